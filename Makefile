@@ -1,0 +1,84 @@
+# Everything is installed in .venv and built in build/; a plain machine needs git, make and Python 3.11 or later.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help setup run demo test lint format proto proto-release lock check clean
+
+BIN := .venv/bin
+UV := build/boot/bin/uv
+UV_PIP = VIRTUAL_ENV=.venv $(UV) pip
+PYTEST_ARGS ?=
+# uv is quiet where nobody watches, and shows its progress on a terminal.
+QUIET := $(shell test -t 2 || echo -q)
+
+export UV_SYSTEM_CERTS := 1
+export UV_PYTHON_DOWNLOADS := never
+export UV_NO_PROGRESS := $(if $(QUIET),1,)
+export BUF_CACHE_DIR := $(CURDIR)/build/buf
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+
+setup: ## install everything into .venv (done by the others when needed)
+	@$(MAKE) -q --no-print-directory build/project.stamp 2>/dev/null || { \
+		start=$$(date +%s) && $(MAKE) --no-print-directory build/project.stamp \
+		&& echo "set-up: ready in $$(( $$(date +%s) - start )) s"; }
+
+run: setup ## start database, model and server, and leave them running
+	@$(BIN)/python -m tests.demo.run
+
+demo: setup ## the whole product on real parts, step by step, each one checked
+	@$(BIN)/python -m tests.demo
+
+test: setup ## every test, on a real database and real sockets (PYTEST_ARGS="-k name")
+	$(BIN)/pytest --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+
+lint: setup ## ruff, mypy and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy service tests protos $(wildcard clients/python)
+	$(BIN)/lint-imports --no-logo --cache-dir build/import-linter
+
+format: setup ## let ruff format and mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+check: lint ## lint, and the protos: style, compatibility, generated code current
+	$(BIN)/buf lint protos
+	@if test -f protos/released.binpb; then set -x; $(BIN)/buf breaking protos --against protos/released.binpb; \
+	else echo "protos/released.binpb: nothing is released yet, so nothing can break"; fi
+	$(BIN)/python protos/generate.py --check
+
+proto: setup ## generate the Python code of the protos
+	$(BIN)/python protos/generate.py
+
+proto-release: setup ## declare the protos released: later changes must stay compatible with them
+	$(BIN)/buf build protos -o protos/released.binpb
+
+LOCK = $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+lock: build/boot.stamp ## resolve the dependencies anew; UPGRADE=1 also takes newer versions
+	$(LOCK) --group boot -o requirements-boot.txt
+	$(LOCK) pyproject.toml --group dev --group embedded --group local-model -o requirements.lock
+
+clean: ## remove what was installed and built
+	rm -rf .venv build
+
+# Set-up in three steps; each is done again only when what it reads has changed.
+build/boot.stamp: requirements-boot.txt
+	@mkdir -p build
+	@echo "set-up 1/3: uv, the installer"
+	@build/boot/bin/python -c pass 2>/dev/null || { python=$$(sh .ci/find-python) && $$python -m venv --clear build/boot; }
+	@build/boot/bin/python -m pip install -q --require-hashes -r requirements-boot.txt
+	@touch $@
+
+build/lock.stamp: build/boot.stamp requirements.lock
+	@echo "set-up 2/3: the locked packages, about 600 MB with the database and the small model"
+	@$(BIN)/python -c pass 2>/dev/null || $(UV) venv $(QUIET) --clear --python build/boot/bin/python .venv
+	@$(UV_PIP) sync $(QUIET) --require-hashes requirements.lock
+	@touch $@
+
+build/project.stamp: build/lock.stamp pyproject.toml $(wildcard clients/python/pyproject.toml)
+	@echo "set-up 3/3: the project itself"
+	@$(UV_PIP) install $(QUIET) --no-deps --no-build-isolation -e . $(if $(wildcard clients/python/pyproject.toml),-e clients/python)
+	@touch $@
