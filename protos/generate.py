@@ -1,7 +1,7 @@
 """Generate the Python modules and type stubs of every proto, for the service and for the client.
 
     python protos/generate.py            write them
-    python protos/generate.py --check    compare only; exit 1 when what stands there is not what would be written
+    python protos/generate.py --check    write nothing; exit 1 when what stands there is not current
 
 Each proto keeps its canonical path ("turnkeeper/v1/chat.proto"), so that every copy in one process registers
 the same descriptors. Only Python's import lines are rewritten, to the package that the copy lives in.

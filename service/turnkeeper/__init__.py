@@ -1,0 +1,1 @@
+"""Turnkeeper keeps the turns of agent conversations: a gRPC service over MongoDB."""

@@ -1,0 +1,88 @@
+"""The published error numbers, the gRPC statuses they belong to, and what an error says."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import IntEnum
+
+
+class Code(IntEnum):
+    """The published numbers. They never change and are never used again."""
+
+    SESSION_NOT_FOUND = 1
+    SESSION_NOT_ACTIVE = 2
+    SESSION_EXPIRED = 3
+    SESSION_SUSPENDED = 4
+    AGENT_NOT_FOUND = 5
+    AGENT_CONFIG_ERROR = 6
+    AGENT_NOT_AVAILABLE = 7
+    LLM_TIMEOUT = 8
+    LLM_RATE_LIMIT = 9
+    LLM_API_ERROR = 10
+    LLM_CONTENT_FILTER = 11
+    LLM_TOKEN_LIMIT = 12
+    TOOL_NOT_FOUND = 13
+    TOOL_EXECUTION_ERROR = 14
+    TOOL_TIMEOUT = 15
+    TOOL_PERMISSION_DENIED = 16
+    TOOL_VALIDATION_ERROR = 17
+    APPROVAL_NOT_FOUND = 18
+    APPROVAL_EXPIRED = 19
+    APPROVAL_ALREADY_PROCESSED = 20
+    INTERNAL_ERROR = 21
+    RATE_LIMIT_EXCEEDED = 22
+    SERVICE_UNAVAILABLE = 23
+    INVALID_REQUEST = 24
+    SESSION_ALREADY_EXISTS = 101
+    AGENT_ALREADY_EXISTS = 102
+    TURN_NOT_FOUND = 103
+    CHECKPOINT_NOT_FOUND = 104
+    TURN_IN_PROGRESS = 105
+    ETAG_MISMATCH = 106
+    STREAM_ROTATED = 107
+    SLOW_CONSUMER = 108
+    TURN_NOT_RETRYABLE = 109
+    TOOL_CALL_NOT_PENDING = 110
+    ARGUMENTS_HASH_MISMATCH = 111
+    TOOL_OUTCOME_UNKNOWN = 112
+    REQUEST_ID_REUSED = 113
+    PAGE_TOKEN_INVALID = 114
+    CURSOR_EXPIRED = 115
+    BUDGET_EXCEEDED = 116
+    QUOTA_EXCEEDED = 117
+    SERVER_DRAINING = 118
+    UNAUTHENTICATED = 119
+    PERMISSION_DENIED = 120
+    NOT_IMPLEMENTED = 121
+
+
+class Family(IntEnum):
+    """gRPC status codes by their canonical numbers (google.rpc.Code)."""
+
+    INVALID_ARGUMENT = 3
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    UNAUTHENTICATED = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What an error says to a caller. `retry_after` is the least time to wait; `fields` are field path → what is wrong."""
+
+    family: Family
+    code: Code
+    message: str
+    metadata: Mapping[str, str]
+    session_id: str = ""
+    turn_id: str = ""
+    cursor: str = ""
+    retry_after: timedelta | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,80 @@
+"""An approval: a question about one tool call, which leaves PENDING once."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+
+from turnkeeper.domain.tool import ToolClass
+from turnkeeper.errors import ApprovalAlreadyProcessed, ArgumentsHashMismatch
+
+
+class ApprovalKind(StrEnum):
+    TOOL_CALL = "TOOL_CALL"
+    OUTCOME = "OUTCOME"
+
+
+class ApprovalState(StrEnum):
+    PENDING = "PENDING"
+    APPROVED = "APPROVED"
+    REJECTED = "REJECTED"
+    EXPIRED = "EXPIRED"
+    WITHDRAWN = "WITHDRAWN"
+
+
+class ApprovalDecision(StrEnum):
+    APPROVE = "APPROVE"
+    REJECT = "REJECT"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Approval:
+    """One approval as it is stored. `expire_time` was set, and is compared, by the database's clock."""
+
+    id: str
+    tenant: str
+    session_id: str
+    turn_id: str
+    tool_call_id: str
+    kind: ApprovalKind
+    state: ApprovalState
+    round: int
+    tool: str
+    tool_class: ToolClass
+    arguments_json: str
+    arguments_hash: str
+    requester: str
+    agent: str
+    create_time: datetime
+    expire_time: datetime
+    decide_time: datetime | None = None
+    decided_by: str = ""
+    reason: str = ""
+
+    def decide(
+        self, decision: ApprovalDecision, *, by: str, arguments_hash: str, reason: str, at: datetime
+    ) -> "Approval":
+        """The decided approval, or this one when the same principal repeats the same decision.
+
+        Raises ApprovalAlreadyProcessed when it is not pending, ArgumentsHashMismatch when the decider saw other
+        arguments. Whether it has lapsed is the caller's to ask first: only the database's clock tells.
+        """
+        decided = ApprovalState.APPROVED if decision is ApprovalDecision.APPROVE else ApprovalState.REJECTED
+        if self.state is not ApprovalState.PENDING:
+            if self.state is decided and self.decided_by == by and self.arguments_hash == arguments_hash:
+                return self
+            raise ApprovalAlreadyProcessed(
+                session_id=self.session_id,
+                turn_id=self.turn_id,
+                metadata={"state": self.state.value, "decided_by": self.decided_by, "approval_id": self.id},
+            )
+        if arguments_hash != self.arguments_hash:
+            raise ArgumentsHashMismatch(
+                session_id=self.session_id,
+                turn_id=self.turn_id,
+                metadata={"approval_id": self.id, "arguments_hash": self.arguments_hash},
+            )
+        return replace(self, state=decided, decided_by=by, reason=reason, decide_time=at)
+
+    def closed(self, state: ApprovalState, *, at: datetime) -> "Approval":
+        """Expired or withdrawn."""
+        return replace(self, state=state, decide_time=at)

@@ -1,0 +1,62 @@
+"""A session: a conversation between a principal and an agent."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+
+from turnkeeper.domain.message import Usage
+from turnkeeper.errors import SessionExpired, SessionNotActive, SessionSuspended
+
+
+class SessionState(StrEnum):
+    CREATED = "CREATED"
+    ACTIVE = "ACTIVE"
+    SUSPENDED = "SUSPENDED"
+    ENDED = "ENDED"
+    EXPIRED = "EXPIRED"
+
+    @property
+    def over(self) -> bool:
+        return self in (SessionState.ENDED, SessionState.EXPIRED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """One session as it is stored. `fingerprint` is of the request that created it; `metadata_json` is JSON text."""
+
+    id: str
+    tenant: str
+    owner: str
+    agent: str
+    agent_version: str
+    state: SessionState
+    fingerprint: str
+    create_time: datetime
+    update_time: datetime
+    title: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    metadata_json: str = ""
+    etag: str = ""
+    usage: Usage = field(default_factory=Usage)
+    end_time: datetime | None = None
+
+    def check_takes_messages(self) -> None:
+        """Raises the error that says why it takes none."""
+        match self.state:
+            case SessionState.CREATED | SessionState.ACTIVE:
+                return
+            case SessionState.SUSPENDED:
+                raise SessionSuspended(session_id=self.id)
+            case SessionState.EXPIRED:
+                raise SessionExpired(session_id=self.id)
+            case SessionState.ENDED:
+                raise SessionNotActive(session_id=self.id)
+
+    def activated(self, *, first_text: str, etag: str, at: datetime) -> "Session":
+        """The first message came: it is active, and titled by the text's beginning (at most 80 characters)."""
+        title = self.title or " ".join(first_text.split())[:80]
+        return replace(self, state=SessionState.ACTIVE, title=title, etag=etag, update_time=at)
+
+    def ended(self, *, etag: str, at: datetime) -> "Session":
+        return replace(self, state=SessionState.ENDED, etag=etag, update_time=at, end_time=at)

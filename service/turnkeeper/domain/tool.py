@@ -1,0 +1,152 @@
+"""Tools: what the operator says of them, what a model is told of them, what they return."""
+
+import hashlib
+import json
+import unicodedata
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+"""Unicode categories: controls, formats (bidirectional marks, zero-width), surrogates, private use, separators."""
+
+
+class ToolClass(StrEnum):
+    """What repeating a call may do, from the operator's catalogue, never from the model."""
+
+    READ_ONLY = "READ_ONLY"
+    IDEMPOTENT = "IDEMPOTENT"
+    IRREVERSIBLE = "IRREVERSIBLE"
+
+    @property
+    def may_start_again(self) -> bool:
+        """A call with an unknown outcome may start again, under the same key."""
+        return self is not ToolClass.IRREVERSIBLE
+
+
+class ToolOutcome(StrEnum):
+    """How a tool call ended. Only OK and FAILED come from the tool itself."""
+
+    OK = "OK"
+    FAILED = "FAILED"
+    TIMED_OUT = "TIMED_OUT"
+    INVALID_ARGUMENTS = "INVALID_ARGUMENTS"
+    NOT_FOUND = "NOT_FOUND"
+    DENIED = "DENIED"
+    REJECTED = "REJECTED"
+    EXPIRED = "EXPIRED"
+    CANCELLED = "CANCELLED"
+    UNKNOWN = "UNKNOWN"
+
+
+class PolicyAction(StrEnum):
+    """What an agent's policy says of a tool call."""
+
+    AUTO = "AUTO"
+    NOTIFY = "NOTIFY"
+    APPROVE = "APPROVE"
+    DENY = "DENY"
+
+
+class CallState(StrEnum):
+    """Where a tool call is. AWAITING: a person must decide; READY: it may start."""
+
+    AWAITING = "AWAITING"
+    READY = "READY"
+    STARTED = "STARTED"
+    RETURNED = "RETURNED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolSpec:
+    """One tool as it is offered to a model. `name` matches `[a-zA-Z0-9_-]{1,64}`; `schema_json` is a JSON Schema object."""
+
+    name: str
+    description: str
+    schema_json: str
+    tool_class: ToolClass
+    source: str
+
+    @property
+    def schema_hash(self) -> str:
+        return hashlib.sha256(self.schema_json.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolResult:
+    """What goes back to the model. `result_json` is JSON text, capped by the toolbox."""
+
+    outcome: ToolOutcome
+    result_json: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One tool call in the ledger.
+
+    `arguments_json` is canonical JSON, or the model's own text where that is not JSON. `arguments_hash` is what an
+    approval is bound to. `key` is the idempotency key that every start of this call gives to the tool. `attempt`
+    and `fence` are those of the start. `position` orders the calls of one model message.
+    """
+
+    id: str
+    tenant: str
+    session_id: str
+    turn_id: str
+    message_id: str
+    position: int
+    tool: str
+    arguments_json: str
+    arguments_hash: str
+    tool_class: ToolClass
+    action: PolicyAction
+    state: CallState
+    key: str
+    attempt: int = 0
+    fence: int = 0
+    outcome: ToolOutcome | None = None
+    started: bool = False
+
+    def start(self, *, attempt: int, fence: int) -> "Call":
+        if self.state is not CallState.READY:
+            raise ValueError(f"a call in state {self.state} cannot start")
+        return replace(self, state=CallState.STARTED, attempt=attempt, fence=fence, started=True)
+
+    def returned(self, outcome: ToolOutcome) -> "Call":
+        if self.state is CallState.RETURNED:
+            raise ValueError("a call returns once")
+        return replace(self, state=CallState.RETURNED, outcome=outcome)
+
+
+def canonical_json(text: str) -> str:
+    """Sorted keys, no spaces, no NaN, invisible characters as escapes: two texts with one meaning are one text.
+
+    Raises ValueError on anything that is not JSON.
+    """
+
+    def refuse(token: str) -> object:
+        raise ValueError(f"{token} is not JSON")
+
+    canonical = json.dumps(
+        json.loads(text, parse_constant=refuse),
+        sort_keys=True,
+        separators=(",", ":"),
+        ensure_ascii=False,
+        allow_nan=False,
+    )
+    return "".join(_shown(character) for character in canonical)
+
+
+def _shown(character: str) -> str:
+    """A character that a reader cannot see, or that reorders what they see, becomes its JSON escape."""
+    if unicodedata.category(character) not in _HIDDEN:
+        return character
+    return json.dumps(character)[1:-1]
+
+
+def approval_hash(spec: ToolSpec, *, arguments_json: str, policy_version: str) -> str:
+    """What an approver decides on: server, tool, schema, arguments and policy, in one SHA-256 (hex).
+
+    Equal at proposal, decision and dispatch, or the call does not run (promise I14).
+    """
+    what = [spec.source, spec.name, spec.schema_hash, canonical_json(arguments_json), policy_version]
+    return hashlib.sha256(json.dumps(what, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()

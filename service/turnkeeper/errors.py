@@ -1,0 +1,427 @@
+"""Every error a caller can see: a family is a gRPC status, a leaf is three lines with a code.
+
+The proto's `SessionErrorCode` carries the same numbers with their status and retry advice as options; a test
+compares the two. Nothing here knows gRPC: `rpc/status.py` puts a `Status` on the wire.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import ClassVar
+
+from turnkeeper.codes import Code, Family, Status
+
+
+class SessionError(Exception):
+    """Something went wrong."""
+
+    code: ClassVar[Code] = Code.INTERNAL_ERROR
+    family: ClassVar[Family] = Family.INTERNAL
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        metadata: Mapping[str, str] | None = None,
+        session_id: str = "",
+        turn_id: str = "",
+        cursor: str = "",
+        retry_after: timedelta | None = None,
+        fields: Mapping[str, str] | None = None,
+    ) -> None:
+        """`message` replaces the class's own sentence; it must say what to do next and hold no secret."""
+        self.message = message or (type(self).__doc__ or "").strip()
+        super().__init__(self.message)
+        self.metadata = dict(metadata or {})
+        self.session_id = session_id
+        self.turn_id = turn_id
+        self.cursor = cursor
+        self.retry_after = retry_after
+        self.fields = dict(fields or {})
+
+    def to_status(self) -> Status:
+        return Status(
+            family=self.family,
+            code=self.code,
+            message=self.message,
+            metadata=self.metadata,
+            session_id=self.session_id,
+            turn_id=self.turn_id,
+            cursor=self.cursor,
+            retry_after=self.retry_after,
+            fields=self.fields,
+        )
+
+    def to_dict(self) -> dict[str, object]:
+        """For logs and JSON: `code` (name), `status` (gRPC name), `message`, `metadata`, and what else is known."""
+        known: dict[str, object] = {
+            "code": self.code.name,
+            "status": self.family.name,
+            "message": self.message,
+            "metadata": dict(self.metadata),
+        }
+        for name in ("session_id", "turn_id", "cursor"):
+            if getattr(self, name):
+                known[name] = getattr(self, name)
+        if self.retry_after is not None:
+            known["retry_after_s"] = self.retry_after.total_seconds()
+        return known
+
+    def to_event(self) -> "ErrorDetail":
+        """The form a durable event and a Turn keep."""
+        return ErrorDetail(
+            code=self.code, message=self.message, retry_after=self.retry_after, metadata=dict(self.metadata)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorDetail:
+    """An error as data, kept with a turn. `error_of` makes it an exception again."""
+
+    code: Code
+    message: str
+    retry_after: timedelta | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+class InvalidArgument(SessionError):
+    """The request is not valid; change it before sending it again."""
+
+    code = Code.INVALID_REQUEST
+    family = Family.INVALID_ARGUMENT
+
+
+class NotFound(SessionError):
+    """There is no such thing, or it is not yours to see."""
+
+    family = Family.NOT_FOUND
+
+
+class AlreadyExists(SessionError):
+    """It exists already, and is not the same."""
+
+    family = Family.ALREADY_EXISTS
+
+
+class FailedPrecondition(SessionError):
+    """Something else must change before this call can succeed."""
+
+    family = Family.FAILED_PRECONDITION
+
+
+class Aborted(SessionError):
+    """This attempt ended; another one may succeed."""
+
+    family = Family.ABORTED
+
+
+class ResourceExhausted(SessionError):
+    """A limit was reached."""
+
+    family = Family.RESOURCE_EXHAUSTED
+
+
+class Unavailable(SessionError):
+    """The service cannot answer now; send the same call again with the same request_id."""
+
+    family = Family.UNAVAILABLE
+
+
+class SessionNotFound(NotFound):
+    """No such session; check session_id, or create the session first."""
+
+    code = Code.SESSION_NOT_FOUND
+
+
+class SessionNotActive(FailedPrecondition):
+    """The session has ended; create a new session."""
+
+    code = Code.SESSION_NOT_ACTIVE
+
+
+class SessionExpired(FailedPrecondition):
+    """The session has expired; create a new session, or fork this one."""
+
+    code = Code.SESSION_EXPIRED
+
+
+class SessionSuspended(FailedPrecondition):
+    """The session is suspended; call ResumeSession first."""
+
+    code = Code.SESSION_SUSPENDED
+
+
+class AgentNotFound(NotFound):
+    """No such agent; ListAgents names those that exist."""
+
+    code = Code.AGENT_NOT_FOUND
+
+
+class AgentConfigError(FailedPrecondition):
+    """The agent cannot run as it is configured; its operator must change it."""
+
+    code = Code.AGENT_CONFIG_ERROR
+
+
+class AgentNotAvailable(Unavailable):
+    """The agent cannot take work now; send the same call again later."""
+
+    code = Code.AGENT_NOT_AVAILABLE
+
+
+class LlmTimeout(Aborted):
+    """The model did not answer in time; call RetryTurn."""
+
+    code = Code.LLM_TIMEOUT
+
+
+class LlmRateLimit(ResourceExhausted):
+    """The model's provider limits its rate; call RetryTurn after the given delay."""
+
+    code = Code.LLM_RATE_LIMIT
+
+
+class LlmApiError(Aborted):
+    """The model's server failed; call RetryTurn."""
+
+    code = Code.LLM_API_ERROR
+
+
+class LlmContentFilter(InvalidArgument):
+    """The model's provider refused the content; send another message."""
+
+    code = Code.LLM_CONTENT_FILTER
+
+
+class LlmTokenLimit(InvalidArgument):
+    """The conversation does not fit the model's window; send a shorter message or start a new session."""
+
+    code = Code.LLM_TOKEN_LIMIT
+
+
+class ToolNotFound(FailedPrecondition):
+    """The agent names a tool that is not installed; its operator must install it."""
+
+    code = Code.TOOL_NOT_FOUND
+
+
+class ToolExecutionError(Aborted):
+    """A tool failed; call RetryTurn if its effect may be repeated."""
+
+    code = Code.TOOL_EXECUTION_ERROR
+
+
+class ToolTimeout(Aborted):
+    """A tool did not finish in time; call RetryTurn if its effect may be repeated."""
+
+    code = Code.TOOL_TIMEOUT
+
+
+class ToolPermissionDenied(SessionError):
+    """The agent's policy denies this tool."""
+
+    code = Code.TOOL_PERMISSION_DENIED
+    family = Family.PERMISSION_DENIED
+
+
+class ToolValidationError(InvalidArgument):
+    """The arguments do not fit the tool's schema; change them."""
+
+    code = Code.TOOL_VALIDATION_ERROR
+
+
+class ApprovalNotFound(NotFound):
+    """No such approval; ListApprovals names those you may see."""
+
+    code = Code.APPROVAL_NOT_FOUND
+
+
+class ApprovalExpired(FailedPrecondition):
+    """The approval expired before it was decided; the call will not run."""
+
+    code = Code.APPROVAL_EXPIRED
+
+
+class ApprovalAlreadyProcessed(FailedPrecondition):
+    """The approval is no longer pending; metadata names who decided, and how."""
+
+    code = Code.APPROVAL_ALREADY_PROCESSED
+
+
+class InternalError(SessionError):
+    """The service met a defect of its own; report the request's time and method to its operator."""
+
+    code = Code.INTERNAL_ERROR
+
+
+class RateLimitExceeded(ResourceExhausted):
+    """Too many calls; send the same call again after the given delay."""
+
+    code = Code.RATE_LIMIT_EXCEEDED
+
+
+class ServiceUnavailable(Unavailable):
+    """The service cannot reach its database now; send the same call again with the same request_id."""
+
+    code = Code.SERVICE_UNAVAILABLE
+
+
+class InvalidRequest(InvalidArgument):
+    """The request is not valid; metadata names the fields to change."""
+
+    code = Code.INVALID_REQUEST
+
+
+class SessionAlreadyExists(AlreadyExists):
+    """A session with this id exists and was created by another request; choose another session_id."""
+
+    code = Code.SESSION_ALREADY_EXISTS
+
+
+class AgentAlreadyExists(AlreadyExists):
+    """An agent with this name exists and is not the same; update it, or choose another name."""
+
+    code = Code.AGENT_ALREADY_EXISTS
+
+
+class TurnNotFound(NotFound):
+    """No such turn; ListTurns names the session's turns."""
+
+    code = Code.TURN_NOT_FOUND
+
+
+class CheckpointNotFound(NotFound):
+    """No such checkpoint; ListCheckpoints names the session's checkpoints."""
+
+    code = Code.CHECKPOINT_NOT_FOUND
+
+
+class TurnInProgress(Aborted):
+    """A turn is running in this session; wait for it, cancel it, or send with if_busy ENQUEUE or INTERRUPT."""
+
+    code = Code.TURN_IN_PROGRESS
+
+
+class EtagMismatch(Aborted):
+    """The session changed since you read it; read it again and repeat the change."""
+
+    code = Code.ETAG_MISMATCH
+
+
+class StreamRotated(Aborted):
+    """The stream reached its planned age; open it again with the given cursor."""
+
+    code = Code.STREAM_ROTATED
+
+
+class SlowConsumer(Aborted):
+    """The stream was not read for too long; open it again with the last cursor you received."""
+
+    code = Code.SLOW_CONSUMER
+
+
+class TurnNotRetryable(FailedPrecondition):
+    """Only a session's last turn can be retried, and only after it failed or was cancelled."""
+
+    code = Code.TURN_NOT_RETRYABLE
+
+
+class ToolCallNotPending(FailedPrecondition):
+    """This tool call does not wait for a result."""
+
+    code = Code.TOOL_CALL_NOT_PENDING
+
+
+class ArgumentsHashMismatch(FailedPrecondition):
+    """The arguments_hash is not that of the pending call; get the approval again and decide on what it shows."""
+
+    code = Code.ARGUMENTS_HASH_MISMATCH
+
+
+class ToolOutcomeUnknown(FailedPrecondition):
+    """A tool had started when its server was lost, and nobody knows whether it took effect; check before you repeat it."""
+
+    code = Code.TOOL_OUTCOME_UNKNOWN
+
+
+class RequestIdReused(InvalidArgument):
+    """This request_id belongs to another request; use a new request_id for a new request."""
+
+    code = Code.REQUEST_ID_REUSED
+
+
+class PageTokenInvalid(InvalidArgument):
+    """The page_token is not one of this list's; start again without it."""
+
+    code = Code.PAGE_TOKEN_INVALID
+
+
+class CursorExpired(SessionError):
+    """The log no longer reaches back to this cursor; start at the oldest sequence named in the metadata."""
+
+    code = Code.CURSOR_EXPIRED
+    family = Family.OUT_OF_RANGE
+
+
+class BudgetExceeded(ResourceExhausted):
+    """The turn reached a limit of its agent or request; raise the limit or shorten the work."""
+
+    code = Code.BUDGET_EXCEEDED
+
+
+class QuotaExceeded(ResourceExhausted):
+    """A quota is used up; wait until work in progress has ended."""
+
+    code = Code.QUOTA_EXCEEDED
+
+
+class ServerDraining(Unavailable):
+    """This server is shutting down; open the stream again with the given cursor, on another server."""
+
+    code = Code.SERVER_DRAINING
+
+
+class Unauthenticated(SessionError):
+    """The call carries no valid credential."""
+
+    code = Code.UNAUTHENTICATED
+    family = Family.UNAUTHENTICATED
+
+
+class PermissionDenied(SessionError):
+    """The caller's roles do not allow this call."""
+
+    code = Code.PERMISSION_DENIED
+    family = Family.PERMISSION_DENIED
+
+
+class NotImplementedYet(SessionError):
+    """This part of the API comes with a later release; docs/reference/status.md lists what works."""
+
+    code = Code.NOT_IMPLEMENTED
+    family = Family.UNIMPLEMENTED
+
+
+def leaves() -> dict[Code, type[SessionError]]:
+    """Each code's class. A family's default code belongs to its leaf."""
+    found: dict[Code, type[SessionError]] = {}
+    pending: list[type[SessionError]] = [SessionError]
+    while pending:
+        kind = pending.pop()
+        children = kind.__subclasses__()
+        pending.extend(children)
+        if not children and kind.__module__ == __name__:
+            found[kind.code] = kind
+    return found
+
+
+def error_of(detail: ErrorDetail, *, session_id: str = "", turn_id: str = "", cursor: str = "") -> SessionError:
+    """The exception that a kept error stands for."""
+    return leaves()[detail.code](
+        detail.message,
+        metadata=detail.metadata,
+        session_id=session_id,
+        turn_id=turn_id,
+        cursor=cursor,
+        retry_after=detail.retry_after,
+    )

