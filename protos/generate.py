@@ -40,9 +40,7 @@ COPIES = (
 
 def main() -> int:
     """Write or compare every copy. Returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="compare, write nothing")
     check = parser.parse_args().check
     with tempfile.TemporaryDirectory(prefix="turnkeeper-proto-") as temporary:
@@ -88,9 +86,7 @@ def expected(copy: Copy, generated: Path) -> dict[Path, str]:
 
 def rewrite_imports(text: str, package: str) -> str:
     """Point the import lines that name our own protos at `package`; every other line stays as it is."""
-    return re.sub(
-        r"^(from|import) turnkeeper\.(?=(?:tools\.)?v1\b)", rf"\1 {package}.", text, flags=re.MULTILINE
-    )
+    return re.sub(r"^(from|import) turnkeeper\.(?=(?:tools\.)?v1\b)", rf"\1 {package}.", text, flags=re.MULTILINE)
 
 
 def settle(copy: Copy, files: dict[Path, str], *, check: bool) -> list[str]:

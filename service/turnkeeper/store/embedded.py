@@ -119,9 +119,7 @@ class EmbeddedMongo:
             raise EmbeddedDatabaseError(self._explain(exited.status)) from None
         except TimeoutError:
             await self.stop()
-            message = (
-                f"mongod was not ready after {START_TIMEOUT:.0f} s; it wrote to {self.log}:\n{self._tail()}"
-            )
+            message = f"mongod was not ready after {START_TIMEOUT:.0f} s; it wrote to {self.log}:\n{self._tail()}"
             raise EmbeddedDatabaseError(message) from None
         except BaseException:
             await self.stop()

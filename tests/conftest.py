@@ -1,0 +1,32 @@
+"""What every test may ask for."""
+
+import os
+import secrets
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest_asyncio
+from pymongo import AsyncMongoClient
+
+from turnkeeper.store.embedded import EmbeddedMongo
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def mongo_uri() -> AsyncIterator[str]:
+    """A real replica set for the whole run: MONGODB_URI's, else a private one that allows fail points."""
+    if uri := os.environ.get("MONGODB_URI"):
+        yield uri
+        return
+    with tempfile.TemporaryDirectory(prefix="turnkeeper-tests-") as folder:
+        async with EmbeddedMongo(Path(folder), test_commands=True) as uri:
+            yield uri
+
+
+@pytest_asyncio.fixture
+async def database_name(mongo_uri: str) -> AsyncIterator[str]:
+    """A name that no other test has; the database is dropped afterwards."""
+    name = f"turnkeeper_test_{secrets.token_hex(6)}"
+    yield name
+    async with AsyncMongoClient[dict[str, object]](mongo_uri) as client:
+        await client.drop_database(name)

@@ -1,0 +1,41 @@
+"""The lock belongs to the pyproject, and names no place to install from."""
+
+import re
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def requirements() -> list[Requirement]:
+    """Every requirement that the pyproject declares, in all its groups."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    groups = [entry for group in project["dependency-groups"].values() for entry in group]
+    return [
+        Requirement(entry)
+        for entry in [*project["project"]["dependencies"], *groups]
+        if isinstance(entry, str)  # the others include a group that is in the list itself
+    ]
+
+
+def test_every_requirement_is_locked_to_a_version_it_allows() -> None:
+    text = (ROOT / "requirements.lock").read_text() + (ROOT / "requirements-boot.txt").read_text()
+    locked = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", text, flags=re.MULTILINE))
+    stale = [
+        str(wanted)
+        for wanted in requirements()
+        if not wanted.specifier.contains(locked.get(wanted.name.lower(), "0"), prereleases=True)
+    ]
+    assert not stale, f"run `make lock`: {stale}"
+
+
+def test_the_lock_has_hashes_and_no_host() -> None:
+    for name in ("requirements.lock", "requirements-boot.txt"):
+        text = (ROOT / name).read_text()
+        pins = len(re.findall(r"^[a-z0-9-]+==", text, flags=re.MULTILINE))
+        assert pins
+        assert pins == len(re.findall(r"^[a-z0-9-]+==.*\\\n +--hash=sha256:", text, flags=re.MULTILINE))
+        assert "://" not in text
+        assert "--index-url" not in text
