@@ -75,7 +75,7 @@ class Family(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """What an error says to a caller. `retry_after` is the least time to wait; `fields` are field path → what is wrong."""
+    """What an error says. `retry_after` is the least time to wait; `fields` are field path → what is wrong."""
 
     family: Family
     code: Code

@@ -28,7 +28,10 @@ class ApprovalDecision(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Approval:
-    """One approval as it is stored. `expire_time` was set, and is compared, by the database's clock."""
+    """One approval as it is stored. `expire_time` was set, and is compared, by the database's clock.
+
+    `sequence` is the number of the event that decided it, 0 before.
+    """
 
     id: str
     tenant: str
@@ -49,6 +52,7 @@ class Approval:
     decide_time: datetime | None = None
     decided_by: str = ""
     reason: str = ""
+    sequence: int = 0
 
     def decide(
         self, decision: ApprovalDecision, *, by: str, arguments_hash: str, reason: str, at: datetime

@@ -58,7 +58,10 @@ class CallState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolSpec:
-    """One tool as it is offered to a model. `name` matches `[a-zA-Z0-9_-]{1,64}`; `schema_json` is a JSON Schema object."""
+    """One tool as it is offered to a model.
+
+    `name` matches `[a-zA-Z0-9_-]{1,64}`; `schema_json` is a JSON Schema object; `source` names who runs it.
+    """
 
     name: str
     description: str
@@ -85,7 +88,7 @@ class Call:
 
     `arguments_json` is canonical JSON, or the model's own text where that is not JSON. `arguments_hash` is what an
     approval is bound to. `key` is the idempotency key that every start of this call gives to the tool. `attempt`
-    and `fence` are those of the start. `position` orders the calls of one model message.
+    and `fence` are those of the start. `round` counts how often a person was asked about it. `position` orders the calls of one model message.
     """
 
     id: str
@@ -105,6 +108,7 @@ class Call:
     fence: int = 0
     outcome: ToolOutcome | None = None
     started: bool = False
+    round: int = 0
 
     def start(self, *, attempt: int, fence: int) -> "Call":
         if self.state is not CallState.READY:

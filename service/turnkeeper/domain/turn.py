@@ -67,7 +67,7 @@ class Turn:
 
     `attempt` grows at each claim and each model retry. `next_message_id` is the id that the model's next message
     will have; it is stored before the message's first delta. `tries` counts the failed tries of the model call that
-    is due. `finish_reason` is that of the last whole model message, None before the first.
+    is due; `lapses` the owners in a row that were lost without a step. `finish_reason` is that of the last whole model message, None before the first.
     """
 
     id: str
@@ -87,6 +87,7 @@ class Turn:
     attempt: int = 0
     iterations: int = 0
     tries: int = 0
+    lapses: int = 0
     finish_reason: FinishReason | None = None
     usage: Usage = field(default_factory=Usage)
     stop_reason: StopReason | None = None
@@ -160,7 +161,7 @@ class Fail:
 Step = CallModel | RunTools | ResolveLost | AwaitApproval | AwaitResults | Complete | Fail
 
 
-def next_step(
+def next_step(  # noqa: PLR0911: one return a decision
     turn: Turn, calls: tuple[Call, ...], *, running: frozenset[str], max_iterations: int, parallel_tools: int
 ) -> Step:
     """What the turn must do next, decided on values alone.

@@ -8,7 +8,7 @@ that serve this replica's own work and return it.
 Any method raises ServiceUnavailable when the database cannot be reached or does not answer in time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
@@ -27,8 +27,8 @@ class Head:
     """A session's hot place: its last number, who runs what, what waits.
 
     `fence` grows with every change of ownership and never shrinks. `owner` is empty when nobody holds the lease.
-    `owned`: the lease had not lapsed by the store's clock when this was read. `cancel` names the turn to be cancelled,
-    or is empty. `lapses` counts lapsed leases since the last owner's step. `now` is the store's clock at the reading.
+    `owned`: the lease had not lapsed by the store's clock when this was read. `cancel` says which turn is to be
+    cancelled; its `turn_id` is empty when none is. `lapses` counts lapsed leases since the last owner's step. `now` is the store's clock at the reading.
     """
 
     session_id: str
@@ -39,9 +39,18 @@ class Head:
     owned: bool
     active_turn: str
     queue: tuple[str, ...]
-    cancel: str
+    cancel: "Cancel"
     lapses: int
     now: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """A wish kept on the head: the turn, who asked, and why (a CancelReason). All empty: there is none."""
+
+    turn_id: str = ""
+    by: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +95,7 @@ class HeadChange:
     active_turn: str | None = None
     queue: tuple[str, ...] | None = None
     wake: timedelta | None = None
-    clear_cancel: bool = False
+    cancel: Cancel | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +134,7 @@ class ApprovalChange:
 class Step:
     """Everything that one decision changes; stored whole or not at all.
 
-    `step_id` is unique and stored on the events. `last_seq` and `cancel` are as read: a head that moved makes it Stale.
+    `step_id` is unique and stored on the events. `last_seq` and `cancel` (the turn id) are as read: a head that moved makes it Stale.
     `fence`: the owner's, or None for anybody else. `new_*` are inserted and must not exist; the others are replaced by
     id and must exist. `session` None leaves the session's document alone, but for its `update_time`.
     """
@@ -247,11 +256,14 @@ class Store(Protocol):
         """What this request made, durably, or None."""
         ...
 
-    async def request_cancel(self, tenant: str, session_id: str, turn_id: str) -> bool:
-        """Ask the turn's owner to cancel it. False, and nothing is stored, unless it is the active one."""
+    async def request_cancel(self, tenant: str, session_id: str, cancel: Cancel) -> bool:
+        """Ask the turn's owner to cancel it. False, and nothing is stored, unless it is the active one.
+
+        A second wish for the same turn is True and changes nothing.
+        """
         ...
 
-    async def events(
+    async def events(  # noqa: PLR0913: a query has as many parts as it has filters
         self,
         tenant: str,
         session_id: str,
@@ -265,8 +277,8 @@ class Store(Protocol):
         """Durable events numbered above `after` (and up to `until`, when it is not 0), in order, at most `limit`."""
         ...
 
-    async def last_seq(self, tenant: str, session_id: str) -> int:
-        """The number of the last event; 0 when there is no such session."""
+    async def last_seqs(self, sessions: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], int]:
+        """For each (tenant, session) that exists, the number of its last event; one query."""
         ...
 
     async def session(self, tenant: str, session_id: str) -> tuple[Session, Head] | None: ...
