@@ -1,0 +1,50 @@
+"""The Prometheus endpoint: one small HTTP server over one registry."""
+
+import socket
+from socketserver import TCPServer
+from threading import Thread
+from wsgiref.simple_server import WSGIRequestHandler
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client.exposition import ThreadingWSGIServer
+
+
+class Scrape:
+    """Serves `/metrics`. `address` is host:port as it was taken."""
+
+    def __init__(self, registry: CollectorRegistry, *, host: str, port: int) -> None:
+        """Raises OSError where the address cannot be had."""
+        family = _Server6 if ":" in host else _Server
+        self._server = family((host, port), _Handler)
+        self._server.set_app(make_wsgi_app(registry))
+        taken = self._server.server_port
+        self.address = f"[{host}]:{taken}" if ":" in host else f"{host}:{taken}"
+        self._thread = Thread(target=self._server.serve_forever, args=(0.1,), name="prometheus", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Server(ThreadingWSGIServer):
+    allow_reuse_port = False  # a second process must fail, not share the port
+    daemon_threads = True
+
+    def server_bind(self) -> None:
+        """Without the name look-up of http.server, which may wait for DNS."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.socket.getsockname()[:2]
+        self.setup_environ()
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = 10  # seconds a silent client may hold a thread
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the name is the base class's
+        """A scrape is not worth a line."""

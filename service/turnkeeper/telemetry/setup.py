@@ -1,0 +1,176 @@
+"""Starts telemetry: one setting says where metrics and spans go. No global provider is set; what opens is closed."""
+
+import errno
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Literal, TypeAlias, assert_never
+
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.metrics import Meter, MeterProvider, NoOpMeterProvider
+from opentelemetry.sdk import metrics as sdk_metrics
+from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, MetricExporter, PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.trace import Tracer
+from prometheus_client import CollectorRegistry
+
+from turnkeeper.telemetry.drain import drain
+from turnkeeper.telemetry.metrics import Metrics
+from turnkeeper.telemetry.quiet import Quiet
+from turnkeeper.telemetry.scrape import Scrape
+from turnkeeper.telemetry.spans import Spans
+
+Exporter: TypeAlias = Literal["none", "console", "otlp", "prometheus"]
+
+_SCOPE = "turnkeeper"
+_LIMITS = SpanLimits(max_span_attribute_length=16_384)
+_SAME_COMPLAINT_EVERY = timedelta(minutes=10)
+
+
+class TelemetryError(Exception):
+    """Telemetry cannot start as it is set; the message says what to change."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What seldom changes. `provider` is `gen_ai.provider.name`: the wire format of the model's server."""
+
+    prometheus_host: str = "127.0.0.1"
+    provider: str = "openai"
+    record_content: bool = False
+    metrics_every: timedelta = timedelta(seconds=30)
+    export_within: timedelta = timedelta(seconds=5)
+    shutdown_within: timedelta = timedelta(seconds=3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Telemetry:
+    """What was started. `prometheus_address` is host:port as it was taken, empty without that exporter."""
+
+    tracer: Tracer
+    meter: Meter
+    metrics: Metrics
+    spans: Spans
+    prometheus_address: str = ""
+    closers: list[Callable[[], None]] = field(default_factory=list, repr=False)
+
+    def shutdown(self) -> None:
+        """Send what is buffered and close everything; a second call does nothing.
+
+        It blocks for `shutdown_within` and one second at most, whatever the collector does: call it by
+        `asyncio.to_thread`.
+        """
+        while self.closers:
+            self.closers.pop(0)()
+
+
+def start(
+    exporter: Exporter,
+    *,
+    service_instance_id: str,
+    service_version: str,
+    otlp_endpoint: str = "",
+    prometheus_port: int = 0,
+    options: Options | None = None,
+) -> Telemetry:
+    """`otlp_endpoint` is an http:// or https:// address; empty means OpenTelemetry's own variables or its default.
+    Port 0 takes a free one. Raises TelemetryError where that cannot be."""
+    options = options or Options()
+    resource = Resource.create(
+        {
+            "service.name": "turnkeeper",
+            "service.version": service_version,
+            "service.instance.id": service_instance_id,
+        }
+    )
+    match exporter:
+        case "none":
+            return _telemetry(options, NoOpMeterProvider(), _untraced(resource))
+        case "console":
+            return _pushed(
+                options, resource, ConsoleSpanExporter(out=sys.stderr), ConsoleMetricExporter(out=sys.stderr)
+            )
+        case "otlp":
+            return _pushed(options, resource, *_otlp(otlp_endpoint, options.export_within))
+        case "prometheus":
+            return _scraped(options, resource, prometheus_port)
+        case _:
+            assert_never(exporter)
+
+
+def _otlp(endpoint: str, within: timedelta) -> tuple[OTLPSpanExporter, OTLPMetricExporter]:
+    if endpoint and not endpoint.startswith(("http://", "https://")):
+        raise TelemetryError("the OTLP endpoint must begin with http:// or https://, as in http://127.0.0.1:4317")
+    to, seconds = endpoint or None, within.total_seconds()
+    return OTLPSpanExporter(endpoint=to, timeout=seconds), OTLPMetricExporter(endpoint=to, timeout=seconds)
+
+
+def _pushed(options: Options, resource: Resource, spans: SpanExporter, metrics: MetricExporter) -> Telemetry:
+    """Both are sent by threads of their own; a request never waits for them."""
+    quiet = Quiet(every=_SAME_COMPLAINT_EVERY)
+    quiet.begin()
+    every = options.metrics_every.total_seconds() * 1000
+    meters = sdk_metrics.MeterProvider(
+        [PeriodicExportingMetricReader(metrics, export_interval_millis=every)], resource, shutdown_on_exit=False
+    )
+    tracers = TracerProvider(resource=resource, span_limits=_LIMITS, shutdown_on_exit=False)
+    tracers.add_span_processor(BatchSpanProcessor(spans))
+
+    def close() -> None:
+        quiet.mute()
+        drain(
+            [meters.shutdown, tracers.shutdown], stop=[metrics.shutdown, spans.shutdown], within=options.shutdown_within
+        )
+        quiet.end()
+
+    return _telemetry(options, meters, tracers, closers=[close])
+
+
+def _scraped(options: Options, resource: Resource, port: int) -> Telemetry:
+    registry = CollectorRegistry()
+    host = options.prometheus_host
+    try:
+        endpoint = Scrape(registry, host=host, port=port)
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        why = "is taken; choose another, or 0 for a free one" if taken else "cannot be had on this machine"
+        raise TelemetryError(f"the Prometheus address {host}:{port} {why}") from error
+    reader = PrometheusMetricReader(scope_info_enabled=False, registry=registry)
+    meters = sdk_metrics.MeterProvider([reader], resource, shutdown_on_exit=False)
+    return _telemetry(
+        options,
+        meters,
+        _untraced(resource),
+        closers=[endpoint.close, meters.shutdown],
+        prometheus_address=endpoint.address,
+    )
+
+
+def _untraced(resource: Resource) -> TracerProvider:
+    """Nothing is recorded, but spans have ids: log lines of one piece of work still belong together."""
+    return TracerProvider(sampler=ALWAYS_OFF, resource=resource, shutdown_on_exit=False)
+
+
+def _telemetry(
+    options: Options,
+    meters: MeterProvider,
+    tracers: TracerProvider,
+    *,
+    closers: list[Callable[[], None]] | None = None,
+    prometheus_address: str = "",
+) -> Telemetry:
+    meter, tracer = meters.get_meter(_SCOPE), tracers.get_tracer(_SCOPE)
+    return Telemetry(
+        tracer=tracer,
+        meter=meter,
+        metrics=Metrics(meter, provider=options.provider),
+        spans=Spans(tracer, provider=options.provider, record_content=options.record_content),
+        prometheus_address=prometheus_address,
+        closers=closers or [],
+    )
