@@ -5,6 +5,7 @@ SHELL := /bin/sh
 
 BIN := .venv/bin
 UV := build/boot/bin/uv
+CLIENT := $(wildcard clients/python/pyproject.toml)
 UV_PIP = VIRTUAL_ENV=.venv $(UV) pip
 PYTEST_ARGS ?=
 # uv is quiet where nobody watches, and shows its progress on a terminal.
@@ -59,7 +60,7 @@ LOCK = $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes 
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 lock: build/boot.stamp ## resolve the dependencies anew; UPGRADE=1 also takes newer versions
 	$(LOCK) --group boot -o requirements-boot.txt
-	$(LOCK) pyproject.toml --group dev --group embedded --group local-model -o requirements.lock
+	$(LOCK) pyproject.toml $(CLIENT) --group dev --group embedded --group local-model -o requirements.lock
 
 clean: ## remove what was installed and built
 	rm -rf .venv build
@@ -78,7 +79,7 @@ build/lock.stamp: build/boot.stamp requirements.lock
 	@$(UV_PIP) sync $(QUIET) --require-hashes requirements.lock
 	@touch $@
 
-build/project.stamp: build/lock.stamp pyproject.toml $(wildcard clients/python/pyproject.toml)
+build/project.stamp: build/lock.stamp pyproject.toml $(CLIENT)
 	@echo "set-up 3/3: the project itself"
-	@$(UV_PIP) install $(QUIET) --no-deps --no-build-isolation -e . $(if $(wildcard clients/python/pyproject.toml),-e clients/python)
+	@$(UV_PIP) install $(QUIET) --no-deps --no-build-isolation -e . $(if $(CLIENT),-e clients/python)
 	@touch $@

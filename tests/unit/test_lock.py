@@ -1,4 +1,4 @@
-"""The lock belongs to the pyproject, and names no place to install from."""
+"""The lock belongs to the pyprojects, and names no place to install from."""
 
 import re
 import tomllib
@@ -10,14 +10,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def requirements() -> list[Requirement]:
-    """Every requirement that the pyproject declares, in all its groups."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    groups = [entry for group in project["dependency-groups"].values() for entry in group]
-    return [
-        Requirement(entry)
-        for entry in [*project["project"]["dependencies"], *groups]
-        if isinstance(entry, str)  # the others include a group that is in the list itself
-    ]
+    """Every requirement that the service and the Python client declare, in all their groups."""
+    entries: list[object] = []
+    for path in (ROOT / "pyproject.toml", *ROOT.glob("clients/python/pyproject.toml")):
+        project = tomllib.loads(path.read_text())
+        entries += project["project"].get("dependencies", [])
+        entries += [entry for group in project.get("dependency-groups", {}).values() for entry in group]
+    # What is no text includes a group that is in the list itself.
+    return [Requirement(entry) for entry in entries if isinstance(entry, str)]
 
 
 def test_every_requirement_is_locked_to_a_version_it_allows() -> None:
