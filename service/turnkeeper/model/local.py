@@ -6,6 +6,7 @@ tools.
 """
 
 import asyncio
+import os
 import sys
 import tempfile
 from contextlib import suppress
@@ -145,6 +146,8 @@ def _serve(weights: str) -> None:
     options.n_parallel = SLOTS
     options.n_ctx = SLOTS * CONTEXT_TOKENS
     options.cache_ram_mib = CACHE_MIB
+    # One core is left to the server and the database: where all compete, an answer can take ten times as long.
+    options.cpuparams.n_threads = options.cpuparams_batch.n_threads = max(1, (os.cpu_count() or 1) - 1)
     server = xllamacpp.Server(options)
     print(server.listening_address, flush=True)
     sys.stdin.buffer.read()
