@@ -96,10 +96,9 @@ class LocalModel:
         if process.stdin is not None:
             process.stdin.close()
         try:
-            async with asyncio.timeout(STOP_TIMEOUT):
-                await process.wait()
-        except TimeoutError:
-            pass
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STOP_TIMEOUT):
+                    await process.wait()
         finally:
             with suppress(ProcessLookupError):
                 process.kill()

@@ -99,9 +99,10 @@ class EmbeddedMongo:
             return
         process.terminate()
         try:
-            async with asyncio.timeout(STOP_TIMEOUT):
-                while process.poll() is None:  # noqa: ASYNC110 - a process tells nobody that it ended
-                    await asyncio.sleep(0.01)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STOP_TIMEOUT):
+                    while process.poll() is None:  # noqa: ASYNC110 - a process tells nobody that it ended
+                        await asyncio.sleep(0.01)
         finally:
             process.kill()
             process.wait()
