@@ -1,0 +1,65 @@
+"""The command that serves a scripted model."""
+
+import argparse
+import asyncio
+import errno
+import signal
+import sys
+from pathlib import Path
+
+from turnkeeper.model.script import ScriptError
+from turnkeeper.model.script_file import load_script
+from turnkeeper.model.scripted import ScriptedModel
+
+_DESCRIPTION = """\
+Serve an OpenAI-compatible model on this machine that says what a script tells it to say, and fails as the script
+tells it to fail. Without a script it echoes. The script format: docs/reference/scripted-model.md
+"""
+_EXAMPLES = """\
+examples:
+  turnkeeper model scripted
+  turnkeeper model scripted --script tour.toml --port 8400
+  curl http://127.0.0.1:8400/requests      what the model was asked, as JSON
+
+Prints its base URL once it serves. SIGTERM or Ctrl-C ends it. Exit status: 0 ended by a signal, 2 it cannot serve.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Make `parser` that of the command; `run` takes what it parsed."""
+    parser.description = _DESCRIPTION
+    parser.epilog = _EXAMPLES
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--script", type=Path, metavar="FILE", help="the script, TOML (default: an echo)")
+    parser.add_argument("--host", default="127.0.0.1", help="a loopback address (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one (default: %(default)s)")
+
+
+async def run(args: argparse.Namespace) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status. What is wrong goes to standard error in one line."""
+    try:
+        script = load_script(args.script) if args.script else None
+        model = ScriptedModel(script, host=args.host, port=args.port)
+        stop = _stop_on_signals()
+        async with model:
+            print(f"scripted model: {model.base_url}", flush=True)
+            await stop.wait()
+    except (ScriptError, ValueError, OverflowError) as error:
+        return _complain(str(error))
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return _complain(f"port {args.port} on {args.host} is taken; choose another, or --port 0 for a free one")
+        return _complain(f"cannot serve on {args.host} port {args.port}: {error.strerror}")
+    return 0
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+def _complain(text: str) -> int:
+    print(f"turnkeeper model scripted: {text}", file=sys.stderr)
+    return 2

@@ -1,0 +1,232 @@
+"""The chunks of one chat completion, put together as they come."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import orjson
+
+from turnkeeper.domain.message import FinishReason, ToolRequest, Usage
+from turnkeeper.model.contract import ModelAnswer, ModelRequest
+from turnkeeper.model.failure import Reason, failure
+from turnkeeper.model.openai_failure import event_failure
+
+_FINISH: Mapping[str, FinishReason] = {
+    "stop": FinishReason.STOP,
+    "length": FinishReason.LENGTH,
+    "tool_calls": FinishReason.TOOL_CALLS,
+    "function_call": FinishReason.TOOL_CALLS,
+}
+_CALL_OVERHEAD = 64  # what a call costs besides its text, so that endless empty calls meet the cap too
+
+
+@dataclass(slots=True)
+class _Call:
+    call_id: str = ""
+    name: str = ""
+    arguments: list[str] = field(default_factory=list)
+
+
+class Completion:
+    """Takes events in order; gives text as it grows and one answer at the end.
+
+    `tokens` counts the events that brought something a model made: text, reasoning, a piece of a tool call, a
+    finish reason. A role, a usage report or an unknown event is none. Every method raises ModelFailure.
+    """
+
+    def __init__(self, request: ModelRequest, *, max_answer_bytes: int) -> None:
+        self.tokens = 0
+        self._request = request
+        self._room = max_answer_bytes
+        self._text: list[str] = []
+        self._half = ""
+        self._calls: list[_Call] = []
+        self._by_index: dict[int, _Call] = {}
+        self._finish = ""
+        self._refused = False
+        self._usage = Usage(model_calls=1)
+        self._model = request.model
+
+    def take(self, event: bytes) -> str:
+        """Read one event; the text it adds, often none."""
+        chunk = _decode(event)
+        if not isinstance(chunk, dict):
+            raise failure(Reason.MALFORMED)
+        if chunk.get("error") or chunk.get("object") == "error":
+            raise event_failure(chunk.get("error") or chunk)
+        self._take_usage(chunk.get("usage"))
+        self._model = _text(chunk.get("model")) or self._model
+        choices = chunk.get("choices")
+        if not choices:
+            return ""
+        if not isinstance(choices, list) or not isinstance(choices[0], dict):
+            raise failure(Reason.MALFORMED)
+        return self._take_choice(choices[0])
+
+    def tail(self) -> str:
+        """At the end: what is left of a character whose other half never came."""
+        half, self._half = self._half, ""
+        return self._grow("\ufffd") if half else ""
+
+    def finish(self) -> ModelAnswer:
+        """The whole answer, after the stream's proper end."""
+        if not self._finish:
+            raise failure(Reason.NO_FINISH_REASON)
+        if self._finish == "content_filter":
+            raise failure(Reason.CONTENT_FILTER)
+        if self._refused:
+            raise failure(Reason.REFUSAL)
+        reason = _FINISH.get(self._finish)
+        if reason is None or (reason is FinishReason.TOOL_CALLS and not self._calls):
+            raise failure(Reason.BAD_FINISH_REASON)
+        if reason is FinishReason.LENGTH and self._calls:
+            raise failure(Reason.TOOL_CALL_CUT_SHORT)
+        return ModelAnswer(
+            text="".join(self._text),
+            tool_requests=self._tool_requests(),
+            finish_reason=FinishReason.TOOL_CALLS if self._calls else reason,
+            usage=self._usage,
+            model=self._model,
+        )
+
+    def _take_choice(self, choice: dict[str, object]) -> str:
+        delta = choice.get("delta") or {}
+        if not isinstance(delta, dict):
+            raise failure(Reason.MALFORMED)
+        finish = _text(choice.get("finish_reason"))
+        content = _text(delta.get("content"))
+        refusal = _text(delta.get("refusal"))
+        calls = delta.get("tool_calls") or []
+        if finish or content or refusal or calls or delta.get("reasoning_content") or delta.get("reasoning"):
+            self.tokens += 1
+        self._finish = finish or self._finish
+        self._refused = self._refused or bool(refusal)
+        if not isinstance(calls, list):
+            raise failure(Reason.MALFORMED)
+        for call in calls:
+            self._take_call(call)
+        return self._grow(content)
+
+    def _grow(self, content: str) -> str:
+        content = self._half + content
+        self._half = ""
+        if content and "\ud800" <= content[-1] <= "\udbff":
+            self._half = content[-1]
+            content = content[:-1]
+        if not content:
+            return ""
+        content = _whole(content)
+        self._spend(len(content.encode()))
+        self._text.append(content)
+        return content
+
+    def _take_call(self, piece: object) -> None:
+        function = piece.get("function") if isinstance(piece, dict) else None
+        if not isinstance(piece, dict) or not isinstance(function, dict | None):
+            raise failure(Reason.MALFORMED)
+        call_id, name = _text(piece.get("id")), _text((function or {}).get("name"))
+        arguments = _arguments((function or {}).get("arguments"))
+        call = self._call(piece.get("index"), call_id=call_id, name=name)
+        self._spend(len((call_id + name).encode(errors="replace")) + len(arguments.encode(errors="replace")))
+        call.call_id = call.call_id or call_id
+        call.name += "" if name == call.name else name
+        call.arguments.append(arguments)
+
+    def _call(self, index: object, *, call_id: str, name: str) -> _Call:
+        known = self._by_index.get(index) if isinstance(index, int) else self._last_call()
+        if known is not None and not _begins(known, index=index, call_id=call_id, name=name):
+            return known
+        self._spend(_CALL_OVERHEAD)
+        call = _Call()
+        self._calls.append(call)
+        if isinstance(index, int):
+            self._by_index[index] = call
+        return call
+
+    def _last_call(self) -> _Call | None:
+        return self._calls[-1] if self._calls else None
+
+    def _take_usage(self, usage: object) -> None:
+        if isinstance(usage, dict):
+            self._usage = Usage(
+                input_tokens=_count(usage.get("prompt_tokens")),
+                output_tokens=_count(usage.get("completion_tokens")),
+                model_calls=1,
+            )
+
+    def _spend(self, size: int) -> None:
+        self._room -= size
+        if self._room < 0:
+            raise failure(Reason.ANSWER_TOO_LONG)
+
+    def _tool_requests(self) -> tuple[ToolRequest, ...]:
+        taken = {call.tool_call_id for message in self._request.messages for call in message.tool_requests}
+        found: list[ToolRequest] = []
+        for place, call in enumerate(self._calls):
+            if not call.name:
+                raise failure(Reason.MALFORMED)
+            call_id = _whole(call.call_id)
+            if not call_id or call_id in taken:
+                call_id = self._made_up_id(place, taken=taken)
+            taken.add(call_id)
+            arguments = _whole("".join(call.arguments))
+            if not arguments.strip():
+                arguments = "{}"
+            found.append(ToolRequest(tool_call_id=call_id, tool=_whole(call.name), arguments_json=arguments))
+        return tuple(found)
+
+    def _made_up_id(self, place: int, *, taken: set[str]) -> str:
+        """The same for the same request and place, other than every id the model has seen."""
+        digest = hashlib.sha256(repr(self._request.messages).encode(errors="replace"))
+        while True:
+            digest.update(f"/{place}".encode())
+            call_id = f"call_{digest.hexdigest()[:24]}"
+            if call_id not in taken:
+                return call_id
+
+
+def _begins(known: _Call, *, index: object, call_id: str, name: str) -> bool:
+    """Whether a named piece begins a new call: some servers give every call index 0, and some give none an index."""
+    if not name:
+        return False
+    if call_id and known.call_id:
+        return call_id != known.call_id
+    return not isinstance(index, int)
+
+
+def _decode(event: bytes) -> object:
+    try:
+        return orjson.loads(event)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return json.loads(event)  # reads what orjson refuses: half a character, escaped, its other half to come
+    except ValueError:
+        raise failure(Reason.MALFORMED) from None
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise failure(Reason.MALFORMED)
+    return value
+
+
+def _arguments(value: object) -> str:
+    """Text as it is; a server that sends an object means its JSON."""
+    return orjson.dumps(value).decode() if isinstance(value, dict) else _text(value)
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def _whole(text: str) -> str:
+    """Text with its escaped halves of characters joined, and U+FFFD for a half that stands alone."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

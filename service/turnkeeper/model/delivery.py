@@ -1,0 +1,154 @@
+"""How one scripted answer, or its failure, goes out over HTTP."""
+
+import asyncio
+from collections.abc import Mapping
+from http import HTTPStatus
+
+import orjson
+from aiohttp import web
+
+from turnkeeper.model import playback
+from turnkeeper.model.playback import Asked
+from turnkeeper.model.script import Fail, Reply
+
+# What a provider would say. The text is recognizable, so that a test can look for it where it must not be.
+VENDOR_TEXT = "scripted vendor text, key sk-scripted-secret"
+_REFUSALS: Mapping[Fail | None, tuple[HTTPStatus, str, str]] = {
+    Fail.RATE_LIMIT: (HTTPStatus.TOO_MANY_REQUESTS, "requests", "rate_limit_exceeded"),
+    Fail.QUOTA: (HTTPStatus.TOO_MANY_REQUESTS, "insufficient_quota", "insufficient_quota"),
+    Fail.SERVER_ERROR: (HTTPStatus.INTERNAL_SERVER_ERROR, "server_error", ""),
+    Fail.BAD_REQUEST: (HTTPStatus.BAD_REQUEST, "invalid_request_error", "unknown_parameter"),
+    Fail.CONTEXT_LENGTH: (HTTPStatus.BAD_REQUEST, "invalid_request_error", "context_length_exceeded"),
+    Fail.CONTENT_FILTER: (HTTPStatus.BAD_REQUEST, "invalid_request_error", "content_filter"),
+    Fail.UNAUTHORIZED: (HTTPStatus.UNAUTHORIZED, "invalid_request_error", "invalid_api_key"),
+    Fail.NOT_FOUND: (HTTPStatus.NOT_FOUND, "invalid_request_error", "model_not_found"),
+}
+_ERROR_EVENT = {"error": {"message": VENDOR_TEXT, "type": "server_error", "code": "server_error"}}
+_COMMENT_SECONDS = 0.01
+
+
+class Delivery:
+    """One answer on its way. `stopping` is set when the server ends, which ends every silence."""
+
+    def __init__(self, request: web.Request, reply: Reply, asked: Asked, *, stopping: asyncio.Event) -> None:
+        self._request = request
+        self._reply = reply
+        self._asked = asked
+        self._stopping = stopping
+
+    async def send(self) -> web.StreamResponse:
+        """Send all of it; what aiohttp's handler returns."""
+        reply = self._reply
+        if reply.fail in _REFUSALS:
+            status, kind, code = _REFUSALS[reply.fail]
+            return error_response(status, kind, code, message=VENDOR_TEXT, headers=_headers(reply))
+        if reply.fail is Fail.REFUSE:
+            return self._hang_up(web.StreamResponse())
+        await asyncio.sleep(0 if self._asked.stream else reply.first_delay.total_seconds())
+        return await self._send_stream() if self._asked.stream else await self._send_whole()
+
+    async def _send_stream(self) -> web.StreamResponse:
+        reply = self._reply
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", **_headers(reply)})
+        await response.prepare(self._request)
+        if reply.fail is Fail.EMPTY:
+            return response
+        await self._write(response, playback.role_frame(self._asked))
+        if reply.fail is Fail.SLOW_FIRST_TOKEN:
+            await self._stopping.wait()
+            return response
+        await asyncio.sleep(reply.first_delay.total_seconds())
+        strikes_at = _strikes_at(reply)
+        for place, frame in enumerate(playback.frames(reply, self._asked)):
+            if place == strikes_at:
+                break
+            await asyncio.sleep(reply.delay.total_seconds() if place else 0)
+            await self._write(response, frame)
+        await self._write(response, self._last_frames())
+        await self._strike(response)
+        return response
+
+    def _last_frames(self) -> bytes:
+        """What ends the stream; a failure ends it in its own way."""
+        match self._reply.fail:
+            case None:
+                return playback.end_frames(self._reply, self._asked) + playback.DONE_FRAME
+            case Fail.BAD_JSON:
+                return b'data: {"choices": [{"delta": {"content": "ne\n\n' + playback.DONE_FRAME
+            case Fail.ERROR_EVENT:
+                return playback.event(_ERROR_EVENT) + playback.DONE_FRAME
+            case Fail.NO_FINISH:
+                return playback.DONE_FRAME
+            case Fail.NO_DONE if self._reply.fail_after is None:
+                return playback.end_frames(self._reply, self._asked)
+            case _:
+                return b""
+
+    async def _strike(self, response: web.StreamResponse) -> None:
+        """The failures that are a way to behave."""
+        match self._reply.fail:
+            case Fail.STALL:
+                await self._stopping.wait()
+            case Fail.COMMENTS:
+                while not self._stopping.is_set():
+                    await self._write(response, playback.COMMENT_FRAME)
+                    await asyncio.sleep(max(self._reply.delay.total_seconds(), _COMMENT_SECONDS))
+            case Fail.CUT:
+                # The chunk is announced with 64 bytes and never gets them.
+                assert self._request.transport is not None
+                self._request.transport.write(b'40\r\ndata: {"id":"cut","cho')
+                self._hang_up(response)
+            case _:
+                pass
+
+    async def _send_whole(self) -> web.StreamResponse:
+        """Without a stream, what would happen between two chunks happens to the one body."""
+        fail = self._reply.fail
+        finished = fail not in (Fail.NO_DONE, Fail.NO_FINISH)
+        body = orjson.dumps(playback.whole_answer(self._reply, self._asked, finished=finished))
+        if fail in (Fail.STALL, Fail.SLOW_FIRST_TOKEN, Fail.COMMENTS):
+            await self._stopping.wait()
+        if fail is Fail.CUT:
+            response = web.StreamResponse(headers={"Content-Length": str(len(body))})
+            await response.prepare(self._request)
+            await response.write(body[: len(body) // 2])
+            return self._hang_up(response)
+        if fail is Fail.EMPTY:
+            body = b""
+        if fail is Fail.BAD_JSON:
+            body = body[: len(body) // 2]
+        if fail is Fail.ERROR_EVENT:
+            body = orjson.dumps(_ERROR_EVENT)
+        return web.Response(body=body, content_type="application/json", headers=_headers(self._reply))
+
+    async def _write(self, response: web.StreamResponse, frame: bytes) -> None:
+        size = self._reply.bytes_per_write or len(frame) or 1
+        for start in range(0, len(frame), size):
+            await response.write(frame[start : start + size])
+
+    def _hang_up(self, response: web.StreamResponse) -> web.StreamResponse:
+        """Close the connection, once what was written has left."""
+        if self._request.transport is not None:
+            self._request.transport.close()
+        return response
+
+
+def error_response(
+    status: HTTPStatus, kind: str, code: str, *, message: str, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """An error as the API writes it."""
+    error = {"message": message, "type": kind, "param": None, "code": code or None}
+    body = orjson.dumps({"error": error})
+    return web.Response(body=body, status=status, headers=headers, content_type="application/json")
+
+
+def _strikes_at(reply: Reply) -> int | None:
+    """After how many chunks the failure comes; None: after all."""
+    if reply.fail is None or reply.fail_after is not None:
+        return reply.fail_after
+    return None if reply.fail.at_end else 1
+
+
+def _headers(reply: Reply) -> dict[str, str]:
+    wait = {"Retry-After": reply.retry_after} if reply.retry_after else {}
+    return {**wait, **reply.headers}

@@ -1,0 +1,140 @@
+"""Every way a model call can fail: one row says its code, whether another try may help, and what to do next.
+
+`Reason` is our own word for what happened. It travels in the error's metadata, so that an operator can tell a stall
+from a refused connection without a word of the provider's text, which may hold secrets.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+
+from turnkeeper.codes import Code
+from turnkeeper.errors import ErrorDetail
+from turnkeeper.model.contract import ModelFailure
+
+
+class Reason(StrEnum):
+    """What happened to the call. `ErrorDetail.metadata["reason"]` carries it."""
+
+    RATE_LIMIT = "RATE_LIMIT"
+    QUOTA = "QUOTA"
+    CONNECT_TIMEOUT = "CONNECT_TIMEOUT"
+    START_TIMEOUT = "START_TIMEOUT"
+    STALL_TIMEOUT = "STALL_TIMEOUT"
+    TOTAL_TIMEOUT = "TOTAL_TIMEOUT"
+    SERVER_TIMEOUT = "SERVER_TIMEOUT"
+    NO_CONNECTION = "NO_CONNECTION"
+    SERVER_ERROR = "SERVER_ERROR"
+    ERROR_EVENT = "ERROR_EVENT"
+    CUT = "CUT"
+    EMPTY = "EMPTY"
+    NO_END = "NO_END"
+    NO_FINISH_REASON = "NO_FINISH_REASON"
+    BAD_FINISH_REASON = "BAD_FINISH_REASON"
+    MALFORMED = "MALFORMED"
+    CONTEXT_LENGTH = "CONTEXT_LENGTH"
+    ANSWER_TOO_LONG = "ANSWER_TOO_LONG"
+    TOOL_CALL_CUT_SHORT = "TOOL_CALL_CUT_SHORT"
+    CONTENT_FILTER = "CONTENT_FILTER"
+    REFUSAL = "REFUSAL"
+    UNAUTHORIZED = "UNAUTHORIZED"
+    NOT_FOUND = "NOT_FOUND"
+    BAD_REQUEST = "BAD_REQUEST"
+    BAD_SCHEMA = "BAD_SCHEMA"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    code: Code
+    retryable: bool
+    message: str
+
+
+_AGAIN = "call RetryTurn"
+
+TABLE: Mapping[Reason, Row] = {
+    Reason.RATE_LIMIT: Row(
+        Code.LLM_RATE_LIMIT, True, f"The model's provider limits its rate; {_AGAIN} after the given delay."
+    ),
+    Reason.QUOTA: Row(
+        Code.LLM_RATE_LIMIT,
+        False,
+        "The quota with the model's provider is used up; its operator must raise it, then call RetryTurn.",
+    ),
+    Reason.CONNECT_TIMEOUT: Row(
+        Code.LLM_TIMEOUT, True, f"The model's server did not accept a connection in time; {_AGAIN}."
+    ),
+    Reason.START_TIMEOUT: Row(Code.LLM_TIMEOUT, True, f"The model did not begin to answer in time; {_AGAIN}."),
+    Reason.STALL_TIMEOUT: Row(Code.LLM_TIMEOUT, True, f"The model fell silent in the middle of its answer; {_AGAIN}."),
+    Reason.TOTAL_TIMEOUT: Row(Code.LLM_TIMEOUT, True, f"The model did not finish its answer in time; {_AGAIN}."),
+    Reason.SERVER_TIMEOUT: Row(Code.LLM_TIMEOUT, True, f"The model's server gave up waiting; {_AGAIN}."),
+    Reason.NO_CONNECTION: Row(Code.LLM_API_ERROR, True, f"The model's server could not be reached; {_AGAIN}."),
+    Reason.SERVER_ERROR: Row(Code.LLM_API_ERROR, True, f"The model's server failed; {_AGAIN}."),
+    Reason.ERROR_EVENT: Row(
+        Code.LLM_API_ERROR, True, f"The model's server failed in the middle of its answer; {_AGAIN}."
+    ),
+    Reason.CUT: Row(Code.LLM_API_ERROR, True, f"The connection to the model broke before its answer ended; {_AGAIN}."),
+    Reason.EMPTY: Row(Code.LLM_API_ERROR, True, f"The model's server sent an empty answer; {_AGAIN}."),
+    Reason.NO_END: Row(Code.LLM_API_ERROR, True, f"The model's answer stopped without its end; {_AGAIN}."),
+    Reason.NO_FINISH_REASON: Row(
+        Code.LLM_API_ERROR, True, f"The model's answer ended without a finish reason; {_AGAIN}."
+    ),
+    Reason.BAD_FINISH_REASON: Row(
+        Code.LLM_API_ERROR, True, f"The model's answer ended in a way that makes no sense; {_AGAIN}."
+    ),
+    Reason.MALFORMED: Row(Code.LLM_API_ERROR, True, f"The model's server sent something unreadable; {_AGAIN}."),
+    Reason.CONTEXT_LENGTH: Row(
+        Code.LLM_TOKEN_LIMIT,
+        False,
+        "The conversation does not fit the model's window; send a shorter message or start a new session.",
+    ),
+    Reason.ANSWER_TOO_LONG: Row(
+        Code.LLM_TOKEN_LIMIT,
+        False,
+        "The model's answer is larger than a message may be; ask for a shorter one.",
+    ),
+    Reason.TOOL_CALL_CUT_SHORT: Row(
+        Code.LLM_TOKEN_LIMIT,
+        False,
+        "The model reached its output limit inside a tool call; raise the agent's limit or ask for less at once.",
+    ),
+    Reason.CONTENT_FILTER: Row(
+        Code.LLM_CONTENT_FILTER, False, "The model's provider refused the content; send another message."
+    ),
+    Reason.REFUSAL: Row(Code.LLM_CONTENT_FILTER, False, "The model refused to answer; send another message."),
+    Reason.UNAUTHORIZED: Row(
+        Code.AGENT_CONFIG_ERROR,
+        False,
+        "The model's provider does not accept the credential; the agent's operator must change it.",
+    ),
+    Reason.NOT_FOUND: Row(
+        Code.AGENT_CONFIG_ERROR,
+        False,
+        "The model's server knows no such model or address; the agent's operator must change it.",
+    ),
+    Reason.BAD_REQUEST: Row(
+        Code.AGENT_CONFIG_ERROR,
+        False,
+        "The model's server refuses the request; the agent's operator must check its model, tools and limits.",
+    ),
+    Reason.BAD_SCHEMA: Row(
+        Code.AGENT_CONFIG_ERROR,
+        False,
+        "A tool's or response's JSON schema is not JSON; the agent's operator must change it.",
+    ),
+}
+
+
+def failure(
+    reason: Reason, *, http_status: int = 0, retry_after: timedelta | None = None, cause: str = ""
+) -> ModelFailure:
+    """The exception for `reason`. `cause` is at most a class name: never what a vendor said."""
+    row = TABLE[reason]
+    metadata = {"reason": reason.value}
+    if http_status:
+        metadata["http_status"] = str(http_status)
+    if cause:
+        metadata["cause"] = cause
+    detail = ErrorDetail(code=row.code, message=row.message, retry_after=retry_after, metadata=metadata)
+    return ModelFailure(detail, retryable=row.retryable, retry_after=retry_after)

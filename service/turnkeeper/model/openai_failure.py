@@ -1,0 +1,124 @@
+"""What went wrong, from what the `openai` client raises and what a provider says. No word of it goes further."""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+
+import httpx2
+import openai
+
+from turnkeeper.model.contract import ModelFailure
+from turnkeeper.model.failure import Reason, failure
+
+_BY_WORD: Mapping[str, Reason] = {
+    "context_length_exceeded": Reason.CONTEXT_LENGTH,
+    "exceed_context_size_error": Reason.CONTEXT_LENGTH,
+    "content_filter": Reason.CONTENT_FILTER,
+    "content_policy_violation": Reason.CONTENT_FILTER,
+    "insufficient_quota": Reason.QUOTA,
+    "billing_hard_limit_reached": Reason.QUOTA,
+    "rate_limit_exceeded": Reason.RATE_LIMIT,
+    "rate_limit_error": Reason.RATE_LIMIT,
+}
+_BY_STATUS: Mapping[int, Reason] = {
+    401: Reason.UNAUTHORIZED,
+    402: Reason.QUOTA,
+    403: Reason.UNAUTHORIZED,
+    404: Reason.NOT_FOUND,
+    408: Reason.SERVER_TIMEOUT,
+    409: Reason.SERVER_ERROR,
+    413: Reason.CONTEXT_LENGTH,
+    425: Reason.SERVER_ERROR,
+    429: Reason.RATE_LIMIT,
+}
+# Servers that have no word for it say so in their text alone.
+_TOO_LONG = re.compile(r"(?i)maximum context|context (length|size|window)|prompt is too long|too many tokens")
+_LONGEST_WAIT = timedelta(days=1)
+
+
+@contextmanager
+def openai_failures(now: Callable[[], datetime]) -> Iterator[None]:
+    """The one place where the client's exceptions stop: out comes a ModelFailure.
+
+    Without a cause on purpose: a provider's text may repeat a key or a prompt, and a chained exception is printed
+    with every traceback.
+    """
+    try:
+        yield
+    except openai.APIStatusError as error:
+        raise status_failure(error.status_code, error.body, error.response.headers, now=now) from None
+    except openai.APITimeoutError:
+        raise failure(Reason.CONNECT_TIMEOUT) from None
+    except openai.APIConnectionError as error:
+        raise failure(Reason.NO_CONNECTION, cause=type(error.__cause__).__name__) from None
+    except (httpx2.HTTPError, httpx2.StreamError, OSError) as error:
+        raise failure(Reason.CUT, cause=type(error).__name__) from None
+    except openai.OpenAIError as error:
+        raise failure(Reason.SERVER_ERROR, cause=type(error).__name__) from None
+
+
+def status_failure(
+    status: int, body: object, headers: Mapping[str, str], *, now: Callable[[], datetime]
+) -> ModelFailure:
+    """The failure that an HTTP error answer stands for."""
+    reason = _reason(status, body)
+    if reason is None:
+        reason = Reason.SERVER_ERROR if status >= 500 else Reason.BAD_REQUEST
+    return failure(reason, http_status=status, retry_after=retry_after(headers, now=now))
+
+
+def event_failure(error: object) -> ModelFailure:
+    """The failure that an error inside a stream stands for."""
+    code = error.get("code") if isinstance(error, dict) else None
+    status = int(code) if isinstance(code, int | str) and re.fullmatch("[1-5][0-9][0-9]", str(code)) else 0
+    return failure(_reason(status, error) or Reason.ERROR_EVENT)
+
+
+def retry_after(headers: Mapping[str, str], *, now: Callable[[], datetime]) -> timedelta | None:
+    """The provider's wish: `retry-after-ms`, else `retry-after` in seconds or as an HTTP date; a day at most.
+
+    `headers` looks names up in any case. A date counts from the answer's own `date`, where there is one: two clocks
+    need not agree.
+    """
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        seconds = _number(headers.get(name, ""))
+        if seconds is not None:
+            return _within_reason(timedelta(seconds=min(seconds * unit, _LONGEST_WAIT.total_seconds())))
+    date = _date(headers.get("retry-after", ""))
+    return None if date is None else _within_reason(date - (_date(headers.get("date", "")) or now()))
+
+
+def _reason(status: int, said: object) -> Reason | None:
+    error = said if isinstance(said, dict) else {}
+    inner = error.get("innererror")
+    words = [error.get("code"), error.get("type"), inner.get("code") if isinstance(inner, dict) else None]
+    found = [_BY_WORD[word] for word in words if isinstance(word, str) and word in _BY_WORD]
+    if found:
+        return found[0]
+    text = error.get("message") if error else said
+    if status in (0, 400, 422) and isinstance(text, str) and _TOO_LONG.search(text):
+        return Reason.CONTEXT_LENGTH
+    return _BY_STATUS.get(status)
+
+
+def _number(text: str) -> float | None:
+    try:
+        seconds = float(text)
+    except ValueError:
+        return None
+    return seconds if math.isfinite(seconds) else None
+
+
+def _date(text: str) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
+
+
+def _within_reason(wait: timedelta) -> timedelta:
+    return min(max(wait, timedelta()), _LONGEST_WAIT)

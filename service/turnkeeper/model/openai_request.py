@@ -1,0 +1,77 @@
+"""A ModelRequest as the body of a chat completion."""
+
+import re
+
+import orjson
+
+from turnkeeper.domain.message import Message, Role, ToolRequest
+from turnkeeper.domain.tool import ToolSpec
+from turnkeeper.model.contract import ModelRequest
+from turnkeeper.model.failure import Reason, failure
+
+_NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_-]")
+
+
+def body_of(request: ModelRequest, *, limit_field: str) -> dict[str, object]:
+    """All of the body but `model` and `stream`. Raises ModelFailure when a schema is not JSON.
+
+    `limit_field`: the name under which this provider takes the output limit.
+    """
+    body: dict[str, object] = {
+        "messages": [_message(message) for message in request.messages],
+        "stream_options": {"include_usage": True},
+    }
+    if request.tools:
+        body["tools"] = [_tool(tool) for tool in request.tools]
+    if request.max_output_tokens is not None:
+        body[limit_field] = request.max_output_tokens
+    if request.temperature is not None:
+        body["temperature"] = request.temperature
+    if request.response_schema_json:
+        schema = {"name": "answer", "schema": _schema(request.response_schema_json)}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return body
+
+
+def _message(message: Message) -> dict[str, object]:
+    shown: dict[str, object] = {"role": message.role.lower(), "content": message.text}
+    if message.role is Role.TOOL:
+        shown["tool_call_id"] = message.tool_call_id
+    if message.tool_requests:
+        shown["content"] = message.text or None
+        shown["tool_calls"] = [_tool_call(call) for call in message.tool_requests]
+    return shown
+
+
+def _tool_call(call: ToolRequest) -> dict[str, object]:
+    """A call of the past. Servers refuse a whole conversation for one old call with a bad name or arguments that are
+    no JSON object, so these are made harmless: what a model once got wrong must not end its session."""
+    return {
+        "id": call.tool_call_id,
+        "type": "function",
+        "function": {
+            "name": _NOT_IN_A_NAME.sub("_", call.tool)[:64],
+            "arguments": call.arguments_json
+            if _is_object(call.arguments_json)
+            else orjson.dumps({"invalid_arguments": call.arguments_json}).decode(),
+        },
+    }
+
+
+def _tool(tool: ToolSpec) -> dict[str, object]:
+    function = {"name": tool.name, "description": tool.description, "parameters": _schema(tool.schema_json)}
+    return {"type": "function", "function": function}
+
+
+def _schema(text: str) -> object:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        raise failure(Reason.BAD_SCHEMA) from None
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(orjson.loads(text), dict)
+    except orjson.JSONDecodeError:
+        return False

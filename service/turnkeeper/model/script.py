@@ -1,0 +1,106 @@
+"""What a scripted model says, as values: rules in order."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+
+_Keys = Mapping[str, Callable[[object], object]]
+
+
+class ScriptError(ValueError):
+    """The script cannot be played; the message names the file, the rule and the key."""
+
+
+class Fail(StrEnum):
+    """How a reply goes wrong."""
+
+    RATE_LIMIT = "rate_limit"
+    QUOTA = "quota"
+    SERVER_ERROR = "server_error"
+    BAD_REQUEST = "bad_request"
+    CONTEXT_LENGTH = "context_length"
+    CONTENT_FILTER = "content_filter"
+    UNAUTHORIZED = "unauthorized"
+    NOT_FOUND = "not_found"
+    REFUSE = "refuse"
+    EMPTY = "empty"
+    SLOW_FIRST_TOKEN = "slow_first_token"  # noqa: S105 - no password
+    STALL = "stall"
+    COMMENTS = "comments"
+    CUT = "cut"
+    BAD_JSON = "bad_json"
+    ERROR_EVENT = "error_event"
+    NO_DONE = "no_done"
+    NO_FINISH = "no_finish"
+
+    @property
+    def in_stream(self) -> bool:
+        """It strikes between two chunks; all others take the answer's place."""
+        return self in _IN_STREAM
+
+    @property
+    def at_end(self) -> bool:
+        """Without `fail_after`, it strikes after the last chunk, not after the first."""
+        return self in (Fail.NO_DONE, Fail.NO_FINISH)
+
+
+_IN_STREAM = frozenset(
+    {Fail.STALL, Fail.COMMENTS, Fail.CUT, Fail.BAD_JSON, Fail.ERROR_EVENT, Fail.NO_DONE, Fail.NO_FINISH}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScriptedCall:
+    """One tool call. `arguments` is sent as it stands, valid JSON or not.
+
+    `call_id`: None makes one up from the conversation, "" sends none.
+    """
+
+    name: str
+    arguments: str = "{}"
+    call_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenCount:
+    """What the reply says that it used."""
+
+    input_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """One rule: when it applies, what it says, how it fails. The names are those of the script file."""
+
+    match: str = ""
+    after_tools: int | None = None
+    times: int | None = None
+    text: str = ""
+    chunk: int = 8
+    delay: timedelta = timedelta()
+    first_delay: timedelta = timedelta()
+    tool_calls: tuple[ScriptedCall, ...] = ()
+    finish_reason: str = ""
+    usage: TokenCount | bool = True
+    fail: Fail | None = None
+    fail_after: int | None = None
+    retry_after: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    bytes_per_write: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ScriptError for keys that do not go together."""
+        if self.fail_after is not None and not (self.fail and self.fail.in_stream):
+            raise ScriptError(f"fail_after: needs a fail that strikes in a stream: {', '.join(sorted(_IN_STREAM))}")
+        if self.retry_after and self.fail not in (Fail.RATE_LIMIT, Fail.QUOTA, Fail.SERVER_ERROR):
+            raise ScriptError("retry_after: needs fail = rate_limit, quota or server_error")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """Rules in order: the first that applies is played. `models` are the names that GET /v1/models lists."""
+
+    replies: tuple[Reply, ...]
+    models: tuple[str, ...] = ("scripted",)

@@ -1,0 +1,182 @@
+"""A script file: TOML in, a Script out. docs/reference/scripted-model.md describes the format to people."""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from turnkeeper.model.script import Fail, Reply, Script, ScriptedCall, ScriptError, TokenCount
+
+_Keys = Mapping[str, Callable[[object], object]]
+
+ECHO = """\
+[[reply]]
+after_tools = 0
+text = "You said: {user}"
+
+[[reply]]
+text = "The tool said: {tool_result}"
+"""
+
+
+def load_script(path: Path) -> Script:
+    """Read a script file. Raises ScriptError, also when there is no such file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ScriptError(f"{path}: cannot be read: {reason}") from None
+    return parse_script(text, source=str(path))
+
+
+def parse_script(text: str, *, source: str = "script") -> Script:
+    """Make a Script of TOML text. Raises ScriptError; `source` is what its message begins with."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ScriptError(f"{source}: is not TOML: {error}") from None
+    try:
+        values = _read(table, _SCRIPT_KEYS)
+        rules = values.pop("reply", [])
+        if not rules:
+            raise ScriptError("reply: there must be at least one [[reply]]")
+    except ScriptError as error:
+        raise ScriptError(f"{source}: {error}") from None
+    return Script(
+        replies=tuple(_reply(rule, place=f"{source}: reply {n}") for n, rule in enumerate(rules, 1)), **values
+    )
+
+
+def duration(value: object) -> timedelta:
+    """From "5ms", "1.5s", "2m", or a number of seconds. Raises ScriptError."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e6:
+        return timedelta(seconds=value)
+    found = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)\s*(ms|s|m)", value) if isinstance(value, str) else None
+    if found is None:
+        raise ScriptError('must be a duration, such as "5ms", "1.5s" or "2m"')
+    return timedelta(seconds=float(found[1]) * {"ms": 0.001, "s": 1, "m": 60}[found[2]])
+
+
+def _reply(rule: object, *, place: str) -> Reply:
+    try:
+        return Reply(**_read(rule, _REPLY_KEYS))
+    except ScriptError as error:
+        raise ScriptError(f"{place}: {error}") from None
+
+
+def _read(table: object, keys: _Keys) -> dict[str, Any]:
+    if not isinstance(table, dict):
+        raise ScriptError("must be a table")
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in keys:
+            near = difflib.get_close_matches(key, keys, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(keys)}"
+            raise ScriptError(f"{key}: there is no such key; {hint}")
+        try:
+            values[key] = keys[key](value)
+        except ScriptError as error:
+            raise ScriptError(f"{key}: {error}") from None
+    return values
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ScriptError("must be text")
+    return value
+
+
+def _pattern(value: object) -> str:
+    try:
+        re.compile(_text(value))
+    except re.error as error:
+        raise ScriptError(f"is not a regular expression: {error}") from None
+    return _text(value)
+
+
+def _count(least: int) -> Callable[[object], int]:
+    def read(value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ScriptError(f"must be a whole number of at least {least}")
+        return value
+
+    return read
+
+
+def _list(value: object) -> list[object]:
+    if not isinstance(value, list):
+        raise ScriptError("must be a list")
+    return value
+
+
+def _names(value: object) -> tuple[str, ...]:
+    return tuple(_text(name) for name in _list(value))
+
+
+def _fail(value: object) -> Fail:
+    try:
+        return Fail(_text(value))
+    except ValueError:
+        raise ScriptError(f"must be one of {', '.join(Fail)}") from None
+
+
+def _usage(value: object) -> TokenCount | bool:
+    if isinstance(value, bool):
+        return value
+    read = _read(value, {"input_tokens": _count(0), "output_tokens": _count(0)})
+    return TokenCount(input_tokens=read.get("input_tokens", 0), output_tokens=read.get("output_tokens", 0))
+
+
+def _wait(value: object) -> str:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value)
+
+
+def _headers(value: object) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise ScriptError("must be a table of texts")
+    if not all(f"{name}{_text(text)}".isprintable() for name, text in value.items()):
+        raise ScriptError("must hold printable characters only")
+    return value
+
+
+def _arguments(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, dict):
+        raise ScriptError("must be a table, or the text to send")
+    return orjson.dumps(value).decode()
+
+
+def _tool_calls(value: object) -> tuple[ScriptedCall, ...]:
+    calls = []
+    for call in _list(value):
+        read = _read(call, {"name": _text, "arguments": _arguments, "id": _text})
+        if "name" not in read:
+            raise ScriptError("name: each call needs one")
+        calls.append(ScriptedCall(name=read["name"], arguments=read.get("arguments", "{}"), call_id=read.get("id")))
+    return tuple(calls)
+
+
+_SCRIPT_KEYS: _Keys = {"models": _names, "reply": _list}
+_REPLY_KEYS: _Keys = {
+    "match": _pattern,
+    "after_tools": _count(0),
+    "times": _count(1),
+    "text": _text,
+    "chunk": _count(1),
+    "delay": duration,
+    "first_delay": duration,
+    "tool_calls": _tool_calls,
+    "finish_reason": _text,
+    "usage": _usage,
+    "fail": _fail,
+    "fail_after": _count(0),
+    "retry_after": _wait,
+    "headers": _headers,
+    "bytes_per_write": _count(1),
+}

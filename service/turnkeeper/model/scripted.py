@@ -1,0 +1,126 @@
+"""An OpenAI-compatible HTTP server that plays a script: for demonstrations, tests and load, without a real model."""
+
+import asyncio
+from http import HTTPStatus
+from ipaddress import ip_address
+from types import TracebackType
+from typing import Self
+
+import orjson
+from aiohttp import web
+
+from turnkeeper.model import playback
+from turnkeeper.model.delivery import Delivery, error_response
+from turnkeeper.model.exchanges import Exchanges, Outcome
+from turnkeeper.model.playback import BadChatRequest, Player
+from turnkeeper.model.script import Script
+from turnkeeper.model.script_file import ECHO, parse_script
+
+_KEEP_EXCHANGES = 200
+_MAX_REQUEST_BYTES = 64 * 1024 * 1024
+_STOP_SECONDS = 0.2
+_SHOWN_HEADERS = ("connection", "content-type", "user-agent")
+
+
+class ScriptedModel:
+    """The server, alive inside `async with`; `base_url` is what an OpenAI client needs.
+
+    Loopback only. Raises ValueError for another host and OSError for a taken port, on entering.
+    """
+
+    def __init__(self, script: Script | None = None, *, host: str = "127.0.0.1", port: int = 0) -> None:
+        """Without a script it echoes. Port 0 takes a free one."""
+        self.exchanges = Exchanges(keep=_KEEP_EXCHANGES)
+        self.base_url = ""
+        self._script = script or parse_script(ECHO)
+        self._player = Player(self._script)
+        self._host = host
+        self._port = port
+        self._stopping = asyncio.Event()
+        self._runner: web.AppRunner | None = None
+
+    async def __aenter__(self) -> Self:
+        address = ip_address("127.0.0.1" if self._host == "localhost" else self._host)
+        if not address.is_loopback:
+            raise ValueError(f"a scripted model serves this machine only: {self._host} is no loopback address")
+        self._runner = web.AppRunner(
+            self._application(), access_log=None, handler_cancellation=True, shutdown_timeout=_STOP_SECONDS
+        )
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, str(address), self._port).start()
+        except OSError:
+            await self._runner.cleanup()
+            raise
+        host = f"[{address}]" if address.version == 6 else str(address)
+        self.base_url = f"http://{host}:{self._runner.addresses[0][1]}/v1"
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopping.set()
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    def _application(self) -> web.Application:
+        application = web.Application(client_max_size=_MAX_REQUEST_BYTES)
+        application.add_routes(
+            [
+                web.get("/healthz", self._healthz),
+                web.get("/v1/models", self._models),
+                web.post("/v1/chat/completions", self._chat),
+                web.get("/requests", self._requests),
+                web.delete("/requests", self._forget),
+            ]
+        )
+        return application
+
+    async def _healthz(self, _request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _models(self, _request: web.Request) -> web.Response:
+        models = [{"id": name, "object": "model", "created": 0, "owned_by": "script"} for name in self._script.models]
+        return _json({"object": "list", "data": models})
+
+    async def _requests(self, _request: web.Request) -> web.Response:
+        found = [
+            {
+                "number": exchange.number,
+                "rule": exchange.rule,
+                "outcome": exchange.outcome,
+                "headers": exchange.headers,
+                "body": orjson.Fragment(exchange.body),
+            }
+            for exchange in self.exchanges.all()
+        ]
+        return _json(found)
+
+    async def _forget(self, _request: web.Request) -> web.Response:
+        self.exchanges.clear()
+        return web.Response(status=HTTPStatus.NO_CONTENT)
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        try:
+            asked = playback.read_request(body)
+        except BadChatRequest as error:
+            return error_response(HTTPStatus.BAD_REQUEST, "invalid_request_error", "", message=str(error))
+        headers = {name: request.headers[name] for name in _SHOWN_HEADERS if name in request.headers}
+        rule, reply = self._player.choose(asked) or (0, None)
+        number = self.exchanges.begin(rule=rule, body=body, headers=headers)
+        outcome = Outcome.DISCONNECTED
+        try:
+            if reply is None:
+                outcome = Outcome.NO_RULE
+                message = "no [[reply]] of the script applies to this request"
+                return error_response(HTTPStatus.BAD_REQUEST, "invalid_request_error", "no_rule", message=message)
+            response = await Delivery(request, reply, asked, stopping=self._stopping).send()
+            outcome = Outcome.FAILED if reply.fail else Outcome.ANSWERED
+            return response
+        finally:
+            self.exchanges.end(number, outcome)
+
+
+def _json(value: object) -> web.Response:
+    return web.Response(body=orjson.dumps(value), content_type="application/json")

@@ -1,0 +1,76 @@
+"""A session must not be lost to one bad message of its past."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from turnkeeper.codes import Code
+from turnkeeper.domain.message import Message, Role, ToolRequest
+from turnkeeper.domain.tool import ToolClass, ToolSpec
+from turnkeeper.model.contract import ModelFailure, ModelRequest
+from turnkeeper.model.openai import OpenAIModel, Provider
+from turnkeeper.model.openai_request import body_of
+
+
+def sent_call(*, name: str = "t", arguments: str = "{}") -> dict[str, Any]:
+    call = ToolRequest(tool_call_id="1", tool=name, arguments_json=arguments)
+    message = Message(role=Role.ASSISTANT, text="so", tool_requests=(call,))
+    body: Any = body_of(ModelRequest(model="m", messages=(message,)), limit_field="max_tokens")
+    assert body["messages"][0]["content"] == "so"
+    function: dict[str, Any] = body["messages"][0]["tool_calls"][0]["function"]
+    return function
+
+
+@pytest.mark.parametrize("arguments", ['{"city": "Par', "", "[1]", "null", "not json"])
+def test_old_arguments_that_are_no_object_are_sent_as_one(arguments: str) -> None:
+    assert orjson.loads(sent_call(arguments=arguments)["arguments"]) == {"invalid_arguments": arguments}
+
+
+def test_good_arguments_are_sent_as_they_are() -> None:
+    assert sent_call(arguments='{ "a" : 1.0 }')["arguments"] == '{ "a" : 1.0 }'
+
+
+def test_an_old_name_that_no_server_takes_is_mended() -> None:
+    assert sent_call(name="functions.get weather!" + "x" * 60)["name"] == ("functions_get_weather_" + "x" * 60)[:64]
+
+
+def test_what_is_not_set_is_not_sent() -> None:
+    body = body_of(ModelRequest(model="m", messages=()), limit_field="max_tokens")
+    assert body == {"messages": [], "stream_options": {"include_usage": True}}
+
+
+def test_the_output_limit_has_the_providers_name() -> None:
+    body = body_of(ModelRequest(model="m", messages=(), max_output_tokens=5), limit_field="max_completion_tokens")
+    assert body["max_completion_tokens"] == 5
+
+
+@pytest.mark.parametrize("where", ["tool", "response"])
+def test_a_schema_that_is_not_json_is_the_operators_to_change(where: str) -> None:
+    tool = ToolSpec(name="t", description="", schema_json="{", tool_class=ToolClass.READ_ONLY, source="s")
+    request = ModelRequest(
+        model="m",
+        messages=(),
+        tools=(tool,) if where == "tool" else (),
+        response_schema_json="{" if where == "response" else "",
+    )
+    with pytest.raises(ModelFailure) as caught:
+        body_of(request, limit_field="max_tokens")
+    assert caught.value.detail.code is Code.AGENT_CONFIG_ERROR
+
+
+@pytest.mark.parametrize(
+    ("base_url", "key"),
+    [
+        ("http://x/v1", ""),
+        ("http://x/v1", "sk-ü"),
+        ("http://x/v1", "sk-1\n"),
+        ("api.openai.com", "sk-1"),
+        ("ftp://x/v1", "sk-1"),
+        ("http://", "sk-1"),
+    ],
+)
+def test_a_provider_that_cannot_work_is_refused_without_its_key(base_url: str, key: str) -> None:
+    with pytest.raises(ValueError, match="the model's") as caught:
+        OpenAIModel.connect(Provider(base_url=base_url, api_key=key))
+    assert not key or key not in str(caught.value)
