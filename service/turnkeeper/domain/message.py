@@ -38,6 +38,14 @@ class Usage:
             tool_calls=self.tool_calls + other.tool_calls,
         )
 
+    def __sub__(self, other: "Usage") -> "Usage":
+        return Usage(
+            input_tokens=self.input_tokens - other.input_tokens,
+            output_tokens=self.output_tokens - other.output_tokens,
+            model_calls=self.model_calls - other.model_calls,
+            tool_calls=self.tool_calls - other.tool_calls,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:

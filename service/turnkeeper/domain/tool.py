@@ -88,7 +88,8 @@ class Call:
 
     `arguments_json` is canonical JSON, or the model's own text where that is not JSON. `arguments_hash` is what an
     approval is bound to. `key` is the idempotency key that every start of this call gives to the tool. `attempt`
-    and `fence` are those of the start. `round` counts how often a person was asked about it. `position` orders the calls of one model message.
+    and `fence` are those of the start. `round` counts how often a person was asked about it. `position` orders
+    the calls of one model message.
     """
 
     id: str
@@ -114,6 +115,12 @@ class Call:
         if self.state is not CallState.READY:
             raise ValueError(f"a call in state {self.state} cannot start")
         return replace(self, state=CallState.STARTED, attempt=attempt, fence=fence, started=True)
+
+    def ready_again(self) -> "Call":
+        """Its owner was lost. Raises ValueError unless its class allows another start under the same key."""
+        if self.state is not CallState.STARTED or not self.tool_class.may_start_again:
+            raise ValueError(f"a {self.tool_class} call in state {self.state} cannot start again")
+        return replace(self, state=CallState.READY)
 
     def returned(self, outcome: ToolOutcome) -> "Call":
         if self.state is CallState.RETURNED:
@@ -145,6 +152,12 @@ def _shown(character: str) -> str:
     if unicodedata.category(character) not in _HIDDEN:
         return character
     return json.dumps(character)[1:-1]
+
+
+def model_text(result_json: str) -> str:
+    """What the model reads of a result: a JSON string's own text, any other JSON as it is."""
+    value = json.loads(result_json)
+    return value if isinstance(value, str) else result_json
 
 
 def approval_hash(spec: ToolSpec, *, arguments_json: str, policy_version: str) -> str:

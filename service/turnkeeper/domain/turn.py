@@ -67,7 +67,8 @@ class Turn:
 
     `attempt` grows at each claim and each model retry. `next_message_id` is the id that the model's next message
     will have; it is stored before the message's first delta. `tries` counts the failed tries of the model call that
-    is due; `lapses` the owners in a row that were lost without a step. `finish_reason` is that of the last whole model message, None before the first.
+    is due; `lapses` the owners in a row that were lost without a step. `finish_reason` is that of the last
+    whole model message, None before the first.
     """
 
     id: str
@@ -161,7 +162,7 @@ class Fail:
 Step = CallModel | RunTools | ResolveLost | AwaitApproval | AwaitResults | Complete | Fail
 
 
-def next_step(  # noqa: PLR0911: one return a decision
+def next_step(
     turn: Turn, calls: tuple[Call, ...], *, running: frozenset[str], max_iterations: int, parallel_tools: int
 ) -> Step:
     """What the turn must do next, decided on values alone.

@@ -1,0 +1,180 @@
+"""Decide and expire. An approval leaves PENDING once, by one conditional write (promises I6, I7)."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+
+from turnkeeper.domain.approval import Approval, ApprovalDecision, ApprovalState
+from turnkeeper.domain.event import ApprovalDecided, ApprovalExpired
+from turnkeeper.domain.tool import Call, CallState, ToolOutcome
+from turnkeeper.domain.turn import TurnState
+from turnkeeper.engine.draft import Draft
+from turnkeeper.engine.feed import Feeds, Key
+from turnkeeper.engine.journal import Journal, Stored
+from turnkeeper.errors import ApprovalExpired as ApprovalHasExpired
+from turnkeeper.errors import ApprovalNotFound, InternalError
+from turnkeeper.store.contract import Store
+from turnkeeper.telemetry.metrics import Metrics
+
+
+class Approvals:
+    """The verbs of ApprovalService."""
+
+    def __init__(
+        self,
+        store: Store,
+        journal: Journal,
+        feeds: Feeds,
+        *,
+        metrics: Metrics,
+        woken: Callable[[Key], None],
+    ) -> None:
+        """`woken` is told the session whose turn may go on."""
+        self._store = store
+        self._journal = journal
+        self._feeds = feeds
+        self._metrics = metrics
+        self._woken = woken
+
+    async def get(self, tenant: str, approval_id: str) -> Approval:
+        approval = await self._store.approval(tenant, approval_id)
+        if approval is None:
+            raise ApprovalNotFound(metadata={"approval_id": approval_id})
+        return approval
+
+    async def wait(self, tenant: str, approval_id: str, *, seconds: float) -> Approval:
+        """Once it is no longer PENDING, or as it is when the time is over."""
+        approval = await self.get(tenant, approval_id)
+
+        async def look() -> Approval | None:
+            now = await self.get(tenant, approval_id)
+            return now if now.state is not ApprovalState.PENDING else None
+
+        found = await self._feeds.until((tenant, approval.session_id), look, seconds=seconds)
+        return found or await self.get(tenant, approval_id)
+
+    async def decide(
+        self, approval_id: str, decision: ApprovalDecision, *, tenant: str, by: str, arguments_hash: str, reason: str
+    ) -> tuple[Approval, int]:
+        """The decided approval and the number of its event.
+
+        Raises ApprovalNotFound, ApprovalAlreadyProcessed, ArgumentsHashMismatch; ApprovalExpired when its time is
+        over by the database's clock: then the expiry is stored first.
+        """
+        asked = await self.get(tenant, approval_id)
+        if asked.state is not ApprovalState.PENDING:
+            return self._repeated(asked, decision, by=by, arguments_hash=arguments_hash, reason=reason)
+
+        def decide(draft: Draft) -> Approval:
+            approval = _pending(draft, approval_id)
+            if approval is None:
+                return asked
+            if approval.expire_time <= draft.snapshot.head.now:
+                return self._expire_in(draft, approval)
+            decided = approval.decide(decision, by=by, arguments_hash=arguments_hash, reason=reason, at=draft.at)
+            decided = replace(decided, sequence=draft.next_sequence)
+            _store_decision(draft, decided, decision, reason=reason)
+            return decided
+
+        stored = await self._append(asked, decide)
+        if stored.committed is None:
+            return self._repeated(
+                await self.get(tenant, approval_id), decision, by=by, arguments_hash=arguments_hash, reason=reason
+            )
+        self._finished(stored.value)
+        if stored.value.state is ApprovalState.EXPIRED:
+            raise _expired(stored.value)
+        return stored.value, stored.value.sequence
+
+    async def expire(self, approval: Approval) -> None:
+        """End a lapsed approval; nothing happens when somebody was faster."""
+
+        def decide(draft: Draft) -> Approval:
+            current = _pending(draft, approval.id)
+            if current is None or current.expire_time > draft.snapshot.head.now:
+                return approval
+            return self._expire_in(draft, current)
+
+        stored = await self._append(approval, decide)
+        if stored.committed is not None:
+            self._finished(stored.value)
+
+    async def _append(self, about: Approval, decide: Callable[[Draft], Approval]) -> Stored[Approval]:
+        stored = await self._journal.append(about.tenant, about.session_id, decide, turn_id=about.turn_id)
+        if not isinstance(stored, Stored):
+            raise InternalError
+        return stored
+
+    def _repeated(
+        self, approval: Approval, decision: ApprovalDecision, *, by: str, arguments_hash: str, reason: str
+    ) -> tuple[Approval, int]:
+        if approval.state is ApprovalState.EXPIRED:
+            raise _expired(approval)
+        same = approval.decide(decision, by=by, arguments_hash=arguments_hash, reason=reason, at=approval.create_time)
+        return same, same.sequence
+
+    def _expire_in(self, draft: Draft, approval: Approval) -> Approval:
+        """Expiry writes the synthetic result, and re-queues when it was the last, in one step."""
+        expired = replace(approval.closed(ApprovalState.EXPIRED, at=draft.at), sequence=draft.next_sequence)
+        draft.close_approval(expired, lapsed=True)
+        draft.say(ApprovalExpired(approval_id=approval.id, tool_call_id=approval.tool_call_id), turn=draft.turn)
+        draft.close_call_as(_call_of(draft, approval), ToolOutcome.EXPIRED)
+        _go_on(draft)
+        return expired
+
+    def _finished(self, approval: Approval) -> None:
+        self._metrics.approval(approval.state.value)
+        if approval.decide_time is not None:
+            waited = (approval.decide_time - approval.create_time).total_seconds()
+            self._metrics.decision_time(max(0.0, waited))
+        self._woken((approval.tenant, approval.session_id))
+
+
+def _pending(draft: Draft, approval_id: str) -> Approval | None:
+    return next((approval for approval in draft.approvals if approval.id == approval_id), None)
+
+
+def _call_of(draft: Draft, approval: Approval) -> Call:
+    return next(call for call in draft.calls if call.id == approval.tool_call_id)
+
+
+def _store_decision(draft: Draft, decided: Approval, decision: ApprovalDecision, *, reason: str) -> None:
+    draft.close_approval(decided, lapsed=False)
+    draft.say(
+        ApprovalDecided(
+            approval_id=decided.id,
+            tool_call_id=decided.tool_call_id,
+            decision=decision,
+            decided_by=decided.decided_by,
+            reason=reason,
+            arguments_hash=decided.arguments_hash,
+            round=decided.round,
+        ),
+        turn=draft.turn,
+    )
+    call = _call_of(draft, decided)
+    if decision is ApprovalDecision.APPROVE:
+        draft.put_call(replace(call, state=CallState.READY))
+    else:
+        draft.close_call_as(call, ToolOutcome.REJECTED, reason=reason)
+    _go_on(draft)
+
+
+def _go_on(draft: Draft) -> None:
+    """The last answer that a waiting turn needed, or one that lets a call start: somebody must claim it."""
+    turn = draft.turn
+    if turn.state is not TurnState.AWAITING_APPROVAL:
+        return
+    ready = any(call.state is CallState.READY for call in draft.calls)
+    waiting = {approval.id for approval in draft.approvals}
+    pending = tuple(item for item in turn.pending if item.approval_id in waiting)
+    if ready or not waiting:
+        turn = replace(turn, state=TurnState.RUNNING)
+        draft.change_head(wake=timedelta())
+    draft.put_turn(replace(turn, pending=pending, update_time=draft.at))
+
+
+def _expired(approval: Approval) -> ApprovalHasExpired:
+    return ApprovalHasExpired(
+        session_id=approval.session_id, turn_id=approval.turn_id, metadata={"approval_id": approval.id}
+    )

@@ -1,0 +1,271 @@
+"""A draft: everything one decision changes, gathered on a snapshot and stored as one step."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from turnkeeper.domain.agent import Agent
+from turnkeeper.domain.approval import Approval, ApprovalKind, ApprovalState
+from turnkeeper.domain.event import (
+    ApprovalRequested,
+    ApprovalWithdrawn,
+    NewEvent,
+    Payload,
+    ToolReturned,
+    TurnCancelled,
+    TurnFailed,
+)
+from turnkeeper.domain.session import Session
+from turnkeeper.domain.tool import Call, CallState, PolicyAction, ToolOutcome, ToolResult, ToolSpec
+from turnkeeper.domain.turn import CancelReason, PendingItem, Turn, TurnState
+from turnkeeper.errors import ErrorDetail
+from turnkeeper.store.contract import (
+    ApprovalChange,
+    Cancel,
+    Committed,
+    HeadChange,
+    Lease,
+    RequestRecord,
+    Snapshot,
+    Step,
+)
+
+CLOSED_RESULTS = {
+    ToolOutcome.CANCELLED: '"The call was cancelled before its result was known."',
+    ToolOutcome.REJECTED: '"A person rejected this call."',
+    ToolOutcome.EXPIRED: '"Nobody approved this call in time."',
+    ToolOutcome.UNKNOWN: '"The server was lost while the tool ran; it may or may not have taken effect."',
+}
+"""What the model is told of calls that nobody will answer (promise I16)."""
+
+
+class Draft:
+    """Changes on a snapshot. The values read are never touched; `step()` gives what is to be stored."""
+
+    def __init__(self, snapshot: Snapshot, *, at: datetime, new_id: Callable[[], str]) -> None:
+        """`at` is for people; what must be compared is computed from the snapshot's own clock."""
+        self.snapshot = snapshot
+        self.at = at
+        self.new_id = new_id
+        self.events: list[NewEvent] = []
+        self.session: Session = snapshot.session
+        self.head = HeadChange()
+        self.request: RequestRecord | None = None
+        self._turns: dict[str, Turn] = {}
+        self._new_turns: dict[str, Turn] = {}
+        self._calls: dict[str, Call] = {call.id: call for call in snapshot.calls}
+        self._pending: dict[str, Approval] = {approval.id: approval for approval in snapshot.approvals}
+        self._new_calls: set[str] = set()
+        self._changed_calls: set[str] = set()
+        self._new_approvals: dict[str, Approval] = {}
+        self._changed_approvals: dict[str, ApprovalChange] = {}
+
+    @property
+    def turn(self) -> Turn:
+        """The snapshot's turn as this draft leaves it."""
+        if self.snapshot.turn is None:
+            raise LookupError("the snapshot has no turn")
+        return self._turns.get(self.snapshot.turn.id, self.snapshot.turn)
+
+    @property
+    def next_sequence(self) -> int:
+        """The number that the next event will have."""
+        return self.snapshot.head.last_seq + len(self.events) + 1
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        return tuple(self._calls.values())
+
+    @property
+    def approvals(self) -> tuple[Approval, ...]:
+        """The turn's pending approvals as this draft leaves them."""
+        return tuple(self._pending.values())
+
+    def say(self, payload: Payload, *, turn: Turn | None = None) -> None:
+        """Append an event; without a turn it is the session's own."""
+        turn_id, attempt = (turn.id, turn.attempt) if turn else ("", 0)
+        self.events.append(NewEvent(payload=payload, at=self.at, turn_id=turn_id, attempt=attempt))
+
+    def put_turn(self, turn: Turn, *, new: bool = False) -> None:
+        if new or turn.id in self._new_turns:
+            self._new_turns[turn.id] = turn
+        else:
+            self._turns[turn.id] = turn
+
+    def put_call(self, call: Call, *, new: bool = False) -> None:
+        self._calls[call.id] = call
+        if new:
+            self._new_calls.add(call.id)
+        elif call.id not in self._new_calls:
+            self._changed_calls.add(call.id)
+
+    def close_approval(self, approval: Approval, *, lapsed: bool | None) -> None:
+        """An approval leaves PENDING. Whether it had lapsed is checked again as it is written."""
+        self._pending.pop(approval.id, None)
+        if approval.id in self._new_approvals:
+            self._new_approvals[approval.id] = approval
+        else:
+            self._changed_approvals[approval.id] = ApprovalChange(approval=approval, lapsed=lapsed)
+
+    def change_head(self, **changes: object) -> None:
+        self.head = replace(self.head, **changes)  # type: ignore[arg-type]
+
+    def ask(self, call: Call, spec: ToolSpec, *, agent: Agent) -> None:
+        """Open a round: the call waits for a person from here on."""
+        asked = replace(call, state=CallState.AWAITING, action=PolicyAction.APPROVE, round=call.round + 1)
+        rule = agent.rule_for(spec)
+        approval = Approval(
+            id=self.new_id(),
+            tenant=call.tenant,
+            session_id=call.session_id,
+            turn_id=call.turn_id,
+            tool_call_id=call.id,
+            kind=ApprovalKind.TOOL_CALL,
+            state=ApprovalState.PENDING,
+            round=asked.round,
+            tool=call.tool,
+            tool_class=call.tool_class,
+            arguments_json=call.arguments_json,
+            arguments_hash=call.arguments_hash,
+            requester=self.turn.principal,
+            agent=agent.name,
+            create_time=self.at,
+            expire_time=self.snapshot.head.now + rule.ttl,
+        )
+        self._pending[approval.id] = approval
+        self._new_approvals[approval.id] = approval
+        self.put_call(asked, new=call.id in self._new_calls or call.id not in self._calls)
+        self.say(
+            ApprovalRequested(
+                approval_id=approval.id,
+                kind=approval.kind,
+                tool_call_id=call.id,
+                tool=call.tool,
+                arguments_json=approval.arguments_json,
+                arguments_hash=approval.arguments_hash,
+                round=approval.round,
+                expire_time=approval.expire_time,
+            ),
+            turn=self.turn,
+        )
+
+    def close_call(self, call: Call, result: ToolResult, *, duration: timedelta | None = None) -> None:
+        """Record a call's result, from the tool or in its place."""
+        self.put_call(call.returned(result.outcome))
+        self.say(
+            ToolReturned(
+                tool_call_id=call.id,
+                tool=call.tool,
+                outcome=result.outcome,
+                result_json=result.result_json,
+                started=call.started,
+                duration=duration,
+            ),
+            turn=self.turn,
+        )
+
+    def close_call_as(self, call: Call, outcome: ToolOutcome, *, reason: str = "") -> None:
+        """A synthetic result (I16): the call will get no other."""
+        told = CLOSED_RESULTS[outcome] if not reason else _with_reason(CLOSED_RESULTS[outcome], reason)
+        self.close_call(call, ToolResult(outcome=outcome, result_json=told))
+
+    def cancel_turn(self, turn: Turn, *, reason: CancelReason, by: str) -> None:
+        self._close_what_is_open(turn)
+        turn = self._current(turn).ended_as(TurnState.CANCELLED, at=self.at)
+        self.put_turn(turn)
+        self.say(TurnCancelled(reason=reason, principal=by, usage=turn.usage), turn=turn)
+
+    def fail_turn(self, error: ErrorDetail) -> None:
+        self._close_what_is_open(self.turn)
+        turn = replace(self.turn.ended_as(TurnState.FAILED, at=self.at), error=error)
+        self.put_turn(turn)
+        self.say(TurnFailed(error=error, usage=turn.usage), turn=turn)
+
+    def go_on_with_queue(self) -> None:
+        """The active turn has ended: its usage is the session's, and the first queued turn becomes active."""
+        self.add_usage(self.turn)
+        queue = self.head.queue if self.head.queue is not None else self.snapshot.head.queue
+        self.change_head(
+            lease=Lease.RELEASE,
+            active_turn=queue[0] if queue else "",
+            queue=queue[1:],
+            wake=timedelta() if queue else None,
+            cancel=Cancel(),
+        )
+
+    def add_usage(self, turn: Turn) -> None:
+        self.session = replace(self.session, usage=self.session.usage + turn.usage)
+
+    def let_go(self, calls: tuple[Call, ...]) -> None:
+        """The turn waits for people: no owner, no lease, no wake-up."""
+        by_call = {approval.tool_call_id: approval.id for approval in self.approvals}
+        pending = tuple(
+            PendingItem(approval_id=by_call.get(call.id, ""), tool_call_id=call.id, tool=call.tool) for call in calls
+        )
+        turn = replace(self.turn, state=TurnState.AWAITING_APPROVAL, pending=pending, update_time=self.at)
+        self.put_turn(turn)
+        self.change_head(lease=Lease.RELEASE)
+
+    def step(self, *, step_id: str, fence: int | None, lease_for: timedelta = timedelta()) -> Step:
+        """What is to be stored. `fence` is the owner's, None for anybody else."""
+        head = self.snapshot.head
+        keeps = fence is not None and self.head.lease is Lease.KEEP
+        return Step(
+            step_id=step_id,
+            tenant=head.tenant,
+            session_id=head.session_id,
+            last_seq=head.last_seq,
+            fence=fence,
+            cancel=head.cancel.turn_id,
+            events=tuple(self.events),
+            head=replace(self.head, lease_for=lease_for) if keeps else self.head,
+            session=self.session if self.session is not self.snapshot.session else None,
+            new_turns=tuple(self._new_turns.values()),
+            turns=tuple(self._turns.values()),
+            new_calls=tuple(self._calls[key] for key in self._calls if key in self._new_calls),
+            calls=tuple(self._calls[key] for key in self._calls if key in self._changed_calls),
+            new_approvals=tuple(self._new_approvals.values()),
+            approvals=tuple(self._changed_approvals.values()),
+            request=self.request,
+        )
+
+    def result(self, committed: Committed) -> Snapshot:
+        """The snapshot as it is once this draft was stored."""
+        before = self.snapshot
+        change = self.head
+        head = replace(
+            before.head,
+            last_seq=committed.last_seq,
+            fence=committed.fence,
+            owned=change.lease in (Lease.KEEP, Lease.TAKE) and (before.head.owned or change.lease is Lease.TAKE),
+            active_turn=before.head.active_turn if change.active_turn is None else change.active_turn,
+            queue=before.head.queue if change.queue is None else change.queue,
+            cancel=before.head.cancel if change.cancel is None else change.cancel,
+        )
+        return replace(
+            before,
+            head=head,
+            session=self.session,
+            turn=self.turn if before.turn else None,
+            calls=self.calls,
+            approvals=self.approvals,
+        )
+
+    def _close_what_is_open(self, turn: Turn) -> None:
+        """Every end of a turn closes its calls and withdraws its approvals, in the same step."""
+        for approval in self.approvals:
+            if approval.turn_id == turn.id:
+                self.close_approval(approval.closed(ApprovalState.WITHDRAWN, at=self.at), lapsed=None)
+                said = ApprovalWithdrawn(approval_id=approval.id, tool_call_id=approval.tool_call_id)
+                self.say(said, turn=turn)
+        for call in self.calls:
+            if call.turn_id == turn.id and call.state is not CallState.RETURNED:
+                self.close_call_as(call, ToolOutcome.CANCELLED)
+
+    def _current(self, turn: Turn) -> Turn:
+        return self._turns.get(turn.id, turn)
+
+
+def _with_reason(told: str, reason: str) -> str:
+    return json.dumps({"error": json.loads(told), "reason": reason}, ensure_ascii=False)

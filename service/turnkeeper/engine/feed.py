@@ -1,0 +1,244 @@
+"""Follow a session: replay, caught-up, live; previews.
+
+A feed is the live tail of one session inside this replica: the last durable events and the text of the message that
+is being written. Watchers pull from it at their own pace, so a slow one holds nothing back and costs nothing: it finds
+fewer, larger deltas, and reads the log where the ring no longer reaches. A notification is only a hint.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from turnkeeper.errors import ServiceUnavailable
+from turnkeeper.store.contract import Store, StoredEvent
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+RING_EVENTS = 256
+RING_BYTES = 1 << 20
+KEPT_TEXTS = 4
+
+Key = tuple[str, str]
+"""(tenant, session)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a message's text: where its UTF-8 bytes begin, and the piece."""
+
+    offset: int
+    text: bytes
+
+
+class Signal:
+    """Wakes everybody who waits for the next change. Its futures are shared: wait for them, never cancel them."""
+
+    def __init__(self) -> None:
+        self._next: asyncio.Future[None] | None = None
+
+    def next(self) -> asyncio.Future[None]:
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_future()
+        return self._next
+
+    def fire(self) -> None:
+        if self._next is not None:
+            self._next.set_result(None)
+            self._next = None
+
+
+class Preview:
+    """The text of the message that a turn's owner is writing now."""
+
+    def __init__(self, feed: "Feed", *, turn_id: str, message_id: str, attempt: int) -> None:
+        self._feed = feed
+        self.turn_id = turn_id
+        self.message_id = message_id
+        self.attempt = attempt
+        self.size = 0
+        self.chunks: list[Chunk] = []
+        self.encoded: dict[int, tuple[int, bytes]] = {}
+        """Deltas that were serialized already: offset → (end, bytes), shared by every watcher."""
+
+    def append(self, text: str) -> None:
+        data = text.encode()
+        self.chunks.append(Chunk(self.size, data))
+        self.size += len(data)
+        self._feed.notify()
+
+    def text(self) -> str:
+        return b"".join(chunk.text for chunk in self.chunks).decode()
+
+    def beyond(self, offset: int, *, most: int) -> bytes:
+        """The text from this byte on: whole characters, at most about `most` bytes."""
+        pieces: list[bytes] = []
+        size = 0
+        for chunk in reversed(self.chunks):
+            if chunk.offset + len(chunk.text) <= offset:
+                break
+            pieces.append(chunk.text[max(0, offset - chunk.offset) :])
+        joined = b"".join(reversed(pieces))
+        size = len(joined)
+        return joined if size <= most else whole_characters(joined[:most])
+
+
+def whole_characters(data: bytes) -> bytes:
+    """`data` without a character that is cut off at its end."""
+    for back in range(1, min(4, len(data)) + 1):
+        byte = data[-back]
+        if byte & 0xC0 == 0x80:
+            continue
+        width = 1 if byte < 0x80 else 2 if byte >> 5 == 0b110 else 3 if byte >> 4 == 0b1110 else 4
+        return data if width <= back else data[:-back]
+    return data
+
+
+class Feed:
+    """One session's live tail. It lives while somebody watches it or a turn of it runs here."""
+
+    def __init__(self) -> None:
+        self.watchers = 0
+        self.last_seq = 0
+        self.preview: Preview | None = None
+        self.texts: OrderedDict[str, tuple[int, bytes]] = OrderedDict()
+        """Whole texts of the last messages, by message id: attempt and UTF-8, for watchers that lag behind."""
+        self._ring: deque[StoredEvent] = deque()
+        self._ring_bytes = 0
+        self._changed = Signal()
+        self._grown = Signal()
+
+    def begin(self, *, turn_id: str, message_id: str, attempt: int) -> Preview:
+        self.preview = Preview(self, turn_id=turn_id, message_id=message_id, attempt=attempt)
+        return self.preview
+
+    def drop_preview(self) -> None:
+        """The text that was being written does not count."""
+        self.preview = None
+        self.notify()
+
+    def publish(self, events: Sequence[StoredEvent]) -> None:
+        """Events that are confirmed to be stored, in order."""
+        for event in events:
+            if self._ring and event.sequence <= self._ring[-1].sequence:
+                continue
+            if self._ring and event.sequence != self._ring[-1].sequence + 1:
+                self._ring.clear()
+                self._ring_bytes = 0
+            self._ring.append(event)
+            self._ring_bytes += len(event.payload)
+            if event.kind == "message_completed":
+                self._keep_text()
+        while len(self._ring) > RING_EVENTS or self._ring_bytes > RING_BYTES:
+            self._ring_bytes -= len(self._ring.popleft().payload)
+        if events:
+            self.heard(events[-1].sequence)
+
+    def heard(self, last_seq: int) -> None:
+        """There are events up to this number."""
+        if last_seq > self.last_seq:
+            self.last_seq = last_seq
+            self._grown.fire()
+            self.notify()
+
+    def notify(self) -> None:
+        self._changed.fire()
+
+    def wake(self) -> None:
+        """Let every watcher look again, though nothing came."""
+        self._grown.fire()
+        self._changed.fire()
+
+    def changed(self) -> asyncio.Future[None]:
+        """Done at the next event or piece of text. Take it before you look, or a change in between is missed."""
+        return self._changed.next()
+
+    def grown(self) -> asyncio.Future[None]:
+        """Done at the next durable event."""
+        return self._grown.next()
+
+    def since(self, sequence: int) -> list[StoredEvent] | None:
+        """What the ring holds after this number; None when it does not reach back that far."""
+        if sequence >= self.last_seq:
+            return []
+        if not self._ring or self._ring[0].sequence > sequence + 1 or self._ring[-1].sequence < self.last_seq:
+            return None
+        first = sequence + 1 - self._ring[0].sequence
+        return [self._ring[index] for index in range(first, len(self._ring))]
+
+    def _keep_text(self) -> None:
+        if self.preview is None:
+            return
+        preview, self.preview = self.preview, None
+        self.texts[preview.message_id] = (preview.attempt, preview.text().encode())
+        while len(self.texts) > KEPT_TEXTS:
+            self.texts.popitem(last=False)
+
+
+class Feeds:
+    """The feeds of this replica, and the poll behind their hints."""
+
+    def __init__(self, store: Store, *, poll: float) -> None:
+        """`poll` in seconds: how late a hint may be that another replica's writes did not give us."""
+        self._store = store
+        self._poll = poll
+        self._feeds: dict[Key, Feed] = {}
+        self.draining = False
+
+    @contextlib.contextmanager
+    def attach(self, key: Key) -> Iterator[Feed]:
+        feed = self._feeds.setdefault(key, Feed())
+        feed.watchers += 1
+        try:
+            yield feed
+        finally:
+            feed.watchers -= 1
+            if not feed.watchers:
+                self._feeds.pop(key, None)
+
+    def publish(self, key: Key, events: Sequence[StoredEvent]) -> None:
+        feed = self._feeds.get(key)
+        if feed is not None:
+            feed.publish(events)
+
+    def drain(self) -> None:
+        """End every stream with a cursor."""
+        self.draining = True
+        for feed in self._feeds.values():
+            feed.wake()
+
+    async def until(self, key: Key, look: Callable[[], Awaitable[T | None]], *, seconds: float) -> T | None:
+        """What `look` finds, now or whenever the session's log has grown; None when the time is over."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        with self.attach(key) as feed:
+            while True:
+                grown = feed.grown()
+                found = await look()
+                left = deadline - loop.time()
+                if found is not None or left <= 0 or self.draining:
+                    return found
+                await asyncio.wait([grown], timeout=left)
+
+    async def run(self) -> None:
+        """Ask for the heads of all watched sessions, again and again."""
+        while True:
+            await asyncio.sleep(self._poll)
+            watched = list(self._feeds)
+            for start in range(0, len(watched), 500):
+                await self._ask(watched[start : start + 500])
+
+    async def _ask(self, keys: Sequence[Key]) -> None:
+        try:
+            found = await self._store.last_seqs(keys)
+        except ServiceUnavailable:
+            log.warning("the database does not answer; watchers wait")
+            return
+        for key, last_seq in found.items():
+            feed = self._feeds.get(key)
+            if feed is not None:
+                feed.heard(last_seq)

@@ -1,0 +1,84 @@
+"""The way into the log: decide on what was read, store, and read again where something had moved."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, TypeVar
+
+from turnkeeper.engine.draft import Draft
+from turnkeeper.engine.feed import Feeds
+from turnkeeper.errors import ServiceUnavailable, SessionNotFound
+from turnkeeper.store.contract import Committed, Duplicate, HeadChange, RequestRecord, Step, Store, Verdict
+from turnkeeper.telemetry.metrics import Metrics
+
+TRIES = 64
+"""How often a decision is made anew before its caller is told to come back: many writers on one session collide."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored(Generic[T]):
+    """What a decision came to. `draft` is as it was stored; `committed` None: there was nothing to store."""
+
+    value: T
+    draft: Draft
+    committed: Committed | None
+
+
+class Journal:
+    """Stores steps and tells the feeds of this replica."""
+
+    def __init__(
+        self,
+        store: Store,
+        feeds: Feeds,
+        metrics: Metrics,
+        *,
+        now: Callable[[], datetime],
+        new_id: Callable[[], str],
+        jitter: Callable[[], float],
+    ) -> None:
+        """`now` for people; `jitter` gives 0..1."""
+        self._store = store
+        self._feeds = feeds
+        self._metrics = metrics
+        self._jitter = jitter
+        self.now = now
+        self.new_id = new_id
+
+    async def commit(self, step: Step) -> Verdict:
+        """Store one step. What is stored is published after the verdict, never before (promise I2)."""
+        verdict = await self._store.commit(step)
+        if isinstance(verdict, Committed):
+            self._feeds.publish((step.tenant, step.session_id), verdict.events)
+        return verdict
+
+    async def append(
+        self, tenant: str, session_id: str, decide: Callable[[Draft], T], *, turn_id: str = ""
+    ) -> Stored[T] | RequestRecord:
+        """Decide on a fresh snapshot until the decision is stored; for everybody but a turn's owner.
+
+        A RequestRecord means that the request had had its effect before. Raises what `decide` raises;
+        SessionNotFound; ServiceUnavailable when others were faster every time.
+        """
+        for tried in range(TRIES):
+            snapshot = await self._store.snapshot(tenant, session_id, turn_id=turn_id)
+            if snapshot is None:
+                raise SessionNotFound(session_id=session_id)
+            draft = Draft(snapshot, at=self.now(), new_id=self.new_id)
+            value = decide(draft)
+            if not draft.events and draft.head == HeadChange():
+                return Stored(value, draft, None)
+            verdict = await self.commit(draft.step(step_id=self.new_id(), fence=None))
+            if isinstance(verdict, Committed):
+                return Stored(value, draft, verdict)
+            if isinstance(verdict, Duplicate):
+                return verdict.record
+            self._metrics.append_retry("STALE")
+            await asyncio.sleep(self._jitter() * 0.002 * min(tried + 1, 16))
+        raise ServiceUnavailable(
+            "Too many writers are at work on this session; send the same call again with the same request_id.",
+            session_id=session_id,
+        )

@@ -1,0 +1,47 @@
+"""What an owner holds: a session, for a while, under a fence."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from turnkeeper.engine.feed import Key
+
+
+class LeaseLost(Exception):
+    """Another owner has the session, or may have: stop, and write nothing more."""
+
+
+@dataclass(slots=True, kw_only=True)
+class HeldLease:
+    """One session's lease in its owner's hands.
+
+    `renewed_at` is on the monotonic clock and taken before the write that renewed it, so that it is never too late.
+    `nudge` wakes the turn's run: somebody asks to cancel it, or something it should read was stored.
+    `releasing`: hand the turn over at the end of its step; `cut`: do not even wait for the model to finish.
+    """
+
+    key: Key
+    turn_id: str
+    owner: str
+    fence: int
+    lease: timedelta
+    renewed_at: float = field(default_factory=time.monotonic)
+    nudge: asyncio.Event = field(default_factory=asyncio.Event)
+    releasing: bool = False
+    cut: bool = False
+
+    @property
+    def age(self) -> float:
+        """Seconds since the last renewal."""
+        return time.monotonic() - self.renewed_at
+
+    @property
+    def due(self) -> bool:
+        """A quarter of the lease has passed: renew it."""
+        return self.age > self.lease.total_seconds() / 4
+
+    def check(self) -> None:
+        """Raises LeaseLost when two thirds of the lease have passed: nothing new may start (self-fence)."""
+        if self.age > self.lease.total_seconds() * 2 / 3:
+            raise LeaseLost

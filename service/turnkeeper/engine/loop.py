@@ -1,0 +1,492 @@
+"""Run one turn: do the step that `next_step` decided, store it, repeat.
+
+Everything here happens under one lease. A write that another owner's fence refuses ends the run; so does a lease that
+could not be renewed. What had been streamed but not stored is not history (promise I10).
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, assert_never
+
+from turnkeeper.codes import Code
+from turnkeeper.domain.agent import Agent
+from turnkeeper.domain.event import (
+    AttemptFailed,
+    AttemptOutcome,
+    AttemptSuperseded,
+    Event,
+    MessageCompleted,
+    ToolStarted,
+    TurnCompleted,
+    TurnStarted,
+)
+from turnkeeper.domain.history import History
+from turnkeeper.domain.message import FinishReason, Part, ToolRequest, Usage
+from turnkeeper.domain.tool import Call, PolicyAction, ToolOutcome
+from turnkeeper.domain.turn import (
+    AwaitApproval,
+    AwaitResults,
+    CallModel,
+    CancelReason,
+    Complete,
+    Fail,
+    ResolveLost,
+    RetryPolicy,
+    RunTools,
+    Step,
+    Turn,
+    TurnState,
+    next_step,
+)
+from turnkeeper.engine.draft import Draft
+from turnkeeper.engine.feed import Feed, Preview
+from turnkeeper.engine.journal import Journal
+from turnkeeper.engine.lease import HeldLease, LeaseLost
+from turnkeeper.engine.proposal import ask_again, propose, still_the_same
+from turnkeeper.engine.speech import Speech
+from turnkeeper.engine.toolbox import Finished, Toolbox
+from turnkeeper.errors import ErrorDetail, ServiceUnavailable, ToolOutcomeUnknown
+from turnkeeper.model.contract import ModelAnswer, ModelFailure
+from turnkeeper.store.contract import Committed, Lease, Snapshot, Stale, Store
+from turnkeeper.telemetry.metrics import Metrics
+from turnkeeper.telemetry.spans import Spans
+
+HELD_DELAY = timedelta(seconds=2)
+"""A shorter wait for the next try keeps the lease; a longer one lets go of it and is a wake-up."""
+MOST_LAPSES = 5
+"""Owners in a row that were lost without a step; then the turn fails (it may be what kills them)."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What every run works with."""
+
+    store: Store
+    journal: Journal
+    toolbox: Toolbox
+    speech: Speech
+    metrics: Metrics
+    spans: Spans
+    retries: RetryPolicy
+    jitter: Callable[[], float]
+
+
+class TurnRun:
+    """One turn under one lease."""
+
+    def __init__(
+        self, parts: Parts, *, lease: HeldLease, feed: Feed, agent: Agent, snapshot: Snapshot, history: History
+    ) -> None:
+        self._parts = parts
+        self._lease = lease
+        self._feed = feed
+        self._agent = agent
+        self._snapshot = snapshot
+        self._history = history
+        self._tools: dict[str, asyncio.Task[Finished]] = {}
+        self._launch: tuple[Call, ...] = ()
+        self._handed_over = False
+
+    @property
+    def turn(self) -> Turn:
+        if self._snapshot.turn is None:
+            raise LookupError("the snapshot has no turn")
+        return self._snapshot.turn
+
+    async def run(self, *, taken_over: bool, begun: bool) -> Snapshot:
+        """To the turn's end, or until it waits; returns the last snapshot.
+
+        `begun`: the turn was started in the step that took the lease. `taken_over`: its last owner was lost.
+        Raises LeaseLost.
+        """
+        try:
+            if not begun:
+                await self._append(lambda draft: self._begin(draft, taken_over))
+            while self._ours():
+                if self._lease.releasing and not self._tools:
+                    await self._hand_over()
+                    break
+                await self._do(self._next(self._snapshot))
+            return self._snapshot
+        finally:
+            await self._stop_tools()
+
+    def _ours(self) -> bool:
+        """The turn still goes on here."""
+        return (
+            not self._handed_over
+            and self.turn.state is TurnState.RUNNING
+            and self._snapshot.head.active_turn == self.turn.id
+        )
+
+    async def _do(self, step: Step) -> None:
+        match step:
+            case CallModel():
+                await self._call_model()
+            case AwaitResults():
+                await self._await_results()
+            case ResolveLost(calls=calls):
+                await self._append(lambda draft: self._resolve_lost(draft, calls))
+            case RunTools() | AwaitApproval() | Complete() | Fail():
+                await self._append(lambda _: None)
+            case _:
+                assert_never(step)
+
+    def _next(self, snapshot: Snapshot, turn: Turn | None = None, calls: tuple[Call, ...] | None = None) -> Step:
+        turn = turn or self.turn
+        limits = self._agent.limits
+        asked = turn.options.max_iterations
+        return next_step(
+            turn,
+            snapshot.calls if calls is None else calls,
+            running=frozenset(self._tools),
+            max_iterations=min(asked, limits.max_iterations) if asked else limits.max_iterations,
+            parallel_tools=limits.parallel_tools,
+        )
+
+    # --- storing -----------------------------------------------------------------------------------------------
+
+    async def _append(self, decide: Callable[[Draft], None]) -> None:
+        """Store what `decide` says, and with it whatever follows from it alone: an end, a wait, the start of tools.
+
+        When something else moved (a message was queued, an approval decided), it reads and decides again.
+        """
+        while True:
+            draft = Draft(self._snapshot, at=self._parts.journal.now(), new_id=self._parts.journal.new_id)
+            decide(draft)
+            self._launch = ()
+            self._follow_on(draft)
+            committed = await self._commit(draft)
+            if committed is not None:
+                self._snapshot = draft.result(committed)
+                self._remember(draft, committed)
+                await self._start_tools()
+                return
+            await self._read_again()
+
+    async def _commit(self, draft: Draft) -> Committed | None:
+        """None when it is stale. An answer that does not come is asked for until the lease is lost."""
+        step_id = self._parts.journal.new_id()
+        step = draft.step(step_id=step_id, fence=self._lease.fence, lease_for=self._lease.lease)
+        while True:
+            began = time.monotonic()
+            try:
+                verdict = await self._parts.journal.commit(step)
+            except ServiceUnavailable:
+                self._parts.metrics.append_retry("UNAVAILABLE")
+                await asyncio.sleep(0.1 + self._parts.jitter() * 0.4)
+                continue
+            if isinstance(verdict, Committed):
+                self._lease.renewed_at = began
+                return verdict
+            if isinstance(verdict, Stale):
+                self._parts.metrics.append_retry("STALE")
+                return None
+            self._parts.metrics.fenced_write("FENCED")
+            raise LeaseLost
+
+    async def _read_again(self) -> None:
+        key = self._lease.key
+        while True:
+            try:
+                snapshot = await self._parts.store.snapshot(*key, turn_id=self._lease.turn_id)
+            except ServiceUnavailable:
+                await asyncio.sleep(0.1 + self._parts.jitter() * 0.4)
+                continue
+            if snapshot is None or snapshot.head.fence != self._lease.fence:
+                raise LeaseLost
+            self._snapshot = snapshot
+            return
+
+    def _remember(self, draft: Draft, committed: Committed) -> None:
+        for new, stored in zip(draft.events, committed.events, strict=True):
+            event = Event(
+                sequence=stored.sequence,
+                turn_id=new.turn_id,
+                attempt=new.attempt,
+                create_time=new.at,
+                payload=new.payload,
+            )
+            self._history.add(event)
+
+    # --- deciding ----------------------------------------------------------------------------------------------
+
+    def _begin(self, draft: Draft, taken_over: bool) -> None:
+        turn = draft.turn
+        first = turn.attempt == 0
+        message_id = draft.new_id() if taken_over else turn.next_message_id
+        begun = replace(
+            turn.taken_up(next_message_id=message_id, at=draft.at), lapses=turn.lapses + 1 if taken_over else 0
+        )
+        draft.put_turn(begun)
+        if first:
+            draft.say(TurnStarted(message_id=message_id), turn=begun)
+        elif taken_over:
+            draft.say(AttemptSuperseded(superseded_attempt=turn.attempt, message_id=message_id), turn=begun)
+        if begun.lapses >= MOST_LAPSES:
+            told = f"{begun.lapses} servers in a row were lost while they ran this turn; ask the operator why."
+            draft.fail_turn(ErrorDetail(code=Code.AGENT_CONFIG_ERROR, message=told))
+
+    def _follow_on(self, draft: Draft) -> None:
+        """What follows from the draft itself, in the same transaction."""
+        if draft.turn.state is TurnState.RUNNING:
+            wish = draft.snapshot.head.cancel
+            if wish.turn_id == draft.turn.id:
+                draft.cancel_turn(draft.turn, reason=CancelReason(wish.reason), by=wish.by)
+            else:
+                self._settle(draft)
+        if draft.turn.state.ended:
+            draft.go_on_with_queue()
+
+    def _settle(self, draft: Draft) -> None:
+        match self._next(draft.snapshot, draft.turn, draft.calls):
+            case Complete(stop_reason=stop_reason):
+                turn = replace(draft.turn.ended_as(TurnState.COMPLETED, at=draft.at), stop_reason=stop_reason)
+                draft.put_turn(turn)
+                said = TurnCompleted(stop_reason=stop_reason, usage=turn.usage, message_id=turn.next_message_id)
+                draft.say(said, turn=turn)
+            case Fail(error=error):
+                draft.fail_turn(error)
+            case AwaitApproval(calls=calls):
+                draft.let_go(calls)
+            case RunTools(calls=calls):
+                self._begin_calls(draft, calls)
+            case CallModel() | AwaitResults() | ResolveLost():
+                pass
+
+    def _begin_calls(self, draft: Draft, calls: tuple[Call, ...]) -> None:
+        """STARTED is stored before the first byte leaves; what changed since it was approved is asked again."""
+        launch: list[Call] = []
+        for call in calls:
+            spec = self._parts.toolbox.find(self._agent, call.tool)
+            if not still_the_same(call, spec, agent=self._agent):
+                ask_again(draft, call, spec, agent=self._agent)
+                continue
+            started = call.start(attempt=draft.turn.attempt, fence=self._lease.fence)
+            draft.put_call(started)
+            draft.say(ToolStarted(tool_call_id=call.id, tool=call.tool, key=call.key), turn=draft.turn)
+            launch.append(started)
+        usage = draft.turn.usage + Usage(tool_calls=len(launch))
+        draft.put_turn(replace(draft.turn, usage=usage, lapses=0, update_time=draft.at))
+        self._launch = tuple(launch)
+        if not launch:
+            self._settle(draft)
+
+    def _resolve_lost(self, draft: Draft, calls: tuple[Call, ...]) -> None:
+        """Their owner is gone. What may be repeated starts again under its key; of the rest nobody knows (I5)."""
+        unknown = [call for call in calls if not call.tool_class.may_start_again]
+        for call in calls:
+            if call in unknown:
+                self._parts.metrics.unknown_outcome("OWNER_LOST")
+                draft.close_call_as(call, ToolOutcome.UNKNOWN)
+            else:
+                draft.put_call(call.ready_again())
+        if unknown:
+            names = ", ".join(sorted({call.tool for call in unknown}))
+            draft.fail_turn(ToolOutcomeUnknown(metadata={"tools": names}).to_event())
+
+    # --- the model ---------------------------------------------------------------------------------------------
+
+    async def _call_model(self) -> None:
+        turn = self.turn
+        self._lease.check()
+        preview = self._feed.begin(turn_id=turn.id, message_id=turn.next_message_id, attempt=turn.attempt)
+        messages = self._history.messages(self._agent.instructions)
+        speaking = asyncio.create_task(self._parts.speech.speak(self._agent, turn, messages, preview))
+        try:
+            await self._until_nudged({speaking})
+            while not speaking.done() and not self._lease.cut and not await self._interrupted():
+                await self._until_nudged({speaking})
+            await _stop(speaking)
+            await self._heard(speaking, preview)
+        finally:
+            await _stop(speaking)
+            if self._feed.preview is preview:
+                self._feed.drop_preview()
+
+    async def _heard(self, speaking: asyncio.Task[ModelAnswer], preview: Preview) -> None:
+        if speaking.cancelled() and self._lease.cut:
+            await self._hand_over()
+            return
+        if speaking.cancelled():
+            await self._append(lambda draft: self._close_partial(draft, preview.text()))
+            return
+        failure = speaking.exception()
+        if isinstance(failure, ModelFailure):
+            await self._model_failed(failure)
+            return
+        answer = speaking.result()
+        requests = tuple(
+            replace(request, tool_call_id=f"call_{self._parts.journal.new_id()}") for request in answer.tool_requests
+        )
+        if any(self._needs_approval(request) for request in requests):
+            await self._read_again()
+        await self._append(lambda draft: self._record_answer(draft, answer, requests))
+
+    def _needs_approval(self, request: ToolRequest) -> bool:
+        """An expiry is computed from the database's clock: the snapshot must be a fresh one."""
+        spec = self._parts.toolbox.find(self._agent, request.tool)
+        return spec is not None and self._agent.rule_for(spec).action is PolicyAction.APPROVE
+
+    def _record_answer(self, draft: Draft, answer: ModelAnswer, requests: tuple[ToolRequest, ...]) -> None:
+        turn = draft.turn
+        parts = (Part(text=answer.text),) if answer.text else ()
+        said = MessageCompleted(
+            message_id=turn.next_message_id,
+            content=parts,
+            tool_requests=requests,
+            finish_reason=answer.finish_reason,
+            usage=answer.usage,
+            model=answer.model,
+        )
+        draft.say(said, turn=turn)
+        turn = replace(
+            turn,
+            iterations=turn.iterations + 1,
+            tries=0,
+            lapses=0,
+            usage=turn.usage + answer.usage,
+            finish_reason=answer.finish_reason,
+            answer=() if requests else parts,
+            update_time=draft.at,
+        )
+        draft.put_turn(turn)
+        for position, request in enumerate(requests):
+            propose(draft, request, position, agent=self._agent, toolbox=self._parts.toolbox)
+        if requests:
+            draft.put_turn(replace(draft.turn, next_message_id=draft.new_id()))
+
+    def _close_partial(self, draft: Draft, text: str) -> None:
+        """Cancelled in mid-message: what was said is kept, closed as INTERRUPTED."""
+        if not text or draft.snapshot.head.cancel.turn_id != draft.turn.id:
+            return
+        said = MessageCompleted(
+            message_id=draft.turn.next_message_id,
+            content=(Part(text=text),),
+            tool_requests=(),
+            finish_reason=FinishReason.INTERRUPTED,
+            usage=Usage(),
+            model=self._agent.model,
+        )
+        draft.say(said, turn=draft.turn)
+
+    async def _model_failed(self, failure: ModelFailure) -> None:
+        tries = self.turn.tries + 1
+        retries = replace(self._parts.retries, max_attempts=self._agent.limits.max_attempts)
+        delay = retries.delay(tries, retry_after=failure.retry_after, jitter=self._parts.jitter())
+        delay = delay if failure.retryable else None
+        await self._append(lambda draft: self._record_failure(draft, failure.detail, tries, delay))
+        if delay is not None and self.turn.state is TurnState.RUNNING:
+            await self._until_nudged(set(), seconds=delay.total_seconds())
+
+    def _record_failure(self, draft: Draft, error: ErrorDetail, tries: int, delay: timedelta | None) -> None:
+        failed = draft.turn
+        outcome = AttemptOutcome.EXHAUSTED if delay is None else AttemptOutcome.RETRYING
+        draft.say(AttemptFailed(error=error, outcome=outcome, retry_delay=delay), turn=failed)
+        if delay is None:
+            draft.fail_turn(error)
+            return
+        turn = replace(failed.taken_up(next_message_id=draft.new_id(), at=draft.at), tries=tries, lapses=0)
+        if delay > HELD_DELAY and draft.snapshot.head.cancel.turn_id != turn.id:
+            turn = replace(turn, state=TurnState.BACKING_OFF)
+            draft.change_head(lease=Lease.RELEASE, wake=delay)
+        draft.put_turn(turn)
+
+    # --- tools -------------------------------------------------------------------------------------------------
+
+    async def _start_tools(self) -> None:
+        calls, self._launch = self._launch, ()
+        for call in calls:
+            self._lease.check()
+            self._tools[call.id] = asyncio.create_task(self._run_tool(call))
+
+    async def _run_tool(self, call: Call) -> Finished:
+        with self._parts.spans.execute_tool(
+            call.tool,
+            call_id=call.id,
+            source="python",
+            tool_class=call.tool_class.value,
+            session_id=call.session_id,
+        ) as span:
+            finished = await self._parts.toolbox.run(call, timeout=self._agent.limits.tool_timeout)
+            outcome = finished.result.outcome
+            span.finished(outcome.value)
+        seconds = finished.duration.total_seconds()
+        self._parts.metrics.tool_finished(
+            "python", tool_class=call.tool_class.value, outcome=outcome.value, seconds=seconds
+        )
+        return finished
+
+    async def _await_results(self) -> None:
+        """Until a tool is done, somebody cancels, or an approval of a sibling was decided."""
+        await self._until_nudged(set(self._tools.values()), seconds=1.0)
+        interrupted = await self._interrupted()
+        if interrupted:
+            await self._stop_tools()
+        done = {call_id: task for call_id, task in self._tools.items() if task.done()}
+        if not done and not interrupted:
+            await self._read_again()
+            if self._next(self._snapshot) != AwaitResults():
+                await self._append(lambda _: None)
+            return
+        results = [task.result() for task in done.values() if not task.cancelled()]
+        for call_id in list(self._tools) if interrupted else done:
+            del self._tools[call_id]
+        await self._append(lambda draft: self._record_results(draft, results))
+
+    def _record_results(self, draft: Draft, results: list[Finished]) -> None:
+        by_id = {call.id: call for call in draft.calls}
+        for finished in results:
+            call = by_id[finished.call_id]
+            draft.close_call(call, finished.result, duration=finished.duration)
+        draft.put_turn(replace(draft.turn, lapses=0, update_time=draft.at))
+
+    async def _stop_tools(self) -> None:
+        for task in self._tools.values():
+            task.cancel()
+        if self._tools:
+            await asyncio.wait(self._tools.values(), timeout=1.0)
+
+    # --- waiting -----------------------------------------------------------------------------------------------
+
+    async def _until_nudged(self, tasks: Collection[asyncio.Task[Any]], *, seconds: float = 3600.0) -> None:
+        """Until one of the tasks is done, the run is nudged, or the time is over."""
+        nudged = asyncio.create_task(self._lease.nudge.wait())
+        try:
+            await asyncio.wait({nudged, *tasks}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            nudged.cancel()
+
+    async def _interrupted(self) -> bool:
+        """The turn is to be cancelled. After a nudge the head is read to know."""
+        if self._lease.nudge.is_set():
+            self._lease.nudge.clear()
+            await self._read_again()
+        return self._snapshot.head.cancel.turn_id == self.turn.id
+
+    async def _hand_over(self) -> None:
+        """At drain: the next owner may go on at once. Text of a message that was cut does not count."""
+        cut = self._feed.preview is not None and self._feed.preview.turn_id == self.turn.id
+        while not self._handed_over:
+            draft = Draft(self._snapshot, at=self._parts.journal.now(), new_id=self._parts.journal.new_id)
+            if cut:
+                turn = replace(draft.turn, next_message_id=draft.new_id(), update_time=draft.at)
+                draft.put_turn(turn)
+                said = AttemptSuperseded(superseded_attempt=turn.attempt, message_id=turn.next_message_id)
+                draft.say(said, turn=turn)
+            draft.change_head(lease=Lease.RELEASE, wake=timedelta())
+            self._handed_over = await self._commit(draft) is not None
+            if not self._handed_over:
+                await self._read_again()
+
+
+async def _stop(task: asyncio.Task[ModelAnswer]) -> None:
+    if not task.done():
+        task.cancel()
+        await asyncio.wait([task])

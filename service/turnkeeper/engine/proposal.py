@@ -1,0 +1,110 @@
+"""What becomes of the tool calls a model asked for, before any of them runs."""
+
+import json
+from dataclasses import replace
+
+from turnkeeper.domain.agent import Agent
+from turnkeeper.domain.event import ToolCalled
+from turnkeeper.domain.message import ToolRequest
+from turnkeeper.domain.tool import (
+    Call,
+    CallState,
+    PolicyAction,
+    ToolClass,
+    ToolOutcome,
+    ToolResult,
+    ToolSpec,
+    approval_hash,
+)
+from turnkeeper.engine.draft import Draft
+from turnkeeper.engine.toolbox import Toolbox
+from turnkeeper.errors import ToolValidationError
+
+
+def propose(draft: Draft, request: ToolRequest, position: int, *, agent: Agent, toolbox: Toolbox) -> None:
+    """Enter the call into the ledger: ready, waiting for a person, or closed by a result that says why not."""
+    spec = toolbox.find(agent, request.tool)
+    if spec is None:
+        call = _call(draft, request, position)
+        told = f"There is no tool named {request.tool}."
+        _refuse(draft, call, ToolOutcome.NOT_FOUND, told)
+        return
+    try:
+        canonical = toolbox.check(spec, request.arguments_json)
+    except ToolValidationError as error:
+        call = replace(_call(draft, request, position), tool_class=spec.tool_class)
+        _refuse(draft, call, ToolOutcome.INVALID_ARGUMENTS, error.message)
+        return
+    action = agent.rule_for(spec).action
+    call = replace(
+        _call(draft, replace(request, arguments_json=canonical), position),
+        tool_class=spec.tool_class,
+        arguments_hash=approval_hash(spec, arguments_json=canonical, policy_version=agent.version),
+        action=action,
+    )
+    match action:
+        case PolicyAction.AUTO | PolicyAction.NOTIFY:
+            _enter(draft, replace(call, state=CallState.READY))
+        case PolicyAction.APPROVE:
+            _enter(draft, call)
+            draft.ask(call, spec, agent=agent)
+        case PolicyAction.DENY:
+            _refuse(draft, call, ToolOutcome.DENIED, "The agent's policy denies this tool.")
+
+
+def still_the_same(call: Call, spec: ToolSpec | None, *, agent: Agent) -> bool:
+    """What was proposed, or approved, is what would run now (promise I14)."""
+    if spec is None:
+        return False
+    return call.arguments_hash == approval_hash(spec, arguments_json=call.arguments_json, policy_version=agent.version)
+
+
+def ask_again(draft: Draft, call: Call, spec: ToolSpec | None, *, agent: Agent) -> None:
+    """Tool or policy changed in between: a new round with its own hash, or none when the tool is gone."""
+    if spec is None:
+        told = json.dumps(f"There is no tool named {call.tool} any more.")
+        draft.close_call(call, ToolResult(outcome=ToolOutcome.NOT_FOUND, result_json=told))
+        return
+    fresh = approval_hash(spec, arguments_json=call.arguments_json, policy_version=agent.version)
+    draft.ask(replace(call, arguments_hash=fresh, tool_class=spec.tool_class), spec, agent=agent)
+
+
+def _call(draft: Draft, request: ToolRequest, position: int) -> Call:
+    turn = draft.turn
+    return Call(
+        id=request.tool_call_id,
+        tenant=turn.tenant,
+        session_id=turn.session_id,
+        turn_id=turn.id,
+        message_id=turn.next_message_id,
+        position=position,
+        tool=request.tool,
+        arguments_json=request.arguments_json,
+        arguments_hash="",
+        tool_class=ToolClass.IRREVERSIBLE,
+        action=PolicyAction.DENY,
+        state=CallState.AWAITING,
+        key=f"{turn.session_id}:{request.tool_call_id}",
+    )
+
+
+def _enter(draft: Draft, call: Call) -> None:
+    draft.put_call(call, new=True)
+    draft.say(
+        ToolCalled(
+            tool_call_id=call.id,
+            tool=call.tool,
+            arguments_json=call.arguments_json,
+            arguments_hash=call.arguments_hash,
+            action=call.action,
+            tool_class=call.tool_class,
+            message_id=call.message_id,
+        ),
+        turn=draft.turn,
+    )
+
+
+def _refuse(draft: Draft, call: Call, outcome: ToolOutcome, told: str) -> None:
+    _enter(draft, call)
+    result = ToolResult(outcome=outcome, result_json=json.dumps({"error": told}, ensure_ascii=False))
+    draft.close_call(call, result)

@@ -1,0 +1,143 @@
+"""Create and end sessions."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from turnkeeper import ids
+from turnkeeper.domain.agent import Agent
+from turnkeeper.domain.event import NewEvent, SessionCreated, SessionEnded
+from turnkeeper.domain.session import Session, SessionState
+from turnkeeper.domain.turn import CancelReason, Turn
+from turnkeeper.engine.draft import Draft
+from turnkeeper.engine.feed import Key
+from turnkeeper.engine.journal import Journal, Stored
+from turnkeeper.errors import (
+    AgentNotFound,
+    InternalError,
+    RequestIdReused,
+    SessionAlreadyExists,
+    SessionNotFound,
+)
+from turnkeeper.store.contract import Cancel, Head, Lease, Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewSession:
+    """What a caller asks for. Without `session_id` the id is derived from `request_id`, so a repeat finds it."""
+
+    tenant: str
+    principal: str
+    session_id: str
+    request_id: str
+    agent: str
+    title: str
+    labels: dict[str, str]
+    metadata_json: str
+    fingerprint: str
+
+
+class Sessions:
+    """The verbs of SessionService that decide something."""
+
+    def __init__(
+        self,
+        store: Store,
+        journal: Journal,
+        *,
+        agents: Callable[[str], Agent | None],
+        woken: Callable[[Key], None],
+    ) -> None:
+        """`agents` gives the newest version of a name; `woken` is told of sessions whose turn's owner must look."""
+        self._store = store
+        self._journal = journal
+        self._agents = agents
+        self._woken = woken
+
+    async def create(self, new: NewSession) -> tuple[Session, Head]:
+        """The session, made now or by the same request before.
+
+        Raises AgentNotFound, SessionAlreadyExists, RequestIdReused.
+        """
+        agent = self._agents(new.agent)
+        if agent is None:
+            raise AgentNotFound(f"There is no agent named {new.agent!r}; ListAgents names those that exist.")
+        session_id = new.session_id or ids.derived(new.tenant, new.principal, new.request_id)
+        now = self._journal.now()
+        session = Session(
+            id=session_id,
+            tenant=new.tenant,
+            owner=new.principal,
+            agent=agent.name,
+            agent_version=agent.version,
+            state=SessionState.CREATED,
+            fingerprint=new.fingerprint,
+            create_time=now,
+            update_time=now,
+            title=new.title,
+            labels=new.labels,
+            metadata_json=new.metadata_json,
+            etag=self._journal.new_id(),
+        )
+        said = SessionCreated(
+            agent=agent.name,
+            agent_version=agent.version,
+            owner=session.owner,
+            title=session.title,
+            labels=session.labels,
+            metadata_json=session.metadata_json,
+        )
+        there = await self._store.create_session(session, agent, event=NewEvent(payload=said, at=now))
+        if there is not None and (there.fingerprint, there.owner) != (new.fingerprint, new.principal):
+            if new.session_id:
+                raise SessionAlreadyExists(session_id=session_id)
+            raise RequestIdReused(metadata={"request_id": new.request_id})
+        return await self.get(new.tenant, session_id)
+
+    async def get(self, tenant: str, session_id: str) -> tuple[Session, Head]:
+        found = await self._store.session(tenant, session_id)
+        if found is None:
+            raise SessionNotFound(session_id=session_id)
+        return found
+
+    async def end(self, tenant: str, session_id: str, *, by: str, reason: str) -> int:
+        """End it, with all its turns, in one step; the number of the first event, or 0 when it had ended before.
+
+        Whoever owned a turn of it is fenced: nothing it still does is stored.
+        """
+        while True:
+            _, head = await self.get(tenant, session_id)
+            queued = [await self._store.turn(tenant, session_id, turn_id) for turn_id in head.queue]
+            known = {turn.id: turn for turn in queued if turn is not None}
+            try:
+                stored = await self._journal.append(
+                    tenant,
+                    session_id,
+                    lambda draft: _end(draft, known, by=by, reason=reason),  # noqa: B023
+                )
+            except _QueueMoved:
+                continue
+            if not isinstance(stored, Stored):
+                raise InternalError
+            self._woken((tenant, session_id))
+            return stored.value
+
+
+def _end(draft: Draft, queued: Mapping[str, Turn], *, by: str, reason: str) -> int:
+    if draft.session.state.over:
+        return 0
+    head, first = draft.snapshot.head, draft.next_sequence
+    if not set(head.queue) <= set(queued):
+        raise _QueueMoved
+    if draft.snapshot.turn is not None:
+        draft.cancel_turn(draft.turn, reason=CancelReason.SESSION_ENDED, by=by)
+        draft.add_usage(draft.turn)
+    for turn_id in head.queue:
+        draft.cancel_turn(queued[turn_id], reason=CancelReason.SESSION_ENDED, by=by)
+    draft.session = draft.session.ended(etag=draft.new_id(), at=draft.at)
+    draft.say(SessionEnded(principal=by, reason=reason))
+    draft.change_head(lease=Lease.BREAK, active_turn="", queue=(), cancel=Cancel())
+    return first
+
+
+class _QueueMoved(Exception):
+    """A turn was queued after its list was read."""

@@ -1,0 +1,304 @@
+"""Start, cancel, retry and wait for turns: rules, then one store write."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from turnkeeper.domain.event import MessageReceived, SessionActivated, TurnQueued, TurnRetried, TurnStarted
+from turnkeeper.domain.message import Part, text_of
+from turnkeeper.domain.session import SessionState
+from turnkeeper.domain.turn import CancelReason, Turn, TurnOptions, TurnState
+from turnkeeper.engine.draft import Draft
+from turnkeeper.engine.feed import Feeds, Key
+from turnkeeper.engine.journal import Journal, Stored
+from turnkeeper.engine.worker import Worker
+from turnkeeper.errors import (
+    InternalError,
+    QuotaExceeded,
+    RequestIdReused,
+    TurnInProgress,
+    TurnNotFound,
+    TurnNotRetryable,
+)
+from turnkeeper.store.contract import Cancel, Lease, RequestKey, RequestRecord, Store
+from turnkeeper.telemetry.metrics import Metrics
+
+QUEUE_LIMIT = 64
+CANCEL_WAIT = 5.0
+"""Seconds that CancelTurn waits for the turn's owner to answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewMessage:
+    """A user's message. `if_busy` is REJECT, ENQUEUE or INTERRUPT."""
+
+    key: RequestKey
+    fingerprint: str
+    content: tuple[Part, ...]
+    if_busy: str
+    options: TurnOptions
+
+
+class Turns:
+    """The verbs of ChatService."""
+
+    def __init__(
+        self,
+        store: Store,
+        journal: Journal,
+        feeds: Feeds,
+        *,
+        worker: Worker,
+        metrics: Metrics,
+        woken: Callable[[Key], None],
+    ) -> None:
+        """`woken` is told the session that has something for its owner, or for a claim."""
+        self._store = store
+        self._journal = journal
+        self._feeds = feeds
+        self._worker = worker
+        self._metrics = metrics
+        self._woken = woken
+
+    async def get(self, tenant: str, session_id: str, turn_id: str) -> Turn:
+        turn = await self._store.turn(tenant, session_id, turn_id)
+        if turn is None:
+            raise TurnNotFound(session_id=session_id, turn_id=turn_id)
+        return turn
+
+    async def wait(self, tenant: str, session_id: str, turn_id: str, *, seconds: float) -> Turn:
+        """Once it has ended or waits for somebody, or as it is when the time is over."""
+
+        async def look() -> Turn | None:
+            turn = await self.get(tenant, session_id, turn_id)
+            return turn if not turn.state.moving else None
+
+        found = await self._feeds.until((tenant, session_id), look, seconds=seconds)
+        return found or await self.get(tenant, session_id, turn_id)
+
+    async def start(self, message: NewMessage) -> RequestRecord:
+        """Accept a message: its turn is stored, and runs, waits in the queue, or waits for an owner.
+
+        A repeat gets the first one's record. Raises SessionNotFound, TurnInProgress, QuotaExceeded,
+        RequestIdReused and the errors of a session that takes no messages.
+        """
+        known = await self._store.find_request(message.key)
+        if known is not None:
+            return self._repeat(known, message.fingerprint)
+        began = time.monotonic()
+        with self._worker.reserve() as room:
+            stored = await self._journal.append(
+                message.key.tenant, message.key.session_id, lambda draft: self._accept(draft, message, room=room)
+            )
+            if not isinstance(stored, Stored):
+                return self._repeat(stored, message.fingerprint)
+            if stored.draft.head.lease is Lease.TAKE:
+                self._adopt(stored, began)
+        self._metrics.message("USER")
+        self._woken((message.key.tenant, message.key.session_id))
+        return stored.value[1]
+
+    async def cancel(self, tenant: str, session_id: str, turn_id: str, *, by: str) -> tuple[Turn, int]:
+        """The turn, CANCELLED or as it had ended; and the number of `turn_cancelled`, 0 when it is not stored yet.
+
+        A live owner is asked and waited for, at most 5 s; a turn that waits or is queued is ended here.
+        """
+        turn = await self.get(tenant, session_id, turn_id)
+        if turn.state.ended:
+            return turn, 0
+        stored = await self._journal.append(
+            tenant, session_id, lambda draft: _cancel_unowned(draft, by=by), turn_id=turn_id
+        )
+        if not isinstance(stored, Stored):
+            raise InternalError
+        self._woken((tenant, session_id))
+        if stored.committed is not None and stored.value:
+            return stored.draft.turn, stored.value
+
+        async def look() -> Turn | None:
+            now = await self.get(tenant, session_id, turn_id)
+            return now if now.state.ended else None
+
+        ended = await self._feeds.until((tenant, session_id), look, seconds=CANCEL_WAIT)
+        if ended is None or ended.state is not TurnState.CANCELLED:
+            return ended or await self.get(tenant, session_id, turn_id), 0
+        events = await self._store.events(
+            tenant, session_id, after=0, limit=1000, kinds=frozenset({"turn_cancelled"}), turn_id=turn_id
+        )
+        return ended, events[-1].sequence if events else 0
+
+    async def retry(self, turn_id: str, *, key: RequestKey, fingerprint: str) -> RequestRecord:
+        """Take up the session's last turn again, in place. A repeat gets the first one's record.
+
+        Raises TurnNotFound, TurnNotRetryable, RequestIdReused.
+        """
+        known = await self._store.find_request(key)
+        if known is not None:
+            return self._repeat(known, fingerprint)
+        await self.get(key.tenant, key.session_id, turn_id)
+        began = time.monotonic()
+        newest = await self._store.turns(key.tenant, key.session_id, states=(), limit=1, before=None)
+        last = newest[0]
+        with self._worker.reserve() as room:
+            stored = await self._journal.append(
+                key.tenant,
+                key.session_id,
+                lambda draft: self._take_up(draft, key, fingerprint, last=last, room=room),
+                turn_id=turn_id,
+            )
+            if not isinstance(stored, Stored):
+                return self._repeat(stored, fingerprint)
+            if stored.draft.head.lease is Lease.TAKE:
+                self._adopt(stored, began)
+        self._woken((key.tenant, key.session_id))
+        return stored.value[1]
+
+    def _adopt(self, stored: Stored[tuple[Turn, RequestRecord]], began: float) -> None:
+        if stored.committed is None:
+            raise InternalError
+        snapshot = replace(stored.draft.result(stored.committed), turn=stored.value[0], calls=(), approvals=())
+        self._worker.adopt(snapshot, began=began)
+
+    def _repeat(self, record: RequestRecord, fingerprint: str) -> RequestRecord:
+        if record.fingerprint != fingerprint:
+            raise RequestIdReused(session_id=record.key.session_id, metadata={"request_id": record.key.request_id})
+        self._metrics.replay("REQUEST")
+        return record
+
+    def _accept(self, draft: Draft, message: NewMessage, *, room: bool) -> tuple[Turn, RequestRecord]:
+        draft.session.check_takes_messages()
+        head = draft.snapshot.head
+        busy = bool(head.active_turn)
+        if busy and message.if_busy == "REJECT":
+            raise TurnInProgress(
+                session_id=head.session_id, turn_id=head.active_turn, metadata={"turn_id": head.active_turn}
+            )
+        if len(head.queue) >= QUEUE_LIMIT:
+            raise QuotaExceeded(
+                f"{QUEUE_LIMIT} messages wait in this session already; send this one again when they are fewer.",
+                session_id=head.session_id,
+                retry_after=timedelta(seconds=5),
+            )
+        turn = self._new_turn(draft, message)
+        first = draft.next_sequence
+        draft.say(
+            MessageReceived(message_id=turn.message_id, content=message.content, principal=turn.principal), turn=turn
+        )
+        if draft.session.state is SessionState.CREATED:
+            text = text_of(message.content)
+            draft.session = draft.session.activated(first_text=text, etag=draft.new_id(), at=draft.at)
+            draft.say(SessionActivated(title=draft.session.title))
+        if not busy:
+            turn = self._begin(draft, turn, room=room)
+        elif message.if_busy == "INTERRUPT":
+            turn = self._interrupt(draft, turn, room=room)
+        else:
+            draft.say(TurnQueued(position=len(head.queue) + 1), turn=turn)
+            draft.change_head(queue=(*head.queue, turn.id))
+        draft.put_turn(turn, new=True)
+        record = RequestRecord(key=message.key, fingerprint=message.fingerprint, turn_id=turn.id, sequence=first)
+        draft.request = record
+        return turn, record
+
+    def _new_turn(self, draft: Draft, message: NewMessage) -> Turn:
+        return Turn(
+            id=draft.new_id(),
+            tenant=message.key.tenant,
+            session_id=message.key.session_id,
+            principal=message.key.principal,
+            agent=draft.session.agent,
+            agent_version=draft.session.agent_version,
+            state=TurnState.PENDING,
+            message_id=draft.new_id(),
+            next_message_id=draft.new_id(),
+            options=message.options,
+            first_sequence=draft.next_sequence,
+            create_time=draft.at,
+            update_time=draft.at,
+        )
+
+    def _begin(self, draft: Draft, turn: Turn, *, room: bool) -> Turn:
+        """It becomes the active turn: this replica takes it when it has room, or any may claim it."""
+        if not room:
+            draft.change_head(active_turn=turn.id, wake=timedelta())
+            return turn
+        turn = turn.taken_up(next_message_id=turn.next_message_id, at=draft.at)
+        draft.say(TurnStarted(message_id=turn.next_message_id), turn=turn)
+        self._take(draft, turn)
+        return turn
+
+    def _take(self, draft: Draft, turn: Turn) -> None:
+        draft.change_head(active_turn=turn.id, lease=Lease.TAKE, owner=self._worker.owner, lease_for=self._worker.lease)
+
+    def _interrupt(self, draft: Draft, turn: Turn, *, room: bool) -> Turn:
+        """Cancel the active turn, then go on with this one. A live owner does it; otherwise it is done here."""
+        head = draft.snapshot.head
+        if head.owned:
+            draft.say(TurnQueued(position=1), turn=turn)
+            wish = Cancel(turn_id=head.active_turn, by=turn.principal, reason=CancelReason.INTERRUPTED.value)
+            draft.change_head(queue=(turn.id, *head.queue), cancel=wish)
+            return turn
+        draft.cancel_turn(draft.turn, reason=CancelReason.INTERRUPTED, by=turn.principal)
+        draft.add_usage(draft.turn)
+        draft.change_head(cancel=Cancel())
+        begun = self._begin(draft, turn, room=room)
+        if not room:
+            draft.change_head(lease=Lease.BREAK)
+        return begun
+
+    def _take_up(
+        self, draft: Draft, key: RequestKey, fingerprint: str, *, last: Turn, room: bool
+    ) -> tuple[Turn, RequestRecord]:
+        draft.session.check_takes_messages()
+        head, turn = draft.snapshot.head, draft.turn
+        if head.active_turn or head.queue or last.id != turn.id or turn.state not in _RETRYABLE:
+            raise TurnNotRetryable(
+                session_id=turn.session_id, turn_id=turn.id, metadata={"state": turn.state.value, "last": last.id}
+            )
+        draft.session = replace(draft.session, usage=draft.session.usage - turn.usage)
+        turn = replace(
+            turn,
+            state=TurnState.PENDING,
+            error=None,
+            end_time=None,
+            finish_reason=None,
+            iterations=0,
+            tries=0,
+            lapses=0,
+            next_message_id=draft.new_id(),
+            update_time=draft.at,
+        )
+        if room:
+            turn = turn.taken_up(next_message_id=turn.next_message_id, at=draft.at)
+            self._take(draft, turn)
+        else:
+            draft.change_head(active_turn=turn.id, wake=timedelta())
+        record = RequestRecord(key=key, fingerprint=fingerprint, turn_id=turn.id, sequence=draft.next_sequence)
+        draft.say(TurnRetried(principal=key.principal, message_id=turn.next_message_id), turn=turn)
+        draft.put_turn(turn)
+        draft.request = record
+        return turn, record
+
+
+_RETRYABLE = frozenset({TurnState.FAILED, TurnState.CANCELLED})
+
+
+def _cancel_unowned(draft: Draft, *, by: str) -> int:
+    """End a turn that nobody runs; ask the owner of one that somebody runs. The number of its event, or 0."""
+    head, turn = draft.snapshot.head, draft.turn
+    if turn.state.ended:
+        return 0
+    if head.active_turn == turn.id and head.owned:
+        if head.cancel.turn_id != turn.id:
+            draft.change_head(cancel=Cancel(turn_id=turn.id, by=by, reason=CancelReason.REQUESTED.value))
+        return 0
+    draft.cancel_turn(turn, reason=CancelReason.REQUESTED, by=by)
+    sequence = draft.next_sequence - 1
+    if head.active_turn == turn.id:
+        draft.go_on_with_queue()
+        draft.change_head(lease=Lease.BREAK)
+    else:
+        draft.add_usage(draft.turn)
+        draft.change_head(queue=tuple(queued for queued in head.queue if queued != turn.id))
+    return sequence

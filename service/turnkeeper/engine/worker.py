@@ -1,0 +1,275 @@
+"""Claim turns under a lease, run them, let go of them.
+
+A turn belongs to the worker's task group, never to an RPC: whatever its caller does, it goes on (promise I15).
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+from turnkeeper.domain.agent import Agent
+from turnkeeper.domain.event import HISTORY, Event
+from turnkeeper.domain.history import History
+from turnkeeper.domain.turn import Turn
+from turnkeeper.engine.draft import Draft
+from turnkeeper.engine.feed import Feed, Feeds, Key
+from turnkeeper.engine.lease import HeldLease, LeaseLost
+from turnkeeper.engine.loop import Parts, TurnRun
+from turnkeeper.errors import AgentConfigError, ServiceUnavailable
+from turnkeeper.store.contract import Claim, Snapshot, StoredEvent
+
+HISTORY_PAGE = 500
+CUT_TIME = 5.0
+"""Seconds to hand over what was cut; a turn that is not handed over by then is taken over when its lease lapses."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """A turn that this worker owns. `snapshot` is None when it must be read first."""
+
+    key: Key
+    turn_id: str
+    fence: int
+    began: float
+    snapshot: Snapshot | None = None
+    taken_over: bool = False
+
+
+class Worker:
+    """Runs at most `concurrency` turns at once."""
+
+    def __init__(  # noqa: PLR0913 - the parts and times it is made of
+        self,
+        parts: Parts,
+        feeds: Feeds,
+        *,
+        owner: str,
+        agent_of: Callable[[str, Turn], Awaitable[Agent | None]],
+        decode: Callable[[StoredEvent], Event],
+        concurrency: int,
+        lease: timedelta,
+        poll: float,
+    ) -> None:
+        """`poll` in seconds: how late a turn may be claimed that nobody hinted at."""
+        self._parts = parts
+        self._feeds = feeds
+        self._agent_of = agent_of
+        self._decode = decode
+        self._concurrency = concurrency
+        self._poll = poll
+        self._held: dict[Key, HeldLease] = {}
+        self._tasks: dict[Key, asyncio.Task[None]] = {}
+        self._reserved = 0
+        self._hint = asyncio.Event()
+        self._group: asyncio.TaskGroup | None = None
+        self.owner = owner
+        self.lease = lease
+        self.draining = False
+
+    # --- what the verbs use ------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def reserve(self) -> Iterator[bool]:
+        """Room for one more turn, kept while the caller stores the step that takes it. False: there is none."""
+        room = not self.draining and len(self._held) + self._reserved < self._concurrency
+        self._reserved += room
+        try:
+            yield room
+        finally:
+            self._reserved -= room
+
+    def adopt(self, snapshot: Snapshot, *, began: float) -> None:
+        """Run a turn whose lease was taken in the step that stored it."""
+        turn = snapshot.turn
+        if turn is None:
+            raise LookupError("the snapshot has no turn")
+        key = (turn.tenant, turn.session_id)
+        self._start(Work(key=key, turn_id=turn.id, fence=snapshot.head.fence, began=began, snapshot=snapshot))
+
+    def hint(self) -> None:
+        """Something may be claimable now."""
+        self._hint.set()
+
+    def nudge(self, key: Key) -> None:
+        """Somebody wants something of a turn that may run here."""
+        held = self._held.get(key)
+        if held is not None:
+            held.nudge.set()
+
+    # --- running -----------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until cancelled; then every run is stopped where it is, and its lease lapses."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            group.create_task(self._claim())
+            group.create_task(self._renew())
+            group.create_task(self._look_for_wishes())
+
+    async def drain(self, *, grace: float) -> None:
+        """Stop claiming, let each turn come to the end of its step, hand it over; at most `grace` seconds.
+
+        What has not come to an end by then is cut: a model's message is given up, and its turn handed over.
+        """
+        self.draining = True
+        for held in self._held.values():
+            held.releasing = True
+            held.nudge.set()
+        tasks = list(self._tasks.values())
+        if tasks:
+            await asyncio.wait(tasks, timeout=grace)
+        for held in self._held.values():
+            held.cut = True
+            held.nudge.set()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks.values()), timeout=CUT_TIME)
+
+    def _start(self, work: Work) -> None:
+        if self._group is None:
+            raise RuntimeError("the worker does not run")
+        held = HeldLease(
+            key=work.key,
+            turn_id=work.turn_id,
+            owner=self.owner,
+            fence=work.fence,
+            lease=self.lease,
+            renewed_at=work.began,
+            releasing=self.draining,
+        )
+        self._held[work.key] = held
+        self._tasks[work.key] = self._group.create_task(self._run_turn(work, held))
+
+    async def _run_turn(self, work: Work, held: HeldLease) -> None:
+        metrics = self._parts.metrics
+        metrics.turn_began()
+        try:
+            with self._feeds.attach(work.key) as feed:
+                await self._attempt(work, held, feed)
+        except LeaseLost:
+            log.warning("lost the lease of a turn", extra={"session": work.key[1], "turn": work.turn_id})
+        except Exception:
+            log.exception("a turn's run failed", extra={"session": work.key[1], "turn": work.turn_id})
+        finally:
+            metrics.turn_ended()
+            if self._held.get(work.key) is held:
+                del self._held[work.key]
+                del self._tasks[work.key]
+            self.hint()
+
+    async def _attempt(self, work: Work, held: HeldLease, feed: Feed) -> None:
+        snapshot = work.snapshot or await self._parts.store.snapshot(*work.key, turn_id=work.turn_id)
+        if snapshot is None or snapshot.turn is None or snapshot.head.fence != held.fence:
+            raise LeaseLost
+        turn = snapshot.turn
+        agent = await self._agent_of(work.key[0], turn)
+        if agent is None:
+            await self._fail_without_agent(snapshot, held)
+            return
+        history = await self._history(work.key, until=snapshot.head.last_seq)
+        run = TurnRun(self._parts, lease=held, feed=feed, agent=agent, snapshot=snapshot, history=history)
+        with self._parts.spans.invoke_agent(
+            agent.name, session_id=turn.session_id, turn_id=turn.id, attempt=turn.attempt
+        ) as span:
+            last = await run.run(taken_over=work.taken_over, begun=work.snapshot is not None)
+            span.stopped(last.turn.state.value if last.turn else "")
+        if last.turn is not None and last.turn.state.ended:
+            self._count(last.turn)
+
+    def _count(self, turn: Turn) -> None:
+        metrics = self._parts.metrics
+        seconds = (turn.update_time - turn.create_time).total_seconds()
+        metrics.turn_finished(turn.state.value, seconds=max(0.0, seconds))
+        metrics.tokens("input", count=turn.usage.input_tokens)
+        metrics.tokens("output", count=turn.usage.output_tokens)
+        if turn.error is not None:
+            metrics.error(turn.error.code)
+        elif turn.answer:
+            metrics.message("ASSISTANT")
+            metrics.response_finished(turn.agent, model=turn.agent, seconds=max(0.0, seconds))
+
+    async def _fail_without_agent(self, snapshot: Snapshot, held: HeldLease) -> None:
+        draft = Draft(snapshot, at=self._parts.journal.now(), new_id=self._parts.journal.new_id)
+        draft.fail_turn(AgentConfigError("The agent's pinned version is gone; start a new session.").to_event())
+        draft.go_on_with_queue()
+        await self._parts.journal.commit(
+            draft.step(step_id=self._parts.journal.new_id(), fence=held.fence, lease_for=self.lease)
+        )
+
+    async def _history(self, key: Key, *, until: int) -> History:
+        history = History()
+        after = 0
+        while after < until:
+            page = await self._parts.store.events(*key, after=after, limit=HISTORY_PAGE, kinds=HISTORY, until=until)
+            for stored in page:
+                history.add(self._decode(stored))
+            if len(page) < HISTORY_PAGE:
+                break
+            after = page[-1].sequence
+        return history
+
+    # --- the tasks ---------------------------------------------------------------------------------------------
+
+    async def _claim(self) -> None:
+        while not self.draining:
+            self._hint.clear()
+            with self.reserve() as room:
+                claim, began = (await self._claim_one() if room else None), time.monotonic()
+                if claim is not None:
+                    self._start_claimed(claim, began)
+                    continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._poll * (0.75 + self._parts.jitter() / 2)):
+                    await self._hint.wait()
+
+    async def _claim_one(self) -> Claim | None:
+        try:
+            return await self._parts.store.claim(self.owner, lease=self.lease)
+        except ServiceUnavailable:
+            log.warning("the database does not answer; no turn is claimed")
+            return None
+
+    def _start_claimed(self, claim: Claim, began: float) -> None:
+        taken_over = claim.lapses > 0
+        if taken_over:
+            self._parts.metrics.takeover("LEASE_LAPSED", delay=claim.late_by.total_seconds())
+            log.info("took a turn over", extra={"session": claim.session_id, "turn": claim.turn_id})
+        key = (claim.tenant, claim.session_id)
+        self._start(Work(key=key, turn_id=claim.turn_id, fence=claim.fence, began=began, taken_over=taken_over))
+
+    async def _renew(self) -> None:
+        """Each lease that no step renewed lately; a lost one stops its run."""
+        while True:
+            await asyncio.sleep(self.lease.total_seconds() / 16)
+            due = [held for held in self._held.values() if held.due]
+            await asyncio.gather(*(self._renew_one(held) for held in due))
+
+    async def _renew_one(self, held: HeldLease) -> None:
+        began = time.monotonic()
+        try:
+            ours = await self._parts.store.renew(*held.key, owner=self.owner, fence=held.fence, lease=self.lease)
+        except ServiceUnavailable:
+            return
+        if ours:
+            held.renewed_at = max(held.renewed_at, began)
+        elif self._held.get(held.key) is held:
+            self._tasks[held.key].cancel()
+
+    async def _look_for_wishes(self) -> None:
+        """Cancellations that another replica stored; hints of our own come at once."""
+        while True:
+            await asyncio.sleep(min(1.0, self._poll))
+            if not self._held:
+                continue
+            try:
+                wished = await self._parts.store.cancelled_among(list(self._held))
+            except ServiceUnavailable:
+                continue
+            for key, held in self._held.items():
+                if key[1] in wished:
+                    held.nudge.set()
