@@ -1,0 +1,1 @@
+"""The store on MongoDB. Nothing outside this package knows the driver."""

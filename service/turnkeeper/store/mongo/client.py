@@ -1,0 +1,70 @@
+"""The connection: driver options, collections, and the one place where the driver's exceptions end."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, timedelta
+from typing import Any, Final, TypeAlias
+
+from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection
+from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.write_concern import WriteConcern
+
+from turnkeeper.errors import ServiceUnavailable
+
+Document: TypeAlias = dict[str, Any]
+Collection: TypeAlias = "AsyncIOMotorCollection[Document]"
+
+MAJORITY: Final = WriteConcern(w="majority", j=True)
+
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def database_errors() -> Iterator[None]:
+    """The boundary: whatever the driver raises becomes ServiceUnavailable, without a word of the driver's."""
+    try:
+        yield
+    except PyMongoError as error:
+        if isinstance(error, OperationFailure) and not error.has_error_label("TransientTransactionError"):
+            # No text: it may quote a document.
+            _log.warning("the database refused an operation: %s, code %s", type(error).__name__, error.code)
+        raise ServiceUnavailable from error
+
+
+class Connection:
+    """A client and its collections. Nothing is connected before the first call."""
+
+    def __init__(self, uri: str, *, database: str, operation: timedelta) -> None:
+        """`operation` bounds each call to the database, the driver's own retries included."""
+        self.operation = operation
+        self.client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(
+            uri,
+            w="majority",
+            journal=True,
+            readConcernLevel="majority",
+            readPreference="primary",
+            retryWrites=True,
+            retryReads=True,
+            heartbeatFrequencyMS=1_000,
+            connectTimeoutMS=2_000,
+            serverSelectionTimeoutMS=10_000,
+            timeoutMS=round(operation / timedelta(milliseconds=1)),
+            uuidRepresentation="standard",
+            tz_aware=True,
+            tzinfo=UTC,
+            appname="turnkeeper",
+        )
+        self.database = self.client[database]
+        self.sessions: Collection = self.database["sessions"]
+        self.heads: Collection = self.database["heads"]
+        self.events: Collection = self.database["events"]
+        self.turns: Collection = self.database["turns"]
+        self.calls: Collection = self.database["tool_calls"]
+        self.approvals: Collection = self.database["approvals"]
+        self.requests: Collection = self.database["requests"]
+        self.agents: Collection = self.database["agents"]
+        self.secrets: Collection = self.database["secrets"]
+
+    def close(self) -> None:
+        self.client.close()

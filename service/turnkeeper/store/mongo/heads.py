@@ -1,0 +1,134 @@
+"""The head of a session: how a step changes it, and how it reads.
+
+Times are set and compared by the database (`$$NOW`); what a caller gave goes in as `$literal`. Every step writes its
+id to the head, so two steps on one head always conflict, and the last one can be told by its id.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from turnkeeper.domain.session import Session
+from turnkeeper.store.contract import Cancel, Head, HeadChange, Lease, Step
+from turnkeeper.store.mongo import keys
+from turnkeeper.store.mongo.client import Document
+from turnkeeper.store.mongo.documents import SCHEMA, decode, encode
+
+NOW: Final = "$$NOW"
+ANY_TIME: Final = {"$gt": datetime.fromtimestamp(0, UTC)}
+"""A time is set. (An aggregation takes an unset one for earlier than any.)"""
+
+
+def new(session: Session, *, step_id: str) -> Document:
+    """The head of a session whose first event is its number 1."""
+    key = keys.of_session(session.tenant, session.id)
+    return {
+        "_id": key,
+        **key,
+        "last_seq": 1,
+        "last_step": step_id,
+        "fence": 0,
+        "owner": "",
+        "lease_until": None,
+        "active_turn": "",
+        "queue": [],
+        "cancel": encode(Cancel()),
+        "wake_at": None,
+        "lapses": 0,
+        "update_time": session.update_time,
+        "compacted_to": 0,
+        "schema": SCHEMA,
+    }
+
+
+def read(document: Document) -> Head:
+    """From a head document with a field `now`, the database's clock at the reading."""
+    now, lease_until = document["now"], document["lease_until"]
+    return Head(
+        session_id=document["session_id"],
+        tenant=document["tenant"],
+        last_seq=document["last_seq"],
+        fence=document["fence"],
+        owner=document["owner"],
+        owned=lease_until is not None and lease_until > now,
+        active_turn=document["active_turn"],
+        queue=tuple(document["queue"]),
+        cancel=decode(Cancel, document["cancel"]),
+        lapses=document["lapses"],
+        now=now,
+    )
+
+
+def unmoved(step: Step) -> Document:
+    """The filter that makes a step's decision still hold. A step that is stored already does not match again.
+
+    An owner that lost its lease to the sweeper is no owner any more, though the fence is still its own.
+    """
+    match: Document = {
+        **keys.where(keys.of_session(step.tenant, step.session_id)),
+        "last_seq": step.last_seq,
+        "cancel.turn_id": step.cancel,
+        "last_step": {"$ne": step.step_id},
+    }
+    if step.fence is not None:
+        match |= {"fence": step.fence, "owner": {"$gt": ""}}
+    return match
+
+
+def moved(step: Step) -> list[Document]:
+    """The update, as a pipeline."""
+    by_owner = step.fence is not None
+    changed: Document = {
+        "last_seq": step.last_seq + len(step.events),
+        "last_step": literal(step.step_id),
+        **_lease(step.head, by_owner=by_owner),
+        **_wake(step.head, by_owner=by_owner),
+    }
+    if step.head.active_turn is not None:
+        changed["active_turn"] = literal(step.head.active_turn)
+    if step.head.queue is not None:
+        changed["queue"] = literal(list(step.head.queue))
+    if step.head.cancel is not None:
+        changed["cancel"] = literal(encode(step.head.cancel))
+    if by_owner or step.head.active_turn is not None:
+        changed["lapses"] = 0
+    if step.session is not None:
+        changed["update_time"] = step.session.update_time
+    elif step.events:
+        changed["update_time"] = step.events[-1].at
+    return [{"$set": changed}]
+
+
+def _lease(change: HeadChange, *, by_owner: bool) -> Document:
+    match change.lease:
+        case Lease.KEEP:
+            return {"lease_until": later(change.lease_for)} if by_owner and change.lease_for else {}
+        case Lease.TAKE:
+            return {
+                "fence": {"$add": ["$fence", 1]},
+                "owner": literal(change.owner),
+                "lease_until": later(change.lease_for),
+            }
+        case Lease.RELEASE:
+            return {"owner": "", "lease_until": None}
+        case Lease.BREAK:
+            return {"fence": {"$add": ["$fence", 1]}, "owner": "", "lease_until": None}
+
+
+def _wake(change: HeadChange, *, by_owner: bool) -> Document:
+    if change.lease is Lease.TAKE or change.active_turn == "":
+        return {"wake_at": None}
+    if change.wake is not None:
+        return {"wake_at": later(change.wake)}
+    if change.lease is Lease.RELEASE and by_owner:
+        return {"wake_at": None}
+    return {}
+
+
+def later(delay: timedelta) -> Document:
+    """That long from now, by the database's clock."""
+    return {"$add": [NOW, round(delay / timedelta(milliseconds=1))]}
+
+
+def literal(value: Any) -> Document:
+    """A caller's value, never an expression."""
+    return {"$literal": value}

@@ -1,0 +1,141 @@
+"""Indexes as data, made at start; and what a database must be to keep our promises."""
+
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+from pymongo import ASCENDING, DESCENDING, IndexModel
+from pymongo.errors import OperationFailure
+
+from turnkeeper.store.mongo.client import MAJORITY, Connection
+
+LONGEST_TRANSACTION_S: Final = 15
+"""What a killed replica's open transaction wrote stays locked this long at most."""
+
+_PENDING: Final = {"state": "PENDING"}
+
+INDEXES: Final[Mapping[str, tuple[IndexModel, ...]]] = {
+    "sessions": (
+        IndexModel([("tenant", ASCENDING), ("create_time", DESCENDING), ("id", DESCENDING)], name="page"),
+        IndexModel(
+            [("tenant", ASCENDING), ("owner", ASCENDING), ("create_time", DESCENDING), ("id", DESCENDING)],
+            name="page_of_owner",
+        ),
+        IndexModel([("tenant", ASCENDING), ("labels", ASCENDING)], name="labels"),
+    ),
+    "heads": (
+        # Three questions, one index: which leases lapsed, which turns are due, which wait for nothing.
+        IndexModel(
+            [("lease_until", ASCENDING), ("wake_at", ASCENDING), ("_id", ASCENDING)],
+            name="lease",
+            partialFilterExpression={"active_turn": {"$gt": ""}},
+        ),
+        # A queue with nobody at its front: there should be none.
+        IndexModel(
+            [("queue.0", ASCENDING)],
+            name="stranded",
+            partialFilterExpression={"active_turn": "", "queue.0": {"$exists": True}},
+        ),
+    ),
+    "events": (
+        IndexModel(
+            [("tenant", ASCENDING), ("session_id", ASCENDING), ("seq", ASCENDING)], name="sequence", unique=True
+        ),
+        # History is read without the rest.
+        IndexModel(
+            [("tenant", ASCENDING), ("session_id", ASCENDING), ("kind", ASCENDING), ("seq", ASCENDING)], name="kind"
+        ),
+    ),
+    "turns": (
+        IndexModel([("tenant", ASCENDING), ("session_id", ASCENDING), ("first_sequence", DESCENDING)], name="page"),
+        IndexModel([("state", ASCENDING), ("update_time", ASCENDING)], name="state"),
+    ),
+    "tool_calls": (
+        IndexModel([("tenant", ASCENDING), ("session_id", ASCENDING), ("turn_id", ASCENDING)], name="turn"),
+    ),
+    "approvals": (
+        IndexModel(
+            [("tenant", ASCENDING), ("session_id", ASCENDING), ("tool_call_id", ASCENDING), ("round", ASCENDING)],
+            name="round",
+            unique=True,
+        ),
+        IndexModel([("tenant", ASCENDING), ("create_time", ASCENDING), ("id", ASCENDING)], name="page"),
+        IndexModel(
+            [("tenant", ASCENDING), ("session_id", ASCENDING), ("turn_id", ASCENDING)],
+            name="pending",
+            partialFilterExpression=_PENDING,
+        ),
+        IndexModel([("state", ASCENDING), ("expire_time", ASCENDING)], name="expiry", partialFilterExpression=_PENDING),
+    ),
+    "requests": (IndexModel([("expire_at", ASCENDING)], name="expiry", expireAfterSeconds=0),),
+    "agents": (),
+    "secrets": (),
+}
+
+_log = logging.getLogger(__name__)
+
+
+class UnfitDatabase(Exception):
+    """The database cannot keep the service's promises; the message says what to change."""
+
+
+async def prepare(connection: Connection) -> None:
+    """Make the collections and indexes. Raises UnfitDatabase when this database cannot do what we need."""
+    await _check_replicated(connection)
+    _check_concerns(connection)
+    await _check_transaction_lifetime(connection)
+    present = set(await connection.database.list_collection_names())
+    for name, models in INDEXES.items():
+        if name not in present:
+            await _create(connection, name)
+        if models:
+            await _index(connection, name, models)
+
+
+async def _check_replicated(connection: Connection) -> None:
+    hello = await connection.client.admin.command("hello")
+    if "setName" not in hello and hello.get("msg") != "isdbgrid":
+        raise UnfitDatabase("the database is a single server: transactions need a replica set; start it with --replSet")
+
+
+def _check_concerns(connection: Connection) -> None:
+    """What the service relies on is what the driver will send."""
+    concern = connection.events.write_concern.document
+    if concern != MAJORITY.document or connection.events.read_concern.level != "majority":
+        raise UnfitDatabase(f"writes must wait for a majority and its journal, and would be sent with {concern}")
+
+
+async def _check_transaction_lifetime(connection: Connection) -> None:
+    name = "transactionLifetimeLimitSeconds"
+    try:
+        limit = (await connection.client.admin.command({"getParameter": 1, name: 1}))[name]
+    except OperationFailure:
+        _log.info("the database does not say its %s; it should be at most %d", name, LONGEST_TRANSACTION_S)
+        return
+    if limit > LONGEST_TRANSACTION_S:
+        _log.warning(
+            "%s is %d: a killed replica can block its sessions for so long; set it to %d",
+            *(name, limit, LONGEST_TRANSACTION_S),
+        )
+
+
+async def _create(connection: Connection, name: str) -> None:
+    """A transaction that had to make its collection would conflict with every other."""
+    exists = 48
+    try:
+        await connection.database.create_collection(name, check_exists=False, write_concern=MAJORITY)
+    except OperationFailure as error:
+        if error.code != exists:
+            raise
+
+
+async def _index(connection: Connection, name: str, models: tuple[IndexModel, ...]) -> None:
+    different = (85, 86)
+    try:
+        await connection.database[name].create_indexes(list(models))
+    except OperationFailure as error:
+        if error.code not in different:
+            raise
+        raise UnfitDatabase(
+            f"collection {name} has an index of another version's; drop it, then start again"
+        ) from error

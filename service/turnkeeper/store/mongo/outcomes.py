@@ -1,0 +1,79 @@
+"""What became of a step that was not simply committed, as a majority has it."""
+
+from dataclasses import dataclass
+
+from turnkeeper.errors import ServiceUnavailable
+from turnkeeper.store.contract import (
+    Committed,
+    Duplicate,
+    Fenced,
+    RequestKey,
+    RequestRecord,
+    Stale,
+    Step,
+    StoredEvent,
+    Verdict,
+)
+from turnkeeper.store.mongo import keys
+from turnkeeper.store.mongo.client import Connection, Document
+from turnkeeper.store.mongo.documents import decode, encode
+from turnkeeper.store.mongo.transactions import Obstacle, Session
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """Reads the head first, then what hangs on it; in the transaction's own session, so never an older state."""
+
+    connection: Connection
+
+    async def of_step(self, step: Step, session: Session, obstacle: Obstacle) -> Verdict | None:
+        """The verdict, or None while the head is as it was read and the step is not stored."""
+        head = await self.connection.heads.find_one(
+            keys.where(keys.of_session(step.tenant, step.session_id)), session=session
+        )
+        if head is None:
+            return Stale()
+        if stored := await self._stored(step, head, session):
+            return stored
+        moved = head["last_seq"] != step.last_seq
+        if not step.events and moved and obstacle is Obstacle.UNKNOWN:
+            # A step without events leaves its id on the head alone, and a later one has written over it.
+            raise ServiceUnavailable
+        if step.request is not None and (record := await self.find_request(step.request.key, session=session)):
+            return Duplicate(record)
+        if step.fence is not None and (head["fence"] != step.fence or not head["owner"]):
+            return Fenced()
+        return Stale() if moved or head["cancel"]["turn_id"] != step.cancel else None
+
+    async def find_request(self, key: RequestKey, *, session: Session | None = None) -> RequestRecord | None:
+        document = await self.connection.requests.find_one(keys.where(keys.of_request(key)), session=session)
+        return None if document is None else decode(RequestRecord, {**document, "key": encode(key)})
+
+    async def _stored(self, step: Step, head: Document, session: Session) -> Committed | None:
+        """The step's own trace: its id on its events, or on the head."""
+        last = head["last_step"] == step.step_id
+        if not last and (not step.events or head["last_seq"] == step.last_seq):
+            return None
+        events = self.connection.events.find(
+            {
+                "tenant": step.tenant,
+                "session_id": step.session_id,
+                "seq": {"$gt": step.last_seq, "$lte": step.last_seq + len(step.events)},
+                "step_id": step.step_id,
+            },
+            session=session,
+        ).sort("seq")
+        documents = await events.to_list(None) if step.events else []
+        if not documents and not last:
+            return None
+        return Committed(
+            last_seq=documents[-1]["seq"] if documents else head["last_seq"],
+            fence=documents[-1]["fence"] if documents else head["fence"],
+            events=tuple(event_of(each) for each in documents),
+        )
+
+
+def event_of(document: Document) -> StoredEvent:
+    return StoredEvent(
+        sequence=document["seq"], kind=document["kind"], turn_id=document["turn_id"], payload=document["payload"]
+    )

@@ -1,0 +1,215 @@
+"""What is read without deciding anything. Every read waits for a majority's state, and names the tenant."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+from turnkeeper.domain.agent import Agent
+from turnkeeper.domain.approval import Approval, ApprovalState
+from turnkeeper.domain.session import Session
+from turnkeeper.domain.tool import Call
+from turnkeeper.domain.turn import Turn, TurnState
+from turnkeeper.store.contract import (
+    ApprovalFilter,
+    Head,
+    RequestKey,
+    RequestRecord,
+    SessionFilter,
+    Snapshot,
+    StoredEvent,
+)
+from turnkeeper.store.mongo import heads, keys
+from turnkeeper.store.mongo.client import Collection, Connection, Document, database_errors
+from turnkeeper.store.mongo.documents import decode
+from turnkeeper.store.mongo.outcomes import Outcomes, event_of
+
+T = TypeVar("T")
+
+
+class Reads:
+    """The reading half of the store."""
+
+    _connection: Connection
+    _outcomes: Outcomes
+
+    async def snapshot(self, tenant: str, session_id: str, *, turn_id: str = "") -> Snapshot | None:
+        """One query: the database reads the head first, and what hangs on it no older."""
+        key = keys.of_session(tenant, session_id)
+        pipeline = [
+            {"$match": keys.where(key)},
+            {"$set": {"now": heads.NOW, "asked": heads.literal(turn_id) if turn_id else "$active_turn"}},
+            _join("sessions", [{"$match": keys.where(key)}], into="session"),
+            _join("turns", [{"$match": {**key, "$expr": {"$eq": ["$_id", _asked(key)]}}}], into="turn"),
+            _join("tool_calls", [{"$match": {**key, **_OF_ASKED}}], into="calls"),
+            _join(
+                "approvals",
+                [{"$match": {**key, "state": ApprovalState.PENDING.value, **_OF_ASKED}}],
+                into="approvals",
+            ),
+        ]
+        with database_errors():
+            found = await self._connection.heads.aggregate(pipeline).to_list(1)
+        if not found or not found[0]["session"]:
+            return None
+        document = found[0]
+        calls = (decode(Call, each) for each in document["calls"])
+        return Snapshot(
+            head=heads.read(document),
+            session=_session_of(document["session"][0], document),
+            turn=decode(Turn, document["turn"][0]) if document["turn"] else None,
+            calls=tuple(sorted(calls, key=lambda call: (call.message_id, call.position))),
+            approvals=tuple(decode(Approval, each) for each in document["approvals"]),
+        )
+
+    async def find_request(self, key: RequestKey) -> RequestRecord | None:
+        with database_errors():
+            return await self._outcomes.find_request(key)
+
+    async def events(  # noqa: PLR0913 - a query has as many parts as it has filters
+        self,
+        tenant: str,
+        session_id: str,
+        *,
+        after: int,
+        limit: int,
+        kinds: frozenset[str] = frozenset(),
+        turn_id: str = "",
+        until: int = 0,
+    ) -> Sequence[StoredEvent]:
+        if limit <= 0:
+            return []
+        match: Document = {"tenant": tenant, "session_id": session_id, "seq": {"$gt": after}}
+        if until:
+            match["seq"]["$lte"] = until
+        if kinds:
+            match["kind"] = {"$in": sorted(kinds)}
+        if turn_id:
+            match["turn_id"] = turn_id
+        fields = {"_id": 0, "seq": 1, "kind": 1, "turn_id": 1, "payload": 1}
+        with database_errors():
+            found = self._connection.events.find(match, fields).sort("seq").limit(limit)
+            return [event_of(each) for each in await found.to_list(limit)]
+
+    async def last_seqs(self, sessions: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], int]:
+        match = {
+            "_id": {"$in": [keys.of_session(tenant, session_id) for tenant, session_id in sessions]},
+            "tenant": {"$in": sorted({tenant for tenant, _ in sessions})},
+        }
+        with database_errors():
+            found = await self._connection.heads.find(match, {"last_seq": 1}).to_list(None)
+        return {(each["_id"]["tenant"], each["_id"]["session_id"]): each["last_seq"] for each in found}
+
+    async def session(self, tenant: str, session_id: str) -> tuple[Session, Head] | None:
+        key = keys.where(keys.of_session(tenant, session_id))
+        pipeline = [
+            {"$match": key},
+            {"$set": {"now": heads.NOW}},
+            {"$lookup": {"from": "sessions", "pipeline": [{"$match": key}], "as": "session"}},
+        ]
+        with database_errors():
+            found = await self._connection.heads.aggregate(pipeline).to_list(1)
+        if not found or not found[0]["session"]:
+            return None
+        return _session_of(found[0]["session"][0], found[0]), heads.read(found[0])
+
+    async def sessions(
+        self, tenant: str, where: SessionFilter, *, limit: int, after: tuple[datetime, str] | None
+    ) -> Sequence[tuple[Session, Head]]:
+        direction = -1 if where.newest_first else 1
+        now: list[Document] = [{"$match": {"tenant": tenant}}, {"$set": {"now": heads.NOW}}]
+        pipeline: list[Document] = [
+            {"$match": {"tenant": tenant, "$and": [_matching(where), _beyond(after, ascending=direction > 0)]}},
+            {"$sort": {"create_time": direction, "id": direction}},
+            {"$limit": limit},
+            {"$lookup": {"from": "heads", "localField": "_id", "foreignField": "_id", "pipeline": now, "as": "head"}},
+        ]
+        if limit <= 0:
+            return []
+        with database_errors():
+            found = await self._connection.sessions.aggregate(pipeline).to_list(limit)
+        return [(_session_of(each, each["head"][0]), heads.read(each["head"][0])) for each in found]
+
+    async def turn(self, tenant: str, session_id: str, turn_id: str) -> Turn | None:
+        return await self._one(Turn, self._connection.turns, keys.of_member(tenant, session_id, turn_id))
+
+    async def turns(
+        self,
+        tenant: str,
+        session_id: str,
+        *,
+        states: tuple[TurnState, ...],
+        limit: int,
+        before: int | None,
+    ) -> Sequence[Turn]:
+        match: Document = {"tenant": tenant, "session_id": session_id}
+        if states:
+            match["state"] = {"$in": [state.value for state in states]}
+        if before is not None:
+            match["first_sequence"] = {"$lt": before}
+        return await self._page(Turn, self._connection.turns, match, [("first_sequence", -1)], limit)
+
+    async def approval(self, tenant: str, approval_id: str) -> Approval | None:
+        return await self._one(Approval, self._connection.approvals, keys.of_approval(tenant, approval_id))
+
+    async def approvals(
+        self, tenant: str, where: ApprovalFilter, *, limit: int, after: tuple[datetime, str] | None
+    ) -> Sequence[Approval]:
+        match: Document = {"tenant": tenant, **_beyond(after, ascending=True)}
+        if where.states:
+            match["state"] = {"$in": [state.value for state in where.states]}
+        match |= {name: getattr(where, name) for name in ("kind", "session_id", "tool") if getattr(where, name)}
+        return await self._page(Approval, self._connection.approvals, match, [("create_time", 1), ("id", 1)], limit)
+
+    async def agent(self, tenant: str, name: str, version: str) -> Agent | None:
+        return await self._one(Agent, self._connection.agents, keys.of_agent(tenant, name, version))
+
+    async def _one(self, kind: type[T], collection: Collection, key: Document) -> T | None:
+        with database_errors():
+            document = await collection.find_one(keys.where(key))
+        return None if document is None else decode(kind, document)
+
+    async def _page(
+        self, kind: type[T], collection: Collection, match: Document, order: Sequence[tuple[str, int]], limit: int
+    ) -> Sequence[T]:
+        if limit <= 0:
+            return []
+        with database_errors():
+            return [decode(kind, each) for each in await collection.find(match).sort(order).limit(limit).to_list(limit)]
+
+
+_OF_ASKED = {"$expr": {"$eq": ["$turn_id", "$$asked"]}}
+
+
+def _join(collection: str, pipeline: Sequence[Document], *, into: str) -> Document:
+    """What another collection holds about this head; `$$asked` is the turn in question."""
+    return {"$lookup": {"from": collection, "let": {"asked": "$asked"}, "pipeline": pipeline, "as": into}}
+
+
+def _asked(key: Document) -> Document:
+    return {**{name: heads.literal(value) for name, value in key.items()}, "id": "$$asked"}
+
+
+def _session_of(document: Document, head: Document) -> Session:
+    """The time of the last change is kept on the head, which every step writes anyway."""
+    return decode(Session, {**document, "update_time": max(document["update_time"], head["update_time"])})
+
+
+def _matching(where: SessionFilter) -> Document:
+    match: dict[str, Any] = {name: getattr(where, name) for name in ("agent", "owner") if getattr(where, name)}
+    if where.states:
+        match["state"] = {"$in": [state.value for state in where.states]}
+    if where.labels:
+        match["labels"] = {"$all": [{"k": name, "v": value} for name, value in where.labels]}
+    created = {"$gt": where.created_after, "$lt": where.created_before}
+    if bounds := {operator: time for operator, time in created.items() if time is not None}:
+        match["create_time"] = bounds
+    return match
+
+
+def _beyond(after: tuple[datetime, str] | None, *, ascending: bool) -> Document:
+    """Keyset paging by (create_time, id)."""
+    if after is None:
+        return {}
+    created, last_id = after
+    operator = "$gt" if ascending else "$lt"
+    return {"$or": [{"create_time": {operator: created}}, {"create_time": created, "id": {operator: last_id}}]}

@@ -1,0 +1,59 @@
+"""The store, put together."""
+
+import secrets
+from datetime import timedelta
+from typing import Final
+
+from pymongo.errors import DuplicateKeyError
+
+from turnkeeper.store.contract import EventCodec
+from turnkeeper.store.mongo import indexes
+from turnkeeper.store.mongo.claims import Claims
+from turnkeeper.store.mongo.client import Connection, database_errors
+from turnkeeper.store.mongo.documents import SCHEMA
+from turnkeeper.store.mongo.outcomes import Outcomes
+from turnkeeper.store.mongo.reads import Reads
+from turnkeeper.store.mongo.steps import Steps
+from turnkeeper.store.mongo.tasks import Tasks
+from turnkeeper.store.mongo.transactions import Transactions
+
+SECRET_BYTES: Final = 32
+
+
+class MongoStore(Steps, Claims, Reads):
+    """`Store` on a MongoDB replica set. Use it between `open` and `close`, on one event loop."""
+
+    def __init__(
+        self, uri: str, *, database: str, codec: EventCodec, operation: timedelta = timedelta(seconds=5)
+    ) -> None:
+        """`operation` bounds each call to the database, and each commit with all its retries."""
+        self._connection = Connection(uri, database=database, operation=operation)
+        self._tasks = Tasks()
+        self._transactions = Transactions(self._connection, self._tasks)
+        self._outcomes = Outcomes(self._connection)
+        self._codec = codec
+
+    async def open(self) -> None:
+        """Make collections and indexes. Raises UnfitDatabase when this database cannot keep the promises."""
+        with database_errors():
+            await indexes.prepare(self._connection)
+
+    async def close(self) -> None:
+        """Wait for commits under way, then disconnect."""
+        await self._tasks.close(patience=self._connection.operation)
+        self._connection.close()
+
+    async def secret(self, name: str) -> bytes:
+        with database_errors():
+            while True:
+                if (found := await self._connection.secrets.find_one({"_id": name})) is not None:
+                    return bytes(found["value"])
+                document = {"_id": name, "tenant": "", "value": secrets.token_bytes(SECRET_BYTES), "schema": SCHEMA}
+                try:
+                    await self._connection.secrets.insert_one(document)
+                except DuplicateKeyError:
+                    continue  # another replica was first; what it made may not be durable yet
+
+    async def ping(self) -> None:
+        with database_errors():
+            await self._connection.client.admin.command("ping")

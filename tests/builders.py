@@ -1,0 +1,138 @@
+"""Valid values to start a test from. Every argument that matters to a test is given by it."""
+
+import itertools
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from turnkeeper.domain.agent import Agent
+from turnkeeper.domain.approval import Approval, ApprovalKind, ApprovalState
+from turnkeeper.domain.event import MessageReceived, NewEvent, Payload, SessionCreated
+from turnkeeper.domain.message import Part
+from turnkeeper.domain.session import Session, SessionState
+from turnkeeper.domain.tool import Call, CallState, PolicyAction, ToolClass
+from turnkeeper.domain.turn import Turn, TurnOptions, TurnState
+from turnkeeper.store.contract import RequestKey, RequestRecord
+
+NOON = datetime(2026, 1, 2, 12, 0, 0, tzinfo=UTC)
+AGENT = Agent(name="assistant", model="small", instructions="Be brief.", tools=("search_*",))
+
+_numbers = itertools.count(1)
+
+
+def new_id(prefix: str = "id") -> str:
+    """An id that no other test of this run has."""
+    return f"{prefix}-{next(_numbers):06d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a test's values belong."""
+
+    tenant: str = "default"
+    session_id: str = ""
+
+
+def a_place(*, tenant: str = "default", session_id: str = "") -> Place:
+    return Place(tenant=tenant, session_id=session_id or new_id("session"))
+
+
+def a_session(place: Place, **given: Any) -> Session:
+    session = Session(
+        id=place.session_id,
+        tenant=place.tenant,
+        owner="ada",
+        agent=AGENT.name,
+        agent_version=AGENT.version,
+        state=SessionState.CREATED,
+        fingerprint="fingerprint",
+        create_time=NOON,
+        update_time=NOON,
+        labels={"team": "blue", "app.kubernetes.io/name": "chat"},
+        etag="etag-1",
+    )
+    return replace(session, **given)
+
+
+def a_turn(place: Place, **given: Any) -> Turn:
+    turn = Turn(
+        id=new_id("turn"),
+        tenant=place.tenant,
+        session_id=place.session_id,
+        principal="ada",
+        agent=AGENT.name,
+        agent_version=AGENT.version,
+        state=TurnState.PENDING,
+        message_id=new_id("message"),
+        next_message_id=new_id("message"),
+        options=TurnOptions(),
+        first_sequence=2,
+        create_time=NOON,
+        update_time=NOON,
+    )
+    return replace(turn, **given)
+
+
+def a_call(place: Place, **given: Any) -> Call:
+    call = Call(
+        id=new_id("call"),
+        tenant=place.tenant,
+        session_id=place.session_id,
+        turn_id="turn",
+        message_id="message",
+        position=0,
+        tool="search_web",
+        arguments_json='{"query":"weather"}',
+        arguments_hash="hash-1",
+        tool_class=ToolClass.IRREVERSIBLE,
+        action=PolicyAction.APPROVE,
+        state=CallState.AWAITING,
+        key=new_id("key"),
+    )
+    return replace(call, **given)
+
+
+def an_approval(place: Place, **given: Any) -> Approval:
+    """One that expires in an hour by this machine's clock."""
+    approval = Approval(
+        id=new_id("approval"),
+        tenant=place.tenant,
+        session_id=place.session_id,
+        turn_id="turn",
+        tool_call_id=new_id("call"),
+        kind=ApprovalKind.TOOL_CALL,
+        state=ApprovalState.PENDING,
+        round=1,
+        tool="search_web",
+        tool_class=ToolClass.IRREVERSIBLE,
+        arguments_json='{"query":"weather"}',
+        arguments_hash="hash-1",
+        requester="ada",
+        agent=AGENT.name,
+        create_time=NOON,
+        expire_time=datetime.now(UTC) + timedelta(hours=1),
+    )
+    return replace(approval, **given)
+
+
+def an_event(text: str = "hello", *, payload: Payload | None = None, **given: Any) -> NewEvent:
+    """A received message, or the payload that is given."""
+    received = MessageReceived(message_id=new_id("message"), content=(Part(text=text),), principal="ada")
+    return replace(NewEvent(payload=payload or received, at=NOON), **given)
+
+
+def a_first_event() -> NewEvent:
+    """What a new session's log begins with."""
+    created = SessionCreated(agent=AGENT.name, agent_version=AGENT.version, owner="ada", title="")
+    return NewEvent(payload=created, at=NOON)
+
+
+def a_request(place: Place, **given: Any) -> RequestRecord:
+    key = RequestKey(
+        tenant=place.tenant,
+        session_id=place.session_id,
+        principal="ada",
+        family="message",
+        request_id=new_id("request"),
+    )
+    return replace(RequestRecord(key=key, fingerprint="fingerprint", turn_id="turn", sequence=2), **given)
