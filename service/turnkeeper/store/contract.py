@@ -28,7 +28,9 @@ class Head:
 
     `fence` grows with every change of ownership and never shrinks. `owner` is empty when nobody holds the lease.
     `owned`: the lease had not lapsed by the store's clock when this was read. `cancel` says which turn is to be
-    cancelled; its `turn_id` is empty when none is. `lapses` counts lapsed leases since the last owner's step. `now` is the store's clock at the reading.
+    cancelled; its `turn_id` is empty when none is. `lapses` counts lapsed leases since the last owner's step.
+    `now` is the store's clock at the reading. `revision` grows with every step, claim, wish and sweep, events or not;
+    a renewal leaves it alone.
     """
 
     session_id: str
@@ -42,6 +44,7 @@ class Head:
     cancel: "Cancel"
     lapses: int
     now: datetime
+    revision: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +137,10 @@ class ApprovalChange:
 class Step:
     """Everything that one decision changes; stored whole or not at all.
 
-    `step_id` is unique and stored on the events. `last_seq` and `cancel` (the turn id) are as read: a head that moved makes it Stale.
+    `step_id` is unique and stored on the events. `last_seq` and `cancel` (the turn id) are as read: a head that
+    moved makes it Stale.
+    `revision` as read, for anybody but the owner: a step without events, or a claim, makes it Stale too. None: not
+    compared; an owner needs no more than its fence.
     `fence`: the owner's, or None for anybody else. `new_*` are inserted and must not exist; the others are replaced by
     id and must exist. `session` None leaves the session's document alone, but for its `update_time`.
     """
@@ -155,6 +161,7 @@ class Step:
     new_approvals: tuple[Approval, ...] = ()
     approvals: tuple[ApprovalChange, ...] = ()
     request: RequestRecord | None = None
+    revision: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,7 +270,7 @@ class Store(Protocol):
         """
         ...
 
-    async def events(  # noqa: PLR0913: a query has as many parts as it has filters
+    async def events(  # noqa: PLR0913 - a query has as many parts as it has filters
         self,
         tenant: str,
         session_id: str,

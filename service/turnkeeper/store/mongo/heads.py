@@ -1,7 +1,7 @@
 """The head of a session: how a step changes it, and how it reads.
 
-Times are set and compared by the database (`$$NOW`); what a caller gave goes in as `$literal`. Every step writes its
-id to the head, so two steps on one head always conflict, and the last one can be told by its id.
+Times are set and compared by the database (`$$NOW`); what a caller gave goes in as `$literal`. Every step writes the
+head, so two steps on one head always conflict.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -10,22 +10,28 @@ from typing import Any, Final
 from turnkeeper.domain.session import Session
 from turnkeeper.store.contract import Cancel, Head, HeadChange, Lease, Step
 from turnkeeper.store.mongo import keys
-from turnkeeper.store.mongo.client import Document
+from turnkeeper.store.mongo.client import Collection, Document
 from turnkeeper.store.mongo.documents import SCHEMA, decode, encode
 
 NOW: Final = "$$NOW"
+NEXT_FENCE: Final[Document] = {"$add": ["$fence", 1]}
+NEXT_REVISION: Final[Document] = {"$add": ["$revision", 1]}
+SILENT_STEPS: Final = 8
+"""A step without events is known by its id on the head alone: this many are kept."""
+RUNNABLE: Final = {"active_turn": {"$gt": ""}}
 ANY_TIME: Final = {"$gt": datetime.fromtimestamp(0, UTC)}
 """A time is set. (An aggregation takes an unset one for earlier than any.)"""
 
 
-def new(session: Session, *, step_id: str) -> Document:
+def new(session: Session) -> Document:
     """The head of a session whose first event is its number 1."""
     key = keys.of_session(session.tenant, session.id)
     return {
         "_id": key,
         **key,
         "last_seq": 1,
-        "last_step": step_id,
+        "revision": 1,
+        "silent_steps": [],
         "fence": 0,
         "owner": "",
         "lease_until": None,
@@ -55,6 +61,7 @@ def read(document: Document) -> Head:
         cancel=decode(Cancel, document["cancel"]),
         lapses=document["lapses"],
         now=now,
+        revision=document["revision"],
     )
 
 
@@ -67,8 +74,11 @@ def unmoved(step: Step) -> Document:
         **keys.where(keys.of_session(step.tenant, step.session_id)),
         "last_seq": step.last_seq,
         "cancel.turn_id": step.cancel,
-        "last_step": {"$ne": step.step_id},
     }
+    if not step.events:
+        match["silent_steps.step_id"] = {"$ne": step.step_id}
+    if step.revision is not None:
+        match["revision"] = step.revision
     if step.fence is not None:
         match |= {"fence": step.fence, "owner": {"$gt": ""}}
     return match
@@ -79,10 +89,13 @@ def moved(step: Step) -> list[Document]:
     by_owner = step.fence is not None
     changed: Document = {
         "last_seq": step.last_seq + len(step.events),
-        "last_step": literal(step.step_id),
+        "revision": NEXT_REVISION,
         **_lease(step.head, by_owner=by_owner),
         **_wake(step.head, by_owner=by_owner),
     }
+    if not step.events:
+        trace = {"step_id": literal(step.step_id), "fence": changed.get("fence", "$fence")}
+        changed["silent_steps"] = {"$slice": [{"$concatArrays": ["$silent_steps", [trace]]}, -SILENT_STEPS]}
     if step.head.active_turn is not None:
         changed["active_turn"] = literal(step.head.active_turn)
     if step.head.queue is not None:
@@ -104,14 +117,14 @@ def _lease(change: HeadChange, *, by_owner: bool) -> Document:
             return {"lease_until": later(change.lease_for)} if by_owner and change.lease_for else {}
         case Lease.TAKE:
             return {
-                "fence": {"$add": ["$fence", 1]},
+                "fence": NEXT_FENCE,
                 "owner": literal(change.owner),
                 "lease_until": later(change.lease_for),
             }
         case Lease.RELEASE:
             return {"owner": "", "lease_until": None}
         case Lease.BREAK:
-            return {"fence": {"$add": ["$fence", 1]}, "owner": "", "lease_until": None}
+            return {"fence": NEXT_FENCE, "owner": "", "lease_until": None}
 
 
 def _wake(change: HeadChange, *, by_owner: bool) -> Document:
@@ -132,3 +145,15 @@ def later(delay: timedelta) -> Document:
 def literal(value: Any) -> Document:
     """A caller's value, never an expression."""
     return {"$literal": value}
+
+
+def reached(name: str) -> Document:
+    """The time is set, and over by the database's clock."""
+    return {name: ANY_TIME, "$expr": {"$lte": [f"${name}", NOW]}}
+
+
+async def change_as_read(collection: Collection, head: Document, changed: Document) -> bool:
+    """Change a head unless anything of it moved since it was read, its lease included."""
+    match = {**keys.where(head["_id"]), "revision": head["revision"], "lease_until": head["lease_until"]}
+    result = await collection.update_one(match, [{"$set": changed | {"revision": NEXT_REVISION}}])
+    return result.matched_count == 1

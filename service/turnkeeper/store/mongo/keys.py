@@ -1,5 +1,7 @@
 """Identity: every `_id` begins with the tenant, so that one tenant's ids never meet another's (promise I13)."""
 
+from collections.abc import Sequence
+
 from turnkeeper.store.contract import RequestKey
 from turnkeeper.store.mongo.client import Document
 
@@ -30,6 +32,14 @@ def of_request(key: RequestKey) -> Document:
         "principal": key.principal,
         "family": key.family,
         "request_id": key.request_id,
+    }
+
+
+def where_sessions(sessions: Sequence[tuple[str, str]]) -> Document:
+    """The filter for the heads of these (tenant, session)."""
+    return {
+        "_id": {"$in": [of_session(tenant, session_id) for tenant, session_id in sessions]},
+        "tenant": {"$in": sorted({tenant for tenant, _ in sessions})},
     }
 
 

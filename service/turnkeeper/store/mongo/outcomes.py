@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.contract import (
     Committed,
     Duplicate,
@@ -17,7 +16,7 @@ from turnkeeper.store.contract import (
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import Connection, Document
 from turnkeeper.store.mongo.documents import decode, encode
-from turnkeeper.store.mongo.transactions import Obstacle, Session
+from turnkeeper.store.mongo.transactions import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +25,7 @@ class Outcomes:
 
     connection: Connection
 
-    async def of_step(self, step: Step, session: Session, obstacle: Obstacle) -> Verdict | None:
+    async def of_step(self, step: Step, session: Session) -> Verdict | None:
         """The verdict, or None while the head is as it was read and the step is not stored."""
         head = await self.connection.heads.find_one(
             keys.where(keys.of_session(step.tenant, step.session_id)), session=session
@@ -35,15 +34,11 @@ class Outcomes:
             return Stale()
         if stored := await self._stored(step, head, session):
             return stored
-        moved = head["last_seq"] != step.last_seq
-        if not step.events and moved and obstacle is Obstacle.UNKNOWN:
-            # A step without events leaves its id on the head alone, and a later one has written over it.
-            raise ServiceUnavailable
         if step.request is not None and (record := await self.find_request(step.request.key, session=session)):
             return Duplicate(record)
         if step.fence is not None and (head["fence"] != step.fence or not head["owner"]):
             return Fenced()
-        return Stale() if moved or head["cancel"]["turn_id"] != step.cancel else None
+        return None if _as_read(head, step) else Stale()
 
     async def find_request(self, key: RequestKey, *, session: Session | None = None) -> RequestRecord | None:
         document = await self.connection.requests.find_one(keys.where(keys.of_request(key)), session=session)
@@ -51,8 +46,10 @@ class Outcomes:
 
     async def _stored(self, step: Step, head: Document, session: Session) -> Committed | None:
         """The step's own trace: its id on its events, or on the head."""
-        last = head["last_step"] == step.step_id
-        if not last and (not step.events or head["last_seq"] == step.last_seq):
+        if not step.events:
+            traces = (each for each in head["silent_steps"] if each["step_id"] == step.step_id)
+            return next((Committed(last_seq=step.last_seq, fence=each["fence"], events=()) for each in traces), None)
+        if head["last_seq"] == step.last_seq:
             return None
         events = self.connection.events.find(
             {
@@ -63,14 +60,19 @@ class Outcomes:
             },
             session=session,
         ).sort("seq")
-        documents = await events.to_list(None) if step.events else []
-        if not documents and not last:
+        documents = await events.to_list(None)
+        if not documents:
             return None
-        return Committed(
-            last_seq=documents[-1]["seq"] if documents else head["last_seq"],
-            fence=documents[-1]["fence"] if documents else head["fence"],
-            events=tuple(event_of(each) for each in documents),
-        )
+        last = documents[-1]
+        return Committed(last_seq=last["seq"], fence=last["fence"], events=tuple(event_of(each) for each in documents))
+
+
+def _as_read(head: Document, step: Step) -> bool:
+    return (
+        head["last_seq"] == step.last_seq
+        and head["cancel"]["turn_id"] == step.cancel
+        and step.revision in (None, head["revision"])
+    )
 
 
 def event_of(document: Document) -> StoredEvent:

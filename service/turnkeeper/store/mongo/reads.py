@@ -91,12 +91,8 @@ class Reads:
             return [event_of(each) for each in await found.to_list(limit)]
 
     async def last_seqs(self, sessions: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], int]:
-        match = {
-            "_id": {"$in": [keys.of_session(tenant, session_id) for tenant, session_id in sessions]},
-            "tenant": {"$in": sorted({tenant for tenant, _ in sessions})},
-        }
         with database_errors():
-            found = await self._connection.heads.find(match, {"last_seq": 1}).to_list(None)
+            found = await self._connection.heads.find(keys.where_sessions(sessions), {"last_seq": 1}).to_list(None)
         return {(each["_id"]["tenant"], each["_id"]["session_id"]): each["last_seq"] for each in found}
 
     async def session(self, tenant: str, session_id: str) -> tuple[Session, Head] | None:

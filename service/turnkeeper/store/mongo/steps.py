@@ -67,7 +67,7 @@ class Steps:
             return Committed(last_seq=head["last_seq"], fence=head["fence"], events=tuple(events))
 
         async def look(session: DriverSession, obstacle: Obstacle) -> Verdict | None:
-            found = await self._outcomes.of_step(step, session, obstacle)
+            found = await self._outcomes.of_step(step, session)
             return Stale() if found is None and obstacle is Obstacle.MISS else found
 
         with database_errors():
@@ -80,7 +80,7 @@ class Steps:
 
         async def write(writes: Writes) -> _Created:
             key = keys.of_session(session.tenant, session.id)
-            await writes.insert("heads", [heads.new(session, step_id=step_id)])
+            await writes.insert("heads", [heads.new(session)])
             await writes.insert(
                 "events",
                 [_event_document(first, of=(session.tenant, session.id), step_id=step_id, fence=0, at=event.at)],

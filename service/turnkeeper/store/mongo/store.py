@@ -14,13 +14,14 @@ from turnkeeper.store.mongo.documents import SCHEMA
 from turnkeeper.store.mongo.outcomes import Outcomes
 from turnkeeper.store.mongo.reads import Reads
 from turnkeeper.store.mongo.steps import Steps
+from turnkeeper.store.mongo.sweeps import Sweeps
 from turnkeeper.store.mongo.tasks import Tasks
 from turnkeeper.store.mongo.transactions import Transactions
 
 SECRET_BYTES: Final = 32
 
 
-class MongoStore(Steps, Claims, Reads):
+class MongoStore(Steps, Claims, Sweeps, Reads):
     """`Store` on a MongoDB replica set. Use it between `open` and `close`, on one event loop."""
 
     def __init__(

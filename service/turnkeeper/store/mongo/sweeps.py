@@ -1,0 +1,92 @@
+"""What nobody takes care of any more: lapsed leases, forgotten turns, lapsed approvals. Over all tenants.
+
+A sweep races with live owners, other sweepers and every step: it looks, then changes each head only as it was read.
+"""
+
+from collections.abc import Sequence
+from typing import Final, TypeAlias
+
+from turnkeeper.domain.approval import Approval, ApprovalState
+from turnkeeper.domain.turn import TurnState
+from turnkeeper.store.mongo import keys
+from turnkeeper.store.mongo.client import Connection, Document, database_errors
+from turnkeeper.store.mongo.documents import decode
+from turnkeeper.store.mongo.heads import NOW, RUNNABLE, change_as_read, literal, reached
+
+BATCH: Final = 256
+"""Heads that one sweep looks at, of each kind; what is left over comes with the next."""
+
+_DUE: Final[Document] = {"owner": "", "lease_until": None, "wake_at": NOW}
+_PENDING: Final = {"state": ApprovalState.PENDING.value}
+_GOING: Final = [state.value for state in TurnState if state.moving or state is TurnState.AWAITING_APPROVAL]
+_TurnKey: TypeAlias = tuple[str, str, str]
+
+
+class Sweeps:
+    """What a sweeper asks for."""
+
+    _connection: Connection
+    _looked_at: Document | None = None
+
+    async def requeue_lapsed(self) -> int:
+        with database_errors():
+            return await self._lapsed() + await self._stranded() + await self._forgotten()
+
+    async def lapsed_approvals(self, *, limit: int) -> Sequence[Approval]:
+        if limit <= 0:
+            return []
+        with database_errors():
+            found = self._connection.approvals.find({**_PENDING, **reached("expire_time")}).sort("expire_time")
+            return [decode(Approval, each) for each in await found.limit(limit).to_list(limit)]
+
+    async def pending_approvals(self) -> int:
+        with database_errors():
+            return await self._connection.approvals.count_documents(_PENDING)
+
+    async def _lapsed(self) -> int:
+        """Their owner did not renew."""
+        found = await self._connection.heads.find({**RUNNABLE, **reached("lease_until")}).limit(BATCH).to_list(BATCH)
+        return await self._change(found, {**_DUE, "lapses": {"$add": ["$lapses", 1]}})
+
+    async def _stranded(self) -> int:
+        """A queue with nobody at its front."""
+        match = {"active_turn": "", "queue.0": {"$exists": True}}
+        count = 0
+        for head in await self._connection.heads.find(match).limit(BATCH).to_list(BATCH):
+            first, *rest = head["queue"]
+            front = {"active_turn": literal(first), "queue": literal(rest), "lapses": 0}
+            count += await self._change([head], _DUE | front)
+        return count
+
+    async def _forgotten(self) -> int:
+        """Without lease and wake-up, though nobody needs to answer. Each sweep looks at the next batch of the idle."""
+        idle: Document = {**RUNNABLE, "lease_until": None, "wake_at": None}
+        if self._looked_at is not None:
+            idle["_id"] = {"$gt": self._looked_at}
+        order = [("lease_until", 1), ("wake_at", 1), ("_id", 1)]
+        batch = await self._connection.heads.find(idle).sort(order).limit(BATCH).to_list(BATCH)
+        self._looked_at = batch[-1]["_id"] if len(batch) == BATCH else None
+        stuck = await self._stuck_turns([_turn_of(head) for head in batch]) if batch else set()
+        return await self._change([head for head in batch if _turn_of(head) in stuck], _DUE)
+
+    async def _stuck_turns(self, turns: Sequence[_TurnKey]) -> set[_TurnKey]:
+        """Of these, the turns that should move, and those that await approvals which are all decided."""
+        match = {"_id": {"$in": [keys.of_member(*turn) for turn in turns]}, "state": {"$in": _GOING}}
+        states: dict[_TurnKey, str] = {}
+        async for turn in self._connection.turns.find(match, {"state": 1}):
+            states[(turn["_id"]["tenant"], turn["_id"]["session_id"], turn["_id"]["id"])] = turn["state"]
+        awaiting = [turn for turn, state in states.items() if state == TurnState.AWAITING_APPROVAL]
+        if not awaiting:
+            return set(states)
+        names = ("tenant", "session_id", "turn_id")
+        asked = {name: {"$in": sorted({turn[at] for turn in awaiting})} for at, name in enumerate(names)}
+        async for approval in self._connection.approvals.find({**_PENDING, **asked}, dict.fromkeys(names, 1)):
+            states.pop((approval["tenant"], approval["session_id"], approval["turn_id"]), None)
+        return set(states)
+
+    async def _change(self, found: Sequence[Document], changed: Document) -> int:
+        return sum([await change_as_read(self._connection.heads, head, changed) for head in found])
+
+
+def _turn_of(head: Document) -> _TurnKey:
+    return head["tenant"], head["session_id"], head["active_turn"]
