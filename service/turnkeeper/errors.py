@@ -18,7 +18,7 @@ class SessionError(Exception):
     code: ClassVar[Code] = Code.INTERNAL_ERROR
     family: ClassVar[Family] = Family.INTERNAL
 
-    def __init__(  # noqa: PLR0913: all but the message are optional facts
+    def __init__(  # noqa: PLR0913 - all but the message are optional facts
         self,
         message: str = "",
         *,
@@ -339,7 +339,7 @@ class ArgumentsHashMismatch(FailedPrecondition):
 
 
 class ToolOutcomeUnknown(FailedPrecondition):
-    """A tool had started when its server was lost; nobody knows whether it took effect, so check before you repeat it."""
+    """A tool was running when its server was lost; it may have taken effect: check before you repeat it."""
 
     code = Code.TOOL_OUTCOME_UNKNOWN
 

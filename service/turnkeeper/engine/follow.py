@@ -6,13 +6,13 @@ made; a batch that could not be delivered is made again from the cursor that the
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from turnkeeper.domain.cursor import Place
 from turnkeeper.engine.feed import Feed, Feeds, Key, Preview, whole_characters
-from turnkeeper.errors import CursorExpired, InvalidRequest, ServerDraining, StreamRotated
+from turnkeeper.errors import CursorExpired, InvalidRequest, ServerDraining, SessionError, StreamRotated
 from turnkeeper.store.contract import Store, StoredEvent
 
 BATCH_EVENTS = 64
@@ -96,8 +96,7 @@ class Follower:
         Raises CursorExpired, InvalidRequest for a place beyond the log, and, with the place in `Ended.place`, the
         planned ends StreamRotated and ServerDraining.
         """
-        loop = asyncio.get_running_loop()
-        ends_at = loop.time() + self._rotation * self._rng.uniform(0.9, 1.1)
+        ends_at = asyncio.get_running_loop().time() + self._rotation * self._rng.uniform(0.9, 1.1)
         with self._feeds.attach(key) as feed:
             last_seq = (await self._store.last_seqs([key])).get(key, 0)
             if start.sequence > last_seq:
@@ -118,12 +117,15 @@ class Follower:
                     yield batch
                 if at_end and not wanted.forever:
                     return
-                if self._feeds.draining:
-                    raise Ended(ServerDraining(session_id=key[1]), place)
+                self._planned_end(key, place, ends_at)
                 if at_end and not batch.events and await self._silence(changed, ends_at):
-                    if loop.time() >= ends_at:
-                        raise Ended(StreamRotated(session_id=key[1]), place)
                     yield Batch(place=place)
+
+    def _planned_end(self, key: Key, place: Place, ends_at: float) -> None:
+        if self._feeds.draining:
+            raise Ended(ServerDraining(session_id=key[1]), place)
+        if asyncio.get_running_loop().time() >= ends_at:
+            raise Ended(StreamRotated(session_id=key[1]), place)
 
     async def _silence(self, changed: asyncio.Future[None], ends_at: float) -> bool:
         """True when nothing came until a heartbeat is due, or the stream's planned end."""
@@ -231,3 +233,8 @@ class Ended(Exception):
         super().__init__(error.message)
         self.error = error
         self.place = place
+
+    def with_cursor(self, encode: Callable[[Place], str]) -> SessionError:
+        """The error that tells the client where to go on."""
+        self.error.cursor = encode(self.place)
+        return self.error

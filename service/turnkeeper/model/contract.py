@@ -46,9 +46,7 @@ class ModelFailure(Exception):
     `retryable`: another attempt may succeed. `retry_after`: the provider's own wish, if it had one.
     """
 
-    def __init__(
-        self, detail: ErrorDetail, *, retryable: bool, retry_after: timedelta | None = None
-    ) -> None:
+    def __init__(self, detail: ErrorDetail, *, retryable: bool, retry_after: timedelta | None = None) -> None:
         super().__init__(detail.message)
         self.detail = detail
         self.retryable = retryable

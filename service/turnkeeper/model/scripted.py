@@ -118,6 +118,8 @@ class ScriptedModel:
             response = await Delivery(request, reply, asked, stopping=self._stopping).send()
             outcome = Outcome.FAILED if reply.fail else Outcome.ANSWERED
             return response
+        except ConnectionError:
+            return web.Response()  # the caller left; nobody reads this
         finally:
             self.exchanges.end(number, outcome)
 

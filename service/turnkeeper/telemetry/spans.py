@@ -62,7 +62,7 @@ class Spans:
                 "turnkeeper.turn.attempt": attempt,
             },
             context=_NOWHERE,
-            links=[Link(to, {"turnkeeper.turn.id": turn_id}) for to in map(_parsed, links) if to.is_valid],
+            links=[Link(to) for to in map(_parsed, links) if to.is_valid],
         ) as live:
             yield live
 

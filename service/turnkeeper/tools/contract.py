@@ -9,7 +9,7 @@ from turnkeeper.domain.tool import ToolSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolContext:
-    """What a tool may know of its call. `key` is the same for every start of one call: pass it on as idempotency key."""
+    """What a tool may know of its call. `key` is the same for every start of one call: pass it on."""
 
     key: str
     tenant: str

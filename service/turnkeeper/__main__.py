@@ -1,0 +1,111 @@
+"""The command line."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import uvloop
+
+from turnkeeper import app, settings
+from turnkeeper.errors import SessionError
+from turnkeeper.model import command as scripted
+from turnkeeper.model.local import LocalModel, LocalModelError
+from turnkeeper.rpc.server import PortTaken
+from turnkeeper.store.embedded import EmbeddedDatabaseError
+from turnkeeper.store.mongo.indexes import UnfitDatabase
+from turnkeeper.telemetry import logs
+from turnkeeper.telemetry.setup import TelemetryError
+
+SERVE_EXAMPLES = """\
+examples:
+  turnkeeper serve --embedded --local-model            everything on this machine, nothing else needed
+  OPENAI_API_KEY=… turnkeeper serve --embedded         with a cloud model
+  MONGODB_URI=mongodb://… OPENAI_BASE_URL=http://127.0.0.1:8000/v1 turnkeeper serve --agents my.toml
+  turnkeeper serve --embedded --port 0 --lease 5s      a free port (printed), a short lease
+
+Prints `turnkeeper: serving on HOST:PORT` once it serves. SIGTERM and Ctrl-C drain it; a second one ends it at once.
+Exit status: 0 drained, 2 it cannot start (the reason is on standard error).
+"""
+CANNOT_START = (
+    settings.SettingError,
+    EmbeddedDatabaseError,
+    LocalModelError,
+    UnfitDatabase,
+    SessionError,
+    PortTaken,
+    TelemetryError,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status."""
+    args = _parser().parse_args(arguments)
+    try:
+        status: int = uvloop.run(args.run(args))
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="turnkeeper", description="Keeps the turns of agent conversations: a gRPC service over MongoDB."
+    )
+    parser.add_argument("--version", action="version", version=f"turnkeeper {version('turnkeeper')}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    serve = commands.add_parser(
+        "serve",
+        help="serve the API",
+        description="Serve the API. Every flag is also a variable, named in brackets with the default; the flag wins.",
+        epilog=SERVE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    settings.add_arguments(serve)
+    serve.set_defaults(run=_serve)
+    model = commands.add_parser("model", help="serve a model on this machine").add_subparsers(
+        required=True, metavar="KIND"
+    )
+    script = model.add_parser("scripted", help="a model that plays a script, failures included")
+    scripted.add_arguments(script)
+    script.set_defaults(run=scripted.run)
+    local = model.add_parser("local", help="a small real model", description="Serve the small local model.")
+    local.set_defaults(run=_local_model)
+    return parser
+
+
+async def _serve(args: argparse.Namespace) -> int:
+    try:
+        chosen = settings.load(args, os.environ)
+    except settings.SettingError as error:
+        return _complain("serve", error)
+    log = logs.start(level=chosen.log_level, replica=chosen.replica, as_json=chosen.log_format == "json" or None)
+    try:
+        async with app.serving(chosen, os.environ) as running:
+            print(f"turnkeeper: serving on {running.address}", flush=True)
+            await app.until_signalled()
+    except CANNOT_START as error:
+        return _complain("serve", error)
+    finally:
+        log.stop()
+    return 0
+
+
+async def _local_model(_args: argparse.Namespace) -> int:
+    try:
+        async with LocalModel() as url:
+            print(f"local model: {url}", flush=True)
+            await app.until_signalled()
+    except LocalModelError as error:
+        return _complain("model local", error)
+    return 0
+
+
+def _complain(command: str, error: Exception) -> int:
+    print(f"turnkeeper {command}: {error}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,319 @@
+"""The composition root: the only place that names concrete adapters; the order of start and of drain."""
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import random
+import secrets
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+from turnkeeper import catalogue, ids
+from turnkeeper.domain.agent import Agent
+from turnkeeper.domain.turn import RetryPolicy, Turn
+from turnkeeper.engine.approvals import Approvals
+from turnkeeper.engine.feed import Feeds, Key
+from turnkeeper.engine.follow import Follower
+from turnkeeper.engine.journal import Journal
+from turnkeeper.engine.loop import Parts
+from turnkeeper.engine.sessions import Sessions
+from turnkeeper.engine.speech import Speech
+from turnkeeper.engine.sweeper import Sweeper
+from turnkeeper.engine.toolbox import Toolbox
+from turnkeeper.engine.turns import Turns
+from turnkeeper.engine.worker import Worker
+from turnkeeper.model.contract import Model
+from turnkeeper.model.local import LocalModel
+from turnkeeper.model.openai import Deadlines, OpenAIModel, Provider
+from turnkeeper.rpc.agents import AgentService
+from turnkeeper.rpc.approvals import ApprovalService
+from turnkeeper.rpc.chat import ChatService
+from turnkeeper.rpc.codec import WireCodec
+from turnkeeper.rpc.interceptor import Boundary
+from turnkeeper.rpc.pages import Pages
+from turnkeeper.rpc.server import Server
+from turnkeeper.rpc.sessions import SessionService
+from turnkeeper.settings import SettingError, Settings
+from turnkeeper.store.embedded import EmbeddedMongo
+from turnkeeper.store.mongo.store import MongoStore
+from turnkeeper.telemetry.setup import Options, Telemetry
+from turnkeeper.telemetry.setup import start as start_telemetry
+from turnkeeper.tools.python import PythonTools, installed
+
+GOAWAY_PAUSE = 0.05
+"""Seconds between the GOAWAY and the end of the streams: clients must not attach again here."""
+CLOUD = "https://api.openai.com/v1"
+CLOUD_MODEL = "gpt-4.1-mini"
+
+log = logging.getLogger("turnkeeper")
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that serves. `address` is host:port as it was taken; `mongodb_uri` is the database's."""
+
+    address: str
+    port: int
+    mongodb_uri: str
+    model_url: str
+
+
+@contextlib.asynccontextmanager
+async def serving(settings: Settings, environ: Mapping[str, str]) -> AsyncIterator[Running]:
+    """Everything started, in order; drained and closed on the way out.
+
+    Raises SettingError, EmbeddedDatabaseError, LocalModelError, UnfitDatabase, ServiceUnavailable, AgentConfigError,
+    PortTaken, TelemetryError: each says what to do.
+    """
+    _check_identity(settings)
+    async with AsyncExitStack() as stack:
+        uri = await _database(settings, stack)
+        provider, default_model = await _provider(settings, environ, stack)
+        agents = catalogue.load(settings.agents or catalogue.SAMPLES, default_model=settings.model or default_model)
+        if provider is None and any(not agent.base_url for agent in agents.values()):
+            raise SettingError(
+                "no model is set: set OPENAI_API_KEY or OPENAI_BASE_URL, pass --local-model, "
+                "or give each agent a base_url"
+            )
+        replica = settings.replica or f"replica-{os.getpid()}-{secrets.token_hex(3)}"
+        telemetry = start_telemetry(
+            settings.exporter,  # type: ignore[arg-type]  # one of the choices
+            service_instance_id=replica,
+            service_version=version("turnkeeper"),
+            otlp_endpoint=settings.otlp_endpoint,
+            prometheus_port=settings.prometheus_port,
+            options=Options(record_content=settings.record_content),
+        )
+        stack.push_async_callback(asyncio.to_thread, telemetry.shutdown)
+        if telemetry.prometheus_address:
+            log.info("metrics on http://%s/metrics", telemetry.prometheus_address)
+        models = Models(provider, settings, environ)
+        stack.push_async_callback(models.close)
+        store = MongoStore(uri, database=settings.database, codec=WireCodec(), operation=settings.operation_time)
+        stack.push_async_callback(store.close)
+        await store.open()
+        replica_parts = _Replica(settings, store, agents, models, telemetry, name=replica)
+        port = await stack.enter_async_context(replica_parts.serving(Pages(await store.secret("page_tokens"))))
+        model_url = provider.base_url if provider else ""
+        yield Running(f"{settings.host}:{port}", port, uri, model_url)
+
+
+class Models:
+    """The model of each agent; agents at one address share a client."""
+
+    def __init__(self, default: Provider | None, settings: Settings, environ: Mapping[str, str]) -> None:
+        self._default = default
+        self._environ = environ
+        self._deadlines = Deadlines(
+            first_token=settings.first_token, between_tokens=settings.between_tokens, total=settings.answer_time
+        )
+        self._models: dict[tuple[str, str], Model] = {}
+
+    def of(self, agent: Agent) -> Model:
+        provider = self._default
+        if agent.base_url or provider is None:
+            key = self._environ.get(agent.api_key_env or "OPENAI_API_KEY", "") or "none"
+            provider = Provider(base_url=agent.base_url or CLOUD, api_key=key)
+        at = (provider.base_url, provider.api_key)
+        if at not in self._models:
+            self._models[at] = OpenAIModel.connect(provider, deadlines=self._deadlines)
+        return self._models[at]
+
+    async def close(self) -> None:
+        for model in self._models.values():
+            await model.close()
+
+
+class _Replica:
+    """The engine of one process, put together."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: MongoStore,
+        agents: Mapping[str, Agent],
+        models: Models,
+        telemetry: Telemetry,
+        *,
+        name: str,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._agents = agents
+        self._telemetry = telemetry
+        rng = random.Random()
+        jitter = rng.random
+        metrics, spans = telemetry.metrics, telemetry.spans
+        self.feeds = Feeds(store, poll=settings.poll.total_seconds())
+        journal = Journal(
+            store,
+            self.feeds,
+            metrics,
+            now=lambda: datetime.now(UTC),
+            new_id=ids.source(time.time, secrets.randbits),
+            jitter=jitter,
+        )
+        toolbox = Toolbox([PythonTools(installed())])
+        parts = Parts(
+            store=store,
+            journal=journal,
+            toolbox=toolbox,
+            speech=Speech(models.of, toolbox=toolbox, spans=spans, metrics=metrics),
+            metrics=metrics,
+            spans=spans,
+            retries=RetryPolicy(),
+            jitter=jitter,
+        )
+        self.worker = Worker(
+            parts,
+            self.feeds,
+            owner=name,
+            agent_of=self._agent_of,
+            decode=WireCodec().decode,
+            concurrency=settings.concurrency,
+            lease=settings.lease,
+            poll=settings.poll.total_seconds(),
+        )
+        self._approvals = Approvals(store, journal, self.feeds, metrics=metrics, woken=self._woken)
+        self._sessions = Sessions(store, journal, agents=agents.get, woken=self._woken)
+        self._turns = Turns(store, journal, self.feeds, worker=self.worker, metrics=metrics, woken=self._woken)
+        self._sweeper = Sweeper(
+            store,
+            metrics=metrics,
+            expire=self._approvals.expire,
+            hint=self.worker.hint,
+            interval=settings.sweep.total_seconds(),
+            lease=settings.lease,
+            jitter=jitter,
+        )
+        self._follower = Follower(
+            store,
+            self.feeds,
+            WireCodec(),
+            heartbeat=settings.heartbeat.total_seconds(),
+            rotation=settings.rotation.total_seconds(),
+            rng=rng,
+        )
+        self._known: dict[tuple[str, str, str], Agent] = {}
+
+    @contextlib.asynccontextmanager
+    async def serving(self, pages: Pages) -> AsyncIterator[int]:
+        """Start; the port it took. On the way out drain: unhealthy, GOAWAY, streams end, turns are handed over."""
+        settings, store = self._settings, self._store
+        boundary = Boundary(
+            spans=self._telemetry.spans,
+            metrics=self._telemetry.metrics,
+            write_timeout=settings.write_time.total_seconds(),
+        )
+        server = Server(boundary, reflect=settings.reflection, channels=settings.channelz)
+        server.add(SessionService(self._sessions, store, self.feeds, follower=self._follower, pages=pages))
+        server.add(ChatService(self._turns, self._sessions, store, follower=self._follower, pages=pages))
+        server.add(ApprovalService(self._approvals, store, pages=pages))
+        server.add(AgentService(self._agents, store, pages=pages))
+        async with _background(self.worker.run, self._sweeper.run, self.feeds.run):
+            port = await server.start(f"{settings.host}:{settings.port}")
+            await server.serving(True)
+            try:
+                yield port
+            finally:
+                await self._drain(server)
+
+    async def _drain(self, server: Server) -> None:
+        grace = self._settings.drain_grace.total_seconds()
+        log.info("draining: unhealthy now, calls and turns have %g s", grace)
+        await server.serving(False)
+        await asyncio.sleep(self._settings.drain_delay.total_seconds())
+        self.worker.draining = True
+        stopping = asyncio.create_task(server.stop(grace))
+        await asyncio.sleep(GOAWAY_PAUSE)
+        self.feeds.drain()
+        await self.worker.drain(grace=grace)
+        await stopping
+        log.info("drained")
+
+    def _woken(self, key: Key) -> None:
+        self.worker.nudge(key)
+        self.worker.hint()
+
+    async def _agent_of(self, tenant: str, turn: Turn) -> Agent | None:
+        """The version that the turn's session pinned."""
+        current = self._agents.get(turn.agent)
+        if current is not None and current.version == turn.agent_version:
+            return current
+        name = (tenant, turn.agent, turn.agent_version)
+        if name not in self._known:
+            found = await self._store.agent(*name)
+            if found is None:
+                return None
+            self._known[name] = found
+        return self._known[name]
+
+
+@contextlib.asynccontextmanager
+async def _background(*runs: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Tasks that live as long as the block; one that dies ends the block with its error."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_forever(run)) for run in runs]
+        await asyncio.sleep(0)
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+async def _forever(run: Callable[[], Awaitable[None]]) -> None:
+    await run()
+
+
+def _check_identity(settings: Settings) -> None:
+    host = "127.0.0.1" if settings.host == "localhost" else settings.host.strip("[]")
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise SettingError(
+            f"--host is {settings.host}: with identity none everybody may do everything, so only loopback is served"
+        )
+
+
+async def _database(settings: Settings, stack: AsyncExitStack) -> str:
+    if settings.mongodb_uri:
+        return settings.mongodb_uri
+    if not settings.embedded:
+        raise SettingError("no database is set: pass --embedded for a private one, or set MONGODB_URI")
+    return await stack.enter_async_context(EmbeddedMongo(settings.data_dir))
+
+
+async def _provider(
+    settings: Settings, environ: Mapping[str, str], stack: AsyncExitStack
+) -> tuple[Provider | None, str]:
+    """Where agents without an address of their own find their model, and what it is called."""
+    key = environ.get("OPENAI_API_KEY", "")
+    if settings.openai_base_url or key:
+        return Provider(base_url=settings.openai_base_url or CLOUD, api_key=key or "none"), CLOUD_MODEL
+    if not settings.local_model:
+        return None, CLOUD_MODEL
+    local = LocalModel()
+    url = await stack.enter_async_context(local)
+    return Provider(base_url=url, api_key="none", close_connections=True), local.model_name
+
+
+async def until_signalled() -> None:
+    """Until SIGTERM or SIGINT. A second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+    asked = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked.set)
+    await asked.wait()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_DFL)

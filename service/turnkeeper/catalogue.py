@@ -1,0 +1,114 @@
+"""Agents from a file. The format is published: docs/reference/agents.md."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from turnkeeper.domain.agent import Agent, AgentLimits, PolicyRule
+from turnkeeper.domain.tool import PolicyAction
+from turnkeeper.errors import AgentConfigError
+
+SAMPLES = Path(__file__).with_name("agents.toml")
+_NAME = re.compile(r"[a-z0-9_-]{1,64}")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_TEXTS = ("model", "instructions", "description", "base_url", "api_key_env")
+
+
+def load(path: Path, *, default_model: str) -> Mapping[str, Agent]:
+    """The file's agents by name. Raises AgentConfigError that names the file, the agent and the key."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise AgentConfigError(f"There is no file {path}; --agents names a TOML file of agents.") from None
+    except (OSError, ValueError) as error:
+        raise AgentConfigError(f"{path} cannot be read as TOML: {error}") from error
+    _only(content, {"agent"}, str(path))
+    entries = content.get("agent", [])
+    if not isinstance(entries, list) or not entries:
+        raise AgentConfigError(f"{path} has no [[agent]].")
+    agents: dict[str, Agent] = {}
+    for number, entry in enumerate(entries, start=1):
+        agent = _agent(entry, where=f"{path}, agent {number}", default_model=default_model)
+        if agent.name in agents:
+            raise AgentConfigError(f"{path} has two agents named {agent.name}.")
+        agents[agent.name] = agent
+    return agents
+
+
+def _agent(entry: Mapping[str, Any], *, where: str, default_model: str) -> Agent:
+    _only(entry, {"name", "temperature", "tools", "policy", "limits", *_TEXTS}, where)
+    name = entry.get("name", "")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise AgentConfigError(f"{where}: name must match {_NAME.pattern}.")
+    where = f"{where} ({name})"
+    texts = {key: _text(entry, key, where) for key in _TEXTS}
+    texts["model"] = texts["model"] or default_model
+    tools = entry.get("tools", [])
+    if not isinstance(tools, list) or not all(isinstance(tool, str) for tool in tools):
+        raise AgentConfigError(f"{where}: tools must be a list of names or patterns.")
+    temperature = entry.get("temperature")
+    if temperature is not None and not isinstance(temperature, int | float):
+        raise AgentConfigError(f"{where}: temperature must be a number.")
+    return Agent(
+        name=name,
+        temperature=temperature,
+        tools=tuple(tools),
+        policy=tuple(_rule(rule, f"{where}, policy {n}") for n, rule in enumerate(entry.get("policy", []), start=1)),
+        limits=_limits(entry.get("limits", {}), f"{where}, limits"),
+        **texts,
+    )
+
+
+def _rule(entry: Mapping[str, Any], where: str) -> PolicyRule:
+    _only(entry, {"tool", "action", "ttl"}, where)
+    tool = _text(entry, "tool", where)
+    action = _text(entry, "action", where)
+    known = [each.value.lower() for each in PolicyAction]
+    if not tool or action not in known:
+        raise AgentConfigError(f"{where}: it needs a tool, and an action of {', '.join(known)}.")
+    if "ttl" not in entry:
+        return PolicyRule(tool=tool, action=PolicyAction(action.upper()))
+    return PolicyRule(tool=tool, action=PolicyAction(action.upper()), ttl=_duration(entry["ttl"], f"{where}: ttl"))
+
+
+def _limits(entry: Mapping[str, Any], where: str) -> AgentLimits:
+    known = {each.name: each for each in fields(AgentLimits)}
+    _only(entry, set(known), where)
+    values: dict[str, Any] = {}
+    for name, value in entry.items():
+        if known[name].type is timedelta:
+            values[name] = _duration(value, f"{where}: {name}")
+        elif isinstance(value, bool) or not isinstance(value, int) or value < (name != "max_output_tokens"):
+            raise AgentConfigError(f"{where}: {name} must be a whole number above 0.")
+        else:
+            values[name] = value
+    return AgentLimits(**values)
+
+
+def _only(entry: object, known: set[str], where: str) -> None:
+    if not isinstance(entry, Mapping):
+        raise AgentConfigError(f"{where}: it must be a table.")
+    unknown = set(entry) - known
+    if unknown:
+        raise AgentConfigError(
+            f"{where}: there is no key {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}."
+        )
+
+
+def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
+    value = entry.get(key, "")
+    if not isinstance(value, str):
+        raise AgentConfigError(f"{where}: {key} must be a text.")
+    return value
+
+
+def _duration(value: object, where: str) -> timedelta:
+    found = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if found is None or float(found[1]) == 0:
+        raise AgentConfigError(f"{where} must be a duration such as 250ms, 30s, 10m, 1h or 7d.")
+    return timedelta(seconds=float(found[1]) * _UNITS[found[2]])

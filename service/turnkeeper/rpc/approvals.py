@@ -1,0 +1,84 @@
+"""ApprovalService: decode, one verb, encode."""
+
+from turnkeeper.domain.approval import ApprovalDecision, ApprovalState
+from turnkeeper.domain.cursor import Place
+from turnkeeper.engine.approvals import Approvals
+from turnkeeper.pb.v1 import approval_pb2, approval_pb2_grpc, event_pb2
+from turnkeeper.rpc import codec, cursor, pages
+from turnkeeper.rpc.caller import NOBODY
+from turnkeeper.rpc.chat import DEFAULT_WAIT, within
+from turnkeeper.rpc.interceptor import Context
+from turnkeeper.rpc.views import approval_view
+from turnkeeper.store.contract import ApprovalFilter, Store
+
+
+class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
+    """What an approver does."""
+
+    def __init__(self, approvals: Approvals, store: Store, *, pages: pages.Pages) -> None:
+        self._approvals = approvals
+        self._store = store
+        self._pages = pages
+
+    async def GetApproval(
+        self, request: approval_pb2.GetApprovalRequest, context: Context
+    ) -> approval_pb2.GetApprovalResponse:
+        approval = await self._approvals.get(NOBODY.tenant, request.approval_id)
+        return approval_pb2.GetApprovalResponse(approval=approval_view(approval))
+
+    async def ListApprovals(
+        self, request: approval_pb2.ListApprovalsRequest, context: Context
+    ) -> approval_pb2.ListApprovalsResponse:
+        caller = NOBODY
+        size = self._pages.size(request.page_size)
+        kind = event_pb2.ApprovalKind.Name(request.kind).removeprefix("APPROVAL_KIND_") if request.kind else ""
+        states = [approval_pb2.ApprovalState.Name(state) for state in request.states if state]
+        where = ApprovalFilter(
+            states=tuple(ApprovalState(state.removeprefix("APPROVAL_STATE_")) for state in states),
+            kind=kind,
+            session_id=request.session_id,
+            tool=request.tool,
+        )
+        found = await self._store.approvals(
+            caller.tenant,
+            where,
+            limit=size + 1,
+            after=pages.by_time(self._pages.after(request, tenant=caller.tenant)),
+        )
+        page, token = self._pages.split(
+            found,
+            request,
+            tenant=caller.tenant,
+            size=size,
+            place=lambda approval: pages.of_time(approval.create_time, approval.id),
+        )
+        return approval_pb2.ListApprovalsResponse(
+            approvals=[approval_view(approval) for approval in page], next_page_token=token
+        )
+
+    async def WaitApproval(
+        self, request: approval_pb2.WaitApprovalRequest, context: Context
+    ) -> approval_pb2.WaitApprovalResponse:
+        asked = codec.seconds(request.wait) if request.HasField("wait") else DEFAULT_WAIT
+        approval = await self._approvals.wait(NOBODY.tenant, request.approval_id, seconds=within(asked, context))
+        return approval_pb2.WaitApprovalResponse(approval=approval_view(approval))
+
+    async def DecideApproval(
+        self, request: approval_pb2.DecideApprovalRequest, context: Context
+    ) -> approval_pb2.DecideApprovalResponse:
+        caller = NOBODY
+        decision = event_pb2.ApprovalDecision.Name(request.decision).removeprefix("APPROVAL_DECISION_")
+        approval, sequence = await self._approvals.decide(
+            request.approval_id,
+            ApprovalDecision(decision),
+            tenant=caller.tenant,
+            by=caller.principal,
+            arguments_hash=request.arguments_hash,
+            reason=request.reason,
+        )
+        place = Place(sequence=sequence - 1)
+        return approval_pb2.DecideApprovalResponse(
+            approval=approval_view(approval),
+            sequence=sequence,
+            cursor=cursor.encode(place, tenant=caller.tenant, session_id=approval.session_id),
+        )

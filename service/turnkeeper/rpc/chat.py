@@ -1,0 +1,264 @@
+"""ChatService: decode, one verb, encode."""
+
+import json
+from collections.abc import AsyncIterator, Sequence
+
+from turnkeeper.domain.cursor import Place
+from turnkeeper.domain.message import Part
+from turnkeeper.domain.turn import Turn, TurnOptions, TurnState
+from turnkeeper.engine.follow import Ended, Follower, Wanted
+from turnkeeper.engine.sessions import Sessions
+from turnkeeper.engine.turns import NewMessage, Turns
+from turnkeeper.errors import NotImplementedYet, error_of
+from turnkeeper.pb.v1 import chat_pb2, chat_pb2_grpc, session_pb2
+from turnkeeper.rpc import codec, cursor, pages, rules
+from turnkeeper.rpc.caller import NOBODY, Caller
+from turnkeeper.rpc.fingerprint import fingerprint
+from turnkeeper.rpc.interceptor import Context
+from turnkeeper.rpc.sessions import new_session
+from turnkeeper.rpc.views import turn_view
+from turnkeeper.store.contract import RequestKey, RequestRecord, Store
+
+TEXT_BYTES = 256 * 1024
+DEFAULT_WAIT = 60.0
+MARGIN = 0.5
+"""Seconds before the caller's deadline at which a wait ends."""
+SETTLES = frozenset({"approval_requested", "tool_returned", "message_completed"})
+"""After these a turn may have begun to wait for somebody."""
+ENDS = frozenset({"turn_completed", "turn_failed", "turn_cancelled"})
+
+Send = chat_pb2.SendMessageRequest | chat_pb2.StreamMessageRequest
+
+
+class ChatService(chat_pb2_grpc.ChatServiceServicer):
+    """What a caller does with turns."""
+
+    def __init__(
+        self, turns: Turns, sessions: Sessions, store: Store, *, follower: Follower, pages: pages.Pages
+    ) -> None:
+        self._turns = turns
+        self._sessions = sessions
+        self._store = store
+        self._follower = follower
+        self._pages = pages
+
+    async def SendMessage(self, request: chat_pb2.SendMessageRequest, context: Context) -> chat_pb2.SendMessageResponse:
+        caller = NOBODY
+        record = await self._accept(request, caller)
+        asked = codec.seconds(request.wait) if request.HasField("wait") else DEFAULT_WAIT
+        key = record.key
+        turn = await self._turns.wait(key.tenant, key.session_id, record.turn_id, seconds=within(asked, context))
+        _raise_failure(turn)
+        return chat_pb2.SendMessageResponse(
+            turn=turn_view(turn), sequence=record.sequence, cursor=_before(record.sequence, turn)
+        )
+
+    async def StreamMessage(
+        self, request: chat_pb2.StreamMessageRequest, context: Context
+    ) -> AsyncIterator[chat_pb2.StreamMessageResponse]:
+        caller = NOBODY
+        start = None
+        if request.after and request.session_id:
+            start = cursor.decode(request.after, tenant=caller.tenant, session_id=request.session_id)
+        record = await self._accept(request, caller)
+        key = (record.key.tenant, record.key.session_id)
+        previews = request.previews if request.HasField("previews") else True
+        wanted = Wanted(turn_id=record.turn_id, previews=previews)
+        place = start or Place(sequence=record.sequence - 1, live=True)
+        settled: Turn | None = None
+        try:
+            async for batch in self._follower.follow(key, place, wanted):
+                if batch.caught_up or batch.kinds & (ENDS | SETTLES):
+                    settled = await self._settled(*key, record.turn_id, through=batch.place.sequence)
+                rest = chat_pb2.StreamMessageResponse(
+                    cursor=cursor.encode(batch.place, tenant=key[0], session_id=key[1]),
+                    through_sequence=batch.place.sequence,
+                    caught_up=batch.caught_up,
+                    turn=turn_view(settled) if settled else None,
+                )
+                yield codec.batch(batch.events, rest)  # type: ignore[misc]  # bytes pass through
+                if settled is not None:
+                    break
+        except Ended as end:
+            raise end.with_cursor(lambda at: cursor.encode(at, tenant=key[0], session_id=key[1])) from None
+        if settled is not None:
+            _raise_failure(settled)
+
+    async def GetTurn(self, request: chat_pb2.GetTurnRequest, context: Context) -> chat_pb2.GetTurnResponse:
+        key = (NOBODY.tenant, request.session_id)
+        await self._sessions.get(*key)
+        wait = within(codec.seconds(request.wait), context)
+        turn = await self._turns.wait(*key, request.turn_id, seconds=wait)
+        return chat_pb2.GetTurnResponse(turn=turn_view(turn))
+
+    async def ListTurns(self, request: chat_pb2.ListTurnsRequest, context: Context) -> chat_pb2.ListTurnsResponse:
+        caller = NOBODY
+        await self._sessions.get(caller.tenant, request.session_id)
+        size = self._pages.size(request.page_size)
+        start = self._pages.after(request, tenant=caller.tenant)
+        found = await self._store.turns(
+            caller.tenant,
+            request.session_id,
+            states=_states(request.states),
+            limit=size + 1,
+            before=int(start[0]) if start else None,
+        )
+        page, token = self._pages.split(
+            found, request, tenant=caller.tenant, size=size, place=lambda turn: (turn.first_sequence,)
+        )
+        return chat_pb2.ListTurnsResponse(turns=[turn_view(turn) for turn in page], next_page_token=token)
+
+    async def CancelTurn(self, request: chat_pb2.CancelTurnRequest, context: Context) -> chat_pb2.CancelTurnResponse:
+        caller = NOBODY
+        _, head = await self._sessions.get(caller.tenant, request.session_id)
+        turn, sequence = await self._turns.cancel(
+            caller.tenant, request.session_id, request.turn_id, by=caller.principal
+        )
+        return chat_pb2.CancelTurnResponse(
+            turn=turn_view(turn), sequence=sequence, cursor=_before(sequence or head.last_seq + 1, turn)
+        )
+
+    async def RetryTurn(self, request: chat_pb2.RetryTurnRequest, context: Context) -> chat_pb2.RetryTurnResponse:
+        caller = NOBODY
+        await self._sessions.get(caller.tenant, request.session_id)
+        key = RequestKey(
+            tenant=caller.tenant,
+            session_id=request.session_id,
+            principal=caller.principal,
+            family="retry_turn",
+            request_id=request.request_id,
+        )
+        record = await self._turns.retry(
+            request.turn_id, key=key, fingerprint=fingerprint(request, leaving_out=("request_id",))
+        )
+        turn = await self._turns.get(caller.tenant, request.session_id, record.turn_id)
+        return chat_pb2.RetryTurnResponse(
+            turn=turn_view(turn), sequence=record.sequence, cursor=_before(record.sequence, turn)
+        )
+
+    async def _accept(self, request: Send, caller: Caller) -> RequestRecord:
+        _check(request)
+        session_id = request.session_id
+        if request.HasField("create_session"):
+            session_id = await self._session_for(request, caller)
+        key = RequestKey(
+            tenant=caller.tenant,
+            session_id=session_id,
+            principal=caller.principal,
+            family="message",
+            request_id=request.request_id,
+        )
+        busy = request.if_busy or chat_pb2.IF_BUSY_REJECT
+        message = NewMessage(
+            key=key,
+            fingerprint=_fingerprint(request),
+            content=tuple(Part(text=part.text) for part in request.content),
+            if_busy=chat_pb2.IfBusy.Name(busy).removeprefix("IF_BUSY_"),
+            options=TurnOptions(
+                response_schema_json=request.response_schema_json,
+                max_iterations=request.limits.max_iterations,
+                max_output_tokens=request.limits.max_output_tokens,
+            ),
+        )
+        return await self._turns.start(message)
+
+    async def _session_for(self, request: Send, caller: Caller) -> str:
+        """The session that this message goes to, created if there is none; an existing one is taken as it is."""
+        if request.session_id and await self._store.session(caller.tenant, request.session_id) is not None:
+            return request.session_id
+        wish = request.create_session
+        create = session_pb2.CreateSessionRequest(
+            session_id=request.session_id,
+            request_id=request.request_id,
+            agent=wish.agent,
+            title=wish.title,
+            labels=wish.labels,
+        )
+        session, _ = await self._sessions.create(new_session(create, caller))
+        return session.id
+
+    async def _settled(self, tenant: str, session_id: str, turn_id: str, *, through: int) -> Turn | None:
+        """The turn, when it has ended or waits and all its events up to there were delivered."""
+        turn = await self._turns.get(tenant, session_id, turn_id)
+        if turn.state.moving:
+            return None
+        last = await self._store.last_seqs([(tenant, session_id)])
+        behind = await self._store.events(
+            tenant, session_id, after=through, limit=1, turn_id=turn_id, until=last[(tenant, session_id)]
+        )
+        return None if behind else turn
+
+
+def _check(request: Send) -> None:
+    """Raises for what the table of rules cannot say."""
+    problems = _content_problems(request)
+    creates = request.HasField("create_session")
+    if not request.session_id and not creates:
+        problems["session_id"] = "is required, unless create_session is given"
+    if creates and not request.create_session.agent:
+        problems["create_session.agent"] = "is required"
+    if request.response_schema_json and not _is_json_object(request.response_schema_json):
+        problems["response_schema_json"] = "is not a JSON object"
+    if request.if_busy not in chat_pb2.IfBusy.values():
+        problems["if_busy"] = "is not a value of IfBusy"
+    if problems:
+        rules.refuse(problems)
+
+
+def _content_problems(request: Send) -> dict[str, str]:
+    problems: dict[str, str] = {}
+    size = 0
+    for number, part in enumerate(request.content):
+        kind = part.WhichOneof("kind")
+        if kind not in (None, "text"):
+            raise NotImplementedYet(
+                f"Content of kind {kind} comes with a later release; send text.",
+                metadata={"field": f"content[{number}].{kind}"},
+            )
+        size += len(part.text.encode())
+        if not part.text:
+            problems[f"content[{number}].text"] = "is empty"
+    if size > TEXT_BYTES:
+        problems["content"] = f"has {size} bytes of text; at most {TEXT_BYTES} are allowed"
+    return problems
+
+
+def _is_json_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _fingerprint(request: Send) -> str:
+    """SendMessage and StreamMessage are one family: the same message sent either way is the same request."""
+    same = chat_pb2.SendMessageRequest(
+        session_id=request.session_id,
+        content=request.content,
+        if_busy=request.if_busy or chat_pb2.IF_BUSY_REJECT,
+        response_schema_json=request.response_schema_json,
+    )
+    if request.HasField("create_session"):
+        same.create_session.CopyFrom(request.create_session)
+    if request.HasField("limits"):
+        same.limits.CopyFrom(request.limits)
+    return fingerprint(same, leaving_out=())
+
+
+def within(asked: float, context: Context) -> float:
+    """The wait, cut to half a second before the caller's deadline."""
+    left: float | None = context.time_remaining()
+    return max(0.0, min(asked, left - MARGIN)) if left is not None else asked
+
+
+def _raise_failure(turn: Turn) -> None:
+    if turn.state is TurnState.FAILED and turn.error is not None:
+        raise error_of(turn.error, session_id=turn.session_id, turn_id=turn.id)
+
+
+def _before(sequence: int, turn: Turn) -> str:
+    return cursor.encode(Place(sequence=sequence - 1), tenant=turn.tenant, session_id=turn.session_id)
+
+
+def _states(states: Sequence[chat_pb2.TurnState.ValueType]) -> tuple[TurnState, ...]:
+    return tuple(TurnState(chat_pb2.TurnState.Name(state).removeprefix("TURN_STATE_")) for state in states if state)

@@ -1,0 +1,42 @@
+"""Cursors: a place in a session's stream as an opaque text, bound to session and tenant. Not a credential."""
+
+import base64
+import hashlib
+import struct
+
+from turnkeeper.domain.cursor import Place
+from turnkeeper.errors import InvalidRequest
+
+_FORM = struct.Struct(">BQIQB")
+"""Version, sequence, attempt, offset, live; the message id follows, then 8 bytes of checksum."""
+VERSION = 1
+CHECK = 8
+
+
+def encode(place: Place, *, tenant: str, session_id: str) -> str:
+    head = _FORM.pack(VERSION, place.sequence, place.attempt, place.offset, place.live)
+    body = head + place.message_id.encode()
+    return base64.urlsafe_b64encode(body + _check(body, tenant, session_id)).decode().rstrip("=")
+
+
+def decode(text: str, *, tenant: str, session_id: str, field: str = "after") -> Place:
+    """Raises InvalidRequest for anything that `encode` did not make for this session and tenant."""
+    try:
+        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        body, check = data[:-CHECK], data[-CHECK:]
+        version, sequence, attempt, offset, live = _FORM.unpack(body[: _FORM.size])
+        message_id = body[_FORM.size :].decode()
+    except (ValueError, struct.error):
+        raise _refused(field, session_id) from None
+    if version != VERSION or check != _check(body, tenant, session_id):
+        raise _refused(field, session_id)
+    return Place(sequence=sequence, message_id=message_id, attempt=attempt, offset=offset, live=bool(live))
+
+
+def _refused(field: str, session_id: str) -> InvalidRequest:
+    problem = "is not a cursor of this session; pass one from a response about it, or start without it"
+    return InvalidRequest(f"{field} {problem}.", session_id=session_id, fields={field: problem})
+
+
+def _check(body: bytes, tenant: str, session_id: str) -> bytes:
+    return hashlib.blake2b(b"\0".join((tenant.encode(), session_id.encode(), body)), digest_size=CHECK).digest()

@@ -1,0 +1,92 @@
+"""The gRPC server: its options, its services, health and reflection."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from grpc import aio
+from grpc_channelz.v1 import channelz
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from turnkeeper.pb.v1 import agent_pb2_grpc, approval_pb2_grpc, chat_pb2_grpc, session_pb2_grpc
+from turnkeeper.rpc.interceptor import Boundary
+
+SERVICES = tuple(f"turnkeeper.v1.{name}Service" for name in ("Session", "Chat", "Approval", "Agent"))
+LIVENESS = "liveness"
+"""A health service name that serves until the process ends: a draining replica is not to be restarted."""
+
+MINUTE = 60_000
+
+OPTIONS: Sequence[tuple[str, int]] = (
+    ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it silently
+    ("grpc.max_receive_message_length", 4 << 20),
+    ("grpc.max_send_message_length", 4 << 20),
+    ("grpc.max_metadata_size", 32 << 10),  # the default refuses at random between 8 and 16 KiB, and meshes add headers
+    ("grpc.absolute_max_metadata_size", 48 << 10),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 15_000),  # the default punishes a client's 30 s keepalive
+    ("grpc.max_connection_age_ms", 30 * MINUTE),
+    ("grpc.max_connection_age_grace_ms", 12 * MINUTE),  # longer than any stream
+    ("grpc.max_connection_idle_ms", 15 * MINUTE),
+    ("grpc.max_concurrent_streams", 1024),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+)
+
+
+class PortTaken(Exception):
+    """The address cannot be listened on."""
+
+
+class Server:
+    """Listens, answers, and ends in order."""
+
+    def __init__(self, boundary: Boundary, *, reflect: bool, channels: bool) -> None:
+        """`reflect` and `channels`: whether reflection and channelz are served."""
+        self._server = aio.server(interceptors=(boundary,), options=OPTIONS)
+        self._health = HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if reflect:
+            names = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._server)
+        if channels:
+            channelz.add_channelz_servicer(self._server)
+
+    def add(self, servicer: Any) -> None:
+        """Serve one of our four services."""
+        for base, register in _REGISTER.items():
+            if isinstance(servicer, base):
+                register(servicer, self._server)
+
+    async def start(self, address: str) -> int:
+        """Listen on host:port; the port it took. Raises PortTaken."""
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise PortTaken(
+                f"{address} cannot be listened on: another program has it. Stop that one, or choose another --port."
+            ) from error
+        await self._server.start()
+        return int(port)
+
+    async def serving(self, yes: bool) -> None:
+        """Say of every service whether it serves; liveness serves in any case."""
+        status = health_pb2.HealthCheckResponse.SERVING if yes else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", *SERVICES):
+            await self._health.set(name, status)
+        await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self, grace: float) -> None:
+        """GOAWAY at once; calls under way have `grace` seconds."""
+        await self._server.stop(grace)
+
+
+_REGISTER: dict[type[Any], Callable[[Any, aio.Server], None]] = {
+    session_pb2_grpc.SessionServiceServicer: session_pb2_grpc.add_SessionServiceServicer_to_server,
+    chat_pb2_grpc.ChatServiceServicer: chat_pb2_grpc.add_ChatServiceServicer_to_server,
+    approval_pb2_grpc.ApprovalServiceServicer: approval_pb2_grpc.add_ApprovalServiceServicer_to_server,
+    agent_pb2_grpc.AgentServiceServicer: agent_pb2_grpc.add_AgentServiceServicer_to_server,
+}

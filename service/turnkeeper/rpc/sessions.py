@@ -1,0 +1,273 @@
+"""SessionService: decode, one verb, encode."""
+
+import json
+from collections.abc import AsyncIterator, Iterable
+from datetime import UTC
+
+from google.protobuf import json_format
+
+from turnkeeper.domain.cursor import Place
+from turnkeeper.domain.event import HISTORY
+from turnkeeper.domain.history import Entry, History
+from turnkeeper.domain.message import Role
+from turnkeeper.domain.session import SessionState
+from turnkeeper.engine.feed import Feeds
+from turnkeeper.engine.follow import Ended, Follower, Wanted
+from turnkeeper.engine.sessions import NewSession, Sessions
+from turnkeeper.pb.v1 import event_pb2, message_pb2, session_pb2, session_pb2_grpc
+from turnkeeper.rpc import codec, cursor, pages, rules
+from turnkeeper.rpc.caller import NOBODY, Caller
+from turnkeeper.rpc.fingerprint import fingerprint
+from turnkeeper.rpc.interceptor import Context
+from turnkeeper.rpc.views import session_view
+from turnkeeper.store.contract import SessionFilter, Store
+
+METADATA_BYTES = 16 * 1024
+PREVIEWS = frozenset({"content_delta", "tool_progress"})
+KNOWN = frozenset(field.name for field in event_pb2.Event.DESCRIPTOR.oneofs_by_name["payload"].fields) - PREVIEWS
+"""The names of all durable events, also of those that a later release sends."""
+LOG_PAGE = 500
+
+
+class SessionService(session_pb2_grpc.SessionServiceServicer):
+    """What a caller does with sessions and their logs."""
+
+    def __init__(
+        self, sessions: Sessions, store: Store, feeds: Feeds, *, follower: Follower, pages: pages.Pages
+    ) -> None:
+        self._sessions = sessions
+        self._store = store
+        self._feeds = feeds
+        self._follower = follower
+        self._pages = pages
+        self._codec = codec.WireCodec()
+
+    async def CreateSession(
+        self, request: session_pb2.CreateSessionRequest, context: Context
+    ) -> session_pb2.CreateSessionResponse:
+        caller = NOBODY
+        session, head = await self._sessions.create(new_session(request, caller))
+        return session_pb2.CreateSessionResponse(
+            session=session_view(session, head),
+            sequence=1,
+            cursor=cursor.encode(Place(), tenant=caller.tenant, session_id=session.id),
+        )
+
+    async def GetSession(
+        self, request: session_pb2.GetSessionRequest, context: Context
+    ) -> session_pb2.GetSessionResponse:
+        session, head = await self._sessions.get(NOBODY.tenant, request.session_id)
+        return session_pb2.GetSessionResponse(session=session_view(session, head))
+
+    async def ListSessions(
+        self, request: session_pb2.ListSessionsRequest, context: Context
+    ) -> session_pb2.ListSessionsResponse:
+        caller = NOBODY
+        size = self._pages.size(request.page_size)
+        found = await self._store.sessions(
+            caller.tenant,
+            _session_filter(request),
+            limit=size + 1,
+            after=pages.by_time(self._pages.after(request, tenant=caller.tenant)),
+        )
+        page, token = self._pages.split(
+            found,
+            request,
+            tenant=caller.tenant,
+            size=size,
+            place=lambda item: pages.of_time(item[0].create_time, item[0].id),
+        )
+        return session_pb2.ListSessionsResponse(
+            sessions=[session_view(session, head) for session, head in page], next_page_token=token
+        )
+
+    async def EndSession(
+        self, request: session_pb2.EndSessionRequest, context: Context
+    ) -> session_pb2.EndSessionResponse:
+        caller = NOBODY
+        sequence = await self._sessions.end(
+            caller.tenant, request.session_id, by=caller.principal, reason=request.reason
+        )
+        session, head = await self._sessions.get(caller.tenant, request.session_id)
+        place = Place(sequence=sequence - 1 if sequence else head.last_seq)
+        return session_pb2.EndSessionResponse(
+            session=session_view(session, head),
+            sequence=sequence,
+            cursor=cursor.encode(place, tenant=caller.tenant, session_id=session.id),
+        )
+
+    async def WatchEvents(
+        self, request: session_pb2.WatchEventsRequest, context: Context
+    ) -> AsyncIterator[session_pb2.WatchEventsResponse]:
+        caller = NOBODY
+        key = (caller.tenant, request.session_id)
+        session, head = await self._sessions.get(*key)
+        start = self._start(request, caller, live_at=head.last_seq)
+        wanted = Wanted(
+            kinds=_kinds(request.types),
+            turn_id=request.turn_id,
+            previews=request.previews,
+            forever=request.follow and not session.state.over,
+        )
+        try:
+            async for batch in self._follower.follow(key, start, wanted):
+                place = cursor.encode(batch.place, tenant=caller.tenant, session_id=request.session_id)
+                rest = session_pb2.WatchEventsResponse(
+                    cursor=place, through_sequence=batch.place.sequence, caught_up=batch.caught_up
+                )
+                yield codec.batch(batch.events, rest)  # type: ignore[misc]  # bytes pass through
+                if "session_ended" in batch.kinds:
+                    return
+        except Ended as end:
+            raise end.with_cursor(lambda at: cursor.encode(at, tenant=key[0], session_id=key[1])) from None
+
+    async def ListEvents(
+        self, request: session_pb2.ListEventsRequest, context: Context
+    ) -> session_pb2.ListEventsResponse:
+        caller = NOBODY
+        key = (caller.tenant, request.session_id)
+        _, head = await self._sessions.get(*key)
+        after = self._start(request, caller, live_at=head.last_seq).sequence
+        if after > head.last_seq:
+            rules.refuse({"after_sequence": f"is beyond the last event, {head.last_seq}"})
+        size = self._pages.size(request.page_size)
+        found = await self._store.events(
+            *key,
+            after=after,
+            limit=size + 1,
+            kinds=_kinds(request.types),
+            turn_id=request.turn_id,
+            until=head.last_seq,
+        )
+        more = len(found) > size
+        through = found[size - 1].sequence if more else head.last_seq
+        response = session_pb2.ListEventsResponse(
+            cursor=cursor.encode(Place(sequence=through), tenant=key[0], session_id=key[1]),
+            through_sequence=through,
+            more=more,
+        )
+        for stored in found[:size]:
+            response.events.add().MergeFromString(stored.payload)
+        return response
+
+    async def ListMessages(
+        self, request: session_pb2.ListMessagesRequest, context: Context
+    ) -> session_pb2.ListMessagesResponse:
+        caller = NOBODY
+        _, head = await self._sessions.get(caller.tenant, request.session_id)
+        entries = list((await self._history(caller, request.session_id, head.last_seq)).entries())
+        if _descending(request.order_by, "sequence"):
+            entries.reverse()
+        start = self._pages.after(request, tenant=caller.tenant)
+        first = int(start[0]) if start else 0
+        size = self._pages.size(request.page_size)
+        numbered = list(enumerate(entries))[first : first + size + 1]
+        page, token = self._pages.split(
+            numbered, request, tenant=caller.tenant, size=size, place=lambda item: (item[0] + 1,)
+        )
+        return session_pb2.ListMessagesResponse(messages=[_message(entry) for _, entry in page], next_page_token=token)
+
+    async def _history(self, caller: Caller, session_id: str, last_seq: int) -> History:
+        history, after = History(), 0
+        while after < last_seq:
+            found = await self._store.events(
+                caller.tenant, session_id, after=after, limit=LOG_PAGE, kinds=HISTORY, until=last_seq
+            )
+            for stored in found:
+                history.add(self._codec.decode(stored))
+            after = found[-1].sequence if len(found) == LOG_PAGE else last_seq
+        return history
+
+    def _start(
+        self,
+        request: session_pb2.WatchEventsRequest | session_pb2.ListEventsRequest,
+        caller: Caller,
+        *,
+        live_at: int,
+    ) -> Place:
+        match request.WhichOneof("start"):
+            case "after":
+                return cursor.decode(request.after, tenant=caller.tenant, session_id=request.session_id)
+            case "after_sequence":
+                return Place(sequence=request.after_sequence)
+            case "live_only" if getattr(request, "live_only", False):
+                return Place(sequence=live_at)
+            case _:
+                return Place()
+
+
+def new_session(request: session_pb2.CreateSessionRequest, caller: Caller) -> NewSession:
+    """Checks what the table of rules cannot say."""
+    problems: dict[str, str] = {}
+    if not request.session_id and not request.request_id:
+        problems["request_id"] = "is required without session_id: it makes repeats harmless"
+    metadata_json = ""
+    if request.HasField("metadata"):
+        metadata_json = json.dumps(json_format.MessageToDict(request.metadata), sort_keys=True, ensure_ascii=False)
+        if len(metadata_json.encode()) > METADATA_BYTES:
+            problems["metadata"] = f"is over {METADATA_BYTES} bytes as JSON"
+    if any(len(key) > 128 or len(value) > 128 or not key for key, value in request.labels.items()):
+        problems["labels"] = "has a key or value over 128 characters, or an empty key"
+    if problems:
+        rules.refuse(problems)
+    return NewSession(
+        tenant=caller.tenant,
+        principal=caller.principal,
+        session_id=request.session_id,
+        request_id=request.request_id,
+        agent=request.agent,
+        title=request.title,
+        labels=dict(request.labels),
+        metadata_json=metadata_json,
+        fingerprint=fingerprint(request, leaving_out=("request_id",)),
+    )
+
+
+def _session_filter(request: session_pb2.ListSessionsRequest) -> SessionFilter:
+    after, before = request.created_after, request.created_before
+    return SessionFilter(
+        states=tuple(SessionState(_name(state)) for state in request.states if state),
+        agent=request.agent,
+        owner=request.owner,
+        labels=tuple(sorted(request.labels.items())),
+        created_after=after.ToDatetime(tzinfo=UTC) if request.HasField("created_after") else None,
+        created_before=before.ToDatetime(tzinfo=UTC) if request.HasField("created_before") else None,
+        newest_first=request.order_by in ("", "create_time desc") or _descending(request.order_by, "create_time"),
+    )
+
+
+def _name(state: session_pb2.SessionState.ValueType) -> str:
+    return session_pb2.SessionState.Name(state).removeprefix("SESSION_STATE_")
+
+
+def _descending(order_by: str, field: str) -> bool:
+    if order_by not in ("", field, f"{field} desc"):
+        rules.refuse({"order_by": f"must be {field} or {field} desc"})
+    return order_by.endswith(" desc")
+
+
+def _kinds(types: Iterable[str]) -> frozenset[str]:
+    kinds = frozenset(types)
+    unknown = kinds - KNOWN
+    if unknown:
+        rules.refuse({"types": f"names no durable event: {', '.join(sorted(unknown))}"})
+    return kinds
+
+
+def _message(entry: Entry) -> message_pb2.Message:
+    said = entry.message
+    made = message_pb2.Message(
+        role=message_pb2.Role.Value(f"ROLE_{said.role.value}"),
+        tool_call_id=said.tool_call_id,
+        message_id="" if said.role is Role.TOOL else entry.message_id,
+        turn_id=entry.event.turn_id,
+        sequence=entry.event.sequence,
+        create_time=codec.timestamp(entry.event.create_time),
+    )
+    if said.text or said.role is not Role.ASSISTANT:
+        made.content.add(text=said.text)
+    for asked in said.tool_requests:
+        codec.fill(made.tool_requests.add(), asked)
+    if entry.finish_reason is not None:
+        made.finish_reason = message_pb2.FinishReason.Value(f"FINISH_REASON_{entry.finish_reason.value}")
+    return made

@@ -1,0 +1,113 @@
+"""An error on the wire: a gRPC status whose details fit in 4 KiB."""
+
+from functools import cache
+
+from google.protobuf.any_pb2 import Any
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+
+from turnkeeper.codes import Code, Status
+from turnkeeper.pb.v1 import error_pb2
+
+DOMAIN = "turnkeeper"
+DETAILS_KEY = "grpc-status-details-bin"
+MOST_BYTES = 4096
+"""More makes clients drop the status at random."""
+MOST_TEXT = 500
+MOST_VALUE = 200
+MOST_ENTRIES = 8
+
+RESOURCES = {
+    Code.SESSION_NOT_FOUND: "session",
+    Code.SESSION_ALREADY_EXISTS: "session",
+    Code.TURN_NOT_FOUND: "turn",
+    Code.APPROVAL_NOT_FOUND: "approval",
+    Code.AGENT_NOT_FOUND: "agent",
+    Code.AGENT_ALREADY_EXISTS: "agent",
+    Code.CHECKPOINT_NOT_FOUND: "checkpoint",
+}
+
+
+@cache
+def advice(code: Code) -> int:
+    """The RetryAdvice that the proto's own option gives this code."""
+    options = error_pb2.SessionErrorCode.DESCRIPTOR.values_by_number[code].GetOptions()
+    return int(options.Extensions[error_pb2.error_code].retry)
+
+
+def detail_of(status: Status) -> error_pb2.SessionErrorDetail:
+    """Our own typed detail."""
+    detail = error_pb2.SessionErrorDetail(
+        code=error_pb2.SessionErrorCode.ValueType(status.code),
+        message=_cut(status.message, MOST_TEXT),
+        session_id=status.session_id,
+        turn_id=status.turn_id,
+        cursor=status.cursor,
+        retry=error_pb2.RetryAdvice.ValueType(advice(status.code)),
+        metadata=_metadata(status),
+    )
+    if status.retry_after is not None:
+        detail.retry_after.FromTimedelta(status.retry_after)
+    return detail
+
+
+def details_bytes(status: Status) -> bytes:
+    """The serialized google.rpc.Status: ErrorInfo and our detail always, others where they apply, each type once."""
+    made = status_pb2.Status(code=status.family, message=_cut(status.message, MOST_TEXT))
+    info = error_details_pb2.ErrorInfo(reason=status.code.name, domain=DOMAIN, metadata=_metadata(status))
+    for detail in (info, detail_of(status), *_standard(status)):
+        packed = Any()
+        packed.Pack(detail)
+        if made.ByteSize() + packed.ByteSize() + 8 <= MOST_BYTES:
+            made.details.append(packed)
+    return bytes(made.SerializeToString())
+
+
+def _standard(status: Status) -> list[Message]:
+    found: list[Message] = []
+    if status.retry_after is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromTimedelta(status.retry_after)
+        found.append(retry)
+    if status.fields:
+        violations = [
+            error_details_pb2.BadRequest.FieldViolation(
+                field=_cut(path, MOST_VALUE), description=_cut(what, MOST_VALUE)
+            )
+            for path, what in list(status.fields.items())[:MOST_ENTRIES]
+        ]
+        found.append(error_details_pb2.BadRequest(field_violations=violations))
+    if status.code in RESOURCES:
+        name = status.session_id or next(iter(status.metadata.values()), "")
+        found.append(
+            error_details_pb2.ResourceInfo(
+                resource_type=f"turnkeeper.v1/{RESOURCES[status.code]}", resource_name=_cut(name, MOST_VALUE)
+            )
+        )
+    if status.family.name == "FAILED_PRECONDITION":
+        unmet = error_details_pb2.PreconditionFailure.Violation(
+            type=status.code.name, subject=status.session_id, description=_cut(status.message, MOST_VALUE)
+        )
+        found.append(error_details_pb2.PreconditionFailure(violations=[unmet]))
+    if status.code in (Code.QUOTA_EXCEEDED, Code.BUDGET_EXCEEDED, Code.RATE_LIMIT_EXCEEDED):
+        quota = error_details_pb2.QuotaFailure.Violation(
+            subject=status.session_id, description=_cut(status.message, MOST_VALUE)
+        )
+        found.append(error_details_pb2.QuotaFailure(violations=[quota]))
+    return found
+
+
+def _metadata(status: Status) -> dict[str, str]:
+    known = dict(status.metadata)
+    for name in ("session_id", "turn_id"):
+        if getattr(status, name):
+            known.setdefault(name, getattr(status, name))
+    if status.cursor:
+        known.setdefault("cursor", status.cursor)
+    if status.fields:
+        known.setdefault("fields", ",".join(status.fields))
+    return {_cut(key, 64): _cut(value, MOST_VALUE) for key, value in list(known.items())[:MOST_ENTRIES]}
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -1,0 +1,170 @@
+"""One line a record: JSON where a machine reads, plain text on a terminal.
+
+A line says what it is about (trace, session, turn, fence, attempt, sequence, replica) and never what was said: an
+exception is its class and its places in the code, its text is left out; secrets are hidden; a library's own message is
+its first line, from WARNING on.
+"""
+
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Final, TextIO
+
+from opentelemetry.trace import format_span_id, format_trace_id, get_current_span
+
+from turnkeeper.telemetry.redact import Redactor
+
+ABOUT: Final = ("session", "turn", "fence", "attempt", "sequence", "replica")
+"""What `extra` and `about` may name. Anything else in `extra` is not written."""
+
+_OURS = "turnkeeper"
+_about: ContextVar[Mapping[str, str | int]] = ContextVar("turnkeeper_log_about", default=MappingProxyType({}))
+
+
+@contextmanager
+def about(*, session: str = "", turn: str = "", fence: int = 0, attempt: int = 0, sequence: int = 0) -> Iterator[None]:
+    """Every line logged inside, in this task and those it starts, is about these. Empty or 0 changes nothing."""
+    given: dict[str, str | int] = {
+        "session": session,
+        "turn": turn,
+        "fence": fence,
+        "attempt": attempt,
+        "sequence": sequence,
+    }
+    token = _about.set({**_about.get(), **{name: value for name, value in given.items() if value}})
+    try:
+        yield
+    finally:
+        _about.reset(token)
+
+
+class Logs:
+    """What `start` changed, until `stop`."""
+
+    def __init__(self, handler: logging.Handler, *, level: str) -> None:
+        self._handler = handler
+        self._before = logging.getLogger(_OURS).level
+        logging.getLogger(_OURS).setLevel(level)
+        logging.getLogger().addHandler(handler)
+
+    def stop(self) -> None:
+        logging.getLogger().removeHandler(self._handler)
+        logging.getLogger(_OURS).setLevel(self._before)
+        self._handler.close()
+
+
+def start(
+    *,
+    level: str = "INFO",
+    replica: str = "",
+    secrets: Iterable[str] = (),
+    stream: TextIO | None = None,
+    as_json: bool | None = None,
+) -> Logs:
+    """Write to `stream`, or to standard error. `secrets` are the texts to hide wherever they turn up. `as_json` None
+    means: unless a terminal reads."""
+    stream = stream or sys.stderr
+    as_json = not stream.isatty() if as_json is None else as_json
+    handler = _Handler(stream)
+    handler.addFilter(_worth_a_line)
+    handler.setFormatter(JsonLines(replica, Redactor(secrets)) if as_json else PlainLines(replica, Redactor(secrets)))
+    return Logs(handler, level=level)
+
+
+class JsonLines(logging.Formatter):
+    """time, level, logger, message; trace_id and span_id inside a span; what it is about; error and stack."""
+
+    def __init__(self, replica: str = "", redact: Redactor | None = None) -> None:
+        super().__init__()
+        self._replica = replica
+        self._redact = redact or Redactor()
+
+    def format(self, record: logging.LogRecord) -> str:
+        return json.dumps(self._fields(record))
+
+    def _fields(self, record: logging.LogRecord) -> dict[str, str | int | list[str]]:
+        at = datetime.fromtimestamp(record.created, UTC)
+        fields: dict[str, str | int | list[str]] = {
+            "time": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": self._redact(_message(record)),
+        }
+        span = get_current_span().get_span_context()
+        if span.is_valid:
+            fields |= {"trace_id": format_trace_id(span.trace_id), "span_id": format_span_id(span.span_id)}
+        known = {"replica": self._replica, **_about.get(), **vars(record)}
+        for name in ABOUT:
+            if value := known.get(name):
+                fields[name] = value if isinstance(value, int) else self._redact(str(value))
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            fields |= {"error": _names(error), "stack": _places(error)}
+        return fields
+
+
+class PlainLines(JsonLines):
+    """The same for people: one line, then the stack."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = self._fields(record)
+        clock = str(fields["time"])[11:23]
+        line = f"{clock} {record.levelname:<7} {record.name.removeprefix(_OURS + '.')}: {fields['message']}"
+        named = [f"{name}={fields[name]}" for name in (*ABOUT, "trace_id", "error") if name in fields]
+        places = fields.get("stack", [])
+        assert isinstance(places, list)
+        return "\n  ".join([_shown("  ".join([line, *named])), *map(_shown, places)])
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  the name is the base class's
+        """The standard one prints the message's arguments."""
+        with suppress(OSError, ValueError):
+            sys.stderr.write(f"a log record of {record.name} could not be written\n")
+
+
+def _worth_a_line(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING or _is_ours(record)
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    return record.name == _OURS or record.name.startswith(f"{_OURS}.")
+
+
+def _message(record: logging.LogRecord) -> str:
+    """A library's message may go on with anything, such as a task with its exception: its first line is enough."""
+    try:
+        message = record.getMessage()
+    except (TypeError, ValueError, KeyError):
+        message = str(record.msg)
+    return message if _is_ours(record) else message.partition("\n")[0]
+
+
+def _names(error: BaseException) -> str:
+    """The error's class and those it came from, the outermost first."""
+    names, seen = [], set[int]()
+    at: BaseException | None = error
+    while at is not None and id(at) not in seen:
+        seen.add(id(at))
+        names.append(type(at).__name__)
+        at = at.__cause__ or (None if at.__suppress_context__ else at.__context__)
+    return " < ".join(names)
+
+
+def _places(error: BaseException) -> list[str]:
+    """`module:line function`, the outermost first: no text, no source, no path."""
+    return [
+        f"{frame.f_globals.get('__name__', '?')}:{line} {frame.f_code.co_name}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
+
+
+def _shown(text: str) -> str:
+    """Control characters as escapes, so that no text can forge a line or move the cursor."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
