@@ -4,6 +4,8 @@ import re
 from functools import lru_cache
 
 OTHER = "_OTHER"
+SERVER_FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
+"""The gRPC statuses that the conventions call a server's error; the others are the caller's."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/@+-]{0,79}")
 _ID = re.compile(

@@ -5,10 +5,10 @@ import asyncio
 from opentelemetry.trace import Span, StatusCode
 
 from turnkeeper.codes import Code, Family
+from turnkeeper.telemetry.labels import SERVER_FAULTS
 
 CANCELLED = "CANCELLED"
 
-_SERVER_FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 _NOT_THE_TOOLS_FAULT = frozenset({"DENIED", "REJECTED", "EXPIRED", CANCELLED})
 
 
@@ -54,7 +54,7 @@ class RpcSpan(LiveSpan):
         """`status` is the gRPC status name, `error` the name of our code. Only a server's fault marks the span."""
         if not self._settled:
             self._span.set_attribute("rpc.response.status_code", status)
-        self._settle(error or ("" if status == "OK" else status), fault=status in _SERVER_FAULTS)
+        self._settle(error or ("" if status == "OK" else status), fault=status in SERVER_FAULTS)
 
     def raised(self, error: BaseException) -> None:
         name = error_type(error)

@@ -7,7 +7,7 @@ an error's text; `labels.label` is the last guard.
 from opentelemetry.metrics import Counter, Histogram, Meter
 
 from turnkeeper.codes import Code
-from turnkeeper.telemetry.labels import label
+from turnkeeper.telemetry.labels import SERVER_FAULTS, label
 
 _CALL = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.3, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 30, 60, 120)
 _MODEL = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
@@ -17,8 +17,6 @@ _LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 
 _TAKEOVER = (0.5, 1, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 300, 900)
 _PERSON = (1, 5, 15, 30, 60, 300, 900, 3600, 14400, 86400, 259200, 604800)
 _TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
-
-_SERVER_FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 
 
 class Metrics:
@@ -39,7 +37,7 @@ class Metrics:
             "rpc.method": label(f"{service}/{method}"),
             "rpc.response.status_code": label(code),
         }
-        if code in _SERVER_FAULTS:
+        if code in SERVER_FAULTS:
             attributes["error.type"] = code
         self._rpc_duration.record(seconds, attributes)
 

@@ -62,7 +62,7 @@ class Spans:
                 "turnkeeper.turn.attempt": attempt,
             },
             context=_NOWHERE,
-            links=[Link(to) for to in map(_parsed, links) if to.is_valid],
+            links=[Link(_parsed(each)) for each in links],
         ) as live:
             yield live
 

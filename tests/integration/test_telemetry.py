@@ -1,0 +1,219 @@
+"""Telemetry over real sockets: a collector that answers, one that does not, and a Prometheus that scrapes."""
+
+import logging
+import re
+import socket
+import threading
+import time
+import urllib.request
+from datetime import timedelta
+
+import pytest
+from opentelemetry import metrics as global_metrics
+from opentelemetry import trace as global_trace
+
+from tests.integration.collector import collector, texts
+from turnkeeper.codes import Code
+from turnkeeper.telemetry.setup import Exporter, Options, Telemetry, TelemetryError, start
+
+CHAT = "turnkeeper.v1.ChatService"
+CANARY = "canary-0f3a"
+SOON = Options(metrics_every=timedelta(milliseconds=100), shutdown_within=timedelta(seconds=1))
+
+
+def started(exporter: Exporter, *, endpoint: str = "", port: int = 0, options: Options = SOON) -> Telemetry:
+    return start(
+        exporter,
+        service_instance_id="replica-1",
+        service_version="0.1.0",
+        otlp_endpoint=endpoint,
+        prometheus_port=port,
+        options=options,
+    )
+
+
+def work(telemetry: Telemetry) -> None:
+    """One call that begins a turn, the turn's work, and a failure whose text nobody may see."""
+    spans, metrics = telemetry.spans, telemetry.metrics
+    credentials = [("authorization", f"Bearer {CANARY}")]
+    with spans.rpc(CHAT, method="SendMessage", metadata=credentials) as call:
+        root = spans.traceparent()
+        call.finished("OK")
+    metrics.rpc_finished(CHAT, method="SendMessage", code="OK", seconds=0.01)
+    metrics.message("USER")
+    metrics.stream_opened()
+    with spans.invoke_agent("helper", session_id="s", turn_id="t", attempt=1, links=[root]):
+        with spans.chat("small", session_id="s") as chat:
+            chat.content(input_json=CANARY, output_json=CANARY)
+        with (
+            pytest.raises(ValueError, match=CANARY),
+            spans.execute_tool("pay", call_id="c", source="samples", tool_class="IRREVERSIBLE"),
+        ):
+            raise ValueError(CANARY)
+    metrics.tool_finished("samples", tool_class="IRREVERSIBLE", outcome="FAILED", seconds=0.2)
+    metrics.error(Code.TOOL_EXECUTION_ERROR)
+
+
+def test_a_collector_gets_spans_and_metrics() -> None:
+    with collector() as received:
+        telemetry = started("otlp", endpoint=received.endpoint)
+        work(telemetry)
+        telemetry.shutdown()
+    spans = {span.name: span for span in received.spans}
+    assert set(spans) == {f"{CHAT}/SendMessage", "invoke_agent helper", "chat small", "execute_tool pay"}
+    attempt, call = spans["invoke_agent helper"], spans[f"{CHAT}/SendMessage"]
+    assert [link.span_id for link in attempt.links] == [call.span_id]
+    assert attempt.trace_id != call.trace_id
+    assert spans["chat small"].parent_span_id == attempt.span_id
+    assert texts(spans["execute_tool pay"].attributes)["error.type"] == "ValueError"
+    (messages,) = received.metrics["turnkeeper.messages"].sum.data_points
+    assert (messages.as_int, texts(messages.attributes)) == (1, {"role": "USER"})
+    (calls,) = received.metrics["rpc.server.call.duration"].histogram.data_points
+    assert (calls.count, texts(calls.attributes)["rpc.method"]) == (1, f"{CHAT}/SendMessage")
+    assert received.resource["service.instance.id"] == "replica-1"
+    assert received.resource["service.name"] == "turnkeeper"
+    assert CANARY.encode() not in received.raw
+    assert b"SendMessage" in received.raw
+
+
+def test_metrics_are_sent_while_the_service_runs() -> None:
+    with collector() as received:
+        telemetry = started("otlp", endpoint=received.endpoint)
+        telemetry.metrics.message("USER")
+        deadline = time.monotonic() + 20
+        while "turnkeeper.messages" not in received.metrics and time.monotonic() < deadline:
+            time.sleep(0.02)
+        sent = dict(received.metrics)
+        telemetry.shutdown()
+    assert "turnkeeper.messages" in sent
+
+
+@pytest.mark.parametrize("how", ["refused", "silent"])
+def test_a_collector_that_does_not_answer_costs_nothing_but_its_data(
+    how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = set(threading.enumerate())
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        if how == "refused":
+            silent.close()
+        telemetry = started("otlp", endpoint=f"http://127.0.0.1:{port}")
+        with caplog.at_level(logging.DEBUG):
+            for _ in range(10_000):  # more than the queue holds
+                with telemetry.spans.rpc(CHAT, method="SendMessage") as call:
+                    call.finished("OK")
+                telemetry.metrics.message("USER")
+            time.sleep(0.5)  # several failed exports
+            began = time.monotonic()
+            telemetry.shutdown()
+            took = time.monotonic() - began
+    assert took < 4  # 1 s as set, 1 s for the rest, and a busy machine
+    complaints = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(complaints) <= 4
+    deadline = time.monotonic() + 10
+    while (left := set(threading.enumerate()) - before) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not left
+
+
+def test_prometheus_scrapes_what_was_counted() -> None:
+    telemetry = started("prometheus")
+    work(telemetry)
+    text = scrape(telemetry.prometheus_address)
+    telemetry.shutdown()
+    assert 'turnkeeper_messages_total{role="USER"} 1.0' in text
+    assert 'turnkeeper_tool_calls_total{class="IRREVERSIBLE",outcome="FAILED",source="samples"} 1.0' in text
+    assert 'turnkeeper_tool_duration_seconds_sum{source="samples"} 0.2' in text
+    assert "# TYPE turnkeeper_streams_active gauge\nturnkeeper_streams_active 1.0\n" in text
+    assert "turnkeeper_turns_active 0.0\n" in text
+    assert 'service_instance_id="replica-1"' in text
+    assert CANARY not in text
+    assert not re.search(r'session="|turn="|tool="|otel_scope', text)
+
+
+def test_prometheus_counts_on_between_two_scrapes() -> None:
+    telemetry = started("prometheus")
+    for count in (1.0, 2.0):
+        telemetry.metrics.message("USER")
+        assert f'turnkeeper_messages_total{{role="USER"}} {count}' in scrape(telemetry.prometheus_address)
+    telemetry.shutdown()
+
+
+def test_prometheus_is_on_loopback_and_gone_after_shutdown() -> None:
+    telemetry = started("prometheus")
+    host, port = telemetry.prometheus_address.rsplit(":", 1)
+    assert host == "127.0.0.1"
+    telemetry.shutdown()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, int(port)), timeout=5)
+
+
+def test_a_taken_port_is_said_and_leaves_nothing_open() -> None:
+    first = started("prometheus")
+    port = int(first.prometheus_address.rsplit(":", 1)[1])
+    before = threading.active_count()
+    with pytest.raises(TelemetryError, match=f"127.0.0.1:{port} is taken"):
+        started("prometheus", port=port)
+    assert threading.active_count() == before
+    first.shutdown()
+    again = started("prometheus", port=port)
+    assert again.prometheus_address == f"127.0.0.1:{port}"
+    again.shutdown()
+
+
+def test_an_address_of_another_machine_is_said() -> None:
+    with pytest.raises(TelemetryError, match=r"192.0.2.1:0 cannot be had"):
+        started("prometheus", options=Options(prometheus_host="192.0.2.1"))
+
+
+@pytest.mark.parametrize("endpoint", ["127.0.0.1:4317", "grpc://collector"])
+def test_an_endpoint_without_a_scheme_is_refused(endpoint: str) -> None:
+    with pytest.raises(TelemetryError, match="http://"):
+        started("otlp", endpoint=endpoint)
+
+
+def test_the_console_shows_spans_and_metrics_but_no_content(capsys: pytest.CaptureFixture[str]) -> None:
+    telemetry = started("console")
+    work(telemetry)
+    telemetry.shutdown()
+    shown = capsys.readouterr()
+    assert '"name": "chat small"' in shown.err
+    assert "turnkeeper.messages" in shown.err
+    assert CANARY not in shown.err
+    assert shown.out == ""
+
+
+def test_nothing_is_sent_but_spans_still_have_ids() -> None:
+    telemetry = started("none")
+    work(telemetry)
+    with telemetry.spans.rpc(CHAT, method="SendMessage"):
+        flags = telemetry.spans.traceparent().rsplit("-", 1)[1]
+    assert int(flags, 16) & 1 == 0  # not sampled: nothing is recorded
+    telemetry.shutdown()
+    assert telemetry.prometheus_address == ""
+
+
+@pytest.mark.parametrize("exporter", ["none", "console", "otlp", "prometheus"])
+def test_nothing_global_changes_and_a_second_shutdown_does_nothing(
+    exporter: Exporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = global_trace.get_tracer_provider(), global_metrics.get_meter_provider()
+    filters = {name: len(logger.filters) for name, logger in loggers().items()}
+    with collector() as received:
+        telemetry = started(exporter, endpoint=received.endpoint)
+        telemetry.shutdown()
+        telemetry.shutdown()
+    assert (global_trace.get_tracer_provider(), global_metrics.get_meter_provider()) == before
+    assert {name: len(loggers()[name].filters) for name in filters} == filters
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def loggers() -> dict[str, logging.Logger]:
+    known = logging.getLogger().manager.loggerDict
+    return {name: logger for name, logger in known.items() if isinstance(logger, logging.Logger)}
+
+
+def scrape(address: str) -> str:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+        body: bytes = answer.read()
+    return body.decode()

@@ -1,0 +1,104 @@
+"""Calls every method there is, also those that nobody has written a test for yet."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import (
+    Gauge,
+    HistogramDataPoint,
+    InMemoryMetricReader,
+    Metric,
+    NumberDataPoint,
+    Sum,
+)
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from turnkeeper.codes import Code
+from turnkeeper.telemetry.metrics import Metrics
+from turnkeeper.telemetry.spans import Spans
+
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+class Meters:
+    """Metrics over a real meter, and what was recorded."""
+
+    def __init__(self) -> None:
+        self._reader = InMemoryMetricReader()
+        self._provider = MeterProvider([self._reader], shutdown_on_exit=False)
+        self.metrics = Metrics(self._provider.get_meter("test"))
+
+    def read(self) -> dict[str, Metric]:
+        data = self._reader.get_metrics_data()
+        assert data is not None
+        return {
+            metric.name: metric
+            for resource in data.resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        }
+
+    def points(self, name: str) -> dict[tuple[tuple[str, str], ...], float]:
+        """Labels, sorted → the counter's value, or the histogram's sum."""
+        return {
+            tuple(sorted((key, str(value)) for key, value in (point.attributes or {}).items())): amount(point)
+            for point in points(self.read()[name])
+        }
+
+
+class Traces:
+    """Spans over a real tracer, and what was exported."""
+
+    def __init__(self, *, record_content: bool = False) -> None:
+        self.exporter = InMemorySpanExporter()
+        self._provider = TracerProvider(shutdown_on_exit=False)
+        self._provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.spans = Spans(self._provider.get_tracer("test"), record_content=record_content)
+
+
+def points(metric: Metric) -> list[NumberDataPoint | HistogramDataPoint]:
+    return [point for point in metric.data.data_points if isinstance(point, NumberDataPoint | HistogramDataPoint)]
+
+
+def amount(point: NumberDataPoint | HistogramDataPoint) -> float:
+    return point.value if isinstance(point, NumberDataPoint) else point.sum
+
+
+def kind(metric: Metric) -> str:
+    if isinstance(metric.data, Sum):
+        return "counter" if metric.data.is_monotonic else "up-down counter"
+    return "gauge" if isinstance(metric.data, Gauge) else "histogram"
+
+
+def methods(of: type) -> Iterator[tuple[str, Callable[..., Any]]]:
+    return ((name, method) for name, method in inspect.getmembers(of, callable) if not name.startswith("_"))
+
+
+def arguments(function: Callable[..., Any], *, text: Callable[[str], str]) -> Mapping[str, Any]:
+    """A value for every parameter, the optional ones too; `text` gives those of the texts, by name."""
+    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    return {each.name: _value(each, text) for each in parameters if each.name != "self"}
+
+
+def _value(parameter: inspect.Parameter, text: Callable[[str], str]) -> object:
+    match parameter.name:
+        case "links":
+            return [TRACEPARENT]
+        case "metadata":
+            return [("traceparent", TRACEPARENT), ("authorization", "Bearer canary")]
+        case "error" if parameter.annotation is BaseException:
+            return ValueError("canary")
+    match str(parameter.annotation):
+        case "<class 'str'>":
+            return text(parameter.name)
+        case "<class 'int'>" | "int | None":
+            return 3
+        case "<class 'float'>" | "float | None":
+            return 0.5
+        case _ if parameter.annotation is Code:
+            return Code.SESSION_NOT_FOUND
+    raise NotImplementedError(f"no value is known for {parameter}")

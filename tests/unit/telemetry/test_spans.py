@@ -1,0 +1,252 @@
+"""A span says what was done, to whom it belongs and how it ended; never what was said."""
+
+import asyncio
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import SpanKind, StatusCode, get_current_span
+
+from tests.unit.telemetry.calls import TRACEPARENT, Traces
+from turnkeeper.codes import Code
+from turnkeeper.errors import ErrorDetail, LlmTimeout, ServiceUnavailable, SessionNotFound
+from turnkeeper.model.contract import ModelFailure
+from turnkeeper.telemetry.spans import Spans
+
+CHAT = "turnkeeper.v1.ChatService"
+
+
+def only(traces: Traces) -> ReadableSpan:
+    (span,) = traces.exporter.get_finished_spans()
+    return span
+
+
+def attributes(traces: Traces) -> dict[str, object]:
+    return dict(only(traces).attributes or {})
+
+
+def trace_of(traceparent: str) -> str:
+    return traceparent.split("-")[1]
+
+
+def test_a_call_is_the_child_of_its_callers_span() -> None:
+    traces = Traces()
+    metadata: list[tuple[str, str | bytes]] = [
+        ("user-agent", "grpc"),
+        ("traceparent", TRACEPARENT),
+        ("blob-bin", b"\x00"),
+    ]
+    with traces.spans.rpc(CHAT, method="SendMessage", metadata=metadata) as live:
+        assert trace_of(traces.spans.traceparent()) == trace_of(TRACEPARENT)
+        live.finished("OK")
+    span = only(traces)
+    assert (span.name, span.kind) == (f"{CHAT}/SendMessage", SpanKind.SERVER)
+    assert span.parent is not None
+    assert f"{span.parent.span_id:016x}" == TRACEPARENT.split("-")[2]
+    assert span.parent.is_remote
+    assert attributes(traces) == {
+        "rpc.system.name": "grpc",
+        "rpc.method": f"{CHAT}/SendMessage",
+        "rpc.response.status_code": "OK",
+    }
+
+
+@pytest.mark.parametrize("metadata", [(), None, [("traceparent", "nonsense")], [("traceparent", b"\xff")]])
+def test_a_call_without_a_readable_parent_is_a_root(metadata: list[tuple[str, str | bytes]] | None) -> None:
+    traces = Traces()
+    with traces.spans.rpc(CHAT, method="GetTurn", metadata=metadata):
+        pass
+    assert only(traces).parent is None
+
+
+def test_an_outer_span_is_no_parent_of_a_call() -> None:
+    traces = Traces()
+    with traces.spans.chat("small"), traces.spans.rpc(CHAT, method="GetTurn"):
+        pass
+    assert traces.exporter.get_finished_spans()[0].parent is None
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "fault"),
+    [
+        ("OK", "", False),
+        ("NOT_FOUND", "SESSION_NOT_FOUND", False),
+        ("CANCELLED", "", False),
+        ("UNAVAILABLE", "SERVER_DRAINING", True),
+        ("INTERNAL", "INTERNAL_ERROR", True),
+        ("DEADLINE_EXCEEDED", "", True),
+    ],
+)
+def test_only_a_servers_fault_marks_a_call(status: str, error: str, fault: bool) -> None:
+    traces = Traces()
+    with traces.spans.rpc(CHAT, method="GetTurn") as live:
+        live.finished(status, error=error)
+    assert attributes(traces)["rpc.response.status_code"] == status
+    assert attributes(traces).get("error.type", "") == (error or ("" if status == "OK" else status))
+    assert (only(traces).status.status_code is StatusCode.ERROR) is fault
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "name", "fault"),
+    [
+        (SessionNotFound(), "NOT_FOUND", "SESSION_NOT_FOUND", False),
+        (ServiceUnavailable(), "UNAVAILABLE", "SERVICE_UNAVAILABLE", True),
+        (asyncio.CancelledError(), "CANCELLED", "CANCELLED", False),
+        (ZeroDivisionError("canary"), "UNKNOWN", "ZeroDivisionError", True),
+    ],
+)
+def test_an_exception_that_leaves_a_call_gives_its_status(
+    error: BaseException, status: str, name: str, fault: bool
+) -> None:
+    traces = Traces()
+    with pytest.raises(type(error)), traces.spans.rpc(CHAT, method="GetTurn"):
+        raise error
+    assert attributes(traces)["rpc.response.status_code"] == status
+    assert attributes(traces)["error.type"] == name
+    assert (only(traces).status.status_code is StatusCode.ERROR) is fault
+
+
+def test_the_first_end_of_a_call_counts() -> None:
+    """An interceptor says how a call ended and then aborts it by an exception."""
+    traces = Traces()
+
+    def abort() -> None:
+        with traces.spans.rpc(CHAT, method="GetTurn") as live:
+            live.finished("NOT_FOUND", error="TURN_NOT_FOUND")
+            raise RuntimeError("abort")
+
+    with pytest.raises(RuntimeError):
+        abort()
+    assert attributes(traces)["rpc.response.status_code"] == "NOT_FOUND"
+    assert attributes(traces)["error.type"] == "TURN_NOT_FOUND"
+
+
+def test_each_attempt_is_a_trace_of_its_own_linked_to_the_turns_root() -> None:
+    traces = Traces()
+    spans = traces.spans
+    with spans.rpc(CHAT, method="SendMessage"):
+        root = spans.traceparent()
+        for attempt in (1, 2):
+            links = [root, "", "nonsense"]
+            with spans.invoke_agent("helper", session_id="s", turn_id="t", attempt=attempt, links=links) as live:
+                with spans.chat("small", session_id="s"):
+                    pass
+                live.stopped("COMPLETED")
+    first_chat, first, second_chat, second, call = traces.exporter.get_finished_spans()
+    assert root.startswith(f"00-{call.context.trace_id:032x}-{call.context.span_id:016x}-")
+    assert len({call.context.trace_id, first.context.trace_id, second.context.trace_id}) == 3
+    for chat, attempt_span in ((first_chat, first), (second_chat, second)):
+        assert attempt_span.parent is None
+        assert [link.context.span_id for link in attempt_span.links] == [call.context.span_id]
+        assert chat.parent is not None
+        assert chat.parent.span_id == attempt_span.context.span_id
+    assert first.name == "invoke_agent helper"
+    assert (first.attributes or {})["gen_ai.conversation.id"] == "s"
+    assert (second.attributes or {})["turnkeeper.turn.attempt"] == 2
+
+
+def test_a_model_call_says_what_it_used() -> None:
+    traces = Traces()
+    with traces.spans.chat("small", session_id="s", max_output_tokens=64, temperature=0.0) as live:
+        live.first_chunk(0.5)
+        live.answered("small-0101", finish_reason="TOOL_CALLS", input_tokens=10, output_tokens=3)
+        live.content(input_json="canary", output_json="canary")
+    assert only(traces).kind is SpanKind.CLIENT
+    assert only(traces).name == "chat small"
+    assert attributes(traces) == {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "openai",
+        "gen_ai.request.model": "small",
+        "gen_ai.request.stream": True,
+        "gen_ai.request.max_tokens": 64,
+        "gen_ai.request.temperature": 0.0,
+        "gen_ai.conversation.id": "s",
+        "gen_ai.response.model": "small-0101",
+        "gen_ai.response.finish_reasons": ("tool_calls",),
+        "gen_ai.response.time_to_first_chunk": 0.5,
+        "gen_ai.usage.input_tokens": 10,
+        "gen_ai.usage.output_tokens": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "name"),
+    [
+        (LlmTimeout(), "LLM_TIMEOUT"),
+        (ModelFailure(ErrorDetail(code=Code.LLM_RATE_LIMIT, message="canary"), retryable=True), "LLM_RATE_LIMIT"),
+    ],
+)
+def test_a_failed_model_call_names_its_code(error: Exception, name: str) -> None:
+    traces = Traces()
+    with pytest.raises(type(error)), traces.spans.chat("small"):
+        raise error
+    assert attributes(traces)["error.type"] == name
+    assert only(traces).status.status_code is StatusCode.ERROR
+
+
+@pytest.mark.parametrize(
+    ("outcome", "fault"), [("OK", False), ("FAILED", True), ("TIMED_OUT", True), ("REJECTED", False), ("DENIED", False)]
+)
+def test_a_persons_no_is_no_fault_of_the_tool(outcome: str, fault: bool) -> None:
+    traces = Traces()
+    with traces.spans.execute_tool("pay", call_id="c", source="samples", tool_class="IRREVERSIBLE") as live:
+        live.finished(outcome)
+    assert only(traces).name == "execute_tool pay"
+    assert attributes(traces)["turnkeeper.tool.outcome"] == outcome
+    assert attributes(traces).get("error.type", "OK") == outcome
+    assert (only(traces).status.status_code is StatusCode.ERROR) is fault
+
+
+@pytest.mark.parametrize("record_content", [False, True])
+def test_content_is_recorded_only_where_it_was_asked_for(record_content: bool) -> None:
+    traces = Traces(record_content=record_content)
+    with traces.spans.chat("small") as chat:
+        chat.content(input_json='["canary"]', output_json='["canary"]')
+    with traces.spans.execute_tool("pay", call_id="c", source="samples", tool_class="IRREVERSIBLE") as tool:
+        tool.content(arguments_json='{"to":"canary"}', result_json='"canary"')
+    texts = [span.to_json() for span in traces.exporter.get_finished_spans()]
+    assert ["canary" in text for text in texts] == [record_content, record_content]
+
+
+def test_neither_an_exceptions_text_nor_a_credential_is_recorded() -> None:
+    traces = Traces()
+    spans = traces.spans
+    openers = [
+        spans.rpc(CHAT, method="GetTurn", metadata=[("authorization", "Bearer canary"), ("x-api-key", "canary")]),
+        spans.invoke_agent("helper", session_id="s", turn_id="t", attempt=1),
+        spans.chat("small"),
+        spans.execute_tool("pay", call_id="c", source="samples", tool_class="READ_ONLY"),
+        spans.database("insert", collection="events"),
+    ]
+    for opener in openers:
+        with pytest.raises(ValueError, match="canary"), opener:
+            raise ValueError("canary")
+    for span in traces.exporter.get_finished_spans():
+        assert "canary" not in span.to_json()
+        assert (span.attributes or {})["error.type"] == "ValueError"
+        assert not span.events
+        assert span.status.description is None
+
+
+def test_there_is_no_traceparent_outside_a_span() -> None:
+    assert Spans.traceparent() == ""
+
+
+async def test_concurrent_tasks_do_not_share_a_span() -> None:
+    traces = Traces()
+
+    async def call(name: str) -> None:
+        with traces.spans.rpc(CHAT, method=name):
+            mine = get_current_span()
+            await asyncio.sleep(0)
+            with traces.spans.chat(name):
+                await asyncio.sleep(0)
+            assert get_current_span() is mine
+
+    async with asyncio.TaskGroup() as group:
+        for name in ("A", "B", "C"):
+            group.create_task(call(name))
+    spans = {span.name: span for span in traces.exporter.get_finished_spans()}
+    for name in ("A", "B", "C"):
+        parent = spans[f"chat {name}"].parent
+        assert parent is not None
+        assert parent.span_id == spans[f"{CHAT}/{name}"].context.span_id
