@@ -1,0 +1,245 @@
+"""A real server, in this process or in its own, and the few calls that most tests make on it."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+from grpc import aio
+
+from turnkeeper import app
+from turnkeeper.model.script import Script
+from turnkeeper.model.script_file import parse_script
+from turnkeeper.model.scripted import ScriptedModel
+from turnkeeper.pb.v1 import (
+    agent_pb2_grpc,
+    approval_pb2,
+    approval_pb2_grpc,
+    chat_pb2,
+    chat_pb2_grpc,
+    event_pb2,
+    message_pb2,
+    session_pb2,
+    session_pb2_grpc,
+)
+from turnkeeper.settings import Settings
+
+START_TIME = 20.0
+
+
+class Stubs:
+    """The four services on one channel."""
+
+    def __init__(self, channel: aio.Channel) -> None:
+        self.channel = channel
+        self.sessions = session_pb2_grpc.SessionServiceStub(channel)
+        self.chat = chat_pb2_grpc.ChatServiceStub(channel)
+        self.approvals = approval_pb2_grpc.ApprovalServiceStub(channel)
+        self.agents = agent_pb2_grpc.AgentServiceStub(channel)
+
+
+@contextlib.asynccontextmanager
+async def connect(address: str) -> AsyncIterator[Stubs]:
+    """Stubs on a fresh channel."""
+    async with aio.insecure_channel(address) as channel:
+        yield Stubs(channel)
+
+
+@contextlib.asynccontextmanager
+async def scripted(script: str | Script) -> AsyncIterator[ScriptedModel]:
+    """A model that plays this script (TOML)."""
+    async with ScriptedModel(parse_script(script) if isinstance(script, str) else script) as model:
+        yield model
+
+
+def environment(model: ScriptedModel | str, **more: str) -> dict[str, str]:
+    """The variables that send a server to this model, and nothing of the tester's own."""
+    url = model if isinstance(model, str) else model.base_url
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return {**kept, "OPENAI_BASE_URL": url, "OPENAI_API_KEY": "unused", **more}
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    mongo_uri: str, database: str, model: ScriptedModel | str, *, agents: Path | None = None, **knobs: Any
+) -> AsyncIterator[app.Running]:
+    """A server in this process, on a real socket and a real database. Short times; no wait at drain."""
+    chosen: dict[str, Any] = {
+        "port": 0,
+        "mongodb_uri": mongo_uri,
+        "database": database,
+        "agents": agents,
+        "lease": timedelta(seconds=2),
+        "sweep": timedelta(milliseconds=200),
+        "poll": timedelta(milliseconds=100),
+        "drain_delay": timedelta(),
+        "drain_grace": timedelta(seconds=2),
+    }
+    variables = environment(model)
+    settings = Settings(openai_base_url=variables["OPENAI_BASE_URL"], **{**chosen, **knobs})
+    async with app.serving(settings, variables) as running:
+        yield running
+
+
+@dataclass(slots=True)
+class ServerProcess:
+    """`turnkeeper serve` in a process of its own."""
+
+    process: asyncio.subprocess.Process
+    address: str
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    async def kill(self) -> None:
+        """kill -9, and wait until it is gone."""
+        self.process.kill()
+        await self.process.wait()
+
+    async def terminate(self) -> int:
+        """SIGTERM, and wait until it has drained; the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return await self.process.wait()
+
+
+@contextlib.asynccontextmanager
+async def server_process(
+    mongo_uri: str,
+    database: str,
+    model: ScriptedModel | str,
+    *,
+    flags: tuple[str, ...] = (),
+    variables: Mapping[str, str] | None = None,
+) -> AsyncIterator[ServerProcess]:
+    """A server process that listens on a free port; killed on the way out if it still lives."""
+    command = [sys.executable, "-m", "turnkeeper", "serve", "--port", "0", "--database", database]
+    times = ["--lease", "2s", "--sweep", "200ms", "--poll", "100ms", "--drain-delay", "0s", "--drain-grace", "5s"]
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        *times,
+        *flags,
+        env=environment(model, TURNKEEPER_MONGODB_URI=mongo_uri, **(variables or {})),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield ServerProcess(process, await _address(process))
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - no public way to close the pipe
+
+
+async def _address(process: asyncio.subprocess.Process) -> str:
+    assert process.stdout is not None
+    async with asyncio.timeout(START_TIME):
+        while line := (await process.stdout.readline()).decode():
+            if "serving on" in line:
+                return line.rsplit(" ", 1)[1].strip()
+    raise RuntimeError("the server ended before it served; its reason is on standard error")
+
+
+def new_request_id() -> str:
+    return uuid.uuid4().hex
+
+
+def text_parts(text: str) -> list[message_pb2.Part]:
+    return [message_pb2.Part(text=text)]
+
+
+def answer_of(turn: chat_pb2.Turn) -> str:
+    return "".join(part.text for part in turn.answer)
+
+
+async def create_test_session(stubs: Stubs, *, agent: str = "clerk", session_id: str = "") -> str:
+    """A fresh session's id."""
+    made = await stubs.sessions.CreateSession(
+        session_pb2.CreateSessionRequest(session_id=session_id, request_id=new_request_id(), agent=agent)
+    )
+    return made.session.session_id
+
+
+async def send_message_to_session(
+    stubs: Stubs, session_id: str, text: str, *, wait: float | None = None, request_id: str = "", **fields: Any
+) -> chat_pb2.Turn:
+    """Send a message; its turn as it is after `wait` seconds (None: the server's default)."""
+    response = await stubs.chat.SendMessage(
+        chat_pb2.SendMessageRequest(
+            session_id=session_id,
+            request_id=request_id or new_request_id(),
+            content=text_parts(text),
+            wait=None if wait is None else Duration(nanos=int(wait * 1e9) % 10**9, seconds=int(wait)),
+            **fields,
+        )
+    )
+    return response.turn
+
+
+async def wait_for_approval(stubs: Stubs, session_id: str, *, timeout: float = 10) -> approval_pb2.Approval:
+    """The session's next PENDING approval, as the event stream announces it."""
+    async with asyncio.timeout(timeout):
+        watch = stubs.sessions.WatchEvents(
+            session_pb2.WatchEventsRequest(session_id=session_id, follow=True, types=["approval_requested"])
+        )
+        try:
+            async for response in watch:
+                for event in response.events:
+                    found = await stubs.approvals.GetApproval(
+                        approval_pb2.GetApprovalRequest(approval_id=event.approval_requested.approval_id)
+                    )
+                    if found.approval.state == approval_pb2.APPROVAL_STATE_PENDING:
+                        return found.approval
+        finally:
+            watch.cancel()
+    raise AssertionError("the stream ended without a pending approval")
+
+
+async def decide(
+    stubs: Stubs, approval: approval_pb2.Approval, *, approve: bool = True, reason: str = ""
+) -> approval_pb2.DecideApprovalResponse:
+    """Decide on what the approval shows."""
+    verdict = event_pb2.APPROVAL_DECISION_APPROVE if approve else event_pb2.APPROVAL_DECISION_REJECT
+    return await stubs.approvals.DecideApproval(
+        approval_pb2.DecideApprovalRequest(
+            approval_id=approval.approval_id,
+            decision=verdict,
+            arguments_hash=approval.arguments_hash,
+            reason=reason,
+        )
+    )
+
+
+async def wait_for_turn(stubs: Stubs, session_id: str, turn_id: str, *, seconds: int = 20) -> chat_pb2.Turn:
+    """The turn, once it has ended or waits for somebody."""
+    response = await stubs.chat.GetTurn(
+        chat_pb2.GetTurnRequest(session_id=session_id, turn_id=turn_id, wait=Duration(seconds=seconds))
+    )
+    return response.turn
+
+
+async def all_events(stubs: Stubs, session_id: str) -> list[event_pb2.Event]:
+    """Every durable event so far, by pages."""
+    events: list[event_pb2.Event] = []
+    after = 0
+    while True:
+        page = await stubs.sessions.ListEvents(
+            session_pb2.ListEventsRequest(session_id=session_id, after_sequence=after, page_size=100)
+        )
+        events.extend(page.events)
+        after = page.through_sequence
+        if not page.more:
+            return events
+
+
+def kinds(events: list[event_pb2.Event]) -> list[str]:
+    """The names of the events' payloads, in order."""
+    return [str(event.WhichOneof("payload")) for event in events]
