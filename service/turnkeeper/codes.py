@@ -86,3 +86,13 @@ class Status:
     cursor: str = ""
     retry_after: timedelta | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorDetail:
+    """An error as data, kept with a turn. `error_of` makes it an exception again."""
+
+    code: Code
+    message: str
+    retry_after: timedelta | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)

@@ -5,11 +5,10 @@ compares the two. Nothing here knows gRPC: `rpc/status.py` puts a `Status` on th
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import ClassVar
 
-from turnkeeper.codes import Code, Family, Status
+from turnkeeper.codes import Code, ErrorDetail, Family, Status
 
 
 class SessionError(Exception):
@@ -54,34 +53,16 @@ class SessionError(Exception):
 
     def to_dict(self) -> dict[str, object]:
         """For logs and JSON: `code` (name), `status` (gRPC name), `message`, `metadata`, and what else is known."""
-        known: dict[str, object] = {
-            "code": self.code.name,
-            "status": self.family.name,
-            "message": self.message,
-            "metadata": dict(self.metadata),
-        }
-        for name in ("session_id", "turn_id", "cursor"):
-            if getattr(self, name):
-                known[name] = getattr(self, name)
+        code, status = self.code.name, self.family.name
+        known: dict[str, object] = {"code": code, "status": status, "message": self.message, "metadata": self.metadata}
+        known |= {name: getattr(self, name) for name in ("session_id", "turn_id", "cursor") if getattr(self, name)}
         if self.retry_after is not None:
             known["retry_after_s"] = self.retry_after.total_seconds()
         return known
 
-    def to_event(self) -> "ErrorDetail":
+    def to_event(self) -> ErrorDetail:
         """The form a durable event and a Turn keep."""
-        return ErrorDetail(
-            code=self.code, message=self.message, retry_after=self.retry_after, metadata=dict(self.metadata)
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ErrorDetail:
-    """An error as data, kept with a turn. `error_of` makes it an exception again."""
-
-    code: Code
-    message: str
-    retry_after: timedelta | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
+        return ErrorDetail(code=self.code, message=self.message, retry_after=self.retry_after, metadata=self.metadata)
 
 
 class InvalidArgument(SessionError):
@@ -402,26 +383,13 @@ class NotImplementedYet(SessionError):
     family = Family.UNIMPLEMENTED
 
 
-def leaves() -> dict[Code, type[SessionError]]:
+def leaves(family: type[SessionError] = SessionError) -> dict[Code, type[SessionError]]:
     """Each code's class. A family's default code belongs to its leaf."""
-    found: dict[Code, type[SessionError]] = {}
-    pending: list[type[SessionError]] = [SessionError]
-    while pending:
-        kind = pending.pop()
-        children = kind.__subclasses__()
-        pending.extend(children)
-        if not children and kind.__module__ == __name__:
-            found[kind.code] = kind
-    return found
+    children = family.__subclasses__()
+    return {code: leaf for child in children for code, leaf in leaves(child).items()} or {family.code: family}
 
 
-def error_of(detail: ErrorDetail, *, session_id: str = "", turn_id: str = "", cursor: str = "") -> SessionError:
+def error_of(detail: ErrorDetail, *, session_id: str = "", turn_id: str = "") -> SessionError:
     """The exception that a kept error stands for."""
-    return leaves()[detail.code](
-        detail.message,
-        metadata=detail.metadata,
-        session_id=session_id,
-        turn_id=turn_id,
-        cursor=cursor,
-        retry_after=detail.retry_after,
-    )
+    leaf, after = leaves()[detail.code], detail.retry_after
+    return leaf(detail.message, metadata=detail.metadata, session_id=session_id, turn_id=turn_id, retry_after=after)

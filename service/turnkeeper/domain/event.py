@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from turnkeeper.codes import ErrorDetail
 from turnkeeper.domain.approval import ApprovalDecision, ApprovalKind
 from turnkeeper.domain.message import FinishReason, Part, ToolRequest, Usage
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolOutcome
 from turnkeeper.domain.turn import CancelReason, StopReason
-from turnkeeper.errors import ErrorDetail
 
 
 class AttemptOutcome(StrEnum):

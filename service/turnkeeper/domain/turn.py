@@ -4,10 +4,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from turnkeeper.codes import Code
+from turnkeeper.codes import Code, ErrorDetail
 from turnkeeper.domain.message import FinishReason, Part, Usage
 from turnkeeper.domain.tool import Call, CallState
-from turnkeeper.errors import ErrorDetail
 
 
 class TurnState(StrEnum):

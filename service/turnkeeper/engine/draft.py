@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from turnkeeper.codes import ErrorDetail
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Approval, ApprovalKind, ApprovalState
 from turnkeeper.domain.event import (
@@ -19,7 +20,6 @@ from turnkeeper.domain.event import (
 from turnkeeper.domain.session import Session
 from turnkeeper.domain.tool import Call, CallState, PolicyAction, ToolOutcome, ToolResult, ToolSpec
 from turnkeeper.domain.turn import CancelReason, PendingItem, Turn, TurnState
-from turnkeeper.errors import ErrorDetail
 from turnkeeper.store.contract import (
     ApprovalChange,
     Cancel,

@@ -12,21 +12,15 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, assert_never
 
-from turnkeeper.codes import Code
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.event import (
-    AttemptFailed,
-    AttemptOutcome,
     AttemptSuperseded,
     Event,
-    MessageCompleted,
     ToolStarted,
-    TurnCompleted,
-    TurnStarted,
 )
 from turnkeeper.domain.history import History
-from turnkeeper.domain.message import FinishReason, Part, ToolRequest, Usage
-from turnkeeper.domain.tool import Call, PolicyAction, ToolOutcome
+from turnkeeper.domain.message import ToolRequest, Usage
+from turnkeeper.domain.tool import Call, PolicyAction
 from turnkeeper.domain.turn import (
     AwaitApproval,
     AwaitResults,
@@ -42,23 +36,19 @@ from turnkeeper.domain.turn import (
     TurnState,
     next_step,
 )
+from turnkeeper.engine import decisions
 from turnkeeper.engine.draft import Draft
 from turnkeeper.engine.feed import Feed, Preview
 from turnkeeper.engine.journal import Journal
 from turnkeeper.engine.lease import HeldLease, LeaseLost
-from turnkeeper.engine.proposal import ask_again, propose, still_the_same
+from turnkeeper.engine.proposal import ask_again, still_the_same
 from turnkeeper.engine.speech import Speech
 from turnkeeper.engine.toolbox import Finished, Toolbox
-from turnkeeper.errors import ErrorDetail, ServiceUnavailable, ToolOutcomeUnknown
+from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.model.contract import ModelAnswer, ModelFailure
 from turnkeeper.store.contract import Committed, Lease, Snapshot, Stale, Store
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.telemetry.spans import Spans
-
-HELD_DELAY = timedelta(seconds=2)
-"""A shorter wait for the next try keeps the lease; a longer one lets go of it and is a wake-up."""
-MOST_LAPSES = 5
-"""Owners in a row that were lost without a step; then the turn fails (it may be what kills them)."""
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +97,7 @@ class TurnRun:
         """
         try:
             if not begun:
-                await self._append(lambda draft: self._begin(draft, taken_over))
+                await self._append(lambda draft: decisions.begin(draft, taken_over=taken_over))
             while self._ours():
                 if self._lease.releasing and not self._tools:
                     await self._hand_over()
@@ -132,7 +122,9 @@ class TurnRun:
             case AwaitResults():
                 await self._await_results()
             case ResolveLost(calls=calls):
-                await self._append(lambda draft: self._resolve_lost(draft, calls))
+                await self._append(lambda draft: decisions.resolve_lost(draft, calls))
+                for _ in (call for call in calls if not call.tool_class.may_start_again):
+                    self._parts.metrics.unknown_outcome("OWNER_LOST")
             case RunTools() | AwaitApproval() | Complete() | Fail():
                 await self._append(lambda _: None)
             case _:
@@ -217,22 +209,6 @@ class TurnRun:
 
     # --- deciding ----------------------------------------------------------------------------------------------
 
-    def _begin(self, draft: Draft, taken_over: bool) -> None:
-        turn = draft.turn
-        first = turn.attempt == 0
-        message_id = draft.new_id() if taken_over else turn.next_message_id
-        begun = replace(
-            turn.taken_up(next_message_id=message_id, at=draft.at), lapses=turn.lapses + 1 if taken_over else 0
-        )
-        draft.put_turn(begun)
-        if first:
-            draft.say(TurnStarted(message_id=message_id), turn=begun)
-        elif taken_over:
-            draft.say(AttemptSuperseded(superseded_attempt=turn.attempt, message_id=message_id), turn=begun)
-        if begun.lapses >= MOST_LAPSES:
-            told = f"{begun.lapses} servers in a row were lost while they ran this turn; ask the operator why."
-            draft.fail_turn(ErrorDetail(code=Code.AGENT_CONFIG_ERROR, message=told))
-
     def _follow_on(self, draft: Draft) -> None:
         """What follows from the draft itself, in the same transaction."""
         if draft.turn.state is TurnState.RUNNING:
@@ -247,10 +223,7 @@ class TurnRun:
     def _settle(self, draft: Draft) -> None:
         match self._next(draft.snapshot, draft.turn, draft.calls):
             case Complete(stop_reason=stop_reason):
-                turn = replace(draft.turn.ended_as(TurnState.COMPLETED, at=draft.at), stop_reason=stop_reason)
-                draft.put_turn(turn)
-                said = TurnCompleted(stop_reason=stop_reason, usage=turn.usage, message_id=turn.next_message_id)
-                draft.say(said, turn=turn)
+                decisions.complete(draft, stop_reason)
             case Fail(error=error):
                 draft.fail_turn(error)
             case AwaitApproval(calls=calls):
@@ -273,23 +246,10 @@ class TurnRun:
             draft.say(ToolStarted(tool_call_id=call.id, tool=call.tool, key=call.key), turn=draft.turn)
             launch.append(started)
         usage = draft.turn.usage + Usage(tool_calls=len(launch))
-        draft.put_turn(replace(draft.turn, usage=usage, lapses=0, update_time=draft.at))
+        draft.put_turn(replace(draft.turn, usage=usage, update_time=draft.at))
         self._launch = tuple(launch)
         if not launch:
             self._settle(draft)
-
-    def _resolve_lost(self, draft: Draft, calls: tuple[Call, ...]) -> None:
-        """Their owner is gone. What may be repeated starts again under its key; of the rest nobody knows (I5)."""
-        unknown = [call for call in calls if not call.tool_class.may_start_again]
-        for call in calls:
-            if call in unknown:
-                self._parts.metrics.unknown_outcome("OWNER_LOST")
-                draft.close_call_as(call, ToolOutcome.UNKNOWN)
-            else:
-                draft.put_call(call.ready_again())
-        if unknown:
-            names = ", ".join(sorted({call.tool for call in unknown}))
-            draft.fail_turn(ToolOutcomeUnknown(metadata={"tools": names}).to_event())
 
     # --- the model ---------------------------------------------------------------------------------------------
 
@@ -315,7 +275,7 @@ class TurnRun:
             await self._hand_over()
             return
         if speaking.cancelled():
-            await self._append(lambda draft: self._close_partial(draft, preview.text()))
+            await self._append(lambda draft: decisions.close_partial(draft, preview.text(), model=self._agent.model))
             return
         failure = speaking.exception()
         if isinstance(failure, ModelFailure):
@@ -327,76 +287,22 @@ class TurnRun:
         )
         if any(self._needs_approval(request) for request in requests):
             await self._read_again()
-        await self._append(lambda draft: self._record_answer(draft, answer, requests))
+        agent, toolbox = self._agent, self._parts.toolbox
+        await self._append(lambda draft: decisions.record_answer(draft, answer, requests, agent=agent, toolbox=toolbox))
 
     def _needs_approval(self, request: ToolRequest) -> bool:
         """An expiry is computed from the database's clock: the snapshot must be a fresh one."""
         spec = self._parts.toolbox.find(self._agent, request.tool)
         return spec is not None and self._agent.rule_for(spec).action is PolicyAction.APPROVE
 
-    def _record_answer(self, draft: Draft, answer: ModelAnswer, requests: tuple[ToolRequest, ...]) -> None:
-        turn = draft.turn
-        parts = (Part(text=answer.text),) if answer.text else ()
-        said = MessageCompleted(
-            message_id=turn.next_message_id,
-            content=parts,
-            tool_requests=requests,
-            finish_reason=answer.finish_reason,
-            usage=answer.usage,
-            model=answer.model,
-        )
-        draft.say(said, turn=turn)
-        turn = replace(
-            turn,
-            iterations=turn.iterations + 1,
-            tries=0,
-            lapses=0,
-            usage=turn.usage + answer.usage,
-            finish_reason=answer.finish_reason,
-            answer=() if requests else parts,
-            update_time=draft.at,
-        )
-        draft.put_turn(turn)
-        for position, request in enumerate(requests):
-            propose(draft, request, position, agent=self._agent, toolbox=self._parts.toolbox)
-        if requests:
-            draft.put_turn(replace(draft.turn, next_message_id=draft.new_id()))
-
-    def _close_partial(self, draft: Draft, text: str) -> None:
-        """Cancelled in mid-message: what was said is kept, closed as INTERRUPTED."""
-        if not text or draft.snapshot.head.cancel.turn_id != draft.turn.id:
-            return
-        said = MessageCompleted(
-            message_id=draft.turn.next_message_id,
-            content=(Part(text=text),),
-            tool_requests=(),
-            finish_reason=FinishReason.INTERRUPTED,
-            usage=Usage(),
-            model=self._agent.model,
-        )
-        draft.say(said, turn=draft.turn)
-
     async def _model_failed(self, failure: ModelFailure) -> None:
         tries = self.turn.tries + 1
         retries = replace(self._parts.retries, max_attempts=self._agent.limits.max_attempts)
         delay = retries.delay(tries, retry_after=failure.retry_after, jitter=self._parts.jitter())
         delay = delay if failure.retryable else None
-        await self._append(lambda draft: self._record_failure(draft, failure.detail, tries, delay))
+        await self._append(lambda draft: decisions.record_failure(draft, failure.detail, tries=tries, delay=delay))
         if delay is not None and self.turn.state is TurnState.RUNNING:
             await self._until_nudged(set(), seconds=delay.total_seconds())
-
-    def _record_failure(self, draft: Draft, error: ErrorDetail, tries: int, delay: timedelta | None) -> None:
-        failed = draft.turn
-        outcome = AttemptOutcome.EXHAUSTED if delay is None else AttemptOutcome.RETRYING
-        draft.say(AttemptFailed(error=error, outcome=outcome, retry_delay=delay), turn=failed)
-        if delay is None:
-            draft.fail_turn(error)
-            return
-        turn = replace(failed.taken_up(next_message_id=draft.new_id(), at=draft.at), tries=tries, lapses=0)
-        if delay > HELD_DELAY and draft.snapshot.head.cancel.turn_id != turn.id:
-            turn = replace(turn, state=TurnState.BACKING_OFF)
-            draft.change_head(lease=Lease.RELEASE, wake=delay)
-        draft.put_turn(turn)
 
     # --- tools -------------------------------------------------------------------------------------------------
 
@@ -438,14 +344,7 @@ class TurnRun:
         results = [task.result() for task in done.values() if not task.cancelled()]
         for call_id in list(self._tools) if interrupted else done:
             del self._tools[call_id]
-        await self._append(lambda draft: self._record_results(draft, results))
-
-    def _record_results(self, draft: Draft, results: list[Finished]) -> None:
-        by_id = {call.id: call for call in draft.calls}
-        for finished in results:
-            call = by_id[finished.call_id]
-            draft.close_call(call, finished.result, duration=finished.duration)
-        draft.put_turn(replace(draft.turn, lapses=0, update_time=draft.at))
+        await self._append(lambda draft: decisions.record_results(draft, results))
 
     async def _stop_tools(self) -> None:
         for task in self._tools.values():

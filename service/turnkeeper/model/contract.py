@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
+from turnkeeper.codes import ErrorDetail
 from turnkeeper.domain.message import FinishReason, Message, ToolRequest, Usage
 from turnkeeper.domain.tool import ToolSpec
-from turnkeeper.errors import ErrorDetail
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

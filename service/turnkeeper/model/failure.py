@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
-from turnkeeper.codes import Code
-from turnkeeper.errors import ErrorDetail
+from turnkeeper.codes import Code, ErrorDetail
 from turnkeeper.model.contract import ModelFailure
 
 

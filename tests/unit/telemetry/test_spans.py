@@ -7,8 +7,8 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode, get_current_span
 
 from tests.unit.telemetry.calls import TRACEPARENT, Traces
-from turnkeeper.codes import Code
-from turnkeeper.errors import ErrorDetail, LlmTimeout, ServiceUnavailable, SessionNotFound
+from turnkeeper.codes import Code, ErrorDetail
+from turnkeeper.errors import LlmTimeout, ServiceUnavailable, SessionNotFound
 from turnkeeper.model.contract import ModelFailure
 from turnkeeper.telemetry.spans import Spans
 
