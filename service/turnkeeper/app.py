@@ -9,7 +9,7 @@ import random
 import secrets
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -197,6 +197,7 @@ class _Replica:
             store,
             self.feeds,
             WireCodec(),
+            metrics=metrics,
             heartbeat=settings.heartbeat.total_seconds(),
             rotation=settings.rotation.total_seconds(),
             rng=rng,
@@ -257,20 +258,16 @@ class _Replica:
 
 
 @contextlib.asynccontextmanager
-async def _background(*runs: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+async def _background(*runs: Callable[[], Coroutine[None, None, None]]) -> AsyncIterator[None]:
     """Tasks that live as long as the block; one that dies ends the block with its error."""
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_forever(run)) for run in runs]
+        tasks = [group.create_task(run()) for run in runs]
         await asyncio.sleep(0)
         try:
             yield
         finally:
             for task in tasks:
                 task.cancel()
-
-
-async def _forever(run: Callable[[], Awaitable[None]]) -> None:
-    await run()
 
 
 def _check_identity(settings: Settings) -> None:

@@ -66,7 +66,8 @@ class Turn:
 
     `attempt` grows at each claim and each model retry. `next_message_id` is the id that the model's next message
     will have; it is stored before the message's first delta. `tries` counts the failed tries of the model call that
-    is due; `lapses` the owners in a row that were lost without a step. `finish_reason` is that of the last
+    is due; `lapses` the owners in a row that were lost without a step. `trace` is the W3C
+    traceparent of the call that brought it. `finish_reason` is that of the last
     whole model message, None before the first.
     """
 
@@ -94,6 +95,7 @@ class Turn:
     error: ErrorDetail | None = None
     answer: tuple[Part, ...] = ()
     pending: tuple[PendingItem, ...] = ()
+    trace: str = ""
 
     def taken_up(self, *, next_message_id: str, at: datetime) -> "Turn":
         """A new attempt: after a claim, or before a model call is tried again."""

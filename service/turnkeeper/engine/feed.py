@@ -8,6 +8,7 @@ fewer, larger deltas, and reads the log where the ring no longer reaches. A noti
 import asyncio
 import contextlib
 import logging
+import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -109,6 +110,7 @@ class Feed:
         """Whole texts of the last messages, by message id: attempt and UTF-8, for watchers that lag behind."""
         self._ring: deque[StoredEvent] = deque()
         self._ring_bytes = 0
+        self._published_at: dict[int, float] = {}
         self._changed = Signal()
         self._grown = Signal()
 
@@ -128,13 +130,17 @@ class Feed:
                 continue
             if self._ring and event.sequence != self._ring[-1].sequence + 1:
                 self._ring.clear()
+                self._published_at.clear()
                 self._ring_bytes = 0
             self._ring.append(event)
+            self._published_at[event.sequence] = time.monotonic()
             self._ring_bytes += len(event.payload)
             if event.kind == "message_completed":
                 self._keep_text()
         while len(self._ring) > RING_EVENTS or self._ring_bytes > RING_BYTES:
-            self._ring_bytes -= len(self._ring.popleft().payload)
+            oldest = self._ring.popleft()
+            self._ring_bytes -= len(oldest.payload)
+            self._published_at.pop(oldest.sequence, None)
         if events:
             self.heard(events[-1].sequence)
 
@@ -169,6 +175,11 @@ class Feed:
             return None
         first = sequence + 1 - self._ring[0].sequence
         return [self._ring[index] for index in range(first, len(self._ring))]
+
+    def lag(self, sequence: int) -> float | None:
+        """Seconds since this event was published here; None when it was not, or is long gone."""
+        at = self._published_at.get(sequence)
+        return None if at is None else time.monotonic() - at
 
     def _keep_text(self) -> None:
         if self.preview is None:

@@ -14,6 +14,7 @@ from turnkeeper.domain.cursor import Place
 from turnkeeper.engine.feed import Feed, Feeds, Key, Preview, whole_characters
 from turnkeeper.errors import CursorExpired, InvalidRequest, ServerDraining, SessionError, StreamRotated
 from turnkeeper.store.contract import Store, StoredEvent
+from turnkeeper.telemetry.metrics import Metrics
 
 BATCH_EVENTS = 64
 BATCH_BYTES = 64 * 1024
@@ -72,12 +73,13 @@ class Batch:
 class Follower:
     """Makes followers: one call of `follow` is one stream."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts and times it is made of
         self,
         store: Store,
         feeds: Feeds,
         codec: PreviewCodec,
         *,
+        metrics: Metrics,
         heartbeat: float,
         rotation: float,
         rng: random.Random,
@@ -86,6 +88,7 @@ class Follower:
         self._store = store
         self._feeds = feeds
         self._codec = codec
+        self._metrics = metrics
         self._heartbeat = heartbeat
         self._rotation = rotation
         self._rng = rng
@@ -115,6 +118,8 @@ class Follower:
                 place = batch.place
                 if batch.events or batch.caught_up:
                     yield batch
+                if place.live and (lag := feed.lag(place.sequence)) is not None and batch.kinds:
+                    self._metrics.delivery_lag(lag)
                 if at_end and not wanted.forever:
                     return
                 self._planned_end(key, place, ends_at)
@@ -148,6 +153,7 @@ class Follower:
         held = feed.since(after)
         if held is not None:
             return held
+        self._metrics.replay("LOG")
         read = list(await self._store.events(*key, after=after, limit=PAGE))
         if read and read[0].sequence != after + 1:
             raise CursorExpired(

@@ -23,6 +23,7 @@ from turnkeeper.errors import (
 )
 from turnkeeper.store.contract import Cancel, Lease, RequestKey, RequestRecord, Store
 from turnkeeper.telemetry.metrics import Metrics
+from turnkeeper.telemetry.spans import Spans
 
 QUEUE_LIMIT = 64
 CANCEL_WAIT = 5.0
@@ -216,6 +217,7 @@ class Turns:
             first_sequence=draft.next_sequence,
             create_time=draft.at,
             update_time=draft.at,
+            trace=Spans.traceparent(),
         )
 
     def _begin(self, draft: Draft, turn: Turn, *, room: bool) -> Turn:

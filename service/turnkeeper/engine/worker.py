@@ -21,6 +21,7 @@ from turnkeeper.engine.lease import HeldLease, LeaseLost
 from turnkeeper.engine.loop import Parts, TurnRun
 from turnkeeper.errors import AgentConfigError, ServiceUnavailable
 from turnkeeper.store.contract import Claim, Snapshot, StoredEvent
+from turnkeeper.telemetry import logs
 
 HISTORY_PAGE = 500
 CUT_TIME = 5.0
@@ -149,7 +150,10 @@ class Worker:
         metrics = self._parts.metrics
         metrics.turn_began()
         try:
-            with self._feeds.attach(work.key) as feed:
+            with (
+                logs.about(session=work.key[1], turn=work.turn_id, fence=work.fence),
+                self._feeds.attach(work.key) as feed,
+            ):
                 await self._attempt(work, held, feed)
         except LeaseLost:
             log.warning("lost the lease of a turn", extra={"session": work.key[1], "turn": work.turn_id})
@@ -174,14 +178,14 @@ class Worker:
         history = await self._history(work.key, until=snapshot.head.last_seq)
         run = TurnRun(self._parts, lease=held, feed=feed, agent=agent, snapshot=snapshot, history=history)
         with self._parts.spans.invoke_agent(
-            agent.name, session_id=turn.session_id, turn_id=turn.id, attempt=turn.attempt
+            agent.name, session_id=turn.session_id, turn_id=turn.id, attempt=turn.attempt, links=(turn.trace,)
         ) as span:
             last = await run.run(taken_over=work.taken_over, begun=work.snapshot is not None)
             span.stopped(last.turn.state.value if last.turn else "")
         if last.turn is not None and last.turn.state.ended:
-            self._count(last.turn)
+            self._count(last.turn, model=agent.model)
 
-    def _count(self, turn: Turn) -> None:
+    def _count(self, turn: Turn, *, model: str) -> None:
         metrics = self._parts.metrics
         seconds = (turn.update_time - turn.create_time).total_seconds()
         metrics.turn_finished(turn.state.value, seconds=max(0.0, seconds))
@@ -191,7 +195,7 @@ class Worker:
             metrics.error(turn.error.code)
         elif turn.answer:
             metrics.message("ASSISTANT")
-            metrics.response_finished(turn.agent, model=turn.agent, seconds=max(0.0, seconds))
+            metrics.response_finished(turn.agent, model=model, seconds=max(0.0, seconds))
 
     async def _fail_without_agent(self, snapshot: Snapshot, held: HeldLease) -> None:
         draft = Draft(snapshot, at=self._parts.journal.now(), new_id=self._parts.journal.new_id)

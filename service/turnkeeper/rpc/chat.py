@@ -57,11 +57,11 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         self, request: chat_pb2.StreamMessageRequest, context: Context
     ) -> AsyncIterator[chat_pb2.StreamMessageResponse]:
         caller = NOBODY
-        start = None
-        if request.after and request.session_id:
-            start = cursor.decode(request.after, tenant=caller.tenant, session_id=request.session_id)
+        if request.session_id and request.after:
+            cursor.decode(request.after, tenant=caller.tenant, session_id=request.session_id)
         record = await self._accept(request, caller)
         key = (record.key.tenant, record.key.session_id)
+        start = cursor.decode(request.after, tenant=key[0], session_id=key[1]) if request.after else None
         previews = request.previews if request.HasField("previews") else True
         wanted = Wanted(turn_id=record.turn_id, previews=previews)
         place = start or Place(sequence=record.sequence - 1, live=True)
@@ -199,8 +199,6 @@ def _check(request: Send) -> None:
         problems["create_session.agent"] = "is required"
     if request.response_schema_json and not _is_json_object(request.response_schema_json):
         problems["response_schema_json"] = "is not a JSON object"
-    if request.if_busy not in chat_pb2.IfBusy.values():
-        problems["if_busy"] = "is not a value of IfBusy"
     if problems:
         rules.refuse(problems)
 

@@ -14,10 +14,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import grpc
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from grpc import aio
 
-from turnkeeper.errors import InternalError, NotImplementedYet, SessionError, SlowConsumer
+from turnkeeper.errors import InternalError, InvalidRequest, NotImplementedYet, SessionError, SlowConsumer
 from turnkeeper.rpc import rules
 from turnkeeper.rpc.status import DETAILS_KEY, MOST_TEXT, details_bytes
 from turnkeeper.telemetry.metrics import Metrics
@@ -54,24 +54,24 @@ class Boundary(aio.ServerInterceptor):
         own = service.startswith(OWN)
         if not handler.response_streaming:
             return grpc.unary_unary_rpc_method_handler(
-                self._wrapped(service, method, _unary(handler.unary_unary, own=own)),
-                handler.request_deserializer,
+                self._wrapped(service, method, _unary(handler.unary_unary, own=own), handler.request_deserializer),
+                None,
                 handler.response_serializer,
             )
         return grpc.unary_stream_rpc_method_handler(
-            self._wrapped(service, method, self._stream(handler.unary_stream, own=own)),
-            handler.request_deserializer,
+            self._wrapped(service, method, self._stream(handler.unary_stream, own=own), handler.request_deserializer),
+            None,
             None if own else handler.response_serializer,
         )
 
-    def _wrapped(self, service: str, method: str, run: Run) -> Run:
-        async def call(request: Any, context: Context) -> Any:
+    def _wrapped(self, service: str, method: str, run: Run, parse: Callable[[bytes], Any]) -> Run:
+        async def call(data: bytes, context: Context) -> Any:
             began = time.monotonic()
             code = "CANCELLED"
             metadata: Any = context.invocation_metadata() or ()
             with self._connection(context.peer()), self._spans.rpc(service, method=method, metadata=metadata) as span:
                 try:
-                    response = await run(request, context)
+                    response = await run(_parsed(data, parse), context)
                     code = "OK"
                     span.finished(code)
                     return response
@@ -144,6 +144,13 @@ class Boundary(aio.ServerInterceptor):
             if not self._peers[peer]:
                 del self._peers[peer]
                 self._metrics.connection_closed()
+
+
+def _parsed(data: bytes, parse: Callable[[bytes], Any]) -> Any:
+    try:
+        return parse(data)
+    except DecodeError as error:
+        raise InvalidRequest("The request's bytes are not a message of this method; check your stubs.") from error
 
 
 def _unary(inner: Callable[[Any, Context], Awaitable[Any]], *, own: bool) -> Run:

@@ -108,8 +108,22 @@ def check(request: Message) -> None:
         problem = _problem(rule, value)
         if problem:
             problems[path] = problem
+    problems |= _unknown_values(request)
     if problems:
         refuse(problems)
+
+
+def _unknown_values(request: Message) -> dict[str, str]:
+    """Enum fields with a number that this version does not know."""
+    found: dict[str, str] = {}
+    for field, value in request.ListFields():
+        if field.enum_type is None:
+            continue
+        known = field.enum_type.values_by_number
+        unknown = [number for number in (value if field.is_repeated else (value,)) if number not in known]
+        if unknown:
+            found[field.name] = f"{unknown[0]} is no value of {field.enum_type.name}"
+    return found
 
 
 def refuse(problems: Mapping[str, str]) -> None:
