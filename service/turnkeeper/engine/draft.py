@@ -228,6 +228,7 @@ class Draft:
             new_approvals=tuple(self._new_approvals.values()),
             approvals=tuple(self._changed_approvals.values()),
             request=self.request,
+            revision=head.revision if fence is None else None,
         )
 
     def result(self, committed: Committed) -> Snapshot:
