@@ -1,6 +1,7 @@
 """What the model suite runs on: a stage where a script is played to a model over real HTTP."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
@@ -68,23 +69,52 @@ class Stage:
 
 
 @asynccontextmanager
-async def saying(text: str, *, then: str = "", hold: bool = False) -> AsyncIterator[str]:
-    """A server that says `text` to everybody, then `then` for ever, or nothing until the caller leaves (`hold`), or
-    hangs up; its base URL."""
+async def saying(
+    text: str, *, then: str = "", hold: bool = False, ports: list[int] | None = None
+) -> AsyncIterator[str]:
+    """A server that says `text` to every request; its base URL.
+
+    After it, it says `then` for ever; or nothing, until the caller leaves (`hold`); or it takes the connection's next
+    request and notes the caller's port for each (`ports`); or, with none of these, it hangs up.
+    """
+
+    talks: set[asyncio.Task[None]] = set()
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError):
-            await reader.readuntil(b"\r\n\r\n")
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            await _take_request(reader)
             writer.write(text.encode())
+            while ports is not None:
+                ports.append(writer.get_extra_info("peername")[1])
+                await _take_request(reader)
+                writer.write(text.encode())
             while then:
                 writer.write(then.encode())
                 await writer.drain()
             if hold:
                 await reader.read()
-        writer.close()
 
-    async with await asyncio.start_server(talk, "127.0.0.1") as server:
+    async def keep(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(talk(reader, writer))
+        talks.add(task)
+        with suppress(asyncio.CancelledError, ConnectionError):
+            await task
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+    async with await asyncio.start_server(keep, "127.0.0.1") as server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        for task in talks:
+            task.cancel()
+        await asyncio.gather(*talks, return_exceptions=True)
+
+
+async def _take_request(reader: asyncio.StreamReader) -> None:
+    """All of it: to hang up on unread bytes would be a reset."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = re.search(rb"(?i)content-length: (\d+)", head)
+    await reader.readexactly(int(length[1]) if length else 0)
 
 
 async def answer(model: Model, request: ModelRequest) -> tuple[list[str], ModelAnswer]:

@@ -1,5 +1,6 @@
 """The command that serves a scripted model, as a process."""
 
+import argparse
 import asyncio
 import signal
 import socket
@@ -11,19 +12,13 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-PROGRAM = """
-import argparse, asyncio
 from turnkeeper.model import command
-parser = argparse.ArgumentParser("turnkeeper model scripted")
-command.add_arguments(parser)
-raise SystemExit(asyncio.run(command.run(parser.parse_args())))
-"""
 
 
 @asynccontextmanager
-async def command(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def started(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", PROGRAM, *arguments),
+        *(sys.executable, "-m", "turnkeeper", "model", "scripted", *arguments),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -35,18 +30,31 @@ async def command(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
         await process.communicate()
 
 
-async def ended(*arguments: str) -> tuple[int | None, str, str]:
-    """Status, standard output and standard error of a command that ends by itself."""
-    async with command(*arguments) as process:
-        out, errors = await process.communicate()
-    return process.returncode, out.decode(), errors.decode()
+class Refused:
+    """Runs the command here, where it must not come to serve; its one line of complaint."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    async def __call__(self, *arguments: str) -> str:
+        parser = argparse.ArgumentParser()
+        command.add_arguments(parser)
+        assert await command.run(parser.parse_args(arguments)) == 2
+        out, errors = self._capsys.readouterr()
+        assert (out, errors.count("\n")) == ("", 1)
+        return errors
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
+    return Refused(capsys)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_it_serves_until_a_signal(tmp_path: Path, number: signal.Signals) -> None:
     script = tmp_path / "script.toml"
     script.write_text('[[reply]]\ntext = "from the file"\n', encoding="utf-8")
-    async with command("--script", str(script), "--port", "0") as process, aiohttp.ClientSession() as http:
+    async with started("--script", str(script), "--port", "0") as process, aiohttp.ClientSession() as http:
         assert process.stdout
         assert process.stderr
         url = (await process.stdout.readline()).decode().removeprefix("scripted model: ").strip()
@@ -57,24 +65,18 @@ async def test_it_serves_until_a_signal(tmp_path: Path, number: signal.Signals) 
         assert await process.stderr.read() == b""
 
 
-async def test_a_bad_script_is_one_clear_line(tmp_path: Path) -> None:
+async def test_a_bad_script_is_one_clear_line(refused: Refused, tmp_path: Path) -> None:
     script = tmp_path / "script.toml"
     script.write_text("[[reply]]\ntext = 1\n", encoding="utf-8")
-    assert await ended("--script", str(script)) == (
-        2,
-        "",
-        f"turnkeeper model scripted: {script}: reply 1: text: must be text\n",
-    )
+    complaint = await refused("--script", str(script))
+    assert complaint == f"turnkeeper model scripted: {script}: reply 1: text: must be text\n"
 
 
-async def test_a_taken_port_is_one_clear_line() -> None:
+async def test_a_taken_port_is_one_clear_line(refused: Refused) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        status, out, errors = await ended("--port", str(port))
-    assert (status, out) == (2, "")
-    assert errors == (
-        f"turnkeeper model scripted: port {port} on 127.0.0.1 is taken; choose another, or --port 0 for a free one\n"
-    )
+        complaint = await refused("--port", str(port))
+    assert f"port {port} on 127.0.0.1 is taken; choose another, or --port 0 for a free one" in complaint
 
 
 @pytest.mark.parametrize(
@@ -82,18 +84,17 @@ async def test_a_taken_port_is_one_clear_line() -> None:
     [
         (("--host", "0.0.0.0"), "serves this machine only"),
         (("--host", "elsewhere"), "does not appear to be an IPv4 or IPv6 address"),
-        (("--port", "70000"), "port must be"),
+        (("--port", "70000"), "port must be 0 to 65535"),
+        (("--port", "-1"), "port must be 0 to 65535"),
         (("--script", "/none.toml"), "/none.toml: cannot be read: No such file"),
     ],
 )
-async def test_what_cannot_be_served(arguments: tuple[str, ...], complaint: str) -> None:
-    status, out, errors = await ended(*arguments)
-    assert (status, out) == (2, "")
-    assert complaint in errors
-    assert errors.count("\n") == 1
+async def test_what_cannot_be_served(refused: Refused, arguments: tuple[str, ...], complaint: str) -> None:
+    assert complaint in await refused(*arguments)
 
 
 async def test_help_has_examples() -> None:
-    status, out, _ = await ended("--help")
-    assert status == 0
-    assert "turnkeeper model scripted --script tour.toml --port 8400" in out
+    async with started("--help") as process:
+        out, _ = await process.communicate()
+    assert process.returncode == 0
+    assert b"turnkeeper model scripted --script tour.toml --port 8400" in out

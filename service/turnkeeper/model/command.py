@@ -39,12 +39,11 @@ async def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT; the exit status. What is wrong goes to standard error in one line."""
     try:
         script = load_script(args.script) if args.script else None
-        model = ScriptedModel(script, host=args.host, port=args.port)
-        stop = _stop_on_signals()
-        async with model:
+        async with ScriptedModel(script, host=args.host, port=args.port) as model:
+            stop = _stop_on_signals()
             print(f"scripted model: {model.base_url}", flush=True)
             await stop.wait()
-    except (ScriptError, ValueError, OverflowError) as error:
+    except (ScriptError, ValueError) as error:
         return _complain(str(error))
     except OSError as error:
         if error.errno == errno.EADDRINUSE:

@@ -25,7 +25,7 @@ _SHOWN_HEADERS = ("connection", "content-type", "user-agent")
 class ScriptedModel:
     """The server, alive inside `async with`; `base_url` is what an OpenAI client needs.
 
-    Loopback only. Raises ValueError for another host and OSError for a taken port, on entering.
+    Loopback only. Raises ValueError for another host or no port, and OSError for a taken port, on entering.
     """
 
     def __init__(self, script: Script | None = None, *, host: str = "127.0.0.1", port: int = 0) -> None:
@@ -43,6 +43,8 @@ class ScriptedModel:
         address = ip_address("127.0.0.1" if self._host == "localhost" else self._host)
         if not address.is_loopback:
             raise ValueError(f"a scripted model serves this machine only: {self._host} is no loopback address")
+        if not 0 <= self._port <= 65535:
+            raise ValueError(f"port must be 0 to 65535, not {self._port}")
         self._runner = web.AppRunner(
             self._application(), access_log=None, handler_cancellation=True, shutdown_timeout=_STOP_SECONDS
         )
