@@ -105,29 +105,37 @@ class Turns:
 
         A live owner is asked and waited for, at most 5 s; a turn that waits or is queued is ended here.
         """
-        turn = await self.get(tenant, session_id, turn_id)
-        if turn.state.ended:
-            return turn, 0
-        stored = await self._journal.append(
-            tenant, session_id, lambda draft: _cancel_unowned(draft, by=by), turn_id=turn_id
-        )
-        if not isinstance(stored, Stored):
-            raise InternalError
-        self._woken((tenant, session_id))
-        if stored.committed is not None and stored.value:
-            return stored.draft.turn, stored.value
+        ended = await self._cancel_here(tenant, session_id, turn_id, by=by)
+        if ended is None:
 
-        async def look() -> Turn | None:
-            now = await self.get(tenant, session_id, turn_id)
-            return now if now.state.ended else None
+            async def look() -> Turn | None:
+                now = await self.get(tenant, session_id, turn_id)
+                return now if now.state.ended else None
 
-        ended = await self._feeds.until((tenant, session_id), look, seconds=CANCEL_WAIT)
+            ended = await self._feeds.until((tenant, session_id), look, seconds=CANCEL_WAIT)
         if ended is None or ended.state is not TurnState.CANCELLED:
             return ended or await self.get(tenant, session_id, turn_id), 0
         events = await self._store.events(
-            tenant, session_id, after=0, limit=1000, kinds=frozenset({"turn_cancelled"}), turn_id=turn_id
+            tenant, session_id, after=ended.first_sequence, limit=1000, kinds=_CANCELLED, turn_id=turn_id
         )
-        return ended, events[-1].sequence if events else 0
+        return ended, events[-1].sequence
+
+    async def _cancel_here(self, tenant: str, session_id: str, turn_id: str, *, by: str) -> Turn | None:
+        """The ended turn; None when its owner was asked, and has to answer."""
+        while True:
+            turn = await self.get(tenant, session_id, turn_id)
+            if turn.state.ended:
+                return turn
+            stored = await self._journal.append(
+                tenant, session_id, lambda draft: _cancel_unowned(draft, by=by), turn_id=turn_id
+            )
+            if not isinstance(stored, Stored):
+                raise InternalError
+            wish = Cancel(turn_id=turn_id, by=by, reason=CancelReason.REQUESTED.value)
+            asked = stored.committed is None and await self._store.request_cancel(tenant, session_id, wish)
+            self._woken((tenant, session_id))
+            if asked:
+                return None
 
     async def retry(self, turn_id: str, *, key: RequestKey, fingerprint: str) -> RequestRecord:
         """Take up the session's last turn again, in place. A repeat gets the first one's record.
@@ -283,24 +291,19 @@ class Turns:
         return turn, record
 
 
+_CANCELLED = frozenset({"turn_cancelled"})
 _RETRYABLE = frozenset({TurnState.FAILED, TurnState.CANCELLED})
 
 
-def _cancel_unowned(draft: Draft, *, by: str) -> int:
-    """End a turn that nobody runs; ask the owner of one that somebody runs. The number of its event, or 0."""
+def _cancel_unowned(draft: Draft, *, by: str) -> None:
+    """End a turn that nobody runs; change nothing of one that somebody runs, or that has ended."""
     head, turn = draft.snapshot.head, draft.turn
-    if turn.state.ended:
-        return 0
-    if head.active_turn == turn.id and head.owned:
-        if head.cancel.turn_id != turn.id:
-            draft.change_head(cancel=Cancel(turn_id=turn.id, by=by, reason=CancelReason.REQUESTED.value))
-        return 0
+    if turn.state.ended or (head.active_turn == turn.id and head.owned):
+        return
     draft.cancel_turn(turn, reason=CancelReason.REQUESTED, by=by)
-    sequence = draft.next_sequence - 1
     if head.active_turn == turn.id:
         draft.go_on_with_queue()
         draft.change_head(lease=Lease.BREAK)
     else:
         draft.add_usage(draft.turn)
         draft.change_head(queue=tuple(queued for queued in head.queue if queued != turn.id))
-    return sequence
