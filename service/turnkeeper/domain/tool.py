@@ -8,6 +8,21 @@ from enum import StrEnum
 
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 """Unicode categories: controls, formats (bidirectional marks, zero-width), surrogates, private use, separators."""
+_SHAPELESS = frozenset(
+    chr(number)
+    for first, last in (
+        (0x034F, 0x034F),  # combining grapheme joiner
+        (0x115F, 0x1160),  # Hangul fillers
+        (0x17B4, 0x17B5),  # Khmer inherent vowels
+        (0x180B, 0x180F),  # Mongolian variation selectors
+        (0x3164, 0x3164),
+        (0xFE00, 0xFE0F),  # variation selectors: 256 of them can carry a hidden text
+        (0xFFA0, 0xFFA0),
+        (0xE0100, 0xE01EF),
+    )
+    for number in range(first, last + 1)
+)
+"""Letters and marks that have no shape of their own: Unicode's Default_Ignorable_Code_Point beyond the categories."""
 
 
 class ToolClass(StrEnum):
@@ -137,19 +152,22 @@ def canonical_json(text: str) -> str:
     def refuse(token: str) -> object:
         raise ValueError(f"{token} is not JSON")
 
-    canonical = json.dumps(
-        json.loads(text, parse_constant=refuse),
-        sort_keys=True,
-        separators=(",", ":"),
-        ensure_ascii=False,
-        allow_nan=False,
-    )
+    try:
+        canonical = json.dumps(
+            json.loads(text, parse_constant=refuse),
+            sort_keys=True,
+            separators=(",", ":"),
+            ensure_ascii=False,
+            allow_nan=False,
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
     return "".join(_shown(character) for character in canonical)
 
 
 def _shown(character: str) -> str:
     """A character that a reader cannot see, or that reorders what they see, becomes its JSON escape."""
-    if unicodedata.category(character) not in _HIDDEN:
+    if unicodedata.category(character) not in _HIDDEN and character not in _SHAPELESS:
         return character
     return json.dumps(character)[1:-1]
 

@@ -210,5 +210,5 @@ class RetryPolicy:
         """Before the next try, or None when none is left. `tries` have failed; `jitter` in 0..1 spreads by ±25 %."""
         if tries >= self.max_attempts or (retry_after is not None and retry_after > self.longest_wait):
             return None
-        backoff = min(self.base * float(2 ** (tries - 1)), self.most) * (0.75 + jitter / 2)
+        backoff = min(self.base * 2.0 ** min(tries - 1, 30), self.most) * (0.75 + jitter / 2)
         return max(backoff, retry_after or timedelta())
