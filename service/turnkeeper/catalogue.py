@@ -8,14 +8,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from turnkeeper import durations
 from turnkeeper.domain.agent import Agent, AgentLimits, PolicyRule
 from turnkeeper.domain.tool import PolicyAction
 from turnkeeper.errors import AgentConfigError
 
 SAMPLES = Path(__file__).with_name("agents.toml")
 _NAME = re.compile(r"[a-z0-9_-]{1,64}")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _TEXTS = ("model", "instructions", "description", "base_url", "api_key_env")
 
 
@@ -108,7 +107,10 @@ def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
 
 
 def _duration(value: object, where: str) -> timedelta:
-    found = _DURATION.fullmatch(value) if isinstance(value, str) else None
-    if found is None or float(found[1]) == 0:
-        raise AgentConfigError(f"{where} must be a duration such as 250ms, 30s, 10m, 1h or 7d.")
-    return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
+    try:
+        found = durations.parse(value) if isinstance(value, str) else timedelta()
+    except ValueError:
+        found = timedelta()
+    if not found:
+        raise AgentConfigError(f"{where} must be a duration such as {durations.EXAMPLES}.")
+    return found

@@ -1,15 +1,15 @@
 """Every knob of `turnkeeper serve`: each is a flag and a variable, and the flag wins."""
 
 import argparse
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from turnkeeper import durations
+
 PREFIX = "TURNKEEPER_"
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 class SettingError(Exception):
@@ -122,13 +122,6 @@ def _parse(each: "Field[Any]", text: str, name: str) -> Any:
         raise SettingError(f"{name} is {text!r}; {_EXPECTED[str(getattr(each.type, '__name__', each.type))]}") from None
 
 
-def _duration(text: str) -> timedelta:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h)", text.strip())
-    if found is None:
-        raise ValueError(text)
-    return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
-
-
 def _switch(text: str) -> bool:
     return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[text.strip().lower()]
 
@@ -141,12 +134,12 @@ _PARSERS: Mapping[str, Any] = {
     "Union": Path,
     "UnionType": Path,
     "pathlib.Path | None": Path,
-    "timedelta": _duration,
+    "timedelta": durations.parse,
 }
 _EXPECTED: Mapping[str, str] = {
     "int": "it must be a whole number",
     "bool": "it must be true or false",
-    "timedelta": "it must be a duration such as 250ms, 30s, 10m or 1h",
+    "timedelta": f"it must be a duration such as {durations.EXAMPLES}",
 }
 
 

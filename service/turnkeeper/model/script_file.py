@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from turnkeeper import durations
 from turnkeeper.model.script import Fail, Reply, Script, ScriptedCall, ScriptError, TokenCount
 
 _Keys = Mapping[str, Callable[[object], object]]
@@ -56,10 +57,10 @@ def duration(value: object) -> timedelta:
     """From "5ms", "1.5s", "2m", or a number of seconds. Raises ScriptError."""
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e6:
         return timedelta(seconds=value)
-    found = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)\s*(ms|s|m)", value) if isinstance(value, str) else None
-    if found is None:
-        raise ScriptError('must be a duration, such as "5ms", "1.5s" or "2m"')
-    return timedelta(seconds=float(found[1]) * {"ms": 0.001, "s": 1, "m": 60}[found[2]])
+    try:
+        return durations.parse(value if isinstance(value, str) else "")
+    except ValueError:
+        raise ScriptError('must be a duration, such as "5ms", "1.5s" or "2m"') from None
 
 
 def _reply(rule: object, *, place: str) -> Reply:

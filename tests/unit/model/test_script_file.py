@@ -128,7 +128,7 @@ def test_durations(value: object, seconds: float) -> None:
     assert duration(value) == timedelta(seconds=seconds)
 
 
-@pytest.mark.parametrize("value", ["", "5", "-1s", "1h", "1s2", -1, True, None, float("inf"), float("nan"), 1e9])
+@pytest.mark.parametrize("value", ["", "5", "-1s", "1s2", -1, True, None, float("inf"), float("nan"), 1e9])
 def test_what_is_no_duration(value: object) -> None:
     with pytest.raises(ScriptError, match="must be a duration"):
         duration(value)

@@ -1,0 +1,16 @@
+"""Durations as people write them: 250ms, 30s, 1.5m, 1h, 7d."""
+
+import re
+from datetime import timedelta
+
+EXAMPLES = "250ms, 30s, 10m, 1h or 7d"
+_FORM = re.compile(r"(\d{1,6}(?:\.\d+)?)\s*(ms|s|m|h|d)")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse(text: str) -> timedelta:
+    """Raises ValueError for anything that is not a number with a unit."""
+    found = _FORM.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"{text!r} is not a duration such as {EXAMPLES}")
+    return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
