@@ -279,6 +279,7 @@ class Turns:
             next_message_id=draft.new_id(),
             update_time=draft.at,
         )
+        begins = room and turn.attempt == 0  # it was cancelled while it was queued
         if room:
             turn = turn.taken_up(next_message_id=turn.next_message_id, at=draft.at)
             self._take(draft, turn)
@@ -286,6 +287,8 @@ class Turns:
             draft.change_head(active_turn=turn.id, wake=timedelta())
         record = RequestRecord(key=key, fingerprint=fingerprint, turn_id=turn.id, sequence=draft.next_sequence)
         draft.say(TurnRetried(principal=key.principal, message_id=turn.next_message_id), turn=turn)
+        if begins:
+            draft.say(TurnStarted(message_id=turn.next_message_id), turn=turn)
         draft.put_turn(turn)
         draft.request = record
         return turn, record
