@@ -1,5 +1,6 @@
 """Agents from a file. The format is published: docs/reference/agents.md."""
 
+import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -51,13 +52,17 @@ def _agent(entry: Mapping[str, Any], *, where: str, default_model: str) -> Agent
     if not isinstance(tools, list) or not all(isinstance(tool, str) for tool in tools):
         raise AgentConfigError(f"{where}: tools must be a list of names or patterns.")
     temperature = entry.get("temperature")
-    if temperature is not None and not isinstance(temperature, int | float):
+    is_number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
+    if temperature is not None and not (is_number and math.isfinite(temperature)):
         raise AgentConfigError(f"{where}: temperature must be a number.")
+    policy = entry.get("policy", [])
+    if not isinstance(policy, list):
+        raise AgentConfigError(f"{where}: policy must be a list: write [[agent.policy]].")
     return Agent(
         name=name,
         temperature=temperature,
         tools=tuple(tools),
-        policy=tuple(_rule(rule, f"{where}, policy {n}") for n, rule in enumerate(entry.get("policy", []), start=1)),
+        policy=tuple(_rule(rule, f"{where}, policy {n}") for n, rule in enumerate(policy, start=1)),
         limits=_limits(entry.get("limits", {}), f"{where}, limits"),
         **texts,
     )

@@ -68,8 +68,9 @@ class Settings:
                 raise SettingError(f"{flag_of(each)} must be more than 0")
         if self.concurrency < 1:
             raise SettingError("--concurrency must be at least 1")
-        if not 0 <= self.port <= 65535:
-            raise SettingError("--port must be from 0 to 65535")
+        for flag, port in (("--port", self.port), ("--prometheus-port", self.prometheus_port)):
+            if not 0 <= port <= 65535:
+                raise SettingError(f"{flag} must be from 0 to 65535")
 
 
 _MAY_BE_ZERO = frozenset({"drain_delay", "drain_grace"})

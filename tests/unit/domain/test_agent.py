@@ -1,0 +1,79 @@
+"""An agent's version names its content; its policy is read from the top."""
+
+from dataclasses import fields, replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from turnkeeper.domain.agent import Agent, AgentLimits, PolicyRule
+from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolSpec
+
+AGENT = Agent(
+    name="clerk",
+    model="small",
+    instructions="Be brief.",
+    tools=("send_*", "add"),
+    policy=(
+        PolicyRule(tool="send_mail", action=PolicyAction.DENY),
+        PolicyRule(tool="send_*", action=PolicyAction.NOTIFY, ttl=timedelta(minutes=5)),
+    ),
+)
+
+
+def a_tool(name: str, tool_class: ToolClass = ToolClass.IRREVERSIBLE) -> ToolSpec:
+    return ToolSpec(name=name, description="", schema_json="{}", tool_class=tool_class, source="python")
+
+
+@pytest.mark.parametrize(
+    ("name", "tool_class", "action"),
+    [
+        ("send_mail", ToolClass.READ_ONLY, PolicyAction.DENY),
+        ("send_fax", ToolClass.IRREVERSIBLE, PolicyAction.NOTIFY),
+        ("add", ToolClass.READ_ONLY, PolicyAction.AUTO),
+        ("add", ToolClass.IDEMPOTENT, PolicyAction.APPROVE),
+        ("add", ToolClass.IRREVERSIBLE, PolicyAction.APPROVE),
+        ("SEND_MAIL", ToolClass.IRREVERSIBLE, PolicyAction.APPROVE),
+    ],
+    ids=[
+        "the first rule counts",
+        "a pattern",
+        "no rule: reading is free",
+        "no rule: writing asks",
+        "no rule: what cannot be taken back asks",
+        "names have a case",
+    ],
+)
+def test_what_the_policy_says(name: str, tool_class: ToolClass, action: PolicyAction) -> None:
+    assert AGENT.rule_for(a_tool(name, tool_class)).action is action
+
+
+@pytest.mark.parametrize(("tool", "offered"), [("send_mail", True), ("add", True), ("adder", False), ("resend", False)])
+def test_what_it_offers(tool: str, offered: bool) -> None:
+    assert AGENT.offers(tool) is offered
+
+
+def test_the_same_content_is_the_same_version_anywhere() -> None:
+    assert replace(AGENT).version == AGENT.version
+    assert Agent(name="assistant", model="small", instructions="Be brief.").version == "7a10c3723868"
+
+
+CHANGED: dict[str, Any] = {
+    "name": "other",
+    "model": "large",
+    "instructions": "Be long.",
+    "description": "Sends.",
+    "base_url": "http://127.0.0.1:1/v1",
+    "api_key_env": "KEY",
+    "temperature": 0.5,
+    "tools": ("add",),
+    "policy": AGENT.policy[:1],
+    "limits": AgentLimits(tool_timeout=timedelta(seconds=31)),
+}
+
+
+@pytest.mark.parametrize("field", fields(Agent), ids=lambda field: field.name)
+def test_any_change_of_the_content_is_another_version(field: Any) -> None:
+    changed = replace(AGENT, **{field.name: CHANGED[field.name]})
+    assert changed.version != AGENT.version
+    assert len(changed.version) == 12

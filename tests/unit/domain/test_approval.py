@@ -1,0 +1,95 @@
+"""An approval leaves PENDING once; a session that is over takes no message."""
+
+from datetime import timedelta
+
+import pytest
+
+from tests.builders import NOON, a_place, a_session, an_approval
+from turnkeeper.domain.approval import Approval, ApprovalDecision, ApprovalState
+from turnkeeper.domain.session import SessionState
+from turnkeeper.errors import (
+    ApprovalAlreadyProcessed,
+    ArgumentsHashMismatch,
+    SessionError,
+    SessionExpired,
+    SessionNotActive,
+    SessionSuspended,
+)
+
+PLACE = a_place(session_id="session")
+APPROVE, REJECT = ApprovalDecision.APPROVE, ApprovalDecision.REJECT
+
+
+def decide(
+    approval: Approval, decision: ApprovalDecision, *, by: str = "ada", seen: str = "hash-1", reason: str = "fine"
+) -> Approval:
+    return approval.decide(decision, by=by, arguments_hash=seen, reason=reason, at=NOON + timedelta(seconds=5))
+
+
+@pytest.mark.parametrize(("decision", "state"), [(APPROVE, ApprovalState.APPROVED), (REJECT, ApprovalState.REJECTED)])
+def test_a_decision(decision: ApprovalDecision, state: ApprovalState) -> None:
+    decided = decide(an_approval(PLACE), decision)
+    assert (decided.state, decided.decided_by, decided.reason) == (state, "ada", "fine")
+    assert decided.decide_time == NOON + timedelta(seconds=5)
+
+
+def test_the_same_decision_by_the_same_person_again_changes_nothing() -> None:
+    decided = decide(an_approval(PLACE), APPROVE)
+    assert decide(decided, APPROVE, reason="other words") is decided
+
+
+@pytest.mark.parametrize(
+    ("decision", "by", "seen"), [(REJECT, "ada", "hash-1"), (APPROVE, "bob", "hash-1"), (APPROVE, "ada", "hash-2")]
+)
+def test_any_other_decision_meets_the_one_that_was_made(decision: ApprovalDecision, by: str, seen: str) -> None:
+    decided = decide(an_approval(PLACE), APPROVE)
+    with pytest.raises(ApprovalAlreadyProcessed) as raised:
+        decide(decided, decision, by=by, seen=seen)
+    assert raised.value.metadata["state"] == "APPROVED"
+    assert raised.value.metadata["decided_by"] == "ada"
+
+
+def test_a_decision_on_other_arguments_is_refused() -> None:
+    with pytest.raises(ArgumentsHashMismatch) as raised:
+        decide(an_approval(PLACE), APPROVE, seen="hash-2")
+    assert raised.value.metadata["arguments_hash"] == "hash-1"
+
+
+@pytest.mark.parametrize("state", [ApprovalState.EXPIRED, ApprovalState.WITHDRAWN])
+def test_what_was_closed_cannot_be_decided(state: ApprovalState) -> None:
+    closed = an_approval(PLACE).closed(state, at=NOON)
+    assert (closed.state, closed.decided_by) == (state, "")
+    for decision in ApprovalDecision:
+        with pytest.raises(ApprovalAlreadyProcessed):
+            decide(closed, decision)
+
+
+@pytest.mark.parametrize(
+    ("state", "error"),
+    [
+        (SessionState.CREATED, None),
+        (SessionState.ACTIVE, None),
+        (SessionState.SUSPENDED, SessionSuspended),
+        (SessionState.EXPIRED, SessionExpired),
+        (SessionState.ENDED, SessionNotActive),
+    ],
+)
+def test_which_sessions_take_messages(state: SessionState, error: type[SessionError] | None) -> None:
+    session = a_session(PLACE, state=state)
+    if error is None:
+        session.check_takes_messages()
+        return
+    with pytest.raises(error) as raised:
+        session.check_takes_messages()
+    assert raised.value.session_id == "session"
+
+
+def test_a_session_is_titled_by_its_first_message() -> None:
+    session = a_session(PLACE, title="")
+    active = session.activated(first_text="  What\n is   this?" + "x" * 100, etag="2", at=NOON)
+    assert (active.state, active.etag, len(active.title)) == (SessionState.ACTIVE, "2", 80)
+    assert active.title.startswith("What is this?xxx")
+
+
+def test_a_title_of_its_own_stays() -> None:
+    assert a_session(PLACE, title="Mine").activated(first_text="Hello", etag="2", at=NOON).title == "Mine"

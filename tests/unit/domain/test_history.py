@@ -1,0 +1,157 @@
+"""What a model is told: a fold of the log, by the orders in which logs are written."""
+
+from collections.abc import Sequence
+
+from tests.builders import NOON
+from turnkeeper.domain.event import (
+    Event,
+    MessageCompleted,
+    MessageReceived,
+    Payload,
+    SessionCreated,
+    ToolReturned,
+    TurnCancelled,
+    TurnQueued,
+    TurnStarted,
+)
+from turnkeeper.domain.history import History
+from turnkeeper.domain.message import FinishReason, Message, Part, Role, ToolRequest, Usage
+from turnkeeper.domain.tool import ToolOutcome
+from turnkeeper.domain.turn import CancelReason
+
+Log = Sequence[tuple[str, Payload]]
+"""(turn, payload), numbered from 1."""
+
+
+def said(text: str, *, finish: FinishReason = FinishReason.STOP, calls: tuple[str, ...] = ()) -> MessageCompleted:
+    return MessageCompleted(
+        message_id=f"said {text}",
+        content=(Part(text=text),) if text else (),
+        tool_requests=tuple(ToolRequest(tool_call_id=call, tool="add", arguments_json="{}") for call in calls),
+        finish_reason=finish,
+        usage=Usage(),
+        model="small",
+    )
+
+
+def asked(*texts: str) -> MessageReceived:
+    parts = tuple(Part(text=text) for text in texts)
+    return MessageReceived(message_id=f"asked {texts[0]}", content=parts, principal="ada")
+
+
+def returned(call: str, result: str, outcome: ToolOutcome = ToolOutcome.OK) -> ToolReturned:
+    return ToolReturned(tool_call_id=call, tool="add", outcome=outcome, result_json=result, started=True)
+
+
+STARTED = TurnStarted(message_id="next")
+QUEUED = TurnQueued(position=1)
+CANCELLED = TurnCancelled(reason=CancelReason.REQUESTED, principal="ada", usage=Usage())
+
+
+def fold(log: Log) -> History:
+    history = History()
+    for sequence, (turn, payload) in enumerate(log, start=1):
+        history.add(Event(sequence=sequence, turn_id=turn, attempt=1, create_time=NOON, payload=payload))
+    return history
+
+
+def spoken(history: History, instructions: str = "") -> list[str]:
+    return [f"{message.role}: {message.text}" for message in history.messages(instructions)]
+
+
+def test_a_plain_turn() -> None:
+    created = SessionCreated(agent="assistant", agent_version="1", owner="ada", title="")
+    history = fold([("", created), ("a", asked("Hello, ", "you.")), ("a", STARTED), ("a", said("Hi."))])
+    assert spoken(history, "Be brief.") == ["SYSTEM: Be brief.", "USER: Hello, you.", "ASSISTANT: Hi."]
+    assert spoken(history) == ["USER: Hello, you.", "ASSISTANT: Hi."]
+
+
+def test_an_entry_names_the_event_that_holds_it() -> None:
+    history = fold([("a", asked("Hello.")), ("a", STARTED), ("a", said("Hi."))])
+    assert [(entry.event.sequence, entry.message_id, entry.finish_reason) for entry in history.entries()] == [
+        (1, "asked Hello.", None),
+        (3, "said Hi.", FinishReason.STOP),
+    ]
+
+
+def test_a_queued_message_counts_from_its_turns_start() -> None:
+    log: Log = [
+        ("a", asked("first")),
+        ("a", STARTED),
+        ("b", asked("second")),
+        ("b", QUEUED),
+        ("a", said("one")),
+        ("b", STARTED),
+        ("b", said("two")),
+    ]
+    assert spoken(fold(log)) == ["USER: first", "ASSISTANT: one", "USER: second", "ASSISTANT: two"]
+
+
+def test_a_queued_message_whose_turn_never_began_is_not_part_of_it() -> None:
+    log: Log = [
+        ("a", asked("first")),
+        ("a", STARTED),
+        ("b", asked("second")),
+        ("b", QUEUED),
+        ("b", CANCELLED),
+        ("a", said("one")),
+    ]
+    assert spoken(fold(log)) == ["USER: first", "ASSISTANT: one"]
+
+
+def test_one_that_interrupts_comes_after_what_it_interrupted() -> None:
+    log: Log = [
+        ("a", asked("first")),
+        ("a", STARTED),
+        ("b", asked("stop, do this")),
+        ("b", QUEUED),
+        ("a", said("I was say", finish=FinishReason.INTERRUPTED)),
+        ("a", CANCELLED),
+        ("b", STARTED),
+        ("b", said("Done.")),
+    ]
+    assert spoken(fold(log)) == ["USER: first", "ASSISTANT: I was say", "USER: stop, do this", "ASSISTANT: Done."]
+
+
+def test_a_turn_without_an_owner_that_is_interrupted_closes_its_calls_in_its_own_place() -> None:
+    log: Log = [
+        ("a", asked("first")),
+        ("a", STARTED),
+        ("a", said("", finish=FinishReason.TOOL_CALLS, calls=("1",))),
+        ("b", asked("never mind")),
+        ("a", returned("1", '"cancelled"', ToolOutcome.CANCELLED)),
+        ("a", CANCELLED),
+        ("b", STARTED),
+    ]
+    assert spoken(fold(log)) == ["USER: first", "ASSISTANT: ", "TOOL: cancelled", "USER: never mind"]
+
+
+def test_a_turn_that_was_cancelled_before_it_began_to_answer_keeps_its_question() -> None:
+    log: Log = [("a", asked("first")), ("a", CANCELLED), ("b", asked("second")), ("b", STARTED)]
+    assert spoken(fold(log)) == ["USER: first", "USER: second"]
+
+
+def test_every_call_is_followed_by_its_result() -> None:
+    log: Log = [
+        ("a", asked("add")),
+        ("a", STARTED),
+        ("a", said("Let me see.", finish=FinishReason.TOOL_CALLS, calls=("1", "2"))),
+        ("a", returned("2", '{"error":"no"}', ToolOutcome.FAILED)),
+        ("a", returned("1", '"three"')),
+        ("a", said("Three.")),
+    ]
+    messages = fold(log).messages("")
+    assert [m.tool_call_id for m in messages if m.role is Role.TOOL] == ["2", "1"]
+    assert [m.text for m in messages if m.role is Role.TOOL] == ['{"error":"no"}', "three"]
+    assert [request.tool_call_id for request in messages[1].tool_requests] == ["1", "2"]
+
+
+def test_a_message_that_says_nothing_is_shown_to_people_and_not_to_a_model() -> None:
+    history = fold([("a", asked("Hello.")), ("a", STARTED), ("a", said(""))])
+    assert len(history.entries()) == 2
+    assert history.messages("") == (Message(role=Role.USER, text="Hello."),)
+
+
+def test_a_turn_that_begins_a_second_time_keeps_its_place() -> None:
+    log: Log = [("a", asked("first")), ("a", STARTED), ("a", STARTED), ("a", said("one"))]
+    assert spoken(fold(log)) == ["USER: first", "ASSISTANT: one"]
