@@ -1,9 +1,17 @@
 """One real request through every layer."""
 
+from pathlib import Path
+
+import pytest
+
 from tests import harness
+from turnkeeper.tools.samples import OUTBOX
 
 
-async def test_a_message_a_tool_an_approval_and_an_answer(mongo_uri: str, database_name: str) -> None:
+async def test_a_message_a_tool_an_approval_and_an_answer(
+    mongo_uri: str, database_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(OUTBOX, str(tmp_path / "outbox.jsonl"))
     script = """
     [[reply]]
     match = "tell Ada"
@@ -24,6 +32,7 @@ async def test_a_message_a_tool_an_approval_and_an_answer(mongo_uri: str, databa
         approval = await harness.wait_for_approval(stubs, session)
         await harness.decide(stubs, approval)
         ended = await harness.wait_for_turn(stubs, session, turn.turn_id)
+        assert len((tmp_path / "outbox.jsonl").read_text().splitlines()) == 1
         assert harness.answer_of(ended) == "Done: Sent to Ada."
         assert harness.kinds(await harness.all_events(stubs, session)) == [
             "session_created",
