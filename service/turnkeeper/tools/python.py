@@ -7,6 +7,7 @@ schema; the docstring is the description. A parameter annotated with `ToolContex
 import asyncio
 import inspect
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -22,6 +23,8 @@ from turnkeeper.tools.contract import ToolContext
 
 GROUP = "turnkeeper.tools"
 MARK = "__turnkeeper_tool__"
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -48,7 +51,7 @@ class PythonTools:
     """A source of tools that are functions of this process. Plain functions run in threads."""
 
     def __init__(self, functions: Iterable[Callable[..., object]]) -> None:
-        """Raises AgentConfigError when two tools have one name."""
+        """Raises AgentConfigError when two tools have one name, or one cannot be described."""
         self._functions: dict[str, _Function] = {}
         for function in functions:
             found = _describe(function)
@@ -95,23 +98,39 @@ def _marked(loaded: object, entry: str) -> list[Callable[..., object]]:
 
 
 def _describe(function: Callable[..., object]) -> _Function:
+    """Raises AgentConfigError for what no schema can say, or no model may be told."""
     name, tool_class = getattr(function, MARK)
+    if not _NAME.fullmatch(name):
+        raise AgentConfigError(f"A tool is named {name!r}; a name must match {_NAME.pattern}.")
+    try:
+        fields, context = _parameters(function)
+        make = pydantic.create_model
+        forms = pydantic.ConfigDict(extra="forbid", protected_namespaces=())
+        model: type[pydantic.BaseModel] = make(name, __config__=forms, **fields)  # type: ignore[call-overload]
+        schema = model.model_json_schema()
+    except (pydantic.errors.PydanticUserError, NameError, TypeError, ValueError) as error:
+        raise AgentConfigError(f"The tool {name} cannot be described: {str(error).splitlines()[0]}") from error
+    spec = ToolSpec(
+        name=name,
+        description=inspect.getdoc(function) or name,
+        schema_json=json.dumps(schema, sort_keys=True, separators=(",", ":")),
+        tool_class=tool_class,
+        source="python",
+    )
+    return _Function(spec, function, model, context)
+
+
+def _parameters(function: Callable[..., object]) -> tuple[dict[str, tuple[object, object]], str]:
+    """What is asked for, and the name of the parameter that takes the context. Raises ValueError."""
     hints = get_type_hints(function, include_extras=True)
     fields: dict[str, tuple[object, object]] = {}
     context = ""
     for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind not in _BY_NAME or parameter.name.startswith("_"):
+            raise ValueError(f"every parameter needs a name without a leading underscore, and {parameter} has none")
         hint = hints.get(parameter.name, str)
         if hint is ToolContext:
             context = parameter.name
             continue
         fields[parameter.name] = (hint, ... if parameter.default is parameter.empty else parameter.default)
-    make = pydantic.create_model
-    model: type[pydantic.BaseModel] = make(name, __config__=pydantic.ConfigDict(extra="forbid"), **fields)  # type: ignore[call-overload]
-    spec = ToolSpec(
-        name=name,
-        description=inspect.getdoc(function) or name,
-        schema_json=json.dumps(model.model_json_schema(), sort_keys=True, separators=(",", ":")),
-        tool_class=tool_class,
-        source="python",
-    )
-    return _Function(spec, function, model, context)
+    return fields, context
