@@ -88,8 +88,10 @@ async def _outcome(source: ToolSource, call: Call, context: ToolContext, timeout
             value = await source.call(call.tool, json.loads(call.arguments_json), context)
         return _capped(value)
     except ToolError as error:
-        return ToolResult(outcome=ToolOutcome.FAILED, result_json=_error(str(error)))
-    except Exception as error:  # noqa: BLE001 - whatever a tool raises is its failure, not ours
+        return _capped({"error": str(error)}, ToolOutcome.FAILED)
+    except (Exception, SystemExit, asyncio.CancelledError) as error:  # whatever a tool raises is its failure, not ours
+        if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+            raise
         if limit.expired():
             told = f"The tool did not finish in {timeout.total_seconds():g} s; it may have taken effect."
             return ToolResult(outcome=ToolOutcome.TIMED_OUT, result_json=_error(told))
@@ -98,7 +100,13 @@ async def _outcome(source: ToolSource, call: Call, context: ToolContext, timeout
         return ToolResult(outcome=ToolOutcome.FAILED, result_json=_error(told))
 
 
-def _capped(value: object) -> ToolResult:
+def _is_cancelled() -> bool:
+    """It is our own task that is to end; otherwise the cancellation leaked from inside the tool."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _capped(value: object, outcome: ToolOutcome = ToolOutcome.OK) -> ToolResult:
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
         size = len(text.encode())
@@ -108,7 +116,7 @@ def _capped(value: object) -> ToolResult:
     if size > RESULT_BYTES:
         told = f"The result has {size} bytes; at most {RESULT_BYTES} are passed on. Ask for less."
         return ToolResult(outcome=ToolOutcome.FAILED, result_json=_error(told))
-    return ToolResult(outcome=ToolOutcome.OK, result_json=text)
+    return ToolResult(outcome=outcome, result_json=text)
 
 
 def _error(message: str) -> str:
