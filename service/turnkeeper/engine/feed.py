@@ -23,6 +23,8 @@ T = TypeVar("T")
 RING_EVENTS = 256
 RING_BYTES = 1 << 20
 KEPT_TEXTS = 4
+RESETS = frozenset({"message_completed", "attempt_failed", "attempt_superseded", "turn_retried", "turn_cancelled"})
+"""After these the text that was being written is whole, or does not count."""
 
 Key = tuple[str, str]
 """(tenant, session)."""
@@ -54,13 +56,22 @@ class Signal:
 
 
 class Preview:
-    """The text of the message that a turn's owner is writing now."""
+    """The text of the message that a turn's owner is writing now.
 
-    def __init__(self, feed: "Feed", *, turn_id: str, message_id: str, attempt: int) -> None:
+    `since` is the number of the last event when it began; `counts` says whether its owner still holds the lease.
+    `over`: the log holds an event that ends it, though its owner may not know yet.
+    """
+
+    def __init__(
+        self, feed: "Feed", *, turn_id: str, message_id: str, attempt: int, since: int, counts: Callable[[], bool]
+    ) -> None:
         self._feed = feed
         self.turn_id = turn_id
         self.message_id = message_id
         self.attempt = attempt
+        self.since = since
+        self.counts = counts
+        self.over = False
         self.size = 0
         self.chunks: list[Chunk] = []
         self.encoded: dict[int, tuple[int, bytes]] = {}
@@ -75,17 +86,26 @@ class Preview:
     def text(self) -> str:
         return b"".join(chunk.text for chunk in self.chunks).decode()
 
-    def beyond(self, offset: int, *, most: int) -> bytes:
-        """The text from this byte on: whole characters, at most about `most` bytes."""
+    def beyond(self, offset: int, *, most: int) -> tuple[int, bytes]:
+        """From this byte on: where the piece begins, and whole characters of at most `most` bytes.
+
+        It begins earlier than asked where that byte is inside a character.
+        """
         pieces: list[bytes] = []
-        size = 0
+        start = self.size
         for chunk in reversed(self.chunks):
-            if chunk.offset + len(chunk.text) <= offset:
+            if start <= offset:
                 break
-            pieces.append(chunk.text[max(0, offset - chunk.offset) :])
-        joined = b"".join(reversed(pieces))
-        size = len(joined)
-        return joined if size <= most else whole_characters(joined[:most])
+            pieces.append(chunk.text)
+            start = chunk.offset
+        return piece_of(b"".join(reversed(pieces)), offset - start, most=most, base=start)
+
+
+def piece_of(text: bytes, offset: int, *, most: int, base: int = 0) -> tuple[int, bytes]:
+    """Whole characters of UTF-8 from `offset` on, at most `most` bytes; `base` is added to where they begin."""
+    while 0 < offset < len(text) and text[offset] & 0xC0 == 0x80:
+        offset -= 1
+    return base + offset, whole_characters(text[offset : offset + most])
 
 
 def whole_characters(data: bytes) -> bytes:
@@ -114,8 +134,13 @@ class Feed:
         self._changed = Signal()
         self._grown = Signal()
 
-    def begin(self, *, turn_id: str, message_id: str, attempt: int) -> Preview:
-        self.preview = Preview(self, turn_id=turn_id, message_id=message_id, attempt=attempt)
+    def begin(
+        self, *, turn_id: str, message_id: str, attempt: int, since: int = 0, counts: Callable[[], bool] = lambda: True
+    ) -> Preview:
+        """See Preview."""
+        self.preview = Preview(
+            self, turn_id=turn_id, message_id=message_id, attempt=attempt, since=since, counts=counts
+        )
         return self.preview
 
     def drop_preview(self) -> None:
@@ -143,6 +168,12 @@ class Feed:
             self._published_at.pop(oldest.sequence, None)
         if events:
             self.heard(events[-1].sequence)
+
+    def passed(self, event: StoredEvent) -> None:
+        """A reader met this event, perhaps before the preview's owner knows of it."""
+        preview = self.preview
+        if preview is not None and preview.turn_id == event.turn_id and preview.since < event.sequence:
+            preview.over = preview.over or event.kind in RESETS
 
     def heard(self, last_seq: int) -> None:
         """There are events up to this number."""

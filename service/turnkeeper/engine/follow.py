@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from turnkeeper.domain.cursor import Place
-from turnkeeper.engine.feed import Feed, Feeds, Key, Preview, whole_characters
+from turnkeeper.engine.feed import RESETS, Feed, Feeds, Key, Preview, piece_of
 from turnkeeper.errors import CursorExpired, InvalidRequest, ServerDraining, SessionError, StreamRotated
 from turnkeeper.store.contract import Store, StoredEvent
 from turnkeeper.telemetry.metrics import Metrics
@@ -21,8 +21,8 @@ BATCH_BYTES = 64 * 1024
 DELTA_BYTES = 16 * 1024
 PAGE = 256
 
-RESETS = frozenset({"message_completed", "attempt_failed", "attempt_superseded", "turn_retried", "turn_cancelled"})
-"""After these the text that was being written is whole, or does not count."""
+LAST = frozenset({"session_ended", "session_expired"})
+"""After these nothing comes any more."""
 
 
 class PreviewCodec(Protocol):
@@ -47,7 +47,10 @@ class Wanted:
     forever: bool = True
 
     def has(self, event: StoredEvent) -> bool:
-        return (not self.kinds or event.kind in self.kinds) and (not self.turn_id or event.turn_id == self.turn_id)
+        return (not self.kinds or event.kind in self.kinds) and self.follows(event.turn_id)
+
+    def follows(self, turn_id: str) -> bool:
+        return not self.turn_id or turn_id == self.turn_id
 
 
 @dataclass(slots=True)
@@ -60,14 +63,18 @@ class Batch:
     caught_up: bool = False
     kinds: set[str] = field(default_factory=set)
     """The kinds of the durable events that were passed, wanted or not."""
+    full: bool = False
+    """Something did not fit; it comes with the next batch."""
 
-    @property
-    def full(self) -> bool:
-        return len(self.events) >= BATCH_EVENTS or self.size >= BATCH_BYTES
-
-    def add(self, payload: bytes) -> None:
+    def add(self, payload: bytes) -> bool:
+        """False when it does not fit. A batch has room for one event, however large."""
+        size = self.size + len(payload)
+        if self.events and (len(self.events) >= BATCH_EVENTS or size > BATCH_BYTES):
+            self.full = True
+            return False
         self.events.append(payload)
-        self.size += len(payload)
+        self.size = size
+        return True
 
 
 class Follower:
@@ -94,37 +101,48 @@ class Follower:
         self._rng = rng
 
     async def follow(self, key: Key, start: Place, wanted: Wanted) -> AsyncIterator[Batch]:
-        """Batches from `start` on; ends by itself only when `wanted.forever` is False.
+        """Batches from `start` on; ends by itself at the session's end, or caught up unless `wanted.forever`.
 
         Raises CursorExpired, InvalidRequest for a place beyond the log, and, with the place in `Ended.place`, the
         planned ends StreamRotated and ServerDraining.
         """
-        ends_at = asyncio.get_running_loop().time() + self._rotation * self._rng.uniform(0.9, 1.1)
+        clock = asyncio.get_running_loop().time
+        ends_at = clock() + self._rotation * self._rng.uniform(0.9, 1.1)
         with self._feeds.attach(key) as feed:
-            last_seq = (await self._store.last_seqs([key])).get(key, 0)
-            if start.sequence > last_seq:
-                raise InvalidRequest(
-                    f"There is no event {start.sequence} yet; the last one is {last_seq}.", session_id=key[1]
-                )
-            feed.heard(last_seq)
-            place, told = start, False
+            await self._check_start(key, start, feed)
+            place, told, sent_at = start, False, clock()
             while True:
-                changed = feed.changed()
+                changed = feed.changed() if wanted.previews else feed.grown()
                 batch = await self._collect(key, feed, place, wanted)
                 at_end = batch.place.sequence >= feed.last_seq and not batch.full
                 if at_end and not told:
                     told = batch.caught_up = True
                     batch.place = replace(batch.place, live=True)
-                place = batch.place
-                if batch.events or batch.caught_up:
+                place, over = batch.place, bool(batch.kinds & LAST)
+                spoke = bool(batch.events) or batch.caught_up or over
+                if spoke:
                     yield batch
-                if place.live and (lag := feed.lag(place.sequence)) is not None and batch.kinds:
-                    self._metrics.delivery_lag(lag)
-                if at_end and not wanted.forever:
+                    sent_at = clock()
+                self._delivered(feed, batch)
+                if over or (at_end and not wanted.forever):
                     return
                 self._planned_end(key, place, ends_at)
-                if at_end and not batch.events and await self._silence(changed, ends_at):
+                if at_end and not spoke and await _silent(changed, until=min(sent_at + self._heartbeat, ends_at)):
                     yield Batch(place=place)
+                    sent_at = clock()
+
+    async def _check_start(self, key: Key, start: Place, feed: Feed) -> None:
+        last_seq = (await self._store.last_seqs([key])).get(key, 0)
+        if start.sequence > last_seq:
+            raise InvalidRequest(
+                f"There is no event {start.sequence} yet; the last one is {last_seq}.", session_id=key[1]
+            )
+        feed.heard(last_seq)
+
+    def _delivered(self, feed: Feed, batch: Batch) -> None:
+        place = batch.place
+        if place.live and batch.kinds and (lag := feed.lag(place.sequence)) is not None:
+            self._metrics.delivery_lag(lag)
 
     def _planned_end(self, key: Key, place: Place, ends_at: float) -> None:
         if self._feeds.draining:
@@ -132,29 +150,22 @@ class Follower:
         if asyncio.get_running_loop().time() >= ends_at:
             raise Ended(StreamRotated(session_id=key[1]), place)
 
-    async def _silence(self, changed: asyncio.Future[None], ends_at: float) -> bool:
-        """True when nothing came until a heartbeat is due, or the stream's planned end."""
-        left = ends_at - asyncio.get_running_loop().time()
-        done, _ = await asyncio.wait([changed], timeout=max(0.0, min(self._heartbeat, left)))
-        return not done
-
     async def _collect(self, key: Key, feed: Feed, place: Place, wanted: Wanted) -> Batch:
         batch = Batch(place=place)
-        events = await self._durable(key, feed, place.sequence)
-        for event in events:
-            if batch.full:
+        for event in await self._durable(key, feed, place.sequence, wanted):
+            if not self._pass(batch, event, key[1], feed, wanted):
                 return batch
-            self._pass(batch, event, key[1], feed, wanted)
         if batch.place.live and wanted.previews and batch.place.sequence >= feed.last_seq:
             self._preview(batch, key[1], feed, wanted)
         return batch
 
-    async def _durable(self, key: Key, feed: Feed, after: int) -> list[StoredEvent]:
+    async def _durable(self, key: Key, feed: Feed, after: int, wanted: Wanted) -> list[StoredEvent]:
         held = feed.since(after)
         if held is not None:
             return held
         self._metrics.replay("LOG")
-        read = list(await self._store.events(*key, after=after, limit=PAGE))
+        limit = PAGE if wanted.kinds or wanted.turn_id else BATCH_EVENTS
+        read = list(await self._store.events(*key, after=after, limit=limit))
         if read and read[0].sequence != after + 1:
             raise CursorExpired(
                 session_id=key[1],
@@ -162,74 +173,87 @@ class Follower:
             )
         return read
 
-    def _pass(self, batch: Batch, event: StoredEvent, session_id: str, feed: Feed, wanted: Wanted) -> None:
+    def _pass(self, batch: Batch, event: StoredEvent, session_id: str, feed: Feed, wanted: Wanted) -> bool:
+        """False when it did not fit."""
         place = batch.place
-        if event.kind == "message_completed" and place.live and wanted.previews and wanted.has(event):
-            self._missing_suffix(batch, event, session_id, feed)
-        if wanted.has(event):
-            batch.add(event.payload)
+        text_wanted = wanted.previews and place.live and wanted.follows(event.turn_id)
+        if event.kind == "message_completed" and text_wanted and not self._suffix(batch, event, session_id, feed):
+            return False
+        if wanted.has(event) and not batch.add(event.payload):
+            return False
         batch.kinds.add(event.kind)
+        feed.passed(event)
         if event.kind in RESETS:
             batch.place = Place(sequence=event.sequence, live=place.live)
         else:
             batch.place = replace(place, sequence=event.sequence)
+        return True
 
-    def _missing_suffix(self, batch: Batch, event: StoredEvent, session_id: str, feed: Feed) -> None:
-        """Before a whole message, what its deltas did not say yet: a reader of deltas alone has the exact text."""
+    def _suffix(self, batch: Batch, event: StoredEvent, session_id: str, feed: Feed) -> bool:
+        """Before a whole message, what its deltas did not say yet: a reader of deltas alone has the exact text.
+
+        False when it did not fit.
+        """
         place = batch.place
         kept = feed.texts.get(place.message_id) if place.message_id else None
         message_id, attempt, text = (
             (place.message_id, *kept) if kept is not None else self._codec.message_text(event.payload)
         )
-        same = place.message_id == message_id and place.attempt == attempt
-        offset = place.offset if same else 0
-        rest = text[offset:]
-        while rest:
-            piece = whole_characters(rest[:DELTA_BYTES])
-            batch.add(
-                self._codec.delta(
-                    session_id,
-                    turn_id=event.turn_id,
-                    message_id=message_id,
-                    attempt=attempt,
-                    offset=offset,
-                    text=piece.decode(errors="ignore"),
-                )
+        if (place.message_id, place.attempt) != (message_id, attempt):
+            place = replace(place, message_id=message_id, attempt=attempt, offset=0)
+        while place.offset < len(text):
+            offset, piece = piece_of(text, place.offset, most=DELTA_BYTES)
+            payload = self._codec.delta(
+                session_id,
+                turn_id=event.turn_id,
+                message_id=message_id,
+                attempt=attempt,
+                offset=offset,
+                text=piece.decode(),
             )
-            offset += len(piece)
-            rest = rest[len(piece) :]
+            if not batch.add(payload):
+                return False
+            batch.place = place = replace(place, offset=offset + len(piece))
+        return True
 
     def _preview(self, batch: Batch, session_id: str, feed: Feed, wanted: Wanted) -> None:
         preview = feed.preview
-        if preview is None or (wanted.turn_id and preview.turn_id != wanted.turn_id):
+        if preview is None or preview.over or not preview.counts() or not wanted.follows(preview.turn_id):
             return
         place = batch.place
-        if place.message_id != preview.message_id or place.attempt != preview.attempt:
+        if (place.message_id, place.attempt) != (preview.message_id, preview.attempt):
             if place.message_id == preview.message_id and place.attempt > preview.attempt:
                 return
             place = replace(place, message_id=preview.message_id, attempt=preview.attempt, offset=0)
-        while not batch.full and place.offset < preview.size:
+        while place.offset < preview.size:
             end, payload = self._delta(preview, session_id, place.offset)
-            batch.add(payload)
-            place = replace(place, offset=end)
-        batch.place = place
+            if not batch.add(payload):
+                return
+            batch.place = place = replace(place, offset=end)
 
     def _delta(self, preview: Preview, session_id: str, offset: int) -> tuple[int, bytes]:
         """Serialized once for all watchers that stand at the same byte of the same text."""
         known = preview.encoded.get(offset)
         if known is not None:
             return known
-        text = preview.beyond(offset, most=DELTA_BYTES)
+        start, piece = preview.beyond(offset, most=DELTA_BYTES)
         payload = self._codec.delta(
             session_id,
             turn_id=preview.turn_id,
             message_id=preview.message_id,
             attempt=preview.attempt,
-            offset=offset,
-            text=text.decode(errors="ignore"),
+            offset=start,
+            text=piece.decode(),
         )
-        preview.encoded[offset] = known = (offset + len(text), payload)
+        preview.encoded[offset] = known = (start + len(piece), payload)
         return known
+
+
+async def _silent(changed: asyncio.Future[None], *, until: float) -> bool:
+    """True when it is time to say that there is nothing to say."""
+    clock = asyncio.get_running_loop().time
+    await asyncio.wait([changed], timeout=max(0.0, until - clock()))
+    return clock() >= until
 
 
 class Ended(Exception):

@@ -41,7 +41,12 @@ class HeldLease:
         """A quarter of the lease has passed: renew it."""
         return self.age > self.lease.total_seconds() / 4
 
+    @property
+    def sure(self) -> bool:
+        """Less than two thirds of the lease have passed: nobody else can have it."""
+        return self.age <= self.lease.total_seconds() * 2 / 3
+
     def check(self) -> None:
-        """Raises LeaseLost when two thirds of the lease have passed: nothing new may start (self-fence)."""
-        if self.age > self.lease.total_seconds() * 2 / 3:
+        """Raises LeaseLost when it is not sure any more: nothing new may start (self-fence)."""
+        if not self.sure:
             raise LeaseLost

@@ -256,7 +256,13 @@ class TurnRun:
     async def _call_model(self) -> None:
         turn = self.turn
         self._lease.check()
-        preview = self._feed.begin(turn_id=turn.id, message_id=turn.next_message_id, attempt=turn.attempt)
+        preview = self._feed.begin(
+            turn_id=turn.id,
+            message_id=turn.next_message_id,
+            attempt=turn.attempt,
+            since=self._snapshot.head.last_seq,
+            counts=lambda: self._lease.sure,
+        )
         messages = self._history.messages(self._agent.instructions)
         speaking = asyncio.create_task(self._parts.speech.speak(self._agent, turn, messages, preview))
         try:

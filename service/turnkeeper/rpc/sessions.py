@@ -116,8 +116,6 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
                     cursor=place, through_sequence=batch.place.sequence, caught_up=batch.caught_up
                 )
                 yield codec.batch(batch.events, rest)  # type: ignore[misc]  # bytes pass through
-                if "session_ended" in batch.kinds:
-                    return
         except Ended as end:
             raise end.with_cursor(lambda at: cursor.encode(at, tenant=key[0], session_id=key[1])) from None
 
