@@ -110,7 +110,7 @@ def an_approval(place: Place, **given: Any) -> Approval:
         requester="ada",
         agent=AGENT.name,
         create_time=NOON,
-        expire_time=datetime.now(UTC) + timedelta(hours=1),
+        expire_time=datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1),
     )
     return replace(approval, **given)
 

@@ -1,12 +1,14 @@
 """The connection: driver options, collections, and the one place where the driver's exceptions end."""
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, timedelta
 from typing import Any, Final, TypeAlias
 
-from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection
+import pymongo
+from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorClientSession, AsyncIOMotorCollection
 from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.write_concern import WriteConcern
 
@@ -15,6 +17,7 @@ from turnkeeper.errors import ServiceUnavailable
 Document: TypeAlias = dict[str, Any]
 Collection: TypeAlias = "AsyncIOMotorCollection[Document]"
 
+GOODBYE_S: Final = 1.0
 MAJORITY: Final = WriteConcern(w="majority", j=True)
 
 _log = logging.getLogger(__name__)
@@ -66,5 +69,11 @@ class Connection:
         self.agents: Collection = self.database["agents"]
         self.secrets: Collection = self.database["secrets"]
 
-    def close(self) -> None:
-        self.client.close()
+    def session(self) -> AsyncIOMotorClientSession:
+        """A client session, causally consistent. Nothing is sent; motor's own way would use a thread for it."""
+        return AsyncIOMotorClientSession(self.client.delegate.start_session(causal_consistency=True), self.client)
+
+    async def close(self) -> None:
+        """Disconnect. The driver says goodbye to the database first, and would wait 10 s for one that is gone."""
+        with pymongo.timeout(GOODBYE_S):
+            await asyncio.to_thread(self.client.close)

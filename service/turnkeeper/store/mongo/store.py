@@ -19,6 +19,7 @@ from turnkeeper.store.mongo.tasks import Tasks
 from turnkeeper.store.mongo.transactions import Transactions
 
 SECRET_BYTES: Final = 32
+PATIENCE: Final = timedelta(seconds=5)
 
 
 class MongoStore(Steps, Claims, Sweeps, Reads):
@@ -40,9 +41,9 @@ class MongoStore(Steps, Claims, Sweeps, Reads):
             await indexes.prepare(self._connection)
 
     async def close(self) -> None:
-        """Wait for commits under way, then disconnect."""
-        await self._tasks.close(patience=self._connection.operation)
-        self._connection.close()
+        """Wait for commits under way and for open outcomes, at most 5 s; then disconnect."""
+        await self._tasks.close(patience=PATIENCE)
+        await self._connection.close()
 
     async def secret(self, name: str) -> bytes:
         with database_errors():

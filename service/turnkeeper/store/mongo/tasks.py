@@ -27,10 +27,11 @@ class Tasks:
     async def close(self, *, patience: timedelta) -> None:
         """Wait for all, and cancel what takes longer."""
         if self._running:
-            _, late = await asyncio.wait(self._running, timeout=patience.total_seconds())
-            for task in late:
+            await asyncio.wait(self._running, timeout=patience.total_seconds())
+        while self._running:  # what is cancelled may leave something behind
+            for task in self._running:
                 task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+            await asyncio.wait(self._running)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)

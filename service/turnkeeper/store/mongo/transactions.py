@@ -9,13 +9,13 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, TypeAlias, TypeVar
 
 import pymongo
 from motor.motor_asyncio import AsyncIOMotorClientSession
-from pymongo.errors import ConnectionFailure, PyMongoError
+from pymongo.errors import ConnectionFailure, InvalidOperation, PyMongoError, ServerSelectionTimeoutError, WriteError
 from pymongo.read_concern import ReadConcern
 
 from turnkeeper.errors import ServiceUnavailable
@@ -25,7 +25,8 @@ from turnkeeper.store.mongo.tasks import Tasks
 DUPLICATE_KEY: Final = 11000
 LOOK_S: Final = 1.0
 """Looking what the database holds gets at least this long, also after the deadline."""
-RESOLVE_S: Final = 120.0
+SETTLE_S: Final = 60.0
+SETTLERS: Final = 2
 MAX_TRIES: Final = 32
 
 T = TypeVar("T")
@@ -51,12 +52,16 @@ class _Stopped(Exception):
         self.obstacle = obstacle
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Writes:
-    """The writes of one transaction. Each raises what makes `run` abort when it does not change all it names."""
+    """The writes of one transaction. Each raises what makes `run` abort when it does not change all it names.
+
+    `arrived`: the database may know of the transaction.
+    """
 
     connection: Connection
     session: Session
+    arrived: bool = False
 
     async def find_and_update(
         self, collection: str, match: Document, pipeline: Sequence[Document], *, fields: Sequence[str]
@@ -88,13 +93,19 @@ class Writes:
             self._all(await self._send({"update": collection, "updates": statements}), len(updates))
 
     async def _send(self, command: Document) -> Document:
-        return await self.connection.database.command(command, session=self.session)
+        try:
+            reply: Document = await self.connection.database.command(command, session=self.session)
+        except PyMongoError as error:
+            self.arrived |= not isinstance(error, ServerSelectionTimeoutError)
+            raise
+        self.arrived = True
+        return reply
 
     def _all(self, reply: Document, expected: int) -> None:
         if errors := reply.get("writeErrors"):
             if errors[0]["code"] == DUPLICATE_KEY:
                 raise _Stopped(Obstacle.MISS)
-            raise pymongo.errors.WriteError("", errors[0]["code"])
+            raise WriteError("", errors[0]["code"])
         if reply["n"] != expected:
             raise _Stopped(Obstacle.MISS)
 
@@ -105,6 +116,7 @@ class Transactions:
 
     connection: Connection
     tasks: Tasks
+    settling: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SETTLERS))
 
     async def run(
         self,
@@ -124,41 +136,43 @@ class Transactions:
         body: Callable[[Writes], Awaitable[T]],
         look: Callable[[Session, Obstacle], Awaitable[T | None]],
     ) -> T:
-        session = await self.connection.client.start_session(causal_consistency=True)
-        attempt = _Attempt(self.connection, session, time.monotonic() + self.connection.operation.total_seconds())
+        attempt = _Attempt(self.connection)
         try:
             for tries in range(MAX_TRIES):
                 try:
                     return await attempt.once(body)
                 except _Stopped as stopped:
                     obstacle = stopped.obstacle
-                with pymongo.timeout(max(attempt.left(), LOOK_S)):
-                    found = await look(session, obstacle)
+                found = await attempt.look(look, obstacle)
                 if found is not None:
                     return found
                 if not await attempt.pause(tries):
                     break
             raise ServiceUnavailable
         finally:
-            await self._leave(attempt)
+            self._leave(attempt)
 
-    async def _leave(self, attempt: "_Attempt") -> None:
+    def _leave(self, attempt: "_Attempt") -> None:
         """Let the session go, at once when its last transaction is over."""
         if attempt.open is None:
-            await attempt.session.end_session()
-            return
-        self.tasks.start(attempt.settle())
+            attempt.end()
+        else:
+            self.tasks.start(attempt.settle(self.settling))
 
 
 class _Attempt:
     """One client session, used for a transaction until that is known to be over."""
 
-    def __init__(self, connection: Connection, session: Session, deadline: float) -> None:
-        self.session = session
+    def __init__(self, connection: Connection) -> None:
         self.open: Obstacle | None = None
         self._connection = connection
-        self._deadline = deadline
-        self._writes = Writes(connection, session)
+        self._deadline = time.monotonic() + connection.operation.total_seconds()
+        self._session = connection.session()
+        self._writes = Writes(connection, self._session)
+
+    def end(self) -> None:
+        """Hand the session back. Its last transaction is over, so nothing is sent."""
+        self._session.delegate.end_session()
 
     def left(self) -> float:
         return self._deadline - time.monotonic()
@@ -173,12 +187,13 @@ class _Attempt:
 
     async def once(self, body: Callable[[Writes], Awaitable[T]]) -> T:
         """The body's result, committed. Raises _Stopped."""
-        self.session.start_transaction(read_concern=ReadConcern("snapshot"), write_concern=MAJORITY)
+        self._session.start_transaction(read_concern=ReadConcern("snapshot"), write_concern=MAJORITY)
         try:
             with pymongo.timeout(max(self.left(), 0.001)):
                 result = await body(self._writes)
         except PyMongoError as error:
-            await self._abort(broken=isinstance(error, ConnectionFailure) or error.timeout)
+            broken = isinstance(error, ConnectionFailure) or error.timeout
+            await self._abort(broken=broken and self._writes.arrived)
             if error.has_error_label("TransientTransactionError"):
                 raise _Stopped(Obstacle.CONFLICT) from error
             raise
@@ -188,11 +203,24 @@ class _Attempt:
         await self._commit()
         return result
 
+    async def look(self, look: Callable[[Session, Obstacle], Awaitable[T | None]], obstacle: Obstacle) -> T | None:
+        """In another session, which reads nothing older than this one has seen.
+
+        A read in this one would make the driver forget the transaction whose commit may have to be sent again.
+        """
+        with pymongo.timeout(max(self.left(), LOOK_S)):
+            async with self._connection.session() as reader:
+                seen = self._session.delegate
+                if seen.operation_time is not None:
+                    reader.advance_cluster_time(seen.cluster_time)
+                    reader.advance_operation_time(seen.operation_time)
+                return await look(reader, obstacle)
+
     async def _abort(self, *, broken: bool) -> None:
         """Over a broken connection the abort may not arrive: the transaction counts as open."""
         self.open = Obstacle.CONFLICT if broken else None
         with pymongo.timeout(max(self.left(), LOOK_S)):
-            await self.session.abort_transaction()
+            await self._session.abort_transaction()
 
     async def _commit(self) -> None:
         """Return when it is committed on a majority."""
@@ -201,7 +229,7 @@ class _Attempt:
         while True:
             try:
                 with pymongo.timeout(max(self.left(), 0.001)):
-                    await self.session.commit_transaction()
+                    await self._session.commit_transaction()
             except PyMongoError as error:
                 if _aborted(error):
                     self.open = None
@@ -213,23 +241,32 @@ class _Attempt:
                 self.open = None
                 return
 
-    async def settle(self) -> None:
-        """End what the caller could not wait for: have the commit's outcome, or kill what was never committed."""
-        give_up = time.monotonic() + RESOLVE_S
+    async def settle(self, settling: asyncio.Semaphore) -> None:
+        """End what the caller could not wait for: have the commit's outcome, or kill what was never committed.
+
+        While the database is gone there may be many of these: few at a time try, and briefly.
+        """
+        give_up = time.monotonic() + SETTLE_S
         while time.monotonic() < give_up:
-            try:
-                await (self.session.commit_transaction() if self.open is Obstacle.UNKNOWN else self._kill())
-                break
-            except PyMongoError as error:
-                if self.open is Obstacle.UNKNOWN and _aborted(error):
-                    break
-                await asyncio.sleep(random.uniform(0.25, 0.5))
-        else:
-            _log.warning("a transaction's outcome stayed unknown for %d s", RESOLVE_S)
-        await self.session.end_session()
+            async with settling:
+                if await self._settled():
+                    self.end()
+                    return
+            await asyncio.sleep(random.uniform(0.25, 0.5))
+        _log.warning("a transaction's outcome stayed unknown for %d s", SETTLE_S)
+
+    async def _settled(self) -> bool:
+        try:
+            with pymongo.timeout(LOOK_S):
+                await (self._session.commit_transaction() if self.open is Obstacle.UNKNOWN else self._kill())
+        except InvalidOperation:
+            return True  # the store was closed
+        except PyMongoError as error:
+            return self.open is Obstacle.UNKNOWN and _aborted(error)
+        return True
 
     async def _kill(self) -> None:
-        await self._connection.client.admin.command("killSessions", [self.session.session_id])
+        await self._connection.client.admin.command("killSessions", [self._session.session_id])
 
 
 def _aborted(error: PyMongoError) -> bool:

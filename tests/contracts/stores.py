@@ -1,0 +1,102 @@
+"""What the tests of a store share: a codec, short ways to common situations, waiting for a condition."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from tests.builders import AGENT, Place, a_first_event, a_place, a_session, a_turn, an_event, new_id
+from turnkeeper.domain.event import NAMES, NewEvent
+from turnkeeper.domain.turn import Turn, TurnState
+from turnkeeper.store.contract import Committed, Head, HeadChange, Lease, Snapshot, Step, Store, Verdict
+
+LONG = timedelta(minutes=1)
+"""A lease that does not lapse while a test runs."""
+SHORT = timedelta(milliseconds=30)
+"""A lease that soon lapses."""
+
+
+class TextCodec:
+    """Readable bytes; the number is appended, as the contract says."""
+
+    def encode(self, session_id: str, event: NewEvent) -> bytes:
+        return f"{session_id} {event.turn_id} {NAMES[type(event.payload)]} {event.payload}".encode()
+
+    def number(self, payload: bytes, sequence: int) -> bytes:
+        return payload + b" #%d" % sequence
+
+
+def a_step(read: Head, *events: NewEvent, fence: int | None = None, **given: Any) -> Step:
+    """A step decided on this head; an owner's when it has a fence."""
+    step = Step(
+        step_id=new_id("step"),
+        tenant=read.tenant,
+        session_id=read.session_id,
+        last_seq=read.last_seq,
+        fence=fence,
+        cancel=read.cancel.turn_id,
+        revision=read.revision if fence is None else None,
+        events=events,
+    )
+    return replace(step, **given)
+
+
+async def head_of(store: Store, place: Place) -> Head:
+    return (await snapshot_of(store, place)).head
+
+
+async def snapshot_of(store: Store, place: Place, *, turn_id: str = "") -> Snapshot:
+    snapshot = await store.snapshot(place.tenant, place.session_id, turn_id=turn_id)
+    assert snapshot is not None
+    return snapshot
+
+
+async def begin(store: Store, place: Place | None = None) -> Place:
+    """A session with its first event."""
+    place = place or a_place()
+    assert await store.create_session(a_session(place), AGENT, event=a_first_event()) is None
+    return place
+
+
+async def committed(verdict: Awaitable[Verdict]) -> Committed:
+    result = await verdict
+    assert isinstance(result, Committed), result
+    return result
+
+
+async def run_turn(
+    store: Store, place: Place, *, owner: str = "one", lease: timedelta = LONG, **given: Any
+) -> tuple[Turn, Committed]:
+    """A new active turn, leased to this owner."""
+    turn = a_turn(place, **{"state": TurnState.RUNNING, **given})
+    change = HeadChange(lease=Lease.TAKE, owner=owner, lease_for=lease, active_turn=turn.id)
+    step = a_step(await head_of(store, place), an_event(turn_id=turn.id), head=change, new_turns=(turn,))
+    return turn, await committed(store.commit(step))
+
+
+async def make_due(store: Store, place: Place, *, wake: timedelta = timedelta(), **given: Any) -> Turn:
+    """A new active turn that nobody has, to be claimed."""
+    turn = a_turn(place, **given)
+    change = HeadChange(active_turn=turn.id, wake=wake)
+    step = a_step(await head_of(store, place), an_event(turn_id=turn.id), head=change, new_turns=(turn,))
+    await committed(store.commit(step))
+    return turn
+
+
+async def until(condition: Callable[[], Awaitable[bool]], *, within: float = 10.0) -> None:
+    """Wait for a condition; fail when it does not come true in time."""
+    deadline = time.monotonic() + within
+    while not await condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
+        await asyncio.sleep(0.005)
+
+
+async def lapse(store: Store, place: Place) -> None:
+    """Wait for the lease to lapse, by the store's own clock."""
+
+    async def lapsed() -> bool:
+        return not (await head_of(store, place)).owned
+
+    await until(lapsed)

@@ -1,0 +1,246 @@
+"""Claims, lapsed leases, wishes to cancel."""
+
+import asyncio
+from collections import Counter
+from datetime import timedelta
+
+from tests.builders import a_call, a_turn, an_approval, an_event
+from tests.contracts.conftest import NewStore
+from tests.contracts.stores import LONG, SHORT, a_step, begin, committed, head_of, lapse, make_due, run_turn
+from turnkeeper.domain.turn import TurnState
+from turnkeeper.store.contract import Cancel, Claim, HeadChange, Lease, Store
+
+WAITING = HeadChange(lease=Lease.RELEASE)
+
+
+async def test_a_claim_leases_the_turn(store: Store) -> None:
+    place = await begin(store)
+    turn = await make_due(store, place)
+    claim = await store.claim("one", lease=LONG)
+    assert claim is not None
+    assert timedelta() <= claim.late_by < timedelta(seconds=10)
+    assert claim == Claim(
+        tenant=place.tenant,
+        session_id=place.session_id,
+        turn_id=turn.id,
+        fence=1,
+        lapses=0,
+        late_by=claim.late_by,
+    )
+    head = await head_of(store, place)
+    assert (head.owner, head.owned, head.fence, head.active_turn) == ("one", True, 1, turn.id)
+    assert await store.claim("two", lease=LONG) is None
+    await committed(store.commit(a_step(head, an_event(), fence=claim.fence)))
+
+
+async def test_i4_eight_claimers_get_each_turn_once(new_store: NewStore) -> None:
+    replicas = [await new_store() for _ in range(2)]
+    places = await asyncio.gather(*(begin(replicas[0]) for _ in range(12)))
+    turns = {(await make_due(replicas[0], place)).id for place in places}
+
+    async def claim_all(number: int) -> list[Claim]:
+        claims: list[Claim] = []
+        while len(claims) < 24 and (claim := await replicas[number % 2].claim(f"owner-{number}", lease=LONG)):
+            claims.append(claim)
+        return claims
+
+    claims: list[Claim] = []
+    while len(claims) < len(turns):
+        found = [claim for each in await asyncio.gather(*map(claim_all, range(8))) for claim in each]
+        assert found, "a turn that is due was not claimable"
+        claims += found
+    assert Counter(claim.turn_id for claim in claims) == Counter(turns)
+    assert {claim.fence for claim in claims} == {1}
+    assert await replicas[0].claim("late", lease=LONG) is None
+
+
+async def test_i4_fences_only_grow(store: Store) -> None:
+    place = await begin(store)
+    await make_due(store, place)
+    fences: list[int] = []
+    for owner in ("one", "two", "one", "one"):
+        claim = await store.claim(owner, lease=SHORT)
+        assert claim is not None
+        fences.append(claim.fence)
+        await lapse(store, place)
+        assert await store.requeue_lapsed() == 1
+    assert fences == [1, 2, 3, 4]
+
+
+async def test_any_of_the_32_due_longest_may_be_claimed_and_no_other(store: Store) -> None:
+    places = await asyncio.gather(*(begin(store) for _ in range(34)))
+    for place in places:
+        await make_due(store, place)
+    order = [place.session_id for place in places]
+    positions: list[int] = []
+    for _ in range(6):
+        claim = await store.claim("one", lease=LONG)
+        assert claim is not None
+        positions.append(order.index(claim.session_id))
+        assert positions[-1] < 32
+        order.remove(claim.session_id)
+    assert positions != [0] * 6, "it always takes the oldest: all claimers would meet at it"
+
+
+async def test_i9_a_lapsed_lease_is_requeued_and_counted(store: Store) -> None:
+    place = await begin(store)
+    turn = await make_due(store, place)
+    for lapses in range(3):
+        claim = await store.claim("one", lease=SHORT)
+        assert claim is not None
+        assert (claim.turn_id, claim.lapses) == (turn.id, lapses)
+        assert await store.claim("two", lease=LONG) is None
+        await lapse(store, place)
+        assert await store.requeue_lapsed() == 1
+        assert await store.requeue_lapsed() == 0
+        head = await head_of(store, place)
+        assert (head.owner, head.owned, head.lapses) == ("", False, lapses + 1)
+
+
+async def test_i9_an_owners_step_sets_the_count_back(store: Store) -> None:
+    place = await begin(store)
+    _, owned = await run_turn(store, place, lease=SHORT)
+    await lapse(store, place)
+    await store.requeue_lapsed()
+    claim = await store.claim("two", lease=LONG)
+    assert claim is not None
+    await committed(store.commit(a_step(await head_of(store, place), an_event())))
+    assert (await head_of(store, place)).lapses == 1
+    await committed(store.commit(a_step(await head_of(store, place), fence=claim.fence)))
+    assert (await head_of(store, place)).lapses == 0
+    assert claim.fence == owned.fence + 1
+
+
+async def test_a_live_owner_keeps_its_turn(store: Store) -> None:
+    place = await begin(store)
+    _, owned = await run_turn(store, place)
+    assert await store.requeue_lapsed() == 0
+    head = await head_of(store, place)
+    assert (head.owner, head.owned, head.fence) == ("one", True, owned.fence)
+
+
+async def test_four_sweepers_requeue_each_turn_once(new_store: NewStore) -> None:
+    replicas = [await new_store() for _ in range(2)]
+    places = await asyncio.gather(*(begin(replicas[0]) for _ in range(6)))
+    for place in places:
+        await run_turn(replicas[0], place, lease=SHORT)
+    for place in places:
+        await lapse(replicas[0], place)
+    counts = await asyncio.gather(*(replicas[number % 2].requeue_lapsed() for number in range(4)))
+    assert sum(counts) == len(places)
+    assert [(await head_of(replicas[0], place)).lapses for place in places] == [1] * len(places)
+
+
+async def test_a_sweeper_and_a_renewal_exclude_each_other(store: Store) -> None:
+    """Whoever is first: the turn is either still owned, or claimable; never both, never neither."""
+    for _ in range(20):
+        place = await begin(store)
+        _, owned = await run_turn(store, place, lease=SHORT)
+        await lapse(store, place)
+        renewed, swept = await asyncio.gather(
+            store.renew(place.tenant, place.session_id, owner="one", fence=owned.fence, lease=LONG),
+            store.requeue_lapsed(),
+        )
+        assert (renewed, swept) in ((True, 0), (False, 1))
+        assert (await head_of(store, place)).owned == renewed
+
+
+async def test_a_queue_without_an_active_turn_goes_on(store: Store) -> None:
+    place = await begin(store)
+    await committed(store.commit(a_step(await head_of(store, place), head=HeadChange(queue=("first", "next")))))
+    assert await store.requeue_lapsed() == 1
+    head = await head_of(store, place)
+    assert (head.active_turn, head.queue) == ("first", ("next",))
+    claim = await store.claim("one", lease=LONG)
+    assert claim is not None
+    assert claim.turn_id == "first"
+    assert await store.requeue_lapsed() == 0
+
+
+async def test_a_turn_that_awaits_no_approval_any_more_goes_on(store: Store) -> None:
+    place = await begin(store)
+    turn, owned = await run_turn(store, place, state=TurnState.AWAITING_APPROVAL)
+    call = a_call(place, turn_id=turn.id)
+    asked = an_approval(place, turn_id=turn.id, tool_call_id=call.id)
+    other = an_approval(place, turn_id="another")
+    waits = a_step(
+        await head_of(store, place),
+        an_event(),
+        fence=owned.fence,
+        head=WAITING,
+        new_calls=(call,),
+        new_approvals=(asked, other),
+    )
+    await committed(store.commit(waits))
+    assert await store.requeue_lapsed() == 0
+
+    stranded = await begin(store)
+    turn, owned = await run_turn(store, stranded, state=TurnState.AWAITING_APPROVAL)
+    await committed(store.commit(a_step(await head_of(store, stranded), fence=owned.fence, head=WAITING)))
+    assert await store.requeue_lapsed() == 1
+    claim = await store.claim("two", lease=LONG)
+    assert claim is not None
+    assert (claim.turn_id, claim.lapses) == (turn.id, 0)
+
+
+async def test_a_turn_that_nobody_has_and_nothing_holds_goes_on(store: Store) -> None:
+    expected = {state: state.moving for state in TurnState if not state.ended} | {TurnState.AWAITING_APPROVAL: True}
+    places = {}
+    for state in expected:
+        place = await begin(store)
+        turn = a_turn(place, state=state)
+        step = a_step(await head_of(store, place), head=HeadChange(active_turn=turn.id), new_turns=(turn,))
+        await committed(store.commit(step))
+        places[place.session_id] = state
+    assert await store.requeue_lapsed() == sum(expected.values())
+    claimed = set()
+    while claim := await store.claim("one", lease=LONG):
+        claimed.add(places[claim.session_id])
+    assert claimed == {state for state, requeued in expected.items() if requeued}
+
+
+async def test_a_turn_that_waits_for_its_time_is_left_alone(store: Store) -> None:
+    place = await begin(store)
+    await make_due(store, place, wake=timedelta(hours=1), state=TurnState.BACKING_OFF)
+    assert await store.requeue_lapsed() == 0
+    assert await store.claim("one", lease=LONG) is None
+
+
+async def test_a_wish_to_cancel_is_kept_for_the_active_turn_alone(store: Store) -> None:
+    place = await begin(store)
+    turn, _ = await run_turn(store, place)
+    read = await head_of(store, place)
+    wish = Cancel(turn_id=turn.id, by="ada", reason="REQUESTED")
+
+    async def ask(cancel: Cancel) -> bool:
+        return await store.request_cancel(place.tenant, place.session_id, cancel)
+
+    assert not await ask(Cancel(turn_id="another", by="ada", reason="REQUESTED"))
+    assert not await ask(Cancel())
+    assert (await head_of(store, place)).revision == read.revision
+    assert await ask(wish)
+    wished = await head_of(store, place)
+    assert wished.cancel == wish
+    assert await ask(Cancel(turn_id=turn.id, by="bob", reason="INTERRUPTED"))
+    assert (await head_of(store, place)).cancel == wish
+    assert (await head_of(store, place)).revision == wished.revision
+
+
+async def test_an_owner_sees_what_disturbs_its_turns(store: Store) -> None:
+    places = [await begin(store) for _ in range(5)]
+    fine, cancelled, lapsed, ended, later = places
+    for place in places:
+        turn, owned = await run_turn(store, place, lease=SHORT if place is lapsed else LONG)
+        if place is cancelled:
+            assert await store.request_cancel(place.tenant, place.session_id, Cancel(turn_id=turn.id))
+        if place is ended:
+            done = HeadChange(lease=Lease.RELEASE, active_turn="")
+            await committed(store.commit(a_step(await head_of(store, place), fence=owned.fence, head=done)))
+        if place is later:
+            other = HeadChange(active_turn="next", cancel=Cancel(turn_id=turn.id))
+            await committed(store.commit(a_step(await head_of(store, place), fence=owned.fence, head=other)))
+    await lapse(store, lapsed)
+    asked = [(place.tenant, place.session_id) for place in places] + [("default", "gone"), ("other", fine.session_id)]
+    found = await store.cancelled_among(asked)
+    assert list(found) == [cancelled.session_id, lapsed.session_id, ended.session_id, "gone", fine.session_id]
+    assert await store.cancelled_among([]) == []

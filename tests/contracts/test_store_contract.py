@@ -1,0 +1,268 @@
+"""Steps: stored whole or not at all, once."""
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tests.builders import (
+    NOON,
+    a_call,
+    a_place,
+    a_request,
+    a_session,
+    a_turn,
+    an_approval,
+    an_event,
+)
+from tests.contracts.stores import a_step, begin, committed, head_of, make_due, run_turn, snapshot_of
+from turnkeeper.domain.approval import ApprovalState
+from turnkeeper.domain.message import Usage
+from turnkeeper.domain.session import SessionState
+from turnkeeper.domain.turn import TurnState
+from turnkeeper.store.contract import (
+    ApprovalChange,
+    Cancel,
+    Committed,
+    Duplicate,
+    HeadChange,
+    Lease,
+    Snapshot,
+    Stale,
+    Step,
+    Store,
+)
+
+
+async def test_a_step_is_stored_whole(store: Store) -> None:
+    place = await begin(store)
+    turn = a_turn(place)
+    calls = (
+        a_call(place, turn_id=turn.id, message_id="m2", position=0),
+        a_call(place, turn_id=turn.id, message_id="m1", position=1),
+        a_call(place, turn_id=turn.id, message_id="m1", position=0),
+    )
+    approval = an_approval(place, turn_id=turn.id, tool_call_id=calls[0].id)
+    session = a_session(place, state=SessionState.ACTIVE, usage=Usage(input_tokens=5), title="hello")
+    request = a_request(place, turn_id=turn.id)
+    step = a_step(
+        await head_of(store, place),
+        *(an_event("one", turn_id=turn.id), an_event("two")),
+        head=HeadChange(active_turn=turn.id, queue=("later", "last"), wake=timedelta(hours=1)),
+        session=session,
+        new_turns=(turn,),
+        new_calls=calls,
+        new_approvals=(approval,),
+        request=request,
+    )
+    verdict = await committed(store.commit(step))
+    assert (verdict.last_seq, verdict.fence) == (3, 0)
+    assert [event.sequence for event in verdict.events] == [2, 3]
+    assert list(verdict.events) == list(await store.events(place.tenant, place.session_id, after=1, limit=10))
+    assert b"two" in verdict.events[1].payload
+    assert verdict.events[1].payload.endswith(b"#3")
+    assert verdict.events[0].turn_id == turn.id
+    snapshot = await snapshot_of(store, place)
+    assert snapshot == Snapshot(
+        head=replace(snapshot.head, last_seq=3, active_turn=turn.id, queue=("later", "last")),
+        session=session,
+        turn=turn,
+        calls=(calls[2], calls[1], calls[0]),
+        approvals=(approval,),
+    )
+    assert await store.find_request(request.key) == request
+
+
+async def test_what_changes_is_replaced(store: Store) -> None:
+    place = await begin(store)
+    turn, _ = await run_turn(store, place)
+    call = a_call(place, turn_id=turn.id)
+    asked = an_approval(place, turn_id=turn.id, tool_call_id=call.id)
+    await committed(
+        store.commit(a_step(await head_of(store, place), an_event(), new_calls=(call,), new_approvals=(asked,)))
+    )
+    changed_turn = replace(turn, state=TurnState.COMPLETED, usage=Usage(output_tokens=7), end_time=NOON)
+    changed_call = replace(call, attempt=3, started=True)
+    decided = replace(asked, state=ApprovalState.APPROVED, decided_by="bob", decide_time=NOON, sequence=4)
+    await committed(
+        store.commit(
+            a_step(
+                await head_of(store, place),
+                an_event(),
+                turns=(changed_turn,),
+                calls=(changed_call,),
+                approvals=(ApprovalChange(approval=decided, lapsed=None),),
+            )
+        )
+    )
+    snapshot = await snapshot_of(store, place)
+    assert (snapshot.turn, snapshot.calls, snapshot.approvals) == (changed_turn, (changed_call,), ())
+    assert await store.approval(place.tenant, asked.id) == decided
+
+
+async def test_a_snapshot_shows_the_turn_it_is_asked_for(store: Store) -> None:
+    place = await begin(store)
+    active, _ = await run_turn(store, place)
+    other = a_turn(place)
+    call = a_call(place, turn_id=other.id)
+    step = a_step(await head_of(store, place), an_event(), new_turns=(other,), new_calls=(call,))
+    await committed(store.commit(step))
+    assert (await snapshot_of(store, place)).turn == active
+    asked = await snapshot_of(store, place, turn_id=other.id)
+    assert (asked.turn, asked.calls) == (other, (call,))
+    assert (await snapshot_of(store, place, turn_id="nobody's")).turn is None
+
+
+async def test_a_head_that_moved_makes_a_step_stale(store: Store) -> None:
+    place = await begin(store)
+    turn, _ = await run_turn(store, place)
+    read = await head_of(store, place)
+    assert await store.request_cancel(place.tenant, place.session_id, Cancel(turn_id=turn.id, by="ada"))
+    wished = await head_of(store, place)
+    stale = [
+        a_step(read, an_event()),
+        a_step(wished, an_event(), last_seq=read.last_seq - 1),
+        a_step(wished, an_event(), last_seq=read.last_seq + 1),
+        a_step(wished, an_event(), cancel=""),
+        a_step(read, an_event(), fence=read.fence),
+    ]
+    assert [await store.commit(step) for step in stale] == [Stale()] * len(stale)
+    assert (await store.events(place.tenant, place.session_id, after=read.last_seq, limit=9)) == []
+    await committed(store.commit(a_step(wished, an_event())))
+
+
+async def test_a_step_without_events_makes_what_others_decided_stale(store: Store) -> None:
+    """Or a decision would meet a turn that was let go meanwhile, and wake nobody."""
+    place = await begin(store)
+    _, owned = await run_turn(store, place)
+    read = await head_of(store, place)
+    release = a_step(read, fence=owned.fence, head=HeadChange(lease=Lease.RELEASE))
+    assert await store.commit(release) == Committed(last_seq=read.last_seq, fence=owned.fence, events=())
+    assert await store.commit(a_step(read, an_event())) == Stale()
+
+
+async def test_a_claim_makes_what_others_decided_stale(store: Store) -> None:
+    place = await begin(store)
+    await make_due(store, place)
+    read = await head_of(store, place)
+    assert await store.claim("one", lease=timedelta(minutes=1)) is not None
+    assert await store.commit(a_step(read, an_event())) == Stale()
+
+
+@pytest.mark.parametrize("kind", ["new_turns", "new_calls", "new_approvals"])
+async def test_nothing_is_stored_when_a_new_document_exists(store: Store, kind: str) -> None:
+    place = await begin(store)
+    document = {"new_turns": a_turn, "new_calls": a_call, "new_approvals": an_approval}[kind](place)
+    new: dict[str, Any] = {kind: (document,)}
+    await committed(store.commit(a_step(await head_of(store, place), an_event(), **new)))
+    twice = a_step(await head_of(store, place), an_event(), new_turns=(a_turn(place, id="t9"),))
+    both: dict[str, Any] = {kind: (*getattr(twice, kind), document)}
+    twice = replace(twice, **both)
+    assert await store.commit(twice) == Stale()
+    assert (await head_of(store, place)).last_seq == 2
+    assert await store.turn(place.tenant, place.session_id, "t9") is None
+
+
+@pytest.mark.parametrize("kind", ["turns", "calls", "approvals"])
+async def test_nothing_is_stored_when_a_changed_document_is_missing(store: Store, kind: str) -> None:
+    place = await begin(store)
+    there = a_turn(place)
+    await committed(store.commit(a_step(await head_of(store, place), an_event(), new_turns=(there,))))
+    missing = {
+        "turns": a_turn(place),
+        "calls": a_call(place),
+        "approvals": ApprovalChange(approval=an_approval(place), lapsed=None),
+    }[kind]
+    step = a_step(await head_of(store, place), an_event(), turns=(replace(there, attempt=9),))
+    both: dict[str, Any] = {kind: (*getattr(step, kind), missing)}
+    step = replace(step, **both)
+    assert await store.commit(step) == Stale()
+    assert (await head_of(store, place)).last_seq == 2
+    assert await store.turn(place.tenant, place.session_id, there.id) == there
+
+
+async def test_a_step_of_an_unknown_session_is_stale(store: Store) -> None:
+    known = await begin(store)
+    step = a_step(replace(await head_of(store, known), session_id="unknown"), an_event())
+    assert await store.commit(step) == Stale()
+    assert await store.events("default", "unknown", after=0, limit=9) == []
+
+
+@pytest.mark.parametrize("lease", list(Lease))
+@pytest.mark.parametrize("events", [0, 2])
+async def test_the_same_step_again_finds_what_the_first_did(store: Store, lease: Lease, events: int) -> None:
+    place = await begin(store)
+    _, owned = await run_turn(store, place)
+    change = HeadChange(lease=lease, owner="two", lease_for=timedelta(minutes=1))
+    head = await head_of(store, place)
+    step = a_step(head, *(an_event() for _ in range(events)), fence=owned.fence, head=change)
+    first = await committed(store.commit(step))
+    assert first.fence == owned.fence + (lease in (Lease.TAKE, Lease.BREAK))
+    again = await asyncio.gather(*(store.commit(step) for _ in range(3)))
+    assert again == [first] * 3
+    now = await head_of(store, place)
+    assert (now.last_seq, now.fence) == (head.last_seq + events, first.fence)
+    for _ in range(2):
+        await committed(store.commit(a_step(await head_of(store, place), an_event())))
+    assert await store.commit(step) == first
+
+
+async def test_five_times_the_same_step_at_once_is_stored_once(store: Store) -> None:
+    place = await begin(store)
+    step = a_step(await head_of(store, place), an_event())
+    verdicts = await asyncio.gather(*(store.commit(step) for _ in range(5)))
+    assert verdicts == [verdicts[0]] * 5
+    assert isinstance(verdicts[0], Committed)
+    assert (await head_of(store, place)).last_seq == 2
+
+
+async def test_i8_a_request_has_one_effect(store: Store) -> None:
+    place = await begin(store)
+    request = a_request(place, sequence=2)
+    assert await store.find_request(request.key) is None
+    await committed(store.commit(a_step(await head_of(store, place), an_event(), request=request)))
+    repeat = replace(request, turn_id="another", sequence=3)
+    fresh = a_step(await head_of(store, place), an_event(), request=repeat)
+    stale = replace(fresh, last_seq=1, step_id="stale")
+    assert await store.commit(fresh) == Duplicate(request)
+    assert await store.commit(stale) == Duplicate(request)
+    assert (await head_of(store, place)).last_seq == 2
+    assert await store.find_request(request.key) == request
+
+
+@pytest.mark.parametrize("part", ["tenant", "session_id", "principal", "family", "request_id"])
+async def test_i8_requests_differ_by_every_part_of_their_key(store: Store, part: str) -> None:
+    place = await begin(store)
+    request = a_request(place)
+    await committed(store.commit(a_step(await head_of(store, place), an_event(), request=request)))
+    assert await store.find_request(replace(request.key, **{part: "other"})) is None
+
+
+async def test_an_event_too_large_is_a_defect(store: Store) -> None:
+    place = await begin(store)
+    head = await head_of(store, place)
+    with pytest.raises(ValueError, match="262144 is the most"):
+        await store.commit(a_step(head, an_event("x" * 262_145)))
+    await committed(store.commit(a_step(head, an_event("x" * 250_000))))
+
+
+async def test_documents_of_another_session_are_a_defect(store: Store) -> None:
+    place = await begin(store)
+    elsewhere = a_place(tenant="other", session_id=place.session_id)
+    head = await head_of(store, place)
+    foreign: list[Step] = [
+        a_step(head, new_turns=(a_turn(elsewhere),)),
+        a_step(head, turns=(a_turn(a_place()),)),
+        a_step(head, new_calls=(a_call(elsewhere),)),
+        a_step(head, calls=(a_call(elsewhere),)),
+        a_step(head, new_approvals=(an_approval(elsewhere),)),
+        a_step(head, approvals=(ApprovalChange(approval=an_approval(elsewhere), lapsed=None),)),
+        a_step(head, session=a_session(elsewhere)),
+        a_step(head, request=a_request(elsewhere)),
+    ]
+    for step in foreign:
+        with pytest.raises(ValueError, match="another session"):
+            await store.commit(step)
+    assert (await head_of(store, place)).revision == head.revision

@@ -1,0 +1,190 @@
+"""What a step does to the head: lease, wake-up, queue, wish to cancel."""
+
+from datetime import timedelta
+
+import pytest
+
+from tests.builders import a_place, an_event
+from tests.contracts.stores import LONG, SHORT, a_step, begin, committed, head_of, lapse, make_due, run_turn, until
+from turnkeeper.store.contract import Cancel, Fenced, HeadChange, Lease, Store
+
+
+async def test_an_owners_step_extends_its_lease(store: Store) -> None:
+    place = await begin(store)
+    _, owned = await run_turn(store, place, lease=SHORT)
+    await lapse(store, place)
+    step = a_step(await head_of(store, place), fence=owned.fence, head=HeadChange(lease_for=LONG))
+    await committed(store.commit(step))
+    head = await head_of(store, place)
+    assert (head.owner, head.owned, head.fence) == ("one", True, owned.fence)
+    assert await store.requeue_lapsed() == 0
+
+
+async def test_anybody_elses_step_leaves_the_lease_alone(store: Store) -> None:
+    place = await begin(store)
+    _, owned = await run_turn(store, place, lease=SHORT)
+    await lapse(store, place)
+    await committed(store.commit(a_step(await head_of(store, place), an_event(), head=HeadChange(lease_for=LONG))))
+    head = await head_of(store, place)
+    assert (head.owner, head.owned, head.fence) == ("one", False, owned.fence)
+    assert await store.requeue_lapsed() == 1
+
+
+async def test_taking_the_lease_raises_the_fence(store: Store) -> None:
+    place = await begin(store)
+    _, first = await run_turn(store, place)
+    change = HeadChange(lease=Lease.TAKE, owner="two", lease_for=LONG)
+    second = await committed(store.commit(a_step(await head_of(store, place), head=change)))
+    assert second.fence == first.fence + 1
+    head = await head_of(store, place)
+    assert (head.owner, head.owned, head.fence) == ("two", True, second.fence)
+
+
+@pytest.mark.parametrize(("lease", "grows"), [(Lease.RELEASE, 0), (Lease.BREAK, 1)])
+async def test_letting_the_lease_go(store: Store, lease: Lease, grows: int) -> None:
+    place = await begin(store)
+    _, owned = await run_turn(store, place)
+    await committed(store.commit(a_step(await head_of(store, place), head=HeadChange(lease=lease))))
+    head = await head_of(store, place)
+    assert (head.owner, head.owned, head.fence) == ("", False, owned.fence + grows)
+
+
+@pytest.mark.parametrize("lease", list(Lease))
+async def test_i4_a_stale_fence_is_refused(store: Store, lease: Lease) -> None:
+    """Whatever the stale owner wants to do with the lease, and though it read the head just now."""
+    place = await begin(store)
+    _, first = await run_turn(store, place)
+    _, second = await run_turn(store, place, owner="two")
+    change = HeadChange(lease=lease, owner="one", lease_for=LONG)
+    step = a_step(await head_of(store, place), an_event(), fence=first.fence, head=change)
+    assert await store.commit(step) == Fenced()
+    head = await head_of(store, place)
+    assert (head.owner, head.fence, head.last_seq) == ("two", second.fence, second.last_seq)
+    await committed(store.commit(a_step(head, an_event(), fence=second.fence)))
+
+
+@pytest.mark.parametrize("lease", [Lease.RELEASE, Lease.BREAK])
+async def test_i4_an_owner_whose_lease_was_let_go_is_fenced(store: Store, lease: Lease) -> None:
+    place = await begin(store)
+    _, owned = await run_turn(store, place)
+    await committed(store.commit(a_step(await head_of(store, place), head=HeadChange(lease=lease))))
+    step = a_step(await head_of(store, place), an_event(), fence=owned.fence)
+    assert await store.commit(step) == Fenced()
+
+
+async def test_i4_an_owner_is_fenced_once_the_sweeper_took_its_turn(store: Store) -> None:
+    place = await begin(store)
+    _, owned = await run_turn(store, place, lease=SHORT)
+    read = await head_of(store, place)
+    await lapse(store, place)
+    assert await store.requeue_lapsed() == 1
+    late = a_step(read, an_event(), fence=owned.fence, head=HeadChange(lease_for=LONG))
+    assert await store.commit(late) == Fenced()
+    claim = await store.claim("two", lease=LONG)
+    assert claim is not None
+    assert await store.commit(late) == Fenced()
+    assert (await head_of(store, place)).owner == "two"
+
+
+async def test_i4_an_owner_whose_lease_lapsed_goes_on_while_nobody_took_it(store: Store) -> None:
+    place = await begin(store)
+    _, owned = await run_turn(store, place, lease=SHORT)
+    await lapse(store, place)
+    await committed(store.commit(a_step(await head_of(store, place), an_event(), fence=owned.fence)))
+
+
+async def test_a_wake_up_makes_the_turn_claimable_when_it_is_due(store: Store) -> None:
+    soon, later = await begin(store), await begin(store)
+    turn = await make_due(store, soon, wake=timedelta(milliseconds=100))
+    await make_due(store, later, wake=timedelta(hours=1))
+    assert await store.claim("one", lease=LONG) is None
+
+    async def claimed() -> bool:
+        claim = await store.claim("one", lease=LONG)
+        return claim is not None and claim.turn_id == turn.id
+
+    await until(claimed)
+
+
+@pytest.mark.parametrize(
+    ("change", "by_owner"),
+    [
+        (HeadChange(lease=Lease.TAKE, owner="two", lease_for=LONG), False),
+        (HeadChange(active_turn=""), False),
+        (HeadChange(lease=Lease.RELEASE), True),
+    ],
+    ids=["taking", "no-active-turn", "releasing"],
+)
+async def test_a_wake_up_is_cleared(store: Store, change: HeadChange, by_owner: bool) -> None:
+    place = await begin(store)
+    turn, owned = await run_turn(store, place)
+    fence = owned.fence if by_owner else None
+    await committed(store.commit(a_step(await head_of(store, place), head=HeadChange(wake=timedelta()))))
+    await committed(store.commit(a_step(await head_of(store, place), fence=fence, head=change)))
+    again = HeadChange(lease=Lease.BREAK, active_turn=turn.id)
+    await committed(store.commit(a_step(await head_of(store, place), head=again)))
+    assert await store.claim("three", lease=LONG) is None
+
+
+@pytest.mark.parametrize("lease", [Lease.KEEP, Lease.BREAK])
+async def test_a_wake_up_outlives_other_steps(store: Store, lease: Lease) -> None:
+    place = await begin(store)
+    await make_due(store, place)
+    await committed(store.commit(a_step(await head_of(store, place), an_event(), head=HeadChange(lease=lease))))
+    assert await store.claim("one", lease=LONG) is not None
+
+
+async def test_a_turn_that_is_owned_is_not_claimable_though_it_was_woken(store: Store) -> None:
+    place = await begin(store)
+    _, owned = await run_turn(store, place)
+    await committed(store.commit(a_step(await head_of(store, place), an_event(), head=HeadChange(wake=timedelta()))))
+    assert await store.claim("two", lease=LONG) is None
+    head = await head_of(store, place)
+    assert (head.owner, head.fence) == ("one", owned.fence)
+
+
+async def test_what_a_step_does_not_name_stays(store: Store) -> None:
+    place = await begin(store)
+    turn, owned = await run_turn(store, place)
+    wish = Cancel(turn_id=turn.id, by="ada", reason="REQUESTED")
+    change = HeadChange(queue=("second", "$third"), cancel=wish)
+    await committed(store.commit(a_step(await head_of(store, place), head=change)))
+    await committed(store.commit(a_step(await head_of(store, place), an_event(), fence=owned.fence)))
+    head = await head_of(store, place)
+    assert (head.active_turn, head.queue, head.cancel) == (turn.id, ("second", "$third"), wish)
+    cleared = HeadChange(active_turn="second", queue=("$third",), cancel=Cancel())
+    await committed(store.commit(a_step(head, head=cleared)))
+    head = await head_of(store, place)
+    assert (head.active_turn, head.queue, head.cancel) == ("second", ("$third",), Cancel())
+
+
+async def test_a_callers_value_is_never_an_expression(store: Store) -> None:
+    place = await begin(store, a_place(tenant="$tenant", session_id="$last_seq"))
+    change = HeadChange(lease=Lease.TAKE, owner="$fence", lease_for=LONG, active_turn="$$NOW", queue=("$fence",))
+    step = a_step(await head_of(store, place), step_id="$fence", head=change)
+    first = await committed(store.commit(step))
+    head = await head_of(store, place)
+    assert (head.owner, head.active_turn, head.queue) == ("$fence", "$$NOW", ("$fence",))
+    assert await store.commit(step) == first
+
+
+async def test_a_renewal_extends_the_lease_of_its_owner_alone(store: Store) -> None:
+    place = await begin(store)
+    _, owned = await run_turn(store, place, lease=SHORT)
+    fence = owned.fence
+    await lapse(store, place)
+    read = await head_of(store, place)
+
+    async def renew(owner: str, fence: int) -> bool:
+        return await store.renew(place.tenant, place.session_id, owner=owner, fence=fence, lease=LONG)
+
+    assert not await renew("one", fence + 1)
+    assert not await renew("one", fence - 1)
+    assert not await renew("two", fence)
+    assert not (await head_of(store, place)).owned
+    assert await renew("one", fence)
+    head = await head_of(store, place)
+    assert head.owned
+    assert head.revision == read.revision
+    await run_turn(store, place, owner="two")
+    assert not await renew("one", fence)

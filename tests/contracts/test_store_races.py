@@ -1,0 +1,246 @@
+"""Many at once: numbering, wake-ups, requests, approvals."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from tests.builders import NOON, Place, a_request, a_turn, an_approval, an_event
+from tests.contracts.conftest import NewStore
+from tests.contracts.stores import LONG, a_step, begin, committed, head_of, run_turn, snapshot_of, until
+from turnkeeper.domain.approval import Approval, ApprovalState
+from turnkeeper.domain.event import NewEvent
+from turnkeeper.domain.turn import TurnState
+from turnkeeper.store.contract import (
+    ApprovalChange,
+    Committed,
+    Duplicate,
+    HeadChange,
+    Lease,
+    Stale,
+    Step,
+    Store,
+    StoredEvent,
+    Verdict,
+)
+
+WRITERS = 4
+STEPS = 15
+
+
+async def write(store: Store, place: Place, decide: Callable[[], Awaitable[Step]]) -> Committed:
+    """Read and decide again until it is stored."""
+    while True:
+        verdict = await store.commit(await decide())
+        if isinstance(verdict, Committed):
+            return verdict
+        assert verdict == Stale()
+
+
+async def test_i1_a_reader_sees_every_event_once_in_order_under_four_writers(new_store: NewStore) -> None:
+    replicas = [await new_store() for _ in range(2)]
+    place = await begin(replicas[0])
+    written: list[StoredEvent] = []
+    seen: list[StoredEvent] = []
+    writing = True
+
+    async def writer(number: int) -> None:
+        store = replicas[number % 2]
+        for step in range(STEPS):
+            events = [an_event(f"{number}-{step}-{part}") for part in range(1 + step % 3)]
+
+            async def decide(events: list[NewEvent] = events) -> Step:
+                return a_step(await head_of(store, place), *events)
+
+            written.extend((await write(store, place, decide)).events)
+
+    async def reader(store: Store) -> None:
+        while True:
+            last_look = not writing
+            after = seen[-1].sequence if seen else 0
+            page = await store.events(place.tenant, place.session_id, after=after, limit=5)
+            seen.extend(page)
+            if last_look and not page:
+                return
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(reader(replicas[1]))
+        async with asyncio.TaskGroup() as writers:
+            for number in range(WRITERS):
+                writers.create_task(writer(number))
+        writing = False
+    assert [event.sequence for event in seen] == list(range(1, len(written) + 2))
+    assert seen[1:] == sorted(written, key=lambda event: event.sequence)
+    assert (await head_of(replicas[0], place)).last_seq == len(seen)
+
+
+async def test_two_decisions_at_once_never_lose_the_wake_up(store: Store) -> None:
+    """Each sees the other pending, so neither would wake the turn: one of them must decide again."""
+    place = await begin(store)
+    turn, owned = await run_turn(store, place, state=TurnState.AWAITING_APPROVAL)
+    asked = [an_approval(place, turn_id=turn.id) for _ in range(2)]
+    waits = a_step(
+        await head_of(store, place),
+        an_event(),
+        fence=owned.fence,
+        head=HeadChange(lease=Lease.RELEASE),
+        new_approvals=tuple(asked),
+    )
+    await committed(store.commit(waits))
+
+    async def decision(approval: Approval) -> Step:
+        snapshot = await snapshot_of(store, place)
+        others = [each for each in snapshot.approvals if each.id != approval.id]
+        decided = replace(approval, state=ApprovalState.APPROVED, decided_by="bob")
+        return a_step(
+            snapshot.head,
+            an_event(),
+            approvals=(ApprovalChange(approval=decided, lapsed=False),),
+            head=HeadChange(wake=None if others else timedelta()),
+        )
+
+    steps = [await decision(approval) for approval in asked]
+    verdicts = await asyncio.gather(*(store.commit(step) for step in steps))
+    assert sorted(type(verdict).__name__ for verdict in verdicts) == ["Committed", "Stale"]
+    assert await store.claim("two", lease=LONG) is None
+    await committed(store.commit(await decision(asked[verdicts.index(Stale())])))
+    assert await store.claim("two", lease=LONG) is not None
+
+
+async def test_i8_of_five_requests_at_once_one_has_its_effect(new_store: NewStore) -> None:
+    replicas = [await new_store() for _ in range(2)]
+    place = await begin(replicas[0])
+    key = a_request(place).key
+
+    async def send(number: int) -> Verdict:
+        """As the engine does: look the request up first; a stale decision is made again."""
+        store = replicas[number % 2]
+        while True:
+            head = await head_of(store, place)
+            record = replace(a_request(place, turn_id=f"turn-{number}", sequence=head.last_seq + 1), key=key)
+            verdict = await store.commit(a_step(head, an_event(), request=record))
+            if verdict != Stale():
+                return verdict
+
+    verdicts = await asyncio.gather(*(send(number) for number in range(5)))
+    winners = [verdict for verdict in verdicts if isinstance(verdict, Committed)]
+    assert len(winners) == 1
+    record = await replicas[0].find_request(key)
+    assert record is not None
+    assert record.sequence == winners[0].last_seq
+    assert record.turn_id == f"turn-{verdicts.index(winners[0])}"
+    assert [verdict for verdict in verdicts if verdict != winners[0]] == [Duplicate(record)] * 4
+    assert (await head_of(replicas[0], place)).last_seq == 2
+
+
+async def _ask(store: Store, place: Place, *, ttl: timedelta, **given: object) -> Approval:
+    """A pending approval that expires that long from now, by the store's clock."""
+    head = await head_of(store, place)
+    approval = an_approval(place, expire_time=head.now + ttl, **given)
+    await committed(store.commit(a_step(head, an_event(), new_approvals=(approval,))))
+    return approval
+
+
+def _leave(approval: Approval, state: ApprovalState, *, lapsed: bool | None) -> ApprovalChange:
+    left = replace(approval, state=state, decide_time=NOON, decided_by=state.value)
+    return ApprovalChange(approval=left, lapsed=lapsed)
+
+
+@pytest.mark.parametrize("lapsed", [True, False, None])
+@pytest.mark.parametrize("expired", [True, False])
+async def test_i7_the_stores_clock_says_whether_an_approval_lapsed(
+    store: Store, lapsed: bool | None, expired: bool
+) -> None:
+    place = await begin(store)
+    ttl = timedelta(milliseconds=-1) if expired else timedelta(hours=1)
+    approval = await _ask(store, place, ttl=ttl)
+    change = _leave(approval, ApprovalState.APPROVED, lapsed=lapsed)
+    verdict = await store.commit(a_step(await head_of(store, place), an_event(), approvals=(change,)))
+    allowed = lapsed is None or lapsed is expired
+    assert isinstance(verdict, Committed if allowed else Stale)
+    assert (await head_of(store, place)).last_seq == 2 + allowed
+    found = await store.approval(place.tenant, approval.id)
+    assert found == (change.approval if allowed else approval)
+
+
+@pytest.mark.parametrize(
+    "seen", [{"round": 2}, {"arguments_hash": "other"}, {}], ids=["other-round", "other-hash", "no-longer-pending"]
+)
+async def test_i6_an_approval_is_decided_as_it_was_seen(store: Store, seen: dict[str, object]) -> None:
+    place = await begin(store)
+    approval = await _ask(store, place, ttl=timedelta(hours=1))
+    if not seen:
+        first = _leave(approval, ApprovalState.REJECTED, lapsed=False)
+        await committed(store.commit(a_step(await head_of(store, place), an_event(), approvals=(first,))))
+    before = await store.approval(place.tenant, approval.id)
+    late = _leave(replace(approval, **seen), ApprovalState.APPROVED, lapsed=False)  # type: ignore[arg-type]
+    assert await store.commit(a_step(await head_of(store, place), an_event(), approvals=(late,))) == Stale()
+    assert await store.approval(place.tenant, approval.id) == before
+
+
+async def test_i6_i7_an_approval_leaves_pending_once_at_its_expiry(new_store: NewStore) -> None:
+    """Approvers, a canceller and two sweepers race across the moment of expiry; in each session one of them wins."""
+    replicas = [await new_store() for _ in range(2)]
+    ways = [
+        (ApprovalState.APPROVED, False),
+        (ApprovalState.REJECTED, False),
+        (ApprovalState.EXPIRED, True),
+        (ApprovalState.EXPIRED, True),
+    ]
+
+    async def contend(place: Place, approval: Approval, number: int) -> int:
+        store = replicas[number % 2]
+        state, lapsed = ways[number]
+        wins = 0
+        while (current := await store.approval(place.tenant, approval.id)) and current.state is ApprovalState.PENDING:
+            head = await head_of(store, place)
+            early = not lapsed and number == 0 and head.now < approval.expire_time - timedelta(milliseconds=5)
+            if early:
+                continue
+            step = a_step(head, an_event(), approvals=(_leave(approval, state, lapsed=lapsed),))
+            verdict = await store.commit(step)
+            if isinstance(verdict, Committed):
+                wins += 1
+                after = (await head_of(store, place)).now
+                assert head.now < approval.expire_time if not lapsed else after >= approval.expire_time
+        return wins
+
+    async def race(number: int) -> int:
+        place = await begin(replicas[0])
+        approval = await _ask(replicas[0], place, ttl=timedelta(milliseconds=30 + 10 * number))
+        contenders = range(1 if number % 2 else 0, len(ways))
+        return sum(await asyncio.gather(*(contend(place, approval, each) for each in contenders)))
+
+    assert await asyncio.gather(*(race(number) for number in range(6))) == [1] * 6
+
+
+async def test_i7_only_lapsed_pending_approvals_are_swept(store: Store) -> None:
+    place = await begin(store)
+    soon = await _ask(store, place, ttl=timedelta(milliseconds=40))
+    past = await _ask(store, place, ttl=timedelta(seconds=-5))
+    decided = await _ask(store, place, ttl=timedelta(seconds=-5))
+    await _ask(store, place, ttl=timedelta(hours=1))
+    change = _leave(decided, ApprovalState.WITHDRAWN, lapsed=None)
+    await committed(store.commit(a_step(await head_of(store, place), an_event(), approvals=(change,))))
+    assert await store.pending_approvals() == 3
+
+    async def both() -> bool:
+        return await store.lapsed_approvals(limit=10) == [past, soon]
+
+    await until(both)
+    assert await store.lapsed_approvals(limit=1) == [past]
+    assert await store.lapsed_approvals(limit=0) == []
+
+
+async def test_the_same_round_is_asked_once(store: Store) -> None:
+    place = await begin(store)
+    first = await _ask(store, place, ttl=timedelta(hours=1), tool_call_id="call")
+    again = an_approval(place, tool_call_id="call", round=1)
+    turn = a_turn(place)
+    step = a_step(await head_of(store, place), an_event(), new_turns=(turn,), new_approvals=(again,))
+    assert await store.commit(step) == Stale()
+    assert await store.turn(place.tenant, place.session_id, turn.id) is None
+    await committed(store.commit(replace(step, step_id="next", new_approvals=(replace(again, round=2),))))
+    assert await store.approval(place.tenant, first.id) == first

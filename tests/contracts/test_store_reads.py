@@ -1,0 +1,173 @@
+"""Lists, pages and filters."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests.builders import AGENT, NOON, Place, a_first_event, a_place, a_session, a_turn, an_approval, an_event
+from tests.contracts.stores import a_step, begin, committed, head_of
+from turnkeeper.domain.approval import Approval, ApprovalKind, ApprovalState
+from turnkeeper.domain.session import Session, SessionState
+from turnkeeper.domain.turn import TurnState
+from turnkeeper.store.contract import ApprovalFilter, SessionFilter, Store
+
+
+async def _numbers(store: Store, place: Place, **asked: Any) -> list[int]:
+    asked = {"after": 0, "limit": 100, **asked}
+    return [event.sequence for event in await store.events(place.tenant, place.session_id, **asked)]
+
+
+async def test_events_are_selected_by_number_kind_and_turn(store: Store) -> None:
+    place = await begin(store)
+    events = [an_event(turn_id=f"turn-{number % 2}") for number in range(6)]
+    await committed(store.commit(a_step(await head_of(store, place), *events)))
+    assert await _numbers(store, place) == [1, 2, 3, 4, 5, 6, 7]
+    assert await _numbers(store, place, after=3) == [4, 5, 6, 7]
+    assert await _numbers(store, place, after=3, until=5) == [4, 5]
+    assert await _numbers(store, place, after=2, limit=2) == [3, 4]
+    assert await _numbers(store, place, limit=0) == []
+    assert await _numbers(store, place, after=7) == []
+    assert await _numbers(store, place, kinds=frozenset({"session_created"})) == [1]
+    both = frozenset({"message_received", "session_created", "turn_started"})
+    assert await _numbers(store, place, kinds=both, limit=3) == [1, 2, 3]
+    assert await _numbers(store, place, turn_id="turn-1") == [3, 5, 7]
+    assert await _numbers(store, place, turn_id="turn-1", kinds=both, after=3, until=6) == [5]
+
+
+async def test_last_numbers_of_many_sessions(store: Store) -> None:
+    one, two = await begin(store), await begin(store)
+    await committed(store.commit(a_step(await head_of(store, two), an_event(), an_event())))
+    asked = [(place.tenant, place.session_id) for place in (one, two)]
+    assert await store.last_seqs([*asked, ("default", "absent")]) == {asked[0]: 1, asked[1]: 3}
+    assert await store.last_seqs([]) == {}
+
+
+async def _sessions(store: Store) -> list[Session]:
+    """Five, two of them made in the same millisecond."""
+    ages = [0, 1, 1, 2, 3]
+    ids = ["a", "c", "b", "d", "e"]
+    changes: list[dict[str, Any]] = [
+        {"state": SessionState.ACTIVE, "labels": {"team": "blue", "$odd.key": "1"}},
+        {"owner": "bob", "labels": {}},
+        {"agent": "other", "labels": {"team": "red"}},
+        {"state": SessionState.ENDED, "end_time": NOON},
+        {"owner": "bob", "labels": {"blue": "team"}},
+    ]
+    made: list[Session] = []
+    for age, session_id, given in zip(ages, ids, changes, strict=True):
+        place = a_place(session_id=session_id)
+        time = NOON + timedelta(seconds=age)
+        session = a_session(place, create_time=time, update_time=time, **given)
+        assert await store.create_session(session, AGENT, event=a_first_event()) is None
+        made.append(session)
+    return sorted(made, key=lambda session: (session.create_time, session.id))
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+@pytest.mark.parametrize("size", [1, 2, 5])
+async def test_sessions_come_in_pages_without_gap_or_repeat(store: Store, newest_first: bool, size: int) -> None:
+    expected = await _sessions(store)
+    if newest_first:
+        expected.reverse()
+    found: list[Session] = []
+    after: tuple[datetime, str] | None = None
+    while page := await store.sessions("default", SessionFilter(newest_first=newest_first), limit=size, after=after):
+        assert len(page) <= size
+        found += [session for session, _ in page]
+        after = (found[-1].create_time, found[-1].id)
+        assert all(head.session_id == session.id and head.last_seq == 1 for session, head in page)
+    assert found == expected
+    assert await store.sessions("default", SessionFilter(), limit=0, after=None) == []
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        (SessionFilter(states=(SessionState.CREATED,)), "bce"),
+        (SessionFilter(states=(SessionState.ACTIVE, SessionState.ENDED)), "ad"),
+        (SessionFilter(agent="other"), "b"),
+        (SessionFilter(owner="bob"), "ce"),
+        (SessionFilter(labels=(("team", "blue"),)), "ad"),
+        (SessionFilter(labels=(("team", "blue"), ("$odd.key", "1"))), "a"),
+        (SessionFilter(labels=(("team", "1"),)), ""),
+        (SessionFilter(created_after=NOON), "bcde"),
+        (SessionFilter(created_after=NOON, created_before=NOON + timedelta(seconds=3)), "bcd"),
+        (SessionFilter(owner="bob", agent="other"), ""),
+        (SessionFilter(owner="ada", states=(SessionState.ENDED,)), "d"),
+    ],
+)
+async def test_sessions_are_filtered(store: Store, where: SessionFilter, expected: str) -> None:
+    await _sessions(store)
+    page = await store.sessions("default", replace(where, newest_first=False), limit=9, after=None)
+    assert "".join(session.id for session, _ in page) == expected
+
+
+async def test_a_list_shows_the_last_change(store: Store) -> None:
+    place = await begin(store)
+    await committed(store.commit(a_step(await head_of(store, place), an_event(at=NOON + timedelta(hours=1)))))
+    ((session, head),) = await store.sessions(place.tenant, SessionFilter(), limit=2, after=None)
+    assert (session.update_time, head.last_seq) == (NOON + timedelta(hours=1), 2)
+
+
+async def test_turns_come_newest_first(store: Store) -> None:
+    place = await begin(store)
+    states = [TurnState.COMPLETED, TurnState.FAILED, TurnState.COMPLETED, TurnState.RUNNING]
+    turns = [a_turn(place, first_sequence=10 * number, state=state) for number, state in enumerate(states, 1)]
+    await committed(store.commit(a_step(await head_of(store, place), an_event(), new_turns=tuple(turns))))
+
+    async def page(**asked: Any) -> Sequence[object]:
+        asked = {"states": (), "limit": 9, "before": None, **asked}
+        return [turns.index(turn) for turn in await store.turns(place.tenant, place.session_id, **asked)]
+
+    assert await page() == [3, 2, 1, 0]
+    assert await page(limit=2) == [3, 2]
+    assert await page(before=30) == [1, 0]
+    assert await page(states=(TurnState.COMPLETED, TurnState.RUNNING), before=40) == [2, 0]
+    assert await page(limit=0) == []
+    assert await store.turn(place.tenant, place.session_id, turns[1].id) == turns[1]
+
+
+async def _approvals(store: Store) -> list[Approval]:
+    changes: list[dict[str, Any]] = [
+        {"tool": "mail"},
+        {"kind": ApprovalKind.OUTCOME},
+        {"state": ApprovalState.REJECTED, "tool": "mail"},
+        {"state": ApprovalState.EXPIRED},
+    ]
+    made: list[Approval] = []
+    for number, given in enumerate(changes):
+        place = await begin(store)
+        approval = an_approval(place, id="dbca"[number], create_time=NOON + timedelta(seconds=number // 2), **given)
+        await committed(store.commit(a_step(await head_of(store, place), an_event(), new_approvals=(approval,))))
+        made.append(approval)
+    return made
+
+
+@pytest.mark.parametrize("size", [1, 3])
+async def test_approvals_come_in_pages_over_all_sessions(store: Store, size: int) -> None:
+    made = await _approvals(store)
+    found: list[Approval] = []
+    after: tuple[datetime, str] | None = None
+    while page := await store.approvals("default", ApprovalFilter(), limit=size, after=after):
+        found += page
+        after = (page[-1].create_time, page[-1].id)
+    assert found == sorted(made, key=lambda approval: (approval.create_time, approval.id))
+
+
+async def test_approvals_are_filtered(store: Store) -> None:
+    made = await _approvals(store)
+
+    async def ids(**where: Any) -> str:
+        page = await store.approvals("default", ApprovalFilter(**where), limit=9, after=None)
+        return "".join(approval.id for approval in page)
+
+    assert await ids() == "bdac"
+    assert await ids(states=(ApprovalState.PENDING,)) == "bd"
+    assert await ids(states=(ApprovalState.REJECTED, ApprovalState.EXPIRED)) == "ac"
+    assert await ids(kind="OUTCOME") == "b"
+    assert await ids(tool="mail") == "dc"
+    assert await ids(tool="mail", states=(ApprovalState.PENDING,)) == "d"
+    assert await ids(session_id=made[3].session_id) == "a"

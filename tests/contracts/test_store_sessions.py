@@ -1,0 +1,100 @@
+"""New sessions, their agents, and what every replica shares."""
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+
+from tests.builders import (
+    AGENT,
+    NOON,
+    a_first_event,
+    a_place,
+    a_session,
+    an_event,
+)
+from tests.contracts.conftest import NewStore
+from tests.contracts.stores import a_step, begin, committed, head_of, snapshot_of
+from turnkeeper.domain.session import SessionState
+from turnkeeper.store.contract import (
+    Cancel,
+    HeadChange,
+    Store,
+)
+
+
+async def test_a_new_session_has_a_head_a_first_event_and_its_agent(store: Store) -> None:
+    place = a_place()
+    session = a_session(place)
+    assert await store.create_session(session, AGENT, event=a_first_event()) is None
+    found = await store.session(place.tenant, place.session_id)
+    assert found is not None
+    assert found[0] == session
+    head = found[1]
+    assert (head.last_seq, head.fence, head.owner, head.owned, head.active_turn) == (1, 0, "", False, "")
+    assert (head.queue, head.cancel, head.lapses) == ((), Cancel(), 0)
+    (event,) = await store.events(place.tenant, place.session_id, after=0, limit=10)
+    assert (event.sequence, event.kind) == (1, "session_created")
+    assert event.payload.endswith(b"#1")
+    assert await store.agent(place.tenant, AGENT.name, AGENT.version) == AGENT
+
+
+async def test_a_session_that_exists_is_answered_as_it_is_now(store: Store) -> None:
+    place = await begin(store)
+    ended = a_session(place, state=SessionState.ENDED, end_time=NOON)
+    await committed(store.commit(a_step(await head_of(store, place), an_event(), session=ended)))
+    again = await store.create_session(a_session(place, fingerprint="other"), AGENT, event=a_first_event())
+    assert again == ended
+    assert (await head_of(store, place)).last_seq == 2
+
+
+async def test_i8_of_five_creations_at_once_one_makes_the_session(new_store: NewStore) -> None:
+    replicas = [await new_store() for _ in range(2)]
+    place = a_place()
+    sessions = [a_session(place, fingerprint=str(number)) for number in range(5)]
+    answers = await asyncio.gather(
+        *(
+            replicas[number % 2].create_session(session, AGENT, event=a_first_event())
+            for number, session in enumerate(sessions)
+        )
+    )
+    assert answers.count(None) == 1
+    winner = sessions[answers.index(None)]
+    assert [answer for answer in answers if answer is not None] == [winner] * 4
+    assert len(await replicas[0].events(place.tenant, place.session_id, after=0, limit=10)) == 1
+
+
+async def test_two_versions_of_an_agent_are_both_kept(store: Store) -> None:
+    newer = replace(AGENT, instructions="Be brief and kind.", temperature=0.5)
+    for agent in (AGENT, newer, AGENT):
+        place = a_place()
+        await store.create_session(a_session(place, agent_version=agent.version), agent, event=a_first_event())
+    assert await store.agent("default", AGENT.name, AGENT.version) == AGENT
+    kept = await store.agent("default", newer.name, newer.version)
+    assert kept == newer
+    assert kept is not None
+    assert kept.version == newer.version
+
+
+async def test_the_session_tells_when_it_changed_last(store: Store) -> None:
+    place = await begin(store)
+    later = NOON + timedelta(seconds=3)
+    await committed(store.commit(a_step(await head_of(store, place), an_event(at=later))))
+    expected = a_session(place, update_time=later)
+    assert (await snapshot_of(store, place)).session == expected
+    found = await store.session(place.tenant, place.session_id)
+    assert found is not None
+    assert found[0] == expected
+    await committed(store.commit(a_step(await head_of(store, place), head=HeadChange(queue=("t",)))))
+    assert (await snapshot_of(store, place)).session == expected
+
+
+async def test_a_secret_is_the_same_for_every_replica(new_store: NewStore) -> None:
+    replicas = [await new_store() for _ in range(3)]
+    found = await asyncio.gather(*(replica.secret("cursors") for replica in replicas))
+    assert len(set(found)) == 1
+    assert len(found[0]) == 32
+    assert await replicas[0].secret("pages") != found[0]
+
+
+async def test_it_answers_a_ping(store: Store) -> None:
+    await store.ping()

@@ -1,0 +1,191 @@
+"""I13: two tenants that use the same ids never meet; what is foreign looks like what is absent."""
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+from tests.builders import AGENT, Place, a_call, a_place, a_request, a_session, a_turn, an_approval, an_event
+from tests.contracts.stores import LONG, a_step, begin, committed, head_of
+from turnkeeper.domain.approval import Approval, ApprovalState
+from turnkeeper.domain.session import Session
+from turnkeeper.domain.tool import Call
+from turnkeeper.domain.turn import Turn, TurnState
+from turnkeeper.store.contract import (
+    ApprovalChange,
+    ApprovalFilter,
+    Cancel,
+    HeadChange,
+    Lease,
+    RequestRecord,
+    SessionFilter,
+    Snapshot,
+    Stale,
+    Store,
+)
+
+SAME = "same"
+
+
+@dataclass(frozen=True)
+class World:
+    """One tenant's data. Every id in it is also used by the other tenant."""
+
+    place: Place
+    session: Session
+    turn: Turn
+    call: Call
+    approval: Approval
+    request: RequestRecord
+    fence: int
+
+
+async def build(store: Store, tenant: str) -> World:
+    place = await begin(store, a_place(tenant=tenant, session_id=SAME))
+    turn = a_turn(place, id=SAME, principal=tenant, state=TurnState.RUNNING)
+    call = a_call(place, id=SAME, turn_id=SAME, key=tenant)
+    approval = an_approval(place, id=SAME, turn_id=SAME, tool_call_id=SAME, requester=tenant)
+    request = a_request(place, fingerprint=tenant)
+    request = replace(request, key=replace(request.key, request_id=SAME))
+    session = a_session(place, title=tenant)
+    step = a_step(
+        await head_of(store, place),
+        an_event(f"from {tenant}", turn_id=SAME),
+        step_id=SAME,
+        head=HeadChange(lease=Lease.TAKE, owner=SAME, lease_for=LONG, active_turn=SAME),
+        session=session,
+        new_turns=(turn,),
+        new_calls=(call,),
+        new_approvals=(approval,),
+        request=request,
+    )
+    fence = (await committed(store.commit(step))).fence
+    return World(place, session, turn, call, approval, request, fence)
+
+
+async def reads(store: Store, tenant: str, session_id: str, some_id: str) -> dict[str, Any]:
+    """Everything that can be read by these ids."""
+    place = Place(tenant=tenant, session_id=session_id)
+    request = replace(a_request(place).key, request_id=some_id)
+    snapshot = await store.snapshot(tenant, session_id)
+    found = await store.session(tenant, session_id)
+    return {
+        "snapshot": _timeless(snapshot),
+        "snapshot_of_turn": _timeless(await store.snapshot(tenant, session_id, turn_id=some_id)),
+        "request": await store.find_request(request),
+        "events": await store.events(tenant, session_id, after=0, limit=9),
+        "events_of_turn": await store.events(tenant, session_id, after=0, limit=9, turn_id=some_id),
+        "last_seqs": await store.last_seqs([(tenant, session_id)]),
+        "session": found and found[0],
+        "sessions": [session for session, _ in await store.sessions(tenant, SessionFilter(), limit=9, after=None)],
+        "turn": await store.turn(tenant, session_id, some_id),
+        "turns": await store.turns(tenant, session_id, states=(), limit=9, before=None),
+        "approval": await store.approval(tenant, some_id),
+        "approvals": await store.approvals(tenant, ApprovalFilter(), limit=9, after=None),
+        "agent": await store.agent(tenant, AGENT.name, AGENT.version),
+    }
+
+
+def _timeless(snapshot: Snapshot | None) -> Snapshot | None:
+    if snapshot is None:
+        return None
+    return replace(snapshot, head=replace(snapshot.head, now=snapshot.session.create_time))
+
+
+async def test_i13_each_tenant_reads_its_own_under_the_same_ids(store: Store) -> None:
+    worlds = [await build(store, tenant) for tenant in ("blue", "red")]
+    for world in worlds:
+        tenant = world.place.tenant
+        found = await reads(store, tenant, SAME, SAME)
+        assert found["snapshot"].session == world.session
+        assert (found["snapshot"].turn, found["snapshot"].calls) == (world.turn, (world.call,))
+        assert found["snapshot"].approvals == (world.approval,)
+        assert found["snapshot_of_turn"] == found["snapshot"]
+        assert found["request"] == world.request
+        assert [event.sequence for event in found["events"]] == [1, 2]
+        assert f"from {tenant}".encode() in found["events"][1].payload
+        assert found["events_of_turn"] == found["events"][1:]
+        assert found["last_seqs"] == {(tenant, SAME): 2}
+        assert (found["session"], found["sessions"]) == (world.session, [world.session])
+        assert (found["turn"], found["turns"]) == (world.turn, [world.turn])
+        assert (found["approval"], found["approvals"]) == (world.approval, [world.approval])
+        assert found["agent"] == AGENT
+
+
+async def test_i13_foreign_looks_like_absent(store: Store) -> None:
+    await build(store, "blue")
+    foreign = await reads(store, "red", SAME, SAME)
+    assert foreign == await reads(store, "red", "absent", "absent")
+    assert not any(foreign.values())
+
+
+async def test_i13_writes_reach_the_own_tenant_alone(store: Store) -> None:
+    blue, red = [await build(store, tenant) for tenant in ("blue", "red")]
+    untouched = await reads(store, "red", SAME, SAME)
+    head = await head_of(store, blue.place)
+    decided = replace(blue.approval, state=ApprovalState.APPROVED)
+    step = a_step(
+        head,
+        an_event("only blue"),
+        step_id=f"{SAME} again",
+        head=HeadChange(queue=("next",), wake=timedelta()),
+        session=replace(blue.session, title="changed"),
+        turns=(replace(blue.turn, attempt=9),),
+        calls=(replace(blue.call, attempt=9),),
+        approvals=(ApprovalChange(approval=decided, lapsed=None),),
+        request=replace(blue.request, key=replace(blue.request.key, request_id="other")),
+    )
+    await committed(store.commit(step))
+    assert await store.renew("blue", SAME, owner=SAME, fence=blue.fence, lease=timedelta())
+    assert await store.request_cancel("blue", SAME, Cancel(turn_id=SAME, by="ada"))
+    assert await reads(store, "red", SAME, SAME) == untouched
+    assert list(await store.cancelled_among([("red", SAME)])) == []
+    assert list(await store.cancelled_among([("blue", SAME), ("red", SAME)])) == [SAME]
+    assert (await head_of(store, red.place)).owned
+
+
+async def test_i13_a_foreign_session_cannot_be_written(store: Store) -> None:
+    blue = await build(store, "blue")
+    untouched = await reads(store, "blue", SAME, SAME)
+    head = replace(await head_of(store, blue.place), tenant="red")
+    for fence in (None, blue.fence):
+        assert await store.commit(a_step(head, an_event(), fence=fence)) == Stale()
+        absent = replace(head, session_id="absent")
+        assert await store.commit(a_step(absent, an_event(), fence=fence)) == Stale()
+    assert await store.commit(a_step(head, an_event(), step_id=SAME, last_seq=1)) == Stale()
+    assert not await store.renew("red", SAME, owner=SAME, fence=blue.fence, lease=LONG)
+    assert not await store.request_cancel("red", SAME, Cancel(turn_id=SAME))
+    assert list(await store.cancelled_among([("red", SAME)])) == [SAME]
+    assert await reads(store, "blue", SAME, SAME) == untouched
+
+
+async def test_i13_the_same_session_id_makes_two_sessions(store: Store) -> None:
+    for tenant in ("blue", "red", "bl", "blue/same"):
+        await begin(store, a_place(tenant=tenant, session_id=SAME))
+    assert await store.last_seqs([("blue", SAME), ("red", SAME)]) == {("blue", SAME): 1, ("red", SAME): 1}
+
+
+async def test_i13_what_serves_all_tenants_says_whose_it_is(store: Store) -> None:
+    for tenant in ("blue", "red"):
+        place = await begin(store, a_place(tenant=tenant, session_id=SAME))
+        turn = a_turn(place, id=SAME)
+        approval = an_approval(place, id=SAME, expire_time=place_time(place), turn_id=SAME)
+        step = a_step(
+            await head_of(store, place),
+            an_event(),
+            head=HeadChange(active_turn=SAME),
+            new_turns=(turn,),
+            new_approvals=(approval,),
+        )
+        await committed(store.commit(step))
+    assert await store.requeue_lapsed() == 2
+    claims = [await store.claim("one", lease=LONG) for _ in range(2)]
+    assert {claim and (claim.tenant, claim.session_id, claim.turn_id) for claim in claims} == {
+        ("blue", SAME, SAME),
+        ("red", SAME, SAME),
+    }
+    assert {approval.tenant for approval in await store.lapsed_approvals(limit=9)} == {"blue", "red"}
+    assert await store.pending_approvals() == 2
+
+
+def place_time(place: Place) -> Any:
+    return a_session(place).create_time

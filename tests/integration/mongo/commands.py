@@ -1,0 +1,69 @@
+"""What a store's driver sends: recorded, and read as filters."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from pymongo import monitoring
+
+Command = dict[str, Any]
+
+
+class Recorder(monitoring.CommandListener):
+    """Records the commands on one database while it is asked to. Register it before the client is made."""
+
+    def __init__(self, database: str) -> None:
+        self._database = database
+        self._recording = False
+        self.commands: list[Command] = []
+
+    @contextmanager
+    def recording(self) -> Iterator[list[Command]]:
+        self._recording, self.commands = True, []
+        try:
+            yield self.commands
+        finally:
+            self._recording = False
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        if self._recording and event.database_name in (self._database, "admin"):
+            self.commands.append(dict(event.command))
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
+        pass
+
+    def failed(self, event: monitoring.CommandFailedEvent) -> None:
+        pass
+
+
+def name_of(command: Command) -> str:
+    return next(iter(command))
+
+
+def selections(command: Command) -> Sequence[Command]:
+    """Every filter or new document of a command; each one must say whose it is."""
+    match name_of(command):
+        case "find":
+            return [command["filter"]]
+        case "findAndModify":
+            return [command["query"]]
+        case "update":
+            return [update["q"] for update in command["updates"]]
+        case "insert":
+            return list(command["documents"])
+        case "aggregate":
+            return list(_matches(command["pipeline"]))
+        case "commitTransaction" | "abortTransaction" | "endSessions" | "killSessions" | "ping":
+            return []
+        case other:
+            raise AssertionError(f"nobody looked yet at what {other} selects")
+
+
+def _matches(pipeline: Sequence[Command]) -> Iterator[Command]:
+    """The first stage of a pipeline, and of every pipeline inside it; none may begin without a $match."""
+    assert "$match" in pipeline[0], pipeline
+    yield pipeline[0]["$match"]
+    for stage in pipeline:
+        for name in ("$lookup", "$unionWith", "$graphLookup"):
+            if name in stage:
+                yield from _matches(stage[name]["pipeline"])

@@ -1,0 +1,78 @@
+"""A store on MongoDB whose commands are recorded, and a way to make the database fail."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from pymongo import AsyncMongoClient, monitoring
+from pymongo.database import Database
+from pymongo.errors import OperationFailure
+
+from tests.contracts.databases import database_name, shared_database
+from tests.contracts.stores import TextCodec
+from tests.integration.mongo.commands import Recorder
+from turnkeeper.store.mongo.store import MongoStore
+
+__all__ = ["client", "database_name", "failing", "new_store", "recorder", "shared_database", "store"]
+
+Client = AsyncMongoClient[dict[str, Any]]
+FailPoint = Callable[..., AbstractAsyncContextManager[None]]
+NewStore = Callable[..., Awaitable[MongoStore]]
+
+
+@pytest_asyncio.fixture
+async def client(mongo_uri: str) -> AsyncIterator[Client]:
+    """A client of the test's own."""
+    async with AsyncMongoClient[dict[str, Any]](mongo_uri, tz_aware=True) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def recorder(shared_database: Database[dict[str, Any]]) -> Recorder:
+    """The driver takes listeners for all clients that are made later, and for good."""
+    recorder = Recorder(shared_database.name)
+    monitoring.register(recorder)
+    return recorder
+
+
+@pytest_asyncio.fixture
+async def new_store(mongo_uri: str, database_name: str, recorder: Recorder) -> AsyncIterator[NewStore]:
+    opened: list[MongoStore] = []
+
+    async def new(**settings: timedelta) -> MongoStore:
+        store = MongoStore(mongo_uri, database=database_name, codec=TextCodec(), **settings)
+        opened.append(store)
+        await store.open()
+        return store
+
+    yield new
+    for store in opened:
+        await store.close()
+
+
+@pytest_asyncio.fixture
+async def store(new_store: NewStore) -> MongoStore:
+    return await new_store()
+
+
+@pytest.fixture
+def failing(client: Client) -> FailPoint:
+    """`async with failing(["insert"], times=2, errorCode=…)`: the store's commands fail so; other clients' do not."""
+
+    @asynccontextmanager
+    async def failing(commands: list[str], *, times: int = 0, **how: Any) -> AsyncIterator[None]:
+        mode = {"times": times} if times else "alwaysOn"
+        data = {"failCommands": commands, "appName": "turnkeeper", **how}
+        try:
+            await client.admin.command("configureFailPoint", "failCommand", mode=mode, data=data)
+        except OperationFailure as error:
+            pytest.skip(f"this database has no fail points: {error.code}")
+        try:
+            yield
+        finally:
+            await client.admin.command("configureFailPoint", "failCommand", mode="off")
+
+    return failing

@@ -1,0 +1,84 @@
+"""I3: what was acknowledged is there after a kill -9 of the database."""
+
+import asyncio
+import os
+import signal
+from datetime import timedelta
+from pathlib import Path
+
+from tests.builders import Place, a_turn, an_event
+from tests.contracts.stores import LONG, TextCodec, a_step, begin, head_of, until
+from tests.integration.mongo.commands import Recorder, name_of
+from turnkeeper.errors import ServiceUnavailable
+from turnkeeper.store.contract import Committed
+from turnkeeper.store.embedded import EmbeddedMongo
+from turnkeeper.store.mongo.store import MongoStore
+
+WRITERS = 4
+BEFORE_KILL = 40
+
+
+async def _write(store: MongoStore, place: Place, acknowledged: dict[str, list[tuple[int, str]]]) -> None:
+    """Steps without a pause until the database is gone; what was answered is kept outside of it."""
+    while True:
+        turn = a_turn(place)
+        try:
+            verdict = await store.commit(a_step(await head_of(store, place), an_event(), new_turns=(turn,)))
+        except ServiceUnavailable:
+            return
+        if isinstance(verdict, Committed):
+            acknowledged[place.session_id].append((verdict.last_seq, turn.id))
+
+
+async def test_i3_acknowledged_steps_survive_kill_9(tmp_path: Path) -> None:
+    database = EmbeddedMongo(tmp_path)
+    acknowledged: dict[str, list[tuple[int, str]]] = {}
+    async with database as uri:
+        store = MongoStore(uri, database="kept", codec=TextCodec(), operation=timedelta(seconds=1))
+        await store.open()
+        places = [await begin(store) for _ in range(WRITERS)]
+        acknowledged.update({place.session_id: [] for place in places})
+        writers = [asyncio.create_task(_write(store, place, acknowledged)) for place in places]
+
+        async def enough() -> bool:
+            return sum(map(len, acknowledged.values())) >= BEFORE_KILL
+
+        await until(enough)
+        assert database.pid is not None
+        os.kill(database.pid, signal.SIGKILL)
+        # Cut the wait short: nobody will answer any more.
+        for writer in writers:
+            writer.cancel()
+        await asyncio.gather(*writers, return_exceptions=True)
+        closing = asyncio.create_task(store.close())
+    async with database as uri:
+        again = MongoStore(uri, database="kept", codec=TextCodec())
+        await again.open()
+        for place in places:
+            events = await again.events(place.tenant, place.session_id, after=0, limit=1000)
+            assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+            assert (await head_of(again, place)).last_seq == len(events)
+            for sequence, turn_id in acknowledged[place.session_id]:
+                assert sequence <= len(events), "an acknowledged event is gone"
+                assert await again.turn(place.tenant, place.session_id, turn_id) is not None
+        await again.close()
+    await closing
+
+
+async def test_i3_every_write_waits_for_a_majority_and_its_journal(recorder: Recorder, store: MongoStore) -> None:
+    """Only a frozen replica would tell the difference in effect; so look at what is asked for."""
+    with recorder.recording() as commands:
+        place = await begin(store)
+        await store.commit(a_step(await head_of(store, place), an_event()))
+        await store.renew(place.tenant, place.session_id, owner="one", fence=0, lease=LONG)
+        await store.secret("name")
+    single = [each for each in commands if name_of(each) in ("insert", "update") and "txnNumber" in each]
+    outside = [each for each in single if "autocommit" not in each]
+    commits = [each for each in commands if name_of(each) == "commitTransaction"]
+    assert len(commits) == 2
+    assert len(outside) == 3
+    for command in [*outside, *commits]:
+        assert command["writeConcern"] == {"w": "majority", "j": True}
+    for command in commands:
+        if name_of(command) in ("find", "aggregate"):
+            assert command["readConcern"]["level"] == "majority"

@@ -1,0 +1,201 @@
+"""Unknown is not aborted: what becomes of a step when the database, the network or the caller fails in the middle."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tests.builders import AGENT, Place, a_first_event, a_place, a_session, a_turn, an_event
+from tests.contracts.stores import LONG, a_step, begin, committed, head_of, run_turn, until
+from tests.integration.mongo.commands import Recorder, name_of
+from tests.integration.mongo.conftest import Client, FailPoint, NewStore
+from turnkeeper.errors import ServiceUnavailable
+from turnkeeper.store.contract import Committed, HeadChange, Lease, Stale, Step
+from turnkeeper.store.mongo.store import MongoStore
+
+SOON = timedelta(milliseconds=400)
+REPLY_LOST: dict[str, Any] = {"writeConcernError": {"code": 91, "errmsg": "told to fail"}}
+"""The command is carried out; then the reply says that this may not last."""
+NEVER_ARRIVED: dict[str, Any] = {"closeConnection": True}
+CONFLICT: dict[str, Any] = {"errorCode": 112, "errorLabels": ["TransientTransactionError"]}
+ABORTED: dict[str, Any] = {"errorCode": 251, "errorLabels": ["TransientTransactionError"]}
+
+
+async def _step(store: MongoStore, place: Place) -> Step:
+    return a_step(await head_of(store, place), an_event("one"), an_event("two"), new_turns=(a_turn(place),))
+
+
+async def _stored_once(store: MongoStore, step: Step, verdict: object) -> None:
+    """Its events and its turn are there, once, and it is known."""
+    events = await store.events(step.tenant, step.session_id, after=0, limit=99)
+    assert [event.sequence for event in events] == [1, 2, 3]
+    assert verdict == Committed(last_seq=3, fence=0, events=tuple(events[1:]))
+    assert await store.turn(step.tenant, step.session_id, step.new_turns[0].id) == step.new_turns[0]
+    assert await store.commit(step) == verdict
+
+
+async def _nothing_open(client: Client) -> None:
+    """No transaction is left on the server to block anybody."""
+
+    async def none_open() -> bool:
+        status = await client.admin.command("serverStatus")
+        return bool(status["transactions"]["currentOpen"] == 0)
+
+    await until(none_open)
+
+
+@pytest.mark.parametrize(
+    "how", [REPLY_LOST, NEVER_ARRIVED, ABORTED], ids=["reply-lost", "never-arrived", "aborted-for-certain"]
+)
+async def test_i3_a_commit_that_fails_for_a_while_is_stored_once(
+    store: MongoStore, failing: FailPoint, how: dict[str, Any]
+) -> None:
+    """More often than the driver tries again by itself."""
+    step = await _step(store, await begin(store))
+    async with failing(["commitTransaction"], times=3, **how):
+        verdict = await store.commit(step)
+    await _stored_once(store, step, verdict)
+
+
+@pytest.mark.parametrize("how", [CONFLICT, NEVER_ARRIVED], ids=["conflict", "never-arrived"])
+@pytest.mark.parametrize("command", ["findAndModify", "insert"])
+async def test_a_write_that_fails_for_a_while_is_stored_once(
+    store: MongoStore, client: Client, failing: FailPoint, how: dict[str, Any], command: str
+) -> None:
+    step = await _step(store, await begin(store))
+    async with failing([command], times=2, **how):
+        verdict = await store.commit(step)
+    await _stored_once(store, step, verdict)
+    await _nothing_open(client)
+
+
+@pytest.mark.parametrize("events", [True, False])
+async def test_i3_an_unknown_outcome_is_resolved_by_the_steps_id(
+    new_store: NewStore, failing: FailPoint, events: bool
+) -> None:
+    """The commit was carried out, but each answer says that this may not last, until the deadline."""
+    store = await new_store(operation=SOON)
+    place = await begin(store)
+    change = HeadChange(lease=Lease.TAKE, owner="one", lease_for=LONG)
+    step = a_step(await head_of(store, place), *([an_event()] if events else []), head=change)
+    async with failing(["commitTransaction"], **REPLY_LOST):
+        verdict = await store.commit(step)
+        assert verdict == Committed(last_seq=1 + events, fence=1, events=verdict.events)  # type: ignore[union-attr]
+    assert await store.commit(step) == verdict
+    assert (await head_of(store, place)).fence == 1
+
+
+async def test_i3_what_stays_unknown_is_neither_answered_nor_given_up(
+    new_store: NewStore, client: Client, failing: FailPoint
+) -> None:
+    """No commit arrives until the deadline: the caller is told that nobody knows, and the committer goes on."""
+    store, other = await new_store(operation=SOON), await new_store()
+    place = await begin(store)
+    step = await _step(store, place)
+    async with failing(["commitTransaction"], **NEVER_ARRIVED):
+        with pytest.raises(ServiceUnavailable):
+            await store.commit(step)
+        assert (await head_of(other, place)).last_seq == 1
+
+    async def resolved() -> bool:
+        return (await head_of(other, place)).last_seq == 3
+
+    await until(resolved)
+    await _stored_once(other, step, await other.commit(step))
+    await _nothing_open(client)
+
+
+async def test_i3_closing_waits_for_what_is_unknown(new_store: NewStore, failing: FailPoint) -> None:
+    store, other = await new_store(operation=SOON), await new_store()
+    step = await _step(store, await begin(store))
+    async with failing(["commitTransaction"], **NEVER_ARRIVED):
+        with pytest.raises(ServiceUnavailable):
+            await store.commit(step)
+        closing = asyncio.create_task(store.close())
+    await closing
+    await _stored_once(other, step, await other.commit(step))
+
+
+async def test_a_conflict_that_lasts_is_unavailable_and_leaves_nothing_behind(
+    new_store: NewStore, client: Client, database_name: str
+) -> None:
+    """Somebody else's open transaction holds the head."""
+    store = await new_store(operation=SOON)
+    place = await begin(store)
+    step = await _step(store, place)
+    async with client.start_session() as session:
+        await session.start_transaction()
+        heads = client[database_name]["heads"]
+        await heads.update_one({"session_id": place.session_id}, {"$set": {"compacted_to": 0, "x": 1}}, session=session)
+        with pytest.raises(ServiceUnavailable):
+            await store.commit(step)
+        await session.abort_transaction()
+    await _nothing_open(client)
+    await _stored_once(store, step, await store.commit(step))
+
+
+async def test_writes_that_never_arrive_leave_no_open_transaction(
+    new_store: NewStore, client: Client, failing: FailPoint
+) -> None:
+    """The head was written, then the line went dead until the deadline: the abort does not arrive either."""
+    store, other = await new_store(operation=SOON), await new_store()
+    place = await begin(store)
+    step = await _step(store, place)
+    async with failing(["insert", "abortTransaction"], **NEVER_ARRIVED):
+        with pytest.raises(ServiceUnavailable):
+            await store.commit(step)
+    await _nothing_open(client)
+    await _stored_once(other, step, await other.commit(step))
+
+
+@pytest.mark.parametrize("command", ["findAndModify", "insert", "commitTransaction"])
+async def test_a_cancelled_caller_leaves_no_half_done_step(
+    store: MongoStore, client: Client, recorder: Recorder, failing: FailPoint, command: str
+) -> None:
+    """The step goes on to its end without it."""
+    place = await begin(store)
+    step = await _step(store, place)
+
+    async def sent() -> bool:
+        return any(name_of(each) == command for each in recorder.commands)
+
+    async with failing([command], times=1, blockConnection=True, blockTimeMS=300):
+        with recorder.recording():
+            caller = asyncio.create_task(store.commit(step))
+            await until(sent)
+            caller.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await caller
+
+    async def stored() -> bool:
+        return (await head_of(store, place)).last_seq == 3
+
+    await until(stored)
+    await _stored_once(store, step, await store.commit(step))
+    await _nothing_open(client)
+
+
+@pytest.mark.parametrize("how", [REPLY_LOST, NEVER_ARRIVED, ABORTED], ids=["reply-lost", "never-arrived", "aborted"])
+async def test_a_new_session_is_made_once_whatever_happens_to_the_commit(
+    store: MongoStore, failing: FailPoint, how: dict[str, Any]
+) -> None:
+    place = a_place()
+    async with failing(["commitTransaction"], times=3, **how):
+        assert await store.create_session(a_session(place), AGENT, event=a_first_event()) is None
+    assert await store.create_session(a_session(place), AGENT, event=a_first_event()) == a_session(place)
+    assert len(await store.events(place.tenant, place.session_id, after=0, limit=9)) == 1
+
+
+async def test_an_owner_that_lost_its_turn_while_the_outcome_was_unknown_is_told_the_truth(
+    store: MongoStore, failing: FailPoint
+) -> None:
+    """Its step was stored, and then the turn was taken over: that is Committed, not Fenced."""
+    place = await begin(store)
+    _, owned = await run_turn(store, place)
+    step = a_step(await head_of(store, place), an_event(), fence=owned.fence)
+    first = await committed(store.commit(step))
+    await run_turn(store, place, owner="two")
+    assert await store.commit(step) == first
+    silent = a_step(await head_of(store, place), fence=owned.fence)
+    assert await store.commit(silent) != Stale()

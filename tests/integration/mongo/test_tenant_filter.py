@@ -1,0 +1,106 @@
+"""I13 on the driver's own commands: each filter and each new document names the tenant."""
+
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+from tests.builders import AGENT, a_call, a_first_event, a_place, a_request, a_session, a_turn, an_approval, an_event
+from tests.contracts.stores import LONG, a_step, begin, head_of
+from tests.integration.mongo.commands import Command, Recorder, name_of, selections
+from turnkeeper.domain.approval import ApprovalState
+from turnkeeper.store.contract import (
+    ApprovalChange,
+    ApprovalFilter,
+    Cancel,
+    Committed,
+    HeadChange,
+    SessionFilter,
+    Stale,
+    Store,
+)
+from turnkeeper.store.mongo.store import MongoStore
+
+TENANT = "blue"
+PLACE = a_place(tenant=TENANT)
+OVER_ALL_TENANTS = {"claim", "requeue_lapsed", "lapsed_approvals", "pending_approvals"}
+WITHOUT_TENANTS = {"secret", "ping"}
+
+
+def _names_the_tenant(selection: Command) -> bool:
+    return selection.get("tenant") in (TENANT, {"$in": [TENANT]})
+
+
+def _checked(commands: Sequence[Command]) -> None:
+    assert commands, "the call sent nothing"
+    for command in commands:
+        for selection in selections(command):
+            assert _names_the_tenant(selection), f"{name_of(command)} without tenant: {selection}"
+
+
+async def _commit_everything(store: MongoStore) -> None:
+    """Inserts, then updates, in every collection; then a miss, a repeat and a duplicate request."""
+    turn, call, approval = a_turn(PLACE), a_call(PLACE), an_approval(PLACE)
+    request = a_request(PLACE)
+    new: dict[str, Any] = {"new_turns": (turn,), "new_calls": (call,), "new_approvals": (approval,), "request": request}
+    first = a_step(await head_of(store, PLACE), an_event(), **new)
+    for _ in range(2):
+        assert isinstance(await store.commit(first), Committed)
+    change = ApprovalChange(approval=approval.closed(ApprovalState.WITHDRAWN, at=approval.create_time), lapsed=None)
+    changed: dict[str, Any] = {"turns": (turn,), "calls": (call,), "approvals": (change,), "session": a_session(PLACE)}
+    head = await head_of(store, PLACE)
+    step = a_step(head, an_event(), head=HeadChange(active_turn=turn.id), **changed)
+    assert isinstance(await store.commit(step), Committed)
+    assert await store.commit(a_step(head, an_event())) == Stale()
+    assert not isinstance(await store.commit(a_step(head, an_event(), request=request)), Committed)
+
+
+def _calls(store: MongoStore) -> dict[str, Callable[[], Awaitable[object]]]:
+    tenant, session_id = PLACE.tenant, PLACE.session_id
+    both = [(tenant, session_id), (tenant, "another")]
+    return {
+        "create_session": lambda: store.create_session(a_session(PLACE), AGENT, event=a_first_event()),
+        "commit": lambda: _commit_everything(store),
+        "snapshot": lambda: store.snapshot(tenant, session_id, turn_id="turn"),
+        "find_request": lambda: store.find_request(a_request(PLACE).key),
+        "request_cancel": lambda: store.request_cancel(tenant, session_id, Cancel(turn_id="turn")),
+        "events": lambda: store.events(
+            tenant, session_id, after=0, limit=5, kinds=frozenset({"a"}), turn_id="turn", until=9
+        ),
+        "last_seqs": lambda: store.last_seqs(both),
+        "session": lambda: store.session(tenant, session_id),
+        "sessions": lambda: store.sessions(tenant, SessionFilter(owner="ada"), limit=5, after=None),
+        "turn": lambda: store.turn(tenant, session_id, "turn"),
+        "turns": lambda: store.turns(tenant, session_id, states=(), limit=5, before=9),
+        "approval": lambda: store.approval(tenant, "approval"),
+        "approvals": lambda: store.approvals(tenant, ApprovalFilter(tool="x"), limit=5, after=None),
+        "agent": lambda: store.agent(tenant, "name", "version"),
+        "renew": lambda: store.renew(tenant, session_id, owner="one", fence=1, lease=LONG),
+        "cancelled_among": lambda: store.cancelled_among(both),
+    }
+
+
+async def test_i13_every_command_names_the_tenant(recorder: Recorder, store: MongoStore) -> None:
+    calls = _calls(store)
+    promised = {name for name, _ in inspect.getmembers(Store, inspect.isfunction) if not name.startswith("_")}
+    assert set(calls) == promised - OVER_ALL_TENANTS - WITHOUT_TENANTS, "a method of the store is not covered"
+    for call in calls.values():
+        with recorder.recording() as commands:
+            await call()
+        _checked(commands)
+    with recorder.recording() as commands:
+        assert await calls["create_session"]() is not None
+    _checked(commands)
+
+
+async def test_i13_what_looks_over_all_tenants_writes_to_one(recorder: Recorder, store: MongoStore) -> None:
+    place = await begin(store, a_place(tenant=TENANT))
+    turn = a_turn(place)
+    due = HeadChange(active_turn=turn.id, wake=timedelta())
+    await store.commit(a_step(await head_of(store, place), an_event(), head=due, new_turns=(turn,)))
+    with recorder.recording() as commands:
+        assert await store.claim("one", lease=timedelta()) is not None
+        assert await store.requeue_lapsed() == 1
+    writes = [command for command in commands if name_of(command) not in ("find", "aggregate")]
+    assert {name_of(command) for command in writes} == {"update"}
+    _checked(writes)

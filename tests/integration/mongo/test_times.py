@@ -1,0 +1,53 @@
+"""Times that decide are the database's: the store sends none of its own."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from tests.builders import a_turn, an_approval, an_event
+from tests.contracts.stores import LONG, SHORT, a_step, begin, head_of, lapse
+from tests.integration.mongo.commands import Recorder
+from turnkeeper.domain.approval import ApprovalState
+from turnkeeper.store.contract import ApprovalChange, Committed, HeadChange, Lease
+from turnkeeper.store.mongo.store import MongoStore
+
+
+def _times(value: Any) -> Iterator[datetime]:
+    if isinstance(value, datetime):
+        yield value
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from _times(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _times(each)
+
+
+async def test_leases_wake_ups_and_expiry_use_the_databases_clock(recorder: Recorder, store: MongoStore) -> None:
+    """Whatever time this process has, it sends none near its own; builders use one that is long past or asked for."""
+    place = await begin(store)
+    turn, approval = a_turn(place), an_approval(place)
+    due = HeadChange(active_turn=turn.id, wake=timedelta())
+    head = await head_of(store, place)
+    with recorder.recording() as commands:
+        step = a_step(head, an_event(), head=due, new_turns=(turn,), new_approvals=(approval,))
+        assert isinstance(await store.commit(step), Committed)
+        claim = await store.claim("one", lease=LONG)
+        assert claim is not None
+        kept = HeadChange(lease_for=LONG)
+        owned = a_step(await head_of(store, place), an_event(), fence=claim.fence, head=kept)
+        assert isinstance(await store.commit(owned), Committed)
+        decided = approval.closed(ApprovalState.APPROVED, at=approval.create_time)
+        change = ApprovalChange(approval=decided, lapsed=False)
+        taken = HeadChange(lease=Lease.TAKE, owner="two", lease_for=SHORT)
+        other = a_step(await head_of(store, place), an_event(), head=taken, approvals=(change,))
+        assert isinstance(await store.commit(other), Committed)
+        assert await store.renew(place.tenant, place.session_id, owner="two", fence=claim.fence + 1, lease=SHORT)
+        await lapse(store, place)
+        await store.lapsed_approvals(limit=5)
+    sent = [time for command in commands for time in _times(command)]
+    now = datetime.now(UTC)
+    near = [time for time in sent if abs(now - time.replace(tzinfo=UTC)) < timedelta(minutes=30)]
+    assert sent
+    assert near == []
+    assert "$$NOW" in repr(commands)

@@ -1,0 +1,78 @@
+"""I17: what another version stored is read, and kept when this one writes."""
+
+from dataclasses import replace
+from typing import Any
+
+from tests.builders import a_call, a_session, a_turn, an_approval, an_event
+from tests.contracts.stores import LONG, a_step, begin, committed, head_of
+from tests.integration.mongo.conftest import Client
+from turnkeeper.domain.approval import ApprovalState
+from turnkeeper.store.contract import ApprovalChange, HeadChange, Lease
+from turnkeeper.store.mongo.store import MongoStore
+
+NEWER = {"newer": {"kept": True}, "usage.newer": 1, "options.newer": 2, "cancel.newer": 3}
+COLLECTIONS = ("sessions", "heads", "turns", "tool_calls", "approvals")
+
+
+async def test_i17_unknown_fields_are_tolerated_and_kept(store: MongoStore, client: Client, database_name: str) -> None:
+    place = await begin(store)
+    turn, call, asked = a_turn(place), a_call(place), an_approval(place)
+    new: dict[str, Any] = {"new_turns": (turn,), "new_calls": (call,), "new_approvals": (asked,)}
+    await committed(store.commit(a_step(await head_of(store, place), an_event(), **new)))
+    database = client[database_name]
+    before = {}
+    for name in COLLECTIONS:
+        known = {key: value for key, value in NEWER.items() if name in _holders(key)}
+        await database[name].update_many({}, {"$set": known})
+        before[name] = await database[name].find_one({})
+    decided = replace(asked, state=ApprovalState.APPROVED)
+    step = a_step(
+        await head_of(store, place),
+        an_event(),
+        head=HeadChange(lease=Lease.TAKE, owner="one", lease_for=LONG, active_turn=turn.id),
+        session=a_session(place, title="new"),
+        turns=(replace(turn, attempt=2),),
+        calls=(replace(call, attempt=2),),
+        approvals=(ApprovalChange(approval=decided, lapsed=False),),
+    )
+    await committed(store.commit(step))
+    for name in COLLECTIONS:
+        document = await database[name].find_one({})
+        assert document is not None
+        assert document != before[name]
+        assert document["newer"] == {"kept": True}
+        assert document["schema"] == 1
+        assert document["tenant"] == place.tenant
+    changed = await database["turns"].find_one({})
+    assert changed is not None
+    assert (changed["usage"]["newer"], changed["options"]["newer"], changed["attempt"]) == (1, 2, 2)
+    found = await store.turn(place.tenant, place.session_id, turn.id)
+    assert found == replace(turn, attempt=2)
+
+
+def _holders(field: str) -> tuple[str, ...]:
+    match field.split(".", maxsplit=1)[0]:
+        case "usage":
+            return ("sessions", "turns")
+        case "options":
+            return ("turns",)
+        case "cancel":
+            return ("heads",)
+        case _:
+            return COLLECTIONS
+
+
+async def test_i17_every_document_names_its_tenant_and_schema(
+    store: MongoStore, client: Client, database_name: str
+) -> None:
+    place = await begin(store)
+    new: dict[str, Any] = {
+        "new_turns": (a_turn(place),),
+        "new_calls": (a_call(place),),
+        "new_approvals": (an_approval(place),),
+    }
+    await committed(store.commit(a_step(await head_of(store, place), an_event(), **new)))
+    await store.secret("name")
+    for name in (*COLLECTIONS, "events", "agents"):
+        async for document in client[database_name][name].find({}):
+            assert (document["tenant"], document["schema"]) == (place.tenant, 1)

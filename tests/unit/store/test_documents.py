@@ -1,0 +1,123 @@
+"""Every stored dataclass survives the way through BSON."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import bson
+import pytest
+from bson.codec_options import CodecOptions
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.builders import AGENT, Place, a_call, a_session, a_turn, an_approval
+from turnkeeper.codes import Code, ErrorDetail
+from turnkeeper.domain.agent import Agent
+from turnkeeper.domain.approval import Approval
+from turnkeeper.domain.message import Part
+from turnkeeper.domain.session import Session
+from turnkeeper.domain.tool import Call
+from turnkeeper.domain.turn import PendingItem, Turn
+from turnkeeper.store.contract import Cancel
+from turnkeeper.store.mongo.documents import changes, decode, encode
+
+OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True, tzinfo=UTC)
+
+# What the database can hold: times and durations of a millisecond, 64-bit numbers, text without lone surrogates.
+st.register_type_strategy(
+    datetime,
+    st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(9999, 1, 1)).map(  # noqa: DTZ001
+        lambda time: time.replace(microsecond=time.microsecond // 1000 * 1000, tzinfo=UTC)
+    ),
+)
+st.register_type_strategy(timedelta, st.integers(-(2**40), 2**40).map(lambda ms: timedelta(milliseconds=ms)))
+st.register_type_strategy(int, st.integers(-(2**63), 2**63 - 1))
+st.register_type_strategy(float, st.floats(allow_nan=False))
+st.register_type_strategy(str, st.text(st.characters(exclude_categories=["Cs"])))
+
+STORED = [Session, Turn, Call, Approval, Agent, Cancel, ErrorDetail]
+
+
+def _through_bson(document: Mapping[str, Any]) -> dict[str, Any]:
+    return bson.decode(bson.encode(document), OPTIONS)
+
+
+@pytest.mark.parametrize("kind", STORED)
+@given(data=st.data())
+def test_any_value_comes_back_as_it_was(kind: type, data: st.DataObject) -> None:
+    value = data.draw(st.from_type(kind))
+    assert decode(kind, _through_bson(encode(value))) == value
+
+
+@pytest.mark.parametrize("kind", STORED)
+@given(data=st.data())
+def test_changes_make_the_new_value_of_the_old_document(kind: type, data: st.DataObject) -> None:
+    old, new = data.draw(st.from_type(kind)), data.draw(st.from_type(kind))
+    document = _through_bson(encode(old))
+    for path, content in _through_bson({"set": [list(each) for each in changes(new).items()]})["set"]:
+        _set(document, path.split("."), content)
+    assert decode(kind, document) == new
+
+
+def _set(document: dict[str, Any], path: list[str], content: object) -> None:
+    """As the database does it."""
+    *parents, last = path
+    for parent in parents:
+        document = document.setdefault(parent, {})
+    document[last] = content
+
+
+FULL = a_turn(
+    Place(session_id="s"),
+    error=ErrorDetail(
+        code=Code.LLM_TIMEOUT, message="m", retry_after=timedelta(milliseconds=1), metadata={"a.$b": "", "": "x"}
+    ),
+    answer=(Part(text="hello"), Part(text="")),
+    pending=(PendingItem(approval_id="a", tool_call_id="c", tool="t"),),
+)
+
+
+def test_the_form_in_the_database() -> None:
+    """Changing it needs a new schema number: other versions read it."""
+    document = encode(FULL)
+    assert document["state"] == "PENDING"
+    assert document["usage"] == {"input_tokens": 0, "output_tokens": 0, "model_calls": 0, "tool_calls": 0}
+    assert document["error"] == {
+        "code": 8,
+        "message": "m",
+        "retry_after": 1,
+        "metadata": [{"k": "a.$b", "v": ""}, {"k": "", "v": "x"}],
+    }
+    assert document["answer"] == [{"text": "hello"}, {"text": ""}]
+    assert document["finish_reason"] is None
+    assert decode(Turn, _through_bson(document)) == FULL
+
+
+@pytest.mark.parametrize(
+    "value", [a_session(Place(session_id="s")), FULL, a_call(Place()), an_approval(Place()), AGENT], ids=type
+)
+def test_unknown_fields_are_ignored_and_missing_ones_take_their_default(value: Any) -> None:
+    document = encode(value) | {"newer": [1], "schema": 2}
+    assert decode(type(value), document) == value
+    optional = [each for each in fields(value) if each.default is not each.default_factory]
+    for each in optional:
+        older = {name: content for name, content in document.items() if name != each.name}
+        default = each.default_factory() if callable(each.default_factory) else each.default
+        assert decode(type(value), older) == replace(value, **{each.name: default})
+
+
+def test_a_missing_field_without_default_is_named() -> None:
+    document = encode(FULL)
+    del document["message_id"]
+    with pytest.raises(TypeError, match="Turn lacks message_id"):
+        decode(Turn, document)
+
+
+def test_what_has_no_form_is_refused() -> None:
+    @dataclass(frozen=True)
+    class Strange:
+        content: complex = field(default=1j)
+
+    with pytest.raises(TypeError, match="no BSON form"):
+        encode(Strange())
