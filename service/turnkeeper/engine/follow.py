@@ -135,7 +135,9 @@ class Follower:
         last_seq = (await self._store.last_seqs([key])).get(key, 0)
         if start.sequence > last_seq:
             raise InvalidRequest(
-                f"There is no event {start.sequence} yet; the last one is {last_seq}.", session_id=key[1]
+                f"There is no event {start.sequence} yet; the last one is {last_seq}.",
+                session_id=key[1],
+                fields={"after": f"is beyond the last event, {last_seq}"},
             )
         feed.heard(last_seq)
 

@@ -102,7 +102,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         caller = NOBODY
         key = (caller.tenant, request.session_id)
         session, head = await self._sessions.get(*key)
-        start = self._start(request, caller, live_at=head.last_seq)
+        start = self._start(request, caller, last_seq=head.last_seq)
         wanted = Wanted(
             kinds=_kinds(request.types),
             turn_id=request.turn_id,
@@ -125,9 +125,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         caller = NOBODY
         key = (caller.tenant, request.session_id)
         _, head = await self._sessions.get(*key)
-        after = self._start(request, caller, live_at=head.last_seq).sequence
-        if after > head.last_seq:
-            rules.refuse({"after_sequence": f"is beyond the last event, {head.last_seq}"})
+        after = self._start(request, caller, last_seq=head.last_seq).sequence
         size = self._pages.size(request.page_size)
         found = await self._store.events(
             *key,
@@ -181,17 +179,19 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         request: session_pb2.WatchEventsRequest | session_pb2.ListEventsRequest,
         caller: Caller,
         *,
-        live_at: int,
+        last_seq: int,
     ) -> Place:
-        match request.WhichOneof("start"):
+        place, field = Place(), request.WhichOneof("start") or ""
+        match field:
             case "after":
-                return cursor.decode(request.after, tenant=caller.tenant, session_id=request.session_id)
+                place = cursor.decode(request.after, tenant=caller.tenant, session_id=request.session_id)
             case "after_sequence":
-                return Place(sequence=request.after_sequence)
+                place = Place(sequence=request.after_sequence)
             case "live_only" if getattr(request, "live_only", False):
-                return Place(sequence=live_at)
-            case _:
-                return Place()
+                place = Place(sequence=last_seq)
+        if place.sequence > last_seq:
+            rules.refuse({field: f"is beyond the last event, {last_seq}"})
+        return place
 
 
 def new_session(request: session_pb2.CreateSessionRequest, caller: Caller) -> NewSession:
