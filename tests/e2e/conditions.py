@@ -1,0 +1,15 @@
+"""Waiting for what nobody tells."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def eventually(look: Callable[[], Awaitable[T | None]], *, seconds: float = 15) -> T:
+    """What `look` finds, as soon as it finds something. Raises TimeoutError."""
+    async with asyncio.timeout(seconds):
+        while (found := await look()) is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    return found
