@@ -19,9 +19,10 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from turnkeeper.domain.event import KINDS, NAMES, Event, MessageCompleted, NewEvent, Payload
+from turnkeeper.domain.event import KINDS, NAMES, AttemptFailed, Event, MessageCompleted, NewEvent, Payload, TurnFailed
 from turnkeeper.domain.message import text_of
 from turnkeeper.pb.v1 import event_pb2
+from turnkeeper.rpc.status import advice
 from turnkeeper.store.contract import StoredEvent
 
 M = TypeVar("M", bound=Message)
@@ -155,6 +156,9 @@ class WireCodec:
         payload = getattr(made, NAMES[type(event.payload)])
         payload.SetInParent()
         fill(payload, event.payload)
+        if isinstance(event.payload, AttemptFailed | TurnFailed):
+            payload.error.session_id, payload.error.turn_id = session_id, event.turn_id
+            payload.error.retry = advice(event.payload.error.code)
         return made.SerializeToString()
 
     def number(self, payload: bytes, sequence: int) -> bytes:

@@ -19,7 +19,7 @@ from grpc import aio
 
 from turnkeeper.errors import InternalError, InvalidRequest, NotImplementedYet, SessionError, SlowConsumer
 from turnkeeper.rpc import rules
-from turnkeeper.rpc.status import DETAILS_KEY, MOST_TEXT, details_bytes
+from turnkeeper.rpc.status import DETAILS_KEY, details_bytes, shown_message
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.telemetry.spans import Spans
 
@@ -185,4 +185,4 @@ async def _abort(context: Context, error: SessionError) -> None:
     details = ((DETAILS_KEY, details_bytes(status)),)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(ABORT_TIME):
-            await context.abort(code, status.message[:MOST_TEXT], details)
+            await context.abort(code, shown_message(status), details)

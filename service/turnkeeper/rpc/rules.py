@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NoReturn
 
 from google.protobuf.message import Message
 
@@ -126,7 +127,7 @@ def _unknown_values(request: Message) -> dict[str, str]:
     return found
 
 
-def refuse(problems: Mapping[str, str]) -> None:
+def refuse(problems: Mapping[str, str]) -> NoReturn:
     """Raises InvalidRequest with these fields."""
     said = "; ".join(f"{path} {problem}" for path, problem in problems.items())
     raise InvalidRequest(f"The request is not valid: {said}.", fields=problems)

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import AsyncIterator, Iterable
-from datetime import UTC
+from datetime import UTC, datetime
 
 from google.protobuf import json_format
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from turnkeeper.domain.cursor import Place
 from turnkeeper.domain.event import HISTORY
@@ -151,15 +153,16 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
     ) -> session_pb2.ListMessagesResponse:
         caller = NOBODY
         _, head = await self._sessions.get(caller.tenant, request.session_id)
-        entries = list((await self._history(caller, request.session_id, head.last_seq)).entries())
-        if _descending(request.order_by, "sequence"):
-            entries.reverse()
+        entries = list(enumerate((await self._history(caller, request.session_id, head.last_seq)).entries()))
         start = self._pages.after(request, tenant=caller.tenant)
-        first = int(start[0]) if start else 0
+        # Counted from the oldest: messages that come between two pages move no place.
+        if _descending(request.order_by, "sequence"):
+            entries = entries[: int(start[0]) if start else None][::-1]
+        elif start:
+            entries = entries[int(start[0]) + 1 :]
         size = self._pages.size(request.page_size)
-        numbered = list(enumerate(entries))[first : first + size + 1]
         page, token = self._pages.split(
-            numbered, request, tenant=caller.tenant, size=size, place=lambda item: (item[0] + 1,)
+            entries[: size + 1], request, tenant=caller.tenant, size=size, place=lambda item: (item[0],)
         )
         return session_pb2.ListMessagesResponse(messages=[_message(entry) for _, entry in page], next_page_token=token)
 
@@ -201,7 +204,7 @@ def new_session(request: session_pb2.CreateSessionRequest, caller: Caller) -> Ne
         problems["request_id"] = "is required without session_id: it makes repeats harmless"
     metadata_json = ""
     if request.HasField("metadata"):
-        metadata_json = json.dumps(json_format.MessageToDict(request.metadata), sort_keys=True, ensure_ascii=False)
+        metadata_json = _json_of(request.metadata)
         if len(metadata_json.encode()) > METADATA_BYTES:
             problems["metadata"] = f"is over {METADATA_BYTES} bytes as JSON"
     if any(len(key) > 128 or len(value) > 128 or not key for key, value in request.labels.items()):
@@ -222,16 +225,32 @@ def new_session(request: session_pb2.CreateSessionRequest, caller: Caller) -> Ne
 
 
 def _session_filter(request: session_pb2.ListSessionsRequest) -> SessionFilter:
-    after, before = request.created_after, request.created_before
     return SessionFilter(
         states=tuple(SessionState(_name(state)) for state in request.states if state),
         agent=request.agent,
         owner=request.owner,
         labels=tuple(sorted(request.labels.items())),
-        created_after=after.ToDatetime(tzinfo=UTC) if request.HasField("created_after") else None,
-        created_before=before.ToDatetime(tzinfo=UTC) if request.HasField("created_before") else None,
+        created_after=_time(request, "created_after"),
+        created_before=_time(request, "created_before"),
         newest_first=request.order_by in ("", "create_time desc") or _descending(request.order_by, "create_time"),
     )
+
+
+def _time(request: session_pb2.ListSessionsRequest, field: str) -> datetime | None:
+    if not request.HasField(field):  # type: ignore[arg-type]  # one of its fields
+        return None
+    value: Timestamp = getattr(request, field)
+    try:
+        return value.ToDatetime(tzinfo=UTC)
+    except ValueError:
+        rules.refuse({field: "is no time between the years 1 and 9999"})
+
+
+def _json_of(metadata: Struct) -> str:
+    try:
+        return json.dumps(json_format.MessageToDict(metadata), sort_keys=True, ensure_ascii=False)
+    except ValueError:
+        rules.refuse({"metadata": "holds a number that JSON has no word for"})
 
 
 def _name(state: session_pb2.SessionState.ValueType) -> str:

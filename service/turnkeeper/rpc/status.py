@@ -14,8 +14,11 @@ DETAILS_KEY = "grpc-status-details-bin"
 MOST_BYTES = 4096
 """More makes clients drop the status at random."""
 MOST_TEXT = 500
+"""Bytes of the message; gRPC writes each byte beyond ASCII as three."""
 MOST_VALUE = 200
 MOST_ENTRIES = 8
+MOST_METADATA = 800
+"""Bytes of all metadata: it is sent twice, and what is promised must fit beside it."""
 
 RESOURCES = {
     Code.SESSION_NOT_FOUND: "session",
@@ -51,9 +54,14 @@ def detail_of(status: Status) -> error_pb2.SessionErrorDetail:
     return detail
 
 
+def shown_message(status: Status) -> str:
+    """The message as gRPC's own header carries it."""
+    return _cut(status.message, MOST_TEXT)
+
+
 def details_bytes(status: Status) -> bytes:
     """The serialized google.rpc.Status: ErrorInfo and our detail always, others where they apply, each type once."""
-    made = status_pb2.Status(code=status.family, message=_cut(status.message, MOST_TEXT))
+    made = status_pb2.Status(code=status.family, message=shown_message(status))
     info = error_details_pb2.ErrorInfo(reason=status.code.name, domain=DOMAIN, metadata=_metadata(status))
     for detail in (info, detail_of(status), *_standard(status)):
         packed = Any()
@@ -70,19 +78,13 @@ def _standard(status: Status) -> list[Message]:
         retry.retry_delay.FromTimedelta(status.retry_after)
         found.append(retry)
     if status.fields:
-        violations = [
-            error_details_pb2.BadRequest.FieldViolation(
-                field=_cut(path, MOST_VALUE), description=_cut(what, MOST_VALUE)
-            )
-            for path, what in list(status.fields.items())[:MOST_ENTRIES]
-        ]
-        found.append(error_details_pb2.BadRequest(field_violations=violations))
+        found.append(_bad_request(status))
     if status.code in RESOURCES:
-        name = status.session_id or next(iter(status.metadata.values()), "")
+        kind = RESOURCES[status.code]
+        own = {"session": status.session_id, "turn": status.turn_id}.get(kind, "")
+        name = own or next(iter(status.metadata.values()), "")
         found.append(
-            error_details_pb2.ResourceInfo(
-                resource_type=f"turnkeeper.v1/{RESOURCES[status.code]}", resource_name=_cut(name, MOST_VALUE)
-            )
+            error_details_pb2.ResourceInfo(resource_type=f"turnkeeper.v1/{kind}", resource_name=_cut(name, MOST_VALUE))
         )
     if status.family.name == "FAILED_PRECONDITION":
         unmet = error_details_pb2.PreconditionFailure.Violation(
@@ -97,17 +99,37 @@ def _standard(status: Status) -> list[Message]:
     return found
 
 
+def _bad_request(status: Status) -> Message:
+    """As many fields as there is room for."""
+    made = error_details_pb2.BadRequest()
+    for path, what in list(status.fields.items())[:MOST_ENTRIES]:
+        violation = made.field_violations.add(field=_cut(path, MOST_VALUE), description=_cut(what, MOST_VALUE))
+        if made.ByteSize() > MOST_METADATA and len(made.field_violations) > 1:
+            made.field_violations.remove(violation)
+            break
+    return made  # type: ignore[no-any-return]
+
+
 def _metadata(status: Status) -> dict[str, str]:
-    known = dict(status.metadata)
-    for name in ("session_id", "turn_id"):
-        if getattr(status, name):
-            known.setdefault(name, getattr(status, name))
-    if status.cursor:
-        known.setdefault("cursor", status.cursor)
+    """The ids first: they always fit."""
+    known = {name: getattr(status, name) for name in ("session_id", "turn_id", "cursor") if getattr(status, name)}
+    for key, value in status.metadata.items():
+        known.setdefault(key, value)
     if status.fields:
         known.setdefault("fields", ",".join(status.fields))
-    return {_cut(key, 64): _cut(value, MOST_VALUE) for key, value in list(known.items())[:MOST_ENTRIES]}
+    room, kept = MOST_METADATA, {}
+    for key, value in list(known.items())[:MOST_ENTRIES]:
+        name, told = _cut(key, 64), _cut(value, MOST_VALUE)
+        room -= len(name.encode()) + len(told.encode())
+        if room < 0:
+            break
+        kept[name] = told
+    return kept
 
 
 def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+    """At most so many bytes of UTF-8; half a character becomes a question mark."""
+    data = text.encode(errors="replace")
+    if len(data) <= most:
+        return data.decode()
+    return data[: most - 3].decode(errors="ignore") + "…"

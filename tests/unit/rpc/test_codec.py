@@ -1,0 +1,354 @@
+"""Every field goes out as it is and comes back as it was; a field that one side lacks is named with its reason."""
+
+import json
+from dataclasses import fields, replace
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from itertools import chain
+from typing import Any, get_args, get_type_hints
+
+import pytest
+from google.protobuf import json_format
+from google.protobuf.descriptor import EnumDescriptor
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.builders import AGENT, NOON, a_place, a_session, a_turn, an_approval, an_event
+from tests.unit.rpc.wire import EVENTS_TO_COME, PAIRS, PREVIEWS, Pair, values_of
+from turnkeeper.codes import Code, ErrorDetail
+from turnkeeper.domain.agent import AgentLimits, PolicyRule
+from turnkeeper.domain.approval import ApprovalState
+from turnkeeper.domain.event import KINDS, AttemptFailed, AttemptOutcome, NewEvent, TurnFailed, kind_of
+from turnkeeper.domain.message import Message, Part, Usage
+from turnkeeper.domain.session import SessionState
+from turnkeeper.domain.tool import PolicyAction
+from turnkeeper.domain.turn import PendingItem, StopReason, TurnState
+from turnkeeper.pb.v1 import error_pb2, event_pb2, message_pb2, session_pb2
+from turnkeeper.rpc import codec
+from turnkeeper.rpc.codec import WireCodec, batch, enum_value, varint
+from turnkeeper.rpc.views import agent_view, approval_view, session_view, turn_view
+from turnkeeper.store.contract import Cancel, Head, StoredEvent
+
+CODEC = WireCodec()
+PLACE = a_place(session_id="s")
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.message.name)
+def test_both_sides_have_the_same_fields(pair: Pair) -> None:
+    ours = {pair.rename.get(each.name, each.name) for each in fields(pair.kind)}
+    theirs = {each.name for each in pair.message.fields}
+    assert theirs - ours == set(pair.only_proto)
+    assert ours - theirs == pair.only_ours
+
+
+def test_every_event_of_the_proto_is_sent_or_named_as_one_to_come() -> None:
+    payloads = {field.name for field in event_pb2.Event.DESCRIPTOR.oneofs_by_name["payload"].fields}
+    assert payloads == set(KINDS) | EVENTS_TO_COME | PREVIEWS
+    assert not set(KINDS) & (EVENTS_TO_COME | PREVIEWS)
+
+
+@settings(max_examples=20)
+@given(st.data())
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_event_comes_back_as_it_was(kind: str, data: st.DataObject) -> None:
+    event = data.draw(
+        st.builds(
+            NewEvent,
+            payload=values_of(KINDS[kind]),
+            at=values_of(datetime),
+            turn_id=st.text(max_size=5),
+            attempt=st.integers(0, 9),
+        )
+    )
+    sequence = data.draw(st.integers(1, 2**63 - 1))
+    payload = CODEC.number(CODEC.encode("s", event), sequence)
+    back = CODEC.decode(StoredEvent(sequence=sequence, kind=kind, turn_id=event.turn_id, payload=payload))
+    assert back.payload == event.payload
+    assert (back.sequence, back.turn_id, back.attempt) == (sequence, event.turn_id, event.attempt)
+    assert back.create_time == event.at
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_event_is_of_its_kind_even_when_it_says_nothing(kind: str) -> None:
+    assert kind_of(KINDS[kind]) == kind
+    wire = event_pb2.Event.FromString(CODEC.encode("s", an_event(payload=_least(KINDS[kind]))))
+    assert wire.WhichOneof("payload") == kind
+    assert not wire.ignorable
+
+
+def _least(kind: Any) -> Any:
+    """The value with every field at its emptiest."""
+    return kind(**{name: _empty(hint) for name, hint in get_type_hints(kind).items()})
+
+
+def _empty(hint: Any) -> Any:
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return next(iter(hint))
+    if hint is datetime:
+        return datetime(1970, 1, 1, tzinfo=UTC)
+    if hint in (str, int, bool):
+        return hint()
+    if get_args(hint):
+        return None if type(None) in get_args(hint) else () if hint.__name__ == "tuple" else {}
+    return _least(hint)
+
+
+def test_a_kind_of_a_later_release_is_not_guessed_at() -> None:
+    payload = event_pb2.Event(session_suspended=event_pb2.SessionSuspended()).SerializeToString()
+    with pytest.raises(ValueError, match="event 3 is a session_suspended, which this version does not know"):
+        CODEC.decode(StoredEvent(sequence=3, kind="session_suspended", turn_id="", payload=payload))
+
+
+ERROR = ErrorDetail(code=Code.LLM_RATE_LIMIT, message="Wait.", retry_after=timedelta(seconds=2), metadata={"a": "1"})
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        TurnFailed(error=ERROR, usage=Usage()),
+        AttemptFailed(error=ERROR, outcome=AttemptOutcome.RETRYING, retry_delay=timedelta(seconds=1)),
+    ],
+)
+def test_an_error_inside_an_event_says_where_and_what_helps(payload: TurnFailed | AttemptFailed) -> None:
+    wire = event_pb2.Event.FromString(CODEC.encode("s", an_event(payload=payload, turn_id="t")))
+    error = getattr(wire, kind_of(type(payload))).error
+    assert (error.session_id, error.turn_id) == ("s", "t")
+    assert error.retry == error_pb2.RETRY_ADVICE_RETRY_TURN
+    assert (error.code, error.message, dict(error.metadata)) == (Code.LLM_RATE_LIMIT, "Wait.", {"a": "1"})
+
+
+@given(st.integers(0, 2**63 - 1))
+def test_a_number_is_appended_and_read_as_the_events_own(number: int) -> None:
+    without = CODEC.encode("s", an_event("hello"))
+    assert event_pb2.Event.FromString(without).sequence == 0
+    assert event_pb2.Event.FromString(CODEC.number(without, number)).sequence == number
+    assert len(varint(number)) <= 9
+
+
+@given(st.lists(st.text(max_size=300), max_size=4), st.text(max_size=10), st.integers(0, 9), st.booleans())
+def test_a_batch_of_bytes_is_the_message_that_protobuf_would_make(
+    texts: list[str], place: str, through: int, caught_up: bool
+) -> None:
+    events = [CODEC.number(CODEC.encode("s", an_event(text)), n) for n, text in enumerate(texts, start=1)]
+    rest = session_pb2.WatchEventsResponse(cursor=place, through_sequence=through, caught_up=caught_up)
+    whole = session_pb2.WatchEventsResponse.FromString(batch(events, rest))
+    assert [event.message_received.content[0].text for event in whole.events] == texts
+    assert [event.sequence for event in whole.events] == list(range(1, len(texts) + 1))
+    del whole.events[:]
+    assert whole == rest
+
+
+def test_a_delta_is_a_preview() -> None:
+    wire = event_pb2.Event.FromString(CODEC.delta("s", turn_id="t", message_id="m", attempt=2, offset=5, text="lo"))
+    assert (wire.session_id, wire.sequence, wire.turn_id, wire.attempt) == ("s", 0, "t", 2)
+    assert not wire.HasField("create_time")
+    delta = wire.content_delta
+    assert (delta.message_id, delta.attempt, delta.offset, delta.text) == ("m", 2, 5, "lo")
+    assert delta.kind == event_pb2.DELTA_KIND_TEXT
+
+
+def test_the_text_of_a_stored_message() -> None:
+    parts = [message_pb2.Part(text="hé"), message_pb2.Part(text="llo")]
+    stored = event_pb2.Event(attempt=3, message_completed=event_pb2.MessageCompleted(message_id="m", content=parts))
+    stored.message_completed.finish_reason = message_pb2.FINISH_REASON_STOP
+    assert CODEC.message_text(stored.SerializeToString()) == ("m", 3, "héllo".encode())
+
+
+ENUMS = {
+    (pair.kind, name): (enum, descriptor)
+    for pair in PAIRS
+    for name, hint in get_type_hints(pair.kind).items()
+    for enum in chain((hint,), get_args(hint))
+    if isinstance(enum, type) and issubclass(enum, Enum) and enum is not Code
+    for descriptor in [pair.message.fields_by_name.get(pair.rename.get(name, name))]
+    if descriptor is not None
+}
+
+
+@pytest.mark.parametrize("where", ENUMS, ids=lambda where: f"{where[0].__name__}.{where[1]}")
+def test_both_sides_have_the_same_names_in_their_enums(where: tuple[Any, str]) -> None:
+    enum, field = ENUMS[where]
+    descriptor: EnumDescriptor = field.enum_type
+    prefix = "".join(f"_{c}" if c.isupper() else c.upper() for c in descriptor.name).lstrip("_") + "_"
+    assert {f"{prefix}{member.value}" for member in enum} == set(descriptor.values_by_name) - {f"{prefix}UNSPECIFIED"}
+    assert all(descriptor.values_by_number[enum_value(field, member)].name == prefix + member.value for member in enum)
+
+
+HEAD = Head(
+    session_id="s",
+    tenant="default",
+    last_seq=9,
+    fence=1,
+    owner="",
+    owned=False,
+    active_turn="t",
+    queue=("u", "v"),
+    cancel=Cancel(),
+    lapses=0,
+    now=NOON,
+)
+AT = "2026-01-02T12:00:00Z"
+USAGE = Usage(input_tokens=1, output_tokens=2, model_calls=3, tool_calls=4)
+USED = {"input_tokens": "1", "output_tokens": "2", "model_calls": "3", "tool_calls": "4"}
+
+
+def shown(message: Any) -> dict[str, Any]:
+    return json_format.MessageToDict(message, preserving_proto_field_name=True)
+
+
+def test_a_whole_session() -> None:
+    session = a_session(
+        PLACE, state=SessionState.ENDED, title="T", labels={"a": "b"}, usage=USAGE, end_time=NOON, etag="e"
+    )
+    assert shown(session_view(replace(session, metadata_json='{"n": [1, null]}'), HEAD)) == {
+        "session_id": "s",
+        "agent": "assistant",
+        "agent_version": AGENT.version,
+        "state": "SESSION_STATE_ENDED",
+        "owner": "ada",
+        "title": "T",
+        "labels": {"a": "b"},
+        "metadata": {"n": [1.0, None]},
+        "usage": USED,
+        "last_sequence": "9",
+        "active_turn_id": "t",
+        "queued_turns": 2,
+        "etag": "e",
+        "create_time": AT,
+        "update_time": AT,
+        "end_time": AT,
+    }
+
+
+def test_a_whole_turn() -> None:
+    turn = a_turn(
+        PLACE,
+        id="t",
+        state=TurnState.FAILED,
+        attempt=2,
+        iterations=3,
+        message_id="m",
+        answer=(Part(text="yes"), Part(text="no")),
+        usage=USAGE,
+        stop_reason=StopReason.LENGTH,
+        error=ERROR,
+        pending=(PendingItem(approval_id="a", tool_call_id="c", tool="send"),),
+        end_time=NOON,
+    )
+    assert shown(turn_view(turn)) == {
+        "turn_id": "t",
+        "session_id": "s",
+        "state": "TURN_STATE_FAILED",
+        "attempt": 2,
+        "iterations": 3,
+        "message_id": "m",
+        "answer": [{"text": "yes"}, {"text": "no"}],
+        "usage": USED,
+        "stop_reason": "STOP_REASON_LENGTH",
+        "error": {
+            "code": "SESSION_ERROR_CODE_LLM_RATE_LIMIT",
+            "message": "Wait.",
+            "session_id": "s",
+            "turn_id": "t",
+            "retry": "RETRY_ADVICE_RETRY_TURN",
+            "retry_after": "2s",
+            "metadata": {"a": "1", "session_id": "s", "turn_id": "t"},
+        },
+        "pending": [{"approval_id": "a", "tool_call_id": "c", "tool": "send"}],
+        "principal": "ada",
+        "first_sequence": "2",
+        "create_time": AT,
+        "update_time": AT,
+        "end_time": AT,
+    }
+
+
+def test_a_whole_approval() -> None:
+    approval = an_approval(
+        PLACE,
+        id="a",
+        tool_call_id="c",
+        state=ApprovalState.REJECTED,
+        expire_time=NOON,
+        decide_time=NOON,
+        decided_by="bob",
+        reason="no",
+    )
+    assert shown(approval_view(approval)) == {
+        "approval_id": "a",
+        "session_id": "s",
+        "turn_id": "turn",
+        "tool_call_id": "c",
+        "kind": "APPROVAL_KIND_TOOL_CALL",
+        "state": "APPROVAL_STATE_REJECTED",
+        "round": 1,
+        "tool": "search_web",
+        "tool_class": "TOOL_CLASS_IRREVERSIBLE",
+        "arguments_json": '{"query":"weather"}',
+        "arguments_hash": "hash-1",
+        "requester": "ada",
+        "agent": "assistant",
+        "create_time": AT,
+        "expire_time": AT,
+        "decide_time": AT,
+        "decided_by": "bob",
+        "reason": "no",
+    }
+
+
+def test_a_whole_agent() -> None:
+    agent = replace(
+        AGENT,
+        description="D",
+        policy=(PolicyRule(tool="*", action=PolicyAction.NOTIFY, ttl=timedelta(minutes=1)),),
+        limits=AgentLimits(max_output_tokens=5),
+        base_url="http://secret",
+        api_key_env="KEY",
+    )
+    assert shown(agent_view(agent)) == {
+        "name": "assistant",
+        "version": agent.version,
+        "description": "D",
+        "instructions": "Be brief.",
+        "model": "small",
+        "tools": ["search_*"],
+        "policy": [{"tool": "*", "action": "POLICY_ACTION_NOTIFY", "ttl": "60s"}],
+        "limits": {
+            "max_iterations": 16,
+            "max_output_tokens": 5,
+            "max_attempts": 4,
+            "tool_timeout": "30s",
+            "parallel_tools": 4,
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("view", "pair"),
+    [
+        (session_view(a_session(PLACE), HEAD), PAIRS[0]),
+        (turn_view(a_turn(PLACE)), PAIRS[1]),
+        (approval_view(an_approval(PLACE)), PAIRS[2]),
+        (agent_view(AGENT), PAIRS[3]),
+    ],
+    ids=lambda value: getattr(getattr(value, "message", None), "name", ""),
+)
+def test_what_is_not_known_stays_unset(view: Any, pair: Pair) -> None:
+    optional = {name for name, hint in get_type_hints(pair.kind).items() if type(None) in get_args(hint)}
+    unset = {field.name for field in pair.message.fields if field.has_presence and not view.HasField(field.name)}
+    assert unset <= optional | set(pair.only_proto)
+
+
+def test_a_message_keeps_what_the_reader_needs() -> None:
+    """The model's context has no message of its own on the wire: ListMessages is made from entries of the history."""
+    wire = {field.name for field in message_pb2.Message.DESCRIPTOR.fields}
+    ours = {field.name for field in fields(Message)}
+    assert wire - ours == {"content", "message_id", "turn_id", "sequence", "finish_reason", "create_time"}
+    assert ours - wire == {"text"}
+
+
+def test_json_of_a_callers_own_survives() -> None:
+    text = json.dumps({"a": {"b": [True, "é", 1.5]}})
+    made = session_pb2.Session()
+    codec.fill_struct(made.metadata, text)
+    assert json_format.MessageToDict(made.metadata) == json.loads(text)

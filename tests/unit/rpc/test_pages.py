@@ -1,0 +1,124 @@
+"""Page tokens: good for one list, one tenant, one set of filters, and nothing else."""
+
+import base64
+from datetime import UTC, datetime
+
+import pytest
+from google.protobuf.message import Message
+from hypothesis import given
+from hypothesis import strategies as st
+
+from turnkeeper.errors import PageTokenInvalid
+from turnkeeper.pb.v1 import approval_pb2, chat_pb2, session_pb2
+from turnkeeper.rpc.pages import MOST, Pages, Place, by_time, of_time
+
+PAGES = Pages(b"key" * 11)
+LIST = session_pb2.ListSessionsRequest(agent="clerk", labels={"a": "1", "b": "2"}, page_size=2)
+FOUND = ["one", "two", "three"]
+
+
+def token_for(request: Message, *, tenant: str = "default", pages: Pages = PAGES, at: str = "two") -> str:
+    _, token = pages.split(FOUND, request, tenant=tenant, size=2, place=lambda _: (at, 7))
+    return token
+
+
+TOKEN = token_for(LIST)
+
+
+def after(request: Message, token: str, *, tenant: str = "default") -> Place | None:
+    again = type(request)()
+    again.CopyFrom(request)
+    again.page_token = token  # type: ignore[attr-defined]
+    return PAGES.after(again, tenant=tenant)
+
+
+def test_a_token_leads_to_its_place() -> None:
+    assert after(LIST, TOKEN) == ("two", 7)
+
+
+def test_without_a_token_the_list_begins() -> None:
+    assert PAGES.after(LIST, tenant="default") is None
+
+
+def test_the_last_page_has_no_token() -> None:
+    assert PAGES.split(FOUND[:2], LIST, tenant="default", size=2, place=lambda _: ("x",)) == (FOUND[:2], "")
+    assert PAGES.split([], LIST, tenant="default", size=2, place=lambda _: ("x",)) == ([], "")
+    assert PAGES.split(FOUND, LIST, tenant="default", size=2, place=lambda _: ("x",))[0] == FOUND[:2]
+
+
+def test_the_next_page_may_have_another_size() -> None:
+    other = session_pb2.ListSessionsRequest(agent="clerk", labels={"b": "2", "a": "1"}, page_size=50)
+    assert after(other, TOKEN) == ("two", 7)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        session_pb2.ListSessionsRequest(agent="other", labels=LIST.labels),
+        session_pb2.ListSessionsRequest(agent="clerk"),
+        session_pb2.ListSessionsRequest(agent="clerk", labels={"a": "1", "b": "3"}),
+        session_pb2.ListSessionsRequest(agent="clerk", labels=LIST.labels, order_by="create_time"),
+        session_pb2.ListSessionsRequest(agent="clerk", labels=LIST.labels, states=[session_pb2.SESSION_STATE_ENDED]),
+        approval_pb2.ListApprovalsRequest(),
+        chat_pb2.ListTurnsRequest(session_id="clerk"),
+        session_pb2.ListMessagesRequest(session_id="clerk"),
+    ],
+)
+def test_a_token_of_another_list_or_filter_is_refused(request_: Message) -> None:
+    with pytest.raises(PageTokenInvalid):
+        after(request_, TOKEN)
+
+
+def test_two_lists_with_the_same_bytes_are_two_lists() -> None:
+    token = token_for(chat_pb2.ListTurnsRequest(session_id="s"))
+    assert after(chat_pb2.ListTurnsRequest(session_id="s"), token)
+    with pytest.raises(PageTokenInvalid):
+        after(session_pb2.ListMessagesRequest(session_id="s"), token)
+
+
+def test_a_token_of_another_tenant_or_key_is_refused() -> None:
+    with pytest.raises(PageTokenInvalid):
+        after(LIST, TOKEN, tenant="other")
+    with pytest.raises(PageTokenInvalid):
+        after(LIST, token_for(LIST, pages=Pages(b"another key" * 3)))
+
+
+def forged(place: str) -> str:
+    """The token's place replaced, its signature kept."""
+    data = base64.urlsafe_b64decode(TOKEN + "=" * (-len(TOKEN) % 4))
+    return base64.urlsafe_b64encode(data.replace(b"two", place.encode())).decode().rstrip("=")
+
+
+@pytest.mark.parametrize(
+    "token", [forged("one"), forged(""), "x", "é", "====", "AAAA", TOKEN[:-4], TOKEN[4:], TOKEN + "AAAA", " ", "\0"]
+)
+def test_a_forged_or_broken_token_is_refused(token: str) -> None:
+    with pytest.raises(PageTokenInvalid):
+        after(LIST, token)
+
+
+@given(st.text(min_size=1, max_size=80))
+def test_no_text_of_a_callers_own_is_a_token(token: str) -> None:
+    with pytest.raises(PageTokenInvalid):
+        after(LIST, token)
+
+
+@given(st.integers(0, len(TOKEN) - 1), st.sampled_from("ABCDefgh0189-_"))
+def test_one_other_character_breaks_it(place: int, character: str) -> None:
+    changed = TOKEN[:place] + character + TOKEN[place + 1 :]
+    data = [base64.urlsafe_b64decode(each + "=" * (-len(each) % 4)) for each in (changed, TOKEN)]
+    if data[0] == data[1]:  # the last character holds two spare bits
+        return
+    with pytest.raises(PageTokenInvalid):
+        after(LIST, changed)
+
+
+@pytest.mark.parametrize(("asked", "size"), [(0, 50), (1, 1), (100, 100), (101, MOST), (2**31 - 1, MOST), (-1, 50)])
+def test_the_size_of_a_page(asked: int, size: int) -> None:
+    assert PAGES.size(asked) == size
+
+
+def test_a_place_in_time_keeps_its_millisecond() -> None:
+    at = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
+    assert by_time(of_time(at, "s")) == (at, "s")
+    assert by_time(None) is None

@@ -1,0 +1,217 @@
+"""The table of rules names what exists; a request that breaks it is told every field at fault."""
+
+from typing import Any
+
+import pytest
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
+
+from turnkeeper.errors import InvalidRequest, NotImplementedYet
+from turnkeeper.pb.v1 import agent_pb2, approval_pb2, chat_pb2, event_pb2, message_pb2, session_pb2
+from turnkeeper.rpc import rules
+from turnkeeper.rpc.caller import NOBODY
+from turnkeeper.rpc.rules import RULES
+from turnkeeper.rpc.sessions import new_session
+
+MESSAGES: dict[str, Descriptor] = {
+    name: descriptor
+    for module in (session_pb2, chat_pb2, approval_pb2, agent_pb2)
+    for name, descriptor in module.DESCRIPTOR.message_types_by_name.items()
+}
+SERVICES = [
+    service
+    for module in (session_pb2, chat_pb2, approval_pb2, agent_pb2)
+    for service in module.DESCRIPTOR.services_by_name.values()
+]
+HASH = "a" * 64
+
+
+def send(**given: Any) -> chat_pb2.SendMessageRequest:
+    content = [message_pb2.Part(text="hello")]
+    return chat_pb2.SendMessageRequest(**{"session_id": "s", "request_id": "r", "content": content, **given})
+
+
+def decide(**given: Any) -> approval_pb2.DecideApprovalRequest:
+    approve = event_pb2.APPROVAL_DECISION_APPROVE
+    return approval_pb2.DecideApprovalRequest(
+        **{"approval_id": "a", "decision": approve, "arguments_hash": HASH, **given}
+    )
+
+
+def refused(request: Message) -> dict[str, str]:
+    with pytest.raises(InvalidRequest) as raised:
+        rules.check(request)
+    return raised.value.fields
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_table_names_requests_and_fields_that_exist(name: str) -> None:
+    for path in RULES[name]:
+        descriptor: Descriptor | None = MESSAGES[name]
+        for part in path.split("."):
+            assert descriptor is not None, path
+            field = descriptor.fields_by_name[part]
+            descriptor = field.message_type
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_limit_is_one_that_the_field_can_meet(name: str) -> None:
+    for path, rule in RULES[name].items():
+        field = MESSAGES[name].fields_by_name[path.split(".")[0]]
+        for part in path.split(".")[1:]:
+            field = field.message_type.fields_by_name[part]
+        is_text = field.type == field.TYPE_STRING and not field.is_repeated
+        assert rule.pattern is None or is_text
+        assert not rule.most or is_text or field.is_repeated
+        assert rule.least_value is None or field.cpp_type in (field.CPPTYPE_INT32, field.CPPTYPE_INT64)
+        assert rule.most_seconds is None or field.message_type.full_name == "google.protobuf.Duration"
+
+
+def test_every_request_that_names_something_is_in_the_table() -> None:
+    wanted = {
+        method.input_type.name
+        for service in SERVICES
+        for method in service.methods
+        if method.input_type.name in RULES or method.input_type.name.startswith(("Get", "List", "Wait", "Send"))
+    }
+    to_come = {"ListCheckpointsRequest", "ListAgentVersionsRequest"}
+    assert wanted - set(RULES) == to_come
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        send(),
+        send(session_id="", create_session=chat_pb2.CreateSessionParams(agent="clerk")),
+        send(session_id="A-z_0.9:x" + "y" * 119, wait=Duration(seconds=120), request_id="é" * 128),
+        decide(reason="x" * 2000),
+        session_pb2.CreateSessionRequest(agent="clerk", labels={str(n): "" for n in range(32)}),
+        session_pb2.WatchEventsRequest(session_id="s", live_only=True),
+        session_pb2.UpdateSessionRequest(),
+        chat_pb2.GetTurnRequest(session_id="s", turn_id="t", wait=Duration()),
+        agent_pb2.ListAgentsRequest(page_size=1000),
+    ],
+    ids=lambda request: type(request).__name__,
+)
+def test_good_requests_pass(request_: Message) -> None:
+    rules.check(request_)
+
+
+@pytest.mark.parametrize(
+    ("request_", "fields"),
+    [
+        (send(request_id=""), {"request_id": "is required"}),
+        (send(content=[]), {"content": "is required"}),
+        (send(request_id="x" * 129), {"request_id": "has 129 characters; at most 128 are allowed"}),
+        (send(session_id="a b"), {"session_id": "must match [A-Za-z0-9._:-]{1,128}"}),
+        (send(session_id="s\n"), {"session_id": "must match [A-Za-z0-9._:-]{1,128}"}),
+        (send(session_id="x" * 129), {"session_id": "must match [A-Za-z0-9._:-]{1,128}"}),
+        (send(content=[message_pb2.Part(text="x")] * 65), {"content": "has 65 entries; at most 64 are allowed"}),
+        (send(wait=Duration(seconds=121)), {"wait": "must be between 0 and 120 s"}),
+        (send(wait=Duration(seconds=-1)), {"wait": "must be between 0 and 120 s"}),
+        (send(wait=Duration(seconds=120, nanos=1000)), {"wait": "must be between 0 and 120 s"}),
+        (send(if_busy=9), {"if_busy": "9 is no value of IfBusy"}),
+        (
+            send(limits=chat_pb2.TurnLimits(max_iterations=-1)),
+            {"limits.max_iterations": "must be at least 0"},
+        ),
+        (
+            send(create_session=chat_pb2.CreateSessionParams(agent="The Clerk", title="x" * 201)),
+            {
+                "create_session.agent": "must match [a-z0-9_-]{1,64}",
+                "create_session.title": "has 201 characters; at most 200 are allowed",
+            },
+        ),
+        (decide(decision=0), {"decision": "is required"}),
+        (decide(arguments_hash=""), {"arguments_hash": "is required"}),
+        (
+            session_pb2.ListSessionsRequest(page_size=-1, states=[99]),  # type: ignore[list-item]
+            {"page_size": "must be at least 0", "states": "99 is no value of SessionState"},
+        ),
+        (
+            session_pb2.CreateSessionRequest(labels={str(n): "" for n in range(33)}),
+            {"agent": "is required", "labels": "has 33 entries; at most 32 are allowed"},
+        ),
+        (
+            session_pb2.WatchEventsRequest(after_sequence=-1),
+            {"session_id": "is required", "after_sequence": "must be at least 0"},
+        ),
+        (
+            session_pb2.EndSessionRequest(session_id="s", reason="x" * 1001),
+            {"reason": "has 1001 characters; at most 1000 are allowed"},
+        ),
+        (chat_pb2.RetryTurnRequest(session_id="s", request_id="r"), {"turn_id": "is required"}),
+        (approval_pb2.WaitApprovalRequest(), {"approval_id": "is required"}),
+        (agent_pb2.GetAgentRequest(), {"name": "is required"}),
+    ],
+)
+def test_a_bad_request_is_told_every_field_at_fault(request_: Message, fields: dict[str, str]) -> None:
+    assert refused(request_) == fields
+
+
+def test_the_message_says_it_too() -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        rules.check(decide(decision=0, arguments_hash=""))
+    assert raised.value.message == "The request is not valid: decision is required; arguments_hash is required."
+
+
+LATER = [(name, path) for name, table in RULES.items() for path, rule in table.items() if rule.later]
+
+
+@pytest.mark.parametrize(("name", "path"), LATER, ids=lambda value: value)
+def test_a_field_of_a_later_release_is_refused_by_name(name: str, path: str) -> None:
+    field = MESSAGES[name].fields_by_name[path]
+    request = _class_of(name)()
+    if field.is_repeated:
+        getattr(request, path).add()
+    elif field.message_type is not None:
+        getattr(request, path).SetInParent()
+    else:
+        setattr(request, path, "x")
+    with pytest.raises(NotImplementedYet) as raised:
+        rules.check(request)
+    assert raised.value.metadata == {"field": path}
+    assert path in raised.value.message
+
+
+def _class_of(name: str) -> type[Message]:
+    modules = (session_pb2, chat_pb2, approval_pb2, agent_pb2)
+    found: type[Message] = next(getattr(module, name) for module in modules if hasattr(module, name))
+    return found
+
+
+def create(**given: Any) -> session_pb2.CreateSessionRequest:
+    return session_pb2.CreateSessionRequest(**{"session_id": "s", "agent": "clerk", **given})
+
+
+def a_struct(**values: Any) -> Struct:
+    made = Struct()
+    made.update(values)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("request_", "field", "problem"),
+    [
+        (create(session_id=""), "request_id", "is required without session_id"),
+        (create(labels={"": "x"}), "labels", "an empty key"),
+        (create(labels={"k" * 129: ""}), "labels", "over 128 characters"),
+        (create(labels={"k": "v" * 129}), "labels", "over 128 characters"),
+        (create(metadata=a_struct(text="x" * 16_400)), "metadata", "is over 16384 bytes as JSON"),
+        (create(metadata=a_struct(number=float("nan"))), "metadata", "holds a number that JSON has no word for"),
+        (create(metadata=a_struct(number=float("inf"))), "metadata", "holds a number that JSON has no word for"),
+    ],
+)
+def test_what_the_table_cannot_say_of_a_new_session(
+    request_: session_pb2.CreateSessionRequest, field: str, problem: str
+) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        new_session(request_, NOBODY)
+    assert problem in raised.value.fields[field]
+
+
+def test_metadata_are_kept_as_the_same_text_in_whatever_order_they_came() -> None:
+    kept = new_session(create(metadata=a_struct(b=[1, None], a="é")), NOBODY).metadata_json
+    assert kept == '{"a": "é", "b": [1.0, null]}'

@@ -1,0 +1,161 @@
+"""An error on the wire: always ours and google's detail, each type once, never too large for a client."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import TypeVar
+
+import pytest
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from hypothesis import given
+from hypothesis import strategies as st
+
+from turnkeeper.codes import Code, Status
+from turnkeeper.errors import InvalidRequest, SessionError, leaves
+from turnkeeper.pb.v1 import error_pb2
+from turnkeeper.rpc.status import DOMAIN, MOST_BYTES, details_bytes, shown_message
+
+M = TypeVar("M", bound=Message)
+
+FULL = Status(
+    family=leaves()[Code.TURN_IN_PROGRESS].family,
+    code=Code.TURN_IN_PROGRESS,
+    message="Wait.",
+    metadata={"turn_id": "t", "more": "x"},
+    session_id="s",
+    turn_id="t",
+    cursor="place",
+    retry_after=timedelta(seconds=2),
+)
+texts = st.sampled_from(["", "short", "x" * 5000, "é" * 5000, "🎉" * 5000, '"\\\n' * 2000, "\ud800" * 600])
+
+
+def unpacked(status: Status) -> dict[str, Message]:
+    """Detail type → detail; fails when a type comes twice."""
+    made = status_pb2.Status.FromString(details_bytes(status))
+    found: dict[str, Message] = {}
+    for packed in made.details:
+        name = packed.TypeName()
+        assert name not in found
+        kind = {**_KINDS}[name]
+        found[name] = kind.FromString(packed.value)
+    return found
+
+
+_KINDS = {
+    "turnkeeper.v1.SessionErrorDetail": error_pb2.SessionErrorDetail,
+    **{
+        f"google.rpc.{name}": getattr(error_details_pb2, name)
+        for name in ("ErrorInfo", "RetryInfo", "BadRequest", "ResourceInfo", "PreconditionFailure", "QuotaFailure")
+    },
+}
+
+
+def detail(status: Status, kind: type[M]) -> M:
+    found = unpacked(status)[kind.DESCRIPTOR.full_name]
+    assert isinstance(found, kind)
+    return found
+
+
+def test_error_info_carries_the_name_the_domain_and_the_metadata() -> None:
+    info = unpacked(FULL)["google.rpc.ErrorInfo"]
+    assert (info.reason, info.domain) == ("TURN_IN_PROGRESS", DOMAIN)  # type: ignore[attr-defined]
+    assert dict(info.metadata) == {  # type: ignore[attr-defined]
+        "turn_id": "t",
+        "more": "x",
+        "session_id": "s",
+        "cursor": "place",
+    }
+
+
+def test_our_own_detail_is_typed() -> None:
+    ours = detail(FULL, error_pb2.SessionErrorDetail)
+    assert ours.code == error_pb2.SESSION_ERROR_CODE_TURN_IN_PROGRESS
+    assert (ours.session_id, ours.turn_id, ours.cursor, ours.message) == ("s", "t", "place", "Wait.")
+    assert ours.retry == error_pb2.RETRY_ADVICE_SAME_CALL
+    assert ours.retry_after.seconds == 2
+
+
+@pytest.mark.parametrize("code", Code, ids=lambda code: code.name)
+def test_which_details_an_error_has(code: Code) -> None:
+    error = leaves()[code](session_id="s", fields={"a": "is wrong"} if code is Code.INVALID_REQUEST else None)
+    names = {name.rpartition(".")[2] for name in unpacked(error.to_status())}
+    expected = {"ErrorInfo", "SessionErrorDetail"}
+    if code is Code.INVALID_REQUEST:
+        expected.add("BadRequest")
+    if (code.name.endswith("_NOT_FOUND") and error.family.name == "NOT_FOUND") or "_ALREADY_EXISTS" in code.name:
+        expected.add("ResourceInfo")
+    if error.family.name == "FAILED_PRECONDITION":
+        expected.add("PreconditionFailure")
+    if code in (Code.QUOTA_EXCEEDED, Code.BUDGET_EXCEEDED, Code.RATE_LIMIT_EXCEEDED):
+        expected.add("QuotaFailure")
+    assert names == expected
+
+
+def test_the_delay_is_said_twice_for_two_kinds_of_clients() -> None:
+    retry = unpacked(FULL)["google.rpc.RetryInfo"]
+    assert retry.retry_delay.ToTimedelta() == timedelta(seconds=2)  # type: ignore[attr-defined]
+
+
+def test_every_field_at_fault_is_named() -> None:
+    error = InvalidRequest(fields={"agent": "is required", "labels": "has 33 entries"})
+    bad = unpacked(error.to_status())["google.rpc.BadRequest"]
+    assert {v.field: v.description for v in bad.field_violations} == error.fields  # type: ignore[attr-defined]
+    info = unpacked(error.to_status())["google.rpc.ErrorInfo"]
+    assert info.metadata["fields"] == "agent,labels"  # type: ignore[attr-defined]
+
+
+@given(
+    code=st.sampled_from(Code), message=texts, name=texts, value=texts, entries=st.integers(0, 40), late=st.booleans()
+)
+def test_the_worst_error_fits_and_keeps_the_two_that_are_promised(
+    code: Code, message: str, name: str, value: str, entries: int, late: bool
+) -> None:
+    many = {f"{number}{name}": value for number in range(entries)}
+    error: SessionError = leaves()[code](
+        message,
+        metadata=many,
+        fields=many,
+        session_id="s" * 128,
+        turn_id="t" * 128,
+        cursor="c" * 200,
+        retry_after=timedelta(days=1) if late else None,
+    )
+    data = details_bytes(error.to_status())
+    assert len(data) <= MOST_BYTES
+    found = unpacked(error.to_status())
+    assert {"google.rpc.ErrorInfo", "turnkeeper.v1.SessionErrorDetail"} <= set(found)
+    ours = detail(error.to_status(), error_pb2.SessionErrorDetail)
+    assert (ours.session_id, ours.turn_id, ours.cursor) == ("s" * 128, "t" * 128, "c" * 200)
+    assert ("google.rpc.RetryInfo" in found) is late
+
+
+@given(texts)
+def test_the_message_fits_into_a_header(message: str) -> None:
+    """gRPC writes each byte beyond printable ASCII as three."""
+    shown = shown_message(replace(FULL, message=message))
+    written = sum(1 if 0x20 <= byte < 0x7F and byte != 0x25 else 3 for byte in shown.encode())
+    assert written <= 1500
+    assert shown == message or shown.endswith("…")
+
+
+def test_what_was_cut_says_so() -> None:
+    ours = detail(replace(FULL, message="é" * 400), error_pb2.SessionErrorDetail)
+    assert ours.message.endswith("…")
+    assert 400 < len(ours.message.encode()) <= 500
+
+
+@pytest.mark.parametrize(
+    ("code", "given_", "kind", "name"),
+    [
+        (Code.SESSION_NOT_FOUND, {"session_id": "s"}, "session", "s"),
+        (Code.TURN_NOT_FOUND, {"session_id": "s", "turn_id": "t"}, "turn", "t"),
+        (Code.APPROVAL_NOT_FOUND, {"metadata": {"approval_id": "a"}}, "approval", "a"),
+        (Code.AGENT_NOT_FOUND, {"metadata": {"agent": "clerk"}}, "agent", "clerk"),
+        (Code.SESSION_ALREADY_EXISTS, {"session_id": "s"}, "session", "s"),
+    ],
+)
+def test_a_resource_is_named_by_its_own_id(code: Code, given_: dict[str, object], kind: str, name: str) -> None:
+    resource = unpacked(leaves()[code](**given_).to_status())["google.rpc.ResourceInfo"]  # type: ignore[arg-type]
+    assert resource.resource_type == f"turnkeeper.v1/{kind}"  # type: ignore[attr-defined]
+    assert resource.resource_name == name  # type: ignore[attr-defined]

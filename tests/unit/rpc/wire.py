@@ -1,0 +1,144 @@
+"""Which dataclass is which message, and what each side has alone. A new field must be put somewhere here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from google.protobuf.descriptor import Descriptor
+from hypothesis import strategies as st
+
+from turnkeeper.codes import ErrorDetail
+from turnkeeper.domain.agent import Agent, AgentLimits, PolicyRule
+from turnkeeper.domain.approval import Approval
+from turnkeeper.domain.event import KINDS
+from turnkeeper.domain.message import Part, ToolRequest, Usage
+from turnkeeper.domain.session import Session
+from turnkeeper.domain.turn import PendingItem, Turn
+from turnkeeper.pb.v1 import agent_pb2, approval_pb2, chat_pb2, error_pb2, event_pb2, message_pb2, session_pb2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """`only_proto`: fields that no dataclass has, and why. `only_ours`: what never leaves the service."""
+
+    kind: Any
+    message: Descriptor
+    rename: Mapping[str, str] = field(default_factory=dict)
+    only_proto: Mapping[str, str] = field(default_factory=dict)
+    only_ours: frozenset[str] = frozenset()
+
+
+LATER = "comes with a later release"
+ASIDE = "filled from the session's head"
+EDGE = "filled at the edge, from the event or the status"
+
+PAIRS = (
+    Pair(
+        kind=Session,
+        message=session_pb2.Session.DESCRIPTOR,
+        rename={"id": "session_id"},
+        only_proto={
+            "metadata": "a Struct, filled from metadata_json",
+            "last_sequence": ASIDE,
+            "active_turn_id": ASIDE,
+            "queued_turns": ASIDE,
+            "expire_time": LATER,
+            "delete_time": LATER,
+        },
+        only_ours=frozenset({"tenant", "fingerprint", "metadata_json"}),
+    ),
+    Pair(
+        kind=Turn,
+        message=chat_pb2.Turn.DESCRIPTOR,
+        rename={"id": "turn_id"},
+        only_ours=frozenset(
+            {
+                "tenant",
+                "agent",
+                "agent_version",
+                "next_message_id",
+                "options",
+                "tries",
+                "lapses",
+                "finish_reason",
+                "trace",
+            }
+        ),
+    ),
+    Pair(
+        kind=Approval,
+        message=approval_pb2.Approval.DESCRIPTOR,
+        rename={"id": "approval_id"},
+        only_ours=frozenset({"tenant", "sequence"}),
+    ),
+    Pair(
+        kind=Agent,
+        message=agent_pb2.Agent.DESCRIPTOR,
+        only_proto={"version": "a hash of the content", "create_time": LATER},
+        only_ours=frozenset({"base_url", "api_key_env", "temperature"}),
+    ),
+    Pair(kind=PolicyRule, message=agent_pb2.PolicyRule.DESCRIPTOR),
+    Pair(kind=AgentLimits, message=agent_pb2.AgentLimits.DESCRIPTOR),
+    Pair(kind=PendingItem, message=chat_pb2.PendingItem.DESCRIPTOR),
+    Pair(
+        kind=Part,
+        message=message_pb2.Part.DESCRIPTOR,
+        only_proto={"image": LATER, "file": LATER, "data_json": LATER},
+    ),
+    Pair(kind=ToolRequest, message=message_pb2.ToolRequest.DESCRIPTOR),
+    Pair(kind=Usage, message=message_pb2.Usage.DESCRIPTOR),
+    Pair(
+        kind=ErrorDetail,
+        message=error_pb2.SessionErrorDetail.DESCRIPTOR,
+        only_proto={"session_id": EDGE, "turn_id": EDGE, "cursor": EDGE, "retry": EDGE},
+    ),
+    *(
+        Pair(kind=kind, message=event_pb2.Event.DESCRIPTOR.fields_by_name[name].message_type)
+        for name, kind in KINDS.items()
+    ),
+)
+
+EVENTS_TO_COME = {
+    "client_tool_requested",
+    "approval_expiring",
+    "budget_reached",
+    "context_compacted",
+    "session_suspended",
+    "session_resumed",
+    "session_expired",
+    "session_updated",
+    "session_forked",
+    "session_restored",
+}
+PREVIEWS = {"content_delta", "tool_progress"}
+
+
+def values_of(hint: Any) -> st.SearchStrategy[Any]:
+    """Any value that a field of this type can hold."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is UnionType:
+        return st.one_of(*(values_of(each) for each in inner))
+    if origin is tuple:
+        return st.lists(values_of(inner[0]), max_size=3).map(tuple)
+    if origin is not None:
+        return st.dictionaries(values_of(str), values_of(str), max_size=3)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return st.sampled_from(hint)
+    if hint in _PLAIN:
+        return _PLAIN[hint]
+    hints = get_type_hints(hint)
+    return st.builds(hint, **{name: values_of(each) for name, each in hints.items()})
+
+
+_PLAIN: dict[Any, st.SearchStrategy[Any]] = {
+    NoneType: st.none(),
+    str: st.text(max_size=12),
+    int: st.integers(0, 2**31 - 1),
+    bool: st.booleans(),
+    float: st.floats(0, 2),
+    datetime: st.datetimes(datetime(1970, 1, 1), datetime(9999, 12, 31), timezones=st.just(UTC)),  # noqa: DTZ001
+    timedelta: st.timedeltas(timedelta(), timedelta(days=1000)),
+}
