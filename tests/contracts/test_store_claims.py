@@ -226,6 +226,15 @@ async def test_a_wish_to_cancel_is_kept_for_the_active_turn_alone(store: Store) 
     assert (await head_of(store, place)).revision == wished.revision
 
 
+async def test_a_wish_to_cancel_needs_an_owner_to_fulfil_it(store: Store) -> None:
+    place = await begin(store)
+    turn, owned = await run_turn(store, place)
+    let_go = HeadChange(lease=Lease.RELEASE)
+    await committed(store.commit(a_step(await head_of(store, place), fence=owned.fence, head=let_go)))
+    assert not await store.request_cancel(place.tenant, place.session_id, Cancel(turn_id=turn.id, by="ada"))
+    assert (await head_of(store, place)).cancel == Cancel()
+
+
 async def test_an_owner_sees_what_disturbs_its_turns(store: Store) -> None:
     places = [await begin(store) for _ in range(5)]
     fine, cancelled, lapsed, ended, later = places

@@ -135,3 +135,12 @@ def complete(draft: Draft, stop_reason: StopReason) -> None:
     turn = replace(draft.turn.ended_as(TurnState.COMPLETED, at=draft.at), stop_reason=stop_reason)
     draft.put_turn(turn)
     draft.say(TurnCompleted(stop_reason=stop_reason, usage=turn.usage, message_id=turn.next_message_id), turn=turn)
+
+
+def hand_over(draft: Draft, *, cut: bool) -> None:
+    """Anybody may claim the turn at once. `cut`: a message was given up, and its deltas do not count."""
+    if cut:
+        turn = replace(draft.turn, next_message_id=draft.new_id(), update_time=draft.at)
+        draft.put_turn(turn)
+        draft.say(AttemptSuperseded(superseded_attempt=turn.attempt, message_id=turn.next_message_id), turn=turn)
+    draft.change_head(lease=Lease.RELEASE, wake=timedelta())

@@ -9,15 +9,10 @@ import logging
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import Any, assert_never
 
 from turnkeeper.domain.agent import Agent
-from turnkeeper.domain.event import (
-    AttemptSuperseded,
-    Event,
-    ToolStarted,
-)
+from turnkeeper.domain.event import Event, ToolStarted
 from turnkeeper.domain.history import History
 from turnkeeper.domain.message import ToolRequest, Usage
 from turnkeeper.domain.tool import Call, PolicyAction
@@ -46,7 +41,7 @@ from turnkeeper.engine.speech import Speech
 from turnkeeper.engine.toolbox import Finished, Toolbox
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.model.contract import ModelAnswer, ModelFailure
-from turnkeeper.store.contract import Committed, Lease, Snapshot, Stale, Store
+from turnkeeper.store.contract import Committed, Snapshot, Stale, Store
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.telemetry.spans import Spans
 
@@ -308,7 +303,16 @@ class TurnRun:
         delay = delay if failure.retryable else None
         await self._append(lambda draft: decisions.record_failure(draft, failure.detail, tries=tries, delay=delay))
         if delay is not None and self.turn.state is TurnState.RUNNING:
-            await self._until_nudged(set(), seconds=delay.total_seconds())
+            await self._back_off(delay.total_seconds())
+
+    async def _back_off(self, seconds: float) -> None:
+        """The wait before the next try. Of all nudges only a cancellation ends it, and a drain."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0 and not self._lease.releasing:
+            await self._until_nudged(set(), seconds=left)
+            if await self._interrupted():
+                await self._append(lambda _: None)
+                return
 
     # --- tools -------------------------------------------------------------------------------------------------
 
@@ -380,12 +384,7 @@ class TurnRun:
         cut = self._feed.preview is not None and self._feed.preview.turn_id == self.turn.id
         while not self._handed_over:
             draft = Draft(self._snapshot, at=self._parts.journal.now(), new_id=self._parts.journal.new_id)
-            if cut:
-                turn = replace(draft.turn, next_message_id=draft.new_id(), update_time=draft.at)
-                draft.put_turn(turn)
-                said = AttemptSuperseded(superseded_attempt=turn.attempt, message_id=turn.next_message_id)
-                draft.say(said, turn=turn)
-            draft.change_head(lease=Lease.RELEASE, wake=timedelta())
+            decisions.hand_over(draft, cut=cut)
             self._handed_over = await self._commit(draft) is not None
             if not self._handed_over:
                 await self._read_again()

@@ -59,7 +59,8 @@ class Claims:
         """The first wish for a turn stays. A repeated one waits for the majority like the first."""
         if not cancel.turn_id:
             return False
-        match = {**keys.where(keys.of_session(tenant, session_id)), "active_turn": cancel.turn_id}
+        owned = {"active_turn": cancel.turn_id, "owner": {"$gt": ""}}
+        match = {**keys.where(keys.of_session(tenant, session_id)), **owned}
         again = {"$eq": ["$cancel.turn_id", literal(cancel.turn_id)]}
         changed = {
             "cancel": {"$cond": [again, "$cancel", literal(encode(cancel))]},
