@@ -52,7 +52,7 @@ async def pending_of(world: World, session: str) -> Sequence[approval_pb2.Approv
     listed = await world.stubs.approvals.ListApprovals(
         approval_pb2.ListApprovalsRequest(session_id=session, states=[approval_pb2.APPROVAL_STATE_PENDING])
     )
-    return listed.approvals
+    return sorted(listed.approvals, key=lambda approval: approval.arguments_json)
 
 
 class TestApprovalFlow:
