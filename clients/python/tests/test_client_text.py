@@ -1,0 +1,140 @@
+"""Deltas in any size, cut, repeated, tried again: the text is exact."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from turnkeeper_client import TextAssembler, TextPiece
+from turnkeeper_client.pb.v1.event_pb2 import DELTA_KIND_REASONING, Event
+from turnkeeper_client.seen import REMEMBERED_TURNS, Seen
+from turnkeeper_client_testing.events import completed, delta, failed, retried, started, superseded
+
+
+def lost_to_another(sequence: int) -> Event:
+    """An `attempt_superseded` that is itself of the attempt it ends."""
+    event = superseded(sequence, attempt=2)
+    event.attempt = 1
+    return event
+
+
+def shown(pieces: list[TextPiece]) -> str:
+    """What a terminal shows that clears the message at each restart."""
+    screen = ""
+    for piece in pieces:
+        screen = piece if piece.restart else screen + piece
+    return screen
+
+
+def add_all(assembler: TextAssembler, events: list[Event]) -> list[TextPiece]:
+    return [piece for event in events if (piece := assembler.add(event)) is not None]
+
+
+def deltas(text: str, cuts: list[int], attempt: int) -> list[Event]:
+    """The text as deltas, cut on characters."""
+    places = sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts)})
+    return [delta(len(text[:start].encode()), text[start:stop], attempt=attempt) for start, stop in pairwise(places)]
+
+
+def test_completion_brings_what_the_deltas_lacked() -> None:
+    assembler = TextAssembler()
+    assert add_all(assembler, [delta(0, "grü"), delta(9, "gap"), completed(2, "grüße")]) == ["grü", "ße"]
+    assert assembler.text() == assembler.text("m1") == "grüße"
+    assert assembler.is_complete()
+
+
+def test_completion_replaces_what_the_deltas_said_otherwise() -> None:
+    assembler = TextAssembler()
+    pieces = add_all(assembler, [delta(0, "Paris"), completed(2, "Rome")])
+    assert [(piece, piece.restart) for piece in pieces] == [("Paris", False), ("Rome", True)]
+    assert assembler.text() == "Rome"
+
+
+def test_a_shorter_completion_takes_the_rest_back() -> None:
+    assembler = TextAssembler()
+    assert shown(add_all(assembler, [delta(0, "Paris"), completed(2, "")])) == ""
+
+
+def test_a_message_without_deltas_comes_whole_and_once() -> None:
+    assembler = TextAssembler()
+    assert add_all(assembler, [completed(2, "Paris"), completed(2, "Paris"), delta(0, "Paris")]) == ["Paris"]
+
+
+@pytest.mark.parametrize("end", [failed(2), superseded(2, attempt=2), retried(2, attempt=2)])
+def test_an_attempt_that_ended_leaves_nothing(end: Event) -> None:
+    assembler = TextAssembler()
+    add_all(assembler, [delta(0, "Par"), end])
+    assert assembler.text("m1") == ""
+    assert not assembler.is_complete("m1")
+
+
+def test_another_attempt_begins_anew_also_without_word_of_the_first() -> None:
+    assembler = TextAssembler()
+    pieces = add_all(assembler, [delta(0, "Par"), delta(0, "Lon", attempt=2), delta(3, "don", attempt=2)])
+    assert shown(pieces) == assembler.text() == "London"
+
+
+@pytest.mark.parametrize("word", [started(1, attempt=2), superseded(1, attempt=2), lost_to_another(1)])
+def test_deltas_of_an_attempt_that_is_over_do_not_count(word: Event) -> None:
+    seen = Seen()
+    assert seen.admit(word) is not None
+    assert seen.admit(delta(0, "late", attempt=1)) is None
+    assert seen.admit(delta(0, "good", attempt=2)) is not None
+
+
+def test_a_delta_that_disagrees_about_characters_does_not_count() -> None:
+    seen = Seen()
+    assert seen.admit(delta(0, "a")) is not None
+    assert seen.admit(delta(0, "éa")) is None
+
+
+def test_reasoning_is_not_the_answer() -> None:
+    thought = delta(0, "hm")
+    thought.content_delta.kind = DELTA_KIND_REASONING
+    assembler = TextAssembler()
+    assert add_all(assembler, [thought, delta(0, "Paris")]) == ["Paris"]
+    seen = Seen()
+    assert [seen.admit(event) for event in (thought, delta(0, "Paris"))] == [thought, delta(0, "Paris")]
+
+
+def test_a_reader_forgets_turns_long_past() -> None:
+    seen = Seen()
+    for number in range(1, REMEMBERED_TURNS + 2):
+        event = started(number)
+        event.turn_id = f"turn {number}"
+        assert seen.admit(event) is not None
+    assert len(seen._drafts._turns) == REMEMBERED_TURNS  # noqa: SLF001
+
+
+@given(
+    whole=st.text(alphabet=st.sampled_from("aé€😀"), max_size=12),
+    lost=st.lists(st.tuples(st.text(alphabet="xß", max_size=6), st.lists(st.integers(0, 12), max_size=3)), max_size=3),
+    cuts=st.lists(st.integers(0, 12), max_size=6),
+    other_cuts=st.lists(st.integers(0, 12), max_size=6),
+    repeat_from=st.integers(0, 12),
+)
+def test_exact_text_whatever_comes_twice(
+    whole: str,
+    lost: list[tuple[str, list[int]]],
+    cuts: list[int],
+    other_cuts: list[int],
+    repeat_from: int,
+) -> None:
+    """Failed attempts first, then the answer; a part of it comes again in other pieces, as after a reconnect."""
+    events: list[Event] = []
+    for attempt, (text, pieces) in enumerate(lost, start=1):
+        events += [*deltas(text, pieces, attempt), failed(attempt + 1, attempt=attempt)]
+    last = len(lost) + 1
+    answer = deltas(whole, cuts, last)
+    events += answer[:repeat_from]
+    events += [*deltas(whole, other_cuts, last), *answer, completed(last + 1, whole, attempt=last), *answer]
+
+    assembler, seen = TextAssembler(), Seen()
+    raw = add_all(assembler, events)
+    assert shown(raw) == assembler.text() == whole
+
+    admitted = [fresh for event in events if (fresh := seen.admit(event)) is not None]
+    assert shown(add_all(TextAssembler(), admitted)) == whole
+    said = [event.content_delta.text for event in admitted if event.attempt == last and not event.sequence]
+    assert "".join(said) == whole

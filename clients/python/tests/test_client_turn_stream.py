@@ -1,0 +1,122 @@
+"""Sending a message as a stream: once, whatever happens to the connection, to its exact text."""
+
+import grpc
+import pytest
+
+from turnkeeper_client.errors import Aborted
+from turnkeeper_client.pb.v1 import error_pb2
+from turnkeeper_client.pb.v1.chat_pb2 import (
+    IF_BUSY_ENQUEUE,
+    TURN_STATE_AWAITING_APPROVAL,
+    TURN_STATE_COMPLETED,
+    TurnState,
+)
+from turnkeeper_client.streams import TurnStream
+from turnkeeper_client_testing.events import completed, delta, done, ended, failed, said, started, summary, superseded
+from turnkeeper_client_testing.server import STAY, Refuse, Step, refuse, stage
+
+CUT = Refuse(status=grpc.StatusCode.UNAVAILABLE)
+
+
+async def text_of(stream: TurnStream) -> list[str]:
+    """The pieces, with `|` before one that begins anew."""
+    return ["|" * piece.restart + piece async for piece in stream.text()]
+
+
+def state_of(stream: TurnStream) -> TurnState.ValueType | None:
+    return stream.turn.state if stream.turn is not None else None
+
+
+async def test_an_answer_arrives_piece_by_piece_with_its_turn() -> None:
+    steps = [
+        said(started(2), delta(0, "Par"), cursor="c1"),
+        said(delta(3, "is"), completed(3, "Paris"), cursor="c2"),
+        ended(done(4), cursor="c3"),
+    ]
+    async with stage(steps) as on:
+        stream = on.client.session("s1").stream("Where?", if_busy=IF_BUSY_ENQUEUE)
+        assert state_of(stream) is None
+        assert await text_of(stream) == ["Par", "is"]
+        assert state_of(stream) == TURN_STATE_COMPLETED
+        assert stream.cursor == "c3"
+        request = on.script.requests[0]
+        assert request.session_id == "s1"
+        assert request.content[0].text == "Where?"
+        assert request.if_busy == IF_BUSY_ENQUEUE
+        assert request.previews
+        assert request.request_id == stream.request_id
+
+
+async def test_a_message_is_repeated_under_its_request_id_from_the_last_cursor() -> None:
+    first: list[Step] = [said(started(2), cursor="c1"), said(delta(0, "Par"), cursor="c2"), STAY]
+    second: list[Step] = [said(delta(0, "Par"), delta(3, "i"), cursor="c3"), CUT]
+    third = [ended(delta(4, "s"), completed(3, "Paris"), done(4), cursor="c4")]
+    async with stage(first, second, third) as on:
+        stream = on.client.session("s1").stream("Where?")
+        pieces = []
+        async for piece in stream.text():
+            pieces.append(piece)
+            if piece == "Par":
+                on.relay.cut()
+        assert pieces == ["Par", "i", "s"]
+        assert [piece.offset for piece in pieces] == [0, 3, 4]
+        assert len({request.request_id for request in on.script.requests}) == 1
+        assert [request.after for request in on.script.requests] == ["", "c2", "c3"]
+        assert [request.content[0].text for request in on.script.requests] == ["Where?"] * 3
+
+
+async def test_every_message_has_a_request_id_of_its_own_unless_one_is_given() -> None:
+    async with stage() as on:
+        session = on.client.session("s1")
+        assert session.stream("a").request_id != session.stream("a").request_id
+        assert session.stream("a", request_id="mine").request_id == "mine"
+
+
+async def test_a_stream_of_an_earlier_process_is_taken_up_with_its_cursor() -> None:
+    async with stage([ended(delta(3, "is"), completed(3, "Paris"))]) as on:
+        stream = on.client.session("s1").stream("Where?", request_id="mine", after="c2")
+        assert await text_of(stream) == ["is"]
+        assert on.script.requests[0].after == "c2"
+
+
+async def test_a_failed_turn_raises_its_error_and_is_not_sent_again() -> None:
+    steps: list[Step] = [said(started(2)), refuse(error_pb2.SESSION_ERROR_CODE_LLM_API_ERROR)]
+    async with stage(steps, [ended()]) as on:
+        with pytest.raises(Aborted) as raised:
+            await text_of(on.client.session("s1").stream("Where?"))
+        assert raised.value.code == error_pb2.SESSION_ERROR_CODE_LLM_API_ERROR
+        assert raised.value.turn_id == "t1"
+        assert len(on.script.requests) == 1
+
+
+async def test_a_waiting_turn_goes_on_with_another_loop() -> None:
+    first: list[Step] = [ended(started(2), cursor="c1", state=TURN_STATE_AWAITING_APPROVAL)]
+    second = [ended(started(2), completed(5, "Done."), cursor="c2")]
+    async with stage(first, second) as on:
+        stream = on.client.session("s1").stream("Delete it")
+        assert summary([event async for event in stream]) == [2]
+        assert state_of(stream) == TURN_STATE_AWAITING_APPROVAL
+        assert await text_of(stream) == ["Done."]
+        assert state_of(stream) == TURN_STATE_COMPLETED
+        assert on.script.requests[0].request_id == on.script.requests[1].request_id
+        assert on.script.requests[1].after == "c1"
+
+
+async def test_another_attempt_begins_the_text_anew_and_late_deltas_do_not_count() -> None:
+    steps = [
+        said(started(2), delta(0, "Pa"), failed(3), delta(0, "Lo", attempt=2), delta(2, "ris")),
+        said(delta(2, "nd", attempt=2), superseded(4, attempt=3), delta(4, "on", attempt=2)),
+        said(delta(0, "Rome", attempt=3, message="m2"), completed(5, "Rome!", attempt=3, message="m2")),
+        ended(delta(5, "!", attempt=3, message="m2"), done(6, attempt=3)),
+    ]
+    async with stage(steps) as on:
+        assert await text_of(on.client.session("s1").stream("Where?")) == ["Pa", "|Lo", "nd", "|Rome", "!"]
+
+
+async def test_the_stream_itself_drops_what_does_not_count() -> None:
+    steps = [
+        said(delta(0, "a", attempt=2), delta(1, "b", attempt=1), delta(5, "gap", attempt=2)),
+        ended(completed(3, "abc", attempt=2), delta(1, "late", attempt=3)),
+    ]
+    async with stage(steps) as on:
+        assert summary([event async for event in on.client.session("s1").stream("?")]) == ["a", 3]

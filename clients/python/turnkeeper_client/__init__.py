@@ -1,0 +1,15 @@
+"""The Python client of Turnkeeper.
+
+async with Client("127.0.0.1:50051") as client:
+    session = await client.sessions.create("assistant")
+    async for piece in session.stream("What is the capital of France?").text():
+        print(piece, end="", flush=True)
+"""
+
+from turnkeeper_client.client import Client
+from turnkeeper_client.resume import ResumePolicy
+from turnkeeper_client.session import Session
+from turnkeeper_client.streams import Batch, EventStream, TurnStream
+from turnkeeper_client.text import TextAssembler, TextPiece
+
+__all__ = ["Batch", "Client", "EventStream", "ResumePolicy", "Session", "TextAssembler", "TextPiece", "TurnStream"]

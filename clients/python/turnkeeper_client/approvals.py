@@ -1,0 +1,66 @@
+"""Approvals: find what waits for a decision, and decide."""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+
+from turnkeeper_client.calls import WAIT_TIMEOUT, call, duration, every
+from turnkeeper_client.pb.v1 import approval_pb2, event_pb2
+from turnkeeper_client.pb.v1.approval_pb2 import Approval, ApprovalState
+from turnkeeper_client.pb.v1.event_pb2 import ApprovalDecision, ApprovalKind
+from turnkeeper_client.stubs import Stubs
+
+
+class Approvals:
+    """Questions about tool calls, across sessions."""
+
+    def __init__(self, stubs: Stubs) -> None:
+        self._stubs = stubs
+
+    def list(
+        self,
+        *,
+        states: Sequence[ApprovalState.ValueType] = (),
+        kind: ApprovalKind.ValueType = event_pb2.APPROVAL_KIND_UNSPECIFIED,
+        session_id: str = "",
+        tool: str = "",
+    ) -> AsyncIterator[Approval]:
+        """The approvals that match everything given, oldest first; without `states` the decided ones too."""
+        request = approval_pb2.ListApprovalsRequest(states=states, kind=kind, session_id=session_id, tool=tool)
+        return every(self._stubs.approvals.ListApprovals, request, lambda page: page.approvals)
+
+    async def get(self, approval_id: str) -> Approval:
+        """One approval as it is now."""
+        request = approval_pb2.GetApprovalRequest(approval_id=approval_id)
+        return (await call(self._stubs.approvals.GetApproval, request)).approval
+
+    async def wait(self, approval_id: str, *, wait: timedelta | None = None) -> Approval:
+        """An approval once it is no longer pending, after `wait` at the latest: unset 60 s, at most 120 s."""
+        request = approval_pb2.WaitApprovalRequest(approval_id=approval_id, wait=duration(wait))
+        return (await call(self._stubs.approvals.WaitApproval, request, timeout=WAIT_TIMEOUT)).approval
+
+    async def approve(self, approval: Approval, *, reason: str = "") -> Approval:
+        """Lets the call run, with exactly the arguments that `approval` shows."""
+        return await self.decide(
+            approval.approval_id,
+            decision=event_pb2.APPROVAL_DECISION_APPROVE,
+            arguments_hash=approval.arguments_hash,
+            reason=reason,
+        )
+
+    async def reject(self, approval: Approval, *, reason: str = "") -> Approval:
+        """Forbids the call; the model is told `reason`."""
+        return await self.decide(
+            approval.approval_id,
+            decision=event_pb2.APPROVAL_DECISION_REJECT,
+            arguments_hash=approval.arguments_hash,
+            reason=reason,
+        )
+
+    async def decide(
+        self, approval_id: str, *, decision: ApprovalDecision.ValueType, arguments_hash: str, reason: str = ""
+    ) -> Approval:
+        """Decides about the arguments of that hash. The same decision again is harmless."""
+        request = approval_pb2.DecideApprovalRequest(
+            approval_id=approval_id, decision=decision, arguments_hash=arguments_hash, reason=reason
+        )
+        return (await call(self._stubs.approvals.DecideApproval, request)).approval

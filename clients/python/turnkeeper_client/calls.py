@@ -1,0 +1,101 @@
+"""Calling: errors as our classes, ids for requests, every page of a list."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Protocol, TypeVar
+from uuid import uuid4
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from grpc import aio
+
+from turnkeeper_client.errors import ClientClosed, TransportError
+from turnkeeper_client.pb.v1.message_pb2 import Part
+from turnkeeper_client.status import from_rpc_error
+
+# Seconds. The service configs have the same limits for the raw stubs, but only a limit given with the call is told to
+# the service.
+UNARY_TIMEOUT = 10.0
+WAIT_TIMEOUT = 130.0
+STREAM_TIMEOUT = 900.0
+
+
+class PageRequest(Protocol):
+    """A list's request."""
+
+    page_token: str
+
+
+class PageResponse(Protocol):
+    """A list's response."""
+
+    @property
+    def next_page_token(self) -> str: ...
+
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+ListRequest = TypeVar("ListRequest", bound=PageRequest)
+ListResponse = TypeVar("ListResponse", bound=PageResponse)
+Item = TypeVar("Item")
+
+
+def new_request_id() -> str:
+    """A name for one logical call; it stays the same when the call is repeated."""
+    return uuid4().hex
+
+
+def parts(content: str | Sequence[Part]) -> Sequence[Part]:
+    """A message's content: text alone is one part."""
+    return [Part(text=content)] if isinstance(content, str) else content
+
+
+def duration(value: timedelta | None) -> Duration | None:
+    """The same length as protobuf has it; None stays unset."""
+    if value is None:
+        return None
+    converted = Duration()
+    converted.FromTimedelta(value)
+    return converted
+
+
+async def call(
+    method: aio.UnaryUnaryMultiCallable[Request, Response], request: Request, *, timeout: float = UNARY_TIMEOUT
+) -> Response:
+    """The response, or an error of ours."""
+    with errors_as_ours():
+        return await method(request, timeout=timeout)
+
+
+async def every(
+    method: aio.UnaryUnaryMultiCallable[ListRequest, ListResponse],
+    request: ListRequest,
+    items: Callable[[ListResponse], Iterable[Item]],
+) -> AsyncIterator[Item]:
+    """The items of all pages. Changes `request`."""
+    while True:
+        response = await call(method, request)
+        for item in items(response):
+            yield item
+        if not response.next_page_token:
+            return
+        request.page_token = response.next_page_token
+
+
+@contextmanager
+def errors_as_ours() -> Iterator[None]:
+    """Raises what gRPC raises inside as one of our classes."""
+    try:
+        yield
+    except aio.AioRpcError as error:
+        raise from_rpc_error(error) from error
+    except aio.UsageError as error:
+        raise ClientClosed("the client is closed; open a new one") from error
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        # Nobody cancelled us: the channel was closed under the call.
+        raise TransportError(grpc.StatusCode.CANCELLED, "the client was closed during the call") from None

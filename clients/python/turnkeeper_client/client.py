@@ -1,0 +1,58 @@
+"""The front door: one channel and what can be done over it."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+import grpc
+
+from turnkeeper_client.agents import Agents
+from turnkeeper_client.approvals import Approvals
+from turnkeeper_client.channel import ChannelOption, Config, open_channel
+from turnkeeper_client.resume import ResumePolicy
+from turnkeeper_client.session import Session
+from turnkeeper_client.sessions import Sessions
+from turnkeeper_client.stubs import Stubs
+
+PATIENT = ResumePolicy()
+
+
+class Client:
+    """A client of one Turnkeeper service. Make it inside a running event loop, and close it.
+
+    `config`: `direct` balances over every address that the name resolves to, checks their health and repeats calls
+    that were UNAVAILABLE; `mesh` leaves all that to the sidecar. `credentials`: for TLS and tokens; None is plain text.
+    `resume`: how patient streams are. `channel_options`: gRPC's own; they win over ours.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        config: Config = "direct",
+        credentials: grpc.ChannelCredentials | None = None,
+        resume: ResumePolicy = PATIENT,
+        channel_options: Sequence[ChannelOption] = (),
+    ) -> None:
+        self._channel = open_channel(target, config=config, credentials=credentials, options=channel_options)
+        self._policy = resume
+        self.stubs = Stubs.over(self._channel)
+        self.sessions = Sessions(self.stubs, policy=resume)
+        self.approvals = Approvals(self.stubs)
+        self.agents = Agents(self.stubs)
+
+    def session(self, session_id: str) -> Session:
+        """The session of that id, without a call."""
+        return Session(self.stubs, session_id, policy=self._policy)
+
+    async def close(self) -> None:
+        """Ends every call that is in flight."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

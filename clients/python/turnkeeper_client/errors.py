@@ -1,0 +1,141 @@
+"""What can go wrong: one class for each gRPC status that the service uses, one for everything in between."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import grpc
+
+from turnkeeper_client.pb.v1 import error_pb2
+from turnkeeper_client.pb.v1.error_pb2 import RetryAdvice, SessionErrorCode
+from turnkeeper_client.pb.v1.event_pb2 import Event
+
+
+class TurnkeeperError(Exception):
+    """Anything that this package raises."""
+
+
+class ClientClosed(TurnkeeperError):
+    """The client was closed before this call."""
+
+
+class UnknownEvent(TurnkeeperError):
+    """The service sent an event that this version cannot read and must not skip; install a newer client."""
+
+    def __init__(self, event: Event) -> None:
+        super().__init__(
+            f"event {event.sequence} of session {event.session_id} is of a kind that this client does not know"
+            " and must not skip; install a newer turnkeeper-client"
+        )
+        self.event = event
+
+
+class TransportError(TurnkeeperError):
+    """The call ended without word from the service: the connection, a proxy or a deadline ended it.
+
+    What was asked for may have happened. Sending the same request_id again is safe.
+    """
+
+    def __init__(self, status: grpc.StatusCode, message: str) -> None:
+        super().__init__(f"{status.name}: {message}")
+        self.status = status
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Details:
+    """What the service said about an error."""
+
+    code: SessionErrorCode.ValueType = error_pb2.SESSION_ERROR_CODE_UNSPECIFIED
+    reason: str = ""
+    session_id: str = ""
+    turn_id: str = ""
+    cursor: str = ""
+    retry: RetryAdvice.ValueType = error_pb2.RETRY_ADVICE_UNSPECIFIED
+    retry_after: timedelta | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+
+class SessionError(TurnkeeperError):
+    """The service refused the call, or the turn failed. Catch a family, or look at `code`."""
+
+    def __init__(self, status: grpc.StatusCode, message: str, details: Details) -> None:
+        super().__init__(f"{details.reason}: {message}")
+        self.status = status
+        self.message = message
+        # A number that this version has no name for keeps its `reason`.
+        self.code = details.code
+        self.reason = details.reason
+        self.session_id = details.session_id
+        self.turn_id = details.turn_id
+        self.cursor = details.cursor
+        self.retry = details.retry
+        self.retry_after = details.retry_after
+        self.metadata = dict(details.metadata)
+        # Of an invalid request: field path to what is wrong with it.
+        self.fields = dict(details.fields)
+
+
+class InvalidArgument(SessionError):
+    """Change the request before sending it again."""
+
+
+class NotFound(SessionError):
+    """There is no such thing, or it is not yours to see."""
+
+
+class AlreadyExists(SessionError):
+    """It exists already, and is not the same."""
+
+
+class PermissionDenied(SessionError):
+    """The caller's roles or the agent's policy do not allow it."""
+
+
+class ResourceExhausted(SessionError):
+    """A limit was reached; `retry_after` says how long to wait, where that helps."""
+
+
+class FailedPrecondition(SessionError):
+    """Something else must change before this call can succeed."""
+
+
+class Aborted(SessionError):
+    """This attempt ended; another one may succeed. For a failed turn that is `session.retry(error.turn_id)`."""
+
+
+class OutOfRange(SessionError):
+    """The log no longer reaches back to this cursor; `metadata` has `oldest_sequence` and `head_sequence`."""
+
+
+class Unimplemented(SessionError):
+    """This part of the API comes with a later release."""
+
+
+class Internal(SessionError):
+    """The service met a defect of its own."""
+
+
+class Unavailable(SessionError):
+    """The service cannot answer now; send the same call again later with the same request_id."""
+
+
+class Unauthenticated(SessionError):
+    """The call carries no valid credential."""
+
+
+FAMILIES: dict[grpc.StatusCode, type[SessionError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.ALREADY_EXISTS: AlreadyExists,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhausted,
+    grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
+    grpc.StatusCode.ABORTED: Aborted,
+    grpc.StatusCode.OUT_OF_RANGE: OutOfRange,
+    grpc.StatusCode.UNIMPLEMENTED: Unimplemented,
+    grpc.StatusCode.INTERNAL: Internal,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+}

@@ -1,0 +1,103 @@
+"""When a stream that broke is opened again, and after how long."""
+
+import random
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum, auto
+from time import monotonic
+
+import grpc
+
+from turnkeeper_client.errors import SessionError, TransportError
+from turnkeeper_client.pb.v1 import error_pb2
+
+
+class Resume(Enum):
+    """What follows the end of a stream with an error."""
+
+    AT_ONCE = auto()
+    WITH_BACKOFF = auto()
+    NEVER = auto()
+
+
+PLANNED = frozenset(
+    {
+        error_pb2.SESSION_ERROR_CODE_STREAM_ROTATED,
+        error_pb2.SESSION_ERROR_CODE_SERVER_DRAINING,
+    }
+)
+PASSING = frozenset(
+    {
+        error_pb2.SESSION_ERROR_CODE_SLOW_CONSUMER,
+        error_pb2.SESSION_ERROR_CODE_SERVICE_UNAVAILABLE,
+        error_pb2.SESSION_ERROR_CODE_RATE_LIMIT_EXCEEDED,
+    }
+)
+# Without the service's own details a proxy or the connection made them; DEADLINE_EXCEEDED is our own time limit
+# for one stream, with the service alive and well.
+BROKEN = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+    }
+)
+
+
+def resume_after(error: SessionError | TransportError) -> Resume:
+    """The rule for this error. A turn's failure is final."""
+    if isinstance(error, TransportError):
+        return Resume.WITH_BACKOFF if error.status in BROKEN else Resume.NEVER
+    if error.code in PLANNED:
+        return Resume.AT_ONCE
+    return Resume.WITH_BACKOFF if error.code in PASSING else Resume.NEVER
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumePolicy:
+    """How patient `stream()` and `follow()` are."""
+
+    # A stream without even a heartbeat for so long is dead; the service sends one every 15 s.
+    silence: timedelta = timedelta(seconds=45)
+    # How long a stream that has begun may go without any response before its error is raised; it is always
+    # tried once more.
+    patience: timedelta = timedelta(minutes=2)
+    # The same for a stream that has not begun.
+    start_patience: timedelta = timedelta(seconds=15)
+    # The first pause; each is up to twice the one before, cut at random.
+    first_pause: timedelta = timedelta(milliseconds=200)
+    longest_pause: timedelta = timedelta(seconds=5)
+
+
+class Patience:
+    """Counts the tries of one stream since its last response."""
+
+    def __init__(self, policy: ResumePolicy) -> None:
+        self._policy = policy
+        self._limit = policy.start_patience
+        self._since = monotonic()
+        self._failures = 0
+
+    def responded(self) -> None:
+        """The stream lives."""
+        self._limit = self._policy.patience
+        self._since = monotonic()
+        self._failures = 0
+
+    def pause_after(self, error: SessionError | TransportError) -> float:
+        """Seconds to wait before the next try. Raises `error` when there shall be none."""
+        how = resume_after(error)
+        is_over = self._failures > 0 and monotonic() - self._since > self._limit.total_seconds()
+        if how is Resume.NEVER or is_over:
+            raise error
+        self._failures += 1
+        if how is Resume.AT_ONCE and self._failures == 1:
+            return 0.0
+        longest = min(
+            self._policy.first_pause.total_seconds() * 2.0 ** min(self._failures - 1, 16),
+            self._policy.longest_pause.total_seconds(),
+        )
+        advised = error.retry_after if isinstance(error, SessionError) else None
+        return (advised.total_seconds() if advised else 0.0) + longest * random.uniform(0.5, 1.0)

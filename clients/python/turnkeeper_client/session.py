@@ -1,0 +1,179 @@
+"""One session: send, stream, follow, and look at what happened."""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+from grpc import aio
+
+from turnkeeper_client.calls import STREAM_TIMEOUT, WAIT_TIMEOUT, call, duration, every, new_request_id, parts
+from turnkeeper_client.pb.v1 import chat_pb2, session_pb2
+from turnkeeper_client.pb.v1.chat_pb2 import CreateSessionParams, IfBusy, Turn, TurnLimits, TurnState
+from turnkeeper_client.pb.v1.event_pb2 import Event
+from turnkeeper_client.pb.v1.message_pb2 import Message, Part
+from turnkeeper_client.resume import ResumePolicy
+from turnkeeper_client.streams import EventStream, TurnStream
+from turnkeeper_client.stubs import Stubs
+
+
+class Session:
+    """A session by its id. Made by `client.sessions`, or without a call by `client.session(id)`."""
+
+    def __init__(self, stubs: Stubs, session_id: str, *, policy: ResumePolicy) -> None:
+        self.id = session_id
+        self._stubs = stubs
+        self._policy = policy
+
+    def __repr__(self) -> str:
+        return f"Session({self.id!r})"
+
+    async def send(
+        self,
+        content: str | Sequence[Part],
+        *,
+        if_busy: IfBusy.ValueType = chat_pb2.IF_BUSY_UNSPECIFIED,
+        wait: timedelta | None = None,
+        create_session: CreateSessionParams | None = None,
+        response_schema_json: str = "",
+        limits: TurnLimits | None = None,
+        request_id: str = "",
+    ) -> Turn:
+        """Sends a message. Returns its turn as it is after `wait`: ended, waiting or still running.
+
+        `wait`: unset 60 s, at most 120 s, 0 returns once the message is accepted. Raises the error of a turn that
+        failed. A repeat with the same `request_id` never sends twice.
+        """
+        request = chat_pb2.SendMessageRequest(
+            session_id=self.id,
+            request_id=request_id or new_request_id(),
+            content=parts(content),
+            if_busy=if_busy,
+            wait=duration(wait),
+            create_session=create_session,
+            response_schema_json=response_schema_json,
+            limits=limits,
+        )
+        return (await call(self._stubs.chat.SendMessage, request, timeout=WAIT_TIMEOUT)).turn
+
+    def stream(
+        self,
+        content: str | Sequence[Part],
+        *,
+        if_busy: IfBusy.ValueType = chat_pb2.IF_BUSY_UNSPECIFIED,
+        previews: bool = True,
+        create_session: CreateSessionParams | None = None,
+        response_schema_json: str = "",
+        limits: TurnLimits | None = None,
+        request_id: str = "",
+        after: str = "",
+    ) -> TurnStream:
+        """Sends a message once the result is iterated over, and gives its turn's events.
+
+        `after`: a cursor, to go on with a message that was sent before with the same `request_id` and content.
+        """
+        request = chat_pb2.StreamMessageRequest(
+            session_id=self.id,
+            request_id=request_id or new_request_id(),
+            content=parts(content),
+            if_busy=if_busy,
+            previews=previews,
+            create_session=create_session,
+            response_schema_json=response_schema_json,
+            limits=limits,
+        )
+
+        def open_call(cursor: str) -> aio.UnaryStreamCall[Any, Any]:
+            request.after = cursor
+            return self._stubs.chat.StreamMessage(request, timeout=STREAM_TIMEOUT)
+
+        return TurnStream(open_call, start=after, policy=self._policy, request_id=request.request_id)
+
+    def follow(
+        self,
+        *,
+        after: str | int | None = None,
+        live_only: bool = False,
+        until_caught_up: bool = False,
+        types: Sequence[str] = (),
+        previews: bool = True,
+        turn_id: str = "",
+    ) -> EventStream:
+        """The session's events from a place on, then those to come, until the session ends.
+
+        `after`: a cursor or the number of an event; None: from the beginning. `live_only`: only what happens from now
+        on. `until_caught_up`: end when all that is there was delivered. `types`: names of payloads, such as
+        `turn_completed`; only these durable events are sent.
+        """
+        request = session_pb2.WatchEventsRequest(
+            session_id=self.id, follow=not until_caught_up, types=types, previews=previews, turn_id=turn_id
+        )
+        if live_only:
+            request.live_only = True
+        start(request, after)
+
+        def open_call(cursor: str) -> aio.UnaryStreamCall[Any, Any]:
+            if cursor:
+                request.after = cursor
+            return self._stubs.sessions.WatchEvents(request, timeout=STREAM_TIMEOUT)
+
+        return EventStream(open_call, start=after if isinstance(after, str) else "", policy=self._policy)
+
+    async def get(self) -> session_pb2.Session:
+        """The session as it is now."""
+        return (await call(self._stubs.sessions.GetSession, session_pb2.GetSessionRequest(session_id=self.id))).session
+
+    async def end(self, reason: str = "") -> session_pb2.Session:
+        """Ends the session: its turns are cancelled, its approvals withdrawn. Again is harmless."""
+        request = session_pb2.EndSessionRequest(session_id=self.id, reason=reason)
+        return (await call(self._stubs.sessions.EndSession, request)).session
+
+    async def events(
+        self, *, after: str | int | None = None, types: Sequence[str] = (), turn_id: str = ""
+    ) -> AsyncIterator[Event]:
+        """The durable events that are there now, page by page."""
+        request = session_pb2.ListEventsRequest(session_id=self.id, types=types, turn_id=turn_id)
+        start(request, after)
+        while True:
+            response = await call(self._stubs.sessions.ListEvents, request)
+            for event in response.events:
+                yield event
+            if not response.more:
+                return
+            request.after = response.cursor
+
+    def messages(self, *, newest_first: bool = False) -> AsyncIterator[Message]:
+        """The conversation as a model would see it."""
+        request = session_pb2.ListMessagesRequest(
+            session_id=self.id, order_by="sequence desc" if newest_first else "sequence"
+        )
+        return every(self._stubs.sessions.ListMessages, request, lambda page: page.messages)
+
+    async def turn(self, turn_id: str, *, wait: timedelta | None = None) -> Turn:
+        """A turn, once it has ended or waits, after `wait` at the latest: unset 0, at most 120 s."""
+        request = chat_pb2.GetTurnRequest(session_id=self.id, turn_id=turn_id, wait=duration(wait))
+        return (await call(self._stubs.chat.GetTurn, request, timeout=WAIT_TIMEOUT)).turn
+
+    def turns(self, *, states: Sequence[TurnState.ValueType] = ()) -> AsyncIterator[Turn]:
+        """The session's turns, newest first."""
+        request = chat_pb2.ListTurnsRequest(session_id=self.id, states=states)
+        return every(self._stubs.chat.ListTurns, request, lambda page: page.turns)
+
+    async def cancel(self, turn_id: str) -> Turn:
+        """Cancels a turn that waits, runs or is queued; one that has ended is returned as it is."""
+        request = chat_pb2.CancelTurnRequest(session_id=self.id, turn_id=turn_id)
+        return (await call(self._stubs.chat.CancelTurn, request)).turn
+
+    async def retry(self, turn_id: str, *, request_id: str = "") -> Turn:
+        """Takes the session's last turn up again, in place, after it failed or was cancelled. Does not wait for it."""
+        request = chat_pb2.RetryTurnRequest(
+            session_id=self.id, turn_id=turn_id, request_id=request_id or new_request_id()
+        )
+        return (await call(self._stubs.chat.RetryTurn, request)).turn
+
+
+def start(request: session_pb2.WatchEventsRequest | session_pb2.ListEventsRequest, after: str | int | None) -> None:
+    """Begins after a cursor or an event's number; nothing given: at the beginning."""
+    if isinstance(after, int):
+        request.after_sequence = after
+    elif after:
+        request.after = after

@@ -1,0 +1,74 @@
+"""Sessions: create, find, end."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from turnkeeper_client.calls import call, every, new_request_id
+from turnkeeper_client.pb.v1 import session_pb2
+from turnkeeper_client.resume import ResumePolicy
+from turnkeeper_client.session import Session
+from turnkeeper_client.stubs import Stubs
+
+
+class Sessions:
+    """The caller's sessions."""
+
+    def __init__(self, stubs: Stubs, *, policy: ResumePolicy) -> None:
+        self._stubs = stubs
+        self._policy = policy
+
+    async def create(
+        self,
+        agent: str,
+        *,
+        session_id: str = "",
+        title: str = "",
+        labels: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        request_id: str = "",
+    ) -> Session:
+        """Creates a session with an agent.
+
+        With a `session_id` of your own the same call again gives the same session, and another one is refused. Without
+        it the service chooses, and `request_id` makes a repeat harmless.
+        """
+        request = session_pb2.CreateSessionRequest(
+            session_id=session_id,
+            request_id=request_id or ("" if session_id else new_request_id()),
+            agent=agent,
+            title=title,
+            labels=labels,
+        )
+        if metadata is not None:
+            request.metadata.update(metadata)
+        response = await call(self._stubs.sessions.CreateSession, request)
+        return Session(self._stubs, response.session.session_id, policy=self._policy)
+
+    async def get(self, session_id: str) -> session_pb2.Session:
+        """A session as it is now."""
+        request = session_pb2.GetSessionRequest(session_id=session_id)
+        return (await call(self._stubs.sessions.GetSession, request)).session
+
+    def list(
+        self,
+        *,
+        states: Sequence[session_pb2.SessionState.ValueType] = (),
+        agent: str = "",
+        owner: str = "",
+        labels: Mapping[str, str] | None = None,
+        oldest_first: bool = False,
+    ) -> AsyncIterator[session_pb2.Session]:
+        """The sessions that match everything given."""
+        request = session_pb2.ListSessionsRequest(
+            states=states,
+            agent=agent,
+            owner=owner,
+            labels=labels,
+            order_by="create_time" if oldest_first else "create_time desc",
+        )
+        return every(self._stubs.sessions.ListSessions, request, lambda page: page.sessions)
+
+    async def end(self, session_id: str, *, reason: str = "") -> session_pb2.Session:
+        """Ends a session. Again is harmless."""
+        request = session_pb2.EndSessionRequest(session_id=session_id, reason=reason)
+        return (await call(self._stubs.sessions.EndSession, request)).session

@@ -1,0 +1,30 @@
+"""The generated stubs, together."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from grpc import aio
+
+from turnkeeper_client.pb.v1.agent_pb2_grpc import AgentServiceStub
+from turnkeeper_client.pb.v1.approval_pb2_grpc import ApprovalServiceStub
+from turnkeeper_client.pb.v1.chat_pb2_grpc import ChatServiceStub
+from turnkeeper_client.pb.v1.session_pb2_grpc import SessionServiceStub
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stubs:
+    """Every RPC as it is on the wire, over one channel. They raise grpc.aio.AioRpcError."""
+
+    sessions: SessionServiceStub
+    chat: ChatServiceStub
+    approvals: ApprovalServiceStub
+    agents: AgentServiceStub
+
+    @classmethod
+    def over(cls, channel: aio.Channel) -> Self:
+        return cls(
+            sessions=SessionServiceStub(channel),
+            chat=ChatServiceStub(channel),
+            approvals=ApprovalServiceStub(channel),
+            agents=AgentServiceStub(channel),
+        )
