@@ -88,7 +88,7 @@ class Boundary(aio.ServerInterceptor):
                     code = told.family.name
                     span.finished(code, error=told.code.name)
                     await _abort(context, told)
-                    raise
+                    return None  # it waits behind what is not read yet
                 finally:
                     self._metrics.rpc_finished(service, method=method, code=code, seconds=time.monotonic() - began)
 
