@@ -4,6 +4,7 @@ import json
 import logging
 import secrets
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 
 import pytest
 import pytest_asyncio
@@ -31,7 +32,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
 async def world(request: pytest.FixtureRequest, mongo_uri: str, workshop: Workshop) -> AsyncIterator[World]:
     """The module's server. In the end: nothing of it failed, and the model never saw a call without its result."""
     database = f"turnkeeper_test_{secrets.token_hex(6)}"
-    knobs = getattr(request.module, "KNOBS", {})
+    knobs = {"drain_grace": timedelta(milliseconds=100), **getattr(request.module, "KNOBS", {})}
     failures = _Failures()
     logging.getLogger("turnkeeper").addHandler(failures)
     try:
