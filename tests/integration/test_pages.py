@@ -85,6 +85,30 @@ async def test_turns_sessions_and_agents_come_once_each(mongo_uri: str, database
         assert one.total_size == rest.total_size == 2
 
 
+async def test_large_messages_come_in_more_pages(mongo_uri: str, database_name: str) -> None:
+    async with (
+        harness.scripted('[[reply]]\ntext = "ok"') as model,
+        harness.serving(mongo_uri, database_name, model) as running,
+        harness.connect(running.address) as stubs,
+    ):
+        session = await harness.create_test_session(stubs, agent="assistant")
+        largest = "x" * (256 * 1024)
+        for _ in range(18):
+            await harness.send_message_to_session(stubs, session, largest)
+        events = await harness.all_events(stubs, session)
+        assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+        assert sum(event.ByteSize() for event in events) > 4 << 20
+        found: list[message_pb2.Message] = []
+        request = session_pb2.ListMessagesRequest(session_id=session, page_size=100)
+        while True:
+            page = await stubs.sessions.ListMessages(request)
+            found.extend(page.messages)
+            if not page.next_page_token:
+                break
+            request.page_token = page.next_page_token
+        assert texts(found) == [largest, "ok"] * 18
+
+
 @pytest.mark.parametrize("time", [Timestamp(seconds=10**15), Timestamp(nanos=-5), Timestamp(seconds=-(10**15))])
 async def test_a_time_that_is_none_is_the_callers_mistake(mongo_uri: str, database_name: str, time: Timestamp) -> None:
     async with (

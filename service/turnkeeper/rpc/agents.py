@@ -34,8 +34,6 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         size = self._pages.size(request.page_size)
         found = [agent for name, agent in sorted(self._agents.items()) if name > after][: size + 1]
         page, token = self._pages.split(
-            found, request, tenant=NOBODY.tenant, size=size, place=lambda agent: (agent.name,)
+            found, request, tenant=NOBODY.tenant, size=size, place=lambda agent: (agent.name,), view=agent_view
         )
-        return agent_pb2.ListAgentsResponse(
-            agents=[agent_view(agent) for agent in page], next_page_token=token, total_size=len(self._agents)
-        )
+        return agent_pb2.ListAgentsResponse(agents=page, next_page_token=token, total_size=len(self._agents))

@@ -51,10 +51,9 @@ class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
             tenant=caller.tenant,
             size=size,
             place=lambda approval: pages.of_time(approval.create_time, approval.id),
+            view=approval_view,
         )
-        return approval_pb2.ListApprovalsResponse(
-            approvals=[approval_view(approval) for approval in page], next_page_token=token
-        )
+        return approval_pb2.ListApprovalsResponse(approvals=page, next_page_token=token)
 
     async def WaitApproval(
         self, request: approval_pb2.WaitApprovalRequest, context: Context

@@ -104,9 +104,14 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             before=int(start[0]) if start else None,
         )
         page, token = self._pages.split(
-            found, request, tenant=caller.tenant, size=size, place=lambda turn: (turn.first_sequence,)
+            found,
+            request,
+            tenant=caller.tenant,
+            size=size,
+            place=lambda turn: (turn.first_sequence,),
+            view=turn_view,
         )
-        return chat_pb2.ListTurnsResponse(turns=[turn_view(turn) for turn in page], next_page_token=token)
+        return chat_pb2.ListTurnsResponse(turns=page, next_page_token=token)
 
     async def CancelTurn(self, request: chat_pb2.CancelTurnRequest, context: Context) -> chat_pb2.CancelTurnResponse:
         caller = NOBODY

@@ -14,8 +14,11 @@ from turnkeeper.errors import PageTokenInvalid
 
 DEFAULT_SIZE = 50
 MOST = 100
+MOST_BYTES = 1 << 20
+"""Of one page: a response may have 4 MiB, and most proxies want less."""
 SIGNATURE = 16
 T = TypeVar("T")
+M = TypeVar("M", bound=Message)
 
 Place = tuple[str | int, ...]
 
@@ -44,13 +47,23 @@ class Pages:
             raise PageTokenInvalid from error
 
     def split(
-        self, found: Sequence[T], request: Message, *, tenant: str, size: int, place: Callable[[T], Place]
-    ) -> tuple[Sequence[T], str]:
-        """The page, and the token of the next one: `found` has one more than `size` when there is one."""
-        if len(found) <= size:
-            return found, ""
-        page = found[:size]
-        body = json.dumps(place(page[-1]), separators=(",", ":")).encode()
+        self,
+        found: Sequence[T],
+        request: Message,
+        *,
+        tenant: str,
+        size: int,
+        place: Callable[[T], Place],
+        view: Callable[[T], M],
+    ) -> tuple[Sequence[M], str]:
+        """The page as callers see it, and the token of the next one.
+
+        `found` has one more than `size` when there is a next one; a page also ends before it is too large to send.
+        """
+        page = fitting([view(item) for item in found[:size]], bytes_of=lambda item: item.ByteSize())
+        if len(page) == len(found):
+            return page, ""
+        body = json.dumps(place(found[len(page) - 1]), separators=(",", ":")).encode()
         token = base64.urlsafe_b64encode(body + self._sign(body, request, tenant)).decode().rstrip("=")
         return page, token
 
@@ -63,6 +76,16 @@ class Pages:
             (request.DESCRIPTOR.full_name.encode(), tenant.encode(), same.SerializeToString(deterministic=True), body)
         )
         return hmac.new(self._key, about, hashlib.sha256).digest()[:SIGNATURE]
+
+
+def fitting(items: Sequence[T], *, bytes_of: Callable[[T], int]) -> Sequence[T]:
+    """As many of the first items as MOST_BYTES hold, but one at least."""
+    room = MOST_BYTES
+    for number, item in enumerate(items):
+        room -= bytes_of(item)
+        if room < 0 and number:
+            return items[:number]
+    return items
 
 
 def by_time(place: Place | None) -> tuple[datetime, str] | None:

@@ -78,10 +78,9 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
             tenant=caller.tenant,
             size=size,
             place=lambda item: pages.of_time(item[0].create_time, item[0].id),
+            view=lambda item: session_view(*item),
         )
-        return session_pb2.ListSessionsResponse(
-            sessions=[session_view(session, head) for session, head in page], next_page_token=token
-        )
+        return session_pb2.ListSessionsResponse(sessions=page, next_page_token=token)
 
     async def EndSession(
         self, request: session_pb2.EndSessionRequest, context: Context
@@ -137,14 +136,15 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
             turn_id=request.turn_id,
             until=head.last_seq,
         )
-        more = len(found) > size
-        through = found[size - 1].sequence if more else head.last_seq
+        page = pages.fitting(found[:size], bytes_of=lambda event: len(event.payload))
+        more = len(found) > len(page)
+        through = page[-1].sequence if more else head.last_seq
         response = session_pb2.ListEventsResponse(
             cursor=cursor.encode(Place(sequence=through), tenant=key[0], session_id=key[1]),
             through_sequence=through,
             more=more,
         )
-        for stored in found[:size]:
+        for stored in page:
             response.events.add().MergeFromString(stored.payload)
         return response
 
@@ -162,9 +162,14 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
             entries = entries[int(start[0]) + 1 :]
         size = self._pages.size(request.page_size)
         page, token = self._pages.split(
-            entries[: size + 1], request, tenant=caller.tenant, size=size, place=lambda item: (item[0],)
+            entries[: size + 1],
+            request,
+            tenant=caller.tenant,
+            size=size,
+            place=lambda item: (item[0],),
+            view=lambda item: _message(item[1]),
         )
-        return session_pb2.ListMessagesResponse(messages=[_message(entry) for _, entry in page], next_page_token=token)
+        return session_pb2.ListMessagesResponse(messages=page, next_page_token=token)
 
     async def _history(self, caller: Caller, session_id: str, last_seq: int) -> History:
         history, after = History(), 0

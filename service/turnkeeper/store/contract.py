@@ -264,7 +264,7 @@ class Store(Protocol):
         ...
 
     async def request_cancel(self, tenant: str, session_id: str, cancel: Cancel) -> bool:
-        """Ask the turn's owner to cancel it. False, and nothing is stored, unless it is the active one and has an owner.
+        """Ask the turn's owner to cancel it. False, and nothing is stored, unless it is active and owned.
 
         A second wish for the same turn is True and changes nothing.
         """

@@ -18,8 +18,12 @@ FOUND = ["one", "two", "three"]
 
 
 def token_for(request: Message, *, tenant: str = "default", pages: Pages = PAGES, at: str = "two") -> str:
-    _, token = pages.split(FOUND, request, tenant=tenant, size=2, place=lambda _: (at, 7))
+    _, token = pages.split(FOUND, request, tenant=tenant, size=2, place=lambda _: (at, 7), view=shown)
     return token
+
+
+def shown(name: str) -> session_pb2.Session:
+    return session_pb2.Session(session_id=name)
 
 
 TOKEN = token_for(LIST)
@@ -40,10 +44,26 @@ def test_without_a_token_the_list_begins() -> None:
     assert PAGES.after(LIST, tenant="default") is None
 
 
+def page_of(found: list[str], size: int) -> tuple[list[str], str]:
+    page, token = PAGES.split(found, LIST, tenant="default", size=size, place=lambda item: (item,), view=shown)
+    return [session.session_id for session in page], token
+
+
 def test_the_last_page_has_no_token() -> None:
-    assert PAGES.split(FOUND[:2], LIST, tenant="default", size=2, place=lambda _: ("x",)) == (FOUND[:2], "")
-    assert PAGES.split([], LIST, tenant="default", size=2, place=lambda _: ("x",)) == ([], "")
-    assert PAGES.split(FOUND, LIST, tenant="default", size=2, place=lambda _: ("x",))[0] == FOUND[:2]
+    assert page_of(FOUND[:2], 2) == (FOUND[:2], "")
+    assert page_of([], 2) == ([], "")
+    first, token = page_of(FOUND, 2)
+    assert first == FOUND[:2]
+    assert after(LIST, token) == ("two",)
+
+
+def test_a_page_ends_before_it_is_too_large_to_send() -> None:
+    large = [f"{number}" * 400_000 for number in range(1, 6)]
+    first, token = page_of(large, 4)
+    assert first == large[:2]
+    assert after(LIST, token) == (large[1],)
+    assert page_of(["x" * 5_000_000, "y"], 2)[0] == ["x" * 5_000_000], "one at least"
+    assert page_of(large[3:], 4) == (large[3:], "")
 
 
 def test_the_next_page_may_have_another_size() -> None:

@@ -32,7 +32,8 @@ from turnkeeper.store.mongo.outcomes import Outcomes
 from turnkeeper.store.mongo.transactions import Obstacle, Transactions, Writes
 from turnkeeper.store.mongo.transactions import Session as DriverSession
 
-LARGEST_PAYLOAD: Final = 256 * 1024
+LARGEST_PAYLOAD: Final = (256 + 8) * 1024
+"""A message's text of 256 KiB, and what is around it."""
 KEPT: Final = timedelta(hours=72)
 KEPT_WITH_SESSION: Final = frozenset({"message"})
 """Families whose records live as long as their session."""
