@@ -243,9 +243,9 @@ async def test_i8_requests_differ_by_every_part_of_their_key(store: Store, part:
 async def test_an_event_too_large_is_a_defect(store: Store) -> None:
     place = await begin(store)
     head = await head_of(store, place)
-    with pytest.raises(ValueError, match="262144 is the most"):
-        await store.commit(a_step(head, an_event("x" * 262_145)))
-    await committed(store.commit(a_step(head, an_event("x" * 250_000))))
+    with pytest.raises(ValueError, match="270336 is the most"):
+        await store.commit(a_step(head, an_event("x" * 270_337)))
+    await committed(store.commit(a_step(head, an_event("x" * 262_144))))
 
 
 async def test_documents_of_another_session_are_a_defect(store: Store) -> None:
