@@ -156,7 +156,7 @@ class _Replica:
             store,
             self.feeds,
             metrics,
-            now=lambda: datetime.now(UTC),
+            now=_now,
             new_id=ids.source(time.time, secrets.randbits),
             jitter=jitter,
         )
@@ -302,6 +302,12 @@ async def _provider(
     local = LocalModel()
     url = await stack.enter_async_context(local)
     return Provider(base_url=url, api_key="none", close_connections=True), local.model_name
+
+
+def _now() -> datetime:
+    """Whole milliseconds, as the database keeps them: what is answered at first is what is read ever after."""
+    now = datetime.now(UTC)
+    return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
 
 async def until_signalled() -> None:

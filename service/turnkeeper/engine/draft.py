@@ -195,7 +195,8 @@ class Draft:
         )
 
     def add_usage(self, turn: Turn) -> None:
-        self.session = replace(self.session, usage=self.session.usage + turn.usage)
+        """A turn has ended: the session has its usage, and was changed just now."""
+        self.session = replace(self.session, usage=self.session.usage + turn.usage, update_time=self.at)
 
     def let_go(self, calls: tuple[Call, ...]) -> None:
         """The turn waits for people: no owner, no lease, no wake-up."""
