@@ -1,0 +1,32 @@
+"""The agents of the demo and of `make run`: the service's samples, with a scripted model where tools are called."""
+
+from pathlib import Path
+
+from turnkeeper import catalogue
+
+OWN = Path(__file__).with_name("agents.toml")
+_NO_KEY = "TURNKEEPER_NO_KEY"
+"""A variable that nobody sets: no real key is sent to a scripted model."""
+
+
+def samples(*, clerk_at: str) -> str:
+    """The sample agents, TOML. The clerk's model is the one at `clerk_at`, for it must call tools."""
+    return _served_by(catalogue.SAMPLES.read_text(encoding="utf-8"), "clerk", clerk_at)
+
+
+def demo(*, scripted: str, ask: bool) -> str:
+    """The demo's agents. With `ask` false the clerk's policy lets everything run without a person."""
+    sample = samples(clerk_at=scripted)
+    policy = sample if ask else _replaced(sample, 'action = "approve"', 'action = "auto"')
+    return policy + _served_by(OWN.read_text(encoding="utf-8"), "writer", scripted)
+
+
+def _served_by(agents: str, name: str, url: str) -> str:
+    named = f'name = "{name}"\n'
+    return _replaced(agents, named, f'{named}base_url = "{url}"\napi_key_env = "{_NO_KEY}"\n')
+
+
+def _replaced(text: str, old: str, new: str) -> str:
+    if text.count(old) != 1:
+        raise ValueError(f"the agents file must have {old.strip()} once")
+    return text.replace(old, new)

@@ -1,0 +1,152 @@
+"""What the demo prints and counts: steps, what was checked in them, and how many passed."""
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from tests.demo.shown import around, shown, words
+from turnkeeper_client.errors import TurnkeeperError
+
+STEP_TIME = 40.0
+_WIDTH = 112
+_LONG_WORD = 12
+
+
+class BrokenPromise(Exception):
+    """Something did not hold; the message says what was expected and what came."""
+
+
+class Step:
+    """One step as it happens: what is done, what is said, what was checked."""
+
+    def __init__(self, number: int, total: int, title: str) -> None:
+        self.checks = 0
+        self._column = 0
+        self._indent = ""
+        self._after_space = False
+        _print(f"\nStep {number} of {total}: {title}")
+
+    def say(self, text: str) -> None:
+        """What happens now."""
+        self.end_text()
+        _print(f"  {text}")
+
+    def begin_text(self, speaker: str) -> None:
+        """Text follows, piece by piece."""
+        self.end_text()
+        self._indent = " " * (len(speaker) + 6)
+        self._put(f"    {speaker}: ")
+
+    def text(self, piece: str) -> None:
+        """A piece of text, as it comes."""
+        for place, line in enumerate(piece.split("\n")):
+            if place:
+                self._break()
+            for word in words(line):
+                # A piece may end within a word: where the line must break, it breaks after the word before.
+                if self._after_space and self._column + max(len(word), _LONG_WORD) > _WIDTH:
+                    self._break()
+                self._put(word)
+                self._after_space = word.endswith(" ")
+
+    def end_text(self) -> None:
+        """The text is over."""
+        if self._column:
+            self._put("\n")
+            self._column = 0
+
+    def check(self, what: str, came: object, *, expected: object, told: str = "") -> None:
+        """Raise BrokenPromise unless both are equal. `told`: how to print the value where it is long."""
+        if came != expected:
+            raise BrokenPromise(f"{what}\n    expected: {shown(expected)}\n    came:     {shown(came)}")
+        self._passed(f"{what}: {told or shown(came)}")
+
+    def holds(self, what: str, truth: bool, *, came: object) -> None:
+        """Raise BrokenPromise unless it is true."""
+        if not truth:
+            raise BrokenPromise(f"{what}\n    came:     {shown(came)}")
+        self._passed(f"{what}: {shown(came)}")
+
+    def same_bytes(self, what: str, came: bytes, *, expected: bytes) -> None:
+        """Raise BrokenPromise, with the first place that differs, unless both are the same."""
+        if came != expected:
+            where = next(
+                (at for at, pair in enumerate(zip(came, expected, strict=False)) if pair[0] != pair[1]),
+                min(len(came), len(expected)),
+            )
+            raise BrokenPromise(
+                f"{what}: they differ from byte {where} on"
+                f"\n    expected: {around(expected, where)} ({len(expected)} bytes in all)"
+                f"\n    came:     {around(came, where)} ({len(came)} bytes in all)"
+            )
+        self._passed(f"{what}: {len(came)} of {len(expected)} bytes are the same")
+
+    def _passed(self, text: str) -> None:
+        self.end_text()
+        self.checks += 1
+        _print(f"    ok  {text}")
+
+    def _break(self) -> None:
+        self._put("\n" + self._indent)
+        self._column = len(self._indent)
+
+    def _put(self, text: str) -> None:
+        self._column += len(text)
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+class Report:
+    """Counts the steps."""
+
+    def __init__(self, total: int) -> None:
+        self.passed = 0
+        self._begun = 0
+        self._total = total
+        self._start = time.monotonic()
+
+    def say(self, text: str) -> None:
+        _print(text)
+
+    @asynccontextmanager
+    async def step(self, title: str) -> AsyncIterator[Step]:
+        """A step. What goes wrong in it is printed, and the next one can begin."""
+        self._begun += 1
+        step = Step(self._begun, self._total, title)
+        start = time.monotonic()
+        try:
+            async with asyncio.timeout(STEP_TIME):
+                yield step
+        except Exception as error:  # noqa: BLE001 - a step may fail in any way, and the others shall still run
+            step.end_text()
+            _print(f"  FAILED: {_explained(error)}")
+            return
+        finally:
+            step.end_text()
+        self.passed += 1
+        _print(f"  passed: {step.checks} checks in {time.monotonic() - start:.1f} s")
+
+    def end(self) -> int:
+        """Print the sum; the exit status."""
+        _print(f"\n{time.monotonic() - self._start:.1f} s in all")
+        _print(f"demo: {self.passed} of {self._total} steps passed")
+        return 0 if self.passed == self._total else 1
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)
+
+
+def _explained(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    match error:
+        case BrokenPromise():
+            return str(error)
+        case TimeoutError():
+            return f"nothing more happened within {STEP_TIME:.0f} s"
+        case TurnkeeperError():
+            return f"the service or the connection said {error}"
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,134 @@
+"""`make run`: database, models and server, left running until Ctrl-C, with lines to paste. PORT=50052 make run."""
+
+import asyncio
+import os
+import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from tests.demo import agents, paste, ports
+from tests.demo.program import announced, end_process, ends_with_us, environment, has_own_model, tail
+from turnkeeper import app
+from turnkeeper.model.script_file import load_script
+from turnkeeper.model.scripted import ScriptedModel
+from turnkeeper_client import Client
+from turnkeeper_client.errors import TurnkeeperError
+from turnkeeper_client.pb.v1.approval_pb2 import APPROVAL_STATE_PENDING
+
+DEFAULT_PORT = 50051
+DEFAULT_DATA = ".turnkeeper"
+CLERK_SCRIPT = Path(__file__).with_name("clerk.toml")
+CLERK_PORT = 50151
+"""Of the scripted model: a session keeps the agent that it began with, its model's address included."""
+LOOK_SECONDS = 0.5
+
+
+class CannotRun(Exception):
+    """The message says why, and what to do."""
+
+
+async def run(port: int, data: Path) -> int:
+    """Until SIGINT or SIGTERM; the exit status."""
+    async with AsyncExitStack() as stack:
+        agents_file = await _agents(stack, data)
+        server, address = await stack.enter_async_context(_server(port, data, agents_file))
+        client = await stack.enter_async_context(Client(address))
+        print(paste.page(address, data, own_model=has_own_model()), flush=True)
+        async with asyncio.TaskGroup() as group:
+            looking = group.create_task(_show_approvals(client, address))
+            stopped = group.create_task(app.until_signalled())
+            ended = group.create_task(server.wait())
+            await asyncio.wait((stopped, ended), return_when=asyncio.FIRST_COMPLETED)
+            for task in (looking, stopped, ended):
+                task.cancel()
+        if not ended.cancelled():
+            raise CannotRun(f"the server ended; the end of {data / 'server.log'}:\n{tail(data / 'server.log')}")
+        print("\nEnding; what was said is kept for the next time.", flush=True)
+    return 0
+
+
+def _prepare(port: int, data: Path) -> None:
+    if ports.taken(port):
+        raise CannotRun(
+            f"port {port} is taken by {ports.holder(port)}.\n"
+            f"Stop that program, or take another port: PORT={port + 1} make run\n"
+            f"(a second `make run` also needs a data folder of its own: PORT={port + 1} DATA={DEFAULT_DATA}-2 make run)"
+        )
+    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+
+async def _agents(stack: AsyncExitStack, data: Path) -> Path | None:
+    """The samples with a scripted model for the clerk; None with a model that calls tools itself."""
+    if has_own_model():
+        return None
+    port = 0 if ports.taken(CLERK_PORT) else CLERK_PORT
+    scripted = await stack.enter_async_context(ScriptedModel(load_script(CLERK_SCRIPT), port=port))
+    file = data / "agents.toml"
+    file.write_text(agents.samples(clerk_at=scripted.base_url), encoding="utf-8")
+    return file
+
+
+@asynccontextmanager
+async def _server(port: int, data: Path, agents_file: Path | None) -> AsyncIterator[tuple[Process, str]]:
+    """The server and its address; on the way out it is drained. Its log goes to a file."""
+    flags = ["--port", str(port), "--data-dir", str(data), "--drain-delay", "0s", "--drain-grace", "5s"]
+    with (data / "server.log").open("ab") as log:
+        process = await asyncio.create_subprocess_exec(
+            *(*ends_with_us(), sys.executable, "-m", "turnkeeper", "serve", "--embedded", "--local-model", *flags),
+            *(("--agents", str(agents_file)) if agents_file else ()),
+            env=environment(TURNKEEPER_SAMPLE_OUTBOX=str((data / "outbox.jsonl").absolute())),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C is for us; we end it when we are done with it
+        )
+    try:
+        address = await announced(process)
+        if not address:
+            said = tail(data / "server.log", lines=1)
+            in_use = "in use by another mongod" in said
+            raise CannotRun(f"{said}\nAnother folder: DATA={DEFAULT_DATA}-2 make run" if in_use else said)
+        yield process, address
+    finally:
+        await end_process(process)
+
+
+async def _show_approvals(client: Client, address: str) -> None:
+    """Print each approval that begins to wait, with the lines that decide it."""
+    shown: set[str] = set()
+    while True:
+        try:
+            async for approval in client.approvals.list(states=[APPROVAL_STATE_PENDING]):
+                if approval.approval_id not in shown:
+                    shown.add(approval.approval_id)
+                    print(f"\nA person must decide: may {approval.tool} run with {approval.arguments_json} ?")
+                    print(f"# yes\n{paste.decision(address, approval, 'APPROVE')}")
+                    print(f"# no\n{paste.decision(address, approval, 'REJECT')}", flush=True)
+        except TurnkeeperError:
+            pass  # the server is on its way out, or busy; look again
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+def main() -> int:
+    """The exit status: 0 ended by a signal, 2 it cannot run."""
+    data = Path(os.environ.get("DATA") or DEFAULT_DATA)
+    try:
+        port = int(os.environ.get("PORT") or DEFAULT_PORT)
+        if not 0 < port < 65535:
+            raise ValueError
+    except ValueError:
+        print(f"run: PORT is {os.environ['PORT']!r}; it must be a number from 1 to 65534", file=sys.stderr)
+        return 2
+    try:
+        _prepare(port, data)
+        return asyncio.run(run(port, data))
+    except (CannotRun, OSError) as error:
+        print(f"run: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""`make demo` passes, and sees each promise that is broken on purpose. The four run side by side."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.demo.breaks import Break
+from tests.demo.program import children
+from tests.processes import alive, until
+
+REPOSITORY = Path(__file__).parents[2]
+STEPS = 6
+TIME = 90
+
+
+def start(home: str, **variables: str) -> subprocess.Popen[str]:
+    """The demo, with nothing else set."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.demo"],
+        cwd=REPOSITORY,
+        env={"PATH": os.environ["PATH"], "HOME": home, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+    )
+
+
+def is_empty(folder: Path) -> bool:
+    return not list(folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[Break, subprocess.Popen[str]]]:
+    """A good one, and one for each promise, started."""
+    home = str(tmp_path_factory.mktemp("home"))
+    started = {broken: start(home, DEMO_BREAK=broken) for broken in Break}
+    try:
+        yield started
+    finally:
+        for demo in started.values():
+            demo.terminate()
+            demo.communicate(timeout=TIME)
+
+
+@pytest.mark.timeout(TIME)
+def test_every_step_passes(demos: Mapping[Break, subprocess.Popen[str]]) -> None:
+    said, _ = demos[Break.NOTHING].communicate(timeout=TIME)
+    assert said.splitlines()[-1] == f"demo: {STEPS} of {STEPS} steps passed", said
+    assert demos[Break.NOTHING].returncode == 0
+
+
+@pytest.mark.timeout(TIME)
+@pytest.mark.parametrize(
+    ("broken", "failed_check"),
+    [
+        (Break.APPROVAL, "messages sent before anybody decided (lines in the tool's file)\n    expected: 0\n"),
+        (Break.RESUME, "the first new piece begins at byte\n    expected: "),
+        (Break.TAKEOVER, "another server finishes the turn\n    expected: its end within"),
+    ],
+    ids=["approval", "resume", "takeover"],
+)
+def test_a_broken_promise_is_seen(
+    demos: Mapping[Break, subprocess.Popen[str]], broken: Break, failed_check: str
+) -> None:
+    said, _ = demos[broken].communicate(timeout=TIME)
+    assert said.count("FAILED") == 1, said
+    assert f"FAILED: {failed_check}" in said
+    assert said.splitlines()[-1] == f"demo: {STEPS - 1} of {STEPS} steps passed"
+    assert demos[broken].returncode == 1
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
+async def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    with start(str(tmp_path), TMPDIR=str(tmp_path)) as demo:
+        assert demo.stdout is not None
+        while not demo.stdout.readline().startswith("Step 1"):
+            assert demo.poll() is None
+        started = children(demo.pid) | {model for server in children(demo.pid) for model in children(server)}
+        demo.send_signal(number)
+        demo.communicate(timeout=20)
+    assert demo.returncode == status
+    assert len(started) == 3  # the database, the server, its model
+    await until(lambda: not any(alive(pid) for pid in started))
+    assert number == signal.SIGKILL or is_empty(tmp_path)
