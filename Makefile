@@ -1,7 +1,7 @@
 # Everything is installed in .venv and built in build/; a plain machine needs git, make and Python 3.11 or later.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test lint format proto proto-release lock check clean
+.PHONY: help setup run demo test lint format proto docs proto-release lock check clean
 
 BIN := .venv/bin
 UV := build/boot/bin/uv
@@ -37,21 +37,25 @@ test: setup ## every test, on a real database and real sockets (PYTEST_ARGS="-k 
 lint: setup ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy service tests protos $(wildcard clients/python)
+	$(BIN)/mypy service tests protos docs $(wildcard clients/python)
 	$(BIN)/lint-imports --no-logo --cache-dir build/import-linter
 
 format: setup ## let ruff format and mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-check: lint ## lint, and the protos: style, compatibility, generated code current
+check: lint ## lint, and the protos: style, compatibility, generated code and pages current
 	$(BIN)/buf lint protos
 	@if test -f protos/released.binpb; then set -x; $(BIN)/buf breaking protos --against protos/released.binpb; \
 	else echo "protos/released.binpb: nothing is released yet, so nothing can break"; fi
 	$(BIN)/python protos/generate.py --check
+	$(BIN)/python docs/generate.py --check
 
 proto: setup ## generate the Python code of the protos
 	$(BIN)/python protos/generate.py
+
+docs: setup ## write the generated parts of docs/reference
+	$(BIN)/python docs/generate.py
 
 proto-release: setup ## declare the protos released: later changes must stay compatible with them
 	$(BIN)/buf build protos -o protos/released.binpb

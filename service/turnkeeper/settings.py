@@ -89,9 +89,9 @@ def variables_of(each: "Field[Any]") -> tuple[str, ...]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One flag a setting, with its variable and default in the help."""
     for each in fields(Settings):
-        shown = _shown(each.default)
+        default = shown(each.default)
         variable = " or ".join(variables_of(each))
-        told = f"{each.metadata['help']} [{variable}{f'; {shown}' if shown else ''}]".replace("%", "%%")
+        told = f"{each.metadata['help']} [{variable}{f'; {default}' if default else ''}]".replace("%", "%%")
         if each.type is bool:
             parser.add_argument(
                 flag_of(each), dest=each.name, action=argparse.BooleanOptionalAction, default=None, help=told
@@ -114,6 +114,18 @@ def load(args: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
                 given[each.name] = _parse(each, environ[variable], variable)
                 break
     return Settings(**given)
+
+
+def shown(value: object) -> str:
+    """A default as a caller would write it; empty for none."""
+    if isinstance(value, timedelta):
+        seconds = value.total_seconds()
+        if seconds < 1:
+            return f"{seconds * 1000:g}ms"
+        return f"{seconds / 60:g}m" if seconds >= 120 else f"{seconds:g}s"
+    if value is None or value == "":
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _parse(each: "Field[Any]", text: str, name: str) -> Any:
@@ -142,14 +154,3 @@ _EXPECTED: Mapping[str, str] = {
     "bool": "it must be true or false",
     "timedelta": f"it must be a duration such as {durations.EXAMPLES}",
 }
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, timedelta):
-        seconds = value.total_seconds()
-        if seconds < 1:
-            return f"{seconds * 1000:g}ms"
-        return f"{seconds / 60:g}m" if seconds >= 120 else f"{seconds:g}s"
-    if value is None or value == "":
-        return ""
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,173 @@
+"""The reference tells the truth: its tables are the code's."""
+
+import inspect
+from dataclasses import fields
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from docs import generate
+from tests.unit.docs.pages import blocks, reference, table
+from turnkeeper import catalogue, settings
+from turnkeeper.app import CLOUD_MODEL
+from turnkeeper.codes import Code
+from turnkeeper.domain.agent import Agent, AgentLimits, PolicyRule
+from turnkeeper.domain.event import KINDS
+from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolOutcome
+from turnkeeper.engine import follow, toolbox, turns
+from turnkeeper.errors import leaves
+from turnkeeper.model.openai import OpenAIModel
+from turnkeeper.pb.v1 import error_pb2, event_pb2
+from turnkeeper.rpc import chat, pages, rules, server, sessions, status
+from turnkeeper.rpc.status import advice
+from turnkeeper.store.mongo import steps
+from turnkeeper.tools import samples
+from turnkeeper.tools.contract import ToolContext
+from turnkeeper.tools.python import PythonTools, installed
+
+AGENTS, TOOLS, ERRORS = reference("agents"), reference("tools"), reference("errors")
+
+
+def test_the_generated_parts_are_current() -> None:
+    for page, text in generate.pages().items():
+        assert page.read_text(encoding="utf-8") == text, f"{page.name} is not current: run `make docs`"
+
+
+def test_every_part_has_its_place() -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in generate.pages())
+    assert all(f"<!-- generated: {part} -->" in text for part in generate.PARTS)
+
+
+def test_every_code_has_its_row() -> None:
+    rows = table(ERRORS, "number", "code", "gRPC status", "advice", "what it says", "when")
+    assert [row[:5] for row in rows] == [
+        [
+            str(code.value),
+            code.name,
+            leaves()[code].family.name,
+            error_pb2.RetryAdvice.Name(error_pb2.RetryAdvice.ValueType(advice(code))).removeprefix("RETRY_ADVICE_"),
+            leaves()[code]().message,
+        ]
+        for code in Code
+    ]
+    assert all(row[5] for row in rows)
+
+
+def test_every_advice_has_its_row() -> None:
+    said = {row[0] for row in table(ERRORS, "advice", "what to do")}
+    assert said == {name.removeprefix("RETRY_ADVICE_") for name in error_pb2.RetryAdvice.keys()} - {"UNSPECIFIED"}  # noqa: SIM118
+
+
+def test_every_field_of_the_error_detail_has_its_row() -> None:
+    told = [name for row in table(ERRORS, "field", "type", "meaning") for name in row[0].split(", ")]
+    assert sorted(told) == sorted(field.name for field in error_pb2.SessionErrorDetail.DESCRIPTOR.fields)
+
+
+@pytest.mark.parametrize("row", table(reference("status"), "service", "rpc", "status"), ids=lambda row: row[1])
+def test_an_rpc_that_is_later_says_so_in_the_protos(row: list[str]) -> None:
+    service, method, works = row
+    file = next(file for file, found in generate.services() if found.name == service)
+    (made,) = file.proto.service
+    place = [each.name for each in made.method].index(method)
+    assert ("Not implemented yet" in file.said(6, 0, 2, place)) == (works == "later")
+
+
+@pytest.mark.parametrize("event", [field.name for field in event_pb2.Event.DESCRIPTOR.oneofs_by_name["payload"].fields])
+def test_an_event_that_is_not_sent_says_so_in_the_protos(event: str) -> None:
+    file, place = generate.messages()["Event"]
+    said = {field.name: comment for field, comment in file.fields(place)}
+    assert ("Not sent yet" in said[event]) == (event not in KINDS and event != "content_delta")
+
+
+def test_the_keys_of_an_agent() -> None:
+    rows = table(AGENTS, "key", "type", "default", "meaning")
+    assert {row[0] for row in rows} == {field.name for field in fields(Agent)}
+
+
+def test_the_keys_of_a_rule_and_its_actions() -> None:
+    after = AGENTS.partition("## Policy")[2]
+    rows = {row[0]: row[2] for row in table(after, "key", "type", "default", "meaning")}
+    assert rows == {"tool": "required", "action": "required", "ttl": "1h"}
+    assert PolicyRule(tool="*", action=PolicyAction.AUTO).ttl == timedelta(hours=1)
+    actions = {row[0] for row in table(AGENTS, "action", "what happens")}
+    assert actions == {action.value.lower() for action in PolicyAction}
+
+
+def test_the_limits_of_an_agent() -> None:
+    after = AGENTS.partition("## Limits")[2]
+    rows = {row[0]: row[2] for row in table(after, "key", "type", "default", "meaning")}
+    assert rows == {field.name: settings.shown(field.default) for field in fields(AgentLimits)}
+
+
+def test_the_example_is_a_file_of_agents(tmp_path: Path) -> None:
+    (example,) = blocks(AGENTS, "toml")
+    (tmp_path / "agents.toml").write_text(example)
+    agents = catalogue.load(tmp_path / "agents.toml", default_model="small")
+    assert [(agent.name, agent.model) for agent in agents.values()] == [
+        ("clerk", "gpt-4.1-mini"),
+        ("night-shift", "llama-3.3-70b"),
+    ]
+
+
+def test_classes_outcomes_and_context_of_tools() -> None:
+    classes = table(TOOLS, "class", "it says", "by default", "after a lost server")
+    assert [row[0] for row in classes] == [each.value for each in ToolClass]
+    assert [row[2] for row in classes] == ["runs", "asks", "asks"]
+    assert ["starts again" in row[3] and "never" not in row[3] for row in classes] == [
+        each.may_start_again for each in ToolClass
+    ]
+    assert [row[0] for row in table(TOOLS, "outcome", "it ran", "meaning")] == [each.value for each in ToolOutcome]
+    assert [row[0] for row in table(TOOLS, "ToolContext", "meaning")] == [field.name for field in fields(ToolContext)]
+
+
+def test_the_sample_tools() -> None:
+    specs = {spec.name: spec.tool_class.value for spec in PythonTools(installed()).specs()}
+    rows = {row[0]: row[1] for row in table(TOOLS, "tool", "class", "what it does")}
+    assert rows.items() <= specs.items()
+    assert {function for function in vars(samples) if hasattr(vars(samples)[function], "__turnkeeper_tool__")} == set(
+        rows
+    )
+
+
+def kib(size: int) -> str:
+    return f"{size >> 20} MiB" if size >= 1 << 20 else f"{size >> 10} KiB"
+
+
+def test_the_limits() -> None:
+    options = dict(server.OPTIONS)
+    send = rules.RULES["SendMessageRequest"]
+    answer = inspect.signature(OpenAIModel.connect).parameters["max_answer_bytes"].default
+    assert {row[0]: row[1] for row in table(reference("limits"), "what", "limit", "beyond it")} == {
+        "a request, a response": kib(options["grpc.max_receive_message_length"]),
+        "text of a message": kib(chat.TEXT_BYTES),
+        "parts of a message": str(send["content"].most),
+        "response_schema_json": f"{send['response_schema_json'].most:,} characters",
+        "a model's answer, tool calls included": kib(answer),
+        "arguments of a tool call": kib(toolbox.ARGUMENTS_BYTES),
+        "result of a tool": kib(toolbox.RESULT_BYTES),
+        "messages that wait in a session's queue": str(turns.QUEUE_LIMIT),
+        "an id of yours, request_id": f"{send['request_id'].most} characters",
+        "title": f"{rules.RULES['CreateSessionRequest']['title'].most} characters",
+        "title made from the first message": "80 characters",
+        "labels": f"{rules.RULES['CreateSessionRequest']['labels'].most}, each key and value 128 characters",
+        "metadata": f"{kib(sessions.METADATA_BYTES)} as JSON",
+        "reason of EndSession": f"{rules.RULES['EndSessionRequest']['reason'].most:,} characters",
+        "reason of DecideApproval": f"{rules.RULES['DecideApprovalRequest']['reason'].most:,} characters",
+        "a page": f"{pages.MOST} items, {kib(pages.MOST_BYTES)}",
+        "a wait": f"{send['wait'].most_seconds:g} s",
+        "a wait of CancelTurn for the turn's server": f"{turns.CANCEL_WAIT:g} s",
+        "a stream's response": f"{follow.BATCH_EVENTS} events, {kib(follow.BATCH_BYTES)}, one event at least",
+        "details of an error": kib(status.MOST_BYTES),
+        "metadata of a call": f"{kib(options['grpc.max_metadata_size'])}, at most "
+        f"{kib(options['grpc.absolute_max_metadata_size'])}",
+        "calls on one connection": f"{options['grpc.max_concurrent_streams']:,} at once",
+    }
+    assert {steps.KEPT} == {timedelta(hours=72)}
+    assert {"message"} == steps.KEPT_WITH_SESSION
+
+
+def test_the_settings_page_names_what_has_no_flag() -> None:
+    said = {row[0] for row in table(reference("settings"), "variable", "what it says")}
+    assert {"OPENAI_API_KEY", samples.OUTBOX} <= said
+    assert f"`{CLOUD_MODEL}`" in reference("settings")
