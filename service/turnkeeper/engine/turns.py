@@ -87,6 +87,9 @@ class Turns:
         known = await self._store.find_request(message.key)
         if known is not None:
             return self._repeat(known, message.fingerprint)
+        return await self._worker.outlive(self._start(message))
+
+    async def _start(self, message: NewMessage) -> RequestRecord:
         began = time.monotonic()
         with self._worker.reserve() as room:
             stored = await self._journal.append(
@@ -146,6 +149,9 @@ class Turns:
         if known is not None:
             return self._repeat(known, fingerprint)
         await self.get(key.tenant, key.session_id, turn_id)
+        return await self._worker.outlive(self._retry(turn_id, key, fingerprint))
+
+    async def _retry(self, turn_id: str, key: RequestKey, fingerprint: str) -> RequestRecord:
         began = time.monotonic()
         newest = await self._store.turns(key.tenant, key.session_id, states=(), limit=1, before=None)
         last = newest[0]

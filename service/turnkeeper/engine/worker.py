@@ -7,9 +7,10 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.event import HISTORY, Event
@@ -28,6 +29,7 @@ CUT_TIME = 5.0
 """Seconds to hand over what was cut; a turn that is not handed over by then is taken over when its lease lapses."""
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +86,14 @@ class Worker:
             yield room
         finally:
             self._reserved -= room
+
+    async def outlive(self, work: Coroutine[None, None, T]) -> T:
+        """The work's result. When the caller goes away, the work goes on: what it stores, it also takes up."""
+        if self._group is None:
+            raise RuntimeError("the worker does not run")
+        result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._group.create_task(_into(result, work))
+        return await asyncio.shield(result)
 
     def adopt(self, snapshot: Snapshot, *, began: float) -> None:
         """Run a turn whose lease was taken in the step that stored it."""
@@ -223,7 +233,8 @@ class Worker:
         while not self.draining:
             self._hint.clear()
             with self.reserve() as room:
-                claim, began = (await self._claim_one() if room else None), time.monotonic()
+                began = time.monotonic()
+                claim = await self._claim_one() if room else None
                 if claim is not None:
                     self._start_claimed(claim, began)
                     continue
@@ -277,3 +288,13 @@ class Worker:
             for key, held in self._held.items():
                 if key[1] in wished:
                     held.nudge.set()
+
+
+async def _into(result: asyncio.Future[T], work: Coroutine[None, None, T]) -> None:
+    try:
+        result.set_result(await work)
+    except asyncio.CancelledError:
+        result.cancel()
+        raise
+    except Exception as error:  # noqa: BLE001 - whoever waits for the result gets it
+        result.set_exception(error)

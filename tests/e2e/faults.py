@@ -1,0 +1,49 @@
+"""Making the database slow at a known place."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from pymongo import AsyncMongoClient
+from pymongo.errors import OperationFailure
+
+Client = AsyncMongoClient[dict[str, Any]]
+PATIENCE_MS = 15_000
+
+
+@dataclass(frozen=True, slots=True)
+class HeldUp:
+    """A command that will be held up."""
+
+    client: Client
+    count: int
+
+    async def entered(self) -> None:
+        """Once it is."""
+        await self.client.admin.command(
+            {"waitForFailPoint": "failCommand", "timesEntered": self.count + 1, "maxTimeMS": PATIENCE_MS}
+        )
+
+
+@contextlib.asynccontextmanager
+async def held_up(mongo_uri: str, command: str, *, by: timedelta) -> AsyncIterator[HeldUp]:
+    """The next such command of any server of ours reaches the database that much later."""
+    milliseconds = round(by / timedelta(milliseconds=1))
+    data = {
+        "failCommands": [command],
+        "appName": "turnkeeper",
+        "blockConnection": True,
+        "blockTimeMS": milliseconds,
+    }
+    async with Client(mongo_uri) as client:
+        try:
+            set_up = await client.admin.command("configureFailPoint", "failCommand", mode={"times": 1}, data=data)
+        except OperationFailure as error:
+            pytest.skip(f"this database has no fail points: {error.code}")
+        try:
+            yield HeldUp(client, set_up["count"])
+        finally:
+            await client.admin.command("configureFailPoint", "failCommand", mode="off")
