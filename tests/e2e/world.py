@@ -39,10 +39,9 @@ class World:
     @contextlib.asynccontextmanager
     async def another(self, **knobs: Any) -> AsyncIterator[harness.Stubs]:
         """A second server on the same database and model."""
+        chosen: dict[str, Any] = {"agents": AGENTS, **self.knobs, **knobs}
         async with (
-            harness.serving(
-                self.mongo_uri, self.database, self.model, agents=AGENTS, **{**self.knobs, **knobs}
-            ) as running,
+            harness.serving(self.mongo_uri, self.database, self.model, **chosen) as running,
             harness.connect(running.address) as stubs,
         ):
             yield stubs
