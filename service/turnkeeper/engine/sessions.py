@@ -58,10 +58,10 @@ class Sessions:
 
         Raises AgentNotFound, SessionAlreadyExists, RequestIdReused.
         """
+        session_id = new.session_id or ids.derived(new.tenant, new.principal, new.request_id)
         agent = self._agents(new.agent)
         if agent is None:
-            raise AgentNotFound(f"There is no agent named {new.agent!r}; ListAgents names those that exist.")
-        session_id = new.session_id or ids.derived(new.tenant, new.principal, new.request_id)
+            return await self._made_before(new, session_id)
         now = self._journal.now()
         session = Session(
             id=session_id,
@@ -87,10 +87,8 @@ class Sessions:
             metadata_json=session.metadata_json,
         )
         there = await self._store.create_session(session, agent, event=NewEvent(payload=said, at=now))
-        if there is not None and (there.fingerprint, there.owner) != (new.fingerprint, new.principal):
-            if new.session_id:
-                raise SessionAlreadyExists(session_id=session_id)
-            raise RequestIdReused(metadata={"request_id": new.request_id})
+        if there is not None:
+            _check_same(there, new)
         return await self.get(new.tenant, session_id)
 
     async def get(self, tenant: str, session_id: str) -> tuple[Session, Head]:
@@ -120,6 +118,22 @@ class Sessions:
                 raise InternalError
             self._woken((tenant, session_id))
             return stored.value
+
+    async def _made_before(self, new: NewSession, session_id: str) -> tuple[Session, Head]:
+        """There is no such agent now; a repeat still finds the session that was made when there was."""
+        found = await self._store.session(new.tenant, session_id)
+        if found is None:
+            raise AgentNotFound(f"There is no agent named {new.agent!r}; ListAgents names those that exist.")
+        _check_same(found[0], new)
+        return found
+
+
+def _check_same(there: Session, new: NewSession) -> None:
+    if (there.fingerprint, there.owner) == (new.fingerprint, new.principal):
+        return
+    if new.session_id:
+        raise SessionAlreadyExists(session_id=there.id)
+    raise RequestIdReused(metadata={"request_id": new.request_id})
 
 
 def _end(draft: Draft, queued: Mapping[str, Turn], *, by: str, reason: str) -> int:
