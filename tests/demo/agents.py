@@ -1,5 +1,6 @@
 """The agents of the demo and of `make run`: the service's samples, with a scripted model where tools are called."""
 
+import re
 from pathlib import Path
 
 from turnkeeper import catalogue
@@ -12,6 +13,15 @@ _NO_KEY = "TURNKEEPER_NO_KEY"
 def samples(*, clerk_at: str) -> str:
     """The sample agents, TOML. The clerk's model is the one at `clerk_at`, for it must call tools."""
     return _served_by(catalogue.SAMPLES.read_text(encoding="utf-8"), "clerk", clerk_at)
+
+
+def port_in(file: Path) -> int:
+    """The port of the scripted model in a file of `samples`; 0 when there is none.
+
+    A session keeps the agent that it began with, its model's address included: the next run had better take the same.
+    """
+    found = re.search(r'base_url = "http://127\.0\.0\.1:(\d+)/', file.read_text() if file.exists() else "")
+    return int(found[1]) if found else 0
 
 
 def demo(*, scripted: str, ask: bool) -> str:

@@ -30,7 +30,9 @@ async def run(step: Step, parts: Parts) -> None:
         log = await log_of(session)
         count = len(log.durable)
         all_of_them = f"1 to {count}, no gap"
-        step.check("the second also saw the session's", two.sequences, expected=log.sequences, told=all_of_them)
+        step.check(
+            "with those of the session itself, the second saw", two.sequences, expected=log.sequences, told=all_of_them
+        )
         step.check("which is the whole log", log.sequences, expected=list(range(1, count + 1)), told=f"{count} events")
         step.holds("live pieces of text the second got", len(two.deltas) > 1, came=len(two.deltas))
         step.check("pieces out of place", misplaced(two.deltas), expected=[])

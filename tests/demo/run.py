@@ -20,8 +20,6 @@ from turnkeeper_client.pb.v1.approval_pb2 import APPROVAL_STATE_PENDING
 DEFAULT_PORT = 50051
 DEFAULT_DATA = ".turnkeeper"
 CLERK_SCRIPT = Path(__file__).with_name("clerk.toml")
-CLERK_PORT = 50151
-"""Of the scripted model: a session keeps the agent that it began with, its model's address included."""
 LOOK_SECONDS = 0.5
 
 
@@ -63,9 +61,10 @@ async def _agents(stack: AsyncExitStack, data: Path) -> Path | None:
     """The samples with a scripted model for the clerk; None with a model that calls tools itself."""
     if has_own_model():
         return None
-    port = 0 if ports.taken(CLERK_PORT) else CLERK_PORT
-    scripted = await stack.enter_async_context(ScriptedModel(load_script(CLERK_SCRIPT), port=port))
     file = data / "agents.toml"
+    port = agents.port_in(file)
+    model = ScriptedModel(load_script(CLERK_SCRIPT), port=0 if ports.taken(port) else port)
+    scripted = await stack.enter_async_context(model)
     file.write_text(agents.samples(clerk_at=scripted.base_url), encoding="utf-8")
     return file
 
@@ -88,7 +87,8 @@ async def _server(port: int, data: Path, agents_file: Path | None) -> AsyncItera
         if not address:
             said = tail(data / "server.log", lines=1)
             in_use = "in use by another mongod" in said
-            raise CannotRun(f"{said}\nAnother folder: DATA={DEFAULT_DATA}-2 make run" if in_use else said)
+            another = f"\nAnother folder: PORT={port} DATA={DEFAULT_DATA}-2 make run"
+            raise CannotRun(said + (another if in_use else ""))
         yield process, address
     finally:
         await end_process(process)
