@@ -1,7 +1,7 @@
 """Start, cancel, retry and wait for turns: rules, then one store write."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -17,6 +17,7 @@ from turnkeeper.errors import (
     InternalError,
     QuotaExceeded,
     RequestIdReused,
+    SessionError,
     TurnInProgress,
     TurnNotFound,
     TurnNotRetryable,
@@ -87,7 +88,7 @@ class Turns:
         known = await self._store.find_request(message.key)
         if known is not None:
             return self._repeat(known, message.fingerprint)
-        return await self._worker.outlive(self._start(message))
+        return await self._first(message.key, message.fingerprint, self._start(message))
 
     async def _start(self, message: NewMessage) -> RequestRecord:
         began = time.monotonic()
@@ -149,7 +150,7 @@ class Turns:
         if known is not None:
             return self._repeat(known, fingerprint)
         await self.get(key.tenant, key.session_id, turn_id)
-        return await self._worker.outlive(self._retry(turn_id, key, fingerprint))
+        return await self._first(key, fingerprint, self._retry(turn_id, key, fingerprint))
 
     async def _retry(self, turn_id: str, key: RequestKey, fingerprint: str) -> RequestRecord:
         began = time.monotonic()
@@ -168,6 +169,18 @@ class Turns:
                 self._adopt(stored, began)
         self._woken((key.tenant, key.session_id))
         return stored.value[1]
+
+    async def _first(
+        self, key: RequestKey, fingerprint: str, work: Coroutine[None, None, RequestRecord]
+    ) -> RequestRecord:
+        """What the work gives, whatever becomes of the caller. Refused because of its own twin, it is a repeat."""
+        try:
+            return await self._worker.outlive(work)
+        except SessionError:
+            known = await self._store.find_request(key)
+            if known is None:
+                raise
+            return self._repeat(known, fingerprint)
 
     def _adopt(self, stored: Stored[tuple[Turn, RequestRecord]], began: float) -> None:
         if stored.committed is None:
