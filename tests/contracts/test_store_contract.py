@@ -203,7 +203,7 @@ async def test_the_same_step_again_finds_what_the_first_did(store: Store, lease:
     again = await asyncio.gather(*(store.commit(step) for _ in range(3)))
     assert again == [first] * 3
     now = await head_of(store, place)
-    assert (now.last_seq, now.fence) == (head.last_seq + events, first.fence)
+    assert (now.last_seq, now.fence, now.revision) == (head.last_seq + events, first.fence, head.revision + 1)
     for _ in range(2):
         await committed(store.commit(a_step(await head_of(store, place), an_event())))
     assert await store.commit(step) == first

@@ -44,7 +44,11 @@ async def test_a_session_that_exists_is_answered_as_it_is_now(store: Store) -> N
     await committed(store.commit(a_step(await head_of(store, place), an_event(), session=ended)))
     again = await store.create_session(a_session(place, fingerprint="other"), AGENT, event=a_first_event())
     assert again == ended
-    assert (await head_of(store, place)).last_seq == 2
+    later = NOON + timedelta(seconds=1)
+    await committed(store.commit(a_step(await head_of(store, place), an_event(at=later))))
+    again = await store.create_session(a_session(place), AGENT, event=a_first_event())
+    assert again == replace(ended, update_time=later)
+    assert (await head_of(store, place)).last_seq == 3
 
 
 async def test_i8_of_five_creations_at_once_one_makes_the_session(new_store: NewStore) -> None:

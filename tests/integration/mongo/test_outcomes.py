@@ -108,12 +108,14 @@ async def test_i3_what_stays_unknown_is_neither_answered_nor_given_up(
 
 async def test_i3_closing_waits_for_what_is_unknown(new_store: NewStore, failing: FailPoint) -> None:
     store, other = await new_store(operation=SOON), await new_store()
-    step = await _step(store, await begin(store))
+    place = await begin(store)
+    step = await _step(store, place)
     async with failing(["commitTransaction"], **NEVER_ARRIVED):
         with pytest.raises(ServiceUnavailable):
             await store.commit(step)
         closing = asyncio.create_task(store.close())
     await closing
+    assert (await head_of(other, place)).last_seq == 3
     await _stored_once(other, step, await other.commit(step))
 
 

@@ -15,6 +15,7 @@ from pymongo.write_concern import WriteConcern
 from turnkeeper.errors import ServiceUnavailable
 
 Document: TypeAlias = dict[str, Any]
+ClientSession: TypeAlias = AsyncIOMotorClientSession
 Collection: TypeAlias = "AsyncIOMotorCollection[Document]"
 
 GOODBYE_S: Final = 1.0
@@ -69,9 +70,9 @@ class Connection:
         self.agents: Collection = self.database["agents"]
         self.secrets: Collection = self.database["secrets"]
 
-    def session(self) -> AsyncIOMotorClientSession:
+    def session(self) -> ClientSession:
         """A client session, causally consistent. Nothing is sent; motor's own way would use a thread for it."""
-        return AsyncIOMotorClientSession(self.client.delegate.start_session(causal_consistency=True), self.client)
+        return ClientSession(self.client.delegate.start_session(causal_consistency=True), self.client)
 
     async def close(self) -> None:
         """Disconnect. The driver says goodbye to the database first, and would wait 10 s for one that is gone."""

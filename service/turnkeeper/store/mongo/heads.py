@@ -65,6 +65,11 @@ def read(document: Document) -> Head:
     )
 
 
+def session_of(document: Document, head: Document) -> Session:
+    """The time of the last change is kept on the head, which every step writes anyway."""
+    return decode(Session, {**document, "update_time": max(document["update_time"], head["update_time"])})
+
+
 def unmoved(step: Step) -> Document:
     """The filter that makes a step's decision still hold. A step that is stored already does not match again.
 

@@ -10,13 +10,12 @@ from turnkeeper.store.contract import (
     RequestRecord,
     Stale,
     Step,
-    StoredEvent,
     Verdict,
 )
 from turnkeeper.store.mongo import keys
-from turnkeeper.store.mongo.client import Connection, Document
+from turnkeeper.store.mongo.client import ClientSession, Connection, Document
 from turnkeeper.store.mongo.documents import decode, encode
-from turnkeeper.store.mongo.transactions import Session
+from turnkeeper.store.mongo.events import event_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +24,7 @@ class Outcomes:
 
     connection: Connection
 
-    async def of_step(self, step: Step, session: Session) -> Verdict | None:
+    async def of_step(self, step: Step, session: ClientSession) -> Verdict | None:
         """The verdict, or None while the head is as it was read and the step is not stored."""
         head = await self.connection.heads.find_one(
             keys.where(keys.of_session(step.tenant, step.session_id)), session=session
@@ -40,11 +39,11 @@ class Outcomes:
             return Fenced()
         return None if _as_read(head, step) else Stale()
 
-    async def find_request(self, key: RequestKey, *, session: Session | None = None) -> RequestRecord | None:
+    async def find_request(self, key: RequestKey, *, session: ClientSession | None = None) -> RequestRecord | None:
         document = await self.connection.requests.find_one(keys.where(keys.of_request(key)), session=session)
         return None if document is None else decode(RequestRecord, {**document, "key": encode(key)})
 
-    async def _stored(self, step: Step, head: Document, session: Session) -> Committed | None:
+    async def _stored(self, step: Step, head: Document, session: ClientSession) -> Committed | None:
         """The step's own trace: its id on its events, or on the head."""
         if not step.events:
             traces = (each for each in head["silent_steps"] if each["step_id"] == step.step_id)
@@ -72,10 +71,4 @@ def _as_read(head: Document, step: Step) -> bool:
         head["last_seq"] == step.last_seq
         and head["cancel"]["turn_id"] == step.cancel
         and step.revision in (None, head["revision"])
-    )
-
-
-def event_of(document: Document) -> StoredEvent:
-    return StoredEvent(
-        sequence=document["seq"], kind=document["kind"], turn_id=document["turn_id"], payload=document["payload"]
     )

@@ -21,7 +21,8 @@ from turnkeeper.store.contract import (
 from turnkeeper.store.mongo import heads, keys
 from turnkeeper.store.mongo.client import Collection, Connection, Document, database_errors
 from turnkeeper.store.mongo.documents import decode
-from turnkeeper.store.mongo.outcomes import Outcomes, event_of
+from turnkeeper.store.mongo.events import event_of
+from turnkeeper.store.mongo.outcomes import Outcomes
 
 T = TypeVar("T")
 
@@ -55,7 +56,7 @@ class Reads:
         calls = (decode(Call, each) for each in document["calls"])
         return Snapshot(
             head=heads.read(document),
-            session=_session_of(document["session"][0], document),
+            session=heads.session_of(document["session"][0], document),
             turn=decode(Turn, document["turn"][0]) if document["turn"] else None,
             calls=tuple(sorted(calls, key=lambda call: (call.message_id, call.position))),
             approvals=tuple(decode(Approval, each) for each in document["approvals"]),
@@ -106,7 +107,7 @@ class Reads:
             found = await self._connection.heads.aggregate(pipeline).to_list(1)
         if not found or not found[0]["session"]:
             return None
-        return _session_of(found[0]["session"][0], found[0]), heads.read(found[0])
+        return heads.session_of(found[0]["session"][0], found[0]), heads.read(found[0])
 
     async def sessions(
         self, tenant: str, where: SessionFilter, *, limit: int, after: tuple[datetime, str] | None
@@ -123,7 +124,7 @@ class Reads:
             return []
         with database_errors():
             found = await self._connection.sessions.aggregate(pipeline).to_list(limit)
-        return [(_session_of(each, each["head"][0]), heads.read(each["head"][0])) for each in found]
+        return [(heads.session_of(each, each["head"][0]), heads.read(each["head"][0])) for each in found]
 
     async def turn(self, tenant: str, session_id: str, turn_id: str) -> Turn | None:
         return await self._one(Turn, self._connection.turns, keys.of_member(tenant, session_id, turn_id))
@@ -183,11 +184,6 @@ def _join(collection: str, pipeline: Sequence[Document], *, into: str) -> Docume
 
 def _asked(key: Document) -> Document:
     return {**{name: heads.literal(value) for name, value in key.items()}, "id": "$$asked"}
-
-
-def _session_of(document: Document, head: Document) -> Session:
-    """The time of the last change is kept on the head, which every step writes anyway."""
-    return decode(Session, {**document, "update_time": max(document["update_time"], head["update_time"])})
 
 
 def _matching(where: SessionFilter) -> Document:

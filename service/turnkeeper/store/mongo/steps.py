@@ -1,18 +1,10 @@
-"""What is stored whole or not at all: a step, and a new session."""
+"""A step: everything that one decision changes, stored whole or not at all."""
 
-import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypeAlias
 
-from pymongo.errors import DuplicateKeyError
-
-from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Approval, ApprovalState
-from turnkeeper.domain.event import NAMES, NewEvent
-from turnkeeper.domain.session import Session
 from turnkeeper.domain.tool import Call
 from turnkeeper.domain.turn import Turn
 from turnkeeper.store.contract import (
@@ -26,28 +18,21 @@ from turnkeeper.store.contract import (
     Verdict,
 )
 from turnkeeper.store.mongo import heads, keys
-from turnkeeper.store.mongo.client import Connection, Document, database_errors
-from turnkeeper.store.mongo.documents import SCHEMA, changes, decode, encode
+from turnkeeper.store.mongo.client import ClientSession, Document, database_errors
+from turnkeeper.store.mongo.documents import SCHEMA, changes, encode
+from turnkeeper.store.mongo.events import event_document, numbered
 from turnkeeper.store.mongo.outcomes import Outcomes
-from turnkeeper.store.mongo.transactions import Obstacle, Transactions, Writes
-from turnkeeper.store.mongo.transactions import Session as DriverSession
+from turnkeeper.store.mongo.transactions import Transactions
+from turnkeeper.store.mongo.writes import Obstacle, Writes
 
-LARGEST_PAYLOAD: Final = (256 + 8) * 1024
-"""A message's text of 256 KiB, and what is around it."""
 KEPT: Final = timedelta(hours=72)
 KEPT_WITH_SESSION: Final = frozenset({"message"})
 """Families whose records live as long as their session."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Created:
-    existing: Session | None
-
-
 class Steps:
-    """The writing half of the store."""
+    """The one verb that changes a session."""
 
-    _connection: Connection
     _transactions: Transactions
     _outcomes: Outcomes
     _codec: EventCodec
@@ -56,7 +41,8 @@ class Steps:
         """Raises ValueError when an event is larger than 256 KiB, or a document belongs to another session."""
         _check_ownership(step)
         events = [
-            self._stored(step.session_id, event, step.last_seq + place) for place, event in enumerate(step.events, 1)
+            numbered(self._codec, step.session_id, event, step.last_seq + place)
+            for place, event in enumerate(step.events, 1)
         ]
 
         async def write(writes: Writes) -> Verdict:
@@ -67,61 +53,12 @@ class Steps:
             await _write_documents(writes, step)
             return Committed(last_seq=head["last_seq"], fence=head["fence"], events=tuple(events))
 
-        async def look(session: DriverSession, obstacle: Obstacle) -> Verdict | None:
+        async def look(session: ClientSession, obstacle: Obstacle) -> Verdict | None:
             found = await self._outcomes.of_step(step, session)
             return Stale() if found is None and obstacle is Obstacle.MISS else found
 
         with database_errors():
             return await self._transactions.run(write, look)
-
-    async def create_session(self, session: Session, agent: Agent, *, event: NewEvent) -> Session | None:
-        """Raises ValueError when the event is larger than 256 KiB."""
-        step_id = secrets.token_hex(13)
-        first = self._stored(session.id, event, 1)
-
-        async def write(writes: Writes) -> _Created:
-            key = keys.of_session(session.tenant, session.id)
-            await writes.insert("heads", [heads.new(session)])
-            await writes.insert(
-                "events",
-                [_event_document(first, of=(session.tenant, session.id), step_id=step_id, fence=0, at=event.at)],
-            )
-            await writes.insert("sessions", [{"_id": key, **encode(session), "schema": SCHEMA}])
-            return _Created(existing=None)
-
-        async def look(driver_session: DriverSession, _: Obstacle) -> _Created | None:
-            return await self._found(session, step_id, driver_session)
-
-        with database_errors():
-            await self._keep(agent, tenant=session.tenant)
-            return (await self._transactions.run(write, look)).existing
-
-    async def _found(self, session: Session, step_id: str, driver_session: DriverSession) -> _Created | None:
-        """The session that has this id now, unless it is the one that this very call made."""
-        document = await self._connection.sessions.find_one(
-            keys.where(keys.of_session(session.tenant, session.id)), session=driver_session
-        )
-        if document is None:
-            return None
-        first = await self._connection.events.find_one(
-            {"tenant": session.tenant, "session_id": session.id, "seq": 1}, {"step_id": 1}, session=driver_session
-        )
-        ours = first is not None and first["step_id"] == step_id
-        return _Created(existing=None if ours else decode(Session, document))
-
-    async def _keep(self, agent: Agent, *, tenant: str) -> None:
-        """Ahead of the session that pins it: the same version has the same content, so nothing can be overwritten."""
-        key = keys.of_agent(tenant, agent.name, agent.version)
-        if await self._connection.agents.find_one(keys.where(key), {"_id": 1}) is None:
-            document = {"_id": key, **encode(agent), "tenant": tenant, "version": agent.version, "schema": SCHEMA}
-            with suppress(DuplicateKeyError):
-                await self._connection.agents.insert_one(document)
-
-    def _stored(self, session_id: str, event: NewEvent, sequence: int) -> StoredEvent:
-        payload = self._codec.number(self._codec.encode(session_id, event), sequence)
-        if len(payload) > LARGEST_PAYLOAD:
-            raise ValueError(f"an event of {len(payload)} bytes; {LARGEST_PAYLOAD} is the most")
-        return StoredEvent(sequence=sequence, kind=NAMES[type(event.payload)], turn_id=event.turn_id, payload=payload)
 
 
 _Member: TypeAlias = Turn | Call | Approval
@@ -150,7 +87,7 @@ async def _write_events(writes: Writes, step: Step, events: list[StoredEvent], *
     await writes.insert(
         "events",
         [
-            _event_document(stored, of=of, step_id=step.step_id, fence=fence, at=event.at)
+            event_document(stored, of=of, step_id=step.step_id, fence=fence, at=event.at)
             for stored, event in zip(events, step.events, strict=True)
         ],
     )
@@ -168,22 +105,6 @@ async def _write_documents(writes: Writes, step: Step) -> None:
     await writes.update("approvals", [(_pending(each), changes(each.approval)) for each in step.approvals])
     if step.request is not None:
         await writes.insert("requests", [_request_document(step.request)])
-
-
-def _event_document(stored: StoredEvent, *, of: tuple[str, str], step_id: str, fence: int, at: datetime) -> Document:
-    tenant, session_id = of
-    return {
-        "tenant": tenant,
-        "session_id": session_id,
-        "seq": stored.sequence,
-        "turn_id": stored.turn_id,
-        "fence": fence,
-        "step_id": step_id,
-        "kind": stored.kind,
-        "payload": stored.payload,
-        "at": at,
-        "schema": SCHEMA,
-    }
 
 
 def _key(member: _Member) -> Document:

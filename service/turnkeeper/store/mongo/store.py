@@ -13,6 +13,7 @@ from turnkeeper.store.mongo.client import Connection, database_errors
 from turnkeeper.store.mongo.documents import SCHEMA
 from turnkeeper.store.mongo.outcomes import Outcomes
 from turnkeeper.store.mongo.reads import Reads
+from turnkeeper.store.mongo.sessions import Sessions
 from turnkeeper.store.mongo.steps import Steps
 from turnkeeper.store.mongo.sweeps import Sweeps
 from turnkeeper.store.mongo.tasks import Tasks
@@ -22,7 +23,7 @@ SECRET_BYTES: Final = 32
 PATIENCE: Final = timedelta(seconds=5)
 
 
-class MongoStore(Steps, Claims, Sweeps, Reads):
+class MongoStore(Sessions, Steps, Claims, Sweeps, Reads):
     """`Store` on a MongoDB replica set. Use it between `open` and `close`, on one event loop."""
 
     def __init__(

@@ -1,0 +1,145 @@
+"""One client session, and the transaction that it runs until that is known to be over.
+
+Unknown is not aborted: the commit is sent again on the same session and transaction number; after that the database
+is asked what it holds.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeAlias, TypeVar
+
+import pymongo
+from pymongo.errors import ConnectionFailure, InvalidOperation, PyMongoError
+from pymongo.read_concern import ReadConcern
+
+from turnkeeper.store.mongo.client import MAJORITY, ClientSession, Connection
+from turnkeeper.store.mongo.writes import Obstacle, Stopped, Writes
+
+LOOK_S: Final = 1.0
+"""To look what the database holds takes at most this long after the deadline, and so does each try to settle."""
+SETTLE_S: Final = 60.0
+
+T = TypeVar("T")
+Body: TypeAlias = Callable[[Writes], Awaitable[T]]
+Look: TypeAlias = Callable[[ClientSession, Obstacle], Awaitable[T | None]]
+
+_log = logging.getLogger(__name__)
+
+
+class Attempt:
+    """One client session, used for a transaction until that is known to be over."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.open: Obstacle | None = None
+        self._connection = connection
+        self._deadline = time.monotonic() + connection.operation.total_seconds()
+        self._session = connection.session()
+        self._writes = Writes(connection, self._session)
+
+    def end(self) -> None:
+        """Hand the session back. Its last transaction is over, so nothing is sent."""
+        self._session.delegate.end_session()
+
+    def left(self) -> float:
+        return self._deadline - time.monotonic()
+
+    async def pause(self, tries: int) -> bool:
+        """Wait a little, longer each time, spread at random. False when the time is up."""
+        delay = random.uniform(0.5, 1.0) * min(0.004 * 2**tries, 0.25)
+        if self.left() <= delay:
+            return False
+        await asyncio.sleep(delay)
+        return True
+
+    async def once(self, body: Body[T]) -> T:
+        """The body's result, committed. Raises Stopped."""
+        self._session.start_transaction(read_concern=ReadConcern("snapshot"), write_concern=MAJORITY)
+        try:
+            with pymongo.timeout(max(self.left(), 0.001)):
+                result = await body(self._writes)
+        except PyMongoError as error:
+            broken = isinstance(error, ConnectionFailure) or error.timeout
+            await self._abort(broken=broken and self._writes.arrived)
+            if error.has_error_label("TransientTransactionError"):
+                raise Stopped(Obstacle.CONFLICT) from error
+            raise
+        except BaseException:
+            await self._abort(broken=False)
+            raise
+        await self._commit()
+        return result
+
+    async def look(self, look: Look[T], obstacle: Obstacle) -> T | None:
+        """In another session, which reads nothing older than this one has seen.
+
+        A read in this one would make the driver forget the transaction whose commit may have to be sent again.
+        """
+        with pymongo.timeout(max(self.left(), LOOK_S)):
+            async with self._connection.session() as reader:
+                seen = self._session.delegate
+                if seen.operation_time is not None:
+                    reader.advance_cluster_time(seen.cluster_time)
+                    reader.advance_operation_time(seen.operation_time)
+                return await look(reader, obstacle)
+
+    async def _abort(self, *, broken: bool) -> None:
+        """Over a broken connection the abort may not arrive: the transaction counts as open."""
+        self.open = Obstacle.CONFLICT if broken else None
+        with pymongo.timeout(max(self.left(), LOOK_S)):
+            await self._session.abort_transaction()
+
+    async def _commit(self) -> None:
+        """Return when it is committed on a majority."""
+        self.open = Obstacle.UNKNOWN
+        tries = 0
+        while True:
+            try:
+                with pymongo.timeout(max(self.left(), 0.001)):
+                    await self._session.commit_transaction()
+            except PyMongoError as error:
+                if _aborted(error):
+                    self.open = None
+                    raise Stopped(Obstacle.CONFLICT) from error
+                if not await self.pause(tries):
+                    raise Stopped(Obstacle.UNKNOWN) from error
+                tries += 1
+            else:
+                self.open = None
+                return
+
+    async def settle(self, settling: asyncio.Semaphore) -> None:
+        """End what the caller could not wait for: have the commit's outcome, or kill what was never committed.
+
+        While the database is gone there may be many of these: few at a time try, and briefly.
+        """
+        give_up = time.monotonic() + SETTLE_S
+        while time.monotonic() < give_up:
+            async with settling:
+                if await self._settled():
+                    self.end()
+                    return
+            await asyncio.sleep(random.uniform(0.25, 0.5))
+        _log.warning("a transaction's outcome stayed unknown for %d s", SETTLE_S)
+
+    async def _settled(self) -> bool:
+        try:
+            with pymongo.timeout(LOOK_S):
+                await (self._session.commit_transaction() if self.open is Obstacle.UNKNOWN else self._kill())
+        except InvalidOperation:
+            return True  # the store was closed
+        except PyMongoError as error:
+            return self.open is Obstacle.UNKNOWN and _aborted(error)
+        return True
+
+    async def _kill(self) -> None:
+        await self._connection.client.admin.command("killSessions", [self._session.session_id])
+
+
+def _aborted(error: PyMongoError) -> bool:
+    """The commit was refused for certain; anything else leaves it unknown."""
+    return error.has_error_label("TransientTransactionError") and not error.has_error_label(
+        "UnknownTransactionCommitResult"
+    )

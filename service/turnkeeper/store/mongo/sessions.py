@@ -1,0 +1,72 @@
+"""A new session: its document, its head and its first event, with the agent's version that it pins."""
+
+import secrets
+from contextlib import suppress
+from dataclasses import dataclass
+
+from pymongo.errors import DuplicateKeyError
+
+from turnkeeper.domain.agent import Agent
+from turnkeeper.domain.event import NewEvent
+from turnkeeper.domain.session import Session
+from turnkeeper.store.contract import EventCodec
+from turnkeeper.store.mongo import heads, keys
+from turnkeeper.store.mongo.client import ClientSession, Connection, database_errors
+from turnkeeper.store.mongo.documents import SCHEMA, encode
+from turnkeeper.store.mongo.events import event_document, numbered
+from turnkeeper.store.mongo.transactions import Transactions
+from turnkeeper.store.mongo.writes import Obstacle, Writes
+
+
+@dataclass(frozen=True, slots=True)
+class _Created:
+    existing: Session | None
+
+
+class Sessions:
+    """How a session begins."""
+
+    _connection: Connection
+    _transactions: Transactions
+    _codec: EventCodec
+
+    async def create_session(self, session: Session, agent: Agent, *, event: NewEvent) -> Session | None:
+        """Raises ValueError when the event is larger than 256 KiB."""
+        step_id = secrets.token_hex(13)
+        first = numbered(self._codec, session.id, event, 1)
+
+        async def write(writes: Writes) -> _Created:
+            key = keys.of_session(session.tenant, session.id)
+            await writes.insert("heads", [heads.new(session)])
+            await writes.insert(
+                "events",
+                [event_document(first, of=(session.tenant, session.id), step_id=step_id, fence=0, at=event.at)],
+            )
+            await writes.insert("sessions", [{"_id": key, **encode(session), "schema": SCHEMA}])
+            return _Created(existing=None)
+
+        async def look(client_session: ClientSession, _: Obstacle) -> _Created | None:
+            return await self._found(session, step_id, client_session)
+
+        with database_errors():
+            await self._keep(agent, tenant=session.tenant)
+            return (await self._transactions.run(write, look)).existing
+
+    async def _found(self, session: Session, step_id: str, client_session: ClientSession) -> _Created | None:
+        """The session that has this id now, unless it is the one that this very call made."""
+        key = keys.of_session(session.tenant, session.id)
+        head = await self._connection.heads.find_one(keys.where(key), session=client_session)
+        document = await self._connection.sessions.find_one(keys.where(key), session=client_session)
+        first = await self._connection.events.find_one({**key, "seq": 1}, {"step_id": 1}, session=client_session)
+        if head is None or document is None:
+            return None
+        ours = first is not None and first["step_id"] == step_id
+        return _Created(existing=None if ours else heads.session_of(document, head))
+
+    async def _keep(self, agent: Agent, *, tenant: str) -> None:
+        """Ahead of the session that pins it: the same version has the same content, so nothing can be overwritten."""
+        key = keys.of_agent(tenant, agent.name, agent.version)
+        if await self._connection.agents.find_one(keys.where(key), {"_id": 1}) is None:
+            document = {"_id": key, **encode(agent), "tenant": tenant, "version": agent.version, "schema": SCHEMA}
+            with suppress(DuplicateKeyError):
+                await self._connection.agents.insert_one(document)
