@@ -11,6 +11,7 @@ import pytest_asyncio
 from pymongo import AsyncMongoClient
 
 from tests import harness
+from tests.checker.compare import check
 from tests.e2e.world import AGENTS, World, check_pairs
 from tests.workshop import FOLDER, Workshop
 from turnkeeper.tools.samples import OUTBOX
@@ -30,7 +31,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world(request: pytest.FixtureRequest, mongo_uri: str, workshop: Workshop) -> AsyncIterator[World]:
-    """The module's server. In the end: nothing of it failed, and the model never saw a call without its result."""
+    """The module's server. In the end: nothing of it failed, the model never saw a call without its
+    result, and the documents equal the fold of the logs."""
     database = f"turnkeeper_test_{secrets.token_hex(6)}"
     knobs = {"drain_grace": timedelta(milliseconds=100), **getattr(request.module, "KNOBS", {})}
     failures = _Failures()
@@ -46,6 +48,7 @@ async def world(request: pytest.FixtureRequest, mongo_uri: str, workshop: Worksh
             )
             for exchange in model.exchanges.all():
                 check_pairs(json.loads(exchange.body)["messages"])
+        await check(mongo_uri, database)
     finally:
         logging.getLogger("turnkeeper").removeHandler(failures)
         async with AsyncMongoClient[dict[str, object]](mongo_uri) as client:

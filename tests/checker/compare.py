@@ -1,0 +1,204 @@
+"""The documents of a database against the fold of its logs (promise I11)."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pymongo import AsyncMongoClient
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.asynchronous.database import AsyncDatabase
+
+from tests.checker.fold import fold
+from tests.checker.values import BrokenLog, Folded, FoldedTurn
+from turnkeeper.codes import Code
+from turnkeeper.pb.v1 import event_pb2
+
+Document = Mapping[str, Any]
+Owned = dict[tuple[str, str], list[Document]]
+_MEMBERS = ("turns", "tool_calls", "approvals", "requests")
+
+
+async def differences(mongo_uri: str, database: str) -> list[str]:
+    """What does not fit, a line each; empty when all is well. One snapshot, so that the service may be running."""
+    async with (
+        AsyncMongoClient[dict[str, Any]](mongo_uri) as client,
+        client.start_session(snapshot=True) as session,
+    ):
+        return [line async for line in _differences(client[database], session)]
+
+
+async def check(mongo_uri: str, database: str) -> None:
+    """Fails with what does not fit."""
+    found = await differences(mongo_uri, database)
+    assert not found, "\n".join(found)
+
+
+async def _differences(database: AsyncDatabase[dict[str, Any]], session: AsyncClientSession) -> Any:
+    events = await _by_session(database, session, "events", sort=[("seq", 1)])
+    heads = {_of(head): head for head in await database.heads.find(session=session).to_list()}
+    sessions = {_of(each["_id"]): each for each in await database.sessions.find(session=session).to_list()}
+    members = {name: await _by_session(database, session, name) for name in _MEMBERS}
+    for key in sorted({*events, *heads, *sessions, *(each for found in members.values() for each in found)}):
+        if key not in heads or key not in sessions or key not in events:
+            yield f"{key}: its session, head or log is not there"
+            continue
+        mine = {name: found.get(key, []) for name, found in members.items()}
+        for line in _of_session(heads[key], sessions[key], events[key], mine):
+            yield f"{key[1]}: {line}"
+
+
+async def _by_session(
+    database: AsyncDatabase[dict[str, Any]], session: AsyncClientSession, name: str, **how: Any
+) -> Owned:
+    found: Owned = {}
+    async for document in database[name].find({}, session=session, **how):
+        found.setdefault(_of(document), []).append(document)
+    return found
+
+
+def _of(document: Document) -> tuple[str, str]:
+    return document["tenant"], document["session_id"]
+
+
+def _of_session(
+    head: Document, session: Document, events: list[Document], members: Mapping[str, list[Document]]
+) -> Iterator[str]:
+    yield from _log(events, head)
+    try:
+        folded = fold(event_pb2.Event.FromString(event["payload"]) for event in events)
+    except (BrokenLog, KeyError, ValueError) as broken:
+        yield f"its log is broken: {broken}"
+        return
+    yield from _head(head, folded, {turn["id"]: turn["state"] for turn in members["turns"]})
+    yield from _session(session, folded)
+    yield from _turns(members["turns"], folded)
+    yield from _calls(members["tool_calls"], folded)
+    yield from _approvals(members["approvals"], folded)
+    yield from _requests(members["requests"], folded)
+
+
+def _log(events: list[Document], head: Document) -> Iterator[str]:
+    """What is stored beside the payload, and the order of fences."""
+    fence = 0
+    for number, event in enumerate(events, 1):
+        said = event_pb2.Event.FromString(event["payload"])
+        stored = (event["seq"], event["kind"], event["turn_id"], event["session_id"])
+        if (
+            stored != (said.sequence, said.WhichOneof("payload"), said.turn_id, said.session_id)
+            or said.sequence != number
+        ):
+            yield f"event {number} is stored as {stored} and says {said.sequence}, {said.WhichOneof('payload')}"
+        if event["fence"] < fence:
+            yield f"event {number} was written under fence {event['fence']}, after {fence}"
+        fence = event["fence"]
+    if head["fence"] < fence:
+        yield f"the head's fence is {head['fence']}, its log's {fence}"
+
+
+def _head(head: Document, folded: Folded, states: Mapping[str, str]) -> Iterator[str]:
+    says = (head["last_seq"], head["active_turn"], head["queue"])
+    if says != (folded.last_seq, folded.active, folded.queue):
+        yield f"head {says}, log {(folded.last_seq, folded.active, folded.queue)}"
+    if head["cancel"]["turn_id"] not in ("", folded.active):
+        yield f"a wish to cancel {head['cancel']['turn_id']}, which is not active"
+    if bool(head["owner"]) != (head["lease_until"] is not None):
+        yield f"owner {head['owner']!r} with a lease until {head['lease_until']}"
+    if not folded.active and (head["owner"] or head["wake_at"]):
+        yield "an owner or a wake-up without an active turn"
+    if head["owner"] and states.get(folded.active) not in ("PENDING", "RUNNING", "BACKING_OFF", "AWAITING_APPROVAL"):
+        yield f"owned, while its turn is {states.get(folded.active)}"
+
+
+def _session(document: Document, folded: Folded) -> Iterator[str]:
+    labels = {label["k"]: label["v"] for label in document["labels"]}
+    said = {
+        "state": folded.state,
+        "agent": folded.agent,
+        "agent_version": folded.agent_version,
+        "owner": folded.owner,
+        "title": folded.title,
+        "usage": folded.usage,
+    }
+    yield from _unequal("session", document, said)
+    if labels != folded.labels or (document["end_time"] is not None) != (folded.state == "ENDED"):
+        yield "session: its labels or its end are not those of the log"
+
+
+def _turns(documents: list[Document], folded: Folded) -> Iterator[str]:
+    found = {document["id"]: document for document in documents}
+    if found.keys() != folded.turns.keys():
+        yield f"turns {sorted(found)}, log {sorted(folded.turns)}"
+    for turn_id in found.keys() & folded.turns.keys():
+        yield from _turn(found[turn_id], folded.turns[turn_id], folded)
+
+
+def _turn(document: Document, turn: FoldedTurn, folded: Folded) -> Iterator[str]:
+    name = f"turn {document['id']}"
+    said: dict[str, Any] = {
+        "first_sequence": turn.first_sequence,
+        "message_id": turn.message_id,
+        "principal": turn.principal,
+        "usage": turn.usage,
+        "iterations": turn.iterations,
+    }
+    if turn.end == "COMPLETED":
+        said["stop_reason"] = turn.stop_reason
+    yield from _unequal(name, document, said)
+    if document["state"] not in folded.states_of(document["id"]):
+        yield f"{name} is {document['state']}, log {sorted(folded.states_of(document['id']))}"
+    if document["attempt"] < turn.attempt:
+        yield f"{name} is in attempt {document['attempt']}, log {turn.attempt}"
+    if (document["end_time"] is not None) != bool(turn.end):
+        yield f"{name}: end_time {document['end_time']}, log {turn.end or 'no end'}"
+    if turn.end == "COMPLETED" and "".join(part["text"] for part in document["answer"]) != turn.answer:
+        yield f"{name}: its answer is not its last message"
+    if turn.end == "FAILED" and Code(document["error"]["code"]) != turn.error_code:
+        yield f"{name}: error {document['error']['code']}, log {turn.error_code}"
+    waiting = {item["approval_id"] for item in document["pending"]}
+    if waiting != (set(folded.pending(document["id"])) if document["state"] == "AWAITING_APPROVAL" else set()):
+        yield f"{name} waits for {waiting}, log {set(folded.pending(document['id']))}"
+
+
+def _calls(documents: list[Document], folded: Folded) -> Iterator[str]:
+    found = {document["id"]: document for document in documents}
+    if found.keys() != folded.calls.keys():
+        yield f"calls {sorted(found)}, log {sorted(folded.calls)}"
+    for call_id in found.keys() & folded.calls.keys():
+        document, call = found[call_id], folded.calls[call_id]
+        said = {
+            "turn_id": call.turn_id,
+            "tool": call.tool,
+            "arguments_json": call.arguments_json,
+            "arguments_hash": call.arguments_hash,
+            "outcome": call.outcome or None,
+            "started": bool(call.key),
+            "round": call.rounds,
+        }
+        yield from _unequal(f"call {call_id}", document, said)
+        again = call.state == "STARTED" and not call.irreversible
+        if document["state"] != call.state and not (again and document["state"] == "READY"):
+            yield f"call {call_id} is {document['state']}, log {call.state}"
+        if call.key and document["key"] != call.key:
+            yield f"call {call_id} has the key {document['key']}, log {call.key}"
+
+
+def _approvals(documents: list[Document], folded: Folded) -> Iterator[str]:
+    found = {document["id"]: document for document in documents}
+    if found.keys() != folded.approvals.keys():
+        yield f"approvals {sorted(found)}, log {sorted(folded.approvals)}"
+    for approval_id in found.keys() & folded.approvals.keys():
+        approval = folded.approvals[approval_id]
+        said = {name: getattr(approval, name) for name in approval.__slots__}
+        yield from _unequal(f"approval {approval_id}", found[approval_id], said)
+
+
+def _requests(documents: list[Document], folded: Folded) -> Iterator[str]:
+    for document in documents:
+        turn = folded.turns.get(document["turn_id"])
+        if turn is None or (document["family"] == "message" and document["sequence"] != turn.first_sequence):
+            yield f"request {document['request_id']} names turn {document['turn_id']}, event {document['sequence']}"
+
+
+def _unequal(name: str, document: Document, said: Mapping[str, Any]) -> Iterator[str]:
+    for field, value in said.items():
+        if document[field] != value:
+            yield f"{name}: {field} is {document[field]!r}, log {value!r}"

@@ -1,0 +1,227 @@
+"""A session folded from its events alone.
+
+It knows the rules of the log, not the service's code, and shares nothing with it but the wire format. An event that no
+rule allows is a finding of its own.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+
+from tests.checker.values import BrokenLog, Folded, FoldedApproval, FoldedCall, FoldedTurn, usage_of
+from turnkeeper.pb.v1 import event_pb2, message_pb2
+
+Event = event_pb2.Event
+HELD_DELAY = 2.0
+"""Seconds; before a next try that is farther away the turn is let go of, and is BACKING_OFF."""
+
+
+def fold(events: Iterable[Event]) -> Folded:
+    """The whole log. Raises BrokenLog."""
+    folded = Folded()
+    for event in events:
+        if event.sequence != folded.last_seq + 1:
+            raise BrokenLog(f"event {event.sequence} follows {folded.last_seq}")
+        folded.last_seq = event.sequence
+        kind = str(event.WhichOneof("payload"))
+        if folded.state == "ENDED":
+            raise BrokenLog(f"{kind} ({event.sequence}) after the session's end")
+        if kind not in RULES:
+            raise BrokenLog(f"{kind} ({event.sequence}): no rule knows it")
+        RULES[kind](folded, event)
+    return folded
+
+
+# --- the session -----------------------------------------------------------------------------------------------
+
+
+def _session_created(folded: Folded, event: Event) -> None:
+    made = event.session_created
+    folded.state, folded.agent, folded.agent_version = "CREATED", made.agent, made.agent_version
+    folded.owner, folded.title, folded.labels = made.owner, made.title, dict(made.labels)
+
+
+def _session_activated(folded: Folded, event: Event) -> None:
+    if folded.state != "CREATED":
+        raise BrokenLog(f"activated when {folded.state}")
+    folded.state, folded.title = "ACTIVE", event.session_activated.title or folded.title
+
+
+def _session_ended(folded: Folded, event: Event) -> None:
+    if folded.active or folded.queue:
+        raise BrokenLog("the session ended before its turns")
+    folded.state = "ENDED"
+
+
+# --- turns -----------------------------------------------------------------------------------------------------
+
+
+def _message_received(folded: Folded, event: Event) -> None:
+    said = event.message_received
+    if event.turn_id in folded.turns:
+        raise BrokenLog(f"a second message ({event.sequence}) of turn {event.turn_id}")
+    folded.turns[event.turn_id] = FoldedTurn(
+        first_sequence=event.sequence, message_id=said.message_id, principal=said.principal
+    )
+    folded.arrive(event.turn_id)
+
+
+def _turn_queued(folded: Folded, event: Event) -> None:
+    folded.turn_of(event)
+    folded.enqueue(event.turn_id, event.turn_queued.position)
+
+
+def _turn_started(folded: Folded, event: Event) -> None:
+    turn = folded.turn_of(event)
+    if turn.started or event.turn_id != folded.active:
+        raise BrokenLog(f"turn {event.turn_id} started twice, or out of turn ({event.sequence})")
+    turn.started = True
+
+
+def _message_completed(folded: Folded, event: Event) -> None:
+    turn, said = _running(folded, event), event.message_completed
+    if said.message_id in turn.message_ids:
+        raise BrokenLog(f"message {said.message_id} was completed twice")
+    turn.message_ids.add(said.message_id)
+    if said.finish_reason == message_pb2.FINISH_REASON_INTERRUPTED:
+        return
+    turn.iterations += 1
+    turn.answer = "" if said.tool_requests else "".join(part.text for part in said.content)
+    turn.add_usage(usage_of(said.usage))
+
+
+def _attempt_failed(folded: Folded, event: Event) -> None:
+    turn, failed = _running(folded, event), event.attempt_failed
+    delay = failed.retry_delay.ToTimedelta().total_seconds() if failed.HasField("retry_delay") else 0.0
+    turn.backing_off = failed.outcome == event_pb2.ATTEMPT_OUTCOME_RETRYING and delay > HELD_DELAY
+
+
+def _attempt_superseded(folded: Folded, event: Event) -> None:
+    _running(folded, event)
+
+
+def _turn_completed(folded: Folded, event: Event) -> None:
+    turn = folded.end_turn(event, "COMPLETED", event.turn_completed.usage)
+    turn.stop_reason = event_pb2.StopReason.Name(event.turn_completed.stop_reason).removeprefix("STOP_REASON_")
+    if event.turn_completed.message_id not in turn.message_ids:
+        raise BrokenLog(f"the answer of {event.turn_id} is no message of its own")
+
+
+def _turn_failed(folded: Folded, event: Event) -> None:
+    folded.end_turn(event, "FAILED", event.turn_failed.usage).error_code = event.turn_failed.error.code
+
+
+def _turn_cancelled(folded: Folded, event: Event) -> None:
+    folded.end_turn(event, "CANCELLED", event.turn_cancelled.usage)
+
+
+def _turn_retried(folded: Folded, event: Event) -> None:
+    turn = folded.turns[event.turn_id]
+    last = max(folded.turns.values(), key=lambda each: each.first_sequence)
+    if turn.end not in ("FAILED", "CANCELLED") or turn is not last or folded.active:
+        raise BrokenLog(f"turn {event.turn_id} was retried when {turn.end or 'running'}")
+    folded.take_back(turn)
+    turn.end, turn.iterations, turn.error_code = "", 0, 0
+    folded.active = event.turn_id
+
+
+def _running(folded: Folded, event: Event) -> FoldedTurn:
+    """The turn, which must be the active one."""
+    if event.turn_id != folded.active:
+        raise BrokenLog(f"{event.WhichOneof('payload')} ({event.sequence}) of a turn that is not active")
+    turn = folded.turn_of(event)
+    turn.backing_off = False
+    return turn
+
+
+# --- tools and approvals ---------------------------------------------------------------------------------------
+
+
+def _tool_called(folded: Folded, event: Event) -> None:
+    _running(folded, event)
+    asked = event.tool_called
+    if asked.tool_call_id in folded.calls:
+        raise BrokenLog(f"call {asked.tool_call_id} came twice")
+    free = asked.action in (event_pb2.POLICY_ACTION_AUTO, event_pb2.POLICY_ACTION_NOTIFY)
+    folded.calls[asked.tool_call_id] = FoldedCall(
+        turn_id=event.turn_id,
+        tool=asked.tool,
+        arguments_json=asked.arguments_json,
+        arguments_hash=asked.arguments_hash,
+        irreversible=asked.tool_class == event_pb2.TOOL_CLASS_IRREVERSIBLE,
+        state="READY" if free else "AWAITING",
+    )
+
+
+def _tool_started(folded: Folded, event: Event) -> None:
+    _running(folded, event)
+    call, started = folded.calls[event.tool_started.tool_call_id], event.tool_started
+    again = call.state == "STARTED" and not call.irreversible
+    if call.state != "READY" and not again:
+        raise BrokenLog(f"a {call.tool} that was {call.state} started ({event.sequence})")
+    if call.key not in ("", started.key):
+        raise BrokenLog(f"call {started.tool_call_id} started under another key")
+    call.state, call.key = "STARTED", started.key
+    folded.turns[event.turn_id].add_usage({"tool_calls": 1})
+
+
+def _tool_returned(folded: Folded, event: Event) -> None:
+    folded.turn_of(event)
+    call, returned = folded.calls[event.tool_returned.tool_call_id], event.tool_returned
+    if call.state == "RETURNED":
+        raise BrokenLog(f"call {returned.tool_call_id} returned twice")
+    if returned.started != bool(call.key):
+        raise BrokenLog(f"call {returned.tool_call_id} says that it was{'' if returned.started else ' not'} started")
+    call.state = "RETURNED"
+    call.outcome = event_pb2.ToolOutcome.Name(returned.outcome).removeprefix("TOOL_OUTCOME_")
+
+
+def _approval_requested(folded: Folded, event: Event) -> None:
+    _running(folded, event)
+    asked = event.approval_requested
+    call = folded.calls[asked.tool_call_id]
+    call.rounds += 1
+    if asked.round != call.rounds or asked.arguments_json != call.arguments_json:
+        raise BrokenLog(f"approval {asked.approval_id} is of round {asked.round}, or of other arguments")
+    call.state, call.arguments_hash = "AWAITING", asked.arguments_hash
+    folded.approvals[asked.approval_id] = FoldedApproval(
+        turn_id=event.turn_id,
+        tool_call_id=asked.tool_call_id,
+        round=asked.round,
+        arguments_hash=asked.arguments_hash,
+    )
+
+
+def _approval_decided(folded: Folded, event: Event) -> None:
+    decided = event.approval_decided
+    approval = _close(folded, event, decided.approval_id)
+    if (decided.round, decided.arguments_hash) != (approval.round, approval.arguments_hash):
+        raise BrokenLog(f"approval {decided.approval_id} was decided on something else")
+    approve = decided.decision == event_pb2.APPROVAL_DECISION_APPROVE
+    approval.state = "APPROVED" if approve else "REJECTED"
+    approval.decided_by, approval.reason, approval.sequence = decided.decided_by, decided.reason, event.sequence
+    if approve:
+        folded.calls[approval.tool_call_id].state = "READY"
+
+
+def _approval_expired(folded: Folded, event: Event) -> None:
+    approval = _close(folded, event, event.approval_expired.approval_id)
+    approval.state, approval.sequence = "EXPIRED", event.sequence
+
+
+def _approval_withdrawn(folded: Folded, event: Event) -> None:
+    _close(folded, event, event.approval_withdrawn.approval_id).state = "WITHDRAWN"
+
+
+def _close(folded: Folded, event: Event, approval_id: str) -> FoldedApproval:
+    folded.turn_of(event)
+    approval = folded.approvals[approval_id]
+    if approval.state != "PENDING":
+        raise BrokenLog(f"approval {approval_id} left {approval.state} ({event.sequence})")
+    return approval
+
+
+RULES: Mapping[str, Callable[[Folded, Event], None]] = {
+    name.removeprefix("_"): rule
+    for name, rule in list(globals().items())
+    if name.removeprefix("_") in Event.DESCRIPTOR.fields_by_name
+}
+"""By the event's kind; the functions above have the kinds' names."""

@@ -1,0 +1,152 @@
+"""What a session's log says, in the words of its documents."""
+
+from dataclasses import dataclass, field
+
+from turnkeeper.pb.v1 import event_pb2, message_pb2
+
+USAGE = ("input_tokens", "output_tokens", "model_calls", "tool_calls")
+
+Usage = dict[str, int]
+
+
+class BrokenLog(Exception):
+    """An event that no rule allows."""
+
+
+@dataclass(slots=True)
+class FoldedCall:
+    """One tool call. `state` is that of the ledger."""
+
+    turn_id: str
+    tool: str
+    arguments_json: str
+    arguments_hash: str
+    irreversible: bool
+    state: str
+    key: str = ""
+    outcome: str = ""
+    rounds: int = 0
+
+
+@dataclass(slots=True)
+class FoldedApproval:
+    """One approval. `sequence` is of the event that decided or ended it, 0 while it is pending or was withdrawn."""
+
+    turn_id: str
+    tool_call_id: str
+    round: int
+    arguments_hash: str
+    state: str = "PENDING"
+    decided_by: str = ""
+    reason: str = ""
+    sequence: int = 0
+
+
+@dataclass(slots=True)
+class FoldedTurn:
+    """One turn. `end` is its final state, empty before; `backing_off` is between two tries that are far apart."""
+
+    first_sequence: int
+    message_id: str
+    principal: str
+    attempt: int = 0
+    started: bool = False
+    end: str = ""
+    backing_off: bool = False
+    iterations: int = 0
+    answer: str = ""
+    usage: Usage = field(default_factory=lambda: dict.fromkeys(USAGE, 0))
+    stop_reason: str = ""
+    error_code: int = 0
+    message_ids: set[str] = field(default_factory=set)
+
+    def add_usage(self, used: Usage) -> None:
+        self.usage = {name: self.usage[name] + used.get(name, 0) for name in USAGE}
+
+
+@dataclass(slots=True)
+class Folded:
+    """A session."""
+
+    state: str = ""
+    agent: str = ""
+    agent_version: str = ""
+    owner: str = ""
+    title: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    usage: Usage = field(default_factory=lambda: dict.fromkeys(USAGE, 0))
+    last_seq: int = 0
+    active: str = ""
+    queue: list[str] = field(default_factory=list)
+    turns: dict[str, FoldedTurn] = field(default_factory=dict)
+    calls: dict[str, FoldedCall] = field(default_factory=dict)
+    approvals: dict[str, FoldedApproval] = field(default_factory=dict)
+    _arrived: str = ""
+
+    def open_calls(self, turn_id: str) -> list[FoldedCall]:
+        return [call for call in self.calls.values() if call.turn_id == turn_id and call.state != "RETURNED"]
+
+    def pending(self, turn_id: str) -> dict[str, FoldedApproval]:
+        found = self.approvals.items()
+        return {key: each for key, each in found if each.turn_id == turn_id and each.state == "PENDING"}
+
+    def states_of(self, turn_id: str) -> set[str]:
+        """What the turn's document may say: a claim leaves no event, so a turn may run that the log shows waiting."""
+        turn = self.turns[turn_id]
+        if turn.end:
+            return {turn.end}
+        if turn_id != self.active:
+            return {"PENDING"}
+        open_calls = self.open_calls(turn_id)
+        if open_calls and all(call.state == "AWAITING" for call in open_calls):
+            return {"AWAITING_APPROVAL", "RUNNING"}
+        if turn.backing_off:
+            return {"BACKING_OFF", "RUNNING"}
+        return {"RUNNING"} if turn.started else {"PENDING", "RUNNING"}
+
+    def turn_of(self, event: event_pb2.Event) -> FoldedTurn:
+        """The turn, which must go on."""
+        turn = self.turns.get(event.turn_id)
+        if turn is None or turn.end:
+            raise BrokenLog(
+                f"{event.WhichOneof('payload')} ({event.sequence}) of a turn that is not there or has ended"
+            )
+        if event.attempt < turn.attempt:
+            raise BrokenLog(f"event {event.sequence} of attempt {event.attempt} after {turn.attempt}")
+        turn.attempt = event.attempt
+        return turn
+
+    def arrive(self, turn_id: str) -> None:
+        self._arrived = turn_id
+        if not self.active:
+            self.active, self._arrived = turn_id, ""
+
+    def enqueue(self, turn_id: str, position: int) -> None:
+        self.queue.insert(position - 1, turn_id)
+        self._arrived = ""
+
+    def end_turn(self, event: event_pb2.Event, state: str, usage: message_pb2.Usage) -> FoldedTurn:
+        turn = self.turn_of(event)
+        turn.end, turn.backing_off = state, False
+        if usage_of(usage) != turn.usage:
+            raise BrokenLog(
+                f"event {event.sequence} says {usage_of(usage)} was used, the events before it {turn.usage}"
+            )
+        self.usage = {name: self.usage[name] + turn.usage[name] for name in USAGE}
+        if still := self.open_calls(event.turn_id):
+            raise BrokenLog(f"turn {event.turn_id} ended with open calls of {[call.tool for call in still]}")
+        if self.pending(event.turn_id):
+            raise BrokenLog(f"turn {event.turn_id} ended with pending approvals")
+        if event.turn_id == self.active:
+            self.active, self._arrived = self._arrived or (self.queue.pop(0) if self.queue else ""), ""
+        else:
+            self.queue.remove(event.turn_id)
+        return turn
+
+    def take_back(self, turn: FoldedTurn) -> None:
+        """A turn that goes on counts when it ends."""
+        self.usage = {name: self.usage[name] - turn.usage[name] for name in USAGE}
+
+
+def usage_of(usage: message_pb2.Usage) -> Usage:
+    return {name: getattr(usage, name) for name in USAGE}
