@@ -185,6 +185,7 @@ async def test_i13_what_serves_all_tenants_says_whose_it_is(store: Store) -> Non
     }
     assert {approval.tenant for approval in await store.lapsed_approvals(limit=9)} == {"blue", "red"}
     assert await store.pending_approvals() == 2
+    assert await store.active_sessions() == 2
 
 
 def place_time(place: Place) -> Any:

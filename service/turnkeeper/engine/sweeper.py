@@ -53,6 +53,7 @@ class Sweeper:
         for approval in await self._store.lapsed_approvals(limit=100):
             await self._expire_one(approval)
         self._metrics.set_pending_approvals(await self._store.pending_approvals())
+        self._metrics.set_active_sessions(await self._store.active_sessions())
 
     async def _expire_one(self, approval: Approval) -> None:
         try:

@@ -348,6 +348,10 @@ class Store(Protocol):
         """PENDING approvals whose expiry is past, by the store's clock."""
         ...
 
+    async def active_sessions(self) -> int:
+        """How many have a turn that runs or waits, over all tenants: for a gauge."""
+        ...
+
     async def pending_approvals(self) -> int:
         """How many there are, over all tenants: for a gauge."""
         ...

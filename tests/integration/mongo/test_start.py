@@ -125,6 +125,7 @@ def _every_call(store: MongoStore, head: Head) -> dict[str, Callable[[], Awaitab
         "claim": lambda: store.claim("one", lease=LONG),
         "requeue_lapsed": store.requeue_lapsed,
         "lapsed_approvals": lambda: store.lapsed_approvals(limit=5),
+        "active_sessions": store.active_sessions,
         "pending_approvals": store.pending_approvals,
         "secret": lambda: store.secret("name"),
         "ping": store.ping,

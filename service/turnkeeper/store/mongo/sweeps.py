@@ -39,6 +39,10 @@ class Sweeps:
             found = self._connection.approvals.find({**_PENDING, **reached("expire_time")}).sort("expire_time")
             return [decode(Approval, each) for each in await found.limit(limit).to_list(limit)]
 
+    async def active_sessions(self) -> int:
+        with database_errors():
+            return await self._connection.heads.count_documents(RUNNABLE, hint="lease")
+
     async def pending_approvals(self) -> int:
         with database_errors():
             return await self._connection.approvals.count_documents(_PENDING)
