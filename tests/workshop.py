@@ -111,7 +111,8 @@ class Workshop:
     @property
     def variables(self) -> Mapping[str, str]:
         """What a server process needs to find the tools."""
-        return {FOLDER: str(self.folder), "PYTHONPATH": f"{self.folder}{os.pathsep}{REPOSITORY}"}
+        path = (self.folder, REPOSITORY, REPOSITORY / "service")
+        return {FOLDER: str(self.folder), "PYTHONPATH": os.pathsep.join(map(str, path))}
 
     def effects(self, label: str) -> list[Effect]:
         """Every start with this label, in order."""

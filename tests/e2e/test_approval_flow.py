@@ -15,20 +15,20 @@ from turnkeeper.pb.v1 import approval_pb2, chat_pb2, event_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SCRIPT = """
+SCRIPT = r"""
 [[reply]]
-match = "^do (?P<label>[\\\\w-]+)"
+match = '^do (?P<label>[\w-]+)'
 tool_calls = [{ name = "act", arguments = { label = "{label}" } }]
 
 [[reply]]
-match = "^both (?P<label>\\\\w+)"
+match = '^both (?P<label>\w+)'
 tool_calls = [
     { name = "act", arguments = { label = "{label}-acted" } },
     { name = "hold_reading", arguments = { label = "{label}-read" } },
 ]
 
 [[reply]]
-match = "^two (?P<label>\\\\w+)"
+match = '^two (?P<label>\w+)'
 tool_calls = [
     { name = "act", arguments = { label = "{label}-1" } },
     { name = "act", arguments = { label = "{label}-2" } },

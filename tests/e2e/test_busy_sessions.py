@@ -12,9 +12,9 @@ from turnkeeper.pb.v1 import chat_pb2, event_pb2, message_pb2, session_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SCRIPT = """
+SCRIPT = r"""
 [[reply]]
-match = "^hold (?P<label>\\\\w+)"
+match = '^hold (?P<label>\w+)'
 tool_calls = [{ name = "hold_reading", arguments = { label = "{label}" } }]
 
 [[reply]]
@@ -30,7 +30,7 @@ fail = "stall"
 fail_after = 2
 
 [[reply]]
-match = "^ask (?P<label>\\\\w+)"
+match = '^ask (?P<label>\w+)'
 tool_calls = [{ name = "act", arguments = { label = "{label}" } }]
 
 [[reply]]

@@ -12,7 +12,7 @@ from turnkeeper.pb.v1 import approval_pb2, chat_pb2, event_pb2, message_pb2, ses
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SCRIPT = """
+SCRIPT = r"""
 [[reply]]
 match = "^stall"
 text = "Once upon a time there was"
@@ -26,7 +26,7 @@ fail = "rate_limit"
 retry_after = 60
 
 [[reply]]
-match = "^hold (?P<label>\\\\S+)"
+match = '^hold (?P<label>\S+)'
 tool_calls = [
     { name = "hold_irreversible", arguments = { label = "{label}-1" } },
     { name = "hold_reading", arguments = { label = "{label}-2" } },
@@ -34,7 +34,7 @@ tool_calls = [
 ]
 
 [[reply]]
-match = "^do (?P<label>\\\\S+)"
+match = '^do (?P<label>\S+)'
 tool_calls = [{ name = "act", arguments = { label = "{label}" } }]
 
 [[reply]]

@@ -22,9 +22,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 KNOBS = {"sweep": timedelta(hours=1)}
 """The module's own server never sweeps: what expires there expires because somebody asked."""
-SCRIPT = """
+SCRIPT = r"""
 [[reply]]
-match = "^do (?P<label>\\\\S+)"
+match = '^do (?P<label>\S+)'
 tool_calls = [{ name = "act", arguments = { label = "{label}" } }]
 
 [[reply]]

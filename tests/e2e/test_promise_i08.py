@@ -20,9 +20,9 @@ from turnkeeper.pb.v1 import chat_pb2, event_pb2, session_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SCRIPT = """
+SCRIPT = r"""
 [[reply]]
-match = "^broken (?P<label>\\\\S+)"
+match = '^broken (?P<label>\S+)'
 fail = "bad_request"
 times = 5
 
@@ -31,7 +31,7 @@ match = "^silent"
 fail = "slow_first_token"
 
 [[reply]]
-match = "^do (?P<label>\\\\S+)"
+match = '^do (?P<label>\S+)'
 tool_calls = [{ name = "act", arguments = { label = "{label}" } }]
 
 [[reply]]

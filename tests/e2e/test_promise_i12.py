@@ -15,7 +15,7 @@ from turnkeeper.pb.v1 import approval_pb2, chat_pb2, event_pb2, message_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SCRIPT = """
+SCRIPT = r"""
 [[reply]]
 match = "^silent"
 fail = "slow_first_token"
@@ -37,7 +37,7 @@ fail = "rate_limit"
 retry_after = 60
 
 [[reply]]
-match = "^tools (?P<label>\\\\S+)"
+match = '^tools (?P<label>\S+)'
 tool_calls = [
     { name = "hold_irreversible", arguments = { label = "{label}-1" } },
     { name = "hold_irreversible", arguments = { label = "{label}-2" } },
@@ -45,7 +45,7 @@ tool_calls = [
 ]
 
 [[reply]]
-match = "^do (?P<label>\\\\S+)"
+match = '^do (?P<label>\S+)'
 tool_calls = [{ name = "act", arguments = { label = "{label}" } }]
 
 [[reply]]

@@ -10,7 +10,7 @@ from turnkeeper.pb.v1 import chat_pb2, session_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SCRIPT = """
+SCRIPT = r"""
 [[reply]]
 match = "^flaky one"
 times = 1
@@ -26,7 +26,7 @@ match = "^broken"
 fail = "bad_request"
 
 [[reply]]
-match = "^half (?P<label>\\\\w+)"
+match = '^half (?P<label>\w+)'
 tool_calls = [{ name = "act", arguments = { label = "{label}" } }]
 
 [[reply]]
