@@ -1,6 +1,7 @@
 """From a chat request and a script to what goes over the wire. No I/O."""
 
 import hashlib
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -121,7 +122,7 @@ def tool_calls(reply: Reply, asked: Asked) -> list[dict[str, Any]]:
     calls: list[dict[str, Any]] = []
     for place, call in enumerate(reply.tool_calls):
         call_id = f"call_{asked.key}_{place}" if call.call_id is None else call.call_id
-        function = {"name": call.name, "arguments": _filled(call.arguments, reply, asked)}
+        function = {"name": call.name, "arguments": _filled(call.arguments, reply, asked, in_json=True)}
         calls.append({**({"id": call_id} if call_id else {}), "type": "function", "function": function})
     return calls
 
@@ -152,8 +153,8 @@ def _applies(reply: Reply, asked: Asked) -> bool:
     return tools in (None, len(asked.tool_results)) and bool(re.search(reply.match, asked.user))
 
 
-def _filled(text: str, reply: Reply, asked: Asked) -> str:
-    """Placeholders replaced in one pass, so that what a user wrote is never read as one."""
+def _filled(text: str, reply: Reply, asked: Asked, *, in_json: bool = False) -> str:
+    """Placeholders replaced in one pass, so that what a user wrote is never read as one; escaped inside JSON."""
     found = re.search(reply.match, asked.user)
     values = {
         "user": asked.user,
@@ -161,6 +162,8 @@ def _filled(text: str, reply: Reply, asked: Asked) -> str:
         "turn": str(asked.turn),
         **({name: value or "" for name, value in found.groupdict().items()} if found else {}),
     }
+    if in_json:
+        values = {name: json.dumps(value, ensure_ascii=False)[1:-1] for name, value in values.items()}
     return _PLACEHOLDER.sub(lambda name: values.get(name[1], name[0]), text)
 
 

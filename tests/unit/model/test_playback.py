@@ -1,5 +1,6 @@
 """Which rule is played, and what it says."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,6 +66,13 @@ def test_placeholders_are_filled_once() -> None:
 def test_placeholders_in_arguments() -> None:
     call = ScriptedCall(name="t", arguments='{"n": {turn}}')
     assert said(Reply(tool_calls=(call,)), asked(USER))["tool_calls"][0]["function"]["arguments"] == '{"n": 1}'
+
+
+def test_a_quote_in_the_users_text_leaves_arguments_valid() -> None:
+    call = ScriptedCall(name="t", arguments='{"text": "{user}"}')
+    quoted = {"role": "user", "content": 'say "hi"\n'}
+    arguments = said(Reply(tool_calls=(call,)), asked(quoted))["tool_calls"][0]["function"]["arguments"]
+    assert json.loads(arguments) == {"text": 'say "hi"\n'}
 
 
 def test_made_up_ids_follow_from_the_conversation() -> None:
