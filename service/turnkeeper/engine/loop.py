@@ -234,7 +234,7 @@ class TurnRun:
         for call in calls:
             spec = self._parts.toolbox.find(self._agent, call.tool)
             if not still_the_same(call, spec, agent=self._agent):
-                ask_again(draft, call, spec, agent=self._agent)
+                ask_again(draft, call, agent=self._agent, toolbox=self._parts.toolbox)
                 continue
             started = call.start(attempt=draft.turn.attempt, fence=self._lease.fence)
             draft.put_call(started)

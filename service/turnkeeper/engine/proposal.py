@@ -59,14 +59,21 @@ def still_the_same(call: Call, spec: ToolSpec | None, *, agent: Agent) -> bool:
     return call.arguments_hash == approval_hash(spec, arguments_json=call.arguments_json, policy_version=agent.version)
 
 
-def ask_again(draft: Draft, call: Call, spec: ToolSpec | None, *, agent: Agent) -> None:
-    """Tool or policy changed in between: a new round with its own hash, or none when the tool is gone."""
+def ask_again(draft: Draft, call: Call, *, agent: Agent, toolbox: Toolbox) -> None:
+    """Tool or arguments changed in between: a new round with its own hash; no question where nothing can run."""
+    spec = toolbox.find(agent, call.tool)
     if spec is None:
-        told = json.dumps(f"There is no tool named {call.tool} any more.")
-        draft.close_call(call, ToolResult(outcome=ToolOutcome.NOT_FOUND, result_json=told))
+        told = f"There is no tool named {call.tool} any more."
+        _close(draft, call, ToolOutcome.NOT_FOUND, told)
         return
-    fresh = approval_hash(spec, arguments_json=call.arguments_json, policy_version=agent.version)
-    draft.ask(replace(call, arguments_hash=fresh, tool_class=spec.tool_class), spec, agent=agent)
+    try:
+        canonical = toolbox.check(spec, call.arguments_json)
+    except ToolValidationError as error:
+        _close(draft, call, ToolOutcome.INVALID_ARGUMENTS, error.message)
+        return
+    fresh = approval_hash(spec, arguments_json=canonical, policy_version=agent.version)
+    changed = replace(call, arguments_json=canonical, arguments_hash=fresh, tool_class=spec.tool_class)
+    draft.ask(changed, spec, agent=agent)
 
 
 def _call(draft: Draft, request: ToolRequest, position: int) -> Call:
@@ -106,5 +113,9 @@ def _enter(draft: Draft, call: Call) -> None:
 
 def _refuse(draft: Draft, call: Call, outcome: ToolOutcome, told: str) -> None:
     _enter(draft, call)
+    _close(draft, call, outcome, told)
+
+
+def _close(draft: Draft, call: Call, outcome: ToolOutcome, told: str) -> None:
     result = ToolResult(outcome=outcome, result_json=json.dumps({"error": told}, ensure_ascii=False))
     draft.close_call(call, result)
