@@ -9,7 +9,7 @@ import random
 import secrets
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,6 +29,7 @@ from turnkeeper.engine.sweeper import Sweeper
 from turnkeeper.engine.toolbox import Toolbox
 from turnkeeper.engine.turns import Turns
 from turnkeeper.engine.worker import Worker
+from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.model.contract import Model
 from turnkeeper.model.local import LocalModel
 from turnkeeper.model.openai import Deadlines, OpenAIModel, Provider
@@ -96,9 +97,15 @@ async def serving(settings: Settings, environ: Mapping[str, str]) -> AsyncIterat
             log.info("metrics on http://%s/metrics", telemetry.prometheus_address)
         models = Models(provider, settings, environ)
         stack.push_async_callback(models.close)
+        models.check(agents.values())
         store = MongoStore(uri, database=settings.database, codec=WireCodec(), operation=settings.operation_time)
         stack.push_async_callback(store.close)
-        await store.open()
+        try:
+            await store.open()
+        except ServiceUnavailable as error:
+            raise SettingError(
+                "no database answers: check MONGODB_URI, and that its replica set has a primary"
+            ) from error
         replica_parts = _Replica(settings, store, agents, models, telemetry, name=replica)
         port = await stack.enter_async_context(replica_parts.serving(Pages(await store.secret("page_tokens"))))
         model_url = provider.base_url if provider else ""
@@ -115,6 +122,14 @@ class Models:
             first_token=settings.first_token, between_tokens=settings.between_tokens, total=settings.answer_time
         )
         self._models: dict[tuple[str, str], Model] = {}
+
+    def check(self, agents: Iterable[Agent]) -> None:
+        """Raises SettingError for an address or a key that cannot be used: a turn must not find it out."""
+        for agent in agents:
+            try:
+                self.of(agent)
+            except ValueError as error:
+                raise SettingError(f"agent {agent.name}: {error}") from error
 
     def of(self, agent: Agent) -> Model:
         provider = self._default
@@ -259,15 +274,23 @@ class _Replica:
 
 @contextlib.asynccontextmanager
 async def _background(*runs: Callable[[], Coroutine[None, None, None]]) -> AsyncIterator[None]:
-    """Tasks that live as long as the block; one that dies ends the block with its error."""
+    """Tasks that live as long as the block; one that dies ends the block with its error.
+
+    The block's own error stays what it is: a task group would wrap it.
+    """
+    failed: Exception | None = None
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(run()) for run in runs]
         await asyncio.sleep(0)
         try:
             yield
+        except Exception as error:  # noqa: BLE001 - raised again below
+            failed = error
         finally:
             for task in tasks:
                 task.cancel()
+    if failed is not None:
+        raise failed
 
 
 def _check_identity(settings: Settings) -> None:

@@ -4,7 +4,7 @@ import secrets
 from datetime import timedelta
 from typing import Final
 
-from pymongo.errors import DuplicateKeyError
+from pymongo.errors import ConfigurationError, DuplicateKeyError
 
 from turnkeeper.store.contract import EventCodec
 from turnkeeper.store.mongo import indexes
@@ -29,8 +29,17 @@ class MongoStore(Sessions, Steps, Claims, Sweeps, Reads):
     def __init__(
         self, uri: str, *, database: str, codec: EventCodec, operation: timedelta = timedelta(seconds=5)
     ) -> None:
-        """`operation` bounds each call to the database, and each commit with all its retries."""
-        self._connection = Connection(uri, database=database, operation=operation)
+        """`operation` bounds each call to the database, and each commit with all its retries.
+
+        Raises UnfitDatabase for what is no address. The driver's words stay here: they may quote a password.
+        """
+        try:
+            self._connection = Connection(uri, database=database, operation=operation)
+        except (ConfigurationError, ValueError):
+            raise indexes.UnfitDatabase(
+                "MONGODB_URI is no address of a MongoDB: write mongodb://HOST:PORT,…/?replicaSet=NAME, "
+                "with special characters of a password as %XX"
+            ) from None
         self._tasks = Tasks()
         self._transactions = Transactions(self._connection, self._tasks)
         self._outcomes = Outcomes(self._connection)

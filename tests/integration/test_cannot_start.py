@@ -1,0 +1,95 @@
+"""A server that cannot start says why in one line, and what to do; its exit status is 2."""
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from turnkeeper.__main__ import main
+
+NOWHERE = "http://127.0.0.1:1/v1"
+
+
+class Serve:
+    """`turnkeeper serve` in this process: the exit status, and what it printed on standard error."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, printed: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch = monkeypatch
+        self._printed = printed
+
+    async def __call__(self, *flags: str, **variables: str) -> tuple[int, str]:
+        for name in list(os.environ):
+            if name.startswith(("TURNKEEPER_", "OPENAI_", "MONGODB_")):
+                self._monkeypatch.delenv(name)
+        for name, value in {"OPENAI_BASE_URL": NOWHERE, "OPENAI_API_KEY": "unused", **variables}.items():
+            self._monkeypatch.setenv(name, value)
+        status = await asyncio.wait_for(asyncio.to_thread(main, ["serve", *flags]), 30)
+        return status, self._printed.readouterr().err
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Serve:
+    return Serve(monkeypatch, capsys)
+
+
+async def test_a_port_that_another_program_has(serve: Serve, mongo_uri: str, database_name: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        status, said = await serve("--port", port, "--mongodb-uri", mongo_uri, "--database", database_name)
+    assert status == 2
+    assert f"turnkeeper serve: 127.0.0.1:{port} cannot be listened on" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "variables", "reason"),
+    [
+        (["--host", "0.0.0.0"], {}, "only loopback is served"),
+        (["--lease", "soon"], {}, "--lease is 'soon'"),
+        ([], {}, "no database is set: pass --embedded for a private one, or set MONGODB_URI"),
+        (["--agents", "nowhere.toml", "--mongodb-uri", "x"], {}, "There is no file nowhere.toml"),
+    ],
+)
+async def test_a_setting_that_cannot_be(serve: Serve, flags: list[str], variables: dict[str, str], reason: str) -> None:
+    status, said = await serve(*flags, **variables)
+    assert status == 2
+    assert said.startswith("turnkeeper serve: ")
+    assert reason in said
+    assert len(said.splitlines()) == 1
+
+
+async def test_no_model(serve: Serve, tmp_path: Path) -> None:
+    without = {"OPENAI_BASE_URL": "", "OPENAI_API_KEY": ""}
+    status, said = await serve("--embedded", "--data-dir", str(tmp_path), **without)
+    assert status == 2
+    assert "no model is set: set OPENAI_API_KEY or OPENAI_BASE_URL, pass --local-model" in said
+
+
+async def test_a_database_that_is_not_there(serve: Serve) -> None:
+    uri = "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=200"
+    status, said = await serve("--mongodb-uri", uri, "--operation-time", "1s")
+    assert status == 2
+    assert "turnkeeper serve: no database answers: check MONGODB_URI" in said
+    assert "Traceback" not in said
+
+
+async def test_what_is_no_address_of_a_database(serve: Serve) -> None:
+    status, said = await serve("--mongodb-uri", "mongodb://ada:p@ss/word@host:x/")
+    assert status == 2
+    assert "turnkeeper serve: MONGODB_URI is no address of a MongoDB" in said
+    assert "word" not in said.replace("password", "")
+
+
+@pytest.mark.parametrize(
+    ("variables", "reason"),
+    [
+        ({"OPENAI_BASE_URL": "ftp://models"}, "agent assistant: the model's address must begin with http"),
+        ({"OPENAI_API_KEY": "ключ"}, "agent assistant: the model's API key is empty or holds characters"),
+    ],
+)
+async def test_a_model_that_no_call_can_reach(serve: Serve, variables: dict[str, str], reason: str) -> None:
+    status, said = await serve("--mongodb-uri", "mongodb://127.0.0.1:1/", **variables)
+    assert status == 2
+    assert reason in said
