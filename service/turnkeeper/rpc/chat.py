@@ -1,7 +1,8 @@
 """ChatService: decode, one verb, encode."""
 
-import json
 from collections.abc import AsyncIterator, Sequence
+
+import orjson
 
 from turnkeeper.domain.cursor import Place
 from turnkeeper.domain.message import Part
@@ -227,9 +228,10 @@ def _content_problems(request: Send) -> dict[str, str]:
 
 
 def _is_json_object(text: str) -> bool:
+    """As strictly as whoever sends it on to the model."""
     try:
-        return isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
+        return isinstance(orjson.loads(text), dict)
+    except orjson.JSONDecodeError:
         return False
 
 

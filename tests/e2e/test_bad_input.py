@@ -1,0 +1,396 @@
+"""Bad input to every RPC: each is refused with an error that is whole and says what to change; nothing fails inside."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct, Value
+from google.protobuf.timestamp_pb2 import Timestamp
+from grpc import aio
+
+from tests import harness
+from tests.e2e.world import World
+from tests.problems import problem_of, refused
+from turnkeeper.pb.v1 import agent_pb2, approval_pb2, chat_pb2, event_pb2, message_pb2, session_pb2
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+SCRIPT = """
+[[reply]]
+text = "You said something."
+"""
+KIB = 1024
+TEXT = harness.text_parts("hello")
+NOBODY = "nobody"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One RPC with a request that would be valid, if its session, turn or approval existed."""
+
+    service: str
+    name: str
+    request: Message
+    streams: bool = False
+    lists: bool = False
+
+    def __str__(self) -> str:
+        return self.name
+
+    async def call(self, stubs: harness.Stubs, data: bytes) -> list[bytes]:
+        """The raw answers to raw bytes."""
+        path = f"/turnkeeper.v1.{self.service}Service/{self.name}"
+        if self.streams:
+            stream: aio.UnaryStreamMultiCallable[bytes, bytes] = stubs.channel.unary_stream(path)
+            return [response async for response in stream(data)]
+        unary: aio.UnaryUnaryMultiCallable[bytes, bytes] = stubs.channel.unary_unary(path)
+        return [await unary(data)]
+
+    async def reason(self, stubs: harness.Stubs, data: bytes) -> str:
+        """OK, or the reason of the error, which is whole."""
+        try:
+            await self.call(stubs, data)
+        except aio.AioRpcError as error:
+            return problem_of(error).reason
+        return "OK"
+
+
+METHODS = (
+    Method("Session", "CreateSession", session_pb2.CreateSessionRequest(request_id="r", agent="talker", title="é")),
+    Method("Session", "GetSession", session_pb2.GetSessionRequest(session_id=NOBODY)),
+    Method("Session", "ListSessions", session_pb2.ListSessionsRequest(agent="talker", page_size=1), lists=True),
+    Method("Session", "EndSession", session_pb2.EndSessionRequest(session_id=NOBODY, reason="é")),
+    Method("Session", "WatchEvents", session_pb2.WatchEventsRequest(session_id=NOBODY, types=["turn_failed"]), True),
+    Method("Session", "ListEvents", session_pb2.ListEventsRequest(session_id=NOBODY, after_sequence=1)),
+    Method("Session", "ListMessages", session_pb2.ListMessagesRequest(session_id=NOBODY, page_size=3)),
+    Method("Chat", "SendMessage", chat_pb2.SendMessageRequest(session_id=NOBODY, request_id="r", content=TEXT)),
+    Method(
+        "Chat", "StreamMessage", chat_pb2.StreamMessageRequest(session_id=NOBODY, request_id="r", content=TEXT), True
+    ),
+    Method("Chat", "GetTurn", chat_pb2.GetTurnRequest(session_id=NOBODY, turn_id="t", wait=Duration(nanos=5))),
+    Method("Chat", "ListTurns", chat_pb2.ListTurnsRequest(session_id=NOBODY, page_size=7)),
+    Method("Chat", "CancelTurn", chat_pb2.CancelTurnRequest(session_id=NOBODY, turn_id="t")),
+    Method("Chat", "RetryTurn", chat_pb2.RetryTurnRequest(session_id=NOBODY, turn_id="t", request_id="r")),
+    Method("Approval", "GetApproval", approval_pb2.GetApprovalRequest(approval_id=NOBODY)),
+    Method("Approval", "ListApprovals", approval_pb2.ListApprovalsRequest(tool="é", page_size=1), lists=True),
+    Method("Approval", "WaitApproval", approval_pb2.WaitApprovalRequest(approval_id=NOBODY, wait=Duration(nanos=5))),
+    Method(
+        "Approval",
+        "DecideApproval",
+        approval_pb2.DecideApprovalRequest(
+            approval_id=NOBODY, decision=event_pb2.APPROVAL_DECISION_APPROVE, arguments_hash="0", reason="é"
+        ),
+    ),
+    Method("Agent", "GetAgent", agent_pb2.GetAgentRequest(name="talker")),
+    Method("Agent", "ListAgents", agent_pb2.ListAgentsRequest(page_size=1), lists=True),
+)
+IN_A_SESSION = [method for method in METHODS if getattr(method.request, "session_id", "") == NOBODY]
+each = pytest.mark.parametrize("method", METHODS, ids=str)
+
+
+def wire_fields(data: bytes) -> list[bytes]:
+    """The fields of a message that has one-byte tags and lengths, each with its tag."""
+    fields: list[bytes] = []
+    while data:
+        size = 2 + data[1] if data[0] & 7 == 2 else 2
+        fields.append(data[:size])
+        data = data[size:]
+    return fields
+
+
+class TestBytes:
+    """Requests that no stub would send."""
+
+    @each
+    async def test_an_empty_request(self, world: World, method: Method) -> None:
+        if method.lists:
+            assert await method.call(world.stubs, b"")
+            return
+        with refused("INVALID_REQUEST") as refusal:
+            await method.call(world.stubs, b"")
+        assert refusal.problem.status == grpc.StatusCode.INVALID_ARGUMENT
+        assert refusal.problem.fields
+        assert set(refusal.problem.metadata["fields"].split(",")) == set(refusal.problem.fields)
+
+    @each
+    @pytest.mark.parametrize("data", [b"\xff" * 5, b"\x0a\x7fshort", b"\x0b\x00", b"\x0a\x02\xc3\x28"])
+    async def test_bytes_that_are_no_message(self, world: World, method: Method, data: bytes) -> None:
+        """An endless number, a length beyond the end, a group without an end, a text that is not UTF-8."""
+        reason = await method.reason(world.stubs, data)
+        text_first = method.request.DESCRIPTOR.fields_by_number[1].name != "page_size"
+        assert reason == "INVALID_REQUEST" if text_first else reason in ("INVALID_REQUEST", "OK")
+
+    @each
+    async def test_a_request_cut_off_anywhere(self, world: World, method: Method) -> None:
+        data = method.request.SerializeToString()
+        reasons = {await method.reason(world.stubs, data[:size]) for size in range(1, len(data))}
+        assert reasons <= {"OK", "INVALID_REQUEST", "SESSION_NOT_FOUND", "APPROVAL_NOT_FOUND", "AGENT_NOT_FOUND"}
+        assert "INVALID_REQUEST" in reasons
+
+    @each
+    async def test_fields_of_another_type_are_no_fields_of_ours(self, world: World, method: Method) -> None:
+        """Every field as a number and as eight bytes: a text that is required is missing."""
+        for wire_type, content in ((0, b"\x07"), (1, b"\x07" * 8), (5, b"\x07" * 4)):
+            fields = [bytes([number << 3 | wire_type]) + content for number in range(1, 12)]
+            reason = await method.reason(world.stubs, b"".join(fields))
+            assert reason in ("OK", "INVALID_REQUEST") if method.lists else reason == "INVALID_REQUEST"
+
+    async def test_the_order_of_fields_does_not_matter(self, world: World) -> None:
+        session = await harness.create_test_session(world.stubs, agent="talker")
+        request = chat_pb2.SendMessageRequest(session_id=session, request_id="order", content=TEXT)
+        data = request.SerializeToString()
+        method = Method("Chat", "SendMessage", request)
+        answers = [
+            chat_pb2.SendMessageResponse.FromString((await method.call(world.stubs, raw))[0])
+            for raw in (data, b"".join(reversed(wire_fields(data))))
+        ]
+        assert answers[0] == answers[1]
+
+    async def test_unknown_fields_are_passed_over(self, world: World) -> None:
+        data = session_pb2.CreateSessionRequest(request_id="unknown", agent="talker").SerializeToString()
+        method = Method("Session", "CreateSession", session_pb2.CreateSessionRequest())
+        assert await method.call(world.stubs, data + b"\xc2\x3e\x03new")
+
+    @pytest.mark.parametrize("method", [each for each in METHODS if each.service == "Chat"][:2], ids=str)
+    async def test_more_than_a_request_may_have(self, world: World, method: Method) -> None:
+        """gRPC itself refuses it; the server goes on."""
+        with pytest.raises(aio.AioRpcError) as raised:
+            await method.call(world.stubs, b"\xc2\x3e" + b"\x80\x80\x80\x03" + b"x" * (6 << 20))
+        assert raised.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        await world.stubs.agents.ListAgents(agent_pb2.ListAgentsRequest())
+
+
+class TestWhatDoesNotExist:
+    @pytest.mark.parametrize("method", IN_A_SESSION, ids=str)
+    async def test_a_session_that_does_not_exist(self, world: World, method: Method) -> None:
+        with refused("SESSION_NOT_FOUND") as refusal:
+            await method.call(world.stubs, method.request.SerializeToString())
+        assert refusal.problem.status == grpc.StatusCode.NOT_FOUND
+        assert "google.rpc.ResourceInfo" in refusal.problem.types
+
+    async def test_a_turn_of_another_session(self, world: World) -> None:
+        mine, other = [await harness.create_test_session(world.stubs, agent="talker") for _ in range(2)]
+        turn = await harness.send_message_to_session(world.stubs, mine, "hello")
+        calls: list[Callable[[], object]] = [
+            lambda: world.stubs.chat.GetTurn(chat_pb2.GetTurnRequest(session_id=other, turn_id=turn.turn_id)),
+            lambda: world.stubs.chat.CancelTurn(chat_pb2.CancelTurnRequest(session_id=other, turn_id=turn.turn_id)),
+            lambda: world.stubs.chat.RetryTurn(
+                chat_pb2.RetryTurnRequest(session_id=other, turn_id=turn.turn_id, request_id="r")
+            ),
+        ]
+        for call in calls:
+            with refused("TURN_NOT_FOUND"):
+                await call()  # type: ignore[misc]
+
+    async def test_a_cursor_of_another_session(self, world: World) -> None:
+        mine, other = [await harness.create_test_session(world.stubs, agent="talker") for _ in range(2)]
+        page = await world.stubs.sessions.ListEvents(session_pb2.ListEventsRequest(session_id=mine))
+        for after in (page.cursor, page.cursor[:-1], "", "é", "A" * 500):
+            with refused("INVALID_REQUEST"):
+                await world.stubs.sessions.ListEvents(session_pb2.ListEventsRequest(session_id=other, after=after))
+            with refused("INVALID_REQUEST"):
+                async for _ in world.stubs.sessions.WatchEvents(
+                    session_pb2.WatchEventsRequest(session_id=other, after=after)
+                ):
+                    pass
+
+    async def test_a_page_token_of_another_list(self, world: World) -> None:
+        for _ in range(2):
+            await harness.create_test_session(world.stubs, agent="talker")
+        page = await world.stubs.sessions.ListSessions(session_pb2.ListSessionsRequest(page_size=1))
+        token = page.next_page_token
+        for request in (
+            session_pb2.ListSessionsRequest(page_token=token, agent="talker"),
+            session_pb2.ListSessionsRequest(page_token=token + "A"),
+            session_pb2.ListSessionsRequest(page_token="é"),
+        ):
+            with refused("PAGE_TOKEN_INVALID"):
+                await world.stubs.sessions.ListSessions(request)
+        with refused("PAGE_TOKEN_INVALID"):
+            await world.stubs.agents.ListAgents(agent_pb2.ListAgentsRequest(page_token=token))
+
+    @pytest.mark.parametrize("agent", ["nobody", "talker2"])
+    async def test_an_agent_that_does_not_exist(self, world: World, agent: str) -> None:
+        with refused("AGENT_NOT_FOUND"):
+            await harness.create_test_session(world.stubs, agent=agent)
+        with refused("AGENT_NOT_FOUND"):
+            await world.stubs.agents.GetAgent(agent_pb2.GetAgentRequest(name=agent))
+        with refused("AGENT_NOT_FOUND"):
+            await world.stubs.agents.GetAgent(agent_pb2.GetAgentRequest(name="talker", version="0" * 12))
+
+
+class TestSizes:
+    async def test_a_message_of_256_kib_is_taken(self, world: World) -> None:
+        session = await harness.create_test_session(world.stubs, agent="talker")
+        text = "é" * (128 * KIB)
+        turn = await harness.send_message_to_session(world.stubs, session, text)
+        assert turn.state == chat_pb2.TURN_STATE_COMPLETED
+        listed = await world.stubs.sessions.ListMessages(session_pb2.ListMessagesRequest(session_id=session))
+        assert listed.messages[0].content[0].text == text
+
+    async def test_a_message_of_one_byte_more_is_refused(self, world: World) -> None:
+        session = await harness.create_test_session(world.stubs, agent="talker")
+        for content in (
+            harness.text_parts("x" * (256 * KIB + 1)),
+            [message_pb2.Part(text="x" * (4 * KIB)) for _ in range(64)] + [message_pb2.Part(text="x")],
+            [message_pb2.Part(text="x" * (16 * KIB)), message_pb2.Part(text="y" * (240 * KIB + 1))],
+        ):
+            request = chat_pb2.SendMessageRequest(session_id=session, request_id="large", content=content)
+            with refused("INVALID_REQUEST") as refusal:
+                await world.stubs.chat.SendMessage(request)
+            assert refusal.problem.fields == ("content",)
+        assert harness.kinds(await harness.all_events(world.stubs, session)) == ["session_created"]
+
+    async def test_long_answers_to_long_questions_stay_within_4_kib(self, world: World) -> None:
+        """What a caller wrote comes back in an error cut, and the error stays whole."""
+        session = await harness.create_test_session(world.stubs, agent="talker")
+        for text in ("x" * 100_000, "é" * 100_000, "🍐" * 100_000, "\x00\n" * 50_000):
+            with refused("INVALID_REQUEST"):
+                await world.stubs.sessions.ListEvents(session_pb2.ListEventsRequest(session_id=session, types=[text]))
+            with refused("INVALID_REQUEST"):
+                await world.stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id=text))
+            with refused("INVALID_REQUEST"):
+                await world.stubs.sessions.EndSession(session_pb2.EndSessionRequest(session_id=session, reason=text))
+        with refused("INVALID_REQUEST"):
+            await world.stubs.sessions.ListEvents(
+                session_pb2.ListEventsRequest(session_id=session, types=[f"🍐{number}" * 500 for number in range(64)])
+            )
+        with refused("INVALID_REQUEST"):
+            await world.stubs.chat.SendMessage(
+                chat_pb2.SendMessageRequest(session_id=session, request_id="r", content=[message_pb2.Part()] * 64)
+            )
+
+
+BAD_SESSIONS = {
+    "request_id": {"agent": "talker"},
+    "session_id": {"agent": "talker", "session_id": "not an id"},
+    "agent": {"agent": "TALKER", "request_id": "r"},
+    "title": {"agent": "talker", "request_id": "r", "title": "x" * 201},
+    "labels": {"agent": "talker", "request_id": "r", "labels": {"": "x"}},
+}
+
+
+class TestValues:
+    @pytest.mark.parametrize("field", BAD_SESSIONS)
+    async def test_a_session_that_cannot_be(self, world: World, field: str) -> None:
+        with refused("INVALID_REQUEST") as refusal:
+            await world.stubs.sessions.CreateSession(
+                session_pb2.CreateSessionRequest(**BAD_SESSIONS[field])  # type: ignore[arg-type]
+            )
+        assert refusal.problem.fields == (field,)
+
+    async def test_too_many_labels_and_labels_too_long(self, world: World) -> None:
+        for labels in ({str(n): "x" for n in range(33)}, {"k": "x" * 129}, {"k" * 129: "x"}):
+            request = session_pb2.CreateSessionRequest(request_id="labels", agent="talker", labels=labels)
+            with refused("INVALID_REQUEST") as refusal:
+                await world.stubs.sessions.CreateSession(request)
+            assert refusal.problem.fields == ("labels",)
+
+    async def test_metadata_that_json_cannot_hold(self, world: World) -> None:
+        deep = Value(number_value=1)
+        for _ in range(20):
+            deep = Value(struct_value=Struct(fields={"a": deep}))
+        large = Struct(fields={"a": Value(string_value="x" * (16 * KIB))})
+        for metadata in (
+            Struct(fields={"a": Value(number_value=float("nan"))}),
+            Struct(fields={"a": Value(number_value=float("inf"))}),
+            large,
+        ):
+            request = session_pb2.CreateSessionRequest(request_id="metadata", agent="talker", metadata=metadata)
+            with refused("INVALID_REQUEST") as refusal:
+                await world.stubs.sessions.CreateSession(request)
+            assert refusal.problem.fields == ("metadata",)
+        request = session_pb2.CreateSessionRequest(
+            request_id="deep", agent="talker", metadata=Struct(fields={"a": deep})
+        )
+        made = await world.stubs.sessions.CreateSession(request)
+        assert made.session.metadata == request.metadata
+
+    async def test_times_and_waits_that_cannot_be(self, world: World) -> None:
+        for time in (Timestamp(seconds=10**15), Timestamp(seconds=-(10**15)), Timestamp(nanos=-1)):
+            for field in ("created_after", "created_before"):
+                request = session_pb2.ListSessionsRequest(**{field: time})  # type: ignore[arg-type]
+                with refused("INVALID_REQUEST") as refusal:
+                    await world.stubs.sessions.ListSessions(request)
+                assert refusal.problem.fields == (field,)
+        for wait in (Duration(seconds=121), Duration(seconds=-1), Duration(nanos=-1), Duration(seconds=2**62)):
+            with refused("INVALID_REQUEST") as refusal:
+                await world.stubs.approvals.WaitApproval(
+                    approval_pb2.WaitApprovalRequest(approval_id=NOBODY, wait=wait)
+                )
+            assert refusal.problem.fields == ("wait",)
+
+    async def test_numbers_of_enums_that_nobody_knows(self, world: World) -> None:
+        session = await harness.create_test_session(world.stubs, agent="talker")
+        unknown: list[tuple[str, Callable[[], object]]] = [
+            (
+                "decision",
+                lambda: world.stubs.approvals.DecideApproval(
+                    approval_pb2.DecideApprovalRequest(approval_id=NOBODY, decision=99, arguments_hash="0")  # type: ignore[arg-type]
+                ),
+            ),
+            (
+                "states",
+                lambda: world.stubs.chat.ListTurns(chat_pb2.ListTurnsRequest(session_id=session, states=[99])),  # type: ignore[list-item]
+            ),
+            (
+                "states",
+                lambda: world.stubs.sessions.ListSessions(session_pb2.ListSessionsRequest(states=[99])),  # type: ignore[list-item]
+            ),
+            (
+                "kind",
+                lambda: world.stubs.approvals.ListApprovals(approval_pb2.ListApprovalsRequest(kind=99)),  # type: ignore[arg-type]
+            ),
+            (
+                "if_busy",
+                lambda: world.stubs.chat.SendMessage(
+                    chat_pb2.SendMessageRequest(session_id=session, request_id="r", content=TEXT, if_busy=99)  # type: ignore[arg-type]
+                ),
+            ),
+        ]
+        for field, call in unknown:
+            with refused("INVALID_REQUEST") as refusal:
+                await call()  # type: ignore[misc]
+            assert refusal.problem.fields == (field,)
+
+    async def test_pages_limits_and_orders_that_cannot_be(self, world: World) -> None:
+        session = await harness.create_test_session(world.stubs, agent="talker")
+        with refused("INVALID_REQUEST"):
+            await world.stubs.sessions.ListSessions(session_pb2.ListSessionsRequest(page_size=-1))
+        with refused("INVALID_REQUEST"):
+            await world.stubs.sessions.ListSessions(session_pb2.ListSessionsRequest(order_by="title"))
+        with refused("INVALID_REQUEST"):
+            await world.stubs.sessions.ListMessages(
+                session_pb2.ListMessagesRequest(session_id=session, order_by="create_time")
+            )
+        with refused("INVALID_REQUEST"):
+            await world.stubs.sessions.ListEvents(
+                session_pb2.ListEventsRequest(session_id=session, after_sequence=10**18)
+            )
+        with refused("INVALID_REQUEST"):
+            await harness.send_message_to_session(
+                world.stubs, session, "hello", limits=chat_pb2.TurnLimits(max_iterations=-1)
+            )
+        for schema in ("[]", "{", '{"a": NaN}', "[" * 10_000):
+            with refused("INVALID_REQUEST") as refusal:
+                await harness.send_message_to_session(world.stubs, session, "hello", response_schema_json=schema)
+            assert refusal.problem.fields == ("response_schema_json",)
+
+    async def test_what_comes_with_a_later_release_says_so(self, world: World) -> None:
+        session = await harness.create_test_session(world.stubs, agent="talker")
+        picture = message_pb2.Part(image=message_pb2.Blob(media_type="image/png", inline=b"x"))
+        requests = (
+            chat_pb2.SendMessageRequest(session_id=session, request_id="r", content=[picture]),
+            chat_pb2.SendMessageRequest(
+                session_id=session, request_id="r", content=TEXT, client_tools=[chat_pb2.ClientTool(name="mine")]
+            ),
+        )
+        for request in requests:
+            with refused("NOT_IMPLEMENTED") as refusal:
+                await world.stubs.chat.SendMessage(request)
+            assert refusal.problem.status == grpc.StatusCode.UNIMPLEMENTED
+            assert "field" in refusal.problem.metadata
+        assert harness.kinds(await harness.all_events(world.stubs, session)) == ["session_created"]
