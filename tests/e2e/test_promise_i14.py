@@ -139,13 +139,23 @@ class TestI14:
             free = await harness.send_message_to_session(stubs, session, "do unasked")
             assert free.state == chat_pb2.TURN_STATE_COMPLETED
 
-    async def test_i14_the_hash_is_of_what_runs_and_not_of_how_it_is_written(self, shop: Shop) -> None:
-        """Two sessions, the same call: one hash; another argument: another hash."""
-        hashes = []
+    async def test_i14_the_hash_tells_arguments_schema_and_policy_apart(self, shop: Shop, tmp_path: Path) -> None:
+        stricter = tmp_path / "stricter.toml"
+        stricter.write_text('[[agent]]\nname = "asker"\ntools = ["act"]\n')
         async with shop.open() as stubs:
-            for label in ("same", "same", "other"):
-                session = await harness.create_test_session(stubs, agent="asker")
-                await harness.send_message_to_session(stubs, session, f"do {label}")
-                event = await until_event(stubs, session, "approval_requested")
-                hashes.append(event.approval_requested.arguments_hash)
-        assert hashes[0] == hashes[1] != hashes[2]
+            same = {await hash_of(stubs, "same") for _ in range(2)}
+            other = await hash_of(stubs, "other")
+        async with shop.open(CHANGED) as stubs:
+            schema = await hash_of(stubs, "same")
+        async with shop.open(agents=stricter) as stubs:
+            policy = await hash_of(stubs, "same")
+        assert len(same) == 1, "two sessions, the same call"
+        assert len(same | {other, schema, policy}) == 4
+
+
+async def hash_of(stubs: harness.Stubs, label: str) -> str:
+    """What an approver of this call in a new session decides on."""
+    session = await harness.create_test_session(stubs, agent="asker")
+    await harness.send_message_to_session(stubs, session, f"do {label}")
+    event = await until_event(stubs, session, "approval_requested")
+    return event.approval_requested.arguments_hash
