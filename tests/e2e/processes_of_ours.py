@@ -1,0 +1,36 @@
+"""Servers in processes of their own, to be stopped and killed."""
+
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator
+
+from tests import harness
+from tests.e2e.world import AGENTS, World
+
+LEASE = 1.5
+SWEEP = 0.2
+"""Seconds, as given to the servers."""
+MARGIN = 6.0
+"""Seconds on top, for a machine that has other things to do."""
+
+
+@contextlib.asynccontextmanager
+async def doomed(world: World, *flags: str) -> AsyncIterator[harness.ServerProcess]:
+    """A server on the world's database, with its tools and a short lease."""
+    async with harness.server_process(
+        world.mongo_uri,
+        world.database,
+        world.model,
+        flags=("--agents", str(AGENTS), "--lease", f"{LEASE}s", *flags),
+        variables=world.workshop.variables,
+    ) as server:
+        yield server
+
+
+def freeze(server: harness.ServerProcess) -> None:
+    os.kill(server.pid, signal.SIGSTOP)
+
+
+def thaw(server: harness.ServerProcess) -> None:
+    os.kill(server.pid, signal.SIGCONT)
