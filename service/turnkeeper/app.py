@@ -50,6 +50,8 @@ from turnkeeper.tools.python import PythonTools, installed
 
 GOAWAY_PAUSE = 0.05
 """Seconds between the GOAWAY and the end of the streams: clients must not attach again here."""
+LAST_WORDS = 0.25
+"""Seconds that the last answers have to leave, once their calls have ended."""
 CLOUD = "https://api.openai.com/v1"
 CLOUD_MODEL = "gpt-4.1-mini"
 
@@ -233,15 +235,16 @@ class _Replica:
         server.add(ChatService(self._turns, self._sessions, store, follower=self._follower, pages=pages))
         server.add(ApprovalService(self._approvals, store, pages=pages))
         server.add(AgentService(self._agents, store, pages=pages))
+        port = server.listen(f"{settings.host}:{settings.port}")
         async with _background(self.worker.run, self._sweeper.run, self.feeds.run):
-            port = await server.start(f"{settings.host}:{settings.port}")
+            await server.start()
             await server.serving(True)
             try:
                 yield port
             finally:
-                await self._drain(server)
+                await self._drain(server, boundary)
 
-    async def _drain(self, server: Server) -> None:
+    async def _drain(self, server: Server, boundary: Boundary) -> None:
         grace = self._settings.drain_grace.total_seconds()
         log.info("draining: unhealthy now, calls and turns have %g s", grace)
         await server.serving(False)
@@ -251,6 +254,10 @@ class _Replica:
         await asyncio.sleep(GOAWAY_PAUSE)
         self.feeds.drain()
         await self.worker.drain(grace=grace)
+        idle = asyncio.create_task(boundary.until_idle())
+        await asyncio.wait([stopping, idle], return_when=asyncio.FIRST_COMPLETED)
+        idle.cancel()
+        await server.stop(LAST_WORDS)  # who is still there watches our health
         await stopping
         log.info("drained")
 

@@ -42,6 +42,13 @@ class Boundary(aio.ServerInterceptor):
         self._metrics = metrics
         self._write_timeout = write_timeout
         self._peers: dict[str, int] = {}
+        self._calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def until_idle(self) -> None:
+        """Until no call of ours is under way; health and reflection are not ours."""
+        await self._idle.wait()
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], handler_call_details: Any
@@ -69,7 +76,11 @@ class Boundary(aio.ServerInterceptor):
             began = time.monotonic()
             code = "CANCELLED"
             metadata: Any = context.invocation_metadata() or ()
-            with self._connection(context.peer()), self._spans.rpc(service, method=method, metadata=metadata) as span:
+            with (
+                self._under_way(own=service.startswith(OWN)),
+                self._connection(context.peer()),
+                self._spans.rpc(service, method=method, metadata=metadata) as span,
+            ):
                 try:
                     response = await run(_parsed(data, parse), context)
                     code = "OK"
@@ -130,6 +141,18 @@ class Boundary(aio.ServerInterceptor):
             error = InternalError()
         self._metrics.error(error.code)
         return error
+
+    @contextlib.contextmanager
+    def _under_way(self, *, own: bool) -> Iterator[None]:
+        self._calls += own
+        if self._calls:
+            self._idle.clear()
+        try:
+            yield
+        finally:
+            self._calls -= own
+            if not self._calls:
+                self._idle.set()
 
     @contextlib.contextmanager
     def _connection(self, peer: str) -> Iterator[None]:

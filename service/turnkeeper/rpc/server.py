@@ -61,16 +61,18 @@ class Server:
             if isinstance(servicer, base):
                 register(servicer, self._server)
 
-    async def start(self, address: str) -> int:
-        """Listen on host:port; the port it took. Raises PortTaken."""
+    def listen(self, address: str) -> int:
+        """Take host:port; the port it took. Raises PortTaken. Nothing is answered yet."""
         try:
             port = self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise PortTaken(
                 f"{address} cannot be listened on: another program has it. Stop that one, or choose another --port."
             ) from error
-        await self._server.start()
         return int(port)
+
+    async def start(self) -> None:
+        await self._server.start()
 
     async def serving(self, yes: bool) -> None:
         """Say of every service whether it serves; liveness serves in any case."""
@@ -80,7 +82,7 @@ class Server:
         await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self, grace: float) -> None:
-        """GOAWAY at once; calls under way have `grace` seconds."""
+        """GOAWAY at once; calls under way have `grace` seconds. A second call can only shorten them."""
         await self._server.stop(grace)
 
 

@@ -1,0 +1,148 @@
+"""SIGTERM: unhealthy at once, serving for a while; then streams end, turns change hands, the process ends with 0."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests import harness
+from tests.e2e.conditions import eventually
+from tests.e2e.processes_of_ours import doomed
+from tests.e2e.reading import Reader, stream
+from tests.e2e.world import AGENTS, World
+from tests.harness import Stubs
+from tests.problems import refused
+from tests.processes import until
+from turnkeeper.pb.v1 import chat_pb2
+from turnkeeper.rpc.server import LIVENESS, SERVICES
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+STORY = "A story that its first teller cannot tell to the end."
+SCRIPT = f"""
+[[reply]]
+match = "story"
+text = "{STORY}"
+chunk = 1
+delay = "100ms"
+times = 1
+
+[[reply]]
+match = "story"
+text = "{STORY}"
+
+[[reply]]
+match = "long"
+text = "{STORY}"
+chunk = 1
+delay = "100ms"
+times = 1
+
+[[reply]]
+match = "short"
+text = "Half a second."
+chunk = 1
+delay = "40ms"
+
+[[reply]]
+text = "You said: {{user}}"
+"""
+
+
+class TestDraining:
+    async def test_sigterm_drains_hands_over_and_ends_with_0(self, world: World) -> None:
+        flags = ("--drain-delay", "1s", "--drain-grace", "500ms", "--lease", "60s")
+        async with doomed(world, *flags) as server, harness.connect(server.address) as stubs:
+            session, request_id = await harness.create_test_session(stubs, agent="talker"), harness.new_request_id()
+            health, reader = await _health(stubs), Reader(whole=False)
+            assert set(health.values()) == {SERVING}
+            assert set(health) == {"", *SERVICES, LIVENESS}
+            async with asyncio.TaskGroup() as group:
+                cut = group.create_task(_until_drained(stubs, session, reader, request_id))
+                await until(lambda: len(reader.deltas) > 2)
+                server.process.send_signal(signal.SIGTERM)
+                health = await eventually(lambda: _when_unhealthy(stubs))
+                assert {name for name, status in health.items() if status == SERVING} == {LIVENESS}
+                late = await harness.create_test_session(stubs, agent="talker")
+                answered = await harness.send_message_to_session(stubs, late, "still there?")
+                assert harness.answer_of(answered) == "You said: still there?"
+                status = await server.process.wait()
+            reader.cursor = cut.result()
+        assert status == 0
+        async with asyncio.timeout(20):
+            async for _ in stream(world.stubs, session, "a story", reader, request_id=request_id):
+                pass
+        assert reader.turn is not None
+        assert harness.answer_of(reader.turn) == STORY
+        assert reader.kinds[-3:] == ["attempt_superseded", "message_completed", "turn_completed"]
+
+    async def test_a_message_that_ends_within_the_grace_is_not_cut(self, world: World) -> None:
+        async with _draining(world, drain_grace=timedelta(seconds=10)) as (stubs, going):
+            session = await harness.create_test_session(stubs, agent="talker")
+            turn = await harness.send_message_to_session(stubs, session, "a short one", wait=0)
+            await world.until_heard("a short one")
+            await going.aclose()
+        ended = await harness.wait_for_turn(world.stubs, session, turn.turn_id, seconds=0)
+        assert ended.state == chat_pb2.TURN_STATE_COMPLETED
+        assert "attempt_superseded" not in harness.kinds(await harness.all_events(world.stubs, session))
+
+    async def test_who_watches_its_health_does_not_hold_a_server_up(self, world: World) -> None:
+        async with _draining(world, drain_grace=timedelta(seconds=50)) as (stubs, going):
+            health: Any = health_pb2_grpc.HealthStub(stubs.channel)
+            watch = health.Watch(health_pb2.HealthCheckRequest(service=SERVICES[0]))
+            assert (await watch.read()).status == SERVING
+            async with asyncio.timeout(20):
+                await going.aclose()
+            assert (await watch.read()).status == NOT_SERVING
+            watch.cancel()
+
+    async def test_a_caller_that_waits_is_answered_before_the_server_goes(self, world: World) -> None:
+        async with _draining(world, drain_grace=timedelta(milliseconds=300)) as (stubs, going):
+            session = await harness.create_test_session(stubs, agent="asker")
+            waiting = asyncio.create_task(harness.send_message_to_session(stubs, session, "a long one"))
+            await world.until_heard("a long one")
+            await going.aclose()
+            turn = await waiting
+        ended = await harness.wait_for_turn(world.stubs, session, turn.turn_id)
+        assert ended.state == chat_pb2.TURN_STATE_COMPLETED
+
+
+@contextlib.asynccontextmanager
+async def _draining(world: World, **knobs: Any) -> AsyncIterator[tuple[Stubs, contextlib.AsyncExitStack]]:
+    """A server that drains when its stack is closed."""
+    async with contextlib.AsyncExitStack() as going:
+        running = await going.enter_async_context(
+            harness.serving(
+                world.mongo_uri, world.database, world.model, agents=AGENTS, lease=timedelta(seconds=60), **knobs
+            )
+        )
+        async with harness.connect(running.address) as stubs:
+            yield stubs, going
+
+
+async def _health(stubs: Stubs) -> dict[str, int]:
+    health: Any = health_pb2_grpc.HealthStub(stubs.channel)
+    names = ("", *SERVICES, LIVENESS)
+    return {name: (await health.Check(health_pb2.HealthCheckRequest(service=name))).status for name in names}
+
+
+async def _when_unhealthy(stubs: Stubs) -> dict[str, int] | None:
+    health = await _health(stubs)
+    return health if NOT_SERVING in health.values() else None
+
+
+async def _until_drained(stubs: Stubs, session: str, reader: Reader, request_id: str) -> str:
+    """The cursor that the draining server gives."""
+    with refused("SERVER_DRAINING") as refusal:
+        async for _ in stream(stubs, session, "a story", reader, request_id=request_id):
+            pass
+    assert refusal.problem.status is grpc.StatusCode.UNAVAILABLE
+    return str(refusal.problem.detail.cursor)
