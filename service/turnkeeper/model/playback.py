@@ -122,7 +122,7 @@ def tool_calls(reply: Reply, asked: Asked) -> list[dict[str, Any]]:
     calls: list[dict[str, Any]] = []
     for place, call in enumerate(reply.tool_calls):
         call_id = f"call_{asked.key}_{place}" if call.call_id is None else call.call_id
-        function = {"name": call.name, "arguments": _filled(call.arguments, reply, asked, in_json=True)}
+        function = {"name": call.name, "arguments": _filled(call.arguments, reply, asked, in_json=call.escape)}
         calls.append({**({"id": call_id} if call_id else {}), "type": "function", "function": function})
     return calls
 

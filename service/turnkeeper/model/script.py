@@ -54,12 +54,15 @@ _IN_STREAM = frozenset(
 class ScriptedCall:
     """One tool call. `arguments` is sent as it stands, valid JSON or not.
 
+    `escape`: what placeholders stand for is escaped, because the script gave a table.
+
     `call_id`: None makes one up from the conversation, "" sends none.
     """
 
     name: str
     arguments: str = "{}"
     call_id: str | None = None
+    escape: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -159,7 +159,9 @@ def _tool_calls(value: object) -> tuple[ScriptedCall, ...]:
         read = _read(call, {"name": _text, "arguments": _arguments, "id": _text})
         if "name" not in read:
             raise ScriptError("name: each call needs one")
-        calls.append(ScriptedCall(name=read["name"], arguments=read.get("arguments", "{}"), call_id=read.get("id")))
+        escape = isinstance(call.get("arguments"), dict)
+        arguments = read.get("arguments", "{}")
+        calls.append(ScriptedCall(name=read["name"], arguments=arguments, call_id=read.get("id"), escape=escape))
     return tuple(calls)
 
 

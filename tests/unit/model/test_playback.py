@@ -69,7 +69,7 @@ def test_placeholders_in_arguments() -> None:
 
 
 def test_a_quote_in_the_users_text_leaves_arguments_valid() -> None:
-    call = ScriptedCall(name="t", arguments='{"text": "{user}"}')
+    call = ScriptedCall(name="t", arguments='{"text": "{user}"}', escape=True)
     quoted = {"role": "user", "content": 'say "hi"\n'}
     arguments = said(Reply(tool_calls=(call,)), asked(quoted))["tool_calls"][0]["function"]["arguments"]
     assert json.loads(arguments) == {"text": 'say "hi"\n'}

@@ -53,7 +53,7 @@ def test_every_key() -> None:
                 delay=timedelta(milliseconds=5),
                 first_delay=timedelta(seconds=0.5),
                 tool_calls=(
-                    ScriptedCall(name="get_weather", arguments='{"city":"{city}"}'),
+                    ScriptedCall(name="get_weather", arguments='{"city":"{city}"}', escape=True),
                     ScriptedCall(name="broken", arguments="{", call_id="x"),
                 ),
                 finish_reason="tool_calls",
