@@ -3,13 +3,24 @@
 import os
 import secrets
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 from pymongo import AsyncMongoClient
 
 from turnkeeper.store.embedded import EmbeddedMongo
+from turnkeeper.tools.samples import OUTBOX
+
+
+@pytest.fixture(scope="session", autouse=True)
+def outbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the sample tool sends its messages, unless a test says otherwise: never into the working directory."""
+    file = tmp_path_factory.mktemp("outbox") / "outbox.jsonl"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(OUTBOX, str(file))
+        yield file
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -1,0 +1,134 @@
+"""What the documents show does what they say: every program, every command, on a real server."""
+
+import asyncio
+import os
+import re
+import shutil
+import sys
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+import pytest_asyncio
+
+from tests import harness
+from tests.unit.docs.pages import DOCS, PAGES, ROOT, blocks
+from turnkeeper.model.script_file import load_script
+
+ADDRESS = "127.0.0.1:50051"
+"""Where the documents expect the server of `make run`."""
+SCRIPT = ROOT / "tests/demo/clerk.toml"
+"""What the clerk's model says in `make run`."""
+AT_ONCE = asyncio.Semaphore(3)
+TIME = 40
+
+
+async def run(*command: str, told: str = "", **variables: str) -> tuple[int | None, str]:
+    """Exit status, and everything that was printed."""
+    async with AT_ONCE:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            cwd=ROOT,
+            env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **variables},
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        try:
+            printed, _ = await asyncio.wait_for(process.communicate(told.encode()), TIME)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        return process.returncode, printed.decode()
+
+
+def programs(*, without: str) -> Mapping[str, str]:
+    """Every whole Python program of the documents, by page and place."""
+    return {
+        f"{page.relative_to(ROOT)}, program {number}": program
+        for page in PAGES
+        if page.name != without
+        for number, program in enumerate(
+            (block for block in blocks(page.read_text(encoding="utf-8"), "python") if "asyncio.run(" in block), start=1
+        )
+    }
+
+
+@pytest_asyncio.fixture
+async def address(mongo_uri: str, database_name: str) -> AsyncIterator[str]:
+    async with (
+        harness.scripted(load_script(SCRIPT)) as model,
+        harness.serving(mongo_uri, database_name, model) as running,
+    ):
+        yield running.address
+
+
+async def test_every_program_runs(address: str) -> None:
+    found = programs(without="tools-and-agents.md")
+    assert len(found) >= 12
+    ended = await asyncio.gather(
+        *(run(sys.executable, "-", told=program.replace(ADDRESS, address)) for program in found.values())
+    )
+    failed = {name: printed for name, (status, printed) in zip(found, ended, strict=True) if status != 0}
+    assert not failed, "\n".join(f"{name}:\n{printed}" for name, printed in failed.items())
+
+
+async def test_the_first_session_can_be_pasted(address: str) -> None:
+    """An interpreter that is typed into ends a function at an empty line."""
+    (program,) = blocks((ROOT / "README.md").read_text(), "python")
+    status, printed = await run(sys.executable, "-i", told=program.replace(ADDRESS, address))
+    assert status == 0
+    assert "I am a script" in printed
+    assert "Error" not in printed
+
+
+async def test_every_command_of_the_shells_tour_works(address: str) -> None:
+    page = (DOCS / "guide/polyglot.md").read_text()
+    commands = "\n".join(blocks(page, "sh")).replace(ADDRESS, address)
+    status, printed = await run("bash", "-euo", "pipefail", "-c", commands)
+    assert status == 0, printed
+    methods = set(re.findall(r"turnkeeper\.v1\.(\w+Service/\w+)", commands))
+    works = re.findall(r"^\| (\w+) \| (\w+) \| works \|$", (DOCS / "reference/status.md").read_text(), re.MULTILINE)
+    assert methods == {f"{service}/{method}" for service, method in works}
+
+
+async def test_the_tool_the_agent_and_the_script_of_the_guide(
+    mongo_uri: str, database_name: str, tmp_path: Path
+) -> None:
+    page = (DOCS / "guide/tools-and-agents.md").read_text()
+    project, agents, script = blocks(page, "toml")
+    module, program = blocks(page, "python")
+    (shown,) = blocks(page, "text")
+    package = tmp_path / "shop_tools"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "orders.py").write_text(module)
+    _pretend_to_install(project, tmp_path)
+    (tmp_path / "agents.toml").write_text(agents)
+    async with (
+        harness.scripted(script) as model,
+        harness.server_process(
+            mongo_uri,
+            database_name,
+            model,
+            flags=("--agents", str(tmp_path / "agents.toml")),
+            variables={"PYTHONPATH": str(tmp_path)},
+        ) as server,
+    ):
+        status, printed = await run(sys.executable, "-", told=program.replace(ADDRESS, server.address))
+    assert status == 0, printed
+    assert printed == shown
+
+
+def _pretend_to_install(project: str, folder: Path) -> None:
+    """What an installer writes beside a package: its name and its entry points."""
+    (entry,) = re.findall(r'\[project\.entry-points\."turnkeeper\.tools"\]\n(\w+) = "([\w.]+)"', project)
+    info = folder / "shop_tools-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shop-tools\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(f"[turnkeeper.tools]\n{entry[0]} = {entry[1]}\n")
+
+
+def test_the_commands_that_are_named_are_there() -> None:
+    for name in ("turnkeeper", "grpcurl", "buf"):
+        assert shutil.which(name, path=str(Path(sys.executable).parent))
