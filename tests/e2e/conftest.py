@@ -44,7 +44,13 @@ async def world(request: pytest.FixtureRequest, mongo_uri: str, workshop: Worksh
             harness.connect(running.address) as stubs,
         ):
             yield World(
-                mongo_uri=mongo_uri, database=database, model=model, stubs=stubs, workshop=workshop, knobs=knobs
+                mongo_uri=mongo_uri,
+                database=database,
+                address=running.address,
+                model=model,
+                stubs=stubs,
+                workshop=workshop,
+                knobs=knobs,
             )
             for exchange in model.exchanges.all():
                 check_pairs(json.loads(exchange.body)["messages"])

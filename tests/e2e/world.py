@@ -22,6 +22,7 @@ class World:
 
     mongo_uri: str
     database: str
+    address: str
     model: ScriptedModel
     stubs: harness.Stubs
     workshop: Workshop

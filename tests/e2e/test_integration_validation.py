@@ -1,0 +1,248 @@
+"""The service as strangers meet it: reflection, generic clients, what works and what does not, a turn's many faces."""
+
+import asyncio
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc import aio
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from pymongo import AsyncMongoClient
+
+from tests import harness
+from tests.e2e.world import World
+from tests.harness import Stubs
+from tests.problems import problem_of
+from tests.workshop import REPOSITORY
+from turnkeeper.pb.v1 import approval_pb2, chat_pb2, message_pb2, session_pb2
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+BIN = Path(sys.executable).parent
+STATUS = REPOSITORY / "docs" / "reference" / "status.md"
+WORKS = {
+    "SessionService": "CreateSession GetSession ListSessions EndSession WatchEvents ListEvents ListMessages",
+    "ChatService": "SendMessage StreamMessage GetTurn ListTurns CancelTurn RetryTurn",
+    "ApprovalService": "GetApproval ListApprovals WaitApproval DecideApproval",
+    "AgentService": "GetAgent ListAgents",
+}
+GENERIC_CALLS: list[tuple[str, Mapping[str, Any], str]] = [
+    ("AgentService/ListAgents", {"page_size": 2}, "agents"),
+    ("SessionService/CreateSession", {"session_id": "{session}", "agent": "talker"}, "session"),
+    (
+        "ChatService/SendMessage",
+        {"session_id": "{session}", "request_id": "1", "content": [{"text": "hello"}]},
+        "turn",
+    ),
+    ("ApprovalService/ListApprovals", {"session_id": "{session}"}, ""),
+]
+"""A method of each service, its request, a field of its response."""
+SCRIPT = """
+[[reply]]
+match = "act"
+text = "I will."
+tool_calls = [{ name = "act", arguments = { label = "validated" } }]
+usage = { input_tokens = 10, output_tokens = 3 }
+
+[[reply]]
+text = "You said: {user}"
+usage = { input_tokens = 20, output_tokens = 4 }
+"""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def methods(world: World) -> Mapping[str, MethodDescriptor]:
+    """Every method of our services as reflection tells it: `ChatService/GetTurn` → its descriptor."""
+    pool: Any = DescriptorPool()
+    found: dict[str, MethodDescriptor] = {}
+    for service in await _services(world.stubs):
+        if service.startswith("turnkeeper."):
+            await _learn(world.stubs, pool, reflection_pb2.ServerReflectionRequest(file_containing_symbol=service))
+            described = pool.FindServiceByName(service)
+            found.update({f"{described.name}/{method.name}": method for method in described.methods})
+    return found
+
+
+class TestReflection:
+    async def test_it_lists_every_service(self, world: World) -> None:
+        assert await _services(world.stubs) == {
+            *(f"turnkeeper.v1.{name}" for name in WORKS),
+            "grpc.health.v1.Health",
+            "grpc.reflection.v1alpha.ServerReflection",
+        }
+
+    async def test_every_method_that_it_finds_works_or_says_that_it_comes_later(
+        self, world: World, methods: Mapping[str, MethodDescriptor]
+    ) -> None:
+        works = {f"{service}/{name}" for service, names in WORKS.items() for name in names.split()}
+        assert works < methods.keys()
+        said = {name: await _call_empty(world.stubs.channel, method) for name, method in methods.items()}
+        assert {name for name, later in said.items() if not later} == works
+
+    async def test_the_page_of_what_works_says_the_same(self, methods: Mapping[str, MethodDescriptor]) -> None:
+        rows = re.findall(r"^\| (\w+Service) \| (\w+) \| (works|later) \|$", STATUS.read_text(), re.MULTILINE)
+        told = {f"{service}/{name}": status for service, name, status in rows}
+        assert len(told) == len(rows)
+        assert told == {
+            name: "works" if name.partition("/")[2] in WORKS[name.partition("/")[0]].split() else "later"
+            for name in methods
+        }
+
+
+class TestGenericClients:
+    async def test_grpcurl_lists_describes_and_calls_each_service(self, world: World) -> None:
+        listed = await _run("grpcurl", "-plaintext", world.address, "list")
+        assert {f"turnkeeper.v1.{name}" for name in WORKS} <= set(listed.split())
+        described = await _run("grpcurl", "-plaintext", world.address, "describe", "turnkeeper.v1.SendMessageRequest")
+        assert "turnkeeper.v1.IfBusy if_busy = 4" in described
+        for method, request, field in GENERIC_CALLS:
+            said = await _run(
+                *("grpcurl", "-plaintext", "-d", _body(request, "grpcurl"), world.address, f"turnkeeper.v1.{method}")
+            )
+            assert field in json.loads(said or "{}") or not field
+
+    async def test_buf_curl_calls_each_service(self, world: World, tmp_path: Path) -> None:
+        for method, request, field in GENERIC_CALLS:
+            said = await _run(
+                *("buf", "curl", "--protocol", "grpc", "--http2-prior-knowledge", "-d", _body(request, "buf")),
+                f"http://{world.address}/turnkeeper.v1.{method}",
+                cache=tmp_path,
+            )
+            assert field in json.loads(said or "{}") or not field
+
+    async def test_an_error_is_readable_without_our_stubs(self, world: World) -> None:
+        request = '{"session_id": "nobody"}'
+        said = await _run(
+            *("grpcurl", "-plaintext", "-d", request, world.address, "turnkeeper.v1.SessionService/GetSession"),
+            status=69,
+        )
+        assert "Code: NotFound" in said
+        assert "No such session; check session_id, or create the session first." in said
+        assert '"reason":"SESSION_NOT_FOUND"' in said
+
+
+class TestIntegrationValidation:
+    async def test_one_turn_looks_the_same_from_everywhere(self, world: World) -> None:
+        stubs, session = world.stubs, await harness.create_test_session(world.stubs, agent="asker")
+        await harness.send_message_to_session(stubs, session, "act")
+        approval = await harness.wait_for_approval(stubs, session)
+        await harness.decide(stubs, approval)
+        listed = await stubs.chat.ListTurns(chat_pb2.ListTurnsRequest(session_id=session))
+        turn = await harness.wait_for_turn(stubs, session, listed.turns[0].turn_id)
+        events = await harness.all_events(stubs, session)
+        messages = (await stubs.sessions.ListMessages(session_pb2.ListMessagesRequest(session_id=session))).messages
+        got = (await stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id=session))).session
+        decided = await stubs.approvals.GetApproval(approval_pb2.GetApprovalRequest(approval_id=approval.approval_id))
+        used = message_pb2.Usage(input_tokens=30, output_tokens=7, model_calls=2, tool_calls=1)
+        assert turn.usage == events[-1].turn_completed.usage == got.usage == used
+        assert harness.answer_of(turn) == "You said: act" == messages[-1].content[0].text
+        assert [event.sequence for event in events] == list(range(1, got.last_sequence + 1))
+        assert [message.sequence for message in messages] == [
+            event.sequence
+            for event in events
+            if event.WhichOneof("payload") in ("message_received", "message_completed", "tool_returned")
+        ]
+        assert (got.active_turn_id, got.queued_turns, got.title) == ("", 0, "act")
+        assert decided.approval.state == approval_pb2.APPROVAL_STATE_APPROVED
+        assert decided.approval.arguments_hash == _only(events, "tool_called").tool_called.arguments_hash
+        assert [effect.key for effect in world.workshop.effects("validated")] == [
+            _only(events, "tool_started").tool_started.key
+        ]
+
+    async def test_a_turn_that_waits_for_a_person_holds_nothing(self, world: World) -> None:
+        session = await harness.create_test_session(world.stubs, agent="asker")
+        turn = await harness.send_message_to_session(world.stubs, session, "act")
+        assert turn.state == chat_pb2.TURN_STATE_AWAITING_APPROVAL
+        async with AsyncMongoClient[dict[str, Any]](world.mongo_uri) as client:
+            head = await client[world.database]["heads"].find_one({"session_id": session})
+        assert head is not None
+        assert (head["owner"], head["lease_until"], head["wake_at"]) == ("", None, None)
+        assert head["active_turn"] == turn.turn_id
+        running = [task for task in asyncio.all_tasks() if "_run_turn" in str(task.get_coro())]
+        assert not running, "nothing of any turn runs in this server"
+        await world.stubs.chat.CancelTurn(chat_pb2.CancelTurnRequest(session_id=session, turn_id=turn.turn_id))
+
+    async def test_from_nothing_to_an_answer_in_one_call(self, world: World) -> None:
+        request = chat_pb2.SendMessageRequest(
+            request_id=harness.new_request_id(),
+            content=harness.text_parts("hello"),
+            create_session=chat_pb2.CreateSessionParams(agent="talker", title="Quick", labels={"team": "blue"}),
+        )
+        first, again = [await world.stubs.chat.SendMessage(request) for _ in range(2)]
+        assert first == again
+        assert harness.answer_of(first.turn) == "You said: hello"
+        got = await world.stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id=first.turn.session_id))
+        assert (got.session.title, dict(got.session.labels)) == ("Quick", {"team": "blue"})
+
+
+async def _services(stubs: Stubs) -> set[str]:
+    (said,) = await _reflect(stubs, reflection_pb2.ServerReflectionRequest(list_services=""))
+    return {service.name for service in said.list_services_response.service}
+
+
+async def _learn(stubs: Stubs, pool: Any, request: reflection_pb2.ServerReflectionRequest) -> None:
+    """Put the file that the server names into the pool, and before it the files that it imports."""
+    for response in await _reflect(stubs, request):
+        for data in response.file_descriptor_response.file_descriptor_proto:
+            file = FileDescriptorProto.FromString(data)
+            for name in file.dependency:
+                await _learn(stubs, pool, reflection_pb2.ServerReflectionRequest(file_by_filename=name))
+            pool.Add(file)
+
+
+async def _reflect(stubs: Stubs, request: reflection_pb2.ServerReflectionRequest) -> list[Any]:
+    channel: Any = stubs.channel
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+    return [response async for response in stub.ServerReflectionInfo(iter([request]))]
+
+
+async def _call_empty(channel: Any, method: MethodDescriptor) -> bool:
+    """Whether the method, called with an empty request, says that it comes later."""
+    path = f"/{method.containing_service.full_name}/{method.name}"
+    try:
+        if method.server_streaming:
+            await channel.unary_stream(path)(b"").read()
+        else:
+            await channel.unary_unary(path)(b"")
+    except aio.AioRpcError as error:
+        problem = problem_of(error)
+        if problem.status is not grpc.StatusCode.UNIMPLEMENTED:
+            assert problem.reason == "INVALID_REQUEST", "an empty request is refused for what it lacks"
+            return False
+        assert problem.reason == "NOT_IMPLEMENTED"
+        assert f"{method.name} comes with a later release" in problem.message
+        return True
+    return False
+
+
+async def _run(program: str, *arguments: str, status: int = 0, cache: Path | None = None) -> str:
+    """What the program prints."""
+    process = await asyncio.create_subprocess_exec(
+        str(BIN / program),
+        *arguments,
+        env={**os.environ, "BUF_CACHE_DIR": str(cache or "")},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    out, _ = await process.communicate()
+    assert process.returncode == status, out.decode()
+    return out.decode()
+
+
+def _body(request: Mapping[str, Any], client: str) -> str:
+    return json.dumps(request).replace("{session}", f"validation-{client}")
+
+
+def _only(events: list[Any], kind: str) -> Any:
+    (found,) = (event for event in events if event.WhichOneof("payload") == kind)
+    return found

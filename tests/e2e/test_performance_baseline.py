@@ -1,0 +1,201 @@
+"""What things cost, in counts and orders that hold on any machine."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from pymongo import AsyncMongoClient, monitoring
+
+from tests import harness
+from tests.e2e.reading import Reader, stream, watch
+from tests.e2e.world import AGENTS, World
+from tests.harness import Stubs
+from tests.integration.mongo.commands import Recorder, name_of
+from tests.processes import until
+from turnkeeper.model.exchanges import Outcome
+from turnkeeper.pb.v1 import session_pb2
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+QUIET = {"poll": timedelta(minutes=5), "sweep": timedelta(minutes=5), "lease": timedelta(minutes=5)}
+"""Nothing happens but what a caller asks for."""
+WISHES = "heads"
+"""An owner looks each second whether another server was asked to cancel; whether it does meanwhile is chance."""
+DATABASE = "turnkeeper_test_baseline"
+WATCHERS = 30
+SCRIPT = f"""
+[[reply]]
+match = "add"
+tool_calls = [{{ name = "add", arguments = {{ a = 1, b = 2 }} }}]
+
+[[reply]]
+match = "add"
+after_tools = 1
+text = "3"
+
+[[reply]]
+match = "many pieces"
+text = "{"piece " * 60}"
+chunk = 6
+delay = "2ms"
+
+[[reply]]
+match = "few pieces"
+text = "{"piece " * 60}"
+chunk = 180
+
+[[reply]]
+text = "You said: {{user}}"
+"""
+
+
+class Costs:
+    """A quiet server, and what it sends to its database."""
+
+    def __init__(self, stubs: Stubs, recorder: Recorder) -> None:
+        self.stubs = stubs
+        self.recorder = recorder
+
+    async def of_turn(self, session: str, text: str) -> Counter[str]:
+        """The commands from the message's arrival to its answer's; a second message, so that nothing is a first."""
+        await harness.send_message_to_session(self.stubs, session, text)
+        with self.recorder.recording() as commands:
+            await harness.send_message_to_session(self.stubs, session, text)
+            return Counter(name_of(command) for command in commands if command.get("find") != WISHES)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def costs(world: World) -> AsyncIterator[Costs]:
+    recorder = Recorder(DATABASE)
+    monitoring.register(recorder)
+    async with (
+        harness.serving(world.mongo_uri, DATABASE, world.model, agents=AGENTS, **QUIET) as running,
+        harness.connect(running.address) as stubs,
+    ):
+        yield Costs(stubs, recorder)
+    async with AsyncMongoClient[dict[str, Any]](world.mongo_uri) as client:
+        await client.drop_database(DATABASE)
+
+
+class TestPerformanceBaseline:
+    async def test_a_plain_turn_is_two_transactions_and_few_commands(self, costs: Costs) -> None:
+        session = await harness.create_test_session(costs.stubs, agent="talker")
+        spent = await costs.of_turn(session, "hello")
+        assert spent["commitTransaction"] == 2, "the message accepted; the answer stored and the turn ended"
+        assert spent.total() <= 20, spent
+
+    async def test_a_turn_with_a_tool_is_four_transactions(self, costs: Costs) -> None:
+        session = await harness.create_test_session(costs.stubs, agent="worker")
+        spent = await costs.of_turn(session, "add")
+        assert spent["commitTransaction"] == 4, "accepted; asked and started; returned; answered and ended"
+        assert spent.total() <= 34, spent
+
+    async def test_a_long_answer_costs_the_database_no_more_than_a_short_one(self, costs: Costs) -> None:
+        session = await harness.create_test_session(costs.stubs, agent="talker")
+        assert await costs.of_turn(session, "many pieces") == await costs.of_turn(session, "few pieces")
+
+    async def test_a_long_history_costs_no_more_commands_than_a_short_one(self, costs: Costs) -> None:
+        session = await harness.create_test_session(costs.stubs, agent="talker")
+        before = await costs.of_turn(session, "hello")
+        for number in range(20):
+            await harness.send_message_to_session(costs.stubs, session, f"hello {number}")
+        assert await costs.of_turn(session, "hello") == before
+
+    async def test_watchers_of_a_turn_cost_the_database_nothing(self, costs: Costs) -> None:
+        session = await harness.create_test_session(costs.stubs, agent="talker")
+        alone = await costs.of_turn(session, "many pieces")
+        readers = [Reader() for _ in range(WATCHERS)]
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(_follow(costs.stubs, session, reader)) for reader in readers]
+            await until(lambda: all(reader.caught_up for reader in readers))
+            watched = await costs.of_turn(session, "many pieces")
+            await until(lambda: all(reader.through == readers[0].through for reader in readers))
+            for task in tasks:
+                task.cancel()
+        assert watched == alone
+
+    async def test_a_replay_reads_each_event_once_and_sends_it_in_few_responses(self, costs: Costs) -> None:
+        session = await harness.create_test_session(costs.stubs, agent="talker")
+        for _ in range(50):
+            await harness.send_message_to_session(costs.stubs, session, "hello")
+        with costs.recorder.recording() as commands:
+            reader = Reader()
+            async for _ in watch(costs.stubs, session, reader, follow=False):
+                pass
+            reads = [command for command in commands if command.get("find") == "events"]
+        assert len(reader.events) == 202
+        assert len(reads) == reader.responses == 4
+        assert [command["limit"] for command in reads] == [64] * 4
+
+    async def test_idle_watchers_share_one_question(self, world: World) -> None:
+        recorder = Recorder(f"{DATABASE}_idle")
+        monitoring.register(recorder)
+        quiet = {**QUIET, "poll": timedelta(milliseconds=20)}
+        async with (
+            harness.serving(world.mongo_uri, f"{DATABASE}_idle", world.model, agents=AGENTS, **quiet) as running,
+            harness.connect(running.address) as stubs,
+            asyncio.TaskGroup() as group,
+        ):
+            readers = {await harness.create_test_session(stubs, agent="talker"): Reader() for _ in range(40)}
+            tasks = [group.create_task(_follow(stubs, session, reader)) for session, reader in readers.items()]
+            await until(lambda: all(reader.caught_up for reader in readers.values()))
+            with recorder.recording() as commands:
+                await until(lambda: len([each for each in commands if each.get("find") == "heads"]) >= 5)
+                asked = [each for each in commands if each.get("find") == "heads"]
+                others = [each for each in commands if each.get("find") != "heads" and "aggregate" not in each]
+            for task in tasks:
+                task.cancel()
+        assert {len(each["filter"]["_id"]["$in"]) for each in asked} == {40}
+        assert not others
+        async with AsyncMongoClient[dict[str, Any]](world.mongo_uri) as client:
+            await client.drop_database(f"{DATABASE}_idle")
+
+    async def test_every_watcher_gets_the_bytes_that_are_stored(self, world: World, costs: Costs) -> None:
+        session = await harness.create_test_session(costs.stubs, agent="talker")
+        streams = [asyncio.create_task(_raw(costs.stubs, session)) for _ in range(5)]
+        await harness.send_message_to_session(costs.stubs, session, "many pieces")
+        await costs.stubs.sessions.EndSession(session_pb2.EndSessionRequest(session_id=session))
+        live = await asyncio.gather(*streams)
+        late = await _raw(costs.stubs, session)
+        async with AsyncMongoClient[dict[str, Any]](world.mongo_uri) as client:
+            events = client[DATABASE]["events"].find({"session_id": session}).sort("seq")
+            stored = [event["payload"] async for event in events]
+        for received in (*live, late):
+            place = 0
+            for payload in stored:
+                place = received.index(payload, place) + len(payload)
+
+    async def test_what_is_ready_goes_into_one_response(self, costs: Costs) -> None:
+        session, reader = await harness.create_test_session(costs.stubs, agent="talker"), Reader(whole=False)
+        async for _ in stream(costs.stubs, session, "few pieces", reader, previews=False):
+            pass
+        assert reader.responses <= 3, "accepted; caught up; answered and ended"
+        assert len(reader.events) == 4
+
+    async def test_text_is_read_while_the_model_still_speaks(self, world: World, costs: Costs) -> None:
+        session, reader, playing = (
+            await harness.create_test_session(costs.stubs, agent="talker"),
+            Reader(whole=False),
+            0,
+        )
+        async for _ in stream(costs.stubs, session, "many pieces", reader):
+            if reader.deltas:
+                playing += world.model.exchanges.all()[-1].outcome is Outcome.PLAYING
+        assert playing > 10, "responses with text that came before the model had ended"
+
+
+async def _follow(stubs: Stubs, session: str, reader: Reader) -> None:
+    async for _ in watch(stubs, session, reader):
+        pass
+
+
+async def _raw(stubs: Stubs, session: str) -> bytes:
+    """A whole watch as it comes over the wire."""
+    channel: Any = stubs.channel
+    call = channel.unary_stream("/turnkeeper.v1.SessionService/WatchEvents")
+    request = session_pb2.WatchEventsRequest(session_id=session, follow=True, previews=True)
+    return b"".join([response async for response in call(request.SerializeToString())])
