@@ -55,6 +55,18 @@ async def pending_of(world: World, session: str) -> Sequence[approval_pb2.Approv
     return sorted(listed.approvals, key=lambda approval: approval.arguments_json)
 
 
+async def streamed(
+    stubs: harness.Stubs, request: chat_pb2.StreamMessageRequest
+) -> tuple[list[event_pb2.Event], chat_pb2.StreamMessageResponse]:
+    """All events of one stream, and its last response."""
+    events: list[event_pb2.Event] = []
+    last = chat_pb2.StreamMessageResponse()
+    async for response in stubs.chat.StreamMessage(request):
+        events.extend(response.events)
+        last = response
+    return events, last
+
+
 class TestApprovalFlow:
     async def test_approved_it_runs_once_and_the_turn_goes_on(self, world: World) -> None:
         session, turn = await asked(world, "do approved")
@@ -183,6 +195,22 @@ class TestApprovalFlow:
         await harness.decide(world.stubs, approval)
         ended = await harness.wait_for_turn(world.stubs, session, turn.turn_id)
         assert harness.answer_of(ended) == "Told: handed-over is done"
+
+    async def test_a_stream_ends_where_the_turn_waits_and_goes_on_when_it_is_attached_again(self, world: World) -> None:
+        session = await harness.create_test_session(world.stubs, agent="asker")
+        request = chat_pb2.StreamMessageRequest(
+            session_id=session, request_id=harness.new_request_id(), content=harness.text_parts("do streamed")
+        )
+        before, last = await streamed(world.stubs, request)
+        assert last.turn.state == AWAITING
+        assert before[-1].HasField("approval_requested")
+        await harness.decide(world.stubs, await harness.wait_for_approval(world.stubs, session))
+        await harness.wait_for_turn(world.stubs, session, last.turn.turn_id)
+        request.after = last.cursor
+        after, last = await streamed(world.stubs, request)
+        assert last.turn.state == chat_pb2.TURN_STATE_COMPLETED
+        numbers = [event.sequence for event in (*before, *after) if event.sequence]
+        assert numbers == [event.sequence for event in await harness.all_events(world.stubs, session) if event.turn_id]
 
     async def test_the_inbox_lists_oldest_first_and_filters(self, world: World) -> None:
         sessions = [(await asked(world, f"do inbox{number}"))[0] for number in range(3)]

@@ -1,6 +1,7 @@
 """Conversations: what is said, what the model hears of it, what a caller reads of it afterwards."""
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from tests import harness
 from tests.e2e.world import World, said
@@ -18,6 +19,10 @@ finish_reason = "length"
 match = "count"
 text = "Turn {turn}."
 usage = { input_tokens = 100, output_tokens = 7 }
+
+[[reply]]
+match = "^silent"
+fail = "slow_first_token"
 
 [[reply]]
 match = "slow"
@@ -99,6 +104,16 @@ class TestConversationFlow:
         ended = await harness.wait_for_turn(world.stubs, session, accepted.turn_id)
         assert ended.state == chat_pb2.TURN_STATE_COMPLETED
         assert harness.answer_of(ended) == "A slow answer."
+
+    async def test_a_wait_ends_before_the_callers_deadline(self, world: World) -> None:
+        session = await harness.create_test_session(world.stubs, agent="talker")
+        request = chat_pb2.SendMessageRequest(
+            session_id=session, request_id=harness.new_request_id(), content=harness.text_parts("silent")
+        )
+        response = await world.stubs.chat.SendMessage(request, timeout=1.5)
+        assert response.turn.state == chat_pb2.TURN_STATE_RUNNING
+        get = chat_pb2.GetTurnRequest(session_id=session, turn_id=response.turn.turn_id, wait=Duration(seconds=60))
+        assert (await world.stubs.chat.GetTurn(get, timeout=1)).turn.state == chat_pb2.TURN_STATE_RUNNING
 
     async def test_the_limits_of_a_request_reach_the_model(self, world: World) -> None:
         session = await harness.create_test_session(world.stubs, agent="talker")

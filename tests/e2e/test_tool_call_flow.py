@@ -10,7 +10,15 @@ from turnkeeper.pb.v1 import chat_pb2, event_pb2, message_pb2, session_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SCRIPT = """
+FLOOD = 100
+CALL = '{ name = "add", arguments = { a = 1, b = 2 } }'
+SCRIPT = (
+    f"""
+[[reply]]
+match = "^flood"
+tool_calls = [{", ".join([CALL] * FLOOD)}]
+"""
+    + """
 [[reply]]
 match = "^sum"
 tool_calls = [
@@ -53,6 +61,14 @@ match = "^send"
 tool_calls = [{ name = "send_message", arguments = { to = "Ada", text = "denied" } }]
 
 [[reply]]
+match = "^note"
+tool_calls = [{ name = "write_note", arguments = { name = "a", text = "b" } }]
+
+[[reply]]
+match = "^what time"
+tool_calls = [{ name = "current_time" }]
+
+[[reply]]
 match = "^unknown"
 tool_calls = [{ name = "no_such_tool" }]
 
@@ -82,6 +98,7 @@ tool_calls = [{ name = "act", arguments = { label = "first" } }, { name = "act",
 [[reply]]
 text = "It said: {tool_result}"
 """
+)
 
 UNFIT = (
     "{",
@@ -215,6 +232,30 @@ class TestToolCallFlow:
             message_pb2.ROLE_ASSISTANT,
         ]
         assert {result.tool_call_id for result in results} == {call.tool_call_id for call in asked.tool_requests}
+
+    async def test_a_model_that_asks_for_very_many_tools_gets_all_results(self, world: World) -> None:
+        session = await harness.create_test_session(world.stubs, agent="worker")
+        turn = await harness.send_message_to_session(world.stubs, session, "flood", wait=50)
+        assert turn.state == chat_pb2.TURN_STATE_COMPLETED
+        assert turn.usage.tool_calls == FLOOD
+
+
+class TestPolicy:
+    async def test_a_tool_of_which_people_are_told_runs_and_the_log_says_so(self, world: World) -> None:
+        session = await harness.create_test_session(world.stubs, agent="asker")
+        turn = await harness.send_message_to_session(world.stubs, session, "what time is it")
+        assert turn.state == chat_pb2.TURN_STATE_COMPLETED
+        events = await harness.all_events(world.stubs, session)
+        called = next(event.tool_called for event in events if event.HasField("tool_called"))
+        assert called.action == event_pb2.POLICY_ACTION_NOTIFY
+
+    async def test_without_a_rule_reading_is_free_and_everything_else_asks(self, world: World) -> None:
+        returned, _ = await told(world, 'add with {"a": 1, "b": 2}', agent="plain")
+        assert returned.outcome == event_pb2.TOOL_OUTCOME_OK
+        session = await harness.create_test_session(world.stubs, agent="plain")
+        turn = await harness.send_message_to_session(world.stubs, session, "note that")
+        assert turn.state == chat_pb2.TURN_STATE_AWAITING_APPROVAL
+        assert not (world.workshop.folder / "note-a.txt").exists()
 
 
 class TestToolsThatFail:
