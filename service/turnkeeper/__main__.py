@@ -28,6 +28,8 @@ examples:
 Prints `turnkeeper: serving on HOST:PORT` once it serves. SIGTERM and Ctrl-C drain it; a second one ends it at once.
 Exit status: 0 drained, 2 it cannot start (the reason is on standard error).
 """
+SECRET_LENGTH = 8
+"""A shorter key is a placeholder, such as `none`: hiding it would hide words of the log."""
 CANNOT_START = (
     settings.SettingError,
     EmbeddedDatabaseError,
@@ -77,10 +79,16 @@ def _parser() -> argparse.ArgumentParser:
 
 async def _serve(args: argparse.Namespace) -> int:
     try:
-        chosen = settings.load(args, os.environ)
+        chosen = app.named(settings.load(args, os.environ))
     except settings.SettingError as error:
         return _complain("serve", error)
-    log = logs.start(level=chosen.log_level, replica=chosen.replica, as_json=chosen.log_format == "json" or None)
+    key = os.environ.get("OPENAI_API_KEY", "")
+    log = logs.start(
+        level=chosen.log_level,
+        replica=chosen.replica,
+        secrets=[key] if len(key) >= SECRET_LENGTH else [],
+        as_json=chosen.log_format == "json" or None,
+    )
     try:
         async with app.serving(chosen, os.environ) as running:
             print(f"turnkeeper: serving on {running.address}", flush=True)

@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -85,7 +85,7 @@ async def serving(settings: Settings, environ: Mapping[str, str]) -> AsyncIterat
                 "no model is set: set OPENAI_API_KEY or OPENAI_BASE_URL, pass --local-model, "
                 "or give each agent a base_url"
             )
-        replica = settings.replica or f"replica-{os.getpid()}-{secrets.token_hex(3)}"
+        replica = named(settings).replica
         telemetry = start_telemetry(
             settings.exporter,  # type: ignore[arg-type]  # one of the choices
             service_instance_id=replica,
@@ -112,6 +112,11 @@ async def serving(settings: Settings, environ: Mapping[str, str]) -> AsyncIterat
         port = await stack.enter_async_context(replica_parts.serving(Pages(await store.secret("page_tokens"))))
         model_url = provider.base_url if provider else ""
         yield Running(f"{settings.host}:{port}", port, uri, model_url)
+
+
+def named(settings: Settings) -> Settings:
+    """The settings with a name for this replica, made up where none is given."""
+    return settings if settings.replica else replace(settings, replica=f"replica-{os.getpid()}-{secrets.token_hex(3)}")
 
 
 class Models:
