@@ -25,7 +25,6 @@ QUIET = {"poll": timedelta(minutes=5), "sweep": timedelta(minutes=5), "lease": t
 """Nothing happens but what a caller asks for."""
 WISHES = "heads"
 """An owner looks each second whether another server was asked to cancel; whether it does meanwhile is chance."""
-DATABASE = "turnkeeper_test_baseline"
 WATCHERS = 30
 SCRIPT = f"""
 [[reply]]
@@ -56,9 +55,10 @@ text = "You said: {{user}}"
 class Costs:
     """A quiet server, and what it sends to its database."""
 
-    def __init__(self, stubs: Stubs, recorder: Recorder) -> None:
+    def __init__(self, stubs: Stubs, recorder: Recorder, *, database: str) -> None:
         self.stubs = stubs
         self.recorder = recorder
+        self.database = database
 
     async def of_turn(self, session: str, text: str) -> Counter[str]:
         """The commands from the message's arrival to its answer's; a second message, so that nothing is a first."""
@@ -70,15 +70,16 @@ class Costs:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def costs(world: World) -> AsyncIterator[Costs]:
-    recorder = Recorder(DATABASE)
+    database = f"{world.database}_costs"
+    recorder = Recorder(database)
     monitoring.register(recorder)
     async with (
-        harness.serving(world.mongo_uri, DATABASE, world.model, agents=AGENTS, **QUIET) as running,
+        harness.serving(world.mongo_uri, database, world.model, agents=AGENTS, **QUIET) as running,
         harness.connect(running.address) as stubs,
     ):
-        yield Costs(stubs, recorder)
+        yield Costs(stubs, recorder, database=database)
     async with AsyncMongoClient[dict[str, Any]](world.mongo_uri) as client:
-        await client.drop_database(DATABASE)
+        await client.drop_database(database)
 
 
 class TestPerformanceBaseline:
@@ -132,11 +133,12 @@ class TestPerformanceBaseline:
         assert [command["limit"] for command in reads] == [64] * 4
 
     async def test_idle_watchers_share_one_question(self, world: World) -> None:
-        recorder = Recorder(f"{DATABASE}_idle")
+        database = f"{world.database}_idle"
+        recorder = Recorder(database)
         monitoring.register(recorder)
         quiet = {**QUIET, "poll": timedelta(milliseconds=20)}
         async with (
-            harness.serving(world.mongo_uri, f"{DATABASE}_idle", world.model, agents=AGENTS, **quiet) as running,
+            harness.serving(world.mongo_uri, database, world.model, agents=AGENTS, **quiet) as running,
             harness.connect(running.address) as stubs,
             asyncio.TaskGroup() as group,
         ):
@@ -152,7 +154,7 @@ class TestPerformanceBaseline:
         assert {len(each["filter"]["_id"]["$in"]) for each in asked} == {40}
         assert not others
         async with AsyncMongoClient[dict[str, Any]](world.mongo_uri) as client:
-            await client.drop_database(f"{DATABASE}_idle")
+            await client.drop_database(database)
 
     async def test_every_watcher_gets_the_bytes_that_are_stored(self, world: World, costs: Costs) -> None:
         session = await harness.create_test_session(costs.stubs, agent="talker")
@@ -162,7 +164,7 @@ class TestPerformanceBaseline:
         live = await asyncio.gather(*streams)
         late = await _raw(costs.stubs, session)
         async with AsyncMongoClient[dict[str, Any]](world.mongo_uri) as client:
-            events = client[DATABASE]["events"].find({"session_id": session}).sort("seq")
+            events = client[costs.database]["events"].find({"session_id": session}).sort("seq")
             stored = [event["payload"] async for event in events]
         for received in (*live, late):
             place = 0
