@@ -91,8 +91,9 @@ async def _serve(args: argparse.Namespace) -> int:
     )
     try:
         async with app.serving(chosen, os.environ) as running:
-            print(f"turnkeeper: serving on {running.address}", flush=True)
-            await app.until_signalled()
+            with app.signals() as asked:
+                print(f"turnkeeper: serving on {running.address}", flush=True)
+                await asked.wait()
     except CANNOT_START as error:
         return _complain("serve", error)
     finally:
@@ -103,8 +104,9 @@ async def _serve(args: argparse.Namespace) -> int:
 async def _local_model(_args: argparse.Namespace) -> int:
     try:
         async with LocalModel() as url:
-            print(f"local model: {url}", flush=True)
-            await app.until_signalled()
+            with app.signals() as asked:
+                print(f"local model: {url}", flush=True)
+                await asked.wait()
     except LocalModelError as error:
         return _complain("model local", error)
     return 0

@@ -16,7 +16,7 @@ from turnkeeper.domain.event import (
 )
 from turnkeeper.domain.message import FinishReason, Part, ToolRequest, Usage
 from turnkeeper.domain.tool import Call, ToolOutcome
-from turnkeeper.domain.turn import StopReason, TurnState
+from turnkeeper.domain.turn import StopReason, Turn, TurnState
 from turnkeeper.engine.draft import Draft
 from turnkeeper.engine.proposal import propose
 from turnkeeper.engine.toolbox import Finished, Toolbox
@@ -30,20 +30,38 @@ MOST_LAPSES = 5
 """Owners in a row that were lost without a step; then the turn fails (it may be what kills them)."""
 
 
-def begin(draft: Draft, *, taken_over: bool) -> None:
-    """A new attempt after a claim. `taken_over`: the last owner was lost, and its deltas do not count."""
+def worn_out(turn: Turn, *, lapses: int) -> ErrorDetail | None:
+    """Why the turn must not be tried again: too many owners in a row were lost. `lapses`: since its last step."""
+    lost = turn.lapses + lapses
+    if lost < MOST_LAPSES:
+        return None
+    told = f"{lost} attempts in a row to run this turn were lost with their server; ask its operator why."
+    return ErrorDetail(code=Code.AGENT_CONFIG_ERROR, message=told)
+
+
+def begin(draft: Draft, *, lapses: int) -> None:
+    """A new attempt after a claim. `lapses`: owners that were lost since the last step; their deltas do not count."""
     turn = draft.turn
-    first = turn.attempt == 0
+    first, taken_over = turn.attempt == 0, lapses > 0
     message_id = draft.new_id() if taken_over else turn.next_message_id
-    begun = replace(turn.taken_up(next_message_id=message_id, at=draft.at), lapses=turn.lapses + 1 if taken_over else 0)
+    begun = replace(turn.taken_up(next_message_id=message_id, at=draft.at), lapses=turn.lapses + lapses)
     draft.put_turn(begun)
     if first:
         draft.say(TurnStarted(message_id=message_id), turn=begun)
     elif taken_over:
         draft.say(AttemptSuperseded(superseded_attempt=turn.attempt, message_id=message_id), turn=begun)
-    if begun.lapses >= MOST_LAPSES:
-        told = f"{begun.lapses} servers in a row were lost while they ran this turn; ask the operator why."
-        draft.fail_turn(ErrorDetail(code=Code.AGENT_CONFIG_ERROR, message=told))
+
+
+def give_back(draft: Draft) -> None:
+    """The run broke down on a defect: another try later, longer each time, until the turn is worn out."""
+    turn = replace(draft.turn, lapses=draft.turn.lapses + 1, update_time=draft.at)
+    draft.put_turn(turn)
+    error = worn_out(turn, lapses=0)
+    if error is not None:
+        draft.fail_turn(error)
+        draft.go_on_with_queue()
+        return
+    draft.change_head(lease=Lease.RELEASE, wake=timedelta(seconds=2 ** (turn.lapses - 1)))
 
 
 def record_answer(

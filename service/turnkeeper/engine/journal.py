@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, TypeVar
 
+from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.draft import Draft
 from turnkeeper.engine.feed import Feeds
 from turnkeeper.errors import ServiceUnavailable, SessionNotFound
@@ -53,6 +54,8 @@ class Journal:
         verdict = await self._store.commit(step)
         if isinstance(verdict, Committed):
             self._feeds.publish((step.tenant, step.session_id), verdict.events)
+            for turn in step.turns:
+                self._count(turn)
         return verdict
 
     async def append(
@@ -82,3 +85,16 @@ class Journal:
             "Too many writers are at work on this session; send the same call again with the same request_id.",
             session_id=session_id,
         )
+
+    def _count(self, turn: Turn) -> None:
+        """An ended turn, whoever ended it."""
+        if not turn.state.ended:
+            return
+        seconds = (turn.update_time - turn.create_time).total_seconds()
+        self._metrics.turn_finished(turn.state.value, seconds=max(0.0, seconds))
+        self._metrics.tokens("input", count=turn.usage.input_tokens)
+        self._metrics.tokens("output", count=turn.usage.output_tokens)
+        if turn.error is not None:
+            self._metrics.error(turn.error.code)
+        elif turn.answer:
+            self._metrics.message("ASSISTANT")

@@ -1,7 +1,9 @@
 """What an owner holds: a session, for a while, under a fence."""
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -18,7 +20,8 @@ class HeldLease:
 
     `renewed_at` is on the monotonic clock and taken before the write that renewed it, so that it is never too late.
     `nudge` wakes the turn's run: somebody asks to cancel it, or something it should read was stored.
-    `releasing`: hand the turn over at the end of its step; `cut`: do not even wait for the model to finish.
+    `releasing`: hand the turn over at the end of its step; `cut`: do not even wait for the model, or for tools, to
+    finish. `writes`: steps under way.
     """
 
     key: Key
@@ -30,6 +33,7 @@ class HeldLease:
     nudge: asyncio.Event = field(default_factory=asyncio.Event)
     releasing: bool = False
     cut: bool = False
+    writes: int = 0
 
     @property
     def age(self) -> float:
@@ -45,6 +49,19 @@ class HeldLease:
     def sure(self) -> bool:
         """Less than two thirds of the lease have passed: nobody else can have it."""
         return self.age <= self.lease.total_seconds() * 2 / 3
+
+    def renewed(self, at: float) -> None:
+        """A write that extends the lease was sent first at this time, and has been stored."""
+        self.renewed_at = max(self.renewed_at, at)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """While a step is under way its own verdict speaks, not a renewal that meets what the step did."""
+        self.writes += 1
+        try:
+            yield
+        finally:
+            self.writes -= 1
 
     def check(self) -> None:
         """Raises LeaseLost when it is not sure any more: nothing new may start (self-fence)."""

@@ -8,14 +8,15 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any, assert_never
 
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.event import Event, ToolStarted
 from turnkeeper.domain.history import History
-from turnkeeper.domain.message import ToolRequest, Usage
-from turnkeeper.domain.tool import Call, PolicyAction
+from turnkeeper.domain.message import Usage
+from turnkeeper.domain.tool import Call
 from turnkeeper.domain.turn import (
     AwaitApproval,
     AwaitResults,
@@ -37,6 +38,7 @@ from turnkeeper.engine.feed import Feed, Preview
 from turnkeeper.engine.journal import Journal
 from turnkeeper.engine.lease import HeldLease, LeaseLost
 from turnkeeper.engine.proposal import ask_again, still_the_same
+from turnkeeper.engine.running_tools import RunningTools
 from turnkeeper.engine.speech import Speech
 from turnkeeper.engine.toolbox import Finished, Toolbox
 from turnkeeper.errors import ServiceUnavailable
@@ -60,6 +62,7 @@ class Parts:
     spans: Spans
     retries: RetryPolicy
     jitter: Callable[[], float]
+    strays: set[asyncio.Task[Finished]] = field(default_factory=set)
 
 
 class TurnRun:
@@ -74,9 +77,10 @@ class TurnRun:
         self._agent = agent
         self._snapshot = snapshot
         self._history = history
-        self._tools: dict[str, asyncio.Task[Finished]] = {}
+        self._tools = RunningTools(parts.toolbox, spans=parts.spans, metrics=parts.metrics, strays=parts.strays)
         self._launch: tuple[Call, ...] = ()
         self._handed_over = False
+        self._read_at = time.monotonic()
 
     @property
     def turn(self) -> Turn:
@@ -84,7 +88,7 @@ class TurnRun:
             raise LookupError("the snapshot has no turn")
         return self._snapshot.turn
 
-    async def run(self, *, taken_over: bool, begun: bool) -> Snapshot:
+    async def run(self, *, lapses: int, begun: bool) -> Snapshot:
         """To the turn's end, or until it waits; returns the last snapshot.
 
         `begun`: the turn was started in the step that took the lease. `taken_over`: its last owner was lost.
@@ -92,15 +96,15 @@ class TurnRun:
         """
         try:
             if not begun:
-                await self._append(lambda draft: decisions.begin(draft, taken_over=taken_over))
+                await self._append(lambda draft: decisions.begin(draft, lapses=lapses))
             while self._ours():
-                if self._lease.releasing and not self._tools:
+                if self._lease.releasing and not self._tools.calls:
                     await self._hand_over()
                     break
                 await self._do(self._next(self._snapshot))
             return self._snapshot
         finally:
-            await self._stop_tools()
+            await self._tools.stop()
 
     def _ours(self) -> bool:
         """The turn still goes on here."""
@@ -132,7 +136,7 @@ class TurnRun:
         return next_step(
             turn,
             snapshot.calls if calls is None else calls,
-            running=frozenset(self._tools),
+            running=self._tools.calls,
             max_iterations=min(asked, limits.max_iterations) if asked else limits.max_iterations,
             parallel_tools=limits.parallel_tools,
         )
@@ -145,7 +149,7 @@ class TurnRun:
         When something else moved (a message was queued, an approval decided), it reads and decides again.
         """
         while True:
-            draft = Draft(self._snapshot, at=self._parts.journal.now(), new_id=self._parts.journal.new_id)
+            draft = self._draft()
             decide(draft)
             self._launch = ()
             self._follow_on(draft)
@@ -153,24 +157,37 @@ class TurnRun:
             if committed is not None:
                 self._snapshot = draft.result(committed)
                 self._remember(draft, committed)
-                await self._start_tools()
+                self._start_tools()
                 return
             await self._read_again()
 
+    def _draft(self) -> Draft:
+        """On the snapshot, with the database's clock as it must be by now: an expiry is computed from it."""
+        passed = timedelta(seconds=time.monotonic() - self._read_at)
+        head = replace(self._snapshot.head, now=self._snapshot.head.now + passed)
+        self._snapshot, self._read_at = replace(self._snapshot, head=head), self._read_at + passed.total_seconds()
+        return Draft(self._snapshot, at=self._parts.journal.now(), new_id=self._parts.journal.new_id)
+
     async def _commit(self, draft: Draft) -> Committed | None:
-        """None when it is stale. An answer that does not come is asked for until the lease is lost."""
+        """None when it is stale. An answer that does not come is asked for again, for two leases at most.
+
+        The lease counts from the first sending: which of them was applied, nobody knows.
+        """
         step_id = self._parts.journal.new_id()
         step = draft.step(step_id=step_id, fence=self._lease.fence, lease_for=self._lease.lease)
+        began = time.monotonic()
         while True:
-            began = time.monotonic()
             try:
-                verdict = await self._parts.journal.commit(step)
+                with self._lease.writing():
+                    verdict = await self._parts.journal.commit(step)
             except ServiceUnavailable:
+                if time.monotonic() - began > 2 * self._lease.lease.total_seconds():
+                    raise
                 self._parts.metrics.append_retry("UNAVAILABLE")
                 await asyncio.sleep(0.1 + self._parts.jitter() * 0.4)
                 continue
             if isinstance(verdict, Committed):
-                self._lease.renewed_at = began
+                self._lease.renewed(began)
                 return verdict
             if isinstance(verdict, Stale):
                 self._parts.metrics.append_retry("STALE")
@@ -188,7 +205,7 @@ class TurnRun:
                 continue
             if snapshot is None or snapshot.head.fence != self._lease.fence:
                 raise LeaseLost
-            self._snapshot = snapshot
+            self._snapshot, self._read_at = snapshot, time.monotonic()
             return
 
     def _remember(self, draft: Draft, committed: Committed) -> None:
@@ -223,9 +240,9 @@ class TurnRun:
                 draft.fail_turn(error)
             case AwaitApproval(calls=calls):
                 draft.let_go(calls)
-            case RunTools(calls=calls):
+            case RunTools(calls=calls) if not self._lease.releasing:
                 self._begin_calls(draft, calls)
-            case CallModel() | AwaitResults() | ResolveLost():
+            case RunTools() | CallModel() | AwaitResults() | ResolveLost():
                 pass
 
     def _begin_calls(self, draft: Draft, calls: tuple[Call, ...]) -> None:
@@ -286,15 +303,8 @@ class TurnRun:
         requests = tuple(
             replace(request, tool_call_id=f"call_{self._parts.journal.new_id()}") for request in answer.tool_requests
         )
-        if any(self._needs_approval(request) for request in requests):
-            await self._read_again()
         agent, toolbox = self._agent, self._parts.toolbox
         await self._append(lambda draft: decisions.record_answer(draft, answer, requests, agent=agent, toolbox=toolbox))
-
-    def _needs_approval(self, request: ToolRequest) -> bool:
-        """An expiry is computed from the database's clock: the snapshot must be a fresh one."""
-        spec = self._parts.toolbox.find(self._agent, request.tool)
-        return spec is not None and self._agent.rule_for(spec).action is PolicyAction.APPROVE
 
     async def _model_failed(self, failure: ModelFailure) -> None:
         tries = self.turn.tries + 1
@@ -316,51 +326,29 @@ class TurnRun:
 
     # --- tools -------------------------------------------------------------------------------------------------
 
-    async def _start_tools(self) -> None:
+    def _start_tools(self) -> None:
         calls, self._launch = self._launch, ()
         for call in calls:
             self._lease.check()
-            self._tools[call.id] = asyncio.create_task(self._run_tool(call))
-
-    async def _run_tool(self, call: Call) -> Finished:
-        with self._parts.spans.execute_tool(
-            call.tool,
-            call_id=call.id,
-            source="python",
-            tool_class=call.tool_class.value,
-            session_id=call.session_id,
-        ) as span:
-            finished = await self._parts.toolbox.run(call, timeout=self._agent.limits.tool_timeout)
-            outcome = finished.result.outcome
-            span.finished(outcome.value)
-        seconds = finished.duration.total_seconds()
-        self._parts.metrics.tool_finished(
-            "python", tool_class=call.tool_class.value, outcome=outcome.value, seconds=seconds
-        )
-        return finished
+            self._tools.start(call, timeout=self._agent.limits.tool_timeout)
 
     async def _await_results(self) -> None:
         """Until a tool is done, somebody cancels, or an approval of a sibling was decided."""
-        await self._until_nudged(set(self._tools.values()), seconds=1.0)
+        await self._until_nudged(self._tools.tasks, seconds=1.0)
+        if self._lease.cut:
+            await self._tools.stop()
+            await self._hand_over()
+            return
         interrupted = await self._interrupted()
         if interrupted:
-            await self._stop_tools()
-        done = {call_id: task for call_id, task in self._tools.items() if task.done()}
-        if not done and not interrupted:
+            await self._tools.stop()
+        results = self._tools.take_results()
+        if not results and not interrupted:
             await self._read_again()
             if self._next(self._snapshot) != AwaitResults():
                 await self._append(lambda _: None)
             return
-        results = [task.result() for task in done.values() if not task.cancelled()]
-        for call_id in list(self._tools) if interrupted else done:
-            del self._tools[call_id]
         await self._append(lambda draft: decisions.record_results(draft, results))
-
-    async def _stop_tools(self) -> None:
-        for task in self._tools.values():
-            task.cancel()
-        if self._tools:
-            await asyncio.wait(self._tools.values(), timeout=1.0)
 
     # --- waiting -----------------------------------------------------------------------------------------------
 
@@ -383,7 +371,7 @@ class TurnRun:
         """At drain: the next owner may go on at once. Text of a message that was cut does not count."""
         cut = self._feed.preview is not None and self._feed.preview.turn_id == self.turn.id
         while not self._handed_over:
-            draft = Draft(self._snapshot, at=self._parts.journal.now(), new_id=self._parts.journal.new_id)
+            draft = self._draft()
             decisions.hand_over(draft, cut=cut)
             self._handed_over = await self._commit(draft) is not None
             if not self._handed_over:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from turnkeeper.domain.approval import Approval
-from turnkeeper.errors import ServiceUnavailable, SessionError
+from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.contract import Store
 from turnkeeper.telemetry.metrics import Metrics
 
@@ -45,6 +45,8 @@ class Sweeper:
             except ServiceUnavailable:
                 log.warning("the database does not answer; the sweeper waits one lease")
                 await asyncio.sleep(self._lease.total_seconds())
+            except Exception:
+                log.exception("a sweep failed; the next one tries again")
 
     async def sweep(self) -> None:
         """Once."""
@@ -60,5 +62,5 @@ class Sweeper:
             await self._expire(approval)
         except ServiceUnavailable:
             raise
-        except SessionError as error:
-            log.info("an approval was decided before it expired: %s", error.code.name)
+        except Exception:
+            log.exception("an approval cannot be expired", extra={"session": approval.session_id})

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
+from turnkeeper.codes import ErrorDetail
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.event import HISTORY, Event
 from turnkeeper.domain.history import History
 from turnkeeper.domain.turn import Turn
+from turnkeeper.engine.decisions import give_back, worn_out
 from turnkeeper.engine.draft import Draft
 from turnkeeper.engine.feed import Feed, Feeds, Key
 from turnkeeper.engine.lease import HeldLease, LeaseLost
@@ -41,7 +43,7 @@ class Work:
     fence: int
     began: float
     snapshot: Snapshot | None = None
-    taken_over: bool = False
+    lapses: int = 0
 
 
 class Worker:
@@ -169,6 +171,7 @@ class Worker:
             log.warning("lost the lease of a turn", extra={"session": work.key[1], "turn": work.turn_id})
         except Exception:
             log.exception("a turn's run failed", extra={"session": work.key[1], "turn": work.turn_id})
+            await self._give_back(work)
         finally:
             metrics.turn_ended()
             if self._held.get(work.key) is held:
@@ -177,43 +180,59 @@ class Worker:
             self.hint()
 
     async def _attempt(self, work: Work, held: HeldLease, feed: Feed) -> None:
-        snapshot = work.snapshot or await self._parts.store.snapshot(*work.key, turn_id=work.turn_id)
+        snapshot = work.snapshot or await self._persist(
+            held, lambda: self._parts.store.snapshot(*work.key, turn_id=work.turn_id)
+        )
         if snapshot is None or snapshot.turn is None or snapshot.head.fence != held.fence:
             raise LeaseLost
         turn = snapshot.turn
-        agent = await self._agent_of(work.key[0], turn)
-        if agent is None:
-            await self._fail_without_agent(snapshot, held)
+        error = worn_out(turn, lapses=work.lapses)
+        if error is not None:
+            await self._fail(snapshot, held, error)
             return
-        history = await self._history(work.key, until=snapshot.head.last_seq)
+        agent = await self._persist(held, lambda: self._agent_of(work.key[0], turn))
+        if agent is None:
+            gone = AgentConfigError("The agent's pinned version is gone; start a new session.")
+            await self._fail(snapshot, held, gone.to_event())
+            return
+        history = await self._persist(held, lambda: self._history(work.key, until=snapshot.head.last_seq))
         run = TurnRun(self._parts, lease=held, feed=feed, agent=agent, snapshot=snapshot, history=history)
         with self._parts.spans.invoke_agent(
             agent.name, session_id=turn.session_id, turn_id=turn.id, attempt=turn.attempt, links=(turn.trace,)
         ) as span:
-            last = await run.run(taken_over=work.taken_over, begun=work.snapshot is not None)
+            last = await run.run(lapses=work.lapses, begun=work.snapshot is not None)
             span.stopped(last.turn.state.value if last.turn else "")
-        if last.turn is not None and last.turn.state.ended:
-            self._count(last.turn, model=agent.model)
+        if last.turn is not None and last.turn.answer and last.turn.state.ended:
+            seconds = (last.turn.update_time - last.turn.create_time).total_seconds()
+            self._parts.metrics.response_finished(agent.name, model=agent.model, seconds=max(0.0, seconds))
 
-    def _count(self, turn: Turn, *, model: str) -> None:
-        metrics = self._parts.metrics
-        seconds = (turn.update_time - turn.create_time).total_seconds()
-        metrics.turn_finished(turn.state.value, seconds=max(0.0, seconds))
-        metrics.tokens("input", count=turn.usage.input_tokens)
-        metrics.tokens("output", count=turn.usage.output_tokens)
-        if turn.error is not None:
-            metrics.error(turn.error.code)
-        elif turn.answer:
-            metrics.message("ASSISTANT")
-            metrics.response_finished(turn.agent, model=model, seconds=max(0.0, seconds))
+    async def _persist(self, held: HeldLease, read: Callable[[], Awaitable[T]]) -> T:
+        """What `read` gives, asked for as long as the lease is sure: a hiccup of the database is no lost owner."""
+        while True:
+            try:
+                return await read()
+            except ServiceUnavailable:
+                held.check()
+                await asyncio.sleep(0.1 + self._parts.jitter() * 0.4)
 
-    async def _fail_without_agent(self, snapshot: Snapshot, held: HeldLease) -> None:
+    async def _fail(self, snapshot: Snapshot, held: HeldLease, error: ErrorDetail) -> None:
         draft = Draft(snapshot, at=self._parts.journal.now(), new_id=self._parts.journal.new_id)
-        draft.fail_turn(AgentConfigError("The agent's pinned version is gone; start a new session.").to_event())
+        draft.fail_turn(error)
         draft.go_on_with_queue()
-        await self._parts.journal.commit(
-            draft.step(step_id=self._parts.journal.new_id(), fence=held.fence, lease_for=self.lease)
-        )
+        step = draft.step(step_id=self._parts.journal.new_id(), fence=held.fence, lease_for=self.lease)
+        await self._persist(held, lambda: self._parts.journal.commit(step))
+
+    async def _give_back(self, work: Work) -> None:
+        """After a defect: release the lease under its fence. What cannot be released lapses."""
+        try:
+            snapshot = await self._parts.store.snapshot(*work.key, turn_id=work.turn_id)
+            if snapshot is None or snapshot.head.fence != work.fence or not snapshot.head.owner:
+                return
+            draft = Draft(snapshot, at=self._parts.journal.now(), new_id=self._parts.journal.new_id)
+            give_back(draft)
+            await self._parts.journal.commit(draft.step(step_id=self._parts.journal.new_id(), fence=work.fence))
+        except Exception as error:  # noqa: BLE001 - the first failure is in the log already
+            log.warning("a broken run's lease is left to lapse (%s)", type(error).__name__)
 
     async def _history(self, key: Key, *, until: int) -> History:
         history = History()
@@ -245,17 +264,16 @@ class Worker:
     async def _claim_one(self) -> Claim | None:
         try:
             return await self._parts.store.claim(self.owner, lease=self.lease)
-        except ServiceUnavailable:
-            log.warning("the database does not answer; no turn is claimed")
+        except Exception as error:  # noqa: BLE001 - a claim that fails is tried again
+            log.warning("no turn can be claimed now (%s)", type(error).__name__)
             return None
 
     def _start_claimed(self, claim: Claim, began: float) -> None:
-        taken_over = claim.lapses > 0
-        if taken_over:
+        if claim.lapses:
             self._parts.metrics.takeover("LEASE_LAPSED", delay=claim.late_by.total_seconds())
             log.info("took a turn over", extra={"session": claim.session_id, "turn": claim.turn_id})
         key = (claim.tenant, claim.session_id)
-        self._start(Work(key=key, turn_id=claim.turn_id, fence=claim.fence, began=began, taken_over=taken_over))
+        self._start(Work(key=key, turn_id=claim.turn_id, fence=claim.fence, began=began, lapses=claim.lapses))
 
     async def _renew(self) -> None:
         """Each lease that no step renewed lately; a lost one stops its run."""
@@ -268,11 +286,12 @@ class Worker:
         began = time.monotonic()
         try:
             ours = await self._parts.store.renew(*held.key, owner=self.owner, fence=held.fence, lease=self.lease)
-        except ServiceUnavailable:
+        except Exception as error:  # noqa: BLE001 - the lease then lapses by itself
+            log.warning("a lease could not be renewed (%s)", type(error).__name__)
             return
         if ours:
-            held.renewed_at = max(held.renewed_at, began)
-        elif self._held.get(held.key) is held:
+            held.renewed(began)
+        elif self._held.get(held.key) is held and not held.writes:
             self._tasks[held.key].cancel()
 
     async def _look_for_wishes(self) -> None:
@@ -283,7 +302,8 @@ class Worker:
                 continue
             try:
                 wished = await self._parts.store.cancelled_among(list(self._held))
-            except ServiceUnavailable:
+            except Exception as error:  # noqa: BLE001 - owners also look at each step
+                log.warning("cancellations cannot be looked for now (%s)", type(error).__name__)
                 continue
             for key, held in self._held.items():
                 if key[1] in wished:

@@ -159,7 +159,7 @@ def _tool_calls(value: object) -> tuple[ScriptedCall, ...]:
         read = _read(call, {"name": _text, "arguments": _arguments, "id": _text})
         if "name" not in read:
             raise ScriptError("name: each call needs one")
-        escape = isinstance(call.get("arguments"), dict)
+        escape = isinstance(call, dict) and isinstance(call.get("arguments"), dict)
         arguments = read.get("arguments", "{}")
         calls.append(ScriptedCall(name=read["name"], arguments=arguments, call_id=read.get("id"), escape=escape))
     return tuple(calls)
