@@ -44,7 +44,7 @@ FOR_EVER = (
 )
 """The first 24, in order, from 1. Written out, so that no change of the code changes the test with it."""
 
-FAMILIES = {
+FAMILIES: tuple[type[SessionError], ...] = (
     errors.InvalidArgument,
     errors.NotFound,
     errors.AlreadyExists,
@@ -52,7 +52,7 @@ FAMILIES = {
     errors.Aborted,
     errors.ResourceExhausted,
     errors.Unavailable,
-}
+)
 ABOUT_THE_CALL = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL", "UNKNOWN", "CANCELLED", "NOT_FOUND"}
 """Statuses that a mesh acts on: they never speak of a turn."""
 OF_A_TURN = {
