@@ -100,7 +100,9 @@ async def serving(settings: Settings, environ: Mapping[str, str]) -> AsyncIterat
         models = Models(provider, settings, environ)
         stack.push_async_callback(models.close)
         models.check(agents.values())
-        store = MongoStore(uri, database=settings.database, codec=WireCodec(), operation=settings.operation_time)
+        store = MongoStore(
+            uri, database=settings.database, codec=WireCodec(), operation=settings.operation_time, replica=replica
+        )
         stack.push_async_callback(store.close)
         try:
             await store.open()

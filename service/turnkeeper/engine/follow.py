@@ -6,7 +6,7 @@ made; a batch that could not be delivered is made again from the cursor that the
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -19,7 +19,6 @@ from turnkeeper.telemetry.metrics import Metrics
 BATCH_EVENTS = 64
 BATCH_BYTES = 64 * 1024
 DELTA_BYTES = 16 * 1024
-PAGE = 256
 
 LAST = frozenset({"session_ended", "session_expired"})
 """After these nothing comes any more."""
@@ -100,7 +99,7 @@ class Follower:
         self._rotation = rotation
         self._rng = rng
 
-    async def follow(self, key: Key, start: Place, wanted: Wanted) -> AsyncIterator[Batch]:
+    async def follow(self, key: Key, start: Place, wanted: Wanted) -> AsyncGenerator[Batch]:
         """Batches from `start` on; ends by itself at the session's end, or caught up unless `wanted.forever`.
 
         Raises CursorExpired, InvalidRequest for a place beyond the log, and, with the place in `Ended.place`, the
@@ -111,9 +110,13 @@ class Follower:
         with self._feeds.attach(key) as feed:
             await self._check_start(key, start, feed)
             place, told, sent_at = start, False, clock()
+            page: list[StoredEvent] = []
             while True:
                 changed = feed.changed() if wanted.previews else feed.grown()
-                batch = await self._collect(key, feed, place, wanted)
+                if not page:
+                    page = await self._durable(key, feed, place.sequence)
+                batch = self._collect(page, key[1], place, feed, wanted)
+                page = [event for event in page if event.sequence > batch.place.sequence]
                 at_end = batch.place.sequence >= feed.last_seq and not batch.full
                 if at_end and not told:
                     told = batch.caught_up = True
@@ -152,22 +155,22 @@ class Follower:
         if asyncio.get_running_loop().time() >= ends_at:
             raise Ended(StreamRotated(session_id=key[1]), place)
 
-    async def _collect(self, key: Key, feed: Feed, place: Place, wanted: Wanted) -> Batch:
+    def _collect(self, page: list[StoredEvent], session_id: str, place: Place, feed: Feed, wanted: Wanted) -> Batch:
         batch = Batch(place=place)
-        for event in await self._durable(key, feed, place.sequence, wanted):
-            if not self._pass(batch, event, key[1], feed, wanted):
+        for event in page:
+            if not self._pass(batch, event, session_id, feed, wanted):
                 return batch
         if batch.place.live and wanted.previews and batch.place.sequence >= feed.last_seq:
-            self._preview(batch, key[1], feed, wanted)
+            self._preview(batch, session_id, feed, wanted)
         return batch
 
-    async def _durable(self, key: Key, feed: Feed, after: int, wanted: Wanted) -> list[StoredEvent]:
+    async def _durable(self, key: Key, feed: Feed, after: int) -> list[StoredEvent]:
+        """The next events, from the ring or by a page of the log; what a batch leaves over is kept for the next."""
         held = feed.since(after)
         if held is not None:
             return held
         self._metrics.replay("LOG")
-        limit = PAGE if wanted.kinds or wanted.turn_id else BATCH_EVENTS
-        read = list(await self._store.events(*key, after=after, limit=limit))
+        read = list(await self._store.events(*key, after=after, limit=BATCH_EVENTS))
         if read and read[0].sequence != after + 1:
             raise CursorExpired(
                 session_id=key[1],

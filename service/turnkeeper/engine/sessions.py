@@ -23,11 +23,15 @@ from turnkeeper.store.contract import Cancel, Head, Lease, Store
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewSession:
-    """What a caller asks for. Without `session_id` the id is derived from `request_id`, so a repeat finds it."""
+    """What a caller asks for. Without `session_id` the id is derived from `family` and `request_id`.
+
+    So a repeat finds it; `family` groups the RPCs that share their ids.
+    """
 
     tenant: str
     principal: str
     session_id: str
+    family: str
     request_id: str
     agent: str
     title: str
@@ -58,7 +62,7 @@ class Sessions:
 
         Raises AgentNotFound, SessionAlreadyExists, RequestIdReused.
         """
-        session_id = new.session_id or ids.derived(new.tenant, new.principal, new.request_id)
+        session_id = new.session_id or ids.derived(new.tenant, new.principal, new.family, new.request_id)
         agent = self._agents(new.agent)
         if agent is None:
             return await self._made_before(new, session_id)

@@ -153,16 +153,29 @@ class Turns:
         return await self._first(key, fingerprint, self._retry(turn_id, key, fingerprint))
 
     async def _retry(self, turn_id: str, key: RequestKey, fingerprint: str) -> RequestRecord:
-        began = time.monotonic()
-        newest = await self._store.turns(key.tenant, key.session_id, states=(), limit=1, before=None)
-        last = newest[0]
+        """Which turn is the last must hold still while it is decided: read it again when the log has grown."""
+        place = (key.tenant, key.session_id)
+        while True:
+            began = time.monotonic()
+            read_at = (await self._store.last_seqs([place])).get(place, 0)
+            newest = await self._store.turns(*place, states=(), limit=1, before=None)
+            try:
+                return await self._retry_as_read(
+                    turn_id, key, fingerprint, last=newest[0], read_at=read_at, began=began
+                )
+            except _LogGrew:
+                continue
+
+    async def _retry_as_read(
+        self, turn_id: str, key: RequestKey, fingerprint: str, *, last: Turn, read_at: int, began: float
+    ) -> RequestRecord:
+        def decide(draft: Draft) -> tuple[Turn, RequestRecord]:
+            if draft.snapshot.head.last_seq != read_at:
+                raise _LogGrew
+            return self._take_up(draft, key, fingerprint, last=last, room=room)
+
         with self._worker.reserve() as room:
-            stored = await self._journal.append(
-                key.tenant,
-                key.session_id,
-                lambda draft: self._take_up(draft, key, fingerprint, last=last, room=room),
-                turn_id=turn_id,
-            )
+            stored = await self._journal.append(key.tenant, key.session_id, decide, turn_id=turn_id)
             if not isinstance(stored, Stored):
                 return self._repeat(stored, fingerprint)
             if stored.draft.head.lease is Lease.TAKE:
@@ -291,6 +304,8 @@ class Turns:
             state=TurnState.PENDING,
             error=None,
             end_time=None,
+            answer=(),
+            stop_reason=None,
             finish_reason=None,
             iterations=0,
             tries=0,
@@ -311,6 +326,10 @@ class Turns:
         draft.put_turn(turn)
         draft.request = record
         return turn, record
+
+
+class _LogGrew(Exception):
+    """There are events that were not there when the last turn was read."""
 
 
 _CANCELLED = frozenset({"turn_cancelled"})

@@ -1,6 +1,7 @@
 """ChatService: decode, one verb, encode."""
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 
 import orjson
 
@@ -10,7 +11,7 @@ from turnkeeper.domain.turn import Turn, TurnOptions, TurnState
 from turnkeeper.engine.follow import Ended, Follower, Wanted
 from turnkeeper.engine.sessions import Sessions
 from turnkeeper.engine.turns import NewMessage, Turns
-from turnkeeper.errors import NotImplementedYet, error_of
+from turnkeeper.errors import NotImplementedYet, SessionAlreadyExists, error_of
 from turnkeeper.pb.v1 import chat_pb2, chat_pb2_grpc, session_pb2
 from turnkeeper.rpc import codec, cursor, pages, rules
 from turnkeeper.rpc.caller import NOBODY, Caller
@@ -22,6 +23,8 @@ from turnkeeper.store.contract import RequestKey, RequestRecord, Store
 
 TEXT_BYTES = 256 * 1024
 DEFAULT_WAIT = 60.0
+FAMILY = "message"
+"""SendMessage and StreamMessage share their request ids."""
 MARGIN = 0.5
 """Seconds before the caller's deadline at which a wait ends."""
 SETTLES = frozenset({"approval_requested", "tool_returned", "message_completed"})
@@ -45,7 +48,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
 
     async def SendMessage(self, request: chat_pb2.SendMessageRequest, context: Context) -> chat_pb2.SendMessageResponse:
         caller = NOBODY
-        record = await self._accept(request, caller)
+        record = await self._accept(request, caller, session_id=await self._session_of(request, caller))
         asked = codec.seconds(request.wait) if request.HasField("wait") else DEFAULT_WAIT
         key = record.key
         turn = await self._turns.wait(key.tenant, key.session_id, record.turn_id, seconds=within(asked, context))
@@ -58,28 +61,27 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         self, request: chat_pb2.StreamMessageRequest, context: Context
     ) -> AsyncIterator[chat_pb2.StreamMessageResponse]:
         caller = NOBODY
-        if request.session_id and request.after:
-            cursor.decode(request.after, tenant=caller.tenant, session_id=request.session_id)
-        record = await self._accept(request, caller)
-        key = (record.key.tenant, record.key.session_id)
+        key = (caller.tenant, await self._session_of(request, caller))
         start = cursor.decode(request.after, tenant=key[0], session_id=key[1]) if request.after else None
+        record = await self._accept(request, caller, session_id=key[1])
         previews = request.previews if request.HasField("previews") else True
         wanted = Wanted(turn_id=record.turn_id, previews=previews)
         place = start or Place(sequence=record.sequence - 1, live=True)
         settled: Turn | None = None
         try:
-            async for batch in self._follower.follow(key, place, wanted):
-                if batch.caught_up or batch.kinds & (ENDS | SETTLES):
-                    settled = await self._settled(*key, record.turn_id, through=batch.place.sequence)
-                rest = chat_pb2.StreamMessageResponse(
-                    cursor=cursor.encode(batch.place, tenant=key[0], session_id=key[1]),
-                    through_sequence=batch.place.sequence,
-                    caught_up=batch.caught_up,
-                    turn=turn_view(settled) if settled else None,
-                )
-                yield codec.batch(batch.events, rest)  # type: ignore[misc]  # bytes pass through
-                if settled is not None:
-                    break
+            async with aclosing(self._follower.follow(key, place, wanted)) as batches:
+                async for batch in batches:
+                    if batch.caught_up or batch.kinds & (ENDS | SETTLES):
+                        settled = await self._settled(*key, record.turn_id, through=batch.place.sequence)
+                    rest = chat_pb2.StreamMessageResponse(
+                        cursor=cursor.encode(batch.place, tenant=key[0], session_id=key[1]),
+                        through_sequence=batch.place.sequence,
+                        caught_up=batch.caught_up,
+                        turn=turn_view(settled) if settled else None,
+                    )
+                    yield codec.batch(batch.events, rest)  # type: ignore[misc]  # bytes pass through
+                    if settled is not None:
+                        break
         except Ended as end:
             raise end.with_cursor(lambda at: cursor.encode(at, tenant=key[0], session_id=key[1])) from None
         if settled is not None:
@@ -142,16 +144,12 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             turn=turn_view(turn), sequence=record.sequence, cursor=_before(record.sequence, turn)
         )
 
-    async def _accept(self, request: Send, caller: Caller) -> RequestRecord:
-        _check(request)
-        session_id = request.session_id
-        if request.HasField("create_session"):
-            session_id = await self._session_for(request, caller)
+    async def _accept(self, request: Send, caller: Caller, *, session_id: str) -> RequestRecord:
         key = RequestKey(
             tenant=caller.tenant,
             session_id=session_id,
             principal=caller.principal,
-            family="message",
+            family=FAMILY,
             request_id=request.request_id,
         )
         busy = request.if_busy or chat_pb2.IF_BUSY_REJECT
@@ -168,8 +166,11 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         )
         return await self._turns.start(message)
 
-    async def _session_for(self, request: Send, caller: Caller) -> str:
-        """The session that this message goes to, created if there is none; an existing one is taken as it is."""
+    async def _session_of(self, request: Send, caller: Caller) -> str:
+        """The session that this message goes to, created if it should be; an existing one is taken as it is."""
+        _check(request)
+        if not request.HasField("create_session"):
+            return request.session_id
         if request.session_id and await self._store.session(caller.tenant, request.session_id) is not None:
             return request.session_id
         wish = request.create_session
@@ -180,7 +181,10 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             title=wish.title,
             labels=wish.labels,
         )
-        session, _ = await self._sessions.create(new_session(create, caller))
+        try:
+            session, _ = await self._sessions.create(new_session(create, caller, family=FAMILY))
+        except SessionAlreadyExists:
+            return request.session_id  # another call made it in between
         return session.id
 
     async def _settled(self, tenant: str, session_id: str, turn_id: str, *, through: int) -> Turn | None:
@@ -245,7 +249,7 @@ def _fingerprint(request: Send) -> str:
     )
     if request.HasField("create_session"):
         same.create_session.CopyFrom(request.create_session)
-    if request.HasField("limits"):
+    if request.limits.ByteSize():
         same.limits.CopyFrom(request.limits)
     return fingerprint(same, leaving_out=())
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Iterable
+from contextlib import aclosing
 from datetime import UTC, datetime
 
 from google.protobuf import json_format
@@ -111,12 +112,13 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
             forever=request.follow and not session.state.over,
         )
         try:
-            async for batch in self._follower.follow(key, start, wanted):
-                place = cursor.encode(batch.place, tenant=caller.tenant, session_id=request.session_id)
-                rest = session_pb2.WatchEventsResponse(
-                    cursor=place, through_sequence=batch.place.sequence, caught_up=batch.caught_up
-                )
-                yield codec.batch(batch.events, rest)  # type: ignore[misc]  # bytes pass through
+            async with aclosing(self._follower.follow(key, start, wanted)) as batches:
+                async for batch in batches:
+                    place = cursor.encode(batch.place, tenant=caller.tenant, session_id=request.session_id)
+                    rest = session_pb2.WatchEventsResponse(
+                        cursor=place, through_sequence=batch.place.sequence, caught_up=batch.caught_up
+                    )
+                    yield codec.batch(batch.events, rest)  # type: ignore[misc]  # bytes pass through
         except Ended as end:
             raise end.with_cursor(lambda at: cursor.encode(at, tenant=key[0], session_id=key[1])) from None
 
@@ -202,7 +204,9 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         return place
 
 
-def new_session(request: session_pb2.CreateSessionRequest, caller: Caller) -> NewSession:
+def new_session(
+    request: session_pb2.CreateSessionRequest, caller: Caller, *, family: str = "create_session"
+) -> NewSession:
     """Checks what the table of rules cannot say."""
     problems: dict[str, str] = {}
     if not request.session_id and not request.request_id:
@@ -220,6 +224,7 @@ def new_session(request: session_pb2.CreateSessionRequest, caller: Caller) -> Ne
         tenant=caller.tenant,
         principal=caller.principal,
         session_id=request.session_id,
+        family=family,
         request_id=request.request_id,
         agent=request.agent,
         title=request.title,

@@ -4,7 +4,7 @@ An entry point names a module (all its functions marked with `@tool`) or one suc
 schema; the docstring is the description. A parameter annotated with `ToolContext` is filled in, not asked for.
 """
 
-import asyncio
+import functools
 import inspect
 import json
 import re
@@ -20,6 +20,7 @@ import pydantic_core
 from turnkeeper.domain.tool import ToolClass, ToolSpec
 from turnkeeper.errors import AgentConfigError
 from turnkeeper.tools.contract import ToolContext
+from turnkeeper.tools.threads import in_thread
 
 GROUP = "turnkeeper.tools"
 MARK = "__turnkeeper_tool__"
@@ -71,7 +72,7 @@ class PythonTools:
         if inspect.iscoroutinefunction(found.function):
             result = await found.function(**given)
         else:
-            result = await asyncio.to_thread(found.function, **given)
+            result = await in_thread(functools.partial(found.function, **given))
         return pydantic_core.to_jsonable_python(result)
 
 

@@ -16,6 +16,7 @@ from pymongo.errors import ConnectionFailure, InvalidOperation, PyMongoError
 from pymongo.read_concern import ReadConcern
 
 from turnkeeper.store.mongo.client import MAJORITY, ClientSession, Connection
+from turnkeeper.store.mongo.orphans import Orphans
 from turnkeeper.store.mongo.writes import Obstacle, Stopped, Writes
 
 LOOK_S: Final = 1.0
@@ -32,9 +33,10 @@ _log = logging.getLogger(__name__)
 class Attempt:
     """One client session, used for a transaction until that is known to be over."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, orphans: Orphans) -> None:
         self.open: Obstacle | None = None
         self._connection = connection
+        self._orphans = orphans
         self._deadline = time.monotonic() + connection.operation.total_seconds()
         self._session = connection.session()
         self._writes = Writes(connection, self._session)
@@ -56,6 +58,8 @@ class Attempt:
 
     async def once(self, body: Body[T]) -> T:
         """The body's result, committed. Raises Stopped."""
+        with pymongo.timeout(max(self.left(), 0.001)):
+            await self._orphans.announce(self._session)
         self._session.start_transaction(read_concern=ReadConcern("snapshot"), write_concern=MAJORITY)
         try:
             with pymongo.timeout(max(self.left(), 0.001)):

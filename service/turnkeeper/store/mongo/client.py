@@ -69,6 +69,7 @@ class Connection:
         self.requests: Collection = self.database["requests"]
         self.agents: Collection = self.database["agents"]
         self.secrets: Collection = self.database["secrets"]
+        self.replicas: Collection = self.database["replicas"]
 
     def session(self) -> ClientSession:
         """A client session, causally consistent. Nothing is sent; motor's own way would use a thread for it."""

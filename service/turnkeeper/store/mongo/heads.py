@@ -7,6 +7,9 @@ head, so two steps on one head always conflict.
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+import pymongo
+from pymongo.errors import ExecutionTimeout
+
 from turnkeeper.domain.session import Session
 from turnkeeper.store.contract import Cancel, Head, HeadChange, Lease, Step
 from turnkeeper.store.mongo import keys
@@ -16,6 +19,7 @@ from turnkeeper.store.mongo.documents import SCHEMA, decode, encode
 NOW: Final = "$$NOW"
 NEXT_FENCE: Final[Document] = {"$add": ["$fence", 1]}
 NEXT_REVISION: Final[Document] = {"$add": ["$revision", 1]}
+LOCKED_S: Final = 1.0
 SILENT_STEPS: Final = 8
 """A step without events is known by its id on the head alone: this many are kept."""
 RUNNABLE: Final = {"active_turn": {"$gt": ""}}
@@ -158,7 +162,14 @@ def reached(name: str) -> Document:
 
 
 async def change_as_read(collection: Collection, head: Document, changed: Document) -> bool:
-    """Change a head unless anything of it moved since it was read, its lease included."""
+    """Change a head unless anything of it moved since it was read, its lease included.
+
+    False, too, for one that a transaction of a killed server keeps locked: the others must not wait for it.
+    """
     match = {**keys.where(head["_id"]), "revision": head["revision"], "lease_until": head["lease_until"]}
-    result = await collection.update_one(match, [{"$set": changed | {"revision": NEXT_REVISION}}])
+    try:
+        with pymongo.timeout(LOCKED_S):
+            result = await collection.update_one(match, [{"$set": changed | {"revision": NEXT_REVISION}}])
+    except ExecutionTimeout:
+        return False
     return result.matched_count == 1

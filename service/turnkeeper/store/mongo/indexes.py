@@ -12,6 +12,9 @@ from turnkeeper.store.mongo.client import MAJORITY, Connection
 LONGEST_TRANSACTION_S: Final = 15
 """What a killed replica's open transaction wrote stays locked this long at most."""
 
+REPLICAS_KEPT_S: Final = 7 * 24 * 3600
+"""Since a replica last used a server session that it had not used before."""
+
 _PENDING: Final = {"state": "PENDING"}
 
 INDEXES: Final[Mapping[str, tuple[IndexModel, ...]]] = {
@@ -70,6 +73,7 @@ INDEXES: Final[Mapping[str, tuple[IndexModel, ...]]] = {
     "requests": (IndexModel([("expire_at", ASCENDING)], name="expiry", expireAfterSeconds=0),),
     "agents": (),
     "secrets": (),
+    "replicas": (IndexModel([("at", ASCENDING)], name="forgotten", expireAfterSeconds=REPLICAS_KEPT_S),),
 }
 
 _log = logging.getLogger(__name__)

@@ -192,7 +192,7 @@ def _matching(where: SessionFilter) -> Document:
         match["state"] = {"$in": [state.value for state in where.states]}
     if where.labels:
         match["labels"] = {"$all": [{"k": name, "v": value} for name, value in where.labels]}
-    created = {"$gt": where.created_after, "$lt": where.created_before}
+    created = {"$gte": where.created_after, "$lt": where.created_before}
     if bounds := {operator: time for operator, time in created.items() if time is not None}:
         match["create_time"] = bounds
     return match

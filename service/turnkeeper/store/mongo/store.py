@@ -1,16 +1,19 @@
 """The store, put together."""
 
 import secrets
+from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
-from pymongo.errors import ConfigurationError, DuplicateKeyError
+import pymongo
+from pymongo.errors import ConfigurationError, DuplicateKeyError, PyMongoError
 
 from turnkeeper.store.contract import EventCodec
 from turnkeeper.store.mongo import indexes
 from turnkeeper.store.mongo.claims import Claims
-from turnkeeper.store.mongo.client import Connection, database_errors
+from turnkeeper.store.mongo.client import GOODBYE_S, Connection, database_errors
 from turnkeeper.store.mongo.documents import SCHEMA
+from turnkeeper.store.mongo.orphans import Orphans
 from turnkeeper.store.mongo.outcomes import Outcomes
 from turnkeeper.store.mongo.reads import Reads
 from turnkeeper.store.mongo.sessions import Sessions
@@ -27,9 +30,17 @@ class MongoStore(Sessions, Steps, Claims, Sweeps, Reads):
     """`Store` on a MongoDB replica set. Use it between `open` and `close`, on one event loop."""
 
     def __init__(
-        self, uri: str, *, database: str, codec: EventCodec, operation: timedelta = timedelta(seconds=5)
+        self,
+        uri: str,
+        *,
+        database: str,
+        codec: EventCodec,
+        operation: timedelta = timedelta(seconds=5),
+        replica: str = "",
     ) -> None:
         """`operation` bounds each call to the database, and each commit with all its retries.
+
+        `replica` is the name under which this one owns turns: so that others can end what it wrote, should it die.
 
         Raises UnfitDatabase for what is no address. The driver's words stay here: they may quote a password.
         """
@@ -41,7 +52,8 @@ class MongoStore(Sessions, Steps, Claims, Sweeps, Reads):
                 "with special characters of a password as %XX"
             ) from None
         self._tasks = Tasks()
-        self._transactions = Transactions(self._connection, self._tasks)
+        self._orphans = Orphans(self._connection, replica=replica)
+        self._transactions = Transactions(self._connection, self._tasks, self._orphans)
         self._outcomes = Outcomes(self._connection)
         self._codec = codec
 
@@ -53,6 +65,8 @@ class MongoStore(Sessions, Steps, Claims, Sweeps, Reads):
     async def close(self) -> None:
         """Wait for commits under way and for open outcomes, at most 5 s; then disconnect."""
         await self._tasks.close(patience=PATIENCE)
+        with suppress(PyMongoError), pymongo.timeout(GOODBYE_S):
+            await self._orphans.leave()
         await self._connection.close()
 
     async def secret(self, name: str) -> bytes:

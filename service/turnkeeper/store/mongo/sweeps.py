@@ -3,6 +3,7 @@
 A sweep races with live owners, other sweepers and every step: it looks, then changes each head only as it was read.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
@@ -16,7 +17,12 @@ from turnkeeper.store.mongo.heads import NOW, RUNNABLE, change_as_read, literal,
 BATCH: Final = 256
 """Heads that one sweep looks at, of each kind; what is left over comes with the next."""
 
+_log = logging.getLogger(__name__)
 _DUE: Final[Document] = {"owner": "", "lease_until": None, "wake_at": NOW}
+_LATER_EACH_TIME: Final = {
+    "$add": [NOW, {"$multiply": [1000, {"$min": [30, {"$subtract": [{"$pow": [2, "$lapses"]}, 1]}]}]}]
+}
+"""At once, then after 1 s, 3 s, 7 s … 30 s: what kills its owners before their first step must not do so quickly."""
 _PENDING: Final = {"state": ApprovalState.PENDING.value}
 _GOING: Final = [state.value for state in TurnState if state.moving or state is TurnState.AWAITING_APPROVAL]
 _TurnKey: TypeAlias = tuple[str, str, str]
@@ -37,7 +43,8 @@ class Sweeps:
             return []
         with database_errors():
             found = self._connection.approvals.find({**_PENDING, **reached("expire_time")}).sort("expire_time")
-            return [decode(Approval, each) for each in await found.limit(limit).to_list(limit)]
+            documents = await found.limit(limit).to_list(limit)
+        return [approval for each in documents if (approval := _readable(each)) is not None]
 
     async def active_sessions(self) -> int:
         with database_errors():
@@ -50,7 +57,7 @@ class Sweeps:
     async def _lapsed(self) -> int:
         """Their owner did not renew."""
         found = await self._connection.heads.find({**RUNNABLE, **reached("lease_until")}).limit(BATCH).to_list(BATCH)
-        return await self._change(found, {**_DUE, "lapses": {"$add": ["$lapses", 1]}})
+        return await self._change(found, {**_DUE, "wake_at": _LATER_EACH_TIME, "lapses": {"$add": ["$lapses", 1]}})
 
     async def _stranded(self) -> int:
         """A queue with nobody at its front."""
@@ -94,3 +101,12 @@ class Sweeps:
 
 def _turn_of(head: Document) -> _TurnKey:
     return head["tenant"], head["session_id"], head["active_turn"]
+
+
+def _readable(document: Document) -> Approval | None:
+    """None for one that this version cannot read: a newer replica's, which that one sweeps."""
+    try:
+        return decode(Approval, document)
+    except (KeyError, TypeError, ValueError):
+        _log.warning("an approval that this version cannot read was passed over")
+        return None

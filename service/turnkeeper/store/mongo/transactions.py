@@ -7,6 +7,7 @@ from typing import Final, TypeVar
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.mongo.attempts import Attempt, Body, Look
 from turnkeeper.store.mongo.client import Connection
+from turnkeeper.store.mongo.orphans import Orphans
 from turnkeeper.store.mongo.tasks import Tasks
 from turnkeeper.store.mongo.writes import Stopped
 
@@ -23,6 +24,7 @@ class Transactions:
 
     connection: Connection
     tasks: Tasks
+    orphans: Orphans
     settling: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SETTLERS))
 
     async def run(
@@ -43,7 +45,7 @@ class Transactions:
         body: Body[T],
         look: Look[T],
     ) -> T:
-        attempt = Attempt(self.connection)
+        attempt = Attempt(self.connection, self.orphans)
         try:
             for tries in range(MAX_TRIES):
                 try:

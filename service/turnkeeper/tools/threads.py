@@ -1,0 +1,57 @@
+"""Threads for tools that are plain functions.
+
+Each call has a thread of its own, so that one that hangs starves no other; the threads are daemons, so that one that
+hangs does not keep the process from ending.
+"""
+
+import asyncio
+import contextlib
+import contextvars
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from turnkeeper.tools.contract import ToolError
+
+MOST_THREADS = 512
+"""Calls that are cancelled or late run on until their function ends: this many at most, then none is started."""
+
+T = TypeVar("T")
+_running = threading.BoundedSemaphore(MOST_THREADS)
+
+
+async def in_thread(function: Callable[[], T]) -> T:
+    """What the function gives or raises. A cancellation leaves at once; the function runs on.
+
+    Raises ToolError, and starts nothing, while all threads are taken.
+    """
+    if not _running.acquire(blocking=False):
+        raise ToolError("The server has no thread left for this tool; try again later.")
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[T] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def settle(value: T | None, error: BaseException | None) -> None:
+        if result.done():
+            return
+        if isinstance(error, StopIteration):
+            result.set_exception(RuntimeError("the tool raised StopIteration"))  # no future can hold it
+        elif error is not None:
+            result.set_exception(error)
+        else:
+            result.set_result(value)  # type: ignore[arg-type]  # the function's own value, None included
+
+    def run() -> None:
+        value: T | None = None
+        failed: BaseException | None = None
+        try:
+            value = context.run(function)
+        except BaseException as error:  # noqa: BLE001 - whatever a tool raises is its caller's to judge
+            failed = error
+        finally:
+            _running.release()
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, value, failed)
+
+    threading.Thread(target=run, daemon=True, name="tool").start()
+    return await result
