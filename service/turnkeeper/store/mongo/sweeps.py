@@ -3,6 +3,7 @@
 A sweep races with live owners, other sweepers and every step: it looks, then changes each head only as it was read.
 """
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from typing import Final, TypeAlias
@@ -13,6 +14,7 @@ from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import Connection, Document, database_errors
 from turnkeeper.store.mongo.documents import decode
 from turnkeeper.store.mongo.heads import NOW, RUNNABLE, change_as_read, literal, reached
+from turnkeeper.store.mongo.orphans import Orphans
 
 BATCH: Final = 256
 """Heads that one sweep looks at, of each kind; what is left over comes with the next."""
@@ -32,6 +34,7 @@ class Sweeps:
     """What a sweeper asks for."""
 
     _connection: Connection
+    _orphans: Orphans
     _looked_at: Document | None = None
 
     async def requeue_lapsed(self) -> int:
@@ -57,6 +60,7 @@ class Sweeps:
     async def _lapsed(self) -> int:
         """Their owner did not renew."""
         found = await self._connection.heads.find({**RUNNABLE, **reached("lease_until")}).limit(BATCH).to_list(BATCH)
+        await self._orphans.end(head["owner"] for head in found)
         return await self._change(found, {**_DUE, "wake_at": _LATER_EACH_TIME, "lapses": {"$add": ["$lapses", 1]}})
 
     async def _stranded(self) -> int:
@@ -96,7 +100,7 @@ class Sweeps:
         return set(states)
 
     async def _change(self, found: Sequence[Document], changed: Document) -> int:
-        return sum([await change_as_read(self._connection.heads, head, changed) for head in found])
+        return sum(await asyncio.gather(*(change_as_read(self._connection.heads, head, changed) for head in found)))
 
 
 def _turn_of(head: Document) -> _TurnKey:
