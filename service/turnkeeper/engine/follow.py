@@ -16,6 +16,8 @@ from turnkeeper.errors import CursorExpired, InvalidRequest, ServerDraining, Ses
 from turnkeeper.store.contract import Store, StoredEvent
 from turnkeeper.telemetry.metrics import Metrics
 
+BEHIND = 0.05
+"""Seconds until the log is read again when it does not show yet what was heard of: a new primary may lag behind."""
 BATCH_EVENTS = 64
 BATCH_BYTES = 64 * 1024
 DELTA_BYTES = 16 * 1024
@@ -130,6 +132,8 @@ class Follower:
                 if over or (at_end and not wanted.forever):
                     return
                 self._planned_end(key, place, ends_at)
+                if not (spoke or at_end or batch.kinds):
+                    await asyncio.sleep(BEHIND)
                 if at_end and not spoke and await _silent(changed, until=min(sent_at + self._heartbeat, ends_at)):
                     yield Batch(place=place)
                     sent_at = clock()
