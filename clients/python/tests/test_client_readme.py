@@ -93,6 +93,8 @@ def snippet(name: str) -> Any:
 async def test_every_snippet_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TURNKEEPER_SAMPLE_OUTBOX", str(tmp_path / "outbox.jsonl"))
+
     def shown() -> str:
         return capsys.readouterr().out
 

@@ -169,6 +169,8 @@ class Worker:
                 await self._attempt(work, held, feed)
         except LeaseLost:
             log.warning("lost the lease of a turn", extra={"session": work.key[1], "turn": work.turn_id})
+        except ServiceUnavailable:
+            log.warning("the database does not answer; a turn is left to its lease")
         except Exception:
             log.exception("a turn's run failed", extra={"session": work.key[1], "turn": work.turn_id})
             await self._give_back(work)

@@ -22,9 +22,9 @@ BATCH: Final = 256
 _log = logging.getLogger(__name__)
 _DUE: Final[Document] = {"owner": "", "lease_until": None, "wake_at": NOW}
 _LATER_EACH_TIME: Final = {
-    "$add": [NOW, {"$multiply": [1000, {"$min": [30, {"$subtract": [{"$pow": [2, "$lapses"]}, 1]}]}]}]
+    "$add": [NOW, {"$multiply": [500, {"$min": [30, {"$subtract": [{"$pow": [2, "$lapses"]}, 1]}]}]}]
 }
-"""At once, then after 1 s, 3 s, 7 s … 30 s: what kills its owners before their first step must not do so quickly."""
+"""At once, then after 0.5 s, 1.5 s, 3.5 s … 15 s: what kills its owners before their first step must not hurry."""
 _PENDING: Final = {"state": ApprovalState.PENDING.value}
 _GOING: Final = [state.value for state in TurnState if state.moving or state is TurnState.AWAITING_APPROVAL]
 _TurnKey: TypeAlias = tuple[str, str, str]
