@@ -1,13 +1,15 @@
 # Everything is installed in .venv and built in build/; a plain machine needs git, make and Python 3.11 or later.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test lint format proto docs proto-release lock check clean
+.PHONY: help setup run demo test coverage lint format proto docs proto-release lock check clean
 
 BIN := .venv/bin
 UV := build/boot/bin/uv
 CLIENT := $(wildcard clients/python/pyproject.toml)
 UV_PIP = VIRTUAL_ENV=.venv $(UV) pip
 PYTEST_ARGS ?=
+# Tests mostly wait for servers and processes: two at a time fill two cores.
+TEST_WORKERS ?= 2
 # uv is quiet where nobody watches, and shows its progress on a terminal.
 QUIET := $(shell test -t 2 || echo -q)
 
@@ -32,7 +34,10 @@ demo: setup ## the whole product on real parts, step by step, each one checked
 	@$(BIN)/python -m tests.demo
 
 test: setup ## every test, on a real database and real sockets (PYTEST_ARGS="-k name")
-	$(BIN)/pytest --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(TEST_WORKERS) $(PYTEST_ARGS)
+
+coverage: setup ## every test, and which branches none of them takes (slower)
+	$(BIN)/pytest -n $(TEST_WORKERS) --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
 lint: setup ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .

@@ -42,7 +42,7 @@ def recorder(shared_database: Database[dict[str, Any]]) -> Recorder:
 async def new_store(mongo_uri: str, database_name: str, recorder: Recorder) -> AsyncIterator[NewStore]:
     opened: list[MongoStore] = []
 
-    async def new(**settings: timedelta) -> MongoStore:
+    async def new(**settings: Any) -> MongoStore:
         store = MongoStore(mongo_uri, database=database_name, codec=TextCodec(), **settings)
         opened.append(store)
         await store.open()
