@@ -12,12 +12,14 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 FLOOD = 100
 CALL = '{ name = "add", arguments = { a = 1, b = 2 } }'
-SCRIPT = (
-    f"""
+FLOODING = f"""
 [[reply]]
 match = "^flood"
 tool_calls = [{", ".join([CALL] * FLOOD)}]
+
 """
+SCRIPT = (
+    FLOODING
     + """
 [[reply]]
 match = "^sum"
