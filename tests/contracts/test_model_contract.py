@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 
-import orjson
 import pytest
 
 from tests.contracts.models import KEY, WEATHER, Stage, answer, asking, fail, saying, short
@@ -342,6 +341,24 @@ class TestOddServers:
             _, last = await answer(stage.connect(base_url), asking("hello"))
         assert last.text == "hello"
 
+    async def test_one_connection_serves_one_call_after_another(self, stage: Stage) -> None:
+        body = _body(HELLO, STOP, "[DONE]")
+        ports: list[int] = []
+        async with saying(f"{OK}Content-Length: {len(body)}\r\n\r\n{body}", ports=ports) as base_url:
+            model = stage.connect(base_url)
+            for _ in range(3):
+                await answer(model, asking("hello"))
+        assert len(ports) == 3
+        assert len(set(ports)) == 1
+
+    async def test_a_proxy_in_the_environment_is_not_asked_for_this_machine(
+        self, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, "http://127.0.0.1:9")
+        model = await stage.play(Reply(text="direct"))
+        assert (await answer(model, asking("hello")))[1].text == "direct"
+
 
 class TestLeaving:
     async def test_closing_early_ends_the_call(self, stage: Stage) -> None:
@@ -370,90 +387,6 @@ class TestLeaving:
         model = await stage.play(Reply(text="x"))
         await _close(model.stream(asking("hello")))
         assert stage.server.exchanges.all() == []
-
-
-class TestRequests:
-    async def test_the_whole_request_arrives(self, stage: Stage) -> None:
-        model = await stage.play(Reply(text="ok"))
-        call = ToolRequest(tool_call_id="c1", tool="get_weather", arguments_json='{"city":"Zürich"}')
-        messages = (
-            Message(role=Role.SYSTEM, text="Be brief."),
-            Message(role=Role.USER, text="Wetter?"),
-            Message(role=Role.ASSISTANT, tool_requests=(call,)),
-            Message(role=Role.TOOL, text="rain 世界", tool_call_id="c1"),
-        )
-        await answer(
-            model,
-            ModelRequest(
-                model="m",
-                messages=messages,
-                tools=(WEATHER,),
-                max_output_tokens=99,
-                temperature=0.5,
-                response_schema_json='{"type":"object"}',
-            ),
-        )
-        assert orjson.loads(stage.server.exchanges.all()[0].body) == {
-            "model": "m",
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            "messages": [
-                {"role": "system", "content": "Be brief."},
-                {"role": "user", "content": "Wetter?"},
-                {
-                    "role": "assistant",
-                    "content": None,
-                    "tool_calls": [
-                        {
-                            "id": "c1",
-                            "type": "function",
-                            "function": {"name": "get_weather", "arguments": '{"city":"Zürich"}'},
-                        }
-                    ],
-                },
-                {"role": "tool", "content": "rain 世界", "tool_call_id": "c1"},
-            ],
-            "tools": [
-                {
-                    "type": "function",
-                    "function": {
-                        "name": "get_weather",
-                        "description": "The weather in a city.",
-                        "parameters": orjson.loads(WEATHER.schema_json),
-                    },
-                }
-            ],
-            "max_tokens": 99,
-            "temperature": 0.5,
-            "response_format": {
-                "type": "json_schema",
-                "json_schema": {"name": "answer", "schema": {"type": "object"}},
-            },
-        }
-
-    @pytest.mark.parametrize(("close", "said"), [(True, "close"), (False, "keep-alive")])
-    async def test_connections_are_kept_or_closed_as_asked(self, stage: Stage, close: bool, said: str) -> None:
-        model = await stage.play(Reply(text="ok"), close=close)
-        await answer(model, asking("hello"))
-        assert stage.server.exchanges.all()[0].headers["connection"] == said
-
-    async def test_one_connection_serves_one_call_after_another(self, stage: Stage) -> None:
-        body = _body(HELLO, STOP, "[DONE]")
-        ports: list[int] = []
-        async with saying(f"{OK}Content-Length: {len(body)}\r\n\r\n{body}", ports=ports) as base_url:
-            model = stage.connect(base_url)
-            for _ in range(3):
-                await answer(model, asking("hello"))
-        assert len(ports) == 3
-        assert len(set(ports)) == 1
-
-    async def test_a_proxy_in_the_environment_is_not_asked_for_this_machine(
-        self, stage: Stage, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
-            monkeypatch.setenv(name, "http://127.0.0.1:9")
-        model = await stage.play(Reply(text="direct"))
-        assert (await answer(model, asking("hello")))[1].text == "direct"
 
 
 def _deadlines(how: Fail) -> Deadlines:

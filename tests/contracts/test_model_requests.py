@@ -1,0 +1,83 @@
+"""What a model's server is sent, and by which connections."""
+
+from collections.abc import AsyncIterator
+
+import orjson
+import pytest
+
+from tests.contracts.models import WEATHER, Stage, answer, asking
+from turnkeeper.domain.message import Message, Role, ToolRequest
+from turnkeeper.model.contract import ModelRequest
+from turnkeeper.model.script import Reply
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    async with Stage() as stage:
+        yield stage
+
+
+class TestRequests:
+    async def test_the_whole_request_arrives(self, stage: Stage) -> None:
+        model = await stage.play(Reply(text="ok"))
+        call = ToolRequest(tool_call_id="c1", tool="get_weather", arguments_json='{"city":"Zürich"}')
+        messages = (
+            Message(role=Role.SYSTEM, text="Be brief."),
+            Message(role=Role.USER, text="Wetter?"),
+            Message(role=Role.ASSISTANT, tool_requests=(call,)),
+            Message(role=Role.TOOL, text="rain 世界", tool_call_id="c1"),
+        )
+        await answer(
+            model,
+            ModelRequest(
+                model="m",
+                messages=messages,
+                tools=(WEATHER,),
+                max_output_tokens=99,
+                temperature=0.5,
+                response_schema_json='{"type":"object"}',
+            ),
+        )
+        assert orjson.loads(stage.server.exchanges.all()[0].body) == {
+            "model": "m",
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": "Wetter?"},
+                {
+                    "role": "assistant",
+                    "content": None,
+                    "tool_calls": [
+                        {
+                            "id": "c1",
+                            "type": "function",
+                            "function": {"name": "get_weather", "arguments": '{"city":"Zürich"}'},
+                        }
+                    ],
+                },
+                {"role": "tool", "content": "rain 世界", "tool_call_id": "c1"},
+            ],
+            "tools": [
+                {
+                    "type": "function",
+                    "function": {
+                        "name": "get_weather",
+                        "description": "The weather in a city.",
+                        "parameters": orjson.loads(WEATHER.schema_json),
+                    },
+                }
+            ],
+            "max_tokens": 99,
+            "temperature": 0.5,
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "answer", "schema": {"type": "object"}},
+            },
+        }
+
+    @pytest.mark.parametrize(("close", "said"), [(True, "close"), (False, "keep-alive")])
+    async def test_connections_are_kept_or_closed_as_asked(self, stage: Stage, close: bool, said: str) -> None:
+        model = await stage.play(Reply(text="ok"), close=close)
+        await answer(model, asking("hello"))
+        assert stage.server.exchanges.all()[0].headers["connection"] == said
