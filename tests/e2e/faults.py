@@ -32,15 +32,26 @@ class HeldUp:
 async def held_up(mongo_uri: str, command: str, *, by: timedelta) -> AsyncIterator[HeldUp]:
     """The next such command of any server of ours reaches the database that much later."""
     milliseconds = round(by / timedelta(milliseconds=1))
-    data = {
-        "failCommands": [command],
-        "appName": "turnkeeper",
-        "blockConnection": True,
-        "blockTimeMS": milliseconds,
-    }
+    how = {"failCommands": [command], "blockConnection": True, "blockTimeMS": milliseconds}
+    async with _fail_point(mongo_uri, how, times=1) as held:
+        yield held
+
+
+@contextlib.asynccontextmanager
+async def unsure(mongo_uri: str, *, times: int) -> AsyncIterator[None]:
+    """So many commits of our servers are done, and answered as if that were not sure."""
+    wrong = {"code": 64, "codeName": "WriteConcernFailed", "errmsg": "no word from a majority"}
+    how = {"failCommands": ["commitTransaction"], "writeConcernError": wrong}
+    async with _fail_point(mongo_uri, how, times=times):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _fail_point(mongo_uri: str, how: dict[str, Any], *, times: int) -> AsyncIterator[HeldUp]:
+    data = {"appName": "turnkeeper", **how}
     async with Client(mongo_uri) as client:
         try:
-            set_up = await client.admin.command("configureFailPoint", "failCommand", mode={"times": 1}, data=data)
+            set_up = await client.admin.command("configureFailPoint", "failCommand", mode={"times": times}, data=data)
         except OperationFailure as error:
             pytest.skip(f"this database has no fail points: {error.code}")
         try:

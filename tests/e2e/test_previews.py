@@ -2,13 +2,16 @@
 
 import asyncio
 import copy
+from datetime import timedelta
 
 import pytest
 
 from tests import harness
+from tests.e2e.faults import unsure
 from tests.e2e.reading import Reader, stream, watch
 from tests.e2e.world import World
 from tests.harness import Stubs
+from tests.processes import until
 from turnkeeper.domain.cursor import Place
 from turnkeeper.pb.v1 import chat_pb2, event_pb2, session_pb2
 from turnkeeper.rpc import cursor
@@ -125,6 +128,20 @@ class TestPreviews:
                 assert late.kinds == reader.kinds
                 assert list(late.texts.values())[1].decode() == "This will."
 
+    async def test_what_is_whole_is_not_said_again_while_its_owner_waits_for_word_of_it(self, world: World) -> None:
+        """The answer is in the log, and watchers read it there, before the owner's commit is confirmed to it."""
+        async with world.another(poll=timedelta(milliseconds=5)) as stubs, asyncio.TaskGroup() as group:
+            session, readers = await harness.create_test_session(stubs, agent="talker"), [Reader() for _ in range(4)]
+            for reader in readers:
+                group.create_task(_to_the_sessions_end(stubs, session, reader))
+            turn = await harness.send_message_to_session(stubs, session, "a story", wait=0)
+            await until(lambda: all(reader.deltas for reader in readers))
+            async with unsure(world.mongo_uri, times=10):
+                await until(lambda: all("turn_completed" in reader.kinds for reader in readers))
+                await harness.wait_for_turn(stubs, session, turn.turn_id)
+            await stubs.sessions.EndSession(session_pb2.EndSessionRequest(session_id=session))
+        assert [_said(reader) for reader in readers] == [STORY] * 4
+
     async def test_the_text_is_whole_also_where_its_message_is_filtered_out(self, world: World) -> None:
         session = await harness.create_test_session(world.stubs, agent="talker")
         async with world.another() as other, asyncio.TaskGroup() as group:
@@ -176,6 +193,11 @@ async def _first_delta(stubs: Stubs, session: str, after: str) -> event_pb2.Cont
 def _said(reader: Reader) -> str:
     (message,) = reader.completed()
     return reader.text(message.message_completed.message_id)
+
+
+async def _to_the_sessions_end(stubs: Stubs, session: str, reader: Reader) -> None:
+    async for _ in watch(stubs, session, reader):
+        pass
 
 
 async def _to_the_end(stubs: Stubs, session: str, reader: Reader, *, types: tuple[str, ...] = ()) -> None:
