@@ -14,8 +14,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests import harness
 from tests.e2e.conditions import eventually
 from tests.e2e.processes_of_ours import doomed
-from tests.e2e.reading import Reader, stream
-from tests.e2e.world import AGENTS, World
+from tests.e2e.reading import Reader, stream, watch
+from tests.e2e.world import AGENTS, World, until_event
 from tests.harness import Stubs
 from tests.problems import refused
 from tests.processes import until
@@ -51,6 +51,14 @@ match = "short"
 text = "Half a second."
 chunk = 1
 delay = "40ms"
+
+[[reply]]
+match = "^three of (?P<label>[a-z]+)"
+tool_calls = [
+    {{ name = "hold_reading", arguments = {{ label = "{{label}}-soon" }} }},
+    {{ name = "hold_idempotent", arguments = {{ label = "{{label}}-late" }} }},
+    {{ name = "act", arguments = {{ label = "{{label}}-next" }} }},
+]
 
 [[reply]]
 text = "You said: {{user}}"
@@ -113,6 +121,36 @@ class TestDraining:
             turn = await waiting
         ended = await harness.wait_for_turn(world.stubs, session, turn.turn_id)
         assert ended.state == chat_pb2.TURN_STATE_COMPLETED
+
+    async def test_tools_that_outlive_the_grace_change_hands_and_none_starts_meanwhile(self, world: World) -> None:
+        async with _draining(world, drain_grace=timedelta(seconds=1)) as (stubs, going):
+            session = await harness.create_test_session(stubs, agent="worker")
+            turn = await harness.send_message_to_session(stubs, session, "three of drain", wait=0)
+            first = [*await world.workshop.started("drain-soon"), *await world.workshop.started("drain-late")]
+            async with asyncio.TaskGroup() as group:
+                told = group.create_task(_until_told(stubs, session))
+                await until_event(stubs, session, "tool_started")
+                group.create_task(going.aclose())
+                await told
+                world.workshop.release("drain-soon")
+        again = await world.workshop.started("drain-late", times=2)
+        world.workshop.release("drain-late")
+        ended = await harness.wait_for_turn(world.stubs, session, turn.turn_id)
+        assert harness.answer_of(ended) == "You said: three of drain"
+        assert [effect.key for effect in again] == [first[1].key] * 2, "what may be repeated is, under its key"
+        assert len(world.workshop.effects("drain-soon")) == 1
+        assert len(world.workshop.effects("drain-next")) == 1
+        events = await harness.all_events(world.stubs, session)
+        starts = [(event.tool_started.tool, event.attempt) for event in events if event.HasField("tool_started")]
+        assert [tool for tool, attempt in starts if attempt == turn.attempt] == ["hold_reading", "hold_idempotent"]
+        assert sorted(tool for tool, attempt in starts if attempt > turn.attempt) == ["act", "hold_idempotent"]
+
+
+async def _until_told(stubs: Stubs, session: str) -> None:
+    """Until the server says that it drains: turns are let go of from then on."""
+    with refused("SERVER_DRAINING"):
+        async for _ in watch(stubs, session, Reader()):
+            pass
 
 
 @contextlib.asynccontextmanager

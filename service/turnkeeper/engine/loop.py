@@ -120,6 +120,8 @@ class TurnRun:
                 await self._call_model()
             case AwaitResults():
                 await self._await_results()
+            case RunTools() if self._lease.releasing:
+                await self._await_results()  # nothing new starts; what runs may still end
             case ResolveLost(calls=calls):
                 await self._append(lambda draft: decisions.resolve_lost(draft, calls))
                 for _ in (call for call in calls if not call.tool_class.may_start_again):
