@@ -1,9 +1,13 @@
 """Promise I5: an irreversible tool is started at most once, an idempotent one again under the same key.
 
-Real server processes are killed with `kill -9` while a tool runs; another one takes the turn over.
+Real server processes are killed with `kill -9` while a tool runs; another one takes the turn over. And a server that
+learns late that it may start a tool does not start it.
 """
 
+import time
 from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
 
 import grpc
 import pytest
@@ -12,7 +16,12 @@ import pytest_asyncio
 from tests import harness
 from tests.e2e.world import AGENTS, World, said
 from tests.problems import refused
+from turnkeeper import app
+from turnkeeper.domain.event import ToolStarted
+from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.pb.v1 import chat_pb2, event_pb2
+from turnkeeper.store.contract import Committed, Step, Verdict
+from turnkeeper.store.mongo.store import MongoStore
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -28,6 +37,10 @@ tool_calls = [{ name = "hold_idempotent", arguments = { label = "{label}" } }]
 [[reply]]
 match = '^irreversible (?P<label>\S+)'
 tool_calls = [{ name = "hold_irreversible", arguments = { label = "{label}" } }]
+
+[[reply]]
+match = '^act (?P<label>\S+)'
+tool_calls = [{ name = "act", arguments = { label = "{label}" } }]
 
 [[reply]]
 match = '^beside (?P<label>\S+)'
@@ -156,3 +169,52 @@ class TestI5KilledWhileAToolRuns:
         ended = await harness.wait_for_turn(world.stubs, turn.session_id, turn.turn_id)
         assert "may or may not have taken effect" in harness.answer_of(ended)
         assert len(world.workshop.effects("retried")) == 1
+
+
+LEASE = timedelta(seconds=2)
+
+
+class Late(MongoStore):
+    """A start of tools is stored, but its answer is lost; the next one comes when the lease is not sure any more."""
+
+    answers_at = 0.0
+    verdicts: list[Verdict]
+
+    async def commit(self, step: Step) -> Verdict:
+        if not any(isinstance(event.payload, ToolStarted) for event in step.events):
+            return await super().commit(step)
+        began = time.monotonic()
+        if began < self.answers_at:
+            raise ServiceUnavailable
+        verdict = await super().commit(step)
+        self.verdicts.append(verdict)
+        if not self.answers_at:
+            type(self).answers_at = began + LEASE.total_seconds() * 2 / 3 + 0.02
+            raise ServiceUnavailable
+        return verdict
+
+    async def renew(self, *args: Any, **kwargs: Any) -> bool:
+        if len(self.verdicts) == 1:
+            raise ServiceUnavailable
+        return await super().renew(*args, **kwargs)
+
+
+class TestI5LateAnswers:
+    async def test_i5_the_lease_counts_from_the_first_sending_of_the_start(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Late, "answers_at", 0.0)
+        monkeypatch.setattr(Late, "verdicts", [], raising=False)
+        monkeypatch.setattr(app, "MongoStore", Late)
+        async with world.another(lease=LEASE) as stubs:
+            session = await harness.create_test_session(stubs, agent="worker")
+            turn = await harness.send_message_to_session(stubs, session, "act late", wait=0)
+            ended = await harness.wait_for_turn(stubs, session, turn.turn_id)
+        assert ended.state == chat_pb2.TURN_STATE_FAILED
+        assert ended.error.metadata["tools"] == "act"
+        assert isinstance(Late.verdicts[0], Committed), "the start was stored at once"
+        assert not world.workshop.effects("late"), "who learns of its start so late does not know that it still may"
+        events = await harness.all_events(world.stubs, session)
+        assert harness.kinds(events).count("tool_started") == 1
+        returned = [event.tool_returned.outcome for event in events if event.HasField("tool_returned")]
+        assert returned == [event_pb2.TOOL_OUTCOME_UNKNOWN]

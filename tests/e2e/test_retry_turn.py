@@ -1,12 +1,18 @@
 """RetryTurn: the session's last turn, in place, after it failed or was cancelled; anything else is refused."""
 
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
 import grpc
 import pytest
 
 from tests import harness
 from tests.e2e.world import World, said, until_event
 from tests.problems import refused
+from turnkeeper import app
+from turnkeeper.domain.turn import Turn
 from turnkeeper.pb.v1 import chat_pb2, session_pb2
+from turnkeeper.store.mongo.store import MongoStore
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -178,3 +184,25 @@ class TestRefusedRetries:
         with refused("TURN_NOT_FOUND") as refusal:
             await retry(world.stubs, other, turn.turn_id)
         assert refusal.problem.status == grpc.StatusCode.NOT_FOUND
+
+    async def test_a_turn_that_was_the_last_when_it_was_looked_up(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        session, turn = await failed(world, "broken once")
+        meanwhile: list[Callable[[], Awaitable[object]]] = []
+
+        class Interrupted(MongoStore):
+            async def turns(self, *args: Any, **kwargs: Any) -> Sequence[Turn]:
+                found = await super().turns(*args, **kwargs)
+                if meanwhile:
+                    await meanwhile.pop()()
+                return found
+
+        monkeypatch.setattr(app, "MongoStore", Interrupted)
+        async with world.another() as stubs:
+            meanwhile.append(lambda: harness.send_message_to_session(world.stubs, session, "in between"))
+            with refused("TURN_NOT_RETRYABLE") as refusal:
+                await retry(stubs, session, turn.turn_id)
+        assert not meanwhile
+        assert refusal.problem.metadata["state"] == "FAILED"
+        assert "turn_retried" not in harness.kinds(await harness.all_events(world.stubs, session))

@@ -1,0 +1,48 @@
+"""A long log is read once, however many responses its events need."""
+
+from typing import Any
+
+import pytest
+
+from tests import harness
+from tests.e2e.reading import Reader, watch
+from tests.e2e.world import World
+from turnkeeper import app
+from turnkeeper.engine.follow import BATCH_BYTES, BATCH_EVENTS
+from turnkeeper.pb.v1 import chat_pb2
+from turnkeeper.store.contract import StoredEvent
+from turnkeeper.store.mongo.store import MongoStore
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+LARGE = 17
+"""Messages, none of which shares a response with another; with what follows from them two pages of events."""
+SCRIPT = """
+[[reply]]
+text = "Read."
+"""
+
+
+async def test_replay_reads_each_page_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = await harness.create_test_session(world.stubs, agent="talker")
+    text = "x" * (BATCH_BYTES // 2 + 1)
+    turns = [
+        await harness.send_message_to_session(world.stubs, session, text, wait=0, if_busy=chat_pb2.IF_BUSY_ENQUEUE)
+        for _ in range(LARGE)
+    ]
+    await harness.wait_for_turn(world.stubs, session, turns[-1].turn_id)
+    reads: list[int] = []
+
+    class Counted(MongoStore):
+        async def events(self, *args: Any, **kwargs: Any) -> list[StoredEvent]:
+            reads.append(kwargs["after"])
+            return list(await super().events(*args, **kwargs))
+
+    monkeypatch.setattr(app, "MongoStore", Counted)
+    async with world.another() as stubs:  # a server that knows nothing of the session but its log
+        reader = Reader()
+        async for _ in watch(stubs, session, reader, follow=False):
+            pass
+    assert len(reader.events) > BATCH_EVENTS
+    assert reader.responses >= LARGE
+    assert reads == list(range(0, len(reader.events), BATCH_EVENTS))

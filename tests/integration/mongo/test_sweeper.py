@@ -1,0 +1,72 @@
+"""The sweeper on a real database: what it cannot read or expire does not keep it from the rest."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from opentelemetry.metrics import NoOpMeterProvider
+
+from tests.builders import Place, a_turn, an_approval, an_event
+from tests.contracts.stores import a_step, begin, committed, head_of
+from tests.integration.mongo.conftest import Client
+from turnkeeper.domain.approval import Approval, ApprovalState
+from turnkeeper.engine.sweeper import Sweeper
+from turnkeeper.store.contract import ApprovalChange
+from turnkeeper.store.mongo.store import MongoStore
+from turnkeeper.telemetry.metrics import Metrics
+
+
+async def _lapsed(store: MongoStore, *, ago: int) -> tuple[Place, Approval]:
+    """A pending approval in a session of its own that expired so many seconds ago."""
+    place = await begin(store)
+    expired = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=ago)
+    asked = an_approval(place, expire_time=expired)
+    new: dict[str, Any] = {"new_turns": (a_turn(place, id=asked.turn_id),), "new_approvals": (asked,)}
+    await committed(store.commit(a_step(await head_of(store, place), an_event(), **new)))
+    return place, asked
+
+
+def _sweeper(store: MongoStore, broken: str = "") -> Sweeper:
+    """Expires what it is given, except the approval that is broken."""
+
+    async def expire(approval: Approval) -> None:
+        if approval.id == broken:
+            raise LookupError("a defect")
+        place = Place(tenant=approval.tenant, session_id=approval.session_id)
+        change = ApprovalChange(approval=replace(approval, state=ApprovalState.EXPIRED), lapsed=True)
+        await committed(store.commit(a_step(await head_of(store, place), an_event(), approvals=(change,))))
+
+    return Sweeper(
+        store,
+        metrics=Metrics(NoOpMeterProvider().get_meter("test")),
+        expire=expire,
+        hint=lambda: None,
+        interval=1,
+        lease=timedelta(seconds=1),
+        jitter=lambda: 0.0,
+    )
+
+
+@pytest.mark.parametrize(
+    "spoiled",
+    [{"$unset": {"tool_class": ""}}, {"$set": {"kind": "OF_A_LATER_VERSION"}}],
+    ids=["missing", "unknown"],
+)
+async def test_an_approval_that_cannot_be_read_is_passed_over(
+    store: MongoStore, client: Client, database_name: str, spoiled: dict[str, dict[str, str]]
+) -> None:
+    _, unreadable = await _lapsed(store, ago=20)
+    _, other = await _lapsed(store, ago=10)
+    approvals = client[database_name]["approvals"]
+    await approvals.update_one({"_id.id": unreadable.id}, spoiled)
+    await _sweeper(store).sweep()
+    states = {each["_id"]["id"]: each["state"] async for each in approvals.find({})}
+    assert states == {unreadable.id: "PENDING", other.id: "EXPIRED"}
+
+
+async def test_an_approval_that_cannot_be_expired_keeps_no_other_waiting(store: MongoStore) -> None:
+    _, broken = await _lapsed(store, ago=20)
+    await _lapsed(store, ago=10)
+    await _sweeper(store, broken.id).sweep()
+    assert [each.id for each in await store.lapsed_approvals(limit=9)] == [broken.id]
