@@ -185,6 +185,7 @@ class _Replica:
             jitter=jitter,
         )
         toolbox = Toolbox([PythonTools(installed())])
+        _warn_of_missing_tools(agents, toolbox)
         parts = Parts(
             store=store,
             journal=journal,
@@ -253,9 +254,10 @@ class _Replica:
 
     async def _drain(self, server: Server, boundary: Boundary) -> None:
         grace = self._settings.drain_grace.total_seconds()
-        log.info("draining: unhealthy now, calls and turns have %g s", grace)
+        delay = self._settings.drain_delay.total_seconds()
+        log.info("draining: unhealthy now, serving on for %g s; then calls and turns have %g s", delay, grace)
         await server.serving(False)
-        await asyncio.sleep(self._settings.drain_delay.total_seconds())
+        await asyncio.sleep(delay)
         self.worker.draining = True
         stopping = asyncio.create_task(server.stop(grace))
         await asyncio.sleep(GOAWAY_PAUSE)
@@ -284,6 +286,14 @@ class _Replica:
                 return None
             self._known[name] = found
         return self._known[name]
+
+
+def _warn_of_missing_tools(agents: Mapping[str, Agent], toolbox: Toolbox) -> None:
+    """A name that fits nothing is a slip, or a package that is not installed."""
+    for agent in agents.values():
+        for tool in agent.tools:
+            if not any(character in tool for character in "*?[") and toolbox.find(agent, tool) is None:
+                log.warning("agent %s names the tool %s, and no such tool is installed", agent.name, tool)
 
 
 @contextlib.asynccontextmanager

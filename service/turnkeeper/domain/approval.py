@@ -66,7 +66,9 @@ class Approval:
         if self.state is not ApprovalState.PENDING:
             if self.state is decided and self.decided_by == by and self.arguments_hash == arguments_hash:
                 return self
+            withdrawn = self.state is ApprovalState.WITHDRAWN
             raise ApprovalAlreadyProcessed(
+                "The approval was withdrawn: its turn was cancelled, or its session ended." if withdrawn else "",
                 session_id=self.session_id,
                 turn_id=self.turn_id,
                 metadata={"state": self.state.value, "decided_by": self.decided_by, "approval_id": self.id},

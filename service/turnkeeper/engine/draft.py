@@ -40,6 +40,9 @@ CLOSED_RESULTS = {
 """What the model is told of calls that nobody will answer (promise I16)."""
 
 
+NEVER_RAN = '"The call was cancelled; it did not run."'
+
+
 class Draft:
     """Changes on a snapshot. The values read are never touched; `step()` gives what is to be stored."""
 
@@ -167,7 +170,9 @@ class Draft:
 
     def close_call_as(self, call: Call, outcome: ToolOutcome, *, reason: str = "") -> None:
         """A synthetic result (I16): the call will get no other."""
-        told = CLOSED_RESULTS[outcome] if not reason else _with_reason(CLOSED_RESULTS[outcome], reason)
+        never_ran = outcome is ToolOutcome.CANCELLED and not call.started
+        told = NEVER_RAN if never_ran else CLOSED_RESULTS[outcome]
+        told = _with_reason(told, reason) if reason else told
         self.close_call(call, ToolResult(outcome=outcome, result_json=told))
 
     def cancel_turn(self, turn: Turn, *, reason: CancelReason, by: str) -> None:

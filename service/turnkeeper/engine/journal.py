@@ -1,6 +1,7 @@
 """The way into the log: decide on what was read, store, and read again where something had moved."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +17,9 @@ from turnkeeper.telemetry.metrics import Metrics
 TRIES = 64
 """How often a decision is made anew before its caller is told to come back: many writers on one session collide."""
 
+_SHOWN = ("reason", "http_status", "cause", "tools", "limit")
+"""What of a failed turn's metadata an operator needs; none of it is content."""
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -96,5 +100,8 @@ class Journal:
         self._metrics.tokens("output", count=turn.usage.output_tokens)
         if turn.error is not None:
             self._metrics.error(turn.error.code)
+            about = {key: turn.error.metadata[key] for key in _SHOWN if key in turn.error.metadata}
+            where = {"session": turn.session_id, "turn": turn.id}
+            log.warning("a turn of agent %s failed: %s %s", turn.agent, turn.error.code.name, about or "", extra=where)
         elif turn.answer:
             self._metrics.message("ASSISTANT")

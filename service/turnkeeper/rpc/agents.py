@@ -25,6 +25,9 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         if request.version and (agent is None or agent.version != request.version):
             agent = await self._store.agent(NOBODY.tenant, request.name, request.version)
         if agent is None:
+            if request.version and request.name in self._agents:
+                told = f"Agent {request.name} has no version {request.version}; leave it empty for the present one."
+                raise AgentNotFound(told, metadata={"agent": request.name})
             raise AgentNotFound(metadata={"agent": request.name})
         return agent_pb2.GetAgentResponse(agent=agent_view(agent))
 

@@ -58,8 +58,7 @@ class Attempt:
 
     async def once(self, body: Body[T]) -> T:
         """The body's result, committed. Raises Stopped."""
-        with pymongo.timeout(max(self.left(), 0.001)):
-            await self._orphans.announce(self._session)
+        await self._orphans.announce(self._session)
         self._session.start_transaction(read_concern=ReadConcern("snapshot"), write_concern=MAJORITY)
         try:
             with pymongo.timeout(max(self.left(), 0.001)):

@@ -5,13 +5,17 @@ meets a lapsed lease kills the sessions of its owner first. An owner that lives 
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final
 
+import pymongo
 from bson.binary import UUID_SUBTYPE, Binary
+from pymongo.errors import PyMongoError
 
 from turnkeeper.store.mongo.client import ClientSession, Connection
 from turnkeeper.store.mongo.documents import SCHEMA
 
+ANNOUNCE_S: Final = 1.0
 MOST_SESSIONS: Final = 1024
 """The newest are kept; the driver uses few at a time, again and again."""
 
@@ -26,32 +30,41 @@ class Orphans:
         self._announced: set[bytes] = set()
 
     async def announce(self, session: ClientSession) -> None:
-        """Before the first transaction of a server session."""
+        """Before the first transaction of a server session. Not being heard is no reason not to write."""
         name = bytes(session.delegate.session_id["id"])
         if not self._replica or name in self._announced:
             return
-        await self._connection.replicas.update_one(
-            {"_id": self._replica},
-            {
-                "$push": {"sessions": {"$each": [name], "$slice": -MOST_SESSIONS}},
-                "$currentDate": {"at": True},
-                "$setOnInsert": {"tenant": "", "schema": SCHEMA},
-            },
-            upsert=True,
-        )
-        self._announced.add(name)
+        with suppress(PyMongoError), pymongo.timeout(ANNOUNCE_S):
+            await self._connection.replicas.update_one(
+                {"_id": self._replica},
+                {
+                    "$push": {"sessions": {"$each": [name], "$slice": -MOST_SESSIONS}},
+                    "$currentDate": {"at": True},
+                    "$setOnInsert": {"tenant": "", "schema": SCHEMA},
+                },
+                upsert=True,
+            )
+            self._announced.add(name)
 
     async def end(self, owners: Iterable[str]) -> None:
         """Kill the sessions of these owners, and with them what they were writing."""
-        names = sorted(set(owners) - {"", self._replica})
-        if not names:
-            return
-        found = await self._connection.replicas.find({"_id": {"$in": names}}, {"sessions": 1}).to_list(len(names))
-        sessions = [{"id": Binary(name, UUID_SUBTYPE)} for each in found for name in each["sessions"]]
-        if sessions:
-            await self._connection.client.admin.command("killSessions", sessions)
+        await self._kill(set(owners) - {"", self._replica})
+
+    async def enter(self) -> None:
+        """Whoever had this replica's name before is gone."""
+        if self._replica:
+            await self._kill({self._replica})
+            await self._connection.replicas.delete_one({"_id": self._replica})
 
     async def leave(self) -> None:
         """This replica writes nothing more."""
         if self._announced:
             await self._connection.replicas.delete_one({"_id": self._replica})
+
+    async def _kill(self, names: set[str]) -> None:
+        if not names:
+            return
+        found = self._connection.replicas.find({"_id": {"$in": sorted(names)}}, {"sessions": 1})
+        sessions = [{"id": Binary(name, UUID_SUBTYPE)} async for each in found for name in each["sessions"]]
+        if sessions:
+            await self._connection.client.admin.command("killSessions", sessions)

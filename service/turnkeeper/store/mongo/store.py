@@ -61,6 +61,7 @@ class MongoStore(Sessions, Steps, Claims, Sweeps, Reads):
         """Make collections and indexes. Raises UnfitDatabase when this database cannot keep the promises."""
         with database_errors():
             await indexes.prepare(self._connection)
+            await self._orphans.enter()
 
     async def close(self) -> None:
         """Wait for commits under way and for open outcomes, at most 5 s; then disconnect."""

@@ -212,7 +212,7 @@ class ToolRequest(_message.Message):
     tool: _builtins.str
     """The tool's name."""
     arguments_json: _builtins.str
-    """The model's own text: exactly what is shown, hashed and run. Invalid JSON is refused back to the model."""
+    """The model's own text. What is shown, hashed and run is its canonical form: `tool_called.arguments_json`."""
     def __init__(
         self,
         *,

@@ -1018,7 +1018,9 @@ class ListMessagesRequest(_message.Message):
     page_token: _builtins.str
     """From the last response."""
     order_by: _builtins.str
-    """`sequence` (oldest first, default) or `sequence desc`."""
+    """`sequence` (default: as the model sees them, turn by turn in the order in which the turns began) or
+    `sequence desc` (the reverse). A queued message stands with its turn, so numbers may go back.
+    """
     def __init__(
         self,
         *,

@@ -1,0 +1,100 @@
+"""What a server that is gone was writing is ended by whoever meets it."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from tests.builders import Place, an_event
+from tests.contracts.stores import SHORT, TextCodec, a_step, begin, committed, head_of, run_turn, until
+from tests.integration.mongo.conftest import Client
+from turnkeeper.store.mongo.store import MongoStore
+
+
+@contextlib.asynccontextmanager
+async def _store(mongo_uri: str, database: str, replica: str) -> AsyncIterator[MongoStore]:
+    store = MongoStore(mongo_uri, database=database, codec=TextCodec(), replica=replica)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@contextlib.asynccontextmanager
+async def _orphan(client: Client, database: str, place: Place, *, of: str) -> AsyncIterator[None]:
+    """An open transaction on the session's head, as a server of this name would leave it behind."""
+    async with client.start_session() as session:
+        name = bytes(session.session_id["id"])
+        await client[database].replicas.update_one({"_id": of}, {"$set": {"sessions": [name]}}, upsert=True)
+        await session.start_transaction()
+        changed = await client[database].heads.update_one(
+            {"session_id": place.session_id}, {"$inc": {"revision": 1}}, session=session
+        )
+        assert changed.matched_count == 1
+        try:
+            yield
+        finally:
+            await client.admin.command("killSessions", [session.session_id])
+
+
+async def _requeued(store: MongoStore) -> int:
+    found = 0
+
+    async def any_lapsed() -> bool:
+        nonlocal found
+        found = await store.requeue_lapsed()
+        return found > 0
+
+    await until(any_lapsed)
+    return found
+
+
+async def test_i9_the_turn_of_a_dead_owner_is_freed_and_requeued(
+    mongo_uri: str, database_name: str, client: Client
+) -> None:
+    async with _store(mongo_uri, database_name, "alive") as store:
+        place = await begin(store)
+        await run_turn(store, place, owner="dead", lease=SHORT)
+        async with _orphan(client, database_name, place, of="dead"):
+            assert await _requeued(store) == 1
+
+
+async def test_i9_a_head_that_stays_locked_holds_no_other_up(
+    mongo_uri: str, database_name: str, client: Client
+) -> None:
+    """Nobody knows whose transaction it is: that head waits for the database, the other one does not."""
+    async with _store(mongo_uri, database_name, "alive") as store:
+        locked, free = await begin(store), await begin(store)
+        for place in (locked, free):
+            await run_turn(store, place, owner="dead", lease=SHORT)
+        async with _orphan(client, database_name, locked, of="somebody else"):
+            assert await _requeued(store) == 1
+            assert (await head_of(store, free)).owner == ""
+            claim = await store.claim("alive", lease=SHORT)
+            assert claim is not None
+            assert claim.session_id == free.session_id
+
+
+async def test_a_replica_that_comes_again_under_its_name_ends_what_it_left(
+    mongo_uri: str, database_name: str, client: Client
+) -> None:
+    async with _store(mongo_uri, database_name, "other") as other:
+        place = await begin(other)
+        async with (
+            _orphan(client, database_name, place, of="pod-0"),
+            _store(mongo_uri, database_name, "pod-0") as store,
+        ):
+            await committed(store.commit(a_step(await head_of(store, place), an_event("free again"))))
+
+
+async def test_what_is_announced_is_little_and_goes_with_the_replica(
+    mongo_uri: str, database_name: str, client: Client
+) -> None:
+    replicas = client[database_name].replicas
+    async with _store(mongo_uri, database_name, "pod-0") as store:
+        place = await begin(store)
+        for number in range(10):
+            await committed(store.commit(a_step(await head_of(store, place), an_event(str(number)))))
+        announced = await replicas.find_one({"_id": "pod-0"})
+        assert announced is not None
+        assert len(announced["sessions"]) <= 2, "the driver uses its sessions again"
+    assert await replicas.find_one({"_id": "pod-0"}) is None
