@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import pymongo
-from pymongo.errors import ExecutionTimeout
+from pymongo.errors import PyMongoError
 
 from turnkeeper.domain.session import Session
 from turnkeeper.store.contract import Cancel, Head, HeadChange, Lease, Step
@@ -170,6 +170,8 @@ async def change_as_read(collection: Collection, head: Document, changed: Docume
     try:
         with pymongo.timeout(LOCKED_S):
             result = await collection.update_one(match, [{"$set": changed | {"revision": NEXT_REVISION}}])
-    except ExecutionTimeout:
-        return False
+    except PyMongoError as error:
+        if error.timeout:
+            return False
+        raise
     return result.matched_count == 1
