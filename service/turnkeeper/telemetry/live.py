@@ -101,12 +101,6 @@ class ToolSpan(LiveSpan):
             )
 
 
-class DatabaseSpan(LiveSpan):
-    def returned(self, *, items: int) -> None:
-        """How many documents came back."""
-        self._span.set_attribute("db.response.returned_rows", items)
-
-
 class AgentSpan(LiveSpan):
     def stopped(self, reason: str) -> None:
         """Why this attempt ended: the turn's state after it."""

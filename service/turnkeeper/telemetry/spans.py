@@ -14,7 +14,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Tracer, get_current
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
-from turnkeeper.telemetry.live import AgentSpan, ChatSpan, DatabaseSpan, LiveSpan, RpcSpan, ToolSpan
+from turnkeeper.telemetry.live import AgentSpan, ChatSpan, LiveSpan, RpcSpan, ToolSpan
 
 _W3C = TraceContextTextMapPropagator()
 _NOWHERE = Context()
@@ -107,20 +107,6 @@ class Spans:
         if session_id:
             attributes["gen_ai.conversation.id"] = session_id
         with self._open(ToolSpan, f"execute_tool {tool}", attributes=attributes) as live:
-            yield live
-
-    @contextmanager
-    def database(self, operation: str, *, collection: str, namespace: str = "") -> Iterator[DatabaseSpan]:
-        """One command to the database. `namespace` is the database's name. The query itself is not recorded."""
-        attributes: dict[str, AttributeValue] = {
-            "db.system.name": "mongodb",
-            "db.operation.name": operation,
-            "db.collection.name": collection,
-        }
-        if namespace:
-            attributes["db.namespace"] = namespace
-        name = f"{operation} {collection}"
-        with self._open(DatabaseSpan, name, kind=SpanKind.CLIENT, attributes=attributes) as live:
             yield live
 
     @staticmethod

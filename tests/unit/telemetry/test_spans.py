@@ -215,7 +215,6 @@ def test_neither_an_exceptions_text_nor_a_credential_is_recorded() -> None:
         spans.invoke_agent("helper", session_id="s", turn_id="t", attempt=1),
         spans.chat("small"),
         spans.execute_tool("pay", call_id="c", source="samples", tool_class="READ_ONLY"),
-        spans.database("insert", collection="events"),
     ]
     for opener in openers:
         with pytest.raises(ValueError, match="canary"), opener:
