@@ -1,6 +1,7 @@
 """The command line."""
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from importlib.metadata import version
 
 import uvloop
 
-from turnkeeper import app, settings
+from turnkeeper import app, faults, settings
 from turnkeeper.errors import SessionError
 from turnkeeper.model import command as scripted
 from turnkeeper.model.local import LocalModel, LocalModelError
@@ -80,7 +81,8 @@ def _parser() -> argparse.ArgumentParser:
 async def _serve(args: argparse.Namespace) -> int:
     try:
         chosen = app.named(settings.load(args, os.environ))
-    except settings.SettingError as error:
+        armed = faults.arm(os.environ)
+    except (settings.SettingError, ValueError) as error:
         return _complain("serve", error)
     key = os.environ.get("OPENAI_API_KEY", "")
     log = logs.start(
@@ -89,6 +91,8 @@ async def _serve(args: argparse.Namespace) -> int:
         secrets=[key] if len(key) >= SECRET_LENGTH else [],
         as_json=chosen.log_format == "json" or None,
     )
+    if armed:
+        logging.getLogger("turnkeeper").warning("armed to die, by %s: %s", faults.VARIABLE, ", ".join(armed))
     try:
         async with app.serving(chosen, os.environ) as running:
             with app.signals() as asked:

@@ -5,7 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from turnkeeper.domain.tool import ToolClass
-from turnkeeper.errors import ApprovalAlreadyProcessed, ArgumentsHashMismatch
+from turnkeeper.errors import ApprovalAlreadyProcessed, ArgumentsHashMismatch, InvalidRequest
 
 
 class ApprovalKind(StrEnum):
@@ -24,13 +24,18 @@ class ApprovalState(StrEnum):
 class ApprovalDecision(StrEnum):
     APPROVE = "APPROVE"
     REJECT = "REJECT"
+    RETRY = "RETRY"
+    MARK_DONE = "MARK_DONE"
+    GIVE_UP = "GIVE_UP"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Approval:
     """One approval as it is stored. `expire_time` was set, and is compared, by the database's clock.
 
-    `sequence` is the number of the event that decided it, 0 before.
+    `sequence` is the number of the event that decided it, 0 before. `unknown_tool_call_ids`: calls of the same tool in
+    the session whose outcome is unknown. `late_result_json`: what a lost owner's tool returned after all.
+    `replaced_by`: the approval of the next round.
     """
 
     id: str
@@ -53,6 +58,9 @@ class Approval:
     decided_by: str = ""
     reason: str = ""
     sequence: int = 0
+    unknown_tool_call_ids: tuple[str, ...] = ()
+    late_result_json: str = ""
+    replaced_by: str = ""
 
     def decide(
         self, decision: ApprovalDecision, *, by: str, arguments_hash: str, reason: str, at: datetime
@@ -62,6 +70,9 @@ class Approval:
         Raises ApprovalAlreadyProcessed when it is not pending, ArgumentsHashMismatch when the decider saw other
         arguments. Whether it has lapsed is the caller's to ask first: only the database's clock tells.
         """
+        if decision not in (ApprovalDecision.APPROVE, ApprovalDecision.REJECT):
+            told = f"An approval of kind {self.kind} takes APPROVE or REJECT."
+            raise InvalidRequest(told, fields={"decision": "must be APPROVE or REJECT"})
         decided = ApprovalState.APPROVED if decision is ApprovalDecision.APPROVE else ApprovalState.REJECTED
         if self.state is not ApprovalState.PENDING:
             if self.state is decided and self.decided_by == by and self.arguments_hash == arguments_hash:

@@ -13,6 +13,7 @@ from turnkeeper.engine.feed import Feeds, Key
 from turnkeeper.engine.journal import Journal, Stored
 from turnkeeper.errors import ApprovalExpired as ApprovalHasExpired
 from turnkeeper.errors import ApprovalNotFound, InternalError
+from turnkeeper.faults import fault
 from turnkeeper.store.contract import Store
 from turnkeeper.telemetry.metrics import Metrics
 
@@ -76,7 +77,9 @@ class Approvals:
             _store_decision(draft, decided, decision, reason=reason)
             return decided
 
+        fault("approval.before_store")
         stored = await self._append(asked, decide)
+        fault("approval.after_store")
         if stored.committed is None:
             return self._repeated(
                 await self.get(tenant, approval_id), decision, by=by, arguments_hash=arguments_hash, reason=reason

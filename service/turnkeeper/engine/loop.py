@@ -42,6 +42,7 @@ from turnkeeper.engine.running_tools import RunningTools
 from turnkeeper.engine.speech import Speech
 from turnkeeper.engine.toolbox import Finished, Toolbox
 from turnkeeper.errors import ServiceUnavailable
+from turnkeeper.faults import fault
 from turnkeeper.model.contract import ModelAnswer, ModelFailure
 from turnkeeper.store.contract import Committed, Snapshot, Stale, Store
 from turnkeeper.telemetry.metrics import Metrics
@@ -155,6 +156,8 @@ class TurnRun:
             decide(draft)
             self._launch = ()
             self._follow_on(draft)
+            if draft.turn.state.ended:
+                fault("turn.before_end")
             committed = await self._commit(draft)
             if committed is not None:
                 self._snapshot = draft.result(committed)
@@ -278,6 +281,7 @@ class TurnRun:
             counts=lambda: self._lease.sure,
         )
         messages = self._history.messages(self._agent.instructions)
+        fault("turn.model.before_call")
         speaking = asyncio.create_task(self._parts.speech.speak(self._agent, turn, messages, preview))
         try:
             await self._until_nudged({speaking})
@@ -302,6 +306,7 @@ class TurnRun:
             await self._model_failed(failure)
             return
         answer = speaking.result()
+        fault("turn.model.after_answer")
         requests = tuple(
             replace(request, tool_call_id=f"call_{self._parts.journal.new_id()}") for request in answer.tool_requests
         )
@@ -332,6 +337,7 @@ class TurnRun:
         calls, self._launch = self._launch, ()
         for call in calls:
             self._lease.check()
+            fault("turn.tool.before_start")
             self._tools.start(call, timeout=self._agent.limits.tool_timeout)
 
     async def _await_results(self) -> None:
@@ -350,6 +356,8 @@ class TurnRun:
             if self._next(self._snapshot) != AwaitResults():
                 await self._append(lambda _: None)
             return
+        if results:
+            fault("turn.tool.after_effect")
         await self._append(lambda draft: decisions.record_results(draft, results))
 
     # --- waiting -----------------------------------------------------------------------------------------------

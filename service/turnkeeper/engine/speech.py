@@ -9,6 +9,7 @@ from turnkeeper.domain.message import Message
 from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.feed import Preview
 from turnkeeper.engine.toolbox import Toolbox
+from turnkeeper.faults import fault
 from turnkeeper.model.contract import Model, ModelAnswer, ModelFailure, ModelRequest, TextDelta
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.telemetry.spans import Spans
@@ -69,6 +70,7 @@ class Speech:
             async for said in stream:
                 if first:
                     first = False
+                    fault("turn.model.first_delta")
                     self._metrics.first_chunk(request.model, seconds=time.monotonic() - began)
                 if isinstance(said, TextDelta):
                     preview.append(said.text)

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from turnkeeper.domain.approval import Approval
 from turnkeeper.errors import ServiceUnavailable
+from turnkeeper.faults import fault
 from turnkeeper.store.contract import Store
 from turnkeeper.telemetry.metrics import Metrics
 
@@ -50,6 +51,7 @@ class Sweeper:
 
     async def sweep(self) -> None:
         """Once."""
+        fault("sweep.before_requeue")
         if await self._store.requeue_lapsed():
             self._hint()
         for approval in await self._store.lapsed_approvals(limit=100):

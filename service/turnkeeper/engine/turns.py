@@ -22,6 +22,7 @@ from turnkeeper.errors import (
     TurnNotFound,
     TurnNotRetryable,
 )
+from turnkeeper.faults import fault
 from turnkeeper.store.contract import Cancel, Lease, RequestKey, RequestRecord, Store
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.telemetry.spans import Spans
@@ -93,6 +94,7 @@ class Turns:
     async def _start(self, message: NewMessage) -> RequestRecord:
         began = time.monotonic()
         with self._worker.reserve() as room:
+            fault("message.before_store")
             stored = await self._journal.append(
                 message.key.tenant, message.key.session_id, lambda draft: self._accept(draft, message, room=room)
             )
@@ -100,6 +102,7 @@ class Turns:
                 return self._repeat(stored, message.fingerprint)
             if stored.draft.head.lease is Lease.TAKE:
                 self._adopt(stored, began)
+        fault("message.after_store")
         self._metrics.message("USER")
         self._woken((message.key.tenant, message.key.session_id))
         return stored.value[1]

@@ -23,6 +23,7 @@ from turnkeeper.engine.feed import Feed, Feeds, Key
 from turnkeeper.engine.lease import HeldLease, LeaseLost
 from turnkeeper.engine.loop import Parts, TurnRun
 from turnkeeper.errors import AgentConfigError, ServiceUnavailable
+from turnkeeper.faults import fault
 from turnkeeper.store.contract import Claim, Snapshot, StoredEvent
 from turnkeeper.telemetry import logs
 
@@ -271,6 +272,7 @@ class Worker:
             return None
 
     def _start_claimed(self, claim: Claim, began: float) -> None:
+        fault("claim.after")
         if claim.lapses:
             self._parts.metrics.takeover("LEASE_LAPSED", delay=claim.late_by.total_seconds())
             log.info("took a turn over", extra={"session": claim.session_id, "turn": claim.turn_id})
@@ -286,6 +288,7 @@ class Worker:
 
     async def _renew_one(self, held: HeldLease) -> None:
         began = time.monotonic()
+        fault("renew.before")
         try:
             ours = await self._parts.store.renew(*held.key, owner=self.owner, fence=held.fence, lease=self.lease)
         except Exception as error:  # noqa: BLE001 - the lease then lapses by itself

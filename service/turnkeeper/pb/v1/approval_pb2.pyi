@@ -83,6 +83,9 @@ class Approval(_message.Message):
     DECIDE_TIME_FIELD_NUMBER: _builtins.int
     DECIDED_BY_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    UNKNOWN_TOOL_CALL_IDS_FIELD_NUMBER: _builtins.int
+    LATE_RESULT_JSON_FIELD_NUMBER: _builtins.int
+    REPLACED_BY_FIELD_NUMBER: _builtins.int
     approval_id: _builtins.str
     """The approval's id."""
     session_id: _builtins.str
@@ -113,6 +116,10 @@ class Approval(_message.Message):
     """Who decided; empty otherwise."""
     reason: _builtins.str
     """Why, in the decider's words."""
+    late_result_json: _builtins.str
+    """Kind OUTCOME: what the lost owner's tool returned after all, JSON text; empty while nothing came."""
+    replaced_by: _builtins.str
+    """The approval of the next round, which took this one's place after an edit or a change; empty otherwise."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was asked."""
@@ -124,6 +131,12 @@ class Approval(_message.Message):
     @_builtins.property
     def decide_time(self) -> _timestamp_pb2.Timestamp:
         """When it left PENDING; unset before."""
+
+    @_builtins.property
+    def unknown_tool_call_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Calls of the same tool in this session whose outcome is unknown: what is asked may have been done already. At most 32,
+        newest first.
+        """
 
     def __init__(
         self,
@@ -146,10 +159,13 @@ class Approval(_message.Message):
         decide_time: _timestamp_pb2.Timestamp | None = ...,
         decided_by: _builtins.str = ...,
         reason: _builtins.str = ...,
+        unknown_tool_call_ids: _abc.Iterable[_builtins.str] | None = ...,
+        late_result_json: _builtins.str = ...,
+        replaced_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "decide_time", b"decide_time", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "approval_id", b"approval_id", "arguments_hash", b"arguments_hash", "arguments_json", b"arguments_json", "create_time", b"create_time", "decide_time", b"decide_time", "decided_by", b"decided_by", "expire_time", b"expire_time", "kind", b"kind", "reason", b"reason", "requester", b"requester", "round", b"round", "session_id", b"session_id", "state", b"state", "tool", b"tool", "tool_call_id", b"tool_call_id", "tool_class", b"tool_class", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "approval_id", b"approval_id", "arguments_hash", b"arguments_hash", "arguments_json", b"arguments_json", "create_time", b"create_time", "decide_time", b"decide_time", "decided_by", b"decided_by", "expire_time", b"expire_time", "kind", b"kind", "late_result_json", b"late_result_json", "reason", b"reason", "replaced_by", b"replaced_by", "requester", b"requester", "round", b"round", "session_id", b"session_id", "state", b"state", "tool", b"tool", "tool_call_id", b"tool_call_id", "tool_class", b"tool_class", "turn_id", b"turn_id", "unknown_tool_call_ids", b"unknown_tool_call_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -397,6 +413,7 @@ class DecideApprovalRequest(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     EDITED_ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
     ON_BEHALF_OF_FIELD_NUMBER: _builtins.int
+    RESULT_JSON_FIELD_NUMBER: _builtins.int
     approval_id: _builtins.str
     """Required."""
     decision: _event_pb2.ApprovalDecision.ValueType
@@ -409,6 +426,10 @@ class DecideApprovalRequest(_message.Message):
     """Approve with these arguments instead. Not implemented yet: must be empty."""
     on_behalf_of: _builtins.str
     """The person who counts. Not implemented yet: must be empty."""
+    result_json: _builtins.str
+    """With MARK_DONE, required: what the tool would have returned, JSON text; at most 64 KiB.
+    Not implemented yet: must be empty.
+    """
     def __init__(
         self,
         *,
@@ -418,10 +439,11 @@ class DecideApprovalRequest(_message.Message):
         reason: _builtins.str = ...,
         edited_arguments_json: _builtins.str = ...,
         on_behalf_of: _builtins.str = ...,
+        result_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "arguments_hash", b"arguments_hash", "decision", b"decision", "edited_arguments_json", b"edited_arguments_json", "on_behalf_of", b"on_behalf_of", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "arguments_hash", b"arguments_hash", "decision", b"decision", "edited_arguments_json", b"edited_arguments_json", "on_behalf_of", b"on_behalf_of", "reason", b"reason", "result_json", b"result_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,6 +7,7 @@ from typing import Final, TypeAlias
 from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.tool import Call
 from turnkeeper.domain.turn import Turn
+from turnkeeper.faults import fault
 from turnkeeper.store.contract import (
     ApprovalChange,
     Committed,
@@ -46,11 +47,14 @@ class Steps:
         ]
 
         async def write(writes: Writes) -> Verdict:
+            fault("step.before_first_write")
             head = await writes.find_and_update(
                 "heads", heads.unmoved(step), heads.moved(step), fields=("last_seq", "fence")
             )
+            fault("step.after_first_write")
             await _write_events(writes, step, events, fence=head["fence"])
             await _write_documents(writes, step)
+            fault("step.before_commit")
             return Committed(last_seq=head["last_seq"], fence=head["fence"], events=tuple(events))
 
         async def look(session: ClientSession, obstacle: Obstacle) -> Verdict | None:
@@ -58,7 +62,9 @@ class Steps:
             return Stale() if found is None and obstacle is Obstacle.MISS else found
 
         with database_errors():
-            return await self._transactions.run(write, look)
+            verdict = await self._transactions.run(write, look)
+        fault("step.after_commit")
+        return verdict
 
 
 _Member: TypeAlias = Turn | Call | Approval

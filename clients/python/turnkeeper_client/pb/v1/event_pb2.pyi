@@ -175,6 +175,12 @@ class _ApprovalDecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Appr
     """It may run."""
     APPROVAL_DECISION_REJECT: _ApprovalDecision.ValueType  # 2
     """It must not run."""
+    APPROVAL_DECISION_RETRY: _ApprovalDecision.ValueType  # 3
+    """Kind OUTCOME only: it was not done, or may be done again; start it again under the same key."""
+    APPROVAL_DECISION_MARK_DONE: _ApprovalDecision.ValueType  # 4
+    """Kind OUTCOME only: it was done; `result_json` is its result."""
+    APPROVAL_DECISION_GIVE_UP: _ApprovalDecision.ValueType  # 5
+    """Kind OUTCOME only: its outcome stays unknown; the model is told so, and the turn goes on."""
 
 class ApprovalDecision(_ApprovalDecision, metaclass=_ApprovalDecisionEnumTypeWrapper):
     """A person's decision."""
@@ -185,6 +191,12 @@ APPROVAL_DECISION_APPROVE: ApprovalDecision.ValueType  # 1
 """It may run."""
 APPROVAL_DECISION_REJECT: ApprovalDecision.ValueType  # 2
 """It must not run."""
+APPROVAL_DECISION_RETRY: ApprovalDecision.ValueType  # 3
+"""Kind OUTCOME only: it was not done, or may be done again; start it again under the same key."""
+APPROVAL_DECISION_MARK_DONE: ApprovalDecision.ValueType  # 4
+"""Kind OUTCOME only: it was done; `result_json` is its result."""
+APPROVAL_DECISION_GIVE_UP: ApprovalDecision.ValueType  # 5
+"""Kind OUTCOME only: its outcome stays unknown; the model is told so, and the turn goes on."""
 Global___ApprovalDecision: _TypeAlias = ApprovalDecision  # noqa: Y015
 
 class _AttemptOutcome:
