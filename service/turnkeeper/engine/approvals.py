@@ -67,15 +67,8 @@ class Approvals:
             return self._repeated(asked, decision, by=by, arguments_hash=arguments_hash, reason=reason)
 
         def decide(draft: Draft) -> Approval:
-            approval = _pending(draft, approval_id)
-            if approval is None:
-                return asked
-            if approval.expire_time <= draft.snapshot.head.now:
-                return self._expire_in(draft, approval)
-            decided = approval.decide(decision, by=by, arguments_hash=arguments_hash, reason=reason, at=draft.at)
-            decided = replace(decided, sequence=draft.next_sequence)
-            _store_decision(draft, decided, decision, reason=reason)
-            return decided
+            decided = decide_in(draft, approval_id, decision, by=by, arguments_hash=arguments_hash, reason=reason)
+            return decided or asked
 
         fault("approval.before_store")
         stored = await self._append(asked, decide)
@@ -92,13 +85,7 @@ class Approvals:
     async def expire(self, approval: Approval) -> None:
         """End a lapsed approval; nothing happens when somebody was faster."""
 
-        def decide(draft: Draft) -> Approval:
-            current = _pending(draft, approval.id)
-            if current is None or current.expire_time > draft.snapshot.head.now:
-                return approval
-            return self._expire_in(draft, current)
-
-        stored = await self._append(approval, decide)
+        stored = await self._append(approval, lambda draft: expire_in(draft, approval.id) or approval)
         if stored.committed is not None:
             self._finished(stored.value)
 
@@ -116,21 +103,45 @@ class Approvals:
         same = approval.decide(decision, by=by, arguments_hash=arguments_hash, reason=reason, at=approval.create_time)
         return same, same.sequence
 
-    def _expire_in(self, draft: Draft, approval: Approval) -> Approval:
-        """Expiry writes the synthetic result, and re-queues when it was the last, in one step."""
-        expired = replace(approval.closed(ApprovalState.EXPIRED, at=draft.at), sequence=draft.next_sequence)
-        draft.close_approval(expired, lapsed=True)
-        draft.say(ApprovalExpired(approval_id=approval.id, tool_call_id=approval.tool_call_id), turn=draft.turn)
-        draft.close_call_as(_call_of(draft, approval), ToolOutcome.EXPIRED)
-        _go_on(draft)
-        return expired
-
     def _finished(self, approval: Approval) -> None:
         self._metrics.approval(approval.state.value)
         if approval.decide_time is not None:
             waited = (approval.decide_time - approval.create_time).total_seconds()
             self._metrics.decision_time(max(0.0, waited))
         self._woken((approval.tenant, approval.session_id))
+
+
+def decide_in(
+    draft: Draft, approval_id: str, decision: ApprovalDecision, *, by: str, arguments_hash: str, reason: str
+) -> Approval | None:
+    """The decided approval, or the expired one when its time is over; None when it is not PENDING any more."""
+    approval = _pending(draft, approval_id)
+    if approval is None:
+        return None
+    if approval.expire_time <= draft.snapshot.head.now:
+        return _expire(draft, approval)
+    decided = approval.decide(decision, by=by, arguments_hash=arguments_hash, reason=reason, at=draft.at)
+    decided = replace(decided, sequence=draft.next_sequence)
+    _store_decision(draft, decided, decision, reason=reason)
+    return decided
+
+
+def expire_in(draft: Draft, approval_id: str) -> Approval | None:
+    """The expired approval; None when it is not PENDING any more, or its time is not over."""
+    approval = _pending(draft, approval_id)
+    if approval is None or approval.expire_time > draft.snapshot.head.now:
+        return None
+    return _expire(draft, approval)
+
+
+def _expire(draft: Draft, approval: Approval) -> Approval:
+    """Expiry writes the synthetic result, and re-queues when it was the last, in one step."""
+    expired = replace(approval.closed(ApprovalState.EXPIRED, at=draft.at), sequence=draft.next_sequence)
+    draft.close_approval(expired, lapsed=True)
+    draft.say(ApprovalExpired(approval_id=approval.id, tool_call_id=approval.tool_call_id), turn=draft.turn)
+    draft.close_call_as(_call_of(draft, approval), ToolOutcome.EXPIRED)
+    _go_on(draft)
+    return expired
 
 
 def _pending(draft: Draft, approval_id: str) -> Approval | None:

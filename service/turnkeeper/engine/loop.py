@@ -13,15 +13,13 @@ from datetime import timedelta
 from typing import Any, assert_never
 
 from turnkeeper.domain.agent import Agent
-from turnkeeper.domain.event import Event, ToolStarted
+from turnkeeper.domain.event import Event
 from turnkeeper.domain.history import History
-from turnkeeper.domain.message import Usage
 from turnkeeper.domain.tool import Call
 from turnkeeper.domain.turn import (
     AwaitApproval,
     AwaitResults,
     CallModel,
-    CancelReason,
     Complete,
     Fail,
     ResolveLost,
@@ -30,14 +28,13 @@ from turnkeeper.domain.turn import (
     Step,
     Turn,
     TurnState,
-    next_step,
 )
 from turnkeeper.engine import decisions
 from turnkeeper.engine.draft import Draft
 from turnkeeper.engine.feed import Feed, Preview
+from turnkeeper.engine.following import Owner, due_step, follow_on
 from turnkeeper.engine.journal import Journal
 from turnkeeper.engine.lease import HeldLease, LeaseLost
-from turnkeeper.engine.proposal import ask_again, still_the_same
 from turnkeeper.engine.running_tools import RunningTools
 from turnkeeper.engine.speech import Speech
 from turnkeeper.engine.toolbox import Finished, Toolbox
@@ -79,7 +76,6 @@ class TurnRun:
         self._snapshot = snapshot
         self._history = history
         self._tools = RunningTools(parts.toolbox, spans=parts.spans, metrics=parts.metrics, strays=parts.strays)
-        self._launch: tuple[Call, ...] = ()
         self._handed_over = False
         self._read_at = time.monotonic()
 
@@ -132,16 +128,16 @@ class TurnRun:
             case _:
                 assert_never(step)
 
-    def _next(self, snapshot: Snapshot, turn: Turn | None = None, calls: tuple[Call, ...] | None = None) -> Step:
-        turn = turn or self.turn
-        limits = self._agent.limits
-        asked = turn.options.max_iterations
-        return next_step(
-            turn,
-            snapshot.calls if calls is None else calls,
+    def _next(self, snapshot: Snapshot) -> Step:
+        return due_step(self.turn, snapshot.calls, self._owner())
+
+    def _owner(self) -> Owner:
+        return Owner(
+            agent=self._agent,
+            toolbox=self._parts.toolbox,
+            fence=self._lease.fence,
             running=self._tools.calls,
-            max_iterations=min(asked, limits.max_iterations) if asked else limits.max_iterations,
-            parallel_tools=limits.parallel_tools,
+            releasing=self._lease.releasing,
         )
 
     # --- storing -----------------------------------------------------------------------------------------------
@@ -154,15 +150,14 @@ class TurnRun:
         while True:
             draft = self._draft()
             decide(draft)
-            self._launch = ()
-            self._follow_on(draft)
+            launch = follow_on(draft, self._owner())
             if draft.turn.state.ended:
                 fault("turn.before_end")
             committed = await self._commit(draft)
             if committed is not None:
                 self._snapshot = draft.result(committed)
                 self._remember(draft, committed)
-                self._start_tools()
+                self._start_tools(launch)
                 return
             await self._read_again()
 
@@ -223,50 +218,6 @@ class TurnRun:
                 payload=new.payload,
             )
             self._history.add(event)
-
-    # --- deciding ----------------------------------------------------------------------------------------------
-
-    def _follow_on(self, draft: Draft) -> None:
-        """What follows from the draft itself, in the same transaction."""
-        if draft.turn.state is TurnState.RUNNING:
-            wish = draft.snapshot.head.cancel
-            if wish.turn_id == draft.turn.id:
-                draft.cancel_turn(draft.turn, reason=CancelReason(wish.reason), by=wish.by)
-            else:
-                self._settle(draft)
-        if draft.turn.state.ended:
-            draft.go_on_with_queue()
-
-    def _settle(self, draft: Draft) -> None:
-        match self._next(draft.snapshot, draft.turn, draft.calls):
-            case Complete(stop_reason=stop_reason):
-                decisions.complete(draft, stop_reason)
-            case Fail(error=error):
-                draft.fail_turn(error)
-            case AwaitApproval(calls=calls):
-                draft.let_go(calls)
-            case RunTools(calls=calls) if not self._lease.releasing:
-                self._begin_calls(draft, calls)
-            case RunTools() | CallModel() | AwaitResults() | ResolveLost():
-                pass
-
-    def _begin_calls(self, draft: Draft, calls: tuple[Call, ...]) -> None:
-        """STARTED is stored before the first byte leaves; what changed since it was approved is asked again."""
-        launch: list[Call] = []
-        for call in calls:
-            spec = self._parts.toolbox.find(self._agent, call.tool)
-            if not still_the_same(call, spec, agent=self._agent):
-                ask_again(draft, call, agent=self._agent, toolbox=self._parts.toolbox)
-                continue
-            started = call.start(attempt=draft.turn.attempt, fence=self._lease.fence)
-            draft.put_call(started)
-            draft.say(ToolStarted(tool_call_id=call.id, tool=call.tool, key=call.key), turn=draft.turn)
-            launch.append(started)
-        usage = draft.turn.usage + Usage(tool_calls=len(launch))
-        draft.put_turn(replace(draft.turn, usage=usage, update_time=draft.at))
-        self._launch = tuple(launch)
-        if not launch:
-            self._settle(draft)
 
     # --- the model ---------------------------------------------------------------------------------------------
 
@@ -333,8 +284,7 @@ class TurnRun:
 
     # --- tools -------------------------------------------------------------------------------------------------
 
-    def _start_tools(self) -> None:
-        calls, self._launch = self._launch, ()
+    def _start_tools(self, calls: tuple[Call, ...]) -> None:
         for call in calls:
             self._lease.check()
             fault("turn.tool.before_start")

@@ -114,7 +114,7 @@ class Sessions:
                 stored = await self._journal.append(
                     tenant,
                     session_id,
-                    lambda draft: _end(draft, known, by=by, reason=reason),  # noqa: B023
+                    lambda draft: end_in(draft, known, by=by, reason=reason),  # noqa: B023
                 )
             except _QueueMoved:
                 continue
@@ -140,7 +140,8 @@ def _check_same(there: Session, new: NewSession) -> None:
     raise RequestIdReused(metadata={"request_id": new.request_id})
 
 
-def _end(draft: Draft, queued: Mapping[str, Turn], *, by: str, reason: str) -> int:
+def end_in(draft: Draft, queued: Mapping[str, Turn], *, by: str, reason: str) -> int:
+    """End the session and all its turns; the first event's number, 0 when it had ended before."""
     if draft.session.state.over:
         return 0
     head, first = draft.snapshot.head, draft.next_sequence

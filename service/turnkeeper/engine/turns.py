@@ -2,45 +2,26 @@
 
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import replace
 
-from turnkeeper.domain.event import MessageReceived, SessionActivated, TurnQueued, TurnRetried, TurnStarted
-from turnkeeper.domain.message import Part, text_of
-from turnkeeper.domain.session import SessionState
-from turnkeeper.domain.turn import CancelReason, Turn, TurnOptions, TurnState
+from turnkeeper.domain.turn import CancelReason, Turn, TurnState
 from turnkeeper.engine.draft import Draft
 from turnkeeper.engine.feed import Feeds, Key
 from turnkeeper.engine.journal import Journal, Stored
+from turnkeeper.engine.requests import NewMessage, Taker, accept, cancel_unowned, take_up
 from turnkeeper.engine.worker import Worker
 from turnkeeper.errors import (
     InternalError,
-    QuotaExceeded,
     RequestIdReused,
     SessionError,
-    TurnInProgress,
     TurnNotFound,
-    TurnNotRetryable,
 )
 from turnkeeper.faults import fault
 from turnkeeper.store.contract import Cancel, Lease, RequestKey, RequestRecord, Store
 from turnkeeper.telemetry.metrics import Metrics
-from turnkeeper.telemetry.spans import Spans
 
-QUEUE_LIMIT = 64
 CANCEL_WAIT = 5.0
 """Seconds that CancelTurn waits for the turn's owner to answer."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewMessage:
-    """A user's message. `if_busy` is REJECT, ENQUEUE or INTERRUPT."""
-
-    key: RequestKey
-    fingerprint: str
-    content: tuple[Part, ...]
-    if_busy: str
-    options: TurnOptions
 
 
 class Turns:
@@ -96,7 +77,9 @@ class Turns:
         with self._worker.reserve() as room:
             fault("message.before_store")
             stored = await self._journal.append(
-                message.key.tenant, message.key.session_id, lambda draft: self._accept(draft, message, room=room)
+                message.key.tenant,
+                message.key.session_id,
+                lambda draft: accept(draft, message, taker=self._taker(room=room)),
             )
             if not isinstance(stored, Stored):
                 return self._repeat(stored, message.fingerprint)
@@ -134,7 +117,7 @@ class Turns:
             if turn.state.ended:
                 return turn
             stored = await self._journal.append(
-                tenant, session_id, lambda draft: _cancel_unowned(draft, by=by), turn_id=turn_id
+                tenant, session_id, lambda draft: cancel_unowned(draft, by=by), turn_id=turn_id
             )
             if not isinstance(stored, Stored):
                 raise InternalError
@@ -175,7 +158,7 @@ class Turns:
         def decide(draft: Draft) -> tuple[Turn, RequestRecord]:
             if draft.snapshot.head.last_seq != read_at:
                 raise _LogGrew
-            return self._take_up(draft, key, fingerprint, last=last, room=room)
+            return take_up(draft, key, fingerprint, last=last, taker=self._taker(room=room))
 
         with self._worker.reserve() as room:
             stored = await self._journal.append(key.tenant, key.session_id, decide, turn_id=turn_id)
@@ -198,6 +181,9 @@ class Turns:
                 raise
             return self._repeat(known, fingerprint)
 
+    def _taker(self, *, room: bool) -> Taker | None:
+        return Taker(owner=self._worker.owner, lease=self._worker.lease) if room else None
+
     def _adopt(self, stored: Stored[tuple[Turn, RequestRecord]], began: float) -> None:
         if stored.committed is None:
             raise InternalError
@@ -210,144 +196,9 @@ class Turns:
         self._metrics.replay("REQUEST")
         return record
 
-    def _accept(self, draft: Draft, message: NewMessage, *, room: bool) -> tuple[Turn, RequestRecord]:
-        draft.session.check_takes_messages()
-        head = draft.snapshot.head
-        busy = bool(head.active_turn)
-        if busy and message.if_busy == "REJECT":
-            raise TurnInProgress(
-                session_id=head.session_id, turn_id=head.active_turn, metadata={"turn_id": head.active_turn}
-            )
-        if len(head.queue) >= QUEUE_LIMIT:
-            raise QuotaExceeded(
-                f"{QUEUE_LIMIT} messages wait in this session already; send this one again when they are fewer.",
-                session_id=head.session_id,
-                retry_after=timedelta(seconds=5),
-            )
-        turn = self._new_turn(draft, message)
-        first = draft.next_sequence
-        draft.say(
-            MessageReceived(message_id=turn.message_id, content=message.content, principal=turn.principal), turn=turn
-        )
-        if draft.session.state is SessionState.CREATED:
-            text = text_of(message.content)
-            draft.session = draft.session.activated(first_text=text, etag=draft.new_id(), at=draft.at)
-            draft.say(SessionActivated(title=draft.session.title))
-        if not busy:
-            turn = self._begin(draft, turn, room=room)
-        elif message.if_busy == "INTERRUPT":
-            turn = self._interrupt(draft, turn, room=room)
-        else:
-            draft.say(TurnQueued(position=len(head.queue) + 1), turn=turn)
-            draft.change_head(queue=(*head.queue, turn.id))
-        draft.put_turn(turn, new=True)
-        record = RequestRecord(key=message.key, fingerprint=message.fingerprint, turn_id=turn.id, sequence=first)
-        draft.request = record
-        return turn, record
-
-    def _new_turn(self, draft: Draft, message: NewMessage) -> Turn:
-        return Turn(
-            id=draft.new_id(),
-            tenant=message.key.tenant,
-            session_id=message.key.session_id,
-            principal=message.key.principal,
-            agent=draft.session.agent,
-            agent_version=draft.session.agent_version,
-            state=TurnState.PENDING,
-            message_id=draft.new_id(),
-            next_message_id=draft.new_id(),
-            options=message.options,
-            first_sequence=draft.next_sequence,
-            create_time=draft.at,
-            update_time=draft.at,
-            trace=Spans.traceparent(),
-        )
-
-    def _begin(self, draft: Draft, turn: Turn, *, room: bool) -> Turn:
-        """It becomes the active turn: this replica takes it when it has room, or any may claim it."""
-        if not room:
-            draft.change_head(active_turn=turn.id, wake=timedelta())
-            return turn
-        turn = turn.taken_up(next_message_id=turn.next_message_id, at=draft.at)
-        draft.say(TurnStarted(message_id=turn.next_message_id), turn=turn)
-        self._take(draft, turn)
-        return turn
-
-    def _take(self, draft: Draft, turn: Turn) -> None:
-        draft.change_head(active_turn=turn.id, lease=Lease.TAKE, owner=self._worker.owner, lease_for=self._worker.lease)
-
-    def _interrupt(self, draft: Draft, turn: Turn, *, room: bool) -> Turn:
-        """Cancel the active turn, then go on with this one. A live owner does it; otherwise it is done here."""
-        head = draft.snapshot.head
-        if head.owned:
-            draft.say(TurnQueued(position=1), turn=turn)
-            wish = Cancel(turn_id=head.active_turn, by=turn.principal, reason=CancelReason.INTERRUPTED.value)
-            draft.change_head(queue=(turn.id, *head.queue), cancel=wish)
-            return turn
-        draft.cancel_turn(draft.turn, reason=CancelReason.INTERRUPTED, by=turn.principal)
-        draft.add_usage(draft.turn)
-        draft.change_head(cancel=Cancel())
-        begun = self._begin(draft, turn, room=room)
-        if not room:
-            draft.change_head(lease=Lease.BREAK)
-        return begun
-
-    def _take_up(
-        self, draft: Draft, key: RequestKey, fingerprint: str, *, last: Turn, room: bool
-    ) -> tuple[Turn, RequestRecord]:
-        draft.session.check_takes_messages()
-        head, turn = draft.snapshot.head, draft.turn
-        if head.active_turn or head.queue or last.id != turn.id or turn.state not in _RETRYABLE:
-            raise TurnNotRetryable(
-                session_id=turn.session_id, turn_id=turn.id, metadata={"state": turn.state.value, "last": last.id}
-            )
-        draft.session = replace(draft.session, usage=draft.session.usage - turn.usage)
-        turn = replace(
-            turn,
-            state=TurnState.PENDING,
-            error=None,
-            end_time=None,
-            answer=(),
-            stop_reason=None,
-            finish_reason=None,
-            iterations=0,
-            tries=0,
-            lapses=0,
-            next_message_id=draft.new_id(),
-            update_time=draft.at,
-        )
-        begins = room and turn.attempt == 0  # it was cancelled while it was queued
-        if room:
-            turn = turn.taken_up(next_message_id=turn.next_message_id, at=draft.at)
-            self._take(draft, turn)
-        else:
-            draft.change_head(active_turn=turn.id, wake=timedelta())
-        record = RequestRecord(key=key, fingerprint=fingerprint, turn_id=turn.id, sequence=draft.next_sequence)
-        draft.say(TurnRetried(principal=key.principal, message_id=turn.next_message_id), turn=turn)
-        if begins:
-            draft.say(TurnStarted(message_id=turn.next_message_id), turn=turn)
-        draft.put_turn(turn)
-        draft.request = record
-        return turn, record
-
 
 class _LogGrew(Exception):
     """There are events that were not there when the last turn was read."""
 
 
 _CANCELLED = frozenset({"turn_cancelled"})
-_RETRYABLE = frozenset({TurnState.FAILED, TurnState.CANCELLED})
-
-
-def _cancel_unowned(draft: Draft, *, by: str) -> None:
-    """End a turn that nobody runs; change nothing of one that somebody runs, or that has ended."""
-    head, turn = draft.snapshot.head, draft.turn
-    if turn.state.ended or (head.active_turn == turn.id and head.owned):
-        return
-    draft.cancel_turn(turn, reason=CancelReason.REQUESTED, by=by)
-    if head.active_turn == turn.id:
-        draft.go_on_with_queue()
-        draft.change_head(lease=Lease.BREAK)
-    else:
-        draft.add_usage(draft.turn)
-        draft.change_head(queue=tuple(queued for queued in head.queue if queued != turn.id))

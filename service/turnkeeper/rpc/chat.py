@@ -9,8 +9,9 @@ from turnkeeper.domain.cursor import Place
 from turnkeeper.domain.message import Part
 from turnkeeper.domain.turn import Turn, TurnOptions, TurnState
 from turnkeeper.engine.follow import Ended, Follower, Wanted
+from turnkeeper.engine.requests import NewMessage
 from turnkeeper.engine.sessions import Sessions
-from turnkeeper.engine.turns import NewMessage, Turns
+from turnkeeper.engine.turns import Turns
 from turnkeeper.errors import NotImplementedYet, SessionAlreadyExists, error_of
 from turnkeeper.pb.v1 import chat_pb2, chat_pb2_grpc, session_pb2
 from turnkeeper.rpc import codec, cursor, pages, rules

@@ -15,7 +15,7 @@ from turnkeeper.codes import Code
 from turnkeeper.domain.agent import Agent, AgentLimits, PolicyRule
 from turnkeeper.domain.event import KINDS
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolOutcome
-from turnkeeper.engine import follow, toolbox, turns
+from turnkeeper.engine import follow, requests, toolbox, turns
 from turnkeeper.errors import leaves
 from turnkeeper.model.openai import OpenAIModel
 from turnkeeper.pb.v1 import error_pb2, event_pb2
@@ -146,7 +146,7 @@ def test_the_limits() -> None:
         "a model's answer, tool calls included": kib(answer),
         "arguments of a tool call": kib(toolbox.ARGUMENTS_BYTES),
         "result of a tool": kib(toolbox.RESULT_BYTES),
-        "messages that wait in a session's queue": str(turns.QUEUE_LIMIT),
+        "messages that wait in a session's queue": str(requests.QUEUE_LIMIT),
         "an id of yours, request_id": f"{send['request_id'].most} characters",
         "title": f"{rules.RULES['CreateSessionRequest']['title'].most} characters",
         "title made from the first message": "80 characters",
