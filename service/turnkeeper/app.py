@@ -9,7 +9,7 @@ import random
 import secrets
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,6 +21,7 @@ from turnkeeper.domain.turn import RetryPolicy, Turn
 from turnkeeper.engine.approvals import Approvals
 from turnkeeper.engine.feed import Feeds, Key
 from turnkeeper.engine.follow import Follower
+from turnkeeper.engine.hearing import Hearing
 from turnkeeper.engine.journal import Journal
 from turnkeeper.engine.loop import Parts
 from turnkeeper.engine.sessions import Sessions
@@ -30,9 +31,9 @@ from turnkeeper.engine.toolbox import Toolbox
 from turnkeeper.engine.turns import Turns
 from turnkeeper.engine.worker import Worker
 from turnkeeper.errors import ServiceUnavailable
-from turnkeeper.model.contract import Model
+from turnkeeper.model.by_agent import CLOUD, Models
 from turnkeeper.model.local import LocalModel
-from turnkeeper.model.openai import Deadlines, OpenAIModel, Provider
+from turnkeeper.model.openai import Provider
 from turnkeeper.rpc.agents import AgentService
 from turnkeeper.rpc.approvals import ApprovalService
 from turnkeeper.rpc.chat import ChatService
@@ -52,7 +53,6 @@ GOAWAY_PAUSE = 0.05
 """Seconds between the GOAWAY and the end of the streams: clients must not attach again here."""
 LAST_WORDS = 0.25
 """Seconds that the last answers have to leave, once their calls have ended."""
-CLOUD = "https://api.openai.com/v1"
 CLOUD_MODEL = "gpt-4.1-mini"
 
 log = logging.getLogger("turnkeeper")
@@ -121,40 +121,6 @@ def named(settings: Settings) -> Settings:
     return settings if settings.replica else replace(settings, replica=f"replica-{os.getpid()}-{secrets.token_hex(3)}")
 
 
-class Models:
-    """The model of each agent; agents at one address share a client."""
-
-    def __init__(self, default: Provider | None, settings: Settings, environ: Mapping[str, str]) -> None:
-        self._default = default
-        self._environ = environ
-        self._deadlines = Deadlines(
-            first_token=settings.first_token, between_tokens=settings.between_tokens, total=settings.answer_time
-        )
-        self._models: dict[tuple[str, str], Model] = {}
-
-    def check(self, agents: Iterable[Agent]) -> None:
-        """Raises SettingError for an address or a key that cannot be used: a turn must not find it out."""
-        for agent in agents:
-            try:
-                self.of(agent)
-            except ValueError as error:
-                raise SettingError(f"agent {agent.name}: {error}") from error
-
-    def of(self, agent: Agent) -> Model:
-        provider = self._default
-        if agent.base_url or provider is None:
-            key = self._environ.get(agent.api_key_env or "OPENAI_API_KEY", "") or "none"
-            provider = Provider(base_url=agent.base_url or CLOUD, api_key=key)
-        at = (provider.base_url, provider.api_key)
-        if at not in self._models:
-            self._models[at] = OpenAIModel.connect(provider, deadlines=self._deadlines)
-        return self._models[at]
-
-    async def close(self) -> None:
-        for model in self._models.values():
-            await model.close()
-
-
 class _Replica:
     """The engine of one process, put together."""
 
@@ -218,6 +184,7 @@ class _Replica:
             lease=settings.lease,
             jitter=jitter,
         )
+        self._hearing = Hearing(store, feeds=self.feeds, worker=self.worker, metrics=metrics, jitter=jitter)
         self._follower = Follower(
             store,
             self.feeds,
@@ -244,7 +211,7 @@ class _Replica:
         server.add(ApprovalService(self._approvals, store, pages=pages))
         server.add(AgentService(self._agents, store, pages=pages))
         port = server.listen(f"{settings.host}:{settings.port}")
-        async with _background(self.worker.run, self._sweeper.run, self.feeds.run):
+        async with _background(self.worker.run, self._sweeper.run, self.feeds.run, self._hearing.run):
             await server.start()
             await server.serving(True)
             try:

@@ -41,7 +41,7 @@ class Settings:
     concurrency: int = _knob(64, "turns that run at once on this replica")
     lease: timedelta = _knob(timedelta(seconds=30), "how long a turn is its owner's without a renewal")
     sweep: timedelta = _knob(timedelta(seconds=2), "how often lapsed leases and approvals are looked for")
-    poll: timedelta = _knob(timedelta(milliseconds=500), "how often claimable turns and others' events are looked for")
+    poll: timedelta = _knob(timedelta(milliseconds=500), "how often what nobody hinted at is looked for")
     operation_time: timedelta = _knob(timedelta(seconds=5), "how long one operation on the database may take")
     heartbeat: timedelta = _knob(timedelta(seconds=15), "silence on a stream after which a heartbeat is sent")
     rotation: timedelta = _knob(timedelta(minutes=10), "age at which a stream ends with a cursor, ± 10 %")

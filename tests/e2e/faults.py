@@ -21,10 +21,10 @@ class HeldUp:
     client: Client
     count: int
 
-    async def entered(self) -> None:
-        """Once it is."""
+    async def entered(self, times: int = 1) -> None:
+        """Once it is, so often."""
         await self.client.admin.command(
-            {"waitForFailPoint": "failCommand", "timesEntered": self.count + 1, "maxTimeMS": PATIENCE_MS}
+            {"waitForFailPoint": "failCommand", "timesEntered": self.count + times, "maxTimeMS": PATIENCE_MS}
         )
 
 
@@ -47,11 +47,20 @@ async def unsure(mongo_uri: str, *, times: int) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
+async def deaf(mongo_uri: str, command: str, *, times: int = 0, **how: Any) -> AsyncIterator[HeldUp]:
+    """The change streams of our servers fail so, at this command; for ever unless `times` is given."""
+    how = {"failCommands": [command], "appName": "turnkeeper-hints", **how}
+    async with _fail_point(mongo_uri, how, times=times) as held:
+        yield held
+
+
+@contextlib.asynccontextmanager
 async def _fail_point(mongo_uri: str, how: dict[str, Any], *, times: int) -> AsyncIterator[HeldUp]:
     data = {"appName": "turnkeeper", **how}
+    mode = {"times": times} if times else "alwaysOn"
     async with Client(mongo_uri) as client:
         try:
-            set_up = await client.admin.command("configureFailPoint", "failCommand", mode={"times": times}, data=data)
+            set_up = await client.admin.command("configureFailPoint", "failCommand", mode=mode, data=data)
         except OperationFailure as error:
             pytest.skip(f"this database has no fail points: {error.code}")
         try:

@@ -247,6 +247,12 @@ class Feeds:
         if feed is not None:
             feed.publish(events)
 
+    def heard(self, key: Key, last_seq: int) -> None:
+        """Another replica may have stored events up to this number."""
+        feed = self._feeds.get(key)
+        if feed is not None:
+            feed.heard(last_seq)
+
     def drain(self) -> None:
         """End every stream with a cursor."""
         self.draining = True
@@ -270,9 +276,13 @@ class Feeds:
         """Ask for the heads of all watched sessions, again and again."""
         while True:
             await asyncio.sleep(self._poll)
-            watched = list(self._feeds)
-            for start in range(0, len(watched), 500):
-                await self._ask(watched[start : start + 500])
+            await self.look()
+
+    async def look(self) -> None:
+        """Ask for the heads of all watched sessions, once."""
+        watched = list(self._feeds)
+        for start in range(0, len(watched), 500):
+            await self._ask(watched[start : start + 500])
 
     async def _ask(self, keys: Sequence[Key]) -> None:
         try:
@@ -281,6 +291,4 @@ class Feeds:
             log.warning("the database does not answer; watchers wait")
             return
         for key, last_seq in found.items():
-            feed = self._feeds.get(key)
-            if feed is not None:
-                feed.heard(last_seq)
+            self.heard(key, last_seq)

@@ -116,6 +116,10 @@ class Worker:
         if held is not None:
             held.nudge.set()
 
+    def holds(self, key: Key) -> bool:
+        """A turn of this session runs here."""
+        return key in self._held
+
     # --- running -----------------------------------------------------------------------------------------------
 
     async def run(self) -> None:

@@ -8,7 +8,8 @@ that serve this replica's own work and return it.
 Any method raises ServiceUnavailable when the database cannot be reached or does not answer in time.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
@@ -216,6 +217,23 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Hint:
+    """Something moved in a session: look yourself. Hints come late, twice or never.
+
+    `last_seq`: the log's new end, 0 when it did not grow. `claimable`: its turn was given a time to wake up.
+    `by_owner`: the write also extended a lease, so that it was its owner's, or a claim. `owner` is the new one, empty
+    when the session has none any more; None when that did not change.
+    """
+
+    tenant: str
+    session_id: str
+    last_seq: int = 0
+    claimable: bool = False
+    by_owner: bool = False
+    owner: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionFilter:
     """All that are set must match; empty matches everything."""
 
@@ -336,6 +354,15 @@ class Store(Protocol):
 
     async def cancelled_among(self, owned: Sequence[tuple[str, str]]) -> Sequence[str]:
         """Of these (tenant, session): the sessions whose active turn is asked to be cancelled, or is owned no more."""
+        ...
+
+    def hints(self) -> AbstractAsyncContextManager[AsyncIterator[Hint]]:
+        """What moves in any session from the entry on: one for each step, claim, sweep and wish, in each session in
+        order; a renewal is none. One stream serves a replica.
+
+        Raises ServiceUnavailable, on entry and later, when there are no hints any more. The next entry goes on where
+        the last one ended, if the database still knows.
+        """
         ...
 
     async def requeue_lapsed(self) -> int:

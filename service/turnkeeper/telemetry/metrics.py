@@ -120,6 +120,10 @@ class Metrics:
         """A stream ended because its reader did not keep up."""
         self._slow_consumers.add(1, {"reason": label(reason)})
 
+    def hints_lost(self, reason: str) -> None:
+        """The stream of hints broke, or could not be opened; until it is open again, this process polls."""
+        self._hints_lost.add(1, {"reason": label(reason)})
+
     def set_active_sessions(self, count: int) -> None:
         """Counted in the database: every replica reports the same number."""
         self._sessions.set(count)
@@ -241,6 +245,7 @@ class Metrics:
         self._append_retries = counter("append_retries", "{retry}", "Appends tried again.")
         self._unknown_outcomes = counter("unknown_outcomes", "{call}", "Tool calls nobody knows the end of.")
         self._replays = counter("replays", "{replay}", "Reads of stored events, and answers from a request's record.")
+        self._hints_lost = counter("hints_lost", "{stream}", "Streams of hints that broke or could not be opened.")
         self._slow_consumers = counter("slow_consumers", "{stream}", "Streams ended because the reader fell behind.")
 
     def _model_attributes(self, model: str) -> dict[str, str]:

@@ -1,18 +1,20 @@
 """The store, put together."""
 
 import secrets
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, suppress
 from datetime import timedelta
 from typing import Final
 
 import pymongo
 from pymongo.errors import ConfigurationError, DuplicateKeyError, PyMongoError
 
-from turnkeeper.store.contract import EventCodec
+from turnkeeper.store.contract import EventCodec, Hint
 from turnkeeper.store.mongo import indexes
 from turnkeeper.store.mongo.claims import Claims
 from turnkeeper.store.mongo.client import GOODBYE_S, Connection, database_errors
 from turnkeeper.store.mongo.documents import SCHEMA
+from turnkeeper.store.mongo.hints import Hints
 from turnkeeper.store.mongo.orphans import Orphans
 from turnkeeper.store.mongo.outcomes import Outcomes
 from turnkeeper.store.mongo.reads import Reads
@@ -46,6 +48,7 @@ class MongoStore(Sessions, Steps, Claims, Sweeps, Reads):
         """
         try:
             self._connection = Connection(uri, database=database, operation=operation)
+            self._hints = Hints(uri, database=database)
         except (ConfigurationError, ValueError):
             raise indexes.UnfitDatabase(
                 "MONGODB_URI is no address of a MongoDB: write mongodb://HOST:PORT,…/?replicaSet=NAME, "
@@ -68,7 +71,11 @@ class MongoStore(Sessions, Steps, Claims, Sweeps, Reads):
         await self._tasks.close(patience=PATIENCE)
         with suppress(PyMongoError), pymongo.timeout(GOODBYE_S):
             await self._orphans.leave()
+        self._hints.close()
         await self._connection.close()
+
+    def hints(self) -> AbstractAsyncContextManager[AsyncIterator[Hint]]:
+        return self._hints.open()
 
     async def secret(self, name: str) -> bytes:
         with database_errors():

@@ -1,0 +1,44 @@
+"""The model of each agent."""
+
+from collections.abc import Iterable, Mapping
+
+from turnkeeper.domain.agent import Agent
+from turnkeeper.model.contract import Model
+from turnkeeper.model.openai import Deadlines, OpenAIModel, Provider
+from turnkeeper.settings import SettingError, Settings
+
+CLOUD = "https://api.openai.com/v1"
+
+
+class Models:
+    """The model of each agent; agents at one address share a client."""
+
+    def __init__(self, default: Provider | None, settings: Settings, environ: Mapping[str, str]) -> None:
+        self._default = default
+        self._environ = environ
+        self._deadlines = Deadlines(
+            first_token=settings.first_token, between_tokens=settings.between_tokens, total=settings.answer_time
+        )
+        self._models: dict[tuple[str, str], Model] = {}
+
+    def check(self, agents: Iterable[Agent]) -> None:
+        """Raises SettingError for an address or a key that cannot be used: a turn must not find it out."""
+        for agent in agents:
+            try:
+                self.of(agent)
+            except ValueError as error:
+                raise SettingError(f"agent {agent.name}: {error}") from error
+
+    def of(self, agent: Agent) -> Model:
+        provider = self._default
+        if agent.base_url or provider is None:
+            key = self._environ.get(agent.api_key_env or "OPENAI_API_KEY", "") or "none"
+            provider = Provider(base_url=agent.base_url or CLOUD, api_key=key)
+        at = (provider.base_url, provider.api_key)
+        if at not in self._models:
+            self._models[at] = OpenAIModel.connect(provider, deadlines=self._deadlines)
+        return self._models[at]
+
+    async def close(self) -> None:
+        for model in self._models.values():
+            await model.close()

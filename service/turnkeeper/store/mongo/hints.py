@@ -1,0 +1,110 @@
+"""Hints: one change stream over the database, read with a majority.
+
+The database sends what was written, without a look at the document: a head's changed fields say enough. Every write but
+a renewal counts the head's `revision` up, so that renewals are left out where they are, in the database.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, Final, TypeAlias
+
+from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo.errors import OperationFailure
+
+from turnkeeper.store.contract import Hint
+from turnkeeper.store.mongo.client import ClientSession, Document, database_errors
+
+APP_NAME: Final = "turnkeeper-hints"
+AWAIT_MS: Final = 500
+"""The database answers after this long, though it has nothing to say."""
+SILENCE_MS: Final = 5_000
+"""A database that does not answer within this is gone."""
+
+_CONCERNS_HEADS: Final[Document] = {
+    "ns.coll": "heads",
+    "$or": [{"updateDescription.updatedFields.revision": {"$exists": True}}, {"operationType": "replace"}],
+}
+_SENT: Final = ("operationType", "ns.coll", "documentKey", "updateDescription.updatedFields", "fullDocument")
+_Cursor: TypeAlias = dict[str, Any]
+
+
+class Hints:
+    """The change stream of one store. It has a client of its own: a long wait for news is no slow operation."""
+
+    def __init__(self, uri: str, *, database: str) -> None:
+        self._client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(
+            uri,
+            readPreference="primary",
+            retryReads=False,
+            heartbeatFrequencyMS=1_000,
+            connectTimeoutMS=2_000,
+            serverSelectionTimeoutMS=5_000,
+            socketTimeoutMS=SILENCE_MS,
+            timeoutMS=None,
+            maxPoolSize=2,
+            appname=APP_NAME,
+        )
+        self._database = self._client[database]
+        self._token: Document | None = None
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[AsyncIterator[Hint]]:
+        """See the store's `hints`."""
+        session = ClientSession(self._client.delegate.start_session(causal_consistency=False), self._client)
+        try:
+            with database_errors():
+                cursor = await self._aggregate(session)
+            async with aclosing(self._read(cursor, session)) as hints:
+                yield hints
+        finally:
+            session.delegate.end_session()
+
+    def close(self) -> None:
+        self._client.close()
+
+    async def _aggregate(self, session: ClientSession) -> _Cursor:
+        """A token that the database does not know any more is given up: what was missed is polled for."""
+        stage: Document = {"resumeAfter": self._token} if self._token else {}
+        try:
+            return await self._command({"aggregate": 1, "pipeline": _pipeline(stage), "cursor": {}}, session)
+        except OperationFailure:
+            self._token = None
+            raise
+
+    async def _read(self, cursor: _Cursor, session: ClientSession) -> AsyncGenerator[Hint]:
+        batch = cursor["firstBatch"]
+        with database_errors():
+            while True:
+                for each in batch:
+                    self._token = each["_id"]
+                    if (hint := _hint_of(each)) is not None:
+                        yield hint
+                self._token = cursor["postBatchResumeToken"]
+                more = {"getMore": cursor["id"], "collection": "$cmd.aggregate", "maxTimeMS": AWAIT_MS}
+                cursor = await self._command(more, session)
+                batch = cursor["nextBatch"]
+
+    async def _command(self, command: Document, session: ClientSession) -> _Cursor:
+        reply: Document = await self._database.command(command, session=session)
+        found: _Cursor = reply["cursor"]
+        return found
+
+
+def _pipeline(stage: Document) -> list[Document]:
+    return [{"$changeStream": stage}, {"$match": _CONCERNS_HEADS}, {"$project": dict.fromkeys(_SENT, 1)}]
+
+
+def _hint_of(change: Document) -> Hint | None:
+    key = change["documentKey"]["_id"]
+    if change["operationType"] == "replace":
+        fields: Document = change["fullDocument"]
+    else:
+        fields = change["updateDescription"]["updatedFields"]
+    return Hint(
+        tenant=key["tenant"],
+        session_id=key["session_id"],
+        last_seq=fields.get("last_seq", 0),
+        claimable=fields.get("wake_at") is not None,
+        by_owner=fields.get("lease_until") is not None,
+        owner=fields.get("owner"),
+    )
