@@ -40,19 +40,26 @@ class Asked:
 
 
 class Player:
-    """Chooses the rule. All it remembers is how often a rule with `times` was used."""
+    """Chooses the rule. All it remembers is how often a rule with `times` was used, and one with `every` applied."""
 
     def __init__(self, script: Script) -> None:
         self._script = script
         self._used: Counter[int] = Counter()
+        self._met: Counter[int] = Counter()
 
     def choose(self, asked: Asked) -> tuple[int, Reply] | None:
         """The first rule that applies, with its number from 1."""
         for number, reply in enumerate(self._script.replies, 1):
-            if _applies(reply, asked) and (reply.times is None or self._used[number] < reply.times):
+            if _applies(reply, asked) and self._has_its_turn(number, reply):
                 self._used[number] += 1
                 return number, reply
         return None
+
+    def _has_its_turn(self, number: int, reply: Reply) -> bool:
+        if reply.times is not None and self._used[number] >= reply.times:
+            return False
+        self._met[number] += 1
+        return self._met[number] % (reply.every or 1) == 0
 
 
 def read_request(body: bytes) -> Asked:

@@ -80,6 +80,7 @@ class Reply:
     match: str = ""
     after_tools: int | None = None
     times: int | None = None
+    every: int | None = None
     text: str = ""
     chunk: int = 8
     delay: timedelta = timedelta()

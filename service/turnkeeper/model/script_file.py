@@ -170,6 +170,7 @@ _REPLY_KEYS: _Keys = {
     "match": _pattern,
     "after_tools": _count(0),
     "times": _count(1),
+    "every": _count(1),
     "text": _text,
     "chunk": _count(1),
     "delay": duration,

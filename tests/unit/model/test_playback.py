@@ -58,6 +58,16 @@ def test_times() -> None:
     assert [(player.choose(asked(USER)) or (0,))[0] for _ in range(4)] == [2, 2, 3, 3]
 
 
+def test_every_third_request_that_the_rule_applies_to() -> None:
+    player = Player(Script(replies=(Reply(match="other", every=1), Reply(every=3), Reply())))
+    assert [(player.choose(asked(USER)) or (0,))[0] for _ in range(7)] == [3, 3, 2, 3, 3, 2, 3]
+
+
+def test_every_other_request_until_the_times_are_used_up() -> None:
+    player = Player(Script(replies=(Reply(every=2, times=1), Reply())))
+    assert [(player.choose(asked(USER)) or (0,))[0] for _ in range(4)] == [2, 1, 2, 2]
+
+
 def test_placeholders_are_filled_once() -> None:
     reply = Reply(match=r"what is (?P<what>\S+)\?", text="{user} {what} {turn} {tool_result} {other} {}")
     assert said(reply, asked(USER, CALL, tool("{user}")))["content"] == "what is {turn}? {turn} 1 {user} {other} {}"

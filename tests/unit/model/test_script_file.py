@@ -16,6 +16,7 @@ models = ["a", "b"]
 match = "(?i)weather in (?P<city>\\\\w+)"
 after_tools = 0
 times = 2
+every = 3
 text = "Let me see."
 chunk = 3
 delay = "5ms"
@@ -48,6 +49,7 @@ def test_every_key() -> None:
                 match=r"(?i)weather in (?P<city>\w+)",
                 after_tools=0,
                 times=2,
+                every=3,
                 text="Let me see.",
                 chunk=3,
                 delay=timedelta(milliseconds=5),

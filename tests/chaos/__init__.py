@@ -1,0 +1,1 @@
+"""`make chaos`: the promises under faults, on real parts. Clients write down what they see; a checker judges later."""

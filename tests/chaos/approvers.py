@@ -1,0 +1,90 @@
+"""Approvers: they find what waits for a person, and approve, reject, contradict each other, come late or never."""
+
+import asyncio
+
+from tests.chaos.calls import Caller
+from tests.chaos.users import Term
+from turnkeeper.pb.v1 import approval_pb2, event_pb2
+
+Approval = approval_pb2.Approval
+_EVERY = 0.4
+_APPROVE, _REJECT = event_pb2.APPROVAL_DECISION_APPROVE, event_pb2.APPROVAL_DECISION_REJECT
+_OUTCOMES = {"RETRY": 3, "MARK_DONE": 4, "GIVE_UP": 5}
+"""What is decided on an unknown outcome, by the decision's number on the wire."""
+_PLANS = {"approve": 11, "reject": 3, "race": 3, "wait": 2, "late": 2, "never": 1}
+
+
+class Approver:
+    """Looks at everybody's approvals, and deals with each of them once."""
+
+    def __init__(self, caller: Caller, *, term: Term) -> None:
+        self._caller = caller
+        self._rng = caller.rng
+        self._term = term
+        self._seen: set[str] = set()
+
+    async def work(self, done: asyncio.Event) -> None:
+        """Until the users are done; what they leave behind is decided then, so that their turns can end."""
+        async with asyncio.TaskGroup() as group:
+            while not done.is_set():
+                for approval in await self._pending():
+                    if approval.approval_id not in self._seen:
+                        self._seen.add(approval.approval_id)
+                        group.create_task(self._deal_with(approval))
+                await asyncio.sleep(_EVERY)
+
+    async def finish(self) -> None:
+        """Approve what still waits, until nothing does for a while or nothing is tried any more."""
+        quiet = 0
+        while quiet < 3 and asyncio.get_running_loop().time() < self._term.until:
+            pending = await self._pending()
+            await asyncio.gather(*(self._decide(approval, self._kind_of_yes(approval)) for approval in pending))
+            quiet = 0 if pending else quiet + 1
+            await asyncio.sleep(_EVERY)
+
+    async def _pending(self) -> list[Approval]:
+        request = approval_pb2.ListApprovalsRequest(states=[approval_pb2.APPROVAL_STATE_PENDING], page_size=100)
+        answer = await self._caller.call("ListApprovals", request)
+        return list(answer.response.approvals) if answer.ok else []
+
+    async def _deal_with(self, approval: Approval) -> None:
+        if approval.kind == event_pb2.APPROVAL_KIND_OUTCOME:
+            await self._decide(approval, self._rng.choice(list(_OUTCOMES.values())))
+            return
+        match self._rng.choices(list(_PLANS), list(_PLANS.values()))[0]:
+            case "approve":
+                await asyncio.sleep(self._rng.random())
+                await self._decide(approval, _APPROVE)
+            case "reject":
+                await self._decide(approval, _REJECT)
+            case "race":
+                await asyncio.gather(self._decide(approval, _APPROVE), self._decide(approval, _REJECT))
+            case "wait":
+                await asyncio.gather(self._wait_for(approval), self._decide_after(approval, self._rng.random() * 2))
+            case "late":
+                await self._decide_after(approval, 2.4 + self._rng.random())
+            case _:
+                pass
+
+    async def _decide_after(self, approval: Approval, seconds: float) -> None:
+        """At about the time at which short approvals expire."""
+        await asyncio.sleep(seconds)
+        await self._decide(approval, _APPROVE)
+
+    async def _decide(self, approval: Approval, decision: int) -> None:
+        """One person's one decision, sent once or at once to several replicas."""
+        request = approval_pb2.DecideApprovalRequest(
+            approval_id=approval.approval_id,
+            decision=decision,  # type: ignore[arg-type]
+            arguments_hash=approval.arguments_hash,
+            result_json='"marked as done"' if decision == _OUTCOMES["MARK_DONE"] else "",
+        )
+        await self._caller.copies("DecideApproval", request, most=3)
+
+    async def _wait_for(self, approval: Approval) -> None:
+        request = approval_pb2.WaitApprovalRequest(approval_id=approval.approval_id)
+        request.wait.FromSeconds(4)
+        await self._caller.call("WaitApproval", request, wait=4.0)
+
+    def _kind_of_yes(self, approval: Approval) -> int:
+        return _OUTCOMES["GIVE_UP"] if approval.kind == event_pb2.APPROVAL_KIND_OUTCOME else _APPROVE

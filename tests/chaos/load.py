@@ -1,0 +1,113 @@
+"""`python -m tests.chaos.load --addresses A,B,C --seed N --seconds S --out DIR`: the clients of a run.
+
+Users, writers to one shared session, watchers and approvers in one process. All that they are told is written into DIR
+before they do anything with it. New things are begun for S seconds; then the clients finish what they have begun, for
+GRACE seconds at most. Exit status 0, also when nothing could be reached: the checker judges.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.approvers import Approver
+from tests.chaos.calls import Caller, Replicas
+from tests.chaos.record import CALLS, LOAD, STREAMS, Recorder
+from tests.chaos.streams import Watcher
+from tests.chaos.users import Place, Term, User, Writer
+
+GRACE = 60.0
+SESSIONS = 14
+_WRITERS = 3
+_HOT_MESSAGES = 40
+
+
+async def run(*, addresses: list[str], seed: int, seconds: float, out: Path, sessions: int = SESSIONS) -> None:
+    """The whole load, into the folder `out`; returns when every client is done."""
+    began = time.time()
+    with Recorder(out / CALLS) as calls, Recorder(out / STREAMS) as streams:
+        async with Replicas(addresses) as replicas:
+            now = time.monotonic()
+            term = Term(over=now + seconds, until=now + seconds + GRACE)
+            await _Load(replicas, calls, streams, seed=seed, term=term).run(sessions)
+    told = {"seed": seed, "seconds": seconds, "began": began, "over": began + seconds, "ended": time.time()}
+    (out / LOAD).write_text(json.dumps(told) + "\n")
+
+
+class _Load:
+    def __init__(self, replicas: Replicas, calls: Recorder, streams: Recorder, *, seed: int, term: Term) -> None:
+        self._replicas = replicas
+        self._calls = calls
+        self._streams = streams
+        self._seed = seed
+        self._term = term
+
+    async def run(self, sessions: int) -> None:
+        """Approvers work on until no user needs them."""
+        users_done = asyncio.Event()
+        approvers = [Approver(self._caller(f"approver{number}"), term=self._term) for number in range(2)]
+        async with asyncio.TaskGroup() as group:
+            for approver in approvers:
+                group.create_task(approver.work(users_done))
+            try:
+                await self._users(sessions)
+            finally:
+                users_done.set()
+        await approvers[0].finish()
+
+    async def _users(self, sessions: int) -> None:
+        async with asyncio.TaskGroup() as group:
+            parts: dict[str, Any] = {"calls": self._calls, "streams": self._streams, "term": self._term}
+            for number in range(sessions):
+                group.create_task(User(self._caller(f"user{number}"), **parts).live())
+            async with asyncio.TaskGroup() as writing:
+                shared = _Shared(self, group)
+                place = Place(most=_HOT_MESSAGES, rng=self.rng("place"), opened=shared.opened)
+                for number in range(_WRITERS):
+                    writing.create_task(Writer(self._caller(f"writer{number}"), place, **parts).live())
+            shared.done.set()
+
+    def watcher(self, session_id: str, *, number: int) -> Watcher:
+        rng = self.rng(f"watcher{number} of {session_id}")
+        return Watcher(self._streams, self._replicas, session_id=session_id, rng=rng, previews=number > 0)
+
+    def rng(self, name: str) -> random.Random:
+        """Each client's own, so that one does not change what another draws."""
+        return random.Random(f"{self._seed} {name}")
+
+    def _caller(self, name: str) -> Caller:
+        return Caller(name, self._replicas, self._calls, rng=self.rng(name), until=self._term.until)
+
+
+class _Shared:
+    """Watchers of the session that several write to; those of the last one end when there is a new one."""
+
+    def __init__(self, load: _Load, group: asyncio.TaskGroup) -> None:
+        self.done = asyncio.Event()
+        self._load = load
+        self._group = group
+
+    def opened(self, session_id: str) -> None:
+        self.done.set()
+        self.done = asyncio.Event()
+        for number in range(3):
+            self._group.create_task(self._load.watcher(session_id, number=number).run(self.done))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.load", description="The clients of a chaos run.")
+    parser.add_argument("--addresses", required=True, help="the servers, or the proxies before them: HOST:PORT,…")
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--seconds", type=float, required=True, help="how long to begin new things")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write what was seen")
+    parser.add_argument("--sessions", type=int, default=SESSIONS, help="users at once (default: %(default)s)")
+    asked = vars(parser.parse_args())
+    asked["out"].mkdir(parents=True, exist_ok=True)
+    asyncio.run(run(addresses=asked.pop("addresses").split(","), **asked))
+
+
+if __name__ == "__main__":
+    main()
