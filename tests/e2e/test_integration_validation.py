@@ -31,7 +31,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 BIN = Path(sys.executable).parent
 STATUS = REPOSITORY / "docs" / "reference" / "status.md"
 WORKS = {
-    "SessionService": "CreateSession GetSession ListSessions EndSession WatchEvents ListEvents ListMessages",
+    "SessionService": "CreateSession GetSession ListSessions EndSession WatchEvents ListEvents ListMessages "
+    "ListCheckpoints",
     "ChatService": "SendMessage StreamMessage GetTurn ListTurns CancelTurn RetryTurn",
     "ApprovalService": "GetApproval ListApprovals WaitApproval DecideApproval",
     "AgentService": "GetAgent ListAgents",

@@ -148,6 +148,11 @@ class Session:
         )
         return every(self._stubs.sessions.ListMessages, request, lambda page: page.messages)
 
+    def checkpoints(self) -> AsyncIterator[session_pb2.Checkpoint]:
+        """The places of the log that have a name, oldest first."""
+        request = session_pb2.ListCheckpointsRequest(session_id=self.id)
+        return every(self._stubs.sessions.ListCheckpoints, request, lambda page: page.checkpoints)
+
     async def turn(self, turn_id: str, *, wait: timedelta | None = None) -> Turn:
         """A turn, once it has ended or waits, after `wait` at the latest: unset 0, at most 120 s."""
         request = chat_pb2.GetTurnRequest(session_id=self.id, turn_id=turn_id, wait=duration(wait))

@@ -73,6 +73,7 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
         "page_size": Rule(least_value=0),
     },
     "ListMessagesRequest": {"session_id": _SESSION, **_PAGE, "order_by": Rule(most=64)},
+    "ListCheckpointsRequest": {"session_id": _SESSION, **_PAGE},
     "SendMessageRequest": {**_MESSAGE, "wait": Rule(most_seconds=120)},
     "StreamMessageRequest": {**_MESSAGE, "after": Rule(most=512)},
     "GetTurnRequest": {"session_id": _SESSION, "turn_id": _TURN, "wait": Rule(most_seconds=120)},

@@ -14,12 +14,14 @@ from turnkeeper.domain.event import HISTORY
 from turnkeeper.domain.history import Entry, History
 from turnkeeper.domain.message import Role
 from turnkeeper.domain.session import SessionState
+from turnkeeper.engine.checkpoints import Checkpoints
 from turnkeeper.engine.feed import Feeds
 from turnkeeper.engine.follow import Ended, Follower, Wanted
 from turnkeeper.engine.sessions import NewSession, Sessions
 from turnkeeper.pb.v1 import event_pb2, message_pb2, session_pb2, session_pb2_grpc
 from turnkeeper.rpc import codec, cursor, pages, rules
 from turnkeeper.rpc.caller import NOBODY, Caller
+from turnkeeper.rpc.checkpoints import CheckpointVerbs
 from turnkeeper.rpc.fingerprint import fingerprint
 from turnkeeper.rpc.interceptor import Context
 from turnkeeper.rpc.views import session_view
@@ -32,7 +34,7 @@ KNOWN = frozenset(field.name for field in event_pb2.Event.DESCRIPTOR.oneofs_by_n
 LOG_PAGE = 500
 
 
-class SessionService(session_pb2_grpc.SessionServiceServicer):
+class SessionService(CheckpointVerbs, session_pb2_grpc.SessionServiceServicer):
     """What a caller does with sessions and their logs."""
 
     def __init__(
@@ -44,6 +46,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         self._follower = follower
         self._pages = pages
         self._codec = codec.WireCodec()
+        self._checkpoints = Checkpoints(store, decode=self._codec.decode)
 
     async def CreateSession(
         self, request: session_pb2.CreateSessionRequest, context: Context

@@ -48,7 +48,7 @@ class SessionServiceStub:
     ListMessages: _aio.UnaryUnaryMultiCallable[_session_pb2.ListMessagesRequest, _session_pb2.ListMessagesResponse]
     """Returns the conversation as a model would see it, tool calls paired with their results."""
     ListCheckpoints: _aio.UnaryUnaryMultiCallable[_session_pb2.ListCheckpointsRequest, _session_pb2.ListCheckpointsResponse]
-    """Lists the places from which a session can be forked or restored. Not implemented yet."""
+    """Lists the places from which a session can be forked or restored."""
     ForkSession: _aio.UnaryUnaryMultiCallable[_session_pb2.ForkSessionRequest, _session_pb2.ForkSessionResponse]
     """Starts a new session with the history of this one up to a place. Not implemented yet."""
     RestoreCheckpoint: _aio.UnaryUnaryMultiCallable[_session_pb2.RestoreCheckpointRequest, _session_pb2.RestoreCheckpointResponse]
@@ -156,7 +156,7 @@ class SessionServiceServicer:
         request: _session_pb2.ListCheckpointsRequest,
         context: _aio.ServicerContext[_session_pb2.ListCheckpointsRequest, _abc.Awaitable[_session_pb2.ListCheckpointsResponse]],
     ) -> _abc.Awaitable[_session_pb2.ListCheckpointsResponse]:
-        """Lists the places from which a session can be forked or restored. Not implemented yet."""
+        """Lists the places from which a session can be forked or restored."""
 
     def ForkSession(
         self,

@@ -76,7 +76,7 @@ class _CheckpointKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Checkp
     CHECKPOINT_KIND_APPROVAL_PENDING: _CheckpointKind.ValueType  # 3
     """A turn began to wait for an approval."""
     CHECKPOINT_KIND_CONTENT_PARTIAL: _CheckpointKind.ValueType  # 4
-    """A model's message was cut."""
+    """A model's message was cut, or its call failed: the place is where that call began."""
     CHECKPOINT_KIND_EXECUTION_COMPLETE: _CheckpointKind.ValueType  # 5
     """A turn ended."""
 
@@ -92,7 +92,7 @@ CHECKPOINT_KIND_TOOL_CALL: CheckpointKind.ValueType  # 2
 CHECKPOINT_KIND_APPROVAL_PENDING: CheckpointKind.ValueType  # 3
 """A turn began to wait for an approval."""
 CHECKPOINT_KIND_CONTENT_PARTIAL: CheckpointKind.ValueType  # 4
-"""A model's message was cut."""
+"""A model's message was cut, or its call failed: the place is where that call began."""
 CHECKPOINT_KIND_EXECUTION_COMPLETE: CheckpointKind.ValueType  # 5
 """A turn ended."""
 Global___CheckpointKind: _TypeAlias = CheckpointKind  # noqa: Y015
@@ -1077,7 +1077,7 @@ class Checkpoint(_message.Message):
     TURN_ID_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     checkpoint_id: _builtins.str
-    """Names it within the session."""
+    """Names it within the session; the same as long as the log has its event."""
     kind: Global___CheckpointKind.ValueType
     """What it marks."""
     sequence: _builtins.int

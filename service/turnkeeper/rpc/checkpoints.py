@@ -1,0 +1,36 @@
+"""The verbs of SessionService about places in a log: decode, one verb, encode."""
+
+from turnkeeper.domain.checkpoint import event_named
+from turnkeeper.engine.checkpoints import Checkpoints
+from turnkeeper.engine.sessions import Sessions
+from turnkeeper.pb.v1 import session_pb2
+from turnkeeper.rpc import codec
+from turnkeeper.rpc.caller import NOBODY
+from turnkeeper.rpc.interceptor import Context
+from turnkeeper.rpc.pages import Pages
+
+
+class CheckpointVerbs:
+    """A part of SessionService, which has these."""
+
+    _sessions: Sessions
+    _checkpoints: Checkpoints
+    _pages: Pages
+
+    async def ListCheckpoints(
+        self, request: session_pb2.ListCheckpointsRequest, context: Context
+    ) -> session_pb2.ListCheckpointsResponse:
+        caller = NOBODY
+        _, head = await self._sessions.get(caller.tenant, request.session_id)
+        size = self._pages.size(request.page_size)
+        start = self._pages.after(request, tenant=caller.tenant)
+        found = await self._checkpoints.page(head, after=int(start[0]) if start else 0, limit=size + 1)
+        page, token = self._pages.split(
+            found,
+            request,
+            tenant=caller.tenant,
+            size=size,
+            place=lambda checkpoint: (event_named(checkpoint.checkpoint_id),),
+            view=lambda checkpoint: codec.fill(session_pb2.Checkpoint(), checkpoint),
+        )
+        return session_pb2.ListCheckpointsResponse(checkpoints=page, next_page_token=token)

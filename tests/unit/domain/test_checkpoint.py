@@ -1,0 +1,98 @@
+"""Which events are checkpoints, where each one is, and what it is called."""
+
+import pytest
+
+from tests.builders import NOON
+from turnkeeper.codes import Code, ErrorDetail
+from turnkeeper.domain.approval import ApprovalKind
+from turnkeeper.domain.checkpoint import MARKS, CheckpointKind, checkpoint_of, event_named
+from turnkeeper.domain.event import (
+    NAMES,
+    ApprovalRequested,
+    AttemptFailed,
+    AttemptOutcome,
+    AttemptSuperseded,
+    Event,
+    MessageCompleted,
+    Payload,
+    ToolCalled,
+    TurnCancelled,
+    TurnCompleted,
+    TurnFailed,
+    TurnRetried,
+    TurnStarted,
+)
+from turnkeeper.domain.message import FinishReason, Usage
+from turnkeeper.domain.tool import PolicyAction, ToolClass
+from turnkeeper.domain.turn import CancelReason, StopReason
+
+ERROR = ErrorDetail(code=Code.LLM_API_ERROR, message="It failed.")
+
+
+def a_message(finish: FinishReason) -> MessageCompleted:
+    return MessageCompleted(
+        message_id="m", content=(), tool_requests=(), finish_reason=finish, usage=Usage(), model="small"
+    )
+
+
+CALLED = ToolCalled(
+    tool_call_id="c",
+    tool="add",
+    arguments_json="{}",
+    arguments_hash="h",
+    action=PolicyAction.AUTO,
+    tool_class=ToolClass.READ_ONLY,
+    message_id="m",
+)
+ASKED = ApprovalRequested(
+    approval_id="a",
+    kind=ApprovalKind.TOOL_CALL,
+    tool_call_id="c",
+    tool="add",
+    arguments_json="{}",
+    arguments_hash="h",
+    round=1,
+    expire_time=NOON,
+)
+PLACES: list[tuple[Payload, str, int]] = [
+    (TurnStarted(message_id="m"), "execution_start-12", 12),
+    (TurnRetried(principal="ada", message_id="m"), "execution_start-12", 12),
+    (CALLED, "tool_call-12", 12),
+    (ASKED, "approval_pending-12", 12),
+    (a_message(FinishReason.INTERRUPTED), "content_partial-12", 11),
+    (AttemptSuperseded(superseded_attempt=1, message_id="m"), "content_partial-12", 11),
+    (AttemptFailed(error=ERROR, outcome=AttemptOutcome.RETRYING), "content_partial-12", 11),
+    (TurnCompleted(stop_reason=StopReason.FINISHED, usage=Usage(), message_id="m"), "execution_complete-12", 12),
+    (TurnFailed(error=ERROR, usage=Usage()), "execution_complete-12", 12),
+    (TurnCancelled(reason=CancelReason.REQUESTED, principal="ada", usage=Usage()), "execution_complete-12", 12),
+]
+
+
+def event(payload: Payload) -> Event:
+    return Event(sequence=12, turn_id="t", attempt=1, create_time=NOON, payload=payload)
+
+
+@pytest.mark.parametrize(("payload", "name", "place"), PLACES, ids=lambda value: type(value).__name__)
+def test_each_mark_has_its_name_and_its_place(payload: Payload, name: str, place: int) -> None:
+    found = checkpoint_of(event(payload), kind=NAMES[type(payload)])
+    assert found is not None
+    assert (found.checkpoint_id, found.sequence, found.turn_id, found.create_time) == (name, place, "t", NOON)
+    assert found.kind.lower() == name.removesuffix("-12")
+    assert event_named(name) == 12
+
+
+def test_every_kind_of_mark_is_in_the_table() -> None:
+    assert {NAMES[type(payload)] for payload, _, _ in PLACES} == MARKS
+    assert {name.removesuffix("-12") for _, name, _ in PLACES} == {kind.lower() for kind in CheckpointKind}
+
+
+@pytest.mark.parametrize("finish", set(FinishReason) - {FinishReason.INTERRUPTED})
+def test_a_whole_message_is_none(finish: FinishReason) -> None:
+    assert checkpoint_of(event(a_message(finish)), kind="message_completed") is None
+
+
+@pytest.mark.parametrize(
+    "name", ["", "tool_call", "tool_call-", "tool_call-0", "tool_call-012", "tool_call--1", "tool_call-1x", "-1", "1"]
+)
+def test_what_is_no_name_names_no_event(name: str) -> None:
+    assert event_named(name) == 0
