@@ -1,0 +1,139 @@
+"""`make chaos-points`: kill and freeze a server at every fault point; 0 lost, 0 doubled, 0 wrong, or exit 1."""
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests import harness
+from tests.chaos.points.script import AGENTS, SCRIPT, plans
+from tests.chaos.points.trial import KINDS, LEASE, Finding, Stage, play
+from tests.checker.compare import differences
+from tests.workshop import Workshop
+from turnkeeper.store.embedded import EmbeddedMongo
+
+REPORT = Path("build/chaos-points.json")
+DATABASE = "points"
+
+
+async def run(args: argparse.Namespace) -> int:
+    """Every trial, a report, the exit status."""
+    chosen = plans(times=args.times, only=args.only)
+    began, findings = time.monotonic(), list[Finding]()
+    with tempfile.TemporaryDirectory(prefix="turnkeeper-points-") as folder:
+        workshop = Workshop(Path(folder))
+        workshop.install()
+        agents = Path(folder) / "agents.toml"
+        agents.write_text(AGENTS, encoding="utf-8")
+        flags = ("--agents", str(agents), "--lease", f"{LEASE:g}s", "--log-level", "ERROR")
+        async with (
+            EmbeddedMongo(Path(folder) / "database", test_commands=True) as uri,
+            harness.scripted(SCRIPT) as model,
+            harness.server_process(uri, DATABASE, model, flags=flags, variables=workshop.variables) as keeper,
+            harness.connect(keeper.address) as stubs,
+        ):
+            stage = Stage(mongo_uri=uri, database=DATABASE, model=model, agents=agents, workshop=workshop, keeper=stubs)
+            room = asyncio.Semaphore(args.at_once)
+
+            async def one(number: int) -> None:
+                async with room:
+                    finding = await play(stage, chosen[number], name=f"{number}-{chosen[number].point}")
+                findings.append(finding)
+                _progress(finding, len(findings), len(chosen), time.monotonic() - began)
+
+            async with asyncio.TaskGroup() as group:
+                for number in range(len(chosen)):
+                    group.create_task(one(number))
+            changed = [line for finding in findings for line in await _changed(stubs, finding)]
+            broken = await differences(uri, DATABASE)
+    report = _report(findings, changed, broken, seconds=time.monotonic() - began)
+    return _tell(report)
+
+
+async def _changed(stubs: harness.Stubs, finding: Finding) -> list[str]:
+    """What a server that was thawed wrote into a turn that had ended without it."""
+    logs = finding.logs.items()
+    return [
+        f"wrong text: the log of {label} changed after its turn had ended ({finding.plan.armed})"
+        for label, log in logs
+        if await harness.all_events(stubs, label) != log
+    ]
+
+
+def _progress(finding: Finding, done: int, of: int, seconds: float) -> None:
+    for complaint in finding.complaints:
+        print(f"  {finding.plan.armed}: {complaint}", flush=True)
+    if done % 10 == 0 or done == of:
+        print(f"chaos-points: {done} of {of} trials, {seconds:.0f} s", flush=True)
+
+
+def _report(
+    findings: Sequence[Finding], changed: Sequence[str], broken: Sequence[str], *, seconds: float
+) -> dict[str, Any]:
+    points: dict[str, Counter[str]] = {}
+    complaints = [*changed]
+    for finding in findings:
+        count = points.setdefault(finding.plan.point, Counter())
+        count["trials"] += 1
+        count["struck"] += bool(finding.struck_at)
+        count[finding.plan.action] += bool(finding.struck_at)
+        count["unknown_outcomes"] += finding.unknown
+        complaints += [f"{finding.plan.armed}: {complaint}" for complaint in finding.complaints]
+    late = sorted(finding.takeover for finding in findings if finding.takeover is not None)
+    return {
+        "seconds": round(seconds, 1),
+        "lease_seconds": LEASE,
+        "trials": len(findings),
+        "acknowledged": sum(finding.acknowledged for finding in findings),
+        "violations": {kind: sum(kind in complaint for complaint in complaints) for kind in KINDS},
+        "documents_that_differ_from_their_log": list(broken),
+        "takeovers": len(late),
+        "takeover_seconds": {"p50": _quantile(late, 0.5), "p99": _quantile(late, 0.99)},
+        "points": {name: dict(count) for name, count in points.items()},
+        "complaints": complaints,
+    }
+
+
+def _quantile(values: Sequence[float], share: float) -> float | None:
+    if len(values) < 2:
+        return round(values[0], 2) if values else None
+    return round(statistics.quantiles(values, n=100, method="inclusive")[round(share * 100) - 1], 2)
+
+
+def _tell(report: dict[str, Any]) -> int:
+    print(f"\n{'point':30} {'trials':>6} {'killed':>6} {'frozen':>6} {'unknown':>7}")
+    for name, count in report["points"].items():
+        row = (count["trials"], count.get("kill", 0), count.get("stop", 0), count["unknown_outcomes"])
+        print(f"{name:30} {row[0]:6} {row[1]:6} {row[2]:6} {row[3]:7}")
+    late = report["takeover_seconds"]
+    print(f"\n{report['trials']} trials, {report['acknowledged']} acknowledgements, {report['seconds']:.0f} s")
+    print(f"take-overs: {report['takeovers']}, p50 {late['p50']} s, p99 {late['p99']} s (lease {LEASE:g} s)")
+    wrong = {**report["violations"], "documents": len(report["documents_that_differ_from_their_log"])}
+    print(", ".join(f"{kind}: {count}" for kind, count in wrong.items()))
+    REPORT.parent.mkdir(exist_ok=True)
+    REPORT.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(f"report: {REPORT}")
+    return 1 if any(wrong.values()) else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.chaos.points",
+        description=__doc__,
+        epilog="example: python -m tests.chaos.points --only turn.tool --times 4",
+    )
+    parser.add_argument("--times", type=int, default=20, help="trials of each point [20]")
+    parser.add_argument("--only", default="", help="points whose name has this in it [all]")
+    parser.add_argument("--at-once", type=int, default=4, help="trials at once [4]")
+    return asyncio.run(run(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

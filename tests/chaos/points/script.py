@@ -1,0 +1,79 @@
+"""What the model says to the trials, and which points are met in which conversation."""
+
+from dataclasses import dataclass
+
+from turnkeeper import faults
+
+LETTER = (
+    "{label} 1: the quick brown fox, le renard brûlé, 狐, jumps over the lazy dog; nothing of this may come twice, "
+    "and nothing may be missing, not even the last stop 🗝."
+)
+"""Slow enough for a lease to be renewed while it is spoken; letters of one to four bytes."""
+
+SCRIPT = r"""
+[[reply]]
+match = '^act (?P<label>\S+)'
+after_tools = 0
+tool_calls = [{ name = "act", arguments = { label = "{label}" } }]
+
+[[reply]]
+match = '^act (?P<label>\S+)'
+chunk = 4
+delay = "40ms"
+text = "LETTER"
+""".replace("LETTER", LETTER)
+
+AGENTS = """
+[[agent]]
+name = "auto"
+tools = ["act"]
+[agent.limits]
+tool_timeout = "20s"
+[[agent.policy]]
+tool = "*"
+action = "auto"
+ttl = "1h"
+
+[[agent]]
+name = "asks"
+tools = ["act"]
+[[agent.policy]]
+tool = "*"
+action = "approve"
+ttl = "1h"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One trial: the point, what happens there at which passage, and whether a person is asked before the tool runs."""
+
+    point: str
+    action: str
+    passage: int
+    agent: str
+
+    @property
+    def armed(self) -> str:
+        """As the variable has it."""
+        return f"{self.point}={self.action}@{self.passage}"
+
+
+def plans(*, times: int, only: str = "") -> list[Plan]:
+    """`times` trials of every point, every other one frozen instead of killed; points take turns.
+
+    Points of every step are met at its first, second … fifth passage: the message, its answer, the tool's start, its
+    result, the end. The sweeper's is met once some sweeps have passed, in the middle of the conversation.
+    """
+    chosen = [name for name in faults.NAMES if only in name]
+    return [_plan(name, number) for number in range(times) for name in chosen]
+
+
+def _plan(name: str, number: int) -> Plan:
+    asks = name.startswith(("approval.", "claim.")) or number % 4 >= 2
+    passage = 1
+    if name.startswith("step."):
+        passage += number // 2 % 5
+    if name.startswith("sweep."):
+        passage = 6 + number % 6
+    return Plan(name, "stop" if number % 2 else "kill", passage, "asks" if asks else "auto")

@@ -1,0 +1,218 @@
+"""One trial: a conversation whose server dies at a named place, and what must be true of it afterwards."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+from grpc import aio
+
+from tests import harness
+from tests.chaos.points.caller import PATIENCE, Caller
+from tests.chaos.points.script import LETTER, Plan
+from tests.e2e.reading import Reader, watch
+from tests.workshop import Workshop
+from turnkeeper import faults
+from turnkeeper.model.scripted import ScriptedModel
+from turnkeeper.pb.v1 import approval_pb2, chat_pb2, event_pb2
+
+LEASE = 2.0
+"""Seconds."""
+CONVERSATIONS = 8
+"""Which of two servers claims a turn is open: so many conversations are led until the armed one meets its place."""
+MARKED = '"marked as done"'
+
+_ASKING = frozenset({chat_pb2.TURN_STATE_AWAITING_APPROVAL, chat_pb2.TURN_STATE_AWAITING_OUTCOME})
+
+
+@dataclass(slots=True)
+class Finding:
+    """What a trial showed. Each complaint begins with its kind, as in `KINDS`.
+
+    `struck_at`: when the server met its place, seconds of the wall clock; 0 before. `takeover`: seconds from there to
+    the first event of the next attempt, where one was lost. `logs`: each session's events when its turn had ended.
+    """
+
+    plan: Plan
+    struck_at: float = 0.0
+    complaints: list[str] = field(default_factory=list)
+    unknown: int = 0
+    takeover: float | None = None
+    acknowledged: int = 0
+    logs: dict[str, list[event_pb2.Event]] = field(default_factory=dict)
+
+
+KINDS = ("lost", "double start", "wrong text", "not struck")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """What all trials share. `keeper` is the server that nothing happens to."""
+
+    mongo_uri: str
+    database: str
+    model: ScriptedModel
+    agents: Path
+    workshop: Workshop
+    keeper: harness.Stubs
+
+
+async def play(stage: Stage, plan: Plan, *, name: str) -> Finding:
+    """Lead conversations with an armed server until it is struck; then judge them all."""
+    finding = Finding(plan)
+    async with _armed(stage, plan) as server, harness.connect(server.address) as stubs:
+        watching = asyncio.create_task(_watch(server, plan, finding))
+        for number in range(CONVERSATIONS):
+            label = f"{name}-{number}"
+            try:
+                await Conversation(stage, plan, label=label, armed=stubs).lead(finding)
+            except* AssertionError as wrong:
+                finding.complaints += [f"wrong text: a subscriber of {label}: {error}" for error in wrong.exceptions]
+            except* (aio.AioRpcError, TimeoutError) as lost:
+                finding.complaints += [f"lost: a call about {label} failed: {error!r}" for error in lost.exceptions]
+            if finding.struck_at:
+                break
+        watching.cancel()
+        if not finding.struck_at:
+            finding.complaints.append(f"not struck: {plan.armed}")
+        elif plan.action == "stop":
+            await _thawed(stage, server, stubs)
+    return finding
+
+
+class Conversation:
+    """One session: a message, perhaps a question, a tool, a letter; a subscriber reads it all."""
+
+    def __init__(self, stage: Stage, plan: Plan, *, label: str, armed: harness.Stubs) -> None:
+        self._stage = stage
+        self._plan = plan
+        self._label = label
+        self._caller = Caller(armed, stage.keeper)
+        self._keeper = Caller(stage.keeper)
+        self._reader = Reader()
+
+    async def lead(self, finding: Finding) -> None:
+        """From the first message to the end of its turn; adds what is wrong to the finding."""
+        label = self._label
+        await self._keeper.create(self._plan.agent, label)
+        async with asyncio.TaskGroup() as group:
+            reading = group.create_task(self._read())
+            turn_id = await self._caller.send(label, f"act {label}", request_id=label)
+            finding.acknowledged += 1
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    turn = await self._until_ended(turn_id, finding)
+            except TimeoutError:
+                finding.complaints.append(f"lost: the turn of {label} did not end in {PATIENCE:g} s")
+                reading.cancel()
+                return
+            await self._until_read(reading)
+        await self._judge(turn, finding)
+
+    async def _until_ended(self, turn_id: str, finding: Finding) -> chat_pb2.Turn:
+        while True:
+            turn = await self._keeper.turn(self._label, turn_id, wait=2)
+            if turn.state in _ASKING and (asked := await self._keeper.asked(self._label)) is not None:
+                await self._answer(asked, finding)
+            elif turn.HasField("end_time"):
+                return turn
+
+    async def _answer(self, asked: approval_pb2.Approval, finding: Finding) -> None:
+        if asked.kind == event_pb2.APPROVAL_KIND_OUTCOME:
+            finding.unknown += 1
+            done = event_pb2.APPROVAL_DECISION_MARK_DONE
+            await self._caller.decide(asked, done, result=MARKED)
+            return
+        decided = await self._caller.decide(asked, event_pb2.APPROVAL_DECISION_APPROVE)
+        finding.acknowledged += 1
+        if decided.state != approval_pb2.APPROVAL_STATE_APPROVED:
+            finding.complaints.append(f"lost: {self._label} was approved, and is {decided.state}")
+
+    async def _read(self) -> None:
+        """Reads on over every break; the strict reader fails on text that is repeated, missing or contradicted."""
+        while True:
+            try:
+                async for _ in watch(self._stage.keeper, self._label, self._reader):
+                    pass
+            except aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+
+    async def _until_read(self, reading: asyncio.Task[None]) -> None:
+        ended = {"turn_completed", "turn_failed", "turn_cancelled"}
+        async with asyncio.timeout(PATIENCE):
+            while not ended & set(self._reader.kinds):
+                if reading.done():
+                    break
+                await asyncio.sleep(0.02)
+        reading.cancel()
+
+    async def _judge(self, turn: chat_pb2.Turn, finding: Finding) -> None:
+        label, say = self._label, finding.complaints.append
+        stored = finding.logs[label] = await harness.all_events(self._stage.keeper, label)
+        for event in stored:
+            if event.HasField("attempt_superseded") and finding.struck_at:
+                finding.takeover = event.create_time.ToMicroseconds() / 1e6 - finding.struck_at
+        if turn.state != chat_pb2.TURN_STATE_COMPLETED:
+            say(f"lost: the turn of {label} ended as {chat_pb2.TurnState.Name(turn.state)}: {turn.error.message}")
+            return
+        finding.complaints += self._texts(turn, stored)
+        kinds = harness.kinds(stored)
+        if kinds.count("message_received") != 1:
+            say(f"lost: {label} has {kinds.count('message_received')} messages instead of one")
+        starts = self._stage.workshop.effects(label)
+        if len(starts) > 1:
+            say(f"double start: the tool of {label} ran {len(starts)} times, in {[start.pid for start in starts]}")
+        if not starts and not finding.unknown:
+            say(f"lost: the tool of {label} never ran")
+
+    def _texts(self, turn: chat_pb2.Turn, stored: list[event_pb2.Event]) -> list[str]:
+        """What is wrong with the answer, and with what the subscriber was given of it."""
+        label, text = self._label, LETTER.replace("{label}", self._label)
+        said = self._reader.completed()[-1].message_completed
+        heard = self._reader.text(said.message_id)
+        wrong: list[str] = []
+        if harness.answer_of(turn) != text:
+            wrong.append(f"wrong text: the answer of {label} is {harness.answer_of(turn)!r}")
+        if heard and heard != text:
+            wrong.append(f"wrong text: a subscriber of {label} heard {heard!r}")
+        if self._reader.events != stored:
+            wrong.append(f"wrong text: a subscriber of {label} got other events than are stored")
+        return wrong
+
+
+@contextlib.asynccontextmanager
+async def _armed(stage: Stage, plan: Plan) -> AsyncIterator[harness.ServerProcess]:
+    variables = {**stage.workshop.variables, faults.VARIABLE: plan.armed}
+    flags = ("--agents", str(stage.agents), "--lease", f"{LEASE:g}s", "--log-level", "ERROR")
+    async with harness.server_process(
+        stage.mongo_uri, stage.database, stage.model, flags=flags, variables=variables
+    ) as server:
+        yield server
+
+
+async def _thawed(stage: Stage, server: harness.ServerProcess, stubs: harness.Stubs) -> None:
+    """The frozen server goes on, in a world that has gone on without it; what it then writes must be refused."""
+    os.kill(server.pid, signal.SIGCONT)
+    caller = Caller(stubs, stage.keeper)
+    await caller.create("auto", f"thawed-{server.pid}")
+
+
+async def _watch(server: harness.ServerProcess, plan: Plan, finding: Finding) -> None:
+    """Note when the server is struck."""
+    process = server.process
+    while not finding.struck_at:
+        killed = process.returncode == -signal.SIGKILL
+        if killed if plan.action == "kill" else process.returncode is None and _state(process.pid) == "T":
+            finding.struck_at = time.time()
+        await asyncio.sleep(0.01)
+
+
+def _state(pid: int) -> str:
+    """As the kernel has it: T is stopped."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
