@@ -22,6 +22,13 @@ def taken(port: int) -> bool:
     return False
 
 
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def holder(port: int) -> str:
     """The program that listens on it, as "name (pid 7)"; "another program" where we may not see it."""
     sockets = {f"socket:[{inode}]" for inode in _inodes(port)}

@@ -327,3 +327,4 @@ async def _into(result: asyncio.Future[T], work: Coroutine[None, None, T]) -> No
         raise
     except Exception as error:  # noqa: BLE001 - whoever waits for the result gets it
         result.set_exception(error)
+        result.exception()  # whoever waited may be gone, and that is no reason for a warning

@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import json
-import statistics
 import sys
 import tempfile
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import harness
+from tests.chaos.figures import quantile
 from tests.chaos.points.script import AGENTS, SCRIPT, plans
 from tests.chaos.points.trial import KINDS, LEASE, Finding, Stage, play
 from tests.checker.compare import differences
@@ -95,16 +95,10 @@ def _report(
         "violations": {kind: sum(kind in complaint for complaint in complaints) for kind in KINDS},
         "documents_that_differ_from_their_log": list(broken),
         "takeovers": len(late),
-        "takeover_seconds": {"p50": _quantile(late, 0.5), "p99": _quantile(late, 0.99)},
+        "takeover_seconds": {"p50": quantile(late, 0.5), "p99": quantile(late, 0.99)},
         "points": {name: dict(count) for name, count in points.items()},
         "complaints": complaints,
     }
-
-
-def _quantile(values: Sequence[float], share: float) -> float | None:
-    if len(values) < 2:
-        return round(values[0], 2) if values else None
-    return round(statistics.quantiles(values, n=100, method="inclusive")[round(share * 100) - 1], 2)
 
 
 def _tell(report: dict[str, Any]) -> int:

@@ -1,0 +1,154 @@
+"""`make chaos-rolling`: three replicas under load are replaced, by the next version, then by themselves once more."""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests import harness
+from tests.chaos.rolling.load import SCRIPT, Load
+from tests.checker.compare import differences
+from tests.demo.ports import free_port
+from turnkeeper.model.scripted import ScriptedModel
+from turnkeeper.store.embedded import EmbeddedMongo
+
+REPORT = Path("build/chaos-rolling.json")
+DATABASE = "rolling"
+REPLICAS = 3
+NEXT = {"TURNKEEPER_TEST_SCHEMA": "N+1"}
+"""Makes a server behave as the next version would."""
+SETTLE = 5.0
+"""Seconds of load before, between and after."""
+AGENTS = """
+[[agent]]
+name = "talker"
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """What every replica is started with."""
+
+    mongo_uri: str
+    model: ScriptedModel
+    agents: Path
+
+
+class Replica:
+    """A server at one port, replaced in place."""
+
+    def __init__(self, stage: Stage, *, port: int) -> None:
+        self.port = port
+        self._stage = stage
+        self._stack = contextlib.AsyncExitStack()
+        self._server: harness.ServerProcess | None = None
+
+    async def start(self, variables: dict[str, str]) -> None:
+        stage = self._stage
+        flags = ("--agents", str(stage.agents), "--port", str(self.port), "--lease", "5s", "--drain-delay", "1s")
+        program = harness.server_process(
+            stage.mongo_uri,
+            DATABASE,
+            stage.model,
+            flags=(*flags, "--drain-grace", "10s", "--log-level", "ERROR"),
+            variables=variables,
+        )
+        self._server = await self._stack.enter_async_context(program)
+
+    async def replace(self, variables: dict[str, str]) -> float:
+        """SIGTERM, wait for its end, start the next; the drain's seconds."""
+        if self._server is None:
+            raise RuntimeError("nothing runs that could be replaced")
+        began = time.monotonic()
+        status = await self._server.terminate()
+        drained = time.monotonic() - began
+        if status:
+            raise RuntimeError(f"a replica did not drain: its exit status was {status}")
+        await self.start(variables)
+        return drained
+
+    async def stop(self) -> None:
+        await self._stack.aclose()
+
+
+@contextlib.asynccontextmanager
+async def _replicas(stage: Stage) -> AsyncIterator[list[Replica]]:
+    replicas = [Replica(stage, port=free_port()) for _ in range(REPLICAS)]
+    try:
+        for replica in replicas:
+            await replica.start({})
+        yield replicas
+    finally:
+        for replica in replicas:
+            await replica.stop()
+
+
+async def run(args: argparse.Namespace) -> int:
+    drains: list[float] = []
+    with tempfile.TemporaryDirectory(prefix="turnkeeper-rolling-") as folder:
+        agents = Path(folder) / "agents.toml"
+        agents.write_text(AGENTS, encoding="utf-8")
+        async with EmbeddedMongo(Path(folder) / "database") as uri, harness.scripted(SCRIPT) as model:
+            async with _replicas(Stage(mongo_uri=uri, model=model, agents=agents)) as replicas:
+                load = Load("ipv4:" + ",".join(f"127.0.0.1:{replica.port}" for replica in replicas))
+                working = asyncio.create_task(load.run(talkers=args.talkers, askers=args.askers))
+                for number in range(2):
+                    await asyncio.sleep(SETTLE)
+                    for replica in replicas:
+                        drains.append(await replica.replace(NEXT))
+                        print(f"chaos-rolling: round {number + 1}, drained in {drains[-1]:.1f} s", flush=True)
+                await asyncio.sleep(SETTLE)
+                load.stop.set()
+                await working
+            broken = await differences(uri, DATABASE)
+    return _tell(load, drains, broken)
+
+
+def _tell(load: Load, drains: list[float], broken: list[str]) -> int:
+    counts = load.counts
+    report: dict[str, Any] = {
+        "replicas": REPLICAS,
+        "replaced": len(drains),
+        "longest_drain_seconds": round(max(drains), 1),
+        "turns": counts.turns,
+        "streams": counts.streams,
+        "unary_calls": counts.unary,
+        "slowest_unary_seconds": round(counts.slowest_unary, 2),
+        "violations": {
+            "calls failed after the client's retries": len(counts.failed),
+            "streams that were wrong": len(counts.wrong),
+            "documents that differ from their log": len(broken),
+        },
+        "complaints": [*counts.failed, *counts.wrong, *broken],
+    }
+    for name in ("replaced", "longest_drain_seconds", "turns", "streams", "unary_calls", "slowest_unary_seconds"):
+        print(f"{name.replace('_', ' '):30} {report[name]}")
+    for complaint in report["complaints"][:20]:
+        print(f"  {complaint}")
+    print(", ".join(f"{name}: {count}" for name, count in report["violations"].items()))
+    REPORT.parent.mkdir(exist_ok=True)
+    REPORT.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(f"report: {REPORT}")
+    return 1 if any(report["violations"].values()) or not counts.turns else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.chaos.rolling",
+        description=__doc__,
+        epilog="example: python -m tests.chaos.rolling --talkers 4 --askers 2",
+    )
+    parser.add_argument("--talkers", type=int, default=12, help="sessions that talk at once [12]")
+    parser.add_argument("--askers", type=int, default=6, help="callers of short calls [6]")
+    return asyncio.run(run(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""What is asked of the service while it is replaced: by its own Python client, whose retries are all there are."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from turnkeeper_client import Client
+from turnkeeper_client.errors import SessionError, TransportError
+from turnkeeper_client.pb.v1 import chat_pb2
+from turnkeeper_client.session import Session
+
+PAUSE = 0.05
+"""Seconds between two unary calls of one caller."""
+TALES = 4
+"""Messages in one session; then its follower has seen all of it, and a new one begins."""
+
+
+def tale(name: str) -> str:
+    """What the model answers to `tell NAME`."""
+    return f"{name}: once upon a time, in a plain and quiet place, somebody counted to ten, 永遠に, and never lost one."
+
+
+SCRIPT = """
+[[reply]]
+match = '^tell (?P<name>\\\\S+)'
+chunk = 6
+delay = "60ms"
+text = "TALE"
+""".replace("TALE", tale("{name}"))
+
+
+@dataclass(slots=True)
+class Counts:
+    """What came of it. `failed` and `wrong` hold a line each."""
+
+    unary: int = 0
+    turns: int = 0
+    streams: int = 0
+    slowest_unary: float = 0.0
+    failed: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+
+class Load:
+    """Talkers that stream, askers that make unary calls, followers that watch; until `stop` is set."""
+
+    def __init__(self, target: str) -> None:
+        self.counts = Counts()
+        self.stop = asyncio.Event()
+        self._target = target
+
+    async def run(self, *, talkers: int, askers: int) -> None:
+        async with asyncio.TaskGroup() as group:
+            for number in range(talkers):
+                group.create_task(self._talk(number))
+            for _ in range(askers):
+                group.create_task(self._ask())
+
+    async def _talk(self, number: int) -> None:
+        """Session after session; each is followed from its first event to its end."""
+        async with Client(self._target) as client:
+            count = 0
+            while not self.stop.is_set():
+                count += 1
+                try:
+                    await self._session(client, f"r-{number}-{count}")
+                except (SessionError, TransportError) as error:
+                    self.counts.failed.append(f"session r-{number}-{count}: {error!r}")
+
+    async def _session(self, client: Client, name: str) -> None:
+        session = await client.sessions.create("talker", session_id=name)
+        self.counts.unary += 1
+        async with asyncio.TaskGroup() as group:
+            following = group.create_task(self._follow(client.session(name)))
+            for number in range(TALES):
+                await self._tell(session, f"{name}-{number}")
+            await client.sessions.end(name)
+            self.counts.unary += 1
+            await asyncio.wait_for(following, 60)
+
+    async def _tell(self, session: Session, label: str) -> None:
+        said, stream = "", session.stream(f"tell {label}", request_id=label)
+        async for piece in stream.text():
+            said = str(piece) if piece.restart else said + piece
+        self.counts.streams += 1
+        turn = stream.turn
+        if turn is None or turn.state != chat_pb2.TURN_STATE_COMPLETED:
+            self.counts.wrong.append(f"{label}: its stream ended with {turn}")
+            return
+        self.counts.turns += 1
+        answer = "".join(part.text for part in turn.answer)
+        if said != tale(label) or answer != tale(label):
+            self.counts.wrong.append(f"{label}: {said!r} was streamed, {answer!r} is stored")
+
+    async def _follow(self, session: Session) -> None:
+        """Every durable event once and in order, to the session's end."""
+        last = 0
+        async for event in session.follow(previews=False):
+            if event.sequence != last + 1:
+                self.counts.wrong.append(f"{session.id}: event {event.sequence} follows {last}")
+            last = event.sequence
+        self.counts.streams += 1
+
+    async def _ask(self) -> None:
+        """Short calls, all the time."""
+        async with Client(self._target) as client:
+            session = await client.sessions.create("talker")
+            while not self.stop.is_set():
+                began = time.monotonic()
+                try:
+                    await client.sessions.get(session.id)
+                except (SessionError, TransportError) as error:
+                    self.counts.failed.append(f"GetSession: {error!r}")
+                self.counts.unary += 1
+                self.counts.slowest_unary = max(self.counts.slowest_unary, time.monotonic() - began)
+                await asyncio.sleep(PAUSE)
