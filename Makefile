@@ -1,7 +1,7 @@
 # Everything is installed in .venv and built in build/; a plain machine needs git, make and Python 3.11 or later.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test coverage lint format proto docs proto-release lock check clean
+.PHONY: help setup run demo test coverage chaos-points chaos-crowd chaos-rolling lint format proto docs proto-release lock check clean
 
 BIN := .venv/bin
 UV := build/boot/bin/uv
@@ -38,6 +38,15 @@ test: setup ## every test, on a real database and real sockets (PYTEST_ARGS="-k 
 
 coverage: setup ## every test, and which branches none of them takes (slower)
 	$(BIN)/pytest -n $(TEST_WORKERS) --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+
+chaos-points: setup ## a server killed or frozen at every fault point, 20 times each (12 min; CHAOS_ARGS="--only turn.")
+	@$(BIN)/python -m tests.chaos.points $(CHAOS_ARGS)
+
+chaos-crowd: setup ## 1,000 clients killed in mid-turn, then 10,000 idle streams (3 min)
+	@$(BIN)/python -m tests.chaos.crowd $(CHAOS_ARGS)
+
+chaos-rolling: setup ## three replicas replaced under load, twice (2 min)
+	@$(BIN)/python -m tests.chaos.rolling $(CHAOS_ARGS)
 
 lint: setup ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.demo import ports
 from tests.demo.program import children
 from tests.processes import alive, until
 
@@ -60,10 +61,7 @@ async def run(port: int, data: Path) -> AsyncIterator[Running]:
 
 @pytest.fixture
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return ports.free_port()
 
 
 async def paste(line: str) -> str:

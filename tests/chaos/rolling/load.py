@@ -20,9 +20,9 @@ def tale(name: str) -> str:
     return f"{name}: once upon a time, in a plain and quiet place, somebody counted to ten, 永遠に, and never lost one."
 
 
-SCRIPT = """
+SCRIPT = r"""
 [[reply]]
-match = '^tell (?P<name>\\\\S+)'
+match = '^tell (?P<name>\S+)'
 chunk = 6
 delay = "60ms"
 text = "TALE"
@@ -64,8 +64,8 @@ class Load:
                 count += 1
                 try:
                     await self._session(client, f"r-{number}-{count}")
-                except (SessionError, TransportError) as error:
-                    self.counts.failed.append(f"session r-{number}-{count}: {error!r}")
+                except* (SessionError, TransportError, TimeoutError) as group:
+                    self.counts.failed += [f"session r-{number}-{count}: {error!r}" for error in group.exceptions]
 
     async def _session(self, client: Client, name: str) -> None:
         session = await client.sessions.create("talker", session_id=name)
