@@ -203,19 +203,23 @@ async def wait_for_approval(stubs: Stubs, session_id: str, *, timeout: float = 1
     raise AssertionError("the stream ended without a pending approval")
 
 
+async def answer(
+    stubs: Stubs, approval: approval_pb2.Approval, decision: event_pb2.ApprovalDecision.ValueType, **fields: Any
+) -> approval_pb2.DecideApprovalResponse:
+    """Give this answer to what the approval shows."""
+    return await stubs.approvals.DecideApproval(
+        approval_pb2.DecideApprovalRequest(
+            approval_id=approval.approval_id, decision=decision, arguments_hash=approval.arguments_hash, **fields
+        )
+    )
+
+
 async def decide(
     stubs: Stubs, approval: approval_pb2.Approval, *, approve: bool = True, reason: str = ""
 ) -> approval_pb2.DecideApprovalResponse:
     """Decide on what the approval shows."""
     verdict = event_pb2.APPROVAL_DECISION_APPROVE if approve else event_pb2.APPROVAL_DECISION_REJECT
-    return await stubs.approvals.DecideApproval(
-        approval_pb2.DecideApprovalRequest(
-            approval_id=approval.approval_id,
-            decision=verdict,
-            arguments_hash=approval.arguments_hash,
-            reason=reason,
-        )
-    )
+    return await answer(stubs, approval, verdict, reason=reason)
 
 
 async def wait_for_turn(stubs: Stubs, session_id: str, turn_id: str, *, seconds: int = 20) -> chat_pb2.Turn:

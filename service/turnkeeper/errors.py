@@ -320,7 +320,7 @@ class ArgumentsHashMismatch(FailedPrecondition):
 
 
 class ToolOutcomeUnknown(FailedPrecondition):
-    """A tool was running when its server was lost; it may have taken effect: check before you repeat it."""
+    """A tool of this turn may have taken effect, nobody knows; decide its approval, or send a new message."""
 
     code = Code.TOOL_OUTCOME_UNKNOWN
 

@@ -14,6 +14,7 @@ from turnkeeper.pb.v1 import event_pb2
 
 Document = Mapping[str, Any]
 Owned = dict[tuple[str, str], list[Document]]
+_WAITING = ("AWAITING_APPROVAL", "AWAITING_OUTCOME")
 _MEMBERS = ("turns", "tool_calls", "approvals", "requests")
 
 
@@ -104,7 +105,7 @@ def _head(head: Document, folded: Folded, states: Mapping[str, str]) -> Iterator
         yield f"owner {head['owner']!r} with a lease until {head['lease_until']}"
     if not folded.active and (head["owner"] or head["wake_at"]):
         yield "an owner or a wake-up without an active turn"
-    if head["owner"] and states.get(folded.active) not in ("PENDING", "RUNNING", "BACKING_OFF", "AWAITING_APPROVAL"):
+    if head["owner"] and states.get(folded.active) not in ("PENDING", "RUNNING", "BACKING_OFF", *_WAITING):
         yield f"owned, while its turn is {states.get(folded.active)}"
 
 
@@ -117,6 +118,7 @@ def _session(document: Document, folded: Folded) -> Iterator[str]:
         "owner": folded.owner,
         "title": folded.title,
         "usage": folded.usage,
+        "unknown": [{"tool": folded.calls[each].tool, "tool_call_id": each} for each in folded.unknown],
     }
     yield from _unequal("session", document, said)
     if labels != folded.labels or (document["end_time"] is not None) != (folded.state == "ENDED"):
@@ -154,7 +156,7 @@ def _turn(document: Document, turn: FoldedTurn, folded: Folded) -> Iterator[str]
     if turn.end == "FAILED" and Code(document["error"]["code"]) != turn.error_code:
         yield f"{name}: error {document['error']['code']}, log {turn.error_code}"
     waiting = {item["approval_id"] for item in document["pending"]}
-    if waiting != (set(folded.pending(document["id"])) if document["state"] == "AWAITING_APPROVAL" else set()):
+    if waiting != (set(folded.pending(document["id"])) if document["state"] in _WAITING else set()):
         yield f"{name} waits for {waiting}, log {set(folded.pending(document['id']))}"
 
 
@@ -172,6 +174,7 @@ def _calls(documents: list[Document], folded: Folded) -> Iterator[str]:
             "outcome": call.outcome or None,
             "started": bool(call.key),
             "round": call.rounds,
+            "unsettled": call.unsettled,
         }
         yield from _unequal(f"call {call_id}", document, said)
         again = call.state == "STARTED" and not call.irreversible

@@ -10,6 +10,10 @@ from tests.checker.values import BrokenLog, Folded, FoldedApproval, FoldedCall, 
 from turnkeeper.pb.v1 import event_pb2, message_pb2
 
 Event = event_pb2.Event
+ANSWERS: Mapping[str, Mapping[str, str]] = {
+    "TOOL_CALL": {"APPROVE": "APPROVED", "REJECT": "REJECTED"},
+    "OUTCOME": {"RETRY": "APPROVED", "MARK_DONE": "APPROVED", "GIVE_UP": "REJECTED"},
+}
 HELD_DELAY = 2.0
 """Seconds; before a next try that is farther away the turn is let go of, and is BACKING_OFF."""
 
@@ -170,6 +174,10 @@ def _tool_returned(folded: Folded, event: Event) -> None:
         raise BrokenLog(f"call {returned.tool_call_id} returned twice")
     if returned.started != bool(call.key):
         raise BrokenLog(f"call {returned.tool_call_id} says that it was{'' if returned.started else ' not'} started")
+    if call.state == "UNKNOWN" and returned.outcome != (
+        event_pb2.TOOL_OUTCOME_OK if call.done else event_pb2.TOOL_OUTCOME_UNKNOWN
+    ):
+        raise BrokenLog(f"call {returned.tool_call_id} was unknown, and then {returned.outcome} ({event.sequence})")
     call.state = "RETURNED"
     call.outcome = event_pb2.ToolOutcome.Name(returned.outcome).removeprefix("TOOL_OUTCOME_")
 
@@ -181,13 +189,28 @@ def _approval_requested(folded: Folded, event: Event) -> None:
     call.rounds += 1
     if asked.round != call.rounds or asked.arguments_json != call.arguments_json:
         raise BrokenLog(f"approval {asked.approval_id} is of round {asked.round}, or of other arguments")
-    call.state, call.arguments_hash = "AWAITING", asked.arguments_hash
+    kind = event_pb2.ApprovalKind.Name(asked.kind).removeprefix("APPROVAL_KIND_")
+    if kind == "OUTCOME":
+        _lose(folded, asked.tool_call_id)
+    elif call.state not in ("READY", "AWAITING"):
+        raise BrokenLog(f"call {asked.tool_call_id} was {call.state}, and is asked about ({event.sequence})")
+    call.state, call.arguments_hash = "UNKNOWN" if kind == "OUTCOME" else "AWAITING", asked.arguments_hash
     folded.approvals[asked.approval_id] = FoldedApproval(
         turn_id=event.turn_id,
         tool_call_id=asked.tool_call_id,
         round=asked.round,
         arguments_hash=asked.arguments_hash,
+        kind=kind,
+        unknown_tool_call_ids=folded.unknown_of(asked.tool, but=asked.tool_call_id),
     )
+
+
+def _lose(folded: Folded, call_id: str) -> None:
+    call = folded.calls[call_id]
+    if call.state != "STARTED" or not call.irreversible:
+        raise BrokenLog(f"call {call_id} was {call.state}, and nobody knows its outcome")
+    call.unsettled = True
+    folded.unknown.insert(0, call_id)
 
 
 def _approval_decided(folded: Folded, event: Event) -> None:
@@ -195,16 +218,21 @@ def _approval_decided(folded: Folded, event: Event) -> None:
     approval = _close(folded, event, decided.approval_id)
     if (decided.round, decided.arguments_hash) != (approval.round, approval.arguments_hash):
         raise BrokenLog(f"approval {decided.approval_id} was decided on something else")
-    approve = decided.decision == event_pb2.APPROVAL_DECISION_APPROVE
-    approval.state = "APPROVED" if approve else "REJECTED"
+    decision = event_pb2.ApprovalDecision.Name(decided.decision).removeprefix("APPROVAL_DECISION_")
+    approval.state, approval.decision = ANSWERS[approval.kind][decision], decision
     approval.decided_by, approval.reason, approval.sequence = decided.decided_by, decided.reason, event.sequence
-    if approve:
-        folded.calls[approval.tool_call_id].state = "READY"
+    call = folded.calls[approval.tool_call_id]
+    call.unsettled, call.done = False, decision == "MARK_DONE"
+    if decision in ("RETRY", "MARK_DONE"):
+        folded.unknown.remove(approval.tool_call_id)
+    if decision in ("APPROVE", "RETRY"):
+        call.state = "READY"
 
 
 def _approval_expired(folded: Folded, event: Event) -> None:
     approval = _close(folded, event, event.approval_expired.approval_id)
     approval.state, approval.sequence = "EXPIRED", event.sequence
+    folded.calls[approval.tool_call_id].unsettled = False
 
 
 def _approval_withdrawn(folded: Folded, event: Event) -> None:

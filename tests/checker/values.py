@@ -26,6 +26,9 @@ class FoldedCall:
     key: str = ""
     outcome: str = ""
     rounds: int = 0
+    unsettled: bool = False
+    done: bool = False
+    """A person said that it was done."""
 
 
 @dataclass(slots=True)
@@ -36,7 +39,10 @@ class FoldedApproval:
     tool_call_id: str
     round: int
     arguments_hash: str
+    kind: str
+    unknown_tool_call_ids: list[str]
     state: str = "PENDING"
+    decision: str | None = None
     decided_by: str = ""
     reason: str = ""
     sequence: int = 0
@@ -81,10 +87,15 @@ class Folded:
     turns: dict[str, FoldedTurn] = field(default_factory=dict)
     calls: dict[str, FoldedCall] = field(default_factory=dict)
     approvals: dict[str, FoldedApproval] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+    """Calls whose outcome nobody knows, newest first."""
     _arrived: str = ""
 
     def open_calls(self, turn_id: str) -> list[FoldedCall]:
         return [call for call in self.calls.values() if call.turn_id == turn_id and call.state != "RETURNED"]
+
+    def unknown_of(self, tool: str, *, but: str) -> list[str]:
+        return [call_id for call_id in self.unknown if self.calls[call_id].tool == tool and call_id != but]
 
     def pending(self, turn_id: str) -> dict[str, FoldedApproval]:
         found = self.approvals.items()
@@ -98,8 +109,9 @@ class Folded:
         if turn_id != self.active:
             return {"PENDING"}
         open_calls = self.open_calls(turn_id)
-        if open_calls and all(call.state == "AWAITING" for call in open_calls):
-            return {"AWAITING_APPROVAL", "RUNNING"}
+        if open_calls and all(call.state in ("AWAITING", "UNKNOWN") for call in open_calls):
+            lost = any(call.state == "UNKNOWN" for call in open_calls)
+            return {"AWAITING_OUTCOME" if lost else "AWAITING_APPROVAL", "RUNNING"}
         if turn.backing_off:
             return {"BACKING_OFF", "RUNNING"}
         return {"RUNNING"} if turn.started else {"PENDING", "RUNNING"}

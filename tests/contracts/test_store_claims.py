@@ -4,6 +4,8 @@ import asyncio
 from collections import Counter
 from datetime import timedelta
 
+import pytest
+
 from tests.builders import a_call, a_turn, an_approval, an_event
 from tests.contracts.conftest import NewStore
 from tests.contracts.stores import LONG, SHORT, a_step, begin, committed, head_of, lapse, make_due, run_turn, until
@@ -167,9 +169,10 @@ async def test_a_queue_without_an_active_turn_goes_on(store: Store) -> None:
     assert await store.requeue_lapsed() == 0
 
 
-async def test_a_turn_that_awaits_no_approval_any_more_goes_on(store: Store) -> None:
+@pytest.mark.parametrize("state", [TurnState.AWAITING_APPROVAL, TurnState.AWAITING_OUTCOME])
+async def test_a_turn_that_awaits_no_approval_any_more_goes_on(store: Store, state: TurnState) -> None:
     place = await begin(store)
-    turn, owned = await run_turn(store, place, state=TurnState.AWAITING_APPROVAL)
+    turn, owned = await run_turn(store, place, state=state)
     call = a_call(place, turn_id=turn.id)
     asked = an_approval(place, turn_id=turn.id, tool_call_id=call.id)
     other = an_approval(place, turn_id="another")
@@ -185,7 +188,7 @@ async def test_a_turn_that_awaits_no_approval_any_more_goes_on(store: Store) -> 
     assert await store.requeue_lapsed() == 0
 
     stranded = await begin(store)
-    turn, owned = await run_turn(store, stranded, state=TurnState.AWAITING_APPROVAL)
+    turn, owned = await run_turn(store, stranded, state=state)
     await committed(store.commit(a_step(await head_of(store, stranded), fence=owned.fence, head=WAITING)))
     assert await store.requeue_lapsed() == 1
     claim = await store.claim("two", lease=LONG)
@@ -194,7 +197,7 @@ async def test_a_turn_that_awaits_no_approval_any_more_goes_on(store: Store) -> 
 
 
 async def test_a_turn_that_nobody_has_and_nothing_holds_goes_on(store: Store) -> None:
-    expected = {state: state.moving for state in TurnState if not state.ended} | {TurnState.AWAITING_APPROVAL: True}
+    expected = {state: state.moving or state.waits_for_people for state in TurnState if not state.ended}
     places = {}
     for state in expected:
         place = await begin(store)

@@ -9,13 +9,12 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
-import grpc
 import pytest
 import pytest_asyncio
 
 from tests import harness
-from tests.e2e.world import AGENTS, World, said
-from tests.problems import refused
+from tests.e2e.lost_servers import killed_while_running, question, returned
+from tests.e2e.world import AGENTS, World
 from turnkeeper import app
 from turnkeeper.domain.event import ToolStarted
 from turnkeeper.errors import ServiceUnavailable
@@ -75,22 +74,6 @@ async def doomed(world: World) -> AsyncIterator[harness.ServerProcess]:
         yield server
 
 
-async def killed_while_running(
-    world: World, doomed: harness.ServerProcess, message: str, *labels: str, agent: str = "worker"
-) -> chat_pb2.Turn:
-    """The turn of a message whose tools were running when their server was killed. Its request_id is the message."""
-    async with harness.connect(doomed.address) as stubs:
-        session = await harness.create_test_session(stubs, agent=agent)
-        turn = await harness.send_message_to_session(stubs, session, message, wait=0, request_id=message)
-        if agent == "asker":
-            await harness.decide(stubs, await harness.wait_for_approval(stubs, session))
-        for label in labels:
-            effects = await world.workshop.started(label)
-            assert [effect.pid for effect in effects] == [doomed.pid]
-    await doomed.kill()
-    return turn
-
-
 class TestI5KilledWhileAToolRuns:
     @pytest.mark.parametrize("kind", ["reading", "idempotent"])
     async def test_i5_what_may_be_repeated_starts_again_with_the_same_key(
@@ -109,66 +92,47 @@ class TestI5KilledWhileAToolRuns:
         assert harness.kinds(events).count("tool_returned") == 1
         assert len(world.workshop.effects(kind)) == 2
 
-    async def test_i5_what_cannot_be_taken_back_is_not_repeated_and_its_outcome_is_unknown(
+    async def test_i5_what_cannot_be_taken_back_is_not_repeated_by_itself(
         self, world: World, doomed: harness.ServerProcess
     ) -> None:
         turn = await killed_while_running(world, doomed, "irreversible once", "once")
-        ended = await harness.wait_for_turn(world.stubs, turn.session_id, turn.turn_id)
-        assert ended.state == chat_pb2.TURN_STATE_FAILED
-        assert ended.error.metadata["tools"] == "hold_irreversible"
+        await question(world, turn)
         events = await harness.all_events(world.stubs, turn.session_id)
-        returned = [event.tool_returned for event in events if event.HasField("tool_returned")]
-        assert [(result.outcome, result.started) for result in returned] == [(event_pb2.TOOL_OUTCOME_UNKNOWN, True)]
+        assert not [event for event in events if event.HasField("tool_returned")]
         assert harness.kinds(events).count("tool_started") == 1
+        repeated = await harness.send_message_to_session(
+            world.stubs, turn.session_id, "irreversible once", request_id="irreversible once"
+        )
+        assert (repeated.turn_id, repeated.state) == (turn.turn_id, chat_pb2.TURN_STATE_AWAITING_OUTCOME)
         assert len(world.workshop.effects("once")) == 1
-        with refused("TOOL_OUTCOME_UNKNOWN") as refusal:
-            await harness.send_message_to_session(
-                world.stubs, turn.session_id, "irreversible once", request_id="irreversible once"
-            )
-        assert refusal.problem.status == grpc.StatusCode.FAILED_PRECONDITION
 
     async def test_i5_an_approval_is_used_up_by_the_start(self, world: World, doomed: harness.ServerProcess) -> None:
         turn = await killed_while_running(
             world, doomed, "beside approved", "approved-read", "approved-fire", agent="asker"
         )
-        ended = await harness.wait_for_turn(world.stubs, turn.session_id, turn.turn_id)
-        assert ended.state == chat_pb2.TURN_STATE_FAILED
+        await world.workshop.started("approved-read", times=2)
+        world.workshop.release("approved-read")
+        await question(world, turn)
         assert len(world.workshop.effects("approved-fire")) == 1
         kinds = harness.kinds(await harness.all_events(world.stubs, turn.session_id))
-        assert [kinds.count(kind) for kind in ("approval_requested", "approval_decided", "tool_started")] == [1, 1, 2]
+        assert [kinds.count(kind) for kind in ("approval_requested", "approval_decided", "tool_started")] == [2, 1, 3]
 
     async def test_i5_of_parallel_calls_each_by_its_class(self, world: World, doomed: harness.ServerProcess) -> None:
         turn = await killed_while_running(world, doomed, "all mixed", "mixed-fire", "mixed-put")
-        ended = await harness.wait_for_turn(world.stubs, turn.session_id, turn.turn_id)
-        assert ended.state == chat_pb2.TURN_STATE_FAILED
+        await world.workshop.started("mixed-put", times=2)
+        world.workshop.release("mixed-put")
+        asked = await question(world, turn)
+        assert asked.tool == "hold_irreversible"
         assert len(world.workshop.effects("mixed-fire")) == 1
-        assert not world.workshop.effects("mixed-next"), "a turn that failed starts nothing more"
-        events = await harness.all_events(world.stubs, turn.session_id)
-        returned = [event.tool_returned for event in events if event.HasField("tool_returned")]
-        outcomes = {result.tool: result.outcome for result in returned}
-        assert outcomes["hold_irreversible"] == event_pb2.TOOL_OUTCOME_UNKNOWN
-        assert len(returned) == 3
-        after = await harness.send_message_to_session(world.stubs, turn.session_id, "what now?")
-        assert after.state == chat_pb2.TURN_STATE_COMPLETED
-        assert [line for line in said(world.heard("what now?")[-1]) if line.startswith("call")] == [
-            "call: hold_irreversible",
-            "call: hold_idempotent",
-            "call: act",
-        ]
-
-    async def test_i5_a_retry_tells_the_model_that_nobody_knows_and_repeats_nothing(
-        self, world: World, doomed: harness.ServerProcess
-    ) -> None:
-        turn = await killed_while_running(world, doomed, "irreversible retried", "retried")
+        assert len(world.workshop.effects("mixed-next")) == 1, "what was ready ran"
+        await harness.answer(world.stubs, asked, event_pb2.APPROVAL_DECISION_GIVE_UP)
         await harness.wait_for_turn(world.stubs, turn.session_id, turn.turn_id)
-        await world.stubs.chat.RetryTurn(
-            chat_pb2.RetryTurnRequest(
-                session_id=turn.session_id, turn_id=turn.turn_id, request_id=harness.new_request_id()
-            )
-        )
-        ended = await harness.wait_for_turn(world.stubs, turn.session_id, turn.turn_id)
-        assert "may or may not have taken effect" in harness.answer_of(ended)
-        assert len(world.workshop.effects("retried")) == 1
+        outcomes = {result.tool: result.outcome for result in await returned(world, turn)}
+        assert outcomes == {
+            "hold_irreversible": event_pb2.TOOL_OUTCOME_UNKNOWN,
+            "hold_idempotent": event_pb2.TOOL_OUTCOME_OK,
+            "act": event_pb2.TOOL_OUTCOME_OK,
+        }
 
 
 LEASE = timedelta(seconds=2)
@@ -209,12 +173,10 @@ class TestI5LateAnswers:
         async with world.another(lease=LEASE) as stubs:
             session = await harness.create_test_session(stubs, agent="worker")
             turn = await harness.send_message_to_session(stubs, session, "act late", wait=0)
-            ended = await harness.wait_for_turn(stubs, session, turn.turn_id)
-        assert ended.state == chat_pb2.TURN_STATE_FAILED
-        assert ended.error.metadata["tools"] == "act"
+            asked = await question(world, turn)
+        assert asked.tool == "act"
         assert isinstance(Late.verdicts[0], Committed), "the start was stored at once"
         assert not world.workshop.effects("late"), "who learns of its start so late does not know that it still may"
         events = await harness.all_events(world.stubs, session)
         assert harness.kinds(events).count("tool_started") == 1
-        returned = [event.tool_returned.outcome for event in events if event.HasField("tool_returned")]
-        assert returned == [event_pb2.TOOL_OUTCOME_UNKNOWN]
+        assert harness.kinds(events)[-1] == "approval_requested"

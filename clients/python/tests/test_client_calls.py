@@ -179,6 +179,20 @@ async def test_deciding_names_what_was_seen() -> None:
         assert reject.reason == "no"
 
 
+async def test_the_answers_about_an_unknown_outcome() -> None:
+    async with stage() as on:
+        on.script.answers += [approval_pb2.DecideApprovalResponse(approval=APPROVAL)] * 3
+        await on.client.approvals.retry(APPROVAL)
+        await on.client.approvals.mark_done(APPROVAL, result_json="{}")
+        await on.client.approvals.give_up(APPROVAL, reason="gone")
+        assert {request.arguments_hash for request in on.script.requests} == {"abc"}
+        assert [(request.decision, request.result_json, request.reason) for request in on.script.requests] == [
+            (event_pb2.APPROVAL_DECISION_RETRY, "", ""),
+            (event_pb2.APPROVAL_DECISION_MARK_DONE, "{}", ""),
+            (event_pb2.APPROVAL_DECISION_GIVE_UP, "", "gone"),
+        ]
+
+
 async def test_turns_and_ends() -> None:
     async with stage() as on:
         session = on.client.session("s1")

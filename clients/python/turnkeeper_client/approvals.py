@@ -56,11 +56,49 @@ class Approvals:
             reason=reason,
         )
 
+    async def retry(self, approval: Approval, *, reason: str = "") -> Approval:
+        """Kind OUTCOME: it was not done, or may be done twice; the call starts again under the same key."""
+        return await self.decide(
+            approval.approval_id,
+            decision=event_pb2.APPROVAL_DECISION_RETRY,
+            arguments_hash=approval.arguments_hash,
+            reason=reason,
+        )
+
+    async def mark_done(self, approval: Approval, *, result_json: str, reason: str = "") -> Approval:
+        """Kind OUTCOME: it was done; `result_json` is JSON text, what the tool would have returned."""
+        return await self.decide(
+            approval.approval_id,
+            decision=event_pb2.APPROVAL_DECISION_MARK_DONE,
+            arguments_hash=approval.arguments_hash,
+            reason=reason,
+            result_json=result_json,
+        )
+
+    async def give_up(self, approval: Approval, *, reason: str = "") -> Approval:
+        """Kind OUTCOME: it stays unknown; the model is told so, and `reason`."""
+        return await self.decide(
+            approval.approval_id,
+            decision=event_pb2.APPROVAL_DECISION_GIVE_UP,
+            arguments_hash=approval.arguments_hash,
+            reason=reason,
+        )
+
     async def decide(
-        self, approval_id: str, *, decision: ApprovalDecision.ValueType, arguments_hash: str, reason: str = ""
+        self,
+        approval_id: str,
+        *,
+        decision: ApprovalDecision.ValueType,
+        arguments_hash: str,
+        reason: str = "",
+        result_json: str = "",
     ) -> Approval:
         """Decides about the arguments of that hash. The same decision again is harmless."""
         request = approval_pb2.DecideApprovalRequest(
-            approval_id=approval_id, decision=decision, arguments_hash=arguments_hash, reason=reason
+            approval_id=approval_id,
+            decision=decision,
+            arguments_hash=arguments_hash,
+            reason=reason,
+            result_json=result_json,
         )
         return (await call(self._stubs.approvals.DecideApproval, request)).approval

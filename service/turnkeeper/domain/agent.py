@@ -54,9 +54,12 @@ class Agent:
         return any(fnmatchcase(tool, pattern) for pattern in self.tools)
 
     def rule_for(self, spec: ToolSpec) -> PolicyRule:
+        return self.rule_named(spec.name, spec.tool_class)
+
+    def rule_named(self, tool: str, tool_class: ToolClass) -> PolicyRule:
         """The first rule that names the tool; without one, reading is free and everything else asks."""
         for rule in self.policy:
-            if fnmatchcase(spec.name, rule.tool):
+            if fnmatchcase(tool, rule.tool):
                 return rule
-        free = spec.tool_class is ToolClass.READ_ONLY
-        return PolicyRule(tool=spec.name, action=PolicyAction.AUTO if free else PolicyAction.APPROVE)
+        free = tool_class is ToolClass.READ_ONLY
+        return PolicyRule(tool=tool, action=PolicyAction.AUTO if free else PolicyAction.APPROVE)

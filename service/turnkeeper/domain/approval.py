@@ -1,5 +1,6 @@
 """An approval: a question about one tool call, which leaves PENDING once."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -29,13 +30,43 @@ class ApprovalDecision(StrEnum):
     GIVE_UP = "GIVE_UP"
 
 
+ANSWERS: Mapping[ApprovalKind, Mapping[ApprovalDecision, ApprovalState]] = {
+    ApprovalKind.TOOL_CALL: {
+        ApprovalDecision.APPROVE: ApprovalState.APPROVED,
+        ApprovalDecision.REJECT: ApprovalState.REJECTED,
+    },
+    ApprovalKind.OUTCOME: {
+        ApprovalDecision.RETRY: ApprovalState.APPROVED,
+        ApprovalDecision.MARK_DONE: ApprovalState.APPROVED,
+        ApprovalDecision.GIVE_UP: ApprovalState.REJECTED,
+    },
+}
+"""What each kind can be answered with, and what the approval then is."""
+
+_WITHDRAWN = {
+    False: "The approval was withdrawn: its turn was cancelled, or its session ended.",
+    True: "The approval was withdrawn: the arguments were edited, and replaced_by names the approval of that round.",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a decider says. `result_json` comes with MARK_DONE alone: JSON text, what the tool would have returned."""
+
+    decision: ApprovalDecision
+    by: str
+    arguments_hash: str
+    reason: str = ""
+    result_json: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Approval:
     """One approval as it is stored. `expire_time` was set, and is compared, by the database's clock.
 
     `sequence` is the number of the event that decided it, 0 before. `unknown_tool_call_ids`: calls of the same tool in
     the session whose outcome is unknown. `late_result_json`: what a lost owner's tool returned after all.
-    `replaced_by`: the approval of the next round.
+    `replaced_by`: the approval of the next round. `result_json` is what MARK_DONE said.
     """
 
     id: str
@@ -61,25 +92,35 @@ class Approval:
     unknown_tool_call_ids: tuple[str, ...] = ()
     late_result_json: str = ""
     replaced_by: str = ""
+    decision: ApprovalDecision | None = None
+    result_json: str = ""
 
     def decide(
-        self, decision: ApprovalDecision, *, by: str, arguments_hash: str, reason: str, at: datetime
+        self,
+        decision: ApprovalDecision,
+        *,
+        by: str,
+        arguments_hash: str,
+        reason: str,
+        at: datetime,
+        result_json: str = "",
     ) -> "Approval":
         """The decided approval, or this one when the same principal repeats the same decision.
 
-        Raises ApprovalAlreadyProcessed when it is not pending, ArgumentsHashMismatch when the decider saw other
-        arguments. Whether it has lapsed is the caller's to ask first: only the database's clock tells.
+        Raises InvalidRequest for a decision of the other kind, ApprovalAlreadyProcessed when it is not pending,
+        ArgumentsHashMismatch when the decider saw other arguments. Whether it has lapsed is the caller's to ask
+        first: only the database's clock tells.
         """
-        if decision not in (ApprovalDecision.APPROVE, ApprovalDecision.REJECT):
-            told = f"An approval of kind {self.kind} takes APPROVE or REJECT."
-            raise InvalidRequest(told, fields={"decision": "must be APPROVE or REJECT"})
-        decided = ApprovalState.APPROVED if decision is ApprovalDecision.APPROVE else ApprovalState.REJECTED
+        if decision not in ANSWERS[self.kind]:
+            allowed = _alternatives(ANSWERS[self.kind])
+            told = f"An approval of kind {self.kind} takes {allowed}."
+            raise InvalidRequest(told, fields={"decision": f"must be {allowed}"})
         if self.state is not ApprovalState.PENDING:
-            if self.state is decided and self.decided_by == by and self.arguments_hash == arguments_hash:
+            made = (self.decision, self.decided_by, self.arguments_hash, self.result_json)
+            if made == (decision, by, arguments_hash, result_json):
                 return self
-            withdrawn = self.state is ApprovalState.WITHDRAWN
             raise ApprovalAlreadyProcessed(
-                "The approval was withdrawn: its turn was cancelled, or its session ended." if withdrawn else "",
+                _WITHDRAWN[bool(self.replaced_by)] if self.state is ApprovalState.WITHDRAWN else "",
                 session_id=self.session_id,
                 turn_id=self.turn_id,
                 metadata={"state": self.state.value, "decided_by": self.decided_by, "approval_id": self.id},
@@ -90,8 +131,14 @@ class Approval:
                 turn_id=self.turn_id,
                 metadata={"approval_id": self.id, "arguments_hash": self.arguments_hash},
             )
-        return replace(self, state=decided, decided_by=by, reason=reason, decide_time=at)
+        said = replace(self, decision=decision, decided_by=by, reason=reason, decide_time=at, result_json=result_json)
+        return replace(said, state=ANSWERS[self.kind][decision])
 
     def closed(self, state: ApprovalState, *, at: datetime) -> "Approval":
         """Expired or withdrawn."""
         return replace(self, state=state, decide_time=at)
+
+
+def _alternatives(decisions: Iterable[ApprovalDecision]) -> str:
+    *first, last = (decision.value for decision in decisions)
+    return f"{', '.join(first)} or {last}"

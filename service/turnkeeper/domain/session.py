@@ -21,9 +21,24 @@ class SessionState(StrEnum):
         return self in (SessionState.ENDED, SessionState.EXPIRED)
 
 
+UNKNOWN_PER_TOOL = 32
+"""A session remembers so many calls of one tool whose outcome is unknown: the latest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnknownCall:
+    """A call that may have taken effect; nobody knows."""
+
+    tool: str
+    tool_call_id: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """One session as it is stored. `fingerprint` is of the request that created it; `metadata_json` is JSON text."""
+    """One session as it is stored. `fingerprint` is of the request that created it; `metadata_json` is JSON text.
+
+    `unknown`: the calls whose outcome is unknown, newest first, also those that were given up.
+    """
 
     id: str
     tenant: str
@@ -40,6 +55,7 @@ class Session:
     etag: str = ""
     usage: Usage = field(default_factory=Usage)
     end_time: datetime | None = None
+    unknown: tuple[UnknownCall, ...] = ()
 
     def check_takes_messages(self) -> None:
         """Raises the error that says why it takes none."""
@@ -57,6 +73,20 @@ class Session:
         """The first message came: it is active, and titled by the text's beginning (at most 80 characters)."""
         title = self.title or " ".join(first_text.split())[:80]
         return replace(self, state=SessionState.ACTIVE, title=title, etag=etag, update_time=at)
+
+    def unknown_calls(self, tool: str, *, but: str = "") -> tuple[str, ...]:
+        """Calls of this tool that may have been done already, newest first; `but` names one that does not count."""
+        return tuple(each.tool_call_id for each in self.unknown if each.tool == tool and each.tool_call_id != but)
+
+    def with_unknown(self, tool: str, tool_call_id: str) -> "Session":
+        known = self.without_unknown(tool_call_id).unknown
+        kept = set(self.unknown_calls(tool, but=tool_call_id)[: UNKNOWN_PER_TOOL - 1])
+        rest = tuple(each for each in known if each.tool != tool or each.tool_call_id in kept)
+        return replace(self, unknown=(UnknownCall(tool=tool, tool_call_id=tool_call_id), *rest))
+
+    def without_unknown(self, tool_call_id: str) -> "Session":
+        """A person said what became of it."""
+        return replace(self, unknown=tuple(each for each in self.unknown if each.tool_call_id != tool_call_id))
 
     def ended(self, *, etag: str, at: datetime) -> "Session":
         return replace(self, state=SessionState.ENDED, etag=etag, update_time=at, end_time=at)

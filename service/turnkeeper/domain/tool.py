@@ -63,11 +63,13 @@ class PolicyAction(StrEnum):
 
 
 class CallState(StrEnum):
-    """Where a tool call is. AWAITING: a person must decide; READY: it may start."""
+    """Where a tool call is. AWAITING: a person must decide; READY: it may start; UNKNOWN: it had started, its owner
+    was lost, and a person is asked what became of it."""
 
     AWAITING = "AWAITING"
     READY = "READY"
     STARTED = "STARTED"
+    UNKNOWN = "UNKNOWN"
     RETURNED = "RETURNED"
 
 
@@ -104,7 +106,8 @@ class Call:
     `arguments_json` is canonical JSON, or the model's own text where that is not JSON. `arguments_hash` is what an
     approval is bound to. `key` is the idempotency key that every start of this call gives to the tool. `attempt`
     and `fence` are those of the start. `round` counts how often a person was asked about it. `position` orders
-    the calls of one model message.
+    the calls of one model message. `shown`: the calls of unknown outcome that whoever was asked about this one saw.
+    `unsettled`: its outcome is unknown, and nobody has said what should become of it.
     """
 
     id: str
@@ -125,6 +128,8 @@ class Call:
     outcome: ToolOutcome | None = None
     started: bool = False
     round: int = 0
+    shown: tuple[str, ...] = ()
+    unsettled: bool = False
 
     def start(self, *, attempt: int, fence: int) -> "Call":
         if self.state is not CallState.READY:
@@ -136,6 +141,12 @@ class Call:
         if self.state is not CallState.STARTED or not self.tool_class.may_start_again:
             raise ValueError(f"a {self.tool_class} call in state {self.state} cannot start again")
         return replace(self, state=CallState.READY)
+
+    def lost(self) -> "Call":
+        """Its owner was lost, and it must not start again by itself: nobody knows."""
+        if self.state is not CallState.STARTED or self.tool_class.may_start_again:
+            raise ValueError(f"a {self.tool_class} call in state {self.state} is not lost")
+        return replace(self, state=CallState.UNKNOWN, unsettled=True)
 
     def returned(self, outcome: ToolOutcome) -> "Call":
         if self.state is CallState.RETURNED:

@@ -26,6 +26,11 @@ class TurnState(StrEnum):
         return self in (TurnState.COMPLETED, TurnState.FAILED, TurnState.CANCELLED)
 
     @property
+    def waits_for_people(self) -> bool:
+        """Only a decision, its expiry or an end moves it on; it has PENDING approvals."""
+        return self in (TurnState.AWAITING_APPROVAL, TurnState.AWAITING_OUTCOME)
+
+    @property
     def moving(self) -> bool:
         """It will change without anybody's help."""
         return self in (TurnState.PENDING, TurnState.RUNNING, TurnState.BACKING_OFF)

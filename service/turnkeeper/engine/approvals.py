@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from typing import assert_never
 
-from turnkeeper.domain.approval import Approval, ApprovalDecision, ApprovalState
+from turnkeeper.domain.approval import Answer, Approval, ApprovalDecision, ApprovalKind, ApprovalState
 from turnkeeper.domain.event import ApprovalDecided, ApprovalExpired
-from turnkeeper.domain.tool import Call, CallState, ToolOutcome
+from turnkeeper.domain.tool import Call, CallState, ToolOutcome, ToolResult
 from turnkeeper.domain.turn import TurnState
 from turnkeeper.engine.draft import Draft
 from turnkeeper.engine.feed import Feeds, Key
@@ -54,29 +55,34 @@ class Approvals:
         found = await self._feeds.until((tenant, approval.session_id), look, seconds=seconds)
         return found or await self.get(tenant, approval_id)
 
-    async def decide(
-        self, approval_id: str, decision: ApprovalDecision, *, tenant: str, by: str, arguments_hash: str, reason: str
-    ) -> tuple[Approval, int]:
+    async def decide(self, approval_id: str, said: Answer, *, tenant: str) -> tuple[Approval, int]:
         """The decided approval and the number of its event.
 
-        Raises ApprovalNotFound, ApprovalAlreadyProcessed, ArgumentsHashMismatch; ApprovalExpired when its time is
-        over by the database's clock: then the expiry is stored first.
+        Raises ApprovalNotFound, ApprovalAlreadyProcessed, ArgumentsHashMismatch, InvalidRequest for a decision that
+        its kind does not take; ApprovalExpired when its time is over by the database's clock: then the expiry is
+        stored first.
         """
         asked = await self.get(tenant, approval_id)
         if asked.state is not ApprovalState.PENDING:
-            return self._repeated(asked, decision, by=by, arguments_hash=arguments_hash, reason=reason)
+            return self._repeated(asked, said)
 
         def decide(draft: Draft) -> Approval:
-            decided = decide_in(draft, approval_id, decision, by=by, arguments_hash=arguments_hash, reason=reason)
+            decided = decide_in(
+                draft,
+                approval_id,
+                said.decision,
+                by=said.by,
+                arguments_hash=said.arguments_hash,
+                reason=said.reason,
+                result_json=said.result_json,
+            )
             return decided or asked
 
         fault("approval.before_store")
         stored = await self._append(asked, decide)
         fault("approval.after_store")
         if stored.committed is None:
-            return self._repeated(
-                await self.get(tenant, approval_id), decision, by=by, arguments_hash=arguments_hash, reason=reason
-            )
+            return self._repeated(await self.get(tenant, approval_id), said)
         self._finished(stored.value)
         if stored.value.state is ApprovalState.EXPIRED:
             raise _expired(stored.value)
@@ -95,12 +101,17 @@ class Approvals:
             raise InternalError
         return stored
 
-    def _repeated(
-        self, approval: Approval, decision: ApprovalDecision, *, by: str, arguments_hash: str, reason: str
-    ) -> tuple[Approval, int]:
+    def _repeated(self, approval: Approval, said: Answer) -> tuple[Approval, int]:
         if approval.state is ApprovalState.EXPIRED:
             raise _expired(approval)
-        same = approval.decide(decision, by=by, arguments_hash=arguments_hash, reason=reason, at=approval.create_time)
+        same = approval.decide(
+            said.decision,
+            by=said.by,
+            arguments_hash=said.arguments_hash,
+            reason=said.reason,
+            at=approval.create_time,
+            result_json=said.result_json,
+        )
         return same, same.sequence
 
     def _finished(self, approval: Approval) -> None:
@@ -111,8 +122,15 @@ class Approvals:
         self._woken((approval.tenant, approval.session_id))
 
 
-def decide_in(
-    draft: Draft, approval_id: str, decision: ApprovalDecision, *, by: str, arguments_hash: str, reason: str
+def decide_in(  # noqa: PLR0913 - what a decision says
+    draft: Draft,
+    approval_id: str,
+    decision: ApprovalDecision,
+    *,
+    by: str,
+    arguments_hash: str,
+    reason: str,
+    result_json: str = "",
 ) -> Approval | None:
     """The decided approval, or the expired one when its time is over; None when it is not PENDING any more."""
     approval = _pending(draft, approval_id)
@@ -120,7 +138,9 @@ def decide_in(
         return None
     if approval.expire_time <= draft.snapshot.head.now:
         return _expire(draft, approval)
-    decided = approval.decide(decision, by=by, arguments_hash=arguments_hash, reason=reason, at=draft.at)
+    decided = approval.decide(
+        decision, by=by, arguments_hash=arguments_hash, reason=reason, at=draft.at, result_json=result_json
+    )
     decided = replace(decided, sequence=draft.next_sequence)
     _store_decision(draft, decided, decision, reason=reason)
     return decided
@@ -139,7 +159,10 @@ def _expire(draft: Draft, approval: Approval) -> Approval:
     expired = replace(approval.closed(ApprovalState.EXPIRED, at=draft.at), sequence=draft.next_sequence)
     draft.close_approval(expired, lapsed=True)
     draft.say(ApprovalExpired(approval_id=approval.id, tool_call_id=approval.tool_call_id), turn=draft.turn)
-    draft.close_call_as(_call_of(draft, approval), ToolOutcome.EXPIRED)
+    if approval.kind is ApprovalKind.OUTCOME:
+        _give_up(draft, approval)
+    else:
+        draft.close_call_as(_call_of(draft, approval), ToolOutcome.EXPIRED)
     _go_on(draft)
     return expired
 
@@ -167,25 +190,44 @@ def _store_decision(draft: Draft, decided: Approval, decision: ApprovalDecision,
         turn=draft.turn,
     )
     call = _call_of(draft, decided)
-    if decision is ApprovalDecision.APPROVE:
-        draft.put_call(replace(call, state=CallState.READY))
-    else:
-        draft.close_call_as(call, ToolOutcome.REJECTED, reason=reason)
+    match decision:
+        case ApprovalDecision.APPROVE:
+            draft.put_call(replace(call, state=CallState.READY))
+        case ApprovalDecision.REJECT:
+            draft.close_call_as(call, ToolOutcome.REJECTED, reason=reason)
+        case ApprovalDecision.RETRY:
+            draft.session = draft.session.without_unknown(call.id)
+            draft.put_call(replace(call, state=CallState.READY, unsettled=False))
+        case ApprovalDecision.MARK_DONE:
+            draft.session = draft.session.without_unknown(call.id)
+            done = ToolResult(outcome=ToolOutcome.OK, result_json=decided.result_json)
+            draft.close_call(replace(call, unsettled=False), done)
+        case ApprovalDecision.GIVE_UP:
+            _give_up(draft, decided, reason=reason)
+        case _:
+            assert_never(decision)
     _go_on(draft)
+
+
+def _give_up(draft: Draft, approval: Approval, *, reason: str = "") -> None:
+    """It stays unknown, the session goes on remembering it, and the model is told."""
+    call = replace(_call_of(draft, approval), unsettled=False)
+    draft.close_call_as(call, ToolOutcome.UNKNOWN, reason=reason)
 
 
 def _go_on(draft: Draft) -> None:
     """The last answer that a waiting turn needed, or one that lets a call start: somebody must claim it."""
     turn = draft.turn
-    if turn.state is not TurnState.AWAITING_APPROVAL:
+    if not turn.state.waits_for_people:
         return
     ready = any(call.state is CallState.READY for call in draft.calls)
     waiting = {approval.id for approval in draft.approvals}
     pending = tuple(item for item in turn.pending if item.approval_id in waiting)
-    if ready or not waiting:
-        turn = replace(turn, state=TurnState.RUNNING)
+    goes_on = ready or not waiting
+    if goes_on:
         draft.change_head(wake=timedelta())
-    draft.put_turn(replace(turn, pending=pending, update_time=draft.at))
+    state = TurnState.RUNNING if goes_on else draft.waiting_state
+    draft.put_turn(replace(turn, state=state, pending=pending, update_time=draft.at))
 
 
 def _expired(approval: Approval) -> ApprovalHasExpired:

@@ -15,12 +15,11 @@ from turnkeeper.domain.event import (
     TurnStarted,
 )
 from turnkeeper.domain.message import FinishReason, Part, ToolRequest, Usage
-from turnkeeper.domain.tool import Call, ToolOutcome
+from turnkeeper.domain.tool import Call
 from turnkeeper.domain.turn import StopReason, Turn, TurnState
 from turnkeeper.engine.draft import Draft
 from turnkeeper.engine.proposal import propose
 from turnkeeper.engine.toolbox import Finished, Toolbox
-from turnkeeper.errors import ToolOutcomeUnknown
 from turnkeeper.model.contract import ModelAnswer
 from turnkeeper.store.contract import Lease
 
@@ -135,17 +134,14 @@ def record_results(draft: Draft, results: Sequence[Finished]) -> None:
     draft.put_turn(replace(draft.turn, lapses=0, update_time=draft.at))
 
 
-def resolve_lost(draft: Draft, calls: Sequence[Call]) -> None:
-    """Their owner is gone. What may be repeated starts again under its key; of the rest nobody knows (I5)."""
-    unknown = [call for call in calls if not call.tool_class.may_start_again]
+def resolve_lost(draft: Draft, calls: Sequence[Call], *, agent: Agent) -> None:
+    """Their owner is gone. What may be repeated starts again under its key; about the rest a person is asked (I5)."""
     for call in calls:
-        if call in unknown:
-            draft.close_call_as(call, ToolOutcome.UNKNOWN)
-        else:
+        if call.tool_class.may_start_again:
             draft.put_call(call.ready_again())
-    if unknown:
-        names = ", ".join(sorted({call.tool for call in unknown}))
-        draft.fail_turn(ToolOutcomeUnknown(metadata={"tools": names}).to_event())
+    lost = [draft.lose(call) for call in calls if not call.tool_class.may_start_again]
+    for call in lost:
+        draft.ask(call, agent=agent)
 
 
 def complete(draft: Draft, stop_reason: StopReason) -> None:

@@ -18,7 +18,7 @@ from turnkeeper.domain.event import (
     TurnFailed,
 )
 from turnkeeper.domain.session import Session
-from turnkeeper.domain.tool import Call, CallState, PolicyAction, ToolOutcome, ToolResult, ToolSpec
+from turnkeeper.domain.tool import Call, CallState, PolicyAction, ToolOutcome, ToolResult
 from turnkeeper.domain.turn import CancelReason, PendingItem, Turn, TurnState
 from turnkeeper.store.contract import (
     ApprovalChange,
@@ -114,17 +114,31 @@ class Draft:
     def change_head(self, **changes: object) -> None:
         self.head = replace(self.head, **changes)  # type: ignore[arg-type]
 
-    def ask(self, call: Call, spec: ToolSpec, *, agent: Agent) -> None:
-        """Open a round: the call waits for a person from here on."""
-        asked = replace(call, state=CallState.AWAITING, action=PolicyAction.APPROVE, round=call.round + 1)
-        rule = agent.rule_for(spec)
+    def lose(self, call: Call) -> Call:
+        """Nobody knows what became of a call that must not start again by itself; the session remembers it."""
+        lost = call.lost()
+        self.put_call(lost)
+        self.session = self.session.with_unknown(call.tool, call.id)
+        return lost
+
+    def ask(self, call: Call, *, agent: Agent) -> Approval:
+        """Open a round: the call waits for a person from here on. About a lost one it asks for the outcome."""
+        is_lost = call.state is CallState.UNKNOWN
+        asked = replace(
+            call,
+            state=CallState.UNKNOWN if is_lost else CallState.AWAITING,
+            action=PolicyAction.APPROVE,
+            round=call.round + 1,
+            shown=self.session.unknown_calls(call.tool, but=call.id),
+        )
+        rule = agent.rule_named(call.tool, call.tool_class)
         approval = Approval(
             id=self.new_id(),
             tenant=call.tenant,
             session_id=call.session_id,
             turn_id=call.turn_id,
             tool_call_id=call.id,
-            kind=ApprovalKind.TOOL_CALL,
+            kind=ApprovalKind.OUTCOME if is_lost else ApprovalKind.TOOL_CALL,
             state=ApprovalState.PENDING,
             round=asked.round,
             tool=call.tool,
@@ -135,6 +149,7 @@ class Draft:
             agent=agent.name,
             create_time=self.at,
             expire_time=self.snapshot.head.now + rule.ttl,
+            unknown_tool_call_ids=asked.shown,
         )
         self._pending[approval.id] = approval
         self._new_approvals[approval.id] = approval
@@ -152,6 +167,7 @@ class Draft:
             ),
             turn=self.turn,
         )
+        return approval
 
     def close_call(self, call: Call, result: ToolResult, *, duration: timedelta | None = None) -> None:
         """Record a call's result, from the tool or in its place."""
@@ -203,14 +219,19 @@ class Draft:
         """A turn has ended: the session has its usage, and was changed just now."""
         self.session = replace(self.session, usage=self.session.usage + turn.usage, update_time=self.at)
 
+    @property
+    def waiting_state(self) -> TurnState:
+        """What the turn waits for, once only people can move it on: an unknown outcome goes before an approval."""
+        lost = any(call.state is CallState.UNKNOWN for call in self.calls)
+        return TurnState.AWAITING_OUTCOME if lost else TurnState.AWAITING_APPROVAL
+
     def let_go(self, calls: tuple[Call, ...]) -> None:
         """The turn waits for people: no owner, no lease, no wake-up."""
         by_call = {approval.tool_call_id: approval.id for approval in self.approvals}
         pending = tuple(
             PendingItem(approval_id=by_call.get(call.id, ""), tool_call_id=call.id, tool=call.tool) for call in calls
         )
-        turn = replace(self.turn, state=TurnState.AWAITING_APPROVAL, pending=pending, update_time=self.at)
-        self.put_turn(turn)
+        self.put_turn(replace(self.turn, state=self.waiting_state, pending=pending, update_time=self.at))
         self.change_head(lease=Lease.RELEASE)
 
     def step(self, *, step_id: str, fence: int | None, lease_for: timedelta = timedelta()) -> Step:
@@ -268,7 +289,8 @@ class Draft:
                 self.say(said, turn=turn)
         for call in self.calls:
             if call.turn_id == turn.id and call.state is not CallState.RETURNED:
-                self.close_call_as(call, ToolOutcome.CANCELLED)
+                lost = call.state is CallState.UNKNOWN
+                self.close_call_as(call, ToolOutcome.UNKNOWN if lost else ToolOutcome.CANCELLED)
 
     def _current(self, turn: Turn) -> Turn:
         return self._turns.get(turn.id, turn)

@@ -22,7 +22,7 @@ from turnkeeper.domain.turn import (
 )
 from turnkeeper.engine import decisions
 from turnkeeper.engine.draft import Draft
-from turnkeeper.engine.proposal import ask_again, still_the_same
+from turnkeeper.engine.proposal import ask_again, shows_all_unknown, still_the_same
 from turnkeeper.engine.toolbox import Toolbox
 
 
@@ -82,11 +82,14 @@ def _settle(draft: Draft, owner: Owner) -> tuple[Call, ...]:
 
 
 def _begin_calls(draft: Draft, calls: tuple[Call, ...], owner: Owner) -> tuple[Call, ...]:
-    """STARTED is stored before the first byte leaves; what changed since it was approved is asked again."""
+    """STARTED is stored before the first byte leaves; what changed since it was approved is asked again.
+
+    So is a call of a tool whose outcome became unknown in the meantime.
+    """
     launch: list[Call] = []
     for call in calls:
         spec = owner.toolbox.find(owner.agent, call.tool)
-        if not still_the_same(call, spec, agent=owner.agent):
+        if not (still_the_same(call, spec, agent=owner.agent) and shows_all_unknown(draft, call)):
             ask_again(draft, call, agent=owner.agent, toolbox=owner.toolbox)
             continue
         started = call.start(attempt=draft.turn.attempt, fence=owner.fence)

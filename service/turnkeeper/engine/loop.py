@@ -120,7 +120,7 @@ class TurnRun:
             case RunTools() if self._lease.releasing:
                 await self._await_results()  # nothing new starts; what runs may still end
             case ResolveLost(calls=calls):
-                await self._append(lambda draft: decisions.resolve_lost(draft, calls))
+                await self._append(lambda draft: decisions.resolve_lost(draft, calls, agent=self._agent))
                 for _ in (call for call in calls if not call.tool_class.may_start_again):
                     self._parts.metrics.unknown_outcome("OWNER_LOST")
             case RunTools() | AwaitApproval() | Complete() | Fail():

@@ -35,7 +35,7 @@ def propose(draft: Draft, request: ToolRequest, position: int, *, agent: Agent, 
         call = replace(_call(draft, request, position), tool_class=spec.tool_class)
         _refuse(draft, call, ToolOutcome.INVALID_ARGUMENTS, error.message)
         return
-    action = agent.rule_for(spec).action
+    action = _action(agent.rule_for(spec).action, spec, draft)
     call = replace(
         _call(draft, replace(request, arguments_json=canonical), position),
         tool_class=spec.tool_class,
@@ -47,7 +47,7 @@ def propose(draft: Draft, request: ToolRequest, position: int, *, agent: Agent, 
             _enter(draft, replace(call, state=CallState.READY))
         case PolicyAction.APPROVE:
             _enter(draft, call)
-            draft.ask(call, spec, agent=agent)
+            draft.ask(call, agent=agent)
         case PolicyAction.DENY:
             _refuse(draft, call, ToolOutcome.DENIED, "The agent's policy denies this tool.")
 
@@ -73,7 +73,19 @@ def ask_again(draft: Draft, call: Call, *, agent: Agent, toolbox: Toolbox) -> No
         return
     fresh = approval_hash(spec, arguments_json=canonical, policy_version=agent.version)
     changed = replace(call, arguments_json=canonical, arguments_hash=fresh, tool_class=spec.tool_class)
-    draft.ask(changed, spec, agent=agent)
+    draft.ask(changed, agent=agent)
+
+
+def shows_all_unknown(draft: Draft, call: Call) -> bool:
+    """Whoever let the call start knew of every other call of its tool whose outcome is unknown."""
+    return set(draft.session.unknown_calls(call.tool, but=call.id)) <= set(call.shown)
+
+
+def _action(action: PolicyAction, spec: ToolSpec, draft: Draft) -> PolicyAction:
+    """While the session holds an unknown outcome of a tool, the tool asks, whatever the policy lets through."""
+    if action is not PolicyAction.DENY and draft.session.unknown_calls(spec.name):
+        return PolicyAction.APPROVE
+    return action
 
 
 def _call(draft: Draft, request: ToolRequest, position: int) -> Call:

@@ -8,7 +8,7 @@ from turnkeeper.domain.message import Part, text_of
 from turnkeeper.domain.session import SessionState
 from turnkeeper.domain.turn import CancelReason, Turn, TurnOptions, TurnState
 from turnkeeper.engine.draft import Draft
-from turnkeeper.errors import QuotaExceeded, TurnInProgress, TurnNotRetryable
+from turnkeeper.errors import QuotaExceeded, ToolOutcomeUnknown, TurnInProgress, TurnNotRetryable
 from turnkeeper.store.contract import Cancel, Lease, RequestKey, RequestRecord
 from turnkeeper.telemetry.spans import Spans
 
@@ -74,6 +74,8 @@ def take_up(
 ) -> tuple[Turn, RequestRecord]:
     draft.session.check_takes_messages()
     head, turn = draft.snapshot.head, draft.turn
+    if last.id == turn.id and any(call.unsettled for call in draft.calls):
+        raise ToolOutcomeUnknown(session_id=turn.session_id, turn_id=turn.id)
     if head.active_turn or head.queue or last.id != turn.id or turn.state not in _RETRYABLE:
         raise TurnNotRetryable(
             session_id=turn.session_id, turn_id=turn.id, metadata={"state": turn.state.value, "last": last.id}

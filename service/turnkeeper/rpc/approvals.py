@@ -1,10 +1,13 @@
 """ApprovalService: decode, one verb, encode."""
 
-from turnkeeper.domain.approval import ApprovalDecision, ApprovalState
+import json
+
+from turnkeeper.domain.approval import Answer, ApprovalDecision, ApprovalState
 from turnkeeper.domain.cursor import Place
 from turnkeeper.engine.approvals import Approvals
+from turnkeeper.engine.toolbox import RESULT_BYTES
 from turnkeeper.pb.v1 import approval_pb2, approval_pb2_grpc, event_pb2
-from turnkeeper.rpc import codec, cursor, pages
+from turnkeeper.rpc import codec, cursor, pages, rules
 from turnkeeper.rpc.caller import NOBODY
 from turnkeeper.rpc.chat import DEFAULT_WAIT, within
 from turnkeeper.rpc.interceptor import Context
@@ -66,14 +69,8 @@ class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
         self, request: approval_pb2.DecideApprovalRequest, context: Context
     ) -> approval_pb2.DecideApprovalResponse:
         caller = NOBODY
-        decision = event_pb2.ApprovalDecision.Name(request.decision).removeprefix("APPROVAL_DECISION_")
         approval, sequence = await self._approvals.decide(
-            request.approval_id,
-            ApprovalDecision(decision),
-            tenant=caller.tenant,
-            by=caller.principal,
-            arguments_hash=request.arguments_hash,
-            reason=request.reason,
+            request.approval_id, _answer(request, by=caller.principal), tenant=caller.tenant
         )
         place = Place(sequence=sequence - 1)
         return approval_pb2.DecideApprovalResponse(
@@ -81,3 +78,38 @@ class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
             sequence=sequence,
             cursor=cursor.encode(place, tenant=caller.tenant, session_id=approval.session_id),
         )
+
+
+def _answer(request: approval_pb2.DecideApprovalRequest, *, by: str) -> Answer:
+    """Raises InvalidRequest for a result where none belongs, and for one that the model could not be told."""
+    decision = ApprovalDecision(event_pb2.ApprovalDecision.Name(request.decision).removeprefix("APPROVAL_DECISION_"))
+    problem = _result_problem(decision, request.result_json)
+    if problem:
+        rules.refuse({"result_json": problem})
+    return Answer(
+        decision=decision,
+        by=by,
+        arguments_hash=request.arguments_hash,
+        reason=request.reason,
+        result_json=request.result_json,
+    )
+
+
+def _result_problem(decision: ApprovalDecision, result_json: str) -> str:
+    if decision is not ApprovalDecision.MARK_DONE:
+        return "belongs to MARK_DONE alone" if result_json else ""
+    if not result_json:
+        return "is required with MARK_DONE"
+    size = len(result_json.encode())
+    if size > RESULT_BYTES:
+        return f"has {size} bytes; at most {RESULT_BYTES} are allowed"
+    return "" if _is_json(result_json) else "is not JSON"
+
+
+def _is_json(text: str) -> bool:
+    """Text that can also be sent to a model: no NaN, no half characters."""
+    try:
+        json.dumps(json.loads(text), ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError):
+        return False
+    return True

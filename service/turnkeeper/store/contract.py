@@ -367,8 +367,9 @@ class Store(Protocol):
 
     async def requeue_lapsed(self) -> int:
         """Make claimable, at once: active turns whose lease lapsed; sessions with a queue but no active turn (its
-        first becomes active); active turns that are AWAITING_APPROVAL without a PENDING approval, and those without
-        lease, wake-up and any reason to wait. Counts a lapse on the first kind. Returns how many."""
+        first becomes active); active turns that are AWAITING_APPROVAL or AWAITING_OUTCOME without a PENDING approval,
+        and those without lease, wake-up and any reason to wait. Counts a lapse on the first kind. Returns how many.
+        """
         ...
 
     async def lapsed_approvals(self, *, limit: int) -> Sequence[Approval]:

@@ -28,7 +28,7 @@ from turnkeeper.pb.v1 import error_pb2 as turnkeeper_dot_v1_dot_error__pb2
 from turnkeeper.pb.v1 import event_pb2 as turnkeeper_dot_v1_dot_event__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cturnkeeper/v1/approval.proto\x12\rturnkeeper.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19turnkeeper/v1/error.proto\x1a\x19turnkeeper/v1/event.proto\"\xd4\x04\n\x08\x41pproval\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x0f\n\x07turn_id\x18\x03 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x04 \x01(\t\x12)\n\x04kind\x18\x05 \x01(\x0e\x32\x1b.turnkeeper.v1.ApprovalKind\x12+\n\x05state\x18\x06 \x01(\x0e\x32\x1c.turnkeeper.v1.ApprovalState\x12\r\n\x05round\x18\x07 \x01(\x05\x12\x0c\n\x04tool\x18\x08 \x01(\t\x12,\n\ntool_class\x18\t \x01(\x0e\x32\x18.turnkeeper.v1.ToolClass\x12\x16\n\x0e\x61rguments_json\x18\n \x01(\t\x12\x16\n\x0e\x61rguments_hash\x18\x0b \x01(\t\x12\x11\n\trequester\x18\x0c \x01(\t\x12\r\n\x05\x61gent\x18\r \x01(\t\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x64\x65\x63ide_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ndecided_by\x18\x11 \x01(\t\x12\x0e\n\x06reason\x18\x12 \x01(\t\x12\x1d\n\x15unknown_tool_call_ids\x18\x13 \x03(\t\x12\x18\n\x10late_result_json\x18\x14 \x01(\t\x12\x13\n\x0breplaced_by\x18\x15 \x01(\t\")\n\x12GetApprovalRequest\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\"@\n\x13GetApprovalResponse\x12)\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x17.turnkeeper.v1.Approval\"\xce\x01\n\x14ListApprovalsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12,\n\x06states\x18\x03 \x03(\x0e\x32\x1c.turnkeeper.v1.ApprovalState\x12)\n\x04kind\x18\x04 \x01(\x0e\x32\x1b.turnkeeper.v1.ApprovalKind\x12\x12\n\nsession_id\x18\x05 \x01(\t\x12\x0c\n\x04tool\x18\x06 \x01(\t\x12\x14\n\x0c\x64\x65\x63idable_by\x18\x07 \x01(\t\"\\\n\x15ListApprovalsResponse\x12*\n\tapprovals\x18\x01 \x03(\x0b\x32\x17.turnkeeper.v1.Approval\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"S\n\x13WaitApprovalRequest\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12\'\n\x04wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"A\n\x14WaitApprovalResponse\x12)\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x17.turnkeeper.v1.Approval\"Y\n\x15WatchApprovalsRequest\x12,\n\x06states\x18\x01 \x03(\x0e\x32\x1c.turnkeeper.v1.ApprovalState\x12\x12\n\nsession_id\x18\x02 \x01(\t\"W\n\x16WatchApprovalsResponse\x12*\n\tapprovals\x18\x01 \x03(\x0b\x32\x17.turnkeeper.v1.Approval\x12\x11\n\tcaught_up\x18\x02 \x01(\x08\"\xd1\x01\n\x15\x44\x65\x63ideApprovalRequest\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12\x31\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32\x1f.turnkeeper.v1.ApprovalDecision\x12\x16\n\x0e\x61rguments_hash\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x1d\n\x15\x65\x64ited_arguments_json\x18\x05 \x01(\t\x12\x14\n\x0con_behalf_of\x18\x06 \x01(\t\x12\x13\n\x0bresult_json\x18\x07 \x01(\t\"e\n\x16\x44\x65\x63ideApprovalResponse\x12)\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x17.turnkeeper.v1.Approval\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\"V\n\x1b\x42\x61tchDecideApprovalsRequest\x12\x37\n\tdecisions\x18\x01 \x03(\x0b\x32$.turnkeeper.v1.DecideApprovalRequest\"y\n\x1a\x42\x61tchDecideApprovalsResult\x12)\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x17.turnkeeper.v1.Approval\x12\x30\n\x05\x65rror\x18\x02 \x01(\x0b\x32!.turnkeeper.v1.SessionErrorDetail\"Z\n\x1c\x42\x61tchDecideApprovalsResponse\x12:\n\x07results\x18\x01 \x03(\x0b\x32).turnkeeper.v1.BatchDecideApprovalsResult*\xbf\x01\n\rApprovalState\x12\x1e\n\x1a\x41PPROVAL_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41PPROVAL_STATE_PENDING\x10\x01\x12\x1b\n\x17\x41PPROVAL_STATE_APPROVED\x10\x02\x12\x1b\n\x17\x41PPROVAL_STATE_REJECTED\x10\x03\x12\x1a\n\x16\x41PPROVAL_STATE_EXPIRED\x10\x04\x12\x1c\n\x18\x41PPROVAL_STATE_WITHDRAWN\x10\x05\x32\xeb\x04\n\x0f\x41pprovalService\x12Y\n\x0bGetApproval\x12!.turnkeeper.v1.GetApprovalRequest\x1a\".turnkeeper.v1.GetApprovalResponse\"\x03\x90\x02\x01\x12_\n\rListApprovals\x12#.turnkeeper.v1.ListApprovalsRequest\x1a$.turnkeeper.v1.ListApprovalsResponse\"\x03\x90\x02\x01\x12\\\n\x0cWaitApproval\x12\".turnkeeper.v1.WaitApprovalRequest\x1a#.turnkeeper.v1.WaitApprovalResponse\"\x03\x90\x02\x01\x12\x64\n\x0eWatchApprovals\x12$.turnkeeper.v1.WatchApprovalsRequest\x1a%.turnkeeper.v1.WatchApprovalsResponse\"\x03\x90\x02\x01\x30\x01\x12\x62\n\x0e\x44\x65\x63ideApproval\x12$.turnkeeper.v1.DecideApprovalRequest\x1a%.turnkeeper.v1.DecideApprovalResponse\"\x03\x90\x02\x02\x12t\n\x14\x42\x61tchDecideApprovals\x12*.turnkeeper.v1.BatchDecideApprovalsRequest\x1a+.turnkeeper.v1.BatchDecideApprovalsResponse\"\x03\x90\x02\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cturnkeeper/v1/approval.proto\x12\rturnkeeper.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19turnkeeper/v1/error.proto\x1a\x19turnkeeper/v1/event.proto\"\x87\x05\n\x08\x41pproval\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x0f\n\x07turn_id\x18\x03 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x04 \x01(\t\x12)\n\x04kind\x18\x05 \x01(\x0e\x32\x1b.turnkeeper.v1.ApprovalKind\x12+\n\x05state\x18\x06 \x01(\x0e\x32\x1c.turnkeeper.v1.ApprovalState\x12\r\n\x05round\x18\x07 \x01(\x05\x12\x0c\n\x04tool\x18\x08 \x01(\t\x12,\n\ntool_class\x18\t \x01(\x0e\x32\x18.turnkeeper.v1.ToolClass\x12\x16\n\x0e\x61rguments_json\x18\n \x01(\t\x12\x16\n\x0e\x61rguments_hash\x18\x0b \x01(\t\x12\x11\n\trequester\x18\x0c \x01(\t\x12\r\n\x05\x61gent\x18\r \x01(\t\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x64\x65\x63ide_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ndecided_by\x18\x11 \x01(\t\x12\x0e\n\x06reason\x18\x12 \x01(\t\x12\x1d\n\x15unknown_tool_call_ids\x18\x13 \x03(\t\x12\x18\n\x10late_result_json\x18\x14 \x01(\t\x12\x13\n\x0breplaced_by\x18\x15 \x01(\t\x12\x31\n\x08\x64\x65\x63ision\x18\x16 \x01(\x0e\x32\x1f.turnkeeper.v1.ApprovalDecision\")\n\x12GetApprovalRequest\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\"@\n\x13GetApprovalResponse\x12)\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x17.turnkeeper.v1.Approval\"\xce\x01\n\x14ListApprovalsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12,\n\x06states\x18\x03 \x03(\x0e\x32\x1c.turnkeeper.v1.ApprovalState\x12)\n\x04kind\x18\x04 \x01(\x0e\x32\x1b.turnkeeper.v1.ApprovalKind\x12\x12\n\nsession_id\x18\x05 \x01(\t\x12\x0c\n\x04tool\x18\x06 \x01(\t\x12\x14\n\x0c\x64\x65\x63idable_by\x18\x07 \x01(\t\"\\\n\x15ListApprovalsResponse\x12*\n\tapprovals\x18\x01 \x03(\x0b\x32\x17.turnkeeper.v1.Approval\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"S\n\x13WaitApprovalRequest\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12\'\n\x04wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"A\n\x14WaitApprovalResponse\x12)\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x17.turnkeeper.v1.Approval\"Y\n\x15WatchApprovalsRequest\x12,\n\x06states\x18\x01 \x03(\x0e\x32\x1c.turnkeeper.v1.ApprovalState\x12\x12\n\nsession_id\x18\x02 \x01(\t\"W\n\x16WatchApprovalsResponse\x12*\n\tapprovals\x18\x01 \x03(\x0b\x32\x17.turnkeeper.v1.Approval\x12\x11\n\tcaught_up\x18\x02 \x01(\x08\"\xd1\x01\n\x15\x44\x65\x63ideApprovalRequest\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12\x31\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32\x1f.turnkeeper.v1.ApprovalDecision\x12\x16\n\x0e\x61rguments_hash\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x1d\n\x15\x65\x64ited_arguments_json\x18\x05 \x01(\t\x12\x14\n\x0con_behalf_of\x18\x06 \x01(\t\x12\x13\n\x0bresult_json\x18\x07 \x01(\t\"e\n\x16\x44\x65\x63ideApprovalResponse\x12)\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x17.turnkeeper.v1.Approval\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\"V\n\x1b\x42\x61tchDecideApprovalsRequest\x12\x37\n\tdecisions\x18\x01 \x03(\x0b\x32$.turnkeeper.v1.DecideApprovalRequest\"y\n\x1a\x42\x61tchDecideApprovalsResult\x12)\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x17.turnkeeper.v1.Approval\x12\x30\n\x05\x65rror\x18\x02 \x01(\x0b\x32!.turnkeeper.v1.SessionErrorDetail\"Z\n\x1c\x42\x61tchDecideApprovalsResponse\x12:\n\x07results\x18\x01 \x03(\x0b\x32).turnkeeper.v1.BatchDecideApprovalsResult*\xbf\x01\n\rApprovalState\x12\x1e\n\x1a\x41PPROVAL_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41PPROVAL_STATE_PENDING\x10\x01\x12\x1b\n\x17\x41PPROVAL_STATE_APPROVED\x10\x02\x12\x1b\n\x17\x41PPROVAL_STATE_REJECTED\x10\x03\x12\x1a\n\x16\x41PPROVAL_STATE_EXPIRED\x10\x04\x12\x1c\n\x18\x41PPROVAL_STATE_WITHDRAWN\x10\x05\x32\xeb\x04\n\x0f\x41pprovalService\x12Y\n\x0bGetApproval\x12!.turnkeeper.v1.GetApprovalRequest\x1a\".turnkeeper.v1.GetApprovalResponse\"\x03\x90\x02\x01\x12_\n\rListApprovals\x12#.turnkeeper.v1.ListApprovalsRequest\x1a$.turnkeeper.v1.ListApprovalsResponse\"\x03\x90\x02\x01\x12\\\n\x0cWaitApproval\x12\".turnkeeper.v1.WaitApprovalRequest\x1a#.turnkeeper.v1.WaitApprovalResponse\"\x03\x90\x02\x01\x12\x64\n\x0eWatchApprovals\x12$.turnkeeper.v1.WatchApprovalsRequest\x1a%.turnkeeper.v1.WatchApprovalsResponse\"\x03\x90\x02\x01\x30\x01\x12\x62\n\x0e\x44\x65\x63ideApproval\x12$.turnkeeper.v1.DecideApprovalRequest\x1a%.turnkeeper.v1.DecideApprovalResponse\"\x03\x90\x02\x02\x12t\n\x14\x42\x61tchDecideApprovals\x12*.turnkeeper.v1.BatchDecideApprovalsRequest\x1a+.turnkeeper.v1.BatchDecideApprovalsResponse\"\x03\x90\x02\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,36 +47,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APPROVALSERVICE'].methods_by_name['DecideApproval']._serialized_options = b'\220\002\002'
   _globals['_APPROVALSERVICE'].methods_by_name['BatchDecideApprovals']._loaded_options = None
   _globals['_APPROVALSERVICE'].methods_by_name['BatchDecideApprovals']._serialized_options = b'\220\002\002'
-  _globals['_APPROVALSTATE']._serialized_start=2128
-  _globals['_APPROVALSTATE']._serialized_end=2319
+  _globals['_APPROVALSTATE']._serialized_start=2179
+  _globals['_APPROVALSTATE']._serialized_end=2370
   _globals['_APPROVAL']._serialized_start=167
-  _globals['_APPROVAL']._serialized_end=763
-  _globals['_GETAPPROVALREQUEST']._serialized_start=765
-  _globals['_GETAPPROVALREQUEST']._serialized_end=806
-  _globals['_GETAPPROVALRESPONSE']._serialized_start=808
-  _globals['_GETAPPROVALRESPONSE']._serialized_end=872
-  _globals['_LISTAPPROVALSREQUEST']._serialized_start=875
-  _globals['_LISTAPPROVALSREQUEST']._serialized_end=1081
-  _globals['_LISTAPPROVALSRESPONSE']._serialized_start=1083
-  _globals['_LISTAPPROVALSRESPONSE']._serialized_end=1175
-  _globals['_WAITAPPROVALREQUEST']._serialized_start=1177
-  _globals['_WAITAPPROVALREQUEST']._serialized_end=1260
-  _globals['_WAITAPPROVALRESPONSE']._serialized_start=1262
-  _globals['_WAITAPPROVALRESPONSE']._serialized_end=1327
-  _globals['_WATCHAPPROVALSREQUEST']._serialized_start=1329
-  _globals['_WATCHAPPROVALSREQUEST']._serialized_end=1418
-  _globals['_WATCHAPPROVALSRESPONSE']._serialized_start=1420
-  _globals['_WATCHAPPROVALSRESPONSE']._serialized_end=1507
-  _globals['_DECIDEAPPROVALREQUEST']._serialized_start=1510
-  _globals['_DECIDEAPPROVALREQUEST']._serialized_end=1719
-  _globals['_DECIDEAPPROVALRESPONSE']._serialized_start=1721
-  _globals['_DECIDEAPPROVALRESPONSE']._serialized_end=1822
-  _globals['_BATCHDECIDEAPPROVALSREQUEST']._serialized_start=1824
-  _globals['_BATCHDECIDEAPPROVALSREQUEST']._serialized_end=1910
-  _globals['_BATCHDECIDEAPPROVALSRESULT']._serialized_start=1912
-  _globals['_BATCHDECIDEAPPROVALSRESULT']._serialized_end=2033
-  _globals['_BATCHDECIDEAPPROVALSRESPONSE']._serialized_start=2035
-  _globals['_BATCHDECIDEAPPROVALSRESPONSE']._serialized_end=2125
-  _globals['_APPROVALSERVICE']._serialized_start=2322
-  _globals['_APPROVALSERVICE']._serialized_end=2941
+  _globals['_APPROVAL']._serialized_end=814
+  _globals['_GETAPPROVALREQUEST']._serialized_start=816
+  _globals['_GETAPPROVALREQUEST']._serialized_end=857
+  _globals['_GETAPPROVALRESPONSE']._serialized_start=859
+  _globals['_GETAPPROVALRESPONSE']._serialized_end=923
+  _globals['_LISTAPPROVALSREQUEST']._serialized_start=926
+  _globals['_LISTAPPROVALSREQUEST']._serialized_end=1132
+  _globals['_LISTAPPROVALSRESPONSE']._serialized_start=1134
+  _globals['_LISTAPPROVALSRESPONSE']._serialized_end=1226
+  _globals['_WAITAPPROVALREQUEST']._serialized_start=1228
+  _globals['_WAITAPPROVALREQUEST']._serialized_end=1311
+  _globals['_WAITAPPROVALRESPONSE']._serialized_start=1313
+  _globals['_WAITAPPROVALRESPONSE']._serialized_end=1378
+  _globals['_WATCHAPPROVALSREQUEST']._serialized_start=1380
+  _globals['_WATCHAPPROVALSREQUEST']._serialized_end=1469
+  _globals['_WATCHAPPROVALSRESPONSE']._serialized_start=1471
+  _globals['_WATCHAPPROVALSRESPONSE']._serialized_end=1558
+  _globals['_DECIDEAPPROVALREQUEST']._serialized_start=1561
+  _globals['_DECIDEAPPROVALREQUEST']._serialized_end=1770
+  _globals['_DECIDEAPPROVALRESPONSE']._serialized_start=1772
+  _globals['_DECIDEAPPROVALRESPONSE']._serialized_end=1873
+  _globals['_BATCHDECIDEAPPROVALSREQUEST']._serialized_start=1875
+  _globals['_BATCHDECIDEAPPROVALSREQUEST']._serialized_end=1961
+  _globals['_BATCHDECIDEAPPROVALSRESULT']._serialized_start=1963
+  _globals['_BATCHDECIDEAPPROVALSRESULT']._serialized_end=2084
+  _globals['_BATCHDECIDEAPPROVALSRESPONSE']._serialized_start=2086
+  _globals['_BATCHDECIDEAPPROVALSRESPONSE']._serialized_end=2176
+  _globals['_APPROVALSERVICE']._serialized_start=2373
+  _globals['_APPROVALSERVICE']._serialized_end=2992
 # @@protoc_insertion_point(module_scope)

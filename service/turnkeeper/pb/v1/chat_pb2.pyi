@@ -43,7 +43,7 @@ class _TurnStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TurnState.V
     TURN_STATE_AWAITING_BUDGET: _TurnState.ValueType  # 5
     """It waits for a higher limit."""
     TURN_STATE_AWAITING_OUTCOME: _TurnState.ValueType  # 6
-    """It waits for word about a tool whose outcome is unknown."""
+    """It waits for word about a tool whose outcome is unknown. It may wait for approvals too: `pending` names all."""
     TURN_STATE_BACKING_OFF: _TurnState.ValueType  # 7
     """It waits for its next try."""
     TURN_STATE_COMPLETED: _TurnState.ValueType  # 8
@@ -69,7 +69,7 @@ TURN_STATE_AWAITING_TOOL: TurnState.ValueType  # 4
 TURN_STATE_AWAITING_BUDGET: TurnState.ValueType  # 5
 """It waits for a higher limit."""
 TURN_STATE_AWAITING_OUTCOME: TurnState.ValueType  # 6
-"""It waits for word about a tool whose outcome is unknown."""
+"""It waits for word about a tool whose outcome is unknown. It may wait for approvals too: `pending` names all."""
 TURN_STATE_BACKING_OFF: TurnState.ValueType  # 7
 """It waits for its next try."""
 TURN_STATE_COMPLETED: TurnState.ValueType  # 8

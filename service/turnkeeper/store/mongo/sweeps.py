@@ -26,7 +26,8 @@ _LATER_EACH_TIME: Final = {
 }
 """At once, then after 0.5 s, 1.5 s, 3.5 s … 15 s: what kills its owners before their first step must not hurry."""
 _PENDING: Final = {"state": ApprovalState.PENDING.value}
-_GOING: Final = [state.value for state in TurnState if state.moving or state is TurnState.AWAITING_APPROVAL]
+_GOING: Final = [state.value for state in TurnState if state.moving or state.waits_for_people]
+_WAITING: Final = [state.value for state in TurnState if state.waits_for_people]
 _TurnKey: TypeAlias = tuple[str, str, str]
 
 
@@ -90,7 +91,7 @@ class Sweeps:
         states: dict[_TurnKey, str] = {}
         async for turn in self._connection.turns.find(match, {"state": 1}):
             states[(turn["_id"]["tenant"], turn["_id"]["session_id"], turn["_id"]["id"])] = turn["state"]
-        awaiting = [turn for turn, state in states.items() if state == TurnState.AWAITING_APPROVAL]
+        awaiting = [turn for turn, state in states.items() if state in _WAITING]
         if not awaiting:
             return set(states)
         names = ("tenant", "session_id", "turn_id")

@@ -34,11 +34,11 @@ class _ApprovalStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Approva
     APPROVAL_STATE_PENDING: _ApprovalState.ValueType  # 1
     """To be decided."""
     APPROVAL_STATE_APPROVED: _ApprovalState.ValueType  # 2
-    """It may run, once."""
+    """It may run, once. Kind OUTCOME: RETRY, or MARK_DONE."""
     APPROVAL_STATE_REJECTED: _ApprovalState.ValueType  # 3
-    """It must not run."""
+    """It must not run. Kind OUTCOME: GIVE_UP."""
     APPROVAL_STATE_EXPIRED: _ApprovalState.ValueType  # 4
-    """Nobody decided in time."""
+    """Nobody decided in time. Kind OUTCOME: as GIVE_UP."""
     APPROVAL_STATE_WITHDRAWN: _ApprovalState.ValueType  # 5
     """The turn was cancelled or its session ended."""
 
@@ -50,11 +50,11 @@ APPROVAL_STATE_UNSPECIFIED: ApprovalState.ValueType  # 0
 APPROVAL_STATE_PENDING: ApprovalState.ValueType  # 1
 """To be decided."""
 APPROVAL_STATE_APPROVED: ApprovalState.ValueType  # 2
-"""It may run, once."""
+"""It may run, once. Kind OUTCOME: RETRY, or MARK_DONE."""
 APPROVAL_STATE_REJECTED: ApprovalState.ValueType  # 3
-"""It must not run."""
+"""It must not run. Kind OUTCOME: GIVE_UP."""
 APPROVAL_STATE_EXPIRED: ApprovalState.ValueType  # 4
-"""Nobody decided in time."""
+"""Nobody decided in time. Kind OUTCOME: as GIVE_UP."""
 APPROVAL_STATE_WITHDRAWN: ApprovalState.ValueType  # 5
 """The turn was cancelled or its session ended."""
 Global___ApprovalState: _TypeAlias = ApprovalState  # noqa: Y015
@@ -86,6 +86,7 @@ class Approval(_message.Message):
     UNKNOWN_TOOL_CALL_IDS_FIELD_NUMBER: _builtins.int
     LATE_RESULT_JSON_FIELD_NUMBER: _builtins.int
     REPLACED_BY_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
     approval_id: _builtins.str
     """The approval's id."""
     session_id: _builtins.str
@@ -120,6 +121,8 @@ class Approval(_message.Message):
     """Kind OUTCOME: what the lost owner's tool returned after all, JSON text; empty while nothing came."""
     replaced_by: _builtins.str
     """The approval of the next round, which took this one's place after an edit or a change; empty otherwise."""
+    decision: _event_pb2.ApprovalDecision.ValueType
+    """What was decided; unset before, and when nobody decided."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was asked."""
@@ -162,10 +165,11 @@ class Approval(_message.Message):
         unknown_tool_call_ids: _abc.Iterable[_builtins.str] | None = ...,
         late_result_json: _builtins.str = ...,
         replaced_by: _builtins.str = ...,
+        decision: _event_pb2.ApprovalDecision.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "decide_time", b"decide_time", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "approval_id", b"approval_id", "arguments_hash", b"arguments_hash", "arguments_json", b"arguments_json", "create_time", b"create_time", "decide_time", b"decide_time", "decided_by", b"decided_by", "expire_time", b"expire_time", "kind", b"kind", "late_result_json", b"late_result_json", "reason", b"reason", "replaced_by", b"replaced_by", "requester", b"requester", "round", b"round", "session_id", b"session_id", "state", b"state", "tool", b"tool", "tool_call_id", b"tool_call_id", "tool_class", b"tool_class", "turn_id", b"turn_id", "unknown_tool_call_ids", b"unknown_tool_call_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "approval_id", b"approval_id", "arguments_hash", b"arguments_hash", "arguments_json", b"arguments_json", "create_time", b"create_time", "decide_time", b"decide_time", "decided_by", b"decided_by", "decision", b"decision", "expire_time", b"expire_time", "kind", b"kind", "late_result_json", b"late_result_json", "reason", b"reason", "replaced_by", b"replaced_by", "requester", b"requester", "round", b"round", "session_id", b"session_id", "state", b"state", "tool", b"tool", "tool_call_id", b"tool_call_id", "tool_class", b"tool_class", "turn_id", b"turn_id", "unknown_tool_call_ids", b"unknown_tool_call_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -421,15 +425,13 @@ class DecideApprovalRequest(_message.Message):
     arguments_hash: _builtins.str
     """Required: the hash that the approver saw."""
     reason: _builtins.str
-    """At most 2,000 characters; with REJECT the model is told."""
+    """At most 2,000 characters; with REJECT and GIVE_UP the model is told."""
     edited_arguments_json: _builtins.str
     """Approve with these arguments instead. Not implemented yet: must be empty."""
     on_behalf_of: _builtins.str
     """The person who counts. Not implemented yet: must be empty."""
     result_json: _builtins.str
-    """With MARK_DONE, required: what the tool would have returned, JSON text; at most 64 KiB.
-    Not implemented yet: must be empty.
-    """
+    """With MARK_DONE, required: what the tool would have returned, JSON text; at most 64 KiB. Otherwise empty."""
     def __init__(
         self,
         *,

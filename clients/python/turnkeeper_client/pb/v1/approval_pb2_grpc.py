@@ -100,7 +100,8 @@ class ApprovalServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DecideApproval(self, request, context):
-        """Approves or rejects. The same decision by the same principal again is OK.
+        """Answers the question: APPROVE or REJECT a TOOL_CALL; RETRY, MARK_DONE or GIVE_UP about an OUTCOME. The same decision by the same
+        principal again is OK.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

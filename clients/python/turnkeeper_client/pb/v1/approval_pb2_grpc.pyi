@@ -24,7 +24,9 @@ class ApprovalServiceStub:
     WatchApprovals: _aio.UnaryStreamMultiCallable[_approval_pb2.WatchApprovalsRequest, _approval_pb2.WatchApprovalsResponse]
     """Streams the inbox: a snapshot, `caught_up`, then changes. Not implemented yet."""
     DecideApproval: _aio.UnaryUnaryMultiCallable[_approval_pb2.DecideApprovalRequest, _approval_pb2.DecideApprovalResponse]
-    """Approves or rejects. The same decision by the same principal again is OK."""
+    """Answers the question: APPROVE or REJECT a TOOL_CALL; RETRY, MARK_DONE or GIVE_UP about an OUTCOME. The same decision by the same
+    principal again is OK.
+    """
     BatchDecideApprovals: _aio.UnaryUnaryMultiCallable[_approval_pb2.BatchDecideApprovalsRequest, _approval_pb2.BatchDecideApprovalsResponse]
     """Decides many, each by itself. Not implemented yet."""
 
@@ -64,7 +66,9 @@ class ApprovalServiceServicer:
         request: _approval_pb2.DecideApprovalRequest,
         context: _aio.ServicerContext[_approval_pb2.DecideApprovalRequest, _abc.Awaitable[_approval_pb2.DecideApprovalResponse]],
     ) -> _abc.Awaitable[_approval_pb2.DecideApprovalResponse]:
-        """Approves or rejects. The same decision by the same principal again is OK."""
+        """Answers the question: APPROVE or REJECT a TOOL_CALL; RETRY, MARK_DONE or GIVE_UP about an OUTCOME. The same decision by the same
+        principal again is OK.
+        """
 
     def BatchDecideApprovals(
         self,

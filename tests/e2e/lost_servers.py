@@ -1,0 +1,45 @@
+"""A server that is killed while a tool runs, and what it leaves: a question."""
+
+from tests import harness
+from tests.e2e.world import World
+from turnkeeper.pb.v1 import approval_pb2, chat_pb2, event_pb2
+
+
+async def killed_while_running(
+    world: World, doomed: harness.ServerProcess, message: str, *labels: str, agent: str = "worker"
+) -> chat_pb2.Turn:
+    """The turn of a message whose tools were running when their server was killed. Its request_id is the message."""
+    async with harness.connect(doomed.address) as stubs:
+        session = await harness.create_test_session(stubs, agent=agent)
+        turn = await harness.send_message_to_session(stubs, session, message, wait=0, request_id=message)
+        if agent == "asker":
+            await harness.decide(stubs, await harness.wait_for_approval(stubs, session))
+        for label in labels:
+            effects = await world.workshop.started(label)
+            assert [effect.pid for effect in effects] == [doomed.pid]
+    await doomed.kill()
+    return turn
+
+
+async def question(world: World, turn: chat_pb2.Turn) -> approval_pb2.Approval:
+    """What is asked about the call whose outcome is unknown, once the turn waits for the answer."""
+    waiting = await harness.wait_for_turn(world.stubs, turn.session_id, turn.turn_id)
+    assert waiting.state == chat_pb2.TURN_STATE_AWAITING_OUTCOME
+    found = [await approval_of(world, item.approval_id) for item in waiting.pending]
+    asked = [approval for approval in found if approval.kind == event_pb2.APPROVAL_KIND_OUTCOME]
+    assert len(asked) == 1
+    assert asked[0].state == approval_pb2.APPROVAL_STATE_PENDING
+    return asked[0]
+
+
+async def approval_of(world: World, approval_id: str) -> approval_pb2.Approval:
+    """The approval as it is now."""
+    request = approval_pb2.GetApprovalRequest(approval_id=approval_id)
+    return (await world.stubs.approvals.GetApproval(request)).approval
+
+
+async def returned(world: World, turn: chat_pb2.Turn) -> list[event_pb2.ToolReturned]:
+    """Every result of the turn's calls, in order."""
+    events = await harness.all_events(world.stubs, turn.session_id)
+    mine = [event for event in events if event.turn_id == turn.turn_id]
+    return [event.tool_returned for event in mine if event.HasField("tool_returned")]

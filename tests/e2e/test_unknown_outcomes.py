@@ -1,0 +1,303 @@
+"""Promise I5: a tool that must not run twice ran when its server was lost. A person is asked what became of it.
+
+Real server processes are killed with `kill -9` while the tool runs. The tool writes down each of its starts.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from pymongo import AsyncMongoClient
+
+from tests import harness
+from tests.e2e.lost_servers import approval_of, killed_while_running, question, returned
+from tests.e2e.processes_of_ours import doomed as doomed_server
+from tests.e2e.world import World, said
+from tests.problems import problem_of, refused
+from turnkeeper.pb.v1 import approval_pb2, chat_pb2, event_pb2, session_pb2
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+RETRY, DONE, GIVE_UP, APPROVE, REJECT = (
+    event_pb2.APPROVAL_DECISION_RETRY,
+    event_pb2.APPROVAL_DECISION_MARK_DONE,
+    event_pb2.APPROVAL_DECISION_GIVE_UP,
+    event_pb2.APPROVAL_DECISION_APPROVE,
+    event_pb2.APPROVAL_DECISION_REJECT,
+)
+UNKNOWN, OK = event_pb2.TOOL_OUTCOME_UNKNOWN, event_pb2.TOOL_OUTCOME_OK
+NOBODY_KNOWS = "may or may not have taken effect"
+SCRIPT = r"""
+[[reply]]
+match = '^fire (?P<label>\S+)'
+tool_calls = [{ name = "hold_irreversible", arguments = { label = "{label}" } }]
+
+[[reply]]
+match = '^act (?P<label>\S+)'
+tool_calls = [{ name = "act", arguments = { label = "{label}" } }]
+
+[[reply]]
+match = '^beside (?P<label>\S+)'
+tool_calls = [
+    { name = "hold_irreversible", arguments = { label = "{label}" } },
+    { name = "act", arguments = { label = "{label}-act" } },
+]
+
+[[reply]]
+text = "Told: {tool_result}"
+"""
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def doomed(world: World) -> AsyncIterator[harness.ServerProcess]:
+    """A server in a process of its own, to be killed."""
+    async with doomed_server(world, "--lease", "1s") as server:
+        yield server
+
+
+async def ended(world: World, turn: chat_pb2.Turn) -> chat_pb2.Turn:
+    found = await harness.wait_for_turn(world.stubs, turn.session_id, turn.turn_id)
+    assert found.state == chat_pb2.TURN_STATE_COMPLETED
+    return found
+
+
+async def retry(world: World, turn: chat_pb2.Turn) -> chat_pb2.Turn:
+    request_id = harness.new_request_id()
+    response = await world.stubs.chat.RetryTurn(
+        chat_pb2.RetryTurnRequest(session_id=turn.session_id, turn_id=turn.turn_id, request_id=request_id)
+    )
+    return response.turn
+
+
+class TestAnswers:
+    async def test_i5_the_question_says_what_it_is_about(self, world: World, doomed: harness.ServerProcess) -> None:
+        turn = await killed_while_running(world, doomed, "fire asked", "asked", agent="asker")
+        asked = await question(world, turn)
+        assert (asked.tool, asked.arguments_json, asked.round) == ("hold_irreversible", '{"label":"asked"}', 2)
+        assert not asked.unknown_tool_call_ids, "only others are named"
+        listed = await world.stubs.approvals.ListApprovals(
+            approval_pb2.ListApprovalsRequest(session_id=turn.session_id, kind=event_pb2.APPROVAL_KIND_OUTCOME)
+        )
+        assert list(listed.approvals) == [asked]
+        events = await harness.all_events(world.stubs, turn.session_id)
+        assert harness.kinds(events)[-1] == "approval_requested"
+        assert events[-1].approval_requested.kind == event_pb2.APPROVAL_KIND_OUTCOME
+        stream = world.stubs.chat.StreamMessage(
+            chat_pb2.StreamMessageRequest(
+                session_id=turn.session_id, request_id="fire asked", content=harness.text_parts("fire asked")
+            )
+        )
+        last = [response async for response in stream][-1]
+        assert last.turn.state == chat_pb2.TURN_STATE_AWAITING_OUTCOME, "the stream of a turn that waits ends OK"
+        for decision in (APPROVE, REJECT):
+            with refused("INVALID_REQUEST") as refusal:
+                await harness.answer(world.stubs, asked, decision)
+            assert "RETRY, MARK_DONE or GIVE_UP" in refusal.problem.message
+        with refused("ARGUMENTS_HASH_MISMATCH"):
+            other = approval_pb2.Approval(approval_id=asked.approval_id, arguments_hash="0" * 64)
+            await harness.answer(world.stubs, other, RETRY)
+        with refused("TOOL_OUTCOME_UNKNOWN"):
+            await retry(world, turn)
+        waiting = world.stubs.approvals.WaitApproval(approval_pb2.WaitApprovalRequest(approval_id=asked.approval_id))
+        await harness.answer(world.stubs, asked, GIVE_UP)
+        assert (await waiting).approval.state == approval_pb2.APPROVAL_STATE_REJECTED
+        await ended(world, turn)
+
+    async def test_i5_retry_starts_it_again_once_under_the_same_key(
+        self, world: World, doomed: harness.ServerProcess
+    ) -> None:
+        turn = await killed_while_running(world, doomed, "fire again", "again")
+        asked = await question(world, turn)
+        assert len(world.workshop.effects("again")) == 1, "nothing starts before somebody says so"
+        decided = await harness.answer(world.stubs, asked, RETRY)
+        assert decided.approval.state == approval_pb2.APPROVAL_STATE_APPROVED
+        assert decided.approval.decision == RETRY
+        first, second = await world.workshop.started("again", times=2)
+        assert first.key == second.key
+        world.workshop.release("again")
+        assert harness.answer_of(await ended(world, turn)) == "Told: again is done"
+        assert (await harness.answer(world.stubs, asked, RETRY)).sequence == decided.sequence, "a repeat"
+        with refused("APPROVAL_ALREADY_PROCESSED"):
+            await harness.answer(world.stubs, asked, DONE, result_json="1")
+        assert [result.outcome for result in await returned(world, turn)] == [OK]
+        assert len(world.workshop.effects("again")) == 2
+
+    async def test_i5_a_retry_whose_server_is_lost_too_is_asked_about_again(
+        self, world: World, doomed: harness.ServerProcess
+    ) -> None:
+        turn = await killed_while_running(world, doomed, "fire twice", "twice")
+        first = await question(world, turn)
+        async with doomed_server(world, "--lease", "1s") as next_one:
+            # Only one of the two servers that live claims it: the answer is used up by either.
+            await harness.answer(world.stubs, first, RETRY)
+            starts = await world.workshop.started("twice", times=2)
+            if starts[-1].pid != next_one.pid:
+                world.workshop.release("twice")
+                await ended(world, turn)
+                return
+            await next_one.kill()
+        second = await question(world, turn)
+        assert second.round == first.round + 1
+        assert len(world.workshop.effects("twice")) == 2
+        await harness.answer(world.stubs, second, GIVE_UP)
+        await ended(world, turn)
+
+    async def test_i5_done_is_the_result_that_a_person_gives(self, world: World, doomed: harness.ServerProcess) -> None:
+        turn = await killed_while_running(world, doomed, "fire done", "done")
+        asked = await question(world, turn)
+        for wrong in ("", "{", "NaN", '"\\ud83d"', '"' + "x" * 65_536 + '"'):
+            with refused("INVALID_REQUEST") as refusal:
+                await harness.answer(world.stubs, asked, DONE, result_json=wrong)
+            assert "result_json" in refusal.problem.message
+        for decision in (RETRY, GIVE_UP):
+            with refused("INVALID_REQUEST"):
+                await harness.answer(world.stubs, asked, decision, result_json="1")
+        decided = await harness.answer(world.stubs, asked, DONE, result_json='"It was printed."')
+        assert decided.approval.state == approval_pb2.APPROVAL_STATE_APPROVED
+        again = await harness.answer(world.stubs, asked, DONE, result_json='"It was printed."')
+        assert (again.sequence, again.approval) == (decided.sequence, decided.approval)
+        with refused("APPROVAL_ALREADY_PROCESSED"):
+            await harness.answer(world.stubs, asked, DONE, result_json='"It was not."')
+        assert harness.answer_of(await ended(world, turn)) == "Told: It was printed."
+        (result,) = await returned(world, turn)
+        assert (result.outcome, result.result_json, result.started) == (OK, '"It was printed."', True)
+        assert len(world.workshop.effects("done")) == 1
+
+    async def test_i5_given_up_it_stays_unknown_and_the_model_is_told(
+        self, world: World, doomed: harness.ServerProcess
+    ) -> None:
+        turn = await killed_while_running(world, doomed, "fire given-up", "given-up")
+        asked = await question(world, turn)
+        decided = await harness.answer(world.stubs, asked, GIVE_UP, reason="The printer is gone.")
+        assert decided.approval.state == approval_pb2.APPROVAL_STATE_REJECTED
+        answer = harness.answer_of(await ended(world, turn))
+        assert NOBODY_KNOWS in answer
+        assert "The printer is gone." in answer
+        assert [(result.outcome, result.started) for result in await returned(world, turn)] == [(UNKNOWN, True)]
+        assert len(world.workshop.effects("given-up")) == 1
+
+    async def test_i5_nobody_answers_in_time(self, world: World, doomed: harness.ServerProcess) -> None:
+        turn = await killed_while_running(world, doomed, "fire expired", "expired", agent="worker")
+        asked = await question(world, turn)
+        async with AsyncMongoClient[dict[str, Any]](world.mongo_uri) as client:
+            await client[world.database]["approvals"].update_one(
+                {"_id.id": asked.approval_id}, [{"$set": {"expire_time": "$$NOW"}}]
+            )
+        while not (await harness.wait_for_turn(world.stubs, turn.session_id, turn.turn_id, seconds=1)).answer:
+            assert len(world.workshop.effects("expired")) == 1
+        assert NOBODY_KNOWS in harness.answer_of(await ended(world, turn))
+        assert (await approval_of(world, asked.approval_id)).state == approval_pb2.APPROVAL_STATE_EXPIRED
+        assert [(result.outcome, result.started) for result in await returned(world, turn)] == [(UNKNOWN, True)]
+        with refused("APPROVAL_EXPIRED"):
+            await harness.answer(world.stubs, asked, RETRY)
+
+    async def test_i6_two_deciders_at_once(self, world: World, doomed: harness.ServerProcess) -> None:
+        turn = await killed_while_running(world, doomed, "fire raced", "raced")
+        asked = await question(world, turn)
+        async with world.another() as elsewhere:
+            outcomes = await asyncio.gather(
+                harness.answer(world.stubs, asked, DONE, result_json='"by one"'),
+                harness.answer(elsewhere, asked, GIVE_UP),
+                harness.answer(world.stubs, asked, DONE, result_json='"by another"'),
+                return_exceptions=True,
+            )
+        lost = [each for each in outcomes if isinstance(each, BaseException)]
+        assert [problem_of(error).reason for error in lost] == ["APPROVAL_ALREADY_PROCESSED"] * 2  # type: ignore[arg-type]
+        await ended(world, turn)
+        assert len(await returned(world, turn)) == 1
+        assert len(world.workshop.effects("raced")) == 1
+
+
+class TestEnds:
+    async def test_i5_a_turn_that_is_cancelled_while_it_is_asked_stays_unknown(
+        self, world: World, doomed: harness.ServerProcess
+    ) -> None:
+        turn = await killed_while_running(world, doomed, "fire cancelled", "cancelled")
+        asked = await question(world, turn)
+        cancel = chat_pb2.CancelTurnRequest(session_id=turn.session_id, turn_id=turn.turn_id)
+        assert (await world.stubs.chat.CancelTurn(cancel)).turn.state == chat_pb2.TURN_STATE_CANCELLED
+        assert (await approval_of(world, asked.approval_id)).state == approval_pb2.APPROVAL_STATE_WITHDRAWN
+        (result,) = await returned(world, turn)
+        assert (result.outcome, result.started) == (UNKNOWN, True)
+        assert NOBODY_KNOWS in result.result_json
+        with refused("TOOL_OUTCOME_UNKNOWN") as refusal:
+            await retry(world, turn)
+        assert "send a new message" in refusal.problem.message
+        after = await harness.send_message_to_session(world.stubs, turn.session_id, "and now?")
+        assert after.state == chat_pb2.TURN_STATE_COMPLETED
+        assert len(world.workshop.effects("cancelled")) == 1
+
+    async def test_i5_a_session_that_ends_while_it_is_asked(self, world: World, doomed: harness.ServerProcess) -> None:
+        turn = await killed_while_running(world, doomed, "fire ended", "ended")
+        asked = await question(world, turn)
+        await world.stubs.sessions.EndSession(session_pb2.EndSessionRequest(session_id=turn.session_id))
+        assert (await approval_of(world, asked.approval_id)).state == approval_pb2.APPROVAL_STATE_WITHDRAWN
+        assert [(result.outcome, result.started) for result in await returned(world, turn)] == [(UNKNOWN, True)]
+
+
+class TestSiblings:
+    async def test_i5_an_approval_waits_beside_the_question(self, world: World, doomed: harness.ServerProcess) -> None:
+        async with harness.connect(doomed.address) as stubs:
+            session = await harness.create_test_session(stubs, agent="asker")
+            turn = await harness.send_message_to_session(stubs, session, "beside both", wait=0)
+            listed = approval_pb2.ListApprovalsRequest(session_id=session, tool="hold_irreversible")
+            await harness.wait_for_turn(stubs, session, turn.turn_id)
+            (first,) = (await stubs.approvals.ListApprovals(listed)).approvals
+            await harness.decide(stubs, first)
+            await world.workshop.started("both")
+        await doomed.kill()
+        asked = await question(world, turn)
+        waiting = await harness.wait_for_turn(world.stubs, turn.session_id, turn.turn_id)
+        assert {item.tool for item in waiting.pending} == {"hold_irreversible", "act"}
+        await harness.answer(world.stubs, asked, DONE, result_json="1")
+        waiting = await harness.wait_for_turn(world.stubs, turn.session_id, turn.turn_id)
+        assert waiting.state == chat_pb2.TURN_STATE_AWAITING_APPROVAL, "the other question still stands"
+        await harness.decide(world.stubs, await harness.wait_for_approval(world.stubs, session))
+        await ended(world, turn)
+        assert len(world.workshop.effects("both-act")) == 1
+
+    async def test_i5_a_sibling_that_is_ready_runs_meanwhile(self, world: World, doomed: harness.ServerProcess) -> None:
+        turn = await killed_while_running(world, doomed, "beside ready", "ready")
+        asked = await question(world, turn)
+        await world.workshop.started("ready-act")
+        await harness.answer(world.stubs, asked, GIVE_UP)
+        await ended(world, turn)
+        assert len(world.workshop.effects("ready-act")) == 1
+
+
+class TestWhileItIsUnknown:
+    async def test_i5_the_same_tool_asks_again_and_shows_the_unknown_call(
+        self, world: World, doomed: harness.ServerProcess
+    ) -> None:
+        turn = await killed_while_running(world, doomed, "fire first", "first")
+        first = await question(world, turn)
+        await harness.answer(world.stubs, first, GIVE_UP)
+        await ended(world, turn)
+        later = await harness.send_message_to_session(world.stubs, turn.session_id, "fire second")
+        assert later.state == chat_pb2.TURN_STATE_AWAITING_APPROVAL, "the policy lets it through; the unknown does not"
+        second = await harness.wait_for_approval(world.stubs, turn.session_id)
+        assert second.kind == event_pb2.APPROVAL_KIND_TOOL_CALL
+        assert list(second.unknown_tool_call_ids) == [first.tool_call_id]
+        for decision in (RETRY, DONE, GIVE_UP):
+            with refused("INVALID_REQUEST") as refusal:
+                await harness.answer(world.stubs, second, decision, result_json="1" if decision == DONE else "")
+            assert "APPROVE or REJECT" in refusal.problem.message
+        assert not world.workshop.effects("second")
+        await harness.decide(world.stubs, second)
+        await world.workshop.started("second")
+        world.workshop.release("second")
+        await ended(world, later)
+        other = await harness.send_message_to_session(world.stubs, turn.session_id, "act freely")
+        assert other.state == chat_pb2.TURN_STATE_COMPLETED, "another tool is not concerned"
+        assert NOBODY_KNOWS in "".join(said(world.heard("act freely")[-1]))
+
+    async def test_i5_what_was_done_is_unknown_no_more(self, world: World, doomed: harness.ServerProcess) -> None:
+        turn = await killed_while_running(world, doomed, "fire settled", "settled")
+        await harness.answer(world.stubs, await question(world, turn), DONE, result_json="1")
+        await ended(world, turn)
+        later = await harness.send_message_to_session(world.stubs, turn.session_id, "fire freely", wait=0)
+        await world.workshop.started("freely")
+        world.workshop.release("freely")
+        await ended(world, later)
