@@ -258,14 +258,6 @@ class TestSiblings:
         await ended(world, turn)
         assert len(world.workshop.effects("both-act")) == 1
 
-    async def test_i5_a_sibling_that_is_ready_runs_meanwhile(self, world: World, doomed: harness.ServerProcess) -> None:
-        turn = await killed_while_running(world, doomed, "beside ready", "ready")
-        asked = await question(world, turn)
-        await world.workshop.started("ready-act")
-        await harness.answer(world.stubs, asked, GIVE_UP)
-        await ended(world, turn)
-        assert len(world.workshop.effects("ready-act")) == 1
-
 
 class TestWhileItIsUnknown:
     async def test_i5_the_same_tool_asks_again_and_shows_the_unknown_call(

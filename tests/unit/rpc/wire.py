@@ -48,7 +48,7 @@ PAIRS = (
             "expire_time": LATER,
             "delete_time": LATER,
         },
-        only_ours=frozenset({"tenant", "fingerprint", "metadata_json"}),
+        only_ours=frozenset({"tenant", "fingerprint", "metadata_json", "unknown"}),
     ),
     Pair(
         kind=Turn,
@@ -72,7 +72,7 @@ PAIRS = (
         kind=Approval,
         message=approval_pb2.Approval.DESCRIPTOR,
         rename={"id": "approval_id"},
-        only_ours=frozenset({"tenant", "sequence"}),
+        only_ours=frozenset({"tenant", "sequence", "result_json"}),
     ),
     Pair(
         kind=Agent,

@@ -141,7 +141,7 @@ class _SessionErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sess
     SESSION_ERROR_CODE_ARGUMENTS_HASH_MISMATCH: _SessionErrorCode.ValueType  # 111
     """The arguments_hash is not that of the pending call; get the approval again and decide on what it shows."""
     SESSION_ERROR_CODE_TOOL_OUTCOME_UNKNOWN: _SessionErrorCode.ValueType  # 112
-    """A tool was running when its server was lost; it may have taken effect: check before you repeat it."""
+    """A tool of this turn may have taken effect, nobody knows; decide its approval, or send a new message."""
     SESSION_ERROR_CODE_REQUEST_ID_REUSED: _SessionErrorCode.ValueType  # 113
     """This request_id belongs to another request; use a new request_id for a new request."""
     SESSION_ERROR_CODE_PAGE_TOKEN_INVALID: _SessionErrorCode.ValueType  # 114
@@ -237,7 +237,7 @@ SESSION_ERROR_CODE_TOOL_CALL_NOT_PENDING: SessionErrorCode.ValueType  # 110
 SESSION_ERROR_CODE_ARGUMENTS_HASH_MISMATCH: SessionErrorCode.ValueType  # 111
 """The arguments_hash is not that of the pending call; get the approval again and decide on what it shows."""
 SESSION_ERROR_CODE_TOOL_OUTCOME_UNKNOWN: SessionErrorCode.ValueType  # 112
-"""A tool was running when its server was lost; it may have taken effect: check before you repeat it."""
+"""A tool of this turn may have taken effect, nobody knows; decide its approval, or send a new message."""
 SESSION_ERROR_CODE_REQUEST_ID_REUSED: SessionErrorCode.ValueType  # 113
 """This request_id belongs to another request; use a new request_id for a new request."""
 SESSION_ERROR_CODE_PAGE_TOKEN_INVALID: SessionErrorCode.ValueType  # 114
