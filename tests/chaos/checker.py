@@ -1,0 +1,93 @@
+"""`python -m tests.chaos.checker --uri URI --database DB --dir DIR --report FILE [--faults FILE]`: was anything broken?
+
+Reads the clients' files and the tools' in DIR, the nemesis' file, and the database; never a server, and no counter of
+one. Exit status 0: nothing was broken; 1: something was, or nothing was there to look at; 2: it could not look.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from pymongo.errors import PyMongoError
+
+from tests.chaos.history import Finding, History
+from tests.chaos.promises.answers import i3_what_was_acknowledged_is_there, i8_a_request_has_one_effect
+from tests.chaos.promises.decisions import i6_an_approval_is_left_once, i7_expired_is_not_decided
+from tests.chaos.promises.effects import (
+    i5_an_irreversible_tool_starts_once,
+    i12_nothing_starts_after_a_cancel,
+    i14_what_was_approved_is_what_ran,
+)
+from tests.chaos.promises.ends import (
+    every_turn_ends_or_waits,
+    i11_documents_equal_the_fold_of_the_log,
+    i15_clients_that_left_change_nothing,
+)
+from tests.chaos.promises.order import i1_numbers_have_no_gap, i2_readers_are_given_the_log, i4_fences_never_fall
+from tests.chaos.promises.texts import (
+    i10_partial_text_is_never_history,
+    i16_history_can_be_sent_to_a_model,
+    texts_of_readers_are_whole,
+)
+from tests.chaos.reading import read
+from tests.chaos.summary import summary
+
+PROMISES: Mapping[str, Callable[[History], Finding]] = {
+    "I1": i1_numbers_have_no_gap,
+    "I2": i2_readers_are_given_the_log,
+    "I3": i3_what_was_acknowledged_is_there,
+    "I4": i4_fences_never_fall,
+    "I5": i5_an_irreversible_tool_starts_once,
+    "I6": i6_an_approval_is_left_once,
+    "I7": i7_expired_is_not_decided,
+    "I8": i8_a_request_has_one_effect,
+    "I10": i10_partial_text_is_never_history,
+    "I11": i11_documents_equal_the_fold_of_the_log,
+    "I12": i12_nothing_starts_after_a_cancel,
+    "I14": i14_what_was_approved_is_what_ran,
+    "I15": i15_clients_that_left_change_nothing,
+    "I16": i16_history_can_be_sent_to_a_model,
+    "texts": texts_of_readers_are_whole,
+    "turns": every_turn_ends_or_waits,
+}
+"""The promises that are judged; the last two are the texts that readers put together, and that every turn ends."""
+
+SETTLE = 60.0
+
+
+def judge(history: History) -> Mapping[str, Finding]:
+    """Every promise by its name."""
+    return {name: promise(history) for name, promise in PROMISES.items()}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.checker", description="Was any promise broken?")
+    parser.add_argument("--uri", required=True, help="the replica set, healed")
+    parser.add_argument("--database", required=True)
+    parser.add_argument("--dir", type=Path, required=True, help="where clients and tools wrote what they saw")
+    parser.add_argument("--report", type=Path, required=True, metavar="FILE", help="where to write the report, JSON")
+    parser.add_argument("--faults", type=Path, metavar="FILE", help="what the nemesis did, JSON lines")
+    parser.add_argument("--settle", type=float, default=SETTLE, help="seconds to wait for turns to come to rest")
+    asked = parser.parse_args()
+    reading = read(asked.uri, asked.database, asked.dir, faults=asked.faults, settle=asked.settle)
+    try:
+        history = asyncio.run(reading)
+    except (OSError, ValueError, KeyError, PyMongoError) as error:
+        print(f"the run cannot be read: {error!r}", file=sys.stderr)
+        return 2
+    findings = judge(history)
+    report = summary(history, findings)
+    asked.report.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    for name, finding in findings.items():
+        verdict = f"{len(finding.violations)} violations" if finding.violations else "held"
+        print(f"{name:>6}: {verdict if finding.checked else 'nothing to look at'} ({finding.checked} looked at)")
+        for line in finding.violations[:3]:
+            print(f"        {line}")
+    return int(bool(report["violations"] or report["not_checked"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

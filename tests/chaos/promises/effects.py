@@ -1,0 +1,108 @@
+"""What tools did: I5, I12 and I14."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+from tests.chaos import tools
+from tests.chaos.history import Effect, Finding, History, Logged
+from turnkeeper.pb.v1 import event_pb2
+
+_LEAVE = frozenset({event_pb2.APPROVAL_DECISION_APPROVE, event_pb2.APPROVAL_DECISION_RETRY})
+"""The decisions that let a call start once."""
+
+
+def i5_an_irreversible_tool_starts_once(history: History) -> Finding:
+    """Falsified by a start that no tool_started stands for, by one under another key than the ledger's, by more starts
+    of an irreversible call than its approvals, or its policy, allow; and by one that its policy asks about and nobody
+    allowed before it.
+    """
+    found = Finding()
+    for call, effects in _by_call(history).items():
+        name = f"{effects[0].session}: {effects[0].tool} {call}"
+        events = history.events_of_call.get(call, ())
+        started = [event for event in events if event.kind == "tool_started"]
+        found.expect(
+            len(effects) <= len(started),
+            f"{name} took effect {len(effects)} times, and was STARTED {len(started)} times",
+        )
+        keys = {effect.key for effect in effects} | {event.event.tool_started.key for event in started}
+        ledger = history.ledger.get(call, {}).get("key")
+        found.expect(keys == {ledger}, f"{name} ran under {sorted(keys)}, the ledger's key is {ledger}")
+        if tools.CLASSES[effects[0].tool] == "IRREVERSIBLE":
+            _allowed(name, effects, events, found)
+    return found
+
+
+def _allowed(name: str, effects: Sequence[Effect], events: Sequence[Logged], found: Finding) -> None:
+    """Each start, in the log and in the file, uses up one leave that was given before it."""
+    leaves = 0 if effects[0].tool in tools.ASKED else 1
+    for event in events:
+        if event.kind == "approval_decided" and event.event.approval_decided.decision in _LEAVE:
+            leaves += 1
+        if event.kind == "tool_started":
+            leaves -= 1
+            found.expect(leaves >= 0, f"{name} was STARTED ({event.sequence}) without leave")
+    given = sum(event.kind == "tool_started" for event in events) + leaves
+    found.expect(len(effects) <= given, f"{name} took effect {len(effects)} times, with leave for {given}")
+
+
+def i12_nothing_starts_after_a_cancel(history: History) -> Finding:
+    """Falsified by a tool_started between turn_cancelled and turn_retried of its turn, or by a start that a tool wrote
+    down and that has no tool_started outside such a time. A call STARTED before the cancel counts as started, however
+    late the tool itself began: its process may have been stopped in between (the residual of I5).
+    """
+    found = Finding()
+    in_time: dict[str, int] = {}
+    for log in history.logs.values():
+        cancelled: set[str] = set()
+        for event in log:
+            if event.kind == "turn_cancelled":
+                found.checked += 1
+                cancelled.add(event.turn)
+            elif event.kind == "turn_retried":
+                cancelled.discard(event.turn)
+            elif event.kind == "tool_started" and event.turn in cancelled:
+                found.violations.append(
+                    f"{event.event.session_id}: event {event.sequence} starts a tool of a cancelled turn"
+                )
+            elif event.kind == "tool_started":
+                call = event.event.tool_started.tool_call_id
+                in_time[call] = in_time.get(call, 0) + 1
+    were_cancelled = {event.turn for log in history.logs.values() for event in log if event.kind == "turn_cancelled"}
+    for call, effects in _by_call(history).items():
+        if effects[0].turn in were_cancelled and len(effects) > in_time.get(call, 0):
+            found.violations.append(
+                f"{effects[0].session}: {call} of a cancelled turn took effect without a start in time"
+            )
+    return found
+
+
+def i14_what_was_approved_is_what_ran(history: History) -> Finding:
+    """Falsified by a tool that saw other arguments than the ledger holds, or by a hash that differs between the model's
+    call, the question, the decision and the ledger, for the last round that was allowed.
+    """
+    found = Finding()
+    for effect in history.effects:
+        name = f"{effect.session}: {effect.tool} {effect.call}"
+        ledger = history.ledger.get(effect.call)
+        if ledger is None:
+            found.expect(False, f"{name} is not in the ledger")
+            continue
+        wanted = tools.hash_of(json.loads(ledger["arguments_json"]))
+        found.expect(effect.arguments == wanted, f"{name} ran with other arguments than the ledger's")
+        hashes = _hashes(history.events_of_call.get(effect.call, ())) | {ledger["arguments_hash"]}
+        found.expect(len(hashes) == 1, f"{name} has the hashes {sorted(hashes)}")
+    return found
+
+
+def _hashes(events: Sequence[Logged]) -> set[str]:
+    """Of all that the log says of the call. The run changes no tool and no policy, so that every round has the same."""
+    asked = [event for event in events if event.kind in ("tool_called", "approval_requested", "approval_decided")]
+    return {getattr(event.event, event.kind).arguments_hash for event in asked}
+
+
+def _by_call(history: History) -> Mapping[str, list[Effect]]:
+    found: dict[str, list[Effect]] = {}
+    for effect in history.effects:
+        found.setdefault(effect.call, []).append(effect)
+    return found

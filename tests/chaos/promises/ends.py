@@ -1,0 +1,53 @@
+"""What became of turns: I9's end, I11 and I15."""
+
+from collections.abc import Mapping
+
+from tests.chaos.history import Document, Finding, History
+
+ENDED = frozenset({"COMPLETED", "FAILED", "CANCELLED"})
+WAITING = frozenset({"AWAITING_APPROVAL", "AWAITING_TOOL", "AWAITING_BUDGET", "AWAITING_OUTCOME"})
+
+
+def acknowledged_turns(history: History) -> frozenset[str]:
+    """The turns that a client was told of."""
+    told = (each.told for each in history.tries)
+    return frozenset(str(each["turn"]) for each in told if each.get("turn") and each.get("status") == "OK")
+
+
+def every_turn_ends_or_waits(history: History) -> Finding:
+    """Falsified by an acknowledged turn that, once the faults are healed, neither ended, nor waits in a declared state,
+    nor stands in the queue behind one that waits.
+    """
+    found = Finding()
+    for turn in acknowledged_turns(history):
+        found.expect(*_rests(turn, history))
+    return found
+
+
+def i15_clients_that_left_change_nothing(history: History) -> Finding:
+    """Falsified by a turn whose client went away, and that neither ended nor waits."""
+    found = Finding()
+    for turn in history.left:
+        found.expect(*_rests(turn, history))
+    return found
+
+
+def i11_documents_equal_the_fold_of_the_log(history: History) -> Finding:
+    """Falsified by what tests/checker finds: a document that is not what its session's log says."""
+    return Finding(checked=len(history.logs), violations=list(history.unfit))
+
+
+def is_at_rest(turn: Document, turns: Mapping[str, Document], head: Document) -> bool:
+    """The turn ended, waits for somebody, or is queued behind one that does."""
+    if turn["state"] in ENDED | WAITING:
+        return True
+    active = turns.get(head["active_turn"])
+    return turn["id"] in head["queue"] and active is not None and active["state"] in WAITING
+
+
+def _rests(turn: str, history: History) -> tuple[bool, str]:
+    document = history.turns.get(turn)
+    if document is None:
+        return False, f"turn {turn} is not there"
+    rests = is_at_rest(document, history.turns, history.heads[document["session_id"]])
+    return rests, f"{document['session_id']}: turn {turn} is still {document['state']}"

@@ -1,0 +1,111 @@
+"""A history in figures, for the report of a run."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tests.chaos.history import Fault, Finding, History, Logged
+from tests.chaos.promises.answers import MUTATIONS
+from tests.chaos.promises.ends import WAITING, acknowledged_turns
+from turnkeeper.pb.v1 import event_pb2
+
+MOST_SHOWN = 20
+_DATABASE, _SERVER = "mongo", "server"
+_SHARES = (("p50", 0.5), ("p99", 0.99))
+_UNKNOWN, _OUTCOME = event_pb2.TOOL_OUTCOME_UNKNOWN, event_pb2.APPROVAL_KIND_OUTCOME
+
+
+def summary(history: History, findings: Mapping[str, Finding]) -> dict[str, Any]:
+    """The report. `takeover_seconds` is empty without a file of faults; `turns` are those that clients were told of."""
+    events = [event for log in history.logs.values() for event in log]
+    kinds = Counter(event.kind for event in events)
+    turns = [history.turns[turn] for turn in acknowledged_turns(history) if turn in history.turns]
+    taken_over = takeovers(history)
+    return {
+        "acks": sum(each.ok and each.rpc in MUTATIONS for each in history.tries),
+        "turns": dict(sorted(Counter(turn["state"] for turn in turns).items())),
+        "acknowledged_turns": len(acknowledged_turns(history)),
+        "waiting": sum(turn["state"] in WAITING for turn in turns),
+        "events": len(events),
+        "decided_approvals": kinds["approval_decided"],
+        "expired_approvals": kinds["approval_expired"],
+        "effects": len(history.effects),
+        "takeovers": len(taken_over),
+        "takeover_seconds": _quantiles(_takeover_times(history, taken_over)),
+        "unknown_outcomes": _unknown(history),
+        "longest_write_gap_seconds": round(_longest_gap(history), 2),
+        "checked": {name: finding.checked for name, finding in findings.items()},
+        "violations": {
+            name: finding.violations[:MOST_SHOWN] for name, finding in findings.items() if finding.violations
+        },
+        "violations_by_promise": {name: len(finding.violations) for name, finding in findings.items()},
+        "not_checked": [name for name, finding in findings.items() if not finding.checked],
+    }
+
+
+def takeovers(history: History) -> list[Logged]:
+    """The events at which a turn went on with another owner because its own was lost; a hand-over at drain is none."""
+    return [
+        event
+        for log in history.logs.values()
+        for event in log
+        if event.kind == "attempt_superseded"
+        and event.event.attempt > event.event.attempt_superseded.superseded_attempt
+    ]
+
+
+def _unknown(history: History) -> int:
+    """Tool calls of which nobody knew at some time whether they took effect."""
+    unknown = set()
+    for call, events in history.events_of_call.items():
+        for event in events:
+            said = getattr(event.event, event.kind)
+            if event.kind == "tool_returned" and said.outcome == _UNKNOWN:
+                unknown.add(call)
+            if event.kind == "approval_requested" and said.kind == _OUTCOME:
+                unknown.add(call)
+    return len(unknown)
+
+
+def _takeover_times(history: History, taken_over: Sequence[Logged]) -> list[float]:
+    """Seconds from the fault that lost the owner to the new owner's first event, as clients saw it.
+
+    Which server owned a turn is written nowhere, so this is an upper bound: from the first fault of a server after the
+    turn's last event before, or from the end of the last fault of the database in between, which is later.
+    """
+    times: list[float] = []
+    for event in taken_over:
+        earlier = [each for each in history.events_of_turn[event.turn] if each.sequence < event.sequence]
+        since, until = _when(earlier[-1], history), _when(event, history)
+        lost = [fault.began for fault in _between(history.faults, _SERVER, since, until)]
+        healed = [fault.healed for fault in _between(history.faults, _DATABASE, since, until) if fault.healed <= until]
+        if lost or healed:
+            times.append(max(0.0, until - max([min(lost, default=since), *healed])))
+    return times
+
+
+def _between(faults: Sequence[Fault], target: str, since: float, until: float) -> list[Fault]:
+    """Faults of such targets that lasted into the time between."""
+    return [
+        fault
+        for fault in faults
+        if fault.target.startswith(target) and since - 1 <= fault.healed and fault.began <= until
+    ]
+
+
+def _when(event: Logged, history: History) -> float:
+    """By the clients' clock where one saw it, else by that of the replica that wrote it, which a fault may have moved."""
+    return history.seen.get((event.event.session_id, event.sequence), event.wall)
+
+
+def _quantiles(values: Sequence[float]) -> dict[str, float]:
+    if not values:
+        return {}
+    ordered = sorted(values)
+    return {name: round(ordered[min(len(ordered) - 1, int(len(ordered) * share))], 2) for name, share in _SHARES}
+
+
+def _longest_gap(history: History) -> float:
+    """The longest time in which no reader was given a new event, over all sessions."""
+    times = sorted(history.seen.values())
+    return max((later - earlier for earlier, later in zip(times, times[1:], strict=False)), default=0.0)
