@@ -92,7 +92,7 @@ class Prompt:
 class History:
     """A whole run. Logs and heads are by session, the other documents by their ids.
 
-    `seen`: when a client first heard of an event, wall seconds, by session and number. `unfit`: what tests/checker found.
+    `seen`: when a client first heard of an event, wall seconds, by session and number. `unfit`: of tests/checker.
     """
 
     logs: Mapping[str, Sequence[Logged]] = field(default_factory=dict)

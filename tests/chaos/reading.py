@@ -156,7 +156,7 @@ def seen_in(streams: Iterable[Document]) -> Mapping[tuple[str, int], float]:
 
 async def _settled(database: AsyncDatabase[dict[str, Any]], seconds: float) -> None:
     until = time.monotonic() + seconds
-    while time.monotonic() < until and not await _is_settled(database):
+    while time.monotonic() < until and not await _is_settled(database):  # noqa: ASYNC110 - it tells nobody
         await asyncio.sleep(0.5)
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from tests.chaos.history import Fault, Finding, History, Logged
@@ -94,7 +95,7 @@ def _between(faults: Sequence[Fault], target: str, since: float, until: float) -
 
 
 def _when(event: Logged, history: History) -> float:
-    """By the clients' clock where one saw it, else by that of the replica that wrote it, which a fault may have moved."""
+    """By the clients' clock where one saw it, else by the writing replica's, which a fault may have moved."""
     return history.seen.get((event.event.session_id, event.sequence), event.wall)
 
 
@@ -108,4 +109,4 @@ def _quantiles(values: Sequence[float]) -> dict[str, float]:
 def _longest_gap(history: History) -> float:
     """The longest time in which no reader was given a new event, over all sessions."""
     times = sorted(history.seen.values())
-    return max((later - earlier for earlier, later in zip(times, times[1:], strict=False)), default=0.0)
+    return max((later - earlier for earlier, later in pairwise(times)), default=0.0)

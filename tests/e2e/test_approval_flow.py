@@ -144,6 +144,28 @@ class TestApprovalFlow:
         assert ended.state == chat_pb2.TURN_STATE_COMPLETED
         assert len(world.heard("both early")) == 2
 
+    async def test_a_rejection_while_the_sibling_runs_is_told_to_the_model(self, world: World) -> None:
+        session = await harness.create_test_session(world.stubs, agent="asker")
+        turn = await harness.send_message_to_session(world.stubs, session, "both refused", wait=0)
+        approval = await harness.wait_for_approval(world.stubs, session)
+        await world.workshop.started("refused-read")
+        async with world.another() as elsewhere:
+            await harness.decide(elsewhere, approval, approve=False)
+        world.workshop.release("refused-read")
+        ended = await harness.wait_for_turn(world.stubs, session, turn.turn_id)
+        assert ended.state == chat_pb2.TURN_STATE_COMPLETED
+        assert "tool: A person rejected this call." in said(world.heard("both refused")[1])
+
+    async def test_an_expiry_while_the_sibling_runs_is_told_to_the_model(self, world: World) -> None:
+        session = await harness.create_test_session(world.stubs, agent="hurried")
+        turn = await harness.send_message_to_session(world.stubs, session, "both lapsed", wait=0)
+        await world.workshop.started("lapsed-read")
+        await until_event(world.stubs, session, "approval_expired")
+        world.workshop.release("lapsed-read")
+        ended = await harness.wait_for_turn(world.stubs, session, turn.turn_id)
+        assert ended.state == chat_pb2.TURN_STATE_COMPLETED
+        assert "tool: Nobody approved this call in time." in said(world.heard("both lapsed")[1])
+
     async def test_two_approvals_of_one_message_are_decided_one_by_one(self, world: World) -> None:
         session, turn = await asked(world, "two parts")
         assert [item.tool for item in turn.pending] == ["act", "act"]

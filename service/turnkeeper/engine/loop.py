@@ -14,7 +14,6 @@ from typing import Any, assert_never
 
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.event import Event
-from turnkeeper.domain.history import History
 from turnkeeper.domain.tool import Call
 from turnkeeper.domain.turn import (
     AwaitApproval,
@@ -35,6 +34,7 @@ from turnkeeper.engine.feed import Feed, Preview
 from turnkeeper.engine.following import Owner, due_step, follow_on
 from turnkeeper.engine.journal import Journal
 from turnkeeper.engine.lease import HeldLease, LeaseLost
+from turnkeeper.engine.memory import Memory
 from turnkeeper.engine.running_tools import RunningTools
 from turnkeeper.engine.speech import Speech
 from turnkeeper.engine.toolbox import Finished, Toolbox
@@ -67,14 +67,14 @@ class TurnRun:
     """One turn under one lease."""
 
     def __init__(
-        self, parts: Parts, *, lease: HeldLease, feed: Feed, agent: Agent, snapshot: Snapshot, history: History
+        self, parts: Parts, *, lease: HeldLease, feed: Feed, agent: Agent, snapshot: Snapshot, memory: Memory
     ) -> None:
         self._parts = parts
         self._lease = lease
         self._feed = feed
         self._agent = agent
         self._snapshot = snapshot
-        self._history = history
+        self._memory = memory
         self._tools = RunningTools(parts.toolbox, spans=parts.spans, metrics=parts.metrics, strays=parts.strays)
         self._handed_over = False
         self._read_at = time.monotonic()
@@ -200,11 +200,12 @@ class TurnRun:
         while True:
             try:
                 snapshot = await self._parts.store.snapshot(*key, turn_id=self._lease.turn_id)
+                if snapshot is None or snapshot.head.fence != self._lease.fence:
+                    raise LeaseLost
+                await self._memory.read(until=snapshot.head.last_seq)
             except ServiceUnavailable:
                 await asyncio.sleep(0.1 + self._parts.jitter() * 0.4)
                 continue
-            if snapshot is None or snapshot.head.fence != self._lease.fence:
-                raise LeaseLost
             self._snapshot, self._read_at = snapshot, time.monotonic()
             return
 
@@ -217,7 +218,7 @@ class TurnRun:
                 create_time=new.at,
                 payload=new.payload,
             )
-            self._history.add(event)
+            self._memory.add(event)
 
     # --- the model ---------------------------------------------------------------------------------------------
 
@@ -231,7 +232,7 @@ class TurnRun:
             since=self._snapshot.head.last_seq,
             counts=lambda: self._lease.sure,
         )
-        messages = self._history.messages(self._agent.instructions)
+        messages = self._memory.messages(self._agent.instructions)
         fault("turn.model.before_call")
         speaking = asyncio.create_task(self._parts.speech.speak(self._agent, turn, messages, preview))
         try:

@@ -14,20 +14,19 @@ from typing import TypeVar
 
 from turnkeeper.codes import ErrorDetail
 from turnkeeper.domain.agent import Agent
-from turnkeeper.domain.event import HISTORY, Event
-from turnkeeper.domain.history import History
+from turnkeeper.domain.event import Event
 from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.decisions import give_back, worn_out
 from turnkeeper.engine.draft import Draft
 from turnkeeper.engine.feed import Feed, Feeds, Key
 from turnkeeper.engine.lease import HeldLease, LeaseLost
 from turnkeeper.engine.loop import Parts, TurnRun
+from turnkeeper.engine.memory import Memory
 from turnkeeper.errors import AgentConfigError, ServiceUnavailable
 from turnkeeper.faults import fault
 from turnkeeper.store.contract import Claim, Snapshot, StoredEvent
 from turnkeeper.telemetry import logs
 
-HISTORY_PAGE = 500
 CUT_TIME = 5.0
 """Seconds to hand over what was cut; a turn that is not handed over by then is taken over when its lease lapses."""
 
@@ -202,8 +201,9 @@ class Worker:
             gone = AgentConfigError("The agent's pinned version is gone; start a new session.")
             await self._fail(snapshot, held, gone.to_event())
             return
-        history = await self._persist(held, lambda: self._history(work.key, until=snapshot.head.last_seq))
-        run = TurnRun(self._parts, lease=held, feed=feed, agent=agent, snapshot=snapshot, history=history)
+        memory = Memory(self._parts.store, key=work.key, decode=self._decode)
+        await self._persist(held, lambda: memory.read(until=snapshot.head.last_seq))
+        run = TurnRun(self._parts, lease=held, feed=feed, agent=agent, snapshot=snapshot, memory=memory)
         with self._parts.spans.invoke_agent(
             agent.name, session_id=turn.session_id, turn_id=turn.id, attempt=turn.attempt, links=(turn.trace,)
         ) as span:
@@ -240,18 +240,6 @@ class Worker:
             await self._parts.journal.commit(draft.step(step_id=self._parts.journal.new_id(), fence=work.fence))
         except Exception as error:  # noqa: BLE001 - the first failure is in the log already
             log.warning("a broken run's lease is left to lapse (%s)", type(error).__name__)
-
-    async def _history(self, key: Key, *, until: int) -> History:
-        history = History()
-        after = 0
-        while after < until:
-            page = await self._parts.store.events(*key, after=after, limit=HISTORY_PAGE, kinds=HISTORY, until=until)
-            for stored in page:
-                history.add(self._decode(stored))
-            if len(page) < HISTORY_PAGE:
-                break
-            after = page[-1].sequence
-        return history
 
     # --- the tasks ---------------------------------------------------------------------------------------------
 

@@ -1,1 +1,1 @@
-"""One function a promise: it says what would falsify it, and looks for exactly that in a history. Nothing here reads."""
+"""One function a promise: it says what would falsify it, and looks for exactly that in a history."""

@@ -1,6 +1,7 @@
 """What tools did: I5, I12 and I14."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from tests.chaos import tools
@@ -52,29 +53,34 @@ def i12_nothing_starts_after_a_cancel(history: History) -> Finding:
     late the tool itself began: its process may have been stopped in between (the residual of I5).
     """
     found = Finding()
-    in_time: dict[str, int] = {}
+    in_time: Counter[str] = Counter()
+    were_cancelled: set[str] = set()
     for log in history.logs.values():
-        cancelled: set[str] = set()
-        for event in log:
-            if event.kind == "turn_cancelled":
+        were_cancelled |= _starts_in_time(log, in_time, found)
+    for call, effects in _by_call(history).items():
+        late = effects[0].turn in were_cancelled and len(effects) > in_time[call]
+        if late:
+            found.violations.append(f"{effects[0].session}: {call} took effect after its turn was cancelled")
+    return found
+
+
+def _starts_in_time(log: Sequence[Logged], in_time: Counter[str], found: Finding) -> set[str]:
+    """Counts the starts that no cancel forbids, by call; the turns that were cancelled at some time."""
+    were_cancelled: set[str] = set()
+    cancelled: set[str] = set()
+    for event in log:
+        match event.kind:
+            case "turn_cancelled":
                 found.checked += 1
                 cancelled.add(event.turn)
-            elif event.kind == "turn_retried":
+                were_cancelled.add(event.turn)
+            case "turn_retried":
                 cancelled.discard(event.turn)
-            elif event.kind == "tool_started" and event.turn in cancelled:
-                found.violations.append(
-                    f"{event.event.session_id}: event {event.sequence} starts a tool of a cancelled turn"
-                )
-            elif event.kind == "tool_started":
-                call = event.event.tool_started.tool_call_id
-                in_time[call] = in_time.get(call, 0) + 1
-    were_cancelled = {event.turn for log in history.logs.values() for event in log if event.kind == "turn_cancelled"}
-    for call, effects in _by_call(history).items():
-        if effects[0].turn in were_cancelled and len(effects) > in_time.get(call, 0):
-            found.violations.append(
-                f"{effects[0].session}: {call} of a cancelled turn took effect without a start in time"
-            )
-    return found
+            case "tool_started" if event.turn in cancelled:
+                found.violations.append(f"{event.event.session_id}: {event.sequence} starts a tool of a cancelled turn")
+            case "tool_started":
+                in_time[event.event.tool_started.tool_call_id] += 1
+    return were_cancelled
 
 
 def i14_what_was_approved_is_what_ran(history: History) -> Finding:
