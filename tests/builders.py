@@ -12,7 +12,7 @@ from turnkeeper.domain.message import Part
 from turnkeeper.domain.session import Session, SessionState
 from turnkeeper.domain.tool import Call, CallState, PolicyAction, ToolClass
 from turnkeeper.domain.turn import Turn, TurnOptions, TurnState
-from turnkeeper.store.contract import RequestKey, RequestRecord
+from turnkeeper.store.contract import Piece, RequestKey, RequestRecord
 
 NOON = datetime(2026, 1, 2, 12, 0, 0, tzinfo=UTC)
 AGENT = Agent(name="assistant", model="small", instructions="Be brief.", tools=("search_*",))
@@ -136,3 +136,16 @@ def a_request(place: Place, **given: Any) -> RequestRecord:
         request_id=new_id("request"),
     )
     return replace(RequestRecord(key=key, fingerprint="fingerprint", turn_id="turn", sequence=2), **given)
+
+
+def a_piece(place: Place, text: str = "hello", **given: Any) -> Piece:
+    piece = Piece(
+        tenant=place.tenant,
+        session_id=place.session_id,
+        turn_id="turn",
+        message_id="m",
+        attempt=1,
+        offset=0,
+        text=text,
+    )
+    return replace(piece, **given)

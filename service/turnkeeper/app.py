@@ -19,12 +19,14 @@ from turnkeeper import catalogue, ids
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.turn import RetryPolicy, Turn
 from turnkeeper.engine.approvals import Approvals
+from turnkeeper.engine.elsewhere import Elsewhere
 from turnkeeper.engine.feed import Feeds, Key
 from turnkeeper.engine.follow import Follower
 from turnkeeper.engine.hearing import Hearing
 from turnkeeper.engine.journal import Journal
 from turnkeeper.engine.loop import Parts
 from turnkeeper.engine.sessions import Sessions
+from turnkeeper.engine.sharing import Sharing
 from turnkeeper.engine.speech import Speech
 from turnkeeper.engine.sweeper import Sweeper
 from turnkeeper.engine.toolbox import Toolbox
@@ -184,7 +186,16 @@ class _Replica:
             lease=settings.lease,
             jitter=jitter,
         )
-        self._hearing = Hearing(store, feeds=self.feeds, worker=self.worker, metrics=metrics, jitter=jitter)
+        self._sharing = Sharing(store, self.feeds, held=self.worker.held)
+        self._elsewhere = Elsewhere(store, self.feeds, holds=self.worker.holds)
+        self._hearing = Hearing(
+            store,
+            feeds=self.feeds,
+            elsewhere=self._elsewhere,
+            worker=self.worker,
+            metrics=metrics,
+            jitter=jitter,
+        )
         self._follower = Follower(
             store,
             self.feeds,
@@ -211,7 +222,8 @@ class _Replica:
         server.add(ApprovalService(self._approvals, store, pages=pages))
         server.add(AgentService(self._agents, store, pages=pages))
         port = server.listen(f"{settings.host}:{settings.port}")
-        async with _background(self.worker.run, self._sweeper.run, self.feeds.run, self._hearing.run):
+        text = (self._sharing.run, self._elsewhere.run)
+        async with _background(self.worker.run, self._sweeper.run, self.feeds.run, self._hearing.run, *text):
             await server.start()
             await server.serving(True)
             try:

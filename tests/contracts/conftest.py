@@ -12,7 +12,7 @@ from turnkeeper.store.mongo.store import MongoStore
 
 __all__ = ["database_name", "new_store", "shared_database", "store"]
 
-NewStore = Callable[[], Awaitable[Store]]
+NewStore = Callable[..., Awaitable[Store]]
 
 
 @pytest_asyncio.fixture(params=["mongo"])
@@ -20,8 +20,8 @@ async def new_store(request: pytest.FixtureRequest, mongo_uri: str, database_nam
     """Opens a store on this test's own data: each one is another replica."""
     opened: list[MongoStore] = []
 
-    async def new() -> Store:
-        store = MongoStore(mongo_uri, database=database_name, codec=TextCodec())
+    async def new(replica: str = "") -> Store:
+        store = MongoStore(mongo_uri, database=database_name, codec=TextCodec(), replica=replica)
         opened.append(store)
         await store.open()
         return store

@@ -7,12 +7,14 @@ from functools import partial
 from tests.builders import an_event
 from tests.contracts.conftest import NewStore
 from tests.contracts.stores import LONG, SHORT, a_step, begin, committed, head_of, lapse, make_due, run_turn
-from turnkeeper.store.contract import Cancel, HeadChange, Hint, Lease, Store
+from turnkeeper.store.contract import Cancel, HeadChange, Hint, Lease, Piece, Store
 
 
-async def _next(hints: AsyncIterator[Hint]) -> Hint:
+async def _next(hints: AsyncIterator[Hint | Piece]) -> Hint:
     async with asyncio.timeout(10):
-        return await anext(hints)
+        hint = await anext(hints)
+    assert isinstance(hint, Hint)
+    return hint
 
 
 async def test_every_kind_of_move_is_hinted_in_order(new_store: NewStore) -> None:

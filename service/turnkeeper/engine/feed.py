@@ -11,9 +11,10 @@ import logging
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
+from turnkeeper.engine.preview import Preview
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.contract import Store, StoredEvent
 
@@ -23,19 +24,14 @@ T = TypeVar("T")
 RING_EVENTS = 256
 RING_BYTES = 1 << 20
 KEPT_TEXTS = 4
-RESETS = frozenset({"message_completed", "attempt_failed", "attempt_superseded", "turn_retried", "turn_cancelled"})
+RESETS = frozenset(
+    {"message_completed", "attempt_failed", "attempt_superseded", "turn_failed", "turn_retried", "turn_cancelled"}
+)
+"""After these a message's text is whole, or does not count."""
 """After these the text that was being written is whole, or does not count."""
 
 Key = tuple[str, str]
 """(tenant, session)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """A piece of a message's text: where its UTF-8 bytes begin, and the piece."""
-
-    offset: int
-    text: bytes
 
 
 class Signal:
@@ -55,77 +51,18 @@ class Signal:
             self._next = None
 
 
-class Preview:
-    """The text of the message that a turn's owner is writing now.
-
-    `since` is the number of the last event when it began; `counts` says whether its owner still holds the lease.
-    `over`: the log holds an event that ends it, though its owner may not know yet.
-    """
-
-    def __init__(
-        self, feed: "Feed", *, turn_id: str, message_id: str, attempt: int, since: int, counts: Callable[[], bool]
-    ) -> None:
-        self._feed = feed
-        self.turn_id = turn_id
-        self.message_id = message_id
-        self.attempt = attempt
-        self.since = since
-        self.counts = counts
-        self.over = False
-        self.size = 0
-        self.chunks: list[Chunk] = []
-        self.encoded: dict[int, tuple[int, bytes]] = {}
-        """Deltas that were serialized already: offset → (end, bytes), shared by every watcher."""
-
-    def append(self, text: str) -> None:
-        data = text.encode()
-        self.chunks.append(Chunk(self.size, data))
-        self.size += len(data)
-        self._feed.notify()
-
-    def text(self) -> str:
-        return b"".join(chunk.text for chunk in self.chunks).decode()
-
-    def beyond(self, offset: int, *, most: int) -> tuple[int, bytes]:
-        """From this byte on: where the piece begins, and whole characters of at most `most` bytes.
-
-        It begins earlier than asked where that byte is inside a character.
-        """
-        pieces: list[bytes] = []
-        start = self.size
-        for chunk in reversed(self.chunks):
-            if start <= offset:
-                break
-            pieces.append(chunk.text)
-            start = chunk.offset
-        return piece_of(b"".join(reversed(pieces)), offset - start, most=most, base=start)
-
-
-def piece_of(text: bytes, offset: int, *, most: int, base: int = 0) -> tuple[int, bytes]:
-    """Whole characters of UTF-8 from `offset` on, at most `most` bytes; `base` is added to where they begin."""
-    while 0 < offset < len(text) and text[offset] & 0xC0 == 0x80:
-        offset -= 1
-    return base + offset, whole_characters(text[offset : offset + most])
-
-
-def whole_characters(data: bytes) -> bytes:
-    """`data` without a character that is cut off at its end."""
-    for back in range(1, min(4, len(data)) + 1):
-        byte = data[-back]
-        if byte & 0xC0 == 0x80:
-            continue
-        width = 1 if byte < 0x80 else 2 if byte >> 5 == 0b110 else 3 if byte >> 4 == 0b1110 else 4
-        return data if width <= back else data[:-back]
-    return data
-
-
 class Feed:
     """One session's live tail. It lives while somebody watches it or a turn of it runs here."""
 
-    def __init__(self) -> None:
+    def __init__(self, ask: Callable[[], None] = lambda: None) -> None:
+        """`ask`: have it looked up what other replicas write in this session."""
+        self.ask = ask
         self.watchers = 0
+        self.text_watchers = 0
         self.last_seq = 0
         self.preview: Preview | None = None
+        self.no_longer = ("", 0)
+        """The last message and attempt of another replica's that was looked up: it is `preview`, or does not count."""
         self.texts: OrderedDict[str, tuple[int, bytes]] = OrderedDict()
         """Whole texts of the last messages, by message id: attempt and UTF-8, for watchers that lag behind."""
         self._ring: deque[StoredEvent] = deque()
@@ -139,9 +76,26 @@ class Feed:
     ) -> Preview:
         """See Preview."""
         self.preview = Preview(
-            self, turn_id=turn_id, message_id=message_id, attempt=attempt, since=since, counts=counts
+            self.notify, turn_id=turn_id, message_id=message_id, attempt=attempt, since=since, counts=counts
         )
         return self.preview
+
+    def begin_elsewhere(self, *, turn_id: str, message_id: str, attempt: int, since: int) -> Preview:
+        """The text of a message that another replica writes."""
+        preview = self.begin(turn_id=turn_id, message_id=message_id, attempt=attempt, since=since)
+        preview.ours, preview.known = False, since
+        return preview
+
+    @contextlib.contextmanager
+    def showing(self, wanted: bool) -> Iterator[None]:
+        """While somebody watches the text; also that of a turn that runs elsewhere."""
+        self.text_watchers += wanted
+        if wanted and (self.preview is None or not self.preview.ours):
+            self.ask()
+        try:
+            yield
+        finally:
+            self.text_watchers -= wanted
 
     def drop_preview(self) -> None:
         """The text that was being written does not count."""
@@ -174,6 +128,8 @@ class Feed:
         preview = self.preview
         if preview is not None and preview.turn_id == event.turn_id and preview.since < event.sequence:
             preview.over = preview.over or event.kind in RESETS
+        if preview is not None and preview.known + 1 == event.sequence:
+            preview.known = event.sequence
 
     def heard(self, last_seq: int) -> None:
         """There are events up to this number."""
@@ -216,6 +172,8 @@ class Feed:
         if self.preview is None:
             return
         preview, self.preview = self.preview, None
+        if not preview.ours:
+            return
         self.texts[preview.message_id] = (preview.attempt, preview.text().encode())
         while len(self.texts) > KEPT_TEXTS:
             self.texts.popitem(last=False)
@@ -230,10 +188,13 @@ class Feeds:
         self._poll = poll
         self._feeds: dict[Key, Feed] = {}
         self.draining = False
+        self.asked: set[Key] = set()
+        """Sessions with watchers who want the text of a turn that may run elsewhere, to be looked up."""
+        self.asking = asyncio.Event()
 
     @contextlib.contextmanager
     def attach(self, key: Key) -> Iterator[Feed]:
-        feed = self._feeds.setdefault(key, Feed())
+        feed = self._feeds.setdefault(key, Feed(partial(self.ask, key)))
         feed.watchers += 1
         try:
             yield feed
@@ -241,6 +202,20 @@ class Feeds:
             feed.watchers -= 1
             if not feed.watchers:
                 self._feeds.pop(key, None)
+
+    def get(self, key: Key) -> Feed | None:
+        """The session's feed, if anybody is attached to it."""
+        return self._feeds.get(key)
+
+    def ask(self, key: Key) -> None:
+        self.asked.add(key)
+        self.asking.set()
+
+    def ask_all(self) -> None:
+        """For every session whose text is watched."""
+        for key, feed in self._feeds.items():
+            if feed.text_watchers:
+                self.ask(key)
 
     def publish(self, key: Key, events: Sequence[StoredEvent]) -> None:
         feed = self._feeds.get(key)

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from turnkeeper.domain.cursor import Place
-from turnkeeper.engine.feed import RESETS, Feed, Feeds, Key, Preview, piece_of
+from turnkeeper.engine.feed import RESETS, Feed, Feeds, Key
+from turnkeeper.engine.preview import Preview, piece_of
 from turnkeeper.errors import CursorExpired, InvalidRequest, ServerDraining, SessionError, StreamRotated
 from turnkeeper.store.contract import Store, StoredEvent
 from turnkeeper.telemetry.metrics import Metrics
@@ -109,7 +110,7 @@ class Follower:
         """
         clock = asyncio.get_running_loop().time
         ends_at = clock() + self._rotation * self._rng.uniform(0.9, 1.1)
-        with self._feeds.attach(key) as feed:
+        with self._feeds.attach(key) as feed, feed.showing(wanted.previews):
             await self._check_start(key, start, feed)
             place, told, sent_at = start, False, clock()
             page: list[StoredEvent] = []
@@ -230,6 +231,9 @@ class Follower:
         if preview is None or preview.over or not preview.counts() or not wanted.follows(preview.turn_id):
             return
         place = batch.place
+        if place.sequence > preview.known:
+            feed.ask()
+            return
         if (place.message_id, place.attempt) != (preview.message_id, preview.attempt):
             if place.message_id == preview.message_id and place.attempt > preview.attempt:
                 return

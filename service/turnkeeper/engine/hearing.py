@@ -7,10 +7,11 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from turnkeeper.engine.elsewhere import Elsewhere
 from turnkeeper.engine.feed import Feeds, Key
 from turnkeeper.engine.worker import Worker
 from turnkeeper.errors import ServiceUnavailable
-from turnkeeper.store.contract import Hint, Store
+from turnkeeper.store.contract import Hint, Piece, Store
 from turnkeeper.telemetry.metrics import Metrics
 
 OWN_STEPS = 0.05
@@ -26,10 +27,18 @@ class Hearing:
     """Takes the hints of this replica's one stream to whom they concern."""
 
     def __init__(
-        self, store: Store, *, feeds: Feeds, worker: Worker, metrics: Metrics, jitter: Callable[[], float]
+        self,
+        store: Store,
+        *,
+        feeds: Feeds,
+        elsewhere: Elsewhere,
+        worker: Worker,
+        metrics: Metrics,
+        jitter: Callable[[], float],
     ) -> None:
         self._store = store
         self._feeds = feeds
+        self._elsewhere = elsewhere
         self._worker = worker
         self._metrics = metrics
         self._jitter = jitter
@@ -49,6 +58,7 @@ class Hearing:
                 pass
             except Exception:
                 log.exception("hints cannot be read")
+            self._elsewhere.deaf = True
             self._metrics.hints_lost(reason)
             pause = min(PAUSE * 2**self._tries, LONGEST_PAUSE) * (0.75 + self._jitter() / 2)
             self._tries = min(self._tries + 1, 10)
@@ -57,8 +67,11 @@ class Hearing:
             )
             await asyncio.sleep(pause)
 
-    def heard(self, hint: Hint) -> None:
+    def heard(self, hint: Hint | Piece) -> None:
         """One hint. It may concern nobody here."""
+        if isinstance(hint, Piece):
+            self._elsewhere.heard(hint)
+            return
         key = (hint.tenant, hint.session_id)
         if hint.last_seq:
             self._grown(key, hint.last_seq)
@@ -78,5 +91,7 @@ class Hearing:
         if self._tries:
             log.info("hints come from the database again")
         self._tries = 0
+        self._elsewhere.deaf = False
+        self._feeds.ask_all()
         self._worker.hint()
         await self._feeds.look()

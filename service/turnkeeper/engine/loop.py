@@ -30,11 +30,12 @@ from turnkeeper.domain.turn import (
 )
 from turnkeeper.engine import decisions
 from turnkeeper.engine.draft import Draft
-from turnkeeper.engine.feed import Feed, Preview
+from turnkeeper.engine.feed import Feed
 from turnkeeper.engine.following import Owner, due_step, follow_on
 from turnkeeper.engine.journal import Journal
 from turnkeeper.engine.lease import HeldLease, LeaseLost
 from turnkeeper.engine.memory import Memory
+from turnkeeper.engine.preview import Preview
 from turnkeeper.engine.running_tools import RunningTools
 from turnkeeper.engine.speech import Speech
 from turnkeeper.engine.toolbox import Finished, Toolbox
@@ -330,7 +331,8 @@ class TurnRun:
 
     async def _hand_over(self) -> None:
         """At drain: the next owner may go on at once. Text of a message that was cut does not count."""
-        cut = self._feed.preview is not None and self._feed.preview.turn_id == self.turn.id
+        preview = self._feed.preview
+        cut = preview is not None and preview.ours and preview.turn_id == self.turn.id
         while not self._handed_over:
             draft = self._draft()
             decisions.hand_over(draft, cut=cut)

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.message import Message
 from turnkeeper.domain.turn import Turn
-from turnkeeper.engine.feed import Preview
+from turnkeeper.engine.preview import Preview
 from turnkeeper.engine.toolbox import Toolbox
 from turnkeeper.faults import fault
 from turnkeeper.model.contract import Model, ModelAnswer, ModelFailure, ModelRequest, TextDelta

@@ -116,8 +116,13 @@ class Worker:
             held.nudge.set()
 
     def holds(self, key: Key) -> bool:
-        """A turn of this session runs here."""
-        return key in self._held
+        """A turn of this session runs here, and nobody else can have it."""
+        held = self._held.get(key)
+        return held is not None and held.sure
+
+    def held(self) -> list[Key]:
+        """The sessions whose turns run here."""
+        return list(self._held)
 
     # --- running -----------------------------------------------------------------------------------------------
 

@@ -234,6 +234,22 @@ class Hint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """A preview: whole characters of a message that is being written, from byte `offset` of its UTF-8 on.
+
+    It is never history: nobody knows whether the message will ever be whole.
+    """
+
+    tenant: str
+    session_id: str
+    turn_id: str
+    message_id: str
+    attempt: int
+    offset: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionFilter:
     """All that are set must match; empty matches everything."""
 
@@ -356,9 +372,19 @@ class Store(Protocol):
         """Of these (tenant, session): the sessions whose active turn is asked to be cancelled, or is owned no more."""
         ...
 
-    def hints(self) -> AbstractAsyncContextManager[AsyncIterator[Hint]]:
-        """What moves in any session from the entry on: one for each step, claim, sweep and wish, in each session in
-        order; a renewal is none. One stream serves a replica.
+    async def put_pieces(self, pieces: Sequence[Piece]) -> None:
+        """Keep previews for half an hour; a second one at the same place changes nothing. They may get lost."""
+        ...
+
+    async def pieces(
+        self, tenant: str, session_id: str, *, message_id: str, attempt: int, after: int
+    ) -> Sequence[Piece]:
+        """What is kept of this attempt at a message from byte `after` on, in order; perhaps with gaps."""
+        ...
+
+    def hints(self) -> AbstractAsyncContextManager[AsyncIterator[Hint | Piece]]:
+        """What moves in any session from the entry on: one hint for each step, claim, sweep and wish, in each session
+        in order; a renewal is none. And the previews of other replicas. One stream serves a replica.
 
         Raises ServiceUnavailable, on entry and later, when there are no hints any more. The next entry goes on where
         the last one ended, if the database still knows.

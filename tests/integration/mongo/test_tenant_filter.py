@@ -5,7 +5,18 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
-from tests.builders import AGENT, a_call, a_first_event, a_place, a_request, a_session, a_turn, an_approval, an_event
+from tests.builders import (
+    AGENT,
+    a_call,
+    a_first_event,
+    a_piece,
+    a_place,
+    a_request,
+    a_session,
+    a_turn,
+    an_approval,
+    an_event,
+)
 from tests.contracts.stores import LONG, a_step, begin, head_of
 from tests.integration.mongo.commands import Command, Recorder, name_of, selections
 from turnkeeper.domain.approval import ApprovalState
@@ -75,6 +86,8 @@ def _calls(store: MongoStore) -> dict[str, Callable[[], Awaitable[object]]]:
         "approval": lambda: store.approval(tenant, "approval"),
         "approvals": lambda: store.approvals(tenant, ApprovalFilter(tool="x"), limit=5, after=None),
         "agent": lambda: store.agent(tenant, "name", "version"),
+        "put_pieces": lambda: store.put_pieces([a_piece(PLACE)]),
+        "pieces": lambda: store.pieces(tenant, session_id, message_id="m", attempt=1, after=0),
         "renew": lambda: store.renew(tenant, session_id, owner="one", fence=1, lease=LONG),
         "cancelled_among": lambda: store.cancelled_among(both),
     }

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 import pymongo
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorClientSession, AsyncIOMotorCollection
 from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from turnkeeper.errors import ServiceUnavailable
@@ -20,6 +21,8 @@ Collection: TypeAlias = "AsyncIOMotorCollection[Document]"
 
 GOODBYE_S: Final = 1.0
 MAJORITY: Final = WriteConcern(w="majority", j=True)
+QUICK: Final = WriteConcern(w=1)
+"""For previews alone: they may get lost."""
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +72,9 @@ class Connection:
         self.requests: Collection = self.database["requests"]
         self.agents: Collection = self.database["agents"]
         self.secrets: Collection = self.database["secrets"]
+        self.partials: Collection = self.database["partials"].with_options(
+            write_concern=QUICK, read_concern=ReadConcern("local")
+        )
         self.replicas: Collection = self.database["replicas"]
 
     def session(self) -> ClientSession:

@@ -11,8 +11,9 @@ from typing import Any, Final, TypeAlias
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo.errors import OperationFailure
 
-from turnkeeper.store.contract import Hint
+from turnkeeper.store.contract import Hint, Piece
 from turnkeeper.store.mongo.client import ClientSession, Document, database_errors
+from turnkeeper.store.mongo.documents import decode
 
 APP_NAME: Final = "turnkeeper-hints"
 AWAIT_MS: Final = 500
@@ -20,7 +21,7 @@ AWAIT_MS: Final = 500
 SILENCE_MS: Final = 5_000
 """A database that does not answer within this is gone."""
 
-_CONCERNS_HEADS: Final[Document] = {
+_MOVED: Final[Document] = {
     "ns.coll": "heads",
     "$or": [{"updateDescription.updatedFields.revision": {"$exists": True}}, {"operationType": "replace"}],
 }
@@ -31,7 +32,9 @@ _Cursor: TypeAlias = dict[str, Any]
 class Hints:
     """The change stream of one store. It has a client of its own: a long wait for news is no slow operation."""
 
-    def __init__(self, uri: str, *, database: str) -> None:
+    def __init__(self, uri: str, *, database: str, replica: str) -> None:
+        """`replica`: whose previews are left out."""
+        self._replica = replica
         self._client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(
             uri,
             readPreference="primary",
@@ -48,7 +51,7 @@ class Hints:
         self._token: Document | None = None
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[AsyncIterator[Hint]]:
+    async def open(self) -> AsyncIterator[AsyncIterator[Hint | Piece]]:
         """See the store's `hints`."""
         session = ClientSession(self._client.delegate.start_session(causal_consistency=False), self._client)
         try:
@@ -66,19 +69,20 @@ class Hints:
         """A token that the database does not know any more is given up: what was missed is polled for."""
         stage: Document = {"resumeAfter": self._token} if self._token else {}
         try:
-            return await self._command({"aggregate": 1, "pipeline": _pipeline(stage), "cursor": {}}, session)
+            return await self._command(
+                {"aggregate": 1, "pipeline": _pipeline(stage, replica=self._replica), "cursor": {}}, session
+            )
         except OperationFailure:
             self._token = None
             raise
 
-    async def _read(self, cursor: _Cursor, session: ClientSession) -> AsyncGenerator[Hint]:
+    async def _read(self, cursor: _Cursor, session: ClientSession) -> AsyncGenerator[Hint | Piece]:
         batch = cursor["firstBatch"]
         with database_errors():
             while True:
                 for each in batch:
                     self._token = each["_id"]
-                    if (hint := _hint_of(each)) is not None:
-                        yield hint
+                    yield _hint_of(each)
                 self._token = cursor["postBatchResumeToken"]
                 more = {"getMore": cursor["id"], "collection": "$cmd.aggregate", "maxTimeMS": AWAIT_MS}
                 cursor = await self._command(more, session)
@@ -90,11 +94,14 @@ class Hints:
         return found
 
 
-def _pipeline(stage: Document) -> list[Document]:
-    return [{"$changeStream": stage}, {"$match": _CONCERNS_HEADS}, {"$project": dict.fromkeys(_SENT, 1)}]
+def _pipeline(stage: Document, *, replica: str) -> list[Document]:
+    others = {"ns.coll": "partials", "operationType": "insert", "fullDocument.replica": {"$ne": replica}}
+    return [{"$changeStream": stage}, {"$match": {"$or": [_MOVED, others]}}, {"$project": dict.fromkeys(_SENT, 1)}]
 
 
-def _hint_of(change: Document) -> Hint | None:
+def _hint_of(change: Document) -> Hint | Piece:
+    if change["operationType"] == "insert":
+        return decode(Piece, change["fullDocument"])
     key = change["documentKey"]["_id"]
     if change["operationType"] == "replace":
         fields: Document = change["fullDocument"]

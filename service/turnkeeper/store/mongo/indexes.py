@@ -71,6 +71,14 @@ INDEXES: Final[Mapping[str, tuple[IndexModel, ...]]] = {
         IndexModel([("state", ASCENDING), ("expire_time", ASCENDING)], name="expiry", partialFilterExpression=_PENDING),
     ),
     "requests": (IndexModel([("expire_at", ASCENDING)], name="expiry", expireAfterSeconds=0),),
+    "partials": (
+        IndexModel(
+            [(name, ASCENDING) for name in ("tenant", "session_id", "message_id", "attempt", "offset")],
+            name="place",
+            unique=True,
+        ),
+        IndexModel([("expire_at", ASCENDING)], name="expiry", expireAfterSeconds=0),
+    ),
     "agents": (),
     "secrets": (),
     "replicas": (IndexModel([("at", ASCENDING)], name="forgotten", expireAfterSeconds=REPLICAS_KEPT_S),),

@@ -9,7 +9,7 @@ from typing import Final
 import pymongo
 from pymongo.errors import ConfigurationError, DuplicateKeyError, PyMongoError
 
-from turnkeeper.store.contract import EventCodec, Hint
+from turnkeeper.store.contract import EventCodec, Hint, Piece
 from turnkeeper.store.mongo import indexes
 from turnkeeper.store.mongo.claims import Claims
 from turnkeeper.store.mongo.client import GOODBYE_S, Connection, database_errors
@@ -17,6 +17,7 @@ from turnkeeper.store.mongo.documents import SCHEMA
 from turnkeeper.store.mongo.hints import Hints
 from turnkeeper.store.mongo.orphans import Orphans
 from turnkeeper.store.mongo.outcomes import Outcomes
+from turnkeeper.store.mongo.pieces import Pieces
 from turnkeeper.store.mongo.reads import Reads
 from turnkeeper.store.mongo.sessions import Sessions
 from turnkeeper.store.mongo.steps import Steps
@@ -28,7 +29,7 @@ SECRET_BYTES: Final = 32
 PATIENCE: Final = timedelta(seconds=5)
 
 
-class MongoStore(Sessions, Steps, Claims, Sweeps, Reads):
+class MongoStore(Sessions, Steps, Claims, Sweeps, Reads, Pieces):
     """`Store` on a MongoDB replica set. Use it between `open` and `close`, on one event loop."""
 
     def __init__(
@@ -48,12 +49,13 @@ class MongoStore(Sessions, Steps, Claims, Sweeps, Reads):
         """
         try:
             self._connection = Connection(uri, database=database, operation=operation)
-            self._hints = Hints(uri, database=database)
+            self._hints = Hints(uri, database=database, replica=replica)
         except (ConfigurationError, ValueError):
             raise indexes.UnfitDatabase(
                 "MONGODB_URI is no address of a MongoDB: write mongodb://HOST:PORT,…/?replicaSet=NAME, "
                 "with special characters of a password as %XX"
             ) from None
+        self._replica = replica
         self._tasks = Tasks()
         self._orphans = Orphans(self._connection, replica=replica)
         self._transactions = Transactions(self._connection, self._tasks, self._orphans)
@@ -74,7 +76,7 @@ class MongoStore(Sessions, Steps, Claims, Sweeps, Reads):
         self._hints.close()
         await self._connection.close()
 
-    def hints(self) -> AbstractAsyncContextManager[AsyncIterator[Hint]]:
+    def hints(self) -> AbstractAsyncContextManager[AsyncIterator[Hint | Piece]]:
         return self._hints.open()
 
     async def secret(self, name: str) -> bytes:

@@ -1,0 +1,78 @@
+"""Previews for other replicas: every 100 ms one insert with what all messages that are written here have said since.
+
+A turn never waits for it. An insert that fails is made again as it was, so that pieces always fit together; what the
+others do not get in time, they get with the whole message.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+from turnkeeper.engine.feed import Feeds, Key
+from turnkeeper.engine.preview import Preview
+from turnkeeper.errors import ServiceUnavailable
+from turnkeeper.store.contract import Piece, Store
+
+EVERY = 0.1
+PIECE_BYTES = 64 * 1024
+"""Of one message in one insert; the rest comes with the next."""
+
+log = logging.getLogger(__name__)
+
+
+class Sharing:
+    """One on every replica."""
+
+    def __init__(self, store: Store, feeds: Feeds, *, held: Callable[[], Iterable[Key]]) -> None:
+        """`held`: the sessions whose turns run here."""
+        self._store = store
+        self._feeds = feeds
+        self._held = held
+        self._failing = False
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(EVERY)
+            try:
+                await self.share()
+            except Exception:
+                log.exception("previews cannot be shared")
+                await asyncio.sleep(1.0)
+
+    async def share(self) -> None:
+        """Once."""
+        found = list(self._found())
+        if not found:
+            return
+        try:
+            await self._store.put_pieces([piece for _, piece in found])
+        except ServiceUnavailable:
+            if not self._failing:
+                log.warning("the database does not take previews: other replicas' watchers wait for whole messages")
+            self._failing = True
+            return
+        self._failing = False
+        for preview, _ in found:
+            preview.shared()
+
+    def _found(self) -> Iterable[tuple[Preview, Piece]]:
+        for key in list(self._held()):
+            feed = self._feeds.get(key)
+            preview = feed.preview if feed is not None else None
+            if preview is None or not preview.ours or preview.over or not preview.counts():
+                continue
+            chunk = preview.unshared(most=PIECE_BYTES)
+            if chunk is None:
+                continue
+            yield (
+                preview,
+                Piece(
+                    tenant=key[0],
+                    session_id=key[1],
+                    turn_id=preview.turn_id,
+                    message_id=preview.message_id,
+                    attempt=preview.attempt,
+                    offset=chunk.offset,
+                    text=chunk.text.decode(),
+                ),
+            )
