@@ -19,6 +19,7 @@ from turnkeeper import catalogue, ids
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.turn import RetryPolicy, Turn
 from turnkeeper.engine.approvals import Approvals
+from turnkeeper.engine.client_tools import ClientTools
 from turnkeeper.engine.elsewhere import Elsewhere
 from turnkeeper.engine.feed import Feeds, Key
 from turnkeeper.engine.follow import Follower
@@ -176,7 +177,22 @@ class _Replica:
         )
         self._approvals = Approvals(store, journal, self.feeds, metrics=metrics, woken=self._woken)
         self._sessions = Sessions(store, journal, agents=agents.get, woken=self._woken)
-        self._turns = Turns(store, journal, self.feeds, worker=self.worker, metrics=metrics, woken=self._woken)
+        self._client_tools = ClientTools(
+            store,
+            journal,
+            toolbox=toolbox,
+            agent_of=lambda session: self._version(session.tenant, session.agent, session.agent_version),
+            woken=self._woken,
+        )
+        self._turns = Turns(
+            store,
+            journal,
+            self.feeds,
+            worker=self.worker,
+            client_tools=self._client_tools,
+            metrics=metrics,
+            woken=self._woken,
+        )
         self._sweeper = Sweeper(
             store,
             metrics=metrics,
@@ -218,7 +234,9 @@ class _Replica:
         )
         server = Server(boundary, reflect=settings.reflection, channels=settings.channelz)
         server.add(SessionService(self._sessions, store, self.feeds, follower=self._follower, pages=pages))
-        server.add(ChatService(self._turns, self._sessions, store, follower=self._follower, pages=pages))
+        server.add(
+            ChatService(self._turns, self._sessions, self._client_tools, store, follower=self._follower, pages=pages)
+        )
         server.add(ApprovalService(self._approvals, store, pages=pages))
         server.add(AgentService(self._agents, store, pages=pages))
         port = server.listen(f"{settings.host}:{settings.port}")
@@ -255,10 +273,13 @@ class _Replica:
 
     async def _agent_of(self, tenant: str, turn: Turn) -> Agent | None:
         """The version that the turn's session pinned."""
-        current = self._agents.get(turn.agent)
-        if current is not None and current.version == turn.agent_version:
+        return await self._version(tenant, turn.agent, turn.agent_version)
+
+    async def _version(self, tenant: str, agent: str, version: str) -> Agent | None:
+        current = self._agents.get(agent)
+        if current is not None and current.version == version:
             return current
-        name = (tenant, turn.agent, turn.agent_version)
+        name = (tenant, agent, version)
         if name not in self._known:
             found = await self._store.agent(*name)
             if found is None:

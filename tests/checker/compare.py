@@ -14,7 +14,7 @@ from turnkeeper.pb.v1 import event_pb2
 
 Document = Mapping[str, Any]
 Owned = dict[tuple[str, str], list[Document]]
-_WAITING = ("AWAITING_APPROVAL", "AWAITING_OUTCOME")
+_WAITING = ("AWAITING_APPROVAL", "AWAITING_OUTCOME", "AWAITING_TOOL")
 _MEMBERS = ("turns", "tool_calls", "approvals", "requests")
 
 
@@ -155,9 +155,9 @@ def _turn(document: Document, turn: FoldedTurn, folded: Folded) -> Iterator[str]
         yield f"{name}: its answer is not its last message"
     if turn.end == "FAILED" and Code(document["error"]["code"]) != turn.error_code:
         yield f"{name}: error {document['error']['code']}, log {turn.error_code}"
-    waiting = {item["approval_id"] for item in document["pending"]}
-    if waiting != (set(folded.pending(document["id"])) if document["state"] in _WAITING else set()):
-        yield f"{name} waits for {waiting}, log {set(folded.pending(document['id']))}"
+    waiting = {(item["approval_id"], item["tool_call_id"]) for item in document["pending"]}
+    if waiting != (folded.awaited(document["id"]) if document["state"] in _WAITING else set()):
+        yield f"{name} is {document['state']} and waits for {waiting}, log {folded.awaited(document['id'])}"
 
 
 def _calls(documents: list[Document], folded: Folded) -> Iterator[str]:
@@ -172,7 +172,8 @@ def _calls(documents: list[Document], folded: Folded) -> Iterator[str]:
             "arguments_json": call.arguments_json,
             "arguments_hash": call.arguments_hash,
             "outcome": call.outcome or None,
-            "started": bool(call.key),
+            "started": bool(call.key) or call.requested,
+            "sequence": call.sequence,
             "round": call.rounds,
             "unsettled": call.unsettled,
         }

@@ -172,7 +172,7 @@ def _tool_returned(folded: Folded, event: Event) -> None:
     call, returned = folded.calls[event.tool_returned.tool_call_id], event.tool_returned
     if call.state == "RETURNED":
         raise BrokenLog(f"call {returned.tool_call_id} returned twice")
-    if returned.started != bool(call.key):
+    if returned.started != (bool(call.key) or call.requested):
         raise BrokenLog(f"call {returned.tool_call_id} says that it was{'' if returned.started else ' not'} started")
     if call.state == "UNKNOWN" and returned.outcome != (
         event_pb2.TOOL_OUTCOME_OK if call.done else event_pb2.TOOL_OUTCOME_UNKNOWN
@@ -180,6 +180,17 @@ def _tool_returned(folded: Folded, event: Event) -> None:
         raise BrokenLog(f"call {returned.tool_call_id} was unknown, and then {returned.outcome} ({event.sequence})")
     call.state = "RETURNED"
     call.outcome = event_pb2.ToolOutcome.Name(returned.outcome).removeprefix("TOOL_OUTCOME_")
+    if call.requested and call.outcome in ("OK", "FAILED"):
+        call.sequence = event.sequence
+
+
+def _client_tool_requested(folded: Folded, event: Event) -> None:
+    _running(folded, event)
+    asked = event.client_tool_requested
+    call = folded.calls[asked.tool_call_id]
+    if call.state != "READY" or call.key or asked.arguments_json != call.arguments_json:
+        raise BrokenLog(f"a client was asked for call {asked.tool_call_id}, which was {call.state}")
+    call.state, call.requested = "REQUESTED", True
 
 
 def _approval_requested(folded: Folded, event: Event) -> None:

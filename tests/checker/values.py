@@ -15,7 +15,7 @@ class BrokenLog(Exception):
 
 @dataclass(slots=True)
 class FoldedCall:
-    """One tool call. `state` is that of the ledger."""
+    """One tool call. `state` is that of the ledger. `requested`: of a client, which gave its result in `sequence`."""
 
     turn_id: str
     tool: str
@@ -24,6 +24,8 @@ class FoldedCall:
     irreversible: bool
     state: str
     key: str = ""
+    requested: bool = False
+    sequence: int = 0
     outcome: str = ""
     rounds: int = 0
     unsettled: bool = False
@@ -97,6 +99,14 @@ class Folded:
     def unknown_of(self, tool: str, *, but: str) -> list[str]:
         return [call_id for call_id in self.unknown if self.calls[call_id].tool == tool and call_id != but]
 
+    def awaited(self, turn_id: str) -> set[tuple[str, str]]:
+        """What a turn that waits says it waits for: approval and call."""
+        asked = {each.tool_call_id: key for key, each in self.pending(turn_id).items()}
+        found = self.calls.items()
+        return {
+            (asked.get(key, ""), key) for key, each in found if each.turn_id == turn_id and each.state != "RETURNED"
+        }
+
     def pending(self, turn_id: str) -> dict[str, FoldedApproval]:
         found = self.approvals.items()
         return {key: each for key, each in found if each.turn_id == turn_id and each.state == "PENDING"}
@@ -109,9 +119,10 @@ class Folded:
         if turn_id != self.active:
             return {"PENDING"}
         open_calls = self.open_calls(turn_id)
-        if open_calls and all(call.state in ("AWAITING", "UNKNOWN") for call in open_calls):
-            lost = any(call.state == "UNKNOWN" for call in open_calls)
-            return {"AWAITING_OUTCOME" if lost else "AWAITING_APPROVAL", "RUNNING"}
+        states = {call.state for call in open_calls}
+        if states and states <= {"AWAITING", "REQUESTED", "UNKNOWN"}:
+            waits = "OUTCOME" if "UNKNOWN" in states else "APPROVAL" if "AWAITING" in states else "TOOL"
+            return {f"AWAITING_{waits}", "RUNNING"}
         if turn.backing_off:
             return {"BACKING_OFF", "RUNNING"}
         return {"RUNNING"} if turn.started else {"PENDING", "RUNNING"}

@@ -9,6 +9,7 @@ import pytest
 from tests.builders import a_call, a_turn, an_approval, an_event
 from tests.contracts.conftest import NewStore
 from tests.contracts.stores import LONG, SHORT, a_step, begin, committed, head_of, lapse, make_due, run_turn, until
+from turnkeeper.domain.tool import CallState
 from turnkeeper.domain.turn import TurnState
 from turnkeeper.store.contract import Cancel, Claim, HeadChange, Lease, Store
 
@@ -196,8 +197,21 @@ async def test_a_turn_that_awaits_no_approval_any_more_goes_on(store: Store, sta
     assert (claim.turn_id, claim.lapses) == (turn.id, 0)
 
 
+async def test_a_turn_waits_for_its_client_as_long_as_a_call_is_requested(store: Store) -> None:
+    for state, requeued in ((CallState.REQUESTED, 0), (CallState.RETURNED, 1)):
+        place = await begin(store)
+        turn, owned = await run_turn(store, place, state=TurnState.AWAITING_TOOL)
+        calls = (
+            a_call(place, turn_id=turn.id, state=state),
+            a_call(place, turn_id="another", state=CallState.REQUESTED),
+        )
+        waits = a_step(await head_of(store, place), an_event(), fence=owned.fence, head=WAITING, new_calls=calls)
+        await committed(store.commit(waits))
+        assert await store.requeue_lapsed() == requeued
+
+
 async def test_a_turn_that_nobody_has_and_nothing_holds_goes_on(store: Store) -> None:
-    expected = {state: state.moving or state.waits_for_people for state in TurnState if not state.ended}
+    expected = {state: state.moving or state.awaits_answers for state in TurnState if not state.ended}
     places = {}
     for state in expected:
         place = await begin(store)

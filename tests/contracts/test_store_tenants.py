@@ -79,6 +79,7 @@ async def reads(store: Store, tenant: str, session_id: str, some_id: str) -> dic
         "sessions": [session for session, _ in await store.sessions(tenant, SessionFilter(), limit=9, after=None)],
         "turn": await store.turn(tenant, session_id, some_id),
         "turns": await store.turns(tenant, session_id, states=(), limit=9, before=None),
+        "call": await store.call(tenant, session_id, some_id),
         "approval": await store.approval(tenant, some_id),
         "approvals": await store.approvals(tenant, ApprovalFilter(), limit=9, after=None),
         "agent": await store.agent(tenant, AGENT.name, AGENT.version),
@@ -107,6 +108,7 @@ async def test_i13_each_tenant_reads_its_own_under_the_same_ids(store: Store) ->
         assert found["last_seqs"] == {(tenant, SAME): 2}
         assert (found["session"], found["sessions"]) == (world.session, [world.session])
         assert (found["turn"], found["turns"]) == (world.turn, [world.turn])
+        assert found["call"] == world.call
         assert (found["approval"], found["approvals"]) == (world.approval, [world.approval])
         assert found["agent"] == AGENT
 

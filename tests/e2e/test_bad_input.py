@@ -382,15 +382,9 @@ class TestValues:
     async def test_what_comes_with_a_later_release_says_so(self, world: World) -> None:
         session = await harness.create_test_session(world.stubs, agent="talker")
         picture = message_pb2.Part(image=message_pb2.Blob(media_type="image/png", inline=b"x"))
-        requests = (
-            chat_pb2.SendMessageRequest(session_id=session, request_id="r", content=[picture]),
-            chat_pb2.SendMessageRequest(
-                session_id=session, request_id="r", content=TEXT, client_tools=[chat_pb2.ClientTool(name="mine")]
-            ),
-        )
-        for request in requests:
-            with refused("NOT_IMPLEMENTED") as refusal:
-                await world.stubs.chat.SendMessage(request)
-            assert refusal.problem.status == grpc.StatusCode.UNIMPLEMENTED
-            assert "field" in refusal.problem.metadata
+        request = chat_pb2.SendMessageRequest(session_id=session, request_id="r", content=[picture])
+        with refused("NOT_IMPLEMENTED") as refusal:
+            await world.stubs.chat.SendMessage(request)
+        assert refusal.problem.status == grpc.StatusCode.UNIMPLEMENTED
+        assert "field" in refusal.problem.metadata
         assert harness.kinds(await harness.all_events(world.stubs, session)) == ["session_created"]

@@ -77,6 +77,7 @@ async def test_every_call_has_a_time_limit(config: Config) -> None:
             (lambda: on.client.approvals.get("a1"), 10),
             (session.get, 10),
             (lambda: session.cancel("t1"), 10),
+            (lambda: session.submit_tool_result("c1", "1"), 10),
             (lambda: on.client.agents.get("a"), 10),
         ]
         on.script.answers += [
@@ -86,6 +87,7 @@ async def test_every_call_has_a_time_limit(config: Config) -> None:
             approval_pb2.GetApprovalResponse(),
             session_pb2.GetSessionResponse(),
             chat_pb2.CancelTurnResponse(),
+            chat_pb2.SubmitToolResultResponse(),
             agent_pb2.GetAgentResponse(),
         ]
         for call, _ in calls:

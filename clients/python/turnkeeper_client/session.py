@@ -8,7 +8,7 @@ from grpc import aio
 
 from turnkeeper_client.calls import STREAM_TIMEOUT, WAIT_TIMEOUT, call, duration, every, new_request_id, parts
 from turnkeeper_client.pb.v1 import chat_pb2, session_pb2
-from turnkeeper_client.pb.v1.chat_pb2 import CreateSessionParams, IfBusy, Turn, TurnLimits, TurnState
+from turnkeeper_client.pb.v1.chat_pb2 import ClientTool, CreateSessionParams, IfBusy, Turn, TurnLimits, TurnState
 from turnkeeper_client.pb.v1.event_pb2 import Event
 from turnkeeper_client.pb.v1.message_pb2 import Message, Part
 from turnkeeper_client.resume import ResumePolicy
@@ -36,6 +36,7 @@ class Session:
         create_session: CreateSessionParams | None = None,
         response_schema_json: str = "",
         limits: TurnLimits | None = None,
+        client_tools: Sequence[ClientTool] = (),
         request_id: str = "",
     ) -> Turn:
         """Sends a message. Returns its turn as it is after `wait`: ended, waiting or still running.
@@ -52,6 +53,7 @@ class Session:
             create_session=create_session,
             response_schema_json=response_schema_json,
             limits=limits,
+            client_tools=client_tools,
         )
         return (await call(self._stubs.chat.SendMessage, request, timeout=WAIT_TIMEOUT)).turn
 
@@ -64,6 +66,7 @@ class Session:
         create_session: CreateSessionParams | None = None,
         response_schema_json: str = "",
         limits: TurnLimits | None = None,
+        client_tools: Sequence[ClientTool] = (),
         request_id: str = "",
         after: str = "",
     ) -> TurnStream:
@@ -80,6 +83,7 @@ class Session:
             create_session=create_session,
             response_schema_json=response_schema_json,
             limits=limits,
+            client_tools=client_tools,
         )
 
         def open_call(cursor: str) -> aio.UnaryStreamCall[Any, Any]:
@@ -174,6 +178,16 @@ class Session:
             session_id=self.id, turn_id=turn_id, request_id=request_id or new_request_id()
         )
         return (await call(self._stubs.chat.RetryTurn, request)).turn
+
+    async def submit_tool_result(self, tool_call_id: str, result_json: str, *, failed: bool = False) -> Turn:
+        """Hands in what a tool of yours gave, as JSON text. Its turn goes on when nothing else is awaited.
+
+        The same result again is harmless. Raises FailedPrecondition for a call that does not wait for a result.
+        """
+        request = chat_pb2.SubmitToolResultRequest(
+            session_id=self.id, tool_call_id=tool_call_id, result_json=result_json, failed=failed
+        )
+        return (await call(self._stubs.chat.SubmitToolResult, request)).turn
 
 
 def start(request: session_pb2.WatchEventsRequest | session_pb2.ListEventsRequest, after: str | int | None) -> None:

@@ -74,6 +74,13 @@ class ToolReturned:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClientToolRequested:
+    tool_call_id: str
+    tool: str
+    arguments_json: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovalRequested:
     approval_id: str
     kind: ApprovalKind
@@ -176,6 +183,7 @@ Payload = (
     | ToolCalled
     | ToolStarted
     | ToolReturned
+    | ClientToolRequested
     | ApprovalRequested
     | ApprovalDecided
     | ApprovalExpired

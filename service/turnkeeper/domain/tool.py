@@ -63,14 +63,42 @@ class PolicyAction(StrEnum):
 
 
 class CallState(StrEnum):
-    """Where a tool call is. AWAITING: a person must decide; READY: it may start; UNKNOWN: it had started, its owner
-    was lost, and a person is asked what became of it."""
+    """Where a tool call is.
+
+    AWAITING: a person must decide. READY: it may start. REQUESTED: the client was asked to run it, and may have.
+    UNKNOWN: it had started, its owner was lost, and a person is asked what became of it.
+    """
 
     AWAITING = "AWAITING"
     READY = "READY"
+    REQUESTED = "REQUESTED"
     STARTED = "STARTED"
     UNKNOWN = "UNKNOWN"
     RETURNED = "RETURNED"
+
+
+CLIENT = "client"
+"""The source of a tool that the caller runs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientTool:
+    """A tool that the caller brings with a message, and runs itself."""
+
+    name: str
+    description: str
+    schema_json: str
+
+    @property
+    def spec(self) -> "ToolSpec":
+        """Nobody but the client knows what a call does: it counts as one that cannot be taken back."""
+        return ToolSpec(
+            name=self.name,
+            description=self.description,
+            schema_json=self.schema_json,
+            tool_class=ToolClass.IRREVERSIBLE,
+            source=CLIENT,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +126,11 @@ class ToolResult:
     outcome: ToolOutcome
     result_json: str
 
+    @property
+    def hash(self) -> str:
+        """SHA-256 (hex): equal for two results with one meaning."""
+        return hashlib.sha256(f"{self.outcome} {canonical_json(self.result_json)}".encode()).hexdigest()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
@@ -106,8 +139,10 @@ class Call:
     `arguments_json` is canonical JSON, or the model's own text where that is not JSON. `arguments_hash` is what an
     approval is bound to. `key` is the idempotency key that every start of this call gives to the tool. `attempt`
     and `fence` are those of the start. `round` counts how often a person was asked about it. `position` orders
-    the calls of one model message. `shown`: the calls of unknown outcome that whoever was asked about this one saw.
-    `unsettled`: its outcome is unknown, and nobody has said what should become of it.
+    the calls of one model message. `source` names who runs it. `started`: it may have taken effect.
+    `shown`: the calls of unknown outcome that whoever was asked about this one saw. `unsettled`: its outcome is
+    unknown, and nobody has said what should become of it. `result_hash`, `submitted_by` and `sequence` (of its
+    `tool_returned`) are of a result that a client handed in.
     """
 
     id: str
@@ -130,11 +165,25 @@ class Call:
     round: int = 0
     shown: tuple[str, ...] = ()
     unsettled: bool = False
+    source: str = ""
+    result_hash: str = ""
+    submitted_by: str = ""
+    sequence: int = 0
 
     def start(self, *, attempt: int, fence: int) -> "Call":
         if self.state is not CallState.READY:
             raise ValueError(f"a call in state {self.state} cannot start")
         return replace(self, state=CallState.STARTED, attempt=attempt, fence=fence, started=True)
+
+    def requested(self) -> "Call":
+        """The client is asked to run it; from here on it may have."""
+        return replace(self, state=CallState.REQUESTED, started=True)
+
+    def submitted(self, result: ToolResult, *, by: str, sequence: int) -> "Call":
+        """The client's result, to be recorded as event `sequence`. Raises ValueError unless it was asked for."""
+        if self.state is not CallState.REQUESTED:
+            raise ValueError(f"nobody was asked for the result of a call in state {self.state}")
+        return replace(self, result_hash=result.hash, submitted_by=by, sequence=sequence)
 
     def ready_again(self) -> "Call":
         """Its owner was lost. Raises ValueError unless its class allows another start under the same key."""

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from turnkeeper.codes import Code, ErrorDetail
 from turnkeeper.domain.message import FinishReason, Part, Usage
-from turnkeeper.domain.tool import Call, CallState
+from turnkeeper.domain.tool import Call, CallState, ClientTool
 
 
 class TurnState(StrEnum):
@@ -35,6 +35,11 @@ class TurnState(StrEnum):
         """It will change without anybody's help."""
         return self in (TurnState.PENDING, TurnState.RUNNING, TurnState.BACKING_OFF)
 
+    @property
+    def awaits_answers(self) -> bool:
+        """People or clients must answer before it goes on."""
+        return self.waits_for_people or self is TurnState.AWAITING_TOOL
+
 
 class StopReason(StrEnum):
     FINISHED = "FINISHED"
@@ -49,7 +54,7 @@ class CancelReason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingItem:
-    """What a turn waits for."""
+    """What a turn waits for. `approval_id` is empty for a call that the client runs."""
 
     approval_id: str
     tool_call_id: str
@@ -63,6 +68,7 @@ class TurnOptions:
     response_schema_json: str = ""
     max_iterations: int = 0
     max_output_tokens: int = 0
+    client_tools: tuple[ClientTool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,8 +146,8 @@ class ResolveLost:
 
 
 @dataclass(frozen=True, slots=True)
-class AwaitApproval:
-    """Let go of the turn: only a person can move it on."""
+class AwaitAnswers:
+    """Let go of the turn: only people, or the client, can move it on."""
 
     calls: tuple[Call, ...]
 
@@ -165,7 +171,7 @@ class Fail:
     error: ErrorDetail
 
 
-Step = CallModel | RunTools | ResolveLost | AwaitApproval | AwaitResults | Complete | Fail
+Step = CallModel | RunTools | ResolveLost | AwaitAnswers | AwaitResults | Complete | Fail
 
 
 def next_step(
@@ -174,7 +180,7 @@ def next_step(
     """What the turn must do next, decided on values alone.
 
     `calls` are the turn's ledger entries; `running` names those whose tools this owner has in hand.
-    A call that is ready starts at once, also while a sibling waits for a person.
+    A call that is ready starts at once, also while a sibling waits for a person or for the client.
     """
     open_calls = tuple(call for call in calls if call.state is not CallState.RETURNED)
     lost = tuple(c for c in open_calls if c.state is CallState.STARTED and c.id not in running)
@@ -187,7 +193,7 @@ def next_step(
     if running:
         return AwaitResults()
     if open_calls:
-        return AwaitApproval(tuple(sorted(open_calls, key=lambda c: c.position)))
+        return AwaitAnswers(tuple(sorted(open_calls, key=lambda c: c.position)))
     if turn.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):
         return Complete(StopReason.LENGTH if turn.finish_reason is FinishReason.LENGTH else StopReason.FINISHED)
     if turn.iterations >= max_iterations:

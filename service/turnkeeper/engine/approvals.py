@@ -2,13 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
 from typing import assert_never
 
 from turnkeeper.domain.approval import Answer, Approval, ApprovalDecision, ApprovalKind, ApprovalState
 from turnkeeper.domain.event import ApprovalDecided, ApprovalExpired
 from turnkeeper.domain.tool import Call, CallState, ToolOutcome, ToolResult
-from turnkeeper.domain.turn import TurnState
 from turnkeeper.engine.draft import Draft
 from turnkeeper.engine.feed import Feeds, Key
 from turnkeeper.engine.journal import Journal, Stored
@@ -163,7 +161,7 @@ def _expire(draft: Draft, approval: Approval) -> Approval:
         _give_up(draft, approval)
     else:
         draft.close_call_as(_call_of(draft, approval), ToolOutcome.EXPIRED)
-    _go_on(draft)
+    draft.answered()
     return expired
 
 
@@ -206,28 +204,13 @@ def _store_decision(draft: Draft, decided: Approval, decision: ApprovalDecision,
             _give_up(draft, decided, reason=reason)
         case _:
             assert_never(decision)
-    _go_on(draft)
+    draft.answered()
 
 
 def _give_up(draft: Draft, approval: Approval, *, reason: str = "") -> None:
     """It stays unknown, the session goes on remembering it, and the model is told."""
     call = replace(_call_of(draft, approval), unsettled=False)
     draft.close_call_as(call, ToolOutcome.UNKNOWN, reason=reason)
-
-
-def _go_on(draft: Draft) -> None:
-    """The last answer that a waiting turn needed, or one that lets a call start: somebody must claim it."""
-    turn = draft.turn
-    if not turn.state.waits_for_people:
-        return
-    ready = any(call.state is CallState.READY for call in draft.calls)
-    waiting = {approval.id for approval in draft.approvals}
-    pending = tuple(item for item in turn.pending if item.approval_id in waiting)
-    goes_on = ready or not waiting
-    if goes_on:
-        draft.change_head(wake=timedelta())
-    state = TurnState.RUNNING if goes_on else draft.waiting_state
-    draft.put_turn(replace(turn, state=state, pending=pending, update_time=draft.at))
 
 
 def _expired(approval: Approval) -> ApprovalHasExpired:

@@ -11,6 +11,7 @@ from turnkeeper.domain.approval import Approval, ApprovalKind, ApprovalState
 from turnkeeper.domain.event import (
     ApprovalRequested,
     ApprovalWithdrawn,
+    ClientToolRequested,
     NewEvent,
     Payload,
     ToolReturned,
@@ -169,6 +170,14 @@ class Draft:
         )
         return approval
 
+    def ask_client(self, call: Call) -> None:
+        """Ask the client to run it: from here on the call waits for a result that is handed in."""
+        self.put_call(call.requested(), new=call.id in self._new_calls or call.id not in self._calls)
+        self.say(
+            ClientToolRequested(tool_call_id=call.id, tool=call.tool, arguments_json=call.arguments_json),
+            turn=self.turn,
+        )
+
     def close_call(self, call: Call, result: ToolResult, *, duration: timedelta | None = None) -> None:
         """Record a call's result, from the tool or in its place."""
         self.put_call(call.returned(result.outcome))
@@ -219,20 +228,30 @@ class Draft:
         """A turn has ended: the session has its usage, and was changed just now."""
         self.session = replace(self.session, usage=self.session.usage + turn.usage, update_time=self.at)
 
-    @property
-    def waiting_state(self) -> TurnState:
-        """What the turn waits for, once only people can move it on: an unknown outcome goes before an approval."""
-        lost = any(call.state is CallState.UNKNOWN for call in self.calls)
-        return TurnState.AWAITING_OUTCOME if lost else TurnState.AWAITING_APPROVAL
-
     def let_go(self, calls: tuple[Call, ...]) -> None:
-        """The turn waits for people: no owner, no lease, no wake-up."""
+        """The turn waits for people, or for its client: no owner, no lease, no wake-up."""
+        self._wait_for(calls)
+        self.change_head(lease=Lease.RELEASE)
+
+    def answered(self) -> None:
+        """An answer came that the turn may have waited for. The last one, and one that lets a call start, wakes it."""
+        if not self.turn.state.awaits_answers:
+            return
+        open_calls = tuple(call for call in self.calls if call.state is not CallState.RETURNED)
+        waiting = tuple(call for call in open_calls if call.state is not CallState.READY)
+        if waiting and waiting == open_calls:
+            self._wait_for(waiting)
+            return
+        self.put_turn(replace(self.turn, state=TurnState.RUNNING, pending=(), update_time=self.at))
+        self.change_head(wake=timedelta())
+
+    def _wait_for(self, calls: tuple[Call, ...]) -> None:
+        """The state names what most concerns people: an unknown outcome, then an approval, then a client's result."""
         by_call = {approval.tool_call_id: approval.id for approval in self.approvals}
         pending = tuple(
             PendingItem(approval_id=by_call.get(call.id, ""), tool_call_id=call.id, tool=call.tool) for call in calls
         )
-        self.put_turn(replace(self.turn, state=self.waiting_state, pending=pending, update_time=self.at))
-        self.change_head(lease=Lease.RELEASE)
+        self.put_turn(replace(self.turn, state=_awaited(calls), pending=pending, update_time=self.at))
 
     def step(self, *, step_id: str, fence: int | None, lease_for: timedelta = timedelta()) -> Step:
         """What is to be stored. `fence` is the owner's, None for anybody else."""
@@ -294,6 +313,13 @@ class Draft:
 
     def _current(self, turn: Turn) -> Turn:
         return self._turns.get(turn.id, turn)
+
+
+def _awaited(calls: tuple[Call, ...]) -> TurnState:
+    states = {call.state for call in calls}
+    if CallState.UNKNOWN in states:
+        return TurnState.AWAITING_OUTCOME
+    return TurnState.AWAITING_APPROVAL if CallState.AWAITING in states else TurnState.AWAITING_TOOL
 
 
 def _with_reason(told: str, reason: str) -> str:

@@ -7,7 +7,7 @@ from turnkeeper.domain.event import ToolStarted
 from turnkeeper.domain.message import Usage
 from turnkeeper.domain.tool import Call
 from turnkeeper.domain.turn import (
-    AwaitApproval,
+    AwaitAnswers,
     AwaitResults,
     CallModel,
     CancelReason,
@@ -72,7 +72,7 @@ def _settle(draft: Draft, owner: Owner) -> tuple[Call, ...]:
             decisions.complete(draft, stop_reason)
         case Fail(error=error):
             draft.fail_turn(error)
-        case AwaitApproval(calls=calls):
+        case AwaitAnswers(calls=calls):
             draft.let_go(calls)
         case RunTools(calls=calls) if not owner.releasing:
             return _begin_calls(draft, calls, owner)

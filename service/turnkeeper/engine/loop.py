@@ -16,7 +16,7 @@ from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.event import Event
 from turnkeeper.domain.tool import Call
 from turnkeeper.domain.turn import (
-    AwaitApproval,
+    AwaitAnswers,
     AwaitResults,
     CallModel,
     Complete,
@@ -124,7 +124,7 @@ class TurnRun:
                 await self._append(lambda draft: decisions.resolve_lost(draft, calls, agent=self._agent))
                 for _ in (call for call in calls if not call.tool_class.may_start_again):
                     self._parts.metrics.unknown_outcome("OWNER_LOST")
-            case RunTools() | AwaitApproval() | Complete() | Fail():
+            case RunTools() | AwaitAnswers() | Complete() | Fail():
                 await self._append(lambda _: None)
             case _:
                 assert_never(step)

@@ -7,6 +7,7 @@ from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.event import ToolCalled
 from turnkeeper.domain.message import ToolRequest
 from turnkeeper.domain.tool import (
+    CLIENT,
     Call,
     CallState,
     PolicyAction,
@@ -23,7 +24,7 @@ from turnkeeper.errors import ToolValidationError
 
 def propose(draft: Draft, request: ToolRequest, position: int, *, agent: Agent, toolbox: Toolbox) -> None:
     """Enter the call into the ledger: ready, waiting for a person, or closed by a result that says why not."""
-    spec = toolbox.find(agent, request.tool)
+    spec = toolbox.find(agent, request.tool, clients=draft.turn.options.client_tools)
     if spec is None:
         call = _call(draft, request, position)
         told = f"There is no tool named {request.tool}."
@@ -32,17 +33,21 @@ def propose(draft: Draft, request: ToolRequest, position: int, *, agent: Agent, 
     try:
         canonical = toolbox.check(spec, request.arguments_json)
     except ToolValidationError as error:
-        call = replace(_call(draft, request, position), tool_class=spec.tool_class)
+        call = replace(_call(draft, request, position), tool_class=spec.tool_class, source=spec.source)
         _refuse(draft, call, ToolOutcome.INVALID_ARGUMENTS, error.message)
         return
-    action = _action(agent.rule_for(spec).action, spec, draft)
+    action = PolicyAction.AUTO if spec.source == CLIENT else _action(agent.rule_for(spec).action, spec, draft)
     call = replace(
         _call(draft, replace(request, arguments_json=canonical), position),
         tool_class=spec.tool_class,
         arguments_hash=approval_hash(spec, arguments_json=canonical, policy_version=agent.version),
         action=action,
+        source=spec.source,
     )
     match action:
+        case _ if spec.source == CLIENT:
+            _enter(draft, call)
+            draft.ask_client(call)
         case PolicyAction.AUTO | PolicyAction.NOTIFY:
             _enter(draft, replace(call, state=CallState.READY))
         case PolicyAction.APPROVE:

@@ -29,7 +29,7 @@ class Speech:
         request = ModelRequest(
             model=agent.model,
             messages=messages,
-            tools=self._toolbox.offered(agent),
+            tools=self._toolbox.offered(agent, clients=turn.options.client_tools),
             max_output_tokens=_lower(agent.limits.max_output_tokens, turn.options.max_output_tokens) or None,
             temperature=agent.temperature,
             response_schema_json=turn.options.response_schema_json,

@@ -11,7 +11,8 @@ from datetime import timedelta
 import jsonschema
 
 from turnkeeper.domain.agent import Agent
-from turnkeeper.domain.tool import Call, ToolOutcome, ToolResult, ToolSpec, canonical_json
+from turnkeeper.domain.tool import CLIENT, Call, ClientTool, ToolOutcome, ToolResult, ToolSpec, canonical_json
+from turnkeeper.engine import client_schemas
 from turnkeeper.errors import AgentConfigError, ToolValidationError
 from turnkeeper.tools.contract import ToolContext, ToolError, ToolSource
 
@@ -42,11 +43,20 @@ class Toolbox:
                     raise AgentConfigError(f"Two sources have a tool named {spec.name}; rename one.")
                 self._tools[spec.name] = (spec, source)
 
-    def offered(self, agent: Agent) -> tuple[ToolSpec, ...]:
-        return tuple(spec for name, (spec, _) in sorted(self._tools.items()) if agent.offers(name))
+    def offered(self, agent: Agent, *, clients: Sequence[ClientTool] = ()) -> tuple[ToolSpec, ...]:
+        """The agent's tools, then those that the turn's client runs."""
+        brought = {tool.name for tool in clients}
+        own = (spec for name, (spec, _) in sorted(self._tools.items()) if agent.offers(name) and name not in brought)
+        return (*own, *(tool.spec for tool in clients))
 
-    def find(self, agent: Agent, name: str) -> ToolSpec | None:
-        """The tool, when the agent has it: an unknown tool is not callable."""
+    def find(self, agent: Agent, name: str, *, clients: Sequence[ClientTool] = ()) -> ToolSpec | None:
+        """The tool, when the agent or the turn's client has it: an unknown tool is not callable.
+
+        A client's tool stays the client's, also where one of its name was installed after its message was accepted.
+        """
+        for tool in clients:
+            if tool.name == name:
+                return tool.spec
         if name not in self._tools or not agent.offers(name):
             return None
         return self._tools[name][0]
@@ -59,8 +69,11 @@ class Toolbox:
             canonical = canonical_json(arguments_json or "{}")
         except (ValueError, RecursionError) as error:
             raise ToolValidationError(f"The arguments are not JSON: {error}") from error
-        validator = jsonschema.Draft202012Validator(json.loads(spec.schema_json))
-        problem = next(iter(validator.iter_errors(json.loads(canonical))), None)
+        schema, arguments = json.loads(spec.schema_json), json.loads(canonical)
+        if spec.source == CLIENT:
+            problem = client_schemas.misfit(schema, arguments)
+        else:
+            problem = next(iter(jsonschema.Draft202012Validator(schema).iter_errors(arguments)), None)
         if problem is not None:
             where = "/".join(str(part) for part in problem.absolute_path) or "the arguments"
             raise ToolValidationError(f"{where}: {problem.message[:500]}")

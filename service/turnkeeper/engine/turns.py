@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 
 from turnkeeper.domain.turn import CancelReason, Turn, TurnState
+from turnkeeper.engine.client_tools import ClientTools
 from turnkeeper.engine.draft import Draft
 from turnkeeper.engine.feed import Feeds, Key
 from turnkeeper.engine.journal import Journal, Stored
@@ -27,13 +28,14 @@ CANCEL_WAIT = 5.0
 class Turns:
     """The verbs of ChatService."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts it is made of
         self,
         store: Store,
         journal: Journal,
         feeds: Feeds,
         *,
         worker: Worker,
+        client_tools: ClientTools,
         metrics: Metrics,
         woken: Callable[[Key], None],
     ) -> None:
@@ -42,6 +44,7 @@ class Turns:
         self._journal = journal
         self._feeds = feeds
         self._worker = worker
+        self._client_tools = client_tools
         self._metrics = metrics
         self._woken = woken
 
@@ -65,11 +68,13 @@ class Turns:
         """Accept a message: its turn is stored, and runs, waits in the queue, or waits for an owner.
 
         A repeat gets the first one's record. Raises SessionNotFound, TurnInProgress, QuotaExceeded,
-        RequestIdReused and the errors of a session that takes no messages.
+        RequestIdReused, InvalidRequest for client tools that the agent has, and the errors of a session that takes no
+        messages.
         """
         known = await self._store.find_request(message.key)
         if known is not None:
             return self._repeat(known, message.fingerprint)
+        await self._client_tools.check(message.key.tenant, message.key.session_id, message.options.client_tools)
         return await self._first(message.key, message.fingerprint, self._start(message))
 
     async def _start(self, message: NewMessage) -> RequestRecord:

@@ -8,13 +8,14 @@ import orjson
 from turnkeeper.domain.cursor import Place
 from turnkeeper.domain.message import Part
 from turnkeeper.domain.turn import Turn, TurnOptions, TurnState
+from turnkeeper.engine.client_tools import ClientTools
 from turnkeeper.engine.follow import Ended, Follower, Wanted
 from turnkeeper.engine.requests import NewMessage
 from turnkeeper.engine.sessions import Sessions
 from turnkeeper.engine.turns import Turns
 from turnkeeper.errors import NotImplementedYet, SessionAlreadyExists, error_of
 from turnkeeper.pb.v1 import chat_pb2, chat_pb2_grpc, session_pb2
-from turnkeeper.rpc import codec, cursor, pages, rules
+from turnkeeper.rpc import client_tools, codec, cursor, pages, rules
 from turnkeeper.rpc.caller import NOBODY, Caller
 from turnkeeper.rpc.fingerprint import fingerprint
 from turnkeeper.rpc.interceptor import Context
@@ -28,7 +29,7 @@ FAMILY = "message"
 """SendMessage and StreamMessage share their request ids."""
 MARGIN = 0.5
 """Seconds before the caller's deadline at which a wait ends."""
-SETTLES = frozenset({"approval_requested", "tool_returned", "message_completed"})
+SETTLES = frozenset({"approval_requested", "client_tool_requested", "tool_returned", "message_completed"})
 """After these a turn may have begun to wait for somebody."""
 ENDS = frozenset({"turn_completed", "turn_failed", "turn_cancelled"})
 
@@ -39,10 +40,18 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
     """What a caller does with turns."""
 
     def __init__(
-        self, turns: Turns, sessions: Sessions, store: Store, *, follower: Follower, pages: pages.Pages
+        self,
+        turns: Turns,
+        sessions: Sessions,
+        tools: ClientTools,
+        store: Store,
+        *,
+        follower: Follower,
+        pages: pages.Pages,
     ) -> None:
         self._turns = turns
         self._sessions = sessions
+        self._tools = tools
         self._store = store
         self._follower = follower
         self._pages = pages
@@ -145,6 +154,19 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             turn=turn_view(turn), sequence=record.sequence, cursor=_before(record.sequence, turn)
         )
 
+    async def SubmitToolResult(
+        self, request: chat_pb2.SubmitToolResultRequest, context: Context
+    ) -> chat_pb2.SubmitToolResultResponse:
+        caller = NOBODY
+        result = client_tools.result_of(request)
+        await self._sessions.get(caller.tenant, request.session_id)
+        turn, sequence = await self._tools.submit(
+            caller.tenant, request.session_id, request.tool_call_id, result, by=caller.principal
+        )
+        return chat_pb2.SubmitToolResultResponse(
+            turn=turn_view(turn), sequence=sequence, cursor=_before(sequence, turn)
+        )
+
     async def _accept(self, request: Send, caller: Caller, *, session_id: str) -> RequestRecord:
         key = RequestKey(
             tenant=caller.tenant,
@@ -163,6 +185,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
                 response_schema_json=request.response_schema_json,
                 max_iterations=request.limits.max_iterations,
                 max_output_tokens=request.limits.max_output_tokens,
+                client_tools=client_tools.tools_of(request),
             ),
         )
         return await self._turns.start(message)
@@ -202,7 +225,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
 
 def _check(request: Send) -> None:
     """Raises for what the table of rules cannot say."""
-    problems = _content_problems(request)
+    problems = _content_problems(request) | client_tools.problems(client_tools.tools_of(request))
     creates = request.HasField("create_session")
     if not request.session_id and not creates:
         problems["session_id"] = "is required, unless create_session is given"
@@ -247,6 +270,7 @@ def _fingerprint(request: Send) -> str:
         content=request.content,
         if_busy=request.if_busy or chat_pb2.IF_BUSY_REJECT,
         response_schema_json=request.response_schema_json,
+        client_tools=request.client_tools,
     )
     if request.HasField("create_session"):
         same.create_session.CopyFrom(request.create_session)

@@ -43,7 +43,7 @@ _MESSAGE: Mapping[str, Rule] = {
     "response_schema_json": Rule(most=64 * 1024),
     "limits.max_iterations": Rule(least_value=0),
     "limits.max_output_tokens": Rule(least_value=0),
-    "client_tools": Rule(later=True),
+    "client_tools": Rule(most=32),
     **_CREATE,
 }
 
@@ -80,6 +80,11 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
     "ListTurnsRequest": {"session_id": _SESSION, **_PAGE},
     "CancelTurnRequest": {"session_id": _SESSION, "turn_id": _TURN},
     "RetryTurnRequest": {"session_id": _SESSION, "turn_id": _TURN, "request_id": _REQUEST},
+    "SubmitToolResultRequest": {
+        "session_id": _SESSION,
+        "tool_call_id": Rule(required=True, most=128),
+        "result_json": Rule(required=True),
+    },
     "GetApprovalRequest": {"approval_id": _TURN},
     "ListApprovalsRequest": {**_PAGE, "decidable_by": Rule(later=True)},
     "WaitApprovalRequest": {"approval_id": _TURN, "wait": Rule(most_seconds=120)},

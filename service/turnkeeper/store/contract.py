@@ -344,6 +344,8 @@ class Store(Protocol):
         """A page, newest first: those whose `first_sequence` is below `before`."""
         ...
 
+    async def call(self, tenant: str, session_id: str, call_id: str) -> Call | None: ...
+
     async def approval(self, tenant: str, approval_id: str) -> Approval | None: ...
 
     async def approvals(
@@ -394,7 +396,8 @@ class Store(Protocol):
     async def requeue_lapsed(self) -> int:
         """Make claimable, at once: active turns whose lease lapsed; sessions with a queue but no active turn (its
         first becomes active); active turns that are AWAITING_APPROVAL or AWAITING_OUTCOME without a PENDING approval,
-        and those without lease, wake-up and any reason to wait. Counts a lapse on the first kind. Returns how many.
+        or AWAITING_TOOL without a REQUESTED call; and those without lease, wake-up and any reason to wait. Counts a
+        lapse on the first kind. Returns how many.
         """
         ...
 

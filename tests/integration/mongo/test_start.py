@@ -117,6 +117,7 @@ def _every_call(store: MongoStore, head: Head) -> dict[str, Callable[[], Awaitab
         "sessions": lambda: store.sessions(tenant, SessionFilter(), limit=5, after=None),
         "turn": lambda: store.turn(tenant, session_id, "turn"),
         "turns": lambda: store.turns(tenant, session_id, states=(), limit=5, before=None),
+        "call": lambda: store.call(tenant, session_id, "call"),
         "approval": lambda: store.approval(tenant, "approval"),
         "approvals": lambda: store.approvals(tenant, ApprovalFilter(), limit=5, after=None),
         "agent": lambda: store.agent(tenant, "name", "version"),

@@ -83,6 +83,7 @@ def _calls(store: MongoStore) -> dict[str, Callable[[], Awaitable[object]]]:
         "sessions": lambda: store.sessions(tenant, SessionFilter(owner="ada"), limit=5, after=None),
         "turn": lambda: store.turn(tenant, session_id, "turn"),
         "turns": lambda: store.turns(tenant, session_id, states=(), limit=5, before=9),
+        "call": lambda: store.call(tenant, session_id, "call"),
         "approval": lambda: store.approval(tenant, "approval"),
         "approvals": lambda: store.approvals(tenant, ApprovalFilter(tool="x"), limit=5, after=None),
         "agent": lambda: store.agent(tenant, "name", "version"),

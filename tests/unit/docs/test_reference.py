@@ -19,7 +19,7 @@ from turnkeeper.engine import follow, requests, toolbox, turns
 from turnkeeper.errors import leaves
 from turnkeeper.model.openai import OpenAIModel
 from turnkeeper.pb.v1 import error_pb2, event_pb2
-from turnkeeper.rpc import chat, pages, rules, server, sessions, status
+from turnkeeper.rpc import chat, client_tools, pages, rules, server, sessions, status
 from turnkeeper.rpc.status import advice
 from turnkeeper.store.mongo import steps
 from turnkeeper.tools import samples
@@ -146,6 +146,8 @@ def test_the_limits() -> None:
         "a model's answer, tool calls included": kib(answer),
         "arguments of a tool call": kib(toolbox.ARGUMENTS_BYTES),
         "result of a tool": kib(toolbox.RESULT_BYTES),
+        "tools that a message brings": f"{send['client_tools'].most}, {kib(client_tools.TOOLS_BYTES)} in all",
+        "a result that a client hands in": kib(client_tools.RESULT_BYTES),
         "messages that wait in a session's queue": str(requests.QUEUE_LIMIT),
         "an id of yours, request_id": f"{send['request_id'].most} characters",
         "title": f"{rules.RULES['CreateSessionRequest']['title'].most} characters",

@@ -13,7 +13,7 @@ from turnkeeper.codes import Code
 from turnkeeper.domain.message import FinishReason
 from turnkeeper.domain.tool import Call, CallState
 from turnkeeper.domain.turn import (
-    AwaitApproval,
+    AwaitAnswers,
     AwaitResults,
     CallModel,
     Complete,
@@ -29,7 +29,7 @@ from turnkeeper.domain.turn import (
 
 PLACE = a_place(session_id="session")
 READY, AWAITING, STARTED, RETURNED = CallState.READY, CallState.AWAITING, CallState.STARTED, CallState.RETURNED
-UNKNOWN = CallState.UNKNOWN
+UNKNOWN, REQUESTED = CallState.UNKNOWN, CallState.REQUESTED
 
 
 def a(name: str, state: CallState, position: int = 0) -> Call:
@@ -64,15 +64,15 @@ def decide(
         (decide(a("1", STARTED), running="1"), AwaitResults()),
         (decide(a("1", STARTED), a("2", AWAITING, 1), running="1"), AwaitResults()),
         (decide(a("1", READY), a("2", AWAITING, 1)), RunTools((a("1", READY),))),
-        (decide(a("1", AWAITING)), AwaitApproval((a("1", AWAITING),))),
+        (decide(a("1", AWAITING)), AwaitAnswers((a("1", AWAITING),))),
         (decide(a("1", READY), a("2", UNKNOWN, 1)), RunTools((a("1", READY),))),
         (decide(a("1", STARTED), a("2", UNKNOWN, 1), running="1"), AwaitResults()),
-        (decide(a("1", RETURNED), a("2", UNKNOWN, 1)), AwaitApproval((a("2", UNKNOWN, 1),))),
-        (decide(a("1", RETURNED), a("2", AWAITING, 1)), AwaitApproval((a("2", AWAITING, 1),))),
+        (decide(a("1", RETURNED), a("2", UNKNOWN, 1)), AwaitAnswers((a("2", UNKNOWN, 1),))),
+        (decide(a("1", RETURNED), a("2", AWAITING, 1)), AwaitAnswers((a("2", AWAITING, 1),))),
         (decide(a("1", STARTED)), ResolveLost((a("1", STARTED),))),
         (decide(a("1", STARTED), a("2", READY, 1)), ResolveLost((a("1", STARTED),))),
         (decide(a("1", STARTED), a("2", STARTED, 1), running="2"), ResolveLost((a("1", STARTED),))),
-        (decide(a("1", AWAITING), finish=FinishReason.TOOL_CALLS, iterations=8), AwaitApproval((a("1", AWAITING),))),
+        (decide(a("1", AWAITING), finish=FinishReason.TOOL_CALLS, iterations=8), AwaitAnswers((a("1", AWAITING),))),
     ],
     ids=[
         "a new turn asks the model",
@@ -133,9 +133,10 @@ def test_every_state_has_a_step_and_no_step_starts_what_it_may_not(
             assert len(started) + len(running) <= parallel
         case ResolveLost(calls=lost):
             assert all(call.state is STARTED and call.id not in running for call in lost)
-        case AwaitApproval(calls=waiting):
+        case AwaitAnswers(calls=waiting):
             assert not running
-            assert {call.state for call in waiting} <= {AWAITING, UNKNOWN}
+            assert {call.state for call in waiting} <= {AWAITING, REQUESTED, UNKNOWN}
+            assert len(waiting) == len(open_calls)
         case CallModel() | Complete() | Fail():
             assert not open_calls, "a model is asked, and a turn ends, only when every call has a result"
         case AwaitResults():

@@ -102,7 +102,6 @@ PAIRS = (
 )
 
 EVENTS_TO_COME = {
-    "client_tool_requested",
     "approval_expiring",
     "budget_reached",
     "context_compacted",

@@ -123,7 +123,10 @@ class ChatServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SubmitToolResult(self, request, context):
-        """Hands in the result of a tool that the client runs. Not implemented yet.
+        """Hands in the result of a tool that the client runs. The turn goes on when nothing else is awaited.
+
+        The same result again is OK with the first effect. TOOL_CALL_NOT_PENDING: no client was asked for this call, it has
+        another result, or its turn has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

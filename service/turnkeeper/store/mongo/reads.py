@@ -145,6 +145,9 @@ class Reads:
             match["first_sequence"] = {"$lt": before}
         return await self._page(Turn, self._connection.turns, match, [("first_sequence", -1)], limit)
 
+    async def call(self, tenant: str, session_id: str, call_id: str) -> Call | None:
+        return await self._one(Call, self._connection.calls, keys.of_member(tenant, session_id, call_id))
+
     async def approval(self, tenant: str, approval_id: str) -> Approval | None:
         return await self._one(Approval, self._connection.approvals, keys.of_approval(tenant, approval_id))
 

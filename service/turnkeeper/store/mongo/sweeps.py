@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import Final, TypeAlias
 
 from turnkeeper.domain.approval import Approval, ApprovalState
+from turnkeeper.domain.tool import CallState
 from turnkeeper.domain.turn import TurnState
 from turnkeeper.store.mongo import keys
-from turnkeeper.store.mongo.client import Connection, Document, database_errors
+from turnkeeper.store.mongo.client import Collection, Connection, Document, database_errors
 from turnkeeper.store.mongo.documents import decode
 from turnkeeper.store.mongo.heads import NOW, RUNNABLE, change_as_read, literal, reached
 from turnkeeper.store.mongo.orphans import Orphans
@@ -26,8 +27,10 @@ _LATER_EACH_TIME: Final = {
 }
 """At once, then after 0.5 s, 1.5 s, 3.5 s … 15 s: what kills its owners before their first step must not hurry."""
 _PENDING: Final = {"state": ApprovalState.PENDING.value}
-_GOING: Final = [state.value for state in TurnState if state.moving or state.waits_for_people]
-_WAITING: Final = [state.value for state in TurnState if state.waits_for_people]
+_REQUESTED: Final = {"state": CallState.REQUESTED.value}
+_FOR_PEOPLE: Final = frozenset(state.value for state in TurnState if state.waits_for_people)
+_FOR_CLIENTS: Final = frozenset({TurnState.AWAITING_TOOL.value})
+_GOING: Final = [state.value for state in TurnState if state.moving or state.awaits_answers]
 _TurnKey: TypeAlias = tuple[str, str, str]
 
 
@@ -86,22 +89,31 @@ class Sweeps:
         return await self._change([head for head in batch if _turn_of(head) in stuck], _DUE)
 
     async def _stuck_turns(self, turns: Sequence[_TurnKey]) -> set[_TurnKey]:
-        """Of these, the turns that should move, and those that await approvals which are all decided."""
+        """Of these, the turns that should move, and those that await answers which are all there."""
         match = {"_id": {"$in": [keys.of_member(*turn) for turn in turns]}, "state": {"$in": _GOING}}
         states: dict[_TurnKey, str] = {}
         async for turn in self._connection.turns.find(match, {"state": 1}):
             states[(turn["_id"]["tenant"], turn["_id"]["session_id"], turn["_id"]["id"])] = turn["state"]
-        awaiting = [turn for turn, state in states.items() if state in _WAITING]
-        if not awaiting:
-            return set(states)
-        names = ("tenant", "session_id", "turn_id")
-        asked = {name: {"$in": sorted({turn[at] for turn in awaiting})} for at, name in enumerate(names)}
-        async for approval in self._connection.approvals.find({**_PENDING, **asked}, dict.fromkeys(names, 1)):
-            states.pop((approval["tenant"], approval["session_id"], approval["turn_id"]), None)
+        for waiting, collection, still_open in (
+            (_FOR_PEOPLE, self._connection.approvals, _PENDING),
+            (_FOR_CLIENTS, self._connection.calls, _REQUESTED),
+        ):
+            for turn in await _turns_with(collection, still_open, [each for each in states if states[each] in waiting]):
+                states.pop(turn, None)
         return set(states)
 
     async def _change(self, found: Sequence[Document], changed: Document) -> int:
         return sum(await asyncio.gather(*(change_as_read(self._connection.heads, head, changed) for head in found)))
+
+
+async def _turns_with(collection: Collection, match: Document, turns: Sequence[_TurnKey]) -> set[_TurnKey]:
+    """Those of the turns that have such a document, and perhaps some others."""
+    if not turns:
+        return set()
+    names = ("tenant", "session_id", "turn_id")
+    theirs = {name: {"$in": sorted({turn[at] for turn in turns})} for at, name in enumerate(names)}
+    found = collection.find({**match, **theirs}, dict.fromkeys(names, 1))
+    return {(each["tenant"], each["session_id"], each["turn_id"]) async for each in found}
 
 
 def _turn_of(head: Document) -> _TurnKey:

@@ -37,9 +37,9 @@ class _TurnStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TurnState.V
     TURN_STATE_RUNNING: _TurnState.ValueType  # 2
     """A server works on it."""
     TURN_STATE_AWAITING_APPROVAL: _TurnState.ValueType  # 3
-    """It waits for a decision."""
+    """It waits for a decision, and perhaps for tools that the client runs as well."""
     TURN_STATE_AWAITING_TOOL: _TurnState.ValueType  # 4
-    """It waits for a tool that the client runs."""
+    """It waits for tools that the client runs, and for no decision: SubmitToolResult moves it on. It waits for ever."""
     TURN_STATE_AWAITING_BUDGET: _TurnState.ValueType  # 5
     """It waits for a higher limit."""
     TURN_STATE_AWAITING_OUTCOME: _TurnState.ValueType  # 6
@@ -63,9 +63,9 @@ TURN_STATE_PENDING: TurnState.ValueType  # 1
 TURN_STATE_RUNNING: TurnState.ValueType  # 2
 """A server works on it."""
 TURN_STATE_AWAITING_APPROVAL: TurnState.ValueType  # 3
-"""It waits for a decision."""
+"""It waits for a decision, and perhaps for tools that the client runs as well."""
 TURN_STATE_AWAITING_TOOL: TurnState.ValueType  # 4
-"""It waits for a tool that the client runs."""
+"""It waits for tools that the client runs, and for no decision: SubmitToolResult moves it on. It waits for ever."""
 TURN_STATE_AWAITING_BUDGET: TurnState.ValueType  # 5
 """It waits for a higher limit."""
 TURN_STATE_AWAITING_OUTCOME: TurnState.ValueType  # 6
@@ -314,7 +314,7 @@ Global___TurnLimits: _TypeAlias = TurnLimits  # noqa: Y015
 
 @_typing.final
 class ClientTool(_message.Message):
-    """A tool that the client runs."""
+    """A tool that the client runs. It needs no approval, and counts as one whose calls cannot be taken back."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -322,11 +322,13 @@ class ClientTool(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     SCHEMA_JSON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The tool's name."""
+    """Required; 1 to 64 of a-z, A-Z, 0-9, _ and -. No two tools of a message, and none of the agent's, have one name."""
     description: _builtins.str
     """For the model."""
     schema_json: _builtins.str
-    """JSON Schema of its arguments."""
+    """Required: JSON Schema of its arguments, with "type": "object". $ref may only begin with #. Of arguments, all is
+    checked but pattern, uniqueItems and unevaluated…; patternProperties are refused.
+    """
     def __init__(
         self,
         *,
@@ -383,7 +385,7 @@ class SendMessageRequest(_message.Message):
 
     @_builtins.property
     def client_tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClientTool]:
-        """Tools that the client runs. Not implemented yet: must be empty."""
+        """Tools that the client runs, for this turn: at most 32, of at most 64 KiB in all."""
 
     def __init__(
         self,
@@ -803,11 +805,11 @@ class SubmitToolResultRequest(_message.Message):
     session_id: _builtins.str
     """Required."""
     tool_call_id: _builtins.str
-    """Required."""
+    """Required: from `client_tool_requested`, or the turn's `pending`."""
     result_json: _builtins.str
-    """JSON text."""
+    """Required: JSON text of at most 64 KiB; a plain text is written with quotes."""
     failed: _builtins.bool
-    """True: the tool failed."""
+    """True: the tool failed, and the result says how."""
     def __init__(
         self,
         *,

@@ -34,7 +34,11 @@ class ChatServiceStub:
     RetryTurn: _aio.UnaryUnaryMultiCallable[_chat_pb2.RetryTurnRequest, _chat_pb2.RetryTurnResponse]
     """Takes up the session's last turn again, in place, after it failed or was cancelled."""
     SubmitToolResult: _aio.UnaryUnaryMultiCallable[_chat_pb2.SubmitToolResultRequest, _chat_pb2.SubmitToolResultResponse]
-    """Hands in the result of a tool that the client runs. Not implemented yet."""
+    """Hands in the result of a tool that the client runs. The turn goes on when nothing else is awaited.
+
+    The same result again is OK with the first effect. TOOL_CALL_NOT_PENDING: no client was asked for this call, it has
+    another result, or its turn has ended.
+    """
 
 class ChatServiceServicer:
     """Turns: one user message to its final answer, or failure. A turn goes on whatever its caller does."""
@@ -92,6 +96,10 @@ class ChatServiceServicer:
         request: _chat_pb2.SubmitToolResultRequest,
         context: _aio.ServicerContext[_chat_pb2.SubmitToolResultRequest, _abc.Awaitable[_chat_pb2.SubmitToolResultResponse]],
     ) -> _abc.Awaitable[_chat_pb2.SubmitToolResultResponse]:
-        """Hands in the result of a tool that the client runs. Not implemented yet."""
+        """Hands in the result of a tool that the client runs. The turn goes on when nothing else is awaited.
+
+        The same result again is OK with the first effect. TOOL_CALL_NOT_PENDING: no client was asked for this call, it has
+        another result, or its turn has ended.
+        """
 
 def add_ChatServiceServicer_to_server(servicer: ChatServiceServicer, server: _aio.Server) -> None: ...

@@ -393,7 +393,7 @@ class Event(_message.Message):
 
     @_builtins.property
     def client_tool_requested(self) -> Global___ClientToolRequested:
-        """Durable: a tool that the client runs. Not sent yet."""
+        """Durable: the client must run a tool, and hand in its result."""
 
     @_builtins.property
     def approval_requested(self) -> Global___ApprovalRequested:
@@ -764,7 +764,9 @@ class ToolReturned(_message.Message):
     result_json: _builtins.str
     """JSON text: what the model is told. At most 64 KiB."""
     started: _builtins.bool
-    """Whether a start of the call had been stored."""
+    """Whether a start of the call had been stored; of a client's tool, whether the client had been asked: it may have
+    taken effect.
+    """
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
         """From start to result; unset when it did not run."""
@@ -789,7 +791,7 @@ Global___ToolReturned: _TypeAlias = ToolReturned  # noqa: Y015
 
 @_typing.final
 class ClientToolRequested(_message.Message):
-    """A tool that the client runs."""
+    """The client must run a tool: SubmitToolResult hands in what it gave."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -1,0 +1,102 @@
+"""The JSON Schemas that callers send: checked, and checked against, at a cost that a caller cannot raise.
+
+An operator's schema is trusted; a caller's is not. It is never fetched from elsewhere, it runs no regular expression,
+and comparing arguments with it ends after a number of steps.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
+from typing import Any, Final
+
+import jsonschema
+from jsonschema.exceptions import ValidationError
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+MOST_STEPS: Final = 50_000
+"""Keywords and entries of keywords that one comparison looks at: some 0.1 s."""
+UNCHECKED: Final = ("pattern", "patternProperties", "uniqueItems", "unevaluatedItems", "unevaluatedProperties")
+"""The model is told of them; whether arguments obey them, only the client checks."""
+
+_left: ContextVar[list[int]] = ContextVar("steps left")
+
+
+class _TooCostly(Exception):
+    """The comparison took too many steps."""
+
+
+def flaw(schema_json: str) -> str:
+    """What is wrong with a caller's schema; empty when nothing is."""
+    try:
+        schema = json.loads(schema_json, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return "is not JSON"
+    if not isinstance(schema, dict) or schema.get("type") != "object":
+        return 'must be a JSON object with "type": "object"'
+    try:
+        jsonschema.Draft202012Validator.check_schema(schema)
+        return next(_unwanted(schema), "")
+    except jsonschema.SchemaError as error:
+        where = "/".join(str(part) for part in error.absolute_path) or "the schema"
+        return f"is no JSON Schema: {where} does not fit its meta-schema"
+    except RecursionError:
+        return "is nested too deep"
+
+
+def misfit(schema: dict[str, Any], arguments: object) -> ValidationError | None:
+    """Why the arguments do not fit a caller's schema, or None."""
+    left = _left.set([MOST_STEPS])
+    try:
+        validator = _Validator(schema, registry=Registry())
+        return next(iter(validator.iter_errors(arguments)), None)
+    except (_TooCostly, RecursionError):
+        return ValidationError("The arguments cannot be compared with the tool's schema in time.")
+    except Unresolvable:
+        return ValidationError("The tool's schema refers to a part of itself that is not there.")
+    finally:
+        _left.reset(left)
+
+
+def _refuse(token: str) -> object:
+    raise ValueError(token)
+
+
+def _unwanted(schema: object) -> Iterator[str]:
+    if isinstance(schema, list):
+        for each in schema:
+            yield from _unwanted(each)
+    elif isinstance(schema, dict):
+        for name, value in schema.items():
+            if name in ("$ref", "$dynamicRef") and isinstance(value, str) and not value.startswith("#"):
+                yield f"refers to another document; {name} may only begin with #"
+            if name == "patternProperties":
+                yield "has patternProperties, which are not taken"
+            yield from _unwanted(value)
+
+
+_Keyword = Callable[..., Iterable[ValidationError] | None]
+
+
+def _counted(keyword: _Keyword) -> _Keyword:
+    def check(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+        left = _left.get()
+        left[0] -= 1 + (len(value) if isinstance(value, list | dict) else 0)
+        if left[0] < 0:
+            raise _TooCostly
+        yield from keyword(validator, value, instance, schema) or ()
+
+    return check
+
+
+def _passed(_validator: Any, _value: Any, _instance: Any, _schema: Any) -> Iterator[ValidationError]:
+    yield from ()
+
+
+_Validator: Any = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
+    jsonschema.Draft202012Validator,
+    {
+        name: _passed if name in UNCHECKED else _counted(keyword)
+        for name, keyword in jsonschema.Draft202012Validator.VALIDATORS.items()
+    },
+)

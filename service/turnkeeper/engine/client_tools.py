@@ -1,0 +1,100 @@
+"""Tools that the caller runs: which it may bring, and the result it hands in."""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from turnkeeper.domain.agent import Agent
+from turnkeeper.domain.session import Session
+from turnkeeper.domain.tool import Call, CallState, ClientTool, ToolResult
+from turnkeeper.domain.turn import Turn
+from turnkeeper.engine.draft import Draft
+from turnkeeper.engine.feed import Key
+from turnkeeper.engine.journal import Journal, Stored
+from turnkeeper.engine.toolbox import Toolbox
+from turnkeeper.errors import InternalError, InvalidRequest, ToolCallNotPending
+from turnkeeper.store.contract import Store
+
+
+class ClientTools:
+    """What a caller does with tools of its own."""
+
+    def __init__(
+        self,
+        store: Store,
+        journal: Journal,
+        *,
+        toolbox: Toolbox,
+        agent_of: Callable[[Session], Awaitable[Agent | None]],
+        woken: Callable[[Key], None],
+    ) -> None:
+        """`agent_of` gives the version that a session pinned; `woken` is told the session whose turn may go on."""
+        self._store = store
+        self._journal = journal
+        self._toolbox = toolbox
+        self._agent_of = agent_of
+        self._woken = woken
+
+    async def check(self, tenant: str, session_id: str, tools: Sequence[ClientTool]) -> None:
+        """Raises InvalidRequest when one of them has the name of a tool that the session's agent has."""
+        found = await self._store.session(tenant, session_id) if tools else None
+        agent = await self._agent_of(found[0]) if found is not None else None
+        if agent is None:
+            return
+        problems = {
+            f"client_tools[{number}].name": "is the name of one of the agent's own tools"
+            for number, tool in enumerate(tools)
+            if self._toolbox.find(agent, tool.name) is not None
+        }
+        if problems:
+            told = "; ".join(f"{path} {problem}" for path, problem in problems.items())
+            raise InvalidRequest(f"The request is not valid: {told}.", fields=problems)
+
+    async def submit(
+        self, tenant: str, session_id: str, tool_call_id: str, result: ToolResult, *, by: str
+    ) -> tuple[Turn, int]:
+        """The turn as it is now, and the number of `tool_returned`. The same result by the same caller is a repeat.
+
+        Raises ToolCallNotPending for a call that nobody asked the client for, that was answered otherwise, or that
+        was closed with its turn.
+        """
+        call = await self._pending(tenant, session_id, tool_call_id, result, by=by)
+        if call.state is CallState.REQUESTED:
+            stored = await self._journal.append(
+                tenant,
+                session_id,
+                lambda draft: _record(draft, tool_call_id, result, by=by),
+                turn_id=call.turn_id,
+            )
+            if not isinstance(stored, Stored):
+                raise InternalError
+            self._woken((tenant, session_id))
+            call = await self._pending(tenant, session_id, tool_call_id, result, by=by)
+        turn = await self._store.turn(tenant, session_id, call.turn_id)
+        if turn is None:
+            raise InternalError
+        return turn, call.sequence
+
+    async def _pending(self, tenant: str, session_id: str, tool_call_id: str, result: ToolResult, *, by: str) -> Call:
+        """The call, which waits for a result or has had this very one."""
+        call = await self._store.call(tenant, session_id, tool_call_id)
+        if call is None:
+            raise ToolCallNotPending(
+                "There is no such call; client_tool_requested names those that wait for a result.",
+                session_id=session_id,
+                metadata={"tool_call_id": tool_call_id},
+            )
+        if call.state is CallState.REQUESTED or (call.result_hash, call.submitted_by) == (result.hash, by):
+            return call
+        raise ToolCallNotPending(
+            session_id=session_id,
+            turn_id=call.turn_id,
+            metadata={"tool_call_id": tool_call_id, "outcome": call.outcome.value if call.outcome else ""},
+        )
+
+
+def _record(draft: Draft, tool_call_id: str, result: ToolResult, *, by: str) -> None:
+    """In one step: the result, and the turn goes on when nothing else is awaited."""
+    call = next((call for call in draft.calls if call.id == tool_call_id), None)
+    if call is None or call.state is not CallState.REQUESTED:
+        return
+    draft.close_call(call.submitted(result, by=by, sequence=draft.next_sequence), result)
+    draft.answered()
