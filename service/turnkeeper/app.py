@@ -19,6 +19,7 @@ from turnkeeper import catalogue, ids
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.turn import RetryPolicy, Turn
 from turnkeeper.engine.approvals import Approvals
+from turnkeeper.engine.checkpoints import Checkpoints
 from turnkeeper.engine.client_tools import ClientTools
 from turnkeeper.engine.elsewhere import Elsewhere
 from turnkeeper.engine.feed import Feeds, Key
@@ -193,6 +194,8 @@ class _Replica:
             metrics=metrics,
             woken=self._woken,
         )
+        self._checkpoints = Checkpoints(store, journal, decode=WireCodec().decode)
+        self._turns = Turns(store, journal, self.feeds, worker=self.worker, metrics=metrics, woken=self._woken)
         self._sweeper = Sweeper(
             store,
             metrics=metrics,
@@ -237,6 +240,17 @@ class _Replica:
         server.add(
             ChatService(self._turns, self._sessions, self._client_tools, store, follower=self._follower, pages=pages)
         )
+        server.add(
+            SessionService(
+                self._sessions,
+                store,
+                self.feeds,
+                checkpoints=self._checkpoints,
+                follower=self._follower,
+                pages=pages,
+            )
+        )
+        server.add(ChatService(self._turns, self._sessions, store, follower=self._follower, pages=pages))
         server.add(ApprovalService(self._approvals, store, pages=pages))
         server.add(AgentService(self._agents, store, pages=pages))
         port = server.listen(f"{settings.host}:{settings.port}")

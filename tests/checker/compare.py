@@ -121,6 +121,8 @@ def _session(document: Document, folded: Folded) -> Iterator[str]:
         "unknown": [{"tool": folded.calls[each].tool, "tool_call_id": each} for each in folded.unknown],
     }
     yield from _unequal("session", document, said)
+    if document.get("restored") != folded.restored:
+        yield f"session: restored is {document.get('restored')}, log {folded.restored}"
     if labels != folded.labels or (document["end_time"] is not None) != (folded.state == "ENDED"):
         yield "session: its labels or its end are not those of the log"
 

@@ -5,6 +5,7 @@ rule allows is a finding of its own.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from tests.checker.values import BrokenLog, Folded, FoldedApproval, FoldedCall, FoldedTurn, usage_of
 from turnkeeper.pb.v1 import event_pb2, message_pb2
@@ -31,6 +32,7 @@ def fold(events: Iterable[Event]) -> Folded:
         if kind not in RULES:
             raise BrokenLog(f"{kind} ({event.sequence}): no rule knows it")
         RULES[kind](folded, event)
+        folded.places.append(folded.standing)
     return folded
 
 
@@ -53,6 +55,15 @@ def _session_ended(folded: Folded, event: Event) -> None:
     if folded.active or folded.queue:
         raise BrokenLog("the session ended before its turns")
     folded.state = "ENDED"
+
+
+def _session_restored(folded: Folded, event: Event) -> None:
+    place = event.session_restored.to_sequence
+    if folded.active or folded.queue or not 0 < place < event.sequence:
+        raise BrokenLog(f"restored ({event.sequence}) to {place} while {folded.active or 'nothing'} was active")
+    folded.standing = folded.places[place - 1]
+    back = folded.standing
+    folded.restored = {"turn_id": "" if back.completed else back.turn_id, "retried": False}
 
 
 # --- turns -----------------------------------------------------------------------------------------------------
@@ -78,6 +89,7 @@ def _turn_started(folded: Folded, event: Event) -> None:
     if turn.started or event.turn_id != folded.active:
         raise BrokenLog(f"turn {event.turn_id} started twice, or out of turn ({event.sequence})")
     turn.started = True
+    folded.begin(event.turn_id)
 
 
 def _message_completed(folded: Folded, event: Event) -> None:
@@ -104,6 +116,7 @@ def _attempt_superseded(folded: Folded, event: Event) -> None:
 
 def _turn_completed(folded: Folded, event: Event) -> None:
     turn = folded.end_turn(event, "COMPLETED", event.turn_completed.usage)
+    folded.standing = replace(folded.standing, completed=True)
     turn.stop_reason = event_pb2.StopReason.Name(event.turn_completed.stop_reason).removeprefix("STOP_REASON_")
     if event.turn_completed.message_id not in turn.message_ids:
         raise BrokenLog(f"the answer of {event.turn_id} is no message of its own")
@@ -120,8 +133,15 @@ def _turn_cancelled(folded: Folded, event: Event) -> None:
 def _turn_retried(folded: Folded, event: Event) -> None:
     turn = folded.turns[event.turn_id]
     last = max(folded.turns.values(), key=lambda each: each.first_sequence)
-    if turn.end not in ("FAILED", "CANCELLED") or turn is not last or folded.active:
+    stopped = turn.end in ("FAILED", "CANCELLED")
+    if folded.restored is None:
+        allowed = stopped and turn is last
+    else:
+        allowed = folded.restored["turn_id"] == event.turn_id and (stopped or not folded.restored["retried"])
+        folded.restored["retried"] = True
+    if not allowed or not turn.end or folded.active:
         raise BrokenLog(f"turn {event.turn_id} was retried when {turn.end or 'running'}")
+    folded.standing = replace(folded.standing, completed=False)
     folded.take_back(turn)
     turn.end, turn.iterations, turn.error_code = "", 0, 0
     folded.active = event.turn_id

@@ -72,6 +72,15 @@ class FoldedTurn:
         self.usage = {name: self.usage[name] + used.get(name, 0) for name in USAGE}
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Which turn began last in the conversation, and whether it completed; `before` that turn began."""
+
+    turn_id: str = ""
+    completed: bool = False
+    before: "Standing | None" = None
+
+
 @dataclass(slots=True)
 class Folded:
     """A session."""
@@ -91,6 +100,9 @@ class Folded:
     approvals: dict[str, FoldedApproval] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
     """Calls whose outcome nobody knows, newest first."""
+    restored: dict[str, object] | None = None
+    standing: Standing = field(default_factory=Standing)
+    places: list[Standing] = field(default_factory=list)
     _arrived: str = ""
 
     def open_calls(self, turn_id: str) -> list[FoldedCall]:
@@ -141,12 +153,20 @@ class Folded:
 
     def arrive(self, turn_id: str) -> None:
         self._arrived = turn_id
+        self.restored = None
+        self.standing = Standing(turn_id, before=self.standing)
         if not self.active:
             self.active, self._arrived = turn_id, ""
 
     def enqueue(self, turn_id: str, position: int) -> None:
         self.queue.insert(position - 1, turn_id)
+        self.standing = self.standing.before or Standing()
         self._arrived = ""
+
+    def begin(self, turn_id: str) -> None:
+        """A turn that waited becomes the conversation's last; one that began with its message was that already."""
+        if self.standing.turn_id != turn_id:
+            self.standing = Standing(turn_id, before=self.standing)
 
     def end_turn(self, event: event_pb2.Event, state: str, usage: message_pb2.Usage) -> FoldedTurn:
         turn = self.turn_of(event)

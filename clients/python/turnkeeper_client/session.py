@@ -157,6 +157,15 @@ class Session:
         request = session_pb2.ListCheckpointsRequest(session_id=self.id)
         return every(self._stubs.sessions.ListCheckpoints, request, lambda page: page.checkpoints)
 
+    async def restore(self, place: str | int) -> session_pb2.Session:
+        """Takes the session back to a checkpoint, by its id, or to after an event, by its number. Again is harmless."""
+        request = session_pb2.RestoreCheckpointRequest(session_id=self.id)
+        if isinstance(place, int):
+            request.sequence = place
+        else:
+            request.checkpoint_id = place
+        return (await call(self._stubs.sessions.RestoreCheckpoint, request)).session
+
     async def turn(self, turn_id: str, *, wait: timedelta | None = None) -> Turn:
         """A turn, once it has ended or waits, after `wait` at the latest: unset 0, at most 120 s."""
         request = chat_pb2.GetTurnRequest(session_id=self.id, turn_id=turn_id, wait=duration(wait))

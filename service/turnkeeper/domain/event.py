@@ -175,6 +175,11 @@ class SessionEnded:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRestored:
+    to_sequence: int
+
+
 Payload = (
     MessageReceived
     | TurnQueued
@@ -197,6 +202,7 @@ Payload = (
     | SessionCreated
     | SessionActivated
     | SessionEnded
+    | SessionRestored
 )
 
 
@@ -209,7 +215,15 @@ KINDS: Mapping[str, type[Payload]] = {kind_of(payload): payload for payload in P
 NAMES: Mapping[type[Payload], str] = {payload: kind for kind, payload in KINDS.items()}
 
 HISTORY = frozenset(
-    {"message_received", "turn_queued", "turn_started", "message_completed", "tool_called", "tool_returned"}
+    {
+        "message_received",
+        "turn_queued",
+        "turn_started",
+        "message_completed",
+        "tool_called",
+        "tool_returned",
+        "session_restored",
+    }
 )
 """The kinds from which a model's context is made."""
 

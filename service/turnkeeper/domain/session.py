@@ -34,10 +34,22 @@ class UnknownCall:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """Where a session was taken back to: the turn that was not complete there, or none ("").
+
+    `retried`: RetryTurn has taken that turn up since.
+    """
+
+    turn_id: str
+    retried: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
     """One session as it is stored. `fingerprint` is of the request that created it; `metadata_json` is JSON text.
 
     `unknown`: the calls whose outcome is unknown, newest first, also those that were given up.
+    `restored` is set from a restoration to the next message.
     """
 
     id: str
@@ -56,6 +68,7 @@ class Session:
     usage: Usage = field(default_factory=Usage)
     end_time: datetime | None = None
     unknown: tuple[UnknownCall, ...] = ()
+    restored: Restored | None = None
 
     def check_takes_messages(self) -> None:
         """Raises the error that says why it takes none."""
@@ -87,6 +100,15 @@ class Session:
     def without_unknown(self, tool_call_id: str) -> "Session":
         """A person said what became of it."""
         return replace(self, unknown=tuple(each for each in self.unknown if each.tool_call_id != tool_call_id))
+
+    def can_retry(self, turn_id: str, *, last: str, stopped: bool) -> bool:
+        """`last` is the newest turn; `stopped`: this one has failed or was cancelled.
+
+        Taken back into a turn, it is that one which goes on, also when it had completed later.
+        """
+        if self.restored is None:
+            return turn_id == last and stopped
+        return turn_id == self.restored.turn_id and (stopped or not self.restored.retried)
 
     def ended(self, *, etag: str, at: datetime) -> "Session":
         return replace(self, state=SessionState.ENDED, etag=etag, update_time=at, end_time=at)

@@ -1,11 +1,15 @@
-"""Places of a session's log: list those that have a name, find the one a caller means."""
+"""Places of a session's log: list those that have a name, find the one a caller means, take the session back to it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from turnkeeper.domain.checkpoint import MARKS, Checkpoint, checkpoint_of, event_named
-from turnkeeper.domain.event import Event
-from turnkeeper.errors import CheckpointNotFound, InvalidRequest
+from turnkeeper.domain.event import Event, SessionRestored
+from turnkeeper.domain.history import BEGINNINGS, unfinished_turn
+from turnkeeper.domain.session import Restored
+from turnkeeper.engine.draft import Draft
+from turnkeeper.engine.journal import Journal, Stored
+from turnkeeper.errors import CheckpointNotFound, InternalError, InvalidRequest, SessionNotFound, TurnInProgress
 from turnkeeper.store.contract import Head, Store, StoredEvent
 
 PAGE = 200
@@ -20,10 +24,11 @@ class At:
 
 
 class Checkpoints:
-    """Reads checkpoints out of logs."""
+    """The verbs about places."""
 
-    def __init__(self, store: Store, *, decode: Callable[[StoredEvent], Event]) -> None:
+    def __init__(self, store: Store, journal: Journal, *, decode: Callable[[StoredEvent], Event]) -> None:
         self._store = store
+        self._journal = journal
         self._decode = decode
 
     async def page(self, head: Head, *, after: int, limit: int) -> Sequence[Checkpoint]:
@@ -51,6 +56,50 @@ class Checkpoints:
             raise InvalidRequest(f"sequence {problem}.", session_id=head.session_id, fields={"sequence": problem})
         return at.sequence
 
+    async def restore(self, tenant: str, session_id: str, at: At) -> int:
+        """Take the session back to a place: one event, nothing is erased; that event's number.
+
+        Restored to the same place last, it stays as it is. Raises SessionNotFound, TurnInProgress, CheckpointNotFound,
+        InvalidRequest and the errors of a session that takes no messages.
+        """
+        while True:
+            found = await self._store.session(tenant, session_id)
+            if found is None:
+                raise SessionNotFound(session_id=session_id)
+            head = found[1]
+            place = await self.place(head, at)
+            if await self._is_there(head, place):
+                return head.last_seq
+            unfinished = unfinished_turn(await self._until(head, place, kinds=BEGINNINGS))
+            try:
+                stored = await self._journal.append(
+                    tenant,
+                    session_id,
+                    lambda draft: _restore(draft, place, unfinished=unfinished, read_at=head.last_seq),  # noqa: B023
+                )
+            except _LogGrew:
+                continue
+            if not isinstance(stored, Stored):
+                raise InternalError
+            return stored.value
+
+    async def _is_there(self, head: Head, place: int) -> bool:
+        """The last event is a restoration to this place."""
+        last = await self._store.events(head.tenant, head.session_id, after=head.last_seq - 1, limit=1)
+        return any(self._decode(each).payload == SessionRestored(to_sequence=place) for each in last if _restores(each))
+
+    async def _until(self, head: Head, place: int, *, kinds: frozenset[str]) -> list[Event]:
+        """The log up to a place."""
+        found: list[Event] = []
+        while True:
+            after = found[-1].sequence if found else 0
+            page = await self._store.events(
+                head.tenant, head.session_id, after=after, limit=PAGE, kinds=kinds, until=place
+            )
+            found.extend(self._decode(stored) for stored in page)
+            if len(page) < PAGE:
+                return found
+
     async def _named(self, head: Head, checkpoint_id: str) -> Checkpoint:
         number = event_named(checkpoint_id)
         if 0 < number <= head.last_seq:
@@ -62,3 +111,29 @@ class Checkpoints:
                 if found is not None and found.checkpoint_id == checkpoint_id:
                     return found
         raise CheckpointNotFound(session_id=head.session_id, metadata={"checkpoint_id": checkpoint_id})
+
+
+class _LogGrew(Exception):
+    """There are events that were not there when the place was looked at."""
+
+
+def _restores(stored: StoredEvent) -> bool:
+    return stored.kind == "session_restored"
+
+
+def _restore(draft: Draft, place: int, *, unfinished: str, read_at: int) -> int:
+    draft.session.check_takes_messages()
+    head = draft.snapshot.head
+    if head.active_turn or head.queue:
+        raise TurnInProgress(
+            "A turn is running or queued in this session; wait for it, or cancel it, then restore.",
+            session_id=head.session_id,
+            turn_id=head.active_turn,
+            metadata={"turn_id": head.active_turn},
+        )
+    if head.last_seq != read_at:
+        raise _LogGrew
+    sequence = draft.next_sequence
+    draft.say(SessionRestored(to_sequence=place))
+    draft.session = replace(draft.session, restored=Restored(turn_id=unfinished), update_time=draft.at)
+    return sequence

@@ -52,6 +52,8 @@ def accept(draft: Draft, message: NewMessage, *, taker: Taker | None) -> tuple[T
     turn = _new_turn(draft, message)
     first = draft.next_sequence
     draft.say(MessageReceived(message_id=turn.message_id, content=message.content, principal=turn.principal), turn=turn)
+    if draft.session.restored is not None:
+        draft.session = replace(draft.session, restored=None)
     if draft.session.state is SessionState.CREATED:
         text = text_of(message.content)
         draft.session = draft.session.activated(first_text=text, etag=draft.new_id(), at=draft.at)
@@ -74,13 +76,15 @@ def take_up(
 ) -> tuple[Turn, RequestRecord]:
     draft.session.check_takes_messages()
     head, turn = draft.snapshot.head, draft.turn
-    if last.id == turn.id and any(call.unsettled for call in draft.calls):
+    may = draft.session.can_retry(turn.id, last=last.id, stopped=turn.state in _RETRYABLE)
+    if (may or last.id == turn.id) and any(call.unsettled for call in draft.calls):
         raise ToolOutcomeUnknown(session_id=turn.session_id, turn_id=turn.id)
-    if head.active_turn or head.queue or last.id != turn.id or turn.state not in _RETRYABLE:
+    if head.active_turn or head.queue or not may:
         raise TurnNotRetryable(
             session_id=turn.session_id, turn_id=turn.id, metadata={"state": turn.state.value, "last": last.id}
         )
-    draft.session = replace(draft.session, usage=draft.session.usage - turn.usage)
+    restored = replace(draft.session.restored, retried=True) if draft.session.restored else None
+    draft.session = replace(draft.session, usage=draft.session.usage - turn.usage, restored=restored)
     turn = replace(
         turn,
         state=TurnState.PENDING,

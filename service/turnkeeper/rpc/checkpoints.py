@@ -1,13 +1,15 @@
 """The verbs of SessionService about places in a log: decode, one verb, encode."""
 
 from turnkeeper.domain.checkpoint import event_named
-from turnkeeper.engine.checkpoints import Checkpoints
+from turnkeeper.domain.cursor import Place
+from turnkeeper.engine.checkpoints import At, Checkpoints
 from turnkeeper.engine.sessions import Sessions
 from turnkeeper.pb.v1 import session_pb2
-from turnkeeper.rpc import codec
+from turnkeeper.rpc import codec, cursor, rules
 from turnkeeper.rpc.caller import NOBODY
 from turnkeeper.rpc.interceptor import Context
 from turnkeeper.rpc.pages import Pages
+from turnkeeper.rpc.views import session_view
 
 
 class CheckpointVerbs:
@@ -34,3 +36,29 @@ class CheckpointVerbs:
             view=lambda checkpoint: codec.fill(session_pb2.Checkpoint(), checkpoint),
         )
         return session_pb2.ListCheckpointsResponse(checkpoints=page, next_page_token=token)
+
+    async def RestoreCheckpoint(
+        self, request: session_pb2.RestoreCheckpointRequest, context: Context
+    ) -> session_pb2.RestoreCheckpointResponse:
+        caller = NOBODY
+        if request.WhichOneof("at") is None:
+            rules.refuse({"sequence": "or checkpoint_id is required"})
+        sequence = await self._checkpoints.restore(caller.tenant, request.session_id, _at(request))
+        session, head = await self._sessions.get(caller.tenant, request.session_id)
+        return session_pb2.RestoreCheckpointResponse(
+            session=session_view(session, head),
+            sequence=sequence,
+            cursor=cursor.encode(Place(sequence=sequence - 1), tenant=caller.tenant, session_id=session.id),
+        )
+
+
+def _at(request: session_pb2.RestoreCheckpointRequest) -> At:
+    match request.WhichOneof("at"):
+        case "sequence":
+            return At(sequence=request.sequence)
+        case "checkpoint_id":
+            if not request.checkpoint_id:
+                rules.refuse({"checkpoint_id": "is empty"})
+            return At(checkpoint_id=request.checkpoint_id)
+        case None:
+            return At()

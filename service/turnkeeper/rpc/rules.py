@@ -74,6 +74,7 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
     },
     "ListMessagesRequest": {"session_id": _SESSION, **_PAGE, "order_by": Rule(most=64)},
     "ListCheckpointsRequest": {"session_id": _SESSION, **_PAGE},
+    "RestoreCheckpointRequest": {"session_id": _SESSION, "checkpoint_id": Rule(most=64)},
     "SendMessageRequest": {**_MESSAGE, "wait": Rule(most_seconds=120)},
     "StreamMessageRequest": {**_MESSAGE, "after": Rule(most=512)},
     "GetTurnRequest": {"session_id": _SESSION, "turn_id": _TURN, "wait": Rule(most_seconds=120)},

@@ -38,7 +38,14 @@ class SessionService(CheckpointVerbs, session_pb2_grpc.SessionServiceServicer):
     """What a caller does with sessions and their logs."""
 
     def __init__(
-        self, sessions: Sessions, store: Store, feeds: Feeds, *, follower: Follower, pages: pages.Pages
+        self,
+        sessions: Sessions,
+        store: Store,
+        feeds: Feeds,
+        *,
+        checkpoints: Checkpoints,
+        follower: Follower,
+        pages: pages.Pages,
     ) -> None:
         self._sessions = sessions
         self._store = store
@@ -46,7 +53,7 @@ class SessionService(CheckpointVerbs, session_pb2_grpc.SessionServiceServicer):
         self._follower = follower
         self._pages = pages
         self._codec = codec.WireCodec()
-        self._checkpoints = Checkpoints(store, decode=self._codec.decode)
+        self._checkpoints = checkpoints
 
     async def CreateSession(
         self, request: session_pb2.CreateSessionRequest, context: Context

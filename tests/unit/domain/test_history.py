@@ -9,15 +9,18 @@ from turnkeeper.domain.event import (
     MessageReceived,
     Payload,
     SessionCreated,
+    SessionRestored,
     ToolReturned,
     TurnCancelled,
+    TurnCompleted,
     TurnQueued,
+    TurnRetried,
     TurnStarted,
 )
-from turnkeeper.domain.history import History
+from turnkeeper.domain.history import TAKEN_BACK, History, unfinished_turn
 from turnkeeper.domain.message import FinishReason, Message, Part, Role, ToolRequest, Usage
 from turnkeeper.domain.tool import ToolOutcome
-from turnkeeper.domain.turn import CancelReason
+from turnkeeper.domain.turn import CancelReason, StopReason
 
 Log = Sequence[tuple[str, Payload]]
 """(turn, payload), numbered from 1."""
@@ -155,3 +158,100 @@ def test_a_message_that_says_nothing_is_shown_to_people_and_not_to_a_model() -> 
 def test_a_turn_that_begins_a_second_time_keeps_its_place() -> None:
     log: Log = [("a", asked("first")), ("a", STARTED), ("a", STARTED), ("a", said("one"))]
     assert spoken(fold(log)) == ["USER: first", "ASSISTANT: one"]
+
+
+COMPLETED = TurnCompleted(stop_reason=StopReason.FINISHED, usage=Usage(), message_id="m")
+RETRIED = TurnRetried(principal="ada", message_id="next")
+
+
+def back(place: int) -> tuple[str, Payload]:
+    return "", SessionRestored(to_sequence=place)
+
+
+def numbered(log: Log) -> list[Event]:
+    return [
+        Event(sequence=sequence, turn_id=turn, attempt=1, create_time=NOON, payload=payload)
+        for sequence, (turn, payload) in enumerate(log, start=1)
+    ]
+
+
+TWO_TURNS: Log = [
+    ("a", asked("first")),
+    ("a", STARTED),
+    ("a", said("one")),
+    ("a", COMPLETED),
+    ("b", asked("second")),
+    ("b", STARTED),
+    ("b", said("two")),
+    ("b", COMPLETED),
+]
+
+
+def test_a_restoration_leaves_what_there_was_at_its_place_and_what_comes_later() -> None:
+    log: Log = [*TWO_TURNS, back(4), ("c", asked("third")), ("c", STARTED), ("c", said("three"))]
+    assert spoken(fold(log)) == ["USER: first", "ASSISTANT: one", "USER: third", "ASSISTANT: three"]
+
+
+def test_a_turn_goes_on_at_the_place_that_it_was_taken_back_to() -> None:
+    log: Log = [*TWO_TURNS, back(6), ("b", RETRIED), ("b", said("another two"))]
+    assert spoken(fold(log))[2:] == ["USER: second", "ASSISTANT: another two"]
+
+
+def test_a_restoration_behind_another_one_counts_alone() -> None:
+    log: Log = [*TWO_TURNS, back(2), back(8), ("c", asked("third"))]
+    assert spoken(fold(log))[-3:] == ["USER: second", "ASSISTANT: two", "USER: third"]
+    assert spoken(fold([*TWO_TURNS, back(4), ("c", asked("third")), back(9)])) == ["USER: first", "ASSISTANT: one"]
+    assert spoken(fold([*TWO_TURNS, back(4), ("c", asked("third")), back(5)]))[-1] == "USER: second"
+
+
+def test_many_restorations_in_a_row_are_read_in_no_time() -> None:
+    """Each one leads to one other: nothing is read twice for each of them."""
+    log: list[tuple[str, Payload]] = list(TWO_TURNS)
+    log.extend(back(len(log) + number) for number in range(60))
+    assert len(fold(log).entries()) == 4
+
+
+def test_calls_whose_results_were_left_behind_are_closed() -> None:
+    log: Log = [
+        ("a", asked("add")),
+        ("a", STARTED),
+        ("a", said("Let me see.", finish=FinishReason.TOOL_CALLS, calls=("1", "2"))),
+        ("a", returned("1", '"three"')),
+        ("a", returned("2", '"four"')),
+        ("a", said("Three and four.")),
+    ]
+    results = {
+        3: [("1", TAKEN_BACK), ("2", TAKEN_BACK)],
+        4: [("1", "three"), ("2", TAKEN_BACK)],
+        5: [("1", "three"), ("2", "four")],
+        6: [("1", "three"), ("2", "four")],
+    }
+    for place, expected in results.items():
+        history = fold([*log, back(place), ("b", asked("and now"))])
+        messages = history.messages("")
+        assert [(m.tool_call_id, m.text) for m in messages if m.role is Role.TOOL] == expected
+        assert messages[-1].text == "and now"
+        closed = [entry for entry in history.entries() if entry.message.text == TAKEN_BACK]
+        assert all((entry.event.sequence, entry.event.turn_id) == (7, "a") for entry in closed)
+
+
+def test_the_unfinished_turn_of_every_place() -> None:
+    log: Log = [
+        ("", SessionCreated(agent="assistant", agent_version="1", owner="ada", title="")),
+        ("a", asked("first")),
+        ("a", STARTED),
+        ("b", asked("second")),
+        ("b", QUEUED),
+        ("a", COMPLETED),
+        ("b", STARTED),
+        ("b", CANCELLED),
+        ("b", RETRIED),
+        ("b", COMPLETED),
+        back(7),
+        ("b", RETRIED),
+        ("b", COMPLETED),
+        back(2),
+    ]
+    events = numbered(log)
+    found = [unfinished_turn(events[:place]) for place in range(len(log) + 1)]
+    assert found == ["", "", "a", "a", "b", "a", "", "b", "b", "b", "", "b", "b", "", "a"]

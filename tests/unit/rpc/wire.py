@@ -48,7 +48,7 @@ PAIRS = (
             "expire_time": LATER,
             "delete_time": LATER,
         },
-        only_ours=frozenset({"tenant", "fingerprint", "metadata_json", "unknown"}),
+        only_ours=frozenset({"tenant", "fingerprint", "metadata_json", "unknown", "restored"}),
     ),
     Pair(
         kind=Turn,
@@ -110,7 +110,6 @@ EVENTS_TO_COME = {
     "session_expired",
     "session_updated",
     "session_forked",
-    "session_restored",
 }
 PREVIEWS = {"content_delta", "tool_progress"}
 

@@ -481,7 +481,7 @@ class Event(_message.Message):
 
     @_builtins.property
     def session_restored(self) -> Global___SessionRestored:
-        """Durable. Not sent yet."""
+        """Durable: RestoreCheckpoint."""
 
     @_builtins.property
     def content_delta(self) -> Global___ContentDelta:
@@ -1457,13 +1457,13 @@ Global___SessionForked: _TypeAlias = SessionForked  # noqa: Y015
 
 @_typing.final
 class SessionRestored(_message.Message):
-    """The session was taken back to a place."""
+    """The session was taken back to a place. What lies between it and this event is no longer part of the conversation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TO_SEQUENCE_FIELD_NUMBER: _builtins.int
     to_sequence: _builtins.int
-    """After this event."""
+    """The place: after this event."""
     def __init__(
         self,
         *,

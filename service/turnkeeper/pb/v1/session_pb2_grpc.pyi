@@ -52,7 +52,12 @@ class SessionServiceStub:
     ForkSession: _aio.UnaryUnaryMultiCallable[_session_pb2.ForkSessionRequest, _session_pb2.ForkSessionResponse]
     """Starts a new session with the history of this one up to a place. Not implemented yet."""
     RestoreCheckpoint: _aio.UnaryUnaryMultiCallable[_session_pb2.RestoreCheckpointRequest, _session_pb2.RestoreCheckpointResponse]
-    """Takes a session back to a place by appending an event; nothing is erased. Not implemented yet."""
+    """Takes a session back to a place by appending an event; nothing is erased.
+    From then on the model sees the conversation as it was at that place, and what comes later; calls whose results came
+    behind it are closed by a result that says so. Refused while a turn runs or waits. What tools did is not undone, and
+    title, labels and usage stay. A turn that was not complete there can be retried until the next message, and goes on
+    from there. Restoring to the same place twice in a row is one restoration.
+    """
     ExportSession: _aio.UnaryStreamMultiCallable[_session_pb2.ExportSessionRequest, _session_pb2.ExportSessionResponse]
     """Streams every durable event as JSON lines. Not implemented yet."""
 
@@ -170,7 +175,12 @@ class SessionServiceServicer:
         request: _session_pb2.RestoreCheckpointRequest,
         context: _aio.ServicerContext[_session_pb2.RestoreCheckpointRequest, _abc.Awaitable[_session_pb2.RestoreCheckpointResponse]],
     ) -> _abc.Awaitable[_session_pb2.RestoreCheckpointResponse]:
-        """Takes a session back to a place by appending an event; nothing is erased. Not implemented yet."""
+        """Takes a session back to a place by appending an event; nothing is erased.
+        From then on the model sees the conversation as it was at that place, and what comes later; calls whose results came
+        behind it are closed by a result that says so. Refused while a turn runs or waits. What tools did is not undone, and
+        title, labels and usage stay. A turn that was not complete there can be retried until the next message, and goes on
+        from there. Restoring to the same place twice in a row is one restoration.
+        """
 
     def ExportSession(
         self,

@@ -226,7 +226,11 @@ class SessionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RestoreCheckpoint(self, request, context):
-        """Takes a session back to a place by appending an event; nothing is erased. Not implemented yet.
+        """Takes a session back to a place by appending an event; nothing is erased.
+        From then on the model sees the conversation as it was at that place, and what comes later; calls whose results came
+        behind it are closed by a result that says so. Refused while a turn runs or waits. What tools did is not undone, and
+        title, labels and usage stay. A turn that was not complete there can be retried until the next message, and goes on
+        from there. Restoring to the same place twice in a row is one restoration.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

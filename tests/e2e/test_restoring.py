@@ -1,0 +1,182 @@
+"""A session taken back to a place of its own log: what the model is told from then on, and what may be retried."""
+
+import pytest
+
+from tests import harness
+from tests.e2e.world import World, check_pairs, said
+from tests.problems import refused
+from turnkeeper.pb.v1 import chat_pb2, session_pb2
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+TAKEN_BACK = "The session was taken back to before this call's result was known; the call may have run."
+SCRIPT = r"""
+[[reply]]
+match = '^both (?P<label>\S+)'
+text = "Let me see."
+tool_calls = [{ name = "act", arguments = { label = "{label}" } }, { name = "add", arguments = { a = 1, b = 2 } }]
+
+[[reply]]
+match = '^both '
+after_tools = 2
+text = "Both are done."
+
+[[reply]]
+match = '^ask (?P<label>\S+)'
+tool_calls = [{ name = "act", arguments = { label = "{label}" } }]
+
+[[reply]]
+text = "You said: {user}"
+"""
+
+
+async def restore(world: World, session: str, **at: int | str) -> session_pb2.RestoreCheckpointResponse:
+    return await world.stubs.sessions.RestoreCheckpoint(
+        session_pb2.RestoreCheckpointRequest(session_id=session, **at)  # type: ignore[arg-type]
+    )
+
+
+async def number_of(world: World, session: str, kind: str, *, nth: int = 0) -> int:
+    events = await harness.all_events(world.stubs, session)
+    return [event.sequence for event in events if event.WhichOneof("payload") == kind][nth]
+
+
+async def heard_with(world: World, session: str, words: str) -> list[str]:
+    """What the model is sent with the next message, without the instructions."""
+    await harness.send_message_to_session(world.stubs, session, words)
+    (heard,) = [messages for messages in world.heard(words) if messages[-1]["content"] == words]
+    check_pairs(heard)
+    return [line for line in said(heard) if not line.startswith("system:")]
+
+
+async def messages(world: World, session: str) -> list[str]:
+    page = await world.stubs.sessions.ListMessages(session_pb2.ListMessagesRequest(session_id=session))
+    return ["".join(part.text for part in message.content) for message in page.messages]
+
+
+async def retry(world: World, session: str, turn_id: str) -> chat_pb2.Turn:
+    await world.stubs.chat.RetryTurn(
+        chat_pb2.RetryTurnRequest(session_id=session, turn_id=turn_id, request_id=harness.new_request_id())
+    )
+    return await harness.wait_for_turn(world.stubs, session, turn_id)
+
+
+class TestRestoring:
+    async def test_the_model_is_told_what_there_was_at_the_place_and_what_comes_later(self, world: World) -> None:
+        session = await harness.create_test_session(world.stubs, agent="talker")
+        for words in ("one", "two", "three"):
+            await harness.send_message_to_session(world.stubs, session, words)
+        place = await number_of(world, session, "turn_completed")
+        before = await harness.all_events(world.stubs, session)
+        done = await restore(world, session, sequence=place)
+        assert done.sequence == before[-1].sequence + 1
+        assert done.session.last_sequence == done.sequence
+        after = await harness.all_events(world.stubs, session)
+        assert after[:-1] == before, "nothing is erased"
+        assert after[-1].session_restored.to_sequence == place
+        assert await messages(world, session) == ["one", "You said: one"]
+        words = f"four {session}"
+        assert await heard_with(world, session, words) == ["user: one", "assistant: You said: one", f"user: {words}"]
+        assert await messages(world, session) == ["one", "You said: one", words, f"You said: {words}"]
+
+    async def test_a_turn_that_had_completed_goes_on_after_its_last_whole_step(self, world: World) -> None:
+        session = await harness.create_test_session(world.stubs, agent="worker")
+        turn = await harness.send_message_to_session(world.stubs, session, f"both {session}")
+        assert turn.state == chat_pb2.TURN_STATE_COMPLETED
+        later = await harness.send_message_to_session(world.stubs, session, "later")
+        await restore(world, session, sequence=await number_of(world, session, "tool_returned", nth=1))
+        with refused("TURN_NOT_RETRYABLE"):
+            await retry(world, session, later.turn_id)
+        again = await retry(world, session, turn.turn_id)
+        assert harness.answer_of(again) == "Both are done."
+        heard = world.heard(f"both {session}")
+        assert heard[-1] == heard[1], "it is asked what it was asked then"
+        assert len(world.workshop.effects(session)) == 1, "no tool is started again"
+        with refused("TURN_NOT_RETRYABLE"):
+            await retry(world, session, turn.turn_id)
+
+    async def test_inside_a_round_of_tools_the_open_calls_are_closed(self, world: World) -> None:
+        session = await harness.create_test_session(world.stubs, agent="worker")
+        turn = await harness.send_message_to_session(world.stubs, session, f"both {session}")
+        checkpoint = f"tool_call-{await number_of(world, session, 'tool_called', nth=1)}"
+        await restore(world, session, checkpoint_id=checkpoint)
+        assert (await messages(world, session))[1:] == ["Let me see.", TAKEN_BACK, TAKEN_BACK]
+        again = await retry(world, session, turn.turn_id)
+        assert harness.answer_of(again) == "Both are done."
+        assert said(world.heard(f"both {session}")[-1])[-2:] == [f"tool: {TAKEN_BACK}"] * 2
+        assert len(world.workshop.effects(session)) == 1
+
+    async def test_a_message_ends_what_could_be_retried(self, world: World) -> None:
+        session = await harness.create_test_session(world.stubs, agent="talker")
+        turn = await harness.send_message_to_session(world.stubs, session, "one")
+        await restore(world, session, sequence=await number_of(world, session, "turn_started"))
+        await harness.send_message_to_session(world.stubs, session, "two")
+        with refused("TURN_NOT_RETRYABLE"):
+            await retry(world, session, turn.turn_id)
+
+    async def test_the_same_place_twice_in_a_row_is_one_restoration(self, world: World) -> None:
+        session = await harness.create_test_session(world.stubs, agent="talker")
+        turn = await harness.send_message_to_session(world.stubs, session, "one")
+        place = await number_of(world, session, "turn_started")
+        first, second = [await restore(world, session, sequence=place) for _ in range(2)]
+        named = await restore(world, session, checkpoint_id=f"execution_start-{place}")
+        assert first == second == named
+        await retry(world, session, turn.turn_id)
+        assert (await restore(world, session, sequence=place)).sequence > first.sequence
+
+    async def test_i16_every_place_of_a_rich_log_can_be_gone_on_from(self, world: World) -> None:
+        session = await harness.create_test_session(world.stubs, agent="asker")
+        await harness.send_message_to_session(world.stubs, session, "plain")
+        turn = await harness.send_message_to_session(world.stubs, session, f"both {session}")
+        await harness.decide(world.stubs, await harness.wait_for_approval(world.stubs, session))
+        await harness.wait_for_turn(world.stubs, session, turn.turn_id)
+        last = (await harness.all_events(world.stubs, session))[-1].sequence
+        for place in range(1, last + 1):
+            await restore(world, session, sequence=place)
+            words = f"from {place} of {session}"
+            assert (await heard_with(world, session, words))[-1] == f"user: {words}"
+        assert len(world.workshop.effects(session)) == 1
+
+    async def test_every_place_inside_a_turn_can_be_retried(self, world: World) -> None:
+        session = await harness.create_test_session(world.stubs, agent="worker")
+        turn = await harness.send_message_to_session(world.stubs, session, f"both {session}")
+        first, last = [await number_of(world, session, kind) for kind in ("message_received", "turn_completed")]
+        for place in range(1, last + 1):
+            await restore(world, session, sequence=place)
+            if first <= place < last:
+                again = await retry(world, session, turn.turn_id)
+                assert again.state == chat_pb2.TURN_STATE_COMPLETED
+            else:
+                with refused("TURN_NOT_RETRYABLE"):
+                    await retry(world, session, turn.turn_id)
+
+    async def test_not_while_a_turn_waits_and_not_after_the_end(self, world: World) -> None:
+        session = await harness.create_test_session(world.stubs, agent="asker")
+        turn = await harness.send_message_to_session(world.stubs, session, f"ask {session}")
+        with refused("TURN_IN_PROGRESS") as refusal:
+            await restore(world, session, sequence=1)
+        assert refusal.problem.metadata["turn_id"] == turn.turn_id
+        await world.stubs.chat.CancelTurn(chat_pb2.CancelTurnRequest(session_id=session, turn_id=turn.turn_id))
+        await restore(world, session, sequence=1)
+        assert await messages(world, session) == []
+        await world.stubs.sessions.EndSession(session_pb2.EndSessionRequest(session_id=session))
+        with refused("SESSION_NOT_ACTIVE"):
+            await restore(world, session, sequence=2)
+
+    async def test_a_place_that_is_none_is_refused(self, world: World) -> None:
+        session = await harness.create_test_session(world.stubs, agent="talker")
+        await harness.send_message_to_session(world.stubs, session, "one")
+        last = (await harness.all_events(world.stubs, session))[-1].sequence
+        for sequence in (0, -1, last + 1):
+            with refused("INVALID_REQUEST") as refusal:
+                await restore(world, session, sequence=sequence)
+            assert refusal.problem.fields == ("sequence",)
+        with refused("INVALID_REQUEST"):
+            await restore(world, session)
+        for name in (f"tool_call-{last}", f"execution_complete-{last + 1}", "execution_start-1", "nonsense"):
+            with refused("CHECKPOINT_NOT_FOUND"):
+                await restore(world, session, checkpoint_id=name)
+        with refused("SESSION_NOT_FOUND"):
+            await restore(world, "there-is-none", sequence=1)
+        events = await harness.all_events(world.stubs, session)
+        assert not any(event.HasField("session_restored") for event in events)
