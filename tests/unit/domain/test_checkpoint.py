@@ -86,7 +86,7 @@ def test_every_kind_of_mark_is_in_the_table() -> None:
     assert {name.removesuffix("-12") for _, name, _ in PLACES} == {kind.lower() for kind in CheckpointKind}
 
 
-@pytest.mark.parametrize("finish", set(FinishReason) - {FinishReason.INTERRUPTED})
+@pytest.mark.parametrize("finish", sorted(set(FinishReason) - {FinishReason.INTERRUPTED}))
 def test_a_whole_message_is_none(finish: FinishReason) -> None:
     assert checkpoint_of(event(a_message(finish)), kind="message_completed") is None
 
