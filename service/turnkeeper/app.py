@@ -195,7 +195,6 @@ class _Replica:
             woken=self._woken,
         )
         self._checkpoints = Checkpoints(store, journal, decode=WireCodec().decode)
-        self._turns = Turns(store, journal, self.feeds, worker=self.worker, metrics=metrics, woken=self._woken)
         self._sweeper = Sweeper(
             store,
             metrics=metrics,
