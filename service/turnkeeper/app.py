@@ -235,10 +235,6 @@ class _Replica:
             write_timeout=settings.write_time.total_seconds(),
         )
         server = Server(boundary, reflect=settings.reflection, channels=settings.channelz)
-        server.add(SessionService(self._sessions, store, self.feeds, follower=self._follower, pages=pages))
-        server.add(
-            ChatService(self._turns, self._sessions, self._client_tools, store, follower=self._follower, pages=pages)
-        )
         server.add(
             SessionService(
                 self._sessions,
@@ -249,7 +245,9 @@ class _Replica:
                 pages=pages,
             )
         )
-        server.add(ChatService(self._turns, self._sessions, store, follower=self._follower, pages=pages))
+        server.add(
+            ChatService(self._turns, self._sessions, self._client_tools, store, follower=self._follower, pages=pages)
+        )
         server.add(ApprovalService(self._approvals, store, pages=pages))
         server.add(AgentService(self._agents, store, pages=pages))
         port = server.listen(f"{settings.host}:{settings.port}")
