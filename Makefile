@@ -1,7 +1,7 @@
 # Everything is installed in .venv and built in build/; a plain machine needs git, make and Python 3.11 or later.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test coverage chaos-points chaos-crowd chaos-rolling lint format proto docs proto-release lock check clean
+.PHONY: help setup run demo test coverage chaos-points chaos-crowd chaos-rolling chaos-mutants lint format proto docs proto-release lock check clean
 
 BIN := .venv/bin
 UV := build/boot/bin/uv
@@ -47,6 +47,9 @@ chaos-crowd: setup ## 1,000 clients killed in mid-turn, then 10,000 idle streams
 
 chaos-rolling: setup ## three replicas replaced under load, twice (2 min)
 	@$(BIN)/python -m tests.chaos.rolling $(CHAOS_ARGS)
+
+chaos-mutants: setup ## broken versions of the service: each must be caught (8 min; CHAOS_ARGS="--only fence")
+	@$(BIN)/python -m tests.chaos.mutants $(CHAOS_ARGS)
 
 lint: setup ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .

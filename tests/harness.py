@@ -119,9 +119,13 @@ async def server_process(
     *,
     flags: tuple[str, ...] = (),
     variables: Mapping[str, str] | None = None,
+    program: tuple[str, ...] = ("turnkeeper",),
 ) -> AsyncIterator[ServerProcess]:
-    """A server process that listens on a free port; killed on the way out if it still lives."""
-    command = [sys.executable, "-m", "turnkeeper", "serve", "--port", "0", "--database", database]
+    """A server process that listens on a free port; killed on the way out if it still lives.
+
+    `program`: the module that is run, with its first arguments.
+    """
+    command = [sys.executable, "-m", *program, "serve", "--port", "0", "--database", database]
     times = ["--lease", "2s", "--sweep", "200ms", "--poll", "100ms", "--drain-delay", "0s", "--drain-grace", "5s"]
     process = await asyncio.create_subprocess_exec(
         *command,

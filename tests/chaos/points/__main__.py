@@ -13,8 +13,9 @@ from typing import Any
 
 from tests import harness
 from tests.chaos.figures import quantile
-from tests.chaos.points.script import AGENTS, SCRIPT, plans
-from tests.chaos.points.trial import KINDS, LEASE, Finding, Stage, play
+from tests.chaos.points.script import SCRIPT, Plan, plans
+from tests.chaos.points.stage import LEASE, Stage
+from tests.chaos.points.trial import KINDS, Finding, changed, play
 from tests.checker.compare import differences
 from tests.workshop import Workshop
 from turnkeeper.store.embedded import EmbeddedMongo
@@ -26,45 +27,39 @@ DATABASE = "points"
 async def run(args: argparse.Namespace) -> int:
     """Every trial, a report, the exit status."""
     chosen = plans(times=args.times, only=args.only)
-    began, findings = time.monotonic(), list[Finding]()
+    began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="turnkeeper-points-") as folder:
         workshop = Workshop(Path(folder))
         workshop.install()
-        agents = Path(folder) / "agents.toml"
-        agents.write_text(AGENTS, encoding="utf-8")
-        flags = ("--agents", str(agents), "--lease", f"{LEASE:g}s", "--log-level", "ERROR")
         async with (
-            EmbeddedMongo(Path(folder) / "database", test_commands=True) as uri,
+            EmbeddedMongo(Path(folder) / "database") as uri,
             harness.scripted(SCRIPT) as model,
-            harness.server_process(uri, DATABASE, model, flags=flags, variables=workshop.variables) as keeper,
-            harness.connect(keeper.address) as stubs,
         ):
-            stage = Stage(mongo_uri=uri, database=DATABASE, model=model, agents=agents, workshop=workshop, keeper=stubs)
-            room = asyncio.Semaphore(args.at_once)
-
-            async def one(number: int) -> None:
-                async with room:
-                    finding = await play(stage, chosen[number], name=f"{number}-{chosen[number].point}")
-                findings.append(finding)
-                _progress(finding, len(findings), len(chosen), time.monotonic() - began)
-
-            async with asyncio.TaskGroup() as group:
-                for number in range(len(chosen)):
-                    group.create_task(one(number))
-            changed = [line for finding in findings for line in await _changed(stubs, finding)]
+            stage = Stage(mongo_uri=uri, database=DATABASE, model=model, workshop=workshop)
+            findings = await _play_all(stage, chosen, at_once=args.at_once)
             broken = await differences(uri, DATABASE)
-    report = _report(findings, changed, broken, seconds=time.monotonic() - began)
-    return _tell(report)
+    return _tell(_report(findings, broken, seconds=time.monotonic() - began))
 
 
-async def _changed(stubs: harness.Stubs, finding: Finding) -> list[str]:
-    """What a server that was thawed wrote into a turn that had ended without it."""
-    logs = finding.logs.items()
-    return [
-        f"wrong text: the log of {label} changed after its turn had ended ({finding.plan.armed})"
-        for label, log in logs
-        if await harness.all_events(stubs, label) != log
-    ]
+async def _play_all(stage: Stage, chosen: Sequence[Plan], *, at_once: int) -> list[Finding]:
+    """Some at a time; in the end, what a server that was thawed wrote into a turn that had ended without it."""
+    began, findings = time.monotonic(), list[Finding]()
+    room = asyncio.Semaphore(at_once)
+
+    async def one(keeper: harness.Stubs, number: int) -> None:
+        plan = chosen[number]
+        async with room:
+            finding = await play(stage, keeper, plan, name=f"{number}-{plan.point}")
+        findings.append(finding)
+        _progress(finding, len(findings), len(chosen), time.monotonic() - began)
+
+    async with stage.server() as server, harness.connect(server.address) as keeper:
+        async with asyncio.TaskGroup() as group:
+            for number in range(len(chosen)):
+                group.create_task(one(keeper, number))
+        for finding in findings:
+            finding.complaints += await changed(keeper, finding)
+    return findings
 
 
 def _progress(finding: Finding, done: int, of: int, seconds: float) -> None:
@@ -74,11 +69,9 @@ def _progress(finding: Finding, done: int, of: int, seconds: float) -> None:
         print(f"chaos-points: {done} of {of} trials, {seconds:.0f} s", flush=True)
 
 
-def _report(
-    findings: Sequence[Finding], changed: Sequence[str], broken: Sequence[str], *, seconds: float
-) -> dict[str, Any]:
+def _report(findings: Sequence[Finding], broken: Sequence[str], *, seconds: float) -> dict[str, Any]:
     points: dict[str, Counter[str]] = {}
-    complaints = [*changed]
+    complaints: list[str] = []
     for finding in findings:
         count = points.setdefault(finding.plan.point, Counter())
         count["trials"] += 1

@@ -17,7 +17,27 @@ after_tools = 0
 tool_calls = [{ name = "act", arguments = { label = "{label}" } }]
 
 [[reply]]
-match = '^act (?P<label>\S+)'
+match = '^both (?P<label>\S+)'
+after_tools = 0
+tool_calls = [
+    { name = "act", arguments = { label = "{label}-1" } },
+    { name = "act", arguments = { label = "{label}-2" } },
+]
+
+[[reply]]
+match = '^both (?P<label>\S+)'
+text = "both are done"
+
+[[reply]]
+match = '^say (?P<label>\S+)'
+after_tools = 0
+chunk = 4
+delay = "40ms"
+text = "I shall act, and say so before."
+tool_calls = [{ name = "act", arguments = { label = "{label}" } }]
+
+[[reply]]
+match = '^(act|say) (?P<label>\S+)'
 chunk = 4
 delay = "40ms"
 text = "LETTER"

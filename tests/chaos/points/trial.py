@@ -1,11 +1,9 @@
 """One trial: a conversation whose server dies at a named place, and what must be true of it afterwards."""
 
 import asyncio
-import contextlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,14 +13,12 @@ from grpc import aio
 from tests import harness
 from tests.chaos.points.caller import PATIENCE, Caller
 from tests.chaos.points.script import LETTER, Plan
+from tests.chaos.points.stage import Stage
 from tests.e2e.reading import Reader, watch
 from tests.workshop import Workshop
 from turnkeeper import faults
-from turnkeeper.model.scripted import ScriptedModel
 from turnkeeper.pb.v1 import approval_pb2, chat_pb2, event_pb2
 
-LEASE = 2.0
-"""Seconds."""
 CONVERSATIONS = 8
 """Which of two servers claims a turn is open: so many conversations are led until the armed one meets its place."""
 MARKED = '"marked as done"'
@@ -50,27 +46,21 @@ class Finding:
 KINDS = ("lost", "double start", "wrong text", "not struck")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
-    """What all trials share. `keeper` is the server that nothing happens to."""
+async def play(stage: Stage, keeper: harness.Stubs, plan: Plan, *, name: str) -> Finding:
+    """Lead conversations with an armed server until it is struck; then judge them all.
 
-    mongo_uri: str
-    database: str
-    model: ScriptedModel
-    agents: Path
-    workshop: Workshop
-    keeper: harness.Stubs
-
-
-async def play(stage: Stage, plan: Plan, *, name: str) -> Finding:
-    """Lead conversations with an armed server until it is struck; then judge them all."""
+    `keeper` is the server that nothing happens to.
+    """
     finding = Finding(plan)
-    async with _armed(stage, plan) as server, harness.connect(server.address) as stubs:
+    async with (
+        stage.server(**{faults.VARIABLE: plan.armed}) as server,
+        harness.connect(server.address) as stubs,
+    ):
         watching = asyncio.create_task(_watch(server, plan, finding))
         for number in range(CONVERSATIONS):
             label = f"{name}-{number}"
             try:
-                await Conversation(stage, plan, label=label, armed=stubs).lead(finding)
+                await Conversation(stage.workshop, plan, label=label, armed=stubs, keeper=keeper).lead(finding)
             except* AssertionError as wrong:
                 finding.complaints += [f"wrong text: a subscriber of {label}: {error}" for error in wrong.exceptions]
             except* (aio.AioRpcError, TimeoutError) as lost:
@@ -81,20 +71,41 @@ async def play(stage: Stage, plan: Plan, *, name: str) -> Finding:
         if not finding.struck_at:
             finding.complaints.append(f"not struck: {plan.armed}")
         elif plan.action == "stop":
-            await _thawed(stage, server, stubs)
+            await _thawed(server, Caller(stubs, keeper))
     return finding
+
+
+async def changed(keeper: harness.Stubs, finding: Finding) -> list[str]:
+    """What a server that was thawed wrote into a turn that had ended without it."""
+    logs = finding.logs.items()
+    return [
+        f"wrong text: the log of {label} changed after its turn had ended"
+        for label, log in logs
+        if await harness.all_events(keeper, label) != log
+    ]
 
 
 class Conversation:
     """One session: a message, perhaps a question, a tool, a letter; a subscriber reads it all."""
 
-    def __init__(self, stage: Stage, plan: Plan, *, label: str, armed: harness.Stubs) -> None:
-        self._stage = stage
+    def __init__(
+        self,
+        workshop: Workshop,
+        plan: Plan,
+        *,
+        label: str,
+        armed: harness.Stubs,
+        keeper: harness.Stubs,
+        verb: str = "act",
+    ) -> None:
+        self._workshop = workshop
         self._plan = plan
         self._label = label
-        self._caller = Caller(armed, stage.keeper)
-        self._keeper = Caller(stage.keeper)
-        self._reader = Reader()
+        self._verb = verb
+        self._stubs = keeper
+        self._caller = Caller(armed, keeper)
+        self._keeper = Caller(keeper)
+        self.reader = Reader()
 
     async def lead(self, finding: Finding) -> None:
         """From the first message to the end of its turn; adds what is wrong to the finding."""
@@ -102,7 +113,7 @@ class Conversation:
         await self._keeper.create(self._plan.agent, label)
         async with asyncio.TaskGroup() as group:
             reading = group.create_task(self._read())
-            turn_id = await self._caller.send(label, f"act {label}", request_id=label)
+            turn_id = await self._caller.send(label, f"{self._verb} {label}", request_id=label)
             finding.acknowledged += 1
             try:
                 async with asyncio.timeout(PATIENCE):
@@ -137,7 +148,7 @@ class Conversation:
         """Reads on over every break; the strict reader fails on text that is repeated, missing or contradicted."""
         while True:
             try:
-                async for _ in watch(self._stage.keeper, self._label, self._reader):
+                async for _ in watch(self._stubs, self._label, self.reader):
                     pass
             except aio.AioRpcError as error:
                 if error.code() is not grpc.StatusCode.UNAVAILABLE:
@@ -146,7 +157,7 @@ class Conversation:
     async def _until_read(self, reading: asyncio.Task[None]) -> None:
         ended = {"turn_completed", "turn_failed", "turn_cancelled"}
         async with asyncio.timeout(PATIENCE):
-            while not ended & set(self._reader.kinds):
+            while not ended & set(self.reader.kinds):
                 if reading.done():
                     break
                 await asyncio.sleep(0.02)
@@ -154,7 +165,7 @@ class Conversation:
 
     async def _judge(self, turn: chat_pb2.Turn, finding: Finding) -> None:
         label, say = self._label, finding.complaints.append
-        stored = finding.logs[label] = await harness.all_events(self._stage.keeper, label)
+        stored = finding.logs[label] = await harness.all_events(self._stubs, label)
         for event in stored:
             if event.HasField("attempt_superseded") and finding.struck_at:
                 finding.takeover = event.create_time.ToMicroseconds() / 1e6 - finding.struck_at
@@ -162,10 +173,11 @@ class Conversation:
             say(f"lost: the turn of {label} ended as {chat_pb2.TurnState.Name(turn.state)}: {turn.error.message}")
             return
         finding.complaints += self._texts(turn, stored)
+        finding.complaints += _repeats(label, stored)
         kinds = harness.kinds(stored)
         if kinds.count("message_received") != 1:
             say(f"lost: {label} has {kinds.count('message_received')} messages instead of one")
-        starts = self._stage.workshop.effects(label)
+        starts = self._workshop.effects(label)
         if len(starts) > 1:
             say(f"double start: the tool of {label} ran {len(starts)} times, in {[start.pid for start in starts]}")
         if not starts and not finding.unknown:
@@ -174,32 +186,30 @@ class Conversation:
     def _texts(self, turn: chat_pb2.Turn, stored: list[event_pb2.Event]) -> list[str]:
         """What is wrong with the answer, and with what the subscriber was given of it."""
         label, text = self._label, LETTER.replace("{label}", self._label)
-        said = self._reader.completed()[-1].message_completed
-        heard = self._reader.text(said.message_id)
+        said = self.reader.completed()[-1].message_completed
+        heard = self.reader.text(said.message_id)
         wrong: list[str] = []
         if harness.answer_of(turn) != text:
             wrong.append(f"wrong text: the answer of {label} is {harness.answer_of(turn)!r}")
         if heard and heard != text:
             wrong.append(f"wrong text: a subscriber of {label} heard {heard!r}")
-        if self._reader.events != stored:
+        if self.reader.events != stored:
             wrong.append(f"wrong text: a subscriber of {label} got other events than are stored")
         return wrong
 
 
-@contextlib.asynccontextmanager
-async def _armed(stage: Stage, plan: Plan) -> AsyncIterator[harness.ServerProcess]:
-    variables = {**stage.workshop.variables, faults.VARIABLE: plan.armed}
-    flags = ("--agents", str(stage.agents), "--lease", f"{LEASE:g}s", "--log-level", "ERROR")
-    async with harness.server_process(
-        stage.mongo_uri, stage.database, stage.model, flags=flags, variables=variables
-    ) as server:
-        yield server
+def _repeats(label: str, stored: list[event_pb2.Event]) -> list[str]:
+    """Messages that were stored twice, and attempts that did not grow."""
+    said = [event.message_completed.message_id for event in stored if event.HasField("message_completed")]
+    found = [f"wrong text: message {each} of {label} is stored twice" for each in {*said} if said.count(each) > 1]
+    takeovers = (event for event in stored if event.HasField("attempt_superseded"))
+    stuck = [event.attempt for event in takeovers if event.attempt <= event.attempt_superseded.superseded_attempt]
+    return found + [f"wrong text: attempt {attempt} of {label} does not follow the one before" for attempt in stuck]
 
 
-async def _thawed(stage: Stage, server: harness.ServerProcess, stubs: harness.Stubs) -> None:
+async def _thawed(server: harness.ServerProcess, caller: Caller) -> None:
     """The frozen server goes on, in a world that has gone on without it; what it then writes must be refused."""
     os.kill(server.pid, signal.SIGCONT)
-    caller = Caller(stubs, stage.keeper)
     await caller.create("auto", f"thawed-{server.pid}")
 
 

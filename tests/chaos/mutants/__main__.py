@@ -1,0 +1,112 @@
+"""`make chaos-mutants`: every broken version of the service is caught, where the service itself passes; or exit 1."""
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests import harness
+from tests.chaos.mutants.patches import PATCHES
+from tests.chaos.mutants.scenes import Scene, both_approved_at_once, struck, unsure_commit
+from tests.chaos.points.script import SCRIPT
+from tests.chaos.points.stage import SERVICE, Stage
+from tests.workshop import Workshop
+from turnkeeper.store.embedded import EmbeddedMongo
+
+REPORT = Path("build/chaos-mutants.json")
+BROKEN = "tests.chaos.mutants.serve"
+
+SCENES: Mapping[str, Scene] = {
+    "two-step-numbering": struck("step.after_first_write", "kill", passages=(2,)),
+    "no-fence": struck("turn.model.after_answer", "stop"),
+    "fence-read-not-written": struck("step.before_first_write", "stop", passages=(2, 3)),
+    "state-only-filter": both_approved_at_once,
+    "unknown-is-aborted": unsure_commit,
+    "attempt-in-memory": struck("turn.model.first_delta", "kill"),
+    "tool-retried": struck("turn.tool.after_effect", "kill"),
+}
+"""Each mutant, and where it shows."""
+
+
+async def run(args: argparse.Namespace) -> int:
+    chosen = [name for name in SCENES if args.only in name]
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="turnkeeper-mutants-") as folder:
+        workshop = Workshop(Path(folder))
+        workshop.install()
+        async with (
+            EmbeddedMongo(Path(folder) / "database", test_commands=True) as uri,
+            harness.scripted(SCRIPT) as model,
+        ):
+            stage = Stage(mongo_uri=uri, database="mutants", model=model, workshop=workshop)
+            for name in chosen:
+                rows.append(await _try(stage, name))
+                _progress(rows[-1])
+    return _tell(rows)
+
+
+async def _try(stage: Stage, name: str) -> dict[str, Any]:
+    """The service as it is, then the broken one, in the same scene."""
+    began = time.monotonic()
+    sound = await _played(stage, name, f"{name}-sound", SERVICE)
+    complaints = await _played(stage, name, name, (BROKEN, name))
+    seconds = round(time.monotonic() - began, 1)
+    return {
+        "mutant": name,
+        "said": (PATCHES[name].__doc__ or "").strip(),
+        "caught": any(not complaint.startswith("not struck") for complaint in complaints),
+        "complaints": list(complaints)[:5],
+        "complaints_about_the_service_itself": list(sound),
+        "seconds": seconds,
+    }
+
+
+async def _played(stage: Stage, name: str, label: str, program: tuple[str, ...]) -> Sequence[str]:
+    with tempfile.TemporaryDirectory(prefix="turnkeeper-mutant-") as folder:
+        workshop = Workshop(Path(folder))
+        workshop.install()
+        return await SCENES[name](stage.elsewhere(label, program=program, workshop=workshop))
+
+
+def _progress(row: Mapping[str, Any]) -> None:
+    verdict = "caught" if row["caught"] else "NOT CAUGHT"
+    print(f"chaos-mutants: {row['mutant']:26} {verdict} ({row['seconds']} s)", flush=True)
+    for complaint in (*row["complaints"][:1], *row["complaints_about_the_service_itself"]):
+        print(f"  {complaint[:200]}", flush=True)
+
+
+def _tell(rows: Sequence[Mapping[str, Any]]) -> int:
+    missed = [row["mutant"] for row in rows if not row["caught"]]
+    unsound = [row["mutant"] for row in rows if row["complaints_about_the_service_itself"]]
+    report = {
+        "mutants": len(rows),
+        "caught": len(rows) - len(missed),
+        "missed": missed,
+        "scenes_that_complain_about_the_service_itself": unsound,
+        "seconds": sum(row["seconds"] for row in rows),
+        "rows": list(rows),
+    }
+    print(f"{report['caught']} of {len(rows)} mutants caught in {report['seconds']:.0f} s")
+    REPORT.parent.mkdir(exist_ok=True)
+    REPORT.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(f"report: {REPORT}")
+    return 1 if missed or unsound or not rows else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.chaos.mutants",
+        description=__doc__,
+        epilog="example: python -m tests.chaos.mutants --only fence",
+    )
+    parser.add_argument("--only", default="", help="mutants whose name has this in it [all]")
+    return asyncio.run(run(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

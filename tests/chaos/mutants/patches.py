@@ -1,0 +1,155 @@
+"""The broken versions: each function breaks the service of this process in one way that once looked good."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo.errors import PyMongoError
+from pymongo.write_concern import WriteConcern
+
+from tests.chaos.mutants import commits
+from turnkeeper.domain.tool import ToolClass
+from turnkeeper.domain.turn import Turn
+from turnkeeper.faults import fault
+from turnkeeper.store.contract import Fenced, Stale, Step, Verdict
+from turnkeeper.store.mongo import attempts, claims, client, heads, outcomes
+from turnkeeper.store.mongo.steps import Steps
+from turnkeeper.store.mongo.writes import Obstacle, Stopped
+
+_commit = Steps.commit
+
+
+def two_step_numbering() -> None:
+    """Take the number first, then insert the event: a death in between leaves a hole, a reader in between sees one."""
+
+    async def commit(self: Steps, step: Step) -> Verdict:
+        fault("step.before_first_write")
+        connection = self._transactions.connection
+        head = await connection.heads.find_one_and_update(
+            heads.unmoved(step), heads.moved(step), return_document=True, projection=("last_seq", "fence")
+        )
+        if not head:
+            async with connection.session() as session:
+                return await self._outcomes.of_step(step, session) or Stale()
+        await asyncio.sleep(0.005)
+        fault("step.after_first_write")
+        return await commits.store(self, step, commits.taken(head), fence=head["fence"])
+
+    Steps.commit = commit  # type: ignore[method-assign]
+
+
+def write_concern_1() -> None:
+    """Acknowledge what one node has: a new primary that never heard of it takes it back."""
+    loose = WriteConcern(w=1)
+    setattr(attempts, "MAJORITY", loose)  # noqa: B010 - a constant, to the type checker
+    motor = AsyncIOMotorClient
+
+    def connect(*args: Any, **options: Any) -> Any:
+        return motor(*args, **{**options, "w": 1, "readConcernLevel": "local"})
+
+    setattr(client, "AsyncIOMotorClient", connect)  # noqa: B010 - a class, to the type checker
+
+
+def no_fence() -> None:
+    """An owner writes without looking whether it still is one."""
+
+    async def commit(self: Steps, step: Step) -> Verdict:
+        if step.fence is None:
+            return await _commit(self, step)
+        return await commits.store(self, step, commits.unconditional(step), fence=step.fence)
+
+    async def renew(self: claims.Claims, tenant: str, session_id: str, **_: object) -> bool:
+        return True
+
+    Steps.commit = commit  # type: ignore[method-assign]
+    claims.Claims.renew = renew  # type: ignore[method-assign]
+
+
+def fence_read_not_written() -> None:
+    """An owner reads its fence in the transaction, but takes the number without it in the filter."""
+
+    async def commit(self: Steps, step: Step) -> Verdict:
+        if step.fence is None:
+            return await _commit(self, step)
+        head = await self._transactions.connection.heads.find_one(commits.session_of(step))
+        if head is None or head["fence"] != step.fence or not head["owner"]:
+            return Fenced()
+        fault("step.before_first_write")
+        return await commits.store(self, step, commits.unconditional(step), fence=step.fence)
+
+    Steps.commit = commit  # type: ignore[method-assign]
+
+
+def state_only_filter() -> None:
+    """A decision is stored when the approval is still pending, whatever else has moved since it was made."""
+
+    async def commit(self: Steps, step: Step) -> Verdict:
+        if step.fence is not None or not step.approvals:
+            return await _commit(self, step)
+        return await commits.store(self, step, commits.unconditional(step), fence=None)
+
+    Steps.commit = commit  # type: ignore[method-assign]
+
+
+def unknown_is_aborted() -> None:
+    """A commit whose outcome nobody told counts as aborted, and its step is decided anew."""
+
+    async def commit_once(self: attempts.Attempt) -> None:
+        self.open = None
+        try:
+            await self._session.commit_transaction()
+        except PyMongoError as error:
+            raise Stopped(Obstacle.CONFLICT) from error
+
+    async def of_step(self: outcomes.Outcomes, step: Step, session: object) -> Verdict | None:
+        return Stale()
+
+    attempts.Attempt._commit = commit_once  # type: ignore[method-assign]  # noqa: SLF001 - what is broken
+    outcomes.Outcomes.of_step = of_step  # type: ignore[method-assign]
+
+
+def attempt_in_memory() -> None:
+    """An owner counts its attempts from one: those of a lost owner cannot be told from its own."""
+
+    def taken_up(self: Turn, **changes: Any) -> Turn:
+        return replace(_taken_up(self, **changes), attempt=1)
+
+    Turn.taken_up = taken_up  # type: ignore[method-assign]
+
+
+_taken_up = Turn.taken_up
+
+
+def duplicate_without_reread() -> None:
+    """A duplicate key is answered at once from what this node has, before a majority has it."""
+
+    async def commit(self: Steps, step: Step) -> Verdict:
+        if step.request is None:
+            return await _commit(self, step)
+        found = await commits.local_duplicate(self, step)
+        return found or await _commit(self, step)
+
+    Steps.commit = commit  # type: ignore[method-assign]
+
+
+def tool_retried() -> None:
+    """Every tool is taken for one that may be started again."""
+    ToolClass.may_start_again = property(lambda _: True)  # type: ignore[method-assign,assignment]
+
+
+PATCHES: Mapping[str, Callable[[], None]] = {
+    each.__name__.replace("_", "-"): each
+    for each in (
+        two_step_numbering,
+        write_concern_1,
+        no_fence,
+        fence_read_not_written,
+        state_only_filter,
+        unknown_is_aborted,
+        attempt_in_memory,
+        duplicate_without_reread,
+        tool_retried,
+    )
+}

@@ -1,0 +1,79 @@
+"""Where a broken version shows: each scene gives its complaints, and none about the service as it is."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+from tests import harness
+from tests.chaos.points.caller import Caller
+from tests.chaos.points.script import Plan
+from tests.chaos.points.stage import Stage
+from tests.chaos.points.trial import Conversation, Finding, changed, play
+from tests.checker.compare import differences
+from tests.e2e.faults import held_up, unsure
+from tests.processes import until
+from turnkeeper.pb.v1 import approval_pb2, chat_pb2, event_pb2
+
+Scene = Callable[[Stage], Awaitable[Sequence[str]]]
+
+ENDS_IN = 10
+"""Seconds that a turn may take whose approvals are all decided."""
+
+
+def struck(point: str, action: str, *, passages: Sequence[int] = (1,), agent: str = "auto") -> Scene:
+    """A server dies at this place, at each of these passages; then everything is as `make chaos-points` has it."""
+
+    async def scene(stage: Stage) -> Sequence[str]:
+        complaints: list[str] = []
+        async with stage.server() as server, harness.connect(server.address) as keeper:
+            for passage in passages:
+                finding = await play(stage, keeper, Plan(point, action, passage, agent), name=f"m{passage}")
+                complaints += finding.complaints + await changed(keeper, finding)
+        return complaints + await differences(stage.mongo_uri, stage.database)
+
+    return scene
+
+
+async def unsure_commit(stage: Stage) -> Sequence[str]:
+    """The commit of a model's message is done, and answered as if that were not sure."""
+    finding = Finding(Plan("", "", 0, "auto"))
+    async with stage.server() as server, harness.connect(server.address) as keeper:
+        talk = Conversation(stage.workshop, finding.plan, label="unsure", armed=keeper, keeper=keeper, verb="say")
+        leading = asyncio.create_task(talk.lead(finding))
+        await until(lambda: bool(talk.reader.deltas))
+        async with unsure(stage.mongo_uri, times=1):
+            await leading
+    return finding.complaints + await differences(stage.mongo_uri, stage.database)
+
+
+async def both_approved_at_once(stage: Stage) -> Sequence[str]:
+    """Two approvals of one turn are decided on two servers, and the first decision is held up on its way.
+
+    No sweep comes to the rescue: a turn that nobody re-queues then waits for ever.
+    """
+    quiet = replace(stage, flags=(*stage.flags, "--sweep", "1h"))
+    async with (
+        quiet.server() as first,
+        quiet.server() as second,
+        harness.connect(first.address) as one,
+        harness.connect(second.address) as other,
+    ):
+        caller = Caller(one)
+        await caller.create("asks", "both")
+        turn_id = await caller.send("both", "both both", request_id="both")
+        await caller.turn("both", turn_id, wait=ENDS_IN)
+        open_now = await one.approvals.ListApprovals(approval_pb2.ListApprovalsRequest(session_id="both"))
+        async with held_up(stage.mongo_uri, "commitTransaction", by=timedelta(milliseconds=700)) as held:
+            late = asyncio.create_task(_approve(one, open_now.approvals[0]))
+            await held.entered()
+            await _approve(other, open_now.approvals[1])
+            await late
+        turn = await caller.turn("both", turn_id, wait=ENDS_IN)
+    if turn.state == chat_pb2.TURN_STATE_COMPLETED:
+        return await differences(stage.mongo_uri, stage.database)
+    return [f"lost: both calls are approved, and the turn is {chat_pb2.TurnState.Name(turn.state)}"]
+
+
+async def _approve(stubs: harness.Stubs, approval: approval_pb2.Approval) -> None:
+    await Caller(stubs).decide(approval, event_pb2.APPROVAL_DECISION_APPROVE)

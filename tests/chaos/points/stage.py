@@ -1,0 +1,50 @@
+"""What all trials share: a database, a model, tools that tell, and a server that nothing happens to."""
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from tests import harness
+from tests.chaos.points.script import AGENTS
+from tests.workshop import Workshop
+from turnkeeper.model.scripted import ScriptedModel
+
+LEASE = 2.0
+"""Seconds."""
+SERVICE = ("turnkeeper",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """`program` is what serves: the service, or a broken version of it."""
+
+    mongo_uri: str
+    database: str
+    model: ScriptedModel
+    workshop: Workshop
+    program: tuple[str, ...] = SERVICE
+    flags: tuple[str, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    @contextlib.asynccontextmanager
+    async def server(self, **variables: str) -> AsyncIterator[harness.ServerProcess]:
+        """A server of its own, with the stage's agents and tools."""
+        async with harness.server_process(
+            self.mongo_uri,
+            self.database,
+            self.model,
+            flags=("--agents", str(self._agents()), "--lease", f"{LEASE:g}s", "--log-level", "ERROR", *self.flags),
+            variables={**self.workshop.variables, **self.variables, **variables},
+            program=self.program,
+        ) as server:
+            yield server
+
+    def _agents(self) -> Path:
+        file = self.workshop.folder / "agents.toml"
+        file.write_text(AGENTS, encoding="utf-8")
+        return file
+
+    def elsewhere(self, database: str, *, program: tuple[str, ...], workshop: Workshop) -> "Stage":
+        """The same for another program, in a database and with tools of its own."""
+        return replace(self, database=database, program=program, workshop=workshop)
