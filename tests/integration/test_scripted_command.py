@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import json
 import signal
 import socket
 import sys
@@ -65,6 +66,19 @@ async def test_it_serves_until_a_signal(tmp_path: Path, number: signal.Signals) 
         assert await process.stderr.read() == b""
 
 
+async def test_every_request_is_a_line_of_the_record(tmp_path: Path) -> None:
+    record = tmp_path / "model.jsonl"
+    asked = [{"messages": [{"role": "user", "content": f"ö\n{number}"}]} for number in range(3)]
+    async with started("--record", str(record)) as process, aiohttp.ClientSession() as http:
+        assert process.stdout
+        url = (await process.stdout.readline()).decode().removeprefix("scripted model: ").strip()
+        for body in asked:
+            async with http.post(f"{url}/chat/completions", json=body) as answer:
+                await answer.read()
+        lines = record.read_text(encoding="utf-8").splitlines()  # noqa: ASYNC240 - a few lines
+    assert [json.loads(line) for line in lines] == asked
+
+
 async def test_a_bad_script_is_one_clear_line(refused: Refused, tmp_path: Path) -> None:
     script = tmp_path / "script.toml"
     script.write_text("[[reply]]\ntext = 1\n", encoding="utf-8")
@@ -87,6 +101,7 @@ async def test_a_taken_port_is_one_clear_line(refused: Refused) -> None:
         (("--port", "70000"), "port must be 0 to 65535"),
         (("--port", "-1"), "port must be 0 to 65535"),
         (("--script", "/none.toml"), "/none.toml: cannot be read: No such file"),
+        (("--record", "/none/x.jsonl"), "/none/x.jsonl: cannot be written: No such file"),
     ],
 )
 async def test_what_cannot_be_served(refused: Refused, arguments: tuple[str, ...], complaint: str) -> None:

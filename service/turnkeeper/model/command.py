@@ -31,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EXAMPLES
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--script", type=Path, metavar="FILE", help="the script, TOML (default: an echo)")
+    parser.add_argument(
+        "--record", type=Path, metavar="FILE", help="append each request's body to it, a JSON line each"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="a loopback address (default: %(default)s)")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one (default: %(default)s)")
 
@@ -39,7 +42,8 @@ async def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT; the exit status. What is wrong goes to standard error in one line."""
     try:
         script = load_script(args.script) if args.script else None
-        async with ScriptedModel(script, host=args.host, port=args.port) as model:
+        _check_record(args.record)
+        async with ScriptedModel(script, host=args.host, port=args.port, record=args.record) as model:
             stop = _stop_on_signals()
             print(f"scripted model: {model.base_url}", flush=True)
             await stop.wait()
@@ -50,6 +54,15 @@ async def run(args: argparse.Namespace) -> int:
             return _complain(f"port {args.port} on {args.host} is taken; choose another, or --port 0 for a free one")
         return _complain(f"cannot serve on {args.host} port {args.port}: {error.strerror}")
     return 0
+
+
+def _check_record(file: Path | None) -> None:
+    """Raises ValueError for a file that cannot be appended to, before anybody relies on it."""
+    try:
+        if file is not None:
+            file.open("ab").close()
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be written: {error.strerror}") from None
 
 
 def _stop_on_signals() -> asyncio.Event:

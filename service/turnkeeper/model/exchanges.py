@@ -5,6 +5,9 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from pathlib import Path
+
+import orjson
 
 
 class Outcome(StrEnum):
@@ -29,18 +32,22 @@ class Exchange:
 
 
 class Exchanges:
-    """The latest ones, oldest first."""
+    """The latest ones, oldest first. With `file`, every request's body is also a line there, from its beginning on."""
 
-    def __init__(self, *, keep: int) -> None:
+    def __init__(self, *, keep: int, file: Path | None = None) -> None:
+        self._file = file
         self._kept: deque[Exchange] = deque(maxlen=keep)
         self._count = 0
         self._changed = asyncio.Event()
 
     def begin(self, *, rule: int, body: bytes, headers: Mapping[str, str]) -> int:
-        """Record a request; its number."""
+        """Record a request whose body is JSON; its number. Raises OSError when the file cannot be written."""
         self._count += 1
         exchange = Exchange(number=self._count, rule=rule, outcome=Outcome.PLAYING, body=body, headers=headers)
         self._kept.append(exchange)
+        if self._file is not None:
+            with self._file.open("ab") as lines:
+                lines.write(orjson.dumps(orjson.loads(body)) + b"\n")
         self._tell()
         return self._count
 

@@ -3,6 +3,7 @@
 import asyncio
 from http import HTTPStatus
 from ipaddress import ip_address
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -28,9 +29,11 @@ class ScriptedModel:
     Loopback only. Raises ValueError for another host or no port, and OSError for a taken port, on entering.
     """
 
-    def __init__(self, script: Script | None = None, *, host: str = "127.0.0.1", port: int = 0) -> None:
-        """Without a script it echoes. Port 0 takes a free one."""
-        self.exchanges = Exchanges(keep=_KEEP_EXCHANGES)
+    def __init__(
+        self, script: Script | None = None, *, host: str = "127.0.0.1", port: int = 0, record: Path | None = None
+    ) -> None:
+        """Without a script it echoes. Port 0 takes a free one. `record`: a file that gets each request's body."""
+        self.exchanges = Exchanges(keep=_KEEP_EXCHANGES, file=record)
         self.base_url = ""
         self._script = script or parse_script(ECHO)
         self._player = Player(self._script)
