@@ -75,7 +75,7 @@ async def test_every_request_is_a_line_of_the_record(tmp_path: Path) -> None:
         for body in asked:
             async with http.post(f"{url}/chat/completions", json=body) as answer:
                 await answer.read()
-        lines = record.read_text(encoding="utf-8").splitlines()  # noqa: ASYNC240 - a few lines
+        lines = record.read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == asked
 
 
