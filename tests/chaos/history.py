@@ -1,5 +1,6 @@
 """What is known of a run, as values: what clients wrote down, what tools did, what the database holds in the end."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -93,6 +94,7 @@ class History:
     """A whole run. Logs and heads are by session, the other documents by their ids.
 
     `seen`: when a client first heard of an event, wall seconds, by session and number. `unfit`: of tests/checker.
+    `until`: when clients began nothing new any more.
     """
 
     logs: Mapping[str, Sequence[Logged]] = field(default_factory=dict)
@@ -107,6 +109,7 @@ class History:
     faults: Sequence[Fault] = ()
     prompts: Sequence[Prompt] = ()
     seen: Mapping[tuple[str, int], float] = field(default_factory=dict)
+    until: float = math.inf
     unfit: Sequence[str] = ()
 
     @cached_property

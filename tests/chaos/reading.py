@@ -13,7 +13,7 @@ from pymongo.read_concern import ReadConcern
 
 from tests.chaos.history import Chain, Document, Effect, Fault, History, Logged, Prompt, Try
 from tests.chaos.promises.ends import is_at_rest
-from tests.chaos.record import CALLS, STREAMS
+from tests.chaos.record import CALLS, LOAD, STREAMS
 from tests.chaos.streams import hash_of
 from tests.chaos.tools import EFFECTS
 from tests.checker.compare import differences
@@ -26,6 +26,7 @@ _SECONDS_OF = 1e-9
 
 async def read(uri: str, database: str, folder: Path, *, faults: Path | None, settle: float) -> History:
     """Everything, once the turns have come to rest, or after `settle` seconds. Raises OSError for a missing file."""
+    load = json.loads((folder / LOAD).read_text())
     calls, streams = lines(folder / CALLS), lines(folder / STREAMS)
     async with AsyncMongoClient[dict[str, Any]](uri) as client:
         found = client.get_database(database, read_concern=ReadConcern("majority"))
@@ -49,6 +50,7 @@ async def read(uri: str, database: str, folder: Path, *, faults: Path | None, se
         prompts=[Prompt(messages=each["messages"]) for each in lines(folder / PROMPTS)],
         seen=seen_in(streams),
         unfit=unfit,
+        until=load["over"],
     )
 
 

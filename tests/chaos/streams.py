@@ -12,7 +12,7 @@ from tests.chaos.calls import Replicas, answer_of
 from tests.chaos.record import Recorder
 from turnkeeper.pb.v1 import event_pb2, session_pb2
 
-_LONGEST = 10.0
+_LONGEST = 5.0
 """Seconds after which a stream is cut in any case; far less than a heartbeat's absence would tell."""
 
 
@@ -84,7 +84,7 @@ class Watcher:
     async def run(self, done: asyncio.Event) -> None:
         """At the end one stream without `follow` fetches what is still missing."""
         while not done.is_set():
-            await self._stream(follow=True, seconds=min(self._rng.expovariate(1 / 4) + 0.3, _LONGEST), done=done)
+            await self._stream(follow=True, seconds=min(self._rng.expovariate(1 / 3) + 0.3, _LONGEST), done=done)
             if self._rng.random() < 0.1:
                 self._begin_again()
         for _ in range(20):

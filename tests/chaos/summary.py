@@ -11,7 +11,7 @@ from tests.chaos.promises.ends import WAITING, acknowledged_turns
 from turnkeeper.pb.v1 import event_pb2
 
 MOST_SHOWN = 20
-_DATABASE, _SERVER = "mongo", "server"
+_NO_MAJORITY, _SERVER = "majority", "server"
 _SHARES = (("p50", 0.5), ("p99", 0.99))
 _UNKNOWN, _OUTCOME = event_pb2.TOOL_OUTCOME_UNKNOWN, event_pb2.APPROVAL_KIND_OUTCOME
 
@@ -72,26 +72,22 @@ def _takeover_times(history: History, taken_over: Sequence[Logged]) -> list[floa
     """Seconds from the fault that lost the owner to the new owner's first event, as clients saw it.
 
     Which server owned a turn is written nowhere, so this is an upper bound: from the first fault of a server after the
-    turn's last event before, or from the end of the last fault of the database in between, which is later.
+    turn's last event before; or from the end of a time in which nothing could be written at all, when that is later.
     """
     times: list[float] = []
     for event in taken_over:
         earlier = [each for each in history.events_of_turn[event.turn] if each.sequence < event.sequence]
         since, until = _when(earlier[-1], history), _when(event, history)
-        lost = [fault.began for fault in _between(history.faults, _SERVER, since, until)]
-        healed = [fault.healed for fault in _between(history.faults, _DATABASE, since, until) if fault.healed <= until]
+        lost = [each.began for each in _of(history.faults, _SERVER) if since - 1 <= each.began <= until]
+        healed = [each.healed for each in _of(history.faults, _NO_MAJORITY) if since <= each.healed <= until]
         if lost or healed:
             times.append(max(0.0, until - max([min(lost, default=since), *healed])))
     return times
 
 
-def _between(faults: Sequence[Fault], target: str, since: float, until: float) -> list[Fault]:
-    """Faults of such targets that lasted into the time between."""
-    return [
-        fault
-        for fault in faults
-        if fault.target.startswith(target) and since - 1 <= fault.healed and fault.began <= until
-    ]
+def _of(faults: Sequence[Fault], target: str) -> list[Fault]:
+    """The faults of such targets."""
+    return [fault for fault in faults if fault.target.startswith(target)]
 
 
 def _when(event: Logged, history: History) -> float:
@@ -107,6 +103,6 @@ def _quantiles(values: Sequence[float]) -> dict[str, float]:
 
 
 def _longest_gap(history: History) -> float:
-    """The longest time in which no reader was given a new event, over all sessions."""
-    times = sorted(history.seen.values())
+    """The longest time in which no reader was given a new event, over all sessions, while the load lasted."""
+    times = sorted(when for when in history.seen.values() if when <= history.until)
     return max((later - earlier for earlier, later in pairwise(times)), default=0.0)

@@ -18,6 +18,8 @@ from turnkeeper.pb.v1 import chat_pb2, message_pb2, session_pb2
 AGENT = "chaos"
 PATIENCE = 25.0
 """Seconds that a user waits for a turn before cancelling it, or going away."""
+_LAST_PATIENCE = 6.0
+"""The same, once the load is over."""
 _WAIT = 4.0
 _WAITING = ("AWAITING_APPROVAL", "AWAITING_TOOL", "AWAITING_BUDGET", "AWAITING_OUTCOME")
 _ENDED = ("COMPLETED", "FAILED", "CANCELLED")
@@ -183,7 +185,7 @@ class User:
         """The turn's state once it has ended; one that waits too long is cancelled."""
         request = chat_pb2.GetTurnRequest(session_id=session_id, turn_id=turn_id, wait=_seconds(_WAIT))
         began, state = time.monotonic(), ""
-        while time.monotonic() - began < PATIENCE and time.monotonic() < self._term.until:
+        while time.monotonic() - began < self._patience() and time.monotonic() < self._term.until:
             answer = await self._caller.call("GetTurn", request, wait=_WAIT)
             if not answer.ok:
                 return ""
@@ -195,6 +197,9 @@ class User:
                     break
                 await asyncio.sleep(0.4)
         return await self._cancel(session_id, turn_id)
+
+    def _patience(self) -> float:
+        return _LAST_PATIENCE if self._term.is_over else PATIENCE
 
     async def _cancel(self, session_id: str, turn_id: str) -> str:
         request = chat_pb2.CancelTurnRequest(session_id=session_id, turn_id=turn_id)

@@ -1,0 +1,32 @@
+"""The clients and the checker of `make chaos` on one server that nobody disturbs."""
+
+from pathlib import Path
+
+from tests import harness
+from tests.chaos import load, tools
+from tests.chaos.checker import judge
+from tests.chaos.reading import read
+from tests.chaos.summary import summary
+from turnkeeper.model.script_file import load_script
+from turnkeeper.model.scripted import ScriptedModel
+
+CHAOS = Path(load.__file__).parent
+SECONDS = 3.0
+
+
+async def test_without_faults_nothing_is_broken(mongo_uri: str, database_name: str, tmp_path: Path) -> None:
+    script = load_script(CHAOS / "model.toml")
+    agents = ("--agents", str(CHAOS / "agents.toml"))
+    async with (
+        ScriptedModel(script, record=tmp_path / "model.jsonl") as model,
+        harness.server_process(
+            mongo_uri, database_name, model, flags=agents, variables=tools.variables(tmp_path)
+        ) as server,
+    ):
+        await load.run(addresses=[server.address], seed=2, seconds=SECONDS, out=tmp_path, sessions=6)
+    history = await read(mongo_uri, database_name, tmp_path, faults=None, settle=10)
+    findings = judge(history)
+    assert {name: finding.violations for name, finding in findings.items() if finding.violations} == {}
+    report = summary(history, findings)
+    assert report["acknowledged_turns"] > 5
+    assert report["waiting"] == 0
