@@ -1,0 +1,164 @@
+"""The whole: database, model, servers, and the wire between them. Leaving the block ends it all, in any case."""
+
+import asyncio
+import contextlib
+import random
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from pymongo.errors import PyMongoError
+
+from tests.chaos import clock as clocks
+from tests.chaos.clock import Clock
+from tests.chaos.database import Client, Node, ReplicaSet
+from tests.chaos.programs import Program
+from tests.chaos.proxy import Wire
+from tests.chaos.servers import Server, environment
+
+DATABASE: Final = "chaos"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to start. Times in seconds; `logs` keeps what the programs print."""
+
+    logs: Path
+    agents: Path
+    script: Path | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
+    servers: int = 3
+    nodes: int = 3
+    lease: float = 5.0
+    clocks: bool = True
+    flags: Sequence[str] = ()
+
+
+@dataclass(slots=True, kw_only=True)
+class Cluster:
+    """What runs."""
+
+    plan: Plan
+    wire: Wire
+    database: ReplicaSet
+    servers: list[Server]
+    model_url: str
+    client: Client
+
+    @property
+    def addresses(self) -> list[str]:
+        """The servers', for clients; through the proxy."""
+        return [server.link.address for server in self.servers]
+
+    @property
+    def living(self) -> list[Server]:
+        return [server for server in self.servers if server.answers]
+
+    async def turns_owned(self) -> Mapping[str, int]:
+        """Server by name: how many turns it holds a lease on. Empty when the database does not say."""
+        owned = [
+            {"$match": {"lease_until": {"$ne": None}, "owner": {"$gt": ""}}},
+            {"$group": {"_id": "$owner", "turns": {"$sum": 1}}},
+        ]
+        try:
+            found = await (await self.client[DATABASE].heads.aggregate(owned)).to_list()
+        except PyMongoError:
+            return {}
+        return {each["_id"]: each["turns"] for each in found}
+
+    async def busiest(self, rng: random.Random) -> Server:
+        """The living server that owns most turns; any of them where nothing is owned. Raises IndexError without one."""
+        owned = await self.turns_owned()
+        living = self.living
+        rng.shuffle(living)
+        return sorted(living, key=lambda server: -owned.get(server.name, 0))[0]
+
+    async def states(self) -> Mapping[str, int]:
+        """How many turns are in each state. Raises PyMongoError."""
+        by_state = [{"$group": {"_id": "$state", "turns": {"$sum": 1}}}]
+        found = await (await self.client[DATABASE].turns.aggregate(by_state)).to_list()
+        return {each["_id"]: each["turns"] for each in found}
+
+    async def heal(self) -> None:
+        """Undo whatever was done: everything runs, and everybody hears everybody."""
+        await self.database.heal()
+        await self.heal_servers()
+
+    async def heal_servers(self) -> None:
+        """Every server runs, with the right time."""
+        for server in self.servers:
+            server.clock.set(0)
+            server.thaw()
+        await asyncio.gather(*(server.start() for server in self.servers if not server.program.running))
+
+
+@contextlib.asynccontextmanager
+async def running(plan: Plan) -> AsyncIterator[Cluster]:
+    """Everything started; killed on the way out. Raises NoFaketime when clocks are asked for and cannot be had."""
+    preload = clocks.library() if plan.clocks else None
+    plan.logs.mkdir(parents=True, exist_ok=True)
+    async with contextlib.AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="turnkeeper-chaos-")))
+        wire = stack.enter_context(Wire())
+        nodes = []
+        for number in range(plan.nodes):
+            name = f"mongo-{number}"
+            clock = Clock(folder / f"{name}.clock", preload=preload)
+            nodes.append(Node(name, folder, wire.link(name, identify=True), clock, wire=wire, log=plan.logs))
+        database = ReplicaSet(nodes)
+        stack.push_async_callback(database.close)
+        await database.start()
+        model_url = await _model(plan, stack)
+        servers = []
+        for number in range(plan.servers):
+            name = f"server-{number}"
+            clock = Clock(folder / f"{name}.clock", preload=preload)
+            server = Server(
+                name,
+                folder,
+                wire.link(name),
+                clock,
+                wire=wire,
+                log=plan.logs / f"{name}.log",
+                flags=_flags(plan),
+                variables=_variables(plan, database.uri, model_url),
+            )
+            servers.append(server)
+            stack.push_async_callback(_kill, server)
+        await asyncio.gather(*(server.start() for server in servers))
+        client = await stack.enter_async_context(
+            Client(database.uri, timeoutMS=2_000, serverSelectionTimeoutMS=1_000, heartbeatFrequencyMS=500)
+        )
+        yield Cluster(
+            plan=plan, wire=wire, database=database, servers=servers, model_url=model_url, client=client
+        )
+
+
+async def _model(plan: Plan, stack: contextlib.AsyncExitStack) -> str:
+    script = ("--script", str(plan.script)) if plan.script else ()
+    command = [sys.executable, "-m", "turnkeeper", "model", "scripted", *script]
+    model = Program("model", command, log=plan.logs / "model.log", environ=environment())
+    stack.push_async_callback(model.kill_if_running)
+    model.start()
+    return (await model.until_says("scripted model:")).rpartition(" ")[2].strip()
+
+
+def _flags(plan: Plan) -> list[str]:
+    times = {"lease": f"{plan.lease:g}s", "sweep": "1s", "poll": "500ms", "drain-delay": "500ms", "drain-grace": "10s"}
+    given = [word for name, value in times.items() for word in (f"--{name}", value)]
+    return [*given, "--database", DATABASE, "--agents", str(plan.agents), "--log-format", "json", *plan.flags]
+
+
+def _variables(plan: Plan, uri: str, model_url: str) -> dict[str, str]:
+    return environment(
+        TURNKEEPER_MONGODB_URI=uri, OPENAI_BASE_URL=model_url, OPENAI_API_KEY="unused", **plan.variables
+    )
+
+
+async def _kill(server: Server) -> None:
+    if server.program.running:
+        await server.kill()
+

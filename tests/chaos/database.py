@@ -1,0 +1,282 @@
+"""A replica set of three `mongod` on loopback, each behind an address of the proxy, which its members use as well."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pymongo
+from pymongo import AsyncMongoClient
+from pymongo.errors import OperationFailure, PyMongoError
+
+from tests.chaos import clock as clocks
+from tests.chaos.clock import Clock
+from tests.chaos.programs import Program
+from tests.chaos.proxy import Link, Wire
+from turnkeeper.store.embedded import EXIT_PORT_TAKEN, find_mongod
+
+Client = AsyncMongoClient[dict[str, Any]]
+NAME: Final = "chaos"
+ELECTION_MS: Final = 2_000
+START_TIME: Final = 40.0
+_ALREADY_INITIALIZED: Final = 23
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What a member says of itself."""
+
+    primary: bool
+    secondary: bool
+    term: int
+
+
+class Node:
+    """One `mongod`: a folder, an address that stays, and a process that may come and go."""
+
+    def __init__(self, name: str, folder: Path, link: Link, clock: Clock, *, wire: Wire, log: Path) -> None:
+        self.name = name
+        self.link = link
+        self.clock = clock
+        self._wire = wire
+        self._data = folder / name
+        self._log = log / f"{name}.log"
+        self._port = 0
+        self._client: Client | None = None
+        self.program = self._programmed()
+
+    async def start(self) -> None:
+        """Return once it listens."""
+        self._data.mkdir(exist_ok=True)
+        deadline = time.monotonic() + START_TIME
+        while time.monotonic() < deadline:
+            self._port = _free_port()
+            self.program = self._programmed()
+            self.program.start()
+            self._wire.names[self.program.pid] = self.name
+            if await self._listens():
+                self.link.target = self._port
+                await self._disconnect()
+                return
+            if self.program.status != EXIT_PORT_TAKEN:
+                break
+        raise RuntimeError(f"{self.name} did not start; it said:\n{self.program.said()[-2000:]}")
+
+    async def kill(self) -> int:
+        """kill -9; its status once it is gone."""
+        status = await self.program.kill()
+        self.link.target = None
+        self._wire.names.pop(self.program.pid, None)
+        clocks.forget(self.program.pid)
+        await self._disconnect()
+        return status
+
+    def freeze(self) -> None:
+        self.program.send(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.program.send(signal.SIGCONT)
+
+    @property
+    def answers(self) -> bool:
+        """Whether there is any use in asking."""
+        return self.program.running and not self.program.stopped
+
+    async def command(self, *command: Any, on: str = "admin", **options: Any) -> dict[str, Any]:
+        """Past the proxy. Raises PyMongoError, after 3 s where nobody answers."""
+        if self._client is None:
+            self._client = Client(
+                f"mongodb://127.0.0.1:{self._port}/?directConnection=true",
+                timeoutMS=3_000,
+                serverSelectionTimeoutMS=1_500,
+                appname="chaos",
+            )
+        return await self._client[on].command(*command, **options)
+
+    async def hello(self) -> Hello | None:
+        """None when it does not say."""
+        if not self.answers:
+            return None
+        try:
+            async with asyncio.timeout(1.5):
+                said = await self.command("hello")
+        except (PyMongoError, TimeoutError):
+            return None
+        election = bytes(said["electionId"].binary) if "electionId" in said else b""
+        return Hello(
+            primary=bool(said.get("isWritablePrimary")),
+            secondary=bool(said.get("secondary")),
+            term=int.from_bytes(election[4:]),
+        )
+
+    async def close(self) -> None:
+        await self._disconnect()
+        if self.program.running:
+            await self.kill()
+
+    async def _disconnect(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            with contextlib.suppress(PyMongoError, TimeoutError):
+                async with asyncio.timeout(1):
+                    await client.close()
+
+    async def _listens(self) -> bool:
+        deadline = time.monotonic() + START_TIME
+        while self.program.running and time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                _, writer = await asyncio.open_connection("127.0.0.1", self._port)
+                writer.close()
+                return True
+            await asyncio.sleep(0.03)
+        return False
+
+    def _programmed(self) -> Program:
+        options = [
+            *("--dbpath", str(self._data), "--bind_ip", "127.0.0.1", "--port", str(self._port)),
+            *("--replSet", NAME, "--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "128", "--nounixsocket", "--quiet"),
+            *("--setParameter", "transactionLifetimeLimitSeconds=15"),
+            *("--setParameter", "diagnosticDataCollectionEnabled=false"),
+            *("--setParameter", "enableTestCommands=1"),
+        ]
+        environ = {**os.environ, **self.clock.variables}
+        return Program(self.name, [str(find_mongod()), *options], log=self._log, environ=environ)
+
+
+class ReplicaSet:
+    """The nodes, and what they are together."""
+
+    def __init__(self, nodes: list[Node]) -> None:
+        self.nodes = nodes
+
+    @property
+    def uri(self) -> str:
+        """For any driver; through the proxy."""
+        return f"mongodb://{','.join(node.link.address for node in self.nodes)}/?replicaSet={NAME}"
+
+    @property
+    def links(self) -> list[str]:
+        return [node.name for node in self.nodes]
+
+    async def primary(self) -> Node | None:
+        """The one of the highest term among those that say they are; a frozen one does not say."""
+        found = await self._primary()
+        return found[0] if found else None
+
+    async def term(self) -> int:
+        """The primary's; 0 while there is none."""
+        found = await self._primary()
+        return found[1] if found else 0
+
+    async def until_primary(self, *, above: int = 0, seconds: float = 30) -> tuple[Node, int]:
+        """A primary of a term above this, and its term. Raises TimeoutError."""
+        async with asyncio.timeout(seconds):
+            while True:
+                found = await self._primary()
+                if found is not None and found[1] > above:
+                    return found
+                await asyncio.sleep(0.1)
+
+    async def until_whole(self, *, seconds: float = 40) -> None:
+        """A primary, and the others follow it. Raises TimeoutError."""
+        async with asyncio.timeout(seconds):
+            while not await self._whole():
+                await asyncio.sleep(0.15)
+
+    async def secondaries(self) -> list[Node]:
+        """Those that say they are, at present."""
+        hellos = await asyncio.gather(*(node.hello() for node in self.nodes))
+        return [node for node, hello in zip(self.nodes, hellos, strict=True) if hello is not None and hello.secondary]
+
+    async def start(self) -> None:
+        """Start the nodes and make them a set; return once all of them are in it."""
+        await asyncio.gather(*(node.start() for node in self.nodes))
+        members = [{"_id": number, "host": node.link.address} for number, node in enumerate(self.nodes)]
+        settings = {"electionTimeoutMillis": ELECTION_MS, "heartbeatIntervalMillis": 500, "catchUpTimeoutMillis": 2_000}
+        config = {"_id": NAME, "members": members, "settings": settings}
+        try:
+            with pymongo.timeout(START_TIME):
+                await self.nodes[0].command("replSetInitiate", config)
+        except OperationFailure as error:
+            if error.code != _ALREADY_INITIALIZED:
+                raise
+        await self.until_whole(seconds=START_TIME)
+
+    async def heal(self) -> None:
+        """Everything runs, with the right time, and no fail point is left."""
+        for node in self.nodes:
+            node.clock.set(0)
+            node.thaw()
+            if not node.program.running:
+                await node.start()
+        for node in self.nodes:
+            for point in ("failCommand", "stopReplProducer"):
+                with contextlib.suppress(PyMongoError):
+                    await node.command("configureFailPoint", point, mode="off")
+        await self.until_whole(seconds=60)
+
+    async def close(self) -> None:
+        for node in self.nodes:
+            await node.close()
+
+    async def _primary(self) -> tuple[Node, int] | None:
+        hellos = await asyncio.gather(*(node.hello() for node in self.nodes))
+        found = [
+            (node, hello.term)
+            for node, hello in zip(self.nodes, hellos, strict=True)
+            if hello is not None and hello.primary
+        ]
+        return max(found, key=lambda each: each[1], default=None)
+
+    async def _whole(self) -> bool:
+        hellos = await asyncio.gather(*(node.hello() for node in self.nodes))
+        states = [(hello.primary, hello.secondary) for hello in hellos if hello is not None]
+        return states.count((True, False)) == 1 and states.count((False, True)) == len(self.nodes) - 1
+
+
+class Probe:
+    """Writes to a majority all the time, and so knows when nobody could: the gaps longer than `notable` seconds."""
+
+    def __init__(self, uri: str, *, told: Callable[[float, float], None], notable: float = 1.0) -> None:
+        """`told` is called after each gap with its wall-clock begin and end."""
+        self._uri = uri
+        self._told = told
+        self._notable = notable
+        self.longest = 0.0
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self._run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _run(self) -> None:
+        last = time.time()
+        options: Mapping[str, Any] = {"heartbeatFrequencyMS": 500, "connectTimeoutMS": 500, "timeoutMS": 1_000}
+        async with Client(self._uri, w="majority", appname="chaos", serverSelectionTimeoutMS=500, **options) as client:
+            while True:
+                with contextlib.suppress(PyMongoError):
+                    await client["chaos_probe"].probe.update_one({"_id": 0}, {"$inc": {"writes": 1}}, upsert=True)
+                    now = time.time()
+                    self.longest = max(self.longest, now - last)
+                    if now - last > self._notable:
+                        self._told(last, now)
+                    last = now
+                await asyncio.sleep(0.2)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

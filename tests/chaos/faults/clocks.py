@@ -1,0 +1,55 @@
+"""Wall clocks that jump."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from tests.chaos.clock import CACHED, Clock
+from tests.chaos.cluster import Cluster
+from tests.chaos.database import Node
+from tests.chaos.strikes import Strike
+
+_JUMPS: Final = (-3600.0, -60.0, -10.0, 10.0, 60.0, 3600.0)
+_TOLERANCE: Final = 1.5
+
+
+async def of_a_server(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
+    """By ten seconds to an hour, either way: nothing that decides may come from a server's clock."""
+    server = await cluster.busiest(rng)
+    strike.aim(server.name)
+    await _jump(server.clock, server.wall_clock, strike, by=rng.choice(_JUMPS), seconds=rng.uniform(2, 5))
+
+
+async def of_the_primary(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
+    """By a few seconds, either way: leases lapse early or last longer, and the fences hold."""
+    primary, _ = await cluster.database.until_primary()
+    strike.aim(primary.name)
+    by = rng.choice((-1, 1)) * rng.uniform(3, 8)
+
+    async def read() -> float:
+        return await _wall_clock(primary)
+
+    await _jump(primary.clock, read, strike, by=by, seconds=rng.uniform(1, 4))
+
+
+async def _jump(
+    clock: Clock, read: Callable[[], Awaitable[float]], strike: Strike, *, by: float, seconds: float
+) -> None:
+    clock.set(by)
+    try:
+        await asyncio.sleep(CACHED + 0.2)
+        off = await read() - time.time()
+        if abs(off - by) < _TOLERANCE:
+            strike.confirm(f"the process is {off:+.1f} s off")
+        else:
+            strike.note(f"asked for {by:+.1f} s, and it is {off:+.1f} s off")
+        await asyncio.sleep(seconds)
+    finally:
+        clock.set(0)
+    await asyncio.sleep(CACHED)
+
+
+async def _wall_clock(node: Node) -> float:
+    return float((await node.command("hello"))["localTime"].replace(tzinfo=None).timestamp())

@@ -1,0 +1,151 @@
+"""What happens to the replica set."""
+
+import asyncio
+import contextlib
+import random
+import signal
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+
+from bson import Timestamp
+from pymongo.errors import AutoReconnect, PyMongoError
+
+from tests.chaos.cluster import Cluster
+from tests.chaos.database import Node, ReplicaSet
+from tests.chaos.strikes import Strike
+
+_KILLED: Final = -int(signal.SIGKILL)
+
+
+async def kill(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
+    """kill -9 to the primary; it comes back later."""
+    primary, term = await cluster.database.until_primary()
+    strike.aim(primary.name)
+    await _kill(cluster.database, primary, strike, term=term)
+    await asyncio.sleep(rng.uniform(0, 2))
+    await _back(cluster.database, primary)
+
+
+async def kill_unreplicated(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
+    """kill -9 to the primary while nobody copies it: what it alone has written is lost."""
+    database = cluster.database
+    primary, term = await database.until_primary()
+    others = await database.secondaries()
+    strike.aim(primary.name)
+    async with _replication_paused(others):
+        await asyncio.sleep(rng.uniform(0.5, 1.2))
+        strike.note(f"{await _ahead(primary, others)} s of its log were with nobody else")
+        await primary.kill()
+    await _kill(database, primary, strike, term=term)
+    await asyncio.sleep(rng.uniform(0, 1))
+    await _back(database, primary)
+
+
+async def step_down(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
+    """The primary is told to leave office."""
+    primary, term = await cluster.database.until_primary()
+    strike.aim(primary.name)
+    with contextlib.suppress(AutoReconnect):
+        await primary.command("replSetStepDown", 8, secondaryCatchUpPeriodSecs=2, force=True)
+    await _new_term(cluster.database, strike, term=term)
+    await cluster.database.until_whole()
+
+
+async def freeze(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
+    """SIGSTOP to the primary: connections stay open and nothing answers; then it wakes and is not primary any more."""
+    primary, term = await cluster.database.until_primary()
+    strike.aim(primary.name)
+    primary.freeze()
+    try:
+        await asyncio.sleep(0.1)
+        stopped = primary.program.stopped
+        node = await cluster.database.until_primary(above=term, seconds=20)
+        if stopped:
+            strike.confirm(f"pid {primary.program.pid} was in state T; {node[0].name} is primary, term {node[1]}")
+        await asyncio.sleep(rng.uniform(0.5, 3))
+    finally:
+        primary.thaw()
+    await cluster.database.until_whole()
+
+
+async def isolate(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
+    """The others do not hear the primary, and the servers still do: it may go on writing what will be rolled back."""
+    database = cluster.database
+    primary, term = await database.until_primary()
+    others = [node.name for node in database.nodes if node is not primary]
+    strike.aim(primary.name)
+    both = contextlib.ExitStack()
+    with both:
+        ours = both.enter_context(cluster.wire.hole([primary.name], others))
+        theirs = both.enter_context(cluster.wire.hole(others, [primary.name]))
+        node, newer = await database.until_primary(above=term, seconds=20)
+        caught = ours.caught + theirs.caught
+        if caught:
+            strike.confirm(f"{caught} connections between members fell silent; {node.name} is primary, term {newer}")
+        await asyncio.sleep(rng.uniform(0.5, 2))
+    await database.until_whole()
+
+
+async def no_majority(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
+    """Two of three members are stopped: the primary must leave office, and nothing can be written."""
+    database = cluster.database
+    primary, _ = await database.until_primary()
+    others = [node for node in database.nodes if node is not primary]
+    strike.aim("mongo: " + ", ".join(node.name for node in others))
+    for node in others:
+        node.freeze()
+    try:
+        await asyncio.sleep(0.1)
+        stopped = all(node.program.stopped for node in others)
+        async with asyncio.timeout(15):
+            while await database.primary() is not None:
+                await asyncio.sleep(0.1)
+        if stopped:
+            strike.confirm(f"{len(others)} members were in state T, and {primary.name} was primary no more")
+        await asyncio.sleep(rng.uniform(0.5, 3))
+    finally:
+        for node in others:
+            node.thaw()
+    await database.until_whole()
+
+
+async def _kill(database: ReplicaSet, primary: Node, strike: Strike, *, term: int) -> None:
+    """Killed, if it was not yet; confirmed once there is another primary."""
+    status = await primary.kill() if primary.program.running else primary.program.status
+    node, newer = await database.until_primary(above=term, seconds=30)
+    if status == _KILLED:
+        strike.confirm(f"pid {primary.program.pid} ended by signal 9; {node.name} is primary, term {newer}")
+
+
+async def _back(database: ReplicaSet, node: Node) -> None:
+    await node.start()
+    await database.until_whole()
+
+
+async def _new_term(database: ReplicaSet, strike: Strike, *, term: int) -> None:
+    node, newer = await database.until_primary(above=term, seconds=20)
+    strike.confirm(f"{node.name} is primary, term {newer} after {term}")
+
+
+@contextlib.asynccontextmanager
+async def _replication_paused(nodes: Sequence[Node]) -> AsyncIterator[None]:
+    try:
+        for node in nodes:
+            await node.command("configureFailPoint", "stopReplProducer", mode="alwaysOn")
+        yield
+    finally:
+        for node in nodes:
+            with contextlib.suppress(PyMongoError):
+                await node.command("configureFailPoint", "stopReplProducer", mode="off")
+
+
+async def _ahead(primary: Node, others: Sequence[Node]) -> int:
+    """Seconds of log that only the primary has."""
+    stamps = [await _applied(node) for node in (primary, *others)]
+    return int(stamps[0].time - max(stamp.time for stamp in stamps[1:]))
+
+
+async def _applied(node: Node) -> Timestamp:
+    status: dict[str, Any] = await node.command("replSetGetStatus")
+    found: Timestamp = status["optimes"]["appliedOpTime"]["ts"]
+    return found

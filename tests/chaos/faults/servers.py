@@ -1,0 +1,107 @@
+"""What happens to one server."""
+
+import asyncio
+import contextlib
+import random
+import signal
+from typing import Final
+
+from tests.chaos.cluster import Cluster
+from tests.chaos.servers import Server
+from tests.chaos.strikes import Strike
+from turnkeeper import faults
+
+ARMED_TIME: Final = 12.0
+"""Seconds that an armed server has to come by the place where it dies."""
+KILLED: Final = -int(signal.SIGKILL)
+
+
+async def kill(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
+    """kill -9 to the one with most turns; another process takes its name and its place later."""
+    server = await cluster.busiest(rng)
+    strike.aim(server.name)
+    status = await server.kill()
+    if status == KILLED:
+        strike.confirm(f"pid {server.program.pid} ended by signal 9")
+    await asyncio.sleep(rng.uniform(0.2, 3))
+    await server.start()
+
+
+async def armed(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
+    """The one with most turns kills itself at a named place in its code."""
+    server = await cluster.busiest(rng)
+    place = rng.choice(sorted(faults.NAMES))
+    name = f"{place}=kill@{rng.randint(1, 3)}"
+    strike.aim(server.name)
+    strike.note(name)
+    if await server.arm(name) and await server.ended(seconds=ARMED_TIME) == KILLED:
+        strike.confirm(f"pid {server.program.pid} killed itself there")
+    if server.program.running:
+        await server.kill()
+    await server.start()
+
+
+async def drain(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
+    """SIGTERM, as at a deploy, and the next process."""
+    server = await cluster.busiest(rng)
+    strike.aim(server.name)
+    status = await server.drain()
+    if status == 0:
+        strike.confirm(f"pid {server.program.pid} drained and ended with status 0")
+    strike.note(f"status {status}")
+    await server.start()
+
+
+async def stop_long(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
+    """SIGSTOP to the one with most turns for 1.5 leases: others take over, and it comes back as a stranger."""
+    await _stop(await cluster.busiest(rng), strike, seconds=1.5 * cluster.plan.lease)
+
+
+async def stop_short(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
+    """A pause, as of a garbage collector or a busy machine."""
+    await _stop(await cluster.busiest(rng), strike, seconds=rng.uniform(0.3, 1.5))
+
+
+async def blocked(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
+    """Its event loop does nothing for a while, as in a tool that computes; its threads go on."""
+    server = await cluster.busiest(rng)
+    strike.aim(server.name)
+    seconds = rng.uniform(1, 1.5 * cluster.plan.lease)
+    if await server.block(seconds):
+        strike.confirm(f"its main thread was in our sleep of {seconds:.1f} s")
+    await asyncio.sleep(seconds)
+
+
+async def partition(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
+    """It hears nothing of the database for more than a lease, and its clients still reach it."""
+    server = await cluster.busiest(rng)
+    strike.aim(server.name)
+    with cluster.wire.hole(cluster.database.links, [server.name], reset_after=rng.random() < 0.5) as hole:
+        await asyncio.sleep(rng.uniform(0.8, 1.5) * cluster.plan.lease)
+        if hole.caught:
+            strike.confirm(f"{hole.caught} of its connections to the database fell silent")
+
+
+async def silent(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
+    """Its clients hear nothing of it, connections open: half of a network."""
+    server = rng.choice(cluster.living)
+    strike.aim(server.name)
+    with cluster.wire.hole([server.name], reset_after=rng.random() < 0.5) as hole:
+        await asyncio.sleep(rng.uniform(2, 5))
+        if hole.caught:
+            strike.confirm(f"{hole.caught} connections of clients fell silent")
+
+
+async def _stop(server: Server, strike: Strike, *, seconds: float) -> None:
+    strike.aim(server.name)
+    server.freeze()
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                while not server.program.stopped:
+                    await asyncio.sleep(0.01)
+        if server.program.stopped:
+            strike.confirm(f"pid {server.program.pid} was in state T, for {seconds:.1f} s")
+        await asyncio.sleep(seconds)
+    finally:
+        server.thaw()

@@ -1,0 +1,53 @@
+"""What the nemesis will do, by seed: the same kinds in the same order with the same draws, every time.
+
+Faults come in three lanes, one at a time in each: to a server, to the database, and short ones to the wire between
+them. When they come depends on how long the ones before them took; what they hit, on who has the work just then.
+"""
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+class Lane(StrEnum):
+    SERVERS = "servers"
+    DATABASE = "database"
+    WIRE = "wire"
+
+
+PAUSES: Final[Mapping[Lane, tuple[float, float]]] = {
+    Lane.SERVERS: (1.0, 2.5),
+    Lane.DATABASE: (2.0, 4.0),
+    Lane.WIRE: (1.0, 2.5),
+}
+"""Seconds between the end of a fault and the next one: the time in which turns get somewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One fault to come. `rng` is its own."""
+
+    lane: Lane
+    number: int
+    kind: str
+    pause: float
+    seed: str
+
+    @property
+    def rng(self) -> random.Random:
+        return random.Random(self.seed)
+
+
+def planned(lane: Lane, kinds: list[str], *, seed: int) -> Iterator[Planned]:
+    """Without end: each round has every kind once, in an order of its own."""
+    if not kinds:
+        return
+    rng = random.Random(f"{seed} {lane}")
+    number = 0
+    while True:
+        for kind in rng.sample(sorted(kinds), len(kinds)):
+            number += 1
+            pause = rng.uniform(*PAUSES[lane])
+            yield Planned(lane, number, kind, round(pause, 3), f"{seed} {lane} {number} {kind}")
