@@ -1,7 +1,7 @@
 # Everything is installed in .venv and built in build/; a plain machine needs git, make and Python 3.11 or later.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test coverage chaos-points chaos-crowd chaos-rolling chaos-mutants lint format proto docs proto-release lock check clean
+.PHONY: help setup run demo test coverage chaos chaos-points chaos-crowd chaos-rolling chaos-mutants lint format proto docs proto-release lock check clean
 
 BIN := .venv/bin
 UV := build/boot/bin/uv
@@ -38,6 +38,9 @@ test: setup ## every test, on a real database and real sockets (PYTEST_ARGS="-k 
 
 coverage: setup ## every test, and which branches none of them takes (slower)
 	$(BIN)/pytest -n $(TEST_WORKERS) --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+
+chaos: setup ## servers and database killed, stopped, cut off, under load, and every promise checked (SEED=1 MINUTES=5)
+	@$(BIN)/python -m tests.chaos --seed $(or $(SEED),1) --minutes $(or $(MINUTES),5) $(CHAOS_ARGS)
 
 chaos-points: setup ## a server killed or frozen at every fault point, 20 times each (12 min; CHAOS_ARGS="--only turn.")
 	@$(BIN)/python -m tests.chaos.points $(CHAOS_ARGS)

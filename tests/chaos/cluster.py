@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pymongo.errors import PyMongoError
 
@@ -59,7 +59,7 @@ class Cluster:
 
     async def turns_owned(self) -> Mapping[str, int]:
         """Server by name: how many turns it holds a lease on. Empty when the database does not say."""
-        owned = [
+        owned: list[dict[str, Any]] = [
             {"$match": {"lease_until": {"$ne": None}, "owner": {"$gt": ""}}},
             {"$group": {"_id": "$owner", "turns": {"$sum": 1}}},
         ]
@@ -132,9 +132,7 @@ async def running(plan: Plan) -> AsyncIterator[Cluster]:
         client = await stack.enter_async_context(
             Client(database.uri, timeoutMS=2_000, serverSelectionTimeoutMS=1_000, heartbeatFrequencyMS=500)
         )
-        yield Cluster(
-            plan=plan, wire=wire, database=database, servers=servers, model_url=model_url, client=client
-        )
+        yield Cluster(plan=plan, wire=wire, database=database, servers=servers, model_url=model_url, client=client)
 
 
 async def _model(plan: Plan, stack: contextlib.AsyncExitStack) -> str:
@@ -153,12 +151,9 @@ def _flags(plan: Plan) -> list[str]:
 
 
 def _variables(plan: Plan, uri: str, model_url: str) -> dict[str, str]:
-    return environment(
-        TURNKEEPER_MONGODB_URI=uri, OPENAI_BASE_URL=model_url, OPENAI_API_KEY="unused", **plan.variables
-    )
+    return environment(TURNKEEPER_MONGODB_URI=uri, OPENAI_BASE_URL=model_url, OPENAI_API_KEY="unused", **plan.variables)
 
 
 async def _kill(server: Server) -> None:
     if server.program.running:
         await server.kill()
-

@@ -186,7 +186,7 @@ class ReplicaSet:
     async def until_whole(self, *, seconds: float = 40) -> None:
         """A primary, and the others follow it. Raises TimeoutError."""
         async with asyncio.timeout(seconds):
-            while not await self._whole():
+            while not await self._whole():  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.15)
 
     async def secondaries(self) -> list[Node]:

@@ -96,7 +96,7 @@ class Program:
     async def ended(self, *, seconds: float = 30) -> int | None:
         """Its status once it has ended, None when it still runs then."""
         deadline = time.monotonic() + seconds
-        while self.running and time.monotonic() < deadline:
+        while self.running and time.monotonic() < deadline:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.01)
         return self.status
 

@@ -71,7 +71,7 @@ class Wire:
         self.thefts: list[Theft] = []
         self._links: dict[str, Link] = {}
         self._loop = uvloop.new_event_loop()
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[asyncio.AbstractServer] = []
         self._thread = threading.Thread(target=self._loop.run_forever, name="wire", daemon=True)
 
     def __enter__(self) -> Self:
@@ -91,9 +91,9 @@ class Wire:
         link = Link(name, identify=identify)
 
         async def listen() -> None:
-            server = await self._loop.create_server(lambda: _Pipe(self, link).near, "127.0.0.1", 0)
-            self._servers.append(server)
-            link.port = server.sockets[0].getsockname()[1]
+            listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+            self._servers.append(await self._loop.create_server(lambda: _Pipe(self, link).near, sock=listener))
+            link.port = listener.getsockname()[1]
 
         asyncio.run_coroutine_threadsafe(listen(), self._loop).result()
         self._links[name] = link
@@ -181,7 +181,8 @@ class _Pipe:
         assert self.near.transport is not None
         self.link.pipes.add(self)
         if self.link.identify:
-            self.owner = sockets.owner(self.near.transport.get_extra_info("peername")[1], names=self.wire.names)
+            peer = self.near.transport.get_extra_info("peername")[1]
+            self.owner = sockets.owner(peer, self.link.port, names=self.wire.names)
         holes = [hole for hole in self.wire.holes if hole.holds(self.link.name, self.owner)]
         for hole in holes:
             hole.caught += 1
@@ -254,7 +255,9 @@ class _Pipe:
         except (OSError, TimeoutError):
             self.reset()
             return
-        if not self._held:
+        if self.near.transport is None or self.near.transport.is_closing():
+            self.reset()
+        elif not self._held:
             self.near.resume()
             self._flush()
 

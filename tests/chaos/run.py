@@ -19,6 +19,7 @@ from tests.chaos.cluster import DATABASE, Cluster, Plan
 from tests.chaos.database import Probe
 from tests.chaos.nemesis import Nemesis
 from tests.chaos.programs import Program
+from tests.chaos.prompts import Prompts
 from tests.chaos.servers import environment
 from tests.chaos.strikes import Faults, Strike
 from turnkeeper.domain.turn import TurnState
@@ -83,9 +84,10 @@ class _Run:
             self._say("a replica set of three, three servers and a scripted model are up")
             self._began = time.monotonic()
             probe = Probe(cluster.database.uri, told=self._faults.unwritable)
-            async with probe.running():
-                await self._storm(cluster)
-            settled = await self._settle(cluster)
+            async with Prompts(cluster.model_url, self._folder).kept():
+                async with probe.running():
+                    await self._storm(cluster)
+                settled = await self._settle(cluster)
             await asyncio.gather(*(server.drain() for server in cluster.servers))
             checked = await self._check(cluster)
         asked = report.Run(seed=options.seed, minutes=options.minutes, lease=options.lease, kinds=options.kinds)
@@ -101,9 +103,7 @@ class _Run:
         seconds = self._options.minutes * 60
         load = self._load(cluster, seconds)
         load.start()
-        nemesis = Nemesis(
-            cluster, self._faults, seed=self._options.seed, kinds=self._options.kinds, tell=self._tell
-        )
+        nemesis = Nemesis(cluster, self._faults, seed=self._options.seed, kinds=self._options.kinds, tell=self._tell)
         try:
             async with nemesis.at_work():
                 await self._watch(cluster, load, seconds=seconds)

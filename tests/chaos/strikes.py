@@ -79,9 +79,7 @@ class Faults:
     def unwritable(self, began: float, healed: float) -> None:
         """From the last write before a gap to the first one after it."""
         self.gaps.append(healed - began)
-        self._write(
-            {"kind": UNWRITABLE, "target": "majority", "began": began, "confirmed": healed, "healed": healed}
-        )
+        self._write({"kind": UNWRITABLE, "target": "majority", "began": began, "confirmed": healed, "healed": healed})
 
     def tally(self) -> dict[str, dict[str, int]]:
         """By kind: how many were tried, how many took effect."""

@@ -98,7 +98,7 @@ async def no_majority(cluster: Cluster, strike: Strike, rng: random.Random) -> N
         await asyncio.sleep(0.1)
         stopped = all(node.program.stopped for node in others)
         async with asyncio.timeout(15):
-            while await database.primary() is not None:
+            while await database.primary() is not None:  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.1)
         if stopped:
             strike.confirm(f"{len(others)} members were in state T, and {primary.name} was primary no more")

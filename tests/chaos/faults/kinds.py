@@ -52,7 +52,7 @@ KINDS: Final[Mapping[str, Kind]] = {
 
 
 def chosen(*, only: set[str] | None, without: set[str]) -> list[str]:
-    """The names of those asked for; `clock` in `without` is all that need clocks. Raises ValueError for no such kind."""
+    """The names of those asked for; `clock` in `without` is all that need clocks. Raises ValueError for other names."""
     unknown = ((only or set()) | without) - KINDS.keys() - {"clock"}
     if unknown:
         raise ValueError(f"no such kind of fault: {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")

@@ -11,7 +11,10 @@ LOST_TIME = 4.0
 
 async def cut_clients(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
     """Every connection of the clients to a server, or to all of them, is reset."""
-    servers = cluster.servers if rng.random() < 0.5 else [rng.choice(cluster.servers)]
+    connected = cluster.wire.counts()
+    servers = [server for server in cluster.servers if connected[server.name]] or cluster.servers
+    if rng.random() < 0.5:
+        servers = [rng.choice(servers)]
     strike.aim(", ".join(server.name for server in servers))
     cut = cluster.wire.cut([server.name for server in servers])
     if cut:
