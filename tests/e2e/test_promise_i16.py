@@ -115,18 +115,19 @@ class TestI16:
                     sessions[message] = (session, turn.turn_id)
                 await world.workshop.started("at-the-kill-fire")
             await doomed.kill()
+        world.workshop.release("at-the-kill-put")
         for message, (session, turn_id) in sessions.items():
             ended = await harness.wait_for_turn(world.stubs, session, turn_id)
             if message.startswith("ask"):
                 assert ended.state == chat_pb2.TURN_STATE_AWAITING_APPROVAL
                 await world.stubs.chat.CancelTurn(chat_pb2.CancelTurnRequest(session_id=session, turn_id=turn_id))
             elif message.startswith("calls"):
-                assert ended.state == chat_pb2.TURN_STATE_FAILED
+                assert ended.state == chat_pb2.TURN_STATE_AWAITING_OUTCOME
+                await world.stubs.chat.CancelTurn(chat_pb2.CancelTurnRequest(session_id=session, turn_id=turn_id))
             else:
                 assert harness.answer_of(ended) == f"You said: {message}"
             heard = await sendable(world, session, f"after {message}")
             assert said(heard).count(f"user: {message}") == 1
-        world.workshop.release("at-the-kill-put")
 
     async def test_i16_after_a_cancellation_while_tools_run(self, world: World) -> None:
         session = await harness.create_test_session(world.stubs, agent="worker")

@@ -143,6 +143,9 @@ class Call:
     `shown`: the calls of unknown outcome that whoever was asked about this one saw. `unsettled`: its outcome is
     unknown, and nobody has said what should become of it. `result_hash`, `submitted_by` and `sequence` (of its
     `tool_returned`) are of a result that a client handed in.
+    the calls of one model message. `shown`: the calls of unknown outcome that whoever was asked about this one saw.
+    `unsettled`: its outcome is unknown, and nobody has said what should become of it. `late_*`: what the tool returned
+    to an owner that had lost the call, and in which attempt that was started; only the store writes these.
     """
 
     id: str
@@ -169,6 +172,9 @@ class Call:
     result_hash: str = ""
     submitted_by: str = ""
     sequence: int = 0
+    late_attempt: int = 0
+    late_outcome: ToolOutcome | None = None
+    late_result_json: str = ""
 
     def start(self, *, attempt: int, fence: int) -> "Call":
         if self.state is not CallState.READY:

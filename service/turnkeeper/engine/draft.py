@@ -151,6 +151,7 @@ class Draft:
             create_time=self.at,
             expire_time=self.snapshot.head.now + rule.ttl,
             unknown_tool_call_ids=asked.shown,
+            late_result_json=call.late_result_json if is_lost and call.late_attempt == call.attempt else "",
         )
         self._pending[approval.id] = approval
         self._new_approvals[approval.id] = approval

@@ -21,7 +21,7 @@ class HeldLease:
     `renewed_at` is on the monotonic clock and taken before the write that renewed it, so that it is never too late.
     `nudge` wakes the turn's run: somebody asks to cancel it, or something it should read was stored.
     `releasing`: hand the turn over at the end of its step; `cut`: do not even wait for the model, or for tools, to
-    finish. `writes`: steps under way.
+    finish. `writes`: steps under way. `lost`: somebody else has the session.
     """
 
     key: Key
@@ -34,6 +34,7 @@ class HeldLease:
     releasing: bool = False
     cut: bool = False
     writes: int = 0
+    lost: bool = False
 
     @property
     def age(self) -> float:

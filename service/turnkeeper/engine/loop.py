@@ -33,6 +33,7 @@ from turnkeeper.engine.draft import Draft
 from turnkeeper.engine.feed import Feed
 from turnkeeper.engine.following import Owner, due_step, follow_on
 from turnkeeper.engine.journal import Journal
+from turnkeeper.engine.late import Left
 from turnkeeper.engine.lease import HeldLease, LeaseLost
 from turnkeeper.engine.memory import Memory
 from turnkeeper.engine.preview import Preview
@@ -79,6 +80,7 @@ class TurnRun:
         self._tools = RunningTools(parts.toolbox, spans=parts.spans, metrics=parts.metrics, strays=parts.strays)
         self._handed_over = False
         self._read_at = time.monotonic()
+        self.left: tuple[Left, ...] = ()
 
     @property
     def turn(self) -> Turn:
@@ -90,7 +92,7 @@ class TurnRun:
         """To the turn's end, or until it waits; returns the last snapshot.
 
         `begun`: the turn was started in the step that took the lease. `taken_over`: its last owner was lost.
-        Raises LeaseLost.
+        Raises LeaseLost. A tool that must not run twice is not stopped then: it is in `left`.
         """
         try:
             if not begun:
@@ -101,8 +103,18 @@ class TurnRun:
                     break
                 await self._do(self._next(self._snapshot))
             return self._snapshot
+        except (LeaseLost, ServiceUnavailable):
+            self._leave()
+            raise
+        except asyncio.CancelledError:
+            if self._lease.lost:
+                self._leave()
+            raise
         finally:
             await self._tools.stop()
+
+    def _leave(self) -> None:
+        self.left = tuple(Left(call=call, tool=tool) for call, tool in self._tools.leave())
 
     def _ours(self) -> bool:
         """The turn still goes on here."""
@@ -311,6 +323,7 @@ class TurnRun:
         if results:
             fault("turn.tool.after_effect")
         await self._append(lambda draft: decisions.record_results(draft, results))
+        self._tools.stored()
 
     # --- waiting -----------------------------------------------------------------------------------------------
 

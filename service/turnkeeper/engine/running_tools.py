@@ -23,6 +23,8 @@ class RunningTools:
         self._metrics = metrics
         self._strays = strays
         self._tasks: dict[str, asyncio.Task[Finished]] = {}
+        self._calls: dict[str, Call] = {}
+        self._taken: list[asyncio.Task[Finished]] = []
 
     @property
     def calls(self) -> frozenset[str]:
@@ -35,12 +37,29 @@ class RunningTools:
 
     def start(self, call: Call, *, timeout: timedelta) -> None:
         self._tasks[call.id] = asyncio.create_task(self._run(call, timeout))
+        self._calls[call.id] = call
 
     def take_results(self) -> list[Finished]:
-        """What is done; it is in hand no longer."""
+        """What is done; it is in hand no longer. Say `stored` once that is so."""
         done = [call_id for call_id, task in self._tasks.items() if task.done()]
         tasks = [self._tasks.pop(call_id) for call_id in done]
-        return [task.result() for task in tasks if not task.cancelled()]
+        self._taken = [task for task in tasks if not task.cancelled()]
+        return [task.result() for task in self._taken]
+
+    def stored(self) -> None:
+        """The results that were taken last are in the log."""
+        self._taken = []
+
+    def leave(self) -> tuple[tuple[Call, asyncio.Task[Finished]], ...]:
+        """Calls that must not run twice, with their tools: out of hand, not cancelled, their results not stored."""
+        left = {call_id: task for call_id, task in self._tasks.items() if self._must_not_repeat(call_id)}
+        for call_id in left:
+            del self._tasks[call_id]
+        left |= {task.result().call_id: task for task in self._taken if self._must_not_repeat(task.result().call_id)}
+        return tuple((self._calls[call_id], task) for call_id, task in left.items())
+
+    def _must_not_repeat(self, call_id: str) -> bool:
+        return not self._calls[call_id].tool_class.may_start_again
 
     async def stop(self) -> None:
         """Cancel them. One that does not listen is out of hand, but kept from being forgotten."""

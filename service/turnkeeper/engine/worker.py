@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -19,6 +19,7 @@ from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.decisions import give_back, worn_out
 from turnkeeper.engine.draft import Draft
 from turnkeeper.engine.feed import Feed, Feeds, Key
+from turnkeeper.engine.late import Left, see_off
 from turnkeeper.engine.lease import HeldLease, LeaseLost
 from turnkeeper.engine.loop import Parts, TurnRun
 from turnkeeper.engine.memory import Memory
@@ -70,6 +71,7 @@ class Worker:
         self._poll = poll
         self._held: dict[Key, HeldLease] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
+        self._late: set[asyncio.Task[None]] = set()
         self._reserved = 0
         self._hint = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
@@ -128,11 +130,14 @@ class Worker:
 
     async def run(self) -> None:
         """Until cancelled; then every run is stopped where it is, and its lease lapses."""
-        async with asyncio.TaskGroup() as group:
-            self._group = group
-            group.create_task(self._claim())
-            group.create_task(self._renew())
-            group.create_task(self._look_for_wishes())
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                group.create_task(self._claim())
+                group.create_task(self._renew())
+                group.create_task(self._look_for_wishes())
+        finally:
+            await self._stop_late()
 
     async def drain(self, *, grace: float) -> None:
         """Stop claiming, let each turn come to the end of its step, hand it over; at most `grace` seconds.
@@ -143,7 +148,7 @@ class Worker:
         for held in self._held.values():
             held.releasing = True
             held.nudge.set()
-        tasks = list(self._tasks.values())
+        tasks = [*self._tasks.values(), *self._late]
         if tasks:
             await asyncio.wait(tasks, timeout=grace)
         for held in self._held.values():
@@ -151,6 +156,12 @@ class Worker:
             held.nudge.set()
         if self._tasks:
             await asyncio.wait(list(self._tasks.values()), timeout=CUT_TIME)
+
+    async def _stop_late(self) -> None:
+        for task in list(self._late):
+            task.cancel()
+        if self._late:
+            await asyncio.wait(list(self._late))
 
     def _start(self, work: Work) -> None:
         if self._group is None:
@@ -212,11 +223,25 @@ class Worker:
         with self._parts.spans.invoke_agent(
             agent.name, session_id=turn.session_id, turn_id=turn.id, attempt=turn.attempt, links=(turn.trace,)
         ) as span:
-            last = await run.run(lapses=work.lapses, begun=work.snapshot is not None)
+            try:
+                last = await run.run(lapses=work.lapses, begun=work.snapshot is not None)
+            finally:
+                self._see_off(run.left)
             span.stopped(last.turn.state.value if last.turn else "")
         if last.turn is not None and last.turn.answer and last.turn.state.ended:
             seconds = (last.turn.update_time - last.turn.create_time).total_seconds()
             self._parts.metrics.response_finished(agent.name, model=agent.model, seconds=max(0.0, seconds))
+
+    def _see_off(self, left: Iterable[Left]) -> None:
+        for each in left:
+            task = asyncio.create_task(see_off(each, store=self._parts.store, journal=self._parts.journal))
+            self._late.add(task)
+            task.add_done_callback(self._seen_off)
+
+    def _seen_off(self, task: asyncio.Task[None]) -> None:
+        self._late.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a late result is lost", exc_info=error)
 
     async def _persist(self, held: HeldLease, read: Callable[[], Awaitable[T]]) -> T:
         """What `read` gives, asked for as long as the lease is sure: a hiccup of the database is no lost owner."""
@@ -294,6 +319,7 @@ class Worker:
         if ours:
             held.renewed(began)
         elif self._held.get(held.key) is held and not held.writes:
+            held.lost = True
             self._tasks[held.key].cancel()
 
     async def _look_for_wishes(self) -> None:

@@ -19,7 +19,7 @@ from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.event import NewEvent
 from turnkeeper.domain.session import Session, SessionState
-from turnkeeper.domain.tool import Call
+from turnkeeper.domain.tool import Call, ToolResult
 from turnkeeper.domain.turn import Turn, TurnState
 
 
@@ -142,6 +142,7 @@ class Step:
     moved makes it Stale.
     `revision` as read, for anybody but the owner: a step without events, or a claim, makes it Stale too. None: not
     compared; an owner needs no more than its fence.
+    A call that got a late result since it was read makes it Stale.
     `fence`: the owner's, or None for anybody else. `new_*` are inserted and must not exist; the others are replaced by
     id and must exist. `session` None leaves the session's document alone, but for its `update_time`.
     """
@@ -293,6 +294,16 @@ class Store(Protocol):
         """
         ...
 
+    async def keep_late_result(
+        self, tenant: str, session_id: str, tool_call_id: str, *, attempt: int, fence: int, result: ToolResult
+    ) -> bool:
+        """Write on the ledger what a tool returned after its owner had lost the lease; no event, no number.
+
+        True when it is kept: for this start alone, once (the same again is True), while the call has no result of its
+        tool's. A PENDING approval of kind OUTCOME shows it. A step on the call that was decided before is Stale.
+        """
+        ...
+
     async def find_request(self, key: RequestKey) -> RequestRecord | None:
         """What this request made, durably, or None."""
         ...
@@ -419,16 +430,4 @@ class Store(Protocol):
 
     async def ping(self) -> None:
         """Raises ServiceUnavailable unless the database answers."""
-        ...
-
-
-class EventCodec(Protocol):
-    """How events become bytes; the store never looks inside."""
-
-    def encode(self, session_id: str, event: NewEvent) -> bytes:
-        """The wire form without its number."""
-        ...
-
-    def number(self, payload: bytes, sequence: int) -> bytes:
-        """The wire form with its number, made by appending: nothing is parsed."""
         ...

@@ -20,6 +20,7 @@ from tests.builders import (
 from tests.contracts.stores import LONG, a_step, begin, head_of
 from tests.integration.mongo.commands import Command, Recorder, name_of, selections
 from turnkeeper.domain.approval import ApprovalState
+from turnkeeper.domain.tool import CallState, ToolOutcome, ToolResult
 from turnkeeper.store.contract import (
     ApprovalChange,
     ApprovalFilter,
@@ -66,6 +67,16 @@ async def _commit_everything(store: MongoStore) -> None:
     assert not isinstance(await store.commit(a_step(head, an_event(), request=request)), Committed)
 
 
+async def _keep_late_result(store: MongoStore) -> None:
+    """A late result that is kept, and one that is not."""
+    call = a_call(PLACE, state=CallState.STARTED, attempt=1, fence=1)
+    assert isinstance(await store.commit(a_step(await head_of(store, PLACE), an_event(), new_calls=(call,))), Committed)
+    result = ToolResult(outcome=ToolOutcome.OK, result_json="1")
+    for fence in (2, 1):
+        kept = await store.keep_late_result(TENANT, PLACE.session_id, call.id, attempt=1, fence=fence, result=result)
+        assert kept is (fence == 1)
+
+
 def _calls(store: MongoStore) -> dict[str, Callable[[], Awaitable[object]]]:
     tenant, session_id = PLACE.tenant, PLACE.session_id
     both = [(tenant, session_id), (tenant, "another")]
@@ -73,6 +84,7 @@ def _calls(store: MongoStore) -> dict[str, Callable[[], Awaitable[object]]]:
         "create_session": lambda: store.create_session(a_session(PLACE), AGENT, event=a_first_event()),
         "commit": lambda: _commit_everything(store),
         "snapshot": lambda: store.snapshot(tenant, session_id, turn_id="turn"),
+        "keep_late_result": lambda: _keep_late_result(store),
         "find_request": lambda: store.find_request(a_request(PLACE).key),
         "request_cancel": lambda: store.request_cancel(tenant, session_id, Cancel(turn_id="turn")),
         "events": lambda: store.events(

@@ -4,7 +4,8 @@ from datetime import datetime
 from typing import Final
 
 from turnkeeper.domain.event import NAMES, NewEvent
-from turnkeeper.store.contract import EventCodec, StoredEvent
+from turnkeeper.store.codec import EventCodec
+from turnkeeper.store.contract import StoredEvent
 from turnkeeper.store.mongo.client import Document
 from turnkeeper.store.mongo.documents import SCHEMA
 

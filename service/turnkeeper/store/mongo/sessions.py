@@ -9,7 +9,7 @@ from pymongo.errors import DuplicateKeyError
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.event import NewEvent
 from turnkeeper.domain.session import Session
-from turnkeeper.store.contract import EventCodec
+from turnkeeper.store.codec import EventCodec
 from turnkeeper.store.mongo import heads, keys
 from turnkeeper.store.mongo.client import ClientSession, Connection, database_errors
 from turnkeeper.store.mongo.documents import SCHEMA, encode

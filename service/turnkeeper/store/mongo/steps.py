@@ -8,10 +8,10 @@ from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.tool import Call
 from turnkeeper.domain.turn import Turn
 from turnkeeper.faults import fault
+from turnkeeper.store.codec import EventCodec
 from turnkeeper.store.contract import (
     ApprovalChange,
     Committed,
-    EventCodec,
     RequestRecord,
     Stale,
     Step,
@@ -106,7 +106,7 @@ async def _write_documents(writes: Writes, step: Step) -> None:
     await writes.insert("turns", list(_new(step.new_turns)))
     await writes.update("turns", list(_changed(step.turns)))
     await writes.insert("tool_calls", list(_new(step.new_calls)))
-    await writes.update("tool_calls", list(_changed(step.calls)))
+    await writes.update("tool_calls", [(_as_read(call), changes(call)) for call in step.calls])
     await writes.insert("approvals", list(_new(step.new_approvals)))
     await writes.update("approvals", [(_pending(each), changes(each.approval)) for each in step.approvals])
     if step.request is not None:
@@ -127,6 +127,12 @@ def _new(members: Iterable[_Member]) -> Iterator[Document]:
 def _changed(members: Iterable[_Member]) -> Iterator[tuple[Document, Document]]:
     for member in members:
         yield keys.where(_key(member)), changes(member)
+
+
+def _as_read(call: Call) -> Document:
+    """A late result that came since the call was read must be seen first: who decides on the call is shown it."""
+    late = call.late_attempt or {"$in": [0, None]}
+    return {**keys.where(_key(call)), "late_attempt": late}
 
 
 def _pending(change: ApprovalChange) -> Document:

@@ -9,12 +9,14 @@ from typing import Final
 import pymongo
 from pymongo.errors import ConfigurationError, DuplicateKeyError, PyMongoError
 
-from turnkeeper.store.contract import EventCodec, Hint, Piece
+from turnkeeper.store.codec import EventCodec
+from turnkeeper.store.contract import Hint, Piece
 from turnkeeper.store.mongo import indexes
 from turnkeeper.store.mongo.claims import Claims
 from turnkeeper.store.mongo.client import GOODBYE_S, Connection, database_errors
 from turnkeeper.store.mongo.documents import SCHEMA
 from turnkeeper.store.mongo.hints import Hints
+from turnkeeper.store.mongo.late import LateResults
 from turnkeeper.store.mongo.orphans import Orphans
 from turnkeeper.store.mongo.outcomes import Outcomes
 from turnkeeper.store.mongo.pieces import Pieces
@@ -29,7 +31,7 @@ SECRET_BYTES: Final = 32
 PATIENCE: Final = timedelta(seconds=5)
 
 
-class MongoStore(Sessions, Steps, Claims, Sweeps, Reads, Pieces):
+class MongoStore(Sessions, Steps, LateResults, Claims, Sweeps, Reads, Pieces):
     """`Store` on a MongoDB replica set. Use it between `open` and `close`, on one event loop."""
 
     def __init__(

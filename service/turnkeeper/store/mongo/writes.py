@@ -71,6 +71,13 @@ class Writes:
             statements = [{"q": match, "u": {"$set": fields}} for match, fields in updates]
             self._all(await self._send({"update": collection, "updates": statements}), len(updates))
 
+    async def update_where(self, collection: str, match: Document, fields: Document) -> None:
+        """`$set` on all that match, none included."""
+        reply = await self._send(
+            {"update": collection, "updates": [{"q": match, "u": {"$set": fields}, "multi": True}]}
+        )
+        self._all(reply, reply["n"])
+
     async def _send(self, command: Document) -> Document:
         try:
             reply: Document = await self.connection.database.command(command, session=self.session)

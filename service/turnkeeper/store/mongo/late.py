@@ -1,0 +1,55 @@
+"""What a lost owner's tool returned after all: written beside the call, never into the log."""
+
+from typing import Final
+
+from turnkeeper.domain.approval import ApprovalKind, ApprovalState
+from turnkeeper.domain.tool import CallState, ToolOutcome, ToolResult
+from turnkeeper.store.mongo import keys
+from turnkeeper.store.mongo.client import ClientSession, Connection, Document, database_errors
+from turnkeeper.store.mongo.transactions import Transactions
+from turnkeeper.store.mongo.writes import Obstacle, Writes
+
+_WITHOUT_RESULT: Final = [
+    {"state": {"$in": [CallState.STARTED.value, CallState.UNKNOWN.value]}},
+    {"state": CallState.RETURNED.value, "outcome": {"$in": [ToolOutcome.UNKNOWN.value, ToolOutcome.CANCELLED.value]}},
+]
+"""The call got no result of its tool's."""
+
+
+class LateResults:
+    """The one write that no step makes."""
+
+    _connection: Connection
+    _transactions: Transactions
+
+    async def keep_late_result(
+        self, tenant: str, session_id: str, tool_call_id: str, *, attempt: int, fence: int, result: ToolResult
+    ) -> bool:
+        call = keys.where(keys.of_member(tenant, session_id, tool_call_id))
+        start: Document = {"attempt": attempt, "fence": fence}
+        late: Document = {
+            "late_attempt": attempt,
+            "late_outcome": result.outcome.value,
+            "late_result_json": result.result_json,
+        }
+        asked: Document = {
+            "tenant": tenant,
+            "session_id": session_id,
+            "tool_call_id": tool_call_id,
+            "kind": ApprovalKind.OUTCOME.value,
+            "state": ApprovalState.PENDING.value,
+        }
+
+        async def write(writes: Writes) -> bool:
+            once: Document = {**call, **start, "late_attempt": {"$ne": attempt}, "$or": _WITHOUT_RESULT}
+            await writes.update("tool_calls", [(once, late)])
+            await writes.update_where("approvals", asked, {"late_result_json": result.result_json})
+            return True
+
+        async def look(session: ClientSession, obstacle: Obstacle) -> bool | None:
+            if await self._connection.calls.find_one({**call, **start, **late}, {"_id": 1}, session=session):
+                return True
+            return False if obstacle is Obstacle.MISS else None
+
+        with database_errors():
+            return await self._transactions.run(write, look)

@@ -1,0 +1,123 @@
+"""What a lost owner's tool returned after all: kept once, for that start alone, without an event."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.builders import Place, a_call, a_place, an_approval, an_event
+from tests.contracts.stores import a_step, begin, committed, head_of, run_turn, snapshot_of
+from turnkeeper.domain.approval import Approval, ApprovalKind, ApprovalState
+from turnkeeper.domain.tool import Call, CallState, ToolOutcome, ToolResult
+from turnkeeper.store.contract import ApprovalChange, Stale, Store
+
+OK = ToolResult(outcome=ToolOutcome.OK, result_json='"It was printed."')
+OTHER = ToolResult(outcome=ToolOutcome.FAILED, result_json='"No paper."')
+
+
+async def a_lost_call(
+    store: Store, place: Place, *, asked: Approval | None = None, **given: Any
+) -> tuple[Call, Approval]:
+    turn, _ = await run_turn(store, place)
+    call = a_call(
+        place, **{"turn_id": turn.id, "state": CallState.UNKNOWN, "attempt": 3, "fence": 7, "started": True, **given}
+    )
+    approval = asked or an_approval(place, kind=ApprovalKind.OUTCOME)
+    approval = replace(approval, turn_id=turn.id, tool_call_id=call.id)
+    step = a_step(await head_of(store, place), an_event(), new_calls=(call,), new_approvals=(approval,))
+    await committed(store.commit(step))
+    return call, approval
+
+
+async def keep(store: Store, call: Call, result: ToolResult = OK, **other: Any) -> bool:
+    named: dict[str, Any] = {"attempt": call.attempt, "fence": call.fence, **other}
+    return await store.keep_late_result(call.tenant, call.session_id, call.id, result=result, **named)
+
+
+async def ledger(store: Store, call: Call) -> Call:
+    place = Place(tenant=call.tenant, session_id=call.session_id)
+    return next(each for each in (await snapshot_of(store, place, turn_id=call.turn_id)).calls if each.id == call.id)
+
+
+async def test_it_is_on_the_ledger_and_on_the_question_and_not_in_the_log(store: Store) -> None:
+    place = await begin(store)
+    call, asked = await a_lost_call(store, place)
+    before = await head_of(store, place)
+    assert await keep(store, call)
+    kept = await ledger(store, call)
+    assert (kept.late_attempt, kept.late_outcome, kept.late_result_json) == (3, OK.outcome, OK.result_json)
+    assert kept == replace(call, late_attempt=3, late_outcome=OK.outcome, late_result_json=OK.result_json)
+    shown = await store.approval(place.tenant, asked.id)
+    assert shown == replace(asked, late_result_json=OK.result_json)
+    assert (await head_of(store, place)).last_seq == before.last_seq
+
+
+async def test_only_the_first_is_kept_and_saying_it_again_is_harmless(store: Store) -> None:
+    call, asked = await a_lost_call(store, await begin(store))
+    assert await keep(store, call)
+    assert await keep(store, call)
+    assert not await keep(store, call, OTHER)
+    assert (await ledger(store, call)).late_result_json == OK.result_json
+    shown = await store.approval(call.tenant, asked.id)
+    assert shown is not None
+    assert shown.late_result_json == OK.result_json
+
+
+@pytest.mark.parametrize("other", [{"attempt": 2}, {"attempt": 4}, {"fence": 6}, {"fence": 8}])
+async def test_of_another_start_it_is_not_kept(store: Store, other: dict[str, Any]) -> None:
+    call, _ = await a_lost_call(store, await begin(store))
+    assert not await keep(store, call, **other)
+    assert (await ledger(store, call)).late_outcome is None
+
+
+@pytest.mark.parametrize(
+    ("state", "outcome", "kept"),
+    [
+        (CallState.AWAITING, None, False),
+        (CallState.READY, None, False),
+        (CallState.STARTED, None, True),
+        (CallState.RETURNED, ToolOutcome.UNKNOWN, True),
+        (CallState.RETURNED, ToolOutcome.CANCELLED, True),
+        (CallState.RETURNED, ToolOutcome.OK, False),
+    ],
+)
+async def test_where_the_tools_own_result_is_missing(
+    store: Store, state: CallState, outcome: ToolOutcome | None, kept: bool
+) -> None:
+    call, _ = await a_lost_call(store, await begin(store), state=state, outcome=outcome)
+    assert await keep(store, call) is kept
+
+
+@pytest.mark.parametrize("changed", [{"state": ApprovalState.EXPIRED}, {"kind": ApprovalKind.TOOL_CALL}])
+async def test_a_question_that_is_closed_or_another_one_does_not_show_it(store: Store, changed: dict[str, Any]) -> None:
+    place = await begin(store)
+    approval = an_approval(place, **{"kind": ApprovalKind.OUTCOME, **changed})
+    call, asked = await a_lost_call(store, place, asked=approval)
+    assert await keep(store, call)
+    assert await store.approval(place.tenant, asked.id) == asked
+
+
+async def test_what_was_decided_without_knowing_it_is_stale(store: Store) -> None:
+    place = await begin(store)
+    call, asked = await a_lost_call(store, place)
+    head = await head_of(store, place)
+    change = ApprovalChange(approval=asked.closed(ApprovalState.EXPIRED, at=asked.create_time), lapsed=None)
+    returned = call.returned(ToolOutcome.UNKNOWN)
+    step = a_step(head, an_event(), calls=(returned,), approvals=(change,))
+    assert await keep(store, call)
+    assert await store.commit(step) == Stale()
+    again = a_step(
+        head, an_event(), calls=((await ledger(store, call)).returned(ToolOutcome.UNKNOWN),), approvals=(change,)
+    )
+    await committed(store.commit(again))
+
+
+async def test_i13_another_tenants_call_is_not_touched(store: Store) -> None:
+    mine, yours = a_place(tenant="mine", session_id="late-same"), a_place(tenant="yours", session_id="late-same")
+    for place in (mine, yours):
+        await begin(store, place)
+    call, _ = await a_lost_call(store, mine, id="same")
+    same, asked = await a_lost_call(store, yours, id="same")
+    assert await keep(store, call)
+    assert await ledger(store, same) == same
+    assert await store.approval("yours", asked.id) == asked
