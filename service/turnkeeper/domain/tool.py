@@ -143,9 +143,8 @@ class Call:
     `shown`: the calls of unknown outcome that whoever was asked about this one saw. `unsettled`: its outcome is
     unknown, and nobody has said what should become of it. `result_hash`, `submitted_by` and `sequence` (of its
     `tool_returned`) are of a result that a client handed in.
-    the calls of one model message. `shown`: the calls of unknown outcome that whoever was asked about this one saw.
-    `unsettled`: its outcome is unknown, and nobody has said what should become of it. `late_*`: what the tool returned
-    to an owner that had lost the call, and in which attempt that was started; only the store writes these.
+    `late_*`: what the tool returned to an owner that had lost the call, and in which attempt that was started; only the
+    store writes these.
     """
 
     id: str
