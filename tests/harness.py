@@ -69,9 +69,18 @@ def environment(model: ScriptedModel | str, **more: str) -> dict[str, str]:
 
 @contextlib.asynccontextmanager
 async def serving(
-    mongo_uri: str, database: str, model: ScriptedModel | str, *, agents: Path | None = None, **knobs: Any
+    mongo_uri: str,
+    database: str,
+    model: ScriptedModel | str,
+    *,
+    agents: Path | None = None,
+    more: Mapping[str, str] | None = None,
+    **knobs: Any,
 ) -> AsyncIterator[app.Running]:
-    """A server in this process, on a real socket and a real database. Short times; no wait at drain."""
+    """A server in this process, on a real socket and a real database. Short times; no wait at drain.
+
+    `more`: variables on top.
+    """
     chosen: dict[str, Any] = {
         "port": 0,
         "mongodb_uri": mongo_uri,
@@ -83,7 +92,7 @@ async def serving(
         "drain_delay": timedelta(),
         "drain_grace": timedelta(seconds=2),
     }
-    variables = environment(model)
+    variables = environment(model, **(more or {}))
     settings = Settings(openai_base_url=variables["OPENAI_BASE_URL"], **{**chosen, **knobs})
     async with app.serving(settings, variables) as running:
         yield running

@@ -27,6 +27,7 @@ from turnkeeper.engine.follow import Follower
 from turnkeeper.engine.hearing import Hearing
 from turnkeeper.engine.journal import Journal
 from turnkeeper.engine.loop import Parts
+from turnkeeper.engine.next_version import additions
 from turnkeeper.engine.sessions import Sessions
 from turnkeeper.engine.sharing import Sharing
 from turnkeeper.engine.speech import Speech
@@ -48,6 +49,8 @@ from turnkeeper.rpc.server import Server
 from turnkeeper.rpc.sessions import SessionService
 from turnkeeper.settings import SettingError, Settings
 from turnkeeper.store.embedded import EmbeddedMongo
+from turnkeeper.store.mongo import next_version
+from turnkeeper.store.mongo.documents import SCHEMA
 from turnkeeper.store.mongo.store import MongoStore
 from turnkeeper.telemetry.setup import Options, Telemetry
 from turnkeeper.telemetry.setup import start as start_telemetry
@@ -80,6 +83,7 @@ async def serving(settings: Settings, environ: Mapping[str, str]) -> AsyncIterat
     PortTaken, TelemetryError: each says what to do.
     """
     _check_identity(settings)
+    schema = next_version.schema_of(environ)
     async with AsyncExitStack() as stack:
         uri = await _database(settings, stack)
         provider, default_model = await _provider(settings, environ, stack)
@@ -105,7 +109,12 @@ async def serving(settings: Settings, environ: Mapping[str, str]) -> AsyncIterat
         stack.push_async_callback(models.close)
         models.check(agents.values())
         store = MongoStore(
-            uri, database=settings.database, codec=WireCodec(), operation=settings.operation_time, replica=replica
+            uri,
+            database=settings.database,
+            codec=WireCodec(),
+            operation=settings.operation_time,
+            replica=replica,
+            schema=schema,
         )
         stack.push_async_callback(store.close)
         try:
@@ -114,7 +123,7 @@ async def serving(settings: Settings, environ: Mapping[str, str]) -> AsyncIterat
             raise SettingError(
                 "no database answers: check MONGODB_URI, and that its replica set has a primary"
             ) from error
-        replica_parts = _Replica(settings, store, agents, models, telemetry, name=replica)
+        replica_parts = _Replica(settings, store, agents, models, telemetry, name=replica, schema=schema)
         port = await stack.enter_async_context(replica_parts.serving(Pages(await store.secret("page_tokens"))))
         model_url = provider.base_url if provider else ""
         yield Running(f"{settings.host}:{port}", port, uri, model_url)
@@ -128,7 +137,7 @@ def named(settings: Settings) -> Settings:
 class _Replica:
     """The engine of one process, put together."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts it is made of
         self,
         settings: Settings,
         store: MongoStore,
@@ -137,6 +146,7 @@ class _Replica:
         telemetry: Telemetry,
         *,
         name: str,
+        schema: int,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -165,6 +175,7 @@ class _Replica:
             spans=spans,
             retries=RetryPolicy(),
             jitter=jitter,
+            also=additions(schema) if schema > SCHEMA else lambda _: None,
         )
         self.worker = Worker(
             parts,
@@ -175,6 +186,7 @@ class _Replica:
             concurrency=settings.concurrency,
             lease=settings.lease,
             poll=settings.poll.total_seconds(),
+            schema=schema,
         )
         self._approvals = Approvals(store, journal, self.feeds, metrics=metrics, woken=self._woken)
         self._sessions = Sessions(store, journal, agents=agents.get, woken=self._woken)

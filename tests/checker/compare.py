@@ -82,11 +82,9 @@ def _log(events: list[Document], head: Document) -> Iterator[str]:
     fence = 0
     for number, event in enumerate(events, 1):
         said = event_pb2.Event.FromString(event["payload"])
+        kind = said.WhichOneof("payload") or (event["kind"] if said.ignorable else None)
         stored = (event["seq"], event["kind"], event["turn_id"], event["session_id"])
-        if (
-            stored != (said.sequence, said.WhichOneof("payload"), said.turn_id, said.session_id)
-            or said.sequence != number
-        ):
+        if stored != (said.sequence, kind, said.turn_id, said.session_id) or said.sequence != number:
             yield f"event {number} is stored as {stored} and says {said.sequence}, {said.WhichOneof('payload')}"
         if event["fence"] < fence:
             yield f"event {number} was written under fence {event['fence']}, after {fence}"
@@ -105,6 +103,8 @@ def _head(head: Document, folded: Folded, states: Mapping[str, str]) -> Iterator
         yield f"owner {head['owner']!r} with a lease until {head['lease_until']}"
     if not folded.active and (head["owner"] or head["wake_at"]):
         yield "an owner or a wake-up without an active turn"
+    if not folded.active and head.get("needs", 0):
+        yield "a need for a newer version without an active turn"
     if head["owner"] and states.get(folded.active) not in ("PENDING", "RUNNING", "BACKING_OFF", *_WAITING):
         yield f"owned, while its turn is {states.get(folded.active)}"
 

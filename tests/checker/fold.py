@@ -27,6 +27,8 @@ def fold(events: Iterable[Event]) -> Folded:
             raise BrokenLog(f"event {event.sequence} follows {folded.last_seq}")
         folded.last_seq = event.sequence
         kind = str(event.WhichOneof("payload"))
+        if kind == "None" and event.ignorable:
+            continue
         if folded.state == "ENDED":
             raise BrokenLog(f"{kind} ({event.sequence}) after the session's end")
         if kind not in RULES:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from tests.builders import AGENT, Place, a_first_event, a_place, a_session, a_turn, an_event, new_id
-from turnkeeper.domain.event import NAMES, NewEvent
+from turnkeeper.domain.event import NewEvent, name_of
 from turnkeeper.domain.turn import Turn, TurnState
 from turnkeeper.store.contract import Committed, Head, HeadChange, Lease, Snapshot, Step, Store, Verdict
 
@@ -22,7 +22,7 @@ class TextCodec:
     """Readable bytes; the number is appended, as the contract says."""
 
     def encode(self, session_id: str, event: NewEvent) -> bytes:
-        return f"{session_id} {event.turn_id} {NAMES[type(event.payload)]} {event.payload}".encode()
+        return f"{session_id} {event.turn_id} {name_of(event.payload)} {event.payload}".encode()
 
     def number(self, payload: bytes, sequence: int) -> bytes:
         return payload + b" #%d" % sequence

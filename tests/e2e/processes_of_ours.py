@@ -3,7 +3,7 @@
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 from tests import harness
 from tests.e2e.world import AGENTS, World
@@ -16,14 +16,16 @@ MARGIN = 6.0
 
 
 @contextlib.asynccontextmanager
-async def doomed(world: World, *flags: str) -> AsyncIterator[harness.ServerProcess]:
+async def doomed(
+    world: World, *flags: str, more: Mapping[str, str] | None = None
+) -> AsyncIterator[harness.ServerProcess]:
     """A server on the world's database, with its tools and a short lease."""
     async with harness.server_process(
         world.mongo_uri,
         world.database,
         world.model,
         flags=("--agents", str(AGENTS), "--lease", f"{LEASE}s", *flags),
-        variables=world.workshop.variables,
+        variables={**world.workshop.variables, **(more or {})},
     ) as server:
         yield server
 

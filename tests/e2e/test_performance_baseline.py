@@ -21,7 +21,7 @@ from turnkeeper.pb.v1 import session_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-QUIET = {"poll": timedelta(minutes=5), "sweep": timedelta(minutes=5), "lease": timedelta(minutes=5)}
+QUIET: dict[str, Any] = {"poll": timedelta(minutes=5), "sweep": timedelta(minutes=5), "lease": timedelta(minutes=5)}
 """Nothing happens but what a caller asks for."""
 WATCHERS = 30
 SCRIPT = f"""

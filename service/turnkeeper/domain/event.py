@@ -206,6 +206,14 @@ Payload = (
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignPayload:
+    """What another version says, in a field of `Event` that this one does not know; whoever does not, ignores it."""
+
+    kind: str
+    text: str
+
+
 def kind_of(payload: type[Payload]) -> str:
     """The payload's name on the wire: `MessageReceived` → `message_received`."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", payload.__name__).lower()
@@ -213,6 +221,12 @@ def kind_of(payload: type[Payload]) -> str:
 
 KINDS: Mapping[str, type[Payload]] = {kind_of(payload): payload for payload in Payload.__args__}
 NAMES: Mapping[type[Payload], str] = {payload: kind for kind, payload in KINDS.items()}
+
+
+def name_of(payload: Payload | ForeignPayload) -> str:
+    """The payload's kind, as it is stored beside the event."""
+    return payload.kind if isinstance(payload, ForeignPayload) else NAMES[type(payload)]
+
 
 HISTORY = frozenset(
     {
@@ -232,7 +246,7 @@ HISTORY = frozenset(
 class NewEvent:
     """A durable event before it has its number. `at` is for people."""
 
-    payload: Payload
+    payload: Payload | ForeignPayload
     at: datetime
     turn_id: str = ""
     attempt: int = 0
@@ -246,4 +260,4 @@ class Event:
     turn_id: str
     attempt: int
     create_time: datetime
-    payload: Payload
+    payload: Payload | ForeignPayload

@@ -12,6 +12,7 @@ from turnkeeper.domain.event import (
     ApprovalRequested,
     ApprovalWithdrawn,
     ClientToolRequested,
+    ForeignPayload,
     NewEvent,
     Payload,
     ToolReturned,
@@ -86,7 +87,7 @@ class Draft:
         """The turn's pending approvals as this draft leaves them."""
         return tuple(self._pending.values())
 
-    def say(self, payload: Payload, *, turn: Turn | None = None) -> None:
+    def say(self, payload: Payload | ForeignPayload, *, turn: Turn | None = None) -> None:
         """Append an event; without a turn it is the session's own."""
         turn_id, attempt = (turn.id, turn.attempt) if turn else ("", 0)
         self.events.append(NewEvent(payload=payload, at=self.at, turn_id=turn_id, attempt=attempt))

@@ -63,6 +63,8 @@ class Parts:
     retries: RetryPolicy
     jitter: Callable[[], float]
     strays: set[asyncio.Task[Finished]] = field(default_factory=set)
+    also: Callable[[Draft], None] = lambda _: None
+    """What another version adds to an owner's step."""
 
 
 class TurnRun:
@@ -163,6 +165,7 @@ class TurnRun:
         while True:
             draft = self._draft()
             decide(draft)
+            self._parts.also(draft)
             launch = follow_on(draft, self._owner())
             if draft.turn.state.ended:
                 fault("turn.before_end")

@@ -9,7 +9,7 @@ from turnkeeper.domain.session import SessionState
 from turnkeeper.domain.turn import CancelReason, Turn, TurnOptions, TurnState
 from turnkeeper.engine.draft import Draft
 from turnkeeper.errors import QuotaExceeded, ToolOutcomeUnknown, TurnInProgress, TurnNotRetryable
-from turnkeeper.store.contract import Cancel, Lease, RequestKey, RequestRecord
+from turnkeeper.store.contract import Cancel, Head, Lease, RequestKey, RequestRecord
 from turnkeeper.telemetry.spans import Spans
 
 QUEUE_LIMIT = 64
@@ -29,15 +29,17 @@ class NewMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taker:
-    """A replica that has room and takes the turn's lease in the step that makes it active."""
+    """A replica that has room and takes the turn's lease in the step that makes it active; it supports `schema`."""
 
     owner: str
     lease: timedelta
+    schema: int
 
 
 def accept(draft: Draft, message: NewMessage, *, taker: Taker | None) -> tuple[Turn, RequestRecord]:
     draft.session.check_takes_messages()
     head = draft.snapshot.head
+    taker = _fit(taker, head)
     busy = bool(head.active_turn)
     if busy and message.if_busy == "REJECT":
         raise TurnInProgress(
@@ -76,6 +78,7 @@ def take_up(
 ) -> tuple[Turn, RequestRecord]:
     draft.session.check_takes_messages()
     head, turn = draft.snapshot.head, draft.turn
+    taker = _fit(taker, head)
     may = draft.session.can_retry(turn.id, last=last.id, stopped=turn.state in _RETRYABLE)
     if (may or last.id == turn.id) and any(call.unsettled for call in draft.calls):
         raise ToolOutcomeUnknown(session_id=turn.session_id, turn_id=turn.id)
@@ -156,6 +159,11 @@ def _begin(draft: Draft, turn: Turn, *, taker: Taker | None) -> Turn:
     draft.say(TurnStarted(message_id=turn.next_message_id), turn=turn)
     _take(draft, turn, taker)
     return turn
+
+
+def _fit(taker: Taker | None, head: Head) -> Taker | None:
+    """None for a replica that is too old for this session's log."""
+    return taker if taker is not None and head.log_needs <= taker.schema else None
 
 
 def _take(draft: Draft, turn: Turn, taker: Taker) -> None:

@@ -187,7 +187,7 @@ class Turns:
             return self._repeat(known, fingerprint)
 
     def _taker(self, *, room: bool) -> Taker | None:
-        return Taker(owner=self._worker.owner, lease=self._worker.lease) if room else None
+        return Taker(owner=self._worker.owner, lease=self._worker.lease, schema=self._worker.schema) if room else None
 
     def _adopt(self, stored: Stored[tuple[Turn, RequestRecord]], began: float) -> None:
         if stored.committed is None:

@@ -61,6 +61,7 @@ class Worker:
         concurrency: int,
         lease: timedelta,
         poll: float,
+        schema: int,
     ) -> None:
         """`poll` in seconds: how late a turn may be claimed that nobody hinted at."""
         self._parts = parts
@@ -77,6 +78,7 @@ class Worker:
         self._group: asyncio.TaskGroup | None = None
         self.owner = owner
         self.lease = lease
+        self.schema = schema
         self.draining = False
 
     # --- what the verbs use ------------------------------------------------------------------------------------

@@ -19,7 +19,17 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from turnkeeper.domain.event import KINDS, NAMES, AttemptFailed, Event, MessageCompleted, NewEvent, Payload, TurnFailed
+from turnkeeper.domain.event import (
+    KINDS,
+    NAMES,
+    AttemptFailed,
+    Event,
+    ForeignPayload,
+    MessageCompleted,
+    NewEvent,
+    Payload,
+    TurnFailed,
+)
 from turnkeeper.domain.message import text_of
 from turnkeeper.pb.v1 import event_pb2
 from turnkeeper.rpc.status import advice
@@ -30,6 +40,9 @@ T = TypeVar("T")
 
 SEQUENCE_TAG = bytes([event_pb2.Event.DESCRIPTOR.fields_by_name["sequence"].number << 3])
 """The wire tag of `Event.sequence`: appended, because concatenated messages merge."""
+
+FOREIGN_TAG = b"\x9a\x06"
+"""The wire tag of a text in `Event`'s field 99, which no version ever names."""
 
 
 def fill(message: M, value: object, *, rename: Mapping[str, str] = {}) -> M:
@@ -153,6 +166,9 @@ class WireCodec:
         """The wire form without its number."""
         made = event_pb2.Event(session_id=session_id, turn_id=event.turn_id, attempt=event.attempt)
         made.create_time.FromDatetime(event.at)
+        if isinstance(event.payload, ForeignPayload):
+            made.ignorable, text = True, event.payload.text.encode()
+            return made.SerializeToString() + FOREIGN_TAG + varint(len(text)) + text
         payload = getattr(made, NAMES[type(event.payload)])
         payload.SetInParent()
         fill(payload, event.payload)

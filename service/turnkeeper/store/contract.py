@@ -31,7 +31,8 @@ class Head:
     `owned`: the lease had not lapsed by the store's clock when this was read. `cancel` says which turn is to be
     cancelled; its `turn_id` is empty when none is. `lapses` counts lapsed leases since the last owner's step.
     `now` is the store's clock at the reading. `revision` grows with every step, claim, wish and sweep, events or not;
-    a renewal leaves it alone.
+    a renewal leaves it alone. `needs` and `log_needs`: the schema that a replica must support to own the active turn,
+    and any turn of this session; 0: every replica does.
     """
 
     session_id: str
@@ -46,6 +47,8 @@ class Head:
     lapses: int
     now: datetime
     revision: int = 0
+    needs: int = 0
+    log_needs: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +94,10 @@ class HeadChange:
 
     `wake`: make the active turn claimable this long from now (zero: at once). A step that takes the lease or leaves no
     active turn clears an earlier wake-up; so does a step of the owner that releases without a `wake`.
+
+    `needs`: from this step on only a replica that supports this schema may own the active turn; it ends with the turn.
+    `log_needs`: the same for every turn of the session, for good: the step stores what a model's context is made of,
+    and older versions do not know. Neither shrinks otherwise.
     """
 
     lease: Lease = Lease.KEEP
@@ -100,6 +107,8 @@ class HeadChange:
     queue: tuple[str, ...] | None = None
     wake: timedelta | None = None
     cancel: Cancel | None = None
+    needs: int | None = None
+    log_needs: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -372,7 +381,8 @@ class Store(Protocol):
     async def claim(self, owner: str, *, lease: timedelta) -> Claim | None:
         """Lease the active turn of a session that is due (`wake` reached) to `owner`, or None when none is.
 
-        Two callers never get the same turn; every claim has a fence greater than any before it in that session.
+        Only what this store's schema is enough for (`Head.needs`, `Head.log_needs`). Two callers never get the same
+        turn; every claim has a fence greater than any before it in that session.
         Picks at random among the 32 that are due longest.
         """
         ...
@@ -407,8 +417,8 @@ class Store(Protocol):
     async def requeue_lapsed(self) -> int:
         """Make claimable, at once: active turns whose lease lapsed; sessions with a queue but no active turn (its
         first becomes active); active turns that are AWAITING_APPROVAL or AWAITING_OUTCOME without a PENDING approval,
-        or AWAITING_TOOL without a REQUESTED call; and those without lease, wake-up and any reason to wait. Counts a
-        lapse on the first kind. Returns how many.
+        or AWAITING_TOOL without a REQUESTED call; and those without lease, wake-up and any reason to wait. Of turns
+        that need a newer schema only the first kind. Counts a lapse on the first kind. Returns how many.
         """
         ...
 

@@ -18,6 +18,7 @@ from turnkeeper.store.mongo.heads import (
     later,
     literal,
     reached,
+    within,
 )
 
 OLDEST: Final = 32
@@ -30,7 +31,7 @@ class Claims:
 
     async def claim(self, owner: str, *, lease: timedelta) -> Claim | None:
         due: list[Document] = [
-            {"$match": {**RUNNABLE, "lease_until": None, **reached("wake_at")}},
+            {"$match": {**RUNNABLE, "lease_until": None, **reached("wake_at"), **within(self._connection.schema)}},
             {"$sort": {"wake_at": 1}},
             {"$limit": OLDEST},
             {"$set": {"late_by": {"$subtract": [NOW, "$wake_at"]}}},

@@ -42,9 +42,13 @@ def database_errors() -> Iterator[None]:
 class Connection:
     """A client and its collections. Nothing is connected before the first call."""
 
-    def __init__(self, uri: str, *, database: str, operation: timedelta) -> None:
-        """`operation` bounds each call to the database, the driver's own retries included."""
+    def __init__(self, uri: str, *, database: str, operation: timedelta, schema: int) -> None:
+        """`operation` bounds each call to the database, the driver's own retries included.
+
+        `schema` is the newest that this replica supports, and the one it writes.
+        """
         self.operation = operation
+        self.schema = schema
         self.client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(
             uri,
             w="majority",

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Final
 
-from turnkeeper.domain.event import NAMES, NewEvent
+from turnkeeper.domain.event import NewEvent, name_of
 from turnkeeper.store.codec import EventCodec
 from turnkeeper.store.contract import StoredEvent
 from turnkeeper.store.mongo.client import Document
@@ -18,7 +18,7 @@ def numbered(codec: EventCodec, session_id: str, event: NewEvent, sequence: int)
     payload = codec.number(codec.encode(session_id, event), sequence)
     if len(payload) > LARGEST_PAYLOAD:
         raise ValueError(f"an event of {len(payload)} bytes; {LARGEST_PAYLOAD} is the most")
-    return StoredEvent(sequence=sequence, kind=NAMES[type(event.payload)], turn_id=event.turn_id, payload=payload)
+    return StoredEvent(sequence=sequence, kind=name_of(event.payload), turn_id=event.turn_id, payload=payload)
 
 
 def event_document(stored: StoredEvent, *, of: tuple[str, str], step_id: str, fence: int, at: datetime) -> Document:

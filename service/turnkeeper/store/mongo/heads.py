@@ -46,6 +46,8 @@ def new(session: Session) -> Document:
         "lapses": 0,
         "update_time": session.update_time,
         "compacted_to": 0,
+        "needs": 0,
+        "log_needs": 0,
         "schema": SCHEMA,
     }
 
@@ -66,6 +68,8 @@ def read(document: Document) -> Head:
         lapses=document["lapses"],
         now=now,
         revision=document["revision"],
+        needs=document.get("needs", 0),
+        log_needs=document.get("log_needs", 0),
     )
 
 
@@ -95,6 +99,10 @@ def unmoved(step: Step) -> Document:
 
 def moved(step: Step) -> list[Document]:
     """The update, as a pipeline."""
+    return [{"$set": _changed(step) | _needed(step.head)}]
+
+
+def _changed(step: Step) -> Document:
     by_owner = step.fence is not None
     changed: Document = {
         "last_seq": step.last_seq + len(step.events),
@@ -117,7 +125,19 @@ def moved(step: Step) -> list[Document]:
         changed["update_time"] = step.session.update_time
     elif step.events:
         changed["update_time"] = step.events[-1].at
-    return [{"$set": changed}]
+    return changed
+
+
+def _needed(change: HeadChange) -> Document:
+    """A turn's need ends with it, its session's never."""
+    needed: Document = {}
+    if change.active_turn is not None:
+        needed["needs"] = change.needs or 0
+    elif change.needs:
+        needed["needs"] = {"$max": ["$needs", change.needs]}
+    if change.log_needs:
+        needed["log_needs"] = {"$max": ["$log_needs", change.log_needs]}
+    return needed
 
 
 def _lease(change: HeadChange, *, by_owner: bool) -> Document:
@@ -149,6 +169,12 @@ def _wake(change: HeadChange, *, by_owner: bool) -> Document:
 def later(delay: timedelta) -> Document:
     """That long from now, by the database's clock."""
     return {"$add": [NOW, round(delay / timedelta(milliseconds=1))]}
+
+
+def within(schema: int) -> Document:
+    """Of the heads whose active turn a replica of this schema can own: those that need nothing newer."""
+    fits = {"$not": {"$gt": schema}}
+    return {"needs": fits, "log_needs": fits}
 
 
 def literal(value: Any) -> Document:

@@ -14,6 +14,7 @@ from turnkeeper.store.mongo import heads, keys
 from turnkeeper.store.mongo.client import ClientSession, Connection, database_errors
 from turnkeeper.store.mongo.documents import SCHEMA, encode
 from turnkeeper.store.mongo.events import event_document, numbered
+from turnkeeper.store.mongo.next_version import stamped
 from turnkeeper.store.mongo.transactions import Transactions
 from turnkeeper.store.mongo.writes import Obstacle, Writes
 
@@ -69,4 +70,4 @@ class Sessions:
         if await self._connection.agents.find_one(keys.where(key), {"_id": 1}) is None:
             document = {"_id": key, **encode(agent), "tenant": tenant, "version": agent.version, "schema": SCHEMA}
             with suppress(DuplicateKeyError):
-                await self._connection.agents.insert_one(document)
+                await self._connection.agents.insert_one(stamped(document, schema=self._connection.schema))

@@ -42,15 +42,18 @@ class MongoStore(Sessions, Steps, LateResults, Claims, Sweeps, Reads, Pieces):
         codec: EventCodec,
         operation: timedelta = timedelta(seconds=5),
         replica: str = "",
+        schema: int = SCHEMA,
     ) -> None:
         """`operation` bounds each call to the database, and each commit with all its retries.
 
         `replica` is the name under which this one owns turns: so that others can end what it wrote, should it die.
 
+        `schema`: as Connection has it.
+
         Raises UnfitDatabase for what is no address. The driver's words stay here: they may quote a password.
         """
         try:
-            self._connection = Connection(uri, database=database, operation=operation)
+            self._connection = Connection(uri, database=database, operation=operation, schema=schema)
             self._hints = Hints(uri, database=database, replica=replica)
         except (ConfigurationError, ValueError):
             raise indexes.UnfitDatabase(

@@ -14,7 +14,7 @@ from turnkeeper.domain.turn import TurnState
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import Collection, Connection, Document, database_errors
 from turnkeeper.store.mongo.documents import decode
-from turnkeeper.store.mongo.heads import NOW, RUNNABLE, change_as_read, literal, reached
+from turnkeeper.store.mongo.heads import NOW, RUNNABLE, change_as_read, literal, reached, within
 from turnkeeper.store.mongo.orphans import Orphans
 
 BATCH: Final = 256
@@ -78,8 +78,11 @@ class Sweeps:
         return count
 
     async def _forgotten(self) -> int:
-        """Without lease and wake-up, though nobody needs to answer. Each sweep looks at the next batch of the idle."""
-        idle: Document = {**RUNNABLE, "lease_until": None, "wake_at": None}
+        """Without lease and wake-up, though nobody needs to answer. Each sweep looks at the next batch of the idle.
+
+        Whether a turn that needs a newer version waits for something, only that version can tell.
+        """
+        idle: Document = {**RUNNABLE, "lease_until": None, "wake_at": None, **within(self._connection.schema)}
         if self._looked_at is not None:
             idle["_id"] = {"$gt": self._looked_at}
         order = [("lease_until", 1), ("wake_at", 1), ("_id", 1)]

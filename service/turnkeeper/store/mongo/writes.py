@@ -8,6 +8,7 @@ from typing import Final
 from pymongo.errors import PyMongoError, ServerSelectionTimeoutError, WriteError
 
 from turnkeeper.store.mongo.client import ClientSession, Connection, Document
+from turnkeeper.store.mongo.next_version import stamped
 
 DUPLICATE_KEY: Final = 11000
 
@@ -50,7 +51,7 @@ class Writes:
             {
                 "findAndModify": collection,
                 "query": match,
-                "update": pipeline,
+                "update": [*pipeline, {"$set": self._stamped({})}] if self._stamped({}) else pipeline,
                 "new": True,
                 "fields": dict.fromkeys(fields, 1),
             }
@@ -63,20 +64,23 @@ class Writes:
     async def insert(self, collection: str, documents: Sequence[Document]) -> None:
         """New documents, none of which may exist."""
         if documents:
-            self._all(await self._send({"insert": collection, "documents": documents}), len(documents))
+            written = [self._stamped(document) for document in documents]
+            self._all(await self._send({"insert": collection, "documents": written}), len(documents))
 
     async def update(self, collection: str, updates: Sequence[tuple[Document, Document]]) -> None:
         """(filter, `$set`) pairs; each must find its document."""
         if updates:
-            statements = [{"q": match, "u": {"$set": fields}} for match, fields in updates]
+            statements = [{"q": match, "u": {"$set": self._stamped(fields)}} for match, fields in updates]
             self._all(await self._send({"update": collection, "updates": statements}), len(updates))
 
     async def update_where(self, collection: str, match: Document, fields: Document) -> None:
         """`$set` on all that match, none included."""
-        reply = await self._send(
-            {"update": collection, "updates": [{"q": match, "u": {"$set": fields}, "multi": True}]}
-        )
+        changed = {"$set": self._stamped(fields)}
+        reply = await self._send({"update": collection, "updates": [{"q": match, "u": changed, "multi": True}]})
         self._all(reply, reply["n"])
+
+    def _stamped(self, fields: Document) -> Document:
+        return stamped(fields, schema=self.connection.schema)
 
     async def _send(self, command: Document) -> Document:
         try:
