@@ -24,6 +24,7 @@ from turnkeeper.engine.client_tools import ClientTools
 from turnkeeper.engine.elsewhere import Elsewhere
 from turnkeeper.engine.feed import Feeds, Key
 from turnkeeper.engine.follow import Follower
+from turnkeeper.engine.forks import Forks
 from turnkeeper.engine.hearing import Hearing
 from turnkeeper.engine.journal import Journal
 from turnkeeper.engine.loop import Parts
@@ -206,6 +207,7 @@ class _Replica:
             metrics=metrics,
             woken=self._woken,
         )
+        self._journal = journal
         self._checkpoints = Checkpoints(store, journal, decode=WireCodec().decode)
         self._sweeper = Sweeper(
             store,
@@ -253,6 +255,7 @@ class _Replica:
                 store,
                 self.feeds,
                 checkpoints=self._checkpoints,
+                forks=Forks(store, self._journal, self._checkpoints),
                 follower=self._follower,
                 pages=pages,
             )

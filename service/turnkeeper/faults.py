@@ -29,6 +29,7 @@ NAMES: Final[Mapping[str, str]] = {
     "message.after_store": "a message is stored, and not acknowledged",
     "approval.before_store": "a decision is made, and not stored",
     "approval.after_store": "a decision is stored, and not acknowledged",
+    "fork.before_commit": "a fork's log is copied, and the step that makes it visible has not begun",
     "renew.before": "a lease is about to be renewed",
     "sweep.before_requeue": "the sweeper is about to look for lapsed leases",
 }

@@ -39,12 +39,26 @@ async def _differences(database: AsyncDatabase[dict[str, Any]], session: AsyncCl
     sessions = {_of(each["_id"]): each for each in await database.sessions.find(session=session).to_list()}
     members = {name: await _by_session(database, session, name) for name in _MEMBERS}
     for key in sorted({*events, *heads, *sessions, *(each for found in members.values() for each in found)}):
+        if key in heads and "forking" in heads[key]:
+            for line in _not_yet(key, heads[key], events.get(key, []), sessions.get(key), members):
+                yield line
+            continue
         if key not in heads or key not in sessions or key not in events:
             yield f"{key}: its session, head or log is not there"
             continue
         mine = {name: found.get(key, []) for name, found in members.items()}
         for line in _of_session(heads[key], sessions[key], events[key], mine):
             yield f"{key[1]}: {line}"
+
+
+def _not_yet(
+    key: tuple[str, str], head: Document, events: list[Document], session: Document | None, members: Mapping[str, Owned]
+) -> Iterator[str]:
+    """A fork that is not there yet has the beginning of a log, and nothing else."""
+    if [event["seq"] for event in events] != list(range(1, head["last_seq"] + 1)):
+        yield f"{key}: the fork's copy has a gap"
+    if session or any(key in found for found in members.values()):
+        yield f"{key}: the fork is visible before it is whole"
 
 
 async def _by_session(
@@ -199,6 +213,8 @@ def _approvals(documents: list[Document], folded: Folded) -> Iterator[str]:
 
 def _requests(documents: list[Document], folded: Folded) -> Iterator[str]:
     for document in documents:
+        if document["family"] == "fork_session":
+            continue
         turn = folded.turns.get(document["turn_id"])
         if turn is None or (document["family"] == "message" and document["sequence"] != turn.first_sequence):
             yield f"request {document['request_id']} names turn {document['turn_id']}, event {document['sequence']}"

@@ -59,6 +59,12 @@ def _session_ended(folded: Folded, event: Event) -> None:
     folded.state = "ENDED"
 
 
+def _session_forked(folded: Folded, event: Event) -> None:
+    if event.sequence != 2:
+        raise BrokenLog(f"session_forked is event {event.sequence}")
+    folded.copied_through = event.session_forked.copied_through
+
+
 def _session_restored(folded: Folded, event: Event) -> None:
     place = event.session_restored.to_sequence
     if folded.active or folded.queue or not 0 < place < event.sequence:
@@ -181,7 +187,8 @@ def _tool_started(folded: Folded, event: Event) -> None:
     _running(folded, event)
     call, started = folded.calls[event.tool_started.tool_call_id], event.tool_started
     again = call.state == "STARTED" and not call.irreversible
-    if call.state != "READY" and not again:
+    copied = event.sequence <= folded.copied_through
+    if call.state != "READY" and not again and not copied:
         raise BrokenLog(f"a {call.tool} that was {call.state} started ({event.sequence})")
     if call.key not in ("", started.key):
         raise BrokenLog(f"call {started.tool_call_id} started under another key")
@@ -202,6 +209,8 @@ def _tool_returned(folded: Folded, event: Event) -> None:
         raise BrokenLog(f"call {returned.tool_call_id} was unknown, and then {returned.outcome} ({event.sequence})")
     call.state = "RETURNED"
     call.outcome = event_pb2.ToolOutcome.Name(returned.outcome).removeprefix("TOOL_OUTCOME_")
+    if call.outcome == "UNKNOWN" and event.sequence <= folded.copied_through:
+        folded.unknown.insert(0, returned.tool_call_id)
     if call.requested and call.outcome in ("OK", "FAILED"):
         call.sequence = event.sequence
 
@@ -210,7 +219,11 @@ def _client_tool_requested(folded: Folded, event: Event) -> None:
     _running(folded, event)
     asked = event.client_tool_requested
     call = folded.calls[asked.tool_call_id]
-    if call.state != "READY" or call.key or asked.arguments_json != call.arguments_json:
+    if (
+        (call.state != "READY" and event.sequence > folded.copied_through)
+        or call.key
+        or asked.arguments_json != call.arguments_json
+    ):
         raise BrokenLog(f"a client was asked for call {asked.tool_call_id}, which was {call.state}")
     call.state, call.requested = "REQUESTED", True
 

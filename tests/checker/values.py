@@ -101,6 +101,8 @@ class Folded:
     unknown: list[str] = field(default_factory=list)
     """Calls whose outcome nobody knows, newest first."""
     restored: dict[str, object] | None = None
+    copied_through: int = 0
+    """Up to this event it is a copy of another session's log, without approvals."""
     standing: Standing = field(default_factory=Standing)
     places: list[Standing] = field(default_factory=list)
     _arrived: str = ""

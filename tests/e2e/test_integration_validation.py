@@ -32,7 +32,7 @@ BIN = Path(sys.executable).parent
 STATUS = REPOSITORY / "docs" / "reference" / "status.md"
 WORKS = {
     "SessionService": "CreateSession GetSession ListSessions EndSession WatchEvents ListEvents ListMessages "
-    "ListCheckpoints RestoreCheckpoint",
+    "ListCheckpoints ForkSession RestoreCheckpoint",
     "ChatService": "SendMessage StreamMessage GetTurn ListTurns CancelTurn RetryTurn",
     "ApprovalService": "GetApproval ListApprovals WaitApproval DecideApproval",
     "AgentService": "GetAgent ListAgents",

@@ -157,6 +157,20 @@ class Session:
         request = session_pb2.ListCheckpointsRequest(session_id=self.id)
         return every(self._stubs.sessions.ListCheckpoints, request, lambda page: page.checkpoints)
 
+    async def fork(
+        self, place: str | int | None = None, *, new_session_id: str = "", request_id: str = ""
+    ) -> "Session":
+        """A new session with this one's conversation, up to a checkpoint, an event's number, or all of it (None)."""
+        request = session_pb2.ForkSessionRequest(
+            session_id=self.id, request_id=request_id or new_request_id(), new_session_id=new_session_id
+        )
+        if isinstance(place, int):
+            request.sequence = place
+        elif place:
+            request.checkpoint_id = place
+        response = await call(self._stubs.sessions.ForkSession, request)
+        return Session(self._stubs, response.session.session_id, policy=self._policy)
+
     async def restore(self, place: str | int) -> session_pb2.Session:
         """Takes the session back to a checkpoint, by its id, or to after an event, by its number. Again is harmless."""
         request = session_pb2.RestoreCheckpointRequest(session_id=self.id)

@@ -180,6 +180,13 @@ class SessionRestored:
     to_sequence: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionForked:
+    source_session_id: str
+    source_sequence: int
+    copied_through: int
+
+
 Payload = (
     MessageReceived
     | TurnQueued
@@ -203,6 +210,7 @@ Payload = (
     | SessionActivated
     | SessionEnded
     | SessionRestored
+    | SessionForked
 )
 
 

@@ -50,6 +50,7 @@ class CancelReason(StrEnum):
     REQUESTED = "REQUESTED"
     INTERRUPTED = "INTERRUPTED"
     SESSION_ENDED = "SESSION_ENDED"
+    FORKED = "FORKED"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,7 +70,7 @@ class Checkpoints:
             place = await self.place(head, at)
             if await self._is_there(head, place):
                 return head.last_seq
-            unfinished = unfinished_turn(await self._until(head, place, kinds=BEGINNINGS))
+            unfinished = unfinished_turn(await self.until(head, place, kinds=BEGINNINGS))
             try:
                 stored = await self._journal.append(
                     tenant,
@@ -88,7 +88,7 @@ class Checkpoints:
         last = await self._store.events(head.tenant, head.session_id, after=head.last_seq - 1, limit=1)
         return any(self._decode(each).payload == SessionRestored(to_sequence=place) for each in last if _restores(each))
 
-    async def _until(self, head: Head, place: int, *, kinds: frozenset[str]) -> list[Event]:
+    async def until(self, head: Head, place: int, *, kinds: frozenset[str]) -> list[Event]:
         """The log up to a place."""
         found: list[Event] = []
         while True:
@@ -99,6 +99,13 @@ class Checkpoints:
             found.extend(self._decode(stored) for stored in page)
             if len(page) < PAGE:
                 return found
+
+    async def next(self, head: Head, place: int, *, kinds: frozenset[str]) -> list[Event]:
+        """The first events beyond a place."""
+        found = await self._store.events(
+            head.tenant, head.session_id, after=place, limit=PAGE, kinds=kinds, until=head.last_seq
+        )
+        return [self._decode(stored) for stored in found]
 
     async def _named(self, head: Head, checkpoint_id: str) -> Checkpoint:
         number = event_named(checkpoint_id)

@@ -3,13 +3,16 @@
 from turnkeeper.domain.checkpoint import event_named
 from turnkeeper.domain.cursor import Place
 from turnkeeper.engine.checkpoints import At, Checkpoints
+from turnkeeper.engine.forks import Forks, WantedFork
 from turnkeeper.engine.sessions import Sessions
 from turnkeeper.pb.v1 import session_pb2
 from turnkeeper.rpc import codec, cursor, rules
 from turnkeeper.rpc.caller import NOBODY
+from turnkeeper.rpc.fingerprint import fingerprint
 from turnkeeper.rpc.interceptor import Context
 from turnkeeper.rpc.pages import Pages
 from turnkeeper.rpc.views import session_view
+from turnkeeper.store.contract import RequestKey
 
 
 class CheckpointVerbs:
@@ -17,6 +20,7 @@ class CheckpointVerbs:
 
     _sessions: Sessions
     _checkpoints: Checkpoints
+    _forks: Forks
     _pages: Pages
 
     async def ListCheckpoints(
@@ -37,6 +41,30 @@ class CheckpointVerbs:
         )
         return session_pb2.ListCheckpointsResponse(checkpoints=page, next_page_token=token)
 
+    async def ForkSession(
+        self, request: session_pb2.ForkSessionRequest, context: Context
+    ) -> session_pb2.ForkSessionResponse:
+        caller = NOBODY
+        key = RequestKey(
+            tenant=caller.tenant,
+            session_id=request.session_id,
+            principal=caller.principal,
+            family="fork_session",
+            request_id=request.request_id,
+        )
+        wanted = WantedFork(
+            key=key,
+            fingerprint=fingerprint(request, leaving_out=()),
+            new_session_id=request.new_session_id,
+            at=_at(request),
+        )
+        session, head = await self._forks.fork(wanted)
+        return session_pb2.ForkSessionResponse(
+            session=session_view(session, head),
+            sequence=1,
+            cursor=cursor.encode(Place(), tenant=caller.tenant, session_id=session.id),
+        )
+
     async def RestoreCheckpoint(
         self, request: session_pb2.RestoreCheckpointRequest, context: Context
     ) -> session_pb2.RestoreCheckpointResponse:
@@ -52,7 +80,7 @@ class CheckpointVerbs:
         )
 
 
-def _at(request: session_pb2.RestoreCheckpointRequest) -> At:
+def _at(request: session_pb2.RestoreCheckpointRequest | session_pb2.ForkSessionRequest) -> At:
     match request.WhichOneof("at"):
         case "sequence":
             return At(sequence=request.sequence)

@@ -74,6 +74,12 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
     },
     "ListMessagesRequest": {"session_id": _SESSION, **_PAGE, "order_by": Rule(most=64)},
     "ListCheckpointsRequest": {"session_id": _SESSION, **_PAGE},
+    "ForkSessionRequest": {
+        "session_id": _SESSION,
+        "request_id": _REQUEST,
+        "new_session_id": Rule(pattern=ID),
+        "checkpoint_id": Rule(most=64),
+    },
     "RestoreCheckpointRequest": {"session_id": _SESSION, "checkpoint_id": Rule(most=64)},
     "SendMessageRequest": {**_MESSAGE, "wait": Rule(most_seconds=120)},
     "StreamMessageRequest": {**_MESSAGE, "after": Rule(most=512)},

@@ -17,6 +17,7 @@ from turnkeeper.domain.session import SessionState
 from turnkeeper.engine.checkpoints import Checkpoints
 from turnkeeper.engine.feed import Feeds
 from turnkeeper.engine.follow import Ended, Follower, Wanted
+from turnkeeper.engine.forks import Forks
 from turnkeeper.engine.sessions import NewSession, Sessions
 from turnkeeper.pb.v1 import event_pb2, message_pb2, session_pb2, session_pb2_grpc
 from turnkeeper.rpc import codec, cursor, pages, rules
@@ -37,13 +38,14 @@ LOG_PAGE = 500
 class SessionService(CheckpointVerbs, session_pb2_grpc.SessionServiceServicer):
     """What a caller does with sessions and their logs."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the verbs it is made of
         self,
         sessions: Sessions,
         store: Store,
         feeds: Feeds,
         *,
         checkpoints: Checkpoints,
+        forks: Forks,
         follower: Follower,
         pages: pages.Pages,
     ) -> None:
@@ -54,6 +56,7 @@ class SessionService(CheckpointVerbs, session_pb2_grpc.SessionServiceServicer):
         self._pages = pages
         self._codec = codec.WireCodec()
         self._checkpoints = checkpoints
+        self._forks = forks
 
     async def CreateSession(
         self, request: session_pb2.CreateSessionRequest, context: Context

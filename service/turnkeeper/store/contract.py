@@ -124,12 +124,29 @@ class RequestKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRecord:
-    """What a request made: the answer to its repeats. `sequence` is the effect's first event."""
+    """What a request made: the answer to its repeats. `sequence` is the effect's first event.
+
+    `made_session_id`: the session it made, when it is not the key's own.
+    """
 
     key: RequestKey
     fingerprint: str
     turn_id: str
     sequence: int
+    made_session_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fork:
+    """A session that is being made from another one's log. `copied` of its events are stored.
+
+    `session` is as it was when its id was taken: every try of the same fork makes the same events from it.
+    """
+
+    session: Session
+    source_session_id: str
+    source_sequence: int
+    copied: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,6 +304,30 @@ class Store(Protocol):
         """Store a new session with its first event, and its agent's version if this tenant has none yet.
 
         None when it was created now; the one that has this id, re-read durably, when there is one already.
+        """
+        ...
+
+    async def reserve_fork(self, fork: Fork) -> Fork | None:
+        """Take the new session's id; from here on no other session gets it, and nobody sees that it is taken.
+
+        The fork that has the id, as it was first taken and with what was copied since: this one, or another that the
+        caller must compare. None when a whole session has the id.
+        """
+        ...
+
+    async def copy_events(self, fork: Fork, events: Sequence[NewEvent]) -> Fork | None:
+        """Store the next of the fork's events, of which all are given, as many as one transaction should have.
+
+        The fork as it is then, also when another try was faster; None when it is no fork any more.
+        """
+        ...
+
+    async def finish_fork(
+        self, fork: Fork, session: Session, *, turns: Sequence[Turn], calls: Sequence[Call], request: RequestRecord
+    ) -> RequestRecord:
+        """Make it visible, with its turns, its calls and the request's record, in one transaction.
+
+        The record that holds: this one, or that of the try that was first.
         """
         ...
 

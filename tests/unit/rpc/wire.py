@@ -109,7 +109,6 @@ EVENTS_TO_COME = {
     "session_resumed",
     "session_expired",
     "session_updated",
-    "session_forked",
 }
 PREVIEWS = {"content_delta", "tool_progress"}
 

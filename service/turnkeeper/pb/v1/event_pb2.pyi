@@ -261,6 +261,8 @@ class _CancelReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CancelRe
     """A message with if_busy INTERRUPT."""
     CANCEL_REASON_SESSION_ENDED: _CancelReason.ValueType  # 3
     """The session ended."""
+    CANCEL_REASON_FORKED: _CancelReason.ValueType  # 4
+    """It was in the middle at the place where this session was forked from another."""
 
 class CancelReason(_CancelReason, metaclass=_CancelReasonEnumTypeWrapper):
     """Why a turn was cancelled."""
@@ -273,6 +275,8 @@ CANCEL_REASON_INTERRUPTED: CancelReason.ValueType  # 2
 """A message with if_busy INTERRUPT."""
 CANCEL_REASON_SESSION_ENDED: CancelReason.ValueType  # 3
 """The session ended."""
+CANCEL_REASON_FORKED: CancelReason.ValueType  # 4
+"""It was in the middle at the place where this session was forked from another."""
 Global___CancelReason: _TypeAlias = CancelReason  # noqa: Y015
 
 class _DeltaKind:
@@ -477,7 +481,7 @@ class Event(_message.Message):
 
     @_builtins.property
     def session_forked(self) -> Global___SessionForked:
-        """Durable. Not sent yet."""
+        """Durable: ForkSession made this session."""
 
     @_builtins.property
     def session_restored(self) -> Global___SessionRestored:
@@ -1437,19 +1441,23 @@ class SessionForked(_message.Message):
 
     SOURCE_SESSION_ID_FIELD_NUMBER: _builtins.int
     SOURCE_SEQUENCE_FIELD_NUMBER: _builtins.int
+    COPIED_THROUGH_FIELD_NUMBER: _builtins.int
     source_session_id: _builtins.str
     """The session it came from."""
     source_sequence: _builtins.int
-    """The last event it shares."""
+    """The place there: after this event."""
+    copied_through: _builtins.int
+    """Up to this event the session is a copy; what follows is its own."""
     def __init__(
         self,
         *,
         source_session_id: _builtins.str = ...,
         source_sequence: _builtins.int = ...,
+        copied_through: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["source_sequence", b"source_sequence", "source_session_id", b"source_session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copied_through", b"copied_through", "source_sequence", b"source_sequence", "source_session_id", b"source_session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

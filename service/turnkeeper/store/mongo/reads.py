@@ -93,7 +93,9 @@ class Reads:
 
     async def last_seqs(self, sessions: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], int]:
         with database_errors():
-            found = await self._connection.heads.find(keys.where_sessions(sessions), {"last_seq": 1}).to_list(None)
+            found = await self._connection.heads.find(
+                {**keys.where_sessions(sessions), "forking": {"$exists": False}}, {"last_seq": 1}
+            ).to_list(None)
         return {(each["_id"]["tenant"], each["_id"]["session_id"]): each["last_seq"] for each in found}
 
     async def session(self, tenant: str, session_id: str) -> tuple[Session, Head] | None:

@@ -12,7 +12,7 @@ from turnkeeper.domain.session import Session
 from turnkeeper.store.codec import EventCodec
 from turnkeeper.store.mongo import heads, keys
 from turnkeeper.store.mongo.client import ClientSession, Connection, database_errors
-from turnkeeper.store.mongo.documents import SCHEMA, encode
+from turnkeeper.store.mongo.documents import SCHEMA, decode, encode
 from turnkeeper.store.mongo.events import event_document, numbered
 from turnkeeper.store.mongo.next_version import stamped
 from turnkeeper.store.mongo.transactions import Transactions
@@ -59,6 +59,8 @@ class Sessions:
         head = await self._connection.heads.find_one(keys.where(key), session=client_session)
         document = await self._connection.sessions.find_one(keys.where(key), session=client_session)
         first = await self._connection.events.find_one({**key, "seq": 1}, {"step_id": 1}, session=client_session)
+        if head is not None and "forking" in head:
+            return _Created(existing=decode(Session, head["forking"]["session"]))
         if head is None or document is None:
             return None
         ours = first is not None and first["step_id"] == step_id

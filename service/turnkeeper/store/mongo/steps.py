@@ -110,7 +110,7 @@ async def _write_documents(writes: Writes, step: Step) -> None:
     await writes.insert("approvals", list(_new(step.new_approvals)))
     await writes.update("approvals", [(_pending(each), changes(each.approval)) for each in step.approvals])
     if step.request is not None:
-        await writes.insert("requests", [_request_document(step.request)])
+        await writes.insert("requests", [request_document(step.request)])
 
 
 def _key(member: _Member) -> Document:
@@ -150,7 +150,8 @@ def _pending(change: ApprovalChange) -> Document:
     return match
 
 
-def _request_document(record: RequestRecord) -> Document:
+def request_document(record: RequestRecord) -> Document:
+    """Kept for KEPT, or as long as its session."""
     kept = {} if record.key.family in KEPT_WITH_SESSION else {"expire_at": datetime.now(UTC) + KEPT}
     content = encode(record)
     del content["key"]

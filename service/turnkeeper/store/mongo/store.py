@@ -15,6 +15,7 @@ from turnkeeper.store.mongo import indexes
 from turnkeeper.store.mongo.claims import Claims
 from turnkeeper.store.mongo.client import GOODBYE_S, Connection, database_errors
 from turnkeeper.store.mongo.documents import SCHEMA
+from turnkeeper.store.mongo.forks import Forks
 from turnkeeper.store.mongo.hints import Hints
 from turnkeeper.store.mongo.late import LateResults
 from turnkeeper.store.mongo.orphans import Orphans
@@ -31,7 +32,7 @@ SECRET_BYTES: Final = 32
 PATIENCE: Final = timedelta(seconds=5)
 
 
-class MongoStore(Sessions, Steps, LateResults, Claims, Sweeps, Reads, Pieces):
+class MongoStore(Sessions, Forks, Steps, LateResults, Claims, Sweeps, Reads, Pieces):
     """`Store` on a MongoDB replica set. Use it between `open` and `close`, on one event loop."""
 
     def __init__(

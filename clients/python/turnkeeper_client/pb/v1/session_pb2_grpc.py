@@ -219,7 +219,10 @@ class SessionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ForkSession(self, request, context):
-        """Starts a new session with the history of this one up to a place. Not implemented yet.
+        """Starts a new session with the conversation of this one up to a place; this one is only read, whatever runs in it.
+        The new session has the same agent version, title, labels and metadata, a log and an owner of its own, and nothing
+        runs in it by itself: a turn that was in the middle is CANCELLED there, with FORKED, and RetryTurn takes it up after
+        its last whole step. Messages that still waited, and approvals, are left out. It is there as a whole or not at all.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

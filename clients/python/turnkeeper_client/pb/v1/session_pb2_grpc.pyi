@@ -50,7 +50,11 @@ class SessionServiceStub:
     ListCheckpoints: _aio.UnaryUnaryMultiCallable[_session_pb2.ListCheckpointsRequest, _session_pb2.ListCheckpointsResponse]
     """Lists the places from which a session can be forked or restored."""
     ForkSession: _aio.UnaryUnaryMultiCallable[_session_pb2.ForkSessionRequest, _session_pb2.ForkSessionResponse]
-    """Starts a new session with the history of this one up to a place. Not implemented yet."""
+    """Starts a new session with the conversation of this one up to a place; this one is only read, whatever runs in it.
+    The new session has the same agent version, title, labels and metadata, a log and an owner of its own, and nothing
+    runs in it by itself: a turn that was in the middle is CANCELLED there, with FORKED, and RetryTurn takes it up after
+    its last whole step. Messages that still waited, and approvals, are left out. It is there as a whole or not at all.
+    """
     RestoreCheckpoint: _aio.UnaryUnaryMultiCallable[_session_pb2.RestoreCheckpointRequest, _session_pb2.RestoreCheckpointResponse]
     """Takes a session back to a place by appending an event; nothing is erased.
     From then on the model sees the conversation as it was at that place, and what comes later; calls whose results came
@@ -168,7 +172,11 @@ class SessionServiceServicer:
         request: _session_pb2.ForkSessionRequest,
         context: _aio.ServicerContext[_session_pb2.ForkSessionRequest, _abc.Awaitable[_session_pb2.ForkSessionResponse]],
     ) -> _abc.Awaitable[_session_pb2.ForkSessionResponse]:
-        """Starts a new session with the history of this one up to a place. Not implemented yet."""
+        """Starts a new session with the conversation of this one up to a place; this one is only read, whatever runs in it.
+        The new session has the same agent version, title, labels and metadata, a log and an owner of its own, and nothing
+        runs in it by itself: a turn that was in the middle is CANCELLED there, with FORKED, and RetryTurn takes it up after
+        its last whole step. Messages that still waited, and approvals, are left out. It is there as a whole or not at all.
+        """
 
     def RestoreCheckpoint(
         self,

@@ -1,0 +1,188 @@
+"""Fork a session: a new one with the conversation of another up to a place. The source is only read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from turnkeeper import ids
+from turnkeeper.domain.event import Event, NewEvent, SessionActivated, SessionCreated, SessionForked
+from turnkeeper.domain.fork import COPIED, Copy
+from turnkeeper.domain.session import Session, SessionState
+from turnkeeper.domain.turn import TurnOptions
+from turnkeeper.engine.checkpoints import At, Checkpoints
+from turnkeeper.engine.journal import Journal
+from turnkeeper.errors import RequestIdReused, SessionAlreadyExists, SessionNotFound
+from turnkeeper.store.contract import Fork, Head, RequestKey, RequestRecord, Store
+
+OPENING = 3
+"""Events of a fork before the copied ones; without a turn it is not activated, and there are two."""
+TURNS = 100
+DECIDED = frozenset({"tool_called"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantedFork:
+    """`key` names the source; `fingerprint` is of the whole request. Without `new_session_id` the id is derived."""
+
+    key: RequestKey
+    fingerprint: str
+    new_session_id: str
+    at: At
+
+
+class Forks:
+    """The verb ForkSession."""
+
+    def __init__(self, store: Store, journal: Journal, checkpoints: Checkpoints) -> None:
+        self._store = store
+        self._journal = journal
+        self._checkpoints = checkpoints
+
+    async def fork(self, wanted: WantedFork) -> tuple[Session, Head]:
+        """The new session, made now or by the same request before.
+
+        Raises SessionNotFound, CheckpointNotFound, InvalidRequest, SessionAlreadyExists, RequestIdReused.
+        """
+        known = await self._store.find_request(wanted.key)
+        if known is not None:
+            return await self._made(known, wanted)
+        fork = await self._reserve(wanted)
+        if fork is None:
+            return await self._there(wanted)
+        copy = await self._copy(fork)
+        events = _with_opening(copy, fork)
+        going: Fork | None = fork
+        while going is not None and going.copied < len(events):
+            going = await self._store.copy_events(going, events)
+        if going is None:
+            return await self._there(wanted)
+        record = await self._store.finish_fork(
+            going,
+            copy.session,
+            turns=tuple(copy.turns.values()),
+            calls=tuple(copy.calls.values()),
+            request=RequestRecord(
+                key=wanted.key,
+                fingerprint=wanted.fingerprint,
+                turn_id="",
+                sequence=1,
+                made_session_id=fork.session.id,
+            ),
+        )
+        return await self._made(record, wanted)
+
+    async def _reserve(self, wanted: WantedFork) -> Fork | None:
+        """The fork as its first try began it, also when that was cut short; None when its id is a session's."""
+        key = wanted.key
+        source, head = await self._session(key.tenant, key.session_id)
+        now = self._journal.now()
+        asked = Fork(
+            session=Session(
+                id=_new_id(wanted),
+                tenant=key.tenant,
+                owner=key.principal,
+                agent=source.agent,
+                agent_version=source.agent_version,
+                state=SessionState.CREATED,
+                fingerprint=wanted.fingerprint,
+                create_time=now,
+                update_time=now,
+                title=source.title,
+                labels=source.labels,
+                metadata_json=source.metadata_json,
+                etag=self._journal.new_id(),
+            ),
+            source_session_id=source.id,
+            source_sequence=await self._checkpoints.place(head, wanted.at),
+        )
+        fork = await self._store.reserve_fork(asked)
+        if fork is not None:
+            _check_same(fork.session, wanted)
+        return fork
+
+    async def _copy(self, fork: Fork) -> Copy:
+        source, head = await self._session(fork.session.tenant, fork.source_session_id)
+        events = await self._checkpoints.until(head, fork.source_sequence, kinds=COPIED)
+        beyond = await self._checkpoints.next(head, fork.source_sequence, kinds=DECIDED)
+        copy = Copy(
+            session=fork.session,
+            opening=OPENING,
+            options=await self._options(source),
+            called={each.payload.tool_call_id: each for each in (*events, *beyond) if _is_called(each)},  # type: ignore[union-attr]
+        )
+        copy.take(events)
+        if copy.turns:
+            copy.session = replace(copy.session, state=SessionState.ACTIVE)
+        return copy
+
+    async def _options(self, source: Session) -> dict[str, TurnOptions]:
+        """What callers asked of the turns is not in the log."""
+        found: dict[str, TurnOptions] = {}
+        before: int | None = None
+        while True:
+            page = await self._store.turns(source.tenant, source.id, states=(), limit=TURNS, before=before)
+            found |= {turn.id: turn.options for turn in page}
+            if len(page) < TURNS:
+                return found
+            before = page[-1].first_sequence
+
+    async def _made(self, record: RequestRecord, wanted: WantedFork) -> tuple[Session, Head]:
+        if record.fingerprint != wanted.fingerprint:
+            raise RequestIdReused(session_id=wanted.key.session_id, metadata={"request_id": wanted.key.request_id})
+        return await self._session(wanted.key.tenant, record.made_session_id)
+
+    async def _there(self, wanted: WantedFork) -> tuple[Session, Head]:
+        """A session has the id: the one that this request made, or it is refused."""
+        found = await self._session(wanted.key.tenant, _new_id(wanted))
+        _check_same(found[0], wanted)
+        return found
+
+    async def _session(self, tenant: str, session_id: str) -> tuple[Session, Head]:
+        found = await self._store.session(tenant, session_id)
+        if found is None:
+            raise SessionNotFound(session_id=session_id)
+        return found
+
+
+def _new_id(wanted: WantedFork) -> str:
+    key = wanted.key
+    return wanted.new_session_id or ids.derived(key.tenant, key.principal, key.family, key.session_id, key.request_id)
+
+
+def _check_same(there: Session, wanted: WantedFork) -> None:
+    if (there.fingerprint, there.owner) == (wanted.fingerprint, wanted.key.principal):
+        return
+    if wanted.new_session_id:
+        raise SessionAlreadyExists(session_id=there.id)
+    raise RequestIdReused(metadata={"request_id": wanted.key.request_id})
+
+
+def _is_called(event: Event) -> bool:
+    return hasattr(event.payload, "tool_call_id") and hasattr(event.payload, "action")
+
+
+def _with_opening(copy: Copy, fork: Fork) -> Sequence[NewEvent]:
+    session, at = copy.session, fork.session.create_time
+    opening: list[NewEvent] = [
+        NewEvent(
+            payload=SessionCreated(
+                agent=session.agent,
+                agent_version=session.agent_version,
+                owner=session.owner,
+                title=session.title,
+                labels=session.labels,
+                metadata_json=session.metadata_json,
+            ),
+            at=at,
+        ),
+        NewEvent(
+            payload=SessionForked(
+                source_session_id=fork.source_session_id,
+                source_sequence=fork.source_sequence,
+                copied_through=OPENING + len(copy.events) if copy.turns else OPENING - 1,
+            ),
+            at=at,
+        ),
+    ]
+    if copy.turns:
+        opening.append(NewEvent(payload=SessionActivated(title=session.title), at=at))
+    return [*opening, *copy.events]

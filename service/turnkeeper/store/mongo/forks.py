@@ -1,0 +1,125 @@
+"""A fork comes into being: its id is taken, its log copied by batches, and the rest makes it visible in one step.
+
+Until then its head says `forking`, and there is no session: nobody finds it. Every try of the same fork copies the same
+events, so that another replica, or the next try, goes on where one stopped.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from turnkeeper.domain.event import NewEvent
+from turnkeeper.domain.session import Session
+from turnkeeper.domain.tool import Call
+from turnkeeper.domain.turn import Turn
+from turnkeeper.faults import fault
+from turnkeeper.store.contract import EventCodec, Fork, RequestRecord, StoredEvent
+from turnkeeper.store.mongo import heads, keys
+from turnkeeper.store.mongo.client import ClientSession, Connection, Document, database_errors
+from turnkeeper.store.mongo.documents import SCHEMA, decode, encode
+from turnkeeper.store.mongo.events import event_document, numbered
+from turnkeeper.store.mongo.outcomes import Outcomes
+from turnkeeper.store.mongo.steps import request_document
+from turnkeeper.store.mongo.transactions import Transactions
+from turnkeeper.store.mongo.writes import Obstacle, Writes
+
+BATCH: Final = 500
+BATCH_BYTES: Final = 8 << 20
+MEMBERS: Final = 100
+"""Documents of turns and calls in one command."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    fork: Fork | None
+
+
+class Forks:
+    """How a fork begins."""
+
+    _connection: Connection
+    _transactions: Transactions
+    _outcomes: Outcomes
+    _codec: EventCodec
+
+    async def reserve_fork(self, fork: Fork) -> Fork | None:
+        async def write(writes: Writes) -> _Found:
+            content = encode(replace(fork, copied=0))
+            await writes.insert("heads", [{**heads.new(fork.session), "last_seq": 0, "forking": content}])
+            return _Found(replace(fork, copied=0))
+
+        async def look(session: ClientSession, _: Obstacle) -> _Found | None:
+            head = await self._head(fork, session)
+            return None if head is None else _Found(_fork_of(head))
+
+        with database_errors():
+            return (await self._transactions.run(write, look)).fork
+
+    async def copy_events(self, fork: Fork, events: Sequence[NewEvent]) -> Fork | None:
+        batch = self._batch(fork, events)
+        key = keys.of_session(fork.session.tenant, fork.session.id)
+        match = {**keys.where(key), "forking": {"$exists": True}, "last_seq": fork.copied}
+
+        async def write(writes: Writes) -> _Found:
+            copied = fork.copied + len(batch)
+            await writes.find_and_update("heads", match, [{"$set": {"last_seq": copied}}], fields=("last_seq",))
+            of = (fork.session.tenant, fork.session.id)
+            at = fork.session.create_time
+            documents = [event_document(each, of=of, step_id=fork.session.etag, fence=0, at=at) for each in batch]
+            await writes.insert("events", documents)
+            return _Found(replace(fork, copied=copied))
+
+        async def look(session: ClientSession, _: Obstacle) -> _Found | None:
+            head = await self._head(fork, session)
+            now = _fork_of(head) if head else None
+            return None if now is not None and now.copied == fork.copied else _Found(now)
+
+        with database_errors():
+            return (await self._transactions.run(write, look)).fork
+
+    async def finish_fork(
+        self, fork: Fork, session: Session, *, turns: Sequence[Turn], calls: Sequence[Call], request: RequestRecord
+    ) -> RequestRecord:
+        key = keys.of_session(session.tenant, session.id)
+        match = {**keys.where(key), "forking": {"$exists": True}, "last_seq": fork.copied}
+
+        async def write(writes: Writes) -> RequestRecord:
+            await writes.find_and_update("heads", match, [{"$unset": "forking"}], fields=("last_seq",))
+            await writes.insert("sessions", [{"_id": key, **encode(session), "schema": SCHEMA}])
+            for name, members in (("turns", turns), ("tool_calls", calls)):
+                for first in range(0, len(members), MEMBERS):
+                    await writes.insert(name, [_member(each) for each in members[first : first + MEMBERS]])
+            await writes.insert("requests", [request_document(request)])
+            return request
+
+        async def look(reader: ClientSession, _: Obstacle) -> RequestRecord | None:
+            return await self._outcomes.find_request(request.key, session=reader)
+
+        fault("fork.before_commit")
+        with database_errors():
+            return await self._transactions.run(write, look)
+
+    def _batch(self, fork: Fork, events: Sequence[NewEvent]) -> list[StoredEvent]:
+        """The next events, as many as one transaction should have."""
+        batch: list[StoredEvent] = []
+        room = BATCH_BYTES
+        for place, event in enumerate(events[fork.copied : fork.copied + BATCH], fork.copied + 1):
+            stored = numbered(self._codec, fork.session.id, event, place)
+            room -= len(stored.payload)
+            if batch and room < 0:
+                break
+            batch.append(stored)
+        return batch
+
+    async def _head(self, fork: Fork, session: ClientSession) -> Document | None:
+        key = keys.of_session(fork.session.tenant, fork.session.id)
+        return await self._connection.heads.find_one(keys.where(key), session=session)
+
+
+def _fork_of(head: Document) -> Fork | None:
+    return replace(decode(Fork, head["forking"]), copied=head["last_seq"]) if "forking" in head else None
+
+
+def _member(member: Turn | Call) -> Document:
+    key = keys.of_member(member.tenant, member.session_id, member.id)
+    return {"_id": key, **encode(member), "schema": SCHEMA}
