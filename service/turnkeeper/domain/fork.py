@@ -7,6 +7,7 @@ from datetime import datetime
 from turnkeeper.domain.event import (
     ClientToolRequested,
     Event,
+    ForeignPayload,
     MessageCompleted,
     MessageReceived,
     NewEvent,
@@ -95,7 +96,7 @@ class Copy:
         elif isinstance(payload, TurnStarted):
             self._begin(event.turn_id)
             self._say(event, payload)
-        elif event.turn_id in self.turns:
+        elif event.turn_id in self.turns and not isinstance(payload, ForeignPayload):
             self._go_on(event, payload)
 
     def _go_on(self, event: Event, payload: Payload) -> None:

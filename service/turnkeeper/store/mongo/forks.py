@@ -13,7 +13,8 @@ from turnkeeper.domain.session import Session
 from turnkeeper.domain.tool import Call
 from turnkeeper.domain.turn import Turn
 from turnkeeper.faults import fault
-from turnkeeper.store.contract import EventCodec, Fork, RequestRecord, StoredEvent
+from turnkeeper.store.codec import EventCodec
+from turnkeeper.store.contract import Fork, RequestRecord, StoredEvent
 from turnkeeper.store.mongo import heads, keys
 from turnkeeper.store.mongo.client import ClientSession, Connection, Document, database_errors
 from turnkeeper.store.mongo.documents import SCHEMA, decode, encode
