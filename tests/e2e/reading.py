@@ -35,6 +35,7 @@ class Reader:
     turn: chat_pb2.Turn | None = None
     _attempts: dict[str, int] = field(default_factory=dict)
     _over: set[str] = field(default_factory=set)
+    _turns: dict[str, str] = field(default_factory=dict)
 
     def take(self, response: Response) -> None:
         """One response; whatever it must not say fails here."""
@@ -88,7 +89,7 @@ class Reader:
             if said.message_id in self.texts:
                 assert self.text(said.message_id) == "".join(part.text for part in said.content)
         elif kind in NO_LONGER_COUNTS:
-            self._over |= self.texts.keys()
+            self._over |= {message_id for message_id, turn_id in self._turns.items() if turn_id == event.turn_id}
 
     def _delta(self, event: event_pb2.Event) -> None:
         delta = event.content_delta
@@ -96,6 +97,7 @@ class Reader:
         assert delta.attempt >= self._attempts.get(event.turn_id, 0), "a delta of a superseded attempt"
         assert delta.text
         self._attempts[event.turn_id] = delta.attempt
+        self._turns[delta.message_id] = event.turn_id
         said = self.texts.setdefault(delta.message_id, bytearray())
         assert delta.offset == len(said), f"a delta at byte {delta.offset}, when {len(said)} were said"
         said.extend(delta.text.encode())

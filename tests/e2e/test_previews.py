@@ -128,6 +128,24 @@ class TestPreviews:
                 assert late.kinds == reader.kinds
                 assert list(late.texts.values())[1].decode() == "This will."
 
+    async def test_the_text_goes_on_when_a_queued_turn_is_cancelled_beside_it(self, world: World) -> None:
+        session, _ = await _stalled(world)
+        reader = Reader()
+        async for _ in watch(world.stubs, session, reader):
+            if sum(map(len, reader.texts.values())) == len(STORY.encode()):
+                break
+        queued = await harness.send_message_to_session(
+            world.stubs, session, "story", wait=0, if_busy=chat_pb2.IF_BUSY_ENQUEUE
+        )
+        await world.stubs.chat.CancelTurn(chat_pb2.CancelTurnRequest(session_id=session, turn_id=queued.turn_id))
+        for stubs in (world.stubs, world.stubs):  # the second time from the cursor that the first one gave
+            async for _ in watch(stubs, session, reader):
+                if "turn_cancelled" in reader.kinds and reader.caught_up:
+                    break
+        assert _text(reader) == STORY
+        await world.stubs.sessions.EndSession(session_pb2.EndSessionRequest(session_id=session))
+        await _to_the_sessions_end(world.stubs, session, reader)
+
     async def test_what_is_whole_is_not_said_again_while_its_owner_waits_for_word_of_it(self, world: World) -> None:
         """The answer is in the log, and watchers read it there, before the owner's commit is confirmed to it."""
         async with world.another(poll=timedelta(milliseconds=5)) as stubs, asyncio.TaskGroup() as group:
@@ -188,6 +206,11 @@ async def _first_delta(stubs: Stubs, session: str, after: str) -> event_pb2.Cont
             call.cancel()
             return event.content_delta
     raise AssertionError("the stream ended without a delta")
+
+
+def _text(reader: Reader) -> str:
+    (message_id,) = reader.texts
+    return reader.text(message_id)
 
 
 def _said(reader: Reader) -> str:

@@ -27,8 +27,7 @@ KEPT_TEXTS = 4
 RESETS = frozenset(
     {"message_completed", "attempt_failed", "attempt_superseded", "turn_failed", "turn_retried", "turn_cancelled"}
 )
-"""After these a message's text is whole, or does not count."""
-"""After these the text that was being written is whole, or does not count."""
+"""After these the text that their turn was writing is whole, or does not count."""
 
 Key = tuple[str, str]
 """(tenant, session)."""

@@ -23,6 +23,9 @@ BATCH_EVENTS = 64
 BATCH_BYTES = 64 * 1024
 DELTA_BYTES = 16 * 1024
 
+_OF_THE_SPEAKER = RESETS - {"turn_cancelled"}
+"""Only the turn that speaks has these; a queued turn can be cancelled beside it, and its text goes on."""
+
 LAST = frozenset({"session_ended", "session_expired"})
 """After these nothing comes any more."""
 
@@ -193,7 +196,7 @@ class Follower:
             return False
         batch.kinds.add(event.kind)
         feed.passed(event)
-        if event.kind in RESETS:
+        if event.kind in _OF_THE_SPEAKER:
             batch.place = Place(sequence=event.sequence, live=place.live)
         else:
             batch.place = replace(place, sequence=event.sequence)
