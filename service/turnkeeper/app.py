@@ -189,7 +189,9 @@ class _Replica:
             poll=settings.poll.total_seconds(),
             schema=schema,
         )
-        self._approvals = Approvals(store, journal, self.feeds, metrics=metrics, woken=self._woken)
+        self._approvals = Approvals(
+            store, journal, self.feeds, metrics=metrics, toolbox=toolbox, agent_of=self._agent_of, woken=self._woken
+        )
         self._sessions = Sessions(store, journal, agents=agents.get, woken=self._woken)
         self._client_tools = ClientTools(
             store,

@@ -233,6 +233,8 @@ def _approval_requested(folded: Folded, event: Event) -> None:
     asked = event.approval_requested
     call = folded.calls[asked.tool_call_id]
     call.rounds += 1
+    if asked.approval_id == call.edited_in:
+        call.arguments_json = asked.arguments_json
     if asked.round != call.rounds or asked.arguments_json != call.arguments_json:
         raise BrokenLog(f"approval {asked.approval_id} is of round {asked.round}, or of other arguments")
     kind = event_pb2.ApprovalKind.Name(asked.kind).removeprefix("APPROVAL_KIND_")
@@ -282,7 +284,9 @@ def _approval_expired(folded: Folded, event: Event) -> None:
 
 
 def _approval_withdrawn(folded: Folded, event: Event) -> None:
-    _close(folded, event, event.approval_withdrawn.approval_id).state = "WITHDRAWN"
+    approval = _close(folded, event, event.approval_withdrawn.approval_id)
+    approval.state, approval.replaced_by = "WITHDRAWN", event.approval_withdrawn.replaced_by
+    folded.calls[approval.tool_call_id].edited_in = approval.replaced_by
 
 
 def _close(folded: Folded, event: Event, approval_id: str) -> FoldedApproval:

@@ -29,6 +29,8 @@ class FoldedCall:
     outcome: str = ""
     rounds: int = 0
     unsettled: bool = False
+    edited_in: str = ""
+    """The approval with which other arguments came."""
     done: bool = False
     """A person said that it was done."""
 
@@ -45,6 +47,7 @@ class FoldedApproval:
     unknown_tool_call_ids: list[str]
     state: str = "PENDING"
     decision: str | None = None
+    replaced_by: str = ""
     decided_by: str = ""
     reason: str = ""
     sequence: int = 0

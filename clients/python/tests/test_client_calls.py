@@ -181,6 +181,15 @@ async def test_deciding_names_what_was_seen() -> None:
         assert reject.reason == "no"
 
 
+async def test_an_edit_names_what_was_seen_and_what_is_to_run() -> None:
+    async with stage() as on:
+        on.script.answers += [approval_pb2.DecideApprovalResponse(approval=APPROVAL)]
+        assert await on.client.approvals.approve_edited(APPROVAL, '{"a":1}') == APPROVAL
+        (request,) = on.script.requests
+        assert (request.decision, request.arguments_hash) == (event_pb2.APPROVAL_DECISION_APPROVE, "abc")
+        assert request.edited_arguments_json == '{"a":1}'
+
+
 async def test_the_answers_about_an_unknown_outcome() -> None:
     async with stage() as on:
         on.script.answers += [approval_pb2.DecideApprovalResponse(approval=APPROVAL)] * 3

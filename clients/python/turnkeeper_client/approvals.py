@@ -47,6 +47,16 @@ class Approvals:
             reason=reason,
         )
 
+    async def approve_edited(self, approval: Approval, arguments_json: str, *, reason: str = "") -> Approval:
+        """Lets the call run with these arguments instead, JSON text; returns the approval of the next round."""
+        return await self.decide(
+            approval.approval_id,
+            decision=event_pb2.APPROVAL_DECISION_APPROVE,
+            arguments_hash=approval.arguments_hash,
+            reason=reason,
+            edited_arguments_json=arguments_json,
+        )
+
     async def reject(self, approval: Approval, *, reason: str = "") -> Approval:
         """Forbids the call; the model is told `reason`."""
         return await self.decide(
@@ -92,6 +102,7 @@ class Approvals:
         arguments_hash: str,
         reason: str = "",
         result_json: str = "",
+        edited_arguments_json: str = "",
     ) -> Approval:
         """Decides about the arguments of that hash. The same decision again is harmless."""
         request = approval_pb2.DecideApprovalRequest(
@@ -100,5 +111,6 @@ class Approvals:
             arguments_hash=arguments_hash,
             reason=reason,
             result_json=result_json,
+            edited_arguments_json=edited_arguments_json,
         )
         return (await call(self._stubs.approvals.DecideApproval, request)).approval

@@ -51,13 +51,17 @@ _WITHDRAWN = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a decider says. `result_json` comes with MARK_DONE alone: JSON text, what the tool would have returned."""
+    """What a decider says. `result_json` comes with MARK_DONE alone: JSON text, what the tool would have returned.
+
+    `edited_arguments_json` comes with APPROVE alone: JSON text, what is to run instead.
+    """
 
     decision: ApprovalDecision
     by: str
     arguments_hash: str
     reason: str = ""
     result_json: str = ""
+    edited_arguments_json: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

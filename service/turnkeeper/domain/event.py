@@ -113,6 +113,7 @@ class ApprovalExpired:
 class ApprovalWithdrawn:
     approval_id: str
     tool_call_id: str
+    replaced_by: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

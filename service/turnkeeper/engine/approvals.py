@@ -1,17 +1,21 @@
 """Decide and expire. An approval leaves PENDING once, by one conditional write (promises I6, I7)."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import assert_never
 
+from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Answer, Approval, ApprovalDecision, ApprovalKind, ApprovalState
 from turnkeeper.domain.event import ApprovalDecided, ApprovalExpired
 from turnkeeper.domain.tool import Call, CallState, ToolOutcome, ToolResult
+from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.draft import Draft
+from turnkeeper.engine.edits import Edit, check_edit, check_unedited, is_repeat, open_round
 from turnkeeper.engine.feed import Feeds, Key
 from turnkeeper.engine.journal import Journal, Stored
+from turnkeeper.engine.toolbox import Toolbox
+from turnkeeper.errors import AgentConfigError, ApprovalNotFound, InternalError
 from turnkeeper.errors import ApprovalExpired as ApprovalHasExpired
-from turnkeeper.errors import ApprovalNotFound, InternalError
 from turnkeeper.faults import fault
 from turnkeeper.store.contract import Store
 from turnkeeper.telemetry.metrics import Metrics
@@ -20,16 +24,20 @@ from turnkeeper.telemetry.metrics import Metrics
 class Approvals:
     """The verbs of ApprovalService."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts it is made of
         self,
         store: Store,
         journal: Journal,
         feeds: Feeds,
         *,
         metrics: Metrics,
+        toolbox: Toolbox,
+        agent_of: Callable[[str, Turn], Awaitable[Agent | None]],
         woken: Callable[[Key], None],
     ) -> None:
-        """`woken` is told the session whose turn may go on."""
+        """`agent_of` gives the agent that a tenant's turn runs; `woken` is told the session whose turn may go on."""
+        self._toolbox = toolbox
+        self._agent_of = agent_of
         self._store = store
         self._journal = journal
         self._feeds = feeds
@@ -54,17 +62,20 @@ class Approvals:
         return found or await self.get(tenant, approval_id)
 
     async def decide(self, approval_id: str, said: Answer, *, tenant: str) -> tuple[Approval, int]:
-        """The decided approval and the number of its event.
+        """The decided approval and the number of its event. After an edit it is that of the next round.
 
         Raises ApprovalNotFound, ApprovalAlreadyProcessed, ArgumentsHashMismatch, InvalidRequest for a decision that
-        its kind does not take; ApprovalExpired when its time is over by the database's clock: then the expiry is
-        stored first.
+        its kind does not take; for an edit ToolNotFound, ToolValidationError, ToolPermissionDenied; ApprovalExpired
+        when its time is over by the database's clock: then the expiry is stored first.
         """
         asked = await self.get(tenant, approval_id)
         if asked.state is not ApprovalState.PENDING:
-            return self._repeated(asked, said)
+            return await self._repeated(asked, said)
+        edit = await self._edit(asked, said)
 
         def decide(draft: Draft) -> Approval:
+            if edit is not None:
+                return edit_in(draft, approval_id, said, edit) or asked
             decided = decide_in(
                 draft,
                 approval_id,
@@ -80,7 +91,7 @@ class Approvals:
         stored = await self._append(asked, decide)
         fault("approval.after_store")
         if stored.committed is None:
-            return self._repeated(await self.get(tenant, approval_id), said)
+            return await self._repeated(await self.get(tenant, approval_id), said)
         self._finished(stored.value)
         if stored.value.state is ApprovalState.EXPIRED:
             raise _expired(stored.value)
@@ -99,9 +110,23 @@ class Approvals:
             raise InternalError
         return stored
 
-    def _repeated(self, approval: Approval, said: Answer) -> tuple[Approval, int]:
+    async def _edit(self, asked: Approval, said: Answer) -> Edit | None:
+        if not said.edited_arguments_json or asked.kind is not ApprovalKind.TOOL_CALL:
+            return None
+        turn = await self._store.turn(asked.tenant, asked.session_id, asked.turn_id)
+        agent = await self._agent_of(asked.tenant, turn) if turn is not None else None
+        if agent is None:
+            raise AgentConfigError("The agent's pinned version is gone; reject the call, or start a new session.")
+        return check_edit(asked, said.edited_arguments_json, agent=agent, toolbox=self._toolbox)
+
+    async def _repeated(self, approval: Approval, said: Answer) -> tuple[Approval, int]:
         if approval.state is ApprovalState.EXPIRED:
             raise _expired(approval)
+        if said.edited_arguments_json and approval.replaced_by:
+            replacement = await self.get(approval.tenant, approval.replaced_by)
+            if is_repeat(said, approval, replacement):
+                return replacement, replacement.sequence
+        check_unedited(said, approval)
         same = approval.decide(
             said.decision,
             by=said.by,
@@ -142,6 +167,19 @@ def decide_in(  # noqa: PLR0913 - what a decision says
     decided = replace(decided, sequence=draft.next_sequence)
     _store_decision(draft, decided, decision, reason=reason)
     return decided
+
+
+def edit_in(draft: Draft, approval_id: str, said: Answer, edit: Edit) -> Approval | None:
+    """The next round's approval, decided by the edit's author; else as `decide_in`."""
+    approval = _pending(draft, approval_id)
+    if approval is None:
+        return None
+    if approval.expire_time <= draft.snapshot.head.now:
+        return _expire(draft, approval)
+    plain = {"by": said.by, "reason": said.reason}
+    approval.decide(said.decision, arguments_hash=said.arguments_hash, at=draft.at, **plain)
+    asked = open_round(draft, approval, edit)
+    return decide_in(draft, asked.id, said.decision, arguments_hash=asked.arguments_hash, **plain)
 
 
 def expire_in(draft: Draft, approval_id: str) -> Approval | None:

@@ -123,8 +123,11 @@ class Draft:
         self.session = self.session.with_unknown(call.tool, call.id)
         return lost
 
-    def ask(self, call: Call, *, agent: Agent) -> Approval:
-        """Open a round: the call waits for a person from here on. About a lost one it asks for the outcome."""
+    def ask(self, call: Call, *, agent: Agent, approval_id: str = "") -> Approval:
+        """Open a round: the call waits for a person from here on. About a lost one it asks for the outcome.
+
+        `approval_id`: the new approval's, where it is known already.
+        """
         is_lost = call.state is CallState.UNKNOWN
         asked = replace(
             call,
@@ -135,7 +138,7 @@ class Draft:
         )
         rule = agent.rule_named(call.tool, call.tool_class)
         approval = Approval(
-            id=self.new_id(),
+            id=approval_id or self.new_id(),
             tenant=call.tenant,
             session_id=call.session_id,
             turn_id=call.turn_id,

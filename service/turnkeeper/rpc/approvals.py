@@ -83,15 +83,18 @@ class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
 def _answer(request: approval_pb2.DecideApprovalRequest, *, by: str) -> Answer:
     """Raises InvalidRequest for a result where none belongs, and for one that the model could not be told."""
     decision = ApprovalDecision(event_pb2.ApprovalDecision.Name(request.decision).removeprefix("APPROVAL_DECISION_"))
-    problem = _result_problem(decision, request.result_json)
-    if problem:
-        rules.refuse({"result_json": problem})
+    problems = {"result_json": _result_problem(decision, request.result_json)}
+    if request.edited_arguments_json and decision is not ApprovalDecision.APPROVE:
+        problems["edited_arguments_json"] = "belongs to APPROVE alone"
+    if found := {field: problem for field, problem in problems.items() if problem}:
+        rules.refuse(found)
     return Answer(
         decision=decision,
         by=by,
         arguments_hash=request.arguments_hash,
         reason=request.reason,
         result_json=request.result_json,
+        edited_arguments_json=request.edited_arguments_json,
     )
 
 

@@ -100,7 +100,6 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
         "decision": Rule(required=True),
         "arguments_hash": Rule(required=True, most=128),
         "reason": Rule(most=2000),
-        "edited_arguments_json": Rule(later=True),
         "on_behalf_of": Rule(later=True),
     },
     "GetAgentRequest": {"name": Rule(required=True, most=64), "version": Rule(most=64)},

@@ -40,7 +40,7 @@ class _ApprovalStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Approva
     APPROVAL_STATE_EXPIRED: _ApprovalState.ValueType  # 4
     """Nobody decided in time. Kind OUTCOME: as GIVE_UP."""
     APPROVAL_STATE_WITHDRAWN: _ApprovalState.ValueType  # 5
-    """The turn was cancelled or its session ended."""
+    """The turn was cancelled, its session ended, or the arguments were edited: see `replaced_by`."""
 
 class ApprovalState(_ApprovalState, metaclass=_ApprovalStateEnumTypeWrapper):
     """Where an approval is in its life. It leaves PENDING once."""
@@ -56,7 +56,7 @@ APPROVAL_STATE_REJECTED: ApprovalState.ValueType  # 3
 APPROVAL_STATE_EXPIRED: ApprovalState.ValueType  # 4
 """Nobody decided in time. Kind OUTCOME: as GIVE_UP."""
 APPROVAL_STATE_WITHDRAWN: ApprovalState.ValueType  # 5
-"""The turn was cancelled or its session ended."""
+"""The turn was cancelled, its session ended, or the arguments were edited: see `replaced_by`."""
 Global___ApprovalState: _TypeAlias = ApprovalState  # noqa: Y015
 
 @_typing.final
@@ -427,7 +427,9 @@ class DecideApprovalRequest(_message.Message):
     reason: _builtins.str
     """At most 2,000 characters; with REJECT and GIVE_UP the model is told."""
     edited_arguments_json: _builtins.str
-    """Approve with these arguments instead. Not implemented yet: must be empty."""
+    """With APPROVE of a TOOL_CALL: approve these arguments instead, JSON text, at most 64 KiB. They are checked against the tool's schema
+    and the policy; the response has the approval of the next round. What says the same as the original is a plain approval.
+    """
     on_behalf_of: _builtins.str
     """The person who counts. Not implemented yet: must be empty."""
     result_json: _builtins.str

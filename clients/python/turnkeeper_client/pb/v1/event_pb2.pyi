@@ -977,25 +977,29 @@ Global___ApprovalExpired: _TypeAlias = ApprovalExpired  # noqa: Y015
 
 @_typing.final
 class ApprovalWithdrawn(_message.Message):
-    """The question no longer stands: the turn was cancelled or its session ended."""
+    """The question no longer stands: the turn was cancelled, its session ended, or an approver edited the arguments."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     APPROVAL_ID_FIELD_NUMBER: _builtins.int
     TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
+    REPLACED_BY_FIELD_NUMBER: _builtins.int
     approval_id: _builtins.str
     """The approval."""
     tool_call_id: _builtins.str
     """The call it was about."""
+    replaced_by: _builtins.str
+    """After an edit, the approval of the next round; empty otherwise."""
     def __init__(
         self,
         *,
         approval_id: _builtins.str = ...,
         tool_call_id: _builtins.str = ...,
+        replaced_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "tool_call_id", b"tool_call_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "replaced_by", b"replaced_by", "tool_call_id", b"tool_call_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
