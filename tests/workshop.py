@@ -6,6 +6,7 @@ A server finds them as it finds anybody's tools, by an entry point: `install` wr
 import asyncio
 import json
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,15 @@ def act(label: str, context: ToolContext) -> str:
     return f"{label} is done"
 
 
+@tool(tool_class=ToolClass.IDEMPOTENT)
+async def block(label: str, seconds: float, context: ToolContext) -> str:
+    """Block the event loop when it is started for the first time: what no tool should do."""
+    _write_down("block", label, context)
+    if len(_effects(label)) == 1:
+        time.sleep(seconds)  # noqa: ASYNC251
+    return f"{label} is done"
+
+
 @tool(tool_class=ToolClass.READ_ONLY)
 async def misbehave(how: str) -> object:
     """Go wrong in one of the ways of RAISED and RETURNED, or hang."""
@@ -79,6 +89,14 @@ def _write_down(name: str, label: str, context: ToolContext) -> None:
     line = json.dumps({"tool": name, "label": label, "key": context.key, "pid": os.getpid()})
     with (_folder() / EFFECTS).open("a", encoding="utf-8") as effects:
         effects.write(line + "\n")
+
+
+def _effects(label: str, *, folder: Path | None = None) -> "list[Effect]":
+    try:
+        lines = ((folder or _folder()) / EFFECTS).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    return [found for found in (Effect(**json.loads(line)) for line in lines) if found.label == label]
 
 
 def _folder() -> Path:
@@ -116,11 +134,7 @@ class Workshop:
 
     def effects(self, label: str) -> list[Effect]:
         """Every start with this label, in order."""
-        try:
-            lines = (self.folder / EFFECTS).read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            return []
-        return [found for found in (Effect(**json.loads(line)) for line in lines) if found.label == label]
+        return _effects(label, folder=self.folder)
 
     async def started(self, label: str, *, times: int = 1) -> list[Effect]:
         """Once a tool with this label was started so often."""

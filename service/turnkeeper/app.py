@@ -26,20 +26,20 @@ from turnkeeper.engine.feed import Feeds, Key
 from turnkeeper.engine.follow import Follower
 from turnkeeper.engine.forks import Forks
 from turnkeeper.engine.hearing import Hearing
+from turnkeeper.engine.heartbeat import Heartbeat
 from turnkeeper.engine.journal import Journal
 from turnkeeper.engine.loop import Parts
 from turnkeeper.engine.next_version import additions
 from turnkeeper.engine.sessions import Sessions
 from turnkeeper.engine.sharing import Sharing
 from turnkeeper.engine.speech import Speech
+from turnkeeper.engine.stand_in import StandIn
 from turnkeeper.engine.sweeper import Sweeper
 from turnkeeper.engine.toolbox import Toolbox
 from turnkeeper.engine.turns import Turns
 from turnkeeper.engine.worker import Worker
 from turnkeeper.errors import ServiceUnavailable
-from turnkeeper.model.by_agent import CLOUD, Models
-from turnkeeper.model.local import LocalModel
-from turnkeeper.model.openai import Provider
+from turnkeeper.model.by_agent import Models, provider_of
 from turnkeeper.rpc.agents import AgentService
 from turnkeeper.rpc.approvals import ApprovalService
 from turnkeeper.rpc.chat import ChatService
@@ -61,7 +61,6 @@ GOAWAY_PAUSE = 0.05
 """Seconds between the GOAWAY and the end of the streams: clients must not attach again here."""
 LAST_WORDS = 0.25
 """Seconds that the last answers have to leave, once their calls have ended."""
-CLOUD_MODEL = "gpt-4.1-mini"
 
 log = logging.getLogger("turnkeeper")
 
@@ -87,7 +86,7 @@ async def serving(settings: Settings, environ: Mapping[str, str]) -> AsyncIterat
     schema = next_version.schema_of(environ)
     async with AsyncExitStack() as stack:
         uri = await _database(settings, stack)
-        provider, default_model = await _provider(settings, environ, stack)
+        provider, default_model = await provider_of(settings, environ, stack)
         agents = catalogue.load(settings.agents or catalogue.SAMPLES, default_model=settings.model or default_model)
         if provider is None and any(not agent.base_url for agent in agents.values()):
             raise SettingError(
@@ -189,6 +188,13 @@ class _Replica:
             poll=settings.poll.total_seconds(),
             schema=schema,
         )
+        self._stand_in = StandIn(
+            store.renewer,
+            held=self.worker.held,
+            lost=self.worker.lost,
+            lease=settings.lease,
+            patience=settings.loop_patience,
+        )
         self._approvals = Approvals(
             store, journal, self.feeds, metrics=metrics, toolbox=toolbox, agent_of=self._agent_of, woken=self._woken
         )
@@ -268,8 +274,9 @@ class _Replica:
         server.add(ApprovalService(self._approvals, store, pages=pages))
         server.add(AgentService(self._agents, store, pages=pages))
         port = server.listen(f"{settings.host}:{settings.port}")
-        text = (self._sharing.run, self._elsewhere.run)
-        async with _background(self.worker.run, self._sweeper.run, self.feeds.run, self._hearing.run, *text):
+        heartbeat = Heartbeat(store, lease=settings.lease)
+        others = (heartbeat.run, self._stand_in.run, self._hearing.run, self._sharing.run, self._elsewhere.run)
+        async with _background(self.worker.run, self._sweeper.run, self.feeds.run, *others):
             await server.start()
             await server.serving(True)
             try:
@@ -363,20 +370,6 @@ async def _database(settings: Settings, stack: AsyncExitStack) -> str:
     if not settings.embedded:
         raise SettingError("no database is set: pass --embedded for a private one, or set MONGODB_URI")
     return await stack.enter_async_context(EmbeddedMongo(settings.data_dir))
-
-
-async def _provider(
-    settings: Settings, environ: Mapping[str, str], stack: AsyncExitStack
-) -> tuple[Provider | None, str]:
-    """Where agents without an address of their own find their model, and what it is called."""
-    key = environ.get("OPENAI_API_KEY", "")
-    if settings.openai_base_url or key:
-        return Provider(base_url=settings.openai_base_url or CLOUD, api_key=key or "none"), CLOUD_MODEL
-    if not settings.local_model:
-        return None, CLOUD_MODEL
-    local = LocalModel()
-    url = await stack.enter_async_context(local)
-    return Provider(base_url=url, api_key="none", close_connections=True), local.model_name
 
 
 def _now() -> datetime:

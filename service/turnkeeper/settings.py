@@ -40,6 +40,9 @@ class Settings:
     answer_time: timedelta = _knob(timedelta(minutes=10), "how long a model may take in all")
     concurrency: int = _knob(64, "turns that run at once on this replica")
     lease: timedelta = _knob(timedelta(seconds=30), "how long a turn is its owner's without a renewal")
+    loop_patience: timedelta = _knob(
+        timedelta(seconds=10), "how long a blocked process renews on; its turns are lost that long and a lease later"
+    )
     sweep: timedelta = _knob(timedelta(seconds=2), "how often lapsed leases and approvals are looked for")
     poll: timedelta = _knob(timedelta(milliseconds=500), "how often what nobody hinted at is looked for")
     operation_time: timedelta = _knob(timedelta(seconds=5), "how long one operation on the database may take")

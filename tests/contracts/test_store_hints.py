@@ -7,7 +7,8 @@ from functools import partial
 from tests.builders import an_event
 from tests.contracts.conftest import NewStore
 from tests.contracts.stores import LONG, SHORT, a_step, begin, committed, head_of, lapse, make_due, run_turn
-from turnkeeper.store.contract import Cancel, HeadChange, Hint, Lease, Piece, Store
+from turnkeeper.store.contract import Cancel, HeadChange, Lease, Store
+from turnkeeper.store.hints import Hint, Piece
 
 
 async def _next(hints: AsyncIterator[Hint | Piece]) -> Hint:

@@ -1,18 +1,24 @@
 """I9, where it is hardest: a server is killed between the first write of a step and its commit."""
 
 import time
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from typing import TypeVar
 
 import pytest
+from grpc import StatusCode, aio
 
 from tests import harness
 from tests.e2e.faults import held_up
 from tests.e2e.processes_of_ours import LEASE, MARGIN, SWEEP, doomed
 from tests.e2e.world import World
+from turnkeeper.faults import VARIABLE
 from turnkeeper.pb.v1 import chat_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+T = TypeVar("T")
+KILLED_IN_A_STEP = {VARIABLE: "step.after_first_write=kill"}
 KNOBS = {"lease": timedelta(seconds=LEASE), "sweep": timedelta(seconds=SWEEP)}
 SCRIPT = """
 [[reply]]
@@ -26,6 +32,14 @@ match = "^thinks"
 first_delay = "60s"
 text = "Never said."
 times = 1
+
+[[reply]]
+match = "^asks"
+tool_calls = [{ name = "act", arguments = { label = "asked" } }]
+
+[[reply]]
+after_tools = 1
+text = "Told: {tool_result}"
 
 [[reply]]
 text = "Again: {user}"
@@ -49,3 +63,41 @@ async def test_i9_a_server_killed_in_the_middle_of_a_write_holds_nobody_up(world
         took = time.monotonic() - killed
         assert (ended.state, harness.answer_of(ended)) == (chat_pb2.TURN_STATE_COMPLETED, f"Again: {words}")
         assert took < LEASE + SWEEP + MARGIN, f"{words}: ended {took:.1f} s after its server was killed"
+
+
+async def test_i9_a_server_killed_while_it_stored_a_message_holds_nobody_up(world: World) -> None:
+    """It owned no turn of the session: only its silence tells that it is gone."""
+    session = await harness.create_test_session(world.stubs, agent="talker")
+    async with doomed(world, more=KILLED_IN_A_STEP) as server, harness.connect(server.address) as stubs:
+        with pytest.raises(aio.AioRpcError):
+            await harness.send_message_to_session(stubs, session, "lost", wait=0)
+        await server.process.wait()
+    killed = time.monotonic()
+    turn = await _at_last(lambda: harness.send_message_to_session(world.stubs, session, "here", request_id=session))
+    assert time.monotonic() - killed < LEASE + SWEEP + MARGIN
+    assert harness.answer_of(turn) == "Again: here"
+
+
+async def test_i9_a_server_killed_while_it_stored_a_decision_holds_nobody_up(world: World) -> None:
+    session = await harness.create_test_session(world.stubs, agent="asker")
+    turn = await harness.send_message_to_session(world.stubs, session, "asks", wait=0)
+    approval = await harness.wait_for_approval(world.stubs, session)
+    async with doomed(world, more=KILLED_IN_A_STEP) as server, harness.connect(server.address) as stubs:
+        with pytest.raises(aio.AioRpcError):
+            await harness.decide(stubs, approval, approve=False)
+        await server.process.wait()
+    killed = time.monotonic()
+    await _at_last(lambda: harness.decide(world.stubs, approval))
+    assert time.monotonic() - killed < LEASE + SWEEP + MARGIN
+    ended = await harness.wait_for_turn(world.stubs, session, turn.turn_id)
+    assert harness.answer_of(ended) == "Told: asked is done"
+
+
+async def _at_last(call: Callable[[], Awaitable[T]]) -> T:
+    """What it answers once the database can be written to."""
+    while True:
+        try:
+            return await call()
+        except aio.AioRpcError as error:
+            if error.code() is not StatusCode.UNAVAILABLE:
+                raise

@@ -13,7 +13,8 @@ from turnkeeper.domain.turn import Turn, TurnState
 from turnkeeper.engine.feed import Feed, Feeds, Key
 from turnkeeper.engine.preview import Preview
 from turnkeeper.errors import ServiceUnavailable
-from turnkeeper.store.contract import Piece, Store
+from turnkeeper.store.contract import Store
+from turnkeeper.store.hints import Piece
 
 AT_A_TIME = 32
 POLL = 1.0

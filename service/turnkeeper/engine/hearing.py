@@ -11,7 +11,8 @@ from turnkeeper.engine.elsewhere import Elsewhere
 from turnkeeper.engine.feed import Feeds, Key
 from turnkeeper.engine.worker import Worker
 from turnkeeper.errors import ServiceUnavailable
-from turnkeeper.store.contract import Hint, Piece, Store
+from turnkeeper.store.contract import Store
+from turnkeeper.store.hints import Hint, Piece
 from turnkeeper.telemetry.metrics import Metrics
 
 OWN_STEPS = 0.05

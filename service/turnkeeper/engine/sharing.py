@@ -8,10 +8,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
-from turnkeeper.engine.feed import Feeds, Key
+from turnkeeper.engine.feed import Feeds
+from turnkeeper.engine.lease import HeldLease
 from turnkeeper.engine.preview import Preview
 from turnkeeper.errors import ServiceUnavailable
-from turnkeeper.store.contract import Piece, Store
+from turnkeeper.store.contract import Store
+from turnkeeper.store.hints import Piece
 
 EVERY = 0.1
 PIECE_BYTES = 64 * 1024
@@ -23,8 +25,8 @@ log = logging.getLogger(__name__)
 class Sharing:
     """One on every replica."""
 
-    def __init__(self, store: Store, feeds: Feeds, *, held: Callable[[], Iterable[Key]]) -> None:
-        """`held`: the sessions whose turns run here."""
+    def __init__(self, store: Store, feeds: Feeds, *, held: Callable[[], Iterable[HeldLease]]) -> None:
+        """`held`: the leases of the turns that run here."""
         self._store = store
         self._feeds = feeds
         self._held = held
@@ -56,7 +58,7 @@ class Sharing:
             preview.shared()
 
     def _found(self) -> Iterable[tuple[Preview, Piece]]:
-        for key in list(self._held()):
+        for key in (held.key for held in self._held()):
             feed = self._feeds.get(key)
             preview = feed.preview if feed is not None else None
             if preview is None or not preview.ours or preview.over or not preview.counts():

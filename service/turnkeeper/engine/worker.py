@@ -124,9 +124,15 @@ class Worker:
         held = self._held.get(key)
         return held is not None and held.sure
 
-    def held(self) -> list[Key]:
-        """The sessions whose turns run here."""
-        return list(self._held)
+    def held(self) -> list[HeldLease]:
+        """The leases of the turns that run here."""
+        return list(self._held.values())
+
+    def lost(self, held: HeldLease) -> None:
+        """Somebody else has it: its run ends here. While a step is under way, that one's verdict speaks."""
+        if self._held.get(held.key) is held and not held.writes:
+            held.lost = True
+            self._tasks[held.key].cancel()
 
     # --- running -----------------------------------------------------------------------------------------------
 
@@ -320,9 +326,8 @@ class Worker:
             return
         if ours:
             held.renewed(began)
-        elif self._held.get(held.key) is held and not held.writes:
-            held.lost = True
-            self._tasks[held.key].cancel()
+        else:
+            self.lost(held)
 
     async def _look_for_wishes(self) -> None:
         """Cancellations that another replica stored; hints of our own come at once."""

@@ -1,13 +1,16 @@
 """The model of each agent."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import AsyncExitStack
 
 from turnkeeper.domain.agent import Agent
 from turnkeeper.model.contract import Model
+from turnkeeper.model.local import LocalModel
 from turnkeeper.model.openai import Deadlines, OpenAIModel, Provider
 from turnkeeper.settings import SettingError, Settings
 
 CLOUD = "https://api.openai.com/v1"
+CLOUD_MODEL = "gpt-4.1-mini"
 
 
 class Models:
@@ -42,3 +45,17 @@ class Models:
     async def close(self) -> None:
         for model in self._models.values():
             await model.close()
+
+
+async def provider_of(
+    settings: Settings, environ: Mapping[str, str], stack: AsyncExitStack
+) -> tuple[Provider | None, str]:
+    """Where agents without an address of their own find their model, and what it is called."""
+    key = environ.get("OPENAI_API_KEY", "")
+    if settings.openai_base_url or key:
+        return Provider(base_url=settings.openai_base_url or CLOUD, api_key=key or "none"), CLOUD_MODEL
+    if not settings.local_model:
+        return None, CLOUD_MODEL
+    local = LocalModel()
+    url = await stack.enter_async_context(local)
+    return Provider(base_url=url, api_key="none", close_connections=True), local.model_name

@@ -21,6 +21,7 @@ from turnkeeper.domain.event import NewEvent
 from turnkeeper.domain.session import Session, SessionState
 from turnkeeper.domain.tool import Call, ToolResult
 from turnkeeper.domain.turn import Turn, TurnState
+from turnkeeper.store.hints import Hint, Piece
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,39 +245,6 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hint:
-    """Something moved in a session: look yourself. Hints come late, twice or never.
-
-    `last_seq`: the log's new end, 0 when it did not grow. `claimable`: its turn was given a time to wake up.
-    `by_owner`: the write also extended a lease, so that it was its owner's, or a claim. `owner` is the new one, empty
-    when the session has none any more; None when that did not change.
-    """
-
-    tenant: str
-    session_id: str
-    last_seq: int = 0
-    claimable: bool = False
-    by_owner: bool = False
-    owner: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
-    """A preview: whole characters of a message that is being written, from byte `offset` of its UTF-8 on.
-
-    It is never history: nobody knows whether the message will ever be whole.
-    """
-
-    tenant: str
-    session_id: str
-    turn_id: str
-    message_id: str
-    attempt: int
-    offset: int
-    text: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionFilter:
     """All that are set must match; empty matches everything."""
 
@@ -447,20 +415,21 @@ class Store(Protocol):
         ...
 
     def hints(self) -> AbstractAsyncContextManager[AsyncIterator[Hint | Piece]]:
-        """What moves in any session from the entry on: one hint for each step, claim, sweep and wish, in each session
-        in order; a renewal is none. And the previews of other replicas. One stream serves a replica.
+        """A hint for each step, claim, sweep and wish in any session from the entry on, in each session in order; none
+        for renewals. And other replicas' previews. Raises ServiceUnavailable, on entry and later, when none come any
+        more; the next entry goes on where the last one ended, if the database still knows."""
+        ...
 
-        Raises ServiceUnavailable, on entry and later, when there are no hints any more. The next entry goes on where
-        the last one ended, if the database still knows.
-        """
+    async def beat(self, *, silent_after: timedelta) -> None:
+        """This replica lives; once it is silent for so long, others end what it was writing. It may write on."""
         ...
 
     async def requeue_lapsed(self) -> int:
-        """Make claimable, at once: active turns whose lease lapsed; sessions with a queue but no active turn (its
-        first becomes active); active turns that are AWAITING_APPROVAL or AWAITING_OUTCOME without a PENDING approval,
-        or AWAITING_TOOL without a REQUESTED call; and those without lease, wake-up and any reason to wait. Of turns
-        that need a newer schema only the first kind. Counts a lapse on the first kind. Returns how many.
-        """
+        """End what silent replicas were writing. Then make claimable: active turns whose lease lapsed; sessions with
+        a queue but no active turn (its first becomes active); active turns that are AWAITING_APPROVAL or
+        AWAITING_OUTCOME without a PENDING approval, or AWAITING_TOOL without a REQUESTED call; and those without lease,
+        wake-up and any reason to wait. Of turns that need a newer schema only the first kind, which counts a lapse.
+        Returns how many."""
         ...
 
     async def lapsed_approvals(self, *, limit: int) -> Sequence[Approval]:

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from tests.builders import Place, an_event
-from tests.contracts.stores import SHORT, TextCodec, a_step, begin, committed, head_of, run_turn, until
+from tests.contracts.stores import LONG, SHORT, TextCodec, a_step, begin, committed, head_of, run_turn, until
 from tests.integration.mongo.conftest import Client
 from turnkeeper.store.mongo.store import MongoStore
 
@@ -98,3 +98,55 @@ async def test_what_is_announced_is_little_and_goes_with_the_replica(
         assert announced is not None
         assert len(announced["sessions"]) <= 2, "the driver uses its sessions again"
     assert await replicas.find_one({"_id": "pod-0"}) is None
+
+
+async def test_a_replica_that_is_silent_for_too_long_holds_nobody_up(
+    mongo_uri: str, database_name: str, client: Client
+) -> None:
+    """It owned nothing: no lease says that it is gone."""
+    replicas = client[database_name].replicas
+    async with _store(mongo_uri, database_name, "alive") as store, _store(mongo_uri, database_name, "silent") as dead:
+        place = await begin(store)
+        async with _orphan(client, database_name, place, of="silent"):
+            await dead.beat(silent_after=SHORT)
+            await until(lambda: _swept(store, client, database_name))
+            await committed(store.commit(a_step(await head_of(store, place), an_event("free again"))))
+        found = await replicas.find_one({"_id": "silent"})
+        assert found is not None
+        assert (found["sessions"], found["ended"]) == ([], True)
+
+
+async def test_a_replica_that_says_that_it_lives_is_left_alone(
+    mongo_uri: str, database_name: str, client: Client
+) -> None:
+    async with _store(mongo_uri, database_name, "alive") as store, _store(mongo_uri, database_name, "other") as other:
+        place = await begin(other)
+        await committed(other.commit(a_step(await head_of(other, place), an_event())))
+        await other.beat(silent_after=LONG)
+        await store.requeue_lapsed()
+        found = await client[database_name].replicas.find_one({"_id": "other"})
+        assert found is not None
+        assert found["sessions"]
+
+
+async def test_a_replica_that_was_ended_and_lives_announces_itself_again(
+    mongo_uri: str, database_name: str, client: Client
+) -> None:
+    replicas = client[database_name].replicas
+    async with _store(mongo_uri, database_name, "alive") as store, _store(mongo_uri, database_name, "frozen") as frozen:
+        place = await begin(frozen)
+        await committed(frozen.commit(a_step(await head_of(frozen, place), an_event("before"))))
+        await frozen.beat(silent_after=SHORT)
+        await until(lambda: _swept(store, client, database_name, replica="frozen"))
+        await frozen.beat(silent_after=LONG)
+        await committed(frozen.commit(a_step(await head_of(frozen, place), an_event("after"))))
+        found = await replicas.find_one({"_id": "frozen"})
+        assert found is not None
+        assert found["sessions"]
+        assert "ended" not in found
+
+
+async def _swept(store: MongoStore, client: Client, database: str, *, replica: str = "silent") -> bool:
+    await store.requeue_lapsed()
+    found = await client[database].replicas.find_one({"_id": replica})
+    return found is not None and "ended" in found

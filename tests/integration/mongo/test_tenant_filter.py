@@ -36,7 +36,7 @@ from turnkeeper.store.mongo.store import MongoStore
 TENANT = "blue"
 PLACE = a_place(tenant=TENANT)
 OVER_ALL_TENANTS = {"claim", "requeue_lapsed", "lapsed_approvals", "active_sessions", "pending_approvals", "hints"}
-WITHOUT_TENANTS = {"secret", "ping"}
+WITHOUT_TENANTS = {"secret", "ping", "beat"}
 
 
 def _names_the_tenant(selection: Command) -> bool:

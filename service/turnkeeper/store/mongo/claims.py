@@ -51,9 +51,10 @@ class Claims:
         return None
 
     async def renew(self, tenant: str, session_id: str, *, owner: str, fence: int, lease: timedelta) -> bool:
-        match = {**keys.where(keys.of_session(tenant, session_id)), "owner": owner, "fence": fence}
         with database_errors():
-            result = await self._connection.heads.update_one(match, [{"$set": {"lease_until": later(lease)}}])
+            result = await self._connection.heads.update_one(
+                of_owner(tenant, session_id, owner=owner, fence=fence), extended(lease)
+            )
         return result.matched_count == 1
 
     async def request_cancel(self, tenant: str, session_id: str, cancel: Cancel) -> bool:
@@ -81,6 +82,16 @@ class Claims:
             found = await self._connection.heads.find(undisturbed, {"_id": 1}).to_list(None)
         fine = {(each["_id"]["tenant"], each["_id"]["session_id"]) for each in found}
         return [session_id for tenant, session_id in owned if (tenant, session_id) not in fine]
+
+
+def of_owner(tenant: str, session_id: str, *, owner: str, fence: int) -> Document:
+    """The filter of a renewal: nobody else has had the session since."""
+    return {**keys.where(keys.of_session(tenant, session_id)), "owner": owner, "fence": fence}
+
+
+def extended(lease: timedelta) -> list[Document]:
+    """The update of a renewal."""
+    return [{"$set": {"lease_until": later(lease)}}]
 
 
 def _claim_of(head: Document) -> Claim:

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo.errors import OperationFailure
 
-from turnkeeper.store.contract import Hint, Piece
+from turnkeeper.store.hints import Hint, Piece
 from turnkeeper.store.mongo.client import ClientSession, Document, database_errors
 from turnkeeper.store.mongo.documents import decode
 

@@ -1,11 +1,13 @@
 """What a killed server was writing: its transaction keeps the heads locked until somebody ends it.
 
-So every server says under which server sessions it writes, before it writes under one for the first time; and whoever
-meets a lapsed lease kills the sessions of its owner first. An owner that lives only begins its transaction again.
+So every server says under which server sessions it writes, before it writes under one for the first time, and says
+again and again that it lives. Whoever meets a lapsed lease, or a replica that has been silent for too long, kills its
+sessions. One that lives after all only begins its transaction again, and announces its sessions anew.
 """
 
 from collections.abc import Iterable
 from contextlib import suppress
+from datetime import timedelta
 from typing import Final
 
 import pymongo
@@ -45,6 +47,38 @@ class Orphans:
                 upsert=True,
             )
             self._announced.add(name)
+
+    async def beat(self, *, silent_after: timedelta) -> None:
+        """This replica lives, by the database's clock."""
+        if not self._replica:
+            return
+        before = await self._connection.replicas.find_one_and_update(
+            {"_id": self._replica},
+            {
+                "$currentDate": {"at": True},
+                "$set": {"silent_after": round(silent_after / timedelta(milliseconds=1))},
+                "$unset": {"ended": ""},
+                "$setOnInsert": {"tenant": "", "sessions": [], "schema": SCHEMA},
+            },
+            {"ended": 1},
+            upsert=True,
+        )
+        if not before or "ended" in before:
+            self._announced.clear()
+
+    async def end_silent(self) -> None:
+        """Kill the sessions of the replicas that were silent for longer than they said; each once."""
+        silent = {
+            "_id": {"$ne": self._replica},
+            "sessions.0": {"$exists": True},
+            "silent_after": {"$gt": 0},
+            "$expr": {"$lt": [{"$add": ["$at", "$silent_after"]}, "$$NOW"]},
+        }
+        for each in await self._connection.replicas.find(silent, {"at": 1}).to_list(None):
+            await self._kill({each["_id"]})
+            await self._connection.replicas.update_one(
+                {"_id": each["_id"], "at": each["at"]}, {"$set": {"sessions": [], "ended": True}}
+            )
 
     async def end(self, owners: Iterable[str]) -> None:
         """Kill the sessions of these owners, and with them what they were writing."""

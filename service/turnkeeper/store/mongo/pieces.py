@@ -6,7 +6,7 @@ from typing import Final
 
 from pymongo.errors import BulkWriteError
 
-from turnkeeper.store.contract import Piece
+from turnkeeper.store.hints import Piece
 from turnkeeper.store.mongo.client import Connection, Document, database_errors
 from turnkeeper.store.mongo.documents import SCHEMA, decode, encode
 from turnkeeper.store.mongo.writes import DUPLICATE_KEY

@@ -4,13 +4,14 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, suppress
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 import pymongo
 from pymongo.errors import ConfigurationError, DuplicateKeyError, PyMongoError
 
 from turnkeeper.store.codec import EventCodec
-from turnkeeper.store.contract import Hint, Piece
+from turnkeeper.store.hints import Hint, Piece
 from turnkeeper.store.mongo import indexes
 from turnkeeper.store.mongo.claims import Claims
 from turnkeeper.store.mongo.client import GOODBYE_S, Connection, database_errors
@@ -22,6 +23,7 @@ from turnkeeper.store.mongo.orphans import Orphans
 from turnkeeper.store.mongo.outcomes import Outcomes
 from turnkeeper.store.mongo.pieces import Pieces
 from turnkeeper.store.mongo.reads import Reads
+from turnkeeper.store.mongo.renewer import MongoRenewer
 from turnkeeper.store.mongo.sessions import Sessions
 from turnkeeper.store.mongo.steps import Steps
 from turnkeeper.store.mongo.sweeps import Sweeps
@@ -61,6 +63,7 @@ class MongoStore(Sessions, Forks, Steps, LateResults, Claims, Sweeps, Reads, Pie
                 "MONGODB_URI is no address of a MongoDB: write mongodb://HOST:PORT,…/?replicaSet=NAME, "
                 "with special characters of a password as %XX"
             ) from None
+        self._renewer = partial(MongoRenewer, uri, database=database, operation=operation)
         self._replica = replica
         self._tasks = Tasks()
         self._orphans = Orphans(self._connection, replica=replica)
@@ -84,6 +87,14 @@ class MongoStore(Sessions, Forks, Steps, LateResults, Claims, Sweeps, Reads, Pie
 
     def hints(self) -> AbstractAsyncContextManager[AsyncIterator[Hint | Piece]]:
         return self._hints.open()
+
+    async def beat(self, *, silent_after: timedelta) -> None:
+        with database_errors():
+            await self._orphans.beat(silent_after=silent_after)
+
+    def renewer(self) -> MongoRenewer:
+        """Renews leases of this store's sessions, for use in another thread."""
+        return self._renewer()
 
     async def secret(self, name: str) -> bytes:
         with database_errors():

@@ -43,6 +43,7 @@ class Sweeps:
 
     async def requeue_lapsed(self) -> int:
         with database_errors():
+            await self._orphans.end_silent()
             return await self._lapsed() + await self._stranded() + await self._forgotten()
 
     async def lapsed_approvals(self, *, limit: int) -> Sequence[Approval]:
