@@ -10,13 +10,13 @@ import pytest
 from docs import generate
 from tests.unit.docs.pages import blocks, reference, table
 from turnkeeper import catalogue, settings
-from turnkeeper.app import CLOUD_MODEL
 from turnkeeper.codes import Code
 from turnkeeper.domain.agent import Agent, AgentLimits, PolicyRule
 from turnkeeper.domain.event import KINDS
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolOutcome
 from turnkeeper.engine import follow, requests, toolbox, turns
 from turnkeeper.errors import leaves
+from turnkeeper.model.by_agent import CLOUD_MODEL
 from turnkeeper.model.openai import OpenAIModel
 from turnkeeper.pb.v1 import error_pb2, event_pb2
 from turnkeeper.rpc import chat, client_tools, pages, rules, server, sessions, status
