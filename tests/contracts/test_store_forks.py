@@ -1,0 +1,122 @@
+"""A fork is taken, copied by batches, and there as a whole or not at all."""
+
+import asyncio
+from dataclasses import replace
+
+from tests.builders import AGENT, Place, a_call, a_first_event, a_place, a_request, a_session, a_turn, an_event, new_id
+from tests.contracts.conftest import NewStore
+from tests.contracts.stores import begin
+from turnkeeper.domain.event import NewEvent
+from turnkeeper.domain.tool import CallState
+from turnkeeper.domain.turn import TurnState
+from turnkeeper.store.contract import Fork, RequestRecord, Store
+
+
+def a_fork(place: Place, source: Place, **given: str) -> Fork:
+    return Fork(session=a_session(place, **given), source_session_id=source.session_id, source_sequence=1)
+
+
+def a_record(source: Place, made: Place) -> RequestRecord:
+    record = a_request(source, turn_id="", sequence=1, made_session_id=made.session_id)
+    return replace(record, key=replace(record.key, family="fork_session"))
+
+
+def a_log(count: int) -> list[NewEvent]:
+    return [a_first_event(), *(an_event(str(number)) for number in range(2, count + 1))]
+
+
+async def copied(store: Store, fork: Fork, events: list[NewEvent]) -> tuple[Fork, int]:
+    """The whole copy, and by how many batches."""
+    batches = 0
+    while fork.copied < len(events):
+        going = await store.copy_events(fork, events)
+        assert going is not None
+        fork, batches = going, batches + 1
+    return fork, batches
+
+
+async def seen(store: Store, place: Place) -> bool:
+    found = await store.session(place.tenant, place.session_id)
+    snapshot = await store.snapshot(place.tenant, place.session_id)
+    known = await store.last_seqs([(place.tenant, place.session_id)])
+    assert (found is None) == (snapshot is None) == (not known)
+    return found is not None
+
+
+async def test_a_large_log_is_copied_by_batches_and_seen_when_it_is_whole(store: Store) -> None:
+    source, place = await begin(store), a_place()
+    events = a_log(1201)
+    taken = await store.reserve_fork(a_fork(place, source))
+    assert taken is not None
+    assert not await seen(store, place)
+    fork, batches = await copied(store, taken, events)
+    assert batches == 3
+    assert not await seen(store, place)
+    turn = a_turn(place, state=TurnState.COMPLETED)
+    call = a_call(place, turn_id=turn.id, state=CallState.RETURNED)
+    record = a_record(source, place)
+    made = await store.finish_fork(fork, fork.session, turns=(turn,), calls=(call,), request=record)
+    assert made == record
+    assert await store.find_request(record.key) == record
+    found = await store.session(place.tenant, place.session_id)
+    assert found is not None
+    assert (found[0], found[1].last_seq) == (fork.session, 1201)
+    snapshot = await store.snapshot(place.tenant, place.session_id, turn_id=turn.id)
+    assert snapshot is not None
+    assert (snapshot.turn, snapshot.calls) == (turn, (call,))
+    log = await store.events(place.tenant, place.session_id, after=0, limit=2000)
+    assert [event.sequence for event in log] == list(range(1, 1202))
+    assert await store.copy_events(fork, events) is None
+    assert await store.reserve_fork(a_fork(place, source)) is None
+
+
+async def test_events_of_many_bytes_make_smaller_batches(store: Store) -> None:
+    source, place = await begin(store), a_place()
+    events = [a_first_event(), *(an_event("x" * 250_000) for _ in range(40))]
+    taken = await store.reserve_fork(a_fork(place, source))
+    assert taken is not None
+    assert (await copied(store, taken, events))[1] == 2
+
+
+async def test_i8_five_tries_at_once_copy_one_log_and_make_one_session(new_store: NewStore) -> None:
+    replicas = [await new_store() for _ in range(2)]
+    source, place = await begin(replicas[0]), a_place()
+    events = a_log(1300)
+    record = a_record(source, place)
+
+    async def attempt(number: int) -> RequestRecord | None:
+        store = replicas[number % 2]
+        going = await store.reserve_fork(a_fork(place, source, etag=new_id("etag")))
+        first = going
+        while going is not None and going.copied < len(events):
+            going = await store.copy_events(going, events)
+        if going is None or first is None:
+            return None
+        return await store.finish_fork(going, going.session, turns=(), calls=(), request=record)
+
+    made = await asyncio.gather(*(attempt(number) for number in range(5)))
+    assert record in made
+    assert set(made) <= {record, None}
+    log = await replicas[0].events(place.tenant, place.session_id, after=0, limit=2000)
+    assert [event.sequence for event in log] == list(range(1, 1301))
+
+
+async def test_a_taken_id_is_nobody_elses(store: Store) -> None:
+    source, place = await begin(store), a_place()
+    taken = await store.reserve_fork(a_fork(place, source, fingerprint="first"))
+    again = await store.reserve_fork(a_fork(place, source, fingerprint="second"))
+    assert taken is not None
+    assert again == taken
+    there = await store.create_session(a_session(place, fingerprint="third"), AGENT, event=a_first_event())
+    assert there == taken.session
+    assert await store.reserve_fork(a_fork(source, place)) is None
+
+
+async def test_i13_a_fork_of_one_tenant_is_not_anothers(store: Store) -> None:
+    blue, red = [a_place(tenant=tenant, session_id="forked") for tenant in ("blue", "red")]
+    source = await begin(store)
+    for place in (blue, red):
+        taken = await store.reserve_fork(a_fork(place, source, title=place.tenant))
+        assert taken is not None
+        assert (taken.session.title, taken.copied) == (place.tenant, 0)
+        await store.copy_events(taken, a_log(3))
