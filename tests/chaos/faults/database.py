@@ -32,7 +32,7 @@ async def kill_unreplicated(cluster: Cluster, strike: Strike, rng: random.Random
     primary, term = await database.until_primary()
     others = await database.secondaries()
     strike.aim(primary.name)
-    async with _replication_paused(others):
+    async with replication_paused(others):
         await asyncio.sleep(rng.uniform(0.5, 1.2))
         strike.note(f"{await _ahead(primary, others)} s of its log were with nobody else")
         await primary.kill()
@@ -128,7 +128,7 @@ async def _new_term(database: ReplicaSet, strike: Strike, *, term: int) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _replication_paused(nodes: Sequence[Node]) -> AsyncIterator[None]:
+async def replication_paused(nodes: Sequence[Node]) -> AsyncIterator[None]:
     try:
         for node in nodes:
             await node.command("configureFailPoint", "stopReplProducer", mode="alwaysOn")

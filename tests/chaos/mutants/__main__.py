@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import harness
+from tests.chaos.mutants import unreplicated
 from tests.chaos.mutants.patches import PATCHES
 from tests.chaos.mutants.scenes import Scene, both_approved_at_once, struck, unsure_commit
 from tests.chaos.points.script import SCRIPT
@@ -23,11 +24,13 @@ BROKEN = "tests.chaos.mutants.serve"
 
 SCENES: Mapping[str, Scene] = {
     "two-step-numbering": struck("step.after_first_write", "kill", passages=(2,)),
+    "write-concern-1": unreplicated.once,
     "no-fence": struck("turn.model.after_answer", "stop"),
     "fence-read-not-written": struck("step.before_first_write", "stop", passages=(2, 3)),
     "state-only-filter": both_approved_at_once,
     "unknown-is-aborted": unsure_commit,
     "attempt-in-memory": struck("turn.model.first_delta", "kill"),
+    "duplicate-without-reread": unreplicated.twice,
     "tool-retried": struck("turn.tool.after_effect", "kill"),
 }
 """Each mutant, and where it shows."""

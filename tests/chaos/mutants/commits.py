@@ -5,9 +5,10 @@ from typing import Any
 
 from pymongo.read_concern import ReadConcern
 
-from turnkeeper.store.contract import Committed, Duplicate, Stale, Step, Verdict
+from turnkeeper.store.contract import Committed, Duplicate, RequestRecord, Stale, Step, Verdict
 from turnkeeper.store.mongo import heads, keys, steps
 from turnkeeper.store.mongo.client import ClientSession, Document, database_errors
+from turnkeeper.store.mongo.documents import decode, encode
 from turnkeeper.store.mongo.events import numbered
 from turnkeeper.store.mongo.steps import Steps
 from turnkeeper.store.mongo.writes import Obstacle, Writes
@@ -72,4 +73,4 @@ async def local_duplicate(self: Steps, step: Step) -> Verdict | None:
     connection: Any = self._transactions.connection
     local = connection.requests.with_options(read_concern=ReadConcern("local"))
     document = await local.find_one(keys.where(keys.of_request(step.request.key)))
-    return None if document is None else Duplicate(step.request)
+    return None if document is None else Duplicate(decode(RequestRecord, {**document, "key": encode(step.request.key)}))

@@ -14,7 +14,7 @@ from turnkeeper.domain.tool import ToolClass
 from turnkeeper.domain.turn import Turn
 from turnkeeper.faults import fault
 from turnkeeper.store.contract import Fenced, Stale, Step, Verdict
-from turnkeeper.store.mongo import attempts, claims, client, heads, outcomes
+from turnkeeper.store.mongo import attempts, claims, client, heads, indexes, outcomes
 from turnkeeper.store.mongo.steps import Steps
 from turnkeeper.store.mongo.writes import Obstacle, Stopped
 
@@ -44,12 +44,18 @@ def write_concern_1() -> None:
     """Acknowledge what one node has: a new primary that never heard of it takes it back."""
     loose = WriteConcern(w=1)
     setattr(attempts, "MAJORITY", loose)  # noqa: B010 - a constant, to the type checker
-    motor = AsyncIOMotorClient
+
+    _read_locally(w=1)
+
+
+def _read_locally(**more: object) -> None:
+    """Read what this node has, and not what a majority has."""
 
     def connect(*args: Any, **options: Any) -> Any:
-        return motor(*args, **{**options, "w": 1, "readConcernLevel": "local"})
+        return AsyncIOMotorClient(*args, **{**options, "readConcernLevel": "local", **more})
 
     setattr(client, "AsyncIOMotorClient", connect)  # noqa: B010 - a class, to the type checker
+    indexes._check_concerns = lambda connection: None  # noqa: SLF001 - the service itself would refuse to start like this
 
 
 def no_fence() -> None:
@@ -124,6 +130,7 @@ _taken_up = Turn.taken_up
 
 def duplicate_without_reread() -> None:
     """A duplicate key is answered at once from what this node has, before a majority has it."""
+    _read_locally()
 
     async def commit(self: Steps, step: Step) -> Verdict:
         if step.request is None:
