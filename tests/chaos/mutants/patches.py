@@ -55,7 +55,7 @@ def _read_locally(**more: object) -> None:
         return AsyncIOMotorClient(*args, **{**options, "readConcernLevel": "local", **more})
 
     setattr(client, "AsyncIOMotorClient", connect)  # noqa: B010 - a class, to the type checker
-    indexes._check_concerns = lambda connection: None  # noqa: SLF001 - the service itself would refuse to start like this
+    indexes._check_concerns = lambda connection: None  # noqa: ARG005, SLF001 - the service itself would refuse to start like this
 
 
 def no_fence() -> None:
