@@ -19,8 +19,8 @@ class Lane(StrEnum):
 
 PAUSES: Final[Mapping[Lane, tuple[float, float]]] = {
     Lane.SERVERS: (1.0, 2.5),
-    Lane.DATABASE: (2.0, 4.0),
-    Lane.WIRE: (1.0, 2.5),
+    Lane.DATABASE: (4.0, 7.0),
+    Lane.WIRE: (1.0, 3.0),
 }
 """Seconds between the end of a fault and the next one: the time in which turns get somewhere."""
 
