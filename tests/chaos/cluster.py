@@ -130,7 +130,13 @@ async def running(plan: Plan) -> AsyncIterator[Cluster]:
             stack.push_async_callback(_kill, server)
         await asyncio.gather(*(server.start() for server in servers))
         client = await stack.enter_async_context(
-            Client(database.uri, timeoutMS=2_000, serverSelectionTimeoutMS=1_000, heartbeatFrequencyMS=500)
+            Client(
+                database.uri,
+                readConcernLevel="majority",
+                timeoutMS=2_000,
+                serverSelectionTimeoutMS=1_000,
+                heartbeatFrequencyMS=500,
+            )
         )
         yield Cluster(plan=plan, wire=wire, database=database, servers=servers, model_url=model_url, client=client)
 
