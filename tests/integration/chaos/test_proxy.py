@@ -17,11 +17,17 @@ ME = "me"
 async def _echo() -> AsyncIterator[tuple[Wire, Link]]:
     """A link to a server that says everything back."""
 
+    talking: set[asyncio.StreamWriter] = set()
+
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        talking.add(writer)
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(1024):
                 writer.write(data)
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        talking.remove(writer)
 
     server = await asyncio.start_server(echo, "127.0.0.1", 0)
     async with server:
@@ -30,6 +36,7 @@ async def _echo() -> AsyncIterator[tuple[Wire, Link]]:
             link = wire.link("db", identify=True)
             link.target = server.sockets[0].getsockname()[1]
             yield wire, link
+        await until(lambda: not talking)
 
 
 @contextlib.asynccontextmanager
