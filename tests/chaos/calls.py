@@ -17,7 +17,7 @@ from tests.chaos.record import Recorder
 from tests.harness import Stubs
 from turnkeeper.pb.v1 import chat_pb2, error_pb2
 
-UNARY = 5.0
+UNARY = 4.0
 """Seconds that a call may take, beside its own wait."""
 OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 200),
@@ -81,13 +81,23 @@ class Replicas:
 
 
 class Caller:
-    """One client's calls. `until`: the monotonic time at which it stops to try again."""
+    """One client's calls. `group` owns those that nobody waits for; `until`: the monotonic time of the last try."""
 
-    def __init__(self, name: str, replicas: Replicas, record: Recorder, *, rng: random.Random, until: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        replicas: Replicas,
+        record: Recorder,
+        *,
+        rng: random.Random,
+        group: asyncio.TaskGroup,
+        until: float,
+    ) -> None:
         self.name = name
         self.rng = rng
         self.replicas = replicas
         self._record = record
+        self._group = group
         self._until = until
 
     def any_replica(self) -> int:
@@ -95,7 +105,7 @@ class Caller:
 
     async def call(self, rpc: str, request: Any, *, wait: float = 0.0, first: int | None = None, **more: Any) -> Answer:
         """The answer, after as many tries as it takes, each on the next replica; GAVE_UP when time is over."""
-        replica = self.any_replica() if first is None else first
+        replica = (self.any_replica() if first is None else first) % len(self.replicas.stubs)
         intent, pause = self._record.number(), 0.1
         while True:
             answer = await self._try(rpc, request, replica, timeout=UNARY + wait, intent=intent, more=more)
@@ -108,16 +118,19 @@ class Caller:
             replica = (replica + 1) % len(self.replicas.stubs)
 
     async def copies(self, rpc: str, request: Any, *, most: int = 5, **more: Any) -> Answer:
-        """The same request 1 to `most` times at once, to different replicas. The first answer of the best kind."""
-        count = self.rng.choices(range(1, 6), [10, 4, 3, 1, 1])[0]
+        """The same request 1 to `most` times at once, to different replicas: the first good answer, or the last one.
+
+        The other copies go on meanwhile, and are still tried again.
+        """
+        count = min(most, self.rng.choices(range(1, 6), [10, 4, 3, 1, 1])[0])
         start = self.any_replica()
-        answers = await asyncio.gather(
-            *(
-                self.call(rpc, request, first=(start + place) % len(self.replicas.stubs), **more)
-                for place in range(min(count, most))
-            )
-        )
-        return next((answer for answer in answers if answer.ok), answers[0])
+        copies = [self._group.create_task(self.call(rpc, request, first=start + n, **more)) for n in range(count)]
+        answer = Answer("GAVE_UP")
+        for next_answer in asyncio.as_completed(copies):
+            answer = await next_answer
+            if answer.ok:
+                break
+        return answer
 
     async def _try(
         self, rpc: str, request: Any, replica: int, *, timeout: float, intent: int, more: dict[str, Any]

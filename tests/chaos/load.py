@@ -20,7 +20,7 @@ from tests.chaos.streams import Watcher
 from tests.chaos.users import Place, Term, User, Writer
 
 GRACE = 60.0
-SESSIONS = 14
+SESSIONS = 18
 _WRITERS = 3
 _HOT_MESSAGES = 40
 
@@ -32,16 +32,27 @@ async def run(*, addresses: list[str], seed: int, seconds: float, out: Path, ses
         async with Replicas(addresses) as replicas:
             now = time.monotonic()
             term = Term(over=now + seconds, until=now + seconds + GRACE)
-            await _Load(replicas, calls, streams, seed=seed, term=term).run(sessions)
+            async with asyncio.TaskGroup() as group:
+                await _Load(replicas, calls, streams, group=group, seed=seed, term=term).run(sessions)
     told = {"seed": seed, "seconds": seconds, "began": began, "over": began + seconds, "ended": time.time()}
     (out / LOAD).write_text(json.dumps(told) + "\n")
 
 
 class _Load:
-    def __init__(self, replicas: Replicas, calls: Recorder, streams: Recorder, *, seed: int, term: Term) -> None:
+    def __init__(
+        self,
+        replicas: Replicas,
+        calls: Recorder,
+        streams: Recorder,
+        *,
+        group: asyncio.TaskGroup,
+        seed: int,
+        term: Term,
+    ) -> None:
         self._replicas = replicas
         self._calls = calls
         self._streams = streams
+        self._group = group
         self._seed = seed
         self._term = term
 
@@ -79,7 +90,8 @@ class _Load:
         return random.Random(f"{self._seed} {name}")
 
     def _caller(self, name: str) -> Caller:
-        return Caller(name, self._replicas, self._calls, rng=self.rng(name), until=self._term.until)
+        rng = self.rng(name)
+        return Caller(name, self._replicas, self._calls, rng=rng, group=self._group, until=self._term.until)
 
 
 class _Shared:

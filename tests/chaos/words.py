@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 WEIGHTS = {
     "say": 8,
-    "tell": 28,
+    "tell": 26,
     "look": 7,
     "note": 9,
     "both": 8,
-    "pay": 22,
-    "twice": 6,
-    "pledge": 5,
+    "pay": 30,
+    "twice": 9,
+    "pledge": 6,
     "post": 5,
     "limit": 3,
     "crash": 3,
