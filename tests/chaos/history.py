@@ -138,8 +138,11 @@ class History:
 
     def at(self, session: str, sequence: int) -> Logged | None:
         """The session's event of this number."""
-        log = self.logs.get(session, ())
-        return next((event for event in log[max(0, sequence - 1) :] if event.sequence == sequence), None)
+        return self._by_number.get((session, sequence))
+
+    @cached_property
+    def _by_number(self) -> Mapping[tuple[str, int], Logged]:
+        return {(session, event.sequence): event for session, log in self.logs.items() for event in log}
 
 
 @dataclass(slots=True)

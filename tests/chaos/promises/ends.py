@@ -41,13 +41,13 @@ def is_at_rest(turn: Document, turns: Mapping[str, Document], head: Document) ->
     """The turn ended, waits for somebody, or is queued behind one that does."""
     if turn["state"] in ENDED | WAITING:
         return True
-    active = turns.get(head["active_turn"])
-    return turn["id"] in head["queue"] and active is not None and active["state"] in WAITING
+    active = turns.get(head.get("active_turn", ""))
+    return turn["id"] in head.get("queue", ()) and active is not None and active["state"] in WAITING
 
 
 def _rests(turn: str, history: History) -> tuple[bool, str]:
     document = history.turns.get(turn)
     if document is None:
         return False, f"turn {turn} is not there"
-    rests = is_at_rest(document, history.turns, history.heads[document["session_id"]])
+    rests = is_at_rest(document, history.turns, history.heads.get(document["session_id"], {}))
     return rests, f"{document['session_id']}: turn {turn} is still {document['state']}"
