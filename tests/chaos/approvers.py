@@ -1,10 +1,11 @@
 """Approvers: they find what waits for a person, and approve, reject, contradict each other, come late or never."""
 
 import asyncio
+import time
 
 from tests.chaos.calls import Caller
 from tests.chaos.users import Term
-from turnkeeper.pb.v1 import approval_pb2, event_pb2
+from turnkeeper.pb.v1 import approval_pb2, event_pb2, session_pb2
 
 Approval = approval_pb2.Approval
 _EVERY = 0.4
@@ -34,13 +35,24 @@ class Approver:
                 await asyncio.sleep(_EVERY)
 
     async def finish(self) -> None:
-        """Approve what still waits, until nothing does for a while or nothing is tried any more."""
-        quiet = 0
-        while quiet < 3 and asyncio.get_running_loop().time() < self._term.until:
+        """Approve what still waits, until no session has a turn any more or nothing is tried any more."""
+        while time.monotonic() < self._term.until:
             pending = await self._pending()
             await asyncio.gather(*(self._decide(approval, self._kind_of_yes(approval)) for approval in pending))
-            quiet = 0 if pending else quiet + 1
+            if not pending and not await self._goes_on_somewhere():
+                return
             await asyncio.sleep(_EVERY)
+
+    async def _goes_on_somewhere(self) -> bool:
+        """Whether a session still has a turn, or nobody knows."""
+        request = session_pb2.ListSessionsRequest(states=[session_pb2.SESSION_STATE_ACTIVE], page_size=100)
+        while True:
+            answer = await self._caller.call("ListSessions", request)
+            if not answer.ok or any(session.active_turn_id for session in answer.response.sessions):
+                return True
+            request.page_token = answer.response.next_page_token
+            if not request.page_token:
+                return False
 
     async def _pending(self) -> list[Approval]:
         request = approval_pb2.ListApprovalsRequest(states=[approval_pb2.APPROVAL_STATE_PENDING], page_size=100)
