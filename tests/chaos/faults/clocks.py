@@ -13,6 +13,7 @@ from tests.chaos.strikes import Strike
 
 _JUMPS: Final = (-3600.0, -60.0, -10.0, 10.0, 60.0, 3600.0)
 _TOLERANCE: Final = 1.5
+_NOTICED: Final = 6 * CACHED
 
 
 async def of_a_server(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
@@ -39,8 +40,7 @@ async def _jump(
 ) -> None:
     clock.set(by)
     try:
-        await asyncio.sleep(CACHED + 0.2)
-        off = await read() - time.time()
+        off = await _seen(read, by=by)
         if abs(off - by) < _TOLERANCE:
             strike.confirm(f"the process is {off:+.1f} s off")
         else:
@@ -49,6 +49,16 @@ async def _jump(
     finally:
         clock.set(0)
     await asyncio.sleep(CACHED)
+
+
+async def _seen(read: Callable[[], Awaitable[float]], *, by: float) -> float:
+    """How far off the process is, once it has noticed, or after a while in which it has not."""
+    deadline = time.monotonic() + _NOTICED
+    while True:
+        await asyncio.sleep(CACHED / 4)
+        off = await read() - time.time()
+        if abs(off - by) < _TOLERANCE or time.monotonic() > deadline:
+            return off
 
 
 async def _wall_clock(node: Node) -> float:
