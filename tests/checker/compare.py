@@ -47,7 +47,7 @@ async def _differences(database: AsyncDatabase[dict[str, Any]], session: AsyncCl
             yield f"{key}: its session, head or log is not there"
             continue
         mine = {name: found.get(key, []) for name, found in members.items()}
-        for line in _of_session(heads[key], sessions[key], events[key], mine):
+        for line in of_session(heads[key], sessions[key], events[key], mine):
             yield f"{key[1]}: {line}"
 
 
@@ -74,9 +74,10 @@ def _of(document: Document) -> tuple[str, str]:
     return document["tenant"], document["session_id"]
 
 
-def _of_session(
+def of_session(
     head: Document, session: Document, events: list[Document], members: Mapping[str, list[Document]]
 ) -> Iterator[str]:
+    """What does not fit in one session; `members` are its turns, calls, approvals and requests, by collection."""
     yield from _log(events, head)
     try:
         folded = fold(event_pb2.Event.FromString(event["payload"]) for event in events)

@@ -151,7 +151,7 @@ def _turn_retried(folded: Folded, event: Event) -> None:
         raise BrokenLog(f"turn {event.turn_id} was retried when {turn.end or 'running'}")
     folded.standing = replace(folded.standing, completed=False)
     folded.take_back(turn)
-    turn.end, turn.iterations, turn.error_code = "", 0, 0
+    turn.end, turn.iterations, turn.error_code, turn.retried = "", 0, 0, True
     folded.active = event.turn_id
 
 
@@ -160,7 +160,7 @@ def _running(folded: Folded, event: Event) -> FoldedTurn:
     if event.turn_id != folded.active:
         raise BrokenLog(f"{event.WhichOneof('payload')} ({event.sequence}) of a turn that is not active")
     turn = folded.turn_of(event)
-    turn.backing_off = False
+    turn.backing_off = turn.retried = False
     return turn
 
 

@@ -55,7 +55,8 @@ class FoldedApproval:
 
 @dataclass(slots=True)
 class FoldedTurn:
-    """One turn. `end` is its final state, empty before; `backing_off` is between two tries that are far apart."""
+    """One turn. `end` is its final state, empty before; `backing_off` is between two tries that are far apart;
+    `retried` until an owner has done something since RetryTurn."""
 
     first_sequence: int
     message_id: str
@@ -64,6 +65,7 @@ class FoldedTurn:
     started: bool = False
     end: str = ""
     backing_off: bool = False
+    retried: bool = False
     iterations: int = 0
     answer: str = ""
     usage: Usage = field(default_factory=lambda: dict.fromkeys(USAGE, 0))
@@ -142,7 +144,7 @@ class Folded:
             return {f"AWAITING_{waits}", "RUNNING"}
         if turn.backing_off:
             return {"BACKING_OFF", "RUNNING"}
-        return {"RUNNING"} if turn.started else {"PENDING", "RUNNING"}
+        return {"RUNNING"} if turn.started and not turn.retried else {"PENDING", "RUNNING"}
 
     def turn_of(self, event: event_pb2.Event) -> FoldedTurn:
         """The turn, which must go on."""

@@ -1,0 +1,248 @@
+"""What callers do: each verb decides on what it read, is under way, and is stored when it arrives, or decided again.
+
+As `journal.append` does it, and the verbs of `turns`, `approvals` and `sessions` around it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tests.unit.engine.replicas import LEASE, Run, World
+from turnkeeper.domain.approval import ANSWERS, ApprovalDecision, ApprovalState
+from turnkeeper.domain.message import Part
+from turnkeeper.domain.turn import CancelReason, Turn, TurnOptions
+from turnkeeper.engine import approvals, requests, sessions
+from turnkeeper.engine.draft import Draft
+from turnkeeper.engine.requests import NewMessage, Taker
+from turnkeeper.errors import ApprovalAlreadyProcessed, SessionError
+from turnkeeper.store.contract import (
+    Cancel,
+    Committed,
+    Duplicate,
+    HeadChange,
+    Lease,
+    RequestKey,
+    RequestRecord,
+    Stale,
+    Step,
+)
+
+Key = tuple[str, str]
+
+
+@dataclass(slots=True)
+class Verb:
+    """One call under way. `step` is what it has decided, None when there was nothing to store or it was refused."""
+
+    world: World
+    key: Key
+    turn_id: str
+    decide: Callable[[Draft], Any]
+    stored: Callable[[Any, Draft, Committed], None]
+    otherwise: Callable[[SessionError | RequestRecord | None], None]
+    step: Step | None = None
+    _draft: Draft | None = None
+    _value: Any = None
+
+    def set_out(self) -> None:
+        draft = self.world.draft(self.world.read(self.key, self.turn_id))
+        self.step = None
+        try:
+            value = self.decide(draft)
+        except SessionError as refused:
+            self.otherwise(refused)
+            return
+        if not draft.events and draft.head == HeadChange():
+            self.otherwise(None)
+            return
+        self._draft, self._value = draft, value
+        self.step = draft.step(step_id=self.world.new_id(), fence=None)
+
+    def arrive(self) -> None:
+        for _ in range(2):
+            if self.step is None or self._draft is None:
+                return
+            verdict = self.world.log.commit(self.step)
+            if isinstance(verdict, Committed):
+                self.stored(self._value, self._draft, verdict)
+                return
+            if isinstance(verdict, Duplicate):
+                self.otherwise(verdict.record)
+                return
+            assert isinstance(verdict, Stale), verdict
+            self.set_out()
+        assert self.step is None, "a step on what was read just now is stale"
+
+
+@dataclass(slots=True)
+class Callers:
+    """Their verbs, and what they were told: the same for the same request, once and for all."""
+
+    world: World
+    adopt: Callable[[Run], None]
+    told: dict[RequestKey, RequestRecord] = field(default_factory=dict)
+    decided: dict[str, ApprovalState] = field(default_factory=dict)
+
+    def send(self, key: Key, request_id: str, text: str, if_busy: str, *, room: bool) -> Verb | None:
+        request = self._request(key, "message", request_id)
+        if self._known(request, text):
+            return None
+        message = NewMessage(
+            key=request, fingerprint=text, content=(Part(text=text),), if_busy=if_busy, options=TurnOptions()
+        )
+        return self._effect(key, "", request, text, lambda draft: requests.accept(draft, message, taker=_taker(room)))
+
+    def retry(self, key: Key, turn_id: str, request_id: str, *, room: bool) -> Verb | None:
+        request = self._request(key, "retry_turn", request_id)
+        if self._known(request, turn_id):
+            return None
+
+        def decide(draft: Draft) -> tuple[Turn, RequestRecord]:
+            last = list(self.world.kept(key).turns.values())[-1]
+            return requests.take_up(draft, request, turn_id, last=last, taker=_taker(room))
+
+        return self._effect(key, turn_id, request, turn_id, decide)
+
+    def decide(self, key: Key, approval_id: str, choice: int, by: str, *, seen: bool) -> Verb | None:
+        """`choice` is of the answers that its kind takes."""
+        asked = self.world.kept(key).approvals[approval_id]
+        answers = list(ANSWERS[asked.kind])
+        decision = answers[choice % len(answers)]
+        arguments_hash = asked.arguments_hash if seen else "another"
+        if asked.state is not ApprovalState.PENDING:
+            self._ask_again(key, approval_id, decision, by, arguments_hash)
+            return None
+
+        def stored(value: Any, _: Draft, __: Committed) -> None:
+            assert approval_id not in self.decided, "I6: two were told that they decided it"
+            self.decided[approval_id] = value.state
+
+        def otherwise(refused: SessionError | RequestRecord | None) -> None:
+            if refused is None:
+                self._ask_again(key, approval_id, decision, by, arguments_hash)
+
+        return self._verb(
+            key,
+            asked.turn_id,
+            lambda draft: approvals.decide_in(
+                draft,
+                approval_id,
+                decision,
+                by=by,
+                arguments_hash=arguments_hash,
+                reason="",
+                result_json=_result(decision),
+            ),
+            stored,
+            otherwise,
+        )
+
+    def expire(self, key: Key, approval_id: str) -> Verb:
+        turn_id = self.world.kept(key).approvals[approval_id].turn_id
+
+        def stored(_: Any, __: Draft, ___: Committed) -> None:
+            assert approval_id not in self.decided, "I7: it was decided, and it expired"
+            self.decided[approval_id] = ApprovalState.EXPIRED
+
+        return self._verb(key, turn_id, lambda draft: approvals.expire_in(draft, approval_id), stored)
+
+    def cancel(self, key: Key, turn_id: str) -> Verb:
+        wish = Cancel(turn_id=turn_id, by="ada", reason=CancelReason.REQUESTED.value)
+
+        def otherwise(_: Any) -> None:
+            self.world.log.request_cancel(*key, wish)
+
+        return self._verb(
+            key, turn_id, lambda draft: requests.cancel_unowned(draft, by="ada"), lambda *_: None, otherwise
+        )
+
+    def end(self, key: Key) -> Verb:
+        def decide(draft: Draft) -> int:
+            queued = {turn_id: self.world.kept(key).turns[turn_id] for turn_id in draft.snapshot.head.queue}
+            return sessions.end_in(draft, queued, by="ada", reason="")
+
+        return self._verb(key, "", decide, lambda *_: None)
+
+    def _effect(
+        self, key: Key, turn_id: str, request: RequestKey, fingerprint: str, decide: Callable[[Draft], Any]
+    ) -> Verb:
+        def stored(value: tuple[Turn, RequestRecord], draft: Draft, committed: Committed) -> None:
+            turn, record = value
+            self._answer(record)
+            self.world.lost_in_a_row[turn.id] = 0
+            if draft.head.lease is Lease.TAKE:
+                self.adopt(_adopted(self.world, key, draft, committed))
+
+        def otherwise(instead: SessionError | RequestRecord | None) -> None:
+            if isinstance(instead, RequestRecord):
+                self._repeat(instead, fingerprint)
+            else:
+                self._known(request, fingerprint)
+
+        return self._verb(key, turn_id, decide, stored, otherwise)
+
+    def _verb(
+        self,
+        key: Key,
+        turn_id: str,
+        decide: Callable[[Draft], Any],
+        stored: Callable[[Any, Draft, Committed], None],
+        otherwise: Callable[[SessionError | RequestRecord | None], None] = lambda _: None,
+    ) -> Verb:
+        return Verb(self.world, key, turn_id, decide, stored, otherwise)
+
+    def _request(self, key: Key, family: str, request_id: str) -> RequestKey:
+        return RequestKey(tenant=key[0], session_id=key[1], principal="ada", family=family, request_id=request_id)
+
+    def _known(self, request: RequestKey, fingerprint: str) -> bool:
+        record = self.world.log.find_request(request)
+        if record is not None:
+            self._repeat(record, fingerprint)
+        return record is not None
+
+    def _repeat(self, record: RequestRecord, fingerprint: str) -> None:
+        if record.fingerprint == fingerprint:
+            self._answer(record)
+
+    def _answer(self, record: RequestRecord) -> None:
+        """I8: all that ask with the same words are told the same, and it is in the log."""
+        assert self.told.setdefault(record.key, record) == record, "I8: one request has two effects"
+        kept = self.world.kept((record.key.tenant, record.key.session_id))
+        said = kept.log[record.sequence - 1].event
+        assert said.turn_id == record.turn_id, "I8: the record names another event"
+
+    def _ask_again(self, key: Key, approval_id: str, decision: ApprovalDecision, by: str, arguments_hash: str) -> None:
+        """Of one that is decided: its decider is told the same again, anybody else that it is decided."""
+        approval = self.world.kept(key).approvals[approval_id]
+        if approval.state is ApprovalState.EXPIRED:
+            return
+        try:
+            same = approval.decide(
+                decision,
+                by=by,
+                arguments_hash=arguments_hash,
+                reason="",
+                at=self.world.now,
+                result_json=_result(decision),
+            )
+        except ApprovalAlreadyProcessed:
+            return
+        assert (same.decision, same.decided_by) == (decision, by), "I6: it was told a decision that nobody made"
+
+
+def _result(decision: ApprovalDecision) -> str:
+    return '"it was done"' if decision is ApprovalDecision.MARK_DONE else ""
+
+
+def _taker(room: bool) -> Taker | None:
+    return Taker(owner="first", lease=LEASE, schema=1) if room else None
+
+
+def _adopted(world: World, key: Key, draft: Draft, committed: Committed) -> Run:
+    """A turn whose lease was taken in the step that stored it: as `turns` hands it to the worker."""
+    snapshot = draft.result(committed)
+    active = snapshot.head.active_turn
+    step = draft.step(step_id="", fence=None)
+    made = {turn.id: turn for turn in (*step.new_turns, *step.turns)}
+    snapshot = replace(snapshot, turn=made[active], calls=(), approvals=())
+    return Run(world, key, active, owner="first", fence=committed.fence, snapshot=snapshot, begun=True)
