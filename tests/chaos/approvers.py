@@ -12,7 +12,7 @@ _EVERY = 0.4
 _APPROVE, _REJECT = event_pb2.APPROVAL_DECISION_APPROVE, event_pb2.APPROVAL_DECISION_REJECT
 _OUTCOMES = {"RETRY": 3, "MARK_DONE": 4, "GIVE_UP": 5}
 """What is decided on an unknown outcome, by the decision's number on the wire."""
-_PLANS = {"approve": 11, "reject": 3, "race": 3, "wait": 2, "late": 2, "never": 1}
+_PLANS = {"approve": 11, "reject": 5, "race": 3, "wait": 2, "late": 2, "never": 1}
 
 
 class Approver:
@@ -67,7 +67,8 @@ class Approver:
             case "approve":
                 await asyncio.sleep(self._rng.random())
                 await self._decide(approval, _APPROVE)
-            case "reject":
+            case "reject":  # a sibling may run by then
+                await asyncio.sleep(self._rng.random() * 1.5)
                 await self._decide(approval, _REJECT)
             case "race":
                 await asyncio.gather(self._decide(approval, _APPROVE), self._decide(approval, _REJECT))
