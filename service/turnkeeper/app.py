@@ -27,6 +27,7 @@ from turnkeeper.engine.follow import Follower
 from turnkeeper.engine.forks import Forks
 from turnkeeper.engine.hearing import Hearing
 from turnkeeper.engine.heartbeat import Heartbeat
+from turnkeeper.engine.janitor import Janitor
 from turnkeeper.engine.journal import Journal
 from turnkeeper.engine.loop import Parts
 from turnkeeper.engine.next_version import additions
@@ -226,6 +227,13 @@ class _Replica:
             lease=settings.lease,
             jitter=jitter,
         )
+        self._janitor = Janitor(
+            store,
+            keep_events=settings.keep_events,
+            purge_after=settings.purge_after,
+            interval=settings.sweep.total_seconds(),
+            jitter=jitter,
+        )
         self._sharing = Sharing(store, self.feeds, held=self.worker.held)
         self._elsewhere = Elsewhere(store, self.feeds, holds=self.worker.holds)
         self._hearing = Hearing(
@@ -275,8 +283,9 @@ class _Replica:
         server.add(AgentService(self._agents, store, pages=pages))
         port = server.listen(f"{settings.host}:{settings.port}")
         heartbeat = Heartbeat(store, lease=settings.lease)
-        others = (heartbeat.run, self._stand_in.run, self._hearing.run, self._sharing.run, self._elsewhere.run)
-        async with _background(self.worker.run, self._sweeper.run, self.feeds.run, *others):
+        others = (self._hearing.run, self._sharing.run, self._elsewhere.run)
+        tending = (heartbeat.run, self._stand_in.run, self._sweeper.run, self._janitor.run)
+        async with _background(self.worker.run, self.feeds.run, *tending, *others):
             await server.start()
             await server.serving(True)
             try:

@@ -32,6 +32,9 @@ NAMES: Final[Mapping[str, str]] = {
     "fork.before_commit": "a fork's log is copied, and the step that makes it visible has not begun",
     "renew.before": "a lease is about to be renewed",
     "sweep.before_requeue": "the sweeper is about to look for lapsed leases",
+    "trim.before_delete": "a log's beginning is said to be gone, and nothing is deleted",
+    "purge.before_delete": "a session is marked as purged, and all of it is still there",
+    "purge.before_end": "nothing of a purged session is left but its own document and its head",
 }
 """Every place, and what is true there."""
 

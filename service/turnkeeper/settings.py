@@ -46,6 +46,8 @@ class Settings:
     sweep: timedelta = _knob(timedelta(seconds=2), "how often lapsed leases and approvals are looked for")
     poll: timedelta = _knob(timedelta(milliseconds=500), "how often what nobody hinted at is looked for")
     operation_time: timedelta = _knob(timedelta(seconds=5), "how long one operation on the database may take")
+    keep_events: timedelta = _knob(timedelta(), "how long events can be replayed to streams; 0s: for ever")
+    purge_after: timedelta = _knob(timedelta(days=30), "how long after DeleteSession a session is removed for good")
     heartbeat: timedelta = _knob(timedelta(seconds=15), "silence on a stream after which a heartbeat is sent")
     rotation: timedelta = _knob(timedelta(minutes=10), "age at which a stream ends with a cursor, ± 10 %")
     write_time: timedelta = _knob(timedelta(seconds=30), "how long a stream's reader may accept nothing")
@@ -69,6 +71,8 @@ class Settings:
                 raise SettingError(f"{flag_of(each)} is {value!r}; it can be {', '.join(choices)}")
             if isinstance(value, timedelta) and value <= timedelta() and each.name not in _MAY_BE_ZERO:
                 raise SettingError(f"{flag_of(each)} must be more than 0")
+        if timedelta() < self.keep_events < 2 * self.operation_time:
+            raise SettingError("--keep-events must be 0s, or at least twice --operation-time")
         if self.concurrency < 1:
             raise SettingError("--concurrency must be at least 1")
         for flag, port in (("--port", self.port), ("--prometheus-port", self.prometheus_port)):
@@ -76,7 +80,7 @@ class Settings:
                 raise SettingError(f"{flag} must be from 0 to 65535")
 
 
-_MAY_BE_ZERO = frozenset({"drain_delay", "drain_grace"})
+_MAY_BE_ZERO = frozenset({"drain_delay", "drain_grace", "keep_events"})
 
 
 def flag_of(each: "Field[Any]") -> str:
@@ -123,8 +127,10 @@ def shown(value: object) -> str:
     """A default as a caller would write it; empty for none."""
     if isinstance(value, timedelta):
         seconds = value.total_seconds()
-        if seconds < 1:
+        if 0 < seconds < 1:
             return f"{seconds * 1000:g}ms"
+        if seconds >= 172_800 and not seconds % 86_400:
+            return f"{seconds / 86_400:g}d"
         return f"{seconds / 60:g}m" if seconds >= 120 else f"{seconds:g}s"
     if value is None or value == "":
         return ""

@@ -8,6 +8,7 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.database import AsyncDatabase
 
 from tests.checker.fold import fold
+from tests.checker.trimmed import trimmed
 from tests.checker.values import BrokenLog, Folded, FoldedTurn
 from turnkeeper.codes import Code
 from turnkeeper.pb.v1 import event_pb2
@@ -38,7 +39,8 @@ async def _differences(database: AsyncDatabase[dict[str, Any]], session: AsyncCl
     heads = {_of(head): head for head in await database.heads.find(session=session).to_list()}
     sessions = {_of(each["_id"]): each for each in await database.sessions.find(session=session).to_list()}
     members = {name: await _by_session(database, session, name) for name in _MEMBERS}
-    for key in sorted({*events, *heads, *sessions, *(each for found in members.values() for each in found)}):
+    purging = {key for key, head in heads.items() if head.get("purging")}
+    for key in sorted({*events, *heads, *sessions, *(each for found in members.values() for each in found)} - purging):
         if key in heads and "forking" in heads[key]:
             for line in _not_yet(key, heads[key], events.get(key, []), sessions.get(key), members):
                 yield line
@@ -78,18 +80,32 @@ def of_session(
     head: Document, session: Document, events: list[Document], members: Mapping[str, list[Document]]
 ) -> Iterator[str]:
     """What does not fit in one session; `members` are its turns, calls, approvals and requests, by collection."""
+    if head.get("compacted_to", 0):
+        yield from trimmed(head, session, events, members)
+        return
     yield from _log(events, head)
     try:
         folded = fold(event_pb2.Event.FromString(event["payload"]) for event in events)
     except (BrokenLog, KeyError, ValueError) as broken:
         yield f"its log is broken: {broken}"
         return
+    yield from _hidden(head, session, folded, members["approvals"])
     yield from _head(head, folded, {turn["id"]: turn["state"] for turn in members["turns"]})
     yield from _session(session, folded)
     yield from _turns(members["turns"], folded)
     yield from _calls(members["tool_calls"], folded)
     yield from _approvals(members["approvals"], folded)
     yield from _requests(members["requests"], folded)
+
+
+def _hidden(head: Document, session: Document, folded: Folded, approvals: list[Document]) -> Iterator[str]:
+    """Suspended and deleted, which the head says again for claims and readers; and the clocks of its approvals."""
+    says = (head.get("suspended", False), head.get("deleted_at") is not None, session.get("delete_time") is not None)
+    if says != (folded.state == "SUSPENDED", folded.deleted, folded.deleted):
+        yield f"head and session say suspended, deleted, deleted: {says}, log {folded.state}, {folded.deleted}"
+    for approval in approvals:
+        if approval.get("time_left") is not None and approval["state"] == "PENDING" and folded.state != "SUSPENDED":
+            yield f"approval {approval['id']} does not expire, and its session is {folded.state}"
 
 
 def _log(events: list[Document], head: Document) -> Iterator[str]:
@@ -135,9 +151,11 @@ def _session(document: Document, folded: Folded) -> Iterator[str]:
         "usage": folded.usage,
         "unknown": [{"tool": folded.calls[each].tool, "tool_call_id": each} for each in folded.unknown],
     }
+    said = {name: value for name, value in said.items() if name not in folded.changed}
     yield from _unequal("session", document, said)
     if document.get("restored") != folded.restored:
         yield f"session: restored is {document.get('restored')}, log {folded.restored}"
+    labels = folded.labels if "labels" in folded.changed else labels
     if labels != folded.labels or (document["end_time"] is not None) != (folded.state == "ENDED"):
         yield "session: its labels or its end are not those of the log"
 

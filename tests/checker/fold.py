@@ -18,6 +18,9 @@ ANSWERS: Mapping[str, Mapping[str, str]] = {
 HELD_DELAY = 2.0
 """Seconds; before a next try that is farther away the turn is let go of, and is BACKING_OFF."""
 
+STARTS = frozenset({"message_received", "turn_started", "tool_started", "turn_retried"})
+"""What a suspended session does not do. (A model's message that was under way is completed.)"""
+
 
 def fold(events: Iterable[Event]) -> Folded:
     """The whole log. Raises BrokenLog."""
@@ -29,8 +32,10 @@ def fold(events: Iterable[Event]) -> Folded:
         kind = str(event.WhichOneof("payload"))
         if kind == "None" and event.ignorable:
             continue
-        if folded.state == "ENDED":
+        if kind != "session_updated" and (folded.deleted or folded.state == "ENDED"):
             raise BrokenLog(f"{kind} ({event.sequence}) after the session's end")
+        if folded.state == "SUSPENDED" and kind in STARTS:
+            raise BrokenLog(f"{kind} ({event.sequence}) while the session is suspended")
         if kind not in RULES:
             raise BrokenLog(f"{kind} ({event.sequence}): no rule knows it")
         RULES[kind](folded, event)
@@ -51,6 +56,29 @@ def _session_activated(folded: Folded, event: Event) -> None:
     if folded.state != "CREATED":
         raise BrokenLog(f"activated when {folded.state}")
     folded.state, folded.title = "ACTIVE", event.session_activated.title or folded.title
+
+
+def _session_suspended(folded: Folded, event: Event) -> None:
+    if folded.state not in ("CREATED", "ACTIVE"):
+        raise BrokenLog(f"suspended ({event.sequence}) when {folded.state}")
+    folded.state, folded.resumes_as = "SUSPENDED", folded.state
+
+
+def _session_resumed(folded: Folded, event: Event) -> None:
+    if folded.state != "SUSPENDED":
+        raise BrokenLog(f"resumed ({event.sequence}) when {folded.state}")
+    folded.state = folded.resumes_as
+
+
+def _session_updated(folded: Folded, event: Event) -> None:
+    fields = set(event.session_updated.fields)
+    if not fields or not fields <= {"title", "labels", "metadata", "delete_time"}:
+        raise BrokenLog(f"an update ({event.sequence}) of {sorted(fields)}")
+    folded.changed |= fields
+    if "delete_time" in fields:
+        folded.deleted = not folded.deleted
+        if folded.active or folded.queue:
+            raise BrokenLog("the session was deleted before its turns had ended")
 
 
 def _session_ended(folded: Folded, event: Event) -> None:

@@ -91,6 +91,10 @@ class Folded:
     """A session."""
 
     state: str = ""
+    resumes_as: str = ""
+    deleted: bool = False
+    changed: set[str] = field(default_factory=set)
+    """What updates named; the log does not say the new values."""
     agent: str = ""
     agent_version: str = ""
     owner: str = ""

@@ -12,7 +12,8 @@ from tests.contracts.stores import a_step, begin, committed, head_of
 from turnkeeper.domain.approval import Approval, ApprovalKind, ApprovalState
 from turnkeeper.domain.session import Session, SessionState
 from turnkeeper.domain.turn import TurnState
-from turnkeeper.store.contract import ApprovalFilter, SessionFilter, Store
+from turnkeeper.store.contract import Store
+from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 
 
 async def _numbers(store: Store, place: Place, **asked: Any) -> list[int]:

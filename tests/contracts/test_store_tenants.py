@@ -10,18 +10,8 @@ from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.session import Session
 from turnkeeper.domain.tool import Call
 from turnkeeper.domain.turn import Turn, TurnState
-from turnkeeper.store.contract import (
-    ApprovalChange,
-    ApprovalFilter,
-    Cancel,
-    HeadChange,
-    Lease,
-    RequestRecord,
-    SessionFilter,
-    Snapshot,
-    Stale,
-    Store,
-)
+from turnkeeper.store.contract import ApprovalChange, Cancel, HeadChange, Lease, RequestRecord, Snapshot, Stale, Store
+from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 
 SAME = "same"
 

@@ -31,8 +31,8 @@ async def test_calls_that_create_one_session_at_once_all_send_their_message(
     class Together(MongoStore):
         """Each of the calls finds that there is no session yet."""
 
-        async def session(self, tenant: str, session_id: str) -> tuple[Session, Head] | None:
-            found = await super().session(tenant, session_id)
+        async def session(self, tenant: str, session_id: str, *, deleted: bool = False) -> tuple[Session, Head] | None:
+            found = await super().session(tenant, session_id, deleted=deleted)
             if found is None and session_id == "twins":
                 await together.wait()
             return found

@@ -49,9 +49,9 @@ class Flawed(MongoStore):
             type(self).armed = True
         return claim
 
-    async def snapshot(self, tenant: str, session_id: str, *, turn_id: str = "") -> Snapshot | None:
+    async def snapshot(self, *args: Any, **kwargs: Any) -> Snapshot | None:
         self._stumble("snapshot")
-        return await super().snapshot(tenant, session_id, turn_id=turn_id)
+        return await super().snapshot(*args, **kwargs)
 
     async def events(self, *args: Any, **kwargs: Any) -> Sequence[StoredEvent]:
         if kwargs.get("kinds") == HISTORY:

@@ -31,8 +31,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 BIN = Path(sys.executable).parent
 STATUS = REPOSITORY / "docs" / "reference" / "status.md"
 WORKS = {
-    "SessionService": "CreateSession GetSession ListSessions EndSession WatchEvents ListEvents ListMessages "
-    "ListCheckpoints ForkSession RestoreCheckpoint",
+    "SessionService": "CreateSession GetSession ListSessions UpdateSession SuspendSession ResumeSession EndSession "
+    "DeleteSession UndeleteSession WatchEvents ListEvents ListMessages ListCheckpoints "
+    "ForkSession RestoreCheckpoint",
     "ChatService": "SendMessage StreamMessage GetTurn ListTurns CancelTurn RetryTurn",
     "ApprovalService": "GetApproval ListApprovals WaitApproval DecideApproval",
     "AgentService": "GetAgent ListAgents",

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from turnkeeper.domain.tool import ToolClass
 from turnkeeper.errors import ApprovalAlreadyProcessed, ArgumentsHashMismatch, InvalidRequest
+
+NEVER = datetime(9999, 12, 31, tzinfo=UTC)
 
 
 class ApprovalKind(StrEnum):
@@ -68,6 +70,8 @@ class Answer:
 class Approval:
     """One approval as it is stored. `expire_time` was set, and is compared, by the database's clock.
 
+    `time_left`: set while its session is suspended; its clock stands still, and `expire_time` is NEVER.
+
     `sequence` is the number of the event that decided it, 0 before. `unknown_tool_call_ids`: calls of the same tool in
     the session whose outcome is unknown. `late_result_json`: what a lost owner's tool returned after all.
     `replaced_by`: the approval of the next round. `result_json` is what MARK_DONE said.
@@ -98,6 +102,19 @@ class Approval:
     replaced_by: str = ""
     decision: ApprovalDecision | None = None
     result_json: str = ""
+    time_left: timedelta | None = None
+
+    def paused(self, *, now: datetime) -> "Approval":
+        """Its clock stands still. `now` is the database's; one that had lapsed by then stays lapsed."""
+        if self.time_left is not None or self.expire_time <= now:
+            return self
+        return replace(self, time_left=self.expire_time - now, expire_time=NEVER)
+
+    def unpaused(self, *, now: datetime) -> "Approval":
+        """Its clock goes on, from `now` by the database's."""
+        if self.time_left is None:
+            return self
+        return replace(self, time_left=None, expire_time=now + self.time_left)
 
     def decide(
         self,

@@ -188,6 +188,21 @@ class SessionForked:
     copied_through: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionSuspended:
+    principal: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionResumed:
+    principal: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionUpdated:
+    fields: tuple[str, ...]
+
+
 Payload = (
     MessageReceived
     | TurnQueued
@@ -212,6 +227,9 @@ Payload = (
     | SessionEnded
     | SessionRestored
     | SessionForked
+    | SessionSuspended
+    | SessionResumed
+    | SessionUpdated
 )
 
 

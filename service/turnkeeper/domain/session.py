@@ -50,6 +50,8 @@ class Session:
 
     `unknown`: the calls whose outcome is unknown, newest first, also those that were given up.
     `restored` is set from a restoration to the next message.
+    `resumes_as`: the state that ResumeSession gives it back. `delete_time` is for people; the head has the one that
+    decides.
     """
 
     id: str
@@ -69,6 +71,8 @@ class Session:
     end_time: datetime | None = None
     unknown: tuple[UnknownCall, ...] = ()
     restored: Restored | None = None
+    resumes_as: SessionState = SessionState.ACTIVE
+    delete_time: datetime | None = None
 
     def check_takes_messages(self) -> None:
         """Raises the error that says why it takes none."""
@@ -112,3 +116,18 @@ class Session:
 
     def ended(self, *, etag: str, at: datetime) -> "Session":
         return replace(self, state=SessionState.ENDED, etag=etag, update_time=at, end_time=at)
+
+    def suspended(self, *, etag: str, at: datetime) -> "Session":
+        """Raises the error that says why it cannot be: it is over."""
+        if self.state is not SessionState.SUSPENDED:
+            self.check_takes_messages()
+        return replace(self, state=SessionState.SUSPENDED, resumes_as=self.state, etag=etag, update_time=at)
+
+    def resumed(self, *, etag: str, at: datetime) -> "Session":
+        return replace(self, state=self.resumes_as, etag=etag, update_time=at)
+
+    def deleted(self, *, etag: str, at: datetime) -> "Session":
+        return replace(self, delete_time=at, etag=etag, update_time=at)
+
+    def undeleted(self, *, etag: str, at: datetime) -> "Session":
+        return replace(self, delete_time=None, etag=etag, update_time=at)

@@ -152,9 +152,12 @@ def complete(draft: Draft, stop_reason: StopReason) -> None:
 
 
 def hand_over(draft: Draft, *, cut: bool) -> None:
-    """Anybody may claim the turn at once. `cut`: a message was given up, and its deltas do not count."""
+    """Anybody may claim the turn at once, or, suspended, once it is resumed.
+
+    `cut`: a message was given up, and its deltas do not count.
+    """
     if cut:
         turn = replace(draft.turn, next_message_id=draft.new_id(), update_time=draft.at)
         draft.put_turn(turn)
         draft.say(AttemptSuperseded(superseded_attempt=turn.attempt, message_id=turn.next_message_id), turn=turn)
-    draft.change_head(lease=Lease.RELEASE, wake=timedelta())
+    draft.change_head(lease=Lease.RELEASE, wake=None if draft.snapshot.head.suspended else timedelta())

@@ -113,6 +113,11 @@ class Draft:
         else:
             self._changed_approvals[approval.id] = ApprovalChange(approval=approval, lapsed=lapsed)
 
+    def put_approval(self, approval: Approval) -> None:
+        """It changes, and stays PENDING."""
+        self._pending[approval.id] = approval
+        self._changed_approvals[approval.id] = ApprovalChange(approval=approval, lapsed=None)
+
     def change_head(self, **changes: object) -> None:
         self.head = replace(self.head, **changes)  # type: ignore[arg-type]
 
@@ -157,6 +162,9 @@ class Draft:
             unknown_tool_call_ids=asked.shown,
             late_result_json=call.late_result_json if is_lost and call.late_attempt == call.attempt else "",
         )
+        expires = approval.expire_time
+        if self.snapshot.head.suspended:
+            approval = approval.paused(now=self.snapshot.head.now)
         self._pending[approval.id] = approval
         self._new_approvals[approval.id] = approval
         self.put_call(asked, new=call.id in self._new_calls or call.id not in self._calls)
@@ -169,7 +177,7 @@ class Draft:
                 arguments_json=approval.arguments_json,
                 arguments_hash=approval.arguments_hash,
                 round=approval.round,
-                expire_time=approval.expire_time,
+                expire_time=expires,
             ),
             turn=self.turn,
         )

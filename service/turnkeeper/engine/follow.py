@@ -6,15 +6,15 @@ made; a batch that could not be delivered is made again from the cursor that the
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from turnkeeper.domain.cursor import Place
 from turnkeeper.engine.feed import RESETS, Feed, Feeds, Key
 from turnkeeper.engine.preview import Preview, piece_of
-from turnkeeper.errors import CursorExpired, InvalidRequest, ServerDraining, SessionError, StreamRotated
-from turnkeeper.store.contract import Store, StoredEvent
+from turnkeeper.errors import CursorExpired, InvalidRequest, ServerDraining, SessionNotFound, StreamRotated
+from turnkeeper.store.contract import Head, Store, StoredEvent
 from turnkeeper.telemetry.metrics import Metrics
 
 BEHIND = 0.05
@@ -108,8 +108,8 @@ class Follower:
     async def follow(self, key: Key, start: Place, wanted: Wanted) -> AsyncGenerator[Batch]:
         """Batches from `start` on; ends by itself at the session's end, or caught up unless `wanted.forever`.
 
-        Raises CursorExpired, InvalidRequest for a place beyond the log, and, with the place in `Ended.place`, the
-        planned ends StreamRotated and ServerDraining.
+        Raises CursorExpired below what is kept, InvalidRequest for a place beyond the log, SessionNotFound once the
+        session is deleted, and, with the place in `Ended.place`, the planned ends StreamRotated and ServerDraining.
         """
         clock = asyncio.get_running_loop().time
         ends_at = clock() + self._rotation * self._rng.uniform(0.9, 1.1)
@@ -135,7 +135,7 @@ class Follower:
                 self._delivered(feed, batch)
                 if over or (at_end and not wanted.forever):
                     return
-                self._planned_end(key, place, ends_at)
+                await self._check_end(key, batch, ends_at)
                 if not (spoke or at_end or batch.kinds):
                     await asyncio.sleep(BEHIND)
                 if at_end and not spoke and await _silent(changed, until=min(sent_at + self._heartbeat, ends_at)):
@@ -143,7 +143,9 @@ class Follower:
                     sent_at = clock()
 
     async def _check_start(self, key: Key, start: Place, feed: Feed) -> None:
-        last_seq = (await self._store.last_seqs([key])).get(key, 0)
+        head = await self._head(key)
+        last_seq = head.last_seq
+        check_kept(start.sequence, head)
         if start.sequence > last_seq:
             raise InvalidRequest(
                 f"There is no event {start.sequence} yet; the last one is {last_seq}.",
@@ -157,11 +159,14 @@ class Follower:
         if place.live and batch.kinds and (lag := feed.lag(place.sequence)) is not None:
             self._metrics.delivery_lag(lag)
 
-    def _planned_end(self, key: Key, place: Place, ends_at: float) -> None:
+    async def _check_end(self, key: Key, batch: Batch, ends_at: float) -> None:
+        """Raises what ends the stream here: the session was deleted, or an end that was planned."""
+        if "session_updated" in batch.kinds:
+            await self._head(key)
         if self._feeds.draining:
-            raise Ended(ServerDraining(session_id=key[1]), place)
+            raise Ended(ServerDraining(session_id=key[1]), batch.place)
         if asyncio.get_running_loop().time() >= ends_at:
-            raise Ended(StreamRotated(session_id=key[1]), place)
+            raise Ended(StreamRotated(session_id=key[1]), batch.place)
 
     def _collect(self, page: list[StoredEvent], session_id: str, place: Place, feed: Feed, wanted: Wanted) -> Batch:
         batch = Batch(place=place)
@@ -178,13 +183,20 @@ class Follower:
         if held is not None:
             return held
         self._metrics.replay("LOG")
-        read = list(await self._store.events(*key, after=after, limit=BATCH_EVENTS))
-        if read and read[0].sequence != after + 1:
-            raise CursorExpired(
-                session_id=key[1],
-                metadata={"oldest_sequence": str(read[0].sequence), "head_sequence": str(feed.last_seq)},
-            )
-        return read
+        read = await self._store.events(*key, after=after, limit=BATCH_EVENTS)
+        unbroken = [event for number, event in enumerate(read, after + 1) if event.sequence == number]
+        if not unbroken:
+            # Not the next: the log was trimmed under this stream, or is broken. Nothing: or this primary lags behind.
+            check_kept(after, await self._head(key))
+            if read:
+                raise _expired(key[1], oldest=read[0].sequence, head=feed.last_seq)
+        return unbroken
+
+    async def _head(self, key: Key) -> Head:
+        found = await self._store.session(*key)
+        if found is None:
+            raise SessionNotFound(session_id=key[1])
+        return found[1]
 
     def _pass(self, batch: Batch, event: StoredEvent, session_id: str, feed: Feed, wanted: Wanted) -> bool:
         """False when it did not fit."""
@@ -272,6 +284,16 @@ async def _silent(changed: asyncio.Future[None], *, until: float) -> bool:
     return clock() >= until
 
 
+def check_kept(sequence: int, head: Head) -> None:
+    """Raises CursorExpired for a place before which the log may have been trimmed."""
+    if sequence < head.compacted_to:
+        raise _expired(head.session_id, oldest=head.compacted_to + 1, head=head.last_seq)
+
+
+def _expired(session_id: str, *, oldest: int, head: int) -> CursorExpired:
+    return CursorExpired(session_id=session_id, metadata={"oldest_sequence": str(oldest), "head_sequence": str(head)})
+
+
 class Ended(Exception):
     """A planned end of a stream, with the place where the client goes on."""
 
@@ -279,8 +301,3 @@ class Ended(Exception):
         super().__init__(error.message)
         self.error = error
         self.place = place
-
-    def with_cursor(self, encode: Callable[[Place], str]) -> SessionError:
-        """The error that tells the client where to go on."""
-        self.error.cursor = encode(self.place)
-        return self.error

@@ -74,7 +74,7 @@ def _settle(draft: Draft, owner: Owner) -> tuple[Call, ...]:
             draft.fail_turn(error)
         case AwaitAnswers(calls=calls):
             draft.let_go(calls)
-        case RunTools(calls=calls) if not owner.releasing:
+        case RunTools(calls=calls) if not (owner.releasing or draft.snapshot.head.suspended):
             return _begin_calls(draft, calls, owner)
         case RunTools() | CallModel() | AwaitResults() | ResolveLost():
             pass

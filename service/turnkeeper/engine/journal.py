@@ -63,15 +63,16 @@ class Journal:
         return verdict
 
     async def append(
-        self, tenant: str, session_id: str, decide: Callable[[Draft], T], *, turn_id: str = ""
+        self, tenant: str, session_id: str, decide: Callable[[Draft], T], *, turn_id: str = "", deleted: bool = False
     ) -> Stored[T] | RequestRecord:
         """Decide on a fresh snapshot until the decision is stored; for everybody but a turn's owner.
 
         A RequestRecord means that the request had had its effect before. Raises what `decide` raises;
-        SessionNotFound; ServiceUnavailable when others were faster every time.
+        SessionNotFound, also for a deleted session unless `deleted`; ServiceUnavailable when others were faster every
+        time.
         """
         for tried in range(TRIES):
-            snapshot = await self._store.snapshot(tenant, session_id, turn_id=turn_id)
+            snapshot = await self._store.snapshot(tenant, session_id, turn_id=turn_id, deleted=deleted)
             if snapshot is None:
                 raise SessionNotFound(session_id=session_id)
             draft = Draft(snapshot, at=self.now(), new_id=self.new_id)

@@ -100,7 +100,7 @@ class TurnRun:
             if not begun:
                 await self._append(lambda draft: decisions.begin(draft, lapses=lapses))
             while self._ours():
-                if self._lease.releasing and not self._tools.calls:
+                if self._starts_nothing and not self._tools.calls:
                     await self._hand_over()
                     break
                 await self._do(self._next(self._snapshot))
@@ -118,6 +118,11 @@ class TurnRun:
     def _leave(self) -> None:
         self.left = tuple(Left(call=call, tool=tool) for call, tool in self._tools.leave())
 
+    @property
+    def _starts_nothing(self) -> bool:
+        """The turn is handed over as soon as nothing of it is under way."""
+        return self._lease.releasing or self._snapshot.head.suspended
+
     def _ours(self) -> bool:
         """The turn still goes on here."""
         return (
@@ -132,7 +137,7 @@ class TurnRun:
                 await self._call_model()
             case AwaitResults():
                 await self._await_results()
-            case RunTools() if self._lease.releasing:
+            case RunTools() if self._starts_nothing:
                 await self._await_results()  # nothing new starts; what runs may still end
             case ResolveLost(calls=calls):
                 await self._append(lambda draft: decisions.resolve_lost(draft, calls, agent=self._agent))

@@ -1,4 +1,4 @@
-"""Create and end sessions."""
+"""Create sessions, and change them in one step with all their turns."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -38,6 +38,10 @@ class NewSession:
     labels: dict[str, str]
     metadata_json: str
     fingerprint: str
+
+
+Decide = Callable[[Draft, Mapping[str, Turn]], int]
+"""On a draft and the turns of the queue; gives the number of its first event, 0 when there is nothing to store."""
 
 
 class Sessions:
@@ -95,26 +99,29 @@ class Sessions:
             _check_same(there, new)
         return await self.get(new.tenant, session_id)
 
-    async def get(self, tenant: str, session_id: str) -> tuple[Session, Head]:
-        found = await self._store.session(tenant, session_id)
+    async def get(self, tenant: str, session_id: str, *, deleted: bool = False) -> tuple[Session, Head]:
+        """Raises SessionNotFound, also for a deleted one unless `deleted`."""
+        found = await self._store.session(tenant, session_id, deleted=deleted)
         if found is None:
             raise SessionNotFound(session_id=session_id)
         return found
 
-    async def end(self, tenant: str, session_id: str, *, by: str, reason: str) -> int:
-        """End it, with all its turns, in one step; the number of the first event, or 0 when it had ended before.
+    async def change(self, tenant: str, session_id: str, decide: Decide, *, deleted: bool = False) -> int:
+        """Store what `decide` says of the session and the turns of its queue; the number that it gives.
 
-        Whoever owned a turn of it is fenced: nothing it still does is stored.
+        Whoever owns a turn that it ends is fenced: nothing that owner still does is stored. `deleted`: also of a
+        deleted session. Raises SessionNotFound, and what `decide` raises.
         """
         while True:
-            _, head = await self.get(tenant, session_id)
+            _, head = await self.get(tenant, session_id, deleted=deleted)
             queued = [await self._store.turn(tenant, session_id, turn_id) for turn_id in head.queue]
             known = {turn.id: turn for turn in queued if turn is not None}
             try:
                 stored = await self._journal.append(
                     tenant,
                     session_id,
-                    lambda draft: end_in(draft, known, by=by, reason=reason),  # noqa: B023
+                    lambda draft: decide(draft, known),  # noqa: B023
+                    deleted=deleted,
                 )
             except _QueueMoved:
                 continue
@@ -133,6 +140,11 @@ class Sessions:
 
 
 def _check_same(there: Session, new: NewSession) -> None:
+    if there.delete_time is not None:
+        raise SessionAlreadyExists(
+            "This session was deleted; UndeleteSession shows it again, another session_id makes a new one.",
+            session_id=there.id,
+        )
     if (there.fingerprint, there.owner) == (new.fingerprint, new.principal):
         return
     if new.session_id:
@@ -144,7 +156,18 @@ def end_in(draft: Draft, queued: Mapping[str, Turn], *, by: str, reason: str) ->
     """End the session and all its turns; the first event's number, 0 when it had ended before."""
     if draft.session.state.over:
         return 0
-    head, first = draft.snapshot.head, draft.next_sequence
+    first = draft.next_sequence
+    cancel_all(draft, queued, by=by)
+    draft.session = draft.session.ended(etag=draft.new_id(), at=draft.at)
+    draft.say(SessionEnded(principal=by, reason=reason))
+    if draft.snapshot.head.suspended:
+        draft.change_head(suspended=False)
+    return first
+
+
+def cancel_all(draft: Draft, queued: Mapping[str, Turn], *, by: str) -> None:
+    """Cancel every turn of the session; whoever owned one is fenced."""
+    head = draft.snapshot.head
     if not set(head.queue) <= set(queued):
         raise _QueueMoved
     if draft.snapshot.turn is not None:
@@ -152,10 +175,7 @@ def end_in(draft: Draft, queued: Mapping[str, Turn], *, by: str, reason: str) ->
         draft.add_usage(draft.turn)
     for turn_id in head.queue:
         draft.cancel_turn(queued[turn_id], reason=CancelReason.SESSION_ENDED, by=by)
-    draft.session = draft.session.ended(etag=draft.new_id(), at=draft.at)
-    draft.say(SessionEnded(principal=by, reason=reason))
     draft.change_head(lease=Lease.BREAK, active_turn="", queue=(), cancel=Cancel())
-    return first
 
 
 class _QueueMoved(Exception):

@@ -113,7 +113,7 @@ class Turns:
         events = await self._store.events(
             tenant, session_id, after=ended.first_sequence, limit=1000, kinds=_CANCELLED, turn_id=turn_id
         )
-        return ended, events[-1].sequence
+        return ended, events[-1].sequence if events else 0  # trimmed since
 
     async def _cancel_here(self, tenant: str, session_id: str, turn_id: str, *, by: str) -> Turn | None:
         """The ended turn; None when its owner was asked, and has to answer."""

@@ -12,7 +12,8 @@ from turnkeeper.rpc.caller import NOBODY
 from turnkeeper.rpc.chat import DEFAULT_WAIT, within
 from turnkeeper.rpc.interceptor import Context
 from turnkeeper.rpc.views import approval_view
-from turnkeeper.store.contract import ApprovalFilter, Store
+from turnkeeper.store.contract import Store
+from turnkeeper.store.filters import ApprovalFilter
 
 
 class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):

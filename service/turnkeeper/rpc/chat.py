@@ -13,12 +13,13 @@ from turnkeeper.engine.follow import Ended, Follower, Wanted
 from turnkeeper.engine.requests import NewMessage
 from turnkeeper.engine.sessions import Sessions
 from turnkeeper.engine.turns import Turns
-from turnkeeper.errors import NotImplementedYet, SessionAlreadyExists, error_of
+from turnkeeper.errors import CursorExpired, NotImplementedYet, SessionAlreadyExists, error_of
 from turnkeeper.pb.v1 import chat_pb2, chat_pb2_grpc, session_pb2
 from turnkeeper.rpc import client_tools, codec, cursor, pages, rules
 from turnkeeper.rpc.caller import NOBODY, Caller
 from turnkeeper.rpc.fingerprint import fingerprint
 from turnkeeper.rpc.interceptor import Context
+from turnkeeper.rpc.resuming import with_cursor
 from turnkeeper.rpc.sessions import new_session
 from turnkeeper.rpc.views import turn_view
 from turnkeeper.store.contract import RequestKey, RequestRecord, Store
@@ -92,8 +93,8 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
                     yield codec.batch(batch.events, rest)  # type: ignore[misc]  # bytes pass through
                     if settled is not None:
                         break
-        except Ended as end:
-            raise end.with_cursor(lambda at: cursor.encode(at, tenant=key[0], session_id=key[1])) from None
+        except (Ended, CursorExpired) as end:
+            raise with_cursor(end, key) from None
         if settled is not None:
             _raise_failure(settled)
 
@@ -208,6 +209,8 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         try:
             session, _ = await self._sessions.create(new_session(create, caller, family=FAMILY))
         except SessionAlreadyExists:
+            if not request.session_id:
+                raise
             return request.session_id  # another call made it in between
         return session.id
 

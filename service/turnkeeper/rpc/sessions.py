@@ -1,12 +1,9 @@
 """SessionService: decode, one verb, encode."""
 
-import json
 from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
 from datetime import UTC, datetime
 
-from google.protobuf import json_format
-from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from turnkeeper.domain.cursor import Place
@@ -16,26 +13,29 @@ from turnkeeper.domain.message import Role
 from turnkeeper.domain.session import SessionState
 from turnkeeper.engine.checkpoints import Checkpoints
 from turnkeeper.engine.feed import Feeds
-from turnkeeper.engine.follow import Ended, Follower, Wanted
+from turnkeeper.engine.follow import Ended, Follower, Wanted, check_kept
 from turnkeeper.engine.forks import Forks
 from turnkeeper.engine.sessions import NewSession, Sessions
+from turnkeeper.errors import CursorExpired
 from turnkeeper.pb.v1 import event_pb2, message_pb2, session_pb2, session_pb2_grpc
-from turnkeeper.rpc import codec, cursor, pages, rules
+from turnkeeper.rpc import attributes, codec, cursor, pages, rules
 from turnkeeper.rpc.caller import NOBODY, Caller
 from turnkeeper.rpc.checkpoints import CheckpointVerbs
 from turnkeeper.rpc.fingerprint import fingerprint
 from turnkeeper.rpc.interceptor import Context
+from turnkeeper.rpc.lifecycle import LifecycleVerbs
+from turnkeeper.rpc.resuming import with_cursor
 from turnkeeper.rpc.views import session_view
-from turnkeeper.store.contract import SessionFilter, Store
+from turnkeeper.store.contract import Store
+from turnkeeper.store.filters import SessionFilter
 
-METADATA_BYTES = 16 * 1024
 PREVIEWS = frozenset({"content_delta", "tool_progress"})
 KNOWN = frozenset(field.name for field in event_pb2.Event.DESCRIPTOR.oneofs_by_name["payload"].fields) - PREVIEWS
 """The names of all durable events, also of those that a later release sends."""
 LOG_PAGE = 500
 
 
-class SessionService(CheckpointVerbs, session_pb2_grpc.SessionServiceServicer):
+class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionServiceServicer):
     """What a caller does with sessions and their logs."""
 
     def __init__(  # noqa: PLR0913 - the verbs it is made of
@@ -96,21 +96,6 @@ class SessionService(CheckpointVerbs, session_pb2_grpc.SessionServiceServicer):
         )
         return session_pb2.ListSessionsResponse(sessions=page, next_page_token=token)
 
-    async def EndSession(
-        self, request: session_pb2.EndSessionRequest, context: Context
-    ) -> session_pb2.EndSessionResponse:
-        caller = NOBODY
-        sequence = await self._sessions.end(
-            caller.tenant, request.session_id, by=caller.principal, reason=request.reason
-        )
-        session, head = await self._sessions.get(caller.tenant, request.session_id)
-        place = Place(sequence=sequence - 1 if sequence else head.last_seq)
-        return session_pb2.EndSessionResponse(
-            session=session_view(session, head),
-            sequence=sequence,
-            cursor=cursor.encode(place, tenant=caller.tenant, session_id=session.id),
-        )
-
     async def WatchEvents(
         self, request: session_pb2.WatchEventsRequest, context: Context
     ) -> AsyncIterator[session_pb2.WatchEventsResponse]:
@@ -132,8 +117,8 @@ class SessionService(CheckpointVerbs, session_pb2_grpc.SessionServiceServicer):
                         cursor=place, through_sequence=batch.place.sequence, caught_up=batch.caught_up
                     )
                     yield codec.batch(batch.events, rest)  # type: ignore[misc]  # bytes pass through
-        except Ended as end:
-            raise end.with_cursor(lambda at: cursor.encode(at, tenant=key[0], session_id=key[1])) from None
+        except (Ended, CursorExpired) as end:
+            raise with_cursor(end, key) from None
 
     async def ListEvents(
         self, request: session_pb2.ListEventsRequest, context: Context
@@ -151,6 +136,10 @@ class SessionService(CheckpointVerbs, session_pb2_grpc.SessionServiceServicer):
             turn_id=request.turn_id,
             until=head.last_seq,
         )
+        try:  # after the page was read: what was trimmed meanwhile is noticed
+            check_kept(after, (await self._sessions.get(*key))[1])
+        except CursorExpired as expired:
+            raise with_cursor(expired, key) from None
         page = pages.fitting(found[:size], bytes_of=lambda event: len(event.payload))
         more = len(found) > len(page)
         through = page[-1].sequence if more else head.last_seq
@@ -226,11 +215,11 @@ def new_session(
         problems["request_id"] = "is required without session_id: it makes repeats harmless"
     metadata_json = ""
     if request.HasField("metadata"):
-        metadata_json = _json_of(request.metadata)
-        if len(metadata_json.encode()) > METADATA_BYTES:
-            problems["metadata"] = f"is over {METADATA_BYTES} bytes as JSON"
-    if any(len(key) > 128 or len(value) > 128 or not key for key, value in request.labels.items()):
-        problems["labels"] = "has a key or value over 128 characters, or an empty key"
+        metadata_json = attributes.json_of(request.metadata)
+        if problem := attributes.metadata_problem(metadata_json):
+            problems["metadata"] = problem
+    if problem := attributes.labels_problem(request.labels):
+        problems["labels"] = problem
     if problems:
         rules.refuse(problems)
     return NewSession(
@@ -267,13 +256,6 @@ def _time(request: session_pb2.ListSessionsRequest, field: str) -> datetime | No
         return value.ToDatetime(tzinfo=UTC)
     except ValueError:
         rules.refuse({field: "is no time between the years 1 and 9999"})
-
-
-def _json_of(metadata: Struct) -> str:
-    try:
-        return json.dumps(json_format.MessageToDict(metadata), sort_keys=True, ensure_ascii=False)
-    except ValueError:
-        rules.refuse({"metadata": "holds a number that JSON has no word for"})
 
 
 def _name(state: session_pb2.SessionState.ValueType) -> str:

@@ -34,7 +34,10 @@ def _error(detail: ErrorDetail, turn: Turn) -> SessionError:
 
 
 def approval_view(approval: Approval) -> approval_pb2.Approval:
-    return codec.fill(approval_pb2.Approval(), approval, rename={"id": "approval_id"})
+    made = codec.fill(approval_pb2.Approval(), approval, rename={"id": "approval_id"})
+    if approval.time_left is not None:
+        made.ClearField("expire_time")  # its clock stands still
+    return made
 
 
 def agent_view(agent: Agent) -> agent_pb2.Agent:

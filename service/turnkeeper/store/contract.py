@@ -16,11 +16,12 @@ from enum import Enum
 from typing import Protocol
 
 from turnkeeper.domain.agent import Agent
-from turnkeeper.domain.approval import Approval, ApprovalState
+from turnkeeper.domain.approval import Approval
 from turnkeeper.domain.event import NewEvent
-from turnkeeper.domain.session import Session, SessionState
+from turnkeeper.domain.session import Session
 from turnkeeper.domain.tool import Call, ToolResult
 from turnkeeper.domain.turn import Turn, TurnState
+from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 from turnkeeper.store.hints import Hint, Piece
 
 
@@ -32,8 +33,10 @@ class Head:
     `owned`: the lease had not lapsed by the store's clock when this was read. `cancel` says which turn is to be
     cancelled; its `turn_id` is empty when none is. `lapses` counts lapsed leases since the last owner's step.
     `now` is the store's clock at the reading. `revision` grows with every step, claim, wish and sweep, events or not;
-    a renewal leaves it alone. `needs` and `log_needs`: the schema that a replica must support to own the active turn,
-    and any turn of this session; 0: every replica does.
+    a renewal leaves it alone. `compacted_to`: streams begin above this number; what is below may be trimmed.
+    `suspended`: nobody may claim its turn. `deleted`: hidden from everybody but who asks for deleted ones.
+    `needs` and `log_needs`: the schema that a replica must support to own the active turn, and any turn of this
+    session; 0: every replica does.
     """
 
     session_id: str
@@ -50,6 +53,9 @@ class Head:
     revision: int = 0
     needs: int = 0
     log_needs: int = 0
+    compacted_to: int = 0
+    suspended: bool = False
+    deleted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +101,7 @@ class HeadChange:
 
     `wake`: make the active turn claimable this long from now (zero: at once). A step that takes the lease or leaves no
     active turn clears an earlier wake-up; so does a step of the owner that releases without a `wake`.
+    `suspended` keeps claims away. `deleted` hides the session; the time until its purge runs by the store's clock.
 
     `needs`: from this step on only a replica that supports this schema may own the active turn; it ends with the turn.
     `log_needs`: the same for every turn of the session, for good: the step stores what a model's context is made of,
@@ -110,6 +117,8 @@ class HeadChange:
     cancel: Cancel | None = None
     needs: int | None = None
     log_needs: int | None = None
+    suspended: bool | None = None
+    deleted: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +161,8 @@ class Fork:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovalChange:
-    """An approval that leaves PENDING: written only if it is PENDING still, in the same round, with the same hash.
+    """An approval that leaves PENDING, or changes there: written only if it is PENDING still, in the same round, with
+    the same hash.
 
     `lapsed` False: and only before its expiry; True: and only after it; None: either way.
     """
@@ -244,29 +254,6 @@ class Claim:
     late_by: timedelta
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionFilter:
-    """All that are set must match; empty matches everything."""
-
-    states: tuple[SessionState, ...] = ()
-    agent: str = ""
-    owner: str = ""
-    labels: tuple[tuple[str, str], ...] = ()
-    created_after: datetime | None = None
-    created_before: datetime | None = None
-    newest_first: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ApprovalFilter:
-    """All that are set must match; empty matches everything."""
-
-    states: tuple[ApprovalState, ...] = ()
-    kind: str = ""
-    session_id: str = ""
-    tool: str = ""
-
-
 class Store(Protocol):
     async def create_session(self, session: Session, agent: Agent, *, event: NewEvent) -> Session | None:
         """Store a new session with its first event, and its agent's version if this tenant has none yet.
@@ -299,8 +286,13 @@ class Store(Protocol):
         """
         ...
 
-    async def snapshot(self, tenant: str, session_id: str, *, turn_id: str = "") -> Snapshot | None:
-        """What a decision about the session, or about this turn of it, needs; None when there is no such session."""
+    async def snapshot(
+        self, tenant: str, session_id: str, *, turn_id: str = "", deleted: bool = False
+    ) -> Snapshot | None:
+        """What a decision about the session, or about this turn of it, needs; None when there is no such session.
+
+        A deleted one counts as absent unless `deleted` asks for it; one that is being purged always does.
+        """
         ...
 
     async def commit(self, step: Step) -> Verdict:
@@ -323,7 +315,7 @@ class Store(Protocol):
         ...
 
     async def find_request(self, key: RequestKey) -> RequestRecord | None:
-        """What this request made, durably, or None."""
+        """What this request made, durably, or None; None, too, while its session is deleted."""
         ...
 
     async def request_cancel(self, tenant: str, session_id: str, cancel: Cancel) -> bool:
@@ -351,12 +343,14 @@ class Store(Protocol):
         """For each (tenant, session) that exists, the number of its last event; one query."""
         ...
 
-    async def session(self, tenant: str, session_id: str) -> tuple[Session, Head] | None: ...
+    async def session(self, tenant: str, session_id: str, *, deleted: bool = False) -> tuple[Session, Head] | None:
+        """None when there is none. A deleted one counts as absent, as in `snapshot`."""
+        ...
 
     async def sessions(
         self, tenant: str, where: SessionFilter, *, limit: int, after: tuple[datetime, str] | None
     ) -> Sequence[tuple[Session, Head]]:
-        """A page by (create_time, id), starting beyond `after`."""
+        """A page by (create_time, id), starting beyond `after`; without the deleted ones."""
         ...
 
     async def turn(self, tenant: str, session_id: str, turn_id: str) -> Turn | None: ...
@@ -375,12 +369,14 @@ class Store(Protocol):
 
     async def call(self, tenant: str, session_id: str, call_id: str) -> Call | None: ...
 
-    async def approval(self, tenant: str, approval_id: str) -> Approval | None: ...
+    async def approval(self, tenant: str, approval_id: str) -> Approval | None:
+        """None, too, while its session is deleted."""
+        ...
 
     async def approvals(
         self, tenant: str, where: ApprovalFilter, *, limit: int, after: tuple[datetime, str] | None
     ) -> Sequence[Approval]:
-        """A page by (create_time, id), starting beyond `after`."""
+        """A page by (create_time, id), starting beyond `after`; without those of deleted sessions."""
         ...
 
     async def agent(self, tenant: str, name: str, version: str) -> Agent | None:
@@ -390,8 +386,8 @@ class Store(Protocol):
     async def claim(self, owner: str, *, lease: timedelta) -> Claim | None:
         """Lease the active turn of a session that is due (`wake` reached) to `owner`, or None when none is.
 
-        Only what this store's schema is enough for (`Head.needs`, `Head.log_needs`). Two callers never get the same
-        turn; every claim has a fence greater than any before it in that session.
+        Only what this store's schema is enough for (`Head.needs`, `Head.log_needs`), and never of a suspended session.
+        Two callers never get the same turn; every claim has a fence greater than any before it in that session.
         Picks at random among the 32 that are due longest.
         """
         ...
@@ -401,7 +397,7 @@ class Store(Protocol):
         ...
 
     async def cancelled_among(self, owned: Sequence[tuple[str, str]]) -> Sequence[str]:
-        """Of these (tenant, session): the sessions whose active turn is asked to be cancelled, or is owned no more."""
+        """Of these (tenant, session): those suspended, or whose active turn shall be cancelled, or is owned no more."""
         ...
 
     async def put_pieces(self, pieces: Sequence[Piece]) -> None:
@@ -428,8 +424,8 @@ class Store(Protocol):
         """End what silent replicas were writing. Then make claimable: active turns whose lease lapsed; sessions with
         a queue but no active turn (its first becomes active); active turns that are AWAITING_APPROVAL or
         AWAITING_OUTCOME without a PENDING approval, or AWAITING_TOOL without a REQUESTED call; and those without lease,
-        wake-up and any reason to wait. Of turns that need a newer schema only the first kind, which counts a lapse.
-        Returns how many."""
+        wake-up and any reason to wait, unless suspended. Of turns that need a newer schema only the first kind, which
+        counts a lapse. Returns how many."""
         ...
 
     async def lapsed_approvals(self, *, limit: int) -> Sequence[Approval]:

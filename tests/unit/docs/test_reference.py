@@ -19,7 +19,7 @@ from turnkeeper.errors import leaves
 from turnkeeper.model.by_agent import CLOUD_MODEL
 from turnkeeper.model.openai import OpenAIModel
 from turnkeeper.pb.v1 import error_pb2, event_pb2
-from turnkeeper.rpc import chat, client_tools, pages, rules, server, sessions, status
+from turnkeeper.rpc import attributes, chat, client_tools, pages, rules, server, status
 from turnkeeper.rpc.status import advice
 from turnkeeper.store.mongo import steps
 from turnkeeper.tools import samples
@@ -153,7 +153,7 @@ def test_the_limits() -> None:
         "title": f"{rules.RULES['CreateSessionRequest']['title'].most} characters",
         "title made from the first message": "80 characters",
         "labels": f"{rules.RULES['CreateSessionRequest']['labels'].most}, each key and value 128 characters",
-        "metadata": f"{kib(sessions.METADATA_BYTES)} as JSON",
+        "metadata": f"{kib(attributes.METADATA_BYTES)} as JSON",
         "reason of EndSession": f"{rules.RULES['EndSessionRequest']['reason'].most:,} characters",
         "reason of DecideApproval": f"{rules.RULES['DecideApprovalRequest']['reason'].most:,} characters",
         "a page": f"{pages.MOST} items, {kib(pages.MOST_BYTES)}",

@@ -94,9 +94,9 @@ def _empty(hint: Any) -> Any:
 
 
 def test_a_kind_of_a_later_release_is_not_guessed_at() -> None:
-    payload = event_pb2.Event(session_suspended=event_pb2.SessionSuspended()).SerializeToString()
-    with pytest.raises(ValueError, match="event 3 is a session_suspended, which this version does not know"):
-        CODEC.decode(StoredEvent(sequence=3, kind="session_suspended", turn_id="", payload=payload))
+    payload = event_pb2.Event(session_expired=event_pb2.SessionExpired()).SerializeToString()
+    with pytest.raises(ValueError, match="event 3 is a session_expired, which this version does not know"):
+        CODEC.decode(StoredEvent(sequence=3, kind="session_expired", turn_id="", payload=payload))
 
 
 ERROR = ErrorDetail(code=Code.LLM_RATE_LIMIT, message="Wait.", retry_after=timedelta(seconds=2), metadata={"a": "1"})

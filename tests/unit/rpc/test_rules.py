@@ -89,7 +89,7 @@ def test_every_request_that_names_something_is_in_the_table() -> None:
         decide(reason="x" * 2000),
         session_pb2.CreateSessionRequest(agent="clerk", labels={str(n): "" for n in range(32)}),
         session_pb2.WatchEventsRequest(session_id="s", live_only=True),
-        session_pb2.UpdateSessionRequest(),
+        session_pb2.ExportSessionRequest(),
         chat_pb2.GetTurnRequest(session_id="s", turn_id="t", wait=Duration()),
         agent_pb2.ListAgentsRequest(page_size=1000),
     ],

@@ -46,9 +46,8 @@ PAIRS = (
             "active_turn_id": ASIDE,
             "queued_turns": ASIDE,
             "expire_time": LATER,
-            "delete_time": LATER,
         },
-        only_ours=frozenset({"tenant", "fingerprint", "metadata_json", "unknown", "restored"}),
+        only_ours=frozenset({"tenant", "fingerprint", "metadata_json", "unknown", "restored", "resumes_as"}),
     ),
     Pair(
         kind=Turn,
@@ -72,7 +71,7 @@ PAIRS = (
         kind=Approval,
         message=approval_pb2.Approval.DESCRIPTOR,
         rename={"id": "approval_id"},
-        only_ours=frozenset({"tenant", "sequence", "result_json"}),
+        only_ours=frozenset({"tenant", "sequence", "result_json", "time_left"}),
     ),
     Pair(
         kind=Agent,
@@ -105,10 +104,7 @@ EVENTS_TO_COME = {
     "approval_expiring",
     "budget_reached",
     "context_compacted",
-    "session_suspended",
-    "session_resumed",
     "session_expired",
-    "session_updated",
 }
 PREVIEWS = {"content_delta", "tool_progress"}
 

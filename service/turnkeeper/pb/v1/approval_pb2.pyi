@@ -129,7 +129,9 @@ class Approval(_message.Message):
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """After it, by the database's clock, nothing can be decided."""
+        """After it, by the database's clock, nothing can be decided. Unset while the session is suspended: the time stands
+        still.
+        """
 
     @_builtins.property
     def decide_time(self) -> _timestamp_pb2.Timestamp:

@@ -461,11 +461,11 @@ class Event(_message.Message):
 
     @_builtins.property
     def session_suspended(self) -> Global___SessionSuspended:
-        """Durable. Not sent yet."""
+        """Durable: SuspendSession."""
 
     @_builtins.property
     def session_resumed(self) -> Global___SessionResumed:
-        """Durable. Not sent yet."""
+        """Durable: ResumeSession."""
 
     @_builtins.property
     def session_ended(self) -> Global___SessionEnded:
@@ -477,7 +477,7 @@ class Event(_message.Message):
 
     @_builtins.property
     def session_updated(self) -> Global___SessionUpdated:
-        """Durable. Not sent yet."""
+        """Durable: UpdateSession, DeleteSession or UndeleteSession."""
 
     @_builtins.property
     def session_forked(self) -> Global___SessionForked:
@@ -1422,7 +1422,9 @@ class SessionUpdated(_message.Message):
     FIELDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The fields that changed."""
+        """The fields that changed: `title`, `labels`, `metadata`; `delete_time` when the session was deleted, and again when
+        it was undeleted.
+        """
 
     def __init__(
         self,

@@ -146,21 +146,22 @@ class SessionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateSession(self, request, context):
-        """Changes the fields named by the mask. Not implemented yet.
+        """Changes the fields named by the mask. The same values again are OK, and store nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SuspendSession(self, request, context):
-        """Lets no further step start until ResumeSession. Not implemented yet.
+        """Lets no further step start until ResumeSession: a model call or tool under way ends and is stored, then the turn
+        waits. Its approvals can be decided; their time to expire stands still. Again is OK.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResumeSession(self, request, context):
-        """Ends a suspension. Not implemented yet.
+        """Ends a suspension: the turn goes on, and so does the time of its approvals. Again is OK.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -174,14 +175,15 @@ class SessionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSession(self, request, context):
-        """Hides a session; it is purged after 30 days. Not implemented yet.
+        """Hides a session from every call but UndeleteSession: its turns are cancelled, its approvals withdrawn. After the
+        time of `--purge-after`, 30 days by default, it is removed for good. Again is OK.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UndeleteSession(self, request, context):
-        """Shows a deleted session again. Not implemented yet.
+        """Shows a deleted session again, until it is purged; its cancelled turns stay so. Again is OK.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -26,17 +26,21 @@ class SessionServiceStub:
     ListSessions: _aio.UnaryUnaryMultiCallable[_session_pb2.ListSessionsRequest, _session_pb2.ListSessionsResponse]
     """Lists the caller's sessions."""
     UpdateSession: _aio.UnaryUnaryMultiCallable[_session_pb2.UpdateSessionRequest, _session_pb2.UpdateSessionResponse]
-    """Changes the fields named by the mask. Not implemented yet."""
+    """Changes the fields named by the mask. The same values again are OK, and store nothing."""
     SuspendSession: _aio.UnaryUnaryMultiCallable[_session_pb2.SuspendSessionRequest, _session_pb2.SuspendSessionResponse]
-    """Lets no further step start until ResumeSession. Not implemented yet."""
+    """Lets no further step start until ResumeSession: a model call or tool under way ends and is stored, then the turn
+    waits. Its approvals can be decided; their time to expire stands still. Again is OK.
+    """
     ResumeSession: _aio.UnaryUnaryMultiCallable[_session_pb2.ResumeSessionRequest, _session_pb2.ResumeSessionResponse]
-    """Ends a suspension. Not implemented yet."""
+    """Ends a suspension: the turn goes on, and so does the time of its approvals. Again is OK."""
     EndSession: _aio.UnaryUnaryMultiCallable[_session_pb2.EndSessionRequest, _session_pb2.EndSessionResponse]
     """Ends a session: its turns are cancelled, its approvals withdrawn, its watchers' streams end OK. Again is OK."""
     DeleteSession: _aio.UnaryUnaryMultiCallable[_session_pb2.DeleteSessionRequest, _session_pb2.DeleteSessionResponse]
-    """Hides a session; it is purged after 30 days. Not implemented yet."""
+    """Hides a session from every call but UndeleteSession: its turns are cancelled, its approvals withdrawn. After the
+    time of `--purge-after`, 30 days by default, it is removed for good. Again is OK.
+    """
     UndeleteSession: _aio.UnaryUnaryMultiCallable[_session_pb2.UndeleteSessionRequest, _session_pb2.UndeleteSessionResponse]
-    """Shows a deleted session again. Not implemented yet."""
+    """Shows a deleted session again, until it is purged; its cancelled turns stay so. Again is OK."""
     WatchEvents: _aio.UnaryStreamMultiCallable[_session_pb2.WatchEventsRequest, _session_pb2.WatchEventsResponse]
     """Streams the session's events: replays from the start given, says `caught_up`, then follows.
 
@@ -98,21 +102,23 @@ class SessionServiceServicer:
         request: _session_pb2.UpdateSessionRequest,
         context: _aio.ServicerContext[_session_pb2.UpdateSessionRequest, _abc.Awaitable[_session_pb2.UpdateSessionResponse]],
     ) -> _abc.Awaitable[_session_pb2.UpdateSessionResponse]:
-        """Changes the fields named by the mask. Not implemented yet."""
+        """Changes the fields named by the mask. The same values again are OK, and store nothing."""
 
     def SuspendSession(
         self,
         request: _session_pb2.SuspendSessionRequest,
         context: _aio.ServicerContext[_session_pb2.SuspendSessionRequest, _abc.Awaitable[_session_pb2.SuspendSessionResponse]],
     ) -> _abc.Awaitable[_session_pb2.SuspendSessionResponse]:
-        """Lets no further step start until ResumeSession. Not implemented yet."""
+        """Lets no further step start until ResumeSession: a model call or tool under way ends and is stored, then the turn
+        waits. Its approvals can be decided; their time to expire stands still. Again is OK.
+        """
 
     def ResumeSession(
         self,
         request: _session_pb2.ResumeSessionRequest,
         context: _aio.ServicerContext[_session_pb2.ResumeSessionRequest, _abc.Awaitable[_session_pb2.ResumeSessionResponse]],
     ) -> _abc.Awaitable[_session_pb2.ResumeSessionResponse]:
-        """Ends a suspension. Not implemented yet."""
+        """Ends a suspension: the turn goes on, and so does the time of its approvals. Again is OK."""
 
     def EndSession(
         self,
@@ -126,14 +132,16 @@ class SessionServiceServicer:
         request: _session_pb2.DeleteSessionRequest,
         context: _aio.ServicerContext[_session_pb2.DeleteSessionRequest, _abc.Awaitable[_session_pb2.DeleteSessionResponse]],
     ) -> _abc.Awaitable[_session_pb2.DeleteSessionResponse]:
-        """Hides a session; it is purged after 30 days. Not implemented yet."""
+        """Hides a session from every call but UndeleteSession: its turns are cancelled, its approvals withdrawn. After the
+        time of `--purge-after`, 30 days by default, it is removed for good. Again is OK.
+        """
 
     def UndeleteSession(
         self,
         request: _session_pb2.UndeleteSessionRequest,
         context: _aio.ServicerContext[_session_pb2.UndeleteSessionRequest, _abc.Awaitable[_session_pb2.UndeleteSessionResponse]],
     ) -> _abc.Awaitable[_session_pb2.UndeleteSessionResponse]:
-        """Shows a deleted session again. Not implemented yet."""
+        """Shows a deleted session again, until it is purged; its cancelled turns stay so. Again is OK."""
 
     def WatchEvents(
         self,

@@ -10,6 +10,7 @@ from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import Connection, Document, database_errors
 from turnkeeper.store.mongo.documents import encode
 from turnkeeper.store.mongo.heads import (
+    AWAKE,
     NEXT_FENCE,
     NEXT_REVISION,
     NOW,
@@ -31,7 +32,15 @@ class Claims:
 
     async def claim(self, owner: str, *, lease: timedelta) -> Claim | None:
         due: list[Document] = [
-            {"$match": {**RUNNABLE, "lease_until": None, **reached("wake_at"), **within(self._connection.schema)}},
+            {
+                "$match": {
+                    **RUNNABLE,
+                    **AWAKE,
+                    **reached("wake_at"),
+                    **within(self._connection.schema),
+                    "lease_until": None,
+                }
+            },
             {"$sort": {"wake_at": 1}},
             {"$limit": OLDEST},
             {"$set": {"late_by": {"$subtract": [NOW, "$wake_at"]}}},
@@ -76,6 +85,7 @@ class Claims:
         """One query. A session that is gone, or whose lease lapsed, is owned no more."""
         undisturbed = {
             **keys.where_sessions(owned),
+            **AWAKE,
             "$expr": {"$and": [{"$gt": ["$lease_until", NOW]}, {"$ne": ["$cancel.turn_id", "$active_turn"]}]},
         }
         with database_errors():

@@ -25,6 +25,7 @@ SILENT_STEPS: Final = 8
 RUNNABLE: Final = {"active_turn": {"$gt": ""}}
 ANY_TIME: Final = {"$gt": datetime.fromtimestamp(0, UTC)}
 """A time is set. (An aggregation takes an unset one for earlier than any.)"""
+AWAKE: Final[Document] = {"suspended": {"$ne": True}}
 
 
 def new(session: Session) -> Document:
@@ -48,6 +49,10 @@ def new(session: Session) -> Document:
         "compacted_to": 0,
         "needs": 0,
         "log_needs": 0,
+        "trimmed_to": 0,
+        "trim_at": session.create_time,
+        "suspended": False,
+        "deleted_at": None,
         "schema": SCHEMA,
     }
 
@@ -70,12 +75,21 @@ def read(document: Document) -> Head:
         revision=document["revision"],
         needs=document.get("needs", 0),
         log_needs=document.get("log_needs", 0),
+        compacted_to=document.get("compacted_to", 0),
+        suspended=document.get("suspended", False),
+        deleted=document.get("deleted_at") is not None,
     )
 
 
 def session_of(document: Document, head: Document) -> Session:
     """The time of the last change is kept on the head, which every step writes anyway."""
     return decode(Session, {**document, "update_time": max(document["update_time"], head["update_time"])})
+
+
+def findable(*, deleted: bool) -> Document:
+    """What a reader finds: no session that is being purged, and a deleted one only when asked."""
+    hidden: Document = {} if deleted else {"deleted_at": None}
+    return {"purging": {"$ne": True}, **hidden}
 
 
 def unmoved(step: Step) -> Document:
@@ -113,12 +127,7 @@ def _changed(step: Step) -> Document:
     if not step.events:
         trace = {"step_id": literal(step.step_id), "fence": changed.get("fence", "$fence")}
         changed["silent_steps"] = {"$slice": [{"$concatArrays": ["$silent_steps", [trace]]}, -SILENT_STEPS]}
-    if step.head.active_turn is not None:
-        changed["active_turn"] = literal(step.head.active_turn)
-    if step.head.queue is not None:
-        changed["queue"] = literal(list(step.head.queue))
-    if step.head.cancel is not None:
-        changed["cancel"] = literal(encode(step.head.cancel))
+    changed |= _plain(step.head)
     if by_owner or step.head.active_turn is not None:
         changed["lapses"] = 0
     if step.session is not None:
@@ -138,6 +147,20 @@ def _needed(change: HeadChange) -> Document:
     if change.log_needs:
         needed["log_needs"] = {"$max": ["$log_needs", change.log_needs]}
     return needed
+
+
+def _plain(change: HeadChange) -> Document:
+    """The fields that are set to what is given."""
+    given = {
+        "active_turn": change.active_turn,
+        "queue": None if change.queue is None else list(change.queue),
+        "cancel": None if change.cancel is None else encode(change.cancel),
+        "suspended": change.suspended,
+    }
+    changed: Document = {name: literal(value) for name, value in given.items() if value is not None}
+    if change.deleted is not None:
+        changed["deleted_at"] = NOW if change.deleted else None
+    return changed
 
 
 def _lease(change: HeadChange, *, by_owner: bool) -> Document:

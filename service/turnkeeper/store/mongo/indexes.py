@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Final
 
 from pymongo import ASCENDING, DESCENDING, IndexModel
@@ -39,6 +40,13 @@ INDEXES: Final[Mapping[str, tuple[IndexModel, ...]]] = {
             name="stranded",
             partialFilterExpression={"active_turn": "", "queue.0": {"$exists": True}},
         ),
+        # Which logs were not looked at for long; which sessions are deleted.
+        IndexModel([("trim_at", ASCENDING)], name="trim"),
+        IndexModel(
+            [("deleted_at", ASCENDING)],
+            name="deleted",
+            partialFilterExpression={"deleted_at": {"$gt": datetime.fromtimestamp(0, UTC)}},
+        ),
     ),
     "events": (
         IndexModel(
@@ -70,7 +78,10 @@ INDEXES: Final[Mapping[str, tuple[IndexModel, ...]]] = {
         ),
         IndexModel([("state", ASCENDING), ("expire_time", ASCENDING)], name="expiry", partialFilterExpression=_PENDING),
     ),
-    "requests": (IndexModel([("expire_at", ASCENDING)], name="expiry", expireAfterSeconds=0),),
+    "requests": (
+        IndexModel([("expire_at", ASCENDING)], name="expiry", expireAfterSeconds=0),
+        IndexModel([("tenant", ASCENDING), ("session_id", ASCENDING)], name="session"),
+    ),
     "partials": (
         IndexModel(
             [(name, ASCENDING) for name in ("tenant", "session_id", "message_id", "attempt", "offset")],

@@ -9,15 +9,8 @@ from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.session import Session
 from turnkeeper.domain.tool import Call
 from turnkeeper.domain.turn import Turn, TurnState
-from turnkeeper.store.contract import (
-    ApprovalFilter,
-    Head,
-    RequestKey,
-    RequestRecord,
-    SessionFilter,
-    Snapshot,
-    StoredEvent,
-)
+from turnkeeper.store.contract import Head, RequestKey, RequestRecord, Snapshot, StoredEvent
+from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 from turnkeeper.store.mongo import heads, keys
 from turnkeeper.store.mongo.client import Collection, Connection, Document, database_errors
 from turnkeeper.store.mongo.documents import decode
@@ -33,11 +26,13 @@ class Reads:
     _connection: Connection
     _outcomes: Outcomes
 
-    async def snapshot(self, tenant: str, session_id: str, *, turn_id: str = "") -> Snapshot | None:
+    async def snapshot(
+        self, tenant: str, session_id: str, *, turn_id: str = "", deleted: bool = False
+    ) -> Snapshot | None:
         """One query: the database reads the head first, and what hangs on it no older."""
         key = keys.of_session(tenant, session_id)
         pipeline = [
-            {"$match": keys.where(key)},
+            {"$match": {**keys.where(key), **heads.findable(deleted=deleted)}},
             {"$set": {"now": heads.NOW, "asked": heads.literal(turn_id) if turn_id else "$active_turn"}},
             _join("sessions", [{"$match": keys.where(key)}], into="session"),
             _join("turns", [{"$match": {**key, "$expr": {"$eq": ["$_id", _asked(key)]}}}], into="turn"),
@@ -64,7 +59,8 @@ class Reads:
 
     async def find_request(self, key: RequestKey) -> RequestRecord | None:
         with database_errors():
-            return await self._outcomes.find_request(key)
+            found = await self._outcomes.find_request(key)
+            return found if found is not None and await self._is_visible(key.tenant, key.session_id) else None
 
     async def events(  # noqa: PLR0913 - a query has as many parts as it has filters
         self,
@@ -98,10 +94,10 @@ class Reads:
             ).to_list(None)
         return {(each["_id"]["tenant"], each["_id"]["session_id"]): each["last_seq"] for each in found}
 
-    async def session(self, tenant: str, session_id: str) -> tuple[Session, Head] | None:
+    async def session(self, tenant: str, session_id: str, *, deleted: bool = False) -> tuple[Session, Head] | None:
         key = keys.where(keys.of_session(tenant, session_id))
-        pipeline = [
-            {"$match": key},
+        pipeline: list[Document] = [
+            {"$match": {**key, **heads.findable(deleted=deleted)}},
             {"$set": {"now": heads.NOW}},
             {"$lookup": {"from": "sessions", "pipeline": [{"$match": key}], "as": "session"}},
         ]
@@ -151,7 +147,9 @@ class Reads:
         return await self._one(Call, self._connection.calls, keys.of_member(tenant, session_id, call_id))
 
     async def approval(self, tenant: str, approval_id: str) -> Approval | None:
-        return await self._one(Approval, self._connection.approvals, keys.of_approval(tenant, approval_id))
+        found = await self._one(Approval, self._connection.approvals, keys.of_approval(tenant, approval_id))
+        with database_errors():
+            return found if found is not None and await self._is_visible(tenant, found.session_id) else None
 
     async def approvals(
         self, tenant: str, where: ApprovalFilter, *, limit: int, after: tuple[datetime, str] | None
@@ -160,10 +158,25 @@ class Reads:
         if where.states:
             match["state"] = {"$in": [state.value for state in where.states]}
         match |= {name: getattr(where, name) for name in ("kind", "session_id", "tool") if getattr(where, name)}
-        return await self._page(Approval, self._connection.approvals, match, [("create_time", 1), ("id", 1)], limit)
+        if limit <= 0:
+            return []
+        pipeline: list[Document] = [
+            {"$match": match},
+            {"$sort": {"create_time": 1, "id": 1}},
+            _deleted_head(tenant),
+            {"$match": {"deleted": []}},
+            {"$limit": limit},
+        ]
+        with database_errors():
+            found = await self._connection.approvals.aggregate(pipeline).to_list(limit)
+        return [decode(Approval, each) for each in found]
 
     async def agent(self, tenant: str, name: str, version: str) -> Agent | None:
         return await self._one(Agent, self._connection.agents, keys.of_agent(tenant, name, version))
+
+    async def _is_visible(self, tenant: str, session_id: str) -> bool:
+        match = {**keys.where(keys.of_session(tenant, session_id)), **heads.findable(deleted=False)}
+        return await self._connection.heads.find_one(match, {"_id": 1}) is not None
 
     async def _one(self, kind: type[T], collection: Collection, key: Document) -> T | None:
         with database_errors():
@@ -177,6 +190,19 @@ class Reads:
             return []
         with database_errors():
             return [decode(kind, each) for each in await collection.find(match).sort(order).limit(limit).to_list(limit)]
+
+
+def _deleted_head(tenant: str) -> Document:
+    """Joins the head of this document's session, if that is deleted, as `deleted`."""
+    its = {"$eq": ["$_id", {"tenant": "$$tenant", "session_id": "$$session_id"}]}
+    return {
+        "$lookup": {
+            "from": "heads",
+            "let": {"tenant": "$tenant", "session_id": "$session_id"},
+            "pipeline": [{"$match": {"tenant": tenant, "deleted_at": heads.ANY_TIME, "$expr": its}}],
+            "as": "deleted",
+        }
+    }
 
 
 _OF_ASKED = {"$expr": {"$eq": ["$turn_id", "$$asked"]}}
@@ -193,6 +219,8 @@ def _asked(key: Document) -> Document:
 
 def _matching(where: SessionFilter) -> Document:
     match: dict[str, Any] = {name: getattr(where, name) for name in ("agent", "owner") if getattr(where, name)}
+    match["delete_time"] = None
+    match["delete_time"] = None
     if where.states:
         match["state"] = {"$in": [state.value for state in where.states]}
     if where.labels:

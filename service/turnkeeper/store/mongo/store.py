@@ -22,6 +22,7 @@ from turnkeeper.store.mongo.late import LateResults
 from turnkeeper.store.mongo.orphans import Orphans
 from turnkeeper.store.mongo.outcomes import Outcomes
 from turnkeeper.store.mongo.pieces import Pieces
+from turnkeeper.store.mongo.purges import Purges
 from turnkeeper.store.mongo.reads import Reads
 from turnkeeper.store.mongo.renewer import MongoRenewer
 from turnkeeper.store.mongo.sessions import Sessions
@@ -29,13 +30,14 @@ from turnkeeper.store.mongo.steps import Steps
 from turnkeeper.store.mongo.sweeps import Sweeps
 from turnkeeper.store.mongo.tasks import Tasks
 from turnkeeper.store.mongo.transactions import Transactions
+from turnkeeper.store.mongo.trims import Trims
 
 SECRET_BYTES: Final = 32
 PATIENCE: Final = timedelta(seconds=5)
 
 
-class MongoStore(Sessions, Forks, Steps, LateResults, Claims, Sweeps, Reads, Pieces):
-    """`Store` on a MongoDB replica set. Use it between `open` and `close`, on one event loop."""
+class MongoStore(Sessions, Forks, Steps, LateResults, Claims, Sweeps, Trims, Purges, Reads, Pieces):
+    """`Store` and `Retention` on a MongoDB replica set. Use it between `open` and `close`, on one event loop."""
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from turnkeeper.domain.turn import TurnState
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import Collection, Connection, Document, database_errors
 from turnkeeper.store.mongo.documents import decode
-from turnkeeper.store.mongo.heads import NOW, RUNNABLE, change_as_read, literal, reached, within
+from turnkeeper.store.mongo.heads import AWAKE, NOW, RUNNABLE, change_as_read, literal, reached, within
 from turnkeeper.store.mongo.orphans import Orphans
 
 BATCH: Final = 256
@@ -83,7 +83,7 @@ class Sweeps:
 
         Whether a turn that needs a newer version waits for something, only that version can tell.
         """
-        idle: Document = {**RUNNABLE, "lease_until": None, "wake_at": None, **within(self._connection.schema)}
+        idle: Document = {**RUNNABLE, **AWAKE, "lease_until": None, "wake_at": None, **within(self._connection.schema)}
         if self._looked_at is not None:
             idle["_id"] = {"$gt": self._looked_at}
         order = [("lease_until", 1), ("wake_at", 1), ("_id", 1)]

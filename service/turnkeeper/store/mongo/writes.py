@@ -79,6 +79,12 @@ class Writes:
         reply = await self._send({"update": collection, "updates": [{"q": match, "u": changed, "multi": True}]})
         self._all(reply, reply["n"])
 
+    async def delete(self, collection: str, keys: Sequence[Document]) -> None:
+        """These filters; what another transaction removed already is no miss."""
+        if keys:
+            statements = [{"q": match, "limit": 1} for match in keys]
+            await self._send({"delete": collection, "deletes": statements})
+
     def _stamped(self, fields: Document) -> Document:
         return stamped(fields, schema=self.connection.schema)
 

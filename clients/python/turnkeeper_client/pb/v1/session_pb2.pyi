@@ -527,9 +527,9 @@ class UpdateSessionResponse(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """The first event of this change."""
+    """The first event of this change; 0 when there was nothing to change."""
     cursor: _builtins.str
-    """The place just before it."""
+    """The place just before it; at the end of the log when there was nothing to change."""
     @_builtins.property
     def session(self) -> Global___Session:
         """The session as it is now."""
@@ -581,9 +581,9 @@ class SuspendSessionResponse(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """The first event of this change."""
+    """The first event of this change; 0 when there was nothing to change."""
     cursor: _builtins.str
-    """The place just before it."""
+    """The place just before it; at the end of the log when there was nothing to change."""
     @_builtins.property
     def session(self) -> Global___Session:
         """The session as it is now."""
@@ -635,9 +635,9 @@ class ResumeSessionResponse(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """The first event of this change."""
+    """The first event of this change; 0 when there was nothing to change."""
     cursor: _builtins.str
-    """The place just before it."""
+    """The place just before it; at the end of the log when there was nothing to change."""
     @_builtins.property
     def session(self) -> Global___Session:
         """The session as it is now."""
@@ -751,9 +751,9 @@ class DeleteSessionResponse(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """The first event of this change."""
+    """The first event of this change; 0 when there was nothing to change."""
     cursor: _builtins.str
-    """The place just before it."""
+    """The place just before it; at the end of the log when there was nothing to change."""
     @_builtins.property
     def session(self) -> Global___Session:
         """The session as it is now."""
@@ -805,9 +805,9 @@ class UndeleteSessionResponse(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """The first event of this change."""
+    """The first event of this change; 0 when there was nothing to change."""
     cursor: _builtins.str
-    """The place just before it."""
+    """The place just before it; at the end of the log when there was nothing to change."""
     @_builtins.property
     def session(self) -> Global___Session:
         """The session as it is now."""

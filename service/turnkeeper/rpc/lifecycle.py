@@ -1,0 +1,120 @@
+"""SessionService's calls that change a session itself: decode, one verb, encode."""
+
+from typing import TypeVar
+
+from turnkeeper.domain.cursor import Place
+from turnkeeper.engine import lifecycle
+from turnkeeper.engine.sessions import Decide, Sessions, end_in
+from turnkeeper.pb.v1 import session_pb2
+from turnkeeper.rpc import attributes, cursor, rules
+from turnkeeper.rpc.caller import NOBODY
+from turnkeeper.rpc.interceptor import Context
+from turnkeeper.rpc.views import session_view
+
+CHANGEABLE = frozenset({"title", "labels", "metadata"})
+
+Response = TypeVar(
+    "Response",
+    session_pb2.UpdateSessionResponse,
+    session_pb2.SuspendSessionResponse,
+    session_pb2.ResumeSessionResponse,
+    session_pb2.EndSessionResponse,
+    session_pb2.DeleteSessionResponse,
+    session_pb2.UndeleteSessionResponse,
+)
+
+
+class LifecycleVerbs:
+    """A part of SessionService: update, suspend, resume, end, delete, undelete.
+
+    The same end state again is OK, with sequence 0.
+    """
+
+    _sessions: Sessions
+
+    async def UpdateSession(
+        self, request: session_pb2.UpdateSessionRequest, context: Context
+    ) -> session_pb2.UpdateSessionResponse:
+        change = _change_of(request)
+        return await self._changed(
+            request.session.session_id,
+            lambda draft, _: lifecycle.update_in(draft, change, etag=request.etag),
+            session_pb2.UpdateSessionResponse(),
+        )
+
+    async def SuspendSession(
+        self, request: session_pb2.SuspendSessionRequest, context: Context
+    ) -> session_pb2.SuspendSessionResponse:
+        return await self._changed(
+            request.session_id,
+            lambda draft, _: lifecycle.suspend_in(draft, by=NOBODY.principal),
+            session_pb2.SuspendSessionResponse(),
+        )
+
+    async def ResumeSession(
+        self, request: session_pb2.ResumeSessionRequest, context: Context
+    ) -> session_pb2.ResumeSessionResponse:
+        return await self._changed(
+            request.session_id,
+            lambda draft, _: lifecycle.resume_in(draft, by=NOBODY.principal),
+            session_pb2.ResumeSessionResponse(),
+        )
+
+    async def EndSession(
+        self, request: session_pb2.EndSessionRequest, context: Context
+    ) -> session_pb2.EndSessionResponse:
+        return await self._changed(
+            request.session_id,
+            lambda draft, queued: end_in(draft, queued, by=NOBODY.principal, reason=request.reason),
+            session_pb2.EndSessionResponse(),
+        )
+
+    async def DeleteSession(
+        self, request: session_pb2.DeleteSessionRequest, context: Context
+    ) -> session_pb2.DeleteSessionResponse:
+        return await self._changed(
+            request.session_id,
+            lambda draft, queued: lifecycle.delete_in(draft, queued, by=NOBODY.principal, etag=request.etag),
+            session_pb2.DeleteSessionResponse(),
+            deleted=True,
+        )
+
+    async def UndeleteSession(
+        self, request: session_pb2.UndeleteSessionRequest, context: Context
+    ) -> session_pb2.UndeleteSessionResponse:
+        return await self._changed(
+            request.session_id,
+            lambda draft, _: lifecycle.undelete_in(draft),
+            session_pb2.UndeleteSessionResponse(),
+            deleted=True,
+        )
+
+    async def _changed(self, session_id: str, decide: Decide, response: Response, *, deleted: bool = False) -> Response:
+        """The response, filled with the session as it is now and the place before what was stored."""
+        tenant = NOBODY.tenant
+        sequence = await self._sessions.change(tenant, session_id, decide, deleted=deleted)
+        session, head = await self._sessions.get(tenant, session_id, deleted=deleted)
+        place = Place(sequence=sequence - 1 if sequence else head.last_seq)
+        response.session.CopyFrom(session_view(session, head))
+        response.sequence = sequence
+        response.cursor = cursor.encode(place, tenant=tenant, session_id=session_id)
+        return response
+
+
+def _change_of(request: session_pb2.UpdateSessionRequest) -> lifecycle.Change:
+    wished, paths = request.session, set(request.update_mask.paths)
+    problems: dict[str, str] = {}
+    if not paths or paths - CHANGEABLE:
+        problems["update_mask"] = f"must name fields of {', '.join(sorted(CHANGEABLE))}"
+    metadata_json = attributes.json_of(wished.metadata) if wished.HasField("metadata") else ""
+    if "labels" in paths and (problem := attributes.labels_problem(wished.labels)):
+        problems["session.labels"] = problem
+    if "metadata" in paths and (problem := attributes.metadata_problem(metadata_json)):
+        problems["session.metadata"] = problem
+    if problems:
+        rules.refuse(problems)
+    return lifecycle.Change(
+        title=wished.title if "title" in paths else None,
+        labels=dict(wished.labels) if "labels" in paths else None,
+        metadata_json=metadata_json if "metadata" in paths else None,
+    )

@@ -1,0 +1,22 @@
+"""Where a client goes on, put into the error that ends its stream."""
+
+from turnkeeper.domain.cursor import Place
+from turnkeeper.engine.feed import Key
+from turnkeeper.engine.follow import Ended
+from turnkeeper.errors import CursorExpired, SessionError
+from turnkeeper.rpc import cursor
+
+
+def with_cursor(end: Ended | CursorExpired, key: Key) -> SessionError:
+    """The error with a cursor: the place of a planned end; where the log was trimmed, its oldest, beside its newest."""
+    if isinstance(end, Ended):
+        end.error.cursor = _cursor(end.place, key)
+        return end.error
+    end.cursor = _cursor(Place(sequence=int(end.metadata["oldest_sequence"]) - 1), key)
+    head = _cursor(Place(sequence=int(end.metadata["head_sequence"])), key)
+    end.metadata |= {"oldest_cursor": end.cursor, "head_cursor": head}
+    return end
+
+
+def _cursor(place: Place, key: Key) -> str:
+    return cursor.encode(place, tenant=key[0], session_id=key[1])

@@ -1,0 +1,388 @@
+"""Deleted, suspended, trimmed, purged: what each does to reads, writes and claims, on any number of replicas."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tests.builders import (
+    AGENT,
+    NOON,
+    Place,
+    a_call,
+    a_first_event,
+    a_place,
+    a_request,
+    a_session,
+    a_turn,
+    an_approval,
+    an_event,
+)
+from tests.contracts.stores import LONG, TextCodec, a_step, begin, committed, head_of, lapse, make_due, run_turn, until
+from turnkeeper.domain.approval import Approval
+from turnkeeper.domain.event import TurnCompleted
+from turnkeeper.domain.message import Usage
+from turnkeeper.domain.turn import StopReason, TurnState
+from turnkeeper.store.contract import ApprovalChange, HeadChange, Lease, RequestRecord, Stale, Step, Store
+from turnkeeper.store.filters import ApprovalFilter, SessionFilter
+from turnkeeper.store.mongo.client import Document
+from turnkeeper.store.mongo.store import MongoStore
+
+NewMongo = Callable[[], Awaitable[MongoStore]]
+NOTHING = timedelta()
+ENDED = TurnCompleted(stop_reason=StopReason.FINISHED, usage=Usage(), message_id="m")
+
+
+def a_deletion(step: Step, place: Place) -> Step:
+    hidden = HeadChange(lease=Lease.BREAK, active_turn="", queue=(), deleted=True)
+    return replace(step, head=hidden, session=a_session(place, delete_time=NOON))
+
+
+async def delete(store: Store, place: Place) -> None:
+    await committed(store.commit(a_deletion(a_step(await head_of(store, place), an_event()), place)))
+
+
+async def undelete(store: Store, place: Place) -> None:
+    snapshot = await store.snapshot(place.tenant, place.session_id, deleted=True)
+    assert snapshot is not None
+    shown: dict[str, Any] = {"head": HeadChange(deleted=False), "session": a_session(place)}
+    await committed(store.commit(a_step(snapshot.head, an_event(), **shown)))
+
+
+async def a_full_session(store: Store) -> tuple[Place, RequestRecord, Approval]:
+    """One of everything."""
+    place = await begin(store)
+    turn, request = a_turn(place), a_request(place)
+    approval = an_approval(place, turn_id=turn.id)
+    step = a_step(await head_of(store, place), an_event(turn_id=turn.id))
+    new: dict[str, Any] = {
+        "new_turns": (turn,),
+        "new_calls": (a_call(place, turn_id=turn.id),),
+        "new_approvals": (approval,),
+    }
+    await committed(store.commit(replace(step, request=request, **new)))
+    return place, request, approval
+
+
+# --- deleted ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_deleted_session_is_found_by_those_alone_who_ask_for_it(store: Store) -> None:
+    place, request, approval = await a_full_session(store)
+    await delete(store, place)
+    assert await store.session(place.tenant, place.session_id) is None
+    assert await store.snapshot(place.tenant, place.session_id) is None
+    assert await store.find_request(request.key) is None
+    assert await store.approval(place.tenant, approval.id) is None
+    listed = [found.id for found, _ in await store.sessions(place.tenant, SessionFilter(), limit=99, after=None)]
+    assert place.session_id not in listed
+    of_it = ApprovalFilter(session_id=place.session_id)
+    assert await store.approvals(place.tenant, of_it, limit=9, after=None) == []
+    found = await store.session(place.tenant, place.session_id, deleted=True)
+    assert found is not None
+    assert (found[0].delete_time, found[1].deleted) == (NOON, True)
+    await undelete(store, place)
+    assert await store.session(place.tenant, place.session_id) is not None
+    assert await store.find_request(request.key) == request
+    assert await store.approvals(place.tenant, of_it, limit=9, after=None) == [approval]
+
+
+async def test_a_page_of_approvals_is_filled_past_those_of_deleted_sessions(store: Store) -> None:
+    places = [(await a_full_session(store))[0] for _ in range(3)]
+    await delete(store, places[0])
+    found = await store.approvals(places[0].tenant, ApprovalFilter(), limit=2, after=None)
+    assert {each.session_id for each in found} == {place.session_id for place in places[1:]}
+
+
+async def test_what_was_decided_before_the_deletion_is_not_stored_after_it(store: Store) -> None:
+    place = await begin(store)
+    _, taken = await run_turn(store, place)
+    before = await head_of(store, place)
+    await delete(store, place)
+    assert await store.commit(a_step(before, an_event())) == Stale()
+    owners = a_step(before, an_event(), fence=taken.fence)
+    assert not hasattr(await store.commit(owners), "events")
+    assert not await store.renew(place.tenant, place.session_id, owner="one", fence=taken.fence, lease=LONG)
+
+
+async def test_the_id_of_a_deleted_session_is_still_taken(store: Store) -> None:
+    place = await begin(store)
+    await delete(store, place)
+    there = await store.create_session(a_session(place, fingerprint="new"), AGENT, event=a_first_event())
+    assert there is not None
+    assert there.delete_time == NOON
+
+
+# --- suspended -------------------------------------------------------------------------------------------------
+
+
+async def test_nobody_claims_the_turn_of_a_suspended_session(store: Store) -> None:
+    place = await begin(store)
+    turn = await make_due(store, place)
+    suspended = HeadChange(suspended=True)
+    await committed(store.commit(a_step(await head_of(store, place), an_event(), head=suspended)))
+    assert (await head_of(store, place)).suspended
+    assert await store.claim("one", lease=LONG) is None
+    assert await store.requeue_lapsed() == 0
+    resumed = HeadChange(suspended=False)
+    await committed(store.commit(a_step(await head_of(store, place), an_event(), head=resumed)))
+    claim = await store.claim("one", lease=LONG)
+    assert claim is not None
+    assert claim.turn_id == turn.id
+
+
+async def test_the_sweeper_leaves_a_suspended_turn_that_nobody_waits_for(store: Store) -> None:
+    place = await begin(store)
+    turn = a_turn(place, state=TurnState.RUNNING)
+    change = HeadChange(active_turn=turn.id, suspended=True)
+    await committed(store.commit(a_step(await head_of(store, place), an_event(), head=change, new_turns=(turn,))))
+    assert await store.requeue_lapsed() == 0
+    resumed = HeadChange(suspended=False)
+    await committed(store.commit(a_step(await head_of(store, place), an_event(), head=resumed)))
+    assert await store.requeue_lapsed() == 1
+
+
+async def test_a_lease_that_lapses_in_a_suspension_is_claimed_after_it(store: Store) -> None:
+    place = await begin(store)
+    turn, _ = await run_turn(store, place, lease=timedelta(milliseconds=30))
+    suspended = HeadChange(suspended=True)
+    await committed(store.commit(a_step(await head_of(store, place), an_event(), head=suspended)))
+    await lapse(store, place)
+    assert await store.requeue_lapsed() == 1
+    assert await store.claim("two", lease=LONG) is None
+    resumed = HeadChange(suspended=False)
+    await committed(store.commit(a_step(await head_of(store, place), an_event(), head=resumed)))
+
+    async def claimed() -> bool:
+        claim = await store.claim("two", lease=LONG)
+        return claim is not None and claim.turn_id == turn.id
+
+    await until(claimed)
+
+
+async def test_an_owner_is_told_of_a_suspension(store: Store) -> None:
+    place = await begin(store)
+    await run_turn(store, place)
+    key = (place.tenant, place.session_id)
+    assert list(await store.cancelled_among([key])) == []
+    suspended = HeadChange(suspended=True)
+    await committed(store.commit(a_step(await head_of(store, place), an_event(), head=suspended)))
+    assert list(await store.cancelled_among([key])) == [place.session_id]
+
+
+async def test_an_approval_whose_clock_stands_still_never_lapses(store: Store) -> None:
+    place = await begin(store)
+    turn, approval = a_turn(place), an_approval(place)
+    head = await head_of(store, place)
+    asked = replace(approval, turn_id=turn.id, expire_time=head.now + timedelta(seconds=20))
+    await committed(
+        store.commit(
+            a_step(head, an_event(), head=HeadChange(active_turn=turn.id), new_turns=(turn,), new_approvals=(asked,))
+        )
+    )
+    snapshot = await store.snapshot(place.tenant, place.session_id)
+    assert snapshot is not None
+    paused = asked.paused(now=asked.expire_time - timedelta(milliseconds=50))
+    still = (ApprovalChange(approval=paused, lapsed=None),)
+    await committed(store.commit(a_step(snapshot.head, an_event(), approvals=still)))
+    assert await store.approval(place.tenant, asked.id) == paused
+    assert paused.unpaused(now=NOON).expire_time == NOON + timedelta(milliseconds=50)
+    assert await store.lapsed_approvals(limit=9) == []
+
+
+# --- trimmed ---------------------------------------------------------------------------------------------------
+
+
+async def a_long_log(store: Store, *, turns: int = 3) -> Place:
+    """A session whose turns have each two events that a model needs not, and one that it needs."""
+    place = await begin(store)
+    for _ in range(turns):
+        turn = a_turn(place, state=TurnState.COMPLETED)
+        said = (an_event(turn_id=turn.id), *(an_event(payload=ENDED, turn_id=turn.id) for _ in range(2)))
+        await committed(store.commit(a_step(await head_of(store, place), *said, new_turns=(turn,))))
+    return place
+
+
+async def numbers(store: Store, place: Place) -> list[int]:
+    return [event.sequence for event in await store.events(place.tenant, place.session_id, after=0, limit=999)]
+
+
+async def trim(store: MongoStore, *, keep: timedelta = NOTHING, pause: timedelta = NOTHING) -> int:
+    return await store.trim(keep=keep, pause=pause, limit=99)
+
+
+async def test_old_events_go_and_what_a_model_needs_stays(store: MongoStore) -> None:
+    place = await a_long_log(store)
+
+    async def trimmed() -> bool:  # ages are whole seconds
+        await trim(store)
+        return (await head_of(store, place)).compacted_to == 10
+
+    await until(trimmed)
+    assert await numbers(store, place) == [2, 5, 8]
+    assert (await head_of(store, place)).last_seq == 10
+    assert await trim(store) == 0
+    await committed(store.commit(a_step(await head_of(store, place), an_event())))
+    assert await numbers(store, place) == [2, 5, 8, 11]
+
+
+async def test_young_events_stay(store: MongoStore) -> None:
+    place = await a_long_log(store)
+    assert await trim(store, keep=timedelta(minutes=1)) == 0
+    assert len(await numbers(store, place)) == 10
+    assert (await head_of(store, place)).compacted_to == 0
+
+
+@pytest.mark.parametrize("queued", [False, True])
+async def test_the_events_of_a_turn_that_has_not_ended_stay(store: MongoStore, queued: bool) -> None:
+    place = await a_long_log(store, turns=1)
+    turn = a_turn(place, first_sequence=5, state=TurnState.AWAITING_APPROVAL)
+    change = HeadChange(queue=(turn.id,)) if queued else HeadChange(active_turn=turn.id)
+    said = [an_event(payload=ENDED, turn_id=turn.id) for _ in range(3)]
+    await committed(store.commit(a_step(await head_of(store, place), *said, head=change, new_turns=(turn,))))
+
+    async def trimmed() -> bool:
+        await trim(store)
+        return (await head_of(store, place)).compacted_to == 4
+
+    await until(trimmed)
+    await trim(store)
+    assert await numbers(store, place) == [2, 5, 6, 7]
+
+
+async def test_a_log_is_looked_at_again_after_a_pause(store: MongoStore) -> None:
+    place = await a_long_log(store)
+    await trim(store, keep=timedelta(hours=1), pause=timedelta(hours=1))
+    younger = await a_long_log(store)
+
+    async def trimmed() -> bool:
+        await trim(store)
+        return (await head_of(store, younger)).compacted_to == 10
+
+    await until(trimmed)
+    assert len(await numbers(store, place)) == 10
+
+
+async def test_many_replicas_trim_at_once(new_store: NewMongo) -> None:
+    replicas = [await new_store() for _ in range(3)]
+    places = [await a_long_log(replicas[0]) for _ in range(4)]
+
+    async def trimmed() -> bool:
+        await asyncio.gather(*(trim(replica) for replica in replicas))
+        return all([(await head_of(replicas[0], place)).compacted_to == 10 for place in places])
+
+    await until(trimmed)
+    for place in places:
+        assert await numbers(replicas[0], place) == [2, 5, 8]
+
+
+# --- purged ----------------------------------------------------------------------------------------------------
+
+
+async def purge(store: MongoStore, *, after: timedelta = NOTHING) -> int:
+    return await store.purge(after=after, limit=99)
+
+
+async def test_a_purged_session_is_gone_and_its_id_is_free(store: MongoStore) -> None:
+    place, request, approval = await a_full_session(store)
+    other, *_ = await a_full_session(store)
+    assert await purge(store) == 0
+    await delete(store, place)
+    assert await purge(store, after=timedelta(minutes=1)) == 0
+    assert await purge(store) == 1
+    assert await store.session(place.tenant, place.session_id, deleted=True) is None
+    assert await store.last_seqs([(place.tenant, place.session_id)]) == {}
+    assert await numbers(store, place) == []
+    await begin(store, place)
+    assert await numbers(store, place) == [1]
+    assert await store.find_request(request.key) is None
+    assert await store.approval(place.tenant, approval.id) is None
+    assert await store.turns(place.tenant, place.session_id, states=(), limit=9, before=None) == []
+    assert await purge(store) == 0
+    assert len(await numbers(store, place)) == 1
+    assert len(await numbers(store, other)) == 2
+
+
+async def test_a_session_that_was_undeleted_is_not_purged(store: MongoStore) -> None:
+    place, *_ = await a_full_session(store)
+    await delete(store, place)
+    await undelete(store, place)
+    assert await purge(store) == 0
+    assert len(await numbers(store, place)) == 4
+
+
+async def test_two_replicas_purge_at_once(new_store: NewMongo) -> None:
+    replicas = [await new_store() for _ in range(3)]
+    places = [await a_long_log(replicas[0], turns=20) for _ in range(3)]
+    for place in places:
+        await delete(replicas[0], place)
+    await asyncio.gather(*(purge(replica) for replica in replicas))
+    await purge(replicas[0])
+    for place in places:
+        assert await numbers(replicas[0], place) == []
+        assert await replicas[0].session(place.tenant, place.session_id, deleted=True) is None
+
+
+async def test_a_purge_and_an_undeletion_exclude_each_other(new_store: NewMongo) -> None:
+    one, two = [await new_store() for _ in range(2)]
+    for _ in range(12):
+        place = await a_long_log(one, turns=1)
+        await delete(one, place)
+        snapshot = await two.snapshot(place.tenant, place.session_id, deleted=True)
+        assert snapshot is not None
+        shown = a_step(snapshot.head, an_event(), head=HeadChange(deleted=False), session=a_session(place))
+        _, verdict = await asyncio.gather(purge(one), two.commit(shown))
+        await purge(one)
+        left = await numbers(one, place)
+        assert left == ([] if verdict == Stale() else [1, 2, 3, 4, 5, 6]), verdict
+
+
+async def test_a_new_session_is_not_made_over_the_rest_of_an_old_one(new_store: NewMongo) -> None:
+    """Created again and again while it is purged: it never shows an event of before."""
+    one, two = [await new_store() for _ in range(2)]
+    place = a_place()
+    await begin(one, place)
+    for _ in range(6):
+        await delete(one, place)
+        (_, made) = await asyncio.gather(purge(one), two.create_session(a_session(place), AGENT, event=a_first_event()))
+        found = await numbers(two, place)
+        if made is None:
+            assert found == [1]
+        else:
+            assert made.delete_time == NOON
+            await purge(one)
+            await begin(one, place)
+
+
+async def test_a_purger_that_wakes_too_late_leaves_a_new_session_alone(mongo_uri: str, database_name: str) -> None:
+    """It had read what to delete; meanwhile another purged it all, and the same ids were used again."""
+    held, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(MongoStore):
+        async def _remove(self, key: Document, collection: str, ids: list[Document], *, last: bool = False) -> bool:
+            if collection == "requests":
+                held.set()
+                await go_on.wait()
+            return await super()._remove(key, collection, ids, last=last)
+
+    slow, other = (kind(mongo_uri, database=database_name, codec=TextCodec()) for kind in (Slow, MongoStore))
+    try:
+        await other.open()
+        place, request, _ = await a_full_session(other)
+        await delete(other, place)
+        stopped = asyncio.create_task(purge(slow))
+        await held.wait()
+        assert await purge(other) == 1
+        await begin(other, place)
+        again = a_step(await head_of(other, place), an_event(), new_turns=(a_turn(place),), request=request)
+        await committed(other.commit(again))
+        go_on.set()
+        await stopped
+        assert await other.find_request(request.key) == request
+        assert await numbers(other, place) == [1, 2]
+    finally:
+        await slow.close()
+        await other.close()

@@ -1,0 +1,189 @@
+"""Trimmed logs: whoever asks for a place that is gone is told so, and where to go on; nobody gets a log with a hole."""
+
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+
+import grpc
+import pytest
+from pymongo import AsyncMongoClient
+
+from tests import harness
+from tests.checker.compare import check
+from tests.contracts.stores import until
+from tests.e2e.world import AGENTS, World, said
+from tests.problems import Problem, refused
+from turnkeeper import faults
+from turnkeeper.pb.v1 import chat_pb2, event_pb2, session_pb2
+from turnkeeper.rpc.codec import WireCodec
+from turnkeeper.store.mongo.store import MongoStore
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+SCRIPT = r"""
+[[reply]]
+text = "You said: {user}"
+"""
+NOTHING = timedelta()
+
+
+@asynccontextmanager
+async def store_of(world: World) -> AsyncIterator[MongoStore]:
+    store = MongoStore(world.mongo_uri, database=world.database, codec=WireCodec())
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def trimmed(world: World, *, messages: int = 2) -> tuple[str, int]:
+    """A session whose whole log was trimmed; its id and its last number."""
+    session = await harness.create_test_session(world.stubs, agent="talker")
+    for number in range(messages):
+        turn = await harness.send_message_to_session(
+            world.stubs, session, f"message {number} of {session}", request_id=f"m{number}"
+        )
+        assert turn.state == chat_pb2.TURN_STATE_COMPLETED
+    found = await world.stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id=session))
+    await trim(world, session)
+    return session, found.session.last_sequence
+
+
+async def trim(world: World, session: str) -> None:
+    async with store_of(world) as store:
+
+        async def done() -> bool:
+            await store.trim(keep=NOTHING, pause=NOTHING, limit=999)
+            read = await store.session("default", session)
+            return read is not None and read[1].compacted_to == read[1].last_seq
+
+        await until(done)
+
+
+async def _watch(world: World, session: str) -> object:
+    return await world.stubs.sessions.WatchEvents(session_pb2.WatchEventsRequest(session_id=session)).read()
+
+
+async def _watch_after(world: World, session: str) -> object:
+    request = session_pb2.WatchEventsRequest(session_id=session, after_sequence=3, follow=True)
+    return await world.stubs.sessions.WatchEvents(request).read()
+
+
+async def _list(world: World, session: str) -> object:
+    return await world.stubs.sessions.ListEvents(session_pb2.ListEventsRequest(session_id=session))
+
+
+async def _list_some(world: World, session: str) -> object:
+    """Of a kind that is kept: it would look whole."""
+    request = session_pb2.ListEventsRequest(session_id=session, types=["message_received"], after_sequence=1)
+    return await world.stubs.sessions.ListEvents(request)
+
+
+async def _stream_again(world: World, session: str) -> object:
+    content = harness.text_parts(f"message 0 of {session}")
+    request = chat_pb2.StreamMessageRequest(session_id=session, request_id="m0", content=content)
+    return await world.stubs.chat.StreamMessage(request).read()
+
+
+READERS = [_watch, _watch_after, _list, _list_some, _stream_again]
+
+
+def check_cursors(problem: Problem, last: int) -> None:
+    assert problem.status is grpc.StatusCode.OUT_OF_RANGE
+    assert problem.metadata["head_sequence"] == str(last)
+    assert problem.metadata["oldest_sequence"] == str(last + 1)
+    assert problem.detail.cursor == problem.metadata["oldest_cursor"]
+
+
+@pytest.mark.parametrize("read", READERS)
+async def test_a_reader_of_what_is_gone_is_told_where_to_go_on(
+    world: World, read: Callable[[World, str], Awaitable[object]]
+) -> None:
+    session, last = await trimmed(world)
+    with refused("CURSOR_EXPIRED") as refusal:
+        await read(world, session)
+    check_cursors(refusal.problem, last)
+    await harness.send_message_to_session(world.stubs, session, "one more")
+    with refused("CURSOR_EXPIRED") as refusal:
+        await read(world, session)
+    assert refusal.problem.metadata["oldest_sequence"] == str(last + 1)
+    for cursor, first in ((refusal.problem.detail.cursor, [last + 1]), (refusal.problem.metadata["head_cursor"], [])):
+        page = await world.stubs.sessions.ListEvents(
+            session_pb2.ListEventsRequest(session_id=session, after=cursor, page_size=100)
+        )
+        assert [event.sequence for event in page.events][:1] == first
+
+
+async def test_what_is_live_needs_nothing_of_what_is_gone(world: World) -> None:
+    session, last = await trimmed(world)
+    watch = world.stubs.sessions.WatchEvents(
+        session_pb2.WatchEventsRequest(session_id=session, live_only=True, follow=True)
+    )
+    seen: list[event_pb2.Event] = []
+    async for response in watch:
+        if response.caught_up:
+            await harness.send_message_to_session(world.stubs, session, "one more")
+        seen.extend(response.events)
+        if "turn_completed" in harness.kinds(seen):
+            break
+    watch.cancel()
+    assert [event.sequence for event in seen] == list(range(last + 1, last + 1 + len(seen)))
+
+
+async def test_a_model_and_a_reader_of_messages_still_have_the_whole_conversation(world: World) -> None:
+    session, _ = await trimmed(world, messages=3)
+    listed = await world.stubs.sessions.ListMessages(session_pb2.ListMessagesRequest(session_id=session))
+    assert len(listed.messages) == 6
+    await harness.send_message_to_session(world.stubs, session, f"the last of {session}")
+    assert len(said(world.heard(f"the last of {session}")[-1])) == 8  # instructions, three pairs, this one
+
+
+async def test_an_old_cancellation_can_be_repeated(world: World) -> None:
+    session = await harness.create_test_session(world.stubs, agent="talker")
+    turn = await harness.send_message_to_session(world.stubs, session, "hello")
+    request = chat_pb2.CancelTurnRequest(session_id=session, turn_id=turn.turn_id)
+    before = await world.stubs.chat.CancelTurn(request)
+    await trim(world, session)
+    assert (await world.stubs.chat.CancelTurn(request)).turn == before.turn
+
+
+async def test_the_place_is_said_to_be_gone_before_anything_is_deleted(world: World) -> None:
+    """A server trims by its own setting, and is killed between the two: no reader sees a hole. Another goes on."""
+    database = f"{world.database}_killed"
+    flags = ("--agents", str(AGENTS), "--keep-events", "1s", "--operation-time", "500ms")
+    armed = {faults.VARIABLE: "trim.before_delete=kill"}
+    try:
+        async with (
+            harness.serving(world.mongo_uri, database, world.model, agents=AGENTS) as running,
+            harness.connect(running.address) as stubs,
+            store_of(replace(world, database=database)) as store,
+        ):
+            session = await harness.create_test_session(stubs, agent="talker")
+            await harness.send_message_to_session(stubs, session, "hello")
+            events = await harness.all_events(stubs, session)
+            async with harness.server_process(
+                world.mongo_uri, database, world.model, flags=flags, variables=armed
+            ) as server:
+                assert await server.process.wait() == -signal.SIGKILL
+            with refused("CURSOR_EXPIRED"):
+                await harness.all_events(stubs, session)
+            assert len(await store.events("default", session, after=0, limit=99)) == len(events)
+            kept = [event.sequence for event in events if event.WhichOneof("payload") not in GONE]
+
+            async def gone() -> bool:
+                left = await store.events("default", session, after=0, limit=99)
+                return [event.sequence for event in left] == kept
+
+            async with harness.server_process(world.mongo_uri, database, world.model, flags=flags):
+                await until(gone)
+            with refused("CURSOR_EXPIRED"):
+                await harness.all_events(stubs, session)
+            await check(world.mongo_uri, database)
+    finally:
+        async with AsyncMongoClient[dict[str, object]](world.mongo_uri) as client:
+            await client.drop_database(database)
+
+
+GONE = {"session_created", "session_activated", "turn_completed"}

@@ -1,0 +1,98 @@
+"""A stream whose log is trimmed under it: it goes on without a hole, or ends with CURSOR_EXPIRED."""
+
+import random
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from datetime import timedelta
+
+import pytest
+from opentelemetry.metrics import NoOpMeterProvider
+
+from tests.builders import Place, a_turn, an_event
+from tests.contracts.stores import TextCodec, a_step, begin, committed, head_of, until
+from turnkeeper.domain.cursor import Place as Position
+from turnkeeper.domain.event import TurnCompleted
+from turnkeeper.domain.message import Usage
+from turnkeeper.domain.turn import StopReason, TurnState
+from turnkeeper.engine.feed import Feeds
+from turnkeeper.engine.follow import Batch, Follower, Wanted
+from turnkeeper.errors import CursorExpired
+from turnkeeper.store.contract import Committed
+from turnkeeper.store.mongo.store import MongoStore
+from turnkeeper.telemetry.metrics import Metrics
+
+ENDED = TurnCompleted(stop_reason=StopReason.FINISHED, usage=Usage(), message_id="m")
+LENGTH = 200
+
+
+class Codec(TextCodec):
+    """The events here have no text of their own."""
+
+    def delta(self, session_id: str, *, turn_id: str, message_id: str, attempt: int, offset: int, text: str) -> bytes:
+        raise NotImplementedError
+
+    def message_text(self, payload: bytes) -> tuple[str, int, bytes]:
+        raise NotImplementedError
+
+
+async def _grow(store: MongoStore, place: Place, *, kept: bool) -> Committed:
+    """As many events, of a kind that stays in the database or that does not."""
+    turn = a_turn(place, state=TurnState.COMPLETED)
+    said = [an_event() if kept else an_event(payload=ENDED) for _ in range(LENGTH)]
+    return await committed(store.commit(a_step(await head_of(store, place), *said, new_turns=(turn,))))
+
+
+async def _trim(store: MongoStore, place: Place) -> None:
+    async def done() -> bool:
+        await store.trim(keep=timedelta(), pause=timedelta(), limit=99)
+        head = await head_of(store, place)
+        return head.compacted_to == head.last_seq
+
+    await until(done)
+
+
+def _follow(store: MongoStore, feeds: Feeds, place: Place, *, after: int = 0) -> AsyncGenerator[Batch]:
+    metrics = Metrics(NoOpMeterProvider().get_meter("test"))
+    follower = Follower(store, feeds, Codec(), metrics=metrics, heartbeat=15, rotation=60, rng=random.Random(1))
+    key = (place.tenant, place.session_id)
+    return follower.follow(key, Position(sequence=after), Wanted(forever=False))
+
+
+@pytest.mark.parametrize("kept", [False, True])
+async def test_a_stream_that_reads_the_log_has_no_hole(store: MongoStore, kept: bool) -> None:
+    """Of what is kept some of a page may be there still, with the rest of it gone."""
+    place = await begin(store)
+    for each in (True, kept, False):
+        await _grow(store, place, kept=each)
+    seen: list[int] = []
+    async with aclosing(_follow(store, Feeds(store, poll=1), place)) as batches:
+        with pytest.raises(CursorExpired) as expired:  # noqa: PT012 - the trimming comes in the middle
+            async for batch in batches:
+                seen.append(batch.place.sequence)
+                if len(seen) == 1:
+                    await _trim(store, place)
+    assert seen[-1] >= 64
+    assert seen[-1] < 1 + 3 * LENGTH
+    assert expired.value.metadata == {
+        "oldest_sequence": str(2 + 3 * LENGTH),
+        "head_sequence": str(1 + 3 * LENGTH),
+    }
+
+
+async def test_a_stream_goes_on_from_the_ring_and_a_new_one_is_refused(store: MongoStore) -> None:
+    """What the ring holds it holds whole. Where a stream may begin, the head alone says, ring or not."""
+    place = await begin(store)
+    feeds, key = Feeds(store, poll=1), (place.tenant, place.session_id)
+    seen = 1
+    with feeds.attach(key):
+        stored = await _grow(store, place, kept=False)
+        feeds.publish(key, stored.events)
+        async with aclosing(_follow(store, feeds, place, after=1)) as batches:
+            async for batch in batches:
+                if seen == 1:
+                    await _trim(store, place)
+                assert batch.place.sequence - seen == len(batch.events)
+                seen = batch.place.sequence
+        assert seen == 1 + LENGTH
+        with pytest.raises(CursorExpired):
+            await anext(_follow(store, feeds, place, after=1))
