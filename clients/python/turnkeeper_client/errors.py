@@ -106,7 +106,10 @@ class Aborted(SessionError):
 
 
 class OutOfRange(SessionError):
-    """The log no longer reaches back to this cursor; `metadata` has `oldest_sequence` and `head_sequence`."""
+    """The log no longer reaches back to this place. `cursor` is the oldest one to start from; what was before is gone.
+
+    `metadata` has `oldest_sequence`, `head_sequence` and `head_cursor`. Never resumed by itself: events are missing.
+    """
 
 
 class Unimplemented(SessionError):

@@ -131,6 +131,16 @@ class Session:
         request = session_pb2.EndSessionRequest(session_id=self.id, reason=reason)
         return (await call(self._stubs.sessions.EndSession, request)).session
 
+    async def suspend(self) -> session_pb2.Session:
+        """Lets no further step start. Again is harmless."""
+        request = session_pb2.SuspendSessionRequest(session_id=self.id)
+        return (await call(self._stubs.sessions.SuspendSession, request)).session
+
+    async def resume(self) -> session_pb2.Session:
+        """Ends a suspension. Again is harmless."""
+        request = session_pb2.ResumeSessionRequest(session_id=self.id)
+        return (await call(self._stubs.sessions.ResumeSession, request)).session
+
     async def events(
         self, *, after: str | int | None = None, types: Sequence[str] = (), turn_id: str = ""
     ) -> AsyncIterator[Event]:

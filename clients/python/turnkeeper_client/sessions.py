@@ -1,7 +1,9 @@
-"""Sessions: create, find, end."""
+"""Sessions: create, find, change, end, delete."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
+
+from google.protobuf import field_mask_pb2
 
 from turnkeeper_client.calls import call, every, new_request_id
 from turnkeeper_client.pb.v1 import session_pb2
@@ -72,3 +74,31 @@ class Sessions:
         """Ends a session. Again is harmless."""
         request = session_pb2.EndSessionRequest(session_id=session_id, reason=reason)
         return (await call(self._stubs.sessions.EndSession, request)).session
+
+    async def update(
+        self,
+        session_id: str,
+        *,
+        title: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        etag: str = "",
+    ) -> session_pb2.Session:
+        """Changes what is given; with an `etag` only the session as it was read."""
+        wished = session_pb2.Session(session_id=session_id, title=title or "", labels=labels)
+        if metadata is not None:
+            wished.metadata.update(metadata)
+        given = {"title": title, "labels": labels, "metadata": metadata}
+        mask = field_mask_pb2.FieldMask(paths=[name for name, value in given.items() if value is not None])
+        request = session_pb2.UpdateSessionRequest(session=wished, update_mask=mask, etag=etag)
+        return (await call(self._stubs.sessions.UpdateSession, request)).session
+
+    async def delete(self, session_id: str, *, etag: str = "") -> session_pb2.Session:
+        """Hides a session; the service removes it for good later. Again is harmless."""
+        request = session_pb2.DeleteSessionRequest(session_id=session_id, etag=etag)
+        return (await call(self._stubs.sessions.DeleteSession, request)).session
+
+    async def undelete(self, session_id: str) -> session_pb2.Session:
+        """Shows a deleted session again. Again is harmless."""
+        request = session_pb2.UndeleteSessionRequest(session_id=session_id)
+        return (await call(self._stubs.sessions.UndeleteSession, request)).session

@@ -8,6 +8,7 @@ from turnkeeper.domain.event import Event, SessionRestored
 from turnkeeper.domain.history import BEGINNINGS, unfinished_turn
 from turnkeeper.domain.session import Restored
 from turnkeeper.engine.draft import Draft
+from turnkeeper.engine.follow import check_kept
 from turnkeeper.engine.journal import Journal, Stored
 from turnkeeper.errors import CheckpointNotFound, InternalError, InvalidRequest, SessionNotFound, TurnInProgress
 from turnkeeper.store.contract import Head, Store, StoredEvent
@@ -46,14 +47,19 @@ class Checkpoints:
         return found[:limit]
 
     async def place(self, head: Head, at: At) -> int:
-        """The number of the event after which it is. Raises CheckpointNotFound, InvalidRequest."""
+        """The number of the event after which it is. Raises CheckpointNotFound, InvalidRequest; CursorExpired where the
+        log was trimmed: what is kept there is not enough to go on from.
+        """
         if at.checkpoint_id:
-            return (await self._named(head, at.checkpoint_id)).sequence
+            named = (await self._named(head, at.checkpoint_id)).sequence
+            check_kept(named, head)
+            return named
         if at.sequence is None:
             return head.last_seq
         if not 1 <= at.sequence <= head.last_seq:
             problem = f"must be from 1 to {head.last_seq}, the session's last event"
             raise InvalidRequest(f"sequence {problem}.", session_id=head.session_id, fields={"sequence": problem})
+        check_kept(at.sequence, head)
         return at.sequence
 
     async def restore(self, tenant: str, session_id: str, at: At) -> int:

@@ -260,7 +260,7 @@ class _CancelReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CancelRe
     CANCEL_REASON_INTERRUPTED: _CancelReason.ValueType  # 2
     """A message with if_busy INTERRUPT."""
     CANCEL_REASON_SESSION_ENDED: _CancelReason.ValueType  # 3
-    """The session ended."""
+    """The session was ended or deleted."""
     CANCEL_REASON_FORKED: _CancelReason.ValueType  # 4
     """It was in the middle at the place where this session was forked from another."""
 
@@ -274,7 +274,7 @@ CANCEL_REASON_REQUESTED: CancelReason.ValueType  # 1
 CANCEL_REASON_INTERRUPTED: CancelReason.ValueType  # 2
 """A message with if_busy INTERRUPT."""
 CANCEL_REASON_SESSION_ENDED: CancelReason.ValueType  # 3
-"""The session ended."""
+"""The session was ended or deleted."""
 CANCEL_REASON_FORKED: CancelReason.ValueType  # 4
 """It was in the middle at the place where this session was forked from another."""
 Global___CancelReason: _TypeAlias = CancelReason  # noqa: Y015
