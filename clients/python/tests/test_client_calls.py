@@ -228,3 +228,22 @@ async def test_the_raw_stubs_are_there() -> None:
         on.script.answers += [chat_pb2.GetTurnResponse(turn=TURN)]
         response = await on.client.stubs.chat.GetTurn(chat_pb2.GetTurnRequest(session_id="s1", turn_id="t1"))
         assert response.turn == TURN
+
+
+async def test_a_session_is_suspended_resumed_changed_deleted_and_undeleted() -> None:
+    async with stage() as on:
+        on.script.answers += [
+            session_pb2.SuspendSessionResponse(session=SESSION),
+            session_pb2.ResumeSessionResponse(session=SESSION),
+            session_pb2.UpdateSessionResponse(session=SESSION),
+            session_pb2.DeleteSessionResponse(session=SESSION),
+            session_pb2.UndeleteSessionResponse(session=SESSION),
+        ]
+        session, sessions = on.client.session("s1"), on.client.sessions
+        assert await session.suspend() == await session.resume() == SESSION
+        assert await sessions.update("s1", title="", metadata={"a": 1}, etag="e") == SESSION
+        assert await sessions.delete("s1", etag="e") == await sessions.undelete("s1") == SESSION
+        update = on.script.requests[2]
+        assert (update.session.session_id, update.session.metadata["a"], update.etag) == ("s1", 1, "e")
+        assert list(update.update_mask.paths) == ["title", "metadata"]
+        assert on.script.requests[3].etag == "e"
