@@ -34,7 +34,7 @@ WORKS = {
     "SessionService": "CreateSession GetSession ListSessions UpdateSession SuspendSession ResumeSession EndSession "
     "DeleteSession UndeleteSession WatchEvents ListEvents ListMessages ListCheckpoints "
     "ForkSession RestoreCheckpoint",
-    "ChatService": "SendMessage StreamMessage GetTurn ListTurns CancelTurn RetryTurn",
+    "ChatService": "SendMessage StreamMessage GetTurn ListTurns CancelTurn RetryTurn SubmitToolResult",
     "ApprovalService": "GetApproval ListApprovals WaitApproval DecideApproval",
     "AgentService": "GetAgent ListAgents",
 }

@@ -29,6 +29,7 @@ class _Log:
     trimmed_to: int
     last_seq: int
     open_turns: tuple[str, ...]
+    is_forking: bool
     now: datetime
 
     @classmethod
@@ -40,6 +41,7 @@ class _Log:
             trimmed_to=head.get("trimmed_to", 0),
             last_seq=head["last_seq"],
             open_turns=tuple(filter(None, turns)),
+            is_forking="forking" in head,
             now=head["now"],
         )
 
@@ -64,16 +66,11 @@ class Trims:
         gone = 0
         with database_errors():
             for head in await self._connection.heads.aggregate(line).to_list(None):
-                if "forking" in head:  # it is no session yet
-                    await self._connection.heads.update_one(
-                        keys.where(head["_id"]), [{"$set": {"trim_at": later(pause)}}]
-                    )
-                    continue
                 gone += await self._trim(_Log.of(head), keep=keep, pause=pause)
         return gone
 
     async def _trim(self, log: _Log, *, keep: timedelta, pause: timedelta) -> int:
-        through = await self._oldest_to_keep(log, before=log.now - keep) - 1
+        through = 0 if log.is_forking else await self._oldest_to_keep(log, before=log.now - keep) - 1
         if through > log.compacted_to:
             moved = await self._connection.heads.update_one(log.as_read, {"$set": {"compacted_to": through}})
             if not moved.matched_count:
