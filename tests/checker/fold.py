@@ -271,7 +271,7 @@ def _approval_requested(folded: Folded, event: Event) -> None:
     elif call.state not in ("READY", "AWAITING"):
         raise BrokenLog(f"call {asked.tool_call_id} was {call.state}, and is asked about ({event.sequence})")
     call.state, call.arguments_hash = "UNKNOWN" if kind == "OUTCOME" else "AWAITING", asked.arguments_hash
-    folded.approvals[asked.approval_id] = FoldedApproval(
+    approval = folded.approvals[asked.approval_id] = FoldedApproval(
         turn_id=event.turn_id,
         tool_call_id=asked.tool_call_id,
         round=asked.round,
@@ -279,6 +279,20 @@ def _approval_requested(folded: Folded, event: Event) -> None:
         kind=kind,
         unknown_tool_call_ids=folded.unknown_of(asked.tool, but=asked.tool_call_id),
     )
+    if kind == "OUTCOME":
+        _ask_together(folded, event, approval)
+
+
+def _ask_together(folded: Folded, event: Event, approval: FoldedApproval) -> None:
+    """Calls that were lost with one owner were all unknown before the first question about them was asked."""
+    asked = event.approval_requested
+    before = folded.together
+    if before and (before[-1][0].sequence, before[-1][0].create_time) != (event.sequence - 1, event.create_time):
+        before.clear()
+    for other, earlier in before:
+        if other.approval_requested.tool == asked.tool:
+            earlier.unknown_tool_call_ids.insert(0, asked.tool_call_id)
+    before.append((event, approval))
 
 
 def _lose(folded: Folded, call_id: str) -> None:

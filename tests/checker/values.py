@@ -114,6 +114,8 @@ class Folded:
     """Up to this event it is a copy of another session's log, without approvals."""
     standing: Standing = field(default_factory=Standing)
     places: list[Standing] = field(default_factory=list)
+    together: list[tuple[event_pb2.Event, FoldedApproval]] = field(default_factory=list)
+    """The questions about outcomes that were asked last, in one step."""
     _arrived: str = ""
 
     def open_calls(self, turn_id: str) -> list[FoldedCall]:

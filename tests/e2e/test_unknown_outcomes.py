@@ -46,6 +46,14 @@ tool_calls = [
 ]
 
 [[reply]]
+match = '^pair (?P<label>\S+)'
+after_tools = 0
+tool_calls = [
+    { name = "hold_irreversible", arguments = { label = "{label}-1" } },
+    { name = "hold_irreversible", arguments = { label = "{label}-2" } },
+]
+
+[[reply]]
 text = "Told: {tool_result}"
 """
 
@@ -53,7 +61,7 @@ text = "Told: {tool_result}"
 @pytest_asyncio.fixture(loop_scope="module")
 async def doomed(world: World) -> AsyncIterator[harness.ServerProcess]:
     """A server in a process of its own, to be killed."""
-    async with doomed_server(world, "--lease", "1s") as server:
+    async with doomed_server(world, "--lease", "2s") as server:
         yield server
 
 
@@ -129,7 +137,7 @@ class TestAnswers:
     ) -> None:
         turn = await killed_while_running(world, doomed, "fire twice", "twice")
         first = await question(world, turn)
-        async with doomed_server(world, "--lease", "1s") as next_one:
+        async with doomed_server(world, "--lease", "2s") as next_one:
             # Only one of the two servers that live claims it: the answer is used up by either.
             await harness.answer(world.stubs, first, RETRY)
             starts = await world.workshop.started("twice", times=2)
@@ -177,6 +185,19 @@ class TestAnswers:
         assert "The printer is gone." in answer
         assert [(result.outcome, result.started) for result in await returned(world, turn)] == [(UNKNOWN, True)]
         assert len(world.workshop.effects("given-up")) == 1
+
+    async def test_i5_two_that_were_lost_together_show_each_other(
+        self, world: World, doomed: harness.ServerProcess
+    ) -> None:
+        turn = await killed_while_running(world, doomed, "pair lost", "lost-1", "lost-2")
+        waiting = await harness.wait_for_turn(world.stubs, turn.session_id, turn.turn_id)
+        asked = [await approval_of(world, item.approval_id) for item in waiting.pending]
+        first, second = asked
+        assert list(first.unknown_tool_call_ids) == [second.tool_call_id]
+        assert list(second.unknown_tool_call_ids) == [first.tool_call_id]
+        for approval in asked:
+            await harness.answer(world.stubs, approval, GIVE_UP)
+        await ended(world, turn)
 
     async def test_i5_nobody_answers_in_time(self, world: World, doomed: harness.ServerProcess) -> None:
         turn = await killed_while_running(world, doomed, "fire expired", "expired", agent="worker")
