@@ -1,5 +1,7 @@
 """The sweeper on a real database: what it cannot read or expire does not keep it from the rest."""
 
+import asyncio
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,8 +10,8 @@ import pytest
 from opentelemetry.metrics import NoOpMeterProvider
 
 from tests.builders import Place, a_turn, an_approval, an_event
-from tests.contracts.stores import a_step, begin, committed, head_of
-from tests.integration.mongo.conftest import Client
+from tests.contracts.stores import a_step, begin, committed, head_of, until
+from tests.integration.mongo.conftest import Client, FailPoint
 from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.engine.sweeper import Sweeper
 from turnkeeper.store.contract import ApprovalChange
@@ -42,7 +44,7 @@ def _sweeper(store: MongoStore, broken: str = "") -> Sweeper:
         metrics=Metrics(NoOpMeterProvider().get_meter("test")),
         expire=expire,
         hint=lambda: None,
-        interval=1,
+        interval=0.1,
         lease=timedelta(seconds=1),
         jitter=lambda: 0.0,
     )
@@ -70,3 +72,27 @@ async def test_an_approval_that_cannot_be_expired_keeps_no_other_waiting(store: 
     await _lapsed(store, ago=10)
     await _sweeper(store, broken.id).sweep()
     assert [each.id for each in await store.lapsed_approvals(limit=9)] == [broken.id]
+
+
+async def test_after_a_failed_call_it_waits_one_lease(
+    store: MongoStore, failing: FailPoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Owners renew first: while the database was gone nobody could, and their leases have lapsed unjustly."""
+    place, _ = await _lapsed(store, ago=10)
+    async with asyncio.TaskGroup() as group:
+        async with failing(["find"], errorCode=13):
+            sweeping = group.create_task(_sweeper(store).run())
+
+            async def failed() -> bool:
+                return "waits one lease" in caplog.text
+
+            await until(failed)
+            failed_at = time.monotonic()
+
+        async def expired() -> bool:
+            return not await store.lapsed_approvals(limit=1)
+
+        await until(expired)
+        sweeping.cancel()
+    assert time.monotonic() - failed_at >= 0.95, "a lease is one second here"
+    assert (await head_of(store, place)).last_seq == 3
