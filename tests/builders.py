@@ -12,8 +12,8 @@ from turnkeeper.domain.message import Part
 from turnkeeper.domain.session import Session, SessionState
 from turnkeeper.domain.tool import Call, CallState, PolicyAction, ToolClass
 from turnkeeper.domain.turn import Turn, TurnOptions, TurnState
-from turnkeeper.store.contract import RequestKey, RequestRecord
 from turnkeeper.store.hints import Piece
+from turnkeeper.store.step import RequestKey, RequestRecord
 
 NOON = datetime(2026, 1, 2, 12, 0, 0, tzinfo=UTC)
 AGENT = Agent(name="assistant", model="small", instructions="Be brief.", tools=("search_*",))

@@ -10,7 +10,8 @@ from typing import Any
 from tests.builders import AGENT, Place, a_first_event, a_place, a_session, a_turn, an_event, new_id
 from turnkeeper.domain.event import NewEvent, name_of
 from turnkeeper.domain.turn import Turn, TurnState
-from turnkeeper.store.contract import Committed, Head, HeadChange, Lease, Snapshot, Step, Store, Verdict
+from turnkeeper.store.contract import Store
+from turnkeeper.store.step import Committed, Head, HeadChange, Lease, Snapshot, Step, Verdict
 
 LONG = timedelta(minutes=1)
 """A lease that does not lapse while a test runs."""

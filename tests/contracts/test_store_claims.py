@@ -11,7 +11,8 @@ from tests.contracts.conftest import NewStore
 from tests.contracts.stores import LONG, SHORT, a_step, begin, committed, head_of, lapse, make_due, run_turn, until
 from turnkeeper.domain.tool import CallState
 from turnkeeper.domain.turn import TurnState
-from turnkeeper.store.contract import Cancel, Claim, HeadChange, Lease, Store
+from turnkeeper.store.contract import Store
+from turnkeeper.store.step import Cancel, Claim, HeadChange, Lease
 
 WAITING = HeadChange(lease=Lease.RELEASE)
 

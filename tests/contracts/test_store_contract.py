@@ -22,18 +22,8 @@ from turnkeeper.domain.approval import ApprovalState
 from turnkeeper.domain.message import Usage
 from turnkeeper.domain.session import SessionState
 from turnkeeper.domain.turn import TurnState
-from turnkeeper.store.contract import (
-    ApprovalChange,
-    Cancel,
-    Committed,
-    Duplicate,
-    HeadChange,
-    Lease,
-    Snapshot,
-    Stale,
-    Step,
-    Store,
-)
+from turnkeeper.store.contract import Store
+from turnkeeper.store.step import ApprovalChange, Cancel, Committed, Duplicate, HeadChange, Lease, Snapshot, Stale, Step
 
 
 async def test_a_step_is_stored_whole(store: Store) -> None:

@@ -9,7 +9,8 @@ from tests.contracts.stores import begin
 from turnkeeper.domain.event import NewEvent
 from turnkeeper.domain.tool import CallState
 from turnkeeper.domain.turn import TurnState
-from turnkeeper.store.contract import Fork, RequestRecord, Store
+from turnkeeper.store.contract import Store
+from turnkeeper.store.step import Fork, RequestRecord
 
 
 def a_fork(place: Place, source: Place, **given: str) -> Fork:

@@ -6,7 +6,8 @@ import pytest
 
 from tests.builders import a_place, an_event
 from tests.contracts.stores import LONG, SHORT, a_step, begin, committed, head_of, lapse, make_due, run_turn, until
-from turnkeeper.store.contract import Cancel, Fenced, HeadChange, Lease, Store
+from turnkeeper.store.contract import Store
+from turnkeeper.store.step import Cancel, Fenced, HeadChange, Lease
 
 
 async def test_an_owners_step_extends_its_lease(store: Store) -> None:

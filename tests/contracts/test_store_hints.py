@@ -7,8 +7,9 @@ from functools import partial
 from tests.builders import an_event
 from tests.contracts.conftest import NewStore
 from tests.contracts.stores import LONG, SHORT, a_step, begin, committed, head_of, lapse, make_due, run_turn
-from turnkeeper.store.contract import Cancel, HeadChange, Lease, Store
+from turnkeeper.store.contract import Store
 from turnkeeper.store.hints import Hint, Piece
+from turnkeeper.store.step import Cancel, HeadChange, Lease
 
 
 async def _next(hints: AsyncIterator[Hint | Piece]) -> Hint:

@@ -9,7 +9,8 @@ from tests.builders import Place, a_call, a_place, an_approval, an_event
 from tests.contracts.stores import a_step, begin, committed, head_of, run_turn, snapshot_of
 from turnkeeper.domain.approval import Approval, ApprovalKind, ApprovalState
 from turnkeeper.domain.tool import Call, CallState, ToolOutcome, ToolResult
-from turnkeeper.store.contract import ApprovalChange, Stale, Store
+from turnkeeper.store.contract import Store
+from turnkeeper.store.step import ApprovalChange, Stale
 
 OK = ToolResult(outcome=ToolOutcome.OK, result_json='"It was printed."')
 OTHER = ToolResult(outcome=ToolOutcome.FAILED, result_json='"No paper."')

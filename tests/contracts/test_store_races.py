@@ -13,7 +13,8 @@ from tests.contracts.stores import LONG, a_step, begin, committed, head_of, run_
 from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.event import NewEvent
 from turnkeeper.domain.turn import TurnState
-from turnkeeper.store.contract import (
+from turnkeeper.store.contract import Store
+from turnkeeper.store.step import (
     ApprovalChange,
     Committed,
     Duplicate,
@@ -21,7 +22,6 @@ from turnkeeper.store.contract import (
     Lease,
     Stale,
     Step,
-    Store,
     StoredEvent,
     Verdict,
 )

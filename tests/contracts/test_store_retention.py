@@ -26,10 +26,11 @@ from turnkeeper.domain.approval import Approval
 from turnkeeper.domain.event import TurnCompleted
 from turnkeeper.domain.message import Usage
 from turnkeeper.domain.turn import StopReason, TurnState
-from turnkeeper.store.contract import ApprovalChange, HeadChange, Lease, RequestRecord, Stale, Step, Store
+from turnkeeper.store.contract import Store
 from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 from turnkeeper.store.mongo.client import Document
 from turnkeeper.store.mongo.store import MongoStore
+from turnkeeper.store.step import ApprovalChange, HeadChange, Lease, RequestRecord, Stale, Step
 
 NewMongo = Callable[[], Awaitable[MongoStore]]
 NOTHING = timedelta()

@@ -10,8 +10,9 @@ from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.session import Session
 from turnkeeper.domain.tool import Call
 from turnkeeper.domain.turn import Turn, TurnState
-from turnkeeper.store.contract import ApprovalChange, Cancel, HeadChange, Lease, RequestRecord, Snapshot, Stale, Store
+from turnkeeper.store.contract import Store
 from turnkeeper.store.filters import ApprovalFilter, SessionFilter
+from turnkeeper.store.step import ApprovalChange, Cancel, HeadChange, Lease, RequestRecord, Snapshot, Stale
 
 SAME = "same"
 

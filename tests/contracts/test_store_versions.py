@@ -5,7 +5,8 @@ from datetime import timedelta
 from tests.builders import a_turn, an_event
 from tests.contracts.stores import LONG, SHORT, a_step, begin, committed, head_of, lapse, make_due, run_turn
 from turnkeeper.domain.turn import TurnState
-from turnkeeper.store.contract import HeadChange, Lease, Store
+from turnkeeper.store.contract import Store
+from turnkeeper.store.step import HeadChange, Lease
 
 NEWER = 1_000_000
 """No version of ours supports it."""

@@ -15,8 +15,8 @@ from turnkeeper import app
 from turnkeeper.domain.event import HISTORY
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.pb.v1 import chat_pb2
-from turnkeeper.store.contract import Claim, Snapshot, StoredEvent
 from turnkeeper.store.mongo.store import MongoStore
+from turnkeeper.store.step import Claim, Snapshot, StoredEvent
 
 LEASE = timedelta(seconds=50)
 """Nobody waits for one to lapse."""

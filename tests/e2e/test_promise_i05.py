@@ -19,8 +19,8 @@ from turnkeeper import app
 from turnkeeper.domain.event import ToolStarted
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.pb.v1 import chat_pb2, event_pb2
-from turnkeeper.store.contract import Committed, Step, Verdict
 from turnkeeper.store.mongo.store import MongoStore
+from turnkeeper.store.step import Committed, Step, Verdict
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -10,8 +10,8 @@ from tests.e2e.world import World
 from turnkeeper import app
 from turnkeeper.engine.follow import BATCH_BYTES, BATCH_EVENTS
 from turnkeeper.pb.v1 import chat_pb2
-from turnkeeper.store.contract import StoredEvent
 from turnkeeper.store.mongo.store import MongoStore
+from turnkeeper.store.step import StoredEvent
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -11,7 +11,8 @@ from turnkeeper.engine.draft import Draft
 from turnkeeper.engine.follow import check_kept
 from turnkeeper.engine.journal import Journal, Stored
 from turnkeeper.errors import CheckpointNotFound, InternalError, InvalidRequest, SessionNotFound, TurnInProgress
-from turnkeeper.store.contract import Head, Store, StoredEvent
+from turnkeeper.store.contract import Store
+from turnkeeper.store.step import Head, StoredEvent
 
 PAGE = 200
 

@@ -21,7 +21,7 @@ from turnkeeper.engine.draft import Draft
 from turnkeeper.engine.proposal import propose
 from turnkeeper.engine.toolbox import Finished, Toolbox
 from turnkeeper.model.contract import ModelAnswer
-from turnkeeper.store.contract import Lease
+from turnkeeper.store.step import Lease
 
 HELD_DELAY = timedelta(seconds=2)
 """A shorter wait for the next try keeps the lease; a longer one lets go of it and is a wake-up."""

@@ -22,16 +22,7 @@ from turnkeeper.domain.event import (
 from turnkeeper.domain.session import Session
 from turnkeeper.domain.tool import Call, CallState, PolicyAction, ToolOutcome, ToolResult
 from turnkeeper.domain.turn import CancelReason, PendingItem, Turn, TurnState
-from turnkeeper.store.contract import (
-    ApprovalChange,
-    Cancel,
-    Committed,
-    HeadChange,
-    Lease,
-    RequestRecord,
-    Snapshot,
-    Step,
-)
+from turnkeeper.store.step import ApprovalChange, Cancel, Committed, HeadChange, Lease, RequestRecord, Snapshot, Step
 
 CLOSED_RESULTS = {
     ToolOutcome.CANCELLED: '"The call was cancelled before its result was known."',

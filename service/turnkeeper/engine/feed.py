@@ -16,7 +16,8 @@ from typing import TypeVar
 
 from turnkeeper.engine.preview import Preview
 from turnkeeper.errors import ServiceUnavailable
-from turnkeeper.store.contract import Store, StoredEvent
+from turnkeeper.store.contract import Store
+from turnkeeper.store.step import StoredEvent
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

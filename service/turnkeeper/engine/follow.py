@@ -14,7 +14,8 @@ from turnkeeper.domain.cursor import Place
 from turnkeeper.engine.feed import RESETS, Feed, Feeds, Key
 from turnkeeper.engine.preview import Preview, piece_of
 from turnkeeper.errors import CursorExpired, InvalidRequest, ServerDraining, SessionNotFound, StreamRotated
-from turnkeeper.store.contract import Head, Store, StoredEvent
+from turnkeeper.store.contract import Store
+from turnkeeper.store.step import Head, StoredEvent
 from turnkeeper.telemetry.metrics import Metrics
 
 BEHIND = 0.05

@@ -11,7 +11,8 @@ from turnkeeper.domain.turn import TurnOptions
 from turnkeeper.engine.checkpoints import At, Checkpoints
 from turnkeeper.engine.journal import Journal
 from turnkeeper.errors import RequestIdReused, SessionAlreadyExists, SessionNotFound
-from turnkeeper.store.contract import Fork, Head, RequestKey, RequestRecord, Store
+from turnkeeper.store.contract import Store
+from turnkeeper.store.step import Fork, Head, RequestKey, RequestRecord
 
 OPENING = 3
 """Events of a fork before the copied ones; without a turn it is not activated, and there are two."""

@@ -11,7 +11,8 @@ from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.draft import Draft
 from turnkeeper.engine.feed import Feeds
 from turnkeeper.errors import ServiceUnavailable, SessionNotFound
-from turnkeeper.store.contract import Committed, Duplicate, HeadChange, RequestRecord, Step, Store, Verdict
+from turnkeeper.store.contract import Store
+from turnkeeper.store.step import Committed, Duplicate, HeadChange, RequestRecord, Step, Verdict
 from turnkeeper.telemetry.metrics import Metrics
 
 TRIES = 64

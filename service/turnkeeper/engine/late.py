@@ -11,7 +11,8 @@ from turnkeeper.engine.journal import Journal
 from turnkeeper.engine.running_tools import DEAF_TIME
 from turnkeeper.engine.toolbox import Finished
 from turnkeeper.errors import ServiceUnavailable
-from turnkeeper.store.contract import Committed, Fenced, Store
+from turnkeeper.store.contract import Store
+from turnkeeper.store.step import Committed, Fenced
 
 PAUSE = 1.0
 """Seconds between tries while the database does not answer."""

@@ -43,7 +43,8 @@ from turnkeeper.engine.toolbox import Finished, Toolbox
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.faults import fault
 from turnkeeper.model.contract import ModelAnswer, ModelFailure
-from turnkeeper.store.contract import Committed, Snapshot, Stale, Store
+from turnkeeper.store.contract import Store
+from turnkeeper.store.step import Committed, Snapshot, Stale
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.telemetry.spans import Spans
 

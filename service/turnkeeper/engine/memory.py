@@ -6,7 +6,8 @@ from turnkeeper.domain.event import HISTORY, Event
 from turnkeeper.domain.history import History
 from turnkeeper.domain.message import Message
 from turnkeeper.engine.feed import Key
-from turnkeeper.store.contract import Store, StoredEvent
+from turnkeeper.store.contract import Store
+from turnkeeper.store.step import StoredEvent
 
 _PAGE = 500
 

@@ -9,7 +9,7 @@ from turnkeeper.domain.session import SessionState
 from turnkeeper.domain.turn import CancelReason, Turn, TurnOptions, TurnState
 from turnkeeper.engine.draft import Draft
 from turnkeeper.errors import QuotaExceeded, ToolOutcomeUnknown, TurnInProgress, TurnNotRetryable
-from turnkeeper.store.contract import Cancel, Head, Lease, RequestKey, RequestRecord
+from turnkeeper.store.step import Cancel, Head, Lease, RequestKey, RequestRecord
 from turnkeeper.telemetry.spans import Spans
 
 QUEUE_LIMIT = 64

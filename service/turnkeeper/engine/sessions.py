@@ -18,7 +18,8 @@ from turnkeeper.errors import (
     SessionAlreadyExists,
     SessionNotFound,
 )
-from turnkeeper.store.contract import Cancel, Head, Lease, Store
+from turnkeeper.store.contract import Store
+from turnkeeper.store.step import Cancel, Head, Lease
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,8 @@ from turnkeeper.errors import (
     TurnNotFound,
 )
 from turnkeeper.faults import fault
-from turnkeeper.store.contract import Cancel, Lease, RequestKey, RequestRecord, Store
+from turnkeeper.store.contract import Store
+from turnkeeper.store.step import Cancel, Lease, RequestKey, RequestRecord
 from turnkeeper.telemetry.metrics import Metrics
 
 CANCEL_WAIT = 5.0

@@ -25,7 +25,7 @@ from turnkeeper.engine.loop import Parts, TurnRun
 from turnkeeper.engine.memory import Memory
 from turnkeeper.errors import AgentConfigError, ServiceUnavailable
 from turnkeeper.faults import fault
-from turnkeeper.store.contract import Claim, Snapshot, StoredEvent
+from turnkeeper.store.step import Claim, Snapshot, StoredEvent
 from turnkeeper.telemetry import logs
 
 CUT_TIME = 5.0

@@ -22,7 +22,8 @@ from turnkeeper.rpc.interceptor import Context
 from turnkeeper.rpc.resuming import with_cursor
 from turnkeeper.rpc.sessions import new_session
 from turnkeeper.rpc.views import turn_view
-from turnkeeper.store.contract import RequestKey, RequestRecord, Store
+from turnkeeper.store.contract import Store
+from turnkeeper.store.step import RequestKey, RequestRecord
 
 TEXT_BYTES = 256 * 1024
 DEFAULT_WAIT = 60.0

@@ -12,7 +12,7 @@ from turnkeeper.rpc.fingerprint import fingerprint
 from turnkeeper.rpc.interceptor import Context
 from turnkeeper.rpc.pages import Pages
 from turnkeeper.rpc.views import session_view
-from turnkeeper.store.contract import RequestKey
+from turnkeeper.store.step import RequestKey
 
 
 class CheckpointVerbs:

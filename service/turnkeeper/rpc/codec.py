@@ -33,7 +33,7 @@ from turnkeeper.domain.event import (
 from turnkeeper.domain.message import text_of
 from turnkeeper.pb.v1 import event_pb2
 from turnkeeper.rpc.status import advice
-from turnkeeper.store.contract import StoredEvent
+from turnkeeper.store.step import StoredEvent
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")

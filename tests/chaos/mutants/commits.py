@@ -5,13 +5,13 @@ from typing import Any
 
 from pymongo.read_concern import ReadConcern
 
-from turnkeeper.store.contract import Committed, Duplicate, RequestRecord, Stale, Step, Verdict
 from turnkeeper.store.mongo import heads, keys, steps
 from turnkeeper.store.mongo.client import ClientSession, Document, database_errors
 from turnkeeper.store.mongo.documents import decode, encode
 from turnkeeper.store.mongo.events import numbered
 from turnkeeper.store.mongo.steps import Steps
 from turnkeeper.store.mongo.writes import Obstacle, Writes
+from turnkeeper.store.step import Committed, Duplicate, RequestRecord, Stale, Step, Verdict
 
 Move = Callable[[Writes], Awaitable[Document]]
 """Changes the head inside the transaction; its `last_seq` and `fence` afterwards."""

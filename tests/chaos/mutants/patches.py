@@ -13,10 +13,10 @@ from tests.chaos.mutants import commits
 from turnkeeper.domain.tool import ToolClass
 from turnkeeper.domain.turn import Turn
 from turnkeeper.faults import fault
-from turnkeeper.store.contract import Fenced, Stale, Step, Verdict
 from turnkeeper.store.mongo import attempts, claims, client, heads, indexes, outcomes
 from turnkeeper.store.mongo.steps import Steps
 from turnkeeper.store.mongo.writes import Obstacle, Stopped
+from turnkeeper.store.step import Fenced, Stale, Step, Verdict
 
 _commit = Steps.commit
 

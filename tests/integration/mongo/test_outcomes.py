@@ -11,8 +11,8 @@ from tests.contracts.stores import LONG, a_step, begin, committed, head_of, run_
 from tests.integration.mongo.commands import Recorder, name_of
 from tests.integration.mongo.conftest import Client, FailPoint, NewStore
 from turnkeeper.errors import ServiceUnavailable
-from turnkeeper.store.contract import Committed, HeadChange, Lease, Stale, Step
 from turnkeeper.store.mongo.store import MongoStore
+from turnkeeper.store.step import Committed, HeadChange, Lease, Stale, Step
 
 SOON = timedelta(milliseconds=400)
 REPLY_LOST: dict[str, Any] = {"writeConcernError": {"code": 91, "errmsg": "told to fail"}}

@@ -14,8 +14,8 @@ from tests.contracts.stores import a_step, begin, committed, head_of, until
 from tests.integration.mongo.conftest import Client, FailPoint
 from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.engine.sweeper import Sweeper
-from turnkeeper.store.contract import ApprovalChange
 from turnkeeper.store.mongo.store import MongoStore
+from turnkeeper.store.step import ApprovalChange
 from turnkeeper.telemetry.metrics import Metrics
 
 

@@ -21,9 +21,10 @@ from tests.contracts.stores import LONG, a_step, begin, head_of
 from tests.integration.mongo.commands import Command, Recorder, name_of, selections
 from turnkeeper.domain.approval import ApprovalState
 from turnkeeper.domain.tool import CallState, ToolOutcome, ToolResult
-from turnkeeper.store.contract import ApprovalChange, Cancel, Committed, HeadChange, Stale, Store
+from turnkeeper.store.contract import Store
 from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 from turnkeeper.store.mongo.store import MongoStore
+from turnkeeper.store.step import ApprovalChange, Cancel, Committed, HeadChange, Stale
 
 TENANT = "blue"
 PLACE = a_place(tenant=TENANT)

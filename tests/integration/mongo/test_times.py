@@ -8,8 +8,8 @@ from tests.builders import a_turn, an_approval, an_event
 from tests.contracts.stores import LONG, SHORT, a_step, begin, head_of, lapse
 from tests.integration.mongo.commands import Recorder
 from turnkeeper.domain.approval import ApprovalState
-from turnkeeper.store.contract import ApprovalChange, Committed, HeadChange, Lease
 from turnkeeper.store.mongo.store import MongoStore
+from turnkeeper.store.step import ApprovalChange, Committed, HeadChange, Lease
 
 
 def _times(value: Any) -> Iterator[datetime]:

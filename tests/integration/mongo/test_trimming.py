@@ -17,8 +17,8 @@ from turnkeeper.domain.turn import StopReason, TurnState
 from turnkeeper.engine.feed import Feeds
 from turnkeeper.engine.follow import Batch, Follower, Wanted
 from turnkeeper.errors import CursorExpired
-from turnkeeper.store.contract import Committed
 from turnkeeper.store.mongo.store import MongoStore
+from turnkeeper.store.step import Committed
 from turnkeeper.telemetry.metrics import Metrics
 
 ENDED = TurnCompleted(stop_reason=StopReason.FINISHED, usage=Usage(), message_id="m")

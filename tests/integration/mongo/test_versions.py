@@ -7,8 +7,8 @@ from tests.builders import a_call, a_session, a_turn, an_approval, an_event
 from tests.contracts.stores import LONG, a_step, begin, committed, head_of
 from tests.integration.mongo.conftest import Client
 from turnkeeper.domain.approval import ApprovalState
-from turnkeeper.store.contract import ApprovalChange, HeadChange, Lease
 from turnkeeper.store.mongo.store import MongoStore
+from turnkeeper.store.step import ApprovalChange, HeadChange, Lease
 
 NEWER = {"newer": {"kept": True}, "usage.newer": 1, "options.newer": 2, "cancel.newer": 3}
 COLLECTIONS = ("sessions", "heads", "turns", "tool_calls", "approvals")

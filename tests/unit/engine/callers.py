@@ -15,7 +15,7 @@ from turnkeeper.engine import approvals, requests, sessions
 from turnkeeper.engine.draft import Draft
 from turnkeeper.engine.requests import NewMessage, Taker
 from turnkeeper.errors import ApprovalAlreadyProcessed, SessionError
-from turnkeeper.store.contract import (
+from turnkeeper.store.step import (
     Cancel,
     Committed,
     Duplicate,

@@ -16,7 +16,7 @@ from turnkeeper.domain.session import Session
 from turnkeeper.domain.tool import Call, CallState
 from turnkeeper.domain.turn import Turn, TurnState
 from turnkeeper.store.codec import EventCodec
-from turnkeeper.store.contract import (
+from turnkeeper.store.step import (
     Cancel,
     Claim,
     Committed,

@@ -26,7 +26,7 @@ from turnkeeper.engine.following import Owner, due_step, follow_on
 from turnkeeper.engine.toolbox import Finished, Toolbox
 from turnkeeper.model.contract import ModelAnswer
 from turnkeeper.rpc.codec import WireCodec
-from turnkeeper.store.contract import Committed, Snapshot, Stale
+from turnkeeper.store.step import Committed, Snapshot, Stale
 from turnkeeper.tools.contract import ToolContext
 
 LEASE = timedelta(seconds=30)

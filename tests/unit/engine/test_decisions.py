@@ -11,7 +11,7 @@ from turnkeeper.domain.session import SessionState
 from turnkeeper.domain.turn import Turn, TurnState
 from turnkeeper.engine.decisions import MOST_LAPSES, begin, give_back, record_results, worn_out
 from turnkeeper.engine.draft import Draft
-from turnkeeper.store.contract import Cancel, Head, Lease, Snapshot
+from turnkeeper.store.step import Cancel, Head, Lease, Snapshot
 
 PLACE: Place = a_place()
 

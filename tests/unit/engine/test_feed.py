@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from turnkeeper.engine.feed import KEPT_TEXTS, RING_BYTES, RING_EVENTS, Feed
 from turnkeeper.engine.preview import piece_of, whole_characters
-from turnkeeper.store.contract import StoredEvent
+from turnkeeper.store.step import StoredEvent
 
 texts = st.text(alphabet=st.sampled_from("aé€🎉\u0301"), max_size=30)
 

@@ -16,7 +16,7 @@ from turnkeeper.engine.approvals import decide_in, expire_in
 from turnkeeper.engine.decisions import resolve_lost
 from turnkeeper.engine.draft import Draft
 from turnkeeper.engine.proposal import shows_all_unknown
-from turnkeeper.store.contract import Cancel, Committed, Head, Lease, Snapshot
+from turnkeeper.store.step import Cancel, Committed, Head, Lease, Snapshot
 
 PLACE: Place = a_place()
 TTL = timedelta(minutes=7)

@@ -27,7 +27,7 @@ from turnkeeper.pb.v1 import error_pb2, event_pb2, message_pb2, session_pb2
 from turnkeeper.rpc import codec
 from turnkeeper.rpc.codec import WireCodec, batch, enum_value, varint
 from turnkeeper.rpc.views import agent_view, approval_view, session_view, turn_view
-from turnkeeper.store.contract import Cancel, Head, StoredEvent
+from turnkeeper.store.step import Cancel, Head, StoredEvent
 
 CODEC = WireCodec()
 PLACE = a_place(session_id="s")

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
-from turnkeeper.store.contract import Cancel, Claim
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import Connection, Document, database_errors
 from turnkeeper.store.mongo.documents import encode
@@ -21,6 +20,7 @@ from turnkeeper.store.mongo.heads import (
     reached,
     within,
 )
+from turnkeeper.store.step import Cancel, Claim
 
 OLDEST: Final = 32
 

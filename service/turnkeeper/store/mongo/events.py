@@ -5,9 +5,9 @@ from typing import Final
 
 from turnkeeper.domain.event import NewEvent, name_of
 from turnkeeper.store.codec import EventCodec
-from turnkeeper.store.contract import StoredEvent
 from turnkeeper.store.mongo.client import Document
 from turnkeeper.store.mongo.documents import SCHEMA
+from turnkeeper.store.step import StoredEvent
 
 LARGEST_PAYLOAD: Final = (256 + 8) * 1024
 """A message's text of 256 KiB, and what is around it."""

@@ -14,7 +14,6 @@ from turnkeeper.domain.tool import Call
 from turnkeeper.domain.turn import Turn
 from turnkeeper.faults import fault
 from turnkeeper.store.codec import EventCodec
-from turnkeeper.store.contract import Fork, RequestRecord, StoredEvent
 from turnkeeper.store.mongo import heads, keys
 from turnkeeper.store.mongo.client import ClientSession, Connection, Document, database_errors
 from turnkeeper.store.mongo.documents import SCHEMA, decode, encode
@@ -23,6 +22,7 @@ from turnkeeper.store.mongo.outcomes import Outcomes
 from turnkeeper.store.mongo.steps import request_document
 from turnkeeper.store.mongo.transactions import Transactions
 from turnkeeper.store.mongo.writes import Obstacle, Writes
+from turnkeeper.store.step import Fork, RequestRecord, StoredEvent
 
 BATCH: Final = 500
 BATCH_BYTES: Final = 8 << 20

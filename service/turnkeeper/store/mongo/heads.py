@@ -11,10 +11,10 @@ import pymongo
 from pymongo.errors import PyMongoError
 
 from turnkeeper.domain.session import Session
-from turnkeeper.store.contract import Cancel, Head, HeadChange, Lease, Step
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import Collection, Document
 from turnkeeper.store.mongo.documents import SCHEMA, decode, encode
+from turnkeeper.store.step import Cancel, Head, HeadChange, Lease, Step
 
 NOW: Final = "$$NOW"
 NEXT_FENCE: Final[Document] = {"$add": ["$fence", 1]}

@@ -2,20 +2,11 @@
 
 from dataclasses import dataclass
 
-from turnkeeper.store.contract import (
-    Committed,
-    Duplicate,
-    Fenced,
-    RequestKey,
-    RequestRecord,
-    Stale,
-    Step,
-    Verdict,
-)
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import ClientSession, Connection, Document
 from turnkeeper.store.mongo.documents import decode, encode
 from turnkeeper.store.mongo.events import event_of
+from turnkeeper.store.step import Committed, Duplicate, Fenced, RequestKey, RequestRecord, Stale, Step, Verdict
 
 
 @dataclass(frozen=True, slots=True)

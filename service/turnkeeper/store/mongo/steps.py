@@ -9,15 +9,6 @@ from turnkeeper.domain.tool import Call
 from turnkeeper.domain.turn import Turn
 from turnkeeper.faults import fault
 from turnkeeper.store.codec import EventCodec
-from turnkeeper.store.contract import (
-    ApprovalChange,
-    Committed,
-    RequestRecord,
-    Stale,
-    Step,
-    StoredEvent,
-    Verdict,
-)
 from turnkeeper.store.mongo import heads, keys
 from turnkeeper.store.mongo.client import ClientSession, Document, database_errors
 from turnkeeper.store.mongo.documents import SCHEMA, changes, encode
@@ -25,6 +16,7 @@ from turnkeeper.store.mongo.events import event_document, numbered
 from turnkeeper.store.mongo.outcomes import Outcomes
 from turnkeeper.store.mongo.transactions import Transactions
 from turnkeeper.store.mongo.writes import Obstacle, Writes
+from turnkeeper.store.step import ApprovalChange, Committed, RequestRecord, Stale, Step, StoredEvent, Verdict
 
 KEPT: Final = timedelta(hours=72)
 KEPT_WITH_SESSION: Final = frozenset({"message"})
