@@ -158,11 +158,12 @@ def seen_in(streams: Iterable[Document]) -> Mapping[tuple[str, int], float]:
 
 async def _settled(database: AsyncDatabase[dict[str, Any]], seconds: float) -> None:
     until = time.monotonic() + seconds
-    while time.monotonic() < until and not await _is_settled(database):  # noqa: ASYNC110 - it tells nobody
+    while time.monotonic() < until and not await is_settled(database):  # noqa: ASYNC110 - it tells nobody
         await asyncio.sleep(0.5)
 
 
-async def _is_settled(database: AsyncDatabase[dict[str, Any]]) -> bool:
+async def is_settled(database: AsyncDatabase[dict[str, Any]]) -> bool:
+    """Whether every turn has ended, waits for somebody, or is queued behind one that does."""
     heads = {each["session_id"]: each for each in await database.heads.find({"active_turn": {"$ne": ""}}).to_list()}
     active = [head["active_turn"] for head in heads.values()]
     turns = {each["id"]: each for each in await database.turns.find({"id": {"$in": active}}).to_list()}
