@@ -216,8 +216,8 @@ class _Replica:
             metrics=metrics,
             woken=self._woken,
         )
-        self._journal = journal
         self._checkpoints = Checkpoints(store, journal, decode=WireCodec().decode)
+        self._forks = Forks(store, journal, self._checkpoints, schema=schema)
         self._sweeper = Sweeper(
             store,
             metrics=metrics,
@@ -271,7 +271,7 @@ class _Replica:
                 store,
                 self.feeds,
                 checkpoints=self._checkpoints,
-                forks=Forks(store, self._journal, self._checkpoints),
+                forks=self._forks,
                 follower=self._follower,
                 pages=pages,
             )

@@ -7,7 +7,7 @@ every turn, call and approval that the rest of the log names has its document, i
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from turnkeeper.domain.event import HISTORY
+from turnkeeper.domain.fork import COPIED
 from turnkeeper.pb.v1 import event_pb2
 
 Document = Mapping[str, Any]
@@ -43,7 +43,7 @@ def _stored(events: list[Document], *, through: int, fence: int) -> Iterator[str
         said = event_pb2.Event.FromString(event["payload"])
         if (event["seq"], event["kind"]) != (said.sequence, said.WhichOneof("payload")) or event["seq"] <= number:
             yield f"event {event['seq']} after {number}: {event['kind']}, says {said.sequence}"
-        if event["seq"] <= through and event["kind"] not in HISTORY:
+        if event["seq"] <= through and event["kind"] not in COPIED:
             yield f"event {event['seq']}, a {event['kind']}, was to be deleted"
         if not last <= event["fence"] <= fence:
             yield f"event {event['seq']} has the fence {event['fence']}, after {last}; the head's is {fence}"

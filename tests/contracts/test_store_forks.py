@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from tests.builders import AGENT, Place, a_call, a_first_event, a_place, a_request, a_session, a_turn, an_event, new_id
 from tests.contracts.conftest import NewStore
-from tests.contracts.stores import begin
+from tests.contracts.stores import begin, head_of
 from turnkeeper.domain.event import NewEvent
 from turnkeeper.domain.tool import CallState
 from turnkeeper.domain.turn import TurnState
@@ -13,8 +13,13 @@ from turnkeeper.store.contract import Store
 from turnkeeper.store.step import Fork, RequestRecord
 
 
-def a_fork(place: Place, source: Place, **given: str) -> Fork:
-    return Fork(session=a_session(place, **given), source_session_id=source.session_id, source_sequence=1)
+def a_fork(place: Place, source: Place, *, log_needs: int = 0, **given: str) -> Fork:
+    return Fork(
+        session=a_session(place, **given),
+        source_session_id=source.session_id,
+        source_sequence=1,
+        log_needs=log_needs,
+    )
 
 
 def a_record(source: Place, made: Place) -> RequestRecord:
@@ -69,6 +74,15 @@ async def test_a_large_log_is_copied_by_batches_and_seen_when_it_is_whole(store:
     assert [event.sequence for event in log] == list(range(1, 1202))
     assert await store.copy_events(fork, events) is None
     assert await store.reserve_fork(a_fork(place, source)) is None
+
+
+async def test_i17_whoever_owns_a_turn_of_the_fork_must_understand_what_was_copied(store: Store) -> None:
+    source, place = await begin(store), a_place()
+    taken = await store.reserve_fork(a_fork(place, source, log_needs=7))
+    assert taken is not None
+    fork, _ = await copied(store, taken, a_log(1))
+    await store.finish_fork(fork, fork.session, turns=(), calls=(), request=a_record(source, place))
+    assert (await head_of(store, place)).log_needs == 7
 
 
 async def test_events_of_many_bytes_make_smaller_batches(store: Store) -> None:

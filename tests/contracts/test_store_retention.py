@@ -23,9 +23,8 @@ from tests.builders import (
 )
 from tests.contracts.stores import LONG, TextCodec, a_step, begin, committed, head_of, lapse, make_due, run_turn, until
 from turnkeeper.domain.approval import Approval
-from turnkeeper.domain.event import TurnCompleted
-from turnkeeper.domain.message import Usage
-from turnkeeper.domain.turn import StopReason, TurnState
+from turnkeeper.domain.event import SessionResumed
+from turnkeeper.domain.turn import TurnState
 from turnkeeper.store.contract import Store
 from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 from turnkeeper.store.mongo.client import Document
@@ -34,7 +33,8 @@ from turnkeeper.store.step import ApprovalChange, HeadChange, Lease, RequestReco
 
 NewMongo = Callable[[], Awaitable[MongoStore]]
 NOTHING = timedelta()
-ENDED = TurnCompleted(stop_reason=StopReason.FINISHED, usage=Usage(), message_id="m")
+GOES = SessionResumed(principal="ada")
+"""Of a kind that trimming takes."""
 
 
 def a_deletion(step: Step, place: Place) -> Step:
@@ -202,7 +202,7 @@ async def a_long_log(store: Store, *, turns: int = 3) -> Place:
     place = await begin(store)
     for _ in range(turns):
         turn = a_turn(place, state=TurnState.COMPLETED)
-        said = (an_event(turn_id=turn.id), *(an_event(payload=ENDED, turn_id=turn.id) for _ in range(2)))
+        said = (an_event(turn_id=turn.id), *(an_event(payload=GOES, turn_id=turn.id) for _ in range(2)))
         await committed(store.commit(a_step(await head_of(store, place), *said, new_turns=(turn,))))
     return place
 
@@ -242,7 +242,7 @@ async def test_the_events_of_a_turn_that_has_not_ended_stay(store: MongoStore, q
     place = await a_long_log(store, turns=1)
     turn = a_turn(place, first_sequence=5, state=TurnState.AWAITING_APPROVAL)
     change = HeadChange(queue=(turn.id,)) if queued else HeadChange(active_turn=turn.id)
-    said = [an_event(payload=ENDED, turn_id=turn.id) for _ in range(3)]
+    said = [an_event(payload=GOES, turn_id=turn.id) for _ in range(3)]
     await committed(store.commit(a_step(await head_of(store, place), *said, head=change, new_turns=(turn,))))
 
     async def trimmed() -> bool:

@@ -15,6 +15,7 @@ from tests.e2e.conditions import eventually
 from tests.e2e.processes_of_ours import doomed
 from tests.e2e.reading import Reader, stream
 from tests.e2e.world import World
+from tests.problems import refused
 from turnkeeper import app
 from turnkeeper.engine.next_version import KIND
 from turnkeeper.pb.v1 import chat_pb2, session_pb2
@@ -175,6 +176,21 @@ class TestTwoVersions:
         retried = await harness.send_message_to_session(world.stubs, session, "nor this", wait=1)
         assert retried.state == chat_pb2.TURN_STATE_PENDING
         await world.stubs.sessions.EndSession(session_pb2.EndSessionRequest(session_id=session))
+
+    async def test_i17_a_fork_needs_the_version_that_its_source_needs(self, world: World) -> None:
+        source = await harness.create_test_session(world.stubs, agent="talker")
+        async with AsyncMongoClient[dict[str, Any]](world.mongo_uri) as client:
+            await client[world.database]["heads"].update_one({"session_id": source}, {"$set": {"log_needs": NEXT}})
+        request = session_pb2.ForkSessionRequest(session_id=source, request_id="fork", new_session_id=f"{source}-new")
+        with refused("SERVICE_UNAVAILABLE") as refusal:
+            await world.stubs.sessions.ForkSession(request)
+        assert refusal.problem.retry_after == timedelta(seconds=1)
+        async with newer(world) as stubs:
+            fork = (await stubs.sessions.ForkSession(request)).session.session_id
+        turn = await harness.send_message_to_session(world.stubs, fork, "not mine", wait=1)
+        assert turn.state == chat_pb2.TURN_STATE_PENDING
+        for session in (source, fork):
+            await world.stubs.sessions.EndSession(session_pb2.EndSessionRequest(session_id=session))
 
     async def test_i17_a_rolling_change_and_back_under_load(self, world: World) -> None:
         """Callers that talk to whichever server is there; every turn ends, and the log is one."""

@@ -140,6 +140,57 @@ async def test_a_model_and_a_reader_of_messages_still_have_the_whole_conversatio
     assert len(said(world.heard(f"the last of {session}")[-1])) == 8  # instructions, three pairs, this one
 
 
+async def test_a_fork_of_what_is_left_has_the_whole_conversation_and_its_ends(world: World) -> None:
+    session, last = await trimmed(world, messages=3)
+    made = await world.stubs.sessions.ForkSession(
+        session_pb2.ForkSessionRequest(session_id=session, request_id=harness.new_request_id())
+    )
+    fork = made.session.session_id
+    turns = await world.stubs.chat.ListTurns(chat_pb2.ListTurnsRequest(session_id=fork))
+    assert [turn.state for turn in turns.turns] == [chat_pb2.TURN_STATE_COMPLETED] * 3
+    await harness.send_message_to_session(world.stubs, fork, f"the last of {fork}")
+    assert len(said(world.heard(f"the last of {fork}")[-1])) == 8
+    await check(world.mongo_uri, world.database)
+    with refused("CURSOR_EXPIRED"):
+        await world.stubs.sessions.ForkSession(
+            session_pb2.ForkSessionRequest(
+                session_id=session, request_id=harness.new_request_id(), sequence=last - 1
+            )
+        )
+
+
+async def test_a_completed_turn_is_not_retried_after_a_restoration_to_the_end_of_what_is_gone(world: World) -> None:
+    session, last = await trimmed(world)
+    await harness.send_message_to_session(world.stubs, session, "gone again")
+    await world.stubs.sessions.RestoreCheckpoint(
+        session_pb2.RestoreCheckpointRequest(session_id=session, sequence=last)
+    )
+    turns = (await world.stubs.chat.ListTurns(chat_pb2.ListTurnsRequest(session_id=session))).turns
+    for turn in turns:
+        with refused("TURN_NOT_RETRYABLE"):
+            await world.stubs.chat.RetryTurn(
+                chat_pb2.RetryTurnRequest(
+                    session_id=session, turn_id=turn.turn_id, request_id=harness.new_request_id()
+                )
+            )
+
+
+async def test_only_checkpoints_that_can_be_restored_are_listed(world: World) -> None:
+    session, _ = await trimmed(world)
+    request = session_pb2.ListCheckpointsRequest(session_id=session)
+    assert not (await world.stubs.sessions.ListCheckpoints(request)).checkpoints
+    await harness.send_message_to_session(world.stubs, session, "one more")
+    listed = (await world.stubs.sessions.ListCheckpoints(request)).checkpoints
+    assert [each.kind for each in listed] == [
+        session_pb2.CHECKPOINT_KIND_EXECUTION_START,
+        session_pb2.CHECKPOINT_KIND_EXECUTION_COMPLETE,
+    ]
+    with refused("CURSOR_EXPIRED"):
+        await world.stubs.sessions.RestoreCheckpoint(
+            session_pb2.RestoreCheckpointRequest(session_id=session, checkpoint_id="approval_pending-2")
+        )
+
+
 async def test_an_old_cancellation_can_be_repeated(world: World) -> None:
     session = await harness.create_test_session(world.stubs, agent="talker")
     turn = await harness.send_message_to_session(world.stubs, session, "hello")
@@ -186,4 +237,4 @@ async def test_the_place_is_said_to_be_gone_before_anything_is_deleted(world: Wo
             await client.drop_database(database)
 
 
-GONE = {"session_created", "session_activated", "turn_completed"}
+GONE = {"session_created", "session_activated"}

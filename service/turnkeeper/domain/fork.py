@@ -49,7 +49,7 @@ COPIED = frozenset(
         "session_restored",
     }
 )
-"""The kinds that a copy is made of. Approvals stay with the session in which they were asked for."""
+"""The kinds that a copy is made of, so no trimming takes them. Approvals stay with the session that asked for them."""
 
 
 @dataclass(slots=True)

@@ -34,8 +34,9 @@ class Checkpoints:
         self._decode = decode
 
     async def page(self, head: Head, *, after: int, limit: int) -> Sequence[Checkpoint]:
-        """At most `limit`, oldest first, of events numbered above `after`."""
+        """At most `limit`, oldest first, of events numbered above `after`, without those that were trimmed."""
         found: list[Checkpoint] = []
+        after = max(after, head.compacted_to)
         while len(found) < limit:
             events = await self._store.events(
                 head.tenant, head.session_id, after=after, limit=PAGE, kinds=MARKS, until=head.last_seq
@@ -49,7 +50,7 @@ class Checkpoints:
 
     async def place(self, head: Head, at: At) -> int:
         """The number of the event after which it is. Raises CheckpointNotFound, InvalidRequest; CursorExpired where the
-        log was trimmed: what is kept there is not enough to go on from.
+        log was trimmed: nobody can see there what they would go back to.
         """
         if at.checkpoint_id:
             named = (await self._named(head, at.checkpoint_id)).sequence
@@ -124,6 +125,7 @@ class Checkpoints:
                 found = checkpoint_of(self._decode(stored), kind=stored.kind)
                 if found is not None and found.checkpoint_id == checkpoint_id:
                     return found
+            check_kept(number - 1, head)
         raise CheckpointNotFound(session_id=head.session_id, metadata={"checkpoint_id": checkpoint_id})
 
 

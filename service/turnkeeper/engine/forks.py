@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from turnkeeper import ids
 from turnkeeper.domain.event import Event, NewEvent, SessionActivated, SessionCreated, SessionForked
@@ -10,7 +11,7 @@ from turnkeeper.domain.session import Session, SessionState
 from turnkeeper.domain.turn import TurnOptions
 from turnkeeper.engine.checkpoints import At, Checkpoints
 from turnkeeper.engine.journal import Journal
-from turnkeeper.errors import RequestIdReused, SessionAlreadyExists, SessionNotFound
+from turnkeeper.errors import RequestIdReused, ServiceUnavailable, SessionAlreadyExists, SessionNotFound
 from turnkeeper.store.contract import Store
 from turnkeeper.store.step import Fork, Head, RequestKey, RequestRecord
 
@@ -18,6 +19,8 @@ OPENING = 3
 """Events of a fork before the copied ones; without a turn it is not activated, and there are two."""
 TURNS = 100
 DECIDED = frozenset({"tool_called"})
+NEWER_REPLICA = timedelta(seconds=1)
+"""After which a caller may have come to another one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,15 +36,18 @@ class WantedFork:
 class Forks:
     """The verb ForkSession."""
 
-    def __init__(self, store: Store, journal: Journal, checkpoints: Checkpoints) -> None:
+    def __init__(self, store: Store, journal: Journal, checkpoints: Checkpoints, *, schema: int) -> None:
+        """`schema` is the newest that this replica supports."""
         self._store = store
+        self._schema = schema
         self._journal = journal
         self._checkpoints = checkpoints
 
     async def fork(self, wanted: WantedFork) -> tuple[Session, Head]:
         """The new session, made now or by the same request before.
 
-        Raises SessionNotFound, CheckpointNotFound, InvalidRequest, SessionAlreadyExists, RequestIdReused.
+        Raises SessionNotFound, CheckpointNotFound, InvalidRequest, CursorExpired, SessionAlreadyExists,
+        RequestIdReused; ServiceUnavailable when only a newer replica understands all of the source's log.
         """
         known = await self._store.find_request(wanted.key)
         if known is not None:
@@ -75,6 +81,12 @@ class Forks:
         """The fork as its first try began it, also when that was cut short; None when its id is a session's."""
         key = wanted.key
         source, head = await self._session(key.tenant, key.session_id)
+        if head.log_needs > self._schema:
+            raise ServiceUnavailable(
+                "Only a newer version of this server understands the session's log; send the same call again.",
+                session_id=source.id,
+                retry_after=NEWER_REPLICA,
+            )
         now = self._journal.now()
         asked = Fork(
             session=Session(
@@ -94,6 +106,7 @@ class Forks:
             ),
             source_session_id=source.id,
             source_sequence=await self._checkpoints.place(head, wanted.at),
+            log_needs=head.log_needs,
         )
         fork = await self._store.reserve_fork(asked)
         if fork is not None:

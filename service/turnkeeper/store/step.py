@@ -136,12 +136,14 @@ class RequestRecord:
 class Fork:
     """A session that is being made from another one's log. `copied` of its events are stored.
 
-    `session` is as it was when its id was taken: every try of the same fork makes the same events from it.
+    `session` is as it was when its id was taken: every try of the same fork makes the same events from it. `log_needs`
+    is that of its source's head: whoever owns a turn of the fork must understand what was copied.
     """
 
     session: Session
     source_session_id: str
     source_sequence: int
+    log_needs: int = 0
     copied: int = 0
 
 

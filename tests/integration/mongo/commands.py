@@ -49,6 +49,8 @@ def selections(command: Command) -> Sequence[Command]:
             return [command["query"]]
         case "update":
             return [update["q"] for update in command["updates"]]
+        case "delete":
+            return [delete["q"] for delete in command["deletes"]]
         case "insert":
             return list(command["documents"])
         case "aggregate":

@@ -17,14 +17,15 @@ from tests.builders import (
     an_approval,
     an_event,
 )
-from tests.contracts.stores import LONG, a_step, begin, head_of
+from tests.contracts.stores import LONG, a_step, begin, head_of, until
 from tests.integration.mongo.commands import Command, Recorder, name_of, selections
 from turnkeeper.domain.approval import ApprovalState
+from turnkeeper.domain.event import SessionResumed
 from turnkeeper.domain.tool import CallState, ToolOutcome, ToolResult
 from turnkeeper.store.contract import Store
 from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 from turnkeeper.store.mongo.store import MongoStore
-from turnkeeper.store.step import ApprovalChange, Cancel, Committed, HeadChange, Stale
+from turnkeeper.store.step import ApprovalChange, Cancel, Committed, Fork, HeadChange, Stale
 
 TENANT = "blue"
 PLACE = a_place(tenant=TENANT)
@@ -70,12 +71,29 @@ async def _keep_late_result(store: MongoStore) -> None:
         assert kept is (fence == 1)
 
 
+async def _fork(store: MongoStore) -> None:
+    """Taken, copied, taken again, finished, and then once more."""
+    place = a_place(tenant=TENANT)
+    fork = Fork(session=a_session(place), source_session_id=PLACE.session_id, source_sequence=1)
+    request = a_request(PLACE, made_session_id=place.session_id)
+    for _ in range(2):
+        assert await store.reserve_fork(fork) is not None
+    copied = await store.copy_events(fork, [a_first_event()])
+    assert copied is not None
+    assert await store.copy_events(fork, [a_first_event()]) == copied
+    turn, call = a_turn(place), a_call(place)
+    for _ in range(2):
+        await store.finish_fork(copied, fork.session, turns=(turn,), calls=(call,), request=request)
+    assert await store.reserve_fork(fork) is None
+
+
 def _calls(store: MongoStore) -> dict[str, Callable[[], Awaitable[object]]]:
     tenant, session_id = PLACE.tenant, PLACE.session_id
     both = [(tenant, session_id), (tenant, "another")]
     return {
         "create_session": lambda: store.create_session(a_session(PLACE), AGENT, event=a_first_event()),
         "commit": lambda: _commit_everything(store),
+        **dict.fromkeys(("reserve_fork", "copy_events", "finish_fork"), lambda: _fork(store)),
         "snapshot": lambda: store.snapshot(tenant, session_id, turn_id="turn"),
         "keep_late_result": lambda: _keep_late_result(store),
         "find_request": lambda: store.find_request(a_request(PLACE).key),
@@ -110,6 +128,33 @@ async def test_i13_every_command_names_the_tenant(recorder: Recorder, store: Mon
     with recorder.recording() as commands:
         assert await calls["create_session"]() is not None
     _checked(commands)
+
+
+async def test_i13_what_is_trimmed_and_purged_is_one_tenants(recorder: Recorder, store: MongoStore) -> None:
+    place = await begin(store, a_place(tenant=TENANT))
+    await store.commit(a_step(await head_of(store, place), an_event(payload=SessionResumed(principal="ada"))))
+
+    async def trimmed() -> bool:  # ages are whole seconds
+        await store.trim(keep=timedelta(), pause=timedelta(), limit=9)
+        return (await head_of(store, place)).compacted_to == 2
+
+    with recorder.recording() as commands:
+        await until(trimmed)
+    assert {"update", "delete"} <= _checked_but_the_look(commands)
+    gone = a_step(
+        await head_of(store, place), an_event(), head=HeadChange(deleted=True), session=a_session(place)
+    )
+    assert isinstance(await store.commit(gone), Committed)
+    with recorder.recording() as commands:
+        assert await store.purge(after=timedelta(), limit=9) == 1
+    assert {"update", "find", "delete"} <= _checked_but_the_look(commands)
+
+
+def _checked_but_the_look(commands: Sequence[Command]) -> set[str]:
+    """All but the query over all heads for what is due; their names."""
+    rest = [command for command in commands if "heads" not in (command.get("find"), command.get("aggregate"))]
+    _checked(rest)
+    return {name_of(command) for command in rest}
 
 
 async def test_i13_what_looks_over_all_tenants_writes_to_one(recorder: Recorder, store: MongoStore) -> None:

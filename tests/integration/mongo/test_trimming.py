@@ -11,9 +11,8 @@ from opentelemetry.metrics import NoOpMeterProvider
 from tests.builders import Place, a_turn, an_event
 from tests.contracts.stores import TextCodec, a_step, begin, committed, head_of, until
 from turnkeeper.domain.cursor import Place as Position
-from turnkeeper.domain.event import TurnCompleted
-from turnkeeper.domain.message import Usage
-from turnkeeper.domain.turn import StopReason, TurnState
+from turnkeeper.domain.event import SessionResumed
+from turnkeeper.domain.turn import TurnState
 from turnkeeper.engine.feed import Feeds
 from turnkeeper.engine.follow import Batch, Follower, Wanted
 from turnkeeper.errors import CursorExpired
@@ -21,7 +20,8 @@ from turnkeeper.store.mongo.store import MongoStore
 from turnkeeper.store.step import Committed
 from turnkeeper.telemetry.metrics import Metrics
 
-ENDED = TurnCompleted(stop_reason=StopReason.FINISHED, usage=Usage(), message_id="m")
+GOES = SessionResumed(principal="ada")
+"""Of a kind that trimming takes."""
 LENGTH = 200
 
 
@@ -38,7 +38,7 @@ class Codec(TextCodec):
 async def _grow(store: MongoStore, place: Place, *, kept: bool) -> Committed:
     """As many events, of a kind that stays in the database or that does not."""
     turn = a_turn(place, state=TurnState.COMPLETED)
-    said = [an_event() if kept else an_event(payload=ENDED) for _ in range(LENGTH)]
+    said = [an_event() if kept else an_event(payload=GOES) for _ in range(LENGTH)]
     return await committed(store.commit(a_step(await head_of(store, place), *said, new_turns=(turn,))))
 
 

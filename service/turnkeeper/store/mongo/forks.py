@@ -46,7 +46,8 @@ class Forks:
     async def reserve_fork(self, fork: Fork) -> Fork | None:
         async def write(writes: Writes) -> _Found:
             content = encode(replace(fork, copied=0))
-            await writes.insert("heads", [{**heads.new(fork.session), "last_seq": 0, "forking": content}])
+            head = {**heads.new(fork.session), "last_seq": 0, "log_needs": fork.log_needs, "forking": content}
+            await writes.insert("heads", [head])
             return _Found(replace(fork, copied=0))
 
         async def look(session: ClientSession, _: Obstacle) -> _Found | None:

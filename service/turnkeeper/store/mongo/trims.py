@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from turnkeeper.domain.event import HISTORY
+from turnkeeper.domain.fork import COPIED
 from turnkeeper.faults import fault
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import Connection, Document, database_errors
@@ -108,7 +108,7 @@ class Trims:
         match = {
             **log.key,
             "seq": {"$gt": log.trimmed_to, "$lte": log.compacted_to},
-            "kind": {"$nin": sorted(HISTORY)},
+            "kind": {"$nin": sorted(COPIED)},
         }
         gone = 0
         ids = [each["_id"] async for each in self._connection.events.find(match, {"_id": 1})]
