@@ -269,7 +269,6 @@ class _Replica:
             SessionService(
                 self._sessions,
                 store,
-                self.feeds,
                 checkpoints=self._checkpoints,
                 forks=self._forks,
                 follower=self._follower,

@@ -115,7 +115,7 @@ class SessionNotFound(NotFound):
 
 
 class SessionNotActive(FailedPrecondition):
-    """The session has ended; create a new session."""
+    """The session has ended; create a new session, or fork this one."""
 
     code = Code.SESSION_NOT_ACTIVE
 

@@ -1,20 +1,21 @@
 """Bad input to every RPC: each is refused with an error that is whole and says what to change; nothing fails inside."""
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 
 from tests import harness
+from tests.e2e.methods import METHODS, NOBODY, TEXT, Method
 from tests.e2e.world import World
-from tests.problems import problem_of, refused
-from turnkeeper.pb.v1 import agent_pb2, approval_pb2, chat_pb2, event_pb2, message_pb2, session_pb2
+from tests.problems import refused
+from tests.workshop import REPOSITORY
+from turnkeeper.pb.v1 import agent_pb2, approval_pb2, chat_pb2, message_pb2, session_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -23,70 +24,9 @@ SCRIPT = """
 text = "You said something."
 """
 KIB = 1024
-TEXT = harness.text_parts("hello")
-NOBODY = "nobody"
+STATUS = REPOSITORY / "docs" / "reference" / "status.md"
 
 
-@dataclass(frozen=True)
-class Method:
-    """One RPC with a request that would be valid, if its session, turn or approval existed."""
-
-    service: str
-    name: str
-    request: Message
-    streams: bool = False
-    lists: bool = False
-
-    def __str__(self) -> str:
-        return self.name
-
-    async def call(self, stubs: harness.Stubs, data: bytes) -> list[bytes]:
-        """The raw answers to raw bytes."""
-        path = f"/turnkeeper.v1.{self.service}Service/{self.name}"
-        if self.streams:
-            stream: aio.UnaryStreamMultiCallable[bytes, bytes] = stubs.channel.unary_stream(path)
-            return [response async for response in stream(data)]
-        unary: aio.UnaryUnaryMultiCallable[bytes, bytes] = stubs.channel.unary_unary(path)
-        return [await unary(data)]
-
-    async def reason(self, stubs: harness.Stubs, data: bytes) -> str:
-        """OK, or the reason of the error, which is whole."""
-        try:
-            await self.call(stubs, data)
-        except aio.AioRpcError as error:
-            return problem_of(error).reason
-        return "OK"
-
-
-METHODS = (
-    Method("Session", "CreateSession", session_pb2.CreateSessionRequest(request_id="r", agent="talker", title="é")),
-    Method("Session", "GetSession", session_pb2.GetSessionRequest(session_id=NOBODY)),
-    Method("Session", "ListSessions", session_pb2.ListSessionsRequest(agent="talker", page_size=1), lists=True),
-    Method("Session", "EndSession", session_pb2.EndSessionRequest(session_id=NOBODY, reason="é")),
-    Method("Session", "WatchEvents", session_pb2.WatchEventsRequest(session_id=NOBODY, types=["turn_failed"]), True),
-    Method("Session", "ListEvents", session_pb2.ListEventsRequest(session_id=NOBODY, after_sequence=1)),
-    Method("Session", "ListMessages", session_pb2.ListMessagesRequest(session_id=NOBODY, page_size=3)),
-    Method("Chat", "SendMessage", chat_pb2.SendMessageRequest(session_id=NOBODY, request_id="r", content=TEXT)),
-    Method(
-        "Chat", "StreamMessage", chat_pb2.StreamMessageRequest(session_id=NOBODY, request_id="r", content=TEXT), True
-    ),
-    Method("Chat", "GetTurn", chat_pb2.GetTurnRequest(session_id=NOBODY, turn_id="t", wait=Duration(nanos=5))),
-    Method("Chat", "ListTurns", chat_pb2.ListTurnsRequest(session_id=NOBODY, page_size=7)),
-    Method("Chat", "CancelTurn", chat_pb2.CancelTurnRequest(session_id=NOBODY, turn_id="t")),
-    Method("Chat", "RetryTurn", chat_pb2.RetryTurnRequest(session_id=NOBODY, turn_id="t", request_id="r")),
-    Method("Approval", "GetApproval", approval_pb2.GetApprovalRequest(approval_id=NOBODY)),
-    Method("Approval", "ListApprovals", approval_pb2.ListApprovalsRequest(tool="é", page_size=1), lists=True),
-    Method("Approval", "WaitApproval", approval_pb2.WaitApprovalRequest(approval_id=NOBODY, wait=Duration(nanos=5))),
-    Method(
-        "Approval",
-        "DecideApproval",
-        approval_pb2.DecideApprovalRequest(
-            approval_id=NOBODY, decision=event_pb2.APPROVAL_DECISION_APPROVE, arguments_hash="0", reason="é"
-        ),
-    ),
-    Method("Agent", "GetAgent", agent_pb2.GetAgentRequest(name="talker")),
-    Method("Agent", "ListAgents", agent_pb2.ListAgentsRequest(page_size=1), lists=True),
-)
 IN_A_SESSION = [method for method in METHODS if getattr(method.request, "session_id", "") == NOBODY]
 each = pytest.mark.parametrize("method", METHODS, ids=str)
 
@@ -99,6 +39,11 @@ def wire_fields(data: bytes) -> list[bytes]:
         fields.append(data[:size])
         data = data[size:]
     return fields
+
+
+async def test_every_method_that_works_is_tried() -> None:
+    rows = re.findall(r"^\| (\w+)Service \| (\w+) \| works \|$", STATUS.read_text(), re.MULTILINE)
+    assert {(method.service, method.name) for method in METHODS} == set(rows)
 
 
 class TestBytes:
@@ -220,6 +165,16 @@ class TestWhatDoesNotExist:
             await world.stubs.agents.GetAgent(agent_pb2.GetAgentRequest(name=agent))
         with refused("AGENT_NOT_FOUND"):
             await world.stubs.agents.GetAgent(agent_pb2.GetAgentRequest(name="talker", version="0" * 12))
+
+    async def test_a_turn_that_does_not_exist_has_no_events(self, world: World) -> None:
+        """Nobody waits for ever for what will never come."""
+        session = await harness.create_test_session(world.stubs, agent="talker")
+        with refused("TURN_NOT_FOUND"):
+            await world.stubs.sessions.ListEvents(session_pb2.ListEventsRequest(session_id=session, turn_id=NOBODY))
+        with refused("TURN_NOT_FOUND"):
+            await world.stubs.sessions.WatchEvents(
+                session_pb2.WatchEventsRequest(session_id=session, turn_id=NOBODY, follow=True)
+            ).read()
 
 
 class TestSizes:

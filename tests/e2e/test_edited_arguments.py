@@ -78,8 +78,9 @@ class TestEdits:
         again = await harness.answer(world.stubs, first, APPROVE, edited_arguments_json='{ "label" : "repeated-edit" }')
         assert (again.approval, again.sequence) == (decided.approval, decided.sequence)
         for wrong in (labelled("another"), "", "no JSON"):
-            with refused("APPROVAL_ALREADY_PROCESSED"):
+            with refused("APPROVAL_ALREADY_PROCESSED") as refusal:
                 await harness.answer(world.stubs, first, APPROVE, edited_arguments_json=wrong)
+            assert refusal.problem.metadata["replaced_by"] == decided.approval.approval_id
         with refused("APPROVAL_ALREADY_PROCESSED"):
             await harness.answer(world.stubs, first, REJECT)
         await harness.wait_for_turn(world.stubs, first.session_id, first.turn_id)
@@ -108,8 +109,9 @@ class TestEdits:
     async def test_what_does_not_fit_is_refused_and_the_question_stands(self, world: World) -> None:
         turn, first = await asked(world, "unfit")
         for wrong in ("{", '{"label": 3}', "[]", '{"label": "x", "more": 1}'):
-            with refused("TOOL_VALIDATION_ERROR"):
+            with refused("TOOL_VALIDATION_ERROR") as refusal:
                 await harness.answer(world.stubs, first, APPROVE, edited_arguments_json=wrong)
+            assert refusal.problem.fields == ("edited_arguments_json",)
         with refused("INVALID_REQUEST"):
             await harness.answer(world.stubs, first, REJECT, edited_arguments_json=labelled("x"))
         with refused("ARGUMENTS_HASH_MISMATCH"):

@@ -181,6 +181,15 @@ class TestMadeOnce:
             with refused("SESSION_ALREADY_EXISTS"):
                 await fork(world.stubs, source, request_id=f"b {taken}", new_session_id=taken)
 
+    async def test_the_id_of_a_deleted_session_is_not_free(self, world: World) -> None:
+        source = await harness.create_test_session(world.stubs, agent="talker")
+        mine = (await fork(world.stubs, source, request_id="mine")).session.session_id
+        await world.stubs.sessions.DeleteSession(session_pb2.DeleteSessionRequest(session_id=mine))
+        for fields in ({"request_id": "mine"}, {"request_id": "another", "new_session_id": mine}):
+            with refused("SESSION_ALREADY_EXISTS") as refusal:
+                await fork(world.stubs, source, **fields)
+            assert "UndeleteSession" in refusal.problem.message
+
     async def test_places_and_sessions_that_are_none(self, world: World) -> None:
         source = await harness.create_test_session(world.stubs, agent="talker")
         for sequence in (0, 2):

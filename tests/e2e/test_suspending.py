@@ -236,10 +236,11 @@ async def test_an_update_changes_what_its_mask_names_and_nothing_else(world: Wor
     assert (changed.session.title, dict(changed.session.labels)) == ("Better", {})
     assert changed.session.metadata["ticket"] == "T-1"
     assert changed.session.etag != before.etag
+    again = await world.stubs.sessions.UpdateSession(request)  # its answer may have been lost
+    assert (again.session, again.sequence) == (changed.session, 0)
+    request.session.title = "Worse"
     with refused("ETAG_MISMATCH"):
         await world.stubs.sessions.UpdateSession(request)
-    request.etag = ""
-    assert (await world.stubs.sessions.UpdateSession(request)).sequence == 0
     events = await harness.all_events(world.stubs, session)
     assert [list(event.session_updated.fields) for event in events[1:]] == [["title", "metadata"]]
     for paths in ([], ["state"], ["title", "owner"]):

@@ -153,9 +153,7 @@ async def test_a_fork_of_what_is_left_has_the_whole_conversation_and_its_ends(wo
     await check(world.mongo_uri, world.database)
     with refused("CURSOR_EXPIRED"):
         await world.stubs.sessions.ForkSession(
-            session_pb2.ForkSessionRequest(
-                session_id=session, request_id=harness.new_request_id(), sequence=last - 1
-            )
+            session_pb2.ForkSessionRequest(session_id=session, request_id=harness.new_request_id(), sequence=last - 1)
         )
 
 
@@ -169,9 +167,7 @@ async def test_a_completed_turn_is_not_retried_after_a_restoration_to_the_end_of
     for turn in turns:
         with refused("TURN_NOT_RETRYABLE"):
             await world.stubs.chat.RetryTurn(
-                chat_pb2.RetryTurnRequest(
-                    session_id=session, turn_id=turn.turn_id, request_id=harness.new_request_id()
-                )
+                chat_pb2.RetryTurnRequest(session_id=session, turn_id=turn.turn_id, request_id=harness.new_request_id())
             )
 
 

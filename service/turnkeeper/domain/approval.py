@@ -144,7 +144,7 @@ class Approval:
                 _WITHDRAWN[bool(self.replaced_by)] if self.state is ApprovalState.WITHDRAWN else "",
                 session_id=self.session_id,
                 turn_id=self.turn_id,
-                metadata={"state": self.state.value, "decided_by": self.decided_by, "approval_id": self.id},
+                metadata=self.outcome,
             )
         if arguments_hash != self.arguments_hash:
             raise ArgumentsHashMismatch(
@@ -154,6 +154,12 @@ class Approval:
             )
         said = replace(self, decision=decision, decided_by=by, reason=reason, decide_time=at, result_json=result_json)
         return replace(said, state=ANSWERS[self.kind][decision])
+
+    @property
+    def outcome(self) -> dict[str, str]:
+        """Who won, for those who come too late."""
+        told = {"state": self.state.value, "decided_by": self.decided_by, "approval_id": self.id}
+        return told | ({"replaced_by": self.replaced_by} if self.replaced_by else {})
 
     def closed(self, state: ApprovalState, *, at: datetime) -> "Approval":
         """Expired or withdrawn."""

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Answer, Approval, ApprovalDecision, ApprovalState
 from turnkeeper.domain.event import ApprovalWithdrawn
-from turnkeeper.domain.tool import PolicyAction, ToolClass, approval_hash, canonical_json
+from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolSpec, approval_hash, canonical_json
 from turnkeeper.engine.draft import Draft
 from turnkeeper.engine.toolbox import Toolbox
-from turnkeeper.errors import ApprovalAlreadyProcessed, ToolNotFound, ToolPermissionDenied
+from turnkeeper.errors import ApprovalAlreadyProcessed, ToolNotFound, ToolPermissionDenied, ToolValidationError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ def check_edit(approval: Approval, arguments_json: str, *, agent: Agent, toolbox
     spec = toolbox.find(agent, approval.tool)
     if spec is None:
         raise ToolNotFound(session_id=approval.session_id, turn_id=approval.turn_id)
-    canonical = toolbox.check(spec, arguments_json)
+    canonical = _checked(approval, spec, arguments_json, toolbox=toolbox)
     if agent.rule_for(spec).action is PolicyAction.DENY:
         raise ToolPermissionDenied(session_id=approval.session_id, turn_id=approval.turn_id)
     if canonical == approval.arguments_json:
@@ -72,13 +72,20 @@ def check_unedited(said: Answer, approval: Approval) -> None:
         raise ApprovalAlreadyProcessed(
             session_id=approval.session_id,
             turn_id=approval.turn_id,
-            metadata={
-                "state": approval.state.value,
-                "decided_by": approval.decided_by,
-                "approval_id": approval.id,
-                "replaced_by": approval.replaced_by,
-            },
+            metadata=approval.outcome,
         )
+
+
+def _checked(approval: Approval, spec: ToolSpec, arguments_json: str, *, toolbox: Toolbox) -> str:
+    try:
+        return toolbox.check(spec, arguments_json)
+    except ToolValidationError as error:
+        raise ToolValidationError(
+            f"The edited arguments are not valid: {error.message}",
+            session_id=approval.session_id,
+            turn_id=approval.turn_id,
+            fields={"edited_arguments_json": error.message},
+        ) from error
 
 
 def _canonical(said: Answer) -> str:

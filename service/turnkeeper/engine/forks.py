@@ -11,6 +11,7 @@ from turnkeeper.domain.session import Session, SessionState
 from turnkeeper.domain.turn import TurnOptions
 from turnkeeper.engine.checkpoints import At, Checkpoints
 from turnkeeper.engine.journal import Journal
+from turnkeeper.engine.sessions import check_shown
 from turnkeeper.errors import RequestIdReused, ServiceUnavailable, SessionAlreadyExists, SessionNotFound
 from turnkeeper.store.contract import Store
 from turnkeeper.store.step import Fork, Head, RequestKey, RequestRecord
@@ -142,12 +143,20 @@ class Forks:
     async def _made(self, record: RequestRecord, wanted: WantedFork) -> tuple[Session, Head]:
         if record.fingerprint != wanted.fingerprint:
             raise RequestIdReused(session_id=wanted.key.session_id, metadata={"request_id": wanted.key.request_id})
-        return await self._session(wanted.key.tenant, record.made_session_id)
+        return await self._own(wanted.key.tenant, record.made_session_id)
 
     async def _there(self, wanted: WantedFork) -> tuple[Session, Head]:
         """A session has the id: the one that this request made, or it is refused."""
-        found = await self._session(wanted.key.tenant, _new_id(wanted))
+        found = await self._own(wanted.key.tenant, _new_id(wanted))
         _check_same(found[0], wanted)
+        return found
+
+    async def _own(self, tenant: str, session_id: str) -> tuple[Session, Head]:
+        """A session that has a fork's id. Raises SessionAlreadyExists when it is deleted."""
+        found = await self._store.session(tenant, session_id, deleted=True)
+        if found is None:
+            raise SessionNotFound(session_id=session_id)
+        check_shown(found[0])
         return found
 
     async def _session(self, tenant: str, session_id: str) -> tuple[Session, Head]:

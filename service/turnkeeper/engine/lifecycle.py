@@ -86,8 +86,7 @@ def undelete_in(draft: Draft) -> int:
 
 
 def update_in(draft: Draft, change: Change, *, etag: str) -> int:
-    """Store what differs. 0 when nothing does. Raises EtagMismatch."""
-    _check_etag(draft, etag)
+    """Store what differs. 0 when nothing does, also with an older etag: it may be a repeat. Raises EtagMismatch."""
     session, first = draft.session, draft.next_sequence
     wanted = {
         name: value
@@ -96,6 +95,7 @@ def update_in(draft: Draft, change: Change, *, etag: str) -> int:
     }
     if not wanted:
         return 0
+    _check_etag(draft, etag)
     draft.session = replace(session, **wanted, etag=draft.new_id(), update_time=draft.at)
     draft.say(SessionUpdated(fields=tuple(name.removesuffix("_json") for name in wanted)))
     return first

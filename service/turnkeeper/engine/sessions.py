@@ -141,16 +141,21 @@ class Sessions:
 
 
 def _check_same(there: Session, new: NewSession) -> None:
-    if there.delete_time is not None:
-        raise SessionAlreadyExists(
-            "This session was deleted; UndeleteSession shows it again, another session_id makes a new one.",
-            session_id=there.id,
-        )
+    check_shown(there)
     if (there.fingerprint, there.owner) == (new.fingerprint, new.principal):
         return
     if new.session_id:
         raise SessionAlreadyExists(session_id=there.id)
     raise RequestIdReused(metadata={"request_id": new.request_id})
+
+
+def check_shown(there: Session) -> None:
+    """Raises SessionAlreadyExists for a deleted session, whose id is not free yet."""
+    if there.delete_time is not None:
+        raise SessionAlreadyExists(
+            "This session was deleted; UndeleteSession shows it again, another id makes a new one.",
+            session_id=there.id,
+        )
 
 
 def end_in(draft: Draft, queued: Mapping[str, Turn], *, by: str, reason: str) -> int:

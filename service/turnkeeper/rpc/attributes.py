@@ -23,9 +23,9 @@ def metadata_problem(metadata_json: str) -> str:
     return f"is over {METADATA_BYTES} bytes as JSON" if len(metadata_json.encode()) > METADATA_BYTES else ""
 
 
-def json_of(metadata: Struct) -> str:
-    """Raises InvalidRequest for a number that JSON has no word for."""
+def json_of(metadata: Struct, *, field: str = "metadata") -> str:
+    """Raises InvalidRequest, which names `field`, for a number that JSON has no word for."""
     try:
         return json.dumps(json_format.MessageToDict(metadata), sort_keys=True, ensure_ascii=False)
     except ValueError:
-        rules.refuse({"metadata": "holds a number that JSON has no word for"})
+        rules.refuse({field: "holds a number that JSON has no word for"})

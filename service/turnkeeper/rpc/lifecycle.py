@@ -106,7 +106,9 @@ def _change_of(request: session_pb2.UpdateSessionRequest) -> lifecycle.Change:
     problems: dict[str, str] = {}
     if not paths or paths - CHANGEABLE:
         problems["update_mask"] = f"must name fields of {', '.join(sorted(CHANGEABLE))}"
-    metadata_json = attributes.json_of(wished.metadata) if wished.HasField("metadata") else ""
+    metadata_json = ""
+    if wished.HasField("metadata"):
+        metadata_json = attributes.json_of(wished.metadata, field="session.metadata")
     if "labels" in paths and (problem := attributes.labels_problem(wished.labels)):
         problems["session.labels"] = problem
     if "metadata" in paths and (problem := attributes.metadata_problem(metadata_json)):

@@ -29,6 +29,12 @@ _SESSION = Rule(required=True, pattern=ID)
 _TURN = Rule(required=True, pattern=ID)
 _REQUEST = Rule(required=True, most=128)
 _PAGE: Mapping[str, Rule] = {"page_size": Rule(least_value=0), "page_token": Rule(most=1024)}
+_PART_OF_A_LOG: Mapping[str, Rule] = {
+    "after": Rule(most=512),
+    "after_sequence": Rule(least_value=0),
+    "types": Rule(most=64),
+    "turn_id": Rule(pattern=ID),
+}
 _LABELS = Rule(most=32)
 _TITLE = Rule(most=200)
 _CREATE: Mapping[str, Rule] = {
@@ -57,7 +63,13 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
         "idle_ttl": Rule(later=True),
     },
     "GetSessionRequest": {"session_id": _SESSION},
-    "ListSessionsRequest": {**_PAGE, "labels": _LABELS, "order_by": Rule(most=64)},
+    "ListSessionsRequest": {
+        **_PAGE,
+        "agent": Rule(most=64),
+        "owner": Rule(most=512),
+        "labels": _LABELS,
+        "order_by": Rule(most=64),
+    },
     "UpdateSessionRequest": {
         "session": Rule(required=True),
         "session.session_id": _SESSION,
@@ -71,19 +83,8 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
     "EndSessionRequest": {"session_id": _SESSION, "reason": Rule(most=1000)},
     "DeleteSessionRequest": {"session_id": _SESSION, "etag": Rule(most=128)},
     "UndeleteSessionRequest": {"session_id": _SESSION},
-    "WatchEventsRequest": {
-        "session_id": _SESSION,
-        "after": Rule(most=512),
-        "after_sequence": Rule(least_value=0),
-        "types": Rule(most=64),
-    },
-    "ListEventsRequest": {
-        "session_id": _SESSION,
-        "after": Rule(most=512),
-        "after_sequence": Rule(least_value=0),
-        "types": Rule(most=64),
-        "page_size": Rule(least_value=0),
-    },
+    "WatchEventsRequest": {"session_id": _SESSION, **_PART_OF_A_LOG},
+    "ListEventsRequest": {"session_id": _SESSION, **_PART_OF_A_LOG, "page_size": Rule(least_value=0)},
     "ListMessagesRequest": {"session_id": _SESSION, **_PAGE, "order_by": Rule(most=64)},
     "ListCheckpointsRequest": {"session_id": _SESSION, **_PAGE},
     "ForkSessionRequest": {
@@ -105,7 +106,12 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
         "result_json": Rule(required=True),
     },
     "GetApprovalRequest": {"approval_id": _TURN},
-    "ListApprovalsRequest": {**_PAGE, "decidable_by": Rule(later=True)},
+    "ListApprovalsRequest": {
+        **_PAGE,
+        "session_id": Rule(pattern=ID),
+        "tool": Rule(most=64),
+        "decidable_by": Rule(later=True),
+    },
     "WaitApprovalRequest": {"approval_id": _TURN, "wait": Rule(most_seconds=120)},
     "DecideApprovalRequest": {
         "approval_id": _TURN,

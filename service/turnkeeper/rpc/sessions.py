@@ -12,11 +12,11 @@ from turnkeeper.domain.history import Entry, History
 from turnkeeper.domain.message import Role
 from turnkeeper.domain.session import SessionState
 from turnkeeper.engine.checkpoints import Checkpoints
-from turnkeeper.engine.feed import Feeds
+from turnkeeper.engine.feed import Key
 from turnkeeper.engine.follow import Ended, Follower, Wanted, check_kept
 from turnkeeper.engine.forks import Forks
 from turnkeeper.engine.sessions import NewSession, Sessions
-from turnkeeper.errors import CursorExpired
+from turnkeeper.errors import CursorExpired, TurnNotFound
 from turnkeeper.pb.v1 import event_pb2, message_pb2, session_pb2, session_pb2_grpc
 from turnkeeper.rpc import attributes, codec, cursor, pages, rules
 from turnkeeper.rpc.caller import NOBODY, Caller
@@ -38,11 +38,10 @@ LOG_PAGE = 500
 class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionServiceServicer):
     """What a caller does with sessions and their logs."""
 
-    def __init__(  # noqa: PLR0913 - the verbs it is made of
+    def __init__(
         self,
         sessions: Sessions,
         store: Store,
-        feeds: Feeds,
         *,
         checkpoints: Checkpoints,
         forks: Forks,
@@ -51,7 +50,6 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
     ) -> None:
         self._sessions = sessions
         self._store = store
-        self._feeds = feeds
         self._follower = follower
         self._pages = pages
         self._codec = codec.WireCodec()
@@ -102,6 +100,7 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         caller = NOBODY
         key = (caller.tenant, request.session_id)
         session, head = await self._sessions.get(*key)
+        await self._check_turn(key, request.turn_id)
         start = self._start(request, caller, last_seq=head.last_seq)
         wanted = Wanted(
             kinds=_kinds(request.types),
@@ -126,6 +125,7 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         caller = NOBODY
         key = (caller.tenant, request.session_id)
         _, head = await self._sessions.get(*key)
+        await self._check_turn(key, request.turn_id)
         after = self._start(request, caller, last_seq=head.last_seq).sequence
         size = self._pages.size(request.page_size)
         found = await self._store.events(
@@ -185,6 +185,11 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
                 history.add(self._codec.decode(stored))
             after = found[-1].sequence if len(found) == LOG_PAGE else last_seq
         return history
+
+    async def _check_turn(self, key: Key, turn_id: str) -> None:
+        """Ids of turns are ours, so one that is not there never will be. Raises TurnNotFound."""
+        if turn_id and await self._store.turn(*key, turn_id) is None:
+            raise TurnNotFound(session_id=key[1], turn_id=turn_id)
 
     def _start(
         self,

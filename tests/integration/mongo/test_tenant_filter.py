@@ -141,9 +141,7 @@ async def test_i13_what_is_trimmed_and_purged_is_one_tenants(recorder: Recorder,
     with recorder.recording() as commands:
         await until(trimmed)
     assert {"update", "delete"} <= _checked_but_the_look(commands)
-    gone = a_step(
-        await head_of(store, place), an_event(), head=HeadChange(deleted=True), session=a_session(place)
-    )
+    gone = a_step(await head_of(store, place), an_event(), head=HeadChange(deleted=True), session=a_session(place))
     assert isinstance(await store.commit(gone), Committed)
     with recorder.recording() as commands:
         assert await store.purge(after=timedelta(), limit=9) == 1

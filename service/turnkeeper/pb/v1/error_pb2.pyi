@@ -73,7 +73,7 @@ class _SessionErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sess
     SESSION_ERROR_CODE_SESSION_NOT_FOUND: _SessionErrorCode.ValueType  # 1
     """No such session; check session_id, or create the session first."""
     SESSION_ERROR_CODE_SESSION_NOT_ACTIVE: _SessionErrorCode.ValueType  # 2
-    """The session has ended; create a new session."""
+    """The session has ended; create a new session, or fork this one."""
     SESSION_ERROR_CODE_SESSION_EXPIRED: _SessionErrorCode.ValueType  # 3
     """The session has expired; create a new session, or fork this one."""
     SESSION_ERROR_CODE_SESSION_SUSPENDED: _SessionErrorCode.ValueType  # 4
@@ -169,7 +169,7 @@ SESSION_ERROR_CODE_UNSPECIFIED: SessionErrorCode.ValueType  # 0
 SESSION_ERROR_CODE_SESSION_NOT_FOUND: SessionErrorCode.ValueType  # 1
 """No such session; check session_id, or create the session first."""
 SESSION_ERROR_CODE_SESSION_NOT_ACTIVE: SessionErrorCode.ValueType  # 2
-"""The session has ended; create a new session."""
+"""The session has ended; create a new session, or fork this one."""
 SESSION_ERROR_CODE_SESSION_EXPIRED: SessionErrorCode.ValueType  # 3
 """The session has expired; create a new session, or fork this one."""
 SESSION_ERROR_CODE_SESSION_SUSPENDED: SessionErrorCode.ValueType  # 4

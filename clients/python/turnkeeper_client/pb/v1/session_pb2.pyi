@@ -493,7 +493,7 @@ class UpdateSessionRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     etag: _builtins.str
-    """When set: only if the session still has it."""
+    """When set: only if the session still has it, or has these values already."""
     @_builtins.property
     def session(self) -> Global___Session:
         """The session with its new values; `session_id` names it."""
