@@ -34,6 +34,9 @@ def main() -> int:
     parser.add_argument("--without", metavar="KINDS", default="", help="not these; `clock`: none that need libfaketime")
     parser.add_argument("--sessions", type=int, help="users at once")
     parser.add_argument("--report", type=Path, default=Path("build/chaos.json"), metavar="FILE", help="%(default)s")
+    parser.add_argument(
+        "--folder", type=Path, metavar="DIR", help="where everybody writes; emptied first (default: build/chaos/seed-N)"
+    )
     asked = parser.parse_args()
     without = _names(asked.without)
     try:
@@ -44,7 +47,7 @@ def main() -> int:
         seed=asked.seed,
         minutes=asked.minutes,
         kinds=kinds,
-        folder=Path("build", "chaos", f"seed-{asked.seed}").absolute(),
+        folder=(asked.folder or Path("build", "chaos", f"seed-{asked.seed}")).absolute(),
         report=asked.report,
         clocks=any(KINDS[kind].clock for kind in kinds),
         sessions=asked.sessions,

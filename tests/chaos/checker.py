@@ -56,11 +56,24 @@ PROMISES: Mapping[str, Callable[[History], Finding]] = {
 """The promises that are judged; the last two are the texts that readers put together, and that every turn ends."""
 
 SETTLE = 60.0
+EVIDENCE = "evidence.txt"
 
 
 def judge(history: History) -> Mapping[str, Finding]:
     """Every promise by its name."""
     return {name: promise(history) for name, promise in PROMISES.items()}
+
+
+def keep_evidence(history: History, findings: Mapping[str, Finding], file: Path) -> None:
+    """The whole logs of the sessions that a violation names: the database is gone after the run."""
+    told = "\n".join(line for finding in findings.values() for line in finding.violations)
+    named = [session for session in history.logs if session in told]
+    turns = {entry.turn: session for session, log in history.logs.items() for entry in log if entry.turn}
+    named += [session for turn, session in turns.items() if turn in told and session not in named]
+    with file.open("w", encoding="utf-8") as kept:
+        for session in named:
+            for entry in history.logs[session]:
+                kept.write(f"--- {session} {entry.sequence} {entry.kind} fence {entry.fence}\n{entry.event}")
 
 
 def main() -> int:
@@ -81,6 +94,7 @@ def main() -> int:
     findings = judge(history)
     report = summary(history, findings)
     asked.report.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    keep_evidence(history, findings, asked.dir / EVIDENCE)
     for name, finding in findings.items():
         verdict = f"{len(finding.violations)} violations" if finding.violations else "held"
         print(f"{name:>6}: {verdict if finding.checked else 'nothing to look at'} ({finding.checked} looked at)")

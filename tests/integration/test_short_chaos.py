@@ -1,0 +1,34 @@
+"""A short chaos with a fixed seed: servers and primaries die, commits lose their answers, and every promise holds.
+
+`make chaos` is the long one, with every kind of fault and with floors for what it must have seen; see
+docs/operations/guarantees.md.
+"""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+KINDS = ("server-kill", "primary-kill", "commit-reply-lost", "client-cut", "command-cut")
+
+
+@pytest.mark.timeout(240)
+async def test_every_promise_holds_in_a_short_chaos(tmp_path: Path) -> None:
+    report = tmp_path / "chaos.json"
+    command = [sys.executable, "-m", "tests.chaos", "--seed", "7", "--minutes", "0.35", "--only", ",".join(KINDS)]
+    run = await asyncio.create_subprocess_exec(
+        *(*command, "--sessions", "12", "--report", str(report), "--folder", str(tmp_path / "run")),
+        cwd=REPOSITORY,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said = (await run.communicate())[0].decode()
+    assert report.exists(), said
+    told = json.loads(report.read_text(encoding="utf-8"))
+    assert not any(told["violations_by_promise"].values()), said
+    assert told["acknowledged_turns"] > 0, said
+    assert told["takeovers"] > 0, said
+    assert {kind for kind, row in told["faults_by_kind"].items() if row["confirmed"]} >= {"server-kill"}, said
