@@ -24,7 +24,7 @@ async def killed_while_running(
 async def question(world: World, turn: chat_pb2.Turn) -> approval_pb2.Approval:
     """What is asked about the call whose outcome is unknown, once the turn waits for the answer."""
     waiting = await harness.wait_for_turn(world.stubs, turn.session_id, turn.turn_id)
-    assert waiting.state == chat_pb2.TURN_STATE_AWAITING_OUTCOME
+    assert waiting.state == chat_pb2.TURN_STATE_AWAITING_OUTCOME, waiting
     found = [await approval_of(world, item.approval_id) for item in waiting.pending]
     asked = [approval for approval in found if approval.kind == event_pb2.APPROVAL_KIND_OUTCOME]
     assert len(asked) == 1

@@ -189,8 +189,13 @@ class TestPerformanceBaseline:
 
 
 def _by_chance(command: Command) -> bool:
-    """An owner looks each second for wishes to cancel; a server session that is new is announced once."""
-    return command.get("find") == "heads" or command.get("update") == "replicas"
+    """What time and order of arrival add, and what all sessions of a replica share.
+
+    An owner looks each second for wishes to cancel. Who waits for a turn looks again when a hint is faster than the
+    verdict. A server session that is new is announced once. Hints and previews are one stream and one insert for all.
+    """
+    shared = "getMore" in command or command.get("insert") == "partials" or command.get("update") == "replicas"
+    return shared or command.get("find") in ("heads", "turns")
 
 
 async def _follow(stubs: Stubs, session: str, reader: Reader) -> None:

@@ -170,7 +170,7 @@ class TestI5LateAnswers:
         monkeypatch.setattr(Late, "answers_at", 0.0)
         monkeypatch.setattr(Late, "verdicts", [], raising=False)
         monkeypatch.setattr(app, "MongoStore", Late)
-        async with world.another(lease=LEASE) as stubs:
+        async with world.another(lease=LEASE, loop_patience=timedelta(milliseconds=1)) as stubs:
             session = await harness.create_test_session(stubs, agent="worker")
             turn = await harness.send_message_to_session(stubs, session, "act late", wait=0)
             asked = await question(world, turn)
