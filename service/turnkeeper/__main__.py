@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import NoReturn
 
 import uvloop
 
@@ -102,7 +103,15 @@ async def _serve(args: argparse.Namespace) -> int:
         return _complain("serve", error)
     finally:
         log.stop()
-    return 0
+    return _leave()
+
+
+def _leave() -> NoReturn:
+    """Everything is drained and closed. The driver's threads may still wait for a database that is gone; who stopped
+    the server must not wait for them."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 async def _local_model(_args: argparse.Namespace) -> int:

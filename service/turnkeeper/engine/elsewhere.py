@@ -80,6 +80,8 @@ class Elsewhere:
         except ServiceUnavailable:
             feed.no_longer = ("", 0)
             log.warning("the database does not answer; watchers wait for other replicas' text")
+        except Exception:
+            log.exception("a session cannot be read; its watchers wait for whole messages", extra={"session": key[1]})
 
     async def _current(self, key: Key, feed: Feed) -> Preview | None:
         """The preview of the message that another replica writes now, None when there is none."""

@@ -265,5 +265,8 @@ class Feeds:
         except ServiceUnavailable:
             log.warning("the database does not answer; watchers wait")
             return
+        except Exception:
+            log.exception("the last numbers cannot be read; watchers wait")
+            return
         for key, last_seq in found.items():
             self.heard(key, last_seq)

@@ -4,15 +4,17 @@ The database sends what was written, without a look at the document: a head's ch
 a renewal counts the head's `revision` up, so that renewals are left out where they are, in the database.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final, TypeAlias
 
+import pymongo
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo.errors import OperationFailure
 
 from turnkeeper.store.hints import Hint, Piece
-from turnkeeper.store.mongo.client import ClientSession, Document, database_errors
+from turnkeeper.store.mongo.client import GOODBYE_S, ClientSession, Document, database_errors
 from turnkeeper.store.mongo.documents import decode
 
 APP_NAME: Final = "turnkeeper-hints"
@@ -62,8 +64,10 @@ class Hints:
         finally:
             session.delegate.end_session()
 
-    def close(self) -> None:
-        self._client.close()
+    async def close(self) -> None:
+        """Disconnect, in a thread: the driver says goodbye first."""
+        with pymongo.timeout(GOODBYE_S):
+            await asyncio.to_thread(self._client.close)
 
     async def _aggregate(self, session: ClientSession) -> _Cursor:
         """A token that the database does not know any more is given up: what was missed is polled for."""

@@ -1,5 +1,6 @@
 """The store, put together."""
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, suppress
@@ -82,9 +83,10 @@ class MongoStore(Sessions, Forks, Steps, LateResults, Claims, Sweeps, Trims, Pur
     async def close(self) -> None:
         """Wait for commits under way and for open outcomes, at most 5 s; then disconnect."""
         await self._tasks.close(patience=PATIENCE)
-        with suppress(PyMongoError), pymongo.timeout(GOODBYE_S):
-            await self._orphans.leave()
-        self._hints.close()
+        with suppress(PyMongoError, TimeoutError), pymongo.timeout(GOODBYE_S):
+            async with asyncio.timeout(GOODBYE_S):  # the call's own limit begins when a thread of the driver is free
+                await self._orphans.leave()
+        await self._hints.close()
         await self._connection.close()
 
     def hints(self) -> AbstractAsyncContextManager[AsyncIterator[Hint | Piece]]:

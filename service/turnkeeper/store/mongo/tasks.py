@@ -3,7 +3,10 @@
 import asyncio
 from collections.abc import Coroutine
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
+
+LAST_TRIES: Final = 3
+LAST_WAIT_S: Final = 1.0
 
 T = TypeVar("T")
 
@@ -28,10 +31,12 @@ class Tasks:
         """Wait for all, and cancel what takes longer."""
         if self._running:
             await asyncio.wait(self._running, timeout=patience.total_seconds())
-        while self._running:  # what is cancelled may leave something behind
+        for _ in range(LAST_TRIES):  # what is cancelled may leave something behind
+            if not self._running:
+                return
             for task in self._running:
                 task.cancel()
-            await asyncio.wait(self._running)
+            await asyncio.wait(self._running, timeout=LAST_WAIT_S)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
