@@ -151,10 +151,11 @@ async def test_a_fork_of_what_is_left_has_the_whole_conversation_and_its_ends(wo
     await harness.send_message_to_session(world.stubs, fork, f"the last of {fork}")
     assert len(said(world.heard(f"the last of {fork}")[-1])) == 8
     await check(world.mongo_uri, world.database)
-    with refused("CURSOR_EXPIRED"):
+    with refused("CURSOR_EXPIRED") as refusal:
         await world.stubs.sessions.ForkSession(
             session_pb2.ForkSessionRequest(session_id=session, request_id=harness.new_request_id(), sequence=last - 1)
         )
+    check_cursors(refusal.problem, last)
 
 
 async def test_a_completed_turn_is_not_retried_after_a_restoration_to_the_end_of_what_is_gone(world: World) -> None:
@@ -172,7 +173,7 @@ async def test_a_completed_turn_is_not_retried_after_a_restoration_to_the_end_of
 
 
 async def test_only_checkpoints_that_can_be_restored_are_listed(world: World) -> None:
-    session, _ = await trimmed(world)
+    session, last = await trimmed(world)
     request = session_pb2.ListCheckpointsRequest(session_id=session)
     assert not (await world.stubs.sessions.ListCheckpoints(request)).checkpoints
     await harness.send_message_to_session(world.stubs, session, "one more")
@@ -181,10 +182,14 @@ async def test_only_checkpoints_that_can_be_restored_are_listed(world: World) ->
         session_pb2.CHECKPOINT_KIND_EXECUTION_START,
         session_pb2.CHECKPOINT_KIND_EXECUTION_COMPLETE,
     ]
-    with refused("CURSOR_EXPIRED"):
-        await world.stubs.sessions.RestoreCheckpoint(
-            session_pb2.RestoreCheckpointRequest(session_id=session, checkpoint_id="approval_pending-2")
-        )
+    for place in ({"checkpoint_id": "approval_pending-2"}, {"sequence": last - 1}):
+        with refused("CURSOR_EXPIRED") as refusal:
+            await world.stubs.sessions.RestoreCheckpoint(
+                session_pb2.RestoreCheckpointRequest(session_id=session, **place)
+            )
+        assert refusal.problem.metadata["oldest_sequence"] == str(last + 1)
+        assert refusal.problem.detail.cursor == refusal.problem.metadata["oldest_cursor"]
+        assert refusal.problem.metadata["head_cursor"]
 
 
 async def test_an_old_cancellation_can_be_repeated(world: World) -> None:

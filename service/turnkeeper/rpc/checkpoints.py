@@ -1,16 +1,22 @@
 """The verbs of SessionService about places in a log: decode, one verb, encode."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from turnkeeper.domain.checkpoint import event_named
 from turnkeeper.domain.cursor import Place
 from turnkeeper.engine.checkpoints import At, Checkpoints
+from turnkeeper.engine.feed import Key
 from turnkeeper.engine.forks import Forks, WantedFork
 from turnkeeper.engine.sessions import Sessions
+from turnkeeper.errors import CursorExpired
 from turnkeeper.pb.v1 import session_pb2
 from turnkeeper.rpc import codec, cursor, rules
 from turnkeeper.rpc.caller import NOBODY
 from turnkeeper.rpc.fingerprint import fingerprint
 from turnkeeper.rpc.interceptor import Context
 from turnkeeper.rpc.pages import Pages
+from turnkeeper.rpc.resuming import with_cursor
 from turnkeeper.rpc.views import session_view
 from turnkeeper.store.step import RequestKey
 
@@ -58,7 +64,8 @@ class CheckpointVerbs:
             new_session_id=request.new_session_id,
             at=_at(request),
         )
-        session, head = await self._forks.fork(wanted)
+        with _telling_cursors((caller.tenant, request.session_id)):
+            session, head = await self._forks.fork(wanted)
         return session_pb2.ForkSessionResponse(
             session=session_view(session, head),
             sequence=1,
@@ -71,13 +78,23 @@ class CheckpointVerbs:
         caller = NOBODY
         if request.WhichOneof("at") is None:
             rules.refuse({"sequence": "or checkpoint_id is required"})
-        sequence = await self._checkpoints.restore(caller.tenant, request.session_id, _at(request))
+        with _telling_cursors((caller.tenant, request.session_id)):
+            sequence = await self._checkpoints.restore(caller.tenant, request.session_id, _at(request))
         session, head = await self._sessions.get(caller.tenant, request.session_id)
         return session_pb2.RestoreCheckpointResponse(
             session=session_view(session, head),
             sequence=sequence,
             cursor=cursor.encode(Place(sequence=sequence - 1), tenant=caller.tenant, session_id=session.id),
         )
+
+
+@contextmanager
+def _telling_cursors(key: Key) -> Iterator[None]:
+    """A place that was trimmed is refused as it is to a stream."""
+    try:
+        yield
+    except CursorExpired as expired:
+        raise with_cursor(expired, key) from None
 
 
 def _at(request: session_pb2.RestoreCheckpointRequest | session_pb2.ForkSessionRequest) -> At:

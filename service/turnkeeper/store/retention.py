@@ -15,7 +15,8 @@ class Retention(Protocol):
         An event is trimmed once it was stored more than `keep` ago by the database's clock, with all before it, unless
         it or one before it belongs to a turn that has not ended. First `compacted_to` is stored, on a majority; only
         then are the events up to it deleted, but for the kinds in COPIED, which a conversation is made of: models,
-        ListMessages, restorations and forks need them.
+        ListMessages, restorations and forks need them. Of a deleted session nothing is trimmed. A call that was
+        stopped, and goes on when the id is a new session's, changes nothing of that one.
         """
         ...
 

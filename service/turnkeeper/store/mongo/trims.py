@@ -3,11 +3,17 @@
 An event's age is that of its `_id`: the database made it as the event was stored, by its own clock, to the second. (The
 event's `at` is a replica's clock, for people.) Each head is changed only as it was read, and put at the end of the line
 by `trim_at`; `trimmed_to` says up to where the deletion has come, so that whoever comes next goes on there.
+
+Whoever was stopped in the middle may wake when the session is gone and its id is a new one's. That one was made after
+the old head was read, so nothing that was stored since then is deleted. Deleted sessions are left to the purge, so its
+whole delay lies between the two.
 """
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
+
+from bson import ObjectId
 
 from turnkeeper.domain.fork import COPIED
 from turnkeeper.faults import fault
@@ -30,6 +36,8 @@ class _Log:
     last_seq: int
     open_turns: tuple[str, ...]
     is_forking: bool
+    trim_at: datetime | None
+    deleted_at: datetime | None
     now: datetime
 
     @classmethod
@@ -42,13 +50,21 @@ class _Log:
             last_seq=head["last_seq"],
             open_turns=tuple(filter(None, turns)),
             is_forking="forking" in head,
+            trim_at=head.get("trim_at"),
+            deleted_at=head.get("deleted_at"),
             now=head["now"],
         )
 
     @property
     def as_read(self) -> Document:
-        """The filter: nobody else went on with it, and it is no new session of the same id."""
-        return {**keys.where(self.key), "last_seq": {"$gte": self.last_seq}, "compacted_to": self.compacted_to}
+        """The filter: nobody else went on with it, nor is it a new session of the same id: the times differ."""
+        return {
+            **keys.where(self.key),
+            "last_seq": {"$gte": self.last_seq},
+            "compacted_to": self.compacted_to,
+            "trim_at": self.trim_at,
+            "deleted_at": self.deleted_at,
+        }
 
 
 class Trims:
@@ -70,7 +86,10 @@ class Trims:
         return gone
 
     async def _trim(self, log: _Log, *, keep: timedelta, pause: timedelta) -> int:
-        through = 0 if log.is_forking else await self._oldest_to_keep(log, before=log.now - keep) - 1
+        if log.is_forking or log.deleted_at is not None:
+            await self._connection.heads.update_one(log.as_read, [{"$set": {"trim_at": later(pause)}}])
+            return 0
+        through = await self._oldest_to_keep(log, before=log.now - keep) - 1
         if through > log.compacted_to:
             moved = await self._connection.heads.update_one(log.as_read, {"$set": {"compacted_to": through}})
             if not moved.matched_count:
@@ -91,7 +110,7 @@ class Trims:
         found = self._connection.events.find(match, {"seq": 1}).sort("seq").limit(LOOK)
         oldest = log.compacted_to + 1
         async for event in found:
-            if event["seq"] != oldest or event["_id"].generation_time >= before:
+            if event["seq"] != oldest or event["_id"] >= _first_id(before):
                 break
             oldest += 1
         return oldest
@@ -104,15 +123,21 @@ class Trims:
         return min((int(turn["first_sequence"]) for turn in turns), default=0)
 
     async def _delete_up_to(self, log: _Log) -> int:
-        """By their own ids: whatever became of the session meanwhile, no other event goes."""
+        """Of what was stored before the head was read: whatever became of the session since, none of a new one goes."""
         match = {
             **log.key,
             "seq": {"$gt": log.trimmed_to, "$lte": log.compacted_to},
             "kind": {"$nin": sorted(COPIED)},
         }
         gone = 0
-        ids = [each["_id"] async for each in self._connection.events.find(match, {"_id": 1})]
+        found = self._connection.events.find(match, {"_id": 1})
+        ids = [each["_id"] async for each in found if each["_id"] < _first_id(log.now)]
         for start in range(0, len(ids), DELETED_AT_ONCE):
             some = {"_id": {"$in": ids[start : start + DELETED_AT_ONCE]}, "tenant": log.key["tenant"]}
             gone += (await self._connection.events.delete_many(some)).deleted_count
         return gone
+
+
+def _first_id(at: datetime) -> ObjectId:
+    """The database gives no lower id in the second of that time, or later."""
+    return ObjectId.from_datetime(at)
