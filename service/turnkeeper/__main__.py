@@ -15,6 +15,7 @@ from turnkeeper.errors import SessionError
 from turnkeeper.model import command as scripted
 from turnkeeper.model.local import LocalModel, LocalModelError
 from turnkeeper.rpc.server import PortTaken
+from turnkeeper.signals import signals
 from turnkeeper.store.embedded import EmbeddedDatabaseError
 from turnkeeper.store.mongo.indexes import UnfitDatabase
 from turnkeeper.telemetry import logs
@@ -96,7 +97,7 @@ async def _serve(args: argparse.Namespace) -> int:
         logging.getLogger("turnkeeper").warning("armed to die, by %s: %s", faults.VARIABLE, ", ".join(armed))
     try:
         async with app.serving(chosen, os.environ) as running:
-            with app.signals() as asked:
+            with signals() as asked:
                 print(f"turnkeeper: serving on {running.address}", flush=True)
                 await asked.wait()
     except CANNOT_START as error:
@@ -117,7 +118,7 @@ def _leave() -> NoReturn:
 async def _local_model(_args: argparse.Namespace) -> int:
     try:
         async with LocalModel() as url:
-            with app.signals() as asked:
+            with signals() as asked:
                 print(f"local model: {url}", flush=True)
                 await asked.wait()
     except LocalModelError as error:

@@ -7,9 +7,8 @@ import logging
 import os
 import random
 import secrets
-import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -384,24 +383,3 @@ def _now() -> datetime:
     """Whole milliseconds, as the database keeps them: what is answered at first is what is read ever after."""
     now = datetime.now(UTC)
     return now.replace(microsecond=now.microsecond // 1000 * 1000)
-
-
-@contextlib.contextmanager
-def signals() -> Iterator[asyncio.Event]:
-    """Set by SIGTERM and SIGINT from here on. After the block, the next one ends the process at once."""
-    loop = asyncio.get_running_loop()
-    asked = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked.set)
-    try:
-        yield asked
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_DFL)
-
-
-async def until_signalled() -> None:
-    """Until SIGTERM or SIGINT. A second one ends the process at once."""
-    with signals() as asked:
-        await asked.wait()

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from tests.demo import agents, paste, ports
 from tests.demo.program import announced, end_process, ends_with_us, environment, has_own_model, tail
-from turnkeeper import app
 from turnkeeper.model.script_file import load_script
 from turnkeeper.model.scripted import ScriptedModel
+from turnkeeper.signals import until_signalled
 from turnkeeper_client import Client
 from turnkeeper_client.errors import TurnkeeperError
 from turnkeeper_client.pb.v1.approval_pb2 import APPROVAL_STATE_PENDING
@@ -36,7 +36,7 @@ async def run(port: int, data: Path) -> int:
         print(paste.page(address, data, own_model=has_own_model()), flush=True)
         async with asyncio.TaskGroup() as group:
             looking = group.create_task(_show_approvals(client, address))
-            stopped = group.create_task(app.until_signalled())
+            stopped = group.create_task(until_signalled())
             ended = group.create_task(server.wait())
             await asyncio.wait((stopped, ended), return_when=asyncio.FIRST_COMPLETED)
             for task in (looking, stopped, ended):

@@ -246,7 +246,7 @@ class TestClientTools:
                 return bool((await head_of(world, session))["fence"] > head["fence"])
 
             async with asyncio.timeout(10):
-                while not await claimed():  # noqa: ASYNC110
+                while not await claimed():  # noqa: ASYNC110 - the database does not tell
                     await asyncio.sleep(0.02)
             await world.stubs.chat.CancelTurn(chat_pb2.CancelTurnRequest(session_id=session, turn_id=turn.turn_id))
             await calls.update_one({"id": call, "session_id": session}, {"$set": {"started": True}})

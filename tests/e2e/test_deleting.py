@@ -9,6 +9,7 @@ from typing import Any
 import bson
 import grpc
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 from grpc import aio
 from pymongo import AsyncMongoClient
 
@@ -90,6 +91,20 @@ CALLS: dict[str, Call] = {
     "list checkpoints": lambda stubs, session, _: stubs.sessions.ListCheckpoints(
         session_pb2.ListCheckpointsRequest(session_id=session)
     ),
+    "fork": lambda stubs, session, _: stubs.sessions.ForkSession(
+        session_pb2.ForkSessionRequest(session_id=session, request_id="fork")
+    ),
+    "restore": lambda stubs, session, _: stubs.sessions.RestoreCheckpoint(
+        session_pb2.RestoreCheckpointRequest(session_id=session, sequence=1)
+    ),
+    "update": lambda stubs, session, _: stubs.sessions.UpdateSession(
+        session_pb2.UpdateSessionRequest(
+            session=session_pb2.Session(session_id=session, title="x"), update_mask=FieldMask(paths=["title"])
+        )
+    ),
+    "submit": lambda stubs, session, _: stubs.chat.SubmitToolResult(
+        chat_pb2.SubmitToolResultRequest(session_id=session, tool_call_id="call", result_json="1")
+    ),
     "send": lambda stubs, session, _: harness.send_message_to_session(stubs, session, "hello"),
     "repeat": _repeat,
     "stream again": _stream,
@@ -136,6 +151,9 @@ async def test_a_deleted_session_is_answered_exactly_as_one_that_never_was(world
     assert session not in [each.session_id for each in listed.sessions]
     with refused("SESSION_ALREADY_EXISTS"):
         await harness.create_test_session(world.stubs, agent="asker", session_id=session)
+    with refused("SESSION_ALREADY_EXISTS"):
+        create = chat_pb2.CreateSessionParams(agent="asker")
+        await harness.send_message_to_session(world.stubs, session, "hello", create_session=create)
 
 
 async def test_undelete_shows_it_again_with_its_turns_cancelled(world: World) -> None:

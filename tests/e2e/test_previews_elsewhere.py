@@ -219,7 +219,7 @@ async def _stalled(world: World, words: str) -> tuple[str, chat_pb2.Turn]:
         await until(lambda: _only_text(reader) == STORY)
     async with AsyncMongoClient[dict[str, str]](world.mongo_uri) as client, asyncio.timeout(10):
         partials = client[world.database]["partials"]
-        while "".join([each["text"] async for each in partials.find({"session_id": session}).sort("offset")]) != STORY:  # noqa: ASYNC110
+        while "".join([each["text"] async for each in partials.find({"session_id": session}).sort("offset")]) != STORY:  # noqa: ASYNC110 - the database does not tell
             await asyncio.sleep(0.02)
     return session, turn
 

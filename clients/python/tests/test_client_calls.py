@@ -119,6 +119,25 @@ async def test_a_closed_client_says_so() -> None:
         await client.session("s1").get()
 
 
+async def test_a_session_is_forked_and_taken_back_at_a_checkpoint_at_an_event_or_at_its_end() -> None:
+    async with stage() as on:
+        place = session_pb2.Checkpoint(checkpoint_id="tool_call-7", sequence=7)
+        forked = session_pb2.ForkSessionResponse(session=session_pb2.Session(session_id="s2"))
+        restored = session_pb2.RestoreCheckpointResponse(session=SESSION)
+        on.script.answers += [session_pb2.ListCheckpointsResponse(checkpoints=[place]), *[forked] * 3, *[restored] * 2]
+        session = on.client.session("s1")
+        assert [each async for each in session.checkpoints()] == [place]
+        for at in ("tool_call-7", 7, None):
+            assert (await session.fork(at, new_session_id="s2")).id == "s2"
+        for at in ("tool_call-7", 7):
+            assert await session.restore(at) == SESSION
+        _, *forks, by_name, by_number = on.script.requests
+        assert [each.WhichOneof("at") for each in forks] == ["checkpoint_id", "sequence", None]
+        assert len({each.request_id for each in forks}) == 3
+        assert {each.new_session_id for each in forks} == {"s2"}
+        assert (by_name.checkpoint_id, by_number.sequence) == ("tool_call-7", 7)
+
+
 async def test_closing_the_client_ends_a_call_with_an_error() -> None:
     async with stage() as on:
         on.script.answers += [STAY]

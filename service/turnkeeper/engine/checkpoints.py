@@ -83,7 +83,7 @@ class Checkpoints:
                 stored = await self._journal.append(
                     tenant,
                     session_id,
-                    lambda draft: _restore(draft, place, unfinished=unfinished, read_at=head.last_seq),  # noqa: B023
+                    lambda draft: _restore(draft, place, unfinished=unfinished, read_at=head.last_seq),  # noqa: B023 - this round
                 )
             except _LogGrew:
                 continue

@@ -121,7 +121,7 @@ class Sessions:
                 stored = await self._journal.append(
                     tenant,
                     session_id,
-                    lambda draft: decide(draft, known),  # noqa: B023
+                    lambda draft: decide(draft, known),  # noqa: B023 - awaited in this round
                     deleted=deleted,
                 )
             except _QueueMoved:

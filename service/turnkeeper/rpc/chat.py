@@ -210,8 +210,8 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         try:
             session, _ = await self._sessions.create(new_session(create, caller, family=FAMILY))
         except SessionAlreadyExists:
-            if not request.session_id:
-                raise
+            if not request.session_id or await self._store.session(caller.tenant, request.session_id) is None:
+                raise  # it is deleted
             return request.session_id  # another call made it in between
         return session.id
 
