@@ -6,6 +6,9 @@ from collections.abc import AsyncIterator
 from tests.builders import Place, an_event
 from tests.contracts.stores import LONG, SHORT, TextCodec, a_step, begin, committed, head_of, run_turn, until
 from tests.integration.mongo.conftest import Client
+from turnkeeper.store.mongo.client import Connection
+from turnkeeper.store.mongo.documents import SCHEMA
+from turnkeeper.store.mongo.orphans import Orphans
 from turnkeeper.store.mongo.store import MongoStore
 
 
@@ -24,7 +27,7 @@ async def _orphan(client: Client, database: str, place: Place, *, of: str) -> As
     """An open transaction on the session's head, as a server of this name would leave it behind."""
     async with client.start_session() as session:
         name = bytes(session.session_id["id"])
-        await client[database].replicas.update_one({"_id": of}, {"$set": {"sessions": [name]}}, upsert=True)
+        await client[database].replicas.update_one({"_id": of}, {"$push": {"sessions": name}}, upsert=True)
         await session.start_transaction()
         changed = await client[database].heads.update_one(
             {"session_id": place.session_id}, {"$inc": {"revision": 1}}, session=session
@@ -84,6 +87,42 @@ async def test_a_replica_that_comes_again_under_its_name_ends_what_it_left(
             _store(mongo_uri, database_name, "pod-0") as store,
         ):
             await committed(store.commit(a_step(await head_of(store, place), an_event("free again"))))
+
+
+async def test_a_replica_that_leaves_ends_what_it_could_not_finish(
+    mongo_uri: str, database_name: str, client: Client
+) -> None:
+    async with _store(mongo_uri, database_name, "other") as other, contextlib.AsyncExitStack() as stack:
+        place = await begin(other)
+        async with _store(mongo_uri, database_name, "leaving") as store:
+            await committed(store.commit(a_step(await head_of(store, place), an_event("before"))))
+            await stack.enter_async_context(_orphan(client, database_name, place, of="leaving"))
+        assert await client[database_name].replicas.find_one({"_id": "leaving"}) is None
+        await committed(other.commit(a_step(await head_of(other, place), an_event("free again"))))
+
+
+async def test_a_session_that_the_database_forgot_is_announced_again(
+    mongo_uri: str, database_name: str, client: Client
+) -> None:
+    connection = Connection(mongo_uri, database=database_name, operation=LONG, schema=SCHEMA)
+    orphans = Orphans(connection, replica="busy", most_sessions=4)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(connection.close)
+        sessions = [await stack.enter_async_context(connection.session()) for _ in range(5)]
+        names = [bytes(session.delegate.session_id["id"]) for session in sessions]
+        for session in sessions:
+            await orphans.announce(session)
+        assert await _announced(client, database_name, of="busy") == names[1:]
+        await orphans.announce(sessions[4])
+        assert await _announced(client, database_name, of="busy") == names[1:], "it is known already"
+        await orphans.announce(sessions[0])
+        assert await _announced(client, database_name, of="busy") == [*names[2:], names[0]]
+
+
+async def _announced(client: Client, database: str, *, of: str) -> list[bytes]:
+    found = await client[database].replicas.find_one({"_id": of})
+    assert found is not None
+    return list(found["sessions"])
 
 
 async def test_what_is_announced_is_little_and_goes_with_the_replica(

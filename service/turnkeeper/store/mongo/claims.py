@@ -20,6 +20,7 @@ from turnkeeper.store.mongo.heads import (
     reached,
     within,
 )
+from turnkeeper.store.mongo.indexes import DUE
 from turnkeeper.store.step import Cancel, Claim
 
 OLDEST: Final = 32
@@ -52,7 +53,7 @@ class Claims:
             "wake_at": None,
         }
         with database_errors():
-            candidates = await self._connection.heads.aggregate(due).to_list(OLDEST)
+            candidates = await self._connection.heads.aggregate(due, hint=DUE).to_list(OLDEST)
             random.shuffle(candidates)
             for head in candidates:
                 if await change_as_read(self._connection.heads, head, taken):

@@ -13,10 +13,14 @@ from turnkeeper.store.mongo.client import MAJORITY, Connection
 LONGEST_TRANSACTION_S: Final = 15
 """What a killed replica's open transaction wrote stays locked this long at most."""
 
+DUE: Final = "due"
+"""The index of the heads that have a wake-up, in the order of those."""
+
 REPLICAS_KEPT_S: Final = 7 * 24 * 3600
 """Since a replica last used a server session that it had not used before."""
 
 _PENDING: Final = {"state": "PENDING"}
+_ANY_TIME: Final = {"$gt": datetime.fromtimestamp(0, UTC)}
 
 INDEXES: Final[Mapping[str, tuple[IndexModel, ...]]] = {
     "sessions": (
@@ -28,11 +32,17 @@ INDEXES: Final[Mapping[str, tuple[IndexModel, ...]]] = {
         IndexModel([("tenant", ASCENDING), ("labels", ASCENDING)], name="labels"),
     ),
     "heads": (
-        # Three questions, one index: which leases lapsed, which turns are due, which wait for nothing.
+        # Two questions, one index: which leases lapsed, which turns wait for nothing.
         IndexModel(
             [("lease_until", ASCENDING), ("wake_at", ASCENDING), ("_id", ASCENDING)],
             name="lease",
             partialFilterExpression={"active_turn": {"$gt": ""}},
+        ),
+        # Which turns are due: what nobody, or none of this version, may claim stands apart.
+        IndexModel(
+            [(name, ASCENDING) for name in ("suspended", "needs", "log_needs", "wake_at")],
+            name=DUE,
+            partialFilterExpression={"active_turn": {"$gt": ""}, "wake_at": _ANY_TIME},
         ),
         # A queue with nobody at its front: there should be none.
         IndexModel(
@@ -45,7 +55,7 @@ INDEXES: Final[Mapping[str, tuple[IndexModel, ...]]] = {
         IndexModel(
             [("deleted_at", ASCENDING)],
             name="deleted",
-            partialFilterExpression={"deleted_at": {"$gt": datetime.fromtimestamp(0, UTC)}},
+            partialFilterExpression={"deleted_at": _ANY_TIME},
         ),
     ),
     "events": (

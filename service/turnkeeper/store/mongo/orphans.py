@@ -25,11 +25,13 @@ MOST_SESSIONS: Final = 1024
 class Orphans:
     """The server sessions of this replica, and the end of others'."""
 
-    def __init__(self, connection: Connection, *, replica: str) -> None:
+    def __init__(self, connection: Connection, *, replica: str, most_sessions: int = MOST_SESSIONS) -> None:
         """`replica` is the owner that this one's leases name; without a name nothing is announced."""
         self._connection = connection
         self._replica = replica
-        self._announced: set[bytes] = set()
+        self._most_sessions = most_sessions
+        self._announced: dict[bytes, None] = {}
+        """The newest, in the order of their announcement."""
 
     async def announce(self, session: ClientSession) -> None:
         """Before the first transaction of a server session. Not being heard is no reason not to write."""
@@ -40,13 +42,22 @@ class Orphans:
             await self._connection.replicas.update_one(
                 {"_id": self._replica},
                 {
-                    "$push": {"sessions": {"$each": [name], "$slice": -MOST_SESSIONS}},
+                    "$push": {"sessions": {"$each": [name], "$slice": -self._most_sessions}},
                     "$currentDate": {"at": True},
                     "$setOnInsert": {"tenant": "", "schema": SCHEMA},
                 },
                 upsert=True,
             )
-            self._announced.add(name)
+            self._remember(name)
+
+    def _remember(self, name: bytes) -> None:
+        """What is forgotten here is announced again: in time, as the database keeps twice as many.
+
+        (It may have some of them twice, or in another order, when an answer got lost or two were announced at once.)
+        """
+        self._announced[name] = None
+        if len(self._announced) > self._most_sessions // 2:
+            del self._announced[next(iter(self._announced))]
 
     async def beat(self, *, silent_after: timedelta) -> None:
         """This replica lives, by the database's clock."""
@@ -86,13 +97,15 @@ class Orphans:
 
     async def enter(self) -> None:
         """Whoever had this replica's name before is gone."""
-        if self._replica:
-            await self._kill({self._replica})
-            await self._connection.replicas.delete_one({"_id": self._replica})
+        await self._forget_own()
 
     async def leave(self) -> None:
-        """This replica writes nothing more."""
-        if self._announced:
+        """This replica writes nothing more: whatever it could not end does not stay open."""
+        await self._forget_own()
+
+    async def _forget_own(self) -> None:
+        if self._replica:
+            await self._kill({self._replica})
             await self._connection.replicas.delete_one({"_id": self._replica})
 
     async def _kill(self, names: set[str]) -> None:

@@ -31,7 +31,7 @@ class Purges:
 
     async def purge(self, *, after: timedelta, limit: int) -> int:
         milliseconds = round(after / timedelta(milliseconds=1))
-        over = {"$lte": [{"$add": ["$deleted_at", milliseconds]}, NOW]}
+        over = {"$lte": ["$deleted_at", {"$subtract": [NOW, milliseconds]}]}  # this way round an index bounds it
         due: Document = {"deleted_at": ANY_TIME, "$expr": over}
         with database_errors():
             found = (

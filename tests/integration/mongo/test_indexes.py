@@ -1,0 +1,90 @@
+"""The questions that are asked all the time look at what they return, whatever else there is."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests.builders import a_place, a_session
+from tests.contracts.stores import LONG, begin, make_due
+from tests.integration.mongo.commands import Command, Recorder, name_of
+from tests.integration.mongo.conftest import Client
+from turnkeeper.store.mongo import heads
+from turnkeeper.store.mongo.documents import SCHEMA
+from turnkeeper.store.mongo.store import MongoStore
+
+MANY = 300
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+FAR = datetime(2100, 1, 1, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+
+async def _put_heads(client: Client, database: str, **fields: Any) -> None:
+    documents = [heads.new(a_session(a_place())) | fields for _ in range(MANY)]
+    await client[database].heads.insert_many(documents)
+
+
+async def _looked_at(client: Client, database: str, asked: Command) -> tuple[int, int]:
+    """How many documents, and how many places in an index, the database looks at for this."""
+    fields = ("aggregate", "pipeline", "cursor", "hint", "find", "filter", "projection", "sort", "limit")
+    again = {name: asked[name] for name in asked if name in fields}
+    told = await client[database].command({"explain": again, "verbosity": "executionStats"})
+    stats = told["executionStats"] if "executionStats" in told else told["stages"][0]["$cursor"]["executionStats"]
+    return stats["totalDocsExamined"], stats["totalKeysExamined"]
+
+
+def _first(commands: list[Command], name: str) -> Command:
+    return next(command for command in commands if name_of(command) == name)
+
+
+@pytest.mark.parametrize(
+    "unclaimable",
+    [
+        {"suspended": True},
+        {"needs": SCHEMA + 1},
+        {"log_needs": SCHEMA + 1},
+        {"wake_at": FAR},
+        {"wake_at": None},
+        {"wake_at": None, "lease_until": FAR},
+    ],
+    ids=" ".join,
+)
+async def test_a_claim_walks_over_no_head_that_it_cannot_have(
+    store: MongoStore, client: Client, database_name: str, recorder: Recorder, unclaimable: Mapping[str, Any]
+) -> None:
+    await _put_heads(client, database_name, **{"active_turn": "turn", "wake_at": LONG_AGO, **unclaimable})
+    place = await begin(store)
+    await make_due(store, place)
+    with recorder.recording() as commands:
+        found = await store.claim("one", lease=LONG)
+        assert await store.claim("one", lease=LONG) is None
+    assert found is not None
+    assert found.session_id == place.session_id
+    documents, places = await _looked_at(client, database_name, _first(commands, "aggregate"))
+    assert documents <= 1
+    assert places < MANY / 10
+
+
+async def test_a_head_of_an_older_version_is_claimed_in_its_turn(
+    store: MongoStore, client: Client, database_name: str
+) -> None:
+    place = await begin(store)
+    await make_due(store, place)
+    later_fields = dict.fromkeys(("suspended", "needs", "log_needs"), "")
+    await client[database_name].heads.update_one({"session_id": place.session_id}, {"$unset": later_fields})
+    found = await store.claim("one", lease=LONG)
+    assert found is not None
+    assert found.session_id == place.session_id
+
+
+async def test_a_purge_looks_at_no_session_whose_time_has_not_come(
+    store: MongoStore, client: Client, database_name: str, recorder: Recorder
+) -> None:
+    await _put_heads(client, database_name, deleted_at=datetime.now(UTC))
+    with recorder.recording() as commands:
+        assert await store.purge(after=DAY, limit=10) == 0
+    assert await _looked_at(client, database_name, _first(commands, "find")) == (0, 0)
+    await client[database_name].heads.update_many({}, {"$set": {"deleted_at": LONG_AGO}})
+    documents, _ = await _looked_at(client, database_name, _first(commands, "find"))
+    assert documents == 10
