@@ -235,6 +235,8 @@ def _tool_returned(folded: Folded, event: Event) -> None:
         event_pb2.TOOL_OUTCOME_OK if call.done else event_pb2.TOOL_OUTCOME_UNKNOWN
     ):
         raise BrokenLog(f"call {returned.tool_call_id} was unknown, and then {returned.outcome} ({event.sequence})")
+    if call.state == "STARTED" and call.irreversible and returned.outcome == event_pb2.TOOL_OUTCOME_CANCELLED:
+        folded.unknown.insert(0, returned.tool_call_id)
     call.state = "RETURNED"
     call.outcome = event_pb2.ToolOutcome.Name(returned.outcome).removeprefix("TOOL_OUTCOME_")
     if call.outcome == "UNKNOWN" and event.sequence <= folded.copied_through:
@@ -306,7 +308,8 @@ def _lose(folded: Folded, call_id: str) -> None:
 def _approval_decided(folded: Folded, event: Event) -> None:
     decided = event.approval_decided
     approval = _close(folded, event, decided.approval_id)
-    if (decided.round, decided.arguments_hash) != (approval.round, approval.arguments_hash):
+    same = approval.kind == "OUTCOME" or decided.arguments_hash == approval.arguments_hash  # a late result changes it
+    if decided.round != approval.round or not same:
         raise BrokenLog(f"approval {decided.approval_id} was decided on something else")
     decision = event_pb2.ApprovalDecision.Name(decided.decision).removeprefix("APPROVAL_DECISION_")
     approval.state, approval.decision = ANSWERS[approval.kind][decision], decision

@@ -7,7 +7,7 @@ import pytest
 
 from tests.builders import Place, a_call, a_place, an_approval, an_event
 from tests.contracts.stores import a_step, begin, committed, head_of, run_turn, snapshot_of
-from turnkeeper.domain.approval import Approval, ApprovalKind, ApprovalState
+from turnkeeper.domain.approval import Approval, ApprovalKind, ApprovalState, hash_with_late_result
 from turnkeeper.domain.tool import Call, CallState, ToolOutcome, ToolResult
 from turnkeeper.store.contract import Store
 from turnkeeper.store.step import ApprovalChange, Stale
@@ -31,7 +31,12 @@ async def a_lost_call(
 
 
 async def keep(store: Store, call: Call, result: ToolResult = OK, **other: Any) -> bool:
-    named: dict[str, Any] = {"attempt": call.attempt, "fence": call.fence, **other}
+    named: dict[str, Any] = {
+        "attempt": call.attempt,
+        "fence": call.fence,
+        "arguments_hash": call.arguments_hash,
+        **other,
+    }
     return await store.keep_late_result(call.tenant, call.session_id, call.id, result=result, **named)
 
 
@@ -49,7 +54,8 @@ async def test_it_is_on_the_ledger_and_on_the_question_and_not_in_the_log(store:
     assert (kept.late_attempt, kept.late_outcome, kept.late_result_json) == (3, OK.outcome, OK.result_json)
     assert kept == replace(call, late_attempt=3, late_outcome=OK.outcome, late_result_json=OK.result_json)
     shown = await store.approval(place.tenant, asked.id)
-    assert shown == replace(asked, late_result_json=OK.result_json)
+    read = hash_with_late_result(call.arguments_hash, OK.result_json)
+    assert shown == replace(asked, late_result_json=OK.result_json, arguments_hash=read)
     assert (await head_of(store, place)).last_seq == before.last_seq
 
 
@@ -107,10 +113,11 @@ async def test_what_was_decided_without_knowing_it_is_stale(store: Store) -> Non
     step = a_step(head, an_event(), calls=(returned,), approvals=(change,))
     assert await keep(store, call)
     assert await store.commit(step) == Stale()
-    again = a_step(
-        head, an_event(), calls=((await ledger(store, call)).returned(ToolOutcome.UNKNOWN),), approvals=(change,)
-    )
-    await committed(store.commit(again))
+    now = (await ledger(store, call)).returned(ToolOutcome.UNKNOWN)
+    assert await store.commit(a_step(head, an_event(), calls=(now,), approvals=(change,))) == Stale()
+    read = replace(change.approval, arguments_hash=hash_with_late_result(call.arguments_hash, OK.result_json))
+    known = ApprovalChange(approval=read, lapsed=None)
+    await committed(store.commit(a_step(head, an_event(), calls=(now,), approvals=(known,))))
 
 
 async def test_i13_another_tenants_call_is_not_touched(store: Store) -> None:

@@ -18,6 +18,7 @@ from tests.e2e.lost_servers import approval_of, question, returned
 from tests.e2e.processes_of_ours import doomed as doomed_server
 from tests.e2e.processes_of_ours import freeze, thaw
 from tests.e2e.world import World
+from tests.problems import refused
 from turnkeeper.pb.v1 import approval_pb2, chat_pb2, event_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -79,6 +80,8 @@ class TestI5LateResults:
         assert (call["state"], call["late_outcome"], call["late_result_json"]) == ("UNKNOWN", "OK", '"shown is done"')
         shown = await approval_of(world, asked.approval_id)
         assert shown.late_result_json == '"shown is done"'
+        with refused("ARGUMENTS_HASH_MISMATCH"):  # who has not read what came must not start it again
+            await harness.answer(world.stubs, asked, event_pb2.APPROVAL_DECISION_RETRY)
         assert harness.kinds(await harness.all_events(world.stubs, turn.session_id)) == before
         await check(world.mongo_uri, world.database)
         await harness.answer(

@@ -1,5 +1,6 @@
 """An approval: a question about one tool call, which leaves PENDING once."""
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -64,6 +65,11 @@ class Answer:
     reason: str = ""
     result_json: str = ""
     edited_arguments_json: str = ""
+
+
+def hash_with_late_result(arguments_hash: str, result_json: str) -> str:
+    """What a decision must name once a lost tool's result came after all: who has not read it is refused."""
+    return hashlib.sha256(f"{arguments_hash} {result_json}".encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

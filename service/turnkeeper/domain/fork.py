@@ -188,7 +188,8 @@ class Copy:
     def _returned(self, returned: ToolReturned) -> None:
         call = self.calls[returned.tool_call_id]
         self.calls[call.id] = replace(call, state=CallState.RETURNED, outcome=returned.outcome)
-        if returned.outcome is ToolOutcome.UNKNOWN:
+        cut = call.state is CallState.STARTED and returned.outcome is ToolOutcome.CANCELLED
+        if returned.outcome is ToolOutcome.UNKNOWN or (cut and not call.tool_class.may_start_again):
             self.session = self.session.with_unknown(call.tool, call.id)
 
     def _end(self, turn: Turn, payload: TurnCompleted | TurnFailed | TurnCancelled, *, at: datetime) -> None:

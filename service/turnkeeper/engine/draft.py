@@ -313,6 +313,8 @@ class Draft:
         for call in self.calls:
             if call.turn_id == turn.id and call.state is not CallState.RETURNED:
                 lost = call.state is CallState.UNKNOWN
+                if call.state is CallState.STARTED and not call.tool_class.may_start_again:
+                    self.session = self.session.with_unknown(call.tool, call.id)
                 self.close_call_as(call, ToolOutcome.UNKNOWN if lost else ToolOutcome.CANCELLED)
 
     def _current(self, turn: Turn) -> Turn:

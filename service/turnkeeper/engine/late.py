@@ -51,6 +51,7 @@ async def see_off(left: Left, *, store: Store, journal: Journal) -> None:
                 call.id,
                 attempt=call.attempt,
                 fence=call.fence,
+                arguments_hash=call.arguments_hash,
                 result=finished.result,
             )
         except ServiceUnavailable:

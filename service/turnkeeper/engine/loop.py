@@ -359,8 +359,12 @@ class TurnRun:
             draft = self._draft()
             decisions.hand_over(draft, cut=cut)
             self._handed_over = await self._commit(draft) is not None
-            if not self._handed_over:
-                await self._read_again()
+            if self._handed_over:
+                return
+            await self._read_again()
+            if self._snapshot.head.cancel.turn_id == self.turn.id:
+                await self._append(lambda _: None)
+                return
 
 
 async def _stop(task: asyncio.Task[ModelAnswer]) -> None:

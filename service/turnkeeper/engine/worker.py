@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TypeVar
 
 from turnkeeper.codes import ErrorDetail
@@ -25,7 +26,7 @@ from turnkeeper.engine.loop import Parts, TurnRun
 from turnkeeper.engine.memory import Memory
 from turnkeeper.errors import AgentConfigError, ServiceUnavailable
 from turnkeeper.faults import fault
-from turnkeeper.store.step import Claim, Snapshot, StoredEvent
+from turnkeeper.store.step import Claim, Snapshot, Stale, StoredEvent
 from turnkeeper.telemetry import logs
 
 CUT_TIME = 5.0
@@ -261,11 +262,15 @@ class Worker:
                 await asyncio.sleep(0.1 + self._parts.jitter() * 0.4)
 
     async def _fail(self, snapshot: Snapshot, held: HeldLease, error: ErrorDetail) -> None:
-        draft = Draft(snapshot, at=self._parts.journal.now(), new_id=self._parts.journal.new_id)
-        draft.fail_turn(error)
-        draft.go_on_with_queue()
-        step = draft.step(step_id=self._parts.journal.new_id(), fence=held.fence, lease_for=self.lease)
-        await self._persist(held, lambda: self._parts.journal.commit(step))
+        now: Snapshot | None = snapshot
+        while now is not None and now.head.fence == held.fence and now.turn is not None and not now.turn.state.ended:
+            draft = Draft(now, at=self._parts.journal.now(), new_id=self._parts.journal.new_id)
+            draft.fail_turn(error)
+            draft.go_on_with_queue()
+            step = draft.step(step_id=self._parts.journal.new_id(), fence=held.fence, lease_for=self.lease)
+            if not isinstance(await self._persist(held, partial(self._parts.journal.commit, step)), Stale):
+                return
+            now = await self._persist(held, lambda: self._parts.store.snapshot(*held.key, turn_id=held.turn_id))
 
     async def _give_back(self, work: Work) -> None:
         """After a defect: release the lease under its fence. What cannot be released lapses."""

@@ -85,13 +85,22 @@ class Store(Protocol):
         """
         ...
 
-    async def keep_late_result(
-        self, tenant: str, session_id: str, tool_call_id: str, *, attempt: int, fence: int, result: ToolResult
+    async def keep_late_result(  # noqa: PLR0913 - which start of which call, and what it gave
+        self,
+        tenant: str,
+        session_id: str,
+        tool_call_id: str,
+        *,
+        attempt: int,
+        fence: int,
+        arguments_hash: str,
+        result: ToolResult,
     ) -> bool:
         """Write on the ledger what a tool returned after its owner had lost the lease; no event, no number.
 
         True when it is kept: for this start alone, once (the same again is True), while the call has no result of its
-        tool's. A PENDING approval of kind OUTCOME shows it. A step on the call that was decided before is Stale.
+        tool's. A PENDING approval of kind OUTCOME shows it, and has `hash_with_late_result` from there on: a decision
+        of somebody who has not read it is refused. A step on the call that was decided before is Stale.
         """
         ...
 

@@ -101,10 +101,21 @@ def i14_what_was_approved_is_what_ran(history: History) -> Finding:
     return found
 
 
+_ABOUT_OUTCOMES = frozenset(
+    {
+        event_pb2.APPROVAL_DECISION_RETRY,
+        event_pb2.APPROVAL_DECISION_MARK_DONE,
+        event_pb2.APPROVAL_DECISION_GIVE_UP,
+    }
+)
+"""What these name also covers a late result."""
+
+
 def _hashes(events: Sequence[Logged]) -> set[str]:
     """Of all that the log says of the call. The run changes no tool and no policy, so that every round has the same."""
-    asked = [event for event in events if event.kind in ("tool_called", "approval_requested", "approval_decided")]
-    return {getattr(event.event, event.kind).arguments_hash for event in asked}
+    kinds = ("tool_called", "approval_requested", "approval_decided")
+    asked = [getattr(event.event, event.kind) for event in events if event.kind in kinds]
+    return {each.arguments_hash for each in asked if getattr(each, "decision", 0) not in _ABOUT_OUTCOMES}
 
 
 def _by_call(history: History) -> Mapping[str, list[Effect]]:

@@ -67,7 +67,9 @@ async def _keep_late_result(store: MongoStore) -> None:
     assert isinstance(await store.commit(a_step(await head_of(store, PLACE), an_event(), new_calls=(call,))), Committed)
     result = ToolResult(outcome=ToolOutcome.OK, result_json="1")
     for fence in (2, 1):
-        kept = await store.keep_late_result(TENANT, PLACE.session_id, call.id, attempt=1, fence=fence, result=result)
+        kept = await store.keep_late_result(
+            TENANT, PLACE.session_id, call.id, attempt=1, fence=fence, arguments_hash="", result=result
+        )
         assert kept is (fence == 1)
 
 

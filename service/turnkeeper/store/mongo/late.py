@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from turnkeeper.domain.approval import ApprovalKind, ApprovalState
+from turnkeeper.domain.approval import ApprovalKind, ApprovalState, hash_with_late_result
 from turnkeeper.domain.tool import CallState, ToolOutcome, ToolResult
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import ClientSession, Connection, Document, database_errors
@@ -22,8 +22,16 @@ class LateResults:
     _connection: Connection
     _transactions: Transactions
 
-    async def keep_late_result(
-        self, tenant: str, session_id: str, tool_call_id: str, *, attempt: int, fence: int, result: ToolResult
+    async def keep_late_result(  # noqa: PLR0913 - which start of which call, and what it gave
+        self,
+        tenant: str,
+        session_id: str,
+        tool_call_id: str,
+        *,
+        attempt: int,
+        fence: int,
+        arguments_hash: str,
+        result: ToolResult,
     ) -> bool:
         call = keys.where(keys.of_member(tenant, session_id, tool_call_id))
         start: Document = {"attempt": attempt, "fence": fence}
@@ -40,10 +48,15 @@ class LateResults:
             "state": ApprovalState.PENDING.value,
         }
 
+        shown = {
+            "late_result_json": result.result_json,
+            "arguments_hash": hash_with_late_result(arguments_hash, result.result_json),
+        }
+
         async def write(writes: Writes) -> bool:
             once: Document = {**call, **start, "late_attempt": {"$ne": attempt}, "$or": _WITHOUT_RESULT}
             await writes.update("tool_calls", [(once, late)])
-            await writes.update_where("approvals", asked, {"late_result_json": result.result_json})
+            await writes.update_where("approvals", asked, shown)
             return True
 
         async def look(session: ClientSession, obstacle: Obstacle) -> bool | None:
