@@ -1,5 +1,8 @@
 """A server that is killed while a tool runs, and what it leaves: a question."""
 
+import contextlib
+from collections.abc import AsyncIterator
+
 from tests import harness
 from tests.e2e.world import World
 from turnkeeper.pb.v1 import approval_pb2, chat_pb2, event_pb2
@@ -12,13 +15,29 @@ async def killed_while_running(
     async with harness.connect(doomed.address) as stubs:
         session = await harness.create_test_session(stubs, agent=agent)
         turn = await harness.send_message_to_session(stubs, session, message, wait=0, request_id=message)
-        if agent == "asker":
-            await harness.decide(stubs, await harness.wait_for_approval(stubs, session))
-        for label in labels:
-            effects = await world.workshop.started(label)
-            assert [effect.pid for effect in effects] == [doomed.pid]
-    await doomed.kill()
+        async with contextlib.AsyncExitStack() as stack:
+            if agent == "asker":
+                await stack.enter_async_context(busy(world))
+                await harness.decide(stubs, await harness.wait_for_approval(stubs, session))
+            for label in labels:
+                effects = await world.workshop.started(label)
+                assert [effect.pid for effect in effects] == [doomed.pid]
+            await doomed.kill()
     return turn
+
+
+@contextlib.asynccontextmanager
+async def busy(world: World) -> AsyncIterator[None]:
+    """The world's server has no room meanwhile, so that another one claims what is claimable: its `concurrency` is 1,
+    and its script lets it read on `read LABEL`."""
+    label = f"busy-{harness.new_request_id()}"
+    session = await harness.create_test_session(world.stubs, agent="worker")
+    await harness.send_message_to_session(world.stubs, session, f"read {label}", wait=0)
+    await world.workshop.started(label)
+    try:
+        yield
+    finally:
+        world.workshop.release(label)
 
 
 async def question(world: World, turn: chat_pb2.Turn) -> approval_pb2.Approval:

@@ -57,8 +57,13 @@ tool_calls = [
 ]
 
 [[reply]]
+match = '^read (?P<label>\S+)'
+tool_calls = [{ name = "hold_reading", arguments = { label = "{label}" } }]
+
+[[reply]]
 text = "Told: {tool_result}"
 """
+KNOBS = {"concurrency": 1}
 
 
 @pytest_asyncio.fixture(loop_scope="module")

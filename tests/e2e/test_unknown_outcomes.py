@@ -12,7 +12,7 @@ import pytest_asyncio
 from pymongo import AsyncMongoClient
 
 from tests import harness
-from tests.e2e.lost_servers import approval_of, killed_while_running, question, returned
+from tests.e2e.lost_servers import approval_of, busy, killed_while_running, question, returned
 from tests.e2e.processes_of_ours import doomed as doomed_server
 from tests.e2e.world import World, said
 from tests.problems import problem_of, refused
@@ -54,8 +54,13 @@ tool_calls = [
 ]
 
 [[reply]]
+match = '^read (?P<label>\S+)'
+tool_calls = [{ name = "hold_reading", arguments = { label = "{label}" } }]
+
+[[reply]]
 text = "Told: {tool_result}"
 """
+KNOBS = {"concurrency": 1}
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -266,9 +271,10 @@ class TestSiblings:
             listed = approval_pb2.ListApprovalsRequest(session_id=session, tool="hold_irreversible")
             await harness.wait_for_turn(stubs, session, turn.turn_id)
             (first,) = (await stubs.approvals.ListApprovals(listed)).approvals
-            await harness.decide(stubs, first)
-            await world.workshop.started("both")
-        await doomed.kill()
+            async with busy(world):
+                await harness.decide(stubs, first)
+                await world.workshop.started("both")
+                await doomed.kill()
         asked = await question(world, turn)
         waiting = await harness.wait_for_turn(world.stubs, turn.session_id, turn.turn_id)
         assert {item.tool for item in waiting.pending} == {"hold_irreversible", "act"}
