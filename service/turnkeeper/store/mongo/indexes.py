@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
 
+import pymongo
 from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.errors import OperationFailure
 
@@ -165,7 +166,8 @@ async def _create(connection: Connection, name: str) -> None:
 async def _index(connection: Connection, name: str, models: tuple[IndexModel, ...]) -> None:
     different = (85, 86)
     try:
-        await connection.database[name].create_indexes(list(models))
+        with pymongo.timeout(None):  # a build that is cut off begins anew: on a large collection it would never end
+            await connection.database[name].create_indexes(list(models))
     except OperationFailure as error:
         if error.code not in different:
             raise
