@@ -8,7 +8,7 @@ UV := build/boot/bin/uv
 CLIENT := $(wildcard clients/python/pyproject.toml)
 UV_PIP = VIRTUAL_ENV=.venv $(UV) pip
 PYTEST_ARGS ?=
-# Tests mostly wait for servers and processes: two at a time fill two cores.
+# Tests mostly wait for servers and processes: two files at a time fill two cores; the tests of a file share a server.
 TEST_WORKERS ?= 2
 # uv is quiet where nobody watches, and shows its progress on a terminal.
 QUIET := $(shell test -t 2 || echo -q)
@@ -34,10 +34,10 @@ demo: setup ## the whole product on real parts, step by step, each one checked
 	@$(BIN)/python -m tests.demo
 
 test: setup ## every test, on a real database and real sockets (PYTEST_ARGS="-k name")
-	$(BIN)/pytest -n $(TEST_WORKERS) $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 coverage: setup ## every test, and which branches none of them takes (slower)
-	$(BIN)/pytest -n $(TEST_WORKERS) --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
 chaos: setup ## servers and database killed, stopped, cut off, under load, and every promise checked (SEED=1 MINUTES=5)
 	@$(BIN)/python -m tests.chaos --seed $(or $(SEED),1) --minutes $(or $(MINUTES),5) $(CHAOS_ARGS)

@@ -237,7 +237,7 @@ def _approvals(documents: list[Document], folded: Folded) -> Iterator[str]:
 
 def _requests(documents: list[Document], folded: Folded) -> Iterator[str]:
     for document in documents:
-        if document["family"] == "fork_session":
+        if document["family"] in ("fork_session", "restore_checkpoint"):
             continue
         turn = folded.turns.get(document["turn_id"])
         if turn is None or (document["family"] == "message" and document["sequence"] != turn.first_sequence):

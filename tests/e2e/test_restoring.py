@@ -124,6 +124,18 @@ class TestRestoring:
         await retry(world, session, turn.turn_id)
         assert (await restore(world, session, sequence=place)).sequence > first.sequence
 
+    async def test_i8_a_repeat_with_its_id_never_restores_again(self, world: World) -> None:
+        session = await harness.create_test_session(world.stubs, agent="talker")
+        await harness.send_message_to_session(world.stubs, session, "one")
+        place = await number_of(world, session, "turn_completed")
+        request_id = harness.new_request_id()
+        first = await restore(world, session, sequence=place, request_id=request_id)
+        await harness.send_message_to_session(world.stubs, session, "two")
+        assert (await restore(world, session, sequence=place, request_id=request_id)).sequence == first.sequence
+        assert await messages(world, session) == ["one", "You said: one", "two", "You said: two"]
+        with refused("REQUEST_ID_REUSED"):
+            await restore(world, session, sequence=place - 1, request_id=request_id)
+
     async def test_i16_every_place_of_a_rich_log_can_be_gone_on_from(self, world: World) -> None:
         session = await harness.create_test_session(world.stubs, agent="asker")
         await harness.send_message_to_session(world.stubs, session, "plain")

@@ -181,9 +181,12 @@ class Session:
         response = await call(self._stubs.sessions.ForkSession, request)
         return Session(self._stubs, response.session.session_id, policy=self._policy)
 
-    async def restore(self, place: str | int) -> session_pb2.Session:
-        """Takes the session back to a checkpoint, by its id, or to after an event, by its number. Again is harmless."""
-        request = session_pb2.RestoreCheckpointRequest(session_id=self.id)
+    async def restore(self, place: str | int, *, request_id: str = "") -> session_pb2.Session:
+        """Takes the session back to a checkpoint, by its id, or to after an event, by its number.
+
+        A repeat with the same `request_id` never restores twice.
+        """
+        request = session_pb2.RestoreCheckpointRequest(session_id=self.id, request_id=request_id or new_request_id())
         if isinstance(place, int):
             request.sequence = place
         else:

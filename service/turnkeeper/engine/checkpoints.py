@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from turnkeeper.domain.checkpoint import MARKS, Checkpoint, checkpoint_of, event_named
 from turnkeeper.domain.event import Event, SessionRestored
@@ -10,9 +11,16 @@ from turnkeeper.domain.session import Restored
 from turnkeeper.engine.draft import Draft
 from turnkeeper.engine.follow import check_kept
 from turnkeeper.engine.journal import Journal, Stored
-from turnkeeper.errors import CheckpointNotFound, InternalError, InvalidRequest, SessionNotFound, TurnInProgress
+from turnkeeper.errors import (
+    CheckpointNotFound,
+    InternalError,
+    InvalidRequest,
+    RequestIdReused,
+    SessionNotFound,
+    TurnInProgress,
+)
 from turnkeeper.store.contract import Store
-from turnkeeper.store.step import Head, StoredEvent
+from turnkeeper.store.step import Head, RequestKey, RequestRecord, StoredEvent
 
 PAGE = 200
 
@@ -23,6 +31,14 @@ class At:
 
     sequence: int | None = None
     checkpoint_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """The request that restores, where it has an id: its repeats are answered from the record."""
+
+    key: RequestKey
+    fingerprint: str
 
 
 class Checkpoints:
@@ -64,32 +80,38 @@ class Checkpoints:
         check_kept(at.sequence, head)
         return at.sequence
 
-    async def restore(self, tenant: str, session_id: str, at: At) -> int:
+    async def restore(self, tenant: str, session_id: str, at: At, *, asked: Asked | None = None) -> int:
         """Take the session back to a place: one event, nothing is erased; that event's number.
 
-        Restored to the same place last, it stays as it is. Raises SessionNotFound, TurnInProgress, CheckpointNotFound,
+        A repeat gets the first one's. Without an id, restored to the same place last, it stays as it is. Raises
+        RequestIdReused, SessionNotFound, TurnInProgress, CheckpointNotFound,
         InvalidRequest and the errors of a session that takes no messages.
         """
+        known = await self._store.find_request(asked.key) if asked else None
+        if asked is not None and known is not None:
+            return _repeat(known, asked)
         while True:
             found = await self._store.session(tenant, session_id)
             if found is None:
                 raise SessionNotFound(session_id=session_id)
             head = found[1]
             place = await self.place(head, at)
-            if await self._is_there(head, place):
+            if asked is None and await self._is_there(head, place):
                 return head.last_seq
             unfinished = unfinished_turn(await self.until(head, place, kinds=BEGINNINGS))
             try:
                 stored = await self._journal.append(
                     tenant,
                     session_id,
-                    lambda draft: _restore(draft, place, unfinished=unfinished, read_at=head.last_seq),  # noqa: B023 - this round
+                    partial(_restore, place=place, unfinished=unfinished, read_at=head.last_seq, asked=asked),
                 )
             except _LogGrew:
                 continue
-            if not isinstance(stored, Stored):
+            if isinstance(stored, Stored):
+                return stored.value
+            if asked is None:
                 raise InternalError
-            return stored.value
+            return _repeat(stored, asked)
 
     async def _is_there(self, head: Head, place: int) -> bool:
         """The last event is a restoration to this place."""
@@ -137,7 +159,13 @@ def _restores(stored: StoredEvent) -> bool:
     return stored.kind == "session_restored"
 
 
-def _restore(draft: Draft, place: int, *, unfinished: str, read_at: int) -> int:
+def _repeat(record: RequestRecord, asked: Asked) -> int:
+    if record.fingerprint != asked.fingerprint:
+        raise RequestIdReused(session_id=asked.key.session_id, metadata={"request_id": asked.key.request_id})
+    return record.sequence
+
+
+def _restore(draft: Draft, *, place: int, unfinished: str, read_at: int, asked: Asked | None) -> int:
     draft.session.check_takes_messages()
     head = draft.snapshot.head
     if head.active_turn or head.queue:
@@ -152,4 +180,6 @@ def _restore(draft: Draft, place: int, *, unfinished: str, read_at: int) -> int:
     sequence = draft.next_sequence
     draft.say(SessionRestored(to_sequence=place))
     draft.session = replace(draft.session, restored=Restored(turn_id=unfinished), update_time=draft.at)
+    if asked is not None:
+        draft.request = RequestRecord(key=asked.key, fingerprint=asked.fingerprint, turn_id="", sequence=sequence)
     return sequence

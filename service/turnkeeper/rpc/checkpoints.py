@@ -5,14 +5,14 @@ from contextlib import contextmanager
 
 from turnkeeper.domain.checkpoint import event_named
 from turnkeeper.domain.cursor import Place
-from turnkeeper.engine.checkpoints import At, Checkpoints
+from turnkeeper.engine.checkpoints import Asked, At, Checkpoints
 from turnkeeper.engine.feed import Key
 from turnkeeper.engine.forks import Forks, WantedFork
 from turnkeeper.engine.sessions import Sessions
 from turnkeeper.errors import CursorExpired
 from turnkeeper.pb.v1 import session_pb2
 from turnkeeper.rpc import codec, cursor, rules
-from turnkeeper.rpc.caller import NOBODY
+from turnkeeper.rpc.caller import NOBODY, Caller
 from turnkeeper.rpc.fingerprint import fingerprint
 from turnkeeper.rpc.interceptor import Context
 from turnkeeper.rpc.pages import Pages
@@ -79,7 +79,9 @@ class CheckpointVerbs:
         if request.WhichOneof("at") is None:
             rules.refuse({"sequence": "or checkpoint_id is required"})
         with _telling_cursors((caller.tenant, request.session_id)):
-            sequence = await self._checkpoints.restore(caller.tenant, request.session_id, _at(request))
+            sequence = await self._checkpoints.restore(
+                caller.tenant, request.session_id, _at(request), asked=_asked(request, caller)
+            )
         session, head = await self._sessions.get(caller.tenant, request.session_id)
         return session_pb2.RestoreCheckpointResponse(
             session=session_view(session, head),
@@ -95,6 +97,19 @@ def _telling_cursors(key: Key) -> Iterator[None]:
         yield
     except CursorExpired as expired:
         raise with_cursor(expired, key) from None
+
+
+def _asked(request: session_pb2.RestoreCheckpointRequest, caller: Caller) -> Asked | None:
+    if not request.request_id:
+        return None
+    key = RequestKey(
+        tenant=caller.tenant,
+        session_id=request.session_id,
+        principal=caller.principal,
+        family="restore_checkpoint",
+        request_id=request.request_id,
+    )
+    return Asked(key=key, fingerprint=fingerprint(request, leaving_out=()))
 
 
 def _at(request: session_pb2.RestoreCheckpointRequest | session_pb2.ForkSessionRequest) -> At:

@@ -93,7 +93,11 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
         "new_session_id": Rule(pattern=ID),
         "checkpoint_id": Rule(most=64),
     },
-    "RestoreCheckpointRequest": {"session_id": _SESSION, "checkpoint_id": Rule(most=64)},
+    "RestoreCheckpointRequest": {
+        "session_id": _SESSION,
+        "checkpoint_id": Rule(most=64),
+        "request_id": Rule(most=128),
+    },
     "SendMessageRequest": {**_MESSAGE, "wait": Rule(most_seconds=120)},
     "StreamMessageRequest": {**_MESSAGE, "after": Rule(most=512)},
     "GetTurnRequest": {"session_id": _SESSION, "turn_id": _TURN, "wait": Rule(most_seconds=120)},
