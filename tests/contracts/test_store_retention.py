@@ -27,6 +27,7 @@ from turnkeeper.domain.event import SessionResumed
 from turnkeeper.domain.turn import TurnState
 from turnkeeper.store.contract import Store
 from turnkeeper.store.filters import ApprovalFilter, SessionFilter
+from turnkeeper.store.mongo import trims
 from turnkeeper.store.mongo.client import Document
 from turnkeeper.store.mongo.store import MongoStore
 from turnkeeper.store.step import ApprovalChange, HeadChange, Lease, RequestRecord, Stale, Step
@@ -265,6 +266,18 @@ async def test_a_log_is_looked_at_again_after_a_pause(store: MongoStore) -> None
 
     await until(trimmed)
     assert len(await numbers(store, place)) == 10
+
+
+async def test_a_log_that_is_longer_than_one_look_is_gone_on_with_at_once(
+    store: MongoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = await a_long_log(store)
+    monkeypatch.setattr(trims, "LOOK", 4)
+    reached: list[int] = []
+    for _ in range(4):
+        await trim(store, keep=-timedelta(minutes=1), pause=timedelta(hours=1))
+        reached.append((await head_of(store, place)).compacted_to)
+    assert reached == [4, 8, 10, 10]
 
 
 async def test_many_replicas_trim_at_once(new_store: NewMongo) -> None:

@@ -22,7 +22,7 @@ from turnkeeper.store.mongo.client import Connection, Document, database_errors
 from turnkeeper.store.mongo.heads import NOW, later
 
 LOOK: Final = 1_000
-"""Events of one session that one call looks at; what is left over comes with the next."""
+"""Events of one session that one call looks at; what is left over comes with the next, without a pause."""
 DELETED_AT_ONCE: Final = 250
 
 
@@ -90,6 +90,7 @@ class Trims:
             await self._connection.heads.update_one(log.as_read, [{"$set": {"trim_at": later(pause)}}])
             return 0
         through = await self._oldest_to_keep(log, before=log.now - keep) - 1
+        wait = timedelta() if through - log.compacted_to >= LOOK else pause
         if through > log.compacted_to:
             moved = await self._connection.heads.update_one(log.as_read, {"$set": {"compacted_to": through}})
             if not moved.matched_count:
@@ -97,7 +98,7 @@ class Trims:
             log = replace(log, compacted_to=through)
             fault("trim.before_delete")
         gone = await self._delete_up_to(log)
-        done = {"trimmed_to": log.compacted_to, "trim_at": later(pause)}
+        done = {"trimmed_to": log.compacted_to, "trim_at": later(wait)}
         await self._connection.heads.update_one(log.as_read, [{"$set": done}])
         return gone
 
