@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from pymongo.database import Database
 
 from tests.builders import (
     AGENT,
@@ -22,6 +23,7 @@ from tests.builders import (
     an_event,
 )
 from tests.contracts.stores import LONG, TextCodec, a_step, begin, committed, head_of, lapse, make_due, run_turn, until
+from tests.contracts.test_store_forks import a_fork, a_log
 from turnkeeper.domain.approval import Approval
 from turnkeeper.domain.event import SessionResumed
 from turnkeeper.domain.turn import TurnState
@@ -400,3 +402,36 @@ async def test_a_purger_that_wakes_too_late_leaves_a_new_session_alone(mongo_uri
     finally:
         await slow.close()
         await other.close()
+
+
+async def test_a_fork_that_nobody_finished_is_purged_and_its_id_free(
+    store: MongoStore, shared_database: Database[Document]
+) -> None:
+    source, place = await begin(store), a_place()
+    old, young = a_fork(place, source), a_fork(a_place(), source)
+    events = a_log(2000)
+    taken, other = await store.reserve_fork(old), await store.reserve_fork(young)
+    assert taken is not None
+    assert other is not None
+    assert await store.copy_events(other, events) is not None
+    going = await store.copy_events(taken, events)
+    assert going is not None
+    begun = {"session_id": place.session_id}
+    shared_database.heads.update_one(begun, [{"$set": {"update_time": {"$subtract": ["$$NOW", 73 * 3_600_000]}}}])
+    shared_database.heads.update_one({"session_id": other.session.id}, [{"$set": {"update_time": "$$NOW"}}])
+    assert await purge(store, after=timedelta(days=30)) == 1
+    assert shared_database.events.count_documents({"session_id": place.session_id}) == 0
+    assert shared_database.events.count_documents({"session_id": other.session.id}) == 500
+    assert await store.create_session(a_session(place), AGENT, event=a_first_event()) is None
+    assert await store.copy_events(going, events) is None
+
+
+async def test_a_fork_that_is_being_purged_is_no_fork_any_more(
+    store: MongoStore, shared_database: Database[Document]
+) -> None:
+    fork = a_fork(a_place(), await begin(store))
+    taken = await store.reserve_fork(fork)
+    assert taken is not None
+    shared_database.heads.update_one({"session_id": fork.session.id}, {"$set": {"purging": True}})
+    assert await store.copy_events(taken, a_log(3)) is None
+    assert await store.reserve_fork(fork) is None

@@ -23,6 +23,9 @@ class Retention(Protocol):
     async def purge(self, *, after: timedelta, limit: int) -> int:
         """Remove at most `limit` sessions that were deleted more than `after` ago; how many are gone for good.
 
+        And at most as many forks that were begun 72 h ago and never finished: as long as a request's record is kept.
+        The next try of such a fork begins anew.
+
         A session is marked first: from then on nothing can be written to it, and it counts as absent even to those who
         ask for deleted ones. Its id is free for a new session only when nothing of the old one is left.
         """

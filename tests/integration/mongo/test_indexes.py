@@ -88,3 +88,14 @@ async def test_a_purge_looks_at_no_session_whose_time_has_not_come(
     await client[database_name].heads.update_many({}, {"$set": {"deleted_at": LONG_AGO}})
     documents, _ = await _looked_at(client, database_name, _first(commands, "find"))
     assert documents == 10
+
+
+async def test_a_purge_looks_at_no_fork_that_is_young(
+    store: MongoStore, client: Client, database_name: str, recorder: Recorder
+) -> None:
+    await _put_heads(client, database_name)
+    await _put_heads(client, database_name, forking={}, update_time=datetime.now(UTC))
+    with recorder.recording() as commands:
+        assert await store.purge(after=DAY, limit=10) == 0
+    of_forks = next(each for each in commands if name_of(each) == "find" and "forking" in each["filter"])
+    assert await _looked_at(client, database_name, of_forks) == (0, 0)

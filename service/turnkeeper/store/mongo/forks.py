@@ -26,6 +26,7 @@ from turnkeeper.store.step import Fork, RequestRecord, StoredEvent
 
 BATCH: Final = 500
 BATCH_BYTES: Final = 8 << 20
+GOING: Final[Document] = {"forking": {"$exists": True}, "purging": {"$ne": True}}
 MEMBERS: Final = 100
 """Documents of turns and calls in one command."""
 
@@ -60,7 +61,7 @@ class Forks:
     async def copy_events(self, fork: Fork, events: Sequence[NewEvent]) -> Fork | None:
         batch = self._batch(fork, events)
         key = keys.of_session(fork.session.tenant, fork.session.id)
-        match = {**keys.where(key), "forking": {"$exists": True}, "last_seq": fork.copied}
+        match = {**keys.where(key), **GOING, "last_seq": fork.copied}
 
         async def write(writes: Writes) -> _Found:
             copied = fork.copied + len(batch)
@@ -83,7 +84,7 @@ class Forks:
         self, fork: Fork, session: Session, *, turns: Sequence[Turn], calls: Sequence[Call], request: RequestRecord
     ) -> RequestRecord:
         key = keys.of_session(session.tenant, session.id)
-        match = {**keys.where(key), "forking": {"$exists": True}, "last_seq": fork.copied}
+        match = {**keys.where(key), **GOING, "last_seq": fork.copied}
 
         async def write(writes: Writes) -> RequestRecord:
             await writes.find_and_update("heads", match, [{"$unset": "forking"}], fields=("last_seq",))
@@ -119,7 +120,9 @@ class Forks:
 
 
 def _fork_of(head: Document) -> Fork | None:
-    return replace(decode(Fork, head["forking"]), copied=head["last_seq"]) if "forking" in head else None
+    if "forking" not in head or head.get("purging"):
+        return None
+    return replace(decode(Fork, head["forking"]), copied=head["last_seq"])
 
 
 def _member(member: Turn | Call) -> Document:

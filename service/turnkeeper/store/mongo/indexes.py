@@ -58,6 +58,10 @@ INDEXES: Final[Mapping[str, tuple[IndexModel, ...]]] = {
             name="deleted",
             partialFilterExpression={"deleted_at": _ANY_TIME},
         ),
+        # Forks that are not whole, by their beginning.
+        IndexModel(
+            [("update_time", ASCENDING)], name="forking", partialFilterExpression={"forking": {"$exists": True}}
+        ),
     ),
     "events": (
         IndexModel(

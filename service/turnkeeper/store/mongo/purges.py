@@ -1,4 +1,4 @@
-"""Purging: deleted sessions are removed for good. Over all tenants.
+"""Purging: deleted sessions are removed for good, and forks that nobody finished. Over all tenants.
 
 The head is marked first and goes last: while it is there, no session of the same id can be made; while it is marked,
 nothing can be written under it. Every batch is deleted in a transaction that also writes the marked head, so that a
@@ -12,6 +12,7 @@ from turnkeeper.faults import fault
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import ClientSession, Connection, Document, database_errors
 from turnkeeper.store.mongo.heads import ANY_TIME, NEXT_FENCE, NEXT_REVISION, NOW
+from turnkeeper.store.mongo.steps import KEPT
 from turnkeeper.store.mongo.transactions import Transactions
 from turnkeeper.store.mongo.writes import Obstacle, Writes
 
@@ -30,14 +31,14 @@ class Purges:
     _transactions: Transactions
 
     async def purge(self, *, after: timedelta, limit: int) -> int:
-        milliseconds = round(after / timedelta(milliseconds=1))
-        over = {"$lte": ["$deleted_at", {"$subtract": [NOW, milliseconds]}]}  # this way round an index bounds it
-        due: Document = {"deleted_at": ANY_TIME, "$expr": over}
+        deleted: Document = {"deleted_at": ANY_TIME, "$expr": _over("deleted_at", after)}
+        abandoned: Document = {"forking": {"$exists": True}, "$expr": _over("update_time", KEPT)}
+        gone = 0
         with database_errors():
-            found = (
-                await self._connection.heads.find(due, {"_id": 1}).sort("deleted_at").limit(max(1, limit)).to_list(None)
-            )
-            return sum([await self._purge(head["_id"], due) for head in found])
+            for due, order in ((deleted, "deleted_at"), (abandoned, "update_time")):
+                found = self._connection.heads.find(due, {"_id": 1}).sort(order).limit(max(1, limit))
+                gone += sum([await self._purge(head["_id"], due) for head in await found.to_list(None)])
+        return gone
 
     async def _purge(self, key: Document, due: Document) -> bool:
         """True when it is gone, by this call or by another."""
@@ -77,3 +78,8 @@ class Purges:
             return last if there is None else None
 
         return await self._transactions.run(write, look)
+
+
+def _over(name: str, after: timedelta) -> Document:
+    """That long ago, by the database's clock; this way round an index bounds it."""
+    return {"$lte": [f"${name}", {"$subtract": [NOW, round(after / timedelta(milliseconds=1))]}]}
