@@ -118,7 +118,9 @@ class Approval(_message.Message):
     reason: _builtins.str
     """Why, in the decider's words."""
     late_result_json: _builtins.str
-    """Kind OUTCOME: what the lost owner's tool returned after all, JSON text; empty while nothing came."""
+    """Kind OUTCOME: what the lost owner's tool returned after all, JSON text; empty while nothing came.
+    When it comes, `arguments_hash` changes: who has not read it is refused with ARGUMENTS_HASH_MISMATCH.
+    """
     replaced_by: _builtins.str
     """The approval of the next round, which took this one's place after an edit or a change; empty otherwise."""
     decision: _event_pb2.ApprovalDecision.ValueType
