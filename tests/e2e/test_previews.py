@@ -160,6 +160,25 @@ class TestPreviews:
             await stubs.sessions.EndSession(session_pb2.EndSessionRequest(session_id=session))
         assert [_said(reader) for reader in readers] == [STORY] * 4
 
+    async def test_who_read_the_end_elsewhere_is_not_told_the_text_again_by_its_owner(self, world: World) -> None:
+        async with world.another(poll=timedelta(milliseconds=5)) as owner:
+            session, reader = await harness.create_test_session(owner, agent="talker"), Reader()
+            turn = await harness.send_message_to_session(owner, session, "a story", wait=0)
+            async for _ in watch(owner, session, reader):
+                if reader.deltas:
+                    break
+            async with unsure(world.mongo_uri, times=10):
+                async for _ in watch(world.stubs, session, reader):
+                    if "turn_completed" in reader.kinds:
+                        break
+                given = len(reader.deltas)
+                async for _ in watch(owner, session, reader):  # the strict reader fails on a delta of what is whole
+                    if reader.caught_up:
+                        break
+                await harness.wait_for_turn(owner, session, turn.turn_id)
+            assert len(reader.deltas) == given
+        assert _said(reader) == STORY
+
     async def test_the_text_is_whole_also_where_its_message_is_filtered_out(self, world: World) -> None:
         session = await harness.create_test_session(world.stubs, agent="talker")
         async with world.another() as other, asyncio.TaskGroup() as group:

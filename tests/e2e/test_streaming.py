@@ -144,7 +144,7 @@ class TestStreaming:
         session = await harness.create_test_session(world.stubs, agent="talker")
         asked: dict[str, dict[str, Any]] = {
             "all": {},
-            "no turn": {"turn_id": "none"},
+            "another kind": {"types": ["turn_started"]},
             "a kind": {"types": ["turn_failed"]},
         }
         readers = {name: Reader(whole=name == "all") for name in asked}

@@ -83,7 +83,7 @@ class Feed:
     def begin_elsewhere(self, *, turn_id: str, message_id: str, attempt: int, since: int) -> Preview:
         """The text of a message that another replica writes."""
         preview = self.begin(turn_id=turn_id, message_id=message_id, attempt=attempt, since=since)
-        preview.ours, preview.known = False, since
+        preview.ours = False
         return preview
 
     @contextlib.contextmanager

@@ -20,6 +20,8 @@ from turnkeeper.telemetry.metrics import Metrics
 
 BEHIND = 0.05
 """Seconds until the log is read again when it does not show yet what was heard of: a new primary may lag behind."""
+APPEARS = 1.0
+"""Seconds that a place beyond the log's end has to appear."""
 BATCH_EVENTS = 64
 BATCH_BYTES = 64 * 1024
 DELTA_BYTES = 16 * 1024
@@ -120,8 +122,8 @@ class Follower:
             page: list[StoredEvent] = []
             while True:
                 changed = feed.changed() if wanted.previews else feed.grown()
-                if not page:
-                    page = await self._durable(key, feed, place.sequence)
+                page = page or await self._durable(key, feed, place.sequence)
+                await self._look_behind(key, feed, place.sequence, wanted)
                 batch = self._collect(page, key[1], place, feed, wanted)
                 page = [event for event in page if event.sequence > batch.place.sequence]
                 at_end = batch.place.sequence >= feed.last_seq and not batch.full
@@ -143,8 +145,25 @@ class Follower:
                     yield Batch(place=place)
                     sent_at = clock()
 
+    async def _look_behind(self, key: Key, feed: Feed, sequence: int, wanted: Wanted) -> None:
+        """What its reader was given on another replica may have ended the text that is written here."""
+        preview = feed.preview
+        if not wanted.previews or preview is None or not preview.ours or preview.over or sequence <= preview.known:
+            return
+        found = await self._store.events(
+            *key, after=preview.known, limit=1, kinds=RESETS, turn_id=preview.turn_id, until=sequence
+        )
+        preview.over |= bool(found)
+        preview.known = max(preview.known, sequence)
+
     async def _check_start(self, key: Key, start: Place, feed: Feed) -> None:
+        """A new primary may not show yet what the old one had shown: a place beyond the log has a moment to appear."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + APPEARS
         head = await self._head(key)
+        while start.sequence > head.last_seq and clock() < until:
+            await asyncio.sleep(BEHIND)
+            head = await self._head(key)
         last_seq = head.last_seq
         check_kept(start.sequence, head)
         if start.sequence > last_seq:

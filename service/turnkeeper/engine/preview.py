@@ -1,6 +1,5 @@
 """The text of a message while it is written: pieces at byte offsets, never cut inside a character."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,7 +17,8 @@ class Preview:
 
     `since` is the number of the last event when it began; `counts` says whether its owner still holds the lease.
     `over`: the log holds an event that ends it, though its owner may not know yet. `ours`: the turn runs here.
-    `known`: no event up to this number ends it. Of its own messages a replica knows it by itself.
+    `known`: no event up to this number ends it, or `over` says so. Even of its own message a replica may hear last:
+    when the answer to a commit is lost, others read the log first.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Preview:
         self.counts = counts
         self.over = False
         self.ours = True
-        self.known = sys.maxsize
+        self.known = since
         self._shared = 0
         self._pending: Chunk | None = None
         self.size = 0
