@@ -29,7 +29,6 @@ text = "Once upon a time there was a king who counted"
 chunk = 5
 fail = "stall"
 fail_after = 2
-times = 1
 
 [[reply]]
 text = "You said: {user}"

@@ -70,7 +70,7 @@ class TestHeartbeats:
         async with world.another(heartbeat=timedelta(milliseconds=100)) as stubs:
             session = await harness.create_test_session(stubs, agent="talker")
             readers = [Reader(whole=False), Reader(whole=False)]
-            asked: list[dict[str, Any]] = [{"previews": False}, {"turn_id": "another"}]
+            asked: list[dict[str, Any]] = [{"previews": False}, {"previews": False, "live_only": True}]
 
             async def follow(number: int) -> None:
                 async for _ in watch(stubs, session, readers[number], types=["turn_failed"], **asked[number]):
