@@ -1,4 +1,4 @@
-"""Deleted, suspended, trimmed, purged: what each does to reads, writes and claims, on any number of replicas."""
+"""Deleted, trimmed, purged: what each does to reads, writes and claims, on any number of replicas."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -22,7 +22,7 @@ from tests.builders import (
     an_approval,
     an_event,
 )
-from tests.contracts.stores import LONG, TextCodec, a_step, begin, committed, head_of, lapse, make_due, run_turn, until
+from tests.contracts.stores import LONG, TextCodec, a_step, begin, committed, head_of, run_turn, until
 from tests.contracts.test_store_forks import a_fork, a_log
 from turnkeeper.domain.approval import Approval
 from turnkeeper.domain.event import SessionResumed
@@ -32,7 +32,7 @@ from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 from turnkeeper.store.mongo import trims
 from turnkeeper.store.mongo.client import Document
 from turnkeeper.store.mongo.store import MongoStore
-from turnkeeper.store.step import ApprovalChange, HeadChange, Lease, RequestRecord, Stale, Step
+from turnkeeper.store.step import HeadChange, Lease, RequestRecord, Stale, Step
 
 NewMongo = Callable[[], Awaitable[MongoStore]]
 NOTHING = timedelta()
@@ -118,83 +118,6 @@ async def test_the_id_of_a_deleted_session_is_still_taken(store: Store) -> None:
     there = await store.create_session(a_session(place, fingerprint="new"), AGENT, event=a_first_event())
     assert there is not None
     assert there.delete_time == NOON
-
-
-# --- suspended -------------------------------------------------------------------------------------------------
-
-
-async def test_nobody_claims_the_turn_of_a_suspended_session(store: Store) -> None:
-    place = await begin(store)
-    turn = await make_due(store, place)
-    suspended = HeadChange(suspended=True)
-    await committed(store.commit(a_step(await head_of(store, place), an_event(), head=suspended)))
-    assert (await head_of(store, place)).suspended
-    assert await store.claim("one", lease=LONG) is None
-    assert await store.requeue_lapsed() == 0
-    resumed = HeadChange(suspended=False)
-    await committed(store.commit(a_step(await head_of(store, place), an_event(), head=resumed)))
-    claim = await store.claim("one", lease=LONG)
-    assert claim is not None
-    assert claim.turn_id == turn.id
-
-
-async def test_the_sweeper_leaves_a_suspended_turn_that_nobody_waits_for(store: Store) -> None:
-    place = await begin(store)
-    turn = a_turn(place, state=TurnState.RUNNING)
-    change = HeadChange(active_turn=turn.id, suspended=True)
-    await committed(store.commit(a_step(await head_of(store, place), an_event(), head=change, new_turns=(turn,))))
-    assert await store.requeue_lapsed() == 0
-    resumed = HeadChange(suspended=False)
-    await committed(store.commit(a_step(await head_of(store, place), an_event(), head=resumed)))
-    assert await store.requeue_lapsed() == 1
-
-
-async def test_a_lease_that_lapses_in_a_suspension_is_claimed_after_it(store: Store) -> None:
-    place = await begin(store)
-    turn, _ = await run_turn(store, place, lease=timedelta(milliseconds=30))
-    suspended = HeadChange(suspended=True)
-    await committed(store.commit(a_step(await head_of(store, place), an_event(), head=suspended)))
-    await lapse(store, place)
-    assert await store.requeue_lapsed() == 1
-    assert await store.claim("two", lease=LONG) is None
-    resumed = HeadChange(suspended=False)
-    await committed(store.commit(a_step(await head_of(store, place), an_event(), head=resumed)))
-
-    async def claimed() -> bool:
-        claim = await store.claim("two", lease=LONG)
-        return claim is not None and claim.turn_id == turn.id
-
-    await until(claimed)
-
-
-async def test_an_owner_is_told_of_a_suspension(store: Store) -> None:
-    place = await begin(store)
-    await run_turn(store, place)
-    key = (place.tenant, place.session_id)
-    assert list(await store.cancelled_among([key])) == []
-    suspended = HeadChange(suspended=True)
-    await committed(store.commit(a_step(await head_of(store, place), an_event(), head=suspended)))
-    assert list(await store.cancelled_among([key])) == [place.session_id]
-
-
-async def test_an_approval_whose_clock_stands_still_never_lapses(store: Store) -> None:
-    place = await begin(store)
-    turn, approval = a_turn(place), an_approval(place)
-    head = await head_of(store, place)
-    asked = replace(approval, turn_id=turn.id, expire_time=head.now + timedelta(seconds=20))
-    await committed(
-        store.commit(
-            a_step(head, an_event(), head=HeadChange(active_turn=turn.id), new_turns=(turn,), new_approvals=(asked,))
-        )
-    )
-    snapshot = await store.snapshot(place.tenant, place.session_id)
-    assert snapshot is not None
-    paused = asked.paused(now=asked.expire_time - timedelta(milliseconds=50))
-    still = (ApprovalChange(approval=paused, lapsed=None),)
-    await committed(store.commit(a_step(snapshot.head, an_event(), approvals=still)))
-    assert await store.approval(place.tenant, asked.id) == paused
-    assert paused.unpaused(now=NOON).expire_time == NOON + timedelta(milliseconds=50)
-    assert await store.lapsed_approvals(limit=9) == []
 
 
 # --- trimmed ---------------------------------------------------------------------------------------------------
