@@ -84,9 +84,9 @@ def plans(*, times: int, only: str = "") -> list[Plan]:
 
     Points of every step are met at its first, second … fifth passage: the message, its answer, the tool's start, its
     result, the end. The sweeper's is met once some sweeps have passed, in the middle of the conversation. Points that
-    no conversation meets are left to the tests of trimming and purging.
+    no conversation meets are left to the tests of forks, of trimming and of purging, which kill there.
     """
-    chosen = [name for name in faults.NAMES if only in name and not name.startswith(("trim.", "purge."))]
+    chosen = [name for name in faults.NAMES if only in name and not name.startswith(("fork.", "trim.", "purge."))]
     return [_plan(name, number) for number in range(times) for name in chosen]
 
 
