@@ -44,7 +44,7 @@ delay = "40ms"
 text = "Told: {tool_result}"
 """
 COMPLETED = chat_pb2.TURN_STATE_COMPLETED
-NEWER = {VARIABLE: str(NEXT)}
+NEWER = {VARIABLE: "N+1"}
 KNOBS: dict[str, Any] = {"lease": timedelta(seconds=2)}
 
 

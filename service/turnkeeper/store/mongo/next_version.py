@@ -17,12 +17,13 @@ FIELD: Final = "next_version"
 
 def schema_of(environ: Mapping[str, str]) -> int:
     """The schema that this server supports and writes. Raises SettingError."""
+    known = {"": SCHEMA, "N": SCHEMA, str(SCHEMA): SCHEMA, "N+1": NEXT, str(NEXT): NEXT}
     asked = environ.get(VARIABLE, "")
-    if asked not in ("", str(SCHEMA), str(NEXT)):
+    if asked not in known:
         raise SettingError(
-            f"{VARIABLE} is {asked!r}; it is for tests, and can be {SCHEMA} (this version) or {NEXT} (the next one)"
+            f"{VARIABLE} is {asked!r}; it is for tests: N or {SCHEMA} is this version, N+1 or {NEXT} the next one"
         )
-    return int(asked or SCHEMA)
+    return known[asked]
 
 
 def stamped(fields: Document, *, schema: int) -> Document:
