@@ -135,6 +135,17 @@ def test_an_end_leaves_it_unknown_and_unsettled() -> None:
     assert question.id in {change.approval.id for change in draft.step(step_id="s", fence=None).approvals}
 
 
+@pytest.mark.parametrize("tool_class", ToolClass)
+def test_a_cut_call_that_must_not_run_twice_is_remembered(tool_class: ToolClass) -> None:
+    call = started(tool_class=tool_class)
+    draft = draft_of(call)
+    draft.cancel_turn(draft.turn, reason=CancelReason.REQUESTED, by="ada")
+    (closed,) = draft.calls
+    assert (closed.outcome, closed.started) == (OUTCOME.CANCELLED, True)
+    remembered = (call.id,) if tool_class is ToolClass.IRREVERSIBLE else ()
+    assert draft.session.unknown_calls(call.tool) == remembered
+
+
 def test_of_two_questions_one_answer_leaves_the_turn_waiting() -> None:
     draft = asked(started(tool="one"), started(tool="two"))
     first, second = draft.approvals
