@@ -1,7 +1,7 @@
 # Everything is installed in .venv and built in build/; a plain machine needs git, make and Python 3.11 or later.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test coverage chaos chaos-points chaos-crowd chaos-rolling chaos-mutants lint format proto docs proto-release lock check clean
+.PHONY: help setup run demo test coverage chaos chaos-points chaos-crowd chaos-rolling chaos-mutants bench lint format proto docs proto-release lock check clean
 
 BIN := .venv/bin
 UV := build/boot/bin/uv
@@ -53,6 +53,9 @@ chaos-rolling: setup ## three replicas replaced under load, twice (2 min)
 
 chaos-mutants: setup ## broken versions of the service: each must be caught (8 min; CHAOS_ARGS="--only fence")
 	@$(BIN)/python -m tests.chaos.mutants $(CHAOS_ARGS)
+
+bench: setup ## what a turn costs, beside floors measured in the same run (BENCH_ARGS="--quick")
+	@$(BIN)/python -m tests.bench $(BENCH_ARGS)
 
 lint: setup ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .

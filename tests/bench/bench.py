@@ -1,0 +1,142 @@
+"""What a measure works with: the parts, how much to do, and windows of CPU time."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeVar
+
+from pymongo import AsyncMongoClient
+
+from tests.bench.cpu import cpu_seconds
+from tests.bench.figures import Invalid, Row
+from tests.bench.jobs import turns
+from tests.bench.parts import FILES, Parts, Served
+from turnkeeper.model.script_file import load_script
+
+SETTLING: Final = 0.25
+"""Seconds after the last answer that still count: what a server does behind it is its work, too."""
+
+T = TypeVar("T")
+
+
+class Measured(Protocol):
+    """Whose CPU counts."""
+
+    @property
+    def pids(self) -> list[int]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much to do: rounds of each side, turns a round. `quick`: less of everything."""
+
+    rounds: int = 5
+    turns: int = 200
+    quick: bool = False
+
+
+@dataclass(slots=True)
+class Spent:
+    """CPU seconds and wall seconds of a window, once it has ended."""
+
+    server: float = 0.0
+    database: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one round of turns cost: CPU milliseconds a turn, turns a second, responses a turn."""
+
+    server_ms: float
+    database_ms: float
+    per_second: float
+    responses: float
+    first_text_ms: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Given to every measure. `say` shows progress."""
+
+    parts: Parts
+    scale: Scale
+    say: Callable[[str], None]
+
+    async def alternate(self, sides: Mapping[str, Callable[[], Awaitable[T]]]) -> dict[str, list[T]]:
+        """One of each, in order, again and again: what disturbs the machine disturbs all sides alike."""
+        found: dict[str, list[T]] = {name: [] for name in sides}
+        for number in range(self.scale.rounds):
+            for name, play in sides.items():
+                self.say(f"round {number + 1} of {self.scale.rounds}: {name}")
+                found[name].append(await play())
+        return found
+
+    @contextlib.asynccontextmanager
+    async def window(self, measured: Measured) -> AsyncIterator[Spent]:
+        """The CPU that these processes and the database use inside the block, and shortly after it."""
+        spent, began = Spent(), time.perf_counter()
+        before = cpu_seconds(measured.pids), cpu_seconds(self.parts.database_pids)
+        yield spent
+        spent.seconds = time.perf_counter() - began
+        await asyncio.sleep(SETTLING)
+        spent.server = cpu_seconds(measured.pids) - before[0]
+        spent.database = cpu_seconds(self.parts.database_pids) - before[1]
+
+    async def turns(
+        self, server: Served, *, concurrency: int, message: str = "at once", count: int = 0, apart: float = 0.0
+    ) -> Round:
+        """A round of turns, `scale.turns` unless `count` says, each in a session of its own that is made before.
+
+        Of the subject, every turn is read back when the window is over. Raises Invalid when one is not whole.
+        """
+        count = count or self.scale.turns
+        load, answer = self.parts.load, answer_to(message)
+        sessions = [str(number) for number in range(count)]
+        if server.database:
+            sessions = await load.run(turns.create_sessions, address=server.address, count=count)
+        async with self.window(server) as spent:
+            done = await load.run(
+                turns.stream_turns,
+                address=server.address,
+                sessions=sessions,
+                message=message,
+                answer=answer,
+                concurrency=concurrency,
+                apart=apart,
+            )
+        if server.database:
+            await self._check(server, sessions, answer)
+        return Round(
+            server_ms=1000 * spent.server / count,
+            database_ms=1000 * spent.database / count,
+            per_second=count / done["seconds"],
+            responses=done["responses"] / count,
+            first_text_ms=done["first_text_ms"],
+        )
+
+    async def _check(self, server: Served, sessions: list[str], answer: str) -> None:
+        """Every turn is COMPLETED as a majority has it, and is in the log."""
+        async with AsyncMongoClient[dict[str, Any]](self.parts.database.uri, readConcernLevel="majority") as client:
+            states = client[server.database].turns.find({"session_id": {"$in": sessions}}, {"state": 1})
+            found = [turn["state"] async for turn in states]
+        if found != ["COMPLETED"] * len(sessions):
+            raise Invalid(f"of {len(sessions)} turns a majority has {found.count('COMPLETED')} as COMPLETED")
+        await self.parts.load.run(turns.read_back, address=server.address, sessions=sessions, answer=answer)
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One entry of the list: its name for `--only`, what it is, and the function that gives its rows."""
+
+    name: str
+    about: str
+    run: Callable[[Bench], Awaitable[list[Row]]]
+
+
+def answer_to(message: str) -> str:
+    """What the model says to it."""
+    replies = load_script(FILES / "model.toml").replies
+    return replies[0].text if message.startswith("paced") else replies[1].text

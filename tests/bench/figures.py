@@ -1,0 +1,82 @@
+"""Rows of the table: what was measured, beside its floor and its goal."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+class Invalid(Exception):
+    """The run does not count; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a row should show. `of`: its ratio to its floor, or its value."""
+
+    limit: float
+    of: Literal["ratio", "value"]
+    at_most: bool = True
+
+    @property
+    def text(self) -> str:
+        """As the table shows it: `≤ 0.6 ×`."""
+        return f"{'≤' if self.at_most else '≥'} {self.limit:g}{' ×' if self.of == 'ratio' else ''}"
+
+    def met(self, shown: float) -> bool:
+        return shown <= self.limit if self.at_most else shown >= self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure: the median of its rounds. `ratio` is to the floor's median."""
+
+    name: str
+    about: str
+    unit: str
+    value: float
+    spread: tuple[float, float]
+    rounds: int
+    floor: float | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        return self.value / self.floor if self.floor else None
+
+    def met(self, goal: Goal | None) -> bool | None:
+        """None without a goal. A goal of a ratio is missed where there is none."""
+        if goal is None:
+            return None
+        shown = self.value if goal.of == "value" else self.ratio
+        return shown is not None and goal.met(shown)
+
+
+def row(
+    name: str, about: str, rounds: Sequence[float], *, unit: str, floor: Sequence[float] | float | None = None
+) -> Row:
+    """A row from what each round gave, and what each round of the floor gave (or one figure)."""
+    if not rounds:
+        raise Invalid(f"{name}: nothing was measured")
+    below = floor if floor is None or isinstance(floor, float | int) else statistics.median(floor)
+    return Row(name, about, unit, statistics.median(rounds), (min(rounds), max(rounds)), len(rounds), below)
+
+
+def told(row: Row, goal: Goal | None) -> dict[str, Any]:
+    """As `bench.json` has it."""
+    return {
+        "name": row.name,
+        "about": row.about,
+        "value": _short(row.value),
+        "unit": row.unit,
+        "spread": [_short(row.spread[0]), _short(row.spread[1])],
+        "rounds": row.rounds,
+        "floor": _short(row.floor),
+        "ratio": _short(row.ratio),
+        "goal": goal.text if goal else None,
+        "met": row.met(goal),
+    }
+
+
+def _short(value: float | None) -> float | None:
+    """Four digits say all that there is to say."""
+    return None if value is None else float(f"{value:.4g}")

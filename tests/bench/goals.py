@@ -1,0 +1,14 @@
+"""What the project sets itself, by the names of rows. A missed goal is said, and fails nothing."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from tests.bench.figures import Goal
+
+GOALS: Final[Mapping[str, Goal]] = {
+    "turn.cpu.16": Goal(0.6, of="ratio"),
+    "turn.cpu.16.all": Goal(0.9, of="ratio"),
+    "turn.cpu.1": Goal(0.9, of="ratio"),
+    "first_text.p50": Goal(5.0, of="value"),
+    "first_text.p99": Goal(25.0, of="value"),
+}

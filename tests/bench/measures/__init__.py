@@ -1,0 +1,6 @@
+"""The measures, in the order in which they are run."""
+
+from tests.bench.bench import Measure
+from tests.bench.measures import turns
+
+MEASURES: tuple[Measure, ...] = (*turns.MEASURES,)

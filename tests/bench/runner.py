@@ -1,0 +1,76 @@
+"""`python -m tests.bench.runner SOCKET`: a process that runs jobs, so that clients and floors have a CPU of their own.
+
+A line of JSON asks: {"job": "module:function", "arguments": {…}}; a line answers: {"result": …} or {"error": "…"}.
+"""
+
+import asyncio
+import importlib
+import sys
+import traceback
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import orjson
+import uvloop
+from grpc import aio
+
+from tests.bench.figures import Invalid
+from turnkeeper.rpc.server import OPTIONS
+
+LINE_LIMIT = 256 * 1024 * 1024
+READY = "runner: ready"
+CHANNELS = 4
+
+
+class Channels:
+    """Connections that stay between jobs: the same number, with the same options, to whoever is called."""
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self._stack = stack
+        self._open: dict[str, list[aio.Channel]] = {}
+
+    async def to(self, address: str) -> list[aio.Channel]:
+        """Several connections to host:port, all of them connected."""
+        if address not in self._open:
+            self._open[address] = [await self._channel(address) for _ in range(CHANNELS)]
+        return self._open[address]
+
+    async def _channel(self, address: str) -> aio.Channel:
+        sizes = [(name, size) for name, size in OPTIONS if name.endswith("message_length")]
+        channel = aio.insecure_channel(address, options=[*sizes, ("grpc.use_local_subchannel_pool", 1)])
+        await self._stack.enter_async_context(channel)
+        await channel.channel_ready()
+        return channel
+
+
+async def main(path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        channels = Channels(stack)
+        ended = asyncio.Event()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while line := await reader.readline():
+                writer.write(orjson.dumps(await _answer(channels, orjson.loads(line))) + b"\n")
+                await writer.drain()
+            writer.close()
+            ended.set()
+
+        async with await asyncio.start_unix_server(serve, path, limit=LINE_LIMIT):
+            print(READY, flush=True)
+            await ended.wait()
+
+
+async def _answer(channels: Channels, asked: dict[str, Any]) -> dict[str, Any]:
+    module, _, name = asked["job"].partition(":")
+    try:
+        job = getattr(importlib.import_module(module), name)
+        return {"result": await job(channels, **asked["arguments"])}
+    except Invalid as invalid:
+        return {"error": str(invalid)}
+    except Exception:  # noqa: BLE001 - the harness tells it
+        return {"error": traceback.format_exc()}
+
+
+if __name__ == "__main__":
+    uvloop.run(main(Path(sys.argv[1])))
