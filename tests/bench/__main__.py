@@ -42,7 +42,8 @@ def main() -> int:
     parser.add_argument("--turns", type=int, help="turns a round (default: 200, quick: 48)")
     parser.add_argument("--out", type=Path, default=Path("build/bench.json"), metavar="FILE", help="%(default)s")
     asked = parser.parse_args()
-    chosen = [each for each in MEASURES if asked.only in each.name]
+    named = [each for each in MEASURES if asked.only == each.name]
+    chosen = named or [each for each in MEASURES if asked.only in each.name]
     if not chosen:
         return _cannot(f"no measure has {asked.only!r} in its name; there are {', '.join(m.name for m in MEASURES)}")
     base = QUICK if asked.quick else Scale()
@@ -59,8 +60,8 @@ def main() -> int:
 async def _main(chosen: list[Measure], scale: Scale, out: Path) -> int:
     task = asyncio.current_task()
     assert task is not None
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(each, task.cancel)
     began, rows = time.monotonic(), list[Row]()
     try:
         async with Parts() as parts:
@@ -81,9 +82,8 @@ async def _main(chosen: list[Measure], scale: Scale, out: Path) -> int:
 def _tell(text: str, *, lasting: bool = False) -> None:
     """A line that the next one replaces on a terminal; elsewhere only lasting ones."""
     if sys.stderr.isatty():
-        print(
-            f"\r\x1b[Kbench: {text}" if text else "\r\x1b[K", end="\n" if lasting else "", file=sys.stderr, flush=True
-        )
+        line = f"\r\x1b[K{'bench: ' if text else ''}{text}"
+        print(line, end="\n" if lasting else "", file=sys.stderr, flush=True)
     elif lasting and text:
         print(f"bench: {text}", file=sys.stderr, flush=True)
 

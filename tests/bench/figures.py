@@ -20,8 +20,8 @@ class Goal:
 
     @property
     def text(self) -> str:
-        """As the table shows it: `≤ 0.6 ×`."""
-        return f"{'≤' if self.at_most else '≥'} {self.limit:g}{' ×' if self.of == 'ratio' else ''}"
+        """As the table shows it: `≤ 0.6 x`."""
+        return f"{'≤' if self.at_most else '≥'} {self.limit:g}{' x' if self.of == 'ratio' else ''}"
 
     def met(self, shown: float) -> bool:
         return shown <= self.limit if self.at_most else shown >= self.limit

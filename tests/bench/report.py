@@ -10,7 +10,7 @@ from tests.bench.figures import Goal, Row, told
 
 def table(rows: Sequence[Row], goals: Mapping[str, Goal]) -> str:
     """One line a row: name, median, spread, floor, ratio, goal, and whether it is met."""
-    lines = [("figure", "median", "min … max", "floor", "ratio", "goal", "", "")]
+    lines: list[tuple[str, ...]] = [("figure", "median", "min … max", "floor", "ratio", "goal", "", "")]
     lines += [_line(each, goals.get(each.name)) for each in rows]
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
     return "\n".join(_laid_out(line, widths) for line in lines)
@@ -40,7 +40,7 @@ def write(rows: Sequence[Row], goals: Mapping[str, Goal], file: Path) -> None:
 def _line(row: Row, goal: Goal | None) -> tuple[str, ...]:
     met = {True: "met", False: "MISSED", None: ""}[row.met(goal)]
     spread = f"{_shown(row.spread[0])} … {_shown(row.spread[1])}" if row.rounds > 1 else ""
-    ratio = "" if row.ratio is None else f"{row.ratio:.2f} ×"
+    ratio = "" if row.ratio is None else f"{row.ratio:.2f} x"
     value = f"{_shown(row.value)} {row.unit}".strip()
     return (row.name, value, spread, _shown(row.floor), ratio, goal.text if goal else "", met, row.about)
 

@@ -58,7 +58,7 @@ async def stream_turns(
     Gives `seconds` for all, `first_text_ms` of each, `responses` in all, and the ids of the turns.
     """
     opened = await channels.to(address)
-    calls = [channel.unary_stream(STREAM_MESSAGE) for channel in opened]
+    calls: list[Any] = [channel.unary_stream(STREAM_MESSAGE) for channel in opened]
     waiting = deque(
         (calls[number % len(calls)], session, _request(session, message)) for number, session in enumerate(sessions)
     )
