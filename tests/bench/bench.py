@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, Self, TypeVar
 
 from pymongo import AsyncMongoClient
 
@@ -50,11 +50,24 @@ class Spent:
 class Round:
     """What one round of turns cost: CPU milliseconds a turn, turns a second, responses a turn."""
 
-    server_ms: float
-    database_ms: float
-    per_second: float
-    responses: float
-    first_text_ms: list[float]
+    server_ms: float = 0.0
+    database_ms: float = 0.0
+    per_second: float = 0.0
+    responses: float = 0.0
+    first_text_ms: list[float] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls, spent: Spent, *, count: int, seconds: float, responses: int = 0, first_text_ms: Sequence[float] = ()
+    ) -> Self:
+        """From the window of so many turns, which took so long."""
+        return cls(
+            server_ms=1000 * spent.server / count,
+            database_ms=1000 * spent.database / count,
+            per_second=count / seconds,
+            responses=responses / count,
+            first_text_ms=list(first_text_ms),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +79,17 @@ class Bench:
     say: Callable[[str], None]
 
     async def alternate(self, sides: Mapping[str, Callable[[], Awaitable[T]]]) -> dict[str, list[T]]:
-        """One of each, in order, again and again: what disturbs the machine disturbs all sides alike."""
+        """One of each, in order, again and again: what disturbs the machine disturbs all sides alike.
+
+        The first round of each side warms it up, and is forgotten.
+        """
         found: dict[str, list[T]] = {name: [] for name in sides}
-        for number in range(self.scale.rounds):
+        for number in range(self.scale.rounds + 1):
             for name, play in sides.items():
-                self.say(f"round {number + 1} of {self.scale.rounds}: {name}")
-                found[name].append(await play())
+                self.say(f"round {number} of {self.scale.rounds}: {name}" if number else f"warming up: {name}")
+                result = await play()
+                if number:
+                    found[name].append(result)
         return found
 
     @contextlib.asynccontextmanager
@@ -109,13 +127,7 @@ class Bench:
             )
         if server.database:
             await self._check(server, sessions, answer)
-        return Round(
-            server_ms=1000 * spent.server / count,
-            database_ms=1000 * spent.database / count,
-            per_second=count / done["seconds"],
-            responses=done["responses"] / count,
-            first_text_ms=done["first_text_ms"],
-        )
+        return Round.of(spent, count=count, **done)
 
     async def _check(self, server: Served, sessions: list[str], answer: str) -> None:
         """Every turn is COMPLETED as a majority has it, and is in the log."""

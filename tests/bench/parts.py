@@ -77,7 +77,7 @@ class Parts:
             self.database = EmbeddedMongo(self.folder / "database")
             await stack.enter_async_context(self.database)
             self._stack = stack
-            self.model_url = await self._model(stack)
+            self.model = await self._model(stack)
             self.load = await stack.enter_async_context(self.runner("load"))
             self._stack = stack.pop_all()
         return self
@@ -128,11 +128,16 @@ class Parts:
             finally:
                 writer.close()
 
-    async def _model(self, stack: AsyncExitStack) -> str:
+    @property
+    def model_url(self) -> str:
+        """What an OpenAI client needs."""
+        return self.model.address
+
+    async def _model(self, stack: AsyncExitStack) -> Served:
         script = FILES / "model.toml"
-        program = self._program("model", ["turnkeeper", "model", "scripted", "--script", str(script)])
-        said = await (await stack.enter_async_context(program)).until_says("scripted model:")
-        return said.rsplit(" ", 1)[1]
+        words = ["turnkeeper", "model", "scripted", "--script", str(script)]
+        program = await stack.enter_async_context(self._program("model", words))
+        return Served(program, (await program.until_says("scripted model:")).rsplit(" ", 1)[1])
 
     @contextlib.asynccontextmanager
     async def _program(self, name: str, words: list[str], **variables: str) -> AsyncIterator[Program]:

@@ -89,22 +89,23 @@ async def stream_turns(
 async def read_back(channels: Channels, *, address: str, sessions: list[str], answer: str) -> int:
     """The sessions whose log, read again, has one whole turn with this answer. Raises Invalid for any other."""
     stubs = [session_pb2_grpc.SessionServiceStub(channel) for channel in await channels.to(address)]
-    limit = asyncio.Semaphore(_AT_ONCE)
+    limit, logs = asyncio.Semaphore(_AT_ONCE), list[tuple[str, session_pb2.ListEventsResponse]]()
 
     async def read(number: int, session_id: str) -> None:
         async with limit:
             request = session_pb2.ListEventsRequest(session_id=session_id, page_size=100)
-            found = await stubs[number % len(stubs)].ListEvents(request)
+            logs.append((session_id, await stubs[number % len(stubs)].ListEvents(request)))
+
+    async with asyncio.TaskGroup() as group:
+        for number, session_id in enumerate(sessions):
+            group.create_task(read(number, session_id))
+    for session_id, found in logs:
         if [event.sequence for event in found.events] != list(range(1, len(found.events) + 1)) or found.more:
             raise Invalid(f"{session_id}: its log has a gap")
         said = [event.message_completed for event in found.events if event.HasField("message_completed")]
         ends = [event.WhichOneof("payload") for event in found.events[-1:]]
         if [_text(each.content) for each in said] != [answer] or ends != ["turn_completed"]:
             raise Invalid(f"{session_id}: its log has no whole turn: {said} {ends}")
-
-    async with asyncio.TaskGroup() as group:
-        for number, session_id in enumerate(sessions):
-            group.create_task(read(number, session_id))
     return len(sessions)
 
 

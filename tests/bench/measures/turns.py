@@ -1,65 +1,118 @@
 """What a durable turn costs, beside a bare relay that keeps nothing: CPU and turns a second."""
 
-from collections.abc import Sequence
+import uuid
+from collections.abc import Awaitable, Callable
 from functools import partial
 
-from tests.bench.bench import Bench, Measure, Round
+from tests.bench.bench import Bench, Measure, Round, answer_to
 from tests.bench.figures import Row, row
+from tests.bench.floors import writes
+from tests.bench.jobs.model import ask_model
+from tests.bench.parts import Runner
 
-MOST = 64
+MESSAGE = "at once"
+
+Rounds = dict[str, list[Round]]
 
 
 async def alone(bench: Bench) -> list[Row]:
-    return await _turns(bench, 1)
+    return rows_of(await _turns(bench, 1), at=1)
 
 
 async def sixteen(bench: Bench) -> list[Row]:
-    return await _turns(bench, 16)
+    """The most telling one: all floors that a turn has."""
+    lines = await bench.parts.floor("relay_lines")
+    async with bench.parts.runner("F4") as writer:
+        return rows_of(
+            await _turns(
+                bench,
+                16,
+                F2L=partial(bench.turns, lines, concurrency=16),
+                F4=partial(_writes, bench, writer, concurrency=16),
+                F1=partial(_model, bench, concurrency=16),
+            ),
+            at=16,
+        )
 
 
 async def sixty_four(bench: Bench) -> list[Row]:
-    return await _turns(bench, MOST)
+    return rows_of(await _turns(bench, 64), at=64)
 
 
-async def _turns(bench: Bench, concurrency: int) -> list[Row]:
-    servers = {
-        "subject": await bench.parts.subject(),
-        "F2": await bench.parts.floor("relay"),
-        "F2 lines": await bench.parts.floor("relay_lines"),
-    }
-    for server in servers.values():
-        await bench.turns(server, concurrency=concurrency, count=max(bench.scale.turns // 2, concurrency))
-    found = await bench.alternate(
-        {name: partial(bench.turns, server, concurrency=concurrency) for name, server in servers.items()}
-    )
-    return rows_of(found["subject"], found["F2"], found["F2 lines"], concurrency=concurrency)
+async def _turns(bench: Bench, concurrency: int, **more: Callable[[], Awaitable[Round]]) -> Rounds:
+    """Rounds of the subject, of F2 and of more; each side is warm before the first counts."""
+    servers = {"subject": await bench.parts.subject(), "F2": await bench.parts.floor("relay")}
+    sides = {name: partial(bench.turns, server, concurrency=concurrency) for name, server in servers.items()}
+    return await bench.alternate({**sides, **more})
 
 
-def rows_of(subject: Sequence[Round], relay: Sequence[Round], lines: Sequence[Round], *, concurrency: int) -> list[Row]:
+async def _writes(bench: Bench, writer: Runner, *, concurrency: int) -> Round:
+    """A round of F4."""
+    count, uri = bench.scale.turns, bench.parts.database.uri
+    sessions = [uuid.uuid4().hex for _ in range(count)]
+    await writer.run(writes.prepare, uri=uri, sessions=sessions)
+    async with bench.window(writer) as spent:
+        seconds = await writer.run(writes.write_turns, uri=uri, sessions=sessions, concurrency=concurrency)
+    return Round.of(spent, count=count, seconds=seconds)
+
+
+async def _model(bench: Bench, *, concurrency: int) -> Round:
+    """A round of F1; the CPU is the model's own."""
+    count, url = bench.scale.turns, bench.parts.model_url
+    asked = {"url": url, "message": MESSAGE, "answer": answer_to(MESSAGE), "count": count, "concurrency": concurrency}
+    async with bench.window(bench.parts.model) as spent:
+        done = await bench.parts.load.run(ask_model, **asked)
+    return Round.of(spent, count=count, seconds=done["seconds"])
+
+
+def rows_of(found: Rounds, *, at: int) -> list[Row]:
     """The rows of one concurrency."""
-    name, at = f"turn.cpu.{concurrency}", f"at {concurrency} concurrent"
-    floor = [each.server_ms for each in relay]
-    database = [each.database_ms for each in subject]
-    both = [each.server_ms + each.database_ms for each in subject]
-    return [
-        row(name, f"server CPU per turn, {at} / F2", [each.server_ms for each in subject], unit="ms", floor=floor),
-        row(f"{name}.all", f"with the database, {at} / F2", both, unit="ms", floor=floor),
-        row(f"{name}.database", f"database CPU per turn, {at}", database, unit="ms"),
-        row(f"{name}.F2", f"F2: bare relay, {at}", floor, unit="ms"),
-        row(f"{name}.F2L", f"F2 with lines, {at}", [each.server_ms for each in lines], unit="ms"),
+    name, where = f"turn.cpu.{at}", f"{at} concurrent"
+    subject, relay = found["subject"], [each.server_ms for each in found["F2"]]
+    server, database = [each.server_ms for each in subject], [each.database_ms for each in subject]
+    both = [one + other for one, other in zip(server, database, strict=True)]
+    writes = found.get("F4", [])
+    rows = [
+        row(name, f"server CPU per durable turn, {where}; floor F2", server, unit="ms", floor=relay),
+        row(f"{name}.all", f"server and database CPU, {where}; floor F2", both, unit="ms", floor=relay),
         row(
-            f"turns.{concurrency}",
-            f"turns a second, {at} / F2",
+            f"{name}.database",
+            f"database CPU, {where}; floor F4" if writes else f"database CPU, {where}",
+            database,
+            unit="ms",
+            floor=[each.database_ms for each in writes] or None,
+        ),
+        row(
+            f"turns.{at}",
+            f"durable turns a second, {where}; floor F2",
             [each.per_second for each in subject],
             unit="/s",
-            floor=[each.per_second for each in relay],
+            floor=[each.per_second for each in found["F2"]],
         ),
-        row(f"turn.responses.{concurrency}", f"responses a turn, {at}", [each.responses for each in subject], unit=""),
+        row(f"turn.responses.{at}", f"responses a turn, {where}", [each.responses for each in subject], unit=""),
+        row(f"F2.cpu.{at}", f"F2, a bare relay: CPU per answer, {where}", relay, unit="ms"),
+    ]
+    return rows + [each for floor in ("F2L", "F4", "F1") if floor in found for each in _floor(floor, found[floor], at)]
+
+
+_ABOUT = {
+    "F1": "F1, the scripted model called directly",
+    "F2L": "F2 with `with_streaming_response` lines",
+    "F4": "F4, as many raw writes: the writer's",
+}
+
+
+def _floor(name: str, rounds: list[Round], at: int) -> list[Row]:
+    """For information."""
+    about = f"{_ABOUT[name]} CPU per turn, {at} concurrent"
+    return [
+        row(f"{name}.cpu.{at}", about, [each.server_ms for each in rounds], unit="ms"),
+        row(f"{name}.turns.{at}", f"{name}: turns a second", [each.per_second for each in rounds], unit="/s"),
     ]
 
 
 MEASURES = (
-    Measure("turns-1", "turns one after the other", alone),
-    Measure("turns-16", "turns, 16 at once", sixteen),
-    Measure("turns-64", "turns, 64 at once", sixty_four),
+    Measure("turns-1", "CPU and rate of turns, one after the other", alone),
+    Measure("turns-16", "CPU and rate of turns, 16 at once", sixteen),
+    Measure("turns-64", "CPU and rate of turns, 64 at once", sixty_four),
 )

@@ -1,0 +1,36 @@
+"""What a server streams, kept as it came: for the floor that sends the same bytes."""
+
+import asyncio
+import struct
+from pathlib import Path
+
+from tests.bench.runner import Channels
+from turnkeeper.pb.v1 import session_pb2
+
+WATCH_EVENTS = "/turnkeeper.v1.SessionService/WatchEvents"
+_LENGTH = struct.Struct(">I")
+
+
+async def record(channels: Channels, *, address: str, session_id: str, file: str) -> dict[str, int]:
+    """A replay of the whole log, its responses into a file. Gives how many `responses`, `events` and `bytes`."""
+    request = session_pb2.WatchEventsRequest(session_id=session_id, follow=False)
+    channel = (await channels.to(address))[0]
+    responses = [each async for each in channel.unary_stream(WATCH_EVENTS)(request.SerializeToString())]
+    await asyncio.to_thread(keep, responses, Path(file))
+    events = sum(len(session_pb2.WatchEventsResponse.FromString(each).events) for each in responses)
+    return {"responses": len(responses), "events": events, "bytes": sum(map(len, responses))}
+
+
+def keep(responses: list[bytes], file: Path) -> None:
+    """Write them, each after its length."""
+    file.write_bytes(b"".join(_LENGTH.pack(len(each)) + each for each in responses))
+
+
+def responses_of(file: Path) -> list[bytes]:
+    """Read what `keep` wrote."""
+    kept, place, found = file.read_bytes(), 0, []
+    while place < len(kept):
+        (length,) = _LENGTH.unpack_from(kept, place)
+        found.append(kept[place + _LENGTH.size : place + _LENGTH.size + length])
+        place += _LENGTH.size + length
+    return found
