@@ -14,7 +14,7 @@ from tests.bench.jobs.recording import responses_of
 METHOD = "/turnkeeper.v1.SessionService/WatchEvents"
 
 
-class Replay(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types for it
+class Replay(grpc.GenericRpcHandler):
     """Answers one method, with what was recorded."""
 
     def __init__(self, responses: list[bytes]) -> None:

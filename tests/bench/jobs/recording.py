@@ -3,6 +3,7 @@
 import asyncio
 import struct
 from pathlib import Path
+from typing import Any
 
 from tests.bench.runner import Channels
 from turnkeeper.pb.v1 import session_pb2
@@ -14,8 +15,8 @@ _LENGTH = struct.Struct(">I")
 async def record(channels: Channels, *, address: str, session_id: str, file: str) -> dict[str, int]:
     """A replay of the whole log, its responses into a file. Gives how many `responses`, `events` and `bytes`."""
     request = session_pb2.WatchEventsRequest(session_id=session_id, follow=False)
-    channel = (await channels.to(address))[0]
-    responses = [each async for each in channel.unary_stream(WATCH_EVENTS)(request.SerializeToString())]
+    call: Any = (await channels.to(address))[0].unary_stream(WATCH_EVENTS)
+    responses: list[bytes] = [each async for each in call(request.SerializeToString())]
     await asyncio.to_thread(keep, responses, Path(file))
     events = sum(len(session_pb2.WatchEventsResponse.FromString(each).events) for each in responses)
     return {"responses": len(responses), "events": events, "bytes": sum(map(len, responses))}

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from tests.bench.bench import Bench, Measure, Round, answer_to
 from tests.bench.figures import Row, row
@@ -18,7 +19,7 @@ TURN_SECONDS = 0.05 + 31 * 0.02
 async def first_text(bench: Bench) -> list[Row]:
     """Subject, F2 and F1 in turns; callers begin at random times within an answer's length."""
     servers = {"subject": await bench.parts.subject(), "F2": await bench.parts.floor("relay")}
-    paced = {"message": MESSAGE, "concurrency": CONCURRENCY, "apart": TURN_SECONDS}
+    paced: dict[str, Any] = {"message": MESSAGE, "concurrency": CONCURRENCY, "apart": TURN_SECONDS}
     sides = {name: partial(bench.turns, server, **paced) for name, server in servers.items()}
     found = await bench.alternate({**sides, "F1": partial(_model, bench)})
     return rows_of(found["subject"], found["F2"], found["F1"])

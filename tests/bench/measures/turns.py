@@ -96,8 +96,8 @@ def rows_of(found: Rounds, *, at: int) -> list[Row]:
 
 
 _ABOUT = {
-    "F1": "F1, the scripted model called directly",
-    "F2L": "F2 with `with_streaming_response` lines",
+    "F1": "F1, the scripted model called directly: its",
+    "F2L": "F2 with `with_streaming_response` lines: its",
     "F4": "F4, as many raw writes: the writer's",
 }
 
