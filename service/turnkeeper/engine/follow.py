@@ -36,7 +36,7 @@ LAST = frozenset({"session_ended", "session_expired"})
 class PreviewCodec(Protocol):
     """How deltas become bytes, and what a stored message's text is."""
 
-    def delta(self, session_id: str, *, turn_id: str, message_id: str, attempt: int, offset: int, text: str) -> bytes:
+    def delta(self, session_id: str, *, turn_id: str, message_id: str, attempt: int, offset: int, text: bytes) -> bytes:
         """The wire form of a `content_delta` event."""
         ...
 
@@ -254,7 +254,7 @@ class Follower:
                 message_id=message_id,
                 attempt=attempt,
                 offset=offset,
-                text=piece.decode(),
+                text=piece,
             )
             if not batch.add(payload):
                 return False
@@ -291,7 +291,7 @@ class Follower:
             message_id=preview.message_id,
             attempt=preview.attempt,
             offset=start,
-            text=piece.decode(),
+            text=piece,
         )
         preview.encoded[offset] = known = (start + len(piece), payload)
         return known

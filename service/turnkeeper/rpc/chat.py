@@ -15,7 +15,7 @@ from turnkeeper.engine.sessions import Sessions
 from turnkeeper.engine.turns import Turns
 from turnkeeper.errors import CursorExpired, NotImplementedYet, SessionAlreadyExists, error_of
 from turnkeeper.pb.v1 import chat_pb2, chat_pb2_grpc, session_pb2
-from turnkeeper.rpc import client_tools, codec, cursor, pages, rules
+from turnkeeper.rpc import client_tools, codec, cursor, pages, rules, wire
 from turnkeeper.rpc.caller import NOBODY, Caller
 from turnkeeper.rpc.fingerprint import fingerprint
 from turnkeeper.rpc.interceptor import Context
@@ -85,13 +85,11 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
                 async for batch in batches:
                     if batch.caught_up or batch.kinds & (ENDS | SETTLES):
                         settled = await self._settled(*key, record.turn_id, through=batch.place.sequence)
-                    rest = chat_pb2.StreamMessageResponse(
-                        cursor=cursor.encode(batch.place, tenant=key[0], session_id=key[1]),
-                        through_sequence=batch.place.sequence,
-                        caught_up=batch.caught_up,
-                        turn=turn_view(settled) if settled else None,
-                    )
-                    yield codec.batch(batch.events, rest)  # type: ignore[misc]  # bytes pass through
+                    at = cursor.encode(batch.place, tenant=key[0], session_id=key[1])
+                    last = chat_pb2.StreamMessageResponse(turn=turn_view(settled)) if settled else None
+                    yield wire.response(  # type: ignore[misc]  # bytes pass through
+                        batch.events, cursor=at, through=batch.place.sequence, caught_up=batch.caught_up
+                    ) + (last.SerializeToString() if last else b"")
                     if settled is not None:
                         break
         except (Ended, CursorExpired) as end:

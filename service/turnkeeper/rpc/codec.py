@@ -32,34 +32,33 @@ from turnkeeper.domain.event import (
 )
 from turnkeeper.domain.message import text_of
 from turnkeeper.pb.v1 import event_pb2
+from turnkeeper.rpc import wire
 from turnkeeper.rpc.status import advice
+from turnkeeper.rpc.wire import varint
 from turnkeeper.store.step import StoredEvent
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
 
-SEQUENCE_TAG = bytes([event_pb2.Event.DESCRIPTOR.fields_by_name["sequence"].number << 3])
-"""The wire tag of `Event.sequence`: appended, because concatenated messages merge."""
-
-FOREIGN_TAG = b"\x9a\x06"
-"""The wire tag of a text in `Event`'s field 99, which no version ever names."""
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+Put = Callable[[Any, Any], None]
+Get = Callable[[Any], Any]
 
 
 def fill(message: M, value: object, *, rename: Mapping[str, str] = {}) -> M:
     """Set every field of `message` that `value` has, by name; `rename` maps a value's name to the message's."""
-    known = message.DESCRIPTOR.fields_by_name
-    for field in fields(value):  # type: ignore[arg-type]
-        name = rename.get(field.name, field.name)
-        if name in known:
-            _set(message, known[name], getattr(value, field.name))
+    target, source = cast(tuple[Any, Any], (type(message), type(value)))
+    for name, put in _writer(target, source, tuple(rename.items())):
+        part = getattr(value, name)
+        if part is not None:
+            put(message, part)
     return message
 
 
 def read(kind: type[T], message: Message) -> T:
     """The dataclass of this message. Fields the dataclass lacks are passed over."""
-    known = message.DESCRIPTOR.fields_by_name
-    values = {name: _get(message, known[name], hint) for name, hint in _hints(cast(Any, kind)).items() if name in known}
-    return kind(**values)
+    target, source = cast(tuple[Any, Any], (kind, type(message)))
+    return kind(**{name: get(message) for name, get in _reader(target, source)})
 
 
 def enum_value(field: FieldDescriptor, value: enum.Enum) -> int:
@@ -67,53 +66,72 @@ def enum_value(field: FieldDescriptor, value: enum.Enum) -> int:
     return int(field.enum_type.values_by_name[f"{_prefix(field)}{value.value}"].number)
 
 
-def _set(message: Message, field: FieldDescriptor, value: object) -> None:  # noqa: C901 - one case a kind of field
-    name = field.name
-    match value:
-        case None:
-            return
-        case enum.IntEnum():
-            setattr(message, name, int(value))
-        case enum.Enum():
-            setattr(message, name, enum_value(field, value))
-        case datetime():
-            getattr(message, name).FromDatetime(value)
-        case timedelta():
-            getattr(message, name).FromTimedelta(value)
-        case tuple():
-            target = getattr(message, name)
-            for item in value:
-                if is_dataclass(item):
-                    fill(target.add(), item)
-                else:
-                    target.append(item)
-        case Mapping():
-            getattr(message, name).update(value)
-        case _ if is_dataclass(value):
-            submessage = getattr(message, name)
-            submessage.SetInParent()
-            fill(submessage, value)
-        case _:
-            setattr(message, name, value)
+@cache
+def _writer(message: Any, kind: Any, renamed: tuple[tuple[str, str], ...]) -> tuple[tuple[str, Put], ...]:
+    """How each field of such a value gets into such a message: worked out once."""
+    known, rename = message.DESCRIPTOR.fields_by_name, dict(renamed)
+    targets = [(each.name, known.get(rename.get(each.name, each.name))) for each in fields(kind)]
+    hints = _hints(kind)
+    return tuple((name, _put(field, _present(hints[name]))) for name, field in targets if field is not None)
 
 
-def _get(message: Message, field: FieldDescriptor, hint: Any) -> Any:
-    optional = get_origin(hint) in (Union, UnionType)
-    if optional:
-        hint = next(part for part in get_args(hint) if part is not type(None))
-        if field.has_presence and not message.HasField(field.name):
-            return None
-    value = getattr(message, field.name)
+def _put(field: FieldDescriptor, hint: Any) -> Put:
+    name, origin = field.name, get_origin(hint)
+    if origin is tuple:
+        return _put_all(name, get_args(hint)[0])
+    if origin is not None:
+        return lambda message, value: getattr(message, name).update(value)
+    if is_dataclass(hint):
+        return lambda message, value: _put_into(getattr(message, name), value)
+    if hint is datetime:
+        return lambda message, value: set_time(getattr(message, name), value)
+    if hint is timedelta:
+        return lambda message, value: getattr(message, name).FromTimedelta(value)
+    if issubclass(hint, enum.Enum) and not issubclass(hint, enum.IntEnum):
+        numbers = {member: enum_value(field, member) for member in hint}
+        return lambda message, value: setattr(message, name, numbers[value])
+    return lambda message, value: setattr(message, name, value)
+
+
+def _put_all(name: str, hint: Any) -> Put:
+    if not is_dataclass(hint):
+        return lambda message, value: getattr(message, name).extend(value)
+
+    def put(message: Any, value: Any) -> None:
+        target = getattr(message, name)
+        for item in value:
+            fill(target.add(), item)
+
+    return put
+
+
+def _put_into(message: Message, value: object) -> None:
+    message.SetInParent()
+    fill(message, value)
+
+
+@cache
+def _reader(kind: Any, message: Any) -> tuple[tuple[str, Get], ...]:
+    known = message.DESCRIPTOR.fields_by_name
+    return tuple((name, _get(known[name], hint)) for name, hint in _hints(kind).items() if name in known)
+
+
+def _get(field: FieldDescriptor, hint: Any) -> Get:
+    name, some = field.name, _some(field, _present(hint))
+    if hint is not _present(hint) and field.has_presence:
+        return lambda message: some(getattr(message, name)) if message.HasField(name) else None
+    return lambda message: some(getattr(message, name))
+
+
+def _some(field: FieldDescriptor, hint: Any) -> Get:
     origin = get_origin(hint)
     if origin is tuple:
-        (item, _) = get_args(hint)
-        return tuple(read(cast(type[Any], item), part) if is_dataclass(item) else part for part in value)
+        item = get_args(hint)[0]
+        return (
+            (lambda value: tuple(read(cast(type[Any], item), part) for part in value)) if is_dataclass(item) else tuple
+        )
     if origin is not None:
-        return dict(value)
-    return _scalar(hint, field)(value)
-
-
-def _scalar(hint: Any, field: FieldDescriptor) -> Callable[[Any], Any]:
+        return dict
     if is_dataclass(hint):
         return lambda value: read(cast(type[Any], hint), value)
     if hint is datetime:
@@ -121,11 +139,18 @@ def _scalar(hint: Any, field: FieldDescriptor) -> Callable[[Any], Any]:
     if hint is timedelta:
         return lambda value: value.ToTimedelta()
     if issubclass(hint, enum.IntEnum):
-        return cast(Callable[[Any], Any], hint)
+        return cast(Get, hint)
     if issubclass(hint, enum.Enum):
         names = field.enum_type.values_by_number
         return lambda value: hint(names[value].name.removeprefix(_prefix(field)))
     return lambda value: value
+
+
+def _present(hint: Any) -> Any:
+    """Of `X | None` the X, and anything else as it is."""
+    if get_origin(hint) not in (Union, UnionType):
+        return hint
+    return next(part for part in get_args(hint) if part is not type(None))
 
 
 @cache
@@ -151,8 +176,14 @@ def timestamp(value: datetime | None) -> Timestamp | None:
     if value is None:
         return None
     made = Timestamp()
-    made.FromDatetime(value)
+    set_time(made, value)
     return made
+
+
+def set_time(message: Timestamp, value: datetime) -> None:
+    """What `FromDatetime` does with a time that has a zone, at a fraction of its cost."""
+    since = value - EPOCH
+    message.seconds, message.nanos = since.days * 86_400 + since.seconds, since.microseconds * 1000
 
 
 def seconds(value: Duration) -> float:
@@ -165,10 +196,10 @@ class WireCodec:
     def encode(self, session_id: str, event: NewEvent) -> bytes:
         """The wire form without its number."""
         made = event_pb2.Event(session_id=session_id, turn_id=event.turn_id, attempt=event.attempt)
-        made.create_time.FromDatetime(event.at)
+        set_time(made.create_time, event.at)
         if isinstance(event.payload, ForeignPayload):
             made.ignorable, text = True, event.payload.text.encode()
-            return made.SerializeToString() + FOREIGN_TAG + varint(len(text)) + text
+            return made.SerializeToString() + wire.FOREIGN + varint(len(text)) + text
         payload = getattr(made, NAMES[type(event.payload)])
         payload.SetInParent()
         fill(payload, event.payload)
@@ -179,7 +210,7 @@ class WireCodec:
 
     def number(self, payload: bytes, sequence: int) -> bytes:
         """The wire form with its number, made by appending."""
-        return payload + SEQUENCE_TAG + varint(sequence)
+        return payload + wire.SEQUENCE + varint(sequence)
 
     def decode(self, stored: StoredEvent) -> Event:
         """A stored event as a value. Raises ValueError for a kind that this version does not know."""
@@ -195,40 +226,12 @@ class WireCodec:
             payload=payload,
         )
 
-    def delta(self, session_id: str, *, turn_id: str, message_id: str, attempt: int, offset: int, text: str) -> bytes:
+    def delta(self, session_id: str, *, turn_id: str, message_id: str, attempt: int, offset: int, text: bytes) -> bytes:
         """The wire form of a `content_delta` event."""
-        return event_pb2.Event(
-            session_id=session_id,
-            turn_id=turn_id,
-            attempt=attempt,
-            content_delta=event_pb2.ContentDelta(
-                message_id=message_id,
-                attempt=attempt,
-                offset=offset,
-                kind=event_pb2.DELTA_KIND_TEXT,
-                text=text,
-            ),
-        ).SerializeToString()
+        return wire.delta(session_id, turn_id, message_id, attempt, offset, text)
 
     def message_text(self, payload: bytes) -> tuple[str, int, bytes]:
         """Of a stored `message_completed`: message id, attempt, text in UTF-8."""
         message = event_pb2.Event.FromString(payload)
         said = read(MessageCompleted, message.message_completed)
         return said.message_id, message.attempt, text_of(said.content).encode()
-
-
-def varint(number: int) -> bytes:
-    """Protobuf's variable-length form of a number ≥ 0."""
-    out = bytearray()
-    while number > 127:
-        out.append(number & 127 | 128)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-def batch(events: list[bytes], rest: Message) -> bytes:
-    """A response with `repeated Event events = 1`, of events that are bytes already, and the other fields of `rest`."""
-    pieces = [b"".join((b"\n", varint(len(event)), event)) for event in events]
-    pieces.append(rest.SerializeToString())
-    return b"".join(pieces)

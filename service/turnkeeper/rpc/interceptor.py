@@ -10,11 +10,11 @@ import contextlib
 import inspect
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 from grpc import aio
 
 from turnkeeper.errors import InternalError, InvalidRequest, NotImplementedYet, SessionError, SlowConsumer
@@ -40,7 +40,8 @@ class Boundary(aio.ServerInterceptor):
         """`write_timeout` in seconds: a stream whose reader accepts nothing for so long ends with SLOW_CONSUMER."""
         self._spans = spans
         self._metrics = metrics
-        self._write_timeout = write_timeout
+        self._writes = Writes(write_timeout)
+        self._methods: dict[str, Any] = {}
         self._peers: dict[str, int] = {}
         self._calls = 0
         self._idle = asyncio.Event()
@@ -53,78 +54,77 @@ class Boundary(aio.ServerInterceptor):
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], handler_call_details: Any
     ) -> Any:
-        """Wrap the method's handler; a method that does not exist stays grpc's to refuse."""
-        handler = await continuation(handler_call_details)
-        if handler is None or handler.request_streaming:
-            return handler
-        _, service, method = str(handler_call_details.method).split("/", 2)
+        """The method's handler, wrapped once; a method that does not exist stays grpc's to refuse."""
+        path = str(handler_call_details.method)
+        if path not in self._methods:
+            handler = await continuation(handler_call_details)
+            if handler is None or handler.request_streaming:
+                return handler
+            self._methods[path] = self._handler(path, handler)
+        return self._methods[path]
+
+    def _handler(self, path: str, handler: Any) -> Any:
+        _, service, method = path.split("/", 2)
         own = service.startswith(OWN)
         if not handler.response_streaming:
-            return grpc.unary_unary_rpc_method_handler(
-                self._wrapped(service, method, _unary(handler.unary_unary, own=own), handler.request_deserializer),
-                None,
-                handler.response_serializer,
-            )
-        return grpc.unary_stream_rpc_method_handler(
-            self._wrapped(service, method, self._stream(handler.unary_stream, own=own), handler.request_deserializer),
-            None,
-            None if own else handler.response_serializer,
-        )
+            call = self._wrapped(service, method, handler, handler.unary_unary)
+            return grpc.unary_unary_rpc_method_handler(call, None, handler.response_serializer)
+        inner = handler.unary_stream
+        run = inner if inspect.iscoroutinefunction(inner) else self._stream(inner)  # health writes by itself
+        call = self._wrapped(service, method, handler, run)
+        return grpc.unary_stream_rpc_method_handler(call, None, None if own else handler.response_serializer)
 
-    def _wrapped(self, service: str, method: str, run: Run, parse: Callable[[bytes], Any]) -> Run:
+    def _wrapped(self, service: str, method: str, handler: Any, run: Run) -> Run:
+        own, parse = service.startswith(OWN), handler.request_deserializer
+
         async def call(data: bytes, context: Context) -> Any:
             began = time.monotonic()
-            code = "CANCELLED"
-            metadata: Any = context.invocation_metadata() or ()
-            with (
-                self._under_way(own=service.startswith(OWN)),
-                self._connection(context.peer()),
-                self._spans.rpc(service, method=method, metadata=metadata) as span,
-            ):
-                try:
-                    response = await run(_parsed(data, parse), context)
-                    code = "OK"
+            code, peer = "CANCELLED", context.peer()
+            self._enter(peer, own=own)
+            try:
+                with self._spans.rpc(service, method=method, metadata=context.invocation_metadata() or ()) as span:
+                    try:
+                        response = await run(_parsed(data, parse, checked=own), context)
+                        code = "OK"
+                    except aio.AbortError:
+                        code = STATUS.get(_number(context), grpc.StatusCode.UNKNOWN).name
+                        span.finished(code)
+                        raise
+                    except aio.InternalError:
+                        return None  # the peer is gone
+                    except BaseException as error:
+                        if _must_pass(error):
+                            raise
+                        told = self._told(error, service, method)
+                        code = told.family.name
+                        span.finished(code, error=told.code.name)
+                        await _abort(context, told)
+                        return None  # it waits behind what is not read yet
                     span.finished(code)
                     return response
-                except aio.AbortError:
-                    code = STATUS.get(_number(context), grpc.StatusCode.UNKNOWN).name
-                    span.finished(code)
-                    raise
-                except aio.InternalError:
-                    return None  # the peer is gone
-                except BaseException as error:
-                    if _must_pass(error):
-                        raise
-                    told = self._told(error, service, method)
-                    code = told.family.name
-                    span.finished(code, error=told.code.name)
-                    await _abort(context, told)
-                    return None  # it waits behind what is not read yet
-                finally:
-                    self._metrics.rpc_finished(service, method=method, code=code, seconds=time.monotonic() - began)
+            finally:
+                self._leave(peer, own=own)
+                self._metrics.rpc_finished(service, method=method, code=code, seconds=time.monotonic() - began)
 
         return call
 
-    def _stream(self, inner: Callable[[Any, Context], Any], *, own: bool) -> Run:
+    def _stream(self, inner: Callable[[Any, Context], Any]) -> Run:
         async def run(request: Any, context: Context) -> None:
-            if own:
-                rules.check(request)
-            if inspect.iscoroutinefunction(inner):  # grpc's own health service writes by itself
-                await inner(request, context)
-                return
+            responses = inner(request, context)
+            del request
             self._metrics.stream_opened()
             try:
-                async with contextlib.aclosing(inner(request, context)) as responses:
-                    async for response in responses:
-                        await self._write(context, response)
+                async for response in responses:
+                    await self._write(context, response)
             finally:
+                await responses.aclose()
                 self._metrics.stream_closed()
 
         return run
 
     async def _write(self, context: Context, response: Any) -> None:
         try:
-            async with asyncio.timeout(self._write_timeout):
+            with self._writes.begun():
                 await context.write(response)
         except TimeoutError as error:
             self._metrics.slow_consumer("WRITE_TIMEOUT")
@@ -142,47 +142,78 @@ class Boundary(aio.ServerInterceptor):
         self._metrics.error(error.code)
         return error
 
-    @contextlib.contextmanager
-    def _under_way(self, *, own: bool) -> Iterator[None]:
+    def _enter(self, peer: str, *, own: bool) -> None:
+        """A peer with at least one call under way counts as a connection."""
         self._calls += own
         if self._calls:
             self._idle.clear()
-        try:
-            yield
-        finally:
-            self._calls -= own
-            if not self._calls:
-                self._idle.set()
-
-    @contextlib.contextmanager
-    def _connection(self, peer: str) -> Iterator[None]:
-        """A peer with at least one call under way counts as a connection."""
         self._peers[peer] = self._peers.get(peer, 0) + 1
         if self._peers[peer] == 1:
             self._metrics.connection_opened()
-        try:
-            yield
-        finally:
-            self._peers[peer] -= 1
-            if not self._peers[peer]:
-                del self._peers[peer]
-                self._metrics.connection_closed()
+
+    def _leave(self, peer: str, *, own: bool) -> None:
+        self._calls -= own
+        if not self._calls:
+            self._idle.set()
+        self._peers[peer] -= 1
+        if not self._peers[peer]:
+            del self._peers[peer]
+            self._metrics.connection_closed()
 
 
-def _parsed(data: bytes, parse: Callable[[bytes], Any]) -> Any:
+class Writes:
+    """The writes that are under way, and one timer for all: each may take `timeout` seconds."""
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._begun: dict[asyncio.Task[Any], float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begun(self) -> "Writes":
+        """A block with one write of the running task; raises TimeoutError when it took too long."""
+        return self
+
+    def __enter__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._begun[_this_task()] = loop.time()
+        if self._timer is None:
+            self._timer = loop.call_later(self._timeout, self._look)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        task = _this_task()
+        late = self._begun.pop(task) < 0
+        if late and task.uncancel() == 0 and kind is asyncio.CancelledError:
+            raise TimeoutError
+
+    def _look(self) -> None:
+        """The oldest are first. What was found late is cancelled once."""
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        for task, at in self._begun.items():
+            left = at + self._timeout - loop.time()
+            if at >= 0 and left > 0:
+                self._timer = loop.call_later(left, self._look)
+                return
+            if at >= 0:
+                self._begun[task] = -1.0
+                task.cancel()
+
+
+def _this_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("there is no task")
+    return task
+
+
+def _parsed(data: bytes, parse: Callable[[bytes], Any], *, checked: bool) -> Any:
     try:
-        return parse(data)
+        request = parse(data)
     except DecodeError as error:
         raise InvalidRequest("The request's bytes are not a message of this method; check your stubs.") from error
-
-
-def _unary(inner: Callable[[Any, Context], Awaitable[Any]], *, own: bool) -> Run:
-    async def run(request: Message, context: Context) -> Any:
-        if own:
-            rules.check(request)
-        return await inner(request, context)
-
-    return run
+    if checked:
+        rules.check(request)
+    return request
 
 
 def _must_pass(error: BaseException) -> bool:

@@ -18,7 +18,7 @@ from turnkeeper.engine.forks import Forks
 from turnkeeper.engine.sessions import NewSession, Sessions
 from turnkeeper.errors import CursorExpired, TurnNotFound
 from turnkeeper.pb.v1 import event_pb2, message_pb2, session_pb2, session_pb2_grpc
-from turnkeeper.rpc import attributes, codec, cursor, pages, rules
+from turnkeeper.rpc import attributes, codec, cursor, pages, rules, wire
 from turnkeeper.rpc.caller import NOBODY, Caller
 from turnkeeper.rpc.checkpoints import CheckpointVerbs
 from turnkeeper.rpc.fingerprint import fingerprint
@@ -112,10 +112,9 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
             async with aclosing(self._follower.follow(key, start, wanted)) as batches:
                 async for batch in batches:
                     place = cursor.encode(batch.place, tenant=caller.tenant, session_id=request.session_id)
-                    rest = session_pb2.WatchEventsResponse(
-                        cursor=place, through_sequence=batch.place.sequence, caught_up=batch.caught_up
+                    yield wire.response(  # type: ignore[misc]  # bytes pass through
+                        batch.events, cursor=place, through=batch.place.sequence, caught_up=batch.caught_up
                     )
-                    yield codec.batch(batch.events, rest)  # type: ignore[misc]  # bytes pass through
         except (Ended, CursorExpired) as end:
             raise with_cursor(end, key) from None
 

@@ -28,7 +28,7 @@ LENGTH = 200
 class Codec(TextCodec):
     """The events here have no text of their own."""
 
-    def delta(self, session_id: str, *, turn_id: str, message_id: str, attempt: int, offset: int, text: str) -> bytes:
+    def delta(self, session_id: str, *, turn_id: str, message_id: str, attempt: int, offset: int, text: bytes) -> bytes:
         raise NotImplementedError
 
     def message_text(self, payload: bytes) -> tuple[str, int, bytes]:

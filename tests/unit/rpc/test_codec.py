@@ -23,9 +23,9 @@ from turnkeeper.domain.message import Message, Part, Usage
 from turnkeeper.domain.session import SessionState
 from turnkeeper.domain.tool import PolicyAction
 from turnkeeper.domain.turn import PendingItem, StopReason, TurnState
-from turnkeeper.pb.v1 import error_pb2, event_pb2, message_pb2, session_pb2
-from turnkeeper.rpc import codec
-from turnkeeper.rpc.codec import WireCodec, batch, enum_value, varint
+from turnkeeper.pb.v1 import chat_pb2, error_pb2, event_pb2, message_pb2, session_pb2
+from turnkeeper.rpc import codec, wire
+from turnkeeper.rpc.codec import WireCodec, enum_value
 from turnkeeper.rpc.views import agent_view, approval_view, session_view, turn_view
 from turnkeeper.store.step import Cancel, Head, StoredEvent
 
@@ -71,9 +71,9 @@ def test_every_event_comes_back_as_it_was(kind: str, data: st.DataObject) -> Non
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_event_is_of_its_kind_even_when_it_says_nothing(kind: str) -> None:
     assert kind_of(KINDS[kind]) == kind
-    wire = event_pb2.Event.FromString(CODEC.encode("s", an_event(payload=_least(KINDS[kind]))))
-    assert wire.WhichOneof("payload") == kind
-    assert not wire.ignorable
+    event = event_pb2.Event.FromString(CODEC.encode("s", an_event(payload=_least(KINDS[kind]))))
+    assert event.WhichOneof("payload") == kind
+    assert not event.ignorable
 
 
 def _least(kind: Any) -> Any:
@@ -110,8 +110,8 @@ ERROR = ErrorDetail(code=Code.LLM_RATE_LIMIT, message="Wait.", retry_after=timed
     ],
 )
 def test_an_error_inside_an_event_says_where_and_what_helps(payload: TurnFailed | AttemptFailed) -> None:
-    wire = event_pb2.Event.FromString(CODEC.encode("s", an_event(payload=payload, turn_id="t")))
-    error = getattr(wire, kind_of(type(payload))).error
+    event = event_pb2.Event.FromString(CODEC.encode("s", an_event(payload=payload, turn_id="t")))
+    error = getattr(event, kind_of(type(payload))).error
     assert (error.session_id, error.turn_id) == ("s", "t")
     assert error.retry == error_pb2.RETRY_ADVICE_RETRY_TURN
     assert (error.code, error.message, dict(error.metadata)) == (Code.LLM_RATE_LIMIT, "Wait.", {"a": "1"})
@@ -122,7 +122,7 @@ def test_a_number_is_appended_and_read_as_the_events_own(number: int) -> None:
     without = CODEC.encode("s", an_event("hello"))
     assert event_pb2.Event.FromString(without).sequence == 0
     assert event_pb2.Event.FromString(CODEC.number(without, number)).sequence == number
-    assert len(varint(number)) <= 9
+    assert len(wire.varint(number)) <= 9
 
 
 @given(st.lists(st.text(max_size=300), max_size=4), st.text(max_size=10), st.integers(0, 9), st.booleans())
@@ -130,21 +130,21 @@ def test_a_batch_of_bytes_is_the_message_that_protobuf_would_make(
     texts: list[str], place: str, through: int, caught_up: bool
 ) -> None:
     events = [CODEC.number(CODEC.encode("s", an_event(text)), n) for n, text in enumerate(texts, start=1)]
-    rest = session_pb2.WatchEventsResponse(cursor=place, through_sequence=through, caught_up=caught_up)
-    whole = session_pb2.WatchEventsResponse.FromString(batch(events, rest))
-    assert [event.message_received.content[0].text for event in whole.events] == texts
-    assert [event.sequence for event in whole.events] == list(range(1, len(texts) + 1))
-    del whole.events[:]
-    assert whole == rest
+    made = wire.response(events, cursor=place, through=through, caught_up=caught_up)
+    for kind in (session_pb2.WatchEventsResponse, chat_pb2.StreamMessageResponse):
+        parsed = [event_pb2.Event.FromString(event) for event in events]
+        whole = kind(events=parsed, cursor=place, through_sequence=through, caught_up=caught_up)
+        assert kind.FromString(made) == whole
 
 
-def test_a_delta_is_a_preview() -> None:
-    wire = event_pb2.Event.FromString(CODEC.delta("s", turn_id="t", message_id="m", attempt=2, offset=5, text="lo"))
-    assert (wire.session_id, wire.sequence, wire.turn_id, wire.attempt) == ("s", 0, "t", 2)
-    assert not wire.HasField("create_time")
-    delta = wire.content_delta
-    assert (delta.message_id, delta.attempt, delta.offset, delta.text) == ("m", 2, 5, "lo")
-    assert delta.kind == event_pb2.DELTA_KIND_TEXT
+@given(st.text(max_size=300), st.integers(0, 2**63 - 1), st.integers(0, 300))
+def test_a_delta_is_a_preview(text: str, offset: int, attempt: int) -> None:
+    said = event_pb2.ContentDelta(
+        message_id="m", attempt=attempt, offset=offset, kind=event_pb2.DELTA_KIND_TEXT, text=text
+    )
+    whole = event_pb2.Event(session_id="s", turn_id="t", attempt=attempt, content_delta=said)
+    made = CODEC.delta("s", turn_id="t", message_id="m", attempt=attempt, offset=offset, text=text.encode())
+    assert event_pb2.Event.FromString(made) == whole
 
 
 def test_the_text_of_a_stored_message() -> None:
@@ -341,10 +341,10 @@ def test_what_is_not_known_stays_unset(view: Any, pair: Pair) -> None:
 
 def test_a_message_keeps_what_the_reader_needs() -> None:
     """The model's context has no message of its own on the wire: ListMessages is made from entries of the history."""
-    wire = {field.name for field in message_pb2.Message.DESCRIPTOR.fields}
+    theirs = {field.name for field in message_pb2.Message.DESCRIPTOR.fields}
     ours = {field.name for field in fields(Message)}
-    assert wire - ours == {"content", "message_id", "turn_id", "sequence", "finish_reason", "create_time"}
-    assert ours - wire == {"text"}
+    assert theirs - ours == {"content", "message_id", "turn_id", "sequence", "finish_reason", "create_time"}
+    assert ours - theirs == {"text"}
 
 
 def test_json_of_a_callers_own_survives() -> None:
