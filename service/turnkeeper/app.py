@@ -21,7 +21,7 @@ from turnkeeper.engine.approvals import Approvals
 from turnkeeper.engine.checkpoints import Checkpoints
 from turnkeeper.engine.client_tools import ClientTools
 from turnkeeper.engine.elsewhere import Elsewhere
-from turnkeeper.engine.feed import Feeds, Key
+from turnkeeper.engine.feed import Feeds
 from turnkeeper.engine.follow import Follower
 from turnkeeper.engine.forks import Forks
 from turnkeeper.engine.hearing import Hearing
@@ -196,15 +196,21 @@ class _Replica:
             patience=settings.loop_patience,
         )
         self._approvals = Approvals(
-            store, journal, self.feeds, metrics=metrics, toolbox=toolbox, agent_of=self._agent_of, woken=self._woken
+            store,
+            journal,
+            self.feeds,
+            metrics=metrics,
+            toolbox=toolbox,
+            agent_of=self._agent_of,
+            woken=self.worker.nudge,
         )
-        self._sessions = Sessions(store, journal, agents=agents.get, woken=self._woken)
+        self._sessions = Sessions(store, journal, agents=agents.get, woken=self.worker.nudge)
         self._client_tools = ClientTools(
             store,
             journal,
             toolbox=toolbox,
             agent_of=lambda session: self._version(session.tenant, session.agent, session.agent_version),
-            woken=self._woken,
+            woken=self.worker.nudge,
         )
         self._turns = Turns(
             store,
@@ -213,7 +219,7 @@ class _Replica:
             worker=self.worker,
             client_tools=self._client_tools,
             metrics=metrics,
-            woken=self._woken,
+            woken=self.worker.nudge,
         )
         self._checkpoints = Checkpoints(store, journal, decode=WireCodec().decode)
         self._forks = Forks(store, journal, self._checkpoints, schema=schema)
@@ -308,10 +314,6 @@ class _Replica:
         await server.stop(LAST_WORDS)  # who is still there watches our health
         await stopping
         log.info("drained")
-
-    def _woken(self, key: Key) -> None:
-        self.worker.nudge(key)
-        self.worker.hint()
 
     async def _agent_of(self, tenant: str, turn: Turn) -> Agent | None:
         """The version that the turn's session pinned."""

@@ -17,7 +17,7 @@ from tests.harness import Stubs
 from tests.integration.mongo.commands import Command, Recorder, name_of
 from tests.processes import until
 from turnkeeper.model.exchanges import Outcome
-from turnkeeper.pb.v1 import session_pb2
+from turnkeeper.pb.v1 import chat_pb2, session_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -86,6 +86,24 @@ class TestPerformanceBaseline:
         spent = await costs.of_turn(session, "hello")
         assert spent["commitTransaction"] == 2, "the message accepted; the answer stored and the turn ended"
         assert spent.total() <= 20, spent
+
+    async def test_a_turn_that_runs_where_it_came_in_is_not_looked_for(self, costs: Costs) -> None:
+        session = await harness.create_test_session(costs.stubs, agent="talker")
+        with costs.recorder.recording() as commands:
+            for _ in range(5):
+                await harness.send_message_to_session(costs.stubs, session, "hello")
+        assert not [each for each in commands if _claims(each)]
+
+    async def test_a_queued_turn_is_looked_for_once(self, costs: Costs) -> None:
+        session = await harness.create_test_session(costs.stubs, agent="talker")
+        with costs.recorder.recording() as commands:
+            await harness.send_message_to_session(costs.stubs, session, "many pieces", wait=0)
+            queued = await harness.send_message_to_session(
+                costs.stubs, session, "hello", wait=0, if_busy=chat_pb2.IF_BUSY_ENQUEUE
+            )
+            await harness.wait_for_turn(costs.stubs, session, queued.turn_id)
+            looks = len([each for each in commands if _claims(each)])
+        assert 1 <= looks <= 2, "once for the step that made it claimable, perhaps once for the hint of it"
 
     async def test_a_turn_with_a_tool_is_four_transactions(self, costs: Costs) -> None:
         session = await harness.create_test_session(costs.stubs, agent="worker")
@@ -186,6 +204,10 @@ class TestPerformanceBaseline:
             if reader.deltas:
                 playing += world.model.exchanges.all()[-1].outcome is Outcome.PLAYING
         assert playing > 10, "responses with text that came before the model had ended"
+
+
+def _claims(command: Command) -> bool:
+    return command.get("aggregate") == "heads" and "wake_at" in command["pipeline"][0]["$match"]
 
 
 def _by_chance(command: Command) -> bool:

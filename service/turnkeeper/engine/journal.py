@@ -51,6 +51,8 @@ class Journal:
         self._feeds = feeds
         self._metrics = metrics
         self._jitter = jitter
+        self.claimable = asyncio.Event()
+        """Set whenever a step left a turn to whoever claims it."""
         self.now = now
         self.new_id = new_id
 
@@ -61,6 +63,8 @@ class Journal:
             self._feeds.publish((step.tenant, step.session_id), verdict.events)
             for turn in step.turns:
                 self._count(turn)
+            if step.head.wake is not None:
+                self.claimable.set()
         return verdict
 
     async def append(

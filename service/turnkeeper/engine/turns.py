@@ -40,7 +40,7 @@ class Turns:
         metrics: Metrics,
         woken: Callable[[Key], None],
     ) -> None:
-        """`woken` is told the session that has something for its owner, or for a claim."""
+        """`woken` is told the session that has something for its owner."""
         self._store = store
         self._journal = journal
         self._feeds = feeds
@@ -91,9 +91,10 @@ class Turns:
                 return self._repeat(stored, message.fingerprint)
             if stored.draft.head.lease is Lease.TAKE:
                 self._adopt(stored, began)
+            else:
+                self._woken((message.key.tenant, message.key.session_id))
         fault("message.after_store")
         self._metrics.message("USER")
-        self._woken((message.key.tenant, message.key.session_id))
         return stored.value[1]
 
     async def cancel(self, tenant: str, session_id: str, turn_id: str, *, by: str) -> tuple[Turn, int]:
@@ -172,7 +173,6 @@ class Turns:
                 return self._repeat(stored, fingerprint)
             if stored.draft.head.lease is Lease.TAKE:
                 self._adopt(stored, began)
-        self._woken((key.tenant, key.session_id))
         return stored.value[1]
 
     async def _first(

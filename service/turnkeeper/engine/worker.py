@@ -75,7 +75,8 @@ class Worker:
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._late: set[asyncio.Task[None]] = set()
         self._reserved = 0
-        self._hint = asyncio.Event()
+        self._starved = False
+        self._hint = parts.journal.claimable
         self._group: asyncio.TaskGroup | None = None
         self.owner = owner
         self.lease = lease
@@ -93,6 +94,7 @@ class Worker:
             yield room
         finally:
             self._reserved -= room
+            self._has_room()
 
     async def outlive(self, work: Coroutine[None, None, T]) -> T:
         """The work's result. When the caller goes away, the work goes on: what it stores, it also takes up."""
@@ -208,6 +210,11 @@ class Worker:
             if self._held.get(work.key) is held:
                 del self._held[work.key]
                 del self._tasks[work.key]
+            self._has_room()
+
+    def _has_room(self) -> None:
+        """A look for turns that found no room for one is made again."""
+        if self._starved:
             self.hint()
 
     async def _attempt(self, work: Work, held: HeldLease, feed: Feed) -> None:
@@ -289,12 +296,15 @@ class Worker:
     async def _claim(self) -> None:
         while not self.draining:
             self._hint.clear()
+            self._starved = False
             with self.reserve() as room:
                 began = time.monotonic()
                 claim = await self._claim_one() if room else None
                 if claim is not None:
                     self._start_claimed(claim, began)
-                    continue
+                    if claim.more:
+                        continue
+            self._starved = not room
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._poll * (0.75 + self._parts.jitter() / 2)):
                     await self._hint.wait()

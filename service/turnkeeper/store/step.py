@@ -232,7 +232,10 @@ Verdict = Committed | Stale | Fenced | Duplicate
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """A turn is this owner's until its lease ends. `late_by`: how long it had been claimable."""
+    """A turn is this owner's until its lease ends. `late_by`: how long it had been claimable.
+
+    `more`: others were due as well.
+    """
 
     tenant: str
     session_id: str
@@ -240,3 +243,4 @@ class Claim:
     fence: int
     lapses: int
     late_by: timedelta
+    more: bool = False

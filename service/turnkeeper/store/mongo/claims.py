@@ -24,6 +24,9 @@ from turnkeeper.store.mongo.indexes import DUE
 from turnkeeper.store.step import Cancel, Claim
 
 OLDEST: Final = 32
+LOOKS: Final = 2
+"""One that moved since it was read was claimed by another, or somebody said something in its session."""
+_CLAIMED: Final = ("tenant", "session_id", "active_turn", "fence", "lapses", "revision", "lease_until")
 
 
 class Claims:
@@ -44,7 +47,7 @@ class Claims:
             },
             {"$sort": {"wake_at": 1}},
             {"$limit": OLDEST},
-            {"$set": {"late_by": {"$subtract": [NOW, "$wake_at"]}}},
+            {"$project": {**dict.fromkeys(_CLAIMED, 1), "late_by": {"$subtract": [NOW, "$wake_at"]}}},
         ]
         taken: Document = {
             "fence": NEXT_FENCE,
@@ -53,11 +56,14 @@ class Claims:
             "wake_at": None,
         }
         with database_errors():
-            candidates = await self._connection.heads.aggregate(due, hint=DUE).to_list(OLDEST)
-            random.shuffle(candidates)
-            for head in candidates:
-                if await change_as_read(self._connection.heads, head, taken):
-                    return _claim_of(head)
+            for _ in range(LOOKS):
+                candidates = await self._connection.heads.aggregate(due, hint=DUE).to_list(OLDEST)
+                random.shuffle(candidates)
+                for head in candidates:
+                    if await change_as_read(self._connection.heads, head, taken):
+                        return _claim_of(head, more=len(candidates) > 1)
+                if not candidates:
+                    break
         return None
 
     async def renew(self, tenant: str, session_id: str, *, owner: str, fence: int, lease: timedelta) -> bool:
@@ -105,7 +111,7 @@ def extended(lease: timedelta) -> list[Document]:
     return [{"$set": {"lease_until": later(lease)}}]
 
 
-def _claim_of(head: Document) -> Claim:
+def _claim_of(head: Document, *, more: bool) -> Claim:
     return Claim(
         tenant=head["tenant"],
         session_id=head["session_id"],
@@ -113,4 +119,5 @@ def _claim_of(head: Document) -> Claim:
         fence=head["fence"] + 1,
         lapses=head["lapses"],
         late_by=timedelta(milliseconds=head["late_by"]),
+        more=more,
     )
