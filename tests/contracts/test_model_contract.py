@@ -351,6 +351,24 @@ class TestOddServers:
         assert len(ports) == 3
         assert len(set(ports)) == 1
 
+    async def test_a_connection_to_be_closed_serves_one_call(self, stage: Stage) -> None:
+        """Also where the server keeps it."""
+        body = _body(HELLO, STOP, "[DONE]")
+        ports: list[int] = []
+        async with saying(f"{OK}Content-Length: {len(body)}\r\n\r\n{body}", ports=ports) as base_url:
+            model = stage.connect(base_url, close=True)
+            for _ in range(3):
+                await answer(model, asking("hello"))
+        assert len(set(ports)) == 3
+
+    async def test_a_proxy_in_the_environment_is_asked_for_other_machines(
+        self, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with saying(f"{OK}\r\n{_body(HELLO, STOP, '[DONE]')}") as proxy:
+            monkeypatch.setenv("HTTP_PROXY", proxy.removesuffix("/v1"))
+            _, last = await answer(stage.connect("http://model.invalid/v1"), asking("hello"))
+        assert last.text == "hello"
+
     async def test_a_proxy_in_the_environment_is_not_asked_for_this_machine(
         self, stage: Stage, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -20,6 +20,8 @@ from turnkeeper.model.sse import DONE, EventReader, EventTooLong
 
 _MAX_EVENT_BYTES = 2 * 1024 * 1024
 _LAST_BYTES = timedelta(milliseconds=100)
+_MOST_CONNECTIONS = 1000
+_IDLE_CONNECTION = timedelta(seconds=5)
 
 T = TypeVar("T")
 
@@ -190,9 +192,17 @@ def _client(provider: Provider) -> openai.AsyncOpenAI:
         base_url=url,
         api_key=key,
         default_headers={"Connection": "close"} if provider.close_connections else None,
-        # A proxy from the environment is never the way to this machine itself.
-        http_client=openai.DefaultAsyncHttpxClient(trust_env=not _is_loopback(url.host)),
+        http_client=openai.DefaultAioHttpClient(
+            # A proxy from the environment is never the way to this machine itself.
+            trust_env=not _is_loopback(url.host),
+            limits=httpx2.Limits(max_connections=_MOST_CONNECTIONS, keepalive_expiry=_idle(provider).total_seconds()),
+        ),
     )
+
+
+def _idle(provider: Provider) -> timedelta:
+    """How long a connection waits for another call. The header alone leaves it to the server."""
+    return timedelta() if provider.close_connections else _IDLE_CONNECTION
 
 
 def _is_loopback(host: str) -> bool:

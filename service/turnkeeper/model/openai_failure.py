@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
+import aiohttp
 import httpx2
 import openai
+from aiohttp.http_exceptions import BadStatusLine
 
 from turnkeeper.model.contract import ModelFailure
 from turnkeeper.model.failure import Reason, failure
@@ -50,14 +52,23 @@ def openai_failures(now: Callable[[], datetime]) -> Iterator[None]:
         yield
     except openai.APIStatusError as error:
         raise status_failure(error.status_code, error.body, error.response.headers, now=now) from None
-    except openai.APITimeoutError:
-        raise failure(Reason.CONNECT_TIMEOUT) from None
     except openai.APIConnectionError as error:
-        raise failure(Reason.NO_CONNECTION, cause=type(error.__cause__).__name__) from None
+        raise _unreached(_causes(error)) from None
+    except aiohttp.ClientError as error:
+        # What the transport lets through: an answer that is no HTTP, from its first line or after it.
+        reason = Reason.NO_CONNECTION if isinstance(_causes(error)[-1], BadStatusLine) else Reason.CUT
+        raise failure(reason, cause=type(error).__name__) from None
     except (httpx2.HTTPError, httpx2.StreamError, OSError) as error:
-        raise failure(Reason.CUT, cause=type(error).__name__) from None
+        raise failure(Reason.CUT, cause=type(_causes(error)[-1]).__name__) from None
     except openai.OpenAIError as error:
         raise failure(Reason.SERVER_ERROR, cause=type(error).__name__) from None
+
+
+def _unreached(causes: list[BaseException]) -> ModelFailure:
+    """The transport calls every trouble with a connection a timeout; what it came from knows better."""
+    if any(isinstance(cause, TimeoutError) for cause in causes):
+        return failure(Reason.CONNECT_TIMEOUT)
+    return failure(Reason.NO_CONNECTION, cause=type(causes[-1]).__name__)
 
 
 def status_failure(
@@ -89,6 +100,14 @@ def retry_after(headers: Mapping[str, str], *, now: Callable[[], datetime]) -> t
             return _within_reason(timedelta(seconds=min(seconds * unit, _LONGEST_WAIT.total_seconds())))
     date = _date(headers.get("retry-after", ""))
     return None if date is None else _within_reason(date - (_date(headers.get("date", "")) or now()))
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error and what it came from, the first cause last."""
+    causes = [error]
+    while (cause := causes[-1].__cause__) is not None:
+        causes.append(cause)
+    return causes
 
 
 def _reason(status: int, said: object) -> Reason | None:
