@@ -88,6 +88,7 @@ LOCK = $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes 
 lock: build/boot.stamp ## resolve the dependencies anew; UPGRADE=1 also takes newer versions
 	$(LOCK) --group boot -o requirements-boot.txt
 	$(LOCK) pyproject.toml $(CLIENT) --group dev --group embedded --group local-model -o requirements.lock
+	$(LOCK) tests/bench/floors/agents.in -c requirements.lock -o tests/bench/floors/agents.lock
 
 clean: ## remove what was installed and built
 	rm -rf .venv build
@@ -109,4 +110,10 @@ build/lock.stamp: build/boot.stamp requirements.lock
 build/project.stamp: build/lock.stamp pyproject.toml $(CLIENT)
 	@echo "set-up 3/3: the project itself"
 	@$(UV_PIP) install $(QUIET) --no-deps --no-build-isolation -e . $(if $(CLIENT),-e clients/python)
+	@touch $@
+
+# What one floor of the benchmarks needs, apart from ours: made by the bench itself, when it measures that floor.
+build/bench-agents.stamp: build/boot.stamp tests/bench/floors/agents.lock
+	@$(UV) venv $(QUIET) --clear --python build/boot/bin/python build/bench-agents
+	@VIRTUAL_ENV=build/bench-agents $(UV) pip sync $(QUIET) --require-hashes tests/bench/floors/agents.lock
 	@touch $@

@@ -151,4 +151,4 @@ class Measure:
 def answer_to(message: str) -> str:
     """What the model says to it."""
     replies = load_script(FILES / "model.toml").replies
-    return replies[0].text if message.startswith("paced") else replies[1].text
+    return replies[0].text if message.startswith("paced") else replies[-1].text

@@ -9,6 +9,10 @@ GOALS: Final[Mapping[str, Goal]] = {
     "turn.cpu.16": Goal(0.6, of="ratio"),
     "turn.cpu.16.all": Goal(0.9, of="ratio"),
     "turn.cpu.1": Goal(0.9, of="ratio"),
+    "idle.stream.above": Goal(8, of="value"),
+    "idle.session": Goal(0.25, of="value"),
+    "idle.waiting": Goal(0.25, of="value"),
+    "agents.turns": Goal(5, of="ratio", at_most=False),
     "first_text.p50": Goal(5.0, of="value"),
     "first_text.p99": Goal(25.0, of="value"),
 }

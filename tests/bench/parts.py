@@ -14,10 +14,11 @@ import orjson
 
 from tests.bench import runner
 from tests.bench.figures import Invalid
-from tests.chaos.programs import Program
+from tests.chaos.programs import REPOSITORY, Program
 from tests.chaos.servers import environment
 from tests.demo.program import children
 from turnkeeper.store.embedded import EmbeddedMongo
+from turnkeeper.tools.samples import OUTBOX
 
 FILES: Final = Path(__file__).parent
 SERVING: Final = "serving on"
@@ -96,13 +97,18 @@ class Parts:
             self._shared["subject",] = await self._stack.enter_async_context(self.server("subject"))
         return self._shared["subject",]
 
-    async def floor(self, name: str, *arguments: object) -> Served:
-        """tests/bench/floors/`name`.py with the model's address and these arguments, shared by all who ask alike."""
+    async def floor(self, name: str, *arguments: object, python: str = sys.executable) -> Served:
+        """tests/bench/floors/`name`.py with the model's address and these arguments, shared by all who ask alike.
+
+        `python`: an interpreter that has not our packages; the service's own source it can import.
+        """
         key = (name, *arguments)
         if key not in self._shared:
             words = [f"tests.bench.floors.{name}", self.model_url, *map(str, arguments)]
             label = f"{name}-{len(self._shared)}"
-            program = await self._stack.enter_async_context(self._program(label, words))
+            program = await self._stack.enter_async_context(
+                self._program(label, words, python=python, PYTHONPATH=str(REPOSITORY / "service"))
+            )
             self._shared[key] = Served(program, await _address(program))
         return self._shared[key]
 
@@ -112,7 +118,12 @@ class Parts:
     ) -> AsyncIterator[Served]:
         """A server of one's own. `module`: what is run in the place of `turnkeeper`."""
         command = [module, "serve", "--port", "0", "--agents", str(FILES / "agents.toml"), "--database", database]
-        variables = {"MONGODB_URI": self.database.uri, "OPENAI_BASE_URL": self.model_url, "OPENAI_API_KEY": "none"}
+        variables = {
+            "MONGODB_URI": self.database.uri,
+            "OPENAI_BASE_URL": self.model_url,
+            "OPENAI_API_KEY": "none",
+            OUTBOX: str(self.folder / "outbox"),
+        }
         async with self._program(name, [*command, *flags], **variables) as program:
             yield Served(program, await _address(program), database)
 
@@ -140,8 +151,10 @@ class Parts:
         return Served(program, (await program.until_says("scripted model:")).rsplit(" ", 1)[1])
 
     @contextlib.asynccontextmanager
-    async def _program(self, name: str, words: list[str], **variables: str) -> AsyncIterator[Program]:
-        command = [sys.executable, "-m", *words]
+    async def _program(
+        self, name: str, words: list[str], *, python: str = sys.executable, **variables: str
+    ) -> AsyncIterator[Program]:
+        command = [python, "-m", *words]
         program = Program(name, command, log=self.folder / f"{name}.log", environ=environment(**variables))
         program.start()
         try:

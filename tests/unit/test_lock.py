@@ -7,6 +7,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
+AGENTS_LOCK = "tests/bench/floors/agents.lock"
 
 
 def requirements() -> list[Requirement]:
@@ -31,8 +32,19 @@ def test_every_requirement_is_locked_to_a_version_it_allows() -> None:
     assert not stale, f"run `make lock`: {stale}"
 
 
+def test_the_floor_with_packages_of_its_own_has_our_versions_of_what_both_use() -> None:
+    """Otherwise a benchmark would compare versions of grpc."""
+    ours, theirs = (
+        dict(re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / name).read_text(), flags=re.MULTILINE))
+        for name in ("requirements.lock", AGENTS_LOCK)
+    )
+    common = ours.keys() & theirs.keys()
+    assert {"grpcio", "openai", "protobuf", "uvloop"} <= common
+    assert {name: theirs[name] for name in common} == {name: ours[name] for name in common}, "run `make lock`"
+
+
 def test_the_lock_has_hashes_and_no_host() -> None:
-    for name in ("requirements.lock", "requirements-boot.txt"):
+    for name in ("requirements.lock", "requirements-boot.txt", AGENTS_LOCK):
         text = (ROOT / name).read_text()
         pins = len(re.findall(r"^[a-z0-9-]+==", text, flags=re.MULTILINE))
         assert pins

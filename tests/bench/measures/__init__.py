@@ -1,6 +1,11 @@
 """The measures, in the order in which they are run."""
 
 from tests.bench.bench import Measure
-from tests.bench.measures import first_text, turns
+from tests.bench.measures import agents_sdk, first_text, idle, turns
 
-MEASURES: tuple[Measure, ...] = (*turns.MEASURES, *first_text.MEASURES)
+MEASURES: tuple[Measure, ...] = (
+    *turns.MEASURES,
+    *first_text.MEASURES,
+    *agents_sdk.MEASURES,
+    *idle.MEASURES,
+)

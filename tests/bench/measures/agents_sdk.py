@@ -1,0 +1,56 @@
+"""Our turns beside those of an agent SDK with its SQLite session, behind the same gRPC (F5)."""
+
+import asyncio
+from functools import partial
+
+import orjson
+
+from tests.bench.bench import Bench, Measure
+from tests.bench.figures import Invalid, Row, row
+from tests.bench.parts import Served
+from tests.chaos.programs import REPOSITORY
+from turnkeeper.rpc.server import OPTIONS
+
+CONCURRENCY = 16
+INSTALLED = "build/bench-agents.stamp"
+PYTHON = REPOSITORY / "build" / "bench-agents" / "bin" / "python"
+
+
+async def agents_sdk(bench: Bench) -> list[Row]:
+    """Both keep the conversation on disk, and have a new one for each turn."""
+    servers = {"subject": await bench.parts.subject(), "F5": await floor(bench)}
+    for server in servers.values():
+        await bench.turns(server, concurrency=CONCURRENCY, count=bench.scale.turns // 2)
+    found = await bench.alternate(
+        {name: partial(bench.turns, server, concurrency=CONCURRENCY) for name, server in servers.items()}
+    )
+    ours, theirs = found["subject"], found["F5"]
+    return [
+        row(
+            "agents.turns",
+            f"turns a second, at {CONCURRENCY} concurrent; floor F5",
+            [each.per_second for each in ours],
+            unit="/s",
+            floor=[each.per_second for each in theirs],
+        ),
+        row(
+            "agents.cpu",
+            f"server CPU per turn, at {CONCURRENCY} concurrent; floor F5",
+            [each.server_ms for each in ours],
+            unit="ms",
+            floor=[each.server_ms for each in theirs],
+        ),
+    ]
+
+
+async def floor(bench: Bench) -> Served:
+    """The SDK's server, in an environment of its own that is installed when it is not there."""
+    bench.say("the agent SDK's own environment")
+    make = await asyncio.create_subprocess_exec("make", "--no-print-directory", "-s", INSTALLED, cwd=REPOSITORY)
+    if await make.wait() != 0:
+        raise Invalid("the agent SDK (F5) cannot be installed; the reason is above")
+    database = bench.parts.folder / "agents.sqlite"
+    return await bench.parts.floor("agents_sdk", database, orjson.dumps(OPTIONS).decode(), python=str(PYTHON))
+
+
+MEASURES = (Measure("agents-sdk", "turns beside an agent SDK with its SQLite session", agents_sdk),)

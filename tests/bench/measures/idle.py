@@ -1,0 +1,115 @@
+"""Memory: of a stream on which nothing happens (beside F6), of a session that rests, of a turn that waits."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+from tests.bench.bench import Bench, Measure
+from tests.bench.figures import Invalid, Row, row
+from tests.bench.jobs import idle as jobs
+from tests.bench.jobs import turns
+from tests.bench.parts import Served
+
+WARM, COUNT = 500, 2000
+"""Of streams, or sessions: before anything is measured, so that what all of them share is there; and measured."""
+QUICK = 200, 300
+LOOKS = 40
+"""At memory, until it stays the same."""
+APART = 0.25
+
+
+async def streams(bench: Bench) -> list[Row]:
+    """The growth of the server's memory with the number of its streams."""
+    floor = await _streams(bench, await bench.parts.floor("idle"), shared=True)
+    found = {}
+    for name, shared in (("own", False),) if bench.scale.quick else (("own", False), ("shared", True)):
+        async with bench.parts.server(f"idle-{name}", database=f"idle-{name}") as server:
+            found[name] = await _streams(bench, server, shared=shared)
+    above = row("idle.stream.above", "each idle stream, its own session, above F6", [found["own"] - floor], unit="KiB")
+    about = {
+        "own": "each idle stream, its own session; floor F6",
+        "shared": "each idle stream, many on one session; floor F6",
+    }
+    each = [row(f"idle.stream.{name}", about[name], [kib], unit="KiB", floor=floor) for name, kib in found.items()]
+    return [above, *each]
+
+
+async def sessions(bench: Bench) -> list[Row]:
+    """The growth of the server's memory with the number of sessions that nobody watches. Not in a quick run:
+    a few hundred sessions do not show it."""
+    if bench.scale.quick:
+        return []
+    found = {}
+    for name, message, state in (("session", "at once", "COMPLETED"), ("waiting", "tell", "AWAITING_APPROVAL")):
+        async with bench.parts.server(f"rest-{name}", database=f"rest-{name}") as server:
+            found[name] = await growth(bench, server, partial(_settle, bench, server, message, state))
+    return [
+        row("idle.session", "each session after its turn", [found["session"]], unit="KiB"),
+        row("idle.waiting", "each turn that awaits an approval", [found["waiting"]], unit="KiB"),
+    ]
+
+
+async def _settle(bench: Bench, server: Served, message: str, state: str, start: int, count: int) -> None:
+    await bench.parts.load.run(
+        jobs.settle_turns,
+        address=server.address,
+        sessions=[f"rest-{number}" for number in range(start, start + count)],
+        agent="asker",
+        message=message,
+        state=state,
+    )
+
+
+async def _streams(bench: Bench, server: Served, *, shared: bool) -> float:
+    warm, count = QUICK if bench.scale.quick else (WARM, COUNT)
+    made = ["nobody's"]
+    if server.database:
+        number = 1 if shared else warm + count
+        made = await bench.parts.load.run(turns.create_sessions, address=server.address, count=number)
+    async with bench.parts.runner(f"idlers-{server.program.name}") as idlers:
+
+        async def more(start: int, count: int) -> None:
+            names = [made[number % len(made)] for number in range(start, start + count)]
+            await idlers.run(jobs.open_streams, address=server.address, sessions=names)
+
+        grown = await growth(bench, server, more)
+        if broken := await idlers.run(jobs.broken_streams):
+            raise Invalid(f"{broken} idle streams ended")
+    return grown
+
+
+async def growth(bench: Bench, server: Served, more: Callable[[int, int], Awaitable[None]]) -> float:
+    """KiB of resident memory for each of those that `more(start, count)` adds."""
+    warm, count = QUICK if bench.scale.quick else (WARM, COUNT)
+    bench.say(f"{warm}, then {count} at {server.program.name}")
+    await more(0, warm)
+    before = await _settled(server)
+    await more(warm, count)
+    return (await _settled(server) - before) / count
+
+
+async def _settled(server: Served) -> int:
+    """KiB, once it does not change any more, or has had its time."""
+    last, same = 0, 0
+    for _ in range(LOOKS):
+        now = sum(resident(pid) for pid in server.pids)
+        last, same = now, same + 1 if now == last else 0
+        if same == 4:
+            break
+        await asyncio.sleep(APART)
+    return last
+
+
+def resident(pid: int) -> int:
+    """KiB of memory that the process has."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Rss:"):
+            return int(line.split()[1])
+    raise LookupError(pid)
+
+
+MEASURES = (
+    Measure("idle-streams", "memory of streams on which nothing happens", streams),
+    Measure("idle-sessions", "memory of sessions that rest and of turns that wait", sessions),
+)
