@@ -1,7 +1,7 @@
 # Everything is installed in .venv and built in build/; a plain machine needs git, make and Python 3.11 or later.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test coverage chaos chaos-points chaos-crowd chaos-rolling chaos-mutants bench lint format proto docs proto-release lock check clean
+.PHONY: help setup run demo test coverage chaos chaos-points chaos-crowd chaos-rolling chaos-mutants bench profile lint format proto docs proto-release lock check clean
 
 BIN := .venv/bin
 UV := build/boot/bin/uv
@@ -56,6 +56,9 @@ chaos-mutants: setup ## broken versions of the service: each must be caught (8 m
 
 bench: setup ## what a turn costs, beside floors measured in the same run (BENCH_ARGS="--quick")
 	@$(BIN)/python -m tests.bench $(BENCH_ARGS)
+
+profile: setup ## where the server's CPU time goes in a turn (PROFILE_ARGS="--concurrency 1")
+	@$(BIN)/python -m tests.bench.profile $(PROFILE_ARGS)
 
 lint: setup ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .

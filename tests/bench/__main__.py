@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import contextlib
-import signal
 import sys
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ from tests.bench.bench import Bench, Measure, Scale
 from tests.bench.figures import Invalid, Row
 from tests.bench.goals import GOALS
 from tests.bench.measures import MEASURES
-from tests.bench.parts import Parts
+from tests.bench.parts import Parts, end_on_signals
 from turnkeeper.store.embedded import EmbeddedDatabaseError
 
 QUICK = Scale(rounds=2, turns=48, quick=True)
@@ -58,10 +57,7 @@ def main() -> int:
 
 
 async def _main(chosen: list[Measure], scale: Scale, out: Path) -> int:
-    task = asyncio.current_task()
-    assert task is not None
-    for each in (signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(each, task.cancel)
+    end_on_signals()
     began, rows = time.monotonic(), list[Row]()
     try:
         async with Parts() as parts:

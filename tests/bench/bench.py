@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, Self, TypeVar
 
@@ -104,11 +105,19 @@ class Bench:
         spent.database = cpu_seconds(self.parts.database_pids) - before[1]
 
     async def turns(
-        self, server: Served, *, concurrency: int, message: str = "at once", count: int = 0, apart: float = 0.0
+        self,
+        server: Served,
+        *,
+        concurrency: int,
+        message: str = "at once",
+        count: int = 0,
+        apart: float = 0.0,
+        around: AbstractContextManager[object] | None = None,
     ) -> Round:
         """A round of turns, `scale.turns` unless `count` says, each in a session of its own that is made before.
 
         Of the subject, every turn is read back when the window is over. Raises Invalid when one is not whole.
+        `around` is entered while turns run, and at no other time.
         """
         count = count or self.scale.turns
         load, answer = self.parts.load, answer_to(message)
@@ -116,15 +125,16 @@ class Bench:
         if server.database:
             sessions = await load.run(turns.create_sessions, address=server.address, count=count)
         async with self.window(server) as spent:
-            done = await load.run(
-                turns.stream_turns,
-                address=server.address,
-                sessions=sessions,
-                message=message,
-                answer=answer,
-                concurrency=concurrency,
-                apart=apart,
-            )
+            with around or contextlib.nullcontext():
+                done = await load.run(
+                    turns.stream_turns,
+                    address=server.address,
+                    sessions=sessions,
+                    message=message,
+                    answer=answer,
+                    concurrency=concurrency,
+                    apart=apart,
+                )
         if server.database:
             await self._check(server, sessions, answer)
         return Round.of(spent, count=count, **done)

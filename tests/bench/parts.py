@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,7 +23,8 @@ from turnkeeper.tools.samples import OUTBOX
 
 FILES: Final = Path(__file__).parent
 SERVING: Final = "serving on"
-MODEL_NAME: Final = "bench"
+JOB_TIME: Final = 180.0
+"""What no job needs: one that takes longer hangs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,11 @@ class Runner:
         asked = {"job": f"{job.__module__}:{job.__qualname__}", "arguments": arguments}
         self._writer.write(orjson.dumps(asked) + b"\n")
         await self._writer.drain()
-        line = await self._reader.readline()
+        try:
+            async with asyncio.timeout(JOB_TIME):
+                line = await self._reader.readline()
+        except TimeoutError:
+            raise Invalid(f"{job.__name__} took more than {JOB_TIME:.0f} s") from None
         if not line:
             raise Invalid(f"{self.program.name} ended; it said:\n{self.program.said()[-2000:]}")
         answer = orjson.loads(line)
@@ -114,17 +120,17 @@ class Parts:
 
     @contextlib.asynccontextmanager
     async def server(
-        self, name: str, *flags: str, module: str = "turnkeeper", database: str = "turnkeeper"
+        self, name: str, *flags: str, module: str = "turnkeeper", database: str = "turnkeeper", **variables: str
     ) -> AsyncIterator[Served]:
-        """A server of one's own. `module`: what is run in the place of `turnkeeper`."""
+        """A server of one's own. `module`: what is run in the place of `turnkeeper`. Variables are on top."""
         command = [module, "serve", "--port", "0", "--agents", str(FILES / "agents.toml"), "--database", database]
-        variables = {
+        ours = {
             "MONGODB_URI": self.database.uri,
             "OPENAI_BASE_URL": self.model_url,
             "OPENAI_API_KEY": "none",
             OUTBOX: str(self.folder / "outbox"),
         }
-        async with self._program(name, [*command, *flags], **variables) as program:
+        async with self._program(name, [*command, *flags], **{**ours, **variables}) as program:
             yield Served(program, await _address(program), database)
 
     @contextlib.asynccontextmanager
@@ -161,6 +167,14 @@ class Parts:
             yield program
         finally:
             await program.kill_if_running()
+
+
+def end_on_signals() -> None:
+    """Let SIGTERM and SIGHUP cancel the current task, as Ctrl-C does, so that everything is ended."""
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
 
 
 async def _address(program: Program) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.bench.figures import Invalid
 from tests.bench.runner import Channels
-from turnkeeper.pb.v1 import chat_pb2, message_pb2, session_pb2, session_pb2_grpc
+from turnkeeper.pb.v1 import chat_pb2, event_pb2, message_pb2, session_pb2, session_pb2_grpc
 
 STREAM_MESSAGE = "/turnkeeper.v1.ChatService/StreamMessage"
 _AT_ONCE = 32
@@ -81,7 +81,7 @@ async def stream_turns(
     seconds = time.perf_counter() - began
     return {
         "seconds": seconds,
-        "first_text_ms": [1000 * _checked(each, answer) for each in heard],
+        "first_text_ms": [1000 * first_text(each, answer) for each in heard],
         "responses": sum(len(each.responses) for each in heard),
     }
 
@@ -115,23 +115,40 @@ def _request(session_id: str, message: str) -> bytes:
     ).SerializeToString()
 
 
-def _checked(heard: Heard, answer: str) -> float:
+def first_text(heard: Heard, answer: str) -> float:
     """Seconds to the first text. Raises Invalid unless the whole answer came, and the turn is COMPLETED."""
-    first, deltas, whole, state = None, "", None, chat_pb2.TURN_STATE_UNSPECIFIED
+    first, said, whole, state = None, _Deltas(), None, chat_pb2.TURN_STATE_UNSPECIFIED
     for at, raw in heard.responses:
         response = chat_pb2.StreamMessageResponse.FromString(raw)
         for event in response.events:
-            deltas += event.content_delta.text
+            if event.HasField("content_delta"):
+                said.take(event.content_delta)
             if event.HasField("message_completed"):
                 whole = _text(event.message_completed.content)
-        if first is None and (deltas or whole):
+        if first is None and (said.text or whole):
             first = at
         state = response.turn.state
     if state != chat_pb2.TURN_STATE_COMPLETED or first is None:
         raise Invalid(f"{heard.session_id}: a turn ended {chat_pb2.TurnState.Name(state)}")
-    if whole != answer or not answer.startswith(deltas):
-        raise Invalid(f"{heard.session_id}: another answer came: {deltas!r}, then {whole!r}")
+    if whole != answer or not answer.startswith(said.text):
+        raise Invalid(f"{heard.session_id}: another answer came: {said.text!r}, then {whole!r}")
     return first
+
+
+class _Deltas:
+    """The text of a message as a client shows it while it is written."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self._attempt = 0
+
+    def take(self, delta: event_pb2.ContentDelta) -> None:
+        """A higher attempt begins anew; a floor knows no attempts, and no offsets."""
+        if delta.attempt > self._attempt:
+            self._attempt, self.text = delta.attempt, ""
+        if delta.attempt and delta.offset != len(self.text.encode()):
+            raise Invalid(f"a delta at {delta.offset} came after {len(self.text)} bytes of text")
+        self.text += delta.text
 
 
 def _text(content: Any) -> str:
