@@ -1,0 +1,174 @@
+"""Events to those who watch, live and from the log, beside a bare server stream of the same bytes (F3)."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from tests.bench.bench import Bench, Measure, answer_to
+from tests.bench.figures import Invalid, Row, row
+from tests.bench.jobs import recording, turns, watch
+from tests.bench.parts import Served
+
+MANY = 100
+REPLAYS = 8
+"""Streams that read the log at the same time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """One round: events that arrived, seconds, and CPU seconds of the server and of the database."""
+
+    events: int
+    seconds: float
+    server: float
+    database: float = 0.0
+
+    @property
+    def per_second(self) -> float:
+        return self.events / self.seconds
+
+    @property
+    def cpu_us(self) -> float:
+        return 1e6 * self.server / self.events
+
+
+async def live(bench: Bench) -> list[Row]:
+    """One session with previews: to one watcher, and to a hundred, as fast as it goes and at a model's pace."""
+    rows = []
+    for scene in SCENES:
+        found = await _played(bench, scene)
+        ours, sent, told = found["subject"], found["F3"], found["F3 live"]
+        if not scene.paced:
+            rates, floor = [each.per_second for each in ours], [each.per_second for each in sent]
+            rows.append(
+                row(f"{scene.name}.events", f"events a second, {scene.about}; floor F3", rates, unit="/s", floor=floor)
+            )
+        if scene.watchers == MANY:
+            about = f"server CPU per delivered event, {scene.about}"
+            cpu, floor = [each.cpu_us for each in ours], [each.cpu_us for each in told]
+            rows.append(row(f"{scene.name}.cpu", f"{about}; floor F3 live", cpu, unit="µs", floor=floor))
+            rows.append(row(f"{scene.name}.F3", f"F3 all at once: {about}", [each.cpu_us for each in sent], unit="µs"))
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """So many watchers of so many turns; in a quick run fewer."""
+
+    watchers: int
+    turns: int
+    quick_turns: int
+    paced: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"watch.{self.watchers}{'.paced' if self.paced else ''}"
+
+    @property
+    def about(self) -> str:
+        return f"{self.watchers} watching{', at the pace of a model' if self.paced else ''}"
+
+    @property
+    def message(self) -> str:
+        return "paced" if self.paced else "at once"
+
+    def count(self, *, quick: bool) -> int:
+        return self.quick_turns if quick else self.turns
+
+
+SCENES = (Scene(1, 50, 10), Scene(MANY, 20, 4), Scene(MANY, 4, 1, paced=True))
+
+
+async def _played(bench: Bench, scene: Scene) -> dict[str, list[Delivered]]:
+    subject = await bench.parts.subject()
+    kept = bench.parts.folder / scene.name
+    bench.say(f"{scene.about}: to be recorded")
+    await _watched(bench, subject, scene, keep=kept)
+    responses = kept.with_name(f"{kept.name}.responses")
+    sent = await bench.parts.floor("replay", responses)
+    opening = await bench.parts.floor("replay", _first_of(responses))
+    told = await bench.parts.floor("broadcast", kept.with_name(f"{kept.name}.broadcast"))
+    return await bench.alternate(
+        {
+            "subject": partial(_watched, bench, subject, scene),
+            "F3": partial(_sent, bench, sent, opening, scene.watchers, responses),
+            "F3 live": partial(_watched, bench, told, scene),
+        }
+    )
+
+
+async def _watched(bench: Bench, server: Served, scene: Scene, *, keep: Path | None = None) -> Delivered:
+    """Turns in a session that so many watch. What the turns themselves cost is in it."""
+    load, answer, count = bench.parts.load, answer_to(scene.message), scene.count(quick=bench.scale.quick)
+    sessions = ["recorded"]
+    if server.database:
+        sessions = await load.run(turns.create_sessions, address=server.address, count=1)
+    at = {"address": server.address, "session_id": sessions[0]}
+    await load.run(watch.open_watchers, **at, count=scene.watchers)
+    async with bench.window(server) as spent:
+        done = await load.run(watch.talk, **at, message=scene.message, answer=answer, count=count)
+    heard = await load.run(watch.heard, answer=answer, count=count, file=str(keep or ""))
+    return Delivered(heard["events"], done["seconds"], spent.server, spent.database)
+
+
+async def _sent(bench: Bench, floor: Served, opening: Served, streams: int, responses: Path) -> Delivered:
+    """The same responses from F3, all at once. What it costs to open its streams is taken off: ours were open."""
+    spent = [await _read(bench, each, "recorded", streams) for each in (opening, floor)]
+    expected = len(watch.events_of(recording.responses_of(responses))) * streams
+    if spent[1].events != expected:
+        raise Invalid(f"F3 sent {spent[1].events} events, not {expected}")
+    return Delivered(expected, spent[1].seconds, spent[1].server - spent[0].server)
+
+
+def _first_of(responses: Path) -> Path:
+    """A recording of the first response alone."""
+    first = responses.with_suffix(".first")
+    recording.keep(recording.responses_of(responses)[:1], first)
+    return first
+
+
+async def replay(bench: Bench) -> list[Row]:
+    """A log that is read from its beginning by several at once; nothing of it is in the server's memory."""
+    load, subject = bench.parts.load, await bench.parts.subject()
+    answer, count = answer_to("at once"), 40 if bench.scale.quick else 200
+    (session,) = await load.run(turns.create_sessions, address=subject.address, count=1)
+    bench.say(f"a session of {count} turns")
+    talk = {"address": subject.address, "message": "at once", "answer": answer}
+    await load.run(turns.stream_turns, sessions=[session] * count, concurrency=1, **talk)
+    file = bench.parts.folder / "log.responses"
+    await load.run(recording.record, address=subject.address, session_id=session, file=str(file))
+    floor = await bench.parts.floor("replay", file)
+    for server in (subject, floor):
+        await _read(bench, server, session, REPLAYS)
+    found = await bench.alternate(
+        {
+            "subject": partial(_read, bench, subject, session, REPLAYS),
+            "F3": partial(_read, bench, floor, session, REPLAYS),
+        }
+    )
+    ours, theirs = found["subject"], found["F3"]
+    about = f"a log of {ours[0].events // REPLAYS} events, read by {REPLAYS} at once"
+    rates, cpu = [each.per_second for each in ours], [each.cpu_us for each in ours]
+    return [
+        row(
+            "replay.events",
+            f"events a second, {about}; floor F3",
+            rates,
+            unit="/s",
+            floor=[t.per_second for t in theirs],
+        ),
+        row("replay.cpu", "server CPU per event; floor F3", cpu, unit="µs", floor=[each.cpu_us for each in theirs]),
+        row("replay.database", "database CPU per event", [1e6 * t.database / t.events for t in ours], unit="µs"),
+    ]
+
+
+async def _read(bench: Bench, server: Served, session: str, streams: int) -> Delivered:
+    async with bench.window(server) as spent:
+        done = await bench.parts.load.run(watch.read_all, address=server.address, session_id=session, streams=streams)
+    return Delivered(done["events"], done["seconds"], spent.server, spent.database)
+
+
+MEASURES = (
+    Measure("watchers", "events to one watcher and to a hundred", live),
+    Measure("replay", "the log, read from its beginning", replay),
+)
