@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from functools import partial
 
 from tests.builders import an_event
@@ -64,3 +65,46 @@ async def test_the_next_entry_goes_on_where_the_last_one_ended(store: Store) -> 
     await say()
     async with store.hints() as hints:
         assert (await _next(hints)).last_seq == 3
+
+
+async def test_what_a_replicas_own_worker_stores_is_no_news_to_it(new_store: NewStore) -> None:
+    """Neither the step that takes the lease, nor its owner's, nor a claim; whatever else is stored there is."""
+    here, there = await new_store("here"), await new_store("there")
+    place = await begin(here)
+    about = partial(Hint, tenant=place.tenant, session_id=place.session_id)
+    async with here.hints() as near, there.hints() as far:
+        turn, owned = await run_turn(here, place, owner="here")
+        for _ in range(3):
+            step = a_step(await head_of(here, place), an_event(), fence=owned.fence, head=HeadChange(lease_for=LONG))
+            owned = await committed(here.commit(step))
+        away = HeadChange(lease=Lease.RELEASE, wake=timedelta())
+        await committed(here.commit(a_step(await head_of(here, place), an_event(), fence=owned.fence, head=away)))
+        claim = await here.claim("here", lease=LONG)
+        assert claim is not None
+        assert await here.request_cancel(place.tenant, place.session_id, Cancel(turn_id=turn.id, by="ada"))
+        await committed(here.commit(a_step(await head_of(here, place), an_event())))
+        assert [await _next(near) for _ in range(2)] == [about(), about(last_seq=7)]
+        assert [await _next(far) for _ in range(8)] == [
+            about(last_seq=2, by_owner=True, owner="here"),
+            *(about(last_seq=sequence, by_owner=True) for sequence in (3, 4, 5)),
+            about(last_seq=6, claimable=True, owner=""),
+            about(by_owner=True, owner="here"),
+            about(),
+            about(last_seq=7),
+        ]
+
+
+async def test_each_replica_hears_what_the_other_ones_worker_stores(new_store: NewStore) -> None:
+    """Whoever wrote last: a turn that goes from one to the other and back is news each time to the one without it."""
+    here, there = await new_store("here"), await new_store("there")
+    place = await begin(here)
+    async with here.hints() as near, there.hints() as far:
+        for _ in range(2):
+            for worker, owner, listener in ((here, "here", far), (there, "there", near)):
+                _, owned = await run_turn(worker, place, owner=owner)
+                told = await _next(listener)
+                assert (told.last_seq, told.owner) == (owned.last_seq, owner)
+                gone = HeadChange(lease=Lease.RELEASE, active_turn="")
+                ended = a_step(await head_of(worker, place), an_event(), fence=owned.fence, head=gone)
+                await committed(worker.commit(ended))
+                assert (await _next(listener)).last_seq == owned.last_seq + 1

@@ -202,8 +202,9 @@ class Store(Protocol):
 
     def hints(self) -> AbstractAsyncContextManager[AsyncIterator[Hint | Piece]]:
         """A hint for each step, claim, sweep and wish in any session from the entry on, in each session in order; none
-        for renewals. And other replicas' previews. Raises ServiceUnavailable, on entry and later, when none come any
-        more; the next entry goes on where the last one ended, if the database still knows."""
+        for renewals, nor for this replica's own claims, its owners' steps and those that took a lease. And other
+        replicas' previews. Raises ServiceUnavailable, on entry and later, when none come any more; the next entry goes
+        on where the last one ended, if the database still knows."""
         ...
 
     async def beat(self, *, silent_after: timedelta) -> None:

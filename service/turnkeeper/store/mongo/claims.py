@@ -18,6 +18,7 @@ from turnkeeper.store.mongo.heads import (
     later,
     literal,
     reached,
+    signed,
     within,
 )
 from turnkeeper.store.mongo.indexes import DUE
@@ -33,6 +34,7 @@ class Claims:
     """What an owner asks for, and what is asked of it."""
 
     _connection: Connection
+    _replica: str
 
     async def claim(self, owner: str, *, lease: timedelta) -> Claim | None:
         due: list[Document] = [
@@ -54,6 +56,7 @@ class Claims:
             "owner": literal(owner),
             "lease_until": later(lease),
             "wake_at": None,
+            **signed(self._replica),
         }
         with database_errors():
             for _ in range(LOOKS):

@@ -112,9 +112,23 @@ def unmoved(step: Step) -> Document:
     return match
 
 
-def moved(step: Step) -> list[Document]:
-    """The update, as a pipeline."""
-    return [{"$set": _changed(step) | _needed(step.head)}]
+def moved(step: Step, *, replica: str = "") -> list[Document]:
+    """The update, as a pipeline. What the replica's worker wrote itself is signed."""
+    own = step.fence is not None or step.head.lease is Lease.TAKE
+    return [{"$set": _changed(step) | _needed(step.head) | (signed(replica) if own else {})}]
+
+
+def signed(replica: str) -> Document:
+    """Who writes this, in a field that changes each time: its own stream of hints leaves it out."""
+    if not replica:
+        return {}
+    one, other = signatures(replica)
+    return {"by": {"$cond": [{"$eq": ["$by", literal(one)]}, literal(other), literal(one)]}}
+
+
+def signatures(replica: str) -> tuple[str, str]:
+    """Two: a value that stays the same is no change, and the stream would not show it."""
+    return f"{replica} 0", f"{replica} 1"
 
 
 def _changed(step: Step) -> Document:

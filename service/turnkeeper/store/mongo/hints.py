@@ -1,7 +1,8 @@
 """Hints: one change stream over the database, read with a majority.
 
 The database sends what was written, without a look at the document: a head's changed fields say enough. Every write but
-a renewal counts the head's `revision` up, so that renewals are left out where they are, in the database.
+a renewal counts the head's `revision` up, so that renewals are left out where they are, in the database; so is what
+this replica's own worker wrote, which it knows already.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from pymongo.errors import OperationFailure
 from turnkeeper.store.hints import Hint, Piece
 from turnkeeper.store.mongo.client import GOODBYE_S, ClientSession, Document, database_errors
 from turnkeeper.store.mongo.documents import decode
+from turnkeeper.store.mongo.heads import signatures
 
 APP_NAME: Final = "turnkeeper-hints"
 AWAIT_MS: Final = 500
@@ -23,10 +25,9 @@ AWAIT_MS: Final = 500
 SILENCE_MS: Final = 5_000
 """A database that does not answer within this is gone."""
 
-_MOVED: Final[Document] = {
-    "ns.coll": "heads",
-    "$or": [{"updateDescription.updatedFields.revision": {"$exists": True}}, {"operationType": "replace"}],
-}
+PACE_S: Final = 0.01
+"""After some news the next is gathered for so long: an answer for each one would cost more than all in one."""
+
 _SENT: Final = ("operationType", "ns.coll", "documentKey", "updateDescription.updatedFields", "fullDocument")
 _Cursor: TypeAlias = dict[str, Any]
 
@@ -35,7 +36,7 @@ class Hints:
     """The change stream of one store. It has a client of its own: a long wait for news is no slow operation."""
 
     def __init__(self, uri: str, *, database: str, replica: str) -> None:
-        """`replica`: whose previews are left out."""
+        """`replica`: whose previews, and whose worker's steps and claims, are left out."""
         self._replica = replica
         self._client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(
             uri,
@@ -87,6 +88,8 @@ class Hints:
                 for each in batch:
                     self._token = each["_id"]
                     yield _hint_of(each)
+                if batch:
+                    await asyncio.sleep(PACE_S)
                 self._token = cursor["postBatchResumeToken"]
                 more = {"getMore": cursor["id"], "collection": "$cmd.aggregate", "maxTimeMS": AWAIT_MS}
                 cursor = await self._command(more, session)
@@ -99,8 +102,11 @@ class Hints:
 
 
 def _pipeline(stage: Document, *, replica: str) -> list[Document]:
+    changed = "updateDescription.updatedFields"
+    stepped = {f"{changed}.revision": {"$exists": True}, f"{changed}.by": {"$nin": signatures(replica)}}
+    moved = {"ns.coll": "heads", "$or": [stepped, {"operationType": "replace"}]}
     others = {"ns.coll": "partials", "operationType": "insert", "fullDocument.replica": {"$ne": replica}}
-    return [{"$changeStream": stage}, {"$match": {"$or": [_MOVED, others]}}, {"$project": dict.fromkeys(_SENT, 1)}]
+    return [{"$changeStream": stage}, {"$match": {"$or": [moved, others]}}, {"$project": dict.fromkeys(_SENT, 1)}]
 
 
 def _hint_of(change: Document) -> Hint | Piece:

@@ -29,6 +29,7 @@ class Steps:
     _transactions: Transactions
     _outcomes: Outcomes
     _codec: EventCodec
+    _replica: str
 
     async def commit(self, step: Step) -> Verdict:
         """Raises ValueError when an event is larger than 256 KiB, or a document belongs to another session."""
@@ -41,7 +42,7 @@ class Steps:
         async def write(writes: Writes) -> Verdict:
             fault("step.before_first_write")
             head = await writes.find_and_update(
-                "heads", heads.unmoved(step), heads.moved(step), fields=("last_seq", "fence")
+                "heads", heads.unmoved(step), heads.moved(step, replica=self._replica), fields=("last_seq", "fence")
             )
             fault("step.after_first_write")
             await _write_events(writes, step, events, fence=head["fence"])
