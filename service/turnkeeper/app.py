@@ -239,7 +239,8 @@ class _Replica:
             interval=settings.sweep.total_seconds(),
             jitter=jitter,
         )
-        self._sharing = Sharing(store, self.feeds, held=self.worker.held)
+        self._heartbeat = Heartbeat(store, lease=settings.lease)
+        self._sharing = Sharing(store, self.feeds, held=self.worker.held, alone=lambda: self._heartbeat.alone)
         self._elsewhere = Elsewhere(store, self.feeds, holds=self.worker.holds)
         self._hearing = Hearing(
             store,
@@ -286,9 +287,8 @@ class _Replica:
         server.add(ApprovalService(self._approvals, store, pages=pages))
         server.add(AgentService(self._agents, store, pages=pages))
         port = server.listen(f"{settings.host}:{settings.port}")
-        heartbeat = Heartbeat(store, lease=settings.lease)
         others = (self._hearing.run, self._sharing.run, self._elsewhere.run)
-        tending = (heartbeat.run, self._stand_in.run, self._sweeper.run, self._janitor.run)
+        tending = (self._heartbeat.run, self._stand_in.run, self._sweeper.run, self._janitor.run)
         async with _background(self.worker.run, self.feeds.run, *tending, *others):
             await server.start()
             await server.serving(True)

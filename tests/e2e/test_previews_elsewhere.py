@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -16,7 +17,7 @@ from tests import harness
 from tests.e2e.faults import deaf
 from tests.e2e.processes_of_ours import doomed, freeze, thaw
 from tests.e2e.reading import Reader, stream, watch
-from tests.e2e.world import World
+from tests.e2e.world import AGENTS, World
 from tests.harness import Stubs
 from tests.processes import until
 from turnkeeper.pb.v1 import chat_pb2
@@ -187,6 +188,33 @@ class TestPreviewsElsewhere:
                 await database.command({"collMod": "partials", "validator": {}})
         assert harness.answer_of(turn) == _only_text(reader) == TALE
         assert len(reader.deltas) == 1
+
+
+async def test_who_starts_later_gets_the_text_so_far(mongo_uri: str, database_name: str, world: World) -> None:
+    """A replica that is alone stores no previews; what it has said by then is shared when another one is there."""
+    knobs: dict[str, Any] = {"agents": AGENTS, "lease": timedelta(seconds=LEASE)}
+    async with (
+        harness.serving(mongo_uri, database_name, world.model, **knobs) as alone,
+        harness.connect(alone.address) as stubs,
+        AsyncMongoClient[dict[str, str]](mongo_uri) as client,
+    ):
+        partials = client[database_name]["partials"]
+        session = await harness.create_test_session(stubs, agent="talker")
+        told = await harness.send_message_to_session(stubs, session, "a tale", wait=30)
+        assert harness.answer_of(told) == TALE
+        session, reader = await harness.create_test_session(stubs, agent="talker"), Reader(whole=False)
+        turn = await harness.send_message_to_session(stubs, session, "stalls", wait=0)
+        async with _following(stubs, session, reader):
+            await until(lambda: _only_text(reader) == STORY)
+        assert await partials.count_documents({}) == 0
+        async with (
+            harness.serving(mongo_uri, database_name, world.model, **knobs) as later,
+            harness.connect(later.address) as others,
+        ):
+            reader = Reader(whole=False)
+            async with _following(others, session, reader):
+                await until(lambda: _only_text(reader) == STORY)
+        await stubs.chat.CancelTurn(chat_pb2.CancelTurnRequest(session_id=session, turn_id=turn.turn_id))
 
 
 async def test_the_text_of_a_lost_owner_is_followed_by_the_next_ones(world: World, other: Stubs) -> None:

@@ -59,7 +59,7 @@ class Hearing:
                 pass
             except Exception:
                 log.exception("hints cannot be read")
-            self._elsewhere.deaf = True
+            self._feeds.deaf = self._elsewhere.deaf = True
             self._metrics.hints_lost(reason)
             pause = min(PAUSE * 2**self._tries, LONGEST_PAUSE) * (0.75 + self._jitter() / 2)
             self._tries = min(self._tries + 1, 10)
@@ -92,7 +92,7 @@ class Hearing:
         if self._tries:
             log.info("hints come from the database again")
         self._tries = 0
-        self._elsewhere.deaf = False
+        self._feeds.deaf = self._elsewhere.deaf = False
         self._feeds.ask_all()
         self._worker.hint()
         await self._feeds.look()

@@ -17,11 +17,13 @@ class Heartbeat:
         """Four times a lease; who is silent for a whole one counts as dead."""
         self._store = store
         self._lease = lease
+        self.alone = False
+        """At the last beat no other replica lived."""
 
     async def run(self) -> None:
         while True:
             try:
-                await self._store.beat(silent_after=self._lease)
+                self.alone = not await self._store.beat(silent_after=self._lease)
             except ServiceUnavailable:
                 log.warning("the database does not hear that this replica lives")
             except Exception:

@@ -1,14 +1,15 @@
 """Previews for other replicas: every 100 ms one insert with what all messages that are written here have said since.
 
-A turn never waits for it. An insert that fails is made again as it was, so that pieces always fit together; what the
-others do not get in time, they get with the whole message.
+A message that is whole before its second look is never shared, and nothing is while no other replica lives: one that
+starts gets the text so far. A turn never waits for it. An insert that fails is made again as it was, so that pieces
+always fit together; what the others do not get in time, they get with the whole message.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
-from turnkeeper.engine.feed import Feeds
+from turnkeeper.engine.feed import Feeds, Key
 from turnkeeper.engine.lease import HeldLease
 from turnkeeper.engine.preview import Preview
 from turnkeeper.errors import ServiceUnavailable
@@ -25,11 +26,16 @@ log = logging.getLogger(__name__)
 class Sharing:
     """One on every replica."""
 
-    def __init__(self, store: Store, feeds: Feeds, *, held: Callable[[], Iterable[HeldLease]]) -> None:
-        """`held`: the leases of the turns that run here."""
+    def __init__(
+        self, store: Store, feeds: Feeds, *, held: Callable[[], Iterable[HeldLease]], alone: Callable[[], bool]
+    ) -> None:
+        """`held`: the leases of the turns that run here. `alone`: no other replica lives."""
         self._store = store
         self._feeds = feeds
         self._held = held
+        self._alone = alone
+        self._met: set[Preview] = set()
+        """What had text at the last look."""
         self._failing = False
 
     async def run(self) -> None:
@@ -43,6 +49,9 @@ class Sharing:
 
     async def share(self) -> None:
         """Once."""
+        if self._alone():
+            self._met.clear()
+            return
         found = list(self._found())
         if not found:
             return
@@ -58,12 +67,9 @@ class Sharing:
             preview.shared()
 
     def _found(self) -> Iterable[tuple[Preview, Piece]]:
-        for key in (held.key for held in self._held()):
-            feed = self._feeds.get(key)
-            preview = feed.preview if feed is not None else None
-            if preview is None or not preview.ours or preview.over or not preview.counts():
-                continue
-            chunk = preview.unshared(most=PIECE_BYTES)
+        met, self._met = self._met, {preview for _, preview in self._written() if preview.size}
+        for key, preview in self._written():
+            chunk = preview.unshared(most=PIECE_BYTES) if preview in met else None
             if chunk is None:
                 continue
             yield (
@@ -78,3 +84,10 @@ class Sharing:
                     text=chunk.text.decode(),
                 ),
             )
+
+    def _written(self) -> Iterable[tuple[Key, Preview]]:
+        for key in (held.key for held in self._held()):
+            feed = self._feeds.get(key)
+            preview = feed.preview if feed is not None else None
+            if preview is not None and preview.ours and not preview.over and preview.counts():
+                yield key, preview

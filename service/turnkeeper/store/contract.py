@@ -207,8 +207,11 @@ class Store(Protocol):
         on where the last one ended, if the database still knows."""
         ...
 
-    async def beat(self, *, silent_after: timedelta) -> None:
-        """This replica lives; once it is silent for so long, others end what it was writing. It may write on."""
+    async def beat(self, *, silent_after: timedelta) -> bool:
+        """This replica lives; once it is silent for so long, others end what it was writing. It may write on.
+
+        Whether any other one lives.
+        """
         ...
 
     async def requeue_lapsed(self) -> int:

@@ -77,6 +77,15 @@ class Orphans:
         if not before or "ended" in before:
             self._announced.clear()
 
+    async def others_live(self) -> bool:
+        """There is another replica that was heard of no longer ago than it said."""
+        living = {
+            "_id": {"$ne": self._replica},
+            "silent_after": {"$gt": 0},
+            "$expr": {"$gte": [{"$add": ["$at", "$silent_after"]}, "$$NOW"]},
+        }
+        return await self._connection.replicas.find_one(living, {"_id": 1}) is not None
+
     async def end_silent(self) -> None:
         """Kill the sessions of the replicas that were silent for longer than they said; each once."""
         silent = {

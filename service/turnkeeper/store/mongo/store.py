@@ -92,9 +92,10 @@ class MongoStore(Sessions, Forks, Steps, LateResults, Claims, Sweeps, Trims, Pur
     def hints(self) -> AbstractAsyncContextManager[AsyncIterator[Hint | Piece]]:
         return self._hints.open()
 
-    async def beat(self, *, silent_after: timedelta) -> None:
+    async def beat(self, *, silent_after: timedelta) -> bool:
         with database_errors():
             await self._orphans.beat(silent_after=silent_after)
+            return await self._orphans.others_live()
 
     def renewer(self) -> MongoRenewer:
         """Renews leases of this store's sessions, for use in another thread."""
