@@ -28,7 +28,9 @@ SILENCE_MS: Final = 5_000
 PACE_S: Final = 0.01
 """After some news the next is gathered for so long: an answer for each one would cost more than all in one."""
 
-_SENT: Final = ("operationType", "ns.coll", "documentKey", "updateDescription.updatedFields", "fullDocument")
+_CHANGED: Final = "updateDescription.updatedFields"
+_TOLD: Final = ("last_seq", "wake_at", "lease_until", "owner")
+_SENT: Final = ("operationType", "documentKey", "fullDocument", *(f"{_CHANGED}.{name}" for name in _TOLD))
 _Cursor: TypeAlias = dict[str, Any]
 
 
@@ -102,8 +104,7 @@ class Hints:
 
 
 def _pipeline(stage: Document, *, replica: str) -> list[Document]:
-    changed = "updateDescription.updatedFields"
-    stepped = {f"{changed}.revision": {"$exists": True}, f"{changed}.by": {"$nin": signatures(replica)}}
+    stepped = {f"{_CHANGED}.revision": {"$exists": True}, f"{_CHANGED}.by": {"$nin": signatures(replica)}}
     moved = {"ns.coll": "heads", "$or": [stepped, {"operationType": "replace"}]}
     others = {"ns.coll": "partials", "operationType": "insert", "fullDocument.replica": {"$ne": replica}}
     return [{"$changeStream": stage}, {"$match": {"$or": [moved, others]}}, {"$project": dict.fromkeys(_SENT, 1)}]

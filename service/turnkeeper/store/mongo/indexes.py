@@ -74,7 +74,6 @@ INDEXES: Final[Mapping[str, tuple[IndexModel, ...]]] = {
     ),
     "turns": (
         IndexModel([("tenant", ASCENDING), ("session_id", ASCENDING), ("first_sequence", DESCENDING)], name="page"),
-        IndexModel([("state", ASCENDING), ("update_time", ASCENDING)], name="state"),
     ),
     "tool_calls": (
         IndexModel([("tenant", ASCENDING), ("session_id", ASCENDING), ("turn_id", ASCENDING)], name="turn"),
