@@ -5,12 +5,14 @@ import asyncio
 import contextlib
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.bench import report
 from tests.bench.bench import Bench, Measure, Scale
 from tests.bench.figures import Invalid, Row
 from tests.bench.goals import GOALS
+from tests.bench.machine import busy, machine
 from tests.bench.measures import MEASURES
 from tests.bench.parts import Parts, end_on_signals
 from turnkeeper.store.embedded import EmbeddedDatabaseError
@@ -49,28 +51,31 @@ def main() -> int:
     scale = Scale(rounds=asked.rounds or base.rounds, turns=asked.turns or base.turns, quick=asked.quick)
     try:
         with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
-            return asyncio.run(_main(chosen, scale, asked.out))
+            return asyncio.run(run(chosen, scale, asked.out))
     except EmbeddedDatabaseError as error:
         return _cannot(str(error))
     print("\nbench: interrupted; everything that it started was ended", file=sys.stderr)
     return 130
 
 
-async def _main(chosen: list[Measure], scale: Scale, out: Path) -> int:
+async def run(chosen: Sequence[Measure], scale: Scale, out: Path) -> int:
+    """Measure, tell, and write; the exit status, 1 for a run that must not count."""
     end_on_signals()
     began, rows = time.monotonic(), list[Row]()
+    if warning := busy():
+        _tell(warning, lasting=True)
     try:
         async with Parts() as parts:
             for number, measure in enumerate(chosen, 1):
                 _tell(f"{number} of {len(chosen)}: {measure.about}", lasting=True)
                 rows += await measure.run(Bench(parts, scale, _tell))
     except Invalid as invalid:
-        _tell("", lasting=True)
+        _tell("")
         print(f"bench: this run does not count: {invalid}", file=sys.stderr)
         return 1
     report.write(rows, GOALS, out)
     _tell("")
-    print(report.table(rows, GOALS))
+    print(f"{machine()}\n{report.table(rows, GOALS)}")
     print(f"{report.verdict(rows, GOALS)}; in {time.monotonic() - began:.0f} s; {out}")
     return 0
 

@@ -136,11 +136,11 @@ class Bench:
                     apart=apart,
                 )
         if server.database:
-            await self._check(server, sessions, answer)
+            await self.check(server, sessions, answer)
         return Round.of(spent, count=count, **done)
 
-    async def _check(self, server: Served, sessions: list[str], answer: str) -> None:
-        """Every turn is COMPLETED as a majority has it, and is in the log."""
+    async def check(self, server: Served, sessions: list[str], answer: str) -> None:
+        """Every session's turn is COMPLETED as a majority has it, and can be read from the log. Raises Invalid."""
         async with AsyncMongoClient[dict[str, Any]](self.parts.database.uri, readConcernLevel="majority") as client:
             states = client[server.database].turns.find({"session_id": {"$in": sessions}}, {"state": 1})
             found = [turn["state"] async for turn in states]

@@ -1,0 +1,43 @@
+"""On what a run was made."""
+
+import os
+import platform
+import re
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from turnkeeper.store.embedded import find_mongod
+
+_PACKAGES: Final = ("grpcio", "protobuf", "openai", "aiohttp", "motor", "pymongo", "uvloop", "orjson")
+
+
+def machine() -> str:
+    """Processor, cores, memory, kernel and versions, in one line."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    versions = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
+    return (
+        f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB; {platform.system()} {platform.release()}; "
+        f"Python {platform.python_version()}, mongod {_mongod()}, {versions}"
+    )
+
+
+def busy() -> str:
+    """A warning when others use the machine; empty when not."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    return f"the machine is busy (load {load:.1f} on {cores} cores): figures will be high" if load > cores / 2 else ""
+
+
+def _processor() -> str:
+    try:
+        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        found = None
+    return found[1] if found else platform.machine()
+
+
+def _mongod() -> str:
+    said = subprocess.run([find_mongod(), "--version"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"v(\d+\.\d+\.\d+)", said)
+    return found[1] if found else "unknown"

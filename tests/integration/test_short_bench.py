@@ -1,0 +1,59 @@
+"""A very small bench: it measures and writes, and a run with a turn that is not whole does not count."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import orjson
+import pytest
+
+from tests.bench.__main__ import run
+from tests.bench.bench import Bench, Measure, Scale
+from tests.bench.figures import Invalid, Row, row
+from tests.bench.jobs.turns import create_sessions, read_back
+
+REPOSITORY = Path(__file__).parents[2]
+FLOORS = ("F1", "F2", "F2L", "F4")
+COLUMNS = {"name", "about", "value", "unit", "spread", "rounds", "floor", "ratio", "goal", "met"}
+
+
+@pytest.mark.timeout(240)
+async def test_a_small_bench_says_what_turns_cost(tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    command = [sys.executable, "-m", "tests.bench", "--only", "turns-16", "--rounds", "1", "--turns", "6"]
+    process = await asyncio.create_subprocess_exec(
+        *(*command, "--out", str(out)),
+        cwd=REPOSITORY,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said = (await process.communicate())[0].decode()
+    assert process.returncode == 0, said
+    rows = {each["name"]: each for each in orjson.loads(out.read_bytes())}
+    assert all(set(each) == COLUMNS for each in rows.values())
+    assert {"turn.cpu.16", "turn.cpu.16.all", "turns.16", *(f"{name}.cpu.16" for name in FLOORS)} <= set(rows)
+    assert all(each["value"] > 0 for each in rows.values())
+    assert rows["turn.cpu.16"]["goal"] == "≤ 0.6 x"
+    assert "goals met" in said
+
+
+@pytest.mark.timeout(240)
+async def test_a_turn_that_is_not_whole_makes_the_run_invalid(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def wrong(bench: Bench) -> list[Row]:
+        """Sessions without a turn, then turns with another answer than the model should give."""
+        subject = await bench.parts.subject()
+        sessions = await bench.parts.load.run(create_sessions, address=subject.address, count=2)
+        with pytest.raises(Invalid, match="of 2 turns a majority has 0 as COMPLETED"):
+            await bench.check(subject, sessions, "an answer")
+        with pytest.raises(Invalid, match="its log has no whole turn"):
+            await bench.parts.load.run(read_back, address=subject.address, sessions=sessions, answer="an answer")
+        await bench.turns(subject, concurrency=2)
+        await bench.turns(subject, concurrency=2, message="tell nobody")
+        return [row("never", "", [1.0], unit="")]
+
+    out = tmp_path / "bench.json"
+    assert await run([Measure("wrong", "wrong on purpose", wrong)], Scale(rounds=1, turns=4), out) == 1
+    assert not out.exists()
+    assert "this run does not count: stream_turns: " in capsys.readouterr().err
