@@ -13,7 +13,7 @@ from tests.bench.figures import Invalid, Row, row
 from tests.bench.jobs.turns import create_sessions, read_back
 
 REPOSITORY = Path(__file__).parents[2]
-FLOORS = ("F1", "F2", "F2L", "F4")
+FLOORS = ("F1", "F2", "F2L", "F2A", "F4")
 COLUMNS = {"name", "about", "value", "unit", "spread", "rounds", "floor", "ratio", "goal", "met"}
 
 

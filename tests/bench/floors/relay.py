@@ -1,11 +1,14 @@
-"""F2: a bare relay. The typed stream of the `openai` client, a response for each chunk, and nothing is kept."""
+"""F2: a bare relay. The typed stream of the `openai` client, a response for each chunk, and nothing is kept.
+
+With `aiohttp` as its last word, for information, on the client's own `aiohttp` transport in place of its usual one.
+"""
 
 import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
 from grpc import aio
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, DefaultAioHttpClient
 
 from tests.bench.floors.serving import serve
 from turnkeeper.pb.v1 import chat_pb2, chat_pb2_grpc, event_pb2, message_pb2
@@ -14,8 +17,8 @@ from turnkeeper.pb.v1 import chat_pb2, chat_pb2_grpc, event_pb2, message_pb2
 class Relay(chat_pb2_grpc.ChatServiceServicer):
     """StreamMessage, as one would write it by hand."""
 
-    def __init__(self, model_url: str) -> None:
-        self._client = AsyncOpenAI(base_url=model_url, api_key="none")
+    def __init__(self, client: AsyncOpenAI) -> None:
+        self._client = client
 
     async def StreamMessage(  # noqa: N802 - the RPC's name
         self, request: chat_pb2.StreamMessageRequest, context: aio.ServicerContext[Any, Any]
@@ -43,5 +46,6 @@ class Relay(chat_pb2_grpc.ChatServiceServicer):
 
 
 if __name__ == "__main__":
-    relay = Relay(sys.argv[1])
+    transport = DefaultAioHttpClient() if sys.argv[2:] == ["aiohttp"] else None
+    relay = Relay(AsyncOpenAI(base_url=sys.argv[1], api_key="none", http_client=transport))
     serve(lambda server: chat_pb2_grpc.add_ChatServiceServicer_to_server(relay, server))

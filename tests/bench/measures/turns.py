@@ -22,12 +22,14 @@ async def alone(bench: Bench) -> list[Row]:
 async def sixteen(bench: Bench) -> list[Row]:
     """The most telling one: all floors that a turn has."""
     lines = await bench.parts.floor("relay_lines")
+    quick = await bench.parts.floor("relay", "aiohttp")
     async with bench.parts.runner("F4") as writer:
         return rows_of(
             await _turns(
                 bench,
                 16,
                 F2L=partial(bench.turns, lines, concurrency=16),
+                F2A=partial(bench.turns, quick, concurrency=16),
                 F4=partial(_writes, bench, writer, concurrency=16),
                 F1=partial(_model, bench, concurrency=16),
             ),
@@ -92,11 +94,14 @@ def rows_of(found: Rounds, *, at: int) -> list[Row]:
         row(f"turn.responses.{at}", f"responses a turn, {where}", [each.responses for each in subject], unit=""),
         row(f"F2.cpu.{at}", f"F2, a bare relay: CPU per answer, {where}", relay, unit="ms"),
     ]
-    return rows + [each for floor in ("F2L", "F4", "F1") if floor in found for each in _floor(floor, found[floor], at)]
+    return rows + [
+        each for floor in ("F2L", "F2A", "F4", "F1") if floor in found for each in _floor(floor, found[floor], at)
+    ]
 
 
 _ABOUT = {
     "F1": "F1, the scripted model called directly: its",
+    "F2A": "F2 over `aiohttp`: its",
     "F2L": "F2 with `with_streaming_response` lines: its",
     "F4": "F4, as many raw writes: the writer's",
 }
