@@ -32,7 +32,7 @@ from turnkeeper.pb.v1 import (
 )
 from turnkeeper.settings import Settings
 
-START_TIME = 20.0
+START_TIME = 40.0
 
 
 class Stubs:

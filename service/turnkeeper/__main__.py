@@ -1,17 +1,19 @@
 """The command line."""
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
 import uvloop
 
-from turnkeeper import app, faults, settings
+from turnkeeper import app, faults, settings, supervisor
 from turnkeeper.errors import SessionError
+from turnkeeper.lifeline import Lifeline
 from turnkeeper.model import command as scripted
 from turnkeeper.model.local import LocalModel, LocalModelError
 from turnkeeper.rpc.server import PortTaken
@@ -27,9 +29,11 @@ examples:
   OPENAI_API_KEY=… turnkeeper serve --embedded         with a cloud model
   MONGODB_URI=mongodb://… OPENAI_BASE_URL=http://127.0.0.1:8000/v1 turnkeeper serve --agents my.toml
   turnkeeper serve --embedded --port 0 --lease 5s      a free port (printed), a short lease
+  turnkeeper serve --processes 4                       four processes share the port, one for each core
 
 Prints `turnkeeper: serving on HOST:PORT` once it serves. SIGTERM and Ctrl-C drain it; a second one ends it at once.
-Exit status: 0 drained, 2 it cannot start (the reason is on standard error).
+Exit status: 0 drained, 2 it cannot start (the reason is on standard error), 1 one of several processes was lost in
+the drain.
 """
 SECRET_LENGTH = 8
 """A shorter key is a placeholder, such as `none`: hiding it would hide words of the log."""
@@ -41,6 +45,7 @@ CANNOT_START = (
     SessionError,
     PortTaken,
     TelemetryError,
+    supervisor.ReplicaFailed,
 )
 
 
@@ -68,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     settings.add_arguments(serve)
+    serve.add_argument("--lifeline", type=int, help=argparse.SUPPRESS)  # given by the supervisor alone
     serve.set_defaults(run=_serve)
     model = commands.add_parser("model", help="serve a model on this machine").add_subparsers(
         required=True, metavar="KIND"
@@ -81,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 async def _serve(args: argparse.Namespace) -> int:
+    line = None if args.lifeline is None else Lifeline(args.lifeline)
     try:
         chosen = app.named(settings.load(args, os.environ))
         armed = faults.arm(os.environ)
@@ -96,15 +103,34 @@ async def _serve(args: argparse.Namespace) -> int:
     if armed:
         logging.getLogger("turnkeeper").warning("armed to die, by %s: %s", faults.VARIABLE, ", ".join(armed))
     try:
-        async with app.serving(chosen, os.environ) as running:
+        async with _served(chosen, share_port=line is not None) as address:
             with signals() as asked:
-                print(f"turnkeeper: serving on {running.address}", flush=True)
+                if line is None:
+                    print(f"turnkeeper: serving on {address}", flush=True)
+                else:
+                    line.serves(cut=asked.set)
                 await asked.wait()
     except CANNOT_START as error:
-        return _complain("serve", error)
+        if line is None:
+            return _complain("serve", error)
+        line.cannot_start(str(error))
+        return 2
+    except supervisor.NotDrained as error:
+        return _complain("serve", error, status=1)
     finally:
         log.stop()
     return _leave()
+
+
+@contextlib.asynccontextmanager
+async def _served(chosen: settings.Settings, *, share_port: bool) -> AsyncIterator[str]:
+    """The address, while it is served: by this process, or by several others."""
+    if chosen.processes > 1:
+        async with supervisor.serving(chosen, os.environ) as address:
+            yield address
+        return
+    async with app.serving(chosen, os.environ, share_port=share_port) as running:
+        yield running.address
 
 
 def _leave() -> NoReturn:
@@ -126,9 +152,9 @@ async def _local_model(_args: argparse.Namespace) -> int:
     return 0
 
 
-def _complain(command: str, error: Exception) -> int:
+def _complain(command: str, error: Exception, *, status: int = 2) -> int:
     print(f"turnkeeper {command}: {error}", file=sys.stderr)
-    return 2
+    return status
 
 
 if __name__ == "__main__":

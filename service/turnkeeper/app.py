@@ -76,16 +76,18 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def serving(settings: Settings, environ: Mapping[str, str]) -> AsyncIterator[Running]:
-    """Everything started, in order; drained and closed on the way out.
+async def serving(
+    settings: Settings, environ: Mapping[str, str], *, share_port: bool = False
+) -> AsyncIterator[Running]:
+    """Everything started, in order; drained and closed on the way out. `share_port`: with other processes of ours.
 
     Raises SettingError, EmbeddedDatabaseError, LocalModelError, UnfitDatabase, ServiceUnavailable, AgentConfigError,
     PortTaken, TelemetryError: each says what to do.
     """
-    _check_identity(settings)
+    check_identity(settings)
     schema = next_version.schema_of(environ)
     async with AsyncExitStack() as stack:
-        uri = await _database(settings, stack)
+        uri = await database(settings, stack)
         provider, default_model = await provider_of(settings, environ, stack)
         agents = catalogue.load(settings.agents or catalogue.SAMPLES, default_model=settings.model or default_model)
         if provider is None and any(not agent.base_url for agent in agents.values()):
@@ -124,7 +126,9 @@ async def serving(settings: Settings, environ: Mapping[str, str]) -> AsyncIterat
                 "no database answers: check MONGODB_URI, and that its replica set has a primary"
             ) from error
         replica_parts = _Replica(settings, store, agents, models, telemetry, name=replica, schema=schema)
-        port = await stack.enter_async_context(replica_parts.serving(Pages(await store.secret("page_tokens"))))
+        port = await stack.enter_async_context(
+            replica_parts.serving(Pages(await store.secret("page_tokens")), share_port=share_port)
+        )
         model_url = provider.base_url if provider else ""
         yield Running(f"{settings.host}:{port}", port, uri, model_url)
 
@@ -262,7 +266,7 @@ class _Replica:
         self._known: dict[tuple[str, str, str], Agent] = {}
 
     @contextlib.asynccontextmanager
-    async def serving(self, pages: Pages) -> AsyncIterator[int]:
+    async def serving(self, pages: Pages, *, share_port: bool) -> AsyncIterator[int]:
         """Start; the port it took. On the way out drain: unhealthy, GOAWAY, streams end, turns are handed over."""
         settings, store = self._settings, self._store
         boundary = Boundary(
@@ -270,7 +274,7 @@ class _Replica:
             metrics=self._telemetry.metrics,
             write_timeout=settings.write_time.total_seconds(),
         )
-        server = Server(boundary, reflect=settings.reflection, channels=settings.channelz)
+        server = Server(boundary, reflect=settings.reflection, channels=settings.channelz, share_port=share_port)
         server.add(
             SessionService(
                 self._sessions,
@@ -289,7 +293,7 @@ class _Replica:
         port = server.listen(f"{settings.host}:{settings.port}")
         others = (self._hearing.run, self._sharing.run, self._elsewhere.run)
         tending = (self._heartbeat.run, self._stand_in.run, self._sweeper.run, self._janitor.run)
-        async with _background(self.worker.run, self.feeds.run, *tending, *others):
+        async with background(self.worker.run, self.feeds.run, *tending, *others):
             await server.start()
             await server.serving(True)
             try:
@@ -341,7 +345,7 @@ def _warn_of_missing_tools(agents: Mapping[str, Agent], toolbox: Toolbox) -> Non
 
 
 @contextlib.asynccontextmanager
-async def _background(*runs: Callable[[], Coroutine[None, None, None]]) -> AsyncIterator[None]:
+async def background(*runs: Callable[[], Coroutine[None, None, None]]) -> AsyncIterator[None]:
     """Tasks that live as long as the block; one that dies ends the block with its error.
 
     The block's own error stays what it is: a task group would wrap it.
@@ -361,7 +365,8 @@ async def _background(*runs: Callable[[], Coroutine[None, None, None]]) -> Async
         raise failed
 
 
-def _check_identity(settings: Settings) -> None:
+def check_identity(settings: Settings) -> None:
+    """Raises SettingError for an address that callers of this identity must not reach."""
     host = "127.0.0.1" if settings.host == "localhost" else settings.host.strip("[]")
     try:
         loopback = ipaddress.ip_address(host).is_loopback
@@ -373,7 +378,8 @@ def _check_identity(settings: Settings) -> None:
         )
 
 
-async def _database(settings: Settings, stack: AsyncExitStack) -> str:
+async def database(settings: Settings, stack: AsyncExitStack) -> str:
+    """Its URI; a private one is started where the settings say so. Raises SettingError, EmbeddedDatabaseError."""
     if settings.mongodb_uri:
         return settings.mongodb_uri
     if not settings.embedded:

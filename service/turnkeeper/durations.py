@@ -6,6 +6,7 @@ from datetime import timedelta
 EXAMPLES = "250ms, 30s, 10m, 1h or 7d"
 _FORM = re.compile(r"(\d{1,6}(?:\.\d+)?)\s*(ms|s|m|h|d)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_MOST_SECONDS = 999_999
 
 
 def parse(text: str) -> timedelta:
@@ -14,3 +15,9 @@ def parse(text: str) -> timedelta:
     if found is None:
         raise ValueError(f"{text!r} is not a duration such as {EXAMPLES}")
     return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
+
+
+def written(duration: timedelta) -> str:
+    """What `parse` reads as the same microsecond."""
+    seconds = duration.total_seconds()
+    return f"{seconds:.6f}s" if seconds < _MOST_SECONDS else f"{seconds / _UNITS['d']:.12f}d"

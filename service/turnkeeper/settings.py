@@ -26,6 +26,7 @@ class Settings:
 
     host: str = _knob("127.0.0.1", "address to listen on; with identity none only a loopback address")
     port: int = _knob(50051, "port to listen on; 0 takes a free one and prints it")
+    processes: int = _knob(1, "server processes on that port, each a replica of its own")
     identity: str = _knob("none", "who callers are: none makes everybody `default`", choices=("none",))
     mongodb_uri: str = _knob("", "your MongoDB replica set", also="MONGODB_URI")
     database: str = _knob("turnkeeper", "name of the database")
@@ -73,8 +74,12 @@ class Settings:
                 raise SettingError(f"{flag_of(each)} must be more than 0")
         if timedelta() < self.keep_events < 2 * self.operation_time:
             raise SettingError("--keep-events must be 0s, or at least twice --operation-time")
-        if self.concurrency < 1:
-            raise SettingError("--concurrency must be at least 1")
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        for flag, count in (("--concurrency", self.concurrency), ("--processes", self.processes)):
+            if count < 1:
+                raise SettingError(f"{flag} must be at least 1")
         for flag, port in (("--port", self.port), ("--prometheus-port", self.prometheus_port)):
             if not 0 <= port <= 65535:
                 raise SettingError(f"{flag} must be from 0 to 65535")
@@ -123,6 +128,14 @@ def load(args: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
     return Settings(**given)
 
 
+def environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
+    """`environ` with all of these settings, so that another process loads them from there."""
+    made = {each.name: _written(getattr(settings, each.name)) for each in fields(Settings)}
+    ours = {variable for each in fields(Settings) for variable in variables_of(each)}
+    others = {name: value for name, value in environ.items() if name not in ours}
+    return {**others, **{PREFIX + name.upper(): value for name, value in made.items() if value}}
+
+
 def shown(value: object) -> str:
     """A default as a caller would write it; empty for none."""
     if isinstance(value, timedelta):
@@ -135,6 +148,11 @@ def shown(value: object) -> str:
     if value is None or value == "":
         return ""
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _written(value: object) -> str:
+    """As a variable has it; empty for none."""
+    return durations.written(value) if isinstance(value, timedelta) else shown(value)
 
 
 def _parse(each: "Field[Any]", text: str, name: str) -> Any:

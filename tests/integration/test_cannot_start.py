@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from turnkeeper import supervisor
 from turnkeeper.__main__ import main
 
 NOWHERE = "http://127.0.0.1:1/v1"
@@ -43,10 +44,24 @@ async def test_a_port_that_another_program_has(serve: Serve, mongo_uri: str, dat
     assert "Traceback" not in said
 
 
+async def test_a_port_that_several_processes_of_ours_share(serve: Serve, mongo_uri: str, database_name: str) -> None:
+    """Also while none of them listens."""
+    with supervisor.held("127.0.0.1", 0) as held:
+        status, said = await serve("--port", str(held), "--mongodb-uri", mongo_uri, "--database", database_name)
+    assert status == 2
+    assert f"turnkeeper serve: 127.0.0.1:{held} cannot be listened on" in said
+
+
 @pytest.mark.parametrize(
     ("flags", "variables", "reason"),
     [
         (["--host", "0.0.0.0"], {}, "only loopback is served"),
+        (["--host", "0.0.0.0", "--processes", "2"], {}, "only loopback is served"),
+        (
+            ["--processes", "2", "--prometheus-port", "65535", "--mongodb-uri", "x"],
+            {},
+            "--prometheus-port must be from",
+        ),
         (["--lease", "soon"], {}, "--lease is 'soon'"),
         ([], {}, "no database is set: pass --embedded for a private one, or set MONGODB_URI"),
         (["--agents", "nowhere.toml", "--mongodb-uri", "x"], {}, "There is no file nowhere.toml"),

@@ -67,6 +67,7 @@ def test_what_counts(flags: list[str], variables: dict[str, str], name: str, val
         (["--port", "-1"], {}, "--port must be from 0 to 65535"),
         (["--prometheus-port", "70000"], {}, "--prometheus-port must be from 0 to 65535"),
         (["--concurrency", "0"], {}, "--concurrency must be at least 1"),
+        (["--processes", "0"], {}, "--processes must be at least 1"),
         ([], {"TURNKEEPER_EMBEDDED": "maybe"}, "TURNKEEPER_EMBEDDED is 'maybe'; it must be true or false"),
         (["--exporter", "carrier-pigeon"], {}, "--exporter is 'carrier-pigeon'; it can be none, console, otlp"),
         ([], {"TURNKEEPER_IDENTITY": "jwt"}, "--identity is 'jwt'; it can be none"),
@@ -77,6 +78,31 @@ def test_a_bad_value_is_named_with_what_it_can_be(flags: list[str], variables: d
     with pytest.raises(SettingError) as raised:
         load(*flags, **variables)
     assert complaint in str(raised.value)
+
+
+def test_another_process_reads_the_same_from_its_environment() -> None:
+    """Whatever else is set there."""
+    odd = Settings(
+        mongodb_uri="mongodb://ada:p@h/?a=b",
+        embedded=True,
+        reflection=False,
+        data_dir=Path("/a b"),
+        agents=Path("my.toml"),
+        processes=3,
+        lease=timedelta(microseconds=1_234_567),
+        drain_delay=timedelta(),
+        purge_after=timedelta(days=36_500, microseconds=1),
+    )
+    before = {
+        "TURNKEEPER_MODEL": "another",
+        "MONGODB_URI": "mongodb://another",
+        "OPENAI_MODEL": "b",
+        "PATH": "/bin",
+    }
+    for each in (odd, Settings()):
+        variables = settings.environment(each, before)
+        assert load(**variables) == each
+        assert variables["PATH"] == "/bin"
 
 
 @pytest.mark.parametrize("name", KNOBS)

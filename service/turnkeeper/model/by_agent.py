@@ -11,6 +11,8 @@ from turnkeeper.settings import SettingError, Settings
 
 CLOUD = "https://api.openai.com/v1"
 CLOUD_MODEL = "gpt-4.1-mini"
+LOCAL_MODEL_AT = "TURNKEEPER_LOCAL_MODEL_AT"
+"""The variable by which a supervisor tells its replicas where the one that it started is."""
 
 
 class Models:
@@ -54,8 +56,14 @@ async def provider_of(
     key = environ.get("OPENAI_API_KEY", "")
     if settings.openai_base_url or key:
         return Provider(base_url=settings.openai_base_url or CLOUD, api_key=key or "none"), CLOUD_MODEL
-    if not settings.local_model:
+    url = await local_url(settings, environ, stack)
+    if not url:
         return None, CLOUD_MODEL
-    local = LocalModel()
-    url = await stack.enter_async_context(local)
-    return Provider(base_url=url, api_key="none", close_connections=True), local.model_name
+    return Provider(base_url=url, api_key="none", close_connections=True), LocalModel.model_name
+
+
+async def local_url(settings: Settings, environ: Mapping[str, str], stack: AsyncExitStack) -> str:
+    """Of the small local model, started unless the supervisor did; empty where none is wanted or another is set."""
+    if not settings.local_model or settings.openai_base_url or environ.get("OPENAI_API_KEY"):
+        return ""
+    return environ.get(LOCAL_MODEL_AT, "") or await stack.enter_async_context(LocalModel())

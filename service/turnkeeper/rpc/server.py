@@ -19,7 +19,6 @@ LIVENESS = "liveness"
 MINUTE = 60_000
 
 OPTIONS: Sequence[tuple[str, int]] = (
-    ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it silently
     ("grpc.max_receive_message_length", 4 << 20),
     ("grpc.max_send_message_length", 4 << 20),
     ("grpc.max_metadata_size", 32 << 10),  # the default refuses at random between 8 and 16 KiB, and meshes add headers
@@ -40,13 +39,20 @@ OPTIONS: Sequence[tuple[str, int]] = (
 class PortTaken(Exception):
     """The address cannot be listened on."""
 
+    def __init__(self, address: str) -> None:
+        super().__init__(
+            f"{address} cannot be listened on: another program has it. Stop that one, or choose another --port."
+        )
+
 
 class Server:
     """Listens, answers, and ends in order."""
 
-    def __init__(self, boundary: Boundary, *, reflect: bool, channels: bool) -> None:
-        """`reflect` and `channels`: whether reflection and channelz are served."""
-        self._server = aio.server(interceptors=(boundary,), options=OPTIONS)
+    def __init__(self, boundary: Boundary, *, reflect: bool, channels: bool, share_port: bool) -> None:
+        """`reflect` and `channels`: whether reflection and channelz are served. `share_port`: with others of our user
+        that share it too; otherwise a second server on the port fails, and does not take its calls away silently."""
+        options = (*OPTIONS, ("grpc.so_reuseport", int(share_port)))
+        self._server = aio.server(interceptors=(boundary,), options=options)
         self._health = HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if reflect:
@@ -66,9 +72,7 @@ class Server:
         try:
             port = self._server.add_insecure_port(address)
         except RuntimeError as error:
-            raise PortTaken(
-                f"{address} cannot be listened on: another program has it. Stop that one, or choose another --port."
-            ) from error
+            raise PortTaken(address) from error
         return int(port)
 
     async def start(self) -> None:

@@ -1,0 +1,191 @@
+"""The supervisor's own rules, with programs in place of the servers that it starts."""
+
+import asyncio
+import json
+import logging
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+
+from turnkeeper import supervisor
+from turnkeeper.rpc.server import PortTaken
+from turnkeeper.settings import Settings
+
+URI = "mongodb://ada:a-password@127.0.0.1:1/"
+SERVE = r"line.sendall(b'serving\n'); "
+UNTIL_ASKED = SERVE + "line.recv(1); "
+PROGRAM = """#!{python} -IS
+import os, pathlib, socket, sys
+name = sys.argv[sys.argv.index("--replica") + 1]
+line = socket.socket(fileno=int(sys.argv[sys.argv.index("--lifeline") + 1]))
+exec(os.environ["PLAYS"])
+"""
+
+
+@pytest.fixture(autouse=True)
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of Python: what a replica does is in the variable PLAYS, with `name` and `line` at hand."""
+    file = tmp_path / "program"
+    file.write_text(PROGRAM.format(python=sys.executable))
+    file.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(file))
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(supervisor, "LONGEST_PAUSE", 0.04)
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """What the supervisor logged so far."""
+    caplog.set_level(logging.INFO, "turnkeeper.supervisor")
+    return lambda: [record.message for record in caplog.records if record.name == "turnkeeper.supervisor"]
+
+
+def chosen(**more: object) -> Settings:
+    return Settings(processes=2, port=0, mongodb_uri=URI, replica="pod", **more)  # type: ignore[arg-type]
+
+
+async def serve(plays: str, settings: Settings | None = None, **environ: str) -> None:
+    """Start, and drain at once."""
+    async with asyncio.timeout(20), supervisor.serving(settings or chosen(), {"PLAYS": plays, **environ}):
+        pass
+
+
+async def test_the_reason_of_one_that_cannot_start_ends_the_start() -> None:
+    with pytest.raises(supervisor.ReplicaFailed, match=r"^it rains$"):
+        await serve("line.sendall(b'it rains'); sys.exit(2)")
+
+
+@pytest.mark.parametrize(
+    ("plays", "how"),
+    [
+        ("sys.exit(7)", "ended with status 7"),
+        ("os.kill(os.getpid(), 9)", "was ended by SIGKILL"),
+    ],
+)
+async def test_one_that_says_nothing_is_named_with_its_status(plays: str, how: str) -> None:
+    with pytest.raises(supervisor.ReplicaFailed, match=f"^pod-[12] {how} before it served$"):
+        await serve(plays)
+
+
+async def test_those_that_serve_already_are_drained_when_another_cannot_start(tmp_path: Path) -> None:
+    """It may run turns: it is not killed."""
+    up = "up = pathlib.Path(os.environ['UP']); "
+    first = SERVE + "up.touch(); line.recv(1); up.write_text('drained')"
+    second = "\n while not up.exists(): pass\n line.sendall(b'no room'); sys.exit(2)"
+    with pytest.raises(supervisor.ReplicaFailed, match="no room"):
+        await serve(f"{up}\nif name == 'pod-1': {first}\nelse: {second}", UP=str(tmp_path / "up"))
+    assert (tmp_path / "up").read_text() == "drained"
+
+
+async def test_one_that_ends_is_started_again_after_pauses_that_grow(said: Callable[[], list[str]]) -> None:
+    plays = f"if name == 'pod-1': {SERVE}\nelse: {UNTIL_ASKED}"
+    async with asyncio.timeout(20), supervisor.serving(chosen(), {"PLAYS": plays}):
+        while len(said()) < 8:  # noqa: ASYNC110 - a log tells nobody
+            await asyncio.sleep(0.01)
+    again = [f"pod-1 ended with status 0; it is started again in {pause} s" for pause in (0.01, 0.02, 0.04, 0.04)]
+    assert [line for line in said()[:8] if "again in" in line] == again
+    assert said()[1] == "pod-1 serves again"
+
+
+async def test_one_that_cannot_start_again_is_tried_again(tmp_path: Path, said: Callable[[], list[str]]) -> None:
+    """A database may be away for a while."""
+    plays = f"""
+tries = pathlib.Path({str(tmp_path / "tries")!r} + name)
+count = tries.exists() and len(tries.read_text())
+tries.write_text('x' * (count + 1))
+if name == 'pod-2' or count > 1: {UNTIL_ASKED}
+elif count: line.sendall(b'no database answers'); sys.exit(2)
+else: {SERVE} sys.exit(1)
+"""
+    async with asyncio.timeout(20), supervisor.serving(chosen(), {"PLAYS": plays}):
+        while "pod-1 serves again" not in said():  # noqa: ASYNC110 - a log tells nobody
+            await asyncio.sleep(0.01)
+    assert "pod-1: no database answers" in said()
+
+
+async def test_one_that_is_lost_in_the_drain_is_said(said: Callable[[], list[str]]) -> None:
+    with pytest.raises(supervisor.NotDrained):
+        await serve(f"{UNTIL_ASKED} name == 'pod-2' and os.kill(os.getpid(), 9)")
+    assert said() == ["pod-2 was ended by SIGKILL while it drained"]
+
+
+async def test_each_has_its_own_name_and_metrics_and_no_secret_on_its_command_line(tmp_path: Path) -> None:
+    note = f"pathlib.Path({str(tmp_path)!r}, name).write_text(json.dumps([sys.argv, dict(os.environ)])); "
+    settings = chosen(prometheus_port=9464, concurrency=7)
+    await serve(f"import json; {note} {UNTIL_ASKED}", settings, MONGODB_URI="mongodb://another", OTHER="kept")
+    for number in (1, 2):
+        argv, environ = json.loads((tmp_path / f"pod-{number}").read_text())
+        assert argv[1:4] == ["-m", "turnkeeper", "serve"]
+        assert "a-password" not in " ".join(argv)
+        assert environ["TURNKEEPER_REPLICA"] == f"pod-{number}"
+        assert environ["TURNKEEPER_PROMETHEUS_PORT"] == str(9463 + number)
+        assert environ["TURNKEEPER_PROCESSES"] == "1"
+        assert environ["TURNKEEPER_MONGODB_URI"] == URI
+        assert environ["TURNKEEPER_CONCURRENCY"] == "7"
+        assert environ["TURNKEEPER_PORT"] != "0"
+        assert environ["OTHER"] == "kept"
+        assert "MONGODB_URI" not in environ
+
+
+async def test_a_metrics_port_of_0_stays_0() -> None:
+    play = f"assert os.environ['TURNKEEPER_PROMETHEUS_PORT'] == '0'; {UNTIL_ASKED}"
+    await serve(play, chosen(prometheus_port=0))
+
+
+def test_what_is_held_nobody_else_can_listen_on() -> None:
+    with supervisor.held("127.0.0.1", 0) as port:
+        with pytest.raises(OSError, match="in use"):
+            _listen(port)
+        with (
+            pytest.raises(PortTaken, match=f"127.0.0.1:{port} cannot be listened on"),
+            supervisor.held("127.0.0.1", port),
+        ):
+            pass
+        with closing(_listen(port, share=True)), closing(_listen(port, share=True)):
+            pass
+    _listen(port).close()
+
+
+def test_what_another_listens_on_cannot_be_held() -> None:
+    """Also not where that one would share it."""
+    for share in (False, True):
+        with closing(_listen(0, share=share)) as other:
+            port = other.getsockname()[1]
+            with pytest.raises(PortTaken), supervisor.held("127.0.0.1", port):
+                pass
+
+
+def test_connections_that_linger_do_not_keep_a_port() -> None:
+    """Those of a server that was stopped a moment ago."""
+    with ExitStack() as stack:
+        before = stack.enter_context(closing(_listen(0)))
+        port = before.getsockname()[1]
+        client = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        before.accept()[0].close()
+        assert client.recv(1) == b""
+    with supervisor.held("127.0.0.1", port) as held:
+        assert held == port
+        _listen(port, share=True).close()
+
+
+def test_a_name_is_held_at_each_of_its_addresses() -> None:
+    with supervisor.held("localhost", 0) as port, pytest.raises(OSError, match="in use"):
+        _listen(port)
+
+
+def _listen(port: int, *, share: bool = False) -> socket.socket:
+    """As a gRPC server does."""
+    listening = socket.socket()
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(share))
+        listening.bind(("127.0.0.1", port))
+        listening.listen()
+    except OSError:
+        listening.close()
+        raise
+    return listening
