@@ -96,6 +96,7 @@ class Bench:
     @contextlib.asynccontextmanager
     async def window(self, measured: Measured) -> AsyncIterator[Spent]:
         """The CPU that these processes and the database use inside the block, and shortly after it."""
+        await asyncio.sleep(SETTLING)  # so that what went before is over
         spent, began = Spent(), time.perf_counter()
         before = cpu_seconds(measured.pids), cpu_seconds(self.parts.database_pids)
         yield spent
@@ -114,12 +115,12 @@ class Bench:
         apart: float = 0.0,
         around: AbstractContextManager[object] | None = None,
     ) -> Round:
-        """A round of turns, `scale.turns` unless `count` says, each in a session of its own that is made before.
+        """A round of turns, each in a session of its own, made before: `count`, or `scale.turns`.
 
         Of the subject, every turn is read back when the window is over. Raises Invalid when one is not whole.
         `around` is entered while turns run, and at no other time.
         """
-        count = count or self.scale.turns
+        count = count or max(self.scale.turns, concurrency)
         load, answer = self.parts.load, answer_to(message)
         sessions = [str(number) for number in range(count)]
         if server.database:

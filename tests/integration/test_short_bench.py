@@ -1,6 +1,8 @@
 """A very small bench: it measures and writes, and a run with a turn that is not whole does not count."""
 
 import asyncio
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from tests.bench.__main__ import run
 from tests.bench.bench import Bench, Measure, Scale
 from tests.bench.figures import Invalid, Row, row
 from tests.bench.jobs.turns import create_sessions, read_back
+from tests.demo.program import children
+from tests.processes import alive
 
 REPOSITORY = Path(__file__).parents[2]
 FLOORS = ("F1", "F2", "F2L", "F2A", "F4")
@@ -57,3 +61,23 @@ async def test_a_turn_that_is_not_whole_makes_the_run_invalid(
     assert await run([Measure("wrong", "wrong on purpose", wrong)], Scale(rounds=1, turns=4), out) == 1
     assert not out.exists()
     assert "this run does not count: stream_turns: " in capsys.readouterr().err
+
+
+@pytest.mark.timeout(120)
+async def test_nothing_is_left_of_an_interrupted_bench(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.bench", "--only", "turns-1", "--out", str(tmp_path / "bench.json")),
+        cwd=REPOSITORY,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    while b"1 of 1" not in await process.stderr.readline():
+        assert process.returncode is None
+    started = children(process.pid)
+    process.send_signal(signal.SIGINT)
+    assert (await process.communicate())[1].decode().strip().endswith("everything that it started was ended")
+    assert process.returncode == 130
+    assert len(started) >= 3
+    assert not [pid for pid in started if alive(pid)]
+    assert not os.listdir(tmp_path)  # noqa: PTH208 - it blocks less
