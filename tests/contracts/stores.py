@@ -37,6 +37,7 @@ def a_step(read: Head, *events: NewEvent, fence: int | None = None, **given: Any
         session_id=read.session_id,
         last_seq=read.last_seq,
         fence=fence,
+        head_fence=read.fence if fence is None else fence,
         cancel=read.cancel.turn_id,
         revision=read.revision if fence is None else None,
         events=events,

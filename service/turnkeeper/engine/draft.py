@@ -267,6 +267,7 @@ class Draft:
             session_id=head.session_id,
             last_seq=head.last_seq,
             fence=fence,
+            head_fence=head.fence if fence is None else fence,
             cancel=head.cancel.turn_id,
             events=tuple(self.events),
             head=replace(self.head, lease_for=lease_for) if keeps else self.head,
@@ -279,6 +280,7 @@ class Draft:
             approvals=tuple(self._changed_approvals.values()),
             request=self.request,
             revision=head.revision if fence is None else None,
+            leased=head.owned and fence is None,
         )
 
     def result(self, committed: Committed) -> Snapshot:

@@ -168,7 +168,9 @@ class Step:
     `revision` as read, for anybody but the owner: a step without events, or a claim, makes it Stale too. None: not
     compared; an owner needs no more than its fence.
     A call that got a late result since it was read makes it Stale.
-    `fence`: the owner's, or None for anybody else. `new_*` are inserted and must not exist; the others are replaced by
+    `fence`: the owner's, or None for anybody else. `head_fence`, as read, is the same for an owner; for anybody else a
+    head whose fence moved makes it Stale. `leased`: somebody else had the lease, and is likely to write as well.
+    `new_*` are inserted and must not exist; the others are replaced by
     id and must exist. `session` None leaves the session's document alone, but for its `update_time`.
     """
 
@@ -177,6 +179,7 @@ class Step:
     session_id: str
     last_seq: int
     fence: int | None
+    head_fence: int
     cancel: str
     events: tuple[NewEvent, ...]
     head: HeadChange = field(default_factory=HeadChange)
@@ -189,6 +192,12 @@ class Step:
     approvals: tuple[ApprovalChange, ...] = ()
     request: RequestRecord | None = None
     revision: int | None = None
+    leased: bool = False
+
+    @property
+    def next_fence(self) -> int:
+        """The head's once this is stored."""
+        return self.head_fence + (self.head.lease in (Lease.TAKE, Lease.BREAK))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

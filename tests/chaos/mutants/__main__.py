@@ -29,6 +29,8 @@ SCENES: Mapping[str, Scene] = {
     "fence-read-not-written": struck("step.before_first_write", "stop", passages=(2, 3)),
     "state-only-filter": both_approved_at_once,
     "unknown-is-aborted": unsure_commit,
+    "verdict-before-commit": struck("step.before_commit", "kill"),
+    "loser-acknowledged": both_approved_at_once,
     "attempt-in-memory": struck("turn.model.first_delta", "kill"),
     "duplicate-without-reread": unreplicated.twice,
     "tool-retried": struck("turn.tool.after_effect", "kill"),

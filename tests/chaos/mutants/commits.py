@@ -1,20 +1,22 @@
 """How a broken version stores a step: the service's own writes under a weaker filter."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
+from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
 
 from turnkeeper.store.mongo import heads, keys, steps
-from turnkeeper.store.mongo.client import ClientSession, Document, database_errors
+from turnkeeper.store.mongo.client import MAJORITY, ClientSession, Connection, Document, database_errors
 from turnkeeper.store.mongo.documents import decode, encode
 from turnkeeper.store.mongo.events import numbered
 from turnkeeper.store.mongo.steps import Steps
-from turnkeeper.store.mongo.writes import Obstacle, Writes
+from turnkeeper.store.mongo.writes import Obstacle, Stopped, Writes
 from turnkeeper.store.step import Committed, Duplicate, RequestRecord, Stale, Step, Verdict
 
-Move = Callable[[Writes], Awaitable[Document]]
-"""Changes the head inside the transaction; its `last_seq` and `fence` afterwards."""
+Move = Callable[[ClientSession], Awaitable[Document | None]]
+"""Changes the head inside the transaction; its `last_seq` and `fence` afterwards, or None."""
 
 
 async def store(self: Steps, step: Step, move: Move, *, fence: int | None) -> Verdict:
@@ -22,41 +24,53 @@ async def store(self: Steps, step: Step, move: Move, *, fence: int | None) -> Ve
 
     `fence`: what its events say; None: the head's.
     """
-
-    async def write(writes: Writes) -> Verdict:
-        head = await move(writes)
-        first = head["last_seq"] - len(step.events)
-        events = [
-            numbered(self._codec, step.session_id, event, first + place) for place, event in enumerate(step.events, 1)
-        ]
-        said = head["fence"] if fence is None else fence
-        await steps._write_events(writes, step, events, fence=said)  # noqa: SLF001 - the service's own writes
-        await steps._write_documents(writes, step)  # noqa: SLF001
-        return Committed(last_seq=head["last_seq"], fence=head["fence"], events=tuple(events))
-
-    async def look(_: ClientSession, obstacle: Obstacle) -> Verdict | None:
-        return Stale() if obstacle is Obstacle.MISS else None
-
     with database_errors():
-        return await self._transactions.run(write, look)
+        while True:
+            try:
+                return await _store(self, step, move, fence=fence)
+            except Stopped:
+                return Stale()
+            except PyMongoError as error:
+                if not error.has_error_label("TransientTransactionError"):
+                    raise
 
 
-def unconditional(step: Step) -> Move:
+async def _store(self: Steps, step: Step, move: Move, *, fence: int | None) -> Verdict:
+    connection = self._connection
+    async with connection.session() as session, session.start_transaction(ReadConcern("snapshot"), MAJORITY):
+        head = await move(session)
+        if head is None:
+            raise Stopped(Obstacle.MISS)
+        first = head["last_seq"] - len(step.events)
+        events = tuple(
+            numbered(self._codec, step.session_id, event, first + place) for place, event in enumerate(step.events, 1)
+        )
+        writes = Writes(schema=connection.schema)
+        said = head["fence"] if fence is None else fence
+        steps._write_events(writes, step, events, fence=said)  # noqa: SLF001 - the service's own writes
+        steps._write_documents(writes, step)  # noqa: SLF001
+        await connection.in_thread(partial(writes.send, connection, session))
+    return Committed(last_seq=head["last_seq"], fence=head["fence"], events=events)
+
+
+def unconditional(self: Steps, step: Step) -> Move:
     """The number is incremented, whoever has been there."""
     changed: Document = {**heads.moved(step)[0]["$set"], "last_seq": {"$add": ["$last_seq", len(step.events)]}}
+    return partial(_increment, self._connection, session_of(step), [{"$set": changed}])
 
-    async def move(writes: Writes) -> Document:
-        return await writes.find_and_update(
-            "heads", session_of(step), [{"$set": changed}], fields=("last_seq", "fence")
-        )
 
-    return move
+async def _increment(
+    connection: Connection, match: Document, pipeline: list[Document], session: ClientSession
+) -> Document | None:
+    return await connection.heads.find_one_and_update(
+        match, pipeline, projection=("last_seq", "fence"), return_document=True, session=session
+    )
 
 
 def taken(head: Document) -> Move:
     """The number was taken before."""
 
-    async def move(_: Writes) -> Document:
+    async def move(_: ClientSession) -> Document:
         return head
 
     return move
@@ -70,7 +84,7 @@ async def local_duplicate(self: Steps, step: Step) -> Verdict | None:
     """What this request made, as this node has it now."""
     if step.request is None:
         return None
-    connection: Any = self._transactions.connection
+    connection: Any = self._connection
     local = connection.requests.with_options(read_concern=ReadConcern("local"))
     document = await local.find_one(keys.where(keys.of_request(step.request.key)))
     return None if document is None else Duplicate(decode(RequestRecord, {**document, "key": encode(step.request.key)}))

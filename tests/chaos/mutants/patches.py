@@ -1,7 +1,7 @@
 """The broken versions: each function breaks the service of this process in one way that once looked good."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +14,9 @@ from turnkeeper.domain.tool import ToolClass
 from turnkeeper.domain.turn import Turn
 from turnkeeper.faults import fault
 from turnkeeper.store.mongo import attempts, claims, client, heads, indexes, outcomes
+from turnkeeper.store.mongo.committer import Committer, Entry
 from turnkeeper.store.mongo.steps import Steps
-from turnkeeper.store.mongo.writes import Obstacle, Stopped
+from turnkeeper.store.mongo.writes import Obstacle, Stopped, Writes
 from turnkeeper.store.step import Fenced, Stale, Step, Verdict
 
 _commit = Steps.commit
@@ -26,7 +27,7 @@ def two_step_numbering() -> None:
 
     async def commit(self: Steps, step: Step) -> Verdict:
         fault("step.before_first_write")
-        connection = self._transactions.connection
+        connection = self._connection
         head = await connection.heads.find_one_and_update(
             heads.unmoved(step), heads.moved(step), return_document=True, projection=("last_seq", "fence")
         )
@@ -64,7 +65,7 @@ def no_fence() -> None:
     async def commit(self: Steps, step: Step) -> Verdict:
         if step.fence is None:
             return await _commit(self, step)
-        return await commits.store(self, step, commits.unconditional(step), fence=step.fence)
+        return await commits.store(self, step, commits.unconditional(self, step), fence=step.fence)
 
     async def renew(self: claims.Claims, tenant: str, session_id: str, **_: object) -> bool:
         return True
@@ -79,11 +80,11 @@ def fence_read_not_written() -> None:
     async def commit(self: Steps, step: Step) -> Verdict:
         if step.fence is None:
             return await _commit(self, step)
-        head = await self._transactions.connection.heads.find_one(commits.session_of(step))
+        head = await self._connection.heads.find_one(commits.session_of(step))
         if head is None or head["fence"] != step.fence or not head["owner"]:
             return Fenced()
         fault("step.before_first_write")
-        return await commits.store(self, step, commits.unconditional(step), fence=step.fence)
+        return await commits.store(self, step, commits.unconditional(self, step), fence=step.fence)
 
     Steps.commit = commit  # type: ignore[method-assign]
 
@@ -94,7 +95,7 @@ def state_only_filter() -> None:
     async def commit(self: Steps, step: Step) -> Verdict:
         if step.fence is not None or not step.approvals:
             return await _commit(self, step)
-        return await commits.store(self, step, commits.unconditional(step), fence=None)
+        return await commits.store(self, step, commits.unconditional(self, step), fence=None)
 
     Steps.commit = commit  # type: ignore[method-assign]
 
@@ -102,18 +103,40 @@ def state_only_filter() -> None:
 def unknown_is_aborted() -> None:
     """A commit whose outcome nobody told counts as aborted, and its step is decided anew."""
 
-    async def commit_once(self: attempts.Attempt) -> None:
+    async def commit_once(self: attempts.Attempt, writes: Writes, unsure: PyMongoError) -> None:
         self.open = None
-        try:
-            await self._session.commit_transaction()
-        except PyMongoError as error:
-            raise Stopped(Obstacle.CONFLICT) from error
+        raise Stopped(Obstacle.CONFLICT) from unsure
 
     async def of_step(self: outcomes.Outcomes, step: Step, session: object) -> Verdict | None:
         return Stale()
 
-    attempts.Attempt._commit = commit_once  # type: ignore[method-assign]  # noqa: SLF001 - what is broken
+    attempts.Attempt._commit_again = commit_once  # type: ignore[method-assign]  # noqa: SLF001 - what is broken
     outcomes.Outcomes.of_step = of_step  # type: ignore[method-assign]
+
+
+def verdict_before_commit() -> None:
+    """A batch is acknowledged as it is sent."""
+
+    async def once(self: Committer, batch: Sequence[Entry[Any]], attempt: attempts.Attempt) -> Stopped | None:
+        for entry in batch:
+            entry.settle(entry.transaction.result)
+        await asyncio.sleep(0.2)
+        return await _once(self, batch, attempt)
+
+    Committer._once = once  # type: ignore[method-assign]  # noqa: SLF001 - what is broken
+
+
+_once = Committer._once  # noqa: SLF001 - what the broken version does later
+
+
+def loser_acknowledged() -> None:
+    """Whoever had moved when its batch was sent is told the same as the others."""
+
+    async def sort_out(_: Committer, batch: Sequence[Entry[Any]], *__: object) -> None:
+        for entry in batch:
+            entry.settle(entry.transaction.result)
+
+    Committer._sort_out = sort_out  # type: ignore[assignment,method-assign]  # noqa: SLF001 - what is broken
 
 
 def attempt_in_memory() -> None:
@@ -155,6 +178,8 @@ PATCHES: Mapping[str, Callable[[], None]] = {
         fence_read_not_written,
         state_only_filter,
         unknown_is_aborted,
+        verdict_before_commit,
+        loser_acknowledged,
         attempt_in_memory,
         duplicate_without_reread,
         tool_retried,

@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from tests.builders import Place, a_turn, an_event
-from tests.contracts.stores import LONG, TextCodec, a_step, begin, head_of, until
+from tests.contracts.stores import LONG, TextCodec, a_step, begin, head_of, run_turn, until
 from tests.integration.mongo.commands import Recorder, name_of
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.embedded import EmbeddedMongo
@@ -69,14 +69,14 @@ async def test_i3_every_write_waits_for_a_majority_and_its_journal(recorder: Rec
     """Only a frozen replica would tell the difference in effect; so look at what is asked for."""
     with recorder.recording() as commands:
         place = await begin(store)
-        await store.commit(a_step(await head_of(store, place), an_event()))
-        await store.renew(place.tenant, place.session_id, owner="one", fence=0, lease=LONG)
+        _, owned = await run_turn(store, place)
+        assert await store.renew(place.tenant, place.session_id, owner="one", fence=owned.fence, lease=LONG)
         await store.secret("name")
     single = [each for each in commands if name_of(each) in ("insert", "update") and "txnNumber" in each]
     outside = [each for each in single if "autocommit" not in each]
     commits = [each for each in commands if name_of(each) == "commitTransaction"]
-    assert len(commits) == 2
-    assert len(outside) == 3
+    assert len(commits) == 3, "a session, a step, a renewal"
+    assert len(outside) == 2, "an agent, a secret"
     for command in [*outside, *commits]:
         assert command["writeConcern"] == {"w": "majority", "j": True}
     for command in commands:

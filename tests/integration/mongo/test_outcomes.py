@@ -59,7 +59,7 @@ async def test_i3_a_commit_that_fails_for_a_while_is_stored_once(
 
 
 @pytest.mark.parametrize("how", [CONFLICT, NEVER_ARRIVED], ids=["conflict", "never-arrived"])
-@pytest.mark.parametrize("command", ["findAndModify", "insert"])
+@pytest.mark.parametrize("command", ["update", "insert"])
 async def test_a_write_that_fails_for_a_while_is_stored_once(
     store: MongoStore, client: Client, failing: FailPoint, how: dict[str, Any], command: str
 ) -> None:
@@ -151,7 +151,7 @@ async def test_writes_that_never_arrive_leave_no_open_transaction(
     await _stored_once(other, step, await other.commit(step))
 
 
-@pytest.mark.parametrize("command", ["findAndModify", "insert", "commitTransaction"])
+@pytest.mark.parametrize("command", ["update", "insert", "commitTransaction"])
 async def test_a_cancelled_caller_leaves_no_half_done_step(
     store: MongoStore, client: Client, recorder: Recorder, failing: FailPoint, command: str
 ) -> None:

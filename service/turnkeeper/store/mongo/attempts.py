@@ -1,7 +1,7 @@
 """One client session, and the transaction that it runs until that is known to be over.
 
 Unknown is not aborted: the commit is sent again on the same session and transaction number; after that the database
-is asked what it holds.
+is asked what it holds. A transaction with all its commands is one piece of work for one thread.
 """
 
 import asyncio
@@ -9,7 +9,8 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeAlias, TypeVar
+from functools import partial
+from typing import Any, Final, TypeAlias, TypeVar
 
 import pymongo
 from pymongo.errors import ConnectionFailure, InvalidOperation, PyMongoError
@@ -22,10 +23,10 @@ from turnkeeper.store.mongo.writes import Obstacle, Stopped, Writes
 LOOK_S: Final = 1.0
 """To look what the database holds takes at most this long after the deadline, and so does each try to settle."""
 SETTLE_S: Final = 60.0
+SNAPSHOT: Final = ReadConcern("snapshot")
 
 T = TypeVar("T")
-Body: TypeAlias = Callable[[Writes], Awaitable[T]]
-Look: TypeAlias = Callable[[ClientSession, Obstacle], Awaitable[T | None]]
+Look: TypeAlias = Callable[[ClientSession, Obstacle], Awaitable[T]]
 
 _log = logging.getLogger(__name__)
 
@@ -33,13 +34,13 @@ _log = logging.getLogger(__name__)
 class Attempt:
     """One client session, used for a transaction until that is known to be over."""
 
-    def __init__(self, connection: Connection, orphans: Orphans) -> None:
+    def __init__(self, connection: Connection, orphans: Orphans, *, deadline: float) -> None:
+        """`deadline`: when to give up, on the monotonic clock."""
         self.open: Obstacle | None = None
         self._connection = connection
         self._orphans = orphans
-        self._deadline = time.monotonic() + connection.operation.total_seconds()
+        self._deadline = deadline
         self._session = connection.session()
-        self._writes = Writes(connection, self._session)
 
     def end(self) -> None:
         """Hand the session back. Its last transaction is over, so nothing is sent."""
@@ -56,26 +57,15 @@ class Attempt:
         await asyncio.sleep(delay)
         return True
 
-    async def once(self, body: Body[T]) -> T:
-        """The body's result, committed. Raises Stopped."""
+    async def once(self, writes: Writes) -> None:
+        """Return when the writes are committed on a majority. Raises Stopped, and PyMongoError when refused."""
         await self._orphans.announce(self._session)
-        self._session.start_transaction(read_concern=ReadConcern("snapshot"), write_concern=MAJORITY)
-        try:
-            with pymongo.timeout(max(self.left(), 0.001)):
-                result = await body(self._writes)
-        except PyMongoError as error:
-            broken = isinstance(error, ConnectionFailure) or error.timeout
-            await self._abort(broken=broken and self._writes.arrived)
-            if error.has_error_label("TransientTransactionError"):
-                raise Stopped(Obstacle.CONFLICT) from error
-            raise
-        except BaseException:
-            await self._abort(broken=False)
-            raise
-        await self._commit()
-        return result
+        self.open = Obstacle.CONFLICT  # until the thread says more
+        unsure = await self._connection.in_thread(partial(self._write_and_commit, writes))
+        if unsure is not None:
+            await self._commit_again(writes, unsure)
 
-    async def look(self, look: Look[T], obstacle: Obstacle) -> T | None:
+    async def look(self, look: Look[T], obstacle: Obstacle) -> T:
         """In another session, which reads nothing older than this one has seen.
 
         A read in this one would make the driver forget the transaction whose commit may have to be sent again.
@@ -88,30 +78,56 @@ class Attempt:
                     reader.advance_operation_time(seen.operation_time)
                 return await look(reader, obstacle)
 
-    async def _abort(self, *, broken: bool) -> None:
+    def _write_and_commit(self, writes: Writes) -> PyMongoError | None:
+        """All in this thread; what kept the first commit from a clear answer."""
+        transaction: Any = self._session.delegate
+        transaction.start_transaction(read_concern=SNAPSHOT, write_concern=MAJORITY)
+        try:
+            writes.pass_by("step.before_first_write")
+            with pymongo.timeout(max(self.left(), 0.001)):
+                writes.send(self._connection, self._session)
+            writes.pass_by("step.before_commit")
+        except PyMongoError as error:
+            broken = isinstance(error, ConnectionFailure) or error.timeout
+            self._abort(broken=broken and writes.arrived)
+            if error.has_error_label("TransientTransactionError"):
+                raise Stopped(Obstacle.CONFLICT) from error
+            raise
+        except BaseException:
+            self._abort(broken=False)
+            raise
+        return self._commit(writes)
+
+    def _abort(self, *, broken: bool) -> None:
         """Over a broken connection the abort may not arrive: the transaction counts as open."""
         self.open = Obstacle.CONFLICT if broken else None
         with pymongo.timeout(max(self.left(), LOOK_S)):
-            await self._session.abort_transaction()
+            self._session.delegate.abort_transaction()
 
-    async def _commit(self) -> None:
-        """Return when it is committed on a majority."""
+    def _commit(self, writes: Writes) -> PyMongoError | None:
+        """One try, in this thread; None when it is committed on a majority."""
         self.open = Obstacle.UNKNOWN
+        try:
+            with pymongo.timeout(max(self.left(), 0.001)):
+                self._session.delegate.commit_transaction()
+        except PyMongoError as error:
+            return error
+        self.open = None
+        writes.pass_by("step.after_commit")
+        return None
+
+    async def _commit_again(self, writes: Writes, unsure: PyMongoError) -> None:
+        """Return when it is committed after all."""
+        error: PyMongoError | None = unsure
         tries = 0
-        while True:
-            try:
-                with pymongo.timeout(max(self.left(), 0.001)):
-                    await self._session.commit_transaction()
-            except PyMongoError as error:
-                if _aborted(error):
-                    self.open = None
-                    raise Stopped(Obstacle.CONFLICT) from error
-                if not await self.pause(tries):
-                    raise Stopped(Obstacle.UNKNOWN) from error
-                tries += 1
-            else:
+        while error is not None:
+            if _aborted(error):
                 self.open = None
-                return
+                raise Stopped(Obstacle.CONFLICT) from error
+            if not await self.pause(tries):
+                raise Stopped(Obstacle.UNKNOWN) from error
+            tries += 1
+            error = await self._connection.in_thread(partial(self._commit, writes))
 
     async def settle(self, settling: asyncio.Semaphore) -> None:
         """End what the caller could not wait for: have the commit's outcome, or kill what was never committed.

@@ -6,7 +6,8 @@ from datetime import timedelta
 from typing import Final
 
 from turnkeeper.store.mongo import keys
-from turnkeeper.store.mongo.client import Connection, Document, database_errors
+from turnkeeper.store.mongo.client import ClientSession, Connection, Document, database_errors
+from turnkeeper.store.mongo.committer import Committer, Entry
 from turnkeeper.store.mongo.documents import encode
 from turnkeeper.store.mongo.heads import (
     AWAKE,
@@ -22,6 +23,8 @@ from turnkeeper.store.mongo.heads import (
     within,
 )
 from turnkeeper.store.mongo.indexes import DUE
+from turnkeeper.store.mongo.transactions import Transaction
+from turnkeeper.store.mongo.writes import Obstacle, Writes
 from turnkeeper.store.step import Cancel, Claim
 
 OLDEST: Final = 32
@@ -35,6 +38,7 @@ class Claims:
 
     _connection: Connection
     _replica: str
+    _committer: Committer
 
     async def claim(self, owner: str, *, lease: timedelta) -> Claim | None:
         due: list[Document] = [
@@ -70,11 +74,19 @@ class Claims:
         return None
 
     async def renew(self, tenant: str, session_id: str, *, owner: str, fence: int, lease: timedelta) -> bool:
+        match = of_owner(tenant, session_id, owner=owner, fence=fence)
+
+        def write(writes: Writes) -> None:
+            writes.compute("heads", match, extended(lease))
+
+        async def look(reader: ClientSession, _: Obstacle) -> bool | None:
+            ours = await self._connection.heads.find_one(match, {"_id": 1}, session=reader)
+            return None if ours else False
+
         with database_errors():
-            result = await self._connection.heads.update_one(
-                of_owner(tenant, session_id, owner=owner, fence=fence), extended(lease)
+            return await self._committer.commit(
+                Entry(head=match, transaction=Transaction(write, result=True, look=look))
             )
-        return result.matched_count == 1
 
     async def request_cancel(self, tenant: str, session_id: str, cancel: Cancel) -> bool:
         """The first wish for a turn stays. A repeated one waits for the majority like the first."""

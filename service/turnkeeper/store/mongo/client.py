@@ -2,14 +2,15 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, timedelta
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import pymongo
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorClientSession, AsyncIOMotorCollection
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import InvalidOperation, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
@@ -20,9 +21,13 @@ ClientSession: TypeAlias = AsyncIOMotorClientSession
 Collection: TypeAlias = "AsyncIOMotorCollection[Document]"
 
 GOODBYE_S: Final = 1.0
+THREADS: Final = 32
+"""For transactions: when the database stalls, each waits in one for its time limit."""
 MAJORITY: Final = WriteConcern(w="majority", j=True)
 QUICK: Final = WriteConcern(w=1)
 """For previews alone: they may get lost."""
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +52,7 @@ class Connection:
 
         `schema` is the newest that this replica supports, and the one it writes.
         """
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="transactions")
         self.operation = operation
         self.schema = schema
         self.client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(
@@ -85,7 +91,16 @@ class Connection:
         """A client session, causally consistent. Nothing is sent; motor's own way would use a thread for it."""
         return ClientSession(self.client.delegate.start_session(causal_consistency=True), self.client)
 
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Several calls to the driver in one thread's hands: motor would change threads for each of them."""
+        try:
+            working = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except RuntimeError as error:
+            raise InvalidOperation("the connection is closed") from error
+        return await working
+
     async def close(self) -> None:
         """Disconnect. The driver says goodbye to the database first, and would wait 10 s for one that is gone."""
         with pymongo.timeout(GOODBYE_S):
             await asyncio.to_thread(self.client.close)
+        self._threads.shutdown(wait=False)

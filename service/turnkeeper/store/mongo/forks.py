@@ -20,15 +20,13 @@ from turnkeeper.store.mongo.documents import SCHEMA, decode, encode
 from turnkeeper.store.mongo.events import event_document, numbered
 from turnkeeper.store.mongo.outcomes import Outcomes
 from turnkeeper.store.mongo.steps import request_document
-from turnkeeper.store.mongo.transactions import Transactions
+from turnkeeper.store.mongo.transactions import Transaction, Transactions
 from turnkeeper.store.mongo.writes import Obstacle, Writes
 from turnkeeper.store.step import Fork, RequestRecord, StoredEvent
 
 BATCH: Final = 500
 BATCH_BYTES: Final = 8 << 20
 GOING: Final[Document] = {"forking": {"$exists": True}, "purging": {"$ne": True}}
-MEMBERS: Final = 100
-"""Documents of turns and calls in one command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,32 +43,31 @@ class Forks:
     _codec: EventCodec
 
     async def reserve_fork(self, fork: Fork) -> Fork | None:
-        async def write(writes: Writes) -> _Found:
-            content = encode(replace(fork, copied=0))
-            head = {**heads.new(fork.session), "last_seq": 0, "log_needs": fork.log_needs, "forking": content}
-            await writes.insert("heads", [head])
-            return _Found(replace(fork, copied=0))
+        taken = replace(fork, copied=0)
+        head = {**heads.new(fork.session), "last_seq": 0, "log_needs": fork.log_needs, "forking": encode(taken)}
+
+        def write(writes: Writes) -> None:
+            writes.insert("heads", head)
 
         async def look(session: ClientSession, _: Obstacle) -> _Found | None:
             head = await self._head(fork, session)
             return None if head is None else _Found(_fork_of(head))
 
         with database_errors():
-            return (await self._transactions.run(write, look)).fork
+            return (await self._transactions.run(Transaction(write, result=_Found(taken), look=look))).fork
 
     async def copy_events(self, fork: Fork, events: Sequence[NewEvent]) -> Fork | None:
         batch = self._batch(fork, events)
         key = keys.of_session(fork.session.tenant, fork.session.id)
         match = {**keys.where(key), **GOING, "last_seq": fork.copied}
+        copied = fork.copied + len(batch)
 
-        async def write(writes: Writes) -> _Found:
-            copied = fork.copied + len(batch)
-            await writes.find_and_update("heads", match, [{"$set": {"last_seq": copied}}], fields=("last_seq",))
+        def write(writes: Writes) -> None:
+            writes.compute("heads", match, [{"$set": {"last_seq": copied}}])
             of = (fork.session.tenant, fork.session.id)
             at = fork.session.create_time
-            documents = [event_document(each, of=of, step_id=fork.session.etag, fence=0, at=at) for each in batch]
-            await writes.insert("events", documents)
-            return _Found(replace(fork, copied=copied))
+            documents = (event_document(each, of=of, step_id=fork.session.etag, fence=0, at=at) for each in batch)
+            writes.insert("events", *documents)
 
         async def look(session: ClientSession, _: Obstacle) -> _Found | None:
             head = await self._head(fork, session)
@@ -78,7 +75,8 @@ class Forks:
             return None if now is not None and now.copied == fork.copied else _Found(now)
 
         with database_errors():
-            return (await self._transactions.run(write, look)).fork
+            result = _Found(replace(fork, copied=copied))
+            return (await self._transactions.run(Transaction(write, result=result, look=look))).fork
 
     async def finish_fork(
         self, fork: Fork, session: Session, *, turns: Sequence[Turn], calls: Sequence[Call], request: RequestRecord
@@ -86,21 +84,19 @@ class Forks:
         key = keys.of_session(session.tenant, session.id)
         match = {**keys.where(key), **GOING, "last_seq": fork.copied}
 
-        async def write(writes: Writes) -> RequestRecord:
-            await writes.find_and_update("heads", match, [{"$unset": "forking"}], fields=("last_seq",))
-            await writes.insert("sessions", [{"_id": key, **encode(session), "schema": SCHEMA}])
-            for name, members in (("turns", turns), ("tool_calls", calls)):
-                for first in range(0, len(members), MEMBERS):
-                    await writes.insert(name, [_member(each) for each in members[first : first + MEMBERS]])
-            await writes.insert("requests", [request_document(request)])
-            return request
+        def write(writes: Writes) -> None:
+            writes.compute("heads", match, [{"$unset": "forking"}])
+            writes.insert("sessions", {"_id": key, **encode(session), "schema": SCHEMA})
+            writes.insert("turns", *(_member(each) for each in turns))
+            writes.insert("tool_calls", *(_member(each) for each in calls))
+            writes.insert("requests", request_document(request))
 
         async def look(reader: ClientSession, _: Obstacle) -> RequestRecord | None:
             return await self._outcomes.find_request(request.key, session=reader)
 
         fault("fork.before_commit")
         with database_errors():
-            return await self._transactions.run(write, look)
+            return await self._transactions.run(Transaction(write, result=request, look=look))
 
     def _batch(self, fork: Fork, events: Sequence[NewEvent]) -> list[StoredEvent]:
         """The next events, as many as one transaction should have."""

@@ -101,6 +101,7 @@ def unmoved(step: Step) -> Document:
     match: Document = {
         **keys.where(keys.of_session(step.tenant, step.session_id)),
         "last_seq": step.last_seq,
+        "fence": step.head_fence,
         "cancel.turn_id": step.cancel,
     }
     if not step.events:
@@ -108,7 +109,7 @@ def unmoved(step: Step) -> Document:
     if step.revision is not None:
         match["revision"] = step.revision
     if step.fence is not None:
-        match |= {"fence": step.fence, "owner": {"$gt": ""}}
+        match["owner"] = {"$gt": ""}
     return match
 
 

@@ -109,6 +109,8 @@ INDEXES: Final[Mapping[str, tuple[IndexModel, ...]]] = {
     "replicas": (IndexModel([("at", ASCENDING)], name="forgotten", expireAfterSeconds=REPLICAS_KEPT_S),),
 }
 
+ROUTER: Final = "isdbgrid"
+
 _log = logging.getLogger(__name__)
 
 
@@ -129,9 +131,14 @@ async def prepare(connection: Connection) -> None:
             await _index(connection, name, models)
 
 
+async def is_sharded(connection: Connection) -> bool:
+    """What it speaks to is a cluster's router."""
+    return bool((await connection.client.admin.command("hello")).get("msg") == ROUTER)
+
+
 async def _check_replicated(connection: Connection) -> None:
     hello = await connection.client.admin.command("hello")
-    if "setName" not in hello and hello.get("msg") != "isdbgrid":
+    if "setName" not in hello and hello.get("msg") != ROUTER:
         raise UnfitDatabase("the database is a single server: transactions need a replica set; start it with --replSet")
 
 

@@ -6,7 +6,7 @@ from turnkeeper.domain.approval import ApprovalKind, ApprovalState, hash_with_la
 from turnkeeper.domain.tool import CallState, ToolOutcome, ToolResult
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import ClientSession, Connection, Document, database_errors
-from turnkeeper.store.mongo.transactions import Transactions
+from turnkeeper.store.mongo.transactions import Transaction, Transactions
 from turnkeeper.store.mongo.writes import Obstacle, Writes
 
 _WITHOUT_RESULT: Final = [
@@ -53,11 +53,10 @@ class LateResults:
             "arguments_hash": hash_with_late_result(arguments_hash, result.result_json),
         }
 
-        async def write(writes: Writes) -> bool:
+        def write(writes: Writes) -> None:
             once: Document = {**call, **start, "late_attempt": {"$ne": attempt}, "$or": _WITHOUT_RESULT}
-            await writes.update("tool_calls", [(once, late)])
-            await writes.update_where("approvals", asked, shown)
-            return True
+            writes.update("tool_calls", once, late)
+            writes.update_where("approvals", asked, shown)
 
         async def look(session: ClientSession, obstacle: Obstacle) -> bool | None:
             if await self._connection.calls.find_one({**call, **start, **late}, {"_id": 1}, session=session):
@@ -65,4 +64,4 @@ class LateResults:
             return False if obstacle is Obstacle.MISS else None
 
         with database_errors():
-            return await self._transactions.run(write, look)
+            return await self._transactions.run(Transaction(write, result=True, look=look))

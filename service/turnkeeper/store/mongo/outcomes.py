@@ -60,6 +60,7 @@ class Outcomes:
 def _as_read(head: Document, step: Step) -> bool:
     return (
         head["last_seq"] == step.last_seq
+        and head["fence"] == step.head_fence
         and head["cancel"]["turn_id"] == step.cancel
         and step.revision in (None, head["revision"])
     )

@@ -13,7 +13,7 @@ from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import ClientSession, Connection, Document, database_errors
 from turnkeeper.store.mongo.heads import ANY_TIME, NEXT_FENCE, NEXT_REVISION, NOW
 from turnkeeper.store.mongo.steps import KEPT
-from turnkeeper.store.mongo.transactions import Transactions
+from turnkeeper.store.mongo.transactions import Transaction, Transactions
 from turnkeeper.store.mongo.writes import Obstacle, Writes
 
 BATCH: Final = 250
@@ -66,18 +66,17 @@ class Purges:
         """Unless the marked head is gone: then nothing is deleted. `last`: and the head with it."""
         marked = {**keys.where(key), "purging": True}
 
-        async def write(writes: Writes) -> bool:
-            await writes.find_and_update("heads", marked, [{"$set": {"revision": NEXT_REVISION}}], fields=("_id",))
-            await writes.delete(collection, [{"_id": each, "tenant": key["tenant"]} for each in ids])
+        def write(writes: Writes) -> None:
+            writes.compute("heads", marked, [{"$set": {"revision": NEXT_REVISION}}])
+            writes.delete(collection, *({"_id": each, "tenant": key["tenant"]} for each in ids))
             if last:
-                await writes.delete("heads", [marked])
-            return True
+                writes.delete("heads", marked)
 
         async def look(session: ClientSession, _: Obstacle) -> bool | None:
             there = await self._connection.heads.find_one(marked, {"_id": 1}, session=session)
             return last if there is None else None
 
-        return await self._transactions.run(write, look)
+        return await self._transactions.run(Transaction(write, result=True, look=look))
 
 
 def _over(name: str, after: timedelta) -> Document:

@@ -15,7 +15,7 @@ from turnkeeper.store.mongo.client import ClientSession, Connection, database_er
 from turnkeeper.store.mongo.documents import SCHEMA, decode, encode
 from turnkeeper.store.mongo.events import event_document, numbered
 from turnkeeper.store.mongo.next_version import stamped
-from turnkeeper.store.mongo.transactions import Transactions
+from turnkeeper.store.mongo.transactions import Transaction, Transactions
 from turnkeeper.store.mongo.writes import Obstacle, Writes
 
 
@@ -36,22 +36,19 @@ class Sessions:
         step_id = secrets.token_hex(13)
         first = numbered(self._codec, session.id, event, 1)
 
-        async def write(writes: Writes) -> _Created:
-            key = keys.of_session(session.tenant, session.id)
-            await writes.insert("heads", [heads.new(session)])
-            await writes.insert(
-                "events",
-                [event_document(first, of=(session.tenant, session.id), step_id=step_id, fence=0, at=event.at)],
-            )
-            await writes.insert("sessions", [{"_id": key, **encode(session), "schema": SCHEMA}])
-            return _Created(existing=None)
+        def write(writes: Writes) -> None:
+            of = (session.tenant, session.id)
+            writes.insert("heads", heads.new(session))
+            writes.insert("events", event_document(first, of=of, step_id=step_id, fence=0, at=event.at))
+            writes.insert("sessions", {"_id": keys.of_session(*of), **encode(session), "schema": SCHEMA})
 
         async def look(client_session: ClientSession, _: Obstacle) -> _Created | None:
             return await self._found(session, step_id, client_session)
 
         with database_errors():
             await self._keep(agent, tenant=session.tenant)
-            return (await self._transactions.run(write, look)).existing
+            created = Transaction(write, result=_Created(existing=None), look=look)
+            return (await self._transactions.run(created)).existing
 
     async def _found(self, session: Session, step_id: str, client_session: ClientSession) -> _Created | None:
         """The session that has this id now, unless it is the one that this very call made."""

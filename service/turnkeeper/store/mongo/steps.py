@@ -1,20 +1,21 @@
 """A step: everything that one decision changes, stored whole or not at all."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Final, TypeAlias
 
 from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.tool import Call
 from turnkeeper.domain.turn import Turn
-from turnkeeper.faults import fault
 from turnkeeper.store.codec import EventCodec
 from turnkeeper.store.mongo import heads, keys
-from turnkeeper.store.mongo.client import ClientSession, Document, database_errors
+from turnkeeper.store.mongo.client import ClientSession, Connection, Document, database_errors
+from turnkeeper.store.mongo.committer import Committer, Entry
 from turnkeeper.store.mongo.documents import SCHEMA, changes, encode
 from turnkeeper.store.mongo.events import event_document, numbered
 from turnkeeper.store.mongo.outcomes import Outcomes
-from turnkeeper.store.mongo.transactions import Transactions
+from turnkeeper.store.mongo.transactions import Transaction
 from turnkeeper.store.mongo.writes import Obstacle, Writes
 from turnkeeper.store.step import ApprovalChange, Committed, RequestRecord, Stale, Step, StoredEvent, Verdict
 
@@ -26,38 +27,46 @@ KEPT_WITH_SESSION: Final = frozenset({"message"})
 class Steps:
     """The one verb that changes a session."""
 
-    _transactions: Transactions
     _outcomes: Outcomes
+    _committer: Committer
+    _connection: Connection
     _codec: EventCodec
     _replica: str
 
     async def commit(self, step: Step) -> Verdict:
         """Raises ValueError when an event is larger than 256 KiB, or a document belongs to another session."""
         _check_ownership(step)
-        events = [
+        events = tuple(
             numbered(self._codec, step.session_id, event, step.last_seq + place)
             for place, event in enumerate(step.events, 1)
-        ]
-
-        async def write(writes: Writes) -> Verdict:
-            fault("step.before_first_write")
-            head = await writes.find_and_update(
-                "heads", heads.unmoved(step), heads.moved(step, replica=self._replica), fields=("last_seq", "fence")
-            )
-            fault("step.after_first_write")
-            await _write_events(writes, step, events, fence=head["fence"])
-            await _write_documents(writes, step)
-            fault("step.before_commit")
-            return Committed(last_seq=head["last_seq"], fence=head["fence"], events=tuple(events))
+        )
 
         async def look(session: ClientSession, obstacle: Obstacle) -> Verdict | None:
             found = await self._outcomes.of_step(step, session)
             return Stale() if found is None and obstacle is Obstacle.MISS else found
 
+        match = heads.unmoved(step)
+        entry = Entry[Verdict](
+            head=match,
+            transaction=Transaction(
+                partial(_write, step, match, heads.moved(step, replica=self._replica), events),
+                result=Committed(last_seq=step.last_seq + len(events), fence=step.next_fence, events=events),
+                look=look,
+                faulty=True,
+            ),
+            size=sum(len(event.payload) for event in events),
+            alone=step.leased,
+        )
         with database_errors():
-            verdict = await self._transactions.run(write, look)
-        fault("step.after_commit")
-        return verdict
+            return await self._committer.commit(entry)
+
+
+def _write(
+    step: Step, match: Document, moved: Sequence[Document], events: Sequence[StoredEvent], writes: Writes
+) -> None:
+    writes.compute("heads", match, moved)
+    _write_events(writes, step, events, fence=step.next_fence)
+    _write_documents(writes, step)
 
 
 _Member: TypeAlias = Turn | Call | Approval
@@ -81,29 +90,26 @@ def _check_ownership(step: Step) -> None:
         raise ValueError("a step holds documents of another session")
 
 
-async def _write_events(writes: Writes, step: Step, events: list[StoredEvent], *, fence: int) -> None:
+def _write_events(writes: Writes, step: Step, events: Sequence[StoredEvent], *, fence: int) -> None:
     of = (step.tenant, step.session_id)
-    await writes.insert(
-        "events",
-        [
-            event_document(stored, of=of, step_id=step.step_id, fence=fence, at=event.at)
-            for stored, event in zip(events, step.events, strict=True)
-        ],
-    )
+    for stored, event in zip(events, step.events, strict=True):
+        writes.insert("events", event_document(stored, of=of, step_id=step.step_id, fence=fence, at=event.at))
 
 
-async def _write_documents(writes: Writes, step: Step) -> None:
+def _write_documents(writes: Writes, step: Step) -> None:
     if step.session is not None:
-        key = keys.of_session(step.tenant, step.session_id)
-        await writes.update("sessions", [(keys.where(key), changes(step.session))])
-    await writes.insert("turns", list(_new(step.new_turns)))
-    await writes.update("turns", list(_changed(step.turns)))
-    await writes.insert("tool_calls", list(_new(step.new_calls)))
-    await writes.update("tool_calls", [(_as_read(call), changes(call)) for call in step.calls])
-    await writes.insert("approvals", list(_new(step.new_approvals)))
-    await writes.update("approvals", [(_pending(each), changes(each.approval)) for each in step.approvals])
+        writes.update("sessions", keys.where(keys.of_session(step.tenant, step.session_id)), changes(step.session))
+    writes.insert("turns", *_new(step.new_turns))
+    for turn in step.turns:
+        writes.update("turns", keys.where(_key(turn)), changes(turn))
+    writes.insert("tool_calls", *_new(step.new_calls))
+    for call in step.calls:
+        writes.update("tool_calls", _as_read(call), changes(call))
+    writes.insert("approvals", *_new(step.new_approvals))
+    for change in step.approvals:
+        writes.update("approvals", _pending(change), changes(change.approval))
     if step.request is not None:
-        await writes.insert("requests", [request_document(step.request)])
+        writes.insert("requests", request_document(step.request))
 
 
 def _key(member: _Member) -> Document:
@@ -115,11 +121,6 @@ def _key(member: _Member) -> Document:
 def _new(members: Iterable[_Member]) -> Iterator[Document]:
     for member in members:
         yield {"_id": _key(member), **encode(member), "schema": SCHEMA}
-
-
-def _changed(members: Iterable[_Member]) -> Iterator[tuple[Document, Document]]:
-    for member in members:
-        yield keys.where(_key(member)), changes(member)
 
 
 def _as_read(call: Call) -> Document:

@@ -16,6 +16,7 @@ from turnkeeper.store.hints import Hint, Piece
 from turnkeeper.store.mongo import indexes
 from turnkeeper.store.mongo.claims import Claims
 from turnkeeper.store.mongo.client import GOODBYE_S, Connection, database_errors
+from turnkeeper.store.mongo.committer import Committer
 from turnkeeper.store.mongo.documents import SCHEMA
 from turnkeeper.store.mongo.forks import Forks
 from turnkeeper.store.mongo.hints import Hints
@@ -71,6 +72,7 @@ class MongoStore(Sessions, Forks, Steps, LateResults, Claims, Sweeps, Trims, Pur
         self._tasks = Tasks()
         self._orphans = Orphans(self._connection, replica=replica)
         self._transactions = Transactions(self._connection, self._tasks, self._orphans)
+        self._committer = Committer(self._transactions)
         self._outcomes = Outcomes(self._connection)
         self._codec = codec
 
@@ -78,6 +80,7 @@ class MongoStore(Sessions, Forks, Steps, LateResults, Claims, Sweeps, Trims, Pur
         """Make collections and indexes. Raises UnfitDatabase when this database cannot keep the promises."""
         with database_errors():
             await indexes.prepare(self._connection)
+            self._committer.grouping = not await indexes.is_sharded(self._connection)
             await self._orphans.enter()
 
     async def close(self) -> None:

@@ -1,21 +1,37 @@
 """A transaction from its first write to a known outcome, whatever becomes of the caller."""
 
 import asyncio
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from turnkeeper.errors import ServiceUnavailable
-from turnkeeper.store.mongo.attempts import Attempt, Body, Look
+from turnkeeper.store.mongo.attempts import Attempt, Look
 from turnkeeper.store.mongo.client import Connection
 from turnkeeper.store.mongo.orphans import Orphans
 from turnkeeper.store.mongo.tasks import Tasks
-from turnkeeper.store.mongo.writes import Stopped
+from turnkeeper.store.mongo.writes import Obstacle, Stopped, Writes
 
 MAX_TRIES: Final = 32
 SETTLERS: Final = 2
 """How many open outcomes are looked after at a time."""
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Transaction(Generic[T]):
+    """What is to be written, and what it comes to.
+
+    `look` reads, with majority and causally after the obstacle, what the database holds: the result that follows, or
+    None to write again. `faulty`: it passes the fault points of a step.
+    """
+
+    write: Callable[[Writes], None]
+    result: T
+    look: Look[T | None]
+    faulty: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,42 +43,55 @@ class Transactions:
     orphans: Orphans
     settling: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SETTLERS))
 
-    async def run(
-        self,
-        body: Body[T],
-        look: Look[T],
-    ) -> T:
-        """What `body` returned, once its writes are committed on a majority; else what `look` found.
+    async def run(self, transaction: Transaction[T]) -> T:
+        """Its result, once its writes are committed on a majority; else what it found.
 
-        `look` reads, with majority and causally after the obstacle, what the database holds: the result that follows,
-        or None to run the body again.
         Raises ServiceUnavailable at the deadline; an unknown outcome is then pursued without the caller.
         """
-        return await self.tasks.outlive(self._run(body, look))
+        return await self.tasks.outlive(self._run(transaction))
 
-    async def _run(
-        self,
-        body: Body[T],
-        look: Look[T],
-    ) -> T:
-        attempt = Attempt(self.connection, self.orphans)
+    async def _run(self, transaction: Transaction[T]) -> T:
+        attempt = self.attempt(self.deadline())
         try:
-            for tries in range(MAX_TRIES):
-                try:
-                    return await attempt.once(body)
-                except Stopped as stopped:
-                    obstacle = stopped.obstacle
-                found = await attempt.look(look, obstacle)
-                if found is not None:
-                    return found
-                if not await attempt.pause(tries):
-                    break
-            raise ServiceUnavailable
+            return await self.pursue(transaction, attempt)
         finally:
-            self._leave(attempt)
+            self.leave(attempt)
 
-    def _leave(self, attempt: Attempt) -> None:
-        """Let the session go, at once when its last transaction is over."""
+    def deadline(self) -> float:
+        """Of what begins now."""
+        return time.monotonic() + self.connection.operation.total_seconds()
+
+    def attempt(self, deadline: float) -> Attempt:
+        """To be left when it is over, whatever becomes of it."""
+        return Attempt(self.connection, self.orphans, deadline=deadline)
+
+    async def pursue(self, transaction: Transaction[T], attempt: Attempt, *, met: Obstacle | None = None) -> T:
+        """As `run`, to the end of this attempt. `met`: what stopped it before."""
+        for tries in range(MAX_TRIES):
+            if met is None:
+                try:
+                    await attempt.once(self.writes(transaction))
+                except Stopped as stopped:
+                    met = stopped.obstacle
+                else:
+                    return transaction.result
+            found = await attempt.look(transaction.look, met)
+            if found is not None:
+                return found
+            if not await attempt.pause(tries):
+                break
+            met = None
+        raise ServiceUnavailable
+
+    def writes(self, *transactions: Transaction[Any]) -> Writes:
+        """Those of all of them, to be sent as one transaction."""
+        writes = Writes(schema=self.connection.schema, faulty=any(each.faulty for each in transactions))
+        for each in transactions:
+            each.write(writes.of(each))
+        return writes
+
+    def leave(self, attempt: Attempt) -> None:
+        """Let its session go, at once when its last transaction is over."""
         if attempt.open is None:
             attempt.end()
         else:

@@ -1,16 +1,24 @@
-"""The writes inside a transaction: each changes all that it names, or stops it."""
+"""The writes of one transaction, and how they are sent: all in one thread's hands, one command after the other.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+Each statement must change what it names; what does not stops the transaction.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 from pymongo.errors import PyMongoError, ServerSelectionTimeoutError, WriteError
 
+from turnkeeper.faults import fault
 from turnkeeper.store.mongo.client import ClientSession, Connection, Document
 from turnkeeper.store.mongo.next_version import stamped
 
 DUPLICATE_KEY: Final = 11000
+STATEMENTS: Final = 100
+"""Most of one command: a command is at most 48 MB."""
+
+_VERBS: Final = {"insert": "documents", "update": "updates", "delete": "deletes"}
 
 
 class Obstacle(Enum):
@@ -25,82 +33,111 @@ class Obstacle(Enum):
 
 
 class Stopped(Exception):
-    """The transaction cannot go on as it is."""
+    """The transaction cannot go on as it is. `culprit`: whose insert met its like, as `Writes.of` had it."""
 
-    def __init__(self, obstacle: Obstacle) -> None:
+    def __init__(self, obstacle: Obstacle, culprit: object = None) -> None:
         super().__init__(obstacle)
         self.obstacle = obstacle
+        self.culprit = culprit
 
 
 @dataclass(slots=True)
-class Writes:
-    """The writes of one transaction. Each raises what makes `run` abort when it does not change all it names.
+class _Statements:
+    """What one verb does to one collection. `counted`: each must find its document."""
 
-    `arrived`: the database may know of the transaction.
+    verb: str
+    collection: str
+    statements: list[Document] = field(default_factory=list)
+    writers: list[object] = field(default_factory=list)
+    counted: bool = True
+
+
+class Writes:
+    """Collects the writes of one transaction; those of a kind to one collection are one command.
+
+    Commands are sent in the order of their first statements: begin with what is most likely to be refused.
     """
 
-    connection: Connection
-    session: ClientSession
-    arrived: bool = False
+    def __init__(self, *, schema: int, faulty: bool = False) -> None:
+        """`schema`: the one that is written. `faulty`: it passes the fault points of a step."""
+        self.arrived = False
+        """The database may know of the transaction."""
+        self._schema = schema
+        self._faulty = faulty
+        self._writer: object = None
+        self._all: dict[tuple[str, str, bool], _Statements] = {}
 
-    async def find_and_update(
-        self, collection: str, match: Document, pipeline: Sequence[Document], *, fields: Sequence[str]
-    ) -> Document:
-        """Change exactly one document; these fields of it, after the change."""
-        reply = await self._send(
-            {
-                "findAndModify": collection,
-                "query": match,
-                "update": [*pipeline, {"$set": self._stamped({})}] if self._stamped({}) else pipeline,
-                "new": True,
-                "fields": dict.fromkeys(fields, 1),
-            }
-        )
-        if reply["value"] is None:
-            raise Stopped(Obstacle.MISS)
-        value: Document = reply["value"]
-        return value
+    def of(self, writer: object) -> "Writes":
+        """The writes that follow are this one's."""
+        self._writer = writer
+        return self
 
-    async def insert(self, collection: str, documents: Sequence[Document]) -> None:
+    def insert(self, collection: str, *documents: Document) -> None:
         """New documents, none of which may exist."""
-        if documents:
-            written = [self._stamped(document) for document in documents]
-            self._all(await self._send({"insert": collection, "documents": written}), len(documents))
+        for document in documents:
+            self._add("insert", collection, self._stamped(document))
 
-    async def update(self, collection: str, updates: Sequence[tuple[Document, Document]]) -> None:
-        """(filter, `$set`) pairs; each must find its document."""
-        if updates:
-            statements = [{"q": match, "u": {"$set": self._stamped(fields)}} for match, fields in updates]
-            self._all(await self._send({"update": collection, "updates": statements}), len(updates))
+    def update(self, collection: str, match: Document, fields: Document) -> None:
+        """`$set` on exactly one document."""
+        self._add("update", collection, {"q": match, "u": {"$set": self._stamped(fields)}})
 
-    async def update_where(self, collection: str, match: Document, fields: Document) -> None:
+    def compute(self, collection: str, match: Document, pipeline: Sequence[Document]) -> None:
+        """A pipeline on exactly one document."""
+        stamp = self._stamped({})
+        self._add("update", collection, {"q": match, "u": [*pipeline, {"$set": stamp}] if stamp else pipeline})
+
+    def update_where(self, collection: str, match: Document, fields: Document) -> None:
         """`$set` on all that match, none included."""
-        changed = {"$set": self._stamped(fields)}
-        reply = await self._send({"update": collection, "updates": [{"q": match, "u": changed, "multi": True}]})
-        self._all(reply, reply["n"])
+        statement = {"q": match, "u": {"$set": self._stamped(fields)}, "multi": True}
+        self._add("update", collection, statement, counted=False)
 
-    async def delete(self, collection: str, keys: Sequence[Document]) -> None:
-        """These filters; what another transaction removed already is no miss."""
-        if keys:
-            statements = [{"q": match, "limit": 1} for match in keys]
-            await self._send({"delete": collection, "deletes": statements})
+    def delete(self, collection: str, *matches: Document) -> None:
+        """What another transaction removed already is no miss."""
+        for match in matches:
+            self._add("delete", collection, {"q": match, "limit": 1}, counted=False)
+
+    def send(self, connection: Connection, session: ClientSession) -> None:
+        """All of them, in this thread. Raises Stopped and PyMongoError."""
+        for number, (of, first) in enumerate(self._commands()):
+            self._send(connection, session, of, first)
+            if number == 0:
+                self.pass_by("step.after_first_write")
+
+    def pass_by(self, place: str) -> None:
+        """A fault point of steps."""
+        if self._faulty:
+            fault(place)
+
+    def _commands(self) -> Iterator[tuple[_Statements, int]]:
+        for each in self._all.values():
+            for first in range(0, len(each.statements), STATEMENTS):
+                yield each, first
+
+    def _add(self, verb: str, collection: str, statement: Document, *, counted: bool = True) -> None:
+        key = (verb, collection, counted)
+        all_of = self._all.get(key)
+        if all_of is None:
+            all_of = self._all[key] = _Statements(verb, collection, counted=counted)
+        all_of.statements.append(statement)
+        all_of.writers.append(self._writer)
 
     def _stamped(self, fields: Document) -> Document:
-        return stamped(fields, schema=self.connection.schema)
+        return stamped(fields, schema=self._schema)
 
-    async def _send(self, command: Document) -> Document:
+    def _send(self, connection: Connection, session: ClientSession, of: _Statements, first: int) -> None:
+        statements = of.statements[first : first + STATEMENTS]
+        database: Any = connection.database.delegate
         try:
-            reply: Document = await self.connection.database.command(command, session=self.session)
+            reply: Document = database.command(
+                {of.verb: of.collection, _VERBS[of.verb]: statements}, session=session.delegate
+            )
         except PyMongoError as error:
             self.arrived |= not isinstance(error, ServerSelectionTimeoutError)
             raise
         self.arrived = True
-        return reply
-
-    def _all(self, reply: Document, expected: int) -> None:
         if errors := reply.get("writeErrors"):
             if errors[0]["code"] == DUPLICATE_KEY:
-                raise Stopped(Obstacle.MISS)
+                raise Stopped(Obstacle.MISS, of.writers[first + errors[0]["index"]])
             raise WriteError("", errors[0]["code"])
-        if reply["n"] != expected:
+        if of.counted and reply["n"] != len(statements):
             raise Stopped(Obstacle.MISS)
