@@ -10,15 +10,17 @@ import contextlib
 import itertools
 import logging
 import time
-from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from functools import partial
 from typing import TypeVar
 
+from turnkeeper.domain.cursor import Place
+from turnkeeper.engine.batch import Batch, Wanted
+from turnkeeper.engine.known import Known, KnownTurns
 from turnkeeper.engine.preview import Preview
+from turnkeeper.engine.waking import Signal, either
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.contract import Store
-from turnkeeper.store.step import StoredEvent
+from turnkeeper.store.step import Committed, Step, StoredEvent
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -28,51 +30,68 @@ RING_BYTES = 1 << 20
 KEPT_TEXTS = 4
 RARELY = 10
 """One poll in so many is made while hints come: it finds what a hint that got lost would have told."""
+CROWD = 3
+"""Watchers for whom a batch is kept; the run of a turn counts as one."""
 RESETS = frozenset(
     {"message_completed", "attempt_failed", "attempt_superseded", "turn_failed", "turn_retried", "turn_cancelled"}
 )
 """After these the text that their turn was writing is whole, or does not count."""
 
+NOTHING = ("", 0)
 Key = tuple[str, str]
 """(tenant, session)."""
-
-
-class Signal:
-    """Wakes everybody who waits for the next change. Its futures are shared: wait for them, never cancel them."""
-
-    def __init__(self) -> None:
-        self._next: asyncio.Future[None] | None = None
-
-    def next(self) -> asyncio.Future[None]:
-        if self._next is None:
-            self._next = asyncio.get_running_loop().create_future()
-        return self._next
-
-    def fire(self) -> None:
-        if self._next is not None:
-            self._next.set_result(None)
-            self._next = None
 
 
 class Feed:
     """One session's live tail. It lives while somebody watches it or a turn of it runs here."""
 
-    def __init__(self, ask: Callable[[], None] = lambda: None) -> None:
+    __slots__ = (
+        "_ask",
+        "_key",
+        "_made",
+        "_made_at",
+        "_published_at",
+        "_ring",
+        "_ring_bytes",
+        "changed",
+        "grown",
+        "known",
+        "last_seq",
+        "no_longer",
+        "preview",
+        "sent_at",
+        "text_watchers",
+        "texts",
+        "watchers",
+    )
+
+    def __init__(self, ask: Callable[[Key], None] = lambda _: None, key: Key = ("", "")) -> None:
         """`ask`: have it looked up what other replicas write in this session."""
-        self.ask = ask
+        self._ask = ask
+        self._key = key
         self.watchers = 0
         self.text_watchers = 0
         self.last_seq = 0
+        self.sent_at = 0.0
+        """When the last step of ours that was published here was sent: all that was stored before that is heard of."""
+        self.known: KnownTurns | None = None
         self.preview: Preview | None = None
-        self.no_longer = ("", 0)
+        self.no_longer = NOTHING
         """The last message and attempt of another replica's that was looked up: it is `preview`, or does not count."""
-        self.texts: OrderedDict[str, tuple[int, bytes]] = OrderedDict()
+        self.texts: dict[str, tuple[int, bytes]] = {}
         """Whole texts of the last messages, by message id: attempt and UTF-8, for watchers that lag behind."""
-        self._ring: deque[StoredEvent] = deque()
+        self.changed = Signal()
+        """At the next event or piece of text."""
+        self.grown = Signal()
+        """At the next durable event."""
+        self._made: dict[tuple[Place, Wanted], Batch] = {}
+        self._made_at = 0
+        self._ring: list[StoredEvent] = []
+        self._published_at: list[float] = []
         self._ring_bytes = 0
-        self._published_at: dict[int, float] = {}
-        self._changed = Signal()
-        self._grown = Signal()
+
+    def ask(self) -> None:
+        self._ask(self._key)
 
     def begin(
         self, *, turn_id: str, message_id: str, attempt: int, since: int = 0, counts: Callable[[], bool] = lambda: True
@@ -89,16 +108,11 @@ class Feed:
         preview.ours = False
         return preview
 
-    @contextlib.contextmanager
-    def showing(self, wanted: bool) -> Iterator[None]:
-        """While somebody watches the text; also that of a turn that runs elsewhere."""
-        self.text_watchers += wanted
-        if wanted and (self.preview is None or not self.preview.ours):
+    def show(self) -> None:
+        """Somebody watches the text, also that of a turn that runs elsewhere."""
+        self.text_watchers += 1
+        if self.preview is None or not self.preview.ours:
             self.ask()
-        try:
-            yield
-        finally:
-            self.text_watchers -= wanted
 
     def drop_preview(self) -> None:
         """The text that was being written does not count."""
@@ -107,24 +121,53 @@ class Feed:
 
     def publish(self, events: Sequence[StoredEvent]) -> None:
         """Events that are confirmed to be stored, in order."""
+        ring = self._ring
         for event in events:
-            if self._ring and event.sequence <= self._ring[-1].sequence:
+            if ring and event.sequence <= ring[-1].sequence:
                 continue
-            if self._ring and event.sequence != self._ring[-1].sequence + 1:
-                self._ring.clear()
-                self._published_at.clear()
-                self._ring_bytes = 0
-            self._ring.append(event)
-            self._published_at[event.sequence] = time.monotonic()
+            if ring and event.sequence != ring[-1].sequence + 1:
+                self._forget(len(ring))
+            ring.append(event)
+            self._published_at.append(time.monotonic())
             self._ring_bytes += len(event.payload)
             if event.kind == "message_completed":
                 self._keep_text()
-        while len(self._ring) > RING_EVENTS or self._ring_bytes > RING_BYTES:
-            oldest = self._ring.popleft()
-            self._ring_bytes -= len(oldest.payload)
-            self._published_at.pop(oldest.sequence, None)
+        while len(ring) > RING_EVENTS or self._ring_bytes > RING_BYTES:
+            self._forget(1)
         if events:
             self.heard(events[-1].sequence)
+
+    def _forget(self, oldest: int) -> None:
+        self._ring_bytes -= sum(len(event.payload) for event in self._ring[:oldest])
+        del self._ring[:oldest], self._published_at[:oldest]
+
+    def know_turns(self) -> KnownTurns:
+        """Keep what our steps make of turns; `forget_turns` when that is of no use any more."""
+        if self.known is None:
+            self.known = KnownTurns()
+        self.known.watchers += 1
+        return self.known
+
+    def forget_turns(self) -> None:
+        if self.known is not None:
+            self.known.watchers -= 1
+            if not self.known.watchers:
+                self.known = None
+
+    def shared(self, place: Place, wanted: Wanted) -> Batch | None:
+        """What another watcher at this place, with the same wish, was given since the last change."""
+        if self._made_at != self.changed.fired:
+            return None
+        batch = self._made.get((place, wanted))
+        return batch if batch is not None and batch.counts else None
+
+    def share(self, place: Place, wanted: Wanted, batch: Batch) -> None:
+        """With watchers at the same place."""
+        if self.watchers < CROWD:
+            return
+        if self._made_at != self.changed.fired:
+            self._made, self._made_at = {}, self.changed.fired
+        self._made[place, wanted] = batch
 
     def passed(self, event: StoredEvent) -> None:
         """A reader met this event, perhaps before the preview's owner knows of it."""
@@ -138,24 +181,15 @@ class Feed:
         """There are events up to this number."""
         if last_seq > self.last_seq:
             self.last_seq = last_seq
-            self._grown.fire()
-            self.notify()
+            self.wake()
 
     def notify(self) -> None:
-        self._changed.fire()
+        self.changed.fire()
 
     def wake(self) -> None:
-        """Let every watcher look again, though nothing came."""
-        self._grown.fire()
-        self._changed.fire()
-
-    def changed(self) -> asyncio.Future[None]:
-        """Done at the next event or piece of text. Take it before you look, or a change in between is missed."""
-        return self._changed.next()
-
-    def grown(self) -> asyncio.Future[None]:
-        """Done at the next durable event."""
-        return self._grown.next()
+        """Let every watcher look again, though perhaps nothing came."""
+        self.grown.fire()
+        self.changed.fire()
 
     def since(self, sequence: int) -> list[StoredEvent] | None:
         """What the ring holds after this number; None when it does not reach back that far."""
@@ -163,13 +197,12 @@ class Feed:
             return []
         if not self._ring or self._ring[0].sequence > sequence + 1 or self._ring[-1].sequence < self.last_seq:
             return None
-        first = sequence + 1 - self._ring[0].sequence
-        return [self._ring[index] for index in range(first, len(self._ring))]
+        return self._ring[sequence + 1 - self._ring[0].sequence :]
 
     def lag(self, sequence: int) -> float | None:
         """Seconds since this event was published here; None when it was not, or is long gone."""
-        at = self._published_at.get(sequence)
-        return None if at is None else time.monotonic() - at
+        index = sequence - self._ring[0].sequence if self._ring else -1
+        return time.monotonic() - self._published_at[index] if 0 <= index < len(self._published_at) else None
 
     def _keep_text(self) -> None:
         if self.preview is None:
@@ -179,7 +212,7 @@ class Feed:
             return
         self.texts[preview.message_id] = (preview.attempt, preview.text().encode())
         while len(self.texts) > KEPT_TEXTS:
-            self.texts.popitem(last=False)
+            del self.texts[next(iter(self.texts))]
 
 
 class Feeds:
@@ -190,6 +223,7 @@ class Feeds:
         self._store = store
         self._poll = poll
         self._feeds: dict[Key, Feed] = {}
+        self._ask_for = self.ask
         self.draining = False
         self.asked: set[Key] = set()
         """Sessions with watchers who want the text of a turn that may run elsewhere, to be looked up."""
@@ -199,14 +233,34 @@ class Feeds:
 
     @contextlib.contextmanager
     def attach(self, key: Key) -> Iterator[Feed]:
-        feed = self._feeds.setdefault(key, Feed(partial(self.ask, key)))
-        feed.watchers += 1
+        feed = self.enter(key)
         try:
             yield feed
         finally:
-            feed.watchers -= 1
-            if not feed.watchers:
-                self._feeds.pop(key, None)
+            self.leave(key, feed)
+
+    def enter(self, key: Key) -> Feed:
+        """As `attach`, for who leaves in another place."""
+        feed = self._feeds.get(key)
+        if feed is None:
+            feed = self._feeds[key] = Feed(self._ask_for, key)
+        feed.watchers += 1
+        return feed
+
+    def leave(self, key: Key, feed: Feed) -> None:
+        feed.watchers -= 1
+        if not feed.watchers:
+            self._feeds.pop(key, None)
+
+    @contextlib.contextmanager
+    def waiting(self, key: Key) -> Iterator["Waiting"]:
+        """To be open before a turn is stored whose end is waited for."""
+        with self.attach(key) as feed:
+            turns = feed.know_turns()
+            try:
+                yield Waiting(feed, turns)
+            finally:
+                feed.forget_turns()
 
     def get(self, key: Key) -> Feed | None:
         """The session's feed, if anybody is attached to it."""
@@ -222,10 +276,15 @@ class Feeds:
             if feed.text_watchers:
                 self.ask(key)
 
-    def publish(self, key: Key, events: Sequence[StoredEvent]) -> None:
-        feed = self._feeds.get(key)
+    def publish(self, step: Step, committed: Committed, *, sent_at: float) -> None:
+        """A step of ours is confirmed to be stored; it was first sent at `sent_at`, by `time.monotonic`."""
+        feed = self._feeds.get((step.tenant, step.session_id))
         if feed is not None:
-            feed.publish(events)
+            if feed.known is not None:
+                feed.known.learn(step, committed, sent_at=sent_at)
+            if committed.events:
+                feed.sent_at = max(feed.sent_at, sent_at)
+            feed.publish(committed.events)
 
     def heard(self, key: Key, last_seq: int) -> None:
         """Another replica may have stored events up to this number."""
@@ -245,12 +304,13 @@ class Feeds:
         deadline = loop.time() + seconds
         with self.attach(key) as feed:
             while True:
-                grown = feed.grown()
+                seen = feed.grown.fired
                 found = await look()
                 left = deadline - loop.time()
                 if found is not None or left <= 0 or self.draining:
                     return found
-                await asyncio.wait([grown], timeout=left)
+                if feed.grown.fired == seen:
+                    await either(feed.grown, left)
 
     async def run(self) -> None:
         """Ask for the heads of all watched sessions, again and again; rarely while hints come."""
@@ -276,3 +336,18 @@ class Feeds:
             return
         for key, last_seq in found.items():
             self.heard(key, last_seq)
+
+
+class Waiting:
+    """One who waits for turns of a session."""
+
+    __slots__ = ("_feed", "_since", "_turns")
+
+    def __init__(self, feed: Feed, turns: KnownTurns) -> None:
+        self._feed = feed
+        self._turns = turns
+        self._since = time.monotonic()
+
+    def known(self, turn_id: str) -> Known | None:
+        """The turn as it is, without asking; None: it must be read."""
+        return self._turns.get(turn_id, since=self._since, until=self._feed.last_seq)

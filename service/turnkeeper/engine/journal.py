@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +18,8 @@ from turnkeeper.telemetry.metrics import Metrics
 
 TRIES = 64
 """How often a decision is made anew before its caller is told to come back: many writers on one session collide."""
+UNANSWERED = 4096
+"""Steps without a verdict whose first sending is remembered: those under way, and some that were given up."""
 
 _SHOWN = ("reason", "http_status", "cause", "tools", "limit")
 """What of a failed turn's metadata an operator needs; none of it is content."""
@@ -53,14 +56,20 @@ class Journal:
         self._jitter = jitter
         self.claimable = asyncio.Event()
         """Set whenever a step left a turn to whoever claims it."""
+        self._sent: dict[str, float] = {}
+        """When each step without a verdict was first sent: an answer that comes late may be an old one."""
         self.now = now
         self.new_id = new_id
 
     async def commit(self, step: Step) -> Verdict:
         """Store one step. What is stored is published after the verdict, never before (promise I2)."""
+        sent_at = self._sent.setdefault(step.step_id, time.monotonic())
+        if len(self._sent) > UNANSWERED:
+            del self._sent[next(iter(self._sent))]
         verdict = await self._store.commit(step)
+        self._sent.pop(step.step_id, None)
         if isinstance(verdict, Committed):
-            self._feeds.publish((step.tenant, step.session_id), verdict.events)
+            self._feeds.publish(step, verdict, sent_at=sent_at)
             for turn in step.turns:
                 self._count(turn)
             if step.head.wake is not None:

@@ -44,8 +44,11 @@ class Preview:
         self._pending: Chunk | None = None
         self.size = 0
         self.chunks: list[Chunk] = []
-        self.encoded: dict[int, tuple[int, bytes]] = {}
-        """Deltas that were serialized already: offset → (end, bytes), shared by every watcher."""
+
+    @property
+    def stands(self) -> bool:
+        """It may be shown."""
+        return not self.over and self.counts()
 
     def append(self, text: str) -> None:
         self._add(text.encode())

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from turnkeeper.domain.turn import CancelReason, Turn, TurnState
 from turnkeeper.engine.client_tools import ClientTools
 from turnkeeper.engine.draft import Draft
-from turnkeeper.engine.feed import Feeds, Key
+from turnkeeper.engine.feed import Feeds, Key, Waiting
 from turnkeeper.engine.journal import Journal, Stored
 from turnkeeper.engine.requests import NewMessage, Taker, accept, cancel_unowned, take_up
 from turnkeeper.engine.worker import Worker
@@ -55,15 +56,22 @@ class Turns:
             raise TurnNotFound(session_id=session_id, turn_id=turn_id)
         return turn
 
-    async def wait(self, tenant: str, session_id: str, turn_id: str, *, seconds: float) -> Turn:
+    def waiting(self, tenant: str, session_id: str) -> AbstractContextManager[Waiting]:
+        """To be open before a turn is started that is waited for."""
+        return self._feeds.waiting((tenant, session_id))
+
+    async def wait(self, waiting: Waiting, tenant: str, session_id: str, turn_id: str, *, seconds: float) -> Turn:
         """Once it has ended or waits for somebody, or as it is when the time is over."""
 
+        async def now() -> Turn:
+            known = waiting.known(turn_id)
+            return known.turn if known else await self.get(tenant, session_id, turn_id)
+
         async def look() -> Turn | None:
-            turn = await self.get(tenant, session_id, turn_id)
+            turn = await now()
             return turn if not turn.state.moving else None
 
-        found = await self._feeds.until((tenant, session_id), look, seconds=seconds)
-        return found or await self.get(tenant, session_id, turn_id)
+        return await self._feeds.until((tenant, session_id), look, seconds=seconds) or await now()
 
     async def start(self, message: NewMessage) -> RequestRecord:
         """Accept a message: its turn is stored, and runs, waits in the queue, or waits for an owner.

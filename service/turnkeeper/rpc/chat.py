@@ -1,25 +1,26 @@
 """ChatService: decode, one verb, encode."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
 
 import orjson
 
 from turnkeeper.domain.cursor import Place
 from turnkeeper.domain.message import Part
 from turnkeeper.domain.turn import Turn, TurnOptions, TurnState
+from turnkeeper.engine.batch import Wanted
 from turnkeeper.engine.client_tools import ClientTools
-from turnkeeper.engine.follow import Ended, Follower, Wanted
+from turnkeeper.engine.feed import Key
+from turnkeeper.engine.follow import Ended, Follower, Reading
 from turnkeeper.engine.requests import NewMessage
 from turnkeeper.engine.sessions import Sessions
 from turnkeeper.engine.turns import Turns
 from turnkeeper.errors import CursorExpired, NotImplementedYet, SessionAlreadyExists, error_of
 from turnkeeper.pb.v1 import chat_pb2, chat_pb2_grpc, session_pb2
-from turnkeeper.rpc import client_tools, codec, cursor, pages, rules, wire
+from turnkeeper.rpc import client_tools, codec, cursor, pages, rules
 from turnkeeper.rpc.caller import NOBODY, Caller
 from turnkeeper.rpc.fingerprint import fingerprint
 from turnkeeper.rpc.interceptor import Context
-from turnkeeper.rpc.resuming import with_cursor
+from turnkeeper.rpc.resuming import response, with_cursor
 from turnkeeper.rpc.sessions import new_session
 from turnkeeper.rpc.views import turn_view
 from turnkeeper.store.contract import Store
@@ -60,10 +61,11 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
 
     async def SendMessage(self, request: chat_pb2.SendMessageRequest, context: Context) -> chat_pb2.SendMessageResponse:
         caller = NOBODY
-        record = await self._accept(request, caller, session_id=await self._session_of(request, caller))
+        place = (caller.tenant, await self._session_of(request, caller))
         asked = codec.seconds(request.wait) if request.HasField("wait") else DEFAULT_WAIT
-        key = record.key
-        turn = await self._turns.wait(key.tenant, key.session_id, record.turn_id, seconds=within(asked, context))
+        with self._turns.waiting(*place) as waiting:
+            record = await self._accept(request, caller, session_id=place[1])
+            turn = await self._turns.wait(waiting, *place, record.turn_id, seconds=within(asked, context))
         _raise_failure(turn)
         return chat_pb2.SendMessageResponse(
             turn=turn_view(turn), sequence=record.sequence, cursor=_before(record.sequence, turn)
@@ -75,25 +77,19 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         caller = NOBODY
         key = (caller.tenant, await self._session_of(request, caller))
         start = cursor.decode(request.after, tenant=key[0], session_id=key[1]) if request.after else None
-        record = await self._accept(request, caller, session_id=key[1])
-        previews = request.previews if request.HasField("previews") else True
-        wanted = Wanted(turn_id=record.turn_id, previews=previews)
-        place = start or Place(sequence=record.sequence - 1, live=True)
         settled: Turn | None = None
-        try:
-            async with aclosing(self._follower.follow(key, place, wanted)) as batches:
-                async for batch in batches:
+        with self._follower.open(key, knows_turns=True) as reading:
+            record = await self._accept(request, caller, session_id=key[1])
+            previews = request.previews if request.HasField("previews") else True
+            place = start or Place(sequence=record.sequence - 1, live=True)
+            try:
+                await reading.begin(place, Wanted(turn_id=record.turn_id, previews=previews))
+                while settled is None and (batch := await reading.next()):
                     if batch.caught_up or batch.kinds & (ENDS | SETTLES):
-                        settled = await self._settled(*key, record.turn_id, through=batch.place.sequence)
-                    at = cursor.encode(batch.place, tenant=key[0], session_id=key[1])
-                    last = chat_pb2.StreamMessageResponse(turn=turn_view(settled)) if settled else None
-                    yield wire.response(  # type: ignore[misc]  # bytes pass through
-                        batch.events, cursor=at, through=batch.place.sequence, caught_up=batch.caught_up
-                    ) + (last.SerializeToString() if last else b"")
-                    if settled is not None:
-                        break
-        except (Ended, CursorExpired) as end:
-            raise with_cursor(end, key) from None
+                        settled = await self._settled(key, record.turn_id, reading)
+                    yield response(batch, key) + _turn(settled)  # type: ignore[misc]  # bytes pass through
+            except (Ended, CursorExpired) as end:
+                raise with_cursor(end, key) from None
         if settled is not None:
             _raise_failure(settled)
 
@@ -101,7 +97,8 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         key = (NOBODY.tenant, request.session_id)
         await self._sessions.get(*key)
         wait = within(codec.seconds(request.wait), context)
-        turn = await self._turns.wait(*key, request.turn_id, seconds=wait)
+        with self._turns.waiting(*key) as waiting:
+            turn = await self._turns.wait(waiting, *key, request.turn_id, seconds=wait)
         return chat_pb2.GetTurnResponse(turn=turn_view(turn))
 
     async def ListTurns(self, request: chat_pb2.ListTurnsRequest, context: Context) -> chat_pb2.ListTurnsResponse:
@@ -213,16 +210,23 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             return request.session_id  # another call made it in between
         return session.id
 
-    async def _settled(self, tenant: str, session_id: str, turn_id: str, *, through: int) -> Turn | None:
+    async def _settled(self, key: Key, turn_id: str, reading: Reading) -> Turn | None:
         """The turn, when it has ended or waits and all its events up to there were delivered."""
-        turn = await self._turns.get(tenant, session_id, turn_id)
+        through = reading.place.sequence
+        known = reading.known(turn_id)
+        if known is not None:
+            return known.turn if known.last <= through and not known.turn.state.moving else None
+        turn = await self._turns.get(*key, turn_id)
         if turn.state.moving:
             return None
-        last = await self._store.last_seqs([(tenant, session_id)])
-        behind = await self._store.events(
-            tenant, session_id, after=through, limit=1, turn_id=turn_id, until=last[(tenant, session_id)]
-        )
+        last = await self._store.last_seqs([key])
+        behind = await self._store.events(*key, after=through, limit=1, turn_id=turn_id, until=last[key])
         return None if behind else turn
+
+
+def _turn(turn: Turn | None) -> bytes:
+    """The field of a StreamMessageResponse, to be appended."""
+    return chat_pb2.StreamMessageResponse(turn=turn_view(turn)).SerializeToString() if turn else b""
 
 
 def _check(request: Send) -> None:

@@ -1,10 +1,19 @@
-"""Where a client goes on, put into the error that ends its stream."""
+"""Where a client goes on: in each response of a stream, and in the error that ends it."""
 
 from turnkeeper.domain.cursor import Place
+from turnkeeper.engine.batch import Batch
 from turnkeeper.engine.feed import Key
 from turnkeeper.engine.follow import Ended
 from turnkeeper.errors import CursorExpired, SessionError
-from turnkeeper.rpc import cursor
+from turnkeeper.rpc import cursor, wire
+
+
+def response(batch: Batch, key: Key) -> bytes:
+    """The batch as a message; made once for all who get the same one."""
+    if not batch.wire:
+        at = _cursor(batch.place, key)
+        batch.wire = wire.response(batch.events, cursor=at, through=batch.place.sequence, caught_up=batch.caught_up)
+    return batch.wire
 
 
 def with_cursor(end: Ended | CursorExpired, key: Key) -> SessionError:

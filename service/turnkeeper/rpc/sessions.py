@@ -1,7 +1,6 @@
 """SessionService: decode, one verb, encode."""
 
 from collections.abc import AsyncIterator, Iterable
-from contextlib import aclosing
 from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -11,20 +10,21 @@ from turnkeeper.domain.event import HISTORY
 from turnkeeper.domain.history import Entry, History
 from turnkeeper.domain.message import Role
 from turnkeeper.domain.session import SessionState
+from turnkeeper.engine.batch import Wanted
 from turnkeeper.engine.checkpoints import Checkpoints
 from turnkeeper.engine.feed import Key
-from turnkeeper.engine.follow import Ended, Follower, Wanted, check_kept
+from turnkeeper.engine.follow import Ended, Follower, check_kept
 from turnkeeper.engine.forks import Forks
 from turnkeeper.engine.sessions import NewSession, Sessions
 from turnkeeper.errors import CursorExpired, TurnNotFound
 from turnkeeper.pb.v1 import event_pb2, message_pb2, session_pb2, session_pb2_grpc
-from turnkeeper.rpc import attributes, codec, cursor, pages, rules, wire
+from turnkeeper.rpc import attributes, codec, cursor, pages, rules
 from turnkeeper.rpc.caller import NOBODY, Caller
 from turnkeeper.rpc.checkpoints import CheckpointVerbs
 from turnkeeper.rpc.fingerprint import fingerprint
 from turnkeeper.rpc.interceptor import Context
 from turnkeeper.rpc.lifecycle import LifecycleVerbs
-from turnkeeper.rpc.resuming import with_cursor
+from turnkeeper.rpc.resuming import response, with_cursor
 from turnkeeper.rpc.views import session_view
 from turnkeeper.store.contract import Store
 from turnkeeper.store.filters import SessionFilter
@@ -99,24 +99,26 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
     ) -> AsyncIterator[session_pb2.WatchEventsResponse]:
         caller = NOBODY
         key = (caller.tenant, request.session_id)
-        session, head = await self._sessions.get(*key)
-        await self._check_turn(key, request.turn_id)
-        start = self._start(request, caller, last_seq=head.last_seq)
-        wanted = Wanted(
-            kinds=_kinds(request.types),
-            turn_id=request.turn_id,
-            previews=request.previews,
-            forever=request.follow and not session.state.over,
-        )
-        try:
-            async with aclosing(self._follower.follow(key, start, wanted)) as batches:
-                async for batch in batches:
-                    place = cursor.encode(batch.place, tenant=caller.tenant, session_id=request.session_id)
-                    yield wire.response(  # type: ignore[misc]  # bytes pass through
-                        batch.events, cursor=place, through=batch.place.sequence, caught_up=batch.caught_up
-                    )
-        except (Ended, CursorExpired) as end:
-            raise with_cursor(end, key) from None
+        with self._follower.open(key) as reading:
+            session, head = await self._sessions.get(*key)
+            await self._check_turn(key, request.turn_id)
+            wanted = Wanted(
+                kinds=_kinds(request.types),
+                turn_id=request.turn_id,
+                previews=request.previews,
+                forever=request.follow and not session.state.over,
+            )
+            start = self._start(request, caller, last_seq=head.last_seq)
+            try:
+                await reading.begin(start, wanted, head=head)
+                del request, session, head, start, wanted  # streams live long, and are many
+                while batch := await reading.next():
+                    made = response(batch, key)
+                    del batch
+                    yield made  # type: ignore[misc]  # bytes pass through
+                    del made
+            except (Ended, CursorExpired) as end:
+                raise with_cursor(end, key) from None
 
     async def ListEvents(
         self, request: session_pb2.ListEventsRequest, context: Context

@@ -13,8 +13,9 @@ from tests.contracts.stores import TextCodec, a_step, begin, committed, head_of,
 from turnkeeper.domain.cursor import Place as Position
 from turnkeeper.domain.event import SessionResumed
 from turnkeeper.domain.turn import TurnState
+from turnkeeper.engine.batch import Batch, Wanted
 from turnkeeper.engine.feed import Feeds
-from turnkeeper.engine.follow import Batch, Follower, Wanted
+from turnkeeper.engine.follow import Follower
 from turnkeeper.errors import CursorExpired
 from turnkeeper.store.mongo.store import MongoStore
 from turnkeeper.store.step import Committed
@@ -51,11 +52,14 @@ async def _trim(store: MongoStore, place: Place) -> None:
     await until(done)
 
 
-def _follow(store: MongoStore, feeds: Feeds, place: Place, *, after: int = 0) -> AsyncGenerator[Batch]:
+async def _follow(store: MongoStore, feeds: Feeds, place: Place, *, after: int = 0) -> AsyncGenerator[Batch]:
     metrics = Metrics(NoOpMeterProvider().get_meter("test"))
     follower = Follower(store, feeds, Codec(), metrics=metrics, heartbeat=15, rotation=60, rng=random.Random(1))
     key = (place.tenant, place.session_id)
-    return follower.follow(key, Position(sequence=after), Wanted(forever=False))
+    with follower.open(key) as reading:
+        await reading.begin(Position(sequence=after), Wanted(forever=False))
+        while batch := await reading.next():
+            yield batch
 
 
 @pytest.mark.parametrize(("parts", "last"), [((True, False, False), 1 + LENGTH), ((True, False, True), 1 + LENGTH)])
@@ -84,9 +88,9 @@ async def test_a_stream_goes_on_from_the_ring_and_a_new_one_is_refused(store: Mo
     place = await begin(store)
     feeds, key = Feeds(store, poll=1), (place.tenant, place.session_id)
     seen = 1
-    with feeds.attach(key):
+    with feeds.attach(key) as feed:
         stored = await _grow(store, place, kept=False)
-        feeds.publish(key, stored.events)
+        feed.publish(stored.events)
         async with aclosing(_follow(store, feeds, place, after=1)) as batches:
             async for batch in batches:
                 if seen == 1:

@@ -14,7 +14,7 @@ from turnkeeper.codes import Code
 from turnkeeper.domain.agent import Agent, AgentLimits, PolicyRule
 from turnkeeper.domain.event import KINDS
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolOutcome
-from turnkeeper.engine import follow, requests, toolbox, turns
+from turnkeeper.engine import batch, requests, toolbox, turns
 from turnkeeper.errors import leaves
 from turnkeeper.model.by_agent import CLOUD_MODEL
 from turnkeeper.model.openai import OpenAIModel
@@ -159,7 +159,7 @@ def test_the_limits() -> None:
         "a page": f"{pages.MOST} items, {kib(pages.MOST_BYTES)}",
         "a wait": f"{send['wait'].most_seconds:g} s",
         "a wait of CancelTurn for the turn's server": f"{turns.CANCEL_WAIT:g} s",
-        "a stream's response": f"{follow.BATCH_EVENTS} events, {kib(follow.BATCH_BYTES)}, one event at least",
+        "a stream's response": f"{batch.BATCH_EVENTS} events, {kib(batch.BATCH_BYTES)}, one event at least",
         "details of an error": kib(status.MOST_BYTES),
         "metadata of a call": f"{kib(options['grpc.max_metadata_size'])}, at most "
         f"{kib(options['grpc.absolute_max_metadata_size'])}",

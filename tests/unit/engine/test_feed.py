@@ -3,7 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnkeeper.engine.feed import KEPT_TEXTS, RING_BYTES, RING_EVENTS, Feed
+from turnkeeper.domain.cursor import Place
+from turnkeeper.engine.batch import Batch, Wanted
+from turnkeeper.engine.feed import CROWD, KEPT_TEXTS, RING_BYTES, RING_EVENTS, Feed
 from turnkeeper.engine.preview import piece_of, whole_characters
 from turnkeeper.store.step import StoredEvent
 
@@ -120,10 +122,34 @@ def test_a_text_is_over_for_readers_before_its_owner_knows() -> None:
 
 async def test_a_change_wakes_those_who_took_the_signal_before() -> None:
     feed = Feed()
-    changed, grown = feed.changed(), feed.grown()
+    changed, grown = feed.changed.next(), feed.grown.next()
     feed.begin(turn_id="t", message_id="m", attempt=1).append("x")
     assert changed.done()
     assert not grown.done()
     feed.publish([event(1)])
     assert grown.done()
-    assert not feed.changed().done()
+    assert not feed.changed.next().done()
+
+
+def test_watchers_at_the_same_place_get_the_same_batch_until_something_changes() -> None:
+    feed, place, other = Feed(), Place(sequence=3, live=True), Place(sequence=2, live=True)
+    feed.watchers = CROWD
+    all_of_it, text = Wanted(), Wanted(previews=True)
+    batch = Batch(place)
+    feed.share(place, all_of_it, batch)
+    assert feed.shared(place, all_of_it) is batch
+    assert feed.shared(place, text) is None
+    assert feed.shared(other, all_of_it) is None
+    feed.notify()
+    assert feed.shared(place, all_of_it) is None
+
+
+def test_text_that_counts_no_more_is_shared_with_nobody() -> None:
+    feed, place, wanted = Feed(), Place(sequence=3, live=True), Wanted(previews=True)
+    feed.watchers = CROWD
+    batch = Batch(place)
+    batch.preview = feed.begin(turn_id="t", message_id="m", attempt=1, since=3)
+    feed.share(place, wanted, batch)
+    assert feed.shared(place, wanted) is batch
+    feed.passed(event(4, kind="attempt_failed"))
+    assert feed.shared(place, wanted) is None

@@ -1,0 +1,107 @@
+"""What is told of a turn without asking for it: never what somebody else may have changed, never what is older than
+the question."""
+
+import time
+from typing import Any
+
+from tests.builders import a_place, a_turn
+from turnkeeper.domain.turn import Turn, TurnState
+from turnkeeper.engine.feed import Feeds
+from turnkeeper.engine.known import KEPT, Known, KnownTurns
+from turnkeeper.store.step import Committed, Step, StoredEvent
+
+PLACE = a_place(session_id="s")
+KEY = (PLACE.tenant, "s")
+
+
+def step(*turns: Turn, after: int) -> Step:
+    return Step(
+        step_id=f"step-{after}",
+        tenant=PLACE.tenant,
+        session_id="s",
+        last_seq=after,
+        fence=1,
+        cancel="",
+        events=(),
+        turns=turns,
+    )
+
+
+def committed(*turn_ids: str, after: int) -> Committed:
+    """With one event of each of these turns."""
+    numbered = enumerate(turn_ids, after + 1)
+    events = tuple(StoredEvent(sequence=n, kind="turn_completed", turn_id=i, payload=b"x") for n, i in numbered)
+    return Committed(last_seq=after + len(turn_ids), fence=1, events=events)
+
+
+def running(turn_id: str = "t", **given: Any) -> Turn:
+    return a_turn(PLACE, id=turn_id, state=TurnState.RUNNING, **given)
+
+
+class TestOwnSteps:
+    def test_the_last_one_counts_with_the_number_of_its_last_event(self) -> None:
+        turns = KnownTurns()
+        turns.learn(step(running(), after=4), committed("t", "t", after=4), sent_at=1.0)
+        ended = a_turn(PLACE, id="t", state=TurnState.COMPLETED)
+        turns.learn(step(ended, after=6), committed("t", "", after=6), sent_at=2.0)
+        assert turns.get("t", since=0, until=8) == Known(ended, 7, 2.0)
+        turns.learn(step(after=8), committed("t", after=8), sent_at=3.0)
+        assert turns.get("t", since=0, until=9) == Known(ended, 9, 2.0), "an event that leaves the turn as it is"
+
+    def test_a_turn_without_an_event_in_its_step_may_have_one_up_to_there(self) -> None:
+        turns = KnownTurns()
+        turns.learn(step(running(), after=4), committed("u", after=4), sent_at=1.0)
+        known = turns.get("t", since=0, until=5)
+        assert known is not None
+        assert known.last == 5
+
+    def test_only_a_few_are_kept(self) -> None:
+        turns = KnownTurns()
+        for number in range(KEPT + 1):
+            turns.learn(step(running(f"t{number}"), after=number), committed("", after=number), sent_at=1.0)
+        assert turns.get("t0", since=0, until=0) is None
+        assert turns.get("t1", since=0, until=0) is not None
+
+
+class TestOthersSteps:
+    def test_an_event_that_was_heard_of_overtakes_all(self) -> None:
+        turns = KnownTurns()
+        turns.learn(step(running(), after=4), committed("t", after=4), sent_at=1.0)
+        assert turns.get("t", since=0, until=6) is None
+
+    def test_a_step_of_ours_behind_theirs_speaks_for_its_own_turns_alone(self) -> None:
+        turns = KnownTurns()
+        turns.learn(step(running("t"), after=4), committed("t", after=4), sent_at=1.0)
+        turns.learn(step(running("u"), after=6), committed("u", after=6), sent_at=2.0)
+        assert turns.get("t", since=0, until=7) is None
+        assert turns.get("u", since=0, until=7) is not None
+
+    def test_late_news_of_an_earlier_step_change_nothing(self) -> None:
+        turns = KnownTurns()
+        turns.learn(step(running("u"), after=5), committed("u", after=5), sent_at=2.0)
+        turns.learn(step(running("t"), after=4), committed("t", after=4), sent_at=1.0)
+        assert turns.get("t", since=0, until=6) is None
+        assert turns.get("u", since=0, until=6) is not None
+
+
+class TestWaiting:
+    async def test_only_what_was_sent_after_the_wait_began_is_told(self) -> None:
+        feeds = Feeds(None, poll=1)  # type: ignore[arg-type]  # it is not asked
+        with feeds.waiting(KEY) as first:
+            feeds.publish(step(running(), after=4), committed("t", after=4), sent_at=time.monotonic())
+            assert first.known("t") is not None
+            with feeds.waiting(KEY) as second:
+                assert second.known("t") is None
+                feeds.publish(step(running(), after=5), committed("t", after=5), sent_at=time.monotonic())
+                assert second.known("t") is not None
+                feeds.heard(KEY, 7)
+                assert first.known("t") is None
+
+    async def test_nothing_is_kept_once_nobody_waits(self) -> None:
+        feeds = Feeds(None, poll=1)  # type: ignore[arg-type]  # it is not asked
+        with feeds.attach(KEY) as feed:
+            with feeds.waiting(KEY):
+                feeds.publish(step(running(), after=4), committed("t", after=4), sent_at=time.monotonic())
+                kept = feed.known
+            assert (kept is not None, feed.known) == (True, None)
+        assert feeds.get(KEY) is None
