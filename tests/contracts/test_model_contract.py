@@ -61,9 +61,10 @@ class TestAnswers:
         assert all("Paris" in call.result()[1].text for call in calls)
 
     async def test_deltas_come_as_they_are_made(self, stage: Stage) -> None:
-        model = await stage.play(Reply(text="one two", chunk=4))
-        deltas, _ = await answer(model, asking("count"))
-        assert deltas == ["one ", "two"]
+        model = await stage.play(Reply(text="one two", chunk=4, fail=Fail.STALL, fail_after=1))
+        stream = model.stream(asking("count"))
+        assert await anext(stream) == TextDelta(text="one ")
+        await _close(stream)
 
     @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 1000])
     async def test_text_is_whole_wherever_the_network_cuts_it(self, stage: Stage, size: int) -> None:
@@ -213,6 +214,20 @@ class TestFailures:
         _, failure = await fail(model)
         assert failure.detail.metadata["reason"] == Reason.TOTAL_TIMEOUT
 
+    async def test_a_missed_deadline_is_no_cancel_of_the_caller(self, stage: Stage) -> None:
+        model = await stage.play(Reply(text="x", fail=Fail.STALL), deadlines=short(between_tokens=0.1))
+        await fail(model)
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+
+    async def test_each_token_puts_the_deadline_off(self, stage: Stage) -> None:
+        model = await stage.play(
+            Reply(text="x" * 75, chunk=1, delay=timedelta(milliseconds=20)),
+            deadlines=short(first_token=1, between_tokens=1),
+        )
+        assert len((await answer(model, asking("hello")))[1].text) == 75
+
     async def test_a_slow_caller_is_not_a_slow_model(self, stage: Stage) -> None:
         model = await stage.play(Reply(text="abc", chunk=1), deadlines=short(between_tokens=0.2))
         seen = []
@@ -307,6 +322,16 @@ class TestOddServers:
         async with saying(f"{OK}Content-Length: {len(body)}\r\n\r\n{body}") as base_url:
             _, last = await answer(stage.connect(base_url), asking("hello"))
         assert last.text == "hello"
+
+    async def test_chunks_that_come_together_are_one_delta(self, stage: Stage) -> None:
+        async with saying(f"{OK}\r\n{_body(HELLO, HELLO, STOP, '[DONE]')}") as base_url:
+            deltas, _ = await answer(stage.connect(base_url), asking("hello"))
+        assert deltas == ["hellohello"]
+
+    async def test_text_that_comes_together_with_a_failure_is_told(self, stage: Stage) -> None:
+        async with saying(f"{OK}\r\n{_body(HELLO, HELLO, '[1]')}") as base_url:
+            text, failure = await fail(stage.connect(base_url))
+        assert (text, failure.detail.metadata["reason"]) == ("hellohello", Reason.MALFORMED)
 
     @pytest.mark.parametrize(
         ("said", "reason"),

@@ -11,6 +11,7 @@ from turnkeeper.domain.message import FinishReason, ToolRequest, Usage
 from turnkeeper.model.contract import ModelAnswer, ModelRequest
 from turnkeeper.model.failure import Reason, failure
 from turnkeeper.model.openai_failure import event_failure
+from turnkeeper.model.sse import DONE
 
 _FINISH: Mapping[str, FinishReason] = {
     "stop": FinishReason.STOP,
@@ -29,7 +30,7 @@ class _Call:
 
 
 class Completion:
-    """Takes events in order; gives text as it grows and one answer at the end.
+    """Takes events in order, `[DONE]` the last; gives text as it grows and one answer at the end.
 
     `tokens` counts the events that brought something a model made: text, reasoning, a piece of a tool call, a
     finish reason. A role, a usage report or an unknown event is none. Every method raises ModelFailure.
@@ -40,6 +41,7 @@ class Completion:
         self._request = request
         self._room = max_answer_bytes
         self._text: list[str] = []
+        self._told = 0
         self._half = ""
         self._calls: list[_Call] = []
         self._by_index: dict[int, _Call] = {}
@@ -48,26 +50,32 @@ class Completion:
         self._usage = Usage(model_calls=1)
         self._model = request.model
 
-    def take(self, event: bytes) -> str:
-        """Read one event; the text it adds, often none."""
+    def take(self, event: bytes) -> None:
+        """Read one event."""
+        if event == DONE:
+            self._end()
+            return
         chunk = _decode(event)
         if not isinstance(chunk, dict):
             raise failure(Reason.MALFORMED)
         if chunk.get("error") or chunk.get("object") == "error":
             raise event_failure(chunk.get("error") or chunk)
-        self._take_usage(chunk.get("usage"))
-        self._model = _text(chunk.get("model")) or self._model
+        if chunk.get("usage"):
+            self._take_usage(chunk["usage"])
+        if chunk.get("model") != self._model:
+            self._model = _text(chunk.get("model")) or self._model
         choices = chunk.get("choices")
         if not choices:
-            return ""
+            return
         if not isinstance(choices, list) or not isinstance(choices[0], dict):
             raise failure(Reason.MALFORMED)
-        return self._take_choice(choices[0])
+        self._take_choice(choices[0])
 
-    def tail(self) -> str:
-        """At the end: what is left of a character whose other half never came."""
-        half, self._half = self._half, ""
-        return self._grow("\ufffd") if half else ""
+    def news(self) -> str:
+        """The text since the last time, often none. It stays good when the next event is a failure."""
+        text = "".join(self._text[self._told :])
+        self._told = len(self._text)
+        return text
 
     def finish(self) -> ModelAnswer:
         """The whole answer, after the stream's proper end."""
@@ -90,12 +98,22 @@ class Completion:
             model=self._model,
         )
 
-    def _take_choice(self, choice: dict[str, object]) -> str:
+    def _end(self) -> None:
+        """What is left of a character whose other half never came."""
+        half, self._half = self._half, ""
+        if half:
+            self._grow("\ufffd")
+
+    def _take_choice(self, choice: dict[str, object]) -> None:
         delta = choice.get("delta") or {}
         if not isinstance(delta, dict):
             raise failure(Reason.MALFORMED)
         finish = _text(choice.get("finish_reason"))
         content = _text(delta.get("content"))
+        if content and not finish and len(delta) == 1:  # nearly every chunk is text alone
+            self.tokens += 1
+            self._grow(content)
+            return
         refusal = _text(delta.get("refusal"))
         calls = delta.get("tool_calls") or []
         if finish or content or refusal or calls or delta.get("reasoning_content") or delta.get("reasoning"):
@@ -106,20 +124,24 @@ class Completion:
             raise failure(Reason.MALFORMED)
         for call in calls:
             self._take_call(call)
-        return self._grow(content)
+        if content:
+            self._grow(content)
 
-    def _grow(self, content: str) -> str:
+    def _grow(self, content: str) -> None:
+        if content.isascii() and not self._half:
+            self._spend(len(content))
+            self._text.append(content)
+            return
         content = self._half + content
         self._half = ""
         if content and "\ud800" <= content[-1] <= "\udbff":
             self._half = content[-1]
             content = content[:-1]
         if not content:
-            return ""
+            return
         content = _whole(content)
         self._spend(len(content.encode()))
         self._text.append(content)
-        return content
 
     def _take_call(self, piece: object) -> None:
         function = piece.get("function") if isinstance(piece, dict) else None

@@ -24,7 +24,7 @@ class ModelRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextDelta:
-    """The next piece of the answer's text, never empty."""
+    """The next piece of the answer's text, never empty. What comes in one read of the network is one piece."""
 
     text: str
 

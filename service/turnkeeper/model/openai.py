@@ -1,18 +1,21 @@
 """Any OpenAI-compatible server, through the `openai` client."""
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
-from typing import Self, TypeVar
+from typing import Self, TypeVar, cast
 
+import aiohttp
 import httpx2
 import openai
+import orjson
 
 from turnkeeper.model.completion import Completion
-from turnkeeper.model.contract import ModelAnswer, ModelRequest, TextDelta
+from turnkeeper.model.contract import ModelAnswer, ModelFailure, ModelRequest, TextDelta
 from turnkeeper.model.failure import Reason, failure
 from turnkeeper.model.openai_failure import openai_failures
 from turnkeeper.model.openai_request import body_of
@@ -96,14 +99,20 @@ class OpenAIModel:
         self._now = now
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelAnswer]:
-        patience = _Patience(self._deadlines, clock=asyncio.get_running_loop().time)
         completion = Completion(request, max_answer_bytes=self._max_answer_bytes)
-        with openai_failures(self._now):
-            async with self._events(request, patience) as events:
-                async for event in events:
+        patience = _Patience(self._deadlines, loop=asyncio.get_running_loop())
+        with openai_failures(self._now), patience:
+            async with self._body(request, patience) as pieces:
+                async for events in _read(pieces, patience):
                     tokens = completion.tokens
-                    text = completion.tail() if event == DONE else completion.take(event)
-                    if text:
+                    try:
+                        for event in events:
+                            completion.take(event)
+                    except ModelFailure:
+                        if text := completion.news():
+                            yield TextDelta(text=text)
+                        raise
+                    if text := completion.news():
                         yield TextDelta(text=text)
                     if completion.tokens > tokens:
                         patience.token()
@@ -113,20 +122,27 @@ class OpenAIModel:
         await self._client.close()
 
     @asynccontextmanager
-    async def _events(self, request: ModelRequest, patience: "_Patience") -> AsyncIterator[AsyncGenerator[bytes]]:
-        """The call's events, `[DONE]` the last; leaving ends the call."""
-        body = body_of(request, limit_field=self._limit_field)
-        create = self._client.chat.completions.with_streaming_response.create
-        async with AsyncExitStack() as stack:
-            # The history as `extra_body`: the client's own transformation of 400 messages costs 50 ms.
-            call = create(model=request.model, messages=[], stream=True, extra_body=body)
-            response = (await patience.wait(stack.enter_async_context(call))).http_response
-            pieces = await stack.enter_async_context(aclosing(response.aiter_bytes()))
-            yield await stack.enter_async_context(aclosing(_read(pieces, patience)))
+    async def _body(self, request: ModelRequest, patience: "_Patience") -> AsyncIterator[AsyncGenerator[bytes]]:
+        """The answer's body, piece by piece; leaving ends the call."""
+        # By the client's way for any endpoint: its own for this one looks through every message, 50 ms for 400.
+        post = self._client.post(
+            "/chat/completions",
+            cast_to=httpx2.Response,
+            content=orjson.dumps(body_of(request, limit_field=self._limit_field)),
+            options={"security": {"bearer_auth": True}},
+            stream=True,
+            stream_cls=openai.AsyncStream[object],
+        )
+        response = cast(httpx2.Response, await patience.wait(post))  # a stream as it came, for `cast_to` says so
+        try:
+            async with aclosing(response.aiter_bytes()) as pieces:
+                yield pieces
+        finally:
+            await response.aclose()
 
 
-async def _read(pieces: AsyncGenerator[bytes], patience: "_Patience") -> AsyncGenerator[bytes]:
-    """Whole events from a body's pieces, to `[DONE]`. A body that ends before it is a failure."""
+async def _read(pieces: AsyncGenerator[bytes], patience: "_Patience") -> AsyncGenerator[list[bytes]]:
+    """The events that came together, to `[DONE]`. A body that ends before it is a failure."""
     reader = EventReader(max_event_bytes=_MAX_EVENT_BYTES)
     ended = Reason.EMPTY
     while True:
@@ -138,17 +154,17 @@ async def _read(pieces: AsyncGenerator[bytes], patience: "_Patience") -> AsyncGe
             events = reader.feed(piece)
         except EventTooLong:
             raise failure(Reason.MALFORMED) from None
-        for event in events:
-            if event == DONE:
-                await _drain(pieces)
-                yield event
-                return
-            yield event
+        if DONE in events:
+            yield events[: events.index(DONE) + 1]
+            await _drain(pieces)
+            return
+        if events:
+            yield events
 
 
 async def _drain(pieces: AsyncGenerator[bytes]) -> None:
     """Read the end of the body, which is mostly there by now, so that the connection can serve another call."""
-    with suppress(TimeoutError, httpx2.HTTPError, OSError):
+    with suppress(TimeoutError, httpx2.HTTPError, aiohttp.ClientError, OSError):
         async with asyncio.timeout(_LAST_BYTES.total_seconds()):
             async for _ in pieces:
                 pass
@@ -157,29 +173,68 @@ async def _drain(pieces: AsyncGenerator[bytes]) -> None:
 class _Patience:
     """How long one call may still be silent.
 
-    A timer fires only while a task waits. A read from a connection always does, if only for one turn of the loop, so
-    that a server with a comment ready at all times cannot outlast its deadline.
+    One timer serves the whole call. Each token puts its time off, which it notices when it rings, so that a token
+    costs no timer. It fires only while a task waits; an answer with a comment ready at all times is read to the end of
+    what is there, then waited for, so that it cannot outlast its deadline.
     """
 
-    def __init__(self, deadlines: Deadlines, *, clock: Callable[[], float]) -> None:
-        self._clock = clock
+    def __init__(self, deadlines: Deadlines, *, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
         self._between = deadlines.between_tokens.total_seconds()
-        self._until = clock() + deadlines.first_token.total_seconds()
+        self._until = loop.time() + deadlines.first_token.total_seconds()
         self._reason = Reason.START_TIMEOUT
-        self._end = clock() + deadlines.total.total_seconds()
+        self._end = loop.time() + deadlines.total.total_seconds()
+        self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = math.inf
+        self._waiting: asyncio.Task[object] | None = None
+        self._over = False
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
     def token(self) -> None:
         """The model made something; it may be silent again."""
-        self._until = self._clock() + self._between
+        self._until = self._loop.time() + self._between
         self._reason = Reason.STALL_TIMEOUT
 
     async def wait(self, what: Awaitable[T]) -> T:
         """Whatever waits for the server goes through here. Raises ModelFailure when a deadline passes."""
+        due = min(self._until, self._end)
+        if due < self._rings_at:
+            self._wake_at(due)
+        task = asyncio.current_task()
+        assert task is not None
+        cancels = task.cancelling()
+        self._waiting = task
         try:
-            async with asyncio.timeout_at(min(self._until, self._end)):
-                return await what
-        except TimeoutError:
-            raise failure(self._reason if self._until < self._end else Reason.TOTAL_TIMEOUT) from None
+            return await what
+        except asyncio.CancelledError:
+            if self._over and task.cancelling() == cancels + 1:
+                raise failure(self._reason if self._until < self._end else Reason.TOTAL_TIMEOUT) from None
+            raise
+        finally:
+            self._waiting = None
+            if self._over:
+                task.uncancel()
+
+    def _wake_at(self, due: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(due, self._ring)
+        self._rings_at = due
+
+    def _ring(self) -> None:
+        self._rings_at = math.inf
+        due = min(self._until, self._end)
+        if due > self._loop.time():
+            self._wake_at(due)
+        elif self._waiting is not None:
+            self._over = True
+            self._waiting.cancel()
 
 
 def _client(provider: Provider) -> openai.AsyncOpenAI:

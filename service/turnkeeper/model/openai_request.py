@@ -1,6 +1,7 @@
 """A ModelRequest as the body of a chat completion."""
 
 import re
+from functools import lru_cache
 
 import orjson
 
@@ -13,11 +14,13 @@ _NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_-]")
 
 
 def body_of(request: ModelRequest, *, limit_field: str) -> dict[str, object]:
-    """All of the body but `model` and `stream`. Raises ModelFailure when a schema is not JSON.
+    """The body. Raises ModelFailure when a schema is not JSON.
 
     `limit_field`: the name under which this provider takes the output limit.
     """
     body: dict[str, object] = {
+        "model": request.model,
+        "stream": True,
         "messages": [_message(message) for message in request.messages],
         "stream_options": {"include_usage": True},
     }
@@ -63,6 +66,7 @@ def _tool(tool: ToolSpec) -> dict[str, object]:
     return {"type": "function", "function": function}
 
 
+@lru_cache(maxsize=256)
 def _schema(text: str) -> object:
     try:
         return orjson.loads(text)

@@ -9,6 +9,7 @@ from turnkeeper.domain.message import FinishReason, Message, Role
 from turnkeeper.model.completion import Completion
 from turnkeeper.model.contract import ModelAnswer, ModelFailure, ModelRequest
 from turnkeeper.model.failure import Reason
+from turnkeeper.model.sse import DONE
 
 REQUEST = ModelRequest(model="asked-for", messages=(Message(role=Role.USER, text="hello"),))
 
@@ -28,9 +29,11 @@ def piece(
 
 def put_together(*chunks: object, request: ModelRequest = REQUEST, cap: int = 10_000) -> tuple[list[str], ModelAnswer]:
     completion = Completion(request, max_answer_bytes=cap)
-    texts = [completion.take(chunk if isinstance(chunk, bytes) else orjson.dumps(chunk)) for chunk in chunks]
-    texts = [text for text in [*texts, completion.tail()] if text]
-    return texts, completion.finish()
+    texts: list[str] = []
+    for event in [*(chunk if isinstance(chunk, bytes) else orjson.dumps(chunk) for chunk in chunks), DONE]:
+        completion.take(event)
+        texts.append(completion.news())
+    return [text for text in texts if text], completion.finish()
 
 
 def calls_of(*chunks: object) -> list[tuple[str, str, str]]:

@@ -37,7 +37,7 @@ def test_an_old_name_that_no_server_takes_is_mended() -> None:
 
 def test_what_is_not_set_is_not_sent() -> None:
     body = body_of(ModelRequest(model="m", messages=()), limit_field="max_tokens")
-    assert body == {"messages": [], "stream_options": {"include_usage": True}}
+    assert body == {"model": "m", "stream": True, "messages": [], "stream_options": {"include_usage": True}}
 
 
 def test_the_output_limit_has_the_providers_name() -> None:
