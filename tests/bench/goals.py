@@ -12,6 +12,8 @@ GOALS: Final[Mapping[str, Goal]] = {
     "watch.100.cpu": Goal(1.2, of="ratio"),
     "watch.100.paced.cpu": Goal(1.2, of="ratio"),
     "replay.events": Goal(0.5, of="ratio", at_most=False),
+    "deliver.here.p50": Goal(5, of="value"),
+    "deliver.there.p50": Goal(25, of="value"),
     "idle.stream.above": Goal(8, of="value"),
     "idle.session": Goal(0.25, of="value"),
     "idle.waiting": Goal(0.25, of="value"),

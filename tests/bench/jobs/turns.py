@@ -25,15 +25,15 @@ class Heard:
     responses: list[tuple[float, bytes]]
 
 
-async def create_sessions(channels: Channels, *, address: str, count: int) -> list[str]:
-    """Sessions with the agent `bench`."""
+async def create_sessions(channels: Channels, *, address: str, count: int, agent: str = "bench") -> list[str]:
+    """Sessions with this agent."""
     ids = [f"bench-{uuid.uuid4().hex}" for _ in range(count)]
     stubs = [session_pb2_grpc.SessionServiceStub(channel) for channel in await channels.to(address)]
     limit = asyncio.Semaphore(_AT_ONCE)
 
     async def create(number: int, session_id: str) -> None:
         async with limit:
-            request = session_pb2.CreateSessionRequest(session_id=session_id, agent="bench")
+            request = session_pb2.CreateSessionRequest(session_id=session_id, agent=agent)
             await stubs[number % len(stubs)].CreateSession(request)
 
     async with asyncio.TaskGroup() as group:

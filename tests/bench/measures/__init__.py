@@ -1,12 +1,13 @@
 """The measures, in the order in which they are run."""
 
 from tests.bench.bench import Measure
-from tests.bench.measures import agents_sdk, first_text, idle, turns, watchers
+from tests.bench.measures import agents_sdk, first_text, idle, latency, turns, watchers
 
 MEASURES: tuple[Measure, ...] = (
     *turns.MEASURES,
     *first_text.MEASURES,
     *agents_sdk.MEASURES,
     *watchers.MEASURES,
+    *latency.MEASURES,
     *idle.MEASURES,
 )
