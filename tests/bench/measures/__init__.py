@@ -1,7 +1,7 @@
 """The measures, in the order in which they are run."""
 
 from tests.bench.bench import Measure
-from tests.bench.measures import agents_sdk, first_text, idle, latency, turns, watchers
+from tests.bench.measures import agents_sdk, first_text, growth, idle, latency, turns, variants, watchers
 
 MEASURES: tuple[Measure, ...] = (
     *turns.MEASURES,
@@ -9,5 +9,7 @@ MEASURES: tuple[Measure, ...] = (
     *agents_sdk.MEASURES,
     *watchers.MEASURES,
     *latency.MEASURES,
+    *growth.MEASURES,
+    *variants.MEASURES,
     *idle.MEASURES,
 )

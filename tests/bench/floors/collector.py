@@ -1,0 +1,22 @@
+"""A collector that takes whatever it is sent and keeps nothing: for the cost of sending telemetry."""
+
+from typing import Any
+
+import grpc
+from grpc import aio
+
+from tests.bench.floors.serving import serve
+
+
+class Sink(grpc.GenericRpcHandler):
+    """Answers every call with nothing, which OTLP takes for success."""
+
+    def service(self, call: grpc.HandlerCallDetails) -> Any:
+        return grpc.unary_unary_rpc_method_handler(self._take)
+
+    async def _take(self, _request: bytes, _context: aio.ServicerContext[Any, Any]) -> bytes:
+        return b""
+
+
+if __name__ == "__main__":
+    serve(lambda server: server.add_generic_rpc_handlers((Sink(),)))
