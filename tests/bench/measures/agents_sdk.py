@@ -19,8 +19,6 @@ PYTHON = REPOSITORY / "build" / "bench-agents" / "bin" / "python"
 async def agents_sdk(bench: Bench) -> list[Row]:
     """Both keep the conversation on disk, and have a new one for each turn."""
     servers = {"subject": await bench.parts.subject(), "F5": await floor(bench)}
-    for server in servers.values():
-        await bench.turns(server, concurrency=CONCURRENCY, count=bench.scale.turns // 2)
     found = await bench.alternate(
         {name: partial(bench.turns, server, concurrency=CONCURRENCY) for name, server in servers.items()}
     )

@@ -7,6 +7,7 @@ from tests.bench.bench import Bench, Measure
 from tests.bench.figures import Row, row
 
 CONCURRENCY = 16
+MOST = 64
 
 
 async def telemetry(bench: Bench) -> list[Row]:
@@ -24,8 +25,6 @@ async def telemetry(bench: Bench) -> list[Row]:
             )
             for name, words in flags.items()
         }
-        for server in servers.values():
-            await bench.turns(server, concurrency=CONCURRENCY, count=bench.scale.turns // 2)
         found = await bench.alternate(
             {name: partial(bench.turns, server, concurrency=CONCURRENCY) for name, server in servers.items()}
         )
@@ -42,4 +41,36 @@ async def telemetry(bench: Bench) -> list[Row]:
     ]
 
 
-MEASURES = (Measure("telemetry", "what telemetry adds to a turn", telemetry),)
+async def processes(bench: Bench) -> list[Row]:
+    """Two processes on one port. On two cores they share these with the database, the model and the load generator."""
+    async with (
+        bench.parts.server("one", "--processes", "1", database="processes-1") as one,
+        bench.parts.server("two", "--processes", "2", database="processes-2") as two,
+    ):
+        servers = {"one": one, "two": two}
+        found = await bench.alternate(
+            {name: partial(bench.turns, server, concurrency=MOST) for name, server in servers.items()}
+        )
+    ours, floor = found["two"], found["one"]
+    return [
+        row(
+            "processes.turns",
+            f"turns a second with --processes 2, {MOST} concurrent; floor: 1",
+            [each.per_second for each in ours],
+            unit="/s",
+            floor=[each.per_second for each in floor],
+        ),
+        row(
+            "processes.cpu",
+            f"server CPU per turn with --processes 2, {MOST} concurrent; floor: 1",
+            [each.server_ms for each in ours],
+            unit="ms",
+            floor=[each.server_ms for each in floor],
+        ),
+    ]
+
+
+MEASURES = (
+    Measure("telemetry", "what telemetry adds to a turn", telemetry),
+    Measure("processes", "two processes beside one", processes),
+)

@@ -138,8 +138,6 @@ async def replay(bench: Bench) -> list[Row]:
     file = bench.parts.folder / "log.responses"
     await load.run(recording.record, address=subject.address, session_id=session, file=str(file))
     floor = await bench.parts.floor("replay", file)
-    for server in (subject, floor):
-        await _read(bench, server, session, REPLAYS)
     found = await bench.alternate(
         {
             "subject": partial(_read, bench, subject, session, REPLAYS),
