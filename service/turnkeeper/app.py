@@ -37,6 +37,7 @@ from turnkeeper.engine.stand_in import StandIn
 from turnkeeper.engine.sweeper import Sweeper
 from turnkeeper.engine.toolbox import Toolbox
 from turnkeeper.engine.turns import Turns
+from turnkeeper.engine.warm import Warm
 from turnkeeper.engine.worker import Worker
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.model.by_agent import Models, provider_of
@@ -160,10 +161,12 @@ class _Replica:
         jitter = rng.random
         metrics, spans = telemetry.metrics, telemetry.spans
         self.feeds = Feeds(store, poll=settings.poll.total_seconds())
+        self._warm = warm = Warm(store, decode=WireCodec().decode)
         journal = Journal(
             store,
             self.feeds,
             metrics,
+            warm=warm,
             now=_now,
             new_id=ids.source(time.time, secrets.randbits),
             jitter=jitter,
@@ -186,7 +189,7 @@ class _Replica:
             self.feeds,
             owner=name,
             agent_of=self._agent_of,
-            decode=WireCodec().decode,
+            warm=warm,
             concurrency=settings.concurrency,
             lease=settings.lease,
             poll=settings.poll.total_seconds(),
@@ -208,7 +211,7 @@ class _Replica:
             agent_of=self._agent_of,
             woken=self.worker.nudge,
         )
-        self._sessions = Sessions(store, journal, agents=agents.get, woken=self.worker.nudge)
+        self._sessions = Sessions(store, journal, warm=warm, agents=agents.get, woken=self.worker.nudge)
         self._client_tools = ClientTools(
             store,
             journal,
@@ -279,6 +282,7 @@ class _Replica:
             SessionService(
                 self._sessions,
                 store,
+                warm=self._warm,
                 checkpoints=self._checkpoints,
                 forks=self._forks,
                 follower=self._follower,

@@ -12,6 +12,7 @@ from turnkeeper.domain.event import (
     ApprovalRequested,
     ApprovalWithdrawn,
     ClientToolRequested,
+    Event,
     ForeignPayload,
     NewEvent,
     Payload,
@@ -68,6 +69,11 @@ class Draft:
     def next_sequence(self) -> int:
         """The number that the next event will have."""
         return self.snapshot.head.last_seq + len(self.events) + 1
+
+    @property
+    def changes_something(self) -> bool:
+        """There is something to store."""
+        return bool(self.events) or self.head != HeadChange()
 
     @property
     def calls(self) -> tuple[Call, ...]:
@@ -283,27 +289,49 @@ class Draft:
             leased=head.owned and fence is None,
         )
 
-    def result(self, committed: Committed) -> Snapshot:
-        """The snapshot as it is once this draft was stored."""
+    def result(self, committed: Committed, *, by_owner: bool) -> Snapshot:
+        """The snapshot as it is once this draft was stored, if nobody else wrote: then its `revision` is behind."""
         before = self.snapshot
         change = self.head
+        given = ("active_turn", "queue", "cancel", "suspended", "deleted")
+        changed = {name: value for name in given if (value := getattr(change, name)) is not None}
+        ends_need = change.active_turn is not None
         head = replace(
             before.head,
+            **changed,
             last_seq=committed.last_seq,
             fence=committed.fence,
+            revision=before.head.revision + 1,
+            owner=_owner(before.head.owner, change),
             owned=change.lease in (Lease.KEEP, Lease.TAKE) and (before.head.owned or change.lease is Lease.TAKE),
-            active_turn=before.head.active_turn if change.active_turn is None else change.active_turn,
-            queue=before.head.queue if change.queue is None else change.queue,
-            cancel=before.head.cancel if change.cancel is None else change.cancel,
+            lapses=0 if change.active_turn is not None or by_owner else before.head.lapses,
+            needs=(change.needs or 0) if ends_need else max(before.head.needs, change.needs or 0),
+            log_needs=max(before.head.log_needs, change.log_needs or 0),
         )
+        session = self.session
+        if session is before.session and self.events:
+            session = replace(session, update_time=max(session.update_time, self.events[-1].at))
         return replace(
             before,
             head=head,
-            session=self.session,
+            session=session,
             turn=self.turn if before.turn else None,
             calls=self.calls,
             approvals=self.approvals,
         )
+
+    def said(self, committed: Committed) -> list[Event]:
+        """Its events, as they are in the log once it was stored."""
+        return [
+            Event(
+                sequence=stored.sequence,
+                turn_id=new.turn_id,
+                attempt=new.attempt,
+                create_time=new.at,
+                payload=new.payload,
+            )
+            for new, stored in zip(self.events, committed.events, strict=True)
+        ]
 
     def _close_what_is_open(self, turn: Turn) -> None:
         """Every end of a turn closes its calls and withdraws its approvals, in the same step."""
@@ -321,6 +349,16 @@ class Draft:
 
     def _current(self, turn: Turn) -> Turn:
         return self._turns.get(turn.id, turn)
+
+
+def _owner(before: str, change: HeadChange) -> str:
+    match change.lease:
+        case Lease.KEEP:
+            return before
+        case Lease.TAKE:
+            return change.owner
+        case Lease.RELEASE | Lease.BREAK:
+            return ""
 
 
 def _awaited(calls: tuple[Call, ...]) -> TurnState:

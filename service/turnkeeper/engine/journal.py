@@ -11,9 +11,10 @@ from typing import Generic, TypeVar
 from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.draft import Draft
 from turnkeeper.engine.feed import Feeds
-from turnkeeper.errors import ServiceUnavailable, SessionNotFound
+from turnkeeper.engine.warm import Seen, Warm
+from turnkeeper.errors import ServiceUnavailable, SessionError, SessionNotFound
 from turnkeeper.store.contract import Store
-from turnkeeper.store.step import Committed, Duplicate, HeadChange, RequestRecord, Step, Verdict
+from turnkeeper.store.step import Committed, Duplicate, RequestKey, RequestRecord, Step, Verdict
 from turnkeeper.telemetry.metrics import Metrics
 
 TRIES = 64
@@ -29,22 +30,27 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Stored(Generic[T]):
-    """What a decision came to. `draft` is as it was stored; `committed` None: there was nothing to store."""
+    """What a decision came to. `draft` is as it was stored; `committed` None: there was nothing to store.
+
+    `read_at`: when the draft's clock was read, by the monotonic clock.
+    """
 
     value: T
     draft: Draft
     committed: Committed | None
+    read_at: float
 
 
 class Journal:
     """Stores steps and tells the feeds of this replica."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts it is made of
         self,
         store: Store,
         feeds: Feeds,
         metrics: Metrics,
         *,
+        warm: Warm,
         now: Callable[[], datetime],
         new_id: Callable[[], str],
         jitter: Callable[[], float],
@@ -53,6 +59,7 @@ class Journal:
         self._store = store
         self._feeds = feeds
         self._metrics = metrics
+        self._warm = warm
         self._jitter = jitter
         self.claimable = asyncio.Event()
         """Set whenever a step left a turn to whoever claims it."""
@@ -77,33 +84,66 @@ class Journal:
         return verdict
 
     async def append(
-        self, tenant: str, session_id: str, decide: Callable[[Draft], T], *, turn_id: str = "", deleted: bool = False
+        self,
+        tenant: str,
+        session_id: str,
+        decide: Callable[[Draft], T],
+        *,
+        turn_id: str = "",
+        deleted: bool = False,
+        request: RequestKey | None = None,
     ) -> Stored[T] | RequestRecord:
         """Decide on a fresh snapshot until the decision is stored; for everybody but a turn's owner.
 
-        A RequestRecord means that the request had had its effect before. Raises what `decide` raises;
+        A RequestRecord means that the request had had its effect before; with `request`, this is looked for first. Such
+        a decision is tried once on what is kept of a session, without any read. Raises what `decide` raises;
         SessionNotFound, also for a deleted session unless `deleted`; ServiceUnavailable when others were faster every
         time.
         """
+        kept = self._warm.take((tenant, session_id)) if request is not None else None
+        if kept is not None and (stored := await self._on_kept(kept, decide)) is not None:
+            return stored
         for tried in range(TRIES):
-            snapshot = await self._store.snapshot(tenant, session_id, turn_id=turn_id, deleted=deleted)
+            snapshot = await self._store.snapshot(tenant, session_id, turn_id=turn_id, deleted=deleted, request=request)
             if snapshot is None:
                 raise SessionNotFound(session_id=session_id)
-            draft = Draft(snapshot, at=self.now(), new_id=self.new_id)
-            value = decide(draft)
-            if not draft.events and draft.head == HeadChange():
-                return Stored(value, draft, None)
-            verdict = await self.commit(draft.step(step_id=self.new_id(), fence=None))
-            if isinstance(verdict, Committed):
-                return Stored(value, draft, verdict)
-            if isinstance(verdict, Duplicate):
-                return verdict.record
-            self._metrics.append_retry("STALE")
+            if snapshot.request is not None:
+                return snapshot.request
+            seen = Seen(snapshot, time.monotonic())
+            draft = self._draft(seen)
+            stored = await self._put(draft, decide(draft), seen)
+            if stored is not None:
+                return stored
             await asyncio.sleep(self._jitter() * 0.002 * min(tried + 1, 16))
         raise ServiceUnavailable(
             "Too many writers are at work on this session; send the same call again with the same request_id.",
             session_id=session_id,
         )
+
+    async def _on_kept(self, kept: Seen, decide: Callable[[Draft], T]) -> Stored[T] | RequestRecord | None:
+        """None when it must be decided on what is read: only what is stored proves that what is kept was true."""
+        draft = self._draft(kept)
+        try:
+            value = decide(draft)
+        except SessionError:
+            return None
+        return await self._put(draft, value, kept) if draft.changes_something else None
+
+    def _draft(self, seen: Seen) -> Draft:
+        return Draft(seen.snapshot, at=self.now(), new_id=self.new_id)
+
+    async def _put(self, draft: Draft, value: T, seen: Seen) -> Stored[T] | RequestRecord | None:
+        """None when it is stale."""
+        if not draft.changes_something:
+            return Stored(value, draft, None, seen.read_at)
+        verdict = await self.commit(draft.step(step_id=self.new_id(), fence=None))
+        if isinstance(verdict, Committed):
+            self._warm.keep(Seen(draft.result(verdict, by_owner=False), seen.read_at))
+            return Stored(value, draft, verdict, seen.read_at)
+        if isinstance(verdict, Duplicate):
+            return verdict.record
+        self._metrics.append_retry("STALE")
+        return None
 
     def _count(self, turn: Turn) -> None:
         """An ended turn, whoever ended it."""

@@ -9,11 +9,9 @@ import logging
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from typing import Any, assert_never
 
 from turnkeeper.domain.agent import Agent
-from turnkeeper.domain.event import Event
 from turnkeeper.domain.tool import Call
 from turnkeeper.domain.turn import (
     AwaitAnswers,
@@ -40,6 +38,7 @@ from turnkeeper.engine.preview import Preview
 from turnkeeper.engine.running_tools import RunningTools
 from turnkeeper.engine.speech import Speech
 from turnkeeper.engine.toolbox import Finished, Toolbox
+from turnkeeper.engine.warm import Seen
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.faults import fault
 from turnkeeper.model.contract import ModelAnswer, ModelFailure
@@ -71,19 +70,20 @@ class Parts:
 class TurnRun:
     """One turn under one lease."""
 
-    def __init__(
-        self, parts: Parts, *, lease: HeldLease, feed: Feed, agent: Agent, snapshot: Snapshot, memory: Memory
-    ) -> None:
+    def __init__(self, parts: Parts, *, lease: HeldLease, feed: Feed, agent: Agent, seen: Seen, memory: Memory) -> None:
         self._parts = parts
         self._lease = lease
         self._feed = feed
         self._agent = agent
-        self._snapshot = snapshot
         self._memory = memory
         self._tools = RunningTools(parts.toolbox, spans=parts.spans, metrics=parts.metrics, strays=parts.strays)
         self._handed_over = False
-        self._read_at = time.monotonic()
+        self.seen = seen
         self.left: tuple[Left, ...] = ()
+
+    @property
+    def _snapshot(self) -> Snapshot:
+        return self.seen.snapshot
 
     @property
     def turn(self) -> Turn:
@@ -91,8 +91,8 @@ class TurnRun:
             raise LookupError("the snapshot has no turn")
         return self._snapshot.turn
 
-    async def run(self, *, lapses: int, begun: bool) -> Snapshot:
-        """To the turn's end, or until it waits; returns the last snapshot.
+    async def run(self, *, lapses: int, begun: bool) -> None:
+        """To the turn's end, or until it waits; `seen` is then the last that is known.
 
         `begun`: the turn was started in the step that took the lease. `taken_over`: its last owner was lost.
         Raises LeaseLost. A tool that must not run twice is not stopped then: it is in `left`.
@@ -105,7 +105,6 @@ class TurnRun:
                     await self._hand_over()
                     break
                 await self._do(self._next(self._snapshot))
-            return self._snapshot
         except (LeaseLost, ServiceUnavailable):
             self._leave()
             raise
@@ -177,17 +176,14 @@ class TurnRun:
                 fault("turn.before_end")
             committed = await self._commit(draft)
             if committed is not None:
-                self._snapshot = draft.result(committed)
-                self._remember(draft, committed)
+                self.seen = Seen(draft.result(committed, by_owner=True), self.seen.read_at)
+                self._memory.take(draft.said(committed))
                 self._start_tools(launch)
                 return
             await self._read_again()
 
     def _draft(self) -> Draft:
-        """On the snapshot, with the database's clock as it must be by now: an expiry is computed from it."""
-        passed = timedelta(seconds=time.monotonic() - self._read_at)
-        head = replace(self._snapshot.head, now=self._snapshot.head.now + passed)
-        self._snapshot, self._read_at = replace(self._snapshot, head=head), self._read_at + passed.total_seconds()
+        self.seen = self.seen.by_now(time.monotonic())
         return Draft(self._snapshot, at=self._parts.journal.now(), new_id=self._parts.journal.new_id)
 
     async def _commit(self, draft: Draft) -> Committed | None:
@@ -228,19 +224,8 @@ class TurnRun:
             except ServiceUnavailable:
                 await asyncio.sleep(0.1 + self._parts.jitter() * 0.4)
                 continue
-            self._snapshot, self._read_at = snapshot, time.monotonic()
+            self.seen = Seen(snapshot, time.monotonic())
             return
-
-    def _remember(self, draft: Draft, committed: Committed) -> None:
-        for new, stored in zip(draft.events, committed.events, strict=True):
-            event = Event(
-                sequence=stored.sequence,
-                turn_id=new.turn_id,
-                attempt=new.attempt,
-                create_time=new.at,
-                payload=new.payload,
-            )
-            self._memory.add(event)
 
     # --- the model ---------------------------------------------------------------------------------------------
 

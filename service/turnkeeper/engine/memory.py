@@ -1,15 +1,17 @@
-"""What a run knows of its session's conversation, kept up with the log."""
+"""What this replica knows of a session's conversation, kept up with the log."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from turnkeeper.domain.event import HISTORY, Event
-from turnkeeper.domain.history import History
+from turnkeeper.domain.event import HISTORY, Event, SessionRestored
+from turnkeeper.domain.history import Entry, History
 from turnkeeper.domain.message import Message
 from turnkeeper.engine.feed import Key
 from turnkeeper.store.contract import Store
 from turnkeeper.store.step import StoredEvent
 
 _PAGE = 500
+_CREATED = 1
+"""Every log begins with `session_created`, which says nothing to a model."""
 
 
 class Memory:
@@ -24,21 +26,44 @@ class Memory:
         self._key = key
         self._decode = decode
         self._history = History()
-        self._through = 0
+        self._through = _CREATED
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes."""
+        return self._history.size
 
     async def read(self, *, until: int) -> None:
         """Take in what the log holds up to this number. Raises ServiceUnavailable; then it may be asked again."""
-        while self._through < until:
-            page = await self._store.events(*self._key, after=self._through, limit=_PAGE, kinds=HISTORY, until=until)
-            for stored in page:
-                self._history.add(self._decode(stored))
-            self._through = page[-1].sequence if len(page) == _PAGE else until
+        if self._through >= until:
+            return
+        found = await self._log(after=self._through, until=until)
+        if any(isinstance(event.payload, SessionRestored) for event in found):
+            self._history = History.of(await self._log(after=_CREATED, until=until))
+        else:
+            for event in found:
+                self._history.add(event)
+        self._through = until
 
-    def add(self, event: Event) -> None:
-        """The log's next event, which the owner itself has stored."""
-        self._history.add(event)
-        self._through = event.sequence
+    def take(self, events: Sequence[Event]) -> None:
+        """What this replica itself has stored, in the order of the log. What others stored before is read first."""
+        for event in events:
+            if event.sequence == self._through + 1:
+                self._history.add(event)
+                self._through = event.sequence
+
+    def entries(self) -> tuple[Entry, ...]:
+        return self._history.entries()
 
     def messages(self, instructions: str) -> tuple[Message, ...]:
         """What the model is sent."""
         return self._history.messages(instructions)
+
+    async def _log(self, *, after: int, until: int) -> list[Event]:
+        found: list[Event] = []
+        while True:
+            page = await self._store.events(*self._key, after=after, limit=_PAGE, kinds=HISTORY, until=until)
+            found.extend(self._decode(stored) for stored in page)
+            if len(page) < _PAGE:
+                return found
+            after = page[-1].sequence

@@ -1,5 +1,6 @@
 """Create sessions, and change them in one step with all their turns."""
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from turnkeeper.domain.turn import CancelReason, Turn
 from turnkeeper.engine.draft import Draft
 from turnkeeper.engine.feed import Key
 from turnkeeper.engine.journal import Journal, Stored
+from turnkeeper.engine.warm import Seen, Warm
 from turnkeeper.errors import (
     AgentNotFound,
     InternalError,
@@ -19,7 +21,7 @@ from turnkeeper.errors import (
     SessionNotFound,
 )
 from turnkeeper.store.contract import Store
-from turnkeeper.store.step import Cancel, Head, Lease
+from turnkeeper.store.step import Cancel, Head, Lease, Snapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +55,14 @@ class Sessions:
         store: Store,
         journal: Journal,
         *,
+        warm: Warm,
         agents: Callable[[str], Agent | None],
         woken: Callable[[Key], None],
     ) -> None:
         """`agents` gives the newest version of a name; `woken` is told of sessions whose turn's owner must look."""
         self._store = store
         self._journal = journal
+        self._warm = warm
         self._agents = agents
         self._woken = woken
 
@@ -98,7 +102,7 @@ class Sessions:
         there = await self._store.create_session(session, agent, event=NewEvent(payload=said, at=now))
         if there is not None:
             _check_same(there, new)
-        return await self.get(new.tenant, session_id)
+        return await self._get_to_keep(new.tenant, session_id)
 
     async def get(self, tenant: str, session_id: str, *, deleted: bool = False) -> tuple[Session, Head]:
         """Raises SessionNotFound, also for a deleted one unless `deleted`."""
@@ -106,6 +110,13 @@ class Sessions:
         if found is None:
             raise SessionNotFound(session_id=session_id)
         return found
+
+    async def _get_to_keep(self, tenant: str, session_id: str) -> tuple[Session, Head]:
+        """Its first message comes next."""
+        session, head = await self.get(tenant, session_id)
+        snapshot = Snapshot(head=head, session=session, turn=None, calls=(), approvals=())
+        self._warm.keep(Seen(snapshot, time.monotonic()))
+        return session, head
 
     async def change(self, tenant: str, session_id: str, decide: Decide, *, deleted: bool = False) -> int:
         """Store what `decide` says of the session and the turns of its queue; the number that it gives.

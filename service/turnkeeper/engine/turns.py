@@ -11,6 +11,7 @@ from turnkeeper.engine.draft import Draft
 from turnkeeper.engine.feed import Feeds, Key, Waiting
 from turnkeeper.engine.journal import Journal, Stored
 from turnkeeper.engine.requests import NewMessage, Taker, accept, cancel_unowned, take_up
+from turnkeeper.engine.warm import Seen
 from turnkeeper.engine.worker import Worker
 from turnkeeper.errors import (
     InternalError,
@@ -80,10 +81,11 @@ class Turns:
         RequestIdReused, InvalidRequest for client tools that the agent has, and the errors of a session that takes no
         messages.
         """
-        known = await self._store.find_request(message.key)
-        if known is not None:
-            return self._repeat(known, message.fingerprint)
-        await self._client_tools.check(message.key.tenant, message.key.session_id, message.options.client_tools)
+        if message.options.client_tools:
+            known = await self._store.find_request(message.key)
+            if known is not None:
+                return self._repeat(known, message.fingerprint)
+            await self._client_tools.check(message.key.tenant, message.key.session_id, message.options.client_tools)
         return await self._first(message.key, message.fingerprint, self._start(message))
 
     async def _start(self, message: NewMessage) -> RequestRecord:
@@ -94,6 +96,7 @@ class Turns:
                 message.key.tenant,
                 message.key.session_id,
                 lambda draft: accept(draft, message, taker=self._taker(room=room)),
+                request=message.key,
             )
             if not isinstance(stored, Stored):
                 return self._repeat(stored, message.fingerprint)
@@ -201,8 +204,9 @@ class Turns:
     def _adopt(self, stored: Stored[tuple[Turn, RequestRecord]], began: float) -> None:
         if stored.committed is None:
             raise InternalError
-        snapshot = replace(stored.draft.result(stored.committed), turn=stored.value[0], calls=(), approvals=())
-        self._worker.adopt(snapshot, began=began)
+        after = stored.draft.result(stored.committed, by_owner=False)
+        seen = Seen(replace(after, turn=stored.value[0], calls=(), approvals=(), request=None), stored.read_at)
+        self._worker.adopt(seen, began=began, said=stored.draft.said(stored.committed))
 
     def _repeat(self, record: RequestRecord, fingerprint: str) -> RequestRecord:
         if record.fingerprint != fingerprint:

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -23,10 +23,10 @@ from turnkeeper.engine.feed import Feed, Feeds, Key
 from turnkeeper.engine.late import Left, see_off
 from turnkeeper.engine.lease import HeldLease, LeaseLost
 from turnkeeper.engine.loop import Parts, TurnRun
-from turnkeeper.engine.memory import Memory
+from turnkeeper.engine.warm import Seen, Warm
 from turnkeeper.errors import AgentConfigError, ServiceUnavailable
 from turnkeeper.faults import fault
-from turnkeeper.store.step import Claim, Snapshot, Stale, StoredEvent
+from turnkeeper.store.step import Claim, Snapshot, Stale
 from turnkeeper.telemetry import logs
 
 CUT_TIME = 5.0
@@ -38,13 +38,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """A turn that this worker owns. `snapshot` is None when it must be read first."""
+    """A turn that this worker owns. `seen` is None when it must be read first; `said` is what the step that took it
+    has put into the log."""
 
     key: Key
     turn_id: str
     fence: int
     began: float
-    snapshot: Snapshot | None = None
+    seen: Seen | None = None
+    said: Sequence[Event] = ()
     lapses: int = 0
 
 
@@ -58,7 +60,7 @@ class Worker:
         *,
         owner: str,
         agent_of: Callable[[str, Turn], Awaitable[Agent | None]],
-        decode: Callable[[StoredEvent], Event],
+        warm: Warm,
         concurrency: int,
         lease: timedelta,
         poll: float,
@@ -68,7 +70,7 @@ class Worker:
         self._parts = parts
         self._feeds = feeds
         self._agent_of = agent_of
-        self._decode = decode
+        self._warm = warm
         self._concurrency = concurrency
         self._poll = poll
         self._held: dict[Key, HeldLease] = {}
@@ -104,13 +106,13 @@ class Worker:
         self._group.create_task(_into(result, work))
         return await asyncio.shield(result)
 
-    def adopt(self, snapshot: Snapshot, *, began: float) -> None:
-        """Run a turn whose lease was taken in the step that stored it."""
-        turn = snapshot.turn
+    def adopt(self, seen: Seen, *, began: float, said: Sequence[Event]) -> None:
+        """Run a turn whose lease was taken in the step that stored it, with these events."""
+        turn = seen.snapshot.turn
         if turn is None:
             raise LookupError("the snapshot has no turn")
-        key = (turn.tenant, turn.session_id)
-        self._start(Work(key=key, turn_id=turn.id, fence=snapshot.head.fence, began=began, snapshot=snapshot))
+        key, fence = (turn.tenant, turn.session_id), seen.snapshot.head.fence
+        self._start(Work(key=key, turn_id=turn.id, fence=fence, began=began, seen=seen, said=said))
 
     def hint(self) -> None:
         """Something may be claimable now."""
@@ -218,12 +220,12 @@ class Worker:
             self.hint()
 
     async def _attempt(self, work: Work, held: HeldLease, feed: Feed) -> None:
-        snapshot = work.snapshot or await self._persist(
-            held, lambda: self._parts.store.snapshot(*work.key, turn_id=work.turn_id)
-        )
-        if snapshot is None or snapshot.turn is None or snapshot.head.fence != held.fence:
+        seen = work.seen
+        if seen is None:
+            seen = await self._persist(held, lambda: self._read(work))
+        snapshot, turn = seen.snapshot, seen.snapshot.turn
+        if turn is None or snapshot.head.fence != held.fence:
             raise LeaseLost
-        turn = snapshot.turn
         error = worn_out(turn, lapses=work.lapses)
         if error is not None:
             await self._fail(snapshot, held, error)
@@ -233,19 +235,34 @@ class Worker:
             gone = AgentConfigError("The agent's pinned version is gone; start a new session.")
             await self._fail(snapshot, held, gone.to_event())
             return
-        memory = Memory(self._parts.store, key=work.key, decode=self._decode)
-        await self._persist(held, lambda: memory.read(until=snapshot.head.last_seq))
-        run = TurnRun(self._parts, lease=held, feed=feed, agent=agent, snapshot=snapshot, memory=memory)
+        memory = self._warm.recall(snapshot.session)
+        try:
+            memory.take(work.said)
+            await self._persist(held, lambda: memory.read(until=snapshot.head.last_seq))
+            run = TurnRun(self._parts, lease=held, feed=feed, agent=agent, seen=seen, memory=memory)
+            await self._run(run, agent, lapses=work.lapses, begun=work.seen is not None)
+        finally:
+            self._warm.remember(snapshot.session, memory)
+
+    async def _read(self, work: Work) -> Seen:
+        snapshot = await self._parts.store.snapshot(*work.key, turn_id=work.turn_id)
+        if snapshot is None:
+            raise LeaseLost
+        return Seen(snapshot, time.monotonic())
+
+    async def _run(self, run: TurnRun, agent: Agent, *, lapses: int, begun: bool) -> None:
+        turn = run.turn
         with self._parts.spans.invoke_agent(
             agent.name, session_id=turn.session_id, turn_id=turn.id, attempt=turn.attempt, links=(turn.trace,)
         ) as span:
             try:
-                last = await run.run(lapses=work.lapses, begun=work.snapshot is not None)
+                await run.run(lapses=lapses, begun=begun)
             finally:
                 self._see_off(run.left)
-            span.stopped(last.turn.state.value if last.turn else "")
-        if last.turn is not None and last.turn.answer and last.turn.state.ended:
-            seconds = (last.turn.update_time - last.turn.create_time).total_seconds()
+            span.stopped(run.turn.state.value)
+        self._warm.keep(run.seen)
+        if run.turn.answer and run.turn.state.ended:
+            seconds = (run.turn.update_time - run.turn.create_time).total_seconds()
             self._parts.metrics.response_finished(agent.name, model=agent.model, seconds=max(0.0, seconds))
 
     def _see_off(self, left: Iterable[Left]) -> None:

@@ -6,8 +6,7 @@ from datetime import UTC, datetime
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from turnkeeper.domain.cursor import Place
-from turnkeeper.domain.event import HISTORY
-from turnkeeper.domain.history import Entry, History
+from turnkeeper.domain.history import Entry
 from turnkeeper.domain.message import Role
 from turnkeeper.domain.session import SessionState
 from turnkeeper.engine.batch import Wanted
@@ -16,6 +15,7 @@ from turnkeeper.engine.feed import Key
 from turnkeeper.engine.follow import Ended, Follower, check_kept
 from turnkeeper.engine.forks import Forks
 from turnkeeper.engine.sessions import NewSession, Sessions
+from turnkeeper.engine.warm import Warm
 from turnkeeper.errors import CursorExpired, TurnNotFound
 from turnkeeper.pb.v1 import event_pb2, message_pb2, session_pb2, session_pb2_grpc
 from turnkeeper.rpc import attributes, codec, cursor, pages, rules
@@ -32,17 +32,17 @@ from turnkeeper.store.filters import SessionFilter
 PREVIEWS = frozenset({"content_delta", "tool_progress"})
 KNOWN = frozenset(field.name for field in event_pb2.Event.DESCRIPTOR.oneofs_by_name["payload"].fields) - PREVIEWS
 """The names of all durable events, also of those that a later release sends."""
-LOG_PAGE = 500
 
 
 class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionServiceServicer):
     """What a caller does with sessions and their logs."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts it is made of
         self,
         sessions: Sessions,
         store: Store,
         *,
+        warm: Warm,
         checkpoints: Checkpoints,
         forks: Forks,
         follower: Follower,
@@ -50,6 +50,7 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
     ) -> None:
         self._sessions = sessions
         self._store = store
+        self._warm = warm
         self._follower = follower
         self._pages = pages
         self._codec = codec.WireCodec()
@@ -157,8 +158,8 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         self, request: session_pb2.ListMessagesRequest, context: Context
     ) -> session_pb2.ListMessagesResponse:
         caller = NOBODY
-        _, head = await self._sessions.get(caller.tenant, request.session_id)
-        entries = list(enumerate((await self._history(caller, request.session_id, head.last_seq)).entries()))
+        session, head = await self._sessions.get(caller.tenant, request.session_id)
+        entries = list(enumerate(await self._warm.entries(session, until=head.last_seq)))
         start = self._pages.after(request, tenant=caller.tenant)
         # Counted from the oldest: messages that come between two pages move no place.
         if _descending(request.order_by, "sequence"):
@@ -175,17 +176,6 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
             view=lambda item: _message(item[1]),
         )
         return session_pb2.ListMessagesResponse(messages=page, next_page_token=token)
-
-    async def _history(self, caller: Caller, session_id: str, last_seq: int) -> History:
-        history, after = History(), 0
-        while after < last_seq:
-            found = await self._store.events(
-                caller.tenant, session_id, after=after, limit=LOG_PAGE, kinds=HISTORY, until=last_seq
-            )
-            for stored in found:
-                history.add(self._codec.decode(stored))
-            after = found[-1].sequence if len(found) == LOG_PAGE else last_seq
-        return history
 
     async def _check_turn(self, key: Key, turn_id: str) -> None:
         """Ids of turns are ours, so one that is not there never will be. Raises TurnNotFound."""
@@ -288,9 +278,9 @@ def _message(entry: Entry) -> message_pb2.Message:
         role=message_pb2.Role.Value(f"ROLE_{said.role.value}"),
         tool_call_id=said.tool_call_id,
         message_id="" if said.role is Role.TOOL else entry.message_id,
-        turn_id=entry.event.turn_id,
-        sequence=entry.event.sequence,
-        create_time=codec.timestamp(entry.event.create_time),
+        turn_id=entry.turn_id,
+        sequence=entry.sequence,
+        create_time=codec.timestamp(entry.create_time),
     )
     if said.text or said.role is not Role.ASSISTANT:
         made.content.add(text=said.text)

@@ -68,9 +68,16 @@ class Store(Protocol):
         ...
 
     async def snapshot(
-        self, tenant: str, session_id: str, *, turn_id: str = "", deleted: bool = False
+        self,
+        tenant: str,
+        session_id: str,
+        *,
+        turn_id: str = "",
+        deleted: bool = False,
+        request: RequestKey | None = None,
     ) -> Snapshot | None:
         """What a decision about the session, or about this turn of it, needs; None when there is no such session.
+        With `request`, also what that has made: not older than the head, so that an effect seen there is found.
 
         A deleted one counts as absent unless `deleted` asks for it; one that is being purged always does.
         """

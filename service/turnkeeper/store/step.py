@@ -58,7 +58,8 @@ class Snapshot:
     """What a decision needs, read head first: whatever changed since makes the step that follows Stale.
 
     `turn` is the one asked for, or the head's active turn, or None. `calls` are that turn's ledger entries, in order of
-    `message_id` and `position`; `approvals` are that turn's PENDING approvals.
+    `message_id` and `position`; `approvals` are that turn's PENDING approvals. `request`: what the request that was
+    asked for has made already.
     """
 
     head: Head
@@ -66,6 +67,7 @@ class Snapshot:
     turn: Turn | None
     calls: tuple[Call, ...]
     approvals: tuple[Approval, ...]
+    request: "RequestRecord | None" = None
 
 
 class Lease(Enum):

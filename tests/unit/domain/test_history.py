@@ -51,11 +51,15 @@ QUEUED = TurnQueued(position=1)
 CANCELLED = TurnCancelled(reason=CancelReason.REQUESTED, principal="ada", usage=Usage())
 
 
+def events(log: Log) -> list[Event]:
+    return [
+        Event(sequence=sequence, turn_id=turn, attempt=1, create_time=NOON, payload=payload)
+        for sequence, (turn, payload) in enumerate(log, start=1)
+    ]
+
+
 def fold(log: Log) -> History:
-    history = History()
-    for sequence, (turn, payload) in enumerate(log, start=1):
-        history.add(Event(sequence=sequence, turn_id=turn, attempt=1, create_time=NOON, payload=payload))
-    return history
+    return History.of(events(log))
 
 
 def spoken(history: History, instructions: str = "") -> list[str]:
@@ -71,7 +75,7 @@ def test_a_plain_turn() -> None:
 
 def test_an_entry_names_the_event_that_holds_it() -> None:
     history = fold([("a", asked("Hello.")), ("a", STARTED), ("a", said("Hi."))])
-    assert [(entry.event.sequence, entry.message_id, entry.finish_reason) for entry in history.entries()] == [
+    assert [(entry.sequence, entry.message_id, entry.finish_reason) for entry in history.entries()] == [
         (1, "asked Hello.", None),
         (3, "said Hi.", FinishReason.STOP),
     ]
@@ -232,7 +236,7 @@ def test_calls_whose_results_were_left_behind_are_closed() -> None:
         assert [(m.tool_call_id, m.text) for m in messages if m.role is Role.TOOL] == expected
         assert messages[-1].text == "and now"
         closed = [entry for entry in history.entries() if entry.message.text == TAKEN_BACK]
-        assert all((entry.event.sequence, entry.event.turn_id) == (7, "a") for entry in closed)
+        assert all((entry.sequence, entry.turn_id) == (7, "a") for entry in closed)
 
 
 def test_the_unfinished_turn_of_every_place() -> None:

@@ -240,7 +240,7 @@ def _taker(room: bool) -> Taker | None:
 
 def _adopted(world: World, key: Key, draft: Draft, committed: Committed) -> Run:
     """A turn whose lease was taken in the step that stored it: as `turns` hands it to the worker."""
-    snapshot = draft.result(committed)
+    snapshot = world.after(draft, committed, by_owner=False)
     active = snapshot.head.active_turn
     step = draft.step(step_id="", fence=None)
     made = {turn.id: turn for turn in (*step.new_turns, *step.turns)}

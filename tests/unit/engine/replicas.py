@@ -111,6 +111,18 @@ class World:
         head = replace(snapshot.head, now=self.now)
         return Draft(replace(snapshot, head=head), at=self.now, new_id=self.new_id)
 
+    def after(self, draft: Draft, committed: Committed, *, by_owner: bool) -> Snapshot:
+        """What is known without a reading. Where nobody else wrote, a reading finds the same."""
+        known = draft.result(committed, by_owner=by_owner)
+        turn_id = draft.snapshot.turn.id if draft.snapshot.turn else ""
+        found = self.read((known.head.tenant, known.head.session_id), turn_id)
+        assert known.head.revision <= found.head.revision
+        if known.head.revision == found.head.revision:
+            found = replace(found, head=replace(found.head, now=known.head.now))
+            known_turn = known if known.turn or not found.turn else replace(known, turn=found.turn)
+            assert known_turn == found, "what is kept is not what is stored"
+        return known
+
     def sweep(self) -> None:
         """Leases that lapsed; each is an owner that was lost."""
         for kept in self.log.sessions.values():
@@ -288,7 +300,7 @@ class Run:
         verdict = self.world.log.commit(draft.step(step_id=self.world.new_id(), fence=self.fence, lease_for=LEASE))
         if isinstance(verdict, Committed):
             assert self.world.kept(self.key).fence == self.fence, "I4: it was stored under another fence"
-            self.snapshot, self.renewed_at = draft.result(verdict), self.world.now
+            self.snapshot, self.renewed_at = self.world.after(draft, verdict, by_owner=True), self.world.now
             return True
         self.lost = not isinstance(verdict, Stale)
         return False

@@ -52,7 +52,7 @@ def asked(*calls: Call) -> Draft:
     draft = draft_of(*calls)
     resolve_lost(draft, calls, agent=ASKER)
     draft.let_go(draft.calls)
-    stored = draft.result(Committed(last_seq=9, fence=2, events=()))
+    stored = draft.result(Committed(last_seq=9, fence=2, events=()), by_owner=True)
     return Draft(stored, at=NOON, new_id=new_id)
 
 

@@ -4,6 +4,7 @@ Times are set and compared by the database (`$$NOW`); what a caller gave goes in
 head, so two steps on one head always conflict.
 """
 
+import hashlib
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -36,7 +37,7 @@ def new(session: Session) -> Document:
         "_id": key,
         **key,
         "last_seq": 1,
-        "revision": 1,
+        "revision": _first_revision(session),
         "silent_steps": [],
         "fence": 0,
         "owner": "",
@@ -56,6 +57,11 @@ def new(session: Session) -> Document:
         "deleted_at": None,
         "schema": SCHEMA,
     }
+
+
+def _first_revision(session: Session) -> int:
+    """A number of its own: what was decided on a session that is purged since never fits a new one of the same id."""
+    return int.from_bytes(hashlib.sha256(session.etag.encode()).digest()[:6])
 
 
 def read(document: Document) -> Head:

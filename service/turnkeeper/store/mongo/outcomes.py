@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import ClientSession, Connection, Document
-from turnkeeper.store.mongo.documents import decode, encode
+from turnkeeper.store.mongo.documents import decode
 from turnkeeper.store.mongo.events import event_of
 from turnkeeper.store.step import Committed, Duplicate, Fenced, RequestKey, RequestRecord, Stale, Step, Verdict
 
@@ -32,7 +32,7 @@ class Outcomes:
 
     async def find_request(self, key: RequestKey, *, session: ClientSession | None = None) -> RequestRecord | None:
         document = await self.connection.requests.find_one(keys.where(keys.of_request(key)), session=session)
-        return None if document is None else decode(RequestRecord, {**document, "key": encode(key)})
+        return None if document is None else record_of(document)
 
     async def _stored(self, step: Step, head: Document, session: ClientSession) -> Committed | None:
         """The step's own trace: its id on its events, or on the head."""
@@ -55,6 +55,10 @@ class Outcomes:
             return None
         last = documents[-1]
         return Committed(last_seq=last["seq"], fence=last["fence"], events=tuple(event_of(each) for each in documents))
+
+
+def record_of(document: Document) -> RequestRecord:
+    return decode(RequestRecord, {**document, "key": document["_id"]})
 
 
 def _as_read(head: Document, step: Step) -> bool:

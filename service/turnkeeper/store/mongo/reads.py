@@ -14,7 +14,7 @@ from turnkeeper.store.mongo import heads, keys
 from turnkeeper.store.mongo.client import Collection, Connection, Document, database_errors
 from turnkeeper.store.mongo.documents import decode
 from turnkeeper.store.mongo.events import event_of
-from turnkeeper.store.mongo.outcomes import Outcomes
+from turnkeeper.store.mongo.outcomes import Outcomes, record_of
 from turnkeeper.store.step import Head, RequestKey, RequestRecord, Snapshot, StoredEvent
 
 T = TypeVar("T")
@@ -27,7 +27,13 @@ class Reads:
     _outcomes: Outcomes
 
     async def snapshot(
-        self, tenant: str, session_id: str, *, turn_id: str = "", deleted: bool = False
+        self,
+        tenant: str,
+        session_id: str,
+        *,
+        turn_id: str = "",
+        deleted: bool = False,
+        request: RequestKey | None = None,
     ) -> Snapshot | None:
         """One query: the database reads the head first, and what hangs on it no older."""
         key = keys.of_session(tenant, session_id)
@@ -43,11 +49,14 @@ class Reads:
                 into="approvals",
             ),
         ]
+        if request is not None:
+            pipeline.append(_join("requests", [{"$match": keys.where(keys.of_request(request))}], into="request"))
         with database_errors():
             found = await self._connection.heads.aggregate(pipeline).to_list(1)
         if not found or not found[0]["session"]:
             return None
         document = found[0]
+        made = document["request"] if request is not None else ()
         calls = (decode(Call, each) for each in document["calls"])
         return Snapshot(
             head=heads.read(document),
@@ -55,6 +64,7 @@ class Reads:
             turn=decode(Turn, document["turn"][0]) if document["turn"] else None,
             calls=tuple(sorted(calls, key=lambda call: (call.message_id, call.position))),
             approvals=tuple(decode(Approval, each) for each in document["approvals"]),
+            request=record_of(made[0]) if made else None,
         )
 
     async def find_request(self, key: RequestKey) -> RequestRecord | None:

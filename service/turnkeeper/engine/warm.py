@@ -1,0 +1,114 @@
+"""Sessions that this replica has worked on lately: what their next turn needs, so that it reads nothing.
+
+A kept snapshot is a guess. Who decides on it stores under the filter of any other step: when anybody has touched the
+session since, the step is Stale, and it is decided again on what is read. What is *refused* meets no filter, so a
+refusal is never given on a kept snapshot.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from turnkeeper.domain.event import Event
+from turnkeeper.domain.history import Entry
+from turnkeeper.domain.session import Session
+from turnkeeper.engine.feed import Key
+from turnkeeper.engine.memory import Memory
+from turnkeeper.store.contract import Store
+from turnkeeper.store.step import Snapshot, StoredEvent
+
+SESSIONS = 1024
+"""Some KiB each: more than a replica runs at once, and few beside what it needs to run them."""
+MEMORY_BYTES = 32 * 1024 * 1024
+"""Of all conversations: a thousand of thirty messages, or ten of three thousand."""
+GOOD_FOR = 600.0
+"""Seconds. The snapshot's clock is the database's as it was read: a later primary's may differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A snapshot, and when its clock was read, by the monotonic clock of this process."""
+
+    snapshot: Snapshot
+    read_at: float
+
+    def by_now(self, now: float) -> "Seen":
+        """With the database's clock as it must be by now: an expiry is computed from it."""
+        passed = timedelta(seconds=now - self.read_at)
+        head = replace(self.snapshot.head, now=self.snapshot.head.now + passed)
+        return Seen(replace(self.snapshot, head=head), self.read_at + passed.total_seconds())
+
+
+class Warm:
+    """Whatever is taken out is nobody else's until it is kept again: what goes wrong in between leaves nothing."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        decode: Callable[[StoredEvent], Event],
+        sessions: int = SESSIONS,
+        memory_bytes: int = MEMORY_BYTES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._decode = decode
+        self._sessions = sessions
+        self._memory_bytes = memory_bytes
+        self._clock = clock
+        self._seen: OrderedDict[Key, Seen] = OrderedDict()
+        self._memories: OrderedDict[Key, tuple[Session, Memory]] = OrderedDict()
+        self._size = 0
+
+    def keep(self, seen: Seen) -> None:
+        """The session after this replica's own committed step, or as it was read. Kept while nothing runs in it."""
+        head = seen.snapshot.head
+        key = (head.tenant, head.session_id)
+        self._seen.pop(key, None)
+        if head.deleted:
+            self._forget(key)
+        if head.deleted or head.active_turn or head.queue:
+            return
+        self._seen[key] = Seen(replace(seen.snapshot, turn=None, calls=(), approvals=(), request=None), seen.read_at)
+        while len(self._seen) > self._sessions:
+            self._seen.popitem(last=False)
+
+    def take(self, key: Key) -> Seen | None:
+        """The session as it was last known, to decide on once."""
+        seen = self._seen.pop(key, None)
+        now = self._clock()
+        return seen.by_now(now) if seen is not None and now - seen.read_at < GOOD_FOR else None
+
+    def recall(self, session: Session) -> Memory:
+        """The session's conversation as far as it is known here; of another session that had this id, nothing."""
+        key = (session.tenant, session.id)
+        known = self._forget(key)
+        if known is not None and known[0].create_time == session.create_time:
+            return known[1]
+        return Memory(self._store, key=key, decode=self._decode)
+
+    def remember(self, session: Session, memory: Memory) -> None:
+        """What `recall` gave, grown since. The oldest go first when there is no room."""
+        key = (session.tenant, session.id)
+        self._forget(key)
+        self._memories[key] = (session, memory)
+        self._size += memory.size
+        while len(self._memories) > self._sessions or self._size > self._memory_bytes:
+            self._forget(next(iter(self._memories)))
+
+    async def entries(self, session: Session, *, until: int) -> Sequence[Entry]:
+        """The conversation up to this number at least, for somebody who pages through it. Raises ServiceUnavailable."""
+        memory = self.recall(session)
+        try:
+            await memory.read(until=until)
+            return memory.entries()
+        finally:
+            self.remember(session, memory)
+
+    def _forget(self, key: Key) -> tuple[Session, Memory] | None:
+        known = self._memories.pop(key, None)
+        if known is not None:
+            self._size -= known[1].size
+        return known
