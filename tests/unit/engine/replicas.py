@@ -116,11 +116,10 @@ class World:
         known = draft.result(committed, by_owner=by_owner)
         turn_id = draft.snapshot.turn.id if draft.snapshot.turn else ""
         found = self.read((known.head.tenant, known.head.session_id), turn_id)
-        assert known.head.revision <= found.head.revision
-        if known.head.revision == found.head.revision:
-            found = replace(found, head=replace(found.head, now=known.head.now))
-            known_turn = known if known.turn or not found.turn else replace(known, turn=found.turn)
-            assert known_turn == found, "what is kept is not what is stored"
+        if found.head.revision == draft.snapshot.head.revision + 1:
+            found = replace(found, head=replace(found.head, now=known.head.now), turn=known.turn and found.turn)
+            assert known == found, "what is kept is not what is stored"
+        assert known.head.revision <= found.head.revision, "what is kept would fit though somebody else wrote"
         return known
 
     def sweep(self) -> None:

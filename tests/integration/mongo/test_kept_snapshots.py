@@ -1,0 +1,198 @@
+"""What is kept of a session after an own step is what the database has; after an unknown outcome, nothing is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, Self
+
+import pytest
+from opentelemetry.metrics import NoOpMeterProvider
+
+from tests.builders import NOON, Place, a_place, new_id
+from tests.contracts.stores import begin
+from turnkeeper.domain.event import TurnCompleted
+from turnkeeper.domain.message import Part, Usage
+from turnkeeper.domain.turn import StopReason, TurnOptions, TurnState
+from turnkeeper.engine import lifecycle, sessions
+from turnkeeper.engine.draft import Draft
+from turnkeeper.engine.feed import Feeds
+from turnkeeper.engine.journal import Journal, Stored
+from turnkeeper.engine.requests import NewMessage, Taker, accept
+from turnkeeper.engine.warm import Seen, Warm
+from turnkeeper.errors import ServiceUnavailable
+from turnkeeper.rpc.codec import WireCodec
+from turnkeeper.store.mongo.store import MongoStore
+from turnkeeper.store.step import Committed, RequestKey, RequestRecord, Snapshot
+from turnkeeper.telemetry.metrics import Metrics
+
+LEASE = timedelta(minutes=1)
+
+
+@dataclass
+class Replica:
+    """A journal on a store, and what both keep of one session."""
+
+    store: MongoStore
+    place: Place
+    at: datetime = NOON
+    warm: Warm = field(init=False)
+    journal: Journal = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.warm = Warm(self.store, decode=WireCodec().decode)
+        self.journal = Journal(
+            self.store,
+            Feeds(self.store, poll=1),
+            Metrics(NoOpMeterProvider().get_meter("test")),
+            warm=self.warm,
+            now=lambda: self.at,
+            new_id=new_id,
+            jitter=lambda: 0.0,
+        )
+
+    @classmethod
+    async def of_new_session(cls, store: MongoStore) -> Self:
+        return cls(store, await begin(store, a_place()))
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.place.tenant, self.place.session_id
+
+    async def read(self) -> Snapshot:
+        found = await self.store.snapshot(*self.key)
+        assert found is not None
+        return found
+
+    async def send(self, request_id: str, *, fingerprint: str = "same") -> Stored[Any] | RequestRecord:
+        """A message. Nobody takes its turn."""
+        message = self.message(request_id, fingerprint)
+        return await self.journal.append(
+            *self.key, lambda draft: accept(draft, message, taker=None), request=message.key
+        )
+
+    def message(self, request_id: str, fingerprint: str = "same") -> NewMessage:
+        return NewMessage(
+            key=RequestKey(
+                tenant=self.place.tenant,
+                session_id=self.place.session_id,
+                principal="ada",
+                family="message",
+                request_id=request_id,
+            ),
+            fingerprint=fingerprint,
+            content=(Part(text="hello"),),
+            if_busy="REJECT",
+            options=TurnOptions(),
+        )
+
+    async def same(self, known: Snapshot) -> None:
+        """But for the clock: what a reading finds."""
+        found = await self.read()
+        assert replace(known, head=replace(known.head, now=found.head.now)) == found
+
+
+@pytest.fixture
+async def replica(store: MongoStore) -> Replica:
+    return await Replica.of_new_session(store)
+
+
+async def run_a_turn(replica: Replica) -> Snapshot:
+    """Taken in the step that stores its message, and ended by its owner; every snapshot as it is known."""
+    taker, message = Taker(owner="one", lease=LEASE, schema=1), replica.message(new_id("request"))
+    stored = await replica.journal.append(
+        *replica.key, lambda draft: accept(draft, message, taker=taker), request=message.key
+    )
+    assert isinstance(stored, Stored)
+    assert stored.committed is not None
+    after = stored.draft.result(stored.committed, by_owner=False)
+    running = replace(after, turn=stored.value[0], request=None)
+    await replica.same(running)
+    for ends in (False, True):
+        draft = Draft(running, at=replica.at, new_id=new_id)
+        draft.put_turn(replace(draft.turn, iterations=draft.turn.iterations + 1))
+        if ends:
+            draft.put_turn(draft.turn.ended_as(TurnState.COMPLETED, at=replica.at))
+            draft.say(TurnCompleted(stop_reason=StopReason.FINISHED, usage=Usage()), turn=draft.turn)
+            draft.go_on_with_queue()
+        step = draft.step(step_id=new_id("step"), fence=running.head.fence, lease_for=LEASE)
+        verdict = await replica.journal.commit(step)
+        assert isinstance(verdict, Committed)
+        running = draft.result(verdict, by_owner=True)
+        found = await replica.store.snapshot(*replica.key, turn_id=stored.value[0].id)
+        assert found is not None
+        assert replace(running, head=replace(running.head, now=found.head.now)) == found
+    replica.warm.keep(Seen(running, 0.0))
+    return running
+
+
+async def test_after_the_steps_of_a_turn_what_is_known_is_what_is_stored(replica: Replica) -> None:
+    for _ in range(2):
+        after = await run_a_turn(replica)
+        await replica.same(replace(after, turn=None))
+
+
+VERBS: dict[str, Callable[[Draft], int]] = {
+    "update": lambda draft: lifecycle.update_in(draft, lifecycle.Change(title="new"), etag=""),
+    "suspend": lambda draft: lifecycle.suspend_in(draft, by="ada"),
+    "end": lambda draft: sessions.end_in(draft, {}, by="ada", reason=""),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+async def test_after_a_verb_on_an_idle_session_what_is_kept_is_what_is_stored(replica: Replica, verb: str) -> None:
+    replica.at += timedelta(seconds=7)
+    await replica.journal.append(*replica.key, VERBS[verb])
+    kept = replica.warm.take(replica.key)
+    assert kept is not None
+    await replica.same(kept.snapshot)
+
+
+async def test_a_deleted_session_is_not_kept(replica: Replica) -> None:
+    await replica.journal.append(*replica.key, VERBS["update"])
+    await replica.journal.append(*replica.key, lambda draft: lifecycle.delete_in(draft, {}, by="ada", etag=""))
+    assert replica.warm.take(replica.key) is None
+
+
+async def test_a_repeat_is_found_by_the_reading_and_on_a_kept_snapshot_by_the_store(replica: Replica) -> None:
+    before = await replica.read()
+    first = await replica.send("one")
+    assert isinstance(first, Stored)
+    assert await replica.send("one") == first.draft.request
+    replica.warm.keep(Seen(before, 0.0))  # as if the first had been stored by another replica
+    assert await replica.send("one") == first.draft.request
+
+
+async def test_a_kept_snapshot_that_others_left_behind_is_read_anew(replica: Replica, store: MongoStore) -> None:
+    await replica.journal.append(*replica.key, VERBS["update"])
+    other = Replica(store, replica.place)
+    await other.journal.append(*replica.key, VERBS["suspend"])
+    await other.journal.append(*replica.key, lambda draft: lifecycle.resume_in(draft, by="ada"))
+    sent = await replica.send("one")
+    assert isinstance(sent, Stored)
+    assert sent.draft.snapshot.head.last_seq == 4
+    await replica.same(replace(sent.draft.result(_of(sent), by_owner=False), turn=sent.value[0], request=None))
+
+
+async def test_after_an_unknown_outcome_nothing_is_kept(
+    replica: Replica, store: MongoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await replica.journal.append(*replica.key, VERBS["update"])
+    commit = store.commit
+
+    async def commit_and_lose_the_answer(step: Any) -> Any:
+        await commit(step)
+        raise ServiceUnavailable
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "commit", commit_and_lose_the_answer)
+        with pytest.raises(ServiceUnavailable):
+            await replica.send("one")
+    assert replica.warm.take(replica.key) is None
+    again = await replica.send("one")
+    assert isinstance(again, RequestRecord)
+    assert again.sequence == 3
+
+
+def _of(stored: Stored[Any]) -> Committed:
+    assert stored.committed is not None
+    return stored.committed
