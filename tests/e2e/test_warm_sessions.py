@@ -64,7 +64,7 @@ async def test_a_turn_of_a_known_session_reads_neither_its_head_nor_its_log(worl
     database = f"{world.database}_warm_{before}"
     recorder = Recorder(database)
     monitoring.register(recorder)
-    slow = {"poll": timedelta(minutes=5), "sweep": timedelta(minutes=5), "lease": timedelta(minutes=5)}
+    slow: dict[str, Any] = {"poll": timedelta(minutes=5), "sweep": timedelta(minutes=5), "lease": timedelta(minutes=5)}
     async with (
         harness.serving(world.mongo_uri, database, world.model, agents=AGENTS, **slow) as running,
         harness.connect(running.address) as stubs,

@@ -112,7 +112,7 @@ async def run_a_turn(replica: Replica) -> Snapshot:
         draft.put_turn(replace(draft.turn, iterations=draft.turn.iterations + 1))
         if ends:
             draft.put_turn(draft.turn.ended_as(TurnState.COMPLETED, at=replica.at))
-            draft.say(TurnCompleted(stop_reason=StopReason.FINISHED, usage=Usage()), turn=draft.turn)
+            draft.say(TurnCompleted(message_id="said", stop_reason=StopReason.FINISHED, usage=Usage()), turn=draft.turn)
             draft.go_on_with_queue()
         step = draft.step(step_id=new_id("step"), fence=running.head.fence, lease_for=LEASE)
         verdict = await replica.journal.commit(step)
