@@ -21,6 +21,7 @@ def step(*turns: Turn, after: int) -> Step:
         session_id="s",
         last_seq=after,
         fence=1,
+        head_fence=1,
         cancel="",
         events=(),
         turns=turns,
