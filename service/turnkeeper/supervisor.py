@@ -87,8 +87,9 @@ def held(host: str, port: int) -> Iterator[int]:
 
 
 def _hold(family: int, host: str, port: int) -> socket.socket:
-    """Of two supervisors at the same moment one must be refused, so the port is taken by a socket that listens; and kept
-    by one that takes no connections, which is there before the first is gone.
+    """Of two supervisors at the same moment one must be refused: so the port is taken by a socket that listens.
+
+    It is kept by one that takes no connections, and is there before the first is gone.
     """
     with socket.socket(family) as proof:
         proof.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
