@@ -1,6 +1,7 @@
 """Re-queue what lapsed, expire what nobody decided. It runs no turn itself: a claim is the one way in."""
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -10,6 +11,9 @@ from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.faults import fault
 from turnkeeper.store.contract import Store
 from turnkeeper.telemetry.metrics import Metrics
+
+COUNTED = 5
+"""One sweep in so many counts for the metrics too: to count walks over all there is."""
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +43,12 @@ class Sweeper:
 
     async def run(self) -> None:
         """Again and again. After a failed call it waits one lease before it judges others' leases again."""
-        while True:
+        for number in itertools.count():
             await asyncio.sleep(self._interval * (0.75 + self._jitter() / 2))
             try:
                 await self.sweep()
+                if not number % COUNTED:
+                    await self.count()
             except ServiceUnavailable:
                 log.warning("the database does not answer; the sweeper waits one lease")
                 await asyncio.sleep(self._lease.total_seconds())
@@ -56,6 +62,9 @@ class Sweeper:
             self._hint()
         for approval in await self._store.lapsed_approvals(limit=100):
             await self._expire_one(approval)
+
+    async def count(self) -> None:
+        """What all replicas together have, for the metrics."""
         self._metrics.set_pending_approvals(await self._store.pending_approvals())
         self._metrics.set_active_sessions(await self._store.active_sessions())
 
