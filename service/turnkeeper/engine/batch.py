@@ -28,6 +28,9 @@ class Wanted:
         return not self.turn_id or turn_id == self.turn_id
 
 
+EVERYTHING: Final = Wanted()
+
+
 class Batch:
     """Goes into one response. Without events it is a heartbeat. Readers at the same place get the same one."""
 

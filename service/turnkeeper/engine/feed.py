@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TypeVar
 
 from turnkeeper.domain.cursor import Place
-from turnkeeper.engine.batch import Batch, Wanted
+from turnkeeper.engine.batch import EVERYTHING, Batch, Wanted
 from turnkeeper.engine.known import Known, KnownTurns
 from turnkeeper.engine.preview import Preview
 from turnkeeper.engine.waking import Signal, either
@@ -28,6 +28,8 @@ T = TypeVar("T")
 RING_EVENTS = 256
 RING_BYTES = 1 << 20
 KEPT_TEXTS = 4
+SHARED = 8
+"""Batches that are kept: for as many places at which watchers stand, or wishes that they have."""
 RARELY = 10
 """One poll in so many is made while hints come: it finds what a hint that got lost would have told."""
 CROWD = 3
@@ -53,6 +55,7 @@ class Feed:
         "_published_at",
         "_ring",
         "_ring_bytes",
+        "_wish",
         "changed",
         "grown",
         "known",
@@ -84,8 +87,9 @@ class Feed:
         """At the next event or piece of text."""
         self.grown = Signal()
         """At the next durable event."""
-        self._made: dict[tuple[Place, Wanted], Batch] = {}
+        self._made: list[tuple[Place, Wanted, Batch]] = []
         self._made_at = 0
+        self._wish = EVERYTHING
         self._ring: list[StoredEvent] = []
         self._published_at: list[float] = []
         self._ring_bytes = 0
@@ -107,6 +111,12 @@ class Feed:
         preview = self.begin(turn_id=turn_id, message_id=message_id, attempt=attempt, since=since)
         preview.ours = False
         return preview
+
+    def same(self, wanted: Wanted) -> Wanted:
+        """The same wish, and the same object as its neighbours have, where that can be told at once."""
+        if self._wish != wanted:
+            self._wish = wanted
+        return self._wish
 
     def show(self) -> None:
         """Somebody watches the text, also that of a turn that runs elsewhere."""
@@ -158,16 +168,19 @@ class Feed:
         """What another watcher at this place, with the same wish, was given since the last change."""
         if self._made_at != self.changed.fired:
             return None
-        batch = self._made.get((place, wanted))
-        return batch if batch is not None and batch.counts else None
+        for at, wish, batch in self._made:
+            if (at is place or at == place) and (wish is wanted or wish == wanted):
+                return batch if batch.counts else None
+        return None
 
     def share(self, place: Place, wanted: Wanted, batch: Batch) -> None:
         """With watchers at the same place."""
         if self.watchers < CROWD:
             return
         if self._made_at != self.changed.fired:
-            self._made, self._made_at = {}, self.changed.fired
-        self._made[place, wanted] = batch
+            self._made, self._made_at = [], self.changed.fired
+        if len(self._made) < SHARED:
+            self._made.append((place, wanted, batch))
 
     def passed(self, event: StoredEvent) -> None:
         """A reader met this event, perhaps before the preview's owner knows of it."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Self
 
 from turnkeeper.domain.cursor import Place
-from turnkeeper.engine.batch import BATCH_EVENTS, NONE, Batch, Wanted
+from turnkeeper.engine.batch import BATCH_EVENTS, EVERYTHING, NONE, Batch, Wanted
 from turnkeeper.engine.collect import Collector, PreviewCodec
 from turnkeeper.engine.feed import RESETS, Feeds, Key
 from turnkeeper.engine.known import Known
@@ -29,7 +29,6 @@ APPEARS = 1.0
 
 LAST = frozenset({"session_ended", "session_expired"})
 """After these nothing comes any more."""
-EVERYTHING = Wanted()
 
 
 class Follower:
@@ -90,6 +89,7 @@ class Reading:
         "_over",
         "_page",
         "_sent_at",
+        "_signal",
         "_told",
         "_turns",
         "_wanted",
@@ -104,6 +104,7 @@ class Reading:
         self._ends_at = ends_at
         self._opened_at = time.monotonic()
         self._feed = by.feeds.enter(key)
+        self._signal = self._feed.grown
         self._turns = self._feed.know_turns() if knows_turns else None
         self._wanted = EVERYTHING
         self._page: Sequence[StoredEvent] = ()
@@ -135,9 +136,10 @@ class Reading:
 
         Raises CursorExpired below what is kept, InvalidRequest for a place beyond the log, SessionNotFound.
         """
-        self.place, self._wanted = start, wanted
+        self.place, self._wanted = start, self._feed.same(wanted)
         self._sent_at = asyncio.get_running_loop().time()
         if wanted.previews:
+            self._signal = self._feed.changed
             self._feed.show()
         if head is not None or not self._reaches(start):
             await self._check_start(start, head)
@@ -148,31 +150,30 @@ class Reading:
         Raises CursorExpired below what is kept, SessionNotFound once the session is deleted, and, with the place in
         `Ended.place`, the planned ends StreamRotated and ServerDraining.
         """
-        clock, feed, previews = asyncio.get_running_loop().time, self._feed, self._wanted.previews
+        clock, signal = asyncio.get_running_loop().time, self._signal
         self._delivered(clock())
         while not self._over:
-            if self._begun:
-                await self._check_end()
-            signal = feed.changed if previews else feed.grown
+            if self._check_end(clock()):
+                await self._by.head(self._key)
             seen = signal.fired
-            batch = feed.shared(self.place, self._wanted) if self._told and not self._page else None
-            batch = batch or await self._collect()
+            batch = self._shared() or await self._collect()
             if self._take(batch):
                 return batch
             if not self._at_end(batch):
                 if not batch.kinds:
                     await asyncio.sleep(BEHIND)
                 continue
+            until = min(self._sent_at + self._by.heartbeat, self._ends_at)
             if signal.fired == seen:
                 self._future = signal.next()
-                self._by.alarms.set(self, min(self._sent_at + self._by.heartbeat, self._ends_at))
+                self._by.alarms.set(self, until)
                 del batch  # nothing is kept while there is nothing to say
                 try:
                     await self._future
                 finally:
                     signal.leave(self._future)
                     self._future = None
-            if clock() >= min(self._sent_at + self._by.heartbeat, self._ends_at):
+            if clock() >= until:
                 return Batch(self.place)
         return None
 
@@ -194,6 +195,9 @@ class Reading:
 
     def _at_end(self, batch: Batch) -> bool:
         return batch.place.sequence >= self._feed.last_seq and not batch.full
+
+    def _shared(self) -> Batch | None:
+        return self._feed.shared(self.place, self._wanted) if self._told and not self._page else None
 
     async def _collect(self) -> Batch:
         feed, place, wanted = self._feed, self.place, self._wanted
@@ -259,14 +263,15 @@ class Reading:
         if self.place.live and self._kinds and (lag := self._feed.lag(self.place.sequence)) is not None:
             self._by.metrics.delivery_lag(lag)
 
-    async def _check_end(self) -> None:
-        """Raises what ends the stream here: the session was deleted, or an end that was planned."""
-        if "session_updated" in self._kinds:
-            await self._by.head(self._key)
+    def _check_end(self, now: float) -> bool:
+        """Raises an end that was planned, once the first batch was delivered. True: the session may be deleted."""
+        if not self._begun:
+            return False
         if self._by.feeds.draining:
             raise Ended(ServerDraining(session_id=self._key[1]), self.place)
-        if asyncio.get_running_loop().time() >= self._ends_at:
+        if now >= self._ends_at:
             raise Ended(StreamRotated(session_id=self._key[1]), self.place)
+        return "session_updated" in self._kinds
 
     async def _read(self, after: int) -> Sequence[StoredEvent]:
         """The next events by a page of the log; what a batch leaves over is kept for the next."""

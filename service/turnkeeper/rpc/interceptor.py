@@ -25,6 +25,7 @@ from turnkeeper.telemetry.spans import Spans
 
 ABORT_TIME = 2.0
 """Seconds that an abort may take: it may not reach the client."""
+LATE = -1.0
 OWN = "turnkeeper.v1."
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -110,25 +111,26 @@ class Boundary(aio.ServerInterceptor):
 
     def _stream(self, inner: Callable[[Any, Context], Any]) -> Run:
         async def run(request: Any, context: Context) -> None:
-            responses = inner(request, context)
+            responses, writes, task = inner(request, context), self._writes, asyncio.current_task()
             del request
             self._metrics.stream_opened()
             try:
                 async for response in responses:
-                    await self._write(context, response)
+                    writes.begin(task)
+                    try:
+                        await context.write(response)
+                    except asyncio.CancelledError:
+                        if not writes.is_late(task):
+                            raise
+                        self._metrics.slow_consumer("WRITE_TIMEOUT")
+                        raise SlowConsumer from None
+                    finally:
+                        writes.end(task)
             finally:
                 await responses.aclose()
                 self._metrics.stream_closed()
 
         return run
-
-    async def _write(self, context: Context, response: Any) -> None:
-        try:
-            with self._writes.begun():
-                await context.write(response)
-        except TimeoutError as error:
-            self._metrics.slow_consumer("WRITE_TIMEOUT")
-            raise SlowConsumer from error
 
     def _told(self, error: BaseException, service: str, method: str) -> SessionError:
         """The error that the caller is told: ours as it is, anything else as a defect that shows nothing."""
@@ -162,48 +164,41 @@ class Boundary(aio.ServerInterceptor):
 
 
 class Writes:
-    """The writes that are under way, and one timer for all: each may take `timeout` seconds."""
+    """The writes that are under way, by their tasks, and one timer for all: each may take `timeout` seconds."""
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
-        self._begun: dict[asyncio.Task[Any], float] = {}
+        self._begun: dict[asyncio.Task[Any] | None, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def begun(self) -> "Writes":
-        """A block with one write of the running task; raises TimeoutError when it took too long."""
-        return self
-
-    def __enter__(self) -> None:
+    def begin(self, task: asyncio.Task[Any] | None) -> None:
+        """From here on it is cancelled when it takes too long."""
         loop = asyncio.get_running_loop()
-        self._begun[_this_task()] = loop.time()
+        self._begun[task] = loop.time()
         if self._timer is None:
             self._timer = loop.call_later(self._timeout, self._look)
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        task = _this_task()
-        late = self._begun.pop(task) < 0
-        if late and task.uncancel() == 0 and kind is asyncio.CancelledError:
-            raise TimeoutError
+    def is_late(self, task: asyncio.Task[Any] | None) -> bool:
+        """The task was cancelled, and by nobody else; it is not, from here on."""
+        return self._begun[task] == LATE and task is not None and task.uncancel() == 0
+
+    def end(self, task: asyncio.Task[Any] | None) -> None:
+        del self._begun[task]
 
     def _look(self) -> None:
         """The oldest are first. What was found late is cancelled once."""
         self._timer = None
         loop = asyncio.get_running_loop()
         for task, at in self._begun.items():
+            if at == LATE:
+                continue
             left = at + self._timeout - loop.time()
-            if at >= 0 and left > 0:
+            if left > 0:
                 self._timer = loop.call_later(left, self._look)
                 return
-            if at >= 0:
-                self._begun[task] = -1.0
+            self._begun[task] = LATE
+            if task is not None:
                 task.cancel()
-
-
-def _this_task() -> asyncio.Task[Any]:
-    task = asyncio.current_task()
-    if task is None:
-        raise RuntimeError("there is no task")
-    return task
 
 
 def _parsed(data: bytes, parse: Callable[[bytes], Any], *, checked: bool) -> Any:
