@@ -12,7 +12,9 @@ import pytest
 from tests.bench.__main__ import run
 from tests.bench.bench import Bench, Measure, Scale
 from tests.bench.figures import Invalid, Row, row
+from tests.bench.jobs import watch
 from tests.bench.jobs.turns import create_sessions, read_back
+from tests.bench.measures import MEASURES, watchers
 from tests.demo.program import children
 from tests.processes import alive
 
@@ -61,6 +63,38 @@ async def test_a_turn_that_is_not_whole_makes_the_run_invalid(
     assert await run([Measure("wrong", "wrong on purpose", wrong)], Scale(rounds=1, turns=4), out) == 1
     assert not out.exists()
     assert "this run does not count: stream_turns: " in capsys.readouterr().err
+
+
+@pytest.mark.timeout(240)
+async def test_a_small_bench_says_what_watching_and_deciding_cost(tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    chosen = [each for each in MEASURES if each.name in ("replay", "delivery", "decisions")]
+    assert (
+        await run([*chosen, Measure("watched", "one scene", _watched)], Scale(rounds=1, turns=4, quick=True), out) == 0
+    )
+    rows = {each["name"]: each for each in orjson.loads(out.read_bytes())}
+    assert rows["replay.events"]["ratio"] > 0
+    assert rows["deliver.total_here.p50"]["value"] > 0
+    assert rows["deliver.total_there.p50"]["value"] > 0
+    assert rows["decision.completed.p50"]["value"] >= rows["decision.started.p50"]["value"]
+    assert rows["watched"]["value"] > 0
+
+
+async def _watched(bench: Bench) -> list[Row]:
+    """Three watchers, of the service and of its floor, which is recorded from it; and an answer that is another."""
+    found = await watchers.played(bench, watchers.Scene(3, turns=2, quick_turns=2))
+    events = {name: {each.events for each in rounds} for name, rounds in found.items()}
+    assert events["F3"] == events["F3 live"]
+    assert min(events["subject"]) >= 3 * 2 * 4
+    server = await bench.parts.subject()
+    (session,) = await bench.parts.load.run(create_sessions, address=server.address, count=1)
+    at = {"address": server.address, "session_id": session}
+    await bench.parts.load.run(watch.open_watchers, **at, count=2)
+    with pytest.raises(Invalid, match="a turn ended TURN_STATE_COMPLETED"):
+        await bench.parts.load.run(watch.talk, **at, message="at once", answer="another", count=1)
+    with pytest.raises(Invalid, match="other answers"):
+        await bench.parts.load.run(watch.heard, answer="another", count=1)
+    return [row("watched", "", [each.per_second for each in found["subject"]], unit="/s")]
 
 
 @pytest.mark.timeout(120)

@@ -40,7 +40,7 @@ class Talk:
         chosen = self.sessions[: PLACES[turn]]
         each = WINDOW // len(chosen)
         for session in chosen:
-            await self.go_on([session], _first(turn, each) - 1 - self.had.get(session, 0))
+            await self.go_on([session], first(turn, each) - 1 - self.had.get(session, 0))
         async with self.bench.window(self.server) as spent:
             await self.go_on(chosen, each)
         return 1000 * spent.server / WINDOW
@@ -121,7 +121,7 @@ async def _model_costs(bench: Bench, places: list[int]) -> tuple[dict[int, float
     return sending, asking
 
 
-def _first(turn: int, each: int) -> int:
+def first(turn: int, each: int) -> int:
     """The first of so many turns with this one in their middle; the last of them is never beyond the thousandth."""
     return turn if turn == 1 else min(turn - (each - 1) // 2, max(PLACES) - each + 1)
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
-from tests.bench.bench import Bench, Measure
+from tests.bench.bench import Bench, Measure, Measured
 from tests.bench.figures import Invalid, Row, row
 from tests.bench.jobs import idle as jobs
 from tests.bench.jobs import turns
@@ -79,17 +79,17 @@ async def _streams(bench: Bench, server: Served, *, shared: bool) -> float:
     return grown
 
 
-async def growth(bench: Bench, server: Served, more: Callable[[int, int], Awaitable[None]]) -> float:
+async def growth(bench: Bench, server: Measured, more: Callable[[int, int], Awaitable[None]]) -> float:
     """KiB of resident memory for each of those that `more(start, count)` adds."""
     warm, count = QUICK if bench.scale.quick else (WARM, COUNT)
-    bench.say(f"{warm}, then {count} at {server.program.name}")
+    bench.say(f"{warm}, then {count} more")
     await more(0, warm)
     before = await _settled(server)
     await more(warm, count)
     return (await _settled(server) - before) / count
 
 
-async def _settled(server: Served) -> int:
+async def _settled(server: Measured) -> int:
     """KiB, once it does not change any more, or has had its time."""
     last, same = 0, 0
     for _ in range(LOOKS):

@@ -36,7 +36,7 @@ async def live(bench: Bench) -> list[Row]:
     """One session with previews: to one watcher, and to a hundred, as fast as it goes and at a model's pace."""
     rows = []
     for scene in SCENES:
-        found = await _played(bench, scene)
+        found = await played(bench, scene)
         ours, sent, told = found["subject"], found["F3"], found["F3 live"]
         if not scene.paced:
             rates, floor = [each.per_second for each in ours], [each.per_second for each in sent]
@@ -79,7 +79,7 @@ class Scene:
 SCENES = (Scene(1, 50, 10), Scene(MANY, 20, 4), Scene(MANY, 4, 1, paced=True))
 
 
-async def _played(bench: Bench, scene: Scene) -> dict[str, list[Delivered]]:
+async def played(bench: Bench, scene: Scene) -> dict[str, list[Delivered]]:
     subject = await bench.parts.subject()
     kept = bench.parts.folder / scene.name
     bench.say(f"{scene.about}: to be recorded")

@@ -1,0 +1,53 @@
+"""The arithmetic of the measures."""
+
+import os
+from typing import ClassVar
+
+import pytest
+
+from tests.bench.bench import Bench, Scale
+from tests.bench.jobs.watch import Audience, Watcher
+from tests.bench.measures import growth, idle, latency
+
+
+def test_the_cost_of_the_bytes_is_taken_off_a_late_turn_and_no_more() -> None:
+    cost, sending, asking = {1: 5.0, 10: 5.5, 1000: 9.0}, {1: 1.0, 10: 1.5, 1000: 3.0}, {1: 2.0, 10: 2.5, 1000: 8.0}
+    rows = {row.name: row for row in growth.rows_of(1000, cost, sending, asking)}
+    assert (rows["growth.1000"].value, rows["growth.1000"].floor) == (9.0 - 2.0, 5.5 - 0.5)
+    assert (rows["growth.1000.all"].value, rows["growth.1000.all"].floor) == (9.0, 5.5)
+
+
+@pytest.mark.parametrize("turn", growth.PLACES)
+def test_a_turn_is_in_the_middle_of_its_window(turn: int) -> None:
+    each = growth.WINDOW // growth.PLACES[turn]
+    first = growth.first(turn, each)
+    assert first <= turn <= first + each - 1 <= 1000
+    assert turn in (1, 1000) or abs(turn - (first + (each - 1) / 2)) <= 0.5
+
+
+def test_percentiles_are_of_each_round() -> None:
+    rounds = [{"there": [float(each) for each in range(1, 101)]}, {"there": [7.0] * 100}, {"there": [1.0] * 100}]
+    rows = {row.name: row.value for row in latency.percentiles("deliver", rounds, {"there": "to another"})}
+    assert rows == {"deliver.there.p50": 7.0, "deliver.there.p99": 7.0}
+
+
+async def test_memory_is_what_each_further_one_adds() -> None:
+    class Ourselves:
+        pids: ClassVar = [os.getpid()]
+
+    kept: list[bytearray] = []
+
+    async def more(start: int, count: int) -> None:
+        kept.extend(bytearray(os.urandom(64 * 1024)) for _ in range(start, start + count))
+
+    bench = Bench(None, Scale(quick=True), lambda _: None)  # type: ignore[arg-type]  # no parts are needed
+    assert await idle.growth(bench, Ourselves(), more) == pytest.approx(64, rel=0.1)
+    assert len(kept) == sum(idle.QUICK)
+
+
+def test_what_is_recorded_of_a_watcher_is_told_by_turns() -> None:
+    audience, watcher = Audience(), Watcher(None)
+    audience.began = [10.0, 20.0]
+    watcher.responses, watcher.times = [b"a", b"b", b"c"], [10.5, 19.5, 20.25]
+    told = audience.recording(watcher)
+    assert b'"turns":[[[0.5,"YQ=="],[9.5,"Yg=="]],[[0.25,"Yw=="]]]' in told
