@@ -15,9 +15,11 @@ import orjson
 
 from tests.bench import runner
 from tests.bench.figures import Invalid
+from tests.bench.floors.serving import PORT
 from tests.chaos.programs import REPOSITORY, Program
 from tests.chaos.servers import environment
 from tests.demo.program import children
+from turnkeeper import supervisor
 from turnkeeper.store.embedded import EmbeddedMongo
 from turnkeeper.tools.samples import OUTBOX
 
@@ -34,11 +36,14 @@ class Served:
     program: Program
     address: str
     database: str = ""
+    beside: tuple[Program, ...] = ()
+    """Programs that share its port."""
 
     @property
     def pids(self) -> list[int]:
-        """Its process, and those that it has started."""
-        return [self.program.pid, *children(self.program.pid)]
+        """Its processes, and those that they have started."""
+        programs = [each.pid for each in (self.program, *self.beside)]
+        return [*programs, *(child for pid in programs for child in children(pid))]
 
 
 class Runner:
@@ -117,6 +122,17 @@ class Parts:
             )
             self._shared[key] = Served(program, await _address(program))
         return self._shared[key]
+
+    @contextlib.asynccontextmanager
+    async def floor_of(self, processes: int, name: str) -> AsyncIterator[Served]:
+        """A floor of so many processes on one port, of one's own."""
+        async with AsyncExitStack() as stack:
+            variables = {PORT: str(stack.enter_context(supervisor.held("127.0.0.1", 0)))}
+            words = [f"tests.bench.floors.{name}", self.model_url]
+            labels = [f"{name}-of-{processes}-{number}" for number in range(processes)]
+            programs = [await stack.enter_async_context(self._program(label, words, **variables)) for label in labels]
+            addresses = [await _address(each) for each in programs]
+            yield Served(programs[0], addresses[0], beside=tuple(programs[1:]))
 
     @contextlib.asynccontextmanager
     async def server(

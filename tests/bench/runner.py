@@ -20,7 +20,7 @@ from turnkeeper.rpc.server import OPTIONS
 
 LINE_LIMIT = 256 * 1024 * 1024
 READY = "runner: ready"
-CHANNELS = 4
+CHANNELS = 8
 
 
 class Channels:

@@ -1,12 +1,16 @@
-"""What the gRPC floors share: our options, uvloop, a free port, and no more."""
+"""What the gRPC floors share: our options, uvloop, a free port (or one that several processes share), and no more."""
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine
+from typing import Final
 
 import uvloop
 from grpc import aio
 
 from turnkeeper.rpc.server import OPTIONS
+
+PORT: Final = "BENCH_SHARED_PORT"
 
 
 def serve(add: Callable[[aio.Server], None]) -> None:
@@ -16,9 +20,10 @@ def serve(add: Callable[[aio.Server], None]) -> None:
 
 
 async def _serve(add: Callable[[aio.Server], None]) -> None:
-    server = aio.server(options=OPTIONS)
+    port = int(os.environ.get(PORT, "0"))
+    server = aio.server(options=(*OPTIONS, ("grpc.so_reuseport", int(port > 0))))
     add(server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     print(f"floor: serving on 127.0.0.1:{port}", flush=True)
     await asyncio.Event().wait()

@@ -42,12 +42,16 @@ async def telemetry(bench: Bench) -> list[Row]:
 
 
 async def processes(bench: Bench) -> list[Row]:
-    """Two processes on one port. On two cores they share these with the database, the model and the load generator."""
+    """Two processes on one port, beside one, and beside two of F2.
+
+    On two cores they share these with the database, the model and the load generator.
+    """
     async with (
         bench.parts.server("one", "--processes", "1", database="processes-1") as one,
         bench.parts.server("two", "--processes", "2", database="processes-2") as two,
+        bench.parts.floor_of(2, "relay") as relay,
     ):
-        servers = {"one": one, "two": two}
+        servers = {"one": one, "two": two, "F2": relay}
         found = await bench.alternate(
             {name: partial(bench.turns, server, concurrency=MOST) for name, server in servers.items()}
         )
@@ -66,6 +70,20 @@ async def processes(bench: Bench) -> list[Row]:
             [each.server_ms for each in ours],
             unit="ms",
             floor=[each.server_ms for each in floor],
+        ),
+        row(
+            "processes.F2.turns",
+            f"turns a second with --processes 2, {MOST} concurrent; floor: F2 of two processes",
+            [each.per_second for each in ours],
+            unit="/s",
+            floor=[each.per_second for each in found["F2"]],
+        ),
+        row(
+            "processes.F2.cpu",
+            f"server CPU per turn with --processes 2, {MOST} concurrent; floor: F2 of two processes",
+            [each.server_ms for each in ours],
+            unit="ms",
+            floor=[each.server_ms for each in found["F2"]],
         ),
     ]
 
