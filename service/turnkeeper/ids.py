@@ -4,11 +4,12 @@ import hashlib
 from collections.abc import Callable
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS = tuple(first + second for first in ALPHABET for second in ALPHABET)
 
 
 def encode(number: int) -> str:
     """26 characters for 128 bits; the order of the texts is that of the numbers."""
-    return "".join(ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
+    return "".join([_PAIRS[(number >> shift) & 1023] for shift in range(120, -1, -10)])
 
 
 def ulid(*, milliseconds: int, random_bits: int) -> str:

@@ -5,6 +5,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from fnmatch import fnmatchcase
+from functools import cached_property
 
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolSpec
 
@@ -29,9 +30,12 @@ class AgentLimits:
     parallel_tools: int = 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Agent:
-    """One version of an agent. `base_url` and `api_key_env` name another model server than the default one."""
+    """One version of an agent. `base_url` and `api_key_env` name another model server than the default one.
+
+    Without slots: its version is computed once, for every turn asks for it.
+    """
 
     name: str
     model: str
@@ -44,7 +48,7 @@ class Agent:
     policy: tuple[PolicyRule, ...] = ()
     limits: AgentLimits = field(default_factory=AgentLimits)
 
-    @property
+    @cached_property
     def version(self) -> str:
         """12 hexadecimal digits of the content's SHA-256: the same content is the same version anywhere."""
         content = json.dumps(asdict(self), sort_keys=True, default=str)
