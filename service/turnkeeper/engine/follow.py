@@ -26,6 +26,8 @@ BEHIND = 0.05
 """Seconds until the log is read again when it does not show yet what was heard of: a new primary may lag behind."""
 APPEARS = 1.0
 """Seconds that a place beyond the log's end has to appear."""
+PAGE_LEAST, PAGE_MOST, PAGE_BYTES = 8, 256, 256 * 1024
+"""Events of a page of the log: as many as should have so many bytes, after what the page before had."""
 
 LAST = frozenset({"session_ended", "session_expired"})
 """After these nothing comes any more."""
@@ -85,6 +87,7 @@ class Reading:
         "_future",
         "_key",
         "_kinds",
+        "_limit",
         "_opened_at",
         "_over",
         "_page",
@@ -107,6 +110,7 @@ class Reading:
         self._signal = self._feed.grown
         self._turns = self._feed.know_turns() if knows_turns else None
         self._wanted = EVERYTHING
+        self._limit = BATCH_EVENTS
         self._page: Sequence[StoredEvent] = ()
         self._kinds = NONE
         self._told = self._begun = self._over = False
@@ -276,8 +280,10 @@ class Reading:
     async def _read(self, after: int) -> Sequence[StoredEvent]:
         """The next events by a page of the log; what a batch leaves over is kept for the next."""
         self._by.metrics.replay("LOG")
-        read = await self._by.store.events(*self._key, after=after, limit=BATCH_EVENTS)
+        read = await self._by.store.events(*self._key, after=after, limit=self._limit)
         unbroken = [event for number, event in enumerate(read, after + 1) if event.sequence == number]
+        size = sum(len(event.payload) for event in unbroken)
+        self._limit = max(PAGE_LEAST, min(PAGE_MOST, PAGE_BYTES * len(unbroken) // (size + 1)))
         if not unbroken:
             # Not the next: the log was trimmed under this stream, or is broken. Nothing: or this primary lags behind.
             check_kept(after, await self._by.head(self._key))

@@ -94,7 +94,7 @@ class Reads:
             match["turn_id"] = turn_id
         fields = {"_id": 0, "seq": 1, "kind": 1, "turn_id": 1, "payload": 1}
         with database_errors():
-            found = self._connection.events.find(match, fields).sort("seq").limit(limit)
+            found = self._connection.events.find(match, fields).sort("seq").limit(limit).batch_size(limit)
             return [event_of(each) for each in await found.to_list(limit)]
 
     async def last_seqs(self, sessions: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], int]:
