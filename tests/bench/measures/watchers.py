@@ -134,7 +134,7 @@ def _first_of(responses: Path) -> Path:
 async def replay(bench: Bench) -> list[Row]:
     """A log that is read from its beginning by several at once; nothing of it is in the server's memory."""
     load, subject = bench.parts.load, await bench.parts.subject()
-    answer, count = answer_to("at once"), 40 if bench.scale.quick else 200
+    answer, count = answer_to("at once"), 60 if bench.scale.quick else 400
     (session,) = await load.run(turns.create_sessions, address=subject.address, count=1)
     bench.say(f"a session of {count} turns")
     talk = {"address": subject.address, "message": "at once", "answer": answer}
