@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Generic, TypeVar
 
@@ -32,13 +32,13 @@ T = TypeVar("T")
 class Stored(Generic[T]):
     """What a decision came to. `draft` is as it was stored; `committed` None: there was nothing to store.
 
-    `read_at`: when the draft's clock was read, by the monotonic clock.
+    `seen`: what it was decided on.
     """
 
     value: T
     draft: Draft
     committed: Committed | None
-    read_at: float
+    seen: Seen
 
 
 class Journal:
@@ -109,7 +109,7 @@ class Journal:
                 raise SessionNotFound(session_id=session_id)
             if snapshot.request is not None:
                 return snapshot.request
-            seen = Seen(snapshot, time.monotonic())
+            seen = Seen.now(snapshot)
             draft = self._draft(seen)
             stored = await self._put(draft, decide(draft), seen)
             if stored is not None:
@@ -135,11 +135,11 @@ class Journal:
     async def _put(self, draft: Draft, value: T, seen: Seen) -> Stored[T] | RequestRecord | None:
         """None when it is stale."""
         if not draft.changes_something:
-            return Stored(value, draft, None, seen.read_at)
+            return Stored(value, draft, None, seen)
         verdict = await self.commit(draft.step(step_id=self.new_id(), fence=None))
         if isinstance(verdict, Committed):
-            self._warm.keep(Seen(draft.result(verdict, by_owner=False), seen.read_at))
-            return Stored(value, draft, verdict, seen.read_at)
+            self._warm.keep(replace(seen, snapshot=draft.result(verdict, by_owner=False)))
+            return Stored(value, draft, verdict, seen)
         if isinstance(verdict, Duplicate):
             return verdict.record
         self._metrics.append_retry("STALE")

@@ -176,7 +176,7 @@ class TurnRun:
                 fault("turn.before_end")
             committed = await self._commit(draft)
             if committed is not None:
-                self.seen = Seen(draft.result(committed, by_owner=True), self.seen.read_at)
+                self.seen = replace(self.seen, snapshot=draft.result(committed, by_owner=True))
                 self._memory.take(draft.said(committed))
                 self._start_tools(launch)
                 return
@@ -224,7 +224,7 @@ class TurnRun:
             except ServiceUnavailable:
                 await asyncio.sleep(0.1 + self._parts.jitter() * 0.4)
                 continue
-            self.seen = Seen(snapshot, time.monotonic())
+            self.seen = Seen.now(snapshot)
             return
 
     # --- the model ---------------------------------------------------------------------------------------------

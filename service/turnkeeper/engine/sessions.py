@@ -1,6 +1,5 @@
 """Create sessions, and change them in one step with all their turns."""
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -115,7 +114,7 @@ class Sessions:
         """Its first message comes next."""
         session, head = await self.get(tenant, session_id)
         snapshot = Snapshot(head=head, session=session, turn=None, calls=(), approvals=())
-        self._warm.keep(Seen(snapshot, time.monotonic()))
+        self._warm.keep(Seen.now(snapshot))
         return session, head
 
     async def change(self, tenant: str, session_id: str, decide: Decide, *, deleted: bool = False) -> int:

@@ -11,7 +11,6 @@ from turnkeeper.engine.draft import Draft
 from turnkeeper.engine.feed import Feeds, Key, Waiting
 from turnkeeper.engine.journal import Journal, Stored
 from turnkeeper.engine.requests import NewMessage, Taker, accept, cancel_unowned, take_up
-from turnkeeper.engine.warm import Seen
 from turnkeeper.engine.worker import Worker
 from turnkeeper.errors import (
     InternalError,
@@ -205,7 +204,8 @@ class Turns:
         if stored.committed is None:
             raise InternalError
         after = stored.draft.result(stored.committed, by_owner=False)
-        seen = Seen(replace(after, turn=stored.value[0], calls=(), approvals=(), request=None), stored.read_at)
+        after = replace(after, turn=stored.value[0], calls=(), approvals=(), request=None)
+        seen = replace(stored.seen, snapshot=after)
         self._worker.adopt(seen, began=began, said=stored.draft.said(stored.committed))
 
     def _repeat(self, record: RequestRecord, fingerprint: str) -> RequestRecord:

@@ -9,7 +9,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Self
 
 from turnkeeper.domain.event import Event
 from turnkeeper.domain.history import Entry
@@ -24,21 +25,29 @@ SESSIONS = 1024
 MEMORY_BYTES = 32 * 1024 * 1024
 """Of all conversations: a thousand of thirty messages, or ten of three thousand."""
 GOOD_FOR = 600.0
-"""Seconds. The snapshot's clock is the database's as it was read: a later primary's may differ."""
+"""Seconds from the reading. The snapshot's clock is the database's as it was then: a later primary's may differ."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A snapshot, and when its clock was read, by the monotonic clock of this process."""
+    """A snapshot as it was read, or as steps of this replica have left it since.
+
+    `clock`: the database's at the reading; `read_at`: when that was, by the monotonic clock of this process.
+    """
 
     snapshot: Snapshot
+    clock: datetime
     read_at: float
 
-    def by_now(self, now: float) -> "Seen":
+    @classmethod
+    def now(cls, snapshot: Snapshot) -> Self:
+        """Read just now."""
+        return cls(snapshot, snapshot.head.now, time.monotonic())
+
+    def by_now(self, now: float) -> Self:
         """With the database's clock as it must be by now: an expiry is computed from it."""
-        passed = timedelta(seconds=now - self.read_at)
-        head = replace(self.snapshot.head, now=self.snapshot.head.now + passed)
-        return Seen(replace(self.snapshot, head=head), self.read_at + passed.total_seconds())
+        head = replace(self.snapshot.head, now=self.clock + timedelta(seconds=now - self.read_at))
+        return replace(self, snapshot=replace(self.snapshot, head=head))
 
 
 class Warm:
@@ -71,7 +80,8 @@ class Warm:
             self._forget(key)
         if head.deleted or head.active_turn or head.queue:
             return
-        self._seen[key] = Seen(replace(seen.snapshot, turn=None, calls=(), approvals=(), request=None), seen.read_at)
+        idle = replace(seen.snapshot, turn=None, calls=(), approvals=(), request=None)
+        self._seen[key] = replace(seen, snapshot=idle)
         while len(self._seen) > self._sessions:
             self._seen.popitem(last=False)
 

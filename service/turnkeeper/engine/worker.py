@@ -248,7 +248,7 @@ class Worker:
         snapshot = await self._parts.store.snapshot(*work.key, turn_id=work.turn_id)
         if snapshot is None:
             raise LeaseLost
-        return Seen(snapshot, time.monotonic())
+        return Seen.now(snapshot)
 
     async def _run(self, run: TurnRun, agent: Agent, *, lapses: int, begun: bool) -> None:
         turn = run.turn

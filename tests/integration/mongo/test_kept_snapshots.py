@@ -121,7 +121,7 @@ async def run_a_turn(replica: Replica) -> Snapshot:
         found = await replica.store.snapshot(*replica.key, turn_id=stored.value[0].id)
         assert found is not None
         assert replace(running, head=replace(running.head, now=found.head.now)) == found
-    replica.warm.keep(Seen(running, 0.0))
+    replica.warm.keep(Seen.now(running))
     return running
 
 
@@ -158,7 +158,7 @@ async def test_a_repeat_is_found_by_the_reading_and_on_a_kept_snapshot_by_the_st
     first = await replica.send("one")
     assert isinstance(first, Stored)
     assert await replica.send("one") == first.draft.request
-    replica.warm.keep(Seen(before, 0.0))  # as if the first had been stored by another replica
+    replica.warm.keep(Seen.now(before))  # as if the first had been stored by another replica
     assert await replica.send("one") == first.draft.request
 
 
