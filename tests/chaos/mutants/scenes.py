@@ -36,13 +36,13 @@ def struck(point: str, action: str, *, passages: Sequence[int] = (1,), agent: st
 
 
 async def unsure_commit(stage: Stage) -> Sequence[str]:
-    """The commit of a model's message is done, and answered as if that were not sure."""
+    """The commit of a model's message is done, and answered as if that were not sure; so are renewals before it."""
     finding = Finding(Plan("", "", 0, "auto"))
     async with stage.server() as server, harness.connect(server.address) as keeper:
         talk = Conversation(stage.workshop, finding.plan, label="unsure", armed=keeper, keeper=keeper, verb="say")
         leading = asyncio.create_task(talk.lead(finding))
         await until(lambda: bool(talk.reader.deltas))
-        async with unsure(stage.mongo_uri, times=1):
+        async with unsure(stage.mongo_uri, times=6):
             await leading
     return finding.complaints + await differences(stage.mongo_uri, stage.database)
 

@@ -194,15 +194,19 @@ async def test_a_step_on_a_head_that_somebody_leases_goes_alone(store: MongoStor
 
 
 async def test_a_request_that_was_there_leaves_and_the_rest_is_stored(
-    store: MongoStore, client: Client, database_name: str
+    store: MongoStore, recorder: Recorder, client: Client, database_name: str
 ) -> None:
-    """Its insert meets its like: that transaction is never committed."""
+    """Its insert meets its like: that transaction is never committed; the place in the command says whose it was."""
     places = await _places(store)
     request = a_request(places[2])
     await committed(store.commit(await _step(store, places[2], request=request)))
     steps = [await _step(store, place, request=a_request(place)) for place in places]
     steps[2] = replace(steps[2], request=replace(request, turn_id="another"))
-    verdicts = await _together(store, *steps)
+    with recorder.recording() as commands:
+        verdicts = await _together(store, *steps)
+    rest = [step for step in steps if step is not steps[2]]
+    assert _sessions_of(commands) == [[step.session_id for step in steps], [step.session_id for step in rest]]
+    assert _count(commands, "commitTransaction") == 1
     assert verdicts[2] == Duplicate(request)
     await _not_stored(store, steps[2])
     for step, verdict in zip(steps, verdicts, strict=True):

@@ -86,7 +86,7 @@ class Committer:
             if not self._flying:
                 self._flying = True
                 self._transactions.tasks.start(self._fly())
-        return await asyncio.shield(entry.done)
+        return await entry.done
 
     def _start(self, entries: Sequence[Entry[Any]], work: Coroutine[Any, Any, None]) -> None:
         self._transactions.tasks.start(_to_the_end(entries, work))
