@@ -272,9 +272,9 @@ async def test_a_step_that_cannot_be_written_fails_alone(store: MongoStore) -> N
     await _stored(store, other)
 
 
-@pytest.mark.parametrize("command", ["update", "insert"])
+@pytest.mark.parametrize("command", ["update", "insert", "commitTransaction"])
 @pytest.mark.parametrize("how", [CONFLICT, NEVER_ARRIVED], ids=["conflict", "never-arrived"])
-async def test_a_batch_whose_writes_fail_for_a_while_is_stored_once(
+async def test_a_batch_that_fails_for_a_while_is_stored_once(
     store: MongoStore, failing: FailPoint, how: dict[str, Any], command: str
 ) -> None:
     steps = await _steps(store)
