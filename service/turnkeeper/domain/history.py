@@ -26,7 +26,7 @@ BEGINNINGS = frozenset(
 )
 """The kinds from which `unfinished_turn` is read."""
 ENTRY_BYTES = 1024
-"""What a message takes beside its text: the objects, their ids and places."""
+"""What a message takes beside its text and an adapter's form of it: the objects, their ids and places."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,4 +184,4 @@ def _says_something(message: Message) -> bool:
 
 def _size(message: Message) -> int:
     texts = (message.text, *(each.arguments_json for each in message.tool_requests))
-    return ENTRY_BYTES + sum(map(sys.getsizeof, texts))
+    return ENTRY_BYTES + 2 * sum(map(sys.getsizeof, texts))

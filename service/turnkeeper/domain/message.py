@@ -75,9 +75,11 @@ class Message:
     """One entry of a model's context.
 
     `tool_requests` only with ASSISTANT; `tool_call_id` only with TOOL. Text is Unicode, any length the limits allow.
+    `forms`: what an adapter made of it, by the adapter's name: a long conversation is sent again with every turn.
     """
 
     role: Role
     text: str = ""
     tool_requests: tuple[ToolRequest, ...] = field(default=())
     tool_call_id: str = ""
+    forms: dict[str, object] = field(default_factory=dict, init=False, compare=False, repr=False)

@@ -10,6 +10,7 @@ from turnkeeper.domain.tool import ToolSpec
 from turnkeeper.model.contract import ModelRequest
 from turnkeeper.model.failure import Reason, failure
 
+_FORM = "chat.completions"
 _NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_-]")
 
 
@@ -21,7 +22,7 @@ def body_of(request: ModelRequest, *, limit_field: str) -> dict[str, object]:
     body: dict[str, object] = {
         "model": request.model,
         "stream": True,
-        "messages": [_message(message) for message in request.messages],
+        "messages": [_encoded(message) for message in request.messages],
         "stream_options": {"include_usage": True},
     }
     if request.tools:
@@ -34,6 +35,14 @@ def body_of(request: ModelRequest, *, limit_field: str) -> dict[str, object]:
         schema = {"name": "answer", "schema": _schema(request.response_schema_json)}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
     return body
+
+
+def _encoded(message: Message) -> object:
+    """Made once: for two thousand messages it would cost a good part of a turn, each turn."""
+    form = message.forms.get(_FORM)
+    if form is None:
+        form = message.forms[_FORM] = orjson.Fragment(orjson.dumps(_message(message)))
+    return form
 
 
 def _message(message: Message) -> dict[str, object]:

@@ -121,7 +121,7 @@ def test_the_sessions_of_longest_ago_go_first() -> None:
 
 
 def test_all_conversations_together_stay_within_their_bytes() -> None:
-    kept = warm(sessions=100, memory_bytes=50_000)
+    kept = warm(sessions=100, memory_bytes=90_000)
     for number in range(8):
         remember(kept, f"session {number}", "x" * 10_000)
     assert [known(kept, f"session {number}") for number in range(4, 8)] == [1, 1, 1, 1]
@@ -129,7 +129,7 @@ def test_all_conversations_together_stay_within_their_bytes() -> None:
 
 
 def test_one_that_is_too_large_is_not_kept_and_takes_no_room() -> None:
-    kept = warm(sessions=100, memory_bytes=50_000)
+    kept = warm(sessions=100, memory_bytes=90_000)
     remember(kept, "large", "x" * 60_000)
     assert known(kept, "large") == 0
     for number in range(4):
@@ -138,7 +138,7 @@ def test_one_that_is_too_large_is_not_kept_and_takes_no_room() -> None:
 
 
 def test_a_conversation_that_grows_counts_as_what_it_is_now() -> None:
-    kept = warm(sessions=100, memory_bytes=50_000)
+    kept = warm(sessions=100, memory_bytes=90_000)
     for sequence in range(2, 6):
         remember(kept, "a", "x" * 10_000, sequence=sequence)
     assert known(kept, "a") == 4

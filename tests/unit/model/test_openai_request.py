@@ -16,7 +16,9 @@ from turnkeeper.model.openai_request import body_of
 def sent_call(*, name: str = "t", arguments: str = "{}") -> dict[str, Any]:
     call = ToolRequest(tool_call_id="1", tool=name, arguments_json=arguments)
     message = Message(role=Role.ASSISTANT, text="so", tool_requests=(call,))
-    body: Any = body_of(ModelRequest(model="m", messages=(message,)), limit_field="max_tokens")
+    request = ModelRequest(model="m", messages=(message,))
+    body: Any = orjson.loads(orjson.dumps(body_of(request, limit_field="max_tokens")))
+    assert orjson.loads(orjson.dumps(body_of(request, limit_field="max_tokens"))) == body
     assert body["messages"][0]["content"] == "so"
     function: dict[str, Any] = body["messages"][0]["tool_calls"][0]["function"]
     return function

@@ -344,7 +344,7 @@ def test_a_message_keeps_what_the_reader_needs() -> None:
     theirs = {field.name for field in message_pb2.Message.DESCRIPTOR.fields}
     ours = {field.name for field in fields(Message)}
     assert theirs - ours == {"content", "message_id", "turn_id", "sequence", "finish_reason", "create_time"}
-    assert ours - theirs == {"text"}
+    assert ours - theirs == {"text", "forms"}
 
 
 def test_json_of_a_callers_own_survives() -> None:
