@@ -12,8 +12,10 @@ from tests.bench.jobs import turns
 from tests.bench.parts import Served
 
 WARM, COUNT = 500, 2000
-"""Of streams, or sessions: before anything is measured, so that what all of them share is there; and measured."""
+"""Of streams: before anything is measured, so that what all of them share is there; and measured."""
 QUICK = 200, 300
+RESTING = 1500, 2000
+"""The same of sessions: a replica knows the last 1,024 that were busy, and that memory is theirs in any case."""
 LOOKS = 40
 """At memory, until it stays the same."""
 APART = 0.25
@@ -43,7 +45,7 @@ async def sessions(bench: Bench) -> list[Row]:
     found = {}
     for name, message, state in (("session", "at once", "COMPLETED"), ("waiting", "tell", "AWAITING_APPROVAL")):
         async with bench.parts.server(f"rest-{name}", database=f"rest-{name}") as server:
-            found[name] = await growth(bench, server, partial(_settle, bench, server, message, state))
+            found[name] = await growth(bench, server, partial(_settle, bench, server, message, state), counts=RESTING)
     return [
         row("idle.session", "each session after its turn", [found["session"]], unit="KiB"),
         row("idle.waiting", "each turn that awaits an approval", [found["waiting"]], unit="KiB"),
@@ -62,7 +64,7 @@ async def _settle(bench: Bench, server: Served, message: str, state: str, start:
 
 
 async def _streams(bench: Bench, server: Served, *, shared: bool) -> float:
-    warm, count = QUICK if bench.scale.quick else (WARM, COUNT)
+    warm, count = counts = QUICK if bench.scale.quick else (WARM, COUNT)
     made = ["nobody's"]
     if server.database:
         number = 1 if shared else warm + count
@@ -73,15 +75,17 @@ async def _streams(bench: Bench, server: Served, *, shared: bool) -> float:
             names = [made[number % len(made)] for number in range(start, start + count)]
             await idlers.run(jobs.open_streams, address=server.address, sessions=names)
 
-        grown = await growth(bench, server, more)
+        grown = await growth(bench, server, more, counts=counts)
         if broken := await idlers.run(jobs.broken_streams):
             raise Invalid(f"{broken} idle streams ended")
     return grown
 
 
-async def growth(bench: Bench, server: Measured, more: Callable[[int, int], Awaitable[None]]) -> float:
-    """KiB of resident memory for each of those that `more(start, count)` adds."""
-    warm, count = QUICK if bench.scale.quick else (WARM, COUNT)
+async def growth(
+    bench: Bench, server: Measured, more: Callable[[int, int], Awaitable[None]], *, counts: tuple[int, int]
+) -> float:
+    """KiB of resident memory for each of those that `more(start, count)` adds, after the first of the counts."""
+    warm, count = counts
     bench.say(f"{warm}, then {count} more")
     await more(0, warm)
     before = await _settled(server)

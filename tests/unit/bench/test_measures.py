@@ -41,7 +41,7 @@ async def test_memory_is_what_each_further_one_adds() -> None:
         kept.extend(bytearray(os.urandom(64 * 1024)) for _ in range(start, start + count))
 
     bench = Bench(None, Scale(quick=True), lambda _: None)  # type: ignore[arg-type]  # no parts are needed
-    assert await idle.growth(bench, Ourselves(), more) == pytest.approx(64, rel=0.1)
+    assert await idle.growth(bench, Ourselves(), more, counts=idle.QUICK) == pytest.approx(64, rel=0.1)
     assert len(kept) == sum(idle.QUICK)
 
 
