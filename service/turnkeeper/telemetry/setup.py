@@ -10,17 +10,21 @@ from typing import Literal, TypeAlias, assert_never
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
-from opentelemetry.metrics import Meter, MeterProvider, NoOpMeterProvider
-from opentelemetry.sdk import metrics as sdk_metrics
-from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, MetricExporter, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.export import (
+    ConsoleMetricExporter,
+    MetricExporter,
+    MetricReader,
+    MetricsData,
+    PeriodicExportingMetricReader,
+)
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
-from opentelemetry.trace import Tracer
 from prometheus_client import CollectorRegistry
 
 from turnkeeper.telemetry.drain import drain
+from turnkeeper.telemetry.instruments import Instruments
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.telemetry.quiet import Quiet
 from turnkeeper.telemetry.scrape import Scrape
@@ -53,8 +57,6 @@ class Options:
 class Telemetry:
     """What was started. `prometheus_address` is host:port as it was taken, empty without that exporter."""
 
-    tracer: Tracer
-    meter: Meter
     metrics: Metrics
     spans: Spans
     prometheus_address: str = ""
@@ -91,7 +93,7 @@ def start(
     )
     match exporter:
         case "none":
-            return _telemetry(options, NoOpMeterProvider(), _untraced(resource))
+            return _telemetry(options, Instruments(), _untraced(resource))
         case "console":
             return _pushed(
                 options, resource, ConsoleSpanExporter(out=sys.stderr), ConsoleMetricExporter(out=sys.stderr)
@@ -116,20 +118,20 @@ def _pushed(options: Options, resource: Resource, spans: SpanExporter, metrics: 
     quiet = Quiet(every=_SAME_COMPLAINT_EVERY)
     quiet.begin()
     every = options.metrics_every.total_seconds() * 1000
-    meters = sdk_metrics.MeterProvider(
-        [PeriodicExportingMetricReader(metrics, export_interval_millis=every)], resource, shutdown_on_exit=False
-    )
+    instruments = Instruments()
+    reader = PeriodicExportingMetricReader(metrics, export_interval_millis=every)
+    attach(reader, instruments, resource)
     tracers = TracerProvider(resource=resource, span_limits=_LIMITS, shutdown_on_exit=False)
     tracers.add_span_processor(BatchSpanProcessor(spans))
 
     def close() -> None:
         quiet.mute()
         drain(
-            [meters.shutdown, tracers.shutdown], stop=[metrics.shutdown, spans.shutdown], within=options.shutdown_within
+            [reader.shutdown, tracers.shutdown], stop=[metrics.shutdown, spans.shutdown], within=options.shutdown_within
         )
         quiet.end()
 
-    return _telemetry(options, meters, tracers, closers=[close])
+    return _telemetry(options, instruments, tracers, closers=[close])
 
 
 def _scraped(options: Options, resource: Resource, port: int) -> Telemetry:
@@ -142,14 +144,25 @@ def _scraped(options: Options, resource: Resource, port: int) -> Telemetry:
         why = "is taken; choose another, or 0 for a free one" if taken else "cannot be had on this machine"
         raise TelemetryError(f"the Prometheus address {host}:{port} {why}") from error
     reader = PrometheusMetricReader(scope_info_enabled=False, registry=registry)
-    meters = sdk_metrics.MeterProvider([reader], resource, shutdown_on_exit=False)
+    instruments = Instruments()
+    attach(reader, instruments, resource)
     return _telemetry(
         options,
-        meters,
+        instruments,
         _untraced(resource),
-        closers=[endpoint.close, meters.shutdown],
+        closers=[endpoint.close, reader.shutdown],
         prometheus_address=endpoint.address,
     )
+
+
+def attach(reader: MetricReader, instruments: Instruments, resource: Resource) -> None:
+    """What `reader` exports is what `instruments` have counted, in place of a MeterProvider's."""
+
+    def collect(_reader: MetricReader, **_: object) -> MetricsData:
+        return instruments.read(resource, _SCOPE)
+
+    # The SDK calls it with other arguments than its type says.
+    reader._set_collect_callback(collect)  # type: ignore[arg-type]  # noqa: SLF001 - as a MeterProvider does
 
 
 def _untraced(resource: Resource) -> TracerProvider:
@@ -159,18 +172,15 @@ def _untraced(resource: Resource) -> TracerProvider:
 
 def _telemetry(
     options: Options,
-    meters: MeterProvider,
+    instruments: Instruments,
     tracers: TracerProvider,
     *,
     closers: list[Callable[[], None]] | None = None,
     prometheus_address: str = "",
 ) -> Telemetry:
-    meter, tracer = meters.get_meter(_SCOPE), tracers.get_tracer(_SCOPE)
     return Telemetry(
-        tracer=tracer,
-        meter=meter,
-        metrics=Metrics(meter, provider=options.provider),
-        spans=Spans(tracer, provider=options.provider, record_content=options.record_content),
+        metrics=Metrics(instruments, provider=options.provider),
+        spans=Spans(tracers.get_tracer(_SCOPE), provider=options.provider, record_content=options.record_content),
         prometheus_address=prometheus_address,
         closers=closers or [],
     )

@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 from typing import Any, Self
 
 import pytest
-from opentelemetry.metrics import NoOpMeterProvider
 
 from tests.builders import NOON, Place, a_place, new_id
 from tests.contracts.stores import begin
@@ -23,6 +22,7 @@ from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.store.mongo.store import MongoStore
 from turnkeeper.store.step import Committed, RequestKey, RequestRecord, Snapshot
+from turnkeeper.telemetry.instruments import Instruments
 from turnkeeper.telemetry.metrics import Metrics
 
 LEASE = timedelta(minutes=1)
@@ -43,7 +43,7 @@ class Replica:
         self.journal = Journal(
             self.store,
             Feeds(self.store, poll=1),
-            Metrics(NoOpMeterProvider().get_meter("test")),
+            Metrics(Instruments()),
             warm=self.warm,
             now=lambda: self.at,
             new_id=new_id,

@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from opentelemetry.metrics import NoOpMeterProvider
 
 from tests.builders import Place, a_turn, an_approval, an_event
 from tests.contracts.stores import a_step, begin, committed, head_of, until
@@ -16,6 +15,7 @@ from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.engine.sweeper import Sweeper
 from turnkeeper.store.mongo.store import MongoStore
 from turnkeeper.store.step import ApprovalChange
+from turnkeeper.telemetry.instruments import Instruments
 from turnkeeper.telemetry.metrics import Metrics
 
 
@@ -41,7 +41,7 @@ def _sweeper(store: MongoStore, broken: str = "") -> Sweeper:
 
     return Sweeper(
         store,
-        metrics=Metrics(NoOpMeterProvider().get_meter("test")),
+        metrics=Metrics(Instruments()),
         expire=expire,
         hint=lambda: None,
         interval=0.1,

@@ -6,7 +6,6 @@ from contextlib import aclosing
 from datetime import timedelta
 
 import pytest
-from opentelemetry.metrics import NoOpMeterProvider
 
 from tests.builders import Place, a_turn, an_event
 from tests.contracts.stores import TextCodec, a_step, begin, committed, head_of, until
@@ -19,6 +18,7 @@ from turnkeeper.engine.follow import Follower
 from turnkeeper.errors import CursorExpired
 from turnkeeper.store.mongo.store import MongoStore
 from turnkeeper.store.step import Committed
+from turnkeeper.telemetry.instruments import Instruments
 from turnkeeper.telemetry.metrics import Metrics
 
 GOES = SessionResumed(principal="ada")
@@ -53,7 +53,7 @@ async def _trim(store: MongoStore, place: Place) -> None:
 
 
 async def _follow(store: MongoStore, feeds: Feeds, place: Place, *, after: int = 0) -> AsyncGenerator[Batch]:
-    metrics = Metrics(NoOpMeterProvider().get_meter("test"))
+    metrics = Metrics(Instruments())
     follower = Follower(store, feeds, Codec(), metrics=metrics, heartbeat=15, rotation=60, rng=random.Random(1))
     key = (place.tenant, place.session_id)
     with follower.open(key) as reading:

@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 import pytest
-from opentelemetry.metrics import NoOpMeterProvider
 
 from tests.unit.engine.test_known import KEY, committed, running, step
 from turnkeeper.domain.cursor import Place
@@ -14,6 +13,7 @@ from turnkeeper.engine.batch import Batch, Wanted
 from turnkeeper.engine.feed import Feeds
 from turnkeeper.engine.follow import Follower, Reading
 from turnkeeper.rpc.codec import WireCodec
+from turnkeeper.telemetry.instruments import Instruments
 from turnkeeper.telemetry.metrics import Metrics
 
 STEP = (step(running(), after=4), committed("t", after=4))
@@ -34,7 +34,7 @@ class Silent:
 def follower(*, heartbeat: float = 60.0) -> tuple[Follower, Feeds]:
     store: Any = Silent()
     feeds = Feeds(store, poll=1)
-    metrics = Metrics(NoOpMeterProvider().get_meter("test"))
+    metrics = Metrics(Instruments())
     made = Follower(store, feeds, WireCodec(), metrics=metrics, heartbeat=heartbeat, rotation=600, rng=random.Random(1))
     return made, feeds
 

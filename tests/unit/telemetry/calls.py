@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import (
     Gauge,
     HistogramDataPoint,
@@ -13,24 +12,28 @@ from opentelemetry.sdk.metrics.export import (
     NumberDataPoint,
     Sum,
 )
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from turnkeeper.codes import Code
+from turnkeeper.telemetry.instruments import Instruments
 from turnkeeper.telemetry.metrics import Metrics
+from turnkeeper.telemetry.setup import attach
 from turnkeeper.telemetry.spans import Spans
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 class Meters:
-    """Metrics over a real meter, and what was recorded."""
+    """Metrics under a real reader, and what it was given."""
 
     def __init__(self) -> None:
         self._reader = InMemoryMetricReader()
-        self._provider = MeterProvider([self._reader], shutdown_on_exit=False)
-        self.metrics = Metrics(self._provider.get_meter("test"))
+        instruments = Instruments()
+        attach(self._reader, instruments, Resource({}))
+        self.metrics = Metrics(instruments)
 
     def read(self) -> dict[str, Metric]:
         data = self._reader.get_metrics_data()

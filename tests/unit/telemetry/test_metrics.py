@@ -4,7 +4,6 @@ import inspect
 import re
 
 import pytest
-from opentelemetry.metrics import NoOpMeterProvider
 
 from tests.unit.telemetry.calls import Meters, arguments, methods, points
 from turnkeeper.codes import Code
@@ -12,6 +11,7 @@ from turnkeeper.domain.approval import ApprovalState
 from turnkeeper.domain.message import Role
 from turnkeeper.domain.tool import ToolClass, ToolOutcome
 from turnkeeper.domain.turn import TurnState
+from turnkeeper.telemetry.instruments import Instruments
 from turnkeeper.telemetry.labels import OTHER, label
 from turnkeeper.telemetry.metrics import Metrics
 
@@ -151,6 +151,6 @@ def test_every_enum_that_is_counted_is_a_label() -> None:
 
 
 def test_every_method_may_be_called_where_nothing_is_exported() -> None:
-    metrics = Metrics(NoOpMeterProvider().get_meter("test"))
+    metrics = Metrics(Instruments())
     for name, method in methods(Metrics):
         getattr(metrics, name)(**arguments(method, text=lambda _: "INTERNAL"))
