@@ -130,10 +130,10 @@ class Reading:
         self._by.feeds.leave(self._key, self._feed)
 
     def known(self, turn_id: str) -> Known | None:
-        """A turn as it is, when that is known without asking."""
+        """A turn as it is, when that is known without asking. The log may have shown more than was heard of."""
         if self._turns is None:
             return None
-        return self._turns.get(turn_id, since=self._opened_at, until=self._feed.last_seq)
+        return self._turns.get(turn_id, since=self._opened_at, until=max(self._feed.last_seq, self.place.sequence))
 
     async def begin(self, start: Place, wanted: Wanted, *, head: Head | None = None) -> None:
         """Where it begins, and what it has. `head` as it was read after the reading was opened, if it was.

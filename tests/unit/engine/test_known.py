@@ -1,14 +1,24 @@
 """What is told of a turn without asking for it: never what somebody else may have changed, never what is older than
 the question."""
 
+import random
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
-from tests.builders import a_place, a_turn
+from opentelemetry.metrics import NoOpMeterProvider
+
+from tests.builders import NOON, a_place, a_turn
+from turnkeeper.domain.cursor import Place
 from turnkeeper.domain.turn import Turn, TurnState
+from turnkeeper.engine.batch import Wanted
+from turnkeeper.engine.collect import PreviewCodec
 from turnkeeper.engine.feed import Feeds
+from turnkeeper.engine.follow import Follower
 from turnkeeper.engine.known import KEPT, Known, KnownTurns
-from turnkeeper.store.step import Committed, Step, StoredEvent
+from turnkeeper.store.contract import Store
+from turnkeeper.store.step import Cancel, Committed, Head, Step, StoredEvent
+from turnkeeper.telemetry.metrics import Metrics
 
 PLACE = a_place(session_id="s")
 KEY = (PLACE.tenant, "s")
@@ -106,3 +116,49 @@ class TestWaiting:
                 kept = feed.known
             assert (kept is not None, feed.known) == (True, None)
         assert feeds.get(KEY) is None
+
+
+class Log:
+    """All that is stored, whoever was told of it."""
+
+    def __init__(self, last_seq: int) -> None:
+        self.last_seq = last_seq
+
+    async def events(self, *_: str, after: int, limit: int) -> Sequence[StoredEvent]:
+        numbers = range(after + 1, self.last_seq + 1)[:limit]
+        return [StoredEvent(sequence=number, kind="tool_called", turn_id="t", payload=b"x") for number in numbers]
+
+
+class TestReading:
+    async def test_a_reader_that_the_log_has_shown_more_than_was_heard_of_is_told_nothing(self) -> None:
+        feeds, metrics = Feeds(cast(Store, None), poll=1), Metrics(NoOpMeterProvider().get_meter("test"))
+        follower = Follower(
+            cast(Store, Log(6)),
+            feeds,
+            cast(PreviewCodec, None),
+            metrics=metrics,
+            heartbeat=15,
+            rotation=60,
+            rng=random.Random(1),
+        )
+        head = Head(
+            session_id="s",
+            tenant=PLACE.tenant,
+            last_seq=4,
+            fence=1,
+            owner="",
+            owned=False,
+            active_turn="t",
+            queue=(),
+            cancel=Cancel(),
+            lapses=0,
+            now=NOON,
+        )
+        with follower.open(KEY, knows_turns=True) as reading:
+            await reading.begin(Place(), Wanted(turn_id="t"), head=head)
+            feeds.publish(step(running(), after=4), committed("t", after=4), sent_at=time.monotonic())
+            assert reading.known("t") is not None
+            batch = await reading.next()
+            assert batch is not None
+            assert batch.place.sequence == 6, "one more than this replica has stored, or was told of"
+            assert reading.known("t") is None
