@@ -6,8 +6,6 @@ import time
 from collections.abc import Sequence
 from typing import Any, cast
 
-from opentelemetry.metrics import NoOpMeterProvider
-
 from tests.builders import NOON, a_place, a_turn
 from turnkeeper.domain.cursor import Place
 from turnkeeper.domain.turn import Turn, TurnState
@@ -18,6 +16,7 @@ from turnkeeper.engine.follow import Follower
 from turnkeeper.engine.known import KEPT, Known, KnownTurns
 from turnkeeper.store.contract import Store
 from turnkeeper.store.step import Cancel, Committed, Head, Step, StoredEvent
+from turnkeeper.telemetry.instruments import Instruments
 from turnkeeper.telemetry.metrics import Metrics
 
 PLACE = a_place(session_id="s")
@@ -131,7 +130,7 @@ class Log:
 
 class TestReading:
     async def test_a_reader_that_the_log_has_shown_more_than_was_heard_of_is_told_nothing(self) -> None:
-        feeds, metrics = Feeds(cast(Store, None), poll=1), Metrics(NoOpMeterProvider().get_meter("test"))
+        feeds, metrics = Feeds(cast(Store, None), poll=1), Metrics(Instruments())
         follower = Follower(
             cast(Store, Log(6)),
             feeds,
