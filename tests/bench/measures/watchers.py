@@ -80,7 +80,7 @@ class Scene:
         return self.quick_turns if quick else self.turns
 
 
-SCENES = (Scene(1, 50, 10), Scene(MANY, 20, 4), Scene(MANY, 4, 1, paced=True))
+SCENES = (Scene(1, 50, 5), Scene(MANY, 20, 3), Scene(MANY, 4, 1, paced=True))
 
 
 async def played(bench: Bench, scene: Scene) -> dict[str, list[Delivered]]:
