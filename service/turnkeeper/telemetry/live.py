@@ -1,11 +1,11 @@
 """Spans that are still open: what may be said of them, and nothing else."""
 
 import asyncio
-
-from opentelemetry.trace import Span, StatusCode
+from typing import Self
 
 from turnkeeper.codes import Code, Family
 from turnkeeper.telemetry.labels import SERVER_FAULTS
+from turnkeeper.telemetry.tracing import Begun, Tracing, Wanted
 
 CANCELLED = "CANCELLED"
 
@@ -24,12 +24,29 @@ def error_type(error: BaseException) -> str:
 
 
 class LiveSpan:
-    """An open span. The first thing said of its end counts."""
+    """A context manager; open inside. An exception that leaves it is named on the span and goes on.
 
-    def __init__(self, span: Span, *, record_content: bool = False) -> None:
-        self._span = span
+    The first thing said of its end counts.
+    """
+
+    def __init__(self, tracing: Tracing, wanted: Wanted, *, record_content: bool = False) -> None:
+        self._tracing = tracing
+        self._wanted = wanted
+        self._attributes = wanted.attributes
         self._record_content = record_content
         self._settled = False
+        self._fault = False
+        self._begun: Begun | None = None
+
+    def __enter__(self) -> Self:
+        self._begun = self._tracing.begin(self._wanted)
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if error is not None:
+            self.raised(error)
+        if self._begun:
+            self._tracing.end(self._wanted, self._begun, fault=self._fault)
 
     def failed(self, error: str) -> None:
         """`error` is a code's name."""
@@ -44,16 +61,15 @@ class LiveSpan:
             return
         self._settled = True
         if error:
-            self._span.set_attribute("error.type", error)
-        if fault:
-            self._span.set_status(StatusCode.ERROR)
+            self._attributes["error.type"] = error
+        self._fault = fault
 
 
 class RpcSpan(LiveSpan):
     def finished(self, status: str, *, error: str = "") -> None:
         """`status` is the gRPC status name, `error` the name of our code. Only a server's fault marks the span."""
         if not self._settled:
-            self._span.set_attribute("rpc.response.status_code", status)
+            self._attributes["rpc.response.status_code"] = status
         self._settle(error or ("" if status == "OK" else status), fault=status in SERVER_FAULTS)
 
     def raised(self, error: BaseException) -> None:
@@ -66,11 +82,11 @@ class RpcSpan(LiveSpan):
 class ChatSpan(LiveSpan):
     def first_chunk(self, seconds: float) -> None:
         """From the request to the first chunk."""
-        self._span.set_attribute("gen_ai.response.time_to_first_chunk", seconds)
+        self._attributes["gen_ai.response.time_to_first_chunk"] = seconds
 
     def answered(self, model: str, *, finish_reason: str, input_tokens: int, output_tokens: int) -> None:
         """`model` is the one that answered, by its server's account."""
-        self._span.set_attributes(
+        self._attributes.update(
             {
                 "gen_ai.response.model": model,
                 "gen_ai.response.finish_reasons": (str(finish_reason).lower(),),
@@ -82,21 +98,21 @@ class ChatSpan(LiveSpan):
     def content(self, *, input_json: str, output_json: str) -> None:
         """Messages as JSON; dropped unless content is to be recorded."""
         if self._record_content:
-            self._span.set_attributes({"gen_ai.input.messages": input_json, "gen_ai.output.messages": output_json})
+            self._attributes.update({"gen_ai.input.messages": input_json, "gen_ai.output.messages": output_json})
 
 
 class ToolSpan(LiveSpan):
     def finished(self, outcome: str) -> None:
         """What people decided, or a cancel, is no fault of the tool."""
         outcome = str(outcome)
-        self._span.set_attribute("turnkeeper.tool.outcome", outcome)
+        self._attributes["turnkeeper.tool.outcome"] = outcome
         fine = outcome == "OK"
         self._settle("" if fine else outcome, fault=not fine and outcome not in _NOT_THE_TOOLS_FAULT)
 
     def content(self, *, arguments_json: str, result_json: str) -> None:
         """Arguments and result as JSON; dropped unless content is to be recorded."""
         if self._record_content:
-            self._span.set_attributes(
+            self._attributes.update(
                 {"gen_ai.tool.call.arguments": arguments_json, "gen_ai.tool.call.result": result_json}
             )
 
@@ -104,4 +120,4 @@ class ToolSpan(LiveSpan):
 class AgentSpan(LiveSpan):
     def stopped(self, reason: str) -> None:
         """Why this attempt ended: the turn's state after it."""
-        self._span.set_attribute("turnkeeper.turn.state", str(reason))
+        self._attributes["turnkeeper.turn.state"] = str(reason)

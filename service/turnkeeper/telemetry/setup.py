@@ -18,9 +18,9 @@ from opentelemetry.sdk.metrics.export import (
     PeriodicExportingMetricReader,
 )
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from prometheus_client import CollectorRegistry
 
 from turnkeeper.telemetry.drain import drain
@@ -29,11 +29,11 @@ from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.telemetry.quiet import Quiet
 from turnkeeper.telemetry.scrape import Scrape
 from turnkeeper.telemetry.spans import Spans
+from turnkeeper.telemetry.tracing import Export, Tracing
 
 Exporter: TypeAlias = Literal["none", "console", "otlp", "prometheus"]
 
 _SCOPE = "turnkeeper"
-_LIMITS = SpanLimits(max_span_attribute_length=16_384)
 _SAME_COMPLAINT_EVERY = timedelta(minutes=10)
 
 
@@ -93,7 +93,7 @@ def start(
     )
     match exporter:
         case "none":
-            return _telemetry(options, Instruments(), _untraced(resource))
+            return _telemetry(options, Instruments(), Tracing())
         case "console":
             return _pushed(
                 options, resource, ConsoleSpanExporter(out=sys.stderr), ConsoleMetricExporter(out=sys.stderr)
@@ -121,17 +121,18 @@ def _pushed(options: Options, resource: Resource, spans: SpanExporter, metrics: 
     instruments = Instruments()
     reader = PeriodicExportingMetricReader(metrics, export_interval_millis=every)
     attach(reader, instruments, resource)
-    tracers = TracerProvider(resource=resource, span_limits=_LIMITS, shutdown_on_exit=False)
-    tracers.add_span_processor(BatchSpanProcessor(spans))
+    processor = BatchSpanProcessor(spans)
 
     def close() -> None:
         quiet.mute()
         drain(
-            [reader.shutdown, tracers.shutdown], stop=[metrics.shutdown, spans.shutdown], within=options.shutdown_within
+            [reader.shutdown, processor.shutdown],
+            stop=[metrics.shutdown, spans.shutdown],
+            within=options.shutdown_within,
         )
         quiet.end()
 
-    return _telemetry(options, instruments, tracers, closers=[close])
+    return _telemetry(options, instruments, traced(processor, resource), closers=[close])
 
 
 def _scraped(options: Options, resource: Resource, port: int) -> Telemetry:
@@ -149,7 +150,7 @@ def _scraped(options: Options, resource: Resource, port: int) -> Telemetry:
     return _telemetry(
         options,
         instruments,
-        _untraced(resource),
+        Tracing(),
         closers=[endpoint.close, reader.shutdown],
         prometheus_address=endpoint.address,
     )
@@ -165,22 +166,23 @@ def attach(reader: MetricReader, instruments: Instruments, resource: Resource) -
     reader._set_collect_callback(collect)  # type: ignore[arg-type]  # noqa: SLF001 - as a MeterProvider does
 
 
-def _untraced(resource: Resource) -> TracerProvider:
-    """Nothing is recorded, but spans have ids: log lines of one piece of work still belong together."""
-    return TracerProvider(sampler=ALWAYS_OFF, resource=resource, shutdown_on_exit=False)
+def traced(processor: SpanProcessor, resource: Resource) -> Tracing:
+    """What `OTEL_TRACES_SAMPLER` wants goes to `processor`."""
+    sampler = TracerProvider(resource=resource, shutdown_on_exit=False).sampler
+    return Tracing(Export(sampler, processor, resource, InstrumentationScope(_SCOPE)))
 
 
 def _telemetry(
     options: Options,
     instruments: Instruments,
-    tracers: TracerProvider,
+    tracing: Tracing,
     *,
     closers: list[Callable[[], None]] | None = None,
     prometheus_address: str = "",
 ) -> Telemetry:
     return Telemetry(
         metrics=Metrics(instruments, provider=options.provider),
-        spans=Spans(tracers.get_tracer(_SCOPE), provider=options.provider, record_content=options.record_content),
+        spans=Spans(tracing, provider=options.provider, record_content=options.record_content),
         prometheus_address=prometheus_address,
         closers=closers or [],
     )

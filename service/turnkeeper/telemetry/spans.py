@@ -5,55 +5,42 @@ that a crash loses one attempt's spans. Errors are named by their code; no excep
 content unless it was asked for.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import Iterable, Sequence
 
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, SpanContext, SpanKind, Tracer, get_current_span
+from opentelemetry.trace import Link, SpanContext, SpanKind, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from opentelemetry.util.types import AttributeValue
 
-from turnkeeper.telemetry.live import AgentSpan, ChatSpan, LiveSpan, RpcSpan, ToolSpan
+from turnkeeper.telemetry.live import AgentSpan, ChatSpan, RpcSpan, ToolSpan
+from turnkeeper.telemetry.tracing import Attributes, Tracing, Wanted
 
 _W3C = TraceContextTextMapPropagator()
 _NOWHERE = Context()
-_Live = TypeVar("_Live", bound=LiveSpan)
 
 
 class Spans:
     """Context managers, one per kind of span. An exception that leaves one is named on the span and goes on."""
 
-    def __init__(self, tracer: Tracer, *, provider: str = "openai", record_content: bool = False) -> None:
+    def __init__(self, tracing: Tracing, *, provider: str = "openai", record_content: bool = False) -> None:
         """`provider` is `gen_ai.provider.name`; `record_content` lets messages, arguments and results in."""
-        self._tracer = tracer
+        self._tracing = tracing
         self._provider = provider
         self._record_content = record_content
 
-    @contextmanager
-    def rpc(
-        self, service: str, *, method: str, metadata: Iterable[tuple[str, str | bytes]] | None = ()
-    ) -> Iterator[RpcSpan]:
+    def rpc(self, service: str, *, method: str, metadata: Iterable[tuple[str, str | bytes]] | None = ()) -> RpcSpan:
         """A served call, the child of the caller's span if `metadata` (gRPC's, lower-case keys) names one."""
         name = f"{service}/{method}"
-        with self._open(
-            RpcSpan,
-            name,
-            kind=SpanKind.SERVER,
-            attributes={"rpc.system.name": "grpc", "rpc.method": name},
-            context=_context_of(metadata or ()),
-        ) as live:
-            yield live
+        attributes: Attributes = {"rpc.system.name": "grpc", "rpc.method": name}
+        wanted = Wanted(name, attributes, SpanKind.SERVER, context=_context_of(metadata or ()))
+        return RpcSpan(self._tracing, wanted)
 
-    @contextmanager
     def invoke_agent(
         self, agent: str, *, session_id: str, turn_id: str, attempt: int, links: Sequence[str] = ()
-    ) -> Iterator[AgentSpan]:
+    ) -> AgentSpan:
         """One attempt at a turn: a new trace, linked to `links` (what `traceparent` gave; others are left out)."""
-        with self._open(
-            AgentSpan,
+        wanted = Wanted(
             f"invoke_agent {agent}",
-            attributes={
+            {
                 "gen_ai.operation.name": "invoke_agent",
                 "gen_ai.provider.name": self._provider,
                 "gen_ai.agent.name": agent,
@@ -62,11 +49,10 @@ class Spans:
                 "turnkeeper.turn.attempt": attempt,
             },
             context=_NOWHERE,
-            links=[Link(_parsed(each)) for each in links],
-        ) as live:
-            yield live
+            links=tuple(Link(parsed) for each in links if (parsed := _parsed(each)).is_valid),
+        )
+        return AgentSpan(self._tracing, wanted)
 
-    @contextmanager
     def chat(
         self,
         model: str,
@@ -74,9 +60,9 @@ class Spans:
         session_id: str = "",
         max_output_tokens: int | None = None,
         temperature: float | None = None,
-    ) -> Iterator[ChatSpan]:
+    ) -> ChatSpan:
         """One call to a model, streamed. `model` is the configured name."""
-        attributes: dict[str, AttributeValue] = {
+        attributes: Attributes = {
             "gen_ai.operation.name": "chat",
             "gen_ai.provider.name": self._provider,
             "gen_ai.request.model": model,
@@ -88,15 +74,12 @@ class Spans:
             attributes["gen_ai.request.max_tokens"] = max_output_tokens
         if temperature is not None:
             attributes["gen_ai.request.temperature"] = temperature
-        with self._open(ChatSpan, f"chat {model}", kind=SpanKind.CLIENT, attributes=attributes) as live:
-            yield live
+        wanted = Wanted(f"chat {model}", attributes, SpanKind.CLIENT)
+        return ChatSpan(self._tracing, wanted, record_content=self._record_content)
 
-    @contextmanager
-    def execute_tool(
-        self, tool: str, *, call_id: str, source: str, tool_class: str, session_id: str = ""
-    ) -> Iterator[ToolSpan]:
+    def execute_tool(self, tool: str, *, call_id: str, source: str, tool_class: str, session_id: str = "") -> ToolSpan:
         """One start of a tool call."""
-        attributes: dict[str, AttributeValue] = {
+        attributes: Attributes = {
             "gen_ai.operation.name": "execute_tool",
             "gen_ai.tool.name": tool,
             "gen_ai.tool.call.id": call_id,
@@ -106,8 +89,8 @@ class Spans:
         }
         if session_id:
             attributes["gen_ai.conversation.id"] = session_id
-        with self._open(ToolSpan, f"execute_tool {tool}", attributes=attributes) as live:
-            yield live
+        wanted = Wanted(f"execute_tool {tool}", attributes)
+        return ToolSpan(self._tracing, wanted, record_content=self._record_content)
 
     @staticmethod
     def traceparent() -> str:
@@ -116,36 +99,14 @@ class Spans:
         _W3C.inject(carrier)
         return carrier.get("traceparent", "")
 
-    @contextmanager
-    def _open(
-        self,
-        live_type: type[_Live],
-        name: str,
-        *,
-        attributes: dict[str, AttributeValue],
-        kind: SpanKind = SpanKind.INTERNAL,
-        context: Context | None = None,
-        links: Sequence[Link] = (),
-    ) -> Iterator[_Live]:
-        with self._tracer.start_as_current_span(
-            name,
-            context=context,
-            kind=kind,
-            attributes=attributes,
-            links=links,
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
-            live = live_type(span, record_content=self._record_content)
-            try:
-                yield live
-            except BaseException as error:
-                live.raised(error)
-                raise
-
 
 def _context_of(metadata: Iterable[tuple[str, str | bytes]]) -> Context:
     """Only the W3C keys are read; without them the span is a root."""
+    for key, _ in metadata:
+        if key == "traceparent":
+            break
+    else:
+        return _NOWHERE
     carrier = {key: value for key, value in metadata if key in _W3C.fields and isinstance(value, str)}
     return _W3C.extract(carrier, _NOWHERE)
 

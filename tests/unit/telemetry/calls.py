@@ -13,14 +13,13 @@ from opentelemetry.sdk.metrics.export import (
     Sum,
 )
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from turnkeeper.codes import Code
 from turnkeeper.telemetry.instruments import Instruments
 from turnkeeper.telemetry.metrics import Metrics
-from turnkeeper.telemetry.setup import attach
+from turnkeeper.telemetry.setup import attach, traced
 from turnkeeper.telemetry.spans import Spans
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -54,13 +53,11 @@ class Meters:
 
 
 class Traces:
-    """Spans over a real tracer, and what was exported."""
+    """Spans over a real processor, and what was exported."""
 
     def __init__(self, *, record_content: bool = False) -> None:
         self.exporter = InMemorySpanExporter()
-        self._provider = TracerProvider(shutdown_on_exit=False)
-        self._provider.add_span_processor(SimpleSpanProcessor(self.exporter))
-        self.spans = Spans(self._provider.get_tracer("test"), record_content=record_content)
+        self.spans = Spans(traced(SimpleSpanProcessor(self.exporter), Resource({})), record_content=record_content)
 
 
 def points(metric: Metric) -> list[NumberDataPoint | HistogramDataPoint]:

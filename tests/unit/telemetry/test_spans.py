@@ -1,6 +1,7 @@
 """A span says what was done, to whom it belongs and how it ended; never what was said."""
 
 import asyncio
+import time
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
@@ -249,3 +250,48 @@ async def test_concurrent_tasks_do_not_share_a_span() -> None:
         parent = spans[f"chat {name}"].parent
         assert parent is not None
         assert parent.span_id == spans[f"{CHAT}/{name}"].context.span_id
+
+
+def test_a_long_value_is_cut() -> None:
+    traces = Traces(record_content=True)
+    with traces.spans.chat("small") as live:
+        live.content(input_json="x" * 16_385, output_json="y" * 16_384)
+    assert attributes(traces)["gen_ai.input.messages"] == "x" * 16_384
+    assert attributes(traces)["gen_ai.output.messages"] == "y" * 16_384
+
+
+def test_a_caller_that_does_not_record_its_trace_has_no_spans_here() -> None:
+    traces = Traces()
+    unsampled = TRACEPARENT.removesuffix("01") + "00"
+    with traces.spans.rpc(CHAT, method="GetTurn", metadata=[("traceparent", unsampled)]), traces.spans.chat("small"):
+        assert trace_of(traces.spans.traceparent()) == trace_of(TRACEPARENT)
+        assert traces.spans.traceparent().endswith("-00")
+    assert not traces.exporter.get_finished_spans()
+
+
+def test_the_sampler_is_opentelemetrys_own_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
+    traces = Traces()
+    with traces.spans.chat("small"):
+        assert traces.spans.traceparent()
+    assert not traces.exporter.get_finished_spans()
+
+
+def test_a_span_takes_as_long_as_its_inside() -> None:
+    traces = Traces()
+    before = time.time_ns()
+    with traces.spans.chat("small"):
+        inside = time.time_ns()
+    span = only(traces)
+    assert before <= (span.start_time or 0) <= inside <= (span.end_time or 0) <= time.time_ns()
+    assert (span.instrumentation_scope and span.instrumentation_scope.name) == "turnkeeper"
+
+
+def test_after_a_span_the_one_around_it_is_the_current_one() -> None:
+    spans = Traces().spans
+    with spans.chat("small"):
+        outer = spans.traceparent()
+        with spans.execute_tool("pay", call_id="c", source="samples", tool_class="READ_ONLY"):
+            assert spans.traceparent() != outer
+        assert spans.traceparent() == outer
+    assert spans.traceparent() == ""
