@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import gc
 import logging
 import os
 import sys
@@ -35,6 +36,8 @@ Prints `turnkeeper: serving on HOST:PORT` once it serves. SIGTERM and Ctrl-C dra
 Exit status: 0 drained, 2 it cannot start (the reason is on standard error), 1 one of several processes was lost in
 the drain.
 """
+YOUNG_OBJECTS = 5_000
+"""How many more objects than before there are when the collector looks for cycles; Python's own is 700."""
 SECRET_LENGTH = 8
 """A shorter key is a placeholder, such as `none`: hiding it would hide words of the log."""
 CANNOT_START = (
@@ -104,6 +107,7 @@ async def _serve(args: argparse.Namespace) -> int:
         logging.getLogger("turnkeeper").warning("armed to die, by %s: %s", faults.VARIABLE, ", ".join(armed))
     try:
         async with _served(chosen, share_port=line is not None) as address:
+            _spare_the_collector()
             with signals() as asked:
                 if line is None:
                     print(f"turnkeeper: serving on {address}", flush=True)
@@ -120,6 +124,13 @@ async def _serve(args: argparse.Namespace) -> int:
     finally:
         log.stop()
     return _leave()
+
+
+def _spare_the_collector() -> None:
+    """What is there by now stays: going through it all again stopped every turn for 90 ms, and cost 4 % of the CPU."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS, 20, 20)
 
 
 @contextlib.asynccontextmanager

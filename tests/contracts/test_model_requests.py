@@ -81,3 +81,12 @@ class TestRequests:
         model = await stage.play(Reply(text="ok"), close=close)
         await answer(model, asking("hello"))
         assert stage.server.exchanges.all()[0].headers["connection"] == said
+
+    @pytest.mark.parametrize("size", [200_000, 262_144, 700_000, 2_500_000])
+    async def test_a_long_request_arrives_whole_and_says_its_length(self, stage: Stage, size: int) -> None:
+        model = await stage.play(Reply(text="ok"))
+        await answer(model, asking("h" * size))
+        exchange = stage.server.exchanges.all()[0]
+        assert orjson.loads(exchange.body)["messages"][-1]["content"] == "h" * size
+        assert int(exchange.headers["content-length"]) == len(exchange.body)
+        assert "transfer-encoding" not in exchange.headers

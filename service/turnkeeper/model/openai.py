@@ -21,6 +21,7 @@ from turnkeeper.model.openai_failure import openai_failures
 from turnkeeper.model.openai_request import body_of
 from turnkeeper.model.sse import DONE, EventReader, EventTooLong
 
+_PIECE_BYTES = 256 * 1024
 _MAX_EVENT_BYTES = 2 * 1024 * 1024
 _LAST_BYTES = timedelta(milliseconds=100)
 _MOST_CONNECTIONS = 1000
@@ -124,12 +125,13 @@ class OpenAIModel:
     @asynccontextmanager
     async def _body(self, request: ModelRequest, patience: "_Patience") -> AsyncIterator[AsyncGenerator[bytes]]:
         """The answer's body, piece by piece; leaving ends the call."""
+        body = orjson.dumps(body_of(request, limit_field=self._limit_field))
         # By the client's way for any endpoint: its own for this one looks through every message, 50 ms for 400.
         post = self._client.post(
             "/chat/completions",
             cast_to=httpx2.Response,
-            content=orjson.dumps(body_of(request, limit_field=self._limit_field)),
-            options={"security": {"bearer_auth": True}},
+            content=body if len(body) <= _PIECE_BYTES else _in_pieces(body),
+            options={"security": {"bearer_auth": True}, "headers": {"Content-Length": str(len(body))}},
             stream=True,
             stream_cls=openai.AsyncStream[object],
         )
@@ -139,6 +141,12 @@ class OpenAIModel:
                 yield pieces
         finally:
             await response.aclose()
+
+
+async def _in_pieces(body: bytes) -> AsyncGenerator[bytes]:
+    """A long body as its reader takes it, so that the other turns are not held up."""
+    for start in range(0, len(body), _PIECE_BYTES):
+        yield body[start : start + _PIECE_BYTES]
 
 
 async def _read(pieces: AsyncGenerator[bytes], patience: "_Patience") -> AsyncGenerator[list[bytes]]:

@@ -20,7 +20,7 @@ from turnkeeper.model.script_file import ECHO, parse_script
 _KEEP_EXCHANGES = 200
 _MAX_REQUEST_BYTES = 64 * 1024 * 1024
 _STOP_SECONDS = 0.2
-_SHOWN_HEADERS = ("connection", "content-type", "user-agent")
+_SHOWN_HEADERS = ("connection", "content-length", "content-type", "transfer-encoding", "user-agent")
 
 
 class ScriptedModel:
