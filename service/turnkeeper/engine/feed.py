@@ -16,6 +16,7 @@ from typing import TypeVar
 from turnkeeper.domain.cursor import Place
 from turnkeeper.engine.batch import EVERYTHING, Batch, Wanted
 from turnkeeper.engine.known import Known, KnownTurns
+from turnkeeper.engine.pages import Flight
 from turnkeeper.engine.preview import Preview
 from turnkeeper.engine.waking import Signal, either
 from turnkeeper.errors import ServiceUnavailable
@@ -57,6 +58,7 @@ class Feed:
         "_ring_bytes",
         "_wish",
         "changed",
+        "flight",
         "grown",
         "known",
         "last_seq",
@@ -87,6 +89,8 @@ class Feed:
         """At the next event or piece of text."""
         self.grown = Signal()
         """At the next durable event."""
+        self.flight: Flight | None = None
+        """The page of the log that is being read."""
         self._made: list[tuple[Place, Wanted, Batch]] = []
         self._made_at = 0
         self._wish = EVERYTHING

@@ -7,7 +7,6 @@ made; a batch that could not be delivered is made again from the cursor that the
 import asyncio
 import random
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Self
 
@@ -16,17 +15,18 @@ from turnkeeper.engine.batch import BATCH_EVENTS, EVERYTHING, NONE, Batch, Wante
 from turnkeeper.engine.collect import Collector, PreviewCodec
 from turnkeeper.engine.feed import RESETS, Feeds, Key
 from turnkeeper.engine.known import Known
+from turnkeeper.engine.pages import Flight, Page
 from turnkeeper.engine.waking import NEVER, Alarms
 from turnkeeper.errors import CursorExpired, InvalidRequest, ServerDraining, SessionNotFound, StreamRotated
 from turnkeeper.store.contract import Store
-from turnkeeper.store.step import Head, StoredEvent
+from turnkeeper.store.step import Head
 from turnkeeper.telemetry.metrics import Metrics
 
 BEHIND = 0.05
 """Seconds until the log is read again when it does not show yet what was heard of: a new primary may lag behind."""
 APPEARS = 1.0
 """Seconds that a place beyond the log's end has to appear."""
-PAGE_LEAST, PAGE_MOST, PAGE_BYTES = 8, 256, 256 * 1024
+PAGE_LEAST, PAGE_MOST, PAGE_BYTES = 8, 1024, 256 * 1024
 """Events of a page of the log: as many as should have so many bytes, after what the page before had."""
 
 LAST = frozenset({"session_ended", "session_expired"})
@@ -111,7 +111,7 @@ class Reading:
         self._turns = self._feed.know_turns() if knows_turns else None
         self._wanted = EVERYTHING
         self._limit = BATCH_EVENTS
-        self._page: Sequence[StoredEvent] = ()
+        self._page: Page | None = None
         self._kinds = NONE
         self._told = self._begun = self._over = False
         self._sent_at = 0.0
@@ -201,20 +201,35 @@ class Reading:
         return batch.place.sequence >= self._feed.last_seq and not batch.full
 
     def _shared(self) -> Batch | None:
-        return self._feed.shared(self.place, self._wanted) if self._told and not self._page else None
+        return self._feed.shared(self.place, self._wanted) if self._told and self._page is None else None
 
     async def _collect(self) -> Batch:
         feed, place, wanted = self._feed, self.place, self._wanted
-        held = self._page or feed.since(place.sequence)
-        page = held if held is not None else await self._read(place.sequence)
+        page, held = await self._next_page(place.sequence)
+        made = page.made.get((place, wanted)) if page.made and feed.preview is None else None
+        if made is not None:
+            self._keep(page, made)
+            return made
         looks = self._must_look_behind(place.sequence)
         if looks:
             await self._look_behind(place.sequence)
-        batch = self._by.collector.collect(page, self._key[1], place, feed=feed, wanted=wanted)
-        self._page = page[batch.place.sequence - place.sequence :] if batch.full else ()
-        if self._told and held is not None and not looks and batch.events:
+        batch = self._by.collector.collect(page.beyond(place.sequence), self._key[1], place, feed=feed, wanted=wanted)
+        if page.made is not None and batch.place.sequence < feed.last_seq:
+            page.made[place, wanted] = batch
+        self._keep(page, batch)
+        if self._told and held and not looks and batch.events:
             feed.share(place, wanted, batch)
         return batch
+
+    def _keep(self, page: Page, batch: Batch) -> None:
+        self._page = page if batch.full and batch.place.sequence < page.last else None
+
+    async def _next_page(self, after: int) -> tuple[Page, bool]:
+        """What a batch left over, or what the ring has, or of the log. True: it was here."""
+        if self._page is not None:
+            return self._page, True
+        held = self._feed.since(after)
+        return (Page(after, held), True) if held is not None else (await self._read(after), False)
 
     def _must_look_behind(self, sequence: int) -> bool:
         """What its reader was given on another replica may have ended the text that is written here."""
@@ -277,19 +292,31 @@ class Reading:
             raise Ended(StreamRotated(session_id=self._key[1]), self.place)
         return "session_updated" in self._kinds
 
-    async def _read(self, after: int) -> Sequence[StoredEvent]:
-        """The next events by a page of the log; what a batch leaves over is kept for the next."""
+    async def _read(self, after: int) -> Page:
+        """The next events by a page of the log."""
         self._by.metrics.replay("LOG")
-        read = await self._by.store.events(*self._key, after=after, limit=self._limit)
-        unbroken = [event for number, event in enumerate(read, after + 1) if event.sequence == number]
-        size = sum(len(event.payload) for event in unbroken)
-        self._limit = max(PAGE_LEAST, min(PAGE_MOST, PAGE_BYTES * len(unbroken) // (size + 1)))
-        if not unbroken:
+        page = await self._land(after)
+        self._limit = max(PAGE_LEAST, min(PAGE_MOST, PAGE_BYTES * len(page.events) // (page.size + 1)))
+        if not page.events:
             # Not the next: the log was trimmed under this stream, or is broken. Nothing: or this primary lags behind.
             check_kept(after, await self._by.head(self._key))
-            if read:
-                raise _expired(self._key[1], oldest=read[0].sequence, head=self._feed.last_seq)
-        return unbroken
+            if page.found:
+                raise _expired(self._key[1], oldest=page.found[0].sequence, head=self._feed.last_seq)
+        return page
+
+    async def _land(self, after: int) -> Page:
+        """With all who ask for the same page while it is being read."""
+        feed, limit = self._feed, self._limit
+        if feed.flight is not None and feed.flight.serves(after, limit, heard=feed.last_seq):
+            page = await feed.flight.wait()
+            if page is not None:
+                return page
+        flight = feed.flight = Flight(after, limit, heard=feed.last_seq)
+        try:
+            return await flight.read(lambda: self._by.store.events(*self._key, after=after, limit=limit))
+        finally:
+            if feed.flight is flight:
+                feed.flight = None
 
 
 def check_kept(sequence: int, head: Head) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
+from typing import NamedTuple
 
 from turnkeeper.domain.approval import Approval
 from turnkeeper.domain.event import NewEvent
@@ -202,9 +203,11 @@ class Step:
         return self.head_fence + (self.head.lease in (Lease.TAKE, Lease.BREAK))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredEvent:
-    """A durable event as it is stored: `payload` is the wire form of the whole event, its number included."""
+class StoredEvent(NamedTuple):
+    """A durable event as it is stored: `payload` is the wire form of the whole event, its number included.
+
+    Logs are read by the thousand: a tuple is made in a third of a dataclass's time.
+    """
 
     sequence: int
     kind: str

@@ -39,6 +39,4 @@ def event_document(stored: StoredEvent, *, of: tuple[str, str], step_id: str, fe
 
 
 def event_of(document: Document) -> StoredEvent:
-    return StoredEvent(
-        sequence=document["seq"], kind=document["kind"], turn_id=document["turn_id"], payload=document["payload"]
-    )
+    return StoredEvent(document["seq"], document["kind"], document["turn_id"], document["payload"])
