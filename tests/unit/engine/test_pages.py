@@ -50,7 +50,7 @@ class Log:
     async def events(self, *_: str, after: int, limit: int) -> Sequence[StoredEvent]:
         self.asked.append((after, limit))
         await self.open.wait()
-        for _ in range(ROUNDS):
+        for _round in range(ROUNDS):
             await asyncio.sleep(0)
         if self.fails:
             self.fails = False
