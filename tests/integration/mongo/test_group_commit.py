@@ -186,6 +186,21 @@ async def test_what_lost_once_goes_alone_for_a_while(
     ]
 
 
+async def test_what_waits_already_when_its_head_becomes_hot_goes_alone(
+    store: MongoStore, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each of a crowd on one head would have a batch written twice."""
+    monkeypatch.setattr(committer, "MOST", 2)
+    hot, *others = await _steps(store, 13)
+    crowd = [hot, *(replace(hot, step_id=f"twin {number}", new_turns=()) for number in range(11))]
+    pairs = [step for pair in zip(crowd, others, strict=True) for step in pair]
+    with recorder.recording() as commands:
+        verdicts = await _together(store, *pairs)
+    assert [type(verdict) for verdict in verdicts] == [Committed] + [Committed, Stale] * 11 + [Committed]
+    shared = [sessions for sessions in _sessions_of(commands) if hot.session_id in sessions and len(sessions) > 1]
+    assert len(shared) < 6, "the first, the one that made it hot, and what had begun meanwhile"
+
+
 async def test_a_step_on_a_head_that_somebody_leases_goes_alone(store: MongoStore, recorder: Recorder) -> None:
     steps = await _steps(store, 3)
     with recorder.recording() as commands:
@@ -262,6 +277,15 @@ async def test_a_head_that_somebody_keeps_locked_fails_alone(
     await _stored(other, fine)
 
 
+async def test_a_step_whose_very_filter_cannot_be_sent_fails_alone(store: MongoStore) -> None:
+    """Nor can it be asked then who has moved."""
+    good, bad, other = await _steps(store, 3)
+    verdicts = await _together(store, good, replace(bad, cancel="\ud800"), other)
+    await _not_stored(store, bad)
+    await _stored(store, good, verdicts[0])
+    await _stored(store, other, verdicts[2])
+
+
 async def test_a_step_that_cannot_be_written_fails_alone(store: MongoStore) -> None:
     good, bad, other = await _steps(store, 3)
     bad = replace(bad, new_turns=(replace(bad.new_turns[0], principal="\ud800"),))
@@ -331,6 +355,18 @@ async def test_a_cancelled_caller_cancels_nothing(store: MongoStore, recorder: R
     await _stored(store, steps[0])
     for step, verdict in zip(steps[1:], verdicts, strict=True):
         await _stored(store, step, verdict)
+
+
+async def test_nobody_waits_for_work_that_never_began(store: MongoStore) -> None:
+    """A store that is closed cancels what is left, and that may not have had its first turn."""
+    step, *others = await _steps(store, 3)
+    waiting = [asyncio.create_task(store.commit(each)) for each in (replace(step, leased=True), *others)]
+    await asyncio.sleep(0)  # each has handed its step in, and of the store's own tasks none has had its turn
+    for task in list(store._tasks._running):  # noqa: SLF001 - as its close does
+        task.cancel()
+    async with asyncio.timeout(5.0):
+        answers = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [ServiceUnavailable] * 3
 
 
 async def test_one_session_is_at_most_once_in_a_batch(store: MongoStore, recorder: Recorder) -> None:

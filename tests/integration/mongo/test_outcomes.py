@@ -1,18 +1,20 @@
 """Unknown is not aborted: what becomes of a step when the database, the network or the caller fails in the middle."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from tests.builders import AGENT, Place, a_first_event, a_place, a_session, a_turn, an_event
+from tests.builders import AGENT, Place, a_first_event, a_place, a_request, a_session, a_turn, an_event
 from tests.contracts.stores import LONG, a_step, begin, committed, head_of, run_turn, until
 from tests.integration.mongo.commands import Recorder, name_of
 from tests.integration.mongo.conftest import Client, FailPoint, NewStore
 from turnkeeper.errors import ServiceUnavailable
+from turnkeeper.store.mongo.outcomes import Outcomes
 from turnkeeper.store.mongo.store import MongoStore
-from turnkeeper.store.step import Committed, HeadChange, Lease, Stale, Step
+from turnkeeper.store.step import Committed, Duplicate, HeadChange, Lease, RequestKey, RequestRecord, Stale, Step
 
 SOON = timedelta(milliseconds=400)
 REPLY_LOST: dict[str, Any] = {"writeConcernError": {"code": 91, "errmsg": "told to fail"}}
@@ -201,3 +203,26 @@ async def test_an_owner_that_lost_its_turn_while_the_outcome_was_unknown_is_told
     assert await store.commit(step) == first
     silent = a_step(await head_of(store, place), fence=owned.fence)
     assert await store.commit(silent) != Stale()
+
+
+async def test_a_commit_that_comes_through_while_it_is_looked_for_is_no_duplicate_of_itself(
+    store: MongoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record is found, but the head was read before: who is told of a duplicate would not take up its turn."""
+    place = await begin(store)
+    request = a_request(place)
+    step = replace(await _step(store, place), request=request)
+    find = Outcomes.find_request
+
+    async def slower_than_the_commit(self: Outcomes, key: RequestKey, **given: Any) -> RequestRecord | None:
+        monkeypatch.setattr(Outcomes, "find_request", find)
+        await committed(store.commit(step))
+        return await find(self, key, **given)
+
+    monkeypatch.setattr(Outcomes, "find_request", slower_than_the_commit)
+    connection = store._connection  # noqa: SLF001 - asked as an unsure commit is
+    async with connection.session() as session:
+        verdict = await Outcomes(connection).of_step(step, session)
+        twin = await Outcomes(connection).of_step(replace(step, step_id="twin"), session)
+    await _stored_once(store, step, verdict)
+    assert twin == Duplicate(request)

@@ -46,6 +46,10 @@ class Attempt:
         """Hand the session back. Its last transaction is over, so nothing is sent."""
         self._session.delegate.end_session()
 
+    def follow(self, other: "Attempt") -> None:
+        """What is read from here on is not older than what that one has seen."""
+        _advance(self._session, other._session)  # noqa: SLF001 - one of its own kind
+
     def left(self) -> float:
         return self._deadline - time.monotonic()
 
@@ -72,10 +76,7 @@ class Attempt:
         """
         with pymongo.timeout(max(self.left(), LOOK_S)):
             async with self._connection.session() as reader:
-                seen = self._session.delegate
-                if seen.operation_time is not None:
-                    reader.advance_cluster_time(seen.cluster_time)
-                    reader.advance_operation_time(seen.operation_time)
+                _advance(reader, self._session)
                 return await look(reader, obstacle)
 
     def _write_and_commit(self, writes: Writes) -> PyMongoError | None:
@@ -155,6 +156,15 @@ class Attempt:
 
     async def _kill(self) -> None:
         await self._connection.client.admin.command("killSessions", [self._session.session_id])
+
+
+def _advance(session: ClientSession, other: ClientSession) -> None:
+    """Its thread may be at work: the cluster's time is read last, so that it is never the lower one."""
+    seen = other.delegate
+    operation_time = seen.operation_time
+    if operation_time is not None:
+        session.advance_cluster_time(seen.cluster_time)
+        session.advance_operation_time(operation_time)
 
 
 def _aborted(error: PyMongoError) -> bool:

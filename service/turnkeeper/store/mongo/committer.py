@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
-from pymongo.errors import PyMongoError
-
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.attempts import Attempt
@@ -85,14 +83,17 @@ class Committer:
             self._waiting.append(entry)
             if not self._flying:
                 self._flying = True
-                self._transactions.tasks.start(self._fly())
+                self._transactions.tasks.start(self._fly()).add_done_callback(self._landed)
         return await entry.done
 
     def _start(self, entries: Sequence[Entry[Any]], work: Coroutine[Any, Any, None]) -> None:
-        self._transactions.tasks.start(_to_the_end(entries, work))
+        self._transactions.tasks.start(work).add_done_callback(partial(_over, entries))
 
-    async def _alone(self, entry: Entry[T], *, met: Obstacle | None = None) -> None:
+    async def _alone(self, entry: Entry[T], *, met: Obstacle | None = None, after: Attempt | None = None) -> None:
+        """`met`: what stopped it in this other attempt."""
         attempt = self._transactions.attempt(entry.deadline)
+        if after is not None:
+            attempt.follow(after)
         try:
             entry.settle(await self._transactions.pursue(entry.transaction, attempt, met=met))
         finally:
@@ -100,27 +101,33 @@ class Committer:
 
     async def _fly(self) -> None:
         """One batch after the other, while there are any."""
-        try:
-            while batch := self._next():
-                tried = asyncio.Event()
-                self._start(batch, self._together(batch, tried))
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(PATIENCE_S):
-                        await tried.wait()
-        finally:
-            self._flying = False
-            for entry in self._waiting:  # only when cancelled
-                entry.fail(ServiceUnavailable())
-            self._waiting.clear()
+        while batch := self._next():
+            tried = asyncio.Event()
+            self._start(batch, self._together(batch, tried))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE_S):
+                    await tried.wait()
+        self._flying = False
+
+    def _landed(self, flight: asyncio.Task[None]) -> None:
+        """Nobody is left behind when it was cancelled, perhaps before it began."""
+        if flight.cancelled() or flight.exception() is not None:
+            left, self._waiting, self._flying = self._waiting, [], False
+            _over(left, flight)
 
     def _next(self) -> list[Entry[Any]]:
-        """Those that waited longest, one of each session. Whoever's time is up has waited for nothing."""
+        """Those that waited longest, one of each session. Whoever's time is up has waited for nothing.
+
+        What has become hot meanwhile goes alone: each that lost in a batch would have the rest written twice.
+        """
         batch: dict[_Key, Entry[Any]] = {}
         left: list[Entry[Any]] = []
         room, now = MOST_BYTES, time.monotonic()
         for entry in self._waiting:
             if entry.deadline <= now:
                 entry.fail(ServiceUnavailable())
+            elif self._is_hot(entry.key):
+                self._start([entry], self._alone(entry))
             elif len(batch) < MOST and entry.key not in batch and (not batch or entry.size <= room):
                 batch[entry.key] = entry
                 room -= entry.size
@@ -174,7 +181,7 @@ class Committer:
             again = not leaving
             for entry in leaving:
                 batch.remove(entry)
-                self._start([entry], self._alone(entry, met=Obstacle.CONFLICT))
+                self._start([entry], self._alone(entry, met=Obstacle.CONFLICT, after=attempt))
             stopped = await self._once(batch, attempt) if batch else None
 
     async def _leaving(self, batch: Sequence[Entry[Any]], attempt: Attempt, stopped: Stopped) -> Sequence[Entry[Any]]:
@@ -183,7 +190,7 @@ class Committer:
             return [entry for entry in batch if entry.transaction is stopped.culprit]
         try:
             unmoved = await attempt.look(partial(self._unmoved, batch), stopped.obstacle)
-        except PyMongoError:
+        except Exception:  # noqa: BLE001 - one whose filter cannot even be sent is found out when each is alone
             return []
         return [entry for entry in batch if entry.key not in unmoved]
 
@@ -201,28 +208,24 @@ class Committer:
         return self._hot.get(key, 0.0) > time.monotonic()
 
 
-async def _to_the_end(entries: Sequence[Entry[Any]], work: Coroutine[Any, Any, None]) -> None:
-    """Whatever becomes of the work, nobody waits for ever."""
-    try:
-        await work
-    except asyncio.CancelledError:
-        _fail(entries, ServiceUnavailable())
-        raise
-    except Exception as error:  # noqa: BLE001 - it is each waiter's
-        _fail(entries, error)
-
-
-def _fail(entries: Iterable[Entry[Any]], error: Exception) -> None:
-    for entry in entries:
-        entry.fail(error)
+def _over(entries: Sequence[Entry[Any]], work: asyncio.Task[None]) -> None:
+    """Whatever became of the work, even if it never began, nobody waits for ever."""
+    if work.cancelled():
+        error: BaseException | None = ServiceUnavailable()
+    else:
+        error = work.exception()
+    if isinstance(error, Exception):
+        for entry in entries:
+            entry.fail(error)
 
 
 async def _ask(entry: Entry[Any], attempt: Attempt) -> None:
     """What the database has of it, where nobody said what became of its commit."""
     try:
         found = await attempt.look(entry.transaction.look, Obstacle.UNKNOWN)
-    except PyMongoError:
-        found = None
+    except Exception as error:  # noqa: BLE001 - it is this waiter's, and nobody else's
+        entry.fail(error)
+        return
     if found is None:
         entry.fail(ServiceUnavailable())
     else:

@@ -17,18 +17,22 @@ class Outcomes:
 
     async def of_step(self, step: Step, session: ClientSession) -> Verdict | None:
         """The verdict, or None while the head is as it was read and the step is not stored."""
-        head = await self.connection.heads.find_one(
-            keys.where(keys.of_session(step.tenant, step.session_id)), session=session
-        )
+        head = await self._head(step, session)
         if head is None:
             return Stale()
         if stored := await self._stored(step, head, session):
             return stored
         if step.request is not None and (record := await self.find_request(step.request.key, session=session)):
-            return Duplicate(record)
+            # An unsure commit may have come through since the head was read: then the record is this step's own.
+            head = await self._head(step, session)
+            return (head and await self._stored(step, head, session)) or Duplicate(record)
         if step.fence is not None and (head["fence"] != step.fence or not head["owner"]):
             return Fenced()
         return None if _as_read(head, step) else Stale()
+
+    async def _head(self, step: Step, session: ClientSession) -> Document | None:
+        key = keys.of_session(step.tenant, step.session_id)
+        return await self.connection.heads.find_one(keys.where(key), session=session)
 
     async def find_request(self, key: RequestKey, *, session: ClientSession | None = None) -> RequestRecord | None:
         document = await self.connection.requests.find_one(keys.where(keys.of_request(key)), session=session)
