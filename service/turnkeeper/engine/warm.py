@@ -6,7 +6,7 @@ refusal is never given on a kept snapshot.
 """
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -70,6 +70,9 @@ class Warm:
         self._seen: OrderedDict[Key, Seen] = OrderedDict()
         self._memories: OrderedDict[Key, tuple[Session, Memory]] = OrderedDict()
         self._size = 0
+        self._lent: Counter[Key] = Counter()
+        self._deleted: set[Key] = set()
+        """Sessions that were deleted while somebody had their conversation: it is not kept again."""
 
     def keep(self, seen: Seen) -> None:
         """The session after this replica's own committed step, or as it was read. Kept while nothing runs in it."""
@@ -78,7 +81,9 @@ class Warm:
         self._seen.pop(key, None)
         if head.deleted:
             self._forget(key)
-        if head.deleted or head.active_turn or head.queue:
+            if self._lent[key]:
+                self._deleted.add(key)
+        if head.deleted or head.active_turn or head.queue or key in self._deleted:
             return
         idle = replace(seen.snapshot, turn=None, calls=(), approvals=(), request=None)
         self._seen[key] = replace(seen, snapshot=idle)
@@ -92,17 +97,28 @@ class Warm:
         return seen.by_now(now) if seen is not None and now - seen.read_at < GOOD_FOR else None
 
     def recall(self, session: Session) -> Memory:
-        """The session's conversation as far as it is known here; of another session that had this id, nothing."""
+        """The session's conversation as far as it is known here; of another session that had this id, nothing.
+
+        Whoever takes it gives it back, by `remember`.
+        """
         key = (session.tenant, session.id)
+        self._lent[key] += 1
         known = self._forget(key)
         if known is not None and known[0].create_time == session.create_time:
             return known[1]
         return Memory(self._store, key=key, decode=self._decode)
 
     def remember(self, session: Session, memory: Memory) -> None:
-        """What `recall` gave, grown since. The oldest go first when there is no room."""
+        """What `recall` gave, grown since; nothing of a session that was deleted here meanwhile.
+
+        The oldest go first when there is no room.
+        """
         key = (session.tenant, session.id)
         self._forget(key)
+        gone = key in self._deleted
+        self._returned(key)
+        if gone:
+            return
         self._memories[key] = (session, memory)
         self._size += memory.size
         while len(self._memories) > self._sessions or self._size > self._memory_bytes:
@@ -116,6 +132,12 @@ class Warm:
             return memory.entries()
         finally:
             self.remember(session, memory)
+
+    def _returned(self, key: Key) -> None:
+        self._lent[key] -= 1
+        if self._lent[key] <= 0:
+            del self._lent[key]
+            self._deleted.discard(key)
 
     def _forget(self, key: Key) -> tuple[Session, Memory] | None:
         known = self._memories.pop(key, None)

@@ -61,9 +61,13 @@ def warm(clock: Clock | None = None, *, sessions: int = 3, memory_bytes: int = 1
 
 def remember(kept: Warm, name: str, text: str = "hello", *, sequence: int = 2) -> None:
     memory = kept.recall(session_of(name))
-    said = MessageReceived(message_id="m", content=(Part(text=text),), principal="ada")
-    memory.take([Event(sequence=sequence, turn_id=f"turn {sequence}", attempt=0, create_time=NOON, payload=said)])
+    memory.take(said(text, sequence=sequence))
     kept.remember(session_of(name), memory)
+
+
+def said(text: str, *, sequence: int = 2) -> list[Event]:
+    message = MessageReceived(message_id="m", content=(Part(text=text),), principal="ada")
+    return [Event(sequence=sequence, turn_id=f"turn {sequence}", attempt=0, create_time=NOON, payload=message)]
 
 
 def known(kept: Warm, name: str) -> int:
@@ -108,6 +112,39 @@ def test_what_runs_or_is_deleted_is_not_kept_nor_what_was_known_before() -> None
         kept.keep(seen("a"))
         kept.keep(seen("a", **busy))
         assert kept.take(key("a")) is None
+
+
+def test_nothing_of_a_deleted_session_is_kept() -> None:
+    kept = warm()
+    kept.keep(seen("a"))
+    remember(kept, "a")
+    kept.keep(seen("a", deleted=True))
+    assert kept.take(key("a")) is None
+    assert known(kept, "a") == 0
+
+
+def test_whoever_had_the_conversation_of_a_session_when_it_was_deleted_gives_nothing_back() -> None:
+    kept = warm()
+    remember(kept, "a")
+    readers = [kept.recall(session_of("a")), kept.recall(session_of("a"))]
+    kept.keep(seen("a", deleted=True))
+    for reader in readers:
+        reader.take(said("hello"))
+        kept.keep(seen("a"))  # as it was before
+        kept.remember(session_of("a"), reader)
+        assert kept.take(key("a")) is None
+    assert known(kept, "a") == 0
+
+
+def test_a_session_that_is_shown_again_is_kept_again() -> None:
+    kept = warm()
+    memory = kept.recall(session_of("a"))
+    kept.keep(seen("a", deleted=True))
+    kept.remember(session_of("a"), memory)
+    kept.keep(seen("a"))
+    remember(kept, "a")
+    assert kept.take(key("a")) == seen("a")
+    assert known(kept, "a") == 1
 
 
 def test_the_sessions_of_longest_ago_go_first() -> None:
