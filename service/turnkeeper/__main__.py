@@ -12,17 +12,13 @@ from typing import NoReturn
 
 import uvloop
 
-from turnkeeper import app, faults, settings, supervisor
-from turnkeeper.errors import SessionError
+from turnkeeper import faults, settings, supervisor
+from turnkeeper.groundwork import named
 from turnkeeper.lifeline import Lifeline
 from turnkeeper.model import command as scripted
 from turnkeeper.model.local import LocalModel, LocalModelError
-from turnkeeper.rpc.server import PortTaken
 from turnkeeper.signals import signals
-from turnkeeper.store.embedded import EmbeddedDatabaseError
-from turnkeeper.store.mongo.indexes import UnfitDatabase
 from turnkeeper.telemetry import logs
-from turnkeeper.telemetry.setup import TelemetryError
 
 SERVE_EXAMPLES = """\
 examples:
@@ -40,16 +36,6 @@ YOUNG_OBJECTS = 5_000
 """How many more objects than before there are when the collector looks for cycles; Python's own is 700."""
 SECRET_LENGTH = 8
 """A shorter key is a placeholder, such as `none`: hiding it would hide words of the log."""
-CANNOT_START = (
-    settings.SettingError,
-    EmbeddedDatabaseError,
-    LocalModelError,
-    UnfitDatabase,
-    SessionError,
-    PortTaken,
-    TelemetryError,
-    supervisor.ReplicaFailed,
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 async def _serve(args: argparse.Namespace) -> int:
     line = None if args.lifeline is None else Lifeline(args.lifeline)
     try:
-        chosen = app.named(settings.load(args, os.environ))
+        chosen = named(settings.load(args, os.environ))
         armed = faults.arm(os.environ)
     except (settings.SettingError, ValueError) as error:
         return _complain("serve", error)
@@ -114,7 +100,7 @@ async def _serve(args: argparse.Namespace) -> int:
                 else:
                     line.serves(cut=asked.set)
                 await asked.wait()
-    except CANNOT_START as error:
+    except _cannot_start(chosen) as error:
         if line is None:
             return _complain("serve", error)
         line.cannot_start(str(error))
@@ -140,8 +126,19 @@ async def _served(chosen: settings.Settings, *, share_port: bool) -> AsyncIterat
         async with supervisor.serving(chosen, os.environ) as address:
             yield address
         return
+    from turnkeeper import app  # noqa: PLC0415 - most of the start, and a supervisor needs nothing of it
+
     async with app.serving(chosen, os.environ, share_port=share_port) as running:
         yield running.address
+
+
+def _cannot_start(chosen: settings.Settings) -> tuple[type[Exception], ...]:
+    """What tells why it cannot serve."""
+    if chosen.processes > 1:
+        return supervisor.CANNOT_START
+    from turnkeeper import app  # noqa: PLC0415 - as above
+
+    return app.CANNOT_START
 
 
 def _leave() -> NoReturn:

@@ -2,15 +2,13 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
-import os
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -39,8 +37,10 @@ from turnkeeper.engine.toolbox import Toolbox
 from turnkeeper.engine.turns import Turns
 from turnkeeper.engine.warm import Warm
 from turnkeeper.engine.worker import Worker
-from turnkeeper.errors import ServiceUnavailable
+from turnkeeper.errors import PortTaken, ServiceUnavailable, SessionError
+from turnkeeper.groundwork import background, check_identity, database, named
 from turnkeeper.model.by_agent import Models, provider_of
+from turnkeeper.model.local import LocalModelError
 from turnkeeper.rpc.agents import AgentService
 from turnkeeper.rpc.approvals import ApprovalService
 from turnkeeper.rpc.chat import ChatService
@@ -50,11 +50,12 @@ from turnkeeper.rpc.pages import Pages
 from turnkeeper.rpc.server import Server
 from turnkeeper.rpc.sessions import SessionService
 from turnkeeper.settings import SettingError, Settings
-from turnkeeper.store.embedded import EmbeddedMongo
+from turnkeeper.store.embedded import EmbeddedDatabaseError
 from turnkeeper.store.mongo import next_version
 from turnkeeper.store.mongo.documents import SCHEMA
+from turnkeeper.store.mongo.indexes import UnfitDatabase
 from turnkeeper.store.mongo.store import MongoStore
-from turnkeeper.telemetry.setup import Options, Telemetry
+from turnkeeper.telemetry.setup import Options, Telemetry, TelemetryError
 from turnkeeper.telemetry.setup import start as start_telemetry
 from turnkeeper.tools.python import PythonTools, installed
 
@@ -62,6 +63,16 @@ GOAWAY_PAUSE = 0.05
 """Seconds between the GOAWAY and the end of the streams: clients must not attach again here."""
 LAST_WORDS = 0.25
 """Seconds that the last answers have to leave, once their calls have ended."""
+
+CANNOT_START = (
+    SettingError,
+    EmbeddedDatabaseError,
+    LocalModelError,
+    UnfitDatabase,
+    SessionError,
+    PortTaken,
+    TelemetryError,
+)
 
 log = logging.getLogger("turnkeeper")
 
@@ -132,11 +143,6 @@ async def serving(
         )
         model_url = provider.base_url if provider else ""
         yield Running(f"{settings.host}:{port}", port, uri, model_url)
-
-
-def named(settings: Settings) -> Settings:
-    """The settings with a name for this replica, made up where none is given."""
-    return settings if settings.replica else replace(settings, replica=f"replica-{os.getpid()}-{secrets.token_hex(3)}")
 
 
 class _Replica:
@@ -346,49 +352,6 @@ def _warn_of_missing_tools(agents: Mapping[str, Agent], toolbox: Toolbox) -> Non
         for tool in agent.tools:
             if not any(character in tool for character in "*?[") and toolbox.find(agent, tool) is None:
                 log.warning("agent %s names the tool %s, and no such tool is installed", agent.name, tool)
-
-
-@contextlib.asynccontextmanager
-async def background(*runs: Callable[[], Coroutine[None, None, None]]) -> AsyncIterator[None]:
-    """Tasks that live as long as the block; one that dies ends the block with its error.
-
-    The block's own error stays what it is: a task group would wrap it.
-    """
-    failed: Exception | None = None
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(run()) for run in runs]
-        await asyncio.sleep(0)
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001 - raised again below
-            failed = error
-        finally:
-            for task in tasks:
-                task.cancel()
-    if failed is not None:
-        raise failed
-
-
-def check_identity(settings: Settings) -> None:
-    """Raises SettingError for an address that callers of this identity must not reach."""
-    host = "127.0.0.1" if settings.host == "localhost" else settings.host.strip("[]")
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
-        raise SettingError(
-            f"--host is {settings.host}: with identity none everybody may do everything, so only loopback is served"
-        )
-
-
-async def database(settings: Settings, stack: AsyncExitStack) -> str:
-    """Its URI; a private one is started where the settings say so. Raises SettingError, EmbeddedDatabaseError."""
-    if settings.mongodb_uri:
-        return settings.mongodb_uri
-    if not settings.embedded:
-        raise SettingError("no database is set: pass --embedded for a private one, or set MONGODB_URI")
-    return await stack.enter_async_context(EmbeddedMongo(settings.data_dir))
 
 
 def _now() -> datetime:

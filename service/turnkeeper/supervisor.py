@@ -16,11 +16,13 @@ from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
 from typing import Final
 
-from turnkeeper import app, settings
+from turnkeeper import settings
+from turnkeeper.errors import PortTaken
+from turnkeeper.groundwork import background, check_identity, database
 from turnkeeper.lifeline import SERVING
-from turnkeeper.model.by_agent import LOCAL_MODEL_AT, local_url
-from turnkeeper.rpc.server import PortTaken
-from turnkeeper.settings import Settings
+from turnkeeper.model.local import LOCAL_MODEL_AT, LocalModelError, local_url
+from turnkeeper.settings import SettingError, Settings
+from turnkeeper.store.embedded import EmbeddedDatabaseError
 
 FIRST_PAUSE: Final = 0.5
 """Seconds before a replica that ended is started again; each time twice as long."""
@@ -39,6 +41,9 @@ class NotDrained(Exception):
     """A replica was lost in the drain."""
 
 
+CANNOT_START: Final = (SettingError, EmbeddedDatabaseError, LocalModelError, PortTaken, ReplicaFailed)
+
+
 @contextlib.asynccontextmanager
 async def serving(chosen: Settings, environ: Mapping[str, str]) -> AsyncIterator[str]:
     """Once all replicas serve, their address. They are drained on the way out.
@@ -46,17 +51,17 @@ async def serving(chosen: Settings, environ: Mapping[str, str]) -> AsyncIterator
     Raises PortTaken, SettingError, EmbeddedDatabaseError, LocalModelError, ReplicaFailed: each says what to do. On the
     way out NotDrained.
     """
-    app.check_identity(chosen)
+    check_identity(chosen)
     async with AsyncExitStack() as stack:
         port = stack.enter_context(held(chosen.host, chosen.port))
-        uri = await app.database(chosen, stack)
+        uri = await database(chosen, stack)
         model = await local_url(chosen, environ, stack)
         shared = replace(chosen, processes=1, port=port, mongodb_uri=uri, embedded=False)
         variables = {**environ, LOCAL_MODEL_AT: model} if model else environ
         replicas = [_Replica(_numbered(shared, number), variables) for number in range(1, chosen.processes + 1)]
         try:
             await _start(replicas)
-            async with app.background(*(each.keep for each in replicas)):
+            async with background(*(each.keep for each in replicas)):
                 yield f"{chosen.host}:{port}"
         finally:
             drained = await asyncio.gather(*(each.drain() for each in replicas))

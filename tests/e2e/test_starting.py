@@ -4,7 +4,7 @@ import pytest
 
 from tests import harness
 from tests.e2e.world import AGENTS, World
-from turnkeeper.rpc.server import PortTaken
+from turnkeeper.errors import PortTaken
 from turnkeeper.settings import SettingError
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -12,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from turnkeeper import supervisor
-from turnkeeper.rpc.server import PortTaken
+from turnkeeper.errors import PortTaken
 from turnkeeper.settings import Settings
 
+PYTHON = sys.executable
 URI = "mongodb://ada:a-password@127.0.0.1:1/"
 SERVE = r"line.sendall(b'serving\n'); "
 UNTIL_ASKED = SERVE + "line.recv(1); "
@@ -189,3 +191,10 @@ def _listen(port: int, *, share: bool = False) -> socket.socket:
         listening.close()
         raise
     return listening
+
+
+def test_a_supervisor_loads_no_part_of_a_server() -> None:
+    asked = "import sys, turnkeeper.__main__; print(*sys.modules)"
+    loaded = subprocess.run([PYTHON, "-c", asked], capture_output=True, text=True, check=True).stdout.split()
+    assert "turnkeeper.supervisor" in loaded
+    assert not {"turnkeeper.app", "aiohttp", "grpc", "google.protobuf", "motor", "openai"} & set(loaded)

