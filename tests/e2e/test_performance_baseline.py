@@ -215,8 +215,9 @@ def _by_chance(command: Command) -> bool:
 
     An owner looks each second for wishes to cancel. Who waits for a turn looks again when a hint is faster than the
     verdict. A server session that is new is announced once. Hints and previews are one stream and one insert for all.
+    A replica says now and then that it lives, and looks whether others do.
     """
-    shared = "getMore" in command or command.get("insert") == "partials" or command.get("update") == "replicas"
+    shared = "getMore" in command or command.get("insert") == "partials" or command[name_of(command)] == "replicas"
     return shared or command.get("find") in ("heads", "turns")
 
 
