@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Literal, TypeAlias, assert_never
 
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics.export import (
     ConsoleMetricExporter,
@@ -25,7 +26,6 @@ from prometheus_client import CollectorRegistry
 from turnkeeper.telemetry.drain import drain
 from turnkeeper.telemetry.instruments import Instruments
 from turnkeeper.telemetry.metrics import Metrics
-from turnkeeper.telemetry.otlp import SpansToOtlp
 from turnkeeper.telemetry.quiet import Quiet
 from turnkeeper.telemetry.scrape import Scrape
 from turnkeeper.telemetry.spans import Spans
@@ -106,11 +106,11 @@ def start(
             assert_never(exporter)
 
 
-def _otlp(endpoint: str, within: timedelta) -> tuple[SpansToOtlp, OTLPMetricExporter]:
+def _otlp(endpoint: str, within: timedelta) -> tuple[OTLPSpanExporter, OTLPMetricExporter]:
     if endpoint and not endpoint.startswith(("http://", "https://")):
         raise TelemetryError("the OTLP endpoint must begin with http:// or https://, as in http://127.0.0.1:4317")
     to, seconds = endpoint or None, within.total_seconds()
-    return SpansToOtlp(endpoint=to, timeout=seconds), OTLPMetricExporter(endpoint=to, timeout=seconds)
+    return OTLPSpanExporter(endpoint=to, timeout=seconds), OTLPMetricExporter(endpoint=to, timeout=seconds)
 
 
 def _pushed(options: Options, resource: Resource, spans: SpanExporter, metrics: MetricExporter) -> Telemetry:

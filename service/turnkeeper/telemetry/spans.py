@@ -95,8 +95,9 @@ class Spans:
     @staticmethod
     def traceparent() -> str:
         """The current span as a W3C traceparent, to be kept with a turn or sent along; empty where there is none."""
-        at = get_current_span().get_span_context()
-        return f"00-{at.trace_id:032x}-{at.span_id:016x}-{at.trace_flags:02x}" if at.is_valid else ""
+        carrier: dict[str, str] = {}
+        _W3C.inject(carrier)
+        return carrier.get("traceparent", "")
 
 
 def _context_of(metadata: Iterable[tuple[str, str | bytes]]) -> Context:
