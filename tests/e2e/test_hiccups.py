@@ -13,6 +13,7 @@ from tests.e2e.world import AGENTS
 from tests.workshop import Workshop
 from turnkeeper import app
 from turnkeeper.domain.event import HISTORY
+from turnkeeper.engine.warm import Warm
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.pb.v1 import chat_pb2
 from turnkeeper.store.mongo.store import MongoStore
@@ -61,11 +62,12 @@ class Flawed(MongoStore):
 
 @pytest.fixture(autouse=True)
 def flawed(monkeypatch: pytest.MonkeyPatch) -> type[Flawed]:
-    """The servers' store, fresh for each test."""
+    """The servers' store, fresh for each test; no server remembers a conversation, so that each run reads it."""
 
     class Fresh(Flawed):
         pass
 
+    monkeypatch.setattr(Warm, "remember", lambda *_: None)
     monkeypatch.setattr(app, "MongoStore", Fresh)
     return Fresh
 
@@ -98,13 +100,15 @@ async def test_a_read_that_fails_once_costs_its_owner_nothing(
 async def test_after_a_defect_the_lease_is_given_back_and_the_next_try_completes(
     mongo_uri: str, database_name: str, flawed: type[Flawed], caplog: pytest.LogCaptureFixture
 ) -> None:
-    flawed.read, flawed.error, flawed.armed = "events", lambda: RuntimeError("a defect"), True
+    flawed.read, flawed.error = "events", lambda: RuntimeError("a defect")
     async with (
         harness.scripted(SCRIPT) as model,
         harness.serving(mongo_uri, database_name, model, agents=AGENTS, lease=LEASE) as running,
         harness.connect(running.address) as stubs,
     ):
         session = await harness.create_test_session(stubs, agent="talker")
+        await harness.send_message_to_session(stubs, session, "first")
+        flawed.armed = True
         turn = await harness.send_message_to_session(stubs, session, "again", wait=0)
         ended = await harness.wait_for_turn(stubs, session, turn.turn_id, seconds=8)
         kinds = harness.kinds(await harness.all_events(stubs, session))

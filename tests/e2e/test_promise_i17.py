@@ -25,6 +25,8 @@ from turnkeeper.store.mongo.next_version import FIELD, NEXT, VARIABLE
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+NEEDS_NEXT = {"$set": {"log_needs": NEXT}, "$inc": {"revision": 1}}
+"""As a step of the next version leaves a head."""
 SCRIPT = r"""
 [[reply]]
 match = '^do (?P<label>[\w-]+)'
@@ -167,7 +169,7 @@ class TestTwoVersions:
     ) -> None:
         session = await harness.create_test_session(world.stubs, agent="talker")
         async with AsyncMongoClient[dict[str, Any]](world.mongo_uri) as client:
-            await client[world.database]["heads"].update_one({"session_id": session}, {"$set": {"log_needs": NEXT}})
+            await client[world.database]["heads"].update_one({"session_id": session}, NEEDS_NEXT)
         turn = await harness.send_message_to_session(world.stubs, session, "not mine", wait=1)
         assert turn.state == chat_pb2.TURN_STATE_PENDING
         async with newer(world) as stubs:
@@ -180,7 +182,7 @@ class TestTwoVersions:
     async def test_i17_a_fork_needs_the_version_that_its_source_needs(self, world: World) -> None:
         source = await harness.create_test_session(world.stubs, agent="talker")
         async with AsyncMongoClient[dict[str, Any]](world.mongo_uri) as client:
-            await client[world.database]["heads"].update_one({"session_id": source}, {"$set": {"log_needs": NEXT}})
+            await client[world.database]["heads"].update_one({"session_id": source}, NEEDS_NEXT)
         request = session_pb2.ForkSessionRequest(session_id=source, request_id="fork", new_session_id=f"{source}-new")
         with refused("SERVICE_UNAVAILABLE") as refusal:
             await world.stubs.sessions.ForkSession(request)

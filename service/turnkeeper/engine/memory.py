@@ -6,6 +6,7 @@ from turnkeeper.domain.event import HISTORY, Event, SessionRestored
 from turnkeeper.domain.history import Entry, History
 from turnkeeper.domain.message import Message
 from turnkeeper.engine.feed import Key
+from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.contract import Store
 from turnkeeper.store.step import StoredEvent
 
@@ -37,6 +38,10 @@ class Memory:
         """Take in what the log holds up to this number. Raises ServiceUnavailable; then it may be asked again."""
         if self._through >= until:
             return
+        key = self._key
+        if (await self._store.last_seqs([key])).get(key, 0) < until:
+            # A new primary shows less than is known of: what it hides would be missed for good.
+            raise ServiceUnavailable(session_id=key[1])
         found = await self._log(after=self._through, until=until)
         if any(isinstance(event.payload, SessionRestored) for event in found):
             self._history = History.of(await self._log(after=_CREATED, until=until))

@@ -228,6 +228,7 @@ class _Patience:
             self._waiting = None
             if self._over:
                 task.uncancel()
+                self._over = False  # whoever swallowed it meets the next one
 
     def _wake_at(self, due: float) -> None:
         if self._timer is not None:

@@ -9,19 +9,20 @@ import pytest
 
 from tests.builders import NOON, Place, a_place, new_id
 from tests.contracts.stores import begin
-from turnkeeper.domain.event import TurnCompleted
+from turnkeeper.domain.event import Event, MessageReceived, TurnCompleted
 from turnkeeper.domain.message import Part, Usage
 from turnkeeper.domain.turn import StopReason, TurnOptions, TurnState
 from turnkeeper.engine import lifecycle, sessions
 from turnkeeper.engine.draft import Draft
 from turnkeeper.engine.feed import Feeds
 from turnkeeper.engine.journal import Journal, Stored
+from turnkeeper.engine.memory import Memory
 from turnkeeper.engine.requests import NewMessage, Taker, accept
 from turnkeeper.engine.warm import Seen, Warm
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.store.mongo.store import MongoStore
-from turnkeeper.store.step import Committed, RequestKey, RequestRecord, Snapshot
+from turnkeeper.store.step import Committed, RequestKey, RequestRecord, Snapshot, StoredEvent
 from turnkeeper.telemetry.instruments import Instruments
 from turnkeeper.telemetry.metrics import Metrics
 
@@ -196,3 +197,28 @@ async def test_after_an_unknown_outcome_nothing_is_kept(
 def _of(stored: Stored[Any]) -> Committed:
     assert stored.committed is not None
     return stored.committed
+
+
+async def test_a_conversation_that_a_new_primary_does_not_show_whole_is_not_taken_for_the_whole(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was passed over once would be missing in every later turn's context."""
+    await replica.send("m1")
+    now = await replica.read()
+    memory = Memory(replica.store, key=replica.key, decode=_a_message)
+    last_seqs = replica.store.last_seqs
+
+    async def behind(keys: Any) -> dict[Any, int]:
+        return {key: last - 1 for key, last in (await last_seqs(keys)).items()}
+
+    monkeypatch.setattr(replica.store, "last_seqs", behind)
+    with pytest.raises(ServiceUnavailable):
+        await memory.read(until=now.head.last_seq)
+    monkeypatch.undo()
+    await memory.read(until=now.head.last_seq)
+    assert [entry.message.text for entry in memory.entries()] == ["hello"]
+
+
+def _a_message(stored: StoredEvent) -> Event:
+    said = MessageReceived(message_id="m", content=(Part(text="hello"),), principal="p")
+    return Event(sequence=stored.sequence, turn_id=stored.turn_id, attempt=0, create_time=NOON, payload=said)
