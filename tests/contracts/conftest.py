@@ -6,6 +6,7 @@ import pytest
 import pytest_asyncio
 
 from tests.contracts.databases import database_name, shared_database
+from tests.contracts.models import Stage
 from tests.contracts.stores import TextCodec
 from turnkeeper.store.contract import Store
 from turnkeeper.store.mongo.store import MongoStore
@@ -34,3 +35,9 @@ async def new_store(request: pytest.FixtureRequest, mongo_uri: str, database_nam
 @pytest_asyncio.fixture
 async def store(new_store: NewStore) -> Store:
     return await new_store()
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    async with Stage() as stage:
+        yield stage

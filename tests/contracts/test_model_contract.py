@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import pytest
 
-from tests.contracts.models import KEY, WEATHER, Stage, answer, asking, fail, saying, short
+from tests.contracts.models import KEY, WEATHER, Stage, answer, asking, fail, short
 from turnkeeper.codes import Code
 from turnkeeper.domain.message import FinishReason, Message, Role, ToolRequest, Usage
 from turnkeeper.model.contract import Model, ModelAnswer, ModelRequest, TextDelta
@@ -22,12 +22,6 @@ from turnkeeper.model.script import Fail, Reply, ScriptedCall, TokenCount
 
 # Every script has letters of one to four bytes, a letter made of two code points, and a line separator.
 LONG = "Grüße, 世界! 👩‍🚀 e\u0301 a\u2028b\u0085c <end>" * 3
-
-
-@pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    async with Stage() as stage:
-        yield stage
 
 
 @pytest.fixture(params=["scripted", "local"])
@@ -293,114 +287,6 @@ class TestFailures:
             _, failure = await fail(model)
         assert failure.detail.metadata["reason"] == Reason.CONNECT_TIMEOUT
         assert failure.detail.code is Code.LLM_TIMEOUT
-
-
-def _body(*events: str, end: str = "\n\n") -> str:
-    return "".join(f"data: {event}{end}" for event in events)
-
-
-HELLO = '{"choices":[{"delta":{"content":"hello"}}]}'
-STOP = '{"choices":[{"delta":{},"finish_reason":"stop"}]}'
-OK = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
-
-
-class TestOddServers:
-    """Bytes that the scripted model does not send, but others do."""
-
-    @pytest.mark.parametrize(
-        "body",
-        [
-            _body(HELLO, STOP, "[DONE]"),
-            _body(HELLO, STOP, "[DONE]", end="\r\n\r\n"),
-            _body(HELLO, STOP, "[DONE]").replace("data: ", "data:"),
-            _body(HELLO, STOP, "[DONE]").replace("data: ", ": a comment\nevent: x\nid: 7\nretry: 9\ndata: "),
-            _body(HELLO, STOP) + "data: [DONE]\n",
-            _body('{"type":"ping"}', '{"choices":[]}', HELLO, STOP, "[DONE]", "what comes after does not count"),
-        ],
-    )
-    async def test_other_ways_to_write_a_stream(self, stage: Stage, body: str) -> None:
-        async with saying(f"{OK}Content-Length: {len(body)}\r\n\r\n{body}") as base_url:
-            _, last = await answer(stage.connect(base_url), asking("hello"))
-        assert last.text == "hello"
-
-    async def test_chunks_that_come_together_are_one_delta(self, stage: Stage) -> None:
-        async with saying(f"{OK}\r\n{_body(HELLO, HELLO, STOP, '[DONE]')}") as base_url:
-            deltas, _ = await answer(stage.connect(base_url), asking("hello"))
-        assert deltas == ["hellohello"]
-
-    async def test_text_that_comes_together_with_a_failure_is_told(self, stage: Stage) -> None:
-        async with saying(f"{OK}\r\n{_body(HELLO, HELLO, '[1]')}") as base_url:
-            text, failure = await fail(stage.connect(base_url))
-        assert (text, failure.detail.metadata["reason"]) == ("hellohello", Reason.MALFORMED)
-
-    @pytest.mark.parametrize(
-        ("said", "reason"),
-        [
-            (f"{OK}\r\n{_body(HELLO, STOP)}", Reason.NO_END),  # its end is the connection's
-            (f"{OK}\r\n{_body(HELLO, STOP)}data: [DONE]", Reason.NO_END),
-            (f"{OK}Content-Length: 900\r\n\r\n{_body(HELLO, STOP)}", Reason.CUT),
-            (f"{OK}Content-Length: 0\r\n\r\n", Reason.EMPTY),
-            (f"{OK}\r\n<html>Sign in</html>", Reason.NO_END),
-            (f"{OK}\r\n{_body('[1]')}", Reason.MALFORMED),
-            (f"{OK}\r\n{_body(HELLO, '[DONE]')}", Reason.NO_FINISH_REASON),
-            (f"{OK}\r\ndata: {'x' * 3_000_000}", Reason.MALFORMED),
-            (f"{OK}Transfer-Encoding: chunked\r\n\r\nzz\r\n", Reason.CUT),
-            ("HTTP/1.1 503 Busy\r\nContent-Length: 4\r\nRetry-After: 3\r\n\r\nbusy", Reason.SERVER_ERROR),
-            ("HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n", Reason.NO_CONNECTION),
-            ("HTTP/1.1 400 No\r\nContent-Length: 900\r\n\r\n{", Reason.CUT),
-            ("SSH-2.0-OpenSSH\r\n", Reason.NO_CONNECTION),
-        ],
-    )
-    async def test_other_ways_to_fail(self, stage: Stage, said: str, reason: Reason) -> None:
-        async with saying(said) as base_url:
-            _, failure = await fail(stage.connect(base_url))
-        assert failure.detail.metadata["reason"] == reason
-
-    async def test_a_flood_of_comments_meets_the_deadline(self, stage: Stage) -> None:
-        async with saying(f"{OK}\r\n", then=": still here\n" * 5000) as base_url:
-            _, failure = await fail(stage.connect(base_url, deadlines=short(first_token=0.2)))
-        assert failure.detail.metadata["reason"] == Reason.START_TIMEOUT
-
-    async def test_an_end_that_holds_the_connection_open_is_an_end(self, stage: Stage) -> None:
-        async with saying(f"{OK}\r\n{_body(HELLO, STOP, '[DONE]')}", hold=True) as base_url:
-            _, last = await answer(stage.connect(base_url), asking("hello"))
-        assert last.text == "hello"
-
-    async def test_one_connection_serves_one_call_after_another(self, stage: Stage) -> None:
-        body = _body(HELLO, STOP, "[DONE]")
-        ports: list[int] = []
-        async with saying(f"{OK}Content-Length: {len(body)}\r\n\r\n{body}", ports=ports) as base_url:
-            model = stage.connect(base_url)
-            for _ in range(3):
-                await answer(model, asking("hello"))
-        assert len(ports) == 3
-        assert len(set(ports)) == 1
-
-    async def test_a_connection_to_be_closed_serves_one_call(self, stage: Stage) -> None:
-        """Also where the server keeps it."""
-        body = _body(HELLO, STOP, "[DONE]")
-        ports: list[int] = []
-        async with saying(f"{OK}Content-Length: {len(body)}\r\n\r\n{body}", ports=ports) as base_url:
-            model = stage.connect(base_url, close=True)
-            for _ in range(3):
-                await answer(model, asking("hello"))
-        assert len(set(ports)) == 3
-
-    async def test_a_proxy_in_the_environment_is_asked_for_other_machines(
-        self, stage: Stage, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        async with saying(f"{OK}\r\n{_body(HELLO, STOP, '[DONE]')}") as proxy:
-            monkeypatch.setenv("HTTP_PROXY", proxy.removesuffix("/v1"))
-            _, last = await answer(stage.connect("http://model.invalid/v1"), asking("hello"))
-        assert last.text == "hello"
-
-    async def test_a_proxy_in_the_environment_is_not_asked_for_this_machine(
-        self, stage: Stage, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
-            monkeypatch.setenv(name, "http://127.0.0.1:9")
-        model = await stage.play(Reply(text="direct"))
-        assert (await answer(model, asking("hello")))[1].text == "direct"
 
 
 class TestLeaving:

@@ -1,7 +1,5 @@
 """What a model's server is sent, and by which connections."""
 
-from collections.abc import AsyncIterator
-
 import orjson
 import pytest
 
@@ -9,12 +7,6 @@ from tests.contracts.models import WEATHER, Stage, answer, asking
 from turnkeeper.domain.message import Message, Role, ToolRequest
 from turnkeeper.model.contract import ModelRequest
 from turnkeeper.model.script import Reply
-
-
-@pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    async with Stage() as stage:
-        yield stage
 
 
 class TestRequests:

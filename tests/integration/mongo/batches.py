@@ -1,0 +1,64 @@
+"""Steps of different sessions, handed in at the same time, and what became of them."""
+
+import asyncio
+from typing import Any
+
+from tests.builders import Place, a_turn, an_event
+from tests.contracts.stores import a_step, begin, head_of, until
+from tests.integration.mongo.commands import Command, Recorder, name_of
+from turnkeeper.store.mongo.store import MongoStore
+from turnkeeper.store.step import Committed, Step, Verdict
+
+MANY = 8
+HELD_MS = 1000
+
+
+async def new_places(store: MongoStore, count: int = MANY) -> list[Place]:
+    return [await begin(store) for _ in range(count)]
+
+
+async def next_step(store: MongoStore, place: Place, **given: Any) -> Step:
+    return a_step(await head_of(store, place), an_event("one"), new_turns=(a_turn(place),), **given)
+
+
+async def new_steps(store: MongoStore, count: int = MANY) -> list[Step]:
+    return [await next_step(store, place) for place in await new_places(store, count)]
+
+
+async def together(store: MongoStore, *steps: Step) -> list[Verdict]:
+    """All handed in before the first of them is sent."""
+    return list(await asyncio.gather(*(store.commit(step) for step in steps)))
+
+
+async def assert_stored(store: MongoStore, step: Step, verdict: Verdict | None = None) -> None:
+    """Once, and it is known."""
+    events = await store.events(step.tenant, step.session_id, after=step.last_seq, limit=99)
+    assert len(events) == len(step.events)
+    for turn in step.new_turns:
+        assert await store.turn(step.tenant, step.session_id, turn.id) == turn
+    expected = Committed(last_seq=step.last_seq + len(events), fence=step.next_fence, events=tuple(events))
+    assert verdict in (None, expected)
+    assert await store.commit(step) == expected
+
+
+async def assert_not_stored(store: MongoStore, step: Step) -> None:
+    assert await store.events(step.tenant, step.session_id, after=step.last_seq, limit=99) == []
+    for turn in step.new_turns:
+        assert await store.turn(step.tenant, step.session_id, turn.id) is None
+
+
+def sessions_of(commands: list[Command]) -> list[list[str]]:
+    """Whose heads each transaction wrote, in order."""
+    updates = [each for each in commands if each.get("update") == "heads" and "autocommit" in each]
+    return [[statement["q"]["_id"]["session_id"] for statement in each["updates"]] for each in updates]
+
+
+def count_of(commands: list[Command], name: str) -> int:
+    return sum(name_of(each) == name for each in commands)
+
+
+async def until_sent(recorder: Recorder, name: str) -> None:
+    async def sent() -> bool:
+        return any(name_of(each) == name for each in recorder.commands)
+
+    await until(sent)
