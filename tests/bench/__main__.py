@@ -24,6 +24,7 @@ examples:
   make bench BENCH_ARGS=--quick                     everything, roughly, in less than 2 minutes
   make bench BENCH_ARGS="--only turns-16"           one measure
   make bench BENCH_ARGS="--only turns --rounds 3"   those whose names have this in them, 3 rounds
+  make bench BENCH_ARGS="--only turns-1,replay"     two measures
 
 Exit status: 0 measured, also when goals are missed; 1 a run that must not count; 2 it cannot start; 130 interrupted.
 """
@@ -38,13 +39,12 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--quick", action="store_true", help="few rounds of few turns")
-    parser.add_argument("--only", metavar="NAME", default="", help="only measures whose names have this in them")
+    parser.add_argument("--only", metavar="NAME,…", default="", help="only measures with one of these in their names")
     parser.add_argument("--rounds", type=int, help="rounds of each side (default: 5, quick: 2)")
     parser.add_argument("--turns", type=int, help="turns a round (default: 200, quick: 32)")
     parser.add_argument("--out", type=Path, default=Path("build/bench.json"), metavar="FILE", help="%(default)s")
     asked = parser.parse_args()
-    named = [each for each in MEASURES if asked.only == each.name]
-    chosen = named or [each for each in MEASURES if asked.only in each.name]
+    chosen = meant(asked.only)
     if not chosen:
         return _cannot(f"no measure has {asked.only!r} in its name; there are {', '.join(m.name for m in MEASURES)}")
     base = QUICK if asked.quick else Scale()
@@ -56,6 +56,13 @@ def main() -> int:
         return _cannot(str(error))
     print("\nbench: interrupted; everything that it started was ended", file=sys.stderr)
     return 130
+
+
+def meant(only: str) -> list[Measure]:
+    """The measures of names or parts of names, with commas between; a whole name means that one alone."""
+    names = [each.name for each in MEASURES]
+    wanted = {name for part in only.split(",") for name in names if (name == part if part in names else part in name)}
+    return [each for each in MEASURES if each.name in wanted]
 
 
 async def run(chosen: Sequence[Measure], scale: Scale, out: Path) -> int:

@@ -5,9 +5,10 @@ from typing import ClassVar
 
 import pytest
 
+from tests.bench.__main__ import meant
 from tests.bench.bench import Bench, Scale
 from tests.bench.jobs.watch import Audience, Watcher
-from tests.bench.measures import growth, idle, latency
+from tests.bench.measures import MEASURES, growth, idle, latency
 
 
 def test_the_cost_of_the_bytes_is_taken_off_a_late_turn_and_no_more() -> None:
@@ -51,3 +52,20 @@ def test_what_is_recorded_of_a_watcher_is_told_by_turns() -> None:
     watcher.responses, watcher.times = [b"a", b"b", b"c"], [10.5, 19.5, 20.25]
     told = audience.recording(watcher)
     assert b'"turns":[[[0.5,"YQ=="],[9.5,"Yg=="]],[[0.25,"Yw=="]]]' in told
+
+
+@pytest.mark.parametrize(
+    ("only", "names"),
+    [
+        ("turns-1", ["turns-1"]),
+        ("turns-", ["turns-1", "turns-16", "turns-64"]),
+        ("replay,turns-16", ["turns-16", "replay"]),
+        ("nothing", []),
+    ],
+)
+def test_measures_are_chosen_by_name_or_by_a_part_of_it(only: str, names: list[str]) -> None:
+    assert [each.name for each in meant(only)] == names
+
+
+def test_without_a_choice_everything_is_measured() -> None:
+    assert meant("") == list(MEASURES)
