@@ -17,7 +17,7 @@ from tests.bench.measures import MEASURES
 from tests.bench.parts import Parts, end_on_signals
 from turnkeeper.store.embedded import EmbeddedDatabaseError
 
-QUICK = Scale(rounds=2, turns=32, quick=True)
+QUICK = Scale(rounds=1, turns=32, quick=True)
 EPILOG = """\
 examples:
   make bench                                        everything
@@ -40,7 +40,7 @@ def main() -> int:
     )
     parser.add_argument("--quick", action="store_true", help="few rounds of few turns")
     parser.add_argument("--only", metavar="NAME,…", default="", help="only measures with one of these in their names")
-    parser.add_argument("--rounds", type=int, help="rounds of each side (default: 5, quick: 2)")
+    parser.add_argument("--rounds", type=int, help="rounds of each side (default: 5, quick: 1)")
     parser.add_argument("--turns", type=int, help="turns a round (default: 200, quick: 32)")
     parser.add_argument("--out", type=Path, default=Path("build/bench.json"), metavar="FILE", help="%(default)s")
     asked = parser.parse_args()
