@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import secrets
 import signal
 import sys
 import tempfile
@@ -152,10 +153,10 @@ class Parts:
     @contextlib.asynccontextmanager
     async def runner(self, name: str) -> AsyncIterator[Runner]:
         """A process of one's own for jobs."""
-        socket = self.folder / f"{name}.socket"
-        async with self._program(name, ["tests.bench.runner", str(socket)]) as program:
+        socket = f"{name}-{secrets.token_hex(8)}"
+        async with self._program(name, ["tests.bench.runner", socket]) as program:
             await program.until_says(runner.READY)
-            reader, writer = await asyncio.open_unix_connection(str(socket), limit=runner.LINE_LIMIT)
+            reader, writer = await asyncio.open_unix_connection(runner.address_of(socket), limit=runner.LINE_LIMIT)
             try:
                 yield Runner(program, reader, writer)
             finally:

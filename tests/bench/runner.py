@@ -8,7 +8,6 @@ import importlib
 import sys
 import traceback
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -44,7 +43,12 @@ class Channels:
         return channel
 
 
-async def main(path: Path) -> None:
+def address_of(name: str) -> str:
+    """A socket without a file: a file's path may have 107 characters, and temporary folders are longer."""
+    return f"\0turnkeeper-bench-{name}"
+
+
+async def main(name: str) -> None:
     async with AsyncExitStack() as stack:
         channels = Channels(stack)
         ended = asyncio.Event()
@@ -56,7 +60,7 @@ async def main(path: Path) -> None:
             writer.close()
             ended.set()
 
-        async with await asyncio.start_unix_server(serve, path, limit=LINE_LIMIT):
+        async with await asyncio.start_unix_server(serve, address_of(name), limit=LINE_LIMIT):
             print(READY, flush=True)
             await ended.wait()
 
@@ -73,4 +77,4 @@ async def _answer(channels: Channels, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    uvloop.run(main(Path(sys.argv[1])))
+    uvloop.run(main(sys.argv[1]))
