@@ -17,11 +17,11 @@ from tests.bench.measures import MEASURES
 from tests.bench.parts import Parts, end_on_signals
 from turnkeeper.store.embedded import EmbeddedDatabaseError
 
-QUICK = Scale(rounds=1, turns=32, quick=True)
+QUICK = Scale(rounds=1, turns=20, quick=True)
 EPILOG = """\
 examples:
   make bench                                        everything
-  make bench BENCH_ARGS=--quick                     everything, roughly, in less than 2 minutes
+  make bench BENCH_ARGS=--quick                     everything, roughly, in about 2 minutes
   make bench BENCH_ARGS="--only turns-16"           one measure
   make bench BENCH_ARGS="--only turns --rounds 3"   those whose names have this in them, 3 rounds
   make bench BENCH_ARGS="--only turns-1,replay"     two measures
@@ -41,7 +41,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="few rounds of few turns")
     parser.add_argument("--only", metavar="NAME,…", default="", help="only measures with one of these in their names")
     parser.add_argument("--rounds", type=int, help="rounds of each side (default: 5, quick: 1)")
-    parser.add_argument("--turns", type=int, help="turns a round (default: 200, quick: 32)")
+    parser.add_argument("--turns", type=int, help="turns a round (default: 200, quick: 20)")
     parser.add_argument("--out", type=Path, default=Path("build/bench.json"), metavar="FILE", help="%(default)s")
     asked = parser.parse_args()
     chosen = meant(asked.only)
