@@ -37,7 +37,7 @@ from turnkeeper.engine.toolbox import Toolbox
 from turnkeeper.engine.turns import Turns
 from turnkeeper.engine.warm import Warm
 from turnkeeper.engine.worker import Worker
-from turnkeeper.errors import PortTaken, ServiceUnavailable, SessionError
+from turnkeeper.errors import ServiceUnavailable, SessionError
 from turnkeeper.groundwork import background, check_identity, database, named
 from turnkeeper.model.by_agent import Models, provider_of
 from turnkeeper.model.local import LocalModelError
@@ -49,7 +49,7 @@ from turnkeeper.rpc.interceptor import Boundary
 from turnkeeper.rpc.pages import Pages
 from turnkeeper.rpc.server import Server
 from turnkeeper.rpc.sessions import SessionService
-from turnkeeper.settings import SettingError, Settings
+from turnkeeper.settings import PortTaken, SettingError, Settings
 from turnkeeper.store.embedded import EmbeddedDatabaseError
 from turnkeeper.store.mongo import next_version
 from turnkeeper.store.mongo.documents import SCHEMA

@@ -383,15 +383,6 @@ class NotImplementedYet(SessionError):
     family = Family.UNIMPLEMENTED
 
 
-class PortTaken(Exception):
-    """The address cannot be listened on."""
-
-    def __init__(self, address: str) -> None:
-        super().__init__(
-            f"{address} cannot be listened on: another program has it. Stop that one, or choose another --port."
-        )
-
-
 def leaves(family: type[SessionError] = SessionError) -> dict[Code, type[SessionError]]:
     """Each code's class. A family's default code belongs to its leaf."""
     children = family.__subclasses__()

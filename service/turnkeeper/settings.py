@@ -16,6 +16,15 @@ class SettingError(Exception):
     """A setting has a value that it cannot have; the message names it and says what it can be."""
 
 
+class PortTaken(Exception):
+    """The address cannot be listened on."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(
+            f"{address} cannot be listened on: another program has it. Stop that one, or choose another --port."
+        )
+
+
 def _knob(default: Any, said: str, *, also: str = "", choices: Sequence[str] = ()) -> Any:
     return field(default=default, metadata={"help": said, "also": also, "choices": tuple(choices)})
 

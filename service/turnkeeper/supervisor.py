@@ -17,11 +17,10 @@ from dataclasses import replace
 from typing import Final
 
 from turnkeeper import settings
-from turnkeeper.errors import PortTaken
 from turnkeeper.groundwork import background, check_identity, database
 from turnkeeper.lifeline import SERVING
 from turnkeeper.model.local import LOCAL_MODEL_AT, LocalModelError, local_url
-from turnkeeper.settings import SettingError, Settings
+from turnkeeper.settings import PortTaken, SettingError, Settings
 from turnkeeper.store.embedded import EmbeddedDatabaseError
 
 FIRST_PAUSE: Final = 0.5

@@ -4,8 +4,7 @@ import pytest
 
 from tests import harness
 from tests.e2e.world import AGENTS, World
-from turnkeeper.errors import PortTaken
-from turnkeeper.settings import SettingError
+from turnkeeper.settings import PortTaken, SettingError
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from turnkeeper import supervisor
-from turnkeeper.errors import PortTaken
-from turnkeeper.settings import Settings
+from turnkeeper.settings import PortTaken, Settings
 
 PYTHON = sys.executable
 URI = "mongodb://ada:a-password@127.0.0.1:1/"

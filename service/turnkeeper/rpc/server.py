@@ -9,9 +9,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
-from turnkeeper.errors import PortTaken
 from turnkeeper.pb.v1 import agent_pb2_grpc, approval_pb2_grpc, chat_pb2_grpc, session_pb2_grpc
 from turnkeeper.rpc.interceptor import Boundary
+from turnkeeper.settings import PortTaken
 
 SERVICES = tuple(f"turnkeeper.v1.{name}Service" for name in ("Session", "Chat", "Approval", "Agent"))
 LIVENESS = "liveness"
