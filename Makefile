@@ -10,12 +10,9 @@ UV_PIP = VIRTUAL_ENV=.venv $(UV) pip
 PYTEST_ARGS ?=
 # Tests mostly wait for servers and processes: two files at a time fill two cores; the tests of a file share a server.
 TEST_WORKERS ?= 2
-# uv is quiet where nobody watches, and shows its progress on a terminal.
-QUIET := $(shell test -t 2 || echo -q)
 
 export UV_SYSTEM_CERTS := 1
 export UV_PYTHON_DOWNLOADS := never
-export UV_NO_PROGRESS := $(if $(QUIET),1,)
 export BUF_CACHE_DIR := $(CURDIR)/build/buf
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -106,17 +103,17 @@ build/boot.stamp: requirements-boot.txt
 
 build/lock.stamp: build/boot.stamp requirements.lock
 	@echo "set-up 2/3: the locked packages, about 600 MB with the database and the small model"
-	@$(BIN)/python -c pass 2>/dev/null || $(UV) venv $(QUIET) --clear --python build/boot/bin/python .venv
-	@$(UV_PIP) sync $(QUIET) --require-hashes requirements.lock
+	@$(BIN)/python -c pass 2>/dev/null || $(UV) venv -q --clear --python build/boot/bin/python .venv
+	@$(UV_PIP) sync -q --require-hashes requirements.lock
 	@touch $@
 
 build/project.stamp: build/lock.stamp pyproject.toml $(CLIENT)
 	@echo "set-up 3/3: the project itself"
-	@$(UV_PIP) install $(QUIET) --no-deps --no-build-isolation -e . $(if $(CLIENT),-e clients/python)
+	@$(UV_PIP) install -q --no-deps --no-build-isolation -e . $(if $(CLIENT),-e clients/python)
 	@touch $@
 
 # What one floor of the benchmarks needs, apart from ours: made by the bench itself, when it measures that floor.
 build/bench-agents.stamp: build/boot.stamp tests/bench/floors/agents.lock
-	@$(UV) venv $(QUIET) --clear --python build/boot/bin/python build/bench-agents
-	@VIRTUAL_ENV=build/bench-agents $(UV) pip sync $(QUIET) --require-hashes tests/bench/floors/agents.lock
+	@$(UV) venv -q --clear --python build/boot/bin/python build/bench-agents
+	@VIRTUAL_ENV=build/bench-agents $(UV) pip sync -q --require-hashes tests/bench/floors/agents.lock
 	@touch $@
