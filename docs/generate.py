@@ -33,7 +33,7 @@ from google.protobuf.descriptor_pb2 import (
 from turnkeeper import settings
 from turnkeeper.domain.event import KINDS
 from turnkeeper.rpc import agents, approvals, chat, sessions
-from turnkeeper.rpc.rules import RULES, Rule
+from turnkeeper.rpc.validation import RULES, Rule
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs/reference"

@@ -12,8 +12,8 @@ from turnkeeper.domain.message import Part
 from turnkeeper.domain.session import Session, SessionState
 from turnkeeper.domain.tool import Call, CallState, PolicyAction, ToolClass
 from turnkeeper.domain.turn import Turn, TurnOptions, TurnState
-from turnkeeper.store.hints import Piece
-from turnkeeper.store.step import RequestKey, RequestRecord
+from turnkeeper.store.changeset import RequestKey, RequestRecord
+from turnkeeper.store.notifications import PreviewChunk
 
 NOON = datetime(2026, 1, 2, 12, 0, 0, tzinfo=UTC)
 AGENT = Agent(name="assistant", model="small", instructions="Be brief.", tools=("search_*",))
@@ -139,8 +139,8 @@ def a_request(place: Place, **given: Any) -> RequestRecord:
     return replace(RequestRecord(key=key, fingerprint="fingerprint", turn_id="turn", sequence=2), **given)
 
 
-def a_piece(place: Place, text: str = "hello", **given: Any) -> Piece:
-    piece = Piece(
+def a_piece(place: Place, text: str = "hello", **given: Any) -> PreviewChunk:
+    piece = PreviewChunk(
         tenant=place.tenant,
         session_id=place.session_id,
         turn_id="turn",

@@ -12,12 +12,13 @@ from typing import NoReturn
 
 import uvloop
 
-from turnkeeper import faults, settings, supervisor
-from turnkeeper.groundwork import named
-from turnkeeper.lifeline import Lifeline
+from turnkeeper import faults, settings
+from turnkeeper.bootstrap import named
 from turnkeeper.model import command as scripted
 from turnkeeper.model.local import LocalModel, LocalModelError
-from turnkeeper.signals import signals
+from turnkeeper.shutdown_signals import signals
+from turnkeeper.supervision import supervisor
+from turnkeeper.supervision.parent_link import Lifeline
 from turnkeeper.telemetry import logs
 
 SERVE_EXAMPLES = """\

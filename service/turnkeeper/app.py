@@ -12,33 +12,33 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 
-from turnkeeper import catalogue, ids
+from turnkeeper import agents_file as catalogue
+from turnkeeper import ids
+from turnkeeper.bootstrap import background, check_identity, database, named
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.turn import RetryPolicy, Turn
 from turnkeeper.engine.approvals import Approvals
 from turnkeeper.engine.checkpoints import Checkpoints
 from turnkeeper.engine.client_tools import ClientTools
-from turnkeeper.engine.elsewhere import Elsewhere
-from turnkeeper.engine.feed import Feeds
-from turnkeeper.engine.follow import Follower
+from turnkeeper.engine.eventlog.session_cache import SessionCache
+from turnkeeper.engine.eventlog.writer import LogWriter
+from turnkeeper.engine.execution.lease_keepalive import LeaseKeepAlive
+from turnkeeper.engine.execution.model_call import ModelCaller
+from turnkeeper.engine.execution.turn_run import RunServices
+from turnkeeper.engine.execution.worker import Worker
 from turnkeeper.engine.forks import Forks
-from turnkeeper.engine.hearing import Hearing
-from turnkeeper.engine.heartbeat import Heartbeat
-from turnkeeper.engine.janitor import Janitor
-from turnkeeper.engine.journal import Journal
-from turnkeeper.engine.loop import Parts
-from turnkeeper.engine.next_version import additions
+from turnkeeper.engine.replica.change_listener import ChangeListener
+from turnkeeper.engine.replica.heartbeat import Heartbeat
+from turnkeeper.engine.replica.janitor import Janitor
+from turnkeeper.engine.replica.preview_publisher import PreviewPublisher
+from turnkeeper.engine.replica.preview_receiver import PreviewReceiver
+from turnkeeper.engine.replica.sweeper import Sweeper
+from turnkeeper.engine.rules.next_schema import additions
 from turnkeeper.engine.sessions import Sessions
-from turnkeeper.engine.sharing import Sharing
-from turnkeeper.engine.speech import Speech
-from turnkeeper.engine.stand_in import StandIn
-from turnkeeper.engine.sweeper import Sweeper
-from turnkeeper.engine.toolbox import Toolbox
+from turnkeeper.engine.streaming.feed import Feeds
+from turnkeeper.engine.streaming.watcher import Watchers
 from turnkeeper.engine.turns import Turns
-from turnkeeper.engine.warm import Warm
-from turnkeeper.engine.worker import Worker
 from turnkeeper.errors import ServiceUnavailable, SessionError
-from turnkeeper.groundwork import background, check_identity, database, named
 from turnkeeper.model.by_agent import Models, provider_of
 from turnkeeper.model.local import LocalModelError
 from turnkeeper.rpc.agents import AgentService
@@ -46,18 +46,19 @@ from turnkeeper.rpc.approvals import ApprovalService
 from turnkeeper.rpc.chat import ChatService
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.rpc.interceptor import Boundary
-from turnkeeper.rpc.pages import Pages
+from turnkeeper.rpc.page_tokens import PageTokens
 from turnkeeper.rpc.server import Server
 from turnkeeper.rpc.sessions import SessionService
 from turnkeeper.settings import PortTaken, SettingError, Settings
 from turnkeeper.store.embedded import EmbeddedDatabaseError
-from turnkeeper.store.mongo import next_version
+from turnkeeper.store.mongo import next_schema as next_version
 from turnkeeper.store.mongo.documents import SCHEMA
 from turnkeeper.store.mongo.indexes import UnfitDatabase
 from turnkeeper.store.mongo.store import MongoStore
 from turnkeeper.telemetry.setup import Options, Telemetry, TelemetryError
 from turnkeeper.telemetry.setup import start as start_telemetry
 from turnkeeper.tools.python import PythonTools, installed
+from turnkeeper.tools.toolbox import Toolbox
 
 GOAWAY_PAUSE = 0.05
 """Seconds between the GOAWAY and the end of the streams: clients must not attach again here."""
@@ -74,7 +75,7 @@ CANNOT_START = (
     TelemetryError,
 )
 
-log = logging.getLogger("turnkeeper")
+logger = logging.getLogger("turnkeeper")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ async def serving(
         )
         stack.push_async_callback(asyncio.to_thread, telemetry.shutdown)
         if telemetry.prometheus_address:
-            log.info("metrics on http://%s/metrics", telemetry.prometheus_address)
+            logger.info("metrics on http://%s/metrics", telemetry.prometheus_address)
         models = Models(provider, settings, environ)
         stack.push_async_callback(models.close)
         models.check(agents.values())
@@ -139,7 +140,7 @@ async def serving(
             ) from error
         replica_parts = _Replica(settings, store, agents, models, telemetry, name=replica, schema=schema)
         port = await stack.enter_async_context(
-            replica_parts.serving(Pages(await store.secret("page_tokens")), share_port=share_port)
+            replica_parts.serving(PageTokens(await store.secret("page_tokens")), share_port=share_port)
         )
         model_url = provider.base_url if provider else ""
         yield Running(f"{settings.host}:{port}", port, uri, model_url)
@@ -167,23 +168,23 @@ class _Replica:
         jitter = rng.random
         metrics, spans = telemetry.metrics, telemetry.spans
         self.feeds = Feeds(store, poll=settings.poll.total_seconds())
-        self._warm = warm = Warm(store, decode=WireCodec().decode)
-        journal = Journal(
+        self._session_cache = session_cache = SessionCache(store, decode=WireCodec().decode)
+        log_writer = LogWriter(
             store,
             self.feeds,
             metrics,
-            warm=warm,
+            session_cache=session_cache,
             now=_now,
             new_id=ids.source(time.time, secrets.randbits),
             jitter=jitter,
         )
         toolbox = Toolbox([PythonTools(installed())])
         _warn_of_missing_tools(agents, toolbox)
-        parts = Parts(
+        parts = RunServices(
             store=store,
-            journal=journal,
+            log_writer=log_writer,
             toolbox=toolbox,
-            speech=Speech(models.of, toolbox=toolbox, spans=spans, metrics=metrics),
+            speech=ModelCaller(models.of, toolbox=toolbox, spans=spans, metrics=metrics),
             metrics=metrics,
             spans=spans,
             retries=RetryPolicy(),
@@ -195,13 +196,13 @@ class _Replica:
             self.feeds,
             owner=name,
             agent_of=self._agent_of,
-            warm=warm,
+            session_cache=session_cache,
             concurrency=settings.concurrency,
             lease=settings.lease,
             poll=settings.poll.total_seconds(),
             schema=schema,
         )
-        self._stand_in = StandIn(
+        self._stand_in = LeaseKeepAlive(
             store.renewer,
             held=self.worker.held,
             lost=self.worker.lost,
@@ -210,32 +211,34 @@ class _Replica:
         )
         self._approvals = Approvals(
             store,
-            journal,
+            log_writer,
             self.feeds,
             metrics=metrics,
             toolbox=toolbox,
             agent_of=self._agent_of,
             woken=self.worker.nudge,
         )
-        self._sessions = Sessions(store, journal, warm=warm, agents=agents.get, woken=self.worker.nudge)
+        self._sessions = Sessions(
+            store, log_writer, session_cache=session_cache, agents=agents.get, woken=self.worker.nudge
+        )
         self._client_tools = ClientTools(
             store,
-            journal,
+            log_writer,
             toolbox=toolbox,
             agent_of=lambda session: self._version(session.tenant, session.agent, session.agent_version),
             woken=self.worker.nudge,
         )
         self._turns = Turns(
             store,
-            journal,
+            log_writer,
             self.feeds,
             worker=self.worker,
             client_tools=self._client_tools,
             metrics=metrics,
             woken=self.worker.nudge,
         )
-        self._checkpoints = Checkpoints(store, journal, decode=WireCodec().decode)
-        self._forks = Forks(store, journal, self._checkpoints, schema=schema)
+        self._checkpoints = Checkpoints(store, log_writer, decode=WireCodec().decode)
+        self._forks = Forks(store, log_writer, self._checkpoints, schema=schema)
         self._sweeper = Sweeper(
             store,
             metrics=metrics,
@@ -253,9 +256,9 @@ class _Replica:
             jitter=jitter,
         )
         self._heartbeat = Heartbeat(store, lease=settings.lease)
-        self._sharing = Sharing(store, self.feeds, held=self.worker.held, alone=lambda: self._heartbeat.alone)
-        self._elsewhere = Elsewhere(store, self.feeds, holds=self.worker.holds)
-        self._hearing = Hearing(
+        self._sharing = PreviewPublisher(store, self.feeds, held=self.worker.held, alone=lambda: self._heartbeat.alone)
+        self._elsewhere = PreviewReceiver(store, self.feeds, holds=self.worker.holds)
+        self._hearing = ChangeListener(
             store,
             feeds=self.feeds,
             elsewhere=self._elsewhere,
@@ -263,7 +266,7 @@ class _Replica:
             metrics=metrics,
             jitter=jitter,
         )
-        self._follower = Follower(
+        self._follower = Watchers(
             store,
             self.feeds,
             WireCodec(),
@@ -275,7 +278,7 @@ class _Replica:
         self._known: dict[tuple[str, str, str], Agent] = {}
 
     @contextlib.asynccontextmanager
-    async def serving(self, pages: Pages, *, share_port: bool) -> AsyncIterator[int]:
+    async def serving(self, pages: PageTokens, *, share_port: bool) -> AsyncIterator[int]:
         """Start; the port it took. On the way out drain: unhealthy, GOAWAY, streams end, turns are handed over."""
         settings, store = self._settings, self._store
         boundary = Boundary(
@@ -288,7 +291,7 @@ class _Replica:
             SessionService(
                 self._sessions,
                 store,
-                warm=self._warm,
+                session_cache=self._session_cache,
                 checkpoints=self._checkpoints,
                 forks=self._forks,
                 follower=self._follower,
@@ -314,7 +317,7 @@ class _Replica:
     async def _drain(self, server: Server, boundary: Boundary) -> None:
         grace = self._settings.drain_grace.total_seconds()
         delay = self._settings.drain_delay.total_seconds()
-        log.info("draining: unhealthy now, serving on for %g s; then calls and turns have %g s", delay, grace)
+        logger.info("draining: unhealthy now, serving on for %g s; then calls and turns have %g s", delay, grace)
         await server.serving(False)
         await asyncio.sleep(delay)
         self.worker.draining = True
@@ -327,7 +330,7 @@ class _Replica:
         idle.cancel()
         await server.stop(LAST_WORDS)  # who is still there watches our health
         await stopping
-        log.info("drained")
+        logger.info("drained")
 
     async def _agent_of(self, tenant: str, turn: Turn) -> Agent | None:
         """The version that the turn's session pinned."""
@@ -351,7 +354,7 @@ def _warn_of_missing_tools(agents: Mapping[str, Agent], toolbox: Toolbox) -> Non
     for agent in agents.values():
         for tool in agent.tools:
             if not any(character in tool for character in "*?[") and toolbox.find(agent, tool) is None:
-                log.warning("agent %s names the tool %s, and no such tool is installed", agent.name, tool)
+                logger.warning("agent %s names the tool %s, and no such tool is installed", agent.name, tool)
 
 
 def _now() -> datetime:

@@ -20,8 +20,8 @@ from tests.bench.floors.serving import PORT
 from tests.chaos.programs import REPOSITORY, Program
 from tests.chaos.servers import environment
 from tests.demo.program import children
-from turnkeeper import supervisor
 from turnkeeper.store.embedded import EmbeddedMongo
+from turnkeeper.supervision import supervisor
 from turnkeeper.tools.samples import OUTBOX
 
 FILES: Final = Path(__file__).parent

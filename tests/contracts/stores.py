@@ -10,8 +10,8 @@ from typing import Any
 from tests.builders import AGENT, Place, a_first_event, a_place, a_session, a_turn, an_event, new_id
 from turnkeeper.domain.event import NewEvent, name_of
 from turnkeeper.domain.turn import Turn, TurnState
+from turnkeeper.store.changeset import Changeset, CommitResult, Committed, Head, HeadChange, LeaseChange, Snapshot
 from turnkeeper.store.contract import Store
-from turnkeeper.store.step import Committed, Head, HeadChange, Lease, Snapshot, Step, Verdict
 
 LONG = timedelta(minutes=1)
 """A lease that does not lapse while a test runs."""
@@ -29,10 +29,10 @@ class TextCodec:
         return payload + b" #%d" % sequence
 
 
-def a_step(read: Head, *events: NewEvent, fence: int | None = None, **given: Any) -> Step:
+def a_step(read: Head, *events: NewEvent, fence: int | None = None, **given: Any) -> Changeset:
     """A step decided on this head; an owner's when it has a fence."""
-    step = Step(
-        step_id=new_id("step"),
+    step = Changeset(
+        changeset_id=new_id("step"),
         tenant=read.tenant,
         session_id=read.session_id,
         last_seq=read.last_seq,
@@ -62,7 +62,7 @@ async def begin(store: Store, place: Place | None = None) -> Place:
     return place
 
 
-async def committed(verdict: Awaitable[Verdict]) -> Committed:
+async def committed(verdict: Awaitable[CommitResult]) -> Committed:
     result = await verdict
     assert isinstance(result, Committed), result
     return result
@@ -73,7 +73,7 @@ async def run_turn(
 ) -> tuple[Turn, Committed]:
     """A new active turn, leased to this owner."""
     turn = a_turn(place, **{"state": TurnState.RUNNING, **given})
-    change = HeadChange(lease=Lease.TAKE, owner=owner, lease_for=lease, active_turn=turn.id)
+    change = HeadChange(lease=LeaseChange.TAKE, owner=owner, lease_for=lease, active_turn=turn.id)
     step = a_step(await head_of(store, place), an_event(turn_id=turn.id), head=change, new_turns=(turn,))
     return turn, await committed(store.commit(step))
 

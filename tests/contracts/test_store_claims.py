@@ -11,10 +11,10 @@ from tests.contracts.conftest import NewStore
 from tests.contracts.stores import LONG, SHORT, a_step, begin, committed, head_of, lapse, make_due, run_turn, until
 from turnkeeper.domain.tool import CallState
 from turnkeeper.domain.turn import TurnState
+from turnkeeper.store.changeset import Cancel, Claim, HeadChange, LeaseChange
 from turnkeeper.store.contract import Store
-from turnkeeper.store.step import Cancel, Claim, HeadChange, Lease
 
-WAITING = HeadChange(lease=Lease.RELEASE)
+WAITING = HeadChange(lease=LeaseChange.RELEASE)
 
 
 async def test_a_claim_leases_the_turn(store: Store) -> None:
@@ -257,7 +257,7 @@ async def test_a_wish_to_cancel_is_kept_for_the_active_turn_alone(store: Store) 
 async def test_a_wish_to_cancel_needs_an_owner_to_fulfil_it(store: Store) -> None:
     place = await begin(store)
     turn, owned = await run_turn(store, place)
-    let_go = HeadChange(lease=Lease.RELEASE)
+    let_go = HeadChange(lease=LeaseChange.RELEASE)
     await committed(store.commit(a_step(await head_of(store, place), fence=owned.fence, head=let_go)))
     assert not await store.request_cancel(place.tenant, place.session_id, Cancel(turn_id=turn.id, by="ada"))
     assert (await head_of(store, place)).cancel == Cancel()
@@ -271,7 +271,7 @@ async def test_an_owner_sees_what_disturbs_its_turns(store: Store) -> None:
         if place is cancelled:
             assert await store.request_cancel(place.tenant, place.session_id, Cancel(turn_id=turn.id))
         if place is ended:
-            done = HeadChange(lease=Lease.RELEASE, active_turn="")
+            done = HeadChange(lease=LeaseChange.RELEASE, active_turn="")
             await committed(store.commit(a_step(await head_of(store, place), fence=owned.fence, head=done)))
         if place is later:
             other = HeadChange(active_turn="next", cancel=Cancel(turn_id=turn.id))

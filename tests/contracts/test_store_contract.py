@@ -22,8 +22,18 @@ from turnkeeper.domain.approval import ApprovalState
 from turnkeeper.domain.message import Usage
 from turnkeeper.domain.session import SessionState
 from turnkeeper.domain.turn import TurnState
+from turnkeeper.store.changeset import (
+    ApprovalChange,
+    Cancel,
+    Changeset,
+    Committed,
+    Conflict,
+    Duplicate,
+    HeadChange,
+    LeaseChange,
+    Snapshot,
+)
 from turnkeeper.store.contract import Store
-from turnkeeper.store.step import ApprovalChange, Cancel, Committed, Duplicate, HeadChange, Lease, Snapshot, Stale, Step
 
 
 async def test_a_step_is_stored_whole(store: Store) -> None:
@@ -118,7 +128,7 @@ async def test_a_head_that_moved_makes_a_step_stale(store: Store) -> None:
         a_step(wished, an_event(), cancel=""),
         a_step(read, an_event(), fence=read.fence),
     ]
-    assert [await store.commit(step) for step in stale] == [Stale()] * len(stale)
+    assert [await store.commit(step) for step in stale] == [Conflict()] * len(stale)
     assert (await store.events(place.tenant, place.session_id, after=read.last_seq, limit=9)) == []
     await committed(store.commit(a_step(wished, an_event())))
 
@@ -128,9 +138,9 @@ async def test_a_step_without_events_makes_what_others_decided_stale(store: Stor
     place = await begin(store)
     _, owned = await run_turn(store, place)
     read = await head_of(store, place)
-    release = a_step(read, fence=owned.fence, head=HeadChange(lease=Lease.RELEASE))
+    release = a_step(read, fence=owned.fence, head=HeadChange(lease=LeaseChange.RELEASE))
     assert await store.commit(release) == Committed(last_seq=read.last_seq, fence=owned.fence, events=())
-    assert await store.commit(a_step(read, an_event())) == Stale()
+    assert await store.commit(a_step(read, an_event())) == Conflict()
 
 
 async def test_a_claim_makes_what_others_decided_stale(store: Store) -> None:
@@ -138,7 +148,7 @@ async def test_a_claim_makes_what_others_decided_stale(store: Store) -> None:
     await make_due(store, place)
     read = await head_of(store, place)
     assert await store.claim("one", lease=timedelta(minutes=1)) is not None
-    assert await store.commit(a_step(read, an_event())) == Stale()
+    assert await store.commit(a_step(read, an_event())) == Conflict()
 
 
 @pytest.mark.parametrize("kind", ["new_turns", "new_calls", "new_approvals"])
@@ -150,7 +160,7 @@ async def test_nothing_is_stored_when_a_new_document_exists(store: Store, kind: 
     twice = a_step(await head_of(store, place), an_event(), new_turns=(a_turn(place, id="t9"),))
     both: dict[str, Any] = {kind: (*getattr(twice, kind), document)}
     twice = replace(twice, **both)
-    assert await store.commit(twice) == Stale()
+    assert await store.commit(twice) == Conflict()
     assert (await head_of(store, place)).last_seq == 2
     assert await store.turn(place.tenant, place.session_id, "t9") is None
 
@@ -168,7 +178,7 @@ async def test_nothing_is_stored_when_a_changed_document_is_missing(store: Store
     step = a_step(await head_of(store, place), an_event(), turns=(replace(there, attempt=9),))
     both: dict[str, Any] = {kind: (*getattr(step, kind), missing)}
     step = replace(step, **both)
-    assert await store.commit(step) == Stale()
+    assert await store.commit(step) == Conflict()
     assert (await head_of(store, place)).last_seq == 2
     assert await store.turn(place.tenant, place.session_id, there.id) == there
 
@@ -176,20 +186,20 @@ async def test_nothing_is_stored_when_a_changed_document_is_missing(store: Store
 async def test_a_step_of_an_unknown_session_is_stale(store: Store) -> None:
     known = await begin(store)
     step = a_step(replace(await head_of(store, known), session_id="unknown"), an_event())
-    assert await store.commit(step) == Stale()
+    assert await store.commit(step) == Conflict()
     assert await store.events("default", "unknown", after=0, limit=9) == []
 
 
-@pytest.mark.parametrize("lease", list(Lease))
+@pytest.mark.parametrize("lease", list(LeaseChange))
 @pytest.mark.parametrize("events", [0, 2])
-async def test_the_same_step_again_finds_what_the_first_did(store: Store, lease: Lease, events: int) -> None:
+async def test_the_same_step_again_finds_what_the_first_did(store: Store, lease: LeaseChange, events: int) -> None:
     place = await begin(store)
     _, owned = await run_turn(store, place)
     change = HeadChange(lease=lease, owner="two", lease_for=timedelta(minutes=1))
     head = await head_of(store, place)
     step = a_step(head, *(an_event() for _ in range(events)), fence=owned.fence, head=change)
     first = await committed(store.commit(step))
-    assert first.fence == owned.fence + (lease in (Lease.TAKE, Lease.BREAK))
+    assert first.fence == owned.fence + (lease in (LeaseChange.TAKE, LeaseChange.BREAK))
     again = await asyncio.gather(*(store.commit(step) for _ in range(3)))
     assert again == [first] * 3
     now = await head_of(store, place)
@@ -215,7 +225,7 @@ async def test_i8_a_request_has_one_effect(store: Store) -> None:
     await committed(store.commit(a_step(await head_of(store, place), an_event(), request=request)))
     repeat = replace(request, turn_id="another", sequence=3)
     fresh = a_step(await head_of(store, place), an_event(), request=repeat)
-    stale = replace(fresh, last_seq=1, step_id="stale")
+    stale = replace(fresh, last_seq=1, changeset_id="stale")
     assert await store.commit(fresh) == Duplicate(request)
     assert await store.commit(stale) == Duplicate(request)
     assert (await head_of(store, place)).last_seq == 2
@@ -242,7 +252,7 @@ async def test_documents_of_another_session_are_a_defect(store: Store) -> None:
     place = await begin(store)
     elsewhere = a_place(tenant="other", session_id=place.session_id)
     head = await head_of(store, place)
-    foreign: list[Step] = [
+    foreign: list[Changeset] = [
         a_step(head, new_turns=(a_turn(elsewhere),)),
         a_step(head, turns=(a_turn(a_place()),)),
         a_step(head, new_calls=(a_call(elsewhere),)),

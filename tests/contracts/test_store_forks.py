@@ -9,8 +9,8 @@ from tests.contracts.stores import begin, head_of
 from turnkeeper.domain.event import NewEvent
 from turnkeeper.domain.tool import CallState
 from turnkeeper.domain.turn import TurnState
+from turnkeeper.store.changeset import Fork, RequestRecord
 from turnkeeper.store.contract import Store
-from turnkeeper.store.step import Fork, RequestRecord
 
 
 def a_fork(place: Place, source: Place, *, log_needs: int = 0, **given: str) -> Fork:

@@ -6,8 +6,8 @@ import pytest
 
 from tests.builders import a_place, an_event
 from tests.contracts.stores import LONG, SHORT, a_step, begin, committed, head_of, lapse, make_due, run_turn, until
+from turnkeeper.store.changeset import Cancel, Fenced, HeadChange, LeaseChange
 from turnkeeper.store.contract import Store
-from turnkeeper.store.step import Cancel, Fenced, HeadChange, Lease
 
 
 async def test_an_owners_step_extends_its_lease(store: Store) -> None:
@@ -34,15 +34,15 @@ async def test_anybody_elses_step_leaves_the_lease_alone(store: Store) -> None:
 async def test_taking_the_lease_raises_the_fence(store: Store) -> None:
     place = await begin(store)
     _, first = await run_turn(store, place)
-    change = HeadChange(lease=Lease.TAKE, owner="two", lease_for=LONG)
+    change = HeadChange(lease=LeaseChange.TAKE, owner="two", lease_for=LONG)
     second = await committed(store.commit(a_step(await head_of(store, place), head=change)))
     assert second.fence == first.fence + 1
     head = await head_of(store, place)
     assert (head.owner, head.owned, head.fence) == ("two", True, second.fence)
 
 
-@pytest.mark.parametrize(("lease", "grows"), [(Lease.RELEASE, 0), (Lease.BREAK, 1)])
-async def test_letting_the_lease_go(store: Store, lease: Lease, grows: int) -> None:
+@pytest.mark.parametrize(("lease", "grows"), [(LeaseChange.RELEASE, 0), (LeaseChange.BREAK, 1)])
+async def test_letting_the_lease_go(store: Store, lease: LeaseChange, grows: int) -> None:
     place = await begin(store)
     _, owned = await run_turn(store, place)
     await committed(store.commit(a_step(await head_of(store, place), head=HeadChange(lease=lease))))
@@ -50,8 +50,8 @@ async def test_letting_the_lease_go(store: Store, lease: Lease, grows: int) -> N
     assert (head.owner, head.owned, head.fence) == ("", False, owned.fence + grows)
 
 
-@pytest.mark.parametrize("lease", list(Lease))
-async def test_i4_a_stale_fence_is_refused(store: Store, lease: Lease) -> None:
+@pytest.mark.parametrize("lease", list(LeaseChange))
+async def test_i4_a_stale_fence_is_refused(store: Store, lease: LeaseChange) -> None:
     """Whatever the stale owner wants to do with the lease, and though it read the head just now."""
     place = await begin(store)
     _, first = await run_turn(store, place)
@@ -64,8 +64,8 @@ async def test_i4_a_stale_fence_is_refused(store: Store, lease: Lease) -> None:
     await committed(store.commit(a_step(head, an_event(), fence=second.fence)))
 
 
-@pytest.mark.parametrize("lease", [Lease.RELEASE, Lease.BREAK])
-async def test_i4_an_owner_whose_lease_was_let_go_is_fenced(store: Store, lease: Lease) -> None:
+@pytest.mark.parametrize("lease", [LeaseChange.RELEASE, LeaseChange.BREAK])
+async def test_i4_an_owner_whose_lease_was_let_go_is_fenced(store: Store, lease: LeaseChange) -> None:
     place = await begin(store)
     _, owned = await run_turn(store, place)
     await committed(store.commit(a_step(await head_of(store, place), head=HeadChange(lease=lease))))
@@ -110,9 +110,9 @@ async def test_a_wake_up_makes_the_turn_claimable_when_it_is_due(store: Store) -
 @pytest.mark.parametrize(
     ("change", "by_owner"),
     [
-        (HeadChange(lease=Lease.TAKE, owner="two", lease_for=LONG), False),
+        (HeadChange(lease=LeaseChange.TAKE, owner="two", lease_for=LONG), False),
         (HeadChange(active_turn=""), False),
-        (HeadChange(lease=Lease.RELEASE), True),
+        (HeadChange(lease=LeaseChange.RELEASE), True),
     ],
     ids=["taking", "no-active-turn", "releasing"],
 )
@@ -122,13 +122,13 @@ async def test_a_wake_up_is_cleared(store: Store, change: HeadChange, by_owner: 
     fence = owned.fence if by_owner else None
     await committed(store.commit(a_step(await head_of(store, place), head=HeadChange(wake=timedelta()))))
     await committed(store.commit(a_step(await head_of(store, place), fence=fence, head=change)))
-    again = HeadChange(lease=Lease.BREAK, active_turn=turn.id)
+    again = HeadChange(lease=LeaseChange.BREAK, active_turn=turn.id)
     await committed(store.commit(a_step(await head_of(store, place), head=again)))
     assert await store.claim("three", lease=LONG) is None
 
 
-@pytest.mark.parametrize("lease", [Lease.KEEP, Lease.BREAK])
-async def test_a_wake_up_outlives_other_steps(store: Store, lease: Lease) -> None:
+@pytest.mark.parametrize("lease", [LeaseChange.KEEP, LeaseChange.BREAK])
+async def test_a_wake_up_outlives_other_steps(store: Store, lease: LeaseChange) -> None:
     place = await begin(store)
     await make_due(store, place)
     await committed(store.commit(a_step(await head_of(store, place), an_event(), head=HeadChange(lease=lease))))
@@ -161,8 +161,8 @@ async def test_what_a_step_does_not_name_stays(store: Store) -> None:
 
 async def test_a_callers_value_is_never_an_expression(store: Store) -> None:
     place = await begin(store, a_place(tenant="$tenant", session_id="$last_seq"))
-    change = HeadChange(lease=Lease.TAKE, owner="$fence", lease_for=LONG, active_turn="$$NOW", queue=("$fence",))
-    step = a_step(await head_of(store, place), step_id="$fence", head=change)
+    change = HeadChange(lease=LeaseChange.TAKE, owner="$fence", lease_for=LONG, active_turn="$$NOW", queue=("$fence",))
+    step = a_step(await head_of(store, place), changeset_id="$fence", head=change)
     first = await committed(store.commit(step))
     head = await head_of(store, place)
     assert (head.owner, head.active_turn, head.queue) == ("$fence", "$$NOW", ("$fence",))

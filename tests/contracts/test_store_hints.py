@@ -8,22 +8,22 @@ from functools import partial
 from tests.builders import an_event
 from tests.contracts.conftest import NewStore
 from tests.contracts.stores import LONG, SHORT, a_step, begin, committed, head_of, lapse, make_due, run_turn
+from turnkeeper.store.changeset import Cancel, HeadChange, LeaseChange
 from turnkeeper.store.contract import Store
-from turnkeeper.store.hints import Hint, Piece
-from turnkeeper.store.step import Cancel, HeadChange, Lease
+from turnkeeper.store.notifications import ChangeNotification, PreviewChunk
 
 
-async def _next(hints: AsyncIterator[Hint | Piece]) -> Hint:
+async def _next(hints: AsyncIterator[ChangeNotification | PreviewChunk]) -> ChangeNotification:
     async with asyncio.timeout(10):
         hint = await anext(hints)
-    assert isinstance(hint, Hint)
+    assert isinstance(hint, ChangeNotification)
     return hint
 
 
 async def test_every_kind_of_move_is_hinted_in_order(new_store: NewStore) -> None:
     here, there = await new_store(), await new_store()
     place = await begin(there)
-    about = partial(Hint, tenant=place.tenant, session_id=place.session_id)
+    about = partial(ChangeNotification, tenant=place.tenant, session_id=place.session_id)
     async with here.hints() as hints:
         await committed(there.commit(a_step(await head_of(there, place), an_event(), an_event())))
         assert await _next(hints) == about(last_seq=3)
@@ -38,7 +38,7 @@ async def test_every_kind_of_move_is_hinted_in_order(new_store: NewStore) -> Non
         assert await _next(hints) == about(last_seq=5, by_owner=True), "the renewal before it is no news"
         assert await there.request_cancel(place.tenant, place.session_id, Cancel(turn_id=turn.id, by="ada"))
         assert await _next(hints) == about()
-        gone = HeadChange(lease=Lease.BREAK)
+        gone = HeadChange(lease=LeaseChange.BREAK)
         await committed(there.commit(a_step(await head_of(there, place), an_event(), head=gone)))
         assert await _next(hints) == about(last_seq=6, owner="")
 
@@ -50,7 +50,7 @@ async def test_a_lapsed_lease_is_hinted_when_it_is_swept(store: Store) -> None:
         await lapse(store, place)
         assert await store.requeue_lapsed() == 1
         swept = await _next(hints)
-    assert swept == Hint(tenant=place.tenant, session_id=place.session_id, claimable=True, owner="")
+    assert swept == ChangeNotification(tenant=place.tenant, session_id=place.session_id, claimable=True, owner="")
 
 
 async def test_the_next_entry_goes_on_where_the_last_one_ended(store: Store) -> None:
@@ -71,13 +71,13 @@ async def test_what_a_replicas_own_worker_stores_is_no_news_to_it(new_store: New
     """Neither the step that takes the lease, nor its owner's, nor a claim; whatever else is stored there is."""
     here, there = await new_store("here"), await new_store("there")
     place = await begin(here)
-    about = partial(Hint, tenant=place.tenant, session_id=place.session_id)
+    about = partial(ChangeNotification, tenant=place.tenant, session_id=place.session_id)
     async with here.hints() as near, there.hints() as far:
         turn, owned = await run_turn(here, place, owner="here")
         for _ in range(3):
             step = a_step(await head_of(here, place), an_event(), fence=owned.fence, head=HeadChange(lease_for=LONG))
             owned = await committed(here.commit(step))
-        away = HeadChange(lease=Lease.RELEASE, wake=timedelta())
+        away = HeadChange(lease=LeaseChange.RELEASE, wake=timedelta())
         await committed(here.commit(a_step(await head_of(here, place), an_event(), fence=owned.fence, head=away)))
         claim = await here.claim("here", lease=LONG)
         assert claim is not None
@@ -104,7 +104,7 @@ async def test_each_replica_hears_what_the_other_ones_worker_stores(new_store: N
                 _, owned = await run_turn(worker, place, owner=owner)
                 told = await _next(listener)
                 assert (told.last_seq, told.owner) == (owned.last_seq, owner)
-                gone = HeadChange(lease=Lease.RELEASE, active_turn="")
+                gone = HeadChange(lease=LeaseChange.RELEASE, active_turn="")
                 ended = a_step(await head_of(worker, place), an_event(), fence=owned.fence, head=gone)
                 await committed(worker.commit(ended))
                 assert (await _next(listener)).last_seq == owned.last_seq + 1

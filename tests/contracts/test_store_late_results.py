@@ -9,8 +9,8 @@ from tests.builders import Place, a_call, a_place, an_approval, an_event
 from tests.contracts.stores import a_step, begin, committed, head_of, run_turn, snapshot_of
 from turnkeeper.domain.approval import Approval, ApprovalKind, ApprovalState, hash_with_late_result
 from turnkeeper.domain.tool import Call, CallState, ToolOutcome, ToolResult
+from turnkeeper.store.changeset import ApprovalChange, Conflict
 from turnkeeper.store.contract import Store
-from turnkeeper.store.step import ApprovalChange, Stale
 
 OK = ToolResult(outcome=ToolOutcome.OK, result_json='"It was printed."')
 OTHER = ToolResult(outcome=ToolOutcome.FAILED, result_json='"No paper."')
@@ -112,9 +112,9 @@ async def test_what_was_decided_without_knowing_it_is_stale(store: Store) -> Non
     returned = call.returned(ToolOutcome.UNKNOWN)
     step = a_step(head, an_event(), calls=(returned,), approvals=(change,))
     assert await keep(store, call)
-    assert await store.commit(step) == Stale()
+    assert await store.commit(step) == Conflict()
     now = (await ledger(store, call)).returned(ToolOutcome.UNKNOWN)
-    assert await store.commit(a_step(head, an_event(), calls=(now,), approvals=(change,))) == Stale()
+    assert await store.commit(a_step(head, an_event(), calls=(now,), approvals=(change,))) == Conflict()
     read = replace(change.approval, arguments_hash=hash_with_late_result(call.arguments_hash, OK.result_json))
     known = ApprovalChange(approval=read, lapsed=None)
     await committed(store.commit(a_step(head, an_event(), calls=(now,), approvals=(known,))))

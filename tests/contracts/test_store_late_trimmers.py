@@ -11,9 +11,9 @@ from tests.contracts.stores import TextCodec, a_step, begin, committed, head_of,
 from turnkeeper.domain.event import HISTORY, SessionResumed
 from turnkeeper.domain.fork import COPIED
 from turnkeeper.domain.history import BEGINNINGS
+from turnkeeper.store.changeset import HeadChange
 from turnkeeper.store.contract import Store
 from turnkeeper.store.mongo.store import MongoStore
-from turnkeeper.store.step import HeadChange
 
 NOTHING = timedelta()
 GOES = SessionResumed(principal="ada")

@@ -13,30 +13,30 @@ from tests.contracts.stores import LONG, a_step, begin, committed, head_of, run_
 from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.event import NewEvent
 from turnkeeper.domain.turn import TurnState
-from turnkeeper.store.contract import Store
-from turnkeeper.store.step import (
+from turnkeeper.store.changeset import (
     ApprovalChange,
+    Changeset,
+    CommitResult,
     Committed,
+    Conflict,
     Duplicate,
     HeadChange,
-    Lease,
-    Stale,
-    Step,
+    LeaseChange,
     StoredEvent,
-    Verdict,
 )
+from turnkeeper.store.contract import Store
 
 WRITERS = 4
 STEPS = 15
 
 
-async def write(store: Store, place: Place, decide: Callable[[], Awaitable[Step]]) -> Committed:
+async def write(store: Store, place: Place, decide: Callable[[], Awaitable[Changeset]]) -> Committed:
     """Read and decide again until it is stored."""
     while True:
         verdict = await store.commit(await decide())
         if isinstance(verdict, Committed):
             return verdict
-        assert verdict == Stale()
+        assert verdict == Conflict()
 
 
 async def test_i1_a_reader_sees_every_event_once_in_order_under_four_writers(new_store: NewStore) -> None:
@@ -51,7 +51,7 @@ async def test_i1_a_reader_sees_every_event_once_in_order_under_four_writers(new
         for step in range(STEPS):
             events = [an_event(f"{number}-{step}-{part}") for part in range(1 + step % 3)]
 
-            async def decide(events: list[NewEvent] = events) -> Step:
+            async def decide(events: list[NewEvent] = events) -> Changeset:
                 return a_step(await head_of(store, place), *events)
 
             written.extend((await write(store, place, decide)).events)
@@ -85,12 +85,12 @@ async def test_two_decisions_at_once_never_lose_the_wake_up(store: Store) -> Non
         await head_of(store, place),
         an_event(),
         fence=owned.fence,
-        head=HeadChange(lease=Lease.RELEASE),
+        head=HeadChange(lease=LeaseChange.RELEASE),
         new_approvals=tuple(asked),
     )
     await committed(store.commit(waits))
 
-    async def decision(approval: Approval) -> Step:
+    async def decision(approval: Approval) -> Changeset:
         snapshot = await snapshot_of(store, place)
         others = [each for each in snapshot.approvals if each.id != approval.id]
         decided = replace(approval, state=ApprovalState.APPROVED, decided_by="bob")
@@ -103,9 +103,9 @@ async def test_two_decisions_at_once_never_lose_the_wake_up(store: Store) -> Non
 
     steps = [await decision(approval) for approval in asked]
     verdicts = await asyncio.gather(*(store.commit(step) for step in steps))
-    assert sorted(type(verdict).__name__ for verdict in verdicts) == ["Committed", "Stale"]
+    assert sorted(type(verdict).__name__ for verdict in verdicts) == ["Committed", "Conflict"]
     assert await store.claim("two", lease=LONG) is None
-    await committed(store.commit(await decision(asked[verdicts.index(Stale())])))
+    await committed(store.commit(await decision(asked[verdicts.index(Conflict())])))
     assert await store.claim("two", lease=LONG) is not None
 
 
@@ -114,14 +114,14 @@ async def test_i8_of_five_requests_at_once_one_has_its_effect(new_store: NewStor
     place = await begin(replicas[0])
     key = a_request(place).key
 
-    async def send(number: int) -> Verdict:
+    async def send(number: int) -> CommitResult:
         """As the engine does: look the request up first; a stale decision is made again."""
         store = replicas[number % 2]
         while True:
             head = await head_of(store, place)
             record = replace(a_request(place, turn_id=f"turn-{number}", sequence=head.last_seq + 1), key=key)
             verdict = await store.commit(a_step(head, an_event(), request=record))
-            if verdict != Stale():
+            if verdict != Conflict():
                 return verdict
 
     verdicts = await asyncio.gather(*(send(number) for number in range(5)))
@@ -159,7 +159,7 @@ async def test_i7_the_stores_clock_says_whether_an_approval_lapsed(
     change = _leave(approval, ApprovalState.APPROVED, lapsed=lapsed)
     verdict = await store.commit(a_step(await head_of(store, place), an_event(), approvals=(change,)))
     allowed = lapsed is None or lapsed is expired
-    assert isinstance(verdict, Committed if allowed else Stale)
+    assert isinstance(verdict, Committed if allowed else Conflict)
     assert (await head_of(store, place)).last_seq == 2 + allowed
     found = await store.approval(place.tenant, approval.id)
     assert found == (change.approval if allowed else approval)
@@ -176,7 +176,7 @@ async def test_i6_an_approval_is_decided_as_it_was_seen(store: Store, seen: dict
         await committed(store.commit(a_step(await head_of(store, place), an_event(), approvals=(first,))))
     before = await store.approval(place.tenant, approval.id)
     late = _leave(replace(approval, **seen), ApprovalState.APPROVED, lapsed=False)  # type: ignore[arg-type]
-    assert await store.commit(a_step(await head_of(store, place), an_event(), approvals=(late,))) == Stale()
+    assert await store.commit(a_step(await head_of(store, place), an_event(), approvals=(late,))) == Conflict()
     assert await store.approval(place.tenant, approval.id) == before
 
 
@@ -240,7 +240,7 @@ async def test_the_same_round_is_asked_once(store: Store) -> None:
     again = an_approval(place, tool_call_id="call", round=1)
     turn = a_turn(place)
     step = a_step(await head_of(store, place), an_event(), new_turns=(turn,), new_approvals=(again,))
-    assert await store.commit(step) == Stale()
+    assert await store.commit(step) == Conflict()
     assert await store.turn(place.tenant, place.session_id, turn.id) is None
-    await committed(store.commit(replace(step, step_id="next", new_approvals=(replace(again, round=2),))))
+    await committed(store.commit(replace(step, changeset_id="next", new_approvals=(replace(again, round=2),))))
     assert await store.approval(place.tenant, first.id) == first

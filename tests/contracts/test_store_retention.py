@@ -27,12 +27,12 @@ from tests.contracts.test_store_forks import a_fork, a_log
 from turnkeeper.domain.approval import Approval
 from turnkeeper.domain.event import SessionResumed
 from turnkeeper.domain.turn import TurnState
+from turnkeeper.store.changeset import Changeset, Conflict, HeadChange, LeaseChange, RequestRecord
 from turnkeeper.store.contract import Store
 from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 from turnkeeper.store.mongo import trims
 from turnkeeper.store.mongo.client import Document
 from turnkeeper.store.mongo.store import MongoStore
-from turnkeeper.store.step import HeadChange, Lease, RequestRecord, Stale, Step
 
 NewMongo = Callable[[], Awaitable[MongoStore]]
 NOTHING = timedelta()
@@ -40,8 +40,8 @@ GOES = SessionResumed(principal="ada")
 """Of a kind that trimming takes."""
 
 
-def a_deletion(step: Step, place: Place) -> Step:
-    hidden = HeadChange(lease=Lease.BREAK, active_turn="", queue=(), deleted=True)
+def a_deletion(step: Changeset, place: Place) -> Changeset:
+    hidden = HeadChange(lease=LeaseChange.BREAK, active_turn="", queue=(), deleted=True)
     return replace(step, head=hidden, session=a_session(place, delete_time=NOON))
 
 
@@ -106,7 +106,7 @@ async def test_what_was_decided_before_the_deletion_is_not_stored_after_it(store
     _, taken = await run_turn(store, place)
     before = await head_of(store, place)
     await delete(store, place)
-    assert await store.commit(a_step(before, an_event())) == Stale()
+    assert await store.commit(a_step(before, an_event())) == Conflict()
     owners = a_step(before, an_event(), fence=taken.fence)
     assert not hasattr(await store.commit(owners), "events")
     assert not await store.renew(place.tenant, place.session_id, owner="one", fence=taken.fence, lease=LONG)
@@ -276,7 +276,7 @@ async def test_a_purge_and_an_undeletion_exclude_each_other(new_store: NewMongo)
         _, verdict = await asyncio.gather(purge(one), two.commit(shown))
         await purge(one)
         left = await numbers(one, place)
-        assert left == ([] if verdict == Stale() else [1, 2, 3, 4, 5, 6]), verdict
+        assert left == ([] if verdict == Conflict() else [1, 2, 3, 4, 5, 6]), verdict
 
 
 async def test_a_new_session_is_not_made_over_the_rest_of_an_old_one(new_store: NewMongo) -> None:

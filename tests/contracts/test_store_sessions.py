@@ -15,8 +15,8 @@ from tests.builders import (
 from tests.contracts.conftest import NewStore
 from tests.contracts.stores import a_step, begin, committed, head_of, snapshot_of
 from turnkeeper.domain.session import SessionState
+from turnkeeper.store.changeset import Cancel, HeadChange
 from turnkeeper.store.contract import Store
-from turnkeeper.store.step import Cancel, HeadChange
 
 
 async def test_a_new_session_has_a_head_a_first_event_and_its_agent(store: Store) -> None:

@@ -11,8 +11,8 @@ from tests.builders import (
 )
 from tests.contracts.stores import LONG, a_step, begin, committed, head_of, lapse, make_due, run_turn, until
 from turnkeeper.domain.turn import TurnState
+from turnkeeper.store.changeset import ApprovalChange, HeadChange
 from turnkeeper.store.contract import Store
-from turnkeeper.store.step import ApprovalChange, HeadChange
 
 
 async def test_nobody_claims_the_turn_of_a_suspended_session(store: Store) -> None:

@@ -10,9 +10,17 @@ from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.session import Session
 from turnkeeper.domain.tool import Call
 from turnkeeper.domain.turn import Turn, TurnState
+from turnkeeper.store.changeset import (
+    ApprovalChange,
+    Cancel,
+    Conflict,
+    HeadChange,
+    LeaseChange,
+    RequestRecord,
+    Snapshot,
+)
 from turnkeeper.store.contract import Store
 from turnkeeper.store.filters import ApprovalFilter, SessionFilter
-from turnkeeper.store.step import ApprovalChange, Cancel, HeadChange, Lease, RequestRecord, Snapshot, Stale
 
 SAME = "same"
 
@@ -41,8 +49,8 @@ async def build(store: Store, tenant: str) -> World:
     step = a_step(
         await head_of(store, place),
         an_event(f"from {tenant}", turn_id=SAME),
-        step_id=SAME,
-        head=HeadChange(lease=Lease.TAKE, owner=SAME, lease_for=LONG, active_turn=SAME),
+        changeset_id=SAME,
+        head=HeadChange(lease=LeaseChange.TAKE, owner=SAME, lease_for=LONG, active_turn=SAME),
         session=session,
         new_turns=(turn,),
         new_calls=(call,),
@@ -119,7 +127,7 @@ async def test_i13_writes_reach_the_own_tenant_alone(store: Store) -> None:
     step = a_step(
         head,
         an_event("only blue"),
-        step_id=f"{SAME} again",
+        changeset_id=f"{SAME} again",
         head=HeadChange(queue=("next",), wake=timedelta()),
         session=replace(blue.session, title="changed"),
         turns=(replace(blue.turn, attempt=9),),
@@ -141,10 +149,10 @@ async def test_i13_a_foreign_session_cannot_be_written(store: Store) -> None:
     untouched = await reads(store, "blue", SAME, SAME)
     head = replace(await head_of(store, blue.place), tenant="red")
     for fence in (None, blue.fence):
-        assert await store.commit(a_step(head, an_event(), fence=fence)) == Stale()
+        assert await store.commit(a_step(head, an_event(), fence=fence)) == Conflict()
         absent = replace(head, session_id="absent")
-        assert await store.commit(a_step(absent, an_event(), fence=fence)) == Stale()
-    assert await store.commit(a_step(head, an_event(), step_id=SAME, last_seq=1)) == Stale()
+        assert await store.commit(a_step(absent, an_event(), fence=fence)) == Conflict()
+    assert await store.commit(a_step(head, an_event(), changeset_id=SAME, last_seq=1)) == Conflict()
     assert not await store.renew("red", SAME, owner=SAME, fence=blue.fence, lease=LONG)
     assert not await store.request_cancel("red", SAME, Cancel(turn_id=SAME))
     assert list(await store.cancelled_among([("red", SAME)])) == [SAME]

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from turnkeeper import catalogue
+from turnkeeper import agents_file as catalogue
 
 OWN = Path(__file__).with_name("agents.toml")
 _NO_KEY = "TURNKEEPER_NO_KEY"

@@ -12,7 +12,7 @@ from tests.demo import agents, paste, ports
 from tests.demo.program import announced, end_process, ends_with_us, environment, has_own_model, tail
 from turnkeeper.model.script_file import load_script
 from turnkeeper.model.scripted import ScriptedModel
-from turnkeeper.signals import until_signalled
+from turnkeeper.shutdown_signals import until_signalled
 from turnkeeper_client import Client
 from turnkeeper_client.errors import TurnkeeperError
 from turnkeeper_client.pb.v1.approval_pb2 import APPROVAL_STATE_PENDING

@@ -11,8 +11,8 @@ from tests.problems import refused
 from turnkeeper import app
 from turnkeeper.domain.session import Session
 from turnkeeper.pb.v1 import chat_pb2, session_pb2
+from turnkeeper.store.changeset import Head
 from turnkeeper.store.mongo.store import MongoStore
-from turnkeeper.store.step import Head
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -132,7 +132,9 @@ class TestForking:
         assert again.state == chat_pb2.TURN_STATE_COMPLETED
         (forked,) = [heard for heard in world.heard(f"hold {source}") if "may have run" in "".join(said(heard))]
         assert said(forked)[-2] == "call: hold_irreversible"
-        assert said(forked)[-1].startswith("tool: "), "the fork's model is given the unknown outcome as the last message"
+        assert said(forked)[-1].startswith("tool: "), (
+            "the fork's model is given the unknown outcome as the last message"
+        )
         done = await harness.wait_for_turn(world.stubs, source, turn.turn_id)
         assert done.state == chat_pb2.TURN_STATE_COMPLETED
         assert len(world.workshop.effects(source)) == 1

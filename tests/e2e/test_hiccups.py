@@ -13,11 +13,11 @@ from tests.e2e.world import AGENTS
 from tests.workshop import Workshop
 from turnkeeper import app
 from turnkeeper.domain.event import HISTORY
-from turnkeeper.engine.warm import Warm
+from turnkeeper.engine.eventlog.session_cache import SessionCache
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.pb.v1 import chat_pb2
+from turnkeeper.store.changeset import Claim, Snapshot, StoredEvent
 from turnkeeper.store.mongo.store import MongoStore
-from turnkeeper.store.step import Claim, Snapshot, StoredEvent
 
 LEASE = timedelta(seconds=50)
 """Nobody waits for one to lapse."""
@@ -67,7 +67,7 @@ def flawed(monkeypatch: pytest.MonkeyPatch) -> type[Flawed]:
     class Fresh(Flawed):
         pass
 
-    monkeypatch.setattr(Warm, "remember", lambda *_: None)
+    monkeypatch.setattr(SessionCache, "remember", lambda *_: None)
     monkeypatch.setattr(app, "MongoStore", Fresh)
     return Fresh
 

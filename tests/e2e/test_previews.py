@@ -12,7 +12,7 @@ from tests.e2e.reading import Reader, stream, watch
 from tests.e2e.world import World
 from tests.harness import Stubs
 from tests.processes import until
-from turnkeeper.domain.cursor import Place
+from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.pb.v1 import chat_pb2, event_pb2, session_pb2
 from turnkeeper.rpc import cursor
 
@@ -100,7 +100,7 @@ class TestPreviews:
 
         async def check() -> None:
             for offset in range(len(STORY.encode())):
-                place = Place(sequence=4, message_id=message_id, attempt=1, offset=offset, live=True)
+                place = StreamPosition(sequence=4, message_id=message_id, attempt=1, offset=offset, live=True)
                 after = cursor.encode(place, tenant="default", session_id=session)
                 delta = await _first_delta(world.stubs, session, after)
                 assert STORY.encode()[: delta.offset].decode() + delta.text == STORY
@@ -198,7 +198,7 @@ class TestPreviews:
                 group.create_task(_to_the_end(stubs, session, reader))
             await harness.send_message_to_session(world.stubs, session, "a large one")
         late = Reader(whole=False)
-        place = Place(sequence=4, live=True)
+        place = StreamPosition(sequence=4, live=True)
         late.through, late.cursor = 4, cursor.encode(place, tenant="default", session_id=session)
         await _to_the_end(world.stubs, session, late)
         for reader in (*readers, late):

@@ -19,8 +19,8 @@ from turnkeeper import app
 from turnkeeper.domain.event import ToolStarted
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.pb.v1 import chat_pb2, event_pb2
+from turnkeeper.store.changeset import Changeset, CommitResult, Committed
 from turnkeeper.store.mongo.store import MongoStore
-from turnkeeper.store.step import Committed, Step, Verdict
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -147,9 +147,9 @@ class Late(MongoStore):
     """A start of tools is stored, but its answer is lost; the next one comes when the lease is not sure any more."""
 
     answers_at = 0.0
-    verdicts: list[Verdict]
+    verdicts: list[CommitResult]
 
-    async def commit(self, step: Step) -> Verdict:
+    async def commit(self, step: Changeset) -> CommitResult:
         if not any(isinstance(event.payload, ToolStarted) for event in step.events):
             return await super().commit(step)
         began = time.monotonic()

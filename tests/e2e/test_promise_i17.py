@@ -17,11 +17,11 @@ from tests.e2e.reading import Reader, stream
 from tests.e2e.world import World
 from tests.problems import refused
 from turnkeeper import app
-from turnkeeper.engine.next_version import KIND
+from turnkeeper.engine.rules.next_schema import KIND
 from turnkeeper.pb.v1 import chat_pb2, session_pb2
 from turnkeeper.settings import SettingError, Settings
 from turnkeeper.store.mongo.documents import SCHEMA
-from turnkeeper.store.mongo.next_version import FIELD, NEXT, VARIABLE
+from turnkeeper.store.mongo.next_schema import FIELD, NEXT, VARIABLE
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

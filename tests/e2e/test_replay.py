@@ -8,10 +8,10 @@ from tests import harness
 from tests.e2e.reading import Reader, watch
 from tests.e2e.world import World
 from turnkeeper import app
-from turnkeeper.engine.batch import BATCH_BYTES, BATCH_EVENTS
+from turnkeeper.engine.streaming.batch import BATCH_BYTES, BATCH_EVENTS
 from turnkeeper.pb.v1 import chat_pb2
+from turnkeeper.store.changeset import StoredEvent
 from turnkeeper.store.mongo.store import MongoStore
-from turnkeeper.store.step import StoredEvent
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -11,7 +11,7 @@ from tests.e2e.reading import Reader, watch
 from tests.e2e.world import World
 from tests.problems import refused
 from tests.processes import until
-from turnkeeper.domain.cursor import Place
+from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.pb.v1 import event_pb2, session_pb2
 from turnkeeper.rpc import cursor
 
@@ -80,7 +80,7 @@ class TestStart:
 
     async def test_a_cursor_of_another_session_is_refused(self, world: World, log: list[event_pb2.Event]) -> None:
         other = await harness.create_test_session(world.stubs, agent="talker")
-        foreign = cursor.encode(Place(sequence=1), tenant="default", session_id=log[0].session_id)
+        foreign = cursor.encode(StreamPosition(sequence=1), tenant="default", session_id=log[0].session_id)
         for after in (foreign, "no cursor", foreign[:-2] + "AA", "A" * 40):
             with refused("INVALID_REQUEST") as refusal:
                 await _watch_once(world, other, after=after)
@@ -90,7 +90,7 @@ class TestStart:
 
     async def test_a_place_beyond_the_log_is_refused(self, world: World, log: list[event_pb2.Event]) -> None:
         session, beyond = log[0].session_id, len(log) + 1
-        place = cursor.encode(Place(sequence=beyond), tenant="default", session_id=session)
+        place = cursor.encode(StreamPosition(sequence=beyond), tenant="default", session_id=session)
         starts: list[dict[str, Any]] = [{"after": place}, {"after_sequence": beyond}, {"after_sequence": -1}]
         for start in starts:
             with refused("INVALID_REQUEST") as watching:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from turnkeeper import supervisor
 from turnkeeper.__main__ import main
+from turnkeeper.supervision import supervisor
 
 NOWHERE = "http://127.0.0.1:1/v1"
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from turnkeeper import supervisor
 from turnkeeper.settings import PortTaken, Settings
+from turnkeeper.supervision import supervisor
 
 PYTHON = sys.executable
 URI = "mongodb://ada:a-password@127.0.0.1:1/"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from turnkeeper import catalogue
+from turnkeeper import agents_file as catalogue
 from turnkeeper.domain.agent import Agent, AgentLimits, PolicyRule
 from turnkeeper.domain.tool import PolicyAction
 from turnkeeper.errors import AgentConfigError

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class StreamPosition:
     """After the durable event `sequence` and, inside a message, after `offset` UTF-8 bytes of its text.
 
     `live`: the stream had caught up once, so that the deltas it delivered are complete from there on.

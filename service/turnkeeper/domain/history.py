@@ -30,7 +30,7 @@ ENTRY_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class HistoryEntry:
     """One message, and where the log holds it."""
 
     message: Message
@@ -52,7 +52,7 @@ class History:
     """
 
     size: int = 0
-    _turns: dict[str, list[Entry]] = field(default_factory=dict)
+    _turns: dict[str, list[HistoryEntry]] = field(default_factory=dict)
     _begun: list[str] = field(default_factory=list)
     _said: list[Message] | None = field(default_factory=list)
     """What `messages` gives, kept while it only grows at its end."""
@@ -93,7 +93,7 @@ class History:
             case _:
                 pass
 
-    def entries(self) -> tuple[Entry, ...]:
+    def entries(self) -> tuple[HistoryEntry, ...]:
         return tuple(entry for turn_id in self._begun for entry in self._turns[turn_id])
 
     def messages(self, instructions: str) -> tuple[Message, ...]:
@@ -107,7 +107,7 @@ class History:
         self, event: Event, message: Message, message_id: str, finish: FinishReason | None = None, *, turn_id: str = ""
     ) -> None:
         turn_id = turn_id or event.turn_id
-        entry = Entry(
+        entry = HistoryEntry(
             message=message,
             turn_id=turn_id,
             sequence=event.sequence,
@@ -168,7 +168,7 @@ def unfinished_turn(events: Sequence[Event]) -> str:
     return begun[-1] if begun and begun[-1] not in completed else ""
 
 
-def _unanswered(entries: Sequence[Entry]) -> list[str]:
+def _unanswered(entries: Sequence[HistoryEntry]) -> list[str]:
     """The calls without a result; only the last message that asks for any can have some."""
     answered: set[str] = set()
     for entry in reversed(entries):

@@ -131,3 +131,7 @@ class Session:
 
     def undeleted(self, *, etag: str, at: datetime) -> "Session":
         return replace(self, delete_time=None, etag=etag, update_time=at)
+
+
+SessionKey = tuple[str, str]
+"""(tenant, session)."""

@@ -8,9 +8,8 @@ from turnkeeper.domain.checkpoint import MARKS, Checkpoint, checkpoint_of, event
 from turnkeeper.domain.event import Event, SessionRestored
 from turnkeeper.domain.history import BEGINNINGS, unfinished_turn
 from turnkeeper.domain.session import Restored
-from turnkeeper.engine.draft import Draft
-from turnkeeper.engine.follow import check_kept
-from turnkeeper.engine.journal import Journal, Stored
+from turnkeeper.engine.eventlog.writer import LogWriter, Stored
+from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import (
     CheckpointNotFound,
     InternalError,
@@ -19,14 +18,14 @@ from turnkeeper.errors import (
     SessionNotFound,
     TurnInProgress,
 )
+from turnkeeper.store.changeset import Head, RequestKey, RequestRecord, StoredEvent, check_kept
 from turnkeeper.store.contract import Store
-from turnkeeper.store.step import Head, RequestKey, RequestRecord, StoredEvent
 
 PAGE = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class At:
+class LogPosition:
     """A place as a caller names it: after an event, at a checkpoint, or, with neither, at the log's end."""
 
     sequence: int | None = None
@@ -34,7 +33,7 @@ class At:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class RestoreRequest:
     """The request that restores, where it has an id: its repeats are answered from the record."""
 
     key: RequestKey
@@ -44,9 +43,9 @@ class Asked:
 class Checkpoints:
     """The verbs about places."""
 
-    def __init__(self, store: Store, journal: Journal, *, decode: Callable[[StoredEvent], Event]) -> None:
+    def __init__(self, store: Store, log_writer: LogWriter, *, decode: Callable[[StoredEvent], Event]) -> None:
         self._store = store
-        self._journal = journal
+        self._log_writer = log_writer
         self._decode = decode
 
     async def page(self, head: Head, *, after: int, limit: int) -> Sequence[Checkpoint]:
@@ -64,7 +63,7 @@ class Checkpoints:
             after = events[-1].sequence
         return found[:limit]
 
-    async def place(self, head: Head, at: At) -> int:
+    async def place(self, head: Head, at: LogPosition) -> int:
         """The number of the event after which it is. Raises CheckpointNotFound, InvalidRequest; CursorExpired where the
         log was trimmed: nobody can see there what they would go back to.
         """
@@ -80,7 +79,9 @@ class Checkpoints:
         check_kept(at.sequence, head)
         return at.sequence
 
-    async def restore(self, tenant: str, session_id: str, at: At, *, asked: Asked | None = None) -> int:
+    async def restore(
+        self, tenant: str, session_id: str, at: LogPosition, *, asked: RestoreRequest | None = None
+    ) -> int:
         """Take the session back to a place: one event, nothing is erased; that event's number.
 
         A repeat gets the first one's. Without an id, restored to the same place last, it stays as it is. Raises
@@ -100,7 +101,7 @@ class Checkpoints:
                 return head.last_seq
             unfinished = unfinished_turn(await self.until(head, place, kinds=BEGINNINGS))
             try:
-                stored = await self._journal.append(
+                stored = await self._log_writer.append(
                     tenant,
                     session_id,
                     partial(_restore, place=place, unfinished=unfinished, read_at=head.last_seq, asked=asked),
@@ -159,15 +160,15 @@ def _restores(stored: StoredEvent) -> bool:
     return stored.kind == "session_restored"
 
 
-def _repeat(record: RequestRecord, asked: Asked) -> int:
+def _repeat(record: RequestRecord, asked: RestoreRequest) -> int:
     if record.fingerprint != asked.fingerprint:
         raise RequestIdReused(session_id=asked.key.session_id, metadata={"request_id": asked.key.request_id})
     return record.sequence
 
 
-def _restore(draft: Draft, *, place: int, unfinished: str, read_at: int, asked: Asked | None) -> int:
-    draft.session.check_takes_messages()
-    head = draft.snapshot.head
+def _restore(uow: UnitOfWork, *, place: int, unfinished: str, read_at: int, asked: RestoreRequest | None) -> int:
+    uow.session.check_takes_messages()
+    head = uow.snapshot.head
     if head.active_turn or head.queue:
         raise TurnInProgress(
             "A turn is running or queued in this session; wait for it, or cancel it, then restore.",
@@ -177,9 +178,9 @@ def _restore(draft: Draft, *, place: int, unfinished: str, read_at: int, asked: 
         )
     if head.last_seq != read_at:
         raise _LogGrew
-    sequence = draft.next_sequence
-    draft.say(SessionRestored(to_sequence=place))
-    draft.session = replace(draft.session, restored=Restored(turn_id=unfinished), update_time=draft.at)
+    sequence = uow.next_sequence
+    uow.append(SessionRestored(to_sequence=place))
+    uow.session = replace(uow.session, restored=Restored(turn_id=unfinished), update_time=uow.at)
     if asked is not None:
-        draft.request = RequestRecord(key=asked.key, fingerprint=asked.fingerprint, turn_id="", sequence=sequence)
+        uow.request = RequestRecord(key=asked.key, fingerprint=asked.fingerprint, turn_id="", sequence=sequence)
     return sequence

@@ -3,15 +3,14 @@
 from collections.abc import Awaitable, Callable, Sequence
 
 from turnkeeper.domain.agent import Agent
-from turnkeeper.domain.session import Session
+from turnkeeper.domain.session import Session, SessionKey
 from turnkeeper.domain.tool import Call, CallState, ClientTool, ToolResult
 from turnkeeper.domain.turn import Turn
-from turnkeeper.engine.draft import Draft
-from turnkeeper.engine.feed import Key
-from turnkeeper.engine.journal import Journal, Stored
-from turnkeeper.engine.toolbox import Toolbox
+from turnkeeper.engine.eventlog.writer import LogWriter, Stored
+from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import InternalError, InvalidRequest, ToolCallNotPending
 from turnkeeper.store.contract import Store
+from turnkeeper.tools.toolbox import Toolbox
 
 
 class ClientTools:
@@ -20,15 +19,15 @@ class ClientTools:
     def __init__(
         self,
         store: Store,
-        journal: Journal,
+        log_writer: LogWriter,
         *,
         toolbox: Toolbox,
         agent_of: Callable[[Session], Awaitable[Agent | None]],
-        woken: Callable[[Key], None],
+        woken: Callable[[SessionKey], None],
     ) -> None:
         """`agent_of` gives the version that a session pinned; `woken` is told the session whose turn may go on."""
         self._store = store
-        self._journal = journal
+        self._log_writer = log_writer
         self._toolbox = toolbox
         self._agent_of = agent_of
         self._woken = woken
@@ -58,10 +57,10 @@ class ClientTools:
         """
         call = await self._pending(tenant, session_id, tool_call_id, result, by=by)
         if call.state is CallState.REQUESTED:
-            stored = await self._journal.append(
+            stored = await self._log_writer.append(
                 tenant,
                 session_id,
-                lambda draft: _record(draft, tool_call_id, result, by=by),
+                lambda uow: _record(uow, tool_call_id, result, by=by),
                 turn_id=call.turn_id,
             )
             if not isinstance(stored, Stored):
@@ -91,10 +90,10 @@ class ClientTools:
         )
 
 
-def _record(draft: Draft, tool_call_id: str, result: ToolResult, *, by: str) -> None:
+def _record(uow: UnitOfWork, tool_call_id: str, result: ToolResult, *, by: str) -> None:
     """In one step: the result, and the turn goes on when nothing else is awaited."""
-    call = next((call for call in draft.calls if call.id == tool_call_id), None)
+    call = next((call for call in uow.calls if call.id == tool_call_id), None)
     if call is None or call.state is not CallState.REQUESTED:
         return
-    draft.close_call(call.submitted(result, by=by, sequence=draft.next_sequence), result)
-    draft.answered()
+    uow.close_call(call.submitted(result, by=by, sequence=uow.next_sequence), result)
+    uow.answered()

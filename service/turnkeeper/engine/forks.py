@@ -9,12 +9,12 @@ from turnkeeper.domain.event import Event, NewEvent, SessionActivated, SessionCr
 from turnkeeper.domain.fork import COPIED, Copy
 from turnkeeper.domain.session import Session, SessionState
 from turnkeeper.domain.turn import TurnOptions
-from turnkeeper.engine.checkpoints import At, Checkpoints
-from turnkeeper.engine.journal import Journal
+from turnkeeper.engine.checkpoints import Checkpoints, LogPosition
+from turnkeeper.engine.eventlog.writer import LogWriter
 from turnkeeper.engine.sessions import check_shown
 from turnkeeper.errors import RequestIdReused, ServiceUnavailable, SessionAlreadyExists, SessionNotFound
+from turnkeeper.store.changeset import Fork, Head, RequestKey, RequestRecord
 from turnkeeper.store.contract import Store
-from turnkeeper.store.step import Fork, Head, RequestKey, RequestRecord
 
 OPENING = 3
 """Events of a fork before the copied ones; without a turn it is not activated, and there are two."""
@@ -31,17 +31,17 @@ class WantedFork:
     key: RequestKey
     fingerprint: str
     new_session_id: str
-    at: At
+    at: LogPosition
 
 
 class Forks:
     """The verb ForkSession."""
 
-    def __init__(self, store: Store, journal: Journal, checkpoints: Checkpoints, *, schema: int) -> None:
+    def __init__(self, store: Store, log_writer: LogWriter, checkpoints: Checkpoints, *, schema: int) -> None:
         """`schema` is the newest that this replica supports."""
         self._store = store
         self._schema = schema
-        self._journal = journal
+        self._log_writer = log_writer
         self._checkpoints = checkpoints
 
     async def fork(self, wanted: WantedFork) -> tuple[Session, Head]:
@@ -88,7 +88,7 @@ class Forks:
                 session_id=source.id,
                 retry_after=NEWER_REPLICA,
             )
-        now = self._journal.now()
+        now = self._log_writer.now()
         asked = Fork(
             session=Session(
                 id=_new_id(wanted),
@@ -103,7 +103,7 @@ class Forks:
                 title=source.title,
                 labels=source.labels,
                 metadata_json=source.metadata_json,
-                etag=self._journal.new_id(),
+                etag=self._log_writer.new_id(),
             ),
             source_session_id=source.id,
             source_sequence=await self._checkpoints.place(head, wanted.at),

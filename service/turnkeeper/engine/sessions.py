@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from turnkeeper import ids
 from turnkeeper.domain.agent import Agent
-from turnkeeper.domain.event import NewEvent, SessionCreated, SessionEnded
-from turnkeeper.domain.session import Session, SessionState
-from turnkeeper.domain.turn import CancelReason, Turn
-from turnkeeper.engine.draft import Draft
-from turnkeeper.engine.feed import Key
-from turnkeeper.engine.journal import Journal, Stored
-from turnkeeper.engine.warm import Seen, Warm
+from turnkeeper.domain.event import NewEvent, SessionCreated
+from turnkeeper.domain.session import Session, SessionKey, SessionState
+from turnkeeper.domain.turn import Turn
+from turnkeeper.engine.eventlog.session_cache import CachedSnapshot, SessionCache
+from turnkeeper.engine.eventlog.writer import LogWriter, Stored
+from turnkeeper.engine.rules.sessions import _QueueMoved
+from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import (
     AgentNotFound,
     InternalError,
@@ -19,8 +19,8 @@ from turnkeeper.errors import (
     SessionAlreadyExists,
     SessionNotFound,
 )
+from turnkeeper.store.changeset import Head, Snapshot
 from turnkeeper.store.contract import Store
-from turnkeeper.store.step import Cancel, Head, Lease, Snapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,7 @@ class NewSession:
     fingerprint: str
 
 
-Decide = Callable[[Draft, Mapping[str, Turn]], int]
+Decide = Callable[[UnitOfWork, Mapping[str, Turn]], int]
 """On a draft and the turns of the queue; gives the number of its first event, 0 when there is nothing to store."""
 
 
@@ -52,16 +52,16 @@ class Sessions:
     def __init__(
         self,
         store: Store,
-        journal: Journal,
+        log_writer: LogWriter,
         *,
-        warm: Warm,
+        session_cache: SessionCache,
         agents: Callable[[str], Agent | None],
-        woken: Callable[[Key], None],
+        woken: Callable[[SessionKey], None],
     ) -> None:
         """`agents` gives the newest version of a name; `woken` is told of sessions whose turn's owner must look."""
         self._store = store
-        self._journal = journal
-        self._warm = warm
+        self._log_writer = log_writer
+        self._session_cache = session_cache
         self._agents = agents
         self._woken = woken
 
@@ -74,7 +74,7 @@ class Sessions:
         agent = self._agents(new.agent)
         if agent is None:
             return await self._made_before(new, session_id)
-        now = self._journal.now()
+        now = self._log_writer.now()
         session = Session(
             id=session_id,
             tenant=new.tenant,
@@ -88,7 +88,7 @@ class Sessions:
             title=new.title,
             labels=new.labels,
             metadata_json=new.metadata_json,
-            etag=self._journal.new_id(),
+            etag=self._log_writer.new_id(),
         )
         said = SessionCreated(
             agent=agent.name,
@@ -114,7 +114,7 @@ class Sessions:
         """Its first message comes next."""
         session, head = await self.get(tenant, session_id)
         snapshot = Snapshot(head=head, session=session, turn=None, calls=(), approvals=())
-        self._warm.keep(Seen.now(snapshot))
+        self._session_cache.keep(CachedSnapshot.now(snapshot))
         return session, head
 
     async def change(self, tenant: str, session_id: str, decide: Decide, *, deleted: bool = False) -> int:
@@ -128,10 +128,10 @@ class Sessions:
             queued = [await self._store.turn(tenant, session_id, turn_id) for turn_id in head.queue]
             known = {turn.id: turn for turn in queued if turn is not None}
             try:
-                stored = await self._journal.append(
+                stored = await self._log_writer.append(
                     tenant,
                     session_id,
-                    lambda draft: decide(draft, known),  # noqa: B023 - awaited in this round
+                    lambda uow: decide(uow, known),  # noqa: B023 - awaited in this round
                     deleted=deleted,
                 )
             except _QueueMoved:
@@ -166,33 +166,3 @@ def check_shown(there: Session) -> None:
             "This session was deleted; UndeleteSession shows it again, another id makes a new one.",
             session_id=there.id,
         )
-
-
-def end_in(draft: Draft, queued: Mapping[str, Turn], *, by: str, reason: str) -> int:
-    """End the session and all its turns; the first event's number, 0 when it had ended before."""
-    if draft.session.state.over:
-        return 0
-    first = draft.next_sequence
-    cancel_all(draft, queued, by=by)
-    draft.session = draft.session.ended(etag=draft.new_id(), at=draft.at)
-    draft.say(SessionEnded(principal=by, reason=reason))
-    if draft.snapshot.head.suspended:
-        draft.change_head(suspended=False)
-    return first
-
-
-def cancel_all(draft: Draft, queued: Mapping[str, Turn], *, by: str) -> None:
-    """Cancel every turn of the session; whoever owned one is fenced."""
-    head = draft.snapshot.head
-    if not set(head.queue) <= set(queued):
-        raise _QueueMoved
-    if draft.snapshot.turn is not None:
-        draft.cancel_turn(draft.turn, reason=CancelReason.SESSION_ENDED, by=by)
-        draft.add_usage(draft.turn)
-    for turn_id in head.queue:
-        draft.cancel_turn(queued[turn_id], reason=CancelReason.SESSION_ENDED, by=by)
-    draft.change_head(lease=Lease.BREAK, active_turn="", queue=(), cancel=Cancel())
-
-
-class _QueueMoved(Exception):
-    """A turn was queued after its list was read."""

@@ -5,13 +5,14 @@ from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import CancelReason, Turn, TurnState
 from turnkeeper.engine.client_tools import ClientTools
-from turnkeeper.engine.draft import Draft
-from turnkeeper.engine.feed import Feeds, Key, Waiting
-from turnkeeper.engine.journal import Journal, Stored
-from turnkeeper.engine.requests import NewMessage, Taker, accept, cancel_unowned, take_up
-from turnkeeper.engine.worker import Worker
+from turnkeeper.engine.eventlog.writer import LogWriter, Stored
+from turnkeeper.engine.execution.worker import Worker
+from turnkeeper.engine.rules.messages import LeaseOffer, NewMessage, accept, cancel_unowned, take_up
+from turnkeeper.engine.rules.unit_of_work import UnitOfWork
+from turnkeeper.engine.streaming.feed import Feeds, Waiting
 from turnkeeper.errors import (
     InternalError,
     RequestIdReused,
@@ -19,8 +20,8 @@ from turnkeeper.errors import (
     TurnNotFound,
 )
 from turnkeeper.faults import fault
+from turnkeeper.store.changeset import Cancel, LeaseChange, RequestKey, RequestRecord
 from turnkeeper.store.contract import Store
-from turnkeeper.store.step import Cancel, Lease, RequestKey, RequestRecord
 from turnkeeper.telemetry.metrics import Metrics
 
 CANCEL_WAIT = 5.0
@@ -33,17 +34,17 @@ class Turns:
     def __init__(  # noqa: PLR0913 - the parts it is made of
         self,
         store: Store,
-        journal: Journal,
+        log_writer: LogWriter,
         feeds: Feeds,
         *,
         worker: Worker,
         client_tools: ClientTools,
         metrics: Metrics,
-        woken: Callable[[Key], None],
+        woken: Callable[[SessionKey], None],
     ) -> None:
         """`woken` is told the session that has something for its owner."""
         self._store = store
-        self._journal = journal
+        self._log_writer = log_writer
         self._feeds = feeds
         self._worker = worker
         self._client_tools = client_tools
@@ -91,15 +92,15 @@ class Turns:
         began = time.monotonic()
         with self._worker.reserve() as room:
             fault("message.before_store")
-            stored = await self._journal.append(
+            stored = await self._log_writer.append(
                 message.key.tenant,
                 message.key.session_id,
-                lambda draft: accept(draft, message, taker=self._taker(room=room)),
+                lambda uow: accept(uow, message, taker=self._taker(room=room)),
                 request=message.key,
             )
             if not isinstance(stored, Stored):
                 return self._repeat(stored, message.fingerprint)
-            if stored.draft.head.lease is Lease.TAKE:
+            if stored.uow.head.lease is LeaseChange.TAKE:
                 self._adopt(stored, began)
             else:
                 self._woken((message.key.tenant, message.key.session_id))
@@ -133,8 +134,8 @@ class Turns:
             turn = await self.get(tenant, session_id, turn_id)
             if turn.state.ended:
                 return turn
-            stored = await self._journal.append(
-                tenant, session_id, lambda draft: cancel_unowned(draft, by=by), turn_id=turn_id
+            stored = await self._log_writer.append(
+                tenant, session_id, lambda uow: cancel_unowned(uow, by=by), turn_id=turn_id
             )
             if not isinstance(stored, Stored):
                 raise InternalError
@@ -172,16 +173,16 @@ class Turns:
     async def _retry_as_read(
         self, turn_id: str, key: RequestKey, fingerprint: str, *, last: Turn, read_at: int, began: float
     ) -> RequestRecord:
-        def decide(draft: Draft) -> tuple[Turn, RequestRecord]:
-            if draft.snapshot.head.last_seq != read_at:
+        def decide(uow: UnitOfWork) -> tuple[Turn, RequestRecord]:
+            if uow.snapshot.head.last_seq != read_at:
                 raise _LogGrew
-            return take_up(draft, key, fingerprint, last=last, taker=self._taker(room=room))
+            return take_up(uow, key, fingerprint, last=last, taker=self._taker(room=room))
 
         with self._worker.reserve() as room:
-            stored = await self._journal.append(key.tenant, key.session_id, decide, turn_id=turn_id)
+            stored = await self._log_writer.append(key.tenant, key.session_id, decide, turn_id=turn_id)
             if not isinstance(stored, Stored):
                 return self._repeat(stored, fingerprint)
-            if stored.draft.head.lease is Lease.TAKE:
+            if stored.uow.head.lease is LeaseChange.TAKE:
                 self._adopt(stored, began)
         return stored.value[1]
 
@@ -197,16 +198,18 @@ class Turns:
                 raise
             return self._repeat(known, fingerprint)
 
-    def _taker(self, *, room: bool) -> Taker | None:
-        return Taker(owner=self._worker.owner, lease=self._worker.lease, schema=self._worker.schema) if room else None
+    def _taker(self, *, room: bool) -> LeaseOffer | None:
+        return (
+            LeaseOffer(owner=self._worker.owner, lease=self._worker.lease, schema=self._worker.schema) if room else None
+        )
 
     def _adopt(self, stored: Stored[tuple[Turn, RequestRecord]], began: float) -> None:
         if stored.committed is None:
             raise InternalError
-        after = stored.draft.result(stored.committed, by_owner=False)
+        after = stored.uow.result(stored.committed, by_owner=False)
         after = replace(after, turn=stored.value[0], calls=(), approvals=(), request=None)
         seen = replace(stored.seen, snapshot=after)
-        self._worker.adopt(seen, began=began, said=stored.draft.said(stored.committed))
+        self._worker.adopt(seen, began=began, said=stored.uow.said(stored.committed))
 
     def _repeat(self, record: RequestRecord, fingerprint: str) -> RequestRecord:
         if record.fingerprint != fingerprint:

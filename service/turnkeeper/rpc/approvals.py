@@ -3,23 +3,25 @@
 import json
 
 from turnkeeper.domain.approval import Answer, ApprovalDecision, ApprovalState
-from turnkeeper.domain.cursor import Place
+from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.engine.approvals import Approvals
-from turnkeeper.engine.toolbox import RESULT_BYTES
 from turnkeeper.pb.v1 import approval_pb2, approval_pb2_grpc, event_pb2
-from turnkeeper.rpc import codec, cursor, pages, rules
-from turnkeeper.rpc.caller import NOBODY
-from turnkeeper.rpc.chat import DEFAULT_WAIT, within
+from turnkeeper.rpc import codec, cursor
+from turnkeeper.rpc import page_tokens as pages
+from turnkeeper.rpc import validation as rules
+from turnkeeper.rpc.deadlines import DEFAULT_WAIT, within
+from turnkeeper.rpc.identity import DEFAULT_CALLER
 from turnkeeper.rpc.interceptor import Context
 from turnkeeper.rpc.views import approval_view
 from turnkeeper.store.contract import Store
 from turnkeeper.store.filters import ApprovalFilter
+from turnkeeper.tools.toolbox import RESULT_BYTES
 
 
 class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
     """What an approver does."""
 
-    def __init__(self, approvals: Approvals, store: Store, *, pages: pages.Pages) -> None:
+    def __init__(self, approvals: Approvals, store: Store, *, pages: pages.PageTokens) -> None:
         self._approvals = approvals
         self._store = store
         self._pages = pages
@@ -27,13 +29,13 @@ class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
     async def GetApproval(
         self, request: approval_pb2.GetApprovalRequest, context: Context
     ) -> approval_pb2.GetApprovalResponse:
-        approval = await self._approvals.get(NOBODY.tenant, request.approval_id)
+        approval = await self._approvals.get(DEFAULT_CALLER.tenant, request.approval_id)
         return approval_pb2.GetApprovalResponse(approval=approval_view(approval))
 
     async def ListApprovals(
         self, request: approval_pb2.ListApprovalsRequest, context: Context
     ) -> approval_pb2.ListApprovalsResponse:
-        caller = NOBODY
+        caller = DEFAULT_CALLER
         size = self._pages.size(request.page_size)
         kind = event_pb2.ApprovalKind.Name(request.kind).removeprefix("APPROVAL_KIND_") if request.kind else ""
         states = [approval_pb2.ApprovalState.Name(state) for state in request.states if state]
@@ -63,17 +65,19 @@ class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
         self, request: approval_pb2.WaitApprovalRequest, context: Context
     ) -> approval_pb2.WaitApprovalResponse:
         asked = codec.seconds(request.wait) if request.HasField("wait") else DEFAULT_WAIT
-        approval = await self._approvals.wait(NOBODY.tenant, request.approval_id, seconds=within(asked, context))
+        approval = await self._approvals.wait(
+            DEFAULT_CALLER.tenant, request.approval_id, seconds=within(asked, context)
+        )
         return approval_pb2.WaitApprovalResponse(approval=approval_view(approval))
 
     async def DecideApproval(
         self, request: approval_pb2.DecideApprovalRequest, context: Context
     ) -> approval_pb2.DecideApprovalResponse:
-        caller = NOBODY
+        caller = DEFAULT_CALLER
         approval, sequence = await self._approvals.decide(
             request.approval_id, _answer(request, by=caller.principal), tenant=caller.tenant
         )
-        place = Place(sequence=sequence - 1)
+        place = StreamPosition(sequence=sequence - 1)
         return approval_pb2.DecideApprovalResponse(
             approval=approval_view(approval),
             sequence=sequence,

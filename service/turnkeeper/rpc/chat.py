@@ -4,34 +4,35 @@ from collections.abc import AsyncIterator, Sequence
 
 import orjson
 
-from turnkeeper.domain.cursor import Place
+from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.domain.message import Part
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import Turn, TurnOptions, TurnState
-from turnkeeper.engine.batch import Wanted
 from turnkeeper.engine.client_tools import ClientTools
-from turnkeeper.engine.feed import Key
-from turnkeeper.engine.follow import Ended, Follower, Reading
-from turnkeeper.engine.requests import NewMessage
+from turnkeeper.engine.rules.messages import NewMessage
 from turnkeeper.engine.sessions import Sessions
+from turnkeeper.engine.streaming.batch import EventFilter
+from turnkeeper.engine.streaming.watcher import StreamEnded, Watcher, Watchers
 from turnkeeper.engine.turns import Turns
 from turnkeeper.errors import CursorExpired, NotImplementedYet, SessionAlreadyExists, error_of
 from turnkeeper.pb.v1 import chat_pb2, chat_pb2_grpc, session_pb2
-from turnkeeper.rpc import client_tools, codec, cursor, pages, rules
-from turnkeeper.rpc.caller import NOBODY, Caller
+from turnkeeper.rpc import client_tools, codec, cursor
+from turnkeeper.rpc import page_tokens as pages
+from turnkeeper.rpc import validation as rules
+from turnkeeper.rpc.deadlines import DEFAULT_WAIT, within
 from turnkeeper.rpc.fingerprint import fingerprint
+from turnkeeper.rpc.identity import DEFAULT_CALLER, Caller
 from turnkeeper.rpc.interceptor import Context
-from turnkeeper.rpc.resuming import response, with_cursor
 from turnkeeper.rpc.sessions import new_session
+from turnkeeper.rpc.stream_responses import response, with_cursor
 from turnkeeper.rpc.views import turn_view
+from turnkeeper.store.changeset import RequestKey, RequestRecord
 from turnkeeper.store.contract import Store
-from turnkeeper.store.step import RequestKey, RequestRecord
+from turnkeeper.telemetry.spans import Spans
 
 TEXT_BYTES = 256 * 1024
-DEFAULT_WAIT = 60.0
 FAMILY = "message"
 """SendMessage and StreamMessage share their request ids."""
-MARGIN = 0.5
-"""Seconds before the caller's deadline at which a wait ends."""
 SETTLES = frozenset({"approval_requested", "client_tool_requested", "tool_returned", "message_completed"})
 """After these a turn may have begun to wait for somebody."""
 ENDS = frozenset({"turn_completed", "turn_failed", "turn_cancelled"})
@@ -49,8 +50,8 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         tools: ClientTools,
         store: Store,
         *,
-        follower: Follower,
-        pages: pages.Pages,
+        follower: Watchers,
+        pages: pages.PageTokens,
     ) -> None:
         self._turns = turns
         self._sessions = sessions
@@ -60,7 +61,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         self._pages = pages
 
     async def SendMessage(self, request: chat_pb2.SendMessageRequest, context: Context) -> chat_pb2.SendMessageResponse:
-        caller = NOBODY
+        caller = DEFAULT_CALLER
         place = (caller.tenant, await self._session_of(request, caller))
         asked = codec.seconds(request.wait) if request.HasField("wait") else DEFAULT_WAIT
         with self._turns.waiting(*place) as waiting:
@@ -74,27 +75,27 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
     async def StreamMessage(
         self, request: chat_pb2.StreamMessageRequest, context: Context
     ) -> AsyncIterator[chat_pb2.StreamMessageResponse]:
-        caller = NOBODY
+        caller = DEFAULT_CALLER
         key = (caller.tenant, await self._session_of(request, caller))
         start = cursor.decode(request.after, tenant=key[0], session_id=key[1]) if request.after else None
         settled: Turn | None = None
         with self._follower.open(key, knows_turns=True) as reading:
             record = await self._accept(request, caller, session_id=key[1])
             previews = request.previews if request.HasField("previews") else True
-            place = start or Place(sequence=record.sequence - 1, live=True)
+            place = start or StreamPosition(sequence=record.sequence - 1, live=True)
             try:
-                await reading.begin(place, Wanted(turn_id=record.turn_id, previews=previews))
+                await reading.begin(place, EventFilter(turn_id=record.turn_id, previews=previews))
                 while settled is None and (batch := await reading.next()):
                     if batch.caught_up or batch.kinds & (ENDS | SETTLES):
                         settled = await self._settled(key, record.turn_id, reading)
                     yield response(batch, key) + _turn(settled)  # type: ignore[misc]  # bytes pass through
-            except (Ended, CursorExpired) as end:
+            except (StreamEnded, CursorExpired) as end:
                 raise with_cursor(end, key) from None
         if settled is not None:
             _raise_failure(settled)
 
     async def GetTurn(self, request: chat_pb2.GetTurnRequest, context: Context) -> chat_pb2.GetTurnResponse:
-        key = (NOBODY.tenant, request.session_id)
+        key = (DEFAULT_CALLER.tenant, request.session_id)
         await self._sessions.get(*key)
         wait = within(codec.seconds(request.wait), context)
         with self._turns.waiting(*key) as waiting:
@@ -102,7 +103,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         return chat_pb2.GetTurnResponse(turn=turn_view(turn))
 
     async def ListTurns(self, request: chat_pb2.ListTurnsRequest, context: Context) -> chat_pb2.ListTurnsResponse:
-        caller = NOBODY
+        caller = DEFAULT_CALLER
         await self._sessions.get(caller.tenant, request.session_id)
         size = self._pages.size(request.page_size)
         start = self._pages.after(request, tenant=caller.tenant)
@@ -124,7 +125,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         return chat_pb2.ListTurnsResponse(turns=page, next_page_token=token)
 
     async def CancelTurn(self, request: chat_pb2.CancelTurnRequest, context: Context) -> chat_pb2.CancelTurnResponse:
-        caller = NOBODY
+        caller = DEFAULT_CALLER
         _, head = await self._sessions.get(caller.tenant, request.session_id)
         turn, sequence = await self._turns.cancel(
             caller.tenant, request.session_id, request.turn_id, by=caller.principal
@@ -134,7 +135,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         )
 
     async def RetryTurn(self, request: chat_pb2.RetryTurnRequest, context: Context) -> chat_pb2.RetryTurnResponse:
-        caller = NOBODY
+        caller = DEFAULT_CALLER
         await self._sessions.get(caller.tenant, request.session_id)
         key = RequestKey(
             tenant=caller.tenant,
@@ -154,7 +155,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
     async def SubmitToolResult(
         self, request: chat_pb2.SubmitToolResultRequest, context: Context
     ) -> chat_pb2.SubmitToolResultResponse:
-        caller = NOBODY
+        caller = DEFAULT_CALLER
         result = client_tools.result_of(request)
         await self._sessions.get(caller.tenant, request.session_id)
         turn, sequence = await self._tools.submit(
@@ -184,6 +185,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
                 max_output_tokens=request.limits.max_output_tokens,
                 client_tools=client_tools.tools_of(request),
             ),
+            trace=Spans.traceparent(),
         )
         return await self._turns.start(message)
 
@@ -210,7 +212,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             return request.session_id  # another call made it in between
         return session.id
 
-    async def _settled(self, key: Key, turn_id: str, reading: Reading) -> Turn | None:
+    async def _settled(self, key: SessionKey, turn_id: str, reading: Watcher) -> Turn | None:
         """The turn, when it has ended or waits and all its events up to there were delivered."""
         through = reading.place.sequence
         known = reading.known(turn_id)
@@ -285,19 +287,13 @@ def _fingerprint(request: Send) -> str:
     return fingerprint(same, leaving_out=())
 
 
-def within(asked: float, context: Context) -> float:
-    """The wait, cut to half a second before the caller's deadline."""
-    left: float | None = context.time_remaining()
-    return max(0.0, min(asked, left - MARGIN)) if left is not None else asked
-
-
 def _raise_failure(turn: Turn) -> None:
     if turn.state is TurnState.FAILED and turn.error is not None:
         raise error_of(turn.error, session_id=turn.session_id, turn_id=turn.id)
 
 
 def _before(sequence: int, turn: Turn) -> str:
-    return cursor.encode(Place(sequence=sequence - 1), tenant=turn.tenant, session_id=turn.session_id)
+    return cursor.encode(StreamPosition(sequence=sequence - 1), tenant=turn.tenant, session_id=turn.session_id)
 
 
 def _states(states: Sequence[chat_pb2.TurnState.ValueType]) -> tuple[TurnState, ...]:

@@ -4,21 +4,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from turnkeeper.domain.checkpoint import event_named
-from turnkeeper.domain.cursor import Place
-from turnkeeper.engine.checkpoints import Asked, At, Checkpoints
-from turnkeeper.engine.feed import Key
+from turnkeeper.domain.cursor import StreamPosition
+from turnkeeper.domain.session import SessionKey
+from turnkeeper.engine.checkpoints import Checkpoints, LogPosition, RestoreRequest
 from turnkeeper.engine.forks import Forks, WantedFork
 from turnkeeper.engine.sessions import Sessions
 from turnkeeper.errors import CursorExpired
 from turnkeeper.pb.v1 import session_pb2
-from turnkeeper.rpc import codec, cursor, rules
-from turnkeeper.rpc.caller import NOBODY, Caller
+from turnkeeper.rpc import codec, cursor
+from turnkeeper.rpc import validation as rules
 from turnkeeper.rpc.fingerprint import fingerprint
+from turnkeeper.rpc.identity import DEFAULT_CALLER, Caller
 from turnkeeper.rpc.interceptor import Context
-from turnkeeper.rpc.pages import Pages
-from turnkeeper.rpc.resuming import with_cursor
+from turnkeeper.rpc.page_tokens import PageTokens
+from turnkeeper.rpc.stream_responses import with_cursor
 from turnkeeper.rpc.views import session_view
-from turnkeeper.store.step import RequestKey
+from turnkeeper.store.changeset import RequestKey
 
 
 class CheckpointVerbs:
@@ -27,12 +28,12 @@ class CheckpointVerbs:
     _sessions: Sessions
     _checkpoints: Checkpoints
     _forks: Forks
-    _pages: Pages
+    _pages: PageTokens
 
     async def ListCheckpoints(
         self, request: session_pb2.ListCheckpointsRequest, context: Context
     ) -> session_pb2.ListCheckpointsResponse:
-        caller = NOBODY
+        caller = DEFAULT_CALLER
         _, head = await self._sessions.get(caller.tenant, request.session_id)
         size = self._pages.size(request.page_size)
         start = self._pages.after(request, tenant=caller.tenant)
@@ -50,7 +51,7 @@ class CheckpointVerbs:
     async def ForkSession(
         self, request: session_pb2.ForkSessionRequest, context: Context
     ) -> session_pb2.ForkSessionResponse:
-        caller = NOBODY
+        caller = DEFAULT_CALLER
         key = RequestKey(
             tenant=caller.tenant,
             session_id=request.session_id,
@@ -69,13 +70,13 @@ class CheckpointVerbs:
         return session_pb2.ForkSessionResponse(
             session=session_view(session, head),
             sequence=1,
-            cursor=cursor.encode(Place(), tenant=caller.tenant, session_id=session.id),
+            cursor=cursor.encode(StreamPosition(), tenant=caller.tenant, session_id=session.id),
         )
 
     async def RestoreCheckpoint(
         self, request: session_pb2.RestoreCheckpointRequest, context: Context
     ) -> session_pb2.RestoreCheckpointResponse:
-        caller = NOBODY
+        caller = DEFAULT_CALLER
         if request.WhichOneof("at") is None:
             rules.refuse({"sequence": "or checkpoint_id is required"})
         with _telling_cursors((caller.tenant, request.session_id)):
@@ -86,12 +87,12 @@ class CheckpointVerbs:
         return session_pb2.RestoreCheckpointResponse(
             session=session_view(session, head),
             sequence=sequence,
-            cursor=cursor.encode(Place(sequence=sequence - 1), tenant=caller.tenant, session_id=session.id),
+            cursor=cursor.encode(StreamPosition(sequence=sequence - 1), tenant=caller.tenant, session_id=session.id),
         )
 
 
 @contextmanager
-def _telling_cursors(key: Key) -> Iterator[None]:
+def _telling_cursors(key: SessionKey) -> Iterator[None]:
     """A place that was trimmed is refused as it is to a stream."""
     try:
         yield
@@ -99,7 +100,7 @@ def _telling_cursors(key: Key) -> Iterator[None]:
         raise with_cursor(expired, key) from None
 
 
-def _asked(request: session_pb2.RestoreCheckpointRequest, caller: Caller) -> Asked | None:
+def _asked(request: session_pb2.RestoreCheckpointRequest, caller: Caller) -> RestoreRequest | None:
     if not request.request_id:
         return None
     key = RequestKey(
@@ -109,16 +110,16 @@ def _asked(request: session_pb2.RestoreCheckpointRequest, caller: Caller) -> Ask
         family="restore_checkpoint",
         request_id=request.request_id,
     )
-    return Asked(key=key, fingerprint=fingerprint(request, leaving_out=()))
+    return RestoreRequest(key=key, fingerprint=fingerprint(request, leaving_out=()))
 
 
-def _at(request: session_pb2.RestoreCheckpointRequest | session_pb2.ForkSessionRequest) -> At:
+def _at(request: session_pb2.RestoreCheckpointRequest | session_pb2.ForkSessionRequest) -> LogPosition:
     match request.WhichOneof("at"):
         case "sequence":
-            return At(sequence=request.sequence)
+            return LogPosition(sequence=request.sequence)
         case "checkpoint_id":
             if not request.checkpoint_id:
                 rules.refuse({"checkpoint_id": "is empty"})
-            return At(checkpoint_id=request.checkpoint_id)
+            return LogPosition(checkpoint_id=request.checkpoint_id)
         case None:
-            return At()
+            return LogPosition()

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from turnkeeper.domain.tool import ClientTool, ToolOutcome, ToolResult, canonical_json
-from turnkeeper.engine.client_schemas import flaw
 from turnkeeper.errors import ToolValidationError
 from turnkeeper.pb.v1 import chat_pb2
+from turnkeeper.tools.untrusted_schema import flaw
 
 NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 TOOLS_BYTES: Final = 64 * 1024

@@ -35,7 +35,7 @@ from turnkeeper.pb.v1 import event_pb2
 from turnkeeper.rpc import wire
 from turnkeeper.rpc.status import advice
 from turnkeeper.rpc.wire import varint
-from turnkeeper.store.step import StoredEvent
+from turnkeeper.store.changeset import StoredEvent
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")

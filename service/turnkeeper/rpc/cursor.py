@@ -4,7 +4,7 @@ import base64
 import hashlib
 import struct
 
-from turnkeeper.domain.cursor import Place
+from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.errors import InvalidRequest
 
 _FORM = struct.Struct(">BQIQB")
@@ -13,13 +13,13 @@ VERSION = 1
 CHECK = 8
 
 
-def encode(place: Place, *, tenant: str, session_id: str) -> str:
+def encode(place: StreamPosition, *, tenant: str, session_id: str) -> str:
     head = _FORM.pack(VERSION, place.sequence, place.attempt, place.offset, place.live)
     body = head + place.message_id.encode()
     return base64.urlsafe_b64encode(body + _check(body, tenant, session_id)).decode().rstrip("=")
 
 
-def decode(text: str, *, tenant: str, session_id: str, field: str = "after") -> Place:
+def decode(text: str, *, tenant: str, session_id: str, field: str = "after") -> StreamPosition:
     """Raises InvalidRequest for anything that `encode` did not make for this session and tenant."""
     try:
         data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
@@ -30,7 +30,7 @@ def decode(text: str, *, tenant: str, session_id: str, field: str = "after") -> 
         raise _refused(field, session_id) from None
     if version != VERSION or check != _check(body, tenant, session_id):
         raise _refused(field, session_id)
-    return Place(sequence=sequence, message_id=message_id, attempt=attempt, offset=offset, live=bool(live))
+    return StreamPosition(sequence=sequence, message_id=message_id, attempt=attempt, offset=offset, live=bool(live))
 
 
 def _refused(field: str, session_id: str) -> InvalidRequest:

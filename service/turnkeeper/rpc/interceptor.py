@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from grpc import aio
 
 from turnkeeper.errors import InternalError, InvalidRequest, NotImplementedYet, SessionError, SlowConsumer
-from turnkeeper.rpc import rules
+from turnkeeper.rpc import validation as rules
 from turnkeeper.rpc.status import DETAILS_KEY, details_bytes, shown_message
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.telemetry.spans import Spans
@@ -29,7 +29,7 @@ LATE = -1.0
 OWN = "turnkeeper.v1."
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 Context = aio.ServicerContext[Any, Any]
 Run = Callable[[Any, Context], Awaitable[Any]]
 
@@ -41,7 +41,7 @@ class Boundary(aio.ServerInterceptor):
         """`write_timeout` in seconds: a stream whose reader accepts nothing for so long ends with SLOW_CONSUMER."""
         self._spans = spans
         self._metrics = metrics
-        self._writes = Writes(write_timeout)
+        self._writes = WriteDeadlines(write_timeout)
         self._methods: dict[str, Any] = {}
         self._peers: dict[str, int] = {}
         self._calls = 0
@@ -139,7 +139,7 @@ class Boundary(aio.ServerInterceptor):
                 f"{method} comes with a later release; docs/reference/status.md lists what works."
             )
         if not isinstance(error, SessionError):
-            log.error("%s/%s failed", service, method, exc_info=error)
+            logger.error("%s/%s failed", service, method, exc_info=error)
             error = InternalError()
         self._metrics.error(error.code)
         return error
@@ -163,7 +163,7 @@ class Boundary(aio.ServerInterceptor):
             self._metrics.connection_closed()
 
 
-class Writes:
+class WriteDeadlines:
     """The writes that are under way, by their tasks, and one timer for all: each may take `timeout` seconds."""
 
     def __init__(self, timeout: float) -> None:

@@ -2,12 +2,15 @@
 
 from typing import TypeVar
 
-from turnkeeper.domain.cursor import Place
-from turnkeeper.engine import lifecycle
-from turnkeeper.engine.sessions import Decide, Sessions, end_in
+from turnkeeper.domain.cursor import StreamPosition
+from turnkeeper.engine.rules import sessions as lifecycle
+from turnkeeper.engine.rules.sessions import end_in
+from turnkeeper.engine.sessions import Decide, Sessions
 from turnkeeper.pb.v1 import session_pb2
-from turnkeeper.rpc import attributes, cursor, rules
-from turnkeeper.rpc.caller import NOBODY
+from turnkeeper.rpc import cursor
+from turnkeeper.rpc import session_fields as attributes
+from turnkeeper.rpc import validation as rules
+from turnkeeper.rpc.identity import DEFAULT_CALLER
 from turnkeeper.rpc.interceptor import Context
 from turnkeeper.rpc.views import session_view
 
@@ -38,7 +41,7 @@ class LifecycleVerbs:
         change = _change_of(request)
         return await self._changed(
             request.session.session_id,
-            lambda draft, _: lifecycle.update_in(draft, change, etag=request.etag),
+            lambda uow, _: lifecycle.update_in(uow, change, etag=request.etag),
             session_pb2.UpdateSessionResponse(),
         )
 
@@ -47,7 +50,7 @@ class LifecycleVerbs:
     ) -> session_pb2.SuspendSessionResponse:
         return await self._changed(
             request.session_id,
-            lambda draft, _: lifecycle.suspend_in(draft, by=NOBODY.principal),
+            lambda uow, _: lifecycle.suspend_in(uow, by=DEFAULT_CALLER.principal),
             session_pb2.SuspendSessionResponse(),
         )
 
@@ -56,7 +59,7 @@ class LifecycleVerbs:
     ) -> session_pb2.ResumeSessionResponse:
         return await self._changed(
             request.session_id,
-            lambda draft, _: lifecycle.resume_in(draft, by=NOBODY.principal),
+            lambda uow, _: lifecycle.resume_in(uow, by=DEFAULT_CALLER.principal),
             session_pb2.ResumeSessionResponse(),
         )
 
@@ -65,7 +68,7 @@ class LifecycleVerbs:
     ) -> session_pb2.EndSessionResponse:
         return await self._changed(
             request.session_id,
-            lambda draft, queued: end_in(draft, queued, by=NOBODY.principal, reason=request.reason),
+            lambda uow, queued: end_in(uow, queued, by=DEFAULT_CALLER.principal, reason=request.reason),
             session_pb2.EndSessionResponse(),
         )
 
@@ -74,7 +77,7 @@ class LifecycleVerbs:
     ) -> session_pb2.DeleteSessionResponse:
         return await self._changed(
             request.session_id,
-            lambda draft, queued: lifecycle.delete_in(draft, queued, by=NOBODY.principal, etag=request.etag),
+            lambda uow, queued: lifecycle.delete_in(uow, queued, by=DEFAULT_CALLER.principal, etag=request.etag),
             session_pb2.DeleteSessionResponse(),
             deleted=True,
         )
@@ -84,17 +87,17 @@ class LifecycleVerbs:
     ) -> session_pb2.UndeleteSessionResponse:
         return await self._changed(
             request.session_id,
-            lambda draft, _: lifecycle.undelete_in(draft),
+            lambda uow, _: lifecycle.undelete_in(uow),
             session_pb2.UndeleteSessionResponse(),
             deleted=True,
         )
 
     async def _changed(self, session_id: str, decide: Decide, response: Response, *, deleted: bool = False) -> Response:
         """The response, filled with the session as it is now and the place before what was stored."""
-        tenant = NOBODY.tenant
+        tenant = DEFAULT_CALLER.tenant
         sequence = await self._sessions.change(tenant, session_id, decide, deleted=deleted)
         session, head = await self._sessions.get(tenant, session_id, deleted=deleted)
-        place = Place(sequence=sequence - 1 if sequence else head.last_seq)
+        place = StreamPosition(sequence=sequence - 1 if sequence else head.last_seq)
         response.session.CopyFrom(session_view(session, head))
         response.sequence = sequence
         response.cursor = cursor.encode(place, tenant=tenant, session_id=session_id)

@@ -5,27 +5,30 @@ from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from turnkeeper.domain.cursor import Place
-from turnkeeper.domain.history import Entry
+from turnkeeper.domain.cursor import StreamPosition
+from turnkeeper.domain.history import HistoryEntry
 from turnkeeper.domain.message import Role
-from turnkeeper.domain.session import SessionState
-from turnkeeper.engine.batch import Wanted
+from turnkeeper.domain.session import SessionKey, SessionState
 from turnkeeper.engine.checkpoints import Checkpoints
-from turnkeeper.engine.feed import Key
-from turnkeeper.engine.follow import Ended, Follower, check_kept
+from turnkeeper.engine.eventlog.session_cache import SessionCache
 from turnkeeper.engine.forks import Forks
 from turnkeeper.engine.sessions import NewSession, Sessions
-from turnkeeper.engine.warm import Warm
+from turnkeeper.engine.streaming.batch import EventFilter
+from turnkeeper.engine.streaming.watcher import StreamEnded, Watchers
 from turnkeeper.errors import CursorExpired, TurnNotFound
 from turnkeeper.pb.v1 import event_pb2, message_pb2, session_pb2, session_pb2_grpc
-from turnkeeper.rpc import attributes, codec, cursor, pages, rules
-from turnkeeper.rpc.caller import NOBODY, Caller
+from turnkeeper.rpc import codec, cursor
+from turnkeeper.rpc import page_tokens as pages
+from turnkeeper.rpc import session_fields as attributes
+from turnkeeper.rpc import validation as rules
 from turnkeeper.rpc.checkpoints import CheckpointVerbs
 from turnkeeper.rpc.fingerprint import fingerprint
+from turnkeeper.rpc.identity import DEFAULT_CALLER, Caller
 from turnkeeper.rpc.interceptor import Context
 from turnkeeper.rpc.lifecycle import LifecycleVerbs
-from turnkeeper.rpc.resuming import response, with_cursor
+from turnkeeper.rpc.stream_responses import response, with_cursor
 from turnkeeper.rpc.views import session_view
+from turnkeeper.store.changeset import check_kept
 from turnkeeper.store.contract import Store
 from turnkeeper.store.filters import SessionFilter
 
@@ -42,15 +45,15 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         sessions: Sessions,
         store: Store,
         *,
-        warm: Warm,
+        session_cache: SessionCache,
         checkpoints: Checkpoints,
         forks: Forks,
-        follower: Follower,
-        pages: pages.Pages,
+        follower: Watchers,
+        pages: pages.PageTokens,
     ) -> None:
         self._sessions = sessions
         self._store = store
-        self._warm = warm
+        self._session_cache = session_cache
         self._follower = follower
         self._pages = pages
         self._codec = codec.WireCodec()
@@ -60,24 +63,24 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
     async def CreateSession(
         self, request: session_pb2.CreateSessionRequest, context: Context
     ) -> session_pb2.CreateSessionResponse:
-        caller = NOBODY
+        caller = DEFAULT_CALLER
         session, head = await self._sessions.create(new_session(request, caller))
         return session_pb2.CreateSessionResponse(
             session=session_view(session, head),
             sequence=1,
-            cursor=cursor.encode(Place(), tenant=caller.tenant, session_id=session.id),
+            cursor=cursor.encode(StreamPosition(), tenant=caller.tenant, session_id=session.id),
         )
 
     async def GetSession(
         self, request: session_pb2.GetSessionRequest, context: Context
     ) -> session_pb2.GetSessionResponse:
-        session, head = await self._sessions.get(NOBODY.tenant, request.session_id)
+        session, head = await self._sessions.get(DEFAULT_CALLER.tenant, request.session_id)
         return session_pb2.GetSessionResponse(session=session_view(session, head))
 
     async def ListSessions(
         self, request: session_pb2.ListSessionsRequest, context: Context
     ) -> session_pb2.ListSessionsResponse:
-        caller = NOBODY
+        caller = DEFAULT_CALLER
         size = self._pages.size(request.page_size)
         found = await self._store.sessions(
             caller.tenant,
@@ -98,12 +101,12 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
     async def WatchEvents(
         self, request: session_pb2.WatchEventsRequest, context: Context
     ) -> AsyncIterator[session_pb2.WatchEventsResponse]:
-        caller = NOBODY
+        caller = DEFAULT_CALLER
         key = (caller.tenant, request.session_id)
         with self._follower.open(key) as reading:
             session, head = await self._sessions.get(*key)
             await self._check_turn(key, request.turn_id)
-            wanted = Wanted(
+            wanted = EventFilter(
                 kinds=_kinds(request.types),
                 turn_id=request.turn_id,
                 previews=request.previews,
@@ -118,13 +121,13 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
                     del batch
                     yield made  # type: ignore[misc]  # bytes pass through
                     del made
-            except (Ended, CursorExpired) as end:
+            except (StreamEnded, CursorExpired) as end:
                 raise with_cursor(end, key) from None
 
     async def ListEvents(
         self, request: session_pb2.ListEventsRequest, context: Context
     ) -> session_pb2.ListEventsResponse:
-        caller = NOBODY
+        caller = DEFAULT_CALLER
         key = (caller.tenant, request.session_id)
         _, head = await self._sessions.get(*key)
         await self._check_turn(key, request.turn_id)
@@ -146,7 +149,7 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         more = len(found) > len(page)
         through = page[-1].sequence if more else head.last_seq
         response = session_pb2.ListEventsResponse(
-            cursor=cursor.encode(Place(sequence=through), tenant=key[0], session_id=key[1]),
+            cursor=cursor.encode(StreamPosition(sequence=through), tenant=key[0], session_id=key[1]),
             through_sequence=through,
             more=more,
         )
@@ -157,9 +160,9 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
     async def ListMessages(
         self, request: session_pb2.ListMessagesRequest, context: Context
     ) -> session_pb2.ListMessagesResponse:
-        caller = NOBODY
+        caller = DEFAULT_CALLER
         session, head = await self._sessions.get(caller.tenant, request.session_id)
-        entries = list(enumerate(await self._warm.entries(session, until=head.last_seq)))
+        entries = list(enumerate(await self._session_cache.entries(session, until=head.last_seq)))
         start = self._pages.after(request, tenant=caller.tenant)
         # Counted from the oldest: messages that come between two pages move no place.
         if _descending(request.order_by, "sequence"):
@@ -177,7 +180,7 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         )
         return session_pb2.ListMessagesResponse(messages=page, next_page_token=token)
 
-    async def _check_turn(self, key: Key, turn_id: str) -> None:
+    async def _check_turn(self, key: SessionKey, turn_id: str) -> None:
         """Ids of turns are ours, so one that is not there never will be. Raises TurnNotFound."""
         if turn_id and await self._store.turn(*key, turn_id) is None:
             raise TurnNotFound(session_id=key[1], turn_id=turn_id)
@@ -188,15 +191,15 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         caller: Caller,
         *,
         last_seq: int,
-    ) -> Place:
-        place, field = Place(), request.WhichOneof("start") or ""
+    ) -> StreamPosition:
+        place, field = StreamPosition(), request.WhichOneof("start") or ""
         match field:
             case "after":
                 place = cursor.decode(request.after, tenant=caller.tenant, session_id=request.session_id)
             case "after_sequence":
-                place = Place(sequence=request.after_sequence)
+                place = StreamPosition(sequence=request.after_sequence)
             case "live_only" if getattr(request, "live_only", False):
-                place = Place(sequence=last_seq)
+                place = StreamPosition(sequence=last_seq)
         if place.sequence > last_seq:
             rules.refuse({field: f"is beyond the last event, {last_seq}"})
         return place
@@ -272,7 +275,7 @@ def _kinds(types: Iterable[str]) -> frozenset[str]:
     return kinds
 
 
-def _message(entry: Entry) -> message_pb2.Message:
+def _message(entry: HistoryEntry) -> message_pb2.Message:
     said = entry.message
     made = message_pb2.Message(
         role=message_pb2.Role.Value(f"ROLE_{said.role.value}"),

@@ -9,7 +9,7 @@ from turnkeeper.errors import SessionError, error_of
 from turnkeeper.pb.v1 import agent_pb2, approval_pb2, chat_pb2, session_pb2
 from turnkeeper.rpc import codec
 from turnkeeper.rpc.status import detail_of
-from turnkeeper.store.step import Head
+from turnkeeper.store.changeset import Head
 
 
 def session_view(session: Session, head: Head) -> session_pb2.Session:

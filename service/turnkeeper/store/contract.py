@@ -19,20 +19,20 @@ from turnkeeper.domain.event import NewEvent
 from turnkeeper.domain.session import Session
 from turnkeeper.domain.tool import Call, ToolResult
 from turnkeeper.domain.turn import Turn, TurnState
-from turnkeeper.store.filters import ApprovalFilter, SessionFilter
-from turnkeeper.store.hints import Hint, Piece
-from turnkeeper.store.step import (
+from turnkeeper.store.changeset import (
     Cancel,
+    Changeset,
     Claim,
+    CommitResult,
     Fork,
     Head,
     RequestKey,
     RequestRecord,
     Snapshot,
-    Step,
     StoredEvent,
-    Verdict,
 )
+from turnkeeper.store.filters import ApprovalFilter, SessionFilter
+from turnkeeper.store.notifications import ChangeNotification, PreviewChunk
 
 
 class Store(Protocol):
@@ -83,7 +83,7 @@ class Store(Protocol):
         """
         ...
 
-    async def commit(self, step: Step) -> Verdict:
+    async def commit(self, step: Changeset) -> CommitResult:
         """Store the step in one transaction, on a majority.
 
         Returns only what is known to be so: an unknown outcome is resolved by the `step_id`. Raises
@@ -197,17 +197,17 @@ class Store(Protocol):
         """Of these (tenant, session): those suspended, or whose active turn shall be cancelled, or is owned no more."""
         ...
 
-    async def put_pieces(self, pieces: Sequence[Piece]) -> None:
+    async def put_pieces(self, pieces: Sequence[PreviewChunk]) -> None:
         """Keep previews for half an hour; a second one at the same place changes nothing. They may get lost."""
         ...
 
     async def pieces(
         self, tenant: str, session_id: str, *, message_id: str, attempt: int, after: int
-    ) -> Sequence[Piece]:
+    ) -> Sequence[PreviewChunk]:
         """What is kept of this attempt at a message from byte `after` on, in order; perhaps with gaps."""
         ...
 
-    def hints(self) -> AbstractAsyncContextManager[AsyncIterator[Hint | Piece]]:
+    def hints(self) -> AbstractAsyncContextManager[AsyncIterator[ChangeNotification | PreviewChunk]]:
         """A hint for each step, claim, sweep and wish in any session from the entry on, in each session in order; none
         for renewals, nor for this replica's own claims, its owners' steps and those that took a lease. And other
         replicas' previews. Raises ServiceUnavailable, on entry and later, when none come any more; the next entry goes
@@ -247,4 +247,50 @@ class Store(Protocol):
 
     async def ping(self) -> None:
         """Raises ServiceUnavailable unless the database answers."""
+        ...
+
+
+class EventCodec(Protocol):
+    """How events become bytes; the store never looks inside."""
+
+    def encode(self, session_id: str, event: NewEvent) -> bytes:
+        """The wire form without its number."""
+        ...
+
+    def number(self, payload: bytes, sequence: int) -> bytes:
+        """The wire form with its number, made by appending: nothing is parsed."""
+        ...
+
+
+class Renewer(Protocol):
+    """Renews leases from a thread of its own, over a connection of its own."""
+
+    def renew(self, tenant: str, session_id: str, *, owner: str, fence: int, lease: timedelta) -> bool:
+        """As the store's `renew`; it blocks the thread."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Retention(Protocol):
+    async def trim(self, *, keep: timedelta, pause: timedelta, limit: int) -> int:
+        """Trim the logs of at most `limit` sessions that nobody looked at for `pause`; how many events are gone.
+
+        An event is trimmed once it was stored more than `keep` ago by the database's clock, with all before it, unless
+        it or one before it belongs to a turn that has not ended. First `compacted_to` is stored, on a majority; only
+        then are the events up to it deleted, but for the kinds in COPIED, which a conversation is made of: models,
+        ListMessages, restorations and forks need them. Of a deleted session nothing is trimmed. A call that was
+        stopped, and goes on when the id is a new session's, changes nothing of that one.
+        """
+        ...
+
+    async def purge(self, *, after: timedelta, limit: int) -> int:
+        """Remove at most `limit` sessions that were deleted more than `after` ago; how many are gone for good.
+
+        And at most as many forks that were begun 72 h ago and never finished: as long as a request's record is kept.
+        The next try of such a fork begins anew.
+
+        A session is marked first: from then on nothing can be written to it, and it counts as absent even to those who
+        ask for deleted ones. Its id is free for a new session only when nothing of the old one is left.
+        """
         ...

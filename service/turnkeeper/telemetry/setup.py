@@ -23,11 +23,11 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExport
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from prometheus_client import CollectorRegistry
 
-from turnkeeper.telemetry.drain import drain
+from turnkeeper.telemetry.exporter_shutdown import drain
 from turnkeeper.telemetry.instruments import Instruments
+from turnkeeper.telemetry.log_throttle import Quiet
 from turnkeeper.telemetry.metrics import Metrics
-from turnkeeper.telemetry.quiet import Quiet
-from turnkeeper.telemetry.scrape import Scrape
+from turnkeeper.telemetry.prometheus_endpoint import Scrape
 from turnkeeper.telemetry.spans import Spans
 from turnkeeper.telemetry.tracing import Export, Tracing
 

@@ -11,8 +11,8 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, SpanContext, SpanKind, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from turnkeeper.telemetry.live import AgentSpan, ChatSpan, RpcSpan, ToolSpan
-from turnkeeper.telemetry.tracing import Attributes, Tracing, Wanted
+from turnkeeper.telemetry.open_spans import AgentSpan, ChatSpan, RpcSpan, ToolSpan
+from turnkeeper.telemetry.tracing import Attributes, SpanSpec, Tracing
 
 _W3C = TraceContextTextMapPropagator()
 _NOWHERE = Context()
@@ -31,14 +31,14 @@ class Spans:
         """A served call, the child of the caller's span if `metadata` (gRPC's, lower-case keys) names one."""
         name = f"{service}/{method}"
         attributes: Attributes = {"rpc.system.name": "grpc", "rpc.method": name}
-        wanted = Wanted(name, attributes, SpanKind.SERVER, context=_context_of(metadata or ()))
+        wanted = SpanSpec(name, attributes, SpanKind.SERVER, context=_context_of(metadata or ()))
         return RpcSpan(self._tracing, wanted)
 
     def invoke_agent(
         self, agent: str, *, session_id: str, turn_id: str, attempt: int, links: Sequence[str] = ()
     ) -> AgentSpan:
         """One attempt at a turn: a new trace, linked to `links` (what `traceparent` gave; others are left out)."""
-        wanted = Wanted(
+        wanted = SpanSpec(
             f"invoke_agent {agent}",
             {
                 "gen_ai.operation.name": "invoke_agent",
@@ -74,7 +74,7 @@ class Spans:
             attributes["gen_ai.request.max_tokens"] = max_output_tokens
         if temperature is not None:
             attributes["gen_ai.request.temperature"] = temperature
-        wanted = Wanted(f"chat {model}", attributes, SpanKind.CLIENT)
+        wanted = SpanSpec(f"chat {model}", attributes, SpanKind.CLIENT)
         return ChatSpan(self._tracing, wanted, record_content=self._record_content)
 
     def execute_tool(self, tool: str, *, call_id: str, source: str, tool_class: str, session_id: str = "") -> ToolSpan:
@@ -89,7 +89,7 @@ class Spans:
         }
         if session_id:
             attributes["gen_ai.conversation.id"] = session_id
-        wanted = Wanted(f"execute_tool {tool}", attributes)
+        wanted = SpanSpec(f"execute_tool {tool}", attributes)
         return ToolSpan(self._tracing, wanted, record_content=self._record_content)
 
     @staticmethod

@@ -41,7 +41,7 @@ _FAULT, _NO_FAULT = Status(StatusCode.ERROR), Status(StatusCode.UNSET)
 
 
 @dataclass(slots=True)
-class Wanted:
+class SpanSpec:
     """A span to be begun. `context` None is the current one; `attributes` may grow until the end."""
 
     name: str
@@ -73,7 +73,7 @@ class Tracing:
         """Without `export` spans have ids and nothing else."""
         self._export = export
 
-    def begin(self, wanted: Wanted) -> Begun:
+    def begin(self, wanted: SpanSpec) -> Begun:
         """The span is the current one until its end."""
         parent: SpanContext | None = get_current_span(wanted.context).get_span_context()
         if parent is None or not parent.is_valid:
@@ -92,7 +92,7 @@ class Tracing:
         token = attach(set_span_in_context(NonRecordingSpan(context)))
         return Begun(time_ns(), context, parent, token)
 
-    def end(self, wanted: Wanted, begun: Begun, *, fault: bool) -> None:
+    def end(self, wanted: SpanSpec, begun: Begun, *, fault: bool) -> None:
         detach(begun.token)
         export = self._export
         if export is None or not begun.context.trace_flags & _SAMPLED:

@@ -7,19 +7,20 @@ from typing import Any
 from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
 
-from turnkeeper.store.mongo import heads, keys, steps
+from turnkeeper.store.changeset import Changeset, CommitResult, Committed, Conflict, Duplicate, RequestRecord
+from turnkeeper.store.mongo import changesets as steps
+from turnkeeper.store.mongo import heads, keys
+from turnkeeper.store.mongo.changesets import Steps
 from turnkeeper.store.mongo.client import MAJORITY, ClientSession, Connection, Document, database_errors
 from turnkeeper.store.mongo.documents import decode, encode
 from turnkeeper.store.mongo.events import numbered
-from turnkeeper.store.mongo.steps import Steps
-from turnkeeper.store.mongo.writes import Obstacle, Stopped, Writes
-from turnkeeper.store.step import Committed, Duplicate, RequestRecord, Stale, Step, Verdict
+from turnkeeper.store.mongo.transactions.writes import Obstacle, Stopped, Writes
 
 Move = Callable[[ClientSession], Awaitable[Document | None]]
 """Changes the head inside the transaction; its `last_seq` and `fence` afterwards, or None."""
 
 
-async def store(self: Steps, step: Step, move: Move, *, fence: int | None) -> Verdict:
+async def store(self: Steps, step: Changeset, move: Move, *, fence: int | None) -> CommitResult:
     """The step in one transaction after `move`, numbered by what that gave.
 
     `fence`: what its events say; None: the head's.
@@ -29,13 +30,13 @@ async def store(self: Steps, step: Step, move: Move, *, fence: int | None) -> Ve
             try:
                 return await _store(self, step, move, fence=fence)
             except Stopped:
-                return Stale()
+                return Conflict()
             except PyMongoError as error:
                 if not error.has_error_label("TransientTransactionError"):
                     raise
 
 
-async def _store(self: Steps, step: Step, move: Move, *, fence: int | None) -> Verdict:
+async def _store(self: Steps, step: Changeset, move: Move, *, fence: int | None) -> CommitResult:
     connection = self._connection
     async with connection.session() as session, session.start_transaction(ReadConcern("snapshot"), MAJORITY):
         head = await move(session)
@@ -53,7 +54,7 @@ async def _store(self: Steps, step: Step, move: Move, *, fence: int | None) -> V
     return Committed(last_seq=head["last_seq"], fence=head["fence"], events=events)
 
 
-def unconditional(self: Steps, step: Step) -> Move:
+def unconditional(self: Steps, step: Changeset) -> Move:
     """The number is incremented, whoever has been there."""
     changed: Document = {**heads.moved(step)[0]["$set"], "last_seq": {"$add": ["$last_seq", len(step.events)]}}
     return partial(_increment, self._connection, session_of(step), [{"$set": changed}])
@@ -76,11 +77,11 @@ def taken(head: Document) -> Move:
     return move
 
 
-def session_of(step: Step) -> Document:
+def session_of(step: Changeset) -> Document:
     return keys.where(keys.of_session(step.tenant, step.session_id))
 
 
-async def local_duplicate(self: Steps, step: Step) -> Verdict | None:
+async def local_duplicate(self: Steps, step: Changeset) -> CommitResult | None:
     """What this request made, as this node has it now."""
     if step.request is None:
         return None

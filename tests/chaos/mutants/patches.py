@@ -13,11 +13,13 @@ from tests.chaos.mutants import commits
 from turnkeeper.domain.tool import ToolClass
 from turnkeeper.domain.turn import Turn
 from turnkeeper.faults import fault
-from turnkeeper.store.mongo import attempts, claims, client, heads, indexes, outcomes
-from turnkeeper.store.mongo.committer import Committer, Entry
-from turnkeeper.store.mongo.steps import Steps
-from turnkeeper.store.mongo.writes import Obstacle, Stopped, Writes
-from turnkeeper.store.step import Fenced, Stale, Step, Verdict
+from turnkeeper.store.changeset import Changeset, CommitResult, Conflict, Fenced
+from turnkeeper.store.mongo import claims, client, heads, indexes
+from turnkeeper.store.mongo.changesets import Steps
+from turnkeeper.store.mongo.transactions import attempt as attempts
+from turnkeeper.store.mongo.transactions import outcomes
+from turnkeeper.store.mongo.transactions.group_commit import Committer, Entry
+from turnkeeper.store.mongo.transactions.writes import Obstacle, Stopped, Writes
 
 _commit = Steps.commit
 
@@ -25,7 +27,7 @@ _commit = Steps.commit
 def two_step_numbering() -> None:
     """Take the number first, then insert the event: a death in between leaves a hole, a reader in between sees one."""
 
-    async def commit(self: Steps, step: Step) -> Verdict:
+    async def commit(self: Steps, step: Changeset) -> CommitResult:
         fault("step.before_first_write")
         connection = self._connection
         head = await connection.heads.find_one_and_update(
@@ -33,7 +35,7 @@ def two_step_numbering() -> None:
         )
         if not head:
             async with connection.session() as session:
-                return await self._outcomes.of_step(step, session) or Stale()
+                return await self._outcomes.of_step(step, session) or Conflict()
         await asyncio.sleep(0.005)
         fault("step.after_first_write")
         return await commits.store(self, step, commits.taken(head), fence=head["fence"])
@@ -62,7 +64,7 @@ def _read_locally(**more: object) -> None:
 def no_fence() -> None:
     """An owner writes without looking whether it still is one."""
 
-    async def commit(self: Steps, step: Step) -> Verdict:
+    async def commit(self: Steps, step: Changeset) -> CommitResult:
         if step.fence is None:
             return await _commit(self, step)
         return await commits.store(self, step, commits.unconditional(self, step), fence=step.fence)
@@ -77,7 +79,7 @@ def no_fence() -> None:
 def fence_read_not_written() -> None:
     """An owner reads its fence in the transaction, but takes the number without it in the filter."""
 
-    async def commit(self: Steps, step: Step) -> Verdict:
+    async def commit(self: Steps, step: Changeset) -> CommitResult:
         if step.fence is None:
             return await _commit(self, step)
         head = await self._connection.heads.find_one(commits.session_of(step))
@@ -92,7 +94,7 @@ def fence_read_not_written() -> None:
 def state_only_filter() -> None:
     """A decision is stored when the approval is still pending, whatever else has moved since it was made."""
 
-    async def commit(self: Steps, step: Step) -> Verdict:
+    async def commit(self: Steps, step: Changeset) -> CommitResult:
         if step.fence is not None or not step.approvals:
             return await _commit(self, step)
         return await commits.store(self, step, commits.unconditional(self, step), fence=None)
@@ -107,8 +109,8 @@ def unknown_is_aborted() -> None:
         self.open = None
         raise Stopped(Obstacle.CONFLICT) from unsure
 
-    async def of_step(self: outcomes.Outcomes, step: Step, session: object) -> Verdict | None:
-        return Stale()
+    async def of_step(self: outcomes.Outcomes, step: Changeset, session: object) -> CommitResult | None:
+        return Conflict()
 
     attempts.Attempt._commit_again = commit_once  # type: ignore[method-assign]  # noqa: SLF001 - what is broken
     outcomes.Outcomes.of_step = of_step  # type: ignore[method-assign]
@@ -155,7 +157,7 @@ def duplicate_without_reread() -> None:
     """A duplicate key is answered at once from what this node has, before a majority has it."""
     _read_locally()
 
-    async def commit(self: Steps, step: Step) -> Verdict:
+    async def commit(self: Steps, step: Changeset) -> CommitResult:
         if step.request is None:
             return await _commit(self, step)
         found = await commits.local_duplicate(self, step)

@@ -6,8 +6,8 @@ from typing import Any
 from tests.builders import Place, a_turn, an_event
 from tests.contracts.stores import a_step, begin, head_of, until
 from tests.integration.mongo.commands import Command, Recorder, name_of
+from turnkeeper.store.changeset import Changeset, CommitResult, Committed
 from turnkeeper.store.mongo.store import MongoStore
-from turnkeeper.store.step import Committed, Step, Verdict
 
 MANY = 8
 HELD_MS = 1000
@@ -17,20 +17,20 @@ async def new_places(store: MongoStore, count: int = MANY) -> list[Place]:
     return [await begin(store) for _ in range(count)]
 
 
-async def next_step(store: MongoStore, place: Place, **given: Any) -> Step:
+async def next_step(store: MongoStore, place: Place, **given: Any) -> Changeset:
     return a_step(await head_of(store, place), an_event("one"), new_turns=(a_turn(place),), **given)
 
 
-async def new_steps(store: MongoStore, count: int = MANY) -> list[Step]:
+async def new_steps(store: MongoStore, count: int = MANY) -> list[Changeset]:
     return [await next_step(store, place) for place in await new_places(store, count)]
 
 
-async def together(store: MongoStore, *steps: Step) -> list[Verdict]:
+async def together(store: MongoStore, *steps: Changeset) -> list[CommitResult]:
     """All handed in before the first of them is sent."""
     return list(await asyncio.gather(*(store.commit(step) for step in steps)))
 
 
-async def assert_stored(store: MongoStore, step: Step, verdict: Verdict | None = None) -> None:
+async def assert_stored(store: MongoStore, step: Changeset, verdict: CommitResult | None = None) -> None:
     """Once, and it is known."""
     events = await store.events(step.tenant, step.session_id, after=step.last_seq, limit=99)
     assert len(events) == len(step.events)
@@ -41,7 +41,7 @@ async def assert_stored(store: MongoStore, step: Step, verdict: Verdict | None =
     assert await store.commit(step) == expected
 
 
-async def assert_not_stored(store: MongoStore, step: Step) -> None:
+async def assert_not_stored(store: MongoStore, step: Changeset) -> None:
     assert await store.events(step.tenant, step.session_id, after=step.last_seq, limit=99) == []
     for turn in step.new_turns:
         assert await store.turn(step.tenant, step.session_id, turn.id) is None

@@ -10,9 +10,9 @@ from tests.builders import Place, a_turn, an_event
 from tests.contracts.stores import LONG, TextCodec, a_step, begin, head_of, run_turn, until
 from tests.integration.mongo.commands import Recorder, name_of
 from turnkeeper.errors import ServiceUnavailable
+from turnkeeper.store.changeset import Committed
 from turnkeeper.store.embedded import EmbeddedMongo
 from turnkeeper.store.mongo.store import MongoStore
-from turnkeeper.store.step import Committed
 
 WRITERS = 4
 BEFORE_KILL = 40

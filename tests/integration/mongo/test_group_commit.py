@@ -26,9 +26,10 @@ from tests.integration.mongo.batches import (
 )
 from tests.integration.mongo.commands import Recorder, name_of
 from tests.integration.mongo.conftest import Client, FailPoint, NewStore
-from turnkeeper.store.mongo import committer, indexes
+from turnkeeper.store.changeset import Committed, Conflict, Duplicate, Fenced
+from turnkeeper.store.mongo import indexes
 from turnkeeper.store.mongo.store import MongoStore
-from turnkeeper.store.step import Committed, Duplicate, Fenced, Stale
+from turnkeeper.store.mongo.transactions import group_commit as committer
 
 
 async def test_steps_of_many_sessions_at_once_are_one_transaction(store: MongoStore, recorder: Recorder) -> None:
@@ -105,7 +106,7 @@ async def test_who_moved_leaves_and_the_rest_is_stored_together(
     steps = await new_steps(store)
     other = await new_store()
     hot = steps[3]
-    await committed(other.commit(replace(hot, step_id="faster", new_turns=())))
+    await committed(other.commit(replace(hot, changeset_id="faster", new_turns=())))
     with recorder.recording() as commands:
         verdicts = await together(store, *steps)
     rest = [step for step in steps if step is not hot]
@@ -113,7 +114,7 @@ async def test_who_moved_leaves_and_the_rest_is_stored_together(
     assert count_of(commands, "commitTransaction") == 1
     for step, verdict in zip(steps, verdicts, strict=True):
         if step is hot:
-            assert verdict == Stale()
+            assert verdict == Conflict()
             assert await store.turn(step.tenant, step.session_id, step.new_turns[0].id) is None
         else:
             await assert_stored(store, step, verdict)
@@ -124,8 +125,8 @@ async def test_what_lost_once_goes_alone_for_a_while(
 ) -> None:
     steps = await new_steps(store, 3)
     other = await new_store()
-    await committed(other.commit(replace(steps[0], step_id="faster", new_turns=())))
-    assert (await together(store, *steps))[0] == Stale()
+    await committed(other.commit(replace(steps[0], changeset_id="faster", new_turns=())))
+    assert (await together(store, *steps))[0] == Conflict()
     again = [await next_step(store, Place(tenant=step.tenant, session_id=step.session_id)) for step in steps]
     with recorder.recording() as commands:
         verdicts = await together(store, *again)
@@ -142,11 +143,11 @@ async def test_what_waits_already_when_its_head_becomes_hot_goes_alone(
     """Else each of a crowd on one head would have a batch written twice."""
     monkeypatch.setattr(committer, "MOST", 2)
     hot, *others = await new_steps(store, 13)
-    crowd = [hot, *(replace(hot, step_id=f"twin {number}", new_turns=()) for number in range(11))]
+    crowd = [hot, *(replace(hot, changeset_id=f"twin {number}", new_turns=()) for number in range(11))]
     pairs = [step for pair in zip(crowd, others, strict=True) for step in pair]
     with recorder.recording() as commands:
         verdicts = await together(store, *pairs)
-    assert [type(verdict) for verdict in verdicts] == [Committed] + [Committed, Stale] * 11 + [Committed]
+    assert [type(verdict) for verdict in verdicts] == [Committed] + [Committed, Conflict] * 11 + [Committed]
     shared = [sessions for sessions in sessions_of(commands) if hot.session_id in sessions and len(sessions) > 1]
     assert len(shared) < 6, "the first, the one that made it hot, and what had begun meanwhile"
 
@@ -200,7 +201,7 @@ async def test_a_document_that_is_not_there_stops_its_own_step_alone(store: Mong
     steps = await new_steps(store)
     missing = replace(steps[1], calls=(a_call(a_place(session_id=steps[1].session_id)),))
     verdicts = await together(store, steps[0], missing, *steps[2:])
-    assert verdicts[1] == Stale()
+    assert verdicts[1] == Conflict()
     await assert_not_stored(store, missing)
     for step, verdict in zip((steps[0], *steps[2:]), (verdicts[0], *verdicts[2:]), strict=True):
         await assert_stored(store, step, verdict)
@@ -208,13 +209,13 @@ async def test_a_document_that_is_not_there_stops_its_own_step_alone(store: Mong
 
 async def test_one_session_is_at_most_once_in_a_batch(store: MongoStore, recorder: Recorder) -> None:
     steps = await new_steps(store, 3)
-    twins = [replace(step, step_id=f"twin of {step.step_id}", new_turns=()) for step in steps]
+    twins = [replace(step, changeset_id=f"twin of {step.changeset_id}", new_turns=()) for step in steps]
     with recorder.recording() as commands:
         verdicts = await together(store, *steps, *twins)
     assert len(sessions_of(commands)) > 1
     for sessions in sessions_of(commands):
         assert len(set(sessions)) == len(sessions)
-    assert [type(verdict) for verdict in verdicts] == [Committed] * 3 + [Stale] * 3
+    assert [type(verdict) for verdict in verdicts] == [Committed] * 3 + [Conflict] * 3
 
 
 async def test_renewals_go_with_the_steps(store: MongoStore, recorder: Recorder) -> None:

@@ -26,8 +26,8 @@ from tests.integration.mongo.commands import Recorder
 from tests.integration.mongo.conftest import Client, FailPoint, NewStore
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.faults import VARIABLE
+from turnkeeper.store.changeset import Committed, Conflict, HeadChange, LeaseChange
 from turnkeeper.store.mongo.store import MongoStore
-from turnkeeper.store.step import Committed, HeadChange, Lease, Stale
 
 SOON = timedelta(milliseconds=400)
 REPLY_LOST: dict[str, Any] = {"writeConcernError": {"code": 91, "errmsg": "told to fail"}}
@@ -41,7 +41,7 @@ async def test_a_head_that_somebody_keeps_locked_fails_alone(
     """An open transaction moves nothing yet: nothing says which head is in the way."""
     store, other = await new_store(operation=timedelta(seconds=2)), await new_store()
     moved, locked, good, fine = await new_steps(other, 4)
-    await committed(other.commit(replace(moved, step_id="faster", new_turns=())))
+    await committed(other.commit(replace(moved, changeset_id="faster", new_turns=())))
     async with client.start_session() as session:
         await session.start_transaction()
         heads = client[database_name]["heads"]
@@ -49,7 +49,7 @@ async def test_a_head_that_somebody_keeps_locked_fails_alone(
         callers = [asyncio.create_task(store.commit(step)) for step in (moved, locked, good, fine)]
         verdicts = await asyncio.gather(*callers, return_exceptions=True)
         await session.abort_transaction()
-    assert verdicts[0] == Stale()
+    assert verdicts[0] == Conflict()
     assert isinstance(verdicts[1], ServiceUnavailable)
     await assert_not_stored(other, locked)
     await assert_stored(other, good)
@@ -93,7 +93,7 @@ async def test_i3_an_unknown_outcome_of_a_batch_is_resolved_for_each(new_store: 
     steps = await new_steps(other)
     place = await begin(other)
     store = await new_store(operation=SOON)
-    silent = a_step(await head_of(other, place), head=HeadChange(lease=Lease.TAKE, owner="one", lease_for=LONG))
+    silent = a_step(await head_of(other, place), head=HeadChange(lease=LeaseChange.TAKE, owner="one", lease_for=LONG))
     async with failing(["commitTransaction"], **REPLY_LOST):
         *verdicts, last = await together(store, *steps, silent)
     assert last == Committed(last_seq=1, fence=1, events=())

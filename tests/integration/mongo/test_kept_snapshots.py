@@ -12,17 +12,17 @@ from tests.contracts.stores import begin
 from turnkeeper.domain.event import Event, MessageReceived, TurnCompleted
 from turnkeeper.domain.message import Part, Usage
 from turnkeeper.domain.turn import StopReason, TurnOptions, TurnState
-from turnkeeper.engine import lifecycle, sessions
-from turnkeeper.engine.draft import Draft
-from turnkeeper.engine.feed import Feeds
-from turnkeeper.engine.journal import Journal, Stored
-from turnkeeper.engine.memory import Memory
-from turnkeeper.engine.requests import NewMessage, Taker, accept
-from turnkeeper.engine.warm import Seen, Warm
+from turnkeeper.engine.eventlog.conversation import Conversation
+from turnkeeper.engine.eventlog.session_cache import CachedSnapshot, SessionCache
+from turnkeeper.engine.eventlog.writer import LogWriter, Stored
+from turnkeeper.engine.rules import sessions as lifecycle
+from turnkeeper.engine.rules.messages import LeaseOffer, NewMessage, accept
+from turnkeeper.engine.rules.unit_of_work import UnitOfWork
+from turnkeeper.engine.streaming.feed import Feeds
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.rpc.codec import WireCodec
+from turnkeeper.store.changeset import Committed, RequestKey, RequestRecord, Snapshot, StoredEvent
 from turnkeeper.store.mongo.store import MongoStore
-from turnkeeper.store.step import Committed, RequestKey, RequestRecord, Snapshot, StoredEvent
 from turnkeeper.telemetry.instruments import Instruments
 from turnkeeper.telemetry.metrics import Metrics
 
@@ -36,16 +36,16 @@ class Replica:
     store: MongoStore
     place: Place
     at: datetime = NOON
-    warm: Warm = field(init=False)
-    journal: Journal = field(init=False)
+    session_cache: SessionCache = field(init=False)
+    log_writer: LogWriter = field(init=False)
 
     def __post_init__(self) -> None:
-        self.warm = Warm(self.store, decode=WireCodec().decode)
-        self.journal = Journal(
+        self.session_cache = SessionCache(self.store, decode=WireCodec().decode)
+        self.log_writer = LogWriter(
             self.store,
             Feeds(self.store, poll=1),
             Metrics(Instruments()),
-            warm=self.warm,
+            session_cache=self.session_cache,
             now=lambda: self.at,
             new_id=new_id,
             jitter=lambda: 0.0,
@@ -67,8 +67,8 @@ class Replica:
     async def send(self, request_id: str, *, fingerprint: str = "same") -> Stored[Any] | RequestRecord:
         """A message. Nobody takes its turn."""
         message = self.message(request_id, fingerprint)
-        return await self.journal.append(
-            *self.key, lambda draft: accept(draft, message, taker=None), request=message.key
+        return await self.log_writer.append(
+            *self.key, lambda uow: accept(uow, message, taker=None), request=message.key
         )
 
     def message(self, request_id: str, fingerprint: str = "same") -> NewMessage:
@@ -99,30 +99,30 @@ async def replica(store: MongoStore) -> Replica:
 
 async def run_a_turn(replica: Replica) -> Snapshot:
     """Taken in the step that stores its message, and ended by its owner; every snapshot as it is known."""
-    taker, message = Taker(owner="one", lease=LEASE, schema=1), replica.message(new_id("request"))
-    stored = await replica.journal.append(
-        *replica.key, lambda draft: accept(draft, message, taker=taker), request=message.key
+    taker, message = LeaseOffer(owner="one", lease=LEASE, schema=1), replica.message(new_id("request"))
+    stored = await replica.log_writer.append(
+        *replica.key, lambda uow: accept(uow, message, taker=taker), request=message.key
     )
     assert isinstance(stored, Stored)
     assert stored.committed is not None
-    after = stored.draft.result(stored.committed, by_owner=False)
+    after = stored.uow.result(stored.committed, by_owner=False)
     running = replace(after, turn=stored.value[0], request=None)
     await replica.same(running)
     for ends in (False, True):
-        draft = Draft(running, at=replica.at, new_id=new_id)
-        draft.put_turn(replace(draft.turn, iterations=draft.turn.iterations + 1))
+        uow = UnitOfWork(running, at=replica.at, new_id=new_id)
+        uow.put_turn(replace(uow.turn, iterations=uow.turn.iterations + 1))
         if ends:
-            draft.put_turn(draft.turn.ended_as(TurnState.COMPLETED, at=replica.at))
-            draft.say(TurnCompleted(message_id="said", stop_reason=StopReason.FINISHED, usage=Usage()), turn=draft.turn)
-            draft.go_on_with_queue()
-        step = draft.step(step_id=new_id("step"), fence=running.head.fence, lease_for=LEASE)
-        verdict = await replica.journal.commit(step)
+            uow.put_turn(uow.turn.ended_as(TurnState.COMPLETED, at=replica.at))
+            uow.append(TurnCompleted(message_id="said", stop_reason=StopReason.FINISHED, usage=Usage()), turn=uow.turn)
+            uow.go_on_with_queue()
+        step = uow.changeset(changeset_id=new_id("step"), fence=running.head.fence, lease_for=LEASE)
+        verdict = await replica.log_writer.commit(step)
         assert isinstance(verdict, Committed)
-        running = draft.result(verdict, by_owner=True)
+        running = uow.result(verdict, by_owner=True)
         found = await replica.store.snapshot(*replica.key, turn_id=stored.value[0].id)
         assert found is not None
         assert replace(running, head=replace(running.head, now=found.head.now)) == found
-    replica.warm.keep(Seen.now(running))
+    replica.session_cache.keep(CachedSnapshot.now(running))
     return running
 
 
@@ -132,52 +132,52 @@ async def test_after_the_steps_of_a_turn_what_is_known_is_what_is_stored(replica
         await replica.same(replace(after, turn=None))
 
 
-VERBS: dict[str, Callable[[Draft], int]] = {
-    "update": lambda draft: lifecycle.update_in(draft, lifecycle.Change(title="new"), etag=""),
-    "suspend": lambda draft: lifecycle.suspend_in(draft, by="ada"),
-    "end": lambda draft: sessions.end_in(draft, {}, by="ada", reason=""),
+VERBS: dict[str, Callable[[UnitOfWork], int]] = {
+    "update": lambda uow: lifecycle.update_in(uow, lifecycle.Change(title="new"), etag=""),
+    "suspend": lambda uow: lifecycle.suspend_in(uow, by="ada"),
+    "end": lambda uow: lifecycle.end_in(uow, {}, by="ada", reason=""),
 }
 
 
 @pytest.mark.parametrize("verb", VERBS)
 async def test_after_a_verb_on_an_idle_session_what_is_kept_is_what_is_stored(replica: Replica, verb: str) -> None:
     replica.at += timedelta(seconds=7)
-    await replica.journal.append(*replica.key, VERBS[verb])
-    kept = replica.warm.take(replica.key)
+    await replica.log_writer.append(*replica.key, VERBS[verb])
+    kept = replica.session_cache.take(replica.key)
     assert kept is not None
     await replica.same(kept.snapshot)
 
 
 async def test_a_deleted_session_is_not_kept(replica: Replica) -> None:
-    await replica.journal.append(*replica.key, VERBS["update"])
-    await replica.journal.append(*replica.key, lambda draft: lifecycle.delete_in(draft, {}, by="ada", etag=""))
-    assert replica.warm.take(replica.key) is None
+    await replica.log_writer.append(*replica.key, VERBS["update"])
+    await replica.log_writer.append(*replica.key, lambda uow: lifecycle.delete_in(uow, {}, by="ada", etag=""))
+    assert replica.session_cache.take(replica.key) is None
 
 
 async def test_a_repeat_is_found_by_the_reading_and_on_a_kept_snapshot_by_the_store(replica: Replica) -> None:
     before = await replica.read()
     first = await replica.send("one")
     assert isinstance(first, Stored)
-    assert await replica.send("one") == first.draft.request
-    replica.warm.keep(Seen.now(before))  # as if the first had been stored by another replica
-    assert await replica.send("one") == first.draft.request
+    assert await replica.send("one") == first.uow.request
+    replica.session_cache.keep(CachedSnapshot.now(before))  # as if the first had been stored by another replica
+    assert await replica.send("one") == first.uow.request
 
 
 async def test_a_kept_snapshot_that_others_left_behind_is_read_anew(replica: Replica, store: MongoStore) -> None:
-    await replica.journal.append(*replica.key, VERBS["update"])
+    await replica.log_writer.append(*replica.key, VERBS["update"])
     other = Replica(store, replica.place)
-    await other.journal.append(*replica.key, VERBS["suspend"])
-    await other.journal.append(*replica.key, lambda draft: lifecycle.resume_in(draft, by="ada"))
+    await other.log_writer.append(*replica.key, VERBS["suspend"])
+    await other.log_writer.append(*replica.key, lambda uow: lifecycle.resume_in(uow, by="ada"))
     sent = await replica.send("one")
     assert isinstance(sent, Stored)
-    assert sent.draft.snapshot.head.last_seq == 4
-    await replica.same(replace(sent.draft.result(_of(sent), by_owner=False), turn=sent.value[0], request=None))
+    assert sent.uow.snapshot.head.last_seq == 4
+    await replica.same(replace(sent.uow.result(_of(sent), by_owner=False), turn=sent.value[0], request=None))
 
 
 async def test_after_an_unknown_outcome_nothing_is_kept(
     replica: Replica, store: MongoStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await replica.journal.append(*replica.key, VERBS["update"])
+    await replica.log_writer.append(*replica.key, VERBS["update"])
     commit = store.commit
 
     async def commit_and_lose_the_answer(step: Any) -> Any:
@@ -188,7 +188,7 @@ async def test_after_an_unknown_outcome_nothing_is_kept(
         patched.setattr(store, "commit", commit_and_lose_the_answer)
         with pytest.raises(ServiceUnavailable):
             await replica.send("one")
-    assert replica.warm.take(replica.key) is None
+    assert replica.session_cache.take(replica.key) is None
     again = await replica.send("one")
     assert isinstance(again, RequestRecord)
     assert again.sequence == 3
@@ -205,7 +205,7 @@ async def test_a_conversation_that_a_new_primary_does_not_show_whole_is_not_take
     """What was passed over once would be missing in every later turn's context."""
     await replica.send("m1")
     now = await replica.read()
-    memory = Memory(replica.store, key=replica.key, decode=_a_message)
+    memory = Conversation(replica.store, key=replica.key, decode=_a_message)
     last_seqs = replica.store.last_seqs
 
     async def behind(keys: Any) -> dict[Any, int]:

@@ -8,8 +8,8 @@ from tests.contracts.stores import LONG, SHORT, TextCodec, a_step, begin, commit
 from tests.integration.mongo.conftest import Client
 from turnkeeper.store.mongo.client import Connection
 from turnkeeper.store.mongo.documents import SCHEMA
-from turnkeeper.store.mongo.orphans import Orphans
 from turnkeeper.store.mongo.store import MongoStore
+from turnkeeper.store.mongo.transactions.orphans import Orphans
 
 
 @contextlib.asynccontextmanager

@@ -12,9 +12,18 @@ from tests.contracts.stores import LONG, a_step, begin, committed, head_of, run_
 from tests.integration.mongo.commands import Recorder, name_of
 from tests.integration.mongo.conftest import Client, FailPoint, NewStore
 from turnkeeper.errors import ServiceUnavailable
-from turnkeeper.store.mongo.outcomes import Outcomes
+from turnkeeper.store.changeset import (
+    Changeset,
+    Committed,
+    Conflict,
+    Duplicate,
+    HeadChange,
+    LeaseChange,
+    RequestKey,
+    RequestRecord,
+)
 from turnkeeper.store.mongo.store import MongoStore
-from turnkeeper.store.step import Committed, Duplicate, HeadChange, Lease, RequestKey, RequestRecord, Stale, Step
+from turnkeeper.store.mongo.transactions.outcomes import Outcomes
 
 SOON = timedelta(milliseconds=400)
 REPLY_LOST: dict[str, Any] = {"writeConcernError": {"code": 91, "errmsg": "told to fail"}}
@@ -24,11 +33,11 @@ CONFLICT: dict[str, Any] = {"errorCode": 112, "errorLabels": ["TransientTransact
 ABORTED: dict[str, Any] = {"errorCode": 251, "errorLabels": ["TransientTransactionError"]}
 
 
-async def _step(store: MongoStore, place: Place) -> Step:
+async def _step(store: MongoStore, place: Place) -> Changeset:
     return a_step(await head_of(store, place), an_event("one"), an_event("two"), new_turns=(a_turn(place),))
 
 
-async def _stored_once(store: MongoStore, step: Step, verdict: object) -> None:
+async def _stored_once(store: MongoStore, step: Changeset, verdict: object) -> None:
     """Its events and its turn are there, once, and it is known."""
     events = await store.events(step.tenant, step.session_id, after=0, limit=99)
     assert [event.sequence for event in events] == [1, 2, 3]
@@ -79,7 +88,7 @@ async def test_i3_an_unknown_outcome_is_resolved_by_the_steps_id(
     """The commit was carried out, but each answer says that this may not last, until the deadline."""
     store = await new_store(operation=SOON)
     place = await begin(store)
-    change = HeadChange(lease=Lease.TAKE, owner="one", lease_for=LONG)
+    change = HeadChange(lease=LeaseChange.TAKE, owner="one", lease_for=LONG)
     step = a_step(await head_of(store, place), *([an_event()] if events else []), head=change)
     async with failing(["commitTransaction"], **REPLY_LOST):
         verdict = await store.commit(step)
@@ -202,7 +211,7 @@ async def test_an_owner_that_lost_its_turn_while_the_outcome_was_unknown_is_told
     await run_turn(store, place, owner="two")
     assert await store.commit(step) == first
     silent = a_step(await head_of(store, place), fence=owned.fence)
-    assert await store.commit(silent) != Stale()
+    assert await store.commit(silent) != Conflict()
 
 
 async def test_a_commit_that_comes_through_while_it_is_looked_for_is_no_duplicate_of_itself(
@@ -223,6 +232,6 @@ async def test_a_commit_that_comes_through_while_it_is_looked_for_is_no_duplicat
     connection = store._connection  # noqa: SLF001 - asked as an unsure commit is
     async with connection.session() as session:
         verdict = await Outcomes(connection).of_step(step, session)
-        twin = await Outcomes(connection).of_step(replace(step, step_id="twin"), session)
+        twin = await Outcomes(connection).of_step(replace(step, changeset_id="twin"), session)
     await _stored_once(store, step, verdict)
     assert twin == Duplicate(request)

@@ -4,10 +4,10 @@ from contextlib import ExitStack
 from datetime import timedelta
 
 from tests.integration.mongo.conftest import NewStore
-from turnkeeper.engine.feed import Feeds
-from turnkeeper.engine.lease import HeldLease
-from turnkeeper.engine.preview import Preview
-from turnkeeper.engine.sharing import Sharing
+from turnkeeper.engine.execution.lease import HeldLease
+from turnkeeper.engine.replica.preview_publisher import PreviewPublisher
+from turnkeeper.engine.streaming.feed import Feeds
+from turnkeeper.engine.streaming.preview import Preview
 from turnkeeper.store.mongo.store import MongoStore
 
 KEY = ("acme", "session")
@@ -21,7 +21,7 @@ async def _text(store: MongoStore, preview: Preview) -> str:
 async def test_only_what_is_said_for_longer_is_shared_and_only_with_somebody(store: MongoStore) -> None:
     feeds, alone = Feeds(store, poll=60), False
     held = HeldLease(key=KEY, turn_id="turn", owner="one", fence=1, lease=timedelta(minutes=5))
-    sharing = Sharing(store, feeds, held=lambda: [held], alone=lambda: alone)
+    sharing = PreviewPublisher(store, feeds, held=lambda: [held], alone=lambda: alone)
     with ExitStack() as stack:
         feed = stack.enter_context(feeds.attach(KEY))
         short = feed.begin(turn_id="turn", message_id="short", attempt=1)

@@ -18,11 +18,11 @@ from tests.builders import AGENT, a_first_event, a_place, a_request, a_session, 
 from tests.contracts.stores import LONG, TextCodec, a_step, begin, head_of, until
 from tests.integration.mongo.conftest import Client, FailPoint, NewStore
 from turnkeeper.errors import ServiceUnavailable
+from turnkeeper.store.changeset import Cancel, Head
 from turnkeeper.store.embedded import find_mongod
 from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 from turnkeeper.store.mongo.indexes import INDEXES, UnfitDatabase
 from turnkeeper.store.mongo.store import MongoStore
-from turnkeeper.store.step import Cancel, Head
 
 LIFETIME = "transactionLifetimeLimitSeconds"
 

@@ -12,9 +12,9 @@ from tests.builders import Place, a_turn, an_approval, an_event
 from tests.contracts.stores import a_step, begin, committed, head_of, until
 from tests.integration.mongo.conftest import Client, FailPoint
 from turnkeeper.domain.approval import Approval, ApprovalState
-from turnkeeper.engine.sweeper import Sweeper
+from turnkeeper.engine.replica.sweeper import Sweeper
+from turnkeeper.store.changeset import ApprovalChange
 from turnkeeper.store.mongo.store import MongoStore
-from turnkeeper.store.step import ApprovalChange
 from turnkeeper.telemetry.instruments import Instruments
 from turnkeeper.telemetry.metrics import Metrics
 

@@ -22,10 +22,10 @@ from tests.integration.mongo.commands import Command, Recorder, name_of, selecti
 from turnkeeper.domain.approval import ApprovalState
 from turnkeeper.domain.event import SessionResumed
 from turnkeeper.domain.tool import CallState, ToolOutcome, ToolResult
+from turnkeeper.store.changeset import ApprovalChange, Cancel, Committed, Conflict, Fork, HeadChange
 from turnkeeper.store.contract import Store
 from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 from turnkeeper.store.mongo.store import MongoStore
-from turnkeeper.store.step import ApprovalChange, Cancel, Committed, Fork, HeadChange, Stale
 
 TENANT = "blue"
 PLACE = a_place(tenant=TENANT)
@@ -57,7 +57,7 @@ async def _commit_everything(store: MongoStore) -> None:
     head = await head_of(store, PLACE)
     step = a_step(head, an_event(), head=HeadChange(active_turn=turn.id), **changed)
     assert isinstance(await store.commit(step), Committed)
-    assert await store.commit(a_step(head, an_event())) == Stale()
+    assert await store.commit(a_step(head, an_event())) == Conflict()
     assert not isinstance(await store.commit(a_step(head, an_event(), request=request)), Committed)
 
 

@@ -8,8 +8,8 @@ from tests.builders import a_turn, an_approval, an_event
 from tests.contracts.stores import LONG, SHORT, a_step, begin, head_of, lapse
 from tests.integration.mongo.commands import Recorder
 from turnkeeper.domain.approval import ApprovalState
+from turnkeeper.store.changeset import ApprovalChange, Committed, HeadChange, LeaseChange
 from turnkeeper.store.mongo.store import MongoStore
-from turnkeeper.store.step import ApprovalChange, Committed, HeadChange, Lease
 
 
 def _times(value: Any) -> Iterator[datetime]:
@@ -39,7 +39,7 @@ async def test_leases_wake_ups_and_expiry_use_the_databases_clock(recorder: Reco
         assert isinstance(await store.commit(owned), Committed)
         decided = approval.closed(ApprovalState.APPROVED, at=approval.create_time)
         change = ApprovalChange(approval=decided, lapsed=False)
-        taken = HeadChange(lease=Lease.TAKE, owner="two", lease_for=SHORT)
+        taken = HeadChange(lease=LeaseChange.TAKE, owner="two", lease_for=SHORT)
         other = a_step(await head_of(store, place), an_event(), head=taken, approvals=(change,))
         assert isinstance(await store.commit(other), Committed)
         assert await store.renew(place.tenant, place.session_id, owner="two", fence=claim.fence + 1, lease=SHORT)

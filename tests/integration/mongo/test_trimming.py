@@ -9,15 +9,15 @@ import pytest
 
 from tests.builders import Place, a_turn, an_event
 from tests.contracts.stores import TextCodec, a_step, begin, committed, head_of, until
-from turnkeeper.domain.cursor import Place as Position
+from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.domain.event import SessionResumed
 from turnkeeper.domain.turn import TurnState
-from turnkeeper.engine.batch import Batch, Wanted
-from turnkeeper.engine.feed import Feeds
-from turnkeeper.engine.follow import Follower
+from turnkeeper.engine.streaming.batch import Batch, EventFilter
+from turnkeeper.engine.streaming.feed import Feeds
+from turnkeeper.engine.streaming.watcher import Watchers
 from turnkeeper.errors import CursorExpired
+from turnkeeper.store.changeset import Committed
 from turnkeeper.store.mongo.store import MongoStore
-from turnkeeper.store.step import Committed
 from turnkeeper.telemetry.instruments import Instruments
 from turnkeeper.telemetry.metrics import Metrics
 
@@ -54,10 +54,10 @@ async def _trim(store: MongoStore, place: Place) -> None:
 
 async def _follow(store: MongoStore, feeds: Feeds, place: Place, *, after: int = 0) -> AsyncGenerator[Batch]:
     metrics = Metrics(Instruments())
-    follower = Follower(store, feeds, Codec(), metrics=metrics, heartbeat=15, rotation=60, rng=random.Random(1))
+    follower = Watchers(store, feeds, Codec(), metrics=metrics, heartbeat=15, rotation=60, rng=random.Random(1))
     key = (place.tenant, place.session_id)
     with follower.open(key) as reading:
-        await reading.begin(Position(sequence=after), Wanted(forever=False))
+        await reading.begin(StreamPosition(sequence=after), EventFilter(forever=False))
         while batch := await reading.next():
             yield batch
 

@@ -7,8 +7,8 @@ from tests.builders import a_call, a_session, a_turn, an_approval, an_event
 from tests.contracts.stores import LONG, a_step, begin, committed, head_of
 from tests.integration.mongo.conftest import Client
 from turnkeeper.domain.approval import ApprovalState
+from turnkeeper.store.changeset import ApprovalChange, HeadChange, LeaseChange
 from turnkeeper.store.mongo.store import MongoStore
-from turnkeeper.store.step import ApprovalChange, HeadChange, Lease
 
 NEWER = {"newer": {"kept": True}, "usage.newer": 1, "options.newer": 2, "cancel.newer": 3}
 COLLECTIONS = ("sessions", "heads", "turns", "tool_calls", "approvals")
@@ -29,7 +29,7 @@ async def test_i17_unknown_fields_are_tolerated_and_kept(store: MongoStore, clie
     step = a_step(
         await head_of(store, place),
         an_event(),
-        head=HeadChange(lease=Lease.TAKE, owner="one", lease_for=LONG, active_turn=turn.id),
+        head=HeadChange(lease=LeaseChange.TAKE, owner="one", lease_for=LONG, active_turn=turn.id),
         session=a_session(place, title="new"),
         turns=(replace(turn, attempt=2),),
         calls=(replace(call, attempt=2),),

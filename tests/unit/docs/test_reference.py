@@ -9,20 +9,26 @@ import pytest
 
 from docs import generate
 from tests.unit.docs.pages import blocks, reference, table
-from turnkeeper import catalogue, settings
+from turnkeeper import agents_file as catalogue
+from turnkeeper import settings
 from turnkeeper.codes import Code
 from turnkeeper.domain.agent import Agent, AgentLimits, PolicyRule
 from turnkeeper.domain.event import KINDS
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolOutcome
-from turnkeeper.engine import batch, requests, toolbox, turns
+from turnkeeper.engine import turns
+from turnkeeper.engine.rules import messages as requests
+from turnkeeper.engine.streaming import batch
 from turnkeeper.errors import leaves
 from turnkeeper.model.by_agent import CLOUD_MODEL
 from turnkeeper.model.openai import OpenAIModel
 from turnkeeper.pb.v1 import error_pb2, event_pb2
-from turnkeeper.rpc import attributes, chat, client_tools, pages, rules, server, status
+from turnkeeper.rpc import chat, client_tools, server, status
+from turnkeeper.rpc import page_tokens as pages
+from turnkeeper.rpc import session_fields as attributes
+from turnkeeper.rpc import validation as rules
 from turnkeeper.rpc.status import advice
-from turnkeeper.store.mongo import steps
-from turnkeeper.tools import samples
+from turnkeeper.store.mongo import changesets as steps
+from turnkeeper.tools import samples, toolbox
 from turnkeeper.tools.contract import ToolContext
 from turnkeeper.tools.python import PythonTools, installed
 

@@ -11,20 +11,21 @@ from tests.unit.engine.replicas import LEASE, Run, World
 from turnkeeper.domain.approval import ANSWERS, ApprovalDecision, ApprovalState
 from turnkeeper.domain.message import Part
 from turnkeeper.domain.turn import CancelReason, Turn, TurnOptions
-from turnkeeper.engine import approvals, requests, sessions
-from turnkeeper.engine.draft import Draft
-from turnkeeper.engine.requests import NewMessage, Taker
+from turnkeeper.engine.rules import approvals, sessions
+from turnkeeper.engine.rules import messages as requests
+from turnkeeper.engine.rules.messages import LeaseOffer, NewMessage
+from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import ApprovalAlreadyProcessed, SessionError
-from turnkeeper.store.step import (
+from turnkeeper.store.changeset import (
     Cancel,
+    Changeset,
     Committed,
+    Conflict,
     Duplicate,
     HeadChange,
-    Lease,
+    LeaseChange,
     RequestKey,
     RequestRecord,
-    Stale,
-    Step,
 )
 
 Key = tuple[str, str]
@@ -37,39 +38,39 @@ class Verb:
     world: World
     key: Key
     turn_id: str
-    decide: Callable[[Draft], Any]
-    stored: Callable[[Any, Draft, Committed], None]
+    decide: Callable[[UnitOfWork], Any]
+    stored: Callable[[Any, UnitOfWork, Committed], None]
     otherwise: Callable[[SessionError | RequestRecord | None], None]
-    step: Step | None = None
-    _draft: Draft | None = None
+    step: Changeset | None = None
+    _unit_of_work: UnitOfWork | None = None
     _value: Any = None
 
     def set_out(self) -> None:
-        draft = self.world.draft(self.world.read(self.key, self.turn_id))
+        uow = self.world.uow(self.world.read(self.key, self.turn_id))
         self.step = None
         try:
-            value = self.decide(draft)
+            value = self.decide(uow)
         except SessionError as refused:
             self.otherwise(refused)
             return
-        if not draft.events and draft.head == HeadChange():
+        if not uow.events and uow.head == HeadChange():
             self.otherwise(None)
             return
-        self._draft, self._value = draft, value
-        self.step = draft.step(step_id=self.world.new_id(), fence=None)
+        self._unit_of_work, self._value = uow, value
+        self.step = uow.changeset(changeset_id=self.world.new_id(), fence=None)
 
     def arrive(self) -> None:
         for _ in range(2):
-            if self.step is None or self._draft is None:
+            if self.step is None or self._unit_of_work is None:
                 return
             verdict = self.world.log.commit(self.step)
             if isinstance(verdict, Committed):
-                self.stored(self._value, self._draft, verdict)
+                self.stored(self._value, self._unit_of_work, verdict)
                 return
             if isinstance(verdict, Duplicate):
                 self.otherwise(verdict.record)
                 return
-            assert isinstance(verdict, Stale), verdict
+            assert isinstance(verdict, Conflict), verdict
             self.set_out()
         assert self.step is None, "a step on what was read just now is stale"
 
@@ -90,16 +91,16 @@ class Callers:
         message = NewMessage(
             key=request, fingerprint=text, content=(Part(text=text),), if_busy=if_busy, options=TurnOptions()
         )
-        return self._effect(key, "", request, text, lambda draft: requests.accept(draft, message, taker=_taker(room)))
+        return self._effect(key, "", request, text, lambda uow: requests.accept(uow, message, taker=_taker(room)))
 
     def retry(self, key: Key, turn_id: str, request_id: str, *, room: bool) -> Verb | None:
         request = self._request(key, "retry_turn", request_id)
         if self._known(request, turn_id):
             return None
 
-        def decide(draft: Draft) -> tuple[Turn, RequestRecord]:
+        def decide(uow: UnitOfWork) -> tuple[Turn, RequestRecord]:
             last = list(self.world.kept(key).turns.values())[-1]
-            return requests.take_up(draft, request, turn_id, last=last, taker=_taker(room))
+            return requests.take_up(uow, request, turn_id, last=last, taker=_taker(room))
 
         return self._effect(key, turn_id, request, turn_id, decide)
 
@@ -113,7 +114,7 @@ class Callers:
             self._ask_again(key, approval_id, decision, by, arguments_hash)
             return None
 
-        def stored(value: Any, _: Draft, __: Committed) -> None:
+        def stored(value: Any, _: UnitOfWork, __: Committed) -> None:
             assert approval_id not in self.decided, "I6: two were told that they decided it"
             self.decided[approval_id] = value.state
 
@@ -124,8 +125,8 @@ class Callers:
         return self._verb(
             key,
             asked.turn_id,
-            lambda draft: approvals.decide_in(
-                draft,
+            lambda uow: approvals.decide_in(
+                uow,
                 approval_id,
                 decision,
                 by=by,
@@ -140,11 +141,11 @@ class Callers:
     def expire(self, key: Key, approval_id: str) -> Verb:
         turn_id = self.world.kept(key).approvals[approval_id].turn_id
 
-        def stored(_: Any, __: Draft, ___: Committed) -> None:
+        def stored(_: Any, __: UnitOfWork, ___: Committed) -> None:
             assert approval_id not in self.decided, "I7: it was decided, and it expired"
             self.decided[approval_id] = ApprovalState.EXPIRED
 
-        return self._verb(key, turn_id, lambda draft: approvals.expire_in(draft, approval_id), stored)
+        return self._verb(key, turn_id, lambda uow: approvals.expire_in(uow, approval_id), stored)
 
     def cancel(self, key: Key, turn_id: str) -> Verb:
         wish = Cancel(turn_id=turn_id, by="ada", reason=CancelReason.REQUESTED.value)
@@ -152,26 +153,24 @@ class Callers:
         def otherwise(_: Any) -> None:
             self.world.log.request_cancel(*key, wish)
 
-        return self._verb(
-            key, turn_id, lambda draft: requests.cancel_unowned(draft, by="ada"), lambda *_: None, otherwise
-        )
+        return self._verb(key, turn_id, lambda uow: requests.cancel_unowned(uow, by="ada"), lambda *_: None, otherwise)
 
     def end(self, key: Key) -> Verb:
-        def decide(draft: Draft) -> int:
-            queued = {turn_id: self.world.kept(key).turns[turn_id] for turn_id in draft.snapshot.head.queue}
-            return sessions.end_in(draft, queued, by="ada", reason="")
+        def decide(uow: UnitOfWork) -> int:
+            queued = {turn_id: self.world.kept(key).turns[turn_id] for turn_id in uow.snapshot.head.queue}
+            return sessions.end_in(uow, queued, by="ada", reason="")
 
         return self._verb(key, "", decide, lambda *_: None)
 
     def _effect(
-        self, key: Key, turn_id: str, request: RequestKey, fingerprint: str, decide: Callable[[Draft], Any]
+        self, key: Key, turn_id: str, request: RequestKey, fingerprint: str, decide: Callable[[UnitOfWork], Any]
     ) -> Verb:
-        def stored(value: tuple[Turn, RequestRecord], draft: Draft, committed: Committed) -> None:
+        def stored(value: tuple[Turn, RequestRecord], uow: UnitOfWork, committed: Committed) -> None:
             turn, record = value
             self._answer(record)
             self.world.lost_in_a_row[turn.id] = 0
-            if draft.head.lease is Lease.TAKE:
-                self.adopt(_adopted(self.world, key, draft, committed))
+            if uow.head.lease is LeaseChange.TAKE:
+                self.adopt(_adopted(self.world, key, uow, committed))
 
         def otherwise(instead: SessionError | RequestRecord | None) -> None:
             if isinstance(instead, RequestRecord):
@@ -185,8 +184,8 @@ class Callers:
         self,
         key: Key,
         turn_id: str,
-        decide: Callable[[Draft], Any],
-        stored: Callable[[Any, Draft, Committed], None],
+        decide: Callable[[UnitOfWork], Any],
+        stored: Callable[[Any, UnitOfWork, Committed], None],
         otherwise: Callable[[SessionError | RequestRecord | None], None] = lambda _: None,
     ) -> Verb:
         return Verb(self.world, key, turn_id, decide, stored, otherwise)
@@ -234,15 +233,15 @@ def _result(decision: ApprovalDecision) -> str:
     return '"it was done"' if decision is ApprovalDecision.MARK_DONE else ""
 
 
-def _taker(room: bool) -> Taker | None:
-    return Taker(owner="first", lease=LEASE, schema=1) if room else None
+def _taker(room: bool) -> LeaseOffer | None:
+    return LeaseOffer(owner="first", lease=LEASE, schema=1) if room else None
 
 
-def _adopted(world: World, key: Key, draft: Draft, committed: Committed) -> Run:
+def _adopted(world: World, key: Key, uow: UnitOfWork, committed: Committed) -> Run:
     """A turn whose lease was taken in the step that stored it: as `turns` hands it to the worker."""
-    snapshot = world.after(draft, committed, by_owner=False)
+    snapshot = world.after(uow, committed, by_owner=False)
     active = snapshot.head.active_turn
-    step = draft.step(step_id="", fence=None)
+    step = uow.changeset(changeset_id="", fence=None)
     made = {turn.id: turn for turn in (*step.new_turns, *step.turns)}
     snapshot = replace(snapshot, turn=made[active], calls=(), approvals=())
     return Run(world, key, active, owner="first", fence=committed.fence, snapshot=snapshot, begun=True)

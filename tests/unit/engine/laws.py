@@ -112,7 +112,7 @@ def partial_text_is_closed(kept: Kept) -> Iterator[str]:
         said = each.event.payload
         if not isinstance(said, MessageCompleted) or said.finish_reason is not FinishReason.INTERRUPTED:
             continue
-        same_step = (later.event.payload for later in kept.log[at:] if later.step_id == each.step_id)
+        same_step = (later.event.payload for later in kept.log[at:] if later.changeset_id == each.changeset_id)
         if not any(isinstance(payload, TurnCancelled) for payload in same_step):
             yield f"{said.message_id} was interrupted, and its turn goes on"
 

@@ -15,24 +15,24 @@ from turnkeeper.domain.event import Event, NewEvent, name_of
 from turnkeeper.domain.session import Session
 from turnkeeper.domain.tool import Call, CallState
 from turnkeeper.domain.turn import Turn, TurnState
-from turnkeeper.store.codec import EventCodec
-from turnkeeper.store.step import (
+from turnkeeper.store.changeset import (
     Cancel,
+    Changeset,
     Claim,
+    CommitResult,
     Committed,
+    Conflict,
     Duplicate,
     Fenced,
     Head,
     HeadChange,
-    Lease,
+    LeaseChange,
     RequestKey,
     RequestRecord,
     Snapshot,
-    Stale,
-    Step,
     StoredEvent,
-    Verdict,
 )
+from turnkeeper.store.contract import EventCodec
 
 T = TypeVar("T", Turn, Call, Approval)
 
@@ -43,7 +43,7 @@ class Logged:
 
     stored: StoredEvent
     event: Event
-    step_id: str
+    changeset_id: str
     fence: int
 
 
@@ -92,7 +92,7 @@ class MemoryLog:
             return self.sessions[key].session
         kept = Kept(session=session, log=[], update_time=session.update_time)
         self.sessions[key] = kept
-        self._write_events(kept, (event,), step_id="", fence=0)
+        self._write_events(kept, (event,), changeset_id="", fence=0)
         return None
 
     def snapshot(self, tenant: str, session_id: str, *, turn_id: str = "") -> Snapshot | None:
@@ -109,10 +109,10 @@ class MemoryLog:
             approvals=kept.pending(asked),
         )
 
-    def commit(self, step: Step) -> Verdict:
+    def commit(self, step: Changeset) -> CommitResult:
         kept = self.sessions.get((step.tenant, step.session_id))
         if kept is None:
-            return Stale()
+            return Conflict()
         if _unmoved(kept, step) and self._fits(kept, step):
             return self._apply(kept, step)
         return _outcome(kept, step)
@@ -197,7 +197,7 @@ class MemoryLog:
             revision=kept.revision,
         )
 
-    def _fits(self, kept: Kept, step: Step) -> bool:
+    def _fits(self, kept: Kept, step: Changeset) -> bool:
         """What is new is not there, what changes is, and each approval leaves PENDING as it was seen."""
         rounds = {(each.tool_call_id, each.round) for each in kept.approvals.values()}
         new = (
@@ -222,7 +222,7 @@ class MemoryLog:
             and lapsed in (None, there.expire_time <= self._now())
         )
 
-    def _apply(self, kept: Kept, step: Step) -> Committed:
+    def _apply(self, kept: Kept, step: Changeset) -> Committed:
         by_owner = step.fence is not None
         self._change_lease(kept, step.head, by_owner=by_owner)
         self._change_wake(kept, step.head, by_owner=by_owner)
@@ -243,31 +243,31 @@ class MemoryLog:
         if step.request is not None:
             kept.requests[step.request.key] = step.request
         if not step.events:
-            kept.silent[step.step_id] = kept.fence
-        return self._write_events(kept, step.events, step_id=step.step_id, fence=kept.fence)
+            kept.silent[step.changeset_id] = kept.fence
+        return self._write_events(kept, step.events, changeset_id=step.changeset_id, fence=kept.fence)
 
     def _change_lease(self, kept: Kept, change: HeadChange, *, by_owner: bool) -> None:
         now = self._now()
         match change.lease:
-            case Lease.KEEP:
+            case LeaseChange.KEEP:
                 if by_owner and change.lease_for:
                     kept.lease_until = now + change.lease_for
-            case Lease.TAKE:
+            case LeaseChange.TAKE:
                 kept.fence, kept.owner, kept.lease_until = kept.fence + 1, change.owner, now + change.lease_for
-            case Lease.RELEASE:
+            case LeaseChange.RELEASE:
                 kept.owner, kept.lease_until = "", None
-            case Lease.BREAK:
+            case LeaseChange.BREAK:
                 kept.fence, kept.owner, kept.lease_until = kept.fence + 1, "", None
 
     def _change_wake(self, kept: Kept, change: HeadChange, *, by_owner: bool) -> None:
-        if change.lease is Lease.TAKE or change.active_turn == "":
+        if change.lease is LeaseChange.TAKE or change.active_turn == "":
             kept.wake_at = None
         elif change.wake is not None:
             kept.wake_at = self._now() + change.wake
-        elif change.lease is Lease.RELEASE and by_owner:
+        elif change.lease is LeaseChange.RELEASE and by_owner:
             kept.wake_at = None
 
-    def _write_events(self, kept: Kept, events: Iterable[NewEvent], *, step_id: str, fence: int) -> Committed:
+    def _write_events(self, kept: Kept, events: Iterable[NewEvent], *, changeset_id: str, fence: int) -> Committed:
         written = []
         for new in events:
             sequence = kept.last_seq + 1
@@ -277,7 +277,7 @@ class MemoryLog:
             event = Event(
                 sequence=sequence, turn_id=new.turn_id, attempt=new.attempt, create_time=new.at, payload=new.payload
             )
-            kept.log.append(Logged(stored=stored, event=event, step_id=step_id, fence=fence))
+            kept.log.append(Logged(stored=stored, event=event, changeset_id=changeset_id, fence=fence))
             written.append(stored)
         return Committed(last_seq=kept.last_seq, fence=kept.fence, events=tuple(written))
 
@@ -310,28 +310,28 @@ class MemoryLog:
         return turn.state.moving or (turn.state.waits_for_people and not kept.pending(turn.id))
 
 
-def _unmoved(kept: Kept, step: Step) -> bool:
+def _unmoved(kept: Kept, step: Changeset) -> bool:
     return (
         (kept.last_seq, kept.cancel.turn_id) == (step.last_seq, step.cancel)
-        and step.step_id not in kept.silent
+        and step.changeset_id not in kept.silent
         and step.revision in (None, kept.revision)
         and (step.fence is None or (step.fence == kept.fence and bool(kept.owner)))
     )
 
 
-def _outcome(kept: Kept, step: Step) -> Verdict:
+def _outcome(kept: Kept, step: Changeset) -> CommitResult:
     """Of a step that was not stored now: its own trace, its request's first effect, or who was in the way."""
-    mine = [each for each in kept.log if each.step_id == step.step_id]
+    mine = [each for each in kept.log if each.changeset_id == step.changeset_id]
     if mine:
         last = mine[-1]
         return Committed(last_seq=last.stored.sequence, fence=last.fence, events=tuple(each.stored for each in mine))
-    if step.step_id in kept.silent:
-        return Committed(last_seq=step.last_seq, fence=kept.silent[step.step_id], events=())
+    if step.changeset_id in kept.silent:
+        return Committed(last_seq=step.last_seq, fence=kept.silent[step.changeset_id], events=())
     if step.request is not None and step.request.key in kept.requests:
         return Duplicate(kept.requests[step.request.key])
     if step.fence is not None and (kept.fence != step.fence or not kept.owner):
         return Fenced()
-    return Stale()
+    return Conflict()
 
 
 def _absent(there: Mapping[str, T], new: Iterable[T]) -> bool:

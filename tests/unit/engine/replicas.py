@@ -20,14 +20,14 @@ from turnkeeper.domain.history import History
 from turnkeeper.domain.message import FinishReason, ToolRequest, Usage
 from turnkeeper.domain.tool import Call, PolicyAction, ToolClass, ToolOutcome, ToolResult, ToolSpec, approval_hash
 from turnkeeper.domain.turn import AwaitResults, CallModel, ResolveLost, RunTools, Step, Turn, TurnState
-from turnkeeper.engine import decisions
-from turnkeeper.engine.draft import Draft
-from turnkeeper.engine.following import Owner, due_step, follow_on
-from turnkeeper.engine.toolbox import Finished, Toolbox
+from turnkeeper.engine.rules import turns as decisions
+from turnkeeper.engine.rules.advance import Owner, due_step, follow_on
+from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.model.contract import ModelAnswer
 from turnkeeper.rpc.codec import WireCodec
-from turnkeeper.store.step import Committed, Snapshot, Stale
+from turnkeeper.store.changeset import Committed, Conflict, Snapshot
 from turnkeeper.tools.contract import ToolContext
+from turnkeeper.tools.toolbox import Finished, Toolbox
 
 LEASE = timedelta(seconds=30)
 PLAIN = '{"type":"object","properties":{"n":{"type":"integer"}}}'
@@ -106,17 +106,17 @@ class World:
         assert snapshot is not None
         return snapshot
 
-    def draft(self, snapshot: Snapshot) -> Draft:
+    def uow(self, snapshot: Snapshot) -> UnitOfWork:
         """By the clock of the database as it is now, as `loop` computes it."""
         head = replace(snapshot.head, now=self.now)
-        return Draft(replace(snapshot, head=head), at=self.now, new_id=self.new_id)
+        return UnitOfWork(replace(snapshot, head=head), at=self.now, new_id=self.new_id)
 
-    def after(self, draft: Draft, committed: Committed, *, by_owner: bool) -> Snapshot:
+    def after(self, uow: UnitOfWork, committed: Committed, *, by_owner: bool) -> Snapshot:
         """What is known without a reading. Where nobody else wrote, a reading finds the same."""
-        known = draft.result(committed, by_owner=by_owner)
-        turn_id = draft.snapshot.turn.id if draft.snapshot.turn else ""
+        known = uow.result(committed, by_owner=by_owner)
+        turn_id = uow.snapshot.turn.id if uow.snapshot.turn else ""
         found = self.read((known.head.tenant, known.head.session_id), turn_id)
-        if found.head.revision == draft.snapshot.head.revision + 1:
+        if found.head.revision == uow.snapshot.head.revision + 1:
             found = replace(found, head=replace(found.head, now=known.head.now), turn=known.turn and found.turn)
             assert known == found, "what is kept is not what is stored"
         assert known.head.revision <= found.head.revision, "what is kept would fit though somebody else wrote"
@@ -175,16 +175,16 @@ class Run:
         lost = self.world.lost_in_a_row[self.turn_id]
         assert (error is not None) == (lost >= decisions.MOST_LAPSES), f"{lost} owners were lost in a row: {error}"
         if error is None:
-            self.append(lambda draft: decisions.begin(draft, lapses=self.lapses))
+            self.append(lambda uow: decisions.begin(uow, lapses=self.lapses))
         else:
-            self.append(lambda draft: draft.fail_turn(error))
+            self.append(lambda uow: uow.fail_turn(error))
         self.begun = True
 
     def follow(self) -> None:
         """The due step, when nobody outside has a part in it."""
         step = self.due
         if isinstance(step, ResolveLost):
-            self.append(lambda draft: decisions.resolve_lost(draft, step.calls, agent=AGENT))
+            self.append(lambda uow: decisions.resolve_lost(uow, step.calls, agent=AGENT))
         elif self.releasing and not self.running:
             self.hand_over(cut=False)
         elif not isinstance(step, CallModel | AwaitResults) and not (isinstance(step, RunTools) and self.releasing):
@@ -203,7 +203,7 @@ class Run:
             model="small",
         )
         self.append(
-            lambda draft: decisions.record_answer(draft, answer, tools, agent=AGENT, toolbox=self.toolbox),
+            lambda uow: decisions.record_answer(uow, answer, tools, agent=AGENT, toolbox=self.toolbox),
             progress=True,
         )
 
@@ -211,7 +211,7 @@ class Run:
         if self._ask_model():
             tries = self.turn.tries + 1
             delay = delay if tries < AGENT.limits.max_attempts else None
-            self.append(lambda draft: decisions.record_failure(draft, error, tries=tries, delay=delay), progress=True)
+            self.append(lambda uow: decisions.record_failure(uow, error, tries=tries, delay=delay), progress=True)
 
     def nudge(self, text: str) -> None:
         """Somebody wants something: look, and close what the model has said so far if it is a cancellation."""
@@ -222,10 +222,10 @@ class Run:
         cancelled = self.snapshot.head.cancel.turn_id == self.turn_id
         if cancelled and speaking:
             self.world.said.setdefault(message_id, set()).add(text)
-            self.append(lambda draft: decisions.close_partial(draft, text, model="small"))
+            self.append(lambda uow: decisions.close_partial(uow, text, model="small"))
         elif cancelled:
             self.running.clear()
-            self.append(lambda draft: decisions.record_results(draft, []))
+            self.append(lambda uow: decisions.record_results(uow, []))
         elif not isinstance(self.due, CallModel | AwaitResults):
             self.follow()
 
@@ -235,16 +235,16 @@ class Run:
             del self.running[call_id]
         result = ToolResult(outcome=outcome, result_json='"done"')
         finished = [Finished(call_id=each, result=result, duration=timedelta(seconds=1)) for each in done]
-        self.append(lambda draft: decisions.record_results(draft, finished), progress=True)
+        self.append(lambda uow: decisions.record_results(uow, finished), progress=True)
 
     def hand_over(self, *, cut: bool) -> None:
         """At drain. `cut`: the model was speaking, or tools were running."""
         cut_message = cut and isinstance(self.due, CallModel)
         self.running.clear()
         for _ in range(2):
-            draft = self.world.draft(self.snapshot)
-            decisions.hand_over(draft, cut=cut_message)
-            if self._store(draft):
+            uow = self.world.uow(self.snapshot)
+            decisions.hand_over(uow, cut=cut_message)
+            if self._store(uow):
                 break
             self.read_again()
             if self.lost:
@@ -257,9 +257,9 @@ class Run:
         snapshot = self.world.read(self.key, self.turn_id)
         if snapshot.head.fence != self.fence or not snapshot.head.owner:
             return
-        draft = self.world.draft(snapshot)
-        decisions.give_back(draft)
-        verdict = self.world.log.commit(draft.step(step_id=self.world.new_id(), fence=self.fence))
+        uow = self.world.uow(snapshot)
+        decisions.give_back(uow)
+        verdict = self.world.log.commit(uow.changeset(changeset_id=self.world.new_id(), fence=self.fence))
         assert isinstance(verdict, Committed), verdict
         self.world.lost_in_a_row[self.turn_id] += 1
 
@@ -276,13 +276,13 @@ class Run:
         else:
             self.snapshot = snapshot
 
-    def append(self, decide: Callable[[Draft], None], *, progress: bool = False) -> None:
+    def append(self, decide: Callable[[UnitOfWork], None], *, progress: bool = False) -> None:
         """Store what it says and what follows; read and decide again where something else moved."""
         for _ in range(2):
-            draft = self.world.draft(self.snapshot)
-            decide(draft)
-            launch = follow_on(draft, self._owner())
-            if self._store(draft):
+            uow = self.world.uow(self.snapshot)
+            decide(uow)
+            launch = follow_on(uow, self._owner())
+            if self._store(uow):
                 if progress:
                     self.world.lost_in_a_row[self.turn_id] = 0
                 for call in launch:
@@ -294,14 +294,16 @@ class Run:
                 return
         raise AssertionError("a step on what was read just now is stale")
 
-    def _store(self, draft: Draft) -> bool:
+    def _store(self, uow: UnitOfWork) -> bool:
         """False when it is stale, or this owner was fenced."""
-        verdict = self.world.log.commit(draft.step(step_id=self.world.new_id(), fence=self.fence, lease_for=LEASE))
+        verdict = self.world.log.commit(
+            uow.changeset(changeset_id=self.world.new_id(), fence=self.fence, lease_for=LEASE)
+        )
         if isinstance(verdict, Committed):
             assert self.world.kept(self.key).fence == self.fence, "I4: it was stored under another fence"
-            self.snapshot, self.renewed_at = self.world.after(draft, verdict, by_owner=True), self.world.now
+            self.snapshot, self.renewed_at = self.world.after(uow, verdict, by_owner=True), self.world.now
             return True
-        self.lost = not isinstance(verdict, Stale)
+        self.lost = not isinstance(verdict, Conflict)
         return False
 
     def _launch(self, call: Call) -> None:

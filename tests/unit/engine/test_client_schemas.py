@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from turnkeeper.engine.client_schemas import flaw, misfit
+from turnkeeper.tools.untrusted_schema import flaw, misfit
 
 DOUBLING = {
     "type": "object",

@@ -9,14 +9,14 @@ from turnkeeper.codes import Code
 from turnkeeper.domain.event import TurnFailed
 from turnkeeper.domain.session import SessionState
 from turnkeeper.domain.turn import Turn, TurnState
-from turnkeeper.engine.decisions import MOST_LAPSES, begin, give_back, record_results, worn_out
-from turnkeeper.engine.draft import Draft
-from turnkeeper.store.step import Cancel, Head, Lease, Snapshot
+from turnkeeper.engine.rules.turns import MOST_LAPSES, begin, give_back, record_results, worn_out
+from turnkeeper.engine.rules.unit_of_work import UnitOfWork
+from turnkeeper.store.changeset import Cancel, Head, LeaseChange, Snapshot
 
 PLACE: Place = a_place()
 
 
-def draft_of(turn: Turn, *queue: str) -> Draft:
+def draft_of(turn: Turn, *queue: str) -> UnitOfWork:
     head = Head(
         session_id=turn.session_id,
         tenant=turn.tenant,
@@ -31,7 +31,7 @@ def draft_of(turn: Turn, *queue: str) -> Draft:
         now=NOON,
     )
     session = a_session(PLACE, state=SessionState.ACTIVE)
-    return Draft(Snapshot(head=head, session=session, turn=turn, calls=(), approvals=()), at=NOON, new_id=new_id)
+    return UnitOfWork(Snapshot(head=head, session=session, turn=turn, calls=(), approvals=()), at=NOON, new_id=new_id)
 
 
 def running(*, lapses: int) -> Turn:
@@ -40,23 +40,23 @@ def running(*, lapses: int) -> Turn:
 
 @pytest.mark.parametrize(("before", "seconds"), [(0, 1), (1, 2), (2, 4), (3, 8)])
 def test_each_time_the_next_try_waits_twice_as_long(before: int, seconds: int) -> None:
-    draft = draft_of(running(lapses=before), "next")
-    give_back(draft)
-    assert draft.turn.state is TurnState.RUNNING
-    assert draft.turn.lapses == before + 1
-    assert (draft.head.lease, draft.head.wake) == (Lease.RELEASE, timedelta(seconds=seconds))
-    assert draft.head.active_turn is None, "the turn stays in front"
-    assert not draft.events
+    uow = draft_of(running(lapses=before), "next")
+    give_back(uow)
+    assert uow.turn.state is TurnState.RUNNING
+    assert uow.turn.lapses == before + 1
+    assert (uow.head.lease, uow.head.wake) == (LeaseChange.RELEASE, timedelta(seconds=seconds))
+    assert uow.head.active_turn is None, "the turn stays in front"
+    assert not uow.events
 
 
 def test_the_fifth_time_the_turn_fails_and_the_queue_goes_on() -> None:
-    draft = draft_of(running(lapses=4), "next")
-    give_back(draft)
-    assert draft.turn.state is TurnState.FAILED
-    assert draft.turn.error is not None
-    assert draft.turn.error.code is Code.AGENT_CONFIG_ERROR
-    assert [type(event.payload) for event in draft.events] == [TurnFailed]
-    assert (draft.head.lease, draft.head.active_turn, draft.head.wake) == (Lease.RELEASE, "next", timedelta())
+    uow = draft_of(running(lapses=4), "next")
+    give_back(uow)
+    assert uow.turn.state is TurnState.FAILED
+    assert uow.turn.error is not None
+    assert uow.turn.error.code is Code.AGENT_CONFIG_ERROR
+    assert [type(event.payload) for event in uow.events] == [TurnFailed]
+    assert (uow.head.lease, uow.head.active_turn, uow.head.wake) == (LeaseChange.RELEASE, "next", timedelta())
 
 
 @pytest.mark.parametrize(
@@ -70,8 +70,8 @@ def test_lost_owners_and_broken_runs_count_together(kept: int, lapses: int, is_w
 
 
 def test_they_count_until_a_step_gets_on() -> None:
-    draft = draft_of(running(lapses=1))
-    begin(draft, lapses=2)
-    assert draft.turn.lapses == 3
-    record_results(draft, [])
-    assert draft.turn.lapses == 0
+    uow = draft_of(running(lapses=1))
+    begin(uow, lapses=2)
+    assert uow.turn.lapses == 3
+    record_results(uow, [])
+    assert uow.turn.lapses == 0

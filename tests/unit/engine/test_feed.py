@@ -3,11 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnkeeper.domain.cursor import Place
-from turnkeeper.engine.batch import Batch, Wanted
-from turnkeeper.engine.feed import CROWD, KEPT_TEXTS, RING_BYTES, RING_EVENTS, Feed
-from turnkeeper.engine.preview import piece_of, whole_characters
-from turnkeeper.store.step import StoredEvent
+from turnkeeper.domain.cursor import StreamPosition
+from turnkeeper.engine.streaming.batch import Batch, EventFilter
+from turnkeeper.engine.streaming.feed import CROWD, KEPT_TEXTS, RING_BYTES, RING_EVENTS, Feed
+from turnkeeper.engine.streaming.preview import piece_of, whole_characters
+from turnkeeper.store.changeset import StoredEvent
 
 texts = st.text(alphabet=st.sampled_from("aé€🎉\u0301"), max_size=30)
 
@@ -132,9 +132,9 @@ async def test_a_change_wakes_those_who_took_the_signal_before() -> None:
 
 
 def test_watchers_at_the_same_place_get_the_same_batch_until_something_changes() -> None:
-    feed, place, other = Feed(), Place(sequence=3, live=True), Place(sequence=2, live=True)
+    feed, place, other = Feed(), StreamPosition(sequence=3, live=True), StreamPosition(sequence=2, live=True)
     feed.watchers = CROWD
-    all_of_it, text = Wanted(), Wanted(previews=True)
+    all_of_it, text = EventFilter(), EventFilter(previews=True)
     batch = Batch(place)
     feed.share(place, all_of_it, batch)
     assert feed.shared(place, all_of_it) is batch
@@ -145,7 +145,7 @@ def test_watchers_at_the_same_place_get_the_same_batch_until_something_changes()
 
 
 def test_text_that_counts_no_more_is_shared_with_nobody() -> None:
-    feed, place, wanted = Feed(), Place(sequence=3, live=True), Wanted(previews=True)
+    feed, place, wanted = Feed(), StreamPosition(sequence=3, live=True), EventFilter(previews=True)
     feed.watchers = CROWD
     batch = Batch(place)
     batch.preview = feed.begin(turn_id="t", message_id="m", attempt=1, since=3)

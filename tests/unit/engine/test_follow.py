@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from tests.unit.engine.test_known import KEY, committed, running, step
-from turnkeeper.domain.cursor import Place
-from turnkeeper.engine.batch import Batch, Wanted
-from turnkeeper.engine.feed import Feeds
-from turnkeeper.engine.follow import Follower, Reading
+from turnkeeper.domain.cursor import StreamPosition
+from turnkeeper.engine.streaming.batch import Batch, EventFilter
+from turnkeeper.engine.streaming.feed import Feeds
+from turnkeeper.engine.streaming.watcher import Watcher, Watchers
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.telemetry.instruments import Instruments
 from turnkeeper.telemetry.metrics import Metrics
@@ -31,18 +31,18 @@ class Silent:
         raise Asked(name)
 
 
-def follower(*, heartbeat: float = 60.0) -> tuple[Follower, Feeds]:
+def follower(*, heartbeat: float = 60.0) -> tuple[Watchers, Feeds]:
     store: Any = Silent()
     feeds = Feeds(store, poll=1)
     metrics = Metrics(Instruments())
-    made = Follower(store, feeds, WireCodec(), metrics=metrics, heartbeat=heartbeat, rotation=600, rng=random.Random(1))
+    made = Watchers(store, feeds, WireCodec(), metrics=metrics, heartbeat=heartbeat, rotation=600, rng=random.Random(1))
     return made, feeds
 
 
-async def following(reading: Reading, feeds: Feeds) -> Batch:
+async def following(reading: Watcher, feeds: Feeds) -> Batch:
     """It has caught up with the first step."""
     feeds.publish(*STEP, sent_at=time.monotonic())
-    await reading.begin(Place(sequence=4, live=True), Wanted())
+    await reading.begin(StreamPosition(sequence=4, live=True), EventFilter())
     batch = await reading.next()
     assert batch is not None
     return batch
@@ -52,7 +52,7 @@ async def test_who_began_before_the_step_needs_no_look_into_the_log() -> None:
     made, feeds = follower()
     with made.open(KEY, knows_turns=True) as reading:
         batch = await following(reading, feeds)
-        assert (batch.events, batch.caught_up, batch.place) == ([b"x"], True, Place(sequence=5, live=True))
+        assert (batch.events, batch.caught_up, batch.place) == ([b"x"], True, StreamPosition(sequence=5, live=True))
         assert reading.known("t") is not None
 
 
@@ -63,7 +63,7 @@ async def test_a_step_that_was_sent_before_is_no_news() -> None:
         with made.open(KEY) as reading:
             feeds.publish(*STEP, sent_at=sent_at - 1)
             with pytest.raises(Asked):
-                await reading.begin(Place(sequence=4, live=True), Wanted())
+                await reading.begin(StreamPosition(sequence=4, live=True), EventFilter())
 
 
 async def test_a_place_beyond_what_was_told_is_looked_up() -> None:
@@ -71,18 +71,18 @@ async def test_a_place_beyond_what_was_told_is_looked_up() -> None:
     with made.open(KEY) as reading:
         feeds.publish(*STEP, sent_at=time.monotonic())
         with pytest.raises(Asked):
-            await reading.begin(Place(sequence=6), Wanted())
+            await reading.begin(StreamPosition(sequence=6), EventFilter())
     with made.open(KEY) as reading:
         feeds.publish(*STEP, sent_at=time.monotonic())
         with pytest.raises(Asked):
-            await reading.begin(Place(sequence=3), Wanted())
+            await reading.begin(StreamPosition(sequence=3), EventFilter())
 
 
 async def test_one_that_leaves_takes_no_other_with_it_and_leaves_nothing() -> None:
     made, feeds = follower()
     with made.open(KEY) as first, made.open(KEY) as second:
         await following(first, feeds)
-        await second.begin(Place(sequence=5, live=True), Wanted())
+        await second.begin(StreamPosition(sequence=5, live=True), EventFilter())
         await second.next()
         leaving, staying = asyncio.create_task(first.next()), asyncio.create_task(second.next())
         await asyncio.sleep(0)
@@ -110,7 +110,7 @@ async def test_watchers_at_one_place_are_given_the_same_response() -> None:
     with made.open(KEY) as first, made.open(KEY) as second, made.open(KEY) as third:
         await following(first, feeds)
         for other in (second, third):
-            await other.begin(Place(sequence=5, live=True), Wanted())
+            await other.begin(StreamPosition(sequence=5, live=True), EventFilter())
             await other.next()
         feeds.publish(step(running(), after=5), committed("t", after=5), sent_at=time.monotonic())
         one, other_one = await first.next(), await second.next()

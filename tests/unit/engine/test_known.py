@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from tests.builders import NOON, a_place, a_turn
-from turnkeeper.domain.cursor import Place
+from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.domain.turn import Turn, TurnState
-from turnkeeper.engine.batch import Wanted
-from turnkeeper.engine.collect import PreviewCodec
-from turnkeeper.engine.feed import Feeds
-from turnkeeper.engine.follow import Follower
-from turnkeeper.engine.known import KEPT, Known, KnownTurns
+from turnkeeper.engine.streaming.batch import EventFilter
+from turnkeeper.engine.streaming.batch_builder import PreviewCodec
+from turnkeeper.engine.streaming.feed import Feeds
+from turnkeeper.engine.streaming.turn_cache import KEPT, CachedTurn, TurnCache
+from turnkeeper.engine.streaming.watcher import Watchers
+from turnkeeper.store.changeset import Cancel, Changeset, Committed, Head, StoredEvent
 from turnkeeper.store.contract import Store
-from turnkeeper.store.step import Cancel, Committed, Head, Step, StoredEvent
 from turnkeeper.telemetry.instruments import Instruments
 from turnkeeper.telemetry.metrics import Metrics
 
@@ -23,9 +23,9 @@ PLACE = a_place(session_id="s")
 KEY = (PLACE.tenant, "s")
 
 
-def step(*turns: Turn, after: int) -> Step:
-    return Step(
-        step_id=f"step-{after}",
+def step(*turns: Turn, after: int) -> Changeset:
+    return Changeset(
+        changeset_id=f"step-{after}",
         tenant=PLACE.tenant,
         session_id="s",
         last_seq=after,
@@ -50,23 +50,23 @@ def running(turn_id: str = "t", **given: Any) -> Turn:
 
 class TestOwnSteps:
     def test_the_last_one_counts_with_the_number_of_its_last_event(self) -> None:
-        turns = KnownTurns()
+        turns = TurnCache()
         turns.learn(step(running(), after=4), committed("t", "t", after=4), sent_at=1.0)
         ended = a_turn(PLACE, id="t", state=TurnState.COMPLETED)
         turns.learn(step(ended, after=6), committed("t", "", after=6), sent_at=2.0)
-        assert turns.get("t", since=0, until=8) == Known(ended, 7, 2.0)
+        assert turns.get("t", since=0, until=8) == CachedTurn(ended, 7, 2.0)
         turns.learn(step(after=8), committed("t", after=8), sent_at=3.0)
-        assert turns.get("t", since=0, until=9) == Known(ended, 9, 2.0), "an event that leaves the turn as it is"
+        assert turns.get("t", since=0, until=9) == CachedTurn(ended, 9, 2.0), "an event that leaves the turn as it is"
 
     def test_a_turn_without_an_event_in_its_step_may_have_one_up_to_there(self) -> None:
-        turns = KnownTurns()
+        turns = TurnCache()
         turns.learn(step(running(), after=4), committed("u", after=4), sent_at=1.0)
         known = turns.get("t", since=0, until=5)
         assert known is not None
         assert known.last == 5
 
     def test_only_a_few_are_kept(self) -> None:
-        turns = KnownTurns()
+        turns = TurnCache()
         for number in range(KEPT + 1):
             turns.learn(step(running(f"t{number}"), after=number), committed("", after=number), sent_at=1.0)
         assert turns.get("t0", since=0, until=0) is None
@@ -75,19 +75,19 @@ class TestOwnSteps:
 
 class TestOthersSteps:
     def test_an_event_that_was_heard_of_overtakes_all(self) -> None:
-        turns = KnownTurns()
+        turns = TurnCache()
         turns.learn(step(running(), after=4), committed("t", after=4), sent_at=1.0)
         assert turns.get("t", since=0, until=6) is None
 
     def test_a_step_of_ours_behind_theirs_speaks_for_its_own_turns_alone(self) -> None:
-        turns = KnownTurns()
+        turns = TurnCache()
         turns.learn(step(running("t"), after=4), committed("t", after=4), sent_at=1.0)
         turns.learn(step(running("u"), after=6), committed("u", after=6), sent_at=2.0)
         assert turns.get("t", since=0, until=7) is None
         assert turns.get("u", since=0, until=7) is not None
 
     def test_late_news_of_an_earlier_step_change_nothing(self) -> None:
-        turns = KnownTurns()
+        turns = TurnCache()
         turns.learn(step(running("u"), after=5), committed("u", after=5), sent_at=2.0)
         turns.learn(step(running("t"), after=4), committed("t", after=4), sent_at=1.0)
         assert turns.get("t", since=0, until=6) is None
@@ -131,7 +131,7 @@ class Log:
 class TestReading:
     async def test_a_reader_that_the_log_has_shown_more_than_was_heard_of_is_told_nothing(self) -> None:
         feeds, metrics = Feeds(cast(Store, None), poll=1), Metrics(Instruments())
-        follower = Follower(
+        follower = Watchers(
             cast(Store, Log(6)),
             feeds,
             cast(PreviewCodec, None),
@@ -154,7 +154,7 @@ class TestReading:
             now=NOON,
         )
         with follower.open(KEY, knows_turns=True) as reading:
-            await reading.begin(Place(), Wanted(turn_id="t"), head=head)
+            await reading.begin(StreamPosition(), EventFilter(turn_id="t"), head=head)
             feeds.publish(step(running(), after=4), committed("t", after=4), sent_at=time.monotonic())
             assert reading.known("t") is not None
             batch = await reading.next()

@@ -9,14 +9,14 @@ import pytest
 
 from tests.builders import NOON
 from tests.unit.engine.test_known import KEY
-from turnkeeper.domain.cursor import Place
-from turnkeeper.engine.batch import BATCH_EVENTS, EVERYTHING, Batch, Wanted
-from turnkeeper.engine.feed import Feeds
-from turnkeeper.engine.follow import Follower, Reading
-from turnkeeper.engine.pages import Page
+from turnkeeper.domain.cursor import StreamPosition
+from turnkeeper.engine.streaming.batch import BATCH_EVENTS, EVERYTHING, Batch, EventFilter
+from turnkeeper.engine.streaming.feed import Feeds
+from turnkeeper.engine.streaming.log_reads import LogPage
+from turnkeeper.engine.streaming.watcher import Watcher, Watchers
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.rpc.codec import WireCodec
-from turnkeeper.store.step import Cancel, Head, StoredEvent
+from turnkeeper.store.changeset import Cancel, Head, StoredEvent
 from turnkeeper.telemetry.instruments import Instruments
 from turnkeeper.telemetry.metrics import Metrics
 
@@ -62,15 +62,15 @@ def event(number: int) -> StoredEvent:
     return StoredEvent(number, "tool_called" if number % 2 else "tool_returned", "t", b"%d" % number)
 
 
-def feeds_of(log: Log) -> tuple[Follower, Feeds]:
+def feeds_of(log: Log) -> tuple[Watchers, Feeds]:
     store: Any = log
     feeds = Feeds(store, poll=1)
     metrics = Metrics(Instruments())
-    made = Follower(store, feeds, WireCodec(), metrics=metrics, heartbeat=60, rotation=600, rng=random.Random(1))
+    made = Watchers(store, feeds, WireCodec(), metrics=metrics, heartbeat=60, rotation=600, rng=random.Random(1))
     return made, feeds
 
 
-async def everything(reading: Reading) -> list[Batch]:
+async def everything(reading: Watcher) -> list[Batch]:
     """All that it gives until it has caught up."""
     batches: list[Batch] = []
     async with asyncio.timeout(MOMENT):
@@ -90,7 +90,7 @@ async def test_who_asks_while_it_is_read_gets_the_same_page_and_the_same_respons
     made, feeds = feeds_of(log)
     with made.open(KEY) as one, made.open(KEY) as other:
         for reading in (one, other):
-            await reading.begin(Place(), EVERYTHING, head=HEAD)
+            await reading.begin(StreamPosition(), EVERYTHING, head=HEAD)
         reads = [asyncio.create_task(everything(each)) for each in (one, other)]
         await asyncio.sleep(0)
         log.open.set()
@@ -108,16 +108,16 @@ async def test_each_is_told_what_it_wants() -> None:
     log = Log()
     made, _ = feeds_of(log)
     with made.open(KEY) as one, made.open(KEY) as other, made.open(KEY) as third:
-        returned = Wanted(kinds=frozenset({"tool_returned"}))
-        for reading, wanted in ((one, EVERYTHING), (other, returned), (third, Wanted(turn_id="another"))):
-            await reading.begin(Place(), wanted, head=HEAD)
+        returned = EventFilter(kinds=frozenset({"tool_returned"}))
+        for reading, wanted in ((one, EVERYTHING), (other, returned), (third, EventFilter(turn_id="another"))):
+            await reading.begin(StreamPosition(), wanted, head=HEAD)
         reads = [asyncio.create_task(everything(each)) for each in (one, other, third)]
         await asyncio.sleep(0)
         log.open.set()
         found = await asyncio.gather(*reads)
     numbers = list(range(1, LENGTH + 1))
     assert [said(each) for each in found] == [numbers, numbers[1::2], []]
-    assert {each[-1].place for each in found} == {Place(sequence=LENGTH, live=True)}
+    assert {each[-1].place for each in found} == {StreamPosition(sequence=LENGTH, live=True)}
 
 
 async def test_who_has_heard_of_something_newer_reads_for_itself() -> None:
@@ -125,7 +125,7 @@ async def test_who_has_heard_of_something_newer_reads_for_itself() -> None:
     made, feeds = feeds_of(log)
     with made.open(KEY) as one, made.open(KEY) as other:
         for reading in (one, other):
-            await reading.begin(Place(), EVERYTHING, head=HEAD)
+            await reading.begin(StreamPosition(), EVERYTHING, head=HEAD)
         reads = [asyncio.create_task(one.next())]
         await asyncio.sleep(0)
         feeds.heard(KEY, LENGTH + 1)
@@ -142,7 +142,7 @@ async def test_a_reader_that_fails_or_leaves_takes_no_other_with_it(*, fails: bo
     made, feeds = feeds_of(log)
     with made.open(KEY) as one, made.open(KEY) as other:
         for reading in (one, other):
-            await reading.begin(Place(), EVERYTHING, head=HEAD)
+            await reading.begin(StreamPosition(), EVERYTHING, head=HEAD)
         leaving, staying = asyncio.create_task(one.next()), asyncio.create_task(everything(other))
         await asyncio.sleep(0)
         log.fails = fails
@@ -162,7 +162,7 @@ async def test_one_that_waits_and_leaves_takes_no_other_with_it() -> None:
     made, _ = feeds_of(log)
     with made.open(KEY) as one, made.open(KEY) as other, made.open(KEY) as third:
         for reading in (one, other, third):
-            await reading.begin(Place(), EVERYTHING, head=HEAD)
+            await reading.begin(StreamPosition(), EVERYTHING, head=HEAD)
         reads = [asyncio.create_task(each.next()) for each in (one, other, third)]
         await asyncio.sleep(0)
         reads[1].cancel()
@@ -175,7 +175,7 @@ async def test_one_that_waits_and_leaves_takes_no_other_with_it() -> None:
 
 @pytest.mark.parametrize("gap", [1, 2, 7])
 def test_a_page_ends_before_a_gap(gap: int) -> None:
-    page = Page(10, [event(number) for number in range(11, 20) if number != 10 + gap])
+    page = LogPage(10, [event(number) for number in range(11, 20) if number != 10 + gap])
     assert [each.sequence for each in page.events] == list(range(11, 10 + gap))
     assert page.last == 9 + gap
     assert [each.sequence for each in page.beyond(11)] == list(range(12, 10 + gap))

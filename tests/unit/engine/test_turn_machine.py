@@ -24,7 +24,7 @@ from turnkeeper.domain.approval import ApprovalState
 from turnkeeper.domain.message import FinishReason, ToolRequest
 from turnkeeper.domain.tool import ToolOutcome
 from turnkeeper.domain.turn import AwaitResults, CallModel
-from turnkeeper.engine.toolbox import Toolbox
+from turnkeeper.tools.toolbox import Toolbox
 
 EXAMPLES = int(os.environ.get("TURNKEEPER_MODEL_EXAMPLES", "0"))
 """How many orders to try instead of the fixed ones."""

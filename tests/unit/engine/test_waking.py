@@ -2,7 +2,7 @@
 
 import asyncio
 
-from turnkeeper.engine.waking import NEVER, Alarms, Signal
+from turnkeeper.engine.streaming.wakeups import NEVER, Broadcast, DeadlineTimers
 
 
 class Sleeper:
@@ -15,7 +15,7 @@ class Sleeper:
 
 
 async def test_each_is_woken_when_it_is_due_in_whatever_order_they_came() -> None:
-    alarms, now = Alarms(), asyncio.get_running_loop().time()
+    alarms, now = DeadlineTimers(), asyncio.get_running_loop().time()
     sleepers = {wait: Sleeper() for wait in (0.03, 0.01, 0.05, 0.02)}
     for wait, sleeper in sleepers.items():
         alarms.set(sleeper, now + wait)
@@ -24,7 +24,7 @@ async def test_each_is_woken_when_it_is_due_in_whatever_order_they_came() -> Non
 
 
 async def test_what_was_put_off_comes_later_and_what_was_put_forward_sooner() -> None:
-    alarms, now = Alarms(), asyncio.get_running_loop().time()
+    alarms, now = DeadlineTimers(), asyncio.get_running_loop().time()
     later, sooner, other = Sleeper(), Sleeper(), Sleeper()
     alarms.set(later, now + 0.01)
     alarms.set(later, now + 0.04)
@@ -37,7 +37,7 @@ async def test_what_was_put_off_comes_later_and_what_was_put_forward_sooner() ->
 
 
 async def test_who_wants_it_no_more_is_left_alone() -> None:
-    alarms, now = Alarms(), asyncio.get_running_loop().time()
+    alarms, now = DeadlineTimers(), asyncio.get_running_loop().time()
     gone, last = Sleeper(), Sleeper()
     alarms.set(gone, now + 0.01)
     alarms.set(last, now + 0.02)
@@ -49,7 +49,7 @@ async def test_who_wants_it_no_more_is_left_alone() -> None:
 
 
 async def test_one_who_stops_waiting_takes_no_other_with_it() -> None:
-    signal = Signal()
+    signal = Broadcast()
     first, second, third = signal.next(), signal.next(), signal.next()
     first.cancel()
     signal.leave(second)

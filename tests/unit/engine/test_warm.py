@@ -8,10 +8,10 @@ from tests.builders import NOON, Place, a_session
 from turnkeeper.domain.event import Event, MessageReceived
 from turnkeeper.domain.message import Part
 from turnkeeper.domain.session import Session
-from turnkeeper.engine.warm import GOOD_FOR, Seen, Warm
+from turnkeeper.engine.eventlog.session_cache import GOOD_FOR, CachedSnapshot, SessionCache
 from turnkeeper.rpc.codec import WireCodec
+from turnkeeper.store.changeset import Cancel, Head, Snapshot
 from turnkeeper.store.contract import Store
-from turnkeeper.store.step import Cancel, Head, Snapshot
 
 NO_STORE = cast(Store, None)
 """Nothing here reads."""
@@ -29,7 +29,7 @@ def session_of(name: str) -> Session:
     return a_session(Place(session_id=name))
 
 
-def seen(name: str, **head: object) -> Seen:
+def seen(name: str, **head: object) -> CachedSnapshot:
     session = session_of(name)
     known = Head(
         session_id=name,
@@ -46,20 +46,20 @@ def seen(name: str, **head: object) -> Seen:
         revision=5,
     )
     known = replace(known, **head)  # type: ignore[arg-type]
-    return Seen(Snapshot(head=known, session=session, turn=None, calls=(), approvals=()), NOON, 1000.0)
+    return CachedSnapshot(Snapshot(head=known, session=session, turn=None, calls=(), approvals=()), NOON, 1000.0)
 
 
 def key(name: str) -> tuple[str, str]:
     return session_of(name).tenant, name
 
 
-def warm(clock: Clock | None = None, *, sessions: int = 3, memory_bytes: int = 1 << 20) -> Warm:
-    return Warm(
+def warm(clock: Clock | None = None, *, sessions: int = 3, memory_bytes: int = 1 << 20) -> SessionCache:
+    return SessionCache(
         NO_STORE, decode=WireCodec().decode, sessions=sessions, memory_bytes=memory_bytes, clock=clock or Clock()
     )
 
 
-def remember(kept: Warm, name: str, text: str = "hello", *, sequence: int = 2) -> None:
+def remember(kept: SessionCache, name: str, text: str = "hello", *, sequence: int = 2) -> None:
     memory = kept.recall(session_of(name))
     memory.take(said(text, sequence=sequence))
     kept.remember(session_of(name), memory)
@@ -70,7 +70,7 @@ def said(text: str, *, sequence: int = 2) -> list[Event]:
     return [Event(sequence=sequence, turn_id=f"turn {sequence}", attempt=0, create_time=NOON, payload=message)]
 
 
-def known(kept: Warm, name: str) -> int:
+def known(kept: SessionCache, name: str) -> int:
     """How many messages it recalls."""
     memory = kept.recall(session_of(name))
     kept.remember(session_of(name), memory)

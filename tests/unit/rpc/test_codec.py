@@ -27,7 +27,7 @@ from turnkeeper.pb.v1 import chat_pb2, error_pb2, event_pb2, message_pb2, sessio
 from turnkeeper.rpc import codec, wire
 from turnkeeper.rpc.codec import WireCodec, enum_value
 from turnkeeper.rpc.views import agent_view, approval_view, session_view, turn_view
-from turnkeeper.store.step import Cancel, Head, StoredEvent
+from turnkeeper.store.changeset import Cancel, Head, StoredEvent
 
 CODEC = WireCodec()
 PLACE = a_place(session_id="s")

@@ -6,16 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnkeeper.domain.cursor import Place
+from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.errors import InvalidRequest
 from turnkeeper.rpc import cursor
 
-PLACE = Place(sequence=7, message_id="01aryz6s41tsv4rrffq69g5fav", attempt=2, offset=1234, live=True)
+PLACE = StreamPosition(sequence=7, message_id="01aryz6s41tsv4rrffq69g5fav", attempt=2, offset=1234, live=True)
 TEXT = cursor.encode(PLACE, tenant="default", session_id="s")
 
 ids = st.text(alphabet=st.sampled_from("abcXYZ019._:-"), max_size=40)
 places = st.builds(
-    Place,
+    StreamPosition,
     sequence=st.integers(0, 2**63 - 1),
     message_id=ids,
     attempt=st.integers(0, 2**31 - 1),
@@ -24,18 +24,18 @@ places = st.builds(
 )
 
 
-def decode(text: str, *, tenant: str = "default", session_id: str = "s") -> Place:
+def decode(text: str, *, tenant: str = "default", session_id: str = "s") -> StreamPosition:
     return cursor.decode(text, tenant=tenant, session_id=session_id)
 
 
 @given(places, ids, ids)
-def test_a_cursor_leads_to_its_place(place: Place, tenant: str, session_id: str) -> None:
+def test_a_cursor_leads_to_its_place(place: StreamPosition, tenant: str, session_id: str) -> None:
     text = cursor.encode(place, tenant=tenant, session_id=session_id)
     assert cursor.decode(text, tenant=tenant, session_id=session_id) == place
 
 
 @given(places)
-def test_a_cursor_fits_where_it_is_passed(place: Place) -> None:
+def test_a_cursor_fits_where_it_is_passed(place: StreamPosition) -> None:
     text = cursor.encode(place, tenant="default", session_id="s" * 128)
     assert len(text) <= 200
     assert text.isascii()

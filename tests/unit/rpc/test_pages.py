@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from turnkeeper.errors import PageTokenInvalid
 from turnkeeper.pb.v1 import approval_pb2, chat_pb2, session_pb2
-from turnkeeper.rpc.pages import MOST, Pages, Place, by_time, of_time
+from turnkeeper.rpc.page_tokens import MOST, PageKey, PageTokens, by_time, of_time
 
-PAGES = Pages(b"key" * 11)
+PAGES = PageTokens(b"key" * 11)
 LIST = session_pb2.ListSessionsRequest(agent="clerk", labels={"a": "1", "b": "2"}, page_size=2)
 FOUND = ["one", "two", "three"]
 
 
-def token_for(request: Message, *, tenant: str = "default", pages: Pages = PAGES, at: str = "two") -> str:
+def token_for(request: Message, *, tenant: str = "default", pages: PageTokens = PAGES, at: str = "two") -> str:
     _, token = pages.split(FOUND, request, tenant=tenant, size=2, place=lambda _: (at, 7), view=shown)
     return token
 
@@ -29,7 +29,7 @@ def shown(name: str) -> session_pb2.Session:
 TOKEN = token_for(LIST)
 
 
-def after(request: Message, token: str, *, tenant: str = "default") -> Place | None:
+def after(request: Message, token: str, *, tenant: str = "default") -> PageKey | None:
     again = type(request)()
     again.CopyFrom(request)
     again.page_token = token  # type: ignore[attr-defined]
@@ -100,7 +100,7 @@ def test_a_token_of_another_tenant_or_key_is_refused() -> None:
     with pytest.raises(PageTokenInvalid):
         after(LIST, TOKEN, tenant="other")
     with pytest.raises(PageTokenInvalid):
-        after(LIST, token_for(LIST, pages=Pages(b"another key" * 3)))
+        after(LIST, token_for(LIST, pages=PageTokens(b"another key" * 3)))
 
 
 def forged(place: str) -> str:

@@ -10,10 +10,10 @@ from google.protobuf.struct_pb2 import Struct
 
 from turnkeeper.errors import InvalidRequest, NotImplementedYet
 from turnkeeper.pb.v1 import agent_pb2, approval_pb2, chat_pb2, event_pb2, message_pb2, session_pb2
-from turnkeeper.rpc import rules
-from turnkeeper.rpc.caller import NOBODY
-from turnkeeper.rpc.rules import RULES
+from turnkeeper.rpc import validation as rules
+from turnkeeper.rpc.identity import DEFAULT_CALLER
 from turnkeeper.rpc.sessions import new_session
+from turnkeeper.rpc.validation import RULES
 
 MESSAGES: dict[str, Descriptor] = {
     name: descriptor
@@ -208,10 +208,10 @@ def test_what_the_table_cannot_say_of_a_new_session(
     request_: session_pb2.CreateSessionRequest, field: str, problem: str
 ) -> None:
     with pytest.raises(InvalidRequest) as raised:
-        new_session(request_, NOBODY)
+        new_session(request_, DEFAULT_CALLER)
     assert problem in raised.value.fields[field]
 
 
 def test_metadata_are_kept_as_the_same_text_in_whatever_order_they_came() -> None:
-    kept = new_session(create(metadata=a_struct(b=[1, None], a="é")), NOBODY).metadata_json
+    kept = new_session(create(metadata=a_struct(b=[1, None], a="é")), DEFAULT_CALLER).metadata_json
     assert kept == '{"a": "é", "b": [1.0, null]}'

@@ -19,8 +19,8 @@ from turnkeeper.domain.message import Part
 from turnkeeper.domain.session import Session
 from turnkeeper.domain.tool import Call
 from turnkeeper.domain.turn import PendingItem, Turn
+from turnkeeper.store.changeset import Cancel
 from turnkeeper.store.mongo.documents import changes, decode, encode
-from turnkeeper.store.step import Cancel
 
 OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True, tzinfo=UTC)
 

@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from tests.unit.telemetry.calls import Meters, Traces, arguments, kind, methods, points
-from turnkeeper.telemetry.live import LiveSpan
 from turnkeeper.telemetry.metrics import Metrics
+from turnkeeper.telemetry.open_spans import LiveSpan
 from turnkeeper.telemetry.spans import Spans
 
 PAGE = Path(__file__).parents[3] / "docs/reference/telemetry.md"

@@ -16,11 +16,11 @@ import pytest
 
 from tests.builders import AGENT, a_call, a_place
 from turnkeeper.domain.tool import CallState, ToolClass, ToolOutcome
-from turnkeeper.engine.toolbox import Toolbox
 from turnkeeper.errors import AgentConfigError, ToolValidationError
 from turnkeeper.tools import python, samples
 from turnkeeper.tools.contract import ToolContext, ToolError
 from turnkeeper.tools.python import PythonTools, installed, tool
+from turnkeeper.tools.toolbox import Toolbox
 
 CONTEXT = ToolContext(key="key-1", tenant="default", session_id="s", turn_id="t", tool_call_id="c")
 

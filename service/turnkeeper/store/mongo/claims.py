@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
+from turnkeeper.store.changeset import Cancel, Claim
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import ClientSession, Connection, Document, database_errors
-from turnkeeper.store.mongo.committer import Committer, Entry
 from turnkeeper.store.mongo.documents import encode
 from turnkeeper.store.mongo.heads import (
     AWAKE,
@@ -23,9 +23,9 @@ from turnkeeper.store.mongo.heads import (
     within,
 )
 from turnkeeper.store.mongo.indexes import DUE
-from turnkeeper.store.mongo.transactions import Transaction
-from turnkeeper.store.mongo.writes import Obstacle, Writes
-from turnkeeper.store.step import Cancel, Claim
+from turnkeeper.store.mongo.transactions.group_commit import Committer, Entry
+from turnkeeper.store.mongo.transactions.transaction import Transaction
+from turnkeeper.store.mongo.transactions.writes import Obstacle, Writes
 
 OLDEST: Final = 32
 LOOKS: Final = 2

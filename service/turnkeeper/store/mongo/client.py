@@ -58,7 +58,7 @@ class Connection:
         self.client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(
             uri,
             w="majority",
-            journal=True,
+            log_writer=True,
             readConcernLevel="majority",
             readPreference="primary",
             retryWrites=True,

@@ -4,10 +4,10 @@ from datetime import datetime
 from typing import Final
 
 from turnkeeper.domain.event import NewEvent, name_of
-from turnkeeper.store.codec import EventCodec
+from turnkeeper.store.changeset import StoredEvent
+from turnkeeper.store.contract import EventCodec
 from turnkeeper.store.mongo.client import Document
 from turnkeeper.store.mongo.documents import SCHEMA
-from turnkeeper.store.step import StoredEvent
 
 LARGEST_PAYLOAD: Final = (256 + 8) * 1024
 """A message's text of 256 KiB, and what is around it."""
@@ -21,7 +21,9 @@ def numbered(codec: EventCodec, session_id: str, event: NewEvent, sequence: int)
     return StoredEvent(sequence=sequence, kind=name_of(event.payload), turn_id=event.turn_id, payload=payload)
 
 
-def event_document(stored: StoredEvent, *, of: tuple[str, str], step_id: str, fence: int, at: datetime) -> Document:
+def event_document(
+    stored: StoredEvent, *, of: tuple[str, str], changeset_id: str, fence: int, at: datetime
+) -> Document:
     """`of`: the tenant and the session. `fence` is the head's once this is stored."""
     tenant, session_id = of
     return {
@@ -30,7 +32,7 @@ def event_document(stored: StoredEvent, *, of: tuple[str, str], step_id: str, fe
         "seq": stored.sequence,
         "turn_id": stored.turn_id,
         "fence": fence,
-        "step_id": step_id,
+        "step_id": changeset_id,
         "kind": stored.kind,
         "payload": stored.payload,
         "at": at,

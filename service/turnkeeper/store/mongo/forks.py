@@ -13,16 +13,16 @@ from turnkeeper.domain.session import Session
 from turnkeeper.domain.tool import Call
 from turnkeeper.domain.turn import Turn
 from turnkeeper.faults import fault
-from turnkeeper.store.codec import EventCodec
+from turnkeeper.store.changeset import Fork, RequestRecord, StoredEvent
+from turnkeeper.store.contract import EventCodec
 from turnkeeper.store.mongo import heads, keys
+from turnkeeper.store.mongo.changesets import request_document
 from turnkeeper.store.mongo.client import ClientSession, Connection, Document, database_errors
 from turnkeeper.store.mongo.documents import SCHEMA, decode, encode
 from turnkeeper.store.mongo.events import event_document, numbered
-from turnkeeper.store.mongo.outcomes import Outcomes
-from turnkeeper.store.mongo.steps import request_document
-from turnkeeper.store.mongo.transactions import Transaction, Transactions
-from turnkeeper.store.mongo.writes import Obstacle, Writes
-from turnkeeper.store.step import Fork, RequestRecord, StoredEvent
+from turnkeeper.store.mongo.transactions.outcomes import Outcomes
+from turnkeeper.store.mongo.transactions.transaction import Transaction, Transactions
+from turnkeeper.store.mongo.transactions.writes import Obstacle, Writes
 
 BATCH: Final = 500
 BATCH_BYTES: Final = 8 << 20
@@ -66,7 +66,7 @@ class Forks:
             writes.compute("heads", match, [{"$set": {"last_seq": copied}}])
             of = (fork.session.tenant, fork.session.id)
             at = fork.session.create_time
-            documents = (event_document(each, of=of, step_id=fork.session.etag, fence=0, at=at) for each in batch)
+            documents = (event_document(each, of=of, changeset_id=fork.session.etag, fence=0, at=at) for each in batch)
             writes.insert("events", *documents)
 
         async def look(session: ClientSession, _: Obstacle) -> _Found | None:

@@ -12,10 +12,10 @@ import pymongo
 from pymongo.errors import PyMongoError
 
 from turnkeeper.domain.session import Session
+from turnkeeper.store.changeset import Cancel, Changeset, Head, HeadChange, LeaseChange
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import Collection, Document
 from turnkeeper.store.mongo.documents import SCHEMA, decode, encode
-from turnkeeper.store.step import Cancel, Head, HeadChange, Lease, Step
 
 NOW: Final = "$$NOW"
 NEXT_FENCE: Final[Document] = {"$add": ["$fence", 1]}
@@ -99,7 +99,7 @@ def findable(*, deleted: bool) -> Document:
     return {"purging": {"$ne": True}, **hidden}
 
 
-def unmoved(step: Step) -> Document:
+def unmoved(step: Changeset) -> Document:
     """The filter that makes a step's decision still hold. A step that is stored already does not match again.
 
     An owner that lost its lease to the sweeper is no owner any more, though the fence is still its own.
@@ -111,7 +111,7 @@ def unmoved(step: Step) -> Document:
         "cancel.turn_id": step.cancel,
     }
     if not step.events:
-        match["silent_steps.step_id"] = {"$ne": step.step_id}
+        match["silent_steps.step_id"] = {"$ne": step.changeset_id}
     if step.revision is not None:
         match["revision"] = step.revision
     if step.fence is not None:
@@ -119,9 +119,9 @@ def unmoved(step: Step) -> Document:
     return match
 
 
-def moved(step: Step, *, replica: str = "") -> list[Document]:
+def moved(step: Changeset, *, replica: str = "") -> list[Document]:
     """The update, as a pipeline. What the replica's worker wrote itself is signed."""
-    own = step.fence is not None or step.head.lease is Lease.TAKE
+    own = step.fence is not None or step.head.lease is LeaseChange.TAKE
     return [{"$set": _changed(step) | _needed(step.head) | (signed(replica) if own else {})}]
 
 
@@ -138,7 +138,7 @@ def signatures(replica: str) -> tuple[str, str]:
     return f"{replica} 0", f"{replica} 1"
 
 
-def _changed(step: Step) -> Document:
+def _changed(step: Changeset) -> Document:
     by_owner = step.fence is not None
     changed: Document = {
         "last_seq": step.last_seq + len(step.events),
@@ -147,7 +147,7 @@ def _changed(step: Step) -> Document:
         **_wake(step.head, by_owner=by_owner),
     }
     if not step.events:
-        trace = {"step_id": literal(step.step_id), "fence": changed.get("fence", "$fence")}
+        trace = {"step_id": literal(step.changeset_id), "fence": changed.get("fence", "$fence")}
         changed["silent_steps"] = {"$slice": [{"$concatArrays": ["$silent_steps", [trace]]}, -SILENT_STEPS]}
     changed |= _plain(step.head)
     if by_owner or step.head.active_turn is not None:
@@ -187,26 +187,26 @@ def _plain(change: HeadChange) -> Document:
 
 def _lease(change: HeadChange, *, by_owner: bool) -> Document:
     match change.lease:
-        case Lease.KEEP:
+        case LeaseChange.KEEP:
             return {"lease_until": later(change.lease_for)} if by_owner and change.lease_for else {}
-        case Lease.TAKE:
+        case LeaseChange.TAKE:
             return {
                 "fence": NEXT_FENCE,
                 "owner": literal(change.owner),
                 "lease_until": later(change.lease_for),
             }
-        case Lease.RELEASE:
+        case LeaseChange.RELEASE:
             return {"owner": "", "lease_until": None}
-        case Lease.BREAK:
+        case LeaseChange.BREAK:
             return {"fence": NEXT_FENCE, "owner": "", "lease_until": None}
 
 
 def _wake(change: HeadChange, *, by_owner: bool) -> Document:
-    if change.lease is Lease.TAKE or change.active_turn == "":
+    if change.lease is LeaseChange.TAKE or change.active_turn == "":
         return {"wake_at": None}
     if change.wake is not None:
         return {"wake_at": later(change.wake)}
-    if change.lease is Lease.RELEASE and by_owner:
+    if change.lease is LeaseChange.RELEASE and by_owner:
         return {"wake_at": None}
     return {}
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from turnkeeper.store.changeset import RequestKey
 from turnkeeper.store.mongo.client import Document
-from turnkeeper.store.step import RequestKey
 
 
 def of_session(tenant: str, session_id: str) -> Document:

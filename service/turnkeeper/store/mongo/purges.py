@@ -10,11 +10,11 @@ from typing import Final
 
 from turnkeeper.faults import fault
 from turnkeeper.store.mongo import keys
+from turnkeeper.store.mongo.changesets import KEPT
 from turnkeeper.store.mongo.client import ClientSession, Connection, Document, database_errors
 from turnkeeper.store.mongo.heads import ANY_TIME, NEXT_FENCE, NEXT_REVISION, NOW
-from turnkeeper.store.mongo.steps import KEPT
-from turnkeeper.store.mongo.transactions import Transaction, Transactions
-from turnkeeper.store.mongo.writes import Obstacle, Writes
+from turnkeeper.store.mongo.transactions.transaction import Transaction, Transactions
+from turnkeeper.store.mongo.transactions.writes import Obstacle, Writes
 
 BATCH: Final = 250
 """Documents that one transaction deletes."""

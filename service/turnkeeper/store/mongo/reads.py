@@ -9,13 +9,13 @@ from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.session import Session
 from turnkeeper.domain.tool import Call
 from turnkeeper.domain.turn import Turn, TurnState
+from turnkeeper.store.changeset import Head, RequestKey, RequestRecord, Snapshot, StoredEvent
 from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 from turnkeeper.store.mongo import heads, keys
 from turnkeeper.store.mongo.client import Collection, Connection, Document, database_errors
 from turnkeeper.store.mongo.documents import decode
 from turnkeeper.store.mongo.events import event_of
-from turnkeeper.store.mongo.outcomes import Outcomes, record_of
-from turnkeeper.store.step import Head, RequestKey, RequestRecord, Snapshot, StoredEvent
+from turnkeeper.store.mongo.transactions.outcomes import Outcomes, record_of
 
 T = TypeVar("T")
 

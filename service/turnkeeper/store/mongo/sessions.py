@@ -9,14 +9,14 @@ from pymongo.errors import DuplicateKeyError
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.event import NewEvent
 from turnkeeper.domain.session import Session
-from turnkeeper.store.codec import EventCodec
+from turnkeeper.store.contract import EventCodec
 from turnkeeper.store.mongo import heads, keys
 from turnkeeper.store.mongo.client import ClientSession, Connection, database_errors
 from turnkeeper.store.mongo.documents import SCHEMA, decode, encode
 from turnkeeper.store.mongo.events import event_document, numbered
-from turnkeeper.store.mongo.next_version import stamped
-from turnkeeper.store.mongo.transactions import Transaction, Transactions
-from turnkeeper.store.mongo.writes import Obstacle, Writes
+from turnkeeper.store.mongo.next_schema import stamped
+from turnkeeper.store.mongo.transactions.transaction import Transaction, Transactions
+from turnkeeper.store.mongo.transactions.writes import Obstacle, Writes
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +33,24 @@ class Sessions:
 
     async def create_session(self, session: Session, agent: Agent, *, event: NewEvent) -> Session | None:
         """Raises ValueError when the event is larger than 256 KiB."""
-        step_id = secrets.token_hex(13)
+        changeset_id = secrets.token_hex(13)
         first = numbered(self._codec, session.id, event, 1)
 
         def write(writes: Writes) -> None:
             of = (session.tenant, session.id)
             writes.insert("heads", heads.new(session))
-            writes.insert("events", event_document(first, of=of, step_id=step_id, fence=0, at=event.at))
+            writes.insert("events", event_document(first, of=of, changeset_id=changeset_id, fence=0, at=event.at))
             writes.insert("sessions", {"_id": keys.of_session(*of), **encode(session), "schema": SCHEMA})
 
         async def look(client_session: ClientSession, _: Obstacle) -> _Created | None:
-            return await self._found(session, step_id, client_session)
+            return await self._found(session, changeset_id, client_session)
 
         with database_errors():
             await self._keep(agent, tenant=session.tenant)
             created = Transaction(write, result=_Created(existing=None), look=look)
             return (await self._transactions.run(created)).existing
 
-    async def _found(self, session: Session, step_id: str, client_session: ClientSession) -> _Created | None:
+    async def _found(self, session: Session, changeset_id: str, client_session: ClientSession) -> _Created | None:
         """The session that has this id now, unless it is the one that this very call made."""
         key = keys.of_session(session.tenant, session.id)
         head = await self._connection.heads.find_one(keys.where(key), session=client_session)
@@ -60,7 +60,7 @@ class Sessions:
             return _Created(existing=decode(Session, head["forking"]["session"]))
         if head is None or document is None:
             return None
-        ours = first is not None and first["step_id"] == step_id
+        ours = first is not None and first["step_id"] == changeset_id
         return _Created(existing=None if ours else heads.session_of(document, head))
 
     async def _keep(self, agent: Agent, *, tenant: str) -> None:

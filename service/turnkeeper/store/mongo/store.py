@@ -11,28 +11,28 @@ from typing import Final
 import pymongo
 from pymongo.errors import ConfigurationError, DuplicateKeyError, PyMongoError
 
-from turnkeeper.store.codec import EventCodec
-from turnkeeper.store.hints import Hint, Piece
+from turnkeeper.store.contract import EventCodec
 from turnkeeper.store.mongo import indexes
+from turnkeeper.store.mongo.change_stream import Hints
+from turnkeeper.store.mongo.changesets import Steps
 from turnkeeper.store.mongo.claims import Claims
 from turnkeeper.store.mongo.client import GOODBYE_S, Connection, database_errors
-from turnkeeper.store.mongo.committer import Committer
 from turnkeeper.store.mongo.documents import SCHEMA
 from turnkeeper.store.mongo.forks import Forks
-from turnkeeper.store.mongo.hints import Hints
-from turnkeeper.store.mongo.late import LateResults
-from turnkeeper.store.mongo.orphans import Orphans
-from turnkeeper.store.mongo.outcomes import Outcomes
-from turnkeeper.store.mongo.pieces import Pieces
+from turnkeeper.store.mongo.late_results import LateResults
+from turnkeeper.store.mongo.previews import Pieces
 from turnkeeper.store.mongo.purges import Purges
 from turnkeeper.store.mongo.reads import Reads
 from turnkeeper.store.mongo.renewer import MongoRenewer
 from turnkeeper.store.mongo.sessions import Sessions
-from turnkeeper.store.mongo.steps import Steps
 from turnkeeper.store.mongo.sweeps import Sweeps
-from turnkeeper.store.mongo.tasks import Tasks
-from turnkeeper.store.mongo.transactions import Transactions
+from turnkeeper.store.mongo.transactions.group_commit import Committer
+from turnkeeper.store.mongo.transactions.orphans import Orphans
+from turnkeeper.store.mongo.transactions.outcomes import Outcomes
+from turnkeeper.store.mongo.transactions.tasks import Tasks
+from turnkeeper.store.mongo.transactions.transaction import Transactions
 from turnkeeper.store.mongo.trims import Trims
+from turnkeeper.store.notifications import ChangeNotification, PreviewChunk
 
 SECRET_BYTES: Final = 32
 PATIENCE: Final = timedelta(seconds=5)
@@ -92,7 +92,7 @@ class MongoStore(Sessions, Forks, Steps, LateResults, Claims, Sweeps, Trims, Pur
         await self._hints.close()
         await self._connection.close()
 
-    def hints(self) -> AbstractAsyncContextManager[AsyncIterator[Hint | Piece]]:
+    def hints(self) -> AbstractAsyncContextManager[AsyncIterator[ChangeNotification | PreviewChunk]]:
         return self._hints.open()
 
     async def beat(self, *, silent_after: timedelta) -> bool:

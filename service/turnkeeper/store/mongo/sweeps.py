@@ -15,7 +15,7 @@ from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import Collection, Connection, Document, database_errors
 from turnkeeper.store.mongo.documents import decode
 from turnkeeper.store.mongo.heads import AWAKE, NOW, RUNNABLE, change_as_read, literal, reached, within
-from turnkeeper.store.mongo.orphans import Orphans
+from turnkeeper.store.mongo.transactions.orphans import Orphans
 
 BATCH: Final = 256
 """Heads that one sweep looks at, of each kind; what is left over comes with the next."""

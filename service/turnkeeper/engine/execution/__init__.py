@@ -1,0 +1,1 @@
+"""To be said in one line: what is in here, and what is not."""

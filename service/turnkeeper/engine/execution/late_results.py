@@ -1,0 +1,79 @@
+"""Tools that outlive their owner's lease: each comes to its end, and what it returned is kept, never as an event."""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from turnkeeper.domain.tool import Call, CallState
+from turnkeeper.engine.eventlog.writer import LogWriter
+from turnkeeper.engine.execution.tool_runner import DEAF_TIME
+from turnkeeper.engine.rules import turns as decisions
+from turnkeeper.engine.rules.unit_of_work import UnitOfWork
+from turnkeeper.errors import ServiceUnavailable
+from turnkeeper.store.changeset import Committed, Fenced
+from turnkeeper.store.contract import Store
+from turnkeeper.tools.toolbox import Finished
+
+PAUSE = 1.0
+"""Seconds between tries while the database does not answer."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrphanedCall:
+    """A started call that must not run twice, and its tool at work; its owner is not sure of the lease any more."""
+
+    call: Call
+    tool: asyncio.Task[Finished]
+
+
+async def see_off(left: OrphanedCall, *, store: Store, log_writer: LogWriter) -> None:
+    """Wait for the tool's end, and keep its result: as usual while the fence still holds, else as a late one.
+
+    A cancellation ends the tool too, where it listens.
+    """
+    call = left.call
+    try:
+        finished = await left.tool
+    finally:
+        if not left.tool.done():
+            left.tool.cancel()
+            await asyncio.wait([left.tool], timeout=DEAF_TIME)
+    where = {"session": call.session_id, "turn": call.turn_id}
+    while True:
+        try:
+            if await _counts(call, finished, store=store, log_writer=log_writer):
+                return
+            kept = await store.keep_late_result(
+                call.tenant,
+                call.session_id,
+                call.id,
+                attempt=call.attempt,
+                fence=call.fence,
+                arguments_hash=call.arguments_hash,
+                result=finished.result,
+            )
+        except ServiceUnavailable:
+            await asyncio.sleep(PAUSE)
+            continue
+        told = "kept beside the call" if kept else "not needed any more"
+        logger.info("a tool returned after its lease was lost: its result is %s", told, extra=where)
+        return
+
+
+async def _counts(call: Call, finished: Finished, *, store: Store, log_writer: LogWriter) -> bool:
+    """The result is stored by the fence that started the call. The lease is not extended: its owner is gone."""
+    while True:
+        snapshot = await store.snapshot(call.tenant, call.session_id, turn_id=call.turn_id)
+        if snapshot is None or snapshot.head.fence != call.fence or not snapshot.head.owner:
+            return False
+        if not any(each.id == call.id and each.state is CallState.STARTED for each in snapshot.calls):
+            return False
+        uow = UnitOfWork(snapshot, at=log_writer.now(), new_id=log_writer.new_id)
+        decisions.record_results(uow, [finished])
+        verdict = await log_writer.commit(uow.changeset(changeset_id=log_writer.new_id(), fence=call.fence))
+        if isinstance(verdict, Committed):
+            return True
+        if isinstance(verdict, Fenced):
+            return False

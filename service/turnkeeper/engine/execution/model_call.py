@@ -1,0 +1,86 @@
+"""One call of a turn's model: which model, what it is sent, what is measured."""
+
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+
+from turnkeeper.domain.agent import Agent
+from turnkeeper.domain.message import Message
+from turnkeeper.domain.turn import Turn
+from turnkeeper.engine.streaming.preview import Preview
+from turnkeeper.faults import fault
+from turnkeeper.model.contract import Model, ModelAnswer, ModelFailure, ModelRequest, TextDelta
+from turnkeeper.telemetry.metrics import Metrics
+from turnkeeper.telemetry.spans import Spans
+from turnkeeper.tools.toolbox import Toolbox
+
+
+class ModelCaller:
+    """Lets an agent's model speak."""
+
+    def __init__(self, model_of: Callable[[Agent], Model], *, toolbox: Toolbox, spans: Spans, metrics: Metrics) -> None:
+        self._model_of = model_of
+        self._toolbox = toolbox
+        self._spans = spans
+        self._metrics = metrics
+
+    async def speak(self, agent: Agent, turn: Turn, messages: tuple[Message, ...], preview: Preview) -> ModelAnswer:
+        """The whole answer; its text has gone to the preview piece by piece. Raises ModelFailure."""
+        request = ModelRequest(
+            model=agent.model,
+            messages=messages,
+            tools=self._toolbox.offered(agent, clients=turn.options.client_tools),
+            max_output_tokens=_lower(agent.limits.max_output_tokens, turn.options.max_output_tokens) or None,
+            temperature=agent.temperature,
+            response_schema_json=turn.options.response_schema_json,
+        )
+        began = time.monotonic()
+        with self._spans.chat(
+            agent.model,
+            session_id=turn.session_id,
+            max_output_tokens=request.max_output_tokens,
+            temperature=agent.temperature,
+        ) as span:
+            try:
+                answer = await self._listen(self._model_of(agent), request, preview, began)
+            except ModelFailure as failure:
+                span.failed(failure.detail.code.name)
+                seconds = time.monotonic() - began
+                self._metrics.model_finished(agent.model, seconds=seconds, error_type=failure.detail.code.name)
+                raise
+            usage = answer.usage
+            span.answered(
+                answer.model,
+                finish_reason=answer.finish_reason.value,
+                input_tokens=usage.input_tokens,
+                output_tokens=usage.output_tokens,
+            )
+        self._metrics.model_finished(
+            agent.model,
+            seconds=time.monotonic() - began,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+        )
+        return answer
+
+    async def _listen(self, model: Model, request: ModelRequest, preview: Preview, began: float) -> ModelAnswer:
+        answer: ModelAnswer | None = None
+        first = True
+        async with aclosing(model.stream(request)) as stream:  # type: ignore[type-var]
+            async for said in stream:
+                if first:
+                    first = False
+                    fault("turn.model.first_delta")
+                    self._metrics.first_chunk(request.model, seconds=time.monotonic() - began)
+                if isinstance(said, TextDelta):
+                    preview.append(said.text)
+                else:
+                    answer = said
+        if answer is None:
+            raise TypeError("a model's stream ended with neither an answer nor a failure")
+        return answer
+
+
+def _lower(most: int, asked: int) -> int:
+    """A limit of 0 is none; what a request asks for can only lower it."""
+    return min(most, asked) if most and asked else most or asked

@@ -1,0 +1,31 @@
+"""Where a client goes on: in each response of a stream, and in the error that ends it."""
+
+from turnkeeper.domain.cursor import StreamPosition
+from turnkeeper.domain.session import SessionKey
+from turnkeeper.engine.streaming.batch import Batch
+from turnkeeper.engine.streaming.watcher import StreamEnded
+from turnkeeper.errors import CursorExpired, SessionError
+from turnkeeper.rpc import cursor, wire
+
+
+def response(batch: Batch, key: SessionKey) -> bytes:
+    """The batch as a message; made once for all who get the same one."""
+    if not batch.wire:
+        at = _cursor(batch.place, key)
+        batch.wire = wire.response(batch.events, cursor=at, through=batch.place.sequence, caught_up=batch.caught_up)
+    return batch.wire
+
+
+def with_cursor(end: StreamEnded | CursorExpired, key: SessionKey) -> SessionError:
+    """The error with a cursor: the place of a planned end; where the log was trimmed, its oldest, beside its newest."""
+    if isinstance(end, StreamEnded):
+        end.error.cursor = _cursor(end.place, key)
+        return end.error
+    end.cursor = _cursor(StreamPosition(sequence=int(end.metadata["oldest_sequence"]) - 1), key)
+    head = _cursor(StreamPosition(sequence=int(end.metadata["head_sequence"])), key)
+    end.metadata |= {"oldest_cursor": end.cursor, "head_cursor": head}
+    return end
+
+
+def _cursor(place: StreamPosition, key: SessionKey) -> str:
+    return cursor.encode(place, tenant=key[0], session_id=key[1])

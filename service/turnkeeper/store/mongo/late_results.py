@@ -1,0 +1,67 @@
+"""What a lost owner's tool returned after all: written beside the call, never into the log."""
+
+from typing import Final
+
+from turnkeeper.domain.approval import ApprovalKind, ApprovalState, hash_with_late_result
+from turnkeeper.domain.tool import CallState, ToolOutcome, ToolResult
+from turnkeeper.store.mongo import keys
+from turnkeeper.store.mongo.client import ClientSession, Connection, Document, database_errors
+from turnkeeper.store.mongo.transactions.transaction import Transaction, Transactions
+from turnkeeper.store.mongo.transactions.writes import Obstacle, Writes
+
+_WITHOUT_RESULT: Final = [
+    {"state": {"$in": [CallState.STARTED.value, CallState.UNKNOWN.value]}},
+    {"state": CallState.RETURNED.value, "outcome": {"$in": [ToolOutcome.UNKNOWN.value, ToolOutcome.CANCELLED.value]}},
+]
+"""The call got no result of its tool's."""
+
+
+class LateResults:
+    """The one write that no step makes."""
+
+    _connection: Connection
+    _transactions: Transactions
+
+    async def keep_late_result(  # noqa: PLR0913 - which start of which call, and what it gave
+        self,
+        tenant: str,
+        session_id: str,
+        tool_call_id: str,
+        *,
+        attempt: int,
+        fence: int,
+        arguments_hash: str,
+        result: ToolResult,
+    ) -> bool:
+        call = keys.where(keys.of_member(tenant, session_id, tool_call_id))
+        start: Document = {"attempt": attempt, "fence": fence}
+        late: Document = {
+            "late_attempt": attempt,
+            "late_outcome": result.outcome.value,
+            "late_result_json": result.result_json,
+        }
+        asked: Document = {
+            "tenant": tenant,
+            "session_id": session_id,
+            "tool_call_id": tool_call_id,
+            "kind": ApprovalKind.OUTCOME.value,
+            "state": ApprovalState.PENDING.value,
+        }
+
+        shown = {
+            "late_result_json": result.result_json,
+            "arguments_hash": hash_with_late_result(arguments_hash, result.result_json),
+        }
+
+        def write(writes: Writes) -> None:
+            once: Document = {**call, **start, "late_attempt": {"$ne": attempt}, "$or": _WITHOUT_RESULT}
+            writes.update("tool_calls", once, late)
+            writes.update_where("approvals", asked, shown)
+
+        async def look(session: ClientSession, obstacle: Obstacle) -> bool | None:
+            if await self._connection.calls.find_one({**call, **start, **late}, {"_id": 1}, session=session):
+                return True
+            return False if obstacle is Obstacle.MISS else None
+
+        with database_errors():
+            return await self._transactions.run(Transaction(write, result=True, look=look))

@@ -1,0 +1,48 @@
+"""Previews for other replicas: the text of messages that are being written. Nothing here is history."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from pymongo.errors import BulkWriteError
+
+from turnkeeper.store.mongo.client import Connection, Document, database_errors
+from turnkeeper.store.mongo.documents import SCHEMA, decode, encode
+from turnkeeper.store.mongo.transactions.writes import DUPLICATE_KEY
+from turnkeeper.store.notifications import PreviewChunk
+
+KEPT: Final = timedelta(minutes=30)
+MOST: Final = 4096
+
+
+class Pieces:
+    """What owners tell other replicas of messages that are not whole."""
+
+    _connection: Connection
+    _replica: str
+
+    async def put_pieces(self, pieces: Sequence[PreviewChunk]) -> None:
+        """One unordered insert. Its time of expiry decides nothing, so it may be this process's."""
+        if not pieces:
+            return
+        more = {"expire_at": datetime.now(UTC) + KEPT, "replica": self._replica, "schema": SCHEMA}
+        with database_errors():
+            try:
+                await self._connection.partials.insert_many([encode(each) | more for each in pieces], ordered=False)
+            except BulkWriteError as error:
+                if any(each["code"] != DUPLICATE_KEY for each in (error.details or {}).get("writeErrors", ())):
+                    raise
+
+    async def pieces(
+        self, tenant: str, session_id: str, *, message_id: str, attempt: int, after: int
+    ) -> Sequence[PreviewChunk]:
+        match: Document = {
+            "tenant": tenant,
+            "session_id": session_id,
+            "message_id": message_id,
+            "attempt": attempt,
+            "offset": {"$gte": after},
+        }
+        with database_errors():
+            found = await self._connection.partials.find(match).sort("offset").limit(MOST).to_list(MOST)
+        return [decode(PreviewChunk, each) for each in found]

@@ -1,0 +1,83 @@
+"""What became of a step that was not simply committed, as a majority has it."""
+
+from dataclasses import dataclass
+
+from turnkeeper.store.changeset import (
+    Changeset,
+    CommitResult,
+    Committed,
+    Conflict,
+    Duplicate,
+    Fenced,
+    RequestKey,
+    RequestRecord,
+)
+from turnkeeper.store.mongo import keys
+from turnkeeper.store.mongo.client import ClientSession, Connection, Document
+from turnkeeper.store.mongo.documents import decode
+from turnkeeper.store.mongo.events import event_of
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """Reads the head first, then what hangs on it; in the transaction's own session, so never an older state."""
+
+    connection: Connection
+
+    async def of_step(self, step: Changeset, session: ClientSession) -> CommitResult | None:
+        """The verdict, or None while the head is as it was read and the step is not stored."""
+        head = await self._head(step, session)
+        if head is None:
+            return Conflict()
+        if stored := await self._stored(step, head, session):
+            return stored
+        if step.request is not None and (record := await self.find_request(step.request.key, session=session)):
+            # An unsure commit may have come through since the head was read: then the record is this step's own.
+            head = await self._head(step, session)
+            return (head and await self._stored(step, head, session)) or Duplicate(record)
+        if step.fence is not None and (head["fence"] != step.fence or not head["owner"]):
+            return Fenced()
+        return None if _as_read(head, step) else Conflict()
+
+    async def _head(self, step: Changeset, session: ClientSession) -> Document | None:
+        key = keys.of_session(step.tenant, step.session_id)
+        return await self.connection.heads.find_one(keys.where(key), session=session)
+
+    async def find_request(self, key: RequestKey, *, session: ClientSession | None = None) -> RequestRecord | None:
+        document = await self.connection.requests.find_one(keys.where(keys.of_request(key)), session=session)
+        return None if document is None else record_of(document)
+
+    async def _stored(self, step: Changeset, head: Document, session: ClientSession) -> Committed | None:
+        """The step's own trace: its id on its events, or on the head."""
+        if not step.events:
+            traces = (each for each in head["silent_steps"] if each["step_id"] == step.changeset_id)
+            return next((Committed(last_seq=step.last_seq, fence=each["fence"], events=()) for each in traces), None)
+        if head["last_seq"] == step.last_seq:
+            return None
+        events = self.connection.events.find(
+            {
+                "tenant": step.tenant,
+                "session_id": step.session_id,
+                "seq": {"$gt": step.last_seq, "$lte": step.last_seq + len(step.events)},
+                "step_id": step.changeset_id,
+            },
+            session=session,
+        ).sort("seq")
+        documents = await events.to_list(None)
+        if not documents:
+            return None
+        last = documents[-1]
+        return Committed(last_seq=last["seq"], fence=last["fence"], events=tuple(event_of(each) for each in documents))
+
+
+def record_of(document: Document) -> RequestRecord:
+    return decode(RequestRecord, {**document, "key": document["_id"]})
+
+
+def _as_read(head: Document, step: Changeset) -> bool:
+    return (
+        head["last_seq"] == step.last_seq
+        and head["fence"] == step.head_fence
+        and head["cancel"]["turn_id"] == step.cancel
+        and step.revision in (None, head["revision"])
+    )
