@@ -6,9 +6,61 @@ import sys
 from pathlib import Path
 
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 
 PROTOS = Path(__file__).resolve().parents[2] / "protos"
 BUF = Path(sys.executable).with_name("buf")
+
+
+NAMES = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
+LANGUAGES = {
+    "turnkeeper.v1": {
+        "go_package": "turnkeeper.dev/gen/go/turnkeeper/v1;turnkeeperv1",
+        "java_package": "dev.turnkeeper.v1",
+        "java_multiple_files": True,
+        "csharp_namespace": "Turnkeeper.V1",
+        "php_namespace": "Turnkeeper\\V1",
+        "ruby_package": "Turnkeeper::V1",
+        "objc_class_prefix": "TKV",
+        "swift_prefix": "TKV",
+    },
+    "turnkeeper.tools.v1": {
+        "go_package": "turnkeeper.dev/gen/go/turnkeeper/tools/v1;toolsv1",
+        "java_package": "dev.turnkeeper.tools.v1",
+        "java_multiple_files": True,
+        "csharp_namespace": "Turnkeeper.Tools.V1",
+        "php_namespace": "Turnkeeper\\Tools\\V1",
+        "ruby_package": "Turnkeeper::Tools::V1",
+        "objc_class_prefix": "TKT",
+        "swift_prefix": "TKT",
+    },
+}
+"""Where each package's generated code stands in each language."""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, FileDescriptorProto]:
+    """Every proto by its name, compiled by plain protoc with nothing but our own folder to import from."""
+    image = tmp_path_factory.mktemp("protos") / "all.binpb"
+    compiler = (sys.executable, "-m", "grpc_tools.protoc", "-I", str(PROTOS), f"--descriptor_set_out={image}")
+    subprocess.run([*compiler, *NAMES], check=True)
+    return {file.name: file for file in FileDescriptorSet.FromString(image.read_bytes()).file}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_proto_has_the_options_of_every_language(name: str, files: dict[str, FileDescriptorProto]) -> None:
+    file = files[name]
+    options = {option.name: value for option, value in file.options.ListFields()}
+    words = Path(name).stem.split("_")
+    outer_class = "".join(word.capitalize() for word in words) + "Proto"
+    assert options == {**LANGUAGES[file.package], "java_outer_classname": outer_class}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_proto_imports_only_our_own_protos_and_those_that_every_protoc_brings(
+    name: str, files: dict[str, FileDescriptorProto]
+) -> None:
+    assert all(imported.startswith(("turnkeeper/", "google/protobuf/")) for imported in files[name].dependency)
 
 
 def buf(*arguments: str) -> subprocess.CompletedProcess[str]:
