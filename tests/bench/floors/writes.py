@@ -18,7 +18,7 @@ SESSION, TURN, REQUEST, ENDED = 600, 800, 450, 1150
 
 async def prepare(_channels: Channels, *, uri: str, sessions: list[str]) -> None:
     """The documents that are there before a turn."""
-    client: AsyncIOMotorClient[dict[str, object]] = AsyncIOMotorClient(uri, w="majority", log_writer=True)
+    client: AsyncIOMotorClient[dict[str, object]] = AsyncIOMotorClient(uri, w="majority", journal=True)
     database = client["floor"]
     for name in ("events", "turns", "requests"):
         if name not in await database.list_collection_names():
@@ -30,7 +30,7 @@ async def prepare(_channels: Channels, *, uri: str, sessions: list[str]) -> None
 
 async def write_turns(_channels: Channels, *, uri: str, sessions: list[str], concurrency: int) -> float:
     """One turn in each session, so many at once; the seconds it took."""
-    client: AsyncIOMotorClient[dict[str, object]] = AsyncIOMotorClient(uri, w="majority", log_writer=True)
+    client: AsyncIOMotorClient[dict[str, object]] = AsyncIOMotorClient(uri, w="majority", journal=True)
     waiting = deque(sessions)
     await client.admin.command("ping")
 

@@ -58,7 +58,7 @@ class Connection:
         self.client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(
             uri,
             w="majority",
-            log_writer=True,
+            journal=True,
             readConcernLevel="majority",
             readPreference="primary",
             retryWrites=True,

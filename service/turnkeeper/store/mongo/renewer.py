@@ -15,7 +15,7 @@ class MongoRenewer:
         self._client: MongoClient[Document] = MongoClient(
             uri,
             w="majority",
-            log_writer=True,
+            journal=True,
             retryWrites=True,
             heartbeatFrequencyMS=1_000,
             connectTimeoutMS=2_000,
