@@ -6,7 +6,13 @@ from datetime import datetime
 from enum import StrEnum
 
 from turnkeeper.domain.message import Usage
-from turnkeeper.errors import SessionExpired, SessionNotActive, SessionSuspended
+from turnkeeper.errors import (
+    RequestIdReused,
+    SessionAlreadyExists,
+    SessionExpired,
+    SessionNotActive,
+    SessionSuspended,
+)
 
 
 class SessionState(StrEnum):
@@ -85,6 +91,18 @@ class Session:
                 raise SessionExpired(session_id=self.id)
             case SessionState.ENDED:
                 raise SessionNotActive(session_id=self.id)
+
+    def check_created_by(self, principal: str, *, fingerprint: str, derived_from: str = "") -> None:
+        """Raises if another principal, or another request, created this session.
+
+        The error is SessionAlreadyExists if the caller named the session, or RequestIdReused if its id was derived from
+        the request id `derived_from`.
+        """
+        if (self.owner, self.fingerprint) == (principal, fingerprint):
+            return
+        if derived_from:
+            raise RequestIdReused(metadata={"request_id": derived_from})
+        raise SessionAlreadyExists(session_id=self.id)
 
     def activated(self, *, first_text: str, etag: str, at: datetime) -> "Session":
         """The first message came: it is active, and titled by the text's beginning (at most 80 characters)."""

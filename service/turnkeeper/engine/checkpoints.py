@@ -14,7 +14,6 @@ from turnkeeper.errors import (
     CheckpointNotFound,
     InternalError,
     InvalidRequest,
-    RequestIdReused,
     SessionNotFound,
     TurnInProgress,
 )
@@ -90,7 +89,8 @@ class Checkpoints:
         """
         known = await self._store.find_request(asked.key) if asked else None
         if asked is not None and known is not None:
-            return _repeat(known, asked)
+            known.check_same(asked.fingerprint)
+            return known.sequence
         while True:
             found = await self._store.session(tenant, session_id)
             if found is None:
@@ -112,7 +112,8 @@ class Checkpoints:
                 return stored.value
             if asked is None:
                 raise InternalError
-            return _repeat(stored, asked)
+            stored.check_same(asked.fingerprint)
+            return stored.sequence
 
     async def _is_there(self, head: Head, place: int) -> bool:
         """The last event is a restoration to this place."""
@@ -158,12 +159,6 @@ class _LogGrew(Exception):
 
 def _restores(stored: StoredEvent) -> bool:
     return stored.kind == "session_restored"
-
-
-def _repeat(record: RequestRecord, asked: RestoreRequest) -> int:
-    if record.fingerprint != asked.fingerprint:
-        raise RequestIdReused(session_id=asked.key.session_id, metadata={"request_id": asked.key.request_id})
-    return record.sequence
 
 
 def _restore(uow: UnitOfWork, *, place: int, unfinished: str, read_at: int, asked: RestoreRequest | None) -> int:

@@ -12,7 +12,7 @@ from turnkeeper.domain.turn import TurnOptions
 from turnkeeper.engine.checkpoints import Checkpoints, LogPosition
 from turnkeeper.engine.eventlog.writer import LogWriter
 from turnkeeper.engine.sessions import check_shown
-from turnkeeper.errors import RequestIdReused, ServiceUnavailable, SessionAlreadyExists, SessionNotFound
+from turnkeeper.errors import ServiceUnavailable, SessionNotFound
 from turnkeeper.store.changeset import Fork, Head, RequestKey, RequestRecord
 from turnkeeper.store.contract import Store
 
@@ -141,8 +141,7 @@ class Forks:
             before = page[-1].first_sequence
 
     async def _made(self, record: RequestRecord, wanted: WantedFork) -> tuple[Session, Head]:
-        if record.fingerprint != wanted.fingerprint:
-            raise RequestIdReused(session_id=wanted.key.session_id, metadata={"request_id": wanted.key.request_id})
+        record.check_same(wanted.fingerprint)
         return await self._own(wanted.key.tenant, record.made_session_id)
 
     async def _there(self, wanted: WantedFork) -> tuple[Session, Head]:
@@ -171,12 +170,9 @@ def _new_id(wanted: WantedFork) -> str:
     return wanted.new_session_id or ids.derived(key.tenant, key.principal, key.family, key.session_id, key.request_id)
 
 
-def _check_same(there: Session, wanted: WantedFork) -> None:
-    if (there.fingerprint, there.owner) == (wanted.fingerprint, wanted.key.principal):
-        return
-    if wanted.new_session_id:
-        raise SessionAlreadyExists(session_id=there.id)
-    raise RequestIdReused(metadata={"request_id": wanted.key.request_id})
+def _check_same(session: Session, wanted: WantedFork) -> None:
+    derived_from = "" if wanted.new_session_id else wanted.key.request_id
+    session.check_created_by(wanted.key.principal, fingerprint=wanted.fingerprint, derived_from=derived_from)
 
 
 def _is_called(event: Event) -> bool:

@@ -15,7 +15,6 @@ from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import (
     AgentNotFound,
     InternalError,
-    RequestIdReused,
     SessionAlreadyExists,
     SessionNotFound,
 )
@@ -150,13 +149,11 @@ class Sessions:
         return found
 
 
-def _check_same(there: Session, new: NewSession) -> None:
-    check_shown(there)
-    if (there.fingerprint, there.owner) == (new.fingerprint, new.principal):
-        return
-    if new.session_id:
-        raise SessionAlreadyExists(session_id=there.id)
-    raise RequestIdReused(metadata={"request_id": new.request_id})
+def _check_same(session: Session, new: NewSession) -> None:
+    check_shown(session)
+    session.check_created_by(
+        new.principal, fingerprint=new.fingerprint, derived_from="" if new.session_id else new.request_id
+    )
 
 
 def check_shown(there: Session) -> None:

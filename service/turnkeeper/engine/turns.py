@@ -15,7 +15,6 @@ from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feed import Feeds, Waiting
 from turnkeeper.errors import (
     InternalError,
-    RequestIdReused,
     SessionError,
     TurnNotFound,
 )
@@ -212,8 +211,7 @@ class Turns:
         self._worker.adopt(seen, began=began, said=stored.uow.said(stored.committed))
 
     def _repeat(self, record: RequestRecord, fingerprint: str) -> RequestRecord:
-        if record.fingerprint != fingerprint:
-            raise RequestIdReused(session_id=record.key.session_id, metadata={"request_id": record.key.request_id})
+        record.check_same(fingerprint)
         self._metrics.replay("REQUEST")
         return record
 

@@ -10,7 +10,7 @@ from turnkeeper.domain.event import NewEvent
 from turnkeeper.domain.session import Session
 from turnkeeper.domain.tool import Call
 from turnkeeper.domain.turn import Turn
-from turnkeeper.errors import CursorExpired
+from turnkeeper.errors import CursorExpired, RequestIdReused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +134,11 @@ class RequestRecord:
     turn_id: str
     sequence: int
     made_session_id: str = ""
+
+    def check_same(self, fingerprint: str) -> None:
+        """Raises RequestIdReused if a request with this fingerprint is another one than the record's."""
+        if fingerprint != self.fingerprint:
+            raise RequestIdReused(session_id=self.key.session_id, metadata={"request_id": self.key.request_id})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
