@@ -7,8 +7,8 @@ from turnkeeper.domain.approval import Answer, Approval, ApprovalKind, ApprovalS
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.eventlog.writer import LogWriter, Stored
-from turnkeeper.engine.rules.approval_edits import Edit, check_edit, check_unedited, is_repeat
-from turnkeeper.engine.rules.approvals import decide_in, edit_in, expire_in
+from turnkeeper.engine.rules import approval_edits
+from turnkeeper.engine.rules import approvals as approval_rules
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feed import Feeds
 from turnkeeper.errors import AgentConfigError, ApprovalNotFound, InternalError
@@ -73,8 +73,8 @@ class Approvals:
 
         def decide(uow: UnitOfWork) -> Approval:
             if edit is not None:
-                return edit_in(uow, approval_id, said, edit) or asked
-            decided = decide_in(
+                return approval_rules.decide_with_edit(uow, approval_id, said, edit) or asked
+            decided = approval_rules.decide(
                 uow,
                 approval_id,
                 said.decision,
@@ -98,7 +98,7 @@ class Approvals:
     async def expire(self, approval: Approval) -> None:
         """End a lapsed approval; nothing happens when somebody was faster."""
 
-        stored = await self._append(approval, lambda uow: expire_in(uow, approval.id) or approval)
+        stored = await self._append(approval, lambda uow: approval_rules.expire(uow, approval.id) or approval)
         if stored.committed is not None:
             self._finished(stored.value)
 
@@ -108,23 +108,23 @@ class Approvals:
             raise InternalError
         return stored
 
-    async def _edit(self, asked: Approval, said: Answer) -> Edit | None:
+    async def _edit(self, asked: Approval, said: Answer) -> approval_edits.Edit | None:
         if not said.edited_arguments_json or asked.kind is not ApprovalKind.TOOL_CALL:
             return None
         turn = await self._store.turn(asked.tenant, asked.session_id, asked.turn_id)
         agent = await self._agent_of(asked.tenant, turn) if turn is not None else None
         if agent is None:
             raise AgentConfigError("The agent's pinned version is gone; reject the call, or start a new session.")
-        return check_edit(asked, said.edited_arguments_json, agent=agent, toolbox=self._toolbox)
+        return approval_edits.check_edit(asked, said.edited_arguments_json, agent=agent, toolbox=self._toolbox)
 
     async def _repeated(self, approval: Approval, said: Answer) -> tuple[Approval, int]:
         if approval.state is ApprovalState.EXPIRED:
             raise _expired(approval)
         if said.edited_arguments_json and approval.replaced_by:
             replacement = await self.get(approval.tenant, approval.replaced_by)
-            if is_repeat(said, approval, replacement):
+            if approval_edits.is_repeat(said, approval, replacement):
                 return replacement, replacement.sequence
-        check_unedited(said, approval)
+        approval_edits.check_unedited(said, approval)
         same = approval.decide(
             said.decision,
             by=said.by,

@@ -96,4 +96,4 @@ def _record(uow: UnitOfWork, tool_call_id: str, result: ToolResult, *, by: str) 
     if call is None or call.state is not CallState.REQUESTED:
         return
     uow.close_call(call.submitted(result, by=by, sequence=uow.next_sequence), result)
-    uow.answered()
+    uow.resume_if_answered()

@@ -10,7 +10,8 @@ from turnkeeper.domain.turn import CancelReason, Turn, TurnState
 from turnkeeper.engine.client_tools import ClientTools
 from turnkeeper.engine.eventlog.writer import LogWriter, Stored
 from turnkeeper.engine.execution.worker import Worker
-from turnkeeper.engine.rules.messages import LeaseOffer, NewMessage, accept, cancel_unowned, take_up
+from turnkeeper.engine.rules import messages as message_rules
+from turnkeeper.engine.rules.messages import LeaseOffer, NewMessage
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feed import Feeds, Waiting
 from turnkeeper.errors import (
@@ -94,7 +95,7 @@ class Turns:
             stored = await self._log_writer.append(
                 message.key.tenant,
                 message.key.session_id,
-                lambda uow: accept(uow, message, taker=self._taker(room=room)),
+                lambda uow: message_rules.accept(uow, message, offer=self._offer(room=room)),
                 request=message.key,
             )
             if not isinstance(stored, Stored):
@@ -134,7 +135,7 @@ class Turns:
             if turn.state.ended:
                 return turn
             stored = await self._log_writer.append(
-                tenant, session_id, lambda uow: cancel_unowned(uow, by=by), turn_id=turn_id
+                tenant, session_id, lambda uow: message_rules.cancel_unowned(uow, by=by), turn_id=turn_id
             )
             if not isinstance(stored, Stored):
                 raise InternalError
@@ -175,7 +176,7 @@ class Turns:
         def decide(uow: UnitOfWork) -> tuple[Turn, RequestRecord]:
             if uow.snapshot.head.last_seq != read_at:
                 raise _LogGrew
-            return take_up(uow, key, fingerprint, last=last, taker=self._taker(room=room))
+            return message_rules.retry(uow, key, fingerprint, last=last, offer=self._offer(room=room))
 
         with self._worker.reserve() as room:
             stored = await self._log_writer.append(key.tenant, key.session_id, decide, turn_id=turn_id)
@@ -197,7 +198,7 @@ class Turns:
                 raise
             return self._repeat(known, fingerprint)
 
-    def _taker(self, *, room: bool) -> LeaseOffer | None:
+    def _offer(self, *, room: bool) -> LeaseOffer | None:
         return (
             LeaseOffer(owner=self._worker.owner, lease=self._worker.lease, schema=self._worker.schema) if room else None
         )
@@ -205,10 +206,10 @@ class Turns:
     def _adopt(self, stored: Stored[tuple[Turn, RequestRecord]], began: float) -> None:
         if stored.committed is None:
             raise InternalError
-        after = stored.uow.result(stored.committed, by_owner=False)
+        after = stored.uow.snapshot_after(stored.committed, by_owner=False)
         after = replace(after, turn=stored.value[0], calls=(), approvals=(), request=None)
         seen = replace(stored.seen, snapshot=after)
-        self._worker.adopt(seen, began=began, said=stored.uow.said(stored.committed))
+        self._worker.adopt(seen, began=began, said=stored.uow.stored_events(stored.committed))
 
     def _repeat(self, record: RequestRecord, fingerprint: str) -> RequestRecord:
         record.check_same(fingerprint)

@@ -3,8 +3,7 @@
 from typing import TypeVar
 
 from turnkeeper.domain.cursor import StreamPosition
-from turnkeeper.engine.rules import sessions as lifecycle
-from turnkeeper.engine.rules.sessions import end_in
+from turnkeeper.engine.rules import sessions as session_rules
 from turnkeeper.engine.sessions import Decide, Sessions
 from turnkeeper.pb.v1 import session_pb2
 from turnkeeper.rpc import cursor
@@ -41,7 +40,7 @@ class LifecycleVerbs:
         change = _change_of(request)
         return await self._changed(
             request.session.session_id,
-            lambda uow, _: lifecycle.update_in(uow, change, etag=request.etag),
+            lambda uow, _: session_rules.update(uow, change, etag=request.etag),
             session_pb2.UpdateSessionResponse(),
         )
 
@@ -50,7 +49,7 @@ class LifecycleVerbs:
     ) -> session_pb2.SuspendSessionResponse:
         return await self._changed(
             request.session_id,
-            lambda uow, _: lifecycle.suspend_in(uow, by=DEFAULT_CALLER.principal),
+            lambda uow, _: session_rules.suspend(uow, by=DEFAULT_CALLER.principal),
             session_pb2.SuspendSessionResponse(),
         )
 
@@ -59,7 +58,7 @@ class LifecycleVerbs:
     ) -> session_pb2.ResumeSessionResponse:
         return await self._changed(
             request.session_id,
-            lambda uow, _: lifecycle.resume_in(uow, by=DEFAULT_CALLER.principal),
+            lambda uow, _: session_rules.resume(uow, by=DEFAULT_CALLER.principal),
             session_pb2.ResumeSessionResponse(),
         )
 
@@ -68,7 +67,7 @@ class LifecycleVerbs:
     ) -> session_pb2.EndSessionResponse:
         return await self._changed(
             request.session_id,
-            lambda uow, queued: end_in(uow, queued, by=DEFAULT_CALLER.principal, reason=request.reason),
+            lambda uow, queued: session_rules.end(uow, queued, by=DEFAULT_CALLER.principal, reason=request.reason),
             session_pb2.EndSessionResponse(),
         )
 
@@ -77,7 +76,7 @@ class LifecycleVerbs:
     ) -> session_pb2.DeleteSessionResponse:
         return await self._changed(
             request.session_id,
-            lambda uow, queued: lifecycle.delete_in(uow, queued, by=DEFAULT_CALLER.principal, etag=request.etag),
+            lambda uow, queued: session_rules.delete(uow, queued, by=DEFAULT_CALLER.principal, etag=request.etag),
             session_pb2.DeleteSessionResponse(),
             deleted=True,
         )
@@ -87,7 +86,7 @@ class LifecycleVerbs:
     ) -> session_pb2.UndeleteSessionResponse:
         return await self._changed(
             request.session_id,
-            lambda uow, _: lifecycle.undelete_in(uow),
+            lambda uow, _: session_rules.undelete(uow),
             session_pb2.UndeleteSessionResponse(),
             deleted=True,
         )
@@ -104,7 +103,7 @@ class LifecycleVerbs:
         return response
 
 
-def _change_of(request: session_pb2.UpdateSessionRequest) -> lifecycle.Change:
+def _change_of(request: session_pb2.UpdateSessionRequest) -> session_rules.Change:
     wished, paths = request.session, set(request.update_mask.paths)
     problems: dict[str, str] = {}
     if not paths or paths - CHANGEABLE:
@@ -118,7 +117,7 @@ def _change_of(request: session_pb2.UpdateSessionRequest) -> lifecycle.Change:
         problems["session.metadata"] = problem
     if problems:
         rules.refuse(problems)
-    return lifecycle.Change(
+    return session_rules.Change(
         title=wished.title if "title" in paths else None,
         labels=dict(wished.labels) if "labels" in paths else None,
         metadata_json=metadata_json if "metadata" in paths else None,

@@ -15,7 +15,7 @@ from turnkeeper.domain.turn import StopReason, TurnOptions, TurnState
 from turnkeeper.engine.eventlog.conversation import Conversation
 from turnkeeper.engine.eventlog.session_cache import CachedSnapshot, SessionCache
 from turnkeeper.engine.eventlog.writer import LogWriter, Stored
-from turnkeeper.engine.rules import sessions as lifecycle
+from turnkeeper.engine.rules import sessions as session_rules
 from turnkeeper.engine.rules.messages import LeaseOffer, NewMessage, accept
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feed import Feeds
@@ -68,7 +68,7 @@ class Replica:
         """A message. Nobody takes its turn."""
         message = self.message(request_id, fingerprint)
         return await self.log_writer.append(
-            *self.key, lambda uow: accept(uow, message, taker=None), request=message.key
+            *self.key, lambda uow: accept(uow, message, offer=None), request=message.key
         )
 
     def message(self, request_id: str, fingerprint: str = "same") -> NewMessage:
@@ -99,13 +99,13 @@ async def replica(store: MongoStore) -> Replica:
 
 async def run_a_turn(replica: Replica) -> Snapshot:
     """Taken in the step that stores its message, and ended by its owner; every snapshot as it is known."""
-    taker, message = LeaseOffer(owner="one", lease=LEASE, schema=1), replica.message(new_id("request"))
+    offer, message = LeaseOffer(owner="one", lease=LEASE, schema=1), replica.message(new_id("request"))
     stored = await replica.log_writer.append(
-        *replica.key, lambda uow: accept(uow, message, taker=taker), request=message.key
+        *replica.key, lambda uow: accept(uow, message, offer=offer), request=message.key
     )
     assert isinstance(stored, Stored)
     assert stored.committed is not None
-    after = stored.uow.result(stored.committed, by_owner=False)
+    after = stored.uow.snapshot_after(stored.committed, by_owner=False)
     running = replace(after, turn=stored.value[0], request=None)
     await replica.same(running)
     for ends in (False, True):
@@ -114,11 +114,11 @@ async def run_a_turn(replica: Replica) -> Snapshot:
         if ends:
             uow.put_turn(uow.turn.ended_as(TurnState.COMPLETED, at=replica.at))
             uow.append(TurnCompleted(message_id="said", stop_reason=StopReason.FINISHED, usage=Usage()), turn=uow.turn)
-            uow.go_on_with_queue()
+            uow.activate_next_turn()
         step = uow.changeset(changeset_id=new_id("step"), fence=running.head.fence, lease_for=LEASE)
         verdict = await replica.log_writer.commit(step)
         assert isinstance(verdict, Committed)
-        running = uow.result(verdict, by_owner=True)
+        running = uow.snapshot_after(verdict, by_owner=True)
         found = await replica.store.snapshot(*replica.key, turn_id=stored.value[0].id)
         assert found is not None
         assert replace(running, head=replace(running.head, now=found.head.now)) == found
@@ -133,9 +133,9 @@ async def test_after_the_steps_of_a_turn_what_is_known_is_what_is_stored(replica
 
 
 VERBS: dict[str, Callable[[UnitOfWork], int]] = {
-    "update": lambda uow: lifecycle.update_in(uow, lifecycle.Change(title="new"), etag=""),
-    "suspend": lambda uow: lifecycle.suspend_in(uow, by="ada"),
-    "end": lambda uow: lifecycle.end_in(uow, {}, by="ada", reason=""),
+    "update": lambda uow: session_rules.update(uow, session_rules.Change(title="new"), etag=""),
+    "suspend": lambda uow: session_rules.suspend(uow, by="ada"),
+    "end": lambda uow: session_rules.end(uow, {}, by="ada", reason=""),
 }
 
 
@@ -150,7 +150,7 @@ async def test_after_a_verb_on_an_idle_session_what_is_kept_is_what_is_stored(re
 
 async def test_a_deleted_session_is_not_kept(replica: Replica) -> None:
     await replica.log_writer.append(*replica.key, VERBS["update"])
-    await replica.log_writer.append(*replica.key, lambda uow: lifecycle.delete_in(uow, {}, by="ada", etag=""))
+    await replica.log_writer.append(*replica.key, lambda uow: session_rules.delete(uow, {}, by="ada", etag=""))
     assert replica.session_cache.take(replica.key) is None
 
 
@@ -167,11 +167,11 @@ async def test_a_kept_snapshot_that_others_left_behind_is_read_anew(replica: Rep
     await replica.log_writer.append(*replica.key, VERBS["update"])
     other = Replica(store, replica.place)
     await other.log_writer.append(*replica.key, VERBS["suspend"])
-    await other.log_writer.append(*replica.key, lambda uow: lifecycle.resume_in(uow, by="ada"))
+    await other.log_writer.append(*replica.key, lambda uow: session_rules.resume(uow, by="ada"))
     sent = await replica.send("one")
     assert isinstance(sent, Stored)
     assert sent.uow.snapshot.head.last_seq == 4
-    await replica.same(replace(sent.uow.result(_of(sent), by_owner=False), turn=sent.value[0], request=None))
+    await replica.same(replace(sent.uow.snapshot_after(_of(sent), by_owner=False), turn=sent.value[0], request=None))
 
 
 async def test_after_an_unknown_outcome_nothing_is_kept(

@@ -16,7 +16,7 @@ from turnkeeper.domain.agent import Agent, AgentLimits, PolicyRule
 from turnkeeper.domain.event import KINDS
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolOutcome
 from turnkeeper.engine import turns
-from turnkeeper.engine.rules import messages as requests
+from turnkeeper.engine.rules import messages as message_rules
 from turnkeeper.engine.streaming import batch
 from turnkeeper.errors import leaves
 from turnkeeper.model.by_agent import CLOUD_MODEL
@@ -154,7 +154,7 @@ def test_the_limits() -> None:
         "result of a tool": kib(toolbox.RESULT_BYTES),
         "tools that a message brings": f"{send['client_tools'].most}, {kib(client_tools.TOOLS_BYTES)} in all",
         "a result that a client hands in": kib(client_tools.RESULT_BYTES),
-        "messages that wait in a session's queue": str(requests.QUEUE_LIMIT),
+        "messages that wait in a session's queue": str(message_rules.QUEUE_LIMIT),
         "an id of yours, request_id": f"{send['request_id'].most} characters",
         "title": f"{rules.RULES['CreateSessionRequest']['title'].most} characters",
         "title made from the first message": "80 characters",

@@ -11,8 +11,9 @@ from tests.unit.engine.replicas import LEASE, Run, World
 from turnkeeper.domain.approval import ANSWERS, ApprovalDecision, ApprovalState
 from turnkeeper.domain.message import Part
 from turnkeeper.domain.turn import CancelReason, Turn, TurnOptions
-from turnkeeper.engine.rules import approvals, sessions
-from turnkeeper.engine.rules import messages as requests
+from turnkeeper.engine.rules import approvals as approval_rules
+from turnkeeper.engine.rules import messages as message_rules
+from turnkeeper.engine.rules import sessions as session_rules
 from turnkeeper.engine.rules.messages import LeaseOffer, NewMessage
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import ApprovalAlreadyProcessed, SessionError
@@ -91,7 +92,7 @@ class Callers:
         message = NewMessage(
             key=request, fingerprint=text, content=(Part(text=text),), if_busy=if_busy, options=TurnOptions()
         )
-        return self._effect(key, "", request, text, lambda uow: requests.accept(uow, message, taker=_taker(room)))
+        return self._effect(key, "", request, text, lambda uow: message_rules.accept(uow, message, offer=_offer(room)))
 
     def retry(self, key: Key, turn_id: str, request_id: str, *, room: bool) -> Verb | None:
         request = self._request(key, "retry_turn", request_id)
@@ -100,7 +101,7 @@ class Callers:
 
         def decide(uow: UnitOfWork) -> tuple[Turn, RequestRecord]:
             last = list(self.world.kept(key).turns.values())[-1]
-            return requests.take_up(uow, request, turn_id, last=last, taker=_taker(room))
+            return message_rules.retry(uow, request, turn_id, last=last, offer=_offer(room))
 
         return self._effect(key, turn_id, request, turn_id, decide)
 
@@ -125,7 +126,7 @@ class Callers:
         return self._verb(
             key,
             asked.turn_id,
-            lambda uow: approvals.decide_in(
+            lambda uow: approval_rules.decide(
                 uow,
                 approval_id,
                 decision,
@@ -145,7 +146,7 @@ class Callers:
             assert approval_id not in self.decided, "I7: it was decided, and it expired"
             self.decided[approval_id] = ApprovalState.EXPIRED
 
-        return self._verb(key, turn_id, lambda uow: approvals.expire_in(uow, approval_id), stored)
+        return self._verb(key, turn_id, lambda uow: approval_rules.expire(uow, approval_id), stored)
 
     def cancel(self, key: Key, turn_id: str) -> Verb:
         wish = Cancel(turn_id=turn_id, by="ada", reason=CancelReason.REQUESTED.value)
@@ -153,12 +154,14 @@ class Callers:
         def otherwise(_: Any) -> None:
             self.world.log.request_cancel(*key, wish)
 
-        return self._verb(key, turn_id, lambda uow: requests.cancel_unowned(uow, by="ada"), lambda *_: None, otherwise)
+        return self._verb(
+            key, turn_id, lambda uow: message_rules.cancel_unowned(uow, by="ada"), lambda *_: None, otherwise
+        )
 
     def end(self, key: Key) -> Verb:
         def decide(uow: UnitOfWork) -> int:
             queued = {turn_id: self.world.kept(key).turns[turn_id] for turn_id in uow.snapshot.head.queue}
-            return sessions.end_in(uow, queued, by="ada", reason="")
+            return session_rules.end(uow, queued, by="ada", reason="")
 
         return self._verb(key, "", decide, lambda *_: None)
 
@@ -233,7 +236,7 @@ def _result(decision: ApprovalDecision) -> str:
     return '"it was done"' if decision is ApprovalDecision.MARK_DONE else ""
 
 
-def _taker(room: bool) -> LeaseOffer | None:
+def _offer(room: bool) -> LeaseOffer | None:
     return LeaseOffer(owner="first", lease=LEASE, schema=1) if room else None
 
 

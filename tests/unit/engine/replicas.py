@@ -20,8 +20,8 @@ from turnkeeper.domain.history import History
 from turnkeeper.domain.message import FinishReason, ToolRequest, Usage
 from turnkeeper.domain.tool import Call, PolicyAction, ToolClass, ToolOutcome, ToolResult, ToolSpec, approval_hash
 from turnkeeper.domain.turn import AwaitResults, CallModel, ResolveLost, RunTools, Step, Turn, TurnState
-from turnkeeper.engine.rules import turns as decisions
-from turnkeeper.engine.rules.advance import Owner, due_step, follow_on
+from turnkeeper.engine.rules import turns as turn_rules
+from turnkeeper.engine.rules.advance import Owner, advance_turn, due_step
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.model.contract import ModelAnswer
 from turnkeeper.rpc.codec import WireCodec
@@ -113,7 +113,7 @@ class World:
 
     def after(self, uow: UnitOfWork, committed: Committed, *, by_owner: bool) -> Snapshot:
         """What is known without a reading. Where nobody else wrote, a reading finds the same."""
-        known = uow.result(committed, by_owner=by_owner)
+        known = uow.snapshot_after(committed, by_owner=by_owner)
         turn_id = uow.snapshot.turn.id if uow.snapshot.turn else ""
         found = self.read((known.head.tenant, known.head.session_id), turn_id)
         if found.head.revision == uow.snapshot.head.revision + 1:
@@ -171,11 +171,11 @@ class Run:
         self.read_again()
         if self.lost:
             return
-        error = decisions.worn_out(self.turn, lapses=self.lapses)
+        error = turn_rules.lapse_limit_error(self.turn, lapses=self.lapses)
         lost = self.world.lost_in_a_row[self.turn_id]
-        assert (error is not None) == (lost >= decisions.MOST_LAPSES), f"{lost} owners were lost in a row: {error}"
+        assert (error is not None) == (lost >= turn_rules.MAX_LAPSES), f"{lost} owners were lost in a row: {error}"
         if error is None:
-            self.append(lambda uow: decisions.begin(uow, lapses=self.lapses))
+            self.append(lambda uow: turn_rules.begin_attempt(uow, lapses=self.lapses))
         else:
             self.append(lambda uow: uow.fail_turn(error))
         self.begun = True
@@ -184,7 +184,7 @@ class Run:
         """The due step, when nobody outside has a part in it."""
         step = self.due
         if isinstance(step, ResolveLost):
-            self.append(lambda uow: decisions.resolve_lost(uow, step.calls, agent=AGENT))
+            self.append(lambda uow: turn_rules.resolve_lost_calls(uow, step.calls, agent=AGENT))
         elif self.releasing and not self.running:
             self.hand_over(cut=False)
         elif not isinstance(step, CallModel | AwaitResults) and not (isinstance(step, RunTools) and self.releasing):
@@ -203,7 +203,7 @@ class Run:
             model="small",
         )
         self.append(
-            lambda uow: decisions.record_answer(uow, answer, tools, agent=AGENT, toolbox=self.toolbox),
+            lambda uow: turn_rules.record_answer(uow, answer, tools, agent=AGENT, toolbox=self.toolbox),
             progress=True,
         )
 
@@ -211,7 +211,9 @@ class Run:
         if self._ask_model():
             tries = self.turn.tries + 1
             delay = delay if tries < AGENT.limits.max_attempts else None
-            self.append(lambda uow: decisions.record_failure(uow, error, tries=tries, delay=delay), progress=True)
+            self.append(
+                lambda uow: turn_rules.record_model_failure(uow, error, tries=tries, delay=delay), progress=True
+            )
 
     def nudge(self, text: str) -> None:
         """Somebody wants something: look, and close what the model has said so far if it is a cancellation."""
@@ -222,10 +224,10 @@ class Run:
         cancelled = self.snapshot.head.cancel.turn_id == self.turn_id
         if cancelled and speaking:
             self.world.said.setdefault(message_id, set()).add(text)
-            self.append(lambda uow: decisions.close_partial(uow, text, model="small"))
+            self.append(lambda uow: turn_rules.record_partial_answer(uow, text, model="small"))
         elif cancelled:
             self.running.clear()
-            self.append(lambda uow: decisions.record_results(uow, []))
+            self.append(lambda uow: turn_rules.record_tool_results(uow, []))
         elif not isinstance(self.due, CallModel | AwaitResults):
             self.follow()
 
@@ -235,7 +237,7 @@ class Run:
             del self.running[call_id]
         result = ToolResult(outcome=outcome, result_json='"done"')
         finished = [Finished(call_id=each, result=result, duration=timedelta(seconds=1)) for each in done]
-        self.append(lambda uow: decisions.record_results(uow, finished), progress=True)
+        self.append(lambda uow: turn_rules.record_tool_results(uow, finished), progress=True)
 
     def hand_over(self, *, cut: bool) -> None:
         """At drain. `cut`: the model was speaking, or tools were running."""
@@ -243,7 +245,7 @@ class Run:
         self.running.clear()
         for _ in range(2):
             uow = self.world.uow(self.snapshot)
-            decisions.hand_over(uow, cut=cut_message)
+            turn_rules.hand_over(uow, cut=cut_message)
             if self._store(uow):
                 break
             self.read_again()
@@ -258,7 +260,7 @@ class Run:
         if snapshot.head.fence != self.fence or not snapshot.head.owner:
             return
         uow = self.world.uow(snapshot)
-        decisions.give_back(uow)
+        turn_rules.release_for_retry(uow)
         verdict = self.world.log.commit(uow.changeset(changeset_id=self.world.new_id(), fence=self.fence))
         assert isinstance(verdict, Committed), verdict
         self.world.lost_in_a_row[self.turn_id] += 1
@@ -281,7 +283,7 @@ class Run:
         for _ in range(2):
             uow = self.world.uow(self.snapshot)
             decide(uow)
-            launch = follow_on(uow, self._owner())
+            launch = advance_turn(uow, self._owner())
             if self._store(uow):
                 if progress:
                     self.world.lost_in_a_row[self.turn_id] = 0

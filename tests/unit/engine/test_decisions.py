@@ -9,7 +9,13 @@ from turnkeeper.codes import Code
 from turnkeeper.domain.event import TurnFailed
 from turnkeeper.domain.session import SessionState
 from turnkeeper.domain.turn import Turn, TurnState
-from turnkeeper.engine.rules.turns import MOST_LAPSES, begin, give_back, record_results, worn_out
+from turnkeeper.engine.rules.turns import (
+    MAX_LAPSES,
+    begin_attempt,
+    lapse_limit_error,
+    record_tool_results,
+    release_for_retry,
+)
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.store.changeset import Cancel, Head, LeaseChange, Snapshot
 
@@ -41,7 +47,7 @@ def running(*, lapses: int) -> Turn:
 @pytest.mark.parametrize(("before", "seconds"), [(0, 1), (1, 2), (2, 4), (3, 8)])
 def test_each_time_the_next_try_waits_twice_as_long(before: int, seconds: int) -> None:
     uow = draft_of(running(lapses=before), "next")
-    give_back(uow)
+    release_for_retry(uow)
     assert uow.turn.state is TurnState.RUNNING
     assert uow.turn.lapses == before + 1
     assert (uow.head.lease, uow.head.wake) == (LeaseChange.RELEASE, timedelta(seconds=seconds))
@@ -51,7 +57,7 @@ def test_each_time_the_next_try_waits_twice_as_long(before: int, seconds: int) -
 
 def test_the_fifth_time_the_turn_fails_and_the_queue_goes_on() -> None:
     uow = draft_of(running(lapses=4), "next")
-    give_back(uow)
+    release_for_retry(uow)
     assert uow.turn.state is TurnState.FAILED
     assert uow.turn.error is not None
     assert uow.turn.error.code is Code.AGENT_CONFIG_ERROR
@@ -63,15 +69,15 @@ def test_the_fifth_time_the_turn_fails_and_the_queue_goes_on() -> None:
     ("kept", "lapses", "is_worn_out"), [(0, 4, False), (4, 0, False), (0, 5, True), (5, 0, True), (3, 2, True)]
 )
 def test_lost_owners_and_broken_runs_count_together(kept: int, lapses: int, is_worn_out: bool) -> None:
-    error = worn_out(running(lapses=kept), lapses=lapses)
+    error = lapse_limit_error(running(lapses=kept), lapses=lapses)
     assert (error is not None) is is_worn_out
     assert error is None or (error.code is Code.AGENT_CONFIG_ERROR and str(kept + lapses) in error.message)
-    assert MOST_LAPSES == 5
+    assert MAX_LAPSES == 5
 
 
 def test_they_count_until_a_step_gets_on() -> None:
     uow = draft_of(running(lapses=1))
-    begin(uow, lapses=2)
+    begin_attempt(uow, lapses=2)
     assert uow.turn.lapses == 3
-    record_results(uow, [])
+    record_tool_results(uow, [])
     assert uow.turn.lapses == 0

@@ -9,7 +9,7 @@ from tests.builders import AGENT, Place, a_call, a_place, an_approval
 from tests.unit.engine.test_outcomes import draft_of
 from turnkeeper.domain.agent import PolicyRule
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolSpec
-from turnkeeper.engine.rules.approval_edits import Edit, check_edit, open_round
+from turnkeeper.engine.rules.approval_edits import Edit, check_edit, open_next_round
 from turnkeeper.engine.rules.tool_calls import shows_all_unknown
 from turnkeeper.errors import ToolNotFound, ToolPermissionDenied
 from turnkeeper.tools.contract import ToolContext
@@ -57,7 +57,7 @@ def test_what_became_unknown_since_the_question_is_asked_about_before_the_edit_r
     asked = an_approval(PLACE, turn_id="turn", tool_call_id=call.id)
     uow = draft_of(call, unknown=session_unknown)
     edit = Edit(arguments_json="{}", arguments_hash="other", tool_class=ToolClass.IRREVERSIBLE, agent=AGENT)
-    second = open_round(uow, asked, edit)
+    second = open_next_round(uow, asked, edit)
     assert second.unknown_tool_call_ids == ("lost-since",)
     (edited,) = uow.calls
     assert edited.arguments_json == "{}"

@@ -12,9 +12,9 @@ from turnkeeper.domain.event import ToolReturned
 from turnkeeper.domain.session import UNKNOWN_PER_TOOL, SessionState
 from turnkeeper.domain.tool import Call, CallState, PolicyAction, ToolClass, ToolOutcome
 from turnkeeper.domain.turn import CancelReason, TurnState
-from turnkeeper.engine.rules.approvals import decide_in, expire_in
+from turnkeeper.engine.rules import approvals as approval_rules
 from turnkeeper.engine.rules.tool_calls import shows_all_unknown
-from turnkeeper.engine.rules.turns import resolve_lost
+from turnkeeper.engine.rules.turns import resolve_lost_calls
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.store.changeset import Cancel, Committed, Head, LeaseChange, Snapshot
 
@@ -52,22 +52,22 @@ def draft_of(*calls: Call, **given: object) -> UnitOfWork:
 def asked(*calls: Call) -> UnitOfWork:
     """The next decision's draft: the lost calls are asked about, and the turn waits."""
     uow = draft_of(*calls)
-    resolve_lost(uow, calls, agent=ASKER)
-    uow.let_go(uow.calls)
-    stored = uow.result(Committed(last_seq=9, fence=2, events=()), by_owner=True)
+    resolve_lost_calls(uow, calls, agent=ASKER)
+    uow.await_answers(uow.calls)
+    stored = uow.snapshot_after(Committed(last_seq=9, fence=2, events=()), by_owner=True)
     return UnitOfWork(stored, at=NOON, new_id=new_id)
 
 
 def test_a_lost_call_is_asked_about_as_the_next_round() -> None:
     call = started(round=1)
     uow = draft_of(call)
-    resolve_lost(uow, (call,), agent=ASKER)
+    resolve_lost_calls(uow, (call,), agent=ASKER)
     (question,) = uow.approvals
     assert (question.kind, question.round, question.arguments_hash) == (ApprovalKind.OUTCOME, 2, call.arguments_hash)
     assert (question.requester, question.expire_time) == (uow.turn.principal, NOON + TTL)
     (lost,) = uow.calls
     assert (lost.state, lost.unsettled, lost.outcome) == (S.UNKNOWN, True, None)
-    uow.let_go(uow.calls)
+    uow.await_answers(uow.calls)
     assert uow.turn.state is TurnState.AWAITING_OUTCOME
     assert [item.approval_id for item in uow.turn.pending] == [question.id]
     assert uow.head.lease is LeaseChange.RELEASE
@@ -77,7 +77,7 @@ def test_a_lost_call_is_asked_about_as_the_next_round() -> None:
 def test_what_may_be_repeated_is_not_asked_about(tool_class: ToolClass) -> None:
     call = started(tool_class=tool_class)
     uow = draft_of(call)
-    resolve_lost(uow, (call,), agent=ASKER)
+    resolve_lost_calls(uow, (call,), agent=ASKER)
     assert not uow.approvals
     assert (uow.calls[0].state, uow.calls[0].key) == (S.READY, call.key)
 
@@ -97,7 +97,9 @@ def test_the_answers(
     uow = asked(call)
     (question,) = uow.approvals
     result = '{"paper": 3}' if decision is D.MARK_DONE else ""
-    decided = decide_in(uow, question.id, decision, by="ada", arguments_hash="hash-1", reason="so", result_json=result)
+    decided = approval_rules.decide(
+        uow, question.id, decision, by="ada", arguments_hash="hash-1", reason="so", result_json=result
+    )
     assert decided is not None
     assert (decided.state, decided.decision, decided.decided_by) == (approval, decision, "ada")
     (now,) = uow.calls
@@ -117,7 +119,7 @@ def test_an_expired_question_is_given_up() -> None:
     (question,) = uow.approvals
     later = replace(uow.snapshot, head=replace(uow.snapshot.head, now=NOON + TTL))
     uow = UnitOfWork(later, at=NOON, new_id=new_id)
-    expired = expire_in(uow, question.id)
+    expired = approval_rules.expire(uow, question.id)
     assert expired is not None
     assert expired.state is ApprovalState.EXPIRED
     (call,) = uow.calls
@@ -149,7 +151,7 @@ def test_a_cut_call_that_must_not_run_twice_is_remembered(tool_class: ToolClass)
 def test_of_two_questions_one_answer_leaves_the_turn_waiting() -> None:
     uow = asked(started(tool="one"), started(tool="two"))
     first, second = uow.approvals
-    decide_in(uow, first.id, D.GIVE_UP, by="ada", arguments_hash="hash-1", reason="")
+    approval_rules.decide(uow, first.id, D.GIVE_UP, by="ada", arguments_hash="hash-1", reason="")
     assert uow.turn.state is TurnState.AWAITING_OUTCOME
     assert [item.approval_id for item in uow.turn.pending] == [second.id]
     assert uow.head.wake is None

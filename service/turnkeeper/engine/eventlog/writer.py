@@ -129,18 +129,18 @@ class LogWriter:
             value = decide(uow)
         except SessionError:
             return None
-        return await self._put(uow, value, kept) if uow.changes_something else None
+        return await self._put(uow, value, kept) if uow.has_changes else None
 
     def _unit_of_work(self, seen: CachedSnapshot) -> UnitOfWork:
         return UnitOfWork(seen.snapshot, at=self.now(), new_id=self.new_id)
 
     async def _put(self, uow: UnitOfWork, value: T, seen: CachedSnapshot) -> Stored[T] | RequestRecord | None:
         """None when it is stale."""
-        if not uow.changes_something:
+        if not uow.has_changes:
             return Stored(value, uow, None, seen)
         verdict = await self.commit(uow.changeset(changeset_id=self.new_id(), fence=None))
         if isinstance(verdict, Committed):
-            self._session_cache.keep(replace(seen, snapshot=uow.result(verdict, by_owner=False)))
+            self._session_cache.keep(replace(seen, snapshot=uow.snapshot_after(verdict, by_owner=False)))
             return Stored(value, uow, verdict, seen)
         if isinstance(verdict, Duplicate):
             return verdict.record

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from turnkeeper.domain.tool import Call, CallState
 from turnkeeper.engine.eventlog.writer import LogWriter
 from turnkeeper.engine.execution.tool_runner import DEAF_TIME
-from turnkeeper.engine.rules import turns as decisions
+from turnkeeper.engine.rules import turns as turn_rules
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.changeset import Committed, Fenced
@@ -71,7 +71,7 @@ async def _counts(call: Call, finished: Finished, *, store: Store, log_writer: L
         if not any(each.id == call.id and each.state is CallState.STARTED for each in snapshot.calls):
             return False
         uow = UnitOfWork(snapshot, at=log_writer.now(), new_id=log_writer.new_id)
-        decisions.record_results(uow, [finished])
+        turn_rules.record_tool_results(uow, [finished])
         verdict = await log_writer.commit(uow.changeset(changeset_id=log_writer.new_id(), fence=call.fence))
         if isinstance(verdict, Committed):
             return True

@@ -33,8 +33,8 @@ from turnkeeper.engine.execution.late_results import OrphanedCall
 from turnkeeper.engine.execution.lease import HeldLease, LeaseLost
 from turnkeeper.engine.execution.model_call import ModelCaller
 from turnkeeper.engine.execution.tool_runner import ToolRunner
-from turnkeeper.engine.rules import turns as decisions
-from turnkeeper.engine.rules.advance import Owner, due_step, follow_on
+from turnkeeper.engine.rules import turns as turn_rules
+from turnkeeper.engine.rules.advance import Owner, advance_turn, due_step
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feed import Feed
 from turnkeeper.engine.streaming.preview import Preview
@@ -108,7 +108,7 @@ class TurnRun:
         """
         try:
             if not begun:
-                await self._append(lambda uow: decisions.begin(uow, lapses=lapses))
+                await self._append(lambda uow: turn_rules.begin_attempt(uow, lapses=lapses))
             while self._ours():
                 if self._starts_nothing and not self._tools.calls:
                     await self._hand_over()
@@ -149,7 +149,7 @@ class TurnRun:
             case RunTools() if self._starts_nothing:
                 await self._await_results()  # nothing new starts; what runs may still end
             case ResolveLost(calls=calls):
-                await self._append(lambda uow: decisions.resolve_lost(uow, calls, agent=self._agent))
+                await self._append(lambda uow: turn_rules.resolve_lost_calls(uow, calls, agent=self._agent))
                 for _ in (call for call in calls if not call.tool_class.may_start_again):
                     self._parts.metrics.unknown_outcome("OWNER_LOST")
             case RunTools() | AwaitAnswers() | Complete() | Fail():
@@ -180,13 +180,13 @@ class TurnRun:
             uow = self._unit_of_work()
             decide(uow)
             self._parts.also(uow)
-            launch = follow_on(uow, self._owner())
+            launch = advance_turn(uow, self._owner())
             if uow.turn.state.ended:
                 fault("turn.before_end")
             committed = await self._commit(uow)
             if committed is not None:
-                self.seen = replace(self.seen, snapshot=uow.result(committed, by_owner=True))
-                self._memory.take(uow.said(committed))
+                self.seen = replace(self.seen, snapshot=uow.snapshot_after(committed, by_owner=True))
+                self._memory.take(uow.stored_events(committed))
                 self._start_tools(launch)
                 return
             await self._read_again()
@@ -267,7 +267,9 @@ class TurnRun:
             await self._hand_over()
             return
         if speaking.cancelled():
-            await self._append(lambda uow: decisions.close_partial(uow, preview.text(), model=self._agent.model))
+            await self._append(
+                lambda uow: turn_rules.record_partial_answer(uow, preview.text(), model=self._agent.model)
+            )
             return
         failure = speaking.exception()
         if isinstance(failure, ModelFailure):
@@ -279,14 +281,14 @@ class TurnRun:
             replace(request, tool_call_id=f"call_{self._parts.log_writer.new_id()}") for request in answer.tool_requests
         )
         agent, toolbox = self._agent, self._parts.toolbox
-        await self._append(lambda uow: decisions.record_answer(uow, answer, requests, agent=agent, toolbox=toolbox))
+        await self._append(lambda uow: turn_rules.record_answer(uow, answer, requests, agent=agent, toolbox=toolbox))
 
     async def _model_failed(self, failure: ModelFailure) -> None:
         tries = self.turn.tries + 1
         retries = replace(self._parts.retries, max_attempts=self._agent.limits.max_attempts)
         delay = retries.delay(tries, retry_after=failure.retry_after, jitter=self._parts.jitter())
         delay = delay if failure.retryable else None
-        await self._append(lambda uow: decisions.record_failure(uow, failure.detail, tries=tries, delay=delay))
+        await self._append(lambda uow: turn_rules.record_model_failure(uow, failure.detail, tries=tries, delay=delay))
         if delay is not None and self.turn.state is TurnState.RUNNING:
             await self._back_off(delay.total_seconds())
 
@@ -325,7 +327,7 @@ class TurnRun:
             return
         if results:
             fault("turn.tool.after_effect")
-        await self._append(lambda uow: decisions.record_results(uow, results))
+        await self._append(lambda uow: turn_rules.record_tool_results(uow, results))
         self._tools.stored()
 
     # --- waiting -----------------------------------------------------------------------------------------------
@@ -351,7 +353,7 @@ class TurnRun:
         cut = preview is not None and preview.ours and preview.turn_id == self.turn.id
         while not self._handed_over:
             uow = self._unit_of_work()
-            decisions.hand_over(uow, cut=cut)
+            turn_rules.hand_over(uow, cut=cut)
             self._handed_over = await self._commit(uow) is not None
             if self._handed_over:
                 return

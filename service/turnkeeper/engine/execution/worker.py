@@ -22,7 +22,7 @@ from turnkeeper.engine.eventlog.session_cache import CachedSnapshot, SessionCach
 from turnkeeper.engine.execution.late_results import OrphanedCall, see_off
 from turnkeeper.engine.execution.lease import HeldLease, LeaseLost
 from turnkeeper.engine.execution.turn_run import RunServices, TurnRun
-from turnkeeper.engine.rules.turns import give_back, worn_out
+from turnkeeper.engine.rules import turns as turn_rules
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feed import Feed, Feeds
 from turnkeeper.errors import AgentConfigError, ServiceUnavailable
@@ -227,7 +227,7 @@ class Worker:
         snapshot, turn = seen.snapshot, seen.snapshot.turn
         if turn is None or snapshot.head.fence != held.fence:
             raise LeaseLost
-        error = worn_out(turn, lapses=work.lapses)
+        error = turn_rules.lapse_limit_error(turn, lapses=work.lapses)
         if error is not None:
             await self._fail(snapshot, held, error)
             return
@@ -291,7 +291,7 @@ class Worker:
         while now is not None and now.head.fence == held.fence and now.turn is not None and not now.turn.state.ended:
             uow = UnitOfWork(now, at=self._parts.log_writer.now(), new_id=self._parts.log_writer.new_id)
             uow.fail_turn(error)
-            uow.go_on_with_queue()
+            uow.activate_next_turn()
             step = uow.changeset(changeset_id=self._parts.log_writer.new_id(), fence=held.fence, lease_for=self.lease)
             if not isinstance(await self._persist(held, partial(self._parts.log_writer.commit, step)), Conflict):
                 return
@@ -304,7 +304,7 @@ class Worker:
             if snapshot is None or snapshot.head.fence != work.fence or not snapshot.head.owner:
                 return
             uow = UnitOfWork(snapshot, at=self._parts.log_writer.now(), new_id=self._parts.log_writer.new_id)
-            give_back(uow)
+            turn_rules.release_for_retry(uow)
             await self._parts.log_writer.commit(
                 uow.changeset(changeset_id=self._parts.log_writer.new_id(), fence=work.fence)
             )

@@ -20,8 +20,8 @@ from turnkeeper.domain.turn import (
     TurnState,
     next_step,
 )
-from turnkeeper.engine.rules import turns as decisions
-from turnkeeper.engine.rules.tool_calls import ask_again, shows_all_unknown, still_the_same
+from turnkeeper.engine.rules import turns as turn_rules
+from turnkeeper.engine.rules.tool_calls import is_unchanged, request_new_approval, shows_all_unknown
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.tools.toolbox import Toolbox
 
@@ -52,7 +52,7 @@ def due_step(turn: Turn, calls: tuple[Call, ...], owner: Owner) -> Step:
     )
 
 
-def follow_on(uow: UnitOfWork, owner: Owner) -> tuple[Call, ...]:
+def advance_turn(uow: UnitOfWork, owner: Owner) -> tuple[Call, ...]:
     """Add to the draft whatever follows from it; the calls whose tools start once it is stored."""
     launch: tuple[Call, ...] = ()
     if uow.turn.state is TurnState.RUNNING:
@@ -62,18 +62,18 @@ def follow_on(uow: UnitOfWork, owner: Owner) -> tuple[Call, ...]:
         else:
             launch = _settle(uow, owner)
     if uow.turn.state.ended:
-        uow.go_on_with_queue()
+        uow.activate_next_turn()
     return launch
 
 
 def _settle(uow: UnitOfWork, owner: Owner) -> tuple[Call, ...]:
     match due_step(uow.turn, uow.calls, owner):
         case Complete(stop_reason=stop_reason):
-            decisions.complete(uow, stop_reason)
+            turn_rules.complete(uow, stop_reason)
         case Fail(error=error):
             uow.fail_turn(error)
         case AwaitAnswers(calls=calls):
-            uow.let_go(calls)
+            uow.await_answers(calls)
         case RunTools(calls=calls) if not (owner.releasing or uow.snapshot.head.suspended):
             return _begin_calls(uow, calls, owner)
         case RunTools() | CallModel() | AwaitResults() | ResolveLost():
@@ -89,8 +89,8 @@ def _begin_calls(uow: UnitOfWork, calls: tuple[Call, ...], owner: Owner) -> tupl
     launch: list[Call] = []
     for call in calls:
         spec = owner.toolbox.find(owner.agent, call.tool)
-        if not (still_the_same(call, spec, agent=owner.agent) and shows_all_unknown(uow, call)):
-            ask_again(uow, call, agent=owner.agent, toolbox=owner.toolbox)
+        if not (is_unchanged(call, spec, agent=owner.agent) and shows_all_unknown(uow, call)):
+            request_new_approval(uow, call, agent=owner.agent, toolbox=owner.toolbox)
             continue
         started = call.start(attempt=uow.turn.attempt, fence=owner.fence)
         uow.put_call(started)

@@ -38,7 +38,7 @@ def check_edit(approval: Approval, arguments_json: str, *, agent: Agent, toolbox
     return Edit(arguments_json=canonical, arguments_hash=fresh, tool_class=spec.tool_class, agent=agent)
 
 
-def open_round(uow: UnitOfWork, approval: Approval, edit: Edit) -> Approval:
+def open_next_round(uow: UnitOfWork, approval: Approval, edit: Edit) -> Approval:
     """The old question is withdrawn; the next round asks about the edited call."""
     next_id = uow.new_id()
     withdrawn = replace(approval.closed(ApprovalState.WITHDRAWN, at=uow.at), replaced_by=next_id)
@@ -49,7 +49,7 @@ def open_round(uow: UnitOfWork, approval: Approval, edit: Edit) -> Approval:
     edited = replace(
         call, arguments_json=edit.arguments_json, arguments_hash=edit.arguments_hash, tool_class=edit.tool_class
     )
-    asked = uow.ask(edited, agent=edit.agent, approval_id=next_id)
+    asked = uow.request_approval(edited, agent=edit.agent, approval_id=next_id)
     # The author saw the old question: what became unknown since then must be asked about before it runs.
     seen = next(each for each in uow.calls if each.id == call.id)
     uow.put_call(replace(seen, shown=approval.unknown_tool_call_ids))

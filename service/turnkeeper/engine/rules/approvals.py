@@ -6,11 +6,11 @@ from typing import assert_never
 from turnkeeper.domain.approval import Answer, Approval, ApprovalDecision, ApprovalKind, ApprovalState
 from turnkeeper.domain.event import ApprovalDecided, ApprovalExpired
 from turnkeeper.domain.tool import Call, CallState, ToolOutcome, ToolResult
-from turnkeeper.engine.rules.approval_edits import Edit, open_round
+from turnkeeper.engine.rules.approval_edits import Edit, open_next_round
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 
 
-def decide_in(  # noqa: PLR0913 - what a decision says
+def decide(  # noqa: PLR0913 - what a decision says
     uow: UnitOfWork,
     approval_id: str,
     decision: ApprovalDecision,
@@ -34,8 +34,8 @@ def decide_in(  # noqa: PLR0913 - what a decision says
     return decided
 
 
-def edit_in(uow: UnitOfWork, approval_id: str, said: Answer, edit: Edit) -> Approval | None:
-    """The next round's approval, decided by the edit's author; else as `decide_in`."""
+def decide_with_edit(uow: UnitOfWork, approval_id: str, said: Answer, edit: Edit) -> Approval | None:
+    """The next round's approval, decided by the edit's author; else as `decide`."""
     approval = _pending(uow, approval_id)
     if approval is None:
         return None
@@ -43,11 +43,11 @@ def edit_in(uow: UnitOfWork, approval_id: str, said: Answer, edit: Edit) -> Appr
         return _expire(uow, approval)
     plain = {"by": said.by, "reason": said.reason}
     approval.decide(said.decision, arguments_hash=said.arguments_hash, at=uow.at, **plain)
-    asked = open_round(uow, approval, edit)
-    return decide_in(uow, asked.id, said.decision, arguments_hash=asked.arguments_hash, **plain)
+    asked = open_next_round(uow, approval, edit)
+    return decide(uow, asked.id, said.decision, arguments_hash=asked.arguments_hash, **plain)
 
 
-def expire_in(uow: UnitOfWork, approval_id: str) -> Approval | None:
+def expire(uow: UnitOfWork, approval_id: str) -> Approval | None:
     """The expired approval; None when it is not PENDING any more, or its time is not over."""
     approval = _pending(uow, approval_id)
     if approval is None or approval.expire_time > uow.snapshot.head.now:
@@ -64,7 +64,7 @@ def _expire(uow: UnitOfWork, approval: Approval) -> Approval:
         _give_up(uow, approval)
     else:
         uow.close_call_as(_call_of(uow, approval), ToolOutcome.EXPIRED)
-    uow.answered()
+    uow.resume_if_answered()
     return expired
 
 
@@ -107,7 +107,7 @@ def _store_decision(uow: UnitOfWork, decided: Approval, decision: ApprovalDecisi
             _give_up(uow, decided, reason=reason)
         case _:
             assert_never(decision)
-    uow.answered()
+    uow.resume_if_answered()
 
 
 def _give_up(uow: UnitOfWork, approval: Approval, *, reason: str = "") -> None:

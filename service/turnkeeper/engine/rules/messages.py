@@ -37,10 +37,10 @@ class LeaseOffer:
     schema: int
 
 
-def accept(uow: UnitOfWork, message: NewMessage, *, taker: LeaseOffer | None) -> tuple[Turn, RequestRecord]:
+def accept(uow: UnitOfWork, message: NewMessage, *, offer: LeaseOffer | None) -> tuple[Turn, RequestRecord]:
     uow.session.check_takes_messages()
     head = uow.snapshot.head
-    taker = _fit(taker, head)
+    offer = _usable(offer, head)
     busy = bool(head.active_turn)
     if busy and message.if_busy == "REJECT":
         raise TurnInProgress(
@@ -64,9 +64,9 @@ def accept(uow: UnitOfWork, message: NewMessage, *, taker: LeaseOffer | None) ->
         uow.session = uow.session.activated(first_text=text, etag=uow.new_id(), at=uow.at)
         uow.append(SessionActivated(title=uow.session.title))
     if not busy:
-        turn = _begin(uow, turn, taker=taker)
+        turn = _begin(uow, turn, offer=offer)
     elif message.if_busy == "INTERRUPT":
-        turn = _interrupt(uow, turn, taker=taker)
+        turn = _interrupt(uow, turn, offer=offer)
     else:
         uow.append(TurnQueued(position=len(head.queue) + 1), turn=turn)
         uow.change_head(queue=(*head.queue, turn.id))
@@ -76,12 +76,12 @@ def accept(uow: UnitOfWork, message: NewMessage, *, taker: LeaseOffer | None) ->
     return turn, record
 
 
-def take_up(
-    uow: UnitOfWork, key: RequestKey, fingerprint: str, *, last: Turn, taker: LeaseOffer | None
+def retry(
+    uow: UnitOfWork, key: RequestKey, fingerprint: str, *, last: Turn, offer: LeaseOffer | None
 ) -> tuple[Turn, RequestRecord]:
     uow.session.check_takes_messages()
     head, turn = uow.snapshot.head, uow.turn
-    taker = _fit(taker, head)
+    offer = _usable(offer, head)
     may = uow.session.can_retry(turn.id, last=last.id, stopped=turn.state in _RETRYABLE)
     if (may or last.id == turn.id) and any(call.unsettled for call in uow.calls):
         raise ToolOutcomeUnknown(session_id=turn.session_id, turn_id=turn.id)
@@ -105,10 +105,10 @@ def take_up(
         next_message_id=uow.new_id(),
         update_time=uow.at,
     )
-    begins = taker is not None and turn.attempt == 0  # it was cancelled while it was queued
-    if taker is not None:
+    begins = offer is not None and turn.attempt == 0  # it was cancelled while it was queued
+    if offer is not None:
         turn = turn.taken_up(next_message_id=turn.next_message_id, at=uow.at)
-        _take(uow, turn, taker)
+        _take_lease(uow, turn, offer)
     else:
         uow.change_head(active_turn=turn.id, wake=timedelta())
     record = RequestRecord(key=key, fingerprint=fingerprint, turn_id=turn.id, sequence=uow.next_sequence)
@@ -127,7 +127,7 @@ def cancel_unowned(uow: UnitOfWork, *, by: str) -> None:
         return
     uow.cancel_turn(turn, reason=CancelReason.REQUESTED, by=by)
     if head.active_turn == turn.id:
-        uow.go_on_with_queue()
+        uow.activate_next_turn()
         uow.change_head(lease=LeaseChange.BREAK)
     else:
         uow.add_usage(uow.turn)
@@ -153,27 +153,27 @@ def _new_turn(uow: UnitOfWork, message: NewMessage) -> Turn:
     )
 
 
-def _begin(uow: UnitOfWork, turn: Turn, *, taker: LeaseOffer | None) -> Turn:
+def _begin(uow: UnitOfWork, turn: Turn, *, offer: LeaseOffer | None) -> Turn:
     """It becomes the active turn: this replica takes it when it has room, or any may claim it."""
-    if taker is None:
+    if offer is None:
         uow.change_head(active_turn=turn.id, wake=timedelta())
         return turn
     turn = turn.taken_up(next_message_id=turn.next_message_id, at=uow.at)
     uow.append(TurnStarted(message_id=turn.next_message_id), turn=turn)
-    _take(uow, turn, taker)
+    _take_lease(uow, turn, offer)
     return turn
 
 
-def _fit(taker: LeaseOffer | None, head: Head) -> LeaseOffer | None:
+def _usable(offer: LeaseOffer | None, head: Head) -> LeaseOffer | None:
     """None for a replica that is too old for this session's log."""
-    return taker if taker is not None and head.log_needs <= taker.schema else None
+    return offer if offer is not None and head.log_needs <= offer.schema else None
 
 
-def _take(uow: UnitOfWork, turn: Turn, taker: LeaseOffer) -> None:
-    uow.change_head(active_turn=turn.id, lease=LeaseChange.TAKE, owner=taker.owner, lease_for=taker.lease)
+def _take_lease(uow: UnitOfWork, turn: Turn, offer: LeaseOffer) -> None:
+    uow.change_head(active_turn=turn.id, lease=LeaseChange.TAKE, owner=offer.owner, lease_for=offer.lease)
 
 
-def _interrupt(uow: UnitOfWork, turn: Turn, *, taker: LeaseOffer | None) -> Turn:
+def _interrupt(uow: UnitOfWork, turn: Turn, *, offer: LeaseOffer | None) -> Turn:
     """Cancel the active turn, then go on with this one. A live owner does it; otherwise it is done here."""
     head = uow.snapshot.head
     if head.owned:
@@ -184,7 +184,7 @@ def _interrupt(uow: UnitOfWork, turn: Turn, *, taker: LeaseOffer | None) -> Turn
     uow.cancel_turn(uow.turn, reason=CancelReason.INTERRUPTED, by=turn.principal)
     uow.add_usage(uow.turn)
     uow.change_head(cancel=Cancel())
-    begun = _begin(uow, turn, taker=taker)
-    if taker is None:
+    begun = _begin(uow, turn, offer=offer)
+    if offer is None:
         uow.change_head(lease=LeaseChange.BREAK)
     return begun

@@ -29,7 +29,7 @@ class Change:
     metadata_json: str | None = None
 
 
-def suspend_in(uow: UnitOfWork, *, by: str) -> int:
+def suspend(uow: UnitOfWork, *, by: str) -> int:
     """No step starts from here on; the clocks of its approvals stand still. 0 when it is suspended already.
 
     Raises the errors of a session that is over.
@@ -46,7 +46,7 @@ def suspend_in(uow: UnitOfWork, *, by: str) -> int:
     return first
 
 
-def resume_in(uow: UnitOfWork, *, by: str) -> int:
+def resume(uow: UnitOfWork, *, by: str) -> int:
     """Its turn may go on, and its approvals' clocks. 0 when it is not suspended; raises when it is over."""
     if uow.session.state is not SessionState.SUSPENDED:
         uow.session.check_takes_messages()
@@ -63,7 +63,7 @@ def resume_in(uow: UnitOfWork, *, by: str) -> int:
     return first
 
 
-def delete_in(uow: UnitOfWork, queued: Mapping[str, Turn], *, by: str, etag: str) -> int:
+def delete(uow: UnitOfWork, queued: Mapping[str, Turn], *, by: str, etag: str) -> int:
     """Hide the session; its turns are cancelled, and whoever owned one is fenced. 0 when it is deleted already.
 
     Raises EtagMismatch.
@@ -79,7 +79,7 @@ def delete_in(uow: UnitOfWork, queued: Mapping[str, Turn], *, by: str, etag: str
     return first
 
 
-def undelete_in(uow: UnitOfWork) -> int:
+def undelete(uow: UnitOfWork) -> int:
     """Show it again. 0 when it is not deleted."""
     if not uow.snapshot.head.deleted:
         return 0
@@ -90,7 +90,7 @@ def undelete_in(uow: UnitOfWork) -> int:
     return first
 
 
-def update_in(uow: UnitOfWork, change: Change, *, etag: str) -> int:
+def update(uow: UnitOfWork, change: Change, *, etag: str) -> int:
     """Store what differs. 0 when nothing does, also with an older etag: it may be a repeat. Raises EtagMismatch."""
     session, first = uow.session, uow.next_sequence
     wanted = {
@@ -115,7 +115,7 @@ def _check_etag(uow: UnitOfWork, etag: str) -> None:
         raise EtagMismatch(session_id=uow.session.id, metadata={"etag": uow.session.etag})
 
 
-def end_in(uow: UnitOfWork, queued: Mapping[str, Turn], *, by: str, reason: str) -> int:
+def end(uow: UnitOfWork, queued: Mapping[str, Turn], *, by: str, reason: str) -> int:
     """End the session and all its turns; the first event's number, 0 when it had ended before."""
     if uow.session.state.over:
         return 0

@@ -47,24 +47,24 @@ def propose(uow: UnitOfWork, request: ToolRequest, position: int, *, agent: Agen
     match action:
         case _ if spec.source == CLIENT:
             _enter(uow, call)
-            uow.ask_client(call)
+            uow.request_client_tool(call)
         case PolicyAction.AUTO | PolicyAction.NOTIFY:
             _enter(uow, replace(call, state=CallState.READY))
         case PolicyAction.APPROVE:
             _enter(uow, call)
-            uow.ask(call, agent=agent)
+            uow.request_approval(call, agent=agent)
         case PolicyAction.DENY:
             _refuse(uow, call, ToolOutcome.DENIED, "The agent's policy denies this tool.")
 
 
-def still_the_same(call: Call, spec: ToolSpec | None, *, agent: Agent) -> bool:
+def is_unchanged(call: Call, spec: ToolSpec | None, *, agent: Agent) -> bool:
     """What was proposed, or approved, is what would run now (promise I14)."""
     if spec is None:
         return False
     return call.arguments_hash == approval_hash(spec, arguments_json=call.arguments_json, policy_version=agent.version)
 
 
-def ask_again(uow: UnitOfWork, call: Call, *, agent: Agent, toolbox: Toolbox) -> None:
+def request_new_approval(uow: UnitOfWork, call: Call, *, agent: Agent, toolbox: Toolbox) -> None:
     """Tool or arguments changed in between: a new round with its own hash; no question where nothing can run."""
     spec = toolbox.find(agent, call.tool)
     if spec is None:
@@ -78,7 +78,7 @@ def ask_again(uow: UnitOfWork, call: Call, *, agent: Agent, toolbox: Toolbox) ->
         return
     fresh = approval_hash(spec, arguments_json=canonical, policy_version=agent.version)
     changed = replace(call, arguments_json=canonical, arguments_hash=fresh, tool_class=spec.tool_class)
-    uow.ask(changed, agent=agent)
+    uow.request_approval(changed, agent=agent)
 
 
 def shows_all_unknown(uow: UnitOfWork, call: Call) -> bool:

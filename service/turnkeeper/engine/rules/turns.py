@@ -25,20 +25,20 @@ from turnkeeper.tools.toolbox import Finished, Toolbox
 
 HELD_DELAY = timedelta(seconds=2)
 """A shorter wait for the next try keeps the lease; a longer one lets go of it and is a wake-up."""
-MOST_LAPSES = 5
+MAX_LAPSES = 5
 """Owners in a row that were lost without a step; then the turn fails (it may be what kills them)."""
 
 
-def worn_out(turn: Turn, *, lapses: int) -> ErrorDetail | None:
+def lapse_limit_error(turn: Turn, *, lapses: int) -> ErrorDetail | None:
     """Why the turn must not be tried again: too many owners in a row were lost. `lapses`: since its last step."""
     lost = turn.lapses + lapses
-    if lost < MOST_LAPSES:
+    if lost < MAX_LAPSES:
         return None
     told = f"{lost} attempts in a row to run this turn were lost with their server; ask its operator why."
     return ErrorDetail(code=Code.AGENT_CONFIG_ERROR, message=told)
 
 
-def begin(uow: UnitOfWork, *, lapses: int) -> None:
+def begin_attempt(uow: UnitOfWork, *, lapses: int) -> None:
     """A new attempt after a claim. `lapses`: owners that were lost since the last step; their deltas do not count."""
     turn = uow.turn
     first, taken_over = turn.attempt == 0, lapses > 0
@@ -51,14 +51,14 @@ def begin(uow: UnitOfWork, *, lapses: int) -> None:
         uow.append(AttemptSuperseded(superseded_attempt=turn.attempt, message_id=message_id), turn=begun)
 
 
-def give_back(uow: UnitOfWork) -> None:
+def release_for_retry(uow: UnitOfWork) -> None:
     """The run broke down on a defect: another try later, longer each time, until the turn is worn out."""
     turn = replace(uow.turn, lapses=uow.turn.lapses + 1, update_time=uow.at)
     uow.put_turn(turn)
-    error = worn_out(turn, lapses=0)
+    error = lapse_limit_error(turn, lapses=0)
     if error is not None:
         uow.fail_turn(error)
-        uow.go_on_with_queue()
+        uow.activate_next_turn()
         return
     uow.change_head(lease=LeaseChange.RELEASE, wake=timedelta(seconds=2 ** (turn.lapses - 1)))
 
@@ -95,7 +95,7 @@ def record_answer(
         uow.put_turn(replace(uow.turn, next_message_id=uow.new_id()))
 
 
-def close_partial(uow: UnitOfWork, text: str, *, model: str) -> None:
+def record_partial_answer(uow: UnitOfWork, text: str, *, model: str) -> None:
     """Cancelled in mid-message: what was said is kept, closed as INTERRUPTED."""
     if not text or uow.snapshot.head.cancel.turn_id != uow.turn.id:
         return
@@ -110,7 +110,7 @@ def close_partial(uow: UnitOfWork, text: str, *, model: str) -> None:
     uow.append(said, turn=uow.turn)
 
 
-def record_failure(uow: UnitOfWork, error: ErrorDetail, *, tries: int, delay: timedelta | None) -> None:
+def record_model_failure(uow: UnitOfWork, error: ErrorDetail, *, tries: int, delay: timedelta | None) -> None:
     """A model call failed for the `tries`-th time; `delay` until the next try, None when there is none."""
     failed = uow.turn
     outcome = AttemptOutcome.EXHAUSTED if delay is None else AttemptOutcome.RETRYING
@@ -125,7 +125,7 @@ def record_failure(uow: UnitOfWork, error: ErrorDetail, *, tries: int, delay: ti
     uow.put_turn(turn)
 
 
-def record_results(uow: UnitOfWork, results: Sequence[Finished]) -> None:
+def record_tool_results(uow: UnitOfWork, results: Sequence[Finished]) -> None:
     """What the tools gave."""
     by_id = {call.id: call for call in uow.calls}
     for finished in results:
@@ -134,14 +134,14 @@ def record_results(uow: UnitOfWork, results: Sequence[Finished]) -> None:
     uow.put_turn(replace(uow.turn, lapses=0, update_time=uow.at))
 
 
-def resolve_lost(uow: UnitOfWork, calls: Sequence[Call], *, agent: Agent) -> None:
+def resolve_lost_calls(uow: UnitOfWork, calls: Sequence[Call], *, agent: Agent) -> None:
     """Their owner is gone. What may be repeated starts again under its key; about the rest a person is asked (I5)."""
     for call in calls:
         if call.tool_class.may_start_again:
             uow.put_call(call.ready_again())
-    lost = [uow.lose(call) for call in calls if not call.tool_class.may_start_again]
+    lost = [uow.mark_unknown(call) for call in calls if not call.tool_class.may_start_again]
     for call in lost:
-        uow.ask(call, agent=agent)
+        uow.request_approval(call, agent=agent)
 
 
 def complete(uow: UnitOfWork, stop_reason: StopReason) -> None:

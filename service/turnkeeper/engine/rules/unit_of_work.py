@@ -34,7 +34,7 @@ from turnkeeper.store.changeset import (
     Snapshot,
 )
 
-CLOSED_RESULTS = {
+SYNTHETIC_RESULTS = {
     ToolOutcome.CANCELLED: '"The call was cancelled before its result was known."',
     ToolOutcome.REJECTED: '"A person rejected this call."',
     ToolOutcome.EXPIRED: '"Nobody approved this call in time."',
@@ -43,7 +43,7 @@ CLOSED_RESULTS = {
 """What the model is told of calls that nobody will answer (promise I16)."""
 
 
-NEVER_RAN = '"The call was cancelled; it did not run."'
+NEVER_RAN_RESULT = '"The call was cancelled; it did not run."'
 
 
 class UnitOfWork:
@@ -80,7 +80,7 @@ class UnitOfWork:
         return self.snapshot.head.last_seq + len(self.events) + 1
 
     @property
-    def changes_something(self) -> bool:
+    def has_changes(self) -> bool:
         """There is something to store."""
         return bool(self.events) or self.head != HeadChange()
 
@@ -127,14 +127,14 @@ class UnitOfWork:
     def change_head(self, **changes: object) -> None:
         self.head = replace(self.head, **changes)  # type: ignore[arg-type]
 
-    def lose(self, call: Call) -> Call:
+    def mark_unknown(self, call: Call) -> Call:
         """Nobody knows what became of a call that must not start again by itself; the session remembers it."""
         lost = call.lost()
         self.put_call(lost)
         self.session = self.session.with_unknown(call.tool, call.id)
         return lost
 
-    def ask(self, call: Call, *, agent: Agent, approval_id: str = "") -> Approval:
+    def request_approval(self, call: Call, *, agent: Agent, approval_id: str = "") -> Approval:
         """Open a round: the call waits for a person from here on. About a lost one it asks for the outcome.
 
         `approval_id`: the new approval's, where it is known already.
@@ -189,7 +189,7 @@ class UnitOfWork:
         )
         return approval
 
-    def ask_client(self, call: Call) -> None:
+    def request_client_tool(self, call: Call) -> None:
         """Ask the client to run it: from here on the call waits for a result that is handed in."""
         self.put_call(call.requested(), new=call.id in self._new_calls or call.id not in self._calls)
         self.append(
@@ -215,23 +215,23 @@ class UnitOfWork:
     def close_call_as(self, call: Call, outcome: ToolOutcome, *, reason: str = "") -> None:
         """A synthetic result (I16): the call will get no other."""
         never_ran = outcome is ToolOutcome.CANCELLED and not call.started
-        told = NEVER_RAN if never_ran else CLOSED_RESULTS[outcome]
+        told = NEVER_RAN_RESULT if never_ran else SYNTHETIC_RESULTS[outcome]
         told = _with_reason(told, reason) if reason else told
         self.close_call(call, ToolResult(outcome=outcome, result_json=told))
 
     def cancel_turn(self, turn: Turn, *, reason: CancelReason, by: str) -> None:
-        self._close_what_is_open(turn)
+        self._close_open_work(turn)
         turn = self._current(turn).ended_as(TurnState.CANCELLED, at=self.at)
         self.put_turn(turn)
         self.append(TurnCancelled(reason=reason, principal=by, usage=turn.usage), turn=turn)
 
     def fail_turn(self, error: ErrorDetail) -> None:
-        self._close_what_is_open(self.turn)
+        self._close_open_work(self.turn)
         turn = replace(self.turn.ended_as(TurnState.FAILED, at=self.at), error=error)
         self.put_turn(turn)
         self.append(TurnFailed(error=error, usage=turn.usage), turn=turn)
 
-    def go_on_with_queue(self) -> None:
+    def activate_next_turn(self) -> None:
         """The active turn has ended: its usage is the session's, and the first queued turn becomes active."""
         self.add_usage(self.turn)
         queue = self.head.queue if self.head.queue is not None else self.snapshot.head.queue
@@ -247,24 +247,24 @@ class UnitOfWork:
         """A turn has ended: the session has its usage, and was changed just now."""
         self.session = replace(self.session, usage=self.session.usage + turn.usage, update_time=self.at)
 
-    def let_go(self, calls: tuple[Call, ...]) -> None:
+    def await_answers(self, calls: tuple[Call, ...]) -> None:
         """The turn waits for people, or for its client: no owner, no lease, no wake-up."""
-        self._wait_for(calls)
+        self._set_waiting(calls)
         self.change_head(lease=LeaseChange.RELEASE)
 
-    def answered(self) -> None:
+    def resume_if_answered(self) -> None:
         """An answer came that the turn may have waited for. The last one, and one that lets a call start, wakes it."""
         if not self.turn.state.awaits_answers:
             return
         open_calls = tuple(call for call in self.calls if call.state is not CallState.RETURNED)
         waiting = tuple(call for call in open_calls if call.state is not CallState.READY)
         if waiting and waiting == open_calls:
-            self._wait_for(waiting)
+            self._set_waiting(waiting)
             return
         self.put_turn(replace(self.turn, state=TurnState.RUNNING, pending=(), update_time=self.at))
         self.change_head(wake=timedelta())
 
-    def _wait_for(self, calls: tuple[Call, ...]) -> None:
+    def _set_waiting(self, calls: tuple[Call, ...]) -> None:
         """The state names what most concerns people: an unknown outcome, then an approval, then a client's result."""
         by_call = {approval.tool_call_id: approval.id for approval in self.approvals}
         pending = tuple(
@@ -298,7 +298,7 @@ class UnitOfWork:
             leased=head.owned and fence is None,
         )
 
-    def result(self, committed: Committed, *, by_owner: bool) -> Snapshot:
+    def snapshot_after(self, committed: Committed, *, by_owner: bool) -> Snapshot:
         """The snapshot as it is once this draft was stored, if nobody else wrote: then its `revision` is behind."""
         before = self.snapshot
         change = self.head
@@ -330,7 +330,7 @@ class UnitOfWork:
             approvals=self.approvals,
         )
 
-    def said(self, committed: Committed) -> list[Event]:
+    def stored_events(self, committed: Committed) -> list[Event]:
         """Its events, as they are in the log once it was stored."""
         return [
             Event(
@@ -343,7 +343,7 @@ class UnitOfWork:
             for new, stored in zip(self.events, committed.events, strict=True)
         ]
 
-    def _close_what_is_open(self, turn: Turn) -> None:
+    def _close_open_work(self, turn: Turn) -> None:
         """Every end of a turn closes its calls and withdraws its approvals, in the same step."""
         for approval in self.approvals:
             if approval.turn_id == turn.id:
