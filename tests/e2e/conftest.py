@@ -1,4 +1,4 @@
-"""One server for each module of tests, with the module's own SCRIPT and, where it has them, KNOBS."""
+"""One server for each module of tests, with the module's own SCRIPT and, where it has them, SETTINGS."""
 
 import json
 import logging
@@ -12,15 +12,15 @@ from pymongo import AsyncMongoClient
 
 from tests import harness
 from tests.checker.compare import check
-from tests.e2e.world import AGENTS, World, check_pairs
-from tests.workshop import FOLDER, Workshop
+from tests.e2e.support.environment import AGENTS, Environment, check_pairs
+from tests.test_tools import FOLDER, ToolControl
 from turnkeeper.tools.samples import OUTBOX
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
+def tool_control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ToolControl]:
     """The tests' tools, installed for servers in this process and, by its variables, for others."""
-    made = Workshop(tmp_path_factory.mktemp("workshop"))
+    made = ToolControl(tmp_path_factory.mktemp("tools"))
     made.install()
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(made.folder))
@@ -30,27 +30,27 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def world(request: pytest.FixtureRequest, mongo_uri: str, workshop: Workshop) -> AsyncIterator[World]:
+async def env(request: pytest.FixtureRequest, mongo_uri: str, tool_control: ToolControl) -> AsyncIterator[Environment]:
     """The module's server. In the end: nothing of it failed, the model never saw a call without its
     result, and the documents equal the fold of the logs."""
     database = f"turnkeeper_test_{secrets.token_hex(6)}"
-    knobs = {"drain_grace": timedelta(milliseconds=100), **getattr(request.module, "KNOBS", {})}
+    settings = {"drain_grace": timedelta(milliseconds=100), **getattr(request.module, "SETTINGS", {})}
     failures = _Failures()
     logging.getLogger("turnkeeper").addHandler(failures)
     try:
         async with (
             harness.scripted(request.module.SCRIPT) as model,
-            harness.serving(mongo_uri, database, model, agents=AGENTS, **knobs) as running,
+            harness.serving(mongo_uri, database, model, agents=AGENTS, **settings) as running,
             harness.connect(running.address) as stubs,
         ):
-            yield World(
+            yield Environment(
                 mongo_uri=mongo_uri,
                 database=database,
                 address=running.address,
                 model=model,
                 stubs=stubs,
-                workshop=workshop,
-                knobs=knobs,
+                tool_control=tool_control,
+                settings=settings,
             )
             for exchange in model.exchanges.all():
                 check_pairs(json.loads(exchange.body)["messages"])

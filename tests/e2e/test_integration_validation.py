@@ -20,10 +20,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from pymongo import AsyncMongoClient
 
 from tests import harness
-from tests.e2e.world import World
+from tests.e2e.support.environment import Environment
 from tests.harness import Stubs
-from tests.problems import problem_of
-from tests.workshop import REPOSITORY
+from tests.status_details import details_of
+from tests.test_tools import REPOSITORY
 from turnkeeper.pb.v1 import approval_pb2, chat_pb2, message_pb2, session_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -63,32 +63,32 @@ usage = { input_tokens = 20, output_tokens = 4 }
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def methods(world: World) -> Mapping[str, MethodDescriptor]:
+async def methods(env: Environment) -> Mapping[str, MethodDescriptor]:
     """Every method of our services as reflection tells it: `ChatService/GetTurn` → its descriptor."""
     pool: Any = DescriptorPool()
     found: dict[str, MethodDescriptor] = {}
-    for service in await _services(world.stubs):
+    for service in await _services(env.stubs):
         if service.startswith("turnkeeper."):
-            await _learn(world.stubs, pool, reflection_pb2.ServerReflectionRequest(file_containing_symbol=service))
+            await _learn(env.stubs, pool, reflection_pb2.ServerReflectionRequest(file_containing_symbol=service))
             described = pool.FindServiceByName(service)
             found.update({f"{described.name}/{method.name}": method for method in described.methods})
     return found
 
 
 class TestReflection:
-    async def test_it_lists_every_service(self, world: World) -> None:
-        assert await _services(world.stubs) == {
+    async def test_it_lists_every_service(self, env: Environment) -> None:
+        assert await _services(env.stubs) == {
             *(f"turnkeeper.v1.{name}" for name in WORKS),
             "grpc.health.v1.Health",
             "grpc.reflection.v1alpha.ServerReflection",
         }
 
     async def test_every_method_that_it_finds_works_or_says_that_it_comes_later(
-        self, world: World, methods: Mapping[str, MethodDescriptor]
+        self, env: Environment, methods: Mapping[str, MethodDescriptor]
     ) -> None:
         works = {f"{service}/{name}" for service, names in WORKS.items() for name in names.split()}
         assert works < methods.keys()
-        said = {name: await _call_empty(world.stubs.channel, method) for name, method in methods.items()}
+        said = {name: await _call_empty(env.stubs.channel, method) for name, method in methods.items()}
         assert {name for name, later in said.items() if not later} == works
 
     async def test_the_page_of_what_works_says_the_same(self, methods: Mapping[str, MethodDescriptor]) -> None:
@@ -102,30 +102,30 @@ class TestReflection:
 
 
 class TestGenericClients:
-    async def test_grpcurl_lists_describes_and_calls_each_service(self, world: World) -> None:
-        listed = await _run("grpcurl", "-plaintext", world.address, "list")
+    async def test_grpcurl_lists_describes_and_calls_each_service(self, env: Environment) -> None:
+        listed = await _run("grpcurl", "-plaintext", env.address, "list")
         assert {f"turnkeeper.v1.{name}" for name in WORKS} <= set(listed.split())
-        described = await _run("grpcurl", "-plaintext", world.address, "describe", "turnkeeper.v1.SendMessageRequest")
+        described = await _run("grpcurl", "-plaintext", env.address, "describe", "turnkeeper.v1.SendMessageRequest")
         assert "turnkeeper.v1.IfBusy if_busy = 4" in described
         for method, request, field in GENERIC_CALLS:
             said = await _run(
-                *("grpcurl", "-plaintext", "-d", _body(request, "grpcurl"), world.address, f"turnkeeper.v1.{method}")
+                *("grpcurl", "-plaintext", "-d", _body(request, "grpcurl"), env.address, f"turnkeeper.v1.{method}")
             )
             assert field in json.loads(said or "{}") or not field
 
-    async def test_buf_curl_calls_each_service(self, world: World, tmp_path: Path) -> None:
+    async def test_buf_curl_calls_each_service(self, env: Environment, tmp_path: Path) -> None:
         for method, request, field in GENERIC_CALLS:
             said = await _run(
                 *("buf", "curl", "--protocol", "grpc", "--http2-prior-knowledge", "-d", _body(request, "buf")),
-                f"http://{world.address}/turnkeeper.v1.{method}",
+                f"http://{env.address}/turnkeeper.v1.{method}",
                 cache=tmp_path,
             )
             assert field in json.loads(said or "{}") or not field
 
-    async def test_an_error_is_readable_without_our_stubs(self, world: World) -> None:
+    async def test_an_error_is_readable_without_our_stubs(self, env: Environment) -> None:
         request = '{"session_id": "nobody"}'
         said = await _run(
-            *("grpcurl", "-plaintext", "-d", request, world.address, "turnkeeper.v1.SessionService/GetSession"),
+            *("grpcurl", "-plaintext", "-d", request, env.address, "turnkeeper.v1.SessionService/GetSession"),
             status=69,
         )
         assert "Code: NotFound" in said
@@ -134,8 +134,8 @@ class TestGenericClients:
 
 
 class TestIntegrationValidation:
-    async def test_one_turn_looks_the_same_from_everywhere(self, world: World) -> None:
-        stubs, session = world.stubs, await harness.create_test_session(world.stubs, agent="asker")
+    async def test_one_turn_looks_the_same_from_everywhere(self, env: Environment) -> None:
+        stubs, session = env.stubs, await harness.create_test_session(env.stubs, agent="asker")
         await harness.send_message_to_session(stubs, session, "act")
         approval = await harness.wait_for_approval(stubs, session)
         await harness.decide(stubs, approval)
@@ -157,33 +157,33 @@ class TestIntegrationValidation:
         assert (got.active_turn_id, got.queued_turns, got.title) == ("", 0, "act")
         assert decided.approval.state == approval_pb2.APPROVAL_STATE_APPROVED
         assert decided.approval.arguments_hash == _only(events, "tool_called").tool_called.arguments_hash
-        assert [effect.key for effect in world.workshop.effects("validated")] == [
+        assert [effect.key for effect in env.tool_control.effects("validated")] == [
             _only(events, "tool_started").tool_started.key
         ]
 
-    async def test_a_turn_that_waits_for_a_person_holds_nothing(self, world: World) -> None:
-        session = await harness.create_test_session(world.stubs, agent="asker")
-        turn = await harness.send_message_to_session(world.stubs, session, "act")
+    async def test_a_turn_that_waits_for_a_person_holds_nothing(self, env: Environment) -> None:
+        session = await harness.create_test_session(env.stubs, agent="asker")
+        turn = await harness.send_message_to_session(env.stubs, session, "act")
         assert turn.state == chat_pb2.TURN_STATE_AWAITING_APPROVAL
-        async with AsyncMongoClient[dict[str, Any]](world.mongo_uri) as client:
-            head = await client[world.database]["heads"].find_one({"session_id": session})
+        async with AsyncMongoClient[dict[str, Any]](env.mongo_uri) as client:
+            head = await client[env.database]["heads"].find_one({"session_id": session})
         assert head is not None
         assert (head["owner"], head["lease_until"], head["wake_at"]) == ("", None, None)
         assert head["active_turn"] == turn.turn_id
         running = [task for task in asyncio.all_tasks() if "_run_turn" in str(task.get_coro())]
         assert not running, "nothing of any turn runs in this server"
-        await world.stubs.chat.CancelTurn(chat_pb2.CancelTurnRequest(session_id=session, turn_id=turn.turn_id))
+        await env.stubs.chat.CancelTurn(chat_pb2.CancelTurnRequest(session_id=session, turn_id=turn.turn_id))
 
-    async def test_from_nothing_to_an_answer_in_one_call(self, world: World) -> None:
+    async def test_from_nothing_to_an_answer_in_one_call(self, env: Environment) -> None:
         request = chat_pb2.SendMessageRequest(
             request_id=harness.new_request_id(),
             content=harness.text_parts("hello"),
             create_session=chat_pb2.CreateSessionParams(agent="talker", title="Quick", labels={"team": "blue"}),
         )
-        first, again = [await world.stubs.chat.SendMessage(request) for _ in range(2)]
+        first, again = [await env.stubs.chat.SendMessage(request) for _ in range(2)]
         assert first == again
         assert harness.answer_of(first.turn) == "You said: hello"
-        got = await world.stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id=first.turn.session_id))
+        got = await env.stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id=first.turn.session_id))
         assert (got.session.title, dict(got.session.labels)) == ("Quick", {"team": "blue"})
 
 
@@ -217,12 +217,12 @@ async def _call_empty(channel: Any, method: MethodDescriptor) -> bool:
         else:
             await channel.unary_unary(path)(b"")
     except aio.AioRpcError as error:
-        problem = problem_of(error)
-        if problem.status is not grpc.StatusCode.UNIMPLEMENTED:
-            assert problem.reason == "INVALID_REQUEST", "an empty request is refused for what it lacks"
+        details = details_of(error)
+        if details.status is not grpc.StatusCode.UNIMPLEMENTED:
+            assert details.reason == "INVALID_REQUEST", "an empty request is refused for what it lacks"
             return False
-        assert problem.reason == "NOT_IMPLEMENTED"
-        assert f"{method.name} comes with a later release" in problem.message
+        assert details.reason == "NOT_IMPLEMENTED"
+        assert f"{method.name} comes with a later release" in details.message
         return True
     return False
 

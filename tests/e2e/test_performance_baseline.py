@@ -11,8 +11,8 @@ import pytest_asyncio
 from pymongo import AsyncMongoClient, monitoring
 
 from tests import harness
-from tests.e2e.reading import Reader, stream, watch
-from tests.e2e.world import AGENTS, World
+from tests.e2e.support.environment import AGENTS, Environment
+from tests.e2e.support.stream_reader import Reader, stream, watch
 from tests.harness import Stubs
 from tests.integration.mongo.commands import Command, Recorder, name_of
 from tests.processes import until
@@ -67,16 +67,16 @@ class Costs:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def costs(world: World) -> AsyncIterator[Costs]:
-    database = f"{world.database}_costs"
+async def costs(env: Environment) -> AsyncIterator[Costs]:
+    database = f"{env.database}_costs"
     recorder = Recorder(database)
     monitoring.register(recorder)
     async with (
-        harness.serving(world.mongo_uri, database, world.model, agents=AGENTS, **QUIET) as running,
+        harness.serving(env.mongo_uri, database, env.model, agents=AGENTS, **QUIET) as running,
         harness.connect(running.address) as stubs,
     ):
         yield Costs(stubs, recorder, database=database)
-    async with AsyncMongoClient[dict[str, Any]](world.mongo_uri) as client:
+    async with AsyncMongoClient[dict[str, Any]](env.mongo_uri) as client:
         await client.drop_database(database)
 
 
@@ -148,13 +148,13 @@ class TestPerformanceBaseline:
         assert reader.responses == 4
         assert [command["filter"]["seq"]["$gt"] for command in reads] == [0, 64], "a small page, then a large one"
 
-    async def test_idle_watchers_share_one_question(self, world: World) -> None:
-        database = f"{world.database}_idle"
+    async def test_idle_watchers_share_one_question(self, env: Environment) -> None:
+        database = f"{env.database}_idle"
         recorder = Recorder(database)
         monitoring.register(recorder)
         quiet = {**QUIET, "poll": timedelta(milliseconds=20)}
         async with (
-            harness.serving(world.mongo_uri, database, world.model, agents=AGENTS, **quiet) as running,
+            harness.serving(env.mongo_uri, database, env.model, agents=AGENTS, **quiet) as running,
             harness.connect(running.address) as stubs,
             asyncio.TaskGroup() as group,
         ):
@@ -169,17 +169,17 @@ class TestPerformanceBaseline:
                 task.cancel()
         assert {len(each["filter"]["_id"]["$in"]) for each in asked} == {40}
         assert not others
-        async with AsyncMongoClient[dict[str, Any]](world.mongo_uri) as client:
+        async with AsyncMongoClient[dict[str, Any]](env.mongo_uri) as client:
             await client.drop_database(database)
 
-    async def test_every_watcher_gets_the_bytes_that_are_stored(self, world: World, costs: Costs) -> None:
+    async def test_every_watcher_gets_the_bytes_that_are_stored(self, env: Environment, costs: Costs) -> None:
         session = await harness.create_test_session(costs.stubs, agent="talker")
         streams = [asyncio.create_task(_raw(costs.stubs, session)) for _ in range(5)]
         await harness.send_message_to_session(costs.stubs, session, "many pieces")
         await costs.stubs.sessions.EndSession(session_pb2.EndSessionRequest(session_id=session))
         live = await asyncio.gather(*streams)
         late = await _raw(costs.stubs, session)
-        async with AsyncMongoClient[dict[str, Any]](world.mongo_uri) as client:
+        async with AsyncMongoClient[dict[str, Any]](env.mongo_uri) as client:
             events = client[costs.database]["events"].find({"session_id": session}).sort("seq")
             stored = [event["payload"] async for event in events]
         for received in (*live, late):
@@ -194,7 +194,7 @@ class TestPerformanceBaseline:
         assert reader.responses <= 3, "accepted; caught up; answered and ended"
         assert len(reader.events) == 4
 
-    async def test_text_is_read_while_the_model_still_speaks(self, world: World, costs: Costs) -> None:
+    async def test_text_is_read_while_the_model_still_speaks(self, env: Environment, costs: Costs) -> None:
         session, reader, playing = (
             await harness.create_test_session(costs.stubs, agent="talker"),
             Reader(whole=False),
@@ -202,7 +202,7 @@ class TestPerformanceBaseline:
         )
         async for _ in stream(costs.stubs, session, "many pieces", reader):
             if reader.deltas:
-                playing += world.model.exchanges.all()[-1].outcome is Outcome.PLAYING
+                playing += env.model.exchanges.all()[-1].outcome is Outcome.PLAYING
         assert playing > 10, "responses with text that came before the model had ended"
 
 

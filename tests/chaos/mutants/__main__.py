@@ -16,7 +16,7 @@ from tests.chaos.mutants.patches import PATCHES
 from tests.chaos.mutants.scenes import Scene, both_approved_at_once, struck, unsure_commit
 from tests.chaos.points.script import SCRIPT
 from tests.chaos.points.stage import SERVICE, Stage
-from tests.workshop import Workshop
+from tests.test_tools import ToolControl
 from turnkeeper.store.embedded import EmbeddedMongo
 
 REPORT = Path("build/chaos-mutants.json")
@@ -42,13 +42,13 @@ async def run(args: argparse.Namespace) -> int:
     chosen = [name for name in SCENES if args.only in name]
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="turnkeeper-mutants-") as folder:
-        workshop = Workshop(Path(folder))
-        workshop.install()
+        tool_control = ToolControl(Path(folder))
+        tool_control.install()
         async with (
             EmbeddedMongo(Path(folder) / "database", test_commands=True) as uri,
             harness.scripted(SCRIPT) as model,
         ):
-            stage = Stage(mongo_uri=uri, database="mutants", model=model, workshop=workshop)
+            stage = Stage(mongo_uri=uri, database="mutants", model=model, tool_control=tool_control)
             for name in chosen:
                 rows.append(await _try(stage, name))
                 _progress(rows[-1])
@@ -73,9 +73,9 @@ async def _try(stage: Stage, name: str) -> dict[str, Any]:
 
 async def _played(stage: Stage, name: str, label: str, program: tuple[str, ...]) -> Sequence[str]:
     with tempfile.TemporaryDirectory(prefix="turnkeeper-mutant-") as folder:
-        workshop = Workshop(Path(folder))
-        workshop.install()
-        return await SCENES[name](stage.elsewhere(label, program=program, workshop=workshop))
+        tool_control = ToolControl(Path(folder))
+        tool_control.install()
+        return await SCENES[name](stage.elsewhere(label, program=program, tool_control=tool_control))
 
 
 def _progress(row: Mapping[str, Any]) -> None:

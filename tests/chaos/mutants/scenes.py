@@ -11,7 +11,7 @@ from tests.chaos.points.script import Plan
 from tests.chaos.points.stage import Stage
 from tests.chaos.points.trial import Conversation, Finding, changed, play
 from tests.checker.compare import differences
-from tests.e2e.faults import held_up, unsure
+from tests.e2e.support.faults import held_up, unsure
 from tests.processes import until
 from turnkeeper.pb.v1 import approval_pb2, chat_pb2, event_pb2
 
@@ -39,7 +39,7 @@ async def unsure_commit(stage: Stage) -> Sequence[str]:
     """The commit of a model's message is done, and answered as if that were not sure; so are renewals before it."""
     finding = Finding(Plan("", "", 0, "auto"))
     async with stage.server() as server, harness.connect(server.address) as keeper:
-        talk = Conversation(stage.workshop, finding.plan, label="unsure", armed=keeper, keeper=keeper, verb="say")
+        talk = Conversation(stage.tool_control, finding.plan, label="unsure", armed=keeper, keeper=keeper, verb="say")
         leading = asyncio.create_task(talk.lead(finding))
         await until(lambda: bool(talk.reader.deltas))
         async with unsure(stage.mongo_uri, times=6):

@@ -17,7 +17,7 @@ from tests.chaos.points.script import SCRIPT, Plan, plans
 from tests.chaos.points.stage import LEASE, Stage
 from tests.chaos.points.trial import KINDS, Finding, changed, play
 from tests.checker.compare import differences
-from tests.workshop import Workshop
+from tests.test_tools import ToolControl
 from turnkeeper.store.embedded import EmbeddedMongo
 
 REPORT = Path("build/chaos-points.json")
@@ -29,13 +29,13 @@ async def run(args: argparse.Namespace) -> int:
     chosen = plans(times=args.times, only=args.only)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="turnkeeper-points-") as folder:
-        workshop = Workshop(Path(folder))
-        workshop.install()
+        tool_control = ToolControl(Path(folder))
+        tool_control.install()
         async with (
             EmbeddedMongo(Path(folder) / "database") as uri,
             harness.scripted(SCRIPT) as model,
         ):
-            stage = Stage(mongo_uri=uri, database=DATABASE, model=model, workshop=workshop)
+            stage = Stage(mongo_uri=uri, database=DATABASE, model=model, tool_control=tool_control)
             findings = await _play_all(stage, chosen, at_once=args.at_once)
             broken = await differences(uri, DATABASE)
     return _tell(_report(findings, broken, seconds=time.monotonic() - began))

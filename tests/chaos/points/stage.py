@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests import harness
 from tests.chaos.points.script import AGENTS
-from tests.workshop import Workshop
+from tests.test_tools import ToolControl
 from turnkeeper.model.scripted import ScriptedModel
 
 LEASE = 2.0
@@ -22,7 +22,7 @@ class Stage:
     mongo_uri: str
     database: str
     model: ScriptedModel
-    workshop: Workshop
+    tool_control: ToolControl
     program: tuple[str, ...] = SERVICE
     flags: tuple[str, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -35,16 +35,16 @@ class Stage:
             self.database,
             self.model,
             flags=("--agents", str(self._agents()), "--lease", f"{LEASE:g}s", "--log-level", "ERROR", *self.flags),
-            variables={**self.workshop.variables, **self.variables, **variables},
+            variables={**self.tool_control.variables, **self.variables, **variables},
             program=self.program,
         ) as server:
             yield server
 
     def _agents(self) -> Path:
-        file = self.workshop.folder / "agents.toml"
+        file = self.tool_control.folder / "agents.toml"
         file.write_text(AGENTS, encoding="utf-8")
         return file
 
-    def elsewhere(self, database: str, *, program: tuple[str, ...], workshop: Workshop) -> "Stage":
+    def elsewhere(self, database: str, *, program: tuple[str, ...], tool_control: ToolControl) -> "Stage":
         """The same for another program, in a database and with tools of its own."""
-        return replace(self, database=database, program=program, workshop=workshop)
+        return replace(self, database=database, program=program, tool_control=tool_control)

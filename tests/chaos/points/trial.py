@@ -14,8 +14,8 @@ from tests import harness
 from tests.chaos.points.caller import PATIENCE, Caller
 from tests.chaos.points.script import LETTER, Plan
 from tests.chaos.points.stage import Stage
-from tests.e2e.reading import Reader, watch
-from tests.workshop import Workshop
+from tests.e2e.support.stream_reader import Reader, watch
+from tests.test_tools import ToolControl
 from turnkeeper import faults
 from turnkeeper.pb.v1 import approval_pb2, chat_pb2, event_pb2
 
@@ -60,7 +60,7 @@ async def play(stage: Stage, keeper: harness.Stubs, plan: Plan, *, name: str) ->
         for number in range(CONVERSATIONS):
             label = f"{name}-{number}"
             try:
-                await Conversation(stage.workshop, plan, label=label, armed=stubs, keeper=keeper).lead(finding)
+                await Conversation(stage.tool_control, plan, label=label, armed=stubs, keeper=keeper).lead(finding)
             except* AssertionError as wrong:
                 finding.complaints += [f"wrong text: a subscriber of {label}: {error}" for error in wrong.exceptions]
             except* (aio.AioRpcError, TimeoutError) as lost:
@@ -90,7 +90,7 @@ class Conversation:
 
     def __init__(
         self,
-        workshop: Workshop,
+        tool_control: ToolControl,
         plan: Plan,
         *,
         label: str,
@@ -98,7 +98,7 @@ class Conversation:
         keeper: harness.Stubs,
         verb: str = "act",
     ) -> None:
-        self._workshop = workshop
+        self._tool_control = tool_control
         self._plan = plan
         self._label = label
         self._verb = verb
@@ -177,7 +177,7 @@ class Conversation:
         kinds = harness.kinds(stored)
         if kinds.count("message_received") != 1:
             say(f"lost: {label} has {kinds.count('message_received')} messages instead of one")
-        starts = self._workshop.effects(label)
+        starts = self._tool_control.effects(label)
         if len(starts) > 1:
             say(f"double start: the tool of {label} ran {len(starts)} times, in {[start.pid for start in starts]}")
         if not starts and not finding.unknown:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from tests.builders import NOON, Place, a_session
-from tests.unit.engine.laws import unpaired
+from tests.unit.engine.invariants import unpaired
 from tests.unit.engine.memory_log import Kept, MemoryLog
 from turnkeeper.codes import ErrorDetail
 from turnkeeper.domain.agent import Agent, AgentLimits, PolicyRule

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tests.unit.engine.callers import Callers, Key, Verb
-from tests.unit.engine.laws import broken, texts
+from tests.unit.engine.invariants import broken, texts
 from tests.unit.engine.memory_log import Kept
 from tests.unit.engine.replicas import CHANGED, LEASE, PLAIN, TOOLS, Run, Shelf, World
 from turnkeeper.codes import Code, ErrorDetail

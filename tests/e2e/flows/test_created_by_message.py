@@ -1,0 +1,100 @@
+"""Messages that create their session: side by side with others that do, refused, and sent again."""
+
+import asyncio
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
+from tests import harness
+from tests.e2e.support.environment import Environment
+from tests.status_details import refused
+from turnkeeper import app
+from turnkeeper.domain.session import Session
+from turnkeeper.pb.v1 import chat_pb2, session_pb2
+from turnkeeper.store.changeset import Head
+from turnkeeper.store.mongo.store import MongoStore
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+TWINS = 4
+SCRIPT = """
+[[reply]]
+text = "You said: {user}"
+"""
+
+
+async def test_calls_that_create_one_session_at_once_all_send_their_message(
+    env: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = asyncio.Barrier(TWINS)
+
+    class Together(MongoStore):
+        """Each of the calls finds that there is no session yet."""
+
+        async def session(self, tenant: str, session_id: str, *, deleted: bool = False) -> tuple[Session, Head] | None:
+            found = await super().session(tenant, session_id, deleted=deleted)
+            if found is None and session_id == "twins":
+                await together.wait()
+            return found
+
+    async def send(stubs: harness.Stubs, number: int) -> chat_pb2.Turn:
+        wish = chat_pb2.CreateSessionParams(agent="talker", title=f"title {number}")
+        return await harness.send_message_to_session(
+            stubs, "twins", f"hello {number}", create_session=wish, if_busy=chat_pb2.IF_BUSY_ENQUEUE
+        )
+
+    monkeypatch.setattr(app, "MongoStore", Together)
+    async with asyncio.timeout(20), env.another() as stubs:
+        turns = await asyncio.gather(*(send(stubs, number) for number in range(TWINS)))
+    assert sorted(harness.answer_of(turn) for turn in turns) == [f"You said: hello {number}" for number in range(TWINS)]
+    kinds = harness.kinds(await harness.all_events(env.stubs, "twins"))
+    assert (kinds.count("session_created"), kinds.count("message_received")) == (1, TWINS)
+
+
+async def test_a_created_session_and_one_created_by_a_message_are_not_each_others_repeat(env: Environment) -> None:
+    request_id = harness.new_request_id()
+    made = await env.stubs.sessions.CreateSession(
+        session_pb2.CreateSessionRequest(request_id=request_id, agent="talker")
+    )
+    wish = chat_pb2.CreateSessionParams(agent="talker")
+    turn = await harness.send_message_to_session(env.stubs, "", "hello", request_id=request_id, create_session=wish)
+    again = await harness.send_message_to_session(env.stubs, "", "hello", request_id=request_id, create_session=wish)
+    assert turn.session_id != made.session.session_id
+    assert (again.session_id, again.turn_id) == (turn.session_id, turn.turn_id)
+
+
+async def test_a_stream_from_an_impossible_place_is_refused_before_anything_runs(env: Environment) -> None:
+    call = env.stubs.chat.StreamMessage(
+        chat_pb2.StreamMessageRequest(
+            session_id="nowhere",
+            request_id=harness.new_request_id(),
+            content=harness.text_parts("from nowhere"),
+            create_session=chat_pb2.CreateSessionParams(agent="talker"),
+            after="garbage",
+        )
+    )
+    with refused("INVALID_REQUEST") as refusal:
+        await call.read()
+    assert refusal.details.fields == ("after",)
+    found = await env.stubs.sessions.ListSessions(session_pb2.ListSessionsRequest(page_size=100))
+    sent = [session.session_id for session in found.sessions if session.session_id == "nowhere"]
+    assert not sent or harness.kinds(await harness.all_events(env.stubs, "nowhere")) == ["session_created"]
+    assert not env.model_requests("from nowhere")
+
+
+async def test_empty_limits_are_no_limits_when_a_message_is_repeated(env: Environment) -> None:
+    session = await harness.create_test_session(env.stubs, agent="talker")
+    request = chat_pb2.SendMessageRequest(
+        session_id=session,
+        request_id=harness.new_request_id(),
+        content=harness.text_parts("once"),
+        wait=Duration(seconds=10),
+    )
+    first = await env.stubs.chat.SendMessage(request)
+    request.limits.SetInParent()
+    assert request.HasField("limits")
+    again = await env.stubs.chat.SendMessage(request)
+    assert again.turn.turn_id == first.turn.turn_id
+    request.limits.max_iterations = 1
+    with refused("REQUEST_ID_REUSED"):
+        await env.stubs.chat.SendMessage(request)

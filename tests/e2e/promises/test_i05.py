@@ -1,0 +1,191 @@
+"""Promise I5: an irreversible tool is started at most once, an idempotent one again under the same key.
+
+Real server processes are killed with `kill -9` while a tool runs; another one takes the turn over. And a server that
+learns late that it may start a tool does not start it.
+"""
+
+import time
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests import harness
+from tests.e2e.support.environment import AGENTS, Environment
+from tests.e2e.support.lost_servers import killed_while_running, question, returned
+from turnkeeper import app
+from turnkeeper.domain.event import ToolStarted
+from turnkeeper.errors import ServiceUnavailable
+from turnkeeper.pb.v1 import chat_pb2, event_pb2
+from turnkeeper.store.changeset import Changeset, CommitResult, Committed
+from turnkeeper.store.mongo.store import MongoStore
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+SCRIPT = r"""
+[[reply]]
+match = '^reading (?P<label>\S+)'
+tool_calls = [{ name = "hold_reading", arguments = { label = "{label}" } }]
+
+[[reply]]
+match = '^idempotent (?P<label>\S+)'
+tool_calls = [{ name = "hold_idempotent", arguments = { label = "{label}" } }]
+
+[[reply]]
+match = '^irreversible (?P<label>\S+)'
+tool_calls = [{ name = "hold_irreversible", arguments = { label = "{label}" } }]
+
+[[reply]]
+match = '^act (?P<label>\S+)'
+tool_calls = [{ name = "act", arguments = { label = "{label}" } }]
+
+[[reply]]
+match = '^beside (?P<label>\S+)'
+tool_calls = [
+    { name = "hold_reading", arguments = { label = "{label}-read" } },
+    { name = "hold_irreversible", arguments = { label = "{label}-fire" } },
+]
+
+[[reply]]
+match = '^all (?P<label>\S+)'
+tool_calls = [
+    { name = "hold_irreversible", arguments = { label = "{label}-fire" } },
+    { name = "hold_idempotent", arguments = { label = "{label}-put" } },
+    { name = "act", arguments = { label = "{label}-next" } },
+]
+
+[[reply]]
+match = '^read (?P<label>\S+)'
+tool_calls = [{ name = "hold_reading", arguments = { label = "{label}" } }]
+
+[[reply]]
+text = "Told: {tool_result}"
+"""
+SETTINGS = {"concurrency": 1}
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def doomed(env: Environment) -> AsyncIterator[harness.ServerProcess]:
+    """A server in a process of its own, to be killed."""
+    async with harness.server_process(
+        env.mongo_uri,
+        env.database,
+        env.model,
+        flags=("--agents", str(AGENTS), "--lease", "1s"),
+        variables=env.tool_control.variables,
+    ) as server:
+        yield server
+
+
+class TestI5KilledWhileAToolRuns:
+    @pytest.mark.parametrize("kind", ["reading", "idempotent"])
+    async def test_i5_what_may_be_repeated_starts_again_with_the_same_key(
+        self, env: Environment, doomed: harness.ServerProcess, kind: str
+    ) -> None:
+        turn = await killed_while_running(env, doomed, f"{kind} {kind}", kind)
+        first, second = await env.tool_control.started(kind, times=2)
+        assert first.key == second.key
+        assert first.pid != second.pid
+        env.tool_control.release(kind)
+        ended = await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id)
+        assert harness.answer_of(ended) == f"Told: {kind} is done"
+        events = await harness.all_events(env.stubs, turn.session_id)
+        starts = [event.tool_started.key for event in events if event.HasField("tool_started")]
+        assert starts == [first.key, first.key]
+        assert harness.kinds(events).count("tool_returned") == 1
+        assert len(env.tool_control.effects(kind)) == 2
+
+    async def test_i5_what_cannot_be_taken_back_is_not_repeated_by_itself(
+        self, env: Environment, doomed: harness.ServerProcess
+    ) -> None:
+        turn = await killed_while_running(env, doomed, "irreversible once", "once")
+        await question(env, turn)
+        events = await harness.all_events(env.stubs, turn.session_id)
+        assert not [event for event in events if event.HasField("tool_returned")]
+        assert harness.kinds(events).count("tool_started") == 1
+        repeated = await harness.send_message_to_session(
+            env.stubs, turn.session_id, "irreversible once", request_id="irreversible once"
+        )
+        assert (repeated.turn_id, repeated.state) == (turn.turn_id, chat_pb2.TURN_STATE_AWAITING_OUTCOME)
+        assert len(env.tool_control.effects("once")) == 1
+
+    async def test_i5_an_approval_is_used_up_by_the_start(
+        self, env: Environment, doomed: harness.ServerProcess
+    ) -> None:
+        turn = await killed_while_running(
+            env, doomed, "beside approved", "approved-read", "approved-fire", agent="asker"
+        )
+        await env.tool_control.started("approved-read", times=2)
+        env.tool_control.release("approved-read")
+        await question(env, turn)
+        assert len(env.tool_control.effects("approved-fire")) == 1
+        kinds = harness.kinds(await harness.all_events(env.stubs, turn.session_id))
+        assert [kinds.count(kind) for kind in ("approval_requested", "approval_decided", "tool_started")] == [2, 1, 3]
+
+    async def test_i5_of_parallel_calls_each_by_its_class(
+        self, env: Environment, doomed: harness.ServerProcess
+    ) -> None:
+        turn = await killed_while_running(env, doomed, "all mixed", "mixed-fire", "mixed-put")
+        await env.tool_control.started("mixed-put", times=2)
+        env.tool_control.release("mixed-put")
+        asked = await question(env, turn)
+        assert asked.tool == "hold_irreversible"
+        assert len(env.tool_control.effects("mixed-fire")) == 1
+        assert len(env.tool_control.effects("mixed-next")) == 1, "what was ready ran"
+        await harness.answer(env.stubs, asked, event_pb2.APPROVAL_DECISION_GIVE_UP)
+        await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id)
+        outcomes = {result.tool: result.outcome for result in await returned(env, turn)}
+        assert outcomes == {
+            "hold_irreversible": event_pb2.TOOL_OUTCOME_UNKNOWN,
+            "hold_idempotent": event_pb2.TOOL_OUTCOME_OK,
+            "act": event_pb2.TOOL_OUTCOME_OK,
+        }
+
+
+LEASE = timedelta(seconds=2)
+
+
+class Late(MongoStore):
+    """A start of tools is stored, but its answer is lost; the next one comes when the lease is not sure any more."""
+
+    answers_at = 0.0
+    verdicts: list[CommitResult]
+
+    async def commit(self, step: Changeset) -> CommitResult:
+        if not any(isinstance(event.payload, ToolStarted) for event in step.events):
+            return await super().commit(step)
+        began = time.monotonic()
+        if began < self.answers_at:
+            raise ServiceUnavailable
+        verdict = await super().commit(step)
+        self.verdicts.append(verdict)
+        if not self.answers_at:
+            type(self).answers_at = began + LEASE.total_seconds() * 2 / 3 + 0.02
+            raise ServiceUnavailable
+        return verdict
+
+    async def renew(self, *args: Any, **kwargs: Any) -> bool:
+        if len(self.verdicts) == 1:
+            raise ServiceUnavailable
+        return await super().renew(*args, **kwargs)
+
+
+class TestI5LateAnswers:
+    async def test_i5_the_lease_counts_from_the_first_sending_of_the_start(
+        self, env: Environment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Late, "answers_at", 0.0)
+        monkeypatch.setattr(Late, "verdicts", [], raising=False)
+        monkeypatch.setattr(app, "MongoStore", Late)
+        async with env.another(lease=LEASE, loop_patience=timedelta(milliseconds=1)) as stubs:
+            session = await harness.create_test_session(stubs, agent="worker")
+            turn = await harness.send_message_to_session(stubs, session, "act late", wait=0)
+            asked = await question(env, turn)
+        assert asked.tool == "act"
+        assert isinstance(Late.verdicts[0], Committed), "the start was stored at once"
+        assert not env.tool_control.effects("late"), "who learns of its start so late does not know that it still may"
+        events = await harness.all_events(env.stubs, session)
+        assert harness.kinds(events).count("tool_started") == 1
+        assert harness.kinds(events)[-1] == "approval_requested"

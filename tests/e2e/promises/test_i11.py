@@ -1,0 +1,184 @@
+"""I11: session, turn, approval and ledger documents equal the fold of the log."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from grpc import aio
+from pymongo import AsyncMongoClient
+
+from tests import harness
+from tests.checker.compare import check, differences
+from tests.e2e.support.environment import Environment
+from tests.harness import Stubs
+from tests.status_details import details_of
+from turnkeeper.pb.v1 import approval_pb2, chat_pb2, session_pb2
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+SESSIONS = 16
+CALLS = 14
+EXPECTED = frozenset(
+    {
+        "TURN_IN_PROGRESS",
+        "TURN_NOT_RETRYABLE",
+        "SESSION_NOT_ACTIVE",
+        "APPROVAL_ALREADY_PROCESSED",
+        "LLM_RATE_LIMIT",
+        "BUDGET_EXCEEDED",
+    }
+)
+"""What a caller who does not look first may be told."""
+SCRIPT = """
+[[reply]]
+match = "act"
+tool_calls = [
+    { name = "act", arguments = { label = "fold" } },
+    { name = "add", arguments = { a = 1, b = 2 } },
+    { name = "nothing_like_it" },
+]
+
+[[reply]]
+match = "add"
+text = "Let me count."
+tool_calls = [{ name = "add", arguments = { a = 1, b = 2 } }, { name = "add", arguments = "no JSON" }]
+
+[[reply]]
+match = "slow"
+text = "A slow and careful answer."
+chunk = 5
+delay = "30ms"
+
+[[reply]]
+match = "quota"
+fail = "quota"
+
+[[reply]]
+match = "unlucky"
+text = "This breaks"
+fail = "cut"
+fail_after = 1
+times = 6
+
+[[reply]]
+text = "You said: {user}"
+"""
+
+
+class TestI11:
+    async def test_i11_after_a_mixed_workload_the_documents_equal_the_fold_of_the_log(self, env: Environment) -> None:
+        async with env.another() as other, asyncio.TaskGroup() as group:
+            for number in range(SESSIONS):
+                group.create_task(_use(_Caller([env.stubs, other], random.Random(number))))
+        await check(env.mongo_uri, env.database)
+
+    @pytest.mark.parametrize(
+        ("collection", "where", "change"),
+        [
+            ("heads", {"last_seq": {"$gt": 1}}, {"$inc": {"last_seq": 1}}),
+            ("heads", {"fence": {"$gt": 0}}, {"$set": {"fence": 0}}),
+            ("heads", {}, {"$set": {"queue": ["ghost"]}}),
+            ("events", {"seq": 3}, {"$set": {"seq": 3000}}),
+            ("events", {"kind": "turn_started"}, {"$set": {"kind": "turn_queued"}}),
+            ("sessions", {"state": "ACTIVE"}, {"$set": {"state": "CREATED"}}),
+            ("sessions", {}, {"$inc": {"usage.output_tokens": 1}}),
+            ("turns", {"state": "COMPLETED"}, {"$set": {"state": "RUNNING"}}),
+            ("turns", {"state": "COMPLETED"}, {"$set": {"answer": []}}),
+            ("turns", {"state": "FAILED"}, {"$set": {"error.code": 1}}),
+            ("turns", {}, {"$inc": {"usage.tool_calls": 1}}),
+            ("tool_calls", {"state": "RETURNED"}, {"$set": {"state": "STARTED"}}),
+            ("tool_calls", {"outcome": "OK"}, {"$set": {"outcome": "FAILED"}}),
+            ("tool_calls", {"round": 1}, {"$inc": {"round": 1}}),
+            ("approvals", {"state": "APPROVED"}, {"$set": {"state": "PENDING"}}),
+            ("approvals", {"state": "REJECTED"}, {"$set": {"decided_by": "somebody else"}}),
+            ("requests", {"family": "message"}, {"$inc": {"sequence": 1}}),
+        ],
+    )
+    async def test_i11_one_changed_field_is_found(
+        self, env: Environment, collection: str, where: Mapping[str, Any], change: Mapping[str, Any]
+    ) -> None:
+        copy = f"{env.database}_copy"
+        async with AsyncMongoClient[dict[str, Any]](env.mongo_uri) as client:
+            try:
+                await _copy(client, env.database, copy)
+                assert not await differences(env.mongo_uri, copy)
+                changed = await client[copy][collection].update_one(where, change)
+                assert changed.modified_count == 1, "the workload made none of these"
+                assert await differences(env.mongo_uri, copy)
+            finally:
+                await client.drop_database(copy)
+
+
+async def _copy(client: AsyncMongoClient[dict[str, Any]], source: str, target: str) -> None:
+    """Where no server sweeps what is changed."""
+    for name in await client[source].list_collection_names():
+        await client[source][name].aggregate([{"$out": {"db": target, "coll": name}}])
+
+
+class _Caller:
+    """Does this and that on any server, and minds no refusal that is a right answer."""
+
+    def __init__(self, servers: list[Stubs], rng: random.Random) -> None:
+        self.rng = rng
+        self._servers = servers
+
+    @property
+    def stubs(self) -> Stubs:
+        return self.rng.choice(self._servers)
+
+    async def send(self, session: str, *, wait: float) -> None:
+        text = self.rng.choice(["hello", "act", "add", "slow", "slow", "quota", "unlucky"])
+        busy = self.rng.choice([chat_pb2.IF_BUSY_REJECT, chat_pb2.IF_BUSY_ENQUEUE, chat_pb2.IF_BUSY_INTERRUPT])
+        await harness.send_message_to_session(self.stubs, session, text, wait=wait, if_busy=busy)
+
+    async def decide(self, session: str, *, approve: bool) -> None:
+        pending = await self.stubs.approvals.ListApprovals(
+            approval_pb2.ListApprovalsRequest(session_id=session, states=[approval_pb2.APPROVAL_STATE_PENDING])
+        )
+        for approval in pending.approvals:
+            await harness.decide(self.stubs, approval, approve=approve, reason="as the dice say")
+
+    async def cancel(self, session: str) -> None:
+        for turn in await self._turns(session):
+            if turn.state < chat_pb2.TURN_STATE_COMPLETED:
+                await self.stubs.chat.CancelTurn(chat_pb2.CancelTurnRequest(session_id=session, turn_id=turn.turn_id))
+                return
+
+    async def retry(self, session: str) -> None:
+        for turn in (await self._turns(session))[:1]:
+            await self.stubs.chat.RetryTurn(
+                chat_pb2.RetryTurnRequest(session_id=session, turn_id=turn.turn_id, request_id=harness.new_request_id())
+            )
+
+    async def _turns(self, session: str) -> list[chat_pb2.Turn]:
+        return list((await self.stubs.chat.ListTurns(chat_pb2.ListTurnsRequest(session_id=session))).turns)
+
+
+async def _use(caller: _Caller) -> None:
+    session = await harness.create_test_session(caller.stubs, agent="asker")
+    doings = [
+        lambda: caller.send(session, wait=0),
+        lambda: caller.send(session, wait=0),
+        lambda: caller.send(session, wait=0.3),
+        lambda: caller.decide(session, approve=True),
+        lambda: caller.decide(session, approve=False),
+        lambda: caller.cancel(session),
+        lambda: caller.retry(session),
+    ]
+    for _ in range(CALLS):
+        with _minding_nothing():
+            await caller.rng.choice(doings)()
+    if caller.rng.random() < 0.3:
+        await caller.stubs.sessions.EndSession(session_pb2.EndSessionRequest(session_id=session))
+
+
+@contextlib.contextmanager
+def _minding_nothing() -> Iterator[None]:
+    try:
+        yield
+    except aio.AioRpcError as error:
+        if details_of(error).reason not in EXPECTED:
+            raise

@@ -1,0 +1,118 @@
+"""A tool that must not run twice outlives its owner's lease: its result is kept and shown, never told as an event.
+
+The owner's process is stopped with SIGSTOP for longer than its lease while the tool runs; another server takes over.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from pymongo import AsyncMongoClient
+
+from tests import harness
+from tests.checker.compare import check
+from tests.contracts.stores import until
+from tests.e2e.support.environment import Environment
+from tests.e2e.support.lost_servers import approval_of, question, returned
+from tests.e2e.support.server_processes import doomed as doomed_server
+from tests.e2e.support.server_processes import freeze, thaw
+from tests.status_details import refused
+from turnkeeper.pb.v1 import approval_pb2, chat_pb2, event_pb2
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+SETTINGS = {"lease": timedelta(seconds=1.5)}
+SCRIPT = r"""
+[[reply]]
+match = '^fire (?P<label>\S+)'
+tool_calls = [{ name = "hold_irreversible", arguments = { label = "{label}" } }]
+
+[[reply]]
+text = "Told: {tool_result}"
+"""
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def owner(env: Environment) -> AsyncIterator[harness.ServerProcess]:
+    async with doomed_server(env) as server:
+        yield server
+
+
+async def frozen_while_running(
+    env: Environment, owner: harness.ServerProcess, label: str
+) -> tuple[chat_pb2.Turn, approval_pb2.Approval]:
+    """The turn whose owner was stopped beyond its lease, and goes on now; and the question about its tool."""
+    async with harness.connect(owner.address) as stubs:
+        session = await harness.create_test_session(stubs, agent="worker")
+        turn = await harness.send_message_to_session(stubs, session, f"fire {label}", wait=0)
+        effects = await env.tool_control.started(label)
+        assert [effect.pid for effect in effects] == [owner.pid]
+        freeze(owner)
+    asked = await question(env, turn)
+    thaw(owner)
+    return turn, asked
+
+
+async def in_ledger(env: Environment, turn: chat_pb2.Turn, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """The turn's only call, as it is stored, once this holds."""
+    found: dict[str, Any] = {}
+    async with AsyncMongoClient[dict[str, Any]](env.mongo_uri) as client:
+
+        async def read() -> bool:
+            found.update(await client[env.database]["tool_calls"].find_one({"turn_id": turn.turn_id}) or {})
+            return bool(found) and holds(found)
+
+        await until(read)
+    return found
+
+
+class TestI5LateResults:
+    async def test_i5_it_is_shown_to_whoever_is_asked_and_is_no_event(
+        self, env: Environment, owner: harness.ServerProcess
+    ) -> None:
+        turn, asked = await frozen_while_running(env, owner, "shown")
+        assert not asked.late_result_json
+        before = harness.kinds(await harness.all_events(env.stubs, turn.session_id))
+        env.tool_control.release("shown")
+        call = await in_ledger(env, turn, lambda call: bool(call["late_outcome"]))
+        assert (call["state"], call["late_outcome"], call["late_result_json"]) == ("UNKNOWN", "OK", '"shown is done"')
+        shown = await approval_of(env, asked.approval_id)
+        assert shown.late_result_json == '"shown is done"'
+        with refused("ARGUMENTS_HASH_MISMATCH"):  # who has not read what came must not start it again
+            await harness.answer(env.stubs, asked, event_pb2.APPROVAL_DECISION_RETRY)
+        assert harness.kinds(await harness.all_events(env.stubs, turn.session_id)) == before
+        await check(env.mongo_uri, env.database)
+        await harness.answer(
+            env.stubs, shown, event_pb2.APPROVAL_DECISION_MARK_DONE, result_json=shown.late_result_json
+        )
+        ended = await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id)
+        assert harness.answer_of(ended) == "Told: shown is done"
+        assert len(await returned(env, turn)) == 1
+        assert len(env.tool_control.effects("shown")) == 1
+
+    async def test_i5_after_the_answer_it_is_kept_and_changes_nothing(
+        self, env: Environment, owner: harness.ServerProcess
+    ) -> None:
+        turn, asked = await frozen_while_running(env, owner, "too-late")
+        await harness.answer(env.stubs, asked, event_pb2.APPROVAL_DECISION_GIVE_UP)
+        ended = await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id)
+        events = await harness.all_events(env.stubs, turn.session_id)
+        env.tool_control.release("too-late")
+        call = await in_ledger(env, turn, lambda call: bool(call["late_outcome"]))
+        assert (call["state"], call["outcome"]) == ("RETURNED", "UNKNOWN")
+        assert await harness.all_events(env.stubs, turn.session_id) == events
+        assert await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id) == ended
+        assert not (await approval_of(env, asked.approval_id)).late_result_json
+        assert len(env.tool_control.effects("too-late")) == 1
+
+    async def test_i5_a_drain_does_not_wait_for_it_beyond_its_grace(
+        self, env: Environment, owner: harness.ServerProcess
+    ) -> None:
+        turn, asked = await frozen_while_running(env, owner, "drained")
+        await in_ledger(env, turn, lambda call: call["state"] == "UNKNOWN")
+        assert await owner.terminate() == 0
+        assert not (await approval_of(env, asked.approval_id)).late_result_json
+        await harness.answer(env.stubs, asked, event_pb2.APPROVAL_DECISION_GIVE_UP)
+        await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id)

@@ -1,0 +1,12 @@
+"""The `act` of tests.test_tools after its operator gave it another parameter, which calls may leave out."""
+
+from tests import test_tools
+from turnkeeper.domain.tool import ToolClass
+from turnkeeper.tools.contract import ToolContext
+from turnkeeper.tools.python import tool
+
+
+@tool(tool_class=ToolClass.IRREVERSIBLE)
+def act(label: str, context: ToolContext, urgent: bool = False) -> str:
+    """Do what cannot be taken back."""
+    return test_tools.act(label, context)

@@ -1,0 +1,34 @@
+"""A program: many clients that each send a message and read its answer, until it is killed.
+
+`python -m tests.e2e.support.crowd ADDRESS SESSION…` prints `attached` when each
+client has read a piece of its answer.
+"""
+
+import asyncio
+import sys
+
+from tests.e2e.support.stream_reader import Reader, stream
+from tests.harness import connect
+
+
+async def main(address: str, sessions: list[str]) -> None:
+    async with connect(address) as stubs:
+        attached = asyncio.Semaphore(0)
+
+        async def read(session: str) -> None:
+            reader = Reader(whole=False)
+            async for _ in stream(stubs, session, "a story", reader):
+                if len(reader.deltas) == 1:
+                    attached.release()
+
+        async with asyncio.TaskGroup() as group:
+            for session in sessions:
+                group.create_task(read(session))
+            for _ in sessions:
+                await attached.acquire()
+            print("attached", flush=True)
+            await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], sys.argv[2:]))

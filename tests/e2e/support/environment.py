@@ -1,0 +1,87 @@
+"""What an end-to-end test stands on: a server, its database, a scripted model, tools that tell."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests import harness
+from tests.test_tools import ToolControl
+from turnkeeper.model.scripted import ScriptedModel
+from turnkeeper.pb.v1 import event_pb2, session_pb2
+
+AGENTS = Path(__file__).with_name("agents.toml")
+
+
+@dataclass(slots=True, kw_only=True)
+class Environment:
+    """One server that the tests of a module share. Each has its own session, and words that only it says."""
+
+    mongo_uri: str
+    database: str
+    address: str
+    model: ScriptedModel
+    stubs: harness.Stubs
+    tool_control: ToolControl
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def model_requests(self, words: str) -> list[list[dict[str, Any]]]:
+        """The messages of each request that the model got with these words in it, in order."""
+        found = [json.loads(exchange.body)["messages"] for exchange in self.model.exchanges.all()]
+        return [messages for messages in found if any(words in (message["content"] or "") for message in messages)]
+
+    async def wait_for_model_requests(self, words: str, *, times: int = 1) -> None:
+        """Once the model got so many requests with these words in them."""
+        await self.model.exchanges.until(lambda _: len(self.model_requests(words)) >= times)
+
+    @contextlib.asynccontextmanager
+    async def another(self, **settings: Any) -> AsyncIterator[harness.Stubs]:
+        """A second server on the same database and model."""
+        chosen: dict[str, Any] = {"agents": AGENTS, **self.settings, **settings}
+        async with (
+            harness.serving(self.mongo_uri, self.database, self.model, **chosen) as running,
+            harness.connect(running.address) as stubs,
+        ):
+            yield stubs
+
+
+async def until_event(stubs: harness.Stubs, session_id: str, kind: str, *, turn_id: str = "") -> event_pb2.Event:
+    """The session's first event of this kind, also a preview, as soon as there is one."""
+    async with asyncio.timeout(15):
+        watch = stubs.sessions.WatchEvents(
+            session_pb2.WatchEventsRequest(session_id=session_id, follow=True, previews=True, turn_id=turn_id)
+        )
+        try:
+            async for response in watch:
+                for event in response.events:
+                    if event.WhichOneof("payload") == kind:
+                        return event
+        finally:
+            watch.cancel()
+    raise AssertionError(f"the stream ended without {kind}")
+
+
+def said(messages: Sequence[dict[str, Any]]) -> list[str]:
+    """A request's messages in short: `user: hello`, `assistant: …`, `call: add`, `tool: 3`."""
+    lines: list[str] = []
+    for message in messages:
+        if message.get("content"):
+            lines.append(f"{message['role']}: {message['content']}")
+        lines.extend(f"call: {call['function']['name']}" for call in message.get("tool_calls", ()))
+    return lines
+
+
+def check_pairs(messages: Sequence[dict[str, Any]]) -> None:
+    """Every tool call is answered once, before anybody else speaks; nothing else is answered (promise I16)."""
+    open_calls: set[str] = set()
+    for message in messages:
+        if message["role"] == "tool":
+            assert message["tool_call_id"] in open_calls, f"a result without its call in {messages}"
+            open_calls.remove(message["tool_call_id"])
+            continue
+        assert not open_calls, f"calls without a result in {messages}"
+        open_calls = {call["id"] for call in message.get("tool_calls", ())}
+    assert not open_calls, f"calls without a result in {messages}"

@@ -1,0 +1,96 @@
+"""Every RPC that works, each with a request; raw bytes in, raw bytes out."""
+
+from dataclasses import dataclass
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
+from grpc import aio
+
+from tests import harness
+from tests.status_details import details_of
+from turnkeeper.pb.v1 import agent_pb2, approval_pb2, chat_pb2, event_pb2, session_pb2
+
+TEXT = harness.text_parts("hello")
+NOBODY = "nobody"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One RPC with a request that would be valid, if its session, turn or approval existed."""
+
+    service: str
+    name: str
+    request: Message
+    streams: bool = False
+    lists: bool = False
+
+    def __str__(self) -> str:
+        return self.name
+
+    async def call(self, stubs: harness.Stubs, data: bytes) -> list[bytes]:
+        """The raw answers to raw bytes."""
+        path = f"/turnkeeper.v1.{self.service}Service/{self.name}"
+        if self.streams:
+            stream: aio.UnaryStreamMultiCallable[bytes, bytes] = stubs.channel.unary_stream(path)
+            return [response async for response in stream(data)]
+        unary: aio.UnaryUnaryMultiCallable[bytes, bytes] = stubs.channel.unary_unary(path)
+        return [await unary(data)]
+
+    async def reason(self, stubs: harness.Stubs, data: bytes) -> str:
+        """OK, or the reason of the error, which is whole."""
+        try:
+            await self.call(stubs, data)
+        except aio.AioRpcError as error:
+            return details_of(error).reason
+        return "OK"
+
+
+METHODS = (
+    Method("Session", "CreateSession", session_pb2.CreateSessionRequest(request_id="r", agent="talker", title="é")),
+    Method("Session", "GetSession", session_pb2.GetSessionRequest(session_id=NOBODY)),
+    Method("Session", "ListSessions", session_pb2.ListSessionsRequest(agent="talker", page_size=1), lists=True),
+    Method(
+        "Session",
+        "UpdateSession",
+        session_pb2.UpdateSessionRequest(
+            session=session_pb2.Session(session_id=NOBODY, title="é"), update_mask=FieldMask(paths=["title"])
+        ),
+    ),
+    Method("Session", "SuspendSession", session_pb2.SuspendSessionRequest(session_id=NOBODY)),
+    Method("Session", "ResumeSession", session_pb2.ResumeSessionRequest(session_id=NOBODY)),
+    Method("Session", "DeleteSession", session_pb2.DeleteSessionRequest(session_id=NOBODY, etag="é")),
+    Method("Session", "UndeleteSession", session_pb2.UndeleteSessionRequest(session_id=NOBODY)),
+    Method("Session", "EndSession", session_pb2.EndSessionRequest(session_id=NOBODY, reason="é")),
+    Method("Session", "WatchEvents", session_pb2.WatchEventsRequest(session_id=NOBODY, types=["turn_failed"]), True),
+    Method("Session", "ListEvents", session_pb2.ListEventsRequest(session_id=NOBODY, after_sequence=1)),
+    Method("Session", "ListMessages", session_pb2.ListMessagesRequest(session_id=NOBODY, page_size=3)),
+    Method("Session", "ListCheckpoints", session_pb2.ListCheckpointsRequest(session_id=NOBODY, page_size=3)),
+    Method("Session", "ForkSession", session_pb2.ForkSessionRequest(session_id=NOBODY, request_id="r", sequence=1)),
+    Method("Session", "RestoreCheckpoint", session_pb2.RestoreCheckpointRequest(session_id=NOBODY, sequence=1)),
+    Method("Chat", "SendMessage", chat_pb2.SendMessageRequest(session_id=NOBODY, request_id="r", content=TEXT)),
+    Method(
+        "Chat", "StreamMessage", chat_pb2.StreamMessageRequest(session_id=NOBODY, request_id="r", content=TEXT), True
+    ),
+    Method("Chat", "GetTurn", chat_pb2.GetTurnRequest(session_id=NOBODY, turn_id="t", wait=Duration(nanos=5))),
+    Method("Chat", "ListTurns", chat_pb2.ListTurnsRequest(session_id=NOBODY, page_size=7)),
+    Method("Chat", "CancelTurn", chat_pb2.CancelTurnRequest(session_id=NOBODY, turn_id="t")),
+    Method("Chat", "RetryTurn", chat_pb2.RetryTurnRequest(session_id=NOBODY, turn_id="t", request_id="r")),
+    Method(
+        "Chat",
+        "SubmitToolResult",
+        chat_pb2.SubmitToolResultRequest(session_id=NOBODY, tool_call_id="c", result_json='"é"'),
+    ),
+    Method("Approval", "GetApproval", approval_pb2.GetApprovalRequest(approval_id=NOBODY)),
+    Method("Approval", "ListApprovals", approval_pb2.ListApprovalsRequest(tool="é", page_size=1), lists=True),
+    Method("Approval", "WaitApproval", approval_pb2.WaitApprovalRequest(approval_id=NOBODY, wait=Duration(nanos=5))),
+    Method(
+        "Approval",
+        "DecideApproval",
+        approval_pb2.DecideApprovalRequest(
+            approval_id=NOBODY, decision=event_pb2.APPROVAL_DECISION_APPROVE, arguments_hash="0", reason="é"
+        ),
+    ),
+    Method("Agent", "GetAgent", agent_pb2.GetAgentRequest(name="talker")),
+    Method("Agent", "ListAgents", agent_pb2.ListAgentsRequest(page_size=1), lists=True),
+)

@@ -1,0 +1,146 @@
+"""Tools for tests. Each writes down that it was started; those that hold go on when the test says so.
+
+A server finds them as it finds anybody's tools, by an entry point: `install` writes what an installation would.
+"""
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests import processes
+from turnkeeper.domain.tool import ToolClass
+from turnkeeper.tools.contract import ToolContext, ToolError
+from turnkeeper.tools.python import tool
+
+FOLDER = "TURNKEEPER_TEST_TOOLS"
+REPOSITORY = Path(__file__).parents[1]
+EFFECTS = "effects.jsonl"
+
+RAISED: Mapping[str, BaseException] = {
+    "says so": ToolError("The printer is out of paper."),
+    "says too much": ToolError("x" * 300_000),
+    "says half a character": ToolError("\ud83d"),
+    "raises": ValueError("a secret of the tool"),
+    "is cancelled from inside": asyncio.CancelledError(),
+    "exits": SystemExit(3),
+}
+RETURNED: Mapping[str, object] = {
+    "returns no JSON": float("nan"),
+    "returns half a character": "\ud83d",
+    "floods": "x" * 70_000,
+}
+
+
+@tool(tool_class=ToolClass.READ_ONLY)
+async def hold_reading(label: str, context: ToolContext) -> str:
+    """Read, once the test lets it."""
+    return await _hold("hold_reading", label, context)
+
+
+@tool(tool_class=ToolClass.IDEMPOTENT)
+async def hold_idempotent(label: str, context: ToolContext) -> str:
+    """Do what may be done again under the same key."""
+    return await _hold("hold_idempotent", label, context)
+
+
+@tool(tool_class=ToolClass.IRREVERSIBLE)
+async def hold_irreversible(label: str, context: ToolContext) -> str:
+    """Do what cannot be taken back, and say so late."""
+    return await _hold("hold_irreversible", label, context)
+
+
+@tool(tool_class=ToolClass.IRREVERSIBLE)
+def act(label: str, context: ToolContext) -> str:
+    """Do what cannot be taken back."""
+    _write_down("act", label, context)
+    return f"{label} is done"
+
+
+@tool(tool_class=ToolClass.IDEMPOTENT)
+async def block(label: str, seconds: float, context: ToolContext) -> str:
+    """Block the event loop when it is started for the first time: what no tool should do."""
+    _write_down("block", label, context)
+    if len(_effects(label)) == 1:
+        time.sleep(seconds)  # noqa: ASYNC251
+    return f"{label} is done"
+
+
+@tool(tool_class=ToolClass.READ_ONLY)
+async def misbehave(how: str) -> object:
+    """Go wrong in one of the ways of RAISED and RETURNED, or hang."""
+    if how == "hangs":
+        await asyncio.Event().wait()
+    if how in RAISED:
+        raise RAISED[how]
+    return RETURNED[how]
+
+
+async def _hold(name: str, label: str, context: ToolContext) -> str:
+    _write_down(name, label, context)
+    await processes.until((_folder() / f"release-{label}").exists, timeout=60)
+    return f"{label} is done"
+
+
+def _write_down(name: str, label: str, context: ToolContext) -> None:
+    line = json.dumps({"tool": name, "label": label, "key": context.key, "pid": os.getpid()})
+    with (_folder() / EFFECTS).open("a", encoding="utf-8") as effects:
+        effects.write(line + "\n")
+
+
+def _effects(label: str, *, folder: Path | None = None) -> "list[Effect]":
+    try:
+        lines = ((folder or _folder()) / EFFECTS).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    return [found for found in (Effect(**json.loads(line)) for line in lines) if found.label == label]
+
+
+def _folder() -> Path:
+    return Path(os.environ[FOLDER])
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """One start of a tool, as the tool itself saw it."""
+
+    tool: str
+    label: str
+    key: str
+    pid: int
+
+
+class ToolControl:
+    """The test's side of the tools."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def install(self, module: str = "tests.test_tools") -> None:
+        """Make the folder one that, on the path, holds a distribution with these tools."""
+        metadata = self.folder / "turnkeeper_test_tools-1.dist-info"
+        metadata.mkdir(exist_ok=True)
+        (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: turnkeeper-test-tools\nVersion: 1\n")
+        (metadata / "entry_points.txt").write_text(f"[turnkeeper.tools]\ntest_tools = {module}\n")
+
+    @property
+    def variables(self) -> Mapping[str, str]:
+        """What a server process needs to find the tools."""
+        path = (self.folder, REPOSITORY, REPOSITORY / "service")
+        return {FOLDER: str(self.folder), "PYTHONPATH": os.pathsep.join(map(str, path))}
+
+    def effects(self, label: str) -> list[Effect]:
+        """Every start with this label, in order."""
+        return _effects(label, folder=self.folder)
+
+    async def started(self, label: str, *, times: int = 1) -> list[Effect]:
+        """Once a tool with this label was started so often."""
+        await processes.until(lambda: len(self.effects(label)) >= times, timeout=20)
+        return self.effects(label)
+
+    def release(self, label: str) -> None:
+        """Let the tools with this label go on."""
+        (self.folder / f"release-{label}").touch()

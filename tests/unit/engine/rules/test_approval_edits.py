@@ -1,0 +1,64 @@
+"""An approver's own arguments are judged as a model's are; what came up since the question is not overlooked."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from tests.builders import AGENT, Place, a_call, a_place, an_approval
+from tests.unit.engine.rules.test_outcomes import draft_of
+from turnkeeper.domain.agent import PolicyRule
+from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolSpec
+from turnkeeper.engine.rules.approval_edits import Edit, check_edit, open_next_round
+from turnkeeper.engine.rules.tool_calls import shows_all_unknown
+from turnkeeper.errors import ToolNotFound, ToolPermissionDenied
+from turnkeeper.tools.contract import ToolContext
+from turnkeeper.tools.toolbox import Toolbox
+
+PLACE: Place = a_place()
+SPEC = ToolSpec(
+    name="search_web", description="", schema_json='{"type":"object"}', tool_class=ToolClass.IRREVERSIBLE, source="test"
+)
+
+
+class Source:
+    def specs(self) -> Sequence[ToolSpec]:
+        return (SPEC,)
+
+    async def call(self, name: str, arguments: dict[str, object], context: ToolContext) -> object:
+        raise NotImplementedError
+
+
+def test_a_tool_that_the_policy_denies_cannot_be_edited_into_running() -> None:
+    denied = replace(AGENT, policy=(PolicyRule(tool="*", action=PolicyAction.DENY),))
+    with pytest.raises(ToolPermissionDenied):
+        check_edit(an_approval(PLACE), '{"query":"x"}', agent=denied, toolbox=Toolbox([Source()]))
+
+
+def test_a_tool_that_is_gone_cannot_be_edited() -> None:
+    with pytest.raises(ToolNotFound):
+        check_edit(an_approval(PLACE), "{}", agent=AGENT, toolbox=Toolbox([]))
+
+
+def test_other_arguments_have_another_hash_and_the_same_ones_are_no_edit() -> None:
+    toolbox = Toolbox([Source()])
+    assert check_edit(an_approval(PLACE), '{ "query" : "weather" }', agent=AGENT, toolbox=toolbox) is None
+    one = check_edit(an_approval(PLACE), '{"b":1, "a":2}', agent=AGENT, toolbox=toolbox)
+    two = check_edit(an_approval(PLACE), '{"a":2,"b":3}', agent=AGENT, toolbox=toolbox)
+    assert one is not None
+    assert two is not None
+    assert one.arguments_json == '{"a":2,"b":1}'
+    assert one.arguments_hash != two.arguments_hash
+
+
+def test_what_became_unknown_since_the_question_is_asked_about_before_the_edit_runs() -> None:
+    session_unknown = draft_of().session.with_unknown("search_web", "lost-since").unknown
+    call = a_call(PLACE, turn_id="turn")
+    asked = an_approval(PLACE, turn_id="turn", tool_call_id=call.id)
+    uow = draft_of(call, unknown=session_unknown)
+    edit = Edit(arguments_json="{}", arguments_hash="other", tool_class=ToolClass.IRREVERSIBLE, agent=AGENT)
+    second = open_next_round(uow, asked, edit)
+    assert second.unknown_tool_call_ids == ("lost-since",)
+    (edited,) = uow.calls
+    assert edited.arguments_json == "{}"
+    assert not shows_all_unknown(uow, edited)
