@@ -1,4 +1,4 @@
-"""Durations as people write them: 250ms, 30s, 1.5m, 1h, 7d."""
+"""Reads and writes durations as people do: 250ms, 30s, 1.5m, 1h, 7d."""
 
 import re
 from datetime import timedelta
@@ -10,14 +10,14 @@ _MOST_SECONDS = 999_999
 
 
 def parse(text: str) -> timedelta:
-    """Raises ValueError for anything that is not a number with a unit."""
-    found = _FORM.fullmatch(text.strip())
-    if found is None:
+    """Returns the duration. Raises ValueError if the text is not a number with a unit."""
+    match = _FORM.fullmatch(text.strip())
+    if match is None:
         raise ValueError(f"{text!r} is not a duration such as {EXAMPLES}")
-    return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
+    return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
 
 
 def written(duration: timedelta) -> str:
-    """What `parse` reads as the same microsecond."""
+    """Returns the text that `parse` reads as this duration, to the microsecond."""
     seconds = duration.total_seconds()
     return f"{seconds:.6f}s" if seconds < _MOST_SECONDS else f"{seconds / _UNITS['d']:.12f}d"

@@ -1,4 +1,4 @@
-"""Identifiers: lower-case ULIDs (48 bits of milliseconds, 80 random bits, Crockford's base 32)."""
+"""Makes identifiers: lower-case ULIDs (48 bits of milliseconds, 80 random bits, Crockford's base 32)."""
 
 import hashlib
 from collections.abc import Callable
@@ -8,16 +8,17 @@ _PAIRS = tuple(first + second for first in ALPHABET for second in ALPHABET)
 
 
 def encode(number: int) -> str:
-    """26 characters for 128 bits; the order of the texts is that of the numbers."""
+    """Returns 26 characters for a number of at most 128 bits; the texts sort as the numbers do."""
     return "".join([_PAIRS[(number >> shift) & 1023] for shift in range(120, -1, -10)])
 
 
 def ulid(*, milliseconds: int, random_bits: int) -> str:
+    """Returns the id of a time (milliseconds since 1970) and 80 random bits."""
     return encode((milliseconds << 80) | (random_bits & ((1 << 80) - 1)))
 
 
 def source(clock: Callable[[], float], random_bits: Callable[[int], int]) -> Callable[[], str]:
-    """A function that makes ids. `clock` gives seconds since 1970; `random_bits(n)` gives n random bits."""
+    """Returns a function that makes ids. `clock` returns seconds since 1970, `random_bits(n)` n random bits."""
 
     def new_id() -> str:
         return ulid(milliseconds=int(clock() * 1000), random_bits=random_bits(80))
@@ -26,6 +27,6 @@ def source(clock: Callable[[], float], random_bits: Callable[[int], int]) -> Cal
 
 
 def derived(*parts: str) -> str:
-    """The same id from the same parts, on any replica: so the key itself finds a repeat."""
+    """Returns the same id for the same parts on any replica, so that a unique key detects a repeat."""
     digest = hashlib.sha256("\0".join(parts).encode()).digest()
     return encode(int.from_bytes(digest[:16]) & ((1 << 128) - 1))

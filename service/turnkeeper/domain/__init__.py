@@ -1,1 +1,4 @@
-"""Values and rules: no I/O, no clock, no vendor imports."""
+"""The values and rules that every other room uses: sessions, turns, tool calls, approvals, events.
+
+No I/O, no clock, no randomness, no vendor's package: what a rule needs is a parameter.
+"""

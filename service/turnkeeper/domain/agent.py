@@ -1,4 +1,4 @@
-"""An agent: instructions, a model, tools, a policy, limits; its version names its content."""
+"""An agent: instructions, a model, tools, a policy and limits. Its version is a hash of its content."""
 
 import hashlib
 import json
@@ -12,56 +12,73 @@ from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyRule:
-    """`tool` is a name, or a pattern with `*` and `?`. `ttl`: how long an approval can be decided."""
+    """A line of an agent's policy: which tools it covers, and what happens to a call of one."""
 
     tool: str
+    """A tool's name, or a pattern with `*` and `?`."""
     action: PolicyAction
     ttl: timedelta = timedelta(hours=1)
+    """How long an approval that this rule asks for can be decided."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentLimits:
-    """Limits of a turn. `max_output_tokens` 0 leaves it to the provider."""
+    """The limits of one turn of an agent."""
 
     max_iterations: int = 16
+    """Model calls of one turn."""
     max_output_tokens: int = 0
+    """Tokens of one model message; 0 leaves the limit to the provider."""
     max_attempts: int = 4
+    """Tries of one model call."""
     tool_timeout: timedelta = timedelta(seconds=30)
+    """How long one tool call may run."""
     parallel_tools: int = 4
+    """Tool calls of one turn that may run at the same time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Agent:
-    """One version of an agent. `base_url` and `api_key_env` name another model server than the default one.
+    """One version of an agent.
 
-    Without slots: its version is computed once, for every turn asks for it.
+    Without slots: the version is computed once and cached, because every turn reads it.
     """
 
     name: str
     model: str
+    """The model's name, as its provider calls it."""
     instructions: str = ""
+    """The system prompt; empty sends none."""
     description: str = ""
+    """For people who choose an agent; the model never sees it."""
     base_url: str = ""
+    """The address of the agent's own model server; empty uses the service's default one."""
     api_key_env: str = ""
+    """The environment variable with the key for `base_url`; empty reads OPENAI_API_KEY."""
     temperature: float | None = None
+    """None leaves it to the provider."""
     tools: tuple[str, ...] = ()
+    """Names of tools, or patterns with `*` and `?`."""
     policy: tuple[PolicyRule, ...] = ()
+    """Rules in order: the first that covers a tool counts."""
     limits: AgentLimits = field(default_factory=AgentLimits)
 
     @cached_property
     def version(self) -> str:
-        """12 hexadecimal digits of the content's SHA-256: the same content is the same version anywhere."""
+        """Returns 12 hexadecimal digits of the content's SHA-256: equal content has an equal version on any replica."""
         content = json.dumps(asdict(self), sort_keys=True, default=str)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
     def offers(self, tool: str) -> bool:
+        """Returns True if the agent may call the tool of this name."""
         return any(fnmatchcase(tool, pattern) for pattern in self.tools)
 
     def rule_for(self, spec: ToolSpec) -> PolicyRule:
+        """Returns the policy's rule for this tool; see `rule_named`."""
         return self.rule_named(spec.name, spec.tool_class)
 
     def rule_named(self, tool: str, tool_class: ToolClass) -> PolicyRule:
-        """The first rule that names the tool; without one, reading is free and everything else asks."""
+        """Returns the first rule that covers the tool. Without one, READ_ONLY tools run, others need approval."""
         for rule in self.policy:
             if fnmatchcase(tool, rule.tool):
                 return rule

@@ -1,4 +1,4 @@
-"""An approval: a question about one tool call, which leaves PENDING once."""
+"""An approval: a question to a person about one tool call. It leaves PENDING exactly once."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -10,14 +10,19 @@ from turnkeeper.domain.tool import ToolClass
 from turnkeeper.errors import ApprovalAlreadyProcessed, ArgumentsHashMismatch, InvalidRequest
 
 NEVER = datetime(9999, 12, 31, tzinfo=UTC)
+"""The expire time of an approval whose clock is paused."""
 
 
 class ApprovalKind(StrEnum):
+    """What an approval asks: may this call run (TOOL_CALL), or what became of a lost call (OUTCOME)."""
+
     TOOL_CALL = "TOOL_CALL"
     OUTCOME = "OUTCOME"
 
 
 class ApprovalState(StrEnum):
+    """Where an approval is. All states but PENDING are final."""
+
     PENDING = "PENDING"
     APPROVED = "APPROVED"
     REJECTED = "REJECTED"
@@ -26,6 +31,8 @@ class ApprovalState(StrEnum):
 
 
 class ApprovalDecision(StrEnum):
+    """What a person can decide. APPROVE and REJECT answer TOOL_CALL; the other three answer OUTCOME."""
+
     APPROVE = "APPROVE"
     REJECT = "REJECT"
     RETRY = "RETRY"
@@ -44,7 +51,7 @@ ANSWERS: Mapping[ApprovalKind, Mapping[ApprovalDecision, ApprovalState]] = {
         ApprovalDecision.GIVE_UP: ApprovalState.REJECTED,
     },
 }
-"""What each kind can be answered with, and what the approval then is."""
+"""The decisions that each kind allows, and the state that each of them leads to."""
 
 _WITHDRAWN = {
     False: "The approval was withdrawn: its turn was cancelled, or its session ended.",
@@ -54,70 +61,81 @@ _WITHDRAWN = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a decider says. `result_json` comes with MARK_DONE alone: JSON text, what the tool would have returned.
-
-    `edited_arguments_json` comes with APPROVE alone: JSON text, what is to run instead.
-    """
+    """A decider's answer to an approval, as the request carries it."""
 
     decision: ApprovalDecision
     by: str
+    """The principal who decides."""
     arguments_hash: str
+    """The hash that the decider saw."""
     reason: str = ""
+    """Why, in the decider's words."""
     result_json: str = ""
+    """With MARK_DONE alone: JSON text, what the tool would have returned."""
     edited_arguments_json: str = ""
+    """With APPROVE alone: JSON text, the arguments that run instead."""
 
 
 def hash_with_late_result(arguments_hash: str, result_json: str) -> str:
-    """What a decision must name once a lost tool's result came after all: who has not read it is refused."""
+    """Returns the hash that a decision must name after a lost tool's result arrived late.
+
+    It differs from the hash shown before, so that a decider who has not read the result is refused.
+    """
     return hashlib.sha256(f"{arguments_hash} {result_json}".encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Approval:
-    """One approval as it is stored. `expire_time` was set, and is compared, by the database's clock.
-
-    `time_left`: set while its session is suspended; its clock stands still, and `expire_time` is NEVER.
-
-    `sequence` is the number of the event that decided it, 0 before. `unknown_tool_call_ids`: calls of the same tool in
-    the session whose outcome is unknown. `late_result_json`: what a lost owner's tool returned after all.
-    `replaced_by`: the approval of the next round. `result_json` is what MARK_DONE said.
-    """
+    """One approval as it is stored."""
 
     id: str
     tenant: str
     session_id: str
     turn_id: str
     tool_call_id: str
+    """The call that the question is about."""
     kind: ApprovalKind
     state: ApprovalState
     round: int
+    """From 1; each edit of the arguments starts a new round with a new approval."""
     tool: str
     tool_class: ToolClass
     arguments_json: str
+    """Canonical JSON: exactly what runs after APPROVE."""
     arguments_hash: str
+    """Hexadecimal: what the decision must name."""
     requester: str
+    """The principal whose message began the turn."""
     agent: str
     create_time: datetime
     expire_time: datetime
+    """Set, and compared, by the database's clock. NEVER while the session is suspended."""
     decide_time: datetime | None = None
+    """When it left PENDING; None before."""
     decided_by: str = ""
     reason: str = ""
     sequence: int = 0
+    """The number of the event that decided it, 0 before."""
     unknown_tool_call_ids: tuple[str, ...] = ()
+    """Calls of the same tool in the session whose outcome is unknown; shown to the decider."""
     late_result_json: str = ""
+    """What the tool returned to an owner that had lost the call."""
     replaced_by: str = ""
+    """The approval of the next round, after an edit."""
     decision: ApprovalDecision | None = None
     result_json: str = ""
+    """The result that a MARK_DONE decision carried."""
     time_left: timedelta | None = None
+    """Set while the session is suspended: what remains of the time to decide."""
 
     def paused(self, *, now: datetime) -> "Approval":
-        """Its clock stands still. `now` is the database's; one that had lapsed by then stays lapsed."""
+        """Returns the approval with its clock stopped. One that has lapsed by `now` (the database's) stays lapsed."""
         if self.time_left is not None or self.expire_time <= now:
             return self
         return replace(self, time_left=self.expire_time - now, expire_time=NEVER)
 
     def unpaused(self, *, now: datetime) -> "Approval":
-        """Its clock goes on, from `now` by the database's."""
+        """Returns the approval with its clock running again from `now`, by the database's clock."""
         if self.time_left is None:
             return self
         return replace(self, time_left=None, expire_time=now + self.time_left)
@@ -132,19 +150,19 @@ class Approval:
         at: datetime,
         result_json: str = "",
     ) -> "Approval":
-        """The decided approval, or this one when the same principal repeats the same decision.
+        """Returns the decided approval, or this one if the same principal repeats the same decision.
 
-        Raises InvalidRequest for a decision of the other kind, ApprovalAlreadyProcessed when it is not pending,
-        ArgumentsHashMismatch when the decider saw other arguments. Whether it has lapsed is the caller's to ask
-        first: only the database's clock tells.
+        Raises InvalidRequest if this kind does not allow the decision, ApprovalAlreadyProcessed if it is not pending,
+        ArgumentsHashMismatch if the decider saw other arguments. The caller checks first that it has not expired,
+        because only the database's clock decides that.
         """
         if decision not in ANSWERS[self.kind]:
             allowed = _alternatives(ANSWERS[self.kind])
-            told = f"An approval of kind {self.kind} takes {allowed}."
-            raise InvalidRequest(told, fields={"decision": f"must be {allowed}"})
+            message = f"An approval of kind {self.kind} takes {allowed}."
+            raise InvalidRequest(message, fields={"decision": f"must be {allowed}"})
         if self.state is not ApprovalState.PENDING:
-            made = (self.decision, self.decided_by, self.arguments_hash, self.result_json)
-            if made == (decision, by, arguments_hash, result_json):
+            earlier = (self.decision, self.decided_by, self.arguments_hash, self.result_json)
+            if earlier == (decision, by, arguments_hash, result_json):
                 return self
             raise ApprovalAlreadyProcessed(
                 _WITHDRAWN[bool(self.replaced_by)] if self.state is ApprovalState.WITHDRAWN else "",
@@ -158,20 +176,28 @@ class Approval:
                 turn_id=self.turn_id,
                 metadata={"approval_id": self.id, "arguments_hash": self.arguments_hash},
             )
-        said = replace(self, decision=decision, decided_by=by, reason=reason, decide_time=at, result_json=result_json)
-        return replace(said, state=ANSWERS[self.kind][decision])
+        return replace(
+            self,
+            state=ANSWERS[self.kind][decision],
+            decision=decision,
+            decided_by=by,
+            reason=reason,
+            decide_time=at,
+            result_json=result_json,
+        )
 
     @property
     def outcome(self) -> dict[str, str]:
-        """Who won, for those who come too late."""
-        told = {"state": self.state.value, "decided_by": self.decided_by, "approval_id": self.id}
-        return told | ({"replaced_by": self.replaced_by} if self.replaced_by else {})
+        """Returns the error metadata for a decider who comes too late: the state, and who decided."""
+        metadata = {"state": self.state.value, "decided_by": self.decided_by, "approval_id": self.id}
+        return metadata | ({"replaced_by": self.replaced_by} if self.replaced_by else {})
 
     def closed(self, state: ApprovalState, *, at: datetime) -> "Approval":
-        """Expired or withdrawn."""
+        """Returns the approval without a decision: EXPIRED or WITHDRAWN."""
         return replace(self, state=state, decide_time=at)
 
 
 def _alternatives(decisions: Iterable[ApprovalDecision]) -> str:
+    """Returns "A, B or C"."""
     *first, last = (decision.value for decision in decisions)
     return f"{', '.join(first)} or {last}"

@@ -1,4 +1,4 @@
-"""Checkpoints: places of a log that have a name. They are read out of its events; nothing else is stored."""
+"""Checkpoints: named positions of a session's log. They are derived from its events; nothing else is stored."""
 
 import re
 from dataclasses import dataclass
@@ -10,6 +10,8 @@ from turnkeeper.domain.message import FinishReason
 
 
 class CheckpointKind(StrEnum):
+    """What happened at a checkpoint."""
+
     EXECUTION_START = "EXECUTION_START"
     TOOL_CALL = "TOOL_CALL"
     APPROVAL_PENDING = "APPROVAL_PENDING"
@@ -19,13 +21,16 @@ class CheckpointKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """`sequence`: the place is after this event; `create_time` is that of the event it was read from."""
+    """A position of a log to which a session can be restored, or at which it can be forked."""
 
     checkpoint_id: str
+    """The kind in lower case, a hyphen, the number of the event it is derived from: `tool_call-17`."""
     kind: CheckpointKind
     sequence: int
+    """The position is after this event."""
     turn_id: str
     create_time: datetime
+    """That of the event it is derived from."""
 
 
 _MARKS = {
@@ -46,24 +51,24 @@ _ID = re.compile(r"([a-z_]{1,32})-([1-9][0-9]{0,17})")
 
 
 def checkpoint_of(event: Event, *, kind: str) -> Checkpoint | None:
-    """The checkpoint that this event of a kind of MARKS stands for; None for a message that was not cut.
+    """Returns the checkpoint of an event whose kind is in MARKS; None for a message that ended by itself.
 
-    What was said of a cut message does not count: its place is where the model was called, before this event.
+    The text of an interrupted message does not count: its checkpoint is the model call, one event earlier.
     """
-    marks = _MARKS[kind]
+    checkpoint_kind = _MARKS[kind]
     payload = event.payload
     if isinstance(payload, MessageCompleted) and payload.finish_reason is not FinishReason.INTERRUPTED:
         return None
     return Checkpoint(
-        checkpoint_id=f"{marks.lower()}-{event.sequence}",
-        kind=marks,
-        sequence=event.sequence - (marks is CheckpointKind.CONTENT_PARTIAL),
+        checkpoint_id=f"{checkpoint_kind.lower()}-{event.sequence}",
+        kind=checkpoint_kind,
+        sequence=event.sequence - (checkpoint_kind is CheckpointKind.CONTENT_PARTIAL),
         turn_id=event.turn_id,
         create_time=event.create_time,
     )
 
 
 def event_named(checkpoint_id: str) -> int:
-    """The number of the event that a checkpoint's id speaks of, 0 when it is no such id."""
-    found = _ID.fullmatch(checkpoint_id)
-    return int(found[2]) if found else 0
+    """Returns the number of the event that a checkpoint's id names, 0 if it is not a checkpoint's id."""
+    match = _ID.fullmatch(checkpoint_id)
+    return int(match[2]) if match else 0

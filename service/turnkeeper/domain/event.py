@@ -1,4 +1,7 @@
-"""Events: what a session's log holds. Each payload has the fields of its proto message, by the same names."""
+"""Events: the entries of a session's log.
+
+Each payload has the fields of its message in event.proto, by the same names: the codec copies them by name.
+"""
 
 import re
 from collections.abc import Mapping
@@ -14,67 +17,97 @@ from turnkeeper.domain.turn import CancelReason, StopReason
 
 
 class AttemptOutcome(StrEnum):
+    """What follows a failed attempt: the model is called again (RETRYING), or the turn fails (EXHAUSTED)."""
+
     RETRYING = "RETRYING"
     EXHAUSTED = "EXHAUSTED"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageReceived:
+    """A user's message was accepted."""
+
     message_id: str
     content: tuple[Part, ...]
     principal: str
+    """Who sent it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnQueued:
+    """The turn waits until the turns before it have ended."""
+
     position: int
+    """Turns before it, the running one included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnStarted:
+    """The turn's first attempt began."""
+
     message_id: str
+    """The id that the model's first message will have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageCompleted:
+    """A whole message of the model; it replaces the text of its deltas."""
+
     message_id: str
     content: tuple[Part, ...]
     tool_requests: tuple[ToolRequest, ...]
     finish_reason: FinishReason
     usage: Usage
+    """Of this model call alone."""
     model: str
+    """The model's name, as its server reported it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCalled:
+    """The model requested a tool, and the agent's policy decided what happens to the call."""
+
     tool_call_id: str
     tool: str
     arguments_json: str
+    """Canonical JSON, or the model's own text if that is not JSON."""
     arguments_hash: str
+    """Hexadecimal: what an approval is bound to."""
     action: PolicyAction
     tool_class: ToolClass
     message_id: str
+    """The model's message that requested it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolStarted:
+    """The tool is about to run; stored before the call leaves the replica."""
+
     tool_call_id: str
     tool: str
     key: str
+    """The idempotency key that the tool receives, the same for every start of this call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolReturned:
+    """A tool call ended, with or without a result of the tool."""
+
     tool_call_id: str
     tool: str
     outcome: ToolOutcome
     result_json: str
+    """JSON text for the model, at most 64 KiB."""
     started: bool
+    """A start of the call was stored, or the client was requested to run it: it may have taken effect."""
     duration: timedelta | None = None
+    """From start to result; None if it did not run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientToolRequested:
+    """The client must run a tool and submit its result."""
+
     tool_call_id: str
     tool: str
     arguments_json: str
@@ -82,6 +115,8 @@ class ClientToolRequested:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovalRequested:
+    """A person must decide about a tool call."""
+
     approval_id: str
     kind: ApprovalKind
     tool_call_id: str
@@ -89,11 +124,15 @@ class ApprovalRequested:
     arguments_json: str
     arguments_hash: str
     round: int
+    """From 1; a new round voids earlier decisions."""
     expire_time: datetime
+    """By the database's clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovalDecided:
+    """A person has decided."""
+
     approval_id: str
     tool_call_id: str
     decision: ApprovalDecision
@@ -105,58 +144,86 @@ class ApprovalDecided:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovalExpired:
+    """The time to decide has passed without a decision."""
+
     approval_id: str
     tool_call_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovalWithdrawn:
+    """The question no longer stands: a cancel, an end of the session, or an edit of the arguments."""
+
     approval_id: str
     tool_call_id: str
     replaced_by: str = ""
+    """After an edit, the approval of the next round; empty otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptFailed:
+    """A model call failed; its deltas do not count."""
+
     error: ErrorDetail
     outcome: AttemptOutcome
     retry_delay: timedelta | None = None
+    """With RETRYING: the time until the next try."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptSuperseded:
+    """Another owner took over the turn; deltas of the earlier attempt do not count."""
+
     superseded_attempt: int
+    """The attempt that no longer counts."""
     message_id: str
+    """The id that the model's next message will have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnCompleted:
+    """The turn ended with an answer."""
+
     stop_reason: StopReason
     usage: Usage
+    """Of the whole turn."""
     message_id: str
+    """The message that is the answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnFailed:
+    """The turn ended without an answer."""
+
     error: ErrorDetail
     usage: Usage
+    """Of the whole turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnCancelled:
+    """The turn was cancelled."""
+
     reason: CancelReason
     principal: str
+    """Who requested it."""
     usage: Usage
+    """Of the whole turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnRetried:
+    """RetryTurn started the turn again."""
+
     principal: str
     message_id: str
+    """The id that the model's next message will have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionCreated:
+    """The session's first event."""
+
     agent: str
     agent_version: str
     owner: str
@@ -167,40 +234,57 @@ class SessionCreated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionActivated:
+    """The first message arrived."""
+
     title: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionEnded:
+    """EndSession."""
+
     principal: str
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionRestored:
+    """RestoreCheckpoint: events between `to_sequence` and this one no longer count."""
+
     to_sequence: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionForked:
+    """ForkSession made this session."""
+
     source_session_id: str
     source_sequence: int
+    """The position in the source's log up to which it was copied."""
     copied_through: int
+    """The number of the last copied event in this log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionSuspended:
+    """SuspendSession."""
+
     principal: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionResumed:
+    """ResumeSession."""
+
     principal: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionUpdated:
+    """UpdateSession, DeleteSession or UndeleteSession."""
+
     fields: tuple[str, ...]
+    """The names of the fields that changed."""
 
 
 Payload = (
@@ -235,23 +319,25 @@ Payload = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForeignPayload:
-    """What another version says, in a field of `Event` that this one does not know; whoever does not, ignores it."""
+    """A payload of another version's: a kind that this version does not know, and ignores."""
 
     kind: str
     text: str
 
 
 def kind_of(payload: type[Payload]) -> str:
-    """The payload's name on the wire: `MessageReceived` → `message_received`."""
+    """Returns the payload's field name in event.proto: `message_received` for `MessageReceived`."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", payload.__name__).lower()
 
 
 KINDS: Mapping[str, type[Payload]] = {kind_of(payload): payload for payload in Payload.__args__}
+"""Payload classes by their kinds."""
 NAMES: Mapping[type[Payload], str] = {payload: kind for kind, payload in KINDS.items()}
+"""Kinds by their payload classes."""
 
 
 def name_of(payload: Payload | ForeignPayload) -> str:
-    """The payload's kind, as it is stored beside the event."""
+    """Returns the payload's kind, as it is stored beside the event."""
     return payload.kind if isinstance(payload, ForeignPayload) else NAMES[type(payload)]
 
 
@@ -266,25 +352,31 @@ HISTORY = frozenset(
         "session_restored",
     }
 )
-"""The kinds from which a model's context is made."""
+"""The kinds that a model's context is built from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewEvent:
-    """A durable event before it has its number. `at` is for people."""
+    """A durable event that has no number yet."""
 
     payload: Payload | ForeignPayload
     at: datetime
+    """The replica's time, for people: nothing is ordered by it."""
     turn_id: str = ""
+    """Empty for an event of the session alone."""
     attempt: int = 0
+    """The turn's attempt at that time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """A durable event of a session's log, read again."""
+    """A durable event as it was read from a session's log."""
 
     sequence: int
+    """Its number in the log: from 1, without a gap."""
     turn_id: str
+    """Empty for an event of the session alone."""
     attempt: int
     create_time: datetime
+    """The writing replica's time, for people: nothing is ordered by it."""
     payload: Payload | ForeignPayload

@@ -1,4 +1,4 @@
-"""The conversation of one session, up to a place, as the log of another: turn after turn, each one ended."""
+"""Copies one session's conversation, up to a position, into the log of another: turn after turn, each one ended."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,7 +31,7 @@ from turnkeeper.domain.turn import CancelReason, Turn, TurnOptions, TurnState
 
 LEFT_BEHIND = '"The session was forked before this call\'s result was known; the call may have run."'
 NEVER_RAN = '"The session was forked before this call ran; it did not run here."'
-"""What a model is told of calls that were open at the place (promise I16)."""
+"""The results that a model receives for calls that were open at the position (promise I16)."""
 COPIED = frozenset(
     {
         "message_received",
@@ -49,32 +49,40 @@ COPIED = frozenset(
         "session_restored",
     }
 )
-"""The kinds that a copy is made of, so no trimming takes them. Approvals stay with the session that asked for them."""
+"""The kinds of events that are copied; a trim keeps them. Approvals stay with the session that requested them."""
 
 
 @dataclass(slots=True)
 class Copy:
-    """Events, turns and calls of a fork. `session` is the fork; its events are numbered after `opening` others.
+    """The events, turns and calls of a fork.
 
-    A turn's message stands where the turn began, so that there is no queue; one that had not begun is left out. What
-    was open where the conversation was cut is closed: its calls by results that say so, the turn as CANCELLED, FORKED.
-    Usage is counted from what is copied.
+    A turn's message stands where the turn began, so that there is no queue; one whose turn had not begun is left out.
+    What was open at the position is closed: calls by the results above, the turn as CANCELLED with FORKED. Usage is
+    counted from what is copied.
     """
 
     session: Session
+    """The fork."""
     opening: int
+    """How many events of the fork's own come before the copied ones."""
     options: Mapping[str, TurnOptions]
+    """The options of the source's turns, by turn id."""
     called: Mapping[str, Event]
+    """The source's `tool_called` events, by call id, also those after the position."""
     events: list[NewEvent] = field(default_factory=list)
     turns: dict[str, Turn] = field(default_factory=dict)
     calls: dict[str, Call] = field(default_factory=dict)
-    _held: dict[str, Event] = field(default_factory=dict)
+    _waiting: dict[str, Event] = field(default_factory=dict)
+    """Messages whose turns have not begun, by turn id."""
     _arrived: str = ""
+    """The turn of the newest message, until a `turn_queued` or another event shows whether it begins at once."""
     _open: str = ""
-    _asked: tuple[ToolRequest, ...] = ()
+    """The turn that has begun and not ended."""
+    _requests: tuple[ToolRequest, ...] = ()
+    """The tool requests of the last message of the model."""
 
     def take(self, events: Sequence[Event]) -> None:
-        """The source's events of the kinds COPIED, from its first to the place."""
+        """Copies the source's events of the kinds in COPIED, from the first one to the position."""
         for event in counted(events):
             self._add(event)
         self._close()
@@ -84,7 +92,7 @@ class Copy:
         payload = event.payload
         if isinstance(payload, MessageReceived):
             self._settle_arrived()
-            self._held[event.turn_id] = event
+            self._waiting[event.turn_id] = event
             self._arrived = event.turn_id
             return
         if isinstance(payload, TurnQueued):
@@ -95,19 +103,19 @@ class Copy:
             self._close()
         elif isinstance(payload, TurnStarted):
             self._begin(event.turn_id)
-            self._say(event, payload)
+            self._append(event, payload)
         elif event.turn_id in self.turns and not isinstance(payload, ForeignPayload):
-            self._go_on(event, payload)
+            self._add_to_turn(event, payload)
 
-    def _go_on(self, event: Event, payload: Payload) -> None:
-        """An event of a turn that has begun."""
+    def _add_to_turn(self, event: Event, payload: Payload) -> None:
+        """Copies an event of a turn that has begun."""
         turn = self.turns[event.turn_id]
         match payload:
             case TurnRetried():
                 self._open = turn.id
                 self._put(replace(turn, state=TurnState.PENDING, end_time=None, error=None, answer=(), iterations=0))
             case MessageCompleted():
-                self._spoken(turn, payload)
+                self._add_message(turn, payload)
             case ToolStarted(tool_call_id=call_id, key=key):
                 used = replace(turn.usage, tool_calls=turn.usage.tool_calls + 1)
                 self._put(replace(turn, usage=used))
@@ -115,23 +123,23 @@ class Copy:
             case ClientToolRequested(tool_call_id=call_id):
                 self.calls[call_id] = replace(self.calls[call_id], started=True, state=CallState.STARTED)
             case ToolCalled():
-                self._enter(event, payload)
+                self._add_call(event, payload)
             case ToolReturned():
-                self._returned(payload)
+                self._return_call(payload)
             case TurnCompleted() | TurnFailed() | TurnCancelled():
                 payload = replace(payload, usage=turn.usage)
-                self._end(turn, payload, at=event.create_time)
+                self._end_turn(turn, payload, at=event.create_time)
             case _:
                 pass
-        self._say(event, payload)
+        self._append(event, payload)
 
     def _settle_arrived(self) -> None:
-        """A message that was not queued begins its turn as soon as no other is open."""
+        """Begins the turn of a message that was not queued, unless another turn is open."""
         if self._arrived and not self._open:
             self._begin(self._arrived)
 
     def _begin(self, turn_id: str) -> None:
-        event = self._held.pop(turn_id, None)
+        event = self._waiting.pop(turn_id, None)
         if event is None or not isinstance(event.payload, MessageReceived):
             return
         self._arrived, self._open = "", turn_id
@@ -150,32 +158,32 @@ class Copy:
             create_time=event.create_time,
             update_time=event.create_time,
         )
-        self._say(event, event.payload)
+        self._append(event, event.payload)
 
-    def _spoken(self, turn: Turn, said: MessageCompleted) -> None:
-        self._asked = said.tool_requests
-        if said.finish_reason is FinishReason.INTERRUPTED:
+    def _add_message(self, turn: Turn, message: MessageCompleted) -> None:
+        self._requests = message.tool_requests
+        if message.finish_reason is FinishReason.INTERRUPTED:
             return
         self._put(
             replace(
                 turn,
                 iterations=turn.iterations + 1,
-                usage=turn.usage + said.usage,
-                finish_reason=said.finish_reason,
-                answer=() if said.tool_requests else said.content,
-                next_message_id=said.message_id,
+                usage=turn.usage + message.usage,
+                finish_reason=message.finish_reason,
+                answer=() if message.tool_requests else message.content,
+                next_message_id=message.message_id,
             )
         )
 
-    def _enter(self, event: Event, called: ToolCalled) -> None:
-        asked = [request.tool_call_id for request in self._asked]
+    def _add_call(self, event: Event, called: ToolCalled) -> None:
+        requested = [request.tool_call_id for request in self._requests]
         self.calls[called.tool_call_id] = Call(
             id=called.tool_call_id,
             tenant=self.session.tenant,
             session_id=self.session.id,
             turn_id=event.turn_id,
             message_id=called.message_id,
-            position=asked.index(called.tool_call_id) if called.tool_call_id in asked else len(asked),
+            position=requested.index(called.tool_call_id) if called.tool_call_id in requested else len(requested),
             tool=called.tool,
             arguments_json=called.arguments_json,
             arguments_hash=called.arguments_hash,
@@ -185,14 +193,14 @@ class Copy:
             key="",
         )
 
-    def _returned(self, returned: ToolReturned) -> None:
+    def _return_call(self, returned: ToolReturned) -> None:
         call = self.calls[returned.tool_call_id]
         self.calls[call.id] = replace(call, state=CallState.RETURNED, outcome=returned.outcome)
         cut = call.state is CallState.STARTED and returned.outcome is ToolOutcome.CANCELLED
         if returned.outcome is ToolOutcome.UNKNOWN or (cut and not call.tool_class.may_start_again):
             self.session = self.session.with_unknown(call.tool, call.id)
 
-    def _end(self, turn: Turn, payload: TurnCompleted | TurnFailed | TurnCancelled, *, at: datetime) -> None:
+    def _end_turn(self, turn: Turn, payload: TurnCompleted | TurnFailed | TurnCancelled, *, at: datetime) -> None:
         match payload:
             case TurnCompleted(stop_reason=stop_reason):
                 turn = replace(turn.ended_as(TurnState.COMPLETED, at=at), stop_reason=stop_reason)
@@ -204,30 +212,30 @@ class Copy:
         self._open = ""
 
     def _close(self) -> None:
-        """The conversation was cut here: nothing stays open, and what waits is left out."""
+        """Ends the conversation here: closes what is open and leaves out what waits."""
         self._close_turn()
         self._settle_arrived()
         self._close_turn()
-        self._held, self._arrived = {}, ""
+        self._waiting, self._arrived = {}, ""
 
     def _close_turn(self) -> None:
         if not self._open:
             return
         turn = self.turns[self._open]
-        for request in self._asked:
-            decided = self.called.get(request.tool_call_id)
-            if request.tool_call_id not in self.calls and decided and isinstance(decided.payload, ToolCalled):
-                self._enter(decided, decided.payload)  # stored in one step with its message
-                self._say(decided, decided.payload)
-        for call in [each for each in self.calls.values() if each.turn_id == turn.id]:
+        for request in self._requests:
+            event = self.called.get(request.tool_call_id)
+            if request.tool_call_id not in self.calls and event and isinstance(event.payload, ToolCalled):
+                self._add_call(event, event.payload)  # stored in one changeset with its message
+                self._append(event, event.payload)
+        for call in [call for call in self.calls.values() if call.turn_id == turn.id]:
             if call.state is not CallState.RETURNED:
                 self._close_call(turn, call)
         cancelled = TurnCancelled(reason=CancelReason.FORKED, principal=self.session.owner, usage=turn.usage)
-        self._end(turn, cancelled, at=self.session.create_time)
-        self._say_of(turn, cancelled)
+        self._end_turn(turn, cancelled, at=self.session.create_time)
+        self._append_own(turn, cancelled)
 
     def _close_call(self, turn: Turn, call: Call) -> None:
-        """Of an irreversible call that was started nobody here knows the outcome."""
+        """Closes an open call. The outcome of an irreversible call that was started is UNKNOWN in the fork."""
         lost = call.started and call.tool_class is ToolClass.IRREVERSIBLE
         returned = ToolReturned(
             tool_call_id=call.id,
@@ -236,19 +244,21 @@ class Copy:
             result_json=LEFT_BEHIND if call.started else NEVER_RAN,
             started=call.started,
         )
-        self._returned(returned)
-        self._say_of(turn, returned)
+        self._return_call(returned)
+        self._append_own(turn, returned)
 
     def _put(self, turn: Turn) -> None:
         self.turns[turn.id] = turn
 
-    def _say(self, event: Event, payload: Payload) -> None:
+    def _append(self, event: Event, payload: Payload) -> None:
+        """Appends a copied event, with the source's time and attempt."""
         turn = self.turns[event.turn_id]
         attempt = max(turn.attempt, event.attempt)
         self._put(replace(turn, attempt=attempt, update_time=event.create_time))
         self.events.append(NewEvent(payload=payload, at=event.create_time, turn_id=turn.id, attempt=attempt))
 
-    def _say_of(self, turn: Turn, payload: Payload) -> None:
+    def _append_own(self, turn: Turn, payload: Payload) -> None:
+        """Appends an event that the source does not have, with the fork's time."""
         self.events.append(
             NewEvent(payload=payload, at=self.session.create_time, turn_id=turn.id, attempt=turn.attempt)
         )

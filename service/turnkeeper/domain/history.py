@@ -1,4 +1,4 @@
-"""A model's context, folded from a session's log."""
+"""A model's context, built from the events of a session's log."""
 
 import sys
 from collections.abc import Sequence
@@ -20,55 +20,59 @@ from turnkeeper.domain.message import FinishReason, Message, Role, text_of
 from turnkeeper.domain.tool import model_text
 
 TAKEN_BACK = "The session was taken back to before this call's result was known; the call may have run."
-"""What a model is told of a call whose result a restoration left behind (promise I16)."""
+"""The result that a model receives for a call whose own result was removed by a restoration (promise I16)."""
 BEGINNINGS = frozenset(
     {"message_received", "turn_queued", "turn_started", "turn_completed", "turn_retried", "session_restored"}
 )
-"""The kinds from which `unfinished_turn` is read."""
+"""The kinds of events that `unfinished_turn` needs."""
 ENTRY_BYTES = 1024
-"""What a message takes beside its text and an adapter's form of it: the objects, their ids and places."""
+"""An estimate of the memory that a message takes beside its text and an adapter's form of it: objects and ids."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryEntry:
-    """One message, and where the log holds it."""
+    """One message of the conversation, and the event that recorded it."""
 
     message: Message
     turn_id: str
     sequence: int
+    """The number of that event."""
     create_time: datetime
     message_id: str
     finish_reason: FinishReason | None = None
+    """Set for a message of the model."""
 
 
 @dataclass(slots=True)
 class History:
     """The conversation in the order in which its turns began.
 
-    A queued turn's message counts from the turn's start, not from its arrival in the middle of another turn's answer;
-    one whose turn never began is not part of it. Only whole messages are kept, and those that their owner closed.
-    After a restoration it is what it was at the place that this names.
-    `size`: about how many bytes of memory it takes.
+    A queued turn's message stands where the turn began, not where it arrived in the middle of another turn's answer.
+    A message whose turn never began is left out. Only whole messages and those closed by their owner are kept. After
+    a restoration, the conversation is the one at the restored position.
     """
 
     size: int = 0
+    """About how many bytes of memory it takes."""
     _turns: dict[str, list[HistoryEntry]] = field(default_factory=dict)
     _begun: list[str] = field(default_factory=list)
-    _said: list[Message] | None = field(default_factory=list)
-    """What `messages` gives, kept while it only grows at its end."""
+    """Ids of the turns that began, in order."""
+    _messages: list[Message] | None = field(default_factory=list)
+    """The messages of `messages`, cached while the conversation only grows at its end; None otherwise."""
 
     @classmethod
     def of(cls, log: Sequence[Event]) -> "History":
-        """A log's beginning, with its restorations."""
+        """Returns the history of a log's events from the first one on, restorations included."""
         history = cls()
         for event in counted(log):
             history.add(event)
         return history
 
     def add(self, event: Event) -> None:
-        """The next event of the log; those that say nothing to a model are passed over.
+        """Adds the next event of the log; ignores one that is not part of a model's context.
 
-        A restoration needs the whole log: `of` takes it. Here it only closes what it cut.
+        A restoration needs the whole log: only `of` drops the events that it removed. This method closes the calls
+        whose results it removed.
         """
         match event.payload:
             case SessionRestored():
@@ -79,14 +83,16 @@ class History:
                 self._append(event, Message(role=Role.USER, text=text_of(content)), message_id)
             case TurnQueued():
                 self._begun.remove(event.turn_id)
-                self._said = None
+                self._messages = None
             case TurnStarted():
                 if event.turn_id not in self._begun[-1:] and event.turn_id not in self._begun:
                     self._begun.append(event.turn_id)
-                    self._said = None
-            case MessageCompleted() as said:
-                message = Message(role=Role.ASSISTANT, text=text_of(said.content), tool_requests=said.tool_requests)
-                self._append(event, message, said.message_id, said.finish_reason)
+                    self._messages = None
+            case MessageCompleted() as completed:
+                message = Message(
+                    role=Role.ASSISTANT, text=text_of(completed.content), tool_requests=completed.tool_requests
+                )
+                self._append(event, message, completed.message_id, completed.finish_reason)
             case ToolReturned() as result:
                 message = Message(role=Role.TOOL, text=model_text(result.result_json), tool_call_id=result.tool_call_id)
                 self._append(event, message, result.tool_call_id)
@@ -94,14 +100,15 @@ class History:
                 pass
 
     def entries(self) -> tuple[HistoryEntry, ...]:
+        """Returns the conversation, message by message."""
         return tuple(entry for turn_id in self._begun for entry in self._turns[turn_id])
 
     def messages(self, instructions: str) -> tuple[Message, ...]:
-        """What the model is sent: the instructions, then every message that says something."""
+        """Returns the model's context: the instructions, then every message that is not empty."""
         system = (Message(role=Role.SYSTEM, text=instructions),) if instructions else ()
-        if self._said is None:
-            self._said = [entry.message for entry in self.entries() if _says_something(entry.message)]
-        return (*system, *self._said)
+        if self._messages is None:
+            self._messages = [entry.message for entry in self.entries() if not _is_empty(entry.message)]
+        return (*system, *self._messages)
 
     def _append(
         self, event: Event, message: Message, message_id: str, finish: FinishReason | None = None, *, turn_id: str = ""
@@ -118,12 +125,12 @@ class History:
         self._turns[turn_id].append(entry)
         self.size += _size(message)
         if self._begun[-1:] != [turn_id]:
-            self._said = None
-        elif self._said is not None and _says_something(message):
-            self._said.append(message)
+            self._messages = None
+        elif self._messages is not None and not _is_empty(message):
+            self._messages.append(message)
 
     def _close_rounds(self, restored: Event) -> None:
-        """Calls whose results came behind the place get one in their stead."""
+        """Adds a TAKEN_BACK result for each call whose result the restoration removed."""
         for turn_id in self._begun:
             for call_id in _unanswered(self._turns[turn_id]):
                 message = Message(role=Role.TOOL, text=TAKEN_BACK, tool_call_id=call_id)
@@ -131,23 +138,26 @@ class History:
 
 
 def counted(events: Sequence[Event]) -> Sequence[Event]:
-    """Of a log's beginning: what restorations have left, in order; they themselves stay in as a mark."""
-    kept: list[Event] = []
+    """Returns the events that no restoration removed, in order, and the restorations themselves.
+
+    `events` is a log from its first event on.
+    """
+    remaining: list[Event] = []
     end = events[-1].sequence if events else 0
     for event in reversed(events):
         if event.sequence > end:
             continue
-        kept.append(event)
+        remaining.append(event)
         if isinstance(event.payload, SessionRestored):
             end = event.payload.to_sequence
-    kept.reverse()
-    return kept
+    remaining.reverse()
+    return remaining
 
 
 def unfinished_turn(events: Sequence[Event]) -> str:
-    """The turn that began last in a log's beginning, of which the events of BEGINNINGS are given; "" when it completed.
+    """Returns the id of the turn that began last, or "" if it completed; it may also have failed or been cancelled.
 
-    It may have failed, been cancelled, or be in the middle.
+    `events` are those of the kinds in BEGINNINGS, from the log's first event on.
     """
     begun: list[str] = []
     completed: set[str] = set()
@@ -169,19 +179,21 @@ def unfinished_turn(events: Sequence[Event]) -> str:
 
 
 def _unanswered(entries: Sequence[HistoryEntry]) -> list[str]:
-    """The calls without a result; only the last message that asks for any can have some."""
+    """Returns the calls of a turn without a result; only its last message with tool requests can have some."""
     answered: set[str] = set()
     for entry in reversed(entries):
         if entry.message.tool_requests:
-            return [each.tool_call_id for each in entry.message.tool_requests if each.tool_call_id not in answered]
+            return [call.tool_call_id for call in entry.message.tool_requests if call.tool_call_id not in answered]
         answered.add(entry.message.tool_call_id)
     return []
 
 
-def _says_something(message: Message) -> bool:
-    return bool(message.text or message.tool_requests or message.role is Role.TOOL)
+def _is_empty(message: Message) -> bool:
+    """Returns True if the message has nothing for a model; an empty tool result is not empty: it answers a call."""
+    return not (message.text or message.tool_requests or message.role is Role.TOOL)
 
 
 def _size(message: Message) -> int:
-    texts = (message.text, *(each.arguments_json for each in message.tool_requests))
+    """Returns about how many bytes a message takes: its texts twice, because an adapter's form holds them again."""
+    texts = (message.text, *(call.arguments_json for call in message.tool_requests))
     return ENTRY_BYTES + 2 * sum(map(sys.getsizeof, texts))

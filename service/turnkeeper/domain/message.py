@@ -1,10 +1,12 @@
-"""What a model is shown and what it says: messages, tool calls, usage."""
+"""What a model reads and writes: messages, tool requests, usage."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 
 class Role(StrEnum):
+    """Who wrote a message of a model's context."""
+
     SYSTEM = "SYSTEM"
     USER = "USER"
     ASSISTANT = "ASSISTANT"
@@ -23,7 +25,7 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens and calls, added up. Tokens are as the model's server counted them; 0 when it did not say."""
+    """Tokens and calls, added up. Tokens are as the model's server counted them, 0 if it did not report any."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -31,6 +33,7 @@ class Usage:
     tool_calls: int = 0
 
     def __add__(self, other: "Usage") -> "Usage":
+        """Returns the sum, figure by figure."""
         return Usage(
             input_tokens=self.input_tokens + other.input_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
@@ -39,6 +42,7 @@ class Usage:
         )
 
     def __sub__(self, other: "Usage") -> "Usage":
+        """Returns the difference, figure by figure."""
         return Usage(
             input_tokens=self.input_tokens - other.input_tokens,
             output_tokens=self.output_tokens - other.output_tokens,
@@ -49,37 +53,39 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One piece of content. Only text so far."""
+    """One part of a message's content. Only text so far."""
 
     text: str
 
 
 def text_of(content: "tuple[Part, ...]") -> str:
+    """Returns the text of all parts, joined."""
     return "".join(part.text for part in content)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolRequest:
-    """One tool call as the model asked for it.
-
-    `arguments_json` is the model's own text: it may be invalid JSON, and it is shown, hashed and run as it is.
-    """
+    """One tool call as the model requested it."""
 
     tool_call_id: str
     tool: str
     arguments_json: str
+    """The model's own text: it may be invalid JSON, and is shown, hashed and run as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One entry of a model's context.
-
-    `tool_requests` only with ASSISTANT; `tool_call_id` only with TOOL. Text is Unicode, any length the limits allow.
-    `forms`: what an adapter made of it, by the adapter's name: a long conversation is sent again with every turn.
-    """
+    """One message of a model's context."""
 
     role: Role
     text: str = ""
+    """Unicode, any length that the limits allow."""
     tool_requests: tuple[ToolRequest, ...] = field(default=())
+    """Only with ASSISTANT."""
     tool_call_id: str = ""
+    """Only with TOOL: the call that the text is the result of."""
     forms: dict[str, object] = field(default_factory=dict, init=False, compare=False, repr=False)
+    """An adapter's encoded form of the message, by the adapter's name.
+
+    A long conversation is sent again with every turn; encoding each message once keeps that cheap.
+    """

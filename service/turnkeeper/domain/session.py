@@ -16,6 +16,8 @@ from turnkeeper.errors import (
 
 
 class SessionState(StrEnum):
+    """Where a session is. CREATED has no message yet; ENDED and EXPIRED are final."""
+
     CREATED = "CREATED"
     ACTIVE = "ACTIVE"
     SUSPENDED = "SUSPENDED"
@@ -24,16 +26,17 @@ class SessionState(StrEnum):
 
     @property
     def over(self) -> bool:
+        """True in a final state: the session takes no more messages."""
         return self in (SessionState.ENDED, SessionState.EXPIRED)
 
 
 UNKNOWN_PER_TOOL = 32
-"""A session remembers so many calls of one tool whose outcome is unknown: the latest."""
+"""How many calls of one tool with an unknown outcome a session records: the latest ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnknownCall:
-    """A call that may have taken effect; nobody knows."""
+    """A call of which it is unknown whether it took effect."""
 
     tool: str
     tool_call_id: str
@@ -41,47 +44,51 @@ class UnknownCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
-    """Where a session was taken back to: the turn that was not complete there, or none ("").
-
-    `retried`: RetryTurn has taken that turn up since.
-    """
+    """The turn that was in the middle at the checkpoint to which a session was restored."""
 
     turn_id: str
+    """Empty if every turn was complete there."""
     retried: bool = False
+    """RetryTurn has started that turn again since."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """One session as it is stored. `fingerprint` is of the request that created it; `metadata_json` is JSON text.
-
-    `unknown`: the calls whose outcome is unknown, newest first, also those that were given up.
-    `restored` is set from a restoration to the next message.
-    `resumes_as`: the state that ResumeSession gives it back. `delete_time` is for people; the head has the one that
-    decides.
-    """
+    """One session as it is stored."""
 
     id: str
     tenant: str
     owner: str
+    """The principal that created it."""
     agent: str
     agent_version: str
+    """Pinned when the session is created."""
     state: SessionState
     fingerprint: str
+    """Of the request that created it, to recognise a repeat."""
     create_time: datetime
     update_time: datetime
     title: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     metadata_json: str = ""
+    """JSON text of the caller's."""
     etag: str = ""
+    """Changes with every change of the session's fields."""
     usage: Usage = field(default_factory=Usage)
+    """Of all its turns."""
     end_time: datetime | None = None
+    """Set in a final state."""
     unknown: tuple[UnknownCall, ...] = ()
+    """Calls whose outcome is unknown, newest first, those given up included."""
     restored: Restored | None = None
+    """Set from a restoration to the next message."""
     resumes_as: SessionState = SessionState.ACTIVE
+    """While suspended: the state after ResumeSession."""
     delete_time: datetime | None = None
+    """For people; the purge counts from the time that the store recorded by its own clock."""
 
     def check_takes_messages(self) -> None:
-        """Raises the error that says why it takes none."""
+        """Raises SessionSuspended, SessionExpired or SessionNotActive if it takes no messages."""
         match self.state:
             case SessionState.CREATED | SessionState.ACTIVE:
                 return
@@ -105,49 +112,55 @@ class Session:
         raise SessionAlreadyExists(session_id=self.id)
 
     def activated(self, *, first_text: str, etag: str, at: datetime) -> "Session":
-        """The first message came: it is active, and titled by the text's beginning (at most 80 characters)."""
+        """Returns the session after its first message: ACTIVE, titled by the text's first 80 characters at most."""
         title = self.title or " ".join(first_text.split())[:80]
         return replace(self, state=SessionState.ACTIVE, title=title, etag=etag, update_time=at)
 
     def unknown_calls(self, tool: str, *, but: str = "") -> tuple[str, ...]:
-        """Calls of this tool that may have been done already, newest first; `but` names one that does not count."""
-        return tuple(each.tool_call_id for each in self.unknown if each.tool == tool and each.tool_call_id != but)
+        """Returns the ids of this tool's calls with an unknown outcome, newest first, without the call `but`."""
+        return tuple(call.tool_call_id for call in self.unknown if call.tool == tool and call.tool_call_id != but)
 
     def with_unknown(self, tool: str, tool_call_id: str) -> "Session":
-        known = self.without_unknown(tool_call_id).unknown
-        kept = set(self.unknown_calls(tool, but=tool_call_id)[: UNKNOWN_PER_TOOL - 1])
-        rest = tuple(each for each in known if each.tool != tool or each.tool_call_id in kept)
+        """Returns the session with this call recorded as unknown, and at most UNKNOWN_PER_TOOL of its tool."""
+        others = self.without_unknown(tool_call_id).unknown
+        latest = set(self.unknown_calls(tool, but=tool_call_id)[: UNKNOWN_PER_TOOL - 1])
+        rest = tuple(call for call in others if call.tool != tool or call.tool_call_id in latest)
         return replace(self, unknown=(UnknownCall(tool=tool, tool_call_id=tool_call_id), *rest))
 
     def without_unknown(self, tool_call_id: str) -> "Session":
-        """A person said what became of it."""
-        return replace(self, unknown=tuple(each for each in self.unknown if each.tool_call_id != tool_call_id))
+        """Returns the session after a person decided what became of this call."""
+        return replace(self, unknown=tuple(call for call in self.unknown if call.tool_call_id != tool_call_id))
 
     def can_retry(self, turn_id: str, *, last: str, stopped: bool) -> bool:
-        """`last` is the newest turn; `stopped`: this one has failed or was cancelled.
+        """Returns True if RetryTurn may start this turn again.
 
-        Taken back into a turn, it is that one which goes on, also when it had completed later.
+        `last` is the newest turn; `stopped`: this turn has failed or was cancelled. After a restoration into the middle
+        of a turn, that turn is the one to retry, even if it had completed later.
         """
         if self.restored is None:
             return turn_id == last and stopped
         return turn_id == self.restored.turn_id and (stopped or not self.restored.retried)
 
     def ended(self, *, etag: str, at: datetime) -> "Session":
+        """Returns the session after EndSession."""
         return replace(self, state=SessionState.ENDED, etag=etag, update_time=at, end_time=at)
 
     def suspended(self, *, etag: str, at: datetime) -> "Session":
-        """Raises the error that says why it cannot be: it is over."""
+        """Returns the session after SuspendSession. Raises SessionExpired or SessionNotActive if it is over."""
         if self.state is not SessionState.SUSPENDED:
             self.check_takes_messages()
         return replace(self, state=SessionState.SUSPENDED, resumes_as=self.state, etag=etag, update_time=at)
 
     def resumed(self, *, etag: str, at: datetime) -> "Session":
+        """Returns the session after ResumeSession, in the state that it had before it was suspended."""
         return replace(self, state=self.resumes_as, etag=etag, update_time=at)
 
     def deleted(self, *, etag: str, at: datetime) -> "Session":
+        """Returns the session after DeleteSession."""
         return replace(self, delete_time=at, etag=etag, update_time=at)
 
     def undeleted(self, *, etag: str, at: datetime) -> "Session":
+        """Returns the session after UndeleteSession."""
         return replace(self, delete_time=None, etag=etag, update_time=at)
 
 

@@ -1,4 +1,4 @@
-"""Tools: what the operator says of them, what a model is told of them, what they return."""
+"""Tools and their calls: how a tool is described, what a call's states are, what it returns."""
 
 import hashlib
 import json
@@ -22,11 +22,15 @@ _SHAPELESS = frozenset(
     )
     for number in range(first, last + 1)
 )
-"""Letters and marks that have no shape of their own: Unicode's Default_Ignorable_Code_Point beyond the categories."""
+"""Invisible letters and marks: Unicode's Default_Ignorable_Code_Point beyond the categories in _HIDDEN."""
 
 
 class ToolClass(StrEnum):
-    """What repeating a call may do, from the operator's catalogue, never from the model."""
+    """What a repeated call may do. The operator states it, never the model.
+
+    READ_ONLY changes nothing. IDEMPOTENT: a second start under the same key has no further effect. IRREVERSIBLE: a call
+    is started at most once.
+    """
 
     READ_ONLY = "READ_ONLY"
     IDEMPOTENT = "IDEMPOTENT"
@@ -34,12 +38,16 @@ class ToolClass(StrEnum):
 
     @property
     def may_start_again(self) -> bool:
-        """A call with an unknown outcome may start again, under the same key."""
+        """True if a call with an unknown outcome may start again under the same key."""
         return self is not ToolClass.IRREVERSIBLE
 
 
 class ToolOutcome(StrEnum):
-    """How a tool call ended. Only OK and FAILED come from the tool itself."""
+    """How a tool call ended.
+
+    OK and FAILED come from the tool. TIMED_OUT and CANCELLED may have taken effect. UNKNOWN: its owner was lost while
+    the tool ran. With any other outcome the tool did not run.
+    """
 
     OK = "OK"
     FAILED = "FAILED"
@@ -54,7 +62,7 @@ class ToolOutcome(StrEnum):
 
 
 class PolicyAction(StrEnum):
-    """What an agent's policy says of a tool call."""
+    """What an agent's policy does with a tool call: run it, run it with a notice, ask a person, deny it."""
 
     AUTO = "AUTO"
     NOTIFY = "NOTIFY"
@@ -65,8 +73,9 @@ class PolicyAction(StrEnum):
 class CallState(StrEnum):
     """Where a tool call is.
 
-    AWAITING: a person must decide. READY: it may start. REQUESTED: the client was asked to run it, and may have.
-    UNKNOWN: it had started, its owner was lost, and a person is asked what became of it.
+    AWAITING: a person must decide. READY: it may start. REQUESTED: the client was requested to run it, and may have.
+    STARTED: a tool of the service runs it. UNKNOWN: its owner was lost after the start, and a person must decide what
+    became of it. RETURNED: it has an outcome; final.
     """
 
     AWAITING = "AWAITING"
@@ -78,20 +87,21 @@ class CallState(StrEnum):
 
 
 CLIENT = "client"
-"""The source of a tool that the caller runs."""
+"""The `source` of a tool that the client runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientTool:
-    """A tool that the caller brings with a message, and runs itself."""
+    """A tool that a client declares with a message and runs itself."""
 
     name: str
     description: str
     schema_json: str
+    """A JSON Schema object."""
 
     @property
     def spec(self) -> "ToolSpec":
-        """Nobody but the client knows what a call does: it counts as one that cannot be taken back."""
+        """Returns the tool as a model sees it. It counts as IRREVERSIBLE: only the client knows what a call does."""
         return ToolSpec(
             name=self.name,
             description=self.description,
@@ -103,115 +113,125 @@ class ClientTool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolSpec:
-    """One tool as it is offered to a model.
-
-    `name` matches `[a-zA-Z0-9_-]{1,64}`; `schema_json` is a JSON Schema object; `source` names who runs it.
-    """
+    """One tool as it is offered to a model."""
 
     name: str
+    """Matches `[a-zA-Z0-9_-]{1,64}`."""
     description: str
     schema_json: str
+    """A JSON Schema object."""
     tool_class: ToolClass
     source: str
+    """Who runs it: CLIENT, or the name of a source of tools."""
 
     @property
     def schema_hash(self) -> str:
+        """Returns the SHA-256 (hexadecimal) of `schema_json`."""
         return hashlib.sha256(self.schema_json.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolResult:
-    """What goes back to the model. `result_json` is JSON text, capped by the toolbox."""
+    """What the model receives for a tool call."""
 
     outcome: ToolOutcome
     result_json: str
+    """JSON text; the toolbox limits its size."""
 
     @property
     def hash(self) -> str:
-        """SHA-256 (hex): equal for two results with one meaning."""
+        """Returns a SHA-256 (hexadecimal) that is equal for two results with equal meaning."""
         return hashlib.sha256(f"{self.outcome} {canonical_json(self.result_json)}".encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One tool call in the ledger.
-
-    `arguments_json` is canonical JSON, or the model's own text where that is not JSON. `arguments_hash` is what an
-    approval is bound to. `key` is the idempotency key that every start of this call gives to the tool. `attempt`
-    and `fence` are those of the start. `round` counts how often a person was asked about it. `position` orders
-    the calls of one model message. `source` names who runs it. `started`: it may have taken effect.
-    `shown`: the calls of unknown outcome that whoever was asked about this one saw. `unsettled`: its outcome is
-    unknown, and nobody has said what should become of it. `result_hash`, `submitted_by` and `sequence` (of its
-    `tool_returned`) are of a result that a client handed in.
-    `late_*`: what the tool returned to an owner that had lost the call, and in which attempt that was started; only the
-    store writes these.
-    """
+    """One tool call as it is stored."""
 
     id: str
     tenant: str
     session_id: str
     turn_id: str
     message_id: str
+    """The model's message that requested it."""
     position: int
+    """Its place among the calls of that message, from 0."""
     tool: str
     arguments_json: str
+    """Canonical JSON, or the model's own text if that is not JSON."""
     arguments_hash: str
+    """What an approval is bound to; see `approval_hash`."""
     tool_class: ToolClass
     action: PolicyAction
     state: CallState
     key: str
+    """The idempotency key that the tool receives, the same for every start of this call."""
     attempt: int = 0
+    """The turn's attempt in which it was started."""
     fence: int = 0
+    """The owner's fence at its start."""
     outcome: ToolOutcome | None = None
+    """Set once it is RETURNED."""
     started: bool = False
+    """It may have taken effect."""
     round: int = 0
+    """How many approvals were requested for it."""
     shown: tuple[str, ...] = ()
+    """Calls of unknown outcome that its last approval showed to the decider."""
     unsettled: bool = False
+    """Its outcome is unknown, and no person has decided yet what becomes of it."""
     source: str = ""
+    """Who runs it; see `ToolSpec.source`."""
     result_hash: str = ""
+    """Of a result that the client submitted."""
     submitted_by: str = ""
+    """The principal that submitted it."""
     sequence: int = 0
+    """The number of the submitted result's `tool_returned`."""
     late_attempt: int = 0
+    """The attempt whose owner lost the call and received a result later. Only the store writes `late_*`."""
     late_outcome: ToolOutcome | None = None
     late_result_json: str = ""
 
     def start(self, *, attempt: int, fence: int) -> "Call":
+        """Returns the call as STARTED. Raises ValueError unless it is READY."""
         if self.state is not CallState.READY:
             raise ValueError(f"a call in state {self.state} cannot start")
         return replace(self, state=CallState.STARTED, attempt=attempt, fence=fence, started=True)
 
     def requested(self) -> "Call":
-        """The client is asked to run it; from here on it may have."""
+        """Returns the call as REQUESTED: from here on the client may have run it."""
         return replace(self, state=CallState.REQUESTED, started=True)
 
     def submitted(self, result: ToolResult, *, by: str, sequence: int) -> "Call":
-        """The client's result, to be recorded as event `sequence`. Raises ValueError unless it was asked for."""
+        """Returns the call with the client's result, which is event `sequence`. Raises ValueError unless REQUESTED."""
         if self.state is not CallState.REQUESTED:
-            raise ValueError(f"nobody was asked for the result of a call in state {self.state}")
+            raise ValueError(f"no client was requested to run a call in state {self.state}")
         return replace(self, result_hash=result.hash, submitted_by=by, sequence=sequence)
 
     def ready_again(self) -> "Call":
-        """Its owner was lost. Raises ValueError unless its class allows another start under the same key."""
+        """Returns the call as READY after its owner was lost. Raises ValueError if its class forbids another start."""
         if self.state is not CallState.STARTED or not self.tool_class.may_start_again:
             raise ValueError(f"a {self.tool_class} call in state {self.state} cannot start again")
         return replace(self, state=CallState.READY)
 
     def lost(self) -> "Call":
-        """Its owner was lost, and it must not start again by itself: nobody knows."""
+        """Returns the call as UNKNOWN after its owner was lost. Raises ValueError if its class allows another start."""
         if self.state is not CallState.STARTED or self.tool_class.may_start_again:
             raise ValueError(f"a {self.tool_class} call in state {self.state} is not lost")
         return replace(self, state=CallState.UNKNOWN, unsettled=True)
 
     def returned(self, outcome: ToolOutcome) -> "Call":
+        """Returns the call as RETURNED. Raises ValueError if it has returned before."""
         if self.state is CallState.RETURNED:
             raise ValueError("a call returns once")
         return replace(self, state=CallState.RETURNED, outcome=outcome)
 
 
 def canonical_json(text: str) -> str:
-    """Sorted keys, no spaces, no NaN, invisible characters as escapes: two texts with one meaning are one text.
+    """Returns the JSON with sorted keys, without spaces, with invisible characters escaped: equal for equal meaning.
 
-    Raises ValueError on anything that is not JSON.
+    Raises ValueError if the text is not JSON (NaN is not), or is nested too deep.
     """
 
     def refuse(token: str) -> object:
@@ -231,22 +251,22 @@ def canonical_json(text: str) -> str:
 
 
 def _shown(character: str) -> str:
-    """A character that a reader cannot see, or that reorders what they see, becomes its JSON escape."""
+    """Returns the JSON escape of a character that is invisible or reorders the text around it, any other as it is."""
     if unicodedata.category(character) not in _HIDDEN and character not in _SHAPELESS:
         return character
     return json.dumps(character)[1:-1]
 
 
 def model_text(result_json: str) -> str:
-    """What the model reads of a result: a JSON string's own text, any other JSON as it is."""
+    """Returns what the model reads of a result: the text of a JSON string, any other JSON as it is."""
     value = json.loads(result_json)
     return value if isinstance(value, str) else result_json
 
 
 def approval_hash(spec: ToolSpec, *, arguments_json: str, policy_version: str) -> str:
-    """What an approver decides on: server, tool, schema, arguments and policy, in one SHA-256 (hex).
+    """Returns one SHA-256 (hexadecimal) of what an approver decides on: source, tool, schema, arguments and policy.
 
-    Equal at proposal, decision and dispatch, or the call does not run (promise I14).
+    The call runs only if it is equal at proposal, decision and start (promise I14).
     """
     what = [spec.source, spec.name, spec.schema_hash, canonical_json(arguments_json), policy_version]
     return hashlib.sha256(json.dumps(what, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""A turn: one user message to its final answer or failure, and what it must do next."""
+"""A turn: the work from one user message to its answer, failure or cancellation, and the rule for its next step."""
 
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -10,6 +10,8 @@ from turnkeeper.domain.tool import Call, CallState, ClientTool
 
 
 class TurnState(StrEnum):
+    """Where a turn is. COMPLETED, FAILED and CANCELLED are final until RetryTurn."""
+
     PENDING = "PENDING"
     RUNNING = "RUNNING"
     AWAITING_APPROVAL = "AWAITING_APPROVAL"
@@ -23,30 +25,39 @@ class TurnState(StrEnum):
 
     @property
     def ended(self) -> bool:
+        """True in a final state."""
         return self in (TurnState.COMPLETED, TurnState.FAILED, TurnState.CANCELLED)
 
     @property
     def waits_for_people(self) -> bool:
-        """Only a decision, its expiry or an end moves it on; it has PENDING approvals."""
+        """True if the turn has PENDING approvals: only a decision, an expiry or an end of the turn moves it on."""
         return self in (TurnState.AWAITING_APPROVAL, TurnState.AWAITING_OUTCOME)
 
     @property
     def moving(self) -> bool:
-        """It will change without anybody's help."""
+        """True if the turn changes its state without any caller's help."""
         return self in (TurnState.PENDING, TurnState.RUNNING, TurnState.BACKING_OFF)
 
     @property
     def awaits_answers(self) -> bool:
-        """People or clients must answer before it goes on."""
+        """True if a person or a client must answer before the turn continues."""
         return self.waits_for_people or self is TurnState.AWAITING_TOOL
 
 
 class StopReason(StrEnum):
+    """Why a turn completed: the model finished, or its output limit (LENGTH) cut the answer."""
+
     FINISHED = "FINISHED"
     LENGTH = "LENGTH"
 
 
 class CancelReason(StrEnum):
+    """Why a turn was cancelled.
+
+    REQUESTED: CancelTurn. INTERRUPTED: a message with if_busy INTERRUPT. SESSION_ENDED: the session was ended or
+    deleted. FORKED: it was in the middle at the position where its session was forked.
+    """
+
     REQUESTED = "REQUESTED"
     INTERRUPTED = "INTERRUPTED"
     SESSION_ENDED = "SESSION_ENDED"
@@ -55,62 +66,75 @@ class CancelReason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingItem:
-    """What a turn waits for. `approval_id` is empty for a call that the client runs."""
+    """One answer that a turn waits for."""
 
     approval_id: str
+    """Empty for a call that the client runs."""
     tool_call_id: str
     tool: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnOptions:
-    """What the caller asked of this turn. A limit of 0 is the agent's; one above the agent's does not count."""
+    """What the caller set for this turn. A limit above the agent's has no effect."""
 
     response_schema_json: str = ""
+    """The JSON Schema that the answer must match; empty for none."""
     max_iterations: int = 0
+    """0: the agent's limit."""
     max_output_tokens: int = 0
+    """0: the agent's limit."""
     client_tools: tuple[ClientTool, ...] = ()
+    """Tools that the client runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """One turn as it is stored.
-
-    `attempt` grows at each claim and each model retry. `next_message_id` is the id that the model's next message
-    will have; it is stored before the message's first delta. `tries` counts the failed tries of the model call that
-    is due; `lapses` the owners in a row that were lost without a step. `trace` is the W3C
-    traceparent of the call that brought it. `finish_reason` is that of the last
-    whole model message, None before the first.
-    """
+    """One turn as it is stored."""
 
     id: str
     tenant: str
     session_id: str
     principal: str
+    """Who sent the message."""
     agent: str
     agent_version: str
     state: TurnState
     message_id: str
+    """The user's message."""
     next_message_id: str
+    """The id that the model's next message will have; stored before the first delta of that message."""
     options: TurnOptions
     first_sequence: int
+    """The number of its `message_received`."""
     create_time: datetime
     update_time: datetime
     end_time: datetime | None = None
+    """Set in a final state."""
     attempt: int = 0
+    """Grows by one at each claim and at each new try of a model call."""
     iterations: int = 0
+    """Model calls that gave a whole message."""
     tries: int = 0
+    """Failed tries of the model call that is due."""
     lapses: int = 0
+    """Owners in a row that were lost without storing anything."""
     finish_reason: FinishReason | None = None
+    """Of the last whole model message; None before the first."""
     usage: Usage = field(default_factory=Usage)
     stop_reason: StopReason | None = None
+    """Set with COMPLETED."""
     error: ErrorDetail | None = None
+    """Set with FAILED."""
     answer: tuple[Part, ...] = ()
+    """The content of the last message that requests no tools."""
     pending: tuple[PendingItem, ...] = ()
+    """The answers that it waits for."""
     trace: str = ""
+    """The W3C traceparent of the call that sent the message."""
 
     def taken_up(self, *, next_message_id: str, at: datetime) -> "Turn":
-        """A new attempt: after a claim, or before a model call is tried again."""
+        """Returns the turn in a new attempt: after a claim, or before a model call is tried again."""
         return replace(
             self,
             state=TurnState.RUNNING,
@@ -121,7 +145,7 @@ class Turn:
         )
 
     def ended_as(self, state: TurnState, *, at: datetime) -> "Turn":
-        """The turn's last state. Raises ValueError when it has ended before: an end is final until RetryTurn."""
+        """Returns the turn in a final state. Raises ValueError if it has ended: an end is final until RetryTurn."""
         if self.state.ended:
             raise ValueError(f"a turn that is {self.state} cannot end again")
         return replace(self, state=state, pending=(), update_time=at, end_time=at)
@@ -129,45 +153,45 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class CallModel:
-    """Ask the model for the next message."""
+    """The next step: call the model for the next message."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunTools:
-    """Start these calls; all are READY."""
+    """The next step: start these calls; all are READY."""
 
     calls: tuple[Call, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ResolveLost:
-    """These calls were started by an owner that is gone; nobody waits for their results."""
+    """The next step: resolve these calls, which were started by an owner that is gone."""
 
     calls: tuple[Call, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class AwaitAnswers:
-    """Let go of the turn: only people, or the client, can move it on."""
+    """The next step: release the turn until a person or the client answers."""
 
     calls: tuple[Call, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class AwaitResults:
-    """Tools of this owner are running; wait for the next result."""
+    """The next step: wait for the next result of the tools that this owner runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Complete:
-    """The last message is the answer."""
+    """The next step: complete the turn; the last message is the answer."""
 
     stop_reason: StopReason
 
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """The turn cannot go on."""
+    """The next step: fail the turn."""
 
     error: ErrorDetail
 
@@ -178,10 +202,10 @@ Step = CallModel | RunTools | ResolveLost | AwaitAnswers | AwaitResults | Comple
 def next_step(
     turn: Turn, calls: tuple[Call, ...], *, running: frozenset[str], max_iterations: int, parallel_tools: int
 ) -> Step:
-    """What the turn must do next, decided on values alone.
+    """Returns the turn's next step.
 
-    `calls` are the turn's ledger entries; `running` names those whose tools this owner has in hand.
-    A call that is ready starts at once, also while a sibling waits for a person or for the client.
+    `calls` are the turn's stored calls; `running` has the ids of those that this owner runs. A READY call starts even
+    while another call of the same message waits for a person or for the client.
     """
     open_calls = tuple(call for call in calls if call.state is not CallState.RETURNED)
     lost = tuple(c for c in open_calls if c.state is CallState.STARTED and c.id not in running)
@@ -208,18 +232,22 @@ def next_step(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """When a failed model call is tried again: `max_attempts` tries, the delay doubling from `base` up to `most`.
-
-    A provider's Retry-After counts when it is longer; one longer than `longest_wait` ends the tries.
-    """
+    """When a failed model call is tried again: the delay doubles with each try, within limits."""
 
     max_attempts: int = 4
+    """Tries of one model call."""
     base: timedelta = timedelta(milliseconds=500)
+    """The delay before the second try."""
     most: timedelta = timedelta(seconds=20)
+    """The longest delay of this policy; a provider's Retry-After counts instead if it is longer."""
     longest_wait: timedelta = timedelta(minutes=15)
+    """A Retry-After longer than this ends the tries."""
 
     def delay(self, tries: int, *, retry_after: timedelta | None, jitter: float) -> timedelta | None:
-        """Before the next try, or None when none is left. `tries` have failed; `jitter` in 0..1 spreads by ±25 %."""
+        """Returns the delay before the next try; None if no try is left after `tries` failures.
+
+        `jitter` from 0 to 1 spreads the delay by ±25 %.
+        """
         if tries >= self.max_attempts or (retry_after is not None and retry_after > self.longest_wait):
             return None
         backoff = min(self.base * 2.0 ** min(tries - 1, 30), self.most) * (0.75 + jitter / 2)
