@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from turnkeeper.domain.agent import Agent
 from turnkeeper.errors import AgentNotFound
 from turnkeeper.pb.v1 import agent_pb2, agent_pb2_grpc
-from turnkeeper.rpc.identity import DEFAULT_CALLER
+from turnkeeper.rpc.identity import caller_of
 from turnkeeper.rpc.interceptor import Context
 from turnkeeper.rpc.page_tokens import PageTokens
 from turnkeeper.rpc.views import agent_view
@@ -23,20 +23,28 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
     async def GetAgent(self, request: agent_pb2.GetAgentRequest, context: Context) -> agent_pb2.GetAgentResponse:
         agent = self._agents.get(request.name)
         if request.version and (agent is None or agent.version != request.version):
-            agent = await self._store.agent(DEFAULT_CALLER.tenant, request.name, request.version)
+            agent = await self._store.agent(caller_of(context).tenant, request.name, request.version)
         if agent is None:
             if request.version and request.name in self._agents:
-                told = f"Agent {request.name} has no version {request.version}; leave it empty for the present one."
-                raise AgentNotFound(told, metadata={"agent": request.name})
+                raise AgentNotFound(
+                    f"Agent {request.name} has no version {request.version}; leave it empty for the present one.",
+                    metadata={"agent": request.name},
+                )
             raise AgentNotFound(metadata={"agent": request.name})
         return agent_pb2.GetAgentResponse(agent=agent_view(agent))
 
     async def ListAgents(self, request: agent_pb2.ListAgentsRequest, context: Context) -> agent_pb2.ListAgentsResponse:
-        start = self._pages.after(request, tenant=DEFAULT_CALLER.tenant)
+        caller = caller_of(context)
+        start = self._pages.after(request, tenant=caller.tenant)
         after = str(start[0]) if start else ""
         size = self._pages.size(request.page_size)
         found = [agent for name, agent in sorted(self._agents.items()) if name > after][: size + 1]
         page, token = self._pages.split(
-            found, request, tenant=DEFAULT_CALLER.tenant, size=size, place=lambda agent: (agent.name,), view=agent_view
+            found,
+            request,
+            tenant=caller.tenant,
+            size=size,
+            place=lambda agent: (agent.name,),
+            view=agent_view,
         )
         return agent_pb2.ListAgentsResponse(agents=page, next_page_token=token, total_size=len(self._agents))

@@ -1,7 +1,5 @@
 """ApprovalService: decode, one verb, encode."""
 
-import json
-
 from turnkeeper.domain.approval import Answer, ApprovalDecision, ApprovalState
 from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.engine.approvals import Approvals
@@ -10,8 +8,9 @@ from turnkeeper.rpc import codec, cursor
 from turnkeeper.rpc import page_tokens as pages
 from turnkeeper.rpc import validation as rules
 from turnkeeper.rpc.deadlines import DEFAULT_WAIT, within
-from turnkeeper.rpc.identity import DEFAULT_CALLER
+from turnkeeper.rpc.identity import caller_of
 from turnkeeper.rpc.interceptor import Context
+from turnkeeper.rpc.json_text import is_json
 from turnkeeper.rpc.views import approval_view
 from turnkeeper.store.contract import Store
 from turnkeeper.store.filters import ApprovalFilter
@@ -29,13 +28,13 @@ class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
     async def GetApproval(
         self, request: approval_pb2.GetApprovalRequest, context: Context
     ) -> approval_pb2.GetApprovalResponse:
-        approval = await self._approvals.get(DEFAULT_CALLER.tenant, request.approval_id)
+        approval = await self._approvals.get(caller_of(context).tenant, request.approval_id)
         return approval_pb2.GetApprovalResponse(approval=approval_view(approval))
 
     async def ListApprovals(
         self, request: approval_pb2.ListApprovalsRequest, context: Context
     ) -> approval_pb2.ListApprovalsResponse:
-        caller = DEFAULT_CALLER
+        caller = caller_of(context)
         size = self._pages.size(request.page_size)
         kind = event_pb2.ApprovalKind.Name(request.kind).removeprefix("APPROVAL_KIND_") if request.kind else ""
         states = [approval_pb2.ApprovalState.Name(state) for state in request.states if state]
@@ -66,14 +65,14 @@ class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
     ) -> approval_pb2.WaitApprovalResponse:
         asked = codec.seconds(request.wait) if request.HasField("wait") else DEFAULT_WAIT
         approval = await self._approvals.wait(
-            DEFAULT_CALLER.tenant, request.approval_id, seconds=within(asked, context)
+            caller_of(context).tenant, request.approval_id, seconds=within(asked, context)
         )
         return approval_pb2.WaitApprovalResponse(approval=approval_view(approval))
 
     async def DecideApproval(
         self, request: approval_pb2.DecideApprovalRequest, context: Context
     ) -> approval_pb2.DecideApprovalResponse:
-        caller = DEFAULT_CALLER
+        caller = caller_of(context)
         approval, sequence = await self._approvals.decide(
             request.approval_id, _answer(request, by=caller.principal), tenant=caller.tenant
         )
@@ -111,13 +110,4 @@ def _result_problem(decision: ApprovalDecision, result_json: str) -> str:
     size = len(result_json.encode())
     if size > RESULT_BYTES:
         return f"has {size} bytes; at most {RESULT_BYTES} are allowed"
-    return "" if _is_json(result_json) else "is not JSON"
-
-
-def _is_json(text: str) -> bool:
-    """Text that can also be sent to a model: no NaN, no half characters."""
-    try:
-        json.dumps(json.loads(text), ensure_ascii=False, allow_nan=False).encode()
-    except (ValueError, RecursionError):
-        return False
-    return True
+    return "" if is_json(result_json) else "is not JSON"

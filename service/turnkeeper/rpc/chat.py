@@ -2,8 +2,6 @@
 
 from collections.abc import AsyncIterator, Sequence
 
-import orjson
-
 from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.domain.message import Part
 from turnkeeper.domain.session import SessionKey
@@ -21,12 +19,13 @@ from turnkeeper.rpc import page_tokens as pages
 from turnkeeper.rpc import validation as rules
 from turnkeeper.rpc.deadlines import DEFAULT_WAIT, within
 from turnkeeper.rpc.fingerprint import fingerprint
-from turnkeeper.rpc.identity import DEFAULT_CALLER, Caller
+from turnkeeper.rpc.identity import Caller, caller_of
 from turnkeeper.rpc.interceptor import Context
+from turnkeeper.rpc.json_text import is_json_object
 from turnkeeper.rpc.sessions import new_session
 from turnkeeper.rpc.stream_responses import response, with_cursor
 from turnkeeper.rpc.views import turn_view
-from turnkeeper.store.changeset import RequestKey, RequestRecord
+from turnkeeper.store.changeset import RequestRecord
 from turnkeeper.store.contract import Store
 from turnkeeper.telemetry.spans import Spans
 
@@ -61,7 +60,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         self._pages = pages
 
     async def SendMessage(self, request: chat_pb2.SendMessageRequest, context: Context) -> chat_pb2.SendMessageResponse:
-        caller = DEFAULT_CALLER
+        caller = caller_of(context)
         place = (caller.tenant, await self._session_of(request, caller))
         asked = codec.seconds(request.wait) if request.HasField("wait") else DEFAULT_WAIT
         with self._turns.waiting(*place) as waiting:
@@ -75,7 +74,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
     async def StreamMessage(
         self, request: chat_pb2.StreamMessageRequest, context: Context
     ) -> AsyncIterator[chat_pb2.StreamMessageResponse]:
-        caller = DEFAULT_CALLER
+        caller = caller_of(context)
         key = (caller.tenant, await self._session_of(request, caller))
         start = cursor.decode(request.after, tenant=key[0], session_id=key[1]) if request.after else None
         settled: Turn | None = None
@@ -95,7 +94,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             _raise_failure(settled)
 
     async def GetTurn(self, request: chat_pb2.GetTurnRequest, context: Context) -> chat_pb2.GetTurnResponse:
-        key = (DEFAULT_CALLER.tenant, request.session_id)
+        key = (caller_of(context).tenant, request.session_id)
         await self._sessions.get(*key)
         wait = within(codec.seconds(request.wait), context)
         with self._turns.waiting(*key) as waiting:
@@ -103,7 +102,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         return chat_pb2.GetTurnResponse(turn=turn_view(turn))
 
     async def ListTurns(self, request: chat_pb2.ListTurnsRequest, context: Context) -> chat_pb2.ListTurnsResponse:
-        caller = DEFAULT_CALLER
+        caller = caller_of(context)
         await self._sessions.get(caller.tenant, request.session_id)
         size = self._pages.size(request.page_size)
         start = self._pages.after(request, tenant=caller.tenant)
@@ -125,7 +124,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         return chat_pb2.ListTurnsResponse(turns=page, next_page_token=token)
 
     async def CancelTurn(self, request: chat_pb2.CancelTurnRequest, context: Context) -> chat_pb2.CancelTurnResponse:
-        caller = DEFAULT_CALLER
+        caller = caller_of(context)
         _, head = await self._sessions.get(caller.tenant, request.session_id)
         turn, sequence = await self._turns.cancel(
             caller.tenant, request.session_id, request.turn_id, by=caller.principal
@@ -135,15 +134,9 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         )
 
     async def RetryTurn(self, request: chat_pb2.RetryTurnRequest, context: Context) -> chat_pb2.RetryTurnResponse:
-        caller = DEFAULT_CALLER
+        caller = caller_of(context)
         await self._sessions.get(caller.tenant, request.session_id)
-        key = RequestKey(
-            tenant=caller.tenant,
-            session_id=request.session_id,
-            principal=caller.principal,
-            family="retry_turn",
-            request_id=request.request_id,
-        )
+        key = caller.request_key(request.request_id, family="retry_turn", session_id=request.session_id)
         record = await self._turns.retry(
             request.turn_id, key=key, fingerprint=fingerprint(request, leaving_out=("request_id",))
         )
@@ -155,7 +148,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
     async def SubmitToolResult(
         self, request: chat_pb2.SubmitToolResultRequest, context: Context
     ) -> chat_pb2.SubmitToolResultResponse:
-        caller = DEFAULT_CALLER
+        caller = caller_of(context)
         result = client_tools.result_of(request)
         await self._sessions.get(caller.tenant, request.session_id)
         turn, sequence = await self._tools.submit(
@@ -166,13 +159,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         )
 
     async def _accept(self, request: Send, caller: Caller, *, session_id: str) -> RequestRecord:
-        key = RequestKey(
-            tenant=caller.tenant,
-            session_id=session_id,
-            principal=caller.principal,
-            family=FAMILY,
-            request_id=request.request_id,
-        )
+        key = caller.request_key(request.request_id, family=FAMILY, session_id=session_id)
         busy = request.if_busy or chat_pb2.IF_BUSY_REJECT
         message = NewMessage(
             key=key,
@@ -239,7 +226,7 @@ def _check(request: Send) -> None:
         problems["session_id"] = "is required, unless create_session is given"
     if creates and not request.create_session.agent:
         problems["create_session.agent"] = "is required"
-    if request.response_schema_json and not _is_json_object(request.response_schema_json):
+    if request.response_schema_json and not is_json_object(request.response_schema_json):
         problems["response_schema_json"] = "is not a JSON object"
     if problems:
         rules.refuse(problems)
@@ -261,14 +248,6 @@ def _content_problems(request: Send) -> dict[str, str]:
     if size > TEXT_BYTES:
         problems["content"] = f"has {size} bytes of text; at most {TEXT_BYTES} are allowed"
     return problems
-
-
-def _is_json_object(text: str) -> bool:
-    """As strictly as whoever sends it on to the model."""
-    try:
-        return isinstance(orjson.loads(text), dict)
-    except orjson.JSONDecodeError:
-        return False
 
 
 def _fingerprint(request: Send) -> str:

@@ -14,12 +14,11 @@ from turnkeeper.pb.v1 import session_pb2
 from turnkeeper.rpc import codec, cursor
 from turnkeeper.rpc import validation as rules
 from turnkeeper.rpc.fingerprint import fingerprint
-from turnkeeper.rpc.identity import DEFAULT_CALLER, Caller
+from turnkeeper.rpc.identity import Caller, caller_of
 from turnkeeper.rpc.interceptor import Context
 from turnkeeper.rpc.page_tokens import PageTokens
 from turnkeeper.rpc.stream_responses import with_cursor
 from turnkeeper.rpc.views import session_view
-from turnkeeper.store.changeset import RequestKey
 
 
 class CheckpointVerbs:
@@ -33,7 +32,7 @@ class CheckpointVerbs:
     async def ListCheckpoints(
         self, request: session_pb2.ListCheckpointsRequest, context: Context
     ) -> session_pb2.ListCheckpointsResponse:
-        caller = DEFAULT_CALLER
+        caller = caller_of(context)
         _, head = await self._sessions.get(caller.tenant, request.session_id)
         size = self._pages.size(request.page_size)
         start = self._pages.after(request, tenant=caller.tenant)
@@ -51,14 +50,8 @@ class CheckpointVerbs:
     async def ForkSession(
         self, request: session_pb2.ForkSessionRequest, context: Context
     ) -> session_pb2.ForkSessionResponse:
-        caller = DEFAULT_CALLER
-        key = RequestKey(
-            tenant=caller.tenant,
-            session_id=request.session_id,
-            principal=caller.principal,
-            family="fork_session",
-            request_id=request.request_id,
-        )
+        caller = caller_of(context)
+        key = caller.request_key(request.request_id, family="fork_session", session_id=request.session_id)
         wanted = WantedFork(
             key=key,
             fingerprint=fingerprint(request, leaving_out=()),
@@ -76,7 +69,7 @@ class CheckpointVerbs:
     async def RestoreCheckpoint(
         self, request: session_pb2.RestoreCheckpointRequest, context: Context
     ) -> session_pb2.RestoreCheckpointResponse:
-        caller = DEFAULT_CALLER
+        caller = caller_of(context)
         if request.WhichOneof("at") is None:
             rules.refuse({"sequence": "or checkpoint_id is required"})
         with _telling_cursors((caller.tenant, request.session_id)):
@@ -103,13 +96,7 @@ def _telling_cursors(key: SessionKey) -> Iterator[None]:
 def _asked(request: session_pb2.RestoreCheckpointRequest, caller: Caller) -> RestoreRequest | None:
     if not request.request_id:
         return None
-    key = RequestKey(
-        tenant=caller.tenant,
-        session_id=request.session_id,
-        principal=caller.principal,
-        family="restore_checkpoint",
-        request_id=request.request_id,
-    )
+    key = caller.request_key(request.request_id, family="restore_checkpoint", session_id=request.session_id)
     return RestoreRequest(key=key, fingerprint=fingerprint(request, leaving_out=()))
 
 

@@ -1,19 +1,19 @@
 """Tools that the caller runs, and their results, as requests bring them."""
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Final
 
-from turnkeeper.domain.tool import ClientTool, ToolOutcome, ToolResult, canonical_json
+from turnkeeper.domain.tool import ClientTool, ToolOutcome, ToolResult
 from turnkeeper.errors import ToolValidationError
 from turnkeeper.pb.v1 import chat_pb2
+from turnkeeper.rpc.json_text import is_json
+from turnkeeper.tools.toolbox import RESULT_BYTES
 from turnkeeper.tools.untrusted_schema import flaw
 
 NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 TOOLS_BYTES: Final = 64 * 1024
 """Of all names, descriptions and schemas of one message."""
-RESULT_BYTES: Final = 64 * 1024
 
 
 def tools_of(request: chat_pb2.SendMessageRequest | chat_pb2.StreamMessageRequest) -> tuple[ClientTool, ...]:
@@ -48,18 +48,8 @@ def result_of(request: chat_pb2.SubmitToolResultRequest) -> ToolResult:
     wrong = ""
     if len(text.encode()) > RESULT_BYTES:
         wrong = f"has {len(text.encode())} bytes; at most {RESULT_BYTES} are allowed"
-    elif not _is_json(text):
+    elif not is_json(text):
         wrong = "is not JSON; a plain text is written with quotes"
     if wrong:
         raise ToolValidationError(f"The result is not valid: result_json {wrong}.", fields={"result_json": wrong})
     return ToolResult(outcome=ToolOutcome.FAILED if request.failed else ToolOutcome.OK, result_json=text)
-
-
-def _is_json(text: str) -> bool:
-    """Also without half characters, which no model can be sent."""
-    try:
-        canonical_json(text)
-        json.dumps(json.loads(text), ensure_ascii=False).encode()
-    except (ValueError, RecursionError):
-        return False
-    return True

@@ -9,7 +9,7 @@ from turnkeeper.pb.v1 import session_pb2
 from turnkeeper.rpc import cursor
 from turnkeeper.rpc import session_fields as attributes
 from turnkeeper.rpc import validation as rules
-from turnkeeper.rpc.identity import DEFAULT_CALLER
+from turnkeeper.rpc.identity import Caller, caller_of
 from turnkeeper.rpc.interceptor import Context
 from turnkeeper.rpc.views import session_view
 
@@ -39,6 +39,7 @@ class LifecycleVerbs:
     ) -> session_pb2.UpdateSessionResponse:
         change = _change_of(request)
         return await self._changed(
+            caller_of(context),
             request.session.session_id,
             lambda uow, _: session_rules.update(uow, change, etag=request.etag),
             session_pb2.UpdateSessionResponse(),
@@ -47,36 +48,44 @@ class LifecycleVerbs:
     async def SuspendSession(
         self, request: session_pb2.SuspendSessionRequest, context: Context
     ) -> session_pb2.SuspendSessionResponse:
+        caller = caller_of(context)
         return await self._changed(
+            caller,
             request.session_id,
-            lambda uow, _: session_rules.suspend(uow, by=DEFAULT_CALLER.principal),
+            lambda uow, _: session_rules.suspend(uow, by=caller.principal),
             session_pb2.SuspendSessionResponse(),
         )
 
     async def ResumeSession(
         self, request: session_pb2.ResumeSessionRequest, context: Context
     ) -> session_pb2.ResumeSessionResponse:
+        caller = caller_of(context)
         return await self._changed(
+            caller,
             request.session_id,
-            lambda uow, _: session_rules.resume(uow, by=DEFAULT_CALLER.principal),
+            lambda uow, _: session_rules.resume(uow, by=caller.principal),
             session_pb2.ResumeSessionResponse(),
         )
 
     async def EndSession(
         self, request: session_pb2.EndSessionRequest, context: Context
     ) -> session_pb2.EndSessionResponse:
+        caller = caller_of(context)
         return await self._changed(
+            caller,
             request.session_id,
-            lambda uow, queued: session_rules.end(uow, queued, by=DEFAULT_CALLER.principal, reason=request.reason),
+            lambda uow, queued: session_rules.end(uow, queued, by=caller.principal, reason=request.reason),
             session_pb2.EndSessionResponse(),
         )
 
     async def DeleteSession(
         self, request: session_pb2.DeleteSessionRequest, context: Context
     ) -> session_pb2.DeleteSessionResponse:
+        caller = caller_of(context)
         return await self._changed(
+            caller,
             request.session_id,
-            lambda uow, queued: session_rules.delete(uow, queued, by=DEFAULT_CALLER.principal, etag=request.etag),
+            lambda uow, queued: session_rules.delete(uow, queued, by=caller.principal, etag=request.etag),
             session_pb2.DeleteSessionResponse(),
             deleted=True,
         )
@@ -85,15 +94,21 @@ class LifecycleVerbs:
         self, request: session_pb2.UndeleteSessionRequest, context: Context
     ) -> session_pb2.UndeleteSessionResponse:
         return await self._changed(
+            caller_of(context),
             request.session_id,
             lambda uow, _: session_rules.undelete(uow),
             session_pb2.UndeleteSessionResponse(),
             deleted=True,
         )
 
-    async def _changed(self, session_id: str, decide: Decide, response: Response, *, deleted: bool = False) -> Response:
-        """The response, filled with the session as it is now and the place before what was stored."""
-        tenant = DEFAULT_CALLER.tenant
+    async def _changed(
+        self, caller: Caller, session_id: str, decide: Decide, response: Response, *, deleted: bool = False
+    ) -> Response:
+        """Changes the session. Returns the response with the session as it is now and the cursor before the change.
+
+        `deleted`: also of a deleted session. Raises SessionNotFound, and what `decide` raises.
+        """
+        tenant = caller.tenant
         sequence = await self._sessions.change(tenant, session_id, decide, deleted=deleted)
         session, head = await self._sessions.get(tenant, session_id, deleted=deleted)
         place = StreamPosition(sequence=sequence - 1 if sequence else head.last_seq)

@@ -23,7 +23,7 @@ from turnkeeper.rpc import session_fields as attributes
 from turnkeeper.rpc import validation as rules
 from turnkeeper.rpc.checkpoints import CheckpointVerbs
 from turnkeeper.rpc.fingerprint import fingerprint
-from turnkeeper.rpc.identity import DEFAULT_CALLER, Caller
+from turnkeeper.rpc.identity import Caller, caller_of
 from turnkeeper.rpc.interceptor import Context
 from turnkeeper.rpc.lifecycle import LifecycleVerbs
 from turnkeeper.rpc.stream_responses import response, with_cursor
@@ -63,7 +63,7 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
     async def CreateSession(
         self, request: session_pb2.CreateSessionRequest, context: Context
     ) -> session_pb2.CreateSessionResponse:
-        caller = DEFAULT_CALLER
+        caller = caller_of(context)
         session, head = await self._sessions.create(new_session(request, caller))
         return session_pb2.CreateSessionResponse(
             session=session_view(session, head),
@@ -74,13 +74,13 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
     async def GetSession(
         self, request: session_pb2.GetSessionRequest, context: Context
     ) -> session_pb2.GetSessionResponse:
-        session, head = await self._sessions.get(DEFAULT_CALLER.tenant, request.session_id)
+        session, head = await self._sessions.get(caller_of(context).tenant, request.session_id)
         return session_pb2.GetSessionResponse(session=session_view(session, head))
 
     async def ListSessions(
         self, request: session_pb2.ListSessionsRequest, context: Context
     ) -> session_pb2.ListSessionsResponse:
-        caller = DEFAULT_CALLER
+        caller = caller_of(context)
         size = self._pages.size(request.page_size)
         found = await self._store.sessions(
             caller.tenant,
@@ -101,7 +101,7 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
     async def WatchEvents(
         self, request: session_pb2.WatchEventsRequest, context: Context
     ) -> AsyncIterator[session_pb2.WatchEventsResponse]:
-        caller = DEFAULT_CALLER
+        caller = caller_of(context)
         key = (caller.tenant, request.session_id)
         with self._follower.open(key) as reading:
             session, head = await self._sessions.get(*key)
@@ -127,7 +127,7 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
     async def ListEvents(
         self, request: session_pb2.ListEventsRequest, context: Context
     ) -> session_pb2.ListEventsResponse:
-        caller = DEFAULT_CALLER
+        caller = caller_of(context)
         key = (caller.tenant, request.session_id)
         _, head = await self._sessions.get(*key)
         await self._check_turn(key, request.turn_id)
@@ -160,7 +160,7 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
     async def ListMessages(
         self, request: session_pb2.ListMessagesRequest, context: Context
     ) -> session_pb2.ListMessagesResponse:
-        caller = DEFAULT_CALLER
+        caller = caller_of(context)
         session, head = await self._sessions.get(caller.tenant, request.session_id)
         entries = list(enumerate(await self._session_cache.entries(session, until=head.last_seq)))
         start = self._pages.after(request, tenant=caller.tenant)

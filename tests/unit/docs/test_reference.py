@@ -153,7 +153,7 @@ def test_the_limits() -> None:
         "arguments of a tool call": kib(toolbox.ARGUMENTS_BYTES),
         "result of a tool": kib(toolbox.RESULT_BYTES),
         "tools that a message brings": f"{send['client_tools'].most}, {kib(client_tools.TOOLS_BYTES)} in all",
-        "a result that a client hands in": kib(client_tools.RESULT_BYTES),
+        "a result that a client hands in": kib(toolbox.RESULT_BYTES),
         "messages that wait in a session's queue": str(message_rules.QUEUE_LIMIT),
         "an id of yours, request_id": f"{send['request_id'].most} characters",
         "title": f"{rules.RULES['CreateSessionRequest']['title'].most} characters",
