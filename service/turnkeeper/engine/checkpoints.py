@@ -9,6 +9,7 @@ from turnkeeper.domain.event import Event, SessionRestored
 from turnkeeper.domain.history import BEGINNINGS, unfinished_turn
 from turnkeeper.domain.session import Restored
 from turnkeeper.engine.eventlog.writer import LogWriter, Stored
+from turnkeeper.engine.rules.decide_again import DecideAgain
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import (
     CheckpointNotFound,
@@ -91,29 +92,25 @@ class Checkpoints:
         if asked is not None and known is not None:
             known.check_same(asked.fingerprint)
             return known.sequence
-        while True:
+
+        async def read_log() -> Callable[[UnitOfWork], int]:
             found = await self._store.session(tenant, session_id)
             if found is None:
                 raise SessionNotFound(session_id=session_id)
             head = found[1]
             place = await self.place(head, at)
             if asked is None and await self._is_there(head, place):
-                return head.last_seq
+                return lambda _: head.last_seq
             unfinished = unfinished_turn(await self.until(head, place, kinds=BEGINNINGS))
-            try:
-                stored = await self._log_writer.append(
-                    tenant,
-                    session_id,
-                    partial(_restore, place=place, unfinished=unfinished, read_at=head.last_seq, asked=asked),
-                )
-            except _LogGrew:
-                continue
-            if isinstance(stored, Stored):
-                return stored.value
-            if asked is None:
-                raise InternalError
-            stored.check_same(asked.fingerprint)
-            return stored.sequence
+            return partial(_restore, place=place, unfinished=unfinished, read_at=head.last_seq, asked=asked)
+
+        stored = await self._log_writer.append_prepared(tenant, session_id, read_log)
+        if isinstance(stored, Stored):
+            return stored.value
+        if asked is None:
+            raise InternalError
+        stored.check_same(asked.fingerprint)
+        return stored.sequence
 
     async def _is_there(self, head: Head, place: int) -> bool:
         """The last event is a restoration to this place."""
@@ -153,10 +150,6 @@ class Checkpoints:
         raise CheckpointNotFound(session_id=head.session_id, metadata={"checkpoint_id": checkpoint_id})
 
 
-class _LogGrew(Exception):
-    """There are events that were not there when the place was looked at."""
-
-
 def _restores(stored: StoredEvent) -> bool:
     return stored.kind == "session_restored"
 
@@ -172,7 +165,7 @@ def _restore(uow: UnitOfWork, *, place: int, unfinished: str, read_at: int, aske
             metadata={"turn_id": head.active_turn},
         )
     if head.last_seq != read_at:
-        raise _LogGrew
+        raise DecideAgain
     sequence = uow.next_sequence
     uow.append(SessionRestored(to_sequence=place))
     uow.session = replace(uow.session, restored=Restored(turn_id=unfinished), update_time=uow.at)

@@ -10,7 +10,6 @@ from turnkeeper.domain.session import Session, SessionKey, SessionState
 from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.eventlog.session_cache import CachedSnapshot, SessionCache
 from turnkeeper.engine.eventlog.writer import LogWriter, Stored
-from turnkeeper.engine.rules.sessions import _QueueMoved
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import (
     AgentNotFound,
@@ -122,23 +121,18 @@ class Sessions:
         Whoever owns a turn that it ends is fenced: nothing that owner still does is stored. `deleted`: also of a
         deleted session. Raises SessionNotFound, and what `decide` raises.
         """
-        while True:
+
+        async def read_queue() -> Callable[[UnitOfWork], int]:
             _, head = await self.get(tenant, session_id, deleted=deleted)
-            queued = [await self._store.turn(tenant, session_id, turn_id) for turn_id in head.queue]
-            known = {turn.id: turn for turn in queued if turn is not None}
-            try:
-                stored = await self._log_writer.append(
-                    tenant,
-                    session_id,
-                    lambda uow: decide(uow, known),  # noqa: B023 - awaited in this round
-                    deleted=deleted,
-                )
-            except _QueueMoved:
-                continue
-            if not isinstance(stored, Stored):
-                raise InternalError
-            self._woken((tenant, session_id))
-            return stored.value
+            turns = [await self._store.turn(tenant, session_id, turn_id) for turn_id in head.queue]
+            queued = {turn.id: turn for turn in turns if turn is not None}
+            return lambda uow: decide(uow, queued)
+
+        stored = await self._log_writer.append_prepared(tenant, session_id, read_queue, deleted=deleted)
+        if not isinstance(stored, Stored):
+            raise InternalError
+        self._woken((tenant, session_id))
+        return stored.value
 
     async def _made_before(self, new: NewSession, session_id: str) -> tuple[Session, Head]:
         """There is no such agent now; a repeat still finds the session that was made when there was."""

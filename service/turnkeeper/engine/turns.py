@@ -11,6 +11,7 @@ from turnkeeper.engine.client_tools import ClientTools
 from turnkeeper.engine.eventlog.writer import LogWriter, Stored
 from turnkeeper.engine.execution.worker import Worker
 from turnkeeper.engine.rules import messages as message_rules
+from turnkeeper.engine.rules.decide_again import DecideAgain
 from turnkeeper.engine.rules.messages import LeaseOffer, NewMessage
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feed import Feeds, Waiting
@@ -157,29 +158,23 @@ class Turns:
         return await self._first(key, fingerprint, self._retry(turn_id, key, fingerprint))
 
     async def _retry(self, turn_id: str, key: RequestKey, fingerprint: str) -> RequestRecord:
-        """Which turn is the last must hold still while it is decided: read it again when the log has grown."""
-        place = (key.tenant, key.session_id)
-        while True:
-            began = time.monotonic()
-            read_at = (await self._store.last_seqs([place])).get(place, 0)
-            newest = await self._store.turns(*place, states=(), limit=1, before=None)
-            try:
-                return await self._retry_as_read(
-                    turn_id, key, fingerprint, last=newest[0], read_at=read_at, began=began
-                )
-            except _LogGrew:
-                continue
-
-    async def _retry_as_read(
-        self, turn_id: str, key: RequestKey, fingerprint: str, *, last: Turn, read_at: int, began: float
-    ) -> RequestRecord:
-        def decide(uow: UnitOfWork) -> tuple[Turn, RequestRecord]:
-            if uow.snapshot.head.last_seq != read_at:
-                raise _LogGrew
-            return message_rules.retry(uow, key, fingerprint, last=last, offer=self._offer(room=room))
-
+        """Decides on the session's last turn: it is read again when the log has grown since."""
+        session = (key.tenant, key.session_id)
+        began = time.monotonic()
         with self._worker.reserve() as room:
-            stored = await self._log_writer.append(key.tenant, key.session_id, decide, turn_id=turn_id)
+
+            async def read_last() -> Callable[[UnitOfWork], tuple[Turn, RequestRecord]]:
+                read_at = (await self._store.last_seqs([session])).get(session, 0)
+                newest = await self._store.turns(*session, states=(), limit=1, before=None)
+
+                def decide(uow: UnitOfWork) -> tuple[Turn, RequestRecord]:
+                    if uow.snapshot.head.last_seq != read_at:
+                        raise DecideAgain
+                    return message_rules.retry(uow, key, fingerprint, last=newest[0], offer=self._offer(room=room))
+
+                return decide
+
+            stored = await self._log_writer.append_prepared(key.tenant, key.session_id, read_last, turn_id=turn_id)
             if not isinstance(stored, Stored):
                 return self._repeat(stored, fingerprint)
             if stored.uow.head.lease is LeaseChange.TAKE:
@@ -215,10 +210,6 @@ class Turns:
         record.check_same(fingerprint)
         self._metrics.replay("REQUEST")
         return record
-
-
-class _LogGrew(Exception):
-    """There are events that were not there when the last turn was read."""
 
 
 _CANCELLED = frozenset({"turn_cancelled"})

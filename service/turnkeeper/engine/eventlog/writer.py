@@ -3,13 +3,14 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Generic, TypeVar
 
 from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.eventlog.session_cache import CachedSnapshot, SessionCache
+from turnkeeper.engine.rules.decide_again import DecideAgain
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feed import Feeds
 from turnkeeper.errors import ServiceUnavailable, SessionError, SessionNotFound
@@ -119,6 +120,27 @@ class LogWriter:
             "Too many writers are at work on this session; send the same call again with the same request_id.",
             session_id=session_id,
         )
+
+    async def append_prepared(
+        self,
+        tenant: str,
+        session_id: str,
+        prepare: Callable[[], Awaitable[Callable[[UnitOfWork], T]]],
+        *,
+        turn_id: str = "",
+        deleted: bool = False,
+    ) -> Stored[T] | RequestRecord:
+        """Stores a decision that needs more than the snapshot.
+
+        `prepare` reads what is needed and returns the decision on it. It is called again each time the decision raises
+        DecideAgain. Raises what `prepare` raises, and otherwise as `append`.
+        """
+        while True:
+            decide = await prepare()
+            try:
+                return await self.append(tenant, session_id, decide, turn_id=turn_id, deleted=deleted)
+            except DecideAgain:
+                continue
 
     async def _on_kept(
         self, kept: CachedSnapshot, decide: Callable[[UnitOfWork], T]

@@ -12,6 +12,7 @@ from turnkeeper.domain.event import (
 )
 from turnkeeper.domain.session import SessionState
 from turnkeeper.domain.turn import CancelReason, Turn, TurnState
+from turnkeeper.engine.rules.decide_again import DecideAgain
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import EtagMismatch
 from turnkeeper.store.changeset import Cancel, LeaseChange
@@ -129,17 +130,16 @@ def end(uow: UnitOfWork, queued: Mapping[str, Turn], *, by: str, reason: str) ->
 
 
 def cancel_all(uow: UnitOfWork, queued: Mapping[str, Turn], *, by: str) -> None:
-    """Cancel every turn of the session; whoever owned one is fenced."""
+    """Cancels every turn of the session, and fences the owner of the active one.
+
+    Raises DecideAgain if a turn was queued after `queued` was read.
+    """
     head = uow.snapshot.head
     if not set(head.queue) <= set(queued):
-        raise _QueueMoved
+        raise DecideAgain
     if uow.snapshot.turn is not None:
         uow.cancel_turn(uow.turn, reason=CancelReason.SESSION_ENDED, by=by)
         uow.add_usage(uow.turn)
     for turn_id in head.queue:
         uow.cancel_turn(queued[turn_id], reason=CancelReason.SESSION_ENDED, by=by)
     uow.change_head(lease=LeaseChange.BREAK, active_turn="", queue=(), cancel=Cancel())
-
-
-class _QueueMoved(Exception):
-    """A turn was queued after its list was read."""
