@@ -318,11 +318,16 @@ Payload = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ForeignPayload:
-    """A payload of another version's: a kind that this version does not know, and ignores."""
+class UnknownPayload:
+    """A payload of a kind that only a newer version knows.
+
+    A replica never reads one: it stores the event as ignorable, and sends its bytes to watchers as they are.
+    """
 
     kind: str
-    text: str
+    """The payload's name in the newer version, as it is stored beside the event."""
+    raw: bytes
+    """The payload's field of `Event` in wire form, tag included. A reader keeps it as an unknown field."""
 
 
 def kind_of(payload: type[Payload]) -> str:
@@ -336,9 +341,9 @@ NAMES: Mapping[type[Payload], str] = {payload: kind for kind, payload in KINDS.i
 """Kinds by their payload classes."""
 
 
-def name_of(payload: Payload | ForeignPayload) -> str:
+def name_of(payload: Payload | UnknownPayload) -> str:
     """Returns the payload's kind, as it is stored beside the event."""
-    return payload.kind if isinstance(payload, ForeignPayload) else NAMES[type(payload)]
+    return payload.kind if isinstance(payload, UnknownPayload) else NAMES[type(payload)]
 
 
 HISTORY = frozenset(
@@ -359,7 +364,7 @@ HISTORY = frozenset(
 class NewEvent:
     """A durable event that has no number yet."""
 
-    payload: Payload | ForeignPayload
+    payload: Payload | UnknownPayload
     at: datetime
     """The replica's time, for people: nothing is ordered by it."""
     turn_id: str = ""
@@ -379,4 +384,4 @@ class Event:
     attempt: int
     create_time: datetime
     """The writing replica's time, for people: nothing is ordered by it."""
-    payload: Payload | ForeignPayload
+    payload: Payload | UnknownPayload

@@ -7,7 +7,6 @@ from datetime import datetime
 from turnkeeper.domain.event import (
     ClientToolRequested,
     Event,
-    ForeignPayload,
     MessageCompleted,
     MessageReceived,
     NewEvent,
@@ -22,6 +21,7 @@ from turnkeeper.domain.event import (
     TurnQueued,
     TurnRetried,
     TurnStarted,
+    UnknownPayload,
 )
 from turnkeeper.domain.history import counted
 from turnkeeper.domain.message import FinishReason, ToolRequest, Usage
@@ -104,7 +104,7 @@ class Copy:
         elif isinstance(payload, TurnStarted):
             self._begin(event.turn_id)
             self._append(event, payload)
-        elif event.turn_id in self.turns and not isinstance(payload, ForeignPayload):
+        elif event.turn_id in self.turns and not isinstance(payload, UnknownPayload):
             self._add_to_turn(event, payload)
 
     def _add_to_turn(self, event: Event, payload: Payload) -> None:

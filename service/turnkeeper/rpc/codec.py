@@ -24,11 +24,11 @@ from turnkeeper.domain.event import (
     NAMES,
     AttemptFailed,
     Event,
-    ForeignPayload,
     MessageCompleted,
     NewEvent,
     Payload,
     TurnFailed,
+    UnknownPayload,
 )
 from turnkeeper.domain.message import text_of
 from turnkeeper.pb.v1 import event_pb2
@@ -197,9 +197,9 @@ class WireCodec:
         """The wire form without its number."""
         made = event_pb2.Event(session_id=session_id, turn_id=event.turn_id, attempt=event.attempt)
         set_time(made.create_time, event.at)
-        if isinstance(event.payload, ForeignPayload):
-            made.ignorable, text = True, event.payload.text.encode()
-            return made.SerializeToString() + wire.FOREIGN + varint(len(text)) + text
+        if isinstance(event.payload, UnknownPayload):
+            made.ignorable = True
+            return made.SerializeToString() + event.payload.raw
         payload = getattr(made, NAMES[type(event.payload)])
         payload.SetInParent()
         fill(payload, event.payload)

@@ -38,8 +38,6 @@ _RESPONSE = session_pb2.WatchEventsResponse.DESCRIPTOR
 
 SEQUENCE = _tag(_EVENT, "sequence", VARINT)
 """Of `Event.sequence`: appended, because concatenated messages merge."""
-FOREIGN = b"\x9a\x06"
-"""Of a text in `Event`'s field 99, which no version ever names."""
 CONTENT_DELTA = _tag(_EVENT, "content_delta", BYTES)
 OFFSET = _tag(_DELTA, "offset", VARINT)
 KIND = _tag(_DELTA, "kind", VARINT) + varint(event_pb2.DELTA_KIND_TEXT)

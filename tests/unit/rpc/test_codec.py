@@ -18,7 +18,7 @@ from tests.unit.rpc.wire import EVENTS_TO_COME, PAIRS, PREVIEWS, Pair, values_of
 from turnkeeper.codes import Code, ErrorDetail
 from turnkeeper.domain.agent import AgentLimits, PolicyRule
 from turnkeeper.domain.approval import ApprovalState
-from turnkeeper.domain.event import KINDS, AttemptFailed, AttemptOutcome, NewEvent, TurnFailed, kind_of
+from turnkeeper.domain.event import KINDS, AttemptFailed, AttemptOutcome, NewEvent, TurnFailed, UnknownPayload, kind_of
 from turnkeeper.domain.message import Message, Part, Usage
 from turnkeeper.domain.session import SessionState
 from turnkeeper.domain.tool import PolicyAction
@@ -97,6 +97,16 @@ def test_a_kind_of_a_later_release_is_not_guessed_at() -> None:
     payload = event_pb2.Event(session_expired=event_pb2.SessionExpired()).SerializeToString()
     with pytest.raises(ValueError, match="event 3 is a session_expired, which this version does not know"):
         CODEC.decode(StoredEvent(sequence=3, kind="session_expired", turn_id="", payload=payload))
+
+
+def test_a_payload_of_a_newer_version_is_sent_as_it_is_and_may_be_ignored() -> None:
+    raw = b"\x9a\x06\x04text"
+    event = event_pb2.Event.FromString(
+        CODEC.encode("s", NewEvent(payload=UnknownPayload(kind="newer", raw=raw), at=NOON))
+    )
+    assert event.ignorable
+    assert event.WhichOneof("payload") is None
+    assert raw in event.SerializeToString()
 
 
 ERROR = ErrorDetail(code=Code.LLM_RATE_LIMIT, message="Wait.", retry_after=timedelta(seconds=2), metadata={"a": "1"})

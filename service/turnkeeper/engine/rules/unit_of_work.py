@@ -13,12 +13,12 @@ from turnkeeper.domain.event import (
     ApprovalWithdrawn,
     ClientToolRequested,
     Event,
-    ForeignPayload,
     NewEvent,
     Payload,
     ToolReturned,
     TurnCancelled,
     TurnFailed,
+    UnknownPayload,
 )
 from turnkeeper.domain.session import Session
 from turnkeeper.domain.tool import Call, CallState, PolicyAction, ToolOutcome, ToolResult
@@ -93,7 +93,7 @@ class UnitOfWork:
         """The turn's pending approvals as this draft leaves them."""
         return tuple(self._pending.values())
 
-    def append(self, payload: Payload | ForeignPayload, *, turn: Turn | None = None) -> None:
+    def append(self, payload: Payload | UnknownPayload, *, turn: Turn | None = None) -> None:
         """Append an event; without a turn it is the session's own."""
         turn_id, attempt = (turn.id, turn.attempt) if turn else ("", 0)
         self.events.append(NewEvent(payload=payload, at=self.at, turn_id=turn_id, attempt=attempt))
