@@ -1,4 +1,4 @@
-"""Write the generated parts of the reference: from the protos' comments, the table of rules and the settings.
+"""Write the generated parts of the reference: from the protos' comments and rules, and from the settings.
 
     python docs/generate.py            write them
     python docs/generate.py --check    write nothing; exit 1 when a page is not current
@@ -177,12 +177,12 @@ def _request_rows(name: str) -> Iterator[Sequence[str]]:
     rules = RULES.get(name, {})
     file, place = messages()[name]
     for field, said in file.fields(place):
-        yield f"`{field.name}`", _type(field), _rule(rules.get(field.name, Rule()), field), flat(said)
+        yield f"`{field.name}`", _type(field), _rule(rules.get(field.name)), flat(said)
         for path, rule in rules.items():
             parent, _, child = path.partition(".")
             if parent == field.name and child:
                 inner, comment = _field_of(field.type_name.rpartition(".")[2], child)
-                yield f"`{path}`", _type(inner), _rule(rule, inner), flat(comment)
+                yield f"`{path}`", _type(inner), _rule(rule), flat(comment)
 
 
 def _field_of(message: str, name: str) -> tuple[FieldDescriptorProto, str]:
@@ -190,22 +190,19 @@ def _field_of(message: str, name: str) -> tuple[FieldDescriptorProto, str]:
     return next((field, said) for field, said in file.fields(place) if field.name == name)
 
 
-def _rule(rule: Rule, field: FieldDescriptorProto) -> str:
-    said: list[str] = []
-    if rule.required:
-        said.append("required")
-    if rule.later:
-        said.append("later: leave it unset")
-    if rule.pattern is not None:
-        said.append(f"matches `{rule.pattern.pattern}`")
-    if rule.most:
-        repeated = field.label == FieldDescriptorProto.LABEL_REPEATED
-        said.append(f"at most {rule.most:,} {'entries' if repeated else 'characters'}")
-    if rule.least_value is not None:
-        said.append(f"at least {rule.least_value}")
-    if rule.most_seconds is not None:
-        said.append(f"0 to {rule.most_seconds:g} s")
-    return ", ".join(said)
+def _rule(rule: Rule | None) -> str:
+    if rule is None:
+        return ""
+    parts = (
+        (rule.required, "required"),
+        (rule.not_implemented, "later: leave it unset"),
+        (rule.pattern, f"matches `{rule.pattern.pattern if rule.pattern else ''}`"),
+        (rule.max_length, f"at most {rule.max_length:,} characters"),
+        (rule.max_items, f"at most {rule.max_items:,} entries"),
+        (rule.min_value is not None, f"at least {rule.min_value}"),
+        (rule.max_seconds, f"0 to {rule.max_seconds} s"),
+    )
+    return ", ".join(text for holds, text in parts if holds)
 
 
 # --- messages.md ---------------------------------------------------------------------------------------------------
@@ -214,7 +211,7 @@ def _rule(rule: Rule, field: FieldDescriptorProto) -> str:
 def shared() -> str:
     """The messages and enums of requests and responses, but not these themselves, nor events."""
     parts: list[str] = []
-    for name in ("session", "chat", "message", "approval", "agent"):
+    for name in ("session", "chat", "message", "approval", "agent", "rules"):
         file = protos()[name]
         for message, place in file.messages():
             if not message.name.endswith(("Request", "Response")) or message.name == "ToolRequest":
@@ -313,7 +310,7 @@ def later_fields() -> str:
         (f"`{name}.{path}`", flat(_field_of(name, path)[1]))
         for name, rules in RULES.items()
         for path, rule in rules.items()
-        if rule.later
+        if rule.not_implemented
     ]
     file, place = messages()["Part"]
     rows += [(f"`Part.{field.name}`", flat(said)) for field, said in file.fields(place) if field.name != "text"]
@@ -329,6 +326,7 @@ _TYPES = {
     FieldDescriptorProto.TYPE_BOOL: "bool",
     FieldDescriptorProto.TYPE_INT32: "int32",
     FieldDescriptorProto.TYPE_INT64: "int64",
+    FieldDescriptorProto.TYPE_UINT32: "uint32",
 }
 
 

@@ -15,6 +15,7 @@ import pytest_asyncio
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
 from grpc import aio
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from pymongo import AsyncMongoClient
@@ -82,6 +83,14 @@ class TestReflection:
             "grpc.health.v1.Health",
             "grpc.reflection.v1alpha.ServerReflection",
         }
+
+    async def test_it_shows_the_rules_of_a_field(self, methods: Mapping[str, MethodDescriptor]) -> None:
+        request = methods["ChatService/SendMessage"].input_type
+        pool = request.file.pool
+        options_class = GetMessageClass(pool.FindMessageTypeByName("google.protobuf.FieldOptions"))
+        options: Any = options_class.FromString(request.fields_by_name["request_id"].GetOptions().SerializeToString())
+        rules = options.Extensions[pool.FindExtensionByName("turnkeeper.v1.rules")]
+        assert (rules.required, rules.max_length) == (True, 128)
 
     async def test_every_method_that_it_finds_works_or_says_that_it_comes_later(
         self, env: Environment, methods: Mapping[str, MethodDescriptor]

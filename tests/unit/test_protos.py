@@ -4,9 +4,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
 
 PROTOS = Path(__file__).resolve().parents[2] / "protos"
 BUF = Path(sys.executable).with_name("buf")
@@ -40,9 +43,17 @@ LANGUAGES = {
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, FileDescriptorProto]:
-    """Every proto by its name, compiled by plain protoc with nothing but our own folder to import from."""
+    """Every proto and what it imports, by name, imports first: plain protoc has nothing but our own folder."""
     image = tmp_path_factory.mktemp("protos") / "all.binpb"
-    compiler = (sys.executable, "-m", "grpc_tools.protoc", "-I", str(PROTOS), f"--descriptor_set_out={image}")
+    compiler = (
+        sys.executable,
+        "-m",
+        "grpc_tools.protoc",
+        "--include_imports",
+        "-I",
+        str(PROTOS),
+        f"--descriptor_set_out={image}",
+    )
     subprocess.run([*compiler, *NAMES], check=True)
     return {file.name: file for file in FileDescriptorSet.FromString(image.read_bytes()).file}
 
@@ -61,6 +72,30 @@ def test_a_proto_imports_only_our_own_protos_and_those_that_every_protoc_brings(
     name: str, files: dict[str, FileDescriptorProto]
 ) -> None:
     assert all(imported.startswith(("turnkeeper/", "google/protobuf/")) for imported in files[name].dependency)
+
+
+@pytest.mark.parametrize(
+    ("message", "field", "rules"),
+    [
+        ("SendMessageRequest", "request_id", {"required": True, "max_length": 128}),
+        ("SendMessageRequest", "content", {"required": True, "max_items": 64}),
+        ("SendMessageRequest", "session_id", {"pattern": "[A-Za-z0-9._:-]{1,128}"}),
+        ("SendMessageRequest", "wait", {"max_seconds": 120}),
+        ("TurnLimits", "max_iterations", {"min_value": 0}),
+        ("CreateSessionRequest", "idle_ttl", {"not_implemented": True}),
+    ],
+)
+def test_the_rules_of_a_field_can_be_read_without_our_generated_code(
+    message: str, field: str, rules: dict[str, object], files: dict[str, FileDescriptorProto]
+) -> None:
+    pool: Any = DescriptorPool()
+    for file in files.values():
+        pool.Add(file)
+    extension = pool.FindExtensionByName("turnkeeper.v1.rules")
+    options_class = GetMessageClass(pool.FindMessageTypeByName("google.protobuf.FieldOptions"))
+    described = pool.FindMessageTypeByName(f"turnkeeper.v1.{message}").fields_by_name[field]
+    options: Any = options_class.FromString(described.GetOptions().SerializeToString())
+    assert {part.name: value for part, value in options.Extensions[extension].ListFields()} == rules
 
 
 def buf(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,132 +1,69 @@
-"""What a request must be: one table, enforced at the boundary; the reference is made from it."""
+"""Checks requests against the rules of the protos: the option `turnkeeper.v1.rules` of each field.
+
+The rules are compiled once, when this module is imported. The reference is made from them as well.
+"""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from turnkeeper.errors import InvalidRequest, NotImplementedYet
-
-ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-AGENT = re.compile(r"[a-z0-9_-]{1,64}")
+from turnkeeper.pb.v1 import agent_pb2, approval_pb2, chat_pb2, rules_pb2, session_pb2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """`most`: characters of a text, entries of a list or map. `later`: the field comes with a later release."""
+    """What one field must be: `turnkeeper.v1.FieldRules` with its pattern compiled; the proto explains the parts."""
 
-    required: bool = False
-    pattern: re.Pattern[str] | None = None
-    most: int = 0
-    later: bool = False
-    least_value: int | None = None
-    most_seconds: float | None = None
+    required: bool
+    pattern: re.Pattern[str] | None
+    max_length: int
+    max_items: int
+    min_value: int | None
+    max_seconds: int
+    not_implemented: bool
 
 
-_SESSION = Rule(required=True, pattern=ID)
-_TURN = Rule(required=True, pattern=ID)
-_REQUEST = Rule(required=True, most=128)
-_PAGE: Mapping[str, Rule] = {"page_size": Rule(least_value=0), "page_token": Rule(most=1024)}
-_PART_OF_A_LOG: Mapping[str, Rule] = {
-    "after": Rule(most=512),
-    "after_sequence": Rule(least_value=0),
-    "types": Rule(most=64),
-    "turn_id": Rule(pattern=ID),
-}
-_LABELS = Rule(most=32)
-_TITLE = Rule(most=200)
-_CREATE: Mapping[str, Rule] = {
-    "create_session.agent": Rule(pattern=AGENT),
-    "create_session.title": _TITLE,
-    "create_session.labels": _LABELS,
-}
-_MESSAGE: Mapping[str, Rule] = {
-    "session_id": Rule(pattern=ID),
-    "request_id": _REQUEST,
-    "content": Rule(required=True, most=64),
-    "response_schema_json": Rule(most=64 * 1024),
-    "limits.max_iterations": Rule(least_value=0),
-    "limits.max_output_tokens": Rule(least_value=0),
-    "client_tools": Rule(most=32),
-    **_CREATE,
-}
+def _rules_of(message: Descriptor, prefix: str = "") -> Iterator[tuple[str, Rule]]:
+    """Yields the path and the rule of each field that has one, a message's own fields behind it."""
+    for field in message.fields:
+        options = field.GetOptions()
+        if options.HasExtension(rules_pb2.rules):
+            yield prefix + field.name, _compile(options.Extensions[rules_pb2.rules])
+        if _is_ours(field):
+            yield from _rules_of(field.message_type, f"{prefix}{field.name}.")
+
+
+def _compile(rules: rules_pb2.FieldRules) -> Rule:
+    return Rule(
+        required=rules.required,
+        pattern=re.compile(rules.pattern) if rules.pattern else None,
+        max_length=rules.max_length,
+        max_items=rules.max_items,
+        min_value=rules.min_value if rules.HasField("min_value") else None,
+        max_seconds=rules.max_seconds,
+        not_implemented=rules.not_implemented,
+    )
+
+
+def _is_ours(field: FieldDescriptor) -> bool:
+    """Returns True for a single message of our own protos."""
+    message = field.message_type
+    return message is not None and not field.is_repeated and message.file.package == rules_pb2.DESCRIPTOR.package
+
 
 RULES: Mapping[str, Mapping[str, Rule]] = {
-    "CreateSessionRequest": {
-        "session_id": Rule(pattern=ID),
-        "request_id": Rule(most=128),
-        "agent": Rule(required=True, pattern=AGENT),
-        "title": _TITLE,
-        "labels": _LABELS,
-        "idle_ttl": Rule(later=True),
-    },
-    "GetSessionRequest": {"session_id": _SESSION},
-    "ListSessionsRequest": {
-        **_PAGE,
-        "agent": Rule(most=64),
-        "owner": Rule(most=512),
-        "labels": _LABELS,
-        "order_by": Rule(most=64),
-    },
-    "UpdateSessionRequest": {
-        "session": Rule(required=True),
-        "session.session_id": _SESSION,
-        "session.title": _TITLE,
-        "session.labels": _LABELS,
-        "update_mask": Rule(required=True),
-        "etag": Rule(most=128),
-    },
-    "SuspendSessionRequest": {"session_id": _SESSION},
-    "ResumeSessionRequest": {"session_id": _SESSION},
-    "EndSessionRequest": {"session_id": _SESSION, "reason": Rule(most=1000)},
-    "DeleteSessionRequest": {"session_id": _SESSION, "etag": Rule(most=128)},
-    "UndeleteSessionRequest": {"session_id": _SESSION},
-    "WatchEventsRequest": {"session_id": _SESSION, **_PART_OF_A_LOG},
-    "ListEventsRequest": {"session_id": _SESSION, **_PART_OF_A_LOG, "page_size": Rule(least_value=0)},
-    "ListMessagesRequest": {"session_id": _SESSION, **_PAGE, "order_by": Rule(most=64)},
-    "ListCheckpointsRequest": {"session_id": _SESSION, **_PAGE},
-    "ForkSessionRequest": {
-        "session_id": _SESSION,
-        "request_id": _REQUEST,
-        "new_session_id": Rule(pattern=ID),
-        "checkpoint_id": Rule(most=64),
-    },
-    "RestoreCheckpointRequest": {
-        "session_id": _SESSION,
-        "checkpoint_id": Rule(most=64),
-        "request_id": Rule(most=128),
-    },
-    "SendMessageRequest": {**_MESSAGE, "wait": Rule(most_seconds=120)},
-    "StreamMessageRequest": {**_MESSAGE, "after": Rule(most=512)},
-    "GetTurnRequest": {"session_id": _SESSION, "turn_id": _TURN, "wait": Rule(most_seconds=120)},
-    "ListTurnsRequest": {"session_id": _SESSION, **_PAGE},
-    "CancelTurnRequest": {"session_id": _SESSION, "turn_id": _TURN},
-    "RetryTurnRequest": {"session_id": _SESSION, "turn_id": _TURN, "request_id": _REQUEST},
-    "SubmitToolResultRequest": {
-        "session_id": _SESSION,
-        "tool_call_id": Rule(required=True, most=128),
-        "result_json": Rule(required=True),
-    },
-    "GetApprovalRequest": {"approval_id": _TURN},
-    "ListApprovalsRequest": {
-        **_PAGE,
-        "session_id": Rule(pattern=ID),
-        "tool": Rule(most=64),
-        "decidable_by": Rule(later=True),
-    },
-    "WaitApprovalRequest": {"approval_id": _TURN, "wait": Rule(most_seconds=120)},
-    "DecideApprovalRequest": {
-        "approval_id": _TURN,
-        "decision": Rule(required=True),
-        "arguments_hash": Rule(required=True, most=128),
-        "reason": Rule(most=2000),
-        "on_behalf_of": Rule(later=True),
-    },
-    "GetAgentRequest": {"name": Rule(required=True, most=64), "version": Rule(most=64)},
-    "ListAgentsRequest": dict(_PAGE),
+    method.input_type.name: rules
+    for file in (session_pb2, chat_pb2, approval_pb2, agent_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+    if (rules := dict(_rules_of(method.input_type)))
 }
+"""The rules of every request that has any, by its name; each by the path of its field."""
 
 
 def check(request: Message) -> None:
@@ -136,7 +73,7 @@ def check(request: Message) -> None:
         found, value = _at(request, path)
         if not found:
             continue
-        if rule.later and value:
+        if rule.not_implemented and value:
             raise NotImplementedYet(
                 f"The field {path} comes with a later release; leave it unset.", metadata={"field": path}
             )
@@ -185,23 +122,23 @@ def _problem(rule: Rule, value: object) -> str:
         return ""
     if isinstance(value, str):
         return _text_problem(rule, value)
-    if rule.least_value is not None and isinstance(value, int) and value < rule.least_value:
-        return f"must be at least {rule.least_value}"
-    if rule.most_seconds is not None:
-        return _wait_problem(rule.most_seconds, value)
-    if rule.most and len(value) > rule.most:  # type: ignore[arg-type]
-        return f"has {len(value)} entries; at most {rule.most} are allowed"  # type: ignore[arg-type]
+    if rule.min_value is not None and isinstance(value, int) and value < rule.min_value:
+        return f"must be at least {rule.min_value}"
+    if rule.max_seconds:
+        return _wait_problem(rule.max_seconds, value)
+    if rule.max_items and len(value) > rule.max_items:  # type: ignore[arg-type]
+        return f"has {len(value)} entries; at most {rule.max_items} are allowed"  # type: ignore[arg-type]
     return ""
 
 
 def _text_problem(rule: Rule, value: str) -> str:
-    if rule.most and len(value) > rule.most:
-        return f"has {len(value)} characters; at most {rule.most} are allowed"
+    if rule.max_length and len(value) > rule.max_length:
+        return f"has {len(value)} characters; at most {rule.max_length} are allowed"
     if value and rule.pattern is not None and not rule.pattern.fullmatch(value):
         return f"must match {rule.pattern.pattern}"
     return ""
 
 
-def _wait_problem(most: float, value: object) -> str:
+def _wait_problem(max_seconds: int, value: object) -> str:
     seconds = getattr(value, "seconds", 0) + getattr(value, "nanos", 0) / 1e9
-    return "" if 0 <= seconds <= most else f"must be between 0 and {most:g} s"
+    return "" if 0 <= seconds <= max_seconds else f"must be between 0 and {max_seconds} s"

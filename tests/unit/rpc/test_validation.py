@@ -64,9 +64,10 @@ def test_a_limit_is_one_that_the_field_can_meet(name: str) -> None:
             field = field.message_type.fields_by_name[part]
         is_text = field.type == field.TYPE_STRING and not field.is_repeated
         assert rule.pattern is None or is_text
-        assert not rule.most or is_text or field.is_repeated
-        assert rule.least_value is None or field.cpp_type in (field.CPPTYPE_INT32, field.CPPTYPE_INT64)
-        assert rule.most_seconds is None or field.message_type.full_name == "google.protobuf.Duration"
+        assert not rule.max_length or is_text
+        assert not rule.max_items or field.is_repeated
+        assert rule.min_value is None or field.cpp_type in (field.CPPTYPE_INT32, field.CPPTYPE_INT64)
+        assert not rule.max_seconds or field.message_type.full_name == "google.protobuf.Duration"
 
 
 def test_every_request_that_names_something_is_in_the_table() -> None:
@@ -157,7 +158,7 @@ def test_the_message_says_it_too() -> None:
     assert raised.value.message == "The request is not valid: decision is required; arguments_hash is required."
 
 
-LATER = [(name, path) for name, table in RULES.items() for path, rule in table.items() if rule.later]
+LATER = [(name, path) for name, table in RULES.items() for path, rule in table.items() if rule.not_implemented]
 
 
 @pytest.mark.parametrize(("name", "path"), LATER, ids=lambda value: value)
