@@ -1,7 +1,7 @@
 """Valid values to start a test from. Every argument that matters to a test is given by it."""
 
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,7 +9,7 @@ from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Approval, ApprovalKind, ApprovalState
 from turnkeeper.domain.event import MessageReceived, NewEvent, Payload, SessionCreated
 from turnkeeper.domain.message import Part
-from turnkeeper.domain.session import Session, SessionState
+from turnkeeper.domain.session import Session, SessionKey, SessionState
 from turnkeeper.domain.tool import Call, CallState, PolicyAction, ToolClass
 from turnkeeper.domain.turn import Turn, TurnOptions, TurnState
 from turnkeeper.store.changeset import RequestKey, RequestRecord
@@ -26,19 +26,11 @@ def new_id(prefix: str = "id") -> str:
     return f"{prefix}-{next(_numbers):06d}"
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a test's values belong."""
-
-    tenant: str = "default"
-    session_id: str = ""
+def a_place(*, tenant: str = "default", session_id: str = "") -> SessionKey:
+    return SessionKey(tenant, session_id or new_id("session"))
 
 
-def a_place(*, tenant: str = "default", session_id: str = "") -> Place:
-    return Place(tenant=tenant, session_id=session_id or new_id("session"))
-
-
-def a_session(place: Place, **given: Any) -> Session:
+def a_session(place: SessionKey, **given: Any) -> Session:
     session = Session(
         id=place.session_id,
         tenant=place.tenant,
@@ -55,7 +47,7 @@ def a_session(place: Place, **given: Any) -> Session:
     return replace(session, **given)
 
 
-def a_turn(place: Place, **given: Any) -> Turn:
+def a_turn(place: SessionKey, **given: Any) -> Turn:
     turn = Turn(
         id=new_id("turn"),
         tenant=place.tenant,
@@ -74,7 +66,7 @@ def a_turn(place: Place, **given: Any) -> Turn:
     return replace(turn, **given)
 
 
-def a_call(place: Place, **given: Any) -> Call:
+def a_call(place: SessionKey, **given: Any) -> Call:
     call = Call(
         id=new_id("call"),
         tenant=place.tenant,
@@ -93,7 +85,7 @@ def a_call(place: Place, **given: Any) -> Call:
     return replace(call, **given)
 
 
-def an_approval(place: Place, **given: Any) -> Approval:
+def an_approval(place: SessionKey, **given: Any) -> Approval:
     """One that expires in an hour by this machine's clock."""
     approval = Approval(
         id=new_id("approval"),
@@ -128,7 +120,7 @@ def a_first_event() -> NewEvent:
     return NewEvent(payload=created, at=NOON)
 
 
-def a_request(place: Place, **given: Any) -> RequestRecord:
+def a_request(place: SessionKey, **given: Any) -> RequestRecord:
     key = RequestKey(
         tenant=place.tenant,
         session_id=place.session_id,
@@ -139,7 +131,7 @@ def a_request(place: Place, **given: Any) -> RequestRecord:
     return replace(RequestRecord(key=key, fingerprint="fingerprint", turn_id="turn", sequence=2), **given)
 
 
-def a_piece(place: Place, text: str = "hello", **given: Any) -> PreviewChunk:
+def a_piece(place: SessionKey, text: str = "hello", **given: Any) -> PreviewChunk:
     piece = PreviewChunk(
         tenant=place.tenant,
         session_id=place.session_id,

@@ -7,8 +7,9 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from tests.builders import AGENT, Place, a_first_event, a_place, a_session, a_turn, an_event, new_id
+from tests.builders import AGENT, a_first_event, a_place, a_session, a_turn, an_event, new_id
 from turnkeeper.domain.event import NewEvent, name_of
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import Turn, TurnState
 from turnkeeper.store.changeset import Changeset, CommitResult, Committed, Head, HeadChange, LeaseChange, Snapshot
 from turnkeeper.store.contract import Store
@@ -45,17 +46,17 @@ def a_step(read: Head, *events: NewEvent, fence: int | None = None, **given: Any
     return replace(step, **given)
 
 
-async def head_of(store: Store, place: Place) -> Head:
+async def head_of(store: Store, place: SessionKey) -> Head:
     return (await snapshot_of(store, place)).head
 
 
-async def snapshot_of(store: Store, place: Place, *, turn_id: str = "") -> Snapshot:
-    snapshot = await store.snapshot(place.tenant, place.session_id, turn_id=turn_id)
+async def snapshot_of(store: Store, place: SessionKey, *, turn_id: str = "") -> Snapshot:
+    snapshot = await store.snapshot(place, turn_id=turn_id)
     assert snapshot is not None
     return snapshot
 
 
-async def begin(store: Store, place: Place | None = None) -> Place:
+async def begin(store: Store, place: SessionKey | None = None) -> SessionKey:
     """A session with its first event."""
     place = place or a_place()
     assert await store.create_session(a_session(place), AGENT, event=a_first_event()) is None
@@ -69,7 +70,7 @@ async def committed(verdict: Awaitable[CommitResult]) -> Committed:
 
 
 async def run_turn(
-    store: Store, place: Place, *, owner: str = "one", lease: timedelta = LONG, **given: Any
+    store: Store, place: SessionKey, *, owner: str = "one", lease: timedelta = LONG, **given: Any
 ) -> tuple[Turn, Committed]:
     """A new active turn, leased to this owner."""
     turn = a_turn(place, **{"state": TurnState.RUNNING, **given})
@@ -78,7 +79,7 @@ async def run_turn(
     return turn, await committed(store.commit(step))
 
 
-async def make_due(store: Store, place: Place, *, wake: timedelta = timedelta(), **given: Any) -> Turn:
+async def make_due(store: Store, place: SessionKey, *, wake: timedelta = timedelta(), **given: Any) -> Turn:
     """A new active turn that nobody has, to be claimed."""
     turn = a_turn(place, **given)
     change = HeadChange(active_turn=turn.id, wake=wake)
@@ -95,7 +96,7 @@ async def until(condition: Callable[[], Awaitable[bool]], *, within: float = 10.
         await asyncio.sleep(0.005)
 
 
-async def lapse(store: Store, place: Place) -> None:
+async def lapse(store: Store, place: SessionKey) -> None:
     """Wait for the lease to lapse, by the store's own clock."""
 
     async def lapsed() -> bool:

@@ -9,6 +9,7 @@ import pytest
 from tests.builders import a_call, a_turn, an_approval, an_event
 from tests.contracts.conftest import NewStore
 from tests.contracts.stores import LONG, SHORT, a_step, begin, committed, head_of, lapse, make_due, run_turn, until
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import CallState
 from turnkeeper.domain.turn import TurnState
 from turnkeeper.store.changeset import Cancel, Claim, HeadChange, LeaseChange
@@ -152,7 +153,7 @@ async def test_a_sweeper_and_a_renewal_exclude_each_other(store: Store) -> None:
         _, owned = await run_turn(store, place, lease=SHORT)
         await lapse(store, place)
         renewed, swept = await asyncio.gather(
-            store.renew(place.tenant, place.session_id, owner="one", fence=owned.fence, lease=LONG),
+            store.renew(place, owner="one", fence=owned.fence, lease=LONG),
             store.requeue_lapsed(),
         )
         assert (renewed, swept) in ((True, 0), (False, 1))
@@ -241,7 +242,7 @@ async def test_a_wish_to_cancel_is_kept_for_the_active_turn_alone(store: Store) 
     wish = Cancel(turn_id=turn.id, by="ada", reason="REQUESTED")
 
     async def ask(cancel: Cancel) -> bool:
-        return await store.request_cancel(place.tenant, place.session_id, cancel)
+        return await store.request_cancel(place, cancel)
 
     assert not await ask(Cancel(turn_id="another", by="ada", reason="REQUESTED"))
     assert not await ask(Cancel())
@@ -259,7 +260,7 @@ async def test_a_wish_to_cancel_needs_an_owner_to_fulfil_it(store: Store) -> Non
     turn, owned = await run_turn(store, place)
     let_go = HeadChange(lease=LeaseChange.RELEASE)
     await committed(store.commit(a_step(await head_of(store, place), fence=owned.fence, head=let_go)))
-    assert not await store.request_cancel(place.tenant, place.session_id, Cancel(turn_id=turn.id, by="ada"))
+    assert not await store.request_cancel(place, Cancel(turn_id=turn.id, by="ada"))
     assert (await head_of(store, place)).cancel == Cancel()
 
 
@@ -269,7 +270,7 @@ async def test_an_owner_sees_what_disturbs_its_turns(store: Store) -> None:
     for place in places:
         turn, owned = await run_turn(store, place, lease=SHORT if place is lapsed else LONG)
         if place is cancelled:
-            assert await store.request_cancel(place.tenant, place.session_id, Cancel(turn_id=turn.id))
+            assert await store.request_cancel(place, Cancel(turn_id=turn.id))
         if place is ended:
             done = HeadChange(lease=LeaseChange.RELEASE, active_turn="")
             await committed(store.commit(a_step(await head_of(store, place), fence=owned.fence, head=done)))
@@ -277,7 +278,7 @@ async def test_an_owner_sees_what_disturbs_its_turns(store: Store) -> None:
             other = HeadChange(active_turn="next", cancel=Cancel(turn_id=turn.id))
             await committed(store.commit(a_step(await head_of(store, place), fence=owned.fence, head=other)))
     await lapse(store, lapsed)
-    asked = [(place.tenant, place.session_id) for place in places] + [("default", "gone"), ("other", fine.session_id)]
+    asked = [*places, SessionKey("default", "gone"), SessionKey("other", fine.session_id)]
     found = await store.cancelled_among(asked)
     assert list(found) == [cancelled.session_id, lapsed.session_id, ended.session_id, "gone", fine.session_id]
     assert await store.cancelled_among([]) == []

@@ -20,7 +20,7 @@ from tests.builders import (
 from tests.contracts.stores import a_step, begin, committed, head_of, make_due, run_turn, snapshot_of
 from turnkeeper.domain.approval import ApprovalState
 from turnkeeper.domain.message import Usage
-from turnkeeper.domain.session import SessionState
+from turnkeeper.domain.session import SessionKey, SessionState
 from turnkeeper.domain.turn import TurnState
 from turnkeeper.store.changeset import (
     ApprovalChange,
@@ -60,7 +60,7 @@ async def test_a_step_is_stored_whole(store: Store) -> None:
     verdict = await committed(store.commit(step))
     assert (verdict.last_seq, verdict.fence) == (3, 0)
     assert [event.sequence for event in verdict.events] == [2, 3]
-    assert list(verdict.events) == list(await store.events(place.tenant, place.session_id, after=1, limit=10))
+    assert list(verdict.events) == list(await store.events(place, after=1, limit=10))
     assert b"two" in verdict.events[1].payload
     assert verdict.events[1].payload.endswith(b"#3")
     assert verdict.events[0].turn_id == turn.id
@@ -119,7 +119,7 @@ async def test_a_head_that_moved_makes_a_step_stale(store: Store) -> None:
     place = await begin(store)
     turn, _ = await run_turn(store, place)
     read = await head_of(store, place)
-    assert await store.request_cancel(place.tenant, place.session_id, Cancel(turn_id=turn.id, by="ada"))
+    assert await store.request_cancel(place, Cancel(turn_id=turn.id, by="ada"))
     wished = await head_of(store, place)
     stale = [
         a_step(read, an_event()),
@@ -129,7 +129,7 @@ async def test_a_head_that_moved_makes_a_step_stale(store: Store) -> None:
         a_step(read, an_event(), fence=read.fence),
     ]
     assert [await store.commit(step) for step in stale] == [Conflict()] * len(stale)
-    assert (await store.events(place.tenant, place.session_id, after=read.last_seq, limit=9)) == []
+    assert (await store.events(place, after=read.last_seq, limit=9)) == []
     await committed(store.commit(a_step(wished, an_event())))
 
 
@@ -162,7 +162,7 @@ async def test_nothing_is_stored_when_a_new_document_exists(store: Store, kind: 
     twice = replace(twice, **both)
     assert await store.commit(twice) == Conflict()
     assert (await head_of(store, place)).last_seq == 2
-    assert await store.turn(place.tenant, place.session_id, "t9") is None
+    assert await store.turn(place, "t9") is None
 
 
 @pytest.mark.parametrize("kind", ["turns", "calls", "approvals"])
@@ -180,14 +180,14 @@ async def test_nothing_is_stored_when_a_changed_document_is_missing(store: Store
     step = replace(step, **both)
     assert await store.commit(step) == Conflict()
     assert (await head_of(store, place)).last_seq == 2
-    assert await store.turn(place.tenant, place.session_id, there.id) == there
+    assert await store.turn(place, there.id) == there
 
 
 async def test_a_step_of_an_unknown_session_is_stale(store: Store) -> None:
     known = await begin(store)
     step = a_step(replace(await head_of(store, known), session_id="unknown"), an_event())
     assert await store.commit(step) == Conflict()
-    assert await store.events("default", "unknown", after=0, limit=9) == []
+    assert await store.events(SessionKey("default", "unknown"), after=0, limit=9) == []
 
 
 @pytest.mark.parametrize("lease", list(LeaseChange))

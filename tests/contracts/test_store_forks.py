@@ -3,17 +3,18 @@
 import asyncio
 from dataclasses import replace
 
-from tests.builders import AGENT, Place, a_call, a_first_event, a_place, a_request, a_session, a_turn, an_event, new_id
+from tests.builders import AGENT, a_call, a_first_event, a_place, a_request, a_session, a_turn, an_event, new_id
 from tests.contracts.conftest import NewStore
 from tests.contracts.stores import begin, head_of
 from turnkeeper.domain.event import NewEvent
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import CallState
 from turnkeeper.domain.turn import TurnState
 from turnkeeper.store.changeset import Fork, RequestRecord
 from turnkeeper.store.contract import Store
 
 
-def a_fork(place: Place, source: Place, *, log_needs: int = 0, **given: str) -> Fork:
+def a_fork(place: SessionKey, source: SessionKey, *, log_needs: int = 0, **given: str) -> Fork:
     return Fork(
         session=a_session(place, **given),
         source_session_id=source.session_id,
@@ -22,7 +23,7 @@ def a_fork(place: Place, source: Place, *, log_needs: int = 0, **given: str) -> 
     )
 
 
-def a_record(source: Place, made: Place) -> RequestRecord:
+def a_record(source: SessionKey, made: SessionKey) -> RequestRecord:
     record = a_request(source, turn_id="", sequence=1, made_session_id=made.session_id)
     return replace(record, key=replace(record.key, family="fork_session"))
 
@@ -41,10 +42,10 @@ async def copied(store: Store, fork: Fork, events: list[NewEvent]) -> tuple[Fork
     return fork, batches
 
 
-async def seen(store: Store, place: Place) -> bool:
-    found = await store.session(place.tenant, place.session_id)
-    snapshot = await store.snapshot(place.tenant, place.session_id)
-    known = await store.last_seqs([(place.tenant, place.session_id)])
+async def seen(store: Store, place: SessionKey) -> bool:
+    found = await store.session(place)
+    snapshot = await store.snapshot(place)
+    known = await store.last_seqs([place])
     assert (found is None) == (snapshot is None) == (not known)
     return found is not None
 
@@ -64,13 +65,13 @@ async def test_a_large_log_is_copied_by_batches_and_seen_when_it_is_whole(store:
     made = await store.finish_fork(fork, fork.session, turns=(turn,), calls=(call,), request=record)
     assert made == record
     assert await store.find_request(record.key) == record
-    found = await store.session(place.tenant, place.session_id)
+    found = await store.session(place)
     assert found is not None
     assert (found[0], found[1].last_seq) == (fork.session, 1201)
-    snapshot = await store.snapshot(place.tenant, place.session_id, turn_id=turn.id)
+    snapshot = await store.snapshot(place, turn_id=turn.id)
     assert snapshot is not None
     assert (snapshot.turn, snapshot.calls) == (turn, (call,))
-    log = await store.events(place.tenant, place.session_id, after=0, limit=2000)
+    log = await store.events(place, after=0, limit=2000)
     assert [event.sequence for event in log] == list(range(1, 1202))
     assert await store.copy_events(fork, events) is None
     assert await store.reserve_fork(a_fork(place, source)) is None
@@ -112,7 +113,7 @@ async def test_i8_five_tries_at_once_copy_one_log_and_make_one_session(new_store
     made = await asyncio.gather(*(attempt(number) for number in range(5)))
     assert record in made
     assert set(made) <= {record, None}
-    log = await replicas[0].events(place.tenant, place.session_id, after=0, limit=2000)
+    log = await replicas[0].events(place, after=0, limit=2000)
     assert [event.sequence for event in log] == list(range(1, 1301))
 
 

@@ -177,7 +177,7 @@ async def test_a_renewal_extends_the_lease_of_its_owner_alone(store: Store) -> N
     read = await head_of(store, place)
 
     async def renew(owner: str, fence: int) -> bool:
-        return await store.renew(place.tenant, place.session_id, owner=owner, fence=fence, lease=LONG)
+        return await store.renew(place, owner=owner, fence=fence, lease=LONG)
 
     assert not await renew("one", fence + 1)
     assert not await renew("one", fence - 1)

@@ -32,11 +32,11 @@ async def test_every_kind_of_move_is_hinted_in_order(new_store: NewStore) -> Non
         claim = await there.claim("two", lease=LONG)
         assert claim is not None
         assert await _next(hints) == about(by_owner=True, owner="two")
-        assert await there.renew(place.tenant, place.session_id, owner="two", fence=claim.fence, lease=2 * LONG)
+        assert await there.renew(place, owner="two", fence=claim.fence, lease=2 * LONG)
         owners = HeadChange(lease_for=3 * LONG)
         await committed(there.commit(a_step(await head_of(there, place), an_event(), fence=claim.fence, head=owners)))
         assert await _next(hints) == about(last_seq=5, by_owner=True), "the renewal before it is no news"
-        assert await there.request_cancel(place.tenant, place.session_id, Cancel(turn_id=turn.id, by="ada"))
+        assert await there.request_cancel(place, Cancel(turn_id=turn.id, by="ada"))
         assert await _next(hints) == about()
         gone = HeadChange(lease=LeaseChange.BREAK)
         await committed(there.commit(a_step(await head_of(there, place), an_event(), head=gone)))
@@ -81,7 +81,7 @@ async def test_what_a_replicas_own_worker_stores_is_no_news_to_it(new_store: New
         await committed(here.commit(a_step(await head_of(here, place), an_event(), fence=owned.fence, head=away)))
         claim = await here.claim("here", lease=LONG)
         assert claim is not None
-        assert await here.request_cancel(place.tenant, place.session_id, Cancel(turn_id=turn.id, by="ada"))
+        assert await here.request_cancel(place, Cancel(turn_id=turn.id, by="ada"))
         await committed(here.commit(a_step(await head_of(here, place), an_event())))
         assert [await _next(near) for _ in range(2)] == [about(), about(last_seq=7)]
         assert [await _next(far) for _ in range(8)] == [

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from tests.builders import Place, a_call, a_place, an_approval, an_event
+from tests.builders import a_call, a_place, an_approval, an_event
 from tests.contracts.stores import a_step, begin, committed, head_of, run_turn, snapshot_of
 from turnkeeper.domain.approval import Approval, ApprovalKind, ApprovalState, hash_with_late_result
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import Call, CallState, ToolOutcome, ToolResult
 from turnkeeper.store.changeset import ApprovalChange, Conflict
 from turnkeeper.store.contract import Store
@@ -17,7 +18,7 @@ OTHER = ToolResult(outcome=ToolOutcome.FAILED, result_json='"No paper."')
 
 
 async def a_lost_call(
-    store: Store, place: Place, *, asked: Approval | None = None, **given: Any
+    store: Store, place: SessionKey, *, asked: Approval | None = None, **given: Any
 ) -> tuple[Call, Approval]:
     turn, _ = await run_turn(store, place)
     call = a_call(
@@ -37,11 +38,11 @@ async def keep(store: Store, call: Call, result: ToolResult = OK, **other: Any) 
         "arguments_hash": call.arguments_hash,
         **other,
     }
-    return await store.keep_late_result(call.tenant, call.session_id, call.id, result=result, **named)
+    return await store.keep_late_result(call.session_key, call.id, result=result, **named)
 
 
 async def ledger(store: Store, call: Call) -> Call:
-    place = Place(tenant=call.tenant, session_id=call.session_id)
+    place = call.session_key
     return next(each for each in (await snapshot_of(store, place, turn_id=call.turn_id)).calls if each.id == call.id)
 
 

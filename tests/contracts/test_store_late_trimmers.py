@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from tests.builders import AGENT, NOON, Place, a_first_event, a_place, a_session, an_event
+from tests.builders import AGENT, NOON, a_first_event, a_place, a_session, an_event
 from tests.contracts.stores import TextCodec, a_step, begin, committed, head_of, until
 from turnkeeper.domain.event import HISTORY, SessionResumed
 from turnkeeper.domain.fork import COPIED
 from turnkeeper.domain.history import BEGINNINGS
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.store.changeset import HeadChange
 from turnkeeper.store.contract import Store
 from turnkeeper.store.mongo.store import MongoStore
@@ -22,18 +23,18 @@ LENGTH = 7
 LOG = list(range(1, LENGTH + 1))
 
 
-async def grow(store: Store, place: Place) -> None:
+async def grow(store: Store, place: SessionKey) -> None:
     said = (an_event(payload=GOES) for _ in range(LENGTH - 1))
     await committed(store.commit(a_step(await head_of(store, place), *said)))
 
 
-async def delete(store: Store, place: Place) -> None:
+async def delete(store: Store, place: SessionKey) -> None:
     step = a_step(await head_of(store, place), an_event(), head=HeadChange(deleted=True))
     await committed(store.commit(step))
 
 
-async def numbers(store: Store, place: Place) -> list[int]:
-    return [event.sequence for event in await store.events(place.tenant, place.session_id, after=0, limit=99)]
+async def numbers(store: Store, place: SessionKey) -> list[int]:
+    return [event.sequence for event in await store.events(place, after=0, limit=99)]
 
 
 class Slow(MongoStore):

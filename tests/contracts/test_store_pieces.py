@@ -6,6 +6,7 @@ from dataclasses import replace
 from tests.builders import a_piece, a_place
 from tests.contracts.conftest import NewStore
 from tests.contracts.stores import begin, head_of
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.store.contract import Store
 
 
@@ -17,7 +18,7 @@ async def test_pieces_are_kept_by_message_attempt_and_offset(store: Store) -> No
     await store.put_pieces([first, replace(second, text="again, and longer")])
 
     async def of(*, after: int = 0) -> list[object]:
-        return list(await store.pieces(place.tenant, place.session_id, message_id="m", attempt=1, after=after))
+        return list(await store.pieces(place, message_id="m", attempt=1, after=after))
 
     assert await of() == [first, second]
     assert await of(after=6) == [second]
@@ -29,7 +30,7 @@ async def test_i13_another_tenants_pieces_are_absent(store: Store) -> None:
     blue, red = a_place(tenant="blue", session_id="same"), a_place(tenant="red", session_id="same")
     await store.put_pieces([a_piece(blue, "blue"), a_piece(red, "red")])
     for place in (blue, red):
-        found = await store.pieces(place.tenant, "same", message_id="m", attempt=1, after=0)
+        found = await store.pieces(SessionKey(place.tenant, "same"), message_id="m", attempt=1, after=0)
         assert found == [a_piece(place, place.tenant)]
 
 
@@ -47,4 +48,4 @@ async def test_i10_pieces_are_no_events(store: Store) -> None:
     place = await begin(store)
     await store.put_pieces([a_piece(place)])
     assert (await head_of(store, place)).last_seq == 1
-    assert len(await store.events(place.tenant, place.session_id, after=0, limit=9)) == 1
+    assert len(await store.events(place, after=0, limit=9)) == 1

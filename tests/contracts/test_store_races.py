@@ -7,11 +7,12 @@ from datetime import timedelta
 
 import pytest
 
-from tests.builders import NOON, Place, a_request, a_turn, an_approval, an_event
+from tests.builders import NOON, a_request, a_turn, an_approval, an_event
 from tests.contracts.conftest import NewStore
 from tests.contracts.stores import LONG, a_step, begin, committed, head_of, run_turn, snapshot_of, until
 from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.event import NewEvent
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import TurnState
 from turnkeeper.store.changeset import (
     ApprovalChange,
@@ -30,7 +31,7 @@ WRITERS = 4
 STEPS = 15
 
 
-async def write(store: Store, place: Place, decide: Callable[[], Awaitable[Changeset]]) -> Committed:
+async def write(store: Store, place: SessionKey, decide: Callable[[], Awaitable[Changeset]]) -> Committed:
     """Read and decide again until it is stored."""
     while True:
         verdict = await store.commit(await decide())
@@ -60,7 +61,7 @@ async def test_i1_a_reader_sees_every_event_once_in_order_under_four_writers(new
         while True:
             last_look = not writing
             after = seen[-1].sequence if seen else 0
-            page = await store.events(place.tenant, place.session_id, after=after, limit=5)
+            page = await store.events(place, after=after, limit=5)
             seen.extend(page)
             if last_look and not page:
                 return
@@ -135,7 +136,7 @@ async def test_i8_of_five_requests_at_once_one_has_its_effect(new_store: NewStor
     assert (await head_of(replicas[0], place)).last_seq == 2
 
 
-async def _ask(store: Store, place: Place, *, ttl: timedelta, **given: object) -> Approval:
+async def _ask(store: Store, place: SessionKey, *, ttl: timedelta, **given: object) -> Approval:
     """A pending approval that expires that long from now, by the store's clock."""
     head = await head_of(store, place)
     approval = an_approval(place, expire_time=head.now + ttl, **given)
@@ -190,7 +191,7 @@ async def test_i6_i7_an_approval_leaves_pending_once_at_its_expiry(new_store: Ne
         (ApprovalState.EXPIRED, True),
     ]
 
-    async def contend(place: Place, approval: Approval, number: int) -> int:
+    async def contend(place: SessionKey, approval: Approval, number: int) -> int:
         store = replicas[number % 2]
         state, lapsed = ways[number]
         wins = 0
@@ -241,6 +242,6 @@ async def test_the_same_round_is_asked_once(store: Store) -> None:
     turn = a_turn(place)
     step = a_step(await head_of(store, place), an_event(), new_turns=(turn,), new_approvals=(again,))
     assert await store.commit(step) == Conflict()
-    assert await store.turn(place.tenant, place.session_id, turn.id) is None
+    assert await store.turn(place, turn.id) is None
     await committed(store.commit(replace(step, changeset_id="next", new_approvals=(replace(again, round=2),))))
     assert await store.approval(place.tenant, first.id) == first

@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 
-from tests.builders import AGENT, NOON, Place, a_first_event, a_place, a_session, a_turn, an_approval, an_event
+from tests.builders import AGENT, NOON, a_first_event, a_place, a_session, a_turn, an_approval, an_event
 from tests.contracts.stores import a_step, begin, committed, head_of
 from turnkeeper.domain.approval import Approval, ApprovalKind, ApprovalState
-from turnkeeper.domain.session import Session, SessionState
+from turnkeeper.domain.session import Session, SessionKey, SessionState
 from turnkeeper.domain.turn import TurnState
 from turnkeeper.store.contract import Store
 from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 
 
-async def _numbers(store: Store, place: Place, **asked: Any) -> list[int]:
+async def _numbers(store: Store, place: SessionKey, **asked: Any) -> list[int]:
     asked = {"after": 0, "limit": 100, **asked}
-    return [event.sequence for event in await store.events(place.tenant, place.session_id, **asked)]
+    return [event.sequence for event in await store.events(place, **asked)]
 
 
 async def test_events_are_selected_by_number_kind_and_turn(store: Store) -> None:
@@ -41,8 +41,8 @@ async def test_events_are_selected_by_number_kind_and_turn(store: Store) -> None
 async def test_last_numbers_of_many_sessions(store: Store) -> None:
     one, two = await begin(store), await begin(store)
     await committed(store.commit(a_step(await head_of(store, two), an_event(), an_event())))
-    asked = [(place.tenant, place.session_id) for place in (one, two)]
-    assert await store.last_seqs([*asked, ("default", "absent")]) == {asked[0]: 1, asked[1]: 3}
+    asked = [one, two]
+    assert await store.last_seqs([*asked, SessionKey("default", "absent")]) == {asked[0]: 1, asked[1]: 3}
     assert await store.last_seqs([]) == {}
 
 
@@ -121,14 +121,14 @@ async def test_turns_come_newest_first(store: Store) -> None:
 
     async def page(**asked: Any) -> Sequence[object]:
         asked = {"states": (), "limit": 9, "before": None, **asked}
-        return [turns.index(turn) for turn in await store.turns(place.tenant, place.session_id, **asked)]
+        return [turns.index(turn) for turn in await store.turns(place, **asked)]
 
     assert await page() == [3, 2, 1, 0]
     assert await page(limit=2) == [3, 2]
     assert await page(before=30) == [1, 0]
     assert await page(states=(TurnState.COMPLETED, TurnState.RUNNING), before=40) == [2, 0]
     assert await page(limit=0) == []
-    assert await store.turn(place.tenant, place.session_id, turns[1].id) == turns[1]
+    assert await store.turn(place, turns[1].id) == turns[1]
 
 
 async def _approvals(store: Store) -> list[Approval]:

@@ -12,7 +12,6 @@ from pymongo.database import Database
 from tests.builders import (
     AGENT,
     NOON,
-    Place,
     a_call,
     a_first_event,
     a_place,
@@ -26,6 +25,7 @@ from tests.contracts.stores import LONG, TextCodec, a_step, begin, committed, he
 from tests.contracts.test_store_forks import a_fork, a_log
 from turnkeeper.domain.approval import Approval
 from turnkeeper.domain.event import SessionResumed
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import TurnState
 from turnkeeper.store.changeset import Changeset, Conflict, HeadChange, LeaseChange, RequestRecord
 from turnkeeper.store.contract import Store
@@ -40,23 +40,23 @@ GOES = SessionResumed(principal="ada")
 """Of a kind that trimming takes."""
 
 
-def a_deletion(step: Changeset, place: Place) -> Changeset:
+def a_deletion(step: Changeset, place: SessionKey) -> Changeset:
     hidden = HeadChange(lease=LeaseChange.BREAK, active_turn="", queue=(), deleted=True)
     return replace(step, head=hidden, session=a_session(place, delete_time=NOON))
 
 
-async def delete(store: Store, place: Place) -> None:
+async def delete(store: Store, place: SessionKey) -> None:
     await committed(store.commit(a_deletion(a_step(await head_of(store, place), an_event()), place)))
 
 
-async def undelete(store: Store, place: Place) -> None:
-    snapshot = await store.snapshot(place.tenant, place.session_id, deleted=True)
+async def undelete(store: Store, place: SessionKey) -> None:
+    snapshot = await store.snapshot(place, deleted=True)
     assert snapshot is not None
     shown: dict[str, Any] = {"head": HeadChange(deleted=False), "session": a_session(place)}
     await committed(store.commit(a_step(snapshot.head, an_event(), **shown)))
 
 
-async def a_full_session(store: Store) -> tuple[Place, RequestRecord, Approval]:
+async def a_full_session(store: Store) -> tuple[SessionKey, RequestRecord, Approval]:
     """One of everything."""
     place = await begin(store)
     turn, request = a_turn(place), a_request(place)
@@ -77,19 +77,19 @@ async def a_full_session(store: Store) -> tuple[Place, RequestRecord, Approval]:
 async def test_a_deleted_session_is_found_by_those_alone_who_ask_for_it(store: Store) -> None:
     place, request, approval = await a_full_session(store)
     await delete(store, place)
-    assert await store.session(place.tenant, place.session_id) is None
-    assert await store.snapshot(place.tenant, place.session_id) is None
+    assert await store.session(place) is None
+    assert await store.snapshot(place) is None
     assert await store.find_request(request.key) is None
     assert await store.approval(place.tenant, approval.id) is None
     listed = [found.id for found, _ in await store.sessions(place.tenant, SessionFilter(), limit=99, after=None)]
     assert place.session_id not in listed
     of_it = ApprovalFilter(session_id=place.session_id)
     assert await store.approvals(place.tenant, of_it, limit=9, after=None) == []
-    found = await store.session(place.tenant, place.session_id, deleted=True)
+    found = await store.session(place, deleted=True)
     assert found is not None
     assert (found[0].delete_time, found[1].deleted) == (NOON, True)
     await undelete(store, place)
-    assert await store.session(place.tenant, place.session_id) is not None
+    assert await store.session(place) is not None
     assert await store.find_request(request.key) == request
     assert await store.approvals(place.tenant, of_it, limit=9, after=None) == [approval]
 
@@ -109,7 +109,7 @@ async def test_what_was_decided_before_the_deletion_is_not_stored_after_it(store
     assert await store.commit(a_step(before, an_event())) == Conflict()
     owners = a_step(before, an_event(), fence=taken.fence)
     assert not hasattr(await store.commit(owners), "events")
-    assert not await store.renew(place.tenant, place.session_id, owner="one", fence=taken.fence, lease=LONG)
+    assert not await store.renew(place, owner="one", fence=taken.fence, lease=LONG)
 
 
 async def test_the_id_of_a_deleted_session_is_still_taken(store: Store) -> None:
@@ -123,7 +123,7 @@ async def test_the_id_of_a_deleted_session_is_still_taken(store: Store) -> None:
 # --- trimmed ---------------------------------------------------------------------------------------------------
 
 
-async def a_long_log(store: Store, *, turns: int = 3) -> Place:
+async def a_long_log(store: Store, *, turns: int = 3) -> SessionKey:
     """A session whose turns have each two events that a model needs not, and one that it needs."""
     place = await begin(store)
     for _ in range(turns):
@@ -133,8 +133,8 @@ async def a_long_log(store: Store, *, turns: int = 3) -> Place:
     return place
 
 
-async def numbers(store: Store, place: Place) -> list[int]:
-    return [event.sequence for event in await store.events(place.tenant, place.session_id, after=0, limit=999)]
+async def numbers(store: Store, place: SessionKey) -> list[int]:
+    return [event.sequence for event in await store.events(place, after=0, limit=999)]
 
 
 async def trim(store: MongoStore, *, keep: timedelta = NOTHING, pause: timedelta = NOTHING) -> int:
@@ -232,14 +232,14 @@ async def test_a_purged_session_is_gone_and_its_id_is_free(store: MongoStore) ->
     await delete(store, place)
     assert await purge(store, after=timedelta(minutes=1)) == 0
     assert await purge(store) == 1
-    assert await store.session(place.tenant, place.session_id, deleted=True) is None
-    assert await store.last_seqs([(place.tenant, place.session_id)]) == {}
+    assert await store.session(place, deleted=True) is None
+    assert await store.last_seqs([place]) == {}
     assert await numbers(store, place) == []
     await begin(store, place)
     assert await numbers(store, place) == [1]
     assert await store.find_request(request.key) is None
     assert await store.approval(place.tenant, approval.id) is None
-    assert await store.turns(place.tenant, place.session_id, states=(), limit=9, before=None) == []
+    assert await store.turns(place, states=(), limit=9, before=None) == []
     assert await purge(store) == 0
     assert len(await numbers(store, place)) == 1
     assert len(await numbers(store, other)) == 2
@@ -262,7 +262,7 @@ async def test_two_replicas_purge_at_once(new_store: NewMongo) -> None:
     await purge(replicas[0])
     for place in places:
         assert await numbers(replicas[0], place) == []
-        assert await replicas[0].session(place.tenant, place.session_id, deleted=True) is None
+        assert await replicas[0].session(place, deleted=True) is None
 
 
 async def test_a_purge_and_an_undeletion_exclude_each_other(new_store: NewMongo) -> None:
@@ -270,7 +270,7 @@ async def test_a_purge_and_an_undeletion_exclude_each_other(new_store: NewMongo)
     for _ in range(12):
         place = await a_long_log(one, turns=1)
         await delete(one, place)
-        snapshot = await two.snapshot(place.tenant, place.session_id, deleted=True)
+        snapshot = await two.snapshot(place, deleted=True)
         assert snapshot is not None
         shown = a_step(snapshot.head, an_event(), head=HeadChange(deleted=False), session=a_session(place))
         _, verdict = await asyncio.gather(purge(one), two.commit(shown))

@@ -23,13 +23,13 @@ async def test_a_new_session_has_a_head_a_first_event_and_its_agent(store: Store
     place = a_place()
     session = a_session(place)
     assert await store.create_session(session, AGENT, event=a_first_event()) is None
-    found = await store.session(place.tenant, place.session_id)
+    found = await store.session(place)
     assert found is not None
     assert found[0] == session
     head = found[1]
     assert (head.last_seq, head.fence, head.owner, head.owned, head.active_turn) == (1, 0, "", False, "")
     assert (head.queue, head.cancel, head.lapses) == ((), Cancel(), 0)
-    (event,) = await store.events(place.tenant, place.session_id, after=0, limit=10)
+    (event,) = await store.events(place, after=0, limit=10)
     assert (event.sequence, event.kind) == (1, "session_created")
     assert event.payload.endswith(b"#1")
     assert await store.agent(place.tenant, AGENT.name, AGENT.version) == AGENT
@@ -61,7 +61,7 @@ async def test_i8_of_five_creations_at_once_one_makes_the_session(new_store: New
     assert answers.count(None) == 1
     winner = sessions[answers.index(None)]
     assert [answer for answer in answers if answer is not None] == [winner] * 4
-    assert len(await replicas[0].events(place.tenant, place.session_id, after=0, limit=10)) == 1
+    assert len(await replicas[0].events(place, after=0, limit=10)) == 1
 
 
 async def test_two_versions_of_an_agent_are_both_kept(store: Store) -> None:
@@ -82,7 +82,7 @@ async def test_the_session_tells_when_it_changed_last(store: Store) -> None:
     await committed(store.commit(a_step(await head_of(store, place), an_event(at=later))))
     expected = a_session(place, update_time=later)
     assert (await snapshot_of(store, place)).session == expected
-    found = await store.session(place.tenant, place.session_id)
+    found = await store.session(place)
     assert found is not None
     assert found[0] == expected
     await committed(store.commit(a_step(await head_of(store, place), head=HeadChange(queue=("t",)))))

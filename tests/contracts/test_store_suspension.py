@@ -62,7 +62,7 @@ async def test_a_lease_that_lapses_in_a_suspension_is_claimed_after_it(store: St
 async def test_an_owner_is_told_of_a_suspension(store: Store) -> None:
     place = await begin(store)
     await run_turn(store, place)
-    key = (place.tenant, place.session_id)
+    key = place
     assert list(await store.cancelled_among([key])) == []
     suspended = HeadChange(suspended=True)
     await committed(store.commit(a_step(await head_of(store, place), an_event(), head=suspended)))
@@ -79,7 +79,7 @@ async def test_an_approval_whose_clock_stands_still_never_lapses(store: Store) -
             a_step(head, an_event(), head=HeadChange(active_turn=turn.id), new_turns=(turn,), new_approvals=(asked,))
         )
     )
-    snapshot = await store.snapshot(place.tenant, place.session_id)
+    snapshot = await store.snapshot(place)
     assert snapshot is not None
     paused = asked.paused(now=asked.expire_time - timedelta(milliseconds=50))
     still = (ApprovalChange(approval=paused, lapsed=None),)

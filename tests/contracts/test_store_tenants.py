@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from tests.builders import AGENT, Place, a_call, a_place, a_request, a_session, a_turn, an_approval, an_event
+from tests.builders import AGENT, a_call, a_place, a_request, a_session, a_turn, an_approval, an_event
 from tests.contracts.stores import LONG, a_step, begin, committed, head_of
 from turnkeeper.domain.approval import Approval, ApprovalState
-from turnkeeper.domain.session import Session
+from turnkeeper.domain.session import Session, SessionKey
 from turnkeeper.domain.tool import Call
 from turnkeeper.domain.turn import Turn, TurnState
 from turnkeeper.store.changeset import (
@@ -29,7 +29,7 @@ SAME = "same"
 class World:
     """One tenant's data. Every id in it is also used by the other tenant."""
 
-    place: Place
+    place: SessionKey
     session: Session
     turn: Turn
     call: Call
@@ -63,22 +63,22 @@ async def build(store: Store, tenant: str) -> World:
 
 async def reads(store: Store, tenant: str, session_id: str, some_id: str) -> dict[str, Any]:
     """Everything that can be read by these ids."""
-    place = Place(tenant=tenant, session_id=session_id)
+    place = SessionKey(tenant, session_id)
     request = replace(a_request(place).key, request_id=some_id)
-    snapshot = await store.snapshot(tenant, session_id)
-    found = await store.session(tenant, session_id)
+    snapshot = await store.snapshot(place)
+    found = await store.session(place)
     return {
         "snapshot": _timeless(snapshot),
-        "snapshot_of_turn": _timeless(await store.snapshot(tenant, session_id, turn_id=some_id)),
+        "snapshot_of_turn": _timeless(await store.snapshot(place, turn_id=some_id)),
         "request": await store.find_request(request),
-        "events": await store.events(tenant, session_id, after=0, limit=9),
-        "events_of_turn": await store.events(tenant, session_id, after=0, limit=9, turn_id=some_id),
-        "last_seqs": await store.last_seqs([(tenant, session_id)]),
+        "events": await store.events(place, after=0, limit=9),
+        "events_of_turn": await store.events(place, after=0, limit=9, turn_id=some_id),
+        "last_seqs": await store.last_seqs([place]),
         "session": found and found[0],
         "sessions": [session for session, _ in await store.sessions(tenant, SessionFilter(), limit=9, after=None)],
-        "turn": await store.turn(tenant, session_id, some_id),
-        "turns": await store.turns(tenant, session_id, states=(), limit=9, before=None),
-        "call": await store.call(tenant, session_id, some_id),
+        "turn": await store.turn(place, some_id),
+        "turns": await store.turns(place, states=(), limit=9, before=None),
+        "call": await store.call(place, some_id),
         "approval": await store.approval(tenant, some_id),
         "approvals": await store.approvals(tenant, ApprovalFilter(), limit=9, after=None),
         "agent": await store.agent(tenant, AGENT.name, AGENT.version),
@@ -136,11 +136,11 @@ async def test_i13_writes_reach_the_own_tenant_alone(store: Store) -> None:
         request=replace(blue.request, key=replace(blue.request.key, request_id="other")),
     )
     await committed(store.commit(step))
-    assert await store.renew("blue", SAME, owner=SAME, fence=blue.fence, lease=timedelta())
-    assert await store.request_cancel("blue", SAME, Cancel(turn_id=SAME, by="ada"))
+    assert await store.renew(SessionKey("blue", SAME), owner=SAME, fence=blue.fence, lease=timedelta())
+    assert await store.request_cancel(SessionKey("blue", SAME), Cancel(turn_id=SAME, by="ada"))
     assert await reads(store, "red", SAME, SAME) == untouched
-    assert list(await store.cancelled_among([("red", SAME)])) == []
-    assert list(await store.cancelled_among([("blue", SAME), ("red", SAME)])) == [SAME]
+    assert list(await store.cancelled_among([SessionKey("red", SAME)])) == []
+    assert list(await store.cancelled_among([SessionKey("blue", SAME), SessionKey("red", SAME)])) == [SAME]
     assert (await head_of(store, red.place)).owned
 
 
@@ -153,16 +153,17 @@ async def test_i13_a_foreign_session_cannot_be_written(store: Store) -> None:
         absent = replace(head, session_id="absent")
         assert await store.commit(a_step(absent, an_event(), fence=fence)) == Conflict()
     assert await store.commit(a_step(head, an_event(), changeset_id=SAME, last_seq=1)) == Conflict()
-    assert not await store.renew("red", SAME, owner=SAME, fence=blue.fence, lease=LONG)
-    assert not await store.request_cancel("red", SAME, Cancel(turn_id=SAME))
-    assert list(await store.cancelled_among([("red", SAME)])) == [SAME]
+    assert not await store.renew(SessionKey("red", SAME), owner=SAME, fence=blue.fence, lease=LONG)
+    assert not await store.request_cancel(SessionKey("red", SAME), Cancel(turn_id=SAME))
+    assert list(await store.cancelled_among([SessionKey("red", SAME)])) == [SAME]
     assert await reads(store, "blue", SAME, SAME) == untouched
 
 
 async def test_i13_the_same_session_id_makes_two_sessions(store: Store) -> None:
     for tenant in ("blue", "red", "bl", "blue/same"):
         await begin(store, a_place(tenant=tenant, session_id=SAME))
-    assert await store.last_seqs([("blue", SAME), ("red", SAME)]) == {("blue", SAME): 1, ("red", SAME): 1}
+    blue, red = SessionKey("blue", SAME), SessionKey("red", SAME)
+    assert await store.last_seqs([blue, red]) == {blue: 1, red: 1}
 
 
 async def test_i13_what_serves_all_tenants_says_whose_it_is(store: Store) -> None:
@@ -180,14 +181,14 @@ async def test_i13_what_serves_all_tenants_says_whose_it_is(store: Store) -> Non
         await committed(store.commit(step))
     assert await store.requeue_lapsed() == 2
     claims = [await store.claim("one", lease=LONG) for _ in range(2)]
-    assert {claim and (claim.tenant, claim.session_id, claim.turn_id) for claim in claims} == {
-        ("blue", SAME, SAME),
-        ("red", SAME, SAME),
+    assert {claim and (claim.session_key, claim.turn_id) for claim in claims} == {
+        (SessionKey("blue", SAME), SAME),
+        (SessionKey("red", SAME), SAME),
     }
     assert {approval.tenant for approval in await store.lapsed_approvals(limit=9)} == {"blue", "red"}
     assert await store.pending_approvals() == 2
     assert await store.active_sessions() == 2
 
 
-def place_time(place: Place) -> Any:
+def place_time(place: SessionKey) -> Any:
     return a_session(place).create_time

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
+from turnkeeper.domain.session import BelongsToSession
 from turnkeeper.domain.tool import ToolClass
 from turnkeeper.errors import ApprovalAlreadyProcessed, ArgumentsHashMismatch, InvalidRequest
 
@@ -85,7 +86,7 @@ def hash_with_late_result(arguments_hash: str, result_json: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Approval:
+class Approval(BelongsToSession):
     """One approval as it is stored."""
 
     id: str

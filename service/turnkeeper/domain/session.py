@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 from turnkeeper.domain.message import Usage
 from turnkeeper.errors import (
@@ -13,6 +14,25 @@ from turnkeeper.errors import (
     SessionNotActive,
     SessionSuspended,
 )
+
+
+class SessionKey(NamedTuple):
+    """Names one session. Session ids are unique within a tenant only."""
+
+    tenant: str
+    session_id: str
+
+
+class BelongsToSession:
+    """A value with the fields `tenant` and `session_id`."""
+
+    __slots__ = ()
+    tenant: str
+    session_id: str
+
+    @property
+    def session_key(self) -> SessionKey:
+        return SessionKey(self.tenant, self.session_id)
 
 
 class SessionState(StrEnum):
@@ -86,6 +106,10 @@ class Session:
     """While suspended: the state after ResumeSession."""
     delete_time: datetime | None = None
     """For people; the purge counts from the time that the store recorded by its own clock."""
+
+    @property
+    def key(self) -> SessionKey:
+        return SessionKey(self.tenant, self.id)
 
     def check_takes_messages(self) -> None:
         """Raises SessionSuspended, SessionExpired or SessionNotActive if it takes no messages."""
@@ -162,7 +186,3 @@ class Session:
     def undeleted(self, *, etag: str, at: datetime) -> "Session":
         """Returns the session after UndeleteSession."""
         return replace(self, delete_time=None, etag=etag, update_time=at)
-
-
-SessionKey = tuple[str, str]
-"""(tenant, session)."""

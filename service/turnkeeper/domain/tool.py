@@ -6,6 +6,8 @@ import unicodedata
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from turnkeeper.domain.session import BelongsToSession
+
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 """Unicode categories: controls, formats (bidirectional marks, zero-width), surrogates, private use, separators."""
 _SHAPELESS = frozenset(
@@ -145,7 +147,7 @@ class ToolResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(BelongsToSession):
     """One tool call as it is stored."""
 
     id: str

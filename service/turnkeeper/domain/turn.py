@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from turnkeeper.codes import Code, ErrorDetail
 from turnkeeper.domain.message import FinishReason, Part, Usage
+from turnkeeper.domain.session import BelongsToSession
 from turnkeeper.domain.tool import Call, CallState, ClientTool
 
 
@@ -89,7 +90,7 @@ class TurnOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
+class Turn(BelongsToSession):
     """One turn as it is stored."""
 
     id: str

@@ -56,7 +56,7 @@ class Approvals:
             now = await self.get(tenant, approval_id)
             return now if now.state is not ApprovalState.PENDING else None
 
-        found = await self._feeds.until((tenant, approval.session_id), look, seconds=seconds)
+        found = await self._feeds.until(approval.session_key, look, seconds=seconds)
         return found or await self.get(tenant, approval_id)
 
     async def decide(self, approval_id: str, said: Answer, *, tenant: str) -> tuple[Approval, int]:
@@ -103,7 +103,7 @@ class Approvals:
             self._finished(stored.value)
 
     async def _append(self, about: Approval, decide: Callable[[UnitOfWork], Approval]) -> Stored[Approval]:
-        stored = await self._log_writer.append(about.tenant, about.session_id, decide, turn_id=about.turn_id)
+        stored = await self._log_writer.append(about.session_key, decide, turn_id=about.turn_id)
         if not isinstance(stored, Stored):
             raise InternalError
         return stored
@@ -111,7 +111,7 @@ class Approvals:
     async def _edit(self, asked: Approval, said: Answer) -> approval_edits.Edit | None:
         if not said.edited_arguments_json or asked.kind is not ApprovalKind.TOOL_CALL:
             return None
-        turn = await self._store.turn(asked.tenant, asked.session_id, asked.turn_id)
+        turn = await self._store.turn(asked.session_key, asked.turn_id)
         agent = await self._agent_of(asked.tenant, turn) if turn is not None else None
         if agent is None:
             raise AgentConfigError("The agent's pinned version is gone; reject the call, or start a new session.")
@@ -140,7 +140,7 @@ class Approvals:
         if approval.decide_time is not None:
             waited = (approval.decide_time - approval.create_time).total_seconds()
             self._metrics.decision_time(max(0.0, waited))
-        self._woken((approval.tenant, approval.session_id))
+        self._woken(approval.session_key)
 
 
 def _expired(approval: Approval) -> ApprovalHasExpired:

@@ -7,7 +7,7 @@ from functools import partial
 from turnkeeper.domain.checkpoint import MARKS, Checkpoint, checkpoint_of, event_named
 from turnkeeper.domain.event import Event, SessionRestored
 from turnkeeper.domain.history import BEGINNINGS, unfinished_turn
-from turnkeeper.domain.session import Restored
+from turnkeeper.domain.session import Restored, SessionKey
 from turnkeeper.engine.eventlog.writer import LogWriter, Stored
 from turnkeeper.engine.rules.decide_again import DecideAgain
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
@@ -54,7 +54,7 @@ class Checkpoints:
         after = max(after, head.compacted_to)
         while len(found) < limit:
             events = await self._store.events(
-                head.tenant, head.session_id, after=after, limit=PAGE, kinds=MARKS, until=head.last_seq
+                head.session_key, after=after, limit=PAGE, kinds=MARKS, until=head.last_seq
             )
             marked = (checkpoint_of(self._decode(stored), kind=stored.kind) for stored in events)
             found.extend(each for each in marked if each is not None)
@@ -79,9 +79,7 @@ class Checkpoints:
         check_kept(at.sequence, head)
         return at.sequence
 
-    async def restore(
-        self, tenant: str, session_id: str, at: LogPosition, *, asked: RestoreRequest | None = None
-    ) -> int:
+    async def restore(self, key: SessionKey, at: LogPosition, *, asked: RestoreRequest | None = None) -> int:
         """Take the session back to a place: one event, nothing is erased; that event's number.
 
         A repeat gets the first one's. Without an id, restored to the same place last, it stays as it is. Raises
@@ -94,9 +92,9 @@ class Checkpoints:
             return known.sequence
 
         async def read_log() -> Callable[[UnitOfWork], int]:
-            found = await self._store.session(tenant, session_id)
+            found = await self._store.session(key)
             if found is None:
-                raise SessionNotFound(session_id=session_id)
+                raise SessionNotFound(session_id=key.session_id)
             head = found[1]
             place = await self.place(head, at)
             if asked is None and await self._is_there(head, place):
@@ -104,7 +102,7 @@ class Checkpoints:
             unfinished = unfinished_turn(await self.until(head, place, kinds=BEGINNINGS))
             return partial(_restore, place=place, unfinished=unfinished, read_at=head.last_seq, asked=asked)
 
-        stored = await self._log_writer.append_prepared(tenant, session_id, read_log)
+        stored = await self._log_writer.append_prepared(key, read_log)
         if isinstance(stored, Stored):
             return stored.value
         if asked is None:
@@ -114,7 +112,7 @@ class Checkpoints:
 
     async def _is_there(self, head: Head, place: int) -> bool:
         """The last event is a restoration to this place."""
-        last = await self._store.events(head.tenant, head.session_id, after=head.last_seq - 1, limit=1)
+        last = await self._store.events(head.session_key, after=head.last_seq - 1, limit=1)
         return any(self._decode(each).payload == SessionRestored(to_sequence=place) for each in last if _restores(each))
 
     async def until(self, head: Head, place: int, *, kinds: frozenset[str]) -> list[Event]:
@@ -122,26 +120,20 @@ class Checkpoints:
         found: list[Event] = []
         while True:
             after = found[-1].sequence if found else 0
-            page = await self._store.events(
-                head.tenant, head.session_id, after=after, limit=PAGE, kinds=kinds, until=place
-            )
+            page = await self._store.events(head.session_key, after=after, limit=PAGE, kinds=kinds, until=place)
             found.extend(self._decode(stored) for stored in page)
             if len(page) < PAGE:
                 return found
 
     async def next(self, head: Head, place: int, *, kinds: frozenset[str]) -> list[Event]:
         """The first events beyond a place."""
-        found = await self._store.events(
-            head.tenant, head.session_id, after=place, limit=PAGE, kinds=kinds, until=head.last_seq
-        )
+        found = await self._store.events(head.session_key, after=place, limit=PAGE, kinds=kinds, until=head.last_seq)
         return [self._decode(stored) for stored in found]
 
     async def _named(self, head: Head, checkpoint_id: str) -> Checkpoint:
         number = event_named(checkpoint_id)
         if 0 < number <= head.last_seq:
-            events = await self._store.events(
-                head.tenant, head.session_id, after=number - 1, limit=1, kinds=MARKS, until=number
-            )
+            events = await self._store.events(head.session_key, after=number - 1, limit=1, kinds=MARKS, until=number)
             for stored in events:
                 found = checkpoint_of(self._decode(stored), kind=stored.kind)
                 if found is not None and found.checkpoint_id == checkpoint_id:

@@ -32,9 +32,9 @@ class ClientTools:
         self._agent_of = agent_of
         self._woken = woken
 
-    async def check(self, tenant: str, session_id: str, tools: Sequence[ClientTool]) -> None:
+    async def check(self, key: SessionKey, tools: Sequence[ClientTool]) -> None:
         """Raises InvalidRequest when one of them has the name of a tool that the session's agent has."""
-        found = await self._store.session(tenant, session_id) if tools else None
+        found = await self._store.session(key) if tools else None
         agent = await self._agent_of(found[0]) if found is not None else None
         if agent is None:
             return
@@ -47,44 +47,41 @@ class ClientTools:
             told = "; ".join(f"{path} {problem}" for path, problem in problems.items())
             raise InvalidRequest(f"The request is not valid: {told}.", fields=problems)
 
-    async def submit(
-        self, tenant: str, session_id: str, tool_call_id: str, result: ToolResult, *, by: str
-    ) -> tuple[Turn, int]:
+    async def submit(self, key: SessionKey, tool_call_id: str, result: ToolResult, *, by: str) -> tuple[Turn, int]:
         """The turn as it is now, and the number of `tool_returned`. The same result by the same caller is a repeat.
 
         Raises ToolCallNotPending for a call that nobody asked the client for, that was answered otherwise, or that
         was closed with its turn.
         """
-        call = await self._pending(tenant, session_id, tool_call_id, result, by=by)
+        call = await self._pending(key, tool_call_id, result, by=by)
         if call.state is CallState.REQUESTED:
             stored = await self._log_writer.append(
-                tenant,
-                session_id,
+                key,
                 lambda uow: _record(uow, tool_call_id, result, by=by),
                 turn_id=call.turn_id,
             )
             if not isinstance(stored, Stored):
                 raise InternalError
-            self._woken((tenant, session_id))
-            call = await self._pending(tenant, session_id, tool_call_id, result, by=by)
-        turn = await self._store.turn(tenant, session_id, call.turn_id)
+            self._woken(key)
+            call = await self._pending(key, tool_call_id, result, by=by)
+        turn = await self._store.turn(key, call.turn_id)
         if turn is None:
             raise InternalError
         return turn, call.sequence
 
-    async def _pending(self, tenant: str, session_id: str, tool_call_id: str, result: ToolResult, *, by: str) -> Call:
+    async def _pending(self, key: SessionKey, tool_call_id: str, result: ToolResult, *, by: str) -> Call:
         """The call, which waits for a result or has had this very one."""
-        call = await self._store.call(tenant, session_id, tool_call_id)
+        call = await self._store.call(key, tool_call_id)
         if call is None:
             raise ToolCallNotPending(
                 "There is no such call; client_tool_requested names those that wait for a result.",
-                session_id=session_id,
+                session_id=key.session_id,
                 metadata={"tool_call_id": tool_call_id},
             )
         if call.state is CallState.REQUESTED or (call.result_hash, call.submitted_by) == (result.hash, by):
             return call
         raise ToolCallNotPending(
-            session_id=session_id,
+            session_id=key.session_id,
             turn_id=call.turn_id,
             metadata={"tool_call_id": tool_call_id, "outcome": call.outcome.value if call.outcome else ""},
         )

@@ -7,7 +7,7 @@ from datetime import timedelta
 from turnkeeper import ids
 from turnkeeper.domain.event import Event, NewEvent, SessionActivated, SessionCreated, SessionForked
 from turnkeeper.domain.fork import COPIED, Copy
-from turnkeeper.domain.session import Session, SessionState
+from turnkeeper.domain.session import Session, SessionKey, SessionState
 from turnkeeper.domain.turn import TurnOptions
 from turnkeeper.engine.checkpoints import Checkpoints, LogPosition
 from turnkeeper.engine.eventlog.writer import LogWriter
@@ -81,7 +81,7 @@ class Forks:
     async def _reserve(self, wanted: WantedFork) -> Fork | None:
         """The fork as its first try began it, also when that was cut short; None when its id is a session's."""
         key = wanted.key
-        source, head = await self._session(key.tenant, key.session_id)
+        source, head = await self._session(key.session_key)
         if head.log_needs > self._schema:
             raise ServiceUnavailable(
                 "Only a newer version of this server understands the session's log; send the same call again.",
@@ -115,7 +115,7 @@ class Forks:
         return fork
 
     async def _copy(self, fork: Fork) -> Copy:
-        source, head = await self._session(fork.session.tenant, fork.source_session_id)
+        source, head = await self._session(SessionKey(fork.session.tenant, fork.source_session_id))
         events = await self._checkpoints.until(head, fork.source_sequence, kinds=COPIED)
         beyond = await self._checkpoints.next(head, fork.source_sequence, kinds=DECIDED)
         copy = Copy(
@@ -134,7 +134,7 @@ class Forks:
         found: dict[str, TurnOptions] = {}
         before: int | None = None
         while True:
-            page = await self._store.turns(source.tenant, source.id, states=(), limit=TURNS, before=before)
+            page = await self._store.turns(source.key, states=(), limit=TURNS, before=before)
             found |= {turn.id: turn.options for turn in page}
             if len(page) < TURNS:
                 return found
@@ -142,26 +142,26 @@ class Forks:
 
     async def _made(self, record: RequestRecord, wanted: WantedFork) -> tuple[Session, Head]:
         record.check_same(wanted.fingerprint)
-        return await self._own(wanted.key.tenant, record.made_session_id)
+        return await self._own(SessionKey(wanted.key.tenant, record.made_session_id))
 
     async def _there(self, wanted: WantedFork) -> tuple[Session, Head]:
         """A session has the id: the one that this request made, or it is refused."""
-        found = await self._own(wanted.key.tenant, _new_id(wanted))
+        found = await self._own(SessionKey(wanted.key.tenant, _new_id(wanted)))
         _check_same(found[0], wanted)
         return found
 
-    async def _own(self, tenant: str, session_id: str) -> tuple[Session, Head]:
+    async def _own(self, key: SessionKey) -> tuple[Session, Head]:
         """A session that has a fork's id. Raises SessionAlreadyExists when it is deleted."""
-        found = await self._store.session(tenant, session_id, deleted=True)
+        found = await self._store.session(key, deleted=True)
         if found is None:
-            raise SessionNotFound(session_id=session_id)
+            raise SessionNotFound(session_id=key.session_id)
         check_shown(found[0])
         return found
 
-    async def _session(self, tenant: str, session_id: str) -> tuple[Session, Head]:
-        found = await self._store.session(tenant, session_id)
+    async def _session(self, key: SessionKey) -> tuple[Session, Head]:
+        found = await self._store.session(key)
         if found is None:
-            raise SessionNotFound(session_id=session_id)
+            raise SessionNotFound(session_id=key.session_id)
         return found
 
 

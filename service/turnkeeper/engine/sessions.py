@@ -99,23 +99,23 @@ class Sessions:
         there = await self._store.create_session(session, agent, event=NewEvent(payload=said, at=now))
         if there is not None:
             _check_same(there, new)
-        return await self._get_to_keep(new.tenant, session_id)
+        return await self._get_to_keep(session.key)
 
-    async def get(self, tenant: str, session_id: str, *, deleted: bool = False) -> tuple[Session, Head]:
+    async def get(self, key: SessionKey, *, deleted: bool = False) -> tuple[Session, Head]:
         """Raises SessionNotFound, also for a deleted one unless `deleted`."""
-        found = await self._store.session(tenant, session_id, deleted=deleted)
+        found = await self._store.session(key, deleted=deleted)
         if found is None:
-            raise SessionNotFound(session_id=session_id)
+            raise SessionNotFound(session_id=key.session_id)
         return found
 
-    async def _get_to_keep(self, tenant: str, session_id: str) -> tuple[Session, Head]:
+    async def _get_to_keep(self, key: SessionKey) -> tuple[Session, Head]:
         """Its first message comes next."""
-        session, head = await self.get(tenant, session_id)
+        session, head = await self.get(key)
         snapshot = Snapshot(head=head, session=session, turn=None, calls=(), approvals=())
         self._session_cache.keep(CachedSnapshot.now(snapshot))
         return session, head
 
-    async def change(self, tenant: str, session_id: str, decide: Decide, *, deleted: bool = False) -> int:
+    async def change(self, key: SessionKey, decide: Decide, *, deleted: bool = False) -> int:
         """Store what `decide` says of the session and the turns of its queue; the number that it gives.
 
         Whoever owns a turn that it ends is fenced: nothing that owner still does is stored. `deleted`: also of a
@@ -123,20 +123,20 @@ class Sessions:
         """
 
         async def read_queue() -> Callable[[UnitOfWork], int]:
-            _, head = await self.get(tenant, session_id, deleted=deleted)
-            turns = [await self._store.turn(tenant, session_id, turn_id) for turn_id in head.queue]
+            _, head = await self.get(key, deleted=deleted)
+            turns = [await self._store.turn(key, turn_id) for turn_id in head.queue]
             queued = {turn.id: turn for turn in turns if turn is not None}
             return lambda uow: decide(uow, queued)
 
-        stored = await self._log_writer.append_prepared(tenant, session_id, read_queue, deleted=deleted)
+        stored = await self._log_writer.append_prepared(key, read_queue, deleted=deleted)
         if not isinstance(stored, Stored):
             raise InternalError
-        self._woken((tenant, session_id))
+        self._woken(key)
         return stored.value
 
     async def _made_before(self, new: NewSession, session_id: str) -> tuple[Session, Head]:
         """There is no such agent now; a repeat still finds the session that was made when there was."""
-        found = await self._store.session(new.tenant, session_id)
+        found = await self._store.session(SessionKey(new.tenant, session_id))
         if found is None:
             raise AgentNotFound(f"There is no agent named {new.agent!r}; ListAgents names those that exist.")
         _check_same(found[0], new)

@@ -52,28 +52,28 @@ class Turns:
         self._metrics = metrics
         self._woken = woken
 
-    async def get(self, tenant: str, session_id: str, turn_id: str) -> Turn:
-        turn = await self._store.turn(tenant, session_id, turn_id)
+    async def get(self, key: SessionKey, turn_id: str) -> Turn:
+        turn = await self._store.turn(key, turn_id)
         if turn is None:
-            raise TurnNotFound(session_id=session_id, turn_id=turn_id)
+            raise TurnNotFound(session_id=key.session_id, turn_id=turn_id)
         return turn
 
-    def waiting(self, tenant: str, session_id: str) -> AbstractContextManager[Waiting]:
+    def waiting(self, key: SessionKey) -> AbstractContextManager[Waiting]:
         """To be open before a turn is started that is waited for."""
-        return self._feeds.waiting((tenant, session_id))
+        return self._feeds.waiting(key)
 
-    async def wait(self, waiting: Waiting, tenant: str, session_id: str, turn_id: str, *, seconds: float) -> Turn:
+    async def wait(self, waiting: Waiting, key: SessionKey, turn_id: str, *, seconds: float) -> Turn:
         """Once it has ended or waits for somebody, or as it is when the time is over."""
 
         async def now() -> Turn:
             known = waiting.known(turn_id)
-            return known.turn if known else await self.get(tenant, session_id, turn_id)
+            return known.turn if known else await self.get(key, turn_id)
 
         async def look() -> Turn | None:
             turn = await now()
             return turn if not turn.state.moving else None
 
-        return await self._feeds.until((tenant, session_id), look, seconds=seconds) or await now()
+        return await self._feeds.until(key, look, seconds=seconds) or await now()
 
     async def start(self, message: NewMessage) -> RequestRecord:
         """Accept a message: its turn is stored, and runs, waits in the queue, or waits for an owner.
@@ -86,7 +86,7 @@ class Turns:
             known = await self._store.find_request(message.key)
             if known is not None:
                 return self._repeat(known, message.fingerprint)
-            await self._client_tools.check(message.key.tenant, message.key.session_id, message.options.client_tools)
+            await self._client_tools.check(message.key.session_key, message.options.client_tools)
         return await self._first(message.key, message.fingerprint, self._start(message))
 
     async def _start(self, message: NewMessage) -> RequestRecord:
@@ -94,8 +94,7 @@ class Turns:
         with self._worker.reserve() as room:
             fault("message.before_store")
             stored = await self._log_writer.append(
-                message.key.tenant,
-                message.key.session_id,
+                message.key.session_key,
                 lambda uow: message_rules.accept(uow, message, offer=self._offer(room=room)),
                 request=message.key,
             )
@@ -104,45 +103,45 @@ class Turns:
             if stored.uow.head.lease is LeaseChange.TAKE:
                 self._adopt(stored, began)
             else:
-                self._woken((message.key.tenant, message.key.session_id))
+                self._woken(message.key.session_key)
         fault("message.after_store")
         self._metrics.message("USER")
         return stored.value[1]
 
-    async def cancel(self, tenant: str, session_id: str, turn_id: str, *, by: str) -> tuple[Turn, int]:
+    async def cancel(self, key: SessionKey, turn_id: str, *, by: str) -> tuple[Turn, int]:
         """The turn, CANCELLED or as it had ended; and the number of `turn_cancelled`, 0 when it is not stored yet.
 
         A live owner is asked and waited for, at most 5 s; a turn that waits or is queued is ended here.
         """
-        ended = await self._cancel_here(tenant, session_id, turn_id, by=by)
+        ended = await self._cancel_here(key, turn_id, by=by)
         if ended is None:
 
             async def look() -> Turn | None:
-                now = await self.get(tenant, session_id, turn_id)
+                now = await self.get(key, turn_id)
                 return now if now.state.ended else None
 
-            ended = await self._feeds.until((tenant, session_id), look, seconds=CANCEL_WAIT)
+            ended = await self._feeds.until(key, look, seconds=CANCEL_WAIT)
         if ended is None or ended.state is not TurnState.CANCELLED:
-            return ended or await self.get(tenant, session_id, turn_id), 0
+            return ended or await self.get(key, turn_id), 0
         events = await self._store.events(
-            tenant, session_id, after=ended.first_sequence, limit=1000, kinds=_CANCELLED, turn_id=turn_id
+            key, after=ended.first_sequence, limit=1000, kinds=_CANCELLED, turn_id=turn_id
         )
         return ended, events[-1].sequence if events else 0  # trimmed since
 
-    async def _cancel_here(self, tenant: str, session_id: str, turn_id: str, *, by: str) -> Turn | None:
+    async def _cancel_here(self, key: SessionKey, turn_id: str, *, by: str) -> Turn | None:
         """The ended turn; None when its owner was asked, and has to answer."""
         while True:
-            turn = await self.get(tenant, session_id, turn_id)
+            turn = await self.get(key, turn_id)
             if turn.state.ended:
                 return turn
             stored = await self._log_writer.append(
-                tenant, session_id, lambda uow: message_rules.cancel_unowned(uow, by=by), turn_id=turn_id
+                key, lambda uow: message_rules.cancel_unowned(uow, by=by), turn_id=turn_id
             )
             if not isinstance(stored, Stored):
                 raise InternalError
             wish = Cancel(turn_id=turn_id, by=by, reason=CancelReason.REQUESTED.value)
-            asked = stored.committed is None and await self._store.request_cancel(tenant, session_id, wish)
-            self._woken((tenant, session_id))
+            asked = stored.committed is None and await self._store.request_cancel(key, wish)
+            self._woken(key)
             if asked:
                 return None
 
@@ -154,18 +153,18 @@ class Turns:
         known = await self._store.find_request(key)
         if known is not None:
             return self._repeat(known, fingerprint)
-        await self.get(key.tenant, key.session_id, turn_id)
+        await self.get(key.session_key, turn_id)
         return await self._first(key, fingerprint, self._retry(turn_id, key, fingerprint))
 
     async def _retry(self, turn_id: str, key: RequestKey, fingerprint: str) -> RequestRecord:
         """Decides on the session's last turn: it is read again when the log has grown since."""
-        session = (key.tenant, key.session_id)
+        session = key.session_key
         began = time.monotonic()
         with self._worker.reserve() as room:
 
             async def read_last() -> Callable[[UnitOfWork], tuple[Turn, RequestRecord]]:
                 read_at = (await self._store.last_seqs([session])).get(session, 0)
-                newest = await self._store.turns(*session, states=(), limit=1, before=None)
+                newest = await self._store.turns(session, states=(), limit=1, before=None)
 
                 def decide(uow: UnitOfWork) -> tuple[Turn, RequestRecord]:
                     if uow.snapshot.head.last_seq != read_at:
@@ -174,7 +173,7 @@ class Turns:
 
                 return decide
 
-            stored = await self._log_writer.append_prepared(key.tenant, key.session_id, read_last, turn_id=turn_id)
+            stored = await self._log_writer.append_prepared(key.session_key, read_last, turn_id=turn_id)
             if not isinstance(stored, Stored):
                 return self._repeat(stored, fingerprint)
             if stored.uow.head.lease is LeaseChange.TAKE:

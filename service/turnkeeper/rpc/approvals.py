@@ -80,7 +80,7 @@ class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
         return approval_pb2.DecideApprovalResponse(
             approval=approval_view(approval),
             sequence=sequence,
-            cursor=cursor.encode(place, tenant=caller.tenant, session_id=approval.session_id),
+            cursor=cursor.encode(place, key=approval.session_key),
         )
 
 

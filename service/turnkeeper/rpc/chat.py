@@ -61,11 +61,11 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
 
     async def SendMessage(self, request: chat_pb2.SendMessageRequest, context: Context) -> chat_pb2.SendMessageResponse:
         caller = caller_of(context)
-        place = (caller.tenant, await self._session_of(request, caller))
+        key = caller.session_key(await self._session_of(request, caller))
         asked = codec.seconds(request.wait) if request.HasField("wait") else DEFAULT_WAIT
-        with self._turns.waiting(*place) as waiting:
-            record = await self._accept(request, caller, session_id=place[1])
-            turn = await self._turns.wait(waiting, *place, record.turn_id, seconds=within(asked, context))
+        with self._turns.waiting(key) as waiting:
+            record = await self._accept(request, caller, session_id=key.session_id)
+            turn = await self._turns.wait(waiting, key, record.turn_id, seconds=within(asked, context))
         _raise_failure(turn)
         return chat_pb2.SendMessageResponse(
             turn=turn_view(turn), sequence=record.sequence, cursor=_before(record.sequence, turn)
@@ -75,11 +75,11 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         self, request: chat_pb2.StreamMessageRequest, context: Context
     ) -> AsyncIterator[chat_pb2.StreamMessageResponse]:
         caller = caller_of(context)
-        key = (caller.tenant, await self._session_of(request, caller))
-        start = cursor.decode(request.after, tenant=key[0], session_id=key[1]) if request.after else None
+        key = caller.session_key(await self._session_of(request, caller))
+        start = cursor.decode(request.after, key=key) if request.after else None
         settled: Turn | None = None
         with self._follower.open(key, knows_turns=True) as reading:
-            record = await self._accept(request, caller, session_id=key[1])
+            record = await self._accept(request, caller, session_id=key.session_id)
             previews = request.previews if request.HasField("previews") else True
             place = start or StreamPosition(sequence=record.sequence - 1, live=True)
             try:
@@ -94,21 +94,20 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             _raise_failure(settled)
 
     async def GetTurn(self, request: chat_pb2.GetTurnRequest, context: Context) -> chat_pb2.GetTurnResponse:
-        key = (caller_of(context).tenant, request.session_id)
-        await self._sessions.get(*key)
+        key = caller_of(context).session_key(request.session_id)
+        await self._sessions.get(key)
         wait = within(codec.seconds(request.wait), context)
-        with self._turns.waiting(*key) as waiting:
-            turn = await self._turns.wait(waiting, *key, request.turn_id, seconds=wait)
+        with self._turns.waiting(key) as waiting:
+            turn = await self._turns.wait(waiting, key, request.turn_id, seconds=wait)
         return chat_pb2.GetTurnResponse(turn=turn_view(turn))
 
     async def ListTurns(self, request: chat_pb2.ListTurnsRequest, context: Context) -> chat_pb2.ListTurnsResponse:
         caller = caller_of(context)
-        await self._sessions.get(caller.tenant, request.session_id)
+        await self._sessions.get(caller.session_key(request.session_id))
         size = self._pages.size(request.page_size)
         start = self._pages.after(request, tenant=caller.tenant)
         found = await self._store.turns(
-            caller.tenant,
-            request.session_id,
+            caller.session_key(request.session_id),
             states=_states(request.states),
             limit=size + 1,
             before=int(start[0]) if start else None,
@@ -125,9 +124,9 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
 
     async def CancelTurn(self, request: chat_pb2.CancelTurnRequest, context: Context) -> chat_pb2.CancelTurnResponse:
         caller = caller_of(context)
-        _, head = await self._sessions.get(caller.tenant, request.session_id)
+        _, head = await self._sessions.get(caller.session_key(request.session_id))
         turn, sequence = await self._turns.cancel(
-            caller.tenant, request.session_id, request.turn_id, by=caller.principal
+            caller.session_key(request.session_id), request.turn_id, by=caller.principal
         )
         return chat_pb2.CancelTurnResponse(
             turn=turn_view(turn), sequence=sequence, cursor=_before(sequence or head.last_seq + 1, turn)
@@ -135,12 +134,12 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
 
     async def RetryTurn(self, request: chat_pb2.RetryTurnRequest, context: Context) -> chat_pb2.RetryTurnResponse:
         caller = caller_of(context)
-        await self._sessions.get(caller.tenant, request.session_id)
+        await self._sessions.get(caller.session_key(request.session_id))
         key = caller.request_key(request.request_id, family="retry_turn", session_id=request.session_id)
         record = await self._turns.retry(
             request.turn_id, key=key, fingerprint=fingerprint(request, leaving_out=("request_id",))
         )
-        turn = await self._turns.get(caller.tenant, request.session_id, record.turn_id)
+        turn = await self._turns.get(caller.session_key(request.session_id), record.turn_id)
         return chat_pb2.RetryTurnResponse(
             turn=turn_view(turn), sequence=record.sequence, cursor=_before(record.sequence, turn)
         )
@@ -150,9 +149,9 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
     ) -> chat_pb2.SubmitToolResultResponse:
         caller = caller_of(context)
         result = client_tools.result_of(request)
-        await self._sessions.get(caller.tenant, request.session_id)
+        await self._sessions.get(caller.session_key(request.session_id))
         turn, sequence = await self._tools.submit(
-            caller.tenant, request.session_id, request.tool_call_id, result, by=caller.principal
+            caller.session_key(request.session_id), request.tool_call_id, result, by=caller.principal
         )
         return chat_pb2.SubmitToolResultResponse(
             turn=turn_view(turn), sequence=sequence, cursor=_before(sequence, turn)
@@ -181,7 +180,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         _check(request)
         if not request.HasField("create_session"):
             return request.session_id
-        if request.session_id and await self._store.session(caller.tenant, request.session_id) is not None:
+        if request.session_id and await self._store.session(caller.session_key(request.session_id)) is not None:
             return request.session_id
         wish = request.create_session
         create = session_pb2.CreateSessionRequest(
@@ -194,7 +193,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         try:
             session, _ = await self._sessions.create(new_session(create, caller, family=FAMILY))
         except SessionAlreadyExists:
-            if not request.session_id or await self._store.session(caller.tenant, request.session_id) is None:
+            if not request.session_id or await self._store.session(caller.session_key(request.session_id)) is None:
                 raise  # it is deleted
             return request.session_id  # another call made it in between
         return session.id
@@ -205,11 +204,11 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         known = reading.known(turn_id)
         if known is not None:
             return known.turn if known.last <= through and not known.turn.state.moving else None
-        turn = await self._turns.get(*key, turn_id)
+        turn = await self._turns.get(key, turn_id)
         if turn.state.moving:
             return None
         last = await self._store.last_seqs([key])
-        behind = await self._store.events(*key, after=through, limit=1, turn_id=turn_id, until=last[key])
+        behind = await self._store.events(key, after=through, limit=1, turn_id=turn_id, until=last[key])
         return None if behind else turn
 
 
@@ -272,7 +271,7 @@ def _raise_failure(turn: Turn) -> None:
 
 
 def _before(sequence: int, turn: Turn) -> str:
-    return cursor.encode(StreamPosition(sequence=sequence - 1), tenant=turn.tenant, session_id=turn.session_id)
+    return cursor.encode(StreamPosition(sequence=sequence - 1), key=turn.session_key)
 
 
 def _states(states: Sequence[chat_pb2.TurnState.ValueType]) -> tuple[TurnState, ...]:

@@ -33,7 +33,7 @@ class CheckpointVerbs:
         self, request: session_pb2.ListCheckpointsRequest, context: Context
     ) -> session_pb2.ListCheckpointsResponse:
         caller = caller_of(context)
-        _, head = await self._sessions.get(caller.tenant, request.session_id)
+        _, head = await self._sessions.get(caller.session_key(request.session_id))
         size = self._pages.size(request.page_size)
         start = self._pages.after(request, tenant=caller.tenant)
         found = await self._checkpoints.page(head, after=int(start[0]) if start else 0, limit=size + 1)
@@ -58,12 +58,12 @@ class CheckpointVerbs:
             new_session_id=request.new_session_id,
             at=_at(request),
         )
-        with _telling_cursors((caller.tenant, request.session_id)):
+        with _telling_cursors(caller.session_key(request.session_id)):
             session, head = await self._forks.fork(wanted)
         return session_pb2.ForkSessionResponse(
             session=session_view(session, head),
             sequence=1,
-            cursor=cursor.encode(StreamPosition(), tenant=caller.tenant, session_id=session.id),
+            cursor=cursor.encode(StreamPosition(), key=session.key),
         )
 
     async def RestoreCheckpoint(
@@ -72,15 +72,15 @@ class CheckpointVerbs:
         caller = caller_of(context)
         if request.WhichOneof("at") is None:
             rules.refuse({"sequence": "or checkpoint_id is required"})
-        with _telling_cursors((caller.tenant, request.session_id)):
+        with _telling_cursors(caller.session_key(request.session_id)):
             sequence = await self._checkpoints.restore(
-                caller.tenant, request.session_id, _at(request), asked=_asked(request, caller)
+                caller.session_key(request.session_id), _at(request), asked=_asked(request, caller)
             )
-        session, head = await self._sessions.get(caller.tenant, request.session_id)
+        session, head = await self._sessions.get(caller.session_key(request.session_id))
         return session_pb2.RestoreCheckpointResponse(
             session=session_view(session, head),
             sequence=sequence,
-            cursor=cursor.encode(StreamPosition(sequence=sequence - 1), tenant=caller.tenant, session_id=session.id),
+            cursor=cursor.encode(StreamPosition(sequence=sequence - 1), key=session.key),
         )
 
 

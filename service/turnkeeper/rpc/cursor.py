@@ -5,6 +5,7 @@ import hashlib
 import struct
 
 from turnkeeper.domain.cursor import StreamPosition
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.errors import InvalidRequest
 
 _FORM = struct.Struct(">BQIQB")
@@ -13,13 +14,13 @@ VERSION = 1
 CHECK = 8
 
 
-def encode(place: StreamPosition, *, tenant: str, session_id: str) -> str:
+def encode(place: StreamPosition, *, key: SessionKey) -> str:
     head = _FORM.pack(VERSION, place.sequence, place.attempt, place.offset, place.live)
     body = head + place.message_id.encode()
-    return base64.urlsafe_b64encode(body + _check(body, tenant, session_id)).decode().rstrip("=")
+    return base64.urlsafe_b64encode(body + _check(body, key)).decode().rstrip("=")
 
 
-def decode(text: str, *, tenant: str, session_id: str, field: str = "after") -> StreamPosition:
+def decode(text: str, *, key: SessionKey, field: str = "after") -> StreamPosition:
     """Raises InvalidRequest for anything that `encode` did not make for this session and tenant."""
     try:
         data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
@@ -27,9 +28,9 @@ def decode(text: str, *, tenant: str, session_id: str, field: str = "after") -> 
         version, sequence, attempt, offset, live = _FORM.unpack(body[: _FORM.size])
         message_id = body[_FORM.size :].decode()
     except (ValueError, struct.error):
-        raise _refused(field, session_id) from None
-    if version != VERSION or check != _check(body, tenant, session_id):
-        raise _refused(field, session_id)
+        raise _refused(field, key.session_id) from None
+    if version != VERSION or check != _check(body, key):
+        raise _refused(field, key.session_id)
     return StreamPosition(sequence=sequence, message_id=message_id, attempt=attempt, offset=offset, live=bool(live))
 
 
@@ -38,5 +39,5 @@ def _refused(field: str, session_id: str) -> InvalidRequest:
     return InvalidRequest(f"{field} {problem}.", session_id=session_id, fields={field: problem})
 
 
-def _check(body: bytes, tenant: str, session_id: str) -> bytes:
-    return hashlib.blake2b(b"\0".join((tenant.encode(), session_id.encode(), body)), digest_size=CHECK).digest()
+def _check(body: bytes, key: SessionKey) -> bytes:
+    return hashlib.blake2b(b"\0".join((key.tenant.encode(), key.session_id.encode(), body)), digest_size=CHECK).digest()

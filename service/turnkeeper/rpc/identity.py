@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.rpc.interceptor import Context
 from turnkeeper.store.changeset import RequestKey
 
@@ -12,6 +13,10 @@ class Caller:
 
     tenant: str
     principal: str
+
+    def session_key(self, session_id: str) -> SessionKey:
+        """Returns the key of the session with this id in the caller's tenant."""
+        return SessionKey(self.tenant, session_id)
 
     def request_key(self, request_id: str, *, family: str, session_id: str) -> RequestKey:
         """Returns the key under which a request of this caller is recorded; its repeats have the same key."""

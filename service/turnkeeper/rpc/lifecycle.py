@@ -108,13 +108,13 @@ class LifecycleVerbs:
 
         `deleted`: also of a deleted session. Raises SessionNotFound, and what `decide` raises.
         """
-        tenant = caller.tenant
-        sequence = await self._sessions.change(tenant, session_id, decide, deleted=deleted)
-        session, head = await self._sessions.get(tenant, session_id, deleted=deleted)
+        key = caller.session_key(session_id)
+        sequence = await self._sessions.change(key, decide, deleted=deleted)
+        session, head = await self._sessions.get(key, deleted=deleted)
         place = StreamPosition(sequence=sequence - 1 if sequence else head.last_seq)
         response.session.CopyFrom(session_view(session, head))
         response.sequence = sequence
-        response.cursor = cursor.encode(place, tenant=tenant, session_id=session_id)
+        response.cursor = cursor.encode(place, key=key)
         return response
 
 

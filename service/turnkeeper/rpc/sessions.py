@@ -68,13 +68,13 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         return session_pb2.CreateSessionResponse(
             session=session_view(session, head),
             sequence=1,
-            cursor=cursor.encode(StreamPosition(), tenant=caller.tenant, session_id=session.id),
+            cursor=cursor.encode(StreamPosition(), key=session.key),
         )
 
     async def GetSession(
         self, request: session_pb2.GetSessionRequest, context: Context
     ) -> session_pb2.GetSessionResponse:
-        session, head = await self._sessions.get(caller_of(context).tenant, request.session_id)
+        session, head = await self._sessions.get(caller_of(context).session_key(request.session_id))
         return session_pb2.GetSessionResponse(session=session_view(session, head))
 
     async def ListSessions(
@@ -102,9 +102,9 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         self, request: session_pb2.WatchEventsRequest, context: Context
     ) -> AsyncIterator[session_pb2.WatchEventsResponse]:
         caller = caller_of(context)
-        key = (caller.tenant, request.session_id)
+        key = caller.session_key(request.session_id)
         with self._follower.open(key) as reading:
-            session, head = await self._sessions.get(*key)
+            session, head = await self._sessions.get(key)
             await self._check_turn(key, request.turn_id)
             wanted = EventFilter(
                 kinds=_kinds(request.types),
@@ -128,13 +128,13 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         self, request: session_pb2.ListEventsRequest, context: Context
     ) -> session_pb2.ListEventsResponse:
         caller = caller_of(context)
-        key = (caller.tenant, request.session_id)
-        _, head = await self._sessions.get(*key)
+        key = caller.session_key(request.session_id)
+        _, head = await self._sessions.get(key)
         await self._check_turn(key, request.turn_id)
         after = self._start(request, caller, last_seq=head.last_seq).sequence
         size = self._pages.size(request.page_size)
         found = await self._store.events(
-            *key,
+            key,
             after=after,
             limit=size + 1,
             kinds=_kinds(request.types),
@@ -142,14 +142,14 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
             until=head.last_seq,
         )
         try:  # after the page was read: what was trimmed meanwhile is noticed
-            check_kept(after, (await self._sessions.get(*key))[1])
+            check_kept(after, (await self._sessions.get(key))[1])
         except CursorExpired as expired:
             raise with_cursor(expired, key) from None
         page = pages.fitting(found[:size], bytes_of=lambda event: len(event.payload))
         more = len(found) > len(page)
         through = page[-1].sequence if more else head.last_seq
         response = session_pb2.ListEventsResponse(
-            cursor=cursor.encode(StreamPosition(sequence=through), tenant=key[0], session_id=key[1]),
+            cursor=cursor.encode(StreamPosition(sequence=through), key=key),
             through_sequence=through,
             more=more,
         )
@@ -161,7 +161,7 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         self, request: session_pb2.ListMessagesRequest, context: Context
     ) -> session_pb2.ListMessagesResponse:
         caller = caller_of(context)
-        session, head = await self._sessions.get(caller.tenant, request.session_id)
+        session, head = await self._sessions.get(caller.session_key(request.session_id))
         entries = list(enumerate(await self._session_cache.entries(session, until=head.last_seq)))
         start = self._pages.after(request, tenant=caller.tenant)
         # Counted from the oldest: messages that come between two pages move no place.
@@ -182,8 +182,8 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
 
     async def _check_turn(self, key: SessionKey, turn_id: str) -> None:
         """Ids of turns are ours, so one that is not there never will be. Raises TurnNotFound."""
-        if turn_id and await self._store.turn(*key, turn_id) is None:
-            raise TurnNotFound(session_id=key[1], turn_id=turn_id)
+        if turn_id and await self._store.turn(key, turn_id) is None:
+            raise TurnNotFound(session_id=key.session_id, turn_id=turn_id)
 
     def _start(
         self,
@@ -195,7 +195,7 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         place, field = StreamPosition(), request.WhichOneof("start") or ""
         match field:
             case "after":
-                place = cursor.decode(request.after, tenant=caller.tenant, session_id=request.session_id)
+                place = cursor.decode(request.after, key=caller.session_key(request.session_id))
             case "after_sequence":
                 place = StreamPosition(sequence=request.after_sequence)
             case "live_only" if getattr(request, "live_only", False):

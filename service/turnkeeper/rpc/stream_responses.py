@@ -28,4 +28,4 @@ def with_cursor(end: StreamEnded | CursorExpired, key: SessionKey) -> SessionErr
 
 
 def _cursor(place: StreamPosition, key: SessionKey) -> str:
-    return cursor.encode(place, tenant=key[0], session_id=key[1])
+    return cursor.encode(place, key=key)

@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 from turnkeeper.domain.approval import Approval
 from turnkeeper.domain.event import NewEvent
-from turnkeeper.domain.session import Session
+from turnkeeper.domain.session import BelongsToSession, Session
 from turnkeeper.domain.tool import Call
 from turnkeeper.domain.turn import Turn
 from turnkeeper.errors import CursorExpired, RequestIdReused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Head:
+class Head(BelongsToSession):
     """A session's hot place: its last number, who runs what, what waits.
 
     `fence` grows with every change of ownership and never shrinks. `owner` is empty when nobody holds the lease.
@@ -112,7 +112,7 @@ class HeadChange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RequestKey:
+class RequestKey(BelongsToSession):
     """Whose request it is. `family` groups RPCs that share their ids: `message`, `retry_turn`."""
 
     tenant: str
@@ -169,7 +169,7 @@ class ApprovalChange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Changeset:
+class Changeset(BelongsToSession):
     """Everything that one decision changes; stored whole or not at all.
 
     `step_id` is unique and stored on the events. `last_seq` and `cancel` (the turn id) are as read: a head that
@@ -251,7 +251,7 @@ CommitResult = Committed | Conflict | Fenced | Duplicate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class Claim(BelongsToSession):
     """A turn is this owner's until its lease ends. `late_by`: how long it had been claimable.
 
     `more`: others were due as well.

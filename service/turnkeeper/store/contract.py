@@ -16,7 +16,7 @@ from typing import Protocol
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Approval
 from turnkeeper.domain.event import NewEvent
-from turnkeeper.domain.session import Session
+from turnkeeper.domain.session import Session, SessionKey
 from turnkeeper.domain.tool import Call, ToolResult
 from turnkeeper.domain.turn import Turn, TurnState
 from turnkeeper.store.changeset import (
@@ -69,8 +69,7 @@ class Store(Protocol):
 
     async def snapshot(
         self,
-        tenant: str,
-        session_id: str,
+        key: SessionKey,
         *,
         turn_id: str = "",
         deleted: bool = False,
@@ -92,10 +91,9 @@ class Store(Protocol):
         """
         ...
 
-    async def keep_late_result(  # noqa: PLR0913 - which start of which call, and what it gave
+    async def keep_late_result(
         self,
-        tenant: str,
-        session_id: str,
+        key: SessionKey,
         tool_call_id: str,
         *,
         attempt: int,
@@ -115,17 +113,16 @@ class Store(Protocol):
         """What this request made, durably, or None; None, too, while its session is deleted."""
         ...
 
-    async def request_cancel(self, tenant: str, session_id: str, cancel: Cancel) -> bool:
+    async def request_cancel(self, key: SessionKey, cancel: Cancel) -> bool:
         """Ask the turn's owner to cancel it. False, and nothing is stored, unless it is active and owned.
 
         A second wish for the same turn is True and changes nothing.
         """
         ...
 
-    async def events(  # noqa: PLR0913 - a query has as many parts as it has filters
+    async def events(
         self,
-        tenant: str,
-        session_id: str,
+        key: SessionKey,
         *,
         after: int,
         limit: int,
@@ -136,11 +133,11 @@ class Store(Protocol):
         """Durable events numbered above `after` (and up to `until`, when it is not 0), in order, at most `limit`."""
         ...
 
-    async def last_seqs(self, sessions: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], int]:
+    async def last_seqs(self, sessions: Sequence[SessionKey]) -> Mapping[SessionKey, int]:
         """For each (tenant, session) that exists, the number of its last event; one query."""
         ...
 
-    async def session(self, tenant: str, session_id: str, *, deleted: bool = False) -> tuple[Session, Head] | None:
+    async def session(self, key: SessionKey, *, deleted: bool = False) -> tuple[Session, Head] | None:
         """None when there is none. A deleted one counts as absent, as in `snapshot`."""
         ...
 
@@ -150,12 +147,11 @@ class Store(Protocol):
         """A page by (create_time, id), starting beyond `after`; without the deleted ones."""
         ...
 
-    async def turn(self, tenant: str, session_id: str, turn_id: str) -> Turn | None: ...
+    async def turn(self, key: SessionKey, turn_id: str) -> Turn | None: ...
 
     async def turns(
         self,
-        tenant: str,
-        session_id: str,
+        key: SessionKey,
         *,
         states: tuple[TurnState, ...],
         limit: int,
@@ -164,7 +160,7 @@ class Store(Protocol):
         """A page, newest first: those whose `first_sequence` is below `before`."""
         ...
 
-    async def call(self, tenant: str, session_id: str, call_id: str) -> Call | None: ...
+    async def call(self, key: SessionKey, call_id: str) -> Call | None: ...
 
     async def approval(self, tenant: str, approval_id: str) -> Approval | None:
         """None, too, while its session is deleted."""
@@ -189,11 +185,11 @@ class Store(Protocol):
         """
         ...
 
-    async def renew(self, tenant: str, session_id: str, *, owner: str, fence: int, lease: timedelta) -> bool:
+    async def renew(self, key: SessionKey, *, owner: str, fence: int, lease: timedelta) -> bool:
         """Extend the lease by `lease` from now; False when the fence moved."""
         ...
 
-    async def cancelled_among(self, owned: Sequence[tuple[str, str]]) -> Sequence[str]:
+    async def cancelled_among(self, owned: Sequence[SessionKey]) -> Sequence[str]:
         """Of these (tenant, session): those suspended, or whose active turn shall be cancelled, or is owned no more."""
         ...
 
@@ -201,9 +197,7 @@ class Store(Protocol):
         """Keep previews for half an hour; a second one at the same place changes nothing. They may get lost."""
         ...
 
-    async def pieces(
-        self, tenant: str, session_id: str, *, message_id: str, attempt: int, after: int
-    ) -> Sequence[PreviewChunk]:
+    async def pieces(self, key: SessionKey, *, message_id: str, attempt: int, after: int) -> Sequence[PreviewChunk]:
         """What is kept of this attempt at a message from byte `after` on, in order; perhaps with gaps."""
         ...
 
@@ -265,7 +259,7 @@ class EventCodec(Protocol):
 class Renewer(Protocol):
     """Renews leases from a thread of its own, over a connection of its own."""
 
-    def renew(self, tenant: str, session_id: str, *, owner: str, fence: int, lease: timedelta) -> bool:
+    def renew(self, key: SessionKey, *, owner: str, fence: int, lease: timedelta) -> bool:
         """As the store's `renew`; it blocks the thread."""
         ...
 

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
+from turnkeeper.domain.session import BelongsToSession
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChangeNotification:
+class ChangeNotification(BelongsToSession):
     """Something moved in a session: look yourself. Hints come late, twice or never.
 
     `last_seq`: the log's new end, 0 when it did not grow. `claimable`: its turn was given a time to wake up.
@@ -21,7 +23,7 @@ class ChangeNotification:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PreviewChunk:
+class PreviewChunk(BelongsToSession):
     """A preview: whole characters of a message that is being written, from byte `offset` of its UTF-8 on.
 
     It is never history: nobody knows whether the message will ever be whole.

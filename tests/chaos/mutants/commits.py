@@ -78,7 +78,7 @@ def taken(head: Document) -> Move:
 
 
 def session_of(step: Changeset) -> Document:
-    return keys.where(keys.of_session(step.tenant, step.session_id))
+    return keys.where(keys.of_session(step.session_key))
 
 
 async def local_duplicate(self: Steps, step: Changeset) -> CommitResult | None:

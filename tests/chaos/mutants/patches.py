@@ -10,6 +10,7 @@ from pymongo.errors import PyMongoError
 from pymongo.write_concern import WriteConcern
 
 from tests.chaos.mutants import commits
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import ToolClass
 from turnkeeper.domain.turn import Turn
 from turnkeeper.faults import fault
@@ -69,7 +70,7 @@ def no_fence() -> None:
             return await _commit(self, step)
         return await commits.store(self, step, commits.unconditional(self, step), fence=step.fence)
 
-    async def renew(self: claims.Claims, tenant: str, session_id: str, **_: object) -> bool:
+    async def renew(self: claims.Claims, key: SessionKey, **_: object) -> bool:
         return True
 
     Steps.commit = commit  # type: ignore[method-assign]

@@ -9,7 +9,7 @@ from tests import harness
 from tests.e2e.support.environment import Environment
 from tests.status_details import refused
 from turnkeeper import app
-from turnkeeper.domain.session import Session
+from turnkeeper.domain.session import Session, SessionKey
 from turnkeeper.pb.v1 import chat_pb2, session_pb2
 from turnkeeper.store.changeset import Head
 from turnkeeper.store.mongo.store import MongoStore
@@ -31,9 +31,9 @@ async def test_calls_that_create_one_session_at_once_all_send_their_message(
     class Together(MongoStore):
         """Each of the calls finds that there is no session yet."""
 
-        async def session(self, tenant: str, session_id: str, *, deleted: bool = False) -> tuple[Session, Head] | None:
-            found = await super().session(tenant, session_id, deleted=deleted)
-            if found is None and session_id == "twins":
+        async def session(self, key: SessionKey, *, deleted: bool = False) -> tuple[Session, Head] | None:
+            found = await super().session(key, deleted=deleted)
+            if found is None and key.session_id == "twins":
                 await together.wait()
             return found
 

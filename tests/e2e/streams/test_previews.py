@@ -13,6 +13,7 @@ from tests.e2e.support.stream_reader import Reader, stream, watch
 from tests.harness import Stubs
 from tests.processes import until
 from turnkeeper.domain.cursor import StreamPosition
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.pb.v1 import chat_pb2, event_pb2, session_pb2
 from turnkeeper.rpc import cursor
 
@@ -103,7 +104,7 @@ class TestPreviews:
         async def check() -> None:
             for offset in range(len(STORY.encode())):
                 place = StreamPosition(sequence=4, message_id=message_id, attempt=1, offset=offset, live=True)
-                after = cursor.encode(place, tenant="default", session_id=session)
+                after = cursor.encode(place, key=SessionKey("default", session))
                 delta = await _first_delta(env.stubs, session, after)
                 assert STORY.encode()[: delta.offset].decode() + delta.text == STORY
                 assert offset - 3 <= delta.offset <= offset
@@ -201,7 +202,7 @@ class TestPreviews:
             await harness.send_message_to_session(env.stubs, session, "a large one")
         late = Reader(whole=False)
         place = StreamPosition(sequence=4, live=True)
-        late.through, late.cursor = 4, cursor.encode(place, tenant="default", session_id=session)
+        late.through, late.cursor = 4, cursor.encode(place, key=SessionKey("default", session))
         await _to_the_end(env.stubs, session, late)
         for reader in (*readers, late):
             assert _said(reader) == "海" * LARGE

@@ -16,6 +16,7 @@ from tests.contracts.stores import until
 from tests.e2e.support.environment import AGENTS, Environment, said
 from tests.status_details import StatusDetails, refused
 from turnkeeper import faults
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.pb.v1 import chat_pb2, event_pb2, session_pb2
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.store.mongo.store import MongoStore
@@ -56,7 +57,7 @@ async def trim(env: Environment, session: str) -> None:
 
         async def done() -> bool:
             await store.trim(keep=NOTHING, pause=NOTHING, limit=999)
-            read = await store.session("default", session)
+            read = await store.session(SessionKey("default", session))
             return read is not None and read[1].compacted_to == read[1].last_seq
 
         await until(done)
@@ -219,11 +220,11 @@ async def test_the_place_is_said_to_be_gone_before_anything_is_deleted(env: Envi
                 assert await server.process.wait() == -signal.SIGKILL
             with refused("CURSOR_EXPIRED"):
                 await harness.all_events(stubs, session)
-            assert len(await store.events("default", session, after=0, limit=99)) == len(events)
+            assert len(await store.events(SessionKey("default", session), after=0, limit=99)) == len(events)
             kept = [event.sequence for event in events if event.WhichOneof("payload") not in GONE]
 
             async def gone() -> bool:
-                left = await store.events("default", session, after=0, limit=99)
+                left = await store.events(SessionKey("default", session), after=0, limit=99)
                 return [event.sequence for event in left] == kept
 
             async with harness.server_process(env.mongo_uri, database, env.model, flags=flags):

@@ -12,6 +12,7 @@ from tests.e2e.support.stream_reader import Reader, watch
 from tests.processes import until
 from tests.status_details import refused
 from turnkeeper.domain.cursor import StreamPosition
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.pb.v1 import event_pb2, session_pb2
 from turnkeeper.rpc import cursor
 
@@ -80,7 +81,7 @@ class TestStart:
 
     async def test_a_cursor_of_another_session_is_refused(self, env: Environment, log: list[event_pb2.Event]) -> None:
         other = await harness.create_test_session(env.stubs, agent="talker")
-        foreign = cursor.encode(StreamPosition(sequence=1), tenant="default", session_id=log[0].session_id)
+        foreign = cursor.encode(StreamPosition(sequence=1), key=SessionKey("default", log[0].session_id))
         for after in (foreign, "no cursor", foreign[:-2] + "AA", "A" * 40):
             with refused("INVALID_REQUEST") as refusal:
                 await _watch_once(env, other, after=after)
@@ -90,7 +91,7 @@ class TestStart:
 
     async def test_a_place_beyond_the_log_is_refused(self, env: Environment, log: list[event_pb2.Event]) -> None:
         session, beyond = log[0].session_id, len(log) + 1
-        place = cursor.encode(StreamPosition(sequence=beyond), tenant="default", session_id=session)
+        place = cursor.encode(StreamPosition(sequence=beyond), key=SessionKey("default", session))
         starts: list[dict[str, Any]] = [{"after": place}, {"after_sequence": beyond}, {"after_sequence": -1}]
         for start in starts:
             with refused("INVALID_REQUEST") as watching:

@@ -3,9 +3,10 @@
 import asyncio
 from typing import Any
 
-from tests.builders import Place, a_turn, an_event
+from tests.builders import a_turn, an_event
 from tests.contracts.stores import a_step, begin, head_of, until
 from tests.integration.mongo.commands import Command, Recorder, name_of
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.store.changeset import Changeset, CommitResult, Committed
 from turnkeeper.store.mongo.store import MongoStore
 
@@ -13,11 +14,11 @@ MANY = 8
 HELD_MS = 1000
 
 
-async def new_places(store: MongoStore, count: int = MANY) -> list[Place]:
+async def new_places(store: MongoStore, count: int = MANY) -> list[SessionKey]:
     return [await begin(store) for _ in range(count)]
 
 
-async def next_step(store: MongoStore, place: Place, **given: Any) -> Changeset:
+async def next_step(store: MongoStore, place: SessionKey, **given: Any) -> Changeset:
     return a_step(await head_of(store, place), an_event("one"), new_turns=(a_turn(place),), **given)
 
 
@@ -32,19 +33,19 @@ async def together(store: MongoStore, *steps: Changeset) -> list[CommitResult]:
 
 async def assert_stored(store: MongoStore, step: Changeset, verdict: CommitResult | None = None) -> None:
     """Once, and it is known."""
-    events = await store.events(step.tenant, step.session_id, after=step.last_seq, limit=99)
+    events = await store.events(step.session_key, after=step.last_seq, limit=99)
     assert len(events) == len(step.events)
     for turn in step.new_turns:
-        assert await store.turn(step.tenant, step.session_id, turn.id) == turn
+        assert await store.turn(step.session_key, turn.id) == turn
     expected = Committed(last_seq=step.last_seq + len(events), fence=step.next_fence, events=tuple(events))
     assert verdict in (None, expected)
     assert await store.commit(step) == expected
 
 
 async def assert_not_stored(store: MongoStore, step: Changeset) -> None:
-    assert await store.events(step.tenant, step.session_id, after=step.last_seq, limit=99) == []
+    assert await store.events(step.session_key, after=step.last_seq, limit=99) == []
     for turn in step.new_turns:
-        assert await store.turn(step.tenant, step.session_id, turn.id) is None
+        assert await store.turn(step.session_key, turn.id) is None
 
 
 def sessions_of(commands: list[Command]) -> list[list[str]]:

@@ -6,9 +6,10 @@ import signal
 from datetime import timedelta
 from pathlib import Path
 
-from tests.builders import Place, a_turn, an_event
+from tests.builders import a_turn, an_event
 from tests.contracts.stores import LONG, TextCodec, a_step, begin, head_of, run_turn, until
 from tests.integration.mongo.commands import Recorder, name_of
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.changeset import Committed
 from turnkeeper.store.embedded import EmbeddedMongo
@@ -18,7 +19,7 @@ WRITERS = 4
 BEFORE_KILL = 40
 
 
-async def _write(store: MongoStore, place: Place, acknowledged: dict[str, list[tuple[int, str]]]) -> None:
+async def _write(store: MongoStore, place: SessionKey, acknowledged: dict[str, list[tuple[int, str]]]) -> None:
     """Steps without a pause until the database is gone; what was answered is kept outside of it."""
     while True:
         turn = a_turn(place)
@@ -55,12 +56,12 @@ async def test_i3_acknowledged_steps_survive_kill_9(tmp_path: Path) -> None:
         again = MongoStore(uri, database="kept", codec=TextCodec())
         await again.open()
         for place in places:
-            events = await again.events(place.tenant, place.session_id, after=0, limit=1000)
+            events = await again.events(place, after=0, limit=1000)
             assert [event.sequence for event in events] == list(range(1, len(events) + 1))
             assert (await head_of(again, place)).last_seq == len(events)
             for sequence, turn_id in acknowledged[place.session_id]:
                 assert sequence <= len(events), "an acknowledged event is gone"
-                assert await again.turn(place.tenant, place.session_id, turn_id) is not None
+                assert await again.turn(place, turn_id) is not None
         await again.close()
     await closing
 
@@ -70,7 +71,7 @@ async def test_i3_every_write_waits_for_a_majority_and_its_journal(recorder: Rec
     with recorder.recording() as commands:
         place = await begin(store)
         _, owned = await run_turn(store, place)
-        assert await store.renew(place.tenant, place.session_id, owner="one", fence=owned.fence, lease=LONG)
+        assert await store.renew(place, owner="one", fence=owned.fence, lease=LONG)
         await store.secret("name")
     single = [each for each in commands if name_of(each) in ("insert", "update") and "txnNumber" in each]
     outside = [each for each in single if "autocommit" not in each]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pymongo import monitoring
 
-from tests.builders import Place, a_call, a_place, a_request, a_turn, an_event
+from tests.builders import a_call, a_place, a_request, a_turn, an_event
 from tests.contracts.stores import LONG, SHORT, a_step, begin, committed, head_of, lapse, run_turn
 from tests.integration.mongo.batches import (
     HELD_MS,
@@ -26,6 +26,7 @@ from tests.integration.mongo.batches import (
 )
 from tests.integration.mongo.commands import Recorder, name_of
 from tests.integration.mongo.conftest import Client, FailPoint, NewStore
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.store.changeset import Committed, Conflict, Duplicate, Fenced
 from turnkeeper.store.mongo import indexes
 from turnkeeper.store.mongo.store import MongoStore
@@ -115,7 +116,7 @@ async def test_who_moved_leaves_and_the_rest_is_stored_together(
     for step, verdict in zip(steps, verdicts, strict=True):
         if step is hot:
             assert verdict == Conflict()
-            assert await store.turn(step.tenant, step.session_id, step.new_turns[0].id) is None
+            assert await store.turn(step.session_key, step.new_turns[0].id) is None
         else:
             await assert_stored(store, step, verdict)
 
@@ -127,7 +128,7 @@ async def test_what_lost_once_goes_alone_for_a_while(
     other = await new_store()
     await committed(other.commit(replace(steps[0], changeset_id="faster", new_turns=())))
     assert (await together(store, *steps))[0] == Conflict()
-    again = [await next_step(store, Place(tenant=step.tenant, session_id=step.session_id)) for step in steps]
+    again = [await next_step(store, step.session_key) for step in steps]
     with recorder.recording() as commands:
         verdicts = await together(store, *again)
     assert all(isinstance(verdict, Committed) for verdict in verdicts)
@@ -227,11 +228,8 @@ async def test_renewals_go_with_the_steps(store: MongoStore, recorder: Recorder)
     with recorder.recording() as commands:
         committing = asyncio.create_task(store.commit(step))
         renewed = await asyncio.gather(
-            *(
-                store.renew(place.tenant, place.session_id, owner="one", fence=fence, lease=LONG)
-                for place, fence in owned
-            ),
-            store.renew(places[0].tenant, "nowhere", owner="one", fence=1, lease=LONG),
+            *(store.renew(place, owner="one", fence=fence, lease=LONG) for place, fence in owned),
+            store.renew(SessionKey(places[0].tenant, "nowhere"), owner="one", fence=1, lease=LONG),
         )
         verdict = await committing
     assert renewed == [True, True, True, False]
@@ -265,7 +263,7 @@ async def test_a_batch_has_a_limit(store: MongoStore, recorder: Recorder, monkey
         await together(store, *steps)
     assert list(map(len, sessions_of(commands))) == [3, 3, 2]
     monkeypatch.setattr(committer, "MOST_BYTES", 300)
-    large = [await next_step(store, Place(tenant=step.tenant, session_id=step.session_id)) for step in steps]
+    large = [await next_step(store, step.session_key) for step in steps]
     with recorder.recording() as commands:
         await together(store, *large)
     assert max(map(len, sessions_of(commands))) < 3

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.builders import Place
+from tests.builders import a_place
 from tests.contracts.stores import LONG, a_step, begin, committed, head_of, until
 from tests.integration.mongo.batches import (
     HELD_MS,
@@ -24,6 +24,7 @@ from tests.integration.mongo.batches import (
 )
 from tests.integration.mongo.commands import Recorder
 from tests.integration.mongo.conftest import Client, FailPoint, NewStore
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.faults import VARIABLE
 from turnkeeper.store.changeset import Committed, Conflict, HeadChange, LeaseChange
@@ -70,7 +71,7 @@ async def test_a_step_that_cannot_be_written_fails_alone(store: MongoStore) -> N
     bad = replace(bad, new_turns=(replace(bad.new_turns[0], principal="\ud800"),))
     verdicts = await asyncio.gather(*(store.commit(step) for step in (good, bad, other)), return_exceptions=True)
     assert isinstance(verdicts[1], Exception)
-    assert await store.events(bad.tenant, bad.session_id, after=bad.last_seq, limit=9) == []
+    assert await store.events(bad.session_key, after=bad.last_seq, limit=9) == []
     await assert_stored(store, good)
     await assert_stored(store, other)
 
@@ -113,7 +114,7 @@ async def test_i3_a_batch_that_stays_unknown_is_neither_answered_nor_given_up(
             await assert_not_stored(other, step)
 
     async def resolved() -> bool:
-        places = [(step.tenant, step.session_id) for step in steps]
+        places = [step.session_key for step in steps]
         return set((await other.last_seqs(places)).values()) == {2}
 
     await until(resolved)
@@ -151,14 +152,14 @@ async def test_nobody_waits_for_work_that_never_began(store: MongoStore) -> None
 DOOMED = """
 import asyncio, os, sys
 from tests.contracts.stores import TextCodec, a_step, begin, head_of
-from tests.builders import Place, an_event
+from tests.builders import an_event
 from turnkeeper.faults import arm
 from turnkeeper.store.mongo.store import MongoStore
 
 async def main():
     store = MongoStore(sys.argv[1], database=sys.argv[2], codec=TextCodec(), replica="doomed")
     await store.open()
-    places = [Place(session_id=each) for each in sys.argv[3:]]
+    places = [a_place(session_id=each) for each in sys.argv[3:]]
     steps = [a_step(await head_of(store, place), an_event()) for place in places]
     arm(os.environ)
     await asyncio.gather(*(store.commit(step) for step in steps))
@@ -179,9 +180,9 @@ async def test_i3_a_server_killed_in_the_middle_of_a_batch_stores_all_of_it_or_n
     )
     assert await program.wait() == -signal.SIGKILL
     stored = place == "step.after_commit"
-    places = [("default", session) for session in sessions]
+    places = [SessionKey("default", session) for session in sessions]
     assert set((await store.last_seqs(places)).values()) == {2 if stored else 1}
     await new_store(replica="doomed")
-    steps = [await next_step(store, Place(session_id=session)) for session in sessions]
+    steps = [await next_step(store, a_place(session_id=session)) for session in sessions]
     for step, verdict in zip(steps, await together(store, *steps), strict=True):
         await assert_stored(store, step, verdict)

@@ -7,10 +7,11 @@ from typing import Any, Self
 
 import pytest
 
-from tests.builders import NOON, Place, a_place, new_id
+from tests.builders import NOON, a_place, new_id
 from tests.contracts.stores import begin
 from turnkeeper.domain.event import Event, MessageReceived, TurnCompleted
 from turnkeeper.domain.message import Part, Usage
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import StopReason, TurnOptions, TurnState
 from turnkeeper.engine.eventlog.conversation import Conversation
 from turnkeeper.engine.eventlog.session_cache import CachedSnapshot, SessionCache
@@ -34,7 +35,7 @@ class Replica:
     """A journal on a store, and what both keep of one session."""
 
     store: MongoStore
-    place: Place
+    place: SessionKey
     at: datetime = NOON
     session_cache: SessionCache = field(init=False)
     log_writer: LogWriter = field(init=False)
@@ -56,20 +57,18 @@ class Replica:
         return cls(store, await begin(store, a_place()))
 
     @property
-    def key(self) -> tuple[str, str]:
-        return self.place.tenant, self.place.session_id
+    def key(self) -> SessionKey:
+        return self.place
 
     async def read(self) -> Snapshot:
-        found = await self.store.snapshot(*self.key)
+        found = await self.store.snapshot(self.key)
         assert found is not None
         return found
 
     async def send(self, request_id: str, *, fingerprint: str = "same") -> Stored[Any] | RequestRecord:
         """A message. Nobody takes its turn."""
         message = self.message(request_id, fingerprint)
-        return await self.log_writer.append(
-            *self.key, lambda uow: accept(uow, message, offer=None), request=message.key
-        )
+        return await self.log_writer.append(self.key, lambda uow: accept(uow, message, offer=None), request=message.key)
 
     def message(self, request_id: str, fingerprint: str = "same") -> NewMessage:
         return NewMessage(
@@ -101,7 +100,7 @@ async def run_a_turn(replica: Replica) -> Snapshot:
     """Taken in the step that stores its message, and ended by its owner; every snapshot as it is known."""
     offer, message = LeaseOffer(owner="one", lease=LEASE, schema=1), replica.message(new_id("request"))
     stored = await replica.log_writer.append(
-        *replica.key, lambda uow: accept(uow, message, offer=offer), request=message.key
+        replica.key, lambda uow: accept(uow, message, offer=offer), request=message.key
     )
     assert isinstance(stored, Stored)
     assert stored.committed is not None
@@ -119,7 +118,7 @@ async def run_a_turn(replica: Replica) -> Snapshot:
         verdict = await replica.log_writer.commit(step)
         assert isinstance(verdict, Committed)
         running = uow.snapshot_after(verdict, by_owner=True)
-        found = await replica.store.snapshot(*replica.key, turn_id=stored.value[0].id)
+        found = await replica.store.snapshot(replica.key, turn_id=stored.value[0].id)
         assert found is not None
         assert replace(running, head=replace(running.head, now=found.head.now)) == found
     replica.session_cache.keep(CachedSnapshot.now(running))
@@ -142,15 +141,15 @@ VERBS: dict[str, Callable[[UnitOfWork], int]] = {
 @pytest.mark.parametrize("verb", VERBS)
 async def test_after_a_verb_on_an_idle_session_what_is_kept_is_what_is_stored(replica: Replica, verb: str) -> None:
     replica.at += timedelta(seconds=7)
-    await replica.log_writer.append(*replica.key, VERBS[verb])
+    await replica.log_writer.append(replica.key, VERBS[verb])
     kept = replica.session_cache.take(replica.key)
     assert kept is not None
     await replica.same(kept.snapshot)
 
 
 async def test_a_deleted_session_is_not_kept(replica: Replica) -> None:
-    await replica.log_writer.append(*replica.key, VERBS["update"])
-    await replica.log_writer.append(*replica.key, lambda uow: session_rules.delete(uow, {}, by="ada", etag=""))
+    await replica.log_writer.append(replica.key, VERBS["update"])
+    await replica.log_writer.append(replica.key, lambda uow: session_rules.delete(uow, {}, by="ada", etag=""))
     assert replica.session_cache.take(replica.key) is None
 
 
@@ -164,10 +163,10 @@ async def test_a_repeat_is_found_by_the_reading_and_on_a_kept_snapshot_by_the_st
 
 
 async def test_a_kept_snapshot_that_others_left_behind_is_read_anew(replica: Replica, store: MongoStore) -> None:
-    await replica.log_writer.append(*replica.key, VERBS["update"])
+    await replica.log_writer.append(replica.key, VERBS["update"])
     other = Replica(store, replica.place)
-    await other.log_writer.append(*replica.key, VERBS["suspend"])
-    await other.log_writer.append(*replica.key, lambda uow: session_rules.resume(uow, by="ada"))
+    await other.log_writer.append(replica.key, VERBS["suspend"])
+    await other.log_writer.append(replica.key, lambda uow: session_rules.resume(uow, by="ada"))
     sent = await replica.send("one")
     assert isinstance(sent, Stored)
     assert sent.uow.snapshot.head.last_seq == 4
@@ -177,7 +176,7 @@ async def test_a_kept_snapshot_that_others_left_behind_is_read_anew(replica: Rep
 async def test_after_an_unknown_outcome_nothing_is_kept(
     replica: Replica, store: MongoStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await replica.log_writer.append(*replica.key, VERBS["update"])
+    await replica.log_writer.append(replica.key, VERBS["update"])
     commit = store.commit
 
     async def commit_and_lose_the_answer(step: Any) -> Any:

@@ -3,9 +3,10 @@
 import contextlib
 from collections.abc import AsyncIterator
 
-from tests.builders import Place, an_event
+from tests.builders import an_event
 from tests.contracts.stores import LONG, SHORT, TextCodec, a_step, begin, committed, head_of, run_turn, until
 from tests.integration.mongo.conftest import Client
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.store.mongo.client import Connection
 from turnkeeper.store.mongo.documents import SCHEMA
 from turnkeeper.store.mongo.store import MongoStore
@@ -23,7 +24,7 @@ async def _store(mongo_uri: str, database: str, replica: str) -> AsyncIterator[M
 
 
 @contextlib.asynccontextmanager
-async def _orphan(client: Client, database: str, place: Place, *, of: str) -> AsyncIterator[None]:
+async def _orphan(client: Client, database: str, place: SessionKey, *, of: str) -> AsyncIterator[None]:
     """An open transaction on the session's head, as a server of this name would leave it behind."""
     async with client.start_session() as session:
         name = bytes(session.session_id["id"])

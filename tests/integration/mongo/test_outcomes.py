@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from tests.builders import AGENT, Place, a_first_event, a_place, a_request, a_session, a_turn, an_event
+from tests.builders import AGENT, a_first_event, a_place, a_request, a_session, a_turn, an_event
 from tests.contracts.stores import LONG, a_step, begin, committed, head_of, run_turn, until
 from tests.integration.mongo.commands import Recorder, name_of
 from tests.integration.mongo.conftest import Client, FailPoint, NewStore
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.changeset import (
     Changeset,
@@ -33,16 +34,16 @@ CONFLICT: dict[str, Any] = {"errorCode": 112, "errorLabels": ["TransientTransact
 ABORTED: dict[str, Any] = {"errorCode": 251, "errorLabels": ["TransientTransactionError"]}
 
 
-async def _step(store: MongoStore, place: Place) -> Changeset:
+async def _step(store: MongoStore, place: SessionKey) -> Changeset:
     return a_step(await head_of(store, place), an_event("one"), an_event("two"), new_turns=(a_turn(place),))
 
 
 async def _stored_once(store: MongoStore, step: Changeset, verdict: object) -> None:
     """Its events and its turn are there, once, and it is known."""
-    events = await store.events(step.tenant, step.session_id, after=0, limit=99)
+    events = await store.events(step.session_key, after=0, limit=99)
     assert [event.sequence for event in events] == [1, 2, 3]
     assert verdict == Committed(last_seq=3, fence=0, events=tuple(events[1:]))
-    assert await store.turn(step.tenant, step.session_id, step.new_turns[0].id) == step.new_turns[0]
+    assert await store.turn(step.session_key, step.new_turns[0].id) == step.new_turns[0]
     assert await store.commit(step) == verdict
 
 
@@ -197,7 +198,7 @@ async def test_a_new_session_is_made_once_whatever_happens_to_the_commit(
     async with failing(["commitTransaction"], times=3, **how):
         assert await store.create_session(a_session(place), AGENT, event=a_first_event()) is None
     assert await store.create_session(a_session(place), AGENT, event=a_first_event()) == a_session(place)
-    assert len(await store.events(place.tenant, place.session_id, after=0, limit=9)) == 1
+    assert len(await store.events(place, after=0, limit=9)) == 1
 
 
 async def test_an_owner_that_lost_its_turn_while_the_outcome_was_unknown_is_told_the_truth(

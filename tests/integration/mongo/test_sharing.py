@@ -4,17 +4,18 @@ from contextlib import ExitStack
 from datetime import timedelta
 
 from tests.integration.mongo.conftest import NewStore
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.engine.execution.lease import HeldLease
 from turnkeeper.engine.replica.preview_publisher import PreviewPublisher
 from turnkeeper.engine.streaming.feed import Feeds
 from turnkeeper.engine.streaming.preview import Preview
 from turnkeeper.store.mongo.store import MongoStore
 
-KEY = ("acme", "session")
+KEY = SessionKey("acme", "session")
 
 
 async def _text(store: MongoStore, preview: Preview) -> str:
-    pieces = await store.pieces(*KEY, message_id=preview.message_id, attempt=preview.attempt, after=0)
+    pieces = await store.pieces(KEY, message_id=preview.message_id, attempt=preview.attempt, after=0)
     return "".join(piece.text for piece in pieces)
 
 

@@ -17,6 +17,7 @@ from pymongo.errors import PyMongoError
 from tests.builders import AGENT, a_first_event, a_place, a_request, a_session, an_event
 from tests.contracts.stores import LONG, TextCodec, a_step, begin, head_of, until
 from tests.integration.mongo.conftest import Client, FailPoint, NewStore
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.changeset import Cancel, Head
 from turnkeeper.store.embedded import find_mongod
@@ -104,26 +105,26 @@ async def test_an_address_cannot_weaken_what_the_driver_asks_for(mongo_uri: str,
 
 
 def _every_call(store: MongoStore, head: Head) -> dict[str, Callable[[], Awaitable[object]]]:
-    place = a_place()
-    tenant, session_id = place.tenant, place.session_id
+    key = a_place()
+    tenant = key.tenant
     return {
-        "create_session": lambda: store.create_session(a_session(place), AGENT, event=a_first_event()),
+        "create_session": lambda: store.create_session(a_session(key), AGENT, event=a_first_event()),
         "commit": lambda: store.commit(a_step(head, an_event())),
-        "snapshot": lambda: store.snapshot(tenant, session_id),
-        "find_request": lambda: store.find_request(a_request(place).key),
-        "request_cancel": lambda: store.request_cancel(tenant, session_id, Cancel(turn_id="turn")),
-        "events": lambda: store.events(tenant, session_id, after=0, limit=5),
-        "last_seqs": lambda: store.last_seqs([(tenant, session_id)]),
-        "session": lambda: store.session(tenant, session_id),
+        "snapshot": lambda: store.snapshot(key),
+        "find_request": lambda: store.find_request(a_request(key).key),
+        "request_cancel": lambda: store.request_cancel(key, Cancel(turn_id="turn")),
+        "events": lambda: store.events(key, after=0, limit=5),
+        "last_seqs": lambda: store.last_seqs([key]),
+        "session": lambda: store.session(key),
         "sessions": lambda: store.sessions(tenant, SessionFilter(), limit=5, after=None),
-        "turn": lambda: store.turn(tenant, session_id, "turn"),
-        "turns": lambda: store.turns(tenant, session_id, states=(), limit=5, before=None),
-        "call": lambda: store.call(tenant, session_id, "call"),
+        "turn": lambda: store.turn(key, "turn"),
+        "turns": lambda: store.turns(key, states=(), limit=5, before=None),
+        "call": lambda: store.call(key, "call"),
         "approval": lambda: store.approval(tenant, "approval"),
         "approvals": lambda: store.approvals(tenant, ApprovalFilter(), limit=5, after=None),
         "agent": lambda: store.agent(tenant, "name", "version"),
-        "renew": lambda: store.renew(tenant, session_id, owner="one", fence=1, lease=LONG),
-        "cancelled_among": lambda: store.cancelled_among([(tenant, session_id)]),
+        "renew": lambda: store.renew(key, owner="one", fence=1, lease=LONG),
+        "cancelled_among": lambda: store.cancelled_among([key]),
         "claim": lambda: store.claim("one", lease=LONG),
         "requeue_lapsed": store.requeue_lapsed,
         "lapsed_approvals": lambda: store.lapsed_approvals(limit=5),
@@ -167,7 +168,7 @@ async def test_what_the_database_refuses_is_unavailable_without_its_words(
     async with failing(commands, errorCode=code):
         await asyncio.gather(
             _unavailable(lambda: store.commit(step)),
-            _unavailable(lambda: store.turn(place.tenant, place.session_id, "canary")),
-            _unavailable(lambda: store.renew(place.tenant, "canary", owner="canary", fence=1, lease=LONG)),
+            _unavailable(lambda: store.turn(place, "canary")),
+            _unavailable(lambda: store.renew(SessionKey(place.tenant, "canary"), owner="canary", fence=1, lease=LONG)),
         )
     assert "canary" not in caplog.text

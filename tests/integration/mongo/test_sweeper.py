@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.builders import Place, a_turn, an_approval, an_event
+from tests.builders import a_turn, an_approval, an_event
 from tests.contracts.stores import a_step, begin, committed, head_of, until
 from tests.integration.mongo.conftest import Client, FailPoint
 from turnkeeper.domain.approval import Approval, ApprovalState
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.engine.replica.sweeper import Sweeper
 from turnkeeper.store.changeset import ApprovalChange
 from turnkeeper.store.mongo.store import MongoStore
@@ -19,7 +20,7 @@ from turnkeeper.telemetry.instruments import Instruments
 from turnkeeper.telemetry.metrics import Metrics
 
 
-async def _lapsed(store: MongoStore, *, ago: int) -> tuple[Place, Approval]:
+async def _lapsed(store: MongoStore, *, ago: int) -> tuple[SessionKey, Approval]:
     """A pending approval in a session of its own that expired so many seconds ago."""
     place = await begin(store)
     expired = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=ago)
@@ -35,7 +36,7 @@ def _sweeper(store: MongoStore, broken: str = "") -> Sweeper:
     async def expire(approval: Approval) -> None:
         if approval.id == broken:
             raise LookupError("a defect")
-        place = Place(tenant=approval.tenant, session_id=approval.session_id)
+        place = approval.session_key
         change = ApprovalChange(approval=replace(approval, state=ApprovalState.EXPIRED), lapsed=True)
         await committed(store.commit(a_step(await head_of(store, place), an_event(), approvals=(change,))))
 

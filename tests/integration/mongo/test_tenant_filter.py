@@ -21,6 +21,7 @@ from tests.contracts.stores import LONG, a_step, begin, head_of, until
 from tests.integration.mongo.commands import Command, Recorder, name_of, selections
 from turnkeeper.domain.approval import ApprovalState
 from turnkeeper.domain.event import SessionResumed
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import CallState, ToolOutcome, ToolResult
 from turnkeeper.store.changeset import ApprovalChange, Cancel, Committed, Conflict, Fork, HeadChange
 from turnkeeper.store.contract import Store
@@ -67,9 +68,7 @@ async def _keep_late_result(store: MongoStore) -> None:
     assert isinstance(await store.commit(a_step(await head_of(store, PLACE), an_event(), new_calls=(call,))), Committed)
     result = ToolResult(outcome=ToolOutcome.OK, result_json="1")
     for fence in (2, 1):
-        kept = await store.keep_late_result(
-            TENANT, PLACE.session_id, call.id, attempt=1, fence=fence, arguments_hash="", result=result
-        )
+        kept = await store.keep_late_result(PLACE, call.id, attempt=1, fence=fence, arguments_hash="", result=result)
         assert kept is (fence == 1)
 
 
@@ -90,31 +89,29 @@ async def _fork(store: MongoStore) -> None:
 
 
 def _calls(store: MongoStore) -> dict[str, Callable[[], Awaitable[object]]]:
-    tenant, session_id = PLACE.tenant, PLACE.session_id
-    both = [(tenant, session_id), (tenant, "another")]
+    key, tenant = PLACE, PLACE.tenant
+    both = [key, SessionKey(tenant, "another")]
     return {
         "create_session": lambda: store.create_session(a_session(PLACE), AGENT, event=a_first_event()),
         "commit": lambda: _commit_everything(store),
         **dict.fromkeys(("reserve_fork", "copy_events", "finish_fork"), lambda: _fork(store)),
-        "snapshot": lambda: store.snapshot(tenant, session_id, turn_id="turn"),
+        "snapshot": lambda: store.snapshot(key, turn_id="turn"),
         "keep_late_result": lambda: _keep_late_result(store),
         "find_request": lambda: store.find_request(a_request(PLACE).key),
-        "request_cancel": lambda: store.request_cancel(tenant, session_id, Cancel(turn_id="turn")),
-        "events": lambda: store.events(
-            tenant, session_id, after=0, limit=5, kinds=frozenset({"a"}), turn_id="turn", until=9
-        ),
+        "request_cancel": lambda: store.request_cancel(key, Cancel(turn_id="turn")),
+        "events": lambda: store.events(key, after=0, limit=5, kinds=frozenset({"a"}), turn_id="turn", until=9),
         "last_seqs": lambda: store.last_seqs(both),
-        "session": lambda: store.session(tenant, session_id),
+        "session": lambda: store.session(key),
         "sessions": lambda: store.sessions(tenant, SessionFilter(owner="ada"), limit=5, after=None),
-        "turn": lambda: store.turn(tenant, session_id, "turn"),
-        "turns": lambda: store.turns(tenant, session_id, states=(), limit=5, before=9),
-        "call": lambda: store.call(tenant, session_id, "call"),
+        "turn": lambda: store.turn(key, "turn"),
+        "turns": lambda: store.turns(key, states=(), limit=5, before=9),
+        "call": lambda: store.call(key, "call"),
         "approval": lambda: store.approval(tenant, "approval"),
         "approvals": lambda: store.approvals(tenant, ApprovalFilter(tool="x"), limit=5, after=None),
         "agent": lambda: store.agent(tenant, "name", "version"),
         "put_pieces": lambda: store.put_pieces([a_piece(PLACE)]),
-        "pieces": lambda: store.pieces(tenant, session_id, message_id="m", attempt=1, after=0),
-        "renew": lambda: store.renew(tenant, session_id, owner="one", fence=1, lease=LONG),
+        "pieces": lambda: store.pieces(key, message_id="m", attempt=1, after=0),
+        "renew": lambda: store.renew(key, owner="one", fence=1, lease=LONG),
         "cancelled_among": lambda: store.cancelled_among(both),
     }
 

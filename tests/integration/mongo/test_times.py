@@ -42,7 +42,7 @@ async def test_leases_wake_ups_and_expiry_use_the_databases_clock(recorder: Reco
         taken = HeadChange(lease=LeaseChange.TAKE, owner="two", lease_for=SHORT)
         other = a_step(await head_of(store, place), an_event(), head=taken, approvals=(change,))
         assert isinstance(await store.commit(other), Committed)
-        assert await store.renew(place.tenant, place.session_id, owner="two", fence=claim.fence + 1, lease=SHORT)
+        assert await store.renew(place, owner="two", fence=claim.fence + 1, lease=SHORT)
         await lapse(store, place)
         await store.lapsed_approvals(limit=5)
     sent = [time for command in commands for time in _times(command)]

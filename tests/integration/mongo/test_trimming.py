@@ -7,10 +7,11 @@ from datetime import timedelta
 
 import pytest
 
-from tests.builders import Place, a_turn, an_event
+from tests.builders import a_turn, an_event
 from tests.contracts.stores import TextCodec, a_step, begin, committed, head_of, until
 from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.domain.event import SessionResumed
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import TurnState
 from turnkeeper.engine.streaming.batch import Batch, EventFilter
 from turnkeeper.engine.streaming.feed import Feeds
@@ -36,14 +37,14 @@ class Codec(TextCodec):
         raise NotImplementedError
 
 
-async def _grow(store: MongoStore, place: Place, *, kept: bool) -> Committed:
+async def _grow(store: MongoStore, place: SessionKey, *, kept: bool) -> Committed:
     """As many events, of a kind that stays in the database or that does not."""
     turn = a_turn(place, state=TurnState.COMPLETED)
     said = [an_event() if kept else an_event(payload=GOES) for _ in range(LENGTH)]
     return await committed(store.commit(a_step(await head_of(store, place), *said, new_turns=(turn,))))
 
 
-async def _trim(store: MongoStore, place: Place) -> None:
+async def _trim(store: MongoStore, place: SessionKey) -> None:
     async def done() -> bool:
         await store.trim(keep=timedelta(), pause=timedelta(), limit=99)
         head = await head_of(store, place)
@@ -52,10 +53,10 @@ async def _trim(store: MongoStore, place: Place) -> None:
     await until(done)
 
 
-async def _follow(store: MongoStore, feeds: Feeds, place: Place, *, after: int = 0) -> AsyncGenerator[Batch]:
+async def _follow(store: MongoStore, feeds: Feeds, place: SessionKey, *, after: int = 0) -> AsyncGenerator[Batch]:
     metrics = Metrics(Instruments())
     follower = Watchers(store, feeds, Codec(), metrics=metrics, heartbeat=15, rotation=60, rng=random.Random(1))
-    key = (place.tenant, place.session_id)
+    key = place
     with follower.open(key) as reading:
         await reading.begin(StreamPosition(sequence=after), EventFilter(forever=False))
         while batch := await reading.next():
@@ -86,7 +87,7 @@ async def test_a_stream_that_reads_the_log_has_no_hole(store: MongoStore, parts:
 async def test_a_stream_goes_on_from_the_ring_and_a_new_one_is_refused(store: MongoStore) -> None:
     """What the ring holds it holds whole. Where a stream may begin, the head alone says, ring or not."""
     place = await begin(store)
-    feeds, key = Feeds(store, poll=1), (place.tenant, place.session_id)
+    feeds, key = Feeds(store, poll=1), place
     seen = 1
     with feeds.attach(key) as feed:
         stored = await _grow(store, place, kept=False)

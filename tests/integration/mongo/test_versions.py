@@ -46,7 +46,7 @@ async def test_i17_unknown_fields_are_tolerated_and_kept(store: MongoStore, clie
     changed = await database["turns"].find_one({})
     assert changed is not None
     assert (changed["usage"]["newer"], changed["options"]["newer"], changed["attempt"]) == (1, 2, 2)
-    found = await store.turn(place.tenant, place.session_id, turn.id)
+    found = await store.turn(place, turn.id)
     assert found == replace(turn, attempt=2)
 
 

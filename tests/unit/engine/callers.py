@@ -10,6 +10,7 @@ from typing import Any
 from tests.unit.engine.replicas import LEASE, Run, World
 from turnkeeper.domain.approval import ANSWERS, ApprovalDecision, ApprovalState
 from turnkeeper.domain.message import Part
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import CancelReason, Turn, TurnOptions
 from turnkeeper.engine.rules import approvals as approval_rules
 from turnkeeper.engine.rules import messages as message_rules
@@ -29,7 +30,7 @@ from turnkeeper.store.changeset import (
     RequestRecord,
 )
 
-Key = tuple[str, str]
+Key = SessionKey
 
 
 @dataclass(slots=True)
@@ -152,7 +153,7 @@ class Callers:
         wish = Cancel(turn_id=turn_id, by="ada", reason=CancelReason.REQUESTED.value)
 
         def otherwise(_: Any) -> None:
-            self.world.log.request_cancel(*key, wish)
+            self.world.log.request_cancel(key, wish)
 
         return self._verb(
             key, turn_id, lambda uow: message_rules.cancel_unowned(uow, by="ada"), lambda *_: None, otherwise
@@ -194,7 +195,9 @@ class Callers:
         return Verb(self.world, key, turn_id, decide, stored, otherwise)
 
     def _request(self, key: Key, family: str, request_id: str) -> RequestKey:
-        return RequestKey(tenant=key[0], session_id=key[1], principal="ada", family=family, request_id=request_id)
+        return RequestKey(
+            tenant=key.tenant, session_id=key.session_id, principal="ada", family=family, request_id=request_id
+        )
 
     def _known(self, request: RequestKey, fingerprint: str) -> bool:
         record = self.world.log.find_request(request)
@@ -209,7 +212,7 @@ class Callers:
     def _answer(self, record: RequestRecord) -> None:
         """I8: all that ask with the same words are told the same, and it is in the log."""
         assert self.told.setdefault(record.key, record) == record, "I8: one request has two effects"
-        kept = self.world.kept((record.key.tenant, record.key.session_id))
+        kept = self.world.kept(record.key.session_key)
         said = kept.log[record.sequence - 1].event
         assert said.turn_id == record.turn_id, "I8: the record names another event"
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.event import Event, NewEvent, name_of
-from turnkeeper.domain.session import Session
+from turnkeeper.domain.session import Session, SessionKey
 from turnkeeper.domain.tool import Call, CallState
 from turnkeeper.domain.turn import Turn, TurnState
 from turnkeeper.store.changeset import (
@@ -84,10 +84,10 @@ class MemoryLog:
     def __init__(self, codec: EventCodec, *, now: Callable[[], datetime]) -> None:
         self._codec = codec
         self._now = now
-        self.sessions: dict[tuple[str, str], Kept] = {}
+        self.sessions: dict[SessionKey, Kept] = {}
 
     def create_session(self, session: Session, agent: Agent, *, event: NewEvent) -> Session | None:
-        key = (session.tenant, session.id)
+        key = session.key
         if key in self.sessions:
             return self.sessions[key].session
         kept = Kept(session=session, log=[], update_time=session.update_time)
@@ -95,8 +95,8 @@ class MemoryLog:
         self._write_events(kept, (event,), changeset_id="", fence=0)
         return None
 
-    def snapshot(self, tenant: str, session_id: str, *, turn_id: str = "") -> Snapshot | None:
-        kept = self.sessions.get((tenant, session_id))
+    def snapshot(self, key: SessionKey, *, turn_id: str = "") -> Snapshot | None:
+        kept = self.sessions.get(key)
         if kept is None:
             return None
         asked = turn_id or kept.active_turn
@@ -110,7 +110,7 @@ class MemoryLog:
         )
 
     def commit(self, step: Changeset) -> CommitResult:
-        kept = self.sessions.get((step.tenant, step.session_id))
+        kept = self.sessions.get(step.session_key)
         if kept is None:
             return Conflict()
         if _unmoved(kept, step) and self._fits(kept, step):
@@ -118,11 +118,11 @@ class MemoryLog:
         return _outcome(kept, step)
 
     def find_request(self, key: RequestKey) -> RequestRecord | None:
-        kept = self.sessions.get((key.tenant, key.session_id))
+        kept = self.sessions.get(key.session_key)
         return None if kept is None else kept.requests.get(key)
 
-    def request_cancel(self, tenant: str, session_id: str, cancel: Cancel) -> bool:
-        kept = self.sessions[tenant, session_id]
+    def request_cancel(self, key: SessionKey, cancel: Cancel) -> bool:
+        kept = self.sessions[key]
         if not cancel.turn_id or kept.active_turn != cancel.turn_id or not kept.owner:
             return False
         if kept.cancel.turn_id != cancel.turn_id:
@@ -147,8 +147,8 @@ class MemoryLog:
             late_by=late_by,
         )
 
-    def renew(self, tenant: str, session_id: str, *, owner: str, fence: int, lease: timedelta) -> bool:
-        kept = self.sessions[tenant, session_id]
+    def renew(self, key: SessionKey, *, owner: str, fence: int, lease: timedelta) -> bool:
+        kept = self.sessions[key]
         if (kept.owner, kept.fence) != (owner, fence):
             return False
         kept.lease_until = self._now() + lease
@@ -164,15 +164,15 @@ class MemoryLog:
     def pending_approvals(self) -> int:
         return len(self._pending())
 
-    def turn(self, tenant: str, session_id: str, turn_id: str) -> Turn | None:
-        return self.sessions[tenant, session_id].turns.get(turn_id)
+    def turn(self, key: SessionKey, turn_id: str) -> Turn | None:
+        return self.sessions[key].turns.get(turn_id)
 
     def approval(self, tenant: str, approval_id: str) -> Approval | None:
-        mine = (kept for key, kept in self.sessions.items() if key[0] == tenant)
+        mine = (kept for key, kept in self.sessions.items() if key.tenant == tenant)
         return next((kept.approvals[approval_id] for kept in mine if approval_id in kept.approvals), None)
 
-    def events(self, tenant: str, session_id: str, *, after: int, limit: int) -> list[StoredEvent]:
-        kept = self.sessions.get((tenant, session_id))
+    def events(self, key: SessionKey, *, after: int, limit: int) -> list[StoredEvent]:
+        kept = self.sessions.get(key)
         return [] if kept is None else [each.stored for each in kept.log[after : after + limit]]
 
     # --- steps -------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from tests.builders import NOON, Place, a_session
+from tests.builders import NOON, a_place, a_session
 from tests.unit.engine.invariants import unpaired
 from tests.unit.engine.memory_log import Kept, MemoryLog
 from turnkeeper.codes import ErrorDetail
@@ -18,6 +18,7 @@ from turnkeeper.domain.agent import Agent, AgentLimits, PolicyRule
 from turnkeeper.domain.event import NewEvent, SessionCreated
 from turnkeeper.domain.history import History
 from turnkeeper.domain.message import FinishReason, ToolRequest, Usage
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import Call, PolicyAction, ToolClass, ToolOutcome, ToolResult, ToolSpec, approval_hash
 from turnkeeper.domain.turn import AwaitResults, CallModel, ResolveLost, RunTools, Step, Turn, TurnState
 from turnkeeper.engine.rules import turns as turn_rules
@@ -91,18 +92,18 @@ class World:
     def new_id(self) -> str:
         return f"id-{next(self._ids):05d}"
 
-    def new_session(self) -> tuple[str, str]:
-        place = Place(session_id=f"session-{len(self.log.sessions)}")
+    def new_session(self) -> SessionKey:
+        place = a_place(session_id=f"session-{len(self.log.sessions)}")
         session = a_session(place, title="", labels={}, agent=AGENT.name, agent_version=AGENT.version)
         created = SessionCreated(agent=AGENT.name, agent_version=AGENT.version, owner=session.owner, title="")
         self.log.create_session(session, AGENT, event=NewEvent(payload=created, at=NOON))
-        return place.tenant, place.session_id
+        return place
 
-    def kept(self, key: tuple[str, str]) -> Kept:
+    def kept(self, key: SessionKey) -> Kept:
         return self.log.sessions[key]
 
-    def read(self, key: tuple[str, str], turn_id: str = "") -> Snapshot:
-        snapshot = self.log.snapshot(*key, turn_id=turn_id)
+    def read(self, key: SessionKey, turn_id: str = "") -> Snapshot:
+        snapshot = self.log.snapshot(key, turn_id=turn_id)
         assert snapshot is not None
         return snapshot
 
@@ -115,7 +116,7 @@ class World:
         """What is known without a reading. Where nobody else wrote, a reading finds the same."""
         known = uow.snapshot_after(committed, by_owner=by_owner)
         turn_id = uow.snapshot.turn.id if uow.snapshot.turn else ""
-        found = self.read((known.head.tenant, known.head.session_id), turn_id)
+        found = self.read(known.head.session_key, turn_id)
         if found.head.revision == uow.snapshot.head.revision + 1:
             found = replace(found, head=replace(found.head, now=known.head.now), turn=known.turn and found.turn)
             assert known == found, "what is kept is not what is stored"
@@ -135,7 +136,7 @@ class Run:
     """A turn in an owner's hands. `lost`: it knows that it has it no more."""
 
     world: World
-    key: tuple[str, str]
+    key: SessionKey
     turn_id: str
     owner: str
     fence: int
@@ -266,7 +267,7 @@ class Run:
         self.world.lost_in_a_row[self.turn_id] += 1
 
     def renew(self) -> None:
-        if self.world.log.renew(*self.key, owner=self.owner, fence=self.fence, lease=LEASE):
+        if self.world.log.renew(self.key, owner=self.owner, fence=self.fence, lease=LEASE):
             self.renewed_at = self.world.now
         else:
             self.lost = True

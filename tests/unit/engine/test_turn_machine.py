@@ -129,7 +129,7 @@ class Conversation(RuleBasedStateMachine):
         owner = self.world.new_id()
         claim = self.world.log.claim(owner, lease=LEASE)
         assert claim is not None
-        key = (claim.tenant, claim.session_id)
+        key = claim.session_key
         snapshot = self.world.read(key, claim.turn_id)
         run = Run(self.world, key, claim.turn_id, owner, claim.fence, snapshot, lapses=claim.lapses)
         self.runs.append(run)
@@ -256,7 +256,7 @@ class Conversation(RuleBasedStateMachine):
             self.world.now += timedelta(minutes=10)
             self.world.sweep()
             for approval in self.world.log.lapsed_approvals(limit=100):
-                self.go(self.callers.expire((approval.tenant, approval.session_id), approval.id), hold=False)
+                self.go(self.callers.expire(approval.session_key, approval.id), hold=False)
             while self.claimable():
                 self.claim(begin=True)
                 self.to_the_end()

@@ -7,11 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turnkeeper.domain.cursor import StreamPosition
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.errors import InvalidRequest
 from turnkeeper.rpc import cursor
 
 PLACE = StreamPosition(sequence=7, message_id="01aryz6s41tsv4rrffq69g5fav", attempt=2, offset=1234, live=True)
-TEXT = cursor.encode(PLACE, tenant="default", session_id="s")
+TEXT = cursor.encode(PLACE, key=SessionKey("default", "s"))
 
 ids = st.text(alphabet=st.sampled_from("abcXYZ019._:-"), max_size=40)
 places = st.builds(
@@ -25,18 +26,18 @@ places = st.builds(
 
 
 def decode(text: str, *, tenant: str = "default", session_id: str = "s") -> StreamPosition:
-    return cursor.decode(text, tenant=tenant, session_id=session_id)
+    return cursor.decode(text, key=SessionKey(tenant, session_id))
 
 
 @given(places, ids, ids)
 def test_a_cursor_leads_to_its_place(place: StreamPosition, tenant: str, session_id: str) -> None:
-    text = cursor.encode(place, tenant=tenant, session_id=session_id)
-    assert cursor.decode(text, tenant=tenant, session_id=session_id) == place
+    text = cursor.encode(place, key=SessionKey(tenant, session_id))
+    assert cursor.decode(text, key=SessionKey(tenant, session_id)) == place
 
 
 @given(places)
 def test_a_cursor_fits_where_it_is_passed(place: StreamPosition) -> None:
-    text = cursor.encode(place, tenant="default", session_id="s" * 128)
+    text = cursor.encode(place, key=SessionKey("default", "s" * 128))
     assert len(text) <= 200
     assert text.isascii()
     assert set(text) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
@@ -51,7 +52,7 @@ def test_a_cursor_of_another_session_or_tenant_is_refused(tenant: str, session_i
 
 
 def test_tenant_and_session_cannot_run_together() -> None:
-    text = cursor.encode(PLACE, tenant="a", session_id="bc")
+    text = cursor.encode(PLACE, key=SessionKey("a", "bc"))
     with pytest.raises(InvalidRequest):
         decode(text, tenant="ab", session_id="c")
 
@@ -85,6 +86,6 @@ def test_one_other_character_breaks_it(place: int, character: str) -> None:
 
 def test_a_cursor_of_another_version_is_refused() -> None:
     body = bytes([cursor.VERSION + 1]) + base64.urlsafe_b64decode(TEXT + "==")[1 : -cursor.CHECK]
-    check = cursor._check(body, "default", "s")  # noqa: SLF001 - a later version signs the same way
+    check = cursor._check(body, SessionKey("default", "s"))  # noqa: SLF001 - a later version signs the same way
     with pytest.raises(InvalidRequest):
         decode(base64.urlsafe_b64encode(body + check).decode().rstrip("="))

@@ -41,7 +41,7 @@ class Conversation:
         key = self._key
         if (await self._store.last_seqs([key])).get(key, 0) < until:
             # A new primary shows less than is known of: what it hides would be missed for good.
-            raise ServiceUnavailable(session_id=key[1])
+            raise ServiceUnavailable(session_id=key.session_id)
         found = await self._log(after=self._through, until=until)
         if any(isinstance(event.payload, SessionRestored) for event in found):
             self._history = History.of(await self._log(after=_CREATED, until=until))
@@ -67,7 +67,7 @@ class Conversation:
     async def _log(self, *, after: int, until: int) -> list[Event]:
         found: list[Event] = []
         while True:
-            page = await self._store.events(*self._key, after=after, limit=_PAGE, kinds=HISTORY, until=until)
+            page = await self._store.events(self._key, after=after, limit=_PAGE, kinds=HISTORY, until=until)
             found.extend(self._decode(stored) for stored in page)
             if len(page) < _PAGE:
                 return found

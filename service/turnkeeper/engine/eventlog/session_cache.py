@@ -76,7 +76,7 @@ class SessionCache:
     def keep(self, seen: CachedSnapshot) -> None:
         """The session after this replica's own committed step, or as it was read. Kept while nothing runs in it."""
         head = seen.snapshot.head
-        key = (head.tenant, head.session_id)
+        key = head.session_key
         self._seen.pop(key, None)
         if head.deleted:
             self._forget(key)
@@ -100,7 +100,7 @@ class SessionCache:
 
         Whoever takes it gives it back, by `remember`.
         """
-        key = (session.tenant, session.id)
+        key = session.key
         self._lent[key] += 1
         known = self._forget(key)
         if known is not None and known[0].create_time == session.create_time:
@@ -112,7 +112,7 @@ class SessionCache:
 
         The oldest go first when there is no room.
         """
-        key = (session.tenant, session.id)
+        key = session.key
         self._forget(key)
         gone = key in self._deleted
         self._returned(key)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Generic, TypeVar
 
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.eventlog.session_cache import CachedSnapshot, SessionCache
 from turnkeeper.engine.rules.decide_again import DecideAgain
@@ -86,8 +87,7 @@ class LogWriter:
 
     async def append(
         self,
-        tenant: str,
-        session_id: str,
+        key: SessionKey,
         decide: Callable[[UnitOfWork], T],
         *,
         turn_id: str = "",
@@ -101,13 +101,13 @@ class LogWriter:
         SessionNotFound, also for a deleted session unless `deleted`; ServiceUnavailable when others were faster every
         time.
         """
-        kept = self._session_cache.take((tenant, session_id)) if request is not None else None
+        kept = self._session_cache.take(key) if request is not None else None
         if kept is not None and (stored := await self._on_kept(kept, decide)) is not None:
             return stored
         for tried in range(TRIES):
-            snapshot = await self._store.snapshot(tenant, session_id, turn_id=turn_id, deleted=deleted, request=request)
+            snapshot = await self._store.snapshot(key, turn_id=turn_id, deleted=deleted, request=request)
             if snapshot is None:
-                raise SessionNotFound(session_id=session_id)
+                raise SessionNotFound(session_id=key.session_id)
             if snapshot.request is not None:
                 return snapshot.request
             seen = CachedSnapshot.now(snapshot)
@@ -118,13 +118,12 @@ class LogWriter:
             await asyncio.sleep(self._jitter() * 0.002 * min(tried + 1, 16))
         raise ServiceUnavailable(
             "Too many writers are at work on this session; send the same call again with the same request_id.",
-            session_id=session_id,
+            session_id=key.session_id,
         )
 
     async def append_prepared(
         self,
-        tenant: str,
-        session_id: str,
+        key: SessionKey,
         prepare: Callable[[], Awaitable[Callable[[UnitOfWork], T]]],
         *,
         turn_id: str = "",
@@ -138,7 +137,7 @@ class LogWriter:
         while True:
             decide = await prepare()
             try:
-                return await self.append(tenant, session_id, decide, turn_id=turn_id, deleted=deleted)
+                return await self.append(key, decide, turn_id=turn_id, deleted=deleted)
             except DecideAgain:
                 continue
 

@@ -46,8 +46,7 @@ async def see_off(left: OrphanedCall, *, store: Store, log_writer: LogWriter) ->
             if await _counts(call, finished, store=store, log_writer=log_writer):
                 return
             kept = await store.keep_late_result(
-                call.tenant,
-                call.session_id,
+                call.session_key,
                 call.id,
                 attempt=call.attempt,
                 fence=call.fence,
@@ -65,7 +64,7 @@ async def see_off(left: OrphanedCall, *, store: Store, log_writer: LogWriter) ->
 async def _counts(call: Call, finished: Finished, *, store: Store, log_writer: LogWriter) -> bool:
     """The result is stored by the fence that started the call. The lease is not extended: its owner is gone."""
     while True:
-        snapshot = await store.snapshot(call.tenant, call.session_id, turn_id=call.turn_id)
+        snapshot = await store.snapshot(call.session_key, turn_id=call.turn_id)
         if snapshot is None or snapshot.head.fence != call.fence or not snapshot.head.owner:
             return False
         if not any(each.id == call.id and each.state is CallState.STARTED for each in snapshot.calls):

@@ -77,7 +77,7 @@ class LeaseKeepAlive:
             if held.age <= self._lease.total_seconds() / 2:
                 continue
             began = time.monotonic()
-            if renewer.renew(*held.key, owner=held.owner, fence=held.fence, lease=self._lease):
+            if renewer.renew(held.key, owner=held.owner, fence=held.fence, lease=self._lease):
                 held.renewed(began)
             else:
                 loop.call_soon_threadsafe(self._lost, held)

@@ -226,7 +226,7 @@ class TurnRun:
         key = self._lease.key
         while True:
             try:
-                snapshot = await self._parts.store.snapshot(*key, turn_id=self._lease.turn_id)
+                snapshot = await self._parts.store.snapshot(key, turn_id=self._lease.turn_id)
                 if snapshot is None or snapshot.head.fence != self._lease.fence:
                     raise LeaseLost
                 await self._memory.read(until=snapshot.head.last_seq)

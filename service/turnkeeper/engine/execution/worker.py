@@ -112,7 +112,7 @@ class Worker:
         turn = seen.snapshot.turn
         if turn is None:
             raise LookupError("the snapshot has no turn")
-        key, fence = (turn.tenant, turn.session_id), seen.snapshot.head.fence
+        key, fence = turn.session_key, seen.snapshot.head.fence
         self._start(Work(key=key, turn_id=turn.id, fence=fence, began=began, seen=seen, said=said))
 
     def hint(self) -> None:
@@ -197,16 +197,16 @@ class Worker:
         metrics.turn_began()
         try:
             with (
-                logs.about(session=work.key[1], turn=work.turn_id, fence=work.fence),
+                logs.about(session=work.key.session_id, turn=work.turn_id, fence=work.fence),
                 self._feeds.attach(work.key) as feed,
             ):
                 await self._attempt(work, held, feed)
         except LeaseLost:
-            logger.warning("lost the lease of a turn", extra={"session": work.key[1], "turn": work.turn_id})
+            logger.warning("lost the lease of a turn", extra={"session": work.key.session_id, "turn": work.turn_id})
         except ServiceUnavailable:
             logger.warning("the database does not answer; a turn is left to its lease")
         except Exception:
-            logger.exception("a turn's run failed", extra={"session": work.key[1], "turn": work.turn_id})
+            logger.exception("a turn's run failed", extra={"session": work.key.session_id, "turn": work.turn_id})
             await self._give_back(work)
         finally:
             metrics.turn_ended()
@@ -231,7 +231,7 @@ class Worker:
         if error is not None:
             await self._fail(snapshot, held, error)
             return
-        agent = await self._persist(held, lambda: self._agent_of(work.key[0], turn))
+        agent = await self._persist(held, lambda: self._agent_of(work.key.tenant, turn))
         if agent is None:
             gone = AgentConfigError("The agent's pinned version is gone; start a new session.")
             await self._fail(snapshot, held, gone.to_event())
@@ -246,7 +246,7 @@ class Worker:
             self._session_cache.remember(snapshot.session, memory)
 
     async def _read(self, work: Work) -> CachedSnapshot:
-        snapshot = await self._parts.store.snapshot(*work.key, turn_id=work.turn_id)
+        snapshot = await self._parts.store.snapshot(work.key, turn_id=work.turn_id)
         if snapshot is None:
             raise LeaseLost
         return CachedSnapshot.now(snapshot)
@@ -295,12 +295,12 @@ class Worker:
             step = uow.changeset(changeset_id=self._parts.log_writer.new_id(), fence=held.fence, lease_for=self.lease)
             if not isinstance(await self._persist(held, partial(self._parts.log_writer.commit, step)), Conflict):
                 return
-            now = await self._persist(held, lambda: self._parts.store.snapshot(*held.key, turn_id=held.turn_id))
+            now = await self._persist(held, lambda: self._parts.store.snapshot(held.key, turn_id=held.turn_id))
 
     async def _give_back(self, work: Work) -> None:
         """After a defect: release the lease under its fence. What cannot be released lapses."""
         try:
-            snapshot = await self._parts.store.snapshot(*work.key, turn_id=work.turn_id)
+            snapshot = await self._parts.store.snapshot(work.key, turn_id=work.turn_id)
             if snapshot is None or snapshot.head.fence != work.fence or not snapshot.head.owner:
                 return
             uow = UnitOfWork(snapshot, at=self._parts.log_writer.now(), new_id=self._parts.log_writer.new_id)
@@ -341,7 +341,7 @@ class Worker:
         if claim.lapses:
             self._parts.metrics.takeover("LEASE_LAPSED", delay=claim.late_by.total_seconds())
             logger.info("took a turn over", extra={"session": claim.session_id, "turn": claim.turn_id})
-        key = (claim.tenant, claim.session_id)
+        key = claim.session_key
         self._start(Work(key=key, turn_id=claim.turn_id, fence=claim.fence, began=began, lapses=claim.lapses))
 
     async def _renew(self) -> None:
@@ -355,7 +355,7 @@ class Worker:
         began = time.monotonic()
         fault("renew.before")
         try:
-            ours = await self._parts.store.renew(*held.key, owner=self.owner, fence=held.fence, lease=self.lease)
+            ours = await self._parts.store.renew(held.key, owner=self.owner, fence=held.fence, lease=self.lease)
         except Exception as error:  # noqa: BLE001 - the lease then lapses by itself
             logger.warning("a lease could not be renewed (%s)", type(error).__name__)
             return
@@ -376,7 +376,7 @@ class Worker:
                 logger.warning("cancellations cannot be looked for now (%s)", type(error).__name__)
                 continue
             for key, held in self._held.items():
-                if key[1] in wished:
+                if key.session_id in wished:
                     held.nudge.set()
 
 

@@ -74,7 +74,7 @@ class ChangeListener:
         if isinstance(hint, PreviewChunk):
             self._elsewhere.heard(hint)
             return
-        key = (hint.tenant, hint.session_id)
+        key = hint.session_key
         if hint.last_seq:
             self._grown(key, hint.last_seq)
         if hint.claimable:

@@ -76,8 +76,8 @@ class PreviewPublisher:
             yield (
                 preview,
                 PreviewChunk(
-                    tenant=key[0],
-                    session_id=key[1],
+                    tenant=key.tenant,
+                    session_id=key.session_id,
                     turn_id=preview.turn_id,
                     message_id=preview.message_id,
                     attempt=preview.attempt,

@@ -37,7 +37,7 @@ class PreviewReceiver:
 
     def heard(self, piece: PreviewChunk) -> None:
         """A piece that another replica stored."""
-        key = (piece.tenant, piece.session_id)
+        key = piece.session_key
         feed = self._feeds.get(key)
         if feed is None or not feed.text_watchers:
             return
@@ -75,7 +75,7 @@ class PreviewReceiver:
             if preview is None:
                 return
             for piece in await self._store.pieces(
-                *key, message_id=preview.message_id, attempt=preview.attempt, after=preview.size
+                key, message_id=preview.message_id, attempt=preview.attempt, after=preview.size
             ):
                 preview.extend(piece.offset, piece.text)
         except ServiceUnavailable:
@@ -83,12 +83,12 @@ class PreviewReceiver:
             logger.warning("the database does not answer; watchers wait for other replicas' text")
         except Exception:
             logger.exception(
-                "a session cannot be read; its watchers wait for whole messages", extra={"session": key[1]}
+                "a session cannot be read; its watchers wait for whole messages", extra={"session": key.session_id}
             )
 
     async def _current(self, key: SessionKey, feed: Feed) -> Preview | None:
         """The preview of the message that another replica writes now, None when there is none."""
-        snapshot = await self._store.snapshot(*key)
+        snapshot = await self._store.snapshot(key)
         preview = feed.preview
         if snapshot is None or (preview is not None and preview.ours and preview.counts() and not preview.over):
             return None

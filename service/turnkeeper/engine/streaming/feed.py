@@ -42,6 +42,7 @@ RESETS = frozenset(
 """After these the text that their turn was writing is whole, or does not count."""
 
 NOTHING = ("", 0)
+_NO_SESSION = SessionKey("", "")
 
 
 class Feed:
@@ -69,7 +70,7 @@ class Feed:
         "watchers",
     )
 
-    def __init__(self, ask: Callable[[SessionKey], None] = lambda _: None, key: SessionKey = ("", "")) -> None:
+    def __init__(self, ask: Callable[[SessionKey], None] = lambda _: None, key: SessionKey = _NO_SESSION) -> None:
         """`ask`: have it looked up what other replicas write in this session."""
         self._ask = ask
         self._key = key
@@ -294,7 +295,7 @@ class Feeds:
 
     def publish(self, step: Changeset, committed: Committed, *, sent_at: float) -> None:
         """A step of ours is confirmed to be stored; it was first sent at `sent_at`, by `time.monotonic`."""
-        feed = self._feeds.get((step.tenant, step.session_id))
+        feed = self._feeds.get(step.session_key)
         if feed is not None:
             if feed.known is not None:
                 feed.known.learn(step, committed, sent_at=sent_at)

@@ -68,9 +68,9 @@ class Watchers:
 
     async def head(self, key: SessionKey) -> Head:
         """Raises SessionNotFound."""
-        found = await self.store.session(*key)
+        found = await self.store.session(key)
         if found is None:
-            raise SessionNotFound(session_id=key[1])
+            raise SessionNotFound(session_id=key.session_id)
         return found[1]
 
 
@@ -214,7 +214,9 @@ class Watcher:
         looks = self._must_look_behind(place.sequence)
         if looks:
             await self._look_behind(place.sequence)
-        batch = self._by.collector.collect(page.beyond(place.sequence), self._key[1], place, feed=feed, wanted=wanted)
+        batch = self._by.collector.collect(
+            page.beyond(place.sequence), self._key.session_id, place, feed=feed, wanted=wanted
+        )
         if page.made is not None and batch.place.sequence < feed.last_seq:
             page.made[place, wanted] = batch
         self._keep(page, batch)
@@ -244,7 +246,7 @@ class Watcher:
         if preview is None:
             return
         found = await self._by.store.events(
-            *self._key, after=preview.known, limit=1, kinds=RESETS, turn_id=preview.turn_id, until=sequence
+            self._key, after=preview.known, limit=1, kinds=RESETS, turn_id=preview.turn_id, until=sequence
         )
         preview.over |= bool(found)
         preview.known = max(preview.known, sequence)
@@ -271,7 +273,7 @@ class Watcher:
         if start.sequence > last_seq:
             raise InvalidRequest(
                 f"There is no event {start.sequence} yet; the last one is {last_seq}.",
-                session_id=self._key[1],
+                session_id=self._key.session_id,
                 fields={"after": f"is beyond the last event, {last_seq}"},
             )
         self._feed.heard(last_seq)
@@ -288,9 +290,9 @@ class Watcher:
         if not self._begun:
             return False
         if self._by.feeds.draining:
-            raise StreamEnded(ServerDraining(session_id=self._key[1]), self.place)
+            raise StreamEnded(ServerDraining(session_id=self._key.session_id), self.place)
         if now >= self._ends_at:
-            raise StreamEnded(StreamRotated(session_id=self._key[1]), self.place)
+            raise StreamEnded(StreamRotated(session_id=self._key.session_id), self.place)
         return "session_updated" in self._kinds
 
     async def _read(self, after: int) -> LogPage:
@@ -302,7 +304,7 @@ class Watcher:
             # Not the next: the log was trimmed under this stream, or is broken. Nothing: or this primary lags behind.
             check_kept(after, await self._by.head(self._key))
             if page.found:
-                raise _expired(self._key[1], oldest=page.found[0].sequence, head=self._feed.last_seq)
+                raise _expired(self._key.session_id, oldest=page.found[0].sequence, head=self._feed.last_seq)
         return page
 
     async def _land(self, after: int) -> LogPage:
@@ -314,7 +316,7 @@ class Watcher:
                 return page
         flight = feed.flight = SharedRead(after, limit, heard=feed.last_seq)
         try:
-            return await flight.read(lambda: self._by.store.events(*self._key, after=after, limit=limit))
+            return await flight.read(lambda: self._by.store.events(self._key, after=after, limit=limit))
         finally:
             if feed.flight is flight:
                 feed.flight = None

@@ -82,31 +82,31 @@ _Member: TypeAlias = Turn | Call | Approval
 
 def _check_ownership(step: Changeset) -> None:
     """A document of another session, or tenant, is a defect that must not reach the database (promise I13)."""
-    here = (step.tenant, step.session_id)
+    here = step.session_key
     changed = tuple(each.approval for each in step.approvals)
     members: tuple[_Member, ...] = (
         *(*step.new_turns, *step.turns),
         *(*step.new_calls, *step.calls),
         *(*step.new_approvals, *changed),
     )
-    owners = {(each.tenant, each.session_id) for each in members}
+    owners = {each.session_key for each in members}
     if step.session is not None:
-        owners.add((step.session.tenant, step.session.id))
+        owners.add(step.session.key)
     if step.request is not None:
-        owners.add((step.request.key.tenant, step.request.key.session_id))
+        owners.add(step.request.key.session_key)
     if owners - {here}:
         raise ValueError("a step holds documents of another session")
 
 
 def _write_events(writes: Writes, step: Changeset, events: Sequence[StoredEvent], *, fence: int) -> None:
-    of = (step.tenant, step.session_id)
+    of = step.session_key
     for stored, event in zip(events, step.events, strict=True):
         writes.insert("events", event_document(stored, of=of, changeset_id=step.changeset_id, fence=fence, at=event.at))
 
 
 def _write_documents(writes: Writes, step: Changeset) -> None:
     if step.session is not None:
-        writes.update("sessions", keys.where(keys.of_session(step.tenant, step.session_id)), changes(step.session))
+        writes.update("sessions", keys.where(keys.of_session(step.session_key)), changes(step.session))
     writes.insert("turns", *_new(step.new_turns))
     for turn in step.turns:
         writes.update("turns", keys.where(_key(turn)), changes(turn))
@@ -123,7 +123,7 @@ def _write_documents(writes: Writes, step: Changeset) -> None:
 def _key(member: _Member) -> Document:
     if isinstance(member, Approval):
         return keys.of_approval(member.tenant, member.id)
-    return keys.of_member(member.tenant, member.session_id, member.id)
+    return keys.of_member(member.session_key, member.id)
 
 
 def _new(members: Iterable[_Member]) -> Iterator[Document]:

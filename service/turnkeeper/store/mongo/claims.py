@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.store.changeset import Cancel, Claim
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import ClientSession, Connection, Document, database_errors
@@ -73,8 +74,8 @@ class Claims:
                     break
         return None
 
-    async def renew(self, tenant: str, session_id: str, *, owner: str, fence: int, lease: timedelta) -> bool:
-        match = of_owner(tenant, session_id, owner=owner, fence=fence)
+    async def renew(self, key: SessionKey, *, owner: str, fence: int, lease: timedelta) -> bool:
+        match = of_owner(key, owner=owner, fence=fence)
 
         def write(writes: Writes) -> None:
             writes.compute("heads", match, extended(lease))
@@ -88,12 +89,12 @@ class Claims:
                 Entry(head=match, transaction=Transaction(write, result=True, look=look))
             )
 
-    async def request_cancel(self, tenant: str, session_id: str, cancel: Cancel) -> bool:
+    async def request_cancel(self, key: SessionKey, cancel: Cancel) -> bool:
         """The first wish for a turn stays. A repeated one waits for the majority like the first."""
         if not cancel.turn_id:
             return False
         owned = {"active_turn": cancel.turn_id, "owner": {"$gt": ""}}
-        match = {**keys.where(keys.of_session(tenant, session_id)), **owned}
+        match = {**keys.where(keys.of_session(key)), **owned}
         again = {"$eq": ["$cancel.turn_id", literal(cancel.turn_id)]}
         changed = {
             "cancel": {"$cond": [again, "$cancel", literal(encode(cancel))]},
@@ -103,7 +104,7 @@ class Claims:
             result = await self._connection.heads.update_one(match, [{"$set": changed}])
         return result.matched_count == 1
 
-    async def cancelled_among(self, owned: Sequence[tuple[str, str]]) -> Sequence[str]:
+    async def cancelled_among(self, owned: Sequence[SessionKey]) -> Sequence[str]:
         """One query. A session that is gone, or whose lease lapsed, is owned no more."""
         undisturbed = {
             **keys.where_sessions(owned),
@@ -112,13 +113,13 @@ class Claims:
         }
         with database_errors():
             found = await self._connection.heads.find(undisturbed, {"_id": 1}).to_list(None)
-        fine = {(each["_id"]["tenant"], each["_id"]["session_id"]) for each in found}
-        return [session_id for tenant, session_id in owned if (tenant, session_id) not in fine]
+        fine = {keys.session_of(head["_id"]) for head in found}
+        return [key.session_id for key in owned if key not in fine]
 
 
-def of_owner(tenant: str, session_id: str, *, owner: str, fence: int) -> Document:
+def of_owner(key: SessionKey, *, owner: str, fence: int) -> Document:
     """The filter of a renewal: nobody else has had the session since."""
-    return {**keys.where(keys.of_session(tenant, session_id)), "owner": owner, "fence": fence}
+    return {**keys.where(keys.of_session(key)), "owner": owner, "fence": fence}
 
 
 def extended(lease: timedelta) -> list[Document]:

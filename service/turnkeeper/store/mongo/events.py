@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Final
 
 from turnkeeper.domain.event import NewEvent, name_of
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.store.changeset import StoredEvent
 from turnkeeper.store.contract import EventCodec
 from turnkeeper.store.mongo.client import Document
@@ -21,9 +22,7 @@ def numbered(codec: EventCodec, session_id: str, event: NewEvent, sequence: int)
     return StoredEvent(sequence=sequence, kind=name_of(event.payload), turn_id=event.turn_id, payload=payload)
 
 
-def event_document(
-    stored: StoredEvent, *, of: tuple[str, str], changeset_id: str, fence: int, at: datetime
-) -> Document:
+def event_document(stored: StoredEvent, *, of: SessionKey, changeset_id: str, fence: int, at: datetime) -> Document:
     """`of`: the tenant and the session. `fence` is the head's once this is stored."""
     tenant, session_id = of
     return {

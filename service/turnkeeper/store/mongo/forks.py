@@ -58,13 +58,13 @@ class Forks:
 
     async def copy_events(self, fork: Fork, events: Sequence[NewEvent]) -> Fork | None:
         batch = self._batch(fork, events)
-        key = keys.of_session(fork.session.tenant, fork.session.id)
+        key = keys.of_session(fork.session.key)
         match = {**keys.where(key), **GOING, "last_seq": fork.copied}
         copied = fork.copied + len(batch)
 
         def write(writes: Writes) -> None:
             writes.compute("heads", match, [{"$set": {"last_seq": copied}}])
-            of = (fork.session.tenant, fork.session.id)
+            of = fork.session.key
             at = fork.session.create_time
             documents = (event_document(each, of=of, changeset_id=fork.session.etag, fence=0, at=at) for each in batch)
             writes.insert("events", *documents)
@@ -81,7 +81,7 @@ class Forks:
     async def finish_fork(
         self, fork: Fork, session: Session, *, turns: Sequence[Turn], calls: Sequence[Call], request: RequestRecord
     ) -> RequestRecord:
-        key = keys.of_session(session.tenant, session.id)
+        key = keys.of_session(session.key)
         match = {**keys.where(key), **GOING, "last_seq": fork.copied}
 
         def write(writes: Writes) -> None:
@@ -111,7 +111,7 @@ class Forks:
         return batch
 
     async def _head(self, fork: Fork, session: ClientSession) -> Document | None:
-        key = keys.of_session(fork.session.tenant, fork.session.id)
+        key = keys.of_session(fork.session.key)
         return await self._connection.heads.find_one(keys.where(key), session=session)
 
 
@@ -122,5 +122,5 @@ def _fork_of(head: Document) -> Fork | None:
 
 
 def _member(member: Turn | Call) -> Document:
-    key = keys.of_member(member.tenant, member.session_id, member.id)
+    key = keys.of_member(member.session_key, member.id)
     return {"_id": key, **encode(member), "schema": SCHEMA}

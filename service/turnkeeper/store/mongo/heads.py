@@ -32,7 +32,7 @@ AWAKE: Final[Document] = {"suspended": {"$in": [False, None]}}
 
 def new(session: Session) -> Document:
     """The head of a session whose first event is its number 1."""
-    key = keys.of_session(session.tenant, session.id)
+    key = keys.of_session(session.key)
     return {
         "_id": key,
         **key,
@@ -105,7 +105,7 @@ def unmoved(step: Changeset) -> Document:
     An owner that lost its lease to the sweeper is no owner any more, though the fence is still its own.
     """
     match: Document = {
-        **keys.where(keys.of_session(step.tenant, step.session_id)),
+        **keys.where(keys.of_session(step.session_key)),
         "last_seq": step.last_seq,
         "fence": step.head_fence,
         "cancel.turn_id": step.cancel,

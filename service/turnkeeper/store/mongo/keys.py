@@ -2,18 +2,24 @@
 
 from collections.abc import Sequence
 
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.store.changeset import RequestKey
 from turnkeeper.store.mongo.client import Document
 
 
-def of_session(tenant: str, session_id: str) -> Document:
+def of_session(key: SessionKey) -> Document:
     """A session and its head."""
-    return {"tenant": tenant, "session_id": session_id}
+    return {"tenant": key.tenant, "session_id": key.session_id}
 
 
-def of_member(tenant: str, session_id: str, member_id: str) -> Document:
+def session_of(document: Document) -> SessionKey:
+    """Returns the session that a document, or its `_id`, names."""
+    return SessionKey(document["tenant"], document["session_id"])
+
+
+def of_member(key: SessionKey, member_id: str) -> Document:
     """What belongs to a session: a turn, a tool call. Its id needs to be unique in the session only."""
-    return {"tenant": tenant, "session_id": session_id, "id": member_id}
+    return {"tenant": key.tenant, "session_id": key.session_id, "id": member_id}
 
 
 def of_approval(tenant: str, approval_id: str) -> Document:
@@ -35,11 +41,11 @@ def of_request(key: RequestKey) -> Document:
     }
 
 
-def where_sessions(sessions: Sequence[tuple[str, str]]) -> Document:
+def where_sessions(sessions: Sequence[SessionKey]) -> Document:
     """The filter for the heads of these (tenant, session)."""
     return {
-        "_id": {"$in": [of_session(tenant, session_id) for tenant, session_id in sessions]},
-        "tenant": {"$in": sorted({tenant for tenant, _ in sessions})},
+        "_id": {"$in": [of_session(key) for key in sessions]},
+        "tenant": {"$in": sorted({key.tenant for key in sessions})},
     }
 
 

@@ -3,6 +3,7 @@
 from typing import Final
 
 from turnkeeper.domain.approval import ApprovalKind, ApprovalState, hash_with_late_result
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import CallState, ToolOutcome, ToolResult
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import ClientSession, Connection, Document, database_errors
@@ -22,10 +23,9 @@ class LateResults:
     _connection: Connection
     _transactions: Transactions
 
-    async def keep_late_result(  # noqa: PLR0913 - which start of which call, and what it gave
+    async def keep_late_result(
         self,
-        tenant: str,
-        session_id: str,
+        key: SessionKey,
         tool_call_id: str,
         *,
         attempt: int,
@@ -33,7 +33,7 @@ class LateResults:
         arguments_hash: str,
         result: ToolResult,
     ) -> bool:
-        call = keys.where(keys.of_member(tenant, session_id, tool_call_id))
+        call = keys.where(keys.of_member(key, tool_call_id))
         start: Document = {"attempt": attempt, "fence": fence}
         late: Document = {
             "late_attempt": attempt,
@@ -41,8 +41,8 @@ class LateResults:
             "late_result_json": result.result_json,
         }
         asked: Document = {
-            "tenant": tenant,
-            "session_id": session_id,
+            "tenant": key.tenant,
+            "session_id": key.session_id,
             "tool_call_id": tool_call_id,
             "kind": ApprovalKind.OUTCOME.value,
             "state": ApprovalState.PENDING.value,

@@ -6,6 +6,7 @@ from typing import Final
 
 from pymongo.errors import BulkWriteError
 
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.store.mongo.client import Connection, Document, database_errors
 from turnkeeper.store.mongo.documents import SCHEMA, decode, encode
 from turnkeeper.store.mongo.transactions.writes import DUPLICATE_KEY
@@ -33,12 +34,10 @@ class Pieces:
                 if any(each["code"] != DUPLICATE_KEY for each in (error.details or {}).get("writeErrors", ())):
                     raise
 
-    async def pieces(
-        self, tenant: str, session_id: str, *, message_id: str, attempt: int, after: int
-    ) -> Sequence[PreviewChunk]:
+    async def pieces(self, key: SessionKey, *, message_id: str, attempt: int, after: int) -> Sequence[PreviewChunk]:
         match: Document = {
-            "tenant": tenant,
-            "session_id": session_id,
+            "tenant": key.tenant,
+            "session_id": key.session_id,
             "message_id": message_id,
             "attempt": attempt,
             "offset": {"$gte": after},

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Approval, ApprovalState
-from turnkeeper.domain.session import Session
+from turnkeeper.domain.session import Session, SessionKey
 from turnkeeper.domain.tool import Call
 from turnkeeper.domain.turn import Turn, TurnState
 from turnkeeper.store.changeset import Head, RequestKey, RequestRecord, Snapshot, StoredEvent
@@ -28,24 +28,23 @@ class Reads:
 
     async def snapshot(
         self,
-        tenant: str,
-        session_id: str,
+        key: SessionKey,
         *,
         turn_id: str = "",
         deleted: bool = False,
         request: RequestKey | None = None,
     ) -> Snapshot | None:
         """One query: the database reads the head first, and what hangs on it no older."""
-        key = keys.of_session(tenant, session_id)
+        of_session = keys.of_session(key)
         pipeline = [
-            {"$match": {**keys.where(key), **heads.findable(deleted=deleted)}},
+            {"$match": {**keys.where(of_session), **heads.findable(deleted=deleted)}},
             {"$set": {"now": heads.NOW, "asked": heads.literal(turn_id) if turn_id else "$active_turn"}},
-            _join("sessions", [{"$match": keys.where(key)}], into="session"),
-            _join("turns", [{"$match": {**key, "$expr": {"$eq": ["$_id", _asked(key)]}}}], into="turn"),
-            _join("tool_calls", [{"$match": {**key, **_OF_ASKED}}], into="calls"),
+            _join("sessions", [{"$match": keys.where(of_session)}], into="session"),
+            _join("turns", [{"$match": {**of_session, "$expr": {"$eq": ["$_id", _asked(of_session)]}}}], into="turn"),
+            _join("tool_calls", [{"$match": {**of_session, **_OF_ASKED}}], into="calls"),
             _join(
                 "approvals",
-                [{"$match": {**key, "state": ApprovalState.PENDING.value, **_OF_ASKED}}],
+                [{"$match": {**of_session, "state": ApprovalState.PENDING.value, **_OF_ASKED}}],
                 into="approvals",
             ),
         ]
@@ -70,12 +69,11 @@ class Reads:
     async def find_request(self, key: RequestKey) -> RequestRecord | None:
         with database_errors():
             found = await self._outcomes.find_request(key)
-            return found if found is not None and await self._is_visible(key.tenant, key.session_id) else None
+            return found if found is not None and await self._is_visible(key.session_key) else None
 
-    async def events(  # noqa: PLR0913 - a query has as many parts as it has filters
+    async def events(
         self,
-        tenant: str,
-        session_id: str,
+        key: SessionKey,
         *,
         after: int,
         limit: int,
@@ -85,7 +83,7 @@ class Reads:
     ) -> Sequence[StoredEvent]:
         if limit <= 0:
             return []
-        match: Document = {"tenant": tenant, "session_id": session_id, "seq": {"$gt": after}}
+        match: Document = {"tenant": key.tenant, "session_id": key.session_id, "seq": {"$gt": after}}
         if until:
             match["seq"]["$lte"] = until
         if kinds:
@@ -97,19 +95,19 @@ class Reads:
             found = self._connection.events.find(match, fields).sort("seq").limit(limit).batch_size(limit)
             return [event_of(each) for each in await found.to_list(limit)]
 
-    async def last_seqs(self, sessions: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], int]:
+    async def last_seqs(self, sessions: Sequence[SessionKey]) -> Mapping[SessionKey, int]:
         with database_errors():
             found = await self._connection.heads.find(
                 {**keys.where_sessions(sessions), "forking": {"$exists": False}}, {"last_seq": 1}
             ).to_list(None)
-        return {(each["_id"]["tenant"], each["_id"]["session_id"]): each["last_seq"] for each in found}
+        return {keys.session_of(head["_id"]): head["last_seq"] for head in found}
 
-    async def session(self, tenant: str, session_id: str, *, deleted: bool = False) -> tuple[Session, Head] | None:
-        key = keys.where(keys.of_session(tenant, session_id))
+    async def session(self, key: SessionKey, *, deleted: bool = False) -> tuple[Session, Head] | None:
+        where = keys.where(keys.of_session(key))
         pipeline: list[Document] = [
-            {"$match": {**key, **heads.findable(deleted=deleted)}},
+            {"$match": {**where, **heads.findable(deleted=deleted)}},
             {"$set": {"now": heads.NOW}},
-            {"$lookup": {"from": "sessions", "pipeline": [{"$match": key}], "as": "session"}},
+            {"$lookup": {"from": "sessions", "pipeline": [{"$match": where}], "as": "session"}},
         ]
         with database_errors():
             found = await self._connection.heads.aggregate(pipeline).to_list(1)
@@ -134,32 +132,31 @@ class Reads:
             found = await self._connection.sessions.aggregate(pipeline).to_list(limit)
         return [(heads.session_of(each, each["head"][0]), heads.read(each["head"][0])) for each in found]
 
-    async def turn(self, tenant: str, session_id: str, turn_id: str) -> Turn | None:
-        return await self._one(Turn, self._connection.turns, keys.of_member(tenant, session_id, turn_id))
+    async def turn(self, key: SessionKey, turn_id: str) -> Turn | None:
+        return await self._one(Turn, self._connection.turns, keys.of_member(key, turn_id))
 
     async def turns(
         self,
-        tenant: str,
-        session_id: str,
+        key: SessionKey,
         *,
         states: tuple[TurnState, ...],
         limit: int,
         before: int | None,
     ) -> Sequence[Turn]:
-        match: Document = {"tenant": tenant, "session_id": session_id}
+        match: Document = {"tenant": key.tenant, "session_id": key.session_id}
         if states:
             match["state"] = {"$in": [state.value for state in states]}
         if before is not None:
             match["first_sequence"] = {"$lt": before}
         return await self._page(Turn, self._connection.turns, match, [("first_sequence", -1)], limit)
 
-    async def call(self, tenant: str, session_id: str, call_id: str) -> Call | None:
-        return await self._one(Call, self._connection.calls, keys.of_member(tenant, session_id, call_id))
+    async def call(self, key: SessionKey, call_id: str) -> Call | None:
+        return await self._one(Call, self._connection.calls, keys.of_member(key, call_id))
 
     async def approval(self, tenant: str, approval_id: str) -> Approval | None:
         found = await self._one(Approval, self._connection.approvals, keys.of_approval(tenant, approval_id))
         with database_errors():
-            return found if found is not None and await self._is_visible(tenant, found.session_id) else None
+            return found if found is not None and await self._is_visible(found.session_key) else None
 
     async def approvals(
         self, tenant: str, where: ApprovalFilter, *, limit: int, after: tuple[datetime, str] | None
@@ -184,8 +181,8 @@ class Reads:
     async def agent(self, tenant: str, name: str, version: str) -> Agent | None:
         return await self._one(Agent, self._connection.agents, keys.of_agent(tenant, name, version))
 
-    async def _is_visible(self, tenant: str, session_id: str) -> bool:
-        match = {**keys.where(keys.of_session(tenant, session_id)), **heads.findable(deleted=False)}
+    async def _is_visible(self, key: SessionKey) -> bool:
+        match = {**keys.where(keys.of_session(key)), **heads.findable(deleted=False)}
         return await self._connection.heads.find_one(match, {"_id": 1}) is not None
 
     async def _one(self, kind: type[T], collection: Collection, key: Document) -> T | None:

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 from pymongo import MongoClient
 
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.store.mongo.claims import extended, of_owner
 from turnkeeper.store.mongo.client import Document, database_errors
 
@@ -27,9 +28,9 @@ class MongoRenewer:
         )
         self._heads = self._client[database]["heads"]
 
-    def renew(self, tenant: str, session_id: str, *, owner: str, fence: int, lease: timedelta) -> bool:
+    def renew(self, key: SessionKey, *, owner: str, fence: int, lease: timedelta) -> bool:
         with database_errors():
-            result = self._heads.update_one(of_owner(tenant, session_id, owner=owner, fence=fence), extended(lease))
+            result = self._heads.update_one(of_owner(key, owner=owner, fence=fence), extended(lease))
         return result.matched_count == 1
 
     def close(self) -> None:

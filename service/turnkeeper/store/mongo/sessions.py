@@ -37,10 +37,10 @@ class Sessions:
         first = numbered(self._codec, session.id, event, 1)
 
         def write(writes: Writes) -> None:
-            of = (session.tenant, session.id)
+            of = session.key
             writes.insert("heads", heads.new(session))
             writes.insert("events", event_document(first, of=of, changeset_id=changeset_id, fence=0, at=event.at))
-            writes.insert("sessions", {"_id": keys.of_session(*of), **encode(session), "schema": SCHEMA})
+            writes.insert("sessions", {"_id": keys.of_session(of), **encode(session), "schema": SCHEMA})
 
         async def look(client_session: ClientSession, _: Obstacle) -> _Created | None:
             return await self._found(session, changeset_id, client_session)
@@ -52,7 +52,7 @@ class Sessions:
 
     async def _found(self, session: Session, changeset_id: str, client_session: ClientSession) -> _Created | None:
         """The session that has this id now, unless it is the one that this very call made."""
-        key = keys.of_session(session.tenant, session.id)
+        key = keys.of_session(session.key)
         head = await self._connection.heads.find_one(keys.where(key), session=client_session)
         document = await self._connection.sessions.find_one(keys.where(key), session=client_session)
         first = await self._connection.events.find_one({**key, "seq": 1}, {"step_id": 1}, session=client_session)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Final, TypeAlias
 
 from turnkeeper.domain.approval import Approval, ApprovalState
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import CallState
 from turnkeeper.domain.turn import TurnState
 from turnkeeper.store.mongo import keys
@@ -31,7 +32,7 @@ _REQUESTED: Final = {"state": CallState.REQUESTED.value}
 _FOR_PEOPLE: Final = frozenset(state.value for state in TurnState if state.waits_for_people)
 _FOR_CLIENTS: Final = frozenset({TurnState.AWAITING_TOOL.value})
 _GOING: Final = [state.value for state in TurnState if state.moving or state.awaits_answers]
-_TurnKey: TypeAlias = tuple[str, str, str]
+_TurnKey: TypeAlias = tuple[SessionKey, str]
 
 
 class Sweeps:
@@ -97,7 +98,7 @@ class Sweeps:
         match = {"_id": {"$in": [keys.of_member(*turn) for turn in turns]}, "state": {"$in": _GOING}}
         states: dict[_TurnKey, str] = {}
         async for turn in self._connection.turns.find(match, {"state": 1}):
-            states[(turn["_id"]["tenant"], turn["_id"]["session_id"], turn["_id"]["id"])] = turn["state"]
+            states[keys.session_of(turn["_id"]), turn["_id"]["id"]] = turn["state"]
         for waiting, collection, still_open in (
             (_FOR_PEOPLE, self._connection.approvals, _PENDING),
             (_FOR_CLIENTS, self._connection.calls, _REQUESTED),
@@ -114,14 +115,17 @@ async def _turns_with(collection: Collection, match: Document, turns: Sequence[_
     """Those of the turns that have such a document, and perhaps some others."""
     if not turns:
         return set()
-    names = ("tenant", "session_id", "turn_id")
-    theirs = {name: {"$in": sorted({turn[at] for turn in turns})} for at, name in enumerate(names)}
-    found = collection.find({**match, **theirs}, dict.fromkeys(names, 1))
-    return {(each["tenant"], each["session_id"], each["turn_id"]) async for each in found}
+    theirs = {
+        "tenant": {"$in": sorted({key.tenant for key, _ in turns})},
+        "session_id": {"$in": sorted({key.session_id for key, _ in turns})},
+        "turn_id": {"$in": sorted({turn_id for _, turn_id in turns})},
+    }
+    found = collection.find({**match, **theirs}, dict.fromkeys(theirs, 1))
+    return {(keys.session_of(document), document["turn_id"]) async for document in found}
 
 
 def _turn_of(head: Document) -> _TurnKey:
-    return head["tenant"], head["session_id"], head["active_turn"]
+    return keys.session_of(head), head["active_turn"]
 
 
 def _readable(document: Document) -> Approval | None:

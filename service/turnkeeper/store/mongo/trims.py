@@ -118,7 +118,7 @@ class Trims:
 
     async def _first_of(self, log: _Log) -> int:
         """The first event of all turns that have not ended."""
-        members = [keys.of_member(log.key["tenant"], log.key["session_id"], turn) for turn in log.open_turns]
+        members = [keys.of_member(keys.session_of(log.key), turn) for turn in log.open_turns]
         match = {"_id": {"$in": members}, "tenant": log.key["tenant"]}
         turns = await self._connection.turns.find(match, {"first_sequence": 1}).to_list(None)
         return min((int(turn["first_sequence"]) for turn in turns), default=0)

@@ -4,10 +4,10 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import cast
 
-from tests.builders import NOON, Place, a_session
+from tests.builders import NOON, a_place, a_session
 from turnkeeper.domain.event import Event, MessageReceived
 from turnkeeper.domain.message import Part
-from turnkeeper.domain.session import Session
+from turnkeeper.domain.session import Session, SessionKey
 from turnkeeper.engine.eventlog.session_cache import GOOD_FOR, CachedSnapshot, SessionCache
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.store.changeset import Cancel, Head, Snapshot
@@ -26,7 +26,7 @@ class Clock:
 
 
 def session_of(name: str) -> Session:
-    return a_session(Place(session_id=name))
+    return a_session(a_place(session_id=name))
 
 
 def seen(name: str, **head: object) -> CachedSnapshot:
@@ -49,8 +49,8 @@ def seen(name: str, **head: object) -> CachedSnapshot:
     return CachedSnapshot(Snapshot(head=known, session=session, turn=None, calls=(), approvals=()), NOON, 1000.0)
 
 
-def key(name: str) -> tuple[str, str]:
-    return session_of(name).tenant, name
+def key(name: str) -> SessionKey:
+    return session_of(name).key
 
 
 def warm(clock: Clock | None = None, *, sessions: int = 3, memory_bytes: int = 1 << 20) -> SessionCache:

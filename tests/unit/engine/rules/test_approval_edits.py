@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from tests.builders import AGENT, Place, a_call, a_place, an_approval
+from tests.builders import AGENT, a_call, a_place, an_approval
 from tests.unit.engine.rules.test_outcomes import draft_of
 from turnkeeper.domain.agent import PolicyRule
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolSpec
 from turnkeeper.engine.rules.approval_edits import Edit, check_edit, open_next_round
 from turnkeeper.engine.rules.tool_calls import shows_all_unknown
@@ -15,7 +16,7 @@ from turnkeeper.errors import ToolNotFound, ToolPermissionDenied
 from turnkeeper.tools.contract import ToolContext
 from turnkeeper.tools.toolbox import Toolbox
 
-PLACE: Place = a_place()
+PLACE: SessionKey = a_place()
 SPEC = ToolSpec(
     name="search_web", description="", schema_json='{"type":"object"}', tool_class=ToolClass.IRREVERSIBLE, source="test"
 )

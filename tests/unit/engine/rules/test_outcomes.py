@@ -5,11 +5,11 @@ from datetime import timedelta
 
 import pytest
 
-from tests.builders import AGENT, NOON, Place, a_call, a_place, a_session, a_turn, new_id
+from tests.builders import AGENT, NOON, a_call, a_place, a_session, a_turn, new_id
 from turnkeeper.domain.agent import PolicyRule
 from turnkeeper.domain.approval import ApprovalDecision, ApprovalKind, ApprovalState
 from turnkeeper.domain.event import ToolReturned
-from turnkeeper.domain.session import UNKNOWN_PER_TOOL, SessionState
+from turnkeeper.domain.session import UNKNOWN_PER_TOOL, SessionKey, SessionState
 from turnkeeper.domain.tool import Call, CallState, PolicyAction, ToolClass, ToolOutcome
 from turnkeeper.domain.turn import CancelReason, TurnState
 from turnkeeper.engine.rules import approvals as approval_rules
@@ -18,7 +18,7 @@ from turnkeeper.engine.rules.turns import resolve_lost_calls
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.store.changeset import Cancel, Committed, Head, LeaseChange, Snapshot
 
-PLACE: Place = a_place()
+PLACE: SessionKey = a_place()
 TTL = timedelta(minutes=7)
 ASKER = replace(AGENT, policy=(PolicyRule(tool="*", action=PolicyAction.AUTO, ttl=TTL),))
 D, S, OUTCOME = ApprovalDecision, CallState, ToolOutcome

@@ -4,10 +4,10 @@ from datetime import timedelta
 
 import pytest
 
-from tests.builders import NOON, Place, a_place, a_session, a_turn, new_id
+from tests.builders import NOON, a_place, a_session, a_turn, new_id
 from turnkeeper.codes import Code
 from turnkeeper.domain.event import TurnFailed
-from turnkeeper.domain.session import SessionState
+from turnkeeper.domain.session import SessionKey, SessionState
 from turnkeeper.domain.turn import Turn, TurnState
 from turnkeeper.engine.rules.turns import (
     MAX_LAPSES,
@@ -19,7 +19,7 @@ from turnkeeper.engine.rules.turns import (
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.store.changeset import Cancel, Head, LeaseChange, Snapshot
 
-PLACE: Place = a_place()
+PLACE: SessionKey = a_place()
 
 
 def draft_of(turn: Turn, *queue: str) -> UnitOfWork:

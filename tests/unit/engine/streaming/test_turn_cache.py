@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from tests.builders import NOON, a_place, a_turn
 from turnkeeper.domain.cursor import StreamPosition
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import Turn, TurnState
 from turnkeeper.engine.streaming.batch import EventFilter
 from turnkeeper.engine.streaming.batch_builder import PreviewCodec
@@ -20,7 +21,7 @@ from turnkeeper.telemetry.instruments import Instruments
 from turnkeeper.telemetry.metrics import Metrics
 
 PLACE = a_place(session_id="s")
-KEY = (PLACE.tenant, "s")
+KEY = SessionKey(PLACE.tenant, "s")
 
 
 def step(*turns: Turn, after: int) -> Changeset:

@@ -10,8 +10,9 @@ from collections.abc import Collection, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import ClientSession, Document
@@ -29,7 +30,6 @@ HOT_S: Final = 1.0
 """What is written to a head that moved under a batch goes alone for so long."""
 
 T = TypeVar("T")
-_Key: TypeAlias = tuple[str, str]
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -47,8 +47,8 @@ class Entry(Generic[T]):
     done: asyncio.Future[T] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     @property
-    def key(self) -> _Key:
-        return self.head["_id"]["tenant"], self.head["_id"]["session_id"]
+    def key(self) -> SessionKey:
+        return keys.session_of(self.head["_id"])
 
     def settle(self, result: T) -> None:
         if not self.done.done():
@@ -69,7 +69,7 @@ class Committer:
         self._transactions = transactions
         self._waiting: list[Entry[Any]] = []
         self._flying = False
-        self._hot: dict[_Key, float] = {}
+        self._hot: dict[SessionKey, float] = {}
 
     async def commit(self, entry: Entry[T]) -> T:
         """What became of it, known for certain; a caller that is cancelled cancels nothing.
@@ -120,7 +120,7 @@ class Committer:
 
         What has become hot meanwhile goes alone: each that lost in a batch would have the rest written twice.
         """
-        batch: dict[_Key, Entry[Any]] = {}
+        batch: dict[SessionKey, Entry[Any]] = {}
         left: list[Entry[Any]] = []
         room, now = MOST_BYTES, time.monotonic()
         for entry in self._waiting:
@@ -194,17 +194,17 @@ class Committer:
             return []
         return [entry for entry in batch if entry.key not in unmoved]
 
-    async def _unmoved(self, batch: Sequence[Entry[Any]], reader: ClientSession, _: Obstacle) -> Collection[_Key]:
+    async def _unmoved(self, batch: Sequence[Entry[Any]], reader: ClientSession, _: Obstacle) -> Collection[SessionKey]:
         match = {**keys.where_sessions([entry.key for entry in batch]), "$or": [entry.head for entry in batch]}
         heads = self._transactions.connection.heads.find(match, {"_id": 1}, session=reader)
-        return {(head["_id"]["tenant"], head["_id"]["session_id"]) async for head in heads}
+        return {keys.session_of(head["_id"]) async for head in heads}
 
     def _heat(self, entries: Iterable[Entry[Any]]) -> None:
         now = time.monotonic()
         self._hot = {key: until for key, until in self._hot.items() if until > now}
         self._hot |= {entry.key: now + HOT_S for entry in entries}
 
-    def _is_hot(self, key: _Key) -> bool:
+    def _is_hot(self, key: SessionKey) -> bool:
         return self._hot.get(key, 0.0) > time.monotonic()
 
 

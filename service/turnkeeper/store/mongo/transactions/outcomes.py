@@ -40,7 +40,7 @@ class Outcomes:
         return None if _as_read(head, step) else Conflict()
 
     async def _head(self, step: Changeset, session: ClientSession) -> Document | None:
-        key = keys.of_session(step.tenant, step.session_id)
+        key = keys.of_session(step.session_key)
         return await self.connection.heads.find_one(keys.where(key), session=session)
 
     async def find_request(self, key: RequestKey, *, session: ClientSession | None = None) -> RequestRecord | None:
