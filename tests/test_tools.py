@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests import processes
-from turnkeeper.domain.tool import ToolClass
-from turnkeeper.tools.contract import ToolContext, ToolError
-from turnkeeper.tools.python import tool
+from turnkeeper.tools import ToolClass, ToolContext, ToolError, tool
 
 FOLDER = "TURNKEEPER_TEST_TOOLS"
 REPOSITORY = Path(__file__).parents[1]

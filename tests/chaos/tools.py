@@ -10,9 +10,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from turnkeeper.domain.tool import ToolClass
-from turnkeeper.tools.contract import ToolContext
-from turnkeeper.tools.python import tool
+from turnkeeper.tools import ToolClass, ToolContext, tool
 
 FOLDER = "TURNKEEPER_CHAOS_FOLDER"
 EFFECTS = "effects.jsonl"

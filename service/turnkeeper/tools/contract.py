@@ -1,4 +1,4 @@
-"""What the engine asks of a source of tools."""
+"""The contract between the toolbox and a source of tools."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,9 +9,10 @@ from turnkeeper.domain.tool import ToolSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolContext:
-    """What a tool may know of its call. `key` is the same for every start of one call: pass it on."""
+    """What a tool may know about its call."""
 
     key: str
+    """The same for every start of one call: the tool passes it on as the idempotency key."""
     tenant: str
     session_id: str
     turn_id: str
@@ -19,18 +20,20 @@ class ToolContext:
 
 
 class ToolError(Exception):
-    """Raised by a tool: it failed, and the model is told this message. It must hold no secret."""
+    """A tool's failure with a message for the model. The message must hold no secret."""
 
 
 class ToolSource(Protocol):
+    """Where tools come from, for example the functions of installed packages."""
+
     def specs(self) -> Sequence[ToolSpec]:
-        """All tools of this source; names are unique over all sources."""
+        """Returns all tools of this source; their names are unique among all sources."""
         ...
 
     async def call(self, name: str, arguments: dict[str, object], context: ToolContext) -> object:
-        """Run the tool and return what it gave, as JSON can hold it.
+        """Runs the tool and returns its result as values that JSON can hold.
 
-        Raises ToolError with words for the model; any other exception is a failure without words. A cancellation
-        ends the tool where it can.
+        Raises ToolError with a message for the model. Of any other exception the model receives the class name alone.
+        A cancellation ends the tool where that is possible.
         """
         ...

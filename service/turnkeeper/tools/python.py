@@ -1,7 +1,8 @@
 """Python functions as tools, found by the entry point group `turnkeeper.tools`.
 
 An entry point names a module (all its functions marked with `@tool`) or one such function. The signature is the
-schema; the docstring is the description. A parameter annotated with `ToolContext` is filled in, not asked for.
+schema; the docstring is the description. The service fills in a parameter annotated with `ToolContext`; the model
+never sees it.
 """
 
 import functools
@@ -23,7 +24,9 @@ from turnkeeper.tools.contract import ToolContext
 from turnkeeper.tools.threads import in_thread
 
 GROUP = "turnkeeper.tools"
+"""The entry point group."""
 MARK = "__turnkeeper_tool__"
+"""The attribute that `@tool` sets on a function: its tool's name and class."""
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
@@ -31,7 +34,7 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 def tool(*, tool_class: ToolClass, name: str = "") -> Callable[[F], F]:
-    """Mark a function as a tool. `tool_class` says what repeating a call may do; it is the operator's word."""
+    """Marks a function as a tool. `tool_class` states what a repeated call may do; `name` replaces the function's."""
 
     def mark(function: F) -> F:
         setattr(function, MARK, (name or function.__name__, tool_class))
@@ -42,42 +45,51 @@ def tool(*, tool_class: ToolClass, name: str = "") -> Callable[[F], F]:
 
 @dataclass(frozen=True, slots=True)
 class _Function:
+    """A function and what its signature gave."""
+
     spec: ToolSpec
     function: Callable[..., object]
     arguments: type[pydantic.BaseModel]
+    """The model that validates arguments."""
     context: str
+    """The name of the parameter that takes the context; empty for none."""
 
 
 class PythonTools:
-    """A source of tools that are functions of this process. Plain functions run in threads."""
+    """A source of tools: functions of this process. Plain functions run in threads, coroutine functions in the loop."""
 
     def __init__(self, functions: Iterable[Callable[..., object]]) -> None:
-        """Raises AgentConfigError when two tools have one name, or one cannot be described."""
+        """Raises AgentConfigError if two tools have one name, or if one has no valid name or schema."""
         self._functions: dict[str, _Function] = {}
         for function in functions:
-            found = _describe(function)
-            if found.spec.name in self._functions:
-                raise AgentConfigError(f"Two tools are named {found.spec.name}; rename one.")
-            self._functions[found.spec.name] = found
+            described = _describe(function)
+            if described.spec.name in self._functions:
+                raise AgentConfigError(f"Two tools are named {described.spec.name}; rename one.")
+            self._functions[described.spec.name] = described
 
     def specs(self) -> Sequence[ToolSpec]:
-        return [found.spec for found in self._functions.values()]
+        """Returns the tools in the order of their functions."""
+        return [described.spec for described in self._functions.values()]
 
     async def call(self, name: str, arguments: dict[str, object], context: ToolContext) -> object:
-        found = self._functions[name]
-        values = found.arguments.model_validate(arguments)
-        given = {field: getattr(values, field) for field in found.arguments.model_fields}
-        if found.context:
-            given[found.context] = context
-        if inspect.iscoroutinefunction(found.function):
-            result = await found.function(**given)
+        """Runs the function with arguments of its own types; see `ToolSource.call`."""
+        described = self._functions[name]
+        model = described.arguments.model_validate(arguments)
+        keywords = {field: getattr(model, field) for field in described.arguments.model_fields}
+        if described.context:
+            keywords[described.context] = context
+        if inspect.iscoroutinefunction(described.function):
+            result = await described.function(**keywords)
         else:
-            result = await in_thread(functools.partial(found.function, **given))
+            result = await in_thread(functools.partial(described.function, **keywords))
         return pydantic_core.to_jsonable_python(result)
 
 
 def installed() -> list[Callable[..., object]]:
-    """The marked functions of every installed entry point, in order of their entry points' names."""
+    """Returns the marked functions of every installed entry point, ordered by the entry points' names.
+
+    Raises AgentConfigError if an entry point cannot be loaded, or names something else.
+    """
     functions: list[Callable[..., object]] = []
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         try:
@@ -91,6 +103,7 @@ def installed() -> list[Callable[..., object]]:
 
 
 def _marked(loaded: object, entry: str) -> list[Callable[..., object]]:
+    """Returns the marked functions of a loaded entry point. Raises AgentConfigError for anything else."""
     if isinstance(loaded, ModuleType):
         return [value for value in vars(loaded).values() if callable(value) and hasattr(value, MARK)]
     if callable(loaded) and hasattr(loaded, MARK):
@@ -99,7 +112,7 @@ def _marked(loaded: object, entry: str) -> list[Callable[..., object]]:
 
 
 def _describe(function: Callable[..., object]) -> _Function:
-    """Raises AgentConfigError for what no schema can say, or no model may be told."""
+    """Returns the function as a tool. Raises AgentConfigError for a bad name or a signature without a JSON Schema."""
     name, tool_class = getattr(function, MARK)
     if not _NAME.fullmatch(name):
         raise AgentConfigError(f"A tool is named {name!r}; a name must match {_NAME.pattern}.")
@@ -122,7 +135,10 @@ def _describe(function: Callable[..., object]) -> _Function:
 
 
 def _parameters(function: Callable[..., object]) -> tuple[dict[str, tuple[object, object]], str]:
-    """What is asked for, and the name of the parameter that takes the context. Raises ValueError."""
+    """Returns the parameters that the model fills in, and the name of the one that takes the context.
+
+    Raises ValueError for a parameter that has no plain name.
+    """
     hints = get_type_hints(function, include_extras=True)
     fields: dict[str, tuple[object, object]] = {}
     context = ""

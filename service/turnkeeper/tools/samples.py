@@ -1,16 +1,14 @@
-"""Sample tools, of all three classes, for the sample agents, the demo and your first steps."""
+"""Sample tools of all three classes, for the sample agents, the demo and a reader's first steps."""
 
 import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from turnkeeper.domain.tool import ToolClass
-from turnkeeper.tools.contract import ToolContext, ToolError
-from turnkeeper.tools.python import tool
+from turnkeeper.tools import ToolClass, ToolContext, ToolError, tool
 
 OUTBOX = "TURNKEEPER_SAMPLE_OUTBOX"
-"""Names the file that `send_message` appends to; default: outbox.jsonl in the working directory."""
+"""The environment variable with the file that `send_message` appends to; default: ./outbox.jsonl."""
 
 
 @tool(tool_class=ToolClass.READ_ONLY)

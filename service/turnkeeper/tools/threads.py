@@ -1,7 +1,7 @@
 """Threads for tools that are plain functions.
 
-Each call has a thread of its own, so that one that hangs starves no other; the threads are daemons, so that one that
-hangs does not keep the process from ending.
+Each call has a thread of its own, so that a call that hangs delays no other. The threads are daemons, so that such a
+call does not keep the process from exiting.
 """
 
 import asyncio
@@ -14,16 +14,17 @@ from typing import TypeVar
 from turnkeeper.tools.contract import ToolError
 
 MOST_THREADS = 512
-"""Calls that are cancelled or late run on until their function ends: this many at most, then none is started."""
+"""Threads at most. A call that was cancelled or timed out holds its thread until its function ends."""
 
 T = TypeVar("T")
 _running = threading.BoundedSemaphore(MOST_THREADS)
 
 
 async def in_thread(function: Callable[[], T]) -> T:
-    """What the function gives or raises. A cancellation leaves at once; the function runs on.
+    """Runs the function in a thread; returns what it returns and raises what it raises.
 
-    Raises ToolError, and starts nothing, while all threads are taken.
+    A cancellation returns at once, while the function runs on. Raises ToolError without starting the function if
+    MOST_THREADS are in use.
     """
     if not _running.acquire(blocking=False):
         raise ToolError("The server has no thread left for this tool; try again later.")
@@ -46,11 +47,11 @@ async def in_thread(function: Callable[[], T]) -> T:
         failed: BaseException | None = None
         try:
             value = context.run(function)
-        except BaseException as error:  # noqa: BLE001 - whatever a tool raises is its caller's to judge
+        except BaseException as error:  # noqa: BLE001 - the caller handles whatever a tool raises
             failed = error
         finally:
             _running.release()
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed: no caller is left
             loop.call_soon_threadsafe(settle, value, failed)
 
     threading.Thread(target=run, daemon=True, name="tool").start()

@@ -1,4 +1,4 @@
-"""Names → tools: validation, time, size. It decides nothing about permission; the turn's policy does."""
+"""Finds tools by name, checks arguments, and runs calls within a time and a size. Permission is the policy's task."""
 
 import asyncio
 import json
@@ -13,29 +13,32 @@ import jsonschema
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.tool import CLIENT, Call, ClientTool, ToolOutcome, ToolResult, ToolSpec, canonical_json
 from turnkeeper.errors import AgentConfigError, ToolValidationError
-from turnkeeper.tools import untrusted_schema as client_schemas
+from turnkeeper.tools import untrusted_schema
 from turnkeeper.tools.contract import ToolContext, ToolError, ToolSource
 
 RESULT_BYTES = 64 * 1024
+"""The largest result as JSON text in UTF-8."""
 ARGUMENTS_BYTES = 64 * 1024
+"""The largest arguments as JSON text in UTF-8."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """A tool call that this owner ran."""
+    """A tool call that this owner ran to its result."""
 
     call_id: str
     result: ToolResult
     duration: timedelta
+    """From start to result."""
 
 
 class Toolbox:
-    """Every tool of every source, by name."""
+    """The tools of all sources, by name."""
 
     def __init__(self, sources: Sequence[ToolSource]) -> None:
-        """Raises AgentConfigError when two sources have a tool of one name."""
+        """Raises AgentConfigError if two sources have a tool of one name."""
         self._tools: dict[str, tuple[ToolSpec, ToolSource]] = {}
         for source in sources:
             for spec in source.specs():
@@ -44,15 +47,15 @@ class Toolbox:
                 self._tools[spec.name] = (spec, source)
 
     def offered(self, agent: Agent, *, clients: Sequence[ClientTool] = ()) -> tuple[ToolSpec, ...]:
-        """The agent's tools, then those that the turn's client runs."""
-        brought = {tool.name for tool in clients}
-        own = (spec for name, (spec, _) in sorted(self._tools.items()) if agent.offers(name) and name not in brought)
+        """Returns the agent's tools by name, then those that the turn's client runs."""
+        theirs = {tool.name for tool in clients}
+        own = (spec for name, (spec, _) in sorted(self._tools.items()) if agent.offers(name) and name not in theirs)
         return (*own, *(tool.spec for tool in clients))
 
     def find(self, agent: Agent, name: str, *, clients: Sequence[ClientTool] = ()) -> ToolSpec | None:
-        """The tool, when the agent or the turn's client has it: an unknown tool is not callable.
+        """Returns the tool, or None if neither the agent nor the turn's client has it.
 
-        A client's tool stays the client's, also where one of its name was installed after its message was accepted.
+        A client's tool counts first: a tool of its name may have been installed after the message was accepted.
         """
         for tool in clients:
             if tool.name == name:
@@ -62,7 +65,7 @@ class Toolbox:
         return self._tools[name][0]
 
     def check(self, spec: ToolSpec, arguments_json: str) -> str:
-        """The arguments as canonical JSON. Raises ToolValidationError, with words for the model."""
+        """Returns the arguments as canonical JSON. Raises ToolValidationError with a message for the model."""
         if len(arguments_json.encode(errors="replace")) > ARGUMENTS_BYTES:
             raise ToolValidationError(f"The arguments are over {ARGUMENTS_BYTES} bytes; send less.")
         try:
@@ -71,7 +74,7 @@ class Toolbox:
             raise ToolValidationError(f"The arguments are not JSON: {error}") from error
         schema, arguments = json.loads(spec.schema_json), json.loads(canonical)
         if spec.source == CLIENT:
-            problem = client_schemas.misfit(schema, arguments)
+            problem = untrusted_schema.misfit(schema, arguments)
         else:
             problem = next(iter(jsonschema.Draft202012Validator(schema).iter_errors(arguments)), None)
         if problem is not None:
@@ -80,7 +83,7 @@ class Toolbox:
         return canonical
 
     async def run(self, call: Call, *, timeout: timedelta) -> Finished:
-        """Run a started call to its result; every failure is a result. Only a cancellation leaves without one."""
+        """Runs a started call and returns its result; every failure is a result. Only a cancellation returns none."""
         _, source = self._tools[call.tool]
         context = ToolContext(
             key=call.key,
@@ -95,6 +98,7 @@ class Toolbox:
 
 
 async def _outcome(source: ToolSource, call: Call, context: ToolContext, timeout: timedelta) -> ToolResult:
+    """Runs the call and returns its result. Raises CancelledError alone, if the current task is cancelled."""
     limit = asyncio.timeout(timeout.total_seconds())
     try:
         async with limit:
@@ -102,33 +106,38 @@ async def _outcome(source: ToolSource, call: Call, context: ToolContext, timeout
         return _capped(value)
     except ToolError as error:
         return _capped({"error": str(error)}, ToolOutcome.FAILED)
-    except (Exception, SystemExit, asyncio.CancelledError) as error:  # whatever a tool raises is its failure, not ours
+    except (Exception, SystemExit, asyncio.CancelledError) as error:  # whatever a tool raises is its own failure
         if isinstance(error, asyncio.CancelledError) and _is_cancelled():
             raise
         if limit.expired():
-            told = f"The tool did not finish in {timeout.total_seconds():g} s; it may have taken effect."
-            return ToolResult(outcome=ToolOutcome.TIMED_OUT, result_json=_error(told))
-        logger.warning("tool %s raised %s", call.tool, type(error).__name__, extra={"session": call.session_id})
-        told = f"The tool failed ({type(error).__name__})."
-        return ToolResult(outcome=ToolOutcome.FAILED, result_json=_error(told))
+            message = f"The tool did not finish in {timeout.total_seconds():g} s; it may have taken effect."
+            return ToolResult(outcome=ToolOutcome.TIMED_OUT, result_json=_error(message))
+        logger.warning(
+            "tool %s raised %s; the model receives a failed result",
+            call.tool,
+            type(error).__name__,
+            extra={"session": call.session_id},
+        )
+        return ToolResult(outcome=ToolOutcome.FAILED, result_json=_error(f"The tool failed ({type(error).__name__})."))
 
 
 def _is_cancelled() -> bool:
-    """It is our own task that is to end; otherwise the cancellation leaked from inside the tool."""
+    """Returns True if the current task was cancelled; otherwise the tool itself raised the CancelledError."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 def _capped(value: object, outcome: ToolOutcome = ToolOutcome.OK) -> ToolResult:
+    """Returns the value as a result, or a failed result if JSON cannot hold it or it is over RESULT_BYTES."""
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
         size = len(text.encode())
     except (TypeError, ValueError):
-        told = "The tool returned something that JSON cannot hold."
-        return ToolResult(outcome=ToolOutcome.FAILED, result_json=_error(told))
+        message = "The tool returned something that JSON cannot hold."
+        return ToolResult(outcome=ToolOutcome.FAILED, result_json=_error(message))
     if size > RESULT_BYTES:
-        told = f"The result has {size} bytes; at most {RESULT_BYTES} are passed on. Ask for less."
-        return ToolResult(outcome=ToolOutcome.FAILED, result_json=_error(told))
+        message = f"The result has {size} bytes; at most {RESULT_BYTES} are passed on. Ask for less."
+        return ToolResult(outcome=ToolOutcome.FAILED, result_json=_error(message))
     return ToolResult(outcome=outcome, result_json=text)
 
 

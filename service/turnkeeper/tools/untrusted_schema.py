@@ -1,7 +1,7 @@
-"""The JSON Schemas that callers send: checked, and checked against, at a cost that a caller cannot raise.
+"""Checks the JSON Schemas that callers send, and arguments against them, at a bounded cost.
 
-An operator's schema is trusted; a caller's is not. It is never fetched from elsewhere, it runs no regular expression,
-and comparing arguments with it ends after a number of steps.
+An operator's schema is trusted; a caller's is not. References to other documents are refused, regular expressions do
+not run, and the comparison of arguments with a schema ends after MOST_STEPS.
 """
 
 import json
@@ -15,19 +15,19 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 MOST_STEPS: Final = 50_000
-"""Keywords and entries of keywords that one comparison looks at: some 0.1 s."""
+"""Keywords, and entries of keywords, that one comparison evaluates at most: about 0.1 s."""
 UNCHECKED: Final = ("pattern", "patternProperties", "uniqueItems", "unevaluatedItems", "unevaluatedProperties")
-"""The model is told of them; whether arguments obey them, only the client checks."""
+"""Keywords that the model sees and only the client checks."""
 
 _left: ContextVar[list[int]] = ContextVar("steps left")
 
 
 class _TooCostly(Exception):
-    """The comparison took too many steps."""
+    """The comparison needs more than MOST_STEPS."""
 
 
 def flaw(schema_json: str) -> str:
-    """What is wrong with a caller's schema; empty when nothing is."""
+    """Returns what is wrong with a caller's schema; empty if nothing is."""
     try:
         schema = json.loads(schema_json, parse_constant=_refuse)
     except (ValueError, RecursionError):
@@ -45,7 +45,7 @@ def flaw(schema_json: str) -> str:
 
 
 def misfit(schema: dict[str, Any], arguments: object) -> ValidationError | None:
-    """Why the arguments do not fit a caller's schema, or None."""
+    """Returns why the arguments do not fit a caller's schema; None if they do."""
     left = _left.set([MOST_STEPS])
     try:
         validator = _Validator(schema, registry=Registry())
@@ -63,15 +63,16 @@ def _refuse(token: str) -> object:
 
 
 def _unwanted(schema: object) -> Iterator[str]:
+    """Yields what is valid JSON Schema and still refused."""
     if isinstance(schema, list):
-        for each in schema:
-            yield from _unwanted(each)
+        for item in schema:
+            yield from _unwanted(item)
     elif isinstance(schema, dict):
         for name, value in schema.items():
             if name in ("$ref", "$dynamicRef") and isinstance(value, str) and not value.startswith("#"):
                 yield f"refers to another document; {name} may only begin with #"
             if name == "patternProperties":
-                yield "has patternProperties, which are not taken"
+                yield "has patternProperties, which is not supported"
             yield from _unwanted(value)
 
 
@@ -79,6 +80,8 @@ _Keyword = Callable[..., Iterable[ValidationError] | None]
 
 
 def _counted(keyword: _Keyword) -> _Keyword:
+    """Returns the keyword's check, which also counts its steps. It raises _TooCostly after MOST_STEPS."""
+
     def check(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
         left = _left.get()
         left[0] -= 1 + (len(value) if isinstance(value, list | dict) else 0)
@@ -90,6 +93,7 @@ def _counted(keyword: _Keyword) -> _Keyword:
 
 
 def _passed(_validator: Any, _value: Any, _instance: Any, _schema: Any) -> Iterator[ValidationError]:
+    """Accepts any value: the check of an UNCHECKED keyword."""
     yield from ()
 
 

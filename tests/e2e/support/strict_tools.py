@@ -1,9 +1,7 @@
 """The `act` of tests.test_tools after its operator asked for more."""
 
 from tests import test_tools
-from turnkeeper.domain.tool import ToolClass
-from turnkeeper.tools.contract import ToolContext
-from turnkeeper.tools.python import tool
+from turnkeeper.tools import ToolClass, ToolContext, tool
 
 
 @tool(tool_class=ToolClass.IRREVERSIBLE)

@@ -15,11 +15,11 @@ import pydantic
 import pytest
 
 from tests.builders import AGENT, a_call, a_place
-from turnkeeper.domain.tool import CallState, ToolClass, ToolOutcome
+from turnkeeper.domain import tool as domain_tool
+from turnkeeper.domain.tool import CallState, ToolOutcome
 from turnkeeper.errors import AgentConfigError, ToolValidationError
-from turnkeeper.tools import python, samples
-from turnkeeper.tools.contract import ToolContext, ToolError
-from turnkeeper.tools.python import PythonTools, installed, tool
+from turnkeeper.tools import ToolClass, ToolContext, ToolError, contract, python, samples, tool
+from turnkeeper.tools.python import PythonTools, installed
 from turnkeeper.tools.toolbox import Toolbox
 
 CONTEXT = ToolContext(key="key-1", tenant="default", session_id="s", turn_id="t", tool_call_id="c")
@@ -67,9 +67,9 @@ def search_nothing() -> None:
 def search_and_fail(how: str) -> object:
     """Fail."""
     match how:
-        case "told":
+        case "tool error":
             raise ToolError("There is no such page.")
-        case "untold":
+        case "another error":
             raise RuntimeError("the password is hunter2")
         case "number":
             return float("nan")
@@ -118,6 +118,11 @@ async def run(name: str, arguments: str = "{}", *, seconds: float = 5) -> tuple[
     return finished.result.outcome, json.loads(finished.result.result_json)
 
 
+def test_the_public_names_are_those_of_the_modules_that_define_them() -> None:
+    assert (tool, ToolClass) == (python.tool, domain_tool.ToolClass)
+    assert (ToolContext, ToolError) == (contract.ToolContext, contract.ToolError)
+
+
 def test_the_signature_is_the_schema() -> None:
     schema = json.loads(SPECS["search_weather"].schema_json)
     assert set(schema["properties"]) == {"place", "unit", "note"}, "the context is filled in, not asked for"
@@ -133,7 +138,7 @@ def test_the_docstring_is_the_description_and_without_one_the_name_is() -> None:
     assert SPECS["search_thread"].description == "search_thread"
 
 
-def test_the_class_is_the_operators_word() -> None:
+def test_the_class_is_the_one_that_the_decorator_names() -> None:
     assert {name: spec.tool_class for name, spec in SPECS.items()} == {
         "search_weather": ToolClass.READ_ONLY,
         "search_thread": ToolClass.IDEMPOTENT,
@@ -167,18 +172,18 @@ async def test_a_plain_function_runs_in_a_thread_and_nothing_is_a_result() -> No
 
 
 @pytest.mark.parametrize(
-    ("how", "told"),
+    ("how", "message"),
     [
-        ("told", "There is no such page."),
-        ("untold", "The tool failed (RuntimeError)."),
+        ("tool error", "There is no such page."),
+        ("another error", "The tool failed (RuntimeError)."),
         ("number", "The tool returned something that JSON cannot hold."),
         ("object", "The tool failed (PydanticSerializationError)."),
         ("half", "The tool returned something that JSON cannot hold."),
         ("long", "The result has 70002 bytes; at most 65536 are passed on. Ask for less."),
     ],
 )
-async def test_a_failure_is_a_result_and_says_nothing_that_the_tool_did_not_mean_to(how: str, told: str) -> None:
-    assert await run("search_and_fail", json.dumps({"how": how})) == (ToolOutcome.FAILED, {"error": told})
+async def test_a_failure_is_a_result_without_the_text_of_an_unexpected_error(how: str, message: str) -> None:
+    assert await run("search_and_fail", json.dumps({"how": how})) == (ToolOutcome.FAILED, {"error": message})
 
 
 async def test_a_tool_that_does_not_finish_may_have_taken_effect() -> None:
@@ -199,7 +204,7 @@ async def test_a_tool_that_does_not_finish_may_have_taken_effect() -> None:
         (json.dumps({"place": {"city": "x" * 70_000}}), "The arguments are over 65536 bytes"),
     ],
 )
-def test_arguments_that_do_not_fit_are_refused_with_words_for_the_model(arguments: str, complaint: str) -> None:
+def test_arguments_that_do_not_fit_are_refused_with_a_message_for_the_model(arguments: str, complaint: str) -> None:
     with pytest.raises(ToolValidationError) as raised:
         BOX.check(SPECS["search_weather"], arguments)
     assert complaint in raised.value.message
@@ -210,7 +215,7 @@ def test_no_arguments_are_an_empty_object(arguments: str) -> None:
     assert BOX.check(SPECS["search_nothing"], arguments) == "{}"
 
 
-def test_an_agent_has_only_the_tools_it_names() -> None:
+def test_an_agent_has_only_the_tools_that_it_names() -> None:
     assert [spec.name for spec in BOX.offered(AGENT)] == sorted(SPECS)
     assert BOX.find(AGENT, "search_weather") == SPECS["search_weather"]
     assert Toolbox([PythonTools([samples.add])]).find(AGENT, "add") is None

@@ -1,4 +1,4 @@
-"""Threads for plain tools: hung ones starve nobody, and there is an end to how many there are."""
+"""Threads for plain tools: one that hangs delays no other, and their number is limited."""
 
 import asyncio
 import contextlib
@@ -40,7 +40,7 @@ async def test_calls_that_hang_starve_no_other() -> None:
         assert not any(task.done() for task in tasks)
 
 
-async def test_a_cancelled_call_leaves_at_once_and_its_function_runs_on() -> None:
+async def test_a_cancelled_call_returns_at_once_and_its_function_runs_on() -> None:
     ended = threading.Event()
     go_on = threading.Event()
 
@@ -58,7 +58,7 @@ async def test_a_cancelled_call_leaves_at_once_and_its_function_runs_on() -> Non
     await until(ended.is_set)
 
 
-@pytest.mark.parametrize("error", [StopIteration(3), RuntimeError("untold"), ToolError("told")])
+@pytest.mark.parametrize("error", [StopIteration(3), RuntimeError("broken"), ToolError("refused")])
 async def test_whatever_a_function_raises_is_an_error(error: Exception) -> None:
     def fail() -> None:
         raise error

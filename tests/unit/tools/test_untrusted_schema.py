@@ -1,4 +1,4 @@
-"""Schemas that callers send: what is taken, what is checked, and that neither can be made expensive."""
+"""Schemas that callers send: what is accepted, what is checked, and that neither can be made expensive."""
 
 import json
 import time
@@ -67,7 +67,7 @@ def test_whether_arguments_fit_and_how_long_it_takes(schema: dict[str, Any], arg
     assert time.monotonic() - began < 5
 
 
-def test_too_much_work_is_told_as_such() -> None:
+def test_a_comparison_with_too_many_steps_ends_with_its_reason() -> None:
     assert flaw(json.dumps(DOUBLING)) == ""
     problem = misfit(DOUBLING, {})
     assert problem is not None
