@@ -1,6 +1,5 @@
-"""A draft: everything one decision changes, gathered on a snapshot and stored as one step."""
+"""A unit of work: everything that one decision changes, collected on a snapshot and stored as one changeset."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -23,6 +22,7 @@ from turnkeeper.domain.event import (
 from turnkeeper.domain.session import Session
 from turnkeeper.domain.tool import Call, CallState, PolicyAction, ToolOutcome, ToolResult
 from turnkeeper.domain.turn import CancelReason, PendingItem, Turn, TurnState
+from turnkeeper.engine.rules.synthetic_results import synthetic_result
 from turnkeeper.store.changeset import (
     ApprovalChange,
     Cancel,
@@ -34,30 +34,26 @@ from turnkeeper.store.changeset import (
     Snapshot,
 )
 
-SYNTHETIC_RESULTS = {
-    ToolOutcome.CANCELLED: '"The call was cancelled before its result was known."',
-    ToolOutcome.REJECTED: '"A person rejected this call."',
-    ToolOutcome.EXPIRED: '"Nobody approved this call in time."',
-    ToolOutcome.UNKNOWN: '"The server was lost while the tool ran; it may or may not have taken effect."',
-}
-"""What the model is told of calls that nobody will answer (promise I16)."""
-
-
-NEVER_RAN_RESULT = '"The call was cancelled; it did not run."'
-
 
 class UnitOfWork:
-    """Changes on a snapshot. The values read are never touched; `step()` gives what is to be stored."""
+    """The changes that a decision makes to a snapshot, which itself stays as it was read.
+
+    `changeset()` returns them in the form in which they are stored. Its properties give each value with the changes
+    collected so far.
+    """
 
     def __init__(self, snapshot: Snapshot, *, at: datetime, new_id: Callable[[], str]) -> None:
-        """`at` is for people; what must be compared is computed from the snapshot's own clock."""
+        """`at` is the replica's time, for people. Expiries are compared with the snapshot's clock, the database's."""
         self.snapshot = snapshot
         self.at = at
         self.new_id = new_id
         self.events: list[NewEvent] = []
+        """The events to append, in the order of the log."""
         self.session: Session = snapshot.session
+        """Set it to change the session."""
         self.head = HeadChange()
         self.request: RequestRecord | None = None
+        """Set it to have the request's repeats answered from this record."""
         self._turns: dict[str, Turn] = {}
         self._new_turns: dict[str, Turn] = {}
         self._calls: dict[str, Call] = {call.id: call for call in snapshot.calls}
@@ -69,111 +65,102 @@ class UnitOfWork:
 
     @property
     def turn(self) -> Turn:
-        """The snapshot's turn as this draft leaves it."""
+        """The snapshot's turn. Raises LookupError if the snapshot has none."""
         if self.snapshot.turn is None:
             raise LookupError("the snapshot has no turn")
         return self._turns.get(self.snapshot.turn.id, self.snapshot.turn)
 
     @property
     def next_sequence(self) -> int:
-        """The number that the next event will have."""
+        """The number that the next event will have in the log."""
         return self.snapshot.head.last_seq + len(self.events) + 1
 
     @property
     def has_changes(self) -> bool:
-        """There is something to store."""
+        """True if there is something to store."""
         return bool(self.events) or self.head != HeadChange()
 
     @property
     def calls(self) -> tuple[Call, ...]:
+        """The turn's tool calls."""
         return tuple(self._calls.values())
 
     @property
     def approvals(self) -> tuple[Approval, ...]:
-        """The turn's pending approvals as this draft leaves them."""
+        """The turn's PENDING approvals."""
         return tuple(self._pending.values())
 
+    # --- single changes ----------------------------------------------------------------------------------------
+
     def append(self, payload: Payload | UnknownPayload, *, turn: Turn | None = None) -> None:
-        """Append an event; without a turn it is the session's own."""
+        """Appends an event of `turn`, or of the session alone if no turn is given."""
         turn_id, attempt = (turn.id, turn.attempt) if turn else ("", 0)
         self.events.append(NewEvent(payload=payload, at=self.at, turn_id=turn_id, attempt=attempt))
 
     def put_turn(self, turn: Turn, *, new: bool = False) -> None:
+        """Stores the turn as it is given. `new`: it must not exist yet."""
         if new or turn.id in self._new_turns:
             self._new_turns[turn.id] = turn
         else:
             self._turns[turn.id] = turn
 
     def put_call(self, call: Call, *, new: bool = False) -> None:
+        """Stores the tool call as it is given. `new`: it must not exist yet."""
         self._calls[call.id] = call
         if new:
             self._new_calls.add(call.id)
         elif call.id not in self._new_calls:
             self._changed_calls.add(call.id)
 
+    def put_approval(self, approval: Approval) -> None:
+        """Stores a change of an approval that stays PENDING."""
+        self._pending[approval.id] = approval
+        self._changed_approvals[approval.id] = ApprovalChange(approval=approval, lapsed=None)
+
     def close_approval(self, approval: Approval, *, lapsed: bool | None) -> None:
-        """An approval leaves PENDING. Whether it had lapsed is checked again as it is written."""
+        """Stores an approval that leaves PENDING.
+
+        The store refuses the changeset unless `lapsed` is true of the approval by its own clock; None: either way.
+        """
         self._pending.pop(approval.id, None)
         if approval.id in self._new_approvals:
             self._new_approvals[approval.id] = approval
         else:
             self._changed_approvals[approval.id] = ApprovalChange(approval=approval, lapsed=lapsed)
 
-    def put_approval(self, approval: Approval) -> None:
-        """It changes, and stays PENDING."""
-        self._pending[approval.id] = approval
-        self._changed_approvals[approval.id] = ApprovalChange(approval=approval, lapsed=None)
-
     def change_head(self, **changes: object) -> None:
+        """Sets fields of the HeadChange; those that are not named stay as they are."""
         self.head = replace(self.head, **changes)  # type: ignore[arg-type]
 
+    # --- tool calls and their approvals ------------------------------------------------------------------------
+
     def mark_unknown(self, call: Call) -> Call:
-        """Nobody knows what became of a call that must not start again by itself; the session remembers it."""
+        """Returns the lost call as UNKNOWN: it must not start again by itself, and the session remembers it."""
         lost = call.lost()
         self.put_call(lost)
         self.session = self.session.with_unknown(call.tool, call.id)
         return lost
 
     def request_approval(self, call: Call, *, agent: Agent, approval_id: str = "") -> Approval:
-        """Open a round: the call waits for a person from here on. About a lost one it asks for the outcome.
+        """Opens the call's next round: the call waits until a person decides, or until the approval expires.
 
-        `approval_id`: the new approval's, where it is known already.
+        Returns the approval: of an UNKNOWN call it asks for the outcome, of any other for the permission to run it. It
+        has the id `approval_id`, or a fresh one if that is empty.
         """
-        is_lost = call.state is CallState.UNKNOWN
-        asked = replace(
+        requested = replace(
             call,
-            state=CallState.UNKNOWN if is_lost else CallState.AWAITING,
+            state=CallState.UNKNOWN if call.state is CallState.UNKNOWN else CallState.AWAITING,
             action=PolicyAction.APPROVE,
             round=call.round + 1,
             shown=self.session.unknown_calls(call.tool, but=call.id),
         )
-        rule = agent.rule_named(call.tool, call.tool_class)
-        approval = Approval(
-            id=approval_id or self.new_id(),
-            tenant=call.tenant,
-            session_id=call.session_id,
-            turn_id=call.turn_id,
-            tool_call_id=call.id,
-            kind=ApprovalKind.OUTCOME if is_lost else ApprovalKind.TOOL_CALL,
-            state=ApprovalState.PENDING,
-            round=asked.round,
-            tool=call.tool,
-            tool_class=call.tool_class,
-            arguments_json=call.arguments_json,
-            arguments_hash=call.arguments_hash,
-            requester=self.turn.principal,
-            agent=agent.name,
-            create_time=self.at,
-            expire_time=self.snapshot.head.now + rule.ttl,
-            unknown_tool_call_ids=asked.shown,
-            late_result_json=call.late_result_json if is_lost and call.late_attempt == call.attempt else "",
-        )
-        expires = approval.expire_time
+        approval = self._new_approval(requested, agent, approval_id=approval_id or self.new_id())
+        expire_time = approval.expire_time
         if self.snapshot.head.suspended:
             approval = approval.paused(now=self.snapshot.head.now)
         self._pending[approval.id] = approval
         self._new_approvals[approval.id] = approval
-        self.put_call(asked, new=call.id in self._new_calls or call.id not in self._calls)
+        self._put_new_or_changed(requested)
         self.append(
             ApprovalRequested(
                 approval_id=approval.id,
@@ -183,22 +170,22 @@ class UnitOfWork:
                 arguments_json=approval.arguments_json,
                 arguments_hash=approval.arguments_hash,
                 round=approval.round,
-                expire_time=expires,
+                expire_time=expire_time,
             ),
             turn=self.turn,
         )
         return approval
 
     def request_client_tool(self, call: Call) -> None:
-        """Ask the client to run it: from here on the call waits for a result that is handed in."""
-        self.put_call(call.requested(), new=call.id in self._new_calls or call.id not in self._calls)
+        """Requests that the client runs the call's tool: the call waits until a result is submitted."""
+        self._put_new_or_changed(call.requested())
         self.append(
             ClientToolRequested(tool_call_id=call.id, tool=call.tool, arguments_json=call.arguments_json),
             turn=self.turn,
         )
 
     def close_call(self, call: Call, result: ToolResult, *, duration: timedelta | None = None) -> None:
-        """Record a call's result, from the tool or in its place."""
+        """Closes a call with a result. `duration` is the time that its tool ran, None if it did not run here."""
         self.put_call(call.returned(result.outcome))
         self.append(
             ToolReturned(
@@ -213,26 +200,30 @@ class UnitOfWork:
         )
 
     def close_call_as(self, call: Call, outcome: ToolOutcome, *, reason: str = "") -> None:
-        """A synthetic result (I16): the call will get no other."""
-        never_ran = outcome is ToolOutcome.CANCELLED and not call.started
-        told = NEVER_RAN_RESULT if never_ran else SYNTHETIC_RESULTS[outcome]
-        told = _with_reason(told, reason) if reason else told
-        self.close_call(call, ToolResult(outcome=outcome, result_json=told))
+        """Closes a call that will get no result of its own, with a synthetic one (I16)."""
+        self.close_call(call, synthetic_result(call, outcome, reason=reason))
+
+    # --- the turn ----------------------------------------------------------------------------------------------
 
     def cancel_turn(self, turn: Turn, *, reason: CancelReason, by: str) -> None:
+        """Ends a turn as CANCELLED, closes its calls and withdraws its approvals. `by` is the principal."""
         self._close_open_work(turn)
-        turn = self._current(turn).ended_as(TurnState.CANCELLED, at=self.at)
+        turn = self._turns.get(turn.id, turn).ended_as(TurnState.CANCELLED, at=self.at)
         self.put_turn(turn)
         self.append(TurnCancelled(reason=reason, principal=by, usage=turn.usage), turn=turn)
 
     def fail_turn(self, error: ErrorDetail) -> None:
+        """Ends the snapshot's turn as FAILED, closes its calls and withdraws its approvals."""
         self._close_open_work(self.turn)
         turn = replace(self.turn.ended_as(TurnState.FAILED, at=self.at), error=error)
         self.put_turn(turn)
         self.append(TurnFailed(error=error, usage=turn.usage), turn=turn)
 
     def activate_next_turn(self) -> None:
-        """The active turn has ended: its usage is the session's, and the first queued turn becomes active."""
+        """Makes the first queued turn the active one, claimable at once, after the active turn has ended.
+
+        Releases the lease, and adds the ended turn's usage to the session's.
+        """
         self.add_usage(self.turn)
         queue = self.head.queue if self.head.queue is not None else self.snapshot.head.queue
         self.change_head(
@@ -244,16 +235,19 @@ class UnitOfWork:
         )
 
     def add_usage(self, turn: Turn) -> None:
-        """A turn has ended: the session has its usage, and was changed just now."""
+        """Adds an ended turn's usage to the session's."""
         self.session = replace(self.session, usage=self.session.usage + turn.usage, update_time=self.at)
 
     def await_answers(self, calls: tuple[Call, ...]) -> None:
-        """The turn waits for people, or for its client: no owner, no lease, no wake-up."""
+        """Lets the turn wait for these calls' approvals or client results, without an owner and without a wake-up."""
         self._set_waiting(calls)
         self.change_head(lease=LeaseChange.RELEASE)
 
     def resume_if_answered(self) -> None:
-        """An answer came that the turn may have waited for. The last one, and one that lets a call start, wakes it."""
+        """Makes the waiting turn claimable if its last open call was answered, or if one of its calls may start now.
+
+        Otherwise the turn goes on waiting for the calls that are left. Changes nothing of a turn that does not wait.
+        """
         if not self.turn.state.awaits_answers:
             return
         open_calls = tuple(call for call in self.calls if call.state is not CallState.RETURNED)
@@ -264,16 +258,14 @@ class UnitOfWork:
         self.put_turn(replace(self.turn, state=TurnState.RUNNING, pending=(), update_time=self.at))
         self.change_head(wake=timedelta())
 
-    def _set_waiting(self, calls: tuple[Call, ...]) -> None:
-        """The state names what most concerns people: an unknown outcome, then an approval, then a client's result."""
-        by_call = {approval.tool_call_id: approval.id for approval in self.approvals}
-        pending = tuple(
-            PendingItem(approval_id=by_call.get(call.id, ""), tool_call_id=call.id, tool=call.tool) for call in calls
-        )
-        self.put_turn(replace(self.turn, state=_awaited(calls), pending=pending, update_time=self.at))
+    # --- what is stored, and what is known then ----------------------------------------------------------------
 
     def changeset(self, *, changeset_id: str, fence: int | None, lease_for: timedelta = timedelta()) -> Changeset:
-        """What is to be stored. `fence` is the owner's, None for anybody else."""
+        """Returns what is to be stored.
+
+        `fence` is the owner's; None for a writer that is not the turn's owner. An owner that keeps its lease extends it
+        by `lease_for`.
+        """
         head = self.snapshot.head
         keeps = fence is not None and self.head.lease is LeaseChange.KEEP
         return Changeset(
@@ -299,84 +291,108 @@ class UnitOfWork:
         )
 
     def snapshot_after(self, committed: Committed, *, by_owner: bool) -> Snapshot:
-        """The snapshot as it is once this draft was stored, if nobody else wrote: then its `revision` is behind."""
+        """Returns the snapshot as a reader finds it once this unit of work is stored, if there was no other writer.
+
+        After another writer its `revision` is behind the head's, so a decision on it is refused as a Conflict.
+        """
         before = self.snapshot
         change = self.head
-        given = ("active_turn", "queue", "cancel", "suspended", "deleted")
-        changed = {name: value for name in given if (value := getattr(change, name)) is not None}
-        ends_need = change.active_turn is not None
+        settable = ("active_turn", "queue", "cancel", "suspended", "deleted")
+        changed = {name: value for name in settable if (value := getattr(change, name)) is not None}
+        turn_changes = change.active_turn is not None
         head = replace(
             before.head,
             **changed,
             last_seq=committed.last_seq,
             fence=committed.fence,
             revision=before.head.revision + 1,
-            owner=_owner(before.head.owner, change),
+            owner=_owner_after(before.head.owner, change),
             owned=change.lease in (LeaseChange.KEEP, LeaseChange.TAKE)
             and (before.head.owned or change.lease is LeaseChange.TAKE),
-            lapses=0 if change.active_turn is not None or by_owner else before.head.lapses,
-            needs=(change.needs or 0) if ends_need else max(before.head.needs, change.needs or 0),
+            lapses=0 if turn_changes or by_owner else before.head.lapses,
+            needs=(change.needs or 0) if turn_changes else max(before.head.needs, change.needs or 0),
             log_needs=max(before.head.log_needs, change.log_needs or 0),
         )
         session = self.session
         if session is before.session and self.events:
             session = replace(session, update_time=max(session.update_time, self.events[-1].at))
-        return replace(
-            before,
-            head=head,
-            session=session,
-            turn=self.turn if before.turn else None,
-            calls=self.calls,
-            approvals=self.approvals,
-        )
+        turn = self.turn if before.turn else None
+        return replace(before, head=head, session=session, turn=turn, calls=self.calls, approvals=self.approvals)
 
     def stored_events(self, committed: Committed) -> list[Event]:
-        """Its events, as they are in the log once it was stored."""
+        """Returns the events as a reader of the log finds them once this unit of work is stored."""
         return [
             Event(
                 sequence=stored.sequence,
-                turn_id=new.turn_id,
-                attempt=new.attempt,
-                create_time=new.at,
-                payload=new.payload,
+                turn_id=event.turn_id,
+                attempt=event.attempt,
+                create_time=event.at,
+                payload=event.payload,
             )
-            for new, stored in zip(self.events, committed.events, strict=True)
+            for event, stored in zip(self.events, committed.events, strict=True)
         ]
 
+    def _new_approval(self, call: Call, agent: Agent, *, approval_id: str) -> Approval:
+        is_lost = call.state is CallState.UNKNOWN
+        return Approval(
+            id=approval_id,
+            tenant=call.tenant,
+            session_id=call.session_id,
+            turn_id=call.turn_id,
+            tool_call_id=call.id,
+            kind=ApprovalKind.OUTCOME if is_lost else ApprovalKind.TOOL_CALL,
+            state=ApprovalState.PENDING,
+            round=call.round,
+            tool=call.tool,
+            tool_class=call.tool_class,
+            arguments_json=call.arguments_json,
+            arguments_hash=call.arguments_hash,
+            requester=self.turn.principal,
+            agent=agent.name,
+            create_time=self.at,
+            expire_time=self.snapshot.head.now + agent.rule_named(call.tool, call.tool_class).ttl,
+            unknown_tool_call_ids=call.shown,
+            late_result_json=call.late_result_json if is_lost and call.late_attempt == call.attempt else "",
+        )
+
+    def _put_new_or_changed(self, call: Call) -> None:
+        self.put_call(call, new=call.id in self._new_calls or call.id not in self._calls)
+
+    def _set_waiting(self, calls: tuple[Call, ...]) -> None:
+        """Sets the turn's state and `pending` to what these calls wait for."""
+        by_call = {approval.tool_call_id: approval.id for approval in self.approvals}
+        pending = tuple(
+            PendingItem(approval_id=by_call.get(call.id, ""), tool_call_id=call.id, tool=call.tool) for call in calls
+        )
+        self.put_turn(replace(self.turn, state=_waiting_state(calls), pending=pending, update_time=self.at))
+
     def _close_open_work(self, turn: Turn) -> None:
-        """Every end of a turn closes its calls and withdraws its approvals, in the same step."""
+        """Withdraws the turn's approvals and closes its calls: every end of a turn does, in the same changeset."""
         for approval in self.approvals:
             if approval.turn_id == turn.id:
                 self.close_approval(approval.closed(ApprovalState.WITHDRAWN, at=self.at), lapsed=None)
-                said = ApprovalWithdrawn(approval_id=approval.id, tool_call_id=approval.tool_call_id)
-                self.append(said, turn=turn)
+                self.append(ApprovalWithdrawn(approval_id=approval.id, tool_call_id=approval.tool_call_id), turn=turn)
         for call in self.calls:
             if call.turn_id == turn.id and call.state is not CallState.RETURNED:
-                lost = call.state is CallState.UNKNOWN
+                is_lost = call.state is CallState.UNKNOWN
                 if call.state is CallState.STARTED and not call.tool_class.may_start_again:
                     self.session = self.session.with_unknown(call.tool, call.id)
-                self.close_call_as(call, ToolOutcome.UNKNOWN if lost else ToolOutcome.CANCELLED)
-
-    def _current(self, turn: Turn) -> Turn:
-        return self._turns.get(turn.id, turn)
+                self.close_call_as(call, ToolOutcome.UNKNOWN if is_lost else ToolOutcome.CANCELLED)
 
 
-def _owner(before: str, change: HeadChange) -> str:
+def _owner_after(owner: str, change: HeadChange) -> str:
     match change.lease:
         case LeaseChange.KEEP:
-            return before
+            return owner
         case LeaseChange.TAKE:
             return change.owner
         case LeaseChange.RELEASE | LeaseChange.BREAK:
             return ""
 
 
-def _awaited(calls: tuple[Call, ...]) -> TurnState:
+def _waiting_state(calls: tuple[Call, ...]) -> TurnState:
+    """Returns the state that matters most to people: an unknown outcome, then an approval, then a client's result."""
     states = {call.state for call in calls}
     if CallState.UNKNOWN in states:
         return TurnState.AWAITING_OUTCOME
     return TurnState.AWAITING_APPROVAL if CallState.AWAITING in states else TurnState.AWAITING_TOOL
-
-
-def _with_reason(told: str, reason: str) -> str:
-    return json.dumps({"error": json.loads(told), "reason": reason}, ensure_ascii=False)
