@@ -117,7 +117,7 @@ def test_the_example_is_a_file_of_agents(tmp_path: Path) -> None:
 
 
 def test_classes_outcomes_and_context_of_tools() -> None:
-    classes = table(TOOLS, "class", "it says", "by default", "after a lost server")
+    classes = table(TOOLS, "class", "meaning", "by default", "after a lost server")
     assert [row[0] for row in classes] == [each.value for each in ToolClass]
     assert [row[2] for row in classes] == ["runs", "asks", "asks"]
     assert ["starts again" in row[3] and "never" not in row[3] for row in classes] == [
