@@ -8,6 +8,7 @@ from turnkeeper.codes import Code, ErrorDetail
 from turnkeeper.domain.message import FinishReason, Part, Usage
 from turnkeeper.domain.session import BelongsToSession
 from turnkeeper.domain.tool import Call, CallState, ClientTool
+from turnkeeper.durations import jittered
 
 
 class TurnState(StrEnum):
@@ -251,5 +252,5 @@ class RetryPolicy:
         """
         if tries >= self.max_attempts or (retry_after is not None and retry_after > self.longest_wait):
             return None
-        backoff = min(self.base * 2.0 ** min(tries - 1, 30), self.most) * (0.75 + jitter / 2)
+        backoff = jittered(min(self.base * 2.0 ** min(tries - 1, 30), self.most), jitter)
         return max(backoff, retry_after or timedelta())

@@ -18,6 +18,7 @@ from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.event import Event
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import Turn
+from turnkeeper.durations import jittered
 from turnkeeper.engine.eventlog.session_cache import CachedSnapshot, SessionCache
 from turnkeeper.engine.execution.late_results import OrphanedCall, see_off
 from turnkeeper.engine.execution.lease import HeldLease, LeaseLost
@@ -326,7 +327,7 @@ class Worker:
                         continue
             self._starved = not room
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._poll * (0.75 + self._parts.jitter() / 2)):
+                async with asyncio.timeout(jittered(self._poll, self._parts.jitter())):
                     await self._hint.wait()
 
     async def _claim_one(self) -> Claim | None:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 
 from turnkeeper.domain.session import SessionKey
+from turnkeeper.durations import jittered
 from turnkeeper.engine.execution.worker import Worker
 from turnkeeper.engine.replica.preview_receiver import PreviewReceiver
 from turnkeeper.engine.streaming.feed import Feeds
@@ -62,7 +63,7 @@ class ChangeListener:
                 logger.exception("hints cannot be read")
             self._feeds.deaf = self._elsewhere.deaf = True
             self._metrics.hints_lost(reason)
-            pause = min(PAUSE * 2**self._tries, LONGEST_PAUSE) * (0.75 + self._jitter() / 2)
+            pause = jittered(min(PAUSE * 2**self._tries, LONGEST_PAUSE), self._jitter())
             self._tries = min(self._tries + 1, 10)
             logger.warning(
                 "no hints from the database (%s): polling until they come again, next try in %.1f s", reason, pause

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 from datetime import timedelta
 
+from turnkeeper.durations import jittered
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.contract import Retention
 
@@ -37,7 +38,7 @@ class Janitor:
     async def run(self) -> None:
         """Again and again; nothing here is urgent."""
         while True:
-            await asyncio.sleep(self._interval * (0.75 + self._jitter() / 2))
+            await asyncio.sleep(jittered(self._interval, self._jitter()))
             try:
                 await self.clean()
             except ServiceUnavailable:

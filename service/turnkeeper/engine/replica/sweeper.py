@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from turnkeeper.domain.approval import Approval
+from turnkeeper.durations import jittered
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.faults import fault
 from turnkeeper.store.contract import Store
@@ -44,7 +45,7 @@ class Sweeper:
     async def run(self) -> None:
         """Again and again. After a failed call it waits one lease before it judges others' leases again."""
         for number in itertools.count():
-            await asyncio.sleep(self._interval * (0.75 + self._jitter() / 2))
+            await asyncio.sleep(jittered(self._interval, self._jitter()))
             try:
                 await self.sweep()
                 if not number % COUNTED:
