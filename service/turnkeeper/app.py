@@ -182,6 +182,7 @@ class _Replica:
         _warn_of_missing_tools(agents, toolbox)
         parts = RunServices(
             store=store,
+            leases=store,
             log_writer=log_writer,
             toolbox=toolbox,
             speech=ModelCaller(models.of, toolbox=toolbox, spans=spans, metrics=metrics),
@@ -211,6 +212,7 @@ class _Replica:
         )
         self._approvals = Approvals(
             store,
+            store,
             log_writer,
             self.feeds,
             metrics=metrics,
@@ -238,7 +240,7 @@ class _Replica:
             woken=self.worker.nudge,
         )
         self._checkpoints = Checkpoints(store, log_writer, decode=WireCodec().decode)
-        self._forks = Forks(store, log_writer, self._checkpoints, schema=schema)
+        self._forks = Forks(store, store, log_writer, self._checkpoints, schema=schema)
         self._sweeper = Sweeper(
             store,
             metrics=metrics,
@@ -257,7 +259,7 @@ class _Replica:
         )
         self._heartbeat = Heartbeat(store, lease=settings.lease)
         self._sharing = PreviewPublisher(store, self.feeds, held=self.worker.held, alone=lambda: self._heartbeat.alone)
-        self._elsewhere = PreviewReceiver(store, self.feeds, holds=self.worker.holds)
+        self._elsewhere = PreviewReceiver(store, store, self.feeds, holds=self.worker.holds)
         self._hearing = ChangeListener(
             store,
             feeds=self.feeds,

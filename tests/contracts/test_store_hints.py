@@ -24,7 +24,7 @@ async def test_every_kind_of_move_is_hinted_in_order(new_store: NewStore) -> Non
     here, there = await new_store(), await new_store()
     place = await begin(there)
     about = partial(ChangeNotification, tenant=place.tenant, session_id=place.session_id)
-    async with here.hints() as hints:
+    async with here.notifications() as hints:
         await committed(there.commit(a_step(await head_of(there, place), an_event(), an_event())))
         assert await _next(hints) == about(last_seq=3)
         turn = await make_due(there, place)
@@ -46,7 +46,7 @@ async def test_every_kind_of_move_is_hinted_in_order(new_store: NewStore) -> Non
 async def test_a_lapsed_lease_is_hinted_when_it_is_swept(store: Store) -> None:
     place = await begin(store)
     await run_turn(store, place, lease=SHORT)
-    async with store.hints() as hints:
+    async with store.notifications() as hints:
         await lapse(store, place)
         assert await store.requeue_lapsed() == 1
         swept = await _next(hints)
@@ -59,11 +59,11 @@ async def test_the_next_entry_goes_on_where_the_last_one_ended(store: Store) -> 
     async def say() -> None:
         await committed(store.commit(a_step(await head_of(store, place), an_event())))
 
-    async with store.hints() as hints:
+    async with store.notifications() as hints:
         await say()
         assert (await _next(hints)).last_seq == 2
     await say()
-    async with store.hints() as hints:
+    async with store.notifications() as hints:
         assert (await _next(hints)).last_seq == 3
 
 
@@ -72,7 +72,7 @@ async def test_what_a_replicas_own_worker_stores_is_no_news_to_it(new_store: New
     here, there = await new_store("here"), await new_store("there")
     place = await begin(here)
     about = partial(ChangeNotification, tenant=place.tenant, session_id=place.session_id)
-    async with here.hints() as near, there.hints() as far:
+    async with here.notifications() as near, there.notifications() as far:
         turn, owned = await run_turn(here, place, owner="here")
         for _ in range(3):
             step = a_step(await head_of(here, place), an_event(), fence=owned.fence, head=HeadChange(lease_for=LONG))
@@ -98,7 +98,7 @@ async def test_each_replica_hears_what_the_other_ones_worker_stores(new_store: N
     """Whoever wrote last: a turn that goes from one to the other and back is news each time to the one without it."""
     here, there = await new_store("here"), await new_store("there")
     place = await begin(here)
-    async with here.hints() as near, there.hints() as far:
+    async with here.notifications() as near, there.notifications() as far:
         for _ in range(2):
             for worker, owner, listener in ((here, "here", far), (there, "there", near)):
                 _, owned = await run_turn(worker, place, owner=owner)

@@ -14,38 +14,38 @@ async def test_pieces_are_kept_by_message_attempt_and_offset(store: Store) -> No
     place = a_place()
     first, second = a_piece(place, "Я 海"), a_piece(place, "🙂", offset=6)
     others = [replace(first, message_id="n"), replace(first, attempt=2), replace(first, session_id="another")]
-    await store.put_pieces([second, *others])
-    await store.put_pieces([first, replace(second, text="again, and longer")])
+    await store.put_previews([second, *others])
+    await store.put_previews([first, replace(second, text="again, and longer")])
 
     async def of(*, after: int = 0) -> list[object]:
-        return list(await store.pieces(place, message_id="m", attempt=1, after=after))
+        return list(await store.previews(place, message_id="m", attempt=1, after=after))
 
     assert await of() == [first, second]
     assert await of(after=6) == [second]
     assert await of(after=7) == []
-    await store.put_pieces([])
+    await store.put_previews([])
 
 
 async def test_i13_another_tenants_pieces_are_absent(store: Store) -> None:
     blue, red = a_place(tenant="blue", session_id="same"), a_place(tenant="red", session_id="same")
-    await store.put_pieces([a_piece(blue, "blue"), a_piece(red, "red")])
+    await store.put_previews([a_piece(blue, "blue"), a_piece(red, "red")])
     for place in (blue, red):
-        found = await store.pieces(SessionKey(place.tenant, "same"), message_id="m", attempt=1, after=0)
+        found = await store.previews(SessionKey(place.tenant, "same"), message_id="m", attempt=1, after=0)
         assert found == [a_piece(place, place.tenant)]
 
 
 async def test_other_replicas_hear_of_pieces_and_their_owner_does_not(new_store: NewStore) -> None:
     here, there = await new_store("here"), await new_store("there")
     place = a_place()
-    async with here.hints() as hints:
-        await here.put_pieces([a_piece(place, "mine", message_id="own")])
-        await there.put_pieces([a_piece(place, "theirs")])
+    async with here.notifications() as hints:
+        await here.put_previews([a_piece(place, "mine", message_id="own")])
+        await there.put_previews([a_piece(place, "theirs")])
         async with asyncio.timeout(10):
             assert await anext(hints) == a_piece(place, "theirs")
 
 
 async def test_i10_pieces_are_no_events(store: Store) -> None:
     place = await begin(store)
-    await store.put_pieces([a_piece(place)])
+    await store.put_previews([a_piece(place)])
     assert (await head_of(store, place)).last_seq == 1
     assert len(await store.events(place, after=0, limit=9)) == 1

@@ -14,7 +14,7 @@ from turnkeeper.engine.streaming.feed import Feeds
 from turnkeeper.errors import AgentConfigError, ApprovalNotFound, InternalError
 from turnkeeper.errors import ApprovalExpired as ApprovalHasExpired
 from turnkeeper.faults import fault
-from turnkeeper.store.contract import Store
+from turnkeeper.store.contract import ApprovalStore, SessionStore
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.tools.toolbox import Toolbox
 
@@ -24,7 +24,8 @@ class Approvals:
 
     def __init__(  # noqa: PLR0913 - the parts it is made of
         self,
-        store: Store,
+        store: ApprovalStore,
+        sessions: SessionStore,
         log_writer: LogWriter,
         feeds: Feeds,
         *,
@@ -37,6 +38,7 @@ class Approvals:
         self._toolbox = toolbox
         self._agent_of = agent_of
         self._store = store
+        self._sessions = sessions
         self._log_writer = log_writer
         self._feeds = feeds
         self._metrics = metrics
@@ -111,7 +113,7 @@ class Approvals:
     async def _edit(self, asked: Approval, said: Answer) -> approval_edits.Edit | None:
         if not said.edited_arguments_json or asked.kind is not ApprovalKind.TOOL_CALL:
             return None
-        turn = await self._store.turn(asked.session_key, asked.turn_id)
+        turn = await self._sessions.turn(asked.session_key, asked.turn_id)
         agent = await self._agent_of(asked.tenant, turn) if turn is not None else None
         if agent is None:
             raise AgentConfigError("The agent's pinned version is gone; reject the call, or start a new session.")

@@ -19,7 +19,7 @@ from turnkeeper.errors import (
     TurnInProgress,
 )
 from turnkeeper.store.changeset import Head, RequestKey, RequestRecord, StoredEvent, check_kept
-from turnkeeper.store.contract import Store
+from turnkeeper.store.contract import SessionLog
 
 PAGE = 200
 
@@ -43,7 +43,7 @@ class RestoreRequest:
 class Checkpoints:
     """The verbs about places."""
 
-    def __init__(self, store: Store, log_writer: LogWriter, *, decode: Callable[[StoredEvent], Event]) -> None:
+    def __init__(self, store: SessionLog, log_writer: LogWriter, *, decode: Callable[[StoredEvent], Event]) -> None:
         self._store = store
         self._log_writer = log_writer
         self._decode = decode

@@ -9,7 +9,7 @@ from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.eventlog.writer import LogWriter, Stored
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import InternalError, InvalidRequest, ToolCallNotPending
-from turnkeeper.store.contract import Store
+from turnkeeper.store.contract import SessionStore
 from turnkeeper.tools.toolbox import Toolbox
 
 
@@ -18,7 +18,7 @@ class ClientTools:
 
     def __init__(
         self,
-        store: Store,
+        store: SessionStore,
         log_writer: LogWriter,
         *,
         toolbox: Toolbox,

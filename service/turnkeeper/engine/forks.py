@@ -14,7 +14,7 @@ from turnkeeper.engine.eventlog.writer import LogWriter
 from turnkeeper.engine.sessions import check_shown
 from turnkeeper.errors import ServiceUnavailable, SessionNotFound
 from turnkeeper.store.changeset import Fork, Head, RequestKey, RequestRecord
-from turnkeeper.store.contract import Store
+from turnkeeper.store.contract import ForkStore, SessionStore
 
 OPENING = 3
 """Events of a fork before the copied ones; without a turn it is not activated, and there are two."""
@@ -37,9 +37,12 @@ class WantedFork:
 class Forks:
     """The verb ForkSession."""
 
-    def __init__(self, store: Store, log_writer: LogWriter, checkpoints: Checkpoints, *, schema: int) -> None:
+    def __init__(
+        self, store: ForkStore, sessions: SessionStore, log_writer: LogWriter, checkpoints: Checkpoints, *, schema: int
+    ) -> None:
         """`schema` is the newest that this replica supports."""
         self._store = store
+        self._sessions = sessions
         self._schema = schema
         self._log_writer = log_writer
         self._checkpoints = checkpoints
@@ -50,7 +53,7 @@ class Forks:
         Raises SessionNotFound, CheckpointNotFound, InvalidRequest, CursorExpired, SessionAlreadyExists,
         RequestIdReused; ServiceUnavailable when only a newer replica understands all of the source's log.
         """
-        known = await self._store.find_request(wanted.key)
+        known = await self._sessions.find_request(wanted.key)
         if known is not None:
             return await self._made(known, wanted)
         fork = await self._reserve(wanted)
@@ -134,7 +137,7 @@ class Forks:
         found: dict[str, TurnOptions] = {}
         before: int | None = None
         while True:
-            page = await self._store.turns(source.key, states=(), limit=TURNS, before=before)
+            page = await self._sessions.turns(source.key, states=(), limit=TURNS, before=before)
             found |= {turn.id: turn.options for turn in page}
             if len(page) < TURNS:
                 return found
@@ -152,14 +155,14 @@ class Forks:
 
     async def _own(self, key: SessionKey) -> tuple[Session, Head]:
         """A session that has a fork's id. Raises SessionAlreadyExists when it is deleted."""
-        found = await self._store.session(key, deleted=True)
+        found = await self._sessions.session(key, deleted=True)
         if found is None:
             raise SessionNotFound(session_id=key.session_id)
         check_shown(found[0])
         return found
 
     async def _session(self, key: SessionKey) -> tuple[Session, Head]:
-        found = await self._store.session(key)
+        found = await self._sessions.session(key)
         if found is None:
             raise SessionNotFound(session_id=key.session_id)
         return found

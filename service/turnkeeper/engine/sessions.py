@@ -18,7 +18,7 @@ from turnkeeper.errors import (
     SessionNotFound,
 )
 from turnkeeper.store.changeset import Head, Snapshot
-from turnkeeper.store.contract import Store
+from turnkeeper.store.contract import SessionStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class Sessions:
 
     def __init__(
         self,
-        store: Store,
+        store: SessionStore,
         log_writer: LogWriter,
         *,
         session_cache: SessionCache,

@@ -22,7 +22,7 @@ from turnkeeper.errors import (
 )
 from turnkeeper.faults import fault
 from turnkeeper.store.changeset import Cancel, LeaseChange, RequestKey, RequestRecord
-from turnkeeper.store.contract import Store
+from turnkeeper.store.contract import SessionLog
 from turnkeeper.telemetry.metrics import Metrics
 
 CANCEL_WAIT = 5.0
@@ -34,7 +34,7 @@ class Turns:
 
     def __init__(  # noqa: PLR0913 - the parts it is made of
         self,
-        store: Store,
+        store: SessionLog,
         log_writer: LogWriter,
         feeds: Feeds,
         *,

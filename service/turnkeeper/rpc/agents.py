@@ -9,13 +9,13 @@ from turnkeeper.rpc.identity import caller_of
 from turnkeeper.rpc.interceptor import Context
 from turnkeeper.rpc.page_tokens import PageTokens
 from turnkeeper.rpc.views import agent_view
-from turnkeeper.store.contract import Store
+from turnkeeper.store.contract import SessionStore
 
 
 class AgentService(agent_pb2_grpc.AgentServiceServicer):
     """What may be talked to."""
 
-    def __init__(self, agents: Mapping[str, Agent], store: Store, *, pages: PageTokens) -> None:
+    def __init__(self, agents: Mapping[str, Agent], store: SessionStore, *, pages: PageTokens) -> None:
         self._agents = agents
         self._store = store
         self._pages = pages

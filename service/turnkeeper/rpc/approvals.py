@@ -12,7 +12,7 @@ from turnkeeper.rpc.identity import caller_of
 from turnkeeper.rpc.interceptor import Context
 from turnkeeper.rpc.json_text import is_json
 from turnkeeper.rpc.views import approval_view
-from turnkeeper.store.contract import Store
+from turnkeeper.store.contract import ApprovalStore
 from turnkeeper.store.filters import ApprovalFilter
 from turnkeeper.tools.toolbox import RESULT_BYTES
 
@@ -20,7 +20,7 @@ from turnkeeper.tools.toolbox import RESULT_BYTES
 class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
     """What an approver does."""
 
-    def __init__(self, approvals: Approvals, store: Store, *, pages: pages.PageTokens) -> None:
+    def __init__(self, approvals: Approvals, store: ApprovalStore, *, pages: pages.PageTokens) -> None:
         self._approvals = approvals
         self._store = store
         self._pages = pages

@@ -26,7 +26,7 @@ from turnkeeper.rpc.sessions import new_session
 from turnkeeper.rpc.stream_responses import response, with_cursor
 from turnkeeper.rpc.views import turn_view
 from turnkeeper.store.changeset import RequestRecord
-from turnkeeper.store.contract import Store
+from turnkeeper.store.contract import SessionLog
 from turnkeeper.telemetry.spans import Spans
 
 TEXT_BYTES = 256 * 1024
@@ -47,7 +47,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         turns: Turns,
         sessions: Sessions,
         tools: ClientTools,
-        store: Store,
+        store: SessionLog,
         *,
         follower: Watchers,
         pages: pages.PageTokens,

@@ -29,7 +29,7 @@ from turnkeeper.rpc.lifecycle import LifecycleVerbs
 from turnkeeper.rpc.stream_responses import response, with_cursor
 from turnkeeper.rpc.views import session_view
 from turnkeeper.store.changeset import check_kept
-from turnkeeper.store.contract import Store
+from turnkeeper.store.contract import SessionLog
 from turnkeeper.store.filters import SessionFilter
 
 PREVIEWS = frozenset({"content_delta", "tool_progress"})
@@ -43,7 +43,7 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
     def __init__(  # noqa: PLR0913 - the parts it is made of
         self,
         sessions: Sessions,
-        store: Store,
+        store: SessionLog,
         *,
         session_cache: SessionCache,
         checkpoints: Checkpoints,

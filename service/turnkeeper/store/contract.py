@@ -1,11 +1,11 @@
-"""What the engine asks of a store. Each docstring is the specification; `tests/contracts/` holds the suite.
+"""What the service asks of a store, by role. Each docstring is the specification; `tests/contracts/` tests it.
 
-The promises live here: a session's events are numbered without a gap and become visible in that order; a stale owner's
-write is refused; an effect and the record of its request are stored together or not at all. Times that decide
-(leases, expiry, wake-ups) are set and compared by the store's own clock. Every method takes the tenant, except those
-that serve this replica's own work and return it.
+What every store guarantees: a session's events are numbered without a gap and become visible in that order. A write of
+an owner whose fence is no longer current is refused. An effect and the record of its request are stored together or
+not at all. Times that decide (leases, expiry, wake-ups) are set and compared by the store's own clock. A method reads
+and writes one tenant only, unless its docstring names all tenants.
 
-Any method raises ServiceUnavailable when the database cannot be reached or does not answer in time.
+Every method raises ServiceUnavailable if the database cannot be reached or does not answer in time.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -35,59 +35,60 @@ from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 from turnkeeper.store.notifications import ChangeNotification, PreviewChunk
 
 
-class Store(Protocol):
+class SessionStore(Protocol):
+    """Sessions, their turns and tool calls, and the records of requests."""
+
     async def create_session(self, session: Session, agent: Agent, *, event: NewEvent) -> Session | None:
-        """Store a new session with its first event, and its agent's version if this tenant has none yet.
+        """Stores a new session with its first event, and the agent's version unless this tenant has it already.
 
-        None when it was created now; the one that has this id, re-read durably, when there is one already.
+        Returns None if this call created the session; otherwise the session that has the id, re-read from a majority.
         """
         ...
 
-    async def reserve_fork(self, fork: Fork) -> Fork | None:
-        """Take the new session's id; from here on no other session gets it, and nobody sees that it is taken.
-
-        The fork that has the id, as it was first taken and with what was copied since: this one, or another that the
-        caller must compare. None when a whole session has the id.
-        """
+    async def session(self, key: SessionKey, *, deleted: bool = False) -> tuple[Session, Head] | None:
+        """Returns None if there is no such session. A deleted one is returned only with `deleted`; one that is being
+        purged never is."""
         ...
 
-    async def copy_events(self, fork: Fork, events: Sequence[NewEvent]) -> Fork | None:
-        """Store the next of the fork's events, of which all are given, as many as one transaction should have.
-
-        The fork as it is then, also when another try was faster; None when it is no fork any more.
-        """
-        ...
-
-    async def finish_fork(
-        self, fork: Fork, session: Session, *, turns: Sequence[Turn], calls: Sequence[Call], request: RequestRecord
-    ) -> RequestRecord:
-        """Make it visible, with its turns, its calls and the request's record, in one transaction.
-
-        The record that holds: this one, or that of the try that was first.
-        """
+    async def sessions(
+        self, tenant: str, where: SessionFilter, *, limit: int, after: tuple[datetime, str] | None
+    ) -> Sequence[tuple[Session, Head]]:
+        """Returns a page ordered by (create_time, id), beginning beyond `after`, without deleted sessions."""
         ...
 
     async def snapshot(
-        self,
-        key: SessionKey,
-        *,
-        turn_id: str = "",
-        deleted: bool = False,
-        request: RequestKey | None = None,
+        self, key: SessionKey, *, turn_id: str = "", deleted: bool = False, request: RequestKey | None = None
     ) -> Snapshot | None:
-        """What a decision about the session, or about this turn of it, needs; None when there is no such session.
-        With `request`, also what that has made: not older than the head, so that an effect seen there is found.
+        """Returns what a decision about the session needs, or about its turn `turn_id`.
 
-        A deleted one counts as absent unless `deleted` asks for it; one that is being purged always does.
+        Returns None if there is no such session; `deleted` as in `session`. With `request`, the snapshot holds the
+        record of that request as well, read no earlier than the head.
         """
         ...
 
-    async def commit(self, step: Changeset) -> CommitResult:
-        """Store the step in one transaction, on a majority.
+    async def turn(self, key: SessionKey, turn_id: str) -> Turn | None:
+        """Returns None if the session has no such turn."""
+        ...
 
-        Returns only what is known to be so: an unknown outcome is resolved by the `step_id`. Raises
-        ServiceUnavailable when it stays unknown beyond the operation's deadline. A second call with the same
-        `step_id` finds what the first one did.
+    async def turns(
+        self, key: SessionKey, *, states: tuple[TurnState, ...], limit: int, before: int | None
+    ) -> Sequence[Turn]:
+        """Returns a page, newest first: turns in `states` (empty: all) whose `first_sequence` is below `before`."""
+        ...
+
+    async def call(self, key: SessionKey, call_id: str) -> Call | None:
+        """Returns None if the session has no such tool call."""
+        ...
+
+    async def find_request(self, key: RequestKey) -> RequestRecord | None:
+        """Returns the durable record of what the request did. Returns None if there is none, or if its session is
+        deleted."""
+        ...
+
+    async def request_cancel(self, key: SessionKey, cancel: Cancel) -> bool:
+        """Asks the turn's owner to cancel it. Returns False, and stores nothing, unless the turn is active and owned.
+
+        A second request for the same turn returns True and changes nothing.
         """
         ...
 
@@ -101,22 +102,29 @@ class Store(Protocol):
         arguments_hash: str,
         result: ToolResult,
     ) -> bool:
-        """Write on the ledger what a tool returned after its owner had lost the lease; no event, no number.
+        """Stores beside the call what a tool returned after its owner had lost the lease. No event is appended.
 
-        True when it is kept: for this start alone, once (the same again is True), while the call has no result of its
-        tool's. A PENDING approval of kind OUTCOME shows it, and has `hash_with_late_result` from there on: a decision
-        of somebody who has not read it is refused. A step on the call that was decided before is Stale.
+        Returns True if it is stored: for this start of the call alone, once (a repeat returns True as well), while the
+        call has no result from its tool. A PENDING approval of kind OUTCOME gets the result and
+        `hash_with_late_result`, so that a decision made without it is refused. A changeset that was decided before and
+        changes the call is a Conflict.
         """
         ...
 
-    async def find_request(self, key: RequestKey) -> RequestRecord | None:
-        """What this request made, durably, or None; None, too, while its session is deleted."""
+    async def agent(self, tenant: str, name: str, version: str) -> Agent | None:
+        """Returns the content of a version that some session of the tenant pinned, or None."""
         ...
 
-    async def request_cancel(self, key: SessionKey, cancel: Cancel) -> bool:
-        """Ask the turn's owner to cancel it. False, and nothing is stored, unless it is active and owned.
 
-        A second wish for the same turn is True and changes nothing.
+class EventLog(Protocol):
+    """The one verb that changes a session, and the log that it appends to."""
+
+    async def commit(self, changeset: Changeset) -> CommitResult:
+        """Stores the changeset in one transaction, on a majority.
+
+        Returns only what is certain: an unknown outcome is resolved by the `changeset_id`. A second call with the same
+        `changeset_id` returns what the first one did. Raises ServiceUnavailable if the outcome stays unknown until the
+        operation's deadline.
         """
         ...
 
@@ -130,113 +138,91 @@ class Store(Protocol):
         turn_id: str = "",
         until: int = 0,
     ) -> Sequence[StoredEvent]:
-        """Durable events numbered above `after` (and up to `until`, when it is not 0), in order, at most `limit`."""
+        """Returns durable events in order: at most `limit`, numbered above `after` and up to `until` (0: no bound)."""
         ...
 
     async def last_seqs(self, sessions: Sequence[SessionKey]) -> Mapping[SessionKey, int]:
-        """For each (tenant, session) that exists, the number of its last event; one query."""
+        """Returns the number of the last event of each session that exists. Sends one query."""
         ...
 
-    async def session(self, key: SessionKey, *, deleted: bool = False) -> tuple[Session, Head] | None:
-        """None when there is none. A deleted one counts as absent, as in `snapshot`."""
+    def notifications(self) -> AbstractAsyncContextManager[AsyncIterator[ChangeNotification | PreviewChunk]]:
+        """Yields changes of any session of any tenant from the entry on, in order for each session.
+
+        There is a notification for each changeset, claim, sweep and request to cancel; none for renewals. This
+        replica's own claims are left out, and so are changesets of its owners and those that took a lease. Preview
+        chunks of other replicas come on the same stream.
+
+        Raises ServiceUnavailable, on entry and later, if the stream has ended. The next entry resumes where the last
+        one ended, if the database still has that position.
+        """
         ...
 
-    async def sessions(
-        self, tenant: str, where: SessionFilter, *, limit: int, after: tuple[datetime, str] | None
-    ) -> Sequence[tuple[Session, Head]]:
-        """A page by (create_time, id), starting beyond `after`; without the deleted ones."""
+
+class SessionLog(SessionStore, EventLog, Protocol):
+    """Sessions together with their logs."""
+
+
+class Leases(Protocol):
+    """Which owner runs which turn."""
+
+    async def claim(self, owner: str, *, lease: timedelta) -> Claim | None:
+        """Leases to `owner` the active turn of a session that is due (its `wake_at` has passed), of any tenant.
+
+        Returns None if no turn is due. Two callers never get the same turn; every claim has a higher fence than any
+        before it in that session. Skips suspended sessions, and turns that need a newer schema than this replica's
+        (`Head.needs`, `Head.log_needs`). Picks at random among the 32 turns that have been due longest.
+        """
         ...
 
-    async def turn(self, key: SessionKey, turn_id: str) -> Turn | None: ...
-
-    async def turns(
-        self,
-        key: SessionKey,
-        *,
-        states: tuple[TurnState, ...],
-        limit: int,
-        before: int | None,
-    ) -> Sequence[Turn]:
-        """A page, newest first: those whose `first_sequence` is below `before`."""
+    async def renew(self, key: SessionKey, *, owner: str, fence: int, lease: timedelta) -> bool:
+        """Extends the lease to `lease` from now. Returns False if another owner or fence holds the session."""
         ...
 
-    async def call(self, key: SessionKey, call_id: str) -> Call | None: ...
+    async def cancelled_among(self, owned: Sequence[SessionKey]) -> Sequence[str]:
+        """Returns the ids of those of the sessions whose owner must look: the session is suspended, its active turn
+        is to be cancelled, or its lease has lapsed."""
+        ...
+
+
+class ApprovalStore(Protocol):
+    """Approvals, to be read. They change by changesets only."""
 
     async def approval(self, tenant: str, approval_id: str) -> Approval | None:
-        """None, too, while its session is deleted."""
+        """Returns None if there is no such approval, or if its session is deleted."""
         ...
 
     async def approvals(
         self, tenant: str, where: ApprovalFilter, *, limit: int, after: tuple[datetime, str] | None
     ) -> Sequence[Approval]:
-        """A page by (create_time, id), starting beyond `after`; without those of deleted sessions."""
+        """Returns a page ordered by (create_time, id), beginning beyond `after`, without those of deleted sessions."""
         ...
 
-    async def agent(self, tenant: str, name: str, version: str) -> Agent | None:
-        """The content of a version that a session of this tenant pinned."""
+
+class PreviewStore(Protocol):
+    """Previews: text of messages that are being written, for watchers on other replicas. They may get lost."""
+
+    async def put_previews(self, chunks: Sequence[PreviewChunk]) -> None:
+        """Stores chunks for half an hour. A second chunk at the same offset changes nothing."""
         ...
 
-    async def claim(self, owner: str, *, lease: timedelta) -> Claim | None:
-        """Lease the active turn of a session that is due (`wake` reached) to `owner`, or None when none is.
+    async def previews(self, key: SessionKey, *, message_id: str, attempt: int, after: int) -> Sequence[PreviewChunk]:
+        """Returns the stored chunks of this attempt at a message from byte `after` on, in order, perhaps with gaps."""
+        ...
 
-        Only what this store's schema is enough for (`Head.needs`, `Head.log_needs`), and never of a suspended session.
-        Two callers never get the same turn; every claim has a fence greater than any before it in that session.
-        Picks at random among the 32 that are due longest.
+
+class ReplicaRegistry(Protocol):
+    """Which replicas are alive, and what all of them share."""
+
+    async def write_heartbeat(self, *, silent_after: timedelta) -> bool:
+        """Publishes this replica's heartbeat. Returns True if another replica's heartbeat is still fresh.
+
+        Other replicas abort this one's open transactions once its heartbeat is older than `silent_after`; the replica
+        may start new ones after that.
         """
-        ...
-
-    async def renew(self, key: SessionKey, *, owner: str, fence: int, lease: timedelta) -> bool:
-        """Extend the lease by `lease` from now; False when the fence moved."""
-        ...
-
-    async def cancelled_among(self, owned: Sequence[SessionKey]) -> Sequence[str]:
-        """Of these (tenant, session): those suspended, or whose active turn shall be cancelled, or is owned no more."""
-        ...
-
-    async def put_pieces(self, pieces: Sequence[PreviewChunk]) -> None:
-        """Keep previews for half an hour; a second one at the same place changes nothing. They may get lost."""
-        ...
-
-    async def pieces(self, key: SessionKey, *, message_id: str, attempt: int, after: int) -> Sequence[PreviewChunk]:
-        """What is kept of this attempt at a message from byte `after` on, in order; perhaps with gaps."""
-        ...
-
-    def hints(self) -> AbstractAsyncContextManager[AsyncIterator[ChangeNotification | PreviewChunk]]:
-        """A hint for each step, claim, sweep and wish in any session from the entry on, in each session in order; none
-        for renewals, nor for this replica's own claims, its owners' steps and those that took a lease. And other
-        replicas' previews. Raises ServiceUnavailable, on entry and later, when none come any more; the next entry goes
-        on where the last one ended, if the database still knows."""
-        ...
-
-    async def beat(self, *, silent_after: timedelta) -> bool:
-        """This replica lives; once it is silent for so long, others end what it was writing. It may write on.
-
-        Whether any other one lives.
-        """
-        ...
-
-    async def requeue_lapsed(self) -> int:
-        """End what silent replicas were writing. Then make claimable: active turns whose lease lapsed; sessions with
-        a queue but no active turn (its first becomes active); active turns that are AWAITING_APPROVAL or
-        AWAITING_OUTCOME without a PENDING approval, or AWAITING_TOOL without a REQUESTED call; and those without lease,
-        wake-up and any reason to wait, unless suspended. Of turns that need a newer schema only the first kind, which
-        counts a lapse. Returns how many."""
-        ...
-
-    async def lapsed_approvals(self, *, limit: int) -> Sequence[Approval]:
-        """PENDING approvals whose expiry is past, by the store's clock."""
-        ...
-
-    async def active_sessions(self) -> int:
-        """How many have a turn that runs or waits, over all tenants: for a gauge."""
-        ...
-
-    async def pending_approvals(self) -> int:
-        """How many there are, over all tenants: for a gauge."""
         ...
 
     async def secret(self, name: str) -> bytes:
-        """32 random bytes that every replica sees alike; made at the first call."""
+        """Returns 32 random bytes, the same for every replica; the first call creates them."""
         ...
 
     async def ping(self) -> None:
@@ -244,15 +230,78 @@ class Store(Protocol):
         ...
 
 
+class Maintenance(Protocol):
+    """What the sweeper needs, over all tenants."""
+
+    async def requeue_lapsed(self) -> int:
+        """Makes turns claimable that no owner will run otherwise. Returns how many.
+
+        First aborts the open transactions of silent replicas. Then makes claimable:
+
+        - active turns whose lease lapsed; this counts a lapse;
+        - sessions with a queue but no active turn: the first in the queue becomes active;
+        - active turns that are AWAITING_APPROVAL or AWAITING_OUTCOME without a PENDING approval, or AWAITING_TOOL
+          without a REQUESTED call;
+        - active turns without a lease, a wake-up or any reason to wait, unless the session is suspended.
+
+        Of turns that need a newer schema than this replica's, only those whose lease lapsed.
+        """
+        ...
+
+    async def lapsed_approvals(self, *, limit: int) -> Sequence[Approval]:
+        """Returns PENDING approvals whose expiry has passed by the store's clock."""
+        ...
+
+    async def active_sessions(self) -> int:
+        """Returns how many sessions have a turn that runs or waits."""
+        ...
+
+    async def pending_approvals(self) -> int:
+        """Returns how many approvals are PENDING."""
+        ...
+
+
+class ForkStore(Protocol):
+    """How a fork is made: its id is reserved, the log copied in batches, and the last write makes it visible."""
+
+    async def reserve_fork(self, fork: Fork) -> Fork | None:
+        """Reserves the new session's id: from now on no other session can have it. Readers do not find it yet.
+
+        Returns the fork that has the id, as first reserved and with the number of events copied since: this one, or
+        another, which the caller must compare. Returns None if a session has the id.
+        """
+        ...
+
+    async def copy_events(self, fork: Fork, events: Sequence[NewEvent]) -> Fork | None:
+        """Stores the next of the fork's events, as many as fit in one transaction. `events` are all of them.
+
+        Returns the fork as it is then, also if another attempt was faster. Returns None if it is no fork any more.
+        """
+        ...
+
+    async def finish_fork(
+        self, fork: Fork, session: Session, *, turns: Sequence[Turn], calls: Sequence[Call], request: RequestRecord
+    ) -> RequestRecord:
+        """Makes the fork visible with its turns, its calls and the request's record, in one transaction.
+
+        Returns the record that holds: this one, or that of the attempt that finished first.
+        """
+        ...
+
+
+class Store(SessionLog, Leases, ApprovalStore, PreviewStore, ReplicaRegistry, Maintenance, ForkStore, Protocol):
+    """All roles together: what a database adapter implements."""
+
+
 class EventCodec(Protocol):
-    """How events become bytes; the store never looks inside."""
+    """How events become bytes. The store never looks inside."""
 
     def encode(self, session_id: str, event: NewEvent) -> bytes:
-        """The wire form without its number."""
+        """Returns the wire form without the event's number."""
         ...
 
     def number(self, payload: bytes, sequence: int) -> bytes:
-        """The wire form with its number, made by appending: nothing is parsed."""
+        """Returns the wire form with the event's number appended. Nothing is parsed."""
         ...
 
 
@@ -260,31 +309,35 @@ class Renewer(Protocol):
     """Renews leases from a thread of its own, over a connection of its own."""
 
     def renew(self, key: SessionKey, *, owner: str, fence: int, lease: timedelta) -> bool:
-        """As the store's `renew`; it blocks the thread."""
+        """Renews as `Leases.renew` does, and blocks the thread until the database has answered."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Disconnects."""
+        ...
 
 
 class Retention(Protocol):
-    async def trim(self, *, keep: timedelta, pause: timedelta, limit: int) -> int:
-        """Trim the logs of at most `limit` sessions that nobody looked at for `pause`; how many events are gone.
+    """What the janitor needs, over all tenants: trimming old logs and purging deleted sessions."""
 
-        An event is trimmed once it was stored more than `keep` ago by the database's clock, with all before it, unless
-        it or one before it belongs to a turn that has not ended. First `compacted_to` is stored, on a majority; only
-        then are the events up to it deleted, but for the kinds in COPIED, which a conversation is made of: models,
-        ListMessages, restorations and forks need them. Of a deleted session nothing is trimmed. A call that was
-        stopped, and goes on when the id is a new session's, changes nothing of that one.
+    async def trim(self, *, keep: timedelta, pause: timedelta, limit: int) -> int:
+        """Trims the logs of at most `limit` sessions that were last examined `pause` ago. Returns the number of events.
+
+        An event is trimmed once it was stored more than `keep` ago by the database's clock, and so were all before it,
+        unless one of them belongs to a turn that has not ended. `compacted_to` is stored first, on a majority; only
+        then are the events up to it deleted. Those of the kinds in COPIED stay: model contexts, ListMessages,
+        restorations and forks need them. Logs of deleted sessions are not trimmed. A call that was stopped and resumes
+        when the id belongs to a new session changes nothing of that session.
         """
         ...
 
     async def purge(self, *, after: timedelta, limit: int) -> int:
-        """Remove at most `limit` sessions that were deleted more than `after` ago; how many are gone for good.
+        """Removes at most `limit` sessions that were deleted more than `after` ago. Returns how many are gone for good.
 
-        And at most as many forks that were begun 72 h ago and never finished: as long as a request's record is kept.
-        The next try of such a fork begins anew.
+        Also removes at most `limit` forks that were begun 72 h ago and never finished: request records are kept that
+        long, so the next attempt at such a fork begins anew.
 
-        A session is marked first: from then on nothing can be written to it, and it counts as absent even to those who
-        ask for deleted ones. Its id is free for a new session only when nothing of the old one is left.
+        A session is marked first. From then on nothing can be written to it and no reader finds it, deleted or not.
+        Its id is free for a new session only when nothing of the old one is left.
         """
         ...

@@ -148,7 +148,7 @@ async def test_a_replica_that_is_silent_for_too_long_holds_nobody_up(
     async with _store(mongo_uri, database_name, "alive") as store, _store(mongo_uri, database_name, "silent") as dead:
         place = await begin(store)
         async with _orphan(client, database_name, place, of="silent"):
-            await dead.beat(silent_after=SHORT)
+            await dead.write_heartbeat(silent_after=SHORT)
             await until(lambda: _swept(store, client, database_name))
             await committed(store.commit(a_step(await head_of(store, place), an_event("free again"))))
         found = await replicas.find_one({"_id": "silent"})
@@ -162,7 +162,7 @@ async def test_a_replica_that_says_that_it_lives_is_left_alone(
     async with _store(mongo_uri, database_name, "alive") as store, _store(mongo_uri, database_name, "other") as other:
         place = await begin(other)
         await committed(other.commit(a_step(await head_of(other, place), an_event())))
-        await other.beat(silent_after=LONG)
+        await other.write_heartbeat(silent_after=LONG)
         await store.requeue_lapsed()
         found = await client[database_name].replicas.find_one({"_id": "other"})
         assert found is not None
@@ -176,9 +176,9 @@ async def test_a_replica_that_was_ended_and_lives_announces_itself_again(
     async with _store(mongo_uri, database_name, "alive") as store, _store(mongo_uri, database_name, "frozen") as frozen:
         place = await begin(frozen)
         await committed(frozen.commit(a_step(await head_of(frozen, place), an_event("before"))))
-        await frozen.beat(silent_after=SHORT)
+        await frozen.write_heartbeat(silent_after=SHORT)
         await until(lambda: _swept(store, client, database_name, replica="frozen"))
-        await frozen.beat(silent_after=LONG)
+        await frozen.write_heartbeat(silent_after=LONG)
         await committed(frozen.commit(a_step(await head_of(frozen, place), an_event("after"))))
         found = await replicas.find_one({"_id": "frozen"})
         assert found is not None

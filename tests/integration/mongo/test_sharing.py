@@ -15,7 +15,7 @@ KEY = SessionKey("acme", "session")
 
 
 async def _text(store: MongoStore, preview: Preview) -> str:
-    pieces = await store.pieces(KEY, message_id=preview.message_id, attempt=preview.attempt, after=0)
+    pieces = await store.previews(KEY, message_id=preview.message_id, attempt=preview.attempt, after=0)
     return "".join(piece.text for piece in pieces)
 
 
@@ -56,9 +56,9 @@ async def test_another_replica_lives_until_it_was_silent_for_as_long_as_it_said(
     new_store: NewStore,
 ) -> None:
     one, two = await new_store(replica="one"), await new_store(replica="two")
-    assert not await one.beat(silent_after=timedelta(minutes=1))
-    assert await two.beat(silent_after=timedelta(milliseconds=1))
-    while await one.beat(silent_after=timedelta(minutes=1)):
+    assert not await one.write_heartbeat(silent_after=timedelta(minutes=1))
+    assert await two.write_heartbeat(silent_after=timedelta(milliseconds=1))
+    while await one.write_heartbeat(silent_after=timedelta(minutes=1)):
         pass
-    assert await two.beat(silent_after=timedelta(minutes=1))
-    assert await one.beat(silent_after=timedelta(minutes=1))
+    assert await two.write_heartbeat(silent_after=timedelta(minutes=1))
+    assert await one.write_heartbeat(silent_after=timedelta(minutes=1))

@@ -30,8 +30,15 @@ from turnkeeper.store.mongo.store import MongoStore
 
 TENANT = "blue"
 PLACE = a_place(tenant=TENANT)
-OVER_ALL_TENANTS = {"claim", "requeue_lapsed", "lapsed_approvals", "active_sessions", "pending_approvals", "hints"}
-WITHOUT_TENANTS = {"secret", "ping", "beat"}
+OVER_ALL_TENANTS = {
+    "claim",
+    "requeue_lapsed",
+    "lapsed_approvals",
+    "active_sessions",
+    "pending_approvals",
+    "notifications",
+}
+WITHOUT_TENANTS = {"secret", "ping", "write_heartbeat"}
 
 
 def _names_the_tenant(selection: Command) -> bool:
@@ -109,8 +116,8 @@ def _calls(store: MongoStore) -> dict[str, Callable[[], Awaitable[object]]]:
         "approval": lambda: store.approval(tenant, "approval"),
         "approvals": lambda: store.approvals(tenant, ApprovalFilter(tool="x"), limit=5, after=None),
         "agent": lambda: store.agent(tenant, "name", "version"),
-        "put_pieces": lambda: store.put_pieces([a_piece(PLACE)]),
-        "pieces": lambda: store.pieces(key, message_id="m", attempt=1, after=0),
+        "put_previews": lambda: store.put_previews([a_piece(PLACE)]),
+        "previews": lambda: store.previews(key, message_id="m", attempt=1, after=0),
         "renew": lambda: store.renew(key, owner="one", fence=1, lease=LONG),
         "cancelled_among": lambda: store.cancelled_among(both),
     }

@@ -8,7 +8,7 @@ from turnkeeper.domain.message import Message
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.changeset import StoredEvent
-from turnkeeper.store.contract import Store
+from turnkeeper.store.contract import EventLog
 
 _PAGE = 500
 _CREATED = 1
@@ -22,7 +22,7 @@ class Conversation:
     owner wrote itself is not all there is.
     """
 
-    def __init__(self, store: Store, *, key: SessionKey, decode: Callable[[StoredEvent], Event]) -> None:
+    def __init__(self, store: EventLog, *, key: SessionKey, decode: Callable[[StoredEvent], Event]) -> None:
         self._store = store
         self._key = key
         self._decode = decode

@@ -17,7 +17,7 @@ from turnkeeper.domain.history import HistoryEntry
 from turnkeeper.domain.session import Session, SessionKey
 from turnkeeper.engine.eventlog.conversation import Conversation
 from turnkeeper.store.changeset import Snapshot, StoredEvent
-from turnkeeper.store.contract import Store
+from turnkeeper.store.contract import EventLog
 
 SESSIONS = 1024
 """Some KiB each: more than a replica runs at once, and few beside what it needs to run them."""
@@ -54,7 +54,7 @@ class SessionCache:
 
     def __init__(
         self,
-        store: Store,
+        store: EventLog,
         *,
         decode: Callable[[StoredEvent], Event],
         sessions: int = SESSIONS,

@@ -16,7 +16,7 @@ from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feed import Feeds
 from turnkeeper.errors import ServiceUnavailable, SessionError, SessionNotFound
 from turnkeeper.store.changeset import Changeset, CommitResult, Committed, Duplicate, RequestKey, RequestRecord
-from turnkeeper.store.contract import Store
+from turnkeeper.store.contract import SessionLog
 from turnkeeper.telemetry.metrics import Metrics
 
 TRIES = 64
@@ -48,7 +48,7 @@ class LogWriter:
 
     def __init__(  # noqa: PLR0913 - the parts it is made of
         self,
-        store: Store,
+        store: SessionLog,
         feeds: Feeds,
         metrics: Metrics,
         *,

@@ -11,7 +11,7 @@ from turnkeeper.engine.rules import turns as turn_rules
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.changeset import Committed, Fenced
-from turnkeeper.store.contract import Store
+from turnkeeper.store.contract import SessionStore
 from turnkeeper.tools.toolbox import Finished
 
 PAUSE = 1.0
@@ -28,7 +28,7 @@ class OrphanedCall:
     tool: asyncio.Task[Finished]
 
 
-async def see_off(left: OrphanedCall, *, store: Store, log_writer: LogWriter) -> None:
+async def see_off(left: OrphanedCall, *, store: SessionStore, log_writer: LogWriter) -> None:
     """Wait for the tool's end, and keep its result: as usual while the fence still holds, else as a late one.
 
     A cancellation ends the tool too, where it listens.
@@ -61,7 +61,7 @@ async def see_off(left: OrphanedCall, *, store: Store, log_writer: LogWriter) ->
         return
 
 
-async def _counts(call: Call, finished: Finished, *, store: Store, log_writer: LogWriter) -> bool:
+async def _counts(call: Call, finished: Finished, *, store: SessionStore, log_writer: LogWriter) -> bool:
     """The result is stored by the fence that started the call. The lease is not extended: its owner is gone."""
     while True:
         snapshot = await store.snapshot(call.session_key, turn_id=call.turn_id)

@@ -42,7 +42,7 @@ from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.faults import fault
 from turnkeeper.model.contract import ModelAnswer, ModelFailure
 from turnkeeper.store.changeset import Committed, Conflict, Snapshot
-from turnkeeper.store.contract import Store
+from turnkeeper.store.contract import Leases, SessionStore
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.telemetry.spans import Spans
 from turnkeeper.tools.toolbox import Finished, Toolbox
@@ -54,7 +54,8 @@ logger = logging.getLogger(__name__)
 class RunServices:
     """What every run works with."""
 
-    store: Store
+    store: SessionStore
+    leases: Leases
     log_writer: LogWriter
     toolbox: Toolbox
     speech: ModelCaller

@@ -332,7 +332,7 @@ class Worker:
 
     async def _claim_one(self) -> Claim | None:
         try:
-            return await self._parts.store.claim(self.owner, lease=self.lease)
+            return await self._parts.leases.claim(self.owner, lease=self.lease)
         except Exception as error:  # noqa: BLE001 - a claim that fails is tried again
             logger.warning("no turn can be claimed now (%s)", type(error).__name__)
             return None
@@ -356,7 +356,7 @@ class Worker:
         began = time.monotonic()
         fault("renew.before")
         try:
-            ours = await self._parts.store.renew(held.key, owner=self.owner, fence=held.fence, lease=self.lease)
+            ours = await self._parts.leases.renew(held.key, owner=self.owner, fence=held.fence, lease=self.lease)
         except Exception as error:  # noqa: BLE001 - the lease then lapses by itself
             logger.warning("a lease could not be renewed (%s)", type(error).__name__)
             return
@@ -372,7 +372,7 @@ class Worker:
             if not self._held:
                 continue
             try:
-                wished = await self._parts.store.cancelled_among(list(self._held))
+                wished = await self._parts.leases.cancelled_among(list(self._held))
             except Exception as error:  # noqa: BLE001 - owners also look at each step
                 logger.warning("cancellations cannot be looked for now (%s)", type(error).__name__)
                 continue

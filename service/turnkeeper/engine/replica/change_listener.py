@@ -13,7 +13,7 @@ from turnkeeper.engine.execution.worker import Worker
 from turnkeeper.engine.replica.preview_receiver import PreviewReceiver
 from turnkeeper.engine.streaming.feed import Feeds
 from turnkeeper.errors import ServiceUnavailable
-from turnkeeper.store.contract import Store
+from turnkeeper.store.contract import EventLog
 from turnkeeper.store.notifications import ChangeNotification, PreviewChunk
 from turnkeeper.telemetry.metrics import Metrics
 
@@ -31,7 +31,7 @@ class ChangeListener:
 
     def __init__(
         self,
-        store: Store,
+        store: EventLog,
         *,
         feeds: Feeds,
         elsewhere: PreviewReceiver,
@@ -52,7 +52,7 @@ class ChangeListener:
         while True:
             reason = "NOT_OPENED"
             try:
-                async with self._store.hints() as hints:
+                async with self._store.notifications() as hints:
                     await self._opened()
                     reason = "BROKEN"
                     async for hint in hints:

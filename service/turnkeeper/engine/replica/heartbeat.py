@@ -5,7 +5,7 @@ import logging
 from datetime import timedelta
 
 from turnkeeper.errors import ServiceUnavailable
-from turnkeeper.store.contract import Store
+from turnkeeper.store.contract import ReplicaRegistry
 
 logger = logging.getLogger(__name__)
 
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 class Heartbeat:
     """One on every replica."""
 
-    def __init__(self, store: Store, *, lease: timedelta) -> None:
+    def __init__(self, store: ReplicaRegistry, *, lease: timedelta) -> None:
         """Four times a lease; who is silent for a whole one counts as dead."""
         self._store = store
         self._lease = lease
@@ -23,7 +23,7 @@ class Heartbeat:
     async def run(self) -> None:
         while True:
             try:
-                self.alone = not await self._store.beat(silent_after=self._lease)
+                self.alone = not await self._store.write_heartbeat(silent_after=self._lease)
             except ServiceUnavailable:
                 logger.warning("the database does not hear that this replica lives")
             except Exception:

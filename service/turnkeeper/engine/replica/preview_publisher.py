@@ -14,7 +14,7 @@ from turnkeeper.engine.execution.lease import HeldLease
 from turnkeeper.engine.streaming.feed import Feeds
 from turnkeeper.engine.streaming.preview import Preview
 from turnkeeper.errors import ServiceUnavailable
-from turnkeeper.store.contract import Store
+from turnkeeper.store.contract import PreviewStore
 from turnkeeper.store.notifications import PreviewChunk
 
 EVERY = 0.1
@@ -28,7 +28,7 @@ class PreviewPublisher:
     """One on every replica."""
 
     def __init__(
-        self, store: Store, feeds: Feeds, *, held: Callable[[], Iterable[HeldLease]], alone: Callable[[], bool]
+        self, store: PreviewStore, feeds: Feeds, *, held: Callable[[], Iterable[HeldLease]], alone: Callable[[], bool]
     ) -> None:
         """`held`: the leases of the turns that run here. `alone`: no other replica lives."""
         self._store = store
@@ -57,7 +57,7 @@ class PreviewPublisher:
         if not found:
             return
         try:
-            await self._store.put_pieces([piece for _, piece in found])
+            await self._store.put_previews([piece for _, piece in found])
         except ServiceUnavailable:
             if not self._failing:
                 logger.warning("the database does not take previews: other replicas' watchers wait for whole messages")

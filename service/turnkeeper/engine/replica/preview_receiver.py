@@ -14,7 +14,7 @@ from turnkeeper.domain.turn import Turn, TurnState
 from turnkeeper.engine.streaming.feed import Feed, Feeds
 from turnkeeper.engine.streaming.preview import Preview
 from turnkeeper.errors import ServiceUnavailable
-from turnkeeper.store.contract import Store
+from turnkeeper.store.contract import PreviewStore, SessionStore
 from turnkeeper.store.notifications import PreviewChunk
 
 AT_A_TIME = 32
@@ -27,9 +27,12 @@ logger = logging.getLogger(__name__)
 class PreviewReceiver:
     """One on every replica."""
 
-    def __init__(self, store: Store, feeds: Feeds, *, holds: Callable[[SessionKey], bool]) -> None:
+    def __init__(
+        self, store: PreviewStore, sessions: SessionStore, feeds: Feeds, *, holds: Callable[[SessionKey], bool]
+    ) -> None:
         """`holds`: the session's turn runs here."""
         self._store = store
+        self._sessions = sessions
         self._feeds = feeds
         self._holds = holds
         self.deaf = True
@@ -74,7 +77,7 @@ class PreviewReceiver:
             preview = await self._current(key, feed)
             if preview is None:
                 return
-            for piece in await self._store.pieces(
+            for piece in await self._store.previews(
                 key, message_id=preview.message_id, attempt=preview.attempt, after=preview.size
             ):
                 preview.extend(piece.offset, piece.text)
@@ -88,7 +91,7 @@ class PreviewReceiver:
 
     async def _current(self, key: SessionKey, feed: Feed) -> Preview | None:
         """The preview of the message that another replica writes now, None when there is none."""
-        snapshot = await self._store.snapshot(key)
+        snapshot = await self._sessions.snapshot(key)
         preview = feed.preview
         if snapshot is None or (preview is not None and preview.ours and preview.counts() and not preview.over):
             return None

@@ -10,7 +10,7 @@ from turnkeeper.domain.approval import Approval
 from turnkeeper.durations import jittered
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.faults import fault
-from turnkeeper.store.contract import Store
+from turnkeeper.store.contract import Maintenance
 from turnkeeper.telemetry.metrics import Metrics
 
 COUNTED = 5
@@ -24,7 +24,7 @@ class Sweeper:
 
     def __init__(  # noqa: PLR0913 - the parts and times it is made of
         self,
-        store: Store,
+        store: Maintenance,
         *,
         metrics: Metrics,
         expire: Callable[[Approval], Awaitable[object]],

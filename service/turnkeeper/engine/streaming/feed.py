@@ -22,7 +22,7 @@ from turnkeeper.engine.streaming.turn_cache import CachedTurn, TurnCache
 from turnkeeper.engine.streaming.wakeups import Broadcast, either
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.changeset import Changeset, Committed, StoredEvent
-from turnkeeper.store.contract import Store
+from turnkeeper.store.contract import EventLog
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -235,7 +235,7 @@ class Feed:
 class Feeds:
     """The feeds of this replica, and the poll behind their hints."""
 
-    def __init__(self, store: Store, *, poll: float) -> None:
+    def __init__(self, store: EventLog, *, poll: float) -> None:
         """`poll` in seconds: how late others' events come without hints; with them, RARELY times as late at most."""
         self._store = store
         self._poll = poll

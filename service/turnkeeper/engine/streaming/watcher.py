@@ -20,7 +20,7 @@ from turnkeeper.engine.streaming.turn_cache import CachedTurn
 from turnkeeper.engine.streaming.wakeups import NEVER, DeadlineTimers
 from turnkeeper.errors import InvalidRequest, ServerDraining, SessionNotFound, StreamRotated
 from turnkeeper.store.changeset import Head, _expired, check_kept
-from turnkeeper.store.contract import Store
+from turnkeeper.store.contract import SessionLog
 from turnkeeper.telemetry.metrics import Metrics
 
 BEHIND = 0.05
@@ -39,7 +39,7 @@ class Watchers:
 
     def __init__(  # noqa: PLR0913 - the parts and times it is made of
         self,
-        store: Store,
+        store: SessionLog,
         feeds: Feeds,
         codec: PreviewCodec,
         *,

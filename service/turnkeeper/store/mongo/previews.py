@@ -22,19 +22,19 @@ class Pieces:
     _connection: Connection
     _replica: str
 
-    async def put_pieces(self, pieces: Sequence[PreviewChunk]) -> None:
+    async def put_previews(self, chunks: Sequence[PreviewChunk]) -> None:
         """One unordered insert. Its time of expiry decides nothing, so it may be this process's."""
-        if not pieces:
+        if not chunks:
             return
         more = {"expire_at": datetime.now(UTC) + KEPT, "replica": self._replica, "schema": SCHEMA}
         with database_errors():
             try:
-                await self._connection.partials.insert_many([encode(each) | more for each in pieces], ordered=False)
+                await self._connection.partials.insert_many([encode(chunk) | more for chunk in chunks], ordered=False)
             except BulkWriteError as error:
                 if any(each["code"] != DUPLICATE_KEY for each in (error.details or {}).get("writeErrors", ())):
                     raise
 
-    async def pieces(self, key: SessionKey, *, message_id: str, attempt: int, after: int) -> Sequence[PreviewChunk]:
+    async def previews(self, key: SessionKey, *, message_id: str, attempt: int, after: int) -> Sequence[PreviewChunk]:
         match: Document = {
             "tenant": key.tenant,
             "session_id": key.session_id,

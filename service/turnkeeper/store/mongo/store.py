@@ -92,10 +92,10 @@ class MongoStore(Sessions, Forks, Steps, LateResults, Claims, Sweeps, Trims, Pur
         await self._hints.close()
         await self._connection.close()
 
-    def hints(self) -> AbstractAsyncContextManager[AsyncIterator[ChangeNotification | PreviewChunk]]:
+    def notifications(self) -> AbstractAsyncContextManager[AsyncIterator[ChangeNotification | PreviewChunk]]:
         return self._hints.open()
 
-    async def beat(self, *, silent_after: timedelta) -> bool:
+    async def write_heartbeat(self, *, silent_after: timedelta) -> bool:
         with database_errors():
             await self._orphans.beat(silent_after=silent_after)
             return await self._orphans.others_live()
