@@ -168,7 +168,7 @@ class _Replica:
         jitter = rng.random
         metrics, spans = telemetry.metrics, telemetry.spans
         self.feeds = Feeds(store, poll=settings.poll.total_seconds())
-        self._session_cache = session_cache = SessionCache(store, decode=WireCodec().decode)
+        session_cache = SessionCache(store, decode=WireCodec().decode)
         log_writer = LogWriter(
             store,
             self.feeds,
@@ -293,7 +293,6 @@ class _Replica:
             SessionService(
                 self._sessions,
                 store,
-                session_cache=self._session_cache,
                 checkpoints=self._checkpoints,
                 forks=self._forks,
                 follower=self._follower,

@@ -1,11 +1,12 @@
 """Create sessions, and change them in one step with all their turns."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from turnkeeper import ids
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.event import NewEvent, SessionCreated
+from turnkeeper.domain.history import HistoryEntry
 from turnkeeper.domain.session import Session, SessionKey, SessionState
 from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.eventlog.session_cache import CachedSnapshot, SessionCache
@@ -17,7 +18,7 @@ from turnkeeper.errors import (
     SessionAlreadyExists,
     SessionNotFound,
 )
-from turnkeeper.store.changeset import Head, Snapshot
+from turnkeeper.store.changeset import Head, RequestKey, Snapshot
 from turnkeeper.store.contract import SessionStore
 
 
@@ -38,6 +39,27 @@ class NewSession:
     labels: dict[str, str]
     metadata_json: str
     fingerprint: str
+
+    @property
+    def id(self) -> str:
+        """Returns the caller's own id, or the one that every repeat of the request derives."""
+        return self.session_id or ids.derived(self.tenant, self.principal, self.family, self.request_id)
+
+    @property
+    def key(self) -> SessionKey:
+        """Returns the key of the session: it has `id`."""
+        return SessionKey(self.tenant, self.id)
+
+    @property
+    def request_key(self) -> RequestKey:
+        """Returns the key of the request, which is also a message's key if a message creates the session."""
+        return RequestKey(
+            tenant=self.tenant,
+            session_id=self.id,
+            principal=self.principal,
+            family=self.family,
+            request_id=self.request_id,
+        )
 
 
 Decide = Callable[[UnitOfWork, Mapping[str, Turn]], int]
@@ -68,13 +90,12 @@ class Sessions:
 
         Raises AgentNotFound, SessionAlreadyExists, RequestIdReused.
         """
-        session_id = new.session_id or ids.derived(new.tenant, new.principal, new.family, new.request_id)
         agent = self._agents(new.agent)
         if agent is None:
-            return await self._made_before(new, session_id)
+            return await self._made_before(new)
         now = self._log_writer.now()
         session = Session(
-            id=session_id,
+            id=new.id,
             tenant=new.tenant,
             owner=new.principal,
             agent=agent.name,
@@ -100,6 +121,33 @@ class Sessions:
         if there is not None:
             _check_same(there, new)
         return await self._get_to_keep(session.key)
+
+    async def ensure(self, new: NewSession) -> str:
+        """Returns the id of the session that a message is for; creates the session if there is none.
+
+        An existing session stays as it is, its title and labels included. The repeat of a message that was accepted
+        is not refused here, because it is answered from the message's record.
+
+        Raises AgentNotFound, RequestIdReused, and SessionAlreadyExists if the session has another agent or is deleted.
+        """
+        try:
+            session = await self._existing_or_new(new)
+            if session.agent != new.agent:
+                raise SessionAlreadyExists(
+                    f"This session exists, and its agent is {session.agent}: name that agent in create_session, "
+                    "or choose another session_id.",
+                    session_id=session.id,
+                    metadata={"agent": session.agent},
+                )
+        except (AgentNotFound, SessionAlreadyExists):
+            if await self._store.find_request(new.request_key) is None:
+                raise
+        return new.id
+
+    async def messages(self, key: SessionKey) -> Sequence[HistoryEntry]:
+        """Returns the session's conversation, oldest message first. Raises SessionNotFound, ServiceUnavailable."""
+        session, head = await self.get(key)
+        return await self._session_cache.entries(session, until=head.last_seq)
 
     async def get(self, key: SessionKey, *, deleted: bool = False) -> tuple[Session, Head]:
         """Raises SessionNotFound, also for a deleted one unless `deleted`."""
@@ -134,9 +182,28 @@ class Sessions:
         self._woken(key)
         return stored.value
 
-    async def _made_before(self, new: NewSession, session_id: str) -> tuple[Session, Head]:
+    async def _existing_or_new(self, new: NewSession) -> Session:
+        session = await self._existing(new)
+        if session is not None:
+            return session
+        try:
+            return (await self.create(new))[0]
+        except SessionAlreadyExists:
+            session = await self._existing(new)  # another call may have created it in the meantime
+            if session is None:
+                raise  # it is deleted
+            return session
+
+    async def _existing(self, new: NewSession) -> Session | None:
+        """Returns the session with the caller's id, or None if there is none, or if the id is not the caller's."""
+        if not new.session_id:
+            return None
+        found = await self._store.session(new.key)
+        return found[0] if found is not None else None
+
+    async def _made_before(self, new: NewSession) -> tuple[Session, Head]:
         """There is no such agent now; a repeat still finds the session that was made when there was."""
-        found = await self._store.session(SessionKey(new.tenant, session_id))
+        found = await self._store.session(new.key)
         if found is None:
             raise AgentNotFound(f"There is no agent named {new.agent!r}; ListAgents names those that exist.")
         _check_same(found[0], new)

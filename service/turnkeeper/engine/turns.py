@@ -15,6 +15,7 @@ from turnkeeper.engine.rules.decide_again import DecideAgain
 from turnkeeper.engine.rules.messages import LeaseOffer, NewMessage
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feed import Feeds, Waiting
+from turnkeeper.engine.streaming.watcher import Watcher
 from turnkeeper.errors import (
     InternalError,
     SessionError,
@@ -74,6 +75,19 @@ class Turns:
             return turn if not turn.state.moving else None
 
         return await self._feeds.until(key, look, seconds=seconds) or await now()
+
+    async def settled(self, key: SessionKey, turn_id: str, watcher: Watcher) -> Turn | None:
+        """Returns the turn if it has ended or waits, and `watcher` has delivered all its events; otherwise None."""
+        delivered = watcher.place.sequence
+        cached = watcher.known(turn_id)
+        if cached is not None:
+            return cached.turn if cached.last <= delivered and not cached.turn.state.moving else None
+        turn = await self.get(key, turn_id)
+        if turn.state.moving:
+            return None
+        last = await self._store.last_seqs([key])
+        undelivered = await self._store.events(key, after=delivered, limit=1, turn_id=turn_id, until=last[key])
+        return None if undelivered else turn
 
     async def start(self, message: NewMessage) -> RequestRecord:
         """Accept a message: its turn is stored, and runs, waits in the queue, or waits for an owner.

@@ -4,15 +4,14 @@ from collections.abc import AsyncIterator, Sequence
 
 from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.domain.message import Part
-from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import Turn, TurnOptions, TurnState
 from turnkeeper.engine.client_tools import ClientTools
 from turnkeeper.engine.rules.messages import NewMessage
-from turnkeeper.engine.sessions import Sessions
+from turnkeeper.engine.sessions import NewSession, Sessions
 from turnkeeper.engine.streaming.batch import EventFilter
-from turnkeeper.engine.streaming.watcher import StreamEnded, Watcher, Watchers
+from turnkeeper.engine.streaming.watcher import StreamEnded, Watchers
 from turnkeeper.engine.turns import Turns
-from turnkeeper.errors import CursorExpired, NotImplementedYet, SessionAlreadyExists, error_of
+from turnkeeper.errors import CursorExpired, NotImplementedYet, error_of
 from turnkeeper.pb.v1 import chat_pb2, chat_pb2_grpc, session_pb2
 from turnkeeper.rpc import client_tools, codec, cursor
 from turnkeeper.rpc import page_tokens as pages
@@ -86,7 +85,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
                 await reading.begin(place, EventFilter(turn_id=record.turn_id, previews=previews))
                 while settled is None and (batch := await reading.next()):
                     if batch.caught_up or batch.kinds & (ENDS | SETTLES):
-                        settled = await self._settled(key, record.turn_id, reading)
+                        settled = await self._turns.settled(key, record.turn_id, reading)
                     yield response(batch, key) + _turn(settled)  # type: ignore[misc]  # bytes pass through
             except (StreamEnded, CursorExpired) as end:
                 raise with_cursor(end, key) from None
@@ -176,40 +175,23 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         return await self._turns.start(message)
 
     async def _session_of(self, request: Send, caller: Caller) -> str:
-        """The session that this message goes to, created if it should be; an existing one is taken as it is."""
+        """Returns the id of the session that the message is for, which exists if `create_session` is given."""
         _check(request)
         if not request.HasField("create_session"):
             return request.session_id
-        if request.session_id and await self._store.session(caller.session_key(request.session_id)) is not None:
-            return request.session_id
-        wish = request.create_session
-        create = session_pb2.CreateSessionRequest(
-            session_id=request.session_id,
-            request_id=request.request_id,
-            agent=wish.agent,
-            title=wish.title,
-            labels=wish.labels,
-        )
-        try:
-            session, _ = await self._sessions.create(new_session(create, caller, family=FAMILY))
-        except SessionAlreadyExists:
-            if not request.session_id or await self._store.session(caller.session_key(request.session_id)) is None:
-                raise  # it is deleted
-            return request.session_id  # another call made it in between
-        return session.id
+        return await self._sessions.ensure(_new_session(request, caller))
 
-    async def _settled(self, key: SessionKey, turn_id: str, reading: Watcher) -> Turn | None:
-        """The turn, when it has ended or waits and all its events up to there were delivered."""
-        through = reading.place.sequence
-        known = reading.known(turn_id)
-        if known is not None:
-            return known.turn if known.last <= through and not known.turn.state.moving else None
-        turn = await self._turns.get(key, turn_id)
-        if turn.state.moving:
-            return None
-        last = await self._store.last_seqs([key])
-        behind = await self._store.events(key, after=through, limit=1, turn_id=turn_id, until=last[key])
-        return None if behind else turn
+
+def _new_session(request: Send, caller: Caller) -> NewSession:
+    params = request.create_session
+    create = session_pb2.CreateSessionRequest(
+        session_id=request.session_id,
+        request_id=request.request_id,
+        agent=params.agent,
+        title=params.title,
+        labels=params.labels,
+    )
+    return new_session(create, caller, family=FAMILY)
 
 
 def _turn(turn: Turn | None) -> bytes:

@@ -10,7 +10,6 @@ from turnkeeper.domain.history import HistoryEntry
 from turnkeeper.domain.message import Role
 from turnkeeper.domain.session import SessionKey, SessionState
 from turnkeeper.engine.checkpoints import Checkpoints
-from turnkeeper.engine.eventlog.session_cache import SessionCache
 from turnkeeper.engine.forks import Forks
 from turnkeeper.engine.sessions import NewSession, Sessions
 from turnkeeper.engine.streaming.batch import EventFilter
@@ -40,12 +39,11 @@ KNOWN = frozenset(field.name for field in event_pb2.Event.DESCRIPTOR.oneofs_by_n
 class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionServiceServicer):
     """What a caller does with sessions and their logs."""
 
-    def __init__(  # noqa: PLR0913 - the parts it is made of
+    def __init__(
         self,
         sessions: Sessions,
         store: SessionLog,
         *,
-        session_cache: SessionCache,
         checkpoints: Checkpoints,
         forks: Forks,
         follower: Watchers,
@@ -53,7 +51,6 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
     ) -> None:
         self._sessions = sessions
         self._store = store
-        self._session_cache = session_cache
         self._follower = follower
         self._pages = pages
         self._codec = codec.WireCodec()
@@ -161,8 +158,7 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         self, request: session_pb2.ListMessagesRequest, context: Context
     ) -> session_pb2.ListMessagesResponse:
         caller = caller_of(context)
-        session, head = await self._sessions.get(caller.session_key(request.session_id))
-        entries = list(enumerate(await self._session_cache.entries(session, until=head.last_seq)))
+        entries = list(enumerate(await self._sessions.messages(caller.session_key(request.session_id))))
         start = self._pages.after(request, tenant=caller.tenant)
         # Counted from the oldest: messages that come between two pages move no place.
         if _descending(request.order_by, "sequence"):

@@ -1,9 +1,12 @@
 """Messages that create their session: side by side with others that do, refused, and sent again."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from tests import harness
 from tests.e2e.support.environment import Environment
@@ -98,3 +101,82 @@ async def test_empty_limits_are_no_limits_when_a_message_is_repeated(env: Enviro
     request.limits.max_iterations = 1
     with refused("REQUEST_ID_REUSED"):
         await env.stubs.chat.SendMessage(request)
+
+
+Send = Callable[[harness.Stubs, chat_pb2.SendMessageRequest], Awaitable[chat_pb2.Turn]]
+
+
+async def by_send_message(stubs: harness.Stubs, request: chat_pb2.SendMessageRequest) -> chat_pb2.Turn:
+    return (await stubs.chat.SendMessage(request)).turn
+
+
+async def by_stream_message(stubs: harness.Stubs, request: chat_pb2.SendMessageRequest) -> chat_pb2.Turn:
+    same = chat_pb2.StreamMessageRequest(
+        session_id=request.session_id,
+        request_id=request.request_id,
+        content=request.content,
+        create_session=request.create_session,
+    )
+    return [response async for response in stubs.chat.StreamMessage(same)][-1].turn
+
+
+EITHER_WAY = pytest.mark.parametrize("send", [by_send_message, by_stream_message])
+
+
+def first_message(session_id: str, agent: str = "talker", **fields: Any) -> chat_pb2.SendMessageRequest:
+    return chat_pb2.SendMessageRequest(
+        session_id=session_id,
+        request_id=harness.new_request_id(),
+        content=harness.text_parts("hello"),
+        create_session=chat_pb2.CreateSessionParams(agent=agent, **fields),
+    )
+
+
+@EITHER_WAY
+async def test_create_session_with_another_agent_than_the_sessions_is_refused(env: Environment, send: Send) -> None:
+    session = await harness.create_test_session(env.stubs, agent="talker")
+    with refused("SESSION_ALREADY_EXISTS") as refusal:
+        await send(env.stubs, first_message(session, agent="plain"))
+    assert refusal.details.detail.session_id == session
+    assert refusal.details.metadata["agent"] == "talker"
+    with refused("SESSION_ALREADY_EXISTS"):
+        await send(env.stubs, first_message(session, agent="no-such-agent"))
+    assert harness.kinds(await harness.all_events(env.stubs, session)) == ["session_created"]
+    assert (await send(env.stubs, first_message(session))).state == chat_pb2.TURN_STATE_COMPLETED
+
+
+@EITHER_WAY
+async def test_create_session_leaves_title_and_labels_of_an_existing_session_alone(
+    env: Environment, send: Send
+) -> None:
+    made = await env.stubs.sessions.CreateSession(
+        session_pb2.CreateSessionRequest(
+            request_id=harness.new_request_id(), agent="talker", title="Plums", labels={"team": "blue"}
+        )
+    )
+    session = made.session.session_id
+    turn = await send(env.stubs, first_message(session, title="Figs", labels={"team": "red", "new": "label"}))
+    assert (turn.session_id, turn.state) == (session, chat_pb2.TURN_STATE_COMPLETED)
+    now = (await env.stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id=session))).session
+    assert (now.title, dict(now.labels), now.agent) == ("Plums", {"team": "blue"}, "talker")
+
+
+@EITHER_WAY
+@pytest.mark.parametrize("named", [True, False])
+async def test_a_repeat_is_answered_from_its_record_before_create_session_is_looked_at(
+    env: Environment, send: Send, named: bool
+) -> None:
+    request = first_message(f"repeated-{harness.new_request_id()}" if named else "", title="Plums")
+    first = await send(env.stubs, request)
+    await env.stubs.sessions.UpdateSession(
+        session_pb2.UpdateSessionRequest(
+            session=session_pb2.Session(session_id=first.session_id, title="Figs"),
+            update_mask=FieldMask(paths=["title"]),
+        )
+    )
+    assert (await send(env.stubs, request)).turn_id == first.turn_id
+    request.create_session.agent = "plain"
+    with refused("REQUEST_ID_REUSED"):
+        await send(env.stubs, request)
+    kinds = harness.kinds(await harness.all_events(env.stubs, first.session_id))
+    assert kinds.count("message_received") == 1

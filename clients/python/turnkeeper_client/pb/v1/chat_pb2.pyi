@@ -236,7 +236,11 @@ Global___Turn: _TypeAlias = Turn  # noqa: Y015
 
 @_typing.final
 class CreateSessionParams(_message.Message):
-    """Creates the session if there is none: one call from nothing to a first answer."""
+    """Creates the session if there is none: one call from nothing to a first answer.
+
+    An existing session must have this agent; otherwise the call ends with SESSION_ALREADY_EXISTS. Its title and labels
+    are left alone. A repeat of the same `request_id` is answered before any of this is checked.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -266,10 +270,10 @@ class CreateSessionParams(_message.Message):
     agent: _builtins.str
     """The agent's name. Required."""
     title: _builtins.str
-    """See Session.title."""
+    """The title of a new session. See Session.title."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """See Session.labels."""
+        """The labels of a new session. See Session.labels."""
 
     def __init__(
         self,
@@ -377,7 +381,7 @@ class SendMessageRequest(_message.Message):
 
     @_builtins.property
     def create_session(self) -> Global___CreateSessionParams:
-        """Creates the session if there is none."""
+        """Creates the session if there is none. An existing session must have the same agent."""
 
     @_builtins.property
     def limits(self) -> Global___TurnLimits:
