@@ -21,7 +21,7 @@ from turnkeeper.engine.approvals import Approvals
 from turnkeeper.engine.checkpoints import Checkpoints
 from turnkeeper.engine.client_tools import ClientTools
 from turnkeeper.engine.eventlog.session_cache import SessionCache
-from turnkeeper.engine.eventlog.writer import LogWriter
+from turnkeeper.engine.eventlog.writer import LogWriter, Sources
 from turnkeeper.engine.execution.lease_keepalive import LeaseKeepAlive
 from turnkeeper.engine.execution.model_call import ModelCaller
 from turnkeeper.engine.execution.turn_run import RunServices
@@ -174,9 +174,7 @@ class _Replica:
             self.feeds,
             metrics,
             session_cache=session_cache,
-            now=_now,
-            new_id=ids.source(time.time, secrets.randbits),
-            jitter=jitter,
+            sources=Sources(now=_now, new_id=ids.source(time.time, secrets.randbits), jitter=jitter),
         )
         toolbox = Toolbox([PythonTools(installed())])
         _warn_of_missing_tools(agents, toolbox)

@@ -160,7 +160,7 @@ class Sessions:
         """Its first message comes next."""
         session, head = await self.get(key)
         snapshot = Snapshot(head=head, session=session, turn=None, calls=(), approvals=())
-        self._session_cache.keep(CachedSnapshot.now(snapshot))
+        self._session_cache.put(CachedSnapshot.fresh(snapshot))
         return session, head
 
     async def change(self, key: SessionKey, decide: Decide, *, deleted: bool = False) -> int:

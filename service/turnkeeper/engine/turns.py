@@ -216,7 +216,7 @@ class Turns:
             raise InternalError
         after = stored.uow.snapshot_after(stored.committed, by_owner=False)
         after = replace(after, turn=stored.value[0], calls=(), approvals=(), request=None)
-        seen = replace(stored.seen, snapshot=after)
+        seen = replace(stored.cached, snapshot=after)
         self._worker.adopt(seen, began=began, said=stored.uow.stored_events(stored.committed))
 
     def _repeat(self, record: RequestRecord, fingerprint: str) -> RequestRecord:

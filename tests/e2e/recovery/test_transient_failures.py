@@ -62,12 +62,12 @@ class Flawed(MongoStore):
 
 @pytest.fixture(autouse=True)
 def flawed(monkeypatch: pytest.MonkeyPatch) -> type[Flawed]:
-    """The servers' store, fresh for each test; no server remembers a conversation, so that each run reads it."""
+    """The servers' store, fresh for each test; no server caches a conversation, so that each run reads it."""
 
     class Fresh(Flawed):
         pass
 
-    monkeypatch.setattr(SessionCache, "remember", lambda *_: None)
+    monkeypatch.setattr(SessionCache, "checkin", lambda *_: None)
     monkeypatch.setattr(app, "MongoStore", Fresh)
     return Fresh
 

@@ -1,1 +1,1 @@
-"""To be said in one line: what is in here, and what is not."""
+"""Writes decisions into a session's event log, and caches what this replica knows of it. Decides nothing itself."""

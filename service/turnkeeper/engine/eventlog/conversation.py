@@ -1,4 +1,4 @@
-"""What this replica knows of a session's conversation, kept up with the log."""
+"""A session's conversation as a model reads it, built from the event log and kept up with it."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,15 +11,15 @@ from turnkeeper.store.changeset import StoredEvent
 from turnkeeper.store.contract import EventLog
 
 _PAGE = 500
-_CREATED = 1
-"""Every log begins with `session_created`, which says nothing to a model."""
+_FIRST_SEQUENCE = 1
+"""Every log begins with `session_created`, which holds nothing for a model."""
 
 
 class Conversation:
-    """The conversation up to one place in the log.
+    """The conversation up to one event of the log.
 
-    Others write into the log while a turn runs (a rejected call gets its result from the decision), so that what the
-    owner wrote itself is not all there is.
+    While a turn runs, others write into the log too: the decision that rejects a call also stores its result. So the
+    owner reads the log up to its snapshot, besides adding what it stored itself.
     """
 
     def __init__(self, store: EventLog, *, key: SessionKey, decode: Callable[[StoredEvent], Event]) -> None:
@@ -27,7 +27,7 @@ class Conversation:
         self._key = key
         self._decode = decode
         self._history = History()
-        self._through = _CREATED
+        self._last_sequence = _FIRST_SEQUENCE
 
     @property
     def size(self) -> int:
@@ -35,40 +35,48 @@ class Conversation:
         return self._history.size
 
     async def read(self, *, until: int) -> None:
-        """Take in what the log holds up to this number. Raises ServiceUnavailable; then it may be asked again."""
-        if self._through >= until:
+        """Adds the log's events up to the one numbered `until`.
+
+        Raises ServiceUnavailable if the database is unavailable, or does not show the log that far. The conversation is
+        then as before, and `read` may be called again.
+        """
+        if self._last_sequence >= until:
             return
         key = self._key
         if (await self._store.last_seqs([key])).get(key, 0) < until:
-            # A new primary shows less than is known of: what it hides would be missed for good.
+            # A new primary may show less of the log than was read before: the events it hides would never be added.
             raise ServiceUnavailable(session_id=key.session_id)
-        found = await self._log(after=self._through, until=until)
-        if any(isinstance(event.payload, SessionRestored) for event in found):
-            self._history = History.of(await self._log(after=_CREATED, until=until))
+        events = await self._events(after=self._last_sequence, until=until)
+        if any(isinstance(event.payload, SessionRestored) for event in events):
+            self._history = History.of(await self._events(after=_FIRST_SEQUENCE, until=until))
         else:
-            for event in found:
+            for event in events:
                 self._history.add(event)
-        self._through = until
+        self._last_sequence = until
 
-    def take(self, events: Sequence[Event]) -> None:
-        """What this replica itself has stored, in the order of the log. What others stored before is read first."""
+    def extend(self, events: Sequence[Event]) -> None:
+        """Adds events that this replica stored, in the log's order.
+
+        Ignores those that do not follow the last event directly: `read` adds them, with the ones stored in between.
+        """
         for event in events:
-            if event.sequence == self._through + 1:
+            if event.sequence == self._last_sequence + 1:
                 self._history.add(event)
-                self._through = event.sequence
+                self._last_sequence = event.sequence
 
     def entries(self) -> tuple[HistoryEntry, ...]:
+        """Returns the messages with their places in the log, oldest first, for ListMessages."""
         return self._history.entries()
 
     def messages(self, instructions: str) -> tuple[Message, ...]:
-        """What the model is sent."""
+        """Returns what a model is sent: the agent's instructions, then the messages."""
         return self._history.messages(instructions)
 
-    async def _log(self, *, after: int, until: int) -> list[Event]:
-        found: list[Event] = []
+    async def _events(self, *, after: int, until: int) -> list[Event]:
+        events: list[Event] = []
         while True:
             page = await self._store.events(self._key, after=after, limit=_PAGE, kinds=HISTORY, until=until)
-            found.extend(self._decode(stored) for stored in page)
+            events.extend(self._decode(stored) for stored in page)
             if len(page) < _PAGE:
-                return found
+                return events
             after = page[-1].sequence

@@ -1,8 +1,8 @@
-"""Sessions that this replica has worked on lately: what their next turn needs, so that it reads nothing.
+"""Sessions that this replica worked on lately, cached so that their next turn starts without a read.
 
-A kept snapshot is a guess. Who decides on it stores under the filter of any other step: when anybody has touched the
-session since, the step is Stale, and it is decided again on what is read. What is *refused* meets no filter, so a
-refusal is never given on a kept snapshot.
+A cached snapshot may be out of date. A decision on it is stored under the same filter as any other: if the session
+changed since, the commit is a Conflict, and the decision is made again on a snapshot that is read. A refusal stores
+nothing and so meets no filter. Therefore no request is refused on a cached snapshot.
 """
 
 import time
@@ -19,127 +19,135 @@ from turnkeeper.engine.eventlog.conversation import Conversation
 from turnkeeper.store.changeset import Snapshot, StoredEvent
 from turnkeeper.store.contract import EventLog
 
-SESSIONS = 1024
-"""Some KiB each: more than a replica runs at once, and few beside what it needs to run them."""
-MEMORY_BYTES = 32 * 1024 * 1024
-"""Of all conversations: a thousand of thirty messages, or ten of three thousand."""
-GOOD_FOR = 600.0
-"""Seconds from the reading. The snapshot's clock is the database's as it was then: a later primary's may differ."""
+MAX_SESSIONS = 1024
+"""Cached at a time, some KiB each: more than a replica runs at once."""
+CONVERSATION_BYTES = 32 * 1024 * 1024
+"""Of all cached conversations together: a thousand of thirty messages, or ten of three thousand."""
+MAX_AGE = 600.0
+"""Seconds from the read. The database's time is computed from the read on, and a later primary's clock may differ."""
 
 
 @dataclass(frozen=True, slots=True)
 class CachedSnapshot:
-    """A snapshot as it was read, or as steps of this replica have left it since.
-
-    `clock`: the database's at the reading; `read_at`: when that was, by the monotonic clock of this process.
-    """
+    """A snapshot as it was read, or as this replica's own commits have left it since."""
 
     snapshot: Snapshot
-    clock: datetime
+    database_time: datetime
+    """At the read, by the database's clock."""
     read_at: float
+    """Seconds at the read, by this process's monotonic clock."""
 
     @classmethod
-    def now(cls, snapshot: Snapshot) -> Self:
-        """Read just now."""
+    def fresh(cls, snapshot: Snapshot) -> Self:
+        """Returns a snapshot that was read just now."""
         return cls(snapshot, snapshot.head.now, time.monotonic())
 
-    def by_now(self, now: float) -> Self:
-        """With the database's clock as it must be by now: an expiry is computed from it."""
-        head = replace(self.snapshot.head, now=self.clock + timedelta(seconds=now - self.read_at))
+    def at(self, now: float) -> Self:
+        """Returns it with the database's time moved on to `now`, in monotonic seconds; expiry is computed from it."""
+        head = replace(self.snapshot.head, now=self.database_time + timedelta(seconds=now - self.read_at))
         return replace(self, snapshot=replace(self.snapshot, head=head))
 
 
 class SessionCache:
-    """Whatever is taken out is nobody else's until it is kept again: what goes wrong in between leaves nothing."""
+    """The snapshots of idle sessions, and the conversations of sessions that are not in use here.
+
+    An entry that is popped or checked out is no longer in the cache. It is put back only after success, so an error in
+    between leaves nothing wrong behind.
+    """
 
     def __init__(
         self,
         store: EventLog,
         *,
         decode: Callable[[StoredEvent], Event],
-        sessions: int = SESSIONS,
-        memory_bytes: int = MEMORY_BYTES,
+        max_sessions: int = MAX_SESSIONS,
+        conversation_bytes: int = CONVERSATION_BYTES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._decode = decode
-        self._sessions = sessions
-        self._memory_bytes = memory_bytes
+        self._max_sessions = max_sessions
+        self._conversation_bytes = conversation_bytes
         self._clock = clock
-        self._seen: OrderedDict[SessionKey, CachedSnapshot] = OrderedDict()
-        self._memories: OrderedDict[SessionKey, tuple[Session, Conversation]] = OrderedDict()
+        self._snapshots: OrderedDict[SessionKey, CachedSnapshot] = OrderedDict()
+        self._conversations: OrderedDict[SessionKey, tuple[Session, Conversation]] = OrderedDict()
         self._size = 0
-        self._lent: Counter[SessionKey] = Counter()
+        self._checked_out: Counter[SessionKey] = Counter()
         self._deleted: set[SessionKey] = set()
-        """Sessions that were deleted while somebody had their conversation: it is not kept again."""
+        """Sessions deleted while their conversation was checked out: nothing of them is cached until it is back."""
 
-    def keep(self, seen: CachedSnapshot) -> None:
-        """The session after this replica's own committed step, or as it was read. Kept while nothing runs in it."""
-        head = seen.snapshot.head
+    def put(self, cached: CachedSnapshot) -> None:
+        """Caches a session as it was read, or as this replica's own commit left it.
+
+        Drops what was cached of it before. Caches nothing while the session has a turn, or once it is deleted.
+        """
+        head = cached.snapshot.head
         key = head.session_key
-        self._seen.pop(key, None)
+        self._snapshots.pop(key, None)
         if head.deleted:
-            self._forget(key)
-            if self._lent[key]:
+            self._drop_conversation(key)
+            if self._checked_out[key]:
                 self._deleted.add(key)
         if head.deleted or head.active_turn or head.queue or key in self._deleted:
             return
-        idle = replace(seen.snapshot, turn=None, calls=(), approvals=(), request=None)
-        self._seen[key] = replace(seen, snapshot=idle)
-        while len(self._seen) > self._sessions:
-            self._seen.popitem(last=False)
+        idle = replace(cached.snapshot, turn=None, calls=(), approvals=(), request=None)
+        self._snapshots[key] = replace(cached, snapshot=idle)
+        while len(self._snapshots) > self._max_sessions:
+            self._snapshots.popitem(last=False)
 
-    def take(self, key: SessionKey) -> CachedSnapshot | None:
-        """The session as it was last known, to decide on once."""
-        seen = self._seen.pop(key, None)
+    def pop(self, key: SessionKey) -> CachedSnapshot | None:
+        """Removes and returns the session's snapshot, for one decision. Returns None if there is none, or it is older
+        than MAX_AGE.
+        """
+        cached = self._snapshots.pop(key, None)
         now = self._clock()
-        return seen.by_now(now) if seen is not None and now - seen.read_at < GOOD_FOR else None
+        return cached.at(now) if cached is not None and now - cached.read_at < MAX_AGE else None
 
-    def recall(self, session: Session) -> Conversation:
-        """The session's conversation as far as it is known here; of another session that had this id, nothing.
+    def checkout(self, session: Session) -> Conversation:
+        """Removes and returns the session's conversation as far as it is known here; the caller checks it in again.
 
-        Whoever takes it gives it back, by `remember`.
+        Returns an empty one if none is cached, or if the cached one is of an earlier session with the same id.
         """
         key = session.key
-        self._lent[key] += 1
-        known = self._forget(key)
-        if known is not None and known[0].create_time == session.create_time:
-            return known[1]
+        self._checked_out[key] += 1
+        cached = self._drop_conversation(key)
+        if cached is not None and cached[0].create_time == session.create_time:
+            return cached[1]
         return Conversation(self._store, key=key, decode=self._decode)
 
-    def remember(self, session: Session, memory: Conversation) -> None:
-        """What `recall` gave, grown since; nothing of a session that was deleted here meanwhile.
+    def checkin(self, session: Session, conversation: Conversation) -> None:
+        """Caches what `checkout` returned, unless the session was deleted here meanwhile.
 
-        The oldest go first when there is no room.
+        Drops the conversations that were used longest ago until the rest fits.
         """
         key = session.key
-        self._forget(key)
-        gone = key in self._deleted
-        self._returned(key)
-        if gone:
+        self._drop_conversation(key)
+        deleted = key in self._deleted
+        self._count_checkin(key)
+        if deleted:
             return
-        self._memories[key] = (session, memory)
-        self._size += memory.size
-        while len(self._memories) > self._sessions or self._size > self._memory_bytes:
-            self._forget(next(iter(self._memories)))
+        self._conversations[key] = (session, conversation)
+        self._size += conversation.size
+        while len(self._conversations) > self._max_sessions or self._size > self._conversation_bytes:
+            self._drop_conversation(next(iter(self._conversations)))
 
     async def entries(self, session: Session, *, until: int) -> Sequence[HistoryEntry]:
-        """The conversation up to this number at least, for somebody who pages through it. Raises ServiceUnavailable."""
-        memory = self.recall(session)
+        """Returns the conversation up to the event numbered `until`, or further. Raises ServiceUnavailable."""
+        conversation = self.checkout(session)
         try:
-            await memory.read(until=until)
-            return memory.entries()
+            await conversation.read(until=until)
+            return conversation.entries()
         finally:
-            self.remember(session, memory)
+            self.checkin(session, conversation)
 
-    def _returned(self, key: SessionKey) -> None:
-        self._lent[key] -= 1
-        if self._lent[key] <= 0:
-            del self._lent[key]
+    def _count_checkin(self, key: SessionKey) -> None:
+        self._checked_out[key] -= 1
+        if self._checked_out[key] <= 0:
+            del self._checked_out[key]
             self._deleted.discard(key)
 
-    def _forget(self, key: SessionKey) -> tuple[Session, Conversation] | None:
-        known = self._memories.pop(key, None)
-        if known is not None:
-            self._size -= known[1].size
-        return known
+    def _drop_conversation(self, key: SessionKey) -> tuple[Session, Conversation] | None:
+        cached = self._conversations.pop(key, None)
+        if cached is not None:
+            self._size -= cached[1].size
+        return cached

@@ -1,4 +1,4 @@
-"""The way into the log: decide on what was read, store, and read again where something had moved."""
+"""The one way into the event log: a decision is stored, or made again if the session changed meanwhile."""
 
 import asyncio
 import logging
@@ -15,75 +15,98 @@ from turnkeeper.engine.rules.decide_again import DecideAgain
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feed import Feeds
 from turnkeeper.errors import ServiceUnavailable, SessionError, SessionNotFound
-from turnkeeper.store.changeset import Changeset, CommitResult, Committed, Duplicate, RequestKey, RequestRecord
+from turnkeeper.store.changeset import (
+    Changeset,
+    CommitResult,
+    Committed,
+    Duplicate,
+    Fenced,
+    RequestKey,
+    RequestRecord,
+    Snapshot,
+)
 from turnkeeper.store.contract import SessionLog
 from turnkeeper.telemetry.metrics import Metrics
 
-TRIES = 64
-"""How often a decision is made anew before its caller is told to come back: many writers on one session collide."""
-UNANSWERED = 4096
-"""Steps without a verdict whose first sending is remembered: those under way, and some that were given up."""
+MAX_TRIES = 64
+"""How often a decision is made again before its caller gets ServiceUnavailable."""
+MAX_UNANSWERED = 4096
+"""Changesets without a result whose first sending is recorded: those under way, and some whose caller gave up."""
 
-_SHOWN = ("reason", "http_status", "cause", "tools", "limit")
-"""What of a failed turn's metadata an operator needs; none of it is content."""
+_LOGGED_METADATA = ("reason", "http_status", "cause", "tools", "limit")
+"""The keys of a failed turn's error metadata that are logged; none of them holds content."""
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+class LeaseLost(Exception):
+    """Another owner has the session, or may have it: this owner stops, and writes nothing more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stored(Generic[T]):
-    """What a decision came to. `draft` is as it was stored; `committed` None: there was nothing to store.
-
-    `seen`: what it was decided on.
-    """
+    """A decision whose changes are in the log."""
 
     value: T
+    """What the decision returned."""
     uow: UnitOfWork
+    """As it was stored."""
     committed: Committed | None
-    seen: CachedSnapshot
+    """None if there was nothing to store."""
+    cached: CachedSnapshot
+    """What was decided on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Where times, ids and random numbers come from."""
+
+    now: Callable[[], datetime]
+    """The time for people; what must be compared uses the database's clock."""
+    new_id: Callable[[], str]
+    jitter: Callable[[], float]
+    """Returns a random number from 0 to 1."""
 
 
 class LogWriter:
-    """Stores steps and tells the feeds of this replica."""
+    """Stores decisions as changesets, and publishes their events to this replica's feeds."""
 
-    def __init__(  # noqa: PLR0913 - the parts it is made of
-        self,
-        store: SessionLog,
-        feeds: Feeds,
-        metrics: Metrics,
-        *,
-        session_cache: SessionCache,
-        now: Callable[[], datetime],
-        new_id: Callable[[], str],
-        jitter: Callable[[], float],
+    def __init__(
+        self, store: SessionLog, feeds: Feeds, metrics: Metrics, *, session_cache: SessionCache, sources: Sources
     ) -> None:
-        """`now` for people; `jitter` gives 0..1."""
         self._store = store
         self._feeds = feeds
         self._metrics = metrics
         self._session_cache = session_cache
-        self._jitter = jitter
+        self._jitter = sources.jitter
+        self._first_sent: dict[str, float] = {}
+        """When each changeset without a result was first sent: a result that comes late may be of an earlier try."""
+        self.now = sources.now
+        self.new_id = sources.new_id
         self.claimable = asyncio.Event()
-        """Set whenever a step left a turn to whoever claims it."""
-        self._sent: dict[str, float] = {}
-        """When each step without a verdict was first sent: an answer that comes late may be an old one."""
-        self.now = now
-        self.new_id = new_id
+        """Set whenever a changeset leaves a turn that any replica may claim."""
 
-    async def commit(self, step: Changeset) -> CommitResult:
-        """Store one step. What is stored is published after the verdict, never before (promise I2)."""
-        sent_at = self._sent.setdefault(step.changeset_id, time.monotonic())
-        if len(self._sent) > UNANSWERED:
-            del self._sent[next(iter(self._sent))]
-        verdict = await self._store.commit(step)
-        self._sent.pop(step.changeset_id, None)
-        if isinstance(verdict, Committed):
-            self._feeds.publish(step, verdict, sent_at=sent_at)
-            for turn in step.turns:
-                self._count(turn)
-            if step.head.wake is not None:
+    def unit_of_work(self, snapshot: Snapshot) -> UnitOfWork:
+        """Returns an empty unit of work on the snapshot."""
+        return UnitOfWork(snapshot, at=self.now(), new_id=self.new_id)
+
+    async def commit(self, changeset: Changeset) -> CommitResult:
+        """Stores one changeset, then publishes its events: never before they are stored (promise I2).
+
+        Raises ServiceUnavailable if the result is unknown. The same changeset may then be committed again.
+        """
+        sent_at = self._first_sent.setdefault(changeset.changeset_id, time.monotonic())
+        if len(self._first_sent) > MAX_UNANSWERED:
+            del self._first_sent[next(iter(self._first_sent))]
+        result = await self._store.commit(changeset)
+        self._first_sent.pop(changeset.changeset_id, None)
+        if isinstance(result, Committed):
+            self._feeds.publish(changeset, result, sent_at=sent_at)
+            for turn in changeset.turns:
+                self._count_if_ended(turn)
+            if changeset.head.wake is not None:
                 self.claimable.set()
-        return verdict
+        return result
 
     async def append(
         self,
@@ -93,29 +116,33 @@ class LogWriter:
         turn_id: str = "",
         deleted: bool = False,
         request: RequestKey | None = None,
+        fence: int | None = None,
     ) -> Stored[T] | RequestRecord:
-        """Decide on a fresh snapshot until the decision is stored; for everybody but a turn's owner.
+        """Decides on a snapshot, stores the decision, and starts again if the session changed meanwhile.
 
-        A RequestRecord means that the request had had its effect before; with `request`, this is looked for first. Such
-        a decision is tried once on what is kept of a session, without any read. Raises what `decide` raises;
-        SessionNotFound, also for a deleted session unless `deleted`; ServiceUnavailable when others were faster every
-        time.
+        With `request`, returns the request's RequestRecord if it had its effect before; and the decision is first tried
+        on the cached snapshot, without a read. With `fence`, writes as the owner with that fence, but extends no lease.
+
+        Raises what `decide` raises. Raises SessionNotFound, also for a deleted session unless `deleted`; LeaseLost if
+        the fence does not hold any more; ServiceUnavailable if the session changed during each of 64 tries.
         """
-        kept = self._session_cache.take(key) if request is not None else None
-        if kept is not None and (stored := await self._on_kept(kept, decide)) is not None:
-            return stored
-        for tried in range(TRIES):
+        if request is not None and (cached := self._session_cache.pop(key)) is not None:
+            stored = await self._append_cached(cached, decide)
+            if stored is not None:
+                return stored
+        for number in range(1, MAX_TRIES + 1):
             snapshot = await self._store.snapshot(key, turn_id=turn_id, deleted=deleted, request=request)
+            if fence is not None and (snapshot is None or snapshot.head.fence != fence or not snapshot.head.owner):
+                raise LeaseLost
             if snapshot is None:
                 raise SessionNotFound(session_id=key.session_id)
             if snapshot.request is not None:
                 return snapshot.request
-            seen = CachedSnapshot.now(snapshot)
-            uow = self._unit_of_work(seen)
-            stored = await self._put(uow, decide(uow), seen)
+            uow = self.unit_of_work(snapshot)
+            stored = await self._store_decision(uow, decide(uow), CachedSnapshot.fresh(snapshot), fence=fence)
             if stored is not None:
                 return stored
-            await asyncio.sleep(self._jitter() * 0.002 * min(tried + 1, 16))
+            await asyncio.sleep(self._jitter() * 0.002 * min(number, 16))
         raise ServiceUnavailable(
             "Too many writers are at work on this session; send the same call again with the same request_id.",
             session_id=key.session_id,
@@ -141,35 +168,40 @@ class LogWriter:
             except DecideAgain:
                 continue
 
-    async def _on_kept(
-        self, kept: CachedSnapshot, decide: Callable[[UnitOfWork], T]
+    async def _append_cached(
+        self, cached: CachedSnapshot, decide: Callable[[UnitOfWork], T]
     ) -> Stored[T] | RequestRecord | None:
-        """None when it must be decided on what is read: only what is stored proves that what is kept was true."""
-        uow = self._unit_of_work(kept)
+        """Returns None if the decision must be made on a snapshot that is read.
+
+        So it is if it refuses or changes nothing: only a commit proves that the cached snapshot was up to date.
+        """
+        uow = self.unit_of_work(cached.snapshot)
         try:
             value = decide(uow)
         except SessionError:
             return None
-        return await self._put(uow, value, kept) if uow.has_changes else None
+        return await self._store_decision(uow, value, cached, fence=None) if uow.has_changes else None
 
-    def _unit_of_work(self, seen: CachedSnapshot) -> UnitOfWork:
-        return UnitOfWork(seen.snapshot, at=self.now(), new_id=self.new_id)
-
-    async def _put(self, uow: UnitOfWork, value: T, seen: CachedSnapshot) -> Stored[T] | RequestRecord | None:
-        """None when it is stale."""
+    async def _store_decision(
+        self, uow: UnitOfWork, value: T, cached: CachedSnapshot, *, fence: int | None
+    ) -> Stored[T] | RequestRecord | None:
+        """Returns None if the session changed since the snapshot was read."""
         if not uow.has_changes:
-            return Stored(value, uow, None, seen)
-        verdict = await self.commit(uow.changeset(changeset_id=self.new_id(), fence=None))
-        if isinstance(verdict, Committed):
-            self._session_cache.keep(replace(seen, snapshot=uow.snapshot_after(verdict, by_owner=False)))
-            return Stored(value, uow, verdict, seen)
-        if isinstance(verdict, Duplicate):
-            return verdict.record
+            return Stored(value, uow, None, cached)
+        result = await self.commit(uow.changeset(changeset_id=self.new_id(), fence=fence))
+        if isinstance(result, Committed):
+            after = uow.snapshot_after(result, by_owner=fence is not None)
+            self._session_cache.put(replace(cached, snapshot=after))
+            return Stored(value, uow, result, cached)
+        if isinstance(result, Duplicate):
+            return result.record
+        if isinstance(result, Fenced):
+            raise LeaseLost
         self._metrics.append_retry("STALE")
         return None
 
-    def _count(self, turn: Turn) -> None:
-        """An ended turn, whoever ended it."""
+    def _count_if_ended(self, turn: Turn) -> None:
+        """Counts a turn in the metrics once it has ended, by its owner or by another."""
         if not turn.state.ended:
             return
         seconds = (turn.update_time - turn.create_time).total_seconds()
@@ -178,7 +210,7 @@ class LogWriter:
         self._metrics.tokens("output", count=turn.usage.output_tokens)
         if turn.error is not None:
             self._metrics.error(turn.error.code)
-            about = {key: turn.error.metadata[key] for key in _SHOWN if key in turn.error.metadata}
+            about = {key: turn.error.metadata[key] for key in _LOGGED_METADATA if key in turn.error.metadata}
             where = {"session": turn.session_id, "turn": turn.id}
             logger.warning(
                 "a turn of agent %s failed: %s %s", turn.agent, turn.error.code.name, about or "", extra=where

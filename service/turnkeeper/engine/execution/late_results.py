@@ -5,12 +5,11 @@ import logging
 from dataclasses import dataclass
 
 from turnkeeper.domain.tool import Call, CallState
-from turnkeeper.engine.eventlog.writer import LogWriter
+from turnkeeper.engine.eventlog.writer import LeaseLost, LogWriter, Stored
 from turnkeeper.engine.execution.tool_runner import DEAF_TIME
 from turnkeeper.engine.rules import turns as turn_rules
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import ServiceUnavailable
-from turnkeeper.store.changeset import Committed, Fenced
 from turnkeeper.store.contract import SessionStore
 from turnkeeper.tools.toolbox import Finished
 
@@ -43,7 +42,7 @@ async def see_off(left: OrphanedCall, *, store: SessionStore, log_writer: LogWri
     where = {"session": call.session_id, "turn": call.turn_id}
     while True:
         try:
-            if await _counts(call, finished, store=store, log_writer=log_writer):
+            if await _counts(call, finished, log_writer):
                 return
             kept = await store.keep_late_result(
                 call.session_key,
@@ -61,18 +60,17 @@ async def see_off(left: OrphanedCall, *, store: SessionStore, log_writer: LogWri
         return
 
 
-async def _counts(call: Call, finished: Finished, *, store: SessionStore, log_writer: LogWriter) -> bool:
+async def _counts(call: Call, finished: Finished, log_writer: LogWriter) -> bool:
     """The result is stored by the fence that started the call. The lease is not extended: its owner is gone."""
-    while True:
-        snapshot = await store.snapshot(call.session_key, turn_id=call.turn_id)
-        if snapshot is None or snapshot.head.fence != call.fence or not snapshot.head.owner:
+
+    def decide(uow: UnitOfWork) -> bool:
+        if not any(each.id == call.id and each.state is CallState.STARTED for each in uow.calls):
             return False
-        if not any(each.id == call.id and each.state is CallState.STARTED for each in snapshot.calls):
-            return False
-        uow = UnitOfWork(snapshot, at=log_writer.now(), new_id=log_writer.new_id)
         turn_rules.record_tool_results(uow, [finished])
-        verdict = await log_writer.commit(uow.changeset(changeset_id=log_writer.new_id(), fence=call.fence))
-        if isinstance(verdict, Committed):
-            return True
-        if isinstance(verdict, Fenced):
-            return False
+        return True
+
+    try:
+        stored = await log_writer.append(call.session_key, decide, turn_id=call.turn_id, fence=call.fence)
+    except LeaseLost:
+        return False
+    return isinstance(stored, Stored) and stored.value

@@ -8,10 +8,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from turnkeeper.domain.session import SessionKey
-
-
-class LeaseLost(Exception):
-    """Another owner has the session, or may have: stop, and write nothing more."""
+from turnkeeper.engine.eventlog.writer import LeaseLost
 
 
 @dataclass(slots=True, kw_only=True)

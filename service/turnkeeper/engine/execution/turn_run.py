@@ -28,9 +28,9 @@ from turnkeeper.domain.turn import (
 )
 from turnkeeper.engine.eventlog.conversation import Conversation
 from turnkeeper.engine.eventlog.session_cache import CachedSnapshot
-from turnkeeper.engine.eventlog.writer import LogWriter
+from turnkeeper.engine.eventlog.writer import LeaseLost, LogWriter
 from turnkeeper.engine.execution.late_results import OrphanedCall
-from turnkeeper.engine.execution.lease import HeldLease, LeaseLost
+from turnkeeper.engine.execution.lease import HeldLease
 from turnkeeper.engine.execution.model_call import ModelCaller
 from turnkeeper.engine.execution.tool_runner import ToolRunner
 from turnkeeper.engine.rules import turns as turn_rules
@@ -187,14 +187,14 @@ class TurnRun:
             committed = await self._commit(uow)
             if committed is not None:
                 self.seen = replace(self.seen, snapshot=uow.snapshot_after(committed, by_owner=True))
-                self._memory.take(uow.stored_events(committed))
+                self._memory.extend(uow.stored_events(committed))
                 self._start_tools(launch)
                 return
             await self._read_again()
 
     def _unit_of_work(self) -> UnitOfWork:
-        self.seen = self.seen.by_now(time.monotonic())
-        return UnitOfWork(self._snapshot, at=self._parts.log_writer.now(), new_id=self._parts.log_writer.new_id)
+        self.seen = self.seen.at(time.monotonic())
+        return self._parts.log_writer.unit_of_work(self._snapshot)
 
     async def _commit(self, uow: UnitOfWork) -> Committed | None:
         """None when it is stale. An answer that does not come is asked for again, for two leases at most.
@@ -234,7 +234,7 @@ class TurnRun:
             except ServiceUnavailable:
                 await asyncio.sleep(0.1 + self._parts.jitter() * 0.4)
                 continue
-            self.seen = CachedSnapshot.now(snapshot)
+            self.seen = CachedSnapshot.fresh(snapshot)
             return
 
     # --- the model ---------------------------------------------------------------------------------------------

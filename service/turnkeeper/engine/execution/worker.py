@@ -20,11 +20,11 @@ from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import Turn
 from turnkeeper.durations import jittered
 from turnkeeper.engine.eventlog.session_cache import CachedSnapshot, SessionCache
+from turnkeeper.engine.eventlog.writer import LeaseLost
 from turnkeeper.engine.execution.late_results import OrphanedCall, see_off
-from turnkeeper.engine.execution.lease import HeldLease, LeaseLost
+from turnkeeper.engine.execution.lease import HeldLease
 from turnkeeper.engine.execution.turn_run import RunServices, TurnRun
 from turnkeeper.engine.rules import turns as turn_rules
-from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feed import Feed, Feeds
 from turnkeeper.errors import AgentConfigError, ServiceUnavailable
 from turnkeeper.faults import fault
@@ -237,20 +237,20 @@ class Worker:
             gone = AgentConfigError("The agent's pinned version is gone; start a new session.")
             await self._fail(snapshot, held, gone.to_event())
             return
-        memory = self._session_cache.recall(snapshot.session)
+        memory = self._session_cache.checkout(snapshot.session)
         try:
-            memory.take(work.said)
+            memory.extend(work.said)
             await self._persist(held, lambda: memory.read(until=snapshot.head.last_seq))
             run = TurnRun(self._parts, lease=held, feed=feed, agent=agent, seen=seen, memory=memory)
             await self._run(run, agent, lapses=work.lapses, begun=work.seen is not None)
         finally:
-            self._session_cache.remember(snapshot.session, memory)
+            self._session_cache.checkin(snapshot.session, memory)
 
     async def _read(self, work: Work) -> CachedSnapshot:
         snapshot = await self._parts.store.snapshot(work.key, turn_id=work.turn_id)
         if snapshot is None:
             raise LeaseLost
-        return CachedSnapshot.now(snapshot)
+        return CachedSnapshot.fresh(snapshot)
 
     async def _run(self, run: TurnRun, agent: Agent, *, lapses: int, begun: bool) -> None:
         turn = run.turn
@@ -262,7 +262,7 @@ class Worker:
             finally:
                 self._see_off(run.left)
             span.stopped(run.turn.state.value)
-        self._session_cache.keep(run.seen)
+        self._session_cache.put(run.seen)
         if run.turn.answer and run.turn.state.ended:
             seconds = (run.turn.update_time - run.turn.create_time).total_seconds()
             self._parts.metrics.response_finished(agent.name, model=agent.model, seconds=max(0.0, seconds))
@@ -290,7 +290,7 @@ class Worker:
     async def _fail(self, snapshot: Snapshot, held: HeldLease, error: ErrorDetail) -> None:
         now: Snapshot | None = snapshot
         while now is not None and now.head.fence == held.fence and now.turn is not None and not now.turn.state.ended:
-            uow = UnitOfWork(now, at=self._parts.log_writer.now(), new_id=self._parts.log_writer.new_id)
+            uow = self._parts.log_writer.unit_of_work(now)
             uow.fail_turn(error)
             uow.activate_next_turn()
             step = uow.changeset(changeset_id=self._parts.log_writer.new_id(), fence=held.fence, lease_for=self.lease)
@@ -301,14 +301,11 @@ class Worker:
     async def _give_back(self, work: Work) -> None:
         """After a defect: release the lease under its fence. What cannot be released lapses."""
         try:
-            snapshot = await self._parts.store.snapshot(work.key, turn_id=work.turn_id)
-            if snapshot is None or snapshot.head.fence != work.fence or not snapshot.head.owner:
-                return
-            uow = UnitOfWork(snapshot, at=self._parts.log_writer.now(), new_id=self._parts.log_writer.new_id)
-            turn_rules.release_for_retry(uow)
-            await self._parts.log_writer.commit(
-                uow.changeset(changeset_id=self._parts.log_writer.new_id(), fence=work.fence)
+            await self._parts.log_writer.append(
+                work.key, turn_rules.release_for_retry, turn_id=work.turn_id, fence=work.fence
             )
+        except LeaseLost:
+            return
         except Exception as error:  # noqa: BLE001 - the first failure is in the log already
             logger.warning("a broken run's lease is left to lapse (%s)", type(error).__name__)
 

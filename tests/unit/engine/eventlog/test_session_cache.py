@@ -1,4 +1,4 @@
-"""What a replica keeps of sessions: taken once, by whom it concerns, within bounds."""
+"""What a replica caches of sessions: popped once, nothing of deleted sessions, within its bounds."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -8,13 +8,13 @@ from tests.builders import NOON, a_place, a_session
 from turnkeeper.domain.event import Event, MessageReceived
 from turnkeeper.domain.message import Part
 from turnkeeper.domain.session import Session, SessionKey
-from turnkeeper.engine.eventlog.session_cache import GOOD_FOR, CachedSnapshot, SessionCache
+from turnkeeper.engine.eventlog.session_cache import MAX_AGE, CachedSnapshot, SessionCache
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.store.changeset import Cancel, Head, Snapshot
 from turnkeeper.store.contract import Store
 
 NO_STORE = cast(Store, None)
-"""Nothing here reads."""
+"""No test here reads from the store."""
 
 
 class Clock:
@@ -29,7 +29,7 @@ def session_of(name: str) -> Session:
     return a_session(a_place(session_id=name))
 
 
-def seen(name: str, **head: object) -> CachedSnapshot:
+def cached(name: str, **head: object) -> CachedSnapshot:
     session = session_of(name)
     known = Head(
         session_id=name,
@@ -53,145 +53,149 @@ def key(name: str) -> SessionKey:
     return session_of(name).key
 
 
-def warm(clock: Clock | None = None, *, sessions: int = 3, memory_bytes: int = 1 << 20) -> SessionCache:
+def a_cache(clock: Clock | None = None, *, sessions: int = 3, conversation_bytes: int = 1 << 20) -> SessionCache:
     return SessionCache(
-        NO_STORE, decode=WireCodec().decode, sessions=sessions, memory_bytes=memory_bytes, clock=clock or Clock()
+        NO_STORE,
+        decode=WireCodec().decode,
+        max_sessions=sessions,
+        conversation_bytes=conversation_bytes,
+        clock=clock or Clock(),
     )
 
 
-def remember(kept: SessionCache, name: str, text: str = "hello", *, sequence: int = 2) -> None:
-    memory = kept.recall(session_of(name))
-    memory.take(said(text, sequence=sequence))
-    kept.remember(session_of(name), memory)
+def extend(cache: SessionCache, name: str, text: str = "hello", *, sequence: int = 2) -> None:
+    conversation = cache.checkout(session_of(name))
+    conversation.extend(events(text, sequence=sequence))
+    cache.checkin(session_of(name), conversation)
 
 
-def said(text: str, *, sequence: int = 2) -> list[Event]:
+def events(text: str, *, sequence: int = 2) -> list[Event]:
     message = MessageReceived(message_id="m", content=(Part(text=text),), principal="ada")
     return [Event(sequence=sequence, turn_id=f"turn {sequence}", attempt=0, create_time=NOON, payload=message)]
 
 
-def known(kept: SessionCache, name: str) -> int:
-    """How many messages it recalls."""
-    memory = kept.recall(session_of(name))
-    kept.remember(session_of(name), memory)
-    return len(memory.messages(""))
+def count_messages(cache: SessionCache, name: str) -> int:
+    """Returns how many messages of the session are cached."""
+    conversation = cache.checkout(session_of(name))
+    cache.checkin(session_of(name), conversation)
+    return len(conversation.messages(""))
 
 
-def test_a_snapshot_is_decided_on_once() -> None:
-    kept = warm()
-    kept.keep(seen("a"))
-    assert kept.take(key("a")) == seen("a")
-    assert kept.take(key("a")) is None
+def test_a_snapshot_is_popped_once() -> None:
+    cache = a_cache()
+    cache.put(cached("a"))
+    assert cache.pop(key("a")) == cached("a")
+    assert cache.pop(key("a")) is None
 
 
-def test_the_databases_clock_goes_on() -> None:
+def test_a_popped_snapshot_has_the_databases_time_of_now() -> None:
     clock = Clock()
-    kept = warm(clock)
-    kept.keep(seen("a"))
+    cache = a_cache(clock)
+    cache.put(cached("a"))
     clock.now += 90
-    taken = kept.take(key("a"))
-    assert taken is not None
-    assert taken.snapshot.head.now == NOON + timedelta(seconds=90)
+    popped = cache.pop(key("a"))
+    assert popped is not None
+    assert popped.snapshot.head.now == NOON + timedelta(seconds=90)
 
 
-def test_an_old_clock_is_read_again() -> None:
+def test_a_snapshot_is_not_popped_beyond_its_age() -> None:
     clock = Clock()
-    kept = warm(clock)
-    kept.keep(seen("a"))
-    clock.now += GOOD_FOR - 1
-    used = kept.take(key("a"))
-    assert used is not None
-    kept.keep(used)  # a turn on what is kept is no reading
+    cache = a_cache(clock)
+    cache.put(cached("a"))
+    clock.now += MAX_AGE - 1
+    popped = cache.pop(key("a"))
+    assert popped is not None
+    cache.put(popped)  # a turn on a cached snapshot is no read
     clock.now += 1
-    assert kept.take(key("a")) is None
+    assert cache.pop(key("a")) is None
 
 
-def test_what_runs_or_is_deleted_is_not_kept_nor_what_was_known_before() -> None:
+def test_a_busy_or_deleted_session_is_not_cached_and_drops_its_earlier_snapshot() -> None:
     for busy in ({"active_turn": "turn"}, {"queue": ("turn",)}, {"deleted": True}):
-        kept = warm()
-        kept.keep(seen("a"))
-        kept.keep(seen("a", **busy))
-        assert kept.take(key("a")) is None
+        cache = a_cache()
+        cache.put(cached("a"))
+        cache.put(cached("a", **busy))
+        assert cache.pop(key("a")) is None
 
 
-def test_nothing_of_a_deleted_session_is_kept() -> None:
-    kept = warm()
-    kept.keep(seen("a"))
-    remember(kept, "a")
-    kept.keep(seen("a", deleted=True))
-    assert kept.take(key("a")) is None
-    assert known(kept, "a") == 0
+def test_nothing_of_a_deleted_session_is_cached() -> None:
+    cache = a_cache()
+    cache.put(cached("a"))
+    extend(cache, "a")
+    cache.put(cached("a", deleted=True))
+    assert cache.pop(key("a")) is None
+    assert count_messages(cache, "a") == 0
 
 
-def test_whoever_had_the_conversation_of_a_session_when_it_was_deleted_gives_nothing_back() -> None:
-    kept = warm()
-    remember(kept, "a")
-    readers = [kept.recall(session_of("a")), kept.recall(session_of("a"))]
-    kept.keep(seen("a", deleted=True))
+def test_a_conversation_checked_out_while_its_session_was_deleted_is_not_cached_again() -> None:
+    cache = a_cache()
+    extend(cache, "a")
+    readers = [cache.checkout(session_of("a")), cache.checkout(session_of("a"))]
+    cache.put(cached("a", deleted=True))
     for reader in readers:
-        reader.take(said("hello"))
-        kept.keep(seen("a"))  # as it was before
-        kept.remember(session_of("a"), reader)
-        assert kept.take(key("a")) is None
-    assert known(kept, "a") == 0
+        reader.extend(events("hello"))
+        cache.put(cached("a"))  # as it was before
+        cache.checkin(session_of("a"), reader)
+        assert cache.pop(key("a")) is None
+    assert count_messages(cache, "a") == 0
 
 
-def test_a_session_that_is_shown_again_is_kept_again() -> None:
-    kept = warm()
-    memory = kept.recall(session_of("a"))
-    kept.keep(seen("a", deleted=True))
-    kept.remember(session_of("a"), memory)
-    kept.keep(seen("a"))
-    remember(kept, "a")
-    assert kept.take(key("a")) == seen("a")
-    assert known(kept, "a") == 1
+def test_an_undeleted_session_is_cached_again() -> None:
+    cache = a_cache()
+    conversation = cache.checkout(session_of("a"))
+    cache.put(cached("a", deleted=True))
+    cache.checkin(session_of("a"), conversation)
+    cache.put(cached("a"))
+    extend(cache, "a")
+    assert cache.pop(key("a")) == cached("a")
+    assert count_messages(cache, "a") == 1
 
 
-def test_the_sessions_of_longest_ago_go_first() -> None:
-    kept = warm(sessions=3)
+def test_the_least_recent_sessions_are_dropped_first() -> None:
+    cache = a_cache(sessions=3)
     for name in ("a", "b", "c", "a", "d"):
-        kept.keep(seen(name))
-        remember(kept, name)
-    assert [name for name in "abcd" if kept.take(key(name))] == ["a", "c", "d"]
-    assert [known(kept, name) for name in "acd"] == [1, 1, 1]
-    assert known(kept, "b") == 0
+        cache.put(cached(name))
+        extend(cache, name)
+    assert [name for name in "abcd" if cache.pop(key(name))] == ["a", "c", "d"]
+    assert [count_messages(cache, name) for name in "acd"] == [1, 1, 1]
+    assert count_messages(cache, "b") == 0
 
 
 def test_all_conversations_together_stay_within_their_bytes() -> None:
-    kept = warm(sessions=100, memory_bytes=90_000)
+    cache = a_cache(sessions=100, conversation_bytes=90_000)
     for number in range(8):
-        remember(kept, f"session {number}", "x" * 10_000)
-    assert [known(kept, f"session {number}") for number in range(4, 8)] == [1, 1, 1, 1]
-    assert known(kept, "session 3") == 0
+        extend(cache, f"session {number}", "x" * 10_000)
+    assert [count_messages(cache, f"session {number}") for number in range(4, 8)] == [1, 1, 1, 1]
+    assert count_messages(cache, "session 3") == 0
 
 
-def test_one_that_is_too_large_is_not_kept_and_takes_no_room() -> None:
-    kept = warm(sessions=100, memory_bytes=90_000)
-    remember(kept, "large", "x" * 60_000)
-    assert known(kept, "large") == 0
+def test_a_conversation_that_is_too_large_is_not_cached_and_takes_no_room() -> None:
+    cache = a_cache(sessions=100, conversation_bytes=90_000)
+    extend(cache, "large", "x" * 60_000)
+    assert count_messages(cache, "large") == 0
     for number in range(4):
-        remember(kept, f"session {number}", "x" * 10_000)
-    assert [known(kept, f"session {number}") for number in range(4)] == [1, 1, 1, 1]
+        extend(cache, f"session {number}", "x" * 10_000)
+    assert [count_messages(cache, f"session {number}") for number in range(4)] == [1, 1, 1, 1]
 
 
-def test_a_conversation_that_grows_counts_as_what_it_is_now() -> None:
-    kept = warm(sessions=100, memory_bytes=90_000)
+def test_a_conversation_that_grows_counts_by_its_new_size() -> None:
+    cache = a_cache(sessions=100, conversation_bytes=90_000)
     for sequence in range(2, 6):
-        remember(kept, "a", "x" * 10_000, sequence=sequence)
-    assert known(kept, "a") == 4
-    remember(kept, "b", "x" * 10_000)
-    assert (known(kept, "b"), known(kept, "a")) == (1, 0)
+        extend(cache, "a", "x" * 10_000, sequence=sequence)
+    assert count_messages(cache, "a") == 4
+    extend(cache, "b", "x" * 10_000)
+    assert (count_messages(cache, "b"), count_messages(cache, "a")) == (1, 0)
 
 
-def test_a_deleted_sessions_conversation_is_forgotten() -> None:
-    kept = warm()
-    remember(kept, "a")
-    kept.keep(seen("a", deleted=True))
-    assert known(kept, "a") == 0
+def test_a_deleted_sessions_conversation_is_dropped() -> None:
+    cache = a_cache()
+    extend(cache, "a")
+    cache.put(cached("a", deleted=True))
+    assert count_messages(cache, "a") == 0
 
 
 def test_a_new_session_of_the_same_id_has_no_conversation() -> None:
-    kept = warm()
-    remember(kept, "a")
+    cache = a_cache()
+    extend(cache, "a")
     new = replace(session_of("a"), create_time=NOON + timedelta(days=1))
-    assert kept.recall(new).messages("") == ()
+    assert cache.checkout(new).messages("") == ()

@@ -1,4 +1,4 @@
-"""What is kept of a session after an own step is what the database has; after an unknown outcome, nothing is."""
+"""After a replica's own commit its cached snapshot is the stored session; after an unknown outcome none is cached."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -15,7 +15,7 @@ from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import StopReason, TurnOptions, TurnState
 from turnkeeper.engine.eventlog.conversation import Conversation
 from turnkeeper.engine.eventlog.session_cache import CachedSnapshot, SessionCache
-from turnkeeper.engine.eventlog.writer import LogWriter, Stored
+from turnkeeper.engine.eventlog.writer import LogWriter, Sources, Stored
 from turnkeeper.engine.rules import sessions as session_rules
 from turnkeeper.engine.rules.messages import LeaseOffer, NewMessage, accept
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
@@ -32,7 +32,7 @@ LEASE = timedelta(minutes=1)
 
 @dataclass
 class Replica:
-    """A journal on a store, and what both keep of one session."""
+    """A log writer with its session cache, on one session."""
 
     store: MongoStore
     place: SessionKey
@@ -47,9 +47,7 @@ class Replica:
             Feeds(self.store, poll=1),
             Metrics(Instruments()),
             session_cache=self.session_cache,
-            now=lambda: self.at,
-            new_id=new_id,
-            jitter=lambda: 0.0,
+            sources=Sources(now=lambda: self.at, new_id=new_id, jitter=lambda: 0.0),
         )
 
     @classmethod
@@ -66,7 +64,7 @@ class Replica:
         return found
 
     async def send(self, request_id: str, *, fingerprint: str = "same") -> Stored[Any] | RequestRecord:
-        """A message. Nobody takes its turn."""
+        """Sends a message. No replica takes its turn."""
         message = self.message(request_id, fingerprint)
         return await self.log_writer.append(self.key, lambda uow: accept(uow, message, offer=None), request=message.key)
 
@@ -86,7 +84,7 @@ class Replica:
         )
 
     async def same(self, known: Snapshot) -> None:
-        """But for the clock: what a reading finds."""
+        """Asserts that a read returns this snapshot, except for the clock."""
         found = await self.read()
         assert replace(known, head=replace(known.head, now=found.head.now)) == found
 
@@ -97,7 +95,7 @@ async def replica(store: MongoStore) -> Replica:
 
 
 async def run_a_turn(replica: Replica) -> Snapshot:
-    """Taken in the step that stores its message, and ended by its owner; every snapshot as it is known."""
+    """Runs a turn that is owned from its message on, to its end; compares every snapshot with a read."""
     offer, message = LeaseOffer(owner="one", lease=LEASE, schema=1), replica.message(new_id("request"))
     stored = await replica.log_writer.append(
         replica.key, lambda uow: accept(uow, message, offer=offer), request=message.key
@@ -115,17 +113,17 @@ async def run_a_turn(replica: Replica) -> Snapshot:
             uow.append(TurnCompleted(message_id="said", stop_reason=StopReason.FINISHED, usage=Usage()), turn=uow.turn)
             uow.activate_next_turn()
         step = uow.changeset(changeset_id=new_id("step"), fence=running.head.fence, lease_for=LEASE)
-        verdict = await replica.log_writer.commit(step)
-        assert isinstance(verdict, Committed)
-        running = uow.snapshot_after(verdict, by_owner=True)
+        result = await replica.log_writer.commit(step)
+        assert isinstance(result, Committed)
+        running = uow.snapshot_after(result, by_owner=True)
         found = await replica.store.snapshot(replica.key, turn_id=stored.value[0].id)
         assert found is not None
         assert replace(running, head=replace(running.head, now=found.head.now)) == found
-    replica.session_cache.keep(CachedSnapshot.now(running))
+    replica.session_cache.put(CachedSnapshot.fresh(running))
     return running
 
 
-async def test_after_the_steps_of_a_turn_what_is_known_is_what_is_stored(replica: Replica) -> None:
+async def test_after_the_commits_of_a_turn_the_cached_snapshot_is_the_stored_session(replica: Replica) -> None:
     for _ in range(2):
         after = await run_a_turn(replica)
         await replica.same(replace(after, turn=None))
@@ -139,30 +137,32 @@ VERBS: dict[str, Callable[[UnitOfWork], int]] = {
 
 
 @pytest.mark.parametrize("verb", VERBS)
-async def test_after_a_verb_on_an_idle_session_what_is_kept_is_what_is_stored(replica: Replica, verb: str) -> None:
+async def test_after_a_verb_on_an_idle_session_the_cached_snapshot_is_the_stored_session(
+    replica: Replica, verb: str
+) -> None:
     replica.at += timedelta(seconds=7)
     await replica.log_writer.append(replica.key, VERBS[verb])
-    kept = replica.session_cache.take(replica.key)
-    assert kept is not None
-    await replica.same(kept.snapshot)
+    cached = replica.session_cache.pop(replica.key)
+    assert cached is not None
+    await replica.same(cached.snapshot)
 
 
-async def test_a_deleted_session_is_not_kept(replica: Replica) -> None:
+async def test_a_deleted_session_is_not_cached(replica: Replica) -> None:
     await replica.log_writer.append(replica.key, VERBS["update"])
     await replica.log_writer.append(replica.key, lambda uow: session_rules.delete(uow, {}, by="ada", etag=""))
-    assert replica.session_cache.take(replica.key) is None
+    assert replica.session_cache.pop(replica.key) is None
 
 
-async def test_a_repeat_is_found_by_the_reading_and_on_a_kept_snapshot_by_the_store(replica: Replica) -> None:
+async def test_a_repeat_is_found_by_the_read_and_on_a_cached_snapshot_by_the_store(replica: Replica) -> None:
     before = await replica.read()
     first = await replica.send("one")
     assert isinstance(first, Stored)
     assert await replica.send("one") == first.uow.request
-    replica.session_cache.keep(CachedSnapshot.now(before))  # as if the first had been stored by another replica
+    replica.session_cache.put(CachedSnapshot.fresh(before))  # as if the first had been stored by another replica
     assert await replica.send("one") == first.uow.request
 
 
-async def test_a_kept_snapshot_that_others_left_behind_is_read_anew(replica: Replica, store: MongoStore) -> None:
+async def test_a_cached_snapshot_that_is_out_of_date_is_read_again(replica: Replica, store: MongoStore) -> None:
     await replica.log_writer.append(replica.key, VERBS["update"])
     other = Replica(store, replica.place)
     await other.log_writer.append(replica.key, VERBS["suspend"])
@@ -173,7 +173,7 @@ async def test_a_kept_snapshot_that_others_left_behind_is_read_anew(replica: Rep
     await replica.same(replace(sent.uow.snapshot_after(_of(sent), by_owner=False), turn=sent.value[0], request=None))
 
 
-async def test_after_an_unknown_outcome_nothing_is_kept(
+async def test_after_an_unknown_outcome_nothing_is_cached(
     replica: Replica, store: MongoStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await replica.log_writer.append(replica.key, VERBS["update"])
@@ -187,7 +187,7 @@ async def test_after_an_unknown_outcome_nothing_is_kept(
         patched.setattr(store, "commit", commit_and_lose_the_answer)
         with pytest.raises(ServiceUnavailable):
             await replica.send("one")
-    assert replica.session_cache.take(replica.key) is None
+    assert replica.session_cache.pop(replica.key) is None
     again = await replica.send("one")
     assert isinstance(again, RequestRecord)
     assert again.sequence == 3
@@ -198,10 +198,10 @@ def _of(stored: Stored[Any]) -> Committed:
     return stored.committed
 
 
-async def test_a_conversation_that_a_new_primary_does_not_show_whole_is_not_taken_for_the_whole(
+async def test_a_conversation_is_not_read_from_a_primary_that_shows_less_of_the_log(
     replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was passed over once would be missing in every later turn's context."""
+    """An event that was skipped once would be missing in every later turn's context."""
     await replica.send("m1")
     now = await replica.read()
     memory = Conversation(replica.store, key=replica.key, decode=_a_message)
