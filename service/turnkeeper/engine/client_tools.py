@@ -7,7 +7,7 @@ from turnkeeper.domain.session import Session, SessionKey
 from turnkeeper.domain.tool import Call, CallState, ClientTool, ToolResult
 from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.eventlog.writer import LogWriter, Stored
-from turnkeeper.engine.rules.unit_of_work import UnitOfWork
+from turnkeeper.engine.rules import tool_calls as tool_call_rules
 from turnkeeper.errors import InternalError, InvalidRequest, ToolCallNotPending
 from turnkeeper.store.contract import SessionStore
 from turnkeeper.tools.toolbox import Toolbox
@@ -57,7 +57,7 @@ class ClientTools:
         if call.state is CallState.REQUESTED:
             stored = await self._log_writer.append(
                 key,
-                lambda uow: _record(uow, tool_call_id, result, by=by),
+                lambda uow: tool_call_rules.submit_result(uow, tool_call_id, result, by=by),
                 turn_id=call.turn_id,
             )
             if not isinstance(stored, Stored):
@@ -85,12 +85,3 @@ class ClientTools:
             turn_id=call.turn_id,
             metadata={"tool_call_id": tool_call_id, "outcome": call.outcome.value if call.outcome else ""},
         )
-
-
-def _record(uow: UnitOfWork, tool_call_id: str, result: ToolResult, *, by: str) -> None:
-    """In one step: the result, and the turn goes on when nothing else is awaited."""
-    call = next((call for call in uow.calls if call.id == tool_call_id), None)
-    if call is None or call.state is not CallState.REQUESTED:
-        return
-    uow.close_call(call.submitted(result, by=by, sequence=uow.next_sequence), result)
-    uow.resume_if_answered()

@@ -145,13 +145,13 @@ def loser_acknowledged() -> None:
 def attempt_in_memory() -> None:
     """An owner counts its attempts from one: those of a lost owner cannot be told from its own."""
 
-    def taken_up(self: Turn, **changes: Any) -> Turn:
-        return replace(_taken_up(self, **changes), attempt=1)
+    def next_attempt(self: Turn, **changes: Any) -> Turn:
+        return replace(_next_attempt(self, **changes), attempt=1)
 
-    Turn.taken_up = taken_up  # type: ignore[method-assign]
+    Turn.next_attempt = next_attempt  # type: ignore[method-assign]
 
 
-_taken_up = Turn.taken_up
+_next_attempt = Turn.next_attempt
 
 
 def duplicate_without_reread() -> None:

@@ -130,7 +130,7 @@ async def test_after_the_commits_of_a_turn_the_cached_snapshot_is_the_stored_ses
 
 
 VERBS: dict[str, Callable[[UnitOfWork], int]] = {
-    "update": lambda uow: session_rules.update(uow, session_rules.Change(title="new"), etag=""),
+    "update": lambda uow: session_rules.update(uow, session_rules.SessionChange(title="new"), etag=""),
     "suspend": lambda uow: session_rules.suspend(uow, by="ada"),
     "end": lambda uow: session_rules.end(uow, {}, by="ada", reason=""),
 }
