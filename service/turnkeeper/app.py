@@ -19,7 +19,7 @@ from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.turn import RetryPolicy, Turn
 from turnkeeper.engine.approvals import Approvals
 from turnkeeper.engine.checkpoints import Checkpoints
-from turnkeeper.engine.client_tools import ClientTools
+from turnkeeper.engine.client_tools import CallMeasures, ClientTools
 from turnkeeper.engine.eventlog.session_cache import SessionCache
 from turnkeeper.engine.eventlog.writer import LogWriter, Sources
 from turnkeeper.engine.execution.lease_keepalive import LeaseKeepAlive
@@ -130,6 +130,7 @@ async def serving(
             operation=settings.operation_time,
             replica=replica,
             schema=schema,
+            record_command=telemetry.metrics.database_finished if telemetry.metrics.counting else None,
         )
         stack.push_async_callback(store.close)
         try:
@@ -225,6 +226,7 @@ class _Replica:
             store,
             log_writer,
             toolbox=toolbox,
+            measures=CallMeasures(store, spans=spans, metrics=metrics, decode=WireCodec().decode),
             agent_of=lambda session: self._version(session.tenant, session.agent, session.agent_version),
             woken=self.worker.nudge,
         )

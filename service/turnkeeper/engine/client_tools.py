@@ -1,16 +1,25 @@
 """Tools that the caller runs: which it may bring, and the result it hands in."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 
 from turnkeeper.domain.agent import Agent
+from turnkeeper.domain.event import ClientToolRequested, Event
 from turnkeeper.domain.session import Session, SessionKey
-from turnkeeper.domain.tool import Call, CallState, ClientTool, ToolResult
+from turnkeeper.domain.tool import CLIENT, Call, CallState, ClientTool, ToolResult
 from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.eventlog.writer import LogWriter, Stored
-from turnkeeper.engine.rules import tool_calls as tool_call_rules
+from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import InternalError, InvalidRequest, ToolCallNotPending
-from turnkeeper.store.contract import SessionStore
+from turnkeeper.store.changeset import StoredEvent
+from turnkeeper.store.contract import EventLog, SessionStore
+from turnkeeper.telemetry.metrics import Metrics
+from turnkeeper.telemetry.spans import Spans
 from turnkeeper.tools.toolbox import Toolbox
+
+MOST_REQUESTS = 1000
+"""Requests to the client that are read of one turn, to find the time of one."""
+_REQUESTED = frozenset({"client_tool_requested"})
 
 
 class ClientTools:
@@ -22,6 +31,7 @@ class ClientTools:
         log_writer: LogWriter,
         *,
         toolbox: Toolbox,
+        measures: "CallMeasures",
         agent_of: Callable[[Session], Awaitable[Agent | None]],
         woken: Callable[[SessionKey], None],
     ) -> None:
@@ -29,6 +39,7 @@ class ClientTools:
         self._store = store
         self._log_writer = log_writer
         self._toolbox = toolbox
+        self._measures = measures
         self._agent_of = agent_of
         self._woken = woken
 
@@ -55,13 +66,16 @@ class ClientTools:
         """
         call = await self._pending(key, tool_call_id, result, by=by)
         if call.state is CallState.REQUESTED:
+            requested = await self._measures.requested_at(call)
             stored = await self._log_writer.append(
                 key,
-                lambda uow: tool_call_rules.submit_result(uow, tool_call_id, result, by=by),
+                lambda uow: _record(uow, tool_call_id, result, by=by),
                 turn_id=call.turn_id,
             )
             if not isinstance(stored, Stored):
                 raise InternalError
+            if stored.value and requested is not None:
+                self._measures.submitted(call, result, requested=requested, at=stored.uow.at)
             self._woken(key)
             call = await self._pending(key, tool_call_id, result, by=by)
         turn = await self._store.turn(key, call.turn_id)
@@ -85,3 +99,54 @@ class ClientTools:
             turn_id=call.turn_id,
             metadata={"tool_call_id": tool_call_id, "outcome": call.outcome.value if call.outcome else ""},
         )
+
+
+class CallMeasures:
+    """The metrics and spans of calls that the client runs. They are measured from the request to the result."""
+
+    def __init__(
+        self, store: EventLog, *, spans: Spans, metrics: Metrics, decode: Callable[[StoredEvent], Event]
+    ) -> None:
+        self._store = store
+        self._spans = spans
+        self._metrics = metrics
+        self._decode = decode
+
+    async def requested_at(self, call: Call) -> datetime | None:
+        """Returns when the client was asked to run the call; None if that event is trimmed, or nothing is measured."""
+        if not self._metrics.counting:
+            return None
+        events = await self._store.events(
+            call.session_key, after=0, limit=MOST_REQUESTS, kinds=_REQUESTED, turn_id=call.turn_id
+        )
+        for stored in reversed(events):
+            event = self._decode(stored)
+            if isinstance(event.payload, ClientToolRequested) and event.payload.tool_call_id == call.id:
+                return event.create_time
+        return None
+
+    def submitted(self, call: Call, result: ToolResult, *, requested: datetime, at: datetime) -> None:
+        """Records a call's end. Its name is on the span alone: a client may choose any."""
+        tool_class, outcome = call.tool_class.value, result.outcome.value
+        with self._spans.execute_tool(
+            call.tool,
+            call_id=call.id,
+            source=CLIENT,
+            tool_class=tool_class,
+            session_id=call.session_id,
+            start_time=int(requested.timestamp() * 1_000_000_000),
+        ) as span:
+            span.content(arguments_json=call.arguments_json, result_json=result.result_json)
+            span.finished(outcome)
+            seconds = max(0.0, (at - requested).total_seconds())
+            self._metrics.tool_finished(CLIENT, tool_class=tool_class, outcome=outcome, seconds=seconds)
+
+
+def _record(uow: UnitOfWork, tool_call_id: str, result: ToolResult, *, by: str) -> bool:
+    """Records the result; the turn goes on when nothing else is awaited. Returns False if the call has one already."""
+    call = next((call for call in uow.calls if call.id == tool_call_id), None)
+    if call is None or call.state is not CallState.REQUESTED:
+        return False
+    uow.close_call(call.submitted(result, by=by, sequence=uow.next_sequence), result)
+    uow.resume_if_answered()
+    return True

@@ -54,6 +54,11 @@ class ModelFailure(Exception):
 
 
 class Model(Protocol):
+    @property
+    def server(self) -> tuple[str, int]:
+        """Host and port of the model's server, for telemetry."""
+        ...
+
     def stream(self, request: ModelRequest) -> AsyncIterator[TextDelta | ModelAnswer]:
         """Deltas as they come, then one answer.
 

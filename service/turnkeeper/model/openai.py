@@ -77,6 +77,7 @@ class OpenAIModel:
         """A model at `provider`. Raises ValueError for a bad address, or a key that no header can carry."""
         return cls(
             _client(provider),
+            server=_server(provider),
             limit_field=provider.limit_field or _limit_field(httpx2.URL(provider.base_url).host),
             deadlines=deadlines or Deadlines(),
             max_answer_bytes=max_answer_bytes,
@@ -87,6 +88,7 @@ class OpenAIModel:
         self,
         client: openai.AsyncOpenAI,
         *,
+        server: tuple[str, int],
         limit_field: str,
         deadlines: Deadlines,
         max_answer_bytes: int,
@@ -94,6 +96,7 @@ class OpenAIModel:
     ) -> None:
         patience = openai.Timeout(None, connect=deadlines.connect.total_seconds())
         self._client = client.with_options(max_retries=0, timeout=patience)
+        self.server = server
         self._limit_field = limit_field
         self._deadlines = deadlines
         self._max_answer_bytes = max_answer_bytes
@@ -267,6 +270,12 @@ def _client(provider: Provider) -> openai.AsyncOpenAI:
 def _idle(provider: Provider) -> timedelta:
     """How long a connection waits for another call. The header alone leaves it to the server."""
     return timedelta() if provider.close_connections else _IDLE_CONNECTION
+
+
+def _server(provider: Provider) -> tuple[str, int]:
+    """Returns the host and the port of the provider's address."""
+    url = httpx2.URL(provider.base_url)
+    return url.host, url.port or (80 if url.scheme == "http" else 443)
 
 
 def _is_loopback(host: str) -> bool:

@@ -21,6 +21,7 @@ from turnkeeper.errors import InternalError, InvalidRequest, NotImplementedYet, 
 from turnkeeper.rpc import validation as rules
 from turnkeeper.rpc.status import DETAILS_KEY, details_bytes, shown_message
 from turnkeeper.telemetry.metrics import Metrics
+from turnkeeper.telemetry.open_spans import RpcSpan
 from turnkeeper.telemetry.spans import Spans
 
 ABORT_TIME = 2.0
@@ -85,7 +86,8 @@ class Boundary(aio.ServerInterceptor):
             try:
                 with self._spans.rpc(service, method=method, metadata=context.invocation_metadata() or ()) as span:
                     try:
-                        response = await run(_parsed(data, parse, checked=own), context)
+                        response = await run(_named(_parsed(data, parse, checked=own), span), context)
+                        _name_result(response, span)
                         code = "OK"
                     except aio.AbortError:
                         code = STATUS.get(_number(context), grpc.StatusCode.UNKNOWN).name
@@ -101,11 +103,12 @@ class Boundary(aio.ServerInterceptor):
                         span.finished(code, error=told.code.name)
                         await _abort(context, told)
                         return None  # it waits behind what is not read yet
+                    finally:
+                        self._metrics.rpc_finished(service, method=method, code=code, seconds=time.monotonic() - began)
                     span.finished(code)
                     return response
             finally:
                 self._leave(peer, own=own)
-                self._metrics.rpc_finished(service, method=method, code=code, seconds=time.monotonic() - began)
 
         return call
 
@@ -209,6 +212,21 @@ def _parsed(data: bytes, parse: Callable[[bytes], Any], *, checked: bool) -> Any
     if checked:
         rules.check(request)
     return request
+
+
+def _named(request: Any, span: RpcSpan) -> Any:
+    """Returns the request, after the span got the session and the turn that it names."""
+    if span.recording:
+        span.concerns(session_id=getattr(request, "session_id", ""), turn_id=getattr(request, "turn_id", ""))
+    return request
+
+
+def _name_result(response: Any, span: RpcSpan) -> None:
+    """Gives the span the session and the turn of what a unary call returns."""
+    if span.recording:
+        for field in ("session", "turn", "approval"):
+            if (part := getattr(response, field, None)) is not None:
+                span.concerns(session_id=part.session_id, turn_id=getattr(part, "turn_id", ""))
 
 
 def _must_pass(error: BaseException) -> bool:

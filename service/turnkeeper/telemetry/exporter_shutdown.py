@@ -5,12 +5,15 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from threading import Thread
 
-_LAST_MOMENT = 1.0
-"""Seconds for the rest to end once it was told to stop."""
+_STOP_S = 1.0
+"""Seconds that the flushes get to end after they were stopped."""
 
 
 def drain(flush: Sequence[Callable[[], None]], *, stop: Sequence[Callable[[], None]], within: timedelta) -> None:
-    """Run all of `flush` side by side; what is not done `within` that time is cut short by all of `stop`."""
+    """Runs all of `flush` side by side. Calls all of `stop` if one of them still runs after `within`.
+
+    Returns after `within` and one second at most.
+    """
     threads = [Thread(target=work, name="telemetry-drain", daemon=True) for work in flush]
     for thread in threads:
         thread.start()
@@ -18,7 +21,7 @@ def drain(flush: Sequence[Callable[[], None]], *, stop: Sequence[Callable[[], No
     if any(thread.is_alive() for thread in threads):
         for end in stop:
             end()
-        _join(threads, _LAST_MOMENT)
+        _join(threads, _STOP_S)
 
 
 def _join(threads: Sequence[Thread], seconds: float) -> None:

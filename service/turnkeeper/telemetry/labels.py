@@ -1,12 +1,23 @@
 """A label's value is an enum's or a configured name. What looks like an id becomes `_OTHER`."""
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import Protocol, TypeAlias
+
+from opentelemetry.util.types import AttributeValue
 
 OTHER = "_OTHER"
+SERVER_ADDRESS = "server.address"
+"""The one label that is not checked: a host of the configuration may look like an id."""
 SERVER_FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 """The gRPC statuses that the conventions call a server's error; the others are the caller's."""
 
+Value: TypeAlias = str | int | None
+LabelSet: TypeAlias = Mapping[str, AttributeValue]
+
+_MOST_SETS = 2000
+"""Sets of labels that one instrument keeps ready. The SDK counts what is beyond its own limit as one overflow set."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/@+-]{0,79}")
 _ID = re.compile(
     r"(?<![A-Za-z0-9])[0-7][0-9a-hjkmnp-tv-z]{25}(?![A-Za-z0-9])"  # a ULID
@@ -16,9 +27,43 @@ _ID = re.compile(
 )
 
 
+class Record(Protocol):
+    """`Counter.add` or `Histogram.record` of OpenTelemetry."""
+
+    def __call__(self, amount: float, /, attributes: LabelSet) -> None: ...
+
+
+class Labelled:
+    """Records amounts under sets of labels. A set is made and checked once; later records only look it up."""
+
+    __slots__ = ("_fixed", "_names", "_record", "_sets")
+
+    def __init__(self, record: Record, *names: str, fixed: LabelSet) -> None:
+        """`names` are the labels whose values vary; `fixed` is part of every set."""
+        self._record = record
+        self._names = names
+        self._fixed = fixed
+        self._sets: dict[tuple[Value, ...], LabelSet] = {}
+
+    def __call__(self, amount: float, *values: Value) -> None:
+        """Records `amount`. `values` are those of the names, in their order; None leaves a label out."""
+        labels = self._sets.get(values)
+        self._record(amount, self._new_set(values) if labels is None else labels)
+
+    def _new_set(self, values: tuple[Value, ...]) -> LabelSet:
+        labels = dict(self._fixed)
+        for name, value in zip(self._names, values, strict=True):
+            if value is not None:
+                checked = isinstance(value, str) and name != SERVER_ADDRESS
+                labels[name] = label(str(value)) if checked else value
+        if len(self._sets) < _MOST_SETS:
+            self._sets[values] = labels
+        return labels
+
+
 @lru_cache(maxsize=1024)
 def label(value: str) -> str:
-    """`value` as a label, or `_OTHER` for an id, a sentence or an empty text. Cheap for values seen before."""
+    """Returns `value` as a label, or `_OTHER` for an id, a sentence or an empty text. Cheap for values seen before."""
     if not _NAME.fullmatch(value) or _ID.search(value):
         return OTHER
     return str(value)

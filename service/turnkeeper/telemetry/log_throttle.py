@@ -13,32 +13,35 @@ _NOISY = (
 )
 
 
-class Quiet(logging.Filter):
-    """Lets each sentence of the exporters through once per `every`, from `begin` to `end`; after `mute`, none."""
+class LogThrottle(logging.Filter):
+    """Lets each message of the exporters through once per `every`, from `begin` to `end`; after `mute`, none."""
 
     def __init__(self, *, every: timedelta, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._every = every.total_seconds()
         self._clock = clock
-        self._said: dict[str, float] = {}
+        self._logged_at: dict[str, float] = {}
         self._muted = False
 
     def begin(self) -> None:
+        """Adds the filter to the exporters' loggers."""
         for name in _NOISY:
             logging.getLogger(name).addFilter(self)
 
     def mute(self) -> None:
-        """While they close they only say that they close."""
+        """Drops every message from now on: exporters that close only report that they close."""
         self._muted = True
 
     def end(self) -> None:
+        """Removes the filter from the exporters' loggers."""
         for name in _NOISY:
             logging.getLogger(name).removeFilter(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        now, sentence = self._clock(), str(record.msg)
-        if self._muted or now - self._said.get(sentence, -self._every) < self._every:
+        """Returns False for a message that is repeated too soon. Takes the stack off: it is of the SDK's threads."""
+        now, message = self._clock(), str(record.msg)
+        if self._muted or now - self._logged_at.get(message, -self._every) < self._every:
             return False
-        self._said[sentence] = now
-        record.exc_info = record.exc_text = None  # a stack of the SDK's threads helps nobody
+        self._logged_at[message] = now
+        record.exc_info = record.exc_text = None
         return True

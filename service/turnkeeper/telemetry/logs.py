@@ -1,8 +1,8 @@
 """One line a record: JSON where a machine reads, plain text on a terminal.
 
-A line says what it is about (trace, session, turn, fence, attempt, sequence, replica) and never what was said: an
-exception is its class and its places in the code, its text is left out; secrets are hidden; a library's own message is
-its first line, from WARNING on.
+A line names what it is about (trace, session, turn, fence, attempt, sequence, replica) and holds no content: an
+exception is its class and its places in the code, its text is left out; secrets are hidden. Of a library's messages
+the first line is written, from WARNING on.
 """
 
 import json
@@ -21,7 +21,7 @@ from opentelemetry.trace import format_span_id, format_trace_id, get_current_spa
 from turnkeeper.telemetry.redact import Redactor
 
 ABOUT: Final = ("session", "turn", "fence", "attempt", "sequence", "replica")
-"""What `extra` and `about` may name. Anything else in `extra` is not written."""
+"""The fields that `extra` and `about` may set. Anything else in `extra` is not written."""
 
 _OURS = "turnkeeper"
 _about: ContextVar[Mapping[str, str | int]] = ContextVar("turnkeeper_log_about", default=MappingProxyType({}))
@@ -29,7 +29,7 @@ _about: ContextVar[Mapping[str, str | int]] = ContextVar("turnkeeper_log_about",
 
 @contextmanager
 def about(*, session: str = "", turn: str = "", fence: int = 0, attempt: int = 0, sequence: int = 0) -> Iterator[None]:
-    """Every line logged inside, in this task and those it starts, is about these. Empty or 0 changes nothing."""
+    """Adds these fields to every line logged inside, in this task and those it starts. Empty or 0 adds nothing."""
     given: dict[str, str | int] = {
         "session": session,
         "turn": turn,
@@ -45,7 +45,7 @@ def about(*, session: str = "", turn: str = "", fence: int = 0, attempt: int = 0
 
 
 class Logs:
-    """What `start` changed, until `stop`."""
+    """The logging that `start` set up; `stop` puts back what was there before."""
 
     def __init__(self, handler: logging.Handler, *, level: str) -> None:
         self._handler = handler
@@ -54,6 +54,7 @@ class Logs:
         logging.getLogger().addHandler(handler)
 
     def stop(self) -> None:
+        """Removes the handler and restores the level."""
         logging.getLogger().removeHandler(self._handler)
         logging.getLogger(_OURS).setLevel(self._before)
         self._handler.close()
@@ -67,8 +68,10 @@ def start(
     stream: TextIO | None = None,
     as_json: bool | None = None,
 ) -> Logs:
-    """Write to `stream`, or to standard error. `secrets` are the texts to hide wherever they turn up. `as_json` None
-    means: unless a terminal reads."""
+    """Writes log lines to `stream`, or to standard error, until `Logs.stop`.
+
+    `secrets` are texts to hide in every line. `as_json` None means JSON unless the stream is a terminal.
+    """
     stream = stream or sys.stderr
     as_json = not stream.isatty() if as_json is None else as_json
     handler = _Handler(stream)
@@ -78,7 +81,7 @@ def start(
 
 
 class JsonLines(logging.Formatter):
-    """time, level, logger, message; trace_id and span_id inside a span; what it is about; error and stack."""
+    """One JSON object a record: time, level, logger, message; then trace, what it is about, error and stack if any."""
 
     def __init__(self, replica: str = "", redact: Redactor | None = None) -> None:
         super().__init__()
@@ -110,7 +113,7 @@ class JsonLines(logging.Formatter):
 
 
 class PlainLines(JsonLines):
-    """The same for people: one line, then the stack."""
+    """The same fields as plain text for a terminal: one line, then the stack."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = self._fields(record)
@@ -124,7 +127,7 @@ class PlainLines(JsonLines):
 
 class _Handler(logging.StreamHandler[TextIO]):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  the name is the base class's
-        """The standard one prints the message's arguments."""
+        """Reports the failure without the message's arguments, which the standard one prints."""
         with suppress(OSError, ValueError):
             sys.stderr.write(f"a log record of {record.name} could not be written\n")
 
@@ -138,7 +141,7 @@ def _is_ours(record: logging.LogRecord) -> bool:
 
 
 def _message(record: logging.LogRecord) -> str:
-    """A library's message may go on with anything, such as a task with its exception: its first line is enough."""
+    """Returns the message. Of a library's only the first line: what follows may be a task with its exception."""
     try:
         message = record.getMessage()
     except (TypeError, ValueError, KeyError):
@@ -147,7 +150,7 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _names(error: BaseException) -> str:
-    """The error's class and those it came from, the outermost first."""
+    """Returns the error's class and those it came from, the outermost first."""
     names, seen = [], set[int]()
     at: BaseException | None = error
     while at is not None and id(at) not in seen:
@@ -158,7 +161,7 @@ def _names(error: BaseException) -> str:
 
 
 def _places(error: BaseException) -> list[str]:
-    """`module:line function`, the outermost first: no text, no source, no path."""
+    """Returns `module:line function` of each frame, the outermost first: no text, no source, no path."""
     return [
         f"{frame.f_globals.get('__name__', '?')}:{line} {frame.f_code.co_name}"
         for frame, line in traceback.walk_tb(error.__traceback__)
@@ -166,5 +169,5 @@ def _places(error: BaseException) -> list[str]:
 
 
 def _shown(text: str) -> str:
-    """Control characters as escapes, so that no text can forge a line or move the cursor."""
+    """Returns `text` with control characters as escapes: no text can forge a line or move the cursor."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

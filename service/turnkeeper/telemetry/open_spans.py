@@ -1,19 +1,38 @@
-"""Spans that are still open: what may be said of them, and nothing else."""
+"""Spans that are open: the attributes that each kind may get before it ends, and nothing else."""
 
 import asyncio
-from typing import Self
+from collections.abc import Mapping, Sequence
+from contextvars import Token
+from dataclasses import dataclass, field
+from typing import NamedTuple, Self
+
+from opentelemetry.context import Context, attach, create_key, detach, set_value
+from opentelemetry.trace import (
+    INVALID_SPAN,
+    Link,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    Tracer,
+    set_span_in_context,
+)
+from opentelemetry.util.types import AttributeValue
 
 from turnkeeper.codes import Code, Family
 from turnkeeper.telemetry.labels import SERVER_FAULTS
-from turnkeeper.telemetry.tracing import Begun, SpanSpec, Tracing
 
 CANCELLED = "CANCELLED"
+CALL_KEY = create_key("turnkeeper-call")
+"""Where the current context holds the open RpcSpan."""
 
 _NOT_THE_TOOLS_FAULT = frozenset({"DENIED", "REJECTED", "EXPIRED", CANCELLED})
+_FAULT = Status(StatusCode.ERROR)
 
 
 def error_type(error: BaseException) -> str:
-    """The name of the error's code, or of its class where it has none. Never its text."""
+    """Returns the name of the error's code, or of its class where it has none. Never its text."""
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
         return CANCELLED
     for holder in (error, getattr(error, "detail", None)):
@@ -23,53 +42,165 @@ def error_type(error: BaseException) -> str:
     return type(error).__name__
 
 
-class LiveSpan:
-    """A context manager; open inside. An exception that leaves it is named on the span and goes on.
+class SpanSpec(NamedTuple):
+    """What a span starts with. `context` None makes it a child of the current span; `start_time` None means now."""
 
-    The first thing said of its end counts.
+    name: str
+    attributes: Mapping[str, AttributeValue]
+    kind: SpanKind = SpanKind.INTERNAL
+    context: Context | None = None
+    links: Sequence[Link] = ()
+    start_time: int | None = None
+
+
+class OpenSpan:
+    """A context manager; the span is the current one inside. An exception that leaves it is named on it and goes on.
+
+    The first end that is reported counts: what is reported after it changes nothing. `recording` is False where the
+    span is not exported; `error` is the `error.type`, empty while there is none.
     """
 
-    def __init__(self, tracing: Tracing, wanted: SpanSpec, *, record_content: bool = False) -> None:
-        self._tracing = tracing
-        self._wanted = wanted
-        self._attributes = wanted.attributes
+    def __init__(self, tracer: Tracer, spec: SpanSpec, *, record_content: bool = False) -> None:
+        self.recording = False
+        self.error = ""
+        self._tracer = tracer
+        self._spec = spec
         self._record_content = record_content
         self._settled = False
-        self._fault = False
-        self._begun: Begun | None = None
+        self._span: Span = INVALID_SPAN
+        self._token: Token[Context] | None = None
+
+    @property
+    def records_content(self) -> bool:
+        """False where content would be dropped, so that the caller need not encode it."""
+        return self._record_content and self.recording
 
     def __enter__(self) -> Self:
-        self._begun = self._tracing.begin(self._wanted)
+        spec = self._spec
+        self._span = self._tracer.start_span(
+            spec.name,
+            spec.context,
+            spec.kind,
+            spec.attributes,
+            spec.links,
+            spec.start_time,
+            record_exception=False,
+            set_status_on_exception=False,
+        )
+        self.recording = self._span.is_recording()
+        self._token = attach(self._context())
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         if error is not None:
             self.raised(error)
-        if self._begun:
-            self._tracing.end(self._wanted, self._begun, fault=self._fault)
+        if self._token is not None:
+            detach(self._token)
+        self._span.end()
 
     def failed(self, error: str) -> None:
-        """`error` is a code's name."""
+        """Names the error; `error` is a code's name."""
         self._settle(error, fault=error != CANCELLED)
 
     def raised(self, error: BaseException) -> None:
-        """An exception left the span. Its text is not recorded."""
+        """Names the exception that left the span. Its text is not recorded."""
         self.failed(error_type(error))
+
+    def _context(self) -> Context:
+        """Returns the context that is current while the span is open."""
+        return set_span_in_context(self._span)
+
+    def _set(self, attributes: Mapping[str, AttributeValue]) -> None:
+        if self.recording:
+            self._span.set_attributes(attributes)
 
     def _settle(self, error: str, *, fault: bool) -> None:
         if self._settled:
             return
         self._settled = True
         if error:
-            self._attributes["error.type"] = error
-        self._fault = fault
+            self.error = error
+            self._set({"error.type": error})
+        if fault:
+            self._span.set_status(_FAULT)
 
 
-class RpcSpan(LiveSpan):
+@dataclass(slots=True)
+class TurnLinks:
+    """Links the calls that are open on this replica with the turns that run on it, in the direction call → turn.
+
+    The turn's span links to the call that accepted the turn by itself: that works from replica to replica.
+    """
+
+    _running: dict[str, SpanContext] = field(default_factory=dict)
+    _calls: dict[str, list["RpcSpan"]] = field(default_factory=dict)
+
+    @property
+    def is_empty(self) -> bool:
+        """True when no call is open that named a turn, and no turn runs."""
+        return not self._running and not self._calls
+
+    def call_names(self, turn_id: str, call: "RpcSpan") -> None:
+        """Links the call to the turn's attempt: to the one that runs, and to those that start while it is open."""
+        self._calls.setdefault(turn_id, []).append(call)
+        if (running := self._running.get(turn_id)) is not None:
+            call.link(running)
+
+    def call_ended(self, turn_id: str, call: "RpcSpan") -> None:
+        """Forgets the call."""
+        calls = self._calls[turn_id]
+        calls.remove(call)
+        if not calls:
+            del self._calls[turn_id]
+
+    def turn_began(self, turn_id: str, attempt: SpanContext) -> None:
+        """Links the open calls that named the turn to the attempt."""
+        self._running[turn_id] = attempt
+        for call in self._calls.get(turn_id, ()):
+            call.link(attempt)
+
+    def turn_ended(self, turn_id: str, attempt: SpanContext) -> None:
+        """Forgets the attempt; a newer one stays."""
+        if self._running.get(turn_id) is attempt:
+            del self._running[turn_id]
+
+
+class RpcSpan(OpenSpan):
+    """The span of a served call."""
+
+    def __init__(self, tracer: Tracer, spec: SpanSpec, *, links: TurnLinks) -> None:
+        super().__init__(tracer, spec)
+        self._links = links
+        self._turns: list[str] = []
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        for turn_id in self._turns:
+            self._links.call_ended(turn_id, self)
+        super().__exit__(kind, error, traceback)
+
+    def concerns(self, *, session_id: str = "", turn_id: str = "") -> None:
+        """Names the session and the turn that the call is about, and links to the turn's span. Empty is not named."""
+        if not self.recording:
+            return
+        if session_id:
+            self._set({"gen_ai.conversation.id": session_id})
+        if turn_id:
+            self._set({"turnkeeper.turn.id": turn_id})
+            if turn_id not in self._turns:
+                self._turns.append(turn_id)
+                self._links.call_names(turn_id, self)
+
+    def link(self, other: SpanContext) -> None:
+        """Adds a link to `other`."""
+        self._span.add_link(other)
+
     def finished(self, status: str, *, error: str = "") -> None:
-        """`status` is the gRPC status name, `error` the name of our code. Only a server's fault marks the span."""
+        """Records the end. `status` is the gRPC status name, `error` the name of our code.
+
+        Only a server's fault marks the span as an error.
+        """
         if not self._settled:
-            self._attributes["rpc.response.status_code"] = status
+            self._set({"rpc.response.status_code": status})
         self._settle(error or ("" if status == "OK" else status), fault=status in SERVER_FAULTS)
 
     def raised(self, error: BaseException) -> None:
@@ -78,15 +209,21 @@ class RpcSpan(LiveSpan):
         unnamed = CANCELLED if name == CANCELLED else "UNKNOWN"
         self.finished(family.name if isinstance(family, Family) else unnamed, error=name)
 
+    def _context(self) -> Context:
+        context = super()._context()
+        return set_value(CALL_KEY, self, context) if self.recording else context
 
-class ChatSpan(LiveSpan):
+
+class ChatSpan(OpenSpan):
+    """The span of a call to a model."""
+
     def first_chunk(self, seconds: float) -> None:
-        """From the request to the first chunk."""
-        self._attributes["gen_ai.response.time_to_first_chunk"] = seconds
+        """Records the time from the request to the first chunk."""
+        self._set({"gen_ai.response.time_to_first_chunk": seconds})
 
     def answered(self, model: str, *, finish_reason: str, input_tokens: int, output_tokens: int) -> None:
-        """`model` is the one that answered, by its server's account."""
-        self._attributes.update(
+        """Records the answer. `model` is the one that answered, by its server's account."""
+        self._set(
             {
                 "gen_ai.response.model": model,
                 "gen_ai.response.finish_reasons": (str(finish_reason).lower(),),
@@ -95,29 +232,49 @@ class ChatSpan(LiveSpan):
             }
         )
 
-    def content(self, *, input_json: str, output_json: str) -> None:
-        """Messages as JSON; dropped unless content is to be recorded."""
-        if self._record_content:
-            self._attributes.update({"gen_ai.input.messages": input_json, "gen_ai.output.messages": output_json})
+    def content(self, *, input_json: str = "", output_json: str = "") -> None:
+        """Records messages as JSON; drops them unless content is to be recorded. Empty is not recorded."""
+        if self.records_content:
+            texts = {"gen_ai.input.messages": input_json, "gen_ai.output.messages": output_json}
+            self._set({name: text for name, text in texts.items() if text})
 
 
-class ToolSpan(LiveSpan):
+class ToolSpan(OpenSpan):
+    """The span of one start of a tool call."""
+
     def finished(self, outcome: str) -> None:
-        """What people decided, or a cancel, is no fault of the tool."""
+        """Records the end. What people decided, or a cancel, is no fault of the tool."""
         outcome = str(outcome)
-        self._attributes["turnkeeper.tool.outcome"] = outcome
+        self._set({"turnkeeper.tool.outcome": outcome})
         fine = outcome == "OK"
         self._settle("" if fine else outcome, fault=not fine and outcome not in _NOT_THE_TOOLS_FAULT)
 
-    def content(self, *, arguments_json: str, result_json: str) -> None:
-        """Arguments and result as JSON; dropped unless content is to be recorded."""
-        if self._record_content:
-            self._attributes.update(
-                {"gen_ai.tool.call.arguments": arguments_json, "gen_ai.tool.call.result": result_json}
-            )
+    def content(self, *, arguments_json: str = "", result_json: str = "") -> None:
+        """Records arguments and result as JSON; drops them unless content is to be recorded. Empty is not recorded."""
+        if self.records_content:
+            texts = {"gen_ai.tool.call.arguments": arguments_json, "gen_ai.tool.call.result": result_json}
+            self._set({name: text for name, text in texts.items() if text})
 
 
-class AgentSpan(LiveSpan):
+class AgentSpan(OpenSpan):
+    """The span of one attempt at a turn."""
+
+    def __init__(self, tracer: Tracer, spec: SpanSpec, *, links: TurnLinks, turn_id: str) -> None:
+        super().__init__(tracer, spec)
+        self._links = links
+        self._turn_id = turn_id
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        if self.recording:
+            self._links.turn_began(self._turn_id, self._span.get_span_context())
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if self.recording:
+            self._links.turn_ended(self._turn_id, self._span.get_span_context())
+        super().__exit__(kind, error, traceback)
+
     def stopped(self, reason: str) -> None:
-        """Why this attempt ended: the turn's state after it."""
-        self._attributes["turnkeeper.turn.state"] = str(reason)
+        """Records why this attempt ended: `reason` is the turn's state after it."""
+        self._set({"turnkeeper.turn.state": str(reason)})

@@ -9,11 +9,11 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
 
-class Scrape:
-    """Serves `/metrics`. `address` is host:port as it was taken."""
+class PrometheusEndpoint:
+    """Serves `/metrics` from a thread of its own until `close`. `address` is host:port as it was taken."""
 
     def __init__(self, registry: CollectorRegistry, *, host: str, port: int) -> None:
-        """Raises OSError where the address cannot be had."""
+        """Listens at once; port 0 takes a free one. Raises OSError if the address is taken or not this machine's."""
         family = _Server6 if ":" in host else _Server
         self._server = family((host, port), _Handler)
         self._server.set_app(make_wsgi_app(registry))
@@ -23,6 +23,7 @@ class Scrape:
         self._thread.start()
 
     def close(self) -> None:
+        """Stops serving and waits for the thread."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -33,7 +34,7 @@ class _Server(ThreadingWSGIServer):
     daemon_threads = True
 
     def server_bind(self) -> None:
-        """Without the name look-up of http.server, which may wait for DNS."""
+        """Binds without the name look-up of http.server, which may wait for DNS."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = self.socket.getsockname()[:2]
         self.setup_environ()
@@ -47,4 +48,4 @@ class _Handler(WSGIRequestHandler):
     timeout = 10  # seconds a silent client may hold a thread
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the name is the base class's
-        """A scrape is not worth a line."""
+        """Writes nothing: a scrape is not worth a line."""

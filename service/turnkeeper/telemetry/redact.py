@@ -26,7 +26,7 @@ _KNOWN_SHAPES = (
 
 
 class Redactor:
-    """Hides the secrets it was given, and what has the shape of one. Long text is cut."""
+    """Hides the secrets that it is given, and what has the shape of one. Cuts long text."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         known = sorted({secret for secret in secrets if secret}, key=len, reverse=True)

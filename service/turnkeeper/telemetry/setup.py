@@ -10,44 +10,43 @@ from typing import Literal, TypeAlias, assert_never
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
-from opentelemetry.sdk.metrics.export import (
-    ConsoleMetricExporter,
-    MetricExporter,
-    MetricReader,
-    MetricsData,
-    PeriodicExportingMetricReader,
-)
+from opentelemetry.metrics import MeterProvider as Meters
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricExporter, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from prometheus_client import CollectorRegistry
 
+from turnkeeper.telemetry.console import metric_lines, span_lines
 from turnkeeper.telemetry.exporter_shutdown import drain
-from turnkeeper.telemetry.instruments import Instruments
-from turnkeeper.telemetry.log_throttle import Quiet
+from turnkeeper.telemetry.log_throttle import LogThrottle
 from turnkeeper.telemetry.metrics import Metrics
-from turnkeeper.telemetry.prometheus_endpoint import Scrape
+from turnkeeper.telemetry.prometheus_endpoint import PrometheusEndpoint
 from turnkeeper.telemetry.spans import Spans
-from turnkeeper.telemetry.tracing import Export, Tracing
 
 Exporter: TypeAlias = Literal["none", "console", "otlp", "prometheus"]
 
-_SCOPE = "turnkeeper"
-_SAME_COMPLAINT_EVERY = timedelta(minutes=10)
+LONGEST_VALUE = 16_384
+"""Characters of a span attribute's value; the rest is cut off."""
+_SAME_WARNING_EVERY = timedelta(minutes=10)
 
 
 class TelemetryError(Exception):
-    """Telemetry cannot start as it is set; the message says what to change."""
+    """Telemetry cannot start with these settings; the message tells the operator what to change."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What seldom changes. `provider` is `gen_ai.provider.name`: the wire format of the model's server."""
+    """What seldom changes."""
 
     prometheus_host: str = "127.0.0.1"
     provider: str = "openai"
+    """`gen_ai.provider.name`: the wire format of the model's server."""
     record_content: bool = False
+    """Messages, arguments and results go into spans."""
     metrics_every: timedelta = timedelta(seconds=30)
     export_within: timedelta = timedelta(seconds=5)
     shutdown_within: timedelta = timedelta(seconds=3)
@@ -55,15 +54,16 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Telemetry:
-    """What was started. `prometheus_address` is host:port as it was taken, empty without that exporter."""
+    """What was started."""
 
     metrics: Metrics
     spans: Spans
     prometheus_address: str = ""
+    """host:port as it was taken; empty without that exporter."""
     closers: list[Callable[[], None]] = field(default_factory=list, repr=False)
 
     def shutdown(self) -> None:
-        """Send what is buffered and close everything; a second call does nothing.
+        """Sends what is buffered and closes everything; a second call does nothing.
 
         It blocks for `shutdown_within` and one second at most, whatever the collector does: call it by
         `asyncio.to_thread`.
@@ -81,8 +81,11 @@ def start(
     prometheus_port: int = 0,
     options: Options | None = None,
 ) -> Telemetry:
-    """`otlp_endpoint` is an http:// or https:// address; empty means OpenTelemetry's own variables or its default.
-    Port 0 takes a free one. Raises TelemetryError where that cannot be."""
+    """Starts the exporter and returns what records for it.
+
+    `otlp_endpoint` is an http:// or https:// address; empty means OpenTelemetry's own variables or its default. Port 0
+    takes a free one. Raises TelemetryError for an address that is malformed, taken or not this machine's.
+    """
     options = options or Options()
     resource = Resource.create(
         {
@@ -93,17 +96,26 @@ def start(
     )
     match exporter:
         case "none":
-            return _telemetry(options, Instruments(), Tracing())
+            return _telemetry(options, NoOpMeterProvider(), _unrecorded())
         case "console":
-            return _pushed(
-                options, resource, ConsoleSpanExporter(out=sys.stderr), ConsoleMetricExporter(out=sys.stderr)
-            )
+            return _pushed(options, resource, span_lines(sys.stderr), metric_lines(sys.stderr))
         case "otlp":
             return _pushed(options, resource, *_otlp(otlp_endpoint, options.export_within))
         case "prometheus":
             return _scraped(options, resource, prometheus_port)
         case _:
             assert_never(exporter)
+
+
+def tracer_provider(resource: Resource) -> TracerProvider:
+    """Returns a provider that samples as `OTEL_TRACES_SAMPLER` says and cuts long values."""
+    limits = SpanLimits(max_span_attribute_length=LONGEST_VALUE)
+    return TracerProvider(resource=resource, shutdown_on_exit=False, span_limits=limits)
+
+
+def _unrecorded() -> TracerProvider:
+    """Returns a provider that records nothing. Its spans still have ids, which log lines show."""
+    return TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
 
 
 def _otlp(endpoint: str, within: timedelta) -> tuple[OTLPSpanExporter, OTLPMetricExporter]:
@@ -114,75 +126,59 @@ def _otlp(endpoint: str, within: timedelta) -> tuple[OTLPSpanExporter, OTLPMetri
 
 
 def _pushed(options: Options, resource: Resource, spans: SpanExporter, metrics: MetricExporter) -> Telemetry:
-    """Both are sent by threads of their own; a request never waits for them."""
-    quiet = Quiet(every=_SAME_COMPLAINT_EVERY)
-    quiet.begin()
+    """Starts two threads that send; a request never waits for them."""
+    throttle = LogThrottle(every=_SAME_WARNING_EVERY)
+    throttle.begin()
     every = options.metrics_every.total_seconds() * 1000
-    instruments = Instruments()
     reader = PeriodicExportingMetricReader(metrics, export_interval_millis=every)
-    attach(reader, instruments, resource)
+    meters = MeterProvider([reader], resource, shutdown_on_exit=False)
     processor = BatchSpanProcessor(spans)
+    tracers = tracer_provider(resource)
+    tracers.add_span_processor(processor)
 
     def close() -> None:
-        quiet.mute()
+        throttle.mute()
         drain(
             [reader.shutdown, processor.shutdown],
             stop=[metrics.shutdown, spans.shutdown],
             within=options.shutdown_within,
         )
-        quiet.end()
+        throttle.end()
 
-    return _telemetry(options, instruments, traced(processor, resource), closers=[close])
+    return _telemetry(options, meters, tracers, closers=[close])
 
 
 def _scraped(options: Options, resource: Resource, port: int) -> Telemetry:
     registry = CollectorRegistry()
     host = options.prometheus_host
     try:
-        endpoint = Scrape(registry, host=host, port=port)
+        endpoint = PrometheusEndpoint(registry, host=host, port=port)
     except OSError as error:
         taken = error.errno == errno.EADDRINUSE
         why = "is taken; choose another, or 0 for a free one" if taken else "cannot be had on this machine"
         raise TelemetryError(f"the Prometheus address {host}:{port} {why}") from error
     reader = PrometheusMetricReader(scope_info_enabled=False, registry=registry)
-    instruments = Instruments()
-    attach(reader, instruments, resource)
+    meters = MeterProvider([reader], resource, shutdown_on_exit=False)
     return _telemetry(
         options,
-        instruments,
-        Tracing(),
-        closers=[endpoint.close, reader.shutdown],
+        meters,
+        _unrecorded(),
+        closers=[endpoint.close, meters.shutdown],
         prometheus_address=endpoint.address,
     )
 
 
-def attach(reader: MetricReader, instruments: Instruments, resource: Resource) -> None:
-    """What `reader` exports is what `instruments` have counted, in place of a MeterProvider's."""
-
-    def collect(_reader: MetricReader, **_: object) -> MetricsData:
-        return instruments.read(resource, _SCOPE)
-
-    # The SDK calls it with other arguments than its type says.
-    reader._set_collect_callback(collect)  # type: ignore[arg-type]  # noqa: SLF001 - as a MeterProvider does
-
-
-def traced(processor: SpanProcessor, resource: Resource) -> Tracing:
-    """What `OTEL_TRACES_SAMPLER` wants goes to `processor`."""
-    sampler = TracerProvider(resource=resource, shutdown_on_exit=False).sampler
-    return Tracing(Export(sampler, processor, resource, InstrumentationScope(_SCOPE)))
-
-
 def _telemetry(
     options: Options,
-    instruments: Instruments,
-    tracing: Tracing,
+    meters: Meters,
+    tracers: TracerProvider,
     *,
     closers: list[Callable[[], None]] | None = None,
     prometheus_address: str = "",
 ) -> Telemetry:
     return Telemetry(
-        metrics=Metrics(instruments, provider=options.provider),
-        spans=Spans(tracing, provider=options.provider, record_content=options.record_content),
+        metrics=Metrics(meters, provider=options.provider),
+        spans=Spans(tracers, provider=options.provider, record_content=options.record_content),
         prometheus_address=prometheus_address,
         closers=closers or [],
     )

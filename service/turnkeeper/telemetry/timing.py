@@ -1,6 +1,6 @@
 """Times work: two decorators and a context manager, for plain functions and for coroutines.
 
-Each hands seconds to a function that records them, such as `metrics.delivery_lag`, also when the work fails.
+Each calls a function that records seconds, such as `metrics.delivery_lag`, also when the work fails.
 """
 
 import asyncio
@@ -18,15 +18,15 @@ Clock = Callable[[], float]
 
 
 class ToolRecord(Protocol):
-    """`Metrics.tool_finished`, or its like."""
+    """`Metrics.tool_finished`, or a function like it."""
 
     def __call__(self, source: str, *, tool_class: str, outcome: str, seconds: float) -> None: ...
 
 
 class TimingContext:
-    """`with` or `async with`: records the seconds spent inside, once, also when the inside raises.
+    """Records the seconds spent inside a `with` or `async with`, once, also when the inside raises.
 
-    `seconds` is what has passed so far, and the whole after the end. `outcome` is OK, FAILED, TIMED_OUT or CANCELLED.
+    `seconds` is the time so far, and the whole time after the end. `outcome` is OK, FAILED, TIMED_OUT or CANCELLED.
     """
 
     def __init__(self, record: Callable[[float], None], *, clock: Clock = time.perf_counter) -> None:
@@ -63,14 +63,17 @@ class TimingContext:
 def track_time(
     record: Callable[[float], None], *, clock: Clock = time.perf_counter
 ) -> Callable[[_Function], _Function]:
-    """Record how long each call takes. Refuses generators, whose work is not in the call."""
+    """Records how long each call takes. Raises TypeError for generators, whose work is not in the call."""
     return _decorator(lambda: TimingContext(record, clock=clock))
 
 
 def track_tool_time(
     record: ToolRecord, *, source: str, tool_class: str, clock: Clock = time.perf_counter
 ) -> Callable[[_Function], _Function]:
-    """Record each call of a tool with its outcome: OK, FAILED, TIMED_OUT or CANCELLED. Refuses generators."""
+    """Records each call of a tool with its outcome: OK, FAILED, TIMED_OUT or CANCELLED.
+
+    Raises TypeError for generators, whose work is not in the call.
+    """
 
     def timing() -> TimingContext:
         def finished(seconds: float) -> None:

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, Self
 
 import pytest
+from opentelemetry.metrics import NoOpMeterProvider
 
 from tests.builders import NOON, a_place, new_id
 from tests.contracts.stores import begin
@@ -24,7 +25,6 @@ from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.store.changeset import Committed, RequestKey, RequestRecord, Snapshot, StoredEvent
 from turnkeeper.store.mongo.store import MongoStore
-from turnkeeper.telemetry.instruments import Instruments
 from turnkeeper.telemetry.metrics import Metrics
 
 LEASE = timedelta(minutes=1)
@@ -45,7 +45,7 @@ class Replica:
         self.log_writer = LogWriter(
             self.store,
             Feeds(self.store, poll=1),
-            Metrics(Instruments()),
+            Metrics(NoOpMeterProvider()),
             session_cache=self.session_cache,
             sources=Sources(now=lambda: self.at, new_id=new_id, jitter=lambda: 0.0),
         )
@@ -112,8 +112,8 @@ async def run_a_turn(replica: Replica) -> Snapshot:
             uow.put_turn(uow.turn.ended_as(TurnState.COMPLETED, at=replica.at))
             uow.append(TurnCompleted(message_id="said", stop_reason=StopReason.FINISHED, usage=Usage()), turn=uow.turn)
             uow.activate_next_turn()
-        changeset = uow.changeset(changeset_id=new_id("changeset"), fence=running.head.fence, lease_for=LEASE)
-        result = await replica.log_writer.commit(changeset)
+        step = uow.changeset(changeset_id=new_id("step"), fence=running.head.fence, lease_for=LEASE)
+        result = await replica.log_writer.commit(step)
         assert isinstance(result, Committed)
         running = uow.snapshot_after(result, by_owner=True)
         found = await replica.store.snapshot(replica.key, turn_id=stored.value[0].id)
@@ -130,7 +130,7 @@ async def test_after_the_commits_of_a_turn_the_cached_snapshot_is_the_stored_ses
 
 
 VERBS: dict[str, Callable[[UnitOfWork], int]] = {
-    "update": lambda uow: session_rules.update(uow, session_rules.SessionChange(title="new"), etag=""),
+    "update": lambda uow: session_rules.update(uow, session_rules.Change(title="new"), etag=""),
     "suspend": lambda uow: session_rules.suspend(uow, by="ada"),
     "end": lambda uow: session_rules.end(uow, {}, by="ada", reason=""),
 }
@@ -179,8 +179,8 @@ async def test_after_an_unknown_outcome_nothing_is_cached(
     await replica.log_writer.append(replica.key, VERBS["update"])
     commit = store.commit
 
-    async def commit_and_lose_the_answer(changeset: Any) -> Any:
-        await commit(changeset)
+    async def commit_and_lose_the_answer(step: Any) -> Any:
+        await commit(step)
         raise ServiceUnavailable
 
     with monkeypatch.context() as patched:

@@ -6,9 +6,10 @@ from contextlib import aclosing
 from datetime import timedelta
 
 import pytest
+from opentelemetry.metrics import NoOpMeterProvider
 
 from tests.builders import a_turn, an_event
-from tests.contracts.stores import TextCodec, a_changeset, begin, committed, head_of, until
+from tests.contracts.stores import TextCodec, a_step, begin, committed, head_of, until
 from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.domain.event import SessionResumed
 from turnkeeper.domain.session import SessionKey
@@ -19,7 +20,6 @@ from turnkeeper.engine.streaming.watcher import Watchers
 from turnkeeper.errors import CursorExpired
 from turnkeeper.store.changeset import Committed
 from turnkeeper.store.mongo.store import MongoStore
-from turnkeeper.telemetry.instruments import Instruments
 from turnkeeper.telemetry.metrics import Metrics
 
 GOES = SessionResumed(principal="ada")
@@ -41,7 +41,7 @@ async def _grow(store: MongoStore, place: SessionKey, *, kept: bool) -> Committe
     """As many events, of a kind that stays in the database or that does not."""
     turn = a_turn(place, state=TurnState.COMPLETED)
     said = [an_event() if kept else an_event(payload=GOES) for _ in range(LENGTH)]
-    return await committed(store.commit(a_changeset(await head_of(store, place), *said, new_turns=(turn,))))
+    return await committed(store.commit(a_step(await head_of(store, place), *said, new_turns=(turn,))))
 
 
 async def _trim(store: MongoStore, place: SessionKey) -> None:
@@ -54,7 +54,7 @@ async def _trim(store: MongoStore, place: SessionKey) -> None:
 
 
 async def _follow(store: MongoStore, feeds: Feeds, place: SessionKey, *, after: int = 0) -> AsyncGenerator[Batch]:
-    metrics = Metrics(Instruments())
+    metrics = Metrics(NoOpMeterProvider())
     follower = Watchers(store, feeds, Codec(), metrics=metrics, heartbeat=15, rotation=60, rng=random.Random(1))
     key = place
     with follower.open(key) as reading:

@@ -1,9 +1,10 @@
 """Calls every method there is, also those that nobody has written a test for yet."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import (
     Gauge,
     HistogramDataPoint,
@@ -12,14 +13,15 @@ from opentelemetry.sdk.metrics.export import (
     NumberDataPoint,
     Sum,
 )
+from opentelemetry.sdk.metrics.view import View
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanContext
 
 from turnkeeper.codes import Code
-from turnkeeper.telemetry.instruments import Instruments
 from turnkeeper.telemetry.metrics import Metrics
-from turnkeeper.telemetry.setup import attach, traced
+from turnkeeper.telemetry.setup import tracer_provider
 from turnkeeper.telemetry.spans import Spans
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -28,11 +30,9 @@ TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 class Meters:
     """Metrics under a real reader, and what it was given."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, views: Sequence[View] = ()) -> None:
         self._reader = InMemoryMetricReader()
-        instruments = Instruments()
-        attach(self._reader, instruments, Resource({}))
-        self.metrics = Metrics(instruments)
+        self.metrics = Metrics(MeterProvider([self._reader], Resource({}), shutdown_on_exit=False, views=views))
 
     def read(self) -> dict[str, Metric]:
         data = self._reader.get_metrics_data()
@@ -57,7 +57,9 @@ class Traces:
 
     def __init__(self, *, record_content: bool = False) -> None:
         self.exporter = InMemorySpanExporter()
-        self.spans = Spans(traced(SimpleSpanProcessor(self.exporter), Resource({})), record_content=record_content)
+        tracers = tracer_provider(Resource({}))
+        tracers.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.spans = Spans(tracers, record_content=record_content)
 
 
 def points(metric: Metric) -> list[NumberDataPoint | HistogramDataPoint]:
@@ -84,14 +86,19 @@ def arguments(function: Callable[..., Any], *, text: Callable[[str], str]) -> Ma
     return {each.name: _value(each, text) for each in parameters if each.name != "self"}
 
 
+_BY_NAME: Mapping[str, object] = {
+    "links": [TRACEPARENT],
+    "other": SpanContext(trace_id=1, span_id=2, is_remote=False),
+    "metadata": [("traceparent", TRACEPARENT), ("authorization", "Bearer canary")],
+    "server": ("models.example.com", 8080),
+}
+
+
 def _value(parameter: inspect.Parameter, text: Callable[[str], str]) -> object:
-    match parameter.name:
-        case "links":
-            return [TRACEPARENT]
-        case "metadata":
-            return [("traceparent", TRACEPARENT), ("authorization", "Bearer canary")]
-        case "error" if parameter.annotation is BaseException:
-            return ValueError("canary")
+    if parameter.name in _BY_NAME:
+        return _BY_NAME[parameter.name]
+    if parameter.name == "error" and parameter.annotation is BaseException:
+        return ValueError("canary")
     match str(parameter.annotation):
         case "<class 'str'>":
             return text(parameter.name)

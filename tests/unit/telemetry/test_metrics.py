@@ -4,6 +4,7 @@ import inspect
 import re
 
 import pytest
+from opentelemetry.metrics import NoOpMeterProvider
 
 from tests.unit.telemetry.calls import Meters, arguments, methods, points
 from turnkeeper.codes import Code
@@ -11,7 +12,6 @@ from turnkeeper.domain.approval import ApprovalState
 from turnkeeper.domain.message import Role
 from turnkeeper.domain.tool import ToolClass, ToolOutcome
 from turnkeeper.domain.turn import TurnState
-from turnkeeper.telemetry.instruments import Instruments
 from turnkeeper.telemetry.labels import OTHER, label
 from turnkeeper.telemetry.metrics import Metrics
 
@@ -29,6 +29,7 @@ IDS = [
     "x" * 200,
 ]
 NAMES = ["gpt-4o-2024-08-06", "org/model:tag", "SmolLM2-135M-Instruct.Q4_K_M", "weather", "STALE", "mcp+stdio"]
+SERVER = ("models.example.com", 8080)
 
 
 def test_a_message_a_tool_an_error_and_an_approval_are_counted() -> None:
@@ -49,14 +50,17 @@ def test_a_message_a_tool_an_error_and_an_approval_are_counted() -> None:
 
 def test_a_turn_is_measured_from_several_sides() -> None:
     meters = Meters()
-    meters.metrics.turn_finished(TurnState.COMPLETED, seconds=4)
+    meters.metrics.turn_finished(TurnState.COMPLETED, agent="helper", seconds=4)
     meters.metrics.response_finished("helper", model="small", seconds=3)
-    meters.metrics.tokens("input", count=100)
-    meters.metrics.tokens("output", count=20)
+    meters.metrics.tokens("input", agent="helper", count=100)
+    meters.metrics.tokens("output", agent="helper", count=20)
     meters.metrics.takeover("LEASE_LAPSED", delay=31)
-    assert meters.points("turnkeeper.turn.duration") == {(("outcome", "COMPLETED"),): 4}
+    assert meters.points("turnkeeper.turn.duration") == {(("agent", "helper"), ("outcome", "COMPLETED")): 4}
     assert meters.points("turnkeeper.response.duration") == {(("agent", "helper"), ("model", "small")): 3}
-    assert meters.points("turnkeeper.tokens") == {(("kind", "input"),): 100, (("kind", "output"),): 20}
+    assert meters.points("turnkeeper.tokens") == {
+        (("agent", "helper"), ("kind", "input")): 100,
+        (("agent", "helper"), ("kind", "output")): 20,
+    }
     assert meters.points("turnkeeper.takeovers") == {(("reason", "LEASE_LAPSED"),): 1}
     assert meters.points("turnkeeper.takeover.delay") == {(): 31}
 
@@ -76,19 +80,67 @@ def test_only_a_servers_fault_has_an_error_type() -> None:
 
 def test_a_model_call_counts_its_tokens_where_they_are_known() -> None:
     meters = Meters()
-    meters.metrics.model_finished("small", seconds=2, input_tokens=100, output_tokens=7)
-    meters.metrics.model_finished("small", seconds=1, error_type="LLM_TIMEOUT")
-    meters.metrics.first_chunk("small", seconds=0.5)
-    model = (("gen_ai.operation.name", "chat"), ("gen_ai.provider.name", "openai"), ("gen_ai.request.model", "small"))
+    meters.metrics.model_finished("small", server=SERVER, seconds=2, input_tokens=100, output_tokens=7)
+    meters.metrics.model_finished("small", server=SERVER, seconds=1, error_type="LLM_TIMEOUT")
+    meters.metrics.first_chunk("small", server=SERVER, seconds=0.5)
+    call = (("gen_ai.operation.name", "chat"), ("gen_ai.provider.name", "openai"), ("gen_ai.request.model", "small"))
+    server = (("server.address", "models.example.com"), ("server.port", "8080"))
+    model = (*call, *server)
     assert meters.points("gen_ai.client.operation.duration") == {
         model: 2,
         (("error.type", "LLM_TIMEOUT"), *model): 1,
     }
     assert meters.points("gen_ai.client.token.usage") == {
-        (*model, ("gen_ai.token.type", "input")): 100,
-        (*model, ("gen_ai.token.type", "output")): 7,
+        (*call, ("gen_ai.token.type", "input"), *server): 100,
+        (*call, ("gen_ai.token.type", "output"), *server): 7,
     }
     assert meters.points("gen_ai.client.operation.time_to_first_chunk") == {model: 0.5}
+
+
+def test_a_tool_is_counted_by_its_name_where_the_operator_gave_it() -> None:
+    meters = Meters()
+    finished = meters.metrics.tool_finished
+    finished("samples", tool="pay", tool_class=ToolClass.IRREVERSIBLE, outcome=ToolOutcome.OK, seconds=0.25)
+    finished("samples", tool="pay", tool_class=ToolClass.IRREVERSIBLE, outcome=ToolOutcome.FAILED, seconds=1)
+    finished("client", tool_class=ToolClass.IRREVERSIBLE, outcome=ToolOutcome.OK, seconds=2)
+    operation = ("gen_ai.operation.name", "execute_tool")
+    function = ("gen_ai.tool.type", "function")
+    assert meters.points("gen_ai.execute_tool.duration") == {
+        (operation, ("gen_ai.tool.name", "pay"), function): 0.25,
+        (("error.type", "FAILED"), operation, ("gen_ai.tool.name", "pay"), function): 1,
+        (operation, ("gen_ai.tool.name", OTHER), function): 2,
+    }
+
+
+def test_an_attempt_is_counted_by_agent_and_model() -> None:
+    meters = Meters()
+    meters.metrics.agent_finished("helper", model="small", seconds=2)
+    meters.metrics.agent_finished("helper", model="small", seconds=1, error_type="LLM_TIMEOUT")
+    labels = (
+        ("gen_ai.agent.name", "helper"),
+        ("gen_ai.operation.name", "invoke_agent"),
+        ("gen_ai.provider.name", "openai"),
+        ("gen_ai.request.model", "small"),
+    )
+    assert meters.points("gen_ai.invoke_agent.duration") == {labels: 2, (("error.type", "LLM_TIMEOUT"), *labels): 1}
+
+
+def test_a_command_to_the_database_is_counted_by_its_name() -> None:
+    meters = Meters()
+    meters.metrics.database_finished("update", database="turnkeeper", seconds=0.25)
+    meters.metrics.database_finished("update", database="turnkeeper", seconds=1, error_type="WriteConflict")
+    labels = (("db.namespace", "turnkeeper"), ("db.operation.name", "update"), ("db.system.name", "mongodb"))
+    assert meters.points("db.client.operation.duration") == {
+        labels: 0.25,
+        (*labels, ("error.type", "WriteConflict")): 1,
+    }
+
+
+def test_a_server_of_the_configuration_is_a_label_as_it_is() -> None:
+    meters = Meters()
+    meters.metrics.first_chunk("small", server=("::1", 8080), seconds=1)
+    (labels,) = meters.points("gen_ai.client.operation.time_to_first_chunk")
+    assert ("server.address", "::1") in labels
 
 
 def test_levels_rise_and_fall_and_begin_at_zero() -> None:
@@ -112,10 +164,10 @@ def test_levels_rise_and_fall_and_begin_at_zero() -> None:
 
 
 def test_no_method_asks_for_what_may_not_be_a_label() -> None:
-    """`model`, `agent`, `source`, `service` and `method` are names that an operator or the protos gave."""
+    """`model`, `agent`, `server`, `source`, `tool`, `service` and `method` are names of the operator or the protos."""
     allowed = {
-        "agent", "code", "decision", "error_type", "kind", "method", "model", "outcome", "reason", "role", "service",
-        "source", "tool_class",
+        "agent", "code", "command", "database", "decision", "error_type", "kind", "method", "model", "outcome",
+        "reason", "role", "server", "service", "source", "tool", "tool_class",
         "count", "delay", "input_tokens", "output_tokens", "seconds",
     }  # fmt: skip
     asked = {
@@ -151,6 +203,6 @@ def test_every_enum_that_is_counted_is_a_label() -> None:
 
 
 def test_every_method_may_be_called_where_nothing_is_exported() -> None:
-    metrics = Metrics(Instruments())
+    metrics = Metrics(NoOpMeterProvider())
     for name, method in methods(Metrics):
         getattr(metrics, name)(**arguments(method, text=lambda _: "INTERNAL"))

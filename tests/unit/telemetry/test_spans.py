@@ -145,9 +145,52 @@ def test_each_attempt_is_a_trace_of_its_own_linked_to_the_turns_root() -> None:
     assert (second.attributes or {})["turnkeeper.turn.attempt"] == 2
 
 
+def test_a_call_names_its_session_and_turn_and_links_to_the_attempt_that_starts_meanwhile() -> None:
+    traces = Traces()
+    spans = traces.spans
+    with spans.rpc(CHAT, method="SendMessage") as call:
+        call.concerns(session_id="s")
+        spans.call_concerns(turn_id="t")
+        spans.call_concerns(turn_id="t")
+        for turn_id, attempt in (("t", 1), ("other", 1), ("t", 2)):
+            with spans.invoke_agent("helper", session_id="s", turn_id=turn_id, attempt=attempt):
+                pass
+    first, _, second, rpc = traces.exporter.get_finished_spans()
+    assert [link.context.span_id for link in rpc.links] == [first.context.span_id, second.context.span_id]
+    assert (rpc.attributes or {})["gen_ai.conversation.id"] == "s"
+    assert (rpc.attributes or {})["turnkeeper.turn.id"] == "t"
+
+
+def test_a_call_about_a_turn_that_runs_links_to_its_attempt_and_one_that_came_later_to_none() -> None:
+    traces = Traces()
+    spans = traces.spans
+    with spans.invoke_agent("helper", session_id="s", turn_id="t", attempt=1):
+        with spans.rpc(CHAT, method="CancelTurn") as call:
+            call.concerns(session_id="s", turn_id="t")
+        with spans.rpc(CHAT, method="Check"):
+            pass
+    with spans.rpc(CHAT, method="GetTurn") as call:
+        call.concerns(session_id="s", turn_id="t")
+    cancel, check, attempt, later = traces.exporter.get_finished_spans()
+    assert [link.context.span_id for link in cancel.links] == [attempt.context.span_id]
+    assert not check.links
+    assert not later.links
+    assert spans.links.is_empty
+
+
+def test_nothing_is_noted_of_a_call_that_is_not_recorded() -> None:
+    spans = Traces().spans
+    with spans.rpc(CHAT, method="GetTurn", metadata=[("traceparent", TRACEPARENT.removesuffix("01") + "00")]) as call:
+        call.concerns(session_id="s", turn_id="t")
+        with spans.invoke_agent("helper", session_id="s", turn_id="t", attempt=1):
+            assert spans.links.is_empty is False
+    assert spans.links.is_empty
+
+
 def test_a_model_call_says_what_it_used() -> None:
     traces = Traces()
-    with traces.spans.chat("small", session_id="s", max_output_tokens=64, temperature=0.0) as live:
+    server = ("models.example.com", 8080)
+    with traces.spans.chat("small", server=server, session_id="s", max_output_tokens=64, temperature=0.0) as live:
         live.first_chunk(0.5)
         live.answered("small-0101", finish_reason="TOOL_CALLS", input_tokens=10, output_tokens=3)
         live.content(input_json="canary", output_json="canary")
@@ -160,6 +203,8 @@ def test_a_model_call_says_what_it_used() -> None:
         "gen_ai.request.stream": True,
         "gen_ai.request.max_tokens": 64,
         "gen_ai.request.temperature": 0.0,
+        "server.address": "models.example.com",
+        "server.port": 8080,
         "gen_ai.conversation.id": "s",
         "gen_ai.response.model": "small-0101",
         "gen_ai.response.finish_reasons": ("tool_calls",),

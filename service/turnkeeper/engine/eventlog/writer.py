@@ -205,9 +205,9 @@ class LogWriter:
         if not turn.state.ended:
             return
         seconds = (turn.update_time - turn.create_time).total_seconds()
-        self._metrics.turn_finished(turn.state.value, seconds=max(0.0, seconds))
-        self._metrics.tokens("input", count=turn.usage.input_tokens)
-        self._metrics.tokens("output", count=turn.usage.output_tokens)
+        self._metrics.turn_finished(turn.state.value, agent=turn.agent, seconds=max(0.0, seconds))
+        self._metrics.tokens("input", agent=turn.agent, count=turn.usage.input_tokens)
+        self._metrics.tokens("output", agent=turn.agent, count=turn.usage.output_tokens)
         if turn.error is not None:
             self._metrics.error(turn.error.code)
             about = {key: turn.error.metadata[key] for key in _LOGGED_METADATA if key in turn.error.metadata}

@@ -7,10 +7,12 @@ from contextlib import aclosing
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.message import Message
 from turnkeeper.domain.turn import Turn
+from turnkeeper.engine.execution.span_content import input_json, output_json
 from turnkeeper.engine.streaming.preview import Preview
 from turnkeeper.faults import fault
 from turnkeeper.model.contract import Model, ModelAnswer, ModelFailure, ModelRequest, TextDelta
 from turnkeeper.telemetry.metrics import Metrics
+from turnkeeper.telemetry.open_spans import ChatSpan
 from turnkeeper.telemetry.spans import Spans
 from turnkeeper.tools.toolbox import Toolbox
 
@@ -34,19 +36,27 @@ class ModelCaller:
             temperature=agent.temperature,
             response_schema_json=turn.options.response_schema_json,
         )
+        model = self._model_of(agent)
         began = time.monotonic()
         with self._spans.chat(
             agent.model,
+            server=model.server,
             session_id=turn.session_id,
             max_output_tokens=request.max_output_tokens,
             temperature=agent.temperature,
         ) as span:
+            if span.records_content:
+                span.content(input_json=input_json(messages))
             try:
-                answer = await self._listen(self._model_of(agent), request, preview, began)
+                answer = await self._listen(model, request, preview, span, began)
             except ModelFailure as failure:
                 span.failed(failure.detail.code.name)
-                seconds = time.monotonic() - began
-                self._metrics.model_finished(agent.model, seconds=seconds, error_type=failure.detail.code.name)
+                self._metrics.model_finished(
+                    agent.model,
+                    server=model.server,
+                    seconds=time.monotonic() - began,
+                    error_type=failure.detail.code.name,
+                )
                 raise
             usage = answer.usage
             span.answered(
@@ -55,15 +65,20 @@ class ModelCaller:
                 input_tokens=usage.input_tokens,
                 output_tokens=usage.output_tokens,
             )
-        self._metrics.model_finished(
-            agent.model,
-            seconds=time.monotonic() - began,
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-        )
+            if span.records_content:
+                span.content(output_json=output_json(answer))
+            self._metrics.model_finished(
+                agent.model,
+                server=model.server,
+                seconds=time.monotonic() - began,
+                input_tokens=usage.input_tokens,
+                output_tokens=usage.output_tokens,
+            )
         return answer
 
-    async def _listen(self, model: Model, request: ModelRequest, preview: Preview, began: float) -> ModelAnswer:
+    async def _listen(
+        self, model: Model, request: ModelRequest, preview: Preview, span: ChatSpan, began: float
+    ) -> ModelAnswer:
         answer: ModelAnswer | None = None
         first = True
         async with aclosing(model.stream(request)) as stream:  # type: ignore[type-var]
@@ -71,7 +86,9 @@ class ModelCaller:
                 if first:
                     first = False
                     fault("turn.model.first_delta")
-                    self._metrics.first_chunk(request.model, seconds=time.monotonic() - began)
+                    seconds = time.monotonic() - began
+                    span.first_chunk(seconds)
+                    self._metrics.first_chunk(request.model, server=model.server, seconds=seconds)
                 if isinstance(said, TextDelta):
                     preview.append(said.text)
                 else:

@@ -81,7 +81,8 @@ class ToolRunner:
         ) as span:
             finished = await self._toolbox.run(call, timeout=timeout)
             outcome = finished.result.outcome.value
+            span.content(arguments_json=call.arguments_json, result_json=finished.result.result_json)
             span.finished(outcome)
-        seconds = finished.duration.total_seconds()
-        self._metrics.tool_finished(source, tool_class=tool_class, outcome=outcome, seconds=seconds)
+            seconds = finished.duration.total_seconds()
+            self._metrics.tool_finished(source, tool=call.tool, tool_class=tool_class, outcome=outcome, seconds=seconds)
         return finished

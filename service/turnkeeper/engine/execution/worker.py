@@ -257,11 +257,20 @@ class Worker:
         with self._parts.spans.invoke_agent(
             agent.name, session_id=turn.session_id, turn_id=turn.id, attempt=turn.attempt, links=(turn.trace,)
         ) as span:
+            started = time.monotonic()
             try:
                 await run.run(lapses=lapses, begun=begun)
+                if run.turn.error is not None:
+                    span.failed(run.turn.error.code.name)
+                span.stopped(run.turn.state.value)
+            except BaseException as error:
+                span.raised(error)
+                raise
             finally:
+                self._parts.metrics.agent_finished(
+                    agent.name, model=agent.model, seconds=time.monotonic() - started, error_type=span.error
+                )
                 self._see_off(run.left)
-            span.stopped(run.turn.state.value)
         self._session_cache.put(run.seen)
         if run.turn.answer and run.turn.state.ended:
             seconds = (run.turn.update_time - run.turn.create_time).total_seconds()

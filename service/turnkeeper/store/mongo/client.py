@@ -15,6 +15,7 @@ from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from turnkeeper.errors import ServiceUnavailable
+from turnkeeper.store.mongo.command_durations import CommandDurations, RecordCommand
 
 Document: TypeAlias = dict[str, Any]
 ClientSession: TypeAlias = AsyncIOMotorClientSession
@@ -47,7 +48,15 @@ def database_errors() -> Iterator[None]:
 class Connection:
     """A client and its collections. Nothing is connected before the first call."""
 
-    def __init__(self, uri: str, *, database: str, operation: timedelta, schema: int) -> None:
+    def __init__(
+        self,
+        uri: str,
+        *,
+        database: str,
+        operation: timedelta,
+        schema: int,
+        record_command: RecordCommand | None = None,
+    ) -> None:
         """`operation` bounds each call to the database, the driver's own retries included.
 
         `schema` is the newest that this replica supports, and the one it writes.
@@ -71,6 +80,7 @@ class Connection:
             tz_aware=True,
             tzinfo=UTC,
             appname="turnkeeper",
+            event_listeners=[CommandDurations(record_command)] if record_command else [],
         )
         self.database = self.client[database]
         self.sessions: Collection = self.database["sessions"]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from opentelemetry.metrics import NoOpMeterProvider
 
 from tests.builders import NOON
 from tests.unit.engine.streaming.test_turn_cache import KEY
@@ -17,7 +18,6 @@ from turnkeeper.engine.streaming.watcher import Watcher, Watchers
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.store.changeset import Cancel, Head, StoredEvent
-from turnkeeper.telemetry.instruments import Instruments
 from turnkeeper.telemetry.metrics import Metrics
 
 LENGTH = 3 * BATCH_EVENTS + 5
@@ -65,7 +65,7 @@ def event(number: int) -> StoredEvent:
 def feeds_of(log: Log) -> tuple[Watchers, Feeds]:
     store: Any = log
     feeds = Feeds(store, poll=1)
-    metrics = Metrics(Instruments())
+    metrics = Metrics(NoOpMeterProvider())
     made = Watchers(store, feeds, WireCodec(), metrics=metrics, heartbeat=60, rotation=600, rng=random.Random(1))
     return made, feeds
 

@@ -6,6 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, cast
 
+from opentelemetry.metrics import NoOpMeterProvider
+
 from tests.builders import NOON, a_place, a_turn
 from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.domain.session import SessionKey
@@ -17,7 +19,6 @@ from turnkeeper.engine.streaming.turn_cache import KEPT, CachedTurn, TurnCache
 from turnkeeper.engine.streaming.watcher import Watchers
 from turnkeeper.store.changeset import Cancel, Changeset, Committed, Head, StoredEvent
 from turnkeeper.store.contract import Store
-from turnkeeper.telemetry.instruments import Instruments
 from turnkeeper.telemetry.metrics import Metrics
 
 PLACE = a_place(session_id="s")
@@ -131,7 +132,7 @@ class Log:
 
 class TestReading:
     async def test_a_reader_that_the_log_has_shown_more_than_was_heard_of_is_told_nothing(self) -> None:
-        feeds, metrics = Feeds(cast(Store, None), poll=1), Metrics(Instruments())
+        feeds, metrics = Feeds(cast(Store, None), poll=1), Metrics(NoOpMeterProvider())
         follower = Watchers(
             cast(Store, Log(6)),
             feeds,

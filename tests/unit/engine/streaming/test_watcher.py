@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import pytest
+from opentelemetry.metrics import NoOpMeterProvider
 
 from tests.unit.engine.streaming.test_turn_cache import KEY, committed, running, step
 from turnkeeper.domain.cursor import StreamPosition
@@ -13,7 +14,6 @@ from turnkeeper.engine.streaming.batch import Batch, EventFilter
 from turnkeeper.engine.streaming.feed import Feeds
 from turnkeeper.engine.streaming.watcher import Watcher, Watchers
 from turnkeeper.rpc.codec import WireCodec
-from turnkeeper.telemetry.instruments import Instruments
 from turnkeeper.telemetry.metrics import Metrics
 
 STEP = (step(running(), after=4), committed("t", after=4))
@@ -34,7 +34,7 @@ class Silent:
 def follower(*, heartbeat: float = 60.0) -> tuple[Watchers, Feeds]:
     store: Any = Silent()
     feeds = Feeds(store, poll=1)
-    metrics = Metrics(Instruments())
+    metrics = Metrics(NoOpMeterProvider())
     made = Watchers(store, feeds, WireCodec(), metrics=metrics, heartbeat=heartbeat, rotation=600, rng=random.Random(1))
     return made, feeds
 
