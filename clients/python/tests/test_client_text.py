@@ -75,6 +75,41 @@ def test_another_attempt_begins_anew_also_without_word_of_the_first() -> None:
     assert shown(pieces) == assembler.text() == "London"
 
 
+def test_restarts_is_enough_where_no_other_event_comes() -> None:
+    assembler = TextAssembler()
+    first = [delta(0, "I look", message="m1"), delta(0, "Par", attempt=2, message="m2")]
+    again = [delta(0, "Lon", attempt=3, message="m3", restarts=True), delta(3, "don", attempt=3, message="m3")]
+    pieces = add_all(assembler, [*first, *again])
+    assert [(piece, piece.restart) for piece in pieces] == [
+        ("I look", False),
+        ("Par", False),
+        ("Lon", True),
+        ("don", False),
+    ]
+    assert [assembler.text(message) for message in ("m1", "m2", "m3")] == ["I look", "", "London"]
+
+
+def test_who_goes_on_at_a_cursor_without_the_text_before_it_is_told_to_begin_anew() -> None:
+    assert [piece.restart for piece in add_all(TextAssembler(), [delta(0, "Lon", attempt=2, restarts=True)])] == [True]
+
+
+def test_a_piece_that_is_known_in_part_restarts_nothing() -> None:
+    events = [delta(0, "Par"), delta(0, "Lon", attempt=2, restarts=True), delta(0, "London", attempt=2, restarts=True)]
+    assert [(piece, piece.restart) for piece in add_all(TextAssembler(), events)] == [
+        ("Par", False),
+        ("Lon", True),
+        ("don", False),
+    ]
+    seen = Seen()
+    admitted = [fresh for event in events if (fresh := seen.admit(event)) is not None]
+    assert [(fresh.content_delta.text, fresh.content_delta.restarts) for fresh in admitted] == [
+        ("Par", False),
+        ("Lon", True),
+        ("don", False),
+    ]
+    assert shown(add_all(TextAssembler(), admitted)) == "London"
+
+
 @pytest.mark.parametrize("word", [started(1, attempt=2), superseded(1, attempt=2), lost_to_another(1)])
 def test_deltas_of_an_attempt_that_is_over_do_not_count(word: Event) -> None:
     seen = Seen()

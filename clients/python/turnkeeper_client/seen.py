@@ -85,6 +85,7 @@ class Drafts:
         cut.CopyFrom(event)
         cut.content_delta.offset = known
         cut.content_delta.text = fresh.decode()
+        cut.content_delta.restarts = False
         return cut
 
     def _draft(self, turn_id: str) -> Draft:

@@ -81,7 +81,11 @@ class TextAssembler:
         delta = event.content_delta
         text = self._texts.get(delta.message_id)
         if text is None or text.attempt != delta.attempt or self._writing.get(event.turn_id) != delta.message_id:
-            self._withdraw(event.turn_id)
+            # Another message without a restart: the one before it is whole, though its end may be left out here.
+            if text is not None or delta.restarts:
+                self._withdraw(event.turn_id)
+            if delta.restarts:
+                self._withdrawn.add(event.turn_id)
             text = _Text(attempt=delta.attempt, begin=delta.offset)
             self._texts[delta.message_id] = text
             self._writing[event.turn_id] = delta.message_id

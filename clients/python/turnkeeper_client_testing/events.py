@@ -22,8 +22,10 @@ def started(sequence: int, *, attempt: int = 1) -> Event:
     return event(sequence, attempt, turn_started=TurnStarted(message_id="m1"))
 
 
-def delta(offset: int, text: str, *, attempt: int = 1, message: str = "m1") -> Event:
-    piece = ContentDelta(message_id=message, attempt=attempt, offset=offset, kind=DELTA_KIND_TEXT, text=text)
+def delta(offset: int, text: str, *, attempt: int = 1, message: str = "m1", restarts: bool = False) -> Event:
+    piece = ContentDelta(
+        message_id=message, attempt=attempt, offset=offset, kind=DELTA_KIND_TEXT, text=text, restarts=restarts
+    )
     return event(0, attempt, content_delta=piece)
 
 

@@ -10,7 +10,11 @@ class StreamPosition:
     sequence: int = 0
     """The last durable event that the reader has, 0 before the first."""
     message_id: str = ""
-    """The message whose text the reader has in part; empty for none."""
+    """The message whose text the reader has in part; empty for none.
+
+    After its attempt has failed or was superseded the message stays here until another one is written: the first piece
+    of that one tells the reader to throw the text away.
+    """
     attempt: int = 0
     """The attempt that wrote that text."""
     offset: int = 0

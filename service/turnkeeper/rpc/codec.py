@@ -226,9 +226,11 @@ class WireCodec:
             payload=payload,
         )
 
-    def delta(self, session_id: str, *, turn_id: str, message_id: str, attempt: int, offset: int, text: bytes) -> bytes:
-        """The wire form of a `content_delta` event."""
-        return wire.delta(session_id, turn_id, message_id, attempt, offset, text)
+    def delta(  # noqa: PLR0913 - the fields of the message
+        self, session_id: str, *, turn_id: str, message_id: str, attempt: int, offset: int, text: bytes, restarts: bool
+    ) -> bytes:
+        """Returns the wire form of a `content_delta` event."""
+        return wire.delta(session_id, turn_id, message_id, attempt, offset, text, restarts=restarts)
 
     def message_text(self, payload: bytes) -> tuple[str, int, bytes]:
         """Of a stored `message_completed`: message id, attempt, text in UTF-8."""

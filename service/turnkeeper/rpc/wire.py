@@ -42,16 +42,19 @@ CONTENT_DELTA = _tag(_EVENT, "content_delta", BYTES)
 OFFSET = _tag(_DELTA, "offset", VARINT)
 KIND = _tag(_DELTA, "kind", VARINT) + varint(event_pb2.DELTA_KIND_TEXT)
 TEXT = _tag(_DELTA, "text", BYTES)
+RESTARTS = _tag(_DELTA, "restarts", VARINT) + varint(1)
 EVENTS = _tag(_RESPONSE, "events", BYTES)
 CURSOR = _tag(_RESPONSE, "cursor", BYTES)
 THROUGH = _tag(_RESPONSE, "through_sequence", VARINT)
 CAUGHT_UP = _tag(_RESPONSE, "caught_up", VARINT) + varint(1)
 
 
-def delta(session_id: str, turn_id: str, message_id: str, attempt: int, offset: int, text: bytes) -> bytes:
+def delta(  # noqa: PLR0913 - the fields of the message
+    session_id: str, turn_id: str, message_id: str, attempt: int, offset: int, text: bytes, *, restarts: bool
+) -> bytes:
     """A `content_delta` event."""
     event, head = _frame(session_id, turn_id, message_id, attempt)
-    said = b"".join((head, OFFSET, varint(offset), KIND, TEXT, varint(len(text)), text))
+    said = b"".join((head, OFFSET, varint(offset), KIND, TEXT, varint(len(text)), text, RESTARTS if restarts else b""))
     return b"".join((event, varint(len(said)), said))
 
 

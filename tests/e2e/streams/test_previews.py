@@ -51,6 +51,21 @@ chunk = 2
 delay = "20ms"
 
 [[reply]]
+match = "falters"
+text = "This will not"
+chunk = 4
+delay = "20ms"
+fail = "cut"
+fail_after = 3
+times = 1
+
+[[reply]]
+match = "falters"
+text = "This does."
+chunk = 2
+delay = "20ms"
+
+[[reply]]
 match = "large"
 text = "{"海" * LARGE}"
 chunk = 1000
@@ -67,7 +82,8 @@ class TestPreviews:
                 group.create_task(_to_the_end(env.stubs, session, resumed[-1]))
         assert len(resumed) > len(STORY), "a cursor after each character"
         for each in (reader, *resumed):
-            assert _said(each) == STORY
+            assert _said(each) == each.screen() == STORY
+            assert each.restarts == 0
             assert each.kinds == reader.kinds
 
     async def test_a_cursor_is_good_after_the_message_was_completed_and_on_another_server(
@@ -124,12 +140,24 @@ class TestPreviews:
         assert reader.kinds[2:] == ["attempt_failed", "message_completed", "turn_completed"]
         attempts = [delta.content_delta.attempt for delta in reader.deltas]
         assert sorted(set(attempts)) == [1, 2]
+        assert [delta.content_delta.restarts for delta in reader.deltas].index(True) == attempts.index(2)
+        assert (reader.restarts, reader.screen()) == (1, "This will.")
         async with env.another() as other:
             for stubs in (env.stubs, other):
                 late = copy.deepcopy(before[0])
                 await _to_the_end(stubs, session, late)
                 assert late.kinds == reader.kinds
                 assert list(late.texts.values())[1].decode() == "This will."
+                assert (late.restarts, late.screen()) == (1, "This will.")
+
+    async def test_a_watch_of_few_events_has_the_exact_text_by_restarts_alone(self, env: Environment) -> None:
+        session, reader = await harness.create_test_session(env.stubs, agent="stubborn"), Reader(whole=False)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_to_the_end(env.stubs, session, reader, types=("turn_completed",)))
+            await until(lambda: reader.caught_up == 1)
+            await harness.send_message_to_session(env.stubs, session, "falters", wait=30)
+        assert reader.kinds == ["turn_completed"]
+        assert (reader.restarts, reader.screen()) == (1, "This does.")
 
     async def test_the_text_goes_on_when_a_queued_turn_is_cancelled_beside_it(self, env: Environment) -> None:
         session, _ = await _stalled(env)

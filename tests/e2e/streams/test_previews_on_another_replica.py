@@ -127,7 +127,8 @@ class TestPreviewsElsewhere:
                     group.create_task(_to_the_end(other, session, resumed[-1], request_id))
         assert len(resumed) == 40
         for each in (reader, *resumed):
-            assert _only_text(each) == TALE
+            assert _only_text(each) == each.screen() == TALE
+            assert each.restarts == 0
             assert each.kinds == reader.kinds
         assert statistics.median(len(each.deltas) for each in resumed) > 5, "they waited for the whole message"
 
@@ -160,13 +161,18 @@ class TestPreviewsElsewhere:
         assert len(reader.deltas) > 4
 
     async def test_a_broken_attempt_is_not_continued(self, env: Environment, other: Stubs) -> None:
-        session, reader = await harness.create_test_session(env.stubs, agent="stubborn"), Reader()
-        async with _following(other, session, reader):
+        session, reader, few = await harness.create_test_session(env.stubs, agent="stubborn"), Reader(), Reader()
+        few.whole = False
+        async with (
+            _following(other, session, reader),
+            _following(other, session, few, types=("turn_completed",)),
+        ):
             await harness.send_message_to_session(env.stubs, session, "breaks", wait=30)
-            await until(lambda: "turn_completed" in reader.kinds)
+            await until(lambda: "turn_completed" in reader.kinds and "turn_completed" in few.kinds)
         *_, last = reader.texts.values()
         assert last.decode() == TALE
         assert len(reader.texts) == 2, "the first attempt was previewed"
+        assert (reader.restarts, reader.screen()) == (few.restarts, few.screen()) == (1, TALE)
 
     async def test_pieces_are_not_history(self, env: Environment, other: Stubs) -> None:
         """I10: what is stored for others is neither an event nor what the model is sent."""
@@ -236,6 +242,7 @@ async def test_the_text_of_a_lost_owner_is_followed_by_the_next_ones(env: Enviro
     for reader in readers:
         first, second = reader.texts.values()
         assert (first.decode(), second.decode()) == (STORY, TALE)
+        assert (reader.restarts, reader.screen()) == (1, TALE)
         assert len(reader.deltas) > 6
     ended = await harness.wait_for_turn(env.stubs, session, turn_id)
     assert harness.answer_of(ended) == TALE
@@ -256,12 +263,12 @@ async def _stalled(env: Environment, words: str) -> tuple[str, chat_pb2.Turn]:
 
 @contextlib.asynccontextmanager
 async def _following(
-    stubs: Stubs, session: str, reader: Reader, arrived: dict[int, float] | None = None
+    stubs: Stubs, session: str, reader: Reader, arrived: dict[int, float] | None = None, types: tuple[str, ...] = ()
 ) -> AsyncIterator[None]:
     """Watches in the background, from the caught-up on. `arrived`: when the text reached which byte."""
 
     async def follow() -> None:
-        async for _ in watch(stubs, session, reader):
+        async for _ in watch(stubs, session, reader, types=types):
             if arrived is not None and reader.texts:
                 arrived.setdefault(len(next(iter(reader.texts.values()))), time.monotonic())
 

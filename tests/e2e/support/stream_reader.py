@@ -32,10 +32,15 @@ class Reader:
     responses: int = 0
     heartbeats: int = 0
     caught_up: int = 0
+    restarts: int = 0
     turn: chat_pb2.Turn | None = None
     _attempts: dict[str, int] = field(default_factory=dict)
     _over: set[str] = field(default_factory=set)
     _turns: dict[str, str] = field(default_factory=dict)
+    _sees_all: bool = True
+    """No `types` leave out what ends a message: what `restarts` must be is known."""
+    _unfinished: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """By turn: the message and attempt whose text was shown last, unless it became whole."""
 
     def take(self, response: Response) -> None:
         """One response; whatever it must not say fails here."""
@@ -57,9 +62,12 @@ class Reader:
         if isinstance(response, chat_pb2.StreamMessageResponse) and response.HasField("turn"):
             self.turn = response.turn
 
-    def reattached(self) -> None:
-        """A new stream begins at the last cursor."""
+    def reattached(self, *, at_cursor: bool, sees_all: bool = True) -> None:
+        """A new stream begins; only at a cursor does the service know what was shown before."""
         self.caught_up = 0
+        self._sees_all = sees_all
+        if not at_cursor:
+            self._unfinished.clear()
 
     @property
     def kinds(self) -> list[str]:
@@ -72,6 +80,14 @@ class Reader:
     def text(self, message_id: str) -> str:
         """What the deltas of this message say."""
         return self.texts.get(message_id, bytearray()).decode()
+
+    def screen(self) -> str:
+        """What somebody shows who appends each piece, and clears at `restarts`: for a turn of one message."""
+        shown = ""
+        for event in self.deltas:
+            piece = event.content_delta
+            shown = piece.text if piece.restarts else shown + piece.text
+        return shown
 
     def completed(self) -> list[event_pb2.Event]:
         return [event for event in self.events if event.HasField("message_completed")]
@@ -86,6 +102,8 @@ class Reader:
         if kind == "message_completed":
             said = event.message_completed
             self._over.add(said.message_id)
+            if said.content or self._unfinished.get(event.turn_id, ("", 0))[0] == said.message_id:
+                self._unfinished.pop(event.turn_id, None)
             if said.message_id in self.texts:
                 assert self.text(said.message_id) == "".join(part.text for part in said.content)
         elif kind in NO_LONGER_COUNTS:
@@ -98,10 +116,22 @@ class Reader:
         assert delta.text
         self._attempts[event.turn_id] = delta.attempt
         self._turns[delta.message_id] = event.turn_id
+        self._check_restart(event)
         said = self.texts.setdefault(delta.message_id, bytearray())
         assert delta.offset == len(said), f"a delta at byte {delta.offset}, when {len(said)} were said"
         said.extend(delta.text.encode())
         self.deltas.append(event)
+
+    def _check_restart(self, event: event_pb2.Event) -> None:
+        delta = event.content_delta
+        writing = (delta.message_id, delta.attempt)
+        shown = self._unfinished.get(event.turn_id, writing)
+        if self._sees_all:
+            assert delta.restarts == (shown != writing), f"restarts is {delta.restarts}: {shown}, then {writing}"
+        if delta.restarts:
+            self.restarts += 1
+            self.texts.pop(delta.message_id, None)
+        self._unfinished[event.turn_id] = writing
 
 
 async def watch(
@@ -110,7 +140,7 @@ async def watch(
     """WatchEvents into the reader; the reader after each response. From its cursor on, unless a start is given."""
     if reader.cursor and not fields.keys() & STARTS:
         fields["after"] = reader.cursor
-    reader.reattached()
+    reader.reattached(at_cursor=bool(fields.get("after")), sees_all=not fields.get("types"))
     call = stubs.sessions.WatchEvents(
         session_pb2.WatchEventsRequest(session_id=session_id, follow=follow, previews=previews, **fields)
     )
@@ -126,7 +156,7 @@ async def stream(
     stubs: Stubs, session_id: str, text: str, reader: Reader, *, request_id: str = "", **fields: Any
 ) -> AsyncIterator[Reader]:
     """StreamMessage into the reader; the reader after each response."""
-    reader.reattached()
+    reader.reattached(at_cursor=bool(reader.cursor))
     request = chat_pb2.StreamMessageRequest(
         session_id=session_id,
         request_id=request_id or new_request_id(),

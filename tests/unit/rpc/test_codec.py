@@ -147,13 +147,15 @@ def test_a_batch_of_bytes_is_the_message_that_protobuf_would_make(
         assert kind.FromString(made) == whole
 
 
-@given(st.text(max_size=300), st.integers(0, 2**63 - 1), st.integers(0, 300))
-def test_a_delta_is_a_preview(text: str, offset: int, attempt: int) -> None:
+@given(st.text(max_size=300), st.integers(0, 2**63 - 1), st.integers(0, 300), st.booleans())
+def test_a_delta_is_a_preview(text: str, offset: int, attempt: int, restarts: bool) -> None:
     said = event_pb2.ContentDelta(
-        message_id="m", attempt=attempt, offset=offset, kind=event_pb2.DELTA_KIND_TEXT, text=text
+        message_id="m", attempt=attempt, offset=offset, kind=event_pb2.DELTA_KIND_TEXT, text=text, restarts=restarts
     )
     whole = event_pb2.Event(session_id="s", turn_id="t", attempt=attempt, content_delta=said)
-    made = CODEC.delta("s", turn_id="t", message_id="m", attempt=attempt, offset=offset, text=text.encode())
+    made = CODEC.delta(
+        "s", turn_id="t", message_id="m", attempt=attempt, offset=offset, text=text.encode(), restarts=restarts
+    )
     assert event_pb2.Event.FromString(made) == whole
 
 

@@ -1502,6 +1502,7 @@ class ContentDelta(_message.Message):
     OFFSET_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    RESTARTS_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     """The message being written."""
     attempt: _builtins.int
@@ -1512,6 +1513,12 @@ class ContentDelta(_message.Message):
     """What it is a piece of."""
     text: _builtins.str
     """The piece; it begins and ends on a character."""
+    restarts: _builtins.bool
+    """True: before you show this piece, throw away the unfinished text that this stream has shown of this turn, whichever
+    message_id it had. A later attempt writes the message anew; this is its first piece, at offset 0. Unfinished is
+    text of a message whose message_completed has not passed on the stream, also where `types` leaves that event out.
+    A stream that was opened at a cursor has shown what the cursor says: the text up to it.
+    """
     def __init__(
         self,
         *,
@@ -1520,10 +1527,11 @@ class ContentDelta(_message.Message):
         offset: _builtins.int = ...,
         kind: Global___DeltaKind.ValueType = ...,
         text: _builtins.str = ...,
+        restarts: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "kind", b"kind", "message_id", b"message_id", "offset", b"offset", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "kind", b"kind", "message_id", b"message_id", "offset", b"offset", "restarts", b"restarts", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
