@@ -30,7 +30,9 @@ LENGTH = 200
 class Codec(TextCodec):
     """The events here have no text of their own."""
 
-    def delta(self, session_id: str, *, turn_id: str, message_id: str, attempt: int, offset: int, text: bytes) -> bytes:
+    def delta(
+        self, session_id: str, *, turn_id: str, message_id: str, attempt: int, offset: int, text: bytes, restarts: bool
+    ) -> bytes:
         raise NotImplementedError
 
     def message_text(self, payload: bytes) -> tuple[str, int, bytes]:

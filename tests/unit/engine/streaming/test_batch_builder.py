@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from turnkeeper.domain.cursor import StreamPosition
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.engine.streaming.batch import EventFilter
 from turnkeeper.engine.streaming.batch_builder import BatchBuilder
 from turnkeeper.engine.streaming.feed import Feed
@@ -59,8 +60,8 @@ class Session:
         batch = BatchBuilder(WireCodec()).collect(page, "s", place, feed=self.feed, wanted=wanted)
         events = [event_pb2.Event.FromString(payload) for payload in batch.events]
         deltas = [event.content_delta for event in events if event.HasField("content_delta")]
-        text = cursor.encode(batch.place, tenant="default", session_id="s")
-        after = cursor.decode(text, tenant="default", session_id="s")
+        key = SessionKey("default", "s")
+        after = cursor.decode(cursor.encode(batch.place, key=key), key=key)
         assert after == batch.place
         return [(delta.message_id, delta.text, delta.restarts) for delta in deltas], after
 
