@@ -320,7 +320,7 @@ class ArgumentsHashMismatch(FailedPrecondition):
 
 
 class ToolOutcomeUnknown(FailedPrecondition):
-    """A tool of this turn may have taken effect, nobody knows; decide its approval, or send a new message."""
+    """It is unknown whether a tool of this turn took effect; decide its approval, or send a new message."""
 
     code = Code.TOOL_OUTCOME_UNKNOWN
 

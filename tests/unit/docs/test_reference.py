@@ -1,6 +1,7 @@
 """The reference tells the truth: its tables are the code's."""
 
 import inspect
+import re
 from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
@@ -173,6 +174,22 @@ def test_the_limits() -> None:
     }
     assert {steps.KEPT} == {timedelta(hours=72)}
     assert {"message"} == steps.KEPT_WITH_SESSION
+
+
+@pytest.mark.parametrize("name", rules.RULES)
+def test_a_comment_and_the_rule_of_its_field_agree(name: str) -> None:
+    """Generators copy comments, not options, into the code of other languages: so the comment has the rule, too."""
+    file, place = generate.messages()[name]
+    comments = {field.name: generate.flat(comment) for field, comment in file.fields(place)}
+    for path, rule in rules.RULES[name].items():
+        comment = comments.get(path, "See nested fields.")
+        if not comment.startswith("See "):
+            assert bool(re.search(r"Required[.:;]", comment)) == rule.required, path
+            assert ("Not implemented yet" in comment) == rule.not_implemented, path
+            for number in re.findall(r"[Aa]t most ([\d,]+) characters", comment):
+                assert int(number.replace(",", "")) == rule.max_length, path
+            for number in re.findall(r"at most (\d+) s\b", comment):
+                assert int(number) == rule.max_seconds, path
 
 
 def test_the_settings_page_names_what_has_no_flag() -> None:

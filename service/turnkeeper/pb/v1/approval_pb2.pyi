@@ -30,7 +30,7 @@ class _ApprovalState:
 class _ApprovalStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ApprovalState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     APPROVAL_STATE_UNSPECIFIED: _ApprovalState.ValueType  # 0
-    """Not stated; in a filter: any."""
+    """Not set; in a filter: any."""
     APPROVAL_STATE_PENDING: _ApprovalState.ValueType  # 1
     """To be decided."""
     APPROVAL_STATE_APPROVED: _ApprovalState.ValueType  # 2
@@ -38,15 +38,15 @@ class _ApprovalStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Approva
     APPROVAL_STATE_REJECTED: _ApprovalState.ValueType  # 3
     """It must not run. Kind OUTCOME: GIVE_UP."""
     APPROVAL_STATE_EXPIRED: _ApprovalState.ValueType  # 4
-    """Nobody decided in time. Kind OUTCOME: as GIVE_UP."""
+    """No decision came in time. Kind OUTCOME: as GIVE_UP."""
     APPROVAL_STATE_WITHDRAWN: _ApprovalState.ValueType  # 5
     """The turn was cancelled, its session ended, or the arguments were edited: see `replaced_by`."""
 
 class ApprovalState(_ApprovalState, metaclass=_ApprovalStateEnumTypeWrapper):
-    """Where an approval is in its life. It leaves PENDING once."""
+    """The state of an approval. It leaves PENDING once."""
 
 APPROVAL_STATE_UNSPECIFIED: ApprovalState.ValueType  # 0
-"""Not stated; in a filter: any."""
+"""Not set; in a filter: any."""
 APPROVAL_STATE_PENDING: ApprovalState.ValueType  # 1
 """To be decided."""
 APPROVAL_STATE_APPROVED: ApprovalState.ValueType  # 2
@@ -54,7 +54,7 @@ APPROVAL_STATE_APPROVED: ApprovalState.ValueType  # 2
 APPROVAL_STATE_REJECTED: ApprovalState.ValueType  # 3
 """It must not run. Kind OUTCOME: GIVE_UP."""
 APPROVAL_STATE_EXPIRED: ApprovalState.ValueType  # 4
-"""Nobody decided in time. Kind OUTCOME: as GIVE_UP."""
+"""No decision came in time. Kind OUTCOME: as GIVE_UP."""
 APPROVAL_STATE_WITHDRAWN: ApprovalState.ValueType  # 5
 """The turn was cancelled, its session ended, or the arguments were edited: see `replaced_by`."""
 Global___ApprovalState: _TypeAlias = ApprovalState  # noqa: Y015
@@ -98,7 +98,7 @@ class Approval(_message.Message):
     kind: _event_pb2.ApprovalKind.ValueType
     """What it asks."""
     state: Global___ApprovalState.ValueType
-    """Where it is."""
+    """The approval's state."""
     round: _builtins.int
     """From 1; a new round voids earlier votes."""
     tool: _builtins.str
@@ -118,21 +118,21 @@ class Approval(_message.Message):
     reason: _builtins.str
     """Why, in the decider's words."""
     late_result_json: _builtins.str
-    """Kind OUTCOME: what the lost owner's tool returned after all, JSON text; empty while nothing came.
-    When it comes, `arguments_hash` changes: who has not read it is refused with ARGUMENTS_HASH_MISMATCH.
+    """Kind OUTCOME: what the tool returned after its server was lost, JSON text; empty until a result comes. Then
+    `arguments_hash` changes: a decision made without reading the result is refused with ARGUMENTS_HASH_MISMATCH.
     """
     replaced_by: _builtins.str
     """The approval of the next round, which took this one's place after an edit or a change; empty otherwise."""
     decision: _event_pb2.ApprovalDecision.ValueType
-    """What was decided; unset before, and when nobody decided."""
+    """What was decided; unset before, and if no decision came."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was asked."""
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """After it, by the database's clock, nothing can be decided. Unset while the session is suspended: the time stands
-        still.
+        """After it, by the database's clock, nothing can be decided. Unset while the session is suspended: the time to decide
+        stands still.
         """
 
     @_builtins.property
@@ -141,8 +141,8 @@ class Approval(_message.Message):
 
     @_builtins.property
     def unknown_tool_call_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Calls of the same tool in this session whose outcome is unknown: what is asked may have been done already. At most 32,
-        newest first.
+        """Calls of the same tool in this session whose outcome is unknown: this call's effect may be there already. At most
+        32, newest first.
         """
 
     def __init__(
@@ -187,7 +187,7 @@ class GetApprovalRequest(_message.Message):
 
     APPROVAL_ID_FIELD_NUMBER: _builtins.int
     approval_id: _builtins.str
-    """Required."""
+    """Required. The approval's id."""
     def __init__(
         self,
         *,
@@ -310,7 +310,7 @@ class WaitApprovalRequest(_message.Message):
     APPROVAL_ID_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
     approval_id: _builtins.str
-    """Required."""
+    """Required. The approval's id."""
     @_builtins.property
     def wait(self) -> _duration_pb2.Duration:
         """At most 120 s; unset: 60 s."""
@@ -423,19 +423,20 @@ class DecideApprovalRequest(_message.Message):
     ON_BEHALF_OF_FIELD_NUMBER: _builtins.int
     RESULT_JSON_FIELD_NUMBER: _builtins.int
     approval_id: _builtins.str
-    """Required."""
+    """Required. The approval's id."""
     decision: _event_pb2.ApprovalDecision.ValueType
-    """Required."""
+    """Required. What the person decided."""
     arguments_hash: _builtins.str
     """Required: the hash that the approver saw."""
     reason: _builtins.str
-    """At most 2,000 characters; with REJECT and GIVE_UP the model is told."""
+    """At most 2,000 characters; with REJECT and GIVE_UP the model receives it."""
     edited_arguments_json: _builtins.str
-    """With APPROVE of a TOOL_CALL: approve these arguments instead, JSON text, at most 64 KiB. They are checked against the tool's schema
-    and the policy; the response has the approval of the next round. What says the same as the original is a plain approval.
+    """With APPROVE of a TOOL_CALL: approve these arguments instead, JSON text of at most 64 KiB. They are checked against
+    the tool's schema and the policy; the response has the approval of the next round. Arguments that equal the original
+    are a plain approval.
     """
     on_behalf_of: _builtins.str
-    """The person who counts. Not implemented yet: must be empty."""
+    """The person for whom the caller decides. Not implemented yet: must be empty."""
     result_json: _builtins.str
     """With MARK_DONE, required: what the tool would have returned, JSON text; at most 64 KiB. Otherwise empty."""
     def __init__(

@@ -100,15 +100,15 @@ class ApprovalServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DecideApproval(self, request, context):
-        """Answers the question: APPROVE or REJECT a TOOL_CALL; RETRY, MARK_DONE or GIVE_UP about an OUTCOME. The same decision by the same
-        principal again is OK.
+        """Decides an approval: APPROVE or REJECT a TOOL_CALL; RETRY, MARK_DONE or GIVE_UP an OUTCOME. The same decision by
+        the same principal again is OK.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchDecideApprovals(self, request, context):
-        """Decides many, each by itself. Not implemented yet.
+        """Decides many approvals, each by itself. Not implemented yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -31,7 +31,7 @@ class _TurnState:
 class _TurnStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TurnState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     TURN_STATE_UNSPECIFIED: _TurnState.ValueType  # 0
-    """Not stated; in a filter: any."""
+    """Not set; in a filter: any."""
     TURN_STATE_PENDING: _TurnState.ValueType  # 1
     """Accepted; no server has taken it up yet, or it waits in the queue."""
     TURN_STATE_RUNNING: _TurnState.ValueType  # 2
@@ -43,7 +43,9 @@ class _TurnStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TurnState.V
     TURN_STATE_AWAITING_BUDGET: _TurnState.ValueType  # 5
     """It waits for a higher limit."""
     TURN_STATE_AWAITING_OUTCOME: _TurnState.ValueType  # 6
-    """It waits for word about a tool whose outcome is unknown. It may wait for approvals too: `pending` names all."""
+    """It waits for a decision about a tool call whose outcome is unknown. It may wait for approvals too: `pending` names
+    all.
+    """
     TURN_STATE_BACKING_OFF: _TurnState.ValueType  # 7
     """It waits for its next try."""
     TURN_STATE_COMPLETED: _TurnState.ValueType  # 8
@@ -54,10 +56,10 @@ class _TurnStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TurnState.V
     """Ended by a caller."""
 
 class TurnState(_TurnState, metaclass=_TurnStateEnumTypeWrapper):
-    """Where a turn is in its life."""
+    """The state of a turn."""
 
 TURN_STATE_UNSPECIFIED: TurnState.ValueType  # 0
-"""Not stated; in a filter: any."""
+"""Not set; in a filter: any."""
 TURN_STATE_PENDING: TurnState.ValueType  # 1
 """Accepted; no server has taken it up yet, or it waits in the queue."""
 TURN_STATE_RUNNING: TurnState.ValueType  # 2
@@ -69,7 +71,9 @@ TURN_STATE_AWAITING_TOOL: TurnState.ValueType  # 4
 TURN_STATE_AWAITING_BUDGET: TurnState.ValueType  # 5
 """It waits for a higher limit."""
 TURN_STATE_AWAITING_OUTCOME: TurnState.ValueType  # 6
-"""It waits for word about a tool whose outcome is unknown. It may wait for approvals too: `pending` names all."""
+"""It waits for a decision about a tool call whose outcome is unknown. It may wait for approvals too: `pending` names
+all.
+"""
 TURN_STATE_BACKING_OFF: TurnState.ValueType  # 7
 """It waits for its next try."""
 TURN_STATE_COMPLETED: TurnState.ValueType  # 8
@@ -93,7 +97,7 @@ class _IfBusyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_IfBusy.ValueTy
     IF_BUSY_ENQUEUE: _IfBusy.ValueType  # 2
     """Queue it, at most 64 of them."""
     IF_BUSY_INTERRUPT: _IfBusy.ValueType  # 3
-    """Cancel the turn that is active, keep what was said, go on with this message."""
+    """Cancel the turn that is active, keep what the model has written, go on with this message."""
 
 class IfBusy(_IfBusy, metaclass=_IfBusyEnumTypeWrapper):
     """What a message does while another turn has not ended."""
@@ -105,7 +109,7 @@ IF_BUSY_REJECT: IfBusy.ValueType  # 1
 IF_BUSY_ENQUEUE: IfBusy.ValueType  # 2
 """Queue it, at most 64 of them."""
 IF_BUSY_INTERRUPT: IfBusy.ValueType  # 3
-"""Cancel the turn that is active, keep what was said, go on with this message."""
+"""Cancel the turn that is active, keep what the model has written, go on with this message."""
 Global___IfBusy: _TypeAlias = IfBusy  # noqa: Y015
 
 @_typing.final
@@ -165,7 +169,7 @@ class Turn(_message.Message):
     session_id: _builtins.str
     """Its session."""
     state: Global___TurnState.ValueType
-    """Where it is."""
+    """The turn's state."""
     attempt: _builtins.int
     """Grows whenever the turn is taken up again or a model call is tried again."""
     iterations: _builtins.int
@@ -175,7 +179,7 @@ class Turn(_message.Message):
     stop_reason: _event_pb2.StopReason.ValueType
     """With COMPLETED: why it stopped."""
     principal: _builtins.str
-    """Who sent the message."""
+    """The principal that sent the message."""
     first_sequence: _builtins.int
     """The number of its first event."""
     @_builtins.property
@@ -292,7 +296,7 @@ Global___CreateSessionParams: _TypeAlias = CreateSessionParams  # noqa: Y015
 
 @_typing.final
 class TurnLimits(_message.Message):
-    """Limits of a turn; they can only lower the agent's."""
+    """Limits of one turn; they can lower the agent's, and never raise them."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -368,7 +372,7 @@ class SendMessageRequest(_message.Message):
     request_id: _builtins.str
     """Required; at most 128 characters. The same id with the same request is the same turn, for ever."""
     if_busy: Global___IfBusy.ValueType
-    """What it does while another turn has not ended."""
+    """What the message does while another turn has not ended."""
     response_schema_json: _builtins.str
     """JSON Schema of the answer; empty: free text."""
     @_builtins.property
@@ -385,7 +389,7 @@ class SendMessageRequest(_message.Message):
 
     @_builtins.property
     def limits(self) -> Global___TurnLimits:
-        """Lower limits."""
+        """Limits of this turn that are lower than the agent's."""
 
     @_builtins.property
     def client_tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClientTool]:
@@ -514,7 +518,7 @@ Global___StreamMessageRequest: _TypeAlias = StreamMessageRequest  # noqa: Y015
 
 @_typing.final
 class StreamMessageResponse(_message.Message):
-    """A batch of the turn's events, or, without events, a heartbeat."""
+    """A batch of the turn's events, or, without events, a keep-alive."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -528,7 +532,7 @@ class StreamMessageResponse(_message.Message):
     through_sequence: _builtins.int
     """Every durable event of the turn up to this number was delivered."""
     caught_up: _builtins.bool
-    """True once: all that was there has been delivered; what follows is live."""
+    """True once: all stored events have been delivered; what follows is new."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Event]:
         """At most 64 events or 64 KiB, unless one event is larger."""
@@ -564,9 +568,9 @@ class GetTurnRequest(_message.Message):
     TURN_ID_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Required."""
+    """Required. The session's id."""
     turn_id: _builtins.str
-    """Required."""
+    """Required. The turn's id."""
     @_builtins.property
     def wait(self) -> _duration_pb2.Duration:
         """Until it leaves PENDING, RUNNING and BACKING_OFF; at most 120 s; unset: 0."""
@@ -621,7 +625,7 @@ class ListTurnsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     STATES_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Required."""
+    """Required. The session's id."""
     page_size: _builtins.int
     """At most 100; 0: 50."""
     page_token: _builtins.str
@@ -683,9 +687,9 @@ class CancelTurnRequest(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     TURN_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Required."""
+    """Required. The session's id."""
     turn_id: _builtins.str
-    """Required."""
+    """Required. The turn's id."""
     def __init__(
         self,
         *,
@@ -744,7 +748,7 @@ class RetryTurnRequest(_message.Message):
     TURN_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Required."""
+    """Required. The session's id."""
     turn_id: _builtins.str
     """Required: the session's last turn."""
     request_id: _builtins.str
@@ -807,13 +811,13 @@ class SubmitToolResultRequest(_message.Message):
     RESULT_JSON_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Required."""
+    """Required. The session's id."""
     tool_call_id: _builtins.str
     """Required: from `client_tool_requested`, or the turn's `pending`."""
     result_json: _builtins.str
     """Required: JSON text of at most 64 KiB; a plain text is written with quotes."""
     failed: _builtins.bool
-    """True: the tool failed, and the result says how."""
+    """True: the tool failed, and the result describes how."""
     def __init__(
         self,
         *,

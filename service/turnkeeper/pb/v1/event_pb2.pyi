@@ -30,23 +30,23 @@ class _ToolClass:
 class _ToolClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolClass.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     TOOL_CLASS_UNSPECIFIED: _ToolClass.ValueType  # 0
-    """Not stated."""
+    """Not set."""
     TOOL_CLASS_READ_ONLY: _ToolClass.ValueType  # 1
     """It changes nothing."""
     TOOL_CLASS_IDEMPOTENT: _ToolClass.ValueType  # 2
-    """Twice is as once, under the same key."""
+    """Two runs under the same key have the effect of one."""
     TOOL_CLASS_IRREVERSIBLE: _ToolClass.ValueType  # 3
     """It is started at most once."""
 
 class ToolClass(_ToolClass, metaclass=_ToolClassEnumTypeWrapper):
-    """What repeating a tool call may do; said by the operator, never by the model."""
+    """What repeating a tool call may do; the operator sets it, never the model."""
 
 TOOL_CLASS_UNSPECIFIED: ToolClass.ValueType  # 0
-"""Not stated."""
+"""Not set."""
 TOOL_CLASS_READ_ONLY: ToolClass.ValueType  # 1
 """It changes nothing."""
 TOOL_CLASS_IDEMPOTENT: ToolClass.ValueType  # 2
-"""Twice is as once, under the same key."""
+"""Two runs under the same key have the effect of one."""
 TOOL_CLASS_IRREVERSIBLE: ToolClass.ValueType  # 3
 """It is started at most once."""
 Global___ToolClass: _TypeAlias = ToolClass  # noqa: Y015
@@ -58,25 +58,25 @@ class _PolicyAction:
 class _PolicyActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PolicyAction.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     POLICY_ACTION_UNSPECIFIED: _PolicyAction.ValueType  # 0
-    """Not stated."""
+    """Not set."""
     POLICY_ACTION_AUTO: _PolicyAction.ValueType  # 1
     """It runs."""
     POLICY_ACTION_NOTIFY: _PolicyAction.ValueType  # 2
-    """It runs, and people are told."""
+    """It runs, and people are notified."""
     POLICY_ACTION_APPROVE: _PolicyAction.ValueType  # 3
     """A person decides first."""
     POLICY_ACTION_DENY: _PolicyAction.ValueType  # 4
     """It does not run."""
 
 class PolicyAction(_PolicyAction, metaclass=_PolicyActionEnumTypeWrapper):
-    """What the agent's policy says of a tool call."""
+    """What the agent's policy decides about a tool call."""
 
 POLICY_ACTION_UNSPECIFIED: PolicyAction.ValueType  # 0
-"""Not stated."""
+"""Not set."""
 POLICY_ACTION_AUTO: PolicyAction.ValueType  # 1
 """It runs."""
 POLICY_ACTION_NOTIFY: PolicyAction.ValueType  # 2
-"""It runs, and people are told."""
+"""It runs, and people are notified."""
 POLICY_ACTION_APPROVE: PolicyAction.ValueType  # 3
 """A person decides first."""
 POLICY_ACTION_DENY: PolicyAction.ValueType  # 4
@@ -90,11 +90,11 @@ class _ToolOutcome:
 class _ToolOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolOutcome.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     TOOL_OUTCOME_UNSPECIFIED: _ToolOutcome.ValueType  # 0
-    """Not stated."""
+    """Not set."""
     TOOL_OUTCOME_OK: _ToolOutcome.ValueType  # 1
     """The tool gave a result."""
     TOOL_OUTCOME_FAILED: _ToolOutcome.ValueType  # 2
-    """The tool said that it failed."""
+    """The tool reported a failure."""
     TOOL_OUTCOME_TIMED_OUT: _ToolOutcome.ValueType  # 3
     """The tool did not finish in time; it may have taken effect."""
     TOOL_OUTCOME_INVALID_ARGUMENTS: _ToolOutcome.ValueType  # 4
@@ -106,21 +106,21 @@ class _ToolOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolOutco
     TOOL_OUTCOME_REJECTED: _ToolOutcome.ValueType  # 7
     """Not run: a person rejected it."""
     TOOL_OUTCOME_EXPIRED: _ToolOutcome.ValueType  # 8
-    """Not run: nobody decided in time."""
+    """Not run: no decision came in time."""
     TOOL_OUTCOME_CANCELLED: _ToolOutcome.ValueType  # 9
     """The turn was cancelled; if it had started, it may have taken effect."""
     TOOL_OUTCOME_UNKNOWN: _ToolOutcome.ValueType  # 10
-    """It had started, and nobody knows whether it took effect."""
+    """It had started, and it is unknown whether it took effect."""
 
 class ToolOutcome(_ToolOutcome, metaclass=_ToolOutcomeEnumTypeWrapper):
     """How a tool call ended."""
 
 TOOL_OUTCOME_UNSPECIFIED: ToolOutcome.ValueType  # 0
-"""Not stated."""
+"""Not set."""
 TOOL_OUTCOME_OK: ToolOutcome.ValueType  # 1
 """The tool gave a result."""
 TOOL_OUTCOME_FAILED: ToolOutcome.ValueType  # 2
-"""The tool said that it failed."""
+"""The tool reported a failure."""
 TOOL_OUTCOME_TIMED_OUT: ToolOutcome.ValueType  # 3
 """The tool did not finish in time; it may have taken effect."""
 TOOL_OUTCOME_INVALID_ARGUMENTS: ToolOutcome.ValueType  # 4
@@ -132,11 +132,11 @@ TOOL_OUTCOME_DENIED: ToolOutcome.ValueType  # 6
 TOOL_OUTCOME_REJECTED: ToolOutcome.ValueType  # 7
 """Not run: a person rejected it."""
 TOOL_OUTCOME_EXPIRED: ToolOutcome.ValueType  # 8
-"""Not run: nobody decided in time."""
+"""Not run: no decision came in time."""
 TOOL_OUTCOME_CANCELLED: ToolOutcome.ValueType  # 9
 """The turn was cancelled; if it had started, it may have taken effect."""
 TOOL_OUTCOME_UNKNOWN: ToolOutcome.ValueType  # 10
-"""It had started, and nobody knows whether it took effect."""
+"""It had started, and it is unknown whether it took effect."""
 Global___ToolOutcome: _TypeAlias = ToolOutcome  # noqa: Y015
 
 class _ApprovalKind:
@@ -146,7 +146,7 @@ class _ApprovalKind:
 class _ApprovalKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ApprovalKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     APPROVAL_KIND_UNSPECIFIED: _ApprovalKind.ValueType  # 0
-    """Not stated; in a filter: any."""
+    """Not set; in a filter: any."""
     APPROVAL_KIND_TOOL_CALL: _ApprovalKind.ValueType  # 1
     """May this tool call run?"""
     APPROVAL_KIND_OUTCOME: _ApprovalKind.ValueType  # 2
@@ -156,7 +156,7 @@ class ApprovalKind(_ApprovalKind, metaclass=_ApprovalKindEnumTypeWrapper):
     """What an approval asks."""
 
 APPROVAL_KIND_UNSPECIFIED: ApprovalKind.ValueType  # 0
-"""Not stated; in a filter: any."""
+"""Not set; in a filter: any."""
 APPROVAL_KIND_TOOL_CALL: ApprovalKind.ValueType  # 1
 """May this tool call run?"""
 APPROVAL_KIND_OUTCOME: ApprovalKind.ValueType  # 2
@@ -170,7 +170,7 @@ class _ApprovalDecision:
 class _ApprovalDecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ApprovalDecision.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     APPROVAL_DECISION_UNSPECIFIED: _ApprovalDecision.ValueType  # 0
-    """Not stated."""
+    """Not set."""
     APPROVAL_DECISION_APPROVE: _ApprovalDecision.ValueType  # 1
     """It may run."""
     APPROVAL_DECISION_REJECT: _ApprovalDecision.ValueType  # 2
@@ -180,13 +180,13 @@ class _ApprovalDecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Appr
     APPROVAL_DECISION_MARK_DONE: _ApprovalDecision.ValueType  # 4
     """Kind OUTCOME only: it was done; `result_json` is its result."""
     APPROVAL_DECISION_GIVE_UP: _ApprovalDecision.ValueType  # 5
-    """Kind OUTCOME only: its outcome stays unknown; the model is told so, and the turn goes on."""
+    """Kind OUTCOME only: its outcome stays unknown; the model receives that as the result, and the turn goes on."""
 
 class ApprovalDecision(_ApprovalDecision, metaclass=_ApprovalDecisionEnumTypeWrapper):
     """A person's decision."""
 
 APPROVAL_DECISION_UNSPECIFIED: ApprovalDecision.ValueType  # 0
-"""Not stated."""
+"""Not set."""
 APPROVAL_DECISION_APPROVE: ApprovalDecision.ValueType  # 1
 """It may run."""
 APPROVAL_DECISION_REJECT: ApprovalDecision.ValueType  # 2
@@ -196,7 +196,7 @@ APPROVAL_DECISION_RETRY: ApprovalDecision.ValueType  # 3
 APPROVAL_DECISION_MARK_DONE: ApprovalDecision.ValueType  # 4
 """Kind OUTCOME only: it was done; `result_json` is its result."""
 APPROVAL_DECISION_GIVE_UP: ApprovalDecision.ValueType  # 5
-"""Kind OUTCOME only: its outcome stays unknown; the model is told so, and the turn goes on."""
+"""Kind OUTCOME only: its outcome stays unknown; the model receives that as the result, and the turn goes on."""
 Global___ApprovalDecision: _TypeAlias = ApprovalDecision  # noqa: Y015
 
 class _AttemptOutcome:
@@ -206,7 +206,7 @@ class _AttemptOutcome:
 class _AttemptOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AttemptOutcome.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ATTEMPT_OUTCOME_UNSPECIFIED: _AttemptOutcome.ValueType  # 0
-    """Not stated."""
+    """Not set."""
     ATTEMPT_OUTCOME_RETRYING: _AttemptOutcome.ValueType  # 1
     """The model is called again."""
     ATTEMPT_OUTCOME_EXHAUSTED: _AttemptOutcome.ValueType  # 2
@@ -216,7 +216,7 @@ class AttemptOutcome(_AttemptOutcome, metaclass=_AttemptOutcomeEnumTypeWrapper):
     """What follows a failed attempt."""
 
 ATTEMPT_OUTCOME_UNSPECIFIED: AttemptOutcome.ValueType  # 0
-"""Not stated."""
+"""Not set."""
 ATTEMPT_OUTCOME_RETRYING: AttemptOutcome.ValueType  # 1
 """The model is called again."""
 ATTEMPT_OUTCOME_EXHAUSTED: AttemptOutcome.ValueType  # 2
@@ -230,19 +230,19 @@ class _StopReason:
 class _StopReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StopReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     STOP_REASON_UNSPECIFIED: _StopReason.ValueType  # 0
-    """Not stated."""
+    """Not set."""
     STOP_REASON_FINISHED: _StopReason.ValueType  # 1
-    """The model was done."""
+    """The model had finished."""
     STOP_REASON_LENGTH: _StopReason.ValueType  # 2
     """The model's output limit cut the answer."""
 
 class StopReason(_StopReason, metaclass=_StopReasonEnumTypeWrapper):
-    """Why a turn ended well."""
+    """Why a turn completed."""
 
 STOP_REASON_UNSPECIFIED: StopReason.ValueType  # 0
-"""Not stated."""
+"""Not set."""
 STOP_REASON_FINISHED: StopReason.ValueType  # 1
-"""The model was done."""
+"""The model had finished."""
 STOP_REASON_LENGTH: StopReason.ValueType  # 2
 """The model's output limit cut the answer."""
 Global___StopReason: _TypeAlias = StopReason  # noqa: Y015
@@ -254,7 +254,7 @@ class _CancelReason:
 class _CancelReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CancelReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CANCEL_REASON_UNSPECIFIED: _CancelReason.ValueType  # 0
-    """Not stated."""
+    """Not set."""
     CANCEL_REASON_REQUESTED: _CancelReason.ValueType  # 1
     """CancelTurn."""
     CANCEL_REASON_INTERRUPTED: _CancelReason.ValueType  # 2
@@ -262,13 +262,13 @@ class _CancelReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CancelRe
     CANCEL_REASON_SESSION_ENDED: _CancelReason.ValueType  # 3
     """The session was ended or deleted."""
     CANCEL_REASON_FORKED: _CancelReason.ValueType  # 4
-    """It was in the middle at the place where this session was forked from another."""
+    """The turn was not complete at the place where this session was forked from another."""
 
 class CancelReason(_CancelReason, metaclass=_CancelReasonEnumTypeWrapper):
     """Why a turn was cancelled."""
 
 CANCEL_REASON_UNSPECIFIED: CancelReason.ValueType  # 0
-"""Not stated."""
+"""Not set."""
 CANCEL_REASON_REQUESTED: CancelReason.ValueType  # 1
 """CancelTurn."""
 CANCEL_REASON_INTERRUPTED: CancelReason.ValueType  # 2
@@ -276,7 +276,7 @@ CANCEL_REASON_INTERRUPTED: CancelReason.ValueType  # 2
 CANCEL_REASON_SESSION_ENDED: CancelReason.ValueType  # 3
 """The session was ended or deleted."""
 CANCEL_REASON_FORKED: CancelReason.ValueType  # 4
-"""It was in the middle at the place where this session was forked from another."""
+"""The turn was not complete at the place where this session was forked from another."""
 Global___CancelReason: _TypeAlias = CancelReason  # noqa: Y015
 
 class _DeltaKind:
@@ -286,7 +286,7 @@ class _DeltaKind:
 class _DeltaKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeltaKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     DELTA_KIND_UNSPECIFIED: _DeltaKind.ValueType  # 0
-    """Not stated."""
+    """Not set."""
     DELTA_KIND_TEXT: _DeltaKind.ValueType  # 1
     """The answer's text."""
     DELTA_KIND_REASONING: _DeltaKind.ValueType  # 2
@@ -298,7 +298,7 @@ class DeltaKind(_DeltaKind, metaclass=_DeltaKindEnumTypeWrapper):
     """What a delta is a piece of."""
 
 DELTA_KIND_UNSPECIFIED: DeltaKind.ValueType  # 0
-"""Not stated."""
+"""Not set."""
 DELTA_KIND_TEXT: DeltaKind.ValueType  # 1
 """The answer's text."""
 DELTA_KIND_REASONING: DeltaKind.ValueType  # 2
@@ -362,10 +362,10 @@ class Event(_message.Message):
     attempt: _builtins.int
     """The turn's attempt; it grows whenever the turn is taken up again or a model call is tried again."""
     ignorable: _builtins.bool
-    """True: a client that does not know this payload skips it. False: it stops and says so."""
+    """True: a client that does not know this payload skips it. False: it stops and reports that it does not know it."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was made, by the server's clock: for people, not for ordering."""
+        """When the event was made, by the server's clock: for people, not for ordering."""
 
     @_builtins.property
     def message_received(self) -> Global___MessageReceived:
@@ -385,7 +385,7 @@ class Event(_message.Message):
 
     @_builtins.property
     def tool_called(self) -> Global___ToolCalled:
-        """Durable: the model asks for a tool, and the policy has spoken."""
+        """Durable: the model asks for a tool, and the policy has decided."""
 
     @_builtins.property
     def tool_started(self) -> Global___ToolStarted:
@@ -413,7 +413,7 @@ class Event(_message.Message):
 
     @_builtins.property
     def approval_expired(self) -> Global___ApprovalExpired:
-        """Durable: nobody decided in time."""
+        """Durable: no decision came in time."""
 
     @_builtins.property
     def approval_withdrawn(self) -> Global___ApprovalWithdrawn:
@@ -562,7 +562,7 @@ class MessageReceived(_message.Message):
     """Who sent it."""
     @_builtins.property
     def content(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.Part]:
-        """What was said."""
+        """The message's content."""
 
     def __init__(
         self,
@@ -643,7 +643,7 @@ class MessageCompleted(_message.Message):
     """The model's name, as its server gave it."""
     @_builtins.property
     def content(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.Part]:
-        """What was said. It replaces the text of the deltas."""
+        """The message's content. It replaces the text of the deltas."""
 
     @_builtins.property
     def tool_requests(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.ToolRequest]:
@@ -673,7 +673,7 @@ Global___MessageCompleted: _TypeAlias = MessageCompleted  # noqa: Y015
 
 @_typing.final
 class ToolCalled(_message.Message):
-    """The model asks for a tool, and the policy has spoken."""
+    """The model asks for a tool, and the policy has decided."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -693,7 +693,7 @@ class ToolCalled(_message.Message):
     arguments_hash: _builtins.str
     """What an approval is bound to; hex."""
     action: Global___PolicyAction.ValueType
-    """What the policy says."""
+    """What the policy decided."""
     tool_class: Global___ToolClass.ValueType
     """The tool's class."""
     message_id: _builtins.str
@@ -766,7 +766,7 @@ class ToolReturned(_message.Message):
     outcome: Global___ToolOutcome.ValueType
     """How it ended."""
     result_json: _builtins.str
-    """JSON text: what the model is told. At most 64 KiB."""
+    """JSON text of at most 64 KiB, which the model receives."""
     started: _builtins.bool
     """Whether a start of the call had been stored; of a client's tool, whether the client had been asked: it may have
     taken effect.
@@ -795,7 +795,7 @@ Global___ToolReturned: _TypeAlias = ToolReturned  # noqa: Y015
 
 @_typing.final
 class ClientToolRequested(_message.Message):
-    """The client must run a tool: SubmitToolResult hands in what it gave."""
+    """The client must run a tool, and hand in its result by SubmitToolResult."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -933,7 +933,7 @@ class ApprovalExpiring(_message.Message):
     """The approval."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When."""
+        """When it will expire."""
 
     def __init__(
         self,
@@ -951,7 +951,7 @@ Global___ApprovalExpiring: _TypeAlias = ApprovalExpiring  # noqa: Y015
 
 @_typing.final
 class ApprovalExpired(_message.Message):
-    """Nobody decided in time."""
+    """No decision came in time."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1073,7 +1073,7 @@ class BudgetReached(_message.Message):
 
     LIMIT_FIELD_NUMBER: _builtins.int
     limit: _builtins.str
-    """Which."""
+    """Which limit."""
     def __init__(
         self,
         *,
@@ -1391,14 +1391,14 @@ Global___SessionEnded: _TypeAlias = SessionEnded  # noqa: Y015
 
 @_typing.final
 class SessionExpired(_message.Message):
-    """The session's time was over."""
+    """The session expired."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When it had been."""
+        """The time that was set."""
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ class _Role:
 class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ROLE_UNSPECIFIED: _Role.ValueType  # 0
-    """Not stated."""
+    """Not set."""
     ROLE_SYSTEM: _Role.ValueType  # 1
     """The agent's instructions."""
     ROLE_USER: _Role.ValueType  # 2
@@ -38,10 +38,10 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     """A tool."""
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
-    """Who says a message."""
+    """Who wrote a message."""
 
 ROLE_UNSPECIFIED: Role.ValueType  # 0
-"""Not stated."""
+"""Not set."""
 ROLE_SYSTEM: Role.ValueType  # 1
 """The agent's instructions."""
 ROLE_USER: Role.ValueType  # 2
@@ -59,9 +59,9 @@ class _FinishReason:
 class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     FINISH_REASON_UNSPECIFIED: _FinishReason.ValueType  # 0
-    """Not stated."""
+    """Not set."""
     FINISH_REASON_STOP: _FinishReason.ValueType  # 1
-    """The model was done."""
+    """The model had finished."""
     FINISH_REASON_TOOL_CALLS: _FinishReason.ValueType  # 2
     """The model asks for tools."""
     FINISH_REASON_LENGTH: _FinishReason.ValueType  # 3
@@ -69,15 +69,15 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     FINISH_REASON_CONTENT_FILTER: _FinishReason.ValueType  # 4
     """The provider's filter ended it."""
     FINISH_REASON_INTERRUPTED: _FinishReason.ValueType  # 5
-    """The turn was cancelled or interrupted; the text is what had been said."""
+    """The turn was cancelled or interrupted; the text is what the model had written."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """Why a model's message ended."""
 
 FINISH_REASON_UNSPECIFIED: FinishReason.ValueType  # 0
-"""Not stated."""
+"""Not set."""
 FINISH_REASON_STOP: FinishReason.ValueType  # 1
-"""The model was done."""
+"""The model had finished."""
 FINISH_REASON_TOOL_CALLS: FinishReason.ValueType  # 2
 """The model asks for tools."""
 FINISH_REASON_LENGTH: FinishReason.ValueType  # 3
@@ -85,7 +85,7 @@ FINISH_REASON_LENGTH: FinishReason.ValueType  # 3
 FINISH_REASON_CONTENT_FILTER: FinishReason.ValueType  # 4
 """The provider's filter ended it."""
 FINISH_REASON_INTERRUPTED: FinishReason.ValueType  # 5
-"""The turn was cancelled or interrupted; the text is what had been said."""
+"""The turn was cancelled or interrupted; the text is what the model had written."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 @_typing.final
@@ -99,7 +99,7 @@ class Part(_message.Message):
     FILE_FIELD_NUMBER: _builtins.int
     DATA_JSON_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """Text; a message's text is at most 256 KiB in all."""
+    """Text; all texts of a message have at most 256 KiB together."""
     data_json: _builtins.str
     """JSON text. Not implemented yet."""
     @_builtins.property
@@ -166,7 +166,7 @@ Global___Blob: _TypeAlias = Blob  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):
-    """Tokens and calls, added up. Tokens are as the model's server counted them; 0 where it did not say."""
+    """Tokens and calls, added up. Tokens are as the model's server counted them; 0 if it gave no count."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -230,7 +230,7 @@ Global___ToolRequest: _TypeAlias = ToolRequest  # noqa: Y015
 
 @_typing.final
 class Message(_message.Message):
-    """One entry of a conversation, as a model would see it."""
+    """One entry of a conversation, as a model sees it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -244,7 +244,7 @@ class Message(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     role: Global___Role.ValueType
-    """Who says it."""
+    """Who wrote it."""
     tool_call_id: _builtins.str
     """With ROLE_TOOL: the call this answers."""
     message_id: _builtins.str
@@ -254,10 +254,10 @@ class Message(_message.Message):
     sequence: _builtins.int
     """The durable event that holds it."""
     finish_reason: Global___FinishReason.ValueType
-    """With ROLE_ASSISTANT: why it ended."""
+    """With ROLE_ASSISTANT: why the model's message ended."""
     @_builtins.property
     def content(self) -> _containers.RepeatedCompositeFieldContainer[Global___Part]:
-        """What is said."""
+        """Its content, in order."""
 
     @_builtins.property
     def tool_requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolRequest]:

@@ -32,29 +32,29 @@ class _SessionState:
 class _SessionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SessionState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     SESSION_STATE_UNSPECIFIED: _SessionState.ValueType  # 0
-    """Not stated; in a filter: any."""
+    """Not set; in a filter: any."""
     SESSION_STATE_CREATED: _SessionState.ValueType  # 1
     """Created, no message yet."""
     SESSION_STATE_ACTIVE: _SessionState.ValueType  # 2
     """It has taken a message."""
     SESSION_STATE_SUSPENDED: _SessionState.ValueType  # 3
-    """Suspended: takes no message, starts no step."""
+    """Suspended: it takes no message and starts no step."""
     SESSION_STATE_ENDED: _SessionState.ValueType  # 4
     """Ended by EndSession."""
     SESSION_STATE_EXPIRED: _SessionState.ValueType  # 5
     """Ended by its expiry."""
 
 class SessionState(_SessionState, metaclass=_SessionStateEnumTypeWrapper):
-    """Where a session is in its life."""
+    """The state of a session."""
 
 SESSION_STATE_UNSPECIFIED: SessionState.ValueType  # 0
-"""Not stated; in a filter: any."""
+"""Not set; in a filter: any."""
 SESSION_STATE_CREATED: SessionState.ValueType  # 1
 """Created, no message yet."""
 SESSION_STATE_ACTIVE: SessionState.ValueType  # 2
 """It has taken a message."""
 SESSION_STATE_SUSPENDED: SessionState.ValueType  # 3
-"""Suspended: takes no message, starts no step."""
+"""Suspended: it takes no message and starts no step."""
 SESSION_STATE_ENDED: SessionState.ValueType  # 4
 """Ended by EndSession."""
 SESSION_STATE_EXPIRED: SessionState.ValueType  # 5
@@ -68,7 +68,7 @@ class _CheckpointKind:
 class _CheckpointKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CheckpointKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CHECKPOINT_KIND_UNSPECIFIED: _CheckpointKind.ValueType  # 0
-    """Not stated."""
+    """Not set."""
     CHECKPOINT_KIND_EXECUTION_START: _CheckpointKind.ValueType  # 1
     """A turn began."""
     CHECKPOINT_KIND_TOOL_CALL: _CheckpointKind.ValueType  # 2
@@ -84,7 +84,7 @@ class CheckpointKind(_CheckpointKind, metaclass=_CheckpointKindEnumTypeWrapper):
     """What a checkpoint marks."""
 
 CHECKPOINT_KIND_UNSPECIFIED: CheckpointKind.ValueType  # 0
-"""Not stated."""
+"""Not set."""
 CHECKPOINT_KIND_EXECUTION_START: CheckpointKind.ValueType  # 1
 """A turn began."""
 CHECKPOINT_KIND_TOOL_CALL: CheckpointKind.ValueType  # 2
@@ -148,7 +148,7 @@ class Session(_message.Message):
     agent_version: _builtins.str
     """The agent's version, pinned at creation. Output only."""
     state: Global___SessionState.ValueType
-    """Output only."""
+    """The session's state. Output only."""
     owner: _builtins.str
     """The principal that created it. Output only."""
     title: _builtins.str
@@ -175,7 +175,7 @@ class Session(_message.Message):
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only."""
+        """When it was created. Output only."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
@@ -183,15 +183,15 @@ class Session(_message.Message):
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only; unset while it lives."""
+        """When it ended or expired; unset before. Output only."""
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only; unset when it does not expire."""
+        """When it will expire; unset if it does not expire. Output only."""
 
     @_builtins.property
     def delete_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only; set when it is deleted."""
+        """When it was deleted; unset otherwise. Output only."""
 
     def __init__(
         self,
@@ -261,7 +261,7 @@ class CreateSessionRequest(_message.Message):
     request_id: _builtins.str
     """Required without `session_id`; at most 128 characters."""
     agent: _builtins.str
-    """The agent's name. Required."""
+    """Required. The agent's name."""
     title: _builtins.str
     """See Session.title."""
     @_builtins.property
@@ -335,7 +335,7 @@ class GetSessionRequest(_message.Message):
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Required."""
+    """Required. The session's id."""
     def __init__(
         self,
         *,
@@ -496,11 +496,11 @@ class UpdateSessionRequest(_message.Message):
     """When set: only if the session still has it, or has these values already."""
     @_builtins.property
     def session(self) -> Global___Session:
-        """The session with its new values; `session_id` names it."""
+        """Required. The session with its new values; `session_id` names it."""
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """The fields to change: `title`, `labels`, `metadata`."""
+        """Required. The fields to change: `title`, `labels`, `metadata`."""
 
     def __init__(
         self,
@@ -557,7 +557,7 @@ class SuspendSessionRequest(_message.Message):
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Required."""
+    """Required. The session's id."""
     def __init__(
         self,
         *,
@@ -611,7 +611,7 @@ class ResumeSessionRequest(_message.Message):
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Required."""
+    """Required. The session's id."""
     def __init__(
         self,
         *,
@@ -666,7 +666,7 @@ class EndSessionRequest(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Required."""
+    """Required. The session's id."""
     reason: _builtins.str
     """Kept in the event; at most 1,000 characters."""
     def __init__(
@@ -724,7 +724,7 @@ class DeleteSessionRequest(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Required."""
+    """Required. The session's id."""
     etag: _builtins.str
     """When set: only if the session still has it."""
     def __init__(
@@ -781,7 +781,7 @@ class UndeleteSessionRequest(_message.Message):
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Required."""
+    """Required. The session's id."""
     def __init__(
         self,
         *,
@@ -842,7 +842,7 @@ class WatchEventsRequest(_message.Message):
     PREVIEWS_FIELD_NUMBER: _builtins.int
     TURN_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Required."""
+    """Required. The session's id."""
     after: _builtins.str
     """A cursor of this session, from any response."""
     after_sequence: _builtins.int
@@ -850,7 +850,7 @@ class WatchEventsRequest(_message.Message):
     live_only: _builtins.bool
     """Only what happens from now on."""
     follow: _builtins.bool
-    """True: stay and follow. False: end with OK once all that is there was delivered."""
+    """True: follow the session. False: end with OK once all stored events were delivered."""
     previews: _builtins.bool
     """Also deltas, as the model writes them."""
     turn_id: _builtins.str
@@ -885,7 +885,7 @@ Global___WatchEventsRequest: _TypeAlias = WatchEventsRequest  # noqa: Y015
 
 @_typing.final
 class WatchEventsResponse(_message.Message):
-    """A batch of events, or, without events, a heartbeat."""
+    """A batch of events, or, without events, a keep-alive."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -898,7 +898,7 @@ class WatchEventsResponse(_message.Message):
     through_sequence: _builtins.int
     """Every durable event up to this number was delivered or filtered out."""
     caught_up: _builtins.bool
-    """True once: all that was there has been delivered; what follows is live."""
+    """True once: all stored events have been delivered; what follows is new."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Event]:
         """At most 64 events or 64 KiB, unless one event is larger."""
@@ -932,7 +932,7 @@ class ListEventsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     TURN_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Required."""
+    """Required. The session's id."""
     after: _builtins.str
     """A cursor of this session; its place inside a message is not used."""
     after_sequence: _builtins.int
@@ -1012,7 +1012,7 @@ class ListMessagesRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     ORDER_BY_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Required."""
+    """Required. The session's id."""
     page_size: _builtins.int
     """At most 100; 0: 50."""
     page_token: _builtins.str
@@ -1115,7 +1115,7 @@ class ListCheckpointsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Required."""
+    """Required. The session's id."""
     page_size: _builtins.int
     """At most 100; 0: 50."""
     page_token: _builtins.str
@@ -1175,7 +1175,7 @@ class ForkSessionRequest(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     CHECKPOINT_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """The session to fork. Required."""
+    """Required. The session to fork."""
     request_id: _builtins.str
     """Required; at most 128 characters."""
     new_session_id: _builtins.str
@@ -1246,14 +1246,14 @@ class RestoreCheckpointRequest(_message.Message):
     CHECKPOINT_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Required."""
+    """Required. The session's id."""
     sequence: _builtins.int
     """After this durable event."""
     checkpoint_id: _builtins.str
     """To this checkpoint."""
     request_id: _builtins.str
-    """At most 128 characters. With it a repeat is answered by what the first one did, whatever happened since; without it a
-    repeat that comes after a new message takes the session back again.
+    """At most 128 characters. With it, a repeat is answered from the first call's record. Without it, a repeat that comes
+    after a new message takes the session back again.
     """
     def __init__(
         self,
@@ -1313,7 +1313,7 @@ class ExportSessionRequest(_message.Message):
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Required."""
+    """Required. The session's id."""
     def __init__(
         self,
         *,

@@ -42,7 +42,7 @@ class SessionServiceStub:
     UndeleteSession: _aio.UnaryUnaryMultiCallable[_session_pb2.UndeleteSessionRequest, _session_pb2.UndeleteSessionResponse]
     """Shows a deleted session again, until it is purged; its cancelled turns stay so. Again is OK."""
     WatchEvents: _aio.UnaryStreamMultiCallable[_session_pb2.WatchEventsRequest, _session_pb2.WatchEventsResponse]
-    """Streams the session's events: replays from the start given, says `caught_up`, then follows.
+    """Streams the session's events: replays from the given start, sends `caught_up`, then follows.
 
     Ends OK when the session has ended, or when `follow` is false and all was delivered. A planned end is
     ABORTED with STREAM_ROTATED or UNAVAILABLE with SERVER_DRAINING: open it again with the last cursor.
@@ -54,16 +54,17 @@ class SessionServiceStub:
     ListCheckpoints: _aio.UnaryUnaryMultiCallable[_session_pb2.ListCheckpointsRequest, _session_pb2.ListCheckpointsResponse]
     """Lists the places from which a session can be forked or restored."""
     ForkSession: _aio.UnaryUnaryMultiCallable[_session_pb2.ForkSessionRequest, _session_pb2.ForkSessionResponse]
-    """Starts a new session with the conversation of this one up to a place; this one is only read, whatever runs in it.
-    The new session has the same agent version, title, labels and metadata, a log and an owner of its own, and nothing
-    runs in it by itself: a turn that was in the middle is CANCELLED there, with FORKED, and RetryTurn takes it up after
-    its last whole step. Messages that still waited, and approvals, are left out. It is there as a whole or not at all.
+    """Starts a new session with the conversation of this one up to a place. This session is only read, also while a turn
+    runs in it. The new session has the same agent version, title, labels and metadata, and a log and an owner of its
+    own. No turn runs in it by itself: a turn that was not complete at that place is CANCELLED there, with FORKED.
+    RetryTurn takes it up after its last whole step. Messages that still waited, and approvals, are left out. The new
+    session is there as a whole or not at all.
     """
     RestoreCheckpoint: _aio.UnaryUnaryMultiCallable[_session_pb2.RestoreCheckpointRequest, _session_pb2.RestoreCheckpointResponse]
     """Takes a session back to a place by appending an event; nothing is erased.
-    From then on the model sees the conversation as it was at that place, and what comes later; calls whose results came
-    behind it are closed by a result that says so. Refused while a turn runs or waits. What tools did is not undone, and
-    title, labels and usage stay. A turn that was not complete there can be retried until the next message, and goes on
+    From then on the model sees the conversation as it was at that place, and what comes later. A call whose result came
+    behind the place is closed by a result that states this. Refused while a turn runs or waits. What tools did is not
+    undone, and title, labels and usage stay. A turn that was not complete there can be retried until the next message, and goes on
     from there. Restoring to the same place twice in a row is one restoration.
     """
     ExportSession: _aio.UnaryStreamMultiCallable[_session_pb2.ExportSessionRequest, _session_pb2.ExportSessionResponse]
@@ -148,7 +149,7 @@ class SessionServiceServicer:
         request: _session_pb2.WatchEventsRequest,
         context: _aio.ServicerContext[_session_pb2.WatchEventsRequest, _abc.AsyncIterator[_session_pb2.WatchEventsResponse]],
     ) -> _abc.AsyncIterator[_session_pb2.WatchEventsResponse]:
-        """Streams the session's events: replays from the start given, says `caught_up`, then follows.
+        """Streams the session's events: replays from the given start, sends `caught_up`, then follows.
 
         Ends OK when the session has ended, or when `follow` is false and all was delivered. A planned end is
         ABORTED with STREAM_ROTATED or UNAVAILABLE with SERVER_DRAINING: open it again with the last cursor.
@@ -180,10 +181,11 @@ class SessionServiceServicer:
         request: _session_pb2.ForkSessionRequest,
         context: _aio.ServicerContext[_session_pb2.ForkSessionRequest, _abc.Awaitable[_session_pb2.ForkSessionResponse]],
     ) -> _abc.Awaitable[_session_pb2.ForkSessionResponse]:
-        """Starts a new session with the conversation of this one up to a place; this one is only read, whatever runs in it.
-        The new session has the same agent version, title, labels and metadata, a log and an owner of its own, and nothing
-        runs in it by itself: a turn that was in the middle is CANCELLED there, with FORKED, and RetryTurn takes it up after
-        its last whole step. Messages that still waited, and approvals, are left out. It is there as a whole or not at all.
+        """Starts a new session with the conversation of this one up to a place. This session is only read, also while a turn
+        runs in it. The new session has the same agent version, title, labels and metadata, and a log and an owner of its
+        own. No turn runs in it by itself: a turn that was not complete at that place is CANCELLED there, with FORKED.
+        RetryTurn takes it up after its last whole step. Messages that still waited, and approvals, are left out. The new
+        session is there as a whole or not at all.
         """
 
     def RestoreCheckpoint(
@@ -192,9 +194,9 @@ class SessionServiceServicer:
         context: _aio.ServicerContext[_session_pb2.RestoreCheckpointRequest, _abc.Awaitable[_session_pb2.RestoreCheckpointResponse]],
     ) -> _abc.Awaitable[_session_pb2.RestoreCheckpointResponse]:
         """Takes a session back to a place by appending an event; nothing is erased.
-        From then on the model sees the conversation as it was at that place, and what comes later; calls whose results came
-        behind it are closed by a result that says so. Refused while a turn runs or waits. What tools did is not undone, and
-        title, labels and usage stay. A turn that was not complete there can be retried until the next message, and goes on
+        From then on the model sees the conversation as it was at that place, and what comes later. A call whose result came
+        behind the place is closed by a result that states this. Refused while a turn runs or waits. What tools did is not
+        undone, and title, labels and usage stay. A turn that was not complete there can be retried until the next message, and goes on
         from there. Restoring to the same place twice in a row is one restoration.
         """
 

@@ -33,10 +33,10 @@ class PolicyRule(_message.Message):
     tool: _builtins.str
     """A name, or a pattern with `*` and `?`."""
     action: _event_pb2.PolicyAction.ValueType
-    """What happens."""
+    """What happens to a call of the tool."""
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
-        """With APPROVE: how long it can be decided; unset: 1 h."""
+        """With APPROVE: how long the approval can be decided; unset: 1 h."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ Global___AgentLimits: _TypeAlias = AgentLimits  # noqa: Y015
 
 @_typing.final
 class Agent(_message.Message):
-    """An agent as its file says."""
+    """An agent as its file defines it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -164,7 +164,7 @@ class GetAgentRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required."""
+    """Required. The agent's name."""
     version: _builtins.str
     """Empty: the newest."""
     def __init__(
@@ -243,10 +243,10 @@ class ListAgentsResponse(_message.Message):
     next_page_token: _builtins.str
     """Empty on the last page."""
     total_size: _builtins.int
-    """All of them."""
+    """The number of all agents."""
     @_builtins.property
     def agents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Agent]:
-        """By name."""
+        """At most `page_size`, by name."""
 
     def __init__(
         self,
@@ -273,7 +273,7 @@ class ListAgentVersionsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required."""
+    """Required. The agent's name."""
     page_size: _builtins.int
     """At most 100; 0: 50."""
     page_token: _builtins.str
@@ -330,7 +330,7 @@ class CreateAgentRequest(_message.Message):
     AGENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def agent(self) -> Global___Agent:
-        """Its content."""
+        """The agent's content."""
 
     def __init__(
         self,
@@ -381,7 +381,7 @@ class UpdateAgentRequest(_message.Message):
     """When set: only if this is still the newest version."""
     @_builtins.property
     def agent(self) -> Global___Agent:
-        """Its new content."""
+        """The agent's new content."""
 
     def __init__(
         self,
@@ -429,7 +429,7 @@ class DeleteAgentRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required."""
+    """Required. The agent's name."""
     def __init__(
         self,
         *,

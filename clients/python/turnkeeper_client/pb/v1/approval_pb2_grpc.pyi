@@ -24,11 +24,11 @@ class ApprovalServiceStub:
     WatchApprovals: _aio.UnaryStreamMultiCallable[_approval_pb2.WatchApprovalsRequest, _approval_pb2.WatchApprovalsResponse]
     """Streams the inbox: a snapshot, `caught_up`, then changes. Not implemented yet."""
     DecideApproval: _aio.UnaryUnaryMultiCallable[_approval_pb2.DecideApprovalRequest, _approval_pb2.DecideApprovalResponse]
-    """Answers the question: APPROVE or REJECT a TOOL_CALL; RETRY, MARK_DONE or GIVE_UP about an OUTCOME. The same decision by the same
-    principal again is OK.
+    """Decides an approval: APPROVE or REJECT a TOOL_CALL; RETRY, MARK_DONE or GIVE_UP an OUTCOME. The same decision by
+    the same principal again is OK.
     """
     BatchDecideApprovals: _aio.UnaryUnaryMultiCallable[_approval_pb2.BatchDecideApprovalsRequest, _approval_pb2.BatchDecideApprovalsResponse]
-    """Decides many, each by itself. Not implemented yet."""
+    """Decides many approvals, each by itself. Not implemented yet."""
 
 class ApprovalServiceServicer:
     """Approvals: questions about one tool call that a person decides."""
@@ -66,8 +66,8 @@ class ApprovalServiceServicer:
         request: _approval_pb2.DecideApprovalRequest,
         context: _aio.ServicerContext[_approval_pb2.DecideApprovalRequest, _abc.Awaitable[_approval_pb2.DecideApprovalResponse]],
     ) -> _abc.Awaitable[_approval_pb2.DecideApprovalResponse]:
-        """Answers the question: APPROVE or REJECT a TOOL_CALL; RETRY, MARK_DONE or GIVE_UP about an OUTCOME. The same decision by the same
-        principal again is OK.
+        """Decides an approval: APPROVE or REJECT a TOOL_CALL; RETRY, MARK_DONE or GIVE_UP an OUTCOME. The same decision by
+        the same principal again is OK.
         """
 
     def BatchDecideApprovals(
@@ -75,6 +75,6 @@ class ApprovalServiceServicer:
         request: _approval_pb2.BatchDecideApprovalsRequest,
         context: _aio.ServicerContext[_approval_pb2.BatchDecideApprovalsRequest, _abc.Awaitable[_approval_pb2.BatchDecideApprovalsResponse]],
     ) -> _abc.Awaitable[_approval_pb2.BatchDecideApprovalsResponse]:
-        """Decides many, each by itself. Not implemented yet."""
+        """Decides many approvals, each by itself. Not implemented yet."""
 
 def add_ApprovalServiceServicer_to_server(servicer: ApprovalServiceServicer, server: _aio.Server) -> None: ...

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ChatServiceStub(object):
-    """Turns: one user message to its final answer, or failure. A turn goes on whatever its caller does.
+    """Turns: one user message to its final answer, or failure. A turn goes on when its caller has left.
     """
 
     def __init__(self, channel):
@@ -73,7 +73,7 @@ class ChatServiceStub(object):
 
 
 class ChatServiceServicer(object):
-    """Turns: one user message to its final answer, or failure. A turn goes on whatever its caller does.
+    """Turns: one user message to its final answer, or failure. A turn goes on when its caller has left.
     """
 
     def SendMessage(self, request, context):
@@ -179,7 +179,7 @@ def add_ChatServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ChatService(object):
-    """Turns: one user message to its final answer, or failure. A turn goes on whatever its caller does.
+    """Turns: one user message to its final answer, or failure. A turn goes on when its caller has left.
     """
 
     @staticmethod

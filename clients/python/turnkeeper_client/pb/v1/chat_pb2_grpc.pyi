@@ -12,7 +12,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ChatServiceStub:
-    """Turns: one user message to its final answer, or failure. A turn goes on whatever its caller does."""
+    """Turns: one user message to its final answer, or failure. A turn goes on when its caller has left."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SendMessage: _aio.UnaryUnaryMultiCallable[_chat_pb2.SendMessageRequest, _chat_pb2.SendMessageResponse]
@@ -41,7 +41,7 @@ class ChatServiceStub:
     """
 
 class ChatServiceServicer:
-    """Turns: one user message to its final answer, or failure. A turn goes on whatever its caller does."""
+    """Turns: one user message to its final answer, or failure. A turn goes on when its caller has left."""
 
     def SendMessage(
         self,

@@ -29,9 +29,9 @@ class _RetryAdvice:
 class _RetryAdviceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RetryAdvice.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     RETRY_ADVICE_UNSPECIFIED: _RetryAdvice.ValueType  # 0
-    """Not stated."""
+    """Not set."""
     RETRY_ADVICE_NEVER: _RetryAdvice.ValueType  # 1
-    """Nothing helps: the thing asked for does not exist, or the decision is made."""
+    """No repeat helps: the requested thing does not exist, or the decision is made."""
     RETRY_ADVICE_SAME_CALL: _RetryAdvice.ValueType  # 2
     """Send the same call again with the same request_id, later or after RetryInfo."""
     RETRY_ADVICE_RETRY_TURN: _RetryAdvice.ValueType  # 3
@@ -47,9 +47,9 @@ class RetryAdvice(_RetryAdvice, metaclass=_RetryAdviceEnumTypeWrapper):
     """What helps after an error. Each SessionErrorCode carries one as an option."""
 
 RETRY_ADVICE_UNSPECIFIED: RetryAdvice.ValueType  # 0
-"""Not stated."""
+"""Not set."""
 RETRY_ADVICE_NEVER: RetryAdvice.ValueType  # 1
-"""Nothing helps: the thing asked for does not exist, or the decision is made."""
+"""No repeat helps: the requested thing does not exist, or the decision is made."""
 RETRY_ADVICE_SAME_CALL: RetryAdvice.ValueType  # 2
 """Send the same call again with the same request_id, later or after RetryInfo."""
 RETRY_ADVICE_RETRY_TURN: RetryAdvice.ValueType  # 3
@@ -69,7 +69,7 @@ class _SessionErrorCode:
 class _SessionErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SessionErrorCode.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     SESSION_ERROR_CODE_UNSPECIFIED: _SessionErrorCode.ValueType  # 0
-    """Not stated; never sent."""
+    """Not set; never sent."""
     SESSION_ERROR_CODE_SESSION_NOT_FOUND: _SessionErrorCode.ValueType  # 1
     """No such session; check session_id, or create the session first."""
     SESSION_ERROR_CODE_SESSION_NOT_ACTIVE: _SessionErrorCode.ValueType  # 2
@@ -141,7 +141,7 @@ class _SessionErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sess
     SESSION_ERROR_CODE_ARGUMENTS_HASH_MISMATCH: _SessionErrorCode.ValueType  # 111
     """The arguments_hash is not that of the pending call; get the approval again and decide on what it shows."""
     SESSION_ERROR_CODE_TOOL_OUTCOME_UNKNOWN: _SessionErrorCode.ValueType  # 112
-    """A tool of this turn may have taken effect, nobody knows; decide its approval, or send a new message."""
+    """It is unknown whether a tool of this turn took effect; decide its approval, or send a new message."""
     SESSION_ERROR_CODE_REQUEST_ID_REUSED: _SessionErrorCode.ValueType  # 113
     """This request_id belongs to another request; use a new request_id for a new request."""
     SESSION_ERROR_CODE_PAGE_TOKEN_INVALID: _SessionErrorCode.ValueType  # 114
@@ -165,7 +165,7 @@ class SessionErrorCode(_SessionErrorCode, metaclass=_SessionErrorCodeEnumTypeWra
     """Every error of this service. `google.rpc.ErrorInfo.reason` is the value's name without `SESSION_ERROR_CODE_`."""
 
 SESSION_ERROR_CODE_UNSPECIFIED: SessionErrorCode.ValueType  # 0
-"""Not stated; never sent."""
+"""Not set; never sent."""
 SESSION_ERROR_CODE_SESSION_NOT_FOUND: SessionErrorCode.ValueType  # 1
 """No such session; check session_id, or create the session first."""
 SESSION_ERROR_CODE_SESSION_NOT_ACTIVE: SessionErrorCode.ValueType  # 2
@@ -237,7 +237,7 @@ SESSION_ERROR_CODE_TOOL_CALL_NOT_PENDING: SessionErrorCode.ValueType  # 110
 SESSION_ERROR_CODE_ARGUMENTS_HASH_MISMATCH: SessionErrorCode.ValueType  # 111
 """The arguments_hash is not that of the pending call; get the approval again and decide on what it shows."""
 SESSION_ERROR_CODE_TOOL_OUTCOME_UNKNOWN: SessionErrorCode.ValueType  # 112
-"""A tool of this turn may have taken effect, nobody knows; decide its approval, or send a new message."""
+"""It is unknown whether a tool of this turn took effect; decide its approval, or send a new message."""
 SESSION_ERROR_CODE_REQUEST_ID_REUSED: SessionErrorCode.ValueType  # 113
 """This request_id belongs to another request; use a new request_id for a new request."""
 SESSION_ERROR_CODE_PAGE_TOKEN_INVALID: SessionErrorCode.ValueType  # 114

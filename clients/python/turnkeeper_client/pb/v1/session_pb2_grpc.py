@@ -190,7 +190,7 @@ class SessionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchEvents(self, request, context):
-        """Streams the session's events: replays from the start given, says `caught_up`, then follows.
+        """Streams the session's events: replays from the given start, sends `caught_up`, then follows.
 
         Ends OK when the session has ended, or when `follow` is false and all was delivered. A planned end is
         ABORTED with STREAM_ROTATED or UNAVAILABLE with SERVER_DRAINING: open it again with the last cursor.
@@ -221,10 +221,11 @@ class SessionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ForkSession(self, request, context):
-        """Starts a new session with the conversation of this one up to a place; this one is only read, whatever runs in it.
-        The new session has the same agent version, title, labels and metadata, a log and an owner of its own, and nothing
-        runs in it by itself: a turn that was in the middle is CANCELLED there, with FORKED, and RetryTurn takes it up after
-        its last whole step. Messages that still waited, and approvals, are left out. It is there as a whole or not at all.
+        """Starts a new session with the conversation of this one up to a place. This session is only read, also while a turn
+        runs in it. The new session has the same agent version, title, labels and metadata, and a log and an owner of its
+        own. No turn runs in it by itself: a turn that was not complete at that place is CANCELLED there, with FORKED.
+        RetryTurn takes it up after its last whole step. Messages that still waited, and approvals, are left out. The new
+        session is there as a whole or not at all.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -232,9 +233,9 @@ class SessionServiceServicer(object):
 
     def RestoreCheckpoint(self, request, context):
         """Takes a session back to a place by appending an event; nothing is erased.
-        From then on the model sees the conversation as it was at that place, and what comes later; calls whose results came
-        behind it are closed by a result that says so. Refused while a turn runs or waits. What tools did is not undone, and
-        title, labels and usage stay. A turn that was not complete there can be retried until the next message, and goes on
+        From then on the model sees the conversation as it was at that place, and what comes later. A call whose result came
+        behind the place is closed by a result that states this. Refused while a turn runs or waits. What tools did is not
+        undone, and title, labels and usage stay. A turn that was not complete there can be retried until the next message, and goes on
         from there. Restoring to the same place twice in a row is one restoration.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

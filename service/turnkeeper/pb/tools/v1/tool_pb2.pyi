@@ -81,7 +81,7 @@ class ListToolsResponse(_message.Message):
     TOOLS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tool]:
-        """All of them."""
+        """All tools of the server."""
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ Global___Progress: _TypeAlias = Progress  # noqa: Y015
 
 @_typing.final
 class Result(_message.Message):
-    """What the tool gave."""
+    """What the tool returned."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -192,7 +192,7 @@ class CallToolResponse(_message.Message):
 
     @_builtins.property
     def result(self) -> Global___Result:
-        """What it gave."""
+        """What it returned."""
 
     def __init__(
         self,

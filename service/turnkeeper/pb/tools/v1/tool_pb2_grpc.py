@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ToolServiceStub(object):
-    """Tools in any language: implemented by others, called by Turnkeeper. Not called yet.
+    """Tools in any language: a server of yours implements them, Turnkeeper calls them. Not called yet.
     """
 
     def __init__(self, channel):
@@ -48,11 +48,11 @@ class ToolServiceStub(object):
 
 
 class ToolServiceServicer(object):
-    """Tools in any language: implemented by others, called by Turnkeeper. Not called yet.
+    """Tools in any language: a server of yours implements them, Turnkeeper calls them. Not called yet.
     """
 
     def ListTools(self, request, context):
-        """Lists what there is.
+        """Lists the server's tools.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,7 +87,7 @@ def add_ToolServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ToolService(object):
-    """Tools in any language: implemented by others, called by Turnkeeper. Not called yet.
+    """Tools in any language: a server of yours implements them, Turnkeeper calls them. Not called yet.
     """
 
     @staticmethod

@@ -12,23 +12,23 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ToolServiceStub:
-    """Tools in any language: implemented by others, called by Turnkeeper. Not called yet."""
+    """Tools in any language: a server of yours implements them, Turnkeeper calls them. Not called yet."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListTools: _aio.UnaryUnaryMultiCallable[_tool_pb2.ListToolsRequest, _tool_pb2.ListToolsResponse]
-    """Lists what there is."""
+    """Lists the server's tools."""
     CallTool: _aio.UnaryStreamMultiCallable[_tool_pb2.CallToolRequest, _tool_pb2.CallToolResponse]
     """Runs a tool: progress while it runs, then one result."""
 
 class ToolServiceServicer:
-    """Tools in any language: implemented by others, called by Turnkeeper. Not called yet."""
+    """Tools in any language: a server of yours implements them, Turnkeeper calls them. Not called yet."""
 
     def ListTools(
         self,
         request: _tool_pb2.ListToolsRequest,
         context: _aio.ServicerContext[_tool_pb2.ListToolsRequest, _abc.Awaitable[_tool_pb2.ListToolsResponse]],
     ) -> _abc.Awaitable[_tool_pb2.ListToolsResponse]:
-        """Lists what there is."""
+        """Lists the server's tools."""
 
     def CallTool(
         self,
