@@ -1,7 +1,7 @@
 # Everything is installed in .venv and built in build/; a plain machine needs git, make and Python 3.11 or later.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test coverage chaos chaos-points chaos-crowd chaos-rolling chaos-mutants bench profile lint format proto docs proto-release lock check clean
+.PHONY: help setup run demo test coverage clients-check chaos chaos-points chaos-crowd chaos-rolling chaos-mutants bench profile lint format proto docs proto-release lock check clean
 
 BIN := .venv/bin
 UV := build/boot/bin/uv
@@ -32,6 +32,10 @@ demo: setup ## the whole product on real parts, step by step, each one checked
 
 test: setup ## every test, on a real database and real sockets (PYTEST_ARGS="-k name")
 	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+clients-check: setup ## the guide's clients in Go, TypeScript and Java, where these are installed (fetches packages: 4 min, then 1)
+	CLIENTS_CHECK=1 $(BIN)/pytest -v tests/e2e/test_documents.py::test_the_client_of_a_language_is_generated_compiled_and_runs \
+		tests/unit/test_protos.py
 
 coverage: setup ## every test, and which branches none of them takes (slower)
 	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --cov --cov-report=term:skip-covered $(PYTEST_ARGS)

@@ -131,8 +131,8 @@ def a_request(place: SessionKey, **given: Any) -> RequestRecord:
     return replace(RequestRecord(key=key, fingerprint="fingerprint", turn_id="turn", sequence=2), **given)
 
 
-def a_piece(place: SessionKey, text: str = "hello", **given: Any) -> PreviewChunk:
-    piece = PreviewChunk(
+def a_preview_chunk(place: SessionKey, text: str = "hello", **given: Any) -> PreviewChunk:
+    chunk = PreviewChunk(
         tenant=place.tenant,
         session_id=place.session_id,
         turn_id="turn",
@@ -141,4 +141,4 @@ def a_piece(place: SessionKey, text: str = "hello", **given: Any) -> PreviewChun
         offset=0,
         text=text,
     )
-    return replace(piece, **given)
+    return replace(chunk, **given)

@@ -30,10 +30,10 @@ class TextCodec:
         return payload + b" #%d" % sequence
 
 
-def a_step(read: Head, *events: NewEvent, fence: int | None = None, **given: Any) -> Changeset:
-    """A step decided on this head; an owner's when it has a fence."""
-    step = Changeset(
-        changeset_id=new_id("step"),
+def a_changeset(read: Head, *events: NewEvent, fence: int | None = None, **given: Any) -> Changeset:
+    """Returns a changeset decided on this head; an owner's if it has a fence."""
+    changeset = Changeset(
+        changeset_id=new_id("changeset"),
         tenant=read.tenant,
         session_id=read.session_id,
         last_seq=read.last_seq,
@@ -43,7 +43,7 @@ def a_step(read: Head, *events: NewEvent, fence: int | None = None, **given: Any
         revision=read.revision if fence is None else None,
         events=events,
     )
-    return replace(step, **given)
+    return replace(changeset, **given)
 
 
 async def head_of(store: Store, place: SessionKey) -> Head:
@@ -63,8 +63,9 @@ async def begin(store: Store, place: SessionKey | None = None) -> SessionKey:
     return place
 
 
-async def committed(verdict: Awaitable[CommitResult]) -> Committed:
-    result = await verdict
+async def committed(commit: Awaitable[CommitResult]) -> Committed:
+    """Returns the result of a commit that must succeed."""
+    result = await commit
     assert isinstance(result, Committed), result
     return result
 
@@ -75,16 +76,16 @@ async def run_turn(
     """A new active turn, leased to this owner."""
     turn = a_turn(place, **{"state": TurnState.RUNNING, **given})
     change = HeadChange(lease=LeaseChange.TAKE, owner=owner, lease_for=lease, active_turn=turn.id)
-    step = a_step(await head_of(store, place), an_event(turn_id=turn.id), head=change, new_turns=(turn,))
-    return turn, await committed(store.commit(step))
+    changeset = a_changeset(await head_of(store, place), an_event(turn_id=turn.id), head=change, new_turns=(turn,))
+    return turn, await committed(store.commit(changeset))
 
 
 async def make_due(store: Store, place: SessionKey, *, wake: timedelta = timedelta(), **given: Any) -> Turn:
     """A new active turn that nobody has, to be claimed."""
     turn = a_turn(place, **given)
     change = HeadChange(active_turn=turn.id, wake=wake)
-    step = a_step(await head_of(store, place), an_event(turn_id=turn.id), head=change, new_turns=(turn,))
-    await committed(store.commit(step))
+    changeset = a_changeset(await head_of(store, place), an_event(turn_id=turn.id), head=change, new_turns=(turn,))
+    await committed(store.commit(changeset))
     return turn
 
 

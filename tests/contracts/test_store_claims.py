@@ -8,7 +8,7 @@ import pytest
 
 from tests.builders import a_call, a_turn, an_approval, an_event
 from tests.contracts.conftest import NewStore
-from tests.contracts.stores import LONG, SHORT, a_step, begin, committed, head_of, lapse, make_due, run_turn, until
+from tests.contracts.stores import LONG, SHORT, a_changeset, begin, committed, head_of, lapse, make_due, run_turn, until
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import CallState
 from turnkeeper.domain.turn import TurnState
@@ -35,7 +35,7 @@ async def test_a_claim_leases_the_turn(store: Store) -> None:
     head = await head_of(store, place)
     assert (head.owner, head.owned, head.fence, head.active_turn) == ("one", True, 1, turn.id)
     assert await store.claim("two", lease=LONG) is None
-    await committed(store.commit(a_step(head, an_event(), fence=claim.fence)))
+    await committed(store.commit(a_changeset(head, an_event(), fence=claim.fence)))
 
 
 async def test_i4_eight_claimers_get_each_turn_once(new_store: NewStore) -> None:
@@ -112,16 +112,16 @@ async def test_i9_a_lapsed_lease_is_requeued_and_counted(store: Store) -> None:
         assert (head.owner, head.owned, head.lapses) == ("", False, lapses + 1)
 
 
-async def test_i9_an_owners_step_sets_the_count_back(store: Store) -> None:
+async def test_i9_an_owners_changeset_sets_the_count_back(store: Store) -> None:
     place = await begin(store)
     _, owned = await run_turn(store, place, lease=SHORT)
     await lapse(store, place)
     await store.requeue_lapsed()
     claim = await store.claim("two", lease=LONG)
     assert claim is not None
-    await committed(store.commit(a_step(await head_of(store, place), an_event())))
+    await committed(store.commit(a_changeset(await head_of(store, place), an_event())))
     assert (await head_of(store, place)).lapses == 1
-    await committed(store.commit(a_step(await head_of(store, place), fence=claim.fence)))
+    await committed(store.commit(a_changeset(await head_of(store, place), fence=claim.fence)))
     assert (await head_of(store, place)).lapses == 0
     assert claim.fence == owned.fence + 1
 
@@ -162,7 +162,7 @@ async def test_a_sweeper_and_a_renewal_exclude_each_other(store: Store) -> None:
 
 async def test_a_queue_without_an_active_turn_goes_on(store: Store) -> None:
     place = await begin(store)
-    await committed(store.commit(a_step(await head_of(store, place), head=HeadChange(queue=("first", "next")))))
+    await committed(store.commit(a_changeset(await head_of(store, place), head=HeadChange(queue=("first", "next")))))
     assert await store.requeue_lapsed() == 1
     head = await head_of(store, place)
     assert (head.active_turn, head.queue) == ("first", ("next",))
@@ -179,7 +179,7 @@ async def test_a_turn_that_awaits_no_approval_any_more_goes_on(store: Store, sta
     call = a_call(place, turn_id=turn.id)
     asked = an_approval(place, turn_id=turn.id, tool_call_id=call.id)
     other = an_approval(place, turn_id="another")
-    waits = a_step(
+    waits = a_changeset(
         await head_of(store, place),
         an_event(),
         fence=owned.fence,
@@ -192,7 +192,7 @@ async def test_a_turn_that_awaits_no_approval_any_more_goes_on(store: Store, sta
 
     stranded = await begin(store)
     turn, owned = await run_turn(store, stranded, state=state)
-    await committed(store.commit(a_step(await head_of(store, stranded), fence=owned.fence, head=WAITING)))
+    await committed(store.commit(a_changeset(await head_of(store, stranded), fence=owned.fence, head=WAITING)))
     assert await store.requeue_lapsed() == 1
     claim = await store.claim("two", lease=LONG)
     assert claim is not None
@@ -207,19 +207,19 @@ async def test_a_turn_waits_for_its_client_as_long_as_a_call_is_requested(store:
             a_call(place, turn_id=turn.id, state=state),
             a_call(place, turn_id="another", state=CallState.REQUESTED),
         )
-        waits = a_step(await head_of(store, place), an_event(), fence=owned.fence, head=WAITING, new_calls=calls)
+        waits = a_changeset(await head_of(store, place), an_event(), fence=owned.fence, head=WAITING, new_calls=calls)
         await committed(store.commit(waits))
         assert await store.requeue_lapsed() == requeued
 
 
-async def test_a_turn_that_nobody_has_and_nothing_holds_goes_on(store: Store) -> None:
+async def test_a_turn_without_an_owner_or_a_reason_to_wait_goes_on(store: Store) -> None:
     expected = {state: state.moving or state.awaits_answers for state in TurnState if not state.ended}
     places = {}
     for state in expected:
         place = await begin(store)
         turn = a_turn(place, state=state)
-        step = a_step(await head_of(store, place), head=HeadChange(active_turn=turn.id), new_turns=(turn,))
-        await committed(store.commit(step))
+        changeset = a_changeset(await head_of(store, place), head=HeadChange(active_turn=turn.id), new_turns=(turn,))
+        await committed(store.commit(changeset))
         places[place.session_id] = state
     assert await store.requeue_lapsed() == sum(expected.values())
     claimed = set()
@@ -259,7 +259,7 @@ async def test_a_wish_to_cancel_needs_an_owner_to_fulfil_it(store: Store) -> Non
     place = await begin(store)
     turn, owned = await run_turn(store, place)
     let_go = HeadChange(lease=LeaseChange.RELEASE)
-    await committed(store.commit(a_step(await head_of(store, place), fence=owned.fence, head=let_go)))
+    await committed(store.commit(a_changeset(await head_of(store, place), fence=owned.fence, head=let_go)))
     assert not await store.request_cancel(place, Cancel(turn_id=turn.id, by="ada"))
     assert (await head_of(store, place)).cancel == Cancel()
 
@@ -273,10 +273,10 @@ async def test_an_owner_sees_what_disturbs_its_turns(store: Store) -> None:
             assert await store.request_cancel(place, Cancel(turn_id=turn.id))
         if place is ended:
             done = HeadChange(lease=LeaseChange.RELEASE, active_turn="")
-            await committed(store.commit(a_step(await head_of(store, place), fence=owned.fence, head=done)))
+            await committed(store.commit(a_changeset(await head_of(store, place), fence=owned.fence, head=done)))
         if place is later:
             other = HeadChange(active_turn="next", cancel=Cancel(turn_id=turn.id))
-            await committed(store.commit(a_step(await head_of(store, place), fence=owned.fence, head=other)))
+            await committed(store.commit(a_changeset(await head_of(store, place), fence=owned.fence, head=other)))
     await lapse(store, lapsed)
     asked = [*places, SessionKey("default", "gone"), SessionKey("other", fine.session_id)]
     found = await store.cancelled_among(asked)

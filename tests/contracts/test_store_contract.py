@@ -1,4 +1,4 @@
-"""Steps: stored whole or not at all, once."""
+"""Changesets: stored whole or not at all, once."""
 
 import asyncio
 from dataclasses import replace
@@ -17,7 +17,7 @@ from tests.builders import (
     an_approval,
     an_event,
 )
-from tests.contracts.stores import a_step, begin, committed, head_of, make_due, run_turn, snapshot_of
+from tests.contracts.stores import a_changeset, begin, committed, head_of, make_due, run_turn, snapshot_of
 from turnkeeper.domain.approval import ApprovalState
 from turnkeeper.domain.message import Usage
 from turnkeeper.domain.session import SessionKey, SessionState
@@ -36,7 +36,7 @@ from turnkeeper.store.changeset import (
 from turnkeeper.store.contract import Store
 
 
-async def test_a_step_is_stored_whole(store: Store) -> None:
+async def test_a_changeset_is_stored_whole(store: Store) -> None:
     place = await begin(store)
     turn = a_turn(place)
     calls = (
@@ -47,7 +47,7 @@ async def test_a_step_is_stored_whole(store: Store) -> None:
     approval = an_approval(place, turn_id=turn.id, tool_call_id=calls[0].id)
     session = a_session(place, state=SessionState.ACTIVE, usage=Usage(input_tokens=5), title="hello")
     request = a_request(place, turn_id=turn.id)
-    step = a_step(
+    changeset = a_changeset(
         await head_of(store, place),
         *(an_event("one", turn_id=turn.id), an_event("two")),
         head=HeadChange(active_turn=turn.id, queue=("later", "last"), wake=timedelta(hours=1)),
@@ -57,13 +57,13 @@ async def test_a_step_is_stored_whole(store: Store) -> None:
         new_approvals=(approval,),
         request=request,
     )
-    verdict = await committed(store.commit(step))
-    assert (verdict.last_seq, verdict.fence) == (3, 0)
-    assert [event.sequence for event in verdict.events] == [2, 3]
-    assert list(verdict.events) == list(await store.events(place, after=1, limit=10))
-    assert b"two" in verdict.events[1].payload
-    assert verdict.events[1].payload.endswith(b"#3")
-    assert verdict.events[0].turn_id == turn.id
+    result = await committed(store.commit(changeset))
+    assert (result.last_seq, result.fence) == (3, 0)
+    assert [event.sequence for event in result.events] == [2, 3]
+    assert list(result.events) == list(await store.events(place, after=1, limit=10))
+    assert b"two" in result.events[1].payload
+    assert result.events[1].payload.endswith(b"#3")
+    assert result.events[0].turn_id == turn.id
     snapshot = await snapshot_of(store, place)
     assert snapshot == Snapshot(
         head=replace(snapshot.head, last_seq=3, active_turn=turn.id, queue=("later", "last")),
@@ -81,14 +81,14 @@ async def test_what_changes_is_replaced(store: Store) -> None:
     call = a_call(place, turn_id=turn.id)
     asked = an_approval(place, turn_id=turn.id, tool_call_id=call.id)
     await committed(
-        store.commit(a_step(await head_of(store, place), an_event(), new_calls=(call,), new_approvals=(asked,)))
+        store.commit(a_changeset(await head_of(store, place), an_event(), new_calls=(call,), new_approvals=(asked,)))
     )
     changed_turn = replace(turn, state=TurnState.COMPLETED, usage=Usage(output_tokens=7), end_time=NOON)
     changed_call = replace(call, attempt=3, started=True)
     decided = replace(asked, state=ApprovalState.APPROVED, decided_by="bob", decide_time=NOON, sequence=4)
     await committed(
         store.commit(
-            a_step(
+            a_changeset(
                 await head_of(store, place),
                 an_event(),
                 turns=(changed_turn,),
@@ -107,48 +107,48 @@ async def test_a_snapshot_shows_the_turn_it_is_asked_for(store: Store) -> None:
     active, _ = await run_turn(store, place)
     other = a_turn(place)
     call = a_call(place, turn_id=other.id)
-    step = a_step(await head_of(store, place), an_event(), new_turns=(other,), new_calls=(call,))
-    await committed(store.commit(step))
+    changeset = a_changeset(await head_of(store, place), an_event(), new_turns=(other,), new_calls=(call,))
+    await committed(store.commit(changeset))
     assert (await snapshot_of(store, place)).turn == active
     asked = await snapshot_of(store, place, turn_id=other.id)
     assert (asked.turn, asked.calls) == (other, (call,))
     assert (await snapshot_of(store, place, turn_id="nobody's")).turn is None
 
 
-async def test_a_head_that_moved_makes_a_step_stale(store: Store) -> None:
+async def test_a_head_that_moved_makes_a_changeset_a_conflict(store: Store) -> None:
     place = await begin(store)
     turn, _ = await run_turn(store, place)
     read = await head_of(store, place)
     assert await store.request_cancel(place, Cancel(turn_id=turn.id, by="ada"))
     wished = await head_of(store, place)
-    stale = [
-        a_step(read, an_event()),
-        a_step(wished, an_event(), last_seq=read.last_seq - 1),
-        a_step(wished, an_event(), last_seq=read.last_seq + 1),
-        a_step(wished, an_event(), cancel=""),
-        a_step(read, an_event(), fence=read.fence),
+    conflicting = [
+        a_changeset(read, an_event()),
+        a_changeset(wished, an_event(), last_seq=read.last_seq - 1),
+        a_changeset(wished, an_event(), last_seq=read.last_seq + 1),
+        a_changeset(wished, an_event(), cancel=""),
+        a_changeset(read, an_event(), fence=read.fence),
     ]
-    assert [await store.commit(step) for step in stale] == [Conflict()] * len(stale)
+    assert [await store.commit(changeset) for changeset in conflicting] == [Conflict()] * len(conflicting)
     assert (await store.events(place, after=read.last_seq, limit=9)) == []
-    await committed(store.commit(a_step(wished, an_event())))
+    await committed(store.commit(a_changeset(wished, an_event())))
 
 
-async def test_a_step_without_events_makes_what_others_decided_stale(store: Store) -> None:
+async def test_a_changeset_without_events_makes_what_others_decided_a_conflict(store: Store) -> None:
     """Or a decision would meet a turn that was let go meanwhile, and wake nobody."""
     place = await begin(store)
     _, owned = await run_turn(store, place)
     read = await head_of(store, place)
-    release = a_step(read, fence=owned.fence, head=HeadChange(lease=LeaseChange.RELEASE))
+    release = a_changeset(read, fence=owned.fence, head=HeadChange(lease=LeaseChange.RELEASE))
     assert await store.commit(release) == Committed(last_seq=read.last_seq, fence=owned.fence, events=())
-    assert await store.commit(a_step(read, an_event())) == Conflict()
+    assert await store.commit(a_changeset(read, an_event())) == Conflict()
 
 
-async def test_a_claim_makes_what_others_decided_stale(store: Store) -> None:
+async def test_a_claim_makes_what_others_decided_a_conflict(store: Store) -> None:
     place = await begin(store)
     await make_due(store, place)
     read = await head_of(store, place)
     assert await store.claim("one", lease=timedelta(minutes=1)) is not None
-    assert await store.commit(a_step(read, an_event())) == Conflict()
+    assert await store.commit(a_changeset(read, an_event())) == Conflict()
 
 
 @pytest.mark.parametrize("kind", ["new_turns", "new_calls", "new_approvals"])
@@ -156,8 +156,8 @@ async def test_nothing_is_stored_when_a_new_document_exists(store: Store, kind: 
     place = await begin(store)
     document = {"new_turns": a_turn, "new_calls": a_call, "new_approvals": an_approval}[kind](place)
     new: dict[str, Any] = {kind: (document,)}
-    await committed(store.commit(a_step(await head_of(store, place), an_event(), **new)))
-    twice = a_step(await head_of(store, place), an_event(), new_turns=(a_turn(place, id="t9"),))
+    await committed(store.commit(a_changeset(await head_of(store, place), an_event(), **new)))
+    twice = a_changeset(await head_of(store, place), an_event(), new_turns=(a_turn(place, id="t9"),))
     both: dict[str, Any] = {kind: (*getattr(twice, kind), document)}
     twice = replace(twice, **both)
     assert await store.commit(twice) == Conflict()
@@ -169,52 +169,52 @@ async def test_nothing_is_stored_when_a_new_document_exists(store: Store, kind: 
 async def test_nothing_is_stored_when_a_changed_document_is_missing(store: Store, kind: str) -> None:
     place = await begin(store)
     there = a_turn(place)
-    await committed(store.commit(a_step(await head_of(store, place), an_event(), new_turns=(there,))))
+    await committed(store.commit(a_changeset(await head_of(store, place), an_event(), new_turns=(there,))))
     missing = {
         "turns": a_turn(place),
         "calls": a_call(place),
         "approvals": ApprovalChange(approval=an_approval(place), lapsed=None),
     }[kind]
-    step = a_step(await head_of(store, place), an_event(), turns=(replace(there, attempt=9),))
-    both: dict[str, Any] = {kind: (*getattr(step, kind), missing)}
-    step = replace(step, **both)
-    assert await store.commit(step) == Conflict()
+    changeset = a_changeset(await head_of(store, place), an_event(), turns=(replace(there, attempt=9),))
+    both: dict[str, Any] = {kind: (*getattr(changeset, kind), missing)}
+    changeset = replace(changeset, **both)
+    assert await store.commit(changeset) == Conflict()
     assert (await head_of(store, place)).last_seq == 2
     assert await store.turn(place, there.id) == there
 
 
-async def test_a_step_of_an_unknown_session_is_stale(store: Store) -> None:
+async def test_a_changeset_of_an_unknown_session_is_a_conflict(store: Store) -> None:
     known = await begin(store)
-    step = a_step(replace(await head_of(store, known), session_id="unknown"), an_event())
-    assert await store.commit(step) == Conflict()
+    changeset = a_changeset(replace(await head_of(store, known), session_id="unknown"), an_event())
+    assert await store.commit(changeset) == Conflict()
     assert await store.events(SessionKey("default", "unknown"), after=0, limit=9) == []
 
 
 @pytest.mark.parametrize("lease", list(LeaseChange))
 @pytest.mark.parametrize("events", [0, 2])
-async def test_the_same_step_again_finds_what_the_first_did(store: Store, lease: LeaseChange, events: int) -> None:
+async def test_the_same_changeset_again_finds_what_the_first_did(store: Store, lease: LeaseChange, events: int) -> None:
     place = await begin(store)
     _, owned = await run_turn(store, place)
     change = HeadChange(lease=lease, owner="two", lease_for=timedelta(minutes=1))
     head = await head_of(store, place)
-    step = a_step(head, *(an_event() for _ in range(events)), fence=owned.fence, head=change)
-    first = await committed(store.commit(step))
+    changeset = a_changeset(head, *(an_event() for _ in range(events)), fence=owned.fence, head=change)
+    first = await committed(store.commit(changeset))
     assert first.fence == owned.fence + (lease in (LeaseChange.TAKE, LeaseChange.BREAK))
-    again = await asyncio.gather(*(store.commit(step) for _ in range(3)))
+    again = await asyncio.gather(*(store.commit(changeset) for _ in range(3)))
     assert again == [first] * 3
     now = await head_of(store, place)
     assert (now.last_seq, now.fence, now.revision) == (head.last_seq + events, first.fence, head.revision + 1)
     for _ in range(2):
-        await committed(store.commit(a_step(await head_of(store, place), an_event())))
-    assert await store.commit(step) == first
+        await committed(store.commit(a_changeset(await head_of(store, place), an_event())))
+    assert await store.commit(changeset) == first
 
 
-async def test_five_times_the_same_step_at_once_is_stored_once(store: Store) -> None:
+async def test_five_times_the_same_changeset_at_once_is_stored_once(store: Store) -> None:
     place = await begin(store)
-    step = a_step(await head_of(store, place), an_event())
-    verdicts = await asyncio.gather(*(store.commit(step) for _ in range(5)))
-    assert verdicts == [verdicts[0]] * 5
-    assert isinstance(verdicts[0], Committed)
+    changeset = a_changeset(await head_of(store, place), an_event())
+    results = await asyncio.gather(*(store.commit(changeset) for _ in range(5)))
+    assert results == [results[0]] * 5
+    assert isinstance(results[0], Committed)
     assert (await head_of(store, place)).last_seq == 2
 
 
@@ -222,12 +222,12 @@ async def test_i8_a_request_has_one_effect(store: Store) -> None:
     place = await begin(store)
     request = a_request(place, sequence=2)
     assert await store.find_request(request.key) is None
-    await committed(store.commit(a_step(await head_of(store, place), an_event(), request=request)))
+    await committed(store.commit(a_changeset(await head_of(store, place), an_event(), request=request)))
     repeat = replace(request, turn_id="another", sequence=3)
-    fresh = a_step(await head_of(store, place), an_event(), request=repeat)
-    stale = replace(fresh, last_seq=1, changeset_id="stale")
+    fresh = a_changeset(await head_of(store, place), an_event(), request=repeat)
+    old = replace(fresh, last_seq=1, changeset_id="old")
     assert await store.commit(fresh) == Duplicate(request)
-    assert await store.commit(stale) == Duplicate(request)
+    assert await store.commit(old) == Duplicate(request)
     assert (await head_of(store, place)).last_seq == 2
     assert await store.find_request(request.key) == request
 
@@ -236,7 +236,7 @@ async def test_i8_a_request_has_one_effect(store: Store) -> None:
 async def test_i8_requests_differ_by_every_part_of_their_key(store: Store, part: str) -> None:
     place = await begin(store)
     request = a_request(place)
-    await committed(store.commit(a_step(await head_of(store, place), an_event(), request=request)))
+    await committed(store.commit(a_changeset(await head_of(store, place), an_event(), request=request)))
     assert await store.find_request(replace(request.key, **{part: "other"})) is None
 
 
@@ -244,8 +244,8 @@ async def test_an_event_too_large_is_a_defect(store: Store) -> None:
     place = await begin(store)
     head = await head_of(store, place)
     with pytest.raises(ValueError, match="270336 is the most"):
-        await store.commit(a_step(head, an_event("x" * 270_337)))
-    await committed(store.commit(a_step(head, an_event("x" * 262_144))))
+        await store.commit(a_changeset(head, an_event("x" * 270_337)))
+    await committed(store.commit(a_changeset(head, an_event("x" * 262_144))))
 
 
 async def test_documents_of_another_session_are_a_defect(store: Store) -> None:
@@ -253,16 +253,16 @@ async def test_documents_of_another_session_are_a_defect(store: Store) -> None:
     elsewhere = a_place(tenant="other", session_id=place.session_id)
     head = await head_of(store, place)
     foreign: list[Changeset] = [
-        a_step(head, new_turns=(a_turn(elsewhere),)),
-        a_step(head, turns=(a_turn(a_place()),)),
-        a_step(head, new_calls=(a_call(elsewhere),)),
-        a_step(head, calls=(a_call(elsewhere),)),
-        a_step(head, new_approvals=(an_approval(elsewhere),)),
-        a_step(head, approvals=(ApprovalChange(approval=an_approval(elsewhere), lapsed=None),)),
-        a_step(head, session=a_session(elsewhere)),
-        a_step(head, request=a_request(elsewhere)),
+        a_changeset(head, new_turns=(a_turn(elsewhere),)),
+        a_changeset(head, turns=(a_turn(a_place()),)),
+        a_changeset(head, new_calls=(a_call(elsewhere),)),
+        a_changeset(head, calls=(a_call(elsewhere),)),
+        a_changeset(head, new_approvals=(an_approval(elsewhere),)),
+        a_changeset(head, approvals=(ApprovalChange(approval=an_approval(elsewhere), lapsed=None),)),
+        a_changeset(head, session=a_session(elsewhere)),
+        a_changeset(head, request=a_request(elsewhere)),
     ]
-    for step in foreign:
+    for changeset in foreign:
         with pytest.raises(ValueError, match="another session"):
-            await store.commit(step)
+            await store.commit(changeset)
     assert (await head_of(store, place)).revision == head.revision

@@ -77,7 +77,7 @@ async def test_a_large_log_is_copied_by_batches_and_seen_when_it_is_whole(store:
     assert await store.reserve_fork(a_fork(place, source)) is None
 
 
-async def test_i17_whoever_owns_a_turn_of_the_fork_must_understand_what_was_copied(store: Store) -> None:
+async def test_i17_an_owner_of_the_forks_turns_must_support_what_was_copied(store: Store) -> None:
     source, place = await begin(store), a_place()
     taken = await store.reserve_fork(a_fork(place, source, log_needs=7))
     assert taken is not None
@@ -117,7 +117,7 @@ async def test_i8_five_tries_at_once_copy_one_log_and_make_one_session(new_store
     assert [event.sequence for event in log] == list(range(1, 1301))
 
 
-async def test_a_taken_id_is_nobody_elses(store: Store) -> None:
+async def test_a_reserved_id_is_not_free_for_another_session(store: Store) -> None:
     source, place = await begin(store), a_place()
     taken = await store.reserve_fork(a_fork(place, source, fingerprint="first"))
     again = await store.reserve_fork(a_fork(place, source, fingerprint="second"))

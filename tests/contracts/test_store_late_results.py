@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.builders import a_call, a_place, an_approval, an_event
-from tests.contracts.stores import a_step, begin, committed, head_of, run_turn, snapshot_of
+from tests.contracts.stores import a_changeset, begin, committed, head_of, run_turn, snapshot_of
 from turnkeeper.domain.approval import Approval, ApprovalKind, ApprovalState, hash_with_late_result
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import Call, CallState, ToolOutcome, ToolResult
@@ -26,8 +26,8 @@ async def a_lost_call(
     )
     approval = asked or an_approval(place, kind=ApprovalKind.OUTCOME)
     approval = replace(approval, turn_id=turn.id, tool_call_id=call.id)
-    step = a_step(await head_of(store, place), an_event(), new_calls=(call,), new_approvals=(approval,))
-    await committed(store.commit(step))
+    changeset = a_changeset(await head_of(store, place), an_event(), new_calls=(call,), new_approvals=(approval,))
+    await committed(store.commit(changeset))
     return call, approval
 
 
@@ -105,20 +105,20 @@ async def test_a_question_that_is_closed_or_another_one_does_not_show_it(store: 
     assert await store.approval(place.tenant, asked.id) == asked
 
 
-async def test_what_was_decided_without_knowing_it_is_stale(store: Store) -> None:
+async def test_what_was_decided_without_knowing_it_is_a_conflict(store: Store) -> None:
     place = await begin(store)
     call, asked = await a_lost_call(store, place)
     head = await head_of(store, place)
     change = ApprovalChange(approval=asked.closed(ApprovalState.EXPIRED, at=asked.create_time), lapsed=None)
     returned = call.returned(ToolOutcome.UNKNOWN)
-    step = a_step(head, an_event(), calls=(returned,), approvals=(change,))
+    changeset = a_changeset(head, an_event(), calls=(returned,), approvals=(change,))
     assert await keep(store, call)
-    assert await store.commit(step) == Conflict()
+    assert await store.commit(changeset) == Conflict()
     now = (await ledger(store, call)).returned(ToolOutcome.UNKNOWN)
-    assert await store.commit(a_step(head, an_event(), calls=(now,), approvals=(change,))) == Conflict()
+    assert await store.commit(a_changeset(head, an_event(), calls=(now,), approvals=(change,))) == Conflict()
     read = replace(change.approval, arguments_hash=hash_with_late_result(call.arguments_hash, OK.result_json))
     known = ApprovalChange(approval=read, lapsed=None)
-    await committed(store.commit(a_step(head, an_event(), calls=(now,), approvals=(known,))))
+    await committed(store.commit(a_changeset(head, an_event(), calls=(now,), approvals=(known,))))
 
 
 async def test_i13_another_tenants_call_is_not_touched(store: Store) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.builders import AGENT, NOON, a_first_event, a_place, a_session, an_event
-from tests.contracts.stores import TextCodec, a_step, begin, committed, head_of, until
+from tests.contracts.stores import TextCodec, a_changeset, begin, committed, head_of, until
 from turnkeeper.domain.event import HISTORY, SessionResumed
 from turnkeeper.domain.fork import COPIED
 from turnkeeper.domain.history import BEGINNINGS
@@ -25,12 +25,12 @@ LOG = list(range(1, LENGTH + 1))
 
 async def grow(store: Store, place: SessionKey) -> None:
     said = (an_event(payload=GOES) for _ in range(LENGTH - 1))
-    await committed(store.commit(a_step(await head_of(store, place), *said)))
+    await committed(store.commit(a_changeset(await head_of(store, place), *said)))
 
 
 async def delete(store: Store, place: SessionKey) -> None:
-    step = a_step(await head_of(store, place), an_event(), head=HeadChange(deleted=True))
-    await committed(store.commit(step))
+    changeset = a_changeset(await head_of(store, place), an_event(), head=HeadChange(deleted=True))
+    await committed(store.commit(changeset))
 
 
 async def numbers(store: Store, place: SessionKey) -> list[int]:
@@ -95,7 +95,7 @@ async def test_a_trimmer_that_wakes_too_late_leaves_a_new_session_alone(
         await other.close()
 
 
-async def test_deleted_sessions_are_not_trimmed_and_hold_nobody_up(store: MongoStore) -> None:
+async def test_deleted_sessions_are_not_trimmed_and_delay_no_others(store: MongoStore) -> None:
     gone, there = await begin(store), await begin(store, a_place())
     for place in (gone, there):
         await grow(store, place)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.builders import NOON, a_request, a_turn, an_approval, an_event
 from tests.contracts.conftest import NewStore
-from tests.contracts.stores import LONG, a_step, begin, committed, head_of, run_turn, snapshot_of, until
+from tests.contracts.stores import LONG, a_changeset, begin, committed, head_of, run_turn, snapshot_of, until
 from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.event import NewEvent
 from turnkeeper.domain.session import SessionKey
@@ -34,10 +34,10 @@ STEPS = 15
 async def write(store: Store, place: SessionKey, decide: Callable[[], Awaitable[Changeset]]) -> Committed:
     """Read and decide again until it is stored."""
     while True:
-        verdict = await store.commit(await decide())
-        if isinstance(verdict, Committed):
-            return verdict
-        assert verdict == Conflict()
+        result = await store.commit(await decide())
+        if isinstance(result, Committed):
+            return result
+        assert result == Conflict()
 
 
 async def test_i1_a_reader_sees_every_event_once_in_order_under_four_writers(new_store: NewStore) -> None:
@@ -49,11 +49,11 @@ async def test_i1_a_reader_sees_every_event_once_in_order_under_four_writers(new
 
     async def writer(number: int) -> None:
         store = replicas[number % 2]
-        for step in range(STEPS):
-            events = [an_event(f"{number}-{step}-{part}") for part in range(1 + step % 3)]
+        for changeset in range(STEPS):
+            events = [an_event(f"{number}-{changeset}-{part}") for part in range(1 + changeset % 3)]
 
             async def decide(events: list[NewEvent] = events) -> Changeset:
-                return a_step(await head_of(store, place), *events)
+                return a_changeset(await head_of(store, place), *events)
 
             written.extend((await write(store, place, decide)).events)
 
@@ -82,7 +82,7 @@ async def test_two_decisions_at_once_never_lose_the_wake_up(store: Store) -> Non
     place = await begin(store)
     turn, owned = await run_turn(store, place, state=TurnState.AWAITING_APPROVAL)
     asked = [an_approval(place, turn_id=turn.id) for _ in range(2)]
-    waits = a_step(
+    waits = a_changeset(
         await head_of(store, place),
         an_event(),
         fence=owned.fence,
@@ -95,18 +95,18 @@ async def test_two_decisions_at_once_never_lose_the_wake_up(store: Store) -> Non
         snapshot = await snapshot_of(store, place)
         others = [each for each in snapshot.approvals if each.id != approval.id]
         decided = replace(approval, state=ApprovalState.APPROVED, decided_by="bob")
-        return a_step(
+        return a_changeset(
             snapshot.head,
             an_event(),
             approvals=(ApprovalChange(approval=decided, lapsed=False),),
             head=HeadChange(wake=None if others else timedelta()),
         )
 
-    steps = [await decision(approval) for approval in asked]
-    verdicts = await asyncio.gather(*(store.commit(step) for step in steps))
-    assert sorted(type(verdict).__name__ for verdict in verdicts) == ["Committed", "Conflict"]
+    changesets = [await decision(approval) for approval in asked]
+    results = await asyncio.gather(*(store.commit(changeset) for changeset in changesets))
+    assert sorted(type(result).__name__ for result in results) == ["Committed", "Conflict"]
     assert await store.claim("two", lease=LONG) is None
-    await committed(store.commit(await decision(asked[verdicts.index(Conflict())])))
+    await committed(store.commit(await decision(asked[results.index(Conflict())])))
     assert await store.claim("two", lease=LONG) is not None
 
 
@@ -116,23 +116,23 @@ async def test_i8_of_five_requests_at_once_one_has_its_effect(new_store: NewStor
     key = a_request(place).key
 
     async def send(number: int) -> CommitResult:
-        """As the engine does: look the request up first; a stale decision is made again."""
+        """As the engine does: look the request up first; after a conflict decide again."""
         store = replicas[number % 2]
         while True:
             head = await head_of(store, place)
             record = replace(a_request(place, turn_id=f"turn-{number}", sequence=head.last_seq + 1), key=key)
-            verdict = await store.commit(a_step(head, an_event(), request=record))
-            if verdict != Conflict():
-                return verdict
+            result = await store.commit(a_changeset(head, an_event(), request=record))
+            if result != Conflict():
+                return result
 
-    verdicts = await asyncio.gather(*(send(number) for number in range(5)))
-    winners = [verdict for verdict in verdicts if isinstance(verdict, Committed)]
+    results = await asyncio.gather(*(send(number) for number in range(5)))
+    winners = [result for result in results if isinstance(result, Committed)]
     assert len(winners) == 1
     record = await replicas[0].find_request(key)
     assert record is not None
     assert record.sequence == winners[0].last_seq
-    assert record.turn_id == f"turn-{verdicts.index(winners[0])}"
-    assert [verdict for verdict in verdicts if verdict != winners[0]] == [Duplicate(record)] * 4
+    assert record.turn_id == f"turn-{results.index(winners[0])}"
+    assert [result for result in results if result != winners[0]] == [Duplicate(record)] * 4
     assert (await head_of(replicas[0], place)).last_seq == 2
 
 
@@ -140,7 +140,7 @@ async def _ask(store: Store, place: SessionKey, *, ttl: timedelta, **given: obje
     """A pending approval that expires that long from now, by the store's clock."""
     head = await head_of(store, place)
     approval = an_approval(place, expire_time=head.now + ttl, **given)
-    await committed(store.commit(a_step(head, an_event(), new_approvals=(approval,))))
+    await committed(store.commit(a_changeset(head, an_event(), new_approvals=(approval,))))
     return approval
 
 
@@ -158,9 +158,9 @@ async def test_i7_the_stores_clock_says_whether_an_approval_lapsed(
     ttl = timedelta(milliseconds=-1) if expired else timedelta(hours=1)
     approval = await _ask(store, place, ttl=ttl)
     change = _leave(approval, ApprovalState.APPROVED, lapsed=lapsed)
-    verdict = await store.commit(a_step(await head_of(store, place), an_event(), approvals=(change,)))
+    result = await store.commit(a_changeset(await head_of(store, place), an_event(), approvals=(change,)))
     allowed = lapsed is None or lapsed is expired
-    assert isinstance(verdict, Committed if allowed else Conflict)
+    assert isinstance(result, Committed if allowed else Conflict)
     assert (await head_of(store, place)).last_seq == 2 + allowed
     found = await store.approval(place.tenant, approval.id)
     assert found == (change.approval if allowed else approval)
@@ -174,10 +174,10 @@ async def test_i6_an_approval_is_decided_as_it_was_seen(store: Store, seen: dict
     approval = await _ask(store, place, ttl=timedelta(hours=1))
     if not seen:
         first = _leave(approval, ApprovalState.REJECTED, lapsed=False)
-        await committed(store.commit(a_step(await head_of(store, place), an_event(), approvals=(first,))))
+        await committed(store.commit(a_changeset(await head_of(store, place), an_event(), approvals=(first,))))
     before = await store.approval(place.tenant, approval.id)
     late = _leave(replace(approval, **seen), ApprovalState.APPROVED, lapsed=False)  # type: ignore[arg-type]
-    assert await store.commit(a_step(await head_of(store, place), an_event(), approvals=(late,))) == Conflict()
+    assert await store.commit(a_changeset(await head_of(store, place), an_event(), approvals=(late,))) == Conflict()
     assert await store.approval(place.tenant, approval.id) == before
 
 
@@ -200,9 +200,9 @@ async def test_i6_i7_an_approval_leaves_pending_once_at_its_expiry(new_store: Ne
             early = not lapsed and number == 0 and head.now < approval.expire_time - timedelta(milliseconds=5)
             if early:
                 continue
-            step = a_step(head, an_event(), approvals=(_leave(approval, state, lapsed=lapsed),))
-            verdict = await store.commit(step)
-            if isinstance(verdict, Committed):
+            changeset = a_changeset(head, an_event(), approvals=(_leave(approval, state, lapsed=lapsed),))
+            result = await store.commit(changeset)
+            if isinstance(result, Committed):
                 wins += 1
                 after = (await head_of(store, place)).now
                 assert head.now < approval.expire_time if not lapsed else after >= approval.expire_time
@@ -224,7 +224,7 @@ async def test_i7_only_lapsed_pending_approvals_are_swept(store: Store) -> None:
     decided = await _ask(store, place, ttl=timedelta(seconds=-5))
     await _ask(store, place, ttl=timedelta(hours=1))
     change = _leave(decided, ApprovalState.WITHDRAWN, lapsed=None)
-    await committed(store.commit(a_step(await head_of(store, place), an_event(), approvals=(change,))))
+    await committed(store.commit(a_changeset(await head_of(store, place), an_event(), approvals=(change,))))
     assert await store.pending_approvals() == 3
 
     async def both() -> bool:
@@ -240,8 +240,8 @@ async def test_the_same_round_is_asked_once(store: Store) -> None:
     first = await _ask(store, place, ttl=timedelta(hours=1), tool_call_id="call")
     again = an_approval(place, tool_call_id="call", round=1)
     turn = a_turn(place)
-    step = a_step(await head_of(store, place), an_event(), new_turns=(turn,), new_approvals=(again,))
-    assert await store.commit(step) == Conflict()
+    changeset = a_changeset(await head_of(store, place), an_event(), new_turns=(turn,), new_approvals=(again,))
+    assert await store.commit(changeset) == Conflict()
     assert await store.turn(place, turn.id) is None
-    await committed(store.commit(replace(step, changeset_id="next", new_approvals=(replace(again, round=2),))))
+    await committed(store.commit(replace(changeset, changeset_id="next", new_approvals=(replace(again, round=2),))))
     assert await store.approval(place.tenant, first.id) == first

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.builders import AGENT, NOON, a_first_event, a_place, a_session, a_turn, an_approval, an_event
-from tests.contracts.stores import a_step, begin, committed, head_of
+from tests.contracts.stores import a_changeset, begin, committed, head_of
 from turnkeeper.domain.approval import Approval, ApprovalKind, ApprovalState
 from turnkeeper.domain.session import Session, SessionKey, SessionState
 from turnkeeper.domain.turn import TurnState
@@ -24,7 +24,7 @@ async def _numbers(store: Store, place: SessionKey, **asked: Any) -> list[int]:
 async def test_events_are_selected_by_number_kind_and_turn(store: Store) -> None:
     place = await begin(store)
     events = [an_event(turn_id=f"turn-{number % 2}") for number in range(6)]
-    await committed(store.commit(a_step(await head_of(store, place), *events)))
+    await committed(store.commit(a_changeset(await head_of(store, place), *events)))
     assert await _numbers(store, place) == [1, 2, 3, 4, 5, 6, 7]
     assert await _numbers(store, place, after=3) == [4, 5, 6, 7]
     assert await _numbers(store, place, after=3, until=5) == [4, 5]
@@ -40,7 +40,7 @@ async def test_events_are_selected_by_number_kind_and_turn(store: Store) -> None
 
 async def test_last_numbers_of_many_sessions(store: Store) -> None:
     one, two = await begin(store), await begin(store)
-    await committed(store.commit(a_step(await head_of(store, two), an_event(), an_event())))
+    await committed(store.commit(a_changeset(await head_of(store, two), an_event(), an_event())))
     asked = [one, two]
     assert await store.last_seqs([*asked, SessionKey("default", "absent")]) == {asked[0]: 1, asked[1]: 3}
     assert await store.last_seqs([]) == {}
@@ -108,7 +108,7 @@ async def test_sessions_are_filtered(store: Store, where: SessionFilter, expecte
 
 async def test_a_list_shows_the_last_change(store: Store) -> None:
     place = await begin(store)
-    await committed(store.commit(a_step(await head_of(store, place), an_event(at=NOON + timedelta(hours=1)))))
+    await committed(store.commit(a_changeset(await head_of(store, place), an_event(at=NOON + timedelta(hours=1)))))
     ((session, head),) = await store.sessions(place.tenant, SessionFilter(), limit=2, after=None)
     assert (session.update_time, head.last_seq) == (NOON + timedelta(hours=1), 2)
 
@@ -117,7 +117,7 @@ async def test_turns_come_newest_first(store: Store) -> None:
     place = await begin(store)
     states = [TurnState.COMPLETED, TurnState.FAILED, TurnState.COMPLETED, TurnState.RUNNING]
     turns = [a_turn(place, first_sequence=10 * number, state=state) for number, state in enumerate(states, 1)]
-    await committed(store.commit(a_step(await head_of(store, place), an_event(), new_turns=tuple(turns))))
+    await committed(store.commit(a_changeset(await head_of(store, place), an_event(), new_turns=tuple(turns))))
 
     async def page(**asked: Any) -> Sequence[object]:
         asked = {"states": (), "limit": 9, "before": None, **asked}
@@ -142,7 +142,7 @@ async def _approvals(store: Store) -> list[Approval]:
     for number, given in enumerate(changes):
         place = await begin(store)
         approval = an_approval(place, id="dbca"[number], create_time=NOON + timedelta(seconds=number // 2), **given)
-        await committed(store.commit(a_step(await head_of(store, place), an_event(), new_approvals=(approval,))))
+        await committed(store.commit(a_changeset(await head_of(store, place), an_event(), new_approvals=(approval,))))
         made.append(approval)
     return made
 

@@ -21,7 +21,7 @@ from tests.builders import (
     an_approval,
     an_event,
 )
-from tests.contracts.stores import LONG, TextCodec, a_step, begin, committed, head_of, run_turn, until
+from tests.contracts.stores import LONG, TextCodec, a_changeset, begin, committed, head_of, run_turn, until
 from tests.contracts.test_store_forks import a_fork, a_log
 from turnkeeper.domain.approval import Approval
 from turnkeeper.domain.event import SessionResumed
@@ -40,20 +40,20 @@ GOES = SessionResumed(principal="ada")
 """Of a kind that trimming takes."""
 
 
-def a_deletion(step: Changeset, place: SessionKey) -> Changeset:
+def a_deletion(changeset: Changeset, place: SessionKey) -> Changeset:
     hidden = HeadChange(lease=LeaseChange.BREAK, active_turn="", queue=(), deleted=True)
-    return replace(step, head=hidden, session=a_session(place, delete_time=NOON))
+    return replace(changeset, head=hidden, session=a_session(place, delete_time=NOON))
 
 
 async def delete(store: Store, place: SessionKey) -> None:
-    await committed(store.commit(a_deletion(a_step(await head_of(store, place), an_event()), place)))
+    await committed(store.commit(a_deletion(a_changeset(await head_of(store, place), an_event()), place)))
 
 
 async def undelete(store: Store, place: SessionKey) -> None:
     snapshot = await store.snapshot(place, deleted=True)
     assert snapshot is not None
     shown: dict[str, Any] = {"head": HeadChange(deleted=False), "session": a_session(place)}
-    await committed(store.commit(a_step(snapshot.head, an_event(), **shown)))
+    await committed(store.commit(a_changeset(snapshot.head, an_event(), **shown)))
 
 
 async def a_full_session(store: Store) -> tuple[SessionKey, RequestRecord, Approval]:
@@ -61,13 +61,13 @@ async def a_full_session(store: Store) -> tuple[SessionKey, RequestRecord, Appro
     place = await begin(store)
     turn, request = a_turn(place), a_request(place)
     approval = an_approval(place, turn_id=turn.id)
-    step = a_step(await head_of(store, place), an_event(turn_id=turn.id))
+    changeset = a_changeset(await head_of(store, place), an_event(turn_id=turn.id))
     new: dict[str, Any] = {
         "new_turns": (turn,),
         "new_calls": (a_call(place, turn_id=turn.id),),
         "new_approvals": (approval,),
     }
-    await committed(store.commit(replace(step, request=request, **new)))
+    await committed(store.commit(replace(changeset, request=request, **new)))
     return place, request, approval
 
 
@@ -106,8 +106,8 @@ async def test_what_was_decided_before_the_deletion_is_not_stored_after_it(store
     _, taken = await run_turn(store, place)
     before = await head_of(store, place)
     await delete(store, place)
-    assert await store.commit(a_step(before, an_event())) == Conflict()
-    owners = a_step(before, an_event(), fence=taken.fence)
+    assert await store.commit(a_changeset(before, an_event())) == Conflict()
+    owners = a_changeset(before, an_event(), fence=taken.fence)
     assert not hasattr(await store.commit(owners), "events")
     assert not await store.renew(place, owner="one", fence=taken.fence, lease=LONG)
 
@@ -129,7 +129,7 @@ async def a_long_log(store: Store, *, turns: int = 3) -> SessionKey:
     for _ in range(turns):
         turn = a_turn(place, state=TurnState.COMPLETED)
         said = (an_event(turn_id=turn.id), *(an_event(payload=GOES, turn_id=turn.id) for _ in range(2)))
-        await committed(store.commit(a_step(await head_of(store, place), *said, new_turns=(turn,))))
+        await committed(store.commit(a_changeset(await head_of(store, place), *said, new_turns=(turn,))))
     return place
 
 
@@ -152,7 +152,7 @@ async def test_old_events_go_and_what_a_model_needs_stays(store: MongoStore) -> 
     assert await numbers(store, place) == [2, 5, 8]
     assert (await head_of(store, place)).last_seq == 10
     assert await trim(store) == 0
-    await committed(store.commit(a_step(await head_of(store, place), an_event())))
+    await committed(store.commit(a_changeset(await head_of(store, place), an_event())))
     assert await numbers(store, place) == [2, 5, 8, 11]
 
 
@@ -169,7 +169,7 @@ async def test_the_events_of_a_turn_that_has_not_ended_stay(store: MongoStore, q
     turn = a_turn(place, first_sequence=5, state=TurnState.AWAITING_APPROVAL)
     change = HeadChange(queue=(turn.id,)) if queued else HeadChange(active_turn=turn.id)
     said = [an_event(payload=GOES, turn_id=turn.id) for _ in range(3)]
-    await committed(store.commit(a_step(await head_of(store, place), *said, head=change, new_turns=(turn,))))
+    await committed(store.commit(a_changeset(await head_of(store, place), *said, head=change, new_turns=(turn,))))
 
     async def trimmed() -> bool:
         await trim(store)
@@ -272,11 +272,11 @@ async def test_a_purge_and_an_undeletion_exclude_each_other(new_store: NewMongo)
         await delete(one, place)
         snapshot = await two.snapshot(place, deleted=True)
         assert snapshot is not None
-        shown = a_step(snapshot.head, an_event(), head=HeadChange(deleted=False), session=a_session(place))
-        _, verdict = await asyncio.gather(purge(one), two.commit(shown))
+        shown = a_changeset(snapshot.head, an_event(), head=HeadChange(deleted=False), session=a_session(place))
+        _, result = await asyncio.gather(purge(one), two.commit(shown))
         await purge(one)
         left = await numbers(one, place)
-        assert left == ([] if verdict == Conflict() else [1, 2, 3, 4, 5, 6]), verdict
+        assert left == ([] if result == Conflict() else [1, 2, 3, 4, 5, 6]), result
 
 
 async def test_a_new_session_is_not_made_over_the_rest_of_an_old_one(new_store: NewMongo) -> None:
@@ -316,7 +316,7 @@ async def test_a_purger_that_wakes_too_late_leaves_a_new_session_alone(mongo_uri
         await held.wait()
         assert await purge(other) == 1
         await begin(other, place)
-        again = a_step(await head_of(other, place), an_event(), new_turns=(a_turn(place),), request=request)
+        again = a_changeset(await head_of(other, place), an_event(), new_turns=(a_turn(place),), request=request)
         await committed(other.commit(again))
         go_on.set()
         await stopped
@@ -327,7 +327,7 @@ async def test_a_purger_that_wakes_too_late_leaves_a_new_session_alone(mongo_uri
         await other.close()
 
 
-async def test_a_fork_that_nobody_finished_is_purged_and_its_id_free(
+async def test_an_unfinished_fork_is_purged_and_its_id_free(
     store: MongoStore, shared_database: Database[Document]
 ) -> None:
     source, place = await begin(store), a_place()

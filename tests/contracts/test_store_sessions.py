@@ -13,7 +13,7 @@ from tests.builders import (
     an_event,
 )
 from tests.contracts.conftest import NewStore
-from tests.contracts.stores import a_step, begin, committed, head_of, snapshot_of
+from tests.contracts.stores import a_changeset, begin, committed, head_of, snapshot_of
 from turnkeeper.domain.session import SessionState
 from turnkeeper.store.changeset import Cancel, HeadChange
 from turnkeeper.store.contract import Store
@@ -38,11 +38,11 @@ async def test_a_new_session_has_a_head_a_first_event_and_its_agent(store: Store
 async def test_a_session_that_exists_is_answered_as_it_is_now(store: Store) -> None:
     place = await begin(store)
     ended = a_session(place, state=SessionState.ENDED, end_time=NOON)
-    await committed(store.commit(a_step(await head_of(store, place), an_event(), session=ended)))
+    await committed(store.commit(a_changeset(await head_of(store, place), an_event(), session=ended)))
     again = await store.create_session(a_session(place, fingerprint="other"), AGENT, event=a_first_event())
     assert again == ended
     later = NOON + timedelta(seconds=1)
-    await committed(store.commit(a_step(await head_of(store, place), an_event(at=later))))
+    await committed(store.commit(a_changeset(await head_of(store, place), an_event(at=later))))
     again = await store.create_session(a_session(place), AGENT, event=a_first_event())
     assert again == replace(ended, update_time=later)
     assert (await head_of(store, place)).last_seq == 3
@@ -79,13 +79,13 @@ async def test_two_versions_of_an_agent_are_both_kept(store: Store) -> None:
 async def test_the_session_tells_when_it_changed_last(store: Store) -> None:
     place = await begin(store)
     later = NOON + timedelta(seconds=3)
-    await committed(store.commit(a_step(await head_of(store, place), an_event(at=later))))
+    await committed(store.commit(a_changeset(await head_of(store, place), an_event(at=later))))
     expected = a_session(place, update_time=later)
     assert (await snapshot_of(store, place)).session == expected
     found = await store.session(place)
     assert found is not None
     assert found[0] == expected
-    await committed(store.commit(a_step(await head_of(store, place), head=HeadChange(queue=("t",)))))
+    await committed(store.commit(a_changeset(await head_of(store, place), head=HeadChange(queue=("t",)))))
     assert (await snapshot_of(store, place)).session == expected
 
 

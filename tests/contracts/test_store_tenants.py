@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 from tests.builders import AGENT, a_call, a_place, a_request, a_session, a_turn, an_approval, an_event
-from tests.contracts.stores import LONG, a_step, begin, committed, head_of
+from tests.contracts.stores import LONG, a_changeset, begin, committed, head_of
 from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.session import Session, SessionKey
 from turnkeeper.domain.tool import Call
@@ -46,7 +46,7 @@ async def build(store: Store, tenant: str) -> World:
     request = a_request(place, fingerprint=tenant)
     request = replace(request, key=replace(request.key, request_id=SAME))
     session = a_session(place, title=tenant)
-    step = a_step(
+    changeset = a_changeset(
         await head_of(store, place),
         an_event(f"from {tenant}", turn_id=SAME),
         changeset_id=SAME,
@@ -57,7 +57,7 @@ async def build(store: Store, tenant: str) -> World:
         new_approvals=(approval,),
         request=request,
     )
-    fence = (await committed(store.commit(step))).fence
+    fence = (await committed(store.commit(changeset))).fence
     return World(place, session, turn, call, approval, request, fence)
 
 
@@ -124,7 +124,7 @@ async def test_i13_writes_reach_the_own_tenant_alone(store: Store) -> None:
     untouched = await reads(store, "red", SAME, SAME)
     head = await head_of(store, blue.place)
     decided = replace(blue.approval, state=ApprovalState.APPROVED)
-    step = a_step(
+    changeset = a_changeset(
         head,
         an_event("only blue"),
         changeset_id=f"{SAME} again",
@@ -135,7 +135,7 @@ async def test_i13_writes_reach_the_own_tenant_alone(store: Store) -> None:
         approvals=(ApprovalChange(approval=decided, lapsed=None),),
         request=replace(blue.request, key=replace(blue.request.key, request_id="other")),
     )
-    await committed(store.commit(step))
+    await committed(store.commit(changeset))
     assert await store.renew(SessionKey("blue", SAME), owner=SAME, fence=blue.fence, lease=timedelta())
     assert await store.request_cancel(SessionKey("blue", SAME), Cancel(turn_id=SAME, by="ada"))
     assert await reads(store, "red", SAME, SAME) == untouched
@@ -149,10 +149,10 @@ async def test_i13_a_foreign_session_cannot_be_written(store: Store) -> None:
     untouched = await reads(store, "blue", SAME, SAME)
     head = replace(await head_of(store, blue.place), tenant="red")
     for fence in (None, blue.fence):
-        assert await store.commit(a_step(head, an_event(), fence=fence)) == Conflict()
+        assert await store.commit(a_changeset(head, an_event(), fence=fence)) == Conflict()
         absent = replace(head, session_id="absent")
-        assert await store.commit(a_step(absent, an_event(), fence=fence)) == Conflict()
-    assert await store.commit(a_step(head, an_event(), changeset_id=SAME, last_seq=1)) == Conflict()
+        assert await store.commit(a_changeset(absent, an_event(), fence=fence)) == Conflict()
+    assert await store.commit(a_changeset(head, an_event(), changeset_id=SAME, last_seq=1)) == Conflict()
     assert not await store.renew(SessionKey("red", SAME), owner=SAME, fence=blue.fence, lease=LONG)
     assert not await store.request_cancel(SessionKey("red", SAME), Cancel(turn_id=SAME))
     assert list(await store.cancelled_among([SessionKey("red", SAME)])) == [SAME]
@@ -171,14 +171,14 @@ async def test_i13_what_serves_all_tenants_says_whose_it_is(store: Store) -> Non
         place = await begin(store, a_place(tenant=tenant, session_id=SAME))
         turn = a_turn(place, id=SAME)
         approval = an_approval(place, id=SAME, expire_time=place_time(place), turn_id=SAME)
-        step = a_step(
+        changeset = a_changeset(
             await head_of(store, place),
             an_event(),
             head=HeadChange(active_turn=SAME),
             new_turns=(turn,),
             new_approvals=(approval,),
         )
-        await committed(store.commit(step))
+        await committed(store.commit(changeset))
     assert await store.requeue_lapsed() == 2
     claims = [await store.claim("one", lease=LONG) for _ in range(2)]
     assert {claim and (claim.session_key, claim.turn_id) for claim in claims} == {

@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 
 from tests import harness
@@ -20,21 +21,27 @@ SCRIPT = ROOT / "tests/demo/clerk.toml"
 """What the clerk's model says in `make run`."""
 AT_ONCE = asyncio.Semaphore(3)
 TIME = 40
+TOOLS = {"Go": ("go",), "TypeScript": ("node", "npm"), "Java": ("java", "mvn")}
+"""What must be installed to run each language's part of the guide; each fetches the rest from its registry."""
+PACKAGES = ROOT / "build/clients"
+"""Where the tools of other languages keep what they fetched and compiled."""
 
 
-async def run(*command: str, told: str = "", **variables: str) -> tuple[int | None, str]:
+async def run(
+    *command: str, told: str = "", folder: Path = ROOT, seconds: float = TIME, **variables: str
+) -> tuple[int | None, str]:
     """Exit status, and everything that was printed."""
     async with AT_ONCE:
         process = await asyncio.create_subprocess_exec(
             *command,
-            cwd=ROOT,
+            cwd=folder,
             env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **variables},
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
         try:
-            printed, _ = await asyncio.wait_for(process.communicate(told.encode()), TIME)
+            printed, _ = await asyncio.wait_for(process.communicate(told.encode()), seconds)
         finally:
             if process.returncode is None:
                 process.kill()
@@ -90,6 +97,47 @@ async def test_every_command_of_the_shells_tour_works(address: str) -> None:
     methods = set(re.findall(r"turnkeeper\.v1\.(\w+Service/\w+)", commands))
     works = re.findall(r"^\| (\w+) \| (\w+) \| works \|$", (DOCS / "reference/status.md").read_text(), re.MULTILINE)
     assert methods == {f"{service}/{method}" for service, method in works}
+
+
+@pytest.mark.skipif("CLIENTS_CHECK" not in os.environ, reason="compiles for a minute: `make clients-check` runs it")
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("language", TOOLS)
+async def test_the_client_of_a_language_is_generated_compiled_and_runs(
+    language: str, address: str, tmp_path: Path
+) -> None:
+    missing = [tool for tool in TOOLS[language] if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    page = (DOCS / "guide/polyglot.md").read_text().replace("path/to/turnkeeper", str(ROOT)).replace(ADDRESS, address)
+    part = page.partition(f"\n## {language}\n")[2].partition("\n## ")[0]
+    for name, text in re.findall(r"^`([\w./]+)`[^\n]*:\n\n```\w+\n(.*?)^```", part, re.DOTALL | re.MULTILINE):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (commands,) = blocks(part, "shell")
+    status, printed = await run(
+        *("bash", "-euo", "pipefail", "-c", commands),
+        folder=tmp_path,
+        seconds=580,
+        PATH=f"{_protoc(tmp_path)}:{os.environ['PATH']}",
+        GOPATH=str(PACKAGES / "go"),
+        GOCACHE=str(PACKAGES / "go-build"),
+        GOFLAGS="-modcacherw",
+        npm_config_cache=str(PACKAGES / "npm"),
+        MAVEN_OPTS=f"-Dmaven.repo.local={PACKAGES / 'maven'}",
+    )
+    assert status == 0, printed
+    assert "I am a script, not a real model." in printed
+
+
+def _protoc(folder: Path) -> Path:
+    """Returns a folder with a `protoc`: the installed one, or that of grpcio-tools, which runs plugins as well."""
+    if installed := shutil.which("protoc"):
+        return Path(installed).parent
+    program = folder / "bin/protoc"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m grpc_tools.protoc "$@"\n')
+    program.chmod(0o755)
+    return program.parent
 
 
 async def test_the_tool_the_agent_and_the_script_of_the_guide(

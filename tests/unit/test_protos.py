@@ -98,6 +98,24 @@ def test_the_rules_of_a_field_can_be_read_without_our_generated_code(
     assert {part.name: value for part, value in options.Extensions[extension].ListFields()} == rules
 
 
+@pytest.mark.parametrize(
+    ("language", "file", "text"),
+    [
+        ("java", "dev/turnkeeper/v1/Session.java", "package dev.turnkeeper.v1;"),
+        ("kotlin", "dev/turnkeeper/v1/SessionKt.kt", "package dev.turnkeeper.v1"),
+        ("csharp", "Session.cs", "namespace Turnkeeper.V1 {"),
+        ("php", "Turnkeeper/V1/Session.php", "namespace Turnkeeper\\V1;"),
+        ("ruby", "turnkeeper/v1/session_pb.rb", "module Turnkeeper\n  module V1\n"),
+        ("objc", "turnkeeper/v1/Session.pbobjc.h", "TKVSession "),
+        ("cpp", "turnkeeper/v1/session.pb.h", "namespace v1 {"),
+    ],
+)
+@pytest.mark.skipif(shutil.which("protoc") is None, reason="protoc is not installed; grpcio-tools' writes Python alone")
+def test_plain_protoc_generates_a_language(language: str, file: str, text: str, tmp_path: Path) -> None:
+    subprocess.run(["protoc", "-I", str(PROTOS), f"--{language}_out={tmp_path}", *NAMES], check=True)
+    assert text in (tmp_path / file).read_text()
+
+
 def buf(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([BUF, *arguments], check=False, capture_output=True, text=True)
 

@@ -135,7 +135,7 @@ class Turn(BelongsToSession):
     trace: str = ""
     """The W3C traceparent of the call that sent the message."""
 
-    def taken_up(self, *, next_message_id: str, at: datetime) -> "Turn":
+    def next_attempt(self, *, next_message_id: str, at: datetime) -> "Turn":
         """Returns the turn in a new attempt: after a claim, or before a model call is tried again."""
         return replace(
             self,

@@ -76,16 +76,7 @@ class Approvals:
         def decide(uow: UnitOfWork) -> Approval:
             if edit is not None:
                 return approval_rules.decide_with_edit(uow, approval_id, said, edit) or asked
-            decided = approval_rules.decide(
-                uow,
-                approval_id,
-                said.decision,
-                by=said.by,
-                arguments_hash=said.arguments_hash,
-                reason=said.reason,
-                result_json=said.result_json,
-            )
-            return decided or asked
+            return approval_rules.decide(uow, approval_id, said) or asked
 
         fault("approval.before_store")
         stored = await self._append(asked, decide)

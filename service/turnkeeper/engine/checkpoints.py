@@ -1,24 +1,24 @@
 """Places of a session's log: list those that have a name, find the one a caller means, take the session back to it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from turnkeeper.domain.checkpoint import MARKS, Checkpoint, checkpoint_of, event_named
 from turnkeeper.domain.event import Event, SessionRestored
 from turnkeeper.domain.history import BEGINNINGS, unfinished_turn
-from turnkeeper.domain.session import Restored, SessionKey
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.engine.eventlog.writer import LogWriter, Stored
-from turnkeeper.engine.rules.decide_again import DecideAgain
+from turnkeeper.engine.rules import sessions as session_rules
+from turnkeeper.engine.rules.sessions import RestorePoint, RestoreRequest
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import (
     CheckpointNotFound,
     InternalError,
     InvalidRequest,
     SessionNotFound,
-    TurnInProgress,
 )
-from turnkeeper.store.changeset import Head, RequestKey, RequestRecord, StoredEvent, check_kept
+from turnkeeper.store.changeset import Head, StoredEvent, check_kept
 from turnkeeper.store.contract import SessionLog
 
 PAGE = 200
@@ -30,14 +30,6 @@ class LogPosition:
 
     sequence: int | None = None
     checkpoint_id: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RestoreRequest:
-    """The request that restores, where it has an id: its repeats are answered from the record."""
-
-    key: RequestKey
-    fingerprint: str
 
 
 class Checkpoints:
@@ -100,7 +92,8 @@ class Checkpoints:
             if asked is None and await self._is_there(head, place):
                 return lambda _: head.last_seq
             unfinished = unfinished_turn(await self.until(head, place, kinds=BEGINNINGS))
-            return partial(_restore, place=place, unfinished=unfinished, read_at=head.last_seq, asked=asked)
+            point = RestorePoint(sequence=place, unfinished=unfinished, last_seq=head.last_seq)
+            return partial(session_rules.restore, point=point, request=asked)
 
         stored = await self._log_writer.append_prepared(key, read_log)
         if isinstance(stored, Stored):
@@ -144,23 +137,3 @@ class Checkpoints:
 
 def _restores(stored: StoredEvent) -> bool:
     return stored.kind == "session_restored"
-
-
-def _restore(uow: UnitOfWork, *, place: int, unfinished: str, read_at: int, asked: RestoreRequest | None) -> int:
-    uow.session.check_takes_messages()
-    head = uow.snapshot.head
-    if head.active_turn or head.queue:
-        raise TurnInProgress(
-            "A turn is running or queued in this session; wait for it, or cancel it, then restore.",
-            session_id=head.session_id,
-            turn_id=head.active_turn,
-            metadata={"turn_id": head.active_turn},
-        )
-    if head.last_seq != read_at:
-        raise DecideAgain
-    sequence = uow.next_sequence
-    uow.append(SessionRestored(to_sequence=place))
-    uow.session = replace(uow.session, restored=Restored(turn_id=unfinished), update_time=uow.at)
-    if asked is not None:
-        uow.request = RequestRecord(key=asked.key, fingerprint=asked.fingerprint, turn_id="", sequence=sequence)
-    return sequence

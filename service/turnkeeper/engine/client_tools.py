@@ -9,7 +9,7 @@ from turnkeeper.domain.session import Session, SessionKey
 from turnkeeper.domain.tool import CLIENT, Call, CallState, ClientTool, ToolResult
 from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.eventlog.writer import LogWriter, Stored
-from turnkeeper.engine.rules.unit_of_work import UnitOfWork
+from turnkeeper.engine.rules import tool_calls as tool_call_rules
 from turnkeeper.errors import InternalError, InvalidRequest, ToolCallNotPending
 from turnkeeper.store.changeset import StoredEvent
 from turnkeeper.store.contract import EventLog, SessionStore
@@ -69,7 +69,7 @@ class ClientTools:
             requested = await self._measures.requested_at(call)
             stored = await self._log_writer.append(
                 key,
-                lambda uow: _record(uow, tool_call_id, result, by=by),
+                lambda uow: tool_call_rules.submit_result(uow, tool_call_id, result, by=by),
                 turn_id=call.turn_id,
             )
             if not isinstance(stored, Stored):
@@ -140,13 +140,3 @@ class CallMeasures:
             span.finished(outcome)
             seconds = max(0.0, (at - requested).total_seconds())
             self._metrics.tool_finished(CLIENT, tool_class=tool_class, outcome=outcome, seconds=seconds)
-
-
-def _record(uow: UnitOfWork, tool_call_id: str, result: ToolResult, *, by: str) -> bool:
-    """Records the result; the turn goes on when nothing else is awaited. Returns False if the call has one already."""
-    call = next((call for call in uow.calls if call.id == tool_call_id), None)
-    if call is None or call.state is not CallState.REQUESTED:
-        return False
-    uow.close_call(call.submitted(result, by=by, sequence=uow.next_sequence), result)
-    uow.resume_if_answered()
-    return True

@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from turnkeeper import ids
-from turnkeeper.domain.event import Event, NewEvent, SessionActivated, SessionCreated, SessionForked
+from turnkeeper.domain.event import Event, NewEvent, SessionActivated, SessionForked
 from turnkeeper.domain.fork import COPIED, Copy
 from turnkeeper.domain.session import Session, SessionKey, SessionState
 from turnkeeper.domain.turn import TurnOptions
 from turnkeeper.engine.checkpoints import Checkpoints, LogPosition
 from turnkeeper.engine.eventlog.writer import LogWriter
+from turnkeeper.engine.rules import sessions as session_rules
 from turnkeeper.engine.sessions import check_shown
 from turnkeeper.errors import ServiceUnavailable, SessionNotFound
 from turnkeeper.store.changeset import Fork, Head, RequestKey, RequestRecord
@@ -185,17 +186,7 @@ def _is_called(event: Event) -> bool:
 def _with_opening(copy: Copy, fork: Fork) -> Sequence[NewEvent]:
     session, at = copy.session, fork.session.create_time
     opening: list[NewEvent] = [
-        NewEvent(
-            payload=SessionCreated(
-                agent=session.agent,
-                agent_version=session.agent_version,
-                owner=session.owner,
-                title=session.title,
-                labels=session.labels,
-                metadata_json=session.metadata_json,
-            ),
-            at=at,
-        ),
+        session_rules.created_event(session),
         NewEvent(
             payload=SessionForked(
                 source_session_id=fork.source_session_id,

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from turnkeeper import ids
 from turnkeeper.domain.agent import Agent
-from turnkeeper.domain.event import NewEvent, SessionCreated
 from turnkeeper.domain.history import HistoryEntry
 from turnkeeper.domain.session import Session, SessionKey, SessionState
 from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.eventlog.session_cache import CachedSnapshot, SessionCache
 from turnkeeper.engine.eventlog.writer import LogWriter, Stored
+from turnkeeper.engine.rules import sessions as session_rules
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import (
     AgentNotFound,
@@ -109,15 +109,7 @@ class Sessions:
             metadata_json=new.metadata_json,
             etag=self._log_writer.new_id(),
         )
-        said = SessionCreated(
-            agent=agent.name,
-            agent_version=agent.version,
-            owner=session.owner,
-            title=session.title,
-            labels=session.labels,
-            metadata_json=session.metadata_json,
-        )
-        there = await self._store.create_session(session, agent, event=NewEvent(payload=said, at=now))
+        there = await self._store.create_session(session, agent, event=session_rules.created_event(session))
         if there is not None:
             _check_same(there, new)
         return await self._get_to_keep(session.key)

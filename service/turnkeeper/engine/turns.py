@@ -12,7 +12,7 @@ from turnkeeper.engine.eventlog.writer import LogWriter, Stored
 from turnkeeper.engine.execution.worker import Worker
 from turnkeeper.engine.rules import messages as message_rules
 from turnkeeper.engine.rules.decide_again import DecideAgain
-from turnkeeper.engine.rules.messages import LeaseOffer, NewMessage
+from turnkeeper.engine.rules.messages import LeaseOffer, NewMessage, RetryRequest
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feed import Feeds, Waiting
 from turnkeeper.engine.streaming.watcher import Watcher
@@ -159,20 +159,20 @@ class Turns:
             if asked:
                 return None
 
-    async def retry(self, turn_id: str, *, key: RequestKey, fingerprint: str) -> RequestRecord:
+    async def retry(self, request: RetryRequest) -> RequestRecord:
         """Take up the session's last turn again, in place. A repeat gets the first one's record.
 
         Raises TurnNotFound, TurnNotRetryable, RequestIdReused.
         """
-        known = await self._store.find_request(key)
+        known = await self._store.find_request(request.key)
         if known is not None:
-            return self._repeat(known, fingerprint)
-        await self.get(key.session_key, turn_id)
-        return await self._first(key, fingerprint, self._retry(turn_id, key, fingerprint))
+            return self._repeat(known, request.fingerprint)
+        await self.get(request.key.session_key, request.turn_id)
+        return await self._first(request.key, request.fingerprint, self._retry(request))
 
-    async def _retry(self, turn_id: str, key: RequestKey, fingerprint: str) -> RequestRecord:
+    async def _retry(self, request: RetryRequest) -> RequestRecord:
         """Decides on the session's last turn: it is read again when the log has grown since."""
-        session = key.session_key
+        session = request.key.session_key
         began = time.monotonic()
         with self._worker.reserve() as room:
 
@@ -183,13 +183,13 @@ class Turns:
                 def decide(uow: UnitOfWork) -> tuple[Turn, RequestRecord]:
                     if uow.snapshot.head.last_seq != read_at:
                         raise DecideAgain
-                    return message_rules.retry(uow, key, fingerprint, last=newest[0], offer=self._offer(room=room))
+                    return message_rules.retry(uow, request, last=newest[0], offer=self._offer(room=room))
 
                 return decide
 
-            stored = await self._log_writer.append_prepared(key.session_key, read_last, turn_id=turn_id)
+            stored = await self._log_writer.append_prepared(session, read_last, turn_id=request.turn_id)
             if not isinstance(stored, Stored):
-                return self._repeat(stored, fingerprint)
+                return self._repeat(stored, request.fingerprint)
             if stored.uow.head.lease is LeaseChange.TAKE:
                 self._adopt(stored, began)
         return stored.value[1]

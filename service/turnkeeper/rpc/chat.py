@@ -6,7 +6,7 @@ from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.domain.message import Part
 from turnkeeper.domain.turn import Turn, TurnOptions, TurnState
 from turnkeeper.engine.client_tools import ClientTools
-from turnkeeper.engine.rules.messages import NewMessage
+from turnkeeper.engine.rules.messages import NewMessage, RetryRequest
 from turnkeeper.engine.sessions import NewSession, Sessions
 from turnkeeper.engine.streaming.batch import EventFilter
 from turnkeeper.engine.streaming.watcher import StreamEnded, Watchers
@@ -136,7 +136,9 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         await self._sessions.get(caller.session_key(request.session_id))
         key = caller.request_key(request.request_id, family="retry_turn", session_id=request.session_id)
         record = await self._turns.retry(
-            request.turn_id, key=key, fingerprint=fingerprint(request, leaving_out=("request_id",))
+            RetryRequest(
+                key=key, fingerprint=fingerprint(request, leaving_out=("request_id",)), turn_id=request.turn_id
+            )
         )
         turn = await self._turns.get(caller.session_key(request.session_id), record.turn_id)
         return chat_pb2.RetryTurnResponse(

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from turnkeeper.domain.checkpoint import event_named
 from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.domain.session import SessionKey
-from turnkeeper.engine.checkpoints import Checkpoints, LogPosition, RestoreRequest
+from turnkeeper.engine.checkpoints import Checkpoints, LogPosition
 from turnkeeper.engine.forks import Forks, WantedFork
+from turnkeeper.engine.rules.sessions import RestoreRequest
 from turnkeeper.engine.sessions import Sessions
 from turnkeeper.errors import CursorExpired
 from turnkeeper.pb.v1 import session_pb2

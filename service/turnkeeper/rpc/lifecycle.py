@@ -118,7 +118,7 @@ class LifecycleVerbs:
         return response
 
 
-def _change_of(request: session_pb2.UpdateSessionRequest) -> session_rules.Change:
+def _change_of(request: session_pb2.UpdateSessionRequest) -> session_rules.SessionChange:
     wished, paths = request.session, set(request.update_mask.paths)
     problems: dict[str, str] = {}
     if not paths or paths - CHANGEABLE:
@@ -132,7 +132,7 @@ def _change_of(request: session_pb2.UpdateSessionRequest) -> session_rules.Chang
         problems["session.metadata"] = problem
     if problems:
         rules.refuse(problems)
-    return session_rules.Change(
+    return session_rules.SessionChange(
         title=wished.title if "title" in paths else None,
         labels=dict(wished.labels) if "labels" in paths else None,
         metadata_json=metadata_json if "metadata" in paths else None,

@@ -8,9 +8,8 @@ from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
 
 from turnkeeper.store.changeset import Changeset, CommitResult, Committed, Conflict, Duplicate, RequestRecord
-from turnkeeper.store.mongo import changesets as steps
-from turnkeeper.store.mongo import heads, keys
-from turnkeeper.store.mongo.changesets import Steps
+from turnkeeper.store.mongo import changesets, heads, keys
+from turnkeeper.store.mongo.changesets import Changesets
 from turnkeeper.store.mongo.client import MAJORITY, ClientSession, Connection, Document, database_errors
 from turnkeeper.store.mongo.documents import decode, encode
 from turnkeeper.store.mongo.events import numbered
@@ -20,7 +19,7 @@ Move = Callable[[ClientSession], Awaitable[Document | None]]
 """Changes the head inside the transaction; its `last_seq` and `fence` afterwards, or None."""
 
 
-async def store(self: Steps, step: Changeset, move: Move, *, fence: int | None) -> CommitResult:
+async def store(self: Changesets, changeset: Changeset, move: Move, *, fence: int | None) -> CommitResult:
     """The step in one transaction after `move`, numbered by what that gave.
 
     `fence`: what its events say; None: the head's.
@@ -28,7 +27,7 @@ async def store(self: Steps, step: Changeset, move: Move, *, fence: int | None) 
     with database_errors():
         while True:
             try:
-                return await _store(self, step, move, fence=fence)
+                return await _store(self, changeset, move, fence=fence)
             except Stopped:
                 return Conflict()
             except PyMongoError as error:
@@ -36,28 +35,32 @@ async def store(self: Steps, step: Changeset, move: Move, *, fence: int | None) 
                     raise
 
 
-async def _store(self: Steps, step: Changeset, move: Move, *, fence: int | None) -> CommitResult:
+async def _store(self: Changesets, changeset: Changeset, move: Move, *, fence: int | None) -> CommitResult:
     connection = self._connection
     async with connection.session() as session, session.start_transaction(ReadConcern("snapshot"), MAJORITY):
         head = await move(session)
         if head is None:
             raise Stopped(Obstacle.MISS)
-        first = head["last_seq"] - len(step.events)
+        first = head["last_seq"] - len(changeset.events)
         events = tuple(
-            numbered(self._codec, step.session_id, event, first + place) for place, event in enumerate(step.events, 1)
+            numbered(self._codec, changeset.session_id, event, first + place)
+            for place, event in enumerate(changeset.events, 1)
         )
         writes = Writes(schema=connection.schema)
         said = head["fence"] if fence is None else fence
-        steps._write_events(writes, step, events, fence=said)  # noqa: SLF001 - the service's own writes
-        steps._write_documents(writes, step)  # noqa: SLF001
+        changesets._write_events(writes, changeset, events, fence=said)  # noqa: SLF001 - the service's own writes
+        changesets._write_documents(writes, changeset)  # noqa: SLF001
         await connection.in_thread(partial(writes.send, connection, session))
     return Committed(last_seq=head["last_seq"], fence=head["fence"], events=events)
 
 
-def unconditional(self: Steps, step: Changeset) -> Move:
+def unconditional(self: Changesets, changeset: Changeset) -> Move:
     """The number is incremented, whoever has been there."""
-    changed: Document = {**heads.moved(step)[0]["$set"], "last_seq": {"$add": ["$last_seq", len(step.events)]}}
-    return partial(_increment, self._connection, session_of(step), [{"$set": changed}])
+    changed: Document = {
+        **heads.moved(changeset)[0]["$set"],
+        "last_seq": {"$add": ["$last_seq", len(changeset.events)]},
+    }
+    return partial(_increment, self._connection, session_of(changeset), [{"$set": changed}])
 
 
 async def _increment(
@@ -77,15 +80,19 @@ def taken(head: Document) -> Move:
     return move
 
 
-def session_of(step: Changeset) -> Document:
-    return keys.where(keys.of_session(step.session_key))
+def session_of(changeset: Changeset) -> Document:
+    return keys.where(keys.of_session(changeset.session_key))
 
 
-async def local_duplicate(self: Steps, step: Changeset) -> CommitResult | None:
+async def local_duplicate(self: Changesets, changeset: Changeset) -> CommitResult | None:
     """What this request made, as this node has it now."""
-    if step.request is None:
+    if changeset.request is None:
         return None
     connection: Any = self._connection
     local = connection.requests.with_options(read_concern=ReadConcern("local"))
-    document = await local.find_one(keys.where(keys.of_request(step.request.key)))
-    return None if document is None else Duplicate(decode(RequestRecord, {**document, "key": encode(step.request.key)}))
+    document = await local.find_one(keys.where(keys.of_request(changeset.request.key)))
+    return (
+        None
+        if document is None
+        else Duplicate(decode(RequestRecord, {**document, "key": encode(changeset.request.key)}))
+    )

@@ -16,32 +16,32 @@ from turnkeeper.domain.turn import Turn
 from turnkeeper.faults import fault
 from turnkeeper.store.changeset import Changeset, CommitResult, Conflict, Fenced
 from turnkeeper.store.mongo import claims, client, heads, indexes
-from turnkeeper.store.mongo.changesets import Steps
+from turnkeeper.store.mongo.changesets import Changesets
 from turnkeeper.store.mongo.transactions import attempt as attempts
 from turnkeeper.store.mongo.transactions import outcomes
-from turnkeeper.store.mongo.transactions.group_commit import Committer, Entry
+from turnkeeper.store.mongo.transactions.group_commit import Entry, GroupCommit
 from turnkeeper.store.mongo.transactions.writes import Obstacle, Stopped, Writes
 
-_commit = Steps.commit
+_commit = Changesets.commit
 
 
 def two_step_numbering() -> None:
     """Take the number first, then insert the event: a death in between leaves a hole, a reader in between sees one."""
 
-    async def commit(self: Steps, step: Changeset) -> CommitResult:
+    async def commit(self: Changesets, changeset: Changeset) -> CommitResult:
         fault("step.before_first_write")
         connection = self._connection
         head = await connection.heads.find_one_and_update(
-            heads.unmoved(step), heads.moved(step), return_document=True, projection=("last_seq", "fence")
+            heads.unmoved(changeset), heads.moved(changeset), return_document=True, projection=("last_seq", "fence")
         )
         if not head:
             async with connection.session() as session:
-                return await self._outcomes.of_step(step, session) or Conflict()
+                return await self._outcomes.of_changeset(changeset, session) or Conflict()
         await asyncio.sleep(0.005)
         fault("step.after_first_write")
-        return await commits.store(self, step, commits.taken(head), fence=head["fence"])
+        return await commits.store(self, changeset, commits.taken(head), fence=head["fence"])
 
-    Steps.commit = commit  # type: ignore[method-assign]
+    Changesets.commit = commit  # type: ignore[method-assign]
 
 
 def write_concern_1() -> None:
@@ -65,42 +65,42 @@ def _read_locally(**more: object) -> None:
 def no_fence() -> None:
     """An owner writes without looking whether it still is one."""
 
-    async def commit(self: Steps, step: Changeset) -> CommitResult:
-        if step.fence is None:
-            return await _commit(self, step)
-        return await commits.store(self, step, commits.unconditional(self, step), fence=step.fence)
+    async def commit(self: Changesets, changeset: Changeset) -> CommitResult:
+        if changeset.fence is None:
+            return await _commit(self, changeset)
+        return await commits.store(self, changeset, commits.unconditional(self, changeset), fence=changeset.fence)
 
     async def renew(self: claims.Claims, key: SessionKey, **_: object) -> bool:
         return True
 
-    Steps.commit = commit  # type: ignore[method-assign]
+    Changesets.commit = commit  # type: ignore[method-assign]
     claims.Claims.renew = renew  # type: ignore[method-assign]
 
 
 def fence_read_not_written() -> None:
     """An owner reads its fence in the transaction, but takes the number without it in the filter."""
 
-    async def commit(self: Steps, step: Changeset) -> CommitResult:
-        if step.fence is None:
-            return await _commit(self, step)
-        head = await self._connection.heads.find_one(commits.session_of(step))
-        if head is None or head["fence"] != step.fence or not head["owner"]:
+    async def commit(self: Changesets, changeset: Changeset) -> CommitResult:
+        if changeset.fence is None:
+            return await _commit(self, changeset)
+        head = await self._connection.heads.find_one(commits.session_of(changeset))
+        if head is None or head["fence"] != changeset.fence or not head["owner"]:
             return Fenced()
         fault("step.before_first_write")
-        return await commits.store(self, step, commits.unconditional(self, step), fence=step.fence)
+        return await commits.store(self, changeset, commits.unconditional(self, changeset), fence=changeset.fence)
 
-    Steps.commit = commit  # type: ignore[method-assign]
+    Changesets.commit = commit  # type: ignore[method-assign]
 
 
 def state_only_filter() -> None:
     """A decision is stored when the approval is still pending, whatever else has moved since it was made."""
 
-    async def commit(self: Steps, step: Changeset) -> CommitResult:
-        if step.fence is not None or not step.approvals:
-            return await _commit(self, step)
-        return await commits.store(self, step, commits.unconditional(self, step), fence=None)
+    async def commit(self: Changesets, changeset: Changeset) -> CommitResult:
+        if changeset.fence is not None or not changeset.approvals:
+            return await _commit(self, changeset)
+        return await commits.store(self, changeset, commits.unconditional(self, changeset), fence=None)
 
-    Steps.commit = commit  # type: ignore[method-assign]
+    Changesets.commit = commit  # type: ignore[method-assign]
 
 
 def unknown_is_aborted() -> None:
@@ -110,61 +110,61 @@ def unknown_is_aborted() -> None:
         self.open = None
         raise Stopped(Obstacle.CONFLICT) from unsure
 
-    async def of_step(self: outcomes.Outcomes, step: Changeset, session: object) -> CommitResult | None:
+    async def of_changeset(self: outcomes.Outcomes, changeset: Changeset, session: object) -> CommitResult | None:
         return Conflict()
 
     attempts.Attempt._commit_again = commit_once  # type: ignore[method-assign]  # noqa: SLF001 - what is broken
-    outcomes.Outcomes.of_step = of_step  # type: ignore[method-assign]
+    outcomes.Outcomes.of_changeset = of_changeset  # type: ignore[method-assign]
 
 
 def verdict_before_commit() -> None:
     """A batch is acknowledged as it is sent."""
 
-    async def once(self: Committer, batch: Sequence[Entry[Any]], attempt: attempts.Attempt) -> Stopped | None:
+    async def once(self: GroupCommit, batch: Sequence[Entry[Any]], attempt: attempts.Attempt) -> Stopped | None:
         for entry in batch:
             entry.settle(entry.transaction.result)
         await asyncio.sleep(0.2)
         return await _once(self, batch, attempt)
 
-    Committer._once = once  # type: ignore[method-assign]  # noqa: SLF001 - what is broken
+    GroupCommit._once = once  # type: ignore[method-assign]  # noqa: SLF001 - what is broken
 
 
-_once = Committer._once  # noqa: SLF001 - what the broken version does later
+_once = GroupCommit._once  # noqa: SLF001 - what the broken version does later
 
 
 def loser_acknowledged() -> None:
     """Whoever had moved when its batch was sent is told the same as the others."""
 
-    async def sort_out(_: Committer, batch: Sequence[Entry[Any]], *__: object) -> None:
+    async def sort_out(_: GroupCommit, batch: Sequence[Entry[Any]], *__: object) -> None:
         for entry in batch:
             entry.settle(entry.transaction.result)
 
-    Committer._sort_out = sort_out  # type: ignore[assignment,method-assign]  # noqa: SLF001 - what is broken
+    GroupCommit._sort_out = sort_out  # type: ignore[assignment,method-assign]  # noqa: SLF001 - what is broken
 
 
 def attempt_in_memory() -> None:
     """An owner counts its attempts from one: those of a lost owner cannot be told from its own."""
 
-    def taken_up(self: Turn, **changes: Any) -> Turn:
-        return replace(_taken_up(self, **changes), attempt=1)
+    def next_attempt(self: Turn, **changes: Any) -> Turn:
+        return replace(_next_attempt(self, **changes), attempt=1)
 
-    Turn.taken_up = taken_up  # type: ignore[method-assign]
+    Turn.next_attempt = next_attempt  # type: ignore[method-assign]
 
 
-_taken_up = Turn.taken_up
+_next_attempt = Turn.next_attempt
 
 
 def duplicate_without_reread() -> None:
     """A duplicate key is answered at once from what this node has, before a majority has it."""
     _read_locally()
 
-    async def commit(self: Steps, step: Changeset) -> CommitResult:
-        if step.request is None:
-            return await _commit(self, step)
-        found = await commits.local_duplicate(self, step)
-        return found or await _commit(self, step)
+    async def commit(self: Changesets, changeset: Changeset) -> CommitResult:
+        if changeset.request is None:
+            return await _commit(self, changeset)
+        found = await commits.local_duplicate(self, changeset)
+        return found or await _commit(self, changeset)
 
-    Steps.commit = commit  # type: ignore[method-assign]
+    Changesets.commit = commit  # type: ignore[method-assign]
 
 
 def tool_retried() -> None:

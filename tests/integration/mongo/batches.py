@@ -1,10 +1,10 @@
-"""Steps of different sessions, handed in at the same time, and what became of them."""
+"""Changesets of different sessions, handed in at the same time, and their results."""
 
 import asyncio
 from typing import Any
 
 from tests.builders import a_turn, an_event
-from tests.contracts.stores import a_step, begin, head_of, until
+from tests.contracts.stores import a_changeset, begin, head_of, until
 from tests.integration.mongo.commands import Command, Recorder, name_of
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.store.changeset import Changeset, CommitResult, Committed
@@ -18,34 +18,34 @@ async def new_places(store: MongoStore, count: int = MANY) -> list[SessionKey]:
     return [await begin(store) for _ in range(count)]
 
 
-async def next_step(store: MongoStore, place: SessionKey, **given: Any) -> Changeset:
-    return a_step(await head_of(store, place), an_event("one"), new_turns=(a_turn(place),), **given)
+async def next_changeset(store: MongoStore, place: SessionKey, **given: Any) -> Changeset:
+    return a_changeset(await head_of(store, place), an_event("one"), new_turns=(a_turn(place),), **given)
 
 
-async def new_steps(store: MongoStore, count: int = MANY) -> list[Changeset]:
-    return [await next_step(store, place) for place in await new_places(store, count)]
+async def new_changesets(store: MongoStore, count: int = MANY) -> list[Changeset]:
+    return [await next_changeset(store, place) for place in await new_places(store, count)]
 
 
-async def together(store: MongoStore, *steps: Changeset) -> list[CommitResult]:
+async def together(store: MongoStore, *changesets: Changeset) -> list[CommitResult]:
     """All handed in before the first of them is sent."""
-    return list(await asyncio.gather(*(store.commit(step) for step in steps)))
+    return list(await asyncio.gather(*(store.commit(changeset) for changeset in changesets)))
 
 
-async def assert_stored(store: MongoStore, step: Changeset, verdict: CommitResult | None = None) -> None:
+async def assert_stored(store: MongoStore, changeset: Changeset, result: CommitResult | None = None) -> None:
     """Once, and it is known."""
-    events = await store.events(step.session_key, after=step.last_seq, limit=99)
-    assert len(events) == len(step.events)
-    for turn in step.new_turns:
-        assert await store.turn(step.session_key, turn.id) == turn
-    expected = Committed(last_seq=step.last_seq + len(events), fence=step.next_fence, events=tuple(events))
-    assert verdict in (None, expected)
-    assert await store.commit(step) == expected
+    events = await store.events(changeset.session_key, after=changeset.last_seq, limit=99)
+    assert len(events) == len(changeset.events)
+    for turn in changeset.new_turns:
+        assert await store.turn(changeset.session_key, turn.id) == turn
+    expected = Committed(last_seq=changeset.last_seq + len(events), fence=changeset.next_fence, events=tuple(events))
+    assert result in (None, expected)
+    assert await store.commit(changeset) == expected
 
 
-async def assert_not_stored(store: MongoStore, step: Changeset) -> None:
-    assert await store.events(step.session_key, after=step.last_seq, limit=99) == []
-    for turn in step.new_turns:
-        assert await store.turn(step.session_key, turn.id) is None
+async def assert_not_stored(store: MongoStore, changeset: Changeset) -> None:
+    assert await store.events(changeset.session_key, after=changeset.last_seq, limit=99) == []
+    for turn in changeset.new_turns:
+        assert await store.turn(changeset.session_key, turn.id) is None
 
 
 def sessions_of(commands: list[Command]) -> list[list[str]]:

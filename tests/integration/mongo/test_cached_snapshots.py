@@ -112,8 +112,8 @@ async def run_a_turn(replica: Replica) -> Snapshot:
             uow.put_turn(uow.turn.ended_as(TurnState.COMPLETED, at=replica.at))
             uow.append(TurnCompleted(message_id="said", stop_reason=StopReason.FINISHED, usage=Usage()), turn=uow.turn)
             uow.activate_next_turn()
-        step = uow.changeset(changeset_id=new_id("step"), fence=running.head.fence, lease_for=LEASE)
-        result = await replica.log_writer.commit(step)
+        changeset = uow.changeset(changeset_id=new_id("changeset"), fence=running.head.fence, lease_for=LEASE)
+        result = await replica.log_writer.commit(changeset)
         assert isinstance(result, Committed)
         running = uow.snapshot_after(result, by_owner=True)
         found = await replica.store.snapshot(replica.key, turn_id=stored.value[0].id)
@@ -130,7 +130,7 @@ async def test_after_the_commits_of_a_turn_the_cached_snapshot_is_the_stored_ses
 
 
 VERBS: dict[str, Callable[[UnitOfWork], int]] = {
-    "update": lambda uow: session_rules.update(uow, session_rules.Change(title="new"), etag=""),
+    "update": lambda uow: session_rules.update(uow, session_rules.SessionChange(title="new"), etag=""),
     "suspend": lambda uow: session_rules.suspend(uow, by="ada"),
     "end": lambda uow: session_rules.end(uow, {}, by="ada", reason=""),
 }
@@ -179,8 +179,8 @@ async def test_after_an_unknown_outcome_nothing_is_cached(
     await replica.log_writer.append(replica.key, VERBS["update"])
     commit = store.commit
 
-    async def commit_and_lose_the_answer(step: Any) -> Any:
-        await commit(step)
+    async def commit_and_lose_the_answer(changeset: Any) -> Any:
+        await commit(changeset)
         raise ServiceUnavailable
 
     with monkeypatch.context() as patched:

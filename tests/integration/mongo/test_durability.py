@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from tests.builders import a_turn, an_event
-from tests.contracts.stores import LONG, TextCodec, a_step, begin, head_of, run_turn, until
+from tests.contracts.stores import LONG, TextCodec, a_changeset, begin, head_of, run_turn, until
 from tests.integration.mongo.commands import Recorder, name_of
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.errors import ServiceUnavailable
@@ -20,18 +20,18 @@ BEFORE_KILL = 40
 
 
 async def _write(store: MongoStore, place: SessionKey, acknowledged: dict[str, list[tuple[int, str]]]) -> None:
-    """Steps without a pause until the database is gone; what was answered is kept outside of it."""
+    """Commits without a pause until the database is gone; the results are kept outside of it."""
     while True:
         turn = a_turn(place)
         try:
-            verdict = await store.commit(a_step(await head_of(store, place), an_event(), new_turns=(turn,)))
+            result = await store.commit(a_changeset(await head_of(store, place), an_event(), new_turns=(turn,)))
         except ServiceUnavailable:
             return
-        if isinstance(verdict, Committed):
-            acknowledged[place.session_id].append((verdict.last_seq, turn.id))
+        if isinstance(result, Committed):
+            acknowledged[place.session_id].append((result.last_seq, turn.id))
 
 
-async def test_i3_acknowledged_steps_survive_kill_9(tmp_path: Path) -> None:
+async def test_i3_acknowledged_changesets_survive_kill_9(tmp_path: Path) -> None:
     database = EmbeddedMongo(tmp_path)
     acknowledged: dict[str, list[tuple[int, str]]] = {}
     async with database as uri:
@@ -76,7 +76,7 @@ async def test_i3_every_write_waits_for_a_majority_and_its_journal(recorder: Rec
     single = [each for each in commands if name_of(each) in ("insert", "update") and "txnNumber" in each]
     outside = [each for each in single if "autocommit" not in each]
     commits = [each for each in commands if name_of(each) == "commitTransaction"]
-    assert len(commits) == 3, "a session, a step, a renewal"
+    assert len(commits) == 3, "a session, a changeset, a renewal"
     assert len(outside) == 2, "an agent, a secret"
     for command in [*outside, *commits]:
         assert command["writeConcern"] == {"w": "majority", "j": True}

@@ -1,4 +1,4 @@
-"""Steps of different sessions that wait at the same time are one transaction, and each gets its own verdict."""
+"""Changesets of different sessions that wait at the same time are one transaction; each gets its own result."""
 
 import asyncio
 import time
@@ -10,16 +10,16 @@ import pytest
 from pymongo import monitoring
 
 from tests.builders import a_call, a_place, a_request, a_turn, an_event
-from tests.contracts.stores import LONG, SHORT, a_step, begin, committed, head_of, lapse, run_turn
+from tests.contracts.stores import LONG, SHORT, a_changeset, begin, committed, head_of, lapse, run_turn
 from tests.integration.mongo.batches import (
     HELD_MS,
     MANY,
     assert_not_stored,
     assert_stored,
     count_of,
+    new_changesets,
     new_places,
-    new_steps,
-    next_step,
+    next_changeset,
     sessions_of,
     together,
     until_sent,
@@ -33,34 +33,34 @@ from turnkeeper.store.mongo.store import MongoStore
 from turnkeeper.store.mongo.transactions import group_commit as committer
 
 
-async def test_steps_of_many_sessions_at_once_are_one_transaction(store: MongoStore, recorder: Recorder) -> None:
-    steps = await new_steps(store)
+async def test_changesets_of_many_sessions_at_once_are_one_transaction(store: MongoStore, recorder: Recorder) -> None:
+    changesets = await new_changesets(store)
     with recorder.recording() as commands:
-        verdicts = await together(store, *steps)
+        results = await together(store, *changesets)
     assert [name_of(each) for each in commands] == ["update", "insert", "insert", "commitTransaction"]
-    assert sessions_of(commands) == [[step.session_id for step in steps]]
-    for step, verdict in zip(steps, verdicts, strict=True):
-        await assert_stored(store, step, verdict)
+    assert sessions_of(commands) == [[changeset.session_id for changeset in changesets]]
+    for changeset, result in zip(changesets, results, strict=True):
+        await assert_stored(store, changeset, result)
 
 
 async def test_while_one_commit_is_in_flight_the_next_gathers(
     store: MongoStore, recorder: Recorder, failing: FailPoint
 ) -> None:
-    first, *others = await new_steps(store)
+    first, *others = await new_changesets(store)
     async with failing(["commitTransaction"], times=1, blockConnection=True, blockTimeMS=HELD_MS):
         with recorder.recording() as commands:
             flying = asyncio.create_task(store.commit(first))
             await until_sent(recorder, "commitTransaction")
             assert not flying.done()
-            waiting = [asyncio.create_task(store.commit(step)) for step in others]
+            waiting = [asyncio.create_task(store.commit(changeset)) for changeset in others]
             await asyncio.gather(flying, *waiting)
-    assert sessions_of(commands) == [[first.session_id], [step.session_id for step in others]]
+    assert sessions_of(commands) == [[first.session_id], [changeset.session_id for changeset in others]]
 
 
 async def test_a_commit_that_hangs_does_not_hold_up_the_others(
     store: MongoStore, recorder: Recorder, failing: FailPoint
 ) -> None:
-    first, second = await new_steps(store, 2)
+    first, second = await new_changesets(store, 2)
     async with failing(["commitTransaction"], times=1, blockConnection=True, blockTimeMS=3 * HELD_MS):
         with recorder.recording():
             flying = asyncio.create_task(store.commit(first))
@@ -87,16 +87,16 @@ class _Times(monitoring.CommandListener):
         pass
 
 
-async def test_a_lone_step_is_never_delayed(new_store: NewStore) -> None:
+async def test_a_lone_changeset_is_never_delayed(new_store: NewStore) -> None:
     """Of twenty the quickest was on its way at once: nothing waits for company."""
     times = _Times()
     monitoring.register(times)
     store = await new_store()
     delays: list[float] = []
-    for step in await new_steps(store, 20):
+    for changeset in await new_changesets(store, 20):
         times.updates.clear()
         began = time.perf_counter()
-        await committed(store.commit(step))
+        await committed(store.commit(changeset))
         delays.append(times.updates[0] - began)
     assert min(delays) < 0.002
 
@@ -104,34 +104,37 @@ async def test_a_lone_step_is_never_delayed(new_store: NewStore) -> None:
 async def test_who_moved_leaves_and_the_rest_is_stored_together(
     store: MongoStore, new_store: NewStore, recorder: Recorder
 ) -> None:
-    steps = await new_steps(store)
+    changesets = await new_changesets(store)
     other = await new_store()
-    hot = steps[3]
+    hot = changesets[3]
     await committed(other.commit(replace(hot, changeset_id="faster", new_turns=())))
     with recorder.recording() as commands:
-        verdicts = await together(store, *steps)
-    rest = [step for step in steps if step is not hot]
-    assert sessions_of(commands) == [[step.session_id for step in steps], [step.session_id for step in rest]]
+        results = await together(store, *changesets)
+    rest = [changeset for changeset in changesets if changeset is not hot]
+    assert sessions_of(commands) == [
+        [changeset.session_id for changeset in changesets],
+        [changeset.session_id for changeset in rest],
+    ]
     assert count_of(commands, "commitTransaction") == 1
-    for step, verdict in zip(steps, verdicts, strict=True):
-        if step is hot:
-            assert verdict == Conflict()
-            assert await store.turn(step.session_key, step.new_turns[0].id) is None
+    for changeset, result in zip(changesets, results, strict=True):
+        if changeset is hot:
+            assert result == Conflict()
+            assert await store.turn(changeset.session_key, changeset.new_turns[0].id) is None
         else:
-            await assert_stored(store, step, verdict)
+            await assert_stored(store, changeset, result)
 
 
 async def test_what_lost_once_goes_alone_for_a_while(
     store: MongoStore, new_store: NewStore, recorder: Recorder
 ) -> None:
-    steps = await new_steps(store, 3)
+    changesets = await new_changesets(store, 3)
     other = await new_store()
-    await committed(other.commit(replace(steps[0], changeset_id="faster", new_turns=())))
-    assert (await together(store, *steps))[0] == Conflict()
-    again = [await next_step(store, step.session_key) for step in steps]
+    await committed(other.commit(replace(changesets[0], changeset_id="faster", new_turns=())))
+    assert (await together(store, *changesets))[0] == Conflict()
+    again = [await next_changeset(store, changeset.session_key) for changeset in changesets]
     with recorder.recording() as commands:
-        verdicts = await together(store, *again)
-    assert all(isinstance(verdict, Committed) for verdict in verdicts)
+        results = await together(store, *again)
+    assert all(isinstance(result, Committed) for result in results)
     assert sorted(sessions_of(commands), key=len) == [
         [again[0].session_id],
         [again[1].session_id, again[2].session_id],
@@ -143,20 +146,20 @@ async def test_what_waits_already_when_its_head_becomes_hot_goes_alone(
 ) -> None:
     """Else each of a crowd on one head would have a batch written twice."""
     monkeypatch.setattr(committer, "MOST", 2)
-    hot, *others = await new_steps(store, 13)
+    hot, *others = await new_changesets(store, 13)
     crowd = [hot, *(replace(hot, changeset_id=f"twin {number}", new_turns=()) for number in range(11))]
-    pairs = [step for pair in zip(crowd, others, strict=True) for step in pair]
+    pairs = [changeset for pair in zip(crowd, others, strict=True) for changeset in pair]
     with recorder.recording() as commands:
-        verdicts = await together(store, *pairs)
-    assert [type(verdict) for verdict in verdicts] == [Committed] + [Committed, Conflict] * 11 + [Committed]
+        results = await together(store, *pairs)
+    assert [type(result) for result in results] == [Committed] + [Committed, Conflict] * 11 + [Committed]
     shared = [sessions for sessions in sessions_of(commands) if hot.session_id in sessions and len(sessions) > 1]
     assert len(shared) < 6, "the first, the one that made it hot, and what had begun meanwhile"
 
 
-async def test_a_step_on_a_head_that_somebody_leases_goes_alone(store: MongoStore, recorder: Recorder) -> None:
-    steps = await new_steps(store, 3)
+async def test_a_changeset_on_a_head_with_another_owner_goes_alone(store: MongoStore, recorder: Recorder) -> None:
+    changesets = await new_changesets(store, 3)
     with recorder.recording() as commands:
-        await together(store, replace(steps[0], leased=True), *steps[1:])
+        await together(store, replace(changesets[0], leased=True), *changesets[1:])
     assert sorted(map(len, sessions_of(commands))) == [1, 2]
 
 
@@ -166,83 +169,88 @@ async def test_a_request_that_was_there_leaves_and_the_rest_is_stored(
     """Its insert meets its like: that transaction is never committed; the place in the command says whose it was."""
     places = await new_places(store)
     request = a_request(places[2])
-    await committed(store.commit(await next_step(store, places[2], request=request)))
-    steps = [await next_step(store, place, request=a_request(place)) for place in places]
-    steps[2] = replace(steps[2], request=replace(request, turn_id="another"))
+    await committed(store.commit(await next_changeset(store, places[2], request=request)))
+    changesets = [await next_changeset(store, place, request=a_request(place)) for place in places]
+    changesets[2] = replace(changesets[2], request=replace(request, turn_id="another"))
     with recorder.recording() as commands:
-        verdicts = await together(store, *steps)
-    rest = [step for step in steps if step is not steps[2]]
-    assert sessions_of(commands) == [[step.session_id for step in steps], [step.session_id for step in rest]]
+        results = await together(store, *changesets)
+    rest = [changeset for changeset in changesets if changeset is not changesets[2]]
+    assert sessions_of(commands) == [
+        [changeset.session_id for changeset in changesets],
+        [changeset.session_id for changeset in rest],
+    ]
     assert count_of(commands, "commitTransaction") == 1
-    assert verdicts[2] == Duplicate(request)
-    await assert_not_stored(store, steps[2])
-    for step, verdict in zip(steps, verdicts, strict=True):
-        if step is not steps[2]:
-            await assert_stored(store, step, verdict)
+    assert results[2] == Duplicate(request)
+    await assert_not_stored(store, changesets[2])
+    for changeset, result in zip(changesets, results, strict=True):
+        if changeset is not changesets[2]:
+            await assert_stored(store, changeset, result)
     assert await client[database_name].requests.count_documents({}) == MANY
 
 
 async def test_i4_a_foreign_fence_leaves_and_the_rest_is_stored(store: MongoStore) -> None:
     places = await new_places(store)
-    steps = [await next_step(store, place) for place in places]
+    changesets = [await next_changeset(store, place) for place in places]
     _, lost = await run_turn(store, places[5], owner="one")
     await run_turn(store, places[5], owner="two")
     head = await head_of(store, places[5])
-    steps[5] = a_step(head, an_event(), fence=lost.fence, new_turns=(a_turn(places[5]),))
-    verdicts = await together(store, *steps)
-    assert verdicts[5] == Fenced()
-    await assert_not_stored(store, steps[5])
-    for step, verdict in zip(steps, verdicts, strict=True):
-        if step is not steps[5]:
-            await assert_stored(store, step, verdict)
+    changesets[5] = a_changeset(head, an_event(), fence=lost.fence, new_turns=(a_turn(places[5]),))
+    results = await together(store, *changesets)
+    assert results[5] == Fenced()
+    await assert_not_stored(store, changesets[5])
+    for changeset, result in zip(changesets, results, strict=True):
+        if changeset is not changesets[5]:
+            await assert_stored(store, changeset, result)
 
 
-async def test_a_document_that_is_not_there_stops_its_own_step_alone(store: MongoStore) -> None:
+async def test_a_document_that_is_not_there_stops_its_own_changeset_alone(store: MongoStore) -> None:
     """Its head has not moved: nothing says whose miss it was."""
-    steps = await new_steps(store)
-    missing = replace(steps[1], calls=(a_call(a_place(session_id=steps[1].session_id)),))
-    verdicts = await together(store, steps[0], missing, *steps[2:])
-    assert verdicts[1] == Conflict()
+    changesets = await new_changesets(store)
+    missing = replace(changesets[1], calls=(a_call(a_place(session_id=changesets[1].session_id)),))
+    results = await together(store, changesets[0], missing, *changesets[2:])
+    assert results[1] == Conflict()
     await assert_not_stored(store, missing)
-    for step, verdict in zip((steps[0], *steps[2:]), (verdicts[0], *verdicts[2:]), strict=True):
-        await assert_stored(store, step, verdict)
+    for changeset, result in zip((changesets[0], *changesets[2:]), (results[0], *results[2:]), strict=True):
+        await assert_stored(store, changeset, result)
 
 
 async def test_one_session_is_at_most_once_in_a_batch(store: MongoStore, recorder: Recorder) -> None:
-    steps = await new_steps(store, 3)
-    twins = [replace(step, changeset_id=f"twin of {step.changeset_id}", new_turns=()) for step in steps]
+    changesets = await new_changesets(store, 3)
+    twins = [
+        replace(changeset, changeset_id=f"twin of {changeset.changeset_id}", new_turns=()) for changeset in changesets
+    ]
     with recorder.recording() as commands:
-        verdicts = await together(store, *steps, *twins)
+        results = await together(store, *changesets, *twins)
     assert len(sessions_of(commands)) > 1
     for sessions in sessions_of(commands):
         assert len(set(sessions)) == len(sessions)
-    assert [type(verdict) for verdict in verdicts] == [Committed] * 3 + [Conflict] * 3
+    assert [type(result) for result in results] == [Committed] * 3 + [Conflict] * 3
 
 
-async def test_renewals_go_with_the_steps(store: MongoStore, recorder: Recorder) -> None:
+async def test_renewals_go_with_the_changesets(store: MongoStore, recorder: Recorder) -> None:
     places = await new_places(store, 3)
     owned = [(place, (await run_turn(store, place, lease=SHORT))[1].fence) for place in places]
     for place in places:
         await lapse(store, place)
-    step = await next_step(store, await begin(store))
+    changeset = await next_changeset(store, await begin(store))
     with recorder.recording() as commands:
-        committing = asyncio.create_task(store.commit(step))
+        committing = asyncio.create_task(store.commit(changeset))
         renewed = await asyncio.gather(
             *(store.renew(place, owner="one", fence=fence, lease=LONG) for place, fence in owned),
             store.renew(SessionKey(places[0].tenant, "nowhere"), owner="one", fence=1, lease=LONG),
         )
-        verdict = await committing
+        result = await committing
     assert renewed == [True, True, True, False]
     assert count_of(commands, "commitTransaction") == 1
-    await assert_stored(store, step, verdict)
+    await assert_stored(store, changeset, result)
     assert all([(await head_of(store, place)).owned for place in places])
 
 
 async def test_a_sharded_cluster_gets_no_batches(store: MongoStore, recorder: Recorder) -> None:
-    steps = await new_steps(store, 3)
-    store._committer.grouping = False  # noqa: SLF001 - there is no such cluster here
+    changesets = await new_changesets(store, 3)
+    store._group_commit.grouping = False  # noqa: SLF001 - there is no such cluster here
     with recorder.recording() as commands:
-        await together(store, *steps)
+        await together(store, *changesets)
     assert list(map(len, sessions_of(commands))) == [1, 1, 1]
 
 
@@ -258,12 +266,12 @@ async def test_a_router_says_that_it_is_one(answer: dict[str, Any], sharded: boo
 
 async def test_a_batch_has_a_limit(store: MongoStore, recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(committer, "MOST", 3)
-    steps = await new_steps(store)
+    changesets = await new_changesets(store)
     with recorder.recording() as commands:
-        await together(store, *steps)
+        await together(store, *changesets)
     assert list(map(len, sessions_of(commands))) == [3, 3, 2]
     monkeypatch.setattr(committer, "MOST_BYTES", 300)
-    large = [await next_step(store, step.session_key) for step in steps]
+    large = [await next_changeset(store, changeset.session_key) for changeset in changesets]
     with recorder.recording() as commands:
         await together(store, *large)
     assert max(map(len, sessions_of(commands))) < 3

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from tests.builders import an_event
-from tests.contracts.stores import LONG, SHORT, TextCodec, a_step, begin, committed, head_of, run_turn, until
+from tests.contracts.stores import LONG, SHORT, TextCodec, a_changeset, begin, committed, head_of, run_turn, until
 from tests.integration.mongo.conftest import Client
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.store.mongo.client import Connection
@@ -87,7 +87,7 @@ async def test_a_replica_that_comes_again_under_its_name_ends_what_it_left(
             _orphan(client, database_name, place, of="pod-0"),
             _store(mongo_uri, database_name, "pod-0") as store,
         ):
-            await committed(store.commit(a_step(await head_of(store, place), an_event("free again"))))
+            await committed(store.commit(a_changeset(await head_of(store, place), an_event("free again"))))
 
 
 async def test_a_replica_that_leaves_ends_what_it_could_not_finish(
@@ -96,10 +96,10 @@ async def test_a_replica_that_leaves_ends_what_it_could_not_finish(
     async with _store(mongo_uri, database_name, "other") as other, contextlib.AsyncExitStack() as stack:
         place = await begin(other)
         async with _store(mongo_uri, database_name, "leaving") as store:
-            await committed(store.commit(a_step(await head_of(store, place), an_event("before"))))
+            await committed(store.commit(a_changeset(await head_of(store, place), an_event("before"))))
             await stack.enter_async_context(_orphan(client, database_name, place, of="leaving"))
         assert await client[database_name].replicas.find_one({"_id": "leaving"}) is None
-        await committed(other.commit(a_step(await head_of(other, place), an_event("free again"))))
+        await committed(other.commit(a_changeset(await head_of(other, place), an_event("free again"))))
 
 
 async def test_a_session_that_the_database_forgot_is_announced_again(
@@ -133,14 +133,14 @@ async def test_what_is_announced_is_little_and_goes_with_the_replica(
     async with _store(mongo_uri, database_name, "pod-0") as store:
         place = await begin(store)
         for number in range(10):
-            await committed(store.commit(a_step(await head_of(store, place), an_event(str(number)))))
+            await committed(store.commit(a_changeset(await head_of(store, place), an_event(str(number)))))
         announced = await replicas.find_one({"_id": "pod-0"})
         assert announced is not None
         assert len(announced["sessions"]) <= 2, "the driver uses its sessions again"
     assert await replicas.find_one({"_id": "pod-0"}) is None
 
 
-async def test_a_replica_that_is_silent_for_too_long_holds_nobody_up(
+async def test_a_replica_that_is_silent_for_too_long_delays_no_other(
     mongo_uri: str, database_name: str, client: Client
 ) -> None:
     """It owned nothing: no lease says that it is gone."""
@@ -150,7 +150,7 @@ async def test_a_replica_that_is_silent_for_too_long_holds_nobody_up(
         async with _orphan(client, database_name, place, of="silent"):
             await dead.write_heartbeat(silent_after=SHORT)
             await until(lambda: _swept(store, client, database_name))
-            await committed(store.commit(a_step(await head_of(store, place), an_event("free again"))))
+            await committed(store.commit(a_changeset(await head_of(store, place), an_event("free again"))))
         found = await replicas.find_one({"_id": "silent"})
         assert found is not None
         assert (found["sessions"], found["ended"]) == ([], True)
@@ -161,7 +161,7 @@ async def test_a_replica_that_says_that_it_lives_is_left_alone(
 ) -> None:
     async with _store(mongo_uri, database_name, "alive") as store, _store(mongo_uri, database_name, "other") as other:
         place = await begin(other)
-        await committed(other.commit(a_step(await head_of(other, place), an_event())))
+        await committed(other.commit(a_changeset(await head_of(other, place), an_event())))
         await other.write_heartbeat(silent_after=LONG)
         await store.requeue_lapsed()
         found = await client[database_name].replicas.find_one({"_id": "other"})
@@ -175,11 +175,11 @@ async def test_a_replica_that_was_ended_and_lives_announces_itself_again(
     replicas = client[database_name].replicas
     async with _store(mongo_uri, database_name, "alive") as store, _store(mongo_uri, database_name, "frozen") as frozen:
         place = await begin(frozen)
-        await committed(frozen.commit(a_step(await head_of(frozen, place), an_event("before"))))
+        await committed(frozen.commit(a_changeset(await head_of(frozen, place), an_event("before"))))
         await frozen.write_heartbeat(silent_after=SHORT)
         await until(lambda: _swept(store, client, database_name, replica="frozen"))
         await frozen.write_heartbeat(silent_after=LONG)
-        await committed(frozen.commit(a_step(await head_of(frozen, place), an_event("after"))))
+        await committed(frozen.commit(a_changeset(await head_of(frozen, place), an_event("after"))))
         found = await replicas.find_one({"_id": "frozen"})
         assert found is not None
         assert found["sessions"]

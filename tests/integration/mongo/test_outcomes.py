@@ -1,4 +1,4 @@
-"""Unknown is not aborted: what becomes of a step when the database, the network or the caller fails in the middle."""
+"""Unknown is not aborted: a changeset while the database, the network or the caller fails in the middle."""
 
 import asyncio
 from dataclasses import replace
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.builders import AGENT, a_first_event, a_place, a_request, a_session, a_turn, an_event
-from tests.contracts.stores import LONG, a_step, begin, committed, head_of, run_turn, until
+from tests.contracts.stores import LONG, a_changeset, begin, committed, head_of, run_turn, until
 from tests.integration.mongo.commands import Recorder, name_of
 from tests.integration.mongo.conftest import Client, FailPoint, NewStore
 from turnkeeper.domain.session import SessionKey
@@ -34,17 +34,17 @@ CONFLICT: dict[str, Any] = {"errorCode": 112, "errorLabels": ["TransientTransact
 ABORTED: dict[str, Any] = {"errorCode": 251, "errorLabels": ["TransientTransactionError"]}
 
 
-async def _step(store: MongoStore, place: SessionKey) -> Changeset:
-    return a_step(await head_of(store, place), an_event("one"), an_event("two"), new_turns=(a_turn(place),))
+async def _changeset(store: MongoStore, place: SessionKey) -> Changeset:
+    return a_changeset(await head_of(store, place), an_event("one"), an_event("two"), new_turns=(a_turn(place),))
 
 
-async def _stored_once(store: MongoStore, step: Changeset, verdict: object) -> None:
+async def _stored_once(store: MongoStore, changeset: Changeset, result: object) -> None:
     """Its events and its turn are there, once, and it is known."""
-    events = await store.events(step.session_key, after=0, limit=99)
+    events = await store.events(changeset.session_key, after=0, limit=99)
     assert [event.sequence for event in events] == [1, 2, 3]
-    assert verdict == Committed(last_seq=3, fence=0, events=tuple(events[1:]))
-    assert await store.turn(step.session_key, step.new_turns[0].id) == step.new_turns[0]
-    assert await store.commit(step) == verdict
+    assert result == Committed(last_seq=3, fence=0, events=tuple(events[1:]))
+    assert await store.turn(changeset.session_key, changeset.new_turns[0].id) == changeset.new_turns[0]
+    assert await store.commit(changeset) == result
 
 
 async def _nothing_open(client: Client) -> None:
@@ -64,10 +64,10 @@ async def test_i3_a_commit_that_fails_for_a_while_is_stored_once(
     store: MongoStore, failing: FailPoint, how: dict[str, Any]
 ) -> None:
     """More often than the driver tries again by itself."""
-    step = await _step(store, await begin(store))
+    changeset = await _changeset(store, await begin(store))
     async with failing(["commitTransaction"], times=3, **how):
-        verdict = await store.commit(step)
-    await _stored_once(store, step, verdict)
+        result = await store.commit(changeset)
+    await _stored_once(store, changeset, result)
 
 
 @pytest.mark.parametrize("how", [CONFLICT, NEVER_ARRIVED], ids=["conflict", "never-arrived"])
@@ -75,26 +75,26 @@ async def test_i3_a_commit_that_fails_for_a_while_is_stored_once(
 async def test_a_write_that_fails_for_a_while_is_stored_once(
     store: MongoStore, client: Client, failing: FailPoint, how: dict[str, Any], command: str
 ) -> None:
-    step = await _step(store, await begin(store))
+    changeset = await _changeset(store, await begin(store))
     async with failing([command], times=2, **how):
-        verdict = await store.commit(step)
-    await _stored_once(store, step, verdict)
+        result = await store.commit(changeset)
+    await _stored_once(store, changeset, result)
     await _nothing_open(client)
 
 
 @pytest.mark.parametrize("events", [True, False])
-async def test_i3_an_unknown_outcome_is_resolved_by_the_steps_id(
+async def test_i3_an_unknown_outcome_is_resolved_by_the_changesets_id(
     new_store: NewStore, failing: FailPoint, events: bool
 ) -> None:
     """The commit was carried out, but each answer says that this may not last, until the deadline."""
     store = await new_store(operation=SOON)
     place = await begin(store)
     change = HeadChange(lease=LeaseChange.TAKE, owner="one", lease_for=LONG)
-    step = a_step(await head_of(store, place), *([an_event()] if events else []), head=change)
+    changeset = a_changeset(await head_of(store, place), *([an_event()] if events else []), head=change)
     async with failing(["commitTransaction"], **REPLY_LOST):
-        verdict = await store.commit(step)
-        assert verdict == Committed(last_seq=1 + events, fence=1, events=verdict.events)  # type: ignore[union-attr]
-    assert await store.commit(step) == verdict
+        result = await store.commit(changeset)
+        assert result == Committed(last_seq=1 + events, fence=1, events=result.events)  # type: ignore[union-attr]
+    assert await store.commit(changeset) == result
     assert (await head_of(store, place)).fence == 1
 
 
@@ -104,31 +104,31 @@ async def test_i3_what_stays_unknown_is_neither_answered_nor_given_up(
     """No commit arrives until the deadline: the caller is told that nobody knows, and the committer goes on."""
     store, other = await new_store(operation=SOON), await new_store()
     place = await begin(store)
-    step = await _step(store, place)
+    changeset = await _changeset(store, place)
     async with failing(["commitTransaction"], **NEVER_ARRIVED):
         with pytest.raises(ServiceUnavailable):
-            await store.commit(step)
+            await store.commit(changeset)
         assert (await head_of(other, place)).last_seq == 1
 
     async def resolved() -> bool:
         return (await head_of(other, place)).last_seq == 3
 
     await until(resolved)
-    await _stored_once(other, step, await other.commit(step))
+    await _stored_once(other, changeset, await other.commit(changeset))
     await _nothing_open(client)
 
 
 async def test_i3_closing_waits_for_what_is_unknown(new_store: NewStore, failing: FailPoint) -> None:
     store, other = await new_store(operation=SOON), await new_store()
     place = await begin(store)
-    step = await _step(store, place)
+    changeset = await _changeset(store, place)
     async with failing(["commitTransaction"], **NEVER_ARRIVED):
         with pytest.raises(ServiceUnavailable):
-            await store.commit(step)
+            await store.commit(changeset)
         closing = asyncio.create_task(store.close())
     await closing
     assert (await head_of(other, place)).last_seq == 3
-    await _stored_once(other, step, await other.commit(step))
+    await _stored_once(other, changeset, await other.commit(changeset))
 
 
 async def test_a_conflict_that_lasts_is_unavailable_and_leaves_nothing_behind(
@@ -137,16 +137,16 @@ async def test_a_conflict_that_lasts_is_unavailable_and_leaves_nothing_behind(
     """Somebody else's open transaction holds the head."""
     store = await new_store(operation=SOON)
     place = await begin(store)
-    step = await _step(store, place)
+    changeset = await _changeset(store, place)
     async with client.start_session() as session:
         await session.start_transaction()
         heads = client[database_name]["heads"]
         await heads.update_one({"session_id": place.session_id}, {"$set": {"compacted_to": 0, "x": 1}}, session=session)
         with pytest.raises(ServiceUnavailable):
-            await store.commit(step)
+            await store.commit(changeset)
         await session.abort_transaction()
     await _nothing_open(client)
-    await _stored_once(store, step, await store.commit(step))
+    await _stored_once(store, changeset, await store.commit(changeset))
 
 
 async def test_writes_that_never_arrive_leave_no_open_transaction(
@@ -155,28 +155,28 @@ async def test_writes_that_never_arrive_leave_no_open_transaction(
     """The head was written, then the line went dead until the deadline: the abort does not arrive either."""
     store, other = await new_store(operation=SOON), await new_store()
     place = await begin(store)
-    step = await _step(store, place)
+    changeset = await _changeset(store, place)
     async with failing(["insert", "abortTransaction"], **NEVER_ARRIVED):
         with pytest.raises(ServiceUnavailable):
-            await store.commit(step)
+            await store.commit(changeset)
     await _nothing_open(client)
-    await _stored_once(other, step, await other.commit(step))
+    await _stored_once(other, changeset, await other.commit(changeset))
 
 
 @pytest.mark.parametrize("command", ["update", "insert", "commitTransaction"])
-async def test_a_cancelled_caller_leaves_no_half_done_step(
+async def test_a_cancelled_caller_leaves_no_half_done_changeset(
     store: MongoStore, client: Client, recorder: Recorder, failing: FailPoint, command: str
 ) -> None:
-    """The step goes on to its end without it."""
+    """The commit goes on to its end without it."""
     place = await begin(store)
-    step = await _step(store, place)
+    changeset = await _changeset(store, place)
 
     async def sent() -> bool:
         return any(name_of(each) == command for each in recorder.commands)
 
     async with failing([command], times=1, blockConnection=True, blockTimeMS=300):
         with recorder.recording():
-            caller = asyncio.create_task(store.commit(step))
+            caller = asyncio.create_task(store.commit(changeset))
             await until(sent)
             caller.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -186,7 +186,7 @@ async def test_a_cancelled_caller_leaves_no_half_done_step(
         return (await head_of(store, place)).last_seq == 3
 
     await until(stored)
-    await _stored_once(store, step, await store.commit(step))
+    await _stored_once(store, changeset, await store.commit(changeset))
     await _nothing_open(client)
 
 
@@ -204,14 +204,14 @@ async def test_a_new_session_is_made_once_whatever_happens_to_the_commit(
 async def test_an_owner_that_lost_its_turn_while_the_outcome_was_unknown_is_told_the_truth(
     store: MongoStore, failing: FailPoint
 ) -> None:
-    """Its step was stored, and then the turn was taken over: that is Committed, not Fenced."""
+    """Its changeset was stored, and then the turn was taken over: that is Committed, not Fenced."""
     place = await begin(store)
     _, owned = await run_turn(store, place)
-    step = a_step(await head_of(store, place), an_event(), fence=owned.fence)
-    first = await committed(store.commit(step))
+    changeset = a_changeset(await head_of(store, place), an_event(), fence=owned.fence)
+    first = await committed(store.commit(changeset))
     await run_turn(store, place, owner="two")
-    assert await store.commit(step) == first
-    silent = a_step(await head_of(store, place), fence=owned.fence)
+    assert await store.commit(changeset) == first
+    silent = a_changeset(await head_of(store, place), fence=owned.fence)
     assert await store.commit(silent) != Conflict()
 
 
@@ -221,18 +221,18 @@ async def test_a_commit_that_comes_through_while_it_is_looked_for_is_no_duplicat
     """The record is found, but the head was read before: who is told of a duplicate would not take up its turn."""
     place = await begin(store)
     request = a_request(place)
-    step = replace(await _step(store, place), request=request)
+    changeset = replace(await _changeset(store, place), request=request)
     find = Outcomes.find_request
 
     async def slower_than_the_commit(self: Outcomes, key: RequestKey, **given: Any) -> RequestRecord | None:
         monkeypatch.setattr(Outcomes, "find_request", find)
-        await committed(store.commit(step))
+        await committed(store.commit(changeset))
         return await find(self, key, **given)
 
     monkeypatch.setattr(Outcomes, "find_request", slower_than_the_commit)
     connection = store._connection  # noqa: SLF001 - asked as an unsure commit is
     async with connection.session() as session:
-        verdict = await Outcomes(connection).of_step(step, session)
-        twin = await Outcomes(connection).of_step(replace(step, changeset_id="twin"), session)
-    await _stored_once(store, step, verdict)
+        result = await Outcomes(connection).of_changeset(changeset, session)
+        twin = await Outcomes(connection).of_changeset(replace(changeset, changeset_id="twin"), session)
+    await _stored_once(store, changeset, result)
     assert twin == Duplicate(request)

@@ -15,11 +15,11 @@ KEY = SessionKey("acme", "session")
 
 
 async def _text(store: MongoStore, preview: Preview) -> str:
-    pieces = await store.previews(KEY, message_id=preview.message_id, attempt=preview.attempt, after=0)
-    return "".join(piece.text for piece in pieces)
+    chunks = await store.previews(KEY, message_id=preview.message_id, attempt=preview.attempt, after=0)
+    return "".join(chunk.text for chunk in chunks)
 
 
-async def test_only_what_is_said_for_longer_is_shared_and_only_with_somebody(store: MongoStore) -> None:
+async def test_only_lasting_previews_are_shared_and_only_with_other_replicas(store: MongoStore) -> None:
     feeds, alone = Feeds(store, poll=60), False
     held = HeldLease(key=KEY, turn_id="turn", owner="one", fence=1, lease=timedelta(minutes=5))
     sharing = PreviewPublisher(store, feeds, held=lambda: [held], alone=lambda: alone)

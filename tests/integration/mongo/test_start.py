@@ -15,7 +15,7 @@ from pymongo import AsyncMongoClient
 from pymongo.errors import PyMongoError
 
 from tests.builders import AGENT, a_first_event, a_place, a_request, a_session, an_event
-from tests.contracts.stores import LONG, TextCodec, a_step, begin, head_of, until
+from tests.contracts.stores import LONG, TextCodec, a_changeset, begin, head_of, until
 from tests.integration.mongo.conftest import Client, FailPoint, NewStore
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.errors import ServiceUnavailable
@@ -109,7 +109,7 @@ def _every_call(store: MongoStore, head: Head) -> dict[str, Callable[[], Awaitab
     tenant = key.tenant
     return {
         "create_session": lambda: store.create_session(a_session(key), AGENT, event=a_first_event()),
-        "commit": lambda: store.commit(a_step(head, an_event())),
+        "commit": lambda: store.commit(a_changeset(head, an_event())),
         "snapshot": lambda: store.snapshot(key),
         "find_request": lambda: store.find_request(a_request(key).key),
         "request_cancel": lambda: store.request_cancel(key, Cancel(turn_id="turn")),
@@ -163,11 +163,11 @@ async def test_what_the_database_refuses_is_unavailable_without_its_words(
 ) -> None:
     store = await new_store(operation=timedelta(milliseconds=300))
     place = await begin(store)
-    step = a_step(await head_of(store, place), an_event("canary"))
+    changeset = a_changeset(await head_of(store, place), an_event("canary"))
     commands = ["update", "find", "aggregate"]
     async with failing(commands, errorCode=code):
         await asyncio.gather(
-            _unavailable(lambda: store.commit(step)),
+            _unavailable(lambda: store.commit(changeset)),
             _unavailable(lambda: store.turn(place, "canary")),
             _unavailable(lambda: store.renew(SessionKey(place.tenant, "canary"), owner="canary", fence=1, lease=LONG)),
         )

@@ -10,7 +10,7 @@ import pytest
 from opentelemetry.metrics import NoOpMeterProvider
 
 from tests.builders import a_turn, an_approval, an_event
-from tests.contracts.stores import a_step, begin, committed, head_of, until
+from tests.contracts.stores import a_changeset, begin, committed, head_of, until
 from tests.integration.mongo.conftest import Client, FailPoint
 from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.session import SessionKey
@@ -26,7 +26,7 @@ async def _lapsed(store: MongoStore, *, ago: int) -> tuple[SessionKey, Approval]
     expired = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=ago)
     asked = an_approval(place, expire_time=expired)
     new: dict[str, Any] = {"new_turns": (a_turn(place, id=asked.turn_id),), "new_approvals": (asked,)}
-    await committed(store.commit(a_step(await head_of(store, place), an_event(), **new)))
+    await committed(store.commit(a_changeset(await head_of(store, place), an_event(), **new)))
     return place, asked
 
 
@@ -38,7 +38,7 @@ def _sweeper(store: MongoStore, broken: str = "") -> Sweeper:
             raise LookupError("a defect")
         place = approval.session_key
         change = ApprovalChange(approval=replace(approval, state=ApprovalState.EXPIRED), lapsed=True)
-        await committed(store.commit(a_step(await head_of(store, place), an_event(), approvals=(change,))))
+        await committed(store.commit(a_changeset(await head_of(store, place), an_event(), approvals=(change,))))
 
     return Sweeper(
         store,

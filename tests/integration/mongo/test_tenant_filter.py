@@ -9,15 +9,15 @@ from tests.builders import (
     AGENT,
     a_call,
     a_first_event,
-    a_piece,
     a_place,
+    a_preview_chunk,
     a_request,
     a_session,
     a_turn,
     an_approval,
     an_event,
 )
-from tests.contracts.stores import LONG, a_step, begin, head_of, until
+from tests.contracts.stores import LONG, a_changeset, begin, head_of, until
 from tests.integration.mongo.commands import Command, Recorder, name_of, selections
 from turnkeeper.domain.approval import ApprovalState
 from turnkeeper.domain.event import SessionResumed
@@ -57,22 +57,24 @@ async def _commit_everything(store: MongoStore) -> None:
     turn, call, approval = a_turn(PLACE), a_call(PLACE), an_approval(PLACE)
     request = a_request(PLACE)
     new: dict[str, Any] = {"new_turns": (turn,), "new_calls": (call,), "new_approvals": (approval,), "request": request}
-    first = a_step(await head_of(store, PLACE), an_event(), **new)
+    first = a_changeset(await head_of(store, PLACE), an_event(), **new)
     for _ in range(2):
         assert isinstance(await store.commit(first), Committed)
     change = ApprovalChange(approval=approval.closed(ApprovalState.WITHDRAWN, at=approval.create_time), lapsed=None)
     changed: dict[str, Any] = {"turns": (turn,), "calls": (call,), "approvals": (change,), "session": a_session(PLACE)}
     head = await head_of(store, PLACE)
-    step = a_step(head, an_event(), head=HeadChange(active_turn=turn.id), **changed)
-    assert isinstance(await store.commit(step), Committed)
-    assert await store.commit(a_step(head, an_event())) == Conflict()
-    assert not isinstance(await store.commit(a_step(head, an_event(), request=request)), Committed)
+    changeset = a_changeset(head, an_event(), head=HeadChange(active_turn=turn.id), **changed)
+    assert isinstance(await store.commit(changeset), Committed)
+    assert await store.commit(a_changeset(head, an_event())) == Conflict()
+    assert not isinstance(await store.commit(a_changeset(head, an_event(), request=request)), Committed)
 
 
 async def _keep_late_result(store: MongoStore) -> None:
     """A late result that is kept, and one that is not."""
     call = a_call(PLACE, state=CallState.STARTED, attempt=1, fence=1)
-    assert isinstance(await store.commit(a_step(await head_of(store, PLACE), an_event(), new_calls=(call,))), Committed)
+    assert isinstance(
+        await store.commit(a_changeset(await head_of(store, PLACE), an_event(), new_calls=(call,))), Committed
+    )
     result = ToolResult(outcome=ToolOutcome.OK, result_json="1")
     for fence in (2, 1):
         kept = await store.keep_late_result(PLACE, call.id, attempt=1, fence=fence, arguments_hash="", result=result)
@@ -116,7 +118,7 @@ def _calls(store: MongoStore) -> dict[str, Callable[[], Awaitable[object]]]:
         "approval": lambda: store.approval(tenant, "approval"),
         "approvals": lambda: store.approvals(tenant, ApprovalFilter(tool="x"), limit=5, after=None),
         "agent": lambda: store.agent(tenant, "name", "version"),
-        "put_previews": lambda: store.put_previews([a_piece(PLACE)]),
+        "put_previews": lambda: store.put_previews([a_preview_chunk(PLACE)]),
         "previews": lambda: store.previews(key, message_id="m", attempt=1, after=0),
         "renew": lambda: store.renew(key, owner="one", fence=1, lease=LONG),
         "cancelled_among": lambda: store.cancelled_among(both),
@@ -138,7 +140,7 @@ async def test_i13_every_command_names_the_tenant(recorder: Recorder, store: Mon
 
 async def test_i13_what_is_trimmed_and_purged_is_one_tenants(recorder: Recorder, store: MongoStore) -> None:
     place = await begin(store, a_place(tenant=TENANT))
-    await store.commit(a_step(await head_of(store, place), an_event(payload=SessionResumed(principal="ada"))))
+    await store.commit(a_changeset(await head_of(store, place), an_event(payload=SessionResumed(principal="ada"))))
 
     async def trimmed() -> bool:  # ages are whole seconds
         await store.trim(keep=timedelta(), pause=timedelta(), limit=9)
@@ -147,7 +149,7 @@ async def test_i13_what_is_trimmed_and_purged_is_one_tenants(recorder: Recorder,
     with recorder.recording() as commands:
         await until(trimmed)
     assert {"update", "delete"} <= _checked_but_the_look(commands)
-    gone = a_step(await head_of(store, place), an_event(), head=HeadChange(deleted=True), session=a_session(place))
+    gone = a_changeset(await head_of(store, place), an_event(), head=HeadChange(deleted=True), session=a_session(place))
     assert isinstance(await store.commit(gone), Committed)
     with recorder.recording() as commands:
         assert await store.purge(after=timedelta(), limit=9) == 1
@@ -165,7 +167,7 @@ async def test_i13_what_looks_over_all_tenants_writes_to_one(recorder: Recorder,
     place = await begin(store, a_place(tenant=TENANT))
     turn = a_turn(place)
     due = HeadChange(active_turn=turn.id, wake=timedelta())
-    await store.commit(a_step(await head_of(store, place), an_event(), head=due, new_turns=(turn,)))
+    await store.commit(a_changeset(await head_of(store, place), an_event(), head=due, new_turns=(turn,)))
     with recorder.recording() as commands:
         assert await store.claim("one", lease=timedelta()) is not None
         assert await store.requeue_lapsed() == 1

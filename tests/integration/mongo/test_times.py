@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tests.builders import a_turn, an_approval, an_event
-from tests.contracts.stores import LONG, SHORT, a_step, begin, head_of, lapse
+from tests.contracts.stores import LONG, SHORT, a_changeset, begin, head_of, lapse
 from tests.integration.mongo.commands import Recorder
 from turnkeeper.domain.approval import ApprovalState
 from turnkeeper.store.changeset import ApprovalChange, Committed, HeadChange, LeaseChange
@@ -30,17 +30,17 @@ async def test_leases_wake_ups_and_expiry_use_the_databases_clock(recorder: Reco
     due = HeadChange(active_turn=turn.id, wake=timedelta())
     head = await head_of(store, place)
     with recorder.recording() as commands:
-        step = a_step(head, an_event(), head=due, new_turns=(turn,), new_approvals=(approval,))
-        assert isinstance(await store.commit(step), Committed)
+        changeset = a_changeset(head, an_event(), head=due, new_turns=(turn,), new_approvals=(approval,))
+        assert isinstance(await store.commit(changeset), Committed)
         claim = await store.claim("one", lease=LONG)
         assert claim is not None
         kept = HeadChange(lease_for=LONG)
-        owned = a_step(await head_of(store, place), an_event(), fence=claim.fence, head=kept)
+        owned = a_changeset(await head_of(store, place), an_event(), fence=claim.fence, head=kept)
         assert isinstance(await store.commit(owned), Committed)
         decided = approval.closed(ApprovalState.APPROVED, at=approval.create_time)
         change = ApprovalChange(approval=decided, lapsed=False)
         taken = HeadChange(lease=LeaseChange.TAKE, owner="two", lease_for=SHORT)
-        other = a_step(await head_of(store, place), an_event(), head=taken, approvals=(change,))
+        other = a_changeset(await head_of(store, place), an_event(), head=taken, approvals=(change,))
         assert isinstance(await store.commit(other), Committed)
         assert await store.renew(place, owner="two", fence=claim.fence + 1, lease=SHORT)
         await lapse(store, place)

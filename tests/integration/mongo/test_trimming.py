@@ -9,7 +9,7 @@ import pytest
 from opentelemetry.metrics import NoOpMeterProvider
 
 from tests.builders import a_turn, an_event
-from tests.contracts.stores import TextCodec, a_step, begin, committed, head_of, until
+from tests.contracts.stores import TextCodec, a_changeset, begin, committed, head_of, until
 from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.domain.event import SessionResumed
 from turnkeeper.domain.session import SessionKey
@@ -43,7 +43,7 @@ async def _grow(store: MongoStore, place: SessionKey, *, kept: bool) -> Committe
     """As many events, of a kind that stays in the database or that does not."""
     turn = a_turn(place, state=TurnState.COMPLETED)
     said = [an_event() if kept else an_event(payload=GOES) for _ in range(LENGTH)]
-    return await committed(store.commit(a_step(await head_of(store, place), *said, new_turns=(turn,))))
+    return await committed(store.commit(a_changeset(await head_of(store, place), *said, new_turns=(turn,))))
 
 
 async def _trim(store: MongoStore, place: SessionKey) -> None:

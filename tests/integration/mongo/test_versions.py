@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from tests.builders import a_call, a_session, a_turn, an_approval, an_event
-from tests.contracts.stores import LONG, a_step, begin, committed, head_of
+from tests.contracts.stores import LONG, a_changeset, begin, committed, head_of
 from tests.integration.mongo.conftest import Client
 from turnkeeper.domain.approval import ApprovalState
 from turnkeeper.store.changeset import ApprovalChange, HeadChange, LeaseChange
@@ -18,7 +18,7 @@ async def test_i17_unknown_fields_are_tolerated_and_kept(store: MongoStore, clie
     place = await begin(store)
     turn, call, asked = a_turn(place), a_call(place), an_approval(place)
     new: dict[str, Any] = {"new_turns": (turn,), "new_calls": (call,), "new_approvals": (asked,)}
-    await committed(store.commit(a_step(await head_of(store, place), an_event(), **new)))
+    await committed(store.commit(a_changeset(await head_of(store, place), an_event(), **new)))
     database = client[database_name]
     before = {}
     for name in COLLECTIONS:
@@ -26,7 +26,7 @@ async def test_i17_unknown_fields_are_tolerated_and_kept(store: MongoStore, clie
         await database[name].update_many({}, {"$set": known})
         before[name] = await database[name].find_one({})
     decided = replace(asked, state=ApprovalState.APPROVED)
-    step = a_step(
+    changeset = a_changeset(
         await head_of(store, place),
         an_event(),
         head=HeadChange(lease=LeaseChange.TAKE, owner="one", lease_for=LONG, active_turn=turn.id),
@@ -35,7 +35,7 @@ async def test_i17_unknown_fields_are_tolerated_and_kept(store: MongoStore, clie
         calls=(replace(call, attempt=2),),
         approvals=(ApprovalChange(approval=decided, lapsed=False),),
     )
-    await committed(store.commit(step))
+    await committed(store.commit(changeset))
     for name in COLLECTIONS:
         document = await database[name].find_one({})
         assert document is not None
@@ -71,7 +71,7 @@ async def test_i17_every_document_names_its_tenant_and_schema(
         "new_calls": (a_call(place),),
         "new_approvals": (an_approval(place),),
     }
-    await committed(store.commit(a_step(await head_of(store, place), an_event(), **new)))
+    await committed(store.commit(a_changeset(await head_of(store, place), an_event(), **new)))
     await store.secret("name")
     for name in (*COLLECTIONS, "events", "agents"):
         async for document in client[database_name][name].find({}):

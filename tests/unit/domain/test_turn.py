@@ -153,7 +153,7 @@ def test_a_turn_ends_once() -> None:
 
 def test_taking_a_turn_up_is_a_new_attempt_with_a_new_message() -> None:
     turn = a_turn(PLACE, state=TurnState.BACKING_OFF, attempt=2)
-    again = turn.taken_up(next_message_id="next", at=NOON)
+    again = turn.next_attempt(next_message_id="next", at=NOON)
     assert (again.state, again.attempt, again.next_message_id) == (TurnState.RUNNING, 3, "next")
 
 

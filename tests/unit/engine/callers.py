@@ -8,14 +8,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.unit.engine.replicas import LEASE, Run, World
-from turnkeeper.domain.approval import ANSWERS, ApprovalDecision, ApprovalState
+from turnkeeper.domain.approval import ANSWERS, Answer, ApprovalDecision, ApprovalState
 from turnkeeper.domain.message import Part
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import CancelReason, Turn, TurnOptions
 from turnkeeper.engine.rules import approvals as approval_rules
 from turnkeeper.engine.rules import messages as message_rules
 from turnkeeper.engine.rules import sessions as session_rules
-from turnkeeper.engine.rules.messages import LeaseOffer, NewMessage
+from turnkeeper.engine.rules.messages import LeaseOffer, NewMessage, RetryRequest
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import ApprovalAlreadyProcessed, SessionError
 from turnkeeper.store.changeset import (
@@ -100,9 +100,11 @@ class Callers:
         if self._known(request, turn_id):
             return None
 
+        retry = RetryRequest(key=request, fingerprint=turn_id, turn_id=turn_id)
+
         def decide(uow: UnitOfWork) -> tuple[Turn, RequestRecord]:
             last = list(self.world.kept(key).turns.values())[-1]
-            return message_rules.retry(uow, request, turn_id, last=last, offer=_offer(room))
+            return message_rules.retry(uow, retry, last=last, offer=_offer(room))
 
         return self._effect(key, turn_id, request, turn_id, decide)
 
@@ -124,18 +126,11 @@ class Callers:
             if refused is None:
                 self._ask_again(key, approval_id, decision, by, arguments_hash)
 
+        answer = Answer(decision=decision, by=by, arguments_hash=arguments_hash, result_json=_result(decision))
         return self._verb(
             key,
             asked.turn_id,
-            lambda uow: approval_rules.decide(
-                uow,
-                approval_id,
-                decision,
-                by=by,
-                arguments_hash=arguments_hash,
-                reason="",
-                result_json=_result(decision),
-            ),
+            lambda uow: approval_rules.decide(uow, approval_id, answer),
             stored,
             otherwise,
         )

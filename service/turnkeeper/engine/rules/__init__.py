@@ -1,1 +1,1 @@
-"""To be said in one line: what is in here, and what is not."""
+"""The rules: decisions on values, each collected in a unit of work. No I/O, no clock, no randomness, no telemetry."""

@@ -1,4 +1,4 @@
-"""What follows from an owner's draft alone: an end, a wait, the start of tools, in the same step. No I/O."""
+"""What follows by itself from an owner's decision, in the same changeset: an end, a wait, or the start of tools."""
 
 from dataclasses import dataclass, replace
 
@@ -28,45 +28,49 @@ from turnkeeper.tools.toolbox import Toolbox
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owner:
-    """What a decision must know of whoever runs the turn.
-
-    `running` names the calls whose tools it has in hand. `releasing`: it starts nothing new.
-    """
+    """A turn's owner, as far as a decision depends on it."""
 
     agent: Agent
     toolbox: Toolbox
     fence: int
     running: frozenset[str]
+    """Ids of the calls whose tools this owner runs."""
     releasing: bool
+    """True if it starts nothing new, because it will hand the turn over."""
 
 
 def due_step(turn: Turn, calls: tuple[Call, ...], owner: Owner) -> Step:
-    """What the turn must do next, within the agent's limits and those that the caller lowered."""
-    limits, asked = owner.agent.limits, turn.options.max_iterations
+    """Returns the turn's next step, within the agent's limits or the lower ones that the caller set."""
+    limits, requested = owner.agent.limits, turn.options.max_iterations
     return next_step(
         turn,
         calls,
         running=owner.running,
-        max_iterations=min(asked, limits.max_iterations) if asked else limits.max_iterations,
+        max_iterations=min(requested, limits.max_iterations) if requested else limits.max_iterations,
         parallel_tools=limits.parallel_tools,
     )
 
 
 def advance_turn(uow: UnitOfWork, owner: Owner) -> tuple[Call, ...]:
-    """Add to the draft whatever follows from it; the calls whose tools start once it is stored."""
-    launch: tuple[Call, ...] = ()
+    """Adds what follows by itself: the turn is cancelled if that was requested, it ends, it waits, or calls start.
+
+    After an end the next queued turn becomes active. Returns the calls that are STARTED: the owner runs their tools as
+    soon as the changeset is stored, and not before.
+    """
+    started: tuple[Call, ...] = ()
     if uow.turn.state is TurnState.RUNNING:
-        wish = uow.snapshot.head.cancel
-        if wish.turn_id == uow.turn.id:
-            uow.cancel_turn(uow.turn, reason=CancelReason(wish.reason), by=wish.by)
+        cancel = uow.snapshot.head.cancel
+        if cancel.turn_id == uow.turn.id:
+            uow.cancel_turn(uow.turn, reason=CancelReason(cancel.reason), by=cancel.by)
         else:
-            launch = _settle(uow, owner)
+            started = _apply_due_step(uow, owner)
     if uow.turn.state.ended:
         uow.activate_next_turn()
-    return launch
+    return started
 
 
-def _settle(uow: UnitOfWork, owner: Owner) -> tuple[Call, ...]:
+def _apply_due_step(uow: UnitOfWork, owner: Owner) -> tuple[Call, ...]:
+    """Applies the due step if it needs nothing from outside. Returns the calls that are STARTED."""
     match due_step(uow.turn, uow.calls, owner):
         case Complete(stop_reason=stop_reason):
             turn_rules.complete(uow, stop_reason)
@@ -75,16 +79,17 @@ def _settle(uow: UnitOfWork, owner: Owner) -> tuple[Call, ...]:
         case AwaitAnswers(calls=calls):
             uow.await_answers(calls)
         case RunTools(calls=calls) if not (owner.releasing or uow.snapshot.head.suspended):
-            return _begin_calls(uow, calls, owner)
+            return _start_calls(uow, calls, owner)
         case RunTools() | CallModel() | AwaitResults() | ResolveLost():
             pass
     return ()
 
 
-def _begin_calls(uow: UnitOfWork, calls: tuple[Call, ...], owner: Owner) -> tuple[Call, ...]:
-    """STARTED is stored before the first byte leaves; what changed since it was approved is asked again.
+def _start_calls(uow: UnitOfWork, calls: tuple[Call, ...], owner: Owner) -> tuple[Call, ...]:
+    """Marks calls as STARTED, before anything is sent to their tools. Returns them.
 
-    So is a call of a tool whose outcome became unknown in the meantime.
+    A call gets a new round of approval instead if it is no longer what was proposed or approved, or if another call of
+    its tool became UNKNOWN since.
     """
     launch: list[Call] = []
     for call in calls:
@@ -98,4 +103,4 @@ def _begin_calls(uow: UnitOfWork, calls: tuple[Call, ...], owner: Owner) -> tupl
         launch.append(started)
     usage = uow.turn.usage + Usage(tool_calls=len(launch))
     uow.put_turn(replace(uow.turn, usage=usage, update_time=uow.at))
-    return tuple(launch) or _settle(uow, owner)
+    return tuple(launch) or _apply_due_step(uow, owner)

@@ -1,4 +1,4 @@
-"""An approver's own arguments: checked and judged as a model's are, then the next round, decided by its author."""
+"""An approver's own arguments for a call: checked as a model's are, and put into the call's next round."""
 
 from dataclasses import dataclass, replace
 
@@ -13,16 +13,17 @@ from turnkeeper.tools.toolbox import Toolbox
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Edit:
-    """What is to run instead. `arguments_json` is canonical and fits the tool; the policy does not deny it."""
+    """A call's new arguments, which its tool takes and the agent's policy does not deny."""
 
     arguments_json: str
+    """Canonical JSON."""
     arguments_hash: str
     tool_class: ToolClass
     agent: Agent
 
 
 def check_edit(approval: Approval, arguments_json: str, *, agent: Agent, toolbox: Toolbox) -> Edit | None:
-    """None when it says what the approval says already.
+    """Returns the edit that the approver's arguments make, or None if they are the approval's own.
 
     Raises ToolNotFound, ToolValidationError, ToolPermissionDenied.
     """
@@ -34,41 +35,41 @@ def check_edit(approval: Approval, arguments_json: str, *, agent: Agent, toolbox
         raise ToolPermissionDenied(session_id=approval.session_id, turn_id=approval.turn_id)
     if canonical == approval.arguments_json:
         return None
-    fresh = approval_hash(spec, arguments_json=canonical, policy_version=agent.version)
-    return Edit(arguments_json=canonical, arguments_hash=fresh, tool_class=spec.tool_class, agent=agent)
+    fresh_hash = approval_hash(spec, arguments_json=canonical, policy_version=agent.version)
+    return Edit(arguments_json=canonical, arguments_hash=fresh_hash, tool_class=spec.tool_class, agent=agent)
 
 
 def open_next_round(uow: UnitOfWork, approval: Approval, edit: Edit) -> Approval:
-    """The old question is withdrawn; the next round asks about the edited call."""
+    """Withdraws the approval and requests one for the edited call. Returns the new approval."""
     next_id = uow.new_id()
     withdrawn = replace(approval.closed(ApprovalState.WITHDRAWN, at=uow.at), replaced_by=next_id)
     uow.close_approval(withdrawn, lapsed=False)
-    said = ApprovalWithdrawn(approval_id=approval.id, tool_call_id=approval.tool_call_id, replaced_by=next_id)
-    uow.append(said, turn=uow.turn)
+    event = ApprovalWithdrawn(approval_id=approval.id, tool_call_id=approval.tool_call_id, replaced_by=next_id)
+    uow.append(event, turn=uow.turn)
     call = next(call for call in uow.calls if call.id == approval.tool_call_id)
     edited = replace(
         call, arguments_json=edit.arguments_json, arguments_hash=edit.arguments_hash, tool_class=edit.tool_class
     )
-    asked = uow.request_approval(edited, agent=edit.agent, approval_id=next_id)
-    # The author saw the old question: what became unknown since then must be asked about before it runs.
-    seen = next(each for each in uow.calls if each.id == call.id)
-    uow.put_call(replace(seen, shown=approval.unknown_tool_call_ids))
-    return asked
+    next_round = uow.request_approval(edited, agent=edit.agent, approval_id=next_id)
+    # The approver read the old approval: a call that became UNKNOWN since must be approved once more before it runs.
+    requested = next(requested for requested in uow.calls if requested.id == call.id)
+    uow.put_call(replace(requested, shown=approval.unknown_tool_call_ids))
+    return next_round
 
 
-def is_repeat(said: Answer, approval: Approval, replacement: Approval) -> bool:
-    """The same principal sends the edit again that `replacement` came of."""
+def is_repeat(answer: Answer, approval: Approval, replacement: Approval) -> bool:
+    """Returns True if the answer repeats the edit of `approval` that opened the round of `replacement`."""
     return (
-        said.arguments_hash == approval.arguments_hash
+        answer.arguments_hash == approval.arguments_hash
         and replacement.decision is ApprovalDecision.APPROVE
-        and replacement.decided_by == said.by
-        and replacement.arguments_json == _canonical(said)
+        and replacement.decided_by == answer.by
+        and replacement.arguments_json == _canonical(answer)
     )
 
 
-def check_unedited(said: Answer, approval: Approval) -> None:
-    """An edit of what was decided as it stood comes too late. Raises ApprovalAlreadyProcessed."""
-    if said.edited_arguments_json and _canonical(said) != approval.arguments_json:
+def check_unedited(answer: Answer, approval: Approval) -> None:
+    """Raises ApprovalAlreadyProcessed if the answer edits an approval that was decided with its own arguments."""
+    if answer.edited_arguments_json and _canonical(answer) != approval.arguments_json:
         raise ApprovalAlreadyProcessed(
             session_id=approval.session_id,
             turn_id=approval.turn_id,
@@ -77,6 +78,7 @@ def check_unedited(said: Answer, approval: Approval) -> None:
 
 
 def _checked(approval: Approval, spec: ToolSpec, arguments_json: str, *, toolbox: Toolbox) -> str:
+    """Returns the arguments as canonical JSON. Raises ToolValidationError if the tool does not take them."""
     try:
         return toolbox.check(spec, arguments_json)
     except ToolValidationError as error:
@@ -88,8 +90,9 @@ def _checked(approval: Approval, spec: ToolSpec, arguments_json: str, *, toolbox
         ) from error
 
 
-def _canonical(said: Answer) -> str:
+def _canonical(answer: Answer) -> str:
+    """Returns the edited arguments as canonical JSON, or nothing if they are not JSON."""
     try:
-        return canonical_json(said.edited_arguments_json)
+        return canonical_json(answer.edited_arguments_json)
     except ValueError:
         return ""

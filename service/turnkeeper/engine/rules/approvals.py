@@ -1,4 +1,4 @@
-"""Carried from service/turnkeeper/engine/approvals.py."""
+"""Decisions on a pending approval: decided as it stands, decided with edited arguments, or expired."""
 
 from dataclasses import replace
 from typing import assert_never
@@ -10,45 +10,44 @@ from turnkeeper.engine.rules.approval_edits import Edit, open_next_round
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 
 
-def decide(  # noqa: PLR0913 - what a decision says
-    uow: UnitOfWork,
-    approval_id: str,
-    decision: ApprovalDecision,
-    *,
-    by: str,
-    arguments_hash: str,
-    reason: str,
-    result_json: str = "",
-) -> Approval | None:
-    """The decided approval, or the expired one when its time is over; None when it is not PENDING any more."""
+def decide(uow: UnitOfWork, approval_id: str, answer: Answer) -> Approval | None:
+    """Stores the answer to an approval, what it does to the call, and that the turn goes on if it may.
+
+    Returns the decided approval. If its time is over by the database's clock it expires instead, and is returned as
+    EXPIRED. Returns None, with nothing changed, if it is no longer PENDING. Raises what `Approval.decide` raises.
+    """
     approval = _pending(uow, approval_id)
     if approval is None:
         return None
     if approval.expire_time <= uow.snapshot.head.now:
         return _expire(uow, approval)
-    decided = approval.decide(
-        decision, by=by, arguments_hash=arguments_hash, reason=reason, at=uow.at, result_json=result_json
-    )
-    decided = replace(decided, sequence=uow.next_sequence)
-    _store_decision(uow, decided, decision, reason=reason)
+    decided = replace(_decided(uow, approval, answer), sequence=uow.next_sequence)
+    _store_decision(uow, decided, answer)
     return decided
 
 
-def decide_with_edit(uow: UnitOfWork, approval_id: str, said: Answer, edit: Edit) -> Approval | None:
-    """The next round's approval, decided by the edit's author; else as `decide`."""
+def decide_with_edit(uow: UnitOfWork, approval_id: str, answer: Answer, edit: Edit) -> Approval | None:
+    """Withdraws an approval and opens the call's next round with the edited arguments, decided by the same answer.
+
+    Returns the next round's approval; for an approval that has expired or is no longer PENDING, as `decide` does.
+    Raises what `Approval.decide` raises.
+    """
     approval = _pending(uow, approval_id)
     if approval is None:
         return None
     if approval.expire_time <= uow.snapshot.head.now:
         return _expire(uow, approval)
-    plain = {"by": said.by, "reason": said.reason}
-    approval.decide(said.decision, arguments_hash=said.arguments_hash, at=uow.at, **plain)
-    asked = open_next_round(uow, approval, edit)
-    return decide(uow, asked.id, said.decision, arguments_hash=asked.arguments_hash, **plain)
+    answer = replace(answer, result_json="")
+    _decided(uow, approval, answer)  # refuses what the approval does not take, before it is withdrawn
+    next_round = open_next_round(uow, approval, edit)
+    return decide(uow, next_round.id, replace(answer, arguments_hash=next_round.arguments_hash))
 
 
 def expire(uow: UnitOfWork, approval_id: str) -> Approval | None:
-    """The expired approval; None when it is not PENDING any more, or its time is not over."""
+    """Ends an approval whose time is over, and closes its call with a synthetic result.
+
+    Returns the expired approval, or None, with nothing changed, if it is no longer PENDING or has time left.
+    """
     approval = _pending(uow, approval_id)
     if approval is None or approval.expire_time > uow.snapshot.head.now:
         return None
@@ -56,7 +55,6 @@ def expire(uow: UnitOfWork, approval_id: str) -> Approval | None:
 
 
 def _expire(uow: UnitOfWork, approval: Approval) -> Approval:
-    """Expiry writes the synthetic result, and re-queues when it was the last, in one step."""
     expired = replace(approval.closed(ApprovalState.EXPIRED, at=uow.at), sequence=uow.next_sequence)
     uow.close_approval(expired, lapsed=True)
     uow.append(ApprovalExpired(approval_id=approval.id, tool_call_id=approval.tool_call_id), turn=uow.turn)
@@ -76,26 +74,37 @@ def _call_of(uow: UnitOfWork, approval: Approval) -> Call:
     return next(call for call in uow.calls if call.id == approval.tool_call_id)
 
 
-def _store_decision(uow: UnitOfWork, decided: Approval, decision: ApprovalDecision, *, reason: str) -> None:
+def _decided(uow: UnitOfWork, approval: Approval, answer: Answer) -> Approval:
+    return approval.decide(
+        answer.decision,
+        by=answer.by,
+        arguments_hash=answer.arguments_hash,
+        reason=answer.reason,
+        at=uow.at,
+        result_json=answer.result_json,
+    )
+
+
+def _store_decision(uow: UnitOfWork, decided: Approval, answer: Answer) -> None:
     uow.close_approval(decided, lapsed=False)
     uow.append(
         ApprovalDecided(
             approval_id=decided.id,
             tool_call_id=decided.tool_call_id,
-            decision=decision,
+            decision=answer.decision,
             decided_by=decided.decided_by,
-            reason=reason,
+            reason=answer.reason,
             arguments_hash=decided.arguments_hash,
             round=decided.round,
         ),
         turn=uow.turn,
     )
     call = _call_of(uow, decided)
-    match decision:
+    match answer.decision:
         case ApprovalDecision.APPROVE:
             uow.put_call(replace(call, state=CallState.READY))
         case ApprovalDecision.REJECT:
-            uow.close_call_as(call, ToolOutcome.REJECTED, reason=reason)
+            uow.close_call_as(call, ToolOutcome.REJECTED, reason=answer.reason)
         case ApprovalDecision.RETRY:
             uow.session = uow.session.without_unknown(call.id)
             uow.put_call(replace(call, state=CallState.READY, unsettled=False))
@@ -104,13 +113,13 @@ def _store_decision(uow: UnitOfWork, decided: Approval, decision: ApprovalDecisi
             done = ToolResult(outcome=ToolOutcome.OK, result_json=decided.result_json)
             uow.close_call(replace(call, unsettled=False), done)
         case ApprovalDecision.GIVE_UP:
-            _give_up(uow, decided, reason=reason)
+            _give_up(uow, decided, reason=answer.reason)
         case _:
-            assert_never(decision)
+            assert_never(answer.decision)
     uow.resume_if_answered()
 
 
 def _give_up(uow: UnitOfWork, approval: Approval, *, reason: str = "") -> None:
-    """It stays unknown, the session goes on remembering it, and the model is told."""
+    """Closes a call as UNKNOWN. The session goes on remembering it among its unknown calls."""
     call = replace(_call_of(uow, approval), unsettled=False)
     uow.close_call_as(call, ToolOutcome.UNKNOWN, reason=reason)

@@ -1,5 +1,5 @@
-"""The one exception by which a decision asks for newer input."""
+"""The exception by which a decision asks for newer input."""
 
 
 class DecideAgain(Exception):
-    """Raised by a decision when what its caller had read beside the snapshot is out of date: it must be read again."""
+    """Raised by a decision if what was read beside its snapshot is out of date: it must be read again."""

@@ -1,4 +1,4 @@
-"""What a caller's request decides on a draft: a message accepted, a turn taken up again or cancelled. No I/O."""
+"""Decisions on a caller's request: a message accepted, the last turn retried, a turn without an owner cancelled."""
 
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -12,64 +12,67 @@ from turnkeeper.errors import QuotaExceeded, ToolOutcomeUnknown, TurnInProgress,
 from turnkeeper.store.changeset import Cancel, Head, LeaseChange, RequestKey, RequestRecord
 
 QUEUE_LIMIT = 64
+"""Messages that may wait in a session's queue."""
 _RETRYABLE = frozenset({TurnState.FAILED, TurnState.CANCELLED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewMessage:
-    """A user's message. `if_busy` is REJECT, ENQUEUE or INTERRUPT."""
+    """A user's message."""
 
     key: RequestKey
     fingerprint: str
+    """Of the whole request: a repeat with another one is refused."""
     content: tuple[Part, ...]
     if_busy: str
+    """What to do while a turn is active: REJECT the message, ENQUEUE it, or INTERRUPT the turn."""
     options: TurnOptions
     trace: str = ""
     """The sender's span as a W3C `traceparent`; the turn's spans continue it. Empty: the message is not traced."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RetryRequest:
+    """A caller's request to run a turn again."""
+
+    key: RequestKey
+    fingerprint: str
+    """Of the whole request: a repeat with another one is refused."""
+    turn_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseOffer:
-    """A replica that has room and takes the turn's lease in the step that makes it active; it supports `schema`."""
+    """A replica that has room for a turn: it takes the lease in the changeset that makes the turn active."""
 
     owner: str
+    """The replica's name."""
     lease: timedelta
+    """How long the lease is."""
     schema: int
+    """The newest schema that the replica supports."""
 
 
 def accept(uow: UnitOfWork, message: NewMessage, *, offer: LeaseOffer | None) -> tuple[Turn, RequestRecord]:
+    """Accepts a message: stores it, and a new turn that answers it.
+
+    In an idle session the turn becomes active. The replica of `offer` owns it at once; without an offer, or if the
+    session's log needs a newer schema, any replica may claim it. In a busy session `if_busy` decides: ENQUEUE puts the
+    turn at the queue's end. INTERRUPT puts it in front and asks the active turn's owner to cancel; if that turn has no
+    owner it is cancelled here, and the new one becomes active. The first message activates the session and titles it.
+
+    Returns the turn, and the record from which the request's repeats are answered. Raises TurnInProgress if the session
+    is busy and `if_busy` is REJECT, QuotaExceeded if QUEUE_LIMIT turns are queued, and the errors of
+    `Session.check_takes_messages`.
+    """
     uow.session.check_takes_messages()
-    head = uow.snapshot.head
-    offer = _usable(offer, head)
-    busy = bool(head.active_turn)
-    if busy and message.if_busy == "REJECT":
-        raise TurnInProgress(
-            session_id=head.session_id, turn_id=head.active_turn, metadata={"turn_id": head.active_turn}
-        )
-    if len(head.queue) >= QUEUE_LIMIT:
-        raise QuotaExceeded(
-            f"{QUEUE_LIMIT} messages wait in this session already; send this one again when they are fewer.",
-            session_id=head.session_id,
-            retry_after=timedelta(seconds=5),
-        )
+    _check_room(uow.snapshot.head, message)
     turn = _new_turn(uow, message)
     first = uow.next_sequence
-    uow.append(
-        MessageReceived(message_id=turn.message_id, content=message.content, principal=turn.principal), turn=turn
-    )
-    if uow.session.restored is not None:
-        uow.session = replace(uow.session, restored=None)
-    if uow.session.state is SessionState.CREATED:
-        text = text_of(message.content)
-        uow.session = uow.session.activated(first_text=text, etag=uow.new_id(), at=uow.at)
-        uow.append(SessionActivated(title=uow.session.title))
-    if not busy:
-        turn = _begin(uow, turn, offer=offer)
-    elif message.if_busy == "INTERRUPT":
-        turn = _interrupt(uow, turn, offer=offer)
-    else:
-        uow.append(TurnQueued(position=len(head.queue) + 1), turn=turn)
-        uow.change_head(queue=(*head.queue, turn.id))
+    received = MessageReceived(message_id=turn.message_id, content=message.content, principal=turn.principal)
+    uow.append(received, turn=turn)
+    _activate_session(uow, message)
+    turn = _place(uow, turn, if_busy=message.if_busy, offer=_usable(offer, uow.snapshot.head))
     uow.put_turn(turn, new=True)
     record = RequestRecord(key=message.key, fingerprint=message.fingerprint, turn_id=turn.id, sequence=first)
     uow.request = record
@@ -77,43 +80,37 @@ def accept(uow: UnitOfWork, message: NewMessage, *, offer: LeaseOffer | None) ->
 
 
 def retry(
-    uow: UnitOfWork, key: RequestKey, fingerprint: str, *, last: Turn, offer: LeaseOffer | None
+    uow: UnitOfWork, request: RetryRequest, *, last: Turn, offer: LeaseOffer | None
 ) -> tuple[Turn, RequestRecord]:
+    """Runs the snapshot's turn again, in place: it keeps its id and the log keeps what it did; its limits start anew.
+
+    Only the session's last turn can be retried, and only after it has failed or was cancelled. In a session that was
+    restored to a point inside a turn, it is that turn instead. `last` is the session's newest turn. The replica of
+    `offer` owns the turn at once, as in `accept`. The turn's usage so far is taken off the session's, which counts it
+    when the turn ends.
+
+    Returns the turn, and the record from which the request's repeats are answered. Raises TurnNotRetryable for another
+    turn or in a busy session, ToolOutcomeUnknown while the outcome of one of the turn's calls is open, and the errors
+    of `Session.check_takes_messages`.
+    """
     uow.session.check_takes_messages()
-    head, turn = uow.snapshot.head, uow.turn
-    offer = _usable(offer, head)
-    may = uow.session.can_retry(turn.id, last=last.id, stopped=turn.state in _RETRYABLE)
-    if (may or last.id == turn.id) and any(call.unsettled for call in uow.calls):
-        raise ToolOutcomeUnknown(session_id=turn.session_id, turn_id=turn.id)
-    if head.active_turn or head.queue or not may:
-        raise TurnNotRetryable(
-            session_id=turn.session_id, turn_id=turn.id, metadata={"state": turn.state.value, "last": last.id}
-        )
+    _check_retryable(uow, last=last)
+    offer = _usable(offer, uow.snapshot.head)
+    turn = uow.turn
     restored = replace(uow.session.restored, retried=True) if uow.session.restored else None
     uow.session = replace(uow.session, usage=uow.session.usage - turn.usage, restored=restored)
-    turn = replace(
-        turn,
-        state=TurnState.PENDING,
-        error=None,
-        end_time=None,
-        answer=(),
-        stop_reason=None,
-        finish_reason=None,
-        iterations=0,
-        tries=0,
-        lapses=0,
-        next_message_id=uow.new_id(),
-        update_time=uow.at,
-    )
-    begins = offer is not None and turn.attempt == 0  # it was cancelled while it was queued
+    starts_first = offer is not None and turn.attempt == 0  # it was cancelled while it was queued
+    turn = _reset(uow, turn)
     if offer is not None:
-        turn = turn.taken_up(next_message_id=turn.next_message_id, at=uow.at)
+        turn = turn.next_attempt(next_message_id=turn.next_message_id, at=uow.at)
         _take_lease(uow, turn, offer)
     else:
         uow.change_head(active_turn=turn.id, wake=timedelta())
-    record = RequestRecord(key=key, fingerprint=fingerprint, turn_id=turn.id, sequence=uow.next_sequence)
-    uow.append(TurnRetried(principal=key.principal, message_id=turn.next_message_id), turn=turn)
-    if begins:
+    record = RequestRecord(
+        key=request.key, fingerprint=request.fingerprint, turn_id=turn.id, sequence=uow.next_sequence
+    )
+    uow.append(TurnRetried(principal=request.key.principal, message_id=turn.next_message_id), turn=turn)
+    if starts_first:
         uow.append(TurnStarted(message_id=turn.next_message_id), turn=turn)
     uow.put_turn(turn)
     uow.request = record
@@ -121,7 +118,10 @@ def retry(
 
 
 def cancel_unowned(uow: UnitOfWork, *, by: str) -> None:
-    """End a turn that nobody runs; change nothing of one that somebody runs, or that has ended."""
+    """Cancels the snapshot's turn if it is queued, or waits without an owner.
+
+    Changes nothing of a turn that has ended, or that has an owner: the owner must cancel it. `by` is the principal.
+    """
     head, turn = uow.snapshot.head, uow.turn
     if turn.state.ended or (head.active_turn == turn.id and head.owned):
         return
@@ -132,6 +132,30 @@ def cancel_unowned(uow: UnitOfWork, *, by: str) -> None:
     else:
         uow.add_usage(uow.turn)
         uow.change_head(queue=tuple(queued for queued in head.queue if queued != turn.id))
+
+
+def _check_room(head: Head, message: NewMessage) -> None:
+    if head.active_turn and message.if_busy == "REJECT":
+        raise TurnInProgress(
+            session_id=head.session_id, turn_id=head.active_turn, metadata={"turn_id": head.active_turn}
+        )
+    if len(head.queue) >= QUEUE_LIMIT:
+        raise QuotaExceeded(
+            f"{QUEUE_LIMIT} messages are queued in this session; send this one again after some of them are answered.",
+            session_id=head.session_id,
+            retry_after=timedelta(seconds=5),
+        )
+
+
+def _check_retryable(uow: UnitOfWork, *, last: Turn) -> None:
+    head, turn = uow.snapshot.head, uow.turn
+    retryable = uow.session.can_retry(turn.id, last=last.id, stopped=turn.state in _RETRYABLE)
+    if (retryable or last.id == turn.id) and any(call.unsettled for call in uow.calls):
+        raise ToolOutcomeUnknown(session_id=turn.session_id, turn_id=turn.id)
+    if head.active_turn or head.queue or not retryable:
+        raise TurnNotRetryable(
+            session_id=turn.session_id, turn_id=turn.id, metadata={"state": turn.state.value, "last": last.id}
+        )
 
 
 def _new_turn(uow: UnitOfWork, message: NewMessage) -> Turn:
@@ -153,38 +177,81 @@ def _new_turn(uow: UnitOfWork, message: NewMessage) -> Turn:
     )
 
 
-def _begin(uow: UnitOfWork, turn: Turn, *, offer: LeaseOffer | None) -> Turn:
-    """It becomes the active turn: this replica takes it when it has room, or any may claim it."""
+def _activate_session(uow: UnitOfWork, message: NewMessage) -> None:
+    """Activates a session at its first message. After a message, no turn of before a restoration can be retried."""
+    if uow.session.restored is not None:
+        uow.session = replace(uow.session, restored=None)
+    if uow.session.state is SessionState.CREATED:
+        text = text_of(message.content)
+        uow.session = uow.session.activated(first_text=text, etag=uow.new_id(), at=uow.at)
+        uow.append(SessionActivated(title=uow.session.title))
+
+
+def _place(uow: UnitOfWork, turn: Turn, *, if_busy: str, offer: LeaseOffer | None) -> Turn:
+    """Makes the new turn active, or queues it. Returns the turn as it is then."""
+    head = uow.snapshot.head
+    if not head.active_turn:
+        return _activate(uow, turn, offer=offer)
+    if if_busy == "INTERRUPT":
+        return _interrupt(uow, turn, offer=offer)
+    uow.append(TurnQueued(position=len(head.queue) + 1), turn=turn)
+    uow.change_head(queue=(*head.queue, turn.id))
+    return turn
+
+
+def _activate(uow: UnitOfWork, turn: Turn, *, offer: LeaseOffer | None) -> Turn:
+    """Makes the turn the active one: owned by the replica of `offer`, or claimable at once."""
     if offer is None:
         uow.change_head(active_turn=turn.id, wake=timedelta())
         return turn
-    turn = turn.taken_up(next_message_id=turn.next_message_id, at=uow.at)
+    turn = turn.next_attempt(next_message_id=turn.next_message_id, at=uow.at)
     uow.append(TurnStarted(message_id=turn.next_message_id), turn=turn)
     _take_lease(uow, turn, offer)
     return turn
 
 
+def _interrupt(uow: UnitOfWork, turn: Turn, *, offer: LeaseOffer | None) -> Turn:
+    """Asks the active turn's owner to cancel it, with `turn` next in the queue.
+
+    Without an owner the active turn is cancelled here, and `turn` becomes the active one.
+    """
+    head = uow.snapshot.head
+    if head.owned:
+        uow.append(TurnQueued(position=1), turn=turn)
+        request = Cancel(turn_id=head.active_turn, by=turn.principal, reason=CancelReason.INTERRUPTED.value)
+        uow.change_head(queue=(turn.id, *head.queue), cancel=request)
+        return turn
+    uow.cancel_turn(uow.turn, reason=CancelReason.INTERRUPTED, by=turn.principal)
+    uow.add_usage(uow.turn)
+    uow.change_head(cancel=Cancel())
+    turn = _activate(uow, turn, offer=offer)
+    if offer is None:
+        uow.change_head(lease=LeaseChange.BREAK)
+    return turn
+
+
+def _reset(uow: UnitOfWork, turn: Turn) -> Turn:
+    """Returns an ended turn as PENDING, without its result, and with its limits as at its start."""
+    return replace(
+        turn,
+        state=TurnState.PENDING,
+        error=None,
+        end_time=None,
+        answer=(),
+        stop_reason=None,
+        finish_reason=None,
+        iterations=0,
+        tries=0,
+        lapses=0,
+        next_message_id=uow.new_id(),
+        update_time=uow.at,
+    )
+
+
 def _usable(offer: LeaseOffer | None, head: Head) -> LeaseOffer | None:
-    """None for a replica that is too old for this session's log."""
+    """Returns the offer, or None if its replica is too old for this session's log."""
     return offer if offer is not None and head.log_needs <= offer.schema else None
 
 
 def _take_lease(uow: UnitOfWork, turn: Turn, offer: LeaseOffer) -> None:
     uow.change_head(active_turn=turn.id, lease=LeaseChange.TAKE, owner=offer.owner, lease_for=offer.lease)
-
-
-def _interrupt(uow: UnitOfWork, turn: Turn, *, offer: LeaseOffer | None) -> Turn:
-    """Cancel the active turn, then go on with this one. A live owner does it; otherwise it is done here."""
-    head = uow.snapshot.head
-    if head.owned:
-        uow.append(TurnQueued(position=1), turn=turn)
-        wish = Cancel(turn_id=head.active_turn, by=turn.principal, reason=CancelReason.INTERRUPTED.value)
-        uow.change_head(queue=(turn.id, *head.queue), cancel=wish)
-        return turn
-    uow.cancel_turn(uow.turn, reason=CancelReason.INTERRUPTED, by=turn.principal)
-    uow.add_usage(uow.turn)
-    uow.change_head(cancel=Cancel())
-    begun = _begin(uow, turn, offer=offer)
-    if offer is None:
-        uow.change_head(lease=LeaseChange.BREAK)
-    return begun

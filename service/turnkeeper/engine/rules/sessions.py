@@ -1,39 +1,101 @@
-"""What becomes of a session beside its turns: suspended, resumed, changed, deleted, undeleted. No I/O."""
+"""Decisions on a session as a whole: created, updated, suspended, resumed, restored, ended, deleted, undeleted.
+
+The verbs return the number of the first event that they append, and 0 if the session is already as it should be.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from turnkeeper.domain.event import (
+    NewEvent,
+    SessionCreated,
     SessionEnded,
+    SessionRestored,
     SessionResumed,
     SessionSuspended,
     SessionUpdated,
 )
-from turnkeeper.domain.session import SessionState
+from turnkeeper.domain.session import Restored, Session, SessionState
 from turnkeeper.domain.turn import CancelReason, Turn, TurnState
 from turnkeeper.engine.rules.decide_again import DecideAgain
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
-from turnkeeper.errors import EtagMismatch
-from turnkeeper.store.changeset import Cancel, LeaseChange
+from turnkeeper.errors import EtagMismatch, TurnInProgress
+from turnkeeper.store.changeset import Cancel, LeaseChange, RequestKey, RequestRecord
 
 DELETE_TIME = ("delete_time",)
-"""What an update of a session names when it was deleted, or shown again."""
+"""The field that `session_updated` names when a session is deleted or undeleted."""
+_CLAIMABLE = frozenset({TurnState.PENDING, TurnState.RUNNING})
+"""The states of a turn that a resumed session makes claimable; in any other it waits for an answer or a wake-up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """What UpdateSession changes; None leaves a field as it is."""
+class SessionChange:
+    """The fields that UpdateSession changes; None leaves a field as it is."""
 
     title: str | None = None
     labels: Mapping[str, str] | None = None
     metadata_json: str | None = None
 
 
-def suspend(uow: UnitOfWork, *, by: str) -> int:
-    """No step starts from here on; the clocks of its approvals stand still. 0 when it is suspended already.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreRequest:
+    """A restoration's request id: its repeats are answered from the record."""
 
-    Raises the errors of a session that is over.
+    key: RequestKey
+    fingerprint: str
+    """Of the whole request: a repeat with another one is refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestorePoint:
+    """A place in the log to which a session is restored, as it was read there."""
+
+    sequence: int
+    """The number of the last event before the place."""
+    unfinished: str
+    """The turn that was not complete at the place, which may be retried; empty if there is none."""
+    last_seq: int
+    """The number of the log's last event at the reading."""
+
+
+def created_event(session: Session) -> NewEvent:
+    """Returns the event that begins a session's log."""
+    created = SessionCreated(
+        agent=session.agent,
+        agent_version=session.agent_version,
+        owner=session.owner,
+        title=session.title,
+        labels=session.labels,
+        metadata_json=session.metadata_json,
+    )
+    return NewEvent(payload=created, at=session.create_time)
+
+
+def update(uow: UnitOfWork, change: SessionChange, *, etag: str) -> int:
+    """Changes the fields that differ.
+
+    Raises EtagMismatch if `etag` is not empty and not the session's. If nothing differs the etag is not compared: the
+    request may be the repeat of one that changed it.
+    """
+    session, first = uow.session, uow.next_sequence
+    changed = {
+        name: value
+        for name in ("title", "labels", "metadata_json")
+        if (value := getattr(change, name)) is not None and value != getattr(session, name)
+    }
+    if not changed:
+        return 0
+    _check_etag(uow, etag)
+    uow.session = replace(session, **changed, etag=uow.new_id(), update_time=uow.at)
+    uow.append(SessionUpdated(fields=tuple(name.removesuffix("_json") for name in changed)))
+    return first
+
+
+def suspend(uow: UnitOfWork, *, by: str) -> int:
+    """Suspends the session: no replica may claim its turns, and the time to decide its approvals stands still.
+
+    `by` is the principal. Raises SessionNotActive or SessionExpired for a session that is over.
     """
     if uow.session.state is SessionState.SUSPENDED:
         return 0
@@ -48,7 +110,10 @@ def suspend(uow: UnitOfWork, *, by: str) -> int:
 
 
 def resume(uow: UnitOfWork, *, by: str) -> int:
-    """Its turn may go on, and its approvals' clocks. 0 when it is not suspended; raises when it is over."""
+    """Resumes a suspended session: its turn is claimable again, and the time to decide its approvals runs on.
+
+    `by` is the principal. Raises SessionNotActive or SessionExpired for a session that is over.
+    """
     if uow.session.state is not SessionState.SUSPENDED:
         uow.session.check_takes_messages()
         return 0
@@ -59,21 +124,63 @@ def resume(uow: UnitOfWork, *, by: str) -> int:
             uow.put_approval(unpaused)
     uow.append(SessionResumed(principal=by))
     uow.change_head(suspended=False)
-    if uow.snapshot.turn is not None and uow.turn.state in _GOES_ON and not head.owned:
+    if uow.snapshot.turn is not None and uow.turn.state in _CLAIMABLE and not head.owned:
         uow.change_head(wake=timedelta())
     return first
 
 
-def delete(uow: UnitOfWork, queued: Mapping[str, Turn], *, by: str, etag: str) -> int:
-    """Hide the session; its turns are cancelled, and whoever owned one is fenced. 0 when it is deleted already.
+def restore(uow: UnitOfWork, point: RestorePoint, request: RestoreRequest | None) -> int:
+    """Restores the session to a place in its log, by one event: nothing is erased. Returns that event's number.
 
-    Raises EtagMismatch.
+    Raises TurnInProgress if a turn is active or queued, DecideAgain if the log has grown since `point` was read, and
+    the errors of `Session.check_takes_messages`.
+    """
+    uow.session.check_takes_messages()
+    head = uow.snapshot.head
+    if head.active_turn or head.queue:
+        raise TurnInProgress(
+            "A turn is running or queued in this session; wait for it, or cancel it, then restore.",
+            session_id=head.session_id,
+            turn_id=head.active_turn,
+            metadata={"turn_id": head.active_turn},
+        )
+    if head.last_seq != point.last_seq:
+        raise DecideAgain
+    sequence = uow.next_sequence
+    uow.append(SessionRestored(to_sequence=point.sequence))
+    uow.session = replace(uow.session, restored=Restored(turn_id=point.unfinished), update_time=uow.at)
+    if request is not None:
+        uow.request = RequestRecord(key=request.key, fingerprint=request.fingerprint, turn_id="", sequence=sequence)
+    return sequence
+
+
+def end(uow: UnitOfWork, queued: Mapping[str, Turn], *, by: str, reason: str) -> int:
+    """Ends the session and cancels all its turns. `by` is the principal, `reason` the caller's.
+
+    `queued` are the turns of the queue, by id. Raises DecideAgain if a turn was queued after they were read.
+    """
+    if uow.session.state.over:
+        return 0
+    first = uow.next_sequence
+    _cancel_all_turns(uow, queued, by=by)
+    uow.session = uow.session.ended(etag=uow.new_id(), at=uow.at)
+    uow.append(SessionEnded(principal=by, reason=reason))
+    if uow.snapshot.head.suspended:
+        uow.change_head(suspended=False)
+    return first
+
+
+def delete(uow: UnitOfWork, queued: Mapping[str, Turn], *, by: str, etag: str) -> int:
+    """Hides the session and cancels all its turns. `by` is the principal.
+
+    `queued` are the turns of the queue, by id. Raises DecideAgain if a turn was queued after they were read, and
+    EtagMismatch if `etag` is not empty and not the session's.
     """
     if uow.snapshot.head.deleted:
         return 0
     _check_etag(uow, etag)
     first = uow.next_sequence
-    cancel_all(uow, queued, by=by)
+    _cancel_all_turns(uow, queued, by=by)
     uow.session = uow.session.deleted(etag=uow.new_id(), at=uow.at)
     uow.append(SessionUpdated(fields=DELETE_TIME))
     uow.change_head(deleted=True)
@@ -81,7 +188,7 @@ def delete(uow: UnitOfWork, queued: Mapping[str, Turn], *, by: str, etag: str) -
 
 
 def undelete(uow: UnitOfWork) -> int:
-    """Show it again. 0 when it is not deleted."""
+    """Shows a deleted session again."""
     if not uow.snapshot.head.deleted:
         return 0
     first = uow.next_sequence
@@ -91,46 +198,13 @@ def undelete(uow: UnitOfWork) -> int:
     return first
 
 
-def update(uow: UnitOfWork, change: Change, *, etag: str) -> int:
-    """Store what differs. 0 when nothing does, also with an older etag: it may be a repeat. Raises EtagMismatch."""
-    session, first = uow.session, uow.next_sequence
-    wanted = {
-        name: value
-        for name in ("title", "labels", "metadata_json")
-        if (value := getattr(change, name)) is not None and value != getattr(session, name)
-    }
-    if not wanted:
-        return 0
-    _check_etag(uow, etag)
-    uow.session = replace(session, **wanted, etag=uow.new_id(), update_time=uow.at)
-    uow.append(SessionUpdated(fields=tuple(name.removesuffix("_json") for name in wanted)))
-    return first
-
-
-_GOES_ON = frozenset({TurnState.PENDING, TurnState.RUNNING})
-"""A turn in another state waits for a person, or for a wake-up that it has."""
-
-
 def _check_etag(uow: UnitOfWork, etag: str) -> None:
     if etag and etag != uow.session.etag:
         raise EtagMismatch(session_id=uow.session.id, metadata={"etag": uow.session.etag})
 
 
-def end(uow: UnitOfWork, queued: Mapping[str, Turn], *, by: str, reason: str) -> int:
-    """End the session and all its turns; the first event's number, 0 when it had ended before."""
-    if uow.session.state.over:
-        return 0
-    first = uow.next_sequence
-    cancel_all(uow, queued, by=by)
-    uow.session = uow.session.ended(etag=uow.new_id(), at=uow.at)
-    uow.append(SessionEnded(principal=by, reason=reason))
-    if uow.snapshot.head.suspended:
-        uow.change_head(suspended=False)
-    return first
-
-
-def cancel_all(uow: UnitOfWork, queued: Mapping[str, Turn], *, by: str) -> None:
-    """Cancels every turn of the session, and fences the owner of the active one.
+def _cancel_all_turns(uow: UnitOfWork, queued: Mapping[str, Turn], *, by: str) -> None:
+    """Cancels the active turn, whose owner is fenced from here on, and every queued one.
 
     Raises DecideAgain if a turn was queued after `queued` was read.
     """

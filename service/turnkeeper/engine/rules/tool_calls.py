@@ -1,4 +1,4 @@
-"""What becomes of the tool calls a model asked for, before any of them runs."""
+"""Decisions on the tool calls that a model requests: before any of them runs, and on a client's result."""
 
 import json
 from dataclasses import replace
@@ -23,12 +23,14 @@ from turnkeeper.tools.toolbox import Toolbox
 
 
 def propose(uow: UnitOfWork, request: ToolRequest, position: int, *, agent: Agent, toolbox: Toolbox) -> None:
-    """Enter the call into the ledger: ready, waiting for a person, or closed by a result that says why not."""
+    """Stores the call that the model requests, at `position` in its message, as the agent's policy decides.
+
+    The call is READY, or waits for a person or for the client, or is closed by a result that tells the model why it
+    cannot run: there is no such tool, its arguments are not valid, or the policy denies it.
+    """
     spec = toolbox.find(agent, request.tool, clients=uow.turn.options.client_tools)
     if spec is None:
-        call = _call(uow, request, position)
-        told = f"There is no tool named {request.tool}."
-        _refuse(uow, call, ToolOutcome.NOT_FOUND, told)
+        _refuse(uow, _call(uow, request, position), ToolOutcome.NOT_FOUND, f"There is no tool named {request.tool}.")
         return
     try:
         canonical = toolbox.check(spec, request.arguments_json)
@@ -58,42 +60,61 @@ def propose(uow: UnitOfWork, request: ToolRequest, position: int, *, agent: Agen
 
 
 def is_unchanged(call: Call, spec: ToolSpec | None, *, agent: Agent) -> bool:
-    """What was proposed, or approved, is what would run now (promise I14)."""
+    """Returns True if what would run now is what was proposed or approved: tool, arguments and policy (I14).
+
+    `spec` is the tool as it is today, None if it is gone.
+    """
     if spec is None:
         return False
     return call.arguments_hash == approval_hash(spec, arguments_json=call.arguments_json, policy_version=agent.version)
 
 
 def request_new_approval(uow: UnitOfWork, call: Call, *, agent: Agent, toolbox: Toolbox) -> None:
-    """Tool or arguments changed in between: a new round with its own hash; no question where nothing can run."""
+    """Opens a new round for a call whose tool, arguments or policy changed since it was proposed or approved.
+
+    Closes the call instead if its tool is gone, or no longer takes the arguments.
+    """
     spec = toolbox.find(agent, call.tool)
     if spec is None:
-        told = f"There is no tool named {call.tool} any more."
-        _close(uow, call, ToolOutcome.NOT_FOUND, told)
+        _close(uow, call, ToolOutcome.NOT_FOUND, f"There is no tool named {call.tool} any more.")
         return
     try:
         canonical = toolbox.check(spec, call.arguments_json)
     except ToolValidationError as error:
         _close(uow, call, ToolOutcome.INVALID_ARGUMENTS, error.message)
         return
-    fresh = approval_hash(spec, arguments_json=canonical, policy_version=agent.version)
-    changed = replace(call, arguments_json=canonical, arguments_hash=fresh, tool_class=spec.tool_class)
+    fresh_hash = approval_hash(spec, arguments_json=canonical, policy_version=agent.version)
+    changed = replace(call, arguments_json=canonical, arguments_hash=fresh_hash, tool_class=spec.tool_class)
     uow.request_approval(changed, agent=agent)
 
 
 def shows_all_unknown(uow: UnitOfWork, call: Call) -> bool:
-    """Whoever let the call start knew of every other call of its tool whose outcome is unknown."""
+    """Returns True if the call was let start with all other UNKNOWN calls of its tool in view."""
     return set(uow.session.unknown_calls(call.tool, but=call.id)) <= set(call.shown)
 
 
+def submit_result(uow: UnitOfWork, tool_call_id: str, result: ToolResult, *, by: str) -> bool:
+    """Stores the result that a client submits, and that the turn goes on if it waits for nothing else.
+
+    `by` is the principal. Returns False, with nothing changed, if the call does not wait for the client.
+    """
+    call = next((call for call in uow.calls if call.id == tool_call_id), None)
+    if call is None or call.state is not CallState.REQUESTED:
+        return False
+    uow.close_call(call.submitted(result, by=by, sequence=uow.next_sequence), result)
+    uow.resume_if_answered()
+    return True
+
+
 def _action(action: PolicyAction, spec: ToolSpec, uow: UnitOfWork) -> PolicyAction:
-    """While the session holds an unknown outcome of a tool, the tool asks, whatever the policy lets through."""
+    """Returns APPROVE for a tool of which the session holds an UNKNOWN call, whatever the policy lets through."""
     if action is not PolicyAction.DENY and uow.session.unknown_calls(spec.name):
         return PolicyAction.APPROVE
     return action
 
 
 def _call(uow: UnitOfWork, request: ToolRequest, position: int) -> Call:
+    """Returns the requested call with the strictest class and action, until its tool is known."""
     turn = uow.turn
     return Call(
         id=request.tool_call_id,
@@ -128,11 +149,11 @@ def _enter(uow: UnitOfWork, call: Call) -> None:
     )
 
 
-def _refuse(uow: UnitOfWork, call: Call, outcome: ToolOutcome, told: str) -> None:
+def _refuse(uow: UnitOfWork, call: Call, outcome: ToolOutcome, reason: str) -> None:
     _enter(uow, call)
-    _close(uow, call, outcome, told)
+    _close(uow, call, outcome, reason)
 
 
-def _close(uow: UnitOfWork, call: Call, outcome: ToolOutcome, told: str) -> None:
-    result = ToolResult(outcome=outcome, result_json=json.dumps({"error": told}, ensure_ascii=False))
+def _close(uow: UnitOfWork, call: Call, outcome: ToolOutcome, reason: str) -> None:
+    result = ToolResult(outcome=outcome, result_json=json.dumps({"error": reason}, ensure_ascii=False))
     uow.close_call(call, result)

@@ -1,4 +1,4 @@
-"""What an owner decides on a draft, from what it did: begun, answered, failed, returned. No I/O."""
+"""Decisions of a turn's owner: an attempt begun, an answer, a failure or results recorded, the turn given away."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,36 +23,46 @@ from turnkeeper.model.contract import ModelAnswer
 from turnkeeper.store.changeset import LeaseChange
 from turnkeeper.tools.toolbox import Finished, Toolbox
 
-HELD_DELAY = timedelta(seconds=2)
-"""A shorter wait for the next try keeps the lease; a longer one lets go of it and is a wake-up."""
+LEASED_DELAY = timedelta(seconds=2)
+"""An owner keeps its lease over a wait for the next try of at most this; for a longer one it releases the turn."""
 MAX_LAPSES = 5
-"""Owners in a row that were lost without a step; then the turn fails (it may be what kills them)."""
+"""Owners lost in a row without a changeset, after which the turn fails: the turn may be what crashes them."""
 
 
 def lapse_limit_error(turn: Turn, *, lapses: int) -> ErrorDetail | None:
-    """Why the turn must not be tried again: too many owners in a row were lost. `lapses`: since its last step."""
+    """Returns the error with which the turn must fail because MAX_LAPSES owners in a row were lost, otherwise None.
+
+    `lapses` are the leases that lapsed since the turn's last changeset.
+    """
     lost = turn.lapses + lapses
     if lost < MAX_LAPSES:
         return None
-    told = f"{lost} attempts in a row to run this turn were lost with their server; ask its operator why."
-    return ErrorDetail(code=Code.AGENT_CONFIG_ERROR, message=told)
+    message = f"{lost} attempts in a row to run this turn were lost with their server; ask its operator why."
+    return ErrorDetail(code=Code.AGENT_CONFIG_ERROR, message=message)
 
 
 def begin_attempt(uow: UnitOfWork, *, lapses: int) -> None:
-    """A new attempt after a claim. `lapses`: owners that were lost since the last step; their deltas do not count."""
+    """Begins the turn's next attempt, after a claim.
+
+    `lapses` are the leases that lapsed since the turn's last changeset. If there are any, the text that a lost owner
+    streamed is void: the next message gets a new id.
+    """
     turn = uow.turn
-    first, taken_over = turn.attempt == 0, lapses > 0
-    message_id = uow.new_id() if taken_over else turn.next_message_id
-    begun = replace(turn.taken_up(next_message_id=message_id, at=uow.at), lapses=turn.lapses + lapses)
+    is_first, is_takeover = turn.attempt == 0, lapses > 0
+    message_id = uow.new_id() if is_takeover else turn.next_message_id
+    begun = replace(turn.next_attempt(next_message_id=message_id, at=uow.at), lapses=turn.lapses + lapses)
     uow.put_turn(begun)
-    if first:
+    if is_first:
         uow.append(TurnStarted(message_id=message_id), turn=begun)
-    elif taken_over:
+    elif is_takeover:
         uow.append(AttemptSuperseded(superseded_attempt=turn.attempt, message_id=message_id), turn=begun)
 
 
 def release_for_retry(uow: UnitOfWork) -> None:
-    """The run broke down on a defect: another try later, longer each time, until the turn is worn out."""
+    """Releases a turn whose run failed on a defect of the service.
+
+    It is claimable again after 1 s, and after twice as long each further time. With MAX_LAPSES in a row it fails.
+    """
     turn = replace(uow.turn, lapses=uow.turn.lapses + 1, update_time=uow.at)
     uow.put_turn(turn)
     error = lapse_limit_error(turn, lapses=0)
@@ -66,10 +76,10 @@ def release_for_retry(uow: UnitOfWork) -> None:
 def record_answer(
     uow: UnitOfWork, answer: ModelAnswer, requests: Sequence[ToolRequest], *, agent: Agent, toolbox: Toolbox
 ) -> None:
-    """The whole message, and what becomes of the tool calls it asks for."""
+    """Records a whole message of the model, and proposes the tool calls that it requests."""
     turn = uow.turn
     parts = (Part(text=answer.text),) if answer.text else ()
-    said = MessageCompleted(
+    message = MessageCompleted(
         message_id=turn.next_message_id,
         content=parts,
         tool_requests=tuple(requests),
@@ -77,7 +87,7 @@ def record_answer(
         usage=answer.usage,
         model=answer.model,
     )
-    uow.append(said, turn=turn)
+    uow.append(message, turn=turn)
     turn = replace(
         turn,
         iterations=turn.iterations + 1,
@@ -96,10 +106,13 @@ def record_answer(
 
 
 def record_partial_answer(uow: UnitOfWork, text: str, *, model: str) -> None:
-    """Cancelled in mid-message: what was said is kept, closed as INTERRUPTED."""
+    """Records the text of a message that a cancellation cut off, as INTERRUPTED.
+
+    Changes nothing if there is no text, or if the turn is not to be cancelled.
+    """
     if not text or uow.snapshot.head.cancel.turn_id != uow.turn.id:
         return
-    said = MessageCompleted(
+    message = MessageCompleted(
         message_id=uow.turn.next_message_id,
         content=(Part(text=text),),
         tool_requests=(),
@@ -107,26 +120,30 @@ def record_partial_answer(uow: UnitOfWork, text: str, *, model: str) -> None:
         usage=Usage(),
         model=model,
     )
-    uow.append(said, turn=uow.turn)
+    uow.append(message, turn=uow.turn)
 
 
 def record_model_failure(uow: UnitOfWork, error: ErrorDetail, *, tries: int, delay: timedelta | None) -> None:
-    """A model call failed for the `tries`-th time; `delay` until the next try, None when there is none."""
+    """Records that a model call failed for the `tries`-th time in a row.
+
+    The call is tried again after `delay`; None: the turn fails with `error`. For a delay above LEASED_DELAY the turn is
+    released as BACKING_OFF, unless it is to be cancelled: then its owner does that first.
+    """
     failed = uow.turn
     outcome = AttemptOutcome.EXHAUSTED if delay is None else AttemptOutcome.RETRYING
     uow.append(AttemptFailed(error=error, outcome=outcome, retry_delay=delay), turn=failed)
     if delay is None:
         uow.fail_turn(error)
         return
-    turn = replace(failed.taken_up(next_message_id=uow.new_id(), at=uow.at), tries=tries, lapses=0)
-    if delay > HELD_DELAY and uow.snapshot.head.cancel.turn_id != turn.id:
+    turn = replace(failed.next_attempt(next_message_id=uow.new_id(), at=uow.at), tries=tries, lapses=0)
+    if delay > LEASED_DELAY and uow.snapshot.head.cancel.turn_id != turn.id:
         turn = replace(turn, state=TurnState.BACKING_OFF)
         uow.change_head(lease=LeaseChange.RELEASE, wake=delay)
     uow.put_turn(turn)
 
 
 def record_tool_results(uow: UnitOfWork, results: Sequence[Finished]) -> None:
-    """What the tools gave."""
+    """Closes the calls whose tools have finished with their results."""
     by_id = {call.id: call for call in uow.calls}
     for finished in results:
         call = by_id[finished.call_id]
@@ -135,26 +152,30 @@ def record_tool_results(uow: UnitOfWork, results: Sequence[Finished]) -> None:
 
 
 def resolve_lost_calls(uow: UnitOfWork, calls: Sequence[Call], *, agent: Agent) -> None:
-    """Their owner is gone. What may be repeated starts again under its key; about the rest a person is asked (I5)."""
+    """Resolves calls that a lost owner had started and whose results nothing awaits (I5).
+
+    A call that may be repeated is ready again, under its idempotency key. Any other is UNKNOWN, and a person is asked
+    for its outcome.
+    """
     for call in calls:
         if call.tool_class.may_start_again:
             uow.put_call(call.ready_again())
-    lost = [uow.mark_unknown(call) for call in calls if not call.tool_class.may_start_again]
-    for call in lost:
+    unknown = [uow.mark_unknown(call) for call in calls if not call.tool_class.may_start_again]
+    for call in unknown:  # after all are marked: each approval shows the others
         uow.request_approval(call, agent=agent)
 
 
 def complete(uow: UnitOfWork, stop_reason: StopReason) -> None:
-    """The last message is the answer."""
+    """Ends the turn as COMPLETED, with the model's last message as its answer."""
     turn = replace(uow.turn.ended_as(TurnState.COMPLETED, at=uow.at), stop_reason=stop_reason)
     uow.put_turn(turn)
     uow.append(TurnCompleted(stop_reason=stop_reason, usage=turn.usage, message_id=turn.next_message_id), turn=turn)
 
 
 def hand_over(uow: UnitOfWork, *, cut: bool) -> None:
-    """Anybody may claim the turn at once, or, suspended, once it is resumed.
+    """Releases the turn for any replica to claim: at once, or in a suspended session when that is resumed.
 
-    `cut`: a message was given up, and its deltas do not count.
+    `cut`: a message of the model was cut off, so that the text streamed of it is void.
     """
     if cut:
         turn = replace(uow.turn, next_message_id=uow.new_id(), update_time=uow.at)

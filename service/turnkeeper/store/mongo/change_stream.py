@@ -34,7 +34,7 @@ _SENT: Final = ("operationType", "documentKey", "fullDocument", *(f"{_CHANGED}.{
 _Cursor: TypeAlias = dict[str, Any]
 
 
-class Hints:
+class ChangeStream:
     """The change stream of one store. It has a client of its own: a long wait for news is no slow operation."""
 
     def __init__(self, uri: str, *, database: str, replica: str) -> None:
@@ -62,8 +62,8 @@ class Hints:
         try:
             with database_errors():
                 cursor = await self._aggregate(session)
-            async with aclosing(self._read(cursor, session)) as hints:
-                yield hints
+            async with aclosing(self._read(cursor, session)) as notifications:
+                yield notifications
         finally:
             session.delegate.end_session()
 
@@ -89,7 +89,7 @@ class Hints:
             while True:
                 for each in batch:
                     self._token = each["_id"]
-                    yield _hint_of(each)
+                    yield _notification_of(each)
                 if batch:
                     await asyncio.sleep(PACE_S)
                 self._token = cursor["postBatchResumeToken"]
@@ -110,7 +110,7 @@ def _pipeline(stage: Document, *, replica: str) -> list[Document]:
     return [{"$changeStream": stage}, {"$match": {"$or": [moved, others]}}, {"$project": dict.fromkeys(_SENT, 1)}]
 
 
-def _hint_of(change: Document) -> ChangeNotification | PreviewChunk:
+def _notification_of(change: Document) -> ChangeNotification | PreviewChunk:
     if change["operationType"] == "insert":
         return decode(PreviewChunk, change["fullDocument"])
     key = change["documentKey"]["_id"]

@@ -22,7 +22,7 @@ from turnkeeper.store.mongo import heads, keys
 from turnkeeper.store.mongo.client import ClientSession, Connection, Document, database_errors
 from turnkeeper.store.mongo.documents import SCHEMA, changes, encode
 from turnkeeper.store.mongo.events import event_document, numbered
-from turnkeeper.store.mongo.transactions.group_commit import Committer, Entry
+from turnkeeper.store.mongo.transactions.group_commit import Entry, GroupCommit
 from turnkeeper.store.mongo.transactions.outcomes import Outcomes
 from turnkeeper.store.mongo.transactions.transaction import Transaction
 from turnkeeper.store.mongo.transactions.writes import Obstacle, Writes
@@ -32,92 +32,94 @@ KEPT_WITH_SESSION: Final = frozenset({"message"})
 """Families whose records live as long as their session."""
 
 
-class Steps:
+class Changesets:
     """The one verb that changes a session."""
 
     _outcomes: Outcomes
-    _committer: Committer
+    _group_commit: GroupCommit
     _connection: Connection
     _codec: EventCodec
     _replica: str
 
-    async def commit(self, step: Changeset) -> CommitResult:
+    async def commit(self, changeset: Changeset) -> CommitResult:
         """Raises ValueError when an event is larger than 256 KiB, or a document belongs to another session."""
-        _check_ownership(step)
+        _check_ownership(changeset)
         events = tuple(
-            numbered(self._codec, step.session_id, event, step.last_seq + place)
-            for place, event in enumerate(step.events, 1)
+            numbered(self._codec, changeset.session_id, event, changeset.last_seq + place)
+            for place, event in enumerate(changeset.events, 1)
         )
 
         async def look(session: ClientSession, obstacle: Obstacle) -> CommitResult | None:
-            found = await self._outcomes.of_step(step, session)
+            found = await self._outcomes.of_changeset(changeset, session)
             return Conflict() if found is None and obstacle is Obstacle.MISS else found
 
-        match = heads.unmoved(step)
+        match = heads.unmoved(changeset)
         entry = Entry[CommitResult](
             head=match,
             transaction=Transaction(
-                partial(_write, step, match, heads.moved(step, replica=self._replica), events),
-                result=Committed(last_seq=step.last_seq + len(events), fence=step.next_fence, events=events),
+                partial(_write, changeset, match, heads.moved(changeset, replica=self._replica), events),
+                result=Committed(last_seq=changeset.last_seq + len(events), fence=changeset.next_fence, events=events),
                 look=look,
                 faulty=True,
             ),
             size=sum(len(event.payload) for event in events),
-            alone=step.leased,
+            alone=changeset.leased,
         )
         with database_errors():
-            return await self._committer.commit(entry)
+            return await self._group_commit.commit(entry)
 
 
 def _write(
-    step: Changeset, match: Document, moved: Sequence[Document], events: Sequence[StoredEvent], writes: Writes
+    changeset: Changeset, match: Document, moved: Sequence[Document], events: Sequence[StoredEvent], writes: Writes
 ) -> None:
     writes.compute("heads", match, moved)
-    _write_events(writes, step, events, fence=step.next_fence)
-    _write_documents(writes, step)
+    _write_events(writes, changeset, events, fence=changeset.next_fence)
+    _write_documents(writes, changeset)
 
 
 _Member: TypeAlias = Turn | Call | Approval
 
 
-def _check_ownership(step: Changeset) -> None:
+def _check_ownership(changeset: Changeset) -> None:
     """A document of another session, or tenant, is a defect that must not reach the database (promise I13)."""
-    here = step.session_key
-    changed = tuple(each.approval for each in step.approvals)
+    here = changeset.session_key
+    changed = tuple(each.approval for each in changeset.approvals)
     members: tuple[_Member, ...] = (
-        *(*step.new_turns, *step.turns),
-        *(*step.new_calls, *step.calls),
-        *(*step.new_approvals, *changed),
+        *(*changeset.new_turns, *changeset.turns),
+        *(*changeset.new_calls, *changeset.calls),
+        *(*changeset.new_approvals, *changed),
     )
     owners = {each.session_key for each in members}
-    if step.session is not None:
-        owners.add(step.session.key)
-    if step.request is not None:
-        owners.add(step.request.key.session_key)
+    if changeset.session is not None:
+        owners.add(changeset.session.key)
+    if changeset.request is not None:
+        owners.add(changeset.request.key.session_key)
     if owners - {here}:
         raise ValueError("a step holds documents of another session")
 
 
-def _write_events(writes: Writes, step: Changeset, events: Sequence[StoredEvent], *, fence: int) -> None:
-    of = step.session_key
-    for stored, event in zip(events, step.events, strict=True):
-        writes.insert("events", event_document(stored, of=of, changeset_id=step.changeset_id, fence=fence, at=event.at))
+def _write_events(writes: Writes, changeset: Changeset, events: Sequence[StoredEvent], *, fence: int) -> None:
+    of = changeset.session_key
+    for stored, event in zip(events, changeset.events, strict=True):
+        writes.insert(
+            "events", event_document(stored, of=of, changeset_id=changeset.changeset_id, fence=fence, at=event.at)
+        )
 
 
-def _write_documents(writes: Writes, step: Changeset) -> None:
-    if step.session is not None:
-        writes.update("sessions", keys.where(keys.of_session(step.session_key)), changes(step.session))
-    writes.insert("turns", *_new(step.new_turns))
-    for turn in step.turns:
+def _write_documents(writes: Writes, changeset: Changeset) -> None:
+    if changeset.session is not None:
+        writes.update("sessions", keys.where(keys.of_session(changeset.session_key)), changes(changeset.session))
+    writes.insert("turns", *_new(changeset.new_turns))
+    for turn in changeset.turns:
         writes.update("turns", keys.where(_key(turn)), changes(turn))
-    writes.insert("tool_calls", *_new(step.new_calls))
-    for call in step.calls:
+    writes.insert("tool_calls", *_new(changeset.new_calls))
+    for call in changeset.calls:
         writes.update("tool_calls", _as_read(call), changes(call))
-    writes.insert("approvals", *_new(step.new_approvals))
-    for change in step.approvals:
+    writes.insert("approvals", *_new(changeset.new_approvals))
+    for change in changeset.approvals:
         writes.update("approvals", _pending(change), changes(change.approval))
-    if step.request is not None:
-        writes.insert("requests", request_document(step.request))
+    if changeset.request is not None:
+        writes.insert("requests", request_document(changeset.request))
 
 
 def _key(member: _Member) -> Document:

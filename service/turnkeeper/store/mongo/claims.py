@@ -24,7 +24,7 @@ from turnkeeper.store.mongo.heads import (
     within,
 )
 from turnkeeper.store.mongo.indexes import DUE
-from turnkeeper.store.mongo.transactions.group_commit import Committer, Entry
+from turnkeeper.store.mongo.transactions.group_commit import Entry, GroupCommit
 from turnkeeper.store.mongo.transactions.transaction import Transaction
 from turnkeeper.store.mongo.transactions.writes import Obstacle, Writes
 
@@ -39,7 +39,7 @@ class Claims:
 
     _connection: Connection
     _replica: str
-    _committer: Committer
+    _group_commit: GroupCommit
 
     async def claim(self, owner: str, *, lease: timedelta) -> Claim | None:
         due: list[Document] = [
@@ -85,7 +85,7 @@ class Claims:
             return None if ours else False
 
         with database_errors():
-            return await self._committer.commit(
+            return await self._group_commit.commit(
                 Entry(head=match, transaction=Transaction(write, result=True, look=look))
             )
 

@@ -55,15 +55,15 @@ def decode(kind: type[T], document: Mapping[str, Any]) -> T:
 
 @cache
 def _forms(kind: Any) -> Mapping[str, _Form]:
-    hints = get_type_hints(kind)
-    return {each.name: _form(hints[each.name]) for each in fields(kind) if each.init}
+    notifications = get_type_hints(kind)
+    return {each.name: _form(notifications[each.name]) for each in fields(kind) if each.init}
 
 
 @cache
-def _form(hint: Any) -> _Form:
-    if hint in _PLAIN:
+def _form(notification: Any) -> _Form:
+    if notification in _PLAIN:
         return _Form(_same, _same)
-    origin, arguments = get_origin(hint), get_args(hint)
+    origin, arguments = get_origin(notification), get_args(notification)
     if origin is UnionType:
         (inner,) = (each for each in arguments if each is not NoneType)
         return _optional(_form(inner))
@@ -71,13 +71,13 @@ def _form(hint: Any) -> _Form:
         return _array(_form(arguments[0]))
     if origin is Mapping:
         return _pairs(_form(arguments[1]))
-    if hint is timedelta:
+    if notification is timedelta:
         return _Form(lambda value: round(value / _MILLISECOND), lambda stored: stored * _MILLISECOND)
-    if issubclass(hint, Enum):
-        return _Form(lambda value: value.value, hint)
-    if is_dataclass(hint):
-        return _nested(hint)
-    raise TypeError(f"no BSON form for {hint}")
+    if issubclass(notification, Enum):
+        return _Form(lambda value: value.value, notification)
+    if is_dataclass(notification):
+        return _nested(notification)
+    raise TypeError(f"no BSON form for {notification}")
 
 
 def _kind(value: Any) -> Any:

@@ -99,30 +99,30 @@ def findable(*, deleted: bool) -> Document:
     return {"purging": {"$ne": True}, **hidden}
 
 
-def unmoved(step: Changeset) -> Document:
+def unmoved(changeset: Changeset) -> Document:
     """The filter that makes a step's decision still hold. A step that is stored already does not match again.
 
     An owner that lost its lease to the sweeper is no owner any more, though the fence is still its own.
     """
     match: Document = {
-        **keys.where(keys.of_session(step.session_key)),
-        "last_seq": step.last_seq,
-        "fence": step.head_fence,
-        "cancel.turn_id": step.cancel,
+        **keys.where(keys.of_session(changeset.session_key)),
+        "last_seq": changeset.last_seq,
+        "fence": changeset.head_fence,
+        "cancel.turn_id": changeset.cancel,
     }
-    if not step.events:
-        match["silent_steps.step_id"] = {"$ne": step.changeset_id}
-    if step.revision is not None:
-        match["revision"] = step.revision
-    if step.fence is not None:
+    if not changeset.events:
+        match["silent_steps.step_id"] = {"$ne": changeset.changeset_id}
+    if changeset.revision is not None:
+        match["revision"] = changeset.revision
+    if changeset.fence is not None:
         match["owner"] = {"$gt": ""}
     return match
 
 
-def moved(step: Changeset, *, replica: str = "") -> list[Document]:
+def moved(changeset: Changeset, *, replica: str = "") -> list[Document]:
     """The update, as a pipeline. What the replica's worker wrote itself is signed."""
-    own = step.fence is not None or step.head.lease is LeaseChange.TAKE
-    return [{"$set": _changed(step) | _needed(step.head) | (signed(replica) if own else {})}]
+    own = changeset.fence is not None or changeset.head.lease is LeaseChange.TAKE
+    return [{"$set": _changed(changeset) | _needed(changeset.head) | (signed(replica) if own else {})}]
 
 
 def signed(replica: str) -> Document:
@@ -138,24 +138,24 @@ def signatures(replica: str) -> tuple[str, str]:
     return f"{replica} 0", f"{replica} 1"
 
 
-def _changed(step: Changeset) -> Document:
-    by_owner = step.fence is not None
+def _changed(changeset: Changeset) -> Document:
+    by_owner = changeset.fence is not None
     changed: Document = {
-        "last_seq": step.last_seq + len(step.events),
+        "last_seq": changeset.last_seq + len(changeset.events),
         "revision": NEXT_REVISION,
-        **_lease(step.head, by_owner=by_owner),
-        **_wake(step.head, by_owner=by_owner),
+        **_lease(changeset.head, by_owner=by_owner),
+        **_wake(changeset.head, by_owner=by_owner),
     }
-    if not step.events:
-        trace = {"step_id": literal(step.changeset_id), "fence": changed.get("fence", "$fence")}
+    if not changeset.events:
+        trace = {"step_id": literal(changeset.changeset_id), "fence": changed.get("fence", "$fence")}
         changed["silent_steps"] = {"$slice": [{"$concatArrays": ["$silent_steps", [trace]]}, -SILENT_STEPS]}
-    changed |= _plain(step.head)
-    if by_owner or step.head.active_turn is not None:
+    changed |= _plain(changeset.head)
+    if by_owner or changeset.head.active_turn is not None:
         changed["lapses"] = 0
-    if step.session is not None:
-        changed["update_time"] = step.session.update_time
-    elif step.events:
-        changed["update_time"] = step.events[-1].at
+    if changeset.session is not None:
+        changed["update_time"] = changeset.session.update_time
+    elif changeset.events:
+        changed["update_time"] = changeset.events[-1].at
     return changed
 
 

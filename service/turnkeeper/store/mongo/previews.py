@@ -16,7 +16,7 @@ KEPT: Final = timedelta(minutes=30)
 MOST: Final = 4096
 
 
-class Pieces:
+class Previews:
     """What owners tell other replicas of messages that are not whole."""
 
     _connection: Connection

@@ -13,21 +13,21 @@ from pymongo.errors import ConfigurationError, DuplicateKeyError, PyMongoError
 
 from turnkeeper.store.contract import EventCodec
 from turnkeeper.store.mongo import indexes
-from turnkeeper.store.mongo.change_stream import Hints
-from turnkeeper.store.mongo.changesets import Steps
+from turnkeeper.store.mongo.change_stream import ChangeStream
+from turnkeeper.store.mongo.changesets import Changesets
 from turnkeeper.store.mongo.claims import Claims
 from turnkeeper.store.mongo.client import GOODBYE_S, Connection, database_errors
 from turnkeeper.store.mongo.command_durations import RecordCommand
 from turnkeeper.store.mongo.documents import SCHEMA
 from turnkeeper.store.mongo.forks import Forks
 from turnkeeper.store.mongo.late_results import LateResults
-from turnkeeper.store.mongo.previews import Pieces
+from turnkeeper.store.mongo.previews import Previews
 from turnkeeper.store.mongo.purges import Purges
 from turnkeeper.store.mongo.reads import Reads
 from turnkeeper.store.mongo.renewer import MongoRenewer
 from turnkeeper.store.mongo.sessions import Sessions
 from turnkeeper.store.mongo.sweeps import Sweeps
-from turnkeeper.store.mongo.transactions.group_commit import Committer
+from turnkeeper.store.mongo.transactions.group_commit import GroupCommit
 from turnkeeper.store.mongo.transactions.orphans import Orphans
 from turnkeeper.store.mongo.transactions.outcomes import Outcomes
 from turnkeeper.store.mongo.transactions.tasks import Tasks
@@ -39,7 +39,7 @@ SECRET_BYTES: Final = 32
 PATIENCE: Final = timedelta(seconds=5)
 
 
-class MongoStore(Sessions, Forks, Steps, LateResults, Claims, Sweeps, Trims, Purges, Reads, Pieces):
+class MongoStore(Sessions, Forks, Changesets, LateResults, Claims, Sweeps, Trims, Purges, Reads, Previews):
     """`Store` and `Retention` on a MongoDB replica set. Use it between `open` and `close`, on one event loop."""
 
     def __init__(  # noqa: PLR0913 - what its database and its replica are
@@ -65,7 +65,7 @@ class MongoStore(Sessions, Forks, Steps, LateResults, Claims, Sweeps, Trims, Pur
             self._connection = Connection(
                 uri, database=database, operation=operation, schema=schema, record_command=record_command
             )
-            self._hints = Hints(uri, database=database, replica=replica)
+            self._change_stream = ChangeStream(uri, database=database, replica=replica)
         except (ConfigurationError, ValueError):
             raise indexes.UnfitDatabase(
                 "MONGODB_URI is no address of a MongoDB: write mongodb://HOST:PORT,…/?replicaSet=NAME, "
@@ -76,7 +76,7 @@ class MongoStore(Sessions, Forks, Steps, LateResults, Claims, Sweeps, Trims, Pur
         self._tasks = Tasks()
         self._orphans = Orphans(self._connection, replica=replica)
         self._transactions = Transactions(self._connection, self._tasks, self._orphans)
-        self._committer = Committer(self._transactions)
+        self._group_commit = GroupCommit(self._transactions)
         self._outcomes = Outcomes(self._connection)
         self._codec = codec
 
@@ -84,7 +84,7 @@ class MongoStore(Sessions, Forks, Steps, LateResults, Claims, Sweeps, Trims, Pur
         """Make collections and indexes. Raises UnfitDatabase when this database cannot keep the promises."""
         with database_errors():
             await indexes.prepare(self._connection)
-            self._committer.grouping = not await indexes.is_sharded(self._connection)
+            self._group_commit.grouping = not await indexes.is_sharded(self._connection)
             await self._orphans.enter()
 
     async def close(self) -> None:
@@ -93,11 +93,11 @@ class MongoStore(Sessions, Forks, Steps, LateResults, Claims, Sweeps, Trims, Pur
         with suppress(PyMongoError, TimeoutError), pymongo.timeout(GOODBYE_S):
             async with asyncio.timeout(GOODBYE_S):  # the call's own limit begins when a thread of the driver is free
                 await self._orphans.leave()
-        await self._hints.close()
+        await self._change_stream.close()
         await self._connection.close()
 
     def notifications(self) -> AbstractAsyncContextManager[AsyncIterator[ChangeNotification | PreviewChunk]]:
-        return self._hints.open()
+        return self._change_stream.open()
 
     async def write_heartbeat(self, *, silent_after: timedelta) -> bool:
         with database_errors():

@@ -7,7 +7,7 @@ import pytest
 
 from tests.builders import AGENT, NOON, a_call, a_place, a_session, a_turn, new_id
 from turnkeeper.domain.agent import PolicyRule
-from turnkeeper.domain.approval import ApprovalDecision, ApprovalKind, ApprovalState
+from turnkeeper.domain.approval import Answer, ApprovalDecision, ApprovalKind, ApprovalState
 from turnkeeper.domain.event import ToolReturned
 from turnkeeper.domain.session import UNKNOWN_PER_TOOL, SessionKey, SessionState
 from turnkeeper.domain.tool import Call, CallState, PolicyAction, ToolClass, ToolOutcome
@@ -97,9 +97,8 @@ def test_the_answers(
     uow = asked(call)
     (question,) = uow.approvals
     result = '{"paper": 3}' if decision is D.MARK_DONE else ""
-    decided = approval_rules.decide(
-        uow, question.id, decision, by="ada", arguments_hash="hash-1", reason="so", result_json=result
-    )
+    answer = Answer(decision=decision, by="ada", arguments_hash="hash-1", reason="so", result_json=result)
+    decided = approval_rules.decide(uow, question.id, answer)
     assert decided is not None
     assert (decided.state, decided.decision, decided.decided_by) == (approval, decision, "ada")
     (now,) = uow.calls
@@ -151,7 +150,7 @@ def test_a_cut_call_that_must_not_run_twice_is_remembered(tool_class: ToolClass)
 def test_of_two_questions_one_answer_leaves_the_turn_waiting() -> None:
     uow = asked(started(tool="one"), started(tool="two"))
     first, second = uow.approvals
-    approval_rules.decide(uow, first.id, D.GIVE_UP, by="ada", arguments_hash="hash-1", reason="")
+    approval_rules.decide(uow, first.id, Answer(decision=D.GIVE_UP, by="ada", arguments_hash="hash-1"))
     assert uow.turn.state is TurnState.AWAITING_OUTCOME
     assert [item.approval_id for item in uow.turn.pending] == [second.id]
     assert uow.head.wake is None

@@ -60,7 +60,7 @@ class Entry(Generic[T]):
             self.done.exception()  # its caller may have gone away
 
 
-class Committer:
+class GroupCommit:
     """One on every replica."""
 
     def __init__(self, transactions: Transactions) -> None:

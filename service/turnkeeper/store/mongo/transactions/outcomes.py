@@ -24,42 +24,46 @@ class Outcomes:
 
     connection: Connection
 
-    async def of_step(self, step: Changeset, session: ClientSession) -> CommitResult | None:
+    async def of_changeset(self, changeset: Changeset, session: ClientSession) -> CommitResult | None:
         """The verdict, or None while the head is as it was read and the step is not stored."""
-        head = await self._head(step, session)
+        head = await self._head(changeset, session)
         if head is None:
             return Conflict()
-        if stored := await self._stored(step, head, session):
+        if stored := await self._stored(changeset, head, session):
             return stored
-        if step.request is not None and (record := await self.find_request(step.request.key, session=session)):
+        if changeset.request is not None and (
+            record := await self.find_request(changeset.request.key, session=session)
+        ):
             # An unsure commit may have come through since the head was read: then the record is this step's own.
-            head = await self._head(step, session)
-            return (head and await self._stored(step, head, session)) or Duplicate(record)
-        if step.fence is not None and (head["fence"] != step.fence or not head["owner"]):
+            head = await self._head(changeset, session)
+            return (head and await self._stored(changeset, head, session)) or Duplicate(record)
+        if changeset.fence is not None and (head["fence"] != changeset.fence or not head["owner"]):
             return Fenced()
-        return None if _as_read(head, step) else Conflict()
+        return None if _as_read(head, changeset) else Conflict()
 
-    async def _head(self, step: Changeset, session: ClientSession) -> Document | None:
-        key = keys.of_session(step.session_key)
+    async def _head(self, changeset: Changeset, session: ClientSession) -> Document | None:
+        key = keys.of_session(changeset.session_key)
         return await self.connection.heads.find_one(keys.where(key), session=session)
 
     async def find_request(self, key: RequestKey, *, session: ClientSession | None = None) -> RequestRecord | None:
         document = await self.connection.requests.find_one(keys.where(keys.of_request(key)), session=session)
         return None if document is None else record_of(document)
 
-    async def _stored(self, step: Changeset, head: Document, session: ClientSession) -> Committed | None:
+    async def _stored(self, changeset: Changeset, head: Document, session: ClientSession) -> Committed | None:
         """The step's own trace: its id on its events, or on the head."""
-        if not step.events:
-            traces = (each for each in head["silent_steps"] if each["step_id"] == step.changeset_id)
-            return next((Committed(last_seq=step.last_seq, fence=each["fence"], events=()) for each in traces), None)
-        if head["last_seq"] == step.last_seq:
+        if not changeset.events:
+            traces = (each for each in head["silent_steps"] if each["step_id"] == changeset.changeset_id)
+            return next(
+                (Committed(last_seq=changeset.last_seq, fence=each["fence"], events=()) for each in traces), None
+            )
+        if head["last_seq"] == changeset.last_seq:
             return None
         events = self.connection.events.find(
             {
-                "tenant": step.tenant,
-                "session_id": step.session_id,
-                "seq": {"$gt": step.last_seq, "$lte": step.last_seq + len(step.events)},
-                "step_id": step.changeset_id,
+                "tenant": changeset.tenant,
+                "session_id": changeset.session_id,
+                "seq": {"$gt": changeset.last_seq, "$lte": changeset.last_seq + len(changeset.events)},
+                "step_id": changeset.changeset_id,
             },
             session=session,
         ).sort("seq")
@@ -74,10 +78,10 @@ def record_of(document: Document) -> RequestRecord:
     return decode(RequestRecord, {**document, "key": document["_id"]})
 
 
-def _as_read(head: Document, step: Changeset) -> bool:
+def _as_read(head: Document, changeset: Changeset) -> bool:
     return (
-        head["last_seq"] == step.last_seq
-        and head["fence"] == step.head_fence
-        and head["cancel"]["turn_id"] == step.cancel
-        and step.revision in (None, head["revision"])
+        head["last_seq"] == changeset.last_seq
+        and head["fence"] == changeset.head_fence
+        and head["cancel"]["turn_id"] == changeset.cancel
+        and changeset.revision in (None, head["revision"])
     )

@@ -7,49 +7,51 @@ from functools import partial
 
 from tests.builders import an_event
 from tests.contracts.conftest import NewStore
-from tests.contracts.stores import LONG, SHORT, a_step, begin, committed, head_of, lapse, make_due, run_turn
+from tests.contracts.stores import LONG, SHORT, a_changeset, begin, committed, head_of, lapse, make_due, run_turn
 from turnkeeper.store.changeset import Cancel, HeadChange, LeaseChange
 from turnkeeper.store.contract import Store
 from turnkeeper.store.notifications import ChangeNotification, PreviewChunk
 
 
-async def _next(hints: AsyncIterator[ChangeNotification | PreviewChunk]) -> ChangeNotification:
+async def _next(notifications: AsyncIterator[ChangeNotification | PreviewChunk]) -> ChangeNotification:
     async with asyncio.timeout(10):
-        hint = await anext(hints)
-    assert isinstance(hint, ChangeNotification)
-    return hint
+        notification = await anext(notifications)
+    assert isinstance(notification, ChangeNotification)
+    return notification
 
 
-async def test_every_kind_of_move_is_hinted_in_order(new_store: NewStore) -> None:
+async def test_every_kind_of_change_is_notified_in_order(new_store: NewStore) -> None:
     here, there = await new_store(), await new_store()
     place = await begin(there)
     about = partial(ChangeNotification, tenant=place.tenant, session_id=place.session_id)
-    async with here.notifications() as hints:
-        await committed(there.commit(a_step(await head_of(there, place), an_event(), an_event())))
-        assert await _next(hints) == about(last_seq=3)
+    async with here.notifications() as notifications:
+        await committed(there.commit(a_changeset(await head_of(there, place), an_event(), an_event())))
+        assert await _next(notifications) == about(last_seq=3)
         turn = await make_due(there, place)
-        assert await _next(hints) == about(last_seq=4, claimable=True)
+        assert await _next(notifications) == about(last_seq=4, claimable=True)
         claim = await there.claim("two", lease=LONG)
         assert claim is not None
-        assert await _next(hints) == about(by_owner=True, owner="two")
+        assert await _next(notifications) == about(by_owner=True, owner="two")
         assert await there.renew(place, owner="two", fence=claim.fence, lease=2 * LONG)
         owners = HeadChange(lease_for=3 * LONG)
-        await committed(there.commit(a_step(await head_of(there, place), an_event(), fence=claim.fence, head=owners)))
-        assert await _next(hints) == about(last_seq=5, by_owner=True), "the renewal before it is no news"
+        await committed(
+            there.commit(a_changeset(await head_of(there, place), an_event(), fence=claim.fence, head=owners))
+        )
+        assert await _next(notifications) == about(last_seq=5, by_owner=True), "the renewal before it is no news"
         assert await there.request_cancel(place, Cancel(turn_id=turn.id, by="ada"))
-        assert await _next(hints) == about()
+        assert await _next(notifications) == about()
         gone = HeadChange(lease=LeaseChange.BREAK)
-        await committed(there.commit(a_step(await head_of(there, place), an_event(), head=gone)))
-        assert await _next(hints) == about(last_seq=6, owner="")
+        await committed(there.commit(a_changeset(await head_of(there, place), an_event(), head=gone)))
+        assert await _next(notifications) == about(last_seq=6, owner="")
 
 
-async def test_a_lapsed_lease_is_hinted_when_it_is_swept(store: Store) -> None:
+async def test_a_lapsed_lease_is_notified_when_it_is_swept(store: Store) -> None:
     place = await begin(store)
     await run_turn(store, place, lease=SHORT)
-    async with store.notifications() as hints:
+    async with store.notifications() as notifications:
         await lapse(store, place)
         assert await store.requeue_lapsed() == 1
-        swept = await _next(hints)
+        swept = await _next(notifications)
     assert swept == ChangeNotification(tenant=place.tenant, session_id=place.session_id, claimable=True, owner="")
 
 
@@ -57,32 +59,34 @@ async def test_the_next_entry_goes_on_where_the_last_one_ended(store: Store) -> 
     place = await begin(store)
 
     async def say() -> None:
-        await committed(store.commit(a_step(await head_of(store, place), an_event())))
+        await committed(store.commit(a_changeset(await head_of(store, place), an_event())))
 
-    async with store.notifications() as hints:
+    async with store.notifications() as notifications:
         await say()
-        assert (await _next(hints)).last_seq == 2
+        assert (await _next(notifications)).last_seq == 2
     await say()
-    async with store.notifications() as hints:
-        assert (await _next(hints)).last_seq == 3
+    async with store.notifications() as notifications:
+        assert (await _next(notifications)).last_seq == 3
 
 
 async def test_what_a_replicas_own_worker_stores_is_no_news_to_it(new_store: NewStore) -> None:
-    """Neither the step that takes the lease, nor its owner's, nor a claim; whatever else is stored there is."""
+    """Neither a changeset that takes the lease, nor an owner's, nor a claim; all other changes are."""
     here, there = await new_store("here"), await new_store("there")
     place = await begin(here)
     about = partial(ChangeNotification, tenant=place.tenant, session_id=place.session_id)
     async with here.notifications() as near, there.notifications() as far:
         turn, owned = await run_turn(here, place, owner="here")
         for _ in range(3):
-            step = a_step(await head_of(here, place), an_event(), fence=owned.fence, head=HeadChange(lease_for=LONG))
-            owned = await committed(here.commit(step))
+            changeset = a_changeset(
+                await head_of(here, place), an_event(), fence=owned.fence, head=HeadChange(lease_for=LONG)
+            )
+            owned = await committed(here.commit(changeset))
         away = HeadChange(lease=LeaseChange.RELEASE, wake=timedelta())
-        await committed(here.commit(a_step(await head_of(here, place), an_event(), fence=owned.fence, head=away)))
+        await committed(here.commit(a_changeset(await head_of(here, place), an_event(), fence=owned.fence, head=away)))
         claim = await here.claim("here", lease=LONG)
         assert claim is not None
         assert await here.request_cancel(place, Cancel(turn_id=turn.id, by="ada"))
-        await committed(here.commit(a_step(await head_of(here, place), an_event())))
+        await committed(here.commit(a_changeset(await head_of(here, place), an_event())))
         assert [await _next(near) for _ in range(2)] == [about(), about(last_seq=7)]
         assert [await _next(far) for _ in range(8)] == [
             about(last_seq=2, by_owner=True, owner="here"),
@@ -94,7 +98,7 @@ async def test_what_a_replicas_own_worker_stores_is_no_news_to_it(new_store: New
         ]
 
 
-async def test_each_replica_hears_what_the_other_ones_worker_stores(new_store: NewStore) -> None:
+async def test_each_replica_is_notified_of_what_the_others_worker_stores(new_store: NewStore) -> None:
     """Whoever wrote last: a turn that goes from one to the other and back is news each time to the one without it."""
     here, there = await new_store("here"), await new_store("there")
     place = await begin(here)
@@ -105,6 +109,6 @@ async def test_each_replica_hears_what_the_other_ones_worker_stores(new_store: N
                 told = await _next(listener)
                 assert (told.last_seq, told.owner) == (owned.last_seq, owner)
                 gone = HeadChange(lease=LeaseChange.RELEASE, active_turn="")
-                ended = a_step(await head_of(worker, place), an_event(), fence=owned.fence, head=gone)
+                ended = a_changeset(await head_of(worker, place), an_event(), fence=owned.fence, head=gone)
                 await committed(worker.commit(ended))
                 assert (await _next(listener)).last_seq == owned.last_seq + 1
