@@ -17,7 +17,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from grpc import aio
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 from pymongo import AsyncMongoClient
 
 from tests import harness
@@ -39,6 +39,8 @@ WORKS = {
     "ApprovalService": "GetApproval ListApprovals WaitApproval DecideApproval",
     "AgentService": "GetAgent ListAgents",
 }
+REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
+HEALTH_NAMES = ("", *(f"turnkeeper.v1.{name}" for name in WORKS), "liveness")
 GENERIC_CALLS: list[tuple[str, Mapping[str, Any], str]] = [
     ("AgentService/ListAgents", {"page_size": 2}, "agents"),
     ("SessionService/CreateSession", {"session_id": "{session}", "agent": "talker"}, "session"),
@@ -81,8 +83,24 @@ class TestReflection:
         assert await _services(env.stubs) == {
             *(f"turnkeeper.v1.{name}" for name in WORKS),
             "grpc.health.v1.Health",
-            "grpc.reflection.v1alpha.ServerReflection",
+            *REFLECTION,
         }
+
+    async def test_it_lists_and_describes_channelz_where_that_is_served(self, env: Environment) -> None:
+        async with env.another(channelz=True) as stubs:
+            assert "grpc.channelz.v1.Channelz" in await _services(stubs)
+            pool: Any = DescriptorPool()
+            await _learn(
+                stubs, pool, reflection_pb2.ServerReflectionRequest(file_containing_symbol="grpc.channelz.v1.Channelz")
+            )
+            assert pool.FindServiceByName("grpc.channelz.v1.Channelz").methods_by_name["GetServers"]
+
+    async def test_without_reflection_neither_version_answers(self, env: Environment) -> None:
+        async with env.another(reflection=False) as stubs:
+            for version in REFLECTION:
+                with pytest.raises(aio.AioRpcError) as refused:
+                    await _reflect(stubs, reflection_pb2.ServerReflectionRequest(list_services=""), version=version)
+                assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
     async def test_it_shows_the_rules_of_a_field(self, methods: Mapping[str, MethodDescriptor]) -> None:
         request = methods["ChatService/SendMessage"].input_type
@@ -130,6 +148,54 @@ class TestGenericClients:
                 cache=tmp_path,
             )
             assert field in json.loads(said or "{}") or not field
+
+    async def test_grpcurl_describes_and_calls_health(self, env: Environment) -> None:
+        described = await _run("grpcurl", "-plaintext", env.address, "describe", "grpc.health.v1.Health")
+        for method in ("rpc Check (", "rpc List (", "rpc Watch ("):
+            assert method in described
+        health = ("grpcurl", "-plaintext", "-d")
+        checked = await _run(*health, '{"service": "liveness"}', env.address, "grpc.health.v1.Health/Check")
+        assert json.loads(checked) == {"status": "SERVING"}
+        listed = await _run(*health, "{}", env.address, "grpc.health.v1.Health/List")
+        assert json.loads(listed) == {"statuses": {name: {"status": "SERVING"} for name in HEALTH_NAMES}}
+
+    @pytest.mark.parametrize("version", ["grpc-v1", "grpc-v1alpha"])
+    async def test_buf_curl_reflects_by_either_version(self, env: Environment, tmp_path: Path, version: str) -> None:
+        curl = ("buf", "curl", "--protocol", "grpc", "--http2-prior-knowledge", "--reflect-protocol", version)
+        url = f"http://{env.address}"
+        services = await _run(*curl, "--list-services", url, cache=tmp_path)
+        assert set(services.split()) == {
+            *(name for name in HEALTH_NAMES if "." in name),
+            "grpc.health.v1.Health",
+            *REFLECTION,
+        }
+        methods = await _run(*curl, "--list-methods", url, cache=tmp_path)
+        assert {f"grpc.health.v1.Health/{name}" for name in ("Check", "List", "Watch")} <= set(methods.split())
+        assert {f"{name}/ServerReflectionInfo" for name in REFLECTION} <= set(methods.split())
+        checked = await _run(
+            *curl, "-d", '{"service": "liveness"}', f"{url}/grpc.health.v1.Health/Check", cache=tmp_path
+        )
+        assert json.loads(checked) == {"status": "SERVING"}
+        listed = await _run(*curl, f"{url}/grpc.health.v1.Health/List", cache=tmp_path)
+        assert json.loads(listed) == {"statuses": {name: {"status": "SERVING"} for name in HEALTH_NAMES}}
+
+    @pytest.mark.parametrize("version", REFLECTION)
+    async def test_either_version_finds_the_extension_that_holds_a_fields_rules(
+        self, env: Environment, version: str
+    ) -> None:
+        request = reflection_pb2.ServerReflectionRequest(all_extension_numbers_of_type="google.protobuf.FieldOptions")
+        (known,) = await _reflect(env.stubs, request, version=version)
+        extensions = []
+        for number in known.all_extension_numbers_response.extension_number:
+            request = reflection_pb2.ServerReflectionRequest()
+            request.file_containing_extension.containing_type = "google.protobuf.FieldOptions"
+            request.file_containing_extension.extension_number = number
+            (answer,) = await _reflect(env.stubs, request, version=version)
+            files = [
+                FileDescriptorProto.FromString(file) for file in answer.file_descriptor_response.file_descriptor_proto
+            ]
+            extensions += [extension.name for file in files for extension in file.extension]
+        assert "rules" in extensions
 
     async def test_an_error_is_readable_without_our_stubs(self, env: Environment) -> None:
         request = '{"session_id": "nobody"}'
@@ -211,10 +277,17 @@ async def _learn(stubs: Stubs, pool: Any, request: reflection_pb2.ServerReflecti
             pool.Add(file)
 
 
-async def _reflect(stubs: Stubs, request: reflection_pb2.ServerReflectionRequest) -> list[Any]:
+async def _reflect(
+    stubs: Stubs, request: reflection_pb2.ServerReflectionRequest, *, version: str = REFLECTION[0]
+) -> list[Any]:
+    """What one version of reflection answers; the messages of all versions are the same bytes."""
     channel: Any = stubs.channel
-    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
-    return [response async for response in stub.ServerReflectionInfo(iter([request]))]
+    info = channel.stream_stream(
+        f"/{version}/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    return [response async for response in info(iter([request]))]
 
 
 async def _call_empty(channel: Any, method: MethodDescriptor) -> bool:

@@ -4,16 +4,26 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from grpc import aio
-from grpc_channelz.v1 import channelz
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
-from grpc_reflection.v1alpha import reflection
+from grpc_channelz.v1 import channelz, channelz_pb2
 
-from turnkeeper.pb.v1 import agent_pb2_grpc, approval_pb2_grpc, chat_pb2_grpc, session_pb2_grpc
+from turnkeeper.pb.v1 import (
+    agent_pb2,
+    agent_pb2_grpc,
+    approval_pb2,
+    approval_pb2_grpc,
+    chat_pb2,
+    chat_pb2_grpc,
+    session_pb2,
+    session_pb2_grpc,
+)
+from turnkeeper.rpc import health, reflection
 from turnkeeper.rpc.interceptor import Boundary
 from turnkeeper.settings import PortTaken
 
 SERVICES = tuple(f"turnkeeper.v1.{name}Service" for name in ("Session", "Chat", "Approval", "Agent"))
+CHANNELZ = channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name
+FILES = tuple(module.DESCRIPTOR for module in (session_pb2, chat_pb2, approval_pb2, agent_pb2, channelz_pb2))
+"""The files that declare what is served, but for health and reflection."""
 LIVENESS = "liveness"
 """A health service name that serves until the process ends: a draining replica is not to be restarted."""
 
@@ -45,13 +55,13 @@ class Server:
         that share it too; otherwise a second server on the port fails, and does not take its calls away silently."""
         options = (*OPTIONS, ("grpc.so_reuseport", int(share_port)))
         self._server = aio.server(interceptors=(boundary,), options=options)
-        self._health = HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        if reflect:
-            names = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self._server)
+        self._health = health.Health()
+        self._health.add_to(self._server)
         if channels:
             channelz.add_channelz_servicer(self._server)
+        if reflect:
+            names = (*SERVICES, health.NAME, *([CHANNELZ] if channels else []))
+            reflection.add_to(self._server, names, files=FILES)
 
     def add(self, servicer: Any) -> None:
         """Serve one of our four services."""
@@ -71,11 +81,10 @@ class Server:
         await self._server.start()
 
     async def serving(self, yes: bool) -> None:
-        """Say of every service whether it serves; liveness serves in any case."""
-        status = health_pb2.HealthCheckResponse.SERVING if yes else health_pb2.HealthCheckResponse.NOT_SERVING
+        """Sets the health of every service; `liveness` stays SERVING."""
         for name in ("", *SERVICES):
-            await self._health.set(name, status)
-        await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
+            await self._health.set(name, serving=yes)
+        await self._health.set(LIVENESS, serving=True)
 
     async def stop(self, grace: float) -> None:
         """GOAWAY at once; calls under way have `grace` seconds. A second call can only shorten them."""

@@ -1,0 +1,47 @@
+"""gRPC's health service: Check and Watch of grpcio-health-checking, and List, which that package lacks."""
+
+import grpc
+from grpc import aio
+from grpc_health.v1 import health_pb2 as package
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+
+from turnkeeper.pb.grpc.health.v1 import health_pb2
+
+NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Health:
+    """The status of each service name. Check, Watch and List answer from the same statuses."""
+
+    def __init__(self) -> None:
+        self._servicer = HealthServicer()
+        self._statuses = {"": SERVING}  # as the package begins
+
+    def add_to(self, server: aio.Server) -> None:
+        """Registers the service."""
+        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+        listing = grpc.unary_unary_rpc_method_handler(
+            self._list,
+            request_deserializer=health_pb2.HealthListRequest.FromString,
+            response_serializer=health_pb2.HealthListResponse.SerializeToString,
+        )
+        # gRPC asks one handler after the other: this one answers what the package's does not know.
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NAME, {"List": listing}),))
+
+    async def set(self, name: str, *, serving: bool) -> None:
+        """Sets the status of a service name, and notifies those who watch it."""
+        self._statuses[name] = SERVING if serving else NOT_SERVING
+        await self._servicer.set(
+            name, package.HealthCheckResponse.SERVING if serving else package.HealthCheckResponse.NOT_SERVING
+        )
+
+    async def _list(
+        self, request: health_pb2.HealthListRequest, context: aio.ServicerContext[object, object]
+    ) -> health_pb2.HealthListResponse:
+        statuses = {
+            name: health_pb2.HealthCheckResponse(status=status) for name, status in sorted(self._statuses.items())
+        }
+        return health_pb2.HealthListResponse(statuses=statuses)

@@ -1,0 +1,49 @@
+"""gRPC's server reflection, versions v1 and v1alpha, over one descriptor pool.
+
+The pool is not protobuf's default one: that has grpcio-health-checking's file of the health service, without List, and
+refuses a second file with the same messages.
+"""
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+import grpc
+from google.protobuf.descriptor import FileDescriptor
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from grpc import aio
+from grpc_reflection.v1alpha import reflection_pb2 as v1alpha
+from grpc_reflection.v1alpha._async import ReflectionServicer
+
+from turnkeeper.pb.grpc import POOL
+from turnkeeper.pb.grpc.reflection.v1 import reflection_pb2 as v1
+
+NAMES = tuple(version.DESCRIPTOR.services_by_name["ServerReflection"].full_name for version in (v1, v1alpha))
+
+DETAILS: tuple[FileDescriptor, ...] = (status_pb2.DESCRIPTOR, error_details_pb2.DESCRIPTOR)
+"""The files of the status details: no service imports them, and clients look them up to show an error."""
+
+
+def add_to(server: aio.Server, services: Iterable[str], *, files: Iterable[FileDescriptor]) -> None:
+    """Registers both versions. They list `services` and themselves, and describe `files` beside those of the pool."""
+    for file in (cast(FileDescriptor, v1alpha.DESCRIPTOR), *DETAILS, *files):
+        _add_to_pool(file)
+    # The messages of v1 have the fields and numbers of v1alpha's, so that the bytes are the same.
+    handler = grpc.stream_stream_rpc_method_handler(
+        ReflectionServicer((*services, *NAMES), pool=POOL).ServerReflectionInfo,
+        request_deserializer=v1alpha.ServerReflectionRequest.FromString,
+        response_serializer=v1alpha.ServerReflectionResponse.SerializeToString,
+    )
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler}) for name in NAMES]
+    )
+
+
+def _add_to_pool(file: FileDescriptor) -> None:
+    """Copies a file, and before it the files that it imports; a file that the pool has is left alone."""
+    pool: Any = POOL
+    try:
+        pool.FindFileByName(file.name)
+    except KeyError:
+        for imported in file.dependencies:
+            _add_to_pool(imported)
+        pool.AddSerializedFile(file.serialized_pb)
