@@ -1,1 +1,1 @@
-"""The verbs: what may happen to a session, and the loop that makes turns go on."""
+"""The engine: the verbs of the service, a module a noun, and the rooms below them. It knows no gRPC and no MongoDB."""

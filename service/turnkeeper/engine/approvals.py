@@ -1,4 +1,4 @@
-"""Decide and expire. An approval leaves PENDING once, by one conditional write (promises I6, I7)."""
+"""The verbs on approvals: get, wait for, decide and expire one. It leaves PENDING once (promises I6, I7)."""
 
 from collections.abc import Awaitable, Callable
 
@@ -20,7 +20,7 @@ from turnkeeper.tools.toolbox import Toolbox
 
 
 class Approvals:
-    """The verbs of ApprovalService."""
+    """The verbs on approvals."""
 
     def __init__(  # noqa: PLR0913 - the parts it is made of
         self,
@@ -45,90 +45,95 @@ class Approvals:
         self._woken = woken
 
     async def get(self, tenant: str, approval_id: str) -> Approval:
+        """Raises ApprovalNotFound if the tenant has no such approval."""
         approval = await self._store.approval(tenant, approval_id)
         if approval is None:
             raise ApprovalNotFound(metadata={"approval_id": approval_id})
         return approval
 
     async def wait(self, tenant: str, approval_id: str, *, seconds: float) -> Approval:
-        """Once it is no longer PENDING, or as it is when the time is over."""
+        """Returns the approval once it is no longer PENDING, or as it is after `seconds`. Raises ApprovalNotFound."""
         approval = await self.get(tenant, approval_id)
 
-        async def look() -> Approval | None:
-            now = await self.get(tenant, approval_id)
-            return now if now.state is not ApprovalState.PENDING else None
+        async def closed() -> Approval | None:
+            approval = await self.get(tenant, approval_id)
+            return approval if approval.state is not ApprovalState.PENDING else None
 
-        found = await self._feeds.until(approval.session_key, look, seconds=seconds)
-        return found or await self.get(tenant, approval_id)
+        return await self._feeds.until(approval.session_key, closed, seconds=seconds) or await self.get(
+            tenant, approval_id
+        )
 
-    async def decide(self, approval_id: str, said: Answer, *, tenant: str) -> tuple[Approval, int]:
-        """The decided approval and the number of its event. After an edit it is that of the next round.
+    async def decide(self, approval_id: str, answer: Answer, *, tenant: str) -> tuple[Approval, int]:
+        """Decides an approval. The repeat of a decision by the same principal is answered as the first.
 
-        Raises ApprovalNotFound, ApprovalAlreadyProcessed, ArgumentsHashMismatch, InvalidRequest for a decision that
-        its kind does not take; for an edit ToolNotFound, ToolValidationError, ToolPermissionDenied; ApprovalExpired
-        when its time is over by the database's clock: then the expiry is stored first.
+        Returns the decided approval, after an edit that of the next round, and the number of its event. Raises
+        ApprovalNotFound, ApprovalAlreadyProcessed, ArgumentsHashMismatch, and InvalidRequest for a decision that the
+        approval's kind does not take. For an edit raises what `check_edit` raises. Raises ApprovalExpired if its time
+        is over by the database's clock: the expiry is stored first.
         """
-        asked = await self.get(tenant, approval_id)
-        if asked.state is not ApprovalState.PENDING:
-            return await self._repeated(asked, said)
-        edit = await self._edit(asked, said)
+        approval = await self.get(tenant, approval_id)
+        if approval.state is not ApprovalState.PENDING:
+            return await self._repeated(approval, answer)
+        edit = await self._edit(approval, answer)
 
         def decide(uow: UnitOfWork) -> Approval:
             if edit is not None:
-                return approval_rules.decide_with_edit(uow, approval_id, said, edit) or asked
-            return approval_rules.decide(uow, approval_id, said) or asked
+                return approval_rules.decide_with_edit(uow, approval_id, answer, edit) or approval
+            return approval_rules.decide(uow, approval_id, answer) or approval
 
         fault("approval.before_store")
-        stored = await self._append(asked, decide)
+        stored = await self._append(approval, decide)
         fault("approval.after_store")
         if stored.committed is None:
-            return await self._repeated(await self.get(tenant, approval_id), said)
-        self._finished(stored.value)
+            return await self._repeated(await self.get(tenant, approval_id), answer)
+        self._record_closed(stored.value)
         if stored.value.state is ApprovalState.EXPIRED:
             raise _expired(stored.value)
         return stored.value, stored.value.sequence
 
     async def expire(self, approval: Approval) -> None:
-        """End a lapsed approval; nothing happens when somebody was faster."""
-
+        """Expires an approval whose time is over. Does nothing if it was decided, or expired, in the meantime."""
         stored = await self._append(approval, lambda uow: approval_rules.expire(uow, approval.id) or approval)
         if stored.committed is not None:
-            self._finished(stored.value)
+            self._record_closed(stored.value)
 
-    async def _append(self, about: Approval, decide: Callable[[UnitOfWork], Approval]) -> Stored[Approval]:
-        stored = await self._log_writer.append(about.session_key, decide, turn_id=about.turn_id)
+    async def _append(self, approval: Approval, decide: Callable[[UnitOfWork], Approval]) -> Stored[Approval]:
+        stored = await self._log_writer.append(approval.session_key, decide, turn_id=approval.turn_id)
         if not isinstance(stored, Stored):
             raise InternalError
         return stored
 
-    async def _edit(self, asked: Approval, said: Answer) -> approval_edits.Edit | None:
-        if not said.edited_arguments_json or asked.kind is not ApprovalKind.TOOL_CALL:
+    async def _edit(self, approval: Approval, answer: Answer) -> approval_edits.Edit | None:
+        """Returns the answer's edit, or None if it changes no arguments. Raises what `check_edit` raises."""
+        if not answer.edited_arguments_json or approval.kind is not ApprovalKind.TOOL_CALL:
             return None
-        turn = await self._sessions.turn(asked.session_key, asked.turn_id)
-        agent = await self._agent_of(asked.tenant, turn) if turn is not None else None
+        turn = await self._sessions.turn(approval.session_key, approval.turn_id)
+        agent = await self._agent_of(approval.tenant, turn) if turn is not None else None
         if agent is None:
             raise AgentConfigError("The agent's pinned version is gone; reject the call, or start a new session.")
-        return approval_edits.check_edit(asked, said.edited_arguments_json, agent=agent, toolbox=self._toolbox)
+        return approval_edits.check_edit(approval, answer.edited_arguments_json, agent=agent, toolbox=self._toolbox)
 
-    async def _repeated(self, approval: Approval, said: Answer) -> tuple[Approval, int]:
+    async def _repeated(self, approval: Approval, answer: Answer) -> tuple[Approval, int]:
+        """Returns the decided approval, and its event's number, that this answer repeats. Raises if it repeats none."""
         if approval.state is ApprovalState.EXPIRED:
             raise _expired(approval)
-        if said.edited_arguments_json and approval.replaced_by:
+        if answer.edited_arguments_json and approval.replaced_by:
             replacement = await self.get(approval.tenant, approval.replaced_by)
-            if approval_edits.is_repeat(said, approval, replacement):
+            if approval_edits.is_repeat(answer, approval, replacement):
                 return replacement, replacement.sequence
-        approval_edits.check_unedited(said, approval)
+        approval_edits.check_unedited(answer, approval)
         same = approval.decide(
-            said.decision,
-            by=said.by,
-            arguments_hash=said.arguments_hash,
-            reason=said.reason,
+            answer.decision,
+            by=answer.by,
+            arguments_hash=answer.arguments_hash,
+            reason=answer.reason,
             at=approval.create_time,
-            result_json=said.result_json,
+            result_json=answer.result_json,
         )
         return same, same.sequence
 
-    def _finished(self, approval: Approval) -> None:
+    def _record_closed(self, approval: Approval) -> None:
+        """Counts an approval that left PENDING, and notifies the turn's owner."""
         self._metrics.approval(approval.state.value)
         if approval.decide_time is not None:
             waited = (approval.decide_time - approval.create_time).total_seconds()

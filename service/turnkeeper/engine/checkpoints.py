@@ -1,4 +1,4 @@
-"""Places of a session's log: list those that have a name, find the one a caller means, take the session back to it."""
+"""The verbs on positions of a session's log: list the checkpoints, resolve a position, restore the session to one."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,18 +22,19 @@ from turnkeeper.store.changeset import Head, StoredEvent, check_kept
 from turnkeeper.store.contract import SessionLog
 
 PAGE = 200
+"""Events that are read at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogPosition:
-    """A place as a caller names it: after an event, at a checkpoint, or, with neither, at the log's end."""
+    """A position as a caller names it: after an event, at a checkpoint, or, with neither, at the log's end."""
 
     sequence: int | None = None
     checkpoint_id: str = ""
 
 
 class Checkpoints:
-    """The verbs about places."""
+    """The verbs on checkpoints and positions."""
 
     def __init__(self, store: SessionLog, log_writer: LogWriter, *, decode: Callable[[StoredEvent], Event]) -> None:
         self._store = store
@@ -41,99 +42,97 @@ class Checkpoints:
         self._decode = decode
 
     async def page(self, head: Head, *, after: int, limit: int) -> Sequence[Checkpoint]:
-        """At most `limit`, oldest first, of events numbered above `after`, without those that were trimmed."""
-        found: list[Checkpoint] = []
+        """Returns at most `limit` checkpoints, oldest first, of events numbered above `after` that are not trimmed."""
+        checkpoints: list[Checkpoint] = []
         after = max(after, head.compacted_to)
-        while len(found) < limit:
+        while len(checkpoints) < limit:
             events = await self._store.events(
                 head.session_key, after=after, limit=PAGE, kinds=MARKS, until=head.last_seq
             )
-            marked = (checkpoint_of(self._decode(stored), kind=stored.kind) for stored in events)
-            found.extend(each for each in marked if each is not None)
+            derived = (checkpoint_of(self._decode(stored), kind=stored.kind) for stored in events)
+            checkpoints.extend(checkpoint for checkpoint in derived if checkpoint is not None)
             if len(events) < PAGE:
                 break
             after = events[-1].sequence
-        return found[:limit]
+        return checkpoints[:limit]
 
-    async def place(self, head: Head, at: LogPosition) -> int:
-        """The number of the event after which it is. Raises CheckpointNotFound, InvalidRequest; CursorExpired where the
-        log was trimmed: nobody can see there what they would go back to.
+    async def resolve(self, head: Head, position: LogPosition) -> int:
+        """Returns the number of the event after which the position is.
+
+        Raises CheckpointNotFound; InvalidRequest for a number that the log does not have; CursorExpired if the log is
+        trimmed there, so that no caller can read what stood before the position.
         """
-        if at.checkpoint_id:
-            named = (await self._named(head, at.checkpoint_id)).sequence
-            check_kept(named, head)
-            return named
-        if at.sequence is None:
+        if position.checkpoint_id:
+            sequence = (await self._named(head, position.checkpoint_id)).sequence
+            check_kept(sequence, head)
+            return sequence
+        if position.sequence is None:
             return head.last_seq
-        if not 1 <= at.sequence <= head.last_seq:
+        if not 1 <= position.sequence <= head.last_seq:
             problem = f"must be from 1 to {head.last_seq}, the session's last event"
             raise InvalidRequest(f"sequence {problem}.", session_id=head.session_id, fields={"sequence": problem})
-        check_kept(at.sequence, head)
-        return at.sequence
+        check_kept(position.sequence, head)
+        return position.sequence
 
-    async def restore(self, key: SessionKey, at: LogPosition, *, asked: RestoreRequest | None = None) -> int:
-        """Take the session back to a place: one event, nothing is erased; that event's number.
+    async def restore(self, key: SessionKey, position: LogPosition, *, request: RestoreRequest | None = None) -> int:
+        """Restores the session to a position, by one event. Returns that event's number; nothing is erased.
 
-        A repeat gets the first one's. Without an id, restored to the same place last, it stays as it is. Raises
-        RequestIdReused, SessionNotFound, TurnInProgress, CheckpointNotFound,
-        InvalidRequest and the errors of a session that takes no messages.
+        The repeat of a request gets the number that the first one got. Without a request, a session that was restored
+        to the same position last stays as it is. Raises SessionNotFound, RequestIdReused, and what `resolve` and
+        `session_rules.restore` raise.
         """
-        known = await self._store.find_request(asked.key) if asked else None
-        if asked is not None and known is not None:
-            known.check_same(asked.fingerprint)
-            return known.sequence
+        if request is not None and (record := await self._store.find_request(request.key)) is not None:
+            record.check_same(request.fingerprint)
+            return record.sequence
 
-        async def read_log() -> Callable[[UnitOfWork], int]:
+        async def prepare() -> Callable[[UnitOfWork], int]:
             found = await self._store.session(key)
             if found is None:
                 raise SessionNotFound(session_id=key.session_id)
             head = found[1]
-            place = await self.place(head, at)
-            if asked is None and await self._is_there(head, place):
+            sequence = await self.resolve(head, position)
+            if request is None and await self._is_restored_to(head, sequence):
                 return lambda _: head.last_seq
-            unfinished = unfinished_turn(await self.until(head, place, kinds=BEGINNINGS))
-            point = RestorePoint(sequence=place, unfinished=unfinished, last_seq=head.last_seq)
-            return partial(session_rules.restore, point=point, request=asked)
+            unfinished = unfinished_turn(await self.events_until(head, sequence, kinds=BEGINNINGS))
+            point = RestorePoint(sequence=sequence, unfinished=unfinished, last_seq=head.last_seq)
+            return partial(session_rules.restore, point=point, request=request)
 
-        stored = await self._log_writer.append_prepared(key, read_log)
+        stored = await self._log_writer.append_prepared(key, prepare)
         if isinstance(stored, Stored):
             return stored.value
-        if asked is None:
+        if request is None:
             raise InternalError
-        stored.check_same(asked.fingerprint)
+        stored.check_same(request.fingerprint)
         return stored.sequence
 
-    async def _is_there(self, head: Head, place: int) -> bool:
-        """The last event is a restoration to this place."""
-        last = await self._store.events(head.session_key, after=head.last_seq - 1, limit=1)
-        return any(self._decode(each).payload == SessionRestored(to_sequence=place) for each in last if _restores(each))
-
-    async def until(self, head: Head, place: int, *, kinds: frozenset[str]) -> list[Event]:
-        """The log up to a place."""
-        found: list[Event] = []
+    async def events_until(self, head: Head, sequence: int, *, kinds: frozenset[str]) -> list[Event]:
+        """Returns the log's events of these kinds up to a number."""
+        events: list[Event] = []
         while True:
-            after = found[-1].sequence if found else 0
-            page = await self._store.events(head.session_key, after=after, limit=PAGE, kinds=kinds, until=place)
-            found.extend(self._decode(stored) for stored in page)
+            after = events[-1].sequence if events else 0
+            page = await self._store.events(head.session_key, after=after, limit=PAGE, kinds=kinds, until=sequence)
+            events.extend(self._decode(stored) for stored in page)
             if len(page) < PAGE:
-                return found
+                return events
 
-    async def next(self, head: Head, place: int, *, kinds: frozenset[str]) -> list[Event]:
-        """The first events beyond a place."""
-        found = await self._store.events(head.session_key, after=place, limit=PAGE, kinds=kinds, until=head.last_seq)
-        return [self._decode(stored) for stored in found]
+    async def events_after(self, head: Head, sequence: int, *, kinds: frozenset[str]) -> list[Event]:
+        """Returns the first 200 events of these kinds above a number."""
+        page = await self._store.events(head.session_key, after=sequence, limit=PAGE, kinds=kinds, until=head.last_seq)
+        return [self._decode(stored) for stored in page]
+
+    async def _is_restored_to(self, head: Head, sequence: int) -> bool:
+        """Returns True if the log's last event is a restoration to this position."""
+        page = await self._store.events(head.session_key, after=head.last_seq - 1, limit=1)
+        restored = SessionRestored(to_sequence=sequence)
+        return any(stored.kind == "session_restored" and self._decode(stored).payload == restored for stored in page)
 
     async def _named(self, head: Head, checkpoint_id: str) -> Checkpoint:
         number = event_named(checkpoint_id)
         if 0 < number <= head.last_seq:
-            events = await self._store.events(head.session_key, after=number - 1, limit=1, kinds=MARKS, until=number)
-            for stored in events:
-                found = checkpoint_of(self._decode(stored), kind=stored.kind)
-                if found is not None and found.checkpoint_id == checkpoint_id:
-                    return found
+            page = await self._store.events(head.session_key, after=number - 1, limit=1, kinds=MARKS, until=number)
+            for stored in page:
+                checkpoint = checkpoint_of(self._decode(stored), kind=stored.kind)
+                if checkpoint is not None and checkpoint.checkpoint_id == checkpoint_id:
+                    return checkpoint
             check_kept(number - 1, head)
         raise CheckpointNotFound(session_id=head.session_id, metadata={"checkpoint_id": checkpoint_id})
-
-
-def _restores(stored: StoredEvent) -> bool:
-    return stored.kind == "session_restored"

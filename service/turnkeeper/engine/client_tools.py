@@ -1,4 +1,4 @@
-"""Tools that the caller runs: which it may bring, and the result it hands in."""
+"""The verbs on client tools: check those that a message declares, and submit the result of a call."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
@@ -18,12 +18,12 @@ from turnkeeper.telemetry.spans import Spans
 from turnkeeper.tools.toolbox import Toolbox
 
 MOST_REQUESTS = 1000
-"""Requests to the client that are read of one turn, to find the time of one."""
+"""Requests of one turn to its client that are read to find the time of one of them."""
 _REQUESTED = frozenset({"client_tool_requested"})
 
 
 class ClientTools:
-    """What a caller does with tools of its own."""
+    """The verbs on client tools."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class ClientTools:
         self._woken = woken
 
     async def check(self, key: SessionKey, tools: Sequence[ClientTool]) -> None:
-        """Raises InvalidRequest when one of them has the name of a tool that the session's agent has."""
+        """Raises InvalidRequest if a client tool has the name of one of the tools of the session's agent."""
         found = await self._store.session(key) if tools else None
         agent = await self._agent_of(found[0]) if found is not None else None
         if agent is None:
@@ -55,14 +55,14 @@ class ClientTools:
             if self._toolbox.find(agent, tool.name) is not None
         }
         if problems:
-            told = "; ".join(f"{path} {problem}" for path, problem in problems.items())
-            raise InvalidRequest(f"The request is not valid: {told}.", fields=problems)
+            listed = "; ".join(f"{path} {problem}" for path, problem in problems.items())
+            raise InvalidRequest(f"The request is not valid: {listed}.", fields=problems)
 
     async def submit(self, key: SessionKey, tool_call_id: str, result: ToolResult, *, by: str) -> tuple[Turn, int]:
-        """The turn as it is now, and the number of `tool_returned`. The same result by the same caller is a repeat.
+        """Submits a call's result. The repeat of the same result by the same principal is answered as the first.
 
-        Raises ToolCallNotPending for a call that nobody asked the client for, that was answered otherwise, or that
-        was closed with its turn.
+        Returns the turn as it is now, and the number of the call's `tool_returned` event. Raises ToolCallNotPending if
+        the client was not requested to run the call, if it has another result, or if it was closed with its turn.
         """
         call = await self._pending(key, tool_call_id, result, by=by)
         if call.state is CallState.REQUESTED:
@@ -84,7 +84,7 @@ class ClientTools:
         return turn, call.sequence
 
     async def _pending(self, key: SessionKey, tool_call_id: str, result: ToolResult, *, by: str) -> Call:
-        """The call, which waits for a result or has had this very one."""
+        """Returns the call, which waits for a result or has this very one. Raises ToolCallNotPending."""
         call = await self._store.call(key, tool_call_id)
         if call is None:
             raise ToolCallNotPending(
@@ -113,7 +113,7 @@ class CallMeasures:
         self._decode = decode
 
     async def requested_at(self, call: Call) -> datetime | None:
-        """Returns when the client was asked to run the call; None if that event is trimmed, or nothing is measured."""
+        """Returns when the client was requested to run the call; None if that event is trimmed, or without metrics."""
         if not self._metrics.counting:
             return None
         events = await self._store.events(
@@ -126,7 +126,7 @@ class CallMeasures:
         return None
 
     def submitted(self, call: Call, result: ToolResult, *, requested: datetime, at: datetime) -> None:
-        """Records a call's end. Its name is on the span alone: a client may choose any."""
+        """Records the end of a call. The tool's name is on the span alone: a client may choose any name."""
         tool_class, outcome = call.tool_class.value, result.outcome.value
         with self._spans.execute_tool(
             call.tool,

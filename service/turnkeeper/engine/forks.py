@@ -1,38 +1,54 @@
-"""Fork a session: a new one with the conversation of another up to a place. The source is only read."""
+"""The verb ForkSession: a new session with another one's conversation up to a position. The source is only read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from turnkeeper import ids
-from turnkeeper.domain.event import Event, NewEvent, SessionActivated, SessionForked
+from turnkeeper.domain.event import NewEvent, SessionActivated, SessionForked, ToolCalled
 from turnkeeper.domain.fork import COPIED, Copy
 from turnkeeper.domain.session import Session, SessionKey, SessionState
 from turnkeeper.domain.turn import TurnOptions
 from turnkeeper.engine.checkpoints import Checkpoints, LogPosition
 from turnkeeper.engine.eventlog.writer import LogWriter
 from turnkeeper.engine.rules import sessions as session_rules
-from turnkeeper.engine.sessions import check_shown
+from turnkeeper.engine.sessions import check_not_deleted
 from turnkeeper.errors import ServiceUnavailable, SessionNotFound
 from turnkeeper.store.changeset import Fork, Head, RequestKey, RequestRecord
 from turnkeeper.store.contract import ForkStore, SessionStore
 
 OPENING = 3
-"""Events of a fork before the copied ones; without a turn it is not activated, and there are two."""
-TURNS = 100
-DECIDED = frozenset({"tool_called"})
-NEWER_REPLICA = timedelta(seconds=1)
-"""After which a caller may have come to another one."""
+"""Events of a fork before the copied ones; two if no turn is copied, because the fork is not activated then."""
+PAGE = 100
+"""Turns that are read at once."""
+NEWER_REPLICA_WAIT = timedelta(seconds=1)
+"""How long a caller waits before it tries again, to reach another replica, if this one is too old for the log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WantedFork:
-    """`key` names the source; `fingerprint` is of the whole request. Without `new_session_id` the id is derived."""
+class ForkRequest:
+    """A caller's request for a fork."""
 
     key: RequestKey
+    """Its session is the source."""
     fingerprint: str
+    """Of the whole request: a repeat with another one is refused."""
     new_session_id: str
-    at: LogPosition
+    """Empty if the caller names none."""
+    position: LogPosition
+    """Where the copy of the source's log ends."""
+
+    @property
+    def fork_key(self) -> SessionKey:
+        """Returns the key of the new session: the caller's own id, or one that every repeat of the request derives."""
+        key = self.key
+        derived = ids.derived(key.tenant, key.principal, key.family, key.session_id, key.request_id)
+        return SessionKey(key.tenant, self.new_session_id or derived)
+
+    def check_same(self, session: Session) -> None:
+        """Raises SessionAlreadyExists or RequestIdReused if another request created the session with the fork's id."""
+        derived_from = "" if self.new_session_id else self.key.request_id
+        session.check_created_by(self.key.principal, fingerprint=self.fingerprint, derived_from=derived_from)
 
 
 class Forks:
@@ -48,85 +64,89 @@ class Forks:
         self._log_writer = log_writer
         self._checkpoints = checkpoints
 
-    async def fork(self, wanted: WantedFork) -> tuple[Session, Head]:
-        """The new session, made now or by the same request before.
+    async def fork(self, request: ForkRequest) -> tuple[Session, Head]:
+        """Returns the new session: created now, or by the same request before.
 
-        Raises SessionNotFound, CheckpointNotFound, InvalidRequest, CursorExpired, SessionAlreadyExists,
-        RequestIdReused; ServiceUnavailable when only a newer replica understands all of the source's log.
+        Raises SessionNotFound, SessionAlreadyExists, RequestIdReused, and what `Checkpoints.resolve` raises; raises
+        ServiceUnavailable if only a newer replica understands all of the source's log.
         """
-        known = await self._sessions.find_request(wanted.key)
-        if known is not None:
-            return await self._made(known, wanted)
-        fork = await self._reserve(wanted)
+        record = await self._sessions.find_request(request.key)
+        if record is not None:
+            return await self._recorded(record, request)
+        fork = await self._reserve(request)
         if fork is None:
-            return await self._there(wanted)
+            return await self._existing(request)
         copy = await self._copy(fork)
         events = _with_opening(copy, fork)
-        going: Fork | None = fork
-        while going is not None and going.copied < len(events):
-            going = await self._store.copy_events(going, events)
-        if going is None:
-            return await self._there(wanted)
+        progress: Fork | None = fork
+        while progress is not None and progress.copied < len(events):
+            progress = await self._store.copy_events(progress, events)
+        if progress is None:
+            return await self._existing(request)
         record = await self._store.finish_fork(
-            going,
+            progress,
             copy.session,
             turns=tuple(copy.turns.values()),
             calls=tuple(copy.calls.values()),
             request=RequestRecord(
-                key=wanted.key,
-                fingerprint=wanted.fingerprint,
+                key=request.key,
+                fingerprint=request.fingerprint,
                 turn_id="",
                 sequence=1,
                 made_session_id=fork.session.id,
             ),
         )
-        return await self._made(record, wanted)
+        return await self._recorded(record, request)
 
-    async def _reserve(self, wanted: WantedFork) -> Fork | None:
-        """The fork as its first try began it, also when that was cut short; None when its id is a session's."""
-        key = wanted.key
-        source, head = await self._session(key.session_key)
+    async def _reserve(self, request: ForkRequest) -> Fork | None:
+        """Returns the fork as the request's first attempt reserved it. Returns None if a session has its id."""
+        key = request.key
+        source, head = await self._source(key.session_key)
         if head.log_needs > self._schema:
             raise ServiceUnavailable(
                 "Only a newer version of this server understands the session's log; send the same call again.",
                 session_id=source.id,
-                retry_after=NEWER_REPLICA,
+                retry_after=NEWER_REPLICA_WAIT,
             )
         now = self._log_writer.now()
-        asked = Fork(
-            session=Session(
-                id=_new_id(wanted),
-                tenant=key.tenant,
-                owner=key.principal,
-                agent=source.agent,
-                agent_version=source.agent_version,
-                state=SessionState.CREATED,
-                fingerprint=wanted.fingerprint,
-                create_time=now,
-                update_time=now,
-                title=source.title,
-                labels=source.labels,
-                metadata_json=source.metadata_json,
-                etag=self._log_writer.new_id(),
-            ),
-            source_session_id=source.id,
-            source_sequence=await self._checkpoints.place(head, wanted.at),
-            log_needs=head.log_needs,
+        session = Session(
+            id=request.fork_key.session_id,
+            tenant=key.tenant,
+            owner=key.principal,
+            agent=source.agent,
+            agent_version=source.agent_version,
+            state=SessionState.CREATED,
+            fingerprint=request.fingerprint,
+            create_time=now,
+            update_time=now,
+            title=source.title,
+            labels=source.labels,
+            metadata_json=source.metadata_json,
+            etag=self._log_writer.new_id(),
         )
-        fork = await self._store.reserve_fork(asked)
+        sequence = await self._checkpoints.resolve(head, request.position)
+        fork = await self._store.reserve_fork(
+            Fork(session=session, source_session_id=source.id, source_sequence=sequence, log_needs=head.log_needs)
+        )
         if fork is not None:
-            _check_same(fork.session, wanted)
+            request.check_same(fork.session)
         return fork
 
     async def _copy(self, fork: Fork) -> Copy:
-        source, head = await self._session(SessionKey(fork.session.tenant, fork.source_session_id))
-        events = await self._checkpoints.until(head, fork.source_sequence, kinds=COPIED)
-        beyond = await self._checkpoints.next(head, fork.source_sequence, kinds=DECIDED)
+        """Returns the events, turns and calls of the fork: the same ones for every attempt at it."""
+        source, head = await self._source(SessionKey(fork.session.tenant, fork.source_session_id))
+        events = await self._checkpoints.events_until(head, fork.source_sequence, kinds=COPIED)
+        # The position may be between a message and its calls, which one changeset stored.
+        beyond = await self._checkpoints.events_after(head, fork.source_sequence, kinds=frozenset({"tool_called"}))
         copy = Copy(
             session=fork.session,
             opening=OPENING,
             options=await self._options(source),
-            called={each.payload.tool_call_id: each for each in (*events, *beyond) if _is_called(each)},  # type: ignore[union-attr]
+            called={
+                event.payload.tool_call_id: event
+                for event in (*events, *beyond)
+                if isinstance(event.payload, ToolCalled)
+            },
         )
         copy.take(events)
         if copy.turns:
@@ -134,68 +154,51 @@ class Forks:
         return copy
 
     async def _options(self, source: Session) -> dict[str, TurnOptions]:
-        """What callers asked of the turns is not in the log."""
-        found: dict[str, TurnOptions] = {}
+        """Returns the options of the source's turns by id: they are not in the log."""
+        options: dict[str, TurnOptions] = {}
         before: int | None = None
         while True:
-            page = await self._sessions.turns(source.key, states=(), limit=TURNS, before=before)
-            found |= {turn.id: turn.options for turn in page}
-            if len(page) < TURNS:
-                return found
+            page = await self._sessions.turns(source.key, states=(), limit=PAGE, before=before)
+            options |= {turn.id: turn.options for turn in page}
+            if len(page) < PAGE:
+                return options
             before = page[-1].first_sequence
 
-    async def _made(self, record: RequestRecord, wanted: WantedFork) -> tuple[Session, Head]:
-        record.check_same(wanted.fingerprint)
-        return await self._own(SessionKey(wanted.key.tenant, record.made_session_id))
+    async def _recorded(self, record: RequestRecord, request: ForkRequest) -> tuple[Session, Head]:
+        """Returns the session that the request's record names. Raises RequestIdReused for another request."""
+        record.check_same(request.fingerprint)
+        return await self._fork_of(SessionKey(request.key.tenant, record.made_session_id))
 
-    async def _there(self, wanted: WantedFork) -> tuple[Session, Head]:
-        """A session has the id: the one that this request made, or it is refused."""
-        found = await self._own(SessionKey(wanted.key.tenant, _new_id(wanted)))
-        _check_same(found[0], wanted)
-        return found
+    async def _existing(self, request: ForkRequest) -> tuple[Session, Head]:
+        """Returns the session with the fork's id. Raises unless this request created it."""
+        session, head = await self._fork_of(request.fork_key)
+        request.check_same(session)
+        return session, head
 
-    async def _own(self, key: SessionKey) -> tuple[Session, Head]:
-        """A session that has a fork's id. Raises SessionAlreadyExists when it is deleted."""
+    async def _fork_of(self, key: SessionKey) -> tuple[Session, Head]:
+        """Returns a session that has a fork's id. Raises SessionNotFound, or SessionAlreadyExists if it is deleted."""
         found = await self._sessions.session(key, deleted=True)
         if found is None:
             raise SessionNotFound(session_id=key.session_id)
-        check_shown(found[0])
+        check_not_deleted(found[0])
         return found
 
-    async def _session(self, key: SessionKey) -> tuple[Session, Head]:
+    async def _source(self, key: SessionKey) -> tuple[Session, Head]:
         found = await self._sessions.session(key)
         if found is None:
             raise SessionNotFound(session_id=key.session_id)
         return found
 
 
-def _new_id(wanted: WantedFork) -> str:
-    key = wanted.key
-    return wanted.new_session_id or ids.derived(key.tenant, key.principal, key.family, key.session_id, key.request_id)
-
-
-def _check_same(session: Session, wanted: WantedFork) -> None:
-    derived_from = "" if wanted.new_session_id else wanted.key.request_id
-    session.check_created_by(wanted.key.principal, fingerprint=wanted.fingerprint, derived_from=derived_from)
-
-
-def _is_called(event: Event) -> bool:
-    return hasattr(event.payload, "tool_call_id") and hasattr(event.payload, "action")
-
-
 def _with_opening(copy: Copy, fork: Fork) -> Sequence[NewEvent]:
+    """Returns all events of the fork's log: its opening ones, then the copied ones."""
     session, at = copy.session, fork.session.create_time
-    opening: list[NewEvent] = [
-        session_rules.created_event(session),
-        NewEvent(
-            payload=SessionForked(
-                source_session_id=fork.source_session_id,
-                source_sequence=fork.source_sequence,
-                copied_through=OPENING + len(copy.events) if copy.turns else OPENING - 1,
-            ),
-            at=at,
-        ),
-    ]
+    forked = SessionForked(
+        source_session_id=fork.source_session_id,
+        source_sequence=fork.source_sequence,
+        copied_through=OPENING + len(copy.events) if copy.turns else OPENING - 1,
+    )
+    opening = [session_rules.created_event(session), NewEvent(payload=forked, at=at)]
     if copy.turns:
         opening.append(NewEvent(payload=SessionActivated(title=session.title), at=at))
     return [*opening, *copy.events]

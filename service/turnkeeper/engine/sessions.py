@@ -1,4 +1,4 @@
-"""Create sessions, and change them in one step with all their turns."""
+"""The verbs on sessions: create, get, ensure, and change as a whole, together with all turns in one changeset."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,21 +24,22 @@ from turnkeeper.store.contract import SessionStore
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewSession:
-    """What a caller asks for. Without `session_id` the id is derived from `family` and `request_id`.
-
-    So a repeat finds it; `family` groups the RPCs that share their ids.
-    """
+    """A caller's request for a new session."""
 
     tenant: str
     principal: str
+    """Who owns the session."""
     session_id: str
+    """Empty if the caller names none: the id is then derived, the same for every repeat of the request."""
     family: str
+    """Groups the RPCs that share their request ids."""
     request_id: str
     agent: str
     title: str
     labels: dict[str, str]
     metadata_json: str
     fingerprint: str
+    """Of the whole request: a repeat with another one is refused."""
 
     @property
     def id(self) -> str:
@@ -63,11 +64,11 @@ class NewSession:
 
 
 Decide = Callable[[UnitOfWork, Mapping[str, Turn]], int]
-"""On a draft and the turns of the queue; gives the number of its first event, 0 when there is nothing to store."""
+"""Decides on a unit of work and the queued turns by id. Returns the number of its first event, 0 if it has none."""
 
 
 class Sessions:
-    """The verbs of SessionService that decide something."""
+    """The verbs on sessions."""
 
     def __init__(
         self,
@@ -86,13 +87,13 @@ class Sessions:
         self._woken = woken
 
     async def create(self, new: NewSession) -> tuple[Session, Head]:
-        """The session, made now or by the same request before.
+        """Returns the session: created now, or by the same request before.
 
         Raises AgentNotFound, SessionAlreadyExists, RequestIdReused.
         """
         agent = self._agents(new.agent)
         if agent is None:
-            return await self._made_before(new)
+            return await self._created_before(new)
         now = self._log_writer.now()
         session = Session(
             id=new.id,
@@ -109,10 +110,10 @@ class Sessions:
             metadata_json=new.metadata_json,
             etag=self._log_writer.new_id(),
         )
-        there = await self._store.create_session(session, agent, event=session_rules.created_event(session))
-        if there is not None:
-            _check_same(there, new)
-        return await self._get_to_keep(session.key)
+        existing = await self._store.create_session(session, agent, event=session_rules.created_event(session))
+        if existing is not None:
+            _check_same(existing, new)
+        return await self._get_and_cache(session.key)
 
     async def ensure(self, new: NewSession) -> str:
         """Returns the id of the session that a message is for; creates the session if there is none.
@@ -142,24 +143,24 @@ class Sessions:
         return await self._session_cache.entries(session, until=head.last_seq)
 
     async def get(self, key: SessionKey, *, deleted: bool = False) -> tuple[Session, Head]:
-        """Raises SessionNotFound, also for a deleted one unless `deleted`."""
+        """Returns a session and its head. Raises SessionNotFound, also for a deleted session unless `deleted`."""
         found = await self._store.session(key, deleted=deleted)
         if found is None:
             raise SessionNotFound(session_id=key.session_id)
         return found
 
-    async def _get_to_keep(self, key: SessionKey) -> tuple[Session, Head]:
-        """Its first message comes next."""
+    async def _get_and_cache(self, key: SessionKey) -> tuple[Session, Head]:
+        """Returns a new session and its head. Caches them for the session's first message, which comes next."""
         session, head = await self.get(key)
         snapshot = Snapshot(head=head, session=session, turn=None, calls=(), approvals=())
         self._session_cache.put(CachedSnapshot.fresh(snapshot))
         return session, head
 
     async def change(self, key: SessionKey, decide: Decide, *, deleted: bool = False) -> int:
-        """Store what `decide` says of the session and the turns of its queue; the number that it gives.
+        """Stores what `decide` changes, and returns the number that it returns.
 
-        Whoever owns a turn that it ends is fenced: nothing that owner still does is stored. `deleted`: also of a
-        deleted session. Raises SessionNotFound, and what `decide` raises.
+        The owner of a turn that it ends is fenced: nothing that this owner writes afterwards is stored. `deleted`: the
+        session may be a deleted one. Raises SessionNotFound, and what `decide` raises.
         """
 
         async def read_queue() -> Callable[[UnitOfWork], int]:
@@ -193,8 +194,8 @@ class Sessions:
         found = await self._store.session(new.key)
         return found[0] if found is not None else None
 
-    async def _made_before(self, new: NewSession) -> tuple[Session, Head]:
-        """There is no such agent now; a repeat still finds the session that was made when there was."""
+    async def _created_before(self, new: NewSession) -> tuple[Session, Head]:
+        """Returns the session that the same request created, when its agent still existed. Otherwise as `create`."""
         found = await self._store.session(new.key)
         if found is None:
             raise AgentNotFound(f"There is no agent named {new.agent!r}; ListAgents names those that exist.")
@@ -203,16 +204,17 @@ class Sessions:
 
 
 def _check_same(session: Session, new: NewSession) -> None:
-    check_shown(session)
+    """Raises SessionAlreadyExists or RequestIdReused if another request created the session, or if it is deleted."""
+    check_not_deleted(session)
     session.check_created_by(
         new.principal, fingerprint=new.fingerprint, derived_from="" if new.session_id else new.request_id
     )
 
 
-def check_shown(there: Session) -> None:
-    """Raises SessionAlreadyExists for a deleted session, whose id is not free yet."""
-    if there.delete_time is not None:
+def check_not_deleted(session: Session) -> None:
+    """Raises SessionAlreadyExists for a deleted session: its id is not free before the session is purged."""
+    if session.delete_time is not None:
         raise SessionAlreadyExists(
-            "This session was deleted; UndeleteSession shows it again, another id makes a new one.",
-            session_id=there.id,
+            "This session is deleted; call UndeleteSession to show it again, or choose another session_id.",
+            session_id=session.id,
         )

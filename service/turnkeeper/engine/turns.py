@@ -1,4 +1,4 @@
-"""Start, cancel, retry and wait for turns: rules, then one store write."""
+"""The verbs on turns: start one with a message, get, wait for, cancel and retry it."""
 
 import time
 from collections.abc import Callable, Coroutine
@@ -22,16 +22,16 @@ from turnkeeper.errors import (
     TurnNotFound,
 )
 from turnkeeper.faults import fault
-from turnkeeper.store.changeset import Cancel, LeaseChange, RequestKey, RequestRecord
+from turnkeeper.store.changeset import Cancel, LeaseChange, RequestRecord
 from turnkeeper.store.contract import SessionLog
 from turnkeeper.telemetry.metrics import Metrics
 
 CANCEL_WAIT = 5.0
-"""Seconds that CancelTurn waits for the turn's owner to answer."""
+"""Seconds that a cancellation waits until the turn's owner has stored it."""
 
 
 class Turns:
-    """The verbs of ChatService."""
+    """The verbs on turns."""
 
     def __init__(  # noqa: PLR0913 - the parts it is made of
         self,
@@ -54,27 +54,28 @@ class Turns:
         self._woken = woken
 
     async def get(self, key: SessionKey, turn_id: str) -> Turn:
+        """Raises TurnNotFound if the session has no such turn."""
         turn = await self._store.turn(key, turn_id)
         if turn is None:
             raise TurnNotFound(session_id=key.session_id, turn_id=turn_id)
         return turn
 
     def waiting(self, key: SessionKey) -> AbstractContextManager[Waiting]:
-        """To be open before a turn is started that is waited for."""
+        """Listens to the session from its entry on. Enter it before the turn starts, and pass it to `wait`."""
         return self._feeds.waiting(key)
 
     async def wait(self, waiting: Waiting, key: SessionKey, turn_id: str, *, seconds: float) -> Turn:
-        """Once it has ended or waits for somebody, or as it is when the time is over."""
+        """Returns the turn once it has ended or waits for an answer, or as it is after `seconds`."""
 
-        async def now() -> Turn:
-            known = waiting.known(turn_id)
-            return known.turn if known else await self.get(key, turn_id)
+        async def current() -> Turn:
+            cached = waiting.known(turn_id)
+            return cached.turn if cached else await self.get(key, turn_id)
 
-        async def look() -> Turn | None:
-            turn = await now()
+        async def resting() -> Turn | None:
+            turn = await current()
             return turn if not turn.state.moving else None
 
-        return await self._feeds.until(key, look, seconds=seconds) or await now()
+        return await self._feeds.until(key, resting, seconds=seconds) or await current()
 
     async def settled(self, key: SessionKey, turn_id: str, watcher: Watcher) -> Turn | None:
         """Returns the turn if it has ended or waits, and `watcher` has delivered all its events; otherwise None."""
@@ -90,18 +91,17 @@ class Turns:
         return None if undelivered else turn
 
     async def start(self, message: NewMessage) -> RequestRecord:
-        """Accept a message: its turn is stored, and runs, waits in the queue, or waits for an owner.
+        """Accepts a message. Its turn runs here if the replica has room; otherwise any replica may claim it.
 
-        A repeat gets the first one's record. Raises SessionNotFound, TurnInProgress, QuotaExceeded,
-        RequestIdReused, InvalidRequest for client tools that the agent has, and the errors of a session that takes no
-        messages.
+        Returns the request's record, the same for every repeat. Raises SessionNotFound, RequestIdReused, InvalidRequest
+        if a client tool has the name of one of the agent's tools, and what `message_rules.accept` raises.
         """
         if message.options.client_tools:
-            known = await self._store.find_request(message.key)
-            if known is not None:
-                return self._repeat(known, message.fingerprint)
+            record = await self._store.find_request(message.key)
+            if record is not None:
+                return self._repeated(message, record)
             await self._client_tools.check(message.key.session_key, message.options.client_tools)
-        return await self._first(message.key, message.fingerprint, self._start(message))
+        return await self._once(message, self._start(message))
 
     async def _start(self, message: NewMessage) -> RequestRecord:
         began = time.monotonic()
@@ -113,7 +113,7 @@ class Turns:
                 request=message.key,
             )
             if not isinstance(stored, Stored):
-                return self._repeat(stored, message.fingerprint)
+                return self._repeated(message, stored)
             if stored.uow.head.lease is LeaseChange.TAKE:
                 self._adopt(stored, began)
             else:
@@ -123,27 +123,26 @@ class Turns:
         return stored.value[1]
 
     async def cancel(self, key: SessionKey, turn_id: str, *, by: str) -> tuple[Turn, int]:
-        """The turn, CANCELLED or as it had ended; and the number of `turn_cancelled`, 0 when it is not stored yet.
+        """Cancels a turn. One that has an owner is cancelled by its owner, within CANCEL_WAIT; any other here.
 
-        A live owner is asked and waited for, at most 5 s; a turn that waits or is queued is ended here.
+        Returns the turn, and the number of its `turn_cancelled` event. The number is 0 if the turn had ended otherwise,
+        if its owner has not cancelled it yet, or if the event is trimmed. `by` is the principal. Raises TurnNotFound.
         """
-        ended = await self._cancel_here(key, turn_id, by=by)
-        if ended is None:
+        turn = await self._cancel_unless_owned(key, turn_id, by=by)
+        if turn is None:
 
-            async def look() -> Turn | None:
-                now = await self.get(key, turn_id)
-                return now if now.state.ended else None
+            async def ended() -> Turn | None:
+                turn = await self.get(key, turn_id)
+                return turn if turn.state.ended else None
 
-            ended = await self._feeds.until(key, look, seconds=CANCEL_WAIT)
-        if ended is None or ended.state is not TurnState.CANCELLED:
-            return ended or await self.get(key, turn_id), 0
-        events = await self._store.events(
-            key, after=ended.first_sequence, limit=1000, kinds=_CANCELLED, turn_id=turn_id
-        )
-        return ended, events[-1].sequence if events else 0  # trimmed since
+            turn = await self._feeds.until(key, ended, seconds=CANCEL_WAIT)
+        if turn is None or turn.state is not TurnState.CANCELLED:
+            return turn or await self.get(key, turn_id), 0
+        events = await self._store.events(key, after=turn.first_sequence, limit=1000, kinds=_CANCELLED, turn_id=turn_id)
+        return turn, events[-1].sequence if events else 0
 
-    async def _cancel_here(self, key: SessionKey, turn_id: str, *, by: str) -> Turn | None:
-        """The ended turn; None when its owner was asked, and has to answer."""
+    async def _cancel_unless_owned(self, key: SessionKey, turn_id: str, *, by: str) -> Turn | None:
+        """Returns the ended turn, or None if its owner was requested to cancel it."""
         while True:
             turn = await self.get(key, turn_id)
             if turn.state.ended:
@@ -153,30 +152,30 @@ class Turns:
             )
             if not isinstance(stored, Stored):
                 raise InternalError
-            wish = Cancel(turn_id=turn_id, by=by, reason=CancelReason.REQUESTED.value)
-            asked = stored.committed is None and await self._store.request_cancel(key, wish)
+            cancel = Cancel(turn_id=turn_id, by=by, reason=CancelReason.REQUESTED.value)
+            is_requested = stored.committed is None and await self._store.request_cancel(key, cancel)
             self._woken(key)
-            if asked:
+            if is_requested:
                 return None
 
     async def retry(self, request: RetryRequest) -> RequestRecord:
-        """Take up the session's last turn again, in place. A repeat gets the first one's record.
+        """Runs the session's last turn again, in place.
 
-        Raises TurnNotFound, TurnNotRetryable, RequestIdReused.
+        Returns the request's record, the same for every repeat. Raises TurnNotFound, RequestIdReused, and what
+        `message_rules.retry` raises.
         """
-        known = await self._store.find_request(request.key)
-        if known is not None:
-            return self._repeat(known, request.fingerprint)
+        record = await self._store.find_request(request.key)
+        if record is not None:
+            return self._repeated(request, record)
         await self.get(request.key.session_key, request.turn_id)
-        return await self._first(request.key, request.fingerprint, self._retry(request))
+        return await self._once(request, self._retry(request))
 
     async def _retry(self, request: RetryRequest) -> RequestRecord:
-        """Decides on the session's last turn: it is read again when the log has grown since."""
         session = request.key.session_key
         began = time.monotonic()
         with self._worker.reserve() as room:
 
-            async def read_last() -> Callable[[UnitOfWork], tuple[Turn, RequestRecord]]:
+            async def prepare() -> Callable[[UnitOfWork], tuple[Turn, RequestRecord]]:
                 read_at = (await self._store.last_seqs([session])).get(session, 0)
                 newest = await self._store.turns(session, states=(), limit=1, before=None)
 
@@ -187,31 +186,36 @@ class Turns:
 
                 return decide
 
-            stored = await self._log_writer.append_prepared(session, read_last, turn_id=request.turn_id)
+            stored = await self._log_writer.append_prepared(session, prepare, turn_id=request.turn_id)
             if not isinstance(stored, Stored):
-                return self._repeat(stored, request.fingerprint)
+                return self._repeated(request, stored)
             if stored.uow.head.lease is LeaseChange.TAKE:
                 self._adopt(stored, began)
         return stored.value[1]
 
-    async def _first(
-        self, key: RequestKey, fingerprint: str, work: Coroutine[None, None, RequestRecord]
+    async def _once(
+        self, request: NewMessage | RetryRequest, work: Coroutine[None, None, RequestRecord]
     ) -> RequestRecord:
-        """What the work gives, whatever becomes of the caller. Refused because of its own twin, it is a repeat."""
+        """Returns what `work` returns; it runs to its end even if the caller leaves.
+
+        If it is refused because the same request was stored at the same time, returns that one's record.
+        """
         try:
             return await self._worker.outlive(work)
         except SessionError:
-            known = await self._store.find_request(key)
-            if known is None:
+            record = await self._store.find_request(request.key)
+            if record is None:
                 raise
-            return self._repeat(known, fingerprint)
+            return self._repeated(request, record)
 
     def _offer(self, *, room: bool) -> LeaseOffer | None:
-        return (
-            LeaseOffer(owner=self._worker.owner, lease=self._worker.lease, schema=self._worker.schema) if room else None
-        )
+        """Returns this replica's offer to own the turn, or None if it has no room."""
+        if not room:
+            return None
+        return LeaseOffer(owner=self._worker.owner, lease=self._worker.lease, schema=self._worker.schema)
 
     def _adopt(self, stored: Stored[tuple[Turn, RequestRecord]], began: float) -> None:
+        """Runs a turn whose lease was taken in the changeset that stored it. `began`: before it was sent."""
         if stored.committed is None:
             raise InternalError
         after = stored.uow.snapshot_after(stored.committed, by_owner=False)
@@ -219,8 +223,9 @@ class Turns:
         seen = replace(stored.cached, snapshot=after)
         self._worker.adopt(seen, began=began, said=stored.uow.stored_events(stored.committed))
 
-    def _repeat(self, record: RequestRecord, fingerprint: str) -> RequestRecord:
-        record.check_same(fingerprint)
+    def _repeated(self, request: NewMessage | RetryRequest, record: RequestRecord) -> RequestRecord:
+        """Returns the record of the request that this one repeats. Raises RequestIdReused if it is another request."""
+        record.check_same(request.fingerprint)
         self._metrics.replay("REQUEST")
         return record
 

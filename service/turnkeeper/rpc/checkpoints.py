@@ -7,7 +7,7 @@ from turnkeeper.domain.checkpoint import event_named
 from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.engine.checkpoints import Checkpoints, LogPosition
-from turnkeeper.engine.forks import Forks, WantedFork
+from turnkeeper.engine.forks import ForkRequest, Forks
 from turnkeeper.engine.rules.sessions import RestoreRequest
 from turnkeeper.engine.sessions import Sessions
 from turnkeeper.errors import CursorExpired
@@ -53,14 +53,14 @@ class CheckpointVerbs:
     ) -> session_pb2.ForkSessionResponse:
         caller = caller_of(context)
         key = caller.request_key(request.request_id, family="fork_session", session_id=request.session_id)
-        wanted = WantedFork(
+        fork = ForkRequest(
             key=key,
             fingerprint=fingerprint(request, leaving_out=()),
             new_session_id=request.new_session_id,
-            at=_at(request),
+            position=_at(request),
         )
         with _telling_cursors(caller.session_key(request.session_id)):
-            session, head = await self._forks.fork(wanted)
+            session, head = await self._forks.fork(fork)
         return session_pb2.ForkSessionResponse(
             session=session_view(session, head),
             sequence=1,
@@ -75,7 +75,7 @@ class CheckpointVerbs:
             rules.refuse({"sequence": "or checkpoint_id is required"})
         with _telling_cursors(caller.session_key(request.session_id)):
             sequence = await self._checkpoints.restore(
-                caller.session_key(request.session_id), _at(request), asked=_asked(request, caller)
+                caller.session_key(request.session_id), _at(request), request=_restore_request(request, caller)
             )
         session, head = await self._sessions.get(caller.session_key(request.session_id))
         return session_pb2.RestoreCheckpointResponse(
@@ -94,7 +94,7 @@ def _telling_cursors(key: SessionKey) -> Iterator[None]:
         raise with_cursor(expired, key) from None
 
 
-def _asked(request: session_pb2.RestoreCheckpointRequest, caller: Caller) -> RestoreRequest | None:
+def _restore_request(request: session_pb2.RestoreCheckpointRequest, caller: Caller) -> RestoreRequest | None:
     if not request.request_id:
         return None
     key = caller.request_key(request.request_id, family="restore_checkpoint", session_id=request.session_id)

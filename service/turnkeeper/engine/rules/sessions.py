@@ -49,12 +49,12 @@ class RestoreRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestorePoint:
-    """A place in the log to which a session is restored, as it was read there."""
+    """A position of the log to which a session is restored, as it was read there."""
 
     sequence: int
-    """The number of the last event before the place."""
+    """The number of the event after which the position is."""
     unfinished: str
-    """The turn that was not complete at the place, which may be retried; empty if there is none."""
+    """The turn that had not ended at the position, which may be retried; empty if there is none."""
     last_seq: int
     """The number of the log's last event at the reading."""
 
@@ -130,7 +130,7 @@ def resume(uow: UnitOfWork, *, by: str) -> int:
 
 
 def restore(uow: UnitOfWork, point: RestorePoint, request: RestoreRequest | None) -> int:
-    """Restores the session to a place in its log, by one event: nothing is erased. Returns that event's number.
+    """Restores the session to a position of its log, by one event: nothing is erased. Returns that event's number.
 
     Raises TurnInProgress if a turn is active or queued, DecideAgain if the log has grown since `point` was read, and
     the errors of `Session.check_takes_messages`.
