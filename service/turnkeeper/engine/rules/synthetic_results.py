@@ -16,8 +16,8 @@ _NEVER_RAN = "The call was cancelled; it did not run."
 def synthetic_result(call: Call, outcome: ToolOutcome, *, reason: str = "") -> ToolResult:
     """Returns the result that closes `call` as CANCELLED, REJECTED, EXPIRED or UNKNOWN.
 
-    `reason` is a person's, and is shown to the model beside the text. A call that is cancelled before its start is told
-    apart from one that may have taken effect.
+    `reason` is a person's, and is shown to the model beside the text. A call that was cancelled before its start gets
+    another text than one that may have taken effect.
     """
     never_ran = outcome is ToolOutcome.CANCELLED and not call.started
     text = _NEVER_RAN if never_ran else _TEXTS[outcome]

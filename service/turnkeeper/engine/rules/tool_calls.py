@@ -25,8 +25,8 @@ from turnkeeper.tools.toolbox import Toolbox
 def propose(uow: UnitOfWork, request: ToolRequest, position: int, *, agent: Agent, toolbox: Toolbox) -> None:
     """Stores the call that the model requests, at `position` in its message, as the agent's policy decides.
 
-    The call is READY, or waits for a person or for the client, or is closed by a result that tells the model why it
-    cannot run: there is no such tool, its arguments are not valid, or the policy denies it.
+    The call is then READY, or waits for a person or for the client. If there is no such tool, if it does not take the
+    arguments, or if the policy denies it, the call is closed by a result that gives the reason to the model.
     """
     spec = toolbox.find(agent, request.tool, clients=uow.turn.options.client_tools)
     if spec is None:

@@ -154,8 +154,8 @@ def record_tool_results(uow: UnitOfWork, results: Sequence[Finished]) -> None:
 def resolve_lost_calls(uow: UnitOfWork, calls: Sequence[Call], *, agent: Agent) -> None:
     """Resolves calls that a lost owner had started and whose results nothing awaits (I5).
 
-    A call that may be repeated is ready again, under its idempotency key. Any other is UNKNOWN, and a person is asked
-    for its outcome.
+    A call that may be repeated is ready again, under its idempotency key. Any other is UNKNOWN, and an approval asks
+    a person for its outcome.
     """
     for call in calls:
         if call.tool_class.may_start_again:

@@ -1,4 +1,4 @@
-"""An approver's own arguments are judged as a model's are; what came up since the question is not overlooked."""
+"""An approver's own arguments are checked as a model's are, and calls that became UNKNOWN since are shown first."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tests.builders import AGENT, a_call, a_place, an_approval
-from tests.unit.engine.rules.test_outcomes import draft_of
+from tests.unit.engine.rules.test_outcomes import unit_of_work
 from turnkeeper.domain.agent import PolicyRule
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolSpec
@@ -52,13 +52,13 @@ def test_other_arguments_have_another_hash_and_the_same_ones_are_no_edit() -> No
     assert one.arguments_hash != two.arguments_hash
 
 
-def test_what_became_unknown_since_the_question_is_asked_about_before_the_edit_runs() -> None:
-    session_unknown = draft_of().session.with_unknown("search_web", "lost-since").unknown
+def test_a_call_that_became_unknown_since_is_shown_before_the_edited_call_runs() -> None:
+    session_unknown = unit_of_work().session.with_unknown("search_web", "lost-since").unknown
     call = a_call(PLACE, turn_id="turn")
-    asked = an_approval(PLACE, turn_id="turn", tool_call_id=call.id)
-    uow = draft_of(call, unknown=session_unknown)
+    approval = an_approval(PLACE, turn_id="turn", tool_call_id=call.id)
+    uow = unit_of_work(call, unknown=session_unknown)
     edit = Edit(arguments_json="{}", arguments_hash="other", tool_class=ToolClass.IRREVERSIBLE, agent=AGENT)
-    second = open_next_round(uow, asked, edit)
+    second = open_next_round(uow, approval, edit)
     assert second.unknown_tool_call_ids == ("lost-since",)
     (edited,) = uow.calls
     assert edited.arguments_json == "{}"

@@ -1,4 +1,4 @@
-"""What becomes of a call whose outcome nobody knows: the question, its answers, and what a session remembers."""
+"""Calls with an UNKNOWN outcome: the approval that asks for it, its answers, and what a session remembers."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -28,7 +28,7 @@ def started(**given: object) -> Call:
     return a_call(PLACE, turn_id="turn", state=CallState.STARTED, started=True, attempt=1, fence=2, **given)
 
 
-def draft_of(*calls: Call, **given: object) -> UnitOfWork:
+def unit_of_work(*calls: Call, **given: object) -> UnitOfWork:
     head = Head(
         session_id=PLACE.session_id,
         tenant=PLACE.tenant,
@@ -49,18 +49,18 @@ def draft_of(*calls: Call, **given: object) -> UnitOfWork:
     )
 
 
-def asked(*calls: Call) -> UnitOfWork:
-    """The next decision's draft: the lost calls are asked about, and the turn waits."""
-    uow = draft_of(*calls)
+def with_requested_approvals(*calls: Call) -> UnitOfWork:
+    """Returns the next decision's unit of work: approvals are requested for the lost calls, and the turn waits."""
+    uow = unit_of_work(*calls)
     resolve_lost_calls(uow, calls, agent=ASKER)
     uow.await_answers(uow.calls)
     stored = uow.snapshot_after(Committed(last_seq=9, fence=2, events=()), by_owner=True)
     return UnitOfWork(stored, at=NOON, new_id=new_id)
 
 
-def test_a_lost_call_is_asked_about_as_the_next_round() -> None:
+def test_a_lost_call_gets_an_approval_for_its_outcome_in_the_next_round() -> None:
     call = started(round=1)
-    uow = draft_of(call)
+    uow = unit_of_work(call)
     resolve_lost_calls(uow, (call,), agent=ASKER)
     (question,) = uow.approvals
     assert (question.kind, question.round, question.arguments_hash) == (ApprovalKind.OUTCOME, 2, call.arguments_hash)
@@ -74,9 +74,9 @@ def test_a_lost_call_is_asked_about_as_the_next_round() -> None:
 
 
 @pytest.mark.parametrize("tool_class", [ToolClass.READ_ONLY, ToolClass.IDEMPOTENT])
-def test_what_may_be_repeated_is_not_asked_about(tool_class: ToolClass) -> None:
+def test_a_lost_call_that_may_be_repeated_needs_no_approval(tool_class: ToolClass) -> None:
     call = started(tool_class=tool_class)
-    uow = draft_of(call)
+    uow = unit_of_work(call)
     resolve_lost_calls(uow, (call,), agent=ASKER)
     assert not uow.approvals
     assert (uow.calls[0].state, uow.calls[0].key) == (S.READY, call.key)
@@ -90,11 +90,11 @@ ANSWERS = [
 
 
 @pytest.mark.parametrize(("decision", "approval", "state", "outcome", "remembered"), ANSWERS)
-def test_the_answers(
+def test_the_answers_to_an_outcome(
     decision: ApprovalDecision, approval: ApprovalState, state: CallState, outcome: ToolOutcome | None, remembered: bool
 ) -> None:
     call = started()
-    uow = asked(call)
+    uow = with_requested_approvals(call)
     (question,) = uow.approvals
     result = '{"paper": 3}' if decision is D.MARK_DONE else ""
     answer = Answer(decision=decision, by="ada", arguments_hash="hash-1", reason="so", result_json=result)
@@ -106,15 +106,15 @@ def test_the_answers(
     assert uow.turn.state is TurnState.RUNNING
     assert uow.head.wake == timedelta()
     assert bool(uow.session.unknown) is remembered
-    told = [event.payload for event in uow.events if isinstance(event.payload, ToolReturned)]
-    assert [each.outcome for each in told] == ([outcome] if outcome else [])
-    assert all(each.started for each in told)
+    returned = [event.payload for event in uow.events if isinstance(event.payload, ToolReturned)]
+    assert [payload.outcome for payload in returned] == ([outcome] if outcome else [])
+    assert all(payload.started for payload in returned)
     if decision is D.MARK_DONE:
-        assert told[0].result_json == result
+        assert returned[0].result_json == result
 
 
-def test_an_expired_question_is_given_up() -> None:
-    uow = asked(started())
+def test_an_expired_approval_gives_the_call_up() -> None:
+    uow = with_requested_approvals(started())
     (question,) = uow.approvals
     later = replace(uow.snapshot, head=replace(uow.snapshot.head, now=NOON + TTL))
     uow = UnitOfWork(later, at=NOON, new_id=new_id)
@@ -126,8 +126,8 @@ def test_an_expired_question_is_given_up() -> None:
     assert uow.session.unknown_calls(call.tool) == (call.id,)
 
 
-def test_an_end_leaves_it_unknown_and_unsettled() -> None:
-    uow = asked(started())
+def test_an_end_of_the_turn_leaves_the_call_unknown_and_unsettled() -> None:
+    uow = with_requested_approvals(started())
     (question,) = uow.approvals
     uow.cancel_turn(uow.turn, reason=CancelReason.REQUESTED, by="ada")
     (call,) = uow.calls
@@ -139,7 +139,7 @@ def test_an_end_leaves_it_unknown_and_unsettled() -> None:
 @pytest.mark.parametrize("tool_class", ToolClass)
 def test_a_cut_call_that_must_not_run_twice_is_remembered(tool_class: ToolClass) -> None:
     call = started(tool_class=tool_class)
-    uow = draft_of(call)
+    uow = unit_of_work(call)
     uow.cancel_turn(uow.turn, reason=CancelReason.REQUESTED, by="ada")
     (closed,) = uow.calls
     assert (closed.outcome, closed.started) == (OUTCOME.CANCELLED, True)
@@ -147,8 +147,8 @@ def test_a_cut_call_that_must_not_run_twice_is_remembered(tool_class: ToolClass)
     assert uow.session.unknown_calls(call.tool) == remembered
 
 
-def test_of_two_questions_one_answer_leaves_the_turn_waiting() -> None:
-    uow = asked(started(tool="one"), started(tool="two"))
+def test_after_one_of_two_answers_the_turn_still_waits() -> None:
+    uow = with_requested_approvals(started(tool="one"), started(tool="two"))
     first, second = uow.approvals
     approval_rules.decide(uow, first.id, Answer(decision=D.GIVE_UP, by="ada", arguments_hash="hash-1"))
     assert uow.turn.state is TurnState.AWAITING_OUTCOME
@@ -158,14 +158,14 @@ def test_of_two_questions_one_answer_leaves_the_turn_waiting() -> None:
 
 def test_calls_that_are_lost_together_show_each_other() -> None:
     one, two = started(), started()
-    uow = asked(one, two)
+    uow = with_requested_approvals(one, two)
     shown = {approval.tool_call_id: approval.unknown_tool_call_ids for approval in uow.approvals}
     assert shown == {one.id: (two.id,), two.id: (one.id,)}
 
 
-def test_a_call_starts_only_when_whoever_let_it_start_knew_of_every_unknown_one() -> None:
+def test_a_call_starts_only_with_every_unknown_call_of_its_tool_in_view() -> None:
     session = a_session(PLACE).with_unknown("search_web", "a").with_unknown("search_web", "b").with_unknown("x", "c")
-    uow = draft_of(unknown=session.unknown)
+    uow = unit_of_work(unknown=session.unknown)
     call = a_call(PLACE)
     assert not shows_all_unknown(uow, call)
     assert not shows_all_unknown(uow, replace(call, shown=("a",)))
@@ -181,5 +181,7 @@ def test_a_session_remembers_the_latest_of_each_tool() -> None:
     latest = tuple(str(number) for number in range(UNKNOWN_PER_TOOL + 4, 4, -1))
     assert session.unknown_calls("same") == latest
     assert session.unknown_calls("other") == ("first",)
-    assert session.without_unknown("20").unknown_calls("same") == tuple(each for each in latest if each != "20")
+    assert session.without_unknown("20").unknown_calls("same") == tuple(
+        call_id for call_id in latest if call_id != "20"
+    )
     assert session.with_unknown("same", "20").unknown_calls("same")[0] == "20"

@@ -1,4 +1,4 @@
-"""A run that broke down: another try, later each time, and an end to tries."""
+"""Runs that fail on a defect: the turn is tried again, later each time, until it fails."""
 
 from datetime import timedelta
 
@@ -22,7 +22,7 @@ from turnkeeper.store.changeset import Cancel, Head, LeaseChange, Snapshot
 PLACE: SessionKey = a_place()
 
 
-def draft_of(turn: Turn, *queue: str) -> UnitOfWork:
+def unit_of_work(turn: Turn, *queue: str) -> UnitOfWork:
     head = Head(
         session_id=turn.session_id,
         tenant=turn.tenant,
@@ -45,8 +45,8 @@ def running(*, lapses: int) -> Turn:
 
 
 @pytest.mark.parametrize(("before", "seconds"), [(0, 1), (1, 2), (2, 4), (3, 8)])
-def test_each_time_the_next_try_waits_twice_as_long(before: int, seconds: int) -> None:
-    uow = draft_of(running(lapses=before), "next")
+def test_each_further_try_waits_twice_as_long(before: int, seconds: int) -> None:
+    uow = unit_of_work(running(lapses=before), "next")
     release_for_retry(uow)
     assert uow.turn.state is TurnState.RUNNING
     assert uow.turn.lapses == before + 1
@@ -55,8 +55,8 @@ def test_each_time_the_next_try_waits_twice_as_long(before: int, seconds: int) -
     assert not uow.events
 
 
-def test_the_fifth_time_the_turn_fails_and_the_queue_goes_on() -> None:
-    uow = draft_of(running(lapses=4), "next")
+def test_the_fifth_time_the_turn_fails_and_the_next_one_becomes_active() -> None:
+    uow = unit_of_work(running(lapses=4), "next")
     release_for_retry(uow)
     assert uow.turn.state is TurnState.FAILED
     assert uow.turn.error is not None
@@ -66,17 +66,17 @@ def test_the_fifth_time_the_turn_fails_and_the_queue_goes_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kept", "lapses", "is_worn_out"), [(0, 4, False), (4, 0, False), (0, 5, True), (5, 0, True), (3, 2, True)]
+    ("stored", "lapses", "fails"), [(0, 4, False), (4, 0, False), (0, 5, True), (5, 0, True), (3, 2, True)]
 )
-def test_lost_owners_and_broken_runs_count_together(kept: int, lapses: int, is_worn_out: bool) -> None:
-    error = lapse_limit_error(running(lapses=kept), lapses=lapses)
-    assert (error is not None) is is_worn_out
-    assert error is None or (error.code is Code.AGENT_CONFIG_ERROR and str(kept + lapses) in error.message)
+def test_lost_owners_and_failed_runs_count_together(stored: int, lapses: int, fails: bool) -> None:
+    error = lapse_limit_error(running(lapses=stored), lapses=lapses)
+    assert (error is not None) is fails
+    assert error is None or (error.code is Code.AGENT_CONFIG_ERROR and str(stored + lapses) in error.message)
     assert MAX_LAPSES == 5
 
 
-def test_they_count_until_a_step_gets_on() -> None:
-    uow = draft_of(running(lapses=1))
+def test_they_count_until_a_changeset_makes_progress() -> None:
+    uow = unit_of_work(running(lapses=1))
     begin_attempt(uow, lapses=2)
     assert uow.turn.lapses == 3
     record_tool_results(uow, [])
