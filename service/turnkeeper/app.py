@@ -32,11 +32,12 @@ from turnkeeper.engine.replica.heartbeat import Heartbeat
 from turnkeeper.engine.replica.janitor import Janitor
 from turnkeeper.engine.replica.preview_publisher import PreviewPublisher
 from turnkeeper.engine.replica.preview_receiver import PreviewReceiver
+from turnkeeper.engine.replica.schedule import JitteredInterval
 from turnkeeper.engine.replica.sweeper import Sweeper
 from turnkeeper.engine.rules.next_schema import additions
 from turnkeeper.engine.sessions import Sessions
-from turnkeeper.engine.streaming.feed import Feeds
-from turnkeeper.engine.streaming.watcher import Watchers
+from turnkeeper.engine.streaming.feeds import Feeds
+from turnkeeper.engine.streaming.watcher import StreamTimes, Watchers
 from turnkeeper.engine.turns import Turns
 from turnkeeper.errors import ServiceUnavailable, SessionError
 from turnkeeper.model.by_agent import Models, provider_of
@@ -245,36 +246,37 @@ class _Replica:
             store,
             metrics=metrics,
             expire=self._approvals.expire,
-            hint=self.worker.hint,
-            interval=settings.sweep.total_seconds(),
+            notify_worker=self.worker.hint,
+            interval=JitteredInterval(settings.sweep.total_seconds(), jitter),
             lease=settings.lease,
-            jitter=jitter,
         )
         self._janitor = Janitor(
             store,
             keep_events=settings.keep_events,
             purge_after=settings.purge_after,
-            interval=settings.sweep.total_seconds(),
-            jitter=jitter,
+            interval=JitteredInterval(settings.sweep.total_seconds(), jitter),
         )
         self._heartbeat = Heartbeat(store, lease=settings.lease)
-        self._sharing = PreviewPublisher(store, self.feeds, held=self.worker.held, alone=lambda: self._heartbeat.alone)
-        self._elsewhere = PreviewReceiver(store, store, self.feeds, holds=self.worker.holds)
-        self._hearing = ChangeListener(
+        self._preview_publisher = PreviewPublisher(
+            store, self.feeds, held=self.worker.held, alone=lambda: self._heartbeat.alone
+        )
+        self._preview_receiver = PreviewReceiver(store, store, self.feeds, holds=self.worker.holds)
+        self._change_listener = ChangeListener(
             store,
             feeds=self.feeds,
-            elsewhere=self._elsewhere,
+            previews=self._preview_receiver,
             worker=self.worker,
             metrics=metrics,
             jitter=jitter,
         )
-        self._follower = Watchers(
+        self._watchers = Watchers(
             store,
             self.feeds,
             WireCodec(),
             metrics=metrics,
-            heartbeat=settings.heartbeat.total_seconds(),
-            rotation=settings.rotation.total_seconds(),
+            times=StreamTimes(
+                keep_alive=settings.heartbeat.total_seconds(), rotation=settings.rotation.total_seconds()
+            ),
             rng=rng,
         )
         self._known: dict[tuple[str, str, str], Agent] = {}
@@ -295,17 +297,17 @@ class _Replica:
                 store,
                 checkpoints=self._checkpoints,
                 forks=self._forks,
-                follower=self._follower,
+                watchers=self._watchers,
                 pages=pages,
             )
         )
         server.add(
-            ChatService(self._turns, self._sessions, self._client_tools, store, follower=self._follower, pages=pages)
+            ChatService(self._turns, self._sessions, self._client_tools, store, watchers=self._watchers, pages=pages)
         )
         server.add(ApprovalService(self._approvals, store, pages=pages))
         server.add(AgentService(self._agents, store, pages=pages))
         port = server.listen(f"{settings.host}:{settings.port}")
-        others = (self._hearing.run, self._sharing.run, self._elsewhere.run)
+        others = (self._change_listener.run, self._preview_publisher.run, self._preview_receiver.run)
         tending = (self._heartbeat.run, self._stand_in.run, self._sweeper.run, self._janitor.run)
         async with background(self.worker.run, self.feeds.run, *tending, *others):
             await server.start()

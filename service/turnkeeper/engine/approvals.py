@@ -10,7 +10,7 @@ from turnkeeper.engine.eventlog.writer import LogWriter, Stored
 from turnkeeper.engine.rules import approval_edits
 from turnkeeper.engine.rules import approvals as approval_rules
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
-from turnkeeper.engine.streaming.feed import Feeds
+from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.errors import AgentConfigError, ApprovalNotFound, InternalError
 from turnkeeper.errors import ApprovalExpired as ApprovalHasExpired
 from turnkeeper.faults import fault

@@ -14,7 +14,7 @@ from turnkeeper.engine.rules import messages as message_rules
 from turnkeeper.engine.rules.decide_again import DecideAgain
 from turnkeeper.engine.rules.messages import LeaseOffer, NewMessage, RetryRequest
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
-from turnkeeper.engine.streaming.feed import Feeds, Waiting
+from turnkeeper.engine.streaming.feeds import Feeds, TurnWait
 from turnkeeper.engine.streaming.watcher import Watcher
 from turnkeeper.errors import (
     InternalError,
@@ -60,15 +60,15 @@ class Turns:
             raise TurnNotFound(session_id=key.session_id, turn_id=turn_id)
         return turn
 
-    def waiting(self, key: SessionKey) -> AbstractContextManager[Waiting]:
-        """Listens to the session from its entry on. Enter it before the turn starts, and pass it to `wait`."""
+    def waiting(self, key: SessionKey) -> AbstractContextManager[TurnWait]:
+        """Watches the session from its entry on. Enter it before the turn starts, and pass it to `wait`."""
         return self._feeds.waiting(key)
 
-    async def wait(self, waiting: Waiting, key: SessionKey, turn_id: str, *, seconds: float) -> Turn:
+    async def wait(self, waiting: TurnWait, key: SessionKey, turn_id: str, *, seconds: float) -> Turn:
         """Returns the turn once it has ended or waits for an answer, or as it is after `seconds`."""
 
         async def current() -> Turn:
-            cached = waiting.known(turn_id)
+            cached = waiting.cached_turn(turn_id)
             return cached.turn if cached else await self.get(key, turn_id)
 
         async def resting() -> Turn | None:
@@ -79,10 +79,10 @@ class Turns:
 
     async def settled(self, key: SessionKey, turn_id: str, watcher: Watcher) -> Turn | None:
         """Returns the turn if it has ended or waits, and `watcher` has delivered all its events; otherwise None."""
-        delivered = watcher.place.sequence
-        cached = watcher.known(turn_id)
+        delivered = watcher.position.sequence
+        cached = watcher.cached_turn(turn_id)
         if cached is not None:
-            return cached.turn if cached.last <= delivered and not cached.turn.state.moving else None
+            return cached.turn if cached.last_seq <= delivered and not cached.turn.state.moving else None
         turn = await self.get(key, turn_id)
         if turn.state.moving:
             return None

@@ -48,14 +48,14 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         tools: ClientTools,
         store: SessionLog,
         *,
-        follower: Watchers,
+        watchers: Watchers,
         pages: pages.PageTokens,
     ) -> None:
         self._turns = turns
         self._sessions = sessions
         self._tools = tools
         self._store = store
-        self._follower = follower
+        self._watchers = watchers
         self._pages = pages
 
     async def SendMessage(self, request: chat_pb2.SendMessageRequest, context: Context) -> chat_pb2.SendMessageResponse:
@@ -77,15 +77,15 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         key = caller.session_key(await self._session_of(request, caller))
         start = cursor.decode(request.after, key=key) if request.after else None
         settled: Turn | None = None
-        with self._follower.open(key, knows_turns=True) as reading:
+        with self._watchers.open(key, caches_turns=True) as watcher:
             record = await self._accept(request, caller, session_id=key.session_id)
             previews = request.previews if request.HasField("previews") else True
             place = start or StreamPosition(sequence=record.sequence - 1, live=True)
             try:
-                await reading.begin(place, EventFilter(turn_id=record.turn_id, previews=previews))
-                while settled is None and (batch := await reading.next()):
+                await watcher.begin(place, EventFilter(turn_id=record.turn_id, previews=previews))
+                while settled is None and (batch := await watcher.next()):
                     if batch.caught_up or batch.kinds & (ENDS | SETTLES):
-                        settled = await self._turns.settled(key, record.turn_id, reading)
+                        settled = await self._turns.settled(key, record.turn_id, watcher)
                     yield response(batch, key) + _turn(settled)  # type: ignore[misc]  # bytes pass through
             except (StreamEnded, CursorExpired) as end:
                 raise with_cursor(end, key) from None

@@ -46,12 +46,12 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         *,
         checkpoints: Checkpoints,
         forks: Forks,
-        follower: Watchers,
+        watchers: Watchers,
         pages: pages.PageTokens,
     ) -> None:
         self._sessions = sessions
         self._store = store
-        self._follower = follower
+        self._watchers = watchers
         self._pages = pages
         self._codec = codec.WireCodec()
         self._checkpoints = checkpoints
@@ -100,7 +100,7 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
     ) -> AsyncIterator[session_pb2.WatchEventsResponse]:
         caller = caller_of(context)
         key = caller.session_key(request.session_id)
-        with self._follower.open(key) as reading:
+        with self._watchers.open(key) as watcher:
             session, head = await self._sessions.get(key)
             await self._check_turn(key, request.turn_id)
             wanted = EventFilter(
@@ -111,9 +111,9 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
             )
             start = self._start(request, caller, last_seq=head.last_seq)
             try:
-                await reading.begin(start, wanted, head=head)
+                await watcher.begin(start, wanted, head=head)
                 del request, session, head, start, wanted  # streams live long, and are many
-                while batch := await reading.next():
+                while batch := await watcher.next():
                     made = response(batch, key)
                     del batch
                     yield made  # type: ignore[misc]  # bytes pass through

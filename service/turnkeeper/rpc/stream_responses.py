@@ -11,15 +11,15 @@ from turnkeeper.rpc import cursor, wire
 def response(batch: Batch, key: SessionKey) -> bytes:
     """The batch as a message; made once for all who get the same one."""
     if not batch.wire:
-        at = _cursor(batch.place, key)
-        batch.wire = wire.response(batch.events, cursor=at, through=batch.place.sequence, caught_up=batch.caught_up)
+        at = _cursor(batch.position, key)
+        batch.wire = wire.response(batch.events, cursor=at, through=batch.position.sequence, caught_up=batch.caught_up)
     return batch.wire
 
 
 def with_cursor(end: StreamEnded | CursorExpired, key: SessionKey) -> SessionError:
     """The error with a cursor: the place of a planned end; where the log was trimmed, its oldest, beside its newest."""
     if isinstance(end, StreamEnded):
-        end.error.cursor = _cursor(end.place, key)
+        end.error.cursor = _cursor(end.position, key)
         return end.error
     end.cursor = _cursor(StreamPosition(sequence=int(end.metadata["oldest_sequence"]) - 1), key)
     head = _cursor(StreamPosition(sequence=int(end.metadata["head_sequence"])), key)

@@ -146,7 +146,7 @@ class Metrics:
         """Counts a stream that ended because its reader did not keep up."""
         self._slow_consumers(1, reason)
 
-    def hints_lost(self, reason: str) -> None:
+    def notifications_lost(self, reason: str) -> None:
         """Counts a change stream that broke, or could not be opened; until it is open again, the replica polls."""
         self._hints_lost(1, reason)
 

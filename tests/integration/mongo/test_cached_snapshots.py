@@ -20,7 +20,7 @@ from turnkeeper.engine.eventlog.writer import LogWriter, Sources, Stored
 from turnkeeper.engine.rules import sessions as session_rules
 from turnkeeper.engine.rules.messages import LeaseOffer, NewMessage, accept
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
-from turnkeeper.engine.streaming.feed import Feeds
+from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.store.changeset import Committed, RequestKey, RequestRecord, Snapshot, StoredEvent

@@ -15,8 +15,8 @@ from turnkeeper.domain.event import SessionResumed
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import TurnState
 from turnkeeper.engine.streaming.batch import Batch, EventFilter
-from turnkeeper.engine.streaming.feed import Feeds
-from turnkeeper.engine.streaming.watcher import Watchers
+from turnkeeper.engine.streaming.feeds import Feeds
+from turnkeeper.engine.streaming.watcher import StreamTimes, Watchers
 from turnkeeper.errors import CursorExpired
 from turnkeeper.store.changeset import Committed
 from turnkeeper.store.mongo.store import MongoStore
@@ -57,11 +57,12 @@ async def _trim(store: MongoStore, place: SessionKey) -> None:
 
 async def _follow(store: MongoStore, feeds: Feeds, place: SessionKey, *, after: int = 0) -> AsyncGenerator[Batch]:
     metrics = Metrics(NoOpMeterProvider())
-    follower = Watchers(store, feeds, Codec(), metrics=metrics, heartbeat=15, rotation=60, rng=random.Random(1))
+    times = StreamTimes(keep_alive=15, rotation=60)
+    watchers = Watchers(store, feeds, Codec(), metrics=metrics, times=times, rng=random.Random(1))
     key = place
-    with follower.open(key) as reading:
-        await reading.begin(StreamPosition(sequence=after), EventFilter(forever=False))
-        while batch := await reading.next():
+    with watchers.open(key) as watcher:
+        await watcher.begin(StreamPosition(sequence=after), EventFilter(forever=False))
+        while batch := await watcher.next():
             yield batch
 
 
@@ -75,8 +76,8 @@ async def test_a_stream_that_reads_the_log_has_no_hole(store: MongoStore, parts:
     async with aclosing(_follow(store, Feeds(store, poll=1), place)) as batches:
         with pytest.raises(CursorExpired) as expired:  # noqa: PT012 - the trimming comes in the middle
             async for batch in batches:
-                assert batch.place.sequence == (seen[-1] if seen else 0) + len(batch.events)
-                seen.append(batch.place.sequence)
+                assert batch.position.sequence == (seen[-1] if seen else 0) + len(batch.events)
+                seen.append(batch.position.sequence)
                 if len(seen) == 1:
                     await _trim(store, place)
     assert seen[-1] == last
@@ -98,8 +99,8 @@ async def test_a_stream_goes_on_from_the_ring_and_a_new_one_is_refused(store: Mo
             async for batch in batches:
                 if seen == 1:
                     await _trim(store, place)
-                assert batch.place.sequence - seen == len(batch.events)
-                seen = batch.place.sequence
+                assert batch.position.sequence - seen == len(batch.events)
+                seen = batch.position.sequence
         assert seen == 1 + LENGTH
         with pytest.raises(CursorExpired):
             await anext(_follow(store, feeds, place, after=1))

@@ -13,7 +13,7 @@ from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.eventlog.session_cache import CachedSnapshot, SessionCache
 from turnkeeper.engine.rules.decide_again import DecideAgain
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
-from turnkeeper.engine.streaming.feed import Feeds
+from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.errors import ServiceUnavailable, SessionError, SessionNotFound
 from turnkeeper.store.changeset import (
     Changeset,

@@ -242,12 +242,12 @@ class TurnRun:
     async def _call_model(self) -> None:
         turn = self.turn
         self._lease.check()
-        preview = self._feed.begin(
+        preview = self._feed.begin_preview(
             turn_id=turn.id,
             message_id=turn.next_message_id,
             attempt=turn.attempt,
-            since=self._snapshot.head.last_seq,
-            counts=lambda: self._lease.sure,
+            started_after=self._snapshot.head.last_seq,
+            lease_held=lambda: self._lease.sure,
         )
         messages = self._memory.messages(self._agent.instructions)
         fault("turn.model.before_call")
@@ -351,7 +351,7 @@ class TurnRun:
     async def _hand_over(self) -> None:
         """At drain: the next owner may go on at once. Text of a message that was cut does not count."""
         preview = self._feed.preview
-        cut = preview is not None and preview.ours and preview.turn_id == self.turn.id
+        cut = preview is not None and preview.local and preview.turn_id == self.turn.id
         while not self._handed_over:
             uow = self._unit_of_work()
             turn_rules.hand_over(uow, cut=cut)

@@ -25,7 +25,8 @@ from turnkeeper.engine.execution.late_results import OrphanedCall, see_off
 from turnkeeper.engine.execution.lease import HeldLease
 from turnkeeper.engine.execution.turn_run import RunServices, TurnRun
 from turnkeeper.engine.rules import turns as turn_rules
-from turnkeeper.engine.streaming.feed import Feed, Feeds
+from turnkeeper.engine.streaming.feed import Feed
+from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.errors import AgentConfigError, ServiceUnavailable
 from turnkeeper.faults import fault
 from turnkeeper.store.changeset import Claim, Conflict, Snapshot

@@ -1,1 +1,5 @@
-"""To be said in one line: what is in here, and what is not."""
+"""The background jobs of a replica, one of each: they receive other replicas' changes and tend what no owner tends.
+
+Heartbeat, sweeper and janitor keep the database in order. The change listener, the preview receiver and the preview
+publisher connect this replica's feeds and worker with the other replicas. None of them runs a turn.
+"""

@@ -1,6 +1,6 @@
-"""Hints from the database: what other replicas stored, some milliseconds later.
+"""Listens for other replicas' changes by the database's change stream, some milliseconds after they are stored.
 
-A hint only says where to look. While there are none, the polls of feeds and worker find the same, only later.
+A notification only names what to read. While none arrive, the polls of feeds and worker find the same, only later.
 """
 
 import asyncio
@@ -11,90 +11,95 @@ from turnkeeper.domain.session import SessionKey
 from turnkeeper.durations import jittered
 from turnkeeper.engine.execution.worker import Worker
 from turnkeeper.engine.replica.preview_receiver import PreviewReceiver
-from turnkeeper.engine.streaming.feed import Feeds
+from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.contract import EventLog
 from turnkeeper.store.notifications import ChangeNotification, PreviewChunk
 from turnkeeper.telemetry.metrics import Metrics
 
-OWN_STEPS = 0.05
-"""Seconds that news of a session that runs here are kept back: its own steps are published sooner, without a read."""
+OWN_CHANGES_DELAY = 0.05
+"""Seconds that a notification of a session whose turn runs here is held back: its changesets are published directly."""
 PAUSE = 0.25
+"""Seconds before a lost stream is opened again; they double with each try that fails."""
 LONGEST_PAUSE = 10.0
-"""Seconds before the stream is opened again; they double with each try that fails."""
+"""Seconds between two tries at most."""
 
 logger = logging.getLogger(__name__)
 
 
 class ChangeListener:
-    """Takes the hints of this replica's one stream to whom they concern."""
+    """Passes the notifications of this replica's one change stream to its feeds, worker and preview receiver."""
 
     def __init__(
         self,
         store: EventLog,
         *,
         feeds: Feeds,
-        elsewhere: PreviewReceiver,
+        previews: PreviewReceiver,
         worker: Worker,
         metrics: Metrics,
         jitter: Callable[[], float],
     ) -> None:
+        """`jitter` returns a random number from 0 to 1."""
         self._store = store
         self._feeds = feeds
-        self._elsewhere = elsewhere
+        self._previews = previews
         self._worker = worker
         self._metrics = metrics
         self._jitter = jitter
         self._tries = 0
 
     async def run(self) -> None:
-        """Again and again: a stream that breaks is opened anew."""
+        """Listens until it is cancelled; opens the stream again if it breaks."""
         while True:
             reason = "NOT_OPENED"
             try:
-                async with self._store.notifications() as hints:
-                    await self._opened()
+                async with self._store.notifications() as notifications:
+                    await self._begin()
                     reason = "BROKEN"
-                    async for hint in hints:
-                        self.heard(hint)
+                    async for notification in notifications:
+                        self.receive(notification)
             except ServiceUnavailable:
                 pass
             except Exception:
-                logger.exception("hints cannot be read")
-            self._feeds.deaf = self._elsewhere.deaf = True
-            self._metrics.hints_lost(reason)
+                logger.exception("notifications from the database cannot be read")
+            self._feeds.polling = self._previews.polling = True
+            self._metrics.notifications_lost(reason)
             pause = jittered(min(PAUSE * 2**self._tries, LONGEST_PAUSE), self._jitter())
             self._tries = min(self._tries + 1, 10)
             logger.warning(
-                "no hints from the database (%s): polling until they come again, next try in %.1f s", reason, pause
+                "no notifications from the database (%s): polling instead, so that other replicas' events come later; "
+                "retrying in %.1f s",
+                reason,
+                pause,
             )
             await asyncio.sleep(pause)
 
-    def heard(self, hint: ChangeNotification | PreviewChunk) -> None:
-        """One hint. It may concern nobody here."""
-        if isinstance(hint, PreviewChunk):
-            self._elsewhere.heard(hint)
+    def receive(self, notification: ChangeNotification | PreviewChunk) -> None:
+        """Passes on one notification; it may concern no session of this replica."""
+        if isinstance(notification, PreviewChunk):
+            self._previews.receive(notification)
             return
-        key = hint.session_key
-        if hint.last_seq:
-            self._grown(key, hint.last_seq)
-        if hint.claimable:
+        key = notification.session_key
+        if notification.last_seq:
+            self._notify_grown(key, notification.last_seq)
+        if notification.claimable:
             self._worker.hint()
-        if not hint.by_owner or hint.owner not in (None, self._worker.owner):
+        if not notification.by_owner or notification.owner not in (None, self._worker.owner):
             self._worker.nudge(key)
 
-    def _grown(self, key: SessionKey, last_seq: int) -> None:
+    def _notify_grown(self, key: SessionKey, last_seq: int) -> None:
         if self._worker.holds(key):
-            asyncio.get_running_loop().call_later(OWN_STEPS, self._feeds.heard, key, last_seq)
+            asyncio.get_running_loop().call_later(OWN_CHANGES_DELAY, self._feeds.notify_grown, key, last_seq)
         else:
-            self._feeds.heard(key, last_seq)
+            self._feeds.notify_grown(key, last_seq)
 
-    async def _opened(self) -> None:
-        """What was missed before is looked for once."""
+    async def _begin(self) -> None:
+        """Stops the polls, and looks once for everything that changed before the stream was opened."""
         if self._tries:
-            logger.info("hints come from the database again")
+            logger.info("notifications from the database arrive again; polling stops")
         self._tries = 0
-        self._feeds.deaf = self._elsewhere.deaf = False
-        self._feeds.ask_all()
+        self._feeds.polling = self._previews.polling = False
+        self._feeds.request_previews()
         self._worker.hint()
-        await self._feeds.look()
+        await self._feeds.poll()

@@ -1,57 +1,41 @@
-"""Trim old logs and purge deleted sessions, a bounded piece at a time. It decides nothing about a turn."""
+"""Trims old logs and purges deleted sessions, a bounded part at a time. It decides nothing about a turn."""
 
-import asyncio
 import logging
-from collections.abc import Callable
 from datetime import timedelta
 
-from turnkeeper.durations import jittered
-from turnkeeper.errors import ServiceUnavailable
+from turnkeeper.engine.replica.schedule import JitteredInterval, every
 from turnkeeper.store.contract import Retention
 
-AT_ONCE = 32
-"""Sessions that one round looks at, of each kind."""
+SESSIONS_AT_ONCE = 32
+"""Sessions that one round trims at most, and that it purges at most."""
 LONGEST_PAUSE = timedelta(days=1)
+"""A log is looked at once in so long, or in an eighth of `keep_events` if that is shorter."""
 
 logger = logging.getLogger(__name__)
 
 
 class Janitor:
-    """One on every replica; they do not disturb each other."""
+    """Trims and purges at intervals. The janitors of several replicas do not disturb each other."""
 
     def __init__(
-        self,
-        store: Retention,
-        *,
-        keep_events: timedelta,
-        purge_after: timedelta,
-        interval: float,
-        jitter: Callable[[], float],
+        self, store: Retention, *, keep_events: timedelta, purge_after: timedelta, interval: JitteredInterval
     ) -> None:
-        """`keep_events` zero: logs are never trimmed. `interval` in seconds."""
+        """`keep_events` zero: logs are never trimmed. `purge_after`: from a session's deletion to its purge."""
         self._store = store
         self._keep_events = keep_events
         self._purge_after = purge_after
         self._interval = interval
-        self._jitter = jitter
 
     async def run(self) -> None:
-        """Again and again; nothing here is urgent."""
-        while True:
-            await asyncio.sleep(jittered(self._interval, self._jitter()))
-            try:
-                await self.clean()
-            except ServiceUnavailable:
-                logger.warning("the database does not answer; nothing is trimmed or purged")
-            except Exception:
-                logger.exception("trimming or purging failed; the next round tries again")
+        """Cleans at each interval until it is cancelled."""
+        await every(self._interval, self.clean, failure="logs not trimmed and deleted sessions not purged")
 
     async def clean(self) -> None:
-        """Once. A log is looked at when an eighth of its time has passed, at least once a day."""
-        if purged := await self._store.purge(after=self._purge_after, limit=AT_ONCE):
+        """Purges and trims once, SESSIONS_AT_ONCE at most."""
+        if purged := await self._store.purge(after=self._purge_after, limit=SESSIONS_AT_ONCE):
             logger.info("%d deleted sessions were purged", purged)
         if not self._keep_events:
             return
         pause = min(self._keep_events / 8, LONGEST_PAUSE)
-        if trimmed := await self._store.trim(keep=self._keep_events, pause=pause, limit=AT_ONCE):
-            logger.info("%d events were trimmed", trimmed)
+        if trimmed := await self._store.trim(keep=self._keep_events, pause=pause, limit=SESSIONS_AT_ONCE):
+            logger.info("%d events were trimmed from logs", trimmed)

@@ -1,76 +1,77 @@
-"""Previews for other replicas: every 100 ms one insert with what all messages that are written here have said since.
+"""Publishes previews to other replicas: every 100 ms one insert with the new text of all messages written here.
 
-A message that is whole before its second look is never shared, and nothing is while no other replica lives: one that
-starts gets the text so far. A turn never waits for it. An insert that fails is made again as it was, so that pieces
-always fit together; what the others do not get in time, they get with the whole message.
+A message that is whole before its second look is not published, and none is while there is no other replica: a replica
+that starts later gets the text so far. A turn never waits for it. An insert that fails is repeated unchanged, so that
+chunks always fit together; text that other replicas miss reaches them with the whole message.
 """
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.engine.execution.lease import HeldLease
-from turnkeeper.engine.streaming.feed import Feeds
+from turnkeeper.engine.replica.schedule import every
+from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.engine.streaming.preview import Preview
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.contract import PreviewStore
 from turnkeeper.store.notifications import PreviewChunk
 
-EVERY = 0.1
-PIECE_BYTES = 64 * 1024
-"""Of one message in one insert; the rest comes with the next."""
+INTERVAL = 0.1
+"""Seconds between inserts."""
+CHUNK_BYTES = 64 * 1024
+"""Bytes of one message in one insert; the rest is published with the next one."""
+ERROR_PAUSE = 1.0
+"""Seconds that an unexpected error delays the next insert."""
 
 logger = logging.getLogger(__name__)
 
 
 class PreviewPublisher:
-    """One on every replica."""
+    """Publishes the previews of the turns that run here."""
 
     def __init__(
         self, store: PreviewStore, feeds: Feeds, *, held: Callable[[], Iterable[HeldLease]], alone: Callable[[], bool]
     ) -> None:
-        """`held`: the leases of the turns that run here. `alone`: no other replica lives."""
+        """`held` returns the leases of the turns that run here; `alone` returns True if there is no other replica."""
         self._store = store
         self._feeds = feeds
         self._held = held
         self._alone = alone
-        self._met: set[Preview] = set()
-        """What had text at the last look."""
+        self._seen: set[Preview] = set()
+        """The previews that had text at the last look."""
         self._failing = False
 
     async def run(self) -> None:
-        while True:
-            await asyncio.sleep(EVERY)
-            try:
-                await self.share()
-            except Exception:
-                logger.exception("previews cannot be shared")
-                await asyncio.sleep(1.0)
+        """Publishes until it is cancelled."""
+        await every(lambda: INTERVAL, self.publish, failure="previews not published", pause_after_error=ERROR_PAUSE)
 
-    async def share(self) -> None:
-        """Once."""
+    async def publish(self) -> None:
+        """Publishes once what is new since the last time."""
         if self._alone():
-            self._met.clear()
+            self._seen.clear()
             return
-        found = list(self._found())
-        if not found:
+        new = list(self._new_chunks())
+        if not new:
             return
         try:
-            await self._store.put_previews([piece for _, piece in found])
+            await self._store.put_previews([chunk for _, chunk in new])
         except ServiceUnavailable:
             if not self._failing:
-                logger.warning("the database does not take previews: other replicas' watchers wait for whole messages")
+                logger.warning(
+                    "previews not published: the database is unavailable; other replicas' watchers get whole messages "
+                    "until it is back"
+                )
             self._failing = True
             return
         self._failing = False
-        for preview, _ in found:
-            preview.shared()
+        for preview, _ in new:
+            preview.mark_published()
 
-    def _found(self) -> Iterable[tuple[Preview, PreviewChunk]]:
-        met, self._met = self._met, {preview for _, preview in self._written() if preview.size}
-        for key, preview in self._written():
-            chunk = preview.unshared(most=PIECE_BYTES) if preview in met else None
+    def _new_chunks(self) -> Iterable[tuple[Preview, PreviewChunk]]:
+        seen, self._seen = self._seen, {preview for _, preview in self._local_previews() if preview.size}
+        for key, preview in self._local_previews():
+            chunk = preview.next_chunk(most=CHUNK_BYTES) if preview in seen else None
             if chunk is None:
                 continue
             yield (
@@ -86,9 +87,10 @@ class PreviewPublisher:
                 ),
             )
 
-    def _written(self) -> Iterable[tuple[SessionKey, Preview]]:
+    def _local_previews(self) -> Iterable[tuple[SessionKey, Preview]]:
+        """Yields the valid previews of the turns that run here."""
         for key in (held.key for held in self._held()):
             feed = self._feeds.get(key)
             preview = feed.preview if feed is not None else None
-            if preview is not None and preview.ours and not preview.over and preview.counts():
+            if preview is not None and preview.local and preview.valid:
                 yield key, preview

@@ -1,7 +1,7 @@
-"""The text of messages that other replicas write, for the watchers of this one.
+"""Receives the text of messages that other replicas write, for the watchers of this one.
 
-Which message is being written, and that no event has ended it, is read from the session's head and turn; then its
-pieces go on one after the other as they come. One that leaves a gap has the stored ones read again.
+The session's head and turn tell which message is being written, and that no event has ended it. Then its chunks extend
+the text as they arrive; a chunk that leaves a gap has the stored ones read again.
 """
 
 import asyncio
@@ -11,65 +11,67 @@ from collections.abc import Callable
 
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import Turn, TurnState
-from turnkeeper.engine.streaming.feed import Feed, Feeds
+from turnkeeper.engine.streaming.feed import NO_MESSAGE, Feed
+from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.engine.streaming.preview import Preview
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.contract import PreviewStore, SessionStore
 from turnkeeper.store.notifications import PreviewChunk
 
-AT_A_TIME = 32
+LOOKUPS_AT_ONCE = 32
+"""Sessions that are looked up at the same time."""
 POLL = 1.0
-"""Seconds between looks at the sessions whose text is watched, while pieces do not come by themselves."""
+"""Seconds between lookups of the sessions with watchers of previews, while no notifications arrive."""
 
 logger = logging.getLogger(__name__)
 
 
 class PreviewReceiver:
-    """One on every replica."""
+    """Keeps the previews of turns that run on other replicas."""
 
     def __init__(
         self, store: PreviewStore, sessions: SessionStore, feeds: Feeds, *, holds: Callable[[SessionKey], bool]
     ) -> None:
-        """`holds`: the session's turn runs here."""
+        """`holds` returns True if the session's turn runs here."""
         self._store = store
         self._sessions = sessions
         self._feeds = feeds
         self._holds = holds
-        self.deaf = True
-        """Pieces do not come by themselves."""
+        self.polling = True
+        """No notifications arrive: every session with watchers of previews is looked up at intervals."""
 
-    def heard(self, piece: PreviewChunk) -> None:
-        """A piece that another replica stored."""
-        key = piece.session_key
-        feed = self._feeds.get(key)
+    def receive(self, chunk: PreviewChunk) -> None:
+        """Extends a session's preview by a chunk that another replica stored, or requests a lookup of the session."""
+        feed = self._feeds.get(chunk.session_key)
         if feed is None or not feed.text_watchers:
             return
         preview = feed.preview
-        if preview is None or (preview.turn_id, preview.message_id) != (piece.turn_id, piece.message_id):
-            known = feed.no_longer == (piece.message_id, piece.attempt)
-        elif preview.attempt == piece.attempt and not preview.ours:
-            known = preview.extend(piece.offset, piece.text)
+        if preview is None or (preview.turn_id, preview.message_id) != (chunk.turn_id, chunk.message_id):
+            up_to_date = feed.looked_up == (chunk.message_id, chunk.attempt)
+        elif preview.attempt == chunk.attempt and not preview.local:
+            up_to_date = preview.extend(chunk.offset, chunk.text)
         else:
-            known = preview.attempt >= piece.attempt
-        if not known:
-            feed.no_longer = (piece.message_id, piece.attempt)
-            feed.ask()
+            up_to_date = preview.attempt >= chunk.attempt
+        if not up_to_date:
+            feed.looked_up = (chunk.message_id, chunk.attempt)
+            feed.request_preview()
 
     async def run(self) -> None:
-        """Look wherever a feed asks for it."""
+        """Looks up the sessions that the feeds request, until it is cancelled."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POLL):
-                    await self._feeds.asking.wait()
-            if self.deaf:
-                self._feeds.ask_all()
-            self._feeds.asking.clear()
-            asked = list(self._feeds.asked)
-            self._feeds.asked.clear()
-            for start in range(0, len(asked), AT_A_TIME):
-                await asyncio.gather(*(self._look(key) for key in asked[start : start + AT_A_TIME]))
+                    await self._feeds.preview_requested.wait()
+            if self.polling:
+                self._feeds.request_previews()
+            self._feeds.preview_requested.clear()
+            keys = list(self._feeds.previews_requested)
+            self._feeds.previews_requested.clear()
+            for start in range(0, len(keys), LOOKUPS_AT_ONCE):
+                await asyncio.gather(*(self._look_up(key) for key in keys[start : start + LOOKUPS_AT_ONCE]))
 
-    async def _look(self, key: SessionKey) -> None:
+    async def _look_up(self, key: SessionKey) -> None:
+        """Reads what another replica has written of the session's current message."""
         feed = self._feeds.get(key)
         if feed is None or not feed.text_watchers or self._holds(key):
             return
@@ -77,37 +79,43 @@ class PreviewReceiver:
             preview = await self._current(key, feed)
             if preview is None:
                 return
-            for piece in await self._store.previews(
+            for chunk in await self._store.previews(
                 key, message_id=preview.message_id, attempt=preview.attempt, after=preview.size
             ):
-                preview.extend(piece.offset, piece.text)
+                preview.extend(chunk.offset, chunk.text)
         except ServiceUnavailable:
-            feed.no_longer = ("", 0)
-            logger.warning("the database does not answer; watchers wait for other replicas' text")
+            feed.looked_up = NO_MESSAGE
+            logger.warning(
+                "previews of another replica not read: the database is unavailable; the session's watchers get whole "
+                "messages, or the text with its next chunk",
+                extra={"session": key.session_id},
+            )
         except Exception:
             logger.exception(
-                "a session cannot be read; its watchers wait for whole messages", extra={"session": key.session_id}
+                "previews of another replica not read; the session's watchers get whole messages",
+                extra={"session": key.session_id},
             )
 
     async def _current(self, key: SessionKey, feed: Feed) -> Preview | None:
-        """The preview of the message that another replica writes now, None when there is none."""
+        """Returns the preview of the message that another replica writes now; None if there is none."""
         snapshot = await self._sessions.snapshot(key)
         preview = feed.preview
-        if snapshot is None or (preview is not None and preview.ours and preview.counts() and not preview.over):
+        if snapshot is None or (preview is not None and preview.local and preview.valid):
             return None
         turn, last_seq = snapshot.turn, snapshot.head.last_seq
-        feed.heard(last_seq)
-        if preview is not None and last_seq < preview.since:
+        feed.notify_grown(last_seq)
+        if preview is not None and last_seq < preview.started_after:
             return None
         if turn is None or turn.state is not TurnState.RUNNING or not turn.attempt:
             return None
-        if preview is None or preview.ours or not _is_of(preview, turn):
-            return feed.begin_elsewhere(
-                turn_id=turn.id, message_id=turn.next_message_id, attempt=turn.attempt, since=last_seq
+        if preview is None or preview.local or not _is_of(preview, turn):
+            return feed.begin_remote_preview(
+                turn_id=turn.id, message_id=turn.next_message_id, attempt=turn.attempt, started_after=last_seq
             )
-        preview.known = max(preview.known, last_seq)
-        return None if preview.over else preview
+        preview.checked_through = max(preview.checked_through, last_seq)
+        return None if preview.ended else preview
 
 
 def _is_of(preview: Preview, turn: Turn) -> bool:
+    """Returns True if the preview is of the message that the turn's current attempt writes."""
     return (preview.turn_id, preview.message_id, preview.attempt) == (turn.id, turn.next_message_id, turn.attempt)

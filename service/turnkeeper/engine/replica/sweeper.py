@@ -1,73 +1,77 @@
-"""Re-queue what lapsed, expire what nobody decided. It runs no turn itself: a claim is the one way in."""
+"""Requeues turns whose lease has lapsed, and expires approvals whose time is over. Only a worker runs a turn."""
 
-import asyncio
 import itertools
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from turnkeeper.domain.approval import Approval
-from turnkeeper.durations import jittered
+from turnkeeper.engine.replica.schedule import JitteredInterval, every
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.faults import fault
 from turnkeeper.store.contract import Maintenance
 from turnkeeper.telemetry.metrics import Metrics
 
-COUNTED = 5
-"""One sweep in so many counts for the metrics too: to count walks over all there is."""
+SWEEPS_A_COUNT = 5
+"""One sweep in so many also counts for the metrics, because counting reads all sessions and approvals."""
+APPROVALS_AT_ONCE = 100
+"""Approvals that one sweep expires at most."""
 
 logger = logging.getLogger(__name__)
 
 
 class Sweeper:
-    """One on every replica; they do not disturb each other."""
+    """Sweeps at intervals. The sweepers of several replicas do not disturb each other."""
 
-    def __init__(  # noqa: PLR0913 - the parts and times it is made of
+    def __init__(
         self,
         store: Maintenance,
         *,
         metrics: Metrics,
         expire: Callable[[Approval], Awaitable[object]],
-        hint: Callable[[], None],
-        interval: float,
+        notify_worker: Callable[[], None],
+        interval: JitteredInterval,
         lease: timedelta,
-        jitter: Callable[[], float],
     ) -> None:
-        """`interval` in seconds. `expire` ends one lapsed approval; `hint` says that something is claimable."""
+        """`expire` ends one lapsed approval; `notify_worker` is called if a turn can be claimed."""
         self._store = store
         self._metrics = metrics
         self._expire = expire
-        self._hint = hint
+        self._notify_worker = notify_worker
         self._interval = interval
         self._lease = lease
-        self._jitter = jitter
+        self._sweeps = itertools.count()
 
     async def run(self) -> None:
-        """Again and again. After a failed call it waits one lease before it judges others' leases again."""
-        for number in itertools.count():
-            await asyncio.sleep(jittered(self._interval, self._jitter()))
-            try:
-                await self.sweep()
-                if not number % COUNTED:
-                    await self.count()
-            except ServiceUnavailable:
-                logger.warning("the database does not answer; the sweeper waits one lease")
-                await asyncio.sleep(self._lease.total_seconds())
-            except Exception:
-                logger.exception("a sweep failed; the next one tries again")
+        """Sweeps at each interval until it is cancelled.
+
+        After a failed call it waits one lease more: owners renew their leases first once the database is back.
+        """
+        await every(
+            self._interval,
+            self._sweep_and_count,
+            failure="lapsed leases and approvals not swept",
+            pause_when_unavailable=self._lease.total_seconds(),
+        )
 
     async def sweep(self) -> None:
-        """Once."""
+        """Requeues and expires once."""
         fault("sweep.before_requeue")
         if await self._store.requeue_lapsed():
-            self._hint()
-        for approval in await self._store.lapsed_approvals(limit=100):
+            self._notify_worker()
+        for approval in await self._store.lapsed_approvals(limit=APPROVALS_AT_ONCE):
             await self._expire_one(approval)
 
     async def count(self) -> None:
-        """What all replicas together have, for the metrics."""
+        """Counts the pending approvals and active sessions of all replicas for the metrics."""
         self._metrics.set_pending_approvals(await self._store.pending_approvals())
         self._metrics.set_active_sessions(await self._store.active_sessions())
+
+    async def _sweep_and_count(self) -> None:
+        number = next(self._sweeps)
+        await self.sweep()
+        if not number % SWEEPS_A_COUNT:
+            await self.count()
 
     async def _expire_one(self, approval: Approval) -> None:
         try:
@@ -75,4 +79,8 @@ class Sweeper:
         except ServiceUnavailable:
             raise
         except Exception:
-            logger.exception("an approval cannot be expired", extra={"session": approval.session_id})
+            logger.exception(
+                "approval %s not expired; the next sweep tries again",
+                approval.id,
+                extra={"session": approval.session_id},
+            )

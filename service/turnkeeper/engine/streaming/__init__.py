@@ -1,1 +1,5 @@
-"""To be said in one line: what is in here, and what is not."""
+"""Delivers a session's events to its watchers: the log first, then the live tail with previews.
+
+It reads the log and gets what this replica commits; it decides nothing about a turn. Changes of other replicas come
+through `engine/replica`.
+"""

@@ -1,4 +1,4 @@
-"""Batches made of the log's events and of the text that is being written. No I/O."""
+"""Builds batches from the log's events and from the text of the message that is being written. No I/O."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,14 +7,15 @@ from typing import Protocol
 from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.engine.streaming.batch import Batch, EventFilter
 from turnkeeper.engine.streaming.feed import Feed
-from turnkeeper.engine.streaming.preview import piece_of
+from turnkeeper.engine.streaming.preview import characters_from
 from turnkeeper.store.changeset import StoredEvent
 
 DELTA_BYTES = 16 * 1024
+"""Bytes of text of one delta at most."""
 
 
 class PreviewCodec(Protocol):
-    """How deltas become bytes, and what a stored message's text is."""
+    """Encodes deltas, and decodes the text of stored messages."""
 
     def delta(  # noqa: PLR0913 - the fields of the message
         self, session_id: str, *, turn_id: str, message_id: str, attempt: int, offset: int, text: bytes, restarts: bool
@@ -23,120 +24,129 @@ class PreviewCodec(Protocol):
         ...
 
     def message_text(self, payload: bytes) -> tuple[str, int, bytes]:
-        """Of a stored `message_completed`: message id, attempt, text in UTF-8."""
+        """Returns the message id, the attempt and the text in UTF-8 of a stored `message_completed`."""
         ...
 
 
 class BatchBuilder:
-    """Collects what a reader at a place is due."""
+    """Builds the next batch for a watcher at a position."""
 
     def __init__(self, codec: PreviewCodec) -> None:
+        """`codec` encodes the deltas."""
         self._codec = codec
 
-    def collect(
-        self, page: Sequence[StoredEvent], session_id: str, place: StreamPosition, *, feed: Feed, wanted: EventFilter
+    def build(
+        self,
+        page: Sequence[StoredEvent],
+        session_id: str,
+        position: StreamPosition,
+        *,
+        feed: Feed,
+        event_filter: EventFilter,
     ) -> Batch:
-        """Of these events, which are the next ones, and then of the text, as much as fits."""
-        batch = Batch(place)
-        if page and not self._pass(batch, page, session_id, feed, wanted):
+        """Returns a batch of the page's events after the position, then of the preview's text, as much as fits."""
+        batch = Batch(position)
+        if page and not self._add_events(batch, page, session_id, feed, event_filter):
             return batch
-        if wanted.previews and batch.place.live and batch.place.sequence >= feed.last_seq:
-            self._preview(batch, session_id, feed, wanted)
+        if event_filter.previews and batch.position.live and batch.position.sequence >= feed.last_seq:
+            self._add_preview(batch, session_id, feed, event_filter)
         return batch
 
-    def _pass(
-        self, batch: Batch, page: Sequence[StoredEvent], session_id: str, feed: Feed, wanted: EventFilter
+    def _add_events(
+        self, batch: Batch, page: Sequence[StoredEvent], session_id: str, feed: Feed, event_filter: EventFilter
     ) -> bool:
-        """False when not all did fit."""
-        sequence = batch.place.sequence
-        text_wanted, everything = wanted.previews and batch.place.live, not (wanted.kinds or wanted.turn_id)
+        """Adds the events that the watcher wants. Returns False if not all of them fit."""
+        sequence = batch.position.sequence
+        wants_text = event_filter.previews and batch.position.live
+        wants_all = not (event_filter.kinds or event_filter.turn_id)
         for event in page:
             kind = event.kind
-            said = text_wanted and kind == "message_completed" and wanted.follows(event.turn_id)
-            message_id = self._suffix(batch, event, session_id, feed) if said else ""
-            if message_id is None or ((everything or wanted.has(event)) and not batch.add(event.payload)):
+            has_text = wants_text and kind == "message_completed" and event_filter.has_turn(event.turn_id)
+            message_id = self._add_rest(batch, event, session_id, feed) if has_text else ""
+            if message_id is None or ((wants_all or event_filter.has(event)) and not batch.add(event.payload)):
                 break
             if kind not in batch.kinds:
                 batch.kinds |= {kind}
             if feed.preview is not None:
-                feed.passed(event)
+                feed.apply_to_preview(event)
             sequence = event.sequence
-            if batch.place.message_id and _settles(event, batch.place, wanted, message_id=message_id):
-                batch.place = StreamPosition(sequence=sequence, live=batch.place.live)
-        if batch.place.sequence != sequence:
-            batch.place = replace(batch.place, sequence=sequence)
+            if batch.position.message_id and _settles(event, batch.position, event_filter, message_id=message_id):
+                batch.position = StreamPosition(sequence=sequence, live=batch.position.live)
+        if batch.position.sequence != sequence:
+            batch.position = replace(batch.position, sequence=sequence)
         return not batch.full
 
-    def _suffix(self, batch: Batch, event: StoredEvent, session_id: str, feed: Feed) -> str | None:
-        """Adds the text of a whole message that its deltas lack: a reader of deltas alone has the exact text.
+    def _add_rest(self, batch: Batch, event: StoredEvent, session_id: str, feed: Feed) -> str | None:
+        """Adds the text of a whole message that its deltas lack, so that a reader of deltas alone has the exact text.
 
         Returns the message's id, or None if the text did not fit.
         """
-        place = batch.place
-        kept = feed.texts.get(place.message_id) if place.message_id else None
+        position = batch.position
+        cached = feed.texts.get(position.message_id) if position.message_id else None
         message_id, attempt, text = (
-            (place.message_id, *kept) if kept is not None else self._codec.message_text(event.payload)
+            (position.message_id, *cached) if cached is not None else self._codec.message_text(event.payload)
         )
         restarts = False
-        if (place.message_id, place.attempt) != (message_id, attempt):
-            restarts = bool(place.message_id)
-            place = replace(place, message_id=message_id, attempt=attempt, offset=0)
-        while place.offset < len(text):
-            offset, piece = piece_of(text, place.offset, most=DELTA_BYTES)
+        if (position.message_id, position.attempt) != (message_id, attempt):
+            restarts = bool(position.message_id)
+            position = replace(position, message_id=message_id, attempt=attempt, offset=0)
+        while position.offset < len(text):
+            offset, chunk = characters_from(text, position.offset, most=DELTA_BYTES)
             payload = self._codec.delta(
                 session_id,
                 turn_id=event.turn_id,
                 message_id=message_id,
                 attempt=attempt,
                 offset=offset,
-                text=piece,
+                text=chunk,
                 restarts=restarts,
             )
             if not batch.add(payload):
                 return None
-            batch.place = place = replace(place, offset=offset + len(piece))
+            batch.position = position = replace(position, offset=offset + len(chunk))
             restarts = False
         return message_id
 
-    def _preview(self, batch: Batch, session_id: str, feed: Feed, wanted: EventFilter) -> None:
-        preview, place = feed.preview, batch.place
-        if preview is None or not preview.stands or not wanted.follows(preview.turn_id):
+    def _add_preview(self, batch: Batch, session_id: str, feed: Feed, event_filter: EventFilter) -> None:
+        """Adds deltas of the message that is being written, if the watcher wants them and they count."""
+        preview, position = feed.preview, batch.position
+        if preview is None or not preview.valid or not event_filter.has_turn(preview.turn_id):
             return
-        if place.sequence > preview.known:
-            feed.ask()
+        if position.sequence > preview.checked_through:
+            feed.request_preview()
             return
-        message_id, attempt, offset, restarts = preview.message_id, preview.attempt, place.offset, False
-        if (place.message_id, place.attempt) != (message_id, attempt):
-            if place.message_id == message_id and place.attempt > attempt:
+        message_id, attempt, offset, restarts = preview.message_id, preview.attempt, position.offset, False
+        if (position.message_id, position.attempt) != (message_id, attempt):
+            if position.message_id == message_id and position.attempt > attempt:
                 return
-            offset, restarts = 0, bool(place.message_id)
+            offset, restarts = 0, bool(position.message_id)
         while offset < preview.size:
-            start, piece = preview.beyond(offset, most=DELTA_BYTES)
+            start, chunk = preview.text_from(offset, most=DELTA_BYTES)
             payload = self._codec.delta(
                 session_id,
                 turn_id=preview.turn_id,
                 message_id=message_id,
                 attempt=attempt,
                 offset=start,
-                text=piece,
+                text=chunk,
                 restarts=restarts,
             )
             if not batch.add(payload):
                 break
-            offset, restarts, batch.preview = start + len(piece), False, preview
+            offset, restarts, batch.preview = start + len(chunk), False, preview
         if batch.preview is not None:
-            batch.place = StreamPosition(
-                sequence=place.sequence, message_id=message_id, attempt=attempt, offset=offset, live=place.live
+            batch.position = StreamPosition(
+                sequence=position.sequence, message_id=message_id, attempt=attempt, offset=offset, live=position.live
             )
 
 
-def _settles(event: StoredEvent, place: StreamPosition, wanted: EventFilter, *, message_id: str) -> bool:
-    """True if no later piece can take back the text up to `place`: its message is whole, or its turn is over for good.
+def _settles(event: StoredEvent, position: StreamPosition, event_filter: EventFilter, *, message_id: str) -> bool:
+    """Returns True if no later delta can replace the text up to `position`: its message is whole, or its turn is over.
 
-    `message_id`: of the whole message, where its text was wanted. One without text leaves an earlier attempt's text
-    standing. After a failed or superseded attempt the place keeps the message: the next piece `restarts` it.
+    `message_id` names the whole message whose text was wanted. A message without text leaves an earlier attempt's text
+    in place. After a failed or superseded attempt the position keeps the message, and the next delta `restarts` it.
     """
-    if not wanted.follows(event.turn_id):
+    if not event_filter.has_turn(event.turn_id):
         return False
-    whole = event.kind == "message_completed" and message_id in ("", place.message_id)
+    whole = event.kind == "message_completed" and message_id in ("", position.message_id)
     return whole or event.kind == "turn_started"

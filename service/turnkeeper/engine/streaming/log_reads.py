@@ -1,4 +1,4 @@
-"""Pages of a session's log, for readers whom the ring does not reach. None is kept: it lives with its readers."""
+"""Pages of a session's log, for watchers that are behind the live tail. A page exists only while a watcher uses it."""
 
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -9,60 +9,65 @@ from turnkeeper.store.changeset import StoredEvent
 
 
 class LogPage:
-    """The events after a number, in order and without a gap; and what its readers have made of them."""
+    """Consecutive events of a log, and the batches that watchers have built from them."""
 
-    __slots__ = ("_after", "events", "found", "last", "made", "size")
+    __slots__ = ("_start", "batches", "events", "last", "size", "stored")
 
-    def __init__(self, after: int, found: Sequence[StoredEvent]) -> None:
-        """`found`: in order. What lies beyond a gap is not the page's."""
-        self._after = after
-        self.found = found
-        numbers = [event.sequence for event in found]
-        if numbers != list(range(after + 1, after + 1 + len(numbers))):
-            found = [event for number, event in enumerate(found, after + 1) if event.sequence == number]
-        self.events = found
-        self.last = after + len(found)
-        self.size = sum([len(event.payload) for event in found])
-        self.made: dict[tuple[StreamPosition, EventFilter], Batch] | None = None
-        """Where several read it: for the next who comes to the same place with the same wish."""
+    def __init__(self, start: int, stored: Sequence[StoredEvent]) -> None:
+        """`stored`: the events that were read after number `start`, in order. The page ends before the first gap."""
+        self._start = start
+        self.stored = stored
+        events = stored
+        numbers = [event.sequence for event in stored]
+        if numbers != list(range(start + 1, start + 1 + len(numbers))):
+            events = [event for number, event in enumerate(stored, start + 1) if event.sequence == number]
+        self.events = events
+        self.last = start + len(events)
+        """The number of its last event."""
+        self.size = sum([len(event.payload) for event in events])
+        """Bytes of its events."""
+        self.batches: dict[tuple[StreamPosition, EventFilter], Batch] | None = None
+        """If several watchers read it: the batch of each position and filter, for the next watcher there."""
 
-    def beyond(self, sequence: int) -> Sequence[StoredEvent]:
-        """What comes after this event of the page."""
-        return self.events[sequence - self._after :]
+    def after(self, sequence: int) -> Sequence[StoredEvent]:
+        """Returns the page's events after this one."""
+        return self.events[sequence - self._start :]
 
 
 class SharedRead:
-    """A page that is being read. Who asks for the same meanwhile waits for it, unless something newer was heard of.
+    """A page that is being read. Watchers that need the same page wait for it, unless they know of a newer event.
 
-    So a hundred who come back at the same time, or hear of another replica's event, read the log once.
+    So a hundred watchers that reconnect at the same time read the log once.
     """
 
-    __slots__ = ("_asked", "_landed", "_page", "_shared")
+    __slots__ = ("_done", "_joined", "_page", "_request")
 
-    def __init__(self, after: int, limit: int, *, heard: int) -> None:
-        self._asked = (after, limit, heard)
-        self._landed = Broadcast()
+    def __init__(self, after: int, limit: int, *, last_seq: int) -> None:
+        """`last_seq` is the number of the last event that the reader knows of."""
+        self._request = (after, limit, last_seq)
+        self._done = Broadcast()
         self._page: LogPage | None = None
-        self._shared = False
+        self._joined = False
 
-    def serves(self, after: int, limit: int, *, heard: int) -> bool:
-        return self._asked == (after, limit, heard)
+    def serves(self, after: int, limit: int, *, last_seq: int) -> bool:
+        """Returns True if this read gives the page that a reader needs."""
+        return self._request == (after, limit, last_seq)
 
-    async def read(self, find: Callable[[], Awaitable[Sequence[StoredEvent]]]) -> LogPage:
-        """By who asks first."""
+    async def read(self, fetch: Callable[[], Awaitable[Sequence[StoredEvent]]]) -> LogPage:
+        """Called by the first reader: reads the page, and gives it to the readers that wait."""
         try:
-            self._page = page = LogPage(self._asked[0], await find())
-            page.made = {} if self._shared else None
+            self._page = page = LogPage(self._request[0], await fetch())
+            page.batches = {} if self._joined else None
             return page
         finally:
-            self._landed.fire()
+            self._done.notify()
 
     async def wait(self) -> LogPage | None:
-        """By the others. None: its reader left, or failed; every one for himself."""
-        self._shared = True
-        landing = self._landed.next()
+        """Called by the other readers. Returns None if the first reader failed; the caller then reads by itself."""
+        self._joined = True
+        future = self._done.subscribe()
         try:
-            await landing
+            await future
         finally:
-            self._landed.leave(landing)
+            self._done.unsubscribe(future)
         return self._page

@@ -1,4 +1,4 @@
-"""The text of a message while it is written: pieces at byte offsets, never cut inside a character."""
+"""The text of a message while it is being written: chunks at byte offsets, never cut inside a character."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,20 +6,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of a message's text: where its UTF-8 bytes begin, and the piece."""
+    """A chunk of a message's text in UTF-8."""
 
     offset: int
+    """Its first byte's place in the text."""
     text: bytes
 
 
 class Preview:
-    """The text of the message that a turn's owner is writing now, here or on another replica.
-
-    `since` is the number of the last event when it began; `counts` says whether its owner still holds the lease.
-    `over`: the log holds an event that ends it, though its owner may not know yet. `ours`: the turn runs here.
-    `known`: no event up to this number ends it, or `over` says so. Even of its own message a replica may hear last:
-    when the answer to a commit is lost, others read the log first.
-    """
+    """The text of the message that a turn's owner is writing now, on this replica or on another."""
 
     def __init__(
         self,
@@ -28,33 +23,44 @@ class Preview:
         turn_id: str,
         message_id: str,
         attempt: int,
-        since: int,
-        counts: Callable[[], bool],
+        started_after: int,
+        lease_held: Callable[[], bool],
     ) -> None:
+        """`notify` is called after each chunk; see the attributes for the others."""
         self._notify = notify
         self.turn_id = turn_id
         self.message_id = message_id
         self.attempt = attempt
-        self.since = since
-        self.counts = counts
-        self.over = False
-        self.ours = True
-        self.known = since
-        self._shared = 0
+        self.started_after = started_after
+        """The number of the log's last event when the message began."""
+        self.lease_held = lease_held
+        """Returns True while the owner holds the turn's lease."""
+        self.ended = False
+        """The log has an event that ends the message, though the owner may not know it yet.
+
+        If the answer to the owner's commit is lost, a watcher may read that event before the owner knows of it.
+        """
+        self.local = True
+        """The turn runs on this replica."""
+        self.checked_through = started_after
+        """Up to this event it is known whether one of them ends the message: `ended` is True if so."""
+        self._published = 0
         self._pending: Chunk | None = None
         self.size = 0
+        """Bytes of the text so far."""
         self.chunks: list[Chunk] = []
 
     @property
-    def stands(self) -> bool:
-        """It may be shown."""
-        return not self.over and self.counts()
+    def valid(self) -> bool:
+        """True while watchers may see the text."""
+        return not self.ended and self.lease_held()
 
     def append(self, text: str) -> None:
+        """Adds the next text of a message that this replica writes, and notifies the watchers."""
         self._add(text.encode())
 
     def extend(self, offset: int, text: str) -> bool:
-        """Go on with a piece of another replica's; what is there already is left out. False: it leaves a gap."""
+        """Adds another replica's chunk, without the bytes that are here already. Returns False if it leaves a gap."""
         data = text.encode()[max(0, self.size - offset) :]
         if offset > self.size:
             return False
@@ -62,34 +68,38 @@ class Preview:
             self._add(data)
         return True
 
-    def unshared(self, *, most: int) -> Chunk | None:
-        """The next piece for other replicas, the same one until it was `shared`: they must fit together."""
-        if self._pending is None and self._shared < self.size:
-            self._pending = Chunk(*self.beyond(self._shared, most=most))
+    def next_chunk(self, *, most: int) -> Chunk | None:
+        """Returns the next chunk to publish to other replicas, of at most `most` bytes; None if there is none.
+
+        Returns the same chunk until `mark_published`, so that published chunks always fit together.
+        """
+        if self._pending is None and self._published < self.size:
+            self._pending = Chunk(*self.text_from(self._published, most=most))
         return self._pending
 
-    def shared(self) -> None:
-        """The piece is stored."""
+    def mark_published(self) -> None:
+        """Records that the chunk of `next_chunk` is stored."""
         if self._pending is not None:
-            self._shared = self._pending.offset + len(self._pending.text)
+            self._published = self._pending.offset + len(self._pending.text)
             self._pending = None
 
     def text(self) -> str:
+        """Returns the whole text so far."""
         return b"".join(chunk.text for chunk in self.chunks).decode()
 
-    def beyond(self, offset: int, *, most: int) -> tuple[int, bytes]:
-        """From this byte on: where the piece begins, and whole characters of at most `most` bytes.
+    def text_from(self, offset: int, *, most: int) -> tuple[int, bytes]:
+        """Returns the text from a byte on, whole characters of at most `most` bytes, and the byte where it begins.
 
-        It begins earlier than asked where that byte is inside a character.
+        It begins earlier than `offset` if that byte is inside a character.
         """
-        pieces: list[bytes] = []
+        tail: list[bytes] = []
         start = self.size
         for chunk in reversed(self.chunks):
             if start <= offset:
                 break
-            pieces.append(chunk.text)
+            tail.append(chunk.text)
             start = chunk.offset
-        return piece_of(b"".join(reversed(pieces)), offset - start, most=most, base=start)
+        return characters_from(b"".join(reversed(tail)), offset - start, most=most, base=start)
 
     def _add(self, data: bytes) -> None:
         self.chunks.append(Chunk(self.size, data))
@@ -97,15 +107,18 @@ class Preview:
         self._notify()
 
 
-def piece_of(text: bytes, offset: int, *, most: int, base: int = 0) -> tuple[int, bytes]:
-    """Whole characters of UTF-8 from `offset` on, at most `most` bytes; `base` is added to where they begin."""
+def characters_from(text: bytes, offset: int, *, most: int, base: int = 0) -> tuple[int, bytes]:
+    """Returns whole characters of UTF-8 from `offset` on, at most `most` bytes, after the byte where they begin.
+
+    They begin earlier than `offset` if that byte is inside a character. `base` is added to where they begin.
+    """
     while 0 < offset < len(text) and text[offset] & 0xC0 == 0x80:
         offset -= 1
     return base + offset, whole_characters(text[offset : offset + most])
 
 
 def whole_characters(data: bytes) -> bytes:
-    """`data` without a character that is cut off at its end."""
+    """Returns `data` without a character that is cut off at its end."""
     for back in range(1, min(4, len(data)) + 1):
         byte = data[-back]
         if byte & 0xC0 == 0x80:

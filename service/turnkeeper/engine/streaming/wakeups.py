@@ -1,4 +1,4 @@
-"""Signals that something changed; and times at which somebody wants to be woken, with one timer for all of them."""
+"""Notifies waiting readers: of a change, all at once; of their deadlines, by one timer for all of them."""
 
 import asyncio
 import heapq
@@ -10,93 +10,102 @@ NEVER = math.inf
 
 
 class Broadcast:
-    """Wakes everybody who waits for the next change."""
+    """Notifies everything that waits for the next change."""
 
-    __slots__ = ("_waiting", "fired")
+    __slots__ = ("_waiting", "count")
 
     def __init__(self) -> None:
+        """Makes a broadcast without waiters."""
         self._waiting: set[asyncio.Future[None]] | None = None
-        self.fired = 0
-        """How often. Note it before you look, or a change in between is missed."""
+        self.count = 0
+        """How often it has notified. A reader notes it before it looks, or it misses a change in between."""
 
-    def next(self) -> asyncio.Future[None]:
-        """One's own, done at the next change; `leave` it when you stop waiting."""
+    def subscribe(self) -> asyncio.Future[None]:
+        """Returns a future of the caller's own, done at the next change. The caller must `unsubscribe` it."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self._waiting is None:
             self._waiting = set()
         self._waiting.add(future)
         return future
 
-    def leave(self, future: asyncio.Future[None]) -> None:
+    def unsubscribe(self, future: asyncio.Future[None]) -> None:
+        """Removes a future of `subscribe`, done or not."""
         if self._waiting is not None:
             self._waiting.discard(future)
 
-    def fire(self) -> None:
-        self.fired += 1
+    def notify(self) -> None:
+        """Completes the futures of all subscribers."""
+        self.count += 1
         waiting, self._waiting = self._waiting, None
         for future in waiting or ():
             if not future.done():
                 future.set_result(None)
 
 
-class Sleeper(Protocol):
-    """Who is woken. `due`: when, NEVER for not at all; `listed`: where it stands in the list, NEVER for nowhere."""
+class HasDeadline(Protocol):
+    """Something that DeadlineTimers notifies once its deadline has passed."""
 
-    due: float
+    deadline: float
+    """By the event loop's clock; NEVER for none."""
     listed: float
+    """The time under which DeadlineTimers has it in its list; NEVER if it is not in there."""
 
-    def ring(self) -> None:
-        """It is time."""
+    def notify_deadline(self) -> None:
+        """Called once the deadline has passed."""
         ...
 
 
 class DeadlineTimers:
-    """A time that is put off moves no timer: the sleeper is looked at again at its old one."""
+    """The deadlines of many, with one timer.
+
+    A deadline that is moved to a later time moves no timer: it is looked at again at the earlier time.
+    """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Sleeper]] = []
+        """Makes a list without deadlines."""
+        self._heap: list[tuple[float, int, HasDeadline]] = []
         self._order = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
         self._next = NEVER
 
-    def set(self, sleeper: Sleeper, due: float) -> None:
-        """`due` by the loop's clock. To have it no more, set the sleeper's own `due` to NEVER."""
-        sleeper.due = due
-        if due < sleeper.listed:
-            self._list(sleeper)
-            self._arm()
+    def set(self, waiter: HasDeadline, deadline: float) -> None:
+        """Sets the waiter's deadline, by the loop's clock. To drop it, the waiter sets its `deadline` to NEVER."""
+        waiter.deadline = deadline
+        if deadline < waiter.listed:
+            self._list(waiter)
+            self._start_timer()
 
-    def _list(self, sleeper: Sleeper) -> None:
-        sleeper.listed = sleeper.due
-        heapq.heappush(self._heap, (sleeper.due, next(self._order), sleeper))
+    def _list(self, waiter: HasDeadline) -> None:
+        waiter.listed = waiter.deadline
+        heapq.heappush(self._heap, (waiter.deadline, next(self._order), waiter))
 
-    def _arm(self) -> None:
+    def _start_timer(self) -> None:
         if not self._heap or self._heap[0][0] >= self._next:
             return
         if self._timer is not None:
             self._timer.cancel()
         self._next = self._heap[0][0]
-        self._timer = asyncio.get_running_loop().call_at(self._next, self._ring)
+        self._timer = asyncio.get_running_loop().call_at(self._next, self._notify_due)
 
-    def _ring(self) -> None:
+    def _notify_due(self) -> None:
         self._timer, self._next = None, NEVER
         now = asyncio.get_running_loop().time()
         while self._heap and self._heap[0][0] <= now:
-            at, _, sleeper = heapq.heappop(self._heap)
-            if at != sleeper.listed:
+            at, _, waiter = heapq.heappop(self._heap)
+            if at != waiter.listed:
                 continue
-            sleeper.listed = NEVER
-            if sleeper.due <= now:
-                sleeper.ring()
-            elif sleeper.due < NEVER:
-                self._list(sleeper)
-        self._arm()
+            waiter.listed = NEVER
+            if waiter.deadline <= now:
+                waiter.notify_deadline()
+            elif waiter.deadline < NEVER:
+                self._list(waiter)
+        self._start_timer()
 
 
-async def either(signal: Broadcast, seconds: float) -> None:
-    """Until it fires, or the time is over."""
-    future = signal.next()
+async def wait_for_change(broadcast: Broadcast, seconds: float) -> None:
+    """Waits for the next change, at most so many seconds."""
+    future = broadcast.subscribe()
     try:
         await asyncio.wait([future], timeout=seconds)
     finally:
-        signal.leave(future)
+        broadcast.unsubscribe(future)

@@ -1,20 +1,21 @@
-"""One reader's way through a session's stream: the log first, then the live tail.
+"""One watcher's way through a session's stream: the log first, then the live tail.
 
-The read by number is the truth and a notification only a hint (promise I2). The reader's place moves as batches are
-made; a batch that could not be delivered is made again from the cursor that the client holds.
+The read by number is the truth; a notification only names what to read (promise I2). The watcher's position moves as
+batches are built. A batch that could not be delivered is built again from the cursor that the client holds.
 """
 
 import asyncio
 import random
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Self
 
 from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.engine.streaming.batch import BATCH_EVENTS, EVERYTHING, NONE, Batch, EventFilter
 from turnkeeper.engine.streaming.batch_builder import BatchBuilder, PreviewCodec
-from turnkeeper.engine.streaming.feed import RESETS, Feeds
+from turnkeeper.engine.streaming.feed import TEXT_ENDING_KINDS
+from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.engine.streaming.log_reads import LogPage, SharedRead
 from turnkeeper.engine.streaming.turn_cache import CachedTurn
 from turnkeeper.engine.streaming.wakeups import NEVER, DeadlineTimers
@@ -23,236 +24,267 @@ from turnkeeper.store.changeset import Head, _expired, check_kept
 from turnkeeper.store.contract import SessionLog
 from turnkeeper.telemetry.metrics import Metrics
 
-BEHIND = 0.05
-"""Seconds until the log is read again when it does not show yet what was heard of: a new primary may lag behind."""
-APPEARS = 1.0
-"""Seconds that a place beyond the log's end has to appear."""
+REREAD_PAUSE = 0.05
+"""Seconds before the log is read again if it lacks events that are known to exist: a new primary may lag behind."""
+APPEAR_TIME = 1.0
+"""Seconds that a start position beyond the log's end has to appear, for the same reason."""
 PAGE_LEAST, PAGE_MOST, PAGE_BYTES = 8, 1024, 256 * 1024
-"""Events of a page of the log: as many as should have so many bytes, after what the page before had."""
+"""The limits of a page of the log in events, and its intended size: the last page's average gives the next limit."""
 
-LAST = frozenset({"session_ended", "session_expired"})
-"""After these nothing comes any more."""
+FINAL_KINDS = frozenset({"session_ended", "session_expired"})
+"""After an event of these kinds the session has no more events."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamTimes:
+    """The times of every stream, in seconds."""
+
+    keep_alive: float
+    """Without events for so long, the watcher gets a keep-alive."""
+    rotation: float
+    """A stream's planned age at its end, ± 10 %."""
 
 
 class Watchers:
-    """Makes readings: one is one stream."""
+    """Opens watchers, one for each stream, and holds what they share."""
 
-    def __init__(  # noqa: PLR0913 - the parts and times it is made of
+    def __init__(
         self,
         store: SessionLog,
         feeds: Feeds,
         codec: PreviewCodec,
         *,
         metrics: Metrics,
-        heartbeat: float,
-        rotation: float,
+        times: StreamTimes,
         rng: random.Random,
     ) -> None:
-        """`heartbeat` and `rotation` in seconds; a stream's age at its planned end is `rotation` ± 10 %."""
+        """`rng` spreads the ends of streams."""
         self.store = store
         self.feeds = feeds
-        self.collector = BatchBuilder(codec)
+        self.builder = BatchBuilder(codec)
         self.metrics = metrics
-        self.heartbeat = heartbeat
-        self.alarms = DeadlineTimers()
-        self._rotation = rotation
+        self.keep_alive = times.keep_alive
+        self.timers = DeadlineTimers()
+        self._rotation = times.rotation
         self._rng = rng
 
-    def open(self, key: SessionKey, *, knows_turns: bool = False) -> "Watcher":
-        """A reading of this session, to be closed by its `with` block; from here on it misses nothing.
+    def open(self, key: SessionKey, *, caches_turns: bool = False) -> "Watcher":
+        """Returns a watcher of this session. It misses no event from now on; the caller closes it by a `with` block.
 
-        `knows_turns`: it can tell what became of turns that run here.
+        `caches_turns`: it can return turns of the session without a read.
         """
         ends_at = asyncio.get_running_loop().time() + self._rotation * self._rng.uniform(0.9, 1.1)
-        return Watcher(self, key, ends_at=ends_at, knows_turns=knows_turns)
+        return Watcher(self, key, ends_at=ends_at, caches_turns=caches_turns)
 
     async def head(self, key: SessionKey) -> Head:
-        """Raises SessionNotFound."""
-        found = await self.store.session(key)
-        if found is None:
+        """Returns the session's head. Raises SessionNotFound."""
+        stored = await self.store.session(key)
+        if stored is None:
             raise SessionNotFound(session_id=key.session_id)
-        return found[1]
+        return stored[1]
 
 
 class Watcher:
-    """One reader's way: `begin` once, then `next` again and again.
+    """One reader of one session: the caller calls `begin` once, then `next` until it returns None.
 
-    A batch counts as delivered when the next one is asked for. While it waits for one, it is all that a stream is.
+    A batch counts as delivered when the caller asks for the next one. While a stream is idle, its watcher is all that
+    it takes of memory.
     """
 
     __slots__ = (
-        "_begun",
-        "_by",
+        "_began",
+        "_broadcast",
+        "_caught_up",
         "_ends_at",
         "_feed",
+        "_filter",
+        "_finished",
         "_future",
         "_key",
         "_kinds",
-        "_limit",
         "_opened_at",
-        "_over",
         "_page",
+        "_page_limit",
         "_sent_at",
-        "_signal",
-        "_told",
         "_turns",
-        "_wanted",
-        "due",
+        "_watchers",
+        "deadline",
         "listed",
-        "place",
+        "position",
     )
 
-    def __init__(self, by: Watchers, key: SessionKey, *, ends_at: float, knows_turns: bool) -> None:
-        self._by = by
+    def __init__(self, watchers: Watchers, key: SessionKey, *, ends_at: float, caches_turns: bool) -> None:
+        """Attaches to the session's feed. `ends_at` is the stream's planned end, by the loop's clock."""
+        self._watchers = watchers
         self._key = key
         self._ends_at = ends_at
         self._opened_at = time.monotonic()
-        self._feed = by.feeds.enter(key)
-        self._signal = self._feed.grown
-        self._turns = self._feed.know_turns() if knows_turns else None
-        self._wanted = EVERYTHING
-        self._limit = BATCH_EVENTS
+        self._feed = watchers.feeds.enter(key)
+        self._broadcast = self._feed.grown
+        self._turns = self._feed.cache_turns() if caches_turns else None
+        self._filter = EVERYTHING
+        self._page_limit = BATCH_EVENTS
         self._page: LogPage | None = None
         self._kinds = NONE
-        self._told = self._begun = self._over = False
+        self._caught_up = self._began = self._finished = False
         self._sent_at = 0.0
         self._future: asyncio.Future[None] | None = None
-        self.due = self.listed = NEVER
-        self.place = StreamPosition()
+        self.deadline = self.listed = NEVER
+        self.position = StreamPosition()
 
     def __enter__(self) -> Self:
+        """Returns the watcher."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.due = NEVER
-        self._feed.text_watchers -= self._wanted.previews
+        """Leaves the session's feed."""
+        self.deadline = NEVER
+        self._feed.text_watchers -= self._filter.previews
         if self._turns is not None:
-            self._feed.forget_turns()
-        self._by.feeds.leave(self._key, self._feed)
+            self._feed.release_turns()
+        self._watchers.feeds.leave(self._key, self._feed)
 
-    def known(self, turn_id: str) -> CachedTurn | None:
-        """A turn as it is, when that is known without asking. The log may have shown more than was heard of."""
+    def cached_turn(self, turn_id: str) -> CachedTurn | None:
+        """Returns the turn as it is now; None if it must be read from the database.
+
+        The log may have shown this watcher a newer event than any that the feed knows of.
+        """
         if self._turns is None:
             return None
-        return self._turns.get(turn_id, since=self._opened_at, until=max(self._feed.last_seq, self.place.sequence))
+        return self._turns.get(turn_id, since=self._opened_at, until=max(self._feed.last_seq, self.position.sequence))
 
-    async def begin(self, start: StreamPosition, wanted: EventFilter, *, head: Head | None = None) -> None:
-        """Where it begins, and what it has. `head` as it was read after the reading was opened, if it was.
+    async def begin(self, start: StreamPosition, event_filter: EventFilter, *, head: Head | None = None) -> None:
+        """Sets where the stream begins and what it has. `head` is the session's, if read after the watcher was opened.
 
-        Raises CursorExpired below what is kept, InvalidRequest for a place beyond the log, SessionNotFound.
+        Raises CursorExpired if the log was trimmed beyond `start`, InvalidRequest if the log has no such event,
+        SessionNotFound.
         """
-        self.place, self._wanted = start, self._feed.same(wanted)
+        self.position, self._filter = start, self._feed.same_filter(event_filter)
         self._sent_at = asyncio.get_running_loop().time()
-        if wanted.previews:
-            self._signal = self._feed.changed
-            self._feed.show()
-        if head is not None or not self._reaches(start):
+        if event_filter.previews:
+            self._broadcast = self._feed.changed
+            self._feed.add_text_watcher()
+        if head is not None or not self._feed_reaches(start):
             await self._check_start(start, head)
 
     async def next(self) -> Batch | None:
-        """None at the session's end, or once caught up unless `Wanted.forever`.
+        """Returns the next batch: events, the mark that the stream has caught up, or a keep-alive.
 
-        Raises CursorExpired below what is kept, SessionNotFound once the session is deleted, and, with the place in
-        `Ended.place`, the planned ends StreamRotated and ServerDraining.
+        Returns None at the session's end, or once the stream has caught up unless `EventFilter.forever`. Raises
+        CursorExpired if the log was trimmed beyond the position, SessionNotFound if the session was deleted, and
+        StreamEnded with the position at a planned end (StreamRotated, ServerDraining).
         """
-        clock, signal = asyncio.get_running_loop().time, self._signal
-        self._delivered(clock())
-        while not self._over:
+        clock, broadcast = asyncio.get_running_loop().time, self._broadcast
+        self._record_delivery(clock())
+        while not self._finished:
             if self._check_end(clock()):
-                await self._by.head(self._key)
-            seen = signal.fired
-            batch = self._shared() or await self._collect()
-            if self._take(batch):
+                await self._watchers.head(self._key)
+            count = broadcast.count
+            batch = self._shared_batch() or await self._build()
+            if self._advance(batch):
                 return batch
             if not self._at_end(batch):
                 if not batch.kinds:
-                    await asyncio.sleep(BEHIND)
+                    await asyncio.sleep(REREAD_PAUSE)
                 continue
-            until = min(self._sent_at + self._by.heartbeat, self._ends_at)
-            if signal.fired == seen:
-                self._future = signal.next()
-                self._by.alarms.set(self, until)
-                del batch  # nothing is kept while there is nothing to say
+            until = min(self._sent_at + self._watchers.keep_alive, self._ends_at)
+            if broadcast.count == count:
+                self._future = broadcast.subscribe()
+                self._watchers.timers.set(self, until)
+                del batch  # an idle stream holds no batch
                 try:
                     await self._future
                 finally:
-                    signal.leave(self._future)
+                    broadcast.unsubscribe(self._future)
                     self._future = None
             if clock() >= until:
-                return Batch(self.place)
+                return Batch(self.position)
         return None
 
-    def ring(self) -> None:
-        """It is time to say that there is nothing to say."""
+    def notify_deadline(self) -> None:
+        """Wakes the watcher so that it returns a keep-alive."""
         if self._future is not None and not self._future.done():
             self._future.set_result(None)
 
-    def _take(self, batch: Batch) -> bool:
-        """Go on to where the batch ends; whether there is something in it to be said."""
+    def _advance(self, batch: Batch) -> bool:
+        """Moves the position to the batch's end. Returns True if the batch has something to deliver."""
         at_end = self._at_end(batch)
-        if at_end and not self._told:
-            self._told = batch.caught_up = True
-            batch.place = replace(batch.place, live=True)
-        self._begun, self.place, self._kinds = True, batch.place, batch.kinds
-        last = bool(batch.kinds & LAST)
-        self._over = last or (at_end and not self._wanted.forever)
-        return bool(batch.events) or batch.caught_up or last
+        if at_end and not self._caught_up:
+            self._caught_up = batch.caught_up = True
+            batch.position = replace(batch.position, live=True)
+        self._began, self.position, self._kinds = True, batch.position, batch.kinds
+        final = bool(batch.kinds & FINAL_KINDS)
+        self._finished = final or (at_end and not self._filter.forever)
+        return bool(batch.events) or batch.caught_up or final
 
     def _at_end(self, batch: Batch) -> bool:
-        return batch.place.sequence >= self._feed.last_seq and not batch.full
+        return batch.position.sequence >= self._feed.last_seq and not batch.full
 
-    def _shared(self) -> Batch | None:
-        return self._feed.shared(self.place, self._wanted) if self._told and self._page is None else None
+    def _shared_batch(self) -> Batch | None:
+        if not self._caught_up or self._page is not None:
+            return None
+        return self._feed.shared_batch(self.position, self._filter)
 
-    async def _collect(self) -> Batch:
-        feed, place, wanted = self._feed, self.place, self._wanted
-        page, held = await self._next_page(place.sequence)
-        made = page.made.get((place, wanted)) if page.made and feed.preview is None else None
-        if made is not None:
-            self._keep(page, made)
-            return made
-        looks = self._must_look_behind(place.sequence)
-        if looks:
-            await self._look_behind(place.sequence)
-        batch = self._by.collector.collect(
-            page.beyond(place.sequence), self._key.session_id, place, feed=feed, wanted=wanted
+    async def _build(self) -> Batch:
+        """Builds the next batch, or returns the one that another watcher of the same page has built."""
+        feed, position, event_filter = self._feed, self.position, self._filter
+        page, in_memory = await self._next_page(position.sequence)
+        built = page.batches.get((position, event_filter)) if page.batches and feed.preview is None else None
+        if built is not None:
+            self._keep_page(page, built)
+            return built
+        checks = self._must_check_preview(position.sequence)
+        if checks:
+            await self._check_preview(position.sequence)
+        batch = self._watchers.builder.build(
+            page.after(position.sequence), self._key.session_id, position, feed=feed, event_filter=event_filter
         )
-        if page.made is not None and batch.place.sequence < feed.last_seq:
-            page.made[place, wanted] = batch
-        self._keep(page, batch)
-        if self._told and held and not looks and batch.events:
-            feed.share(place, wanted, batch)
+        if page.batches is not None and batch.position.sequence < feed.last_seq:
+            page.batches[position, event_filter] = batch
+        self._keep_page(page, batch)
+        if self._caught_up and in_memory and not checks and batch.events:
+            feed.share_batch(position, event_filter, batch)
         return batch
 
-    def _keep(self, page: LogPage, batch: Batch) -> None:
-        self._page = page if batch.full and batch.place.sequence < page.last else None
+    def _keep_page(self, page: LogPage, batch: Batch) -> None:
+        """Keeps the page for the next batch if it has events that did not fit into this one."""
+        self._page = page if batch.full and batch.position.sequence < page.last else None
 
     async def _next_page(self, after: int) -> tuple[LogPage, bool]:
-        """What a batch left over, or what the ring has, or of the log. True: it was here."""
+        """Returns the rest of the last page, the feed's events, or a page of the log; and False if it was read."""
         if self._page is not None:
             return self._page, True
         held = self._feed.since(after)
         return (LogPage(after, held), True) if held is not None else (await self._read(after), False)
 
-    def _must_look_behind(self, sequence: int) -> bool:
-        """What its reader was given on another replica may have ended the text that is written here."""
+    def _must_check_preview(self, sequence: int) -> bool:
+        """Returns True if events that this watcher got on another replica may have ended the text written here."""
         preview = self._feed.preview
-        if preview is None or not self._wanted.previews:
+        if preview is None or not self._filter.previews:
             return False
-        return sequence > preview.known and preview.ours and not preview.over
+        return sequence > preview.checked_through and preview.local and not preview.ended
 
-    async def _look_behind(self, sequence: int) -> None:
+    async def _check_preview(self, sequence: int) -> None:
+        """Reads from the log whether an event up to this number ended the preview."""
         preview = self._feed.preview
         if preview is None:
             return
-        found = await self._by.store.events(
-            self._key, after=preview.known, limit=1, kinds=RESETS, turn_id=preview.turn_id, until=sequence
+        events = await self._watchers.store.events(
+            self._key,
+            after=preview.checked_through,
+            limit=1,
+            kinds=TEXT_ENDING_KINDS,
+            turn_id=preview.turn_id,
+            until=sequence,
         )
-        preview.over |= bool(found)
-        preview.known = max(preview.known, sequence)
+        preview.ended |= bool(events)
+        preview.checked_through = max(preview.checked_through, sequence)
 
-    def _reaches(self, start: StreamPosition) -> bool:
-        """A step of ours was stored since this was opened, and the ring has all from the start up to it."""
+    def _feed_reaches(self, start: StreamPosition) -> bool:
+        """Returns True if the feed's events from the start on are the log's newest ones, so that no read is needed.
+
+        They are if a changeset of this replica was stored since the watcher was opened.
+        """
         feed = self._feed
         return (
             feed.sent_at >= self._opened_at
@@ -261,13 +293,16 @@ class Watcher:
         )
 
     async def _check_start(self, start: StreamPosition, head: Head | None) -> None:
-        """A new primary may not show yet what the old one had shown: a place beyond the log has a moment to appear."""
+        """Raises CursorExpired or InvalidRequest if the log does not have the events after `start`.
+
+        A position beyond the log's end has APPEAR_TIME: a new primary may lag behind what the old one returned.
+        """
         clock = asyncio.get_running_loop().time
-        until = clock() + APPEARS
-        head = head or await self._by.head(self._key)
+        until = clock() + APPEAR_TIME
+        head = head or await self._watchers.head(self._key)
         while start.sequence > head.last_seq and clock() < until:
-            await asyncio.sleep(BEHIND)
-            head = await self._by.head(self._key)
+            await asyncio.sleep(REREAD_PAUSE)
+            head = await self._watchers.head(self._key)
         last_seq = head.last_seq
         check_kept(start.sequence, head)
         if start.sequence > last_seq:
@@ -276,56 +311,58 @@ class Watcher:
                 session_id=self._key.session_id,
                 fields={"after": f"is beyond the last event, {last_seq}"},
             )
-        self._feed.heard(last_seq)
+        self._feed.notify_grown(last_seq)
 
-    def _delivered(self, now: float) -> None:
-        if not self._begun:
+    def _record_delivery(self, now: float) -> None:
+        """Records that the last batch was delivered, and how late it was."""
+        if not self._began:
             return
         self._sent_at = now
-        if self.place.live and self._kinds and (lag := self._feed.lag(self.place.sequence)) is not None:
-            self._by.metrics.delivery_lag(lag)
+        if self.position.live and self._kinds and (lag := self._feed.lag(self.position.sequence)) is not None:
+            self._watchers.metrics.delivery_lag(lag)
 
     def _check_end(self, now: float) -> bool:
-        """Raises an end that was planned, once the first batch was delivered. True: the session may be deleted."""
-        if not self._begun:
+        """Raises StreamEnded at a planned end, after the first batch. Returns True if the session may be deleted."""
+        if not self._began:
             return False
-        if self._by.feeds.draining:
-            raise StreamEnded(ServerDraining(session_id=self._key.session_id), self.place)
+        if self._watchers.feeds.draining:
+            raise StreamEnded(ServerDraining(session_id=self._key.session_id), self.position)
         if now >= self._ends_at:
-            raise StreamEnded(StreamRotated(session_id=self._key.session_id), self.place)
+            raise StreamEnded(StreamRotated(session_id=self._key.session_id), self.position)
         return "session_updated" in self._kinds
 
     async def _read(self, after: int) -> LogPage:
-        """The next events by a page of the log."""
-        self._by.metrics.replay("LOG")
-        page = await self._land(after)
-        self._limit = max(PAGE_LEAST, min(PAGE_MOST, PAGE_BYTES * len(page.events) // (page.size + 1)))
+        """Returns the next page of the log. Raises CursorExpired if the log was trimmed beyond its first event."""
+        self._watchers.metrics.replay("LOG")
+        page = await self._read_shared(after)
+        self._page_limit = max(PAGE_LEAST, min(PAGE_MOST, PAGE_BYTES * len(page.events) // (page.size + 1)))
         if not page.events:
-            # Not the next: the log was trimmed under this stream, or is broken. Nothing: or this primary lags behind.
-            check_kept(after, await self._by.head(self._key))
-            if page.found:
-                raise _expired(self._key.session_id, oldest=page.found[0].sequence, head=self._feed.last_seq)
+            # Later events alone: the log was trimmed under this stream. No events: this primary may lag behind.
+            check_kept(after, await self._watchers.head(self._key))
+            if page.stored:
+                raise _expired(self._key.session_id, oldest=page.stored[0].sequence, head=self._feed.last_seq)
         return page
 
-    async def _land(self, after: int) -> LogPage:
-        """With all who ask for the same page while it is being read."""
-        feed, limit = self._feed, self._limit
-        if feed.flight is not None and feed.flight.serves(after, limit, heard=feed.last_seq):
-            page = await feed.flight.wait()
+    async def _read_shared(self, after: int) -> LogPage:
+        """Reads a page together with the watchers that need the same one meanwhile."""
+        feed, limit = self._feed, self._page_limit
+        if feed.shared_read is not None and feed.shared_read.serves(after, limit, last_seq=feed.last_seq):
+            page = await feed.shared_read.wait()
             if page is not None:
                 return page
-        flight = feed.flight = SharedRead(after, limit, heard=feed.last_seq)
+        read = feed.shared_read = SharedRead(after, limit, last_seq=feed.last_seq)
         try:
-            return await flight.read(lambda: self._by.store.events(self._key, after=after, limit=limit))
+            return await read.read(lambda: self._watchers.store.events(self._key, after=after, limit=limit))
         finally:
-            if feed.flight is flight:
-                feed.flight = None
+            if feed.shared_read is read:
+                feed.shared_read = None
 
 
 class StreamEnded(Exception):
-    """A planned end of a stream, with the place where the client goes on."""
+    """A planned end of a stream, with the position where the client continues."""
 
-    def __init__(self, error: StreamRotated | ServerDraining, place: StreamPosition) -> None:
+    def __init__(self, error: StreamRotated | ServerDraining, position: StreamPosition) -> None:
+        """`error` is what the client receives."""
         super().__init__(error.message)
         self.error = error
-        self.place = place
+        self.position = position

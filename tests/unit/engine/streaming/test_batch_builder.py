@@ -1,4 +1,4 @@
-"""Which piece of text tells its reader to begin anew: exactly the first one after text that no longer counts."""
+"""Which delta restarts the text: exactly the first one after text that no longer counts."""
 
 from collections.abc import Sequence
 
@@ -14,88 +14,88 @@ from turnkeeper.store.changeset import StoredEvent
 
 LIVE = StreamPosition(sequence=1, live=True)
 ALL = EventFilter(previews=True)
-Piece = tuple[str, str, bool]
+Delta = tuple[str, str, bool]
 """Message id, text, `restarts`."""
 
 
 def event(sequence: int, kind: str, *, turn_id: str = "t", **payload: object) -> StoredEvent:
-    made = event_pb2.Event(session_id="s", sequence=sequence, turn_id=turn_id, attempt=sequence)
-    getattr(made, kind).SetInParent()
+    message = event_pb2.Event(session_id="s", sequence=sequence, turn_id=turn_id, attempt=sequence)
+    getattr(message, kind).SetInParent()
     for name, value in payload.items():
-        setattr(getattr(made, kind), name, value)
-    return StoredEvent(sequence=sequence, kind=kind, turn_id=turn_id, payload=made.SerializeToString())
+        setattr(getattr(message, kind), name, value)
+    return StoredEvent(sequence=sequence, kind=kind, turn_id=turn_id, payload=message.SerializeToString())
 
 
 def completed(sequence: int, message_id: str, text: str, *, attempt: int = 1, turn_id: str = "t") -> StoredEvent:
     content = [message_pb2.Part(text=text)] if text else []
     stop = message_pb2.FINISH_REASON_STOP
     whole = event_pb2.MessageCompleted(message_id=message_id, content=content, finish_reason=stop)
-    made = event_pb2.Event(sequence=sequence, turn_id=turn_id, attempt=attempt, message_completed=whole)
-    return StoredEvent(sequence=sequence, kind="message_completed", turn_id=turn_id, payload=made.SerializeToString())
+    stored = event_pb2.Event(sequence=sequence, turn_id=turn_id, attempt=attempt, message_completed=whole)
+    return StoredEvent(sequence=sequence, kind="message_completed", turn_id=turn_id, payload=stored.SerializeToString())
 
 
 class Session:
-    """One session's live tail on one replica, and what a reader at a place is given of it."""
+    """One session's live tail on one replica, and what a watcher at a position gets of it."""
 
     def __init__(self, last_seq: int = 1) -> None:
         self.feed = Feed()
-        self.feed.heard(last_seq)
+        self.feed.notify_grown(last_seq)
         self._log: list[StoredEvent] = []
 
     def store(self, *events: StoredEvent) -> None:
         self.feed.publish(events)
         self._log += events
 
-    def write(self, text: str, *, message_id: str, attempt: int, turn_id: str = "t", elsewhere: bool = False) -> None:
-        begin = self.feed.begin_elsewhere if elsewhere else self.feed.begin
-        begin(turn_id=turn_id, message_id=message_id, attempt=attempt, since=self.feed.last_seq).append(text)
+    def write(self, text: str, *, message_id: str, attempt: int, turn_id: str = "t", remote: bool = False) -> None:
+        begin = self.feed.begin_remote_preview if remote else self.feed.begin_preview
+        begin(turn_id=turn_id, message_id=message_id, attempt=attempt, started_after=self.feed.last_seq).append(text)
 
     def more(self, text: str) -> None:
         assert self.feed.preview is not None
         self.feed.preview.append(text)
 
-    def read(self, place: StreamPosition, wanted: EventFilter = ALL) -> tuple[list[Piece], StreamPosition]:
-        """The pieces from this place on, and the place after them as a client brings it back: in a cursor."""
-        page: Sequence[StoredEvent] = [event for event in self._log if event.sequence > place.sequence]
-        batch = BatchBuilder(WireCodec()).collect(page, "s", place, feed=self.feed, wanted=wanted)
+    def read(self, position: StreamPosition, event_filter: EventFilter = ALL) -> tuple[list[Delta], StreamPosition]:
+        """Returns the deltas from this position on, and the position after them as a cursor carries it."""
+        page: Sequence[StoredEvent] = [event for event in self._log if event.sequence > position.sequence]
+        batch = BatchBuilder(WireCodec()).build(page, "s", position, feed=self.feed, event_filter=event_filter)
         events = [event_pb2.Event.FromString(payload) for payload in batch.events]
         deltas = [event.content_delta for event in events if event.HasField("content_delta")]
         key = SessionKey("default", "s")
-        after = cursor.decode(cursor.encode(batch.place, key=key), key=key)
-        assert after == batch.place
+        after = cursor.decode(cursor.encode(batch.position, key=key), key=key)
+        assert after == batch.position
         return [(delta.message_id, delta.text, delta.restarts) for delta in deltas], after
 
 
 def begun(text: str = "Par") -> tuple[Session, StreamPosition]:
-    """A session whose first message is being written, and the place of a reader who has its text."""
+    """Returns a session whose first message is being written, and the position of a watcher that has its text."""
     session = Session()
     session.write(text, message_id="m1", attempt=1)
-    pieces, place = session.read(LIVE)
-    assert pieces == [("m1", text, False)]
-    return session, place
+    deltas, position = session.read(LIVE)
+    assert deltas == [("m1", text, False)]
+    return session, position
 
 
 def test_a_message_begins_and_goes_on_without_a_restart() -> None:
-    session, place = begun()
+    session, position = begun()
     session.more("is")
-    assert session.read(place)[0] == [("m1", "is", False)]
+    assert session.read(position)[0] == [("m1", "is", False)]
     assert session.read(LIVE)[0] == [("m1", "Paris", False)]
 
 
-def test_the_first_piece_after_a_failed_attempt_restarts_and_no_other() -> None:
-    session, place = begun()
+def test_the_first_delta_after_a_failed_attempt_restarts_and_no_other() -> None:
+    session, position = begun()
     session.store(event(2, "attempt_failed"))
-    nothing, failed = session.read(place)
+    nothing, failed = session.read(position)
     assert nothing == []
     session.write("Lon", message_id="m2", attempt=2)
-    pieces, later = session.read(failed)
-    assert pieces == [("m2", "Lon", True)]
+    deltas, later = session.read(failed)
+    assert deltas == [("m2", "Lon", True)]
     session.more("don")
     assert session.read(later)[0] == [("m2", "don", False)]
-    assert session.read(place)[0] == [("m2", "London", True)], "at the cursor inside the first attempt's text"
+    assert session.read(position)[0] == [("m2", "London", True)], "at the cursor inside the first attempt's text"
 
 
-def test_a_reader_who_was_shown_nothing_restarts_nothing() -> None:
+def test_a_watcher_without_text_gets_no_restart() -> None:
     session, _ = begun()
     session.store(event(2, "attempt_failed"))
     session.write("London", message_id="m2", attempt=2)
@@ -104,93 +104,93 @@ def test_a_reader_who_was_shown_nothing_restarts_nothing() -> None:
 
 
 def test_a_later_attempt_at_the_same_message_restarts_without_any_event_between() -> None:
-    session, place = begun()
+    session, position = begun()
     session.write("London", message_id="m1", attempt=2)
-    pieces, later = session.read(place)
-    assert pieces == [("m1", "London", True)]
+    deltas, later = session.read(position)
+    assert deltas == [("m1", "London", True)]
     session.more("derry")
     session.store(completed(2, "m1", "Londonderry", attempt=2))
     assert session.read(later)[0] == [("m1", "derry", False)]
-    assert session.read(place)[0] == [("m1", "Londonderry", True)]
+    assert session.read(position)[0] == [("m1", "Londonderry", True)]
 
 
 def test_another_replica_restarts_for_a_cursor_of_the_first_one() -> None:
-    _, place = begun()
+    _, position = begun()
     other = Session()
     other.store(event(2, "attempt_superseded"))
-    other.write("London", message_id="m2", attempt=2, elsewhere=True)
-    assert other.read(place)[0] == [("m2", "London", True)]
+    other.write("London", message_id="m2", attempt=2, remote=True)
+    assert other.read(position)[0] == [("m2", "London", True)]
     same = Session()
-    same.write("Paris", message_id="m1", attempt=1, elsewhere=True)
-    assert same.read(place)[0] == [("m1", "is", False)]
+    same.write("Paris", message_id="m1", attempt=1, remote=True)
+    assert same.read(position)[0] == [("m1", "is", False)]
 
 
-def test_who_comes_back_when_the_answer_is_whole_is_told_to_begin_anew() -> None:
-    session, place = begun()
+def test_a_watcher_that_returns_when_the_answer_is_whole_gets_a_restart() -> None:
+    session, position = begun()
     session.store(event(2, "attempt_failed"))
     session.write("London", message_id="m2", attempt=2)
     session.store(completed(3, "m2", "London", attempt=2))
-    pieces, later = session.read(place)
-    assert pieces == [("m2", "London", True)]
+    deltas, later = session.read(position)
+    assert deltas == [("m2", "London", True)]
     session.write("And", message_id="m3", attempt=2)
     assert session.read(later)[0] == [("m3", "And", False)], "the message before it is whole"
 
 
 def test_a_whole_message_is_never_thrown_away() -> None:
-    session, place = begun("Paris")
+    session, position = begun("Paris")
     session.store(completed(2, "m1", "Paris"), event(3, "attempt_superseded"))
     session.write("Then", message_id="m2", attempt=2)
-    assert session.read(place)[0] == [("m2", "Then", False)]
+    assert session.read(position)[0] == [("m2", "Then", False)]
 
 
 def test_an_attempt_without_text_leaves_the_restart_to_the_next_message() -> None:
-    session, place = begun()
+    session, position = begun()
     session.store(event(2, "attempt_failed"))
     session.write("", message_id="m2", attempt=2)
     session.store(completed(3, "m2", "", attempt=2))
-    nothing, later = session.read(place)
+    nothing, later = session.read(position)
     assert nothing == []
     session.write("Done", message_id="m3", attempt=2)
     assert session.read(later)[0] == [("m3", "Done", True)]
 
 
-def test_a_watch_that_leaves_out_events_is_told_all_the_same() -> None:
-    session, place = begun()
+def test_a_filter_that_leaves_out_events_changes_no_restart() -> None:
+    session, position = begun()
     few = EventFilter(previews=True, kinds=frozenset({"turn_completed"}), turn_id="t")
     session.store(event(2, "attempt_failed"))
     session.write("London", message_id="m2", attempt=2)
-    assert session.read(place, few)[0] == [("m2", "London", True)]
+    assert session.read(position, few)[0] == [("m2", "London", True)]
 
 
 def test_a_retry_restarts_and_the_next_turn_does_not() -> None:
-    session, place = begun()
+    session, position = begun()
     session.store(event(2, "attempt_failed"), event(3, "turn_failed"))
-    _, failed = session.read(place)
+    _, failed = session.read(position)
     session.store(event(4, "turn_retried"))
     session.write("London", message_id="m2", attempt=2)
     assert session.read(failed)[0] == [("m2", "London", True)]
 
-    session, place = begun()
+    session, position = begun()
     session.store(event(2, "turn_cancelled"), event(3, "turn_started", turn_id="u"))
     session.write("Oslo", message_id="m9", attempt=1, turn_id="u")
-    assert session.read(place)[0] == [("m9", "Oslo", False)]
+    assert session.read(position)[0] == [("m9", "Oslo", False)]
 
 
-def test_what_another_turn_does_takes_nothing_from_a_reader_of_this_one() -> None:
-    session, place = begun()
+def test_another_turns_events_change_nothing_for_a_watcher_of_this_one() -> None:
+    session, position = begun()
     own = EventFilter(previews=True, turn_id="t")
     session.store(event(2, "turn_failed"), event(3, "turn_started", turn_id="u"))
     session.write("Oslo", message_id="m9", attempt=1, turn_id="u")
     session.store(completed(4, "m9", "Oslo", turn_id="u"))
     session.store(event(5, "turn_retried"))
     session.write("London", message_id="m2", attempt=2)
-    assert session.read(place, own)[0] == [("m2", "London", True)]
+    assert session.read(position, own)[0] == [("m2", "London", True)]
 
 
 def test_a_large_text_restarts_once() -> None:
-    session, place = begun()
+    session, position = begun()
     session.store(event(2, "attempt_failed"))
     session.write("x" * 40_000, message_id="m2", attempt=2)
-    assert [piece[2] for piece in session.read(place)[0]] == [True, False, False]
+    assert [restarts for _, _, restarts in session.read(position)[0]] == [True, False, False]
     session.store(completed(3, "m2", "x" * 40_000, attempt=2))
-    assert [piece[2] for piece in session.read(place)[0]] == [True, False, False]
+    assert [restarts for _, _, restarts in session.read(position)[0]] == [True, False, False]

@@ -1,4 +1,4 @@
-"""Readers of one log at the same time: one look into it for all, and each is told the same as if it were alone."""
+"""Watchers that read one log at the same time: one read for all, and each gets the same as if it were alone."""
 
 import asyncio
 import random
@@ -12,9 +12,9 @@ from tests.builders import NOON
 from tests.unit.engine.streaming.test_turn_cache import KEY
 from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.engine.streaming.batch import BATCH_EVENTS, EVERYTHING, Batch, EventFilter
-from turnkeeper.engine.streaming.feed import Feeds
+from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.engine.streaming.log_reads import LogPage
-from turnkeeper.engine.streaming.watcher import Watcher, Watchers
+from turnkeeper.engine.streaming.watcher import StreamTimes, Watcher, Watchers
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.store.changeset import Cancel, Head, StoredEvent
@@ -34,21 +34,22 @@ HEAD = Head(
     lapses=0,
     now=NOON,
 )
-MOMENT = 5.0
+TIMES = StreamTimes(keep_alive=60, rotation=600)
+TIMEOUT = 5.0
 ROUNDS = 9
-"""Of the event loop that a look takes at least: whoever is ready asks meanwhile."""
+"""Rounds of the event loop that a read takes at least, so that every watcher that is ready joins it."""
 
 
 class Log:
-    """It answers when it is let, or `fails` once."""
+    """A log that answers once it is `open`, or `fails` once."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[int, int]] = []
+        self.reads: list[tuple[int, int]] = []
         self.open = asyncio.Event()
         self.fails = False
 
     async def events(self, *_: str, after: int, limit: int) -> Sequence[StoredEvent]:
-        self.asked.append((after, limit))
+        self.reads.append((after, limit))
         await self.open.wait()
         for _round in range(ROUNDS):
             await asyncio.sleep(0)
@@ -66,83 +67,83 @@ def feeds_of(log: Log) -> tuple[Watchers, Feeds]:
     store: Any = log
     feeds = Feeds(store, poll=1)
     metrics = Metrics(NoOpMeterProvider())
-    made = Watchers(store, feeds, WireCodec(), metrics=metrics, heartbeat=60, rotation=600, rng=random.Random(1))
-    return made, feeds
+    watchers = Watchers(store, feeds, WireCodec(), metrics=metrics, times=TIMES, rng=random.Random(1))
+    return watchers, feeds
 
 
-async def everything(reading: Watcher) -> list[Batch]:
-    """All that it gives until it has caught up."""
+async def everything(watcher: Watcher) -> list[Batch]:
+    """Returns the watcher's batches until it has caught up."""
     batches: list[Batch] = []
-    async with asyncio.timeout(MOMENT):
+    async with asyncio.timeout(TIMEOUT):
         while not batches or not batches[-1].caught_up:
-            batch = await reading.next()
+            batch = await watcher.next()
             assert batch is not None
             batches.append(batch)
     return batches
 
 
-def said(batches: list[Batch]) -> list[int]:
-    return [int(each) for batch in batches for each in batch.events]
+def numbers(batches: list[Batch]) -> list[int]:
+    return [int(event) for batch in batches for event in batch.events]
 
 
-async def test_who_asks_while_it_is_read_gets_the_same_page_and_the_same_responses() -> None:
+async def test_a_watcher_that_joins_a_read_gets_the_same_page_and_the_same_responses() -> None:
     log = Log()
-    made, feeds = feeds_of(log)
-    with made.open(KEY) as one, made.open(KEY) as other:
-        for reading in (one, other):
-            await reading.begin(StreamPosition(), EVERYTHING, head=HEAD)
-        reads = [asyncio.create_task(everything(each)) for each in (one, other)]
+    watchers, feeds = feeds_of(log)
+    with watchers.open(KEY) as one, watchers.open(KEY) as other:
+        for watcher in (one, other):
+            await watcher.begin(StreamPosition(), EVERYTHING, head=HEAD)
+        reads = [asyncio.create_task(everything(watcher)) for watcher in (one, other)]
         await asyncio.sleep(0)
         log.open.set()
         first, second = await asyncio.gather(*reads)
         feed = feeds.get(KEY)
         assert feed is not None
-        assert feed.flight is None, "nothing is kept"
-    assert said(first) == said(second) == list(range(1, LENGTH + 1))
-    assert len(set(log.asked)) == len(log.asked), "each page is read once"
+        assert feed.shared_read is None, "nothing is kept"
+    assert numbers(first) == numbers(second) == list(range(1, LENGTH + 1))
+    assert len(set(log.reads)) == len(log.reads), "each page is read once"
     assert [mine is yours for mine, yours in zip(first, second, strict=True)] == [True] * (len(first) - 1) + [False]
     assert [batch.caught_up for batch in first] == [batch.caught_up for batch in second]
 
 
-async def test_each_is_told_what_it_wants() -> None:
+async def test_each_watcher_gets_what_its_filter_wants() -> None:
     log = Log()
-    made, _ = feeds_of(log)
-    with made.open(KEY) as one, made.open(KEY) as other, made.open(KEY) as third:
+    watchers, _ = feeds_of(log)
+    with watchers.open(KEY) as one, watchers.open(KEY) as other, watchers.open(KEY) as third:
         returned = EventFilter(kinds=frozenset({"tool_returned"}))
-        for reading, wanted in ((one, EVERYTHING), (other, returned), (third, EventFilter(turn_id="another"))):
-            await reading.begin(StreamPosition(), wanted, head=HEAD)
-        reads = [asyncio.create_task(everything(each)) for each in (one, other, third)]
+        for watcher, event_filter in ((one, EVERYTHING), (other, returned), (third, EventFilter(turn_id="another"))):
+            await watcher.begin(StreamPosition(), event_filter, head=HEAD)
+        reads = [asyncio.create_task(everything(watcher)) for watcher in (one, other, third)]
         await asyncio.sleep(0)
         log.open.set()
-        found = await asyncio.gather(*reads)
-    numbers = list(range(1, LENGTH + 1))
-    assert [said(each) for each in found] == [numbers, numbers[1::2], []]
-    assert {each[-1].place for each in found} == {StreamPosition(sequence=LENGTH, live=True)}
+        delivered = await asyncio.gather(*reads)
+    whole = list(range(1, LENGTH + 1))
+    assert [numbers(batches) for batches in delivered] == [whole, whole[1::2], []]
+    assert {batches[-1].position for batches in delivered} == {StreamPosition(sequence=LENGTH, live=True)}
 
 
-async def test_who_has_heard_of_something_newer_reads_for_itself() -> None:
+async def test_a_watcher_that_knows_of_a_newer_event_reads_for_itself() -> None:
     log = Log()
-    made, feeds = feeds_of(log)
-    with made.open(KEY) as one, made.open(KEY) as other:
-        for reading in (one, other):
-            await reading.begin(StreamPosition(), EVERYTHING, head=HEAD)
+    watchers, feeds = feeds_of(log)
+    with watchers.open(KEY) as one, watchers.open(KEY) as other:
+        for watcher in (one, other):
+            await watcher.begin(StreamPosition(), EVERYTHING, head=HEAD)
         reads = [asyncio.create_task(one.next())]
         await asyncio.sleep(0)
-        feeds.heard(KEY, LENGTH + 1)
+        feeds.notify_grown(KEY, LENGTH + 1)
         reads.append(asyncio.create_task(other.next()))
         await asyncio.sleep(0)
-        assert log.asked == [(0, BATCH_EVENTS)] * 2
+        assert log.reads == [(0, BATCH_EVENTS)] * 2
         log.open.set()
         await asyncio.gather(*reads)
 
 
 @pytest.mark.parametrize("fails", [True, False], ids=["fails", "leaves"])
-async def test_a_reader_that_fails_or_leaves_takes_no_other_with_it(*, fails: bool) -> None:
+async def test_a_watcher_that_fails_or_leaves_disturbs_no_other(*, fails: bool) -> None:
     log = Log()
-    made, feeds = feeds_of(log)
-    with made.open(KEY) as one, made.open(KEY) as other:
-        for reading in (one, other):
-            await reading.begin(StreamPosition(), EVERYTHING, head=HEAD)
+    watchers, feeds = feeds_of(log)
+    with watchers.open(KEY) as one, watchers.open(KEY) as other:
+        for watcher in (one, other):
+            await watcher.begin(StreamPosition(), EVERYTHING, head=HEAD)
         leaving, staying = asyncio.create_task(one.next()), asyncio.create_task(everything(other))
         await asyncio.sleep(0)
         log.fails = fails
@@ -151,31 +152,31 @@ async def test_a_reader_that_fails_or_leaves_takes_no_other_with_it(*, fails: bo
         log.open.set()
         await asyncio.wait([leaving])
         assert leaving.cancelled() or isinstance(leaving.exception(), ServiceUnavailable)
-        assert said(await staying) == list(range(1, LENGTH + 1))
+        assert numbers(await staying) == list(range(1, LENGTH + 1))
         feed = feeds.get(KEY)
         assert feed is not None
-        assert feed.flight is None
+        assert feed.shared_read is None
 
 
-async def test_one_that_waits_and_leaves_takes_no_other_with_it() -> None:
+async def test_a_watcher_that_waits_and_leaves_disturbs_no_other() -> None:
     log = Log()
-    made, _ = feeds_of(log)
-    with made.open(KEY) as one, made.open(KEY) as other, made.open(KEY) as third:
-        for reading in (one, other, third):
-            await reading.begin(StreamPosition(), EVERYTHING, head=HEAD)
-        reads = [asyncio.create_task(each.next()) for each in (one, other, third)]
+    watchers, _ = feeds_of(log)
+    with watchers.open(KEY) as one, watchers.open(KEY) as other, watchers.open(KEY) as third:
+        for watcher in (one, other, third):
+            await watcher.begin(StreamPosition(), EVERYTHING, head=HEAD)
+        reads = [asyncio.create_task(watcher.next()) for watcher in (one, other, third)]
         await asyncio.sleep(0)
         reads[1].cancel()
         await asyncio.wait([reads[1]])
         log.open.set()
-        batches = [await asyncio.wait_for(each, MOMENT) for each in (reads[0], reads[2])]
+        batches = [await asyncio.wait_for(read, TIMEOUT) for read in (reads[0], reads[2])]
         assert batches[0] is batches[1]
-        assert log.asked == [(0, BATCH_EVENTS)]
+        assert log.reads == [(0, BATCH_EVENTS)]
 
 
 @pytest.mark.parametrize("gap", [1, 2, 7])
 def test_a_page_ends_before_a_gap(gap: int) -> None:
     page = LogPage(10, [event(number) for number in range(11, 20) if number != 10 + gap])
-    assert [each.sequence for each in page.events] == list(range(11, 10 + gap))
+    assert [event.sequence for event in page.events] == list(range(11, 10 + gap))
     assert page.last == 9 + gap
-    assert [each.sequence for each in page.beyond(11)] == list(range(12, 10 + gap))
+    assert [event.sequence for event in page.after(11)] == list(range(12, 10 + gap))

@@ -1,0 +1,181 @@
+"""The feeds of this replica, by session, and the poll that finds what no notification reported.
+
+A notification only names what to read: it may come late, twice or never. So each watched session's last number is also
+read from the database at intervals.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import TypeVar
+
+from turnkeeper.domain.session import SessionKey
+from turnkeeper.engine.streaming.feed import Feed
+from turnkeeper.engine.streaming.turn_cache import CachedTurn, TurnCache
+from turnkeeper.engine.streaming.wakeups import wait_for_change
+from turnkeeper.errors import ServiceUnavailable
+from turnkeeper.store.changeset import Changeset, Committed
+from turnkeeper.store.contract import EventLog
+
+POLLS_SKIPPED = 10
+"""While notifications arrive, one poll in so many is made: it finds what a lost notification would have reported."""
+POLLED_AT_ONCE = 500
+"""Sessions that one query of a poll reads."""
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Feeds:
+    """The feeds of this replica."""
+
+    def __init__(self, store: EventLog, *, poll: float) -> None:
+        """`poll` in seconds: how late other replicas' events come without notifications."""
+        self._store = store
+        self._poll_interval = poll
+        self._feeds: dict[SessionKey, Feed] = {}
+        self._request = self.request_preview
+        self.draining = False
+        self.previews_requested: set[SessionKey] = set()
+        """Sessions whose text another replica may write and a watcher wants; PreviewReceiver looks them up."""
+        self.preview_requested = asyncio.Event()
+        """Set while `previews_requested` has a session."""
+        self.polling = True
+        """No notifications arrive: every poll is made."""
+
+    @contextlib.contextmanager
+    def attach(self, key: SessionKey) -> Iterator[Feed]:
+        """Keeps the session's feed for the length of a `with` block."""
+        feed = self.enter(key)
+        try:
+            yield feed
+        finally:
+            self.leave(key, feed)
+
+    def enter(self, key: SessionKey) -> Feed:
+        """Returns the session's feed, which is kept until the caller calls `leave`."""
+        feed = self._feeds.get(key)
+        if feed is None:
+            feed = self._feeds[key] = Feed(self._request, key)
+        feed.watchers += 1
+        return feed
+
+    def leave(self, key: SessionKey, feed: Feed) -> None:
+        """Drops the session's feed after its last watcher."""
+        feed.watchers -= 1
+        if not feed.watchers:
+            self._feeds.pop(key, None)
+
+    @contextlib.contextmanager
+    def waiting(self, key: SessionKey) -> Iterator["TurnWait"]:
+        """Caches the session's turns for a `with` block, which begins before the awaited turn is stored."""
+        with self.attach(key) as feed:
+            turns = feed.cache_turns()
+            try:
+                yield TurnWait(feed, turns)
+            finally:
+                feed.release_turns()
+
+    def get(self, key: SessionKey) -> Feed | None:
+        """Returns the session's feed; None if it has no watcher here."""
+        return self._feeds.get(key)
+
+    def request_preview(self, key: SessionKey) -> None:
+        """Has the text that another replica writes in this session looked up."""
+        self.previews_requested.add(key)
+        self.preview_requested.set()
+
+    def request_previews(self) -> None:
+        """Requests the text of every session that has a watcher of previews."""
+        for key, feed in self._feeds.items():
+            if feed.text_watchers:
+                self.request_preview(key)
+
+    def publish(self, changeset: Changeset, committed: Committed, *, sent_at: float) -> None:
+        """Gives a committed changeset of this replica to its session's feed.
+
+        `sent_at` is when the changeset was first sent, by `time.monotonic`.
+        """
+        feed = self._feeds.get(changeset.session_key)
+        if feed is not None:
+            if feed.turns is not None:
+                feed.turns.add(changeset, committed, sent_at=sent_at)
+            if committed.events:
+                feed.sent_at = max(feed.sent_at, sent_at)
+            feed.publish(committed.events)
+
+    def notify_grown(self, key: SessionKey, last_seq: int) -> None:
+        """Notifies the session's watchers that another replica may have stored events up to this number."""
+        feed = self._feeds.get(key)
+        if feed is not None:
+            feed.notify_grown(last_seq)
+
+    def drain(self) -> None:
+        """Ends every stream with a cursor, so that its client continues on another replica."""
+        self.draining = True
+        for feed in self._feeds.values():
+            feed.notify_all()
+
+    async def until(self, key: SessionKey, look: Callable[[], Awaitable[T | None]], *, seconds: float) -> T | None:
+        """Returns the first result of `look` that is not None; calls it now and whenever the session's log has grown.
+
+        Returns None after so many seconds, or if the replica drains.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        with self.attach(key) as feed:
+            while True:
+                count = feed.grown.count
+                result = await look()
+                left = deadline - loop.time()
+                if result is not None or left <= 0 or self.draining:
+                    return result
+                if feed.grown.count == count:
+                    await wait_for_change(feed.grown, left)
+
+    async def run(self) -> None:
+        """Polls the watched sessions until it is cancelled; seldom while notifications arrive."""
+        for number in itertools.count(1):
+            await asyncio.sleep(self._poll_interval)
+            if self.polling or not number % POLLS_SKIPPED:
+                await self.poll()
+
+    async def poll(self) -> None:
+        """Reads the last number of every watched session once, and notifies the watchers of those that have grown."""
+        watched = list(self._feeds)
+        for start in range(0, len(watched), POLLED_AT_ONCE):
+            await self._poll(watched[start : start + POLLED_AT_ONCE])
+
+    async def _poll(self, keys: Sequence[SessionKey]) -> None:
+        try:
+            last_seqs = await self._store.last_seqs(keys)
+        except ServiceUnavailable:
+            logger.warning(
+                "new events of %d watched sessions not read: the database is unavailable; the next poll tries again",
+                len(keys),
+            )
+            return
+        except Exception:
+            logger.exception("new events of %d watched sessions not read; the next poll tries again", len(keys))
+            return
+        for key, last_seq in last_seqs.items():
+            self.notify_grown(key, last_seq)
+
+
+class TurnWait:
+    """One caller's wait for turns of a session."""
+
+    __slots__ = ("_began_at", "_feed", "_turns")
+
+    def __init__(self, feed: Feed, turns: TurnCache) -> None:
+        """Begins the wait now."""
+        self._feed = feed
+        self._turns = turns
+        self._began_at = time.monotonic()
+
+    def cached_turn(self, turn_id: str) -> CachedTurn | None:
+        """Returns the turn as it is now; None if it must be read from the database."""
+        return self._turns.get(turn_id, since=self._began_at, until=self._feed.last_seq)
