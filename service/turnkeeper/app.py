@@ -298,14 +298,16 @@ class _Replica:
                 checkpoints=self._checkpoints,
                 forks=self._forks,
                 watchers=self._watchers,
-                pages=pages,
+                page_tokens=pages,
             )
         )
         server.add(
-            ChatService(self._turns, self._sessions, self._client_tools, store, watchers=self._watchers, pages=pages)
+            ChatService(
+                self._turns, self._sessions, self._client_tools, store, watchers=self._watchers, page_tokens=pages
+            )
         )
-        server.add(ApprovalService(self._approvals, store, pages=pages))
-        server.add(AgentService(self._agents, store, pages=pages))
+        server.add(ApprovalService(self._approvals, store, page_tokens=pages))
+        server.add(AgentService(self._agents, store, page_tokens=pages))
         port = server.listen(f"{settings.host}:{settings.port}")
         others = (self._change_listener.run, self._preview_publisher.run, self._preview_receiver.run)
         tending = (self._heartbeat.run, self._stand_in.run, self._sweeper.run, self._janitor.run)

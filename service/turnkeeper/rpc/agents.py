@@ -1,4 +1,4 @@
-"""AgentService: agents as their file says."""
+"""AgentService: the agents of the agents file, and the older versions that sessions pinned."""
 
 from collections.abc import Mapping
 
@@ -13,12 +13,12 @@ from turnkeeper.store.contract import SessionStore
 
 
 class AgentService(agent_pb2_grpc.AgentServiceServicer):
-    """What may be talked to."""
+    """The RPCs about agents."""
 
-    def __init__(self, agents: Mapping[str, Agent], store: SessionStore, *, pages: PageTokens) -> None:
+    def __init__(self, agents: Mapping[str, Agent], store: SessionStore, *, page_tokens: PageTokens) -> None:
         self._agents = agents
         self._store = store
-        self._pages = pages
+        self._page_tokens = page_tokens
 
     async def GetAgent(self, request: agent_pb2.GetAgentRequest, context: Context) -> agent_pb2.GetAgentResponse:
         agent = self._agents.get(request.name)
@@ -35,16 +35,16 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
 
     async def ListAgents(self, request: agent_pb2.ListAgentsRequest, context: Context) -> agent_pb2.ListAgentsResponse:
         caller = caller_of(context)
-        start = self._pages.after(request, tenant=caller.tenant)
+        start = self._page_tokens.after(request, tenant=caller.tenant)
         after = str(start[0]) if start else ""
-        size = self._pages.size(request.page_size)
-        found = [agent for name, agent in sorted(self._agents.items()) if name > after][: size + 1]
-        page, token = self._pages.split(
-            found,
+        size = self._page_tokens.size(request.page_size)
+        agents = [agent for name, agent in sorted(self._agents.items()) if name > after][: size + 1]
+        views, token = self._page_tokens.page(
+            agents,
             request,
             tenant=caller.tenant,
             size=size,
-            place=lambda agent: (agent.name,),
+            key_of=lambda agent: (agent.name,),
             view=agent_view,
         )
-        return agent_pb2.ListAgentsResponse(agents=page, next_page_token=token, total_size=len(self._agents))
+        return agent_pb2.ListAgentsResponse(agents=views, next_page_token=token, total_size=len(self._agents))

@@ -1,16 +1,14 @@
-"""ApprovalService: decode, one verb, encode."""
+"""ApprovalService: each method decodes the request, calls the engine, and encodes the response."""
 
 from turnkeeper.domain.approval import Answer, ApprovalDecision, ApprovalState
-from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.engine.approvals import Approvals
 from turnkeeper.pb.v1 import approval_pb2, approval_pb2_grpc, event_pb2
-from turnkeeper.rpc import codec, cursor
-from turnkeeper.rpc import page_tokens as pages
-from turnkeeper.rpc import validation as rules
-from turnkeeper.rpc.deadlines import DEFAULT_WAIT, within
+from turnkeeper.rpc import codec, cursor, validation
+from turnkeeper.rpc.deadlines import DEFAULT_WAIT, within_deadline
 from turnkeeper.rpc.identity import caller_of
 from turnkeeper.rpc.interceptor import Context
 from turnkeeper.rpc.json_text import is_json
+from turnkeeper.rpc.page_tokens import PageTokens, key_of_time, time_of_key
 from turnkeeper.rpc.views import approval_view
 from turnkeeper.store.contract import ApprovalStore
 from turnkeeper.store.filters import ApprovalFilter
@@ -18,12 +16,12 @@ from turnkeeper.tools.toolbox import RESULT_BYTES
 
 
 class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
-    """What an approver does."""
+    """The RPCs about approvals: read them, wait for a decision, decide."""
 
-    def __init__(self, approvals: Approvals, store: ApprovalStore, *, pages: pages.PageTokens) -> None:
+    def __init__(self, approvals: Approvals, store: ApprovalStore, *, page_tokens: PageTokens) -> None:
         self._approvals = approvals
         self._store = store
-        self._pages = pages
+        self._page_tokens = page_tokens
 
     async def GetApproval(
         self, request: approval_pb2.GetApprovalRequest, context: Context
@@ -35,37 +33,37 @@ class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
         self, request: approval_pb2.ListApprovalsRequest, context: Context
     ) -> approval_pb2.ListApprovalsResponse:
         caller = caller_of(context)
-        size = self._pages.size(request.page_size)
+        size = self._page_tokens.size(request.page_size)
         kind = event_pb2.ApprovalKind.Name(request.kind).removeprefix("APPROVAL_KIND_") if request.kind else ""
         states = [approval_pb2.ApprovalState.Name(state) for state in request.states if state]
-        where = ApprovalFilter(
+        approval_filter = ApprovalFilter(
             states=tuple(ApprovalState(state.removeprefix("APPROVAL_STATE_")) for state in states),
             kind=kind,
             session_id=request.session_id,
             tool=request.tool,
         )
-        found = await self._store.approvals(
+        approvals = await self._store.approvals(
             caller.tenant,
-            where,
+            approval_filter,
             limit=size + 1,
-            after=pages.by_time(self._pages.after(request, tenant=caller.tenant)),
+            after=time_of_key(self._page_tokens.after(request, tenant=caller.tenant)),
         )
-        page, token = self._pages.split(
-            found,
+        views, token = self._page_tokens.page(
+            approvals,
             request,
             tenant=caller.tenant,
             size=size,
-            place=lambda approval: pages.of_time(approval.create_time, approval.id),
+            key_of=lambda approval: key_of_time(approval.create_time, approval.id),
             view=approval_view,
         )
-        return approval_pb2.ListApprovalsResponse(approvals=page, next_page_token=token)
+        return approval_pb2.ListApprovalsResponse(approvals=views, next_page_token=token)
 
     async def WaitApproval(
         self, request: approval_pb2.WaitApprovalRequest, context: Context
     ) -> approval_pb2.WaitApprovalResponse:
-        asked = codec.seconds(request.wait) if request.HasField("wait") else DEFAULT_WAIT
+        wait = codec.seconds(request.wait) if request.HasField("wait") else DEFAULT_WAIT
         approval = await self._approvals.wait(
-            caller_of(context).tenant, request.approval_id, seconds=within(asked, context)
+            caller_of(context).tenant, request.approval_id, seconds=within_deadline(wait, context)
         )
         return approval_pb2.WaitApprovalResponse(approval=approval_view(approval))
 
@@ -76,22 +74,21 @@ class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
         approval, sequence = await self._approvals.decide(
             request.approval_id, _answer(request, by=caller.principal), tenant=caller.tenant
         )
-        place = StreamPosition(sequence=sequence - 1)
         return approval_pb2.DecideApprovalResponse(
             approval=approval_view(approval),
             sequence=sequence,
-            cursor=cursor.encode(place, key=approval.session_key),
+            cursor=cursor.before(sequence, key=approval.session_key),
         )
 
 
 def _answer(request: approval_pb2.DecideApprovalRequest, *, by: str) -> Answer:
-    """Raises InvalidRequest for a result where none belongs, and for one that the model could not be told."""
+    """Returns the approver's answer. Raises InvalidRequest for fields that do not fit the decision."""
     decision = ApprovalDecision(event_pb2.ApprovalDecision.Name(request.decision).removeprefix("APPROVAL_DECISION_"))
     problems = {"result_json": _result_problem(decision, request.result_json)}
     if request.edited_arguments_json and decision is not ApprovalDecision.APPROVE:
         problems["edited_arguments_json"] = "belongs to APPROVE alone"
-    if found := {field: problem for field, problem in problems.items() if problem}:
-        rules.refuse(found)
+    if wrong := {field: problem for field, problem in problems.items() if problem}:
+        validation.refuse(wrong)
     return Answer(
         decision=decision,
         by=by,
@@ -103,6 +100,7 @@ def _answer(request: approval_pb2.DecideApprovalRequest, *, by: str) -> Answer:
 
 
 def _result_problem(decision: ApprovalDecision, result_json: str) -> str:
+    """Returns what is wrong with the result of this decision, or an empty text."""
     if decision is not ApprovalDecision.MARK_DONE:
         return "belongs to MARK_DONE alone" if result_json else ""
     if not result_json:

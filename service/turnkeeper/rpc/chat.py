@@ -1,4 +1,4 @@
-"""ChatService: decode, one verb, encode."""
+"""ChatService: each method decodes the request, calls the engine, and encodes the response."""
 
 from collections.abc import AsyncIterator, Sequence
 
@@ -13,14 +13,13 @@ from turnkeeper.engine.streaming.watcher import StreamEnded, Watchers
 from turnkeeper.engine.turns import Turns
 from turnkeeper.errors import CursorExpired, NotImplementedYet, error_of
 from turnkeeper.pb.v1 import chat_pb2, chat_pb2_grpc, session_pb2
-from turnkeeper.rpc import client_tools, codec, cursor
-from turnkeeper.rpc import page_tokens as pages
-from turnkeeper.rpc import validation as rules
-from turnkeeper.rpc.deadlines import DEFAULT_WAIT, within
+from turnkeeper.rpc import client_tools, codec, cursor, validation
+from turnkeeper.rpc.deadlines import DEFAULT_WAIT, within_deadline
 from turnkeeper.rpc.fingerprint import fingerprint
 from turnkeeper.rpc.identity import Caller, caller_of
 from turnkeeper.rpc.interceptor import Context
 from turnkeeper.rpc.json_text import is_json_object
+from turnkeeper.rpc.page_tokens import PageTokens
 from turnkeeper.rpc.sessions import new_session
 from turnkeeper.rpc.stream_responses import response, with_cursor
 from turnkeeper.rpc.views import turn_view
@@ -29,17 +28,19 @@ from turnkeeper.store.contract import SessionLog
 from turnkeeper.telemetry.spans import Spans
 
 TEXT_BYTES = 256 * 1024
+"""Bytes of text in one message, all parts together."""
 FAMILY = "message"
 """SendMessage and StreamMessage share their request ids."""
 SETTLES = frozenset({"approval_requested", "client_tool_requested", "tool_returned", "message_completed"})
-"""After these a turn may have begun to wait for somebody."""
+"""The kinds of events after which a turn may wait for a decision, a client's tool, or its next model call."""
 ENDS = frozenset({"turn_completed", "turn_failed", "turn_cancelled"})
+"""The kinds of events that end a turn."""
 
-Send = chat_pb2.SendMessageRequest | chat_pb2.StreamMessageRequest
+MessageRequest = chat_pb2.SendMessageRequest | chat_pb2.StreamMessageRequest
 
 
 class ChatService(chat_pb2_grpc.ChatServiceServicer):
-    """What a caller does with turns."""
+    """The RPCs about turns: send a message, wait for its turn, cancel it, retry it, submit its tools' results."""
 
     def __init__(
         self,
@@ -49,44 +50,44 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         store: SessionLog,
         *,
         watchers: Watchers,
-        pages: pages.PageTokens,
+        page_tokens: PageTokens,
     ) -> None:
         self._turns = turns
         self._sessions = sessions
         self._tools = tools
         self._store = store
         self._watchers = watchers
-        self._pages = pages
+        self._page_tokens = page_tokens
 
     async def SendMessage(self, request: chat_pb2.SendMessageRequest, context: Context) -> chat_pb2.SendMessageResponse:
         caller = caller_of(context)
-        key = caller.session_key(await self._session_of(request, caller))
-        asked = codec.seconds(request.wait) if request.HasField("wait") else DEFAULT_WAIT
+        key = caller.session_key(await self._ensure_session(request, caller))
+        wait = codec.seconds(request.wait) if request.HasField("wait") else DEFAULT_WAIT
         with self._turns.waiting(key) as waiting:
             record = await self._accept(request, caller, session_id=key.session_id)
-            turn = await self._turns.wait(waiting, key, record.turn_id, seconds=within(asked, context))
+            turn = await self._turns.wait(waiting, key, record.turn_id, seconds=within_deadline(wait, context))
         _raise_failure(turn)
         return chat_pb2.SendMessageResponse(
-            turn=turn_view(turn), sequence=record.sequence, cursor=_before(record.sequence, turn)
+            turn=turn_view(turn), sequence=record.sequence, cursor=cursor.before(record.sequence, key=turn.session_key)
         )
 
     async def StreamMessage(
         self, request: chat_pb2.StreamMessageRequest, context: Context
     ) -> AsyncIterator[chat_pb2.StreamMessageResponse]:
         caller = caller_of(context)
-        key = caller.session_key(await self._session_of(request, caller))
+        key = caller.session_key(await self._ensure_session(request, caller))
         start = cursor.decode(request.after, key=key) if request.after else None
         settled: Turn | None = None
         with self._watchers.open(key, caches_turns=True) as watcher:
             record = await self._accept(request, caller, session_id=key.session_id)
             previews = request.previews if request.HasField("previews") else True
-            place = start or StreamPosition(sequence=record.sequence - 1, live=True)
+            position = start or StreamPosition(sequence=record.sequence - 1, live=True)
             try:
-                await watcher.begin(place, EventFilter(turn_id=record.turn_id, previews=previews))
+                await watcher.begin(position, EventFilter(turn_id=record.turn_id, previews=previews))
                 while settled is None and (batch := await watcher.next()):
                     if batch.caught_up or batch.kinds & (ENDS | SETTLES):
                         settled = await self._turns.settled(key, record.turn_id, watcher)
-                    yield response(batch, key) + _turn(settled)  # type: ignore[misc]  # bytes pass through
+                    yield response(batch, key) + _turn_field(settled)  # type: ignore[misc]  # bytes pass through
             except (StreamEnded, CursorExpired) as end:
                 raise with_cursor(end, key) from None
         if settled is not None:
@@ -95,7 +96,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
     async def GetTurn(self, request: chat_pb2.GetTurnRequest, context: Context) -> chat_pb2.GetTurnResponse:
         key = caller_of(context).session_key(request.session_id)
         await self._sessions.get(key)
-        wait = within(codec.seconds(request.wait), context)
+        wait = within_deadline(codec.seconds(request.wait), context)
         with self._turns.waiting(key) as waiting:
             turn = await self._turns.wait(waiting, key, request.turn_id, seconds=wait)
         return chat_pb2.GetTurnResponse(turn=turn_view(turn))
@@ -103,23 +104,23 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
     async def ListTurns(self, request: chat_pb2.ListTurnsRequest, context: Context) -> chat_pb2.ListTurnsResponse:
         caller = caller_of(context)
         await self._sessions.get(caller.session_key(request.session_id))
-        size = self._pages.size(request.page_size)
-        start = self._pages.after(request, tenant=caller.tenant)
-        found = await self._store.turns(
+        size = self._page_tokens.size(request.page_size)
+        start = self._page_tokens.after(request, tenant=caller.tenant)
+        turns = await self._store.turns(
             caller.session_key(request.session_id),
             states=_states(request.states),
             limit=size + 1,
             before=int(start[0]) if start else None,
         )
-        page, token = self._pages.split(
-            found,
+        views, token = self._page_tokens.page(
+            turns,
             request,
             tenant=caller.tenant,
             size=size,
-            place=lambda turn: (turn.first_sequence,),
+            key_of=lambda turn: (turn.first_sequence,),
             view=turn_view,
         )
-        return chat_pb2.ListTurnsResponse(turns=page, next_page_token=token)
+        return chat_pb2.ListTurnsResponse(turns=views, next_page_token=token)
 
     async def CancelTurn(self, request: chat_pb2.CancelTurnRequest, context: Context) -> chat_pb2.CancelTurnResponse:
         caller = caller_of(context)
@@ -128,7 +129,9 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             caller.session_key(request.session_id), request.turn_id, by=caller.principal
         )
         return chat_pb2.CancelTurnResponse(
-            turn=turn_view(turn), sequence=sequence, cursor=_before(sequence or head.last_seq + 1, turn)
+            turn=turn_view(turn),
+            sequence=sequence,
+            cursor=cursor.before(sequence or head.last_seq + 1, key=turn.session_key),
         )
 
     async def RetryTurn(self, request: chat_pb2.RetryTurnRequest, context: Context) -> chat_pb2.RetryTurnResponse:
@@ -142,7 +145,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         )
         turn = await self._turns.get(caller.session_key(request.session_id), record.turn_id)
         return chat_pb2.RetryTurnResponse(
-            turn=turn_view(turn), sequence=record.sequence, cursor=_before(record.sequence, turn)
+            turn=turn_view(turn), sequence=record.sequence, cursor=cursor.before(record.sequence, key=turn.session_key)
         )
 
     async def SubmitToolResult(
@@ -155,10 +158,11 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             caller.session_key(request.session_id), request.tool_call_id, result, by=caller.principal
         )
         return chat_pb2.SubmitToolResultResponse(
-            turn=turn_view(turn), sequence=sequence, cursor=_before(sequence, turn)
+            turn=turn_view(turn), sequence=sequence, cursor=cursor.before(sequence, key=turn.session_key)
         )
 
-    async def _accept(self, request: Send, caller: Caller, *, session_id: str) -> RequestRecord:
+    async def _accept(self, request: MessageRequest, caller: Caller, *, session_id: str) -> RequestRecord:
+        """Starts the message's turn. Returns its record, or the record of the first request if this is a repeat."""
         key = caller.request_key(request.request_id, family=FAMILY, session_id=session_id)
         busy = request.if_busy or chat_pb2.IF_BUSY_REJECT
         message = NewMessage(
@@ -178,15 +182,15 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         Spans.call_concerns(session_id=session_id, turn_id=record.turn_id)
         return record
 
-    async def _session_of(self, request: Send, caller: Caller) -> str:
-        """Returns the id of the session that the message is for, which exists if `create_session` is given."""
+    async def _ensure_session(self, request: MessageRequest, caller: Caller) -> str:
+        """Returns the id of the message's session; creates the session if the request says so and there is none."""
         _check(request)
         if not request.HasField("create_session"):
             return request.session_id
         return await self._sessions.ensure(_new_session(request, caller))
 
 
-def _new_session(request: Send, caller: Caller) -> NewSession:
+def _new_session(request: MessageRequest, caller: Caller) -> NewSession:
     params = request.create_session
     create = session_pb2.CreateSessionRequest(
         session_id=request.session_id,
@@ -198,13 +202,13 @@ def _new_session(request: Send, caller: Caller) -> NewSession:
     return new_session(create, caller, family=FAMILY)
 
 
-def _turn(turn: Turn | None) -> bytes:
-    """The field of a StreamMessageResponse, to be appended."""
+def _turn_field(turn: Turn | None) -> bytes:
+    """Returns the bytes of StreamMessageResponse.turn, to be appended to a response; no bytes for None."""
     return chat_pb2.StreamMessageResponse(turn=turn_view(turn)).SerializeToString() if turn else b""
 
 
-def _check(request: Send) -> None:
-    """Raises for what the table of rules cannot say."""
+def _check(request: MessageRequest) -> None:
+    """Raises InvalidRequest, or NotImplementedYet, for what the rules of single fields cannot express."""
     problems = _content_problems(request) | client_tools.problems(client_tools.tools_of(request))
     creates = request.HasField("create_session")
     if not request.session_id and not creates:
@@ -214,10 +218,10 @@ def _check(request: Send) -> None:
     if request.response_schema_json and not is_json_object(request.response_schema_json):
         problems["response_schema_json"] = "is not a JSON object"
     if problems:
-        rules.refuse(problems)
+        validation.refuse(problems)
 
 
-def _content_problems(request: Send) -> dict[str, str]:
+def _content_problems(request: MessageRequest) -> dict[str, str]:
     problems: dict[str, str] = {}
     size = 0
     for number, part in enumerate(request.content):
@@ -235,8 +239,8 @@ def _content_problems(request: Send) -> dict[str, str]:
     return problems
 
 
-def _fingerprint(request: Send) -> str:
-    """SendMessage and StreamMessage are one family: the same message sent either way is the same request."""
+def _fingerprint(request: MessageRequest) -> str:
+    """Returns the same fingerprint for one message, whether SendMessage or StreamMessage carries it."""
     same = chat_pb2.SendMessageRequest(
         session_id=request.session_id,
         content=request.content,
@@ -252,12 +256,9 @@ def _fingerprint(request: Send) -> str:
 
 
 def _raise_failure(turn: Turn) -> None:
+    """Raises the turn's own error if it has failed."""
     if turn.state is TurnState.FAILED and turn.error is not None:
         raise error_of(turn.error, session_id=turn.session_id, turn_id=turn.id)
-
-
-def _before(sequence: int, turn: Turn) -> str:
-    return cursor.encode(StreamPosition(sequence=sequence - 1), key=turn.session_key)
 
 
 def _states(states: Sequence[chat_pb2.TurnState.ValueType]) -> tuple[TurnState, ...]:

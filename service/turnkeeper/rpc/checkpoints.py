@@ -1,10 +1,9 @@
-"""The verbs of SessionService about places in a log: decode, one verb, encode."""
+"""The RPCs of SessionService about positions in a log: list checkpoints, fork, restore."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from turnkeeper.domain.checkpoint import event_named
-from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.engine.checkpoints import Checkpoints, LogPosition
 from turnkeeper.engine.forks import ForkRequest, Forks
@@ -12,8 +11,7 @@ from turnkeeper.engine.rules.sessions import RestoreRequest
 from turnkeeper.engine.sessions import Sessions
 from turnkeeper.errors import CursorExpired
 from turnkeeper.pb.v1 import session_pb2
-from turnkeeper.rpc import codec, cursor
-from turnkeeper.rpc import validation as rules
+from turnkeeper.rpc import codec, cursor, validation
 from turnkeeper.rpc.fingerprint import fingerprint
 from turnkeeper.rpc.identity import Caller, caller_of
 from turnkeeper.rpc.interceptor import Context
@@ -23,30 +21,30 @@ from turnkeeper.rpc.views import session_view
 
 
 class CheckpointVerbs:
-    """A part of SessionService, which has these."""
+    """A part of SessionService; SessionService sets these fields."""
 
     _sessions: Sessions
     _checkpoints: Checkpoints
     _forks: Forks
-    _pages: PageTokens
+    _page_tokens: PageTokens
 
     async def ListCheckpoints(
         self, request: session_pb2.ListCheckpointsRequest, context: Context
     ) -> session_pb2.ListCheckpointsResponse:
         caller = caller_of(context)
         _, head = await self._sessions.get(caller.session_key(request.session_id))
-        size = self._pages.size(request.page_size)
-        start = self._pages.after(request, tenant=caller.tenant)
-        found = await self._checkpoints.page(head, after=int(start[0]) if start else 0, limit=size + 1)
-        page, token = self._pages.split(
-            found,
+        size = self._page_tokens.size(request.page_size)
+        start = self._page_tokens.after(request, tenant=caller.tenant)
+        checkpoints = await self._checkpoints.page(head, after=int(start[0]) if start else 0, limit=size + 1)
+        views, token = self._page_tokens.page(
+            checkpoints,
             request,
             tenant=caller.tenant,
             size=size,
-            place=lambda checkpoint: (event_named(checkpoint.checkpoint_id),),
+            key_of=lambda checkpoint: (event_named(checkpoint.checkpoint_id),),
             view=lambda checkpoint: codec.fill(session_pb2.Checkpoint(), checkpoint),
         )
-        return session_pb2.ListCheckpointsResponse(checkpoints=page, next_page_token=token)
+        return session_pb2.ListCheckpointsResponse(checkpoints=views, next_page_token=token)
 
     async def ForkSession(
         self, request: session_pb2.ForkSessionRequest, context: Context
@@ -57,14 +55,14 @@ class CheckpointVerbs:
             key=key,
             fingerprint=fingerprint(request, leaving_out=()),
             new_session_id=request.new_session_id,
-            position=_at(request),
+            position=_position(request),
         )
-        with _telling_cursors(caller.session_key(request.session_id)):
+        with _with_cursors(caller.session_key(request.session_id)):
             session, head = await self._forks.fork(fork)
         return session_pb2.ForkSessionResponse(
             session=session_view(session, head),
             sequence=1,
-            cursor=cursor.encode(StreamPosition(), key=session.key),
+            cursor=cursor.before(1, key=session.key),
         )
 
     async def RestoreCheckpoint(
@@ -72,22 +70,22 @@ class CheckpointVerbs:
     ) -> session_pb2.RestoreCheckpointResponse:
         caller = caller_of(context)
         if request.WhichOneof("at") is None:
-            rules.refuse({"sequence": "or checkpoint_id is required"})
-        with _telling_cursors(caller.session_key(request.session_id)):
+            validation.refuse({"sequence": "or checkpoint_id is required"})
+        with _with_cursors(caller.session_key(request.session_id)):
             sequence = await self._checkpoints.restore(
-                caller.session_key(request.session_id), _at(request), request=_restore_request(request, caller)
+                caller.session_key(request.session_id), _position(request), request=_restore_request(request, caller)
             )
         session, head = await self._sessions.get(caller.session_key(request.session_id))
         return session_pb2.RestoreCheckpointResponse(
             session=session_view(session, head),
             sequence=sequence,
-            cursor=cursor.encode(StreamPosition(sequence=sequence - 1), key=session.key),
+            cursor=cursor.before(sequence, key=session.key),
         )
 
 
 @contextmanager
-def _telling_cursors(key: SessionKey) -> Iterator[None]:
-    """A place that was trimmed is refused as it is to a stream."""
+def _with_cursors(key: SessionKey) -> Iterator[None]:
+    """Adds the cursors that a stream's error has to a CursorExpired that the block raises."""
     try:
         yield
     except CursorExpired as expired:
@@ -95,19 +93,20 @@ def _telling_cursors(key: SessionKey) -> Iterator[None]:
 
 
 def _restore_request(request: session_pb2.RestoreCheckpointRequest, caller: Caller) -> RestoreRequest | None:
+    """Returns what makes a repeat of the request known, or None if it has no request_id."""
     if not request.request_id:
         return None
     key = caller.request_key(request.request_id, family="restore_checkpoint", session_id=request.session_id)
     return RestoreRequest(key=key, fingerprint=fingerprint(request, leaving_out=()))
 
 
-def _at(request: session_pb2.RestoreCheckpointRequest | session_pb2.ForkSessionRequest) -> LogPosition:
+def _position(request: session_pb2.RestoreCheckpointRequest | session_pb2.ForkSessionRequest) -> LogPosition:
     match request.WhichOneof("at"):
         case "sequence":
             return LogPosition(sequence=request.sequence)
         case "checkpoint_id":
             if not request.checkpoint_id:
-                rules.refuse({"checkpoint_id": "is empty"})
+                validation.refuse({"checkpoint_id": "is empty"})
             return LogPosition(checkpoint_id=request.checkpoint_id)
         case None:
             return LogPosition()

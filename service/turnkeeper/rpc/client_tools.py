@@ -1,4 +1,4 @@
-"""Tools that the caller runs, and their results, as requests bring them."""
+"""The tools that a client runs, and their results: read from requests, and checked."""
 
 import re
 from collections.abc import Sequence
@@ -13,10 +13,11 @@ from turnkeeper.tools.untrusted_schema import flaw
 
 NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 TOOLS_BYTES: Final = 64 * 1024
-"""Of all names, descriptions and schemas of one message."""
+"""Bytes of all names, descriptions and schemas in one message."""
 
 
 def tools_of(request: chat_pb2.SendMessageRequest | chat_pb2.StreamMessageRequest) -> tuple[ClientTool, ...]:
+    """Returns the client's tools in the request's order."""
     return tuple(
         ClientTool(name=tool.name, description=tool.description, schema_json=tool.schema_json)
         for tool in request.client_tools
@@ -24,32 +25,32 @@ def tools_of(request: chat_pb2.SendMessageRequest | chat_pb2.StreamMessageReques
 
 
 def problems(tools: Sequence[ClientTool]) -> dict[str, str]:
-    """By field path, what no message may bring."""
+    """Returns what is wrong with a message's tools, by field path; empty if nothing is."""
     size = sum(len(text.encode()) for tool in tools for text in (tool.name, tool.description, tool.schema_json))
     if size > TOOLS_BYTES:
         return {"client_tools": f"have {size} bytes; at most {TOOLS_BYTES} are allowed"}
-    found: dict[str, str] = {}
+    wrong: dict[str, str] = {}
     names: set[str] = set()
     for number, tool in enumerate(tools):
-        at = f"client_tools[{number}]"
+        path = f"client_tools[{number}]"
         if not NAME.fullmatch(tool.name):
-            found[f"{at}.name"] = f"must match {NAME.pattern}"
+            wrong[f"{path}.name"] = f"must match {NAME.pattern}"
         elif tool.name in names:
-            found[f"{at}.name"] = "is the name of another tool of this message"
+            wrong[f"{path}.name"] = "is the name of another tool of this message"
         names.add(tool.name)
-        if wrong := flaw(tool.schema_json):
-            found[f"{at}.schema_json"] = wrong
-    return found
+        if problem := flaw(tool.schema_json):
+            wrong[f"{path}.schema_json"] = problem
+    return wrong
 
 
 def result_of(request: chat_pb2.SubmitToolResultRequest) -> ToolResult:
-    """Raises ToolValidationError for what the model cannot be told."""
+    """Returns the result of a call. Raises ToolValidationError if it is too large, or a model cannot be sent it."""
     text = request.result_json
-    wrong = ""
+    problem = ""
     if len(text.encode()) > RESULT_BYTES:
-        wrong = f"has {len(text.encode())} bytes; at most {RESULT_BYTES} are allowed"
+        problem = f"has {len(text.encode())} bytes; at most {RESULT_BYTES} are allowed"
     elif not is_json(text):
-        wrong = "is not JSON; a plain text is written with quotes"
-    if wrong:
-        raise ToolValidationError(f"The result is not valid: result_json {wrong}.", fields={"result_json": wrong})
+        problem = "is not JSON; a plain text is written with quotes"
+    if problem:
+        raise ToolValidationError(f"The result is not valid: result_json {problem}.", fields={"result_json": problem})
     return ToolResult(outcome=ToolOutcome.FAILED if request.failed else ToolOutcome.OK, result_json=text)

@@ -1,7 +1,7 @@
-"""Values ↔ messages, once, by the fields' names.
+"""Converts domain values to messages and back, by the names of their fields.
 
 A dataclass and its message have the same field names; enums have the same names without the proto's prefix. So one
-pair of functions serves all of them, and a field that one side lacks is found by the round-trip test.
+pair of functions converts all of them, and the round-trip test finds a field that one side lacks.
 """
 
 import enum
@@ -46,7 +46,7 @@ Get = Callable[[Any], Any]
 
 
 def fill(message: M, value: object, *, rename: Mapping[str, str] = {}) -> M:
-    """Set every field of `message` that `value` has, by name; `rename` maps a value's name to the message's."""
+    """Sets every field of `message` that `value` has, and returns it. `rename`: from a value's to a message's name."""
     target, source = cast(tuple[Any, Any], (type(message), type(value)))
     for name, put in _writer(target, source, tuple(rename.items())):
         part = getattr(value, name)
@@ -56,21 +56,21 @@ def fill(message: M, value: object, *, rename: Mapping[str, str] = {}) -> M:
 
 
 def read(kind: type[T], message: Message) -> T:
-    """The dataclass of this message. Fields the dataclass lacks are passed over."""
+    """Returns the dataclass of this message. Fields that the dataclass lacks are left out."""
     target, source = cast(tuple[Any, Any], (kind, type(message)))
     return kind(**{name: get(message) for name, get in _reader(target, source)})
 
 
 def enum_value(field: FieldDescriptor, value: enum.Enum) -> int:
-    """The number of a StrEnum's member in the proto's enum."""
+    """Returns the number of a StrEnum's member in the proto's enum."""
     return int(field.enum_type.values_by_name[f"{_prefix(field)}{value.value}"].number)
 
 
 @cache
 def _writer(message: Any, kind: Any, renamed: tuple[tuple[str, str], ...]) -> tuple[tuple[str, Put], ...]:
-    """How each field of such a value gets into such a message: worked out once."""
+    """Returns how to set each field of such a message from such a value. Computed once for each pair of types."""
     known, rename = message.DESCRIPTOR.fields_by_name, dict(renamed)
-    targets = [(each.name, known.get(rename.get(each.name, each.name))) for each in fields(kind)]
+    targets = [(field.name, known.get(rename.get(field.name, field.name))) for field in fields(kind)]
     hints = _hints(kind)
     return tuple((name, _put(field, _present(hints[name]))) for name, field in targets if field is not None)
 
@@ -147,7 +147,7 @@ def _some(field: FieldDescriptor, hint: Any) -> Get:
 
 
 def _present(hint: Any) -> Any:
-    """Of `X | None` the X, and anything else as it is."""
+    """Returns X for the type `X | None`, and any other type as it is."""
     if get_origin(hint) not in (Union, UnionType):
         return hint
     return next(part for part in get_args(hint) if part is not type(None))
@@ -168,52 +168,54 @@ def _prefix(field: FieldDescriptor) -> str:
 
 
 def fill_struct(message: Struct, text: str) -> None:
-    """A Struct from its JSON text."""
+    """Sets a Struct from its JSON text."""
     json_format.Parse(text, message)
 
 
 def timestamp(value: datetime | None) -> Timestamp | None:
+    """Returns the time as a message, or None for None."""
     if value is None:
         return None
-    made = Timestamp()
-    set_time(made, value)
-    return made
+    message = Timestamp()
+    set_time(message, value)
+    return message
 
 
 def set_time(message: Timestamp, value: datetime) -> None:
-    """What `FromDatetime` does with a time that has a zone, at a fraction of its cost."""
+    """Sets the message as `FromDatetime` does for a time with a zone, at a fraction of its cost."""
     since = value - EPOCH
     message.seconds, message.nanos = since.days * 86_400 + since.seconds, since.microseconds * 1000
 
 
 def seconds(value: Duration) -> float:
+    """Returns the duration in seconds."""
     return value.seconds + value.nanos / 1e9
 
 
 class WireCodec:
-    """Events as bytes: what is stored is what is sent."""
+    """Events as bytes: the stored bytes are the bytes on the wire."""
 
     def encode(self, session_id: str, event: NewEvent) -> bytes:
-        """The wire form without its number."""
-        made = event_pb2.Event(session_id=session_id, turn_id=event.turn_id, attempt=event.attempt)
-        set_time(made.create_time, event.at)
+        """Returns the wire form without the sequence number."""
+        message = event_pb2.Event(session_id=session_id, turn_id=event.turn_id, attempt=event.attempt)
+        set_time(message.create_time, event.at)
         if isinstance(event.payload, UnknownPayload):
-            made.ignorable = True
-            return made.SerializeToString() + event.payload.raw
-        payload = getattr(made, NAMES[type(event.payload)])
+            message.ignorable = True
+            return message.SerializeToString() + event.payload.raw
+        payload = getattr(message, NAMES[type(event.payload)])
         payload.SetInParent()
         fill(payload, event.payload)
         if isinstance(event.payload, AttemptFailed | TurnFailed):
             payload.error.session_id, payload.error.turn_id = session_id, event.turn_id
             payload.error.retry = advice(event.payload.error.code)
-        return made.SerializeToString()
+        return message.SerializeToString()
 
     def number(self, payload: bytes, sequence: int) -> bytes:
-        """The wire form with its number, made by appending."""
+        """Returns the wire form with the sequence number, which is appended."""
         return payload + wire.SEQUENCE + varint(sequence)
 
     def decode(self, stored: StoredEvent) -> Event:
-        """A stored event as a value. Raises ValueError for a kind that this version does not know."""
+        """Returns a stored event as a value. Raises ValueError for a kind that this version does not know."""
         message = event_pb2.Event.FromString(stored.payload)
         if stored.kind not in KINDS:
             raise ValueError(f"event {stored.sequence} is a {stored.kind}, which this version does not know")
@@ -233,7 +235,7 @@ class WireCodec:
         return wire.delta(session_id, turn_id, message_id, attempt, offset, text, restarts=restarts)
 
     def message_text(self, payload: bytes) -> tuple[str, int, bytes]:
-        """Of a stored `message_completed`: message id, attempt, text in UTF-8."""
+        """Returns the message id, the attempt and the UTF-8 text of a stored `message_completed`."""
         message = event_pb2.Event.FromString(payload)
-        said = read(MessageCompleted, message.message_completed)
-        return said.message_id, message.attempt, text_of(said.content).encode()
+        completed = read(MessageCompleted, message.message_completed)
+        return completed.message_id, message.attempt, text_of(completed.content).encode()

@@ -1,4 +1,4 @@
-"""Cursors: a place in a session's stream as an opaque text, bound to session and tenant. Not a credential."""
+"""Cursors: a position in a session's stream as an opaque text, bound to session and tenant. Not a credential."""
 
 import base64
 import hashlib
@@ -9,22 +9,32 @@ from turnkeeper.domain.session import SessionKey
 from turnkeeper.errors import InvalidRequest
 
 _FORM = struct.Struct(">BQIQB")
-"""Version, sequence, attempt, offset, live; the message id follows, then 8 bytes of checksum."""
+"""Version, sequence, attempt, offset, live; the message id follows, then the checksum."""
 VERSION = 1
-CHECK = 8
+CHECK_BYTES = 8
+"""Bytes of the checksum: a cursor of another session, or a mangled one, is noticed."""
 
 
-def encode(place: StreamPosition, *, key: SessionKey) -> str:
-    head = _FORM.pack(VERSION, place.sequence, place.attempt, place.offset, place.live)
-    body = head + place.message_id.encode()
+def encode(position: StreamPosition, *, key: SessionKey) -> str:
+    """Returns the cursor of a position in this session: at most 200 ASCII characters."""
+    head = _FORM.pack(VERSION, position.sequence, position.attempt, position.offset, position.live)
+    body = head + position.message_id.encode()
     return base64.urlsafe_b64encode(body + _check(body, key)).decode().rstrip("=")
 
 
+def before(sequence: int, *, key: SessionKey) -> str:
+    """Returns the cursor just before an event: a stream from it begins with the event."""
+    return encode(StreamPosition(sequence=sequence - 1), key=key)
+
+
 def decode(text: str, *, key: SessionKey, field: str = "after") -> StreamPosition:
-    """Raises InvalidRequest for anything that `encode` did not make for this session and tenant."""
+    """Returns the position of a cursor.
+
+    Raises InvalidRequest, naming `field`, for anything that `encode` did not make for this session.
+    """
     try:
         data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        body, check = data[:-CHECK], data[-CHECK:]
+        body, check = data[:-CHECK_BYTES], data[-CHECK_BYTES:]
         version, sequence, attempt, offset, live = _FORM.unpack(body[: _FORM.size])
         message_id = body[_FORM.size :].decode()
     except (ValueError, struct.error):
@@ -40,4 +50,5 @@ def _refused(field: str, session_id: str) -> InvalidRequest:
 
 
 def _check(body: bytes, key: SessionKey) -> bytes:
-    return hashlib.blake2b(b"\0".join((key.tenant.encode(), key.session_id.encode(), body)), digest_size=CHECK).digest()
+    parts = (key.tenant.encode(), key.session_id.encode(), body)
+    return hashlib.blake2b(b"\0".join(parts), digest_size=CHECK_BYTES).digest()

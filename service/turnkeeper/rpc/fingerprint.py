@@ -1,4 +1,4 @@
-"""What makes two requests the same request."""
+"""Fingerprints: two requests with one fingerprint are the same request."""
 
 import hashlib
 from collections.abc import Collection
@@ -7,7 +7,7 @@ from google.protobuf.message import Message
 
 
 def fingerprint(request: Message, *, leaving_out: Collection[str]) -> str:
-    """SHA-256 (hex) of the request without the fields that do not change its effect."""
+    """Returns the SHA-256 (hex) of the request without the fields `leaving_out`, which do not change its effect."""
     same = type(request)()
     same.CopyFrom(request)
     for field in leaving_out:

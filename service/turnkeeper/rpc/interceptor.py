@@ -18,15 +18,16 @@ from google.protobuf.message import DecodeError
 from grpc import aio
 
 from turnkeeper.errors import InternalError, InvalidRequest, NotImplementedYet, SessionError, SlowConsumer
-from turnkeeper.rpc import validation as rules
+from turnkeeper.rpc import validation
 from turnkeeper.rpc.status import DETAILS_KEY, details_bytes, shown_message
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.telemetry.open_spans import RpcSpan
 from turnkeeper.telemetry.spans import Spans
 
 ABORT_TIME = 2.0
-"""Seconds that an abort may take: it may not reach the client."""
+"""Seconds that ending a call with a status may take: the client may not read it."""
 LATE = -1.0
+"""Stands for the time of a write that was cancelled because it took too long."""
 OWN = "turnkeeper.v1."
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -36,10 +37,10 @@ Run = Callable[[Any, Context], Awaitable[Any]]
 
 
 class Boundary(aio.ServerInterceptor):
-    """The only interceptor."""
+    """The only interceptor: it wraps every method once, and counts the calls that are under way."""
 
     def __init__(self, *, spans: Spans, metrics: Metrics, write_timeout: float) -> None:
-        """`write_timeout` in seconds: a stream whose reader accepts nothing for so long ends with SLOW_CONSUMER."""
+        """`write_timeout`: seconds after which a stream ends with SLOW_CONSUMER if its reader accepts nothing."""
         self._spans = spans
         self._metrics = metrics
         self._writes = WriteDeadlines(write_timeout)
@@ -50,13 +51,13 @@ class Boundary(aio.ServerInterceptor):
         self._idle.set()
 
     async def until_idle(self) -> None:
-        """Until no call of ours is under way; health and reflection are not ours."""
+        """Waits until no call of our own services is under way. Health and reflection do not count."""
         await self._idle.wait()
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], handler_call_details: Any
     ) -> Any:
-        """The method's handler, wrapped once; a method that does not exist stays grpc's to refuse."""
+        """Returns the method's handler, wrapped once. gRPC itself refuses a method that does not exist."""
         path = str(handler_call_details.method)
         if path not in self._methods:
             handler = await continuation(handler_call_details)
@@ -72,7 +73,9 @@ class Boundary(aio.ServerInterceptor):
             call = self._wrapped(service, method, handler, handler.unary_unary)
             return grpc.unary_unary_rpc_method_handler(call, None, handler.response_serializer)
         inner = handler.unary_stream
-        run = inner if inspect.iscoroutinefunction(inner) else self._stream(inner)  # health writes by itself
+        run = (
+            inner if inspect.iscoroutinefunction(inner) else self._stream(inner)
+        )  # Health.Watch writes its responses itself
         call = self._wrapped(service, method, handler, run)
         return grpc.unary_stream_rpc_method_handler(call, None, None if own else handler.response_serializer)
 
@@ -90,19 +93,19 @@ class Boundary(aio.ServerInterceptor):
                         _name_result(response, span)
                         code = "OK"
                     except aio.AbortError:
-                        code = STATUS.get(_number(context), grpc.StatusCode.UNKNOWN).name
+                        code = STATUS.get(_status_number(context), grpc.StatusCode.UNKNOWN).name
                         span.finished(code)
                         raise
                     except aio.InternalError:
-                        return None  # the peer is gone
+                        return None  # the client has left
                     except BaseException as error:
                         if _must_pass(error):
                             raise
-                        told = self._told(error, service, method)
-                        code = told.family.name
-                        span.finished(code, error=told.code.name)
-                        await _abort(context, told)
-                        return None  # it waits behind what is not read yet
+                        shown = self._shown(error, service, method)
+                        code = shown.family.name
+                        span.finished(code, error=shown.code.name)
+                        await _abort(context, shown)
+                        return None  # the status waits behind responses that the client has not read
                     finally:
                         self._metrics.rpc_finished(service, method=method, code=code, seconds=time.monotonic() - began)
                     span.finished(code)
@@ -135,20 +138,20 @@ class Boundary(aio.ServerInterceptor):
 
         return run
 
-    def _told(self, error: BaseException, service: str, method: str) -> SessionError:
-        """The error that the caller is told: ours as it is, anything else as a defect that shows nothing."""
+    def _shown(self, error: BaseException, service: str, method: str) -> SessionError:
+        """Returns the error that the caller sees: a SessionError as it is, any other as INTERNAL without its text."""
         if isinstance(error, NotImplementedError):
             error = NotImplementedYet(
                 f"{method} comes with a later release; docs/reference/status.md lists what works."
             )
         if not isinstance(error, SessionError):
-            logger.error("%s/%s failed", service, method, exc_info=error)
+            logger.error("%s/%s failed: a defect; the caller gets INTERNAL_ERROR", service, method, exc_info=error)
             error = InternalError()
         self._metrics.error(error.code)
         return error
 
     def _enter(self, peer: str, *, own: bool) -> None:
-        """A peer with at least one call under way counts as a connection."""
+        """Counts a call. A peer with at least one call under way counts as a connection."""
         self._calls += own
         if self._calls:
             self._idle.clear()
@@ -167,7 +170,7 @@ class Boundary(aio.ServerInterceptor):
 
 
 class WriteDeadlines:
-    """The writes that are under way, by their tasks, and one timer for all: each may take `timeout` seconds."""
+    """Cancels writes that take longer than `timeout` seconds, with one timer for all writes that are under way."""
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
@@ -175,29 +178,30 @@ class WriteDeadlines:
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, task: asyncio.Task[Any] | None) -> None:
-        """From here on it is cancelled when it takes too long."""
+        """Notes that this task begins a write. The task is cancelled if the write takes too long."""
         loop = asyncio.get_running_loop()
         self._begun[task] = loop.time()
         if self._timer is None:
-            self._timer = loop.call_later(self._timeout, self._look)
+            self._timer = loop.call_later(self._timeout, self._cancel_late)
 
     def is_late(self, task: asyncio.Task[Any] | None) -> bool:
-        """The task was cancelled, and by nobody else; it is not, from here on."""
+        """Returns True if only this timer cancelled the task, and takes the cancellation back."""
         return self._begun[task] == LATE and task is not None and task.uncancel() == 0
 
     def end(self, task: asyncio.Task[Any] | None) -> None:
+        """Notes that the task's write has ended."""
         del self._begun[task]
 
-    def _look(self) -> None:
-        """The oldest are first. What was found late is cancelled once."""
+    def _cancel_late(self) -> None:
+        """Cancels each late write once. The writes are in the order in which they began."""
         self._timer = None
         loop = asyncio.get_running_loop()
-        for task, at in self._begun.items():
-            if at == LATE:
+        for task, began in self._begun.items():
+            if began == LATE:
                 continue
-            left = at + self._timeout - loop.time()
-            if left > 0:
-                self._timer = loop.call_later(left, self._look)
+            remaining = began + self._timeout - loop.time()
+            if remaining > 0:
+                self._timer = loop.call_later(remaining, self._cancel_late)
                 return
             self._begun[task] = LATE
             if task is not None:
@@ -210,7 +214,7 @@ def _parsed(data: bytes, parse: Callable[[bytes], Any], *, checked: bool) -> Any
     except DecodeError as error:
         raise InvalidRequest("The request's bytes are not a message of this method; check your stubs.") from error
     if checked:
-        rules.check(request)
+        validation.check(request)
     return request
 
 
@@ -230,9 +234,9 @@ def _name_result(response: Any, span: RpcSpan) -> None:
 
 
 def _must_pass(error: BaseException) -> bool:
-    """The peer left, its deadline passed, or the server stops: nobody listens for a status.
+    """Returns True if the client left, its deadline passed, or the server stops: then no client waits for a status.
 
-    A cancellation that is not our task's leaked from an inner future and is a defect.
+    A cancellation that is not the task's own leaked from an inner future and is a defect.
     """
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()
@@ -240,13 +244,13 @@ def _must_pass(error: BaseException) -> bool:
     return not isinstance(error, Exception)
 
 
-def _number(context: Context) -> int:
+def _status_number(context: Context) -> int:
     code: Any = context.code()
     return int(code.value[0]) if isinstance(code, grpc.StatusCode) else int(code or 0)
 
 
 async def _abort(context: Context, error: SessionError) -> None:
-    """End the call with the error's status; at most 2 s, because it may not reach the client."""
+    """Ends the call with the error's status. Takes at most ABORT_TIME, because the client may not read it."""
     status = error.to_status()
     code = STATUS[int(status.family)]
     details = ((DETAILS_KEY, details_bytes(status)),)

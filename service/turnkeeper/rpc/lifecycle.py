@@ -1,19 +1,17 @@
-"""SessionService's calls that change a session itself: decode, one verb, encode."""
+"""The RPCs of SessionService that change a session itself."""
 
 from typing import TypeVar
 
-from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.engine.rules import sessions as session_rules
 from turnkeeper.engine.sessions import Decide, Sessions
 from turnkeeper.pb.v1 import session_pb2
-from turnkeeper.rpc import cursor
-from turnkeeper.rpc import session_fields as attributes
-from turnkeeper.rpc import validation as rules
+from turnkeeper.rpc import cursor, session_fields, validation
 from turnkeeper.rpc.identity import Caller, caller_of
 from turnkeeper.rpc.interceptor import Context
 from turnkeeper.rpc.views import session_view
 
 CHANGEABLE = frozenset({"title", "labels", "metadata"})
+"""The paths that an update mask may name."""
 
 Response = TypeVar(
     "Response",
@@ -29,7 +27,7 @@ Response = TypeVar(
 class LifecycleVerbs:
     """A part of SessionService: update, suspend, resume, end, delete, undelete.
 
-    The same end state again is OK, with sequence 0.
+    A call that finds the session in the state that it asks for is OK, with sequence 0.
     """
 
     _sessions: Sessions
@@ -111,29 +109,28 @@ class LifecycleVerbs:
         key = caller.session_key(session_id)
         sequence = await self._sessions.change(key, decide, deleted=deleted)
         session, head = await self._sessions.get(key, deleted=deleted)
-        place = StreamPosition(sequence=sequence - 1 if sequence else head.last_seq)
         response.session.CopyFrom(session_view(session, head))
         response.sequence = sequence
-        response.cursor = cursor.encode(place, key=key)
+        response.cursor = cursor.before(sequence or head.last_seq + 1, key=key)
         return response
 
 
 def _change_of(request: session_pb2.UpdateSessionRequest) -> session_rules.SessionChange:
-    wished, paths = request.session, set(request.update_mask.paths)
+    wanted, paths = request.session, set(request.update_mask.paths)
     problems: dict[str, str] = {}
     if not paths or paths - CHANGEABLE:
         problems["update_mask"] = f"must name fields of {', '.join(sorted(CHANGEABLE))}"
     metadata_json = ""
-    if wished.HasField("metadata"):
-        metadata_json = attributes.json_of(wished.metadata, field="session.metadata")
-    if "labels" in paths and (problem := attributes.labels_problem(wished.labels)):
+    if wanted.HasField("metadata"):
+        metadata_json = session_fields.json_of(wanted.metadata, field="session.metadata")
+    if "labels" in paths and (problem := session_fields.labels_problem(wanted.labels)):
         problems["session.labels"] = problem
-    if "metadata" in paths and (problem := attributes.metadata_problem(metadata_json)):
+    if "metadata" in paths and (problem := session_fields.metadata_problem(metadata_json)):
         problems["session.metadata"] = problem
     if problems:
-        rules.refuse(problems)
+        validation.refuse(problems)
     return session_rules.SessionChange(
-        title=wished.title if "title" in paths else None,
-        labels=dict(wished.labels) if "labels" in paths else None,
+        title=wanted.title if "title" in paths else None,
+        labels=dict(wanted.labels) if "labels" in paths else None,
         metadata_json=metadata_json if "metadata" in paths else None,
     )

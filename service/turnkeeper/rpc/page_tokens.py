@@ -1,4 +1,7 @@
-"""Page tokens: signed, and good for one list with the same filters only."""
+"""Page tokens: signed, and valid for one list with one set of filters.
+
+A token holds the key of the last item on its page. The next page begins after that key, whatever was added meanwhile.
+"""
 
 import base64
 import hashlib
@@ -13,74 +16,85 @@ from google.protobuf.message import Message
 from turnkeeper.errors import PageTokenInvalid
 
 DEFAULT_SIZE = 50
-MOST = 100
-MOST_BYTES = 1 << 20
-"""Of one page: a response may have 4 MiB, and most proxies want less."""
-SIGNATURE = 16
+"""Items of a page if the request asks for no number."""
+MAX_SIZE = 100
+"""Items of a page, whatever the request asks for."""
+MAX_BYTES = 1 << 20
+"""Bytes of a page: a response may have 4 MiB, and most proxies are configured for less."""
+SIGNATURE_BYTES = 16
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 
 PageKey = tuple[str | int, ...]
+"""What a list is sorted by, of one item: for example its time in ms and its id."""
 
 
 class PageTokens:
-    """Makes and reads page tokens with a key that all replicas share."""
+    """Makes and reads page tokens with a secret that all replicas share."""
 
-    def __init__(self, key: bytes) -> None:
-        self._key = key
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
 
-    def size(self, asked: int) -> int:
-        return min(asked, MOST) if asked > 0 else DEFAULT_SIZE
+    def size(self, requested: int) -> int:
+        """Returns how many items a page may have: MAX_SIZE at most, or DEFAULT_SIZE if the request gives no number."""
+        return min(requested, MAX_SIZE) if requested > 0 else DEFAULT_SIZE
 
     def after(self, request: Message, *, tenant: str) -> PageKey | None:
-        """Where the page starts, None at the beginning. Raises PageTokenInvalid."""
+        """Returns the key after which the page begins, or None for the first page. Raises PageTokenInvalid."""
         token: str = getattr(request, "page_token", "")
         if not token:
             return None
         try:
             data = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
-            body, signature = data[:-SIGNATURE], data[-SIGNATURE:]
+            body, signature = data[:-SIGNATURE_BYTES], data[-SIGNATURE_BYTES:]
             if not hmac.compare_digest(signature, self._sign(body, request, tenant)):
                 raise PageTokenInvalid
             return tuple(json.loads(body))
         except ValueError as error:
             raise PageTokenInvalid from error
 
-    def split(
+    def page(
         self,
-        found: Sequence[T],
+        items: Sequence[T],
         request: Message,
         *,
         tenant: str,
         size: int,
-        place: Callable[[T], PageKey],
+        key_of: Callable[[T], PageKey],
         view: Callable[[T], M],
     ) -> tuple[Sequence[M], str]:
-        """The page as callers see it, and the token of the next one.
+        """Returns the page as callers see it, and the token of the next page, empty if this is the last one.
 
-        `found` has one more than `size` when there is a next one; a page also ends before it is too large to send.
+        `items` were read with a limit of `size` + 1, so that one too many means that there is a next page. A page also
+        ends before it has more than MAX_BYTES.
         """
-        page = fitting([view(item) for item in found[:size]], bytes_of=lambda item: item.ByteSize())
-        if len(page) == len(found):
+        page = fitting([view(item) for item in items[:size]], bytes_of=lambda item: item.ByteSize())
+        if len(page) == len(items):
             return page, ""
-        body = json.dumps(place(found[len(page) - 1]), separators=(",", ":")).encode()
+        body = json.dumps(key_of(items[len(page) - 1]), separators=(",", ":")).encode()
         token = base64.urlsafe_b64encode(body + self._sign(body, request, tenant)).decode().rstrip("=")
         return page, token
 
     def _sign(self, body: bytes, request: Message, tenant: str) -> bytes:
-        same = type(request)()
-        same.CopyFrom(request)
+        """Signs the key together with the list, its filters and the tenant; the page's size may change."""
+        filters = type(request)()
+        filters.CopyFrom(request)
         for field in ("page_token", "page_size"):
-            same.ClearField(field)
-        about = b"\0".join(
-            (request.DESCRIPTOR.full_name.encode(), tenant.encode(), same.SerializeToString(deterministic=True), body)
+            filters.ClearField(field)
+        signed = b"\0".join(
+            (
+                request.DESCRIPTOR.full_name.encode(),
+                tenant.encode(),
+                filters.SerializeToString(deterministic=True),
+                body,
+            )
         )
-        return hmac.new(self._key, about, hashlib.sha256).digest()[:SIGNATURE]
+        return hmac.new(self._secret, signed, hashlib.sha256).digest()[:SIGNATURE_BYTES]
 
 
 def fitting(items: Sequence[T], *, bytes_of: Callable[[T], int]) -> Sequence[T]:
-    """As many of the first items as MOST_BYTES hold, but one at least."""
-    room = MOST_BYTES
+    """Returns as many of the first items as fit in MAX_BYTES, but at least one."""
+    room = MAX_BYTES
     for number, item in enumerate(items):
         room -= bytes_of(item)
         if room < 0 and number:
@@ -88,13 +102,14 @@ def fitting(items: Sequence[T], *, bytes_of: Callable[[T], int]) -> Sequence[T]:
     return items
 
 
-def by_time(place: PageKey | None) -> tuple[datetime, str] | None:
-    """A (create_time, id) place; times are in milliseconds."""
-    if place is None:
+def key_of_time(at: datetime, item_id: str) -> PageKey:
+    """Returns the key of an item in a list by time: the time in whole ms, as the store keeps it, and the item's id."""
+    return (round(at.timestamp() * 1000), item_id)
+
+
+def time_of_key(key: PageKey | None) -> tuple[datetime, str] | None:
+    """Returns the time and the id of `key_of_time`, or None if there is no key."""
+    if key is None:
         return None
-    milliseconds, name = place
-    return datetime.fromtimestamp(int(milliseconds) / 1000, tz=UTC), str(name)
-
-
-def of_time(at: datetime, name: str) -> PageKey:
-    return (round(at.timestamp() * 1000), name)
+    milliseconds, item_id = key
+    return datetime.fromtimestamp(int(milliseconds) / 1000, tz=UTC), str(item_id)

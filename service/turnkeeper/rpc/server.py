@@ -1,4 +1,4 @@
-"""The gRPC server: its options, its services, health and reflection."""
+"""The gRPC server: its options, its services, health, reflection and channelz."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,7 +25,7 @@ CHANNELZ = channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name
 FILES = tuple(module.DESCRIPTOR for module in (session_pb2, chat_pb2, approval_pb2, agent_pb2, channelz_pb2))
 """The files that declare what is served, but for health and reflection."""
 LIVENESS = "liveness"
-"""A health service name that serves until the process ends: a draining replica is not to be restarted."""
+"""A health name that is SERVING until the process ends, so that a draining replica is not restarted."""
 
 MINUTE = 60_000
 
@@ -48,11 +48,14 @@ OPTIONS: Sequence[tuple[str, int]] = (
 
 
 class Server:
-    """Listens, answers, and ends in order."""
+    """Serves the four services, and gRPC's own, on one port."""
 
     def __init__(self, boundary: Boundary, *, reflect: bool, channels: bool, share_port: bool) -> None:
-        """`reflect` and `channels`: whether reflection and channelz are served. `share_port`: with others of our user
-        that share it too; otherwise a second server on the port fails, and does not take its calls away silently."""
+        """`reflect` and `channels`: whether reflection and channelz are served.
+
+        `share_port`: other processes of this user may listen on the port too. Without it a second server on the port
+        fails, instead of silently taking away a part of the calls.
+        """
         options = (*OPTIONS, ("grpc.so_reuseport", int(share_port)))
         self._server = aio.server(interceptors=(boundary,), options=options)
         self._health = health.Health()
@@ -64,13 +67,13 @@ class Server:
             reflection.add_to(self._server, names, files=FILES)
 
     def add(self, servicer: Any) -> None:
-        """Serve one of our four services."""
+        """Registers one of our four services."""
         for base, register in _REGISTER.items():
             if isinstance(servicer, base):
                 register(servicer, self._server)
 
     def listen(self, address: str) -> int:
-        """Take host:port; the port it took. Raises PortTaken. Nothing is answered yet."""
+        """Binds host:port and returns the port; calls are answered after `start`. Raises PortTaken."""
         try:
             port = self._server.add_insecure_port(address)
         except RuntimeError as error:
@@ -78,6 +81,7 @@ class Server:
         return int(port)
 
     async def start(self) -> None:
+        """Begins to answer calls."""
         await self._server.start()
 
     async def serving(self, yes: bool) -> None:
@@ -87,7 +91,7 @@ class Server:
         await self._health.set(LIVENESS, serving=True)
 
     async def stop(self, grace: float) -> None:
-        """GOAWAY at once; calls under way have `grace` seconds. A second call can only shorten them."""
+        """Sends GOAWAY at once; calls under way have `grace` seconds. A second call can only shorten the grace."""
         await self._server.stop(grace)
 
 

@@ -1,4 +1,4 @@
-"""What callers attach to a session: labels and metadata, checked."""
+"""The labels and the metadata that callers attach to a session, checked."""
 
 import json
 from collections.abc import Mapping
@@ -6,26 +6,28 @@ from collections.abc import Mapping
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
 
-from turnkeeper.rpc import validation as rules
+from turnkeeper.rpc import validation
 
 METADATA_BYTES = 16 * 1024
+"""Bytes of a session's metadata as JSON text."""
 LABEL_CHARACTERS = 128
+"""Characters of a label's key, and of its value."""
 
 
 def labels_problem(labels: Mapping[str, str]) -> str:
-    """What is wrong with them; empty when nothing is."""
+    """Returns what is wrong with the labels, or an empty text."""
     fits = all(key and max(len(key), len(value)) <= LABEL_CHARACTERS for key, value in labels.items())
     return "" if fits else f"has a key or value over {LABEL_CHARACTERS} characters, or an empty key"
 
 
 def metadata_problem(metadata_json: str) -> str:
-    """What is wrong with it as JSON text; empty when nothing is."""
+    """Returns what is wrong with the metadata as JSON text, or an empty text."""
     return f"is over {METADATA_BYTES} bytes as JSON" if len(metadata_json.encode()) > METADATA_BYTES else ""
 
 
 def json_of(metadata: Struct, *, field: str = "metadata") -> str:
-    """Raises InvalidRequest, which names `field`, for a number that JSON has no word for."""
+    """Returns the metadata as JSON text. Raises InvalidRequest, naming `field`, for NaN and infinities."""
     try:
         return json.dumps(json_format.MessageToDict(metadata), sort_keys=True, ensure_ascii=False)
     except ValueError:
-        rules.refuse({field: "holds a number that JSON has no word for"})
+        validation.refuse({field: "holds NaN or an infinity; JSON has neither"})

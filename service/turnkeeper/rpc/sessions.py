@@ -1,4 +1,4 @@
-"""SessionService: decode, one verb, encode."""
+"""SessionService: each method decodes the request, calls the engine, and encodes the response."""
 
 from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime
@@ -16,28 +16,28 @@ from turnkeeper.engine.streaming.batch import EventFilter
 from turnkeeper.engine.streaming.watcher import StreamEnded, Watchers
 from turnkeeper.errors import CursorExpired, TurnNotFound
 from turnkeeper.pb.v1 import event_pb2, message_pb2, session_pb2, session_pb2_grpc
-from turnkeeper.rpc import codec, cursor
-from turnkeeper.rpc import page_tokens as pages
-from turnkeeper.rpc import session_fields as attributes
-from turnkeeper.rpc import validation as rules
+from turnkeeper.rpc import codec, cursor, session_fields, validation
 from turnkeeper.rpc.checkpoints import CheckpointVerbs
 from turnkeeper.rpc.fingerprint import fingerprint
 from turnkeeper.rpc.identity import Caller, caller_of
 from turnkeeper.rpc.interceptor import Context
 from turnkeeper.rpc.lifecycle import LifecycleVerbs
+from turnkeeper.rpc.page_tokens import PageTokens, fitting, key_of_time, time_of_key
 from turnkeeper.rpc.stream_responses import response, with_cursor
 from turnkeeper.rpc.views import session_view
 from turnkeeper.store.changeset import check_kept
 from turnkeeper.store.contract import SessionLog
 from turnkeeper.store.filters import SessionFilter
 
-PREVIEWS = frozenset({"content_delta", "tool_progress"})
-KNOWN = frozenset(field.name for field in event_pb2.Event.DESCRIPTOR.oneofs_by_name["payload"].fields) - PREVIEWS
-"""The names of all durable events, also of those that a later release sends."""
+PREVIEW_KINDS = frozenset({"content_delta", "tool_progress"})
+DURABLE_KINDS = (
+    frozenset(field.name for field in event_pb2.Event.DESCRIPTOR.oneofs_by_name["payload"].fields) - PREVIEW_KINDS
+)
+"""The kinds of all durable events, also of those that only a later release sends."""
 
 
 class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionServiceServicer):
-    """What a caller does with sessions and their logs."""
+    """The RPCs about sessions and their logs."""
 
     def __init__(
         self,
@@ -47,13 +47,12 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         checkpoints: Checkpoints,
         forks: Forks,
         watchers: Watchers,
-        pages: pages.PageTokens,
+        page_tokens: PageTokens,
     ) -> None:
         self._sessions = sessions
         self._store = store
         self._watchers = watchers
-        self._pages = pages
-        self._codec = codec.WireCodec()
+        self._page_tokens = page_tokens
         self._checkpoints = checkpoints
         self._forks = forks
 
@@ -65,7 +64,7 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         return session_pb2.CreateSessionResponse(
             session=session_view(session, head),
             sequence=1,
-            cursor=cursor.encode(StreamPosition(), key=session.key),
+            cursor=cursor.before(1, key=session.key),
         )
 
     async def GetSession(
@@ -78,22 +77,22 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         self, request: session_pb2.ListSessionsRequest, context: Context
     ) -> session_pb2.ListSessionsResponse:
         caller = caller_of(context)
-        size = self._pages.size(request.page_size)
-        found = await self._store.sessions(
+        size = self._page_tokens.size(request.page_size)
+        sessions = await self._store.sessions(
             caller.tenant,
             _session_filter(request),
             limit=size + 1,
-            after=pages.by_time(self._pages.after(request, tenant=caller.tenant)),
+            after=time_of_key(self._page_tokens.after(request, tenant=caller.tenant)),
         )
-        page, token = self._pages.split(
-            found,
+        views, token = self._page_tokens.page(
+            sessions,
             request,
             tenant=caller.tenant,
             size=size,
-            place=lambda item: pages.of_time(item[0].create_time, item[0].id),
+            key_of=lambda item: key_of_time(item[0].create_time, item[0].id),
             view=lambda item: session_view(*item),
         )
-        return session_pb2.ListSessionsResponse(sessions=page, next_page_token=token)
+        return session_pb2.ListSessionsResponse(sessions=views, next_page_token=token)
 
     async def WatchEvents(
         self, request: session_pb2.WatchEventsRequest, context: Context
@@ -103,7 +102,7 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         with self._watchers.open(key) as watcher:
             session, head = await self._sessions.get(key)
             await self._check_turn(key, request.turn_id)
-            wanted = EventFilter(
+            event_filter = EventFilter(
                 kinds=_kinds(request.types),
                 turn_id=request.turn_id,
                 previews=request.previews,
@@ -111,13 +110,13 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
             )
             start = self._start(request, caller, last_seq=head.last_seq)
             try:
-                await watcher.begin(start, wanted, head=head)
-                del request, session, head, start, wanted  # streams live long, and are many
+                await watcher.begin(start, event_filter, head=head)
+                del request, session, head, start, event_filter  # a replica keeps thousands of streams open
                 while batch := await watcher.next():
-                    made = response(batch, key)
+                    data = response(batch, key)
                     del batch
-                    yield made  # type: ignore[misc]  # bytes pass through
-                    del made
+                    yield data  # type: ignore[misc]  # bytes pass through
+                    del data
             except (StreamEnded, CursorExpired) as end:
                 raise with_cursor(end, key) from None
 
@@ -129,8 +128,8 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         _, head = await self._sessions.get(key)
         await self._check_turn(key, request.turn_id)
         after = self._start(request, caller, last_seq=head.last_seq).sequence
-        size = self._pages.size(request.page_size)
-        found = await self._store.events(
+        size = self._page_tokens.size(request.page_size)
+        events = await self._store.events(
             key,
             after=after,
             limit=size + 1,
@@ -138,12 +137,12 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
             turn_id=request.turn_id,
             until=head.last_seq,
         )
-        try:  # after the page was read: what was trimmed meanwhile is noticed
+        try:  # checked after the page was read, so that a trim in the meantime is noticed
             check_kept(after, (await self._sessions.get(key))[1])
         except CursorExpired as expired:
             raise with_cursor(expired, key) from None
-        page = pages.fitting(found[:size], bytes_of=lambda event: len(event.payload))
-        more = len(found) > len(page)
+        page = fitting(events[:size], bytes_of=lambda event: len(event.payload))
+        more = len(events) > len(page)
         through = page[-1].sequence if more else head.last_seq
         response = session_pb2.ListEventsResponse(
             cursor=cursor.encode(StreamPosition(sequence=through), key=key),
@@ -159,25 +158,25 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
     ) -> session_pb2.ListMessagesResponse:
         caller = caller_of(context)
         entries = list(enumerate(await self._sessions.messages(caller.session_key(request.session_id))))
-        start = self._pages.after(request, tenant=caller.tenant)
-        # Counted from the oldest: messages that come between two pages move no place.
+        start = self._page_tokens.after(request, tenant=caller.tenant)
+        # Keys count from the oldest message, so that messages added between two pages change no key.
         if _descending(request.order_by, "sequence"):
             entries = entries[: int(start[0]) if start else None][::-1]
         elif start:
             entries = entries[int(start[0]) + 1 :]
-        size = self._pages.size(request.page_size)
-        page, token = self._pages.split(
+        size = self._page_tokens.size(request.page_size)
+        views, token = self._page_tokens.page(
             entries[: size + 1],
             request,
             tenant=caller.tenant,
             size=size,
-            place=lambda item: (item[0],),
-            view=lambda item: _message(item[1]),
+            key_of=lambda item: (item[0],),
+            view=lambda item: _message_view(item[1]),
         )
-        return session_pb2.ListMessagesResponse(messages=page, next_page_token=token)
+        return session_pb2.ListMessagesResponse(messages=views, next_page_token=token)
 
     async def _check_turn(self, key: SessionKey, turn_id: str) -> None:
-        """Ids of turns are ours, so one that is not there never will be. Raises TurnNotFound."""
+        """Raises TurnNotFound if the session has no such turn: the server makes their ids, so none will come."""
         if turn_id and await self._store.turn(key, turn_id) is None:
             raise TurnNotFound(session_id=key.session_id, turn_id=turn_id)
 
@@ -188,35 +187,36 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         *,
         last_seq: int,
     ) -> StreamPosition:
-        place, field = StreamPosition(), request.WhichOneof("start") or ""
+        """Returns where the events begin. Raises InvalidRequest for a position beyond the last event."""
+        position, field = StreamPosition(), request.WhichOneof("start") or ""
         match field:
             case "after":
-                place = cursor.decode(request.after, key=caller.session_key(request.session_id))
+                position = cursor.decode(request.after, key=caller.session_key(request.session_id))
             case "after_sequence":
-                place = StreamPosition(sequence=request.after_sequence)
+                position = StreamPosition(sequence=request.after_sequence)
             case "live_only" if getattr(request, "live_only", False):
-                place = StreamPosition(sequence=last_seq)
-        if place.sequence > last_seq:
-            rules.refuse({field: f"is beyond the last event, {last_seq}"})
-        return place
+                position = StreamPosition(sequence=last_seq)
+        if position.sequence > last_seq:
+            validation.refuse({field: f"is beyond the last event, {last_seq}"})
+        return position
 
 
 def new_session(
     request: session_pb2.CreateSessionRequest, caller: Caller, *, family: str = "create_session"
 ) -> NewSession:
-    """Checks what the table of rules cannot say."""
+    """Returns the session to create. Raises InvalidRequest for what the rules of single fields cannot express."""
     problems: dict[str, str] = {}
     if not request.session_id and not request.request_id:
         problems["request_id"] = "is required without session_id: it makes repeats harmless"
     metadata_json = ""
     if request.HasField("metadata"):
-        metadata_json = attributes.json_of(request.metadata)
-        if problem := attributes.metadata_problem(metadata_json):
+        metadata_json = session_fields.json_of(request.metadata)
+        if problem := session_fields.metadata_problem(metadata_json):
             problems["metadata"] = problem
-    if problem := attributes.labels_problem(request.labels):
+    if problem := session_fields.labels_problem(request.labels):
         problems["labels"] = problem
     if problems:
-        rules.refuse(problems)
+        validation.refuse(problems)
     return NewSession(
         tenant=caller.tenant,
         principal=caller.principal,
@@ -250,7 +250,7 @@ def _time(request: session_pb2.ListSessionsRequest, field: str) -> datetime | No
     try:
         return value.ToDatetime(tzinfo=UTC)
     except ValueError:
-        rules.refuse({field: "is no time between the years 1 and 9999"})
+        validation.refuse({field: "is no time between the years 1 and 9999"})
 
 
 def _name(state: session_pb2.SessionState.ValueType) -> str:
@@ -259,32 +259,32 @@ def _name(state: session_pb2.SessionState.ValueType) -> str:
 
 def _descending(order_by: str, field: str) -> bool:
     if order_by not in ("", field, f"{field} desc"):
-        rules.refuse({"order_by": f"must be {field} or {field} desc"})
+        validation.refuse({"order_by": f"must be {field} or {field} desc"})
     return order_by.endswith(" desc")
 
 
 def _kinds(types: Iterable[str]) -> frozenset[str]:
     kinds = frozenset(types)
-    unknown = kinds - KNOWN
+    unknown = kinds - DURABLE_KINDS
     if unknown:
-        rules.refuse({"types": f"names no durable event: {', '.join(sorted(unknown))}"})
+        validation.refuse({"types": f"names no durable event: {', '.join(sorted(unknown))}"})
     return kinds
 
 
-def _message(entry: HistoryEntry) -> message_pb2.Message:
-    said = entry.message
-    made = message_pb2.Message(
-        role=message_pb2.Role.Value(f"ROLE_{said.role.value}"),
-        tool_call_id=said.tool_call_id,
-        message_id="" if said.role is Role.TOOL else entry.message_id,
+def _message_view(entry: HistoryEntry) -> message_pb2.Message:
+    message = entry.message
+    view = message_pb2.Message(
+        role=message_pb2.Role.Value(f"ROLE_{message.role.value}"),
+        tool_call_id=message.tool_call_id,
+        message_id="" if message.role is Role.TOOL else entry.message_id,
         turn_id=entry.turn_id,
         sequence=entry.sequence,
         create_time=codec.timestamp(entry.create_time),
     )
-    if said.text or said.role is not Role.ASSISTANT:
-        made.content.add(text=said.text)
-    for asked in said.tool_requests:
-        codec.fill(made.tool_requests.add(), asked)
+    if message.text or message.role is not Role.ASSISTANT:
+        view.content.add(text=message.text)
+    for tool_request in message.tool_requests:
+        codec.fill(view.tool_requests.add(), tool_request)
     if entry.finish_reason is not None:
-        made.finish_reason = message_pb2.FinishReason.Value(f"FINISH_REASON_{entry.finish_reason.value}")
-    return made
+        view.finish_reason = message_pb2.FinishReason.Value(f"FINISH_REASON_{entry.finish_reason.value}")
+    return view

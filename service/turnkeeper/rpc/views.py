@@ -1,4 +1,4 @@
-"""Values as the messages that callers see."""
+"""Domain values as the messages that callers see."""
 
 from turnkeeper.codes import ErrorDetail
 from turnkeeper.domain.agent import Agent
@@ -13,20 +13,22 @@ from turnkeeper.store.changeset import Head
 
 
 def session_view(session: Session, head: Head) -> session_pb2.Session:
-    made = codec.fill(session_pb2.Session(), session, rename={"id": "session_id"})
+    """Returns the session with what its head knows: the last event, the active turn, the queue's length."""
+    view = codec.fill(session_pb2.Session(), session, rename={"id": "session_id"})
     if session.metadata_json:
-        codec.fill_struct(made.metadata, session.metadata_json)
-    made.last_sequence = head.last_seq
-    made.active_turn_id = head.active_turn
-    made.queued_turns = len(head.queue)
-    return made
+        codec.fill_struct(view.metadata, session.metadata_json)
+    view.last_sequence = head.last_seq
+    view.active_turn_id = head.active_turn
+    view.queued_turns = len(head.queue)
+    return view
 
 
 def turn_view(turn: Turn) -> chat_pb2.Turn:
-    made = codec.fill(chat_pb2.Turn(), turn, rename={"id": "turn_id"})
+    """Returns the turn, with its error as the RPC's status would carry it."""
+    view = codec.fill(chat_pb2.Turn(), turn, rename={"id": "turn_id"})
     if turn.error is not None:
-        made.error.CopyFrom(detail_of(_error(turn.error, turn).to_status()))
-    return made
+        view.error.CopyFrom(detail_of(_error(turn.error, turn).to_status()))
+    return view
 
 
 def _error(detail: ErrorDetail, turn: Turn) -> SessionError:
@@ -34,13 +36,15 @@ def _error(detail: ErrorDetail, turn: Turn) -> SessionError:
 
 
 def approval_view(approval: Approval) -> approval_pb2.Approval:
-    made = codec.fill(approval_pb2.Approval(), approval, rename={"id": "approval_id"})
+    """Returns the approval; without an expiry while its session is suspended."""
+    view = codec.fill(approval_pb2.Approval(), approval, rename={"id": "approval_id"})
     if approval.time_left is not None:
-        made.ClearField("expire_time")  # its clock stands still
-    return made
+        view.ClearField("expire_time")  # the time that is left does not run while the session is suspended
+    return view
 
 
 def agent_view(agent: Agent) -> agent_pb2.Agent:
-    made = codec.fill(agent_pb2.Agent(), agent)
-    made.version = agent.version
-    return made
+    """Returns one version of an agent."""
+    view = codec.fill(agent_pb2.Agent(), agent)
+    view.version = agent.version
+    return view

@@ -1,6 +1,6 @@
-"""Bytes of the wire, made by hand where a message object for each of them costs too much: deltas and responses.
+"""Wire bytes of deltas and stream responses, made by hand because a message object for each costs too much.
 
-The tests hold them against what protobuf makes.
+The unit tests compare them with what protobuf makes.
 """
 
 from functools import lru_cache
@@ -14,7 +14,7 @@ VARINT, BYTES = 0, 2
 
 
 def varint(number: int) -> bytes:
-    """Protobuf's variable-length form of a number ≥ 0."""
+    """Returns protobuf's variable-length form of a number ≥ 0."""
     if number < 128:
         return _SMALL[number]
     out = bytearray()
@@ -37,7 +37,7 @@ _DELTA = event_pb2.ContentDelta.DESCRIPTOR
 _RESPONSE = session_pb2.WatchEventsResponse.DESCRIPTOR
 
 SEQUENCE = _tag(_EVENT, "sequence", VARINT)
-"""Of `Event.sequence`: appended, because concatenated messages merge."""
+"""The tag of `Event.sequence`. It is appended to a stored event: protobuf merges concatenated messages."""
 CONTENT_DELTA = _tag(_EVENT, "content_delta", BYTES)
 OFFSET = _tag(_DELTA, "offset", VARINT)
 KIND = _tag(_DELTA, "kind", VARINT) + varint(event_pb2.DELTA_KIND_TEXT)
@@ -52,27 +52,29 @@ CAUGHT_UP = _tag(_RESPONSE, "caught_up", VARINT) + varint(1)
 def delta(  # noqa: PLR0913 - the fields of the message
     session_id: str, turn_id: str, message_id: str, attempt: int, offset: int, text: bytes, *, restarts: bool
 ) -> bytes:
-    """A `content_delta` event."""
+    """Returns an event with a `content_delta`. `restarts` and the others are the fields of ContentDelta."""
     event, head = _frame(session_id, turn_id, message_id, attempt)
-    said = b"".join((head, OFFSET, varint(offset), KIND, TEXT, varint(len(text)), text, RESTARTS if restarts else b""))
-    return b"".join((event, varint(len(said)), said))
+    content_delta = b"".join(
+        (head, OFFSET, varint(offset), KIND, TEXT, varint(len(text)), text, RESTARTS if restarts else b"")
+    )
+    return b"".join((event, varint(len(content_delta)), content_delta))
 
 
 @lru_cache(maxsize=256)
 def _frame(session_id: str, turn_id: str, message_id: str, attempt: int) -> tuple[bytes, bytes]:
-    """What all deltas of a message have in common: of the event, and of the delta in it."""
+    """Returns what all deltas of a message have in common: the beginning of the event, and of the delta in it."""
     event = event_pb2.Event(session_id=session_id, turn_id=turn_id, attempt=attempt)
-    said = event_pb2.ContentDelta(message_id=message_id, attempt=attempt)
-    return event.SerializeToString() + CONTENT_DELTA, said.SerializeToString()
+    content_delta = event_pb2.ContentDelta(message_id=message_id, attempt=attempt)
+    return event.SerializeToString() + CONTENT_DELTA, content_delta.SerializeToString()
 
 
 def response(events: list[bytes], *, cursor: str, through: int, caught_up: bool) -> bytes:
-    """A WatchEventsResponse, and a StreamMessageResponse without its turn: their fields have the same numbers."""
+    """Returns a WatchEventsResponse, or a StreamMessageResponse without its turn: the field numbers are the same."""
     pieces: list[bytes] = []
     for event in events:
         pieces += (EVENTS, varint(len(event)), event)
-    place = cursor.encode()
-    pieces += (CURSOR, varint(len(place)), place, THROUGH, varint(through))
+    cursor_bytes = cursor.encode()
+    pieces += (CURSOR, varint(len(cursor_bytes)), cursor_bytes, THROUGH, varint(through))
     if caught_up:
         pieces.append(CAUGHT_UP)
     return b"".join(pieces)

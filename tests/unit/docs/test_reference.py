@@ -23,10 +23,7 @@ from turnkeeper.errors import leaves
 from turnkeeper.model.by_agent import CLOUD_MODEL
 from turnkeeper.model.openai import OpenAIModel
 from turnkeeper.pb.v1 import error_pb2, event_pb2
-from turnkeeper.rpc import chat, client_tools, server, status
-from turnkeeper.rpc import page_tokens as pages
-from turnkeeper.rpc import session_fields as attributes
-from turnkeeper.rpc import validation as rules
+from turnkeeper.rpc import chat, client_tools, page_tokens, server, session_fields, status, validation
 from turnkeeper.rpc.status import advice
 from turnkeeper.store.mongo import changesets as steps
 from turnkeeper.tools import samples, toolbox
@@ -143,7 +140,7 @@ def kib(size: int) -> str:
 
 def test_the_limits() -> None:
     options = dict(server.OPTIONS)
-    send = rules.RULES["SendMessageRequest"]
+    send = validation.RULES["SendMessageRequest"]
     answer = inspect.signature(OpenAIModel.connect).parameters["max_answer_bytes"].default
     assert {row[0]: row[1] for row in table(reference("limits"), "what", "limit", "beyond it")} == {
         "a request, a response": kib(options["grpc.max_receive_message_length"]),
@@ -157,13 +154,13 @@ def test_the_limits() -> None:
         "a result that a client hands in": kib(toolbox.RESULT_BYTES),
         "messages that wait in a session's queue": str(message_rules.QUEUE_LIMIT),
         "an id of yours, request_id": f"{send['request_id'].max_length} characters",
-        "title": f"{rules.RULES['CreateSessionRequest']['title'].max_length} characters",
+        "title": f"{validation.RULES['CreateSessionRequest']['title'].max_length} characters",
         "title made from the first message": "80 characters",
-        "labels": f"{rules.RULES['CreateSessionRequest']['labels'].max_items}, each key and value 128 characters",
-        "metadata": f"{kib(attributes.METADATA_BYTES)} as JSON",
-        "reason of EndSession": f"{rules.RULES['EndSessionRequest']['reason'].max_length:,} characters",
-        "reason of DecideApproval": f"{rules.RULES['DecideApprovalRequest']['reason'].max_length:,} characters",
-        "a page": f"{pages.MOST} items, {kib(pages.MOST_BYTES)}",
+        "labels": f"{validation.RULES['CreateSessionRequest']['labels'].max_items}, each key and value 128 characters",
+        "metadata": f"{kib(session_fields.METADATA_BYTES)} as JSON",
+        "reason of EndSession": f"{validation.RULES['EndSessionRequest']['reason'].max_length:,} characters",
+        "reason of DecideApproval": f"{validation.RULES['DecideApprovalRequest']['reason'].max_length:,} characters",
+        "a page": f"{page_tokens.MAX_SIZE} items, {kib(page_tokens.MAX_BYTES)}",
         "a wait": f"{send['wait'].max_seconds} s",
         "a wait of CancelTurn for the turn's server": f"{turns.CANCEL_WAIT:g} s",
         "a stream's response": f"{batch.BATCH_EVENTS} events, {kib(batch.BATCH_BYTES)}, one event at least",
@@ -176,12 +173,12 @@ def test_the_limits() -> None:
     assert {"message"} == steps.KEPT_WITH_SESSION
 
 
-@pytest.mark.parametrize("name", rules.RULES)
+@pytest.mark.parametrize("name", validation.RULES)
 def test_a_comment_and_the_rule_of_its_field_agree(name: str) -> None:
     """Generators copy comments, not options, into the code of other languages: so the comment has the rule, too."""
     file, place = generate.messages()[name]
     comments = {field.name: generate.flat(comment) for field, comment in file.fields(place)}
-    for path, rule in rules.RULES[name].items():
+    for path, rule in validation.RULES[name].items():
         comment = comments.get(path, "See nested fields.")
         if not comment.startswith("See "):
             assert bool(re.search(r"Required[.:;]", comment)) == rule.required, path

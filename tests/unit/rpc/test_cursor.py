@@ -1,4 +1,4 @@
-"""Cursors: a place in one session of one tenant, and anything else is refused with words."""
+"""Cursors: a position in one session of one tenant; any other text is refused, and the error names the field."""
 
 import base64
 
@@ -11,11 +11,11 @@ from turnkeeper.domain.session import SessionKey
 from turnkeeper.errors import InvalidRequest
 from turnkeeper.rpc import cursor
 
-PLACE = StreamPosition(sequence=7, message_id="01aryz6s41tsv4rrffq69g5fav", attempt=2, offset=1234, live=True)
-TEXT = cursor.encode(PLACE, key=SessionKey("default", "s"))
+POSITION = StreamPosition(sequence=7, message_id="01aryz6s41tsv4rrffq69g5fav", attempt=2, offset=1234, live=True)
+TEXT = cursor.encode(POSITION, key=SessionKey("default", "s"))
 
 ids = st.text(alphabet=st.sampled_from("abcXYZ019._:-"), max_size=40)
-places = st.builds(
+positions = st.builds(
     StreamPosition,
     sequence=st.integers(0, 2**63 - 1),
     message_id=ids,
@@ -29,15 +29,15 @@ def decode(text: str, *, tenant: str = "default", session_id: str = "s") -> Stre
     return cursor.decode(text, key=SessionKey(tenant, session_id))
 
 
-@given(places, ids, ids)
-def test_a_cursor_leads_to_its_place(place: StreamPosition, tenant: str, session_id: str) -> None:
-    text = cursor.encode(place, key=SessionKey(tenant, session_id))
-    assert cursor.decode(text, key=SessionKey(tenant, session_id)) == place
+@given(positions, ids, ids)
+def test_a_cursor_leads_to_its_position(position: StreamPosition, tenant: str, session_id: str) -> None:
+    text = cursor.encode(position, key=SessionKey(tenant, session_id))
+    assert cursor.decode(text, key=SessionKey(tenant, session_id)) == position
 
 
-@given(places)
-def test_a_cursor_fits_where_it_is_passed(place: StreamPosition) -> None:
-    text = cursor.encode(place, key=SessionKey("default", "s" * 128))
+@given(positions)
+def test_a_cursor_has_at_most_200_characters_of_ascii(position: StreamPosition) -> None:
+    text = cursor.encode(position, key=SessionKey("default", "s" * 128))
     assert len(text) <= 200
     assert text.isascii()
     assert set(text) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
@@ -52,7 +52,7 @@ def test_a_cursor_of_another_session_or_tenant_is_refused(tenant: str, session_i
 
 
 def test_tenant_and_session_cannot_run_together() -> None:
-    text = cursor.encode(PLACE, key=SessionKey("a", "bc"))
+    text = cursor.encode(POSITION, key=SessionKey("a", "bc"))
     with pytest.raises(InvalidRequest):
         decode(text, tenant="ab", session_id="c")
 
@@ -76,8 +76,8 @@ def test_no_bytes_of_a_callers_own_are_a_cursor(data: bytes) -> None:
 
 
 @given(st.integers(0, len(TEXT) - 1), st.sampled_from("ABCDefgh0189-_"))
-def test_one_other_character_breaks_it(place: int, character: str) -> None:
-    changed = TEXT[:place] + character + TEXT[place + 1 :]
+def test_one_other_character_breaks_it(index: int, character: str) -> None:
+    changed = TEXT[:index] + character + TEXT[index + 1 :]
     if base64.urlsafe_b64decode(changed + "==") == base64.urlsafe_b64decode(TEXT + "=="):
         return
     with pytest.raises(InvalidRequest):
@@ -85,7 +85,7 @@ def test_one_other_character_breaks_it(place: int, character: str) -> None:
 
 
 def test_a_cursor_of_another_version_is_refused() -> None:
-    body = bytes([cursor.VERSION + 1]) + base64.urlsafe_b64decode(TEXT + "==")[1 : -cursor.CHECK]
+    body = bytes([cursor.VERSION + 1]) + base64.urlsafe_b64decode(TEXT + "==")[1 : -cursor.CHECK_BYTES]
     check = cursor._check(body, SessionKey("default", "s"))  # noqa: SLF001 - a later version signs the same way
     with pytest.raises(InvalidRequest):
         decode(base64.urlsafe_b64encode(body + check).decode().rstrip("="))

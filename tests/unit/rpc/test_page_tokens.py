@@ -1,4 +1,4 @@
-"""Page tokens: good for one list, one tenant, one set of filters, and nothing else."""
+"""Page tokens: valid for one list, one tenant and one set of filters, and for nothing else."""
 
 import base64
 from datetime import UTC, datetime
@@ -10,19 +10,19 @@ from hypothesis import strategies as st
 
 from turnkeeper.errors import PageTokenInvalid
 from turnkeeper.pb.v1 import approval_pb2, chat_pb2, session_pb2
-from turnkeeper.rpc.page_tokens import MOST, PageKey, PageTokens, by_time, of_time
+from turnkeeper.rpc.page_tokens import MAX_SIZE, PageKey, PageTokens, key_of_time, time_of_key
 
-PAGES = PageTokens(b"key" * 11)
+TOKENS = PageTokens(b"key" * 11)
 LIST = session_pb2.ListSessionsRequest(agent="clerk", labels={"a": "1", "b": "2"}, page_size=2)
-FOUND = ["one", "two", "three"]
+ITEMS = ["one", "two", "three"]
 
 
-def token_for(request: Message, *, tenant: str = "default", pages: PageTokens = PAGES, at: str = "two") -> str:
-    _, token = pages.split(FOUND, request, tenant=tenant, size=2, place=lambda _: (at, 7), view=shown)
+def token_for(request: Message, *, tenant: str = "default", tokens: PageTokens = TOKENS, at: str = "two") -> str:
+    _, token = tokens.page(ITEMS, request, tenant=tenant, size=2, key_of=lambda _: (at, 7), view=view)
     return token
 
 
-def shown(name: str) -> session_pb2.Session:
+def view(name: str) -> session_pb2.Session:
     return session_pb2.Session(session_id=name)
 
 
@@ -33,27 +33,27 @@ def after(request: Message, token: str, *, tenant: str = "default") -> PageKey |
     again = type(request)()
     again.CopyFrom(request)
     again.page_token = token  # type: ignore[attr-defined]
-    return PAGES.after(again, tenant=tenant)
+    return TOKENS.after(again, tenant=tenant)
 
 
-def test_a_token_leads_to_its_place() -> None:
+def test_a_token_leads_to_its_key() -> None:
     assert after(LIST, TOKEN) == ("two", 7)
 
 
 def test_without_a_token_the_list_begins() -> None:
-    assert PAGES.after(LIST, tenant="default") is None
+    assert TOKENS.after(LIST, tenant="default") is None
 
 
-def page_of(found: list[str], size: int) -> tuple[list[str], str]:
-    page, token = PAGES.split(found, LIST, tenant="default", size=size, place=lambda item: (item,), view=shown)
+def page_of(items: list[str], size: int) -> tuple[list[str], str]:
+    page, token = TOKENS.page(items, LIST, tenant="default", size=size, key_of=lambda item: (item,), view=view)
     return [session.session_id for session in page], token
 
 
 def test_the_last_page_has_no_token() -> None:
-    assert page_of(FOUND[:2], 2) == (FOUND[:2], "")
+    assert page_of(ITEMS[:2], 2) == (ITEMS[:2], "")
     assert page_of([], 2) == ([], "")
-    first, token = page_of(FOUND, 2)
-    assert first == FOUND[:2]
+    first, token = page_of(ITEMS, 2)
+    assert first == ITEMS[:2]
     assert after(LIST, token) == ("two",)
 
 
@@ -62,7 +62,7 @@ def test_a_page_ends_before_it_is_too_large_to_send() -> None:
     first, token = page_of(large, 4)
     assert first == large[:2]
     assert after(LIST, token) == (large[1],)
-    assert page_of(["x" * 5_000_000, "y"], 2)[0] == ["x" * 5_000_000], "one at least"
+    assert page_of(["x" * 5_000_000, "y"], 2)[0] == ["x" * 5_000_000], "a page has at least one item"
     assert page_of(large[3:], 4) == (large[3:], "")
 
 
@@ -100,13 +100,13 @@ def test_a_token_of_another_tenant_or_key_is_refused() -> None:
     with pytest.raises(PageTokenInvalid):
         after(LIST, TOKEN, tenant="other")
     with pytest.raises(PageTokenInvalid):
-        after(LIST, token_for(LIST, pages=PageTokens(b"another key" * 3)))
+        after(LIST, token_for(LIST, tokens=PageTokens(b"another key" * 3)))
 
 
-def forged(place: str) -> str:
-    """The token's place replaced, its signature kept."""
+def forged(key: str) -> str:
+    """Returns the token with another key and the old signature."""
     data = base64.urlsafe_b64decode(TOKEN + "=" * (-len(TOKEN) % 4))
-    return base64.urlsafe_b64encode(data.replace(b"two", place.encode())).decode().rstrip("=")
+    return base64.urlsafe_b64encode(data.replace(b"two", key.encode())).decode().rstrip("=")
 
 
 @pytest.mark.parametrize(
@@ -124,21 +124,23 @@ def test_no_text_of_a_callers_own_is_a_token(token: str) -> None:
 
 
 @given(st.integers(0, len(TOKEN) - 1), st.sampled_from("ABCDefgh0189-_"))
-def test_one_other_character_breaks_it(place: int, character: str) -> None:
-    changed = TOKEN[:place] + character + TOKEN[place + 1 :]
-    data = [base64.urlsafe_b64decode(each + "=" * (-len(each) % 4)) for each in (changed, TOKEN)]
+def test_one_other_character_breaks_it(index: int, character: str) -> None:
+    changed = TOKEN[:index] + character + TOKEN[index + 1 :]
+    data = [base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)) for token in (changed, TOKEN)]
     if data[0] == data[1]:  # the last character holds two spare bits
         return
     with pytest.raises(PageTokenInvalid):
         after(LIST, changed)
 
 
-@pytest.mark.parametrize(("asked", "size"), [(0, 50), (1, 1), (100, 100), (101, MOST), (2**31 - 1, MOST), (-1, 50)])
-def test_the_size_of_a_page(asked: int, size: int) -> None:
-    assert PAGES.size(asked) == size
+@pytest.mark.parametrize(
+    ("requested", "size"), [(0, 50), (1, 1), (100, 100), (101, MAX_SIZE), (2**31 - 1, MAX_SIZE), (-1, 50)]
+)
+def test_the_size_of_a_page(requested: int, size: int) -> None:
+    assert TOKENS.size(requested) == size
 
 
-def test_a_place_in_time_keeps_its_millisecond() -> None:
+def test_the_key_of_a_time_keeps_its_millisecond() -> None:
     at = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
-    assert by_time(of_time(at, "s")) == (at, "s")
-    assert by_time(None) is None
+    assert time_of_key(key_of_time(at, "s")) == (at, "s")
+    assert time_of_key(None) is None

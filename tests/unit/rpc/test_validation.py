@@ -201,8 +201,16 @@ def a_struct(**values: Any) -> Struct:
         (create(labels={"k" * 129: ""}), "labels", "over 128 characters"),
         (create(labels={"k": "v" * 129}), "labels", "over 128 characters"),
         (create(metadata=a_struct(text="x" * 16_400)), "metadata", "is over 16384 bytes as JSON"),
-        (create(metadata=a_struct(number=float("nan"))), "metadata", "holds a number that JSON has no word for"),
-        (create(metadata=a_struct(number=float("inf"))), "metadata", "holds a number that JSON has no word for"),
+        (
+            create(metadata=a_struct(number=float("nan"))),
+            "metadata",
+            "holds NaN or an infinity; JSON has neither",
+        ),
+        (
+            create(metadata=a_struct(number=float("inf"))),
+            "metadata",
+            "holds NaN or an infinity; JSON has neither",
+        ),
     ],
 )
 def test_what_the_table_cannot_say_of_a_new_session(
