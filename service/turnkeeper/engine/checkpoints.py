@@ -18,7 +18,7 @@ from turnkeeper.errors import (
     InvalidRequest,
     SessionNotFound,
 )
-from turnkeeper.store.changeset import Head, StoredEvent, check_kept
+from turnkeeper.store.changeset import Head, StoredEvent, check_not_trimmed
 from turnkeeper.store.contract import SessionLog
 
 PAGE = 200
@@ -64,14 +64,14 @@ class Checkpoints:
         """
         if position.checkpoint_id:
             sequence = (await self._named(head, position.checkpoint_id)).sequence
-            check_kept(sequence, head)
+            check_not_trimmed(sequence, head)
             return sequence
         if position.sequence is None:
             return head.last_seq
         if not 1 <= position.sequence <= head.last_seq:
             problem = f"must be from 1 to {head.last_seq}, the session's last event"
             raise InvalidRequest(f"sequence {problem}.", session_id=head.session_id, fields={"sequence": problem})
-        check_kept(position.sequence, head)
+        check_not_trimmed(position.sequence, head)
         return position.sequence
 
     async def restore(self, key: SessionKey, position: LogPosition, *, request: RestoreRequest | None = None) -> int:
@@ -134,5 +134,5 @@ class Checkpoints:
                 checkpoint = checkpoint_of(self._decode(stored), kind=stored.kind)
                 if checkpoint is not None and checkpoint.checkpoint_id == checkpoint_id:
                     return checkpoint
-            check_kept(number - 1, head)
+            check_not_trimmed(number - 1, head)
         raise CheckpointNotFound(session_id=head.session_id, metadata={"checkpoint_id": checkpoint_id})

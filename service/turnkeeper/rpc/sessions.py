@@ -25,7 +25,7 @@ from turnkeeper.rpc.lifecycle import LifecycleVerbs
 from turnkeeper.rpc.page_tokens import PageTokens, fitting, key_of_time, time_of_key
 from turnkeeper.rpc.stream_responses import response, with_cursor
 from turnkeeper.rpc.views import session_view
-from turnkeeper.store.changeset import check_kept
+from turnkeeper.store.changeset import check_not_trimmed
 from turnkeeper.store.contract import SessionLog
 from turnkeeper.store.filters import SessionFilter
 
@@ -138,7 +138,7 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
             until=head.last_seq,
         )
         try:  # checked after the page was read, so that a trim in the meantime is noticed
-            check_kept(after, (await self._sessions.get(key))[1])
+            check_not_trimmed(after, (await self._sessions.get(key))[1])
         except CursorExpired as expired:
             raise with_cursor(expired, key) from None
         page = fitting(events[:size], bytes_of=lambda event: len(event.payload))

@@ -1,1 +1,1 @@
-"""Where sessions, turns and their events are kept."""
+"""The store: its contract by role, the values in it, and the adapter for MongoDB."""

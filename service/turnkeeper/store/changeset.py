@@ -1,4 +1,4 @@
-"""What a decision reads, what it stores, and what became of it: the values between the engine and a store."""
+"""The values between the engine and a store: what a decision reads, what it stores, and the result of a commit."""
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -15,125 +15,137 @@ from turnkeeper.errors import CursorExpired, RequestIdReused
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head(BelongsToSession):
-    """A session's hot place: its last number, who runs what, what waits.
-
-    `fence` grows with every change of ownership and never shrinks. `owner` is empty when nobody holds the lease.
-    `owned`: the lease had not lapsed by the store's clock when this was read. `cancel` says which turn is to be
-    cancelled; its `turn_id` is empty when none is. `lapses` counts lapsed leases since the last owner's step.
-    `now` is the store's clock at the reading. `revision` grows with every step, claim, wish and sweep, events or not;
-    a renewal leaves it alone. `compacted_to`: streams begin above this number; what is below may be trimmed.
-    `suspended`: nobody may claim its turn. `deleted`: hidden from everybody but who asks for deleted ones.
-    `needs` and `log_needs`: the schema that a replica must support to own the active turn, and any turn of this
-    session; 0: every replica does.
-    """
+    """The part of a session that every changeset writes: its last number, who owns its turn, and what waits."""
 
     session_id: str
     tenant: str
     last_seq: int
+    """The number of the log's last event."""
     fence: int
+    """Grows with every change of ownership and never shrinks."""
     owner: str
+    """Empty if no owner holds the lease."""
     owned: bool
+    """True if the lease had not lapsed by the store's clock when the head was read."""
     active_turn: str
+    """The turn that runs or waits; empty for none."""
     queue: tuple[str, ...]
+    """The turns behind the active one, in order."""
     cancel: "Cancel"
+    """The turn that its owner is asked to cancel."""
     lapses: int
+    """Leases that lapsed since the last changeset of an owner."""
     now: datetime
+    """The store's clock at the reading."""
     revision: int = 0
+    """Grows with every changeset, claim, request to cancel and sweep, with events or without; not with a renewal."""
     needs: int = 0
+    """The schema that a replica must support to own the active turn; 0: every replica does."""
     log_needs: int = 0
+    """The schema that a replica must support to own any turn of this session; 0: every replica does."""
     compacted_to: int = 0
+    """Streams begin above this number; events up to it may be trimmed."""
     suspended: bool = False
+    """No owner may claim the session's turn."""
     deleted: bool = False
+    """Hidden from readers that do not ask for deleted sessions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancel:
-    """A wish kept on the head: the turn, who asked, and why (a CancelReason). All empty: there is none."""
+    """A request to cancel, kept on the head until the turn's owner has seen it. All fields are empty for none."""
 
     turn_id: str = ""
     by: str = ""
+    """The principal who asked."""
     reason: str = ""
+    """A CancelReason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What a decision needs, read head first: whatever changed since makes the step that follows Stale.
-
-    `turn` is the one asked for, or the head's active turn, or None. `calls` are that turn's ledger entries, in order of
-    `message_id` and `position`; `approvals` are that turn's PENDING approvals. `request`: what the request that was
-    asked for has made already.
-    """
+    """What a decision needs. The head is read first, so a change after it makes the decision's changeset a Conflict."""
 
     head: Head
     session: Session
     turn: Turn | None
+    """The turn that was asked for, or the head's active turn, or None."""
     calls: tuple[Call, ...]
+    """The turn's tool calls, in order of `message_id` and `position`."""
     approvals: tuple[Approval, ...]
+    """The turn's PENDING approvals."""
     request: "RequestRecord | None" = None
+    """What the request that was asked for did before; None if nothing."""
 
 
 class LeaseChange(Enum):
-    """What a step does with the lease."""
+    """What a changeset does with the lease."""
 
     KEEP = "keep"
-    """The owner's step extends it; anybody else's leaves it alone."""
+    """The owner's changeset extends it; any other leaves it alone."""
     TAKE = "take"
     """fence + 1, leased to `HeadChange.owner`."""
     RELEASE = "release"
     """No owner, no lease; the fence stays."""
     BREAK = "break"
-    """fence + 1, no owner, no lease: whoever owned it is fenced from here on."""
+    """fence + 1, no owner, no lease: the former owner is fenced from here on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadChange:
-    """What a step changes on the head, besides `last_seq`. None and KEEP leave things as they are.
-
-    `wake`: make the active turn claimable this long from now (zero: at once). A step that takes the lease or leaves no
-    active turn clears an earlier wake-up; so does a step of the owner that releases without a `wake`.
-    `suspended` keeps claims away. `deleted` hides the session; the time until its purge runs by the store's clock.
-
-    `needs`: from this step on only a replica that supports this schema may own the active turn; it ends with the turn.
-    `log_needs`: the same for every turn of the session, for good: the step stores what a model's context is made of,
-    and older versions do not know. Neither shrinks otherwise.
-    """
+    """What a changeset changes on the head, besides `last_seq`. None and KEEP leave a field as it is."""
 
     lease: LeaseChange = LeaseChange.KEEP
     owner: str = ""
+    """The new owner, with TAKE."""
     lease_for: timedelta = timedelta()
+    """The lease lasts this long from now, with TAKE, or with KEEP in an owner's changeset."""
     active_turn: str | None = None
+    """Empty: the session has no active turn any more."""
     queue: tuple[str, ...] | None = None
     wake: timedelta | None = None
+    """Makes the active turn claimable this long from now (zero: at once).
+
+    A changeset that takes the lease, or leaves no active turn, clears an earlier wake-up; so does one of the owner that
+    releases the lease without a `wake`.
+    """
     cancel: Cancel | None = None
     needs: int | None = None
+    """From now on only a replica that supports this schema may own the active turn. Ends with the turn, and does not
+    shrink before."""
     log_needs: int | None = None
+    """The same for every turn of the session, for good: the changeset stores part of a model's context in a form that
+    older versions do not know."""
     suspended: bool | None = None
+    """True keeps claims away."""
     deleted: bool | None = None
+    """True hides the session; the time until its purge starts by the store's clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestKey(BelongsToSession):
-    """Whose request it is. `family` groups RPCs that share their ids: `message`, `retry_turn`."""
+    """Identifies a request of a caller: its repeats have the same key."""
 
     tenant: str
     session_id: str
     principal: str
     family: str
+    """Groups the RPCs that share their request ids: `message`, `retry_turn`."""
     request_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRecord:
-    """What a request made: the answer to its repeats. `sequence` is the effect's first event.
-
-    `made_session_id`: the session it made, when it is not the key's own.
-    """
+    """What a request did: the answer to its repeats."""
 
     key: RequestKey
     fingerprint: str
+    """A hash of the request's content."""
     turn_id: str
     sequence: int
+    """The number of the effect's first event."""
     made_session_id: str = ""
+    """The session that the request created, if it is not the key's own."""
 
     def check_same(self, fingerprint: str) -> None:
         """Raises RequestIdReused if a request with this fingerprint is another one than the record's."""
@@ -143,96 +155,102 @@ class RequestRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fork:
-    """A session that is being made from another one's log. `copied` of its events are stored.
-
-    `session` is as it was when its id was taken: every try of the same fork makes the same events from it. `log_needs`
-    is that of its source's head: whoever owns a turn of the fork must understand what was copied.
-    """
+    """A session that is being made from the log of another."""
 
     session: Session
+    """As it was when its id was reserved: every attempt at the same fork makes the same events from it."""
     source_session_id: str
     source_sequence: int
+    """The last event of the source that counts."""
     log_needs: int = 0
+    """The source's `Head.log_needs`: an owner of the fork's turns must understand what was copied."""
     copied: int = 0
+    """How many of the fork's events are stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovalChange:
-    """An approval that leaves PENDING, or changes there: written only if it is PENDING still, in the same round, with
-    the same hash.
+    """An approval that leaves PENDING, or changes there.
 
-    `lapsed` False: and only before its expiry; True: and only after it; None: either way.
+    Written only if the stored approval is still PENDING, in the same round, with the same hash of the arguments.
     """
 
     approval: Approval
     lapsed: bool | None
+    """False: written only before its expiry; True: only after it; None: either way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changeset(BelongsToSession):
-    """Everything that one decision changes; stored whole or not at all.
+    """Everything that one decision changes, stored whole or not at all.
 
-    `step_id` is unique and stored on the events. `last_seq` and `cancel` (the turn id) are as read: a head that
-    moved makes it Stale.
-    `revision` as read, for anybody but the owner: a step without events, or a claim, makes it Stale too. None: not
-    compared; an owner needs no more than its fence.
-    A call that got a late result since it was read makes it Stale.
-    `fence`: the owner's, or None for anybody else. `head_fence`, as read, is the same for an owner; for anybody else a
-    head whose fence moved makes it Stale. `leased`: somebody else had the lease, and is likely to write as well.
-    `new_*` are inserted and must not exist; the others are replaced by
-    id and must exist. `session` None leaves the session's document alone, but for its `update_time`.
+    Fields that are *as read* must still hold when it is stored; otherwise the result is Conflict. Conflict is also the
+    result if a call in it got a late result since it was read.
     """
 
     changeset_id: str
+    """Unique; stored on the events."""
     tenant: str
     session_id: str
     last_seq: int
+    """The head's, as read."""
     fence: int | None
+    """The owner's; None in a changeset of any other writer."""
     head_fence: int
+    """The head's, as read; equal to `fence` in an owner's changeset."""
     cancel: str
+    """`Head.cancel.turn_id`, as read."""
     events: tuple[NewEvent, ...]
     head: HeadChange = field(default_factory=HeadChange)
     session: Session | None = None
+    """None leaves the session as it is, except for its `update_time`."""
     new_turns: tuple[Turn, ...] = ()
+    """Inserted: they must not exist yet. The same holds for the other `new_` fields."""
     turns: tuple[Turn, ...] = ()
+    """Replaced by id: they must exist. The same holds for `calls`."""
     new_calls: tuple[Call, ...] = ()
     calls: tuple[Call, ...] = ()
     new_approvals: tuple[Approval, ...] = ()
     approvals: tuple[ApprovalChange, ...] = ()
     request: RequestRecord | None = None
+    """The record of the request that the changeset carries out."""
     revision: int | None = None
+    """The head's, as read, so that a changeset without events, or a claim, makes this one a Conflict too.
+
+    None in an owner's changeset: it is not compared, as the fence is enough.
+    """
     leased: bool = False
+    """Another owner had the lease at the reading, and is likely to write as well."""
 
     @property
     def next_fence(self) -> int:
-        """The head's once this is stored."""
+        """The head's fence once this is stored."""
         return self.head_fence + (self.head.lease in (LeaseChange.TAKE, LeaseChange.BREAK))
 
 
 class StoredEvent(NamedTuple):
-    """A durable event as it is stored: `payload` is the wire form of the whole event, its number included.
-
-    Logs are read by the thousand: a tuple is made in a third of a dataclass's time.
-    """
+    """A durable event. A NamedTuple, as logs are read by the thousand: it is made in a third of a dataclass's time."""
 
     sequence: int
     kind: str
     turn_id: str
     payload: bytes
+    """The wire form of the whole event, its number included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Committed:
-    """It is stored, on a majority, journaled. `fence` is the head's after it."""
+    """The changeset is stored, on a majority, journaled."""
 
     last_seq: int
     fence: int
+    """The head's, after the changeset."""
     events: tuple[StoredEvent, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """Nothing was stored: something moved. Read again and decide again; never send the same values again."""
+    """Nothing was stored: something that the decision read has changed. Read again and decide again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,9 +260,10 @@ class Fenced:
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """Nothing was stored: the request had its effect before, durably. This is it."""
+    """Nothing was stored: the request had its effect before, durably."""
 
     record: RequestRecord
+    """The record of that effect."""
 
 
 CommitResult = Committed | Conflict | Fenced | Duplicate
@@ -252,25 +271,26 @@ CommitResult = Committed | Conflict | Fenced | Duplicate
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim(BelongsToSession):
-    """A turn is this owner's until its lease ends. `late_by`: how long it had been claimable.
-
-    `more`: others were due as well.
-    """
+    """A turn that was leased to the claiming owner."""
 
     tenant: str
     session_id: str
     turn_id: str
     fence: int
     lapses: int
+    """`Head.lapses`."""
     late_by: timedelta
+    """How long the turn had been claimable."""
     more: bool = False
+    """Other turns were due as well."""
 
 
-def check_kept(sequence: int, head: Head) -> None:
-    """Raises CursorExpired for a place before which the log may have been trimmed."""
+def check_not_trimmed(sequence: int, head: Head) -> None:
+    """Raises CursorExpired if events after `sequence` may have been trimmed."""
     if sequence < head.compacted_to:
-        raise _expired(head.session_id, oldest=head.compacted_to + 1, head=head.last_seq)
+        raise cursor_expired(head.session_id, oldest=head.compacted_to + 1, head=head.last_seq)
 
 
-def _expired(session_id: str, *, oldest: int, head: int) -> CursorExpired:
+def cursor_expired(session_id: str, *, oldest: int, head: int) -> CursorExpired:
+    """Returns the error, with the number of the oldest event that can be read and that of the last one."""
     return CursorExpired(session_id=session_id, metadata={"oldest_sequence": str(oldest), "head_sequence": str(head)})

@@ -1,6 +1,6 @@
-"""A private MongoDB for a laptop and for tests: a replica set of one, on loopback, for one data folder.
+"""A private MongoDB for a laptop and for tests: a replica set of one, on loopback, with one data folder.
 
-Not for production: it has no second copy, no password and, from the wheel, a version past upstream support.
+Not for production: it has no second copy, no password and, from the wheel, a version without upstream support.
 """
 
 import asyncio
@@ -27,11 +27,11 @@ EXIT_FOLDER_IN_USE: Final = 100
 NOT_YET_INITIALIZED: Final = 94
 START_TIMEOUT: Final = 30.0
 STOP_TIMEOUT: Final = 15.0
-# How long to wait for another mongod to leave the folder: one whose parent was killed takes about 1 s to end.
+# Seconds to wait for another mongod to leave the folder: one whose parent was killed takes about 1 s to end.
 HANDOVER_TIMEOUT: Final = 3.0
 
-# Runs in the child before it becomes mongod: ask the kernel for SIGTERM when the parent dies, in any way.
-# The parent may be gone already; then nobody would send the signal.
+# Runs in the child before it becomes mongod: asks the kernel for SIGTERM when the parent dies, in any way.
+# A parent that is gone already would cause no signal, so that case is checked.
 _LAUNCHER: Final = """
 import ctypes, os, signal, sys
 if sys.platform == "linux":
@@ -43,18 +43,18 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 class EmbeddedDatabaseError(Exception):
-    """The private database cannot be used; the message says why and what to do."""
+    """The private database cannot be used. The message names the cause and what to do."""
 
 
 class EmbeddedMongo:
-    """One `mongod` of ours, alive from `start` to `stop`, its data kept in `data_dir` between runs.
+    """One `mongod`, running from `start` to `stop`. Its data stays in `data_dir` between runs.
 
-    The server listens on 127.0.0.1 on a free port. On Linux it also ends when the *thread* that called
-    `start` ends, even by kill -9: start it on a thread that outlives it; an event loop's own is right.
+    The server listens on 127.0.0.1 on a free port. On Linux it also ends when the *thread* that called `start` ends,
+    even by kill -9. So that thread must outlive it; the thread of an event loop does.
     """
 
     def __init__(self, data_dir: Path, *, test_commands: bool = False) -> None:
-        """`test_commands` allows fail points. Nothing is started and no folder is made here."""
+        """`test_commands` allows fail points. Starts nothing and creates no folder."""
         self._data_dir = data_dir.absolute()
         self._test_commands = test_commands
         self._process: subprocess.Popen[bytes] | None = None
@@ -62,21 +62,21 @@ class EmbeddedMongo:
 
     @property
     def uri(self) -> str:
-        """For any driver, while the server runs."""
+        """The address, while the server runs."""
         return f"mongodb://127.0.0.1:{self._port}/?replicaSet={REPLICA_SET}&directConnection=true"
 
     @property
     def pid(self) -> int | None:
-        """The server's process id while it runs."""
+        """The server's process id; None while it does not run."""
         return self._process.pid if self._process else None
 
     @property
     def log(self) -> Path:
-        """What the server prints."""
+        """The file that the server logs to."""
         return self._data_dir / "mongod.log"
 
     async def __aenter__(self) -> str:
-        """Start; the value is the URI."""
+        """Starts the server and returns its address."""
         await self.start()
         return self.uri
 
@@ -86,14 +86,14 @@ class EmbeddedMongo:
         await self.stop()
 
     async def start(self) -> None:
-        """Return once the server is primary. Raises EmbeddedDatabaseError; nothing runs then."""
+        """Starts the server; returns once it is primary. Raises EmbeddedDatabaseError if that fails; none runs then."""
         program = find_mongod()
         deadline = time.monotonic() + HANDOVER_TIMEOUT
         while not await self._try_start(program, last_try=time.monotonic() >= deadline):  # noqa: ASYNC110
             await asyncio.sleep(0.1)
 
     async def stop(self) -> None:
-        """Shut down cleanly, by force after 15 s. Does nothing when nothing runs."""
+        """Shuts the server down cleanly, after 15 s by force. Does nothing if no server runs."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -101,14 +101,14 @@ class EmbeddedMongo:
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(STOP_TIMEOUT):
-                    while process.poll() is None:  # noqa: ASYNC110 - a process tells nobody that it ended
+                    while process.poll() is None:  # noqa: ASYNC110 - Popen has no event for its end
                         await asyncio.sleep(0.01)
         finally:
             process.kill()
             process.wait()
 
     async def _try_start(self, program: Path, *, last_try: bool) -> bool:
-        """One attempt; False when another one may succeed."""
+        """Tries to start once. Returns False if another try may succeed."""
         self._launch(program)
         try:
             async with asyncio.timeout(START_TIMEOUT):
@@ -136,7 +136,7 @@ class EmbeddedMongo:
         options = [
             *("--dbpath", str(data), "--bind_ip", "127.0.0.1", "--port", str(self._port)),
             *("--replSet", REPLICA_SET, "--wiredTigerCacheSizeGB", "0.25", "--nounixsocket", "--quiet"),
-            # An orphaned transaction blocks its documents for this long; the server's own default is 60.
+            # An abandoned transaction locks its documents for at most this long; the server's default is 60.
             *("--setParameter", "transactionLifetimeLimitSeconds=15"),
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),
             *(("--setParameter", "enableTestCommands=1") if self._test_commands else ()),
@@ -148,11 +148,11 @@ class EmbeddedMongo:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is for us; we stop it when we are done with it
+                start_new_session=True,  # Ctrl-C must not reach mongod: `stop` ends it
             )
 
     async def _until_primary(self) -> None:
-        """Make the set on the first start, tell it its new address on later ones, and wait for primary."""
+        """Initiates the replica set, or updates its address after the first start, and waits until it is primary."""
         await self._until_listening()
         async with AsyncMongoClient[dict[str, object]](
             self.uri.replace(f"replicaSet={REPLICA_SET}&", ""), serverSelectionTimeoutMS=200
@@ -165,7 +165,7 @@ class EmbeddedMongo:
                 await asyncio.sleep(0.01)
 
     async def _until_listening(self) -> None:
-        """A driver that was refused once waits for half a second; a plain connection need not."""
+        """Waits for the port by plain connections: a driver that was refused once would wait for half a second."""
         while True:
             self._check_alive()
             with suppress(OSError):
@@ -179,7 +179,7 @@ class EmbeddedMongo:
             raise _Exited(status)
 
     async def _settle(self, client: AsyncMongoClient[dict[str, object]]) -> bool:
-        """One step towards primary at our address; True when there."""
+        """Brings the replica set one step closer to a primary at this address. Returns True once it is."""
         here = {"_id": 0, "host": f"127.0.0.1:{self._port}"}
         try:
             config = (await client.admin.command("replSetGetConfig"))["config"]
@@ -217,7 +217,7 @@ class EmbeddedMongo:
 
 
 class _Exited(Exception):
-    """mongod ended before it was ready."""
+    """The server's process ended before it was ready."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -225,11 +225,11 @@ class _Exited(Exception):
 
 
 def find_mongod() -> Path:
-    """The `mongod` on PATH, else the one in the wheel. Raises EmbeddedDatabaseError where there is none."""
+    """Returns the `mongod` on PATH, else the one in the wheel. Raises EmbeddedDatabaseError if there is neither."""
     if on_path := shutil.which("mongod"):
         return Path(on_path)
     with suppress(metadata.PackageNotFoundError):
-        # By the package's file list: importing it would need the rest of its family.
+        # By the package's file list: importing it would need its other packages.
         program = Path(str(metadata.distribution(WHEEL).locate_file("fiftyone/db/bin/mongod")))
         if program.exists():
             if not os.access(program, os.X_OK):

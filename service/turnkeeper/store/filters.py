@@ -1,4 +1,4 @@
-"""What lists of sessions and approvals are asked for."""
+"""The filters of lists of sessions and approvals. An empty field matches everything; all that are set must match."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,20 +9,24 @@ from turnkeeper.domain.session import SessionState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionFilter:
-    """All that are set must match; empty matches everything."""
+    """Selects sessions."""
 
     states: tuple[SessionState, ...] = ()
     agent: str = ""
     owner: str = ""
     labels: tuple[tuple[str, str], ...] = ()
+    """Names with values; a session must have all of them."""
     created_after: datetime | None = None
+    """Inclusive."""
     created_before: datetime | None = None
+    """Exclusive."""
     newest_first: bool = True
+    """By the time of creation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovalFilter:
-    """All that are set must match; empty matches everything."""
+    """Selects approvals."""
 
     states: tuple[ApprovalState, ...] = ()
     kind: str = ""

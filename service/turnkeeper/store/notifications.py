@@ -1,4 +1,4 @@
-"""What a replica is told of other replicas' writes."""
+"""What one replica learns of the writes of others: change notifications and preview chunks."""
 
 from dataclasses import dataclass
 
@@ -7,27 +7,23 @@ from turnkeeper.domain.session import BelongsToSession
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeNotification(BelongsToSession):
-    """Something moved in a session: look yourself. Hints come late, twice or never.
-
-    `last_seq`: the log's new end, 0 when it did not grow. `claimable`: its turn was given a time to wake up.
-    `by_owner`: the write also extended a lease, so that it was its owner's, or a claim. `owner` is the new one, empty
-    when the session has none any more; None when that did not change.
-    """
+    """A session has changed, and its state should be read. Notifications may come late, twice or never."""
 
     tenant: str
     session_id: str
     last_seq: int = 0
+    """The log's new end; 0 if no event was appended."""
     claimable: bool = False
+    """The session's turn was given a time to wake up."""
     by_owner: bool = False
+    """The write also set a lease: it is a changeset of the turn's owner, or a claim."""
     owner: str | None = None
+    """The new owner; empty if the session has none any more; None if that did not change."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreviewChunk(BelongsToSession):
-    """A preview: whole characters of a message that is being written, from byte `offset` of its UTF-8 on.
-
-    It is never history: nobody knows whether the message will ever be whole.
-    """
+    """Whole characters of a message that is being written. Never part of the history: the message may not complete."""
 
     tenant: str
     session_id: str
@@ -35,4 +31,5 @@ class PreviewChunk(BelongsToSession):
     message_id: str
     attempt: int
     offset: int
+    """Where the text begins, in bytes of the message's UTF-8."""
     text: str

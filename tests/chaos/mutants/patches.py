@@ -104,11 +104,11 @@ def state_only_filter() -> None:
 
 
 def unknown_is_aborted() -> None:
-    """A commit whose outcome nobody told counts as aborted, and its step is decided anew."""
+    """A commit whose outcome is unknown counts as aborted, and its changeset is decided anew."""
 
-    async def commit_once(self: attempts.Attempt, writes: Writes, unsure: PyMongoError) -> None:
+    async def commit_once(self: attempts.Attempt, writes: Writes, first: PyMongoError) -> None:
         self.open = None
-        raise Stopped(Obstacle.CONFLICT) from unsure
+        raise Stopped(Obstacle.CONFLICT) from first
 
     async def of_changeset(self: outcomes.Outcomes, changeset: Changeset, session: object) -> CommitResult | None:
         return Conflict()
@@ -120,26 +120,26 @@ def unknown_is_aborted() -> None:
 def verdict_before_commit() -> None:
     """A batch is acknowledged as it is sent."""
 
-    async def once(self: GroupCommit, batch: Sequence[Entry[Any]], attempt: attempts.Attempt) -> Stopped | None:
+    async def try_once(self: GroupCommit, batch: Sequence[Entry[Any]], attempt: attempts.Attempt) -> Stopped | None:
         for entry in batch:
             entry.settle(entry.transaction.result)
         await asyncio.sleep(0.2)
-        return await _once(self, batch, attempt)
+        return await _try_once(self, batch, attempt)
 
-    GroupCommit._once = once  # type: ignore[method-assign]  # noqa: SLF001 - what is broken
+    GroupCommit._try_once = try_once  # type: ignore[method-assign]  # noqa: SLF001 - what is broken
 
 
-_once = GroupCommit._once  # noqa: SLF001 - what the broken version does later
+_try_once = GroupCommit._try_once  # noqa: SLF001 - what the broken version does later
 
 
 def loser_acknowledged() -> None:
-    """Whoever had moved when its batch was sent is told the same as the others."""
+    """An entry whose head had changed when its batch was sent gets the result of the others."""
 
-    async def sort_out(_: GroupCommit, batch: Sequence[Entry[Any]], *__: object) -> None:
+    async def split(_: GroupCommit, batch: Sequence[Entry[Any]], *__: object) -> None:
         for entry in batch:
             entry.settle(entry.transaction.result)
 
-    GroupCommit._sort_out = sort_out  # type: ignore[assignment,method-assign]  # noqa: SLF001 - what is broken
+    GroupCommit._split = split  # type: ignore[assignment,method-assign]  # noqa: SLF001 - what is broken
 
 
 def attempt_in_memory() -> None:

@@ -25,7 +25,7 @@ from turnkeeper.model.openai import OpenAIModel
 from turnkeeper.pb.v1 import error_pb2, event_pb2
 from turnkeeper.rpc import chat, client_tools, page_tokens, server, session_fields, status, validation
 from turnkeeper.rpc.status import advice
-from turnkeeper.store.mongo import changesets as steps
+from turnkeeper.store.mongo import changesets
 from turnkeeper.tools import samples, toolbox
 from turnkeeper.tools.contract import ToolContext
 from turnkeeper.tools.python import PythonTools, installed
@@ -169,8 +169,8 @@ def test_the_limits() -> None:
         f"{kib(options['grpc.absolute_max_metadata_size'])}",
         "calls on one connection": f"{options['grpc.max_concurrent_streams']:,} at once",
     }
-    assert {steps.KEPT} == {timedelta(hours=72)}
-    assert {"message"} == steps.KEPT_WITH_SESSION
+    assert {changesets.REQUESTS_KEPT} == {timedelta(hours=72)}
+    assert {"message"} == changesets.KEPT_WITH_SESSION
 
 
 @pytest.mark.parametrize("name", validation.RULES)

@@ -20,7 +20,7 @@ from turnkeeper.engine.streaming.log_reads import LogPage, SharedRead
 from turnkeeper.engine.streaming.turn_cache import CachedTurn
 from turnkeeper.engine.streaming.wakeups import NEVER, DeadlineTimers
 from turnkeeper.errors import InvalidRequest, ServerDraining, SessionNotFound, StreamRotated
-from turnkeeper.store.changeset import Head, _expired, check_kept
+from turnkeeper.store.changeset import Head, check_not_trimmed, cursor_expired
 from turnkeeper.store.contract import SessionLog
 from turnkeeper.telemetry.metrics import Metrics
 
@@ -304,7 +304,7 @@ class Watcher:
             await asyncio.sleep(REREAD_PAUSE)
             head = await self._watchers.head(self._key)
         last_seq = head.last_seq
-        check_kept(start.sequence, head)
+        check_not_trimmed(start.sequence, head)
         if start.sequence > last_seq:
             raise InvalidRequest(
                 f"There is no event {start.sequence} yet; the last one is {last_seq}.",
@@ -338,9 +338,9 @@ class Watcher:
         self._page_limit = max(PAGE_LEAST, min(PAGE_MOST, PAGE_BYTES * len(page.events) // (page.size + 1)))
         if not page.events:
             # Later events alone: the log was trimmed under this stream. No events: this primary may lag behind.
-            check_kept(after, await self._watchers.head(self._key))
+            check_not_trimmed(after, await self._watchers.head(self._key))
             if page.stored:
-                raise _expired(self._key.session_id, oldest=page.stored[0].sequence, head=self._feed.last_seq)
+                raise cursor_expired(self._key.session_id, oldest=page.stored[0].sequence, head=self._feed.last_seq)
         return page
 
     async def _read_shared(self, after: int) -> LogPage:

@@ -1,7 +1,7 @@
-"""The store on MongoDB. Nothing outside this package knows the driver."""
+"""The store on MongoDB. No code outside this package imports the driver, except for the embedded database."""
 
 import os
 
-# Motor runs each call in a thread of a pool that it makes when it is imported: five for each core. When the database
-# stalls, calls wait there for their time limits, and renewals of leases wait behind them.
+# Motor runs each call in a thread of a pool that it creates at its import, with five threads a core. When the database
+# stalls, calls occupy these threads until their time limits, and renewals of leases would queue behind them.
 os.environ.setdefault("MOTOR_MAX_WORKERS", "32")

@@ -1,8 +1,8 @@
-"""Hints: one change stream over the database, read with a majority.
+"""Reads change notifications from one change stream over the database, with read concern majority.
 
-The database sends what was written, without a look at the document: a head's changed fields say enough. Every write but
-a renewal counts the head's `revision` up, so that renewals are left out where they are, in the database; so is what
-this replica's own worker wrote, which it knows already.
+The database sends the changed fields of a head, without reading the document: they are enough for a notification. Every
+write but a renewal increments the head's `revision`, so the database itself filters renewals out. It also filters out
+what this replica's own worker wrote, which the replica knows already.
 """
 
 import asyncio
@@ -14,31 +14,31 @@ import pymongo
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo.errors import OperationFailure
 
-from turnkeeper.store.mongo.client import GOODBYE_S, ClientSession, Document, database_errors
+from turnkeeper.store.mongo.client import DISCONNECT_S, ClientSession, Document, database_errors
 from turnkeeper.store.mongo.documents import decode
-from turnkeeper.store.mongo.heads import signatures
+from turnkeeper.store.mongo.signatures import signatures
 from turnkeeper.store.notifications import ChangeNotification, PreviewChunk
 
 APP_NAME: Final = "turnkeeper-hints"
 AWAIT_MS: Final = 500
-"""The database answers after this long, though it has nothing to say."""
+"""The database answers after this long even without a change."""
 SILENCE_MS: Final = 5_000
-"""A database that does not answer within this is gone."""
+"""A database that does not answer within this time counts as gone."""
 
 PACE_S: Final = 0.01
-"""After some news the next is gathered for so long: an answer for each one would cost more than all in one."""
+"""Pause after an answer with changes, so that the next answer holds several: fewer answers cost less."""
 
 _CHANGED: Final = "updateDescription.updatedFields"
-_TOLD: Final = ("last_seq", "wake_at", "lease_until", "owner")
-_SENT: Final = ("operationType", "documentKey", "fullDocument", *(f"{_CHANGED}.{name}" for name in _TOLD))
+_FIELDS: Final = ("last_seq", "wake_at", "lease_until", "owner")
+_SENT: Final = ("operationType", "documentKey", "fullDocument", *(f"{_CHANGED}.{name}" for name in _FIELDS))
 _Cursor: TypeAlias = dict[str, Any]
 
 
 class ChangeStream:
-    """The change stream of one store. It has a client of its own: a long wait for news is no slow operation."""
+    """The change stream of one store, on a client of its own: its long waits are not slow operations."""
 
     def __init__(self, uri: str, *, database: str, replica: str) -> None:
-        """`replica`: whose previews, and whose worker's steps and claims, are left out."""
+        """`replica`: its previews, and the changesets and claims of its worker, are filtered out."""
         self._replica = replica
         self._client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(
             uri,
@@ -57,7 +57,7 @@ class ChangeStream:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[AsyncIterator[ChangeNotification | PreviewChunk]]:
-        """See the store's `hints`."""
+        """Opens the stream as `EventLog.notifications` specifies."""
         session = ClientSession(self._client.delegate.start_session(causal_consistency=False), self._client)
         try:
             with database_errors():
@@ -68,12 +68,16 @@ class ChangeStream:
             session.delegate.end_session()
 
     async def close(self) -> None:
-        """Disconnect, in a thread: the driver says goodbye first."""
-        with pymongo.timeout(GOODBYE_S):
+        """Disconnects, in a thread: the driver ends its server sessions first."""
+        with pymongo.timeout(DISCONNECT_S):
             await asyncio.to_thread(self._client.close)
 
     async def _aggregate(self, session: ClientSession) -> _Cursor:
-        """A token that the database does not know any more is given up: what was missed is polled for."""
+        """Opens the cursor where the last one ended.
+
+        Raises OperationFailure if the database has that position no more. The next call then begins with the present;
+        the missed changes are found by polling.
+        """
         stage: Document = {"resumeAfter": self._token} if self._token else {}
         try:
             return await self._command(
@@ -87,9 +91,9 @@ class ChangeStream:
         batch = cursor["firstBatch"]
         with database_errors():
             while True:
-                for each in batch:
-                    self._token = each["_id"]
-                    yield _notification_of(each)
+                for change in batch:
+                    self._token = change["_id"]
+                    yield _notification_of(change)
                 if batch:
                     await asyncio.sleep(PACE_S)
                 self._token = cursor["postBatchResumeToken"]
@@ -99,13 +103,13 @@ class ChangeStream:
 
     async def _command(self, command: Document, session: ClientSession) -> _Cursor:
         reply: Document = await self._database.command(command, session=session)
-        found: _Cursor = reply["cursor"]
-        return found
+        cursor: _Cursor = reply["cursor"]
+        return cursor
 
 
 def _pipeline(stage: Document, *, replica: str) -> list[Document]:
-    stepped = {f"{_CHANGED}.revision": {"$exists": True}, f"{_CHANGED}.by": {"$nin": signatures(replica)}}
-    moved = {"ns.coll": "heads", "$or": [stepped, {"operationType": "replace"}]}
+    changed = {f"{_CHANGED}.revision": {"$exists": True}, f"{_CHANGED}.by": {"$nin": signatures(replica)}}
+    moved = {"ns.coll": "heads", "$or": [changed, {"operationType": "replace"}]}
     others = {"ns.coll": "partials", "operationType": "insert", "fullDocument.replica": {"$ne": replica}}
     return [{"$changeStream": stage}, {"$match": {"$or": [moved, others]}}, {"$project": dict.fromkeys(_SENT, 1)}]
 

@@ -1,4 +1,4 @@
-"""A step: everything that one decision changes, stored whole or not at all."""
+"""Stores changesets: everything that one decision changes, in one transaction."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -27,13 +27,14 @@ from turnkeeper.store.mongo.transactions.outcomes import Outcomes
 from turnkeeper.store.mongo.transactions.transaction import Transaction
 from turnkeeper.store.mongo.transactions.writes import Obstacle, Writes
 
-KEPT: Final = timedelta(hours=72)
+REQUESTS_KEPT: Final = timedelta(hours=72)
+"""Records of requests are found for this long; then the database removes them."""
 KEPT_WITH_SESSION: Final = frozenset({"message"})
-"""Families whose records live as long as their session."""
+"""Families whose records are kept as long as their session."""
 
 
 class Changesets:
-    """The one verb that changes a session."""
+    """`EventLog.commit`."""
 
     _outcomes: Outcomes
     _group_commit: GroupCommit
@@ -42,7 +43,10 @@ class Changesets:
     _replica: str
 
     async def commit(self, changeset: Changeset) -> CommitResult:
-        """Raises ValueError when an event is larger than 256 KiB, or a document belongs to another session."""
+        """Commits as the contract specifies.
+
+        Raises ValueError if an event is larger than LARGEST_PAYLOAD, or a document belongs to another session.
+        """
         _check_ownership(changeset)
         events = tuple(
             numbered(self._codec, changeset.session_id, event, changeset.last_seq + place)
@@ -50,8 +54,8 @@ class Changesets:
         )
 
         async def look(session: ClientSession, obstacle: Obstacle) -> CommitResult | None:
-            found = await self._outcomes.of_changeset(changeset, session)
-            return Conflict() if found is None and obstacle is Obstacle.MISS else found
+            result = await self._outcomes.of_changeset(changeset, session)
+            return Conflict() if result is None and obstacle is Obstacle.MISS else result
 
         match = heads.unmoved(changeset)
         entry = Entry[CommitResult](
@@ -81,28 +85,27 @@ _Member: TypeAlias = Turn | Call | Approval
 
 
 def _check_ownership(changeset: Changeset) -> None:
-    """A document of another session, or tenant, is a defect that must not reach the database (promise I13)."""
-    here = changeset.session_key
-    changed = tuple(each.approval for each in changeset.approvals)
+    """Raises ValueError for a document of another session or tenant: a defect that must not be stored (promise I13)."""
+    changed = tuple(change.approval for change in changeset.approvals)
     members: tuple[_Member, ...] = (
         *(*changeset.new_turns, *changeset.turns),
         *(*changeset.new_calls, *changeset.calls),
         *(*changeset.new_approvals, *changed),
     )
-    owners = {each.session_key for each in members}
+    sessions = {member.session_key for member in members}
     if changeset.session is not None:
-        owners.add(changeset.session.key)
+        sessions.add(changeset.session.key)
     if changeset.request is not None:
-        owners.add(changeset.request.key.session_key)
-    if owners - {here}:
-        raise ValueError("a step holds documents of another session")
+        sessions.add(changeset.request.key.session_key)
+    if sessions - {changeset.session_key}:
+        raise ValueError("a changeset holds documents of another session")
 
 
 def _write_events(writes: Writes, changeset: Changeset, events: Sequence[StoredEvent], *, fence: int) -> None:
-    of = changeset.session_key
+    key = changeset.session_key
     for stored, event in zip(events, changeset.events, strict=True):
         writes.insert(
-            "events", event_document(stored, of=of, changeset_id=changeset.changeset_id, fence=fence, at=event.at)
+            "events", event_document(stored, key=key, changeset_id=changeset.changeset_id, fence=fence, at=event.at)
         )
 
 
@@ -134,13 +137,14 @@ def _new(members: Iterable[_Member]) -> Iterator[Document]:
 
 
 def _as_read(call: Call) -> Document:
-    """A late result that came since the call was read must be seen first: who decides on the call is shown it."""
+    """Returns the filter for a call whose late result, if any, was part of the decision."""
     late = call.late_attempt or {"$in": [0, None]}
     return {**keys.where(_key(call)), "late_attempt": late}
 
 
 def _pending(change: ApprovalChange) -> Document:
-    """An approval leaves PENDING once, in the round and for the arguments that were decided on (I6, I7, I14)."""
+    """Returns the filter for an approval: it leaves PENDING once, in the round and with the arguments that were decided
+    on (promises I6, I7, I14)."""
     approval = change.approval
     match: Document = {
         **keys.where(_key(approval)),
@@ -155,9 +159,9 @@ def _pending(change: ApprovalChange) -> Document:
 
 
 def request_document(record: RequestRecord) -> Document:
-    """Kept for KEPT, or as long as its session."""
-    kept = {} if record.key.family in KEPT_WITH_SESSION else {"expire_at": datetime.now(UTC) + KEPT}
+    """Returns the document to insert. It is kept for REQUESTS_KEPT, or as long as its session."""
+    expiry = {} if record.key.family in KEPT_WITH_SESSION else {"expire_at": datetime.now(UTC) + REQUESTS_KEPT}
     content = encode(record)
     del content["key"]
     key = keys.of_request(record.key)
-    return {"_id": key, **key, **content, **kept, "schema": SCHEMA}
+    return {"_id": key, **key, **content, **expiry, "schema": SCHEMA}

@@ -1,4 +1,4 @@
-"""Who runs what: claims, leases, wishes to cancel."""
+"""Claims and leases of turns, and requests to cancel them."""
 
 import random
 from collections.abc import Sequence
@@ -29,13 +29,14 @@ from turnkeeper.store.mongo.transactions.transaction import Transaction
 from turnkeeper.store.mongo.transactions.writes import Obstacle, Writes
 
 OLDEST: Final = 32
+"""A claim picks among this many heads that have been due longest."""
 LOOKS: Final = 2
-"""One that moved since it was read was claimed by another, or somebody said something in its session."""
+"""A claim reads the due heads again if all of them changed since they were read: other claims or changesets."""
 _CLAIMED: Final = ("tenant", "session_id", "active_turn", "fence", "lapses", "revision", "lease_until")
 
 
 class Claims:
-    """What an owner asks for, and what is asked of it."""
+    """`Leases`, and `SessionStore.request_cancel`."""
 
     _connection: Connection
     _replica: str
@@ -56,7 +57,7 @@ class Claims:
             {"$limit": OLDEST},
             {"$project": {**dict.fromkeys(_CLAIMED, 1), "late_by": {"$subtract": [NOW, "$wake_at"]}}},
         ]
-        taken: Document = {
+        lease_fields: Document = {
             "fence": NEXT_FENCE,
             "owner": literal(owner),
             "lease_until": later(lease),
@@ -68,7 +69,7 @@ class Claims:
                 candidates = await self._connection.heads.aggregate(due, hint=DUE).to_list(OLDEST)
                 random.shuffle(candidates)
                 for head in candidates:
-                    if await change_as_read(self._connection.heads, head, taken):
+                    if await change_as_read(self._connection.heads, head, lease_fields):
                         return _claim_of(head, more=len(candidates) > 1)
                 if not candidates:
                     break
@@ -81,8 +82,8 @@ class Claims:
             writes.compute("heads", match, extended(lease))
 
         async def look(reader: ClientSession, _: Obstacle) -> bool | None:
-            ours = await self._connection.heads.find_one(match, {"_id": 1}, session=reader)
-            return None if ours else False
+            held = await self._connection.heads.find_one(match, {"_id": 1}, session=reader)
+            return None if held else False
 
         with database_errors():
             return await self._group_commit.commit(
@@ -90,7 +91,7 @@ class Claims:
             )
 
     async def request_cancel(self, key: SessionKey, cancel: Cancel) -> bool:
-        """The first wish for a turn stays. A repeated one waits for the majority like the first."""
+        """Keeps the first request for a turn. A repeat waits for the majority like the first one."""
         if not cancel.turn_id:
             return False
         owned = {"active_turn": cancel.turn_id, "owner": {"$gt": ""}}
@@ -105,25 +106,25 @@ class Claims:
         return result.matched_count == 1
 
     async def cancelled_among(self, owned: Sequence[SessionKey]) -> Sequence[str]:
-        """One query. A session that is gone, or whose lease lapsed, is owned no more."""
+        """Sends one query. Sessions that are gone are returned too: they have no owner any more."""
         undisturbed = {
             **keys.where_sessions(owned),
             **AWAKE,
             "$expr": {"$and": [{"$gt": ["$lease_until", NOW]}, {"$ne": ["$cancel.turn_id", "$active_turn"]}]},
         }
         with database_errors():
-            found = await self._connection.heads.find(undisturbed, {"_id": 1}).to_list(None)
-        fine = {keys.session_of(head["_id"]) for head in found}
-        return [key.session_id for key in owned if key not in fine]
+            heads = await self._connection.heads.find(undisturbed, {"_id": 1}).to_list(None)
+        unchanged = {keys.session_of(head["_id"]) for head in heads}
+        return [key.session_id for key in owned if key not in unchanged]
 
 
 def of_owner(key: SessionKey, *, owner: str, fence: int) -> Document:
-    """The filter of a renewal: nobody else has had the session since."""
+    """Returns the filter of a renewal: the owner and its fence are still the head's."""
     return {**keys.where(keys.of_session(key)), "owner": owner, "fence": fence}
 
 
 def extended(lease: timedelta) -> list[Document]:
-    """The update of a renewal."""
+    """Returns the update of a renewal."""
     return [{"$set": {"lease_until": later(lease)}}]
 
 

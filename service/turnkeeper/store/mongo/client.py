@@ -1,4 +1,4 @@
-"""The connection: driver options, collections, and the one place where the driver's exceptions end."""
+"""The connection: driver options, collections, and the one place that translates the driver's exceptions."""
 
 import asyncio
 import logging
@@ -21,32 +21,37 @@ Document: TypeAlias = dict[str, Any]
 ClientSession: TypeAlias = AsyncIOMotorClientSession
 Collection: TypeAlias = "AsyncIOMotorCollection[Document]"
 
-GOODBYE_S: Final = 1.0
+DISCONNECT_S: Final = 1.0
+"""Most time for disconnecting."""
 THREADS: Final = 32
-"""For transactions: when the database stalls, each waits in one for its time limit."""
+"""For transactions. When the database stalls, each occupies a thread until its time limit."""
 MAJORITY: Final = WriteConcern(w="majority", j=True)
+"""A write is acknowledged when a majority has it in its journal."""
 QUICK: Final = WriteConcern(w=1)
-"""For previews alone: they may get lost."""
+"""For previews only: they may get lost."""
 
 T = TypeVar("T")
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
 def database_errors() -> Iterator[None]:
-    """The boundary: whatever the driver raises becomes ServiceUnavailable, without a word of the driver's."""
+    """Raises ServiceUnavailable for every exception of the driver, without its text, which may quote documents."""
     try:
         yield
     except PyMongoError as error:
         if isinstance(error, OperationFailure) and not error.has_error_label("TransientTransactionError"):
-            # No text: it may quote a document.
-            _log.warning("the database refused an operation: %s, code %s", type(error).__name__, error.code)
+            # Without the error's text: it may quote a document.
+            logger.warning(
+                "the database refused an operation (%s, code %s); its caller gets UNAVAILABLE",
+                *(type(error).__name__, error.code),
+            )
         raise ServiceUnavailable from error
 
 
 class Connection:
-    """A client and its collections. Nothing is connected before the first call."""
+    """A client and its collections. Connects at the first call."""
 
     def __init__(
         self,
@@ -57,9 +62,9 @@ class Connection:
         schema: int,
         record_command: RecordCommand | None = None,
     ) -> None:
-        """`operation` bounds each call to the database, the driver's own retries included.
+        """`operation` limits each call to the database, including the driver's own retries.
 
-        `schema` is the newest that this replica supports, and the one it writes.
+        `schema` is the newest schema that this replica supports, and the one that it writes.
         """
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="transactions")
         self.operation = operation
@@ -98,11 +103,11 @@ class Connection:
         self.replicas: Collection = self.database["replicas"]
 
     def session(self) -> ClientSession:
-        """A client session, causally consistent. Nothing is sent; motor's own way would use a thread for it."""
+        """Returns a causally consistent client session. Sends nothing; motor's own method would use a thread."""
         return ClientSession(self.client.delegate.start_session(causal_consistency=True), self.client)
 
     async def in_thread(self, work: Callable[[], T]) -> T:
-        """Several calls to the driver in one thread's hands: motor would change threads for each of them."""
+        """Runs several calls to the driver in one thread: motor would switch threads for each of them."""
         try:
             working = asyncio.get_running_loop().run_in_executor(self._threads, work)
         except RuntimeError as error:
@@ -110,7 +115,7 @@ class Connection:
         return await working
 
     async def close(self) -> None:
-        """Disconnect. The driver says goodbye to the database first, and would wait 10 s for one that is gone."""
-        with pymongo.timeout(GOODBYE_S):
+        """Disconnects, in at most 1 s: ending its server sessions, the driver would wait 10 s for a lost server."""
+        with pymongo.timeout(DISCONNECT_S):
             await asyncio.to_thread(self.client.close)
         self._threads.shutdown(wait=False)

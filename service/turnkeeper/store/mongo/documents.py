@@ -1,4 +1,4 @@
-"""BSON documents ↔ frozen dataclasses, by field names and type hints: the one place where a value changes its form.
+"""BSON documents ↔ frozen dataclasses, by field names and type hints: the one place that converts values.
 
 Enums are their values, durations whole milliseconds, tuples arrays; a mapping is an array of `{k, v}`, because BSON
 keys cannot hold every text. Times have the database's precision, a millisecond, and are UTC. Decoding ignores
@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar, cast, get_args, get_origin, get_type_hin
 from turnkeeper.store.mongo.client import Document
 
 SCHEMA: Final = 1
-"""Every document says by which schema it was written."""
+"""The schema of this version. Every document holds the schema that it was written by."""
 
 T = TypeVar("T")
 _Convert = Callable[[Any], Any]
@@ -32,12 +32,12 @@ class _Form:
 
 
 def encode(value: Any) -> Document:
-    """The dataclass as a document with all its fields."""
+    """Returns the dataclass as a document with all its fields."""
     return cast(Document, _form(_kind(value)).encode(value))
 
 
 def changes(value: Any, *, prefix: str = "") -> Document:
-    """The dataclass as a `$set`: it touches known fields alone, also inside nested values."""
+    """Returns the dataclass as the argument of a `$set`: only known fields change, also inside nested values."""
     changed: Document = {}
     for name, form in _forms(_kind(value)).items():
         content = getattr(value, name)
@@ -49,35 +49,35 @@ def changes(value: Any, *, prefix: str = "") -> Document:
 
 
 def decode(kind: type[T], document: Mapping[str, Any]) -> T:
-    """The dataclass that a document holds. Raises TypeError when a field without default is missing."""
+    """Returns the dataclass that a document holds. Raises TypeError if a field without a default is missing."""
     return cast(T, _form(cast(Any, kind)).decode(document))
 
 
 @cache
 def _forms(kind: Any) -> Mapping[str, _Form]:
-    notifications = get_type_hints(kind)
-    return {each.name: _form(notifications[each.name]) for each in fields(kind) if each.init}
+    hints = get_type_hints(kind)
+    return {field.name: _form(hints[field.name]) for field in fields(kind) if field.init}
 
 
 @cache
-def _form(notification: Any) -> _Form:
-    if notification in _PLAIN:
+def _form(hint: Any) -> _Form:
+    if hint in _PLAIN:
         return _Form(_same, _same)
-    origin, arguments = get_origin(notification), get_args(notification)
+    origin, arguments = get_origin(hint), get_args(hint)
     if origin is UnionType:
-        (inner,) = (each for each in arguments if each is not NoneType)
+        (inner,) = (argument for argument in arguments if argument is not NoneType)
         return _optional(_form(inner))
     if origin is tuple:
         return _array(_form(arguments[0]))
     if origin is Mapping:
         return _pairs(_form(arguments[1]))
-    if notification is timedelta:
+    if hint is timedelta:
         return _Form(lambda value: round(value / _MILLISECOND), lambda stored: stored * _MILLISECOND)
-    if issubclass(notification, Enum):
-        return _Form(lambda value: value.value, notification)
-    if is_dataclass(notification):
-        return _nested(notification)
-    raise TypeError(f"no BSON form for {notification}")
+    if issubclass(hint, Enum):
+        return _Form(lambda value: value.value, hint)
+    if is_dataclass(hint):
+        return _nested(hint)
+    raise TypeError(f"no BSON form for {hint}")
 
 
 def _kind(value: Any) -> Any:
@@ -97,20 +97,20 @@ def _optional(inner: _Form) -> _Form:
 
 def _array(inner: _Form) -> _Form:
     return _Form(
-        lambda value: [inner.encode(each) for each in value],
-        lambda stored: tuple(inner.decode(each) for each in stored),
+        lambda value: [inner.encode(item) for item in value],
+        lambda stored: tuple(inner.decode(item) for item in stored),
     )
 
 
 def _pairs(inner: _Form) -> _Form:
     return _Form(
-        lambda value: [{"k": key, "v": inner.encode(each)} for key, each in value.items()],
-        lambda stored: {each["k"]: inner.decode(each["v"]) for each in stored},
+        lambda value: [{"k": key, "v": inner.encode(item)} for key, item in value.items()],
+        lambda stored: {pair["k"]: inner.decode(pair["v"]) for pair in stored},
     )
 
 
 def _nested(kind: Any) -> _Form:
-    required = {each.name for each in fields(kind) if each.default is each.default_factory is MISSING}
+    required = {field.name for field in fields(kind) if field.default is field.default_factory is MISSING}
 
     def encode_it(value: Any) -> Document:
         return {name: form.encode(getattr(value, name)) for name, form in _forms(kind).items()}

@@ -1,4 +1,4 @@
-"""Events as they are stored: numbered wire bytes, and what selects them."""
+"""Events as they are stored: numbered wire bytes, beside the fields that queries select by."""
 
 from datetime import datetime
 from typing import Final
@@ -11,23 +11,22 @@ from turnkeeper.store.mongo.client import Document
 from turnkeeper.store.mongo.documents import SCHEMA
 
 LARGEST_PAYLOAD: Final = (256 + 8) * 1024
-"""A message's text of 256 KiB, and what is around it."""
+"""A message's text of 256 KiB, and 8 KiB for the fields around it."""
 
 
 def numbered(codec: EventCodec, session_id: str, event: NewEvent, sequence: int) -> StoredEvent:
-    """The event with its number. Raises ValueError when it is too large."""
+    """Returns the event with its number. Raises ValueError if it is larger than LARGEST_PAYLOAD."""
     payload = codec.number(codec.encode(session_id, event), sequence)
     if len(payload) > LARGEST_PAYLOAD:
-        raise ValueError(f"an event of {len(payload)} bytes; {LARGEST_PAYLOAD} is the most")
+        raise ValueError(f"the event has {len(payload)} bytes; at most {LARGEST_PAYLOAD} are allowed")
     return StoredEvent(sequence=sequence, kind=name_of(event.payload), turn_id=event.turn_id, payload=payload)
 
 
-def event_document(stored: StoredEvent, *, of: SessionKey, changeset_id: str, fence: int, at: datetime) -> Document:
-    """`of`: the tenant and the session. `fence` is the head's once this is stored."""
-    tenant, session_id = of
+def event_document(stored: StoredEvent, *, key: SessionKey, changeset_id: str, fence: int, at: datetime) -> Document:
+    """Returns the document to insert. `fence` is the head's once this is stored."""
     return {
-        "tenant": tenant,
-        "session_id": session_id,
+        "tenant": key.tenant,
+        "session_id": key.session_id,
         "seq": stored.sequence,
         "turn_id": stored.turn_id,
         "fence": fence,
@@ -40,4 +39,5 @@ def event_document(stored: StoredEvent, *, of: SessionKey, changeset_id: str, fe
 
 
 def event_of(document: Document) -> StoredEvent:
+    """Returns the event that a document holds."""
     return StoredEvent(document["seq"], document["kind"], document["turn_id"], document["payload"])

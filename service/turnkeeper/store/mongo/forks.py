@@ -1,7 +1,7 @@
-"""A fork comes into being: its id is taken, its log copied by batches, and the rest makes it visible in one step.
+"""Makes a fork: reserves its id, copies the log in batches, and makes it visible in one last transaction.
 
-Until then its head says `forking`, and there is no session: nobody finds it. Every try of the same fork copies the same
-events, so that another replica, or the next try, goes on where one stopped.
+Until then its head has the field `forking` and there is no session document, so readers do not find it. Every attempt
+at the same fork copies the same events: another replica, or the next attempt, continues where one stopped.
 """
 
 from collections.abc import Sequence
@@ -25,17 +25,21 @@ from turnkeeper.store.mongo.transactions.transaction import Transaction, Transac
 from turnkeeper.store.mongo.transactions.writes import Obstacle, Writes
 
 BATCH: Final = 500
+"""Events that one transaction copies, at most."""
 BATCH_BYTES: Final = 8 << 20
-GOING: Final[Document] = {"forking": {"$exists": True}, "purging": {"$ne": True}}
+"""Payload bytes that one transaction copies, at most, unless one event has more."""
+UNFINISHED: Final[Document] = {"forking": {"$exists": True}, "purging": {"$ne": True}}
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _Answer:
+    """Of a transaction: the fork, or None if a session has the id."""
+
     fork: Fork | None
 
 
-class Forks:
-    """How a fork begins."""
+class ForkWrites:
+    """`ForkStore`."""
 
     _connection: Connection
     _transactions: Transactions
@@ -43,52 +47,57 @@ class Forks:
     _codec: EventCodec
 
     async def reserve_fork(self, fork: Fork) -> Fork | None:
-        taken = replace(fork, copied=0)
-        head = {**heads.new(fork.session), "last_seq": 0, "log_needs": fork.log_needs, "forking": encode(taken)}
+        reserved = replace(fork, copied=0)
+        head = {**heads.new(fork.session), "last_seq": 0, "log_needs": fork.log_needs, "forking": encode(reserved)}
 
         def write(writes: Writes) -> None:
             writes.insert("heads", head)
 
-        async def look(session: ClientSession, _: Obstacle) -> _Found | None:
+        async def look(session: ClientSession, _: Obstacle) -> _Answer | None:
             head = await self._head(fork, session)
-            return None if head is None else _Found(_fork_of(head))
+            return None if head is None else _Answer(_fork_of(head))
 
         with database_errors():
-            return (await self._transactions.run(Transaction(write, result=_Found(taken), look=look))).fork
+            return (await self._transactions.run(Transaction(write, result=_Answer(reserved), look=look))).fork
 
     async def copy_events(self, fork: Fork, events: Sequence[NewEvent]) -> Fork | None:
         batch = self._batch(fork, events)
         key = keys.of_session(fork.session.key)
-        match = {**keys.where(key), **GOING, "last_seq": fork.copied}
+        match = {**keys.where(key), **UNFINISHED, "last_seq": fork.copied}
         copied = fork.copied + len(batch)
 
         def write(writes: Writes) -> None:
             writes.compute("heads", match, [{"$set": {"last_seq": copied}}])
-            of = fork.session.key
-            at = fork.session.create_time
-            documents = (event_document(each, of=of, changeset_id=fork.session.etag, fence=0, at=at) for each in batch)
-            writes.insert("events", *documents)
+            for event in batch:
+                document = event_document(
+                    event,
+                    key=fork.session.key,
+                    changeset_id=fork.session.etag,
+                    fence=0,
+                    at=fork.session.create_time,
+                )
+                writes.insert("events", document)
 
-        async def look(session: ClientSession, _: Obstacle) -> _Found | None:
+        async def look(session: ClientSession, _: Obstacle) -> _Answer | None:
             head = await self._head(fork, session)
             now = _fork_of(head) if head else None
-            return None if now is not None and now.copied == fork.copied else _Found(now)
+            return None if now is not None and now.copied == fork.copied else _Answer(now)
 
         with database_errors():
-            result = _Found(replace(fork, copied=copied))
+            result = _Answer(replace(fork, copied=copied))
             return (await self._transactions.run(Transaction(write, result=result, look=look))).fork
 
     async def finish_fork(
         self, fork: Fork, session: Session, *, turns: Sequence[Turn], calls: Sequence[Call], request: RequestRecord
     ) -> RequestRecord:
         key = keys.of_session(session.key)
-        match = {**keys.where(key), **GOING, "last_seq": fork.copied}
+        match = {**keys.where(key), **UNFINISHED, "last_seq": fork.copied}
 
         def write(writes: Writes) -> None:
             writes.compute("heads", match, [{"$unset": "forking"}])
             writes.insert("sessions", {"_id": key, **encode(session), "schema": SCHEMA})
-            writes.insert("turns", *(_member(each) for each in turns))
-            writes.insert("tool_calls", *(_member(each) for each in calls))
+            writes.insert("turns", *(_member(turn) for turn in turns))
+            writes.insert("tool_calls", *(_member(call) for call in calls))
             writes.insert("requests", request_document(request))
 
         async def look(reader: ClientSession, _: Obstacle) -> RequestRecord | None:
@@ -99,7 +108,7 @@ class Forks:
             return await self._transactions.run(Transaction(write, result=request, look=look))
 
     def _batch(self, fork: Fork, events: Sequence[NewEvent]) -> list[StoredEvent]:
-        """The next events, as many as one transaction should have."""
+        """Returns the next events to copy, as many as one transaction may hold."""
         batch: list[StoredEvent] = []
         room = BATCH_BYTES
         for place, event in enumerate(events[fork.copied : fork.copied + BATCH], fork.copied + 1):

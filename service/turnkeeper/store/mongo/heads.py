@@ -1,7 +1,7 @@
-"""The head of a session: how a step changes it, and how it reads.
+"""The head of a session: the update that a changeset makes, and the value that a document becomes.
 
-Times are set and compared by the database (`$$NOW`); what a caller gave goes in as `$literal`. Every step writes the
-head, so two steps on one head always conflict.
+Times are set and compared by the database (`$$NOW`); values of callers are passed as `$literal`. Every changeset writes
+the head, so two changesets on one head always conflict.
 """
 
 import hashlib
@@ -16,22 +16,26 @@ from turnkeeper.store.changeset import Cancel, Changeset, Head, HeadChange, Leas
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import Collection, Document
 from turnkeeper.store.mongo.documents import SCHEMA, decode, encode
+from turnkeeper.store.mongo.signatures import signatures
 
 NOW: Final = "$$NOW"
+"""The database's clock, in a pipeline."""
 NEXT_FENCE: Final[Document] = {"$add": ["$fence", 1]}
 NEXT_REVISION: Final[Document] = {"$add": ["$revision", 1]}
 LOCKED_S: Final = 1.0
+"""How long a sweep or a claim waits for a head that a transaction has locked."""
 SILENT_STEPS: Final = 8
-"""A step without events is known by its id on the head alone: this many are kept."""
+"""The ids of so many latest changesets without events are kept on the head: no event holds them."""
 RUNNABLE: Final = {"active_turn": {"$gt": ""}}
+"""The session has an active turn."""
 ANY_TIME: Final = {"$gt": datetime.fromtimestamp(0, UTC)}
-"""A time is set. (An aggregation takes an unset one for earlier than any.)"""
+"""A time is set. (An aggregation treats an unset one as earlier than all others.)"""
 AWAKE: Final[Document] = {"suspended": {"$in": [False, None]}}
-"""Values, not a negation, so that an index keeps its order behind them; none is that of an older head."""
+"""Not suspended. Values, not a negation, so that an index keeps its order behind them; older heads have none."""
 
 
 def new(session: Session) -> Document:
-    """The head of a session whose first event is its number 1."""
+    """Returns the head of a new session, with its first event."""
     key = keys.of_session(session.key)
     return {
         "_id": key,
@@ -60,12 +64,12 @@ def new(session: Session) -> Document:
 
 
 def _first_revision(session: Session) -> int:
-    """A number of its own: what was decided on a session that is purged since never fits a new one of the same id."""
+    """Returns a number of the session's own: a decision on a purged session never fits a new one of the same id."""
     return int.from_bytes(hashlib.sha256(session.etag.encode()).digest()[:6])
 
 
 def read(document: Document) -> Head:
-    """From a head document with a field `now`, the database's clock at the reading."""
+    """Returns the head that a document holds. It must have a field `now`, the database's clock at the reading."""
     now, lease_until = document["now"], document["lease_until"]
     return Head(
         session_id=document["session_id"],
@@ -89,20 +93,20 @@ def read(document: Document) -> Head:
 
 
 def session_of(document: Document, head: Document) -> Session:
-    """The time of the last change is kept on the head, which every step writes anyway."""
+    """Returns the session, with `update_time` from the head, which every changeset writes anyway."""
     return decode(Session, {**document, "update_time": max(document["update_time"], head["update_time"])})
 
 
 def findable(*, deleted: bool) -> Document:
-    """What a reader finds: no session that is being purged, and a deleted one only when asked."""
+    """Returns the condition for heads that a reader finds: none that is being purged; deleted ones only if asked."""
     hidden: Document = {} if deleted else {"deleted_at": None}
     return {"purging": {"$ne": True}, **hidden}
 
 
 def unmoved(changeset: Changeset) -> Document:
-    """The filter that makes a step's decision still hold. A step that is stored already does not match again.
+    """Returns the filter under which a changeset's decision still holds. A stored changeset does not match again.
 
-    An owner that lost its lease to the sweeper is no owner any more, though the fence is still its own.
+    An owner that lost its lease to the sweeper is not the owner any more, although the fence is still its own.
     """
     match: Document = {
         **keys.where(keys.of_session(changeset.session_key)),
@@ -120,22 +124,17 @@ def unmoved(changeset: Changeset) -> Document:
 
 
 def moved(changeset: Changeset, *, replica: str = "") -> list[Document]:
-    """The update, as a pipeline. What the replica's worker wrote itself is signed."""
+    """Returns the update, as a pipeline. Writes of the replica's own worker are signed."""
     own = changeset.fence is not None or changeset.head.lease is LeaseChange.TAKE
     return [{"$set": _changed(changeset) | _needed(changeset.head) | (signed(replica) if own else {})}]
 
 
 def signed(replica: str) -> Document:
-    """Who writes this, in a field that changes each time: its own stream of hints leaves it out."""
+    """Returns the field that names the writing replica. Its value changes with each write; see `signatures`."""
     if not replica:
         return {}
     one, other = signatures(replica)
     return {"by": {"$cond": [{"$eq": ["$by", literal(one)]}, literal(other), literal(one)]}}
-
-
-def signatures(replica: str) -> tuple[str, str]:
-    """Two: a value that stays the same is no change, and the stream would not show it."""
-    return f"{replica} 0", f"{replica} 1"
 
 
 def _changed(changeset: Changeset) -> Document:
@@ -147,8 +146,8 @@ def _changed(changeset: Changeset) -> Document:
         **_wake(changeset.head, by_owner=by_owner),
     }
     if not changeset.events:
-        trace = {"step_id": literal(changeset.changeset_id), "fence": changed.get("fence", "$fence")}
-        changed["silent_steps"] = {"$slice": [{"$concatArrays": ["$silent_steps", [trace]]}, -SILENT_STEPS]}
+        stored = {"step_id": literal(changeset.changeset_id), "fence": changed.get("fence", "$fence")}
+        changed["silent_steps"] = {"$slice": [{"$concatArrays": ["$silent_steps", [stored]]}, -SILENT_STEPS]}
     changed |= _plain(changeset.head)
     if by_owner or changeset.head.active_turn is not None:
         changed["lapses"] = 0
@@ -160,7 +159,7 @@ def _changed(changeset: Changeset) -> Document:
 
 
 def _needed(change: HeadChange) -> Document:
-    """A turn's need ends with it, its session's never."""
+    """Returns the schemas needed: a turn's need ends with the turn, a session's never does."""
     needed: Document = {}
     if change.active_turn is not None:
         needed["needs"] = change.needs or 0
@@ -172,7 +171,7 @@ def _needed(change: HeadChange) -> Document:
 
 
 def _plain(change: HeadChange) -> Document:
-    """The fields that are set to what is given."""
+    """Returns the fields that are set to the given values."""
     given = {
         "active_turn": change.active_turn,
         "queue": None if change.queue is None else list(change.queue),
@@ -212,33 +211,33 @@ def _wake(change: HeadChange, *, by_owner: bool) -> Document:
 
 
 def later(delay: timedelta) -> Document:
-    """That long from now, by the database's clock."""
+    """Returns the time `delay` from now, by the database's clock."""
     return {"$add": [NOW, round(delay / timedelta(milliseconds=1))]}
 
 
 def within(schema: int) -> Document:
-    """Of the heads whose active turn a replica of this schema can own: those that need nothing newer.
+    """Returns the condition for heads whose active turn a replica of this schema can own.
 
-    Values as in AWAKE. (2 * (schema + 2)² places in the index; from 200 on the database would sort instead.)
+    Values as in AWAKE. (They make 2 * (schema + 2)² ranges of the index; from 200 on the database would sort.)
     """
     fits = {"$in": [None, *range(schema + 1)]}
     return {"needs": fits, "log_needs": fits}
 
 
 def literal(value: Any) -> Document:
-    """A caller's value, never an expression."""
+    """Returns a caller's value as a constant, so that it is never read as an expression."""
     return {"$literal": value}
 
 
 def reached(name: str) -> Document:
-    """The time is set, and over by the database's clock."""
+    """Returns the condition that a time is set and has passed by the database's clock."""
     return {name: ANY_TIME, "$expr": {"$lte": [f"${name}", NOW]}}
 
 
 async def change_as_read(collection: Collection, head: Document, changed: Document) -> bool:
-    """Change a head unless anything of it moved since it was read, its lease included.
+    """Changes a head unless it changed since it was read, its lease included. Returns True if it was changed.
 
-    False, too, for one that a transaction of a killed server keeps locked: the others must not wait for it.
+    Returns False, too, for a head that a killed server's transaction keeps locked: other heads must not wait for it.
     """
     match = {**keys.where(head["_id"]), "revision": head["revision"], "lease_until": head["lease_until"]}
     try:

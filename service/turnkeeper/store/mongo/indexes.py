@@ -1,4 +1,4 @@
-"""Indexes as data, made at start; and what a database must be to keep our promises."""
+"""The indexes, created at the start, and the checks that the database can keep the service's promises."""
 
 import logging
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ from pymongo.errors import OperationFailure
 from turnkeeper.store.mongo.client import MAJORITY, Connection
 
 LONGEST_TRANSACTION_S: Final = 15
-"""What a killed replica's open transaction wrote stays locked this long at most."""
+"""Documents that a killed replica's open transaction wrote stay locked this long at most."""
 
 DUE: Final = "due"
-"""The index of the heads that have a wake-up, in the order of those."""
+"""The index of the heads with a wake-up, ordered by its time."""
 
 REPLICAS_KEPT_S: Final = 7 * 24 * 3600
-"""Since a replica last used a server session that it had not used before."""
+"""Documents of replicas are removed this long after their last heartbeat or announcement."""
 
 _PENDING: Final = {"state": "PENDING"}
 _ANY_TIME: Final = {"$gt": datetime.fromtimestamp(0, UTC)}
@@ -33,32 +33,32 @@ INDEXES: Final[Mapping[str, tuple[IndexModel, ...]]] = {
         IndexModel([("tenant", ASCENDING), ("labels", ASCENDING)], name="labels"),
     ),
     "heads": (
-        # Two questions, one index: which leases lapsed, which turns wait for nothing.
+        # One index for two queries: which leases lapsed; which turns have neither a lease nor a wake-up.
         IndexModel(
             [("lease_until", ASCENDING), ("wake_at", ASCENDING), ("_id", ASCENDING)],
             name="lease",
             partialFilterExpression={"active_turn": {"$gt": ""}},
         ),
-        # Which turns are due: what nobody, or none of this version, may claim stands apart.
+        # Which turns are due. Suspended sessions and turns of newer schemas are in ranges of their own.
         IndexModel(
             [(name, ASCENDING) for name in ("suspended", "needs", "log_needs", "wake_at")],
             name=DUE,
             partialFilterExpression={"active_turn": {"$gt": ""}, "wake_at": _ANY_TIME},
         ),
-        # A queue with nobody at its front: there should be none.
+        # Queues of sessions without an active turn: there should be none.
         IndexModel(
             [("queue.0", ASCENDING)],
             name="stranded",
             partialFilterExpression={"active_turn": "", "queue.0": {"$exists": True}},
         ),
-        # Which logs were not looked at for long; which sessions are deleted.
+        # Which logs are due for trimming; which sessions are deleted.
         IndexModel([("trim_at", ASCENDING)], name="trim"),
         IndexModel(
             [("deleted_at", ASCENDING)],
             name="deleted",
             partialFilterExpression={"deleted_at": _ANY_TIME},
         ),
-        # Forks that are not whole, by their beginning.
+        # Unfinished forks, by the time when they were begun.
         IndexModel(
             [("update_time", ASCENDING)], name="forking", partialFilterExpression={"forking": {"$exists": True}}
         ),
@@ -67,7 +67,7 @@ INDEXES: Final[Mapping[str, tuple[IndexModel, ...]]] = {
         IndexModel(
             [("tenant", ASCENDING), ("session_id", ASCENDING), ("seq", ASCENDING)], name="sequence", unique=True
         ),
-        # History is read without the rest.
+        # A conversation is read by the kinds of its events.
         IndexModel(
             [("tenant", ASCENDING), ("session_id", ASCENDING), ("kind", ASCENDING), ("seq", ASCENDING)], name="kind"
         ),
@@ -111,15 +111,15 @@ INDEXES: Final[Mapping[str, tuple[IndexModel, ...]]] = {
 
 ROUTER: Final = "isdbgrid"
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class UnfitDatabase(Exception):
-    """The database cannot keep the service's promises; the message says what to change."""
+    """The database cannot keep the service's promises. The message names what to change."""
 
 
 async def prepare(connection: Connection) -> None:
-    """Make the collections and indexes. Raises UnfitDatabase when this database cannot do what we need."""
+    """Creates the collections and indexes. Raises UnfitDatabase if the database cannot keep the service's promises."""
     await _check_replicated(connection)
     _check_concerns(connection)
     await _check_transaction_lifetime(connection)
@@ -132,39 +132,41 @@ async def prepare(connection: Connection) -> None:
 
 
 async def is_sharded(connection: Connection) -> bool:
-    """What it speaks to is a cluster's router."""
+    """Returns True if the connection is to a router of a sharded cluster."""
     return bool((await connection.client.admin.command("hello")).get("msg") == ROUTER)
 
 
 async def _check_replicated(connection: Connection) -> None:
+    """Raises UnfitDatabase for a single server without a replica set."""
     hello = await connection.client.admin.command("hello")
     if "setName" not in hello and hello.get("msg") != ROUTER:
         raise UnfitDatabase("the database is a single server: transactions need a replica set; start it with --replSet")
 
 
 def _check_concerns(connection: Connection) -> None:
-    """What the service relies on is what the driver will send."""
+    """Raises UnfitDatabase unless the driver will send the concerns that the service relies on."""
     concern = connection.events.write_concern.document
     if concern != MAJORITY.document or connection.events.read_concern.level != "majority":
-        raise UnfitDatabase(f"writes must wait for a majority and its journal, and would be sent with {concern}")
+        raise UnfitDatabase(f"writes must wait for a majority and its journal, but would be sent with {concern}")
 
 
 async def _check_transaction_lifetime(connection: Connection) -> None:
+    """Logs a warning if the database keeps abandoned transactions open for longer than LONGEST_TRANSACTION_S."""
     name = "transactionLifetimeLimitSeconds"
     try:
         limit = (await connection.client.admin.command({"getParameter": 1, name: 1}))[name]
     except OperationFailure:
-        _log.info("the database does not say its %s; it should be at most %d", name, LONGEST_TRANSACTION_S)
+        logger.info("the database does not reveal its %s: make sure that it is at most %d", name, LONGEST_TRANSACTION_S)
         return
     if limit > LONGEST_TRANSACTION_S:
-        _log.warning(
-            "%s is %d: a killed replica can block its sessions for so long; set it to %d",
+        logger.warning(
+            "%s is %d: the sessions of a killed replica can stay locked for so many seconds; set it to %d",
             *(name, limit, LONGEST_TRANSACTION_S),
         )
 
 
 async def _create(connection: Connection, name: str) -> None:
-    """A transaction that had to make its collection would conflict with every other."""
+    """Creates a collection ahead of its use: a transaction that creates one conflicts with every other."""
     exists = 48
     try:
         await connection.database.create_collection(name, check_exists=False, write_concern=MAJORITY)
@@ -174,13 +176,14 @@ async def _create(connection: Connection, name: str) -> None:
 
 
 async def _index(connection: Connection, name: str, models: tuple[IndexModel, ...]) -> None:
+    """Creates a collection's indexes. Raises UnfitDatabase if one of another definition has the name."""
     different = (85, 86)
     try:
-        with pymongo.timeout(None):  # a build that is cut off begins anew: on a large collection it would never end
+        with pymongo.timeout(None):  # a build that is cut off starts over: on a large collection it would never finish
             await connection.database[name].create_indexes(list(models))
     except OperationFailure as error:
         if error.code not in different:
             raise
         raise UnfitDatabase(
-            f"collection {name} has an index of another version's; drop it, then start again"
+            f"the collection {name} has an index of another version: drop that index, then start again"
         ) from error

@@ -1,4 +1,4 @@
-"""Identity: every `_id` begins with the tenant, so that one tenant's ids never meet another's (promise I13)."""
+"""The `_id` of each kind of document. Each holds the tenant, so that equal ids of two tenants differ (promise I13)."""
 
 from collections.abc import Sequence
 
@@ -8,30 +8,32 @@ from turnkeeper.store.mongo.client import Document
 
 
 def of_session(key: SessionKey) -> Document:
-    """A session and its head."""
+    """Returns the `_id` of a session and of its head."""
     return {"tenant": key.tenant, "session_id": key.session_id}
 
 
 def session_of(document: Document) -> SessionKey:
-    """Returns the session that a document, or its `_id`, names."""
+    """Returns the session that a document or an `_id` belongs to."""
     return SessionKey(document["tenant"], document["session_id"])
 
 
 def of_member(key: SessionKey, member_id: str) -> Document:
-    """What belongs to a session: a turn, a tool call. Its id needs to be unique in the session only."""
+    """Returns the `_id` of a turn or a tool call. Its id must be unique within the session only."""
     return {"tenant": key.tenant, "session_id": key.session_id, "id": member_id}
 
 
 def of_approval(tenant: str, approval_id: str) -> Document:
-    """Approvals are asked for without their session."""
+    """Returns the `_id` of an approval, without its session: callers name approvals by id alone."""
     return {"tenant": tenant, "id": approval_id}
 
 
 def of_agent(tenant: str, name: str, version: str) -> Document:
+    """Returns the `_id` of a version of an agent."""
     return {"tenant": tenant, "name": name, "version": version}
 
 
 def of_request(key: RequestKey) -> Document:
+    """Returns the `_id` of a request's record."""
     return {
         "session_id": key.session_id,
         "tenant": key.tenant,
@@ -42,7 +44,7 @@ def of_request(key: RequestKey) -> Document:
 
 
 def where_sessions(sessions: Sequence[SessionKey]) -> Document:
-    """The filter for the heads of these (tenant, session)."""
+    """Returns the filter for the heads of these sessions."""
     return {
         "_id": {"$in": [of_session(key) for key in sessions]},
         "tenant": {"$in": sorted({key.tenant for key in sessions})},
@@ -50,5 +52,8 @@ def where_sessions(sessions: Sequence[SessionKey]) -> Document:
 
 
 def where(key: Document) -> Document:
-    """The filter for one document. It names the tenant twice: an index serves one, a reader trusts the other."""
+    """Returns the filter for one document.
+
+    It names the tenant beside the `_id` too: each command can be checked for its tenant by that one field.
+    """
     return {"_id": key, "tenant": key["tenant"]}

@@ -1,4 +1,4 @@
-"""What a lost owner's tool returned after all: written beside the call, never into the log."""
+"""Stores late results: what a tool returned to an owner that had lost its lease. Never part of the log."""
 
 from typing import Final
 
@@ -14,11 +14,11 @@ _WITHOUT_RESULT: Final = [
     {"state": {"$in": [CallState.STARTED.value, CallState.UNKNOWN.value]}},
     {"state": CallState.RETURNED.value, "outcome": {"$in": [ToolOutcome.UNKNOWN.value, ToolOutcome.CANCELLED.value]}},
 ]
-"""The call got no result of its tool's."""
+"""Alternatives: the call has no result from its tool."""
 
 
 class LateResults:
-    """The one write that no step makes."""
+    """`SessionStore.keep_late_result`."""
 
     _connection: Connection
     _transactions: Transactions
@@ -40,7 +40,7 @@ class LateResults:
             "late_outcome": result.outcome.value,
             "late_result_json": result.result_json,
         }
-        asked: Document = {
+        approval: Document = {
             "tenant": key.tenant,
             "session_id": key.session_id,
             "tool_call_id": tool_call_id,
@@ -56,7 +56,7 @@ class LateResults:
         def write(writes: Writes) -> None:
             once: Document = {**call, **start, "late_attempt": {"$ne": attempt}, "$or": _WITHOUT_RESULT}
             writes.update("tool_calls", once, late)
-            writes.update_where("approvals", asked, shown)
+            writes.update_where("approvals", approval, shown)
 
         async def look(session: ClientSession, obstacle: Obstacle) -> bool | None:
             if await self._connection.calls.find_one({**call, **start, **late}, {"_id": 1}, session=session):

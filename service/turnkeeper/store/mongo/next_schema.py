@@ -1,6 +1,6 @@
-"""This server as the next version of itself: what a coming version may add to documents, written by this one (I17).
+"""Lets this server write documents as the next version may write them, for tests of two versions at once (I17).
 
-For tests of two versions on one database. `TURNKEEPER_TEST_SCHEMA` asks for it; without it nothing here does anything.
+Enabled by `TURNKEEPER_TEST_SCHEMA` only.
 """
 
 from collections.abc import Mapping
@@ -16,16 +16,16 @@ FIELD: Final = "next_version"
 
 
 def schema_of(environ: Mapping[str, str]) -> int:
-    """The schema that this server supports and writes. Raises SettingError."""
+    """Returns the schema that this server supports and writes. Raises SettingError for an unknown value."""
     known = {"": SCHEMA, "N": SCHEMA, str(SCHEMA): SCHEMA, "N+1": NEXT, str(NEXT): NEXT}
-    asked = environ.get(VARIABLE, "")
-    if asked not in known:
+    given = environ.get(VARIABLE, "")
+    if given not in known:
         raise SettingError(
-            f"{VARIABLE} is {asked!r}; it is for tests: N or {SCHEMA} is this version, N+1 or {NEXT} the next one"
+            f"{VARIABLE} is {given!r}; it is for tests: N or {SCHEMA} is this version, N+1 or {NEXT} the next one"
         )
-    return known[asked]
+    return known[given]
 
 
 def stamped(fields: Document, *, schema: int) -> Document:
-    """What the version of this schema writes where this one writes `fields`."""
+    """Returns what the version of this schema writes where this version writes `fields`."""
     return fields if schema == SCHEMA else {**fields, "schema": schema, FIELD: {"schema": schema}}

@@ -1,4 +1,4 @@
-"""Previews for other replicas: the text of messages that are being written. Nothing here is history."""
+"""Stores previews for other replicas: text of messages that are being written. Never part of the history."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -12,26 +12,27 @@ from turnkeeper.store.mongo.documents import SCHEMA, decode, encode
 from turnkeeper.store.mongo.transactions.writes import DUPLICATE_KEY
 from turnkeeper.store.notifications import PreviewChunk
 
-KEPT: Final = timedelta(minutes=30)
+PREVIEWS_KEPT: Final = timedelta(minutes=30)
 MOST: Final = 4096
+"""Chunks that one read returns, at most."""
 
 
 class Previews:
-    """What owners tell other replicas of messages that are not whole."""
+    """`PreviewStore`."""
 
     _connection: Connection
     _replica: str
 
     async def put_previews(self, chunks: Sequence[PreviewChunk]) -> None:
-        """One unordered insert. Its time of expiry decides nothing, so it may be this process's."""
+        """Sends one unordered insert. The expiry decides nothing, so it may be set by this process's clock."""
         if not chunks:
             return
-        more = {"expire_at": datetime.now(UTC) + KEPT, "replica": self._replica, "schema": SCHEMA}
+        more = {"expire_at": datetime.now(UTC) + PREVIEWS_KEPT, "replica": self._replica, "schema": SCHEMA}
         with database_errors():
             try:
                 await self._connection.partials.insert_many([encode(chunk) | more for chunk in chunks], ordered=False)
             except BulkWriteError as error:
-                if any(each["code"] != DUPLICATE_KEY for each in (error.details or {}).get("writeErrors", ())):
+                if any(failure["code"] != DUPLICATE_KEY for failure in (error.details or {}).get("writeErrors", ())):
                     raise
 
     async def previews(self, key: SessionKey, *, message_id: str, attempt: int, after: int) -> Sequence[PreviewChunk]:
@@ -43,5 +44,5 @@ class Previews:
             "offset": {"$gte": after},
         }
         with database_errors():
-            found = await self._connection.partials.find(match).sort("offset").limit(MOST).to_list(MOST)
-        return [decode(PreviewChunk, each) for each in found]
+            documents = await self._connection.partials.find(match).sort("offset").limit(MOST).to_list(MOST)
+        return [decode(PreviewChunk, document) for document in documents]

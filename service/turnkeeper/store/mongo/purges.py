@@ -1,8 +1,9 @@
-"""Purging: deleted sessions are removed for good, and forks that nobody finished. Over all tenants.
+"""Purging: removes deleted sessions and unfinished forks for good, over all tenants.
 
-The head is marked first and goes last: while it is there, no session of the same id can be made; while it is marked,
-nothing can be written under it. Every batch is deleted in a transaction that also writes the marked head, so that a
-purger that was stopped in the middle, and woken long after, cannot touch a new session of the same id.
+The head is marked first and removed last. While it exists, no session of the same id can be created; while it is
+marked, nothing can be written to the session. Every batch is deleted in a transaction that also writes the marked head.
+So a replica that was stopped in the middle of a purge, and continues long after, cannot delete documents of a new
+session that has the same id.
 """
 
 from datetime import timedelta
@@ -10,38 +11,38 @@ from typing import Final
 
 from turnkeeper.faults import fault
 from turnkeeper.store.mongo import keys
-from turnkeeper.store.mongo.changesets import KEPT
+from turnkeeper.store.mongo.changesets import REQUESTS_KEPT
 from turnkeeper.store.mongo.client import ClientSession, Connection, Document, database_errors
 from turnkeeper.store.mongo.heads import ANY_TIME, NEXT_FENCE, NEXT_REVISION, NOW
 from turnkeeper.store.mongo.transactions.transaction import Transaction, Transactions
 from turnkeeper.store.mongo.transactions.writes import Obstacle, Writes
 
 BATCH: Final = 250
-"""Documents that one transaction deletes."""
+"""Documents that one transaction deletes, at most."""
 BATCHES: Final = 20
-"""Of one session in one call; what is left over comes with the next."""
+"""Batches of one session that one call deletes, at most; the next call deletes the rest."""
 MEMBERS: Final = ("events", "turns", "tool_calls", "approvals", "requests", "partials")
-"""The collections whose documents name their session, beside its own document and its head."""
+"""The collections with documents of a session, apart from its own document and its head."""
 
 
 class Purges:
-    """Half of `Retention`."""
+    """`Retention.purge`."""
 
     _connection: Connection
     _transactions: Transactions
 
     async def purge(self, *, after: timedelta, limit: int) -> int:
-        deleted: Document = {"deleted_at": ANY_TIME, "$expr": _over("deleted_at", after)}
-        abandoned: Document = {"forking": {"$exists": True}, "$expr": _over("update_time", KEPT)}
+        deleted: Document = {"deleted_at": ANY_TIME, "$expr": _longer_ago("deleted_at", after)}
+        abandoned: Document = {"forking": {"$exists": True}, "$expr": _longer_ago("update_time", REQUESTS_KEPT)}
         gone = 0
         with database_errors():
             for due, order in ((deleted, "deleted_at"), (abandoned, "update_time")):
-                found = self._connection.heads.find(due, {"_id": 1}).sort(order).limit(max(1, limit))
-                gone += sum([await self._purge(head["_id"], due) for head in await found.to_list(None)])
+                heads = self._connection.heads.find(due, {"_id": 1}).sort(order).limit(max(1, limit))
+                gone += sum([await self._purge(head["_id"], due) for head in await heads.to_list(None)])
         return gone
 
     async def _purge(self, key: Document, due: Document) -> bool:
-        """True when it is gone, by this call or by another."""
+        """Returns True if the session is gone, removed by this call or by another."""
         mark = {"purging": True, "fence": NEXT_FENCE, "revision": NEXT_REVISION}
         marked = await self._connection.heads.update_one({**keys.where(key), **due}, [{"$set": mark}])
         if not marked.matched_count:
@@ -54,21 +55,21 @@ class Purges:
         return False
 
     async def _delete_some(self, key: Document) -> bool:
-        """A batch of what is left of it. False: there is nothing."""
+        """Deletes a batch of the session's documents. Returns False if none is left."""
         for name in MEMBERS:
             match = {"tenant": key["tenant"], "session_id": key["session_id"]}
-            found = await self._connection.database[name].find(match, {"_id": 1}).limit(BATCH).to_list(BATCH)
-            if found:
-                return await self._remove(key, name, [each["_id"] for each in found])
+            documents = await self._connection.database[name].find(match, {"_id": 1}).limit(BATCH).to_list(BATCH)
+            if documents:
+                return await self._remove(key, name, [document["_id"] for document in documents])
         return False
 
     async def _remove(self, key: Document, collection: str, ids: list[Document], *, last: bool = False) -> bool:
-        """Unless the marked head is gone: then nothing is deleted. `last`: and the head with it."""
+        """Deletes documents, and with `last` the head as well. Deletes nothing if the marked head is gone."""
         marked = {**keys.where(key), "purging": True}
 
         def write(writes: Writes) -> None:
             writes.compute("heads", marked, [{"$set": {"revision": NEXT_REVISION}}])
-            writes.delete(collection, *({"_id": each, "tenant": key["tenant"]} for each in ids))
+            writes.delete(collection, *({"_id": id_, "tenant": key["tenant"]} for id_ in ids))
             if last:
                 writes.delete("heads", marked)
 
@@ -79,6 +80,9 @@ class Purges:
         return await self._transactions.run(Transaction(write, result=True, look=look))
 
 
-def _over(name: str, after: timedelta) -> Document:
-    """That long ago, by the database's clock; this way round an index bounds it."""
+def _longer_ago(name: str, after: timedelta) -> Document:
+    """Returns the condition that a time is at least `after` ago by the database's clock.
+
+    The field stands alone on one side, so that an index can bound it.
+    """
     return {"$lte": [f"${name}", {"$subtract": [NOW, round(after / timedelta(milliseconds=1))]}]}

@@ -1,4 +1,4 @@
-"""What is read without deciding anything. Every read waits for a majority's state, and names the tenant."""
+"""Reads. Every read has read concern majority, and its filter names the tenant."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Reads:
-    """The reading half of the store."""
+    """The reading methods of `SessionLog` and `ApprovalStore`."""
 
     _connection: Connection
     _outcomes: Outcomes
@@ -34,42 +34,42 @@ class Reads:
         deleted: bool = False,
         request: RequestKey | None = None,
     ) -> Snapshot | None:
-        """One query: the database reads the head first, and what hangs on it no older."""
+        """Sends one query. The database reads the head first, and nothing that is older than it."""
         of_session = keys.of_session(key)
         pipeline = [
             {"$match": {**keys.where(of_session), **heads.findable(deleted=deleted)}},
-            {"$set": {"now": heads.NOW, "asked": heads.literal(turn_id) if turn_id else "$active_turn"}},
+            {"$set": {"now": heads.NOW, "chosen": heads.literal(turn_id) if turn_id else "$active_turn"}},
             _join("sessions", [{"$match": keys.where(of_session)}], into="session"),
-            _join("turns", [{"$match": {**of_session, "$expr": {"$eq": ["$_id", _asked(of_session)]}}}], into="turn"),
-            _join("tool_calls", [{"$match": {**of_session, **_OF_ASKED}}], into="calls"),
+            _join("turns", [{"$match": {**of_session, **_is_turn(of_session)}}], into="turn"),
+            _join("tool_calls", [{"$match": {**of_session, **_OF_TURN}}], into="calls"),
             _join(
                 "approvals",
-                [{"$match": {**of_session, "state": ApprovalState.PENDING.value, **_OF_ASKED}}],
+                [{"$match": {**of_session, "state": ApprovalState.PENDING.value, **_OF_TURN}}],
                 into="approvals",
             ),
         ]
         if request is not None:
             pipeline.append(_join("requests", [{"$match": keys.where(keys.of_request(request))}], into="request"))
         with database_errors():
-            found = await self._connection.heads.aggregate(pipeline).to_list(1)
-        if not found or not found[0]["session"]:
+            documents = await self._connection.heads.aggregate(pipeline).to_list(1)
+        if not documents or not documents[0]["session"]:
             return None
-        document = found[0]
-        made = document["request"] if request is not None else ()
-        calls = (decode(Call, each) for each in document["calls"])
+        document = documents[0]
+        records = document["request"] if request is not None else ()
+        calls = (decode(Call, call) for call in document["calls"])
         return Snapshot(
             head=heads.read(document),
             session=heads.session_of(document["session"][0], document),
             turn=decode(Turn, document["turn"][0]) if document["turn"] else None,
             calls=tuple(sorted(calls, key=lambda call: (call.message_id, call.position))),
-            approvals=tuple(decode(Approval, each) for each in document["approvals"]),
-            request=record_of(made[0]) if made else None,
+            approvals=tuple(decode(Approval, approval) for approval in document["approvals"]),
+            request=record_of(records[0]) if records else None,
         )
 
     async def find_request(self, key: RequestKey) -> RequestRecord | None:
         with database_errors():
-            found = await self._outcomes.find_request(key)
-            return found if found is not None and await self._is_visible(key.session_key) else None
+            record = await self._outcomes.find_request(key)
+            return record if record is not None and await self._is_visible(key.session_key) else None
 
     async def events(
         self,
@@ -92,15 +92,15 @@ class Reads:
             match["turn_id"] = turn_id
         fields = {"_id": 0, "seq": 1, "kind": 1, "turn_id": 1, "payload": 1}
         with database_errors():
-            found = self._connection.events.find(match, fields).sort("seq").limit(limit).batch_size(limit)
-            return [event_of(each) for each in await found.to_list(limit)]
+            cursor = self._connection.events.find(match, fields).sort("seq").limit(limit).batch_size(limit)
+            return [event_of(document) for document in await cursor.to_list(limit)]
 
     async def last_seqs(self, sessions: Sequence[SessionKey]) -> Mapping[SessionKey, int]:
         with database_errors():
-            found = await self._connection.heads.find(
+            documents = await self._connection.heads.find(
                 {**keys.where_sessions(sessions), "forking": {"$exists": False}}, {"last_seq": 1}
             ).to_list(None)
-        return {keys.session_of(head["_id"]): head["last_seq"] for head in found}
+        return {keys.session_of(head["_id"]): head["last_seq"] for head in documents}
 
     async def session(self, key: SessionKey, *, deleted: bool = False) -> tuple[Session, Head] | None:
         where = keys.where(keys.of_session(key))
@@ -110,10 +110,11 @@ class Reads:
             {"$lookup": {"from": "sessions", "pipeline": [{"$match": where}], "as": "session"}},
         ]
         with database_errors():
-            found = await self._connection.heads.aggregate(pipeline).to_list(1)
-        if not found or not found[0]["session"]:
+            documents = await self._connection.heads.aggregate(pipeline).to_list(1)
+        if not documents or not documents[0]["session"]:
             return None
-        return heads.session_of(found[0]["session"][0], found[0]), heads.read(found[0])
+        head = documents[0]
+        return heads.session_of(head["session"][0], head), heads.read(head)
 
     async def sessions(
         self, tenant: str, where: SessionFilter, *, limit: int, after: tuple[datetime, str] | None
@@ -129,8 +130,10 @@ class Reads:
         if limit <= 0:
             return []
         with database_errors():
-            found = await self._connection.sessions.aggregate(pipeline).to_list(limit)
-        return [(heads.session_of(each, each["head"][0]), heads.read(each["head"][0])) for each in found]
+            documents = await self._connection.sessions.aggregate(pipeline).to_list(limit)
+        return [
+            (heads.session_of(session, session["head"][0]), heads.read(session["head"][0])) for session in documents
+        ]
 
     async def turn(self, key: SessionKey, turn_id: str) -> Turn | None:
         return await self._one(Turn, self._connection.turns, keys.of_member(key, turn_id))
@@ -154,9 +157,9 @@ class Reads:
         return await self._one(Call, self._connection.calls, keys.of_member(key, call_id))
 
     async def approval(self, tenant: str, approval_id: str) -> Approval | None:
-        found = await self._one(Approval, self._connection.approvals, keys.of_approval(tenant, approval_id))
+        approval = await self._one(Approval, self._connection.approvals, keys.of_approval(tenant, approval_id))
         with database_errors():
-            return found if found is not None and await self._is_visible(found.session_key) else None
+            return approval if approval is not None and await self._is_visible(approval.session_key) else None
 
     async def approvals(
         self, tenant: str, where: ApprovalFilter, *, limit: int, after: tuple[datetime, str] | None
@@ -175,8 +178,8 @@ class Reads:
             {"$limit": limit},
         ]
         with database_errors():
-            found = await self._connection.approvals.aggregate(pipeline).to_list(limit)
-        return [decode(Approval, each) for each in found]
+            documents = await self._connection.approvals.aggregate(pipeline).to_list(limit)
+        return [decode(Approval, document) for document in documents]
 
     async def agent(self, tenant: str, name: str, version: str) -> Agent | None:
         return await self._one(Agent, self._connection.agents, keys.of_agent(tenant, name, version))
@@ -196,11 +199,12 @@ class Reads:
         if limit <= 0:
             return []
         with database_errors():
-            return [decode(kind, each) for each in await collection.find(match).sort(order).limit(limit).to_list(limit)]
+            documents = await collection.find(match).sort(order).limit(limit).to_list(limit)
+            return [decode(kind, document) for document in documents]
 
 
 def _deleted_head(tenant: str) -> Document:
-    """Joins the head of this document's session, if that is deleted, as `deleted`."""
+    """Returns the stage that joins, as `deleted`, the head of a document's session if the session is deleted."""
     its = {"$eq": ["$_id", {"tenant": "$$tenant", "session_id": "$$session_id"}]}
     return {
         "$lookup": {
@@ -212,21 +216,22 @@ def _deleted_head(tenant: str) -> Document:
     }
 
 
-_OF_ASKED = {"$expr": {"$eq": ["$turn_id", "$$asked"]}}
+_OF_TURN = {"$expr": {"$eq": ["$turn_id", "$$chosen"]}}
 
 
 def _join(collection: str, pipeline: Sequence[Document], *, into: str) -> Document:
-    """What another collection holds about this head; `$$asked` is the turn in question."""
-    return {"$lookup": {"from": collection, "let": {"asked": "$asked"}, "pipeline": pipeline, "as": into}}
+    """Returns the stage that joins documents of another collection to a head. `$$chosen` is the turn's id."""
+    return {"$lookup": {"from": collection, "let": {"chosen": "$chosen"}, "pipeline": pipeline, "as": into}}
 
 
-def _asked(key: Document) -> Document:
-    return {**{name: heads.literal(value) for name, value in key.items()}, "id": "$$asked"}
+def _is_turn(key: Document) -> Document:
+    """Returns the condition that a document is the snapshot's turn."""
+    id_ = {**{name: heads.literal(value) for name, value in key.items()}, "id": "$$chosen"}
+    return {"$expr": {"$eq": ["$_id", id_]}}
 
 
 def _matching(where: SessionFilter) -> Document:
     match: dict[str, Any] = {name: getattr(where, name) for name in ("agent", "owner") if getattr(where, name)}
-    match["delete_time"] = None
     match["delete_time"] = None
     if where.states:
         match["state"] = {"$in": [state.value for state in where.states]}
@@ -239,7 +244,7 @@ def _matching(where: SessionFilter) -> Document:
 
 
 def _beyond(after: tuple[datetime, str] | None, *, ascending: bool) -> Document:
-    """Keyset paging by (create_time, id)."""
+    """Returns the condition for documents beyond a place, for keyset paging by (create_time, id)."""
     if after is None:
         return {}
     created, last_id = after

@@ -1,4 +1,4 @@
-"""Renewals from a thread of its own: they do not need the event loop, nor anything that it uses."""
+"""Renews leases from a thread of its own: independent of the event loop and of everything that the loop uses."""
 
 from datetime import timedelta
 
@@ -10,7 +10,7 @@ from turnkeeper.store.mongo.client import Document, database_errors
 
 
 class MongoRenewer:
-    """`Renewer`, on a client of its own. Nothing is connected before the first call."""
+    """`Renewer`, on a client of its own. Connects at the first call."""
 
     def __init__(self, uri: str, *, database: str, operation: timedelta) -> None:
         self._client: MongoClient[Document] = MongoClient(

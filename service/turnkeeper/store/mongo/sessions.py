@@ -1,4 +1,4 @@
-"""A new session: its document, its head and its first event, with the agent's version that it pins."""
+"""Creates sessions: the document, the head and the first event, with the version of the agent that they pin."""
 
 import secrets
 from contextlib import suppress
@@ -21,37 +21,39 @@ from turnkeeper.store.mongo.transactions.writes import Obstacle, Writes
 
 @dataclass(frozen=True, slots=True)
 class _Created:
+    """The result of a creation: None, or the session that has the id already."""
+
     existing: Session | None
 
 
-class Sessions:
-    """How a session begins."""
+class SessionCreation:
+    """`SessionStore.create_session`."""
 
     _connection: Connection
     _transactions: Transactions
     _codec: EventCodec
 
     async def create_session(self, session: Session, agent: Agent, *, event: NewEvent) -> Session | None:
-        """Raises ValueError when the event is larger than 256 KiB."""
+        """Creates as the contract specifies. Raises ValueError if the event is larger than LARGEST_PAYLOAD."""
         changeset_id = secrets.token_hex(13)
         first = numbered(self._codec, session.id, event, 1)
 
         def write(writes: Writes) -> None:
-            of = session.key
+            key = session.key
             writes.insert("heads", heads.new(session))
-            writes.insert("events", event_document(first, of=of, changeset_id=changeset_id, fence=0, at=event.at))
-            writes.insert("sessions", {"_id": keys.of_session(of), **encode(session), "schema": SCHEMA})
+            writes.insert("events", event_document(first, key=key, changeset_id=changeset_id, fence=0, at=event.at))
+            writes.insert("sessions", {"_id": keys.of_session(key), **encode(session), "schema": SCHEMA})
 
         async def look(client_session: ClientSession, _: Obstacle) -> _Created | None:
             return await self._found(session, changeset_id, client_session)
 
         with database_errors():
-            await self._keep(agent, tenant=session.tenant)
+            await self._store_version(agent, tenant=session.tenant)
             created = Transaction(write, result=_Created(existing=None), look=look)
             return (await self._transactions.run(created)).existing
 
     async def _found(self, session: Session, changeset_id: str, client_session: ClientSession) -> _Created | None:
-        """The session that has this id now, unless it is the one that this very call made."""
+        """Returns the session that has this id now, unless this very call created it."""
         key = keys.of_session(session.key)
         head = await self._connection.heads.find_one(keys.where(key), session=client_session)
         document = await self._connection.sessions.find_one(keys.where(key), session=client_session)
@@ -63,8 +65,9 @@ class Sessions:
         ours = first is not None and first["step_id"] == changeset_id
         return _Created(existing=None if ours else heads.session_of(document, head))
 
-    async def _keep(self, agent: Agent, *, tenant: str) -> None:
-        """Ahead of the session that pins it: the same version has the same content, so nothing can be overwritten."""
+    async def _store_version(self, agent: Agent, *, tenant: str) -> None:
+        """Stores the agent's version before the session that pins it. Equal versions have equal content, so nothing is
+        overwritten."""
         key = keys.of_agent(tenant, agent.name, agent.version)
         if await self._connection.agents.find_one(keys.where(key), {"_id": 1}) is None:
             document = {"_id": key, **encode(agent), "tenant": tenant, "version": agent.version, "schema": SCHEMA}

@@ -1,4 +1,4 @@
-"""The store, put together."""
+"""The store on MongoDB, assembled from its parts."""
 
 import asyncio
 import secrets
@@ -16,16 +16,16 @@ from turnkeeper.store.mongo import indexes
 from turnkeeper.store.mongo.change_stream import ChangeStream
 from turnkeeper.store.mongo.changesets import Changesets
 from turnkeeper.store.mongo.claims import Claims
-from turnkeeper.store.mongo.client import GOODBYE_S, Connection, database_errors
+from turnkeeper.store.mongo.client import DISCONNECT_S, Connection, database_errors
 from turnkeeper.store.mongo.command_durations import RecordCommand
 from turnkeeper.store.mongo.documents import SCHEMA
-from turnkeeper.store.mongo.forks import Forks
+from turnkeeper.store.mongo.forks import ForkWrites
 from turnkeeper.store.mongo.late_results import LateResults
 from turnkeeper.store.mongo.previews import Previews
 from turnkeeper.store.mongo.purges import Purges
 from turnkeeper.store.mongo.reads import Reads
 from turnkeeper.store.mongo.renewer import MongoRenewer
-from turnkeeper.store.mongo.sessions import Sessions
+from turnkeeper.store.mongo.sessions import SessionCreation
 from turnkeeper.store.mongo.sweeps import Sweeps
 from turnkeeper.store.mongo.transactions.group_commit import GroupCommit
 from turnkeeper.store.mongo.transactions.orphans import Orphans
@@ -37,9 +37,10 @@ from turnkeeper.store.notifications import ChangeNotification, PreviewChunk
 
 SECRET_BYTES: Final = 32
 PATIENCE: Final = timedelta(seconds=5)
+"""How long `close` waits for commits under way."""
 
 
-class MongoStore(Sessions, Forks, Changesets, LateResults, Claims, Sweeps, Trims, Purges, Reads, Previews):
+class MongoStore(SessionCreation, ForkWrites, Changesets, LateResults, Claims, Sweeps, Trims, Purges, Reads, Previews):
     """`Store` and `Retention` on a MongoDB replica set. Use it between `open` and `close`, on one event loop."""
 
     def __init__(  # noqa: PLR0913 - what its database and its replica are
@@ -53,13 +54,13 @@ class MongoStore(Sessions, Forks, Changesets, LateResults, Claims, Sweeps, Trims
         schema: int = SCHEMA,
         record_command: RecordCommand | None = None,
     ) -> None:
-        """`operation` bounds each call to the database, and each commit with all its retries.
+        """`operation` limits each call to the database, and each commit with all its retries.
 
-        `replica` is the name under which this one owns turns: so that others can end what it wrote, should it die.
+        `replica` is the owner that this replica's leases name: other replicas find its open transactions by it, and
+        abort them after its death. `schema` as in Connection. `record_command` is called with the duration of each
+        command.
 
-        `schema`: as Connection has it. `record_command` is called with the duration of each command.
-
-        Raises UnfitDatabase for what is no address. The driver's words stay here: they may quote a password.
+        Raises UnfitDatabase if `uri` is no address, without the driver's text, which may quote a password.
         """
         try:
             self._connection = Connection(
@@ -81,18 +82,18 @@ class MongoStore(Sessions, Forks, Changesets, LateResults, Claims, Sweeps, Trims
         self._codec = codec
 
     async def open(self) -> None:
-        """Make collections and indexes. Raises UnfitDatabase when this database cannot keep the promises."""
+        """Creates collections and indexes. Raises UnfitDatabase if the database cannot keep the service's promises."""
         with database_errors():
             await indexes.prepare(self._connection)
             self._group_commit.grouping = not await indexes.is_sharded(self._connection)
-            await self._orphans.enter()
+            await self._orphans.end_own()
 
     async def close(self) -> None:
-        """Wait for commits under way and for open outcomes, at most 5 s; then disconnect."""
+        """Waits for commits under way and for open outcomes, at most PATIENCE; then disconnects."""
         await self._tasks.close(patience=PATIENCE)
-        with suppress(PyMongoError, TimeoutError), pymongo.timeout(GOODBYE_S):
-            async with asyncio.timeout(GOODBYE_S):  # the call's own limit begins when a thread of the driver is free
-                await self._orphans.leave()
+        with suppress(PyMongoError, TimeoutError), pymongo.timeout(DISCONNECT_S):
+            async with asyncio.timeout(DISCONNECT_S):  # the driver's limit starts only in a free thread
+                await self._orphans.end_own()
         await self._change_stream.close()
         await self._connection.close()
 
@@ -101,23 +102,23 @@ class MongoStore(Sessions, Forks, Changesets, LateResults, Claims, Sweeps, Trims
 
     async def write_heartbeat(self, *, silent_after: timedelta) -> bool:
         with database_errors():
-            await self._orphans.beat(silent_after=silent_after)
-            return await self._orphans.others_live()
+            await self._orphans.write_heartbeat(silent_after=silent_after)
+            return await self._orphans.others_alive()
 
     def renewer(self) -> MongoRenewer:
-        """Renews leases of this store's sessions, for use in another thread."""
+        """Returns a renewer of leases, for use in another thread."""
         return self._renewer()
 
     async def secret(self, name: str) -> bytes:
         with database_errors():
             while True:
-                if (found := await self._connection.secrets.find_one({"_id": name})) is not None:
-                    return bytes(found["value"])
+                if (stored := await self._connection.secrets.find_one({"_id": name})) is not None:
+                    return bytes(stored["value"])
                 document = {"_id": name, "tenant": "", "value": secrets.token_bytes(SECRET_BYTES), "schema": SCHEMA}
                 try:
                     await self._connection.secrets.insert_one(document)
                 except DuplicateKeyError:
-                    continue  # another replica was first; what it made may not be durable yet
+                    continue  # another replica was first; its secret may not be durable yet
 
     async def ping(self) -> None:
         with database_errors():

@@ -1,6 +1,7 @@
-"""What nobody takes care of any more: lapsed leases, forgotten turns, lapsed approvals. Over all tenants.
+"""Sweeps over all tenants: finds lapsed leases, lapsed approvals, and turns that no owner will run otherwise.
 
-A sweep races with live owners, other sweepers and every step: it looks, then changes each head only as it was read.
+A sweep races with live owners, other sweepers and every changeset: it reads, then changes each head only if it still is
+as it was read.
 """
 
 import asyncio
@@ -19,24 +20,27 @@ from turnkeeper.store.mongo.heads import AWAKE, NOW, RUNNABLE, change_as_read, l
 from turnkeeper.store.mongo.transactions.orphans import Orphans
 
 BATCH: Final = 256
-"""Heads that one sweep looks at, of each kind; what is left over comes with the next."""
+"""Heads of each kind that one sweep examines, at most; the next sweep examines the rest."""
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _DUE: Final[Document] = {"owner": "", "lease_until": None, "wake_at": NOW}
 _LATER_EACH_TIME: Final = {
     "$add": [NOW, {"$multiply": [500, {"$min": [30, {"$subtract": [{"$pow": [2, "$lapses"]}, 1]}]}]}]
 }
-"""At once, then after 0.5 s, 1.5 s, 3.5 s … 15 s: what kills its owners before their first step must not hurry."""
+"""When the turn of a lapsed lease is due: at once, then after 0.5 s, 1.5 s, 3.5 s … 15 s, by the number of lapses.
+
+A turn that kills its owners before their first changeset is retried less and less often.
+"""
 _PENDING: Final = {"state": ApprovalState.PENDING.value}
 _REQUESTED: Final = {"state": CallState.REQUESTED.value}
-_FOR_PEOPLE: Final = frozenset(state.value for state in TurnState if state.waits_for_people)
-_FOR_CLIENTS: Final = frozenset({TurnState.AWAITING_TOOL.value})
-_GOING: Final = [state.value for state in TurnState if state.moving or state.awaits_answers]
+_WAIT_FOR_PEOPLE: Final = frozenset(state.value for state in TurnState if state.waits_for_people)
+_WAIT_FOR_CLIENTS: Final = frozenset({TurnState.AWAITING_TOOL.value})
+_NOT_ENDED: Final = [state.value for state in TurnState if state.moving or state.awaits_answers]
 _TurnKey: TypeAlias = tuple[SessionKey, str]
 
 
 class Sweeps:
-    """What a sweeper asks for."""
+    """`Maintenance`."""
 
     _connection: Connection
     _orphans: Orphans
@@ -45,15 +49,15 @@ class Sweeps:
     async def requeue_lapsed(self) -> int:
         with database_errors():
             await self._orphans.end_silent()
-            return await self._lapsed() + await self._stranded() + await self._forgotten()
+            return await self._lapsed() + await self._stranded() + await self._idle()
 
     async def lapsed_approvals(self, *, limit: int) -> Sequence[Approval]:
         if limit <= 0:
             return []
         with database_errors():
-            found = self._connection.approvals.find({**_PENDING, **reached("expire_time")}).sort("expire_time")
-            documents = await found.limit(limit).to_list(limit)
-        return [approval for each in documents if (approval := _readable(each)) is not None]
+            lapsed = self._connection.approvals.find({**_PENDING, **reached("expire_time")}).sort("expire_time")
+            documents = await lapsed.limit(limit).to_list(limit)
+        return [approval for document in documents if (approval := _readable(document)) is not None]
 
     async def active_sessions(self) -> int:
         with database_errors():
@@ -64,13 +68,13 @@ class Sweeps:
             return await self._connection.approvals.count_documents(_PENDING)
 
     async def _lapsed(self) -> int:
-        """Their owner did not renew."""
-        found = await self._connection.heads.find({**RUNNABLE, **reached("lease_until")}).limit(BATCH).to_list(BATCH)
-        await self._orphans.end(head["owner"] for head in found)
-        return await self._change(found, {**_DUE, "wake_at": _LATER_EACH_TIME, "lapses": {"$add": ["$lapses", 1]}})
+        """Requeues turns whose lease lapsed, after aborting the open transactions of their owners."""
+        heads = await self._connection.heads.find({**RUNNABLE, **reached("lease_until")}).limit(BATCH).to_list(BATCH)
+        await self._orphans.end(head["owner"] for head in heads)
+        return await self._change(heads, {**_DUE, "wake_at": _LATER_EACH_TIME, "lapses": {"$add": ["$lapses", 1]}})
 
     async def _stranded(self) -> int:
-        """A queue with nobody at its front."""
+        """Activates the first turn of queues whose session has no active turn."""
         match = {"active_turn": "", "queue.0": {"$exists": True}}
         count = 0
         for head in await self._connection.heads.find(match).limit(BATCH).to_list(BATCH):
@@ -79,10 +83,10 @@ class Sweeps:
             count += await self._change([head], _DUE | front)
         return count
 
-    async def _forgotten(self) -> int:
-        """Without lease and wake-up, though nobody needs to answer. Each sweep looks at the next batch of the idle.
+    async def _idle(self) -> int:
+        """Requeues turns without a lease and a wake-up that await no answer. Each sweep examines the next batch.
 
-        Whether a turn that needs a newer version waits for something, only that version can tell.
+        Skips turns that need a newer schema: only that version knows what such a turn may wait for.
         """
         idle: Document = {**RUNNABLE, **AWAKE, "lease_until": None, "wake_at": None, **within(self._connection.schema)}
         if self._looked_at is not None:
@@ -94,25 +98,25 @@ class Sweeps:
         return await self._change([head for head in batch if _turn_of(head) in stuck], _DUE)
 
     async def _stuck_turns(self, turns: Sequence[_TurnKey]) -> set[_TurnKey]:
-        """Of these, the turns that should move, and those that await answers which are all there."""
-        match = {"_id": {"$in": [keys.of_member(*turn) for turn in turns]}, "state": {"$in": _GOING}}
+        """Returns those of the turns that should move: no answer is awaited, or all awaited answers have come."""
+        match = {"_id": {"$in": [keys.of_member(*turn) for turn in turns]}, "state": {"$in": _NOT_ENDED}}
         states: dict[_TurnKey, str] = {}
         async for turn in self._connection.turns.find(match, {"state": 1}):
             states[keys.session_of(turn["_id"]), turn["_id"]["id"]] = turn["state"]
         for waiting, collection, still_open in (
-            (_FOR_PEOPLE, self._connection.approvals, _PENDING),
-            (_FOR_CLIENTS, self._connection.calls, _REQUESTED),
+            (_WAIT_FOR_PEOPLE, self._connection.approvals, _PENDING),
+            (_WAIT_FOR_CLIENTS, self._connection.calls, _REQUESTED),
         ):
-            for turn in await _turns_with(collection, still_open, [each for each in states if states[each] in waiting]):
+            for turn in await _turns_with(collection, still_open, [turn for turn in states if states[turn] in waiting]):
                 states.pop(turn, None)
         return set(states)
 
-    async def _change(self, found: Sequence[Document], changed: Document) -> int:
-        return sum(await asyncio.gather(*(change_as_read(self._connection.heads, head, changed) for head in found)))
+    async def _change(self, heads: Sequence[Document], changed: Document) -> int:
+        return sum(await asyncio.gather(*(change_as_read(self._connection.heads, head, changed) for head in heads)))
 
 
 async def _turns_with(collection: Collection, match: Document, turns: Sequence[_TurnKey]) -> set[_TurnKey]:
-    """Those of the turns that have such a document, and perhaps some others."""
+    """Returns those of the turns that have such a document, and possibly others that no caller asked about."""
     if not turns:
         return set()
     theirs = {
@@ -120,8 +124,8 @@ async def _turns_with(collection: Collection, match: Document, turns: Sequence[_
         "session_id": {"$in": sorted({key.session_id for key, _ in turns})},
         "turn_id": {"$in": sorted({turn_id for _, turn_id in turns})},
     }
-    found = collection.find({**match, **theirs}, dict.fromkeys(theirs, 1))
-    return {(keys.session_of(document), document["turn_id"]) async for document in found}
+    documents = collection.find({**match, **theirs}, dict.fromkeys(theirs, 1))
+    return {(keys.session_of(document), document["turn_id"]) async for document in documents}
 
 
 def _turn_of(head: Document) -> _TurnKey:
@@ -129,9 +133,9 @@ def _turn_of(head: Document) -> _TurnKey:
 
 
 def _readable(document: Document) -> Approval | None:
-    """None for one that this version cannot read: a newer replica's, which that one sweeps."""
+    """Returns None for an approval of a newer version that this one cannot read."""
     try:
         return decode(Approval, document)
     except (KeyError, TypeError, ValueError):
-        _log.warning("an approval that this version cannot read was passed over")
+        logger.warning("an approval is of a newer version and cannot be read; leaving its expiry to newer replicas")
         return None

@@ -1,12 +1,13 @@
-"""Trimming: the beginnings of logs that are older than anybody asked to keep. Over all tenants.
+"""Trimming: deletes events at the beginnings of logs that are older than the configured time, over all tenants.
 
-An event's age is that of its `_id`: the database made it as the event was stored, by its own clock, to the second. (The
-event's `at` is a replica's clock, for people.) Each head is changed only as it was read, and put at the end of the line
-by `trim_at`; `trimmed_to` says up to where the deletion has come, so that whoever comes next goes on there.
+An event's age is that of its `_id`, which the database generates by its own clock, to the second, when it stores the
+event. (The event's `at` is a replica's clock, for people.) Each head is changed only if it still is as it was read, and
+gets a later `trim_at`, by which heads are examined in turn. `trimmed_to` records how far the deletion has come, so that
+the next call continues there.
 
-Whoever was stopped in the middle may wake when the session is gone and its id is a new one's. That one was made after
-the old head was read, so nothing that was stored since then is deleted. Deleted sessions are left to the purge, so its
-whole delay lies between the two.
+A replica that was stopped in the middle may continue when the session is gone and its id belongs to a new one. The new
+one was created after the old head was read, so nothing that was stored since then is deleted. Trimming skips deleted
+sessions, so at least the whole delay of the purge lies between the two.
 """
 
 from dataclasses import dataclass, replace
@@ -22,13 +23,14 @@ from turnkeeper.store.mongo.client import Connection, Document, database_errors
 from turnkeeper.store.mongo.heads import NOW, later
 
 LOOK: Final = 1_000
-"""Events of one session that one call looks at; what is left over comes with the next, without a pause."""
+"""Events of one session that one call examines, at most; the next call continues without a pause."""
 DELETED_AT_ONCE: Final = 250
+"""Events that one command deletes, at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Log:
-    """A session's log as its head tells of it. Fields of a later version are missing on an older head."""
+    """What a head records of the session's log. An older head lacks the fields that later versions added."""
 
     key: Document
     compacted_to: int
@@ -42,6 +44,7 @@ class _Log:
 
     @classmethod
     def of(cls, head: Document) -> "_Log":
+        """Reads a head document with a field `now`, the database's clock."""
         turns = (head["active_turn"], *head["queue"])
         return cls(
             key=head["_id"],
@@ -57,7 +60,7 @@ class _Log:
 
     @property
     def as_read(self) -> Document:
-        """The filter: nobody else went on with it, nor is it a new session of the same id: the times differ."""
+        """The filter for the head, unless another call trimmed since, or it is a new session's: its times differ."""
         return {
             **keys.where(self.key),
             "last_seq": {"$gte": self.last_seq},
@@ -68,12 +71,12 @@ class _Log:
 
 
 class Trims:
-    """Half of `Retention`."""
+    """`Retention.trim`."""
 
     _connection: Connection
 
     async def trim(self, *, keep: timedelta, pause: timedelta, limit: int) -> int:
-        line: list[Document] = [
+        due: list[Document] = [
             {"$sort": {"trim_at": 1}},
             {"$limit": max(1, limit)},
             {"$set": {"now": NOW}},
@@ -81,7 +84,7 @@ class Trims:
         ]
         gone = 0
         with database_errors():
-            for head in await self._connection.heads.aggregate(line).to_list(None):
+            for head in await self._connection.heads.aggregate(due).to_list(None):
                 gone += await self._trim(_Log.of(head), keep=keep, pause=pause)
         return gone
 
@@ -103,42 +106,42 @@ class Trims:
         return gone
 
     async def _oldest_to_keep(self, log: _Log, *, before: datetime) -> int:
-        """The number of the first event above `compacted_to` that is too young, or of a turn that has not ended."""
+        """Returns the first number above `compacted_to` whose event is too young or of a turn that has not ended."""
         bound = log.last_seq + 1
         if log.open_turns:
-            bound = await self._first_of(log)
+            bound = await self._first_of_open_turns(log)
         match = {**log.key, "seq": {"$gt": log.compacted_to, "$lt": bound}}
-        found = self._connection.events.find(match, {"seq": 1}).sort("seq").limit(LOOK)
+        events = self._connection.events.find(match, {"seq": 1}).sort("seq").limit(LOOK)
         oldest = log.compacted_to + 1
-        async for event in found:
+        async for event in events:
             if event["seq"] != oldest or event["_id"] >= _first_id(before):
                 break
             oldest += 1
         return oldest
 
-    async def _first_of(self, log: _Log) -> int:
-        """The first event of all turns that have not ended."""
+    async def _first_of_open_turns(self, log: _Log) -> int:
+        """Returns the number of the first event of the turns that have not ended; 0 if none of them is stored."""
         members = [keys.of_member(keys.session_of(log.key), turn) for turn in log.open_turns]
         match = {"_id": {"$in": members}, "tenant": log.key["tenant"]}
         turns = await self._connection.turns.find(match, {"first_sequence": 1}).to_list(None)
         return min((int(turn["first_sequence"]) for turn in turns), default=0)
 
     async def _delete_up_to(self, log: _Log) -> int:
-        """Of what was stored before the head was read: whatever became of the session since, none of a new one goes."""
+        """Deletes events that were stored before the head was read, so none of a new session. Returns how many."""
         match = {
             **log.key,
             "seq": {"$gt": log.trimmed_to, "$lte": log.compacted_to},
             "kind": {"$nin": sorted(COPIED)},
         }
         gone = 0
-        found = self._connection.events.find(match, {"_id": 1})
-        ids = [each["_id"] async for each in found if each["_id"] < _first_id(log.now)]
+        events = self._connection.events.find(match, {"_id": 1})
+        ids = [event["_id"] async for event in events if event["_id"] < _first_id(log.now)]
         for start in range(0, len(ids), DELETED_AT_ONCE):
-            some = {"_id": {"$in": ids[start : start + DELETED_AT_ONCE]}, "tenant": log.key["tenant"]}
-            gone += (await self._connection.events.delete_many(some)).deleted_count
+            batch = {"_id": {"$in": ids[start : start + DELETED_AT_ONCE]}, "tenant": log.key["tenant"]}
+            gone += (await self._connection.events.delete_many(batch)).deleted_count
         return gone
 
 
 def _first_id(at: datetime) -> ObjectId:
-    """The database gives no lower id in the second of that time, or later."""
+    """Returns the lowest id that the database can generate in the second of this time."""
     return ObjectId.from_datetime(at)

@@ -1,1 +1,1 @@
-"""To be said in one line: what is in here, and what is not."""
+"""Transactions run to a known outcome: grouped, retried, and outliving their callers. No documents of sessions here."""

@@ -1,7 +1,7 @@
-"""One client session, and the transaction that it runs until that is known to be over.
+"""Runs one transaction in one client session until it is known to be over.
 
-Unknown is not aborted: the commit is sent again on the same session and transaction number; after that the database
-is asked what it holds. A transaction with all its commands is one piece of work for one thread.
+An unknown outcome is not an abort: the commit is sent again on the same session and transaction number; after that,
+what the database holds is read. One thread sends all commands of a transaction.
 """
 
 import asyncio
@@ -21,40 +21,43 @@ from turnkeeper.store.mongo.transactions.orphans import Orphans
 from turnkeeper.store.mongo.transactions.writes import Obstacle, Stopped, Writes
 
 LOOK_S: Final = 1.0
-"""To look what the database holds takes at most this long after the deadline, and so does each try to settle."""
+"""Most time of a read after the deadline, and of each try to settle an outcome."""
 SETTLE_S: Final = 60.0
+"""How long an open outcome is pursued in the background."""
 SNAPSHOT: Final = ReadConcern("snapshot")
 
 T = TypeVar("T")
 Look: TypeAlias = Callable[[ClientSession, Obstacle], Awaitable[T]]
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Attempt:
-    """One client session, used for a transaction until that is known to be over."""
+    """A client session and its transaction."""
 
     def __init__(self, connection: Connection, orphans: Orphans, *, deadline: float) -> None:
-        """`deadline`: when to give up, on the monotonic clock."""
+        """`deadline` is by the monotonic clock."""
         self.open: Obstacle | None = None
+        """None if no transaction is open; CONFLICT if one may be, not committed; UNKNOWN if its commit was sent."""
         self._connection = connection
         self._orphans = orphans
         self._deadline = deadline
         self._session = connection.session()
 
     def end(self) -> None:
-        """Hand the session back. Its last transaction is over, so nothing is sent."""
+        """Returns the session to the driver. Its last transaction is over, so nothing is sent."""
         self._session.delegate.end_session()
 
     def follow(self, other: "Attempt") -> None:
-        """What is read from here on is not older than what that one has seen."""
+        """Makes sure that reads from now on are not older than what the other attempt has seen."""
         _advance(self._session, other._session)  # noqa: SLF001 - one of its own kind
 
     def left(self) -> float:
+        """Returns the seconds until the deadline; negative after it."""
         return self._deadline - time.monotonic()
 
     async def pause(self, tries: int) -> bool:
-        """Wait a little, longer each time, spread at random. False when the time is up."""
+        """Waits 2 to 250 ms at random, twice as long with each try. Returns False at once if the deadline is nearer."""
         delay = random.uniform(0.5, 1.0) * min(0.004 * 2**tries, 0.25)
         if self.left() <= delay:
             return False
@@ -62,17 +65,20 @@ class Attempt:
         return True
 
     async def once(self, writes: Writes) -> None:
-        """Return when the writes are committed on a majority. Raises Stopped, and PyMongoError when refused."""
+        """Sends and commits the writes. Returns when a majority has them.
+
+        Raises Stopped if the transaction cannot continue, and PyMongoError if the database refuses a command.
+        """
         await self._orphans.announce(self._session)
-        self.open = Obstacle.CONFLICT  # until the thread says more
-        unsure = await self._connection.in_thread(partial(self._write_and_commit, writes))
-        if unsure is not None:
-            await self._commit_again(writes, unsure)
+        self.open = Obstacle.CONFLICT  # until the thread knows more
+        error = await self._connection.in_thread(partial(self._write_and_commit, writes))
+        if error is not None:
+            await self._commit_again(writes, error)
 
     async def look(self, look: Look[T], obstacle: Obstacle) -> T:
-        """In another session, which reads nothing older than this one has seen.
+        """Calls `look` with another session, which reads nothing older than this one has seen.
 
-        A read in this one would make the driver forget the transaction whose commit may have to be sent again.
+        A read in this session would make the driver forget the transaction, whose commit may have to be sent again.
         """
         with pymongo.timeout(max(self.left(), LOOK_S)):
             async with self._connection.session() as reader:
@@ -80,7 +86,7 @@ class Attempt:
                 return await look(reader, obstacle)
 
     def _write_and_commit(self, writes: Writes) -> PyMongoError | None:
-        """All in this thread; what kept the first commit from a clear answer."""
+        """Sends all commands, blocking this thread. Returns the error that left the commit's outcome open, or None."""
         transaction: Any = self._session.delegate
         transaction.start_transaction(read_concern=SNAPSHOT, write_concern=MAJORITY)
         try:
@@ -100,13 +106,13 @@ class Attempt:
         return self._commit(writes)
 
     def _abort(self, *, broken: bool) -> None:
-        """Over a broken connection the abort may not arrive: the transaction counts as open."""
+        """Aborts the transaction. Over a broken connection the abort may be lost, so the transaction stays open."""
         self.open = Obstacle.CONFLICT if broken else None
         with pymongo.timeout(max(self.left(), LOOK_S)):
             self._session.delegate.abort_transaction()
 
     def _commit(self, writes: Writes) -> PyMongoError | None:
-        """One try, in this thread; None when it is committed on a majority."""
+        """Sends the commit once, blocking this thread. Returns None if a majority has it, otherwise the error."""
         self.open = Obstacle.UNKNOWN
         try:
             with pymongo.timeout(max(self.left(), 0.001)):
@@ -117,9 +123,9 @@ class Attempt:
         writes.pass_by("step.after_commit")
         return None
 
-    async def _commit_again(self, writes: Writes, unsure: PyMongoError) -> None:
-        """Return when it is committed after all."""
-        error: PyMongoError | None = unsure
+    async def _commit_again(self, writes: Writes, first: PyMongoError) -> None:
+        """Sends the commit again until it succeeds. Raises Stopped if it was aborted, or at the deadline."""
+        error: PyMongoError | None = first
         tries = 0
         while error is not None:
             if _aborted(error):
@@ -131,9 +137,9 @@ class Attempt:
             error = await self._connection.in_thread(partial(self._commit, writes))
 
     async def settle(self, settling: asyncio.Semaphore) -> None:
-        """End what the caller could not wait for: have the commit's outcome, or kill what was never committed.
+        """Ends a transaction that is open after the caller's deadline: commits it, or kills it if it was not committed.
 
-        While the database is gone there may be many of these: few at a time try, and briefly.
+        While the database is unavailable there may be many of these, so `settling` limits how many try at a time.
         """
         give_up = time.monotonic() + SETTLE_S
         while time.monotonic() < give_up:
@@ -142,7 +148,10 @@ class Attempt:
                     self.end()
                     return
             await asyncio.sleep(random.uniform(0.25, 0.5))
-        _log.warning("a transaction's outcome stayed unknown for %d s", SETTLE_S)
+        logger.warning(
+            "a transaction's outcome stayed unknown for %d s; its caller got UNAVAILABLE, and a repeat will find it",
+            SETTLE_S,
+        )
 
     async def _settled(self) -> bool:
         try:
@@ -159,7 +168,10 @@ class Attempt:
 
 
 def _advance(session: ClientSession, other: ClientSession) -> None:
-    """Its thread may be at work: the cluster's time is read last, so that it is never the lower one."""
+    """Advances a session's times to those of another.
+
+    The other may be in use in its thread, so the cluster's time is read last: it is never behind the operation's.
+    """
     seen = other.delegate
     operation_time = seen.operation_time
     if operation_time is not None:
@@ -168,7 +180,7 @@ def _advance(session: ClientSession, other: ClientSession) -> None:
 
 
 def _aborted(error: PyMongoError) -> bool:
-    """The commit was refused for certain; anything else leaves it unknown."""
+    """Returns True if the commit was certainly refused; any other error leaves its outcome unknown."""
     return error.has_error_label("TransientTransactionError") and not error.has_error_label(
         "UnknownTransactionCommitResult"
     )

@@ -1,7 +1,7 @@
-"""Group commit: what waits to be written to different heads is committed as one transaction.
+"""Group commit: writes to different heads that wait at the same time are committed as one transaction.
 
-While one commit is in flight the next gathers; what comes alone goes at once. All of a batch is stored, or nothing of
-it; then whoever moved leaves it and goes alone, and the rest is committed again.
+While one batch is being committed, the next one gathers; a single entry is committed at once. A batch is stored whole
+or not at all. If it is not, the entries whose head has changed leave it and are committed alone, and the rest again.
 """
 
 import asyncio
@@ -21,76 +21,82 @@ from turnkeeper.store.mongo.transactions.transaction import Transaction, Transac
 from turnkeeper.store.mongo.transactions.writes import Obstacle, Stopped
 
 MOST: Final = 32
-"""Entries of one batch."""
+"""Entries of one batch, at most."""
 MOST_BYTES: Final = 4 << 20
-"""Of their events' payloads."""
+"""Payload bytes of one batch, at most, unless one entry has more."""
 PATIENCE_S: Final = 0.25
-"""The next batch does not wait for longer: a connection that went dead must not hold up the others."""
+"""The next batch waits this long for the one before: one dead connection must not delay all others."""
 HOT_S: Final = 1.0
-"""What is written to a head that moved under a batch goes alone for so long."""
+"""After a head changed under a batch, its entries are committed alone for this long."""
 
 T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Entry(Generic[T]):
-    """What is to be written to one head, and who waits for it.
-
-    `head`: the filter under which its head is written. `size`: bytes that count. `alone`: it is likely to lose.
-    """
+    """What is to be written to one head, and the caller that waits for it."""
 
     head: Document
+    """The filter under which the head is written."""
     transaction: Transaction[T]
     size: int = 0
+    """Payload bytes."""
     alone: bool = False
+    """Never in a batch: a conflict is likely."""
     deadline: float = 0.0
+    """By the monotonic clock."""
     done: asyncio.Future[T] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     @property
     def key(self) -> SessionKey:
+        """The session of the head."""
         return keys.session_of(self.head["_id"])
 
     def settle(self, result: T) -> None:
+        """Gives the caller the result, unless it has one."""
         if not self.done.done():
             self.done.set_result(result)
 
     def fail(self, error: Exception) -> None:
+        """Raises the error to the caller, unless it has a result."""
         if not self.done.done():
             self.done.set_exception(error)
-            self.done.exception()  # its caller may have gone away
+            self.done.exception()  # the caller may be cancelled; asyncio must not warn of an error without a reader
 
 
 class GroupCommit:
-    """One on every replica."""
+    """Commits entries, in batches where possible. One on every replica."""
 
     def __init__(self, transactions: Transactions) -> None:
         self.grouping = True
-        """Off on a sharded cluster: there a transaction stays on one shard."""
+        """False on a sharded cluster, where a transaction must stay on one shard."""
         self._transactions = transactions
         self._waiting: list[Entry[Any]] = []
-        self._flying = False
+        self._committing = False
         self._hot: dict[SessionKey, float] = {}
 
     async def commit(self, entry: Entry[T]) -> T:
-        """What became of it, known for certain; a caller that is cancelled cancels nothing.
+        """Returns the entry's result, which is certain. Cancelling the caller does not cancel the commit.
 
-        Raises ServiceUnavailable at the deadline; an unknown outcome is then pursued without the caller.
+        Raises ServiceUnavailable at the deadline. An unknown outcome is then settled in the background.
         """
         entry.deadline = self._transactions.deadline()
         if entry.alone or not self.grouping or self._is_hot(entry.key):
-            self._start([entry], self._alone(entry))
+            self._start([entry], self._commit_alone(entry))
         else:
             self._waiting.append(entry)
-            if not self._flying:
-                self._flying = True
-                self._transactions.tasks.start(self._fly()).add_done_callback(self._landed)
+            if not self._committing:
+                self._committing = True
+                self._transactions.tasks.start(self._commit_batches()).add_done_callback(self._batches_ended)
         return await entry.done
 
     def _start(self, entries: Sequence[Entry[Any]], work: Coroutine[Any, Any, None]) -> None:
-        self._transactions.tasks.start(work).add_done_callback(partial(_over, entries))
+        self._transactions.tasks.start(work).add_done_callback(partial(_fail_all, entries))
 
-    async def _alone(self, entry: Entry[T], *, met: Obstacle | None = None, after: Attempt | None = None) -> None:
-        """`met`: what stopped it in this other attempt."""
+    async def _commit_alone(
+        self, entry: Entry[T], *, met: Obstacle | None = None, after: Attempt | None = None
+    ) -> None:
+        """Commits one entry. `met` is the obstacle that it met in the attempt `after`, if any."""
         attempt = self._transactions.attempt(entry.deadline)
         if after is not None:
             attempt.follow(after)
@@ -99,26 +105,27 @@ class GroupCommit:
         finally:
             self._transactions.leave(attempt)
 
-    async def _fly(self) -> None:
-        """One batch after the other, while there are any."""
+    async def _commit_batches(self) -> None:
+        """Commits one batch after the other while entries wait."""
         while batch := self._next():
             tried = asyncio.Event()
-            self._start(batch, self._together(batch, tried))
+            self._start(batch, self._commit_batch(batch, tried))
             with suppress(TimeoutError):
                 async with asyncio.timeout(PATIENCE_S):
                     await tried.wait()
-        self._flying = False
+        self._committing = False
 
-    def _landed(self, flight: asyncio.Task[None]) -> None:
-        """Nobody is left behind when it was cancelled, perhaps before it began."""
-        if flight.cancelled() or flight.exception() is not None:
-            left, self._waiting, self._flying = self._waiting, [], False
-            _over(left, flight)
+    def _batches_ended(self, task: asyncio.Task[None]) -> None:
+        """Fails all waiting entries if the task was cancelled, perhaps before it began."""
+        if task.cancelled() or task.exception() is not None:
+            left, self._waiting, self._committing = self._waiting, [], False
+            _fail_all(left, task)
 
     def _next(self) -> list[Entry[Any]]:
-        """Those that waited longest, one of each session. Whoever's time is up has waited for nothing.
+        """Returns the next batch: the entries that waited longest, one of each session.
 
-        What has become hot meanwhile goes alone: each that lost in a batch would have the rest written twice.
+        Entries past their deadline fail with ServiceUnavailable. Entries of heads that changed under a batch lately are
+        committed alone: each that is refused within a batch makes the rest be written twice.
         """
         batch: dict[SessionKey, Entry[Any]] = {}
         left: list[Entry[Any]] = []
@@ -127,7 +134,7 @@ class GroupCommit:
             if entry.deadline <= now:
                 entry.fail(ServiceUnavailable())
             elif self._is_hot(entry.key):
-                self._start([entry], self._alone(entry))
+                self._start([entry], self._commit_alone(entry))
             elif len(batch) < MOST and entry.key not in batch and (not batch or entry.size <= room):
                 batch[entry.key] = entry
                 room -= entry.size
@@ -136,20 +143,20 @@ class GroupCommit:
         self._waiting = left
         return list(batch.values())
 
-    async def _together(self, batch: list[Entry[Any]], tried: asyncio.Event) -> None:
-        """Until all that stay in the batch are settled. `tried` is set when the next need not wait for this one."""
+    async def _commit_batch(self, batch: list[Entry[Any]], tried: asyncio.Event) -> None:
+        """Commits a batch until its entries are settled. Sets `tried` as soon as the next batch need not wait."""
         attempt = self._transactions.attempt(min(entry.deadline for entry in batch))
         try:
-            stopped = await self._once(batch, attempt)
+            stopped = await self._try_once(batch, attempt)
             tried.set()
             if stopped is not None:
-                await self._sort_out(batch, attempt, stopped)
+                await self._split(batch, attempt, stopped)
         finally:
             tried.set()
             self._transactions.leave(attempt)
 
-    async def _once(self, batch: Sequence[Entry[Any]], attempt: Attempt) -> Stopped | None:
-        """None: it is committed, and all are settled."""
+    async def _try_once(self, batch: Sequence[Entry[Any]], attempt: Attempt) -> Stopped | None:
+        """Tries to commit the batch. Returns None if it is committed and all entries are settled."""
         try:
             await attempt.once(self._transactions.writes(*(entry.transaction for entry in batch)))
         except Stopped as stopped:
@@ -157,22 +164,22 @@ class GroupCommit:
         except Exception:
             if len(batch) == 1:
                 raise
-            return Stopped(Obstacle.MISS)  # refused for the sake of one: alone, each is told its own
+            return Stopped(Obstacle.MISS)  # one entry was refused: committed alone, each gets its own result
         for entry in batch:
             entry.settle(entry.transaction.result)
         return None
 
-    async def _sort_out(self, batch: list[Entry[Any]], attempt: Attempt, stopped: Stopped | None) -> None:
-        """Nothing of it is stored, as far as anybody knows: whoever was in the way leaves, the rest goes again."""
+    async def _split(self, batch: list[Entry[Any]], attempt: Attempt, stopped: Stopped | None) -> None:
+        """Commits the entries that stopped a batch alone, and the rest of the batch again."""
         again = False
         while stopped is not None:
             if len(batch) == 1:
                 self._heat(batch)
-                found = await self._transactions.pursue(batch[0].transaction, attempt, met=stopped.obstacle)
-                batch[0].settle(found)
+                result = await self._transactions.pursue(batch[0].transaction, attempt, met=stopped.obstacle)
+                batch[0].settle(result)
                 return
             if stopped.obstacle is Obstacle.UNKNOWN:
-                await asyncio.gather(*(_ask(entry, attempt) for entry in batch))
+                await asyncio.gather(*(_settle_unknown(entry, attempt) for entry in batch))
                 return
             leaving = await self._leaving(batch, attempt, stopped)
             self._heat(leaving)
@@ -181,11 +188,14 @@ class GroupCommit:
             again = not leaving
             for entry in leaving:
                 batch.remove(entry)
-                self._start([entry], self._alone(entry, met=Obstacle.CONFLICT, after=attempt))
-            stopped = await self._once(batch, attempt) if batch else None
+                self._start([entry], self._commit_alone(entry, met=Obstacle.CONFLICT, after=attempt))
+            stopped = await self._try_once(batch, attempt) if batch else None
 
     async def _leaving(self, batch: Sequence[Entry[Any]], attempt: Attempt, stopped: Stopped) -> Sequence[Entry[Any]]:
-        """Whose insert met its like; else all whose head has moved; none when it was something else."""
+        """Returns the entries that must leave the batch; none if neither of these was the cause.
+
+        The one whose insert hit a duplicate key, or those whose head has changed.
+        """
         if stopped.culprit is not None:
             return [entry for entry in batch if entry.transaction is stopped.culprit]
         try:
@@ -200,6 +210,7 @@ class GroupCommit:
         return {keys.session_of(head["_id"]) async for head in heads}
 
     def _heat(self, entries: Iterable[Entry[Any]]) -> None:
+        """Marks the heads of these entries as hot for HOT_S."""
         now = time.monotonic()
         self._hot = {key: until for key, until in self._hot.items() if until > now}
         self._hot |= {entry.key: now + HOT_S for entry in entries}
@@ -208,8 +219,8 @@ class GroupCommit:
         return self._hot.get(key, 0.0) > time.monotonic()
 
 
-def _over(entries: Sequence[Entry[Any]], work: asyncio.Task[None]) -> None:
-    """Whatever became of the work, even if it never began, nobody waits for ever."""
+def _fail_all(entries: Sequence[Entry[Any]], work: asyncio.Task[None]) -> None:
+    """Fails the entries that the task left unsettled, also if it was cancelled before it began."""
     if work.cancelled():
         error: BaseException | None = ServiceUnavailable()
     else:
@@ -219,14 +230,14 @@ def _over(entries: Sequence[Entry[Any]], work: asyncio.Task[None]) -> None:
             entry.fail(error)
 
 
-async def _ask(entry: Entry[Any], attempt: Attempt) -> None:
-    """What the database has of it, where nobody said what became of its commit."""
+async def _settle_unknown(entry: Entry[Any], attempt: Attempt) -> None:
+    """Settles an entry of a batch whose commit's outcome is unknown by what the database holds."""
     try:
-        found = await attempt.look(entry.transaction.look, Obstacle.UNKNOWN)
-    except Exception as error:  # noqa: BLE001 - it is this waiter's, and nobody else's
+        result = await attempt.look(entry.transaction.look, Obstacle.UNKNOWN)
+    except Exception as error:  # noqa: BLE001 - this entry's caller gets it
         entry.fail(error)
         return
-    if found is None:
+    if result is None:
         entry.fail(ServiceUnavailable())
     else:
-        entry.settle(found)
+        entry.settle(result)

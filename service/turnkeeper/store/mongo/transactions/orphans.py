@@ -1,8 +1,8 @@
-"""What a killed server was writing: its transaction keeps the heads locked until somebody ends it.
+"""Aborts the open transactions of killed replicas, which would keep heads locked until the database's own time limit.
 
-So every server says under which server sessions it writes, before it writes under one for the first time, and says
-again and again that it lives. Whoever meets a lapsed lease, or a replica that has been silent for too long, kills its
-sessions. One that lives after all only begins its transaction again, and announces its sessions anew.
+Every replica announces each server session before its first transaction in it, and publishes a heartbeat. A replica
+that finds a lapsed lease, or an old heartbeat, kills the server sessions of that owner. An owner that is alive after
+all only has to begin its transaction again, and announces its server sessions anew.
 """
 
 from collections.abc import Iterable
@@ -18,23 +18,24 @@ from turnkeeper.store.mongo.client import ClientSession, Connection
 from turnkeeper.store.mongo.documents import SCHEMA
 
 ANNOUNCE_S: Final = 1.0
+"""An announcement may take so long; without it the transaction is sent all the same."""
 MOST_SESSIONS: Final = 1024
-"""The newest are kept; the driver uses few at a time, again and again."""
+"""The newest server sessions of a replica that are stored. The driver uses few at a time, again and again."""
 
 
 class Orphans:
-    """The server sessions of this replica, and the end of others'."""
+    """Announces the server sessions of this replica, and kills those of others."""
 
     def __init__(self, connection: Connection, *, replica: str, most_sessions: int = MOST_SESSIONS) -> None:
-        """`replica` is the owner that this one's leases name; without a name nothing is announced."""
+        """`replica` is the owner that this replica's leases name. Without a name nothing is announced."""
         self._connection = connection
         self._replica = replica
         self._most_sessions = most_sessions
         self._announced: dict[bytes, None] = {}
-        """The newest, in the order of their announcement."""
+        """The newest server sessions, in the order of their announcement."""
 
     async def announce(self, session: ClientSession) -> None:
-        """Before the first transaction of a server session. Not being heard is no reason not to write."""
+        """Announces a server session before its first transaction. Failing to do so does not stop the transaction."""
         name = bytes(session.delegate.session_id["id"])
         if not self._replica or name in self._announced:
             return
@@ -51,16 +52,19 @@ class Orphans:
             self._remember(name)
 
     def _remember(self, name: bytes) -> None:
-        """What is forgotten here is announced again: in time, as the database keeps twice as many.
+        """Remembers half as many as the database keeps, so that a forgotten one is announced again in time.
 
-        (It may have some of them twice, or in another order, when an answer got lost or two were announced at once.)
+        (The database may have some twice, or in another order: an answer was lost, or two were announced at once.)
         """
         self._announced[name] = None
         if len(self._announced) > self._most_sessions // 2:
             del self._announced[next(iter(self._announced))]
 
-    async def beat(self, *, silent_after: timedelta) -> None:
-        """This replica lives, by the database's clock."""
+    async def write_heartbeat(self, *, silent_after: timedelta) -> None:
+        """Publishes this replica's heartbeat, by the database's clock.
+
+        If its sessions were killed since the last one, all of them are announced anew.
+        """
         if not self._replica:
             return
         before = await self._connection.replicas.find_one_and_update(
@@ -77,42 +81,36 @@ class Orphans:
         if not before or "ended" in before:
             self._announced.clear()
 
-    async def others_live(self) -> bool:
-        """There is another replica that was heard of no longer ago than it said."""
-        living = {
+    async def others_alive(self) -> bool:
+        """Returns True if another replica's heartbeat is still fresh."""
+        alive = {
             "_id": {"$ne": self._replica},
             "silent_after": {"$gt": 0},
             "$expr": {"$gte": [{"$add": ["$at", "$silent_after"]}, "$$NOW"]},
         }
-        return await self._connection.replicas.find_one(living, {"_id": 1}) is not None
+        return await self._connection.replicas.find_one(alive, {"_id": 1}) is not None
 
     async def end_silent(self) -> None:
-        """Kill the sessions of the replicas that were silent for longer than they said; each once."""
+        """Kills the server sessions of replicas whose heartbeat is too old, once for each."""
         silent = {
             "_id": {"$ne": self._replica},
             "sessions.0": {"$exists": True},
             "silent_after": {"$gt": 0},
             "$expr": {"$lt": [{"$add": ["$at", "$silent_after"]}, "$$NOW"]},
         }
-        for each in await self._connection.replicas.find(silent, {"at": 1}).to_list(None):
-            await self._kill({each["_id"]})
+        for replica in await self._connection.replicas.find(silent, {"at": 1}).to_list(None):
+            await self._kill({replica["_id"]})
             await self._connection.replicas.update_one(
-                {"_id": each["_id"], "at": each["at"]}, {"$set": {"sessions": [], "ended": True}}
+                {"_id": replica["_id"], "at": replica["at"]}, {"$set": {"sessions": [], "ended": True}}
             )
 
     async def end(self, owners: Iterable[str]) -> None:
-        """Kill the sessions of these owners, and with them what they were writing."""
+        """Kills the server sessions of these owners, which aborts their open transactions."""
         await self._kill(set(owners) - {"", self._replica})
 
-    async def enter(self) -> None:
-        """Whoever had this replica's name before is gone."""
-        await self._forget_own()
-
-    async def leave(self) -> None:
-        """This replica writes nothing more: whatever it could not end does not stay open."""
-        await self._forget_own()
-
-    async def _forget_own(self) -> None:
+    async def end_own(self) -> None:
+        """Kills all server sessions under this replica's name: at the start those of an earlier process, at the end
+        its own, so that no transaction stays open."""
         if self._replica:
             await self._kill({self._replica})
             await self._connection.replicas.delete_one({"_id": self._replica})
@@ -120,7 +118,7 @@ class Orphans:
     async def _kill(self, names: set[str]) -> None:
         if not names:
             return
-        found = self._connection.replicas.find({"_id": {"$in": sorted(names)}}, {"sessions": 1})
-        sessions = [{"id": Binary(name, UUID_SUBTYPE)} async for each in found for name in each["sessions"]]
+        replicas = self._connection.replicas.find({"_id": {"$in": sorted(names)}}, {"sessions": 1})
+        sessions = [{"id": Binary(id_, UUID_SUBTYPE)} async for replica in replicas for id_ in replica["sessions"]]
         if sessions:
             await self._connection.client.admin.command("killSessions", sessions)

@@ -1,4 +1,4 @@
-"""What became of a step that was not simply committed, as a majority has it."""
+"""Determines the result of a changeset whose commit did not simply succeed, from what a majority holds."""
 
 from dataclasses import dataclass
 
@@ -20,12 +20,12 @@ from turnkeeper.store.mongo.events import event_of
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """Reads the head first, then what hangs on it; in the transaction's own session, so never an older state."""
+    """Reads the head first, then the rest, in a session that sees everything that the transaction has seen."""
 
     connection: Connection
 
     async def of_changeset(self, changeset: Changeset, session: ClientSession) -> CommitResult | None:
-        """The verdict, or None while the head is as it was read and the step is not stored."""
+        """Returns the result. Returns None if the changeset is not stored and the head is as it was read."""
         head = await self._head(changeset, session)
         if head is None:
             return Conflict()
@@ -34,7 +34,7 @@ class Outcomes:
         if changeset.request is not None and (
             record := await self.find_request(changeset.request.key, session=session)
         ):
-            # An unsure commit may have come through since the head was read: then the record is this step's own.
+            # An uncertain commit may have succeeded since the head was read; then the record is this changeset's own.
             head = await self._head(changeset, session)
             return (head and await self._stored(changeset, head, session)) or Duplicate(record)
         if changeset.fence is not None and (head["fence"] != changeset.fence or not head["owner"]):
@@ -46,11 +46,12 @@ class Outcomes:
         return await self.connection.heads.find_one(keys.where(key), session=session)
 
     async def find_request(self, key: RequestKey, *, session: ClientSession | None = None) -> RequestRecord | None:
+        """Returns the request's record, or None. With `session`, sees everything that the session has seen."""
         document = await self.connection.requests.find_one(keys.where(keys.of_request(key)), session=session)
         return None if document is None else record_of(document)
 
     async def _stored(self, changeset: Changeset, head: Document, session: ClientSession) -> Committed | None:
-        """The step's own trace: its id on its events, or on the head."""
+        """Returns the result if the changeset is stored: its id is on its events, or on the head."""
         if not changeset.events:
             traces = (each for each in head["silent_steps"] if each["step_id"] == changeset.changeset_id)
             return next(
@@ -71,10 +72,13 @@ class Outcomes:
         if not documents:
             return None
         last = documents[-1]
-        return Committed(last_seq=last["seq"], fence=last["fence"], events=tuple(event_of(each) for each in documents))
+        return Committed(
+            last_seq=last["seq"], fence=last["fence"], events=tuple(event_of(document) for document in documents)
+        )
 
 
 def record_of(document: Document) -> RequestRecord:
+    """Returns the record that a document holds."""
     return decode(RequestRecord, {**document, "key": document["_id"]})
 
 

@@ -1,4 +1,4 @@
-"""A transaction from its first write to a known outcome, whatever becomes of the caller."""
+"""Runs transactions from their first write to a known outcome, also after their callers are cancelled."""
 
 import asyncio
 import time
@@ -14,29 +14,33 @@ from turnkeeper.store.mongo.transactions.tasks import Tasks
 from turnkeeper.store.mongo.transactions.writes import Obstacle, Stopped, Writes
 
 MAX_TRIES: Final = 32
+"""Tries of one transaction, at most, within the operation's deadline."""
 SETTLERS: Final = 2
-"""How many open outcomes are looked after at a time."""
+"""Tasks at a time that settle open outcomes."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Transaction(Generic[T]):
-    """What is to be written, and what it comes to.
-
-    `look` reads, with majority and causally after the obstacle, what the database holds: the result that follows, or
-    None to write again. `faulty`: it passes the fault points of a step.
-    """
+    """The writes of one transaction, and its result."""
 
     write: Callable[[Writes], None]
+    """Adds the writes."""
     result: T
+    """The result if the writes are committed."""
     look: Look[T | None]
+    """Reads what the database holds, with read concern majority and causally after the obstacle.
+
+    Returns the result that follows from it, or None to write again.
+    """
     faulty: bool = False
+    """The transaction passes the fault points `step.*`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transactions:
-    """Runs transactions and stays with them until their outcome is known, whatever becomes of the caller."""
+    """Runs transactions until their outcome is known, also after their callers are cancelled."""
 
     connection: Connection
     tasks: Tasks
@@ -44,9 +48,9 @@ class Transactions:
     settling: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SETTLERS))
 
     async def run(self, transaction: Transaction[T]) -> T:
-        """Its result, once its writes are committed on a majority; else what it found.
+        """Returns the transaction's result once its writes are committed on a majority, or the result of its `look`.
 
-        Raises ServiceUnavailable at the deadline; an unknown outcome is then pursued without the caller.
+        Raises ServiceUnavailable at the deadline. An unknown outcome is then settled in the background.
         """
         return await self.tasks.outlive(self._run(transaction))
 
@@ -58,15 +62,15 @@ class Transactions:
             self.leave(attempt)
 
     def deadline(self) -> float:
-        """Of what begins now."""
+        """Returns the deadline of an operation that begins now, by the monotonic clock."""
         return time.monotonic() + self.connection.operation.total_seconds()
 
     def attempt(self, deadline: float) -> Attempt:
-        """To be left when it is over, whatever becomes of it."""
+        """Returns a new attempt. The caller must `leave` it in the end."""
         return Attempt(self.connection, self.orphans, deadline=deadline)
 
     async def pursue(self, transaction: Transaction[T], attempt: Attempt, *, met: Obstacle | None = None) -> T:
-        """As `run`, to the end of this attempt. `met`: what stopped it before."""
+        """Runs the transaction in this attempt, with the results and errors of `run`. `met`: an earlier obstacle."""
         for tries in range(MAX_TRIES):
             if met is None:
                 try:
@@ -75,23 +79,23 @@ class Transactions:
                     met = stopped.obstacle
                 else:
                     return transaction.result
-            found = await attempt.look(transaction.look, met)
-            if found is not None:
-                return found
+            result = await attempt.look(transaction.look, met)
+            if result is not None:
+                return result
             if not await attempt.pause(tries):
                 break
             met = None
         raise ServiceUnavailable
 
     def writes(self, *transactions: Transaction[Any]) -> Writes:
-        """Those of all of them, to be sent as one transaction."""
-        writes = Writes(schema=self.connection.schema, faulty=any(each.faulty for each in transactions))
-        for each in transactions:
-            each.write(writes.of(each))
+        """Returns the writes of all these, to be sent as one transaction."""
+        writes = Writes(schema=self.connection.schema, faulty=any(transaction.faulty for transaction in transactions))
+        for transaction in transactions:
+            transaction.write(writes.of(transaction))
         return writes
 
     def leave(self, attempt: Attempt) -> None:
-        """Let its session go, at once when its last transaction is over."""
+        """Ends the attempt: at once if its last transaction is over, otherwise after settling it in the background."""
         if attempt.open is None:
             attempt.end()
         else:
