@@ -1514,10 +1514,10 @@ class ContentDelta(_message.Message):
     text: _builtins.str
     """The piece; it begins and ends on a character."""
     restarts: _builtins.bool
-    """True: before you show this piece, throw away the unfinished text that this stream has shown of this turn, whichever
+    """True: before you show this piece, throw away the unfinished text that this stream has shown of this turn, with any
     message_id it had. A later attempt writes the message anew; this is its first piece, at offset 0. Unfinished is
     text of a message whose message_completed has not passed on the stream, also where `types` leaves that event out.
-    A stream that was opened at a cursor has shown what the cursor says: the text up to it.
+    A stream that was opened at a cursor has shown the text up to that cursor.
     """
     def __init__(
         self,
