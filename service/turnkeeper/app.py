@@ -6,7 +6,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,15 +16,17 @@ from turnkeeper import agents_file as catalogue
 from turnkeeper import ids
 from turnkeeper.bootstrap import background, check_identity, database, named
 from turnkeeper.domain.agent import Agent
-from turnkeeper.domain.turn import RetryPolicy, Turn
+from turnkeeper.domain.turn import RetryPolicy
+from turnkeeper.engine.agent_versions import AgentVersions
 from turnkeeper.engine.approvals import Approvals
 from turnkeeper.engine.checkpoints import Checkpoints
 from turnkeeper.engine.client_tools import CallMeasures, ClientTools
+from turnkeeper.engine.eventlog.lease import HeldLeases
 from turnkeeper.engine.eventlog.session_cache import SessionCache
 from turnkeeper.engine.eventlog.writer import LogWriter, Sources
 from turnkeeper.engine.execution.lease_keepalive import LeaseKeepAlive
 from turnkeeper.engine.execution.model_call import ModelCaller
-from turnkeeper.engine.execution.turn_run import RunServices
+from turnkeeper.engine.execution.services import RunServices
 from turnkeeper.engine.execution.worker import Worker
 from turnkeeper.engine.forks import Forks
 from turnkeeper.engine.replica.change_listener import ChangeListener
@@ -34,6 +36,7 @@ from turnkeeper.engine.replica.preview_publisher import PreviewPublisher
 from turnkeeper.engine.replica.preview_receiver import PreviewReceiver
 from turnkeeper.engine.replica.schedule import JitteredInterval
 from turnkeeper.engine.replica.sweeper import Sweeper
+from turnkeeper.engine.rules.messages import LeaseOffer
 from turnkeeper.engine.rules.next_schema import additions
 from turnkeeper.engine.sessions import Sessions
 from turnkeeper.engine.streaming.feeds import Feeds
@@ -109,10 +112,10 @@ async def serving(
                 "no model is set: set OPENAI_API_KEY or OPENAI_BASE_URL, pass --local-model, "
                 "or give each agent a base_url"
             )
-        replica = named(settings).replica
+        settings = named(settings)
         telemetry = start_telemetry(
             settings.exporter,  # type: ignore[arg-type]  # one of the choices
-            service_instance_id=replica,
+            service_instance_id=settings.replica,
             service_version=version("turnkeeper"),
             otlp_endpoint=settings.otlp_endpoint,
             prometheus_port=settings.prometheus_port,
@@ -129,7 +132,7 @@ async def serving(
             database=settings.database,
             codec=WireCodec(),
             operation=settings.operation_time,
-            replica=replica,
+            replica=settings.replica,
             schema=schema,
             record_command=telemetry.metrics.database_finished if telemetry.metrics.counting else None,
         )
@@ -140,18 +143,18 @@ async def serving(
             raise SettingError(
                 "no database answers: check MONGODB_URI, and that its replica set has a primary"
             ) from error
-        replica_parts = _Replica(settings, store, agents, models, telemetry, name=replica, schema=schema)
+        replica = _Replica(settings, store, agents, models, telemetry, schema=schema)
         port = await stack.enter_async_context(
-            replica_parts.serving(PageTokens(await store.secret("page_tokens")), share_port=share_port)
+            replica.serving(PageTokens(await store.secret("page_tokens")), share_port=share_port)
         )
         model_url = provider.base_url if provider else ""
         yield Running(f"{settings.host}:{port}", port, uri, model_url)
 
 
 class _Replica:
-    """The engine of one process, put together."""
+    """The parts of one server, put together: what runs turns, what streams them, the verbs, the background jobs."""
 
-    def __init__(  # noqa: PLR0913 - the parts it is made of
+    def __init__(
         self,
         settings: Settings,
         store: MongoStore,
@@ -159,127 +162,123 @@ class _Replica:
         models: Models,
         telemetry: Telemetry,
         *,
-        name: str,
         schema: int,
     ) -> None:
+        """`settings.replica` is this replica's name; `schema` is the newest that it supports."""
         self._settings = settings
         self._store = store
         self._agents = agents
         self._telemetry = telemetry
-        rng = random.Random()
-        jitter = rng.random
-        metrics, spans = telemetry.metrics, telemetry.spans
-        self.feeds = Feeds(store, poll=settings.poll.total_seconds())
-        session_cache = SessionCache(store, decode=WireCodec().decode)
-        log_writer = LogWriter(
+        self._rng = random.Random()
+        self._feeds = Feeds(store, poll=settings.poll.total_seconds())
+        self._held_leases = HeldLeases()
+        self._session_cache = SessionCache(store, decode=WireCodec().decode)
+        self._log_writer = LogWriter(
             store,
-            self.feeds,
-            metrics,
-            session_cache=session_cache,
-            sources=Sources(now=_now, new_id=ids.source(time.time, secrets.randbits), jitter=jitter),
+            self._feeds,
+            telemetry.metrics,
+            session_cache=self._session_cache,
+            held_leases=self._held_leases,
+            sources=Sources(now=_now, new_id=ids.source(time.time, secrets.randbits), jitter=self._rng.random),
         )
-        toolbox = Toolbox([PythonTools(installed())])
-        _warn_of_missing_tools(agents, toolbox)
-        parts = RunServices(
-            store=store,
-            leases=store,
-            log_writer=log_writer,
-            toolbox=toolbox,
-            speech=ModelCaller(models.of, toolbox=toolbox, spans=spans, metrics=metrics),
+        self._agent_versions = AgentVersions(agents, store)
+        self._toolbox = Toolbox([PythonTools(installed())])
+        _warn_of_missing_tools(agents, self._toolbox)
+        self._worker = self._execution(models, schema)
+        self._watchers = self._streaming()
+        self._verbs(schema)
+        self._jobs = self._background_jobs()
+
+    def _execution(self, models: Models, schema: int) -> Worker:
+        settings, metrics, spans = self._settings, self._telemetry.metrics, self._telemetry.spans
+        services = RunServices(
+            store=self._store,
+            leases=self._store,
+            log_writer=self._log_writer,
+            session_cache=self._session_cache,
+            feeds=self._feeds,
+            agents=self._agent_versions,
+            toolbox=self._toolbox,
+            model_caller=ModelCaller(models.of, toolbox=self._toolbox, spans=spans, metrics=metrics),
             metrics=metrics,
             spans=spans,
             retries=RetryPolicy(),
-            jitter=jitter,
-            also=additions(schema) if schema > SCHEMA else lambda _: None,
+            jitter=self._rng.random,
+            add_to_changes=additions(schema) if schema > SCHEMA else lambda _: None,
         )
-        self.worker = Worker(
-            parts,
-            self.feeds,
-            owner=name,
-            agent_of=self._agent_of,
-            session_cache=session_cache,
+        return Worker(
+            services,
+            self._held_leases,
+            offer=LeaseOffer(owner=settings.replica, lease=settings.lease, schema=schema),
             concurrency=settings.concurrency,
-            lease=settings.lease,
-            poll=settings.poll.total_seconds(),
-            schema=schema,
+            poll=settings.poll,
         )
-        self._stand_in = LeaseKeepAlive(
-            store.renewer,
-            held=self.worker.held,
-            lost=self.worker.lost,
-            lease=settings.lease,
-            patience=settings.loop_patience,
+
+    def _streaming(self) -> Watchers:
+        return Watchers(
+            self._store,
+            self._feeds,
+            WireCodec(),
+            metrics=self._telemetry.metrics,
+            times=StreamTimes(
+                keep_alive=self._settings.heartbeat.total_seconds(), rotation=self._settings.rotation.total_seconds()
+            ),
+            rng=self._rng,
         )
+
+    def _verbs(self, schema: int) -> None:
+        store, log_writer, metrics, decode = self._store, self._log_writer, self._telemetry.metrics, WireCodec().decode
+        self._sessions = Sessions(store, log_writer, session_cache=self._session_cache, agents=self._agent_versions)
         self._approvals = Approvals(
             store,
             store,
             log_writer,
-            self.feeds,
+            self._feeds,
             metrics=metrics,
-            toolbox=toolbox,
-            agent_of=self._agent_of,
-            woken=self.worker.nudge,
-        )
-        self._sessions = Sessions(
-            store, log_writer, session_cache=session_cache, agents=agents.get, woken=self.worker.nudge
+            toolbox=self._toolbox,
+            agents=self._agent_versions,
         )
         self._client_tools = ClientTools(
             store,
             log_writer,
-            toolbox=toolbox,
-            measures=CallMeasures(store, spans=spans, metrics=metrics, decode=WireCodec().decode),
-            agent_of=lambda session: self._version(session.tenant, session.agent, session.agent_version),
-            woken=self.worker.nudge,
+            toolbox=self._toolbox,
+            measures=CallMeasures(store, spans=self._telemetry.spans, metrics=metrics, decode=decode),
+            agents=self._agent_versions,
         )
         self._turns = Turns(
-            store,
-            log_writer,
-            self.feeds,
-            worker=self.worker,
-            client_tools=self._client_tools,
-            metrics=metrics,
-            woken=self.worker.nudge,
+            store, log_writer, self._feeds, worker=self._worker, client_tools=self._client_tools, metrics=metrics
         )
-        self._checkpoints = Checkpoints(store, log_writer, decode=WireCodec().decode)
+        self._checkpoints = Checkpoints(store, log_writer, decode=decode)
         self._forks = Forks(store, store, log_writer, self._checkpoints, schema=schema)
-        self._sweeper = Sweeper(
+
+    def _background_jobs(self) -> Sequence[Callable[[], Coroutine[None, None, None]]]:
+        """Returns what runs while the server serves, besides its calls."""
+        settings, store, metrics, jitter = self._settings, self._store, self._telemetry.metrics, self._rng.random
+        keep_alive = LeaseKeepAlive(
+            store.renewer, self._held_leases, lease=settings.lease, patience=settings.loop_patience
+        )
+        sweeper = Sweeper(
             store,
             metrics=metrics,
             expire=self._approvals.expire,
-            notify_worker=self.worker.hint,
+            notify_worker=self._worker.notify,
             interval=JitteredInterval(settings.sweep.total_seconds(), jitter),
             lease=settings.lease,
         )
-        self._janitor = Janitor(
+        janitor = Janitor(
             store,
             keep_events=settings.keep_events,
             purge_after=settings.purge_after,
             interval=JitteredInterval(settings.sweep.total_seconds(), jitter),
         )
-        self._heartbeat = Heartbeat(store, lease=settings.lease)
-        self._preview_publisher = PreviewPublisher(
-            store, self.feeds, held=self.worker.held, alone=lambda: self._heartbeat.alone
+        heartbeat = Heartbeat(store, lease=settings.lease)
+        publisher = PreviewPublisher(store, self._feeds, held=lambda: self._held_leases, alone=lambda: heartbeat.alone)
+        receiver = PreviewReceiver(store, store, self._feeds, holds=self._held_leases.holds)
+        listener = ChangeListener(
+            store, feeds=self._feeds, previews=receiver, worker=self._worker, metrics=metrics, jitter=jitter
         )
-        self._preview_receiver = PreviewReceiver(store, store, self.feeds, holds=self.worker.holds)
-        self._change_listener = ChangeListener(
-            store,
-            feeds=self.feeds,
-            previews=self._preview_receiver,
-            worker=self.worker,
-            metrics=metrics,
-            jitter=jitter,
-        )
-        self._watchers = Watchers(
-            store,
-            self.feeds,
-            WireCodec(),
-            metrics=metrics,
-            times=StreamTimes(
-                keep_alive=settings.heartbeat.total_seconds(), rotation=settings.rotation.total_seconds()
-            ),
-            rng=rng,
-        )
-        self._known: dict[tuple[str, str, str], Agent] = {}
+        jobs = (self._worker, self._feeds, heartbeat, keep_alive, sweeper, janitor, listener, publisher, receiver)
+        return [job.run for job in jobs]
 
     @contextlib.asynccontextmanager
     async def serving(self, pages: PageTokens, *, share_port: bool) -> AsyncIterator[int]:
@@ -309,9 +308,7 @@ class _Replica:
         server.add(ApprovalService(self._approvals, store, page_tokens=pages))
         server.add(AgentService(self._agents, store, page_tokens=pages))
         port = server.listen(f"{settings.host}:{settings.port}")
-        others = (self._change_listener.run, self._preview_publisher.run, self._preview_receiver.run)
-        tending = (self._heartbeat.run, self._stand_in.run, self._sweeper.run, self._janitor.run)
-        async with background(self.worker.run, self.feeds.run, *tending, *others):
+        async with background(*self._jobs):
             await server.start()
             await server.serving(True)
             try:
@@ -325,33 +322,17 @@ class _Replica:
         logger.info("draining: unhealthy now, serving on for %g s; then calls and turns have %g s", delay, grace)
         await server.serving(False)
         await asyncio.sleep(delay)
-        self.worker.draining = True
+        self._worker.draining = True
         stopping = asyncio.create_task(server.stop(grace))
         await asyncio.sleep(GOAWAY_PAUSE)
-        self.feeds.drain()
-        await self.worker.drain(grace=grace)
+        self._feeds.drain()
+        await self._worker.drain(grace=grace)
         idle = asyncio.create_task(boundary.until_idle())
         await asyncio.wait([stopping, idle], return_when=asyncio.FIRST_COMPLETED)
         idle.cancel()
         await server.stop(LAST_WORDS)  # who is still there watches our health
         await stopping
         logger.info("drained")
-
-    async def _agent_of(self, tenant: str, turn: Turn) -> Agent | None:
-        """The version that the turn's session pinned."""
-        return await self._version(tenant, turn.agent, turn.agent_version)
-
-    async def _version(self, tenant: str, agent: str, version: str) -> Agent | None:
-        current = self._agents.get(agent)
-        if current is not None and current.version == version:
-            return current
-        name = (tenant, agent, version)
-        if name not in self._known:
-            found = await self._store.agent(*name)
-            if found is None:
-                return None
-            self._known[name] = found
-        return self._known[name]
 
 
 def _warn_of_missing_tools(agents: Mapping[str, Agent], toolbox: Toolbox) -> None:

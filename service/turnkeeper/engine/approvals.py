@@ -1,11 +1,9 @@
 """The verbs on approvals: get, wait for, decide and expire one. It leaves PENDING once (promises I6, I7)."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
-from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Answer, Approval, ApprovalKind, ApprovalState
-from turnkeeper.domain.session import SessionKey
-from turnkeeper.domain.turn import Turn
+from turnkeeper.engine.agent_versions import AgentVersions
 from turnkeeper.engine.eventlog.writer import LogWriter, Stored
 from turnkeeper.engine.rules import approval_edits
 from turnkeeper.engine.rules import approvals as approval_rules
@@ -31,18 +29,15 @@ class Approvals:
         *,
         metrics: Metrics,
         toolbox: Toolbox,
-        agent_of: Callable[[str, Turn], Awaitable[Agent | None]],
-        woken: Callable[[SessionKey], None],
+        agents: AgentVersions,
     ) -> None:
-        """`agent_of` gives the agent that a tenant's turn runs; `woken` is told the session whose turn may go on."""
         self._toolbox = toolbox
-        self._agent_of = agent_of
+        self._agents = agents
         self._store = store
         self._sessions = sessions
         self._log_writer = log_writer
         self._feeds = feeds
         self._metrics = metrics
-        self._woken = woken
 
     async def get(self, tenant: str, approval_id: str) -> Approval:
         """Raises ApprovalNotFound if the tenant has no such approval."""
@@ -108,7 +103,7 @@ class Approvals:
         if not answer.edited_arguments_json or approval.kind is not ApprovalKind.TOOL_CALL:
             return None
         turn = await self._sessions.turn(approval.session_key, approval.turn_id)
-        agent = await self._agent_of(approval.tenant, turn) if turn is not None else None
+        agent = await self._agents.pinned_by(turn) if turn is not None else None
         if agent is None:
             raise AgentConfigError("The agent's pinned version is gone; reject the call, or start a new session.")
         return approval_edits.check_edit(approval, answer.edited_arguments_json, agent=agent, toolbox=self._toolbox)
@@ -138,7 +133,7 @@ class Approvals:
         if approval.decide_time is not None:
             waited = (approval.decide_time - approval.create_time).total_seconds()
             self._metrics.decision_time(max(0.0, waited))
-        self._woken(approval.session_key)
+        self._log_writer.notify_owner(approval.session_key)
 
 
 def _expired(approval: Approval) -> ApprovalHasExpired:

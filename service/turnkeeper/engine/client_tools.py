@@ -1,13 +1,13 @@
 """The verbs on client tools: check those that a message declares, and submit the result of a call."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.event import ClientToolRequested, Event
-from turnkeeper.domain.session import Session, SessionKey
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import CLIENT, Call, CallState, ClientTool, ToolResult
 from turnkeeper.domain.turn import Turn
+from turnkeeper.engine.agent_versions import AgentVersions
 from turnkeeper.engine.eventlog.writer import LogWriter, Stored
 from turnkeeper.engine.rules import tool_calls as tool_call_rules
 from turnkeeper.errors import InternalError, InvalidRequest, ToolCallNotPending
@@ -32,21 +32,18 @@ class ClientTools:
         *,
         toolbox: Toolbox,
         measures: "CallMeasures",
-        agent_of: Callable[[Session], Awaitable[Agent | None]],
-        woken: Callable[[SessionKey], None],
+        agents: AgentVersions,
     ) -> None:
-        """`agent_of` gives the version that a session pinned; `woken` is told the session whose turn may go on."""
         self._store = store
         self._log_writer = log_writer
         self._toolbox = toolbox
         self._measures = measures
-        self._agent_of = agent_of
-        self._woken = woken
+        self._agents = agents
 
     async def check(self, key: SessionKey, tools: Sequence[ClientTool]) -> None:
         """Raises InvalidRequest if a client tool has the name of one of the tools of the session's agent."""
         found = await self._store.session(key) if tools else None
-        agent = await self._agent_of(found[0]) if found is not None else None
+        agent = await self._agents.pinned_by(found[0]) if found is not None else None
         if agent is None:
             return
         problems = {
@@ -76,7 +73,7 @@ class ClientTools:
                 raise InternalError
             if stored.value and requested is not None:
                 self._measures.submitted(call, result, requested=requested, at=stored.uow.at)
-            self._woken(key)
+            self._log_writer.notify_owner(key)
             call = await self._pending(key, tool_call_id, result, by=by)
         turn = await self._store.turn(key, call.turn_id)
         if turn is None:

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from turnkeeper import ids
-from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.history import HistoryEntry
 from turnkeeper.domain.session import Session, SessionKey, SessionState
 from turnkeeper.domain.turn import Turn
+from turnkeeper.engine.agent_versions import AgentVersions
 from turnkeeper.engine.eventlog.session_cache import CachedSnapshot, SessionCache
 from turnkeeper.engine.eventlog.writer import LogWriter, Stored
 from turnkeeper.engine.rules import sessions as session_rules
@@ -76,22 +76,19 @@ class Sessions:
         log_writer: LogWriter,
         *,
         session_cache: SessionCache,
-        agents: Callable[[str], Agent | None],
-        woken: Callable[[SessionKey], None],
+        agents: AgentVersions,
     ) -> None:
-        """`agents` gives the newest version of a name; `woken` is told of sessions whose turn's owner must look."""
         self._store = store
         self._log_writer = log_writer
         self._session_cache = session_cache
         self._agents = agents
-        self._woken = woken
 
     async def create(self, new: NewSession) -> tuple[Session, Head]:
         """Returns the session: created now, or by the same request before.
 
         Raises AgentNotFound, SessionAlreadyExists, RequestIdReused.
         """
-        agent = self._agents(new.agent)
+        agent = self._agents.newest(new.agent)
         if agent is None:
             return await self._created_before(new)
         now = self._log_writer.now()
@@ -172,7 +169,7 @@ class Sessions:
         stored = await self._log_writer.append_prepared(key, read_queue, deleted=deleted)
         if not isinstance(stored, Stored):
             raise InternalError
-        self._woken(key)
+        self._log_writer.notify_owner(key)
         return stored.value
 
     async def _existing_or_new(self, new: NewSession) -> Session:

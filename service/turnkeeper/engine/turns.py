@@ -33,7 +33,7 @@ CANCEL_WAIT = 5.0
 class Turns:
     """The verbs on turns."""
 
-    def __init__(  # noqa: PLR0913 - the parts it is made of
+    def __init__(
         self,
         store: SessionLog,
         log_writer: LogWriter,
@@ -42,16 +42,13 @@ class Turns:
         worker: Worker,
         client_tools: ClientTools,
         metrics: Metrics,
-        woken: Callable[[SessionKey], None],
     ) -> None:
-        """`woken` is told the session that has something for its owner."""
         self._store = store
         self._log_writer = log_writer
         self._feeds = feeds
         self._worker = worker
         self._client_tools = client_tools
         self._metrics = metrics
-        self._woken = woken
 
     async def get(self, key: SessionKey, turn_id: str) -> Turn:
         """Raises TurnNotFound if the session has no such turn."""
@@ -117,7 +114,7 @@ class Turns:
             if stored.uow.head.lease is LeaseChange.TAKE:
                 self._adopt(stored, began)
             else:
-                self._woken(message.key.session_key)
+                self._log_writer.notify_owner(message.key.session_key)
         fault("message.after_store")
         self._metrics.message("USER")
         return stored.value[1]
@@ -154,7 +151,7 @@ class Turns:
                 raise InternalError
             cancel = Cancel(turn_id=turn_id, by=by, reason=CancelReason.REQUESTED.value)
             is_requested = stored.committed is None and await self._store.request_cancel(key, cancel)
-            self._woken(key)
+            self._log_writer.notify_owner(key)
             if is_requested:
                 return None
 
@@ -201,7 +198,7 @@ class Turns:
         If it is refused because the same request was stored at the same time, returns that one's record.
         """
         try:
-            return await self._worker.outlive(work)
+            return await self._worker.shield(work)
         except SessionError:
             record = await self._store.find_request(request.key)
             if record is None:
@@ -210,9 +207,7 @@ class Turns:
 
     def _offer(self, *, room: bool) -> LeaseOffer | None:
         """Returns this replica's offer to own the turn, or None if it has no room."""
-        if not room:
-            return None
-        return LeaseOffer(owner=self._worker.owner, lease=self._worker.lease, schema=self._worker.schema)
+        return self._worker.offer if room else None
 
     def _adopt(self, stored: Stored[tuple[Turn, RequestRecord]], began: float) -> None:
         """Runs a turn whose lease was taken in the changeset that stored it. `began`: before it was sent."""
@@ -220,8 +215,8 @@ class Turns:
             raise InternalError
         after = stored.uow.snapshot_after(stored.committed, by_owner=False)
         after = replace(after, turn=stored.value[0], calls=(), approvals=(), request=None)
-        seen = replace(stored.cached, snapshot=after)
-        self._worker.adopt(seen, began=began, said=stored.uow.stored_events(stored.committed))
+        cached = replace(stored.cached, snapshot=after)
+        self._worker.adopt(cached, taken_at=began, events=stored.uow.stored_events(stored.committed))
 
     def _repeated(self, request: NewMessage | RetryRequest, record: RequestRecord) -> RequestRecord:
         """Returns the record of the request that this one repeats. Raises RequestIdReused if it is another request."""

@@ -64,6 +64,10 @@ class Toolbox:
             return None
         return self._tools[name][0]
 
+    def source_of(self, name: str) -> str:
+        """Returns the name of the source that an installed tool comes from."""
+        return self._tools[name][0].source
+
     def check(self, spec: ToolSpec, arguments_json: str) -> str:
         """Returns the arguments as canonical JSON. Raises ToolValidationError with a message for the model."""
         if len(arguments_json.encode(errors="replace")) > ARGUMENTS_BYTES:

@@ -117,5 +117,5 @@ async def test_after_a_defect_the_lease_is_given_back_and_the_next_try_completes
     assert ended.attempt == 2
     assert "attempt_superseded" not in kinds, "nobody was lost"
     told = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
-    assert told == ["a turn's run failed"]
+    assert told == ["a turn's run failed by a defect: its lease is released, and the turn is tried again later"]
     await check(mongo_uri, database_name)

@@ -15,6 +15,7 @@ from turnkeeper.domain.message import Part, Usage
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import StopReason, TurnOptions, TurnState
 from turnkeeper.engine.eventlog.conversation import Conversation
+from turnkeeper.engine.eventlog.lease import HeldLeases
 from turnkeeper.engine.eventlog.session_cache import CachedSnapshot, SessionCache
 from turnkeeper.engine.eventlog.writer import LogWriter, Sources, Stored
 from turnkeeper.engine.rules import sessions as session_rules
@@ -47,6 +48,7 @@ class Replica:
             Feeds(self.store, poll=1),
             Metrics(NoOpMeterProvider()),
             session_cache=self.session_cache,
+            held_leases=HeldLeases(),
             sources=Sources(now=lambda: self.at, new_id=new_id, jitter=lambda: 0.0),
         )
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from tests.integration.mongo.conftest import NewStore
 from turnkeeper.domain.session import SessionKey
-from turnkeeper.engine.execution.lease import HeldLease
+from turnkeeper.engine.eventlog.lease import HeldLease
 from turnkeeper.engine.replica.preview_publisher import PreviewPublisher
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.engine.streaming.preview import Preview
@@ -21,7 +21,7 @@ async def _text(store: MongoStore, preview: Preview) -> str:
 
 async def test_only_lasting_previews_are_shared_and_only_with_other_replicas(store: MongoStore) -> None:
     feeds, alone = Feeds(store, poll=60), False
-    held = HeldLease(key=KEY, turn_id="turn", owner="one", fence=1, lease=timedelta(minutes=5))
+    held = HeldLease(key=KEY, turn_id="turn", owner="one", fence=1, duration=timedelta(minutes=5))
     publisher = PreviewPublisher(store, feeds, held=lambda: [held], alone=lambda: alone)
     with ExitStack() as stack:
         feed = stack.enter_context(feeds.attach(KEY))

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import Turn
+from turnkeeper.engine.eventlog.lease import HeldLeases, LeaseLost
 from turnkeeper.engine.eventlog.session_cache import CachedSnapshot, SessionCache
 from turnkeeper.engine.rules.decide_again import DecideAgain
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
@@ -37,10 +38,6 @@ _LOGGED_METADATA = ("reason", "http_status", "cause", "tools", "limit")
 """The keys of a failed turn's error metadata that are logged; none of them holds content."""
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-class LeaseLost(Exception):
-    """Another owner has the session, or may have it: this owner stops, and writes nothing more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +69,20 @@ class LogWriter:
     """Stores decisions as changesets, and publishes their events to this replica's feeds."""
 
     def __init__(
-        self, store: SessionLog, feeds: Feeds, metrics: Metrics, *, session_cache: SessionCache, sources: Sources
+        self,
+        store: SessionLog,
+        feeds: Feeds,
+        metrics: Metrics,
+        *,
+        session_cache: SessionCache,
+        held_leases: HeldLeases,
+        sources: Sources,
     ) -> None:
         self._store = store
         self._feeds = feeds
         self._metrics = metrics
         self._session_cache = session_cache
+        self._held_leases = held_leases
         self._jitter = sources.jitter
         self._first_sent: dict[str, float] = {}
         """When each changeset without a result was first sent: a result that comes late may be of an earlier try."""
@@ -89,6 +94,10 @@ class LogWriter:
     def unit_of_work(self, snapshot: Snapshot) -> UnitOfWork:
         """Returns an empty unit of work on the snapshot."""
         return UnitOfWork(snapshot, at=self.now(), new_id=self.new_id)
+
+    def notify_owner(self, key: SessionKey) -> None:
+        """Makes the owner of the session's turn read what was stored for it, if the turn runs on this replica."""
+        self._held_leases.notify(key)
 
     async def commit(self, changeset: Changeset) -> CommitResult:
         """Stores one changeset, then publishes its events: never before they are stored (promise I2).

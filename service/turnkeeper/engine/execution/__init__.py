@@ -1,1 +1,1 @@
-"""To be said in one line: what is in here, and what is not."""
+"""Claims turns, and runs each under a lease: calls the model, runs tools, stores what the rules decide."""

@@ -1,76 +1,100 @@
-"""Tools that outlive their owner's lease: each comes to its end, and what it returned is kept, never as an event."""
+"""Tools that run on after their owner has lost its lease: each is awaited, and its result kept beside the call."""
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from turnkeeper.domain.tool import Call, CallState
-from turnkeeper.engine.eventlog.writer import LeaseLost, LogWriter, Stored
-from turnkeeper.engine.execution.tool_runner import DEAF_TIME
+from turnkeeper.engine.eventlog.lease import LeaseLost
+from turnkeeper.engine.eventlog.writer import LogWriter, Stored
+from turnkeeper.engine.execution.tool_runner import CANCEL_TIME, OrphanedCall
 from turnkeeper.engine.rules import turns as turn_rules
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.contract import SessionStore
 from turnkeeper.tools.toolbox import Finished
 
-PAUSE = 1.0
-"""Seconds between tries while the database does not answer."""
+RETRY_PAUSE = 1.0
+"""Seconds between tries to store a result while the database is unavailable."""
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OrphanedCall:
-    """A started call that must not run twice, and its tool at work; its owner is not sure of the lease any more."""
+class LateResults:
+    """Awaits the orphaned calls of this replica."""
 
-    call: Call
-    tool: asyncio.Task[Finished]
+    def __init__(self, store: SessionStore, log_writer: LogWriter) -> None:
+        self._store = store
+        self._log_writer = log_writer
+        self.tasks: set[asyncio.Task[None]] = set()
+        """One for each call whose result is not stored yet."""
 
+    def add(self, orphans: Iterable[OrphanedCall]) -> None:
+        """Awaits each of the calls in a task of its own."""
+        for orphan in orphans:
+            task = asyncio.create_task(self.await_late_result(orphan))
+            self.tasks.add(task)
+            task.add_done_callback(self._ended)
 
-async def see_off(left: OrphanedCall, *, store: SessionStore, log_writer: LogWriter) -> None:
-    """Wait for the tool's end, and keep its result: as usual while the fence still holds, else as a late one.
+    async def stop(self) -> None:
+        """Cancels the calls that still run, and waits until they have ended."""
+        for task in list(self.tasks):
+            task.cancel()
+        if self.tasks:
+            await asyncio.wait(list(self.tasks))
 
-    A cancellation ends the tool too, where it listens.
-    """
-    call = left.call
-    try:
-        finished = await left.tool
-    finally:
-        if not left.tool.done():
-            left.tool.cancel()
-            await asyncio.wait([left.tool], timeout=DEAF_TIME)
-    where = {"session": call.session_id, "turn": call.turn_id}
-    while True:
+    async def await_late_result(self, orphan: OrphanedCall) -> None:
+        """Waits for the tool's end, then stores its result: as an event while the fence that started the call still
+        holds, otherwise beside the call.
+
+        Tries again while the database is unavailable. A cancellation cancels the tool too.
+        """
+        call = orphan.call
         try:
-            if await _counts(call, finished, log_writer):
-                return
-            kept = await store.keep_late_result(
-                call.session_key,
-                call.id,
-                attempt=call.attempt,
-                fence=call.fence,
-                arguments_hash=call.arguments_hash,
-                result=finished.result,
+            finished = await orphan.tool
+        finally:
+            if not orphan.tool.done():
+                orphan.tool.cancel()
+                await asyncio.wait([orphan.tool], timeout=CANCEL_TIME)
+        while True:
+            try:
+                if await self._record_under_fence(call, finished):
+                    return
+                kept = await self._store.keep_late_result(
+                    call.session_key,
+                    call.id,
+                    attempt=call.attempt,
+                    fence=call.fence,
+                    arguments_hash=call.arguments_hash,
+                    result=finished.result,
+                )
+            except ServiceUnavailable:
+                await asyncio.sleep(RETRY_PAUSE)
+                continue
+            logger.info(
+                "tool %s returned after its turn's lease was lost; its result is %s",
+                call.tool,
+                "stored beside the call, for the person who decides on its outcome" if kept else "not needed any more",
+                extra={"session": call.session_id, "turn": call.turn_id},
             )
-        except ServiceUnavailable:
-            await asyncio.sleep(PAUSE)
-            continue
-        told = "kept beside the call" if kept else "not needed any more"
-        logger.info("a tool returned after its lease was lost: its result is %s", told, extra=where)
-        return
+            return
 
+    async def _record_under_fence(self, call: Call, finished: Finished) -> bool:
+        """Returns True if the result was stored as the owner's. The lease is not extended: its owner has stopped."""
 
-async def _counts(call: Call, finished: Finished, log_writer: LogWriter) -> bool:
-    """The result is stored by the fence that started the call. The lease is not extended: its owner is gone."""
+        def decide(uow: UnitOfWork) -> bool:
+            if not any(open_call.id == call.id and open_call.state is CallState.STARTED for open_call in uow.calls):
+                return False
+            turn_rules.record_tool_results(uow, [finished])
+            return True
 
-    def decide(uow: UnitOfWork) -> bool:
-        if not any(each.id == call.id and each.state is CallState.STARTED for each in uow.calls):
+        try:
+            stored = await self._log_writer.append(call.session_key, decide, turn_id=call.turn_id, fence=call.fence)
+        except LeaseLost:
             return False
-        turn_rules.record_tool_results(uow, [finished])
-        return True
+        return isinstance(stored, Stored) and stored.value
 
-    try:
-        stored = await log_writer.append(call.session_key, decide, turn_id=call.turn_id, fence=call.fence)
-    except LeaseLost:
-        return False
-    return isinstance(stored, Stored) and stored.value
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a tool's late result was not stored and is lost", exc_info=error)

@@ -1,83 +1,82 @@
-"""Renewals while the event loop is blocked, by a thread of its own.
+"""Renews leases from a thread of its own while the event loop is blocked.
 
-A tool that computes on the loop, or a long pause, must not cost turns their owner. A loop that does not answer any more
-must: the thread renews only what the loop did not, and only while the loop answered lately. A blocked loop's leases
-lapse at most one patience and one lease after its last answer.
+A tool that computes on the event loop, or a long pause of the process, must not cost turns their owner. A loop that is
+blocked for good must. So the thread renews only the leases that the loop did not, and only for one patience after the
+loop was last seen running. A blocked loop's leases lapse at most one patience and one lease after that.
 """
 
 import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
 
-from turnkeeper.engine.execution.lease import HeldLease
+from turnkeeper.engine.eventlog.lease import HeldLeases
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.contract import Renewer
 
-JOIN = 1.0
-"""Seconds that the thread may take to end; it never keeps the process alive."""
+JOIN_TIME = 1.0
+"""Seconds that the thread has to end at the stop. It never keeps the process alive."""
 
 logger = logging.getLogger(__name__)
 
 
 class LeaseKeepAlive:
-    """One on every replica. The thread calls nothing of the loop's but `call_soon_threadsafe`."""
+    """One on every replica. Of the event loop, its thread calls `call_soon_threadsafe` alone."""
 
     def __init__(
-        self,
-        renewer: Callable[[], Renewer],
-        *,
-        held: Callable[[], Iterable[HeldLease]],
-        lost: Callable[[HeldLease], None],
-        lease: timedelta,
-        patience: timedelta,
+        self, renewer: Callable[[], Renewer], held_leases: HeldLeases, *, lease: timedelta, patience: timedelta
     ) -> None:
-        """`held` is called by the thread, `lost` by the loop: another owner has the session."""
-        self._renewer = renewer
-        self._held = held
-        self._lost = lost
+        """`renewer` opens the thread's own connection; it is called by the thread."""
+        self._open_renewer = renewer
+        self._held_leases = held_leases
         self._lease = lease
         self._patience = patience.total_seconds()
         self._pause = lease.total_seconds() / 16
-        self._answered = 0.0
-        self._ended = threading.Event()
+        self._loop_ran_at = 0.0
+        self._stopped = threading.Event()
 
     async def run(self) -> None:
-        """The loop answers, again and again; the thread lives as long as this."""
-        self._answered = time.monotonic()
+        """Records again and again that the event loop runs, until cancelled. The thread runs as long as this does."""
+        self._loop_ran_at = time.monotonic()
         loop = asyncio.get_running_loop()
-        thread = threading.Thread(target=self._stand_in, args=(loop,), name="renewals", daemon=True)
+        thread = threading.Thread(target=self._run_thread, args=(loop,), name="renewals", daemon=True)
         thread.start()
         try:
             while True:
                 await asyncio.sleep(self._pause)
-                self._answered = time.monotonic()
+                self._loop_ran_at = time.monotonic()
         finally:
-            self._ended.set()
-            await asyncio.to_thread(thread.join, JOIN)
+            self._stopped.set()
+            await asyncio.to_thread(thread.join, JOIN_TIME)
 
-    def _stand_in(self, loop: asyncio.AbstractEventLoop) -> None:
-        with closing(self._renewer()) as renewer:
-            while not self._ended.wait(self._pause):
+    def _run_thread(self, loop: asyncio.AbstractEventLoop) -> None:
+        with closing(self._open_renewer()) as renewer:
+            while not self._stopped.wait(self._pause):
                 try:
                     self._renew_all(renewer, loop)
                 except ServiceUnavailable:
-                    logger.warning("a lease could not be renewed for a blocked event loop")
+                    logger.warning(
+                        "leases not renewed while the event loop is blocked: the database is unavailable; "
+                        "retrying in %.2g s",
+                        self._pause,
+                    )
                 except Exception:
-                    logger.exception("leases cannot be renewed for a blocked event loop")
+                    logger.exception(
+                        "leases not renewed while the event loop is blocked; retrying in %.2g s", self._pause
+                    )
 
     def _renew_all(self, renewer: Renewer, loop: asyncio.AbstractEventLoop) -> None:
-        """What the loop left alone for half the lease, though it renews after a quarter."""
-        for held in self._held():
-            if self._ended.is_set() or time.monotonic() - self._answered > self._patience:
+        """Renews the leases older than half their duration. The loop itself renews them after a quarter."""
+        for lease in self._held_leases:
+            if self._stopped.is_set() or time.monotonic() - self._loop_ran_at > self._patience:
                 return
-            if held.age <= self._lease.total_seconds() / 2:
+            if lease.age <= self._lease.total_seconds() / 2:
                 continue
-            began = time.monotonic()
-            if renewer.renew(held.key, owner=held.owner, fence=held.fence, lease=self._lease):
-                held.renewed(began)
+            sent_at = time.monotonic()
+            if renewer.renew(lease.key, owner=lease.owner, fence=lease.fence, lease=self._lease):
+                lease.renewed(sent_at)
             else:
-                loop.call_soon_threadsafe(self._lost, held)
+                loop.call_soon_threadsafe(self._held_leases.lose, lease)

@@ -1,4 +1,4 @@
-"""One call of a turn's model: which model, what it is sent, what is measured."""
+"""One call to a turn's model: the request, the streamed answer, the telemetry."""
 
 import time
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from turnkeeper.tools.toolbox import Toolbox
 
 
 class ModelCaller:
-    """Lets an agent's model speak."""
+    """Calls the models of agents."""
 
     def __init__(self, model_of: Callable[[Agent], Model], *, toolbox: Toolbox, spans: Spans, metrics: Metrics) -> None:
         self._model_of = model_of
@@ -26,13 +26,13 @@ class ModelCaller:
         self._spans = spans
         self._metrics = metrics
 
-    async def speak(self, agent: Agent, turn: Turn, messages: tuple[Message, ...], preview: Preview) -> ModelAnswer:
-        """The whole answer; its text has gone to the preview piece by piece. Raises ModelFailure."""
+    async def call(self, agent: Agent, turn: Turn, messages: tuple[Message, ...], preview: Preview) -> ModelAnswer:
+        """Returns the model's whole answer, after its text went to the preview chunk by chunk. Raises ModelFailure."""
         request = ModelRequest(
             model=agent.model,
             messages=messages,
             tools=self._toolbox.offered(agent, clients=turn.options.client_tools),
-            max_output_tokens=_lower(agent.limits.max_output_tokens, turn.options.max_output_tokens) or None,
+            max_output_tokens=_lower_limit(agent.limits.max_output_tokens, turn.options.max_output_tokens) or None,
             temperature=agent.temperature,
             response_schema_json=turn.options.response_schema_json,
         )
@@ -48,7 +48,7 @@ class ModelCaller:
             if span.records_content:
                 span.content(input_json=input_json(messages))
             try:
-                answer = await self._listen(model, request, preview, span, began)
+                answer = await self._consume(model, request, preview, span, began)
             except ModelFailure as failure:
                 span.failed(failure.detail.code.name)
                 self._metrics.model_finished(
@@ -76,28 +76,29 @@ class ModelCaller:
             )
         return answer
 
-    async def _listen(
+    async def _consume(
         self, model: Model, request: ModelRequest, preview: Preview, span: ChatSpan, began: float
     ) -> ModelAnswer:
+        """Reads the model's stream to its end. Raises ModelFailure, and TypeError if the stream has no answer."""
         answer: ModelAnswer | None = None
         first = True
         async with aclosing(model.stream(request)) as stream:  # type: ignore[type-var]
-            async for said in stream:
+            async for item in stream:
                 if first:
                     first = False
                     fault("turn.model.first_delta")
                     seconds = time.monotonic() - began
                     span.first_chunk(seconds)
                     self._metrics.first_chunk(request.model, server=model.server, seconds=seconds)
-                if isinstance(said, TextDelta):
-                    preview.append(said.text)
+                if isinstance(item, TextDelta):
+                    preview.append(item.text)
                 else:
-                    answer = said
+                    answer = item
         if answer is None:
             raise TypeError("a model's stream ended with neither an answer nor a failure")
         return answer
 
 
-def _lower(most: int, asked: int) -> int:
-    """A limit of 0 is none; what a request asks for can only lower it."""
-    return min(most, asked) if most and asked else most or asked
+def _lower_limit(configured: int, requested: int) -> int:
+    """Returns the lower of the two limits; 0 means no limit. A request can only lower the agent's."""
+    return min(configured, requested) if configured and requested else configured or requested

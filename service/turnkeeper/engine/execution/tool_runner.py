@@ -1,6 +1,7 @@
-"""The tools that one owner has in hand."""
+"""Runs the tools of one turn's calls."""
 
 import asyncio
+from dataclasses import dataclass
 from datetime import timedelta
 
 from turnkeeper.domain.tool import Call
@@ -8,74 +9,95 @@ from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.telemetry.spans import Spans
 from turnkeeper.tools.toolbox import Finished, Toolbox
 
-DEAF_TIME = 1.0
+CANCEL_TIME = 1.0
 """Seconds that a cancelled tool has to end."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrphanedCall:
+    """A started call that must not run twice, and its running tool; the owner is not sure of its lease any more."""
+
+    call: Call
+    tool: asyncio.Task[Finished]
+
+
 class ToolRunner:
-    """Calls whose start is stored. Their tasks end with the run, or, when they do not listen, in `strays`."""
+    """The tools that one owner runs, of calls whose start is stored.
+
+    Their tasks end with the turn's run. One that does not end when it is cancelled goes on in `detached`.
+    """
 
     def __init__(
-        self, toolbox: Toolbox, *, spans: Spans, metrics: Metrics, strays: set[asyncio.Task[Finished]]
+        self, toolbox: Toolbox, *, spans: Spans, metrics: Metrics, detached: set[asyncio.Task[Finished]]
     ) -> None:
         self._toolbox = toolbox
         self._spans = spans
         self._metrics = metrics
-        self._strays = strays
+        self._detached = detached
         self._tasks: dict[str, asyncio.Task[Finished]] = {}
         self._calls: dict[str, Call] = {}
-        self._taken: list[asyncio.Task[Finished]] = []
+        self._unstored: list[asyncio.Task[Finished]] = []
+        """Ended tools whose results were taken and are not in the log yet."""
 
     @property
-    def calls(self) -> frozenset[str]:
-        """The ids of the calls."""
+    def running(self) -> frozenset[str]:
+        """The ids of the calls whose results were not taken yet."""
         return frozenset(self._tasks)
 
     @property
     def tasks(self) -> set[asyncio.Task[Finished]]:
+        """The tasks of those calls."""
         return set(self._tasks.values())
 
     def start(self, call: Call, *, timeout: timedelta) -> None:
+        """Starts the call's tool in a task of its own."""
         self._tasks[call.id] = asyncio.create_task(self._run(call, timeout))
         self._calls[call.id] = call
 
     def take_results(self) -> list[Finished]:
-        """What is done; it is in hand no longer. Say `stored` once that is so."""
+        """Returns the results of the tools that have ended, each once. The caller stores them, then calls
+        `results_stored`.
+        """
         done = [call_id for call_id, task in self._tasks.items() if task.done()]
         tasks = [self._tasks.pop(call_id) for call_id in done]
-        self._taken = [task for task in tasks if not task.cancelled()]
-        return [task.result() for task in self._taken]
+        self._unstored = [task for task in tasks if not task.cancelled()]
+        return [task.result() for task in self._unstored]
 
-    def stored(self) -> None:
-        """The results that were taken last are in the log."""
-        self._taken = []
+    def results_stored(self) -> None:
+        """Records that the results taken last are in the log."""
+        self._unstored = []
 
-    def leave(self) -> tuple[tuple[Call, asyncio.Task[Finished]], ...]:
-        """Calls that must not run twice, with their tools: out of hand, not cancelled, their results not stored."""
-        left = {call_id: task for call_id, task in self._tasks.items() if self._must_not_repeat(call_id)}
-        for call_id in left:
+    def take_orphans(self) -> tuple[OrphanedCall, ...]:
+        """Returns the calls that must not run twice and have no stored result.
+
+        `stop` does not cancel their tools; the caller awaits them.
+        """
+        tools = {call_id: task for call_id, task in self._tasks.items() if self._must_not_repeat(call_id)}
+        for call_id in tools:
             del self._tasks[call_id]
-        left |= {task.result().call_id: task for task in self._taken if self._must_not_repeat(task.result().call_id)}
-        return tuple((self._calls[call_id], task) for call_id, task in left.items())
-
-    def _must_not_repeat(self, call_id: str) -> bool:
-        return not self._calls[call_id].tool_class.may_start_again
+        tools |= {
+            task.result().call_id: task for task in self._unstored if self._must_not_repeat(task.result().call_id)
+        }
+        return tuple(OrphanedCall(call=self._calls[call_id], tool=task) for call_id, task in tools.items())
 
     async def stop(self) -> None:
-        """Cancel them. One that does not listen is out of hand, but kept from being forgotten."""
+        """Cancels all tools, and waits for them up to CANCEL_TIME. Those that have not ended by then are detached."""
         for task in self._tasks.values():
             task.cancel()
         if not self._tasks:
             return
-        await asyncio.wait(self._tasks.values(), timeout=DEAF_TIME)
+        await asyncio.wait(self._tasks.values(), timeout=CANCEL_TIME)
         for call_id, task in list(self._tasks.items()):
             if not task.done():
                 del self._tasks[call_id]
-                self._strays.add(task)
-                task.add_done_callback(self._strays.discard)
+                self._detached.add(task)
+                task.add_done_callback(self._detached.discard)
+
+    def _must_not_repeat(self, call_id: str) -> bool:
+        return not self._calls[call_id].tool_class.may_start_again
 
     async def _run(self, call: Call, timeout: timedelta) -> Finished:
-        tool_class, source = call.tool_class.value, "python"
+        tool_class, source = call.tool_class.value, self._toolbox.source_of(call.tool)
         with self._spans.execute_tool(
             call.tool, call_id=call.id, source=source, tool_class=tool_class, session_id=call.session_id
         ) as span:

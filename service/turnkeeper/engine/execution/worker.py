@@ -1,399 +1,289 @@
-"""Claim turns under a lease, run them, let go of them.
+"""Claims turns under leases, runs them, renews their leases, and hands them over when the server drains.
 
-A turn belongs to the worker's task group, never to an RPC: whatever its caller does, it goes on (promise I15).
+A turn's run belongs to the worker's task group, never to an RPC: it goes on whatever its caller does (promise I15).
 """
 
 import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Coroutine, Iterator, Sequence
 from datetime import timedelta
-from functools import partial
 from typing import TypeVar
 
-from turnkeeper.codes import ErrorDetail
-from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.event import Event
-from turnkeeper.domain.session import SessionKey
-from turnkeeper.domain.turn import Turn
 from turnkeeper.durations import jittered
-from turnkeeper.engine.eventlog.session_cache import CachedSnapshot, SessionCache
-from turnkeeper.engine.eventlog.writer import LeaseLost
-from turnkeeper.engine.execution.late_results import OrphanedCall, see_off
-from turnkeeper.engine.execution.lease import HeldLease
-from turnkeeper.engine.execution.turn_run import RunServices, TurnRun
-from turnkeeper.engine.rules import turns as turn_rules
-from turnkeeper.engine.streaming.feed import Feed
-from turnkeeper.engine.streaming.feeds import Feeds
-from turnkeeper.errors import AgentConfigError, ServiceUnavailable
+from turnkeeper.engine.eventlog.lease import HeldLease, HeldLeases, LeaseLost
+from turnkeeper.engine.eventlog.session_cache import CachedSnapshot
+from turnkeeper.engine.execution.attempt import Assignment, TurnAttempt
+from turnkeeper.engine.execution.late_results import LateResults
+from turnkeeper.engine.execution.services import RunServices
+from turnkeeper.engine.rules.messages import LeaseOffer
+from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.faults import fault
-from turnkeeper.store.changeset import Claim, Conflict, Snapshot
+from turnkeeper.store.changeset import Claim
 from turnkeeper.telemetry import logs
 
 CUT_TIME = 5.0
-"""Seconds to hand over what was cut; a turn that is not handed over by then is taken over when its lease lapses."""
+"""Seconds for the hand-over of turns that are cut. A turn not handed over by then lapses, and is taken over later."""
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """A turn that this worker owns. `seen` is None when it must be read first; `said` is what the step that took it
-    has put into the log."""
-
-    key: SessionKey
-    turn_id: str
-    fence: int
-    began: float
-    seen: CachedSnapshot | None = None
-    said: Sequence[Event] = ()
-    lapses: int = 0
-
-
 class Worker:
-    """Runs at most `concurrency` turns at once."""
+    """Runs at most `concurrency` turns at a time."""
 
-    def __init__(  # noqa: PLR0913 - the parts and times it is made of
+    def __init__(
         self,
-        parts: RunServices,
-        feeds: Feeds,
+        services: RunServices,
+        held_leases: HeldLeases,
         *,
-        owner: str,
-        agent_of: Callable[[str, Turn], Awaitable[Agent | None]],
-        session_cache: SessionCache,
+        offer: LeaseOffer,
         concurrency: int,
-        lease: timedelta,
-        poll: float,
-        schema: int,
+        poll: timedelta,
     ) -> None:
-        """`poll` in seconds: how late a turn may be claimed that nobody hinted at."""
-        self._parts = parts
-        self._feeds = feeds
-        self._agent_of = agent_of
-        self._session_cache = session_cache
+        """`offer` is what this replica offers as an owner.
+
+        `poll` is the time between looks for claimable turns and for cancellations when no notification comes.
+        """
+        self._services = services
+        self.held_leases = held_leases
         self._concurrency = concurrency
-        self._poll = poll
-        self._held: dict[SessionKey, HeldLease] = {}
-        self._tasks: dict[SessionKey, asyncio.Task[None]] = {}
-        self._late: set[asyncio.Task[None]] = set()
         self._reserved = 0
-        self._starved = False
-        self._hint = parts.log_writer.claimable
+        self._is_starved = False
+        """True if the last look for claimable turns had no room for one."""
+        self._late_results = LateResults(services.store, services.log_writer)
         self._group: asyncio.TaskGroup | None = None
-        self.owner = owner
-        self.lease = lease
-        self.schema = schema
+        self._poll = poll.total_seconds()
+        self.offer = offer
         self.draining = False
 
-    # --- what the verbs use ------------------------------------------------------------------------------------
+    # --- for the verbs -----------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def reserve(self) -> Iterator[bool]:
-        """Room for one more turn, kept while the caller stores the step that takes it. False: there is none."""
-        room = not self.draining and len(self._held) + self._reserved < self._concurrency
-        self._reserved += room
-        try:
-            yield room
-        finally:
-            self._reserved -= room
-            self._has_room()
+        """Reserves room for one more turn, while the caller stores the commit that takes its lease.
 
-    async def outlive(self, work: Coroutine[None, None, T]) -> T:
-        """The work's result. When the caller goes away, the work goes on: what it stores, it also takes up."""
+        Yields False if there is no room.
+        """
+        has_room = not self.draining and len(self.held_leases) + self._reserved < self._concurrency
+        self._reserved += has_room
+        try:
+            yield has_room
+        finally:
+            self._reserved -= has_room
+            self._claim_if_starved()
+
+    async def shield(self, work: Coroutine[None, None, T]) -> T:
+        """Returns the work's result. The work goes on to its end even if the caller is cancelled."""
         if self._group is None:
             raise RuntimeError("the worker does not run")
         result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._group.create_task(_into(result, work))
+        self._group.create_task(_set_result(result, work))
         return await asyncio.shield(result)
 
-    def adopt(self, seen: CachedSnapshot, *, began: float, said: Sequence[Event]) -> None:
-        """Run a turn whose lease was taken in the step that stored it, with these events."""
-        turn = seen.snapshot.turn
+    def adopt(self, cached: CachedSnapshot, *, taken_at: float, events: Sequence[Event]) -> None:
+        """Runs a turn whose lease was taken by the commit that accepted it.
+
+        `cached` is the session as that commit left it, `events` are the ones that it stored, and `taken_at` is when it
+        was sent, in monotonic seconds.
+        """
+        turn = cached.snapshot.turn
         if turn is None:
             raise LookupError("the snapshot has no turn")
-        key, fence = turn.session_key, seen.snapshot.head.fence
-        self._start(Work(key=key, turn_id=turn.id, fence=fence, began=began, seen=seen, said=said))
+        fence = cached.snapshot.head.fence
+        self._start(
+            Assignment(
+                key=turn.session_key, turn_id=turn.id, fence=fence, taken_at=taken_at, cached=cached, events=events
+            )
+        )
 
-    def hint(self) -> None:
-        """Something may be claimable now."""
-        self._hint.set()
-
-    def nudge(self, key: SessionKey) -> None:
-        """Somebody wants something of a turn that may run here."""
-        held = self._held.get(key)
-        if held is not None:
-            held.nudge.set()
-
-    def holds(self, key: SessionKey) -> bool:
-        """A turn of this session runs here, and nobody else can have it."""
-        held = self._held.get(key)
-        return held is not None and held.sure
-
-    def held(self) -> list[HeldLease]:
-        """The leases of the turns that run here."""
-        return list(self._held.values())
-
-    def lost(self, held: HeldLease) -> None:
-        """Somebody else has it: its run ends here. While a step is under way, that one's verdict speaks."""
-        if self._held.get(held.key) is held and not held.writes:
-            held.lost = True
-            self._tasks[held.key].cancel()
+    def notify(self) -> None:
+        """Makes the worker look for claimable turns now."""
+        self._services.log_writer.claimable.set()
 
     # --- running -----------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Until cancelled; then every run is stopped where it is, and its lease lapses."""
+        """Claims and runs turns until cancelled. Every run is then stopped where it is, and its lease lapses."""
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
-                group.create_task(self._claim())
-                group.create_task(self._renew())
-                group.create_task(self._look_for_wishes())
+                group.create_task(self._claim_turns())
+                group.create_task(self._renew_leases())
+                group.create_task(self._watch_cancellations())
         finally:
-            await self._stop_late()
+            await self._late_results.stop()
 
     async def drain(self, *, grace: float) -> None:
-        """Stop claiming, let each turn come to the end of its step, hand it over; at most `grace` seconds.
+        """Claims no more, lets each turn come to the end of its step, and hands it over; takes `grace` seconds at most.
 
-        What has not come to an end by then is cut: a model's message is given up, and its turn handed over.
+        Turns that are not handed over by then are cut: the model's message is given up, and the turn handed over.
         """
         self.draining = True
-        for held in self._held.values():
-            held.releasing = True
-            held.nudge.set()
-        tasks = [*self._tasks.values(), *self._late]
+        for lease in self.held_leases:
+            lease.releasing = True
+            lease.notified.set()
+        tasks = [*self._runs(), *self._late_results.tasks]
         if tasks:
             await asyncio.wait(tasks, timeout=grace)
-        for held in self._held.values():
-            held.cut = True
-            held.nudge.set()
-        if self._tasks:
-            await asyncio.wait(list(self._tasks.values()), timeout=CUT_TIME)
+        for lease in self.held_leases:
+            lease.cut = True
+            lease.notified.set()
+        if runs := self._runs():
+            await asyncio.wait(runs, timeout=CUT_TIME)
 
-    async def _stop_late(self) -> None:
-        for task in list(self._late):
-            task.cancel()
-        if self._late:
-            await asyncio.wait(list(self._late))
+    def _runs(self) -> list[asyncio.Task[None]]:
+        return [lease.run for lease in self.held_leases if lease.run is not None]
 
-    def _start(self, work: Work) -> None:
+    def _start(self, assignment: Assignment) -> None:
         if self._group is None:
             raise RuntimeError("the worker does not run")
-        held = HeldLease(
-            key=work.key,
-            turn_id=work.turn_id,
-            owner=self.owner,
-            fence=work.fence,
-            lease=self.lease,
-            renewed_at=work.began,
+        lease = HeldLease(
+            key=assignment.key,
+            turn_id=assignment.turn_id,
+            owner=self.offer.owner,
+            fence=assignment.fence,
+            duration=self.offer.lease,
+            renewed_at=assignment.taken_at,
             releasing=self.draining,
         )
-        self._held[work.key] = held
-        self._tasks[work.key] = self._group.create_task(self._run_turn(work, held))
+        self.held_leases.add(lease)
+        lease.run = self._group.create_task(self._run_turn(assignment, lease))
 
-    async def _run_turn(self, work: Work, held: HeldLease) -> None:
-        metrics = self._parts.metrics
-        metrics.turn_began()
+    async def _run_turn(self, assignment: Assignment, lease: HeldLease) -> None:
+        services, session_id, turn_id = self._services, assignment.key.session_id, assignment.turn_id
+        attempt = TurnAttempt(services, assignment, lease=lease, late_results=self._late_results)
+        services.metrics.turn_began()
         try:
             with (
-                logs.about(session=work.key.session_id, turn=work.turn_id, fence=work.fence),
-                self._feeds.attach(work.key) as feed,
+                logs.about(session=session_id, turn=turn_id, fence=assignment.fence),
+                services.feeds.attach(assignment.key) as feed,
             ):
-                await self._attempt(work, held, feed)
+                await attempt.run(feed)
         except LeaseLost:
-            logger.warning("lost the lease of a turn", extra={"session": work.key.session_id, "turn": work.turn_id})
-        except ServiceUnavailable:
-            logger.warning("the database does not answer; a turn is left to its lease")
-        except Exception:
-            logger.exception("a turn's run failed", extra={"session": work.key.session_id, "turn": work.turn_id})
-            await self._give_back(work)
-        finally:
-            metrics.turn_ended()
-            if self._held.get(work.key) is held:
-                del self._held[work.key]
-                del self._tasks[work.key]
-            self._has_room()
-
-    def _has_room(self) -> None:
-        """A look for turns that found no room for one is made again."""
-        if self._starved:
-            self.hint()
-
-    async def _attempt(self, work: Work, held: HeldLease, feed: Feed) -> None:
-        seen = work.seen
-        if seen is None:
-            seen = await self._persist(held, lambda: self._read(work))
-        snapshot, turn = seen.snapshot, seen.snapshot.turn
-        if turn is None or snapshot.head.fence != held.fence:
-            raise LeaseLost
-        error = turn_rules.lapse_limit_error(turn, lapses=work.lapses)
-        if error is not None:
-            await self._fail(snapshot, held, error)
-            return
-        agent = await self._persist(held, lambda: self._agent_of(work.key.tenant, turn))
-        if agent is None:
-            gone = AgentConfigError("The agent's pinned version is gone; start a new session.")
-            await self._fail(snapshot, held, gone.to_event())
-            return
-        memory = self._session_cache.checkout(snapshot.session)
-        try:
-            memory.extend(work.said)
-            await self._persist(held, lambda: memory.read(until=snapshot.head.last_seq))
-            run = TurnRun(self._parts, lease=held, feed=feed, agent=agent, seen=seen, memory=memory)
-            await self._run(run, agent, lapses=work.lapses, begun=work.seen is not None)
-        finally:
-            self._session_cache.checkin(snapshot.session, memory)
-
-    async def _read(self, work: Work) -> CachedSnapshot:
-        snapshot = await self._parts.store.snapshot(work.key, turn_id=work.turn_id)
-        if snapshot is None:
-            raise LeaseLost
-        return CachedSnapshot.fresh(snapshot)
-
-    async def _run(self, run: TurnRun, agent: Agent, *, lapses: int, begun: bool) -> None:
-        turn = run.turn
-        with self._parts.spans.invoke_agent(
-            agent.name, session_id=turn.session_id, turn_id=turn.id, attempt=turn.attempt, links=(turn.trace,)
-        ) as span:
-            started = time.monotonic()
-            try:
-                await run.run(lapses=lapses, begun=begun)
-                if run.turn.error is not None:
-                    span.failed(run.turn.error.code.name)
-                span.stopped(run.turn.state.value)
-            except BaseException as error:
-                span.raised(error)
-                raise
-            finally:
-                self._parts.metrics.agent_finished(
-                    agent.name, model=agent.model, seconds=time.monotonic() - started, error_type=span.error
-                )
-                self._see_off(run.left)
-        self._session_cache.put(run.seen)
-        if run.turn.answer and run.turn.state.ended:
-            seconds = (run.turn.update_time - run.turn.create_time).total_seconds()
-            self._parts.metrics.response_finished(agent.name, model=agent.model, seconds=max(0.0, seconds))
-
-    def _see_off(self, left: Iterable[OrphanedCall]) -> None:
-        for each in left:
-            task = asyncio.create_task(see_off(each, store=self._parts.store, log_writer=self._parts.log_writer))
-            self._late.add(task)
-            task.add_done_callback(self._seen_off)
-
-    def _seen_off(self, task: asyncio.Task[None]) -> None:
-        self._late.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("a late result is lost", exc_info=error)
-
-    async def _persist(self, held: HeldLease, read: Callable[[], Awaitable[T]]) -> T:
-        """What `read` gives, asked for as long as the lease is sure: a hiccup of the database is no lost owner."""
-        while True:
-            try:
-                return await read()
-            except ServiceUnavailable:
-                held.check()
-                await asyncio.sleep(0.1 + self._parts.jitter() * 0.4)
-
-    async def _fail(self, snapshot: Snapshot, held: HeldLease, error: ErrorDetail) -> None:
-        now: Snapshot | None = snapshot
-        while now is not None and now.head.fence == held.fence and now.turn is not None and not now.turn.state.ended:
-            uow = self._parts.log_writer.unit_of_work(now)
-            uow.fail_turn(error)
-            uow.activate_next_turn()
-            step = uow.changeset(changeset_id=self._parts.log_writer.new_id(), fence=held.fence, lease_for=self.lease)
-            if not isinstance(await self._persist(held, partial(self._parts.log_writer.commit, step)), Conflict):
-                return
-            now = await self._persist(held, lambda: self._parts.store.snapshot(held.key, turn_id=held.turn_id))
-
-    async def _give_back(self, work: Work) -> None:
-        """After a defect: release the lease under its fence. What cannot be released lapses."""
-        try:
-            await self._parts.log_writer.append(
-                work.key, turn_rules.release_for_retry, turn_id=work.turn_id, fence=work.fence
+            logger.warning(
+                "a turn's lease was lost: its run stops here, and its new owner goes on",
+                extra={"session": session_id, "turn": turn_id},
             )
-        except LeaseLost:
-            return
-        except Exception as error:  # noqa: BLE001 - the first failure is in the log already
-            logger.warning("a broken run's lease is left to lapse (%s)", type(error).__name__)
+        except ServiceUnavailable:
+            logger.warning(
+                "the database is unavailable for longer than a turn's lease: its run stops here, and a replica takes "
+                "the turn over once the lease has lapsed",
+                extra={"session": session_id, "turn": turn_id},
+            )
+        except Exception:
+            logger.exception(
+                "a turn's run failed by a defect: its lease is released, and the turn is tried again later",
+                extra={"session": session_id, "turn": turn_id},
+            )
+            await attempt.release_after_defect()
+        finally:
+            services.metrics.turn_ended()
+            self.held_leases.remove(lease)
+            self._claim_if_starved()
 
-    # --- the tasks ---------------------------------------------------------------------------------------------
+    def _claim_if_starved(self) -> None:
+        if self._is_starved:
+            self.notify()
 
-    async def _claim(self) -> None:
+    # --- claims, leases, cancellations -------------------------------------------------------------------------
+
+    async def _claim_turns(self) -> None:
+        claimable = self._services.log_writer.claimable
         while not self.draining:
-            self._hint.clear()
-            self._starved = False
-            with self.reserve() as room:
-                began = time.monotonic()
-                claim = await self._claim_one() if room else None
+            claimable.clear()
+            self._is_starved = False
+            with self.reserve() as has_room:
+                sent_at = time.monotonic()
+                claim = await self._claim() if has_room else None
                 if claim is not None:
-                    self._start_claimed(claim, began)
+                    self._start_claimed(claim, sent_at)
                     if claim.more:
                         continue
-            self._starved = not room
+            self._is_starved = not has_room
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(jittered(self._poll, self._parts.jitter())):
-                    await self._hint.wait()
+                async with asyncio.timeout(jittered(self._poll, self._services.jitter())):
+                    await claimable.wait()
 
-    async def _claim_one(self) -> Claim | None:
+    async def _claim(self) -> Claim | None:
         try:
-            return await self._parts.leases.claim(self.owner, lease=self.lease)
-        except Exception as error:  # noqa: BLE001 - a claim that fails is tried again
-            logger.warning("no turn can be claimed now (%s)", type(error).__name__)
+            return await self._services.leases.claim(self.offer.owner, lease=self.offer.lease)
+        except Exception as error:  # noqa: BLE001 - claimed again after the next poll
+            logger.warning(
+                "turns not claimed (%s): trying again within %.2g s", type(error).__name__, 1.25 * self._poll
+            )
             return None
 
-    def _start_claimed(self, claim: Claim, began: float) -> None:
+    def _start_claimed(self, claim: Claim, sent_at: float) -> None:
         fault("claim.after")
         if claim.lapses:
-            self._parts.metrics.takeover("LEASE_LAPSED", delay=claim.late_by.total_seconds())
-            logger.info("took a turn over", extra={"session": claim.session_id, "turn": claim.turn_id})
-        key = claim.session_key
-        self._start(Work(key=key, turn_id=claim.turn_id, fence=claim.fence, began=began, lapses=claim.lapses))
+            self._services.metrics.takeover("LEASE_LAPSED", delay=claim.late_by.total_seconds())
+            logger.info(
+                "took over a turn whose owner's lease had lapsed",
+                extra={"session": claim.session_id, "turn": claim.turn_id},
+            )
+        self._start(
+            Assignment(
+                key=claim.session_key,
+                turn_id=claim.turn_id,
+                fence=claim.fence,
+                taken_at=sent_at,
+                lapses=claim.lapses,
+            )
+        )
 
-    async def _renew(self) -> None:
-        """Each lease that no step renewed lately; a lost one stops its run."""
+    async def _renew_leases(self) -> None:
+        """Renews each lease that no commit renewed lately. The run of a turn whose lease is lost is cancelled."""
         while True:
-            await asyncio.sleep(self.lease.total_seconds() / 16)
-            due = [held for held in self._held.values() if held.due]
-            await asyncio.gather(*(self._renew_one(held) for held in due))
+            await asyncio.sleep(self.offer.lease.total_seconds() / 16)
+            due = [lease for lease in self.held_leases if lease.due]
+            await asyncio.gather(*(self._renew(lease) for lease in due))
 
-    async def _renew_one(self, held: HeldLease) -> None:
-        began = time.monotonic()
+    async def _renew(self, lease: HeldLease) -> None:
+        sent_at = time.monotonic()
         fault("renew.before")
         try:
-            ours = await self._parts.leases.renew(held.key, owner=self.owner, fence=held.fence, lease=self.lease)
-        except Exception as error:  # noqa: BLE001 - the lease then lapses by itself
-            logger.warning("a lease could not be renewed (%s)", type(error).__name__)
+            is_ours = await self._services.leases.renew(
+                lease.key, owner=self.offer.owner, fence=lease.fence, lease=self.offer.lease
+            )
+        except Exception as error:  # noqa: BLE001 - tried again, until the lease lapses
+            logger.warning(
+                "a turn's lease was not renewed (%s): trying again until it lapses",
+                type(error).__name__,
+                extra={"session": lease.key.session_id, "turn": lease.turn_id},
+            )
             return
-        if ours:
-            held.renewed(began)
+        if is_ours:
+            lease.renewed(sent_at)
         else:
-            self.lost(held)
+            self.held_leases.lose(lease)
 
-    async def _look_for_wishes(self) -> None:
-        """Cancellations that another replica stored; hints of our own come at once."""
+    async def _watch_cancellations(self) -> None:
+        """Notifies the runs whose cancellation another replica stored. Those stored here are notified at once."""
+        pause = min(1.0, self._poll)
         while True:
-            await asyncio.sleep(min(1.0, self._poll))
-            if not self._held:
+            await asyncio.sleep(pause)
+            keys = [lease.key for lease in self.held_leases]
+            if not keys:
                 continue
             try:
-                wished = await self._parts.leases.cancelled_among(list(self._held))
-            except Exception as error:  # noqa: BLE001 - owners also look at each step
-                logger.warning("cancellations cannot be looked for now (%s)", type(error).__name__)
+                cancelled = await self._services.leases.cancelled_among(keys)
+            except Exception as error:  # noqa: BLE001 - owners also read the session at each step
+                logger.warning("cancellations not read (%s): trying again in %.2g s", type(error).__name__, pause)
                 continue
-            for key, held in self._held.items():
-                if key.session_id in wished:
-                    held.nudge.set()
+            for lease in self.held_leases:
+                if lease.key.session_id in cancelled:
+                    lease.notified.set()
 
 
-async def _into(result: asyncio.Future[T], work: Coroutine[None, None, T]) -> None:
+async def _set_result(result: asyncio.Future[T], work: Coroutine[None, None, T]) -> None:
     try:
         result.set_result(await work)
     except asyncio.CancelledError:
         result.cancel()
         raise
-    except Exception as error:  # noqa: BLE001 - whoever waits for the result gets it
+    except Exception as error:  # noqa: BLE001 - raised again where the result is awaited
         result.set_exception(error)
-        result.exception()  # whoever waited may be gone, and that is no reason for a warning
+        result.exception()  # marks it as retrieved: asyncio logs nothing if the caller is gone

@@ -84,12 +84,12 @@ class ChangeListener:
         if notification.last_seq:
             self._notify_grown(key, notification.last_seq)
         if notification.claimable:
-            self._worker.hint()
-        if not notification.by_owner or notification.owner not in (None, self._worker.owner):
-            self._worker.nudge(key)
+            self._worker.notify()
+        if not notification.by_owner or notification.owner not in (None, self._worker.offer.owner):
+            self._worker.held_leases.notify(key)
 
     def _notify_grown(self, key: SessionKey, last_seq: int) -> None:
-        if self._worker.holds(key):
+        if self._worker.held_leases.holds(key):
             asyncio.get_running_loop().call_later(OWN_CHANGES_DELAY, self._feeds.notify_grown, key, last_seq)
         else:
             self._feeds.notify_grown(key, last_seq)
@@ -101,5 +101,5 @@ class ChangeListener:
         self._tries = 0
         self._feeds.polling = self._previews.polling = False
         self._feeds.request_previews()
-        self._worker.hint()
+        self._worker.notify()
         await self._feeds.poll()

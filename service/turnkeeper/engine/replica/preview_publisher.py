@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 from turnkeeper.domain.session import SessionKey
-from turnkeeper.engine.execution.lease import HeldLease
+from turnkeeper.engine.eventlog.lease import HeldLease
 from turnkeeper.engine.replica.schedule import every
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.engine.streaming.preview import Preview

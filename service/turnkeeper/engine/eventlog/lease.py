@@ -1,0 +1,117 @@
+"""The leases that this replica holds: each is the right to write to a session as its turn's owner, under a fence."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from turnkeeper.domain.session import SessionKey
+
+
+class LeaseLost(Exception):
+    """Another owner has the session, or may have it: this owner stops, and writes nothing more."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class HeldLease:
+    """The lease on one session, as its owner holds it."""
+
+    key: SessionKey
+    turn_id: str
+    owner: str
+    """This replica's name."""
+    fence: int
+    duration: timedelta
+    """How long the lease lasts from each renewal."""
+    renewed_at: float = field(default_factory=time.monotonic)
+    """Monotonic seconds, from before the renewing write was sent: the lease never seems younger than it is."""
+    notified: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the turn's run must read the session again: a cancellation was requested, or something was stored."""
+    releasing: bool = False
+    """The run hands the turn over at the end of its step."""
+    cut: bool = False
+    """The run hands the turn over now, without waiting for its model or its tools."""
+    writes: int = 0
+    """Commits of the owner that are under way."""
+    lost: bool = False
+    """Another owner has the session."""
+    run: asyncio.Task[None] | None = None
+    """The task that runs the turn."""
+
+    @property
+    def age(self) -> float:
+        """Seconds since the last renewal."""
+        return time.monotonic() - self.renewed_at
+
+    @property
+    def due(self) -> bool:
+        """True once a quarter of the lease has passed: it is to be renewed."""
+        return self.age > self.duration.total_seconds() / 4
+
+    @property
+    def sure(self) -> bool:
+        """True for the first two thirds of the lease: no other replica can have the session."""
+        return self.age <= self.duration.total_seconds() * 2 / 3
+
+    def renewed(self, sent_at: float) -> None:
+        """Records that a write which extends the lease was stored. `sent_at`: when it was first sent."""
+        self.renewed_at = max(self.renewed_at, sent_at)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Marks a commit as under way. Its own result then decides whether the lease is lost, not a failed renewal."""
+        self.writes += 1
+        try:
+            yield
+        finally:
+            self.writes -= 1
+
+    def check(self) -> None:
+        """Raises LeaseLost if the lease is not sure any more: the owner starts nothing new."""
+        if not self.sure:
+            raise LeaseLost
+
+
+class HeldLeases:
+    """The leases of all turns that run on this replica, by session. Iterating is safe from any thread."""
+
+    def __init__(self) -> None:
+        self._leases: dict[SessionKey, HeldLease] = {}
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+    def __iter__(self) -> Iterator[HeldLease]:
+        return iter(list(self._leases.values()))
+
+    def add(self, lease: HeldLease) -> None:
+        """Adds the lease of a turn that starts to run here."""
+        self._leases[lease.key] = lease
+
+    def remove(self, lease: HeldLease) -> None:
+        """Removes the lease, unless the session has a newer one."""
+        if self._leases.get(lease.key) is lease:
+            del self._leases[lease.key]
+
+    def holds(self, key: SessionKey) -> bool:
+        """Returns True if the session's turn runs here, and no other replica can have it."""
+        lease = self._leases.get(key)
+        return lease is not None and lease.sure
+
+    def notify(self, key: SessionKey) -> None:
+        """Makes the run of the session's turn read the session again, if it runs here."""
+        lease = self._leases.get(key)
+        if lease is not None:
+            lease.notified.set()
+
+    def lose(self, lease: HeldLease) -> None:
+        """Cancels the run of a turn that another replica owns now.
+
+        Does nothing while a commit is under way: its own result decides.
+        """
+        if self._leases.get(lease.key) is lease and not lease.writes:
+            lease.lost = True
+            if lease.run is not None:
+                lease.run.cancel()

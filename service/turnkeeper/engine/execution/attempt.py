@@ -1,0 +1,129 @@
+"""One attempt of this replica at a turn that it owns: from the first read to letting go of the lease."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from turnkeeper.codes import ErrorDetail
+from turnkeeper.domain.agent import Agent
+from turnkeeper.domain.event import Event
+from turnkeeper.domain.session import SessionKey
+from turnkeeper.engine.eventlog.conversation import Conversation
+from turnkeeper.engine.eventlog.lease import HeldLease, LeaseLost
+from turnkeeper.engine.eventlog.session_cache import CachedSnapshot
+from turnkeeper.engine.execution.late_results import LateResults
+from turnkeeper.engine.execution.owned_turn import OwnedTurn, while_sure
+from turnkeeper.engine.execution.services import RunServices
+from turnkeeper.engine.execution.turn_run import TurnRun
+from turnkeeper.engine.rules import turns as turn_rules
+from turnkeeper.engine.rules.unit_of_work import UnitOfWork
+from turnkeeper.engine.streaming.feed import Feed
+from turnkeeper.errors import AgentConfigError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """A turn whose lease this replica took."""
+
+    key: SessionKey
+    turn_id: str
+    fence: int
+    taken_at: float
+    """Monotonic seconds, before the write that took the lease was sent."""
+    cached: CachedSnapshot | None = None
+    """The session as the commit that took the lease left it. None after a claim: it must be read."""
+    events: Sequence[Event] = ()
+    """What that commit stored."""
+    lapses: int = 0
+    """Owners in a row that were lost since the turn's last step."""
+
+
+class TurnAttempt:
+    """Runs one assignment."""
+
+    def __init__(
+        self, services: RunServices, assignment: Assignment, *, lease: HeldLease, late_results: LateResults
+    ) -> None:
+        self._services = services
+        self._assignment = assignment
+        self._lease = lease
+        self._late_results = late_results
+
+    async def run(self, feed: Feed) -> None:
+        """Runs the turn, or fails it if it must not be tried again or its agent's version is gone.
+
+        Raises LeaseLost, or ServiceUnavailable if the database is unavailable for longer than the lease.
+        """
+        services, assignment = self._services, self._assignment
+        owned = await OwnedTurn.open(services, lease=self._lease, cached=assignment.cached)
+        error = turn_rules.lapse_limit_error(owned.turn, lapses=assignment.lapses)
+        if error is not None:
+            await _fail(owned, error)
+            return
+        agent = await while_sure(services, self._lease, lambda: services.agents.pinned_by(owned.turn))
+        if agent is None:
+            gone = AgentConfigError("The agent's pinned version is gone; start a new session.")
+            await _fail(owned, gone.to_event())
+            return
+        session = owned.snapshot.session
+        conversation = services.session_cache.checkout(session)
+        try:
+            conversation.extend(assignment.events)
+            await owned.read_conversation(conversation)
+            await self._run(owned, feed=feed, agent=agent, conversation=conversation)
+        finally:
+            services.session_cache.checkin(session, conversation)
+
+    async def release_after_defect(self) -> None:
+        """Releases the lease under its fence, so that the turn is tried again later. If this fails, it lapses."""
+        assignment = self._assignment
+        try:
+            await self._services.log_writer.append(
+                assignment.key, turn_rules.release_for_retry, turn_id=assignment.turn_id, fence=assignment.fence
+            )
+        except LeaseLost:
+            return
+        except Exception as error:  # noqa: BLE001 - the defect itself is in the log already
+            logger.warning(
+                "the lease of a turn whose run failed was not released (%s): another replica takes the turn over once "
+                "the lease has lapsed",
+                type(error).__name__,
+                extra={"session": assignment.key.session_id, "turn": assignment.turn_id},
+            )
+
+    async def _run(self, owned: OwnedTurn, *, feed: Feed, agent: Agent, conversation: Conversation) -> None:
+        services, assignment, turn = self._services, self._assignment, owned.turn
+        run = TurnRun(services, owned, feed=feed, agent=agent, conversation=conversation)
+        with services.spans.invoke_agent(
+            agent.name, session_id=turn.session_id, turn_id=turn.id, attempt=turn.attempt, links=(turn.trace,)
+        ) as span:
+            started = time.monotonic()
+            try:
+                await run.run(lapses=assignment.lapses, is_begun=assignment.cached is not None)
+                if owned.turn.error is not None:
+                    span.failed(owned.turn.error.code.name)
+                span.stopped(owned.turn.state.value)
+            except BaseException as error:
+                span.raised(error)
+                raise
+            finally:
+                services.metrics.agent_finished(
+                    agent.name, model=agent.model, seconds=time.monotonic() - started, error_type=span.error
+                )
+                self._late_results.add(run.orphans)
+        services.session_cache.put(owned.cached)
+        turn = owned.turn
+        if turn.answer and turn.state.ended:
+            seconds = (turn.update_time - turn.create_time).total_seconds()
+            services.metrics.response_finished(agent.name, model=agent.model, seconds=max(0.0, seconds))
+
+
+async def _fail(owned: OwnedTurn, error: ErrorDetail) -> None:
+    def decide(uow: UnitOfWork) -> None:
+        uow.fail_turn(error)
+        uow.activate_next_turn()
+
+    await owned.append(decide)

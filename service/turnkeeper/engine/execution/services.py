@@ -1,0 +1,41 @@
+"""The services that every run of a turn uses."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from turnkeeper.domain.turn import RetryPolicy
+from turnkeeper.engine.agent_versions import AgentVersions
+from turnkeeper.engine.eventlog.session_cache import SessionCache
+from turnkeeper.engine.eventlog.writer import LogWriter
+from turnkeeper.engine.execution.model_call import ModelCaller
+from turnkeeper.engine.rules.unit_of_work import UnitOfWork
+from turnkeeper.engine.streaming.feeds import Feeds
+from turnkeeper.store.contract import Leases, SessionStore
+from turnkeeper.telemetry.metrics import Metrics
+from turnkeeper.telemetry.spans import Spans
+from turnkeeper.tools.toolbox import Finished, Toolbox
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunServices:
+    """One on every replica, shared by all of its runs."""
+
+    store: SessionStore
+    leases: Leases
+    log_writer: LogWriter
+    session_cache: SessionCache
+    feeds: Feeds
+    agents: AgentVersions
+    toolbox: Toolbox
+    model_caller: ModelCaller
+    metrics: Metrics
+    spans: Spans
+    retries: RetryPolicy
+    """For calls to models that failed."""
+    jitter: Callable[[], float]
+    """Returns a random number from 0 to 1."""
+    detached_tools: set[asyncio.Task[Finished]] = field(default_factory=set)
+    """Cancelled tools that did not end in time: referenced here until they do."""
+    add_to_changes: Callable[[UnitOfWork], None] = lambda _: None
+    """Adds to an owner's changes what a replica of a newer schema stores with them."""
