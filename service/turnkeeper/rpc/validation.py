@@ -70,8 +70,8 @@ def check(request: Message) -> None:
     """Raises InvalidRequest that names every field at fault, or NotImplementedYet for a field of a later release."""
     problems: dict[str, str] = {}
     for path, rule in RULES.get(request.DESCRIPTOR.name, {}).items():
-        found, value = _at(request, path)
-        if not found:
+        has_parent, value = _at(request, path)
+        if not has_parent:
             continue
         if rule.not_implemented and value:
             raise NotImplementedYet(
@@ -86,26 +86,26 @@ def check(request: Message) -> None:
 
 
 def _unknown_values(request: Message) -> dict[str, str]:
-    """Enum fields with a number that this version does not know."""
-    found: dict[str, str] = {}
+    """Returns the problem of each enum field with a number that this version does not know."""
+    problems: dict[str, str] = {}
     for field, value in request.ListFields():
         if field.enum_type is None:
             continue
         known = field.enum_type.values_by_number
         unknown = [number for number in (value if field.is_repeated else (value,)) if number not in known]
         if unknown:
-            found[field.name] = f"{unknown[0]} is no value of {field.enum_type.name}"
-    return found
+            problems[field.name] = f"{unknown[0]} is no value of {field.enum_type.name}"
+    return problems
 
 
 def refuse(problems: Mapping[str, str]) -> NoReturn:
     """Raises InvalidRequest with these fields."""
-    said = "; ".join(f"{path} {problem}" for path, problem in problems.items())
-    raise InvalidRequest(f"The request is not valid: {said}.", fields=problems)
+    text = "; ".join(f"{path} {problem}" for path, problem in problems.items())
+    raise InvalidRequest(f"The request is not valid: {text}.", fields=problems)
 
 
 def _at(message: Message, path: str) -> tuple[bool, object]:
-    """Whether the field's parent is there, and the field's value; an unset message field is None."""
+    """Returns whether the message that has the field is set, and the field's value; None for an unset message field."""
     name, _, rest = path.partition(".")
     field = message.DESCRIPTOR.fields_by_name[name]
     single_message = field.message_type is not None and not field.is_repeated
@@ -116,6 +116,7 @@ def _at(message: Message, path: str) -> tuple[bool, object]:
 
 
 def _problem(rule: Rule, value: object) -> str:
+    """Returns what is wrong with a value, or an empty text."""
     if rule.required and not value:
         return "is required"
     if value is None:

@@ -1,4 +1,4 @@
-"""Every field goes out as it is and comes back as it was; a field that one side lacks is named with its reason."""
+"""Every field survives encoding and decoding; a field that one side lacks is named with its reason."""
 
 import json
 from dataclasses import fields, replace
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.builders import AGENT, NOON, a_place, a_session, a_turn, an_approval, an_event
-from tests.unit.rpc.wire import EVENTS_TO_COME, PAIRS, PREVIEWS, Pair, values_of
+from tests.unit.rpc.message_pairs import LATER_EVENTS, PAIRS, PREVIEWS, Pair, values_of
 from turnkeeper.codes import Code, ErrorDetail
 from turnkeeper.domain.agent import AgentLimits, PolicyRule
 from turnkeeper.domain.approval import ApprovalState
@@ -35,22 +35,22 @@ PLACE = a_place(session_id="s")
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.message.name)
 def test_both_sides_have_the_same_fields(pair: Pair) -> None:
-    ours = {pair.rename.get(each.name, each.name) for each in fields(pair.kind)}
-    theirs = {each.name for each in pair.message.fields}
+    ours = {pair.rename.get(field.name, field.name) for field in fields(pair.kind)}
+    theirs = {field.name for field in pair.message.fields}
     assert theirs - ours == set(pair.only_proto)
     assert ours - theirs == pair.only_ours
 
 
-def test_every_event_of_the_proto_is_sent_or_named_as_one_to_come() -> None:
+def test_every_event_of_the_proto_is_sent_or_named_as_a_later_one() -> None:
     payloads = {field.name for field in event_pb2.Event.DESCRIPTOR.oneofs_by_name["payload"].fields}
-    assert payloads == set(KINDS) | EVENTS_TO_COME | PREVIEWS
-    assert not set(KINDS) & (EVENTS_TO_COME | PREVIEWS)
+    assert payloads == set(KINDS) | LATER_EVENTS | PREVIEWS
+    assert not set(KINDS) & (LATER_EVENTS | PREVIEWS)
 
 
 @settings(max_examples=20)
 @given(st.data())
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_event_comes_back_as_it_was(kind: str, data: st.DataObject) -> None:
+def test_every_event_survives_encoding_and_decoding(kind: str, data: st.DataObject) -> None:
     event = data.draw(
         st.builds(
             NewEvent,
@@ -62,14 +62,14 @@ def test_every_event_comes_back_as_it_was(kind: str, data: st.DataObject) -> Non
     )
     sequence = data.draw(st.integers(1, 2**63 - 1))
     payload = CODEC.number(CODEC.encode("s", event), sequence)
-    back = CODEC.decode(StoredEvent(sequence=sequence, kind=kind, turn_id=event.turn_id, payload=payload))
-    assert back.payload == event.payload
-    assert (back.sequence, back.turn_id, back.attempt) == (sequence, event.turn_id, event.attempt)
-    assert back.create_time == event.at
+    decoded = CODEC.decode(StoredEvent(sequence=sequence, kind=kind, turn_id=event.turn_id, payload=payload))
+    assert decoded.payload == event.payload
+    assert (decoded.sequence, decoded.turn_id, decoded.attempt) == (sequence, event.turn_id, event.attempt)
+    assert decoded.create_time == event.at
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_event_is_of_its_kind_even_when_it_says_nothing(kind: str) -> None:
+def test_an_event_without_any_value_is_still_of_its_kind(kind: str) -> None:
     assert kind_of(KINDS[kind]) == kind
     event = event_pb2.Event.FromString(CODEC.encode("s", an_event(payload=_least(KINDS[kind]))))
     assert event.WhichOneof("payload") == kind
@@ -77,7 +77,7 @@ def test_an_event_is_of_its_kind_even_when_it_says_nothing(kind: str) -> None:
 
 
 def _least(kind: Any) -> Any:
-    """The value with every field at its emptiest."""
+    """Returns the value whose fields are all empty."""
     return kind(**{name: _empty(hint) for name, hint in get_type_hints(kind).items()})
 
 
@@ -93,7 +93,7 @@ def _empty(hint: Any) -> Any:
     return _least(hint)
 
 
-def test_a_kind_of_a_later_release_is_not_guessed_at() -> None:
+def test_a_kind_of_a_later_release_is_refused() -> None:
     payload = event_pb2.Event(session_expired=event_pb2.SessionExpired()).SerializeToString()
     with pytest.raises(ValueError, match="event 3 is a session_expired, which this version does not know"):
         CODEC.decode(StoredEvent(sequence=3, kind="session_expired", turn_id="", payload=payload))
@@ -119,7 +119,7 @@ ERROR = ErrorDetail(code=Code.LLM_RATE_LIMIT, message="Wait.", retry_after=timed
         AttemptFailed(error=ERROR, outcome=AttemptOutcome.RETRYING, retry_delay=timedelta(seconds=1)),
     ],
 )
-def test_an_error_inside_an_event_says_where_and_what_helps(payload: TurnFailed | AttemptFailed) -> None:
+def test_an_error_inside_an_event_names_its_turn_and_the_retry_advice(payload: TurnFailed | AttemptFailed) -> None:
     event = event_pb2.Event.FromString(CODEC.encode("s", an_event(payload=payload, turn_id="t")))
     error = getattr(event, kind_of(type(payload))).error
     assert (error.session_id, error.turn_id) == ("s", "t")
@@ -128,7 +128,7 @@ def test_an_error_inside_an_event_says_where_and_what_helps(payload: TurnFailed 
 
 
 @given(st.integers(0, 2**63 - 1))
-def test_a_number_is_appended_and_read_as_the_events_own(number: int) -> None:
+def test_an_appended_number_is_the_events_sequence(number: int) -> None:
     without = CODEC.encode("s", an_event("hello"))
     assert event_pb2.Event.FromString(without).sequence == 0
     assert event_pb2.Event.FromString(CODEC.number(without, number)).sequence == number
@@ -137,26 +137,26 @@ def test_a_number_is_appended_and_read_as_the_events_own(number: int) -> None:
 
 @given(st.lists(st.text(max_size=300), max_size=4), st.text(max_size=10), st.integers(0, 9), st.booleans())
 def test_a_batch_of_bytes_is_the_message_that_protobuf_would_make(
-    texts: list[str], place: str, through: int, caught_up: bool
+    texts: list[str], cursor: str, through: int, caught_up: bool
 ) -> None:
     events = [CODEC.number(CODEC.encode("s", an_event(text)), n) for n, text in enumerate(texts, start=1)]
-    made = wire.response(events, cursor=place, through=through, caught_up=caught_up)
+    data = wire.response(events, cursor=cursor, through=through, caught_up=caught_up)
     for kind in (session_pb2.WatchEventsResponse, chat_pb2.StreamMessageResponse):
         parsed = [event_pb2.Event.FromString(event) for event in events]
-        whole = kind(events=parsed, cursor=place, through_sequence=through, caught_up=caught_up)
-        assert kind.FromString(made) == whole
+        whole = kind(events=parsed, cursor=cursor, through_sequence=through, caught_up=caught_up)
+        assert kind.FromString(data) == whole
 
 
 @given(st.text(max_size=300), st.integers(0, 2**63 - 1), st.integers(0, 300), st.booleans())
 def test_a_delta_is_a_preview(text: str, offset: int, attempt: int, restarts: bool) -> None:
-    said = event_pb2.ContentDelta(
+    delta = event_pb2.ContentDelta(
         message_id="m", attempt=attempt, offset=offset, kind=event_pb2.DELTA_KIND_TEXT, text=text, restarts=restarts
     )
-    whole = event_pb2.Event(session_id="s", turn_id="t", attempt=attempt, content_delta=said)
-    made = CODEC.delta(
+    whole = event_pb2.Event(session_id="s", turn_id="t", attempt=attempt, content_delta=delta)
+    data = CODEC.delta(
         "s", turn_id="t", message_id="m", attempt=attempt, offset=offset, text=text.encode(), restarts=restarts
     )
-    assert event_pb2.Event.FromString(made) == whole
+    assert event_pb2.Event.FromString(data) == whole
 
 
 def test_the_text_of_a_stored_message() -> None:
@@ -204,7 +204,7 @@ USAGE = Usage(input_tokens=1, output_tokens=2, model_calls=3, tool_calls=4)
 USED = {"input_tokens": "1", "output_tokens": "2", "model_calls": "3", "tool_calls": "4"}
 
 
-def shown(message: Any) -> dict[str, Any]:
+def as_dict(message: Any) -> dict[str, Any]:
     return json_format.MessageToDict(message, preserving_proto_field_name=True)
 
 
@@ -212,7 +212,7 @@ def test_a_whole_session() -> None:
     session = a_session(
         PLACE, state=SessionState.ENDED, title="T", labels={"a": "b"}, usage=USAGE, end_time=NOON, etag="e"
     )
-    assert shown(session_view(replace(session, metadata_json='{"n": [1, null]}'), HEAD)) == {
+    assert as_dict(session_view(replace(session, metadata_json='{"n": [1, null]}'), HEAD)) == {
         "session_id": "s",
         "agent": "assistant",
         "agent_version": AGENT.version,
@@ -247,7 +247,7 @@ def test_a_whole_turn() -> None:
         pending=(PendingItem(approval_id="a", tool_call_id="c", tool="send"),),
         end_time=NOON,
     )
-    assert shown(turn_view(turn)) == {
+    assert as_dict(turn_view(turn)) == {
         "turn_id": "t",
         "session_id": "s",
         "state": "TURN_STATE_FAILED",
@@ -286,7 +286,7 @@ def test_a_whole_approval() -> None:
         decided_by="bob",
         reason="no",
     )
-    assert shown(approval_view(approval)) == {
+    assert as_dict(approval_view(approval)) == {
         "approval_id": "a",
         "session_id": "s",
         "turn_id": "turn",
@@ -317,7 +317,7 @@ def test_a_whole_agent() -> None:
         base_url="http://secret",
         api_key_env="KEY",
     )
-    assert shown(agent_view(agent)) == {
+    assert as_dict(agent_view(agent)) == {
         "name": "assistant",
         "version": agent.version,
         "description": "D",
@@ -345,22 +345,22 @@ def test_a_whole_agent() -> None:
     ],
     ids=lambda value: getattr(getattr(value, "message", None), "name", ""),
 )
-def test_what_is_not_known_stays_unset(view: Any, pair: Pair) -> None:
+def test_a_value_that_is_not_known_stays_unset(view: Any, pair: Pair) -> None:
     optional = {name for name, hint in get_type_hints(pair.kind).items() if type(None) in get_args(hint)}
     unset = {field.name for field in pair.message.fields if field.has_presence and not view.HasField(field.name)}
     assert unset <= optional | set(pair.only_proto)
 
 
-def test_a_message_keeps_what_the_reader_needs() -> None:
-    """The model's context has no message of its own on the wire: ListMessages is made from entries of the history."""
+def test_a_models_message_and_a_listed_message_differ_in_named_fields() -> None:
+    """ListMessages makes its messages from entries of the history, so that no pair covers them."""
     theirs = {field.name for field in message_pb2.Message.DESCRIPTOR.fields}
     ours = {field.name for field in fields(Message)}
     assert theirs - ours == {"content", "message_id", "turn_id", "sequence", "finish_reason", "create_time"}
     assert ours - theirs == {"text", "forms"}
 
 
-def test_json_of_a_callers_own_survives() -> None:
+def test_a_callers_json_survives() -> None:
     text = json.dumps({"a": {"b": [True, "é", 1.5]}})
-    made = session_pb2.Session()
-    codec.fill_struct(made.metadata, text)
-    assert json_format.MessageToDict(made.metadata) == json.loads(text)
+    session = session_pb2.Session()
+    codec.fill_struct(session.metadata, text)
+    assert json_format.MessageToDict(session.metadata) == json.loads(text)

@@ -1,4 +1,4 @@
-"""The table of rules names what exists; a request that breaks it is told every field at fault."""
+"""The rules name fields that exist; a request that breaks them is refused with every field at fault."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from turnkeeper.errors import InvalidRequest, NotImplementedYet
 from turnkeeper.pb.v1 import agent_pb2, approval_pb2, chat_pb2, event_pb2, message_pb2, session_pb2
-from turnkeeper.rpc import validation as rules
+from turnkeeper.rpc import validation
 from turnkeeper.rpc.identity import DEFAULT_CALLER
 from turnkeeper.rpc.sessions import new_session
 from turnkeeper.rpc.validation import RULES
@@ -28,26 +28,26 @@ SERVICES = [
 HASH = "a" * 64
 
 
-def send(**given: Any) -> chat_pb2.SendMessageRequest:
+def send(**fields: Any) -> chat_pb2.SendMessageRequest:
     content = [message_pb2.Part(text="hello")]
-    return chat_pb2.SendMessageRequest(**{"session_id": "s", "request_id": "r", "content": content, **given})
+    return chat_pb2.SendMessageRequest(**{"session_id": "s", "request_id": "r", "content": content, **fields})
 
 
-def decide(**given: Any) -> approval_pb2.DecideApprovalRequest:
+def decide(**fields: Any) -> approval_pb2.DecideApprovalRequest:
     approve = event_pb2.APPROVAL_DECISION_APPROVE
     return approval_pb2.DecideApprovalRequest(
-        **{"approval_id": "a", "decision": approve, "arguments_hash": HASH, **given}
+        **{"approval_id": "a", "decision": approve, "arguments_hash": HASH, **fields}
     )
 
 
 def refused(request: Message) -> dict[str, str]:
     with pytest.raises(InvalidRequest) as raised:
-        rules.check(request)
+        validation.check(request)
     return raised.value.fields
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_the_table_names_requests_and_fields_that_exist(name: str) -> None:
+def test_the_rules_name_requests_and_fields_that_exist(name: str) -> None:
     for path in RULES[name]:
         descriptor: Descriptor | None = MESSAGES[name]
         for part in path.split("."):
@@ -57,7 +57,7 @@ def test_the_table_names_requests_and_fields_that_exist(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_a_limit_is_one_that_the_field_can_meet(name: str) -> None:
+def test_a_rule_fits_the_type_of_its_field(name: str) -> None:
     for path, rule in RULES[name].items():
         field = MESSAGES[name].fields_by_name[path.split(".")[0]]
         for part in path.split(".")[1:]:
@@ -70,15 +70,15 @@ def test_a_limit_is_one_that_the_field_can_meet(name: str) -> None:
         assert not rule.max_seconds or field.message_type.full_name == "google.protobuf.Duration"
 
 
-def test_every_request_that_names_something_is_in_the_table() -> None:
-    wanted = {
+def test_every_request_that_names_something_has_rules() -> None:
+    requests = {
         method.input_type.name
         for service in SERVICES
         for method in service.methods
         if method.input_type.name in RULES or method.input_type.name.startswith(("Get", "List", "Wait", "Send"))
     }
-    to_come = {"ListAgentVersionsRequest"}
-    assert wanted - set(RULES) == to_come
+    later = {"ListAgentVersionsRequest"}
+    assert requests - set(RULES) == later
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_every_request_that_names_something_is_in_the_table() -> None:
     ids=lambda request: type(request).__name__,
 )
 def test_good_requests_pass(request_: Message) -> None:
-    rules.check(request_)
+    validation.check(request_)
 
 
 @pytest.mark.parametrize(
@@ -148,13 +148,13 @@ def test_good_requests_pass(request_: Message) -> None:
         (agent_pb2.GetAgentRequest(), {"name": "is required"}),
     ],
 )
-def test_a_bad_request_is_told_every_field_at_fault(request_: Message, fields: dict[str, str]) -> None:
+def test_a_bad_request_is_refused_with_every_field_at_fault(request_: Message, fields: dict[str, str]) -> None:
     assert refused(request_) == fields
 
 
-def test_the_message_says_it_too() -> None:
+def test_the_message_names_every_field_too() -> None:
     with pytest.raises(InvalidRequest) as raised:
-        rules.check(decide(decision=0, arguments_hash=""))
+        validation.check(decide(decision=0, arguments_hash=""))
     assert raised.value.message == "The request is not valid: decision is required; arguments_hash is required."
 
 
@@ -172,25 +172,25 @@ def test_a_field_of_a_later_release_is_refused_by_name(name: str, path: str) -> 
     else:
         setattr(request, path, "x")
     with pytest.raises(NotImplementedYet) as raised:
-        rules.check(request)
+        validation.check(request)
     assert raised.value.metadata == {"field": path}
     assert path in raised.value.message
 
 
 def _class_of(name: str) -> type[Message]:
     modules = (session_pb2, chat_pb2, approval_pb2, agent_pb2)
-    found: type[Message] = next(getattr(module, name) for module in modules if hasattr(module, name))
-    return found
+    kind: type[Message] = next(getattr(module, name) for module in modules if hasattr(module, name))
+    return kind
 
 
-def create(**given: Any) -> session_pb2.CreateSessionRequest:
-    return session_pb2.CreateSessionRequest(**{"session_id": "s", "agent": "clerk", **given})
+def create(**fields: Any) -> session_pb2.CreateSessionRequest:
+    return session_pb2.CreateSessionRequest(**{"session_id": "s", "agent": "clerk", **fields})
 
 
 def a_struct(**values: Any) -> Struct:
-    made = Struct()
-    made.update(values)
-    return made
+    struct = Struct()
+    struct.update(values)
+    return struct
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def a_struct(**values: Any) -> Struct:
         ),
     ],
 )
-def test_what_the_table_cannot_say_of_a_new_session(
+def test_a_new_session_is_checked_beyond_the_rules_of_its_fields(
     request_: session_pb2.CreateSessionRequest, field: str, problem: str
 ) -> None:
     with pytest.raises(InvalidRequest) as raised:
@@ -221,6 +221,6 @@ def test_what_the_table_cannot_say_of_a_new_session(
     assert problem in raised.value.fields[field]
 
 
-def test_metadata_are_kept_as_the_same_text_in_whatever_order_they_came() -> None:
-    kept = new_session(create(metadata=a_struct(b=[1, None], a="é")), DEFAULT_CALLER).metadata_json
-    assert kept == '{"a": "é", "b": [1.0, null]}'
+def test_metadata_are_kept_as_the_same_text_in_any_order() -> None:
+    metadata_json = new_session(create(metadata=a_struct(b=[1, None], a="é")), DEFAULT_CALLER).metadata_json
+    assert metadata_json == '{"a": "é", "b": [1.0, null]}'

@@ -1,4 +1,7 @@
-"""Which dataclass is which message, and what each side has alone. A new field must be put somewhere here."""
+"""Pairs each dataclass with its message, and names the fields that only one side has.
+
+A field that is added to one side alone fails a test until it is named here.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,7 +25,11 @@ from turnkeeper.pb.v1 import agent_pb2, approval_pb2, chat_pb2, error_pb2, event
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """`only_proto`: fields that no dataclass has, and why. `only_ours`: what never leaves the service."""
+    """A dataclass and its message.
+
+    `only_proto`: the fields that only the message has, each with the reason. `only_ours`: the dataclass's fields
+    that never leave the service.
+    """
 
     kind: Any
     message: Descriptor
@@ -32,8 +39,8 @@ class Pair:
 
 
 LATER = "comes with a later release"
-ASIDE = "filled from the session's head"
-EDGE = "filled at the edge, from the event or the status"
+FROM_HEAD = "filled from the session's head"
+FROM_CONTEXT = "filled by the codec, from the event or the status"
 
 PAIRS = (
     Pair(
@@ -42,9 +49,9 @@ PAIRS = (
         rename={"id": "session_id"},
         only_proto={
             "metadata": "a Struct, filled from metadata_json",
-            "last_sequence": ASIDE,
-            "active_turn_id": ASIDE,
-            "queued_turns": ASIDE,
+            "last_sequence": FROM_HEAD,
+            "active_turn_id": FROM_HEAD,
+            "queued_turns": FROM_HEAD,
             "expire_time": LATER,
         },
         only_ours=frozenset({"tenant", "fingerprint", "metadata_json", "unknown", "restored", "resumes_as"}),
@@ -92,7 +99,7 @@ PAIRS = (
     Pair(
         kind=ErrorDetail,
         message=error_pb2.SessionErrorDetail.DESCRIPTOR,
-        only_proto={"session_id": EDGE, "turn_id": EDGE, "cursor": EDGE, "retry": EDGE},
+        only_proto={"session_id": FROM_CONTEXT, "turn_id": FROM_CONTEXT, "cursor": FROM_CONTEXT, "retry": FROM_CONTEXT},
     ),
     *(
         Pair(kind=kind, message=event_pb2.Event.DESCRIPTOR.fields_by_name[name].message_type)
@@ -100,7 +107,7 @@ PAIRS = (
     ),
 )
 
-EVENTS_TO_COME = {
+LATER_EVENTS = {
     "approval_expiring",
     "budget_reached",
     "context_compacted",
@@ -110,10 +117,10 @@ PREVIEWS = {"content_delta", "tool_progress"}
 
 
 def values_of(hint: Any) -> st.SearchStrategy[Any]:
-    """Any value that a field of this type can hold."""
+    """Returns a strategy for every value that a field of this type can hold."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is UnionType:
-        return st.one_of(*(values_of(each) for each in inner))
+        return st.one_of(*(values_of(option) for option in inner))
     if origin is tuple:
         return st.lists(values_of(inner[0]), max_size=3).map(tuple)
     if origin is not None:
@@ -123,7 +130,7 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
     if hint in _PLAIN:
         return _PLAIN[hint]
     hints = get_type_hints(hint)
-    return st.builds(hint, **{name: values_of(each) for name, each in hints.items()})
+    return st.builds(hint, **{name: values_of(field_hint) for name, field_hint in hints.items()})
 
 
 _PLAIN: dict[Any, st.SearchStrategy[Any]] = {
