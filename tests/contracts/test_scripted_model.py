@@ -65,7 +65,7 @@ async def test_the_vendors_own_client_understands_it(stream: bool) -> None:
     assert completion.usage.prompt_tokens > 0
 
 
-async def test_it_shows_and_forgets_what_it_was_asked(http: aiohttp.ClientSession) -> None:
+async def test_it_lists_and_drops_the_requests_it_received(http: aiohttp.ClientSession) -> None:
     async with ScriptedModel(Script(replies=(Reply(match="hi", fail=Fail.SERVER_ERROR),))) as model:
         await http.post(
             f"{model.base_url}/chat/completions", json=QUESTION, headers={"Authorization": "Bearer sk-secret"}
@@ -89,7 +89,7 @@ async def test_only_the_latest_requests_are_kept(http: aiohttp.ClientSession) ->
         assert [exchange.number for exchange in model.exchanges.all()] == list(range(4, 204))
 
 
-async def test_a_bad_request_is_told(http: aiohttp.ClientSession) -> None:
+async def test_a_bad_request_is_refused_with_its_reason(http: aiohttp.ClientSession) -> None:
     async with ScriptedModel() as model, http.post(f"{model.base_url}/chat/completions", data="{") as answer:
         assert answer.status == 400
         assert (await answer.json())["error"]["message"] == "the body is not JSON"

@@ -1,1 +1,1 @@
-"""Language models behind one contract."""
+"""Language models behind one contract: any OpenAI-compatible server, a small local one, a scripted one for tests."""

@@ -1,4 +1,4 @@
-"""The model of each agent."""
+"""Finds the model of each agent."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
@@ -17,6 +17,7 @@ class Models:
     """The model of each agent; agents at one address share a client."""
 
     def __init__(self, default: Provider | None, settings: Settings, environ: Mapping[str, str]) -> None:
+        """`default` serves the agents without a `base_url`; `environ` holds the keys that agents name."""
         self._default = default
         self._environ = environ
         self._deadlines = Deadlines(
@@ -25,7 +26,7 @@ class Models:
         self._models: dict[tuple[str, str], Model] = {}
 
     def check(self, agents: Iterable[Agent]) -> None:
-        """Raises SettingError for an address or a key that cannot be used: a turn must not find it out."""
+        """Raises SettingError if an agent's address or key cannot be used, so that the start fails and no turn does."""
         for agent in agents:
             try:
                 self.of(agent)
@@ -33,6 +34,7 @@ class Models:
                 raise SettingError(f"agent {agent.name}: {error}") from error
 
     def of(self, agent: Agent) -> Model:
+        """Returns the agent's model. Raises ValueError for an address or a key that cannot be used."""
         provider = self._default
         if agent.base_url or provider is None:
             key = self._environ.get(agent.api_key_env or "OPENAI_API_KEY", "") or "none"
@@ -43,6 +45,7 @@ class Models:
         return self._models[at]
 
     async def close(self) -> None:
+        """Closes the connections of all models."""
         for model in self._models.values():
             await model.close()
 
@@ -50,7 +53,7 @@ class Models:
 async def provider_of(
     settings: Settings, environ: Mapping[str, str], stack: AsyncExitStack
 ) -> tuple[Provider | None, str]:
-    """Where agents without an address of their own find their model, and what it is called."""
+    """Returns the provider of agents without a `base_url`, None if there is none, and the default model's name."""
     key = environ.get("OPENAI_API_KEY", "")
     if settings.openai_base_url or key:
         return Provider(base_url=settings.openai_base_url or CLOUD, api_key=key or "none"), CLOUD_MODEL

@@ -1,4 +1,4 @@
-"""The command that serves a scripted model."""
+"""The command `turnkeeper model scripted`, which serves a scripted model."""
 
 import argparse
 import asyncio
@@ -11,21 +11,21 @@ from turnkeeper.model.script import ScriptError
 from turnkeeper.model.script_file import load_script
 
 _DESCRIPTION = """\
-Serve an OpenAI-compatible model on this machine that says what a script tells it to say, and fails as the script
-tells it to fail. Without a script it echoes. The script format: docs/reference/scripted-model.md
+Serve an OpenAI-compatible model on this machine that plays a script: its answers, tool calls and failures. Without
+a script it echoes. The script format: docs/reference/scripted-model.md
 """
 _EXAMPLES = """\
 examples:
   turnkeeper model scripted
   turnkeeper model scripted --script tour.toml --port 8400
-  curl http://127.0.0.1:8400/requests      what the model was asked, as JSON
+  curl http://127.0.0.1:8400/requests      the requests that it received, as JSON
 
 Prints its base URL once it serves. SIGTERM or Ctrl-C ends it. Exit status: 0 ended by a signal, 2 it cannot serve.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Make `parser` that of the command; `run` takes what it parsed."""
+    """Adds the command's description and arguments to `parser`; `run` takes the parsed arguments."""
     parser.description = _DESCRIPTION
     parser.epilog = _EXAMPLES
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(args: argparse.Namespace) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status. What is wrong goes to standard error in one line."""
+    """Serves until SIGTERM or SIGINT and returns the exit status. Writes an error to standard error in one line."""
     from turnkeeper.model.scripted import ScriptedModel  # noqa: PLC0415 - a server's command line is this one, too
 
     try:
@@ -58,7 +58,7 @@ async def run(args: argparse.Namespace) -> int:
 
 
 def _check_record(file: Path | None) -> None:
-    """Raises ValueError for a file that cannot be appended to, before anybody relies on it."""
+    """Raises ValueError if the file cannot be appended to, before the first request needs it."""
     try:
         if file is not None:
             file.open("ab").close()
@@ -67,6 +67,7 @@ def _check_record(file: Path | None) -> None:
 
 
 def _stop_on_signals() -> asyncio.Event:
+    """Returns an event that SIGTERM and SIGINT set."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -74,5 +75,6 @@ def _stop_on_signals() -> asyncio.Event:
 
 
 def _complain(text: str) -> int:
+    """Writes an error and returns the exit status for it."""
     print(f"turnkeeper model scripted: {text}", file=sys.stderr)
     return 2

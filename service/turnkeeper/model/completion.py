@@ -1,4 +1,4 @@
-"""The chunks of one chat completion, put together as they come."""
+"""Assembles one chat completion from its chunks as they arrive."""
 
 import hashlib
 import json
@@ -19,29 +19,35 @@ _FINISH: Mapping[str, FinishReason] = {
     "tool_calls": FinishReason.TOOL_CALLS,
     "function_call": FinishReason.TOOL_CALLS,
 }
-_CALL_OVERHEAD = 64  # what a call costs besides its text, so that endless empty calls meet the cap too
+_CALL_OVERHEAD = 64  # bytes that a call counts beside its text, so that endless empty calls reach the limit too
 
 
 @dataclass(slots=True)
 class _Call:
+    """A tool call as far as its chunks have arrived."""
+
     call_id: str = ""
     name: str = ""
     arguments: list[str] = field(default_factory=list)
 
 
 class Completion:
-    """Takes events in order, `[DONE]` the last; gives text as it grows and one answer at the end.
+    """Takes events in order, `[DONE]` the last; returns text as it grows, and one answer at the end.
 
-    `tokens` counts the events that brought something a model made: text, reasoning, a piece of a tool call, a
-    finish reason. A role, a usage report or an unknown event is none. Every method raises ModelFailure.
+    Every method may raise ModelFailure.
     """
 
     def __init__(self, request: ModelRequest, *, max_answer_bytes: int) -> None:
+        """`max_answer_bytes` limits text and tool calls together, in UTF-8."""
         self.tokens = 0
+        """Events that brought output of the model: text, reasoning, a part of a tool call, a finish reason.
+
+        A role, a usage report or an unknown event is none.
+        """
         self._request = request
         self._room = max_answer_bytes
         self._text: list[str] = []
-        self._told = 0
+        self._returned = 0
         self._half = ""
         self._calls: list[_Call] = []
         self._by_index: dict[int, _Call] = {}
@@ -51,7 +57,7 @@ class Completion:
         self._model = request.model
 
     def take(self, event: bytes) -> None:
-        """Read one event."""
+        """Reads one event."""
         if event == DONE:
             self._end()
             return
@@ -71,14 +77,14 @@ class Completion:
             raise failure(Reason.MALFORMED)
         self._take_choice(choices[0])
 
-    def news(self) -> str:
-        """The text since the last time, often none. It stays good when the next event is a failure."""
-        text = "".join(self._text[self._told :])
-        self._told = len(self._text)
+    def new_text(self) -> str:
+        """Returns the text since the last call, often none. It stays valid if the next event is a failure."""
+        text = "".join(self._text[self._returned :])
+        self._returned = len(self._text)
         return text
 
     def finish(self) -> ModelAnswer:
-        """The whole answer, after the stream's proper end."""
+        """Returns the whole answer, after `[DONE]`."""
         if not self._finish:
             raise failure(Reason.NO_FINISH_REASON)
         if self._finish == "content_filter":
@@ -99,12 +105,13 @@ class Completion:
         )
 
     def _end(self) -> None:
-        """What is left of a character whose other half never came."""
+        """Adds U+FFFD for a character whose other half has not arrived."""
         half, self._half = self._half, ""
         if half:
             self._grow("\ufffd")
 
     def _take_choice(self, choice: dict[str, object]) -> None:
+        """Reads a chunk's choice: text, tool calls, finish reason."""
         delta = choice.get("delta") or {}
         if not isinstance(delta, dict):
             raise failure(Reason.MALFORMED)
@@ -128,6 +135,7 @@ class Completion:
             self._grow(content)
 
     def _grow(self, content: str) -> None:
+        """Adds text; a half of a character waits for its other half."""
         if content.isascii() and not self._half:
             self._spend(len(content))
             self._text.append(content)
@@ -143,22 +151,24 @@ class Completion:
         self._spend(len(content.encode()))
         self._text.append(content)
 
-    def _take_call(self, piece: object) -> None:
-        function = piece.get("function") if isinstance(piece, dict) else None
-        if not isinstance(piece, dict) or not isinstance(function, dict | None):
+    def _take_call(self, part: object) -> None:
+        """Reads a part of a tool call."""
+        function = part.get("function") if isinstance(part, dict) else None
+        if not isinstance(part, dict) or not isinstance(function, dict | None):
             raise failure(Reason.MALFORMED)
-        call_id, name = _text(piece.get("id")), _text((function or {}).get("name"))
+        call_id, name = _text(part.get("id")), _text((function or {}).get("name"))
         arguments = _arguments((function or {}).get("arguments"))
-        call = self._call(piece.get("index"), call_id=call_id, name=name)
+        call = self._call(part.get("index"), call_id=call_id, name=name)
         self._spend(len((call_id + name).encode(errors="replace")) + len(arguments.encode(errors="replace")))
         call.call_id = call.call_id or call_id
         call.name += "" if name == call.name else name
         call.arguments.append(arguments)
 
     def _call(self, index: object, *, call_id: str, name: str) -> _Call:
-        known = self._by_index.get(index) if isinstance(index, int) else self._last_call()
-        if known is not None and not _begins(known, index=index, call_id=call_id, name=name):
-            return known
+        """Returns the call that a part belongs to, a new one if the part begins it."""
+        open_call = self._by_index.get(index) if isinstance(index, int) else self._last_call()
+        if open_call is not None and not _begins(open_call, index=index, call_id=call_id, name=name):
+            return open_call
         self._spend(_CALL_OVERHEAD)
         call = _Call()
         self._calls.append(call)
@@ -178,46 +188,49 @@ class Completion:
             )
 
     def _spend(self, size: int) -> None:
+        """Counts so many bytes of the answer. Raises ModelFailure beyond the limit."""
         self._room -= size
         if self._room < 0:
             raise failure(Reason.ANSWER_TOO_LONG)
 
     def _tool_requests(self) -> tuple[ToolRequest, ...]:
+        """Returns the calls as requests; one without an id, or with one that was used before, gets a new id."""
         taken = {call.tool_call_id for message in self._request.messages for call in message.tool_requests}
-        found: list[ToolRequest] = []
-        for place, call in enumerate(self._calls):
+        requests: list[ToolRequest] = []
+        for position, call in enumerate(self._calls):
             if not call.name:
                 raise failure(Reason.MALFORMED)
             call_id = _whole(call.call_id)
             if not call_id or call_id in taken:
-                call_id = self._made_up_id(place, taken=taken)
+                call_id = self._new_id(position, taken=taken)
             taken.add(call_id)
             arguments = _whole("".join(call.arguments))
             if not arguments.strip():
                 arguments = "{}"
-            found.append(ToolRequest(tool_call_id=call_id, tool=_whole(call.name), arguments_json=arguments))
-        return tuple(found)
+            requests.append(ToolRequest(tool_call_id=call_id, tool=_whole(call.name), arguments_json=arguments))
+        return tuple(requests)
 
-    def _made_up_id(self, place: int, *, taken: set[str]) -> str:
-        """The same for the same request and place, other than every id the model has seen."""
+    def _new_id(self, position: int, *, taken: set[str]) -> str:
+        """Returns an id that is not in `taken`, the same for the same request and position."""
         digest = hashlib.sha256(repr(self._request.messages).encode(errors="replace"))
         while True:
-            digest.update(f"/{place}".encode())
+            digest.update(f"/{position}".encode())
             call_id = f"call_{digest.hexdigest()[:24]}"
             if call_id not in taken:
                 return call_id
 
 
-def _begins(known: _Call, *, index: object, call_id: str, name: str) -> bool:
-    """Whether a named piece begins a new call: some servers give every call index 0, and some give none an index."""
+def _begins(open_call: _Call, *, index: object, call_id: str, name: str) -> bool:
+    """Returns True if a part begins a new call: some servers give every call index 0, and some give none an index."""
     if not name:
         return False
-    if call_id and known.call_id:
-        return call_id != known.call_id
+    if call_id and open_call.call_id:
+        return call_id != open_call.call_id
     return not isinstance(index, int)
 
 
 def _decode(event: bytes) -> object:
+    """Returns the event's JSON value. Raises ModelFailure if it is none."""
     try:
         return orjson.loads(event)
     except orjson.JSONDecodeError:
@@ -229,6 +242,7 @@ def _decode(event: bytes) -> object:
 
 
 def _text(value: object) -> str:
+    """Returns a text, "" for null. Raises ModelFailure for anything else."""
     if value is None:
         return ""
     if not isinstance(value, str):
@@ -237,16 +251,17 @@ def _text(value: object) -> str:
 
 
 def _arguments(value: object) -> str:
-    """Text as it is; a server that sends an object means its JSON."""
+    """Returns a text as it is, and the JSON of an object: some servers send one."""
     return orjson.dumps(value).decode() if isinstance(value, dict) else _text(value)
 
 
 def _count(value: object) -> int:
+    """Returns a count of tokens, 0 for anything else."""
     return value if isinstance(value, int) and value > 0 else 0
 
 
 def _whole(text: str) -> str:
-    """Text with its escaped halves of characters joined, and U+FFFD for a half that stands alone."""
+    """Returns the text with escaped halves of characters joined, and U+FFFD for a half without the other."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""What the engine asks of a model. One suite in `tests/contracts/` runs on every implementation."""
+"""The contract between the engine and a model. One suite in `tests/contracts/` runs on every implementation."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -12,28 +12,34 @@ from turnkeeper.domain.tool import ToolSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRequest:
-    """One call. `model` is the provider's name for it; None leaves a knob to the provider."""
+    """One call of a model."""
 
     model: str
+    """The provider's name for it."""
     messages: tuple[Message, ...]
     tools: tuple[ToolSpec, ...] = ()
+    """The tools that the model may call."""
     max_output_tokens: int | None = None
+    """None leaves it to the provider."""
     temperature: float | None = None
+    """None leaves it to the provider."""
     response_schema_json: str = ""
+    """The JSON Schema that the answer must match; empty for none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextDelta:
-    """The next piece of the answer's text, never empty. What comes in one read of the network is one piece."""
+    """The next part of the answer's text, never empty. What arrives in one read of the network is one part."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelAnswer:
-    """The whole answer, yielded once and last. `text` is exactly the deltas joined."""
+    """The whole answer, yielded once and last."""
 
     text: str
+    """Exactly the deltas, joined."""
     tool_requests: tuple[ToolRequest, ...]
     finish_reason: FinishReason
     usage: Usage
@@ -41,12 +47,10 @@ class ModelAnswer:
 
 
 class ModelFailure(Exception):
-    """A call that gave no answer. Nothing a vendor said is in the message.
-
-    `retryable`: another attempt may succeed. `retry_after`: the provider's own wish, if it had one.
-    """
+    """A call that gave no answer. The message has no text of the provider's."""
 
     def __init__(self, detail: ErrorDetail, *, retryable: bool, retry_after: timedelta | None = None) -> None:
+        """`retryable`: another try may succeed. `retry_after`: the pause that the provider asks for, if any."""
         super().__init__(detail.message)
         self.detail = detail
         self.retryable = retryable
@@ -54,20 +58,22 @@ class ModelFailure(Exception):
 
 
 class Model(Protocol):
+    """A language model at one address."""
+
     @property
     def server(self) -> tuple[str, int]:
-        """Host and port of the model's server, for telemetry."""
+        """Returns host and port of the model's server, for telemetry."""
         ...
 
     def stream(self, request: ModelRequest) -> AsyncIterator[TextDelta | ModelAnswer]:
-        """Deltas as they come, then one answer.
+        """Yields deltas as they arrive, then one answer.
 
-        Ends with a ModelAnswer or raises ModelFailure, never both, never neither: a stream without a finish
-        reason, cut off, malformed, or silent beyond its deadlines is a failure. It makes one try; retries are
-        the turn's. Closing the iterator early (`aclose`) ends the provider's call.
+        Ends with a ModelAnswer or raises ModelFailure, never both, never neither: a stream that has no finish reason,
+        is cut off, malformed, or without tokens beyond its deadlines is a failure. It makes one try; the turn's owner
+        decides about the next. Closing the iterator early (`aclose`) ends the provider's call.
         """
         ...
 
     async def close(self) -> None:
-        """Give back every connection."""
+        """Closes every connection."""
         ...

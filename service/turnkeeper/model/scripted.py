@@ -1,4 +1,4 @@
-"""An OpenAI-compatible HTTP server that plays a script: for demonstrations, tests and load, without a real model."""
+"""Serves an OpenAI-compatible HTTP server that plays a script: for demonstrations, tests and load tests."""
 
 import asyncio
 from http import HTTPStatus
@@ -24,15 +24,15 @@ _SHOWN_HEADERS = ("connection", "content-length", "content-type", "transfer-enco
 
 
 class ScriptedModel:
-    """The server, alive inside `async with`; `base_url` is what an OpenAI client needs.
+    """The server, which runs inside `async with`; an OpenAI client needs its `base_url`.
 
-    Loopback only. Raises ValueError for another host or no port, and OSError for a taken port, on entering.
+    On loopback only. On entering, raises ValueError for another host or a bad port, OSError for a port that is taken.
     """
 
     def __init__(
         self, script: Script | None = None, *, host: str = "127.0.0.1", port: int = 0, record: Path | None = None
     ) -> None:
-        """Without a script it echoes. Port 0 takes a free one. `record`: a file that gets each request's body."""
+        """Without a script it echoes. Port 0 takes a free one. Each request's body is appended to the file `record`."""
         self.exchanges = Exchanges(keep=_KEEP_EXCHANGES, file=record)
         self.base_url = ""
         self._script = script or parse_script(ECHO)
@@ -43,6 +43,7 @@ class ScriptedModel:
         self._runner: web.AppRunner | None = None
 
     async def __aenter__(self) -> Self:
+        """Starts the server."""
         address = ip_address("127.0.0.1" if self._host == "localhost" else self._host)
         if not address.is_loopback:
             raise ValueError(f"a scripted model serves this machine only: {self._host} is no loopback address")
@@ -64,6 +65,7 @@ class ScriptedModel:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Ends every answer, then the server."""
         self._stopping.set()
         if self._runner is not None:
             await self._runner.cleanup()
@@ -89,7 +91,7 @@ class ScriptedModel:
         return _json({"object": "list", "data": models})
 
     async def _requests(self, _request: web.Request) -> web.Response:
-        found = [
+        exchanges = [
             {
                 "number": exchange.number,
                 "rule": exchange.rule,
@@ -99,7 +101,7 @@ class ScriptedModel:
             }
             for exchange in self.exchanges.all()
         ]
-        return _json(found)
+        return _json(exchanges)
 
     async def _forget(self, _request: web.Request) -> web.Response:
         self.exchanges.clear()
@@ -108,11 +110,11 @@ class ScriptedModel:
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         try:
-            asked = playback.read_request(body)
+            chat = playback.read_request(body)
         except BadChatRequest as error:
             return error_response(HTTPStatus.BAD_REQUEST, "invalid_request_error", "", message=str(error))
         headers = {name: request.headers[name] for name in _SHOWN_HEADERS if name in request.headers}
-        rule, reply = self._player.choose(asked) or (0, None)
+        rule, reply = self._player.choose(chat) or (0, None)
         number = self.exchanges.begin(rule=rule, body=body, headers=headers)
         outcome = Outcome.DISCONNECTED
         try:
@@ -120,11 +122,11 @@ class ScriptedModel:
                 outcome = Outcome.NO_RULE
                 message = "no [[reply]] of the script applies to this request"
                 return error_response(HTTPStatus.BAD_REQUEST, "invalid_request_error", "no_rule", message=message)
-            response = await Delivery(request, reply, asked, stopping=self._stopping).send()
+            response = await Delivery(request, reply, chat, stopping=self._stopping).send()
             outcome = Outcome.FAILED if reply.fail else Outcome.ANSWERED
             return response
         except ConnectionError:
-            return web.Response()  # the caller left; nobody reads this
+            return web.Response()  # the caller left, so this is not sent
         finally:
             self.exchanges.end(number, outcome)
 

@@ -1,4 +1,4 @@
-"""Server-sent events: bytes in, the data of whole events out."""
+"""Reads server-sent events: bytes in, the data of whole events out."""
 
 DONE = b"[DONE]"
 
@@ -10,34 +10,36 @@ class EventTooLong(ValueError):
 class EventReader:
     """Splits a byte stream into events, wherever the network cut it.
 
-    It works on bytes: a character cut in two is whole again before anybody decodes it, and only a line feed ends a
+    It works on bytes: a character cut in two is whole again before it is decoded, and only a line feed ends a
     line (text that holds U+2028 is one line). Comments and every field but `data` are dropped. `[DONE]` counts as
     soon as its line is complete. An event without the empty line after it never counts.
     """
 
     def __init__(self, *, max_event_bytes: int) -> None:
+        """`max_event_bytes` limits a line and an event."""
         self._max = max_event_bytes
         self._line: list[bytes] = []
         self._data: list[bytes] = []
         self._size = 0
 
-    def feed(self, piece: bytes) -> list[bytes]:
-        """The data of each event that `piece` completes. Raises EventTooLong."""
-        self._size += len(piece)
-        if b"\n" not in piece:
+    def feed(self, data: bytes) -> list[bytes]:
+        """Returns the data of each event that these bytes complete. Raises EventTooLong."""
+        self._size += len(data)
+        if b"\n" not in data:
             self._check_size()
-            self._line.append(piece)
+            self._line.append(data)
             return []
-        self._line.append(piece)
+        self._line.append(data)
         lines = b"".join(self._line).split(b"\n")
         rest = lines.pop()
-        found = [event for line in lines if (event := self._take(line.rstrip(b"\r"))) is not None]
+        events = [event for line in lines if (event := self._take(line.rstrip(b"\r"))) is not None]
         self._line = [rest]
         self._size = len(rest) + sum(map(len, self._data))
         self._check_size()
-        return found
+        return events
 
     def _take(self, line: bytes) -> bytes | None:
+        """Reads one line. Returns the event that it completes, None if it completes none."""
         if not line:
             event, self._data = self._data, []
             return b"\n".join(event) if event else None

@@ -32,7 +32,7 @@ def put_together(*chunks: object, request: ModelRequest = REQUEST, cap: int = 10
     texts: list[str] = []
     for event in [*(chunk if isinstance(chunk, bytes) else orjson.dumps(chunk) for chunk in chunks), DONE]:
         completion.take(event)
-        texts.append(completion.news())
+        texts.append(completion.new_text())
     return [text for text in texts if text], completion.finish()
 
 
@@ -84,7 +84,7 @@ def test_arguments_with_an_escaped_character_cut_in_two() -> None:
     assert calls_of(begin, end) == [("1", "t", "😀")]
 
 
-def test_only_what_a_model_made_is_a_token() -> None:
+def test_only_a_models_output_is_a_token() -> None:
     completion = Completion(REQUEST, max_answer_bytes=1000)
     silent = [delta(role="assistant", content=""), delta(), {"choices": []}, {"type": "ping"}, {"usage": {}}]
     for chunk in silent:
@@ -178,7 +178,7 @@ def test_endless_empty_calls_meet_the_cap() -> None:
     assert reason_of(*(piece(index, name="t") for index in range(1000))) == Reason.ANSWER_TOO_LONG
 
 
-def test_made_up_ids_differ_from_one_conversation_to_the_next() -> None:
+def test_new_ids_differ_from_one_conversation_to_the_next() -> None:
     other = ModelRequest(model="m", messages=(*REQUEST.messages, Message(role=Role.USER, text="more")))
     chunks = [piece(0, name="t"), delta("tool_calls")]
     ids = {put_together(*chunks, request=request)[1].tool_requests[0].tool_call_id for request in (REQUEST, other)}

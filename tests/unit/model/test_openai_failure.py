@@ -89,7 +89,7 @@ def test_retry_after(headers: dict[str, str], wait: timedelta | None) -> None:
     assert retry_after(headers, now=lambda: NOW) == wait
 
 
-def test_every_reason_has_a_row_that_says_what_to_do() -> None:
+def test_every_reason_has_a_row_with_what_to_do() -> None:
     assert set(TABLE) == set(Reason)
     for reason, row in TABLE.items():
         assert row.retryable == ("call RetryTurn" in row.message and reason is not Reason.QUOTA)

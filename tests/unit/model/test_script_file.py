@@ -108,7 +108,7 @@ def test_every_failure_can_be_written(how: Fail) -> None:
         ("[[reply]]\ntool_calls = { name = 'a' }", "tool_calls: must be a list"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_place(text: str, complaint: str) -> None:
+def test_an_error_names_its_place(text: str, complaint: str) -> None:
     with pytest.raises(ScriptError) as caught:
         parse_script(text, source="s.toml")
     assert complaint in str(caught.value)
