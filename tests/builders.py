@@ -26,14 +26,14 @@ def new_id(prefix: str = "id") -> str:
     return f"{prefix}-{next(_numbers):06d}"
 
 
-def a_place(*, tenant: str = "default", session_id: str = "") -> SessionKey:
+def a_session_key(*, tenant: str = "default", session_id: str = "") -> SessionKey:
     return SessionKey(tenant, session_id or new_id("session"))
 
 
-def a_session(place: SessionKey, **given: Any) -> Session:
+def a_session(session_key: SessionKey, **given: Any) -> Session:
     session = Session(
-        id=place.session_id,
-        tenant=place.tenant,
+        id=session_key.session_id,
+        tenant=session_key.tenant,
         owner="ada",
         agent=AGENT.name,
         agent_version=AGENT.version,
@@ -47,11 +47,11 @@ def a_session(place: SessionKey, **given: Any) -> Session:
     return replace(session, **given)
 
 
-def a_turn(place: SessionKey, **given: Any) -> Turn:
+def a_turn(session_key: SessionKey, **given: Any) -> Turn:
     turn = Turn(
         id=new_id("turn"),
-        tenant=place.tenant,
-        session_id=place.session_id,
+        tenant=session_key.tenant,
+        session_id=session_key.session_id,
         principal="ada",
         agent=AGENT.name,
         agent_version=AGENT.version,
@@ -66,11 +66,11 @@ def a_turn(place: SessionKey, **given: Any) -> Turn:
     return replace(turn, **given)
 
 
-def a_call(place: SessionKey, **given: Any) -> Call:
+def a_call(session_key: SessionKey, **given: Any) -> Call:
     call = Call(
         id=new_id("call"),
-        tenant=place.tenant,
-        session_id=place.session_id,
+        tenant=session_key.tenant,
+        session_id=session_key.session_id,
         turn_id="turn",
         message_id="message",
         position=0,
@@ -85,12 +85,12 @@ def a_call(place: SessionKey, **given: Any) -> Call:
     return replace(call, **given)
 
 
-def an_approval(place: SessionKey, **given: Any) -> Approval:
+def an_approval(session_key: SessionKey, **given: Any) -> Approval:
     """One that expires in an hour by this machine's clock."""
     approval = Approval(
         id=new_id("approval"),
-        tenant=place.tenant,
-        session_id=place.session_id,
+        tenant=session_key.tenant,
+        session_id=session_key.session_id,
         turn_id="turn",
         tool_call_id=new_id("call"),
         kind=ApprovalKind.TOOL_CALL,
@@ -120,21 +120,21 @@ def a_first_event() -> NewEvent:
     return NewEvent(payload=created, at=NOON)
 
 
-def a_request(place: SessionKey, **given: Any) -> RequestRecord:
-    key = RequestKey(
-        tenant=place.tenant,
-        session_id=place.session_id,
+def a_request(session_key: SessionKey, **given: Any) -> RequestRecord:
+    request_key = RequestKey(
+        tenant=session_key.tenant,
+        session_id=session_key.session_id,
         principal="ada",
         family="message",
         request_id=new_id("request"),
     )
-    return replace(RequestRecord(key=key, fingerprint="fingerprint", turn_id="turn", sequence=2), **given)
+    return replace(RequestRecord(key=request_key, fingerprint="fingerprint", turn_id="turn", sequence=2), **given)
 
 
-def a_preview_chunk(place: SessionKey, text: str = "hello", **given: Any) -> PreviewChunk:
+def a_preview_chunk(session_key: SessionKey, text: str = "hello", **given: Any) -> PreviewChunk:
     chunk = PreviewChunk(
-        tenant=place.tenant,
-        session_id=place.session_id,
+        tenant=session_key.tenant,
+        session_id=session_key.session_id,
         turn_id="turn",
         message_id="m",
         attempt=1,

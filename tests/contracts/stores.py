@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from tests.builders import AGENT, a_first_event, a_place, a_session, a_turn, an_event, new_id
+from tests.builders import AGENT, a_first_event, a_session, a_session_key, a_turn, an_event, new_id
 from turnkeeper.domain.event import NewEvent, name_of
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import Turn, TurnState
@@ -46,21 +46,21 @@ def a_changeset(read: Head, *events: NewEvent, fence: int | None = None, **given
     return replace(changeset, **given)
 
 
-async def head_of(store: Store, place: SessionKey) -> Head:
-    return (await snapshot_of(store, place)).head
+async def head_of(store: Store, key: SessionKey) -> Head:
+    return (await snapshot_of(store, key)).head
 
 
-async def snapshot_of(store: Store, place: SessionKey, *, turn_id: str = "") -> Snapshot:
-    snapshot = await store.snapshot(place, turn_id=turn_id)
+async def snapshot_of(store: Store, key: SessionKey, *, turn_id: str = "") -> Snapshot:
+    snapshot = await store.snapshot(key, turn_id=turn_id)
     assert snapshot is not None
     return snapshot
 
 
-async def begin(store: Store, place: SessionKey | None = None) -> SessionKey:
+async def begin(store: Store, key: SessionKey | None = None) -> SessionKey:
     """A session with its first event."""
-    place = place or a_place()
-    assert await store.create_session(a_session(place), AGENT, event=a_first_event()) is None
-    return place
+    key = key or a_session_key()
+    assert await store.create_session(a_session(key), AGENT, event=a_first_event()) is None
+    return key
 
 
 async def committed(commit: Awaitable[CommitResult]) -> Committed:
@@ -71,20 +71,20 @@ async def committed(commit: Awaitable[CommitResult]) -> Committed:
 
 
 async def run_turn(
-    store: Store, place: SessionKey, *, owner: str = "one", lease: timedelta = LONG, **given: Any
+    store: Store, key: SessionKey, *, owner: str = "one", lease: timedelta = LONG, **given: Any
 ) -> tuple[Turn, Committed]:
     """A new active turn, leased to this owner."""
-    turn = a_turn(place, **{"state": TurnState.RUNNING, **given})
+    turn = a_turn(key, **{"state": TurnState.RUNNING, **given})
     change = HeadChange(lease=LeaseChange.TAKE, owner=owner, lease_for=lease, active_turn=turn.id)
-    changeset = a_changeset(await head_of(store, place), an_event(turn_id=turn.id), head=change, new_turns=(turn,))
+    changeset = a_changeset(await head_of(store, key), an_event(turn_id=turn.id), head=change, new_turns=(turn,))
     return turn, await committed(store.commit(changeset))
 
 
-async def make_due(store: Store, place: SessionKey, *, wake: timedelta = timedelta(), **given: Any) -> Turn:
+async def make_due(store: Store, key: SessionKey, *, wake: timedelta = timedelta(), **given: Any) -> Turn:
     """A new active turn that nobody has, to be claimed."""
-    turn = a_turn(place, **given)
+    turn = a_turn(key, **given)
     change = HeadChange(active_turn=turn.id, wake=wake)
-    changeset = a_changeset(await head_of(store, place), an_event(turn_id=turn.id), head=change, new_turns=(turn,))
+    changeset = a_changeset(await head_of(store, key), an_event(turn_id=turn.id), head=change, new_turns=(turn,))
     await committed(store.commit(changeset))
     return turn
 
@@ -97,10 +97,10 @@ async def until(condition: Callable[[], Awaitable[bool]], *, within: float = 10.
         await asyncio.sleep(0.005)
 
 
-async def lapse(store: Store, place: SessionKey) -> None:
+async def lapse(store: Store, key: SessionKey) -> None:
     """Wait for the lease to lapse, by the store's own clock."""
 
     async def lapsed() -> bool:
-        return not (await head_of(store, place)).owned
+        return not (await head_of(store, key)).owned
 
     await until(lapsed)

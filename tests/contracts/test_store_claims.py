@@ -19,20 +19,20 @@ WAITING = HeadChange(lease=LeaseChange.RELEASE)
 
 
 async def test_a_claim_leases_the_turn(store: Store) -> None:
-    place = await begin(store)
-    turn = await make_due(store, place)
+    key = await begin(store)
+    turn = await make_due(store, key)
     claim = await store.claim("one", lease=LONG)
     assert claim is not None
     assert timedelta() <= claim.late_by < timedelta(seconds=10)
     assert claim == Claim(
-        tenant=place.tenant,
-        session_id=place.session_id,
+        tenant=key.tenant,
+        session_id=key.session_id,
         turn_id=turn.id,
         fence=1,
         lapses=0,
         late_by=claim.late_by,
     )
-    head = await head_of(store, place)
+    head = await head_of(store, key)
     assert (head.owner, head.owned, head.fence, head.active_turn) == ("one", True, 1, turn.id)
     assert await store.claim("two", lease=LONG) is None
     await committed(store.commit(a_changeset(head, an_event(), fence=claim.fence)))
@@ -40,8 +40,8 @@ async def test_a_claim_leases_the_turn(store: Store) -> None:
 
 async def test_i4_eight_claimers_get_each_turn_once(new_store: NewStore) -> None:
     replicas = [await new_store() for _ in range(2)]
-    places = await asyncio.gather(*(begin(replicas[0]) for _ in range(12)))
-    turns = {(await make_due(replicas[0], place)).id for place in places}
+    keys = await asyncio.gather(*(begin(replicas[0]) for _ in range(12)))
+    turns = {(await make_due(replicas[0], key)).id for key in keys}
 
     async def claim_all(number: int) -> list[Claim]:
         claims: list[Claim] = []
@@ -72,22 +72,22 @@ async def claimed(store: Store, owner: str) -> Claim:
 
 
 async def test_i4_fences_only_grow(store: Store) -> None:
-    place = await begin(store)
-    await make_due(store, place)
+    key = await begin(store)
+    await make_due(store, key)
     fences: list[int] = []
     for owner in ("one", "two", "one"):
         claim = await claimed(store, owner)
         fences.append(claim.fence)
-        await lapse(store, place)
+        await lapse(store, key)
         assert await store.requeue_lapsed() == 1
     assert fences == [1, 2, 3]
 
 
 async def test_any_of_the_32_due_longest_may_be_claimed_and_no_other(store: Store) -> None:
-    places = await asyncio.gather(*(begin(store) for _ in range(34)))
-    for place in places:
-        await make_due(store, place)
-    order = [place.session_id for place in places]
+    keys = await asyncio.gather(*(begin(store) for _ in range(34)))
+    for key in keys:
+        await make_due(store, key)
+    order = [key.session_id for key in keys]
     positions: list[int] = []
     for _ in range(6):
         claim = await store.claim("one", lease=LONG)
@@ -99,72 +99,72 @@ async def test_any_of_the_32_due_longest_may_be_claimed_and_no_other(store: Stor
 
 
 async def test_i9_a_lapsed_lease_is_requeued_and_counted(store: Store) -> None:
-    place = await begin(store)
-    turn = await make_due(store, place)
+    key = await begin(store)
+    turn = await make_due(store, key)
     for lapses in range(3):
         claim = await claimed(store, "one")
         assert (claim.turn_id, claim.lapses) == (turn.id, lapses)
         assert await store.claim("two", lease=LONG) is None
-        await lapse(store, place)
+        await lapse(store, key)
         assert await store.requeue_lapsed() == 1
         assert await store.requeue_lapsed() == 0
-        head = await head_of(store, place)
+        head = await head_of(store, key)
         assert (head.owner, head.owned, head.lapses) == ("", False, lapses + 1)
 
 
 async def test_i9_an_owners_changeset_sets_the_count_back(store: Store) -> None:
-    place = await begin(store)
-    _, owned = await run_turn(store, place, lease=SHORT)
-    await lapse(store, place)
+    key = await begin(store)
+    _, owned = await run_turn(store, key, lease=SHORT)
+    await lapse(store, key)
     await store.requeue_lapsed()
     claim = await store.claim("two", lease=LONG)
     assert claim is not None
-    await committed(store.commit(a_changeset(await head_of(store, place), an_event())))
-    assert (await head_of(store, place)).lapses == 1
-    await committed(store.commit(a_changeset(await head_of(store, place), fence=claim.fence)))
-    assert (await head_of(store, place)).lapses == 0
+    await committed(store.commit(a_changeset(await head_of(store, key), an_event())))
+    assert (await head_of(store, key)).lapses == 1
+    await committed(store.commit(a_changeset(await head_of(store, key), fence=claim.fence)))
+    assert (await head_of(store, key)).lapses == 0
     assert claim.fence == owned.fence + 1
 
 
 async def test_a_live_owner_keeps_its_turn(store: Store) -> None:
-    place = await begin(store)
-    _, owned = await run_turn(store, place)
+    key = await begin(store)
+    _, owned = await run_turn(store, key)
     assert await store.requeue_lapsed() == 0
-    head = await head_of(store, place)
+    head = await head_of(store, key)
     assert (head.owner, head.owned, head.fence) == ("one", True, owned.fence)
 
 
 async def test_four_sweepers_requeue_each_turn_once(new_store: NewStore) -> None:
     replicas = [await new_store() for _ in range(2)]
-    places = await asyncio.gather(*(begin(replicas[0]) for _ in range(6)))
-    for place in places:
-        await run_turn(replicas[0], place, lease=SHORT)
-    for place in places:
-        await lapse(replicas[0], place)
+    keys = await asyncio.gather(*(begin(replicas[0]) for _ in range(6)))
+    for key in keys:
+        await run_turn(replicas[0], key, lease=SHORT)
+    for key in keys:
+        await lapse(replicas[0], key)
     counts = await asyncio.gather(*(replicas[number % 2].requeue_lapsed() for number in range(4)))
-    assert sum(counts) == len(places)
-    assert [(await head_of(replicas[0], place)).lapses for place in places] == [1] * len(places)
+    assert sum(counts) == len(keys)
+    assert [(await head_of(replicas[0], key)).lapses for key in keys] == [1] * len(keys)
 
 
 async def test_a_sweeper_and_a_renewal_exclude_each_other(store: Store) -> None:
     """Whoever is first: the turn is either still owned, or claimable; never both, never neither."""
     for _ in range(20):
-        place = await begin(store)
-        _, owned = await run_turn(store, place, lease=SHORT)
-        await lapse(store, place)
+        key = await begin(store)
+        _, owned = await run_turn(store, key, lease=SHORT)
+        await lapse(store, key)
         renewed, swept = await asyncio.gather(
-            store.renew(place, owner="one", fence=owned.fence, lease=LONG),
+            store.renew(key, owner="one", fence=owned.fence, lease=LONG),
             store.requeue_lapsed(),
         )
         assert (renewed, swept) in ((True, 0), (False, 1))
-        assert (await head_of(store, place)).owned == renewed
+        assert (await head_of(store, key)).owned == renewed
 
 
 async def test_a_queue_without_an_active_turn_goes_on(store: Store) -> None:
-    place = await begin(store)
-    await committed(store.commit(a_changeset(await head_of(store, place), head=HeadChange(queue=("first", "next")))))
+    key = await begin(store)
+    await committed(store.commit(a_changeset(await head_of(store, key), head=HeadChange(queue=("first", "next")))))
     assert await store.requeue_lapsed() == 1
-    head = await head_of(store, place)
+    head = await head_of(store, key)
     assert (head.active_turn, head.queue) == ("first", ("next",))
     claim = await store.claim("one", lease=LONG)
     assert claim is not None
@@ -174,13 +174,13 @@ async def test_a_queue_without_an_active_turn_goes_on(store: Store) -> None:
 
 @pytest.mark.parametrize("state", [TurnState.AWAITING_APPROVAL, TurnState.AWAITING_OUTCOME])
 async def test_a_turn_that_awaits_no_approval_any_more_goes_on(store: Store, state: TurnState) -> None:
-    place = await begin(store)
-    turn, owned = await run_turn(store, place, state=state)
-    call = a_call(place, turn_id=turn.id)
-    asked = an_approval(place, turn_id=turn.id, tool_call_id=call.id)
-    other = an_approval(place, turn_id="another")
+    key = await begin(store)
+    turn, owned = await run_turn(store, key, state=state)
+    call = a_call(key, turn_id=turn.id)
+    asked = an_approval(key, turn_id=turn.id, tool_call_id=call.id)
+    other = an_approval(key, turn_id="another")
     waits = a_changeset(
-        await head_of(store, place),
+        await head_of(store, key),
         an_event(),
         fence=owned.fence,
         head=WAITING,
@@ -201,84 +201,84 @@ async def test_a_turn_that_awaits_no_approval_any_more_goes_on(store: Store, sta
 
 async def test_a_turn_waits_for_its_client_as_long_as_a_call_is_requested(store: Store) -> None:
     for state, requeued in ((CallState.REQUESTED, 0), (CallState.RETURNED, 1)):
-        place = await begin(store)
-        turn, owned = await run_turn(store, place, state=TurnState.AWAITING_TOOL)
+        key = await begin(store)
+        turn, owned = await run_turn(store, key, state=TurnState.AWAITING_TOOL)
         calls = (
-            a_call(place, turn_id=turn.id, state=state),
-            a_call(place, turn_id="another", state=CallState.REQUESTED),
+            a_call(key, turn_id=turn.id, state=state),
+            a_call(key, turn_id="another", state=CallState.REQUESTED),
         )
-        waits = a_changeset(await head_of(store, place), an_event(), fence=owned.fence, head=WAITING, new_calls=calls)
+        waits = a_changeset(await head_of(store, key), an_event(), fence=owned.fence, head=WAITING, new_calls=calls)
         await committed(store.commit(waits))
         assert await store.requeue_lapsed() == requeued
 
 
 async def test_a_turn_without_an_owner_or_a_reason_to_wait_goes_on(store: Store) -> None:
     expected = {state: state.moving or state.awaits_answers for state in TurnState if not state.ended}
-    places = {}
+    keys = {}
     for state in expected:
-        place = await begin(store)
-        turn = a_turn(place, state=state)
-        changeset = a_changeset(await head_of(store, place), head=HeadChange(active_turn=turn.id), new_turns=(turn,))
+        key = await begin(store)
+        turn = a_turn(key, state=state)
+        changeset = a_changeset(await head_of(store, key), head=HeadChange(active_turn=turn.id), new_turns=(turn,))
         await committed(store.commit(changeset))
-        places[place.session_id] = state
+        keys[key.session_id] = state
     assert await store.requeue_lapsed() == sum(expected.values())
     claimed = set()
     while claim := await store.claim("one", lease=LONG):
-        claimed.add(places[claim.session_id])
+        claimed.add(keys[claim.session_id])
     assert claimed == {state for state, requeued in expected.items() if requeued}
 
 
 async def test_a_turn_that_waits_for_its_time_is_left_alone(store: Store) -> None:
-    place = await begin(store)
-    await make_due(store, place, wake=timedelta(hours=1), state=TurnState.BACKING_OFF)
+    key = await begin(store)
+    await make_due(store, key, wake=timedelta(hours=1), state=TurnState.BACKING_OFF)
     assert await store.requeue_lapsed() == 0
     assert await store.claim("one", lease=LONG) is None
 
 
 async def test_a_wish_to_cancel_is_kept_for_the_active_turn_alone(store: Store) -> None:
-    place = await begin(store)
-    turn, _ = await run_turn(store, place)
-    read = await head_of(store, place)
+    key = await begin(store)
+    turn, _ = await run_turn(store, key)
+    read = await head_of(store, key)
     wish = Cancel(turn_id=turn.id, by="ada", reason="REQUESTED")
 
     async def ask(cancel: Cancel) -> bool:
-        return await store.request_cancel(place, cancel)
+        return await store.request_cancel(key, cancel)
 
     assert not await ask(Cancel(turn_id="another", by="ada", reason="REQUESTED"))
     assert not await ask(Cancel())
-    assert (await head_of(store, place)).revision == read.revision
+    assert (await head_of(store, key)).revision == read.revision
     assert await ask(wish)
-    wished = await head_of(store, place)
+    wished = await head_of(store, key)
     assert wished.cancel == wish
     assert await ask(Cancel(turn_id=turn.id, by="bob", reason="INTERRUPTED"))
-    assert (await head_of(store, place)).cancel == wish
-    assert (await head_of(store, place)).revision == wished.revision
+    assert (await head_of(store, key)).cancel == wish
+    assert (await head_of(store, key)).revision == wished.revision
 
 
 async def test_a_wish_to_cancel_needs_an_owner_to_fulfil_it(store: Store) -> None:
-    place = await begin(store)
-    turn, owned = await run_turn(store, place)
+    key = await begin(store)
+    turn, owned = await run_turn(store, key)
     let_go = HeadChange(lease=LeaseChange.RELEASE)
-    await committed(store.commit(a_changeset(await head_of(store, place), fence=owned.fence, head=let_go)))
-    assert not await store.request_cancel(place, Cancel(turn_id=turn.id, by="ada"))
-    assert (await head_of(store, place)).cancel == Cancel()
+    await committed(store.commit(a_changeset(await head_of(store, key), fence=owned.fence, head=let_go)))
+    assert not await store.request_cancel(key, Cancel(turn_id=turn.id, by="ada"))
+    assert (await head_of(store, key)).cancel == Cancel()
 
 
 async def test_an_owner_sees_what_disturbs_its_turns(store: Store) -> None:
-    places = [await begin(store) for _ in range(5)]
-    fine, cancelled, lapsed, ended, later = places
-    for place in places:
-        turn, owned = await run_turn(store, place, lease=SHORT if place is lapsed else LONG)
-        if place is cancelled:
-            assert await store.request_cancel(place, Cancel(turn_id=turn.id))
-        if place is ended:
+    keys = [await begin(store) for _ in range(5)]
+    fine, cancelled, lapsed, ended, later = keys
+    for key in keys:
+        turn, owned = await run_turn(store, key, lease=SHORT if key is lapsed else LONG)
+        if key is cancelled:
+            assert await store.request_cancel(key, Cancel(turn_id=turn.id))
+        if key is ended:
             done = HeadChange(lease=LeaseChange.RELEASE, active_turn="")
-            await committed(store.commit(a_changeset(await head_of(store, place), fence=owned.fence, head=done)))
-        if place is later:
+            await committed(store.commit(a_changeset(await head_of(store, key), fence=owned.fence, head=done)))
+        if key is later:
             other = HeadChange(active_turn="next", cancel=Cancel(turn_id=turn.id))
-            await committed(store.commit(a_changeset(await head_of(store, place), fence=owned.fence, head=other)))
+            await committed(store.commit(a_changeset(await head_of(store, key), fence=owned.fence, head=other)))
     await lapse(store, lapsed)
-    asked = [*places, SessionKey("default", "gone"), SessionKey("other", fine.session_id)]
+    asked = [*keys, SessionKey("default", "gone"), SessionKey("other", fine.session_id)]
     found = await store.cancelled_among(asked)
     assert list(found) == [cancelled.session_id, lapsed.session_id, ended.session_id, "gone", fine.session_id]
     assert await store.cancelled_among([]) == []

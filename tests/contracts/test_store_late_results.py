@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.builders import a_call, a_place, an_approval, an_event
+from tests.builders import a_call, a_session_key, an_approval, an_event
 from tests.contracts.stores import a_changeset, begin, committed, head_of, run_turn, snapshot_of
 from turnkeeper.domain.approval import Approval, ApprovalKind, ApprovalState, hash_with_late_result
 from turnkeeper.domain.session import SessionKey
@@ -18,15 +18,15 @@ OTHER = ToolResult(outcome=ToolOutcome.FAILED, result_json='"No paper."')
 
 
 async def a_lost_call(
-    store: Store, place: SessionKey, *, asked: Approval | None = None, **given: Any
+    store: Store, key: SessionKey, *, asked: Approval | None = None, **given: Any
 ) -> tuple[Call, Approval]:
-    turn, _ = await run_turn(store, place)
+    turn, _ = await run_turn(store, key)
     call = a_call(
-        place, **{"turn_id": turn.id, "state": CallState.UNKNOWN, "attempt": 3, "fence": 7, "started": True, **given}
+        key, **{"turn_id": turn.id, "state": CallState.UNKNOWN, "attempt": 3, "fence": 7, "started": True, **given}
     )
-    approval = asked or an_approval(place, kind=ApprovalKind.OUTCOME)
+    approval = asked or an_approval(key, kind=ApprovalKind.OUTCOME)
     approval = replace(approval, turn_id=turn.id, tool_call_id=call.id)
-    changeset = a_changeset(await head_of(store, place), an_event(), new_calls=(call,), new_approvals=(approval,))
+    changeset = a_changeset(await head_of(store, key), an_event(), new_calls=(call,), new_approvals=(approval,))
     await committed(store.commit(changeset))
     return call, approval
 
@@ -42,22 +42,22 @@ async def keep(store: Store, call: Call, result: ToolResult = OK, **other: Any) 
 
 
 async def ledger(store: Store, call: Call) -> Call:
-    place = call.session_key
-    return next(each for each in (await snapshot_of(store, place, turn_id=call.turn_id)).calls if each.id == call.id)
+    key = call.session_key
+    return next(each for each in (await snapshot_of(store, key, turn_id=call.turn_id)).calls if each.id == call.id)
 
 
 async def test_it_is_on_the_ledger_and_on_the_question_and_not_in_the_log(store: Store) -> None:
-    place = await begin(store)
-    call, asked = await a_lost_call(store, place)
-    before = await head_of(store, place)
+    key = await begin(store)
+    call, asked = await a_lost_call(store, key)
+    before = await head_of(store, key)
     assert await keep(store, call)
     kept = await ledger(store, call)
     assert (kept.late_attempt, kept.late_outcome, kept.late_result_json) == (3, OK.outcome, OK.result_json)
     assert kept == replace(call, late_attempt=3, late_outcome=OK.outcome, late_result_json=OK.result_json)
-    shown = await store.approval(place.tenant, asked.id)
+    shown = await store.approval(key.tenant, asked.id)
     read = hash_with_late_result(call.arguments_hash, OK.result_json)
     assert shown == replace(asked, late_result_json=OK.result_json, arguments_hash=read)
-    assert (await head_of(store, place)).last_seq == before.last_seq
+    assert (await head_of(store, key)).last_seq == before.last_seq
 
 
 async def test_only_the_first_is_kept_and_saying_it_again_is_harmless(store: Store) -> None:
@@ -98,17 +98,17 @@ async def test_where_the_tools_own_result_is_missing(
 
 @pytest.mark.parametrize("changed", [{"state": ApprovalState.EXPIRED}, {"kind": ApprovalKind.TOOL_CALL}])
 async def test_a_question_that_is_closed_or_another_one_does_not_show_it(store: Store, changed: dict[str, Any]) -> None:
-    place = await begin(store)
-    approval = an_approval(place, **{"kind": ApprovalKind.OUTCOME, **changed})
-    call, asked = await a_lost_call(store, place, asked=approval)
+    key = await begin(store)
+    approval = an_approval(key, **{"kind": ApprovalKind.OUTCOME, **changed})
+    call, asked = await a_lost_call(store, key, asked=approval)
     assert await keep(store, call)
-    assert await store.approval(place.tenant, asked.id) == asked
+    assert await store.approval(key.tenant, asked.id) == asked
 
 
 async def test_what_was_decided_without_knowing_it_is_a_conflict(store: Store) -> None:
-    place = await begin(store)
-    call, asked = await a_lost_call(store, place)
-    head = await head_of(store, place)
+    key = await begin(store)
+    call, asked = await a_lost_call(store, key)
+    head = await head_of(store, key)
     change = ApprovalChange(approval=asked.closed(ApprovalState.EXPIRED, at=asked.create_time), lapsed=None)
     returned = call.returned(ToolOutcome.UNKNOWN)
     changeset = a_changeset(head, an_event(), calls=(returned,), approvals=(change,))
@@ -122,9 +122,12 @@ async def test_what_was_decided_without_knowing_it_is_a_conflict(store: Store) -
 
 
 async def test_i13_another_tenants_call_is_not_touched(store: Store) -> None:
-    mine, yours = a_place(tenant="mine", session_id="late-same"), a_place(tenant="yours", session_id="late-same")
-    for place in (mine, yours):
-        await begin(store, place)
+    mine, yours = (
+        a_session_key(tenant="mine", session_id="late-same"),
+        a_session_key(tenant="yours", session_id="late-same"),
+    )
+    for key in (mine, yours):
+        await begin(store, key)
     call, _ = await a_lost_call(store, mine, id="same")
     same, asked = await a_lost_call(store, yours, id="same")
     assert await keep(store, call)

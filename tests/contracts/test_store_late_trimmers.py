@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.builders import AGENT, NOON, a_first_event, a_place, a_session, an_event
+from tests.builders import AGENT, NOON, a_first_event, a_session, a_session_key, an_event
 from tests.contracts.stores import TextCodec, a_changeset, begin, committed, head_of, until
 from turnkeeper.domain.event import HISTORY, SessionResumed
 from turnkeeper.domain.fork import COPIED
@@ -23,18 +23,18 @@ LENGTH = 7
 LOG = list(range(1, LENGTH + 1))
 
 
-async def grow(store: Store, place: SessionKey) -> None:
+async def grow(store: Store, key: SessionKey) -> None:
     said = (an_event(payload=GOES) for _ in range(LENGTH - 1))
-    await committed(store.commit(a_changeset(await head_of(store, place), *said)))
+    await committed(store.commit(a_changeset(await head_of(store, key), *said)))
 
 
-async def delete(store: Store, place: SessionKey) -> None:
-    changeset = a_changeset(await head_of(store, place), an_event(), head=HeadChange(deleted=True))
+async def delete(store: Store, key: SessionKey) -> None:
+    changeset = a_changeset(await head_of(store, key), an_event(), head=HeadChange(deleted=True))
     await committed(store.commit(changeset))
 
 
-async def numbers(store: Store, place: SessionKey) -> list[int]:
-    return [event.sequence for event in await store.events(place, after=0, limit=99)]
+async def numbers(store: Store, key: SessionKey) -> list[int]:
+    return [event.sequence for event in await store.events(key, after=0, limit=99)]
 
 
 class Slow(MongoStore):
@@ -75,30 +75,30 @@ async def test_a_trimmer_that_wakes_too_late_leaves_a_new_session_alone(
     slow.before_mark, slow.held, slow.go_on = before_mark, asyncio.Event(), asyncio.Event()
     try:
         await other.open()
-        place = await begin(other)
-        await grow(other, place)
+        key = await begin(other)
+        await grow(other, key)
         stopped = asyncio.create_task(trim_until_held(slow))
         async with asyncio.timeout(10):
             await slow.held.wait()
-        assert (await head_of(other, place)).compacted_to == (0 if before_mark else LENGTH)
-        await delete(other, place)
+        assert (await head_of(other, key)).compacted_to == (0 if before_mark else LENGTH)
+        await delete(other, key)
         assert await other.purge(after=NOTHING, limit=99) == 1
-        again = a_session(place, create_time=NOON + timedelta(minutes=1))
+        again = a_session(key, create_time=NOON + timedelta(minutes=1))
         assert await other.create_session(again, AGENT, event=a_first_event()) is None
-        await grow(other, place)
+        await grow(other, key)
         slow.go_on.set()
         await stopped
-        assert await numbers(other, place) == LOG
-        assert (await head_of(other, place)).compacted_to == 0
+        assert await numbers(other, key) == LOG
+        assert (await head_of(other, key)).compacted_to == 0
     finally:
         await slow.close()
         await other.close()
 
 
 async def test_deleted_sessions_are_not_trimmed_and_delay_no_others(store: MongoStore) -> None:
-    gone, there = await begin(store), await begin(store, a_place())
-    for place in (gone, there):
-        await grow(store, place)
+    gone, there = await begin(store), await begin(store, a_session_key())
+    for key in (gone, there):
+        await grow(store, key)
     await delete(store, gone)
 
     async def trimmed() -> bool:

@@ -22,44 +22,44 @@ async def _next(notifications: AsyncIterator[ChangeNotification | PreviewChunk])
 
 async def test_every_kind_of_change_is_notified_in_order(new_store: NewStore) -> None:
     here, there = await new_store(), await new_store()
-    place = await begin(there)
-    about = partial(ChangeNotification, tenant=place.tenant, session_id=place.session_id)
+    key = await begin(there)
+    about = partial(ChangeNotification, tenant=key.tenant, session_id=key.session_id)
     async with here.notifications() as notifications:
-        await committed(there.commit(a_changeset(await head_of(there, place), an_event(), an_event())))
+        await committed(there.commit(a_changeset(await head_of(there, key), an_event(), an_event())))
         assert await _next(notifications) == about(last_seq=3)
-        turn = await make_due(there, place)
+        turn = await make_due(there, key)
         assert await _next(notifications) == about(last_seq=4, claimable=True)
         claim = await there.claim("two", lease=LONG)
         assert claim is not None
         assert await _next(notifications) == about(by_owner=True, owner="two")
-        assert await there.renew(place, owner="two", fence=claim.fence, lease=2 * LONG)
+        assert await there.renew(key, owner="two", fence=claim.fence, lease=2 * LONG)
         owners = HeadChange(lease_for=3 * LONG)
         await committed(
-            there.commit(a_changeset(await head_of(there, place), an_event(), fence=claim.fence, head=owners))
+            there.commit(a_changeset(await head_of(there, key), an_event(), fence=claim.fence, head=owners))
         )
         assert await _next(notifications) == about(last_seq=5, by_owner=True), "the renewal before it is no news"
-        assert await there.request_cancel(place, Cancel(turn_id=turn.id, by="ada"))
+        assert await there.request_cancel(key, Cancel(turn_id=turn.id, by="ada"))
         assert await _next(notifications) == about()
         gone = HeadChange(lease=LeaseChange.BREAK)
-        await committed(there.commit(a_changeset(await head_of(there, place), an_event(), head=gone)))
+        await committed(there.commit(a_changeset(await head_of(there, key), an_event(), head=gone)))
         assert await _next(notifications) == about(last_seq=6, owner="")
 
 
 async def test_a_lapsed_lease_is_notified_when_it_is_swept(store: Store) -> None:
-    place = await begin(store)
-    await run_turn(store, place, lease=SHORT)
+    key = await begin(store)
+    await run_turn(store, key, lease=SHORT)
     async with store.notifications() as notifications:
-        await lapse(store, place)
+        await lapse(store, key)
         assert await store.requeue_lapsed() == 1
         swept = await _next(notifications)
-    assert swept == ChangeNotification(tenant=place.tenant, session_id=place.session_id, claimable=True, owner="")
+    assert swept == ChangeNotification(tenant=key.tenant, session_id=key.session_id, claimable=True, owner="")
 
 
 async def test_the_next_entry_goes_on_where_the_last_one_ended(store: Store) -> None:
-    place = await begin(store)
+    key = await begin(store)
 
     async def say() -> None:
-        await committed(store.commit(a_changeset(await head_of(store, place), an_event())))
+        await committed(store.commit(a_changeset(await head_of(store, key), an_event())))
 
     async with store.notifications() as notifications:
         await say()
@@ -72,21 +72,21 @@ async def test_the_next_entry_goes_on_where_the_last_one_ended(store: Store) -> 
 async def test_what_a_replicas_own_worker_stores_is_no_news_to_it(new_store: NewStore) -> None:
     """Neither a changeset that takes the lease, nor an owner's, nor a claim; all other changes are."""
     here, there = await new_store("here"), await new_store("there")
-    place = await begin(here)
-    about = partial(ChangeNotification, tenant=place.tenant, session_id=place.session_id)
+    key = await begin(here)
+    about = partial(ChangeNotification, tenant=key.tenant, session_id=key.session_id)
     async with here.notifications() as near, there.notifications() as far:
-        turn, owned = await run_turn(here, place, owner="here")
+        turn, owned = await run_turn(here, key, owner="here")
         for _ in range(3):
             changeset = a_changeset(
-                await head_of(here, place), an_event(), fence=owned.fence, head=HeadChange(lease_for=LONG)
+                await head_of(here, key), an_event(), fence=owned.fence, head=HeadChange(lease_for=LONG)
             )
             owned = await committed(here.commit(changeset))
         away = HeadChange(lease=LeaseChange.RELEASE, wake=timedelta())
-        await committed(here.commit(a_changeset(await head_of(here, place), an_event(), fence=owned.fence, head=away)))
+        await committed(here.commit(a_changeset(await head_of(here, key), an_event(), fence=owned.fence, head=away)))
         claim = await here.claim("here", lease=LONG)
         assert claim is not None
-        assert await here.request_cancel(place, Cancel(turn_id=turn.id, by="ada"))
-        await committed(here.commit(a_changeset(await head_of(here, place), an_event())))
+        assert await here.request_cancel(key, Cancel(turn_id=turn.id, by="ada"))
+        await committed(here.commit(a_changeset(await head_of(here, key), an_event())))
         assert [await _next(near) for _ in range(2)] == [about(), about(last_seq=7)]
         assert [await _next(far) for _ in range(8)] == [
             about(last_seq=2, by_owner=True, owner="here"),
@@ -101,14 +101,14 @@ async def test_what_a_replicas_own_worker_stores_is_no_news_to_it(new_store: New
 async def test_each_replica_is_notified_of_what_the_others_worker_stores(new_store: NewStore) -> None:
     """Whoever wrote last: a turn that goes from one to the other and back is news each time to the one without it."""
     here, there = await new_store("here"), await new_store("there")
-    place = await begin(here)
+    key = await begin(here)
     async with here.notifications() as near, there.notifications() as far:
         for _ in range(2):
             for worker, owner, listener in ((here, "here", far), (there, "there", near)):
-                _, owned = await run_turn(worker, place, owner=owner)
+                _, owned = await run_turn(worker, key, owner=owner)
                 told = await _next(listener)
                 assert (told.last_seq, told.owner) == (owned.last_seq, owner)
                 gone = HeadChange(lease=LeaseChange.RELEASE, active_turn="")
-                ended = a_changeset(await head_of(worker, place), an_event(), fence=owned.fence, head=gone)
+                ended = a_changeset(await head_of(worker, key), an_event(), fence=owned.fence, head=gone)
                 await committed(worker.commit(ended))
                 assert (await _next(listener)).last_seq == owned.last_seq + 1

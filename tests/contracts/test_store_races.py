@@ -31,7 +31,7 @@ WRITERS = 4
 STEPS = 15
 
 
-async def write(store: Store, place: SessionKey, decide: Callable[[], Awaitable[Changeset]]) -> Committed:
+async def write(store: Store, key: SessionKey, decide: Callable[[], Awaitable[Changeset]]) -> Committed:
     """Read and decide again until it is stored."""
     while True:
         result = await store.commit(await decide())
@@ -42,7 +42,7 @@ async def write(store: Store, place: SessionKey, decide: Callable[[], Awaitable[
 
 async def test_i1_a_reader_sees_every_event_once_in_order_under_four_writers(new_store: NewStore) -> None:
     replicas = [await new_store() for _ in range(2)]
-    place = await begin(replicas[0])
+    key = await begin(replicas[0])
     written: list[StoredEvent] = []
     seen: list[StoredEvent] = []
     writing = True
@@ -53,15 +53,15 @@ async def test_i1_a_reader_sees_every_event_once_in_order_under_four_writers(new
             events = [an_event(f"{number}-{changeset}-{part}") for part in range(1 + changeset % 3)]
 
             async def decide(events: list[NewEvent] = events) -> Changeset:
-                return a_changeset(await head_of(store, place), *events)
+                return a_changeset(await head_of(store, key), *events)
 
-            written.extend((await write(store, place, decide)).events)
+            written.extend((await write(store, key, decide)).events)
 
     async def reader(store: Store) -> None:
         while True:
             last_look = not writing
             after = seen[-1].sequence if seen else 0
-            page = await store.events(place, after=after, limit=5)
+            page = await store.events(key, after=after, limit=5)
             seen.extend(page)
             if last_look and not page:
                 return
@@ -74,16 +74,16 @@ async def test_i1_a_reader_sees_every_event_once_in_order_under_four_writers(new
         writing = False
     assert [event.sequence for event in seen] == list(range(1, len(written) + 2))
     assert seen[1:] == sorted(written, key=lambda event: event.sequence)
-    assert (await head_of(replicas[0], place)).last_seq == len(seen)
+    assert (await head_of(replicas[0], key)).last_seq == len(seen)
 
 
 async def test_two_decisions_at_once_never_lose_the_wake_up(store: Store) -> None:
     """Each sees the other pending, so neither would wake the turn: one of them must decide again."""
-    place = await begin(store)
-    turn, owned = await run_turn(store, place, state=TurnState.AWAITING_APPROVAL)
-    asked = [an_approval(place, turn_id=turn.id) for _ in range(2)]
+    key = await begin(store)
+    turn, owned = await run_turn(store, key, state=TurnState.AWAITING_APPROVAL)
+    asked = [an_approval(key, turn_id=turn.id) for _ in range(2)]
     waits = a_changeset(
-        await head_of(store, place),
+        await head_of(store, key),
         an_event(),
         fence=owned.fence,
         head=HeadChange(lease=LeaseChange.RELEASE),
@@ -92,7 +92,7 @@ async def test_two_decisions_at_once_never_lose_the_wake_up(store: Store) -> Non
     await committed(store.commit(waits))
 
     async def decision(approval: Approval) -> Changeset:
-        snapshot = await snapshot_of(store, place)
+        snapshot = await snapshot_of(store, key)
         others = [each for each in snapshot.approvals if each.id != approval.id]
         decided = replace(approval, state=ApprovalState.APPROVED, decided_by="bob")
         return a_changeset(
@@ -112,15 +112,15 @@ async def test_two_decisions_at_once_never_lose_the_wake_up(store: Store) -> Non
 
 async def test_i8_of_five_requests_at_once_one_has_its_effect(new_store: NewStore) -> None:
     replicas = [await new_store() for _ in range(2)]
-    place = await begin(replicas[0])
-    key = a_request(place).key
+    key = await begin(replicas[0])
+    request_key = a_request(key).key
 
     async def send(number: int) -> CommitResult:
         """As the engine does: look the request up first; after a conflict decide again."""
         store = replicas[number % 2]
         while True:
-            head = await head_of(store, place)
-            record = replace(a_request(place, turn_id=f"turn-{number}", sequence=head.last_seq + 1), key=key)
+            head = await head_of(store, key)
+            record = replace(a_request(key, turn_id=f"turn-{number}", sequence=head.last_seq + 1), key=request_key)
             result = await store.commit(a_changeset(head, an_event(), request=record))
             if result != Conflict():
                 return result
@@ -128,18 +128,18 @@ async def test_i8_of_five_requests_at_once_one_has_its_effect(new_store: NewStor
     results = await asyncio.gather(*(send(number) for number in range(5)))
     winners = [result for result in results if isinstance(result, Committed)]
     assert len(winners) == 1
-    record = await replicas[0].find_request(key)
+    record = await replicas[0].find_request(request_key)
     assert record is not None
     assert record.sequence == winners[0].last_seq
     assert record.turn_id == f"turn-{results.index(winners[0])}"
     assert [result for result in results if result != winners[0]] == [Duplicate(record)] * 4
-    assert (await head_of(replicas[0], place)).last_seq == 2
+    assert (await head_of(replicas[0], key)).last_seq == 2
 
 
-async def _ask(store: Store, place: SessionKey, *, ttl: timedelta, **given: object) -> Approval:
+async def _ask(store: Store, key: SessionKey, *, ttl: timedelta, **given: object) -> Approval:
     """A pending approval that expires that long from now, by the store's clock."""
-    head = await head_of(store, place)
-    approval = an_approval(place, expire_time=head.now + ttl, **given)
+    head = await head_of(store, key)
+    approval = an_approval(key, expire_time=head.now + ttl, **given)
     await committed(store.commit(a_changeset(head, an_event(), new_approvals=(approval,))))
     return approval
 
@@ -154,15 +154,15 @@ def _leave(approval: Approval, state: ApprovalState, *, lapsed: bool | None) -> 
 async def test_i7_the_stores_clock_says_whether_an_approval_lapsed(
     store: Store, lapsed: bool | None, expired: bool
 ) -> None:
-    place = await begin(store)
+    key = await begin(store)
     ttl = timedelta(milliseconds=-1) if expired else timedelta(hours=1)
-    approval = await _ask(store, place, ttl=ttl)
+    approval = await _ask(store, key, ttl=ttl)
     change = _leave(approval, ApprovalState.APPROVED, lapsed=lapsed)
-    result = await store.commit(a_changeset(await head_of(store, place), an_event(), approvals=(change,)))
+    result = await store.commit(a_changeset(await head_of(store, key), an_event(), approvals=(change,)))
     allowed = lapsed is None or lapsed is expired
     assert isinstance(result, Committed if allowed else Conflict)
-    assert (await head_of(store, place)).last_seq == 2 + allowed
-    found = await store.approval(place.tenant, approval.id)
+    assert (await head_of(store, key)).last_seq == 2 + allowed
+    found = await store.approval(key.tenant, approval.id)
     assert found == (change.approval if allowed else approval)
 
 
@@ -170,15 +170,15 @@ async def test_i7_the_stores_clock_says_whether_an_approval_lapsed(
     "seen", [{"round": 2}, {"arguments_hash": "other"}, {}], ids=["other-round", "other-hash", "no-longer-pending"]
 )
 async def test_i6_an_approval_is_decided_as_it_was_seen(store: Store, seen: dict[str, object]) -> None:
-    place = await begin(store)
-    approval = await _ask(store, place, ttl=timedelta(hours=1))
+    key = await begin(store)
+    approval = await _ask(store, key, ttl=timedelta(hours=1))
     if not seen:
         first = _leave(approval, ApprovalState.REJECTED, lapsed=False)
-        await committed(store.commit(a_changeset(await head_of(store, place), an_event(), approvals=(first,))))
-    before = await store.approval(place.tenant, approval.id)
+        await committed(store.commit(a_changeset(await head_of(store, key), an_event(), approvals=(first,))))
+    before = await store.approval(key.tenant, approval.id)
     late = _leave(replace(approval, **seen), ApprovalState.APPROVED, lapsed=False)  # type: ignore[arg-type]
-    assert await store.commit(a_changeset(await head_of(store, place), an_event(), approvals=(late,))) == Conflict()
-    assert await store.approval(place.tenant, approval.id) == before
+    assert await store.commit(a_changeset(await head_of(store, key), an_event(), approvals=(late,))) == Conflict()
+    assert await store.approval(key.tenant, approval.id) == before
 
 
 async def test_i6_i7_an_approval_leaves_pending_once_at_its_expiry(new_store: NewStore) -> None:
@@ -191,12 +191,12 @@ async def test_i6_i7_an_approval_leaves_pending_once_at_its_expiry(new_store: Ne
         (ApprovalState.EXPIRED, True),
     ]
 
-    async def contend(place: SessionKey, approval: Approval, number: int) -> int:
+    async def contend(key: SessionKey, approval: Approval, number: int) -> int:
         store = replicas[number % 2]
         state, lapsed = ways[number]
         wins = 0
-        while (current := await store.approval(place.tenant, approval.id)) and current.state is ApprovalState.PENDING:
-            head = await head_of(store, place)
+        while (current := await store.approval(key.tenant, approval.id)) and current.state is ApprovalState.PENDING:
+            head = await head_of(store, key)
             early = not lapsed and number == 0 and head.now < approval.expire_time - timedelta(milliseconds=5)
             if early:
                 continue
@@ -204,27 +204,27 @@ async def test_i6_i7_an_approval_leaves_pending_once_at_its_expiry(new_store: Ne
             result = await store.commit(changeset)
             if isinstance(result, Committed):
                 wins += 1
-                after = (await head_of(store, place)).now
+                after = (await head_of(store, key)).now
                 assert head.now < approval.expire_time if not lapsed else after >= approval.expire_time
         return wins
 
     async def race(number: int) -> int:
-        place = await begin(replicas[0])
-        approval = await _ask(replicas[0], place, ttl=timedelta(milliseconds=30 + 10 * number))
+        key = await begin(replicas[0])
+        approval = await _ask(replicas[0], key, ttl=timedelta(milliseconds=30 + 10 * number))
         contenders = range(1 if number % 2 else 0, len(ways))
-        return sum(await asyncio.gather(*(contend(place, approval, each) for each in contenders)))
+        return sum(await asyncio.gather(*(contend(key, approval, each) for each in contenders)))
 
     assert await asyncio.gather(*(race(number) for number in range(6))) == [1] * 6
 
 
 async def test_i7_only_lapsed_pending_approvals_are_swept(store: Store) -> None:
-    place = await begin(store)
-    soon = await _ask(store, place, ttl=timedelta(milliseconds=40))
-    past = await _ask(store, place, ttl=timedelta(seconds=-5))
-    decided = await _ask(store, place, ttl=timedelta(seconds=-5))
-    await _ask(store, place, ttl=timedelta(hours=1))
+    key = await begin(store)
+    soon = await _ask(store, key, ttl=timedelta(milliseconds=40))
+    past = await _ask(store, key, ttl=timedelta(seconds=-5))
+    decided = await _ask(store, key, ttl=timedelta(seconds=-5))
+    await _ask(store, key, ttl=timedelta(hours=1))
     change = _leave(decided, ApprovalState.WITHDRAWN, lapsed=None)
-    await committed(store.commit(a_changeset(await head_of(store, place), an_event(), approvals=(change,))))
+    await committed(store.commit(a_changeset(await head_of(store, key), an_event(), approvals=(change,))))
     assert await store.pending_approvals() == 3
 
     async def both() -> bool:
@@ -236,12 +236,12 @@ async def test_i7_only_lapsed_pending_approvals_are_swept(store: Store) -> None:
 
 
 async def test_the_same_round_is_asked_once(store: Store) -> None:
-    place = await begin(store)
-    first = await _ask(store, place, ttl=timedelta(hours=1), tool_call_id="call")
-    again = an_approval(place, tool_call_id="call", round=1)
-    turn = a_turn(place)
-    changeset = a_changeset(await head_of(store, place), an_event(), new_turns=(turn,), new_approvals=(again,))
+    key = await begin(store)
+    first = await _ask(store, key, ttl=timedelta(hours=1), tool_call_id="call")
+    again = an_approval(key, tool_call_id="call", round=1)
+    turn = a_turn(key)
+    changeset = a_changeset(await head_of(store, key), an_event(), new_turns=(turn,), new_approvals=(again,))
     assert await store.commit(changeset) == Conflict()
-    assert await store.turn(place, turn.id) is None
+    assert await store.turn(key, turn.id) is None
     await committed(store.commit(replace(changeset, changeset_id="next", new_approvals=(replace(again, round=2),))))
-    assert await store.approval(place.tenant, first.id) == first
+    assert await store.approval(key.tenant, first.id) == first

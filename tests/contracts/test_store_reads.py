@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.builders import AGENT, NOON, a_first_event, a_place, a_session, a_turn, an_approval, an_event
+from tests.builders import AGENT, NOON, a_first_event, a_session, a_session_key, a_turn, an_approval, an_event
 from tests.contracts.stores import a_changeset, begin, committed, head_of
 from turnkeeper.domain.approval import Approval, ApprovalKind, ApprovalState
 from turnkeeper.domain.session import Session, SessionKey, SessionState
@@ -16,26 +16,26 @@ from turnkeeper.store.contract import Store
 from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 
 
-async def _numbers(store: Store, place: SessionKey, **asked: Any) -> list[int]:
+async def _numbers(store: Store, key: SessionKey, **asked: Any) -> list[int]:
     asked = {"after": 0, "limit": 100, **asked}
-    return [event.sequence for event in await store.events(place, **asked)]
+    return [event.sequence for event in await store.events(key, **asked)]
 
 
 async def test_events_are_selected_by_number_kind_and_turn(store: Store) -> None:
-    place = await begin(store)
+    key = await begin(store)
     events = [an_event(turn_id=f"turn-{number % 2}") for number in range(6)]
-    await committed(store.commit(a_changeset(await head_of(store, place), *events)))
-    assert await _numbers(store, place) == [1, 2, 3, 4, 5, 6, 7]
-    assert await _numbers(store, place, after=3) == [4, 5, 6, 7]
-    assert await _numbers(store, place, after=3, until=5) == [4, 5]
-    assert await _numbers(store, place, after=2, limit=2) == [3, 4]
-    assert await _numbers(store, place, limit=0) == []
-    assert await _numbers(store, place, after=7) == []
-    assert await _numbers(store, place, kinds=frozenset({"session_created"})) == [1]
+    await committed(store.commit(a_changeset(await head_of(store, key), *events)))
+    assert await _numbers(store, key) == [1, 2, 3, 4, 5, 6, 7]
+    assert await _numbers(store, key, after=3) == [4, 5, 6, 7]
+    assert await _numbers(store, key, after=3, until=5) == [4, 5]
+    assert await _numbers(store, key, after=2, limit=2) == [3, 4]
+    assert await _numbers(store, key, limit=0) == []
+    assert await _numbers(store, key, after=7) == []
+    assert await _numbers(store, key, kinds=frozenset({"session_created"})) == [1]
     both = frozenset({"message_received", "session_created", "turn_started"})
-    assert await _numbers(store, place, kinds=both, limit=3) == [1, 2, 3]
-    assert await _numbers(store, place, turn_id="turn-1") == [3, 5, 7]
-    assert await _numbers(store, place, turn_id="turn-1", kinds=both, after=3, until=6) == [5]
+    assert await _numbers(store, key, kinds=both, limit=3) == [1, 2, 3]
+    assert await _numbers(store, key, turn_id="turn-1") == [3, 5, 7]
+    assert await _numbers(store, key, turn_id="turn-1", kinds=both, after=3, until=6) == [5]
 
 
 async def test_last_numbers_of_many_sessions(store: Store) -> None:
@@ -59,9 +59,9 @@ async def _sessions(store: Store) -> list[Session]:
     ]
     made: list[Session] = []
     for age, session_id, given in zip(ages, ids, changes, strict=True):
-        place = a_place(session_id=session_id)
+        key = a_session_key(session_id=session_id)
         time = NOON + timedelta(seconds=age)
-        session = a_session(place, create_time=time, update_time=time, **given)
+        session = a_session(key, create_time=time, update_time=time, **given)
         assert await store.create_session(session, AGENT, event=a_first_event()) is None
         made.append(session)
     return sorted(made, key=lambda session: (session.create_time, session.id))
@@ -107,28 +107,28 @@ async def test_sessions_are_filtered(store: Store, where: SessionFilter, expecte
 
 
 async def test_a_list_shows_the_last_change(store: Store) -> None:
-    place = await begin(store)
-    await committed(store.commit(a_changeset(await head_of(store, place), an_event(at=NOON + timedelta(hours=1)))))
-    ((session, head),) = await store.sessions(place.tenant, SessionFilter(), limit=2, after=None)
+    key = await begin(store)
+    await committed(store.commit(a_changeset(await head_of(store, key), an_event(at=NOON + timedelta(hours=1)))))
+    ((session, head),) = await store.sessions(key.tenant, SessionFilter(), limit=2, after=None)
     assert (session.update_time, head.last_seq) == (NOON + timedelta(hours=1), 2)
 
 
 async def test_turns_come_newest_first(store: Store) -> None:
-    place = await begin(store)
+    key = await begin(store)
     states = [TurnState.COMPLETED, TurnState.FAILED, TurnState.COMPLETED, TurnState.RUNNING]
-    turns = [a_turn(place, first_sequence=10 * number, state=state) for number, state in enumerate(states, 1)]
-    await committed(store.commit(a_changeset(await head_of(store, place), an_event(), new_turns=tuple(turns))))
+    turns = [a_turn(key, first_sequence=10 * number, state=state) for number, state in enumerate(states, 1)]
+    await committed(store.commit(a_changeset(await head_of(store, key), an_event(), new_turns=tuple(turns))))
 
     async def page(**asked: Any) -> Sequence[object]:
         asked = {"states": (), "limit": 9, "before": None, **asked}
-        return [turns.index(turn) for turn in await store.turns(place, **asked)]
+        return [turns.index(turn) for turn in await store.turns(key, **asked)]
 
     assert await page() == [3, 2, 1, 0]
     assert await page(limit=2) == [3, 2]
     assert await page(before=30) == [1, 0]
     assert await page(states=(TurnState.COMPLETED, TurnState.RUNNING), before=40) == [2, 0]
     assert await page(limit=0) == []
-    assert await store.turn(place, turns[1].id) == turns[1]
+    assert await store.turn(key, turns[1].id) == turns[1]
 
 
 async def _approvals(store: Store) -> list[Approval]:
@@ -140,9 +140,9 @@ async def _approvals(store: Store) -> list[Approval]:
     ]
     made: list[Approval] = []
     for number, given in enumerate(changes):
-        place = await begin(store)
-        approval = an_approval(place, id="dbca"[number], create_time=NOON + timedelta(seconds=number // 2), **given)
-        await committed(store.commit(a_changeset(await head_of(store, place), an_event(), new_approvals=(approval,))))
+        key = await begin(store)
+        approval = an_approval(key, id="dbca"[number], create_time=NOON + timedelta(seconds=number // 2), **given)
+        await committed(store.commit(a_changeset(await head_of(store, key), an_event(), new_approvals=(approval,))))
         made.append(approval)
     return made
 

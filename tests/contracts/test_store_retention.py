@@ -14,9 +14,9 @@ from tests.builders import (
     NOON,
     a_call,
     a_first_event,
-    a_place,
     a_request,
     a_session,
+    a_session_key,
     a_turn,
     an_approval,
     an_event,
@@ -40,82 +40,82 @@ GOES = SessionResumed(principal="ada")
 """Of a kind that trimming takes."""
 
 
-def a_deletion(changeset: Changeset, place: SessionKey) -> Changeset:
+def a_deletion(changeset: Changeset, key: SessionKey) -> Changeset:
     hidden = HeadChange(lease=LeaseChange.BREAK, active_turn="", queue=(), deleted=True)
-    return replace(changeset, head=hidden, session=a_session(place, delete_time=NOON))
+    return replace(changeset, head=hidden, session=a_session(key, delete_time=NOON))
 
 
-async def delete(store: Store, place: SessionKey) -> None:
-    await committed(store.commit(a_deletion(a_changeset(await head_of(store, place), an_event()), place)))
+async def delete(store: Store, key: SessionKey) -> None:
+    await committed(store.commit(a_deletion(a_changeset(await head_of(store, key), an_event()), key)))
 
 
-async def undelete(store: Store, place: SessionKey) -> None:
-    snapshot = await store.snapshot(place, deleted=True)
+async def undelete(store: Store, key: SessionKey) -> None:
+    snapshot = await store.snapshot(key, deleted=True)
     assert snapshot is not None
-    shown: dict[str, Any] = {"head": HeadChange(deleted=False), "session": a_session(place)}
+    shown: dict[str, Any] = {"head": HeadChange(deleted=False), "session": a_session(key)}
     await committed(store.commit(a_changeset(snapshot.head, an_event(), **shown)))
 
 
 async def a_full_session(store: Store) -> tuple[SessionKey, RequestRecord, Approval]:
     """One of everything."""
-    place = await begin(store)
-    turn, request = a_turn(place), a_request(place)
-    approval = an_approval(place, turn_id=turn.id)
-    changeset = a_changeset(await head_of(store, place), an_event(turn_id=turn.id))
+    key = await begin(store)
+    turn, request = a_turn(key), a_request(key)
+    approval = an_approval(key, turn_id=turn.id)
+    changeset = a_changeset(await head_of(store, key), an_event(turn_id=turn.id))
     new: dict[str, Any] = {
         "new_turns": (turn,),
-        "new_calls": (a_call(place, turn_id=turn.id),),
+        "new_calls": (a_call(key, turn_id=turn.id),),
         "new_approvals": (approval,),
     }
     await committed(store.commit(replace(changeset, request=request, **new)))
-    return place, request, approval
+    return key, request, approval
 
 
 # --- deleted ---------------------------------------------------------------------------------------------------
 
 
 async def test_a_deleted_session_is_found_by_those_alone_who_ask_for_it(store: Store) -> None:
-    place, request, approval = await a_full_session(store)
-    await delete(store, place)
-    assert await store.session(place) is None
-    assert await store.snapshot(place) is None
+    key, request, approval = await a_full_session(store)
+    await delete(store, key)
+    assert await store.session(key) is None
+    assert await store.snapshot(key) is None
     assert await store.find_request(request.key) is None
-    assert await store.approval(place.tenant, approval.id) is None
-    listed = [found.id for found, _ in await store.sessions(place.tenant, SessionFilter(), limit=99, after=None)]
-    assert place.session_id not in listed
-    of_it = ApprovalFilter(session_id=place.session_id)
-    assert await store.approvals(place.tenant, of_it, limit=9, after=None) == []
-    found = await store.session(place, deleted=True)
+    assert await store.approval(key.tenant, approval.id) is None
+    listed = [found.id for found, _ in await store.sessions(key.tenant, SessionFilter(), limit=99, after=None)]
+    assert key.session_id not in listed
+    of_it = ApprovalFilter(session_id=key.session_id)
+    assert await store.approvals(key.tenant, of_it, limit=9, after=None) == []
+    found = await store.session(key, deleted=True)
     assert found is not None
     assert (found[0].delete_time, found[1].deleted) == (NOON, True)
-    await undelete(store, place)
-    assert await store.session(place) is not None
+    await undelete(store, key)
+    assert await store.session(key) is not None
     assert await store.find_request(request.key) == request
-    assert await store.approvals(place.tenant, of_it, limit=9, after=None) == [approval]
+    assert await store.approvals(key.tenant, of_it, limit=9, after=None) == [approval]
 
 
 async def test_a_page_of_approvals_is_filled_past_those_of_deleted_sessions(store: Store) -> None:
-    places = [(await a_full_session(store))[0] for _ in range(3)]
-    await delete(store, places[0])
-    found = await store.approvals(places[0].tenant, ApprovalFilter(), limit=2, after=None)
-    assert {each.session_id for each in found} == {place.session_id for place in places[1:]}
+    keys = [(await a_full_session(store))[0] for _ in range(3)]
+    await delete(store, keys[0])
+    found = await store.approvals(keys[0].tenant, ApprovalFilter(), limit=2, after=None)
+    assert {each.session_id for each in found} == {key.session_id for key in keys[1:]}
 
 
 async def test_what_was_decided_before_the_deletion_is_not_stored_after_it(store: Store) -> None:
-    place = await begin(store)
-    _, taken = await run_turn(store, place)
-    before = await head_of(store, place)
-    await delete(store, place)
+    key = await begin(store)
+    _, taken = await run_turn(store, key)
+    before = await head_of(store, key)
+    await delete(store, key)
     assert await store.commit(a_changeset(before, an_event())) == Conflict()
     owners = a_changeset(before, an_event(), fence=taken.fence)
     assert not hasattr(await store.commit(owners), "events")
-    assert not await store.renew(place, owner="one", fence=taken.fence, lease=LONG)
+    assert not await store.renew(key, owner="one", fence=taken.fence, lease=LONG)
 
 
 async def test_the_id_of_a_deleted_session_is_still_taken(store: Store) -> None:
-    place = await begin(store)
-    await delete(store, place)
-    there = await store.create_session(a_session(place, fingerprint="new"), AGENT, event=a_first_event())
+    key = await begin(store)
+    await delete(store, key)
+    there = await store.create_session(a_session(key, fingerprint="new"), AGENT, event=a_first_event())
     assert there is not None
     assert there.delete_time == NOON
 
@@ -125,16 +125,16 @@ async def test_the_id_of_a_deleted_session_is_still_taken(store: Store) -> None:
 
 async def a_long_log(store: Store, *, turns: int = 3) -> SessionKey:
     """A session whose turns have each two events that a model needs not, and one that it needs."""
-    place = await begin(store)
+    key = await begin(store)
     for _ in range(turns):
-        turn = a_turn(place, state=TurnState.COMPLETED)
+        turn = a_turn(key, state=TurnState.COMPLETED)
         said = (an_event(turn_id=turn.id), *(an_event(payload=GOES, turn_id=turn.id) for _ in range(2)))
-        await committed(store.commit(a_changeset(await head_of(store, place), *said, new_turns=(turn,))))
-    return place
+        await committed(store.commit(a_changeset(await head_of(store, key), *said, new_turns=(turn,))))
+    return key
 
 
-async def numbers(store: Store, place: SessionKey) -> list[int]:
-    return [event.sequence for event in await store.events(place, after=0, limit=999)]
+async def numbers(store: Store, key: SessionKey) -> list[int]:
+    return [event.sequence for event in await store.events(key, after=0, limit=999)]
 
 
 async def trim(store: MongoStore, *, keep: timedelta = NOTHING, pause: timedelta = NOTHING) -> int:
@@ -142,46 +142,46 @@ async def trim(store: MongoStore, *, keep: timedelta = NOTHING, pause: timedelta
 
 
 async def test_old_events_go_and_what_a_model_needs_stays(store: MongoStore) -> None:
-    place = await a_long_log(store)
+    key = await a_long_log(store)
 
     async def trimmed() -> bool:  # ages are whole seconds
         await trim(store)
-        return (await head_of(store, place)).compacted_to == 10
+        return (await head_of(store, key)).compacted_to == 10
 
     await until(trimmed)
-    assert await numbers(store, place) == [2, 5, 8]
-    assert (await head_of(store, place)).last_seq == 10
+    assert await numbers(store, key) == [2, 5, 8]
+    assert (await head_of(store, key)).last_seq == 10
     assert await trim(store) == 0
-    await committed(store.commit(a_changeset(await head_of(store, place), an_event())))
-    assert await numbers(store, place) == [2, 5, 8, 11]
+    await committed(store.commit(a_changeset(await head_of(store, key), an_event())))
+    assert await numbers(store, key) == [2, 5, 8, 11]
 
 
 async def test_young_events_stay(store: MongoStore) -> None:
-    place = await a_long_log(store)
+    key = await a_long_log(store)
     assert await trim(store, keep=timedelta(minutes=1)) == 0
-    assert len(await numbers(store, place)) == 10
-    assert (await head_of(store, place)).compacted_to == 0
+    assert len(await numbers(store, key)) == 10
+    assert (await head_of(store, key)).compacted_to == 0
 
 
 @pytest.mark.parametrize("queued", [False, True])
 async def test_the_events_of_a_turn_that_has_not_ended_stay(store: MongoStore, queued: bool) -> None:
-    place = await a_long_log(store, turns=1)
-    turn = a_turn(place, first_sequence=5, state=TurnState.AWAITING_APPROVAL)
+    key = await a_long_log(store, turns=1)
+    turn = a_turn(key, first_sequence=5, state=TurnState.AWAITING_APPROVAL)
     change = HeadChange(queue=(turn.id,)) if queued else HeadChange(active_turn=turn.id)
     said = [an_event(payload=GOES, turn_id=turn.id) for _ in range(3)]
-    await committed(store.commit(a_changeset(await head_of(store, place), *said, head=change, new_turns=(turn,))))
+    await committed(store.commit(a_changeset(await head_of(store, key), *said, head=change, new_turns=(turn,))))
 
     async def trimmed() -> bool:
         await trim(store)
-        return (await head_of(store, place)).compacted_to == 4
+        return (await head_of(store, key)).compacted_to == 4
 
     await until(trimmed)
     await trim(store)
-    assert await numbers(store, place) == [2, 5, 6, 7]
+    assert await numbers(store, key) == [2, 5, 6, 7]
 
 
 async def test_a_log_is_looked_at_again_after_a_pause(store: MongoStore) -> None:
-    place = await a_long_log(store)
+    key = await a_long_log(store)
     await trim(store, keep=timedelta(hours=1), pause=timedelta(hours=1))
     younger = await a_long_log(store)
 
@@ -190,32 +190,32 @@ async def test_a_log_is_looked_at_again_after_a_pause(store: MongoStore) -> None
         return (await head_of(store, younger)).compacted_to == 10
 
     await until(trimmed)
-    assert len(await numbers(store, place)) == 10
+    assert len(await numbers(store, key)) == 10
 
 
 async def test_a_log_that_is_longer_than_one_look_is_gone_on_with_at_once(
     store: MongoStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = await a_long_log(store)
+    key = await a_long_log(store)
     monkeypatch.setattr(trims, "LOOK", 4)
     reached: list[int] = []
     for _ in range(4):
         await trim(store, keep=-timedelta(minutes=1), pause=timedelta(hours=1))
-        reached.append((await head_of(store, place)).compacted_to)
+        reached.append((await head_of(store, key)).compacted_to)
     assert reached == [4, 8, 10, 10]
 
 
 async def test_many_replicas_trim_at_once(new_store: NewMongo) -> None:
     replicas = [await new_store() for _ in range(3)]
-    places = [await a_long_log(replicas[0]) for _ in range(4)]
+    keys = [await a_long_log(replicas[0]) for _ in range(4)]
 
     async def trimmed() -> bool:
         await asyncio.gather(*(trim(replica) for replica in replicas))
-        return all([(await head_of(replicas[0], place)).compacted_to == 10 for place in places])
+        return all([(await head_of(replicas[0], key)).compacted_to == 10 for key in keys])
 
     await until(trimmed)
-    for place in places:
-        assert await numbers(replicas[0], place) == [2, 5, 8]
+    for key in keys:
+        assert await numbers(replicas[0], key) == [2, 5, 8]
 
 
 # --- purged ----------------------------------------------------------------------------------------------------
@@ -226,74 +226,74 @@ async def purge(store: MongoStore, *, after: timedelta = NOTHING) -> int:
 
 
 async def test_a_purged_session_is_gone_and_its_id_is_free(store: MongoStore) -> None:
-    place, request, approval = await a_full_session(store)
+    key, request, approval = await a_full_session(store)
     other, *_ = await a_full_session(store)
     assert await purge(store) == 0
-    await delete(store, place)
+    await delete(store, key)
     assert await purge(store, after=timedelta(minutes=1)) == 0
     assert await purge(store) == 1
-    assert await store.session(place, deleted=True) is None
-    assert await store.last_seqs([place]) == {}
-    assert await numbers(store, place) == []
-    await begin(store, place)
-    assert await numbers(store, place) == [1]
+    assert await store.session(key, deleted=True) is None
+    assert await store.last_seqs([key]) == {}
+    assert await numbers(store, key) == []
+    await begin(store, key)
+    assert await numbers(store, key) == [1]
     assert await store.find_request(request.key) is None
-    assert await store.approval(place.tenant, approval.id) is None
-    assert await store.turns(place, states=(), limit=9, before=None) == []
+    assert await store.approval(key.tenant, approval.id) is None
+    assert await store.turns(key, states=(), limit=9, before=None) == []
     assert await purge(store) == 0
-    assert len(await numbers(store, place)) == 1
+    assert len(await numbers(store, key)) == 1
     assert len(await numbers(store, other)) == 2
 
 
 async def test_a_session_that_was_undeleted_is_not_purged(store: MongoStore) -> None:
-    place, *_ = await a_full_session(store)
-    await delete(store, place)
-    await undelete(store, place)
+    key, *_ = await a_full_session(store)
+    await delete(store, key)
+    await undelete(store, key)
     assert await purge(store) == 0
-    assert len(await numbers(store, place)) == 4
+    assert len(await numbers(store, key)) == 4
 
 
 async def test_two_replicas_purge_at_once(new_store: NewMongo) -> None:
     replicas = [await new_store() for _ in range(3)]
-    places = [await a_long_log(replicas[0], turns=20) for _ in range(3)]
-    for place in places:
-        await delete(replicas[0], place)
+    keys = [await a_long_log(replicas[0], turns=20) for _ in range(3)]
+    for key in keys:
+        await delete(replicas[0], key)
     await asyncio.gather(*(purge(replica) for replica in replicas))
     await purge(replicas[0])
-    for place in places:
-        assert await numbers(replicas[0], place) == []
-        assert await replicas[0].session(place, deleted=True) is None
+    for key in keys:
+        assert await numbers(replicas[0], key) == []
+        assert await replicas[0].session(key, deleted=True) is None
 
 
 async def test_a_purge_and_an_undeletion_exclude_each_other(new_store: NewMongo) -> None:
     one, two = [await new_store() for _ in range(2)]
     for _ in range(12):
-        place = await a_long_log(one, turns=1)
-        await delete(one, place)
-        snapshot = await two.snapshot(place, deleted=True)
+        key = await a_long_log(one, turns=1)
+        await delete(one, key)
+        snapshot = await two.snapshot(key, deleted=True)
         assert snapshot is not None
-        shown = a_changeset(snapshot.head, an_event(), head=HeadChange(deleted=False), session=a_session(place))
+        shown = a_changeset(snapshot.head, an_event(), head=HeadChange(deleted=False), session=a_session(key))
         _, result = await asyncio.gather(purge(one), two.commit(shown))
         await purge(one)
-        left = await numbers(one, place)
+        left = await numbers(one, key)
         assert left == ([] if result == Conflict() else [1, 2, 3, 4, 5, 6]), result
 
 
 async def test_a_new_session_is_not_made_over_the_rest_of_an_old_one(new_store: NewMongo) -> None:
     """Created again and again while it is purged: it never shows an event of before."""
     one, two = [await new_store() for _ in range(2)]
-    place = a_place()
-    await begin(one, place)
+    key = a_session_key()
+    await begin(one, key)
     for _ in range(6):
-        await delete(one, place)
-        (_, made) = await asyncio.gather(purge(one), two.create_session(a_session(place), AGENT, event=a_first_event()))
-        found = await numbers(two, place)
+        await delete(one, key)
+        (_, made) = await asyncio.gather(purge(one), two.create_session(a_session(key), AGENT, event=a_first_event()))
+        found = await numbers(two, key)
         if made is None:
             assert found == [1]
         else:
             assert made.delete_time == NOON
             await purge(one)
-            await begin(one, place)
+            await begin(one, key)
 
 
 async def test_a_purger_that_wakes_too_late_leaves_a_new_session_alone(mongo_uri: str, database_name: str) -> None:
@@ -310,18 +310,18 @@ async def test_a_purger_that_wakes_too_late_leaves_a_new_session_alone(mongo_uri
     slow, other = (kind(mongo_uri, database=database_name, codec=TextCodec()) for kind in (Slow, MongoStore))
     try:
         await other.open()
-        place, request, _ = await a_full_session(other)
-        await delete(other, place)
+        key, request, _ = await a_full_session(other)
+        await delete(other, key)
         stopped = asyncio.create_task(purge(slow))
         await held.wait()
         assert await purge(other) == 1
-        await begin(other, place)
-        again = a_changeset(await head_of(other, place), an_event(), new_turns=(a_turn(place),), request=request)
+        await begin(other, key)
+        again = a_changeset(await head_of(other, key), an_event(), new_turns=(a_turn(key),), request=request)
         await committed(other.commit(again))
         go_on.set()
         await stopped
         assert await other.find_request(request.key) == request
-        assert await numbers(other, place) == [1, 2]
+        assert await numbers(other, key) == [1, 2]
     finally:
         await slow.close()
         await other.close()
@@ -330,8 +330,8 @@ async def test_a_purger_that_wakes_too_late_leaves_a_new_session_alone(mongo_uri
 async def test_an_unfinished_fork_is_purged_and_its_id_free(
     store: MongoStore, shared_database: Database[Document]
 ) -> None:
-    source, place = await begin(store), a_place()
-    old, young = a_fork(place, source), a_fork(a_place(), source)
+    source, key = await begin(store), a_session_key()
+    old, young = a_fork(key, source), a_fork(a_session_key(), source)
     events = a_log(2000)
     taken, other = await store.reserve_fork(old), await store.reserve_fork(young)
     assert taken is not None
@@ -339,20 +339,20 @@ async def test_an_unfinished_fork_is_purged_and_its_id_free(
     assert await store.copy_events(other, events) is not None
     going = await store.copy_events(taken, events)
     assert going is not None
-    begun = {"session_id": place.session_id}
+    begun = {"session_id": key.session_id}
     shared_database.heads.update_one(begun, [{"$set": {"update_time": {"$subtract": ["$$NOW", 73 * 3_600_000]}}}])
     shared_database.heads.update_one({"session_id": other.session.id}, [{"$set": {"update_time": "$$NOW"}}])
     assert await purge(store, after=timedelta(days=30)) == 1
-    assert shared_database.events.count_documents({"session_id": place.session_id}) == 0
+    assert shared_database.events.count_documents({"session_id": key.session_id}) == 0
     assert shared_database.events.count_documents({"session_id": other.session.id}) == 500
-    assert await store.create_session(a_session(place), AGENT, event=a_first_event()) is None
+    assert await store.create_session(a_session(key), AGENT, event=a_first_event()) is None
     assert await store.copy_events(going, events) is None
 
 
 async def test_a_fork_that_is_being_purged_is_no_fork_any_more(
     store: MongoStore, shared_database: Database[Document]
 ) -> None:
-    fork = a_fork(a_place(), await begin(store))
+    fork = a_fork(a_session_key(), await begin(store))
     taken = await store.reserve_fork(fork)
     assert taken is not None
     shared_database.heads.update_one({"session_id": fork.session.id}, {"$set": {"purging": True}})

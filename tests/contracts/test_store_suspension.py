@@ -16,41 +16,41 @@ from turnkeeper.store.contract import Store
 
 
 async def test_the_turn_of_a_suspended_session_is_not_claimed(store: Store) -> None:
-    place = await begin(store)
-    turn = await make_due(store, place)
+    key = await begin(store)
+    turn = await make_due(store, key)
     suspended = HeadChange(suspended=True)
-    await committed(store.commit(a_changeset(await head_of(store, place), an_event(), head=suspended)))
-    assert (await head_of(store, place)).suspended
+    await committed(store.commit(a_changeset(await head_of(store, key), an_event(), head=suspended)))
+    assert (await head_of(store, key)).suspended
     assert await store.claim("one", lease=LONG) is None
     assert await store.requeue_lapsed() == 0
     resumed = HeadChange(suspended=False)
-    await committed(store.commit(a_changeset(await head_of(store, place), an_event(), head=resumed)))
+    await committed(store.commit(a_changeset(await head_of(store, key), an_event(), head=resumed)))
     claim = await store.claim("one", lease=LONG)
     assert claim is not None
     assert claim.turn_id == turn.id
 
 
 async def test_the_sweeper_leaves_a_suspended_turn_that_awaits_no_answer(store: Store) -> None:
-    place = await begin(store)
-    turn = a_turn(place, state=TurnState.RUNNING)
+    key = await begin(store)
+    turn = a_turn(key, state=TurnState.RUNNING)
     change = HeadChange(active_turn=turn.id, suspended=True)
-    await committed(store.commit(a_changeset(await head_of(store, place), an_event(), head=change, new_turns=(turn,))))
+    await committed(store.commit(a_changeset(await head_of(store, key), an_event(), head=change, new_turns=(turn,))))
     assert await store.requeue_lapsed() == 0
     resumed = HeadChange(suspended=False)
-    await committed(store.commit(a_changeset(await head_of(store, place), an_event(), head=resumed)))
+    await committed(store.commit(a_changeset(await head_of(store, key), an_event(), head=resumed)))
     assert await store.requeue_lapsed() == 1
 
 
 async def test_a_lease_that_lapses_in_a_suspension_is_claimed_after_it(store: Store) -> None:
-    place = await begin(store)
-    turn, _ = await run_turn(store, place, lease=timedelta(milliseconds=30))
+    key = await begin(store)
+    turn, _ = await run_turn(store, key, lease=timedelta(milliseconds=30))
     suspended = HeadChange(suspended=True)
-    await committed(store.commit(a_changeset(await head_of(store, place), an_event(), head=suspended)))
-    await lapse(store, place)
+    await committed(store.commit(a_changeset(await head_of(store, key), an_event(), head=suspended)))
+    await lapse(store, key)
     assert await store.requeue_lapsed() == 1
     assert await store.claim("two", lease=LONG) is None
     resumed = HeadChange(suspended=False)
-    await committed(store.commit(a_changeset(await head_of(store, place), an_event(), head=resumed)))
+    await committed(store.commit(a_changeset(await head_of(store, key), an_event(), head=resumed)))
 
     async def claimed() -> bool:
         claim = await store.claim("two", lease=LONG)
@@ -60,19 +60,18 @@ async def test_a_lease_that_lapses_in_a_suspension_is_claimed_after_it(store: St
 
 
 async def test_an_owner_is_told_of_a_suspension(store: Store) -> None:
-    place = await begin(store)
-    await run_turn(store, place)
-    key = place
+    key = await begin(store)
+    await run_turn(store, key)
     assert list(await store.cancelled_among([key])) == []
     suspended = HeadChange(suspended=True)
-    await committed(store.commit(a_changeset(await head_of(store, place), an_event(), head=suspended)))
-    assert list(await store.cancelled_among([key])) == [place.session_id]
+    await committed(store.commit(a_changeset(await head_of(store, key), an_event(), head=suspended)))
+    assert list(await store.cancelled_among([key])) == [key.session_id]
 
 
 async def test_an_approval_whose_clock_stands_still_never_lapses(store: Store) -> None:
-    place = await begin(store)
-    turn, approval = a_turn(place), an_approval(place)
-    head = await head_of(store, place)
+    key = await begin(store)
+    turn, approval = a_turn(key), an_approval(key)
+    head = await head_of(store, key)
     asked = replace(approval, turn_id=turn.id, expire_time=head.now + timedelta(seconds=20))
     await committed(
         store.commit(
@@ -81,11 +80,11 @@ async def test_an_approval_whose_clock_stands_still_never_lapses(store: Store) -
             )
         )
     )
-    snapshot = await store.snapshot(place)
+    snapshot = await store.snapshot(key)
     assert snapshot is not None
     paused = asked.paused(now=asked.expire_time - timedelta(milliseconds=50))
     still = (ApprovalChange(approval=paused, lapsed=None),)
     await committed(store.commit(a_changeset(snapshot.head, an_event(), approvals=still)))
-    assert await store.approval(place.tenant, asked.id) == paused
+    assert await store.approval(key.tenant, asked.id) == paused
     assert paused.unpaused(now=NOON).expire_time == NOON + timedelta(milliseconds=50)
     assert await store.lapsed_approvals(limit=9) == []

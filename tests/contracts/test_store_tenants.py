@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from tests.builders import AGENT, a_call, a_place, a_request, a_session, a_turn, an_approval, an_event
+from tests.builders import AGENT, a_call, a_request, a_session, a_session_key, a_turn, an_approval, an_event
 from tests.contracts.stores import LONG, a_changeset, begin, committed, head_of
 from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.session import Session, SessionKey
@@ -29,7 +29,7 @@ SAME = "same"
 class World:
     """One tenant's data. Every id in it is also used by the other tenant."""
 
-    place: SessionKey
+    key: SessionKey
     session: Session
     turn: Turn
     call: Call
@@ -39,15 +39,15 @@ class World:
 
 
 async def build(store: Store, tenant: str) -> World:
-    place = await begin(store, a_place(tenant=tenant, session_id=SAME))
-    turn = a_turn(place, id=SAME, principal=tenant, state=TurnState.RUNNING)
-    call = a_call(place, id=SAME, turn_id=SAME, key=tenant)
-    approval = an_approval(place, id=SAME, turn_id=SAME, tool_call_id=SAME, requester=tenant)
-    request = a_request(place, fingerprint=tenant)
+    key = await begin(store, a_session_key(tenant=tenant, session_id=SAME))
+    turn = a_turn(key, id=SAME, principal=tenant, state=TurnState.RUNNING)
+    call = a_call(key, id=SAME, turn_id=SAME, key=tenant)
+    approval = an_approval(key, id=SAME, turn_id=SAME, tool_call_id=SAME, requester=tenant)
+    request = a_request(key, fingerprint=tenant)
     request = replace(request, key=replace(request.key, request_id=SAME))
-    session = a_session(place, title=tenant)
+    session = a_session(key, title=tenant)
     changeset = a_changeset(
-        await head_of(store, place),
+        await head_of(store, key),
         an_event(f"from {tenant}", turn_id=SAME),
         changeset_id=SAME,
         head=HeadChange(lease=LeaseChange.TAKE, owner=SAME, lease_for=LONG, active_turn=SAME),
@@ -58,27 +58,27 @@ async def build(store: Store, tenant: str) -> World:
         request=request,
     )
     fence = (await committed(store.commit(changeset))).fence
-    return World(place, session, turn, call, approval, request, fence)
+    return World(key, session, turn, call, approval, request, fence)
 
 
 async def reads(store: Store, tenant: str, session_id: str, some_id: str) -> dict[str, Any]:
     """Everything that can be read by these ids."""
-    place = SessionKey(tenant, session_id)
-    request = replace(a_request(place).key, request_id=some_id)
-    snapshot = await store.snapshot(place)
-    found = await store.session(place)
+    key = SessionKey(tenant, session_id)
+    request = replace(a_request(key).key, request_id=some_id)
+    snapshot = await store.snapshot(key)
+    found = await store.session(key)
     return {
         "snapshot": _timeless(snapshot),
-        "snapshot_of_turn": _timeless(await store.snapshot(place, turn_id=some_id)),
+        "snapshot_of_turn": _timeless(await store.snapshot(key, turn_id=some_id)),
         "request": await store.find_request(request),
-        "events": await store.events(place, after=0, limit=9),
-        "events_of_turn": await store.events(place, after=0, limit=9, turn_id=some_id),
-        "last_seqs": await store.last_seqs([place]),
+        "events": await store.events(key, after=0, limit=9),
+        "events_of_turn": await store.events(key, after=0, limit=9, turn_id=some_id),
+        "last_seqs": await store.last_seqs([key]),
         "session": found and found[0],
         "sessions": [session for session, _ in await store.sessions(tenant, SessionFilter(), limit=9, after=None)],
-        "turn": await store.turn(place, some_id),
-        "turns": await store.turns(place, states=(), limit=9, before=None),
-        "call": await store.call(place, some_id),
+        "turn": await store.turn(key, some_id),
+        "turns": await store.turns(key, states=(), limit=9, before=None),
+        "call": await store.call(key, some_id),
         "approval": await store.approval(tenant, some_id),
         "approvals": await store.approvals(tenant, ApprovalFilter(), limit=9, after=None),
         "agent": await store.agent(tenant, AGENT.name, AGENT.version),
@@ -94,7 +94,7 @@ def _timeless(snapshot: Snapshot | None) -> Snapshot | None:
 async def test_i13_each_tenant_reads_its_own_under_the_same_ids(store: Store) -> None:
     worlds = [await build(store, tenant) for tenant in ("blue", "red")]
     for world in worlds:
-        tenant = world.place.tenant
+        tenant = world.key.tenant
         found = await reads(store, tenant, SAME, SAME)
         assert found["snapshot"].session == world.session
         assert (found["snapshot"].turn, found["snapshot"].calls) == (world.turn, (world.call,))
@@ -122,7 +122,7 @@ async def test_i13_foreign_looks_like_absent(store: Store) -> None:
 async def test_i13_writes_reach_the_own_tenant_alone(store: Store) -> None:
     blue, red = [await build(store, tenant) for tenant in ("blue", "red")]
     untouched = await reads(store, "red", SAME, SAME)
-    head = await head_of(store, blue.place)
+    head = await head_of(store, blue.key)
     decided = replace(blue.approval, state=ApprovalState.APPROVED)
     changeset = a_changeset(
         head,
@@ -141,13 +141,13 @@ async def test_i13_writes_reach_the_own_tenant_alone(store: Store) -> None:
     assert await reads(store, "red", SAME, SAME) == untouched
     assert list(await store.cancelled_among([SessionKey("red", SAME)])) == []
     assert list(await store.cancelled_among([SessionKey("blue", SAME), SessionKey("red", SAME)])) == [SAME]
-    assert (await head_of(store, red.place)).owned
+    assert (await head_of(store, red.key)).owned
 
 
 async def test_i13_a_foreign_session_cannot_be_written(store: Store) -> None:
     blue = await build(store, "blue")
     untouched = await reads(store, "blue", SAME, SAME)
-    head = replace(await head_of(store, blue.place), tenant="red")
+    head = replace(await head_of(store, blue.key), tenant="red")
     for fence in (None, blue.fence):
         assert await store.commit(a_changeset(head, an_event(), fence=fence)) == Conflict()
         absent = replace(head, session_id="absent")
@@ -161,18 +161,18 @@ async def test_i13_a_foreign_session_cannot_be_written(store: Store) -> None:
 
 async def test_i13_the_same_session_id_makes_two_sessions(store: Store) -> None:
     for tenant in ("blue", "red", "bl", "blue/same"):
-        await begin(store, a_place(tenant=tenant, session_id=SAME))
+        await begin(store, a_session_key(tenant=tenant, session_id=SAME))
     blue, red = SessionKey("blue", SAME), SessionKey("red", SAME)
     assert await store.last_seqs([blue, red]) == {blue: 1, red: 1}
 
 
 async def test_i13_what_serves_all_tenants_says_whose_it_is(store: Store) -> None:
     for tenant in ("blue", "red"):
-        place = await begin(store, a_place(tenant=tenant, session_id=SAME))
-        turn = a_turn(place, id=SAME)
-        approval = an_approval(place, id=SAME, expire_time=place_time(place), turn_id=SAME)
+        key = await begin(store, a_session_key(tenant=tenant, session_id=SAME))
+        turn = a_turn(key, id=SAME)
+        approval = an_approval(key, id=SAME, expire_time=expire_time_of(key), turn_id=SAME)
         changeset = a_changeset(
-            await head_of(store, place),
+            await head_of(store, key),
             an_event(),
             head=HeadChange(active_turn=SAME),
             new_turns=(turn,),
@@ -190,5 +190,5 @@ async def test_i13_what_serves_all_tenants_says_whose_it_is(store: Store) -> Non
     assert await store.active_sessions() == 2
 
 
-def place_time(place: SessionKey) -> Any:
-    return a_session(place).create_time
+def expire_time_of(key: SessionKey) -> Any:
+    return a_session(key).create_time

@@ -13,42 +13,38 @@ NEWER = 1_000_000
 
 
 async def test_i17_a_turn_that_needs_a_newer_version_is_not_claimed(store: Store) -> None:
-    place = await begin(store)
-    _, owned = await run_turn(store, place)
+    key = await begin(store)
+    _, owned = await run_turn(store, key)
     needs = HeadChange(lease=LeaseChange.RELEASE, wake=timedelta(), needs=NEWER)
-    await committed(store.commit(a_changeset(await head_of(store, place), an_event(), fence=owned.fence, head=needs)))
-    assert (await head_of(store, place)).needs == NEWER
+    await committed(store.commit(a_changeset(await head_of(store, key), an_event(), fence=owned.fence, head=needs)))
+    assert (await head_of(store, key)).needs == NEWER
     assert await store.claim("one", lease=LONG) is None
 
 
 async def test_i17_a_need_does_not_shrink_and_ends_with_its_turn(store: Store) -> None:
-    place = await begin(store)
-    _, owned = await run_turn(store, place)
+    key = await begin(store)
+    _, owned = await run_turn(store, key)
     for needs, expected in ((NEWER, NEWER), (1, NEWER), (None, NEWER)):
-        changeset = a_changeset(
-            await head_of(store, place), an_event(), fence=owned.fence, head=HeadChange(needs=needs)
-        )
+        changeset = a_changeset(await head_of(store, key), an_event(), fence=owned.fence, head=HeadChange(needs=needs))
         await committed(store.commit(changeset))
-        assert (await head_of(store, place)).needs == expected
-    following = a_turn(place)
+        assert (await head_of(store, key)).needs == expected
+    following = a_turn(key)
     ends = HeadChange(lease=LeaseChange.RELEASE, active_turn=following.id, wake=timedelta())
-    changeset = a_changeset(
-        await head_of(store, place), an_event(), fence=owned.fence, head=ends, new_turns=(following,)
-    )
+    changeset = a_changeset(await head_of(store, key), an_event(), fence=owned.fence, head=ends, new_turns=(following,))
     await committed(store.commit(changeset))
-    assert (await head_of(store, place)).needs == 0
+    assert (await head_of(store, key)).needs == 0
     claim = await store.claim("one", lease=LONG)
     assert claim is not None
     assert claim.turn_id == following.id
 
 
 async def test_i17_what_a_log_needs_stays_for_every_later_turn(store: Store) -> None:
-    place = await begin(store)
-    _, owned = await run_turn(store, place)
+    key = await begin(store)
+    _, owned = await run_turn(store, key)
     needs = HeadChange(lease=LeaseChange.RELEASE, active_turn="", log_needs=NEWER)
-    await committed(store.commit(a_changeset(await head_of(store, place), an_event(), fence=owned.fence, head=needs)))
-    await make_due(store, place)
-    head = await head_of(store, place)
+    await committed(store.commit(a_changeset(await head_of(store, key), an_event(), fence=owned.fence, head=needs)))
+    await make_due(store, key)
+    head = await head_of(store, key)
     assert (head.needs, head.log_needs) == (0, NEWER)
     assert await store.claim("one", lease=LONG) is None
 

@@ -14,16 +14,16 @@ MANY = 8
 HELD_MS = 1000
 
 
-async def new_places(store: MongoStore, count: int = MANY) -> list[SessionKey]:
+async def new_session_keys(store: MongoStore, count: int = MANY) -> list[SessionKey]:
     return [await begin(store) for _ in range(count)]
 
 
-async def next_changeset(store: MongoStore, place: SessionKey, **given: Any) -> Changeset:
-    return a_changeset(await head_of(store, place), an_event("one"), new_turns=(a_turn(place),), **given)
+async def next_changeset(store: MongoStore, key: SessionKey, **given: Any) -> Changeset:
+    return a_changeset(await head_of(store, key), an_event("one"), new_turns=(a_turn(key),), **given)
 
 
 async def new_changesets(store: MongoStore, count: int = MANY) -> list[Changeset]:
-    return [await next_changeset(store, place) for place in await new_places(store, count)]
+    return [await next_changeset(store, key) for key in await new_session_keys(store, count)]
 
 
 async def together(store: MongoStore, *changesets: Changeset) -> list[CommitResult]:

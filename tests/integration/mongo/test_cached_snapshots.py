@@ -8,7 +8,7 @@ from typing import Any, Self
 import pytest
 from opentelemetry.metrics import NoOpMeterProvider
 
-from tests.builders import NOON, a_place, new_id
+from tests.builders import NOON, a_session_key, new_id
 from tests.contracts.stores import begin
 from turnkeeper.domain.event import Event, MessageReceived, TurnCompleted
 from turnkeeper.domain.message import Part, Usage
@@ -36,7 +36,7 @@ class Replica:
     """A log writer with its session cache, on one session."""
 
     store: MongoStore
-    place: SessionKey
+    key: SessionKey
     at: datetime = NOON
     session_cache: SessionCache = field(init=False)
     log_writer: LogWriter = field(init=False)
@@ -54,11 +54,7 @@ class Replica:
 
     @classmethod
     async def of_new_session(cls, store: MongoStore) -> Self:
-        return cls(store, await begin(store, a_place()))
-
-    @property
-    def key(self) -> SessionKey:
-        return self.place
+        return cls(store, await begin(store, a_session_key()))
 
     async def read(self) -> Snapshot:
         found = await self.store.snapshot(self.key)
@@ -73,8 +69,8 @@ class Replica:
     def message(self, request_id: str, fingerprint: str = "same") -> NewMessage:
         return NewMessage(
             key=RequestKey(
-                tenant=self.place.tenant,
-                session_id=self.place.session_id,
+                tenant=self.key.tenant,
+                session_id=self.key.session_id,
                 principal="ada",
                 family="message",
                 request_id=request_id,
@@ -166,7 +162,7 @@ async def test_a_repeat_is_found_by_the_read_and_on_a_cached_snapshot_by_the_sto
 
 async def test_a_cached_snapshot_that_is_out_of_date_is_read_again(replica: Replica, store: MongoStore) -> None:
     await replica.log_writer.append(replica.key, VERBS["update"])
-    other = Replica(store, replica.place)
+    other = Replica(store, replica.key)
     await other.log_writer.append(replica.key, VERBS["suspend"])
     await other.log_writer.append(replica.key, lambda uow: session_rules.resume(uow, by="ada"))
     sent = await replica.send("one")

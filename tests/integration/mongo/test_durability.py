@@ -19,16 +19,16 @@ WRITERS = 4
 BEFORE_KILL = 40
 
 
-async def _write(store: MongoStore, place: SessionKey, acknowledged: dict[str, list[tuple[int, str]]]) -> None:
+async def _write(store: MongoStore, key: SessionKey, acknowledged: dict[str, list[tuple[int, str]]]) -> None:
     """Commits without a pause until the database is gone; the results are kept outside of it."""
     while True:
-        turn = a_turn(place)
+        turn = a_turn(key)
         try:
-            result = await store.commit(a_changeset(await head_of(store, place), an_event(), new_turns=(turn,)))
+            result = await store.commit(a_changeset(await head_of(store, key), an_event(), new_turns=(turn,)))
         except ServiceUnavailable:
             return
         if isinstance(result, Committed):
-            acknowledged[place.session_id].append((result.last_seq, turn.id))
+            acknowledged[key.session_id].append((result.last_seq, turn.id))
 
 
 async def test_i3_acknowledged_changesets_survive_kill_9(tmp_path: Path) -> None:
@@ -37,9 +37,9 @@ async def test_i3_acknowledged_changesets_survive_kill_9(tmp_path: Path) -> None
     async with database as uri:
         store = MongoStore(uri, database="kept", codec=TextCodec(), operation=timedelta(seconds=1))
         await store.open()
-        places = [await begin(store) for _ in range(WRITERS)]
-        acknowledged.update({place.session_id: [] for place in places})
-        writers = [asyncio.create_task(_write(store, place, acknowledged)) for place in places]
+        keys = [await begin(store) for _ in range(WRITERS)]
+        acknowledged.update({key.session_id: [] for key in keys})
+        writers = [asyncio.create_task(_write(store, key, acknowledged)) for key in keys]
 
         async def enough() -> bool:
             return sum(map(len, acknowledged.values())) >= BEFORE_KILL
@@ -55,13 +55,13 @@ async def test_i3_acknowledged_changesets_survive_kill_9(tmp_path: Path) -> None
     async with database as uri:
         again = MongoStore(uri, database="kept", codec=TextCodec())
         await again.open()
-        for place in places:
-            events = await again.events(place, after=0, limit=1000)
+        for key in keys:
+            events = await again.events(key, after=0, limit=1000)
             assert [event.sequence for event in events] == list(range(1, len(events) + 1))
-            assert (await head_of(again, place)).last_seq == len(events)
-            for sequence, turn_id in acknowledged[place.session_id]:
+            assert (await head_of(again, key)).last_seq == len(events)
+            for sequence, turn_id in acknowledged[key.session_id]:
                 assert sequence <= len(events), "an acknowledged event is gone"
-                assert await again.turn(place, turn_id) is not None
+                assert await again.turn(key, turn_id) is not None
         await again.close()
     await closing
 
@@ -69,9 +69,9 @@ async def test_i3_acknowledged_changesets_survive_kill_9(tmp_path: Path) -> None
 async def test_i3_every_write_waits_for_a_majority_and_its_journal(recorder: Recorder, store: MongoStore) -> None:
     """Only a frozen replica would tell the difference in effect; so look at what is asked for."""
     with recorder.recording() as commands:
-        place = await begin(store)
-        _, owned = await run_turn(store, place)
-        assert await store.renew(place, owner="one", fence=owned.fence, lease=LONG)
+        key = await begin(store)
+        _, owned = await run_turn(store, key)
+        assert await store.renew(key, owner="one", fence=owned.fence, lease=LONG)
         await store.secret("name")
     single = [each for each in commands if name_of(each) in ("insert", "update") and "txnNumber" in each]
     outside = [each for each in single if "autocommit" not in each]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pymongo import monitoring
 
-from tests.builders import a_call, a_place, a_request, a_turn, an_event
+from tests.builders import a_call, a_request, a_session_key, a_turn, an_event
 from tests.contracts.stores import LONG, SHORT, a_changeset, begin, committed, head_of, lapse, run_turn
 from tests.integration.mongo.batches import (
     HELD_MS,
@@ -18,7 +18,7 @@ from tests.integration.mongo.batches import (
     assert_stored,
     count_of,
     new_changesets,
-    new_places,
+    new_session_keys,
     next_changeset,
     sessions_of,
     together,
@@ -167,10 +167,10 @@ async def test_a_request_that_was_there_leaves_and_the_rest_is_stored(
     store: MongoStore, recorder: Recorder, client: Client, database_name: str
 ) -> None:
     """Its insert meets its like: that transaction is never committed; the place in the command says whose it was."""
-    places = await new_places(store)
-    request = a_request(places[2])
-    await committed(store.commit(await next_changeset(store, places[2], request=request)))
-    changesets = [await next_changeset(store, place, request=a_request(place)) for place in places]
+    keys = await new_session_keys(store)
+    request = a_request(keys[2])
+    await committed(store.commit(await next_changeset(store, keys[2], request=request)))
+    changesets = [await next_changeset(store, key, request=a_request(key)) for key in keys]
     changesets[2] = replace(changesets[2], request=replace(request, turn_id="another"))
     with recorder.recording() as commands:
         results = await together(store, *changesets)
@@ -189,12 +189,12 @@ async def test_a_request_that_was_there_leaves_and_the_rest_is_stored(
 
 
 async def test_i4_a_foreign_fence_leaves_and_the_rest_is_stored(store: MongoStore) -> None:
-    places = await new_places(store)
-    changesets = [await next_changeset(store, place) for place in places]
-    _, lost = await run_turn(store, places[5], owner="one")
-    await run_turn(store, places[5], owner="two")
-    head = await head_of(store, places[5])
-    changesets[5] = a_changeset(head, an_event(), fence=lost.fence, new_turns=(a_turn(places[5]),))
+    keys = await new_session_keys(store)
+    changesets = [await next_changeset(store, key) for key in keys]
+    _, lost = await run_turn(store, keys[5], owner="one")
+    await run_turn(store, keys[5], owner="two")
+    head = await head_of(store, keys[5])
+    changesets[5] = a_changeset(head, an_event(), fence=lost.fence, new_turns=(a_turn(keys[5]),))
     results = await together(store, *changesets)
     assert results[5] == Fenced()
     await assert_not_stored(store, changesets[5])
@@ -206,7 +206,7 @@ async def test_i4_a_foreign_fence_leaves_and_the_rest_is_stored(store: MongoStor
 async def test_a_document_that_is_not_there_stops_its_own_changeset_alone(store: MongoStore) -> None:
     """Its head has not moved: nothing says whose miss it was."""
     changesets = await new_changesets(store)
-    missing = replace(changesets[1], calls=(a_call(a_place(session_id=changesets[1].session_id)),))
+    missing = replace(changesets[1], calls=(a_call(a_session_key(session_id=changesets[1].session_id)),))
     results = await together(store, changesets[0], missing, *changesets[2:])
     assert results[1] == Conflict()
     await assert_not_stored(store, missing)
@@ -228,22 +228,22 @@ async def test_one_session_is_at_most_once_in_a_batch(store: MongoStore, recorde
 
 
 async def test_renewals_go_with_the_changesets(store: MongoStore, recorder: Recorder) -> None:
-    places = await new_places(store, 3)
-    owned = [(place, (await run_turn(store, place, lease=SHORT))[1].fence) for place in places]
-    for place in places:
-        await lapse(store, place)
+    keys = await new_session_keys(store, 3)
+    owned = [(key, (await run_turn(store, key, lease=SHORT))[1].fence) for key in keys]
+    for key in keys:
+        await lapse(store, key)
     changeset = await next_changeset(store, await begin(store))
     with recorder.recording() as commands:
         committing = asyncio.create_task(store.commit(changeset))
         renewed = await asyncio.gather(
-            *(store.renew(place, owner="one", fence=fence, lease=LONG) for place, fence in owned),
-            store.renew(SessionKey(places[0].tenant, "nowhere"), owner="one", fence=1, lease=LONG),
+            *(store.renew(key, owner="one", fence=fence, lease=LONG) for key, fence in owned),
+            store.renew(SessionKey(keys[0].tenant, "nowhere"), owner="one", fence=1, lease=LONG),
         )
         result = await committing
     assert renewed == [True, True, True, False]
     assert count_of(commands, "commitTransaction") == 1
     await assert_stored(store, changeset, result)
-    assert all([(await head_of(store, place)).owned for place in places])
+    assert all([(await head_of(store, key)).owned for key in keys])
 
 
 async def test_a_sharded_cluster_gets_no_batches(store: MongoStore, recorder: Recorder) -> None:

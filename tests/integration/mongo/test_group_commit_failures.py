@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.builders import a_place
+from tests.builders import a_session_key
 from tests.contracts.stores import LONG, a_changeset, begin, committed, head_of, until
 from tests.integration.mongo.batches import (
     HELD_MS,
@@ -17,7 +17,7 @@ from tests.integration.mongo.batches import (
     assert_not_stored,
     assert_stored,
     new_changesets,
-    new_places,
+    new_session_keys,
     next_changeset,
     together,
     until_sent,
@@ -94,10 +94,10 @@ async def test_i3_an_unknown_outcome_of_a_batch_is_resolved_for_each(new_store: 
     """The commit was carried out, but each answer says that this may not last, until the deadline."""
     other = await new_store()
     changesets = await new_changesets(other)
-    place = await begin(other)
+    key = await begin(other)
     store = await new_store(operation=SOON)
     silent = a_changeset(
-        await head_of(other, place), head=HeadChange(lease=LeaseChange.TAKE, owner="one", lease_for=LONG)
+        await head_of(other, key), head=HeadChange(lease=LeaseChange.TAKE, owner="one", lease_for=LONG)
     )
     async with failing(["commitTransaction"], **REPLY_LOST):
         *results, last = await together(store, *changesets, silent)
@@ -118,8 +118,8 @@ async def test_i3_a_batch_that_stays_unknown_is_neither_answered_nor_given_up(
             await assert_not_stored(other, changeset)
 
     async def resolved() -> bool:
-        places = [changeset.session_key for changeset in changesets]
-        return set((await other.last_seqs(places)).values()) == {2}
+        keys = [changeset.session_key for changeset in changesets]
+        return set((await other.last_seqs(keys)).values()) == {2}
 
     await until(resolved)
     for changeset in changesets:
@@ -156,15 +156,15 @@ async def test_callers_of_work_that_never_began_are_answered(store: MongoStore) 
 DOOMED = """
 import asyncio, os, sys
 from tests.contracts.stores import TextCodec, a_changeset, begin, head_of
-from tests.builders import a_place, an_event
+from tests.builders import a_session_key, an_event
 from turnkeeper.faults import arm
 from turnkeeper.store.mongo.store import MongoStore
 
 async def main():
     store = MongoStore(sys.argv[1], database=sys.argv[2], codec=TextCodec(), replica="doomed")
     await store.open()
-    places = [a_place(session_id=each) for each in sys.argv[3:]]
-    changesets = [a_changeset(await head_of(store, place), an_event()) for place in places]
+    keys = [a_session_key(session_id=session_id) for session_id in sys.argv[3:]]
+    changesets = [a_changeset(await head_of(store, key), an_event()) for key in keys]
     arm(os.environ)
     await asyncio.gather(*(store.commit(changeset) for changeset in changesets))
 
@@ -172,21 +172,21 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("place", ["step.after_first_write", "step.before_commit", "step.after_commit"])
+@pytest.mark.parametrize("point", ["step.after_first_write", "step.before_commit", "step.after_commit"])
 async def test_i3_a_server_killed_in_the_middle_of_a_batch_stores_all_of_it_or_nothing(
-    mongo_uri: str, database_name: str, new_store: NewStore, place: str
+    mongo_uri: str, database_name: str, new_store: NewStore, point: str
 ) -> None:
     """And leaves nothing locked once somebody has ended what it was writing."""
     store = await new_store(replica="other")
-    sessions = [each.session_id for each in await new_places(store)]
+    sessions = [each.session_id for each in await new_session_keys(store)]
     program = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", DOOMED, mongo_uri, database_name, *sessions), env={VARIABLE: f"{place}=kill"}
+        *(sys.executable, "-c", DOOMED, mongo_uri, database_name, *sessions), env={VARIABLE: f"{point}=kill"}
     )
     assert await program.wait() == -signal.SIGKILL
-    stored = place == "step.after_commit"
-    places = [SessionKey("default", session) for session in sessions]
-    assert set((await store.last_seqs(places)).values()) == {2 if stored else 1}
+    stored = point == "step.after_commit"
+    keys = [SessionKey("default", session) for session in sessions]
+    assert set((await store.last_seqs(keys)).values()) == {2 if stored else 1}
     await new_store(replica="doomed")
-    changesets = [await next_changeset(store, a_place(session_id=session)) for session in sessions]
+    changesets = [await next_changeset(store, a_session_key(session_id=session)) for session in sessions]
     for changeset, result in zip(changesets, await together(store, *changesets), strict=True):
         await assert_stored(store, changeset, result)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.builders import a_place, a_session
+from tests.builders import a_session, a_session_key
 from tests.contracts.stores import LONG, begin, make_due
 from tests.integration.mongo.commands import Command, Recorder, name_of
 from tests.integration.mongo.conftest import Client
@@ -21,7 +21,7 @@ DAY = timedelta(days=1)
 
 
 async def _put_heads(client: Client, database: str, **fields: Any) -> None:
-    documents = [heads.new(a_session(a_place())) | fields for _ in range(MANY)]
+    documents = [heads.new(a_session(a_session_key())) | fields for _ in range(MANY)]
     await client[database].heads.insert_many(documents)
 
 
@@ -54,28 +54,28 @@ async def test_a_claim_walks_over_no_head_that_it_cannot_have(
     store: MongoStore, client: Client, database_name: str, recorder: Recorder, unclaimable: Mapping[str, Any]
 ) -> None:
     await _put_heads(client, database_name, **{"active_turn": "turn", "wake_at": LONG_AGO, **unclaimable})
-    place = await begin(store)
-    await make_due(store, place)
+    key = await begin(store)
+    await make_due(store, key)
     with recorder.recording() as commands:
         found = await store.claim("one", lease=LONG)
         assert await store.claim("one", lease=LONG) is None
     assert found is not None
-    assert found.session_id == place.session_id
-    documents, places = await _looked_at(client, database_name, _first(commands, "aggregate"))
+    assert found.session_id == key.session_id
+    documents, keys = await _looked_at(client, database_name, _first(commands, "aggregate"))
     assert documents <= 1
-    assert places < MANY / 10
+    assert keys < MANY / 10
 
 
 async def test_a_head_of_an_older_version_is_claimed_in_its_turn(
     store: MongoStore, client: Client, database_name: str
 ) -> None:
-    place = await begin(store)
-    await make_due(store, place)
+    key = await begin(store)
+    await make_due(store, key)
     later_fields = dict.fromkeys(("suspended", "needs", "log_needs"), "")
-    await client[database_name].heads.update_one({"session_id": place.session_id}, {"$unset": later_fields})
+    await client[database_name].heads.update_one({"session_id": key.session_id}, {"$unset": later_fields})
     found = await store.claim("one", lease=LONG)
     assert found is not None
-    assert found.session_id == place.session_id
+    assert found.session_id == key.session_id
 
 
 async def test_a_purge_looks_at_no_session_whose_time_has_not_come(

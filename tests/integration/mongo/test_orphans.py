@@ -24,14 +24,14 @@ async def _store(mongo_uri: str, database: str, replica: str) -> AsyncIterator[M
 
 
 @contextlib.asynccontextmanager
-async def _orphan(client: Client, database: str, place: SessionKey, *, of: str) -> AsyncIterator[None]:
+async def _orphan(client: Client, database: str, key: SessionKey, *, of: str) -> AsyncIterator[None]:
     """An open transaction on the session's head, as a server of this name would leave it behind."""
     async with client.start_session() as session:
         name = bytes(session.session_id["id"])
         await client[database].replicas.update_one({"_id": of}, {"$push": {"sessions": name}}, upsert=True)
         await session.start_transaction()
         changed = await client[database].heads.update_one(
-            {"session_id": place.session_id}, {"$inc": {"revision": 1}}, session=session
+            {"session_id": key.session_id}, {"$inc": {"revision": 1}}, session=session
         )
         assert changed.matched_count == 1
         try:
@@ -56,9 +56,9 @@ async def test_i9_the_turn_of_a_dead_owner_is_freed_and_requeued(
     mongo_uri: str, database_name: str, client: Client
 ) -> None:
     async with _store(mongo_uri, database_name, "alive") as store:
-        place = await begin(store)
-        await run_turn(store, place, owner="dead", lease=SHORT)
-        async with _orphan(client, database_name, place, of="dead"):
+        key = await begin(store)
+        await run_turn(store, key, owner="dead", lease=SHORT)
+        async with _orphan(client, database_name, key, of="dead"):
             assert await _requeued(store) == 1
 
 
@@ -68,8 +68,8 @@ async def test_i9_a_head_that_stays_locked_holds_no_other_up(
     """Nobody knows whose transaction it is: that head waits for the database, the other one does not."""
     async with _store(mongo_uri, database_name, "alive") as store:
         locked, free = await begin(store), await begin(store)
-        for place in (locked, free):
-            await run_turn(store, place, owner="dead", lease=SHORT)
+        for key in (locked, free):
+            await run_turn(store, key, owner="dead", lease=SHORT)
         async with _orphan(client, database_name, locked, of="somebody else"):
             assert await _requeued(store) == 1
             assert (await head_of(store, free)).owner == ""
@@ -82,24 +82,24 @@ async def test_a_replica_that_comes_again_under_its_name_ends_what_it_left(
     mongo_uri: str, database_name: str, client: Client
 ) -> None:
     async with _store(mongo_uri, database_name, "other") as other:
-        place = await begin(other)
+        key = await begin(other)
         async with (
-            _orphan(client, database_name, place, of="pod-0"),
+            _orphan(client, database_name, key, of="pod-0"),
             _store(mongo_uri, database_name, "pod-0") as store,
         ):
-            await committed(store.commit(a_changeset(await head_of(store, place), an_event("free again"))))
+            await committed(store.commit(a_changeset(await head_of(store, key), an_event("free again"))))
 
 
 async def test_a_replica_that_leaves_ends_what_it_could_not_finish(
     mongo_uri: str, database_name: str, client: Client
 ) -> None:
     async with _store(mongo_uri, database_name, "other") as other, contextlib.AsyncExitStack() as stack:
-        place = await begin(other)
+        key = await begin(other)
         async with _store(mongo_uri, database_name, "leaving") as store:
-            await committed(store.commit(a_changeset(await head_of(store, place), an_event("before"))))
-            await stack.enter_async_context(_orphan(client, database_name, place, of="leaving"))
+            await committed(store.commit(a_changeset(await head_of(store, key), an_event("before"))))
+            await stack.enter_async_context(_orphan(client, database_name, key, of="leaving"))
         assert await client[database_name].replicas.find_one({"_id": "leaving"}) is None
-        await committed(other.commit(a_changeset(await head_of(other, place), an_event("free again"))))
+        await committed(other.commit(a_changeset(await head_of(other, key), an_event("free again"))))
 
 
 async def test_a_session_that_the_database_forgot_is_announced_again(
@@ -131,9 +131,9 @@ async def test_what_is_announced_is_little_and_goes_with_the_replica(
 ) -> None:
     replicas = client[database_name].replicas
     async with _store(mongo_uri, database_name, "pod-0") as store:
-        place = await begin(store)
+        key = await begin(store)
         for number in range(10):
-            await committed(store.commit(a_changeset(await head_of(store, place), an_event(str(number)))))
+            await committed(store.commit(a_changeset(await head_of(store, key), an_event(str(number)))))
         announced = await replicas.find_one({"_id": "pod-0"})
         assert announced is not None
         assert len(announced["sessions"]) <= 2, "the driver uses its sessions again"
@@ -146,11 +146,11 @@ async def test_a_replica_that_is_silent_for_too_long_delays_no_other(
     """It owned nothing: no lease says that it is gone."""
     replicas = client[database_name].replicas
     async with _store(mongo_uri, database_name, "alive") as store, _store(mongo_uri, database_name, "silent") as dead:
-        place = await begin(store)
-        async with _orphan(client, database_name, place, of="silent"):
+        key = await begin(store)
+        async with _orphan(client, database_name, key, of="silent"):
             await dead.write_heartbeat(silent_after=SHORT)
             await until(lambda: _swept(store, client, database_name))
-            await committed(store.commit(a_changeset(await head_of(store, place), an_event("free again"))))
+            await committed(store.commit(a_changeset(await head_of(store, key), an_event("free again"))))
         found = await replicas.find_one({"_id": "silent"})
         assert found is not None
         assert (found["sessions"], found["ended"]) == ([], True)
@@ -160,8 +160,8 @@ async def test_a_replica_that_says_that_it_lives_is_left_alone(
     mongo_uri: str, database_name: str, client: Client
 ) -> None:
     async with _store(mongo_uri, database_name, "alive") as store, _store(mongo_uri, database_name, "other") as other:
-        place = await begin(other)
-        await committed(other.commit(a_changeset(await head_of(other, place), an_event())))
+        key = await begin(other)
+        await committed(other.commit(a_changeset(await head_of(other, key), an_event())))
         await other.write_heartbeat(silent_after=LONG)
         await store.requeue_lapsed()
         found = await client[database_name].replicas.find_one({"_id": "other"})
@@ -174,12 +174,12 @@ async def test_a_replica_that_was_ended_and_lives_announces_itself_again(
 ) -> None:
     replicas = client[database_name].replicas
     async with _store(mongo_uri, database_name, "alive") as store, _store(mongo_uri, database_name, "frozen") as frozen:
-        place = await begin(frozen)
-        await committed(frozen.commit(a_changeset(await head_of(frozen, place), an_event("before"))))
+        key = await begin(frozen)
+        await committed(frozen.commit(a_changeset(await head_of(frozen, key), an_event("before"))))
         await frozen.write_heartbeat(silent_after=SHORT)
         await until(lambda: _swept(store, client, database_name, replica="frozen"))
         await frozen.write_heartbeat(silent_after=LONG)
-        await committed(frozen.commit(a_changeset(await head_of(frozen, place), an_event("after"))))
+        await committed(frozen.commit(a_changeset(await head_of(frozen, key), an_event("after"))))
         found = await replicas.find_one({"_id": "frozen"})
         assert found is not None
         assert found["sessions"]

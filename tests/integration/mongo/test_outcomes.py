@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.builders import AGENT, a_first_event, a_place, a_request, a_session, a_turn, an_event
+from tests.builders import AGENT, a_first_event, a_request, a_session, a_session_key, a_turn, an_event
 from tests.contracts.stores import LONG, a_changeset, begin, committed, head_of, run_turn, until
 from tests.integration.mongo.commands import Recorder, name_of
 from tests.integration.mongo.conftest import Client, FailPoint, NewStore
@@ -34,8 +34,8 @@ CONFLICT: dict[str, Any] = {"errorCode": 112, "errorLabels": ["TransientTransact
 ABORTED: dict[str, Any] = {"errorCode": 251, "errorLabels": ["TransientTransactionError"]}
 
 
-async def _changeset(store: MongoStore, place: SessionKey) -> Changeset:
-    return a_changeset(await head_of(store, place), an_event("one"), an_event("two"), new_turns=(a_turn(place),))
+async def _changeset(store: MongoStore, key: SessionKey) -> Changeset:
+    return a_changeset(await head_of(store, key), an_event("one"), an_event("two"), new_turns=(a_turn(key),))
 
 
 async def _stored_once(store: MongoStore, changeset: Changeset, result: object) -> None:
@@ -88,14 +88,14 @@ async def test_i3_an_unknown_outcome_is_resolved_by_the_changesets_id(
 ) -> None:
     """The commit was carried out, but each answer says that this may not last, until the deadline."""
     store = await new_store(operation=SOON)
-    place = await begin(store)
+    key = await begin(store)
     change = HeadChange(lease=LeaseChange.TAKE, owner="one", lease_for=LONG)
-    changeset = a_changeset(await head_of(store, place), *([an_event()] if events else []), head=change)
+    changeset = a_changeset(await head_of(store, key), *([an_event()] if events else []), head=change)
     async with failing(["commitTransaction"], **REPLY_LOST):
         result = await store.commit(changeset)
         assert result == Committed(last_seq=1 + events, fence=1, events=result.events)  # type: ignore[union-attr]
     assert await store.commit(changeset) == result
-    assert (await head_of(store, place)).fence == 1
+    assert (await head_of(store, key)).fence == 1
 
 
 async def test_i3_what_stays_unknown_is_neither_answered_nor_given_up(
@@ -103,15 +103,15 @@ async def test_i3_what_stays_unknown_is_neither_answered_nor_given_up(
 ) -> None:
     """No commit arrives until the deadline: the caller is told that nobody knows, and the committer goes on."""
     store, other = await new_store(operation=SOON), await new_store()
-    place = await begin(store)
-    changeset = await _changeset(store, place)
+    key = await begin(store)
+    changeset = await _changeset(store, key)
     async with failing(["commitTransaction"], **NEVER_ARRIVED):
         with pytest.raises(ServiceUnavailable):
             await store.commit(changeset)
-        assert (await head_of(other, place)).last_seq == 1
+        assert (await head_of(other, key)).last_seq == 1
 
     async def resolved() -> bool:
-        return (await head_of(other, place)).last_seq == 3
+        return (await head_of(other, key)).last_seq == 3
 
     await until(resolved)
     await _stored_once(other, changeset, await other.commit(changeset))
@@ -120,14 +120,14 @@ async def test_i3_what_stays_unknown_is_neither_answered_nor_given_up(
 
 async def test_i3_closing_waits_for_what_is_unknown(new_store: NewStore, failing: FailPoint) -> None:
     store, other = await new_store(operation=SOON), await new_store()
-    place = await begin(store)
-    changeset = await _changeset(store, place)
+    key = await begin(store)
+    changeset = await _changeset(store, key)
     async with failing(["commitTransaction"], **NEVER_ARRIVED):
         with pytest.raises(ServiceUnavailable):
             await store.commit(changeset)
         closing = asyncio.create_task(store.close())
     await closing
-    assert (await head_of(other, place)).last_seq == 3
+    assert (await head_of(other, key)).last_seq == 3
     await _stored_once(other, changeset, await other.commit(changeset))
 
 
@@ -136,12 +136,12 @@ async def test_a_conflict_that_lasts_is_unavailable_and_leaves_nothing_behind(
 ) -> None:
     """Somebody else's open transaction holds the head."""
     store = await new_store(operation=SOON)
-    place = await begin(store)
-    changeset = await _changeset(store, place)
+    key = await begin(store)
+    changeset = await _changeset(store, key)
     async with client.start_session() as session:
         await session.start_transaction()
         heads = client[database_name]["heads"]
-        await heads.update_one({"session_id": place.session_id}, {"$set": {"compacted_to": 0, "x": 1}}, session=session)
+        await heads.update_one({"session_id": key.session_id}, {"$set": {"compacted_to": 0, "x": 1}}, session=session)
         with pytest.raises(ServiceUnavailable):
             await store.commit(changeset)
         await session.abort_transaction()
@@ -154,8 +154,8 @@ async def test_writes_that_never_arrive_leave_no_open_transaction(
 ) -> None:
     """The head was written, then the line went dead until the deadline: the abort does not arrive either."""
     store, other = await new_store(operation=SOON), await new_store()
-    place = await begin(store)
-    changeset = await _changeset(store, place)
+    key = await begin(store)
+    changeset = await _changeset(store, key)
     async with failing(["insert", "abortTransaction"], **NEVER_ARRIVED):
         with pytest.raises(ServiceUnavailable):
             await store.commit(changeset)
@@ -168,8 +168,8 @@ async def test_a_cancelled_caller_leaves_no_half_done_changeset(
     store: MongoStore, client: Client, recorder: Recorder, failing: FailPoint, command: str
 ) -> None:
     """The commit goes on to its end without it."""
-    place = await begin(store)
-    changeset = await _changeset(store, place)
+    key = await begin(store)
+    changeset = await _changeset(store, key)
 
     async def sent() -> bool:
         return any(name_of(each) == command for each in recorder.commands)
@@ -183,7 +183,7 @@ async def test_a_cancelled_caller_leaves_no_half_done_changeset(
                 await caller
 
     async def stored() -> bool:
-        return (await head_of(store, place)).last_seq == 3
+        return (await head_of(store, key)).last_seq == 3
 
     await until(stored)
     await _stored_once(store, changeset, await store.commit(changeset))
@@ -194,24 +194,24 @@ async def test_a_cancelled_caller_leaves_no_half_done_changeset(
 async def test_a_new_session_is_made_once_whatever_happens_to_the_commit(
     store: MongoStore, failing: FailPoint, how: dict[str, Any]
 ) -> None:
-    place = a_place()
+    key = a_session_key()
     async with failing(["commitTransaction"], times=3, **how):
-        assert await store.create_session(a_session(place), AGENT, event=a_first_event()) is None
-    assert await store.create_session(a_session(place), AGENT, event=a_first_event()) == a_session(place)
-    assert len(await store.events(place, after=0, limit=9)) == 1
+        assert await store.create_session(a_session(key), AGENT, event=a_first_event()) is None
+    assert await store.create_session(a_session(key), AGENT, event=a_first_event()) == a_session(key)
+    assert len(await store.events(key, after=0, limit=9)) == 1
 
 
 async def test_an_owner_that_lost_its_turn_while_the_outcome_was_unknown_is_told_the_truth(
     store: MongoStore, failing: FailPoint
 ) -> None:
     """Its changeset was stored, and then the turn was taken over: that is Committed, not Fenced."""
-    place = await begin(store)
-    _, owned = await run_turn(store, place)
-    changeset = a_changeset(await head_of(store, place), an_event(), fence=owned.fence)
+    key = await begin(store)
+    _, owned = await run_turn(store, key)
+    changeset = a_changeset(await head_of(store, key), an_event(), fence=owned.fence)
     first = await committed(store.commit(changeset))
-    await run_turn(store, place, owner="two")
+    await run_turn(store, key, owner="two")
     assert await store.commit(changeset) == first
-    silent = a_changeset(await head_of(store, place), fence=owned.fence)
+    silent = a_changeset(await head_of(store, key), fence=owned.fence)
     assert await store.commit(silent) != Conflict()
 
 
@@ -219,9 +219,9 @@ async def test_a_commit_that_comes_through_while_it_is_looked_for_is_no_duplicat
     store: MongoStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The record is found, but the head was read before: who is told of a duplicate would not take up its turn."""
-    place = await begin(store)
-    request = a_request(place)
-    changeset = replace(await _changeset(store, place), request=request)
+    key = await begin(store)
+    request = a_request(key)
+    changeset = replace(await _changeset(store, key), request=request)
     find = Outcomes.find_request
 
     async def slower_than_the_commit(self: Outcomes, key: RequestKey, **given: Any) -> RequestRecord | None:

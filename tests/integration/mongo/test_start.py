@@ -14,7 +14,7 @@ import pytest_asyncio
 from pymongo import AsyncMongoClient
 from pymongo.errors import PyMongoError
 
-from tests.builders import AGENT, a_first_event, a_place, a_request, a_session, an_event
+from tests.builders import AGENT, a_first_event, a_request, a_session, a_session_key, an_event
 from tests.contracts.stores import LONG, TextCodec, a_changeset, begin, head_of, until
 from tests.integration.mongo.conftest import Client, FailPoint, NewStore
 from turnkeeper.domain.session import SessionKey
@@ -105,7 +105,7 @@ async def test_an_address_cannot_weaken_what_the_driver_asks_for(mongo_uri: str,
 
 
 def _every_call(store: MongoStore, head: Head) -> dict[str, Callable[[], Awaitable[object]]]:
-    key = a_place()
+    key = a_session_key()
     tenant = key.tenant
     return {
         "create_session": lambda: store.create_session(a_session(key), AGENT, event=a_first_event()),
@@ -162,13 +162,13 @@ async def test_what_the_database_refuses_is_unavailable_without_its_words(
     new_store: NewStore, failing: FailPoint, code: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = await new_store(operation=timedelta(milliseconds=300))
-    place = await begin(store)
-    changeset = a_changeset(await head_of(store, place), an_event("canary"))
+    key = await begin(store)
+    changeset = a_changeset(await head_of(store, key), an_event("canary"))
     commands = ["update", "find", "aggregate"]
     async with failing(commands, errorCode=code):
         await asyncio.gather(
             _unavailable(lambda: store.commit(changeset)),
-            _unavailable(lambda: store.turn(place, "canary")),
-            _unavailable(lambda: store.renew(SessionKey(place.tenant, "canary"), owner="canary", fence=1, lease=LONG)),
+            _unavailable(lambda: store.turn(key, "canary")),
+            _unavailable(lambda: store.renew(SessionKey(key.tenant, "canary"), owner="canary", fence=1, lease=LONG)),
         )
     assert "canary" not in caplog.text

@@ -23,12 +23,12 @@ from turnkeeper.telemetry.metrics import Metrics
 
 async def _lapsed(store: MongoStore, *, ago: int) -> tuple[SessionKey, Approval]:
     """A pending approval in a session of its own that expired so many seconds ago."""
-    place = await begin(store)
+    key = await begin(store)
     expired = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=ago)
-    asked = an_approval(place, expire_time=expired)
-    new: dict[str, Any] = {"new_turns": (a_turn(place, id=asked.turn_id),), "new_approvals": (asked,)}
-    await committed(store.commit(a_changeset(await head_of(store, place), an_event(), **new)))
-    return place, asked
+    asked = an_approval(key, expire_time=expired)
+    new: dict[str, Any] = {"new_turns": (a_turn(key, id=asked.turn_id),), "new_approvals": (asked,)}
+    await committed(store.commit(a_changeset(await head_of(store, key), an_event(), **new)))
+    return key, asked
 
 
 def _sweeper(store: MongoStore, broken: str = "") -> Sweeper:
@@ -37,9 +37,9 @@ def _sweeper(store: MongoStore, broken: str = "") -> Sweeper:
     async def expire(approval: Approval) -> None:
         if approval.id == broken:
             raise LookupError("a defect")
-        place = approval.session_key
+        key = approval.session_key
         change = ApprovalChange(approval=replace(approval, state=ApprovalState.EXPIRED), lapsed=True)
-        await committed(store.commit(a_changeset(await head_of(store, place), an_event(), approvals=(change,))))
+        await committed(store.commit(a_changeset(await head_of(store, key), an_event(), approvals=(change,))))
 
     return Sweeper(
         store,
@@ -79,7 +79,7 @@ async def test_after_a_failed_call_it_waits_one_lease(
     store: MongoStore, failing: FailPoint, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Owners renew first: while the database was gone nobody could, and their leases have lapsed unjustly."""
-    place, _ = await _lapsed(store, ago=10)
+    key, _ = await _lapsed(store, ago=10)
     async with asyncio.TaskGroup() as group:
         async with failing(["find"], errorCode=13):
             sweeping = group.create_task(_sweeper(store).run())
@@ -96,4 +96,4 @@ async def test_after_a_failed_call_it_waits_one_lease(
         await until(expired)
         sweeping.cancel()
     assert time.monotonic() - failed_at >= 0.95, "a lease is one second here"
-    assert (await head_of(store, place)).last_seq == 3
+    assert (await head_of(store, key)).last_seq == 3

@@ -9,10 +9,10 @@ from tests.builders import (
     AGENT,
     a_call,
     a_first_event,
-    a_place,
     a_preview_chunk,
     a_request,
     a_session,
+    a_session_key,
     a_turn,
     an_approval,
     an_event,
@@ -29,7 +29,7 @@ from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 from turnkeeper.store.mongo.store import MongoStore
 
 TENANT = "blue"
-PLACE = a_place(tenant=TENANT)
+PLACE = a_session_key(tenant=TENANT)
 OVER_ALL_TENANTS = {
     "claim",
     "requeue_lapsed",
@@ -83,15 +83,15 @@ async def _keep_late_result(store: MongoStore) -> None:
 
 async def _fork(store: MongoStore) -> None:
     """Taken, copied, taken again, finished, and then once more."""
-    place = a_place(tenant=TENANT)
-    fork = Fork(session=a_session(place), source_session_id=PLACE.session_id, source_sequence=1)
-    request = a_request(PLACE, made_session_id=place.session_id)
+    key = a_session_key(tenant=TENANT)
+    fork = Fork(session=a_session(key), source_session_id=PLACE.session_id, source_sequence=1)
+    request = a_request(PLACE, made_session_id=key.session_id)
     for _ in range(2):
         assert await store.reserve_fork(fork) is not None
     copied = await store.copy_events(fork, [a_first_event()])
     assert copied is not None
     assert await store.copy_events(fork, [a_first_event()]) == copied
-    turn, call = a_turn(place), a_call(place)
+    turn, call = a_turn(key), a_call(key)
     for _ in range(2):
         await store.finish_fork(copied, fork.session, turns=(turn,), calls=(call,), request=request)
     assert await store.reserve_fork(fork) is None
@@ -139,17 +139,17 @@ async def test_i13_every_command_names_the_tenant(recorder: Recorder, store: Mon
 
 
 async def test_i13_what_is_trimmed_and_purged_is_one_tenants(recorder: Recorder, store: MongoStore) -> None:
-    place = await begin(store, a_place(tenant=TENANT))
-    await store.commit(a_changeset(await head_of(store, place), an_event(payload=SessionResumed(principal="ada"))))
+    key = await begin(store, a_session_key(tenant=TENANT))
+    await store.commit(a_changeset(await head_of(store, key), an_event(payload=SessionResumed(principal="ada"))))
 
     async def trimmed() -> bool:  # ages are whole seconds
         await store.trim(keep=timedelta(), pause=timedelta(), limit=9)
-        return (await head_of(store, place)).compacted_to == 2
+        return (await head_of(store, key)).compacted_to == 2
 
     with recorder.recording() as commands:
         await until(trimmed)
     assert {"update", "delete"} <= _checked_but_the_look(commands)
-    gone = a_changeset(await head_of(store, place), an_event(), head=HeadChange(deleted=True), session=a_session(place))
+    gone = a_changeset(await head_of(store, key), an_event(), head=HeadChange(deleted=True), session=a_session(key))
     assert isinstance(await store.commit(gone), Committed)
     with recorder.recording() as commands:
         assert await store.purge(after=timedelta(), limit=9) == 1
@@ -164,10 +164,10 @@ def _checked_but_the_look(commands: Sequence[Command]) -> set[str]:
 
 
 async def test_i13_what_looks_over_all_tenants_writes_to_one(recorder: Recorder, store: MongoStore) -> None:
-    place = await begin(store, a_place(tenant=TENANT))
-    turn = a_turn(place)
+    key = await begin(store, a_session_key(tenant=TENANT))
+    turn = a_turn(key)
     due = HeadChange(active_turn=turn.id, wake=timedelta())
-    await store.commit(a_changeset(await head_of(store, place), an_event(), head=due, new_turns=(turn,)))
+    await store.commit(a_changeset(await head_of(store, key), an_event(), head=due, new_turns=(turn,)))
     with recorder.recording() as commands:
         assert await store.claim("one", lease=timedelta()) is not None
         assert await store.requeue_lapsed() == 1

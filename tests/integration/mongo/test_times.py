@@ -25,25 +25,25 @@ def _times(value: Any) -> Iterator[datetime]:
 
 async def test_leases_wake_ups_and_expiry_use_the_databases_clock(recorder: Recorder, store: MongoStore) -> None:
     """Whatever time this process has, it sends none near its own; builders use one that is long past or asked for."""
-    place = await begin(store)
-    turn, approval = a_turn(place), an_approval(place)
+    key = await begin(store)
+    turn, approval = a_turn(key), an_approval(key)
     due = HeadChange(active_turn=turn.id, wake=timedelta())
-    head = await head_of(store, place)
+    head = await head_of(store, key)
     with recorder.recording() as commands:
         changeset = a_changeset(head, an_event(), head=due, new_turns=(turn,), new_approvals=(approval,))
         assert isinstance(await store.commit(changeset), Committed)
         claim = await store.claim("one", lease=LONG)
         assert claim is not None
         kept = HeadChange(lease_for=LONG)
-        owned = a_changeset(await head_of(store, place), an_event(), fence=claim.fence, head=kept)
+        owned = a_changeset(await head_of(store, key), an_event(), fence=claim.fence, head=kept)
         assert isinstance(await store.commit(owned), Committed)
         decided = approval.closed(ApprovalState.APPROVED, at=approval.create_time)
         change = ApprovalChange(approval=decided, lapsed=False)
         taken = HeadChange(lease=LeaseChange.TAKE, owner="two", lease_for=SHORT)
-        other = a_changeset(await head_of(store, place), an_event(), head=taken, approvals=(change,))
+        other = a_changeset(await head_of(store, key), an_event(), head=taken, approvals=(change,))
         assert isinstance(await store.commit(other), Committed)
-        assert await store.renew(place, owner="two", fence=claim.fence + 1, lease=SHORT)
-        await lapse(store, place)
+        assert await store.renew(key, owner="two", fence=claim.fence + 1, lease=SHORT)
+        await lapse(store, key)
         await store.lapsed_approvals(limit=5)
     sent = [time for command in commands for time in _times(command)]
     now = datetime.now(UTC)

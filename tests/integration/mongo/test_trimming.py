@@ -39,27 +39,26 @@ class Codec(TextCodec):
         raise NotImplementedError
 
 
-async def _grow(store: MongoStore, place: SessionKey, *, kept: bool) -> Committed:
+async def _grow(store: MongoStore, key: SessionKey, *, kept: bool) -> Committed:
     """As many events, of a kind that stays in the database or that does not."""
-    turn = a_turn(place, state=TurnState.COMPLETED)
+    turn = a_turn(key, state=TurnState.COMPLETED)
     said = [an_event() if kept else an_event(payload=GOES) for _ in range(LENGTH)]
-    return await committed(store.commit(a_changeset(await head_of(store, place), *said, new_turns=(turn,))))
+    return await committed(store.commit(a_changeset(await head_of(store, key), *said, new_turns=(turn,))))
 
 
-async def _trim(store: MongoStore, place: SessionKey) -> None:
+async def _trim(store: MongoStore, key: SessionKey) -> None:
     async def done() -> bool:
         await store.trim(keep=timedelta(), pause=timedelta(), limit=99)
-        head = await head_of(store, place)
+        head = await head_of(store, key)
         return head.compacted_to == head.last_seq
 
     await until(done)
 
 
-async def _follow(store: MongoStore, feeds: Feeds, place: SessionKey, *, after: int = 0) -> AsyncGenerator[Batch]:
+async def _follow(store: MongoStore, feeds: Feeds, key: SessionKey, *, after: int = 0) -> AsyncGenerator[Batch]:
     metrics = Metrics(NoOpMeterProvider())
     times = StreamTimes(keep_alive=15, rotation=60)
     watchers = Watchers(store, feeds, Codec(), metrics=metrics, times=times, rng=random.Random(1))
-    key = place
     with watchers.open(key) as watcher:
         await watcher.begin(StreamPosition(sequence=after), EventFilter(forever=False))
         while batch := await watcher.next():
@@ -69,17 +68,17 @@ async def _follow(store: MongoStore, feeds: Feeds, place: SessionKey, *, after: 
 @pytest.mark.parametrize(("parts", "last"), [((True, False, False), 1 + LENGTH), ((True, False, True), 1 + LENGTH)])
 async def test_a_stream_that_reads_the_log_has_no_hole(store: MongoStore, parts: tuple[bool, ...], last: int) -> None:
     """Where a part of the log is gone it ends, also when the same page holds what is kept behind it."""
-    place = await begin(store)
+    key = await begin(store)
     for kept in parts:
-        await _grow(store, place, kept=kept)
+        await _grow(store, key, kept=kept)
     seen: list[int] = []
-    async with aclosing(_follow(store, Feeds(store, poll=1), place)) as batches:
+    async with aclosing(_follow(store, Feeds(store, poll=1), key)) as batches:
         with pytest.raises(CursorExpired) as expired:  # noqa: PT012 - the trimming comes in the middle
             async for batch in batches:
                 assert batch.position.sequence == (seen[-1] if seen else 0) + len(batch.events)
                 seen.append(batch.position.sequence)
                 if len(seen) == 1:
-                    await _trim(store, place)
+                    await _trim(store, key)
     assert seen[-1] == last
     assert expired.value.metadata == {
         "oldest_sequence": str(2 + 3 * LENGTH),
@@ -89,18 +88,18 @@ async def test_a_stream_that_reads_the_log_has_no_hole(store: MongoStore, parts:
 
 async def test_a_stream_goes_on_from_the_ring_and_a_new_one_is_refused(store: MongoStore) -> None:
     """What the ring holds it holds whole. Where a stream may begin, the head alone says, ring or not."""
-    place = await begin(store)
-    feeds, key = Feeds(store, poll=1), place
+    key = await begin(store)
+    feeds = Feeds(store, poll=1)
     seen = 1
     with feeds.attach(key) as feed:
-        stored = await _grow(store, place, kept=False)
+        stored = await _grow(store, key, kept=False)
         feed.publish(stored.events)
-        async with aclosing(_follow(store, feeds, place, after=1)) as batches:
+        async with aclosing(_follow(store, feeds, key, after=1)) as batches:
             async for batch in batches:
                 if seen == 1:
-                    await _trim(store, place)
+                    await _trim(store, key)
                 assert batch.position.sequence - seen == len(batch.events)
                 seen = batch.position.sequence
         assert seen == 1 + LENGTH
         with pytest.raises(CursorExpired):
-            await anext(_follow(store, feeds, place, after=1))
+            await anext(_follow(store, feeds, key, after=1))

@@ -15,10 +15,10 @@ COLLECTIONS = ("sessions", "heads", "turns", "tool_calls", "approvals")
 
 
 async def test_i17_unknown_fields_are_tolerated_and_kept(store: MongoStore, client: Client, database_name: str) -> None:
-    place = await begin(store)
-    turn, call, asked = a_turn(place), a_call(place), an_approval(place)
+    key = await begin(store)
+    turn, call, asked = a_turn(key), a_call(key), an_approval(key)
     new: dict[str, Any] = {"new_turns": (turn,), "new_calls": (call,), "new_approvals": (asked,)}
-    await committed(store.commit(a_changeset(await head_of(store, place), an_event(), **new)))
+    await committed(store.commit(a_changeset(await head_of(store, key), an_event(), **new)))
     database = client[database_name]
     before = {}
     for name in COLLECTIONS:
@@ -27,10 +27,10 @@ async def test_i17_unknown_fields_are_tolerated_and_kept(store: MongoStore, clie
         before[name] = await database[name].find_one({})
     decided = replace(asked, state=ApprovalState.APPROVED)
     changeset = a_changeset(
-        await head_of(store, place),
+        await head_of(store, key),
         an_event(),
         head=HeadChange(lease=LeaseChange.TAKE, owner="one", lease_for=LONG, active_turn=turn.id),
-        session=a_session(place, title="new"),
+        session=a_session(key, title="new"),
         turns=(replace(turn, attempt=2),),
         calls=(replace(call, attempt=2),),
         approvals=(ApprovalChange(approval=decided, lapsed=False),),
@@ -42,11 +42,11 @@ async def test_i17_unknown_fields_are_tolerated_and_kept(store: MongoStore, clie
         assert document != before[name]
         assert document["newer"] == {"kept": True}
         assert document["schema"] == 1
-        assert document["tenant"] == place.tenant
+        assert document["tenant"] == key.tenant
     changed = await database["turns"].find_one({})
     assert changed is not None
     assert (changed["usage"]["newer"], changed["options"]["newer"], changed["attempt"]) == (1, 2, 2)
-    found = await store.turn(place, turn.id)
+    found = await store.turn(key, turn.id)
     assert found == replace(turn, attempt=2)
 
 
@@ -65,14 +65,14 @@ def _holders(field: str) -> tuple[str, ...]:
 async def test_i17_every_document_names_its_tenant_and_schema(
     store: MongoStore, client: Client, database_name: str
 ) -> None:
-    place = await begin(store)
+    key = await begin(store)
     new: dict[str, Any] = {
-        "new_turns": (a_turn(place),),
-        "new_calls": (a_call(place),),
-        "new_approvals": (an_approval(place),),
+        "new_turns": (a_turn(key),),
+        "new_calls": (a_call(key),),
+        "new_approvals": (an_approval(key),),
     }
-    await committed(store.commit(a_changeset(await head_of(store, place), an_event(), **new)))
+    await committed(store.commit(a_changeset(await head_of(store, key), an_event(), **new)))
     await store.secret("name")
     for name in (*COLLECTIONS, "events", "agents"):
         async for document in client[database_name][name].find({}):
-            assert (document["tenant"], document["schema"]) == (place.tenant, 1)
+            assert (document["tenant"], document["schema"]) == (key.tenant, 1)

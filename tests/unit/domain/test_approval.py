@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from tests.builders import NOON, a_place, a_session, an_approval
+from tests.builders import NOON, a_session, a_session_key, an_approval
 from turnkeeper.domain.approval import Approval, ApprovalDecision, ApprovalState
 from turnkeeper.domain.session import SessionState
 from turnkeeper.errors import (
@@ -16,7 +16,7 @@ from turnkeeper.errors import (
     SessionSuspended,
 )
 
-PLACE = a_place(session_id="session")
+PLACE = a_session_key(session_id="session")
 APPROVE, REJECT = ApprovalDecision.APPROVE, ApprovalDecision.REJECT
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.builders import a_call, a_place
+from tests.builders import a_call, a_session_key
 from turnkeeper.domain.tool import (
     CallState,
     ToolClass,
@@ -20,7 +20,7 @@ from turnkeeper.domain.tool import (
     model_text,
 )
 
-PLACE = a_place(session_id="session")
+PLACE = a_session_key(session_id="session")
 SPEC = ToolSpec(
     name="send",
     description="Send.",

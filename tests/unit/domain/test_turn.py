@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.builders import NOON, a_call, a_place, a_turn
+from tests.builders import NOON, a_call, a_session_key, a_turn
 from turnkeeper.codes import Code
 from turnkeeper.domain.message import FinishReason
 from turnkeeper.domain.tool import Call, CallState
@@ -27,7 +27,7 @@ from turnkeeper.domain.turn import (
     next_step,
 )
 
-PLACE = a_place(session_id="session")
+PLACE = a_session_key(session_id="session")
 READY, AWAITING, STARTED, RETURNED = CallState.READY, CallState.AWAITING, CallState.STARTED, CallState.RETURNED
 UNKNOWN, REQUESTED = CallState.UNKNOWN, CallState.REQUESTED
 

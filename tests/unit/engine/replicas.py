@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from tests.builders import NOON, a_place, a_session
+from tests.builders import NOON, a_session, a_session_key
 from tests.unit.engine.invariants import unpaired
 from tests.unit.engine.memory_log import Kept, MemoryLog
 from turnkeeper.codes import ErrorDetail
@@ -93,7 +93,7 @@ class World:
         return f"id-{next(self._ids):05d}"
 
     def new_session(self) -> SessionKey:
-        place = a_place(session_id=f"session-{len(self.log.sessions)}")
+        place = a_session_key(session_id=f"session-{len(self.log.sessions)}")
         session = a_session(place, title="", labels={}, agent=AGENT.name, agent_version=AGENT.version)
         created = SessionCreated(agent=AGENT.name, agent_version=AGENT.version, owner=session.owner, title="")
         self.log.create_session(session, AGENT, event=NewEvent(payload=created, at=NOON))

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from tests.contracts import test_store_claims, test_store_contract, test_store_heads, test_store_races
+from tests.contracts import test_store_changesets, test_store_claims, test_store_heads, test_store_races
 from tests.contracts.stores import TextCodec
 from tests.unit.engine.memory_log import MemoryLog
 from turnkeeper.store.contract import Store
@@ -21,7 +21,7 @@ NOT_HERE = {
     "test_i1_a_reader_sees_every_event_once_in_order_under_four_writers": "nothing happens at once here",
     "test_i6_i7_an_approval_leaves_pending_once_at_its_expiry": "nothing happens at once here",
 }
-SUITES = (test_store_claims, test_store_contract, test_store_heads, test_store_races)
+SUITES = (test_store_changesets, test_store_claims, test_store_heads, test_store_races)
 
 
 def cases() -> Iterator[Any]:

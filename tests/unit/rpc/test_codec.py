@@ -13,7 +13,7 @@ from google.protobuf.descriptor import EnumDescriptor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.builders import AGENT, NOON, a_place, a_session, a_turn, an_approval, an_event
+from tests.builders import AGENT, NOON, a_session, a_session_key, a_turn, an_approval, an_event
 from tests.unit.rpc.message_pairs import LATER_EVENTS, PAIRS, PREVIEWS, Pair, values_of
 from turnkeeper.codes import Code, ErrorDetail
 from turnkeeper.domain.agent import AgentLimits, PolicyRule
@@ -30,7 +30,7 @@ from turnkeeper.rpc.views import agent_view, approval_view, session_view, turn_v
 from turnkeeper.store.changeset import Cancel, Head, StoredEvent
 
 CODEC = WireCodec()
-PLACE = a_place(session_id="s")
+PLACE = a_session_key(session_id="s")
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.message.name)

@@ -11,7 +11,7 @@ from bson.codec_options import CodecOptions
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.builders import AGENT, a_call, a_place, a_session, a_turn, an_approval
+from tests.builders import AGENT, a_call, a_session, a_session_key, a_turn, an_approval
 from turnkeeper.codes import Code, ErrorDetail
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Approval
@@ -69,7 +69,7 @@ def _set(document: dict[str, Any], path: list[str], content: object) -> None:
 
 
 FULL = a_turn(
-    a_place(session_id="s"),
+    a_session_key(session_id="s"),
     error=ErrorDetail(
         code=Code.LLM_TIMEOUT, message="m", retry_after=timedelta(milliseconds=1), metadata={"a.$b": "", "": "x"}
     ),
@@ -95,7 +95,9 @@ def test_the_form_in_the_database() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [a_session(a_place(session_id="s")), FULL, a_call(a_place()), an_approval(a_place()), AGENT], ids=type
+    "value",
+    [a_session(a_session_key(session_id="s")), FULL, a_call(a_session_key()), an_approval(a_session_key()), AGENT],
+    ids=type,
 )
 def test_unknown_fields_are_ignored_and_missing_ones_take_their_default(value: Any) -> None:
     document = encode(value) | {"newer": [1], "schema": 2}

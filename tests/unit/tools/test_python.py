@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import pydantic
 import pytest
 
-from tests.builders import AGENT, a_call, a_place
+from tests.builders import AGENT, a_call, a_session_key
 from turnkeeper.domain import tool as domain_tool
 from turnkeeper.domain.tool import CallState, ToolOutcome
 from turnkeeper.errors import AgentConfigError, ToolValidationError
@@ -112,7 +112,9 @@ SPECS = {spec.name: spec for spec in SOURCE.specs()}
 
 
 async def run(name: str, arguments: str = "{}", *, seconds: float = 5) -> tuple[ToolOutcome, Any]:
-    call = a_call(a_place(session_id="s"), tool=name, arguments_json=arguments, state=CallState.STARTED, key="key-1")
+    call = a_call(
+        a_session_key(session_id="s"), tool=name, arguments_json=arguments, state=CallState.STARTED, key="key-1"
+    )
     finished = await BOX.run(call, timeout=timedelta(seconds=seconds))
     assert finished.duration >= timedelta()
     return finished.result.outcome, json.loads(finished.result.result_json)

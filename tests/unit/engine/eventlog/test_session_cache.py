@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import cast
 
-from tests.builders import NOON, a_place, a_session
+from tests.builders import NOON, a_session, a_session_key
 from turnkeeper.domain.event import Event, MessageReceived
 from turnkeeper.domain.message import Part
 from turnkeeper.domain.session import Session, SessionKey
@@ -26,7 +26,7 @@ class Clock:
 
 
 def session_of(name: str) -> Session:
-    return a_session(a_place(session_id=name))
+    return a_session(a_session_key(session_id=name))
 
 
 def cached(name: str, **head: object) -> CachedSnapshot:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.builders import AGENT, a_call, a_place, an_approval
+from tests.builders import AGENT, a_call, a_session_key, an_approval
 from tests.unit.engine.rules.test_outcomes import unit_of_work
 from turnkeeper.domain.agent import PolicyRule
 from turnkeeper.domain.session import SessionKey
@@ -16,7 +16,7 @@ from turnkeeper.errors import ToolNotFound, ToolPermissionDenied
 from turnkeeper.tools.contract import ToolContext
 from turnkeeper.tools.toolbox import Toolbox
 
-PLACE: SessionKey = a_place()
+PLACE: SessionKey = a_session_key()
 SPEC = ToolSpec(
     name="search_web", description="", schema_json='{"type":"object"}', tool_class=ToolClass.IRREVERSIBLE, source="test"
 )

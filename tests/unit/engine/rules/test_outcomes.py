@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from tests.builders import AGENT, NOON, a_call, a_place, a_session, a_turn, new_id
+from tests.builders import AGENT, NOON, a_call, a_session, a_session_key, a_turn, new_id
 from turnkeeper.domain.agent import PolicyRule
 from turnkeeper.domain.approval import Answer, ApprovalDecision, ApprovalKind, ApprovalState
 from turnkeeper.domain.event import ToolReturned
@@ -18,7 +18,7 @@ from turnkeeper.engine.rules.turns import resolve_lost_calls
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.store.changeset import Cancel, Committed, Head, LeaseChange, Snapshot
 
-PLACE: SessionKey = a_place()
+PLACE: SessionKey = a_session_key()
 TTL = timedelta(minutes=7)
 ASKER = replace(AGENT, policy=(PolicyRule(tool="*", action=PolicyAction.AUTO, ttl=TTL),))
 D, S, OUTCOME = ApprovalDecision, CallState, ToolOutcome

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from tests.builders import NOON, a_place, a_session, a_turn, new_id
+from tests.builders import NOON, a_session, a_session_key, a_turn, new_id
 from turnkeeper.codes import Code
 from turnkeeper.domain.event import TurnFailed
 from turnkeeper.domain.session import SessionKey, SessionState
@@ -19,7 +19,7 @@ from turnkeeper.engine.rules.turns import (
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.store.changeset import Cancel, Head, LeaseChange, Snapshot
 
-PLACE: SessionKey = a_place()
+PLACE: SessionKey = a_session_key()
 
 
 def unit_of_work(turn: Turn, *queue: str) -> UnitOfWork:

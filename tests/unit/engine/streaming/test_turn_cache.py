@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from opentelemetry.metrics import NoOpMeterProvider
 
-from tests.builders import NOON, a_place, a_turn
+from tests.builders import NOON, a_session_key, a_turn
 from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import Turn, TurnState
@@ -20,7 +20,7 @@ from turnkeeper.store.changeset import Cancel, Changeset, Committed, Head, Store
 from turnkeeper.store.contract import Store
 from turnkeeper.telemetry.metrics import Metrics
 
-PLACE = a_place(session_id="s")
+PLACE = a_session_key(session_id="s")
 KEY = SessionKey(PLACE.tenant, "s")
 
 
