@@ -40,7 +40,7 @@ class Exchanges:
     def __init__(self, *, keep: int, file: Path | None = None) -> None:
         """Keeps `keep` exchanges. Appends each request's body to `file`, a JSON line each, when it arrives."""
         self._file = file
-        self._kept: deque[Exchange] = deque(maxlen=keep)
+        self._latest: deque[Exchange] = deque(maxlen=keep)
         self._count = 0
         self._changed = asyncio.Event()
 
@@ -48,7 +48,7 @@ class Exchanges:
         """Records a request whose body is JSON; returns its number. Raises OSError if the file cannot be written."""
         self._count += 1
         exchange = Exchange(number=self._count, rule=rule, outcome=Outcome.PLAYING, body=body, headers=headers)
-        self._kept.append(exchange)
+        self._latest.append(exchange)
         if self._file is not None:
             with self._file.open("ab") as lines:
                 lines.write(orjson.dumps(orjson.loads(body)) + b"\n")
@@ -57,23 +57,23 @@ class Exchanges:
 
     def end(self, number: int, outcome: Outcome) -> None:
         """Records how the answer ended."""
-        for place, exchange in enumerate(self._kept):
+        for index, exchange in enumerate(self._latest):
             if exchange.number == number:
-                self._kept[place] = replace(exchange, outcome=outcome)
+                self._latest[index] = replace(exchange, outcome=outcome)
         self._notify()
 
     def all(self) -> list[Exchange]:
         """Returns the exchanges, oldest first."""
-        return list(self._kept)
+        return list(self._latest)
 
     def clear(self) -> None:
         """Drops all exchanges; the numbers go on."""
-        self._kept.clear()
+        self._latest.clear()
         self._notify()
 
     async def until(self, condition: Callable[[Sequence[Exchange]], bool]) -> list[Exchange]:
         """Waits until `condition` is True of the exchanges; returns them."""
-        while not condition(self._kept):
+        while not condition(self._latest):
             await self._changed.wait()
         return self.all()
 

@@ -46,7 +46,7 @@ class Player:
         """Begins with all counts at 0."""
         self._script = script
         self._used: Counter[int] = Counter()
-        self._met: Counter[int] = Counter()
+        self._applied: Counter[int] = Counter()
 
     def choose(self, chat: ChatRequest) -> tuple[int, Reply] | None:
         """Returns the first rule that applies, with its number from 1; None if none does."""
@@ -60,8 +60,8 @@ class Player:
         """Returns True if `times` and `every` of the rule allow this use."""
         if reply.times is not None and self._used[number] >= reply.times:
             return False
-        self._met[number] += 1
-        return self._met[number] % (reply.every or 1) == 0
+        self._applied[number] += 1
+        return self._applied[number] % (reply.every or 1) == 0
 
 
 def read_request(body: bytes) -> ChatRequest:

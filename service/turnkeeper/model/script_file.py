@@ -78,8 +78,8 @@ def _read(table: object, keys: _Keys) -> dict[str, Any]:
     for key, value in table.items():
         if key not in keys:
             near = difflib.get_close_matches(key, keys, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(keys)}"
-            raise ScriptError(f"{key}: there is no such key; {hint}")
+            suggestion = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(keys)}"
+            raise ScriptError(f"{key}: there is no such key; {suggestion}")
         try:
             values[key] = keys[key](value)
         except ScriptError as error:

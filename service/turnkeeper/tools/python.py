@@ -139,15 +139,15 @@ def _parameters(function: Callable[..., object]) -> tuple[dict[str, tuple[object
 
     Raises ValueError for a parameter that has no plain name.
     """
-    hints = get_type_hints(function, include_extras=True)
+    annotations = get_type_hints(function, include_extras=True)
     fields: dict[str, tuple[object, object]] = {}
     context = ""
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind not in _BY_NAME or parameter.name.startswith("_"):
             raise ValueError(f"every parameter needs a name without a leading underscore, and {parameter} has none")
-        hint = hints.get(parameter.name, str)
-        if hint is ToolContext:
+        annotation = annotations.get(parameter.name, str)
+        if annotation is ToolContext:
             context = parameter.name
             continue
-        fields[parameter.name] = (hint, ... if parameter.default is parameter.empty else parameter.default)
+        fields[parameter.name] = (annotation, ... if parameter.default is parameter.empty else parameter.default)
     return fields, context
