@@ -272,8 +272,8 @@ class _Replica:
             interval=JitteredInterval(settings.sweep.total_seconds(), jitter),
         )
         heartbeat = Heartbeat(store, lease=settings.lease)
-        publisher = PreviewPublisher(store, self._feeds, held=lambda: self._held_leases, alone=lambda: heartbeat.alone)
-        receiver = PreviewReceiver(store, store, self._feeds, holds=self._held_leases.holds)
+        publisher = PreviewPublisher(store, self._feeds, held_leases=self._held_leases, heartbeat=heartbeat)
+        receiver = PreviewReceiver(store, store, self._feeds, held_leases=self._held_leases)
         listener = ChangeListener(
             store, feeds=self._feeds, previews=receiver, worker=self._worker, metrics=metrics, jitter=jitter
         )

@@ -5,7 +5,8 @@ from datetime import timedelta
 
 from tests.integration.mongo.conftest import NewStore
 from turnkeeper.domain.session import SessionKey
-from turnkeeper.engine.eventlog.lease import HeldLease
+from turnkeeper.engine.eventlog.lease import HeldLease, HeldLeases
+from turnkeeper.engine.replica.heartbeat import Heartbeat
 from turnkeeper.engine.replica.preview_publisher import PreviewPublisher
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.engine.streaming.preview import Preview
@@ -20,9 +21,10 @@ async def _text(store: MongoStore, preview: Preview) -> str:
 
 
 async def test_only_lasting_previews_are_shared_and_only_with_other_replicas(store: MongoStore) -> None:
-    feeds, alone = Feeds(store, poll=60), False
-    held = HeldLease(key=KEY, turn_id="turn", owner="one", fence=1, duration=timedelta(minutes=5))
-    publisher = PreviewPublisher(store, feeds, held=lambda: [held], alone=lambda: alone)
+    feeds, held_leases = Feeds(store, poll=60), HeldLeases()
+    held_leases.add(HeldLease(key=KEY, turn_id="turn", owner="one", fence=1, duration=timedelta(minutes=5)))
+    heartbeat = Heartbeat(store, lease=timedelta(minutes=5))
+    publisher = PreviewPublisher(store, feeds, held_leases=held_leases, heartbeat=heartbeat)
     with ExitStack() as stack:
         feed = stack.enter_context(feeds.attach(KEY))
         short = feed.begin_preview(turn_id="turn", message_id="short", attempt=1)
@@ -41,12 +43,12 @@ async def test_only_lasting_previews_are_shared_and_only_with_other_replicas(sto
         await publisher.publish()
         assert await _text(store, long) == "Once upon "
 
-        alone = True
+        heartbeat.alone = True
         for words in ("a ", "time ", "there "):
             long.append(words)
             await publisher.publish()
         assert await _text(store, long) == "Once upon "
-        alone = False
+        heartbeat.alone = False
         await publisher.publish()
         await publisher.publish()
         assert await _text(store, long) == "Once upon a time there "

@@ -6,10 +6,11 @@ chunks always fit together; text that other replicas miss reaches them with the 
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from turnkeeper.domain.session import SessionKey
-from turnkeeper.engine.eventlog.lease import HeldLease
+from turnkeeper.engine.eventlog.lease import HeldLeases
+from turnkeeper.engine.replica.heartbeat import Heartbeat
 from turnkeeper.engine.replica.schedule import every
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.engine.streaming.preview import Preview
@@ -30,14 +31,12 @@ logger = logging.getLogger(__name__)
 class PreviewPublisher:
     """Publishes the previews of the turns that run here."""
 
-    def __init__(
-        self, store: PreviewStore, feeds: Feeds, *, held: Callable[[], Iterable[HeldLease]], alone: Callable[[], bool]
-    ) -> None:
-        """`held` returns the leases of the turns that run here; `alone` returns True if there is no other replica."""
+    def __init__(self, store: PreviewStore, feeds: Feeds, *, held_leases: HeldLeases, heartbeat: Heartbeat) -> None:
+        """`held_leases` names the turns that run here; `heartbeat` knows whether there are other replicas."""
         self._store = store
         self._feeds = feeds
-        self._held = held
-        self._alone = alone
+        self._held_leases = held_leases
+        self._heartbeat = heartbeat
         self._seen: set[Preview] = set()
         """The previews that had text at the last look."""
         self._failing = False
@@ -48,7 +47,7 @@ class PreviewPublisher:
 
     async def publish(self) -> None:
         """Publishes once what is new since the last time."""
-        if self._alone():
+        if self._heartbeat.alone:
             self._seen.clear()
             return
         new = list(self._new_chunks())
@@ -89,8 +88,8 @@ class PreviewPublisher:
 
     def _local_previews(self) -> Iterable[tuple[SessionKey, Preview]]:
         """Yields the valid previews of the turns that run here."""
-        for key in (held.key for held in self._held()):
-            feed = self._feeds.get(key)
+        for lease in self._held_leases:
+            feed = self._feeds.get(lease.key)
             preview = feed.preview if feed is not None else None
             if preview is not None and preview.local and preview.valid:
-                yield key, preview
+                yield lease.key, preview

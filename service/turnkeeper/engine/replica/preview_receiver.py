@@ -7,10 +7,10 @@ the text as they arrive; a chunk that leaves a gap has the stored ones read agai
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
 
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import Turn, TurnState
+from turnkeeper.engine.eventlog.lease import HeldLeases
 from turnkeeper.engine.streaming.feed import NO_MESSAGE, Feed
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.engine.streaming.preview import Preview
@@ -29,14 +29,12 @@ logger = logging.getLogger(__name__)
 class PreviewReceiver:
     """Keeps the previews of turns that run on other replicas."""
 
-    def __init__(
-        self, store: PreviewStore, sessions: SessionStore, feeds: Feeds, *, holds: Callable[[SessionKey], bool]
-    ) -> None:
-        """`holds` returns True if the session's turn runs here."""
+    def __init__(self, store: PreviewStore, sessions: SessionStore, feeds: Feeds, *, held_leases: HeldLeases) -> None:
+        """`held_leases` names the turns that run here, whose text needs no lookup."""
         self._store = store
         self._sessions = sessions
         self._feeds = feeds
-        self._holds = holds
+        self._held_leases = held_leases
         self.polling = True
         """No notifications arrive: every session with watchers of previews is looked up at intervals."""
 
@@ -73,7 +71,7 @@ class PreviewReceiver:
     async def _look_up(self, key: SessionKey) -> None:
         """Reads what another replica has written of the session's current message."""
         feed = self._feeds.get(key)
-        if feed is None or not feed.text_watchers or self._holds(key):
+        if feed is None or not feed.text_watchers or self._held_leases.holds(key):
             return
         try:
             preview = await self._current(key, feed)
