@@ -56,7 +56,7 @@ class Stage:
         await self._stack.aclose()
 
     async def play(self, *replies: Reply, deadlines: Deadlines | None = None, close: bool = False) -> OpenAIModel:
-        """A model that hears these replies."""
+        """Returns a model whose server sends these replies."""
         self.server = await self._stack.enter_async_context(ScriptedModel(Script(replies=replies)))
         return self.connect(self.server.base_url, deadlines=deadlines, close=close)
 
@@ -72,9 +72,9 @@ class Stage:
 async def saying(
     text: str, *, then: str = "", hold: bool = False, ports: list[int] | None = None
 ) -> AsyncIterator[str]:
-    """A server that says `text` to every request; its base URL.
+    """Serves `text` for every request; yields its base URL.
 
-    After it, it says `then` for ever; or nothing, until the caller leaves (`hold`); or it takes the connection's next
+    After it, it sends `then` for ever; or nothing, until the caller leaves (`hold`); or it takes the connection's next
     request and notes the caller's port for each (`ports`); or, with none of these, it hangs up.
     """
 

@@ -54,7 +54,7 @@ class TestAnswers:
             calls = [group.create_task(answer(model, request)) for _ in range(3)]
         assert all("Paris" in call.result()[1].text for call in calls)
 
-    async def test_deltas_come_as_they_are_made(self, stage: Stage) -> None:
+    async def test_deltas_arrive_as_they_are_written(self, stage: Stage) -> None:
         model = await stage.play(Reply(text="one two", chunk=4, fail=Fail.STALL, fail_after=1))
         stream = model.stream(asking("count"))
         assert await anext(stream) == TextDelta(text="one ")
@@ -108,7 +108,7 @@ class TestToolCalls:
         assert last.tool_requests[0].arguments_json == '{"city": "Par'
 
     @pytest.mark.parametrize("call_id", ["", "same"])
-    async def test_missing_and_double_ids_are_made_up_and_stable(self, stage: Stage, call_id: str) -> None:
+    async def test_missing_and_double_ids_are_replaced_and_stable(self, stage: Stage, call_id: str) -> None:
         call = ScriptedCall(name="get_weather", call_id=call_id)
         model = await stage.play(Reply(tool_calls=(call, call, call)))
         ids = [
@@ -161,7 +161,7 @@ FAILURES = {
 
 class TestFailures:
     @pytest.mark.parametrize("how", list(Fail))
-    async def test_each_failure_is_told_and_the_next_call_works(self, stage: Stage, how: Fail) -> None:
+    async def test_each_failure_is_raised_and_the_next_call_works(self, stage: Stage, how: Fail) -> None:
         model = await stage.play(
             Reply(text="partial text", chunk=7, fail=how, times=1), Reply(text="whole"), deadlines=_deadlines(how)
         )
@@ -184,7 +184,7 @@ class TestFailures:
 
     @pytest.mark.parametrize("after", [0, 1, 2])
     @pytest.mark.parametrize("how", [how for how in Fail if how.in_stream])
-    async def test_a_failure_strikes_where_the_script_says(self, stage: Stage, how: Fail, after: int) -> None:
+    async def test_a_failure_comes_where_the_script_has_it(self, stage: Stage, how: Fail, after: int) -> None:
         model = await stage.play(
             Reply(text="abcd", chunk=1, fail=how, fail_after=after),
             deadlines=short(first_token=20 if after else 0.3, between_tokens=0.3),
@@ -215,7 +215,7 @@ class TestFailures:
         assert task is not None
         assert task.cancelling() == 0
 
-    async def test_each_token_puts_the_deadline_off(self, stage: Stage) -> None:
+    async def test_each_token_moves_the_deadline(self, stage: Stage) -> None:
         model = await stage.play(
             Reply(text="x" * 75, chunk=1, delay=timedelta(milliseconds=20)),
             deadlines=short(first_token=1, between_tokens=1),
@@ -312,7 +312,7 @@ class TestLeaving:
         await fail(model)
         await _seen(stage, Outcome.DISCONNECTED)
 
-    async def test_a_stream_never_begun_calls_nobody(self, stage: Stage) -> None:
+    async def test_a_stream_that_never_begins_calls_no_server(self, stage: Stage) -> None:
         model = await stage.play(Reply(text="x"))
         await _close(model.stream(asking("hello")))
         assert stage.server.exchanges.all() == []

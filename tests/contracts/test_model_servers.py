@@ -40,7 +40,7 @@ class TestOddServers:
             deltas, _ = await answer(stage.connect(base_url), asking("hello"))
         assert deltas == ["hellohello"]
 
-    async def test_text_that_comes_together_with_a_failure_is_told(self, stage: Stage) -> None:
+    async def test_text_that_arrives_together_with_a_failure_is_yielded(self, stage: Stage) -> None:
         async with saying(f"{OK}\r\n{_body(HELLO, HELLO, '[1]')}") as base_url:
             text, failure = await fail(stage.connect(base_url))
         assert (text, failure.detail.metadata["reason"]) == ("hellohello", Reason.MALFORMED)
@@ -98,7 +98,7 @@ class TestOddServers:
                 await answer(model, asking("hello"))
         assert len(set(ports)) == 3
 
-    async def test_a_proxy_in_the_environment_is_asked_for_other_machines(
+    async def test_a_proxy_in_the_environment_is_used_for_other_machines(
         self, stage: Stage, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async with saying(f"{OK}\r\n{_body(HELLO, STOP, '[DONE]')}") as proxy:
@@ -106,7 +106,7 @@ class TestOddServers:
             _, last = await answer(stage.connect("http://model.invalid/v1"), asking("hello"))
         assert last.text == "hello"
 
-    async def test_a_proxy_in_the_environment_is_not_asked_for_this_machine(
+    async def test_a_proxy_in_the_environment_is_not_used_for_this_machine(
         self, stage: Stage, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):

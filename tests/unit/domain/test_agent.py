@@ -44,12 +44,12 @@ def a_tool(name: str, tool_class: ToolClass = ToolClass.IRREVERSIBLE) -> ToolSpe
         "names have a case",
     ],
 )
-def test_what_the_policy_says(name: str, tool_class: ToolClass, action: PolicyAction) -> None:
+def test_the_policy_decides_what_happens_to_a_call(name: str, tool_class: ToolClass, action: PolicyAction) -> None:
     assert AGENT.rule_for(a_tool(name, tool_class)).action is action
 
 
 @pytest.mark.parametrize(("tool", "offered"), [("send_mail", True), ("add", True), ("adder", False), ("resend", False)])
-def test_what_it_offers(tool: str, offered: bool) -> None:
+def test_an_agent_offers_the_tools_that_it_names(tool: str, offered: bool) -> None:
     assert AGENT.offers(tool) is offered
 
 

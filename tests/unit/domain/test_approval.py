@@ -21,9 +21,9 @@ APPROVE, REJECT = ApprovalDecision.APPROVE, ApprovalDecision.REJECT
 
 
 def decide(
-    approval: Approval, decision: ApprovalDecision, *, by: str = "ada", seen: str = "hash-1", reason: str = "fine"
+    approval: Approval, decision: ApprovalDecision, *, by: str = "ada", shown: str = "hash-1", reason: str = "fine"
 ) -> Approval:
-    return approval.decide(decision, by=by, arguments_hash=seen, reason=reason, at=NOON + timedelta(seconds=5))
+    return approval.decide(decision, by=by, arguments_hash=shown, reason=reason, at=NOON + timedelta(seconds=5))
 
 
 @pytest.mark.parametrize(("decision", "state"), [(APPROVE, ApprovalState.APPROVED), (REJECT, ApprovalState.REJECTED)])
@@ -39,19 +39,20 @@ def test_the_same_decision_by_the_same_person_again_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("decision", "by", "seen"), [(REJECT, "ada", "hash-1"), (APPROVE, "bob", "hash-1"), (APPROVE, "ada", "hash-2")]
+    ("decision", "by", "shown"),
+    [(REJECT, "ada", "hash-1"), (APPROVE, "bob", "hash-1"), (APPROVE, "ada", "hash-2")],
 )
-def test_any_other_decision_meets_the_one_that_was_made(decision: ApprovalDecision, by: str, seen: str) -> None:
+def test_any_other_decision_is_refused_with_the_first_one(decision: ApprovalDecision, by: str, shown: str) -> None:
     decided = decide(an_approval(PLACE), APPROVE)
     with pytest.raises(ApprovalAlreadyProcessed) as raised:
-        decide(decided, decision, by=by, seen=seen)
+        decide(decided, decision, by=by, shown=shown)
     assert raised.value.metadata["state"] == "APPROVED"
     assert raised.value.metadata["decided_by"] == "ada"
 
 
 def test_a_decision_on_other_arguments_is_refused() -> None:
     with pytest.raises(ArgumentsHashMismatch) as raised:
-        decide(an_approval(PLACE), APPROVE, seen="hash-2")
+        decide(an_approval(PLACE), APPROVE, shown="hash-2")
     assert raised.value.metadata["arguments_hash"] == "hash-1"
 
 

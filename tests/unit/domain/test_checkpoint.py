@@ -44,7 +44,7 @@ CALLED = ToolCalled(
     tool_class=ToolClass.READ_ONLY,
     message_id="m",
 )
-ASKED = ApprovalRequested(
+RECEIVED = ApprovalRequested(
     approval_id="a",
     kind=ApprovalKind.TOOL_CALL,
     tool_call_id="c",
@@ -54,11 +54,11 @@ ASKED = ApprovalRequested(
     round=1,
     expire_time=NOON,
 )
-PLACES: list[tuple[Payload, str, int]] = [
+POSITIONS: list[tuple[Payload, str, int]] = [
     (TurnStarted(message_id="m"), "execution_start-12", 12),
     (TurnRetried(principal="ada", message_id="m"), "execution_start-12", 12),
     (CALLED, "tool_call-12", 12),
-    (ASKED, "approval_pending-12", 12),
+    (RECEIVED, "approval_pending-12", 12),
     (a_message(FinishReason.INTERRUPTED), "content_partial-12", 11),
     (AttemptSuperseded(superseded_attempt=1, message_id="m"), "content_partial-12", 11),
     (AttemptFailed(error=ERROR, outcome=AttemptOutcome.RETRYING), "content_partial-12", 11),
@@ -72,18 +72,23 @@ def event(payload: Payload) -> Event:
     return Event(sequence=12, turn_id="t", attempt=1, create_time=NOON, payload=payload)
 
 
-@pytest.mark.parametrize(("payload", "name", "place"), PLACES, ids=lambda value: type(value).__name__)
-def test_each_mark_has_its_name_and_its_place(payload: Payload, name: str, place: int) -> None:
-    found = checkpoint_of(event(payload), kind=NAMES[type(payload)])
-    assert found is not None
-    assert (found.checkpoint_id, found.sequence, found.turn_id, found.create_time) == (name, place, "t", NOON)
-    assert found.kind.lower() == name.removesuffix("-12")
+@pytest.mark.parametrize(("payload", "name", "position"), POSITIONS, ids=lambda value: type(value).__name__)
+def test_each_mark_has_its_name_and_its_position(payload: Payload, name: str, position: int) -> None:
+    mark = checkpoint_of(event(payload), kind=NAMES[type(payload)])
+    assert mark is not None
+    assert (mark.checkpoint_id, mark.sequence, mark.turn_id, mark.create_time) == (
+        name,
+        position,
+        "t",
+        NOON,
+    )
+    assert mark.kind.lower() == name.removesuffix("-12")
     assert event_named(name) == 12
 
 
 def test_every_kind_of_mark_is_in_the_table() -> None:
-    assert {NAMES[type(payload)] for payload, _, _ in PLACES} == MARKS
-    assert {name.removesuffix("-12") for _, name, _ in PLACES} == {kind.lower() for kind in CheckpointKind}
+    assert {NAMES[type(payload)] for payload, _, _ in POSITIONS} == MARKS
+    assert {name.removesuffix("-12") for _, name, _ in POSITIONS} == {kind.lower() for kind in CheckpointKind}
 
 
 @pytest.mark.parametrize("finish", sorted(set(FinishReason) - {FinishReason.INTERRUPTED}))

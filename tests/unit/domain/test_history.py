@@ -1,4 +1,4 @@
-"""What a model is told: a fold of the log, by the orders in which logs are written."""
+"""A model's context: built from the log, in every order in which logs are written."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ Log = Sequence[tuple[str, Payload]]
 """(turn, payload), numbered from 1."""
 
 
-def said(text: str, *, finish: FinishReason = FinishReason.STOP, calls: tuple[str, ...] = ()) -> MessageCompleted:
+def completed(text: str, *, finish: FinishReason = FinishReason.STOP, calls: tuple[str, ...] = ()) -> MessageCompleted:
     return MessageCompleted(
         message_id=f"said {text}",
         content=(Part(text=text),) if text else (),
@@ -37,7 +37,7 @@ def said(text: str, *, finish: FinishReason = FinishReason.STOP, calls: tuple[st
     )
 
 
-def asked(*texts: str) -> MessageReceived:
+def received(*texts: str) -> MessageReceived:
     parts = tuple(Part(text=text) for text in texts)
     return MessageReceived(message_id=f"asked {texts[0]}", content=parts, principal="ada")
 
@@ -62,19 +62,19 @@ def fold(log: Log) -> History:
     return History.of(events(log))
 
 
-def spoken(history: History, instructions: str = "") -> list[str]:
+def texts(history: History, instructions: str = "") -> list[str]:
     return [f"{message.role}: {message.text}" for message in history.messages(instructions)]
 
 
 def test_a_plain_turn() -> None:
     created = SessionCreated(agent="assistant", agent_version="1", owner="ada", title="")
-    history = fold([("", created), ("a", asked("Hello, ", "you.")), ("a", STARTED), ("a", said("Hi."))])
-    assert spoken(history, "Be brief.") == ["SYSTEM: Be brief.", "USER: Hello, you.", "ASSISTANT: Hi."]
-    assert spoken(history) == ["USER: Hello, you.", "ASSISTANT: Hi."]
+    history = fold([("", created), ("a", received("Hello, ", "you.")), ("a", STARTED), ("a", completed("Hi."))])
+    assert texts(history, "Be brief.") == ["SYSTEM: Be brief.", "USER: Hello, you.", "ASSISTANT: Hi."]
+    assert texts(history) == ["USER: Hello, you.", "ASSISTANT: Hi."]
 
 
 def test_an_entry_names_the_event_that_holds_it() -> None:
-    history = fold([("a", asked("Hello.")), ("a", STARTED), ("a", said("Hi."))])
+    history = fold([("a", received("Hello.")), ("a", STARTED), ("a", completed("Hi."))])
     assert [(entry.sequence, entry.message_id, entry.finish_reason) for entry in history.entries()] == [
         (1, "asked Hello.", None),
         (3, "said Hi.", FinishReason.STOP),
@@ -83,69 +83,69 @@ def test_an_entry_names_the_event_that_holds_it() -> None:
 
 def test_a_queued_message_counts_from_its_turns_start() -> None:
     log: Log = [
-        ("a", asked("first")),
+        ("a", received("first")),
         ("a", STARTED),
-        ("b", asked("second")),
+        ("b", received("second")),
         ("b", QUEUED),
-        ("a", said("one")),
+        ("a", completed("one")),
         ("b", STARTED),
-        ("b", said("two")),
+        ("b", completed("two")),
     ]
-    assert spoken(fold(log)) == ["USER: first", "ASSISTANT: one", "USER: second", "ASSISTANT: two"]
+    assert texts(fold(log)) == ["USER: first", "ASSISTANT: one", "USER: second", "ASSISTANT: two"]
 
 
 def test_a_queued_message_whose_turn_never_began_is_not_part_of_it() -> None:
     log: Log = [
-        ("a", asked("first")),
+        ("a", received("first")),
         ("a", STARTED),
-        ("b", asked("second")),
+        ("b", received("second")),
         ("b", QUEUED),
         ("b", CANCELLED),
-        ("a", said("one")),
+        ("a", completed("one")),
     ]
-    assert spoken(fold(log)) == ["USER: first", "ASSISTANT: one"]
+    assert texts(fold(log)) == ["USER: first", "ASSISTANT: one"]
 
 
 def test_one_that_interrupts_comes_after_what_it_interrupted() -> None:
     log: Log = [
-        ("a", asked("first")),
+        ("a", received("first")),
         ("a", STARTED),
-        ("b", asked("stop, do this")),
+        ("b", received("stop, do this")),
         ("b", QUEUED),
-        ("a", said("I was say", finish=FinishReason.INTERRUPTED)),
+        ("a", completed("I was say", finish=FinishReason.INTERRUPTED)),
         ("a", CANCELLED),
         ("b", STARTED),
-        ("b", said("Done.")),
+        ("b", completed("Done.")),
     ]
-    assert spoken(fold(log)) == ["USER: first", "ASSISTANT: I was say", "USER: stop, do this", "ASSISTANT: Done."]
+    assert texts(fold(log)) == ["USER: first", "ASSISTANT: I was say", "USER: stop, do this", "ASSISTANT: Done."]
 
 
-def test_a_turn_without_an_owner_that_is_interrupted_closes_its_calls_in_its_own_place() -> None:
+def test_an_interrupted_turn_without_an_owner_closes_its_calls_where_it_stands() -> None:
     log: Log = [
-        ("a", asked("first")),
+        ("a", received("first")),
         ("a", STARTED),
-        ("a", said("", finish=FinishReason.TOOL_CALLS, calls=("1",))),
-        ("b", asked("never mind")),
+        ("a", completed("", finish=FinishReason.TOOL_CALLS, calls=("1",))),
+        ("b", received("never mind")),
         ("a", returned("1", '"cancelled"', ToolOutcome.CANCELLED)),
         ("a", CANCELLED),
         ("b", STARTED),
     ]
-    assert spoken(fold(log)) == ["USER: first", "ASSISTANT: ", "TOOL: cancelled", "USER: never mind"]
+    assert texts(fold(log)) == ["USER: first", "ASSISTANT: ", "TOOL: cancelled", "USER: never mind"]
 
 
 def test_a_turn_that_was_cancelled_before_it_began_to_answer_keeps_its_question() -> None:
-    log: Log = [("a", asked("first")), ("a", CANCELLED), ("b", asked("second")), ("b", STARTED)]
-    assert spoken(fold(log)) == ["USER: first", "USER: second"]
+    log: Log = [("a", received("first")), ("a", CANCELLED), ("b", received("second")), ("b", STARTED)]
+    assert texts(fold(log)) == ["USER: first", "USER: second"]
 
 
 def test_every_call_is_followed_by_its_result() -> None:
     log: Log = [
-        ("a", asked("add")),
+        ("a", received("add")),
         ("a", STARTED),
-        ("a", said("Let me see.", finish=FinishReason.TOOL_CALLS, calls=("1", "2"))),
+        ("a", completed("Let me see.", finish=FinishReason.TOOL_CALLS, calls=("1", "2"))),
         ("a", returned("2", '{"error":"no"}', ToolOutcome.FAILED)),
         ("a", returned("1", '"three"')),
-        ("a", said("Three.")),
+        ("a", completed("Three.")),
     ]
     messages = fold(log).messages("")
     assert [m.tool_call_id for m in messages if m.role is Role.TOOL] == ["2", "1"]
@@ -153,23 +153,23 @@ def test_every_call_is_followed_by_its_result() -> None:
     assert [request.tool_call_id for request in messages[1].tool_requests] == ["1", "2"]
 
 
-def test_a_message_that_says_nothing_is_shown_to_people_and_not_to_a_model() -> None:
-    history = fold([("a", asked("Hello.")), ("a", STARTED), ("a", said(""))])
+def test_an_empty_message_is_in_the_entries_and_not_in_the_context() -> None:
+    history = fold([("a", received("Hello.")), ("a", STARTED), ("a", completed(""))])
     assert len(history.entries()) == 2
     assert history.messages("") == (Message(role=Role.USER, text="Hello."),)
 
 
-def test_a_turn_that_begins_a_second_time_keeps_its_place() -> None:
-    log: Log = [("a", asked("first")), ("a", STARTED), ("a", STARTED), ("a", said("one"))]
-    assert spoken(fold(log)) == ["USER: first", "ASSISTANT: one"]
+def test_a_turn_that_begins_a_second_time_keeps_its_position() -> None:
+    log: Log = [("a", received("first")), ("a", STARTED), ("a", STARTED), ("a", completed("one"))]
+    assert texts(fold(log)) == ["USER: first", "ASSISTANT: one"]
 
 
 COMPLETED = TurnCompleted(stop_reason=StopReason.FINISHED, usage=Usage(), message_id="m")
 RETRIED = TurnRetried(principal="ada", message_id="next")
 
 
-def back(place: int) -> tuple[str, Payload]:
-    return "", SessionRestored(to_sequence=place)
+def back(position: int) -> tuple[str, Payload]:
+    return "", SessionRestored(to_sequence=position)
 
 
 def numbered(log: Log) -> list[Event]:
@@ -180,32 +180,32 @@ def numbered(log: Log) -> list[Event]:
 
 
 TWO_TURNS: Log = [
-    ("a", asked("first")),
+    ("a", received("first")),
     ("a", STARTED),
-    ("a", said("one")),
+    ("a", completed("one")),
     ("a", COMPLETED),
-    ("b", asked("second")),
+    ("b", received("second")),
     ("b", STARTED),
-    ("b", said("two")),
+    ("b", completed("two")),
     ("b", COMPLETED),
 ]
 
 
-def test_a_restoration_leaves_what_there_was_at_its_place_and_what_comes_later() -> None:
-    log: Log = [*TWO_TURNS, back(4), ("c", asked("third")), ("c", STARTED), ("c", said("three"))]
-    assert spoken(fold(log)) == ["USER: first", "ASSISTANT: one", "USER: third", "ASSISTANT: three"]
+def test_a_restoration_keeps_the_log_up_to_its_position_and_what_comes_later() -> None:
+    log: Log = [*TWO_TURNS, back(4), ("c", received("third")), ("c", STARTED), ("c", completed("three"))]
+    assert texts(fold(log)) == ["USER: first", "ASSISTANT: one", "USER: third", "ASSISTANT: three"]
 
 
-def test_a_turn_goes_on_at_the_place_that_it_was_taken_back_to() -> None:
-    log: Log = [*TWO_TURNS, back(6), ("b", RETRIED), ("b", said("another two"))]
-    assert spoken(fold(log))[2:] == ["USER: second", "ASSISTANT: another two"]
+def test_a_turn_continues_at_the_position_to_which_it_was_restored() -> None:
+    log: Log = [*TWO_TURNS, back(6), ("b", RETRIED), ("b", completed("another two"))]
+    assert texts(fold(log))[2:] == ["USER: second", "ASSISTANT: another two"]
 
 
 def test_a_restoration_behind_another_one_counts_alone() -> None:
-    log: Log = [*TWO_TURNS, back(2), back(8), ("c", asked("third"))]
-    assert spoken(fold(log))[-3:] == ["USER: second", "ASSISTANT: two", "USER: third"]
-    assert spoken(fold([*TWO_TURNS, back(4), ("c", asked("third")), back(9)])) == ["USER: first", "ASSISTANT: one"]
-    assert spoken(fold([*TWO_TURNS, back(4), ("c", asked("third")), back(5)]))[-1] == "USER: second"
+    log: Log = [*TWO_TURNS, back(2), back(8), ("c", received("third"))]
+    assert texts(fold(log))[-3:] == ["USER: second", "ASSISTANT: two", "USER: third"]
+    assert texts(fold([*TWO_TURNS, back(4), ("c", received("third")), back(9)])) == ["USER: first", "ASSISTANT: one"]
+    assert texts(fold([*TWO_TURNS, back(4), ("c", received("third")), back(5)]))[-1] == "USER: second"
 
 
 def test_many_restorations_in_a_row_are_read_in_no_time() -> None:
@@ -217,12 +217,12 @@ def test_many_restorations_in_a_row_are_read_in_no_time() -> None:
 
 def test_calls_whose_results_were_left_behind_are_closed() -> None:
     log: Log = [
-        ("a", asked("add")),
+        ("a", received("add")),
         ("a", STARTED),
-        ("a", said("Let me see.", finish=FinishReason.TOOL_CALLS, calls=("1", "2"))),
+        ("a", completed("Let me see.", finish=FinishReason.TOOL_CALLS, calls=("1", "2"))),
         ("a", returned("1", '"three"')),
         ("a", returned("2", '"four"')),
-        ("a", said("Three and four.")),
+        ("a", completed("Three and four.")),
     ]
     results = {
         3: [("1", TAKEN_BACK), ("2", TAKEN_BACK)],
@@ -230,8 +230,8 @@ def test_calls_whose_results_were_left_behind_are_closed() -> None:
         5: [("1", "three"), ("2", "four")],
         6: [("1", "three"), ("2", "four")],
     }
-    for place, expected in results.items():
-        history = fold([*log, back(place), ("b", asked("and now"))])
+    for position, expected in results.items():
+        history = fold([*log, back(position), ("b", received("and now"))])
         messages = history.messages("")
         assert [(m.tool_call_id, m.text) for m in messages if m.role is Role.TOOL] == expected
         assert messages[-1].text == "and now"
@@ -239,12 +239,12 @@ def test_calls_whose_results_were_left_behind_are_closed() -> None:
         assert all((entry.sequence, entry.turn_id) == (7, "a") for entry in closed)
 
 
-def test_the_unfinished_turn_of_every_place() -> None:
+def test_the_unfinished_turn_at_every_position() -> None:
     log: Log = [
         ("", SessionCreated(agent="assistant", agent_version="1", owner="ada", title="")),
-        ("a", asked("first")),
+        ("a", received("first")),
         ("a", STARTED),
-        ("b", asked("second")),
+        ("b", received("second")),
         ("b", QUEUED),
         ("a", COMPLETED),
         ("b", STARTED),
@@ -257,5 +257,5 @@ def test_the_unfinished_turn_of_every_place() -> None:
         back(2),
     ]
     events = numbered(log)
-    found = [unfinished_turn(events[:place]) for place in range(len(log) + 1)]
-    assert found == ["", "", "a", "a", "b", "a", "", "b", "b", "b", "", "b", "b", "", "a"]
+    unfinished = [unfinished_turn(events[:position]) for position in range(len(log) + 1)]
+    assert unfinished == ["", "", "a", "a", "b", "a", "", "b", "b", "b", "", "b", "b", "", "a"]

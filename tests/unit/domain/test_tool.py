@@ -112,7 +112,7 @@ def test_json_too_deep_to_read_is_refused_as_any_other() -> None:
         canonical_json("[" * 200_000)
 
 
-def test_the_hash_is_of_what_is_meant_not_of_how_it_is_written() -> None:
+def test_the_hash_is_of_the_meaning_not_of_the_text() -> None:
     written = '{ "text": "hello",\n "to": "\\u0041da" }'
     assert approval_hash(SPEC, arguments_json=written, policy_version="1") == approval_hash(
         SPEC, arguments_json=ARGUMENTS, policy_version="1"

@@ -18,7 +18,7 @@ def delta(finish: str | None = None, **fields: object) -> dict[str, Any]:
     return {"choices": [{"index": 0, "delta": fields, "finish_reason": finish}]}
 
 
-def piece(
+def part(
     index: int | None, *, call_id: str | None = None, name: str | None = None, arguments: object = None
 ) -> dict[str, Any]:
     call: dict[str, object] = {} if index is None else {"index": index}
@@ -47,7 +47,7 @@ def reason_of(*chunks: object, cap: int = 10_000) -> str:
     return caught.value.detail.metadata["reason"]
 
 
-def test_text_and_the_model_that_made_it() -> None:
+def test_text_and_the_model_that_wrote_it() -> None:
     texts, answer = put_together(
         {**delta(role="assistant", content=""), "model": "made-by"},
         delta(content="a"),
@@ -79,8 +79,8 @@ def test_an_escaped_character_cut_in_two_is_whole_again(halves: list[str], whole
 
 
 def test_arguments_with_an_escaped_character_cut_in_two() -> None:
-    begin = orjson.dumps(piece(0, call_id="1", name="t", arguments="HALF")).replace(b"HALF", rb"\ud83d")
-    end = orjson.dumps(piece(0, arguments="HALF")).replace(b"HALF", rb"\ude00")
+    begin = orjson.dumps(part(0, call_id="1", name="t", arguments="HALF")).replace(b"HALF", rb"\ud83d")
+    end = orjson.dumps(part(0, arguments="HALF")).replace(b"HALF", rb"\ude00")
     assert calls_of(begin, end) == [("1", "t", "😀")]
 
 
@@ -90,51 +90,53 @@ def test_only_a_models_output_is_a_token() -> None:
     for chunk in silent:
         completion.take(orjson.dumps(chunk))
     assert completion.tokens == 0
-    made = [delta(content="x"), delta(reasoning_content="hm"), delta(reasoning="hm"), delta("stop"), piece(0)]
-    for chunk in made:
+    tokens = [delta(content="x"), delta(reasoning_content="hm"), delta(reasoning="hm"), delta("stop"), part(0)]
+    for chunk in tokens:
         completion.take(orjson.dumps(chunk))
-    assert completion.tokens == len(made)
+    assert completion.tokens == len(tokens)
 
 
 def test_interleaved_calls() -> None:
     assert calls_of(
-        piece(0, call_id="a", name="t", arguments='{"x"'),
-        piece(1, call_id="b", name="u", arguments=""),
-        piece(0, arguments=":1}"),
-        piece(1, arguments="{}"),
+        part(0, call_id="a", name="t", arguments='{"x"'),
+        part(1, call_id="b", name="u", arguments=""),
+        part(0, arguments=":1}"),
+        part(1, arguments="{}"),
     ) == [("a", "t", '{"x":1}'), ("b", "u", "{}")]
 
 
 @pytest.mark.parametrize("index", [0, None])
 def test_servers_that_give_all_calls_one_index_or_none(index: int | None) -> None:
     assert calls_of(
-        piece(index, call_id="a", name="t", arguments='{"x":1}'), piece(index, call_id="b", name="t", arguments="{}")
+        part(index, call_id="a", name="t", arguments='{"x":1}'), part(index, call_id="b", name="t", arguments="{}")
     ) == [("a", "t", '{"x":1}'), ("b", "t", "{}")]
 
 
-def test_servers_that_repeat_id_and_name_in_each_piece() -> None:
+def test_servers_that_repeat_id_and_name_in_each_part() -> None:
     assert calls_of(
-        piece(0, call_id="a", name="t", arguments='{"x"'), piece(0, call_id="a", name="t", arguments=":1}")
+        part(0, call_id="a", name="t", arguments='{"x"'), part(0, call_id="a", name="t", arguments=":1}")
     ) == [("a", "t", '{"x":1}')]
 
 
-def test_servers_that_send_the_name_in_pieces_or_the_id_late() -> None:
-    assert calls_of(piece(0, name="get_"), piece(0, call_id="a", name="weather", arguments="{}")) == [
+def test_servers_that_send_the_name_in_parts_or_the_id_late() -> None:
+    assert calls_of(part(0, name="get_"), part(0, call_id="a", name="weather", arguments="{}")) == [
         ("a", "get_weather", "{}")
     ]
 
 
-def test_pieces_without_index_go_on_with_the_last_call() -> None:
-    assert calls_of(piece(None, call_id="a", name="t", arguments="{"), piece(None, arguments="}")) == [("a", "t", "{}")]
+def test_parts_without_index_continue_the_last_call() -> None:
+    assert calls_of(part(None, call_id="a", name="t", arguments="{"), part(None, arguments="}")) == [("a", "t", "{}")]
 
 
-@pytest.mark.parametrize(("sent", "kept"), [("", "{}"), (" ", "{}"), (None, "{}"), ({"x": 1}, '{"x":1}'), ("{x", "{x")])
-def test_arguments(sent: object, kept: str) -> None:
-    assert calls_of(piece(0, call_id="a", name="t", arguments=sent)) == [("a", "t", kept)]
+@pytest.mark.parametrize(
+    ("sent", "whole"), [("", "{}"), (" ", "{}"), (None, "{}"), ({"x": 1}, '{"x":1}'), ("{x", "{x")]
+)
+def test_arguments(sent: object, whole: str) -> None:
+    assert calls_of(part(0, call_id="a", name="t", arguments=sent)) == [("a", "t", whole)]
 
 
 def test_stop_with_calls_means_calls() -> None:
-    _, answer = put_together(piece(0, call_id="a", name="t"), delta("stop"))
+    _, answer = put_together(part(0, call_id="a", name="t"), delta("stop"))
     assert answer.finish_reason is FinishReason.TOOL_CALLS
 
 
@@ -152,7 +154,7 @@ def test_stop_with_calls_means_calls() -> None:
         (delta(tool_calls={"a": 1}), Reason.MALFORMED),
         (delta(tool_calls=["a"]), Reason.MALFORMED),
         (delta(tool_calls=[{"function": "f"}]), Reason.MALFORMED),
-        (piece(0, name="t", arguments=[1]), Reason.MALFORMED),
+        (part(0, name="t", arguments=[1]), Reason.MALFORMED),
         ({"error": {"message": "m", "code": 429}}, Reason.RATE_LIMIT),
         ({"error": {"message": "m", "code": "context_length_exceeded"}}, Reason.CONTEXT_LENGTH),
         ({"error": "overloaded"}, Reason.ERROR_EVENT),
@@ -168,18 +170,18 @@ def test_failures(chunk: object, reason: Reason) -> None:
 
 
 def test_the_cap_counts_bytes_of_text_and_arguments() -> None:
-    chunks = [delta(content="é" * 100), piece(0, call_id="a", name="t", arguments="é" * 100), delta("tool_calls")]
+    chunks = [delta(content="é" * 100), part(0, call_id="a", name="t", arguments="é" * 100), delta("tool_calls")]
     needed = 200 + 200 + 2 + 64
     assert put_together(*chunks, cap=needed)[1].tool_requests
     assert reason_of(*chunks, cap=needed - 1) == Reason.ANSWER_TOO_LONG
 
 
 def test_endless_empty_calls_meet_the_cap() -> None:
-    assert reason_of(*(piece(index, name="t") for index in range(1000))) == Reason.ANSWER_TOO_LONG
+    assert reason_of(*(part(index, name="t") for index in range(1000))) == Reason.ANSWER_TOO_LONG
 
 
 def test_new_ids_differ_from_one_conversation_to_the_next() -> None:
     other = ModelRequest(model="m", messages=(*REQUEST.messages, Message(role=Role.USER, text="more")))
-    chunks = [piece(0, name="t"), delta("tool_calls")]
+    chunks = [part(0, name="t"), delta("tool_calls")]
     ids = {put_together(*chunks, request=request)[1].tool_requests[0].tool_call_id for request in (REQUEST, other)}
     assert len(ids) == 2

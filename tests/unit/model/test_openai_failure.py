@@ -40,8 +40,8 @@ NOW = datetime(2031, 1, 1, tzinfo=UTC)
     ],
 )
 def test_http_errors(status: int, body: object, reason: Reason) -> None:
-    told = status_failure(status, body, {}, now=lambda: NOW)
-    assert told.detail.metadata == {"reason": reason, "http_status": str(status)}
+    raised = status_failure(status, body, {}, now=lambda: NOW)
+    assert raised.detail.metadata == {"reason": reason, "http_status": str(status)}
 
 
 @pytest.mark.parametrize(

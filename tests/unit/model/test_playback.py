@@ -85,7 +85,7 @@ def test_a_quote_in_the_users_text_leaves_arguments_valid() -> None:
     assert json.loads(arguments) == {"text": 'say "hi"\n'}
 
 
-def test_made_up_ids_follow_from_the_conversation() -> None:
+def test_new_ids_follow_from_the_conversation() -> None:
     reply = Reply(tool_calls=(ScriptedCall(name="t"), ScriptedCall(name="t", call_id=""), ScriptedCall(name="t")))
     ids = [[call.get("id") for call in reply_of(reply, question)["tool_calls"]] for question in 2 * [chat(USER)]]
     assert ids[0] == ids[1]

@@ -30,8 +30,8 @@ EVENTS = ["Grüße 世界 👩‍🚀 a\u2028b\u0085c".encode(), b"one\ntwo", b"
 def test_any_cut_gives_the_same_events(cuts: list[int]) -> None:
     reader = EventReader(max_event_bytes=1000)
     edges = [0, *sorted(cuts), len(STREAM)]
-    pieces = [STREAM[start:end] for start, end in pairwise(edges)]
-    assert [event for piece in pieces for event in reader.feed(piece)] == EVENTS
+    parts = [STREAM[start:end] for start, end in pairwise(edges)]
+    assert [event for part in parts for event in reader.feed(part)] == EVENTS
 
 
 def test_one_byte_at_a_time() -> None:
@@ -43,11 +43,11 @@ def test_an_event_without_its_empty_line_never_counts() -> None:
     assert EventReader(max_event_bytes=1000).feed(b"data: half\n") == []
 
 
-@pytest.mark.parametrize("piece", [b"x" * 30, b": comment " * 3, b"data: line\n" * 5])
-def test_what_never_ends_is_refused(piece: bytes) -> None:
+@pytest.mark.parametrize("part", [b"x" * 30, b": comment " * 3, b"data: line\n" * 5])
+def test_what_never_ends_is_refused(part: bytes) -> None:
     reader = EventReader(max_event_bytes=100)
     with pytest.raises(EventTooLong):
-        [reader.feed(piece) for _ in range(10)]
+        [reader.feed(part) for _ in range(10)]
 
 
 def test_many_events_are_not_one_long_one() -> None:
