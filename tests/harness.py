@@ -129,10 +129,11 @@ async def server_process(
     flags: tuple[str, ...] = (),
     variables: Mapping[str, str] | None = None,
     program: tuple[str, ...] = ("turnkeeper",),
+    stderr: int | None = None,
 ) -> AsyncIterator[ServerProcess]:
     """A server process that listens on a free port; killed on the way out if it still lives.
 
-    `program`: the module that is run, with its first arguments.
+    `program`: the module that is run, with its first arguments. `stderr`: a file's number; None: the test's own.
     """
     command = [sys.executable, "-m", *program, "serve", "--port", "0", "--database", database]
     times = ["--lease", "2s", "--sweep", "200ms", "--poll", "100ms", "--drain-delay", "0s", "--drain-grace", "5s"]
@@ -142,6 +143,7 @@ async def server_process(
         *flags,
         env=environment(model, TURNKEEPER_MONGODB_URI=mongo_uri, **(variables or {})),
         stdout=asyncio.subprocess.PIPE,
+        stderr=stderr,
     )
     try:
         yield ServerProcess(process, await _address(process))

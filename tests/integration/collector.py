@@ -16,7 +16,10 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 
 class Collector:
-    """`raw` is every request as it came over the wire, for a search in all of it."""
+    """`metrics` has the newest of each name, `received` all of them, those of every process.
+
+    `raw` is every request as it came over the wire, for a search in all of it.
+    """
 
     endpoint = ""
 
@@ -24,6 +27,7 @@ class Collector:
         self._lock = Lock()
         self.spans: list[Span] = []
         self.metrics: dict[str, Metric] = {}
+        self.received: list[Metric] = []
         self.resource: dict[str, str] = {}
         self.raw = b""
 
@@ -39,6 +43,7 @@ class Collector:
         with self._lock:
             self.raw += request.SerializeToString()
             for resource in request.resource_metrics:
+                self.received += [metric for scope in resource.scope_metrics for metric in scope.metrics]
                 self.metrics |= {metric.name: metric for scope in resource.scope_metrics for metric in scope.metrics}
         return metrics_pb.ExportMetricsServiceResponse()
 

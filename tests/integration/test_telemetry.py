@@ -1,5 +1,6 @@
 """Telemetry over real sockets: a collector that answers, one that does not, and a Prometheus that scrapes."""
 
+import json
 import logging
 import re
 import socket
@@ -11,6 +12,9 @@ from datetime import timedelta
 import pytest
 from opentelemetry import metrics as global_metrics
 from opentelemetry import trace as global_trace
+from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_CUMULATIVE as CUMULATIVE
+from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_DELTA as DELTA
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 
 from tests.integration.collector import collector, texts
 from turnkeeper.codes import Code
@@ -74,6 +78,53 @@ def test_a_collector_gets_spans_and_metrics() -> None:
     assert received.resource["service.name"] == "turnkeeper"
     assert CANARY.encode() not in received.raw
     assert b"SendMessage" in received.raw
+
+
+def test_temporality_is_opentelemetrys_own_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta")
+    sent = sent_of_work()
+    assert sent["turnkeeper.messages"].sum.aggregation_temporality == DELTA
+    assert sent["rpc.server.call.duration"].histogram.aggregation_temporality == DELTA
+    assert sent["turnkeeper.streams.active"].sum.aggregation_temporality == CUMULATIVE
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE")
+    assert sent_of_work()["turnkeeper.messages"].sum.aggregation_temporality == CUMULATIVE
+
+
+def test_the_kind_of_histogram_is_opentelemetrys_own_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sent_of_work()["rpc.server.call.duration"].WhichOneof("data") == "histogram"
+    name = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION"
+    monkeypatch.setenv(name, "base2_exponential_bucket_histogram")
+    duration = sent_of_work()["rpc.server.call.duration"]
+    assert duration.WhichOneof("data") == "exponential_histogram"
+    assert [point.count for point in duration.exponential_histogram.data_points] == [1]
+
+
+@pytest.mark.parametrize(
+    ("exemplars", "inside", "outside"), [("trace_based", 1, 0), ("always_on", 1, 1), ("always_off", 0, 0)]
+)
+def test_exemplars_are_opentelemetrys_own_setting(
+    monkeypatch: pytest.MonkeyPatch, exemplars: str, inside: int, outside: int
+) -> None:
+    monkeypatch.setenv("OTEL_METRICS_EXEMPLAR_FILTER", exemplars)
+    with collector() as received:
+        telemetry = started("otlp", endpoint=received.endpoint)
+        with telemetry.spans.rpc(CHAT, method="SendMessage"):
+            telemetry.metrics.rpc_finished(CHAT, method="SendMessage", code="OK", seconds=0.01)
+        telemetry.metrics.turn_finished("COMPLETED", agent="helper", seconds=1)
+        telemetry.shutdown()
+    (call,) = received.metrics["rpc.server.call.duration"].histogram.data_points
+    (turn,) = received.metrics["turnkeeper.turn.duration"].histogram.data_points
+    assert (len(call.exemplars), len(turn.exemplars)) == (inside, outside)
+    assert all(exemplar.trace_id == received.spans[0].trace_id for exemplar in call.exemplars)
+
+
+def sent_of_work() -> dict[str, Metric]:
+    """What a collector got of one `work`."""
+    with collector() as received:
+        telemetry = started("otlp", endpoint=received.endpoint)
+        work(telemetry)
+        telemetry.shutdown()
+    return received.metrics
 
 
 def test_metrics_are_sent_while_the_service_runs() -> None:
@@ -178,6 +229,9 @@ def test_the_console_shows_spans_and_metrics_but_no_content(capsys: pytest.Captu
     telemetry.shutdown()
     shown = capsys.readouterr()
     assert '"name": "chat small"' in shown.err
+    lines = [json.loads(line) for line in shown.err.splitlines()]
+    spans = [line["name"] for line in lines if "span" in line]
+    assert sorted(spans) == sorted([f"{CHAT}/SendMessage", "invoke_agent helper", "chat small", "execute_tool pay"])
     assert "turnkeeper.messages" in shown.err
     assert CANARY not in shown.err
     assert shown.out == ""

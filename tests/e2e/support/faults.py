@@ -47,6 +47,13 @@ async def unsure(mongo_uri: str, *, times: int) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
+async def disconnected(mongo_uri: str, *commands: str) -> AsyncIterator[None]:
+    """Each such command of our servers loses its connection."""
+    async with _fail_point(mongo_uri, {"failCommands": list(commands), "closeConnection": True}, times=0):
+        yield
+
+
+@contextlib.asynccontextmanager
 async def deaf(mongo_uri: str, command: str, *, times: int = 0, **how: Any) -> AsyncIterator[HeldUp]:
     """The change streams of our servers fail so, at this command; for ever unless `times` is given."""
     how = {"failCommands": [command], "appName": "turnkeeper-hints", **how}

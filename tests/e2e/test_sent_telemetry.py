@@ -1,0 +1,438 @@
+"""What a collector gets from `turnkeeper serve`: every row of the telemetry page, and nothing that no row names.
+
+Three servers send to one collector. One of them serves, one is killed, one is stopped until its turn is another's.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import urllib.request
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+from google.protobuf.field_mask_pb2 import FieldMask
+from grpc import aio
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from pymongo import AsyncMongoClient
+
+from tests import harness
+from tests.e2e.support.environment import AGENTS, until_event
+from tests.e2e.support.faults import deaf, disconnected
+from tests.integration.collector import Collector, collector
+from tests.processes import until
+from tests.test_tools import ToolControl
+from tests.unit.telemetry.test_reference import quoted, rows
+from turnkeeper.faults import VARIABLE
+from turnkeeper.model.scripted import ScriptedModel
+from turnkeeper.pb.v1 import chat_pb2, session_pb2
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+CANARY = "canary-5c1e"
+STANDSTILL = 3
+"""Seconds that the slow reader reads nothing: more than --write-time, and more than its end is held for it."""
+SCRIPT = f"""
+[[reply]]
+match = '^act (?P<label>[\\w-]+)'
+tool_calls = [{{ name = "act", arguments = {{ label = "{{label}}" }} }}]
+
+[[reply]]
+match = '^fail the tool'
+tool_calls = [{{ name = "misbehave", arguments = {{ how = "says so" }} }}]
+
+[[reply]]
+match = '^look'
+tool_calls = [{{ name = "look", arguments = {{ at = "{CANARY}" }} }}]
+
+[[reply]]
+match = '^hold'
+tool_calls = [{{ name = "hold_irreversible", arguments = {{ label = "held" }} }}]
+
+[[reply]]
+match = '^fail the model'
+text = "Never sent."
+fail = "server_error"
+
+[[reply]]
+match = '^large'
+text = "{"x" * 120_000}"
+chunk = 120000
+
+[[reply]]
+text = "Told {CANARY}: {{tool_result}}"
+"""
+LOOK = chat_pb2.ClientTool(
+    name="look", schema_json='{"type":"object","properties":{"at":{"type":"string"}},"required":["at"]}'
+)
+SMALL_WINDOWS = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 64 * 1024)]
+NOT_SET = {"gen_ai.request.max_tokens", "gen_ai.request.temperature"}
+"""On the span of a model call where the agent sets them; here none does."""
+
+
+@dataclass(kw_only=True)
+class Place:
+    """Where the servers of one test run, and how they are started."""
+
+    mongo_uri: str
+    database: str
+    model: ScriptedModel
+    tool_control: ToolControl
+
+    @contextlib.asynccontextmanager
+    async def server(self, *flags: str, **variables: str) -> AsyncIterator[harness.ServerProcess]:
+        async with harness.server_process(
+            self.mongo_uri,
+            self.database,
+            self.model,
+            flags=("--agents", str(AGENTS), "--lease", "1500ms", "--write-time", "400ms", *flags),
+            variables={**self.tool_control.variables, **variables},
+        ) as server:
+            yield server
+
+
+@dataclass(kw_only=True)
+class Sent:
+    """What the collector got, and what the calls were about."""
+
+    collector: Collector
+    session_id: str = ""
+    turn_id: str = ""
+
+    def named(self, prefix: str) -> list[Span]:
+        return [span for span in self.collector.spans if span.name.startswith(prefix)]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def place(mongo_uri: str, tool_control: ToolControl) -> AsyncIterator[Place]:
+    database = f"turnkeeper_test_telemetry_{os.getpid()}"
+    async with harness.scripted(SCRIPT) as model:
+        yield Place(mongo_uri=mongo_uri, database=database, model=model, tool_control=tool_control)
+    async with AsyncMongoClient[dict[str, object]](mongo_uri) as client:
+        await client.drop_database(database)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def sent(place: Place) -> AsyncIterator[Sent]:
+    """All that can happen to turns has happened, and the servers have ended."""
+    with collector() as received:
+        otlp = ("--exporter", "otlp", "--otlp-endpoint", received.endpoint)
+        found = Sent(collector=received)
+        async with (
+            place.server(*otlp, "--operation-time", "2s") as server,
+            harness.connect(server.address) as stubs,
+        ):
+            await converse(stubs, found)
+            await fail(place, stubs)
+            await lose_an_owner(place, stubs, otlp)
+            await stop_an_owner(place, stubs, otlp)
+            await read_too_slowly(server.address, stubs)
+            assert await server.terminate() == 0
+        yield found
+
+
+async def converse(stubs: harness.Stubs, found: Sent) -> None:
+    """A turn with a tool and an approval on a stream, a repeat, a replay, a tool of the client."""
+    found.session_id = session = await harness.create_test_session(stubs, agent="asker")
+    request_id = harness.new_request_id()
+    message = chat_pb2.StreamMessageRequest(
+        session_id=session, request_id=request_id, content=harness.text_parts(f"act {CANARY}")
+    )
+    async for response in stubs.chat.StreamMessage(message):
+        if response.HasField("turn"):
+            found.turn_id = response.turn.turn_id
+    await harness.decide(stubs, await harness.wait_for_approval(stubs, session))
+    await harness.wait_for_turn(stubs, session, found.turn_id)
+    async for _ in stubs.chat.StreamMessage(message):
+        pass
+    async for _ in stubs.sessions.WatchEvents(session_pb2.WatchEventsRequest(session_id=session)):
+        pass
+    turn = await harness.send_message_to_session(stubs, session, "look", client_tools=[LOOK])
+    await stubs.chat.SubmitToolResult(
+        chat_pb2.SubmitToolResultRequest(
+            session_id=session,
+            tool_call_id=turn.pending[0].tool_call_id,
+            result_json=json.dumps(CANARY),
+        )
+    )
+    await harness.wait_for_turn(stubs, session, turn.turn_id)
+
+
+async def fail(place: Place, stubs: harness.Stubs) -> None:
+    """A caller's mistake, a failed model, a failed tool, a lost race, and a database that is away for a moment."""
+    with pytest.raises(aio.AioRpcError):
+        await stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id="there-is-none"))
+    session = await harness.create_test_session(stubs, agent="hasty")
+    with pytest.raises(aio.AioRpcError) as failed:
+        await harness.send_message_to_session(stubs, session, "fail the model")
+    assert failed.value.code() is grpc.StatusCode.ABORTED
+    tools = await harness.create_test_session(stubs, agent="worker")
+    await harness.send_message_to_session(stubs, tools, "fail the tool")
+    async with asyncio.TaskGroup() as group:
+        for number in range(16):
+            update = session_pb2.UpdateSessionRequest(
+                session=session_pb2.Session(session_id=session, title=f"title {number}"),
+                update_mask=FieldMask(paths=["title"]),
+            )
+            group.create_task(_call(stubs.sessions.UpdateSession(update)))
+    async with disconnected(place.mongo_uri, "find", "aggregate"):
+        with pytest.raises(aio.AioRpcError) as away:
+            await stubs.sessions.ListSessions(session_pb2.ListSessionsRequest())
+    assert away.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def lose_an_owner(place: Place, stubs: harness.Stubs, otlp: Sequence[str]) -> None:
+    """A server is killed while a tool runs that must not run twice."""
+    async with place.server(*otlp) as doomed, harness.connect(doomed.address) as there:
+        session = await harness.create_test_session(there, agent="worker")
+        turn = await harness.send_message_to_session(there, session, "hold", wait=0)
+        await place.tool_control.started("held")
+        await doomed.kill()
+    async with asyncio.timeout(20):
+        while (await harness.wait_for_turn(stubs, session, turn.turn_id)).state != chat_pb2.TURN_STATE_AWAITING_OUTCOME:
+            pass
+
+
+async def stop_an_owner(place: Place, stubs: harness.Stubs, otlp: Sequence[str]) -> None:
+    """A server without a change stream is stopped in its turn's second step, and goes on when the turn is another's."""
+    async with (
+        deaf(place.mongo_uri, "aggregate", errorCode=13) as forbidden,
+        place.server(*otlp, **{VARIABLE: "step.before_first_write=stop@2"}) as stopped,
+        harness.connect(stopped.address) as there,
+    ):
+        await forbidden.entered()
+        session = await harness.create_test_session(stubs, agent="talker")
+        waiting = asyncio.create_task(_call(harness.send_message_to_session(there, session, "hello")))
+        await until_event(stubs, session, "turn_completed")
+        os.kill(stopped.pid, signal.SIGCONT)
+        await waiting
+        assert await stopped.terminate() == 0
+
+
+async def read_too_slowly(address: str, stubs: harness.Stubs) -> None:
+    """A reader that accepts nothing for longer than --write-time."""
+    session = await harness.create_test_session(stubs, agent="talker")
+    for _ in range(6):
+        await harness.send_message_to_session(stubs, session, "large")
+    async with aio.insecure_channel(address, options=SMALL_WINDOWS) as channel:
+        watch = harness.Stubs(channel).sessions.WatchEvents(
+            session_pb2.WatchEventsRequest(session_id=session, follow=True)
+        )
+        with pytest.raises(aio.AioRpcError) as ended:
+            await _read_slowly(watch)
+        assert ended.value.code() is grpc.StatusCode.ABORTED
+
+
+async def _read_slowly(watch: AsyncIterable[session_pb2.WatchEventsResponse]) -> None:
+    async for _ in watch:
+        await asyncio.sleep(STANDSTILL)
+
+
+async def _call(call: Any) -> None:
+    with contextlib.suppress(aio.AioRpcError):
+        await call
+
+
+@pytest.mark.parametrize("row", rows("Metrics"), ids=lambda row: row[0].strip("`"))
+async def test_each_metric_is_sent_with_exactly_its_labels(sent: Sent, row: list[str]) -> None:
+    name, kind, unit, labels, _ = row
+    metrics = [metric for metric in sent.collector.received if metric.name == quoted(name).pop()]
+    assert metrics, "nothing of this name was sent"
+    for metric in metrics:
+        assert metric.unit == quoted(unit).pop()
+        assert shape(metric) == kind
+    assert {label.key for metric in metrics for point in points(metric) for label in point.attributes} == quoted(labels)
+
+
+async def test_no_metric_is_sent_that_the_page_does_not_name(sent: Sent) -> None:
+    documented = {quoted(row[0]).pop() for row in rows("Metrics")}
+    assert {metric.name for metric in sent.collector.received} == documented
+
+
+async def test_labels_name_agents_tools_and_servers(sent: Sent, place: Place) -> None:
+    assert {"act", "misbehave", "_OTHER"} <= values(sent, "gen_ai.execute_tool.duration", "gen_ai.tool.name")
+    assert "look" not in values(sent, "gen_ai.execute_tool.duration", "gen_ai.tool.name")
+    assert values(sent, "turnkeeper.tool_calls", "source") == {"python", "client"}
+    assert {"asker", "hasty", "talker", "worker"} == values(sent, "turnkeeper.turn.duration", "agent")
+    host, port = re.findall(r"//(.*):(\d+)", place.model.base_url)[0]
+    for name in ("gen_ai.client.operation.duration", "gen_ai.client.token.usage"):
+        assert values(sent, name, "server.address") == {host}
+        assert values(sent, name, "server.port") == {int(port)}
+    assert {"update", "commitTransaction"} <= values(sent, "db.client.operation.duration", "db.operation.name")
+
+
+async def test_a_take_over_is_measured_from_when_the_turn_could_be_claimed(sent: Sent) -> None:
+    delays = [point for metric in named(sent, "turnkeeper.takeover.delay") for point in metric.histogram.data_points]
+    assert sum(point.count for point in delays) >= 2
+    assert all(0 <= point.min <= point.max < 10 for point in delays)
+
+
+@pytest.mark.parametrize("row", rows("Spans"), ids=lambda row: row[0].strip("`"))
+async def test_each_span_is_sent_with_exactly_its_attributes(sent: Sent, recorded: Sent, row: list[str]) -> None:
+    """The attributes of content, and all others, by a server that records content."""
+    name, kind, attributes = row
+    prefix = "turnkeeper.v1." if "method" in name else quoted(name).pop().split("{")[0]
+    content = quoted(attributes.partition("; content:")[2])
+    spans = sent.named(prefix)
+    assert {Span.SpanKind.Name(span.kind) for span in spans} == {f"SPAN_KIND_{kind.upper()}"}
+    assert {attribute.key for span in spans for attribute in span.attributes} == quoted(attributes) - content - NOT_SET
+    with_content = {attribute.key for span in recorded.named(prefix) for attribute in span.attributes}
+    assert content <= with_content <= quoted(attributes)
+
+
+async def test_no_span_is_sent_that_the_page_does_not_name(sent: Sent) -> None:
+    known = ("invoke_agent ", "chat ", "execute_tool ", "turnkeeper.v1.")
+    assert not {span.name for span in sent.collector.spans if not span.name.startswith(known)}
+
+
+async def test_a_call_and_its_turn_link_to_each_other(sent: Sent) -> None:
+    calls = [span for span in sent.named("turnkeeper.v1.ChatService/StreamMessage") if text(span, TURN) == sent.turn_id]
+    attempts = [span for span in sent.named("invoke_agent") if text(span, TURN) == sent.turn_id]
+    first = calls[0]
+    assert text(first, SESSION) == sent.session_id
+    assert attempts
+    for attempt in attempts:
+        assert text(attempt, SESSION) == sent.session_id
+        assert [link.span_id for link in attempt.links] == [first.span_id]
+        assert attempt.trace_id != first.trace_id
+    assert attempts[0].span_id in [link.span_id for link in first.links]
+    (decision,) = sent.named("turnkeeper.v1.ApprovalService/DecideApproval")
+    assert (text(decision, SESSION), text(decision, TURN)) == (sent.session_id, sent.turn_id)
+
+
+async def test_content_is_sent_only_where_the_switch_is_on(sent: Sent, recorded: Sent) -> None:
+    assert CANARY.encode() not in sent.collector.raw
+    (first, second) = sorted(recorded.named("chat "), key=lambda span: span.start_time_unix_nano)
+    assert json.loads(text(first, "gen_ai.input.messages"))[-1] == {
+        "role": "user",
+        "parts": [{"type": "text", "content": f"act {CANARY}"}],
+    }
+    (asked,) = json.loads(text(first, "gen_ai.output.messages"))
+    assert asked["finish_reason"] == "tool_calls"
+    assert (asked["parts"][0]["type"], asked["parts"][0]["name"]) == ("tool_call", "act")
+    assert json.loads(text(second, "gen_ai.input.messages"))[-1]["parts"][0]["type"] == "tool_call_response"
+    (tool,) = recorded.named("execute_tool act")
+    assert json.loads(text(tool, "gen_ai.tool.call.arguments")) == {"label": CANARY}
+    assert json.loads(text(tool, "gen_ai.tool.call.result")) == f"{CANARY} is done"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def recorded(place: Place) -> AsyncIterator[Sent]:
+    """One turn with a tool, from a server that records content."""
+    with collector() as received:
+        flags = ("--exporter", "otlp", "--otlp-endpoint", received.endpoint, "--record-content")
+        async with place.server(*flags) as server, harness.connect(server.address) as stubs:
+            await one_turn(stubs)
+            assert await server.terminate() == 0
+        yield Sent(collector=received)
+
+
+async def one_turn(stubs: harness.Stubs) -> None:
+    session = await harness.create_test_session(stubs, agent="worker")
+    turn = await harness.send_message_to_session(stubs, session, f"act {CANARY}")
+    assert turn.state == chat_pb2.TURN_STATE_COMPLETED
+
+
+class TestExporters:
+    async def test_the_console_shows_one_line_for_each_span(self, place: Place, tmp_path: Path) -> None:
+        lines = [json.loads(line) for line in await self.said(place, tmp_path, "--exporter", "console")]
+        spans = [line["name"] for line in lines if "span" in line]
+        assert spans.count("invoke_agent worker") == 1
+        assert spans.count("execute_tool act") == 1
+        assert "turnkeeper.v1.ChatService/SendMessage" in spans
+        assert "turnkeeper.turn.duration" in {line["metric"] for line in lines if "metric" in line}
+        assert not [line for line in lines if CANARY in json.dumps(line)]
+
+    async def test_without_an_exporter_nothing_is_sent_or_shown(self, place: Place, tmp_path: Path) -> None:
+        with collector() as received:
+            lines = await self.said(place, tmp_path, "--exporter", "none", "--otlp-endpoint", received.endpoint)
+        assert not received.raw
+        assert {"span", "metric"}.isdisjoint({key for line in lines for key in json.loads(line)})
+
+    async def test_prometheus_shows_every_metric_that_one_turn_has(self, place: Place, tmp_path: Path) -> None:
+        text = await self.scraped(place, tmp_path, "--exporter", "prometheus", "--prometheus-port", "0")
+        for name in ("turnkeeper_turn_duration_seconds_count", "gen_ai_execute_tool_duration_seconds_count"):
+            assert re.search(rf"^{name}{{.*}} 1\.0$", text, re.MULTILINE)
+        assert 'turnkeeper_messages_total{role="USER"} 1.0' in text
+        assert 'db_operation_name="commitTransaction"' in text
+
+    async def said(self, place: Place, tmp_path: Path, *flags: str) -> list[str]:
+        """The lines of standard error of a server that ran one turn."""
+        with (tmp_path / "stderr").open("wb") as stderr:
+            async with self.running(place, stderr.fileno(), *flags) as (server, stubs):
+                await one_turn(stubs)
+                assert await server.terminate() == 0
+        return (tmp_path / "stderr").read_text().splitlines()
+
+    async def scraped(self, place: Place, tmp_path: Path, *flags: str) -> str:
+        """What a scrape shows after one turn."""
+        file = tmp_path / "stderr"
+        with file.open("wb") as stderr:
+            async with self.running(place, stderr.fileno(), *flags) as (_, stubs):
+                await one_turn(stubs)
+                await until(lambda: "/metrics" in file.read_text())
+                (url,) = re.findall(r"http://\S+/metrics", file.read_text())
+                return await asyncio.to_thread(_get, url)
+
+    @contextlib.asynccontextmanager
+    async def running(
+        self, place: Place, stderr: int, *flags: str
+    ) -> AsyncIterator[tuple[harness.ServerProcess, harness.Stubs]]:
+        async with (
+            harness.server_process(
+                place.mongo_uri,
+                place.database,
+                place.model,
+                flags=("--agents", str(AGENTS), "--log-format", "json", *flags),
+                variables=place.tool_control.variables,
+                stderr=stderr,
+            ) as server,
+            harness.connect(server.address) as stubs,
+        ):
+            yield server, stubs
+
+
+SESSION, TURN = "gen_ai.conversation.id", "turnkeeper.turn.id"
+
+
+def _get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+def text(span: Span, name: str) -> str:
+    return next((each.value.string_value for each in span.attributes if each.key == name), "")
+
+
+def named(sent: Sent, name: str) -> list[Metric]:
+    return [metric for metric in sent.collector.received if metric.name == name]
+
+
+def points(metric: Metric) -> Sequence[Any]:
+    data = getattr(metric, metric.WhichOneof("data") or "gauge")
+    return list(data.data_points)
+
+
+def shape(metric: Metric) -> str:
+    kind = metric.WhichOneof("data") or ""
+    if kind == "sum":
+        return "counter" if metric.sum.is_monotonic else "up-down counter"
+    return kind
+
+
+def values(sent: Sent, name: str, label: str) -> set[str | int]:
+    return {
+        each.value.string_value or each.value.int_value
+        for metric in named(sent, name)
+        for point in points(metric)
+        for each in point.attributes
+        if each.key == label
+    }
