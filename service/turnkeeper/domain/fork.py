@@ -89,6 +89,7 @@ class Copy:
         self.session = replace(self.session, usage=sum((turn.usage for turn in self.turns.values()), Usage()))
 
     def _add(self, event: Event) -> None:
+        """Copies one event."""
         payload = event.payload
         if isinstance(payload, MessageReceived):
             self._settle_arrived()
@@ -139,6 +140,7 @@ class Copy:
             self._begin(self._arrived)
 
     def _begin(self, turn_id: str) -> None:
+        """Begins a turn with its message, if the message waits."""
         event = self._waiting.pop(turn_id, None)
         if event is None or not isinstance(event.payload, MessageReceived):
             return
@@ -161,6 +163,7 @@ class Copy:
         self._append(event, event.payload)
 
     def _add_message(self, turn: Turn, message: MessageCompleted) -> None:
+        """Records a message of the model in its turn; an interrupted one counts nothing."""
         self._requests = message.tool_requests
         if message.finish_reason is FinishReason.INTERRUPTED:
             return
@@ -176,6 +179,7 @@ class Copy:
         )
 
     def _add_call(self, event: Event, called: ToolCalled) -> None:
+        """Adds a call as READY, at its place among the requests of its message."""
         requested = [request.tool_call_id for request in self._requests]
         self.calls[called.tool_call_id] = Call(
             id=called.tool_call_id,
@@ -194,6 +198,7 @@ class Copy:
         )
 
     def _return_call(self, returned: ToolReturned) -> None:
+        """Ends a call, and records it in the session if its outcome is unknown."""
         call = self.calls[returned.tool_call_id]
         self.calls[call.id] = replace(call, state=CallState.RETURNED, outcome=returned.outcome)
         cut = call.state is CallState.STARTED and returned.outcome is ToolOutcome.CANCELLED
@@ -201,6 +206,7 @@ class Copy:
             self.session = self.session.with_unknown(call.tool, call.id)
 
     def _end_turn(self, turn: Turn, payload: TurnCompleted | TurnFailed | TurnCancelled, *, at: datetime) -> None:
+        """Ends a turn as its last event has it."""
         match payload:
             case TurnCompleted(stop_reason=stop_reason):
                 turn = replace(turn.ended_as(TurnState.COMPLETED, at=at), stop_reason=stop_reason)
@@ -219,6 +225,7 @@ class Copy:
         self._waiting, self._arrived = {}, ""
 
     def _close_turn(self) -> None:
+        """Closes the open calls of the open turn, then cancels it with FORKED."""
         if not self._open:
             return
         turn = self.turns[self._open]
@@ -248,6 +255,7 @@ class Copy:
         self._append_own(turn, returned)
 
     def _put(self, turn: Turn) -> None:
+        """Replaces the turn of this id."""
         self.turns[turn.id] = turn
 
     def _append(self, event: Event, payload: Payload) -> None:

@@ -113,6 +113,7 @@ class History:
     def _append(
         self, event: Event, message: Message, message_id: str, finish: FinishReason | None = None, *, turn_id: str = ""
     ) -> None:
+        """Adds a message to its turn, and to the cached messages if it is the newest."""
         turn_id = turn_id or event.turn_id
         entry = HistoryEntry(
             message=message,

@@ -32,6 +32,7 @@ class BelongsToSession:
 
     @property
     def session_key(self) -> SessionKey:
+        """Returns the session's key."""
         return SessionKey(self.tenant, self.session_id)
 
 
@@ -109,6 +110,7 @@ class Session:
 
     @property
     def key(self) -> SessionKey:
+        """Returns the session's key."""
         return SessionKey(self.tenant, self.id)
 
     def check_takes_messages(self) -> None:

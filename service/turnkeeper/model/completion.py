@@ -177,9 +177,11 @@ class Completion:
         return call
 
     def _last_call(self) -> _Call | None:
+        """Returns the call that began last; None before the first."""
         return self._calls[-1] if self._calls else None
 
     def _take_usage(self, usage: object) -> None:
+        """Reads the usage report."""
         if isinstance(usage, dict):
             self._usage = Usage(
                 input_tokens=_count(usage.get("prompt_tokens")),

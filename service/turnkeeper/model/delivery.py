@@ -49,6 +49,7 @@ class Delivery:
         return await self._send_stream() if self._chat.stream else await self._send_whole()
 
     async def _send_stream(self) -> web.StreamResponse:
+        """Sends the answer as server-sent events."""
         reply = self._reply
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", **_headers(reply)})
         await response.prepare(self._request)
@@ -123,6 +124,7 @@ class Delivery:
         return web.Response(body=body, content_type="application/json", headers=_headers(self._reply))
 
     async def _write(self, response: web.StreamResponse, frame: bytes) -> None:
+        """Sends a frame, `bytes_per_write` bytes at a time."""
         size = self._reply.bytes_per_write or len(frame) or 1
         for start in range(0, len(frame), size):
             await response.write(frame[start : start + size])
@@ -151,5 +153,6 @@ def _strikes_at(reply: Reply) -> int | None:
 
 
 def _headers(reply: Reply) -> dict[str, str]:
+    """Returns the reply's own headers."""
     wait = {"Retry-After": reply.retry_after} if reply.retry_after else {}
     return {**wait, **reply.headers}

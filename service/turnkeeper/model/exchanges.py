@@ -78,5 +78,6 @@ class Exchanges:
         return self.all()
 
     def _notify(self) -> None:
+        """Notifies the callers of `until`."""
         self._changed.set()
         self._changed = asyncio.Event()

@@ -95,6 +95,7 @@ class OpenAIModel:
         max_answer_bytes: int,
         now: Callable[[], datetime],
     ) -> None:
+        """See `connect`."""
         timeout = openai.Timeout(None, connect=deadlines.connect.total_seconds())
         self._client = client.with_options(max_retries=0, timeout=timeout)
         self.server = server
@@ -205,9 +206,10 @@ class _DeadlineWatch:
         self._over = False
 
     def __enter__(self) -> None:
-        pass
+        """Begins nothing: the deadlines run from the start."""
 
     def __exit__(self, *_: object) -> None:
+        """Stops the timer."""
         if self._timer is not None:
             self._timer.cancel()
 

@@ -125,6 +125,7 @@ def _reason(status: int, body: object) -> Reason | None:
 
 
 def _number(text: str) -> float | None:
+    """Returns a finite number; None for any other text."""
     try:
         seconds = float(text)
     except ValueError:
@@ -133,6 +134,7 @@ def _number(text: str) -> float | None:
 
 
 def _date(text: str) -> datetime | None:
+    """Returns the time of an HTTP date, in UTC if it names no zone; None for any other text."""
     try:
         date = parsedate_to_datetime(text)
     except (ValueError, OverflowError):
@@ -141,4 +143,5 @@ def _date(text: str) -> datetime | None:
 
 
 def _within_reason(wait: timedelta) -> timedelta:
+    """Returns the pause, at least zero and at most a day."""
     return min(max(wait, timedelta()), _LONGEST_WAIT)

@@ -198,9 +198,11 @@ def _content(message: dict[str, object]) -> str:
 
 
 def _frame(chat: ChatRequest, delta: dict[str, object], *, finish_reason: str | None = None) -> bytes:
+    """Returns one chunk as a server-sent event."""
     choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
     return event({**_head(chat, "chat.completion.chunk"), "choices": [choice]})
 
 
 def _head(chat: ChatRequest, kind: str) -> dict[str, object]:
+    """Returns the fields that every answer and chunk has."""
     return {"id": f"chatcmpl-{chat.key}", "object": kind, "created": 0, "model": chat.model}

@@ -64,6 +64,7 @@ def duration(value: object) -> timedelta:
 
 
 def _reply(rule: object, *, where: str) -> Reply:
+    """Returns a rule. Raises ScriptError, whose message begins with `where`."""
     try:
         return Reply(**_read(rule, _REPLY_KEYS))
     except ScriptError as error:
@@ -88,12 +89,14 @@ def _read(table: object, keys: _Keys) -> dict[str, Any]:
 
 
 def _text(value: object) -> str:
+    """Reads a text."""
     if not isinstance(value, str):
         raise ScriptError("must be text")
     return value
 
 
 def _pattern(value: object) -> str:
+    """Reads a regular expression."""
     try:
         re.compile(_text(value))
     except re.error as error:
@@ -102,6 +105,8 @@ def _pattern(value: object) -> str:
 
 
 def _count(least: int) -> Callable[[object], int]:
+    """Returns the reader of a whole number of at least `least`."""
+
     def read(value: object) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ScriptError(f"must be a whole number of at least {least}")
@@ -111,16 +116,19 @@ def _count(least: int) -> Callable[[object], int]:
 
 
 def _list(value: object) -> list[object]:
+    """Reads a list."""
     if not isinstance(value, list):
         raise ScriptError("must be a list")
     return value
 
 
 def _names(value: object) -> tuple[str, ...]:
+    """Reads a list of texts."""
     return tuple(_text(name) for name in _list(value))
 
 
 def _fail(value: object) -> Fail:
+    """Reads the name of a failure."""
     try:
         return Fail(_text(value))
     except ValueError:
@@ -128,6 +136,7 @@ def _fail(value: object) -> Fail:
 
 
 def _usage(value: object) -> TokenCount | bool:
+    """Reads token counts, or true or false."""
     if isinstance(value, bool):
         return value
     tokens = _read(value, {"input_tokens": _count(0), "output_tokens": _count(0)})
@@ -135,10 +144,12 @@ def _usage(value: object) -> TokenCount | bool:
 
 
 def _wait(value: object) -> str:
+    """Reads a Retry-After: whole seconds, or any text."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value)
 
 
 def _headers(value: object) -> dict[str, str]:
+    """Reads a table of header names and printable values."""
     if not isinstance(value, dict):
         raise ScriptError("must be a table of texts")
     if not all(f"{name}{_text(text)}".isprintable() for name, text in value.items()):
@@ -147,6 +158,7 @@ def _headers(value: object) -> dict[str, str]:
 
 
 def _arguments(value: object) -> str:
+    """Reads the arguments of a call: a table, or a text that is sent unchanged."""
     if isinstance(value, str):
         return value
     if not isinstance(value, dict):
@@ -155,6 +167,7 @@ def _arguments(value: object) -> str:
 
 
 def _tool_calls(value: object) -> tuple[ScriptedCall, ...]:
+    """Reads the tool calls of a reply."""
     calls = []
     for call in _list(value):
         read = _read(call, {"name": _text, "arguments": _arguments, "id": _text})

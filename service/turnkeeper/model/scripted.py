@@ -71,6 +71,7 @@ class ScriptedModel:
             await self._runner.cleanup()
 
     def _application(self) -> web.Application:
+        """Returns the HTTP application with its routes."""
         application = web.Application(client_max_size=_MAX_REQUEST_BYTES)
         application.add_routes(
             [
@@ -84,13 +85,16 @@ class ScriptedModel:
         return application
 
     async def _healthz(self, _request: web.Request) -> web.Response:
+        """Answers GET /healthz."""
         return web.Response(text="ok\n")
 
     async def _models(self, _request: web.Request) -> web.Response:
+        """Answers GET /v1/models."""
         models = [{"id": name, "object": "model", "created": 0, "owned_by": "script"} for name in self._script.models]
         return _json({"object": "list", "data": models})
 
     async def _requests(self, _request: web.Request) -> web.Response:
+        """Answers GET /requests with the recorded exchanges."""
         exchanges = [
             {
                 "number": exchange.number,
@@ -104,10 +108,12 @@ class ScriptedModel:
         return _json(exchanges)
 
     async def _forget(self, _request: web.Request) -> web.Response:
+        """Answers DELETE /requests: drops the recorded exchanges."""
         self.exchanges.clear()
         return web.Response(status=HTTPStatus.NO_CONTENT)
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
+        """Answers POST /v1/chat/completions by the first rule that applies."""
         body = await request.read()
         try:
             chat = playback.read_request(body)
@@ -132,4 +138,5 @@ class ScriptedModel:
 
 
 def _json(value: object) -> web.Response:
+    """Returns a response with a JSON body."""
     return web.Response(body=orjson.dumps(value), content_type="application/json")

@@ -52,5 +52,6 @@ class EventReader:
         return None
 
     def _check_size(self) -> None:
+        """Raises EventTooLong beyond the limit."""
         if self._size > self._max:
             raise EventTooLong(f"more than {self._max} bytes without the end of an event")

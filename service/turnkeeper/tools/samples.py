@@ -43,4 +43,5 @@ def send_message(to: str, text: str, context: ToolContext) -> str:
 
 
 def _outbox() -> Path:
+    """Returns the file that `send_message` appends to."""
     return Path(os.environ.get(OUTBOX, "outbox.jsonl")).absolute()

@@ -146,4 +146,5 @@ def _capped(value: object, outcome: ToolOutcome = ToolOutcome.OK) -> ToolResult:
 
 
 def _error(message: str) -> str:
+    """Returns a failure as JSON text for the model."""
     return json.dumps({"error": message}, ensure_ascii=False)

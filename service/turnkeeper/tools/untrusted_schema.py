@@ -59,6 +59,7 @@ def misfit(schema: dict[str, Any], arguments: object) -> ValidationError | None:
 
 
 def _refuse(token: str) -> object:
+    """Raises ValueError for NaN and infinities, which are not JSON."""
     raise ValueError(token)
 
 

@@ -89,6 +89,7 @@ class ChangeListener:
             self._worker.held_leases.notify(key)
 
     def _notify_grown(self, key: SessionKey, last_seq: int) -> None:
+        """Notifies the session's watchers: at once, or after OWN_CHANGES_DELAY if its turn runs here."""
         if self._worker.held_leases.holds(key):
             asyncio.get_running_loop().call_later(OWN_CHANGES_DELAY, self._feeds.notify_grown, key, last_seq)
         else:

@@ -22,4 +22,5 @@ class Heartbeat:
         await every(lambda: interval, self._write, failure="heartbeat not written", at_once=True)
 
     async def _write(self) -> None:
+        """Writes one heartbeat."""
         self.alone = not await self._store.write_heartbeat(silent_after=self._lease)

@@ -68,12 +68,14 @@ class Sweeper:
         self._metrics.set_active_sessions(await self._store.active_sessions())
 
     async def _sweep_and_count(self) -> None:
+        """Sweeps, and counts at one sweep in SWEEPS_A_COUNT."""
         number = next(self._sweeps)
         await self.sweep()
         if not number % SWEEPS_A_COUNT:
             await self.count()
 
     async def _expire_one(self, approval: Approval) -> None:
+        """Expires one approval. An error of its own keeps no other approval from expiring."""
         try:
             await self._expire(approval)
         except ServiceUnavailable:

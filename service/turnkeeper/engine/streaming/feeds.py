@@ -150,6 +150,7 @@ class Feeds:
             await self._poll(watched[start : start + POLLED_AT_ONCE])
 
     async def _poll(self, keys: Sequence[SessionKey]) -> None:
+        """Reads the last numbers of these sessions; a failure leaves them to the next poll."""
         try:
             last_seqs = await self._store.last_seqs(keys)
         except ServiceUnavailable:

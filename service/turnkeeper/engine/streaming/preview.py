@@ -102,6 +102,7 @@ class Preview:
         return characters_from(b"".join(reversed(tail)), offset - start, most=most, base=start)
 
     def _add(self, data: bytes) -> None:
+        """Adds a chunk at the end, and notifies the watchers."""
         self.chunks.append(Chunk(self.size, data))
         self.size += len(data)
         self._notify()

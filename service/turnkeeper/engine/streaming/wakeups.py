@@ -76,10 +76,12 @@ class DeadlineTimers:
             self._start_timer()
 
     def _list(self, waiter: HasDeadline) -> None:
+        """Puts the waiter in the list under its deadline."""
         waiter.listed = waiter.deadline
         heapq.heappush(self._heap, (waiter.deadline, next(self._order), waiter))
 
     def _start_timer(self) -> None:
+        """Sets the timer for the earliest time in the list, unless it is set for it."""
         if not self._heap or self._heap[0][0] >= self._next:
             return
         if self._timer is not None:
@@ -88,6 +90,7 @@ class DeadlineTimers:
         self._timer = asyncio.get_running_loop().call_at(self._next, self._notify_due)
 
     def _notify_due(self) -> None:
+        """Notifies the waiters whose deadline has passed; lists again those whose deadline was moved."""
         self._timer, self._next = None, NEVER
         now = asyncio.get_running_loop().time()
         while self._heap and self._heap[0][0] <= now:

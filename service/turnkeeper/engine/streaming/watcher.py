@@ -218,9 +218,11 @@ class Watcher:
         return bool(batch.events) or batch.caught_up or final
 
     def _at_end(self, batch: Batch) -> bool:
+        """Returns True if the batch reaches the last event that the feed knows of."""
         return batch.position.sequence >= self._feed.last_seq and not batch.full
 
     def _shared_batch(self) -> Batch | None:
+        """Returns another watcher's batch for this position; None if there is none, or a page is left."""
         if not self._caught_up or self._page is not None:
             return None
         return self._feed.shared_batch(self.position, self._filter)
