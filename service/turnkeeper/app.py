@@ -18,7 +18,7 @@ from turnkeeper.bootstrap import background, check_identity, database, named
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.turn import RetryPolicy
 from turnkeeper.engine.agent_versions import AgentVersions
-from turnkeeper.engine.approvals import Approvals
+from turnkeeper.engine.approvals import Approvals, ArgumentEdits
 from turnkeeper.engine.checkpoints import Checkpoints
 from turnkeeper.engine.client_tools import CallMeasures, ClientTools
 from turnkeeper.engine.eventlog.lease import HeldLeases
@@ -229,15 +229,8 @@ class _Replica:
     def _verbs(self, schema: int) -> None:
         store, log_writer, metrics, decode = self._store, self._log_writer, self._telemetry.metrics, WireCodec().decode
         self._sessions = Sessions(store, log_writer, session_cache=self._session_cache, agents=self._agent_versions)
-        self._approvals = Approvals(
-            store,
-            store,
-            log_writer,
-            self._feeds,
-            metrics=metrics,
-            toolbox=self._toolbox,
-            agents=self._agent_versions,
-        )
+        edits = ArgumentEdits(store, agents=self._agent_versions, toolbox=self._toolbox)
+        self._approvals = Approvals(store, log_writer, self._feeds, edits=edits, metrics=metrics)
         self._client_tools = ClientTools(
             store,
             log_writer,

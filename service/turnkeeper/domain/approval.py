@@ -141,29 +141,20 @@ class Approval(BelongsToSession):
             return self
         return replace(self, time_left=None, expire_time=now + self.time_left)
 
-    def decide(
-        self,
-        decision: ApprovalDecision,
-        *,
-        by: str,
-        arguments_hash: str,
-        reason: str,
-        at: datetime,
-        result_json: str = "",
-    ) -> "Approval":
+    def decide(self, answer: Answer, *, at: datetime) -> "Approval":
         """Returns the decided approval, or this one if the same principal repeats the same decision.
 
-        Raises InvalidRequest if this kind does not allow the decision, ApprovalAlreadyProcessed if it is not pending,
-        ArgumentsHashMismatch if the decider saw other arguments. The caller checks first that it has not expired,
-        because only the database's clock decides that.
+        The answer's edited arguments are left out of it. Raises InvalidRequest if this kind does not allow the
+        decision, ApprovalAlreadyProcessed if it is not pending, ArgumentsHashMismatch if the decider saw other
+        arguments. The caller checks first that it has not expired: only the database's clock decides that.
         """
-        if decision not in ANSWERS[self.kind]:
+        if answer.decision not in ANSWERS[self.kind]:
             allowed = _alternatives(ANSWERS[self.kind])
             message = f"An approval of kind {self.kind} takes {allowed}."
             raise InvalidRequest(message, fields={"decision": f"must be {allowed}"})
         if self.state is not ApprovalState.PENDING:
             earlier = (self.decision, self.decided_by, self.arguments_hash, self.result_json)
-            if earlier == (decision, by, arguments_hash, result_json):
+            if earlier == (answer.decision, answer.by, answer.arguments_hash, answer.result_json):
                 return self
             raise ApprovalAlreadyProcessed(
                 _WITHDRAWN[bool(self.replaced_by)] if self.state is ApprovalState.WITHDRAWN else "",
@@ -171,7 +162,7 @@ class Approval(BelongsToSession):
                 turn_id=self.turn_id,
                 metadata=self.outcome,
             )
-        if arguments_hash != self.arguments_hash:
+        if answer.arguments_hash != self.arguments_hash:
             raise ArgumentsHashMismatch(
                 session_id=self.session_id,
                 turn_id=self.turn_id,
@@ -179,12 +170,12 @@ class Approval(BelongsToSession):
             )
         return replace(
             self,
-            state=ANSWERS[self.kind][decision],
-            decision=decision,
-            decided_by=by,
-            reason=reason,
+            state=ANSWERS[self.kind][answer.decision],
+            decision=answer.decision,
+            decided_by=answer.by,
+            reason=answer.reason,
             decide_time=at,
-            result_json=result_json,
+            result_json=answer.result_json,
         )
 
     @property

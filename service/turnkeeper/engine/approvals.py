@@ -7,6 +7,7 @@ from turnkeeper.engine.agent_versions import AgentVersions
 from turnkeeper.engine.eventlog.writer import LogWriter, Stored
 from turnkeeper.engine.rules import approval_edits
 from turnkeeper.engine.rules import approvals as approval_rules
+from turnkeeper.engine.rules.approval_edits import Edit
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.errors import AgentConfigError, ApprovalNotFound, InternalError
@@ -17,26 +18,38 @@ from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.tools.toolbox import Toolbox
 
 
+class ArgumentEdits:
+    """Checks the arguments that an approver edits, against the tool and the policy of the turn's agent."""
+
+    def __init__(self, sessions: SessionStore, *, agents: AgentVersions, toolbox: Toolbox) -> None:
+        self._sessions = sessions
+        self._agents = agents
+        self._toolbox = toolbox
+
+    async def edit_of(self, approval: Approval, answer: Answer) -> Edit | None:
+        """Returns the answer's edit, or None if it changes no arguments.
+
+        Raises AgentConfigError if the agent's version is gone, and what `check_edit` raises.
+        """
+        if not answer.edited_arguments_json or approval.kind is not ApprovalKind.TOOL_CALL:
+            return None
+        turn = await self._sessions.turn(approval.session_key, approval.turn_id)
+        agent = await self._agents.pinned_by(turn) if turn is not None else None
+        if agent is None:
+            raise AgentConfigError("The agent's pinned version is gone; reject the call, or start a new session.")
+        return approval_edits.check_edit(approval, answer.edited_arguments_json, agent=agent, toolbox=self._toolbox)
+
+
 class Approvals:
     """The verbs on approvals."""
 
-    def __init__(  # noqa: PLR0913 - the parts it is made of
-        self,
-        store: ApprovalStore,
-        sessions: SessionStore,
-        log_writer: LogWriter,
-        feeds: Feeds,
-        *,
-        metrics: Metrics,
-        toolbox: Toolbox,
-        agents: AgentVersions,
+    def __init__(
+        self, store: ApprovalStore, log_writer: LogWriter, feeds: Feeds, *, edits: ArgumentEdits, metrics: Metrics
     ) -> None:
-        self._toolbox = toolbox
-        self._agents = agents
         self._store = store
-        self._sessions = sessions
         self._log_writer = log_writer
         self._feeds = feeds
+        self._edits = edits
         self._metrics = metrics
 
     async def get(self, tenant: str, approval_id: str) -> Approval:
@@ -69,7 +82,7 @@ class Approvals:
         approval = await self.get(tenant, approval_id)
         if approval.state is not ApprovalState.PENDING:
             return await self._repeated(approval, answer)
-        edit = await self._edit(approval, answer)
+        edit = await self._edits.edit_of(approval, answer)
 
         def decide(uow: UnitOfWork) -> Approval:
             if edit is not None:
@@ -98,16 +111,6 @@ class Approvals:
             raise InternalError
         return stored
 
-    async def _edit(self, approval: Approval, answer: Answer) -> approval_edits.Edit | None:
-        """Returns the answer's edit, or None if it changes no arguments. Raises what `check_edit` raises."""
-        if not answer.edited_arguments_json or approval.kind is not ApprovalKind.TOOL_CALL:
-            return None
-        turn = await self._sessions.turn(approval.session_key, approval.turn_id)
-        agent = await self._agents.pinned_by(turn) if turn is not None else None
-        if agent is None:
-            raise AgentConfigError("The agent's pinned version is gone; reject the call, or start a new session.")
-        return approval_edits.check_edit(approval, answer.edited_arguments_json, agent=agent, toolbox=self._toolbox)
-
     async def _repeated(self, approval: Approval, answer: Answer) -> tuple[Approval, int]:
         """Returns the decided approval, and its event's number, that this answer repeats. Raises if it repeats none."""
         if approval.state is ApprovalState.EXPIRED:
@@ -117,14 +120,7 @@ class Approvals:
             if approval_edits.is_repeat(answer, approval, replacement):
                 return replacement, replacement.sequence
         approval_edits.check_unedited(answer, approval)
-        same = approval.decide(
-            answer.decision,
-            by=answer.by,
-            arguments_hash=answer.arguments_hash,
-            reason=answer.reason,
-            at=approval.create_time,
-            result_json=answer.result_json,
-        )
+        same = approval.decide(answer, at=approval.create_time)
         return same, same.sequence
 
     def _record_closed(self, approval: Approval) -> None:

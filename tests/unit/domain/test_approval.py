@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from tests.builders import NOON, a_session, a_session_key, an_approval
-from turnkeeper.domain.approval import Approval, ApprovalDecision, ApprovalState
+from turnkeeper.domain.approval import Answer, Approval, ApprovalDecision, ApprovalState
 from turnkeeper.domain.session import SessionState
 from turnkeeper.errors import (
     ApprovalAlreadyProcessed,
@@ -23,7 +23,8 @@ APPROVE, REJECT = ApprovalDecision.APPROVE, ApprovalDecision.REJECT
 def decide(
     approval: Approval, decision: ApprovalDecision, *, by: str = "ada", shown: str = "hash-1", reason: str = "fine"
 ) -> Approval:
-    return approval.decide(decision, by=by, arguments_hash=shown, reason=reason, at=NOON + timedelta(seconds=5))
+    answer = Answer(decision=decision, by=by, arguments_hash=shown, reason=reason)
+    return approval.decide(answer, at=NOON + timedelta(seconds=5))
 
 
 @pytest.mark.parametrize(("decision", "state"), [(APPROVE, ApprovalState.APPROVED), (REJECT, ApprovalState.REJECTED)])

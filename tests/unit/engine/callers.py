@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tests.unit.engine.replicas import LEASE, Run, World
+from tests.unit.engine.replicas import LEASE, Environment, Run
 from turnkeeper.domain.approval import ANSWERS, Answer, ApprovalDecision, ApprovalState
 from turnkeeper.domain.message import Part
 from turnkeeper.domain.session import SessionKey
@@ -37,7 +37,7 @@ Key = SessionKey
 class Verb:
     """One call under way. `step` is what it has decided, None when there was nothing to store or it was refused."""
 
-    world: World
+    environment: Environment
     key: Key
     turn_id: str
     decide: Callable[[UnitOfWork], Any]
@@ -48,7 +48,7 @@ class Verb:
     _value: Any = None
 
     def set_out(self) -> None:
-        uow = self.world.uow(self.world.read(self.key, self.turn_id))
+        uow = self.environment.uow(self.environment.read(self.key, self.turn_id))
         self.step = None
         try:
             value = self.decide(uow)
@@ -59,13 +59,13 @@ class Verb:
             self.otherwise(None)
             return
         self._unit_of_work, self._value = uow, value
-        self.step = uow.changeset(changeset_id=self.world.new_id(), fence=None)
+        self.step = uow.changeset(changeset_id=self.environment.new_id(), fence=None)
 
     def arrive(self) -> None:
         for _ in range(2):
             if self.step is None or self._unit_of_work is None:
                 return
-            verdict = self.world.log.commit(self.step)
+            verdict = self.environment.log.commit(self.step)
             if isinstance(verdict, Committed):
                 self.stored(self._value, self._unit_of_work, verdict)
                 return
@@ -81,7 +81,7 @@ class Verb:
 class Callers:
     """Their verbs, and what they were told: the same for the same request, once and for all."""
 
-    world: World
+    environment: Environment
     adopt: Callable[[Run], None]
     told: dict[RequestKey, RequestRecord] = field(default_factory=dict)
     decided: dict[str, ApprovalState] = field(default_factory=dict)
@@ -103,19 +103,20 @@ class Callers:
         retry = RetryRequest(key=request, fingerprint=turn_id, turn_id=turn_id)
 
         def decide(uow: UnitOfWork) -> tuple[Turn, RequestRecord]:
-            last = list(self.world.kept(key).turns.values())[-1]
+            last = list(self.environment.kept(key).turns.values())[-1]
             return message_rules.retry(uow, retry, last=last, offer=_offer(room))
 
         return self._effect(key, turn_id, request, turn_id, decide)
 
     def decide(self, key: Key, approval_id: str, choice: int, by: str, *, seen: bool) -> Verb | None:
         """`choice` is of the answers that its kind takes."""
-        asked = self.world.kept(key).approvals[approval_id]
+        asked = self.environment.kept(key).approvals[approval_id]
         answers = list(ANSWERS[asked.kind])
         decision = answers[choice % len(answers)]
         arguments_hash = asked.arguments_hash if seen else "another"
+        answer = Answer(decision=decision, by=by, arguments_hash=arguments_hash, result_json=_result(decision))
         if asked.state is not ApprovalState.PENDING:
-            self._ask_again(key, approval_id, decision, by, arguments_hash)
+            self._repeat_answer(key, approval_id, answer)
             return None
 
         def stored(value: Any, _: UnitOfWork, __: Committed) -> None:
@@ -124,9 +125,8 @@ class Callers:
 
         def otherwise(refused: SessionError | RequestRecord | None) -> None:
             if refused is None:
-                self._ask_again(key, approval_id, decision, by, arguments_hash)
+                self._repeat_answer(key, approval_id, answer)
 
-        answer = Answer(decision=decision, by=by, arguments_hash=arguments_hash, result_json=_result(decision))
         return self._verb(
             key,
             asked.turn_id,
@@ -136,7 +136,7 @@ class Callers:
         )
 
     def expire(self, key: Key, approval_id: str) -> Verb:
-        turn_id = self.world.kept(key).approvals[approval_id].turn_id
+        turn_id = self.environment.kept(key).approvals[approval_id].turn_id
 
         def stored(_: Any, __: UnitOfWork, ___: Committed) -> None:
             assert approval_id not in self.decided, "I7: it was decided, and it expired"
@@ -148,7 +148,7 @@ class Callers:
         wish = Cancel(turn_id=turn_id, by="ada", reason=CancelReason.REQUESTED.value)
 
         def otherwise(_: Any) -> None:
-            self.world.log.request_cancel(key, wish)
+            self.environment.log.request_cancel(key, wish)
 
         return self._verb(
             key, turn_id, lambda uow: message_rules.cancel_unowned(uow, by="ada"), lambda *_: None, otherwise
@@ -156,7 +156,7 @@ class Callers:
 
     def end(self, key: Key) -> Verb:
         def decide(uow: UnitOfWork) -> int:
-            queued = {turn_id: self.world.kept(key).turns[turn_id] for turn_id in uow.snapshot.head.queue}
+            queued = {turn_id: self.environment.kept(key).turns[turn_id] for turn_id in uow.snapshot.head.queue}
             return session_rules.end(uow, queued, by="ada", reason="")
 
         return self._verb(key, "", decide, lambda *_: None)
@@ -167,9 +167,9 @@ class Callers:
         def stored(value: tuple[Turn, RequestRecord], uow: UnitOfWork, committed: Committed) -> None:
             turn, record = value
             self._answer(record)
-            self.world.lost_in_a_row[turn.id] = 0
+            self.environment.lost_in_a_row[turn.id] = 0
             if uow.head.lease is LeaseChange.TAKE:
-                self.adopt(_adopted(self.world, key, uow, committed))
+                self.adopt(_adopted(self.environment, key, uow, committed))
 
         def otherwise(instead: SessionError | RequestRecord | None) -> None:
             if isinstance(instead, RequestRecord):
@@ -187,7 +187,7 @@ class Callers:
         stored: Callable[[Any, UnitOfWork, Committed], None],
         otherwise: Callable[[SessionError | RequestRecord | None], None] = lambda _: None,
     ) -> Verb:
-        return Verb(self.world, key, turn_id, decide, stored, otherwise)
+        return Verb(self.environment, key, turn_id, decide, stored, otherwise)
 
     def _request(self, key: Key, family: str, request_id: str) -> RequestKey:
         return RequestKey(
@@ -195,7 +195,7 @@ class Callers:
         )
 
     def _known(self, request: RequestKey, fingerprint: str) -> bool:
-        record = self.world.log.find_request(request)
+        record = self.environment.log.find_request(request)
         if record is not None:
             self._repeat(record, fingerprint)
         return record is not None
@@ -207,27 +207,20 @@ class Callers:
     def _answer(self, record: RequestRecord) -> None:
         """I8: all that ask with the same words are told the same, and it is in the log."""
         assert self.told.setdefault(record.key, record) == record, "I8: one request has two effects"
-        kept = self.world.kept(record.key.session_key)
+        kept = self.environment.kept(record.key.session_key)
         said = kept.log[record.sequence - 1].event
         assert said.turn_id == record.turn_id, "I8: the record names another event"
 
-    def _ask_again(self, key: Key, approval_id: str, decision: ApprovalDecision, by: str, arguments_hash: str) -> None:
+    def _repeat_answer(self, key: Key, approval_id: str, answer: Answer) -> None:
         """Of one that is decided: its decider is told the same again, anybody else that it is decided."""
-        approval = self.world.kept(key).approvals[approval_id]
+        approval = self.environment.kept(key).approvals[approval_id]
         if approval.state is ApprovalState.EXPIRED:
             return
         try:
-            same = approval.decide(
-                decision,
-                by=by,
-                arguments_hash=arguments_hash,
-                reason="",
-                at=self.world.now,
-                result_json=_result(decision),
-            )
+            same = approval.decide(answer, at=self.environment.now)
         except ApprovalAlreadyProcessed:
             return
-        assert (same.decision, same.decided_by) == (decision, by), "I6: it was told a decision that nobody made"
+        assert (same.decision, same.decided_by) == (answer.decision, answer.by), "I6: a decision that no caller made"
 
 
 def _result(decision: ApprovalDecision) -> str:
@@ -238,11 +231,11 @@ def _offer(room: bool) -> LeaseOffer | None:
     return LeaseOffer(owner="first", lease=LEASE, schema=1) if room else None
 
 
-def _adopted(world: World, key: Key, uow: UnitOfWork, committed: Committed) -> Run:
+def _adopted(environment: Environment, key: Key, uow: UnitOfWork, committed: Committed) -> Run:
     """A turn whose lease was taken in the step that stored it: as `turns` hands it to the worker."""
-    snapshot = world.after(uow, committed, by_owner=False)
+    snapshot = environment.after(uow, committed, by_owner=False)
     active = snapshot.head.active_turn
     step = uow.changeset(changeset_id="", fence=None)
     made = {turn.id: turn for turn in (*step.new_turns, *step.turns)}
     snapshot = replace(snapshot, turn=made[active], calls=(), approvals=())
-    return Run(world, key, active, owner="first", fence=committed.fence, snapshot=snapshot, begun=True)
+    return Run(environment, key, active, owner="first", fence=committed.fence, snapshot=snapshot, begun=True)

@@ -74,7 +74,7 @@ class Shelf:
 
 
 @dataclass(slots=True)
-class World:
+class Environment:
     """The log, its clock, the tools of today, and notes of what happened outside the log."""
 
     now: datetime = NOON
@@ -135,7 +135,7 @@ class World:
 class Run:
     """A turn in an owner's hands. `lost`: it knows that it has it no more."""
 
-    world: World
+    environment: Environment
     key: SessionKey
     turn_id: str
     owner: str
@@ -150,8 +150,8 @@ class Run:
     lost: bool = False
 
     def __post_init__(self) -> None:
-        self.toolbox = self.world.toolbox
-        self.renewed_at = self.world.now
+        self.toolbox = self.environment.toolbox
+        self.renewed_at = self.environment.now
 
     @property
     def turn(self) -> Turn:
@@ -173,7 +173,7 @@ class Run:
         if self.lost:
             return
         error = turn_rules.lapse_limit_error(self.turn, lapses=self.lapses)
-        lost = self.world.lost_in_a_row[self.turn_id]
+        lost = self.environment.lost_in_a_row[self.turn_id]
         assert (error is not None) == (lost >= turn_rules.MAX_LAPSES), f"{lost} owners were lost in a row: {error}"
         if error is None:
             self.append(lambda uow: turn_rules.begin_attempt(uow, lapses=self.lapses))
@@ -195,7 +195,7 @@ class Run:
         """The model's whole answer."""
         if not self._ask_model():
             return
-        self.world.said.setdefault(self.turn.next_message_id, set()).add(text)
+        self.environment.said.setdefault(self.turn.next_message_id, set()).add(text)
         answer = ModelAnswer(
             text=text,
             tool_requests=tuple(tools),
@@ -224,7 +224,7 @@ class Run:
             return
         cancelled = self.snapshot.head.cancel.turn_id == self.turn_id
         if cancelled and speaking:
-            self.world.said.setdefault(message_id, set()).add(text)
+            self.environment.said.setdefault(message_id, set()).add(text)
             self.append(lambda uow: turn_rules.record_partial_answer(uow, text, model="small"))
         elif cancelled:
             self.running.clear()
@@ -245,7 +245,7 @@ class Run:
         cut_message = cut and isinstance(self.due, CallModel)
         self.running.clear()
         for _ in range(2):
-            uow = self.world.uow(self.snapshot)
+            uow = self.environment.uow(self.snapshot)
             turn_rules.hand_over(uow, cut=cut_message)
             if self._store(uow):
                 break
@@ -257,23 +257,23 @@ class Run:
     def break_down(self) -> None:
         """A defect: give the turn back under its fence, for another try later."""
         self.lost = True
-        snapshot = self.world.read(self.key, self.turn_id)
+        snapshot = self.environment.read(self.key, self.turn_id)
         if snapshot.head.fence != self.fence or not snapshot.head.owner:
             return
-        uow = self.world.uow(snapshot)
+        uow = self.environment.uow(snapshot)
         turn_rules.release_for_retry(uow)
-        verdict = self.world.log.commit(uow.changeset(changeset_id=self.world.new_id(), fence=self.fence))
+        verdict = self.environment.log.commit(uow.changeset(changeset_id=self.environment.new_id(), fence=self.fence))
         assert isinstance(verdict, Committed), verdict
-        self.world.lost_in_a_row[self.turn_id] += 1
+        self.environment.lost_in_a_row[self.turn_id] += 1
 
     def renew(self) -> None:
-        if self.world.log.renew(self.key, owner=self.owner, fence=self.fence, lease=LEASE):
-            self.renewed_at = self.world.now
+        if self.environment.log.renew(self.key, owner=self.owner, fence=self.fence, lease=LEASE):
+            self.renewed_at = self.environment.now
         else:
             self.lost = True
 
     def read_again(self) -> None:
-        snapshot = self.world.read(self.key, self.turn_id)
+        snapshot = self.environment.read(self.key, self.turn_id)
         if snapshot.head.fence != self.fence:
             self.lost = True
         else:
@@ -282,12 +282,12 @@ class Run:
     def append(self, decide: Callable[[UnitOfWork], None], *, progress: bool = False) -> None:
         """Store what it says and what follows; read and decide again where something else moved."""
         for _ in range(2):
-            uow = self.world.uow(self.snapshot)
+            uow = self.environment.uow(self.snapshot)
             decide(uow)
             launch = advance_turn(uow, self._owner())
             if self._store(uow):
                 if progress:
-                    self.world.lost_in_a_row[self.turn_id] = 0
+                    self.environment.lost_in_a_row[self.turn_id] = 0
                 for call in launch:
                     self._launch(call)
                 return
@@ -299,12 +299,12 @@ class Run:
 
     def _store(self, uow: UnitOfWork) -> bool:
         """False when it is stale, or this owner was fenced."""
-        verdict = self.world.log.commit(
-            uow.changeset(changeset_id=self.world.new_id(), fence=self.fence, lease_for=LEASE)
+        verdict = self.environment.log.commit(
+            uow.changeset(changeset_id=self.environment.new_id(), fence=self.fence, lease_for=LEASE)
         )
         if isinstance(verdict, Committed):
-            assert self.world.kept(self.key).fence == self.fence, "I4: it was stored under another fence"
-            self.snapshot, self.renewed_at = self.world.after(uow, verdict, by_owner=True), self.world.now
+            assert self.environment.kept(self.key).fence == self.fence, "I4: it was stored under another fence"
+            self.snapshot, self.renewed_at = self.environment.after(uow, verdict, by_owner=True), self.environment.now
             return True
         self.lost = not isinstance(verdict, Conflict)
         return False
@@ -315,24 +315,24 @@ class Run:
         assert spec is not None
         hashed = approval_hash(spec, arguments_json=call.arguments_json, policy_version=AGENT.version)
         assert hashed == call.arguments_hash, "I14: another call runs than was proposed"
-        self.world.launched[call.id, call.round] += 1
+        self.environment.launched[call.id, call.round] += 1
         once = not call.tool_class.may_start_again
-        assert not (once and self.world.launched[call.id, call.round] > 1), f"I5: {call.tool} was started twice"
+        assert not (once and self.environment.launched[call.id, call.round] > 1), f"I5: {call.tool} was started twice"
         self.running[call.id] = call
 
     def _ask_model(self) -> bool:
         """The lease is sure; every call has a name of its own (previews), and a history that pairs (I16)."""
-        if self.world.now - self.renewed_at > LEASE * 2 / 3:
+        if self.environment.now - self.renewed_at > LEASE * 2 / 3:
             self.lost = True
             return False
         name = (self.turn_id, self.turn.attempt, self.turn.next_message_id)
         history = History()
-        for each in self.world.kept(self.key).log[: self.snapshot.head.last_seq]:
+        for each in self.environment.kept(self.key).log[: self.snapshot.head.last_seq]:
             history.add(each.event)
         assert not list(unpaired(history.messages("Be brief."), set())), "I16: the history cannot be sent"
         assert history.messages(""), "the model is asked nothing"
-        assert name not in self.world.spoken, f"two model calls stream as {name}"
-        self.world.spoken.add(name)
+        assert name not in self.environment.spoken, f"two model calls stream as {name}"
+        self.environment.spoken.add(name)
         return True
 
     def _owner(self) -> Owner:

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from tests.unit.engine.callers import Callers, Key, Verb
 from tests.unit.engine.invariants import broken, texts
 from tests.unit.engine.memory_log import Kept
-from tests.unit.engine.replicas import CHANGED, LEASE, PLAIN, TOOLS, Run, Shelf, World
+from tests.unit.engine.replicas import CHANGED, LEASE, PLAIN, TOOLS, Environment, Run, Shelf
 from turnkeeper.codes import Code, ErrorDetail
 from turnkeeper.domain.approval import ApprovalState
 from turnkeeper.domain.message import FinishReason, ToolRequest
@@ -45,13 +45,13 @@ Events = Mapping[str, tuple[int, Callable[["Conversation"], bool], Mapping[str, 
 class Conversation(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.world = World()
+        self.environment = Environment()
         self.runs: list[Run] = []
         self.under_way: list[Verb] = []
-        self.callers = Callers(self.world, self.runs.append)
+        self.callers = Callers(self.environment, self.runs.append)
         self.seen: dict[Key, tuple[int, int]] = {}
         self.wished: dict[str, int] = {}
-        self.world.new_session()
+        self.environment.new_session()
         self.send(number=0, request=99, body="hello", if_busy="REJECT", room=True, hold=False)
 
     # --- what may happen ---------------------------------------------------------------------------------------
@@ -67,7 +67,7 @@ class Conversation(RuleBasedStateMachine):
 
     @property
     def keys(self) -> list[Key]:
-        return list(self.world.log.sessions)
+        return list(self.environment.log.sessions)
 
     def key(self, number: int) -> Key:
         """The newest session most of the time: the older ones have often ended."""
@@ -102,7 +102,7 @@ class Conversation(RuleBasedStateMachine):
 
     def decide_again(self, number: int, choice: int) -> None:
         approval_id = list(self.callers.decided)[number % len(self.callers.decided)]
-        key = next(key for key in self.keys if approval_id in self.world.kept(key).approvals)
+        key = next(key for key in self.keys if approval_id in self.environment.kept(key).approvals)
         self.go(self.callers.decide(key, approval_id, choice, "bob", seen=True), hold=False)
 
     def expire(self, number: int, hold: bool) -> None:
@@ -120,18 +120,18 @@ class Conversation(RuleBasedStateMachine):
 
     def end_session(self, number: int, hold: bool) -> None:
         self.go(self.callers.end(self.key(number)), hold=hold)
-        self.world.new_session()
+        self.environment.new_session()
 
     # --- owners ------------------------------------------------------------------------------------------------
 
     def claim(self, begin: bool) -> None:
         """Another replica. Not begun: it may be lost, or late, before its first step."""
-        owner = self.world.new_id()
-        claim = self.world.log.claim(owner, lease=LEASE)
+        owner = self.environment.new_id()
+        claim = self.environment.log.claim(owner, lease=LEASE)
         assert claim is not None
         key = claim.session_key
-        snapshot = self.world.read(key, claim.turn_id)
-        run = Run(self.world, key, claim.turn_id, owner, claim.fence, snapshot, lapses=claim.lapses)
+        snapshot = self.environment.read(key, claim.turn_id)
+        run = Run(self.environment, key, claim.turn_id, owner, claim.fence, snapshot, lapses=claim.lapses)
         self.runs.append(run)
         if begin:
             run.begin()
@@ -172,14 +172,14 @@ class Conversation(RuleBasedStateMachine):
                 run.break_down()
 
     def speak(self, run: Run, say: str, names: list[str], *, good: bool) -> None:
-        text = f"text {self.world.new_id()}"
+        text = f"text {self.environment.new_id()}"
         match say:
             case "fails" | "fails for long" | "fails for good":
                 seconds = {"fails": 1, "fails for long": 60}.get(say)
                 run.fail_to_speak(TIMEOUT, None if seconds is None else timedelta(seconds=seconds))
             case "asks":
                 arguments = '{"n": 1}' if good else '{"n": "one"}'
-                ids = [f"call_{self.world.new_id()}" for _ in names]
+                ids = [f"call_{self.environment.new_id()}" for _ in names]
                 asked = [
                     ToolRequest(tool_call_id=call_id, tool=name, arguments_json=arguments)
                     for call_id, name in zip(ids, names, strict=True)
@@ -191,13 +191,13 @@ class Conversation(RuleBasedStateMachine):
     # --- time, and the operator --------------------------------------------------------------------------------
 
     def time_passes(self, seconds: int, sweep: bool) -> None:
-        self.world.now += timedelta(seconds=seconds)
+        self.environment.now += timedelta(seconds=seconds)
         if sweep:
-            self.world.sweep()
+            self.environment.sweep()
 
     def deploy(self, changed: bool) -> None:
         """Owners from here on have these tools: with the old schema, or another."""
-        self.world.toolbox = Toolbox([Shelf(CHANGED if changed else PLAIN)])
+        self.environment.toolbox = Toolbox([Shelf(CHANGED if changed else PLAIN)])
 
     # --- laws --------------------------------------------------------------------------------------------------
 
@@ -215,7 +215,7 @@ class Conversation(RuleBasedStateMachine):
     @invariant()
     def laws(self) -> None:
         self.settle()
-        for key, kept in self.world.log.sessions.items():
+        for key, kept in self.environment.log.sessions.items():
             fence, _ = before = self.seen.get(key, (0, 0))
             now = (kept.fence, kept.revision)
             if now == before:
@@ -228,7 +228,7 @@ class Conversation(RuleBasedStateMachine):
         found = broken(kept)
         assert not found, "\n".join(found)
         for message_id, text, _ in texts(kept):
-            assert text in self.world.said.get(message_id, ()), f"I10: nobody said {text!r} as {message_id}"
+            assert text in self.environment.said.get(message_id, ()), f"I10: nobody said {text!r} as {message_id}"
         for approval_id, state in self.callers.decided.items():
             there = kept.approvals.get(approval_id)
             assert there is None or there.state is state, f"I6: {approval_id} was {state}, and is {there}"
@@ -251,17 +251,17 @@ class Conversation(RuleBasedStateMachine):
             verb.arrive()
         self.runs.clear()
         for _ in range(60):
-            if not any(kept.active_turn for kept in self.world.log.sessions.values()):
+            if not any(kept.active_turn for kept in self.environment.log.sessions.values()):
                 break
-            self.world.now += timedelta(minutes=10)
-            self.world.sweep()
-            for approval in self.world.log.lapsed_approvals(limit=100):
+            self.environment.now += timedelta(minutes=10)
+            self.environment.sweep()
+            for approval in self.environment.log.lapsed_approvals(limit=100):
                 self.go(self.callers.expire(approval.session_key, approval.id), hold=False)
             while self.claimable():
                 self.claim(begin=True)
                 self.to_the_end()
         self.laws()
-        for kept in self.world.log.sessions.values():
+        for kept in self.environment.log.sessions.values():
             left = {turn.id: turn.state for turn in kept.turns.values() if not turn.state.ended}
             assert not left, f"I9: {left} never ended"
 
@@ -277,15 +277,15 @@ class Conversation(RuleBasedStateMachine):
 
     def claimable(self) -> bool:
         return any(
-            kept.active_turn and not kept.lease_until and kept.wake_at and kept.wake_at <= self.world.now
-            for kept in self.world.log.sessions.values()
+            kept.active_turn and not kept.lease_until and kept.wake_at and kept.wake_at <= self.environment.now
+            for kept in self.environment.log.sessions.values()
         )
 
     def pending(self) -> list[tuple[Key, str]]:
         return [
             (key, approval.id)
             for key in self.keys
-            for approval in self.world.kept(key).approvals.values()
+            for approval in self.environment.kept(key).approvals.values()
             if approval.state is ApprovalState.PENDING
         ]
 
@@ -293,7 +293,7 @@ class Conversation(RuleBasedStateMachine):
         return [
             (key, turn.id)
             for key in self.keys
-            for turn in self.world.kept(key).turns.values()
+            for turn in self.environment.kept(key).turns.values()
             if turn.state.ended or not ended
         ]
 

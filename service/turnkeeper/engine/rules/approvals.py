@@ -21,7 +21,7 @@ def decide(uow: UnitOfWork, approval_id: str, answer: Answer) -> Approval | None
         return None
     if approval.expire_time <= uow.snapshot.head.now:
         return _expire(uow, approval)
-    decided = replace(_decided(uow, approval, answer), sequence=uow.next_sequence)
+    decided = replace(approval.decide(answer, at=uow.at), sequence=uow.next_sequence)
     _store_decision(uow, decided, answer)
     return decided
 
@@ -38,7 +38,7 @@ def decide_with_edit(uow: UnitOfWork, approval_id: str, answer: Answer, edit: Ed
     if approval.expire_time <= uow.snapshot.head.now:
         return _expire(uow, approval)
     answer = replace(answer, result_json="")
-    _decided(uow, approval, answer)  # refuses what the approval does not take, before it is withdrawn
+    approval.decide(answer, at=uow.at)  # refuses what the approval does not take, before it is withdrawn
     next_round = open_next_round(uow, approval, edit)
     return decide(uow, next_round.id, replace(answer, arguments_hash=next_round.arguments_hash))
 
@@ -72,17 +72,6 @@ def _pending(uow: UnitOfWork, approval_id: str) -> Approval | None:
 
 def _call_of(uow: UnitOfWork, approval: Approval) -> Call:
     return next(call for call in uow.calls if call.id == approval.tool_call_id)
-
-
-def _decided(uow: UnitOfWork, approval: Approval, answer: Answer) -> Approval:
-    return approval.decide(
-        answer.decision,
-        by=answer.by,
-        arguments_hash=answer.arguments_hash,
-        reason=answer.reason,
-        at=uow.at,
-        result_json=answer.result_json,
-    )
 
 
 def _store_decision(uow: UnitOfWork, decided: Approval, answer: Answer) -> None:
