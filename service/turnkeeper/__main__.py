@@ -1,4 +1,4 @@
-"""The command line."""
+"""The command line: `turnkeeper serve`, and models to run beside it."""
 
 import argparse
 import contextlib
@@ -13,12 +13,12 @@ from typing import NoReturn
 import uvloop
 
 from turnkeeper import faults, settings
-from turnkeeper.bootstrap import named
+from turnkeeper.bootstrap import with_replica_name
 from turnkeeper.model import command as scripted
 from turnkeeper.model.local import LocalModel, LocalModelError
-from turnkeeper.shutdown_signals import signals
+from turnkeeper.shutdown_signals import shutdown_requested
 from turnkeeper.supervision import supervisor
-from turnkeeper.supervision.parent_link import Lifeline
+from turnkeeper.supervision.parent_link import ParentLink
 from turnkeeper.telemetry import logs
 
 SERVE_EXAMPLES = """\
@@ -34,13 +34,13 @@ Exit status: 0 drained, 2 it cannot start (the reason is on standard error), 1 o
 the drain.
 """
 YOUNG_OBJECTS = 5_000
-"""How many more objects than before there are when the collector looks for cycles; Python's own is 700."""
+"""How many new objects start the search for cycles; Python's default is 700."""
 SECRET_LENGTH = 8
-"""A shorter key is a placeholder, such as `none`: hiding it would hide words of the log."""
+"""Characters of the shortest API key that is redacted in the log; a shorter one is a placeholder such as `none`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status."""
+    """Runs a command, and returns the exit status."""
     args = _parser().parse_args(arguments)
     try:
         status: int = uvloop.run(args.run(args))
@@ -77,12 +77,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 async def _serve(args: argparse.Namespace) -> int:
-    line = None if args.lifeline is None else Lifeline(args.lifeline)
+    link = None if args.lifeline is None else ParentLink(args.lifeline)
     try:
-        chosen = named(settings.load(args, os.environ))
+        chosen = with_replica_name(settings.load(args, os.environ))
         armed = faults.arm(os.environ)
     except (settings.SettingError, ValueError) as error:
-        return _complain("serve", error)
+        return _report_error("serve", error)
     key = os.environ.get("OPENAI_API_KEY", "")
     log = logs.start(
         level=chosen.log_level,
@@ -91,30 +91,33 @@ async def _serve(args: argparse.Namespace) -> int:
         as_json=chosen.log_format == "json" or None,
     )
     if armed:
-        logging.getLogger("turnkeeper").warning("armed to die, by %s: %s", faults.VARIABLE, ", ".join(armed))
+        logging.getLogger("turnkeeper").warning("fault points armed by %s: %s", faults.VARIABLE, ", ".join(armed))
     try:
-        async with _served(chosen, share_port=line is not None) as address:
-            _spare_the_collector()
-            with signals() as asked:
-                if line is None:
+        async with _served(chosen, share_port=link is not None) as address:
+            _tune_garbage_collection()
+            with shutdown_requested() as requested:
+                if link is None:
                     print(f"turnkeeper: serving on {address}", flush=True)
                 else:
-                    line.serves(cut=asked.set)
-                await asked.wait()
+                    link.report_serving(on_drain=requested.set)
+                await requested.wait()
     except _cannot_start(chosen) as error:
-        if line is None:
-            return _complain("serve", error)
-        line.cannot_start(str(error))
+        if link is None:
+            return _report_error("serve", error)
+        link.report_failure(str(error))
         return 2
     except supervisor.NotDrained as error:
-        return _complain("serve", error, status=1)
+        return _report_error("serve", error, status=1)
     finally:
         log.stop()
-    return _leave()
+    return _exit()
 
 
-def _spare_the_collector() -> None:
-    """What is there by now stays: going through it all again stopped every turn for 90 ms, and cost 4 % of the CPU."""
+def _tune_garbage_collection() -> None:
+    """Excludes the objects of the start from the search for cycles.
+
+    Searching them again and again stopped every turn for 90 ms at a time, and took 4 % of the CPU.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS, 20, 20)
@@ -122,19 +125,19 @@ def _spare_the_collector() -> None:
 
 @contextlib.asynccontextmanager
 async def _served(chosen: settings.Settings, *, share_port: bool) -> AsyncIterator[str]:
-    """The address, while it is served: by this process, or by several others."""
+    """Serves, and yields the address: from this process, or from several that it supervises."""
     if chosen.processes > 1:
         async with supervisor.serving(chosen, os.environ) as address:
             yield address
         return
-    from turnkeeper import app  # noqa: PLC0415 - most of the start, and a supervisor needs nothing of it
+    from turnkeeper import app  # noqa: PLC0415 - it takes most of the start, and a supervisor does not need it
 
     async with app.serving(chosen, os.environ, share_port=share_port) as running:
         yield running.address
 
 
 def _cannot_start(chosen: settings.Settings) -> tuple[type[Exception], ...]:
-    """What tells why it cannot serve."""
+    """Returns the errors whose message tells the operator why the server cannot start."""
     if chosen.processes > 1:
         return supervisor.CANNOT_START
     from turnkeeper import app  # noqa: PLC0415 - as above
@@ -142,9 +145,11 @@ def _cannot_start(chosen: settings.Settings) -> tuple[type[Exception], ...]:
     return app.CANNOT_START
 
 
-def _leave() -> NoReturn:
-    """Everything is drained and closed. The driver's threads may still wait for a database that is gone; who stopped
-    the server must not wait for them."""
+def _exit() -> NoReturn:
+    """Ends the process at once; everything is drained and closed by now.
+
+    The driver's threads may still wait for a database that is gone, and Python would wait for them.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
@@ -153,15 +158,15 @@ def _leave() -> NoReturn:
 async def _local_model(_args: argparse.Namespace) -> int:
     try:
         async with LocalModel() as url:
-            with signals() as asked:
+            with shutdown_requested() as requested:
                 print(f"local model: {url}", flush=True)
-                await asked.wait()
+                await requested.wait()
     except LocalModelError as error:
-        return _complain("model local", error)
+        return _report_error("model local", error)
     return 0
 
 
-def _complain(command: str, error: Exception, *, status: int = 2) -> int:
+def _report_error(command: str, error: Exception, *, status: int = 2) -> int:
     print(f"turnkeeper {command}: {error}", file=sys.stderr)
     return status
 

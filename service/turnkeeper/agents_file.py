@@ -1,4 +1,4 @@
-"""Agents from a file. The format is published: docs/reference/agents.md."""
+"""Reads agents from a TOML file. The format is published in docs/reference/agents.md."""
 
 import math
 import re
@@ -20,7 +20,7 @@ _TEXTS = ("model", "instructions", "description", "base_url", "api_key_env")
 
 
 def load(path: Path, *, default_model: str) -> Mapping[str, Agent]:
-    """The file's agents by name. Raises AgentConfigError that names the file, the agent and the key."""
+    """Returns the file's agents by name. Raises AgentConfigError, which names the file, the agent and the key."""
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -72,20 +72,20 @@ def _rule(entry: Mapping[str, Any], where: str) -> PolicyRule:
     _only(entry, {"tool", "action", "ttl"}, where)
     tool = _text(entry, "tool", where)
     action = _text(entry, "action", where)
-    known = [each.value.lower() for each in PolicyAction]
-    if not tool or action not in known:
-        raise AgentConfigError(f"{where}: it needs a tool, and an action of {', '.join(known)}.")
+    actions = [action.value.lower() for action in PolicyAction]
+    if not tool or action not in actions:
+        raise AgentConfigError(f"{where}: it needs a tool, and an action of {', '.join(actions)}.")
     if "ttl" not in entry:
         return PolicyRule(tool=tool, action=PolicyAction(action.upper()))
     return PolicyRule(tool=tool, action=PolicyAction(action.upper()), ttl=_duration(entry["ttl"], f"{where}: ttl"))
 
 
 def _limits(entry: Mapping[str, Any], where: str) -> AgentLimits:
-    known = {each.name: each for each in fields(AgentLimits)}
-    _only(entry, set(known), where)
+    limits = {limit.name: limit for limit in fields(AgentLimits)}
+    _only(entry, set(limits), where)
     values: dict[str, Any] = {}
     for name, value in entry.items():
-        if known[name].type is timedelta:
+        if limits[name].type is timedelta:
             values[name] = _duration(value, f"{where}: {name}")
         elif isinstance(value, bool) or not isinstance(value, int) or value < (name != "max_output_tokens"):
             raise AgentConfigError(f"{where}: {name} must be a whole number above 0.")
@@ -95,12 +95,13 @@ def _limits(entry: Mapping[str, Any], where: str) -> AgentLimits:
 
 
 def _only(entry: object, known: set[str], where: str) -> None:
+    """Raises AgentConfigError if the entry is no table, or has a key that is not known."""
     if not isinstance(entry, Mapping):
         raise AgentConfigError(f"{where}: it must be a table.")
     unknown = set(entry) - known
     if unknown:
         raise AgentConfigError(
-            f"{where}: there is no key {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}."
+            f"{where}: there is no key {', '.join(sorted(unknown))}; the keys are {', '.join(sorted(known))}."
         )
 
 
@@ -113,9 +114,9 @@ def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
 
 def _duration(value: object, where: str) -> timedelta:
     try:
-        found = durations.parse(value) if isinstance(value, str) else timedelta()
+        duration = durations.parse(value) if isinstance(value, str) else timedelta()
     except ValueError:
-        found = timedelta()
-    if not found:
+        duration = timedelta()
+    if not duration:
         raise AgentConfigError(f"{where} must be a duration such as {durations.EXAMPLES}.")
-    return found
+    return duration

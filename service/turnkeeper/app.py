@@ -1,4 +1,4 @@
-"""The composition root: the only place that names concrete adapters; the order of start and of drain."""
+"""Puts a server together, starts it and drains it. The only module that names concrete adapters."""
 
 import asyncio
 import contextlib
@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 
-from turnkeeper import agents_file as catalogue
-from turnkeeper import ids
-from turnkeeper.bootstrap import background, check_identity, database, named
+from turnkeeper import agents_file, ids
+from turnkeeper.bootstrap import background, check_host, database_uri, with_replica_name
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.turn import RetryPolicy
 from turnkeeper.engine.agent_versions import AgentVersions
@@ -65,9 +64,9 @@ from turnkeeper.tools.python import PythonTools, installed
 from turnkeeper.tools.toolbox import Toolbox
 
 GOAWAY_PAUSE = 0.05
-"""Seconds between the GOAWAY and the end of the streams: clients must not attach again here."""
-LAST_WORDS = 0.25
-"""Seconds that the last answers have to leave, once their calls have ended."""
+"""Seconds from the GOAWAY to the end of the streams, so that clients do not attach to this server again."""
+FLUSH_TIME = 0.25
+"""Seconds for the last answers to be sent, after their calls have ended."""
 
 CANNOT_START = (
     SettingError,
@@ -84,35 +83,38 @@ logger = logging.getLogger("turnkeeper")
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server that serves. `address` is host:port as it was taken; `mongodb_uri` is the database's."""
+    """A server that serves."""
 
     address: str
+    """`host:port`, with the port that was taken."""
     port: int
     mongodb_uri: str
     model_url: str
+    """Empty if each agent has a base_url of its own."""
 
 
 @contextlib.asynccontextmanager
 async def serving(
     settings: Settings, environ: Mapping[str, str], *, share_port: bool = False
 ) -> AsyncIterator[Running]:
-    """Everything started, in order; drained and closed on the way out. `share_port`: with other processes of ours.
+    """Starts a server; drains and closes it on the way out.
 
-    Raises SettingError, EmbeddedDatabaseError, LocalModelError, UnfitDatabase, ServiceUnavailable, AgentConfigError,
-    PortTaken, TelemetryError: each says what to do.
+    `share_port`: other processes of the same supervisor listen on the port, too. Raises SettingError,
+    EmbeddedDatabaseError, LocalModelError, UnfitDatabase, ServiceUnavailable, AgentConfigError, PortTaken or
+    TelemetryError, with a message that tells the operator what to do.
     """
-    check_identity(settings)
+    check_host(settings)
     schema = next_version.schema_of(environ)
     async with AsyncExitStack() as stack:
-        uri = await database(settings, stack)
+        uri = await database_uri(settings, stack)
         provider, default_model = await provider_of(settings, environ, stack)
-        agents = catalogue.load(settings.agents or catalogue.SAMPLES, default_model=settings.model or default_model)
+        agents = agents_file.load(settings.agents or agents_file.SAMPLES, default_model=settings.model or default_model)
         if provider is None and any(not agent.base_url for agent in agents.values()):
             raise SettingError(
                 "no model is set: set OPENAI_API_KEY or OPENAI_BASE_URL, pass --local-model, "
                 "or give each agent a base_url"
             )
-        settings = named(settings)
+        settings = with_replica_name(settings)
         telemetry = start_telemetry(
             settings.exporter,  # type: ignore[arg-type]  # one of the choices
             service_instance_id=settings.replica,
@@ -123,7 +125,7 @@ async def serving(
         )
         stack.push_async_callback(asyncio.to_thread, telemetry.shutdown)
         if telemetry.prometheus_address:
-            logger.info("metrics on http://%s/metrics", telemetry.prometheus_address)
+            logger.info("metrics are served on http://%s/metrics", telemetry.prometheus_address)
         models = Models(provider, settings, environ)
         stack.push_async_callback(models.close)
         models.check(agents.values())
@@ -275,7 +277,7 @@ class _Replica:
 
     @contextlib.asynccontextmanager
     async def serving(self, pages: PageTokens, *, share_port: bool) -> AsyncIterator[int]:
-        """Start; the port it took. On the way out drain: unhealthy, GOAWAY, streams end, turns are handed over."""
+        """Starts to serve, and yields the port. On the way out, drains: see `_drain`."""
         settings, store = self._settings, self._store
         boundary = Boundary(
             spans=self._telemetry.spans,
@@ -310,9 +312,14 @@ class _Replica:
                 await self._drain(server, boundary)
 
     async def _drain(self, server: Server, boundary: Boundary) -> None:
+        """Reports unhealthy, then sends GOAWAY, ends the streams, hands turns over, and waits for the last calls."""
         grace = self._settings.drain_grace.total_seconds()
         delay = self._settings.drain_delay.total_seconds()
-        logger.info("draining: unhealthy now, serving on for %g s; then calls and turns have %g s", delay, grace)
+        logger.info(
+            "draining: health checks fail now; new calls for %g s more, then %g s for calls and turns to end",
+            delay,
+            grace,
+        )
         await server.serving(False)
         await asyncio.sleep(delay)
         self._worker.draining = True
@@ -323,20 +330,23 @@ class _Replica:
         idle = asyncio.create_task(boundary.until_idle())
         await asyncio.wait([stopping, idle], return_when=asyncio.FIRST_COMPLETED)
         idle.cancel()
-        await server.stop(LAST_WORDS)  # who is still there watches our health
+        await server.stop(FLUSH_TIME)  # only watchers of health are still connected
         await stopping
-        logger.info("drained")
+        logger.info("drained: the process ends")
 
 
 def _warn_of_missing_tools(agents: Mapping[str, Agent], toolbox: Toolbox) -> None:
-    """A name that fits nothing is a slip, or a package that is not installed."""
+    """Logs the tools that an agent names and that no installed package has. Patterns may match nothing."""
     for agent in agents.values():
         for tool in agent.tools:
             if not any(character in tool for character in "*?[") and toolbox.find(agent, tool) is None:
-                logger.warning("agent %s names the tool %s, and no such tool is installed", agent.name, tool)
+                logger.warning(
+                    "agent %s names the tool %s, and no such tool is installed: its model is not offered it",
+                    *(agent.name, tool),
+                )
 
 
 def _now() -> datetime:
-    """Whole milliseconds, as the database keeps them: what is answered at first is what is read ever after."""
+    """Returns the time in whole milliseconds, as the database stores it: so the first answer equals later reads."""
     now = datetime.now(UTC)
     return now.replace(microsecond=now.microsecond // 1000 * 1000)

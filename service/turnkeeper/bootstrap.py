@@ -1,4 +1,4 @@
-"""What one server and a supervisor of several begin with. It imports no part of a server: a supervisor stays small."""
+"""What a server and the supervisor of several servers share. Imports no part of a server: a supervisor stays small."""
 
 import asyncio
 import contextlib
@@ -13,13 +13,13 @@ from turnkeeper.settings import SettingError, Settings
 from turnkeeper.store.embedded import EmbeddedMongo
 
 
-def named(settings: Settings) -> Settings:
-    """The settings with a name for this replica, made up where none is given."""
+def with_replica_name(settings: Settings) -> Settings:
+    """Returns the settings with a name for this replica: the configured one, or a random one."""
     return settings if settings.replica else replace(settings, replica=f"replica-{os.getpid()}-{secrets.token_hex(3)}")
 
 
-def check_identity(settings: Settings) -> None:
-    """Raises SettingError for an address that callers of this identity must not reach."""
+def check_host(settings: Settings) -> None:
+    """Raises SettingError if the host is not loopback: calls carry no identity, so other machines must not reach it."""
     host = "127.0.0.1" if settings.host == "localhost" else settings.host.strip("[]")
     try:
         loopback = ipaddress.ip_address(host).is_loopback
@@ -27,12 +27,15 @@ def check_identity(settings: Settings) -> None:
         loopback = False
     if not loopback:
         raise SettingError(
-            f"--host is {settings.host}: with identity none everybody may do everything, so only loopback is served"
+            f"--host is {settings.host}: with identity none every caller may do everything, so only loopback is served"
         )
 
 
-async def database(settings: Settings, stack: AsyncExitStack) -> str:
-    """Its URI; a private one is started where the settings say so. Raises SettingError, EmbeddedDatabaseError."""
+async def database_uri(settings: Settings, stack: AsyncExitStack) -> str:
+    """Returns the database's URI. With `--embedded`, starts a private one that `stack` stops.
+
+    Raises SettingError if no database is set, EmbeddedDatabaseError if the private one does not start.
+    """
     if settings.mongodb_uri:
         return settings.mongodb_uri
     if not settings.embedded:
@@ -42,9 +45,9 @@ async def database(settings: Settings, stack: AsyncExitStack) -> str:
 
 @contextlib.asynccontextmanager
 async def background(*runs: Callable[[], Coroutine[None, None, None]]) -> AsyncIterator[None]:
-    """Tasks that live as long as the block; one that dies ends the block with its error.
+    """Runs the jobs while the block runs, and cancels them at its end. A job that fails cancels the block.
 
-    The block's own error stays what it is: a task group would wrap it.
+    An error of the block itself is raised as it is; a task group would wrap it in a group.
     """
     failed: Exception | None = None
     async with asyncio.TaskGroup() as group:
@@ -52,7 +55,7 @@ async def background(*runs: Callable[[], Coroutine[None, None, None]]) -> AsyncI
         await asyncio.sleep(0)
         try:
             yield
-        except Exception as error:  # noqa: BLE001 - raised again below
+        except Exception as error:  # noqa: BLE001 - raised after the group has ended
             failed = error
         finally:
             for task in tasks:

@@ -1,4 +1,4 @@
-"""How a process is asked to stop."""
+"""How a process is asked to shut down: by SIGTERM or SIGINT."""
 
 import asyncio
 import contextlib
@@ -7,21 +7,21 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def signals() -> Iterator[asyncio.Event]:
-    """Set by SIGTERM and SIGINT from here on. After the block, the next one ends the process at once."""
+def shutdown_requested() -> Iterator[asyncio.Event]:
+    """Yields an event that SIGTERM and SIGINT set. After the block, either of them ends the process at once."""
     loop = asyncio.get_running_loop()
-    asked = asyncio.Event()
+    requested = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked.set)
+        loop.add_signal_handler(number, requested.set)
     try:
-        yield asked
+        yield requested
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_DFL)
 
 
-async def until_signalled() -> None:
-    """Until SIGTERM or SIGINT. A second one ends the process at once."""
-    with signals() as asked:
-        await asked.wait()
+async def until_shutdown_requested() -> None:
+    """Waits for SIGTERM or SIGINT. A second one ends the process at once."""
+    with shutdown_requested() as requested:
+        await requested.wait()

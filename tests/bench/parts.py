@@ -128,7 +128,7 @@ class Parts:
     async def floor_of(self, processes: int, name: str) -> AsyncIterator[Served]:
         """A floor of so many processes on one port, of one's own."""
         async with AsyncExitStack() as stack:
-            variables = {PORT: str(stack.enter_context(supervisor.held("127.0.0.1", 0)))}
+            variables = {PORT: str(stack.enter_context(supervisor.hold_port("127.0.0.1", 0)))}
             words = [f"tests.bench.floors.{name}", self.model_url]
             labels = [f"{name}-of-{processes}-{number}" for number in range(processes)]
             programs = [await stack.enter_async_context(self._program(label, words, **variables)) for label in labels]

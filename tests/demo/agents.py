@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from turnkeeper import agents_file as catalogue
+from turnkeeper import agents_file
 
 OWN = Path(__file__).with_name("agents.toml")
 _NO_KEY = "TURNKEEPER_NO_KEY"
@@ -12,7 +12,7 @@ _NO_KEY = "TURNKEEPER_NO_KEY"
 
 def samples(*, clerk_at: str) -> str:
     """The sample agents, TOML. The clerk's model is the one at `clerk_at`, for it must call tools."""
-    return _served_by(catalogue.SAMPLES.read_text(encoding="utf-8"), "clerk", clerk_at)
+    return _served_by(agents_file.SAMPLES.read_text(encoding="utf-8"), "clerk", clerk_at)
 
 
 def port_in(file: Path) -> int:

@@ -12,7 +12,7 @@ from tests.demo import agents, paste, ports
 from tests.demo.program import announced, end_process, ends_with_us, environment, has_own_model, tail
 from turnkeeper.model.script_file import load_script
 from turnkeeper.model.scripted import ScriptedModel
-from turnkeeper.shutdown_signals import until_signalled
+from turnkeeper.shutdown_signals import until_shutdown_requested
 from turnkeeper_client import Client
 from turnkeeper_client.errors import TurnkeeperError
 from turnkeeper_client.pb.v1.approval_pb2 import APPROVAL_STATE_PENDING
@@ -36,7 +36,7 @@ async def run(port: int, data: Path) -> int:
         print(paste.page(address, data, own_model=has_own_model()), flush=True)
         async with asyncio.TaskGroup() as group:
             looking = group.create_task(_show_approvals(client, address))
-            stopped = group.create_task(until_signalled())
+            stopped = group.create_task(until_shutdown_requested())
             ended = group.create_task(server.wait())
             await asyncio.wait((stopped, ended), return_when=asyncio.FIRST_COMPLETED)
             for task in (looking, stopped, ended):

@@ -46,7 +46,7 @@ async def test_a_port_that_another_program_has(serve: Serve, mongo_uri: str, dat
 
 async def test_a_port_that_several_processes_of_ours_share(serve: Serve, mongo_uri: str, database_name: str) -> None:
     """Also while none of them listens."""
-    with supervisor.held("127.0.0.1", 0) as held:
+    with supervisor.hold_port("127.0.0.1", 0) as held:
         status, said = await serve("--port", str(held), "--mongodb-uri", mongo_uri, "--database", database_name)
     assert status == 2
     assert f"turnkeeper serve: 127.0.0.1:{held} cannot be listened on" in said

@@ -41,8 +41,8 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def said(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     """What the supervisor logged so far."""
-    caplog.set_level(logging.INFO, "turnkeeper.supervisor")
-    return lambda: [record.message for record in caplog.records if record.name == "turnkeeper.supervisor"]
+    caplog.set_level(logging.INFO, "turnkeeper.supervision.supervisor")
+    return lambda: [record.message for record in caplog.records if record.name == "turnkeeper.supervision.supervisor"]
 
 
 def chosen(**more: object) -> Settings:
@@ -138,12 +138,12 @@ async def test_a_metrics_port_of_0_stays_0() -> None:
 
 
 def test_what_is_held_nobody_else_can_listen_on() -> None:
-    with supervisor.held("127.0.0.1", 0) as port:
+    with supervisor.hold_port("127.0.0.1", 0) as port:
         with pytest.raises(OSError, match="in use"):
             _listen(port)
         with (
             pytest.raises(PortTaken, match=f"127.0.0.1:{port} cannot be listened on"),
-            supervisor.held("127.0.0.1", port),
+            supervisor.hold_port("127.0.0.1", port),
         ):
             pass
         with closing(_listen(port, share=True)), closing(_listen(port, share=True)):
@@ -156,7 +156,7 @@ def test_what_another_listens_on_cannot_be_held() -> None:
     for share in (False, True):
         with closing(_listen(0, share=share)) as other:
             port = other.getsockname()[1]
-            with pytest.raises(PortTaken), supervisor.held("127.0.0.1", port):
+            with pytest.raises(PortTaken), supervisor.hold_port("127.0.0.1", port):
                 pass
 
 
@@ -168,13 +168,13 @@ def test_connections_that_linger_do_not_keep_a_port() -> None:
         client = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
         before.accept()[0].close()
         assert client.recv(1) == b""
-    with supervisor.held("127.0.0.1", port) as held:
+    with supervisor.hold_port("127.0.0.1", port) as held:
         assert held == port
         _listen(port, share=True).close()
 
 
 def test_a_name_is_held_at_each_of_its_addresses() -> None:
-    with supervisor.held("localhost", 0) as port, pytest.raises(OSError, match="in use"):
+    with supervisor.hold_port("localhost", 0) as port, pytest.raises(OSError, match="in use"):
         _listen(port)
 
 
@@ -195,5 +195,5 @@ def _listen(port: int, *, share: bool = False) -> socket.socket:
 def test_a_supervisor_loads_no_part_of_a_server() -> None:
     asked = "import sys, turnkeeper.__main__; print(*sys.modules)"
     loaded = subprocess.run([PYTHON, "-c", asked], capture_output=True, text=True, check=True).stdout.split()
-    assert "turnkeeper.supervisor" in loaded
+    assert "turnkeeper.supervision.supervisor" in loaded
     assert not {"turnkeeper.app", "aiohttp", "grpc", "google.protobuf", "motor", "openai"} & set(loaded)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from turnkeeper import agents_file as catalogue
+from turnkeeper import agents_file
 from turnkeeper.domain.agent import Agent, AgentLimits, PolicyRule
 from turnkeeper.domain.tool import PolicyAction
 from turnkeeper.errors import AgentConfigError
@@ -49,7 +49,7 @@ def file(tmp_path: Path) -> Path:
 
 def test_everything_that_a_file_can_say(file: Path) -> None:
     file.write_text(FULL)
-    assert catalogue.load(file, default_model="small") == {
+    assert agents_file.load(file, default_model="small") == {
         "clerk-2": Agent(
             name="clerk-2",
             model="large",
@@ -76,7 +76,7 @@ def test_everything_that_a_file_can_say(file: Path) -> None:
 
 
 def test_the_samples_that_come_with_the_service() -> None:
-    samples = catalogue.load(catalogue.SAMPLES, default_model="small")
+    samples = agents_file.load(agents_file.SAMPLES, default_model="small")
     assert set(samples) == {"assistant", "clerk"}
     assert all(agent.model == "small" and agent.description for agent in samples.values())
 
@@ -91,12 +91,12 @@ ONE = '[[agent]]\nname = "clerk"\n'
         ("", "", "has no [[agent]]"),
         ("agent = 5", "", "has no [[agent]]"),
         ("agent = [5]", ", agent 1", "must be a table"),
-        ("[[agents]]\nname = 'clerk'", "", "no key agents; known are agent"),
+        ("[[agents]]\nname = 'clerk'", "", "no key agents; the keys are agent"),
         ("[[agent]]\nmodel = 'x'", ", agent 1", "name must match"),
         ("[[agent]]\nname = 'The Clerk'", ", agent 1", "name must match"),
         ("[[agent]]\nname = 5", ", agent 1", "name must match"),
         (ONE + ONE, "", "two agents named clerk"),
-        (ONE + "modell = 'x'", ", agent 1", "no key modell; known are"),
+        (ONE + "modell = 'x'", ", agent 1", "no key modell; the keys are"),
         (ONE + "model = 5", ", agent 1 (clerk)", "model must be a text"),
         (ONE + "instructions = ['x']", ", agent 1 (clerk)", "instructions must be a text"),
         (ONE + "tools = 'add'", ", agent 1 (clerk)", "tools must be a list"),
@@ -133,18 +133,18 @@ ONE = '[[agent]]\nname = "clerk"\n'
 def test_a_mistake_is_named_by_file_agent_and_key(file: Path, text: str, where: str, what: str) -> None:
     file.write_text(text)
     with pytest.raises(AgentConfigError) as raised:
-        catalogue.load(file, default_model="small")
+        agents_file.load(file, default_model="small")
     assert raised.value.message.startswith(f"{file}{where}")
     assert what in raised.value.message
 
 
 def test_a_missing_file(file: Path) -> None:
     with pytest.raises(AgentConfigError, match="There is no file"):
-        catalogue.load(file, default_model="small")
+        agents_file.load(file, default_model="small")
 
 
 def test_a_folder_or_bytes_are_no_file_of_agents(file: Path, tmp_path: Path) -> None:
     file.write_bytes(b"\xff\xfe")
     for path in (file, tmp_path):
         with pytest.raises(AgentConfigError, match="cannot be read"):
-            catalogue.load(path, default_model="small")
+            agents_file.load(path, default_model="small")

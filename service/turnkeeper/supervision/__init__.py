@@ -1,1 +1,1 @@
-"""To be said in one line: what is in here, and what is not."""
+"""Runs several server processes on one port, and links each of them to the supervisor. Serves no call itself."""

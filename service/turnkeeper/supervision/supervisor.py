@@ -1,7 +1,7 @@
-"""Several server processes on one port, each a replica of its own; one that dies is started again.
+"""Runs several server processes on one port, each a replica of its own, and restarts those that end.
 
-The supervisor serves nothing. It holds the port, runs what the replicas share (the private database, the small model),
-and gives each replica its settings by the environment. A replica is a fresh interpreter, never a fork.
+The supervisor serves no call. It holds the port, runs what the replicas share (the private database, the small model),
+and passes each replica its settings by the environment. A replica is a new interpreter, never a fork.
 """
 
 import asyncio
@@ -17,62 +17,69 @@ from dataclasses import replace
 from typing import Final
 
 from turnkeeper import settings
-from turnkeeper.bootstrap import background, check_identity, database
+from turnkeeper.bootstrap import background, check_host, database_uri
 from turnkeeper.model.local import LOCAL_MODEL_AT, LocalModelError, local_url
 from turnkeeper.settings import PortTaken, SettingError, Settings
 from turnkeeper.store.embedded import EmbeddedDatabaseError
 from turnkeeper.supervision.parent_link import SERVING
 
 FIRST_PAUSE: Final = 0.5
-"""Seconds before a replica that ended is started again; each time twice as long."""
+"""Seconds before a replica that ended is started again. The pause doubles each time."""
 LONGEST_PAUSE: Final = 30.0
+"""Seconds at which the pause stops growing."""
 STEADY: Final = 60.0
-"""Seconds of life after which the pauses begin anew."""
+"""Seconds that a replica must have run for its next pause to be the first one again."""
 
 logger = logging.getLogger(__name__)
 
 
 class ReplicaFailed(Exception):
-    """A replica could not start; the message is its reason."""
+    """A replica could not start. The message is its reason."""
 
 
 class NotDrained(Exception):
-    """A replica was lost in the drain."""
+    """A replica died while it drained."""
 
 
-CANNOT_START: Final = (SettingError, EmbeddedDatabaseError, LocalModelError, PortTaken, ReplicaFailed)
+CANNOT_START: Final = (
+    SettingError,
+    EmbeddedDatabaseError,
+    LocalModelError,
+    PortTaken,
+    ReplicaFailed,
+)
 
 
 @contextlib.asynccontextmanager
 async def serving(chosen: Settings, environ: Mapping[str, str]) -> AsyncIterator[str]:
-    """Once all replicas serve, their address. They are drained on the way out.
+    """Starts all replicas, and yields their address once they serve. Drains them on the way out.
 
-    Raises PortTaken, SettingError, EmbeddedDatabaseError, LocalModelError, ReplicaFailed: each says what to do. On the
-    way out NotDrained.
+    Raises PortTaken, SettingError, EmbeddedDatabaseError, LocalModelError or ReplicaFailed, with a message that tells
+    the operator what to do; on the way out NotDrained.
     """
-    check_identity(chosen)
+    check_host(chosen)
     async with AsyncExitStack() as stack:
-        port = stack.enter_context(held(chosen.host, chosen.port))
-        uri = await database(chosen, stack)
+        port = stack.enter_context(hold_port(chosen.host, chosen.port))
+        uri = await database_uri(chosen, stack)
         model = await local_url(chosen, environ, stack)
         shared = replace(chosen, processes=1, port=port, mongodb_uri=uri, embedded=False)
         variables = {**environ, LOCAL_MODEL_AT: model} if model else environ
-        replicas = [_Replica(_numbered(shared, number), variables) for number in range(1, chosen.processes + 1)]
+        replicas = [_ReplicaProcess(_numbered(shared, number), variables) for number in range(1, chosen.processes + 1)]
         try:
             await _start(replicas)
-            async with background(*(each.keep for each in replicas)):
+            async with background(*(replica.keep_running for replica in replicas)):
                 yield f"{chosen.host}:{port}"
         finally:
-            drained = await asyncio.gather(*(each.drain() for each in replicas))
+            drained = await asyncio.gather(*(replica.drain() for replica in replicas))
         if not all(drained):
-            raise NotDrained("a process was lost in the drain; its turns are taken over when their leases have run out")
+            raise NotDrained("a process died while it drained; its turns are taken over once their leases have lapsed")
 
 
 @contextlib.contextmanager
-def held(host: str, port: int) -> Iterator[int]:
-    """The port, kept for processes that share it and run as our user; 0 takes a free one. Raises PortTaken.
+def hold_port(host: str, port: int) -> Iterator[int]:
+    """Holds the port for processes that share it and run as the same user, and yields it; 0 takes a free one.
 
-    Nobody else can listen there meanwhile: neither who does not share, nor another supervisor.
+    No other process can listen on it meanwhile, not even another supervisor. Raises PortTaken.
     """
     holders: list[socket.socket] = []
     with ExitStack() as stack:
@@ -81,7 +88,7 @@ def held(host: str, port: int) -> Iterator[int]:
                 holder = stack.enter_context(_hold(family, str(address[0]), port))
             except OSError as error:
                 if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                    continue  # a name such as localhost may also mean what this machine does not have
+                    continue  # a name such as localhost may resolve to a family that this machine does not have
                 raise PortTaken(f"{host}:{port}") from error
             holders.append(holder)
             port = holder.getsockname()[1]
@@ -91,9 +98,10 @@ def held(host: str, port: int) -> Iterator[int]:
 
 
 def _hold(family: int, host: str, port: int) -> socket.socket:
-    """Of two supervisors at the same moment one must be refused: so the port is taken by a socket that listens.
+    """Returns a socket that holds the port and takes no connections. Raises OSError if the port is taken.
 
-    It is kept by one that takes no connections, and is there before the first is gone.
+    Of two supervisors that start at the same time, one must be refused. So a listening socket takes the port first, and
+    is closed only after the holder is bound.
     """
     with socket.socket(family) as proof:
         proof.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -102,10 +110,10 @@ def _hold(family: int, host: str, port: int) -> socket.socket:
         proof.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         holder = socket.socket(family)
         try:
-            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of a server before us may linger
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of an earlier server may linger
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             holder.bind(proof.getsockname())
-            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # who comes after us may not
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # no later process may bind it without sharing
         except OSError:
             holder.close()
             raise
@@ -117,42 +125,42 @@ def _numbered(shared: Settings, number: int) -> Settings:
     return replace(shared, replica=f"{shared.replica}-{number}", prometheus_port=port + number - 1 if port else 0)
 
 
-async def _start(replicas: Sequence["_Replica"]) -> None:
-    """All at once; the first that cannot start ends it."""
-    starts = [asyncio.create_task(each.start()) for each in replicas]
+async def _start(replicas: Sequence["_ReplicaProcess"]) -> None:
+    """Starts all replicas at once. Raises as soon as one cannot start."""
+    starts = [asyncio.create_task(replica.start()) for replica in replicas]
     try:
-        for start in asyncio.as_completed(starts):
-            await start
+        for started in asyncio.as_completed(starts):
+            await started
     finally:
-        for each in starts:
-            each.cancel()
+        for start in starts:
+            start.cancel()
         await asyncio.gather(*starts, return_exceptions=True)
 
 
-class _Replica:
-    """One server process after another, under one name."""
+class _ReplicaProcess:
+    """One replica: a process, and after its end another one under the same name."""
 
     def __init__(self, chosen: Settings, environ: Mapping[str, str]) -> None:
         self.name = chosen.replica
         self._environ = settings.environment(chosen, environ)
         self._process: asyncio.subprocess.Process | None = None
-        self._line: socket.socket | None = None
+        self._link: socket.socket | None = None
 
     async def start(self) -> None:
-        """Once it serves. Raises ReplicaFailed with the reason; no process of it is left then."""
+        """Starts a process, and waits until it serves. Raises ReplicaFailed with the reason, once it has ended."""
         try:
-            line, process = await self._launch()
+            link, process = await self._launch()
         except OSError as error:
             raise ReplicaFailed(f"{self.name} cannot be started: {error.strerror}") from error
-        said = await _said(line)
-        if said != SERVING:
+        report = await _report(link)
+        if report != SERVING:
             status = await process.wait()
-            raise ReplicaFailed(said.decode() or f"{self.name} {_ended(status)} before it served")
+            raise ReplicaFailed(report.decode() or f"{self.name} {_ended(status)} before it served")
 
     async def _launch(self) -> tuple[socket.socket, asyncio.subprocess.Process]:
-        self._hang_up()
-        self._line, theirs = socket.socketpair()
-        self._line.setblocking(False)
+        self._close_link()
+        self._link, theirs = socket.socketpair()
+        self._link.setblocking(False)
         command = [sys.executable, "-m", "turnkeeper", "serve", "--replica", self.name]
         with theirs:
             self._process = await asyncio.create_subprocess_exec(
@@ -160,24 +168,24 @@ class _Replica:
                 env=self._environ,
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
-                start_new_session=True,  # Ctrl-C is for us; we ask them to drain
+                start_new_session=True,  # Ctrl-C reaches the supervisor alone, which drains the replicas
             )
-        return self._line, self._process
+        return self._link, self._process
 
-    def _hang_up(self) -> None:
-        if self._line is not None:
-            self._line.close()
+    def _close_link(self) -> None:
+        if self._link is not None:
+            self._link.close()
 
-    async def keep(self) -> None:
-        """Start it again whenever it ended."""
+    async def keep_running(self) -> None:
+        """Starts the replica again whenever its process has ended, until cancelled."""
         pause = FIRST_PAUSE
         while True:
             assert self._process is not None
             began = asyncio.get_running_loop().time()
-            how = _ended(await self._process.wait())
+            end = _ended(await self._process.wait())
             if asyncio.get_running_loop().time() - began > STEADY:
                 pause = FIRST_PAUSE
-            logger.error("%s %s; it is started again in %g s", self.name, how, pause)
+            logger.error("%s %s; it is started again in %g s", self.name, end, pause)
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
             try:
@@ -188,8 +196,8 @@ class _Replica:
                 logger.warning("%s serves again", self.name)
 
     async def drain(self) -> bool:
-        """Ask it to drain, and wait until it has ended; whether it did so in order, if it ran at all."""
-        self._hang_up()
+        """Asks the replica to drain, and waits for its end. Returns False if its process ended with an error."""
+        self._close_link()
         if self._process is None or self._process.returncode is not None:
             return True
         status = await self._process.wait()
@@ -198,13 +206,13 @@ class _Replica:
         return not status
 
 
-async def _said(line: socket.socket) -> bytes:
-    """That it serves, or all that it says instead."""
+async def _report(link: socket.socket) -> bytes:
+    """Returns SERVING once the replica has sent it, or everything that it sent until its end."""
     loop = asyncio.get_running_loop()
-    said = b""
-    while said != SERVING and (more := await loop.sock_recv(line, 4096)):
-        said += more
-    return said
+    report = b""
+    while report != SERVING and (chunk := await loop.sock_recv(link, 4096)):
+        report += chunk
+    return report
 
 
 def _ended(status: int) -> str:

@@ -10,8 +10,7 @@ import pytest
 
 from docs import generate
 from tests.unit.docs.pages import blocks, reference, table
-from turnkeeper import agents_file as catalogue
-from turnkeeper import settings
+from turnkeeper import agents_file, settings
 from turnkeeper.codes import Code
 from turnkeeper.domain.agent import Agent, AgentLimits, PolicyRule
 from turnkeeper.domain.event import KINDS
@@ -107,7 +106,7 @@ def test_the_limits_of_an_agent() -> None:
 def test_the_example_is_a_file_of_agents(tmp_path: Path) -> None:
     (example,) = blocks(AGENTS, "toml")
     (tmp_path / "agents.toml").write_text(example)
-    agents = catalogue.load(tmp_path / "agents.toml", default_model="small")
+    agents = agents_file.load(tmp_path / "agents.toml", default_model="small")
     assert [(agent.name, agent.model) for agent in agents.values()] == [
         ("clerk", "gpt-4.1-mini"),
         ("night-shift", "llama-3.3-70b"),

@@ -38,7 +38,7 @@ def written() -> Iterator[Written]:
     running.stop()
 
 
-ours = logging.getLogger("turnkeeper.engine.worker")
+ours = logging.getLogger("turnkeeper.engine.execution.worker")
 theirs = logging.getLogger("somebody.else")
 
 
@@ -48,7 +48,7 @@ def test_a_line_is_one_json_object(written: Written) -> None:
     assert str(line.pop("time")).endswith("Z")
     assert line == {
         "level": "INFO",
-        "logger": "turnkeeper.engine.worker",
+        "logger": "turnkeeper.engine.execution.worker",
         "message": "claimed 3 turns",
         "replica": "r1",
     }
@@ -164,7 +164,7 @@ def test_a_stream_that_is_gone_prints_no_arguments(written: Written, capsys: pyt
     written.stream.close()
     ours.info("said %s", "words")
     written.stream = io.StringIO()
-    assert capsys.readouterr().err == "a log record of turnkeeper.engine.worker could not be written\n"
+    assert capsys.readouterr().err == "a log record of turnkeeper.engine.execution.worker could not be written\n"
 
 
 def test_a_terminal_gets_plain_lines_that_no_text_can_forge() -> None:
@@ -182,7 +182,9 @@ def test_a_terminal_gets_plain_lines_that_no_text_can_forge() -> None:
         ours.exception("failed")
     running.stop()
     first, second, place = terminal.getvalue().splitlines()
-    assert first.endswith(r"INFO    engine.worker: two\nlines \x1b[2J  session=s\n12:00 ERROR forged  replica=r1")
+    assert first.endswith(
+        r"INFO    engine.execution.worker: two\nlines \x1b[2J  session=s\n12:00 ERROR forged  replica=r1"
+    )
     assert second.endswith("failed  replica=r1  error=ValueError")
     assert place.startswith("  ")
     assert "words" not in terminal.getvalue()
