@@ -1,4 +1,4 @@
-"""What the tests of a store share: a codec, short ways to common situations, waiting for a condition."""
+"""What the tests of a store share: a codec, common situations, waiting for a condition."""
 
 import asyncio
 import time
@@ -21,7 +21,7 @@ SHORT = timedelta(milliseconds=30)
 
 
 class TextCodec:
-    """Readable bytes; the number is appended, as the contract says."""
+    """Encodes events as readable bytes; the number is appended, as the contract specifies."""
 
     def encode(self, session_id: str, event: NewEvent) -> bytes:
         return f"{session_id} {event.turn_id} {name_of(event.payload)} {event.payload}".encode()
@@ -57,7 +57,7 @@ async def snapshot_of(store: Store, key: SessionKey, *, turn_id: str = "") -> Sn
 
 
 async def begin(store: Store, key: SessionKey | None = None) -> SessionKey:
-    """A session with its first event."""
+    """Creates a session with its first event. Returns its key."""
     key = key or a_session_key()
     assert await store.create_session(a_session(key), AGENT, event=a_first_event()) is None
     return key
@@ -73,7 +73,7 @@ async def committed(commit: Awaitable[CommitResult]) -> Committed:
 async def run_turn(
     store: Store, key: SessionKey, *, owner: str = "one", lease: timedelta = LONG, **given: Any
 ) -> tuple[Turn, Committed]:
-    """A new active turn, leased to this owner."""
+    """Returns a new active turn, leased to this owner."""
     turn = a_turn(key, **{"state": TurnState.RUNNING, **given})
     change = HeadChange(lease=LeaseChange.TAKE, owner=owner, lease_for=lease, active_turn=turn.id)
     changeset = a_changeset(await head_of(store, key), an_event(turn_id=turn.id), head=change, new_turns=(turn,))
@@ -81,7 +81,7 @@ async def run_turn(
 
 
 async def make_due(store: Store, key: SessionKey, *, wake: timedelta = timedelta(), **given: Any) -> Turn:
-    """A new active turn that nobody has, to be claimed."""
+    """Returns a new active turn without an owner, to be claimed."""
     turn = a_turn(key, **given)
     change = HeadChange(active_turn=turn.id, wake=wake)
     changeset = a_changeset(await head_of(store, key), an_event(turn_id=turn.id), head=change, new_turns=(turn,))
@@ -90,15 +90,15 @@ async def make_due(store: Store, key: SessionKey, *, wake: timedelta = timedelta
 
 
 async def until(condition: Callable[[], Awaitable[bool]], *, within: float = 10.0) -> None:
-    """Wait for a condition; fail when it does not come true in time."""
+    """Waits for a condition. Fails if it does not become true in time."""
     deadline = time.monotonic() + within
     while not await condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         await asyncio.sleep(0.005)
 
 
 async def lapse(store: Store, key: SessionKey) -> None:
-    """Wait for the lease to lapse, by the store's own clock."""
+    """Waits until the lease has lapsed by the store's own clock."""
 
     async def lapsed() -> bool:
         return not (await head_of(store, key)).owned

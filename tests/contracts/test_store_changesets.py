@@ -134,7 +134,7 @@ async def test_a_head_that_moved_makes_a_changeset_a_conflict(store: Store) -> N
 
 
 async def test_a_changeset_without_events_makes_what_others_decided_a_conflict(store: Store) -> None:
-    """Or a decision would meet a turn that was let go meanwhile, and wake nobody."""
+    """Otherwise a decision made on an owned turn could be stored after its release, and no owner would be notified."""
     key = await begin(store)
     _, owned = await run_turn(store, key)
     read = await head_of(store, key)

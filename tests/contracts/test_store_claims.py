@@ -1,4 +1,4 @@
-"""Claims, lapsed leases, wishes to cancel."""
+"""Claims, lapsed leases, requests to cancel."""
 
 import asyncio
 from collections import Counter
@@ -147,7 +147,7 @@ async def test_four_sweepers_requeue_each_turn_once(new_store: NewStore) -> None
 
 
 async def test_a_sweeper_and_a_renewal_exclude_each_other(store: Store) -> None:
-    """Whoever is first: the turn is either still owned, or claimable; never both, never neither."""
+    """Whichever is first: the turn is either still owned or claimable; never both, never neither."""
     for _ in range(20):
         key = await begin(store)
         _, owned = await run_turn(store, key, lease=SHORT)

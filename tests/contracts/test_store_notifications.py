@@ -1,4 +1,4 @@
-"""Hints: what moved in any session, soon; a renewal is none."""
+"""Notifications: changes of any session, soon after they are stored; a renewal causes none."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -37,7 +37,7 @@ async def test_every_kind_of_change_is_notified_in_order(new_store: NewStore) ->
         await committed(
             there.commit(a_changeset(await head_of(there, key), an_event(), fence=claim.fence, head=owners))
         )
-        assert await _next(notifications) == about(last_seq=5, by_owner=True), "the renewal before it is no news"
+        assert await _next(notifications) == about(last_seq=5, by_owner=True), "the renewal before it is not notified"
         assert await there.request_cancel(key, Cancel(turn_id=turn.id, by="ada"))
         assert await _next(notifications) == about()
         gone = HeadChange(lease=LeaseChange.BREAK)
@@ -99,7 +99,7 @@ async def test_what_a_replicas_own_worker_stores_is_no_news_to_it(new_store: New
 
 
 async def test_each_replica_is_notified_of_what_the_others_worker_stores(new_store: NewStore) -> None:
-    """Whoever wrote last: a turn that goes from one to the other and back is news each time to the one without it."""
+    """A turn that goes from one replica to the other and back is notified each time to the one without it."""
     here, there = await new_store("here"), await new_store("there")
     key = await begin(here)
     async with here.notifications() as near, there.notifications() as far:

@@ -41,7 +41,7 @@ def name_of(command: Command) -> str:
 
 
 def selections(command: Command) -> Sequence[Command]:
-    """Every filter or new document of a command; each one must say whose it is."""
+    """Returns every filter and new document of a command; each of them must name its tenant."""
     match name_of(command):
         case "find":
             return [command["filter"]]

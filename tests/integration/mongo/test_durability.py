@@ -47,7 +47,7 @@ async def test_i3_acknowledged_changesets_survive_kill_9(tmp_path: Path) -> None
         await until(enough)
         assert database.pid is not None
         os.kill(database.pid, signal.SIGKILL)
-        # Cut the wait short: nobody will answer any more.
+        # Cut the wait short: no answer will come any more.
         for writer in writers:
             writer.cancel()
         await asyncio.gather(*writers, return_exceptions=True)
@@ -67,7 +67,7 @@ async def test_i3_acknowledged_changesets_survive_kill_9(tmp_path: Path) -> None
 
 
 async def test_i3_every_write_waits_for_a_majority_and_its_journal(recorder: Recorder, store: MongoStore) -> None:
-    """Only a frozen replica would tell the difference in effect; so look at what is asked for."""
+    """Only a frozen member would show a difference, so the test looks at the write concern that is sent."""
     with recorder.recording() as commands:
         key = await begin(store)
         _, owned = await run_turn(store, key)

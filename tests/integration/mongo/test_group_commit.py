@@ -166,7 +166,7 @@ async def test_a_changeset_on_a_head_with_another_owner_goes_alone(store: MongoS
 async def test_a_request_that_was_there_leaves_and_the_rest_is_stored(
     store: MongoStore, recorder: Recorder, client: Client, database_name: str
 ) -> None:
-    """Its insert meets its like: that transaction is never committed; the place in the command says whose it was."""
+    """Its insert hits a duplicate key: that transaction is never committed. The error names its index."""
     keys = await new_session_keys(store)
     request = a_request(keys[2])
     await committed(store.commit(await next_changeset(store, keys[2], request=request)))
@@ -204,7 +204,7 @@ async def test_i4_a_foreign_fence_leaves_and_the_rest_is_stored(store: MongoStor
 
 
 async def test_a_document_that_is_not_there_stops_its_own_changeset_alone(store: MongoStore) -> None:
-    """Its head has not moved: nothing says whose miss it was."""
+    """Its head has not changed, so the database's answer does not identify the entry."""
     changesets = await new_changesets(store)
     missing = replace(changesets[1], calls=(a_call(a_session_key(session_id=changesets[1].session_id)),))
     results = await together(store, changesets[0], missing, *changesets[2:])

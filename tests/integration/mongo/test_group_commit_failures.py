@@ -39,7 +39,7 @@ CONFLICT: dict[str, Any] = {"errorCode": 112, "errorLabels": ["TransientTransact
 async def test_a_changeset_on_a_locked_head_fails_alone(
     new_store: NewStore, client: Client, database_name: str
 ) -> None:
-    """An open transaction moves nothing yet: nothing says which head is in the way."""
+    """An open transaction has changed nothing yet: the conflict does not identify the locked head."""
     store, other = await new_store(operation=timedelta(seconds=2)), await new_store()
     moved, locked, good, fine = await new_changesets(other, 4)
     await committed(other.commit(replace(moved, changeset_id="faster", new_turns=())))
@@ -58,7 +58,7 @@ async def test_a_changeset_on_a_locked_head_fails_alone(
 
 
 async def test_a_changeset_whose_very_filter_cannot_be_sent_fails_alone(store: MongoStore) -> None:
-    """Nor can it be asked then who has moved."""
+    """Nor can the heads that changed be read then."""
     good, bad, other = await new_changesets(store, 3)
     results = await together(store, good, replace(bad, cancel="\ud800"), other)
     await assert_not_stored(store, bad)
@@ -91,7 +91,7 @@ async def test_a_batch_that_fails_for_a_while_is_stored_once(
 
 
 async def test_i3_an_unknown_outcome_of_a_batch_is_resolved_for_each(new_store: NewStore, failing: FailPoint) -> None:
-    """The commit was carried out, but each answer says that this may not last, until the deadline."""
+    """The commit was carried out, but until the deadline each answer is a write concern error."""
     other = await new_store()
     changesets = await new_changesets(other)
     key = await begin(other)
@@ -176,7 +176,7 @@ asyncio.run(main())
 async def test_i3_a_server_killed_in_the_middle_of_a_batch_stores_all_of_it_or_nothing(
     mongo_uri: str, database_name: str, new_store: NewStore, point: str
 ) -> None:
-    """And leaves nothing locked once somebody has ended what it was writing."""
+    """And nothing stays locked once another replica has killed its server sessions."""
     store = await new_store(replica="other")
     sessions = [each.session_id for each in await new_session_keys(store)]
     program = await asyncio.create_subprocess_exec(

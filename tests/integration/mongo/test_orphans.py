@@ -1,4 +1,4 @@
-"""What a server that is gone was writing is ended by whoever meets it."""
+"""Open transactions of dead replicas are aborted by others that find a lapsed lease or an old heartbeat."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -65,7 +65,7 @@ async def test_i9_the_turn_of_a_dead_owner_is_freed_and_requeued(
 async def test_i9_a_head_that_stays_locked_holds_no_other_up(
     mongo_uri: str, database_name: str, client: Client
 ) -> None:
-    """Nobody knows whose transaction it is: that head waits for the database, the other one does not."""
+    """The owner of the transaction is unknown: that head waits for the database, the other one does not."""
     async with _store(mongo_uri, database_name, "alive") as store:
         locked, free = await begin(store), await begin(store)
         for key in (locked, free):
@@ -143,7 +143,7 @@ async def test_what_is_announced_is_little_and_goes_with_the_replica(
 async def test_a_replica_that_is_silent_for_too_long_delays_no_other(
     mongo_uri: str, database_name: str, client: Client
 ) -> None:
-    """It owned nothing: no lease says that it is gone."""
+    """It owned nothing: no lapsed lease shows that it is dead."""
     replicas = client[database_name].replicas
     async with _store(mongo_uri, database_name, "alive") as store, _store(mongo_uri, database_name, "silent") as dead:
         key = await begin(store)

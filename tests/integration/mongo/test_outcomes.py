@@ -48,7 +48,7 @@ async def _stored_once(store: MongoStore, changeset: Changeset, result: object) 
 
 
 async def _nothing_open(client: Client) -> None:
-    """No transaction is left on the server to block anybody."""
+    """Asserts that no transaction is open on the server."""
 
     async def none_open() -> bool:
         status = await client.admin.command("serverStatus")
@@ -86,7 +86,7 @@ async def test_a_write_that_fails_for_a_while_is_stored_once(
 async def test_i3_an_unknown_outcome_is_resolved_by_the_changesets_id(
     new_store: NewStore, failing: FailPoint, events: bool
 ) -> None:
-    """The commit was carried out, but each answer says that this may not last, until the deadline."""
+    """The commit was carried out, but until the deadline each answer is a write concern error."""
     store = await new_store(operation=SOON)
     key = await begin(store)
     change = HeadChange(lease=LeaseChange.TAKE, owner="one", lease_for=LONG)
@@ -101,7 +101,7 @@ async def test_i3_an_unknown_outcome_is_resolved_by_the_changesets_id(
 async def test_i3_what_stays_unknown_is_neither_answered_nor_given_up(
     new_store: NewStore, client: Client, failing: FailPoint
 ) -> None:
-    """No commit arrives until the deadline: the caller is told that nobody knows, and the committer goes on."""
+    """No commit arrives until the deadline: the caller gets UNAVAILABLE, and the outcome is settled in the background."""
     store, other = await new_store(operation=SOON), await new_store()
     key = await begin(store)
     changeset = await _changeset(store, key)
@@ -134,7 +134,7 @@ async def test_i3_closing_waits_for_what_is_unknown(new_store: NewStore, failing
 async def test_a_conflict_that_lasts_is_unavailable_and_leaves_nothing_behind(
     new_store: NewStore, client: Client, database_name: str
 ) -> None:
-    """Somebody else's open transaction holds the head."""
+    """Another open transaction keeps the head locked."""
     store = await new_store(operation=SOON)
     key = await begin(store)
     changeset = await _changeset(store, key)
@@ -218,7 +218,7 @@ async def test_an_owner_that_lost_its_turn_while_the_outcome_was_unknown_is_told
 async def test_a_commit_that_comes_through_while_it_is_looked_for_is_no_duplicate_of_itself(
     store: MongoStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The record is found, but the head was read before: who is told of a duplicate would not take up its turn."""
+    """The record is found, but the head was read before it. A caller that gets Duplicate would not run its turn."""
     key = await begin(store)
     request = a_request(key)
     changeset = replace(await _changeset(store, key), request=request)

@@ -1,4 +1,4 @@
-"""What a database must be, and what every call says when there is none."""
+"""What a database must be, and the error of every call without one."""
 
 import asyncio
 import logging

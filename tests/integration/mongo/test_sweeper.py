@@ -78,7 +78,7 @@ async def test_an_approval_that_cannot_be_expired_keeps_no_other_waiting(store: 
 async def test_after_a_failed_call_it_waits_one_lease(
     store: MongoStore, failing: FailPoint, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Owners renew first: while the database was gone nobody could, and their leases have lapsed unjustly."""
+    """Owners renew first: they could not while the database was unavailable, though they are alive."""
     key, _ = await _lapsed(store, ago=10)
     async with asyncio.TaskGroup() as group:
         async with failing(["find"], errorCode=13):

@@ -87,7 +87,7 @@ async def test_a_stream_that_reads_the_log_has_no_hole(store: MongoStore, parts:
 
 
 async def test_a_stream_goes_on_from_the_ring_and_a_new_one_is_refused(store: MongoStore) -> None:
-    """What the ring holds it holds whole. Where a stream may begin, the head alone says, ring or not."""
+    """The ring holds the events after its beginning without a gap. Where a new stream may begin, only the head decides."""
     key = await begin(store)
     feeds = Feeds(store, poll=1)
     seen = 1
