@@ -79,13 +79,13 @@ async def test_what_changes_is_replaced(store: Store) -> None:
     key = await begin(store)
     turn, _ = await run_turn(store, key)
     call = a_call(key, turn_id=turn.id)
-    asked = an_approval(key, turn_id=turn.id, tool_call_id=call.id)
+    approval = an_approval(key, turn_id=turn.id, tool_call_id=call.id)
     await committed(
-        store.commit(a_changeset(await head_of(store, key), an_event(), new_calls=(call,), new_approvals=(asked,)))
+        store.commit(a_changeset(await head_of(store, key), an_event(), new_calls=(call,), new_approvals=(approval,)))
     )
     changed_turn = replace(turn, state=TurnState.COMPLETED, usage=Usage(output_tokens=7), end_time=NOON)
     changed_call = replace(call, attempt=3, started=True)
-    decided = replace(asked, state=ApprovalState.APPROVED, decided_by="bob", decide_time=NOON, sequence=4)
+    decided = replace(approval, state=ApprovalState.APPROVED, decided_by="bob", decide_time=NOON, sequence=4)
     await committed(
         store.commit(
             a_changeset(
@@ -99,7 +99,7 @@ async def test_what_changes_is_replaced(store: Store) -> None:
     )
     snapshot = await snapshot_of(store, key)
     assert (snapshot.turn, snapshot.calls, snapshot.approvals) == (changed_turn, (changed_call,), ())
-    assert await store.approval(key.tenant, asked.id) == decided
+    assert await store.approval(key.tenant, approval.id) == decided
 
 
 async def test_a_snapshot_shows_the_turn_it_is_asked_for(store: Store) -> None:
@@ -110,8 +110,8 @@ async def test_a_snapshot_shows_the_turn_it_is_asked_for(store: Store) -> None:
     changeset = a_changeset(await head_of(store, key), an_event(), new_turns=(other,), new_calls=(call,))
     await committed(store.commit(changeset))
     assert (await snapshot_of(store, key)).turn == active
-    asked = await snapshot_of(store, key, turn_id=other.id)
-    assert (asked.turn, asked.calls) == (other, (call,))
+    snapshot = await snapshot_of(store, key, turn_id=other.id)
+    assert (snapshot.turn, snapshot.calls) == (other, (call,))
     assert (await snapshot_of(store, key, turn_id="nobody's")).turn is None
 
 

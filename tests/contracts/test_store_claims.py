@@ -51,7 +51,7 @@ async def test_i4_eight_claimers_get_each_turn_once(new_store: NewStore) -> None
 
     claims: list[Claim] = []
     while len(claims) < len(turns):
-        found = [claim for each in await asyncio.gather(*map(claim_all, range(8))) for claim in each]
+        found = [claim for claims in await asyncio.gather(*map(claim_all, range(8))) for claim in claims]
         assert found, "a turn that is due was not claimable"
         claims += found
     assert Counter(claim.turn_id for claim in claims) == Counter(turns)
@@ -177,7 +177,7 @@ async def test_a_turn_that_awaits_no_approval_any_more_goes_on(store: Store, sta
     key = await begin(store)
     turn, owned = await run_turn(store, key, state=state)
     call = a_call(key, turn_id=turn.id)
-    asked = an_approval(key, turn_id=turn.id, tool_call_id=call.id)
+    approval = an_approval(key, turn_id=turn.id, tool_call_id=call.id)
     other = an_approval(key, turn_id="another")
     waits = a_changeset(
         await head_of(store, key),
@@ -185,7 +185,7 @@ async def test_a_turn_that_awaits_no_approval_any_more_goes_on(store: Store, sta
         fence=owned.fence,
         head=WAITING,
         new_calls=(call,),
-        new_approvals=(asked, other),
+        new_approvals=(approval, other),
     )
     await committed(store.commit(waits))
     assert await store.requeue_lapsed() == 0
@@ -239,7 +239,7 @@ async def test_a_wish_to_cancel_is_kept_for_the_active_turn_alone(store: Store) 
     key = await begin(store)
     turn, _ = await run_turn(store, key)
     read = await head_of(store, key)
-    wish = Cancel(turn_id=turn.id, by="ada", reason="REQUESTED")
+    request = Cancel(turn_id=turn.id, by="ada", reason="REQUESTED")
 
     async def ask(cancel: Cancel) -> bool:
         return await store.request_cancel(key, cancel)
@@ -247,11 +247,11 @@ async def test_a_wish_to_cancel_is_kept_for_the_active_turn_alone(store: Store) 
     assert not await ask(Cancel(turn_id="another", by="ada", reason="REQUESTED"))
     assert not await ask(Cancel())
     assert (await head_of(store, key)).revision == read.revision
-    assert await ask(wish)
+    assert await ask(request)
     wished = await head_of(store, key)
-    assert wished.cancel == wish
+    assert wished.cancel == request
     assert await ask(Cancel(turn_id=turn.id, by="bob", reason="INTERRUPTED"))
-    assert (await head_of(store, key)).cancel == wish
+    assert (await head_of(store, key)).cancel == request
     assert (await head_of(store, key)).revision == wished.revision
 
 
@@ -278,7 +278,7 @@ async def test_an_owner_sees_what_disturbs_its_turns(store: Store) -> None:
             other = HeadChange(active_turn="next", cancel=Cancel(turn_id=turn.id))
             await committed(store.commit(a_changeset(await head_of(store, key), fence=owned.fence, head=other)))
     await lapse(store, lapsed)
-    asked = [*keys, SessionKey("default", "gone"), SessionKey("other", fine.session_id)]
-    found = await store.cancelled_among(asked)
+    owned_once = [*keys, SessionKey("default", "gone"), SessionKey("other", fine.session_id)]
+    found = await store.cancelled_among(owned_once)
     assert list(found) == [cancelled.session_id, lapsed.session_id, ended.session_id, "gone", fine.session_id]
     assert await store.cancelled_among([]) == []

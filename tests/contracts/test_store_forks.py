@@ -45,8 +45,8 @@ async def copied(store: Store, fork: Fork, events: list[NewEvent]) -> tuple[Fork
 async def seen(store: Store, key: SessionKey) -> bool:
     found = await store.session(key)
     snapshot = await store.snapshot(key)
-    known = await store.last_seqs([key])
-    assert (found is None) == (snapshot is None) == (not known)
+    last_seqs = await store.last_seqs([key])
+    assert (found is None) == (snapshot is None) == (not last_seqs)
     return found is not None
 
 

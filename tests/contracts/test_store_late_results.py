@@ -18,13 +18,13 @@ OTHER = ToolResult(outcome=ToolOutcome.FAILED, result_json='"No paper."')
 
 
 async def a_lost_call(
-    store: Store, key: SessionKey, *, asked: Approval | None = None, **given: Any
+    store: Store, key: SessionKey, *, approval: Approval | None = None, **given: Any
 ) -> tuple[Call, Approval]:
     turn, _ = await run_turn(store, key)
     call = a_call(
         key, **{"turn_id": turn.id, "state": CallState.UNKNOWN, "attempt": 3, "fence": 7, "started": True, **given}
     )
-    approval = asked or an_approval(key, kind=ApprovalKind.OUTCOME)
+    approval = approval or an_approval(key, kind=ApprovalKind.OUTCOME)
     approval = replace(approval, turn_id=turn.id, tool_call_id=call.id)
     changeset = a_changeset(await head_of(store, key), an_event(), new_calls=(call,), new_approvals=(approval,))
     await committed(store.commit(changeset))
@@ -43,30 +43,30 @@ async def keep(store: Store, call: Call, result: ToolResult = OK, **other: Any) 
 
 async def ledger(store: Store, call: Call) -> Call:
     key = call.session_key
-    return next(each for each in (await snapshot_of(store, key, turn_id=call.turn_id)).calls if each.id == call.id)
+    return next(entry for entry in (await snapshot_of(store, key, turn_id=call.turn_id)).calls if entry.id == call.id)
 
 
 async def test_it_is_on_the_ledger_and_on_the_question_and_not_in_the_log(store: Store) -> None:
     key = await begin(store)
-    call, asked = await a_lost_call(store, key)
+    call, approval = await a_lost_call(store, key)
     before = await head_of(store, key)
     assert await keep(store, call)
-    kept = await ledger(store, call)
-    assert (kept.late_attempt, kept.late_outcome, kept.late_result_json) == (3, OK.outcome, OK.result_json)
-    assert kept == replace(call, late_attempt=3, late_outcome=OK.outcome, late_result_json=OK.result_json)
-    shown = await store.approval(key.tenant, asked.id)
+    stored = await ledger(store, call)
+    assert (stored.late_attempt, stored.late_outcome, stored.late_result_json) == (3, OK.outcome, OK.result_json)
+    assert stored == replace(call, late_attempt=3, late_outcome=OK.outcome, late_result_json=OK.result_json)
+    shown = await store.approval(key.tenant, approval.id)
     read = hash_with_late_result(call.arguments_hash, OK.result_json)
-    assert shown == replace(asked, late_result_json=OK.result_json, arguments_hash=read)
+    assert shown == replace(approval, late_result_json=OK.result_json, arguments_hash=read)
     assert (await head_of(store, key)).last_seq == before.last_seq
 
 
 async def test_only_the_first_is_kept_and_saying_it_again_is_harmless(store: Store) -> None:
-    call, asked = await a_lost_call(store, await begin(store))
+    call, approval = await a_lost_call(store, await begin(store))
     assert await keep(store, call)
     assert await keep(store, call)
     assert not await keep(store, call, OTHER)
     assert (await ledger(store, call)).late_result_json == OK.result_json
-    shown = await store.approval(call.tenant, asked.id)
+    shown = await store.approval(call.tenant, approval.id)
     assert shown is not None
     assert shown.late_result_json == OK.result_json
 
@@ -79,7 +79,7 @@ async def test_of_another_start_it_is_not_kept(store: Store, other: dict[str, An
 
 
 @pytest.mark.parametrize(
-    ("state", "outcome", "kept"),
+    ("state", "outcome", "stored"),
     [
         (CallState.AWAITING, None, False),
         (CallState.READY, None, False),
@@ -90,26 +90,26 @@ async def test_of_another_start_it_is_not_kept(store: Store, other: dict[str, An
     ],
 )
 async def test_where_the_tools_own_result_is_missing(
-    store: Store, state: CallState, outcome: ToolOutcome | None, kept: bool
+    store: Store, state: CallState, outcome: ToolOutcome | None, stored: bool
 ) -> None:
     call, _ = await a_lost_call(store, await begin(store), state=state, outcome=outcome)
-    assert await keep(store, call) is kept
+    assert await keep(store, call) is stored
 
 
 @pytest.mark.parametrize("changed", [{"state": ApprovalState.EXPIRED}, {"kind": ApprovalKind.TOOL_CALL}])
 async def test_a_question_that_is_closed_or_another_one_does_not_show_it(store: Store, changed: dict[str, Any]) -> None:
     key = await begin(store)
     approval = an_approval(key, **{"kind": ApprovalKind.OUTCOME, **changed})
-    call, asked = await a_lost_call(store, key, asked=approval)
+    call, approval = await a_lost_call(store, key, approval=approval)
     assert await keep(store, call)
-    assert await store.approval(key.tenant, asked.id) == asked
+    assert await store.approval(key.tenant, approval.id) == approval
 
 
 async def test_what_was_decided_without_knowing_it_is_a_conflict(store: Store) -> None:
     key = await begin(store)
-    call, asked = await a_lost_call(store, key)
+    call, approval = await a_lost_call(store, key)
     head = await head_of(store, key)
-    change = ApprovalChange(approval=asked.closed(ApprovalState.EXPIRED, at=asked.create_time), lapsed=None)
+    change = ApprovalChange(approval=approval.closed(ApprovalState.EXPIRED, at=approval.create_time), lapsed=None)
     returned = call.returned(ToolOutcome.UNKNOWN)
     changeset = a_changeset(head, an_event(), calls=(returned,), approvals=(change,))
     assert await keep(store, call)
@@ -129,7 +129,7 @@ async def test_i13_another_tenants_call_is_not_touched(store: Store) -> None:
     for key in (mine, yours):
         await begin(store, key)
     call, _ = await a_lost_call(store, mine, id="same")
-    same, asked = await a_lost_call(store, yours, id="same")
+    same, approval = await a_lost_call(store, yours, id="same")
     assert await keep(store, call)
     assert await ledger(store, same) == same
-    assert await store.approval("yours", asked.id) == asked
+    assert await store.approval("yours", approval.id) == approval

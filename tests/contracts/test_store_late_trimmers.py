@@ -24,8 +24,8 @@ LOG = list(range(1, LENGTH + 1))
 
 
 async def grow(store: Store, key: SessionKey) -> None:
-    said = (an_event(payload=GOES) for _ in range(LENGTH - 1))
-    await committed(store.commit(a_changeset(await head_of(store, key), *said)))
+    events = (an_event(payload=GOES) for _ in range(LENGTH - 1))
+    await committed(store.commit(a_changeset(await head_of(store, key), *events)))
 
 
 async def delete(store: Store, key: SessionKey) -> None:

@@ -106,8 +106,8 @@ async def test_each_replica_is_notified_of_what_the_others_worker_stores(new_sto
         for _ in range(2):
             for worker, owner, listener in ((here, "here", far), (there, "there", near)):
                 _, owned = await run_turn(worker, key, owner=owner)
-                told = await _next(listener)
-                assert (told.last_seq, told.owner) == (owned.last_seq, owner)
+                notification = await _next(listener)
+                assert (notification.last_seq, notification.owner) == (owned.last_seq, owner)
                 gone = HeadChange(lease=LeaseChange.RELEASE, active_turn="")
                 ended = a_changeset(await head_of(worker, key), an_event(), fence=owned.fence, head=gone)
                 await committed(worker.commit(ended))

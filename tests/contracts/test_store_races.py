@@ -81,19 +81,19 @@ async def test_two_decisions_at_once_never_lose_the_wake_up(store: Store) -> Non
     """Each sees the other pending, so neither would wake the turn: one of them must decide again."""
     key = await begin(store)
     turn, owned = await run_turn(store, key, state=TurnState.AWAITING_APPROVAL)
-    asked = [an_approval(key, turn_id=turn.id) for _ in range(2)]
+    approvals = [an_approval(key, turn_id=turn.id) for _ in range(2)]
     waits = a_changeset(
         await head_of(store, key),
         an_event(),
         fence=owned.fence,
         head=HeadChange(lease=LeaseChange.RELEASE),
-        new_approvals=tuple(asked),
+        new_approvals=tuple(approvals),
     )
     await committed(store.commit(waits))
 
     async def decision(approval: Approval) -> Changeset:
         snapshot = await snapshot_of(store, key)
-        others = [each for each in snapshot.approvals if each.id != approval.id]
+        others = [pending for pending in snapshot.approvals if pending.id != approval.id]
         decided = replace(approval, state=ApprovalState.APPROVED, decided_by="bob")
         return a_changeset(
             snapshot.head,
@@ -102,11 +102,11 @@ async def test_two_decisions_at_once_never_lose_the_wake_up(store: Store) -> Non
             head=HeadChange(wake=None if others else timedelta()),
         )
 
-    changesets = [await decision(approval) for approval in asked]
+    changesets = [await decision(approval) for approval in approvals]
     results = await asyncio.gather(*(store.commit(changeset) for changeset in changesets))
     assert sorted(type(result).__name__ for result in results) == ["Committed", "Conflict"]
     assert await store.claim("two", lease=LONG) is None
-    await committed(store.commit(await decision(asked[results.index(Conflict())])))
+    await committed(store.commit(await decision(approvals[results.index(Conflict())])))
     assert await store.claim("two", lease=LONG) is not None
 
 
@@ -212,7 +212,7 @@ async def test_i6_i7_an_approval_leaves_pending_once_at_its_expiry(new_store: Ne
         key = await begin(replicas[0])
         approval = await _ask(replicas[0], key, ttl=timedelta(milliseconds=30 + 10 * number))
         contenders = range(1 if number % 2 else 0, len(ways))
-        return sum(await asyncio.gather(*(contend(key, approval, each) for each in contenders)))
+        return sum(await asyncio.gather(*(contend(key, approval, contender) for contender in contenders)))
 
     assert await asyncio.gather(*(race(number) for number in range(6))) == [1] * 6
 

@@ -57,14 +57,14 @@ async def _sessions(store: Store) -> list[Session]:
         {"state": SessionState.ENDED, "end_time": NOON},
         {"owner": "bob", "labels": {"blue": "team"}},
     ]
-    made: list[Session] = []
+    stored: list[Session] = []
     for age, session_id, given in zip(ages, ids, changes, strict=True):
         key = a_session_key(session_id=session_id)
         time = NOON + timedelta(seconds=age)
         session = a_session(key, create_time=time, update_time=time, **given)
         assert await store.create_session(session, AGENT, event=a_first_event()) is None
-        made.append(session)
-    return sorted(made, key=lambda session: (session.create_time, session.id))
+        stored.append(session)
+    return sorted(stored, key=lambda session: (session.create_time, session.id))
 
 
 @pytest.mark.parametrize("newest_first", [True, False])
@@ -73,14 +73,14 @@ async def test_sessions_come_in_pages_without_gap_or_repeat(store: Store, newest
     expected = await _sessions(store)
     if newest_first:
         expected.reverse()
-    found: list[Session] = []
+    listed: list[Session] = []
     after: tuple[datetime, str] | None = None
     while page := await store.sessions("default", SessionFilter(newest_first=newest_first), limit=size, after=after):
         assert len(page) <= size
-        found += [session for session, _ in page]
-        after = (found[-1].create_time, found[-1].id)
+        listed += [session for session, _ in page]
+        after = (listed[-1].create_time, listed[-1].id)
         assert all(head.session_id == session.id and head.last_seq == 1 for session, head in page)
-    assert found == expected
+    assert listed == expected
     assert await store.sessions("default", SessionFilter(), limit=0, after=None) == []
 
 
@@ -138,28 +138,28 @@ async def _approvals(store: Store) -> list[Approval]:
         {"state": ApprovalState.REJECTED, "tool": "mail"},
         {"state": ApprovalState.EXPIRED},
     ]
-    made: list[Approval] = []
+    stored: list[Approval] = []
     for number, given in enumerate(changes):
         key = await begin(store)
         approval = an_approval(key, id="dbca"[number], create_time=NOON + timedelta(seconds=number // 2), **given)
         await committed(store.commit(a_changeset(await head_of(store, key), an_event(), new_approvals=(approval,))))
-        made.append(approval)
-    return made
+        stored.append(approval)
+    return stored
 
 
 @pytest.mark.parametrize("size", [1, 3])
 async def test_approvals_come_in_pages_over_all_sessions(store: Store, size: int) -> None:
-    made = await _approvals(store)
-    found: list[Approval] = []
+    stored = await _approvals(store)
+    listed: list[Approval] = []
     after: tuple[datetime, str] | None = None
     while page := await store.approvals("default", ApprovalFilter(), limit=size, after=after):
-        found += page
+        listed += page
         after = (page[-1].create_time, page[-1].id)
-    assert found == sorted(made, key=lambda approval: (approval.create_time, approval.id))
+    assert listed == sorted(stored, key=lambda approval: (approval.create_time, approval.id))
 
 
 async def test_approvals_are_filtered(store: Store) -> None:
-    made = await _approvals(store)
+    stored = await _approvals(store)
 
     async def ids(**where: Any) -> str:
         page = await store.approvals("default", ApprovalFilter(**where), limit=9, after=None)
@@ -171,4 +171,4 @@ async def test_approvals_are_filtered(store: Store) -> None:
     assert await ids(kind="OUTCOME") == "b"
     assert await ids(tool="mail") == "dc"
     assert await ids(tool="mail", states=(ApprovalState.PENDING,)) == "d"
-    assert await ids(session_id=made[3].session_id) == "a"
+    assert await ids(session_id=stored[3].session_id) == "a"

@@ -128,8 +128,8 @@ async def a_long_log(store: Store, *, turns: int = 3) -> SessionKey:
     key = await begin(store)
     for _ in range(turns):
         turn = a_turn(key, state=TurnState.COMPLETED)
-        said = (an_event(turn_id=turn.id), *(an_event(payload=GOES, turn_id=turn.id) for _ in range(2)))
-        await committed(store.commit(a_changeset(await head_of(store, key), *said, new_turns=(turn,))))
+        events = (an_event(turn_id=turn.id), *(an_event(payload=GOES, turn_id=turn.id) for _ in range(2)))
+        await committed(store.commit(a_changeset(await head_of(store, key), *events, new_turns=(turn,))))
     return key
 
 
@@ -168,8 +168,8 @@ async def test_the_events_of_a_turn_that_has_not_ended_stay(store: MongoStore, q
     key = await a_long_log(store, turns=1)
     turn = a_turn(key, first_sequence=5, state=TurnState.AWAITING_APPROVAL)
     change = HeadChange(queue=(turn.id,)) if queued else HeadChange(active_turn=turn.id)
-    said = [an_event(payload=GOES, turn_id=turn.id) for _ in range(3)]
-    await committed(store.commit(a_changeset(await head_of(store, key), *said, head=change, new_turns=(turn,))))
+    events = [an_event(payload=GOES, turn_id=turn.id) for _ in range(3)]
+    await committed(store.commit(a_changeset(await head_of(store, key), *events, head=change, new_turns=(turn,))))
 
     async def trimmed() -> bool:
         await trim(store)

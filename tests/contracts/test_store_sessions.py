@@ -70,10 +70,10 @@ async def test_two_versions_of_an_agent_are_both_kept(store: Store) -> None:
         key = a_session_key()
         await store.create_session(a_session(key, agent_version=agent.version), agent, event=a_first_event())
     assert await store.agent("default", AGENT.name, AGENT.version) == AGENT
-    kept = await store.agent("default", newer.name, newer.version)
-    assert kept == newer
-    assert kept is not None
-    assert kept.version == newer.version
+    version = await store.agent("default", newer.name, newer.version)
+    assert version == newer
+    assert version is not None
+    assert version.version == newer.version
 
 
 async def test_the_session_tells_when_it_changed_last(store: Store) -> None:

@@ -72,19 +72,23 @@ async def test_an_approval_whose_clock_stands_still_never_lapses(store: Store) -
     key = await begin(store)
     turn, approval = a_turn(key), an_approval(key)
     head = await head_of(store, key)
-    asked = replace(approval, turn_id=turn.id, expire_time=head.now + timedelta(seconds=20))
+    waiting = replace(approval, turn_id=turn.id, expire_time=head.now + timedelta(seconds=20))
     await committed(
         store.commit(
             a_changeset(
-                head, an_event(), head=HeadChange(active_turn=turn.id), new_turns=(turn,), new_approvals=(asked,)
+                head,
+                an_event(),
+                head=HeadChange(active_turn=turn.id),
+                new_turns=(turn,),
+                new_approvals=(waiting,),
             )
         )
     )
     snapshot = await store.snapshot(key)
     assert snapshot is not None
-    paused = asked.paused(now=asked.expire_time - timedelta(milliseconds=50))
+    paused = waiting.paused(now=waiting.expire_time - timedelta(milliseconds=50))
     still = (ApprovalChange(approval=paused, lapsed=None),)
     await committed(store.commit(a_changeset(snapshot.head, an_event(), approvals=still)))
-    assert await store.approval(key.tenant, asked.id) == paused
+    assert await store.approval(key.tenant, waiting.id) == paused
     assert paused.unpaused(now=NOON).expire_time == NOON + timedelta(milliseconds=50)
     assert await store.lapsed_approvals(limit=9) == []

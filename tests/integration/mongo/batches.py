@@ -50,16 +50,16 @@ async def assert_not_stored(store: MongoStore, changeset: Changeset) -> None:
 
 def sessions_of(commands: list[Command]) -> list[list[str]]:
     """Whose heads each transaction wrote, in order."""
-    updates = [each for each in commands if each.get("update") == "heads" and "autocommit" in each]
-    return [[statement["q"]["_id"]["session_id"] for statement in each["updates"]] for each in updates]
+    updates = [command for command in commands if command.get("update") == "heads" and "autocommit" in command]
+    return [[statement["q"]["_id"]["session_id"] for statement in command["updates"]] for command in updates]
 
 
 def count_of(commands: list[Command], name: str) -> int:
-    return sum(name_of(each) == name for each in commands)
+    return sum(name_of(command) == name for command in commands)
 
 
 async def until_sent(recorder: Recorder, name: str) -> None:
     async def sent() -> bool:
-        return any(name_of(each) == name for each in recorder.commands)
+        return any(name_of(command) == name for command in recorder.commands)
 
     await until(sent)

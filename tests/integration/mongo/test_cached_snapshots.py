@@ -57,9 +57,9 @@ class Replica:
         return cls(store, await begin(store, a_session_key()))
 
     async def read(self) -> Snapshot:
-        found = await self.store.snapshot(self.key)
-        assert found is not None
-        return found
+        stored_snapshot = await self.store.snapshot(self.key)
+        assert stored_snapshot is not None
+        return stored_snapshot
 
     async def send(self, request_id: str, *, fingerprint: str = "same") -> Stored[Any] | RequestRecord:
         """Sends a message. No replica takes its turn."""
@@ -81,10 +81,10 @@ class Replica:
             options=TurnOptions(),
         )
 
-    async def same(self, known: Snapshot) -> None:
+    async def same(self, cached: Snapshot) -> None:
         """Asserts that a read returns this snapshot, except for the clock."""
-        found = await self.read()
-        assert replace(known, head=replace(known.head, now=found.head.now)) == found
+        stored_snapshot = await self.read()
+        assert replace(cached, head=replace(cached.head, now=stored_snapshot.head.now)) == stored_snapshot
 
 
 @pytest.fixture
@@ -114,9 +114,9 @@ async def run_a_turn(replica: Replica) -> Snapshot:
         result = await replica.log_writer.commit(changeset)
         assert isinstance(result, Committed)
         running = uow.snapshot_after(result, by_owner=True)
-        found = await replica.store.snapshot(replica.key, turn_id=stored.value[0].id)
-        assert found is not None
-        assert replace(running, head=replace(running.head, now=found.head.now)) == found
+        stored_snapshot = await replica.store.snapshot(replica.key, turn_id=stored.value[0].id)
+        assert stored_snapshot is not None
+        assert replace(running, head=replace(running.head, now=stored_snapshot.head.now)) == stored_snapshot
     replica.session_cache.put(CachedSnapshot.fresh(running))
     return running
 
@@ -217,5 +217,5 @@ async def test_a_conversation_is_not_read_from_a_primary_that_shows_less_of_the_
 
 
 def _a_message(stored: StoredEvent) -> Event:
-    said = MessageReceived(message_id="m", content=(Part(text="hello"),), principal="p")
-    return Event(sequence=stored.sequence, turn_id=stored.turn_id, attempt=0, create_time=NOON, payload=said)
+    message = MessageReceived(message_id="m", content=(Part(text="hello"),), principal="p")
+    return Event(sequence=stored.sequence, turn_id=stored.turn_id, attempt=0, create_time=NOON, payload=message)

@@ -73,9 +73,9 @@ async def test_i3_every_write_waits_for_a_majority_and_its_journal(recorder: Rec
         _, owned = await run_turn(store, key)
         assert await store.renew(key, owner="one", fence=owned.fence, lease=LONG)
         await store.secret("name")
-    single = [each for each in commands if name_of(each) in ("insert", "update") and "txnNumber" in each]
-    outside = [each for each in single if "autocommit" not in each]
-    commits = [each for each in commands if name_of(each) == "commitTransaction"]
+    single = [command for command in commands if name_of(command) in ("insert", "update") and "txnNumber" in command]
+    outside = [command for command in single if "autocommit" not in command]
+    commits = [command for command in commands if name_of(command) == "commitTransaction"]
     assert len(commits) == 3, "a session, a changeset, a renewal"
     assert len(outside) == 2, "an agent, a secret"
     for command in [*outside, *commits]:

@@ -37,7 +37,7 @@ async def test_changesets_of_many_sessions_at_once_are_one_transaction(store: Mo
     changesets = await new_changesets(store)
     with recorder.recording() as commands:
         results = await together(store, *changesets)
-    assert [name_of(each) for each in commands] == ["update", "insert", "insert", "commitTransaction"]
+    assert [name_of(command) for command in commands] == ["update", "insert", "insert", "commitTransaction"]
     assert sessions_of(commands) == [[changeset.session_id for changeset in changesets]]
     for changeset, result in zip(changesets, results, strict=True):
         await assert_stored(store, changeset, result)

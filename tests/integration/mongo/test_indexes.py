@@ -25,12 +25,12 @@ async def _put_heads(client: Client, database: str, **fields: Any) -> None:
     await client[database].heads.insert_many(documents)
 
 
-async def _looked_at(client: Client, database: str, asked: Command) -> tuple[int, int]:
+async def _looked_at(client: Client, database: str, command: Command) -> tuple[int, int]:
     """How many documents, and how many places in an index, the database looks at for this."""
     fields = ("aggregate", "pipeline", "cursor", "hint", "find", "filter", "projection", "sort", "limit")
-    again = {name: asked[name] for name in asked if name in fields}
-    told = await client[database].command({"explain": again, "verbosity": "executionStats"})
-    stats = told["executionStats"] if "executionStats" in told else told["stages"][0]["$cursor"]["executionStats"]
+    again = {name: command[name] for name in command if name in fields}
+    plan = await client[database].command({"explain": again, "verbosity": "executionStats"})
+    stats = plan["executionStats"] if "executionStats" in plan else plan["stages"][0]["$cursor"]["executionStats"]
     return stats["totalDocsExamined"], stats["totalKeysExamined"]
 
 
@@ -57,10 +57,10 @@ async def test_a_claim_walks_over_no_head_that_it_cannot_have(
     key = await begin(store)
     await make_due(store, key)
     with recorder.recording() as commands:
-        found = await store.claim("one", lease=LONG)
+        claim = await store.claim("one", lease=LONG)
         assert await store.claim("one", lease=LONG) is None
-    assert found is not None
-    assert found.session_id == key.session_id
+    assert claim is not None
+    assert claim.session_id == key.session_id
     documents, keys = await _looked_at(client, database_name, _first(commands, "aggregate"))
     assert documents <= 1
     assert keys < MANY / 10
@@ -73,9 +73,9 @@ async def test_a_head_of_an_older_version_is_claimed_in_its_turn(
     await make_due(store, key)
     later_fields = dict.fromkeys(("suspended", "needs", "log_needs"), "")
     await client[database_name].heads.update_one({"session_id": key.session_id}, {"$unset": later_fields})
-    found = await store.claim("one", lease=LONG)
-    assert found is not None
-    assert found.session_id == key.session_id
+    claim = await store.claim("one", lease=LONG)
+    assert claim is not None
+    assert claim.session_id == key.session_id
 
 
 async def test_a_purge_looks_at_no_session_whose_time_has_not_come(
@@ -97,5 +97,5 @@ async def test_a_purge_looks_at_no_fork_that_is_young(
     await _put_heads(client, database_name, forking={}, update_time=datetime.now(UTC))
     with recorder.recording() as commands:
         assert await store.purge(after=DAY, limit=10) == 0
-    of_forks = next(each for each in commands if name_of(each) == "find" and "forking" in each["filter"])
+    of_forks = next(command for command in commands if name_of(command) == "find" and "forking" in command["filter"])
     assert await _looked_at(client, database_name, of_forks) == (0, 0)

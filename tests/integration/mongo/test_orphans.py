@@ -41,15 +41,15 @@ async def _orphan(client: Client, database: str, key: SessionKey, *, of: str) ->
 
 
 async def _requeued(store: MongoStore) -> int:
-    found = 0
+    count = 0
 
     async def any_lapsed() -> bool:
-        nonlocal found
-        found = await store.requeue_lapsed()
-        return found > 0
+        nonlocal count
+        count = await store.requeue_lapsed()
+        return count > 0
 
     await until(any_lapsed)
-    return found
+    return count
 
 
 async def test_i9_the_turn_of_a_dead_owner_is_freed_and_requeued(
@@ -121,9 +121,9 @@ async def test_a_session_that_the_database_forgot_is_announced_again(
 
 
 async def _announced(client: Client, database: str, *, of: str) -> list[bytes]:
-    found = await client[database].replicas.find_one({"_id": of})
-    assert found is not None
-    return list(found["sessions"])
+    replica = await client[database].replicas.find_one({"_id": of})
+    assert replica is not None
+    return list(replica["sessions"])
 
 
 async def test_what_is_announced_is_little_and_goes_with_the_replica(
@@ -151,9 +151,9 @@ async def test_a_replica_that_is_silent_for_too_long_delays_no_other(
             await dead.write_heartbeat(silent_after=SHORT)
             await until(lambda: _swept(store, client, database_name))
             await committed(store.commit(a_changeset(await head_of(store, key), an_event("free again"))))
-        found = await replicas.find_one({"_id": "silent"})
-        assert found is not None
-        assert (found["sessions"], found["ended"]) == ([], True)
+        replica = await replicas.find_one({"_id": "silent"})
+        assert replica is not None
+        assert (replica["sessions"], replica["ended"]) == ([], True)
 
 
 async def test_a_replica_that_says_that_it_lives_is_left_alone(
@@ -164,9 +164,9 @@ async def test_a_replica_that_says_that_it_lives_is_left_alone(
         await committed(other.commit(a_changeset(await head_of(other, key), an_event())))
         await other.write_heartbeat(silent_after=LONG)
         await store.requeue_lapsed()
-        found = await client[database_name].replicas.find_one({"_id": "other"})
-        assert found is not None
-        assert found["sessions"]
+        replica = await client[database_name].replicas.find_one({"_id": "other"})
+        assert replica is not None
+        assert replica["sessions"]
 
 
 async def test_a_replica_that_was_ended_and_lives_announces_itself_again(
@@ -180,13 +180,13 @@ async def test_a_replica_that_was_ended_and_lives_announces_itself_again(
         await until(lambda: _swept(store, client, database_name, replica="frozen"))
         await frozen.write_heartbeat(silent_after=LONG)
         await committed(frozen.commit(a_changeset(await head_of(frozen, key), an_event("after"))))
-        found = await replicas.find_one({"_id": "frozen"})
-        assert found is not None
-        assert found["sessions"]
-        assert "ended" not in found
+        replica = await replicas.find_one({"_id": "frozen"})
+        assert replica is not None
+        assert replica["sessions"]
+        assert "ended" not in replica
 
 
 async def _swept(store: MongoStore, client: Client, database: str, *, replica: str = "silent") -> bool:
     await store.requeue_lapsed()
-    found = await client[database].replicas.find_one({"_id": replica})
-    return found is not None and "ended" in found
+    document = await client[database].replicas.find_one({"_id": replica})
+    return document is not None and "ended" in document

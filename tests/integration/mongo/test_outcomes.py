@@ -101,7 +101,7 @@ async def test_i3_an_unknown_outcome_is_resolved_by_the_changesets_id(
 async def test_i3_what_stays_unknown_is_neither_answered_nor_given_up(
     new_store: NewStore, client: Client, failing: FailPoint
 ) -> None:
-    """No commit arrives until the deadline: the caller gets UNAVAILABLE, and the outcome is settled in the background."""
+    """No commit arrives until the deadline: the caller gets UNAVAILABLE; the outcome is settled in the background."""
     store, other = await new_store(operation=SOON), await new_store()
     key = await begin(store)
     changeset = await _changeset(store, key)
@@ -172,7 +172,7 @@ async def test_a_cancelled_caller_leaves_no_half_done_changeset(
     changeset = await _changeset(store, key)
 
     async def sent() -> bool:
-        return any(name_of(each) == command for each in recorder.commands)
+        return any(name_of(sent) == command for sent in recorder.commands)
 
     async with failing([command], times=1, blockConnection=True, blockTimeMS=300):
         with recorder.recording():

@@ -25,10 +25,10 @@ async def _lapsed(store: MongoStore, *, ago: int) -> tuple[SessionKey, Approval]
     """A pending approval in a session of its own that expired so many seconds ago."""
     key = await begin(store)
     expired = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=ago)
-    asked = an_approval(key, expire_time=expired)
-    new: dict[str, Any] = {"new_turns": (a_turn(key, id=asked.turn_id),), "new_approvals": (asked,)}
+    approval = an_approval(key, expire_time=expired)
+    new: dict[str, Any] = {"new_turns": (a_turn(key, id=approval.turn_id),), "new_approvals": (approval,)}
     await committed(store.commit(a_changeset(await head_of(store, key), an_event(), **new)))
-    return key, asked
+    return key, approval
 
 
 def _sweeper(store: MongoStore, broken: str = "") -> Sweeper:
@@ -64,7 +64,7 @@ async def test_an_approval_that_cannot_be_read_is_passed_over(
     approvals = client[database_name]["approvals"]
     await approvals.update_one({"_id.id": unreadable.id}, spoiled)
     await _sweeper(store).sweep()
-    states = {each["_id"]["id"]: each["state"] async for each in approvals.find({})}
+    states = {document["_id"]["id"]: document["state"] async for document in approvals.find({})}
     assert states == {unreadable.id: "PENDING", other.id: "EXPIRED"}
 
 
@@ -72,7 +72,7 @@ async def test_an_approval_that_cannot_be_expired_keeps_no_other_waiting(store: 
     _, broken = await _lapsed(store, ago=20)
     await _lapsed(store, ago=10)
     await _sweeper(store, broken.id).sweep()
-    assert [each.id for each in await store.lapsed_approvals(limit=9)] == [broken.id]
+    assert [lapsed.id for lapsed in await store.lapsed_approvals(limit=9)] == [broken.id]
 
 
 async def test_after_a_failed_call_it_waits_one_lease(

@@ -77,8 +77,8 @@ async def _keep_late_result(store: MongoStore) -> None:
     )
     result = ToolResult(outcome=ToolOutcome.OK, result_json="1")
     for fence in (2, 1):
-        kept = await store.keep_late_result(PLACE, call.id, attempt=1, fence=fence, arguments_hash="", result=result)
-        assert kept is (fence == 1)
+        stored = await store.keep_late_result(PLACE, call.id, attempt=1, fence=fence, arguments_hash="", result=result)
+        assert stored is (fence == 1)
 
 
 async def _fork(store: MongoStore) -> None:

@@ -16,11 +16,11 @@ def _times(value: Any) -> Iterator[datetime]:
     if isinstance(value, datetime):
         yield value
     elif isinstance(value, dict):
-        for each in value.values():
-            yield from _times(each)
+        for item in value.values():
+            yield from _times(item)
     elif isinstance(value, list | tuple):
-        for each in value:
-            yield from _times(each)
+        for item in value:
+            yield from _times(item)
 
 
 async def test_leases_wake_ups_and_expiry_use_the_databases_clock(recorder: Recorder, store: MongoStore) -> None:
@@ -34,8 +34,8 @@ async def test_leases_wake_ups_and_expiry_use_the_databases_clock(recorder: Reco
         assert isinstance(await store.commit(changeset), Committed)
         claim = await store.claim("one", lease=LONG)
         assert claim is not None
-        kept = HeadChange(lease_for=LONG)
-        owned = a_changeset(await head_of(store, key), an_event(), fence=claim.fence, head=kept)
+        renewal = HeadChange(lease_for=LONG)
+        owned = a_changeset(await head_of(store, key), an_event(), fence=claim.fence, head=renewal)
         assert isinstance(await store.commit(owned), Committed)
         decided = approval.closed(ApprovalState.APPROVED, at=approval.create_time)
         change = ApprovalChange(approval=decided, lapsed=False)

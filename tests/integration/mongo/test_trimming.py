@@ -42,8 +42,8 @@ class Codec(TextCodec):
 async def _grow(store: MongoStore, key: SessionKey, *, kept: bool) -> Committed:
     """As many events, of a kind that stays in the database or that does not."""
     turn = a_turn(key, state=TurnState.COMPLETED)
-    said = [an_event() if kept else an_event(payload=GOES) for _ in range(LENGTH)]
-    return await committed(store.commit(a_changeset(await head_of(store, key), *said, new_turns=(turn,))))
+    events = [an_event() if kept else an_event(payload=GOES) for _ in range(LENGTH)]
+    return await committed(store.commit(a_changeset(await head_of(store, key), *events, new_turns=(turn,))))
 
 
 async def _trim(store: MongoStore, key: SessionKey) -> None:
@@ -87,7 +87,7 @@ async def test_a_stream_that_reads_the_log_has_no_hole(store: MongoStore, parts:
 
 
 async def test_a_stream_goes_on_from_the_ring_and_a_new_one_is_refused(store: MongoStore) -> None:
-    """The ring holds the events after its beginning without a gap. Where a new stream may begin, only the head decides."""
+    """The ring holds the events after its beginning without a gap. The head decides where a stream may begin."""
     key = await begin(store)
     feeds = Feeds(store, poll=1)
     seen = 1

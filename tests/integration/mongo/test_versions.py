@@ -16,8 +16,8 @@ COLLECTIONS = ("sessions", "heads", "turns", "tool_calls", "approvals")
 
 async def test_i17_unknown_fields_are_tolerated_and_kept(store: MongoStore, client: Client, database_name: str) -> None:
     key = await begin(store)
-    turn, call, asked = a_turn(key), a_call(key), an_approval(key)
-    new: dict[str, Any] = {"new_turns": (turn,), "new_calls": (call,), "new_approvals": (asked,)}
+    turn, call, approval = a_turn(key), a_call(key), an_approval(key)
+    new: dict[str, Any] = {"new_turns": (turn,), "new_calls": (call,), "new_approvals": (approval,)}
     await committed(store.commit(a_changeset(await head_of(store, key), an_event(), **new)))
     database = client[database_name]
     before = {}
@@ -25,7 +25,7 @@ async def test_i17_unknown_fields_are_tolerated_and_kept(store: MongoStore, clie
         known = {key: value for key, value in NEWER.items() if name in _holders(key)}
         await database[name].update_many({}, {"$set": known})
         before[name] = await database[name].find_one({})
-    decided = replace(asked, state=ApprovalState.APPROVED)
+    decided = replace(approval, state=ApprovalState.APPROVED)
     changeset = a_changeset(
         await head_of(store, key),
         an_event(),
@@ -46,8 +46,8 @@ async def test_i17_unknown_fields_are_tolerated_and_kept(store: MongoStore, clie
     changed = await database["turns"].find_one({})
     assert changed is not None
     assert (changed["usage"]["newer"], changed["options"]["newer"], changed["attempt"]) == (1, 2, 2)
-    found = await store.turn(key, turn.id)
-    assert found == replace(turn, attempt=2)
+    read = await store.turn(key, turn.id)
+    assert read == replace(turn, attempt=2)
 
 
 def _holders(field: str) -> tuple[str, ...]:
