@@ -29,7 +29,7 @@ exec(os.environ["PLAYS"])
 
 @pytest.fixture(autouse=True)
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In place of Python: what a replica does is in the variable PLAYS, with `name` and `line` at hand."""
+    """Runs in place of Python: the variable PLAYS has a replica's code, which may use `name` and `line`."""
     file = tmp_path / "program"
     file.write_text(PROGRAM.format(python=sys.executable))
     file.chmod(0o755)
@@ -39,8 +39,8 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def said(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """What the supervisor logged so far."""
+def logged(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """Returns the messages that the supervisor has logged so far."""
     caplog.set_level(logging.INFO, "turnkeeper.supervision.supervisor")
     return lambda: [record.message for record in caplog.records if record.name == "turnkeeper.supervision.supervisor"]
 
@@ -55,7 +55,7 @@ async def serve(plays: str, settings: Settings | None = None, **environ: str) ->
         pass
 
 
-async def test_the_reason_of_one_that_cannot_start_ends_the_start() -> None:
+async def test_the_start_fails_with_the_reason_of_a_replica_that_cannot_start() -> None:
     with pytest.raises(supervisor.ReplicaFailed, match=r"^it rains$"):
         await serve("line.sendall(b'it rains'); sys.exit(2)")
 
@@ -67,13 +67,13 @@ async def test_the_reason_of_one_that_cannot_start_ends_the_start() -> None:
         ("os.kill(os.getpid(), 9)", "was ended by SIGKILL"),
     ],
 )
-async def test_one_that_says_nothing_is_named_with_its_status(plays: str, how: str) -> None:
+async def test_a_replica_that_reports_nothing_is_named_with_its_status(plays: str, how: str) -> None:
     with pytest.raises(supervisor.ReplicaFailed, match=f"^pod-[12] {how} before it served$"):
         await serve(plays)
 
 
-async def test_those_that_serve_already_are_drained_when_another_cannot_start(tmp_path: Path) -> None:
-    """It may run turns: it is not killed."""
+async def test_replicas_that_serve_are_drained_when_another_cannot_start(tmp_path: Path) -> None:
+    """A replica that serves may run turns, so it is not killed."""
     up = "up = pathlib.Path(os.environ['UP']); "
     first = SERVE + "up.touch(); line.recv(1); up.write_text('drained')"
     second = "\n while not up.exists(): pass\n line.sendall(b'no room'); sys.exit(2)"
@@ -82,18 +82,20 @@ async def test_those_that_serve_already_are_drained_when_another_cannot_start(tm
     assert (tmp_path / "up").read_text() == "drained"
 
 
-async def test_one_that_ends_is_started_again_after_pauses_that_grow(said: Callable[[], list[str]]) -> None:
+async def test_a_replica_that_ends_is_started_again_after_growing_pauses(logged: Callable[[], list[str]]) -> None:
     plays = f"if name == 'pod-1': {SERVE}\nelse: {UNTIL_ASKED}"
     async with asyncio.timeout(20), supervisor.serving(chosen(), {"PLAYS": plays}):
-        while len(said()) < 8:  # noqa: ASYNC110 - a log tells nobody
+        while len(logged()) < 8:  # noqa: ASYNC110 - a log tells nobody
             await asyncio.sleep(0.01)
     again = [f"pod-1 ended with status 0; it is started again in {pause} s" for pause in (0.01, 0.02, 0.04, 0.04)]
-    assert [line for line in said()[:8] if "again in" in line] == again
-    assert said()[1] == "pod-1 serves again"
+    assert [line for line in logged()[:8] if "again in" in line] == again
+    assert logged()[1] == "pod-1 serves again"
 
 
-async def test_one_that_cannot_start_again_is_tried_again(tmp_path: Path, said: Callable[[], list[str]]) -> None:
-    """A database may be away for a while."""
+async def test_a_replica_that_fails_to_start_again_is_tried_again(
+    tmp_path: Path, logged: Callable[[], list[str]]
+) -> None:
+    """The database may be unavailable for a while."""
     plays = f"""
 tries = pathlib.Path({str(tmp_path / "tries")!r} + name)
 count = tries.exists() and len(tries.read_text())
@@ -103,18 +105,18 @@ elif count: line.sendall(b'no database answers'); sys.exit(2)
 else: {SERVE} sys.exit(1)
 """
     async with asyncio.timeout(20), supervisor.serving(chosen(), {"PLAYS": plays}):
-        while "pod-1 serves again" not in said():  # noqa: ASYNC110 - a log tells nobody
+        while "pod-1 serves again" not in logged():  # noqa: ASYNC110 - a log tells nobody
             await asyncio.sleep(0.01)
-    assert "pod-1: no database answers" in said()
+    assert "pod-1: no database answers" in logged()
 
 
-async def test_one_that_is_lost_in_the_drain_is_said(said: Callable[[], list[str]]) -> None:
+async def test_a_replica_that_dies_in_the_drain_is_logged(logged: Callable[[], list[str]]) -> None:
     with pytest.raises(supervisor.NotDrained):
         await serve(f"{UNTIL_ASKED} name == 'pod-2' and os.kill(os.getpid(), 9)")
-    assert said() == ["pod-2 was ended by SIGKILL while it drained"]
+    assert logged() == ["pod-2 was ended by SIGKILL while it drained"]
 
 
-async def test_each_has_its_own_name_and_metrics_and_no_secret_on_its_command_line(tmp_path: Path) -> None:
+async def test_each_replica_has_its_own_name_and_metrics_and_no_secret_on_its_command_line(tmp_path: Path) -> None:
     note = f"pathlib.Path({str(tmp_path)!r}, name).write_text(json.dumps([sys.argv, dict(os.environ)])); "
     settings = chosen(prometheus_port=9464, concurrency=7)
     await serve(f"import json; {note} {UNTIL_ASKED}", settings, MONGODB_URI="mongodb://another", OTHER="kept")
@@ -137,7 +139,7 @@ async def test_a_metrics_port_of_0_stays_0() -> None:
     await serve(play, chosen(prometheus_port=0))
 
 
-def test_what_is_held_nobody_else_can_listen_on() -> None:
+def test_no_other_process_can_listen_on_a_held_port() -> None:
     with supervisor.hold_port("127.0.0.1", 0) as port:
         with pytest.raises(OSError, match="in use"):
             _listen(port)
@@ -151,8 +153,8 @@ def test_what_is_held_nobody_else_can_listen_on() -> None:
     _listen(port).close()
 
 
-def test_what_another_listens_on_cannot_be_held() -> None:
-    """Also not where that one would share it."""
+def test_a_port_that_another_process_listens_on_cannot_be_held() -> None:
+    """Even if that process would share it."""
     for share in (False, True):
         with closing(_listen(0, share=share)) as other:
             port = other.getsockname()[1]
@@ -160,8 +162,8 @@ def test_what_another_listens_on_cannot_be_held() -> None:
                 pass
 
 
-def test_connections_that_linger_do_not_keep_a_port() -> None:
-    """Those of a server that was stopped a moment ago."""
+def test_lingering_connections_do_not_keep_a_port() -> None:
+    """They belong to a server that was stopped a moment ago."""
     with ExitStack() as stack:
         before = stack.enter_context(closing(_listen(0)))
         port = before.getsockname()[1]
@@ -173,13 +175,13 @@ def test_connections_that_linger_do_not_keep_a_port() -> None:
         _listen(port, share=True).close()
 
 
-def test_a_name_is_held_at_each_of_its_addresses() -> None:
+def test_a_host_name_is_held_at_each_of_its_addresses() -> None:
     with supervisor.hold_port("localhost", 0) as port, pytest.raises(OSError, match="in use"):
         _listen(port)
 
 
 def _listen(port: int, *, share: bool = False) -> socket.socket:
-    """As a gRPC server does."""
+    """Listens as a gRPC server does."""
     listening = socket.socket()
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -192,7 +194,7 @@ def _listen(port: int, *, share: bool = False) -> socket.socket:
     return listening
 
 
-def test_a_supervisor_loads_no_part_of_a_server() -> None:
+def test_a_supervisor_imports_no_part_of_a_server() -> None:
     asked = "import sys, turnkeeper.__main__; print(*sys.modules)"
     loaded = subprocess.run([PYTHON, "-c", asked], capture_output=True, text=True, check=True).stdout.split()
     assert "turnkeeper.supervision.supervisor" in loaded
