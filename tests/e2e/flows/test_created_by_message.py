@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
+from grpc import aio
 
 from tests import harness
 from tests.e2e.support.environment import Environment
-from tests.status_details import refused
+from tests.status_details import details_of, refused
 from turnkeeper import app
 from turnkeeper.domain.session import Session, SessionKey
 from turnkeeper.pb.v1 import chat_pb2, session_pb2
@@ -26,32 +27,56 @@ text = "You said: {user}"
 """
 
 
-async def test_calls_that_create_one_session_at_once_all_send_their_message(
-    env: Environment, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    together = asyncio.Barrier(TWINS)
+def meeting(session_id: str, *, calls: int) -> type[MongoStore]:
+    """Returns a store on which so many calls all find at first that there is no such session."""
+    together = asyncio.Barrier(calls)
 
-    class Together(MongoStore):
-        """Each of the calls finds that there is no session yet."""
-
+    class Meeting(MongoStore):
         async def session(self, key: SessionKey, *, deleted: bool = False) -> tuple[Session, Head] | None:
             found = await super().session(key, deleted=deleted)
-            if found is None and key.session_id == "twins":
+            if found is None and key.session_id == session_id:
                 await together.wait()
             return found
 
+    return Meeting
+
+
+async def test_calls_that_create_one_session_at_once_all_send_their_message(
+    env: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def send(stubs: harness.Stubs, number: int) -> chat_pb2.Turn:
-        wish = chat_pb2.CreateSessionParams(agent="talker", title=f"title {number}")
+        params = chat_pb2.CreateSessionParams(agent="talker", title=f"title {number}")
         return await harness.send_message_to_session(
-            stubs, "twins", f"hello {number}", create_session=wish, if_busy=chat_pb2.IF_BUSY_ENQUEUE
+            stubs, "twins", f"hello {number}", create_session=params, if_busy=chat_pb2.IF_BUSY_ENQUEUE
         )
 
-    monkeypatch.setattr(app, "MongoStore", Together)
+    monkeypatch.setattr(app, "MongoStore", meeting("twins", calls=TWINS))
     async with asyncio.timeout(20), env.another() as stubs:
         turns = await asyncio.gather(*(send(stubs, number) for number in range(TWINS)))
     assert sorted(harness.answer_of(turn) for turn in turns) == [f"You said: hello {number}" for number in range(TWINS)]
     kinds = harness.kinds(await harness.all_events(env.stubs, "twins"))
     assert (kinds.count("session_created"), kinds.count("message_received")) == (1, TWINS)
+
+
+async def test_of_calls_that_create_one_session_with_two_agents_one_is_refused(
+    env: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agents = ["talker", "plain"]
+    monkeypatch.setattr(app, "MongoStore", meeting("rivals", calls=len(agents)))
+    async with asyncio.timeout(20), env.another() as stubs:
+        outcomes = await asyncio.gather(
+            *(by_send_message(stubs, first_message("rivals", agent)) for agent in agents), return_exceptions=True
+        )
+    session = (await env.stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id="rivals"))).session
+    for agent, outcome in zip(agents, outcomes, strict=True):
+        if agent == session.agent:
+            assert isinstance(outcome, chat_pb2.Turn)
+        else:
+            assert isinstance(outcome, aio.AioRpcError)
+            details = details_of(outcome)
+            assert (details.reason, details.metadata["agent"]) == ("SESSION_ALREADY_EXISTS", session.agent)
+    kinds = harness.kinds(await harness.all_events(env.stubs, "rivals"))
+    assert (kinds.count("session_created"), kinds.count("message_received")) == (1, 1)
 
 
 async def test_a_created_session_and_one_created_by_a_message_are_not_each_others_repeat(env: Environment) -> None:
