@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -31,6 +31,7 @@ from turnkeeper.pb.v1 import (
     session_pb2_grpc,
 )
 from turnkeeper.settings import Settings
+from turnkeeper.store.mongo.store import MongoStore
 
 START_TIME = 40.0
 
@@ -75,11 +76,12 @@ async def serving(
     *,
     agents: Path | None = None,
     more: Mapping[str, str] | None = None,
+    new_store: Callable[..., MongoStore] = MongoStore,
     **knobs: Any,
 ) -> AsyncIterator[app.Running]:
     """A server in this process, on a real socket and a real database. Short times; no wait at drain.
 
-    `more`: variables on top.
+    `more`: variables on top. `new_store` makes the server's store: a test passes a subclass that fails or waits somewhere.
     """
     chosen: dict[str, Any] = {
         "port": 0,
@@ -94,7 +96,7 @@ async def serving(
     }
     variables = environment(model, **(more or {}))
     settings = Settings(openai_base_url=variables["OPENAI_BASE_URL"], **{**chosen, **knobs})
-    async with app.serving(settings, variables) as running:
+    async with app.serving(settings, variables, new_store=new_store) as running:
         yield running
 
 

@@ -95,11 +95,16 @@ class Running:
 
 @contextlib.asynccontextmanager
 async def serving(
-    settings: Settings, environ: Mapping[str, str], *, share_port: bool = False
+    settings: Settings,
+    environ: Mapping[str, str],
+    *,
+    share_port: bool = False,
+    new_store: Callable[..., MongoStore] = MongoStore,
 ) -> AsyncIterator[Running]:
     """Starts a server; drains and closes it on the way out.
 
-    `share_port`: other processes of the same supervisor listen on the port, too. Raises SettingError,
+    `share_port`: other processes of the same supervisor listen on the port, too. `new_store` is called with the
+    arguments of MongoStore, and returns the store that the server uses. Raises SettingError,
     EmbeddedDatabaseError, LocalModelError, UnfitDatabase, ServiceUnavailable, AgentConfigError, PortTaken or
     TelemetryError, with a message that tells the operator what to do.
     """
@@ -129,7 +134,7 @@ async def serving(
         models = Models(provider, settings, environ)
         stack.push_async_callback(models.close)
         models.check(agents.values())
-        store = MongoStore(
+        store = new_store(
             uri,
             database=settings.database,
             codec=WireCodec(),
