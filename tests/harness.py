@@ -81,7 +81,7 @@ async def serving(
 ) -> AsyncIterator[app.Running]:
     """A server in this process, on a real socket and a real database. Short times; no wait at drain.
 
-    `more`: variables on top. `new_store` makes the server's store: a test passes a subclass that fails or waits somewhere.
+    `more`: variables on top. `new_store` returns the server's store: a test may pass a subclass that fails or waits.
     """
     chosen: dict[str, Any] = {
         "port": 0,

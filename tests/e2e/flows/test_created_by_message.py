@@ -12,7 +12,6 @@ from grpc import aio
 from tests import harness
 from tests.e2e.support.environment import Environment
 from tests.status_details import details_of, refused
-from turnkeeper import app
 from turnkeeper.domain.session import Session, SessionKey
 from turnkeeper.pb.v1 import chat_pb2, session_pb2
 from turnkeeper.store.changeset import Head
@@ -41,29 +40,23 @@ def meeting(session_id: str, *, calls: int) -> type[MongoStore]:
     return Meeting
 
 
-async def test_calls_that_create_one_session_at_once_all_send_their_message(
-    env: Environment, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_calls_that_create_one_session_at_once_all_send_their_message(env: Environment) -> None:
     async def send(stubs: harness.Stubs, number: int) -> chat_pb2.Turn:
         params = chat_pb2.CreateSessionParams(agent="talker", title=f"title {number}")
         return await harness.send_message_to_session(
             stubs, "twins", f"hello {number}", create_session=params, if_busy=chat_pb2.IF_BUSY_ENQUEUE
         )
 
-    monkeypatch.setattr(app, "MongoStore", meeting("twins", calls=TWINS))
-    async with asyncio.timeout(20), env.another() as stubs:
+    async with asyncio.timeout(20), env.another(new_store=meeting("twins", calls=TWINS)) as stubs:
         turns = await asyncio.gather(*(send(stubs, number) for number in range(TWINS)))
     assert sorted(harness.answer_of(turn) for turn in turns) == [f"You said: hello {number}" for number in range(TWINS)]
     kinds = harness.kinds(await harness.all_events(env.stubs, "twins"))
     assert (kinds.count("session_created"), kinds.count("message_received")) == (1, TWINS)
 
 
-async def test_of_calls_that_create_one_session_with_two_agents_one_is_refused(
-    env: Environment, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_of_calls_that_create_one_session_with_two_agents_one_is_refused(env: Environment) -> None:
     agents = ["talker", "plain"]
-    monkeypatch.setattr(app, "MongoStore", meeting("rivals", calls=len(agents)))
-    async with asyncio.timeout(20), env.another() as stubs:
+    async with asyncio.timeout(20), env.another(new_store=meeting("rivals", calls=len(agents))) as stubs:
         outcomes = await asyncio.gather(
             *(by_send_message(stubs, first_message("rivals", agent)) for agent in agents), return_exceptions=True
         )

@@ -9,7 +9,6 @@ import pytest
 from tests import harness
 from tests.e2e.support.environment import Environment, said, until_event
 from tests.status_details import refused
-from turnkeeper import app
 from turnkeeper.domain.turn import Turn
 from turnkeeper.pb.v1 import chat_pb2, session_pb2
 from turnkeeper.store.mongo.store import MongoStore
@@ -185,9 +184,7 @@ class TestRefusedRetries:
             await retry(env.stubs, other, turn.turn_id)
         assert refusal.details.status == grpc.StatusCode.NOT_FOUND
 
-    async def test_a_turn_that_was_the_last_when_it_was_looked_up(
-        self, env: Environment, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_a_turn_that_was_the_last_when_it_was_looked_up(self, env: Environment) -> None:
         session, turn = await failed(env, "broken once")
         meanwhile: list[Callable[[], Awaitable[object]]] = []
 
@@ -198,8 +195,7 @@ class TestRefusedRetries:
                     await meanwhile.pop()()
                 return found
 
-        monkeypatch.setattr(app, "MongoStore", Interrupted)
-        async with env.another() as stubs:
+        async with env.another(new_store=Interrupted) as stubs:
             meanwhile.append(lambda: harness.send_message_to_session(env.stubs, session, "in between"))
             with refused("TURN_NOT_RETRYABLE") as refusal:
                 await retry(stubs, session, turn.turn_id)

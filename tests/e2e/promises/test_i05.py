@@ -15,7 +15,6 @@ import pytest_asyncio
 from tests import harness
 from tests.e2e.support.environment import AGENTS, Environment
 from tests.e2e.support.lost_servers import killed_while_running, question, returned
-from turnkeeper import app
 from turnkeeper.domain.event import ToolStarted
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.pb.v1 import chat_pb2, event_pb2
@@ -150,41 +149,46 @@ LEASE = timedelta(seconds=2)
 class Late(MongoStore):
     """A start of tools is stored, but its answer is lost; the next one comes when the lease is not sure any more."""
 
-    answers_at = 0.0
-    verdicts: list[CommitResult]
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.answers_at = 0.0
+        """Seconds by the monotonic clock; 0 before the first start of tools."""
+        self.results: list[CommitResult] = []
 
-    async def commit(self, step: Changeset) -> CommitResult:
-        if not any(isinstance(event.payload, ToolStarted) for event in step.events):
-            return await super().commit(step)
+    async def commit(self, changeset: Changeset) -> CommitResult:
+        if not any(isinstance(event.payload, ToolStarted) for event in changeset.events):
+            return await super().commit(changeset)
         began = time.monotonic()
         if began < self.answers_at:
             raise ServiceUnavailable
-        verdict = await super().commit(step)
-        self.verdicts.append(verdict)
+        result = await super().commit(changeset)
+        self.results.append(result)
         if not self.answers_at:
-            type(self).answers_at = began + LEASE.total_seconds() * 2 / 3 + 0.02
+            self.answers_at = began + LEASE.total_seconds() * 2 / 3 + 0.02
             raise ServiceUnavailable
-        return verdict
+        return result
 
     async def renew(self, *args: Any, **kwargs: Any) -> bool:
-        if len(self.verdicts) == 1:
+        if len(self.results) == 1:
             raise ServiceUnavailable
         return await super().renew(*args, **kwargs)
 
 
 class TestI5LateAnswers:
-    async def test_i5_the_lease_counts_from_the_first_sending_of_the_start(
-        self, env: Environment, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(Late, "answers_at", 0.0)
-        monkeypatch.setattr(Late, "verdicts", [], raising=False)
-        monkeypatch.setattr(app, "MongoStore", Late)
-        async with env.another(lease=LEASE, loop_patience=timedelta(milliseconds=1)) as stubs:
+    async def test_i5_the_lease_counts_from_the_first_sending_of_the_start(self, env: Environment) -> None:
+        stores: list[Late] = []
+
+        def new_store(*args: Any, **settings: Any) -> Late:
+            stores.append(Late(*args, **settings))
+            return stores[-1]
+
+        short = timedelta(milliseconds=1)
+        async with env.another(lease=LEASE, loop_patience=short, new_store=new_store) as stubs:
             session = await harness.create_test_session(stubs, agent="worker")
             turn = await harness.send_message_to_session(stubs, session, "act late", wait=0)
             asked = await question(env, turn)
         assert asked.tool == "act"
-        assert isinstance(Late.verdicts[0], Committed), "the start was stored at once"
+        assert isinstance(stores[0].results[0], Committed), "the start was stored at once"
         assert not env.tool_control.effects("late"), "who learns of its start so late does not know that it still may"
         events = await harness.all_events(env.stubs, session)
         assert harness.kinds(events).count("tool_started") == 1

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -11,16 +12,13 @@ from tests import harness
 from tests.checker.compare import check
 from tests.e2e.support.environment import AGENTS
 from tests.test_tools import ToolControl
-from turnkeeper import app
 from turnkeeper.domain.event import HISTORY
-from turnkeeper.engine.eventlog.session_cache import SessionCache
 from turnkeeper.errors import ServiceUnavailable
-from turnkeeper.pb.v1 import chat_pb2
 from turnkeeper.store.changeset import Claim, Snapshot, StoredEvent
 from turnkeeper.store.mongo.store import MongoStore
 
 LEASE = timedelta(seconds=50)
-"""Nobody waits for one to lapse."""
+"""Longer than a test: no lease lapses."""
 SCRIPT = r"""
 [[reply]]
 match = '^hold (?P<label>\S+)'
@@ -31,66 +29,69 @@ text = "You said: {user}"
 """
 
 
-class Flawed(MongoStore):
-    """The owner's next read of this kind goes wrong, when it is one that a run begins with."""
+@dataclass(slots=True, kw_only=True)
+class Flaw:
+    """What goes wrong once: the owner's read of this kind, when it is one that a run begins with."""
 
-    armed = False
-    read = ""
+    read: str
     error: Callable[[], Exception] = ServiceUnavailable
-    failed = 0
+    armed: bool = False
+    failed: int = 0
 
-    def _stumble(self, read: str) -> None:
-        if type(self).armed and read == self.read:
-            type(self).armed, type(self).failed = False, self.failed + 1
-            raise type(self).error()
+    def new_store(self, *args: Any, **settings: Any) -> "Flawed":
+        """Returns the store of a server."""
+        return Flawed(self, *args, **settings)
+
+    def fail_if_armed(self, read: str) -> None:
+        """Raises the error if it is due at this read."""
+        if self.armed and read == self.read:
+            self.armed, self.failed = False, self.failed + 1
+            raise self.error()
+
+
+class Flawed(MongoStore):
+    """A store with a flaw, which is armed by the first claim."""
+
+    def __init__(self, flaw: Flaw, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._flaw = flaw
 
     async def claim(self, owner: str, *, lease: timedelta) -> Claim | None:
         claim = await super().claim(owner, lease=lease)
-        if claim is not None and not self.failed:
-            type(self).armed = True
+        if claim is not None and not self._flaw.failed:
+            self._flaw.armed = True
         return claim
 
     async def snapshot(self, *args: Any, **kwargs: Any) -> Snapshot | None:
-        self._stumble("snapshot")
+        self._flaw.fail_if_armed("snapshot")
         return await super().snapshot(*args, **kwargs)
 
     async def events(self, *args: Any, **kwargs: Any) -> Sequence[StoredEvent]:
         if kwargs.get("kinds") == HISTORY:
-            self._stumble("events")
+            self._flaw.fail_if_armed("events")
         return await super().events(*args, **kwargs)
-
-
-@pytest.fixture(autouse=True)
-def flawed(monkeypatch: pytest.MonkeyPatch) -> type[Flawed]:
-    """The servers' store, fresh for each test; no server caches a conversation, so that each run reads it."""
-
-    class Fresh(Flawed):
-        pass
-
-    monkeypatch.setattr(SessionCache, "checkin", lambda *_: None)
-    monkeypatch.setattr(app, "MongoStore", Fresh)
-    return Fresh
 
 
 @pytest.mark.parametrize("read", ["snapshot", "events"])
 async def test_a_read_that_fails_once_costs_its_owner_nothing(
-    mongo_uri: str, database_name: str, tool_control: ToolControl, flawed: type[Flawed], read: str
+    mongo_uri: str, database_name: str, tool_control: ToolControl, read: str
 ) -> None:
-    flawed.read = read
+    """The turn of the second session is claimed, by a server that has no conversation of it: the run reads both."""
+    flaw = Flaw(read=read)
+    settings: dict[str, Any] = {"agents": AGENTS, "lease": LEASE, "concurrency": 1, "new_store": flaw.new_store}
     async with (
         harness.scripted(SCRIPT) as model,
-        harness.serving(mongo_uri, database_name, model, agents=AGENTS, lease=LEASE) as running,
+        harness.serving(mongo_uri, database_name, model, **settings) as running,
         harness.connect(running.address) as stubs,
     ):
+        busy = await harness.create_test_session(stubs, agent="worker")
+        await harness.send_message_to_session(stubs, busy, f"hold {read}", wait=0)
         session = await harness.create_test_session(stubs, agent="worker")
-        await harness.send_message_to_session(stubs, session, f"hold {read}", wait=0)
-        turn = await harness.send_message_to_session(
-            stubs, session, "claimed", wait=0, if_busy=chat_pb2.IF_BUSY_ENQUEUE
-        )
+        turn = await harness.send_message_to_session(stubs, session, "claimed", wait=0)
         tool_control.release(read)
         ended = await harness.wait_for_turn(stubs, session, turn.turn_id, seconds=8)
         kinds = harness.kinds(await harness.all_events(stubs, session))
-    assert flawed.failed == 1
+    assert flaw.failed == 1
     assert harness.answer_of(ended) == "You said: claimed"
     assert ended.attempt == 1
     assert "attempt_superseded" not in kinds
@@ -98,24 +99,30 @@ async def test_a_read_that_fails_once_costs_its_owner_nothing(
 
 
 async def test_after_a_defect_the_lease_is_given_back_and_the_next_try_completes(
-    mongo_uri: str, database_name: str, flawed: type[Flawed], caplog: pytest.LogCaptureFixture
+    mongo_uri: str, database_name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    flawed.read, flawed.error = "events", lambda: RuntimeError("a defect")
-    async with (
-        harness.scripted(SCRIPT) as model,
-        harness.serving(mongo_uri, database_name, model, agents=AGENTS, lease=LEASE) as running,
-        harness.connect(running.address) as stubs,
-    ):
-        session = await harness.create_test_session(stubs, agent="talker")
-        await harness.send_message_to_session(stubs, session, "first")
-        flawed.armed = True
-        turn = await harness.send_message_to_session(stubs, session, "again", wait=0)
-        ended = await harness.wait_for_turn(stubs, session, turn.turn_id, seconds=8)
-        kinds = harness.kinds(await harness.all_events(stubs, session))
-    assert flawed.failed == 1
+    """The second turn runs on a server that has no conversation of the session, so that its run reads it."""
+    flaw = Flaw(read="events", error=lambda: RuntimeError("a defect"))
+    settings: dict[str, Any] = {"agents": AGENTS, "lease": LEASE, "new_store": flaw.new_store}
+    async with harness.scripted(SCRIPT) as model:
+        async with (
+            harness.serving(mongo_uri, database_name, model, **settings) as running,
+            harness.connect(running.address) as stubs,
+        ):
+            session = await harness.create_test_session(stubs, agent="talker")
+            await harness.send_message_to_session(stubs, session, "first")
+        flaw.armed = True
+        async with (
+            harness.serving(mongo_uri, database_name, model, **settings) as running,
+            harness.connect(running.address) as stubs,
+        ):
+            turn = await harness.send_message_to_session(stubs, session, "again", wait=0)
+            ended = await harness.wait_for_turn(stubs, session, turn.turn_id, seconds=8)
+            kinds = harness.kinds(await harness.all_events(stubs, session))
+    assert flaw.failed == 1
     assert harness.answer_of(ended) == "You said: again"
     assert ended.attempt == 2
-    assert "attempt_superseded" not in kinds, "nobody was lost"
-    told = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
-    assert told == ["a turn's run failed by a defect: its lease is released, and the turn is tried again later"]
+    assert "attempt_superseded" not in kinds, "no owner was lost"
+    errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    assert errors == ["a turn's run failed by a defect: its lease is released, and the turn is tried again later"]
     await check(mongo_uri, database_name)

@@ -7,7 +7,6 @@ import pytest
 from tests import harness
 from tests.e2e.support.environment import Environment
 from tests.e2e.support.stream_reader import Reader, watch
-from turnkeeper import app
 from turnkeeper.engine.streaming.batch import BATCH_BYTES, BATCH_EVENTS
 from turnkeeper.pb.v1 import chat_pb2
 from turnkeeper.store.changeset import StoredEvent
@@ -23,7 +22,7 @@ text = "Read."
 """
 
 
-async def test_replay_reads_each_page_once(env: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_replay_reads_each_page_once(env: Environment) -> None:
     session = await harness.create_test_session(env.stubs, agent="talker")
     text = "x" * (BATCH_BYTES // 2 + 1)
     turns = [
@@ -38,8 +37,7 @@ async def test_replay_reads_each_page_once(env: Environment, monkeypatch: pytest
             reads.append(kwargs["after"])
             return list(await super().events(*args, **kwargs))
 
-    monkeypatch.setattr(app, "MongoStore", Counted)
-    async with env.another() as stubs:  # a server that knows nothing of the session but its log
+    async with env.another(new_store=Counted) as stubs:  # a server that knows nothing of the session but its log
         reader = Reader()
         async for _ in watch(stubs, session, reader, follow=False):
             pass
