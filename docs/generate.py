@@ -31,8 +31,12 @@ from google.protobuf.descriptor_pb2 import (
 )
 
 from turnkeeper import settings
+from turnkeeper.codes import Code
 from turnkeeper.domain.event import KINDS
+from turnkeeper.errors import leaves
+from turnkeeper.pb.v1 import error_pb2
 from turnkeeper.rpc import agents, approvals, chat, sessions
+from turnkeeper.rpc.status import advice, stream_retry_after
 from turnkeeper.rpc.validation import RULES, Rule
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -280,6 +284,35 @@ def _without_notes(said: str) -> str:
     return flat(said).replace("Not sent yet.", "").strip().removesuffix(".") if "Not sent" in said else flat(said)
 
 
+# --- errors.md -----------------------------------------------------------------------------------------------------
+
+
+def error_codes() -> str:
+    """Returns the table of all codes, with the advice that each carries after a unary call and on a stream."""
+    file = protos()["error"]
+    place, codes = next((n, enum) for n, enum in enumerate(file.proto.enum_type) if enum.name == "SessionErrorCode")
+    comments = {value.number: flat(file.said(5, place, 2, n)) for n, value in enumerate(codes.value)}
+    rows = (
+        (
+            str(code.value),
+            f"`{code.name}`",
+            leaves()[code].family.name,
+            _advice(code),
+            _advice(code, on_stream=True),
+            comments[code.value],
+        )
+        for code in Code
+    )
+    return table(("number", "code", "gRPC status", "unary", "on a stream", "what it says"), rows)
+
+
+def _advice(code: Code, *, on_stream: bool = False) -> str:
+    number = error_pb2.RetryAdvice.ValueType(advice(code, on_stream=on_stream))
+    name = error_pb2.RetryAdvice.Name(number).removeprefix("RETRY_ADVICE_")
+    wait = stream_retry_after(code) if on_stream else None
+    return f"{name}, after {wait.total_seconds():g} s" if wait else name
+
+
 # --- settings.md, status.md ----------------------------------------------------------------------------------------
 
 
@@ -359,6 +392,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "enums": enums,
     "event_list": event_list,
     "event_fields": event_fields,
+    "error_codes": error_codes,
     "settings": knobs,
     "status": status,
     "later_fields": later_fields,

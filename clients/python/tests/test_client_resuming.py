@@ -9,13 +9,13 @@ from time import monotonic
 import grpc
 import pytest
 
-from turnkeeper_client import Client
+from turnkeeper_client import Client, ResumePolicy
 from turnkeeper_client.errors import ClientClosed, SessionError, TransportError, UnknownEvent
 from turnkeeper_client.pb.v1 import error_pb2
-from turnkeeper_client.pb.v1.error_pb2 import SessionErrorCode
+from turnkeeper_client.pb.v1.error_pb2 import SessionErrorCode, SessionErrorDetail
 from turnkeeper_client.streams import EventStream
 from turnkeeper_client_testing.events import completed, delta, done, seen, started, summary, unknown
-from turnkeeper_client_testing.server import QUICK, STAY, Pause, Refuse, Step, refuse, stage
+from turnkeeper_client_testing.server import QUICK, STAY, Pause, Refuse, Step, cut_off, refuse, stage
 
 ROTATED = error_pb2.SESSION_ERROR_CODE_STREAM_ROTATED
 DRAINING = error_pb2.SESSION_ERROR_CODE_SERVER_DRAINING
@@ -23,8 +23,11 @@ RATE_LIMIT = error_pb2.SESSION_ERROR_CODE_RATE_LIMIT_EXCEEDED
 PASSING = [
     error_pb2.SESSION_ERROR_CODE_SLOW_CONSUMER,
     error_pb2.SESSION_ERROR_CODE_SERVICE_UNAVAILABLE,
+    error_pb2.SESSION_ERROR_CODE_AGENT_NOT_AVAILABLE,
+    error_pb2.SESSION_ERROR_CODE_QUOTA_EXCEEDED,
     RATE_LIMIT,
 ]
+MOMENT = timedelta(milliseconds=20)
 FINAL = [code for code in SessionErrorCode.values() if code not in {0, ROTATED, DRAINING, *PASSING}]
 BROKEN = [
     grpc.StatusCode.UNAVAILABLE,
@@ -80,7 +83,7 @@ async def test_what_comes_twice_is_dropped_and_a_straddling_delta_is_cut_on_its_
 
 @pytest.mark.parametrize("code", [ROTATED, DRAINING])
 async def test_a_planned_end_goes_on_at_once_with_its_cursor(code: SessionErrorCode.ValueType) -> None:
-    first: list[Step] = [seen(started(1), cursor="c1"), refuse(code, cursor="c9")]
+    first: list[Step] = [seen(started(1), cursor="c1"), cut_off(code, cursor="c9")]
     async with stage(first, [seen(done(2))], policy=SLOW) as on:
         assert await everything(on.client.session("s1").follow()) == [1, 2]
         assert on.script.requests[1].after == "c9"
@@ -88,7 +91,7 @@ async def test_a_planned_end_goes_on_at_once_with_its_cursor(code: SessionErrorC
 
 async def test_every_planned_end_of_a_long_stream_goes_on_at_once() -> None:
     hours: list[list[Step]] = [
-        [seen(started(number), cursor=f"c{number}"), refuse(ROTATED, cursor=f"c{number}")] for number in (1, 2, 3)
+        [seen(started(number), cursor=f"c{number}"), cut_off(ROTATED, cursor=f"c{number}")] for number in (1, 2, 3)
     ]
     async with stage(*hours, [seen(done(4))], policy=SLOW) as on:
         assert await everything(on.client.session("s1").follow()) == [1, 2, 3, 4]
@@ -96,7 +99,7 @@ async def test_every_planned_end_of_a_long_stream_goes_on_at_once() -> None:
 
 async def test_planned_ends_without_anything_between_slow_down() -> None:
     patient = replace(QUICK, first_pause=timedelta(seconds=0.4), longest_pause=timedelta(seconds=0.4))
-    end: list[Step] = [refuse(ROTATED, cursor="c1")]
+    end: list[Step] = [cut_off(ROTATED, cursor="c1")]
     async with stage(end, end, [seen(done(1))], policy=patient) as on:
         begun = monotonic()
         assert await everything(on.client.session("s1").follow()) == [1]
@@ -105,14 +108,57 @@ async def test_planned_ends_without_anything_between_slow_down() -> None:
 
 @pytest.mark.parametrize("code", PASSING)
 async def test_a_passing_error_goes_on_at_the_last_cursor(code: SessionErrorCode.ValueType) -> None:
-    first: list[Step] = [seen(started(1), cursor="c1"), refuse(code, cursor="not for this")]
+    first: list[Step] = [seen(started(1), cursor="c1"), cut_off(code, cursor="not for this", retry_after=MOMENT)]
     async with stage(first, [seen(done(2))]) as on:
         assert await everything(on.client.session("s1").follow()) == [1, 2]
         assert on.script.requests[1].after == "c1"
 
 
+@pytest.mark.parametrize("code", PASSING)
+async def test_a_passing_error_is_waited_for_also_where_it_says_nothing_of_its_own(
+    code: SessionErrorCode.ValueType,
+) -> None:
+    first: list[Step] = [seen(started(1), cursor="c1"), cut_off(code)]
+    async with stage(first, [seen(done(2))]) as on:
+        begun = monotonic()
+        assert await everything(on.client.session("s1").follow()) == [1, 2]
+        assert monotonic() - begun >= 1
+
+
+async def test_a_stream_that_had_no_response_goes_on_where_its_error_says() -> None:
+    """A watch of what is new would miss what came in between if it began anew."""
+    first: list[Step] = [cut_off(error_pb2.SESSION_ERROR_CODE_SERVICE_UNAVAILABLE, cursor="c1", retry_after=MOMENT)]
+    async with stage(first, [seen(done(2))]) as on:
+        assert await everything(on.client.session("s1").follow(live_only=True)) == [2]
+        assert [request.WhichOneof("start") for request in on.script.requests] == ["live_only", "after"]
+        assert on.script.requests[1].after == "c1"
+
+
+@pytest.mark.parametrize(("wait", "policy"), [(None, SLOW), (MOMENT, QUICK)])
+async def test_the_advice_decides_also_for_a_code_of_a_later_release(
+    wait: timedelta | None, policy: ResumePolicy
+) -> None:
+    detail = SessionErrorDetail(
+        code=SessionErrorCode.ValueType(777), cursor="c9", retry=error_pb2.RETRY_ADVICE_RESUME_STREAM
+    )
+    if wait is not None:
+        detail.retry_after.FromTimedelta(wait)
+    first: list[Step] = [seen(started(1)), Refuse(status=grpc.StatusCode.ABORTED, details=(detail,))]
+    async with stage(first, [seen(done(2))], policy=policy) as on:
+        assert await everything(on.client.session("s1").follow()) == [1, 2]
+        assert on.script.requests[1].after == "c9"
+
+
+async def test_the_same_code_with_another_advice_is_final() -> None:
+    unary = refuse(error_pb2.SESSION_ERROR_CODE_SERVICE_UNAVAILABLE, retry_after=MOMENT)
+    async with stage([seen(started(1)), unary], [seen(done(2))]) as on:
+        with pytest.raises(SessionError):
+            await everything(on.client.session("s1").follow())
+        assert len(on.script.requests) == 1
+
+
 async def test_a_rate_limit_is_waited_for_as_long_as_it_says() -> None:
-    limited: list[Step] = [refuse(RATE_LIMIT, retry_after=timedelta(seconds=0.5))]
+    limited: list[Step] = [cut_off(RATE_LIMIT, retry_after=timedelta(seconds=0.5))]
     async with stage(limited, [seen(done(1))]) as on:
         begun = monotonic()
         assert await everything(on.client.session("s1").follow()) == [1]
@@ -129,7 +175,7 @@ async def test_a_status_without_our_details_is_a_broken_connection(status: grpc.
 
 @pytest.mark.parametrize("code", FINAL)
 async def test_any_other_error_of_the_service_is_final(code: SessionErrorCode.ValueType) -> None:
-    async with stage([seen(started(1)), refuse(code)], [seen(done(2))]) as on:
+    async with stage([seen(started(1)), cut_off(code)], [seen(done(2))]) as on:
         with pytest.raises(SessionError) as raised:
             await everything(on.client.session("s1").follow())
         assert raised.value.code == code

@@ -13,7 +13,7 @@ from turnkeeper_client.pb.v1.chat_pb2 import (
 )
 from turnkeeper_client.streams import TurnStream
 from turnkeeper_client_testing.events import completed, delta, done, ended, failed, said, started, summary, superseded
-from turnkeeper_client_testing.server import STAY, Refuse, Step, refuse, stage
+from turnkeeper_client_testing.server import STAY, Refuse, Step, cut_off, stage
 
 CUT = Refuse(status=grpc.StatusCode.UNAVAILABLE)
 
@@ -80,7 +80,7 @@ async def test_a_stream_of_an_earlier_process_is_taken_up_with_its_cursor() -> N
 
 
 async def test_a_failed_turn_raises_its_error_and_is_not_sent_again() -> None:
-    steps: list[Step] = [said(started(2)), refuse(error_pb2.SESSION_ERROR_CODE_LLM_API_ERROR)]
+    steps: list[Step] = [said(started(2)), cut_off(error_pb2.SESSION_ERROR_CODE_LLM_API_ERROR)]
     async with stage(steps, [ended()]) as on:
         with pytest.raises(Aborted) as raised:
             await text_of(on.client.session("s1").stream("Where?"))

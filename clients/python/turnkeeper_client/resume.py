@@ -20,21 +20,8 @@ class Resume(Enum):
     NEVER = auto()
 
 
-PLANNED = frozenset(
-    {
-        error_pb2.SESSION_ERROR_CODE_STREAM_ROTATED,
-        error_pb2.SESSION_ERROR_CODE_SERVER_DRAINING,
-    }
-)
-PASSING = frozenset(
-    {
-        error_pb2.SESSION_ERROR_CODE_SLOW_CONSUMER,
-        error_pb2.SESSION_ERROR_CODE_SERVICE_UNAVAILABLE,
-        error_pb2.SESSION_ERROR_CODE_RATE_LIMIT_EXCEEDED,
-    }
-)
-# Without the service's own details a proxy or the connection made them; DEADLINE_EXCEEDED is our own time limit
-# for one stream, with the service alive and well.
+# Statuses without the service's own details, after which a stream is opened again: a proxy or the connection made them.
+# DEADLINE_EXCEEDED is this client's own time limit for one stream; the service is well.
 BROKEN = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -47,12 +34,15 @@ BROKEN = frozenset(
 
 
 def resume_after(error: SessionError | TransportError) -> Resume:
-    """The rule for this error. A turn's failure is final."""
+    """Returns what the error's own advice asks for; any other advice than RESUME_STREAM is final.
+
+    A status without the service's details has no advice: BROKEN lists those after which the stream may go on.
+    """
     if isinstance(error, TransportError):
         return Resume.WITH_BACKOFF if error.status in BROKEN else Resume.NEVER
-    if error.code in PLANNED:
-        return Resume.AT_ONCE
-    return Resume.WITH_BACKOFF if error.code in PASSING else Resume.NEVER
+    if error.retry != error_pb2.RETRY_ADVICE_RESUME_STREAM:
+        return Resume.NEVER
+    return Resume.AT_ONCE if error.retry_after is None else Resume.WITH_BACKOFF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from turnkeeper_client.calls import errors_as_ours
 from turnkeeper_client.errors import SessionError, TransportError, UnknownEvent
 from turnkeeper_client.pb.v1.chat_pb2 import StreamMessageResponse, Turn
 from turnkeeper_client.pb.v1.event_pb2 import Event
-from turnkeeper_client.resume import PLANNED, Patience, ResumePolicy
+from turnkeeper_client.resume import Patience, ResumePolicy
 from turnkeeper_client.seen import Seen
 from turnkeeper_client.text import TextAssembler, TextPiece
 
@@ -129,9 +129,18 @@ class EventStream:
                 return
             except (SessionError, TransportError) as error:
                 pause = patience.pause_after(error)
-                if isinstance(error, SessionError) and error.code in PLANNED:
-                    self._cursor = error.cursor or self._cursor
+                if isinstance(error, SessionError):
+                    self._cursor = self._next_cursor(error)
             await asyncio.sleep(pause)
+
+    def _next_cursor(self, error: SessionError) -> str:
+        """Returns where the stream goes on.
+
+        A planned end (no wait) may be further on than the last response, by events that were filtered out. The cursor
+        of any other end is never further on than what was delivered.
+        """
+        ours, its = self._cursor, error.cursor
+        return its or ours if error.retry_after is None else ours or its
 
     async def _connection(self) -> AsyncGenerator[Response, None]:
         """The responses of one call, from the cursor on."""

@@ -60,21 +60,35 @@ Step = Message | Refuse | Pause
 Servicer = TypeVar("Servicer")
 
 
-def refuse(code: SessionErrorCode.ValueType, *, cursor: str = "", retry_after: timedelta | None = None) -> Refuse:
-    """The status of one of the service's errors, as the service sends it."""
+def refuse(
+    code: SessionErrorCode.ValueType,
+    *,
+    cursor: str = "",
+    retry_after: timedelta | None = None,
+    on_stream: bool = False,
+) -> Refuse:
+    """The status of one of the service's errors, as the service sends it after a unary call, or at a stream's end."""
     value = SessionErrorCode.DESCRIPTOR.values_by_number[code]
-    number = value.GetOptions().Extensions[error_pb2.error_code].grpc_code
-    status = next(status for status in grpc.StatusCode if status.value[0] == number)
+    options = value.GetOptions().Extensions[error_pb2.error_code]
+    status = next(status for status in grpc.StatusCode if status.value[0] == options.grpc_code)
     reason = value.name.removeprefix(CODE_PREFIX)
+    retry = (on_stream and options.retry_on_stream) or options.retry
     details: list[Message] = [
         error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata={"from": "script"}),
-        SessionErrorDetail(code=code, session_id="s1", turn_id="t1", cursor=cursor),
+        SessionErrorDetail(code=code, session_id="s1", turn_id="t1", cursor=cursor, retry=retry),
     ]
+    if on_stream and retry_after is None and options.HasField("stream_retry_after"):
+        retry_after = options.stream_retry_after.ToTimedelta()
     if retry_after is not None:
         info = error_details_pb2.RetryInfo()
         info.retry_delay.FromTimedelta(retry_after)
         details.append(info)
     return Refuse(status=status, details=tuple(details))
+
+
+def cut_off(code: SessionErrorCode.ValueType, *, cursor: str = "", retry_after: timedelta | None = None) -> Refuse:
+    """The end of a stream with one of the service's errors."""
+    return refuse(code, cursor=cursor, retry_after=retry_after, on_stream=True)
 
 
 @dataclass

@@ -11,7 +11,7 @@ from turnkeeper.engine.sessions import NewSession, Sessions
 from turnkeeper.engine.streaming.batch import EventFilter
 from turnkeeper.engine.streaming.watcher import StreamEnded, Watchers
 from turnkeeper.engine.turns import Turns
-from turnkeeper.errors import CursorExpired, NotImplementedYet, error_of
+from turnkeeper.errors import NotImplementedYet, SessionError, error_of
 from turnkeeper.pb.v1 import chat_pb2, chat_pb2_grpc, session_pb2
 from turnkeeper.rpc import client_tools, codec, cursor, validation
 from turnkeeper.rpc.deadlines import DEFAULT_WAIT, within_deadline
@@ -88,8 +88,8 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
                     if batch.caught_up or batch.kinds & (ENDS | SETTLES):
                         settled = await self._turns.settled(key, record.turn_id, watcher)
                     yield response(batch, key) + _turn_field(settled)  # type: ignore[misc]  # bytes pass through
-            except (StreamEnded, CursorExpired) as end:
-                raise with_cursor(end, key) from None
+            except (StreamEnded, SessionError) as end:
+                raise with_cursor(end, key, resume_at=watcher.resume_at) from None
         if settled is not None:
             _raise_failure(settled)
 

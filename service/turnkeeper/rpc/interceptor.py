@@ -19,7 +19,7 @@ from grpc import aio
 
 from turnkeeper.errors import InternalError, InvalidRequest, NotImplementedYet, SessionError, SlowConsumer
 from turnkeeper.rpc import validation
-from turnkeeper.rpc.status import DETAILS_KEY, details_bytes, shown_message
+from turnkeeper.rpc.status import DETAILS_KEY, details_bytes, may_resume, shown_message
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.telemetry.open_spans import RpcSpan
 from turnkeeper.telemetry.spans import Spans
@@ -104,7 +104,7 @@ class Boundary(aio.ServerInterceptor):
                         shown = self._shown(error, service, method)
                         code = shown.family.name
                         span.finished(code, error=shown.code.name)
-                        await _abort(context, shown)
+                        await _abort(context, shown, on_stream=handler.response_streaming)
                         return None  # the status waits behind responses that the client has not read
                     finally:
                         self._metrics.rpc_finished(service, method=method, code=code, seconds=time.monotonic() - began)
@@ -118,10 +118,12 @@ class Boundary(aio.ServerInterceptor):
     def _stream(self, inner: Callable[[Any, Context], Any]) -> Run:
         async def run(request: Any, context: Context) -> None:
             responses, writes, task = inner(request, context), self._writes, asyncio.current_task()
+            after = getattr(request, "after", "")
             del request
             self._metrics.stream_opened()
             try:
                 async for response in responses:
+                    after = ""  # from here on the servicer knows where its reader goes on
                     writes.begin(task)
                     try:
                         await context.write(response)
@@ -129,9 +131,13 @@ class Boundary(aio.ServerInterceptor):
                         if not writes.is_late(task):
                             raise
                         self._metrics.slow_consumer("WRITE_TIMEOUT")
-                        raise SlowConsumer from None
+                        raise await _ended_by(SlowConsumer(), responses) from None
                     finally:
                         writes.end(task)
+            except SessionError as error:
+                if may_resume(error.code) and not error.cursor:
+                    error.cursor = after
+                raise
             finally:
                 await responses.aclose()
                 self._metrics.stream_closed()
@@ -244,16 +250,23 @@ def _must_pass(error: BaseException) -> bool:
     return not isinstance(error, Exception)
 
 
+async def _ended_by(error: SessionError, responses: Any) -> SessionError:
+    """Raises the error in the servicer, which adds the cursor to resume from. Returns the error."""
+    with contextlib.suppress(type(error), StopAsyncIteration):
+        await responses.athrow(error)
+    return error
+
+
 def _status_number(context: Context) -> int:
     code: Any = context.code()
     return int(code.value[0]) if isinstance(code, grpc.StatusCode) else int(code or 0)
 
 
-async def _abort(context: Context, error: SessionError) -> None:
+async def _abort(context: Context, error: SessionError, *, on_stream: bool) -> None:
     """Ends the call with the error's status. Takes at most ABORT_TIME, because the client may not read it."""
     status = error.to_status()
     code = STATUS[int(status.family)]
-    details = ((DETAILS_KEY, details_bytes(status)),)
+    details = ((DETAILS_KEY, details_bytes(status, on_stream=on_stream)),)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(ABORT_TIME):
             await context.abort(code, shown_message(status), details)

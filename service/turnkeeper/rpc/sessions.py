@@ -14,7 +14,7 @@ from turnkeeper.engine.forks import Forks
 from turnkeeper.engine.sessions import NewSession, Sessions
 from turnkeeper.engine.streaming.batch import EventFilter
 from turnkeeper.engine.streaming.watcher import StreamEnded, Watchers
-from turnkeeper.errors import CursorExpired, TurnNotFound
+from turnkeeper.errors import CursorExpired, SessionError, TurnNotFound
 from turnkeeper.pb.v1 import event_pb2, message_pb2, session_pb2, session_pb2_grpc
 from turnkeeper.rpc import codec, cursor, session_fields, validation
 from turnkeeper.rpc.checkpoints import CheckpointVerbs
@@ -117,8 +117,8 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
                     del batch
                     yield data  # type: ignore[misc]  # bytes pass through
                     del data
-            except (StreamEnded, CursorExpired) as end:
-                raise with_cursor(end, key) from None
+            except (StreamEnded, SessionError) as end:
+                raise with_cursor(end, key, resume_at=watcher.resume_at) from None
 
     async def ListEvents(
         self, request: session_pb2.ListEventsRequest, context: Context

@@ -1,5 +1,7 @@
 """An error on the wire: a gRPC status whose details fit in 4 KiB."""
 
+from dataclasses import replace
+from datetime import timedelta
 from functools import cache
 
 from google.protobuf.any_pb2 import Any
@@ -32,21 +34,39 @@ RESOURCES = {
 
 
 @cache
-def advice(code: Code) -> int:
-    """The RetryAdvice that the proto's own option gives this code."""
-    options = error_pb2.SessionErrorCode.DESCRIPTOR.values_by_number[code].GetOptions()
-    return int(options.Extensions[error_pb2.error_code].retry)
+def advice(code: Code, *, on_stream: bool = False) -> int:
+    """Returns the RetryAdvice that the proto's option gives this code: `on_stream`, where the error ends a stream."""
+    options = _options(code)
+    return int((on_stream and options.retry_on_stream) or options.retry)
 
 
-def detail_of(status: Status) -> error_pb2.SessionErrorDetail:
-    """Our own typed detail."""
+@cache
+def stream_retry_after(code: Code) -> timedelta | None:
+    """Returns the least time before a stream that this code ended is opened again. Returns None for at once."""
+    options = _options(code)
+    return options.stream_retry_after.ToTimedelta() if options.HasField("stream_retry_after") else None
+
+
+def may_resume(code: Code) -> bool:
+    """Returns True if a stream that this code ended may go on."""
+    return advice(code, on_stream=True) == error_pb2.RETRY_ADVICE_RESUME_STREAM
+
+
+def _options(code: Code) -> error_pb2.ErrorCodeOptions:
+    value = error_pb2.SessionErrorCode.DESCRIPTOR.values_by_number[code]
+    options: error_pb2.ErrorCodeOptions = value.GetOptions().Extensions[error_pb2.error_code]
+    return options
+
+
+def detail_of(status: Status, *, on_stream: bool = False) -> error_pb2.SessionErrorDetail:
+    """Returns this service's own typed detail."""
     detail = error_pb2.SessionErrorDetail(
         code=error_pb2.SessionErrorCode.ValueType(status.code),
         message=_cut(status.message, MOST_TEXT),
         session_id=status.session_id,
         turn_id=status.turn_id,
         cursor=status.cursor,
-        retry=error_pb2.RetryAdvice.ValueType(advice(status.code)),
+        retry=error_pb2.RetryAdvice.ValueType(advice(status.code, on_stream=on_stream)),
         metadata=_metadata(status),
     )
     if status.retry_after is not None:
@@ -59,11 +79,17 @@ def shown_message(status: Status) -> str:
     return _cut(status.message, MOST_TEXT)
 
 
-def details_bytes(status: Status) -> bytes:
-    """The serialized google.rpc.Status: ErrorInfo and our detail always, others where they apply, each type once."""
+def details_bytes(status: Status, *, on_stream: bool = False) -> bytes:
+    """Returns the serialized google.rpc.Status with its details, each type once.
+
+    ErrorInfo and our own detail are always there, others where they apply and fit.
+    `on_stream`: the error ends a stream; its advice says whether the stream may go on, and when.
+    """
+    if on_stream and status.retry_after is None:
+        status = replace(status, retry_after=stream_retry_after(status.code))
     made = status_pb2.Status(code=status.family, message=shown_message(status))
     info = error_details_pb2.ErrorInfo(reason=status.code.name, domain=DOMAIN, metadata=_metadata(status))
-    for detail in (info, detail_of(status), *_standard(status)):
+    for detail in (info, detail_of(status, on_stream=on_stream), *_standard(status)):
         packed = Any()
         packed.Pack(detail)
         if made.ByteSize() + packed.ByteSize() + 8 <= MOST_BYTES:

@@ -6,6 +6,7 @@ from turnkeeper.engine.streaming.batch import Batch
 from turnkeeper.engine.streaming.watcher import StreamEnded
 from turnkeeper.errors import CursorExpired, SessionError
 from turnkeeper.rpc import cursor, wire
+from turnkeeper.rpc.status import may_resume
 
 
 def response(batch: Batch, key: SessionKey) -> bytes:
@@ -16,11 +17,21 @@ def response(batch: Batch, key: SessionKey) -> bytes:
     return batch.wire
 
 
-def with_cursor(end: StreamEnded | CursorExpired, key: SessionKey) -> SessionError:
-    """The error with a cursor: the place of a planned end; where the log was trimmed, its oldest, beside its newest."""
+def with_cursor(
+    end: StreamEnded | SessionError, key: SessionKey, *, resume_at: StreamPosition | None = None
+) -> SessionError:
+    """Returns the error with the cursor to go on from, where the stream may go on.
+
+    A planned end has a place of its own. Where the log was trimmed, the cursor is its oldest, beside its newest.
+    `resume_at` is after what was delivered, None before the stream began.
+    """
     if isinstance(end, StreamEnded):
         end.error.cursor = _cursor(end.position, key)
         return end.error
+    if not isinstance(end, CursorExpired):
+        if resume_at is not None and may_resume(end.code):
+            end.cursor = _cursor(resume_at, key)
+        return end
     end.cursor = _cursor(StreamPosition(sequence=int(end.metadata["oldest_sequence"]) - 1), key)
     head = _cursor(StreamPosition(sequence=int(end.metadata["head_sequence"])), key)
     end.metadata |= {"oldest_cursor": end.cursor, "head_cursor": head}

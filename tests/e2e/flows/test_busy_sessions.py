@@ -1,14 +1,16 @@
 """What a message does while another turn has not ended: REJECT, ENQUEUE, INTERRUPT."""
 
 import asyncio
+from datetime import timedelta
 
 import grpc
 import pytest
 
 from tests import harness
 from tests.e2e.support.environment import Environment, said, until_event
+from tests.e2e.support.stream_reader import Reader, stream
 from tests.status_details import refused
-from turnkeeper.pb.v1 import chat_pb2, event_pb2, message_pb2, session_pb2
+from turnkeeper.pb.v1 import chat_pb2, error_pb2, event_pb2, message_pb2, session_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -148,6 +150,12 @@ class TestEnqueue:
             assert refusal.details.status == grpc.StatusCode.RESOURCE_EXHAUSTED
             assert refusal.details.retry_after is not None
             assert "google.rpc.QuotaFailure" in refusal.details.types
+            assert refusal.details.detail.retry == error_pb2.RETRY_ADVICE_SAME_CALL
+        with refused("QUOTA_EXCEEDED") as refusal:
+            async for _ in stream(env.stubs, session, "one more", Reader(), if_busy=ENQUEUE):
+                pass
+        assert refusal.details.detail.retry == error_pb2.RETRY_ADVICE_RESUME_STREAM
+        assert (refusal.details.retry_after, refusal.details.detail.cursor) == (timedelta(seconds=5), "")
         ended = await env.stubs.sessions.EndSession(session_pb2.EndSessionRequest(session_id=session))
         assert ended.session.queued_turns == 0
         kinds = harness.kinds(await harness.all_events(env.stubs, session))

@@ -8,17 +8,26 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 from grpc import aio
 
 from tests import harness
 from tests.e2e.support.environment import AGENTS, Environment
+from tests.e2e.support.faults import not_answered
 from tests.e2e.support.stream_reader import Reader, stream, watch
 from tests.processes import until
-from tests.status_details import details_of, refused
-from turnkeeper.pb.v1 import session_pb2
+from tests.status_details import Refusal, details_of, refused
+from turnkeeper.domain.session import SessionKey
+from turnkeeper.pb.v1 import chat_pb2, error_pb2, session_pb2
+from turnkeeper.pb.v1.error_pb2 import RetryAdvice
+from turnkeeper.rpc import cursor
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+RESUME_STREAM = error_pb2.RETRY_ADVICE_RESUME_STREAM
+NEVER = error_pb2.RETRY_ADVICE_NEVER
+CHANGE_REQUEST = error_pb2.RETRY_ADVICE_CHANGE_REQUEST
+RETRY_TURN = error_pb2.RETRY_ADVICE_RETRY_TURN
 STORY = "Once upon a time there was a server that went away."
 LARGE = 120_000
 STANDSTILL = 2.5
@@ -36,6 +45,10 @@ delay = "40ms"
 match = "slow start"
 first_delay = "700ms"
 text = "Here I am."
+
+[[reply]]
+match = "unlucky"
+fail = "server_error"
 
 [[reply]]
 match = "large"
@@ -124,6 +137,7 @@ class TestDraining:
                         async for _ in call:
                             pass
                     assert refusal.details.status is grpc.StatusCode.UNAVAILABLE
+                    assert advice_of(refusal) == (RESUME_STREAM, None)
                     reader.cursor = refusal.details.detail.cursor
 
                 async with asyncio.TaskGroup() as group:
@@ -165,11 +179,168 @@ class TestSlowConsumer:
                     if reader.responses == 1:
                         await asyncio.sleep(STANDSTILL)
             assert refusal.details.status is grpc.StatusCode.ABORTED
-            assert reader.through < 26
+            assert advice_of(refusal) == (RESUME_STREAM, timedelta(seconds=1))
+            assert 0 < place_of(refusal, session) <= reader.through < 26
+            again = Reader(through=place_of(refusal, session), cursor=refusal.details.detail.cursor)
+            async for _ in watch(stubs, session, again, follow=False):
+                pass
             async for _ in watch(stubs, session, reader, follow=False):
                 pass
+        assert again.events == reader.events[-len(again.events) :], "what it had not read is not lost"
         assert reader.events == await harness.all_events(env.stubs, session)
         assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+class TestUnavailable:
+    """The database does not answer: on a stream RESUME_STREAM with the place, on a unary call SAME_CALL."""
+
+    async def test_a_stream_in_its_midst_says_where_it_goes_on(self, env: Environment) -> None:
+        session, reader = await harness.create_test_session(env.stubs, agent="talker"), Reader()
+        async with env.another() as other:
+
+            async def follow() -> Refusal:
+                with refused("SERVICE_UNAVAILABLE") as refusal:
+                    async for _ in watch(other, session, reader):
+                        pass
+                return refusal
+
+            following = asyncio.create_task(follow())
+            await until(lambda: reader.caught_up == 1)
+            async with not_answered(env.mongo_uri, "find", collection=f"{env.database}.events"):
+                await _rename(env.stubs, session)
+                refusal = await following
+            assert refusal.details.status is grpc.StatusCode.UNAVAILABLE
+            assert advice_of(refusal) == (RESUME_STREAM, timedelta(seconds=1))
+            assert refusal.details.detail.cursor == reader.cursor
+            async for _ in watch(other, session, reader, follow=False):
+                pass
+        assert reader.kinds == ["session_created", "session_updated"]
+
+    async def test_a_stream_that_gave_nothing_yet_goes_on_where_it_was_to_begin(self, env: Environment) -> None:
+        session = await harness.create_test_session(env.stubs, agent="talker")
+        async with env.another() as other:
+            async with not_answered(env.mongo_uri, "find", collection=f"{env.database}.events"):
+                with refused("SERVICE_UNAVAILABLE") as refusal:
+                    async for _ in watch(other, session, Reader()):
+                        pass
+            reader = Reader(cursor=refusal.details.detail.cursor)
+            assert reader.cursor
+            async for _ in watch(other, session, reader, follow=False):
+                pass
+        assert reader.kinds == ["session_created"]
+
+    async def test_what_was_read_but_not_sent_is_before_the_place(self, env: Environment) -> None:
+        """The whole turn is in one response, and whether the turn has ended cannot be read."""
+        session, request_id = await harness.create_test_session(env.stubs, agent="talker"), harness.new_request_id()
+        async for _ in stream(env.stubs, session, "a story", Reader(whole=False), request_id=request_id):
+            pass
+        reader = Reader(whole=False)
+        async with env.another() as other:
+            async with not_answered(env.mongo_uri, "find", collection=f"{env.database}.turns"):
+                with refused("SERVICE_UNAVAILABLE") as refusal:
+                    async for _ in stream(other, session, "a story", reader, request_id=request_id):
+                        pass
+            assert reader.responses == 0
+            reader.cursor = refusal.details.detail.cursor
+            assert place_of(refusal, session) == 1, "before the message"
+            async for _ in stream(other, session, "a story", reader, request_id=request_id):
+                pass
+        assert (reader.kinds[0], reader.kinds[-1]) == ("message_received", "turn_completed")
+
+    async def test_a_message_that_may_not_have_been_accepted_is_repeated_as_it_was(self, env: Environment) -> None:
+        session, request_id = await harness.create_test_session(env.stubs, agent="talker"), harness.new_request_id()
+        reader = Reader(whole=False)
+        async with env.another() as other:
+            async with not_answered(env.mongo_uri, "find", "aggregate"):
+                with refused("SERVICE_UNAVAILABLE") as refusal:
+                    async for _ in stream(other, session, "a story", reader, request_id=request_id):
+                        pass
+                with refused("SERVICE_UNAVAILABLE") as unary:
+                    await other.sessions.GetSession(session_pb2.GetSessionRequest(session_id=session))
+            assert (advice_of(refusal), refusal.details.detail.cursor) == ((RESUME_STREAM, timedelta(seconds=1)), "")
+            assert advice_of(unary) == (error_pb2.RETRY_ADVICE_SAME_CALL, None)
+            for _ in range(2):
+                async for _ in stream(other, session, "a story", reader, request_id=request_id):
+                    pass
+        assert reader.kinds[-1] == "turn_completed"
+        turns = await env.stubs.chat.ListTurns(chat_pb2.ListTurnsRequest(session_id=session))
+        assert len(turns.turns) == 1
+
+    async def test_a_stream_that_was_to_go_on_at_a_cursor_keeps_it(self, env: Environment) -> None:
+        session, request_id = await harness.create_test_session(env.stubs, agent="talker"), harness.new_request_id()
+        caller, watcher = Reader(whole=False), Reader()
+        async with env.another() as other:
+            async for _ in stream(other, session, "a story", caller, request_id=request_id):
+                if len(caller.deltas) == 3:
+                    break
+            async for _ in watch(other, session, watcher):
+                if watcher.deltas:
+                    break
+            async with env.another() as cold, not_answered(env.mongo_uri, "find", "aggregate"):
+                for call, reader in (
+                    (stream(cold, session, "a story", caller, request_id=request_id), caller),
+                    (watch(cold, session, watcher), watcher),
+                ):
+                    with refused("SERVICE_UNAVAILABLE") as refusal:
+                        async for _ in call:
+                            pass
+                    assert refusal.details.detail.cursor == reader.cursor
+                    assert advice_of(refusal) == (RESUME_STREAM, timedelta(seconds=1))
+
+
+class TestFinalEnds:
+    async def test_what_cannot_go_on_says_so_and_has_no_cursor(self, env: Environment) -> None:
+        session = await harness.create_test_session(env.stubs, agent="hasty")
+        wrong: list[tuple[str, RetryAdvice.ValueType, AsyncIterator[Reader]]] = [
+            ("SESSION_NOT_FOUND", NEVER, watch(env.stubs, "nobody", Reader())),
+            ("SESSION_NOT_FOUND", NEVER, stream(env.stubs, "nobody", "a story", Reader())),
+            ("TURN_NOT_FOUND", NEVER, watch(env.stubs, session, Reader(), turn_id="none")),
+            ("INVALID_REQUEST", CHANGE_REQUEST, watch(env.stubs, session, Reader(), after="not a cursor")),
+            ("INVALID_REQUEST", CHANGE_REQUEST, watch(env.stubs, session, Reader(), after_sequence=99)),
+            ("INVALID_REQUEST", CHANGE_REQUEST, stream(env.stubs, session, "", Reader())),
+            ("LLM_API_ERROR", RETRY_TURN, stream(env.stubs, session, "unlucky", Reader(whole=False))),
+        ]
+        for reason, advice, call in wrong:
+            with refused(reason) as refusal:
+                async for _ in call:
+                    pass
+            assert (advice_of(refusal), refusal.details.detail.cursor) == ((advice, None), "")
+
+    async def test_a_watch_of_a_session_that_is_deleted_has_no_place_to_go_on(self, env: Environment) -> None:
+        session, reader = await harness.create_test_session(env.stubs, agent="talker"), Reader()
+        with refused("SESSION_NOT_FOUND") as refusal:
+            async for _ in watch(env.stubs, session, reader):
+                if reader.caught_up and reader.responses == 1:
+                    await env.stubs.sessions.DeleteSession(session_pb2.DeleteSessionRequest(session_id=session))
+        assert reader.kinds == ["session_created", "session_updated"]
+        assert (advice_of(refusal), refusal.details.detail.cursor) == ((NEVER, None), "")
+
+    async def test_a_message_to_a_busy_session_is_the_callers_to_decide(self, env: Environment) -> None:
+        session = await harness.create_test_session(env.stubs, agent="talker")
+        await harness.send_message_to_session(env.stubs, session, "slow start", wait=0)
+        with refused("TURN_IN_PROGRESS") as refusal:
+            async for _ in stream(env.stubs, session, "a story", Reader()):
+                pass
+        assert advice_of(refusal) == (error_pb2.RETRY_ADVICE_SAME_CALL, None)
+
+
+def advice_of(refusal: Refusal) -> tuple[RetryAdvice.ValueType, timedelta | None]:
+    """What helps, and after how long; both details must agree on that."""
+    details = refusal.details
+    wait = details.detail.retry_after.ToTimedelta() if details.detail.HasField("retry_after") else None
+    assert wait == details.retry_after
+    return details.detail.retry, wait
+
+
+def place_of(refusal: Refusal, session: str) -> int:
+    """The last event before the error's cursor."""
+    return cursor.decode(refusal.details.detail.cursor, key=SessionKey("default", session)).sequence
+
+
+async def _rename(stubs: harness.Stubs, session: str) -> None:
+    request = session_pb2.UpdateSessionRequest(update_mask=FieldMask(paths=["title"]))
+    request.session.session_id, request.session.title = session, "Another name"
+    await stubs.sessions.UpdateSession(request)
 
 
 async def _until_told(call: Callable[[], AsyncIterator[Reader]], reader: Reader) -> int:
@@ -184,4 +355,5 @@ async def _until_told(call: Callable[[], AsyncIterator[Reader]], reader: Reader)
             details = details_of(error)
             assert (details.reason, details.status) == ("STREAM_ROTATED", grpc.StatusCode.ABORTED)
             assert details.detail.cursor == details.metadata["cursor"] == reader.cursor
+            assert (details.detail.retry, details.retry_after) == (RESUME_STREAM, None)
             rotations += 1

@@ -62,6 +62,14 @@ async def deaf(mongo_uri: str, command: str, *, times: int = 0, **how: Any) -> A
 
 
 @contextlib.asynccontextmanager
+async def not_answered(mongo_uri: str, *commands: str, collection: str = "") -> AsyncIterator[None]:
+    """The servers' commands of these kinds are not answered in time, on `database.collection` or anywhere."""
+    where = {"namespace": collection} if collection else {}
+    async with _fail_point(mongo_uri, {"failCommands": list(commands), "errorCode": 50, **where}, times=0):
+        yield
+
+
+@contextlib.asynccontextmanager
 async def _fail_point(mongo_uri: str, how: dict[str, Any], *, times: int) -> AsyncIterator[HeldUp]:
     data = {"appName": "turnkeeper", **how}
     mode = {"times": times} if times else "alwaysOn"

@@ -23,7 +23,7 @@ from turnkeeper.model.by_agent import CLOUD_MODEL
 from turnkeeper.model.openai import OpenAIModel
 from turnkeeper.pb.v1 import error_pb2, event_pb2
 from turnkeeper.rpc import chat, client_tools, page_tokens, server, session_fields, status, validation
-from turnkeeper.rpc.status import advice
+from turnkeeper.rpc.status import advice, stream_retry_after
 from turnkeeper.store.mongo import changesets
 from turnkeeper.tools import samples, toolbox
 from turnkeeper.tools.contract import ToolContext
@@ -42,19 +42,36 @@ def test_every_part_has_its_place() -> None:
     assert all(f"<!-- generated: {part} -->" in text for part in generate.PARTS)
 
 
+def advice_of(code: Code, *, on_stream: bool = False) -> str:
+    number = error_pb2.RetryAdvice.ValueType(advice(code, on_stream=on_stream))
+    return error_pb2.RetryAdvice.Name(number).removeprefix("RETRY_ADVICE_")
+
+
 def test_every_code_has_its_row() -> None:
-    rows = table(ERRORS, "number", "code", "gRPC status", "advice", "what it says", "when")
-    assert [row[:5] for row in rows] == [
+    rows = table(ERRORS, "number", "code", "gRPC status", "unary", "on a stream", "what it says")
+    assert [[*row[:4], row[4].partition(",")[0], row[5]] for row in rows] == [
         [
             str(code.value),
             code.name,
             leaves()[code].family.name,
-            error_pb2.RetryAdvice.Name(error_pb2.RetryAdvice.ValueType(advice(code))).removeprefix("RETRY_ADVICE_"),
+            advice_of(code),
+            advice_of(code, on_stream=True),
             leaves()[code]().message,
         ]
         for code in Code
     ]
-    assert all(row[5] for row in rows)
+
+
+def test_the_waits_of_streams_are_those_that_the_service_sends() -> None:
+    rows = table(ERRORS, "number", "code", "gRPC status", "unary", "on a stream", "what it says")
+    waits = {code.name: f", after {wait.total_seconds():g} s" for code in Code if (wait := stream_retry_after(code))}
+    assert {row[1]: row[4].removeprefix("RESUME_STREAM") for row in rows if "after" in row[4]} == waits
+
+
+def test_every_code_says_when_it_is_raised() -> None:
+    rows = table(ERRORS, "code", "when")
+    assert [row[0] for row in rows] == [code.name for code in Code]
+    assert all(row[1] for row in rows)
 
 
 def test_every_advice_has_its_row() -> None:

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turnkeeper.codes import Code, Status
-from turnkeeper.errors import InvalidRequest, SessionError, leaves
+from turnkeeper.errors import InvalidRequest, QuotaExceeded, SessionError, leaves
 from turnkeeper.pb.v1 import error_pb2
-from turnkeeper.rpc.status import DOMAIN, MOST_BYTES, details_bytes, shown_message
+from turnkeeper.rpc.status import DOMAIN, MOST_BYTES, advice, details_bytes, may_resume, shown_message
 
 M = TypeVar("M", bound=Message)
 
@@ -30,9 +30,9 @@ FULL = Status(
 texts = st.sampled_from(["", "short", "x" * 5000, "é" * 5000, "🎉" * 5000, '"\\\n' * 2000, "\ud800" * 600])
 
 
-def unpacked(status: Status) -> dict[str, Message]:
+def unpacked(status: Status, *, on_stream: bool = False) -> dict[str, Message]:
     """Detail type → detail; fails when a type comes twice."""
-    made = status_pb2.Status.FromString(details_bytes(status))
+    made = status_pb2.Status.FromString(details_bytes(status, on_stream=on_stream))
     found: dict[str, Message] = {}
     for packed in made.details:
         name = packed.TypeName()
@@ -74,6 +74,50 @@ def test_our_own_detail_is_typed() -> None:
     assert (ours.session_id, ours.turn_id, ours.cursor, ours.message) == ("s", "t", "place", "Wait.")
     assert ours.retry == error_pb2.RETRY_ADVICE_SAME_CALL
     assert ours.retry_after.seconds == 2
+
+
+WAITS = {
+    Code.STREAM_ROTATED: None,
+    Code.SERVER_DRAINING: None,
+    Code.SLOW_CONSUMER: timedelta(seconds=1),
+    Code.SERVICE_UNAVAILABLE: timedelta(seconds=1),
+    Code.RATE_LIMIT_EXCEEDED: timedelta(seconds=1),
+    Code.QUOTA_EXCEEDED: timedelta(seconds=1),
+    Code.AGENT_NOT_AVAILABLE: timedelta(seconds=1),
+}
+"""The codes after which a stream may go on, and the wait before that. Written out: clients act on it."""
+
+
+@pytest.mark.parametrize("code", Code, ids=lambda code: code.name)
+def test_an_error_that_ends_a_stream_says_whether_the_stream_may_go_on(code: Code) -> None:
+    status = leaves()[code](cursor="place").to_status()
+    found = unpacked(status, on_stream=True)
+    ours = found["turnkeeper.v1.SessionErrorDetail"]
+    assert isinstance(ours, error_pb2.SessionErrorDetail)
+    resumes = ours.retry == error_pb2.RETRY_ADVICE_RESUME_STREAM
+    assert resumes is may_resume(code) is (code in WAITS)
+    wait = ours.retry_after.ToTimedelta() if ours.HasField("retry_after") else None
+    assert wait == WAITS.get(code)
+    assert ("google.rpc.RetryInfo" in found) is (wait is not None)
+    if not resumes:
+        assert ours.retry == detail(status, error_pb2.SessionErrorDetail).retry, "what helps is the same as elsewhere"
+
+
+@pytest.mark.parametrize("code", Code, ids=lambda code: code.name)
+def test_a_unary_call_keeps_the_advice_of_its_code_and_has_no_wait(code: Code) -> None:
+    status = leaves()[code]().to_status()
+    ours = detail(status, error_pb2.SessionErrorDetail)
+    assert ours.retry == advice(code)
+    assert "google.rpc.RetryInfo" not in unpacked(status)
+    if code in (Code.SERVICE_UNAVAILABLE, Code.RATE_LIMIT_EXCEEDED, Code.QUOTA_EXCEEDED, Code.AGENT_NOT_AVAILABLE):
+        assert ours.retry == error_pb2.RETRY_ADVICE_SAME_CALL
+
+
+def test_the_wait_of_the_error_itself_overrides_that_of_its_code() -> None:
+    status = QuotaExceeded(retry_after=timedelta(seconds=5)).to_status()
+    ours = unpacked(status, on_stream=True)["turnkeeper.v1.SessionErrorDetail"]
+    assert isinstance(ours, error_pb2.SessionErrorDetail)
+    assert ours.retry_after.ToTimedelta() == timedelta(seconds=5)
 
 
 @pytest.mark.parametrize("code", Code, ids=lambda code: code.name)

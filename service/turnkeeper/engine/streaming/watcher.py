@@ -111,6 +111,7 @@ class Watcher:
         "deadline",
         "listed",
         "position",
+        "resume_at",
     )
 
     def __init__(self, watchers: Watchers, key: SessionKey, *, ends_at: float, caches_turns: bool) -> None:
@@ -131,6 +132,8 @@ class Watcher:
         self._future: asyncio.Future[None] | None = None
         self.deadline = self.listed = NEVER
         self.position = StreamPosition()
+        self.resume_at: StreamPosition | None = None
+        """Where the reader resumes if the stream ends now: after the last delivered batch. None before `begin`."""
 
     def __enter__(self) -> Self:
         """Returns the watcher."""
@@ -160,6 +163,7 @@ class Watcher:
         SessionNotFound.
         """
         self.position, self._filter = start, self._feed.same_filter(event_filter)
+        self.resume_at = start
         self._sent_at = asyncio.get_running_loop().time()
         if event_filter.previews:
             self._broadcast = self._feed.changed
@@ -319,7 +323,7 @@ class Watcher:
         """Records that the last batch was delivered, and how late it was."""
         if not self._began:
             return
-        self._sent_at = now
+        self._sent_at, self.resume_at = now, self.position
         if self.position.live and self._kinds and (lag := self._feed.lag(self.position.sequence)) is not None:
             self._watchers.metrics.delivery_lag(lag)
 

@@ -41,7 +41,9 @@ class _RetryAdviceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RetryAdvi
     RETRY_ADVICE_CHANGE_STATE: _RetryAdvice.ValueType  # 5
     """Change something else first: a session's state, an agent, a policy."""
     RETRY_ADVICE_RESUME_STREAM: _RetryAdvice.ValueType  # 6
-    """Open the stream again with the given cursor."""
+    """Open the stream again: after `retry_after` where it is set, at once otherwise. Pass the error's cursor as `after`;
+    where that is empty, nothing was accepted yet, or it is not known: repeat the call as it was, with its request_id.
+    """
 
 class RetryAdvice(_RetryAdvice, metaclass=_RetryAdviceEnumTypeWrapper):
     """What helps after an error. Each SessionErrorCode carries one as an option."""
@@ -59,7 +61,9 @@ RETRY_ADVICE_CHANGE_REQUEST: RetryAdvice.ValueType  # 4
 RETRY_ADVICE_CHANGE_STATE: RetryAdvice.ValueType  # 5
 """Change something else first: a session's state, an agent, a policy."""
 RETRY_ADVICE_RESUME_STREAM: RetryAdvice.ValueType  # 6
-"""Open the stream again with the given cursor."""
+"""Open the stream again: after `retry_after` where it is set, at once otherwise. Pass the error's cursor as `after`;
+where that is empty, nothing was accepted yet, or it is not known: repeat the call as it was, with its request_id.
+"""
 Global___RetryAdvice: _TypeAlias = RetryAdvice  # noqa: Y015
 
 class _SessionErrorCode:
@@ -266,19 +270,29 @@ class ErrorCodeOptions(_message.Message):
 
     GRPC_CODE_FIELD_NUMBER: _builtins.int
     RETRY_FIELD_NUMBER: _builtins.int
+    RETRY_ON_STREAM_FIELD_NUMBER: _builtins.int
+    STREAM_RETRY_AFTER_FIELD_NUMBER: _builtins.int
     grpc_code: _builtins.int
     """The gRPC status code by its canonical number, for example 5 for NOT_FOUND."""
     retry: Global___RetryAdvice.ValueType
-    """What helps."""
+    """What helps after a unary call, and after a stream unless `retry_on_stream` is set."""
+    retry_on_stream: Global___RetryAdvice.ValueType
+    """What helps where the error ends a stream. Unset: the same as `retry`."""
+    @_builtins.property
+    def stream_retry_after(self) -> _duration_pb2.Duration:
+        """The least time to wait before that stream is opened again, where the error itself names none. Unset: none."""
+
     def __init__(
         self,
         *,
         grpc_code: _builtins.int = ...,
         retry: Global___RetryAdvice.ValueType = ...,
+        retry_on_stream: Global___RetryAdvice.ValueType = ...,
+        stream_retry_after: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stream_retry_after", b"stream_retry_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["grpc_code", b"grpc_code", "retry", b"retry"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grpc_code", b"grpc_code", "retry", b"retry", "retry_on_stream", b"retry_on_stream", "stream_retry_after", b"stream_retry_after"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -327,12 +341,16 @@ class SessionErrorDetail(_message.Message):
     turn_id: _builtins.str
     """The turn concerned; empty when none."""
     cursor: _builtins.str
-    """Where to go on, for planned ends of streams; empty otherwise."""
+    """With RESUME_STREAM: the place after what the stream delivered, to go on from. With CURSOR_EXPIRED: the oldest place
+    that is left. Empty otherwise.
+    """
     retry: Global___RetryAdvice.ValueType
-    """What helps."""
+    """What helps. It is set for each call: an error that ends a stream may say RESUME_STREAM where the same code says
+    SAME_CALL after a unary call. In events and in Turn.error it is what helps after a unary call.
+    """
     @_builtins.property
     def retry_after(self) -> _duration_pb2.Duration:
-        """The least time to wait before trying again; unset when unknown."""
+        """The least time to wait before that; unset: no wait is needed, or how long is not known."""
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:

@@ -193,7 +193,8 @@ class SessionServiceServicer(object):
         """Streams the session's events: replays from the given start, sends `caught_up`, then follows.
 
         Ends OK when the session has ended, or when `follow` is false and all was delivered. A planned end is
-        ABORTED with STREAM_ROTATED or UNAVAILABLE with SERVER_DRAINING: open it again with the last cursor.
+        ABORTED with STREAM_ROTATED or UNAVAILABLE with SERVER_DRAINING. After these, and after every other error whose
+        advice is RESUME_STREAM, open it again with the last cursor. Any other error is final.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,7 +45,8 @@ class SessionServiceStub:
     """Streams the session's events: replays from the given start, sends `caught_up`, then follows.
 
     Ends OK when the session has ended, or when `follow` is false and all was delivered. A planned end is
-    ABORTED with STREAM_ROTATED or UNAVAILABLE with SERVER_DRAINING: open it again with the last cursor.
+    ABORTED with STREAM_ROTATED or UNAVAILABLE with SERVER_DRAINING. After these, and after every other error whose
+    advice is RESUME_STREAM, open it again with the last cursor. Any other error is final.
     """
     ListEvents: _aio.UnaryUnaryMultiCallable[_session_pb2.ListEventsRequest, _session_pb2.ListEventsResponse]
     """Returns durable events by pages, for callers without streaming."""
@@ -152,7 +153,8 @@ class SessionServiceServicer:
         """Streams the session's events: replays from the given start, sends `caught_up`, then follows.
 
         Ends OK when the session has ended, or when `follow` is false and all was delivered. A planned end is
-        ABORTED with STREAM_ROTATED or UNAVAILABLE with SERVER_DRAINING: open it again with the last cursor.
+        ABORTED with STREAM_ROTATED or UNAVAILABLE with SERVER_DRAINING. After these, and after every other error whose
+        advice is RESUME_STREAM, open it again with the last cursor. Any other error is final.
         """
 
     def ListEvents(
