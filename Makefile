@@ -19,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
-setup: ## install everything into .venv (done by the others when needed)
+setup: ## install everything into .venv; the others do it, too
 	@$(MAKE) -q --no-print-directory build/project.stamp 2>/dev/null || { \
 		start=$$(date +%s) && $(MAKE) --no-print-directory build/project.stamp \
 		&& echo "set-up: ready in $$(( $$(date +%s) - start )) s"; }
@@ -27,38 +27,38 @@ setup: ## install everything into .venv (done by the others when needed)
 run: setup ## start database, model and server, and leave them running
 	@$(BIN)/python -m tests.demo.run
 
-demo: setup ## the whole product on real parts, step by step, each one checked
+demo: setup ## the whole product on real parts, each step checked
 	@$(BIN)/python -m tests.demo
 
-test: setup ## every test, on a real database and real sockets (PYTEST_ARGS="-k name")
+test: setup ## every test, on real parts (PYTEST_ARGS="-k name")
 	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
-clients-check: setup ## the guide's clients in Go, TypeScript and Java, where these are installed (fetches packages: 4 min, then 1)
+clients-check: setup ## the guide's Go, TypeScript and Java clients (2 min)
 	CLIENTS_CHECK=1 $(BIN)/pytest -v tests/e2e/test_documents.py::test_the_client_of_a_language_is_generated_compiled_and_runs \
 		tests/unit/test_protos.py
 
-coverage: setup ## every test, and which branches none of them takes (slower)
+coverage: setup ## every test, and the branches that none takes
 	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
-chaos: setup ## servers and database killed, stopped, cut off, under load, and every promise checked (SEED=1 MINUTES=5)
+chaos: setup ## faults under load, promises checked (SEED=1 MINUTES=5)
 	@$(BIN)/python -m tests.chaos --seed $(or $(SEED),1) --minutes $(or $(MINUTES),5) $(CHAOS_ARGS)
 
-chaos-points: setup ## a server killed or frozen at every fault point, 20 times each (12 min; CHAOS_ARGS="--only turn.")
+chaos-points: setup ## servers killed at each fault point, 20 times (12 min)
 	@$(BIN)/python -m tests.chaos.points $(CHAOS_ARGS)
 
-chaos-crowd: setup ## 1,000 clients killed in mid-turn, then 10,000 idle streams (3 min)
+chaos-crowd: setup ## 1,000 clients killed, then 10,000 idle streams (3 min)
 	@$(BIN)/python -m tests.chaos.crowd $(CHAOS_ARGS)
 
-chaos-rolling: setup ## three replicas replaced under load, twice (2 min)
+chaos-rolling: setup ## replicas replaced under load, two versions (2 min)
 	@$(BIN)/python -m tests.chaos.rolling $(CHAOS_ARGS)
 
-chaos-mutants: setup ## broken versions of the service: each must be caught (8 min; CHAOS_ARGS="--only fence")
+chaos-mutants: setup ## broken versions of the service: each is caught (8 min)
 	@$(BIN)/python -m tests.chaos.mutants $(CHAOS_ARGS)
 
-bench: setup ## what a turn costs, beside floors measured in the same run (BENCH_ARGS="--quick")
+bench: setup ## what a turn costs, beside floors (BENCH_ARGS="--quick")
 	@$(BIN)/python -m tests.bench $(BENCH_ARGS)
 
-profile: setup ## where the server's CPU time goes in a turn (PROFILE_ARGS="--concurrency 1")
+profile: setup ## where the server's CPU time goes in a turn
 	@$(BIN)/python -m tests.bench.profile $(PROFILE_ARGS)
 
 lint: setup ## ruff, mypy and the import contracts
@@ -71,7 +71,7 @@ format: setup ## let ruff format and mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-check: lint ## lint, and the protos: style, compatibility, generated code and pages current
+check: lint ## lint; protos, generated code and pages are current
 	$(BIN)/buf lint protos
 	@if test -f protos/released.binpb; then set -x; $(BIN)/buf breaking protos --against protos/released.binpb; \
 	else echo "protos/released.binpb: nothing is released yet, so nothing can break"; fi
@@ -84,12 +84,12 @@ proto: setup ## generate the Python code of the protos
 docs: setup ## write the generated parts of docs/reference
 	$(BIN)/python docs/generate.py
 
-proto-release: setup ## declare the protos released: later changes must stay compatible with them
+proto-release: setup ## declare the protos released
 	$(BIN)/buf build protos -o protos/released.binpb
 
 LOCK = $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
-lock: build/boot.stamp ## resolve the dependencies anew; UPGRADE=1 also takes newer versions
+lock: build/boot.stamp ## resolve the dependencies anew (UPGRADE=1: newer ones)
 	$(LOCK) --group boot -o requirements-boot.txt
 	$(LOCK) pyproject.toml $(CLIENT) --group dev --group embedded --group local-model -o requirements.lock
 	$(LOCK) tests/bench/floors/agents.in -c requirements.lock -o tests/bench/floors/agents.lock

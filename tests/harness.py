@@ -131,13 +131,16 @@ async def server_process(
     flags: tuple[str, ...] = (),
     variables: Mapping[str, str] | None = None,
     program: tuple[str, ...] = ("turnkeeper",),
+    python: str = sys.executable,
     stderr: int | None = None,
 ) -> AsyncIterator[ServerProcess]:
     """A server process that listens on a free port; killed on the way out if it still lives.
 
-    `program`: the module that is run, with its first arguments. `stderr`: a file's number; None: the test's own.
+    `program`: the module that is run, with its first arguments, by the interpreter `python`.
+
+    `stderr`: a file's number; None: the test's own.
     """
-    command = [sys.executable, "-m", *program, "serve", "--port", "0", "--database", database]
+    command = [python, "-m", *program, "serve", "--port", "0", "--database", database]
     times = ["--lease", "2s", "--sweep", "200ms", "--poll", "100ms", "--drain-delay", "0s", "--drain-grace", "5s"]
     process = await asyncio.create_subprocess_exec(
         *command,

@@ -1,4 +1,9 @@
-"""`make chaos-rolling`: three replicas under load are replaced, by the next version, then by themselves once more."""
+"""`make chaos-rolling`: three replicas under load are replaced by another version, and once more.
+
+By default the other version is this one, behaving as the next one would, and it stays. With `--other` it is another
+installation: the replicas begin with it, are replaced by this one, and end with the other one again. So each reads and
+continues what the other has written.
+"""
 
 import argparse
 import asyncio
@@ -7,8 +12,8 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +27,25 @@ from turnkeeper.store.embedded import EmbeddedMongo
 REPORT = Path("build/chaos-rolling.json")
 DATABASE = "rolling"
 REPLICAS = 3
-NEXT = {"TURNKEEPER_TEST_SCHEMA": "N+1"}
-"""Makes a server behave as the next version would."""
 SETTLE = 5.0
 """Seconds of load before, between and after."""
 AGENTS = """
 [[agent]]
 name = "talker"
 """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """One version of the service: the interpreter that has it, and the variables that it is started with."""
+
+    name: str
+    python: str = sys.executable
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+THIS = Version(name="this version")
+NEXT = Version(name="the next version", variables={"TURNKEEPER_TEST_SCHEMA": "N+1"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +66,7 @@ class Replica:
         self._stack = contextlib.AsyncExitStack()
         self._server: harness.ServerProcess | None = None
 
-    async def start(self, variables: dict[str, str]) -> None:
+    async def start(self, version: Version) -> None:
         stage = self._stage
         flags = ("--agents", str(stage.agents), "--port", str(self.port), "--lease", "5s", "--drain-delay", "1s")
         program = harness.server_process(
@@ -58,11 +74,12 @@ class Replica:
             DATABASE,
             stage.model,
             flags=(*flags, "--drain-grace", "10s", "--log-level", "ERROR"),
-            variables=variables,
+            variables=version.variables,
+            python=version.python,
         )
         self._server = await self._stack.enter_async_context(program)
 
-    async def replace(self, variables: dict[str, str]) -> float:
+    async def replace(self, version: Version) -> float:
         """SIGTERM, wait for its end, start the next; the drain's seconds."""
         if self._server is None:
             raise RuntimeError("nothing runs that could be replaced")
@@ -71,7 +88,7 @@ class Replica:
         drained = time.monotonic() - began
         if status:
             raise RuntimeError(f"a replica did not drain: its exit status was {status}")
-        await self.start(variables)
+        await self.start(version)
         return drained
 
     async def stop(self) -> None:
@@ -79,11 +96,11 @@ class Replica:
 
 
 @contextlib.asynccontextmanager
-async def _replicas(stage: Stage) -> AsyncIterator[list[Replica]]:
+async def _replicas(stage: Stage, version: Version) -> AsyncIterator[list[Replica]]:
     replicas = [Replica(stage, port=free_port()) for _ in range(REPLICAS)]
     try:
         for replica in replicas:
-            await replica.start({})
+            await replica.start(version)
         yield replicas
     finally:
         for replica in replicas:
@@ -92,18 +109,23 @@ async def _replicas(stage: Stage) -> AsyncIterator[list[Replica]]:
 
 async def run(args: argparse.Namespace) -> int:
     drains: list[float] = []
+    other = Version(name=args.other, python=args.other) if args.other else None
+    first, *rounds = (other, THIS, other) if other else (THIS, NEXT, NEXT)
     with tempfile.TemporaryDirectory(prefix="turnkeeper-rolling-") as folder:
         agents = Path(folder) / "agents.toml"
         agents.write_text(AGENTS, encoding="utf-8")
         async with EmbeddedMongo(Path(folder) / "database") as uri, harness.scripted(SCRIPT) as model:
-            async with _replicas(Stage(mongo_uri=uri, model=model, agents=agents)) as replicas:
+            async with _replicas(Stage(mongo_uri=uri, model=model, agents=agents), first) as replicas:
                 load = Load("ipv4:" + ",".join(f"127.0.0.1:{replica.port}" for replica in replicas))
                 working = asyncio.create_task(load.run(talkers=args.talkers, askers=args.askers))
-                for number in range(2):
+                for number, version in enumerate(rounds, 1):
                     await asyncio.sleep(SETTLE)
                     for replica in replicas:
-                        drains.append(await replica.replace(NEXT))
-                        print(f"chaos-rolling: round {number + 1}, drained in {drains[-1]:.1f} s", flush=True)
+                        drains.append(await replica.replace(version))
+                        print(
+                            f"chaos-rolling: round {number}, drained in {drains[-1]:.1f} s, now {version.name}",
+                            flush=True,
+                        )
                 await asyncio.sleep(SETTLE)
                 load.stop.set()
                 await working
@@ -143,7 +165,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.chaos.rolling",
         description=__doc__,
-        epilog="example: python -m tests.chaos.rolling --talkers 4 --askers 2",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="examples:\n"
+        "  python -m tests.chaos.rolling --talkers 4 --askers 2\n"
+        '  make chaos-rolling CHAOS_ARGS="--other ../released/.venv/bin/python"',
+    )
+    parser.add_argument(
+        "--other", metavar="PYTHON", help="interpreter with another version: begin and end with it [the next version]"
     )
     parser.add_argument("--talkers", type=int, default=12, help="sessions that talk at once [12]")
     parser.add_argument("--askers", type=int, default=6, help="callers of short calls [6]")
