@@ -14,7 +14,7 @@ from turnkeeper_client.channel import Config
 from turnkeeper_client.errors import Aborted, ClientClosed, TransportError, Unavailable
 from turnkeeper_client.pb.v1 import agent_pb2, approval_pb2, chat_pb2, error_pb2, event_pb2, session_pb2
 from turnkeeper_client.pb.v1.message_pb2 import Message, Part
-from turnkeeper_client_testing.events import completed, done, seen, started, summary
+from turnkeeper_client_testing.events import completed, done, started, summary, watch_response
 from turnkeeper_client_testing.server import STAY, Refuse, refuse, stage
 
 AWAY = Refuse(status=grpc.StatusCode.UNAVAILABLE)
@@ -61,14 +61,14 @@ async def test_a_call_on_a_lost_connection_is_repeated() -> None:
     async with stage() as on:
         on.script.answers += [STAY, chat_pb2.SendMessageResponse(turn=TURN)]
         sending = asyncio.ensure_future(on.client.session("s1").send("Hello"))
-        await on.script.was_asked()
+        await on.script.call_arrived()
         on.relay.cut()
         assert await sending == TURN
 
 
 @pytest.mark.parametrize("config", ["direct", "mesh"])
 async def test_every_call_has_a_time_limit(config: Config) -> None:
-    async with stage([seen()], [seen()], config=config) as on:
+    async with stage([watch_response()], [watch_response()], config=config) as on:
         session = on.client.session("s1")
         calls: list[tuple[Callable[[], Awaitable[object]], float]] = [
             (lambda: session.send("Hello"), 130),
@@ -112,7 +112,7 @@ async def test_an_unhealthy_replica_gets_no_call() -> None:
         assert await on.client.session("s1").get() == SESSION
 
 
-async def test_a_closed_client_says_so() -> None:
+async def test_a_closed_client_raises_an_error() -> None:
     async with Client("127.0.0.1:1") as client:
         pass
     with pytest.raises(ClientClosed):
@@ -126,15 +126,15 @@ async def test_a_session_is_forked_and_taken_back_at_a_checkpoint_at_an_event_or
         restored = session_pb2.RestoreCheckpointResponse(session=SESSION)
         on.script.answers += [session_pb2.ListCheckpointsResponse(checkpoints=[place]), *[forked] * 3, *[restored] * 2]
         session = on.client.session("s1")
-        assert [each async for each in session.checkpoints()] == [place]
+        assert [checkpoint async for checkpoint in session.checkpoints()] == [place]
         for at in ("tool_call-7", 7, None):
             assert (await session.fork(at, new_session_id="s2")).id == "s2"
         for at in ("tool_call-7", 7):
             assert await session.restore(at) == SESSION
         _, *forks, by_name, by_number = on.script.requests
-        assert [each.WhichOneof("at") for each in forks] == ["checkpoint_id", "sequence", None]
-        assert len({each.request_id for each in forks}) == 3
-        assert {each.new_session_id for each in forks} == {"s2"}
+        assert [fork.WhichOneof("at") for fork in forks] == ["checkpoint_id", "sequence", None]
+        assert len({fork.request_id for fork in forks}) == 3
+        assert {fork.new_session_id for fork in forks} == {"s2"}
         assert (by_name.checkpoint_id, by_number.sequence) == ("tool_call-7", 7)
 
 
@@ -142,7 +142,7 @@ async def test_closing_the_client_ends_a_call_with_an_error() -> None:
     async with stage() as on:
         on.script.answers += [STAY]
         sending = asyncio.ensure_future(on.client.session("s1").send("Hello"))
-        await on.script.was_asked()
+        await on.script.call_arrived()
         await on.client.close()
         with pytest.raises(TransportError):
             await sending
@@ -189,7 +189,7 @@ async def test_lists_give_every_page() -> None:
         assert on.script.requests[-1].after == "c1"
 
 
-async def test_deciding_names_what_was_seen() -> None:
+async def test_a_decision_names_the_arguments_that_were_shown() -> None:
     async with stage() as on:
         on.script.answers += [approval_pb2.DecideApprovalResponse(approval=APPROVAL)] * 2
         await on.client.approvals.approve(APPROVAL)
@@ -200,7 +200,7 @@ async def test_deciding_names_what_was_seen() -> None:
         assert reject.reason == "no"
 
 
-async def test_an_edit_names_what_was_seen_and_what_is_to_run() -> None:
+async def test_an_edit_names_the_arguments_shown_and_those_to_run() -> None:
     async with stage() as on:
         on.script.answers += [approval_pb2.DecideApprovalResponse(approval=APPROVAL)]
         assert await on.client.approvals.approve_edited(APPROVAL, '{"a":1}') == APPROVAL

@@ -90,7 +90,7 @@ async def test_a_status_of_a_later_release_is_still_an_error_of_the_service() ->
     assert error.status is grpc.StatusCode.DATA_LOSS
 
 
-async def test_without_word_from_the_service_it_is_a_transport_error() -> None:
+async def test_an_error_without_details_of_the_service_is_a_transport_error() -> None:
     foreign = error_details_pb2.ErrorInfo(reason="RATE_LIMIT_EXCEEDED", domain="proxy.example")
     for details in ((), (foreign,)):
         error = await error_of(Refuse(status=grpc.StatusCode.RESOURCE_EXHAUSTED, details=details))

@@ -11,7 +11,7 @@ from turnkeeper_client.pb.v1 import agent_pb2, approval_pb2, chat_pb2, session_p
 
 
 @pytest.mark.parametrize("order", [("turnkeeper", "turnkeeper_client"), ("turnkeeper_client", "turnkeeper")])
-def test_the_protos_of_client_and_service_live_in_one_process(order: tuple[str, str]) -> None:
+def test_the_protos_of_client_and_service_work_in_one_process(order: tuple[str, str]) -> None:
     pytest.importorskip("turnkeeper.pb.v1.chat_pb2")
     names = ["agent", "approval", "chat", "error", "event", "message", "session"]
     lines = [f"import {package}.pb.v1.{name}_pb2 as {package}_{name}" for package in order for name in names]

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turnkeeper_client import TextAssembler, TextPiece
+from turnkeeper_client.delivered import REMEMBERED_TURNS, DeliveredEvents
 from turnkeeper_client.pb.v1.event_pb2 import DELTA_KIND_REASONING, Event
-from turnkeeper_client.seen import REMEMBERED_TURNS, Seen
 from turnkeeper_client_testing.events import completed, delta, failed, retried, started, superseded
 
 
@@ -19,39 +19,39 @@ def lost_to_another(sequence: int) -> Event:
     return event
 
 
-def shown(pieces: list[TextPiece]) -> str:
-    """What a terminal shows that clears the message at each restart."""
+def shown(texts: list[TextPiece]) -> str:
+    """Returns what a terminal shows that clears the message at each restart."""
     screen = ""
-    for piece in pieces:
-        screen = piece if piece.restart else screen + piece
+    for text in texts:
+        screen = text if text.restart else screen + text
     return screen
 
 
 def add_all(assembler: TextAssembler, events: list[Event]) -> list[TextPiece]:
-    return [piece for event in events if (piece := assembler.add(event)) is not None]
+    return [text for event in events if (text := assembler.add(event)) is not None]
 
 
 def deltas(text: str, cuts: list[int], attempt: int) -> list[Event]:
-    """The text as deltas, cut on characters."""
+    """Returns the text as deltas, cut on characters."""
     places = sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts)})
     return [delta(len(text[:start].encode()), text[start:stop], attempt=attempt) for start, stop in pairwise(places)]
 
 
-def test_completion_brings_what_the_deltas_lacked() -> None:
+def test_a_completed_message_adds_what_the_deltas_lacked() -> None:
     assembler = TextAssembler()
     assert add_all(assembler, [delta(0, "grü"), delta(9, "gap"), completed(2, "grüße")]) == ["grü", "ße"]
     assert assembler.text() == assembler.text("m1") == "grüße"
     assert assembler.is_complete()
 
 
-def test_completion_replaces_what_the_deltas_said_otherwise() -> None:
+def test_a_completed_message_replaces_deltas_that_differ() -> None:
     assembler = TextAssembler()
-    pieces = add_all(assembler, [delta(0, "Paris"), completed(2, "Rome")])
-    assert [(piece, piece.restart) for piece in pieces] == [("Paris", False), ("Rome", True)]
+    texts = add_all(assembler, [delta(0, "Paris"), completed(2, "Rome")])
+    assert [(text, text.restart) for text in texts] == [("Paris", False), ("Rome", True)]
     assert assembler.text() == "Rome"
 
 
-def test_a_shorter_completion_takes_the_rest_back() -> None:
+def test_a_shorter_completed_message_withdraws_the_rest() -> None:
     assembler = TextAssembler()
     assert shown(add_all(assembler, [delta(0, "Paris"), completed(2, "")])) == ""
 
@@ -69,18 +69,18 @@ def test_an_attempt_that_ended_leaves_nothing(end: Event) -> None:
     assert not assembler.is_complete("m1")
 
 
-def test_another_attempt_begins_anew_also_without_word_of_the_first() -> None:
+def test_another_attempt_begins_anew_without_an_event_that_ends_the_first() -> None:
     assembler = TextAssembler()
-    pieces = add_all(assembler, [delta(0, "Par"), delta(0, "Lon", attempt=2), delta(3, "don", attempt=2)])
-    assert shown(pieces) == assembler.text() == "London"
+    texts = add_all(assembler, [delta(0, "Par"), delta(0, "Lon", attempt=2), delta(3, "don", attempt=2)])
+    assert shown(texts) == assembler.text() == "London"
 
 
 def test_restarts_is_enough_where_no_other_event_comes() -> None:
     assembler = TextAssembler()
     first = [delta(0, "I look", message="m1"), delta(0, "Par", attempt=2, message="m2")]
     again = [delta(0, "Lon", attempt=3, message="m3", restarts=True), delta(3, "don", attempt=3, message="m3")]
-    pieces = add_all(assembler, [*first, *again])
-    assert [(piece, piece.restart) for piece in pieces] == [
+    texts = add_all(assembler, [*first, *again])
+    assert [(text, text.restart) for text in texts] == [
         ("I look", False),
         ("Par", False),
         ("Lon", True),
@@ -89,19 +89,19 @@ def test_restarts_is_enough_where_no_other_event_comes() -> None:
     assert [assembler.text(message) for message in ("m1", "m2", "m3")] == ["I look", "", "London"]
 
 
-def test_who_goes_on_at_a_cursor_without_the_text_before_it_is_told_to_begin_anew() -> None:
-    assert [piece.restart for piece in add_all(TextAssembler(), [delta(0, "Lon", attempt=2, restarts=True)])] == [True]
+def test_a_reader_that_resumes_without_the_earlier_text_gets_a_restart() -> None:
+    assert [text.restart for text in add_all(TextAssembler(), [delta(0, "Lon", attempt=2, restarts=True)])] == [True]
 
 
-def test_a_piece_that_is_known_in_part_restarts_nothing() -> None:
+def test_a_delta_that_is_known_in_part_restarts_nothing() -> None:
     events = [delta(0, "Par"), delta(0, "Lon", attempt=2, restarts=True), delta(0, "London", attempt=2, restarts=True)]
-    assert [(piece, piece.restart) for piece in add_all(TextAssembler(), events)] == [
+    assert [(text, text.restart) for text in add_all(TextAssembler(), events)] == [
         ("Par", False),
         ("Lon", True),
         ("don", False),
     ]
-    seen = Seen()
-    admitted = [fresh for event in events if (fresh := seen.admit(event)) is not None]
+    delivered = DeliveredEvents()
+    admitted = [fresh for event in events if (fresh := delivered.admit(event)) is not None]
     assert [(fresh.content_delta.text, fresh.content_delta.restarts) for fresh in admitted] == [
         ("Par", False),
         ("Lon", True),
@@ -112,16 +112,16 @@ def test_a_piece_that_is_known_in_part_restarts_nothing() -> None:
 
 @pytest.mark.parametrize("word", [started(1, attempt=2), superseded(1, attempt=2), lost_to_another(1)])
 def test_deltas_of_an_attempt_that_is_over_do_not_count(word: Event) -> None:
-    seen = Seen()
-    assert seen.admit(word) is not None
-    assert seen.admit(delta(0, "late", attempt=1)) is None
-    assert seen.admit(delta(0, "good", attempt=2)) is not None
+    delivered = DeliveredEvents()
+    assert delivered.admit(word) is not None
+    assert delivered.admit(delta(0, "late", attempt=1)) is None
+    assert delivered.admit(delta(0, "good", attempt=2)) is not None
 
 
 def test_a_delta_that_disagrees_about_characters_does_not_count() -> None:
-    seen = Seen()
-    assert seen.admit(delta(0, "a")) is not None
-    assert seen.admit(delta(0, "éa")) is None
+    delivered = DeliveredEvents()
+    assert delivered.admit(delta(0, "a")) is not None
+    assert delivered.admit(delta(0, "éa")) is None
 
 
 def test_reasoning_is_not_the_answer() -> None:
@@ -129,17 +129,17 @@ def test_reasoning_is_not_the_answer() -> None:
     thought.content_delta.kind = DELTA_KIND_REASONING
     assembler = TextAssembler()
     assert add_all(assembler, [thought, delta(0, "Paris")]) == ["Paris"]
-    seen = Seen()
-    assert [seen.admit(event) for event in (thought, delta(0, "Paris"))] == [thought, delta(0, "Paris")]
+    delivered = DeliveredEvents()
+    assert [delivered.admit(event) for event in (thought, delta(0, "Paris"))] == [thought, delta(0, "Paris")]
 
 
 def test_a_reader_forgets_turns_long_past() -> None:
-    seen = Seen()
+    delivered = DeliveredEvents()
     for number in range(1, REMEMBERED_TURNS + 2):
         event = started(number)
         event.turn_id = f"turn {number}"
-        assert seen.admit(event) is not None
-    assert len(seen._drafts._turns) == REMEMBERED_TURNS  # noqa: SLF001
+        assert delivered.admit(event) is not None
+    assert len(delivered._partial_messages._turns) == REMEMBERED_TURNS  # noqa: SLF001
 
 
 @given(
@@ -149,27 +149,27 @@ def test_a_reader_forgets_turns_long_past() -> None:
     other_cuts=st.lists(st.integers(0, 12), max_size=6),
     repeat_from=st.integers(0, 12),
 )
-def test_exact_text_whatever_comes_twice(
+def test_the_text_is_exact_whatever_is_delivered_twice(
     whole: str,
     lost: list[tuple[str, list[int]]],
     cuts: list[int],
     other_cuts: list[int],
     repeat_from: int,
 ) -> None:
-    """Failed attempts first, then the answer; a part of it comes again in other pieces, as after a reconnect."""
+    """Failed attempts come first, then the answer; a part of it comes again in other deltas, as after a reconnect."""
     events: list[Event] = []
-    for attempt, (text, pieces) in enumerate(lost, start=1):
-        events += [*deltas(text, pieces, attempt), failed(attempt + 1, attempt=attempt)]
+    for attempt, (text, lost_cuts) in enumerate(lost, start=1):
+        events += [*deltas(text, lost_cuts, attempt), failed(attempt + 1, attempt=attempt)]
     last = len(lost) + 1
     answer = deltas(whole, cuts, last)
     events += answer[:repeat_from]
     events += [*deltas(whole, other_cuts, last), *answer, completed(last + 1, whole, attempt=last), *answer]
 
-    assembler, seen = TextAssembler(), Seen()
+    assembler, delivered = TextAssembler(), DeliveredEvents()
     raw = add_all(assembler, events)
     assert shown(raw) == assembler.text() == whole
 
-    admitted = [fresh for event in events if (fresh := seen.admit(event)) is not None]
+    admitted = [fresh for event in events if (fresh := delivered.admit(event)) is not None]
     assert shown(add_all(TextAssembler(), admitted)) == whole
-    said = [event.content_delta.text for event in admitted if event.attempt == last and not event.sequence]
-    assert "".join(said) == whole
+    delivered_texts = [event.content_delta.text for event in admitted if event.attempt == last and not event.sequence]
+    assert "".join(delivered_texts) == whole

@@ -12,25 +12,35 @@ from turnkeeper_client.pb.v1.chat_pb2 import (
     TurnState,
 )
 from turnkeeper_client.streams import TurnStream
-from turnkeeper_client_testing.events import completed, delta, done, ended, failed, said, started, summary, superseded
+from turnkeeper_client_testing.events import (
+    completed,
+    delta,
+    done,
+    ended,
+    failed,
+    message_response,
+    started,
+    summary,
+    superseded,
+)
 from turnkeeper_client_testing.server import STAY, Refuse, Step, cut_off, stage
 
 CUT = Refuse(status=grpc.StatusCode.UNAVAILABLE)
 
 
 async def text_of(stream: TurnStream) -> list[str]:
-    """The pieces, with `|` before one that begins anew."""
-    return ["|" * piece.restart + piece async for piece in stream.text()]
+    """Returns the texts, with `|` before one that begins anew."""
+    return ["|" * text.restart + text async for text in stream.text()]
 
 
 def state_of(stream: TurnStream) -> TurnState.ValueType | None:
     return stream.turn.state if stream.turn is not None else None
 
 
-async def test_an_answer_arrives_piece_by_piece_with_its_turn() -> None:
+async def test_an_answer_arrives_delta_by_delta_with_its_turn() -> None:
     steps = [
-        said(started(2), delta(0, "Par"), cursor="c1"),
-        said(delta(3, "is"), completed(3, "Paris"), cursor="c2"),
+        message_response(started(2), delta(0, "Par"), cursor="c1"),
+        message_response(delta(3, "is"), completed(3, "Paris"), cursor="c2"),
         ended(done(4), cursor="c3"),
     ]
     async with stage(steps) as on:
@@ -48,18 +58,22 @@ async def test_an_answer_arrives_piece_by_piece_with_its_turn() -> None:
 
 
 async def test_a_message_is_repeated_under_its_request_id_from_the_last_cursor() -> None:
-    first: list[Step] = [said(started(2), cursor="c1"), said(delta(0, "Par"), cursor="c2"), STAY]
-    second: list[Step] = [said(delta(0, "Par"), delta(3, "i"), cursor="c3"), CUT]
+    first: list[Step] = [
+        message_response(started(2), cursor="c1"),
+        message_response(delta(0, "Par"), cursor="c2"),
+        STAY,
+    ]
+    second: list[Step] = [message_response(delta(0, "Par"), delta(3, "i"), cursor="c3"), CUT]
     third = [ended(delta(4, "s"), completed(3, "Paris"), done(4), cursor="c4")]
     async with stage(first, second, third) as on:
         stream = on.client.session("s1").stream("Where?")
-        pieces = []
-        async for piece in stream.text():
-            pieces.append(piece)
-            if piece == "Par":
+        texts = []
+        async for text in stream.text():
+            texts.append(text)
+            if text == "Par":
                 on.relay.cut()
-        assert pieces == ["Par", "i", "s"]
-        assert [piece.offset for piece in pieces] == [0, 3, 4]
+        assert texts == ["Par", "i", "s"]
+        assert [text.offset for text in texts] == [0, 3, 4]
         assert len({request.request_id for request in on.script.requests}) == 1
         assert [request.after for request in on.script.requests] == ["", "c2", "c3"]
         assert [request.content[0].text for request in on.script.requests] == ["Where?"] * 3
@@ -80,7 +94,7 @@ async def test_a_stream_of_an_earlier_process_is_taken_up_with_its_cursor() -> N
 
 
 async def test_a_failed_turn_raises_its_error_and_is_not_sent_again() -> None:
-    steps: list[Step] = [said(started(2)), cut_off(error_pb2.SESSION_ERROR_CODE_LLM_API_ERROR)]
+    steps: list[Step] = [message_response(started(2)), cut_off(error_pb2.SESSION_ERROR_CODE_LLM_API_ERROR)]
     async with stage(steps, [ended()]) as on:
         with pytest.raises(Aborted) as raised:
             await text_of(on.client.session("s1").stream("Where?"))
@@ -104,9 +118,9 @@ async def test_a_waiting_turn_goes_on_with_another_loop() -> None:
 
 async def test_another_attempt_begins_the_text_anew_and_late_deltas_do_not_count() -> None:
     steps = [
-        said(started(2), delta(0, "Pa"), failed(3), delta(0, "Lo", attempt=2), delta(2, "ris")),
-        said(delta(2, "nd", attempt=2), superseded(4, attempt=3), delta(4, "on", attempt=2)),
-        said(delta(0, "Rome", attempt=3, message="m2"), completed(5, "Rome!", attempt=3, message="m2")),
+        message_response(started(2), delta(0, "Pa"), failed(3), delta(0, "Lo", attempt=2), delta(2, "ris")),
+        message_response(delta(2, "nd", attempt=2), superseded(4, attempt=3), delta(4, "on", attempt=2)),
+        message_response(delta(0, "Rome", attempt=3, message="m2"), completed(5, "Rome!", attempt=3, message="m2")),
         ended(delta(5, "!", attempt=3, message="m2"), done(6, attempt=3)),
     ]
     async with stage(steps) as on:
@@ -115,7 +129,7 @@ async def test_another_attempt_begins_the_text_anew_and_late_deltas_do_not_count
 
 async def test_the_stream_itself_drops_what_does_not_count() -> None:
     steps = [
-        said(delta(0, "a", attempt=2), delta(1, "b", attempt=1), delta(5, "gap", attempt=2)),
+        message_response(delta(0, "a", attempt=2), delta(1, "b", attempt=1), delta(5, "gap", attempt=2)),
         ended(completed(3, "abc", attempt=2), delta(1, "late", attempt=3)),
     ]
     async with stage(steps) as on:

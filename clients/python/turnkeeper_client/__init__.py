@@ -2,8 +2,8 @@
 
 async with Client("127.0.0.1:50051") as client:
     session = await client.sessions.create("assistant")
-    async for piece in session.stream("What is the capital of France?").text():
-        print(piece, end="", flush=True)
+    async for text in session.stream("What is the capital of France?").text():
+        print(text, end="", flush=True)
 """
 
 from turnkeeper_client.client import Client

@@ -1,4 +1,4 @@
-"""Agents: which there are."""
+"""The agents that sessions can be created with."""
 
 from collections.abc import AsyncIterator
 
@@ -14,9 +14,9 @@ class Agents:
         self._stubs = stubs
 
     def list(self) -> AsyncIterator[Agent]:
-        """All agents, by name."""
+        """Returns all agents, ordered by name."""
         return every(self._stubs.agents.ListAgents, ListAgentsRequest(), lambda page: page.agents)
 
     async def get(self, name: str, *, version: str = "") -> Agent:
-        """An agent's newest version, or the one named."""
+        """Returns an agent in the version named, by default the newest. Raises NotFound."""
         return (await call(self._stubs.agents.GetAgent, GetAgentRequest(name=name, version=version))).agent

@@ -1,4 +1,4 @@
-"""Approvals: find what waits for a decision, and decide."""
+"""Approvals: find the tool calls that wait for a decision, and decide."""
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
@@ -11,7 +11,7 @@ from turnkeeper_client.stubs import Stubs
 
 
 class Approvals:
-    """Questions about tool calls, across sessions."""
+    """The approvals of tool calls, across sessions."""
 
     def __init__(self, stubs: Stubs) -> None:
         self._stubs = stubs
@@ -24,22 +24,22 @@ class Approvals:
         session_id: str = "",
         tool: str = "",
     ) -> AsyncIterator[Approval]:
-        """The approvals that match everything given, oldest first; without `states` the decided ones too."""
+        """Returns the approvals that match every filter given, oldest first; without `states` the decided ones too."""
         request = approval_pb2.ListApprovalsRequest(states=states, kind=kind, session_id=session_id, tool=tool)
         return every(self._stubs.approvals.ListApprovals, request, lambda page: page.approvals)
 
     async def get(self, approval_id: str) -> Approval:
-        """One approval as it is now."""
+        """Returns one approval as it is now."""
         request = approval_pb2.GetApprovalRequest(approval_id=approval_id)
         return (await call(self._stubs.approvals.GetApproval, request)).approval
 
     async def wait(self, approval_id: str, *, wait: timedelta | None = None) -> Approval:
-        """An approval once it is no longer pending, after `wait` at the latest: unset 60 s, at most 120 s."""
+        """Waits until an approval is no longer pending, or for `wait` (default 60 s, at most 120 s), and returns it."""
         request = approval_pb2.WaitApprovalRequest(approval_id=approval_id, wait=duration(wait))
         return (await call(self._stubs.approvals.WaitApproval, request, timeout=WAIT_TIMEOUT)).approval
 
     async def approve(self, approval: Approval, *, reason: str = "") -> Approval:
-        """Lets the call run, with exactly the arguments that `approval` shows."""
+        """Approves the call with exactly the arguments that `approval` shows."""
         return await self.decide(
             approval.approval_id,
             decision=event_pb2.APPROVAL_DECISION_APPROVE,
@@ -48,7 +48,7 @@ class Approvals:
         )
 
     async def approve_edited(self, approval: Approval, arguments_json: str, *, reason: str = "") -> Approval:
-        """Lets the call run with these arguments instead, JSON text; returns the approval of the next round."""
+        """Approves the call with these arguments instead (JSON text). Returns the approval of the next round."""
         return await self.decide(
             approval.approval_id,
             decision=event_pb2.APPROVAL_DECISION_APPROVE,
@@ -58,7 +58,7 @@ class Approvals:
         )
 
     async def reject(self, approval: Approval, *, reason: str = "") -> Approval:
-        """Forbids the call; the model is told `reason`."""
+        """Rejects the call. The model receives `reason` as the call's result."""
         return await self.decide(
             approval.approval_id,
             decision=event_pb2.APPROVAL_DECISION_REJECT,
@@ -67,7 +67,9 @@ class Approvals:
         )
 
     async def retry(self, approval: Approval, *, reason: str = "") -> Approval:
-        """Kind OUTCOME: it was not done, or may be done twice; the call starts again under the same key."""
+        """Starts the call again under the same idempotency key. For kind OUTCOME, where the call had no effect or may
+        run twice.
+        """
         return await self.decide(
             approval.approval_id,
             decision=event_pb2.APPROVAL_DECISION_RETRY,
@@ -76,7 +78,9 @@ class Approvals:
         )
 
     async def mark_done(self, approval: Approval, *, result_json: str, reason: str = "") -> Approval:
-        """Kind OUTCOME: it was done; `result_json` is JSON text, what the tool would have returned."""
+        """Records that the call was done. For kind OUTCOME; `result_json` (JSON text) is what the tool would have
+        returned.
+        """
         return await self.decide(
             approval.approval_id,
             decision=event_pb2.APPROVAL_DECISION_MARK_DONE,
@@ -86,7 +90,7 @@ class Approvals:
         )
 
     async def give_up(self, approval: Approval, *, reason: str = "") -> Approval:
-        """Kind OUTCOME: it stays unknown; the model is told so, and `reason`."""
+        """Leaves the outcome unknown. For kind OUTCOME; the model receives that, and `reason`, as the call's result."""
         return await self.decide(
             approval.approval_id,
             decision=event_pb2.APPROVAL_DECISION_GIVE_UP,
@@ -104,7 +108,7 @@ class Approvals:
         result_json: str = "",
         edited_arguments_json: str = "",
     ) -> Approval:
-        """Decides about the arguments of that hash. The same decision again is harmless."""
+        """Decides about the arguments with that hash. Repeating the same decision changes nothing."""
         request = approval_pb2.DecideApprovalRequest(
             approval_id=approval_id,
             decision=decision,

@@ -1,4 +1,4 @@
-"""Calling: errors as our classes, ids for requests, every page of a list."""
+"""Unary calls: their errors as classes of this package, request ids, and lists read page by page."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -15,7 +15,7 @@ from turnkeeper_client.errors import ClientClosed, TransportError
 from turnkeeper_client.pb.v1.message_pb2 import Part
 from turnkeeper_client.status import from_rpc_error
 
-# Seconds. The service configs have the same limits for the raw stubs, but only a limit given with the call is told to
+# Seconds. The service configs have the same limits for the raw stubs, but only a limit given with the call reaches
 # the service.
 UNARY_TIMEOUT = 10.0
 WAIT_TIMEOUT = 130.0
@@ -23,13 +23,13 @@ STREAM_TIMEOUT = 900.0
 
 
 class PageRequest(Protocol):
-    """A list's request."""
+    """The request of a list: it has a page token."""
 
     page_token: str
 
 
 class PageResponse(Protocol):
-    """A list's response."""
+    """The response of a list: it has the token of the next page."""
 
     @property
     def next_page_token(self) -> str: ...
@@ -43,17 +43,17 @@ Item = TypeVar("Item")
 
 
 def new_request_id() -> str:
-    """A name for one logical call; it stays the same when the call is repeated."""
+    """Returns a new id for one logical call; it stays the same when the call is repeated."""
     return uuid4().hex
 
 
 def parts(content: str | Sequence[Part]) -> Sequence[Part]:
-    """A message's content: text alone is one part."""
+    """Returns a message's content: text alone becomes one part."""
     return [Part(text=content)] if isinstance(content, str) else content
 
 
 def duration(value: timedelta | None) -> Duration | None:
-    """The same length as protobuf has it; None stays unset."""
+    """Converts to a protobuf duration; None stays unset."""
     if value is None:
         return None
     converted = Duration()
@@ -64,8 +64,8 @@ def duration(value: timedelta | None) -> Duration | None:
 async def call(
     method: aio.UnaryUnaryMultiCallable[Request, Response], request: Request, *, timeout: float = UNARY_TIMEOUT
 ) -> Response:
-    """The response, or an error of ours."""
-    with errors_as_ours():
+    """Calls the method, for `timeout` seconds at most. Raises a SessionError or TransportError."""
+    with translated_errors():
         return await method(request, timeout=timeout)
 
 
@@ -74,7 +74,7 @@ async def every(
     request: ListRequest,
     items: Callable[[ListResponse], Iterable[Item]],
 ) -> AsyncIterator[Item]:
-    """The items of all pages. Changes `request`."""
+    """Yields the items of all pages. Changes `request`."""
     while True:
         response = await call(method, request)
         for item in items(response):
@@ -85,8 +85,8 @@ async def every(
 
 
 @contextmanager
-def errors_as_ours() -> Iterator[None]:
-    """Raises what gRPC raises inside as one of our classes."""
+def translated_errors() -> Iterator[None]:
+    """Translates gRPC's errors inside the block: to SessionError, TransportError or ClientClosed."""
     try:
         yield
     except aio.AioRpcError as error:
@@ -97,5 +97,5 @@ def errors_as_ours() -> Iterator[None]:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
-        # Nobody cancelled us: the channel was closed under the call.
+        # The caller's task was not cancelled: the channel was closed during the call.
         raise TransportError(grpc.StatusCode.CANCELLED, "the client was closed during the call") from None

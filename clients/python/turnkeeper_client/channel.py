@@ -20,7 +20,7 @@ RETRY_BUFFER_BYTES = 8 * 1024 * 1024
 
 
 def service_config(config: Config) -> str:
-    """The gRPC service config of that name, as JSON text."""
+    """Returns the gRPC service config of that name, as JSON text."""
     return files("turnkeeper_client").joinpath(f"{config}.json").read_text(encoding="utf-8")
 
 
@@ -31,7 +31,7 @@ def open_channel(
     credentials: grpc.ChannelCredentials | None,
     options: Sequence[ChannelOption],
 ) -> aio.Channel:
-    """A channel that connects with its first call. `options` win over our own."""
+    """Returns a channel that connects with its first call. `options` override the package's own."""
     if config == "direct":
         target = with_dns(target)
     chosen: list[ChannelOption] = [
@@ -52,7 +52,7 @@ def open_channel(
 
 
 def with_dns(target: str) -> str:
-    """`target` as a name that resolves to every replica, unless it names another scheme."""
+    """Returns `target` as a DNS name that resolves to every replica, unless it names another scheme."""
     if "://" in target or target.startswith(("unix:", "unix-abstract:", "ipv4:", "ipv6:", "dns:", "xds:", "vsock:")):
         return target
     return f"dns:///{target}"

@@ -1,4 +1,4 @@
-"""The front door: one channel and what can be done over it."""
+"""The client: one channel and the calls that can be made over it."""
 
 from collections.abc import Sequence
 from types import TracebackType
@@ -22,7 +22,7 @@ class Client:
 
     `config`: `direct` balances over every address that the name resolves to, checks their health and repeats calls
     that were UNAVAILABLE; `mesh` leaves all that to the sidecar. `credentials`: for TLS and tokens; None is plain text.
-    `resume`: how patient streams are. `channel_options`: gRPC's own; they win over ours.
+    `resume`: how patient streams are. `channel_options`: gRPC's own; they override the package's.
     """
 
     def __init__(
@@ -42,11 +42,11 @@ class Client:
         self.agents = Agents(self.stubs)
 
     def session(self, session_id: str) -> Session:
-        """The session of that id, without a call."""
+        """Returns a handle of the session with that id; makes no call."""
         return Session(self.stubs, session_id, policy=self._policy)
 
     async def close(self) -> None:
-        """Ends every call that is in flight."""
+        """Closes the channel. Every call in flight ends with an error."""
         await self._channel.close()
 
     async def __aenter__(self) -> Self:

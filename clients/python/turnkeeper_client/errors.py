@@ -1,4 +1,4 @@
-"""What can go wrong: one class for each gRPC status that the service uses, one for everything in between."""
+"""Errors: one class for each gRPC status that the service uses, and one for failures of the transport."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,9 +31,9 @@ class UnknownEvent(TurnkeeperError):
 
 
 class TransportError(TurnkeeperError):
-    """The call ended without word from the service: the connection, a proxy or a deadline ended it.
+    """The call ended without an answer of the service: the connection, a proxy or a deadline ended it.
 
-    What was asked for may have happened. Sending the same request_id again is safe.
+    The request may have been carried out. Sending the same request_id again is safe.
     """
 
     def __init__(self, status: grpc.StatusCode, message: str) -> None:
@@ -44,7 +44,7 @@ class TransportError(TurnkeeperError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Details:
-    """What the service said about an error."""
+    """The details that the service sent with an error."""
 
     code: SessionErrorCode.ValueType = error_pb2.SESSION_ERROR_CODE_UNSPECIFIED
     reason: str = ""
@@ -82,11 +82,11 @@ class InvalidArgument(SessionError):
 
 
 class NotFound(SessionError):
-    """There is no such thing, or it is not yours to see."""
+    """The resource does not exist, or belongs to another tenant."""
 
 
 class AlreadyExists(SessionError):
-    """It exists already, and is not the same."""
+    """The resource exists already, with other content."""
 
 
 class PermissionDenied(SessionError):
@@ -94,7 +94,7 @@ class PermissionDenied(SessionError):
 
 
 class ResourceExhausted(SessionError):
-    """A limit was reached; `retry_after` says how long to wait, where that helps."""
+    """A limit was reached; `retry_after` is how long to wait, where waiting helps."""
 
 
 class FailedPrecondition(SessionError):
@@ -106,14 +106,15 @@ class Aborted(SessionError):
 
 
 class OutOfRange(SessionError):
-    """The log no longer reaches back to this place. `cursor` is the oldest one to start from; what was before is gone.
+    """The log no longer reaches back to this cursor. `cursor` is the oldest one to start from; earlier events are gone.
 
-    `metadata` has `oldest_sequence`, `head_sequence` and `head_cursor`. Never resumed by itself: events are missing.
+    `metadata` has `oldest_sequence`, `head_sequence` and `head_cursor`. A stream does not resume by itself after it:
+    events are missing.
     """
 
 
 class Unimplemented(SessionError):
-    """This part of the API comes with a later release."""
+    """The server does not serve this method."""
 
 
 class Internal(SessionError):

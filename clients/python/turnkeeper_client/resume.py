@@ -1,4 +1,4 @@
-"""When a stream that broke is opened again, and after how long."""
+"""Decides whether a broken stream is opened again, and after how long."""
 
 import random
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from turnkeeper_client.pb.v1 import error_pb2
 
 
 class Resume(Enum):
-    """What follows the end of a stream with an error."""
+    """Whether and when a stream that ended with an error is opened again."""
 
     AT_ONCE = auto()
     WITH_BACKOFF = auto()
@@ -49,7 +49,7 @@ def resume_after(error: SessionError | TransportError) -> Resume:
 class ResumePolicy:
     """How patient `stream()` and `follow()` are."""
 
-    # A stream without even a heartbeat for so long is dead; the service sends one every 15 s.
+    # A stream without even a keep-alive for this long is dead; the service sends one every 15 s.
     silence: timedelta = timedelta(seconds=45)
     # How long a stream that has begun may go without any response before its error is raised; it is always
     # tried once more.
@@ -71,13 +71,13 @@ class Patience:
         self._failures = 0
 
     def responded(self) -> None:
-        """The stream lives."""
+        """Starts counting anew after a response."""
         self._limit = self._policy.patience
         self._since = monotonic()
         self._failures = 0
 
     def pause_after(self, error: SessionError | TransportError) -> float:
-        """Seconds to wait before the next try. Raises `error` when there shall be none."""
+        """Returns the seconds to wait before the next try. Raises `error` if there is none."""
         how = resume_after(error)
         is_over = self._failures > 0 and monotonic() - self._since > self._limit.total_seconds()
         if how is Resume.NEVER or is_over:

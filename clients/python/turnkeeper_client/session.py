@@ -1,4 +1,4 @@
-"""One session: send, stream, follow, and look at what happened."""
+"""One session: send messages, stream turns, follow and read its events."""
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
@@ -17,7 +17,7 @@ from turnkeeper_client.stubs import Stubs
 
 
 class Session:
-    """A session by its id. Made by `client.sessions`, or without a call by `client.session(id)`."""
+    """A handle of a session, by its id. Made by `client.sessions`, or without a call by `client.session(id)`."""
 
     def __init__(self, stubs: Stubs, session_id: str, *, policy: ResumePolicy) -> None:
         self.id = session_id
@@ -70,7 +70,7 @@ class Session:
         request_id: str = "",
         after: str = "",
     ) -> TurnStream:
-        """Sends a message once the result is iterated over, and gives its turn's events.
+        """Sends a message once the result is iterated over, and yields its turn's events.
 
         `after`: a cursor, to go on with a message that was sent before with the same `request_id` and content.
         """
@@ -102,7 +102,7 @@ class Session:
         previews: bool = True,
         turn_id: str = "",
     ) -> EventStream:
-        """The session's events from a place on, then those to come, until the session ends.
+        """Yields the session's events from a cursor on, then those to come, until the session ends.
 
         `after`: a cursor or the number of an event; None: from the beginning. `live_only`: only what happens from now
         on. `until_caught_up`: end when all that is there was delivered. `types`: names of payloads, such as
@@ -123,28 +123,28 @@ class Session:
         return EventStream(open_call, start=after if isinstance(after, str) else "", policy=self._policy)
 
     async def get(self) -> session_pb2.Session:
-        """The session as it is now."""
+        """Returns the session as it is now."""
         return (await call(self._stubs.sessions.GetSession, session_pb2.GetSessionRequest(session_id=self.id))).session
 
     async def end(self, reason: str = "") -> session_pb2.Session:
-        """Ends the session: its turns are cancelled, its approvals withdrawn. Again is harmless."""
+        """Ends the session: its turns are cancelled, its approvals withdrawn. Repeating it changes nothing."""
         request = session_pb2.EndSessionRequest(session_id=self.id, reason=reason)
         return (await call(self._stubs.sessions.EndSession, request)).session
 
     async def suspend(self) -> session_pb2.Session:
-        """Lets no further step start. Again is harmless."""
+        """Suspends the session: no further step starts. Repeating it changes nothing."""
         request = session_pb2.SuspendSessionRequest(session_id=self.id)
         return (await call(self._stubs.sessions.SuspendSession, request)).session
 
     async def resume(self) -> session_pb2.Session:
-        """Ends a suspension. Again is harmless."""
+        """Ends a suspension. Repeating it changes nothing."""
         request = session_pb2.ResumeSessionRequest(session_id=self.id)
         return (await call(self._stubs.sessions.ResumeSession, request)).session
 
     async def events(
         self, *, after: str | int | None = None, types: Sequence[str] = (), turn_id: str = ""
     ) -> AsyncIterator[Event]:
-        """The durable events that are there now, page by page."""
+        """Yields the durable events that exist now, read page by page."""
         request = session_pb2.ListEventsRequest(session_id=self.id, types=types, turn_id=turn_id)
         start(request, after)
         while True:
@@ -156,21 +156,21 @@ class Session:
             request.after = response.cursor
 
     def messages(self, *, newest_first: bool = False) -> AsyncIterator[Message]:
-        """The conversation as a model would see it."""
+        """Yields the messages that the next model call would send."""
         request = session_pb2.ListMessagesRequest(
             session_id=self.id, order_by="sequence desc" if newest_first else "sequence"
         )
         return every(self._stubs.sessions.ListMessages, request, lambda page: page.messages)
 
     def checkpoints(self) -> AsyncIterator[session_pb2.Checkpoint]:
-        """The places of the log that have a name, oldest first."""
+        """Yields the session's checkpoints, oldest first."""
         request = session_pb2.ListCheckpointsRequest(session_id=self.id)
         return every(self._stubs.sessions.ListCheckpoints, request, lambda page: page.checkpoints)
 
     async def fork(
         self, place: str | int | None = None, *, new_session_id: str = "", request_id: str = ""
     ) -> "Session":
-        """A new session with this one's conversation, up to a checkpoint, an event's number, or all of it (None)."""
+        """Returns a new session with this one's conversation, up to a checkpoint, an event's number, or all (None)."""
         request = session_pb2.ForkSessionRequest(
             session_id=self.id, request_id=request_id or new_request_id(), new_session_id=new_session_id
         )
@@ -194,12 +194,12 @@ class Session:
         return (await call(self._stubs.sessions.RestoreCheckpoint, request)).session
 
     async def turn(self, turn_id: str, *, wait: timedelta | None = None) -> Turn:
-        """A turn, once it has ended or waits, after `wait` at the latest: unset 0, at most 120 s."""
+        """Waits until a turn has ended or waits itself, or for `wait` (default 0, at most 120 s), and returns it."""
         request = chat_pb2.GetTurnRequest(session_id=self.id, turn_id=turn_id, wait=duration(wait))
         return (await call(self._stubs.chat.GetTurn, request, timeout=WAIT_TIMEOUT)).turn
 
     def turns(self, *, states: Sequence[TurnState.ValueType] = ()) -> AsyncIterator[Turn]:
-        """The session's turns, newest first."""
+        """Yields the session's turns, newest first."""
         request = chat_pb2.ListTurnsRequest(session_id=self.id, states=states)
         return every(self._stubs.chat.ListTurns, request, lambda page: page.turns)
 
@@ -209,16 +209,16 @@ class Session:
         return (await call(self._stubs.chat.CancelTurn, request)).turn
 
     async def retry(self, turn_id: str, *, request_id: str = "") -> Turn:
-        """Takes the session's last turn up again, in place, after it failed or was cancelled. Does not wait for it."""
+        """Retries the session's last turn after it failed or was cancelled. Returns without waiting for its end."""
         request = chat_pb2.RetryTurnRequest(
             session_id=self.id, turn_id=turn_id, request_id=request_id or new_request_id()
         )
         return (await call(self._stubs.chat.RetryTurn, request)).turn
 
     async def submit_tool_result(self, tool_call_id: str, result_json: str, *, failed: bool = False) -> Turn:
-        """Hands in what a tool of yours gave, as JSON text. Its turn goes on when nothing else is awaited.
+        """Submits the result of a tool that the client runs, as JSON text. Its turn goes on if nothing else is awaited.
 
-        The same result again is harmless. Raises FailedPrecondition for a call that does not wait for a result.
+        Repeating the same result changes nothing. Raises FailedPrecondition for a call that does not wait for a result.
         """
         request = chat_pb2.SubmitToolResultRequest(
             session_id=self.id, tool_call_id=tool_call_id, result_json=result_json, failed=failed
@@ -227,7 +227,7 @@ class Session:
 
 
 def start(request: session_pb2.WatchEventsRequest | session_pb2.ListEventsRequest, after: str | int | None) -> None:
-    """Begins after a cursor or an event's number; nothing given: at the beginning."""
+    """Starts the request after a cursor or an event's number; at the beginning if neither is given."""
     if isinstance(after, int):
         request.after_sequence = after
     elif after:

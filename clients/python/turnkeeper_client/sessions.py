@@ -47,7 +47,7 @@ class Sessions:
         return Session(self._stubs, response.session.session_id, policy=self._policy)
 
     async def get(self, session_id: str) -> session_pb2.Session:
-        """A session as it is now."""
+        """Returns a session as it is now. Raises NotFound."""
         request = session_pb2.GetSessionRequest(session_id=session_id)
         return (await call(self._stubs.sessions.GetSession, request)).session
 
@@ -60,7 +60,7 @@ class Sessions:
         labels: Mapping[str, str] | None = None,
         oldest_first: bool = False,
     ) -> AsyncIterator[session_pb2.Session]:
-        """The sessions that match everything given."""
+        """Yields the sessions that match every filter given."""
         request = session_pb2.ListSessionsRequest(
             states=states,
             agent=agent,
@@ -71,7 +71,7 @@ class Sessions:
         return every(self._stubs.sessions.ListSessions, request, lambda page: page.sessions)
 
     async def end(self, session_id: str, *, reason: str = "") -> session_pb2.Session:
-        """Ends a session. Again is harmless."""
+        """Ends a session. Repeating it changes nothing."""
         request = session_pb2.EndSessionRequest(session_id=session_id, reason=reason)
         return (await call(self._stubs.sessions.EndSession, request)).session
 
@@ -84,21 +84,21 @@ class Sessions:
         metadata: Mapping[str, Any] | None = None,
         etag: str = "",
     ) -> session_pb2.Session:
-        """Changes what is given; with an `etag` only the session as it was read."""
-        wished = session_pb2.Session(session_id=session_id, title=title or "", labels=labels)
+        """Changes the fields given. With an `etag`, fails if the session has changed since it was read."""
+        changed = session_pb2.Session(session_id=session_id, title=title or "", labels=labels)
         if metadata is not None:
-            wished.metadata.update(metadata)
+            changed.metadata.update(metadata)
         given = {"title": title, "labels": labels, "metadata": metadata}
         mask = field_mask_pb2.FieldMask(paths=[name for name, value in given.items() if value is not None])
-        request = session_pb2.UpdateSessionRequest(session=wished, update_mask=mask, etag=etag)
+        request = session_pb2.UpdateSessionRequest(session=changed, update_mask=mask, etag=etag)
         return (await call(self._stubs.sessions.UpdateSession, request)).session
 
     async def delete(self, session_id: str, *, etag: str = "") -> session_pb2.Session:
-        """Hides a session; the service removes it for good later. Again is harmless."""
+        """Deletes a session: it is hidden, and removed for good later. Repeating it changes nothing."""
         request = session_pb2.DeleteSessionRequest(session_id=session_id, etag=etag)
         return (await call(self._stubs.sessions.DeleteSession, request)).session
 
     async def undelete(self, session_id: str) -> session_pb2.Session:
-        """Shows a deleted session again. Again is harmless."""
+        """Undeletes a session that is not yet removed. Repeating it changes nothing."""
         request = session_pb2.UndeleteSessionRequest(session_id=session_id)
         return (await call(self._stubs.sessions.UndeleteSession, request)).session

@@ -1,4 +1,4 @@
-"""Reading the details of a gRPC status."""
+"""Reads the details of a gRPC status."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -17,7 +17,7 @@ CODE_PREFIX = "SESSION_ERROR_CODE_"
 
 
 def from_rpc_error(error: aio.AioRpcError) -> SessionError | TransportError:
-    """The error as a class of ours: a SessionError only where the service itself speaks."""
+    """Returns a SessionError if the service itself sent the error, otherwise a TransportError."""
     message = error.details() or ""
     details = read_details(error)
     if details is None:
@@ -26,17 +26,17 @@ def from_rpc_error(error: aio.AioRpcError) -> SessionError | TransportError:
 
 
 def read_details(error: aio.AioRpcError) -> Details | None:
-    """What the service said about it, or None: then the service did not say it."""
+    """Returns the details that the service sent with the error. Returns None if the error is not the service's."""
     trailing = error.trailing_metadata()
     raw = trailing.get(DETAILS_KEY) if trailing is not None else None
     if not isinstance(raw, bytes):
         return None
     try:
-        found = list(unpack(raw))
+        details = list(unpack(raw))
     except DecodeError:
         return None
-    ours = next((detail for detail in found if isinstance(detail, SessionErrorDetail)), None)
-    info = next((detail for detail in found if isinstance(detail, error_details_pb2.ErrorInfo)), None)
+    ours = next((detail for detail in details if isinstance(detail, SessionErrorDetail)), None)
+    info = next((detail for detail in details if isinstance(detail, error_details_pb2.ErrorInfo)), None)
     if info is not None and info.domain != DOMAIN:
         info = None
     if ours is None and info is None:
@@ -50,14 +50,14 @@ def read_details(error: aio.AioRpcError) -> Details | None:
         turn_id=ours.turn_id,
         cursor=ours.cursor,
         retry=ours.retry,
-        retry_after=retry_after(ours, found),
+        retry_after=retry_after(ours, details),
         metadata={**(info.metadata if info else {}), **ours.metadata},
-        fields=invalid_fields(found),
+        fields=invalid_fields(details),
     )
 
 
 def unpack(raw: bytes) -> Iterator[object]:
-    """The details of a `google.rpc.Status` that we know. Raises DecodeError."""
+    """Yields the details of a `google.rpc.Status` whose types are known. Raises DecodeError."""
     known = (SessionErrorDetail, error_details_pb2.ErrorInfo, error_details_pb2.RetryInfo, error_details_pb2.BadRequest)
     packed: AnyMessage
     for packed in status_pb2.Status.FromString(raw).details:
@@ -66,28 +66,28 @@ def unpack(raw: bytes) -> Iterator[object]:
                 yield kind.FromString(packed.value)
 
 
-def retry_after(ours: SessionErrorDetail, found: list[object]) -> timedelta | None:
-    """The least time to wait, as RetryInfo or our own detail has it."""
-    for detail in found:
+def retry_after(ours: SessionErrorDetail, details: list[object]) -> timedelta | None:
+    """Returns the least time to wait, from RetryInfo or else from the service's own detail; None if neither has one."""
+    for detail in details:
         if isinstance(detail, error_details_pb2.RetryInfo):
             delay: timedelta = detail.retry_delay.ToTimedelta()
             return delay
     return ours.retry_after.ToTimedelta() if ours.HasField("retry_after") else None
 
 
-def invalid_fields(found: list[object]) -> dict[str, str]:
-    """Field path to what is wrong with it."""
-    requests = (detail for detail in found if isinstance(detail, error_details_pb2.BadRequest))
+def invalid_fields(details: list[object]) -> dict[str, str]:
+    """Returns what is wrong with each invalid field, by the field's path."""
+    requests = (detail for detail in details if isinstance(detail, error_details_pb2.BadRequest))
     return {wrong.field: wrong.description for request in requests for wrong in request.field_violations}
 
 
 def code_of(reason: str) -> SessionErrorCode.ValueType:
-    """The number of a reason, or UNSPECIFIED for one of a later release."""
+    """Returns the number of a reason, or UNSPECIFIED for one of a later release."""
     name = CODE_PREFIX + reason
     return SessionErrorCode.Value(name) if name in SessionErrorCode.keys() else SessionErrorCode.ValueType(0)  # noqa: SIM118
 
 
 def reason_of(code: SessionErrorCode.ValueType) -> str:
-    """The name of a number without its prefix, or the number itself for one of a later release."""
+    """Returns the name of a number without its prefix, or the number itself for one of a later release."""
     known = SessionErrorCode.DESCRIPTOR.values_by_number.get(code)
     return known.name.removeprefix(CODE_PREFIX) if known else str(int(code))

@@ -9,12 +9,12 @@ from typing import Any, Protocol
 import grpc
 from grpc import aio
 
-from turnkeeper_client.calls import errors_as_ours
+from turnkeeper_client.calls import translated_errors
+from turnkeeper_client.delivered import DeliveredEvents
 from turnkeeper_client.errors import SessionError, TransportError, UnknownEvent
 from turnkeeper_client.pb.v1.chat_pb2 import StreamMessageResponse, Turn
 from turnkeeper_client.pb.v1.event_pb2 import Event
 from turnkeeper_client.resume import Patience, ResumePolicy
-from turnkeeper_client.seen import Seen
 from turnkeeper_client.text import TextAssembler, TextPiece
 
 
@@ -31,16 +31,16 @@ class Response(Protocol):
     def caught_up(self) -> bool: ...
 
 
-# Starts the call at a cursor; at the stream's own start when that is empty.
+# Starts the call after a cursor; at the stream's own start if the cursor is empty.
 Open = Callable[[str], aio.UnaryStreamCall[Any, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What arrived at once. Without events: a heartbeat."""
+    """The events of one response. A batch without events is a keep-alive."""
 
     events: tuple[Event, ...]
-    # The place after these events.
+    # Points after these events: pass it as `after` to go on.
     cursor: str
     # Every durable event up to this number was delivered or filtered out.
     through_sequence: int
@@ -59,13 +59,13 @@ class EventStream:
         self._open = open_call
         self._policy = policy
         self._cursor = start
-        self._seen = Seen()
+        self._delivered = DeliveredEvents()
         self._through_sequence = 0
         self._caught_up = False
 
     @property
     def cursor(self) -> str:
-        """The place after the last event you were given, or shortly before it: pass it as `after` to go on."""
+        """The cursor after the last event that was yielded, or shortly before it: pass it as `after` to go on."""
         return self._cursor
 
     @property
@@ -75,23 +75,23 @@ class EventStream:
 
     @property
     def caught_up(self) -> bool:
-        """Whether all that was there before has been delivered."""
+        """True once every event that existed when the stream began has been delivered."""
         return self._caught_up
 
     async def __aiter__(self) -> AsyncGenerator[Event, None]:
         async with aclosing(self._responses()) as responses:
             async for response in responses:
-                for place, event in enumerate(response.events, start=1):
+                for number, event in enumerate(response.events, start=1):
                     fresh = self._admit(event)
                     if fresh is None:
                         continue
-                    if place == len(response.events):
+                    if number == len(response.events):
                         self._settle(response)
                     yield fresh
                 self._settle(response)
 
     async def batches(self) -> AsyncGenerator[Batch, None]:
-        """The same with its surroundings: a cursor for each batch, heartbeats, and `caught_up`."""
+        """Yields the events in batches, each with its cursor and `caught_up`; keep-alives are empty batches."""
         async with aclosing(self._responses()) as responses:
             async for response in responses:
                 events = tuple(fresh for event in response.events if (fresh := self._admit(event)) is not None)
@@ -104,21 +104,21 @@ class EventStream:
                 )
 
     def _admit(self, event: Event) -> Event | None:
-        """The event, or what is new of it. Raises UnknownEvent."""
+        """Returns the event, or the part of it that is new. Raises UnknownEvent."""
         known = event.WhichOneof("payload") is not None
         if not known and not event.ignorable:
             raise UnknownEvent(event)
-        fresh = self._seen.admit(event)
+        fresh = self._delivered.admit(event)
         return fresh if known else None
 
     def _settle(self, response: Response) -> None:
-        """All of the response was delivered."""
+        """Moves the cursor after a response whose events were all delivered."""
         self._cursor = response.cursor or self._cursor
         self._through_sequence = max(self._through_sequence, response.through_sequence)
         self._caught_up = self._caught_up or response.caught_up
 
     async def _responses(self) -> AsyncGenerator[Response, None]:
-        """The responses of one connection after another."""
+        """Yields the responses of one connection after another."""
         patience = Patience(self._policy)
         while True:
             try:
@@ -139,12 +139,12 @@ class EventStream:
         A planned end (no wait) may be further on than the last response, by events that were filtered out. The cursor
         of any other end is never further on than what was delivered.
         """
-        ours, its = self._cursor, error.cursor
-        return its or ours if error.retry_after is None else ours or its
+        ours, error_cursor = self._cursor, error.cursor
+        return error_cursor or ours if error.retry_after is None else ours or error_cursor
 
     async def _connection(self) -> AsyncGenerator[Response, None]:
-        """The responses of one call, from the cursor on."""
-        with errors_as_ours():
+        """Yields the responses of one call, from the cursor on."""
+        with translated_errors():
             call = self._open(self._cursor)
         try:
             while (response := await self._next(call)) is not None:
@@ -153,15 +153,15 @@ class EventStream:
             call.cancel()
 
     async def _next(self, call: aio.UnaryStreamCall[Any, Any]) -> Response | None:
-        """The next response, or None at the end. Raises TransportError after too long a silence."""
+        """Returns the next response, or None at the end. Raises TransportError after too long a silence."""
         silence = self._policy.silence.total_seconds()
         try:
             async with asyncio.timeout(silence):
-                with errors_as_ours():
+                with translated_errors():
                     response: Response | None = await anext(aiter(call), None)
                     return response
         except TimeoutError:
-            message = f"the stream was silent for {silence:g} s, without even a heartbeat"
+            message = f"the stream was silent for {silence:g} s, without even a keep-alive"
             raise TransportError(grpc.StatusCode.UNAVAILABLE, message) from None
 
 
@@ -183,12 +183,12 @@ class TurnStream(EventStream):
         return self._turn
 
     async def text(self) -> AsyncGenerator[TextPiece, None]:
-        """What the model says, piece by piece. Joined from the last piece with `restart`, it is exact."""
+        """Yields the model's text as it arrives. The texts from the last one with `restart` on, joined, are exact."""
         async with aclosing(aiter(self)) as events:
             async for event in events:
-                piece = self._texts.add(event)
-                if piece is not None:
-                    yield piece
+                text = self._texts.add(event)
+                if text is not None:
+                    yield text
 
     def _settle(self, response: Response) -> None:
         super()._settle(response)

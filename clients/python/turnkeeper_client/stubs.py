@@ -13,7 +13,7 @@ from turnkeeper_client.pb.v1.session_pb2_grpc import SessionServiceStub
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stubs:
-    """Every RPC as it is on the wire, over one channel. They raise grpc.aio.AioRpcError."""
+    """The generated stubs of every service, over one channel. Their calls raise grpc.aio.AioRpcError."""
 
     sessions: SessionServiceStub
     chat: ChatServiceStub

@@ -1,17 +1,17 @@
-"""Deltas and whole messages, folded into exact text."""
+"""Assembles the exact text of messages from deltas and whole messages."""
 
 from dataclasses import dataclass, field
 from typing import Self
 
+from turnkeeper_client.delivered import PartialMessages
 from turnkeeper_client.pb.v1.event_pb2 import DELTA_KIND_TEXT, Event, MessageCompleted
-from turnkeeper_client.seen import Drafts
 
 
 class TextPiece(str):
-    """A piece of a message's text: print it as it is.
+    """Text of a message that is new to the reader: print it as it is.
 
     `offset` is where it begins, in UTF-8 bytes of that message. `restart`: what was shown of the message before it
-    does not count any more, because another attempt writes it anew; begin with this piece.
+    does not count any more, because another attempt writes it anew; begin with this text.
     """
 
     __slots__ = ("message_id", "offset", "restart")
@@ -21,16 +21,16 @@ class TextPiece(str):
     restart: bool
 
     def __new__(cls, text: str, *, message_id: str, offset: int, restart: bool = False) -> Self:
-        piece = super().__new__(cls, text)
-        piece.message_id = message_id
-        piece.offset = offset
-        piece.restart = restart
-        return piece
+        instance = super().__new__(cls, text)
+        instance.message_id = message_id
+        instance.offset = offset
+        instance.restart = restart
+        return instance
 
 
 @dataclass(slots=True)
 class _Text:
-    """What is known of one message."""
+    """The text of one message as far as it is known; `begin` is its first byte's offset."""
 
     attempt: int = 0
     begin: int = 0
@@ -41,25 +41,24 @@ class _Text:
 class TextAssembler:
     """The exact text of a session's messages, from its events in order, repeated or not.
 
-    The pieces of a message that `add` returned, joined from the last one with `restart`, are the message's text once
-    it is complete, however often a stream was cut, resumed or repeated. A message that no delta came of arrives in
-    one piece.
+    The texts of a message that `add` returned, joined from the last one with `restart`, are the message's text once
+    it is complete, however often a stream was cut, resumed or repeated. A message without deltas arrives as one text.
     """
 
     def __init__(self) -> None:
-        self._drafts = Drafts()
+        self._partial_messages = PartialMessages()
         self._texts: dict[str, _Text] = {}
-        # A turn to the message that its model is writing, and to whether text of it was shown that no longer counts.
+        # The message that each turn's model is writing, and the turns whose shown text no longer counts.
         self._writing: dict[str, str] = {}
         self._withdrawn: set[str] = set()
         self._last = ""
 
     def add(self, event: Event) -> TextPiece | None:
-        """Folds one event in. Returns the text that it adds, or None."""
+        """Adds one event. Returns the text that is new with it, or None."""
         if event.HasField("content_delta"):
-            rest = self._drafts.rest(event) if event.content_delta.kind == DELTA_KIND_TEXT else None
+            rest = self._partial_messages.rest(event) if event.content_delta.kind == DELTA_KIND_TEXT else None
             return self._extend(rest) if rest is not None else None
-        self._drafts.settle(event)
+        self._partial_messages.settle(event)
         match event.WhichOneof("payload"):
             case "message_completed":
                 return self._complete(event.turn_id, event.message_completed)
@@ -68,12 +67,12 @@ class TextAssembler:
         return None
 
     def text(self, message_id: str = "") -> str:
-        """What is known of a message; without its id, of the one that was written last."""
+        """Returns the known text of a message, by default of the one that was written last."""
         known = self._texts.get(message_id or self._last)
         return known.data.decode() if known else ""
 
     def is_complete(self, message_id: str = "") -> bool:
-        """Whether that is the whole message."""
+        """Returns True if the whole text of the message is known."""
         known = self._texts.get(message_id or self._last)
         return known is not None and known.complete
 
@@ -91,16 +90,16 @@ class TextAssembler:
             self._writing[event.turn_id] = delta.message_id
         text.data += delta.text.encode()
         self._last = delta.message_id
-        return self._piece(event.turn_id, delta.text, delta.message_id, delta.offset)
+        return self._next_text(event.turn_id, delta.text, delta.message_id, delta.offset)
 
     def _complete(self, turn_id: str, message: MessageCompleted) -> TextPiece | None:
-        """The whole text replaces the draft; what the draft lacked is new."""
+        """Replaces the partial text by the whole one. Returns the text that is new, or None."""
         if self.is_complete(message.message_id):
             return None
         whole = "".join(part.text for part in message.content).encode()
-        draft = self._texts.get(message.message_id) if self._writing.get(turn_id) == message.message_id else None
-        shown = draft.begin + len(draft.data) if draft else 0
-        if draft is None or whole[draft.begin : shown] != draft.data:
+        known = self._texts.get(message.message_id) if self._writing.get(turn_id) == message.message_id else None
+        shown = known.begin + len(known.data) if known else 0
+        if known is None or whole[known.begin : shown] != known.data:
             self._withdraw(turn_id)
             shown = 0
         self._texts[message.message_id] = _Text(data=bytearray(whole), complete=True)
@@ -108,17 +107,17 @@ class TextAssembler:
         self._last = message.message_id
         if len(whole) == shown and turn_id not in self._withdrawn:
             return None
-        return self._piece(turn_id, whole[shown:].decode(), message.message_id, shown)
+        return self._next_text(turn_id, whole[shown:].decode(), message.message_id, shown)
 
     def _withdraw(self, turn_id: str) -> None:
-        """What the turn's model was writing does not count."""
+        """Drops the message that the turn's model was writing."""
         message_id = self._writing.pop(turn_id, None)
         if message_id is None:
             return
         if self._texts.pop(message_id).data:
             self._withdrawn.add(turn_id)
 
-    def _piece(self, turn_id: str, text: str, message_id: str, offset: int) -> TextPiece:
+    def _next_text(self, turn_id: str, text: str, message_id: str, offset: int) -> TextPiece:
         restart = turn_id in self._withdrawn
         self._withdrawn.discard(turn_id)
         return TextPiece(text, message_id=message_id, offset=offset, restart=restart)

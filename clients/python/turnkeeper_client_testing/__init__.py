@@ -1,1 +1,1 @@
-"""What the client's own tests are made with; not part of the distribution."""
+"""Tools of the client's own tests; not part of the distribution."""

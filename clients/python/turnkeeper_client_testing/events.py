@@ -23,10 +23,10 @@ def started(sequence: int, *, attempt: int = 1) -> Event:
 
 
 def delta(offset: int, text: str, *, attempt: int = 1, message: str = "m1", restarts: bool = False) -> Event:
-    piece = ContentDelta(
+    content = ContentDelta(
         message_id=message, attempt=attempt, offset=offset, kind=DELTA_KIND_TEXT, text=text, restarts=restarts
     )
-    return event(0, attempt, content_delta=piece)
+    return event(0, attempt, content_delta=content)
 
 
 def completed(sequence: int, text: str, *, attempt: int = 1, message: str = "m1") -> Event:
@@ -61,12 +61,12 @@ def event(sequence: int, attempt: int, **payload: object) -> Event:
     return Event(session_id="s1", sequence=sequence, turn_id="t1", attempt=attempt, **payload)  # type: ignore[arg-type]
 
 
-def seen(*events: Event, cursor: str = "", through: int = 0, caught_up: bool = False) -> WatchEventsResponse:
+def watch_response(*events: Event, cursor: str = "", through: int = 0, caught_up: bool = False) -> WatchEventsResponse:
     """A response of WatchEvents."""
     return WatchEventsResponse(events=events, cursor=cursor, through_sequence=through, caught_up=caught_up)
 
 
-def said(*events: Event, cursor: str = "") -> StreamMessageResponse:
+def message_response(*events: Event, cursor: str = "") -> StreamMessageResponse:
     """A response of StreamMessage."""
     return StreamMessageResponse(events=events, cursor=cursor)
 

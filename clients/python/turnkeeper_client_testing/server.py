@@ -48,12 +48,12 @@ class Refuse:
 
 @dataclass(frozen=True)
 class Pause:
-    """Says nothing for so many seconds."""
+    """Sends nothing for this many seconds."""
 
     seconds: float
 
 
-# Says nothing until the caller leaves.
+# Sends nothing until the caller leaves.
 STAY = Pause(3600)
 
 Step = Message | Refuse | Pause
@@ -67,7 +67,7 @@ def refuse(
     retry_after: timedelta | None = None,
     on_stream: bool = False,
 ) -> Refuse:
-    """The status of one of the service's errors, as the service sends it after a unary call, or at a stream's end."""
+    """Returns the status of one of the service's errors, as it is sent after a unary call or at a stream's end."""
     value = SessionErrorCode.DESCRIPTOR.values_by_number[code]
     options = value.GetOptions().Extensions[error_pb2.error_code]
     status = next(status for status in grpc.StatusCode if status.value[0] == options.grpc_code)
@@ -87,13 +87,13 @@ def refuse(
 
 
 def cut_off(code: SessionErrorCode.ValueType, *, cursor: str = "", retry_after: timedelta | None = None) -> Refuse:
-    """The end of a stream with one of the service's errors."""
+    """Returns the end of a stream with one of the service's errors."""
     return refuse(code, cursor=cursor, retry_after=retry_after, on_stream=True)
 
 
 @dataclass
 class Script:
-    """What the server will do, and what it was asked."""
+    """The steps that the server plays, and the requests that it received."""
 
     # One for each stream that is opened, in order.
     streams: deque[Sequence[Step]] = field(default_factory=deque)
@@ -102,16 +102,16 @@ class Script:
     requests: list[Any] = field(default_factory=list)
     # Seconds that each call had left when it arrived.
     deadlines: list[float] = field(default_factory=list)
-    _asked: asyncio.Event = field(default_factory=asyncio.Event)
-    _left: asyncio.Event = field(default_factory=asyncio.Event)
+    _call_arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    _caller_left: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def was_asked(self) -> None:
+    async def call_arrived(self) -> None:
         """Waits, for 2 s at most, until a call has arrived."""
-        await asyncio.wait_for(self._asked.wait(), 2)
+        await asyncio.wait_for(self._call_arrived.wait(), 2)
 
-    async def was_left(self) -> None:
+    async def caller_left(self) -> None:
         """Waits, for 2 s at most, until a caller has left its stream."""
-        await asyncio.wait_for(self._left.wait(), 2)
+        await asyncio.wait_for(self._caller_left.wait(), 2)
 
     async def play(self, request: Message, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
         self._note(request, context)
@@ -126,7 +126,7 @@ class Script:
                 else:
                     yield step
         except asyncio.CancelledError:
-            self._left.set()
+            self._caller_left.set()
             raise
 
     async def answer(self, request: Message, context: aio.ServicerContext[Any, Any]) -> Any:
@@ -139,7 +139,7 @@ class Script:
         return step
 
     def _note(self, request: Message, context: aio.ServicerContext[Any, Any]) -> None:
-        self._asked.set()
+        self._call_arrived.set()
         self.requests.append(request)
         self.deadlines.append(context.time_remaining())
 
@@ -156,7 +156,7 @@ async def end(refusal: Refuse, context: aio.ServicerContext[Any, Any]) -> None:
 
 
 def scripted(servicer: Servicer, file: FileDescriptor, script: Script) -> Servicer:
-    """The servicer of the file's service with every method taken over by the script."""
+    """Replaces every method of the file's services by the script's, and returns the servicer."""
     for service in file.services_by_name.values():
         for method in service.methods:
             setattr(servicer, method.name, script.play if method.server_streaming else script.answer)
