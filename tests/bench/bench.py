@@ -1,4 +1,4 @@
-"""What a measure works with: the parts, how much to do, and windows of CPU time."""
+"""The environment of a measure: the parts of the run, its scale, and windows of CPU time."""
 
 import asyncio
 import contextlib
@@ -17,13 +17,13 @@ from tests.bench.parts import FILES, Parts, Served
 from turnkeeper.model.script_file import load_script
 
 SETTLING: Final = 0.25
-"""Seconds after the last answer that still count: what a server does behind it is its work, too."""
+"""Seconds after the last answer that still count: a server's work after its answer is part of its cost."""
 
 T = TypeVar("T")
 
 
 class Measured(Protocol):
-    """Whose CPU counts."""
+    """A program whose CPU time is measured."""
 
     @property
     def pids(self) -> list[int]: ...
@@ -61,7 +61,7 @@ class Round:
     def of(
         cls, spent: Spent, *, count: int, seconds: float, responses: int = 0, first_text_ms: Sequence[float] = ()
     ) -> Self:
-        """From the window of so many turns, which took so long."""
+        """Returns the cost of each turn from a window of `count` turns that took `seconds`."""
         return cls(
             server_ms=1000 * spent.server / count,
             database_ms=1000 * spent.database / count,
@@ -73,30 +73,32 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """Given to every measure. `say` shows progress."""
+    """The argument of every measure. `show_progress` prints a line of progress."""
 
     parts: Parts
     scale: Scale
-    say: Callable[[str], None]
+    show_progress: Callable[[str], None]
 
     async def alternate(self, sides: Mapping[str, Callable[[], Awaitable[T]]]) -> dict[str, list[T]]:
-        """One of each, in order, again and again: what disturbs the machine disturbs all sides alike.
+        """Runs the sides by turns, one round each, so that a disturbance of the machine affects all sides alike.
 
-        The first round of each side warms it up, and is forgotten.
+        Returns each side's results. The first round of each side warms it up and does not count.
         """
-        found: dict[str, list[T]] = {name: [] for name in sides}
+        results: dict[str, list[T]] = {name: [] for name in sides}
         for number in range(self.scale.rounds + 1):
             for name, play in sides.items():
-                self.say(f"round {number} of {self.scale.rounds}: {name}" if number else f"warming up: {name}")
+                self.show_progress(
+                    f"round {number} of {self.scale.rounds}: {name}" if number else f"warming up: {name}"
+                )
                 result = await play()
                 if number:
-                    found[name].append(result)
-        return found
+                    results[name].append(result)
+        return results
 
     @contextlib.asynccontextmanager
     async def window(self, measured: Measured) -> AsyncIterator[Spent]:
-        """The CPU that these processes and the database use inside the block, and shortly after it."""
-        await asyncio.sleep(SETTLING)  # so that what went before is over
+        """Measures the CPU that these processes and the database use inside the block and shortly after it."""
+        await asyncio.sleep(SETTLING)  # so that the work of earlier rounds is over
         spent, began = Spent(), time.perf_counter()
         before = cpu_seconds(measured.pids), cpu_seconds(self.parts.database_pids)
         yield spent
@@ -115,9 +117,9 @@ class Bench:
         apart: float = 0.0,
         around: AbstractContextManager[object] | None = None,
     ) -> Round:
-        """A round of turns, each in a session of its own, made before: `count`, or `scale.turns`.
+        """Runs a round of `count` turns (default `scale.turns`), each in a session of its own that is created before.
 
-        Of the subject, every turn is read back when the window is over. Raises Invalid when one is not whole.
+        The subject's turns are read back after the window. Raises Invalid if one is not whole.
         `around` is entered while turns run, and at no other time.
         """
         count = count or max(self.scale.turns, concurrency)
@@ -141,18 +143,18 @@ class Bench:
         return Round.of(spent, count=count, **done)
 
     async def check(self, server: Served, sessions: list[str], answer: str) -> None:
-        """Every session's turn is COMPLETED as a majority has it, and can be read from the log. Raises Invalid."""
+        """Raises Invalid unless a majority has every session's turn as COMPLETED and its log can be read."""
         async with AsyncMongoClient[dict[str, Any]](self.parts.database.uri, readConcernLevel="majority") as client:
             states = client[server.database].turns.find({"session_id": {"$in": sessions}}, {"state": 1})
-            found = [turn["state"] async for turn in states]
-        if found != ["COMPLETED"] * len(sessions):
-            raise Invalid(f"of {len(sessions)} turns a majority has {found.count('COMPLETED')} as COMPLETED")
+            reached = [turn["state"] async for turn in states]
+        if reached != ["COMPLETED"] * len(sessions):
+            raise Invalid(f"of {len(sessions)} turns a majority has {reached.count('COMPLETED')} as COMPLETED")
         await self.parts.load.run(turns.read_back, address=server.address, sessions=sessions, answer=answer)
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One entry of the list: its name for `--only`, what it is, and the function that gives its rows."""
+    """One measure: its name for `--only`, a description, and the function that returns its rows."""
 
     name: str
     about: str
@@ -160,6 +162,6 @@ class Measure:
 
 
 def answer_to(message: str) -> str:
-    """What the model says to it."""
+    """Returns the scripted model's answer to this message."""
     replies = load_script(FILES / "model.toml").replies
     return replies[0].text if message.startswith("paced") else replies[-1].text

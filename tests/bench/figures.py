@@ -1,4 +1,4 @@
-"""Rows of the table: what was measured, beside its floor and its goal."""
+"""Rows of the table: each measured figure beside its floor and its goal."""
 
 import statistics
 from collections.abc import Sequence
@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 
 class Invalid(Exception):
-    """The run does not count; the message says why."""
+    """The run is invalid; the message has the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What a row should show. `of`: its ratio to its floor, or its value."""
+    """The limit of a row. `of`: the limit is of its ratio to its floor, or of its value."""
 
     limit: float
     of: Literal["ratio", "value"]
@@ -20,7 +20,7 @@ class Goal:
 
     @property
     def text(self) -> str:
-        """As the table shows it: `≤ 0.6 x`."""
+        """The goal as the table shows it: `≤ 0.6 x`."""
         return f"{'≤' if self.at_most else '≥'} {self.limit:g}{' x' if self.of == 'ratio' else ''}"
 
     def met(self, shown: float) -> bool:
@@ -44,7 +44,7 @@ class Row:
         return self.value / self.floor if self.floor else None
 
     def met(self, goal: Goal | None) -> bool | None:
-        """None without a goal. A goal of a ratio is missed where there is none."""
+        """Returns whether the goal is met; None without a goal. A goal of a ratio is missed if there is no ratio."""
         if goal is None:
             return None
         shown = self.value if goal.of == "value" else self.ratio
@@ -54,15 +54,15 @@ class Row:
 def row(
     name: str, about: str, rounds: Sequence[float], *, unit: str, floor: Sequence[float] | float | None = None
 ) -> Row:
-    """A row from what each round gave, and what each round of the floor gave (or one figure)."""
+    """Returns a row of the rounds' figures and the floor's (each round's, or one). Raises Invalid without rounds."""
     if not rounds:
         raise Invalid(f"{name}: nothing was measured")
     below = floor if floor is None or isinstance(floor, float | int) else statistics.median(floor)
     return Row(name, about, unit, statistics.median(rounds), (min(rounds), max(rounds)), len(rounds), below)
 
 
-def told(row: Row, goal: Goal | None) -> dict[str, Any]:
-    """As `bench.json` has it."""
+def row_json(row: Row, goal: Goal | None) -> dict[str, Any]:
+    """Returns the row as `bench.json` has it."""
     return {
         "name": row.name,
         "about": row.about,
@@ -78,5 +78,5 @@ def told(row: Row, goal: Goal | None) -> dict[str, Any]:
 
 
 def _short(value: float | None) -> float | None:
-    """Four digits say all that there is to say."""
+    """Returns the value with four significant digits."""
     return None if value is None else float(f"{value:.4g}")

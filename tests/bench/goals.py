@@ -1,4 +1,4 @@
-"""What the project sets itself, by the names of rows. A missed goal is said, and fails nothing."""
+"""The project's goals, by the names of rows. A missed goal is reported; the run does not fail."""
 
 from collections.abc import Mapping
 from typing import Final

@@ -1,4 +1,4 @@
-"""On what a run was made."""
+"""Describes the machine of a run."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ _PACKAGES: Final = ("grpcio", "protobuf", "openai", "aiohttp", "motor", "pymongo
 
 
 def machine() -> str:
-    """Processor, cores, memory, kernel and versions, in one line."""
+    """Returns processor, cores, memory, kernel and versions, in one line."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     versions = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
     return (
@@ -24,20 +24,20 @@ def machine() -> str:
 
 
 def busy() -> str:
-    """A warning when others use the machine; empty when not."""
+    """Returns a warning if other programs use the machine, otherwise an empty string."""
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
     return f"the machine is busy (load {load:.1f} on {cores} cores): figures will be high" if load > cores / 2 else ""
 
 
 def _processor() -> str:
     try:
-        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+        match = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     except OSError:
-        found = None
-    return found[1] if found else platform.machine()
+        match = None
+    return match[1] if match else platform.machine()
 
 
 def _mongod() -> str:
-    said = subprocess.run([find_mongod(), "--version"], capture_output=True, text=True, check=False).stdout
-    found = re.search(r"v(\d+\.\d+\.\d+)", said)
-    return found[1] if found else "unknown"
+    version_text = subprocess.run([find_mongod(), "--version"], capture_output=True, text=True, check=False).stdout
+    match = re.search(r"v(\d+\.\d+\.\d+)", version_text)
+    return match[1] if match else "unknown"

@@ -1,4 +1,4 @@
-"""What a run is made of: a database, a model, servers, floors and the load generator, each a process of its own."""
+"""The parts of a run: a database, a model, servers, floors and the load generator, each a process of its own."""
 
 import asyncio
 import contextlib
@@ -27,12 +27,12 @@ from turnkeeper.tools.samples import OUTBOX
 FILES: Final = Path(__file__).parent
 SERVING: Final = "serving on"
 JOB_TIME: Final = 180.0
-"""What no job needs: one that takes longer hangs."""
+"""Seconds after which a job counts as hanging; no job needs as long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A server of somebody's, at host:port. `database` is the name of its database, if it has one."""
+    """A server at host:port, the subject's or a floor's. `database` is the name of its database, if it has one."""
 
     program: Program
     address: str
@@ -42,13 +42,13 @@ class Served:
 
     @property
     def pids(self) -> list[int]:
-        """Its processes, and those that they have started."""
-        programs = [each.pid for each in (self.program, *self.beside)]
+        """The server's processes, and those that they have started."""
+        programs = [program.pid for program in (self.program, *self.beside)]
         return [*programs, *(child for pid in programs for child in children(pid))]
 
 
 class Runner:
-    """A process that runs jobs of ours: the load generator, or a floor that is no server."""
+    """A process that runs the bench's jobs: the load generator, or a floor that is no server."""
 
     def __init__(self, program: Program, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.program = program
@@ -60,9 +60,9 @@ class Runner:
         return [self.program.pid]
 
     async def run(self, job: Callable[..., Awaitable[Any]], **arguments: Any) -> Any:
-        """What the job gives, in that process. One at a time. Raises Invalid with its reason when it fails."""
-        asked = {"job": f"{job.__module__}:{job.__qualname__}", "arguments": arguments}
-        self._writer.write(orjson.dumps(asked) + b"\n")
+        """Runs a job in that process and returns its result; one at a time. Raises Invalid if the job fails."""
+        request = {"job": f"{job.__module__}:{job.__qualname__}", "arguments": arguments}
+        self._writer.write(orjson.dumps(request) + b"\n")
         await self._writer.drain()
         try:
             async with asyncio.timeout(JOB_TIME):
@@ -70,7 +70,7 @@ class Runner:
         except TimeoutError:
             raise Invalid(f"{job.__name__} took more than {JOB_TIME:.0f} s") from None
         if not line:
-            raise Invalid(f"{self.program.name} ended; it said:\n{self.program.said()[-2000:]}")
+            raise Invalid(f"{self.program.name} ended; its output:\n{self.program.said()[-2000:]}")
         answer = orjson.loads(line)
         if "error" in answer:
             raise Invalid(f"{job.__name__}: {answer['error']}")
@@ -78,7 +78,7 @@ class Runner:
 
 
 class Parts:
-    """Everything that a run starts. Leaving the block ends it all, in any case."""
+    """Every process that a run starts. Leaving the block stops them all, also after an error."""
 
     def __init__(self) -> None:
         self._stack = AsyncExitStack()
@@ -104,15 +104,16 @@ class Parts:
         return [self.database.pid]
 
     async def subject(self) -> Served:
-        """`turnkeeper serve` with its defaults, shared by all who ask."""
+        """Returns `turnkeeper serve` with its defaults; every caller gets the same server."""
         if ("subject",) not in self._shared:
             self._shared["subject",] = await self._stack.enter_async_context(self.server("subject"))
         return self._shared["subject",]
 
     async def floor(self, name: str, *arguments: object, python: str = sys.executable) -> Served:
-        """tests/bench/floors/`name`.py with the model's address and these arguments, shared by all who ask alike.
+        """Starts tests/bench/floors/`name`.py with the model's address and these arguments. The same arguments get the
+        same server.
 
-        `python`: an interpreter that has not our packages; the service's own source it can import.
+        `python`: an interpreter without the project's packages; it can import the service's own source.
         """
         key = (name, *arguments)
         if key not in self._shared:
@@ -126,20 +127,22 @@ class Parts:
 
     @contextlib.asynccontextmanager
     async def floor_of(self, processes: int, name: str) -> AsyncIterator[Served]:
-        """A floor of so many processes on one port, of one's own."""
+        """Starts a floor of several processes on one port, for this block alone."""
         async with AsyncExitStack() as stack:
             variables = {PORT: str(stack.enter_context(supervisor.hold_port("127.0.0.1", 0)))}
             words = [f"tests.bench.floors.{name}", self.model_url]
             labels = [f"{name}-of-{processes}-{number}" for number in range(processes)]
             programs = [await stack.enter_async_context(self._program(label, words, **variables)) for label in labels]
-            addresses = [await _address(each) for each in programs]
+            addresses = [await _address(program) for program in programs]
             yield Served(programs[0], addresses[0], beside=tuple(programs[1:]))
 
     @contextlib.asynccontextmanager
     async def server(
         self, name: str, *flags: str, module: str = "turnkeeper", database: str = "turnkeeper", **variables: str
     ) -> AsyncIterator[Served]:
-        """A server of one's own. `module`: what is run in the place of `turnkeeper`. Variables are on top."""
+        """Starts a server for this block alone. `module` is run instead of `turnkeeper`; `variables` are added to its
+        environment.
+        """
         command = [module, "serve", "--port", "0", "--agents", str(FILES / "agents.toml"), "--database", database]
         ours = {
             "MONGODB_URI": self.database.uri,
@@ -152,7 +155,7 @@ class Parts:
 
     @contextlib.asynccontextmanager
     async def runner(self, name: str) -> AsyncIterator[Runner]:
-        """A process of one's own for jobs."""
+        """Starts a process for jobs, for this block alone."""
         socket = f"{name}-{secrets.token_hex(8)}"
         async with self._program(name, ["tests.bench.runner", socket]) as program:
             await program.until_says(runner.READY)
@@ -164,7 +167,7 @@ class Parts:
 
     @property
     def model_url(self) -> str:
-        """What an OpenAI client needs."""
+        """The base URL of the model, as an OpenAI client takes it."""
         return self.model.address
 
     async def _model(self, stack: AsyncExitStack) -> Served:
@@ -186,8 +189,8 @@ class Parts:
             await program.kill_if_running()
 
 
-def end_on_signals() -> None:
-    """Let SIGTERM and SIGHUP cancel the current task, as Ctrl-C does, so that everything is ended."""
+def cancel_on_signals() -> None:
+    """Lets SIGTERM and SIGHUP cancel the current task, as Ctrl-C does, so that every process is stopped."""
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGHUP):

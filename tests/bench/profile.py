@@ -1,4 +1,4 @@
-"""`make profile`: where the server's CPU time goes in a turn: by thread, by package, by function."""
+"""`make profile`: shows where the server's CPU time goes in a turn: by thread, by package, by function."""
 
 import argparse
 import asyncio
@@ -16,7 +16,7 @@ import orjson
 
 from tests.bench.bench import Bench, Scale
 from tests.bench.figures import Invalid
-from tests.bench.parts import Parts, Served, end_on_signals
+from tests.bench.parts import Parts, Served, cancel_on_signals
 from tests.bench.profiled import FILE
 from tests.processes import until
 from turnkeeper.store.embedded import EmbeddedDatabaseError
@@ -26,7 +26,7 @@ _NUMBERS: Final = re.compile(r"[-_ ]?\d+(_\d+)*$")
 _ROOT: Final = r"(?:\S*/)?(?:lib/python3\.\d+/(?:site-packages/)?|service/)"
 _PACKAGE: Final = re.compile(_ROOT + r"(?P<package>turnkeeper/\w+|\w+)")
 _FRAME: Final = re.compile(r"<frozen runpy>|<module>|/threading\.py|/uvloop/|/bench/profiled\.py|turnkeeper/__main__")
-"""Functions that only stand below all others."""
+"""Functions at the bottom of every stack, which are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Profile:
 
 
 def profile_of(samples: Iterable[Sample], *, turns: int) -> Profile:
-    """Each function's own time, with the C that it calls, and the time while it is anywhere on the stack."""
+    """Sums up each function's own time, with the C that it calls, and its time anywhere on the stack."""
     total, threads, packages, own, cumulative = 0.0, _Sums(), _Sums(), _Sums(), _Sums()
     for sample in samples:
         spent, thread = 1000 * sample.seconds / turns, _NUMBERS.sub("", sample.thread)
@@ -59,13 +59,13 @@ def profile_of(samples: Iterable[Sample], *, turns: int) -> Profile:
         inner = sample.stack[0] if sample.stack else f"no Python ({thread})"
         packages[_package(inner) if sample.stack else inner] += spent
         own[inner] += spent
-        for function in {inner, *(each for each in sample.stack if not _FRAME.search(each))}:
+        for function in {inner, *(frame for frame in sample.stack if not _FRAME.search(frame))}:
             cumulative[function] += spent
     return Profile(total, threads, packages, own, cumulative)
 
 
 def text_of(profile: Profile, *, most: int) -> str:
-    """The tables, with at most so many functions each."""
+    """Returns the tables, with at most `most` functions each."""
     parts = [f"{profile.total:.2f} ms of CPU a turn"]
     for title, spent in (
         ("by thread", profile.threads),
@@ -79,15 +79,15 @@ def text_of(profile: Profile, *, most: int) -> str:
 
 
 async def run(*, turns: int, concurrency: int, message: str) -> Profile:
-    """Profile a server of its own under these turns."""
-    end_on_signals()
+    """Profiles a server of its own under these turns."""
+    cancel_on_signals()
     async with Parts() as parts:
         bench, file = Bench(parts, Scale(rounds=1, turns=turns), lambda _: None), parts.folder / "profile.json"
         async with parts.server("profiled", module="tests.bench.profiled", **{FILE: str(file)}) as server:
             await bench.turns(server, concurrency=concurrency, message=message, count=100)
             await bench.turns(server, concurrency=concurrency, message=message, around=_watching(server))
             await until(file.exists)
-            samples = [Sample(*each) for each in orjson.loads(file.read_bytes())]
+            samples = [Sample(*record) for record in orjson.loads(file.read_bytes())]
     return profile_of(samples, turns=turns)
 
 
@@ -99,21 +99,21 @@ def _watching(server: Served) -> Iterator[None]:
 
 
 def main() -> int:
-    """The exit status."""
+    """Profiles and prints the tables. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.profile", description=__doc__)
-    parser.add_argument("--turns", type=int, default=400, help="turns that are looked at (default: %(default)s)")
+    parser.add_argument("--turns", type=int, default=400, help="turns to profile (default: %(default)s)")
     parser.add_argument("--concurrency", type=int, default=16, help="turns at once (default: %(default)s)")
     parser.add_argument("--paced", action="store_true", help="a model with 20 ms between its chunks")
     parser.add_argument("--out", type=Path, default=OUT, metavar="FILE", help="%(default)s")
-    asked = parser.parse_args()
-    message = "paced" if asked.paced else "at once"
+    options = parser.parse_args()
+    message = "paced" if options.paced else "at once"
     try:
         with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
-            found = asyncio.run(run(turns=asked.turns, concurrency=asked.concurrency, message=message))
-            asked.out.parent.mkdir(parents=True, exist_ok=True)
-            asked.out.write_text(text_of(found, most=100) + "\n", encoding="utf-8")
-            print(text_of(found, most=15))
-            print(f"\nmore: {asked.out}")
+            profile = asyncio.run(run(turns=options.turns, concurrency=options.concurrency, message=message))
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            options.out.write_text(text_of(profile, most=100) + "\n", encoding="utf-8")
+            print(text_of(profile, most=15))
+            print(f"\nmore: {options.out}")
             return 0
     except (EmbeddedDatabaseError, Invalid) as error:
         print(f"profile: {error}", file=sys.stderr)
@@ -127,12 +127,12 @@ class _Sums(defaultdict[str, float]):
 
 
 def _largest(sums: dict[str, float]) -> list[tuple[str, float]]:
-    return sorted(sums.items(), key=lambda each: -each[1])
+    return sorted(sums.items(), key=lambda item: -item[1])
 
 
 def _package(function: str) -> str:
-    found = _PACKAGE.search(function)
-    return found["package"] if found else "other"
+    match = _PACKAGE.search(function)
+    return match["package"] if match else "other"
 
 
 def _short(function: str) -> str:

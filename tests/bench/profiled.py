@@ -1,4 +1,4 @@
-"""`python -m tests.bench.profiled serve …` is `turnkeeper serve …` that is sampled between SIGUSR1 and SIGUSR2.
+"""`python -m tests.bench.profiled serve …` runs `turnkeeper serve …`, sampled between SIGUSR1 and SIGUSR2.
 
 Each 5 ms of the process's CPU time, every thread's stack is charged with the CPU time that the thread has used since
 the last sample, by its own clock. What is charged is exact; where it is charged is where the thread was found. Only the
@@ -43,12 +43,12 @@ class Sampler:
 
     def sample(self, _number: int, interrupted: FrameType | None) -> None:
         """Runs on the main thread, between two instructions of what it was doing."""
-        if self._busy:  # a destructor that was run meanwhile was interrupted as well
+        if self._busy:  # a destructor that ran meanwhile was interrupted, too
             return
         self._busy = True
-        frames = sys._current_frames()  # noqa: SLF001 - the only way there is
+        frames = sys._current_frames()  # noqa: SLF001 - there is no public way
         # threading.enumerate() takes a lock that the interrupted function may hold.
-        python = {each.native_id: (each.name, each.ident) for each in list(threading._active.values())}  # type: ignore[attr-defined]  # noqa: SLF001
+        python = {thread.native_id: (thread.name, thread.ident) for thread in list(threading._active.values())}  # type: ignore[attr-defined]  # noqa: SLF001
         for thread in _threads():
             now = _cpu(thread)
             used, self._used[thread] = now - self._used.get(thread, 0.0), now
@@ -58,20 +58,20 @@ class Sampler:
             main = thread == os.getpid()
             at = name, _stack(interrupted if main else frames.get(ident or 0))
             self._spent[at] = self._spent.get(at, 0.0) + used
-        self._used[os.getpid()] = _cpu(os.getpid())  # what this took is nobody's
+        self._used[os.getpid()] = _cpu(os.getpid())  # the sampler's own time is charged to no stack
         self._busy = False
 
     def stop(self, number: int, interrupted: FrameType | None) -> None:
         signal.setitimer(signal.ITIMER_PROF, 0)
         self.sample(number, interrupted)
-        told = [[name, [_place(code) for code in stack], spent] for (name, stack), spent in self._spent.items()]
+        rows = [[name, [_place(code) for code in stack], spent] for (name, stack), spent in self._spent.items()]
         part = self._file.with_suffix(".part")
-        part.write_bytes(orjson.dumps(told))
+        part.write_bytes(orjson.dumps(rows))
         part.rename(self._file)
 
 
 def _threads() -> list[int]:
-    return [int(each) for each in os.listdir("/proc/self/task")]  # noqa: PTH208 - quicker
+    return [int(name) for name in os.listdir("/proc/self/task")]  # noqa: PTH208 - quicker
 
 
 def _cpu(thread: int) -> float:

@@ -1,29 +1,29 @@
-"""The table on the terminal, and `bench.json`."""
+"""Formats the table on the terminal and writes `bench.json`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import orjson
 
-from tests.bench.figures import Goal, Row, told
+from tests.bench.figures import Goal, Row, row_json
 
 
 def table(rows: Sequence[Row], goals: Mapping[str, Goal]) -> str:
-    """One line a row: name, median, spread, floor, ratio, goal, and whether it is met."""
+    """Returns the table, a line a row: name, median, spread, floor, ratio, goal, and whether it is met."""
     lines: list[tuple[str, ...]] = [("figure", "median", "min … max", "floor", "ratio", "goal", "", "")]
-    lines += [_line(each, goals.get(each.name)) for each in rows]
+    lines += [_line(row, goals.get(row.name)) for row in rows]
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
     return "\n".join(_laid_out(line, widths) for line in lines)
 
 
 def missed(rows: Sequence[Row], goals: Mapping[str, Goal]) -> list[str]:
-    """The names of the rows that miss their goal."""
-    return [each.name for each in rows if each.met(goals.get(each.name)) is False]
+    """Returns the names of the rows that miss their goal."""
+    return [row.name for row in rows if row.met(goals.get(row.name)) is False]
 
 
-def verdict(rows: Sequence[Row], goals: Mapping[str, Goal]) -> str:
-    """What is met and what is missed, in one sentence each."""
-    judged = [each for each in rows if each.name in goals]
+def goals_summary(rows: Sequence[Row], goals: Mapping[str, Goal]) -> str:
+    """Returns how many goals are met, and which are missed, in one line."""
+    judged = [row for row in rows if row.name in goals]
     if not judged:
         return "no goal was measured"
     wrong = missed(rows, goals)
@@ -32,9 +32,9 @@ def verdict(rows: Sequence[Row], goals: Mapping[str, Goal]) -> str:
 
 
 def write(rows: Sequence[Row], goals: Mapping[str, Goal], file: Path) -> None:
-    """The list of rows, as JSON."""
+    """Writes the rows to the file, as a JSON list."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(orjson.dumps([told(each, goals.get(each.name)) for each in rows], option=orjson.OPT_INDENT_2))
+    file.write_bytes(orjson.dumps([row_json(row, goals.get(row.name)) for row in rows], option=orjson.OPT_INDENT_2))
 
 
 def _line(row: Row, goal: Goal | None) -> tuple[str, ...]:

@@ -11,11 +11,11 @@ import orjson
 from tests.bench.machine import machine
 
 Run = dict[str, dict[str, Any]]
-"""Its rows by their names."""
+"""The rows of a run by their names."""
 
 
 def markdown(runs: Sequence[Run]) -> str:
-    """A row a figure: each run's median and ratio to its floor; the last run's spread; the goal, and who met it."""
+    """Returns a table with a row a figure: each run's median and ratio, the last run's spread, and the goal."""
     names = list(dict.fromkeys(name for run in runs for name in run))
     heads = [f"run {number}" for number in range(1, len(runs) + 1)]
     lines = ["| figure | " + " | ".join([*heads, "min … max of the last", "goal", "met"]) + " |"]
@@ -24,13 +24,13 @@ def markdown(runs: Sequence[Run]) -> str:
     return "\n".join(lines)
 
 
-def _row(name: str, found: Sequence[dict[str, Any] | None]) -> str:
-    last = [each for each in found if each][-1]
-    met = [("yes" if each["met"] else "**no**") for each in found if each and each["met"] is not None]
+def _row(name: str, figures: Sequence[dict[str, Any] | None]) -> str:
+    last = [figure for figure in figures if figure][-1]
+    met = [("yes" if figure["met"] else "**no**") for figure in figures if figure and figure["met"] is not None]
     low, high = last["spread"]
     cells = [
         f"`{name}`: {last['about']}",
-        *map(_figure, found),
+        *map(_figure, figures),
         f"{low:g} … {high:g}",
         last["goal"] or "",
         ", ".join(met),
@@ -38,22 +38,22 @@ def _row(name: str, found: Sequence[dict[str, Any] | None]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _figure(told: dict[str, Any] | None) -> str:
-    if told is None:
+def _figure(figure: dict[str, Any] | None) -> str:
+    if figure is None:
         return "-"
-    value = f"{told['value']:g} {told['unit']}".strip()
-    return value if told["ratio"] is None else f"{value} ({told['ratio']:.2f} x {told['floor']:g})"
+    value = f"{figure['value']:g} {figure['unit']}".strip()
+    return value if figure["ratio"] is None else f"{value} ({figure['ratio']:.2f} x {figure['floor']:g})"
 
 
 def main(files: Sequence[str]) -> int:
-    """The exit status."""
+    """Prints the table of the files. Returns the exit status."""
     if not files:
         print(
             f"{__doc__}\n\nexample: python -m tests.bench.results build/bench-1.json build/bench-2.json",
             file=sys.stderr,
         )
         return 2
-    runs = [{row["name"]: row for row in orjson.loads(Path(each).read_bytes())} for each in files]
+    runs = [{row["name"]: row for row in orjson.loads(Path(file).read_bytes())} for file in files]
     print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}.\n\n{markdown(runs)}")
     return 0
 

@@ -1,6 +1,7 @@
-"""`python -m tests.bench.runner SOCKET`: a process that runs jobs, so that clients and floors have a CPU of their own.
+"""`python -m tests.bench.runner SOCKET` runs jobs in a process of its own, so that their CPU is measured apart.
 
-A line of JSON asks: {"job": "module:function", "arguments": {…}}; a line answers: {"result": …} or {"error": "…"}.
+A request is a line of JSON: {"job": "module:function", "arguments": {…}}. Its answer is one, too: {"result": …} or
+{"error": "…"}.
 """
 
 import asyncio
@@ -23,14 +24,14 @@ CHANNELS = 8
 
 
 class Channels:
-    """Connections that stay between jobs: the same number, with the same options, to whoever is called."""
+    """Connections that stay open between jobs: the same number, with the same options, to every server."""
 
     def __init__(self, stack: AsyncExitStack) -> None:
         self._stack = stack
         self._open: dict[str, list[aio.Channel]] = {}
 
     async def to(self, address: str) -> list[aio.Channel]:
-        """Several connections to host:port, all of them connected."""
+        """Returns the connections to host:port, all of them connected."""
         if address not in self._open:
             self._open[address] = [await self._channel(address) for _ in range(CHANNELS)]
         return self._open[address]
@@ -44,7 +45,7 @@ class Channels:
 
 
 def address_of(name: str) -> str:
-    """A socket without a file: a file's path may have 107 characters, and temporary folders are longer."""
+    """Returns the name of a socket without a file: a file's path is limited to 107 characters."""
     return f"\0turnkeeper-bench-{name}"
 
 
@@ -65,14 +66,14 @@ async def main(name: str) -> None:
             await ended.wait()
 
 
-async def _answer(channels: Channels, asked: dict[str, Any]) -> dict[str, Any]:
-    module, _, name = asked["job"].partition(":")
+async def _answer(channels: Channels, request: dict[str, Any]) -> dict[str, Any]:
+    module, _, name = request["job"].partition(":")
     try:
         job = getattr(importlib.import_module(module), name)
-        return {"result": await job(channels, **asked["arguments"])}
+        return {"result": await job(channels, **request["arguments"])}
     except Invalid as invalid:
         return {"error": str(invalid)}
-    except Exception:  # noqa: BLE001 - the harness tells it
+    except Exception:  # noqa: BLE001 - the harness reports it
         return {"error": traceback.format_exc()}
 
 

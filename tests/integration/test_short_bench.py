@@ -1,4 +1,4 @@
-"""A very small bench: it measures and writes, and a run with a turn that is not whole does not count."""
+"""A very small bench: it measures and writes, and a run with an incomplete turn is invalid."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ COLUMNS = {"name", "about", "value", "unit", "spread", "rounds", "floor", "ratio
 
 
 @pytest.mark.timeout(240)
-async def test_a_small_bench_says_what_turns_cost(tmp_path: Path) -> None:
+async def test_a_small_bench_measures_the_cost_of_turns(tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
     command = [sys.executable, "-m", "tests.bench", "--only", "turns-16", "--rounds", "1", "--turns", "6"]
     process = await asyncio.create_subprocess_exec(
@@ -33,14 +33,14 @@ async def test_a_small_bench_says_what_turns_cost(tmp_path: Path) -> None:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    said = (await process.communicate())[0].decode()
-    assert process.returncode == 0, said
-    rows = {each["name"]: each for each in orjson.loads(out.read_bytes())}
-    assert all(set(each) == COLUMNS for each in rows.values())
+    output = (await process.communicate())[0].decode()
+    assert process.returncode == 0, output
+    rows = {figure["name"]: figure for figure in orjson.loads(out.read_bytes())}
+    assert all(set(figure) == COLUMNS for figure in rows.values())
     assert {"turn.cpu.16", "turn.cpu.16.all", "turns.16", *(f"{name}.cpu.16" for name in FLOORS)} <= set(rows)
-    assert all(each["value"] > 0 for each in rows.values())
+    assert all(figure["value"] > 0 for figure in rows.values())
     assert rows["turn.cpu.16"]["goal"] == "≤ 0.6 x"
-    assert "goals met" in said
+    assert "goals met" in output
 
 
 @pytest.mark.timeout(240)
@@ -48,7 +48,7 @@ async def test_a_turn_that_is_not_whole_makes_the_run_invalid(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def wrong(bench: Bench) -> list[Row]:
-        """Sessions without a turn, then turns with another answer than the model should give."""
+        """Creates sessions without a turn, then runs turns with another answer than the model's."""
         subject = await bench.parts.subject()
         sessions = await bench.parts.load.run(create_sessions, address=subject.address, count=2)
         with pytest.raises(Invalid, match="of 2 turns a majority has 0 as COMPLETED"):
@@ -62,17 +62,17 @@ async def test_a_turn_that_is_not_whole_makes_the_run_invalid(
     out = tmp_path / "bench.json"
     assert await run([Measure("wrong", "wrong on purpose", wrong)], Scale(rounds=1, turns=4), out) == 1
     assert not out.exists()
-    assert "this run does not count: stream_turns: " in capsys.readouterr().err
+    assert "this run is invalid: stream_turns: " in capsys.readouterr().err
 
 
 @pytest.mark.timeout(240)
-async def test_a_small_bench_says_what_watching_and_deciding_cost(tmp_path: Path) -> None:
+async def test_a_small_bench_measures_watching_and_deciding(tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
-    chosen = [each for each in MEASURES if each.name in ("replay", "delivery", "decisions")]
+    chosen = [measure for measure in MEASURES if measure.name in ("replay", "delivery", "decisions")]
     assert (
         await run([*chosen, Measure("watched", "one scene", _watched)], Scale(rounds=1, turns=4, quick=True), out) == 0
     )
-    rows = {each["name"]: each for each in orjson.loads(out.read_bytes())}
+    rows = {figure["name"]: figure for figure in orjson.loads(out.read_bytes())}
     assert rows["replay.events"]["ratio"] > 0
     assert rows["deliver.total_here.p50"]["value"] > 0
     assert rows["deliver.total_there.p50"]["value"] > 0
@@ -81,9 +81,9 @@ async def test_a_small_bench_says_what_watching_and_deciding_cost(tmp_path: Path
 
 
 async def _watched(bench: Bench) -> list[Row]:
-    """Three watchers, of the service and of its floor, which is recorded from it; and an answer that is another."""
-    found = await watchers.played(bench, watchers.Scene(3, turns=2, quick_turns=2))
-    events = {name: {each.events for each in rounds} for name, rounds in found.items()}
+    """Measures three watchers of the service and of its recorded floor; an answer that differs is refused."""
+    results = await watchers.deliveries(bench, watchers.Scene(3, turns=2, quick_turns=2))
+    events = {name: {result.events for result in rounds} for name, rounds in results.items()}
     assert events["F3"] == events["F3 live"]
     assert min(events["subject"]) >= 3 * 2 * 4
     server = await bench.parts.subject()
@@ -93,8 +93,8 @@ async def _watched(bench: Bench) -> list[Row]:
     with pytest.raises(Invalid, match="a turn ended TURN_STATE_COMPLETED"):
         await bench.parts.load.run(watch.talk, **at, message="at once", answer="another", count=1)
     with pytest.raises(Invalid, match="other answers"):
-        await bench.parts.load.run(watch.heard, answer="another", count=1)
-    return [row("watched", "", [each.per_second for each in found["subject"]], unit="/s")]
+        await bench.parts.load.run(watch.end_watchers, answer="another", count=1)
+    return [row("watched", "", [result.per_second for result in results["subject"]], unit="/s")]
 
 
 @pytest.mark.timeout(120)
@@ -106,14 +106,14 @@ async def test_nothing_is_left_of_an_interrupted_bench(tmp_path: Path) -> None:
         stderr=asyncio.subprocess.PIPE,
     )
     assert process.stderr is not None
-    said = b""
-    while b"1 of 1" not in said:
+    output = b""
+    while b"1 of 1" not in output:
         line = await process.stderr.readline()
-        said += line
-        assert line, said.decode()
+        output += line
+        assert line, output.decode()
     started = children(process.pid)
     process.send_signal(signal.SIGINT)
-    assert (await process.communicate())[1].decode().strip().endswith("everything that it started was ended")
+    assert (await process.communicate())[1].decode().strip().endswith("every process that it started was stopped")
     assert process.returncode == 130
     assert len(started) >= 3
     assert not [pid for pid in started if alive(pid)]

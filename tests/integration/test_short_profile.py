@@ -18,9 +18,9 @@ async def test_a_profile_charges_the_servers_threads_and_packages(tmp_path: Path
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    said = (await process.communicate())[0].decode()
-    assert process.returncode == 0, said
+    output = (await process.communicate())[0].decode()
+    assert process.returncode == 0, output
     profile = await asyncio.to_thread(out.read_text)
     assert float(profile.split()[0]) > 0
-    for each in ("MainThread", "turnkeeper/engine", "(turnkeeper/rpc/"):
-        assert each in profile
+    for name in ("MainThread", "turnkeeper/engine", "(turnkeeper/rpc/"):
+        assert name in profile

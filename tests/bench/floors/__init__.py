@@ -1,1 +1,1 @@
-"""What the service is compared with: each one plain, idiomatic, and short enough to be read in a minute."""
+"""The floors that the service is compared with: each one plain, idiomatic, and short."""

@@ -19,7 +19,7 @@ from turnkeeper.pb.v1 import chat_pb2, chat_pb2_grpc, event_pb2, message_pb2
 
 
 class Chat(chat_pb2_grpc.ChatServiceServicer):
-    """StreamMessage, as the SDK's own guide would have it."""
+    """Serves StreamMessage as the SDK's own guide does it."""
 
     def __init__(self, model_url: str, database: str) -> None:
         client = AsyncOpenAI(base_url=model_url, api_key="none")

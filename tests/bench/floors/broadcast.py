@@ -1,6 +1,6 @@
-"""F3, live: a bare broadcast. What was recorded of a session goes to all who watch, at the times at which it came.
+"""F3, live: a bare broadcast. A session's recorded responses go to every watcher, at their recorded times.
 
-SendMessage plays the recording of the next turn, and gives the recorded reply. Bytes are sent as they are.
+SendMessage plays the recording of the next turn, and returns the recorded reply. Bytes are sent as they are.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from tests.bench.floors.serving import serve
 
 
 class Broadcast(grpc.GenericRpcHandler):
-    """A queue for each watcher."""
+    """Broadcasts through a queue for each watcher."""
 
     def __init__(self, recording: dict[str, Any]) -> None:
         turns = [[(at, base64.b64decode(response)) for at, response in turn] for turn in recording["turns"]]

@@ -1,4 +1,4 @@
-"""A collector that takes whatever it is sent and keeps nothing: for the cost of sending telemetry."""
+"""An OTLP collector that keeps nothing: for the cost of sending telemetry."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from tests.bench.floors.serving import serve
 
 
 class Sink(grpc.GenericRpcHandler):
-    """Answers every call with nothing, which OTLP takes for success."""
+    """Answers every call with an empty response, which OTLP takes for success."""
 
     def service(self, call: grpc.HandlerCallDetails) -> Any:
         return grpc.unary_unary_rpc_method_handler(self._take)

@@ -1,4 +1,4 @@
-"""F6: an idle server stream. It says once that it has caught up, and then nothing."""
+"""F6: an idle server stream. Its only response is that it has caught up."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,7 +11,7 @@ from turnkeeper.pb.v1 import session_pb2, session_pb2_grpc
 
 
 class Silent(session_pb2_grpc.SessionServiceServicer):
-    """A watch of a session in which nothing happens."""
+    """Serves WatchEvents of a session in which nothing happens."""
 
     async def WatchEvents(  # noqa: N802 - the RPC's name
         self, request: session_pb2.WatchEventsRequest, context: aio.ServicerContext[Any, Any]

@@ -1,6 +1,6 @@
 """F2: a bare relay. The typed stream of the `openai` client, a response for each chunk, and nothing is kept.
 
-With `aiohttp` as its last word, for information, on the client's own `aiohttp` transport in place of its usual one.
+With `aiohttp` as its last argument, it uses the client's own `aiohttp` transport; that figure is for information.
 """
 
 import sys
@@ -15,7 +15,7 @@ from turnkeeper.pb.v1 import chat_pb2, chat_pb2_grpc, event_pb2, message_pb2
 
 
 class Relay(chat_pb2_grpc.ChatServiceServicer):
-    """StreamMessage, as one would write it by hand."""
+    """Serves StreamMessage as a typical application does."""
 
     def __init__(self, client: AsyncOpenAI) -> None:
         self._client = client
@@ -31,13 +31,13 @@ class Relay(chat_pb2_grpc.ChatServiceServicer):
             ],
             stream=True,
         )
-        pieces = []
+        texts = []
         async for chunk in stream:
             if chunk.choices and (text := chunk.choices[0].delta.content):
-                pieces.append(text)
+                texts.append(text)
                 delta = event_pb2.ContentDelta(text=text)
                 yield chat_pb2.StreamMessageResponse(events=[event_pb2.Event(content_delta=delta)])
-        content = [message_pb2.Part(text="".join(pieces))]
+        content = [message_pb2.Part(text="".join(texts))]
         whole = event_pb2.MessageCompleted(content=content)
         yield chat_pb2.StreamMessageResponse(
             events=[event_pb2.Event(message_completed=whole)],

@@ -13,7 +13,7 @@ from turnkeeper.pb.v1 import chat_pb2, chat_pb2_grpc, event_pb2, message_pb2
 
 
 class Relay(chat_pb2_grpc.ChatServiceServicer):
-    """StreamMessage, by hand, without the client's types."""
+    """Serves StreamMessage without the client's types."""
 
     def __init__(self, model_url: str) -> None:
         self._client = AsyncOpenAI(base_url=model_url, api_key="none")
@@ -21,7 +21,7 @@ class Relay(chat_pb2_grpc.ChatServiceServicer):
     async def StreamMessage(  # noqa: N802 - the RPC's name
         self, request: chat_pb2.StreamMessageRequest, context: aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[chat_pb2.StreamMessageResponse]:
-        pieces = []
+        texts = []
         async with self._client.chat.completions.with_streaming_response.create(
             model="bench",
             messages=[
@@ -35,10 +35,10 @@ class Relay(chat_pb2_grpc.ChatServiceServicer):
                     continue
                 chunk = orjson.loads(line[6:])
                 if chunk["choices"] and (text := chunk["choices"][0]["delta"].get("content")):
-                    pieces.append(text)
+                    texts.append(text)
                     delta = event_pb2.ContentDelta(text=text)
                     yield chat_pb2.StreamMessageResponse(events=[event_pb2.Event(content_delta=delta)])
-        content = [message_pb2.Part(text="".join(pieces))]
+        content = [message_pb2.Part(text="".join(texts))]
         whole = event_pb2.MessageCompleted(content=content)
         yield chat_pb2.StreamMessageResponse(
             events=[event_pb2.Event(message_completed=whole)],

@@ -1,4 +1,4 @@
-"""F3: a bare server stream. The bytes of recorded responses, one after the other, to whoever calls WatchEvents."""
+"""F3: a bare server stream. Every caller of WatchEvents gets the bytes of the recorded responses."""
 
 import sys
 from collections.abc import AsyncIterator
@@ -15,7 +15,7 @@ METHOD = "/turnkeeper.v1.SessionService/WatchEvents"
 
 
 class Replay(grpc.GenericRpcHandler):
-    """Answers one method, with what was recorded."""
+    """Answers WatchEvents with the recorded responses."""
 
     def __init__(self, responses: list[bytes]) -> None:
         self._responses = responses

@@ -1,4 +1,4 @@
-"""What the gRPC floors share: our options, uvloop, a free port (or one that several processes share), and no more."""
+"""Serves a gRPC floor: the service's options, uvloop, and a free port or one that several processes share."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ PORT: Final = "BENCH_SHARED_PORT"
 
 
 def serve(add: Callable[[aio.Server], None]) -> None:
-    """Serve what `add` adds, until the process is ended."""
+    """Serves the servicer that `add` adds, until the process ends."""
     main: Coroutine[None, None, None] = _serve(add)
     uvloop.run(main)
 

@@ -1,4 +1,4 @@
-"""F4: a turn's writes and no more. Two transactions to a majority, with as many documents of the same sizes as ours."""
+"""F4: a turn's writes alone: two majority transactions of as many documents as the service's, of the same sizes."""
 
 import asyncio
 import time
@@ -17,19 +17,21 @@ SESSION, TURN, REQUEST, ENDED = 600, 800, 450, 1150
 
 
 async def prepare(_channels: Channels, *, uri: str, sessions: list[str]) -> None:
-    """The documents that are there before a turn."""
+    """Writes the documents that exist before a turn."""
     client: AsyncIOMotorClient[dict[str, object]] = AsyncIOMotorClient(uri, w="majority", journal=True)
     database = client["floor"]
     for name in ("events", "turns", "requests"):
         if name not in await database.list_collection_names():
             await database.create_collection(name)
-    await database.heads.insert_many([{"_id": each, "last": 1, "owner": "", "until": 0} for each in sessions])
-    await database.sessions.insert_many([{"_id": each, "filling": b"x" * SESSION} for each in sessions])
+    await database.heads.insert_many(
+        [{"_id": session_id, "last": 1, "owner": "", "until": 0} for session_id in sessions]
+    )
+    await database.sessions.insert_many([{"_id": session_id, "filling": b"x" * SESSION} for session_id in sessions])
     client.close()
 
 
 async def write_turns(_channels: Channels, *, uri: str, sessions: list[str], concurrency: int) -> float:
-    """One turn in each session, so many at once; the seconds it took."""
+    """Writes one turn in each session, `concurrency` at once. Returns the seconds."""
     client: AsyncIOMotorClient[dict[str, object]] = AsyncIOMotorClient(uri, w="majority", journal=True)
     waiting = deque(sessions)
     await client.admin.command("ping")

@@ -1,1 +1,1 @@
-"""What the load generator is asked to do."""
+"""The jobs of the load generator."""

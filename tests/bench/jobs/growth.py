@@ -1,4 +1,4 @@
-"""What a long conversation costs whoever only sends it: the bytes that the model must be sent in any case."""
+"""The cost of sending a long conversation to the model, without the service: the floor of a late turn."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ INSTRUCTIONS = "You are brief."
 
 
 class _Kept:
-    """From one job to the next: what is made before anything is measured."""
+    """Prepared bodies and clients, kept from one job to the next."""
 
     bodies: dict[int, bytes]
     requests: dict[int, ModelRequest]
@@ -24,11 +24,11 @@ class _Kept:
 
 
 async def prepare(_channels: Channels, *, url: str, message: str, answer: str, turns: list[int]) -> None:
-    """Conversations up to each of these turns, ready to be sent."""
-    said = {each: _conversation(each, message, answer) for each in turns}
-    _Kept.requests = {each: ModelRequest(model="bench", messages=messages) for each, messages in said.items()}
+    """Prepares the conversations up to each of these turns."""
+    conversations = {turn: _conversation(turn, message, answer) for turn in turns}
+    _Kept.requests = {turn: ModelRequest(model="bench", messages=messages) for turn, messages in conversations.items()}
     _Kept.bodies = {
-        each: orjson.dumps(
+        turn: orjson.dumps(
             {
                 "model": "bench",
                 "stream": True,
@@ -36,14 +36,14 @@ async def prepare(_channels: Channels, *, url: str, message: str, answer: str, t
                 "messages": [{"role": message.role.lower(), "content": message.text} for message in messages],
             }
         )
-        for each, messages in said.items()
+        for turn, messages in conversations.items()
     }
     _Kept.client = aiohttp.ClientSession(base_url=f"{url}/", headers={"Content-Type": "application/json"})
     _Kept.model = OpenAIModel.connect(Provider(base_url=url, api_key="none"))
 
 
 async def send_bytes(_channels: Channels, *, turn: int, count: int) -> int:
-    """The finished body of that turn, so many times, and its answer read to the end. Gives the body's length."""
+    """Sends the prepared body of that turn `count` times and reads each answer. Returns the body's length in bytes."""
     for _ in range(count):
         async with _Kept.client.post("chat/completions", data=_Kept.bodies[turn]) as response:
             if not (await response.read()).endswith(b"data: [DONE]\n\n"):
@@ -51,24 +51,24 @@ async def send_bytes(_channels: Channels, *, turn: int, count: int) -> int:
     return len(_Kept.bodies[turn])
 
 
-async def ask_model(_channels: Channels, *, turn: int, count: int, answer: str) -> None:
-    """The same through our own model client, so many times."""
+async def call_model(_channels: Channels, *, turn: int, count: int, answer: str) -> None:
+    """Calls the model `count` times through the service's model client. Raises Invalid for a wrong answer."""
     for _ in range(count):
         last: Any = None
-        async for each in _Kept.model.stream(_Kept.requests[turn]):
-            last = each
+        async for item in _Kept.model.stream(_Kept.requests[turn]):
+            last = item
         if not isinstance(last, ModelAnswer) or last.text != answer:
             raise Invalid("the model gave another answer")
 
 
 async def forget_requests(_channels: Channels, *, url: str) -> None:
-    """Let the model forget what it was asked."""
+    """Clears the requests that the scripted model has recorded."""
     async with aiohttp.ClientSession() as client, client.delete(_requests(url)):
         pass
 
 
 async def last_request(_channels: Channels, *, url: str) -> int:
-    """How many messages the model was sent last."""
+    """Returns the number of messages in the last request to the model."""
     async with aiohttp.ClientSession() as client, client.get(_requests(url)) as response:
         return len((await response.json())[-1]["body"]["messages"])
 
@@ -78,7 +78,7 @@ def _requests(url: str) -> str:
 
 
 def _conversation(turns: int, message: str, answer: str) -> tuple[Message, ...]:
-    """As it is sent for this turn: the answers of all turns before it are in it."""
+    """Returns the conversation as it is sent for this turn, with the answers of all turns before it."""
     user, model = Message(role=Role.USER, text=message), Message(role=Role.ASSISTANT, text=answer)
     system = Message(role=Role.SYSTEM, text=INSTRUCTIONS)
     return (system, *(user, model) * (turns - 1), user)

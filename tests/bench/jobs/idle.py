@@ -1,4 +1,4 @@
-"""Streams, sessions and turns in which nothing happens."""
+"""Opens streams, sessions and turns in which nothing happens."""
 
 import asyncio
 from typing import Any
@@ -12,11 +12,11 @@ from turnkeeper.pb.v1 import chat_pb2, chat_pb2_grpc, message_pb2, session_pb2, 
 PER_CONNECTION = 100
 _AT_ONCE = 32
 _kept: list[Any] = []
-"""Whatever must stay open while this process lives."""
+"""Calls and channels that stay open until this process ends."""
 
 
 async def open_streams(_channels: Channels, *, address: str, sessions: list[str]) -> int:
-    """One more stream for each of these, 100 a connection, all of them caught up; they stay until this process ends."""
+    """Opens a stream of each session, 100 a connection, until all have caught up; they stay until this process ends."""
     limit = asyncio.Semaphore(_AT_ONCE)
 
     async def watch(stub: session_pb2_grpc.SessionServiceStub, session: str) -> None:
@@ -37,14 +37,14 @@ async def open_streams(_channels: Channels, *, address: str, sessions: list[str]
 
 
 async def broken_streams(_channels: Channels) -> int:
-    """How many of them have ended."""
+    """Returns how many of the open streams have ended."""
     return sum(call.done() for call in _kept if isinstance(call, aio.UnaryStreamCall))
 
 
 async def settle_turns(
     channels: Channels, *, address: str, sessions: list[str], agent: str, message: str, state: str
 ) -> int:
-    """One turn in each of these sessions, which are made of it; all must get into this state. Nothing stays open."""
+    """Creates each session by one turn, and raises Invalid unless the turn reaches this state. No call stays open."""
     stubs = [chat_pb2_grpc.ChatServiceStub(channel) for channel in await channels.to(address)]
     limit = asyncio.Semaphore(_AT_ONCE)
 
@@ -57,8 +57,8 @@ async def settle_turns(
         )
         async with limit:
             turn = (await stubs[number % len(stubs)].SendMessage(request)).turn
-        if (found := chat_pb2.TurnState.Name(turn.state)) != f"TURN_STATE_{state}":
-            raise Invalid(f"{session}: its turn is {found}, not {state}")
+        if (state_name := chat_pb2.TurnState.Name(turn.state)) != f"TURN_STATE_{state}":
+            raise Invalid(f"{session}: its turn is {state_name}, not {state}")
 
     async with asyncio.TaskGroup() as group:
         for number, session in enumerate(sessions):

@@ -12,10 +12,10 @@ from tests.bench.figures import Invalid
 from tests.bench.runner import Channels
 
 
-async def ask_model(
+async def call_model(
     _channels: Channels, *, url: str, message: str, answer: str, count: int, concurrency: int, apart: float = 0.0
 ) -> dict[str, Any]:
-    """So many answers, so many at once, as `stream_turns` makes turns. Gives `seconds` and `first_text_ms`."""
+    """Calls the model `count` times, `concurrency` at once. Returns `seconds` and the `first_text_ms` of each call."""
     chance, left, first = random.Random(concurrency), iter(range(count)), list[float]()
     body = {
         "model": "bench",
@@ -28,7 +28,7 @@ async def ask_model(
         async def work(start: float) -> None:
             await asyncio.sleep(start)
             for _ in left:
-                first.append(1000 * await _ask(client, f"{url}/chat/completions", body, answer))
+                first.append(1000 * await _call(client, f"{url}/chat/completions", body, answer))
 
         began = time.perf_counter()
         async with asyncio.TaskGroup() as group:
@@ -37,8 +37,8 @@ async def ask_model(
         return {"seconds": time.perf_counter() - began, "first_text_ms": first}
 
 
-async def _ask(client: aiohttp.ClientSession, url: str, body: dict[str, Any], answer: str) -> float:
-    """Seconds to the first text."""
+async def _call(client: aiohttp.ClientSession, url: str, body: dict[str, Any], answer: str) -> float:
+    """Returns the seconds to the first text. Raises Invalid for a wrong answer."""
     began, lines = time.perf_counter(), list[tuple[float, bytes]]()
     async with client.post(url, json=body) as response:
         async for line in response.content:

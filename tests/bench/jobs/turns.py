@@ -1,4 +1,4 @@
-"""Turns, as a client makes them, and what is read of them afterwards. The same client calls floors and subject."""
+"""Runs turns as a client does, and reads their logs afterwards. The same client calls floors and subject."""
 
 import asyncio
 import random
@@ -18,15 +18,15 @@ _AT_ONCE = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """One call: each response as bytes, and when it came, in seconds after the call's start."""
+class StreamedTurn:
+    """One call: each response as bytes, with its arrival in seconds after the call's start."""
 
     session_id: str
     responses: list[tuple[float, bytes]]
 
 
 async def create_sessions(channels: Channels, *, address: str, count: int, agent: str = "bench") -> list[str]:
-    """Sessions with this agent."""
+    """Creates sessions with this agent. Returns their ids."""
     ids = [f"bench-{uuid.uuid4().hex}" for _ in range(count)]
     stubs = [session_pb2_grpc.SessionServiceStub(channel) for channel in await channels.to(address)]
     limit = asyncio.Semaphore(_AT_ONCE)
@@ -52,17 +52,17 @@ async def stream_turns(
     concurrency: int,
     apart: float = 0.0,
 ) -> dict[str, Any]:
-    """One turn in each session, so many at once; each must end COMPLETED with exactly this answer.
+    """Runs one turn in each session, `concurrency` at once. Raises Invalid unless each ends COMPLETED with this answer.
 
-    `apart`: callers begin at random times within so many seconds; all at one moment would stay in step for ever.
-    Gives `seconds` for all, `first_text_ms` of each, `responses` in all, and the ids of the turns.
+    `apart`: callers begin at random times within this many seconds, so that they do not stay in step.
+    Returns the `seconds` of all, the `first_text_ms` of each, and the number of all `responses`.
     """
     opened = await channels.to(address)
     calls: list[Any] = [channel.unary_stream(STREAM_MESSAGE) for channel in opened]
     waiting = deque(
         (calls[number % len(calls)], session, _request(session, message)) for number, session in enumerate(sessions)
     )
-    heard: list[Heard] = []
+    streamed: list[StreamedTurn] = []
     chance = random.Random(concurrency)
 
     async def work(start: float) -> None:
@@ -70,9 +70,9 @@ async def stream_turns(
         while waiting:
             call, session, request = waiting.popleft()
             began = time.perf_counter()
-            # Only noted here; read when nothing is measured any more.
+            # Only kept here; decoded when nothing is measured any more.
             responses = [(time.perf_counter() - began, response) async for response in call(request)]
-            heard.append(Heard(session, responses))
+            streamed.append(StreamedTurn(session, responses))
 
     began = time.perf_counter()
     async with asyncio.TaskGroup() as group:
@@ -81,13 +81,13 @@ async def stream_turns(
     seconds = time.perf_counter() - began
     return {
         "seconds": seconds,
-        "first_text_ms": [1000 * first_text(each, answer) for each in heard],
-        "responses": sum(len(each.responses) for each in heard),
+        "first_text_ms": [1000 * first_text(streamed_turn, answer) for streamed_turn in streamed],
+        "responses": sum(len(streamed_turn.responses) for streamed_turn in streamed),
     }
 
 
 async def read_back(channels: Channels, *, address: str, sessions: list[str], answer: str) -> int:
-    """The sessions whose log, read again, has one whole turn with this answer. Raises Invalid for any other."""
+    """Reads the sessions' logs again. Raises Invalid unless each has one whole turn with this answer."""
     stubs = [session_pb2_grpc.SessionServiceStub(channel) for channel in await channels.to(address)]
     limit, logs = asyncio.Semaphore(_AT_ONCE), list[tuple[str, session_pb2.ListEventsResponse]]()
 
@@ -99,13 +99,13 @@ async def read_back(channels: Channels, *, address: str, sessions: list[str], an
     async with asyncio.TaskGroup() as group:
         for number, session_id in enumerate(sessions):
             group.create_task(read(number, session_id))
-    for session_id, found in logs:
-        if [event.sequence for event in found.events] != list(range(1, len(found.events) + 1)) or found.more:
+    for session_id, log in logs:
+        if [event.sequence for event in log.events] != list(range(1, len(log.events) + 1)) or log.more:
             raise Invalid(f"{session_id}: its log has a gap")
-        said = [event.message_completed for event in found.events if event.HasField("message_completed")]
-        ends = [event.WhichOneof("payload") for event in found.events[-1:]]
-        if [_text(each.content) for each in said] != [answer] or ends != ["turn_completed"]:
-            raise Invalid(f"{session_id}: its log has no whole turn: {said} {ends}")
+        messages = [event.message_completed for event in log.events if event.HasField("message_completed")]
+        ends = [event.WhichOneof("payload") for event in log.events[-1:]]
+        if [_text(message.content) for message in messages] != [answer] or ends != ["turn_completed"]:
+            raise Invalid(f"{session_id}: its log has no whole turn: {messages} {ends}")
     return len(sessions)
 
 
@@ -115,23 +115,23 @@ def _request(session_id: str, message: str) -> bytes:
     ).SerializeToString()
 
 
-def first_text(heard: Heard, answer: str) -> float:
-    """Seconds to the first text. Raises Invalid unless the whole answer came, and the turn is COMPLETED."""
-    first, said, whole, state = None, _Deltas(), None, chat_pb2.TURN_STATE_UNSPECIFIED
-    for at, raw in heard.responses:
+def first_text(streamed: StreamedTurn, answer: str) -> float:
+    """Returns the seconds to the first text. Raises Invalid unless the whole answer came and the turn is COMPLETED."""
+    first, shown, whole, state = None, _Deltas(), None, chat_pb2.TURN_STATE_UNSPECIFIED
+    for at, raw in streamed.responses:
         response = chat_pb2.StreamMessageResponse.FromString(raw)
         for event in response.events:
             if event.HasField("content_delta"):
-                said.take(event.content_delta)
+                shown.take(event.content_delta)
             if event.HasField("message_completed"):
                 whole = _text(event.message_completed.content)
-        if first is None and (said.text or whole):
+        if first is None and (shown.text or whole):
             first = at
         state = response.turn.state
     if state != chat_pb2.TURN_STATE_COMPLETED or first is None:
-        raise Invalid(f"{heard.session_id}: a turn ended {chat_pb2.TurnState.Name(state)}")
-    if whole != answer or not answer.startswith(said.text):
-        raise Invalid(f"{heard.session_id}: another answer came: {said.text!r}, then {whole!r}")
+        raise Invalid(f"{streamed.session_id}: a turn ended {chat_pb2.TurnState.Name(state)}")
+    if whole != answer or not answer.startswith(shown.text):
+        raise Invalid(f"{streamed.session_id}: another answer came: {shown.text!r}, then {whole!r}")
     return first
 
 
@@ -143,7 +143,7 @@ class _Deltas:
         self._attempt = 0
 
     def take(self, delta: event_pb2.ContentDelta) -> None:
-        """A higher attempt begins anew; a floor knows no attempts, and no offsets."""
+        """Adds a delta; a higher attempt begins anew. A floor's deltas have no attempts and no offsets."""
         if delta.attempt > self._attempt:
             self._attempt, self.text = delta.attempt, ""
         if delta.attempt and delta.offset != len(self.text.encode()):

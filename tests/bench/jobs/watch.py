@@ -1,4 +1,4 @@
-"""Watchers of a session: what each of them hears, live and from the log."""
+"""Watchers of a session: the events that each of them receives, live and from the log."""
 
 import asyncio
 import base64
@@ -22,7 +22,7 @@ PATIENCE = 30.0
 
 
 class Watcher:
-    """One stream: its responses as bytes, and when each came. They are read when nothing is measured."""
+    """One stream: its responses as bytes with their times of arrival. They are decoded when nothing is measured."""
 
     def __init__(self, call: Any) -> None:
         self.call = call
@@ -34,14 +34,14 @@ class Watcher:
             self.responses.append(response)
             self.times.append(time.perf_counter())
 
-    def heard_end_of(self, turn_id: str) -> bool:
-        """Whether one of the last responses says that this turn is completed."""
+    def has_end_of(self, turn_id: str) -> bool:
+        """Returns True if one of the last responses has the turn's `turn_completed`."""
         last = events_of(self.responses[-3:])
         return any(event.turn_id == turn_id and event.HasField("turn_completed") for event in last)
 
 
 class Audience:
-    """The watchers of one session, and what was said to it."""
+    """The watchers of one session, and the messages sent to it."""
 
     def __init__(self) -> None:
         self.watchers: dict[Watcher, asyncio.Task[None]] = {}
@@ -65,7 +65,7 @@ class Audience:
         return sorted(self.watchers, key=lambda watcher: len(watcher.responses))
 
     def recording(self, watcher: Watcher) -> bytes:
-        """For the floor that broadcasts: what this watcher was sent in each turn, and when."""
+        """Returns the responses that this watcher got in each turn, with their times, for the floor that broadcasts."""
         turns: list[list[tuple[float, str]]] = [[] for _ in self.began]
         for at, response in zip(watcher.times, watcher.responses, strict=True):
             turn = bisect(self.began, at) - 1
@@ -77,7 +77,7 @@ _audience = Audience()
 
 
 async def open_watchers(channels: Channels, *, address: str, session_id: str, count: int) -> None:
-    """So many live streams of this session, with previews, all of them caught up. They stay until they are `heard`."""
+    """Opens `count` live streams of this session with previews, until all have caught up. `end_watchers` ends them."""
     global _audience  # noqa: PLW0603 - one at a time, from one job to the next
     _audience = Audience()
     opened: list[Any] = await channels.to(address)
@@ -96,7 +96,7 @@ async def open_watchers(channels: Channels, *, address: str, session_id: str, co
 async def talk(
     channels: Channels, *, address: str, session_id: str, message: str, answer: str, count: int
 ) -> dict[str, float]:
-    """So many turns, one after the other, until every watcher has heard the end of the last. Gives `seconds`."""
+    """Runs `count` turns in turn, until every watcher has received the end of the last. Returns the `seconds`."""
     stub = chat_pb2_grpc.ChatServiceStub((await channels.to(address))[0])
     turn = chat_pb2.Turn()
     for _ in range(count):
@@ -108,61 +108,63 @@ async def talk(
         turn, _audience.reply = response.turn, response.SerializeToString()
         if turn.state != chat_pb2.TURN_STATE_COMPLETED or _text(turn.answer) != answer:
             raise Invalid(f"{session_id}: a turn ended {chat_pb2.TurnState.Name(turn.state)}: {_text(turn.answer)!r}")
-    await _audience.until_all(lambda watcher: watcher.heard_end_of(turn.turn_id))
+    await _audience.until_all(lambda watcher: watcher.has_end_of(turn.turn_id))
     return {"seconds": max(watcher.times[-1] for watcher in _audience.watchers) - _audience.began[0]}
 
 
-async def heard(_channels: Channels, *, answer: str, count: int, file: str = "") -> dict[str, int]:
-    """End the streams. Raises Invalid unless each heard the same durable events, and of its deltas has each answer.
+async def end_watchers(_channels: Channels, *, answer: str, count: int, file: str = "") -> dict[str, int]:
+    """Ends the streams. Raises Invalid unless all received the same durable events, and each answer in deltas.
 
-    Gives the `events` and `responses` of all. With `file`: the watcher in the middle is kept in `file`.responses and
-    `file`.broadcast, each for its floor.
+    Returns the numbers of `events` and `responses` of all. With `file`, the responses of the watcher in the middle are
+    recorded in `file`.responses and `file`.broadcast, each for its floor.
     """
     watchers = await _audience.end()
-    said = [events_of(watcher.responses) for watcher in watchers]
-    digests = {digest(events, answers=[answer] * count) for events in said}
+    delivered = [events_of(watcher.responses) for watcher in watchers]
+    digests = {digest(events, answers=[answer] * count) for events in delivered}
     if len(digests) != 1:
-        raise Invalid(f"{len(watchers)} watchers of one session heard {len(digests)} different things")
+        raise Invalid(f"{len(watchers)} watchers of one session received {len(digests)} different streams")
     if file:
         middle = watchers[len(watchers) // 2]
         await asyncio.to_thread(keep, middle.responses, Path(f"{file}.responses"))
         await asyncio.to_thread(Path(f"{file}.broadcast").write_bytes, _audience.recording(middle))
-    return {"events": sum(map(len, said)), "responses": sum(len(watcher.responses) for watcher in watchers)}
+    return {"events": sum(map(len, delivered)), "responses": sum(len(watcher.responses) for watcher in watchers)}
 
 
 async def read_all(channels: Channels, *, address: str, session_id: str, streams: int) -> dict[str, Any]:
-    """So many streams at once, each from the beginning to its end. Gives `seconds`, `events` and `responses` of all,
-    and the `digest` of the bytes. Raises Invalid when they differ."""
+    """Reads the log by `streams` at once, each from its beginning to its end. Raises Invalid if they differ.
+
+    Returns the `seconds`, the numbers of `events` and `responses` of all, and the `digest` of the bytes.
+    """
     opened: list[Any] = await channels.to(address)
     request = session_pb2.WatchEventsRequest(session_id=session_id).SerializeToString()
     watchers = [Watcher(opened[n % len(opened)].unary_stream(WATCH_EVENTS)(request)) for n in range(streams)]
     began = time.perf_counter()
     await asyncio.gather(*(watcher.run() for watcher in watchers))
     seconds = time.perf_counter() - began
-    said = [events_of(watcher.responses) for watcher in watchers]
-    digests = {digest(events) for events in said}
+    delivered = [events_of(watcher.responses) for watcher in watchers]
+    digests = {digest(events) for events in delivered}
     if len(digests) != 1:
         raise Invalid(f"{streams} replays of one log gave {len(digests)} different ones")
     return {
         "seconds": seconds,
-        "events": sum(map(len, said)),
+        "events": sum(map(len, delivered)),
         "responses": sum(len(watcher.responses) for watcher in watchers),
         "digest": digests.pop(),
     }
 
 
 def events_of(responses: list[bytes]) -> list[event_pb2.Event]:
-    return [event for each in responses for event in session_pb2.WatchEventsResponse.FromString(each).events]
+    return [event for response in responses for event in session_pb2.WatchEventsResponse.FromString(response).events]
 
 
 def digest(events: list[event_pb2.Event], answers: list[str] | None = None) -> str:
-    """Of the durable events in order, which must have no gap, and of the texts that the deltas make.
+    """Returns the digest of the durable events in order, and of the texts that the deltas make.
 
-    Deltas may be cut differently; their text may not have a gap. `answers`: those that they must make, in order.
+    Deltas may be cut differently; neither numbers nor text may have a gap. `answers`: the texts that they must make.
     Raises Invalid.
     """
     durable = [event for event in events if event.sequence]
-    if durable and [each.sequence for each in durable] != list(
+    if durable and [event.sequence for event in durable] != list(
         range(durable[0].sequence, durable[0].sequence + len(durable))
     ):
         raise Invalid("a watcher's durable events have a gap")
@@ -175,7 +177,7 @@ def digest(events: list[event_pb2.Event], answers: list[str] | None = None) -> s
             texts[delta.message_id, delta.attempt] += delta.text.encode()
     if answers is not None and [text.decode() for text in texts.values()] != answers:
         raise Invalid(f"a watcher's deltas make other answers: {list(texts.values())!r}")
-    kept = b"".join(each.SerializeToString(deterministic=True) for each in durable) + b"".join(texts.values())
+    kept = b"".join(event.SerializeToString(deterministic=True) for event in durable) + b"".join(texts.values())
     return hashlib.sha256(kept).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Our turns beside those of an agent SDK with its SQLite session, behind the same gRPC (F5)."""
+"""Turns of the service beside those of an agent SDK with its SQLite session, behind the same gRPC (F5)."""
 
 import asyncio
 from functools import partial
@@ -17,33 +17,33 @@ PYTHON = REPOSITORY / "build" / "bench-agents" / "bin" / "python"
 
 
 async def agents_sdk(bench: Bench) -> list[Row]:
-    """Both keep the conversation on disk, and have a new one for each turn."""
+    """Measures both: they keep the conversation on disk, and have a new one for each turn."""
     servers = {"subject": await bench.parts.subject(), "F5": await floor(bench)}
-    found = await bench.alternate(
+    results = await bench.alternate(
         {name: partial(bench.turns, server, concurrency=CONCURRENCY) for name, server in servers.items()}
     )
-    ours, theirs = found["subject"], found["F5"]
+    ours, theirs = results["subject"], results["F5"]
     return [
         row(
             "agents.turns",
             f"turns a second, at {CONCURRENCY} concurrent; floor F5",
-            [each.per_second for each in ours],
+            [result.per_second for result in ours],
             unit="/s",
-            floor=[each.per_second for each in theirs],
+            floor=[result.per_second for result in theirs],
         ),
         row(
             "agents.cpu",
             f"server CPU per turn, at {CONCURRENCY} concurrent; floor F5",
-            [each.server_ms for each in ours],
+            [result.server_ms for result in ours],
             unit="ms",
-            floor=[each.server_ms for each in theirs],
+            floor=[result.server_ms for result in theirs],
         ),
     ]
 
 
 async def floor(bench: Bench) -> Served:
-    """The SDK's server, in an environment of its own that is installed when it is not there."""
-    bench.say("the agent SDK's own environment")
+    """Starts the SDK's server in an environment of its own, which is installed first if it is missing."""
+    bench.show_progress("the agent SDK's own environment")
     make = await asyncio.create_subprocess_exec("make", "--no-print-directory", "-s", INSTALLED, cwd=REPOSITORY)
     if await make.wait() != 0:
         raise Invalid("the agent SDK (F5) cannot be installed; the reason is above")

@@ -1,4 +1,4 @@
-"""The time to the first text, above what the model itself takes, at the pace of a quick real model."""
+"""Measures the time to the first text above the model's own, at the pace of a fast real model."""
 
 import statistics
 from collections.abc import Sequence
@@ -7,27 +7,27 @@ from typing import Any
 
 from tests.bench.bench import Bench, Measure, Round, answer_to
 from tests.bench.figures import Row, row
-from tests.bench.jobs.model import ask_model
+from tests.bench.jobs.model import call_model
 from tests.chaos.figures import quantile
 
 MESSAGE = "paced"
 CONCURRENCY = 16
 TURN_SECONDS = 0.05 + 31 * 0.02
-"""What the model takes for an answer at that pace."""
+"""Seconds that the model takes for an answer at that pace."""
 
 
 async def first_text(bench: Bench) -> list[Row]:
-    """Subject, F2 and F1 in turns; callers begin at random times within an answer's length."""
+    """Runs subject, F2 and F1 by turns; callers begin at random times within an answer's length."""
     servers = {"subject": await bench.parts.subject(), "F2": await bench.parts.floor("relay")}
     paced: dict[str, Any] = {"message": MESSAGE, "concurrency": CONCURRENCY, "apart": TURN_SECONDS}
     sides = {name: partial(bench.turns, server, **paced) for name, server in servers.items()}
-    found = await bench.alternate({**sides, "F1": partial(_model, bench)})
-    return rows_of(found["subject"], found["F2"], found["F1"])
+    results = await bench.alternate({**sides, "F1": partial(_model, bench)})
+    return rows_of(results["subject"], results["F2"], results["F1"])
 
 
 async def _model(bench: Bench) -> Round:
     done = await bench.parts.load.run(
-        ask_model,
+        call_model,
         url=bench.parts.model_url,
         message=MESSAGE,
         answer=answer_to(MESSAGE),
@@ -39,8 +39,8 @@ async def _model(bench: Bench) -> Round:
 
 
 def rows_of(subject: Sequence[Round], relay: Sequence[Round], model: Sequence[Round]) -> list[Row]:
-    """Percentiles are of each round, and stand above the median of all that F1 took: its own tail is not forgiven."""
-    own = statistics.median(at for each in model for at in each.first_text_ms)
+    """Returns the rows. Percentiles are of each round, above the median of F1; the model's own tail is kept."""
+    own = statistics.median(at for result in model for at in result.first_text_ms)
     about = "to the first text above the model's own, 16 concurrent"
     rows = [
         row(f"first_text.p{share}", f"p{share} {about}", _above(subject, share, own), unit="ms") for share in (50, 99)
@@ -54,17 +54,17 @@ def rows_of(subject: Sequence[Round], relay: Sequence[Round], model: Sequence[Ro
         row(
             "turn.cpu.paced",
             "server CPU per turn, chunks 20 ms apart, 16 concurrent; floor F2",
-            [each.server_ms for each in subject],
+            [result.server_ms for result in subject],
             unit="ms",
-            floor=[each.server_ms for each in relay],
+            floor=[result.server_ms for result in relay],
         )
     )
-    rows.append(row("turn.responses.paced", "responses a turn", [each.responses for each in subject], unit=""))
+    rows.append(row("turn.responses.paced", "responses a turn", [result.responses for result in subject], unit=""))
     return rows
 
 
 def _above(rounds: Sequence[Round], share: int, own: float) -> list[float]:
-    return [(quantile(each.first_text_ms, share / 100) or 0.0) - own for each in rounds]
+    return [(quantile(result.first_text_ms, share / 100) or 0.0) - own for result in rounds]
 
 
 MEASURES = (Measure("first-text", "time to the first text, and the CPU of paced turns", first_text),)

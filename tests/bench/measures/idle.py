@@ -1,4 +1,4 @@
-"""Memory: of a stream on which nothing happens (beside F6), of a session that rests, of a turn that waits."""
+"""Measures memory: of an idle stream (beside F6), of a resting session, of a waiting turn."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -11,44 +11,46 @@ from tests.bench.jobs import idle as jobs
 from tests.bench.jobs import turns
 from tests.bench.parts import Served
 
-WARM, COUNT = 500, 2000
-"""Of streams: before anything is measured, so that what all of them share is there; and measured."""
+BASELINE, COUNT = 500, 2000
+"""The number of streams that are opened before memory is measured, and that of those measured."""
 QUICK = 200, 300
 RESTING = 1500, 2000
-"""The same of sessions: a replica knows the last 1,024 that were busy, and that memory is theirs in any case."""
-LOOKS = 40
-"""At memory, until it stays the same."""
-APART = 0.25
+"""The same of sessions. A replica caches the last 1,024 busy ones, so that their memory does not count."""
+MOST_LOOKS = 40
+"""How often memory is read, at most, until it stays the same."""
+INTERVAL = 0.25
 
 
 async def streams(bench: Bench) -> list[Row]:
-    """The growth of the server's memory with the number of its streams."""
+    """Measures the growth of the server's memory with the number of its streams."""
     floor = await _streams(bench, await bench.parts.floor("idle"), shared=True)
-    found = {}
+    sizes = {}
     for name, shared in (("own", False),) if bench.scale.quick else (("own", False), ("shared", True)):
         async with bench.parts.server(f"idle-{name}", database=f"idle-{name}") as server:
-            found[name] = await _streams(bench, server, shared=shared)
-    above = row("idle.stream.above", "each idle stream, its own session, above F6", [found["own"] - floor], unit="KiB")
+            sizes[name] = await _streams(bench, server, shared=shared)
+    above = row("idle.stream.above", "each idle stream, its own session, above F6", [sizes["own"] - floor], unit="KiB")
     about = {
         "own": "each idle stream, its own session; floor F6",
         "shared": "each idle stream, many on one session; floor F6",
     }
-    each = [row(f"idle.stream.{name}", about[name], [kib], unit="KiB", floor=floor) for name, kib in found.items()]
-    return [above, *each]
+    rows = [row(f"idle.stream.{name}", about[name], [kib], unit="KiB", floor=floor) for name, kib in sizes.items()]
+    return [above, *rows]
 
 
 async def sessions(bench: Bench) -> list[Row]:
-    """The growth of the server's memory with the number of sessions that nobody watches. Not in a quick run:
-    a few hundred sessions do not show it."""
+    """Measures the growth of the server's memory with the number of unwatched sessions.
+
+    Left out in a quick run: a few hundred sessions do not show it.
+    """
     if bench.scale.quick:
         return []
-    found = {}
+    sizes = {}
     for name, message, state in (("session", "at once", "COMPLETED"), ("waiting", "tell", "AWAITING_APPROVAL")):
         async with bench.parts.server(f"rest-{name}", database=f"rest-{name}") as server:
-            found[name] = await growth(bench, server, partial(_settle, bench, server, message, state), counts=RESTING)
+            sizes[name] = await growth(bench, server, partial(_settle, bench, server, message, state), counts=RESTING)
     return [
-        row("idle.session", "each session after its turn", [found["session"]], unit="KiB"),
-        row("idle.waiting", "each turn that awaits an approval", [found["waiting"]], unit="KiB"),
+        row("idle.session", "each session after its turn", [sizes["session"]], unit="KiB"),
+        row("idle.waiting", "each turn that awaits an approval", [sizes["waiting"]], unit="KiB"),
     ]
 
 
@@ -64,15 +66,15 @@ async def _settle(bench: Bench, server: Served, message: str, state: str, start:
 
 
 async def _streams(bench: Bench, server: Served, *, shared: bool) -> float:
-    warm, count = counts = QUICK if bench.scale.quick else (WARM, COUNT)
-    made = ["nobody's"]
+    baseline, count = counts = QUICK if bench.scale.quick else (BASELINE, COUNT)
+    session_ids = ["idle"]
     if server.database:
-        number = 1 if shared else warm + count
-        made = await bench.parts.load.run(turns.create_sessions, address=server.address, count=number)
+        number = 1 if shared else baseline + count
+        session_ids = await bench.parts.load.run(turns.create_sessions, address=server.address, count=number)
     async with bench.parts.runner(f"idlers-{server.program.name}") as idlers:
 
         async def more(start: int, count: int) -> None:
-            names = [made[number % len(made)] for number in range(start, start + count)]
+            names = [session_ids[number % len(session_ids)] for number in range(start, start + count)]
             await idlers.run(jobs.open_streams, address=server.address, sessions=names)
 
         grown = await growth(bench, server, more, counts=counts)
@@ -84,29 +86,29 @@ async def _streams(bench: Bench, server: Served, *, shared: bool) -> float:
 async def growth(
     bench: Bench, server: Measured, more: Callable[[int, int], Awaitable[None]], *, counts: tuple[int, int]
 ) -> float:
-    """KiB of resident memory for each of those that `more(start, count)` adds, after the first of the counts."""
-    warm, count = counts
-    bench.say(f"{warm}, then {count} more")
-    await more(0, warm)
+    """Returns the KiB of resident memory for each item that `more(start, count)` adds after the baseline."""
+    baseline, count = counts
+    bench.show_progress(f"{baseline}, then {count} more")
+    await more(0, baseline)
     before = await _settled(server)
-    await more(warm, count)
+    await more(baseline, count)
     return (await _settled(server) - before) / count
 
 
 async def _settled(server: Measured) -> int:
-    """KiB, once it does not change any more, or has had its time."""
+    """Returns the resident KiB once they stay the same, or after the last look."""
     last, same = 0, 0
-    for _ in range(LOOKS):
+    for _ in range(MOST_LOOKS):
         now = sum(resident(pid) for pid in server.pids)
         last, same = now, same + 1 if now == last else 0
         if same == 4:
             break
-        await asyncio.sleep(APART)
+        await asyncio.sleep(INTERVAL)
     return last
 
 
 def resident(pid: int) -> int:
-    """KiB of memory that the process has."""
+    """Returns the KiB of resident memory of the process."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Rss:"):
             return int(line.split()[1])

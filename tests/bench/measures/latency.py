@@ -1,4 +1,4 @@
-"""How long until it is known: an event to its watchers, a decision to its tool, a dead replica's turn to another."""
+"""Measures delays: an event to its watchers, a decision to its tool, a dead replica's turn to another."""
 
 import time
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ TURNS_LOST = 8
 
 
 async def delivery(bench: Bench) -> list[Row]:
-    """Two replicas on one database; the writer's answer is when a majority has the event."""
+    """Measures with two replicas on one database; the writer is answered when a majority has the event."""
     subject, count = await bench.parts.subject(), 20 if bench.scale.quick else 100
     async with bench.parts.server("replica", database=subject.database) as replica:
         job = {"address": subject.address, "other": replica.address}
@@ -33,7 +33,7 @@ async def delivery(bench: Bench) -> list[Row]:
 
 
 async def decisions(bench: Bench) -> list[Row]:
-    """An approval, until its tool runs."""
+    """Measures from an approval's decision until its tool runs."""
     subject, count = await bench.parts.subject(), 15 if bench.scale.quick else 50
     await bench.parts.load.run(jobs.decide, address=subject.address, count=3)
     rounds = [
@@ -49,25 +49,25 @@ async def decisions(bench: Bench) -> list[Row]:
 
 
 def percentiles(name: str, rounds: Sequence[dict[str, list[float]]], about: dict[str, str]) -> list[Row]:
-    """Two rows for each of these: of each round p50 and p99."""
+    """Returns two rows for each figure: p50 and p99 of each round."""
     return [
         row(
             f"{name}.{which}.p{share}",
-            f"p{share} {said}",
-            [quantile(each[which], share / 100) or 0.0 for each in rounds],
+            f"p{share} {description}",
+            [quantile(samples[which], share / 100) or 0.0 for samples in rounds],
             unit="ms",
         )
-        for which, said in about.items()
+        for which, description in about.items()
         for share in (50, 99)
     ]
 
 
 async def take_over(bench: Bench) -> list[Row]:
-    """kill -9 of the replica that runs some turns; another one takes them up."""
+    """Kills the replica that runs some turns, with SIGKILL; another replica takes them over."""
     taken, completed = list[float](), list[float]()
     flags = ("--lease", LEASE)
     for number in range(1 if bench.scale.quick else 3):
-        bench.say(f"take-over {number + 1}")
+        bench.show_progress(f"take-over {number + 1}")
         async with (
             bench.parts.server(f"killed-{number}", *flags, database="take-over") as first,
             bench.parts.server(f"heir-{number}", *flags, database="take-over") as second,
@@ -76,11 +76,11 @@ async def take_over(bench: Bench) -> list[Row]:
             await bench.parts.load.run(jobs.begin_turns, **at, count=TURNS_LOST)
             killed = time.perf_counter()
             await first.program.kill()
-            found = await bench.parts.load.run(jobs.until_taken_over, killed=killed)
-        if not found["taken"]:
+            results = await bench.parts.load.run(jobs.until_taken_over, killed=killed)
+        if not results["taken"]:
             raise Invalid("every turn had ended before its replica was killed")
-        taken += found["taken"]
-        completed += found["completed"]
+        taken += results["taken"]
+        completed += results["completed"]
     return [
         row("takeover", f"kill -9 to the event that another has the turn, lease {LEASE}", taken, unit="s"),
         row("takeover.end", f"kill -9 to the turn's end, lease {LEASE}", completed, unit="s"),
@@ -88,10 +88,10 @@ async def take_over(bench: Bench) -> list[Row]:
 
 
 async def start_up(bench: Bench) -> list[Row]:
-    """On a database that has been used before."""
+    """Measures starts on a database that has been used before."""
     serving, healthy, cpu = list[float](), list[float](), list[float]()
     for number in range(2 if bench.scale.quick else 5):
-        bench.say(f"start {number + 1}")
+        bench.show_progress(f"start {number + 1}")
         began = time.perf_counter()
         async with bench.parts.server(f"start-{number}", database="start-up") as server:
             serving.append(time.perf_counter() - began)

@@ -1,4 +1,4 @@
-"""What a durable turn costs, beside a bare relay that keeps nothing: CPU and turns a second."""
+"""Measures the CPU of a durable turn and turns a second, beside a bare relay that stores nothing."""
 
 import uuid
 from collections.abc import Awaitable, Callable
@@ -7,7 +7,7 @@ from functools import partial
 from tests.bench.bench import Bench, Measure, Round, answer_to
 from tests.bench.figures import Row, row
 from tests.bench.floors import writes
-from tests.bench.jobs.model import ask_model
+from tests.bench.jobs.model import call_model
 from tests.bench.parts import Runner
 
 MESSAGE = "at once"
@@ -20,7 +20,7 @@ async def alone(bench: Bench) -> list[Row]:
 
 
 async def sixteen(bench: Bench) -> list[Row]:
-    """The most telling one: all floors that a turn has."""
+    """Measures beside every floor of a turn."""
     lines = await bench.parts.floor("relay_lines")
     quick = await bench.parts.floor("relay", "aiohttp")
     async with bench.parts.runner("F4") as writer:
@@ -42,14 +42,14 @@ async def sixty_four(bench: Bench) -> list[Row]:
 
 
 async def _turns(bench: Bench, concurrency: int, **more: Callable[[], Awaitable[Round]]) -> Rounds:
-    """Rounds of the subject, of F2 and of more; each side is warm before the first counts."""
+    """Runs rounds of the subject, of F2 and of more; each side is warmed up before the first counts."""
     servers = {"subject": await bench.parts.subject(), "F2": await bench.parts.floor("relay")}
     sides = {name: partial(bench.turns, server, concurrency=concurrency) for name, server in servers.items()}
     return await bench.alternate({**sides, **more})
 
 
 async def _writes(bench: Bench, writer: Runner, *, concurrency: int) -> Round:
-    """A round of F4."""
+    """Runs a round of F4."""
     count, uri = bench.scale.turns, bench.parts.database.uri
     sessions = [uuid.uuid4().hex for _ in range(count)]
     await writer.run(writes.prepare, uri=uri, sessions=sessions)
@@ -59,21 +59,27 @@ async def _writes(bench: Bench, writer: Runner, *, concurrency: int) -> Round:
 
 
 async def _model(bench: Bench, *, concurrency: int) -> Round:
-    """A round of F1; the CPU is the model's own."""
+    """Runs a round of F1; the CPU is the model's own."""
     count, url = bench.scale.turns, bench.parts.model_url
-    asked = {"url": url, "message": MESSAGE, "answer": answer_to(MESSAGE), "count": count, "concurrency": concurrency}
+    arguments = {
+        "url": url,
+        "message": MESSAGE,
+        "answer": answer_to(MESSAGE),
+        "count": count,
+        "concurrency": concurrency,
+    }
     async with bench.window(bench.parts.model) as spent:
-        done = await bench.parts.load.run(ask_model, **asked)
+        done = await bench.parts.load.run(call_model, **arguments)
     return Round.of(spent, count=count, seconds=done["seconds"])
 
 
-def rows_of(found: Rounds, *, at: int) -> list[Row]:
-    """The rows of one concurrency."""
+def rows_of(results: Rounds, *, at: int) -> list[Row]:
+    """Returns the rows of one concurrency."""
     name, where = f"turn.cpu.{at}", f"{at} concurrent"
-    subject, relay = found["subject"], [each.server_ms for each in found["F2"]]
-    server, database = [each.server_ms for each in subject], [each.database_ms for each in subject]
+    subject, relay = results["subject"], [result.server_ms for result in results["F2"]]
+    server, database = [result.server_ms for result in subject], [result.database_ms for result in subject]
     both = [one + other for one, other in zip(server, database, strict=True)]
-    writes = found.get("F4", [])
+    writes = results.get("F4", [])
     rows = [
         row(name, f"server CPU per durable turn, {where}; floor F2", server, unit="ms", floor=relay),
         row(f"{name}.all", f"server and database CPU, {where}; floor F2", both, unit="ms", floor=relay),
@@ -82,20 +88,23 @@ def rows_of(found: Rounds, *, at: int) -> list[Row]:
             f"database CPU, {where}; floor F4" if writes else f"database CPU, {where}",
             database,
             unit="ms",
-            floor=[each.database_ms for each in writes] or None,
+            floor=[result.database_ms for result in writes] or None,
         ),
         row(
             f"turns.{at}",
             f"durable turns a second, {where}; floor F2",
-            [each.per_second for each in subject],
+            [result.per_second for result in subject],
             unit="/s",
-            floor=[each.per_second for each in found["F2"]],
+            floor=[result.per_second for result in results["F2"]],
         ),
-        row(f"turn.responses.{at}", f"responses a turn, {where}", [each.responses for each in subject], unit=""),
+        row(f"turn.responses.{at}", f"responses a turn, {where}", [result.responses for result in subject], unit=""),
         row(f"F2.cpu.{at}", f"F2, a bare relay: CPU per answer, {where}", relay, unit="ms"),
     ]
     return rows + [
-        each for floor in ("F2L", "F2A", "F4", "F1") if floor in found for each in _floor(floor, found[floor], at)
+        figure
+        for floor in ("F2L", "F2A", "F4", "F1")
+        if floor in results
+        for figure in _floor(floor, results[floor], at)
     ]
 
 
@@ -108,11 +117,11 @@ _ABOUT = {
 
 
 def _floor(name: str, rounds: list[Round], at: int) -> list[Row]:
-    """For information."""
+    """Returns the rows of a floor that is shown for information."""
     about = f"{_ABOUT[name]} CPU per turn, {at} concurrent"
     return [
-        row(f"{name}.cpu.{at}", about, [each.server_ms for each in rounds], unit="ms"),
-        row(f"{name}.turns.{at}", f"{name}: turns a second", [each.per_second for each in rounds], unit="/s"),
+        row(f"{name}.cpu.{at}", about, [result.server_ms for result in rounds], unit="ms"),
+        row(f"{name}.turns.{at}", f"{name}: turns a second", [result.per_second for result in rounds], unit="/s"),
     ]
 
 

@@ -1,4 +1,4 @@
-"""The same turns from servers that are started with other settings."""
+"""Measures the same turns of servers with other settings."""
 
 from contextlib import AsyncExitStack
 from functools import partial
@@ -11,7 +11,7 @@ MOST = 64
 
 
 async def telemetry(bench: Bench) -> list[Row]:
-    """What it costs to tell: metrics that nobody fetches at the time, and spans and metrics sent to a collector."""
+    """Measures the cost of telemetry: metrics that are not fetched, and spans and metrics sent to a collector."""
     collector = await bench.parts.floor("collector")
     flags = {
         "none": ("--exporter", "none"),
@@ -25,10 +25,10 @@ async def telemetry(bench: Bench) -> list[Row]:
             )
             for name, words in flags.items()
         }
-        found = await bench.alternate(
+        results = await bench.alternate(
             {name: partial(bench.turns, server, concurrency=CONCURRENCY) for name, server in servers.items()}
         )
-    costs = {name: [each.server_ms for each in rounds] for name, rounds in found.items()}
+    costs = {name: [result.server_ms for result in rounds] for name, rounds in results.items()}
     return [
         row(
             f"telemetry.{name}",
@@ -42,7 +42,7 @@ async def telemetry(bench: Bench) -> list[Row]:
 
 
 async def processes(bench: Bench) -> list[Row]:
-    """Two processes on one port, beside one, and beside two of F2.
+    """Measures two processes on one port, beside one, and beside two of F2.
 
     On two cores they share these with the database, the model and the load generator.
     """
@@ -52,38 +52,38 @@ async def processes(bench: Bench) -> list[Row]:
         bench.parts.floor_of(2, "relay") as relay,
     ):
         servers = {"one": one, "two": two, "F2": relay}
-        found = await bench.alternate(
+        results = await bench.alternate(
             {name: partial(bench.turns, server, concurrency=MOST) for name, server in servers.items()}
         )
-    ours, floor = found["two"], found["one"]
+    ours, floor = results["two"], results["one"]
     return [
         row(
             "processes.turns",
             f"turns a second with --processes 2, {MOST} concurrent; floor: 1",
-            [each.per_second for each in ours],
+            [result.per_second for result in ours],
             unit="/s",
-            floor=[each.per_second for each in floor],
+            floor=[result.per_second for result in floor],
         ),
         row(
             "processes.cpu",
             f"server CPU per turn with --processes 2, {MOST} concurrent; floor: 1",
-            [each.server_ms for each in ours],
+            [result.server_ms for result in ours],
             unit="ms",
-            floor=[each.server_ms for each in floor],
+            floor=[result.server_ms for result in floor],
         ),
         row(
             "processes.F2.turns",
             f"turns a second with --processes 2, {MOST} concurrent; floor: F2 of two processes",
-            [each.per_second for each in ours],
+            [result.per_second for result in ours],
             unit="/s",
-            floor=[each.per_second for each in found["F2"]],
+            floor=[result.per_second for result in results["F2"]],
         ),
         row(
             "processes.F2.cpu",
             f"server CPU per turn with --processes 2, {MOST} concurrent; floor: F2 of two processes",
-            [each.server_ms for each in ours],
+            [result.server_ms for result in ours],
             unit="ms",
-            floor=[each.server_ms for each in found["F2"]],
+            floor=[result.server_ms for result in results["F2"]],
         ),
     ]
 

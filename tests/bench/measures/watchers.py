@@ -1,4 +1,4 @@
-"""Events to those who watch, live and from the log, beside a bare server stream of the same bytes (F3)."""
+"""Measures events to watchers, live and from the log, beside a bare server stream of the same bytes (F3)."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -34,30 +34,30 @@ class Delivered:
 
 
 async def live(bench: Bench) -> list[Row]:
-    """One session with previews: to one watcher, and to a hundred, as fast as it goes and at a model's pace."""
-    return [each for scene in SCENES for each in rows_of(scene, await played(bench, scene))]
+    """Measures one session with previews: one watcher and a hundred, at full speed and at a model's pace."""
+    return [figure for scene in SCENES for figure in rows_of(scene, await deliveries(bench, scene))]
 
 
-def rows_of(scene: "Scene", found: dict[str, list[Delivered]]) -> list[Row]:
-    """As fast as it goes: a rate, beside F3. To many: CPU, beside F3 live; F3's own for information."""
-    rows, ours = list[Row](), found["subject"]
+def rows_of(scene: "Scene", results: dict[str, list[Delivered]]) -> list[Row]:
+    """Returns the rows: at full speed the rate beside F3; to many watchers the CPU beside F3 live."""
+    rows, ours = list[Row](), results["subject"]
     if not scene.paced:
-        rates, floor = [each.per_second for each in ours], [each.per_second for each in found["F3"]]
+        rates, floor = [result.per_second for result in ours], [result.per_second for result in results["F3"]]
         about = f"events a second, {scene.about}; floor F3"
         rows.append(row(f"{scene.name}.events", about, rates, unit="/s", floor=floor))
     if scene.watchers == MANY:
-        cpu, floor = [each.cpu_us for each in ours], [each.cpu_us for each in found["F3 live"]]
+        cpu, floor = [result.cpu_us for result in ours], [result.cpu_us for result in results["F3 live"]]
         about = f"server CPU per delivered event, {scene.about}"
         rows.append(row(f"{scene.name}.cpu", f"{about}; floor F3 live", cpu, unit="µs", floor=floor))
         if not scene.paced:
-            sent = [each.cpu_us for each in found["F3"]]
+            sent = [result.cpu_us for result in results["F3"]]
             rows.append(row(f"{scene.name}.F3", f"F3, all at once: {about}", sent, unit="µs"))
     return rows
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """So many watchers of so many turns; in a quick run fewer."""
+    """Watchers of a number of turns; in a quick run of fewer."""
 
     watchers: int
     turns: int
@@ -83,10 +83,10 @@ class Scene:
 SCENES = (Scene(1, 50, 5), Scene(MANY, 20, 3), Scene(MANY, 4, 1, paced=True))
 
 
-async def played(bench: Bench, scene: Scene) -> dict[str, list[Delivered]]:
+async def deliveries(bench: Bench, scene: Scene) -> dict[str, list[Delivered]]:
     subject = await bench.parts.subject()
     kept = bench.parts.folder / scene.name
-    bench.say(f"{scene.about}: to be recorded")
+    bench.show_progress(f"{scene.about}: to be recorded")
     await _watched(bench, subject, scene, keep=kept)
     responses = kept.with_name(f"{kept.name}.responses")
     sides: dict[str, Callable[[], Awaitable[Delivered]]] = {"subject": partial(_watched, bench, subject, scene)}
@@ -96,13 +96,13 @@ async def played(bench: Bench, scene: Scene) -> dict[str, list[Delivered]]:
         opening = [await _read(bench, first, "recorded", scene.watchers) for _ in range(2)][1]  # the first warms it up
         sides["F3"] = partial(_sent, bench, sent, opening.server, scene.watchers, responses)
     if scene.watchers > 1:
-        told = await bench.parts.floor("broadcast", kept.with_name(f"{kept.name}.broadcast"))
-        sides["F3 live"] = partial(_watched, bench, told, scene)
+        broadcast = await bench.parts.floor("broadcast", kept.with_name(f"{kept.name}.broadcast"))
+        sides["F3 live"] = partial(_watched, bench, broadcast, scene)
     return await bench.alternate(sides)
 
 
 async def _watched(bench: Bench, server: Served, scene: Scene, *, keep: Path | None = None) -> Delivered:
-    """Turns in a session that so many watch. What the turns themselves cost is in it."""
+    """Runs turns in a watched session. The cost of the turns themselves is included."""
     load, answer, count = bench.parts.load, answer_to(scene.message), scene.count(quick=bench.scale.quick)
     sessions = ["recorded"]
     if server.database:
@@ -111,12 +111,12 @@ async def _watched(bench: Bench, server: Served, scene: Scene, *, keep: Path | N
     await load.run(watch.open_watchers, **at, count=scene.watchers)
     async with bench.window(server) as spent:
         done = await load.run(watch.talk, **at, message=scene.message, answer=answer, count=count)
-    heard = await load.run(watch.heard, answer=answer, count=count, file=str(keep or ""))
-    return Delivered(heard["events"], done["seconds"], spent.server, spent.database)
+    delivered = await load.run(watch.end_watchers, answer=answer, count=count, file=str(keep or ""))
+    return Delivered(delivered["events"], done["seconds"], spent.server, spent.database)
 
 
 async def _sent(bench: Bench, floor: Served, opening: float, streams: int, responses: Path) -> Delivered:
-    """The same responses from F3, all at once; less the CPU seconds that opening takes: our streams were open."""
+    """Streams the same responses from F3, without the CPU of opening: the subject's streams were open before."""
     spent = await _read(bench, floor, "recorded", streams)
     expected = len(watch.events_of(recording.responses_of(responses))) * streams
     if spent.events != expected:
@@ -125,32 +125,32 @@ async def _sent(bench: Bench, floor: Served, opening: float, streams: int, respo
 
 
 def _first_of(responses: Path) -> Path:
-    """A recording of the first response alone."""
+    """Returns a recording of the first response alone."""
     first = responses.with_suffix(".first")
     recording.keep(recording.responses_of(responses)[:1], first)
     return first
 
 
 async def replay(bench: Bench) -> list[Row]:
-    """A log that is read from its beginning by several at once; nothing of it is in the server's memory."""
+    """Measures several readers of a log from its beginning, none of which is in the server's memory."""
     load, subject = bench.parts.load, await bench.parts.subject()
     answer, count = answer_to("at once"), 60 if bench.scale.quick else 400
     (session,) = await load.run(turns.create_sessions, address=subject.address, count=1)
-    bench.say(f"a session of {count} turns")
+    bench.show_progress(f"a session of {count} turns")
     talk = {"address": subject.address, "message": "at once", "answer": answer}
     await load.run(turns.stream_turns, sessions=[session] * count, concurrency=1, **talk)
     file = bench.parts.folder / "log.responses"
     await load.run(recording.record, address=subject.address, session_id=session, file=str(file))
     floor = await bench.parts.floor("replay", file)
-    found = await bench.alternate(
+    results = await bench.alternate(
         {
             "subject": partial(_read, bench, subject, session, REPLAYS),
             "F3": partial(_read, bench, floor, session, REPLAYS),
         }
     )
-    ours, theirs = found["subject"], found["F3"]
+    ours, theirs = results["subject"], results["F3"]
     about = f"a log of {ours[0].events // REPLAYS} events, read by {REPLAYS} at once"
-    rates, cpu = [each.per_second for each in ours], [each.cpu_us for each in ours]
+    rates, cpu = [result.per_second for result in ours], [result.cpu_us for result in ours]
     return [
         row(
             "replay.events",
@@ -159,7 +159,7 @@ async def replay(bench: Bench) -> list[Row]:
             unit="/s",
             floor=[t.per_second for t in theirs],
         ),
-        row("replay.cpu", "server CPU per event; floor F3", cpu, unit="µs", floor=[each.cpu_us for each in theirs]),
+        row("replay.cpu", "server CPU per event; floor F3", cpu, unit="µs", floor=[result.cpu_us for result in theirs]),
         row("replay.database", "database CPU per event", [1e6 * t.database / t.events for t in ours], unit="µs"),
     ]
 

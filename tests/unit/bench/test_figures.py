@@ -1,4 +1,4 @@
-"""What the bench says of what it measured: medians, ratios, and plainly which goals are missed."""
+"""The bench's report: medians, ratios, and which goals are missed."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from tests.bench import report
-from tests.bench.figures import Goal, Invalid, row, told
+from tests.bench.figures import Goal, Invalid, row, row_json
 from tests.bench.measures import MEASURES
 from tests.bench.results import markdown
 
@@ -18,8 +18,8 @@ GOALS = {
 
 
 def test_a_row_is_the_median_of_its_rounds_beside_the_median_of_its_floor() -> None:
-    made = row("cheap", "a turn", [9.0, 2.0, 3.0], unit="ms", floor=[1.0, 4.0, 100.0])
-    assert (made.value, made.spread, made.floor, made.ratio) == (3.0, (2.0, 9.0), 4.0, 0.75)
+    figure = row("cheap", "a turn", [9.0, 2.0, 3.0], unit="ms", floor=[1.0, 4.0, 100.0])
+    assert (figure.value, figure.spread, figure.floor, figure.ratio) == (3.0, (2.0, 9.0), 4.0, 0.75)
 
 
 @pytest.mark.parametrize(
@@ -36,16 +36,16 @@ def test_a_row_is_the_median_of_its_rounds_beside_the_median_of_its_floor() -> N
     ],
 )
 def test_a_goal_is_met_or_missed(name: str, value: float, floor: float | None, met: bool | None) -> None:
-    made = row(name, "", [value], unit="ms", floor=floor)
-    assert made.met(GOALS.get(name)) is met
-    assert report.missed([made], GOALS) == ([name] if met is False else [])
+    figure = row(name, "", [value], unit="ms", floor=floor)
+    assert figure.met(GOALS.get(name)) is met
+    assert report.missed([figure], GOALS) == ([name] if met is False else [])
 
 
-def test_missed_goals_are_said_by_name() -> None:
+def test_missed_goals_are_reported_by_name() -> None:
     rows = [row("cheap", "", [7.0], unit="ms", floor=10.0), row("quick", "", [4.0], unit="ms")]
-    assert report.verdict(rows, GOALS) == "goals met: 1 of 2; missed: cheap"
+    assert report.goals_summary(rows, GOALS) == "goals met: 1 of 2; missed: cheap"
     assert "MISSED" in report.table(rows, GOALS).splitlines()[1]
-    assert report.verdict(rows[1:], GOALS) == "goals met: 1 of 1; missed: none"
+    assert report.goals_summary(rows[1:], GOALS) == "goals met: 1 of 1; missed: none"
 
 
 def test_the_file_is_a_list_of_rows(tmp_path: Path) -> None:
@@ -73,12 +73,12 @@ def test_nothing_measured_is_no_row() -> None:
 
 
 def test_runs_stand_side_by_side() -> None:
-    first = told(row("cheap", "a turn", [7.0], unit="ms", floor=10.0), GOALS["cheap"])
-    second = told(row("cheap", "a turn", [5.0], unit="ms", floor=10.0), GOALS["cheap"])
+    first = row_json(row("cheap", "a turn", [7.0], unit="ms", floor=10.0), GOALS["cheap"])
+    second = row_json(row("cheap", "a turn", [5.0], unit="ms", floor=10.0), GOALS["cheap"])
     line = markdown([{"cheap": first}, {"cheap": second}]).splitlines()[2]
     assert line == "| `cheap`: a turn | 7 ms (0.70 x 10) | 5 ms (0.50 x 10) | 5 … 5 | ≤ 0.6 x | **no**, yes |"
 
 
 def test_each_measure_has_a_name_of_its_own() -> None:
-    names = [each.name for each in MEASURES]
+    names = [measure.name for measure in MEASURES]
     assert len(names) == len(set(names))

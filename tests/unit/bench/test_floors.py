@@ -1,4 +1,4 @@
-"""Floors stay what they claim to be."""
+"""Floors stay as short and plain as they claim."""
 
 from pathlib import Path
 
@@ -18,5 +18,5 @@ def test_a_floor_can_be_read_in_a_minute(file: Path) -> None:
 
 def test_both_answers_of_the_model_are_32_chunks() -> None:
     replies = load_script(BENCH / "model.toml").replies
-    assert [-(-len(each.text) // each.chunk) for each in (replies[0], replies[-1])] == [32, 32]
+    assert [-(-len(reply.text) // reply.chunk) for reply in (replies[0], replies[-1])] == [32, 32]
     assert replies[0].text == replies[-1].text

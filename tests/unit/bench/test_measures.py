@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import pytest
 
-from tests.bench.__main__ import meant
+from tests.bench.__main__ import chosen_measures
 from tests.bench.bench import Bench, Scale
 from tests.bench.jobs.watch import Audience, Watcher
 from tests.bench.measures import MEASURES, growth, idle, latency
@@ -18,21 +18,21 @@ def test_the_cost_of_the_bytes_is_taken_off_a_late_turn_and_no_more() -> None:
     assert (rows["growth.1000.all"].value, rows["growth.1000.all"].floor) == (9.0, 5.5)
 
 
-@pytest.mark.parametrize("turn", growth.PLACES)
+@pytest.mark.parametrize("turn", growth.TURNS_MEASURED)
 def test_a_turn_is_in_the_middle_of_its_window(turn: int) -> None:
-    each = growth.WINDOW // growth.PLACES[turn]
-    first = growth.first(turn, each)
-    assert first <= turn <= first + each - 1 <= 1000
-    assert turn in (1, 1000) or abs(turn - (first + (each - 1) / 2)) <= 0.5
+    count = growth.WINDOW // growth.TURNS_MEASURED[turn]
+    first = growth.first(turn, count)
+    assert first <= turn <= first + count - 1 <= 1000
+    assert turn in (1, 1000) or abs(turn - (first + (count - 1) / 2)) <= 0.5
 
 
 def test_percentiles_are_of_each_round() -> None:
-    rounds = [{"there": [float(each) for each in range(1, 101)]}, {"there": [7.0] * 100}, {"there": [1.0] * 100}]
+    rounds = [{"there": [float(number) for number in range(1, 101)]}, {"there": [7.0] * 100}, {"there": [1.0] * 100}]
     rows = {row.name: row.value for row in latency.percentiles("deliver", rounds, {"there": "to another"})}
     assert rows == {"deliver.there.p50": 7.0, "deliver.there.p99": 7.0}
 
 
-async def test_memory_is_what_each_further_one_adds() -> None:
+async def test_memory_is_the_growth_for_each_further_item() -> None:
     class Ourselves:
         pids: ClassVar = [os.getpid()]
 
@@ -46,12 +46,12 @@ async def test_memory_is_what_each_further_one_adds() -> None:
     assert len(kept) == sum(idle.QUICK)
 
 
-def test_what_is_recorded_of_a_watcher_is_told_by_turns() -> None:
+def test_a_watcher_s_recording_is_split_by_turns() -> None:
     audience, watcher = Audience(), Watcher(None)
     audience.began = [10.0, 20.0]
     watcher.responses, watcher.times = [b"a", b"b", b"c"], [10.5, 19.5, 20.25]
-    told = audience.recording(watcher)
-    assert b'"turns":[[[0.5,"YQ=="],[9.5,"Yg=="]],[[0.25,"Yw=="]]]' in told
+    recorded = audience.recording(watcher)
+    assert b'"turns":[[[0.5,"YQ=="],[9.5,"Yg=="]],[[0.25,"Yw=="]]]' in recorded
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,8 @@ def test_what_is_recorded_of_a_watcher_is_told_by_turns() -> None:
     ],
 )
 def test_measures_are_chosen_by_name_or_by_a_part_of_it(only: str, names: list[str]) -> None:
-    assert [each.name for each in meant(only)] == names
+    assert [measure.name for measure in chosen_measures(only)] == names
 
 
 def test_without_a_choice_everything_is_measured() -> None:
-    assert meant("") == list(MEASURES)
+    assert chosen_measures("") == list(MEASURES)

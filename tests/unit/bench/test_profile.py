@@ -1,4 +1,4 @@
-"""A profile adds up: all that was spent is somewhere, once."""
+"""A profile adds up: all CPU time is charged once."""
 
 import pytest
 
@@ -16,12 +16,12 @@ SAMPLES = [
 
 
 def test_own_time_and_all_time_of_a_function() -> None:
-    found = profile_of(SAMPLES, turns=10)
-    assert found.total == pytest.approx(10)
-    assert found.own == pytest.approx({STEP: 2, SEND: 7, "no Python (event_engine)": 1})
-    assert found.cumulative == pytest.approx({STEP: 8, SEND: 7, "no Python (event_engine)": 1})
-    assert found.packages == pytest.approx({"turnkeeper/store": 2, "pymongo": 7, "no Python (event_engine)": 1})
-    assert found.threads == pytest.approx({"MainThread": 8, "pool": 1, "event_engine": 1})
+    profile = profile_of(SAMPLES, turns=10)
+    assert profile.total == pytest.approx(10)
+    assert profile.own == pytest.approx({STEP: 2, SEND: 7, "no Python (event_engine)": 1})
+    assert profile.cumulative == pytest.approx({STEP: 8, SEND: 7, "no Python (event_engine)": 1})
+    assert profile.packages == pytest.approx({"turnkeeper/store": 2, "pymongo": 7, "no Python (event_engine)": 1})
+    assert profile.threads == pytest.approx({"MainThread": 8, "pool": 1, "event_engine": 1})
 
 
 def test_the_text_shows_the_largest_first_without_paths() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.bench.figures import Invalid
-from tests.bench.jobs.turns import Heard, first_text
+from tests.bench.jobs.turns import StreamedTurn, first_text
 from turnkeeper.pb.v1 import chat_pb2, event_pb2, message_pb2
 
 ANSWER = "all of it"
@@ -18,40 +18,40 @@ def _whole(text: str = ANSWER) -> event_pb2.Event:
     return event_pb2.Event(message_completed=event_pb2.MessageCompleted(content=[message_pb2.Part(text=text)]))
 
 
-def _heard(*batches: list[event_pb2.Event], state: chat_pb2.TurnState.ValueType = DONE) -> Heard:
+def _streamed(*batches: list[event_pb2.Event], state: chat_pb2.TurnState.ValueType = DONE) -> StreamedTurn:
     """One response for each batch, a second apart, and the last one."""
     responses = [chat_pb2.StreamMessageResponse(events=events) for events in batches]
     responses.append(chat_pb2.StreamMessageResponse(turn=chat_pb2.Turn(state=state)))
-    return Heard("s", [(float(at), each.SerializeToString()) for at, each in enumerate(responses, 1)])
+    return StreamedTurn("s", [(float(at), response.SerializeToString()) for at, response in enumerate(responses, 1)])
 
 
 def test_the_first_text_is_the_first_delta() -> None:
-    assert first_text(_heard([], [_delta("all ")], [_delta("of it", offset=4), _whole()]), ANSWER) == 2.0
+    assert first_text(_streamed([], [_delta("all ")], [_delta("of it", offset=4), _whole()]), ANSWER) == 2.0
 
 
 def test_without_deltas_it_is_the_whole_message() -> None:
-    assert first_text(_heard([], [], [_whole()]), ANSWER) == 3.0
+    assert first_text(_streamed([], [], [_whole()]), ANSWER) == 3.0
 
 
 def test_a_higher_attempt_begins_anew() -> None:
     again = [_delta("all of it", attempt=2), _whole()]
-    assert first_text(_heard([_delta("all of")], again), ANSWER) == 1.0
+    assert first_text(_streamed([_delta("all of")], again), ANSWER) == 1.0
 
 
 @pytest.mark.parametrize(
-    "heard",
+    "streamed",
     [
-        _heard([_whole()], state=chat_pb2.TURN_STATE_RUNNING),
-        _heard([_whole()], state=chat_pb2.TURN_STATE_FAILED),
-        _heard([_delta(ANSWER)]),
-        _heard([_whole("all of")]),
-        _heard([_delta("something else"), _whole()]),
-        _heard([_delta("all"), _delta("it", offset=7), _whole()]),
-        _heard([_delta("all"), _delta("all"), _whole()]),
-        Heard("s", []),
+        _streamed([_whole()], state=chat_pb2.TURN_STATE_RUNNING),
+        _streamed([_whole()], state=chat_pb2.TURN_STATE_FAILED),
+        _streamed([_delta(ANSWER)]),
+        _streamed([_whole("all of")]),
+        _streamed([_delta("something else"), _whole()]),
+        _streamed([_delta("all"), _delta("it", offset=7), _whole()]),
+        _streamed([_delta("all"), _delta("all"), _whole()]),
+        StreamedTurn("s", []),
     ],
     ids=["running", "failed", "no whole", "cut", "other deltas", "a gap", "twice", "nothing"],
 )
-def test_a_turn_that_is_not_whole_fails_the_run(heard: Heard) -> None:
+def test_a_turn_that_is_not_whole_fails_the_run(streamed: StreamedTurn) -> None:
     with pytest.raises(Invalid):
-        first_text(heard, ANSWER)
+        first_text(streamed, ANSWER)

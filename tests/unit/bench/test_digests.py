@@ -1,4 +1,4 @@
-"""What the harness takes for the same stream, and what it refuses."""
+"""Which streams the bench takes for the same, and which it refuses."""
 
 import pytest
 
@@ -34,12 +34,12 @@ def test_the_same_events_and_texts_are_the_same_however_deltas_are_cut() -> None
     ],
     ids=["an event less", "another event", "another text"],
 )
-def test_what_differs_is_told_apart(events: list[event_pb2.Event]) -> None:
+def test_streams_that_differ_have_different_digests(events: list[event_pb2.Event]) -> None:
     assert digest(events) != digest([durable(3), *deltas("grüß dich"), durable(4)])
 
 
 @pytest.mark.parametrize(
-    ("events", "said"),
+    ("events", "message"),
     [
         ([durable(3), durable(5)], "events have a gap"),
         ([durable(3), durable(3)], "events have a gap"),
@@ -49,6 +49,6 @@ def test_what_differs_is_told_apart(events: list[event_pb2.Event]) -> None:
     ],
     ids=["event missing", "event twice", "delta missing", "text cut short", "a text too many"],
 )
-def test_what_is_no_whole_stream_is_refused(events: list[event_pb2.Event], said: str) -> None:
-    with pytest.raises(Invalid, match=said):
+def test_a_stream_with_a_gap_is_refused(events: list[event_pb2.Event], message: str) -> None:
+    with pytest.raises(Invalid, match=message):
         digest(events, answers=["grüß"])
