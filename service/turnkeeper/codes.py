@@ -1,4 +1,4 @@
-"""The published error numbers, the gRPC statuses they belong to, and what an error says."""
+"""The published error numbers, the gRPC statuses that they belong to, and an error as a value."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from enum import IntEnum
 
 
 class Code(IntEnum):
-    """The published numbers. They never change and are never used again."""
+    """The published numbers. A number never changes, and is never used for another error."""
 
     SESSION_NOT_FOUND = 1
     SESSION_NOT_ACTIVE = 2
@@ -75,24 +75,29 @@ class Family(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """What an error says. `retry_after` is the least time to wait; `fields` are field path → what is wrong."""
+    """An error as it ends a call."""
 
     family: Family
     code: Code
     message: str
+    """Tells the caller what to do next; holds no secret."""
     metadata: Mapping[str, str]
     session_id: str = ""
     turn_id: str = ""
     cursor: str = ""
+    """Where the caller's stream may go on; empty where it may not, or where that is not known."""
     retry_after: timedelta | None = None
+    """The least time to wait before another try; None if no wait is needed or known."""
     fields: Mapping[str, str] = field(default_factory=dict)
+    """Of an invalid request: the path of each field at fault, and what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorDetail:
-    """An error as data, kept with a turn. `error_of` makes it an exception again."""
+    """An error as it is stored with a turn. `errors.error_of` returns its exception."""
 
     code: Code
     message: str
     retry_after: timedelta | None = None
+    """The least time to wait before another try; None if no wait is needed or known."""
     metadata: Mapping[str, str] = field(default_factory=dict)

@@ -1,7 +1,7 @@
-"""Every error a caller can see: a family is a gRPC status, a leaf is three lines with a code.
+"""Every error that a caller can see: a family is a gRPC status, a leaf is one code. A leaf's docstring is its message.
 
-The proto's `SessionErrorCode` carries the same numbers with their status and retry advice as options; a test
-compares the two. Nothing here knows gRPC: `rpc/status.py` puts a `Status` on the wire.
+The proto's `SessionErrorCode` has the same numbers; their status and retry advice are its options, and a test compares
+the two. Nothing here imports gRPC: `rpc/status.py` writes a `Status` to the wire.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from turnkeeper.codes import Code, ErrorDetail, Family, Status
 
 
 class SessionError(Exception):
-    """Something went wrong."""
+    """The call failed."""
 
     code: ClassVar[Code] = Code.INTERNAL_ERROR
     family: ClassVar[Family] = Family.INTERNAL
@@ -28,7 +28,7 @@ class SessionError(Exception):
         retry_after: timedelta | None = None,
         fields: Mapping[str, str] | None = None,
     ) -> None:
-        """`message` replaces the class's own sentence; it must say what to do next and hold no secret."""
+        """`message` replaces the class's own sentence. It tells the caller what to do next, and holds no secret."""
         self.message = message or (type(self).__doc__ or "").strip()
         super().__init__(self.message)
         self.metadata = dict(metadata or {})
@@ -39,6 +39,7 @@ class SessionError(Exception):
         self.fields = dict(fields or {})
 
     def to_status(self) -> Status:
+        """Returns the error as the status of a call."""
         return Status(
             family=self.family,
             code=self.code,
@@ -52,7 +53,7 @@ class SessionError(Exception):
         )
 
     def to_dict(self) -> dict[str, object]:
-        """For logs and JSON: `code` (name), `status` (gRPC name), `message`, `metadata`, and what else is known."""
+        """Returns the error for logs and JSON: `code` and `status` by name, `message`, `metadata`, and what else is set."""
         code, status = self.code.name, self.family.name
         known: dict[str, object] = {"code": code, "status": status, "message": self.message, "metadata": self.metadata}
         known |= {name: getattr(self, name) for name in ("session_id", "turn_id", "cursor") if getattr(self, name)}
@@ -61,7 +62,7 @@ class SessionError(Exception):
         return known
 
     def to_event(self) -> ErrorDetail:
-        """The form a durable event and a Turn keep."""
+        """Returns the error as a durable event and a turn store it."""
         return ErrorDetail(code=self.code, message=self.message, retry_after=self.retry_after, metadata=self.metadata)
 
 
@@ -73,13 +74,13 @@ class InvalidArgument(SessionError):
 
 
 class NotFound(SessionError):
-    """There is no such thing, or it is not yours to see."""
+    """What the request names does not exist, or the caller may not see it."""
 
     family = Family.NOT_FOUND
 
 
 class AlreadyExists(SessionError):
-    """It exists already, and is not the same."""
+    """Something else of this name exists; choose another name."""
 
     family = Family.ALREADY_EXISTS
 
@@ -133,7 +134,7 @@ class SessionSuspended(FailedPrecondition):
 
 
 class AgentNotFound(NotFound):
-    """No such agent; ListAgents names those that exist."""
+    """No such agent; ListAgents lists those that exist."""
 
     code = Code.AGENT_NOT_FOUND
 
@@ -199,32 +200,32 @@ class ToolTimeout(Aborted):
 
 
 class ToolPermissionDenied(SessionError):
-    """The agent's policy denies this tool."""
+    """The agent's policy denies this tool; its operator must change the policy."""
 
     code = Code.TOOL_PERMISSION_DENIED
     family = Family.PERMISSION_DENIED
 
 
 class ToolValidationError(InvalidArgument):
-    """The arguments do not fit the tool's schema; change them."""
+    """The arguments do not match the tool's schema; change them."""
 
     code = Code.TOOL_VALIDATION_ERROR
 
 
 class ApprovalNotFound(NotFound):
-    """No such approval; ListApprovals names those you may see."""
+    """No such approval; ListApprovals lists those that you may see."""
 
     code = Code.APPROVAL_NOT_FOUND
 
 
 class ApprovalExpired(FailedPrecondition):
-    """The approval expired before it was decided; the call will not run."""
+    """The approval expired before it was decided; the tool call will not run, and the turn goes on without it."""
 
     code = Code.APPROVAL_EXPIRED
 
 
 class ApprovalAlreadyProcessed(FailedPrecondition):
-    """The approval is no longer pending; metadata names who decided, and how."""
+    """The approval is no longer pending; read who decided it, and how, in the metadata."""
 
     code = Code.APPROVAL_ALREADY_PROCESSED
 
@@ -248,13 +249,13 @@ class ServiceUnavailable(Unavailable):
 
 
 class InvalidRequest(InvalidArgument):
-    """The request is not valid; metadata names the fields to change."""
+    """The request is not valid; change the fields that the metadata names."""
 
     code = Code.INVALID_REQUEST
 
 
 class SessionAlreadyExists(AlreadyExists):
-    """A session with this id exists and was created by another request; choose another session_id."""
+    """A session with this id exists and another request created it; choose another session_id."""
 
     code = Code.SESSION_ALREADY_EXISTS
 
@@ -266,13 +267,13 @@ class AgentAlreadyExists(AlreadyExists):
 
 
 class TurnNotFound(NotFound):
-    """No such turn; ListTurns names the session's turns."""
+    """No such turn; ListTurns lists the session's turns."""
 
     code = Code.TURN_NOT_FOUND
 
 
 class CheckpointNotFound(NotFound):
-    """No such checkpoint; ListCheckpoints names the session's checkpoints."""
+    """No such checkpoint; ListCheckpoints lists the session's checkpoints."""
 
     code = Code.CHECKPOINT_NOT_FOUND
 
@@ -296,19 +297,19 @@ class StreamRotated(Aborted):
 
 
 class SlowConsumer(Aborted):
-    """The stream was not read for too long; open it again with the last cursor you received."""
+    """The stream was not read for too long; open it again with the last cursor that you received."""
 
     code = Code.SLOW_CONSUMER
 
 
 class TurnNotRetryable(FailedPrecondition):
-    """Only a session's last turn can be retried, and only after it failed or was cancelled."""
+    """Only a session's last turn can be retried, after it failed or was cancelled; send a new message instead."""
 
     code = Code.TURN_NOT_RETRYABLE
 
 
 class ToolCallNotPending(FailedPrecondition):
-    """This tool call does not wait for a result."""
+    """This tool call does not wait for a result; the turn's pending items are the calls that do."""
 
     code = Code.TOOL_CALL_NOT_PENDING
 
@@ -338,7 +339,7 @@ class PageTokenInvalid(InvalidArgument):
 
 
 class CursorExpired(SessionError):
-    """The log no longer reaches back to this cursor; start at the oldest sequence named in the metadata."""
+    """The log was trimmed beyond this cursor; start at the oldest sequence, which the metadata names."""
 
     code = Code.CURSOR_EXPIRED
     family = Family.OUT_OF_RANGE
@@ -351,7 +352,7 @@ class BudgetExceeded(ResourceExhausted):
 
 
 class QuotaExceeded(ResourceExhausted):
-    """A quota is used up; wait until work in progress has ended."""
+    """A quota is used up; send the same call again once work in progress has ended."""
 
     code = Code.QUOTA_EXCEEDED
 
@@ -363,14 +364,14 @@ class ServerDraining(Unavailable):
 
 
 class Unauthenticated(SessionError):
-    """The call carries no valid credential."""
+    """The call carries no valid credential; send one with it."""
 
     code = Code.UNAUTHENTICATED
     family = Family.UNAUTHENTICATED
 
 
 class PermissionDenied(SessionError):
-    """The caller's roles do not allow this call."""
+    """The caller's roles do not allow this call; ask the operator for a role that does."""
 
     code = Code.PERMISSION_DENIED
     family = Family.PERMISSION_DENIED
@@ -384,12 +385,12 @@ class NotImplementedYet(SessionError):
 
 
 def leaves(family: type[SessionError] = SessionError) -> dict[Code, type[SessionError]]:
-    """Each code's class. A family's default code belongs to its leaf."""
+    """Returns the class of each code. A family's default code belongs to its leaf."""
     children = family.__subclasses__()
     return {code: leaf for child in children for code, leaf in leaves(child).items()} or {family.code: family}
 
 
 def error_of(detail: ErrorDetail, *, session_id: str = "", turn_id: str = "") -> SessionError:
-    """The exception that a kept error stands for."""
+    """Returns the exception of a stored error, of the class of its code."""
     leaf, after = leaves()[detail.code], detail.retry_after
     return leaf(detail.message, metadata=detail.metadata, session_id=session_id, turn_id=turn_id, retry_after=after)

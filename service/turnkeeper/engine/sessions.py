@@ -195,7 +195,7 @@ class Sessions:
         """Returns the session that the same request created, when its agent still existed. Otherwise as `create`."""
         found = await self._store.session(new.key)
         if found is None:
-            raise AgentNotFound(f"There is no agent named {new.agent!r}; ListAgents names those that exist.")
+            raise AgentNotFound(f"There is no agent named {new.agent!r}; ListAgents lists those that exist.")
         _check_same(found[0], new)
         return found
 

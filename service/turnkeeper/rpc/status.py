@@ -14,13 +14,15 @@ from turnkeeper.pb.v1 import error_pb2
 DOMAIN = "turnkeeper"
 DETAILS_KEY = "grpc-status-details-bin"
 MOST_BYTES = 4096
-"""More makes clients drop the status at random."""
+"""Bytes of all details. Clients drop the status of a call at random if it has more."""
 MOST_TEXT = 500
 """Bytes of the message; gRPC writes each byte beyond ASCII as three."""
 MOST_VALUE = 200
+"""Bytes of one value of the metadata, or of one field's description."""
 MOST_ENTRIES = 8
+"""Entries of the metadata, or fields at fault."""
 MOST_METADATA = 800
-"""Bytes of all metadata: it is sent twice, and what is promised must fit beside it."""
+"""Bytes of all metadata. It is sent twice, and the two details that are always sent must fit beside it."""
 
 RESOURCES = {
     Code.SESSION_NOT_FOUND: "session",
@@ -31,6 +33,7 @@ RESOURCES = {
     Code.AGENT_ALREADY_EXISTS: "agent",
     Code.CHECKPOINT_NOT_FOUND: "checkpoint",
 }
+"""The codes with a ResourceInfo, and the kind of resource that it names."""
 
 
 @cache
@@ -59,7 +62,7 @@ def _options(code: Code) -> error_pb2.ErrorCodeOptions:
 
 
 def detail_of(status: Status, *, on_stream: bool = False) -> error_pb2.SessionErrorDetail:
-    """Returns this service's own typed detail."""
+    """Returns the SessionErrorDetail of an error. `on_stream`: the error ends a stream."""
     detail = error_pb2.SessionErrorDetail(
         code=error_pb2.SessionErrorCode.ValueType(status.code),
         message=_cut(status.message, MOST_TEXT),
@@ -75,86 +78,87 @@ def detail_of(status: Status, *, on_stream: bool = False) -> error_pb2.SessionEr
 
 
 def shown_message(status: Status) -> str:
-    """The message as gRPC's own header carries it."""
+    """Returns the message as gRPC's own header carries it."""
     return _cut(status.message, MOST_TEXT)
 
 
 def details_bytes(status: Status, *, on_stream: bool = False) -> bytes:
     """Returns the serialized google.rpc.Status with its details, each type once.
 
-    ErrorInfo and our own detail are always there, others where they apply and fit.
-    `on_stream`: the error ends a stream; its advice says whether the stream may go on, and when.
+    ErrorInfo and SessionErrorDetail are always there, others where they apply and fit. `on_stream`: the error ends a
+    stream; its advice is then whether the stream may go on, and after how long.
     """
     if on_stream and status.retry_after is None:
         status = replace(status, retry_after=stream_retry_after(status.code))
-    made = status_pb2.Status(code=status.family, message=shown_message(status))
+    proto = status_pb2.Status(code=status.family, message=shown_message(status))
     info = error_details_pb2.ErrorInfo(reason=status.code.name, domain=DOMAIN, metadata=_metadata(status))
     for detail in (info, detail_of(status, on_stream=on_stream), *_standard(status)):
         packed = Any()
         packed.Pack(detail)
-        if made.ByteSize() + packed.ByteSize() + 8 <= MOST_BYTES:
-            made.details.append(packed)
-    return bytes(made.SerializeToString())
+        if proto.ByteSize() + packed.ByteSize() + 8 <= MOST_BYTES:
+            proto.details.append(packed)
+    return bytes(proto.SerializeToString())
 
 
 def _standard(status: Status) -> list[Message]:
-    found: list[Message] = []
+    """Returns google.rpc's own details, where they apply."""
+    details: list[Message] = []
     if status.retry_after is not None:
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromTimedelta(status.retry_after)
-        found.append(retry)
+        details.append(retry)
     if status.fields:
-        found.append(_bad_request(status))
+        details.append(_bad_request(status))
     if status.code in RESOURCES:
         kind = RESOURCES[status.code]
-        own = {"session": status.session_id, "turn": status.turn_id}.get(kind, "")
-        name = own or next(iter(status.metadata.values()), "")
-        found.append(
+        resource_id = {"session": status.session_id, "turn": status.turn_id}.get(kind, "")
+        name = resource_id or next(iter(status.metadata.values()), "")
+        details.append(
             error_details_pb2.ResourceInfo(resource_type=f"turnkeeper.v1/{kind}", resource_name=_cut(name, MOST_VALUE))
         )
     if status.family.name == "FAILED_PRECONDITION":
         unmet = error_details_pb2.PreconditionFailure.Violation(
             type=status.code.name, subject=status.session_id, description=_cut(status.message, MOST_VALUE)
         )
-        found.append(error_details_pb2.PreconditionFailure(violations=[unmet]))
+        details.append(error_details_pb2.PreconditionFailure(violations=[unmet]))
     if status.code in (Code.QUOTA_EXCEEDED, Code.BUDGET_EXCEEDED, Code.RATE_LIMIT_EXCEEDED):
         quota = error_details_pb2.QuotaFailure.Violation(
             subject=status.session_id, description=_cut(status.message, MOST_VALUE)
         )
-        found.append(error_details_pb2.QuotaFailure(violations=[quota]))
-    return found
+        details.append(error_details_pb2.QuotaFailure(violations=[quota]))
+    return details
 
 
 def _bad_request(status: Status) -> Message:
-    """As many fields as there is room for."""
-    made = error_details_pb2.BadRequest()
+    """Returns the fields at fault, as many as there is room for."""
+    bad_request = error_details_pb2.BadRequest()
     for path, what in list(status.fields.items())[:MOST_ENTRIES]:
-        violation = made.field_violations.add(field=_cut(path, MOST_VALUE), description=_cut(what, MOST_VALUE))
-        if made.ByteSize() > MOST_METADATA and len(made.field_violations) > 1:
-            made.field_violations.remove(violation)
+        violation = bad_request.field_violations.add(field=_cut(path, MOST_VALUE), description=_cut(what, MOST_VALUE))
+        if bad_request.ByteSize() > MOST_METADATA and len(bad_request.field_violations) > 1:
+            bad_request.field_violations.remove(violation)
             break
-    return made  # type: ignore[no-any-return]
+    return bad_request  # type: ignore[no-any-return]
 
 
 def _metadata(status: Status) -> dict[str, str]:
-    """The ids first: they always fit."""
-    known = {name: getattr(status, name) for name in ("session_id", "turn_id", "cursor") if getattr(status, name)}
+    """Returns the entries that fit, the ids and the cursor first: they always fit."""
+    entries = {name: getattr(status, name) for name in ("session_id", "turn_id", "cursor") if getattr(status, name)}
     for key, value in status.metadata.items():
-        known.setdefault(key, value)
+        entries.setdefault(key, value)
     if status.fields:
-        known.setdefault("fields", ",".join(status.fields))
-    room, kept = MOST_METADATA, {}
-    for key, value in list(known.items())[:MOST_ENTRIES]:
-        name, told = _cut(key, 64), _cut(value, MOST_VALUE)
-        room -= len(name.encode()) + len(told.encode())
+        entries.setdefault("fields", ",".join(status.fields))
+    room, metadata = MOST_METADATA, {}
+    for key, value in list(entries.items())[:MOST_ENTRIES]:
+        short_key, short_value = _cut(key, 64), _cut(value, MOST_VALUE)
+        room -= len(short_key.encode()) + len(short_value.encode())
         if room < 0:
             break
-        kept[name] = told
-    return kept
+        metadata[short_key] = short_value
+    return metadata
 
 
 def _cut(text: str, most: int) -> str:
-    """At most so many bytes of UTF-8; half a character becomes a question mark."""
+    """Returns at most `most` bytes of UTF-8. Half a surrogate pair becomes a question mark."""
     data = text.encode(errors="replace")
     if len(data) <= most:
         return data.decode()

@@ -1,4 +1,4 @@
-"""Where a client goes on: in each response of a stream, and in the error that ends it."""
+"""The responses of a stream, each with its cursor, and the error that ends it, with the cursor to resume from."""
 
 from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.domain.session import SessionKey
@@ -10,7 +10,7 @@ from turnkeeper.rpc.status import may_resume
 
 
 def response(batch: Batch, key: SessionKey) -> bytes:
-    """The batch as a message; made once for all who get the same one."""
+    """Returns the batch as a message's bytes. They are encoded once for all readers of the batch."""
     if not batch.wire:
         at = _cursor(batch.position, key)
         batch.wire = wire.response(batch.events, cursor=at, through=batch.position.sequence, caught_up=batch.caught_up)
@@ -20,10 +20,10 @@ def response(batch: Batch, key: SessionKey) -> bytes:
 def with_cursor(
     end: StreamEnded | SessionError, key: SessionKey, *, resume_at: StreamPosition | None = None
 ) -> SessionError:
-    """Returns the error with the cursor to go on from, where the stream may go on.
+    """Returns the error that ends a stream, with the cursor to resume from if the stream may go on.
 
-    A planned end has a place of its own. Where the log was trimmed, the cursor is its oldest, beside its newest.
-    `resume_at` is after what was delivered, None before the stream began.
+    A planned end has its own position. An error of a trimmed log carries the log's oldest cursor, and its newest.
+    `resume_at` is the position after what was delivered, None before the stream began.
     """
     if isinstance(end, StreamEnded):
         end.error.cursor = _cursor(end.position, key)
@@ -38,5 +38,5 @@ def with_cursor(
     return end
 
 
-def _cursor(place: StreamPosition, key: SessionKey) -> str:
-    return cursor.encode(place, key=key)
+def _cursor(position: StreamPosition, key: SessionKey) -> str:
+    return cursor.encode(position, key=key)

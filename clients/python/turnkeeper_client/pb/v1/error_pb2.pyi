@@ -83,7 +83,7 @@ class _SessionErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sess
     SESSION_ERROR_CODE_SESSION_SUSPENDED: _SessionErrorCode.ValueType  # 4
     """The session is suspended; call ResumeSession first."""
     SESSION_ERROR_CODE_AGENT_NOT_FOUND: _SessionErrorCode.ValueType  # 5
-    """No such agent; ListAgents names those that exist."""
+    """No such agent; ListAgents lists those that exist."""
     SESSION_ERROR_CODE_AGENT_CONFIG_ERROR: _SessionErrorCode.ValueType  # 6
     """The agent cannot run as it is configured; its operator must change it."""
     SESSION_ERROR_CODE_AGENT_NOT_AVAILABLE: _SessionErrorCode.ValueType  # 7
@@ -105,15 +105,15 @@ class _SessionErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sess
     SESSION_ERROR_CODE_TOOL_TIMEOUT: _SessionErrorCode.ValueType  # 15
     """A tool did not finish in time; call RetryTurn if its effect may be repeated."""
     SESSION_ERROR_CODE_TOOL_PERMISSION_DENIED: _SessionErrorCode.ValueType  # 16
-    """The agent's policy denies this tool."""
+    """The agent's policy denies this tool; its operator must change the policy."""
     SESSION_ERROR_CODE_TOOL_VALIDATION_ERROR: _SessionErrorCode.ValueType  # 17
-    """The arguments do not fit the tool's schema; change them."""
+    """The arguments do not match the tool's schema; change them."""
     SESSION_ERROR_CODE_APPROVAL_NOT_FOUND: _SessionErrorCode.ValueType  # 18
-    """No such approval; ListApprovals names those you may see."""
+    """No such approval; ListApprovals lists those that you may see."""
     SESSION_ERROR_CODE_APPROVAL_EXPIRED: _SessionErrorCode.ValueType  # 19
-    """The approval expired before it was decided; the call will not run."""
+    """The approval expired before it was decided; the tool call will not run, and the turn goes on without it."""
     SESSION_ERROR_CODE_APPROVAL_ALREADY_PROCESSED: _SessionErrorCode.ValueType  # 20
-    """The approval is no longer pending; metadata names who decided, and how."""
+    """The approval is no longer pending; read who decided it, and how, in the metadata."""
     SESSION_ERROR_CODE_INTERNAL_ERROR: _SessionErrorCode.ValueType  # 21
     """The service met a defect of its own; report the request's time and method to its operator."""
     SESSION_ERROR_CODE_RATE_LIMIT_EXCEEDED: _SessionErrorCode.ValueType  # 22
@@ -121,15 +121,15 @@ class _SessionErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sess
     SESSION_ERROR_CODE_SERVICE_UNAVAILABLE: _SessionErrorCode.ValueType  # 23
     """The service cannot reach its database now; send the same call again with the same request_id."""
     SESSION_ERROR_CODE_INVALID_REQUEST: _SessionErrorCode.ValueType  # 24
-    """The request is not valid; metadata names the fields to change."""
+    """The request is not valid; change the fields that the metadata names."""
     SESSION_ERROR_CODE_SESSION_ALREADY_EXISTS: _SessionErrorCode.ValueType  # 101
-    """A session with this id exists and was created by another request; choose another session_id."""
+    """A session with this id exists and another request created it; choose another session_id."""
     SESSION_ERROR_CODE_AGENT_ALREADY_EXISTS: _SessionErrorCode.ValueType  # 102
     """An agent with this name exists and is not the same; update it, or choose another name."""
     SESSION_ERROR_CODE_TURN_NOT_FOUND: _SessionErrorCode.ValueType  # 103
-    """No such turn; ListTurns names the session's turns."""
+    """No such turn; ListTurns lists the session's turns."""
     SESSION_ERROR_CODE_CHECKPOINT_NOT_FOUND: _SessionErrorCode.ValueType  # 104
-    """No such checkpoint; ListCheckpoints names the session's checkpoints."""
+    """No such checkpoint; ListCheckpoints lists the session's checkpoints."""
     SESSION_ERROR_CODE_TURN_IN_PROGRESS: _SessionErrorCode.ValueType  # 105
     """A turn is running in this session; wait for it, cancel it, or send with if_busy ENQUEUE or INTERRUPT."""
     SESSION_ERROR_CODE_ETAG_MISMATCH: _SessionErrorCode.ValueType  # 106
@@ -137,11 +137,11 @@ class _SessionErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sess
     SESSION_ERROR_CODE_STREAM_ROTATED: _SessionErrorCode.ValueType  # 107
     """The stream reached its planned age; open it again with the given cursor."""
     SESSION_ERROR_CODE_SLOW_CONSUMER: _SessionErrorCode.ValueType  # 108
-    """The stream was not read for too long; open it again with the last cursor you received."""
+    """The stream was not read for too long; open it again with the last cursor that you received."""
     SESSION_ERROR_CODE_TURN_NOT_RETRYABLE: _SessionErrorCode.ValueType  # 109
-    """Only a session's last turn can be retried, and only after it failed or was cancelled."""
+    """Only a session's last turn can be retried, and only after it failed or was cancelled; send a new message instead."""
     SESSION_ERROR_CODE_TOOL_CALL_NOT_PENDING: _SessionErrorCode.ValueType  # 110
-    """This tool call does not wait for a result."""
+    """This tool call does not wait for a result; the turn's pending items are the calls that do."""
     SESSION_ERROR_CODE_ARGUMENTS_HASH_MISMATCH: _SessionErrorCode.ValueType  # 111
     """The arguments_hash is not that of the pending call; get the approval again and decide on what it shows."""
     SESSION_ERROR_CODE_TOOL_OUTCOME_UNKNOWN: _SessionErrorCode.ValueType  # 112
@@ -151,17 +151,17 @@ class _SessionErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sess
     SESSION_ERROR_CODE_PAGE_TOKEN_INVALID: _SessionErrorCode.ValueType  # 114
     """The page_token is not one of this list's; start again without it."""
     SESSION_ERROR_CODE_CURSOR_EXPIRED: _SessionErrorCode.ValueType  # 115
-    """The log no longer reaches back to this cursor; start at the oldest sequence named in the metadata."""
+    """The log was trimmed beyond this cursor; start at the oldest sequence, which the metadata names."""
     SESSION_ERROR_CODE_BUDGET_EXCEEDED: _SessionErrorCode.ValueType  # 116
     """The turn reached a limit of its agent or request; raise the limit or shorten the work."""
     SESSION_ERROR_CODE_QUOTA_EXCEEDED: _SessionErrorCode.ValueType  # 117
-    """A quota is used up; wait until work in progress has ended."""
+    """A quota is used up; send the same call again once work in progress has ended."""
     SESSION_ERROR_CODE_SERVER_DRAINING: _SessionErrorCode.ValueType  # 118
     """This server is shutting down; open the stream again with the given cursor, on another server."""
     SESSION_ERROR_CODE_UNAUTHENTICATED: _SessionErrorCode.ValueType  # 119
-    """The call carries no valid credential."""
+    """The call carries no valid credential; send one with it."""
     SESSION_ERROR_CODE_PERMISSION_DENIED: _SessionErrorCode.ValueType  # 120
-    """The caller's roles do not allow this call."""
+    """The caller's roles do not allow this call; ask the operator for a role that does."""
     SESSION_ERROR_CODE_NOT_IMPLEMENTED: _SessionErrorCode.ValueType  # 121
     """This part of the API comes with a later release; docs/reference/status.md lists what works."""
 
@@ -179,7 +179,7 @@ SESSION_ERROR_CODE_SESSION_EXPIRED: SessionErrorCode.ValueType  # 3
 SESSION_ERROR_CODE_SESSION_SUSPENDED: SessionErrorCode.ValueType  # 4
 """The session is suspended; call ResumeSession first."""
 SESSION_ERROR_CODE_AGENT_NOT_FOUND: SessionErrorCode.ValueType  # 5
-"""No such agent; ListAgents names those that exist."""
+"""No such agent; ListAgents lists those that exist."""
 SESSION_ERROR_CODE_AGENT_CONFIG_ERROR: SessionErrorCode.ValueType  # 6
 """The agent cannot run as it is configured; its operator must change it."""
 SESSION_ERROR_CODE_AGENT_NOT_AVAILABLE: SessionErrorCode.ValueType  # 7
@@ -201,15 +201,15 @@ SESSION_ERROR_CODE_TOOL_EXECUTION_ERROR: SessionErrorCode.ValueType  # 14
 SESSION_ERROR_CODE_TOOL_TIMEOUT: SessionErrorCode.ValueType  # 15
 """A tool did not finish in time; call RetryTurn if its effect may be repeated."""
 SESSION_ERROR_CODE_TOOL_PERMISSION_DENIED: SessionErrorCode.ValueType  # 16
-"""The agent's policy denies this tool."""
+"""The agent's policy denies this tool; its operator must change the policy."""
 SESSION_ERROR_CODE_TOOL_VALIDATION_ERROR: SessionErrorCode.ValueType  # 17
-"""The arguments do not fit the tool's schema; change them."""
+"""The arguments do not match the tool's schema; change them."""
 SESSION_ERROR_CODE_APPROVAL_NOT_FOUND: SessionErrorCode.ValueType  # 18
-"""No such approval; ListApprovals names those you may see."""
+"""No such approval; ListApprovals lists those that you may see."""
 SESSION_ERROR_CODE_APPROVAL_EXPIRED: SessionErrorCode.ValueType  # 19
-"""The approval expired before it was decided; the call will not run."""
+"""The approval expired before it was decided; the tool call will not run, and the turn goes on without it."""
 SESSION_ERROR_CODE_APPROVAL_ALREADY_PROCESSED: SessionErrorCode.ValueType  # 20
-"""The approval is no longer pending; metadata names who decided, and how."""
+"""The approval is no longer pending; read who decided it, and how, in the metadata."""
 SESSION_ERROR_CODE_INTERNAL_ERROR: SessionErrorCode.ValueType  # 21
 """The service met a defect of its own; report the request's time and method to its operator."""
 SESSION_ERROR_CODE_RATE_LIMIT_EXCEEDED: SessionErrorCode.ValueType  # 22
@@ -217,15 +217,15 @@ SESSION_ERROR_CODE_RATE_LIMIT_EXCEEDED: SessionErrorCode.ValueType  # 22
 SESSION_ERROR_CODE_SERVICE_UNAVAILABLE: SessionErrorCode.ValueType  # 23
 """The service cannot reach its database now; send the same call again with the same request_id."""
 SESSION_ERROR_CODE_INVALID_REQUEST: SessionErrorCode.ValueType  # 24
-"""The request is not valid; metadata names the fields to change."""
+"""The request is not valid; change the fields that the metadata names."""
 SESSION_ERROR_CODE_SESSION_ALREADY_EXISTS: SessionErrorCode.ValueType  # 101
-"""A session with this id exists and was created by another request; choose another session_id."""
+"""A session with this id exists and another request created it; choose another session_id."""
 SESSION_ERROR_CODE_AGENT_ALREADY_EXISTS: SessionErrorCode.ValueType  # 102
 """An agent with this name exists and is not the same; update it, or choose another name."""
 SESSION_ERROR_CODE_TURN_NOT_FOUND: SessionErrorCode.ValueType  # 103
-"""No such turn; ListTurns names the session's turns."""
+"""No such turn; ListTurns lists the session's turns."""
 SESSION_ERROR_CODE_CHECKPOINT_NOT_FOUND: SessionErrorCode.ValueType  # 104
-"""No such checkpoint; ListCheckpoints names the session's checkpoints."""
+"""No such checkpoint; ListCheckpoints lists the session's checkpoints."""
 SESSION_ERROR_CODE_TURN_IN_PROGRESS: SessionErrorCode.ValueType  # 105
 """A turn is running in this session; wait for it, cancel it, or send with if_busy ENQUEUE or INTERRUPT."""
 SESSION_ERROR_CODE_ETAG_MISMATCH: SessionErrorCode.ValueType  # 106
@@ -233,11 +233,11 @@ SESSION_ERROR_CODE_ETAG_MISMATCH: SessionErrorCode.ValueType  # 106
 SESSION_ERROR_CODE_STREAM_ROTATED: SessionErrorCode.ValueType  # 107
 """The stream reached its planned age; open it again with the given cursor."""
 SESSION_ERROR_CODE_SLOW_CONSUMER: SessionErrorCode.ValueType  # 108
-"""The stream was not read for too long; open it again with the last cursor you received."""
+"""The stream was not read for too long; open it again with the last cursor that you received."""
 SESSION_ERROR_CODE_TURN_NOT_RETRYABLE: SessionErrorCode.ValueType  # 109
-"""Only a session's last turn can be retried, and only after it failed or was cancelled."""
+"""Only a session's last turn can be retried, and only after it failed or was cancelled; send a new message instead."""
 SESSION_ERROR_CODE_TOOL_CALL_NOT_PENDING: SessionErrorCode.ValueType  # 110
-"""This tool call does not wait for a result."""
+"""This tool call does not wait for a result; the turn's pending items are the calls that do."""
 SESSION_ERROR_CODE_ARGUMENTS_HASH_MISMATCH: SessionErrorCode.ValueType  # 111
 """The arguments_hash is not that of the pending call; get the approval again and decide on what it shows."""
 SESSION_ERROR_CODE_TOOL_OUTCOME_UNKNOWN: SessionErrorCode.ValueType  # 112
@@ -247,17 +247,17 @@ SESSION_ERROR_CODE_REQUEST_ID_REUSED: SessionErrorCode.ValueType  # 113
 SESSION_ERROR_CODE_PAGE_TOKEN_INVALID: SessionErrorCode.ValueType  # 114
 """The page_token is not one of this list's; start again without it."""
 SESSION_ERROR_CODE_CURSOR_EXPIRED: SessionErrorCode.ValueType  # 115
-"""The log no longer reaches back to this cursor; start at the oldest sequence named in the metadata."""
+"""The log was trimmed beyond this cursor; start at the oldest sequence, which the metadata names."""
 SESSION_ERROR_CODE_BUDGET_EXCEEDED: SessionErrorCode.ValueType  # 116
 """The turn reached a limit of its agent or request; raise the limit or shorten the work."""
 SESSION_ERROR_CODE_QUOTA_EXCEEDED: SessionErrorCode.ValueType  # 117
-"""A quota is used up; wait until work in progress has ended."""
+"""A quota is used up; send the same call again once work in progress has ended."""
 SESSION_ERROR_CODE_SERVER_DRAINING: SessionErrorCode.ValueType  # 118
 """This server is shutting down; open the stream again with the given cursor, on another server."""
 SESSION_ERROR_CODE_UNAUTHENTICATED: SessionErrorCode.ValueType  # 119
-"""The call carries no valid credential."""
+"""The call carries no valid credential; send one with it."""
 SESSION_ERROR_CODE_PERMISSION_DENIED: SessionErrorCode.ValueType  # 120
-"""The caller's roles do not allow this call."""
+"""The caller's roles do not allow this call; ask the operator for a role that does."""
 SESSION_ERROR_CODE_NOT_IMPLEMENTED: SessionErrorCode.ValueType  # 121
 """This part of the API comes with a later release; docs/reference/status.md lists what works."""
 Global___SessionErrorCode: _TypeAlias = SessionErrorCode  # noqa: Y015
