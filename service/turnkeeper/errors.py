@@ -53,7 +53,7 @@ class SessionError(Exception):
         )
 
     def to_dict(self) -> dict[str, object]:
-        """Returns the error for logs and JSON: `code` and `status` by name, `message`, `metadata`, and what else is set."""
+        """Returns the error for logs and JSON: `code` and `status` by name, `message`, `metadata`, what else is set."""
         code, status = self.code.name, self.family.name
         known: dict[str, object] = {"code": code, "status": status, "message": self.message, "metadata": self.metadata}
         known |= {name: getattr(self, name) for name in ("session_id", "turn_id", "cursor") if getattr(self, name)}

@@ -139,7 +139,7 @@ class _SessionErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sess
     SESSION_ERROR_CODE_SLOW_CONSUMER: _SessionErrorCode.ValueType  # 108
     """The stream was not read for too long; open it again with the last cursor that you received."""
     SESSION_ERROR_CODE_TURN_NOT_RETRYABLE: _SessionErrorCode.ValueType  # 109
-    """Only a session's last turn can be retried, and only after it failed or was cancelled; send a new message instead."""
+    """Only a session's last turn can be retried, after it failed or was cancelled; send a new message instead."""
     SESSION_ERROR_CODE_TOOL_CALL_NOT_PENDING: _SessionErrorCode.ValueType  # 110
     """This tool call does not wait for a result; the turn's pending items are the calls that do."""
     SESSION_ERROR_CODE_ARGUMENTS_HASH_MISMATCH: _SessionErrorCode.ValueType  # 111
@@ -235,7 +235,7 @@ SESSION_ERROR_CODE_STREAM_ROTATED: SessionErrorCode.ValueType  # 107
 SESSION_ERROR_CODE_SLOW_CONSUMER: SessionErrorCode.ValueType  # 108
 """The stream was not read for too long; open it again with the last cursor that you received."""
 SESSION_ERROR_CODE_TURN_NOT_RETRYABLE: SessionErrorCode.ValueType  # 109
-"""Only a session's last turn can be retried, and only after it failed or was cancelled; send a new message instead."""
+"""Only a session's last turn can be retried, after it failed or was cancelled; send a new message instead."""
 SESSION_ERROR_CODE_TOOL_CALL_NOT_PENDING: SessionErrorCode.ValueType  # 110
 """This tool call does not wait for a result; the turn's pending items are the calls that do."""
 SESSION_ERROR_CODE_ARGUMENTS_HASH_MISMATCH: SessionErrorCode.ValueType  # 111
