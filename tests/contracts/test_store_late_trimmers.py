@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from tests.builders import AGENT, NOON, a_first_event, a_session, a_session_key, an_event
+from tests.contracts.implementations import having
 from tests.contracts.stores import TextCodec, a_changeset, begin, committed, head_of, until
 from turnkeeper.domain.event import HISTORY, SessionResumed
 from turnkeeper.domain.fork import COPIED
 from turnkeeper.domain.history import BEGINNINGS
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.store.changeset import HeadChange
-from turnkeeper.store.contract import Store
+from turnkeeper.store.contract import Retention, Store
 from turnkeeper.store.mongo.store import MongoStore
 
 NOTHING = timedelta()
@@ -95,6 +96,7 @@ async def test_a_trimmer_that_wakes_too_late_leaves_a_new_session_alone(
         await other.close()
 
 
+@having(Retention)
 async def test_deleted_sessions_are_not_trimmed_and_delay_no_others(store: MongoStore) -> None:
     gone, there = await begin(store), await begin(store, a_session_key())
     for key in (gone, there):

@@ -21,6 +21,7 @@ from tests.builders import (
     an_approval,
     an_event,
 )
+from tests.contracts.implementations import having
 from tests.contracts.stores import LONG, TextCodec, a_changeset, begin, committed, head_of, run_turn, until
 from tests.contracts.test_store_forks import a_fork, a_log
 from turnkeeper.domain.approval import Approval
@@ -28,7 +29,7 @@ from turnkeeper.domain.event import SessionResumed
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import TurnState
 from turnkeeper.store.changeset import Changeset, Conflict, HeadChange, LeaseChange, RequestRecord
-from turnkeeper.store.contract import Store
+from turnkeeper.store.contract import Retention, Store
 from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 from turnkeeper.store.mongo import trims
 from turnkeeper.store.mongo.client import Document
@@ -141,6 +142,7 @@ async def trim(store: MongoStore, *, keep: timedelta = NOTHING, pause: timedelta
     return await store.trim(keep=keep, pause=pause, limit=99)
 
 
+@having(Retention)
 async def test_old_events_go_and_what_a_model_needs_stays(store: MongoStore) -> None:
     key = await a_long_log(store)
 
@@ -156,6 +158,7 @@ async def test_old_events_go_and_what_a_model_needs_stays(store: MongoStore) -> 
     assert await numbers(store, key) == [2, 5, 8, 11]
 
 
+@having(Retention)
 async def test_young_events_stay(store: MongoStore) -> None:
     key = await a_long_log(store)
     assert await trim(store, keep=timedelta(minutes=1)) == 0
@@ -163,6 +166,7 @@ async def test_young_events_stay(store: MongoStore) -> None:
     assert (await head_of(store, key)).compacted_to == 0
 
 
+@having(Retention)
 @pytest.mark.parametrize("queued", [False, True])
 async def test_the_events_of_a_turn_that_has_not_ended_stay(store: MongoStore, queued: bool) -> None:
     key = await a_long_log(store, turns=1)
@@ -180,6 +184,7 @@ async def test_the_events_of_a_turn_that_has_not_ended_stay(store: MongoStore, q
     assert await numbers(store, key) == [2, 5, 6, 7]
 
 
+@having(Retention)
 async def test_a_log_is_looked_at_again_after_a_pause(store: MongoStore) -> None:
     key = await a_long_log(store)
     await trim(store, keep=timedelta(hours=1), pause=timedelta(hours=1))
@@ -193,6 +198,7 @@ async def test_a_log_is_looked_at_again_after_a_pause(store: MongoStore) -> None
     assert len(await numbers(store, key)) == 10
 
 
+@having(Retention)
 async def test_a_log_that_is_longer_than_one_look_is_gone_on_with_at_once(
     store: MongoStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,6 +211,7 @@ async def test_a_log_that_is_longer_than_one_look_is_gone_on_with_at_once(
     assert reached == [4, 8, 10, 10]
 
 
+@having(Retention)
 async def test_many_replicas_trim_at_once(new_store: NewMongo) -> None:
     replicas = [await new_store() for _ in range(3)]
     keys = [await a_long_log(replicas[0]) for _ in range(4)]
@@ -225,6 +232,7 @@ async def purge(store: MongoStore, *, after: timedelta = NOTHING) -> int:
     return await store.purge(after=after, limit=99)
 
 
+@having(Retention)
 async def test_a_purged_session_is_gone_and_its_id_is_free(store: MongoStore) -> None:
     key, request, approval = await a_full_session(store)
     other, *_ = await a_full_session(store)
@@ -245,6 +253,7 @@ async def test_a_purged_session_is_gone_and_its_id_is_free(store: MongoStore) ->
     assert len(await numbers(store, other)) == 2
 
 
+@having(Retention)
 async def test_a_session_that_was_undeleted_is_not_purged(store: MongoStore) -> None:
     key, *_ = await a_full_session(store)
     await delete(store, key)
@@ -253,6 +262,7 @@ async def test_a_session_that_was_undeleted_is_not_purged(store: MongoStore) -> 
     assert len(await numbers(store, key)) == 4
 
 
+@having(Retention)
 async def test_two_replicas_purge_at_once(new_store: NewMongo) -> None:
     replicas = [await new_store() for _ in range(3)]
     keys = [await a_long_log(replicas[0], turns=20) for _ in range(3)]
@@ -265,6 +275,7 @@ async def test_two_replicas_purge_at_once(new_store: NewMongo) -> None:
         assert await replicas[0].session(key, deleted=True) is None
 
 
+@having(Retention)
 async def test_a_purge_and_an_undeletion_exclude_each_other(new_store: NewMongo) -> None:
     one, two = [await new_store() for _ in range(2)]
     for _ in range(12):
@@ -279,6 +290,7 @@ async def test_a_purge_and_an_undeletion_exclude_each_other(new_store: NewMongo)
         assert left == ([] if result == Conflict() else [1, 2, 3, 4, 5, 6]), result
 
 
+@having(Retention)
 async def test_a_new_session_is_not_made_over_the_rest_of_an_old_one(new_store: NewMongo) -> None:
     """Created again and again while it is purged: it never shows an event of before."""
     one, two = [await new_store() for _ in range(2)]
@@ -327,6 +339,7 @@ async def test_a_purger_that_wakes_too_late_leaves_a_new_session_alone(mongo_uri
         await other.close()
 
 
+@having(Retention)
 async def test_an_unfinished_fork_is_purged_and_its_id_free(
     store: MongoStore, shared_database: Database[Document]
 ) -> None:
@@ -349,6 +362,7 @@ async def test_an_unfinished_fork_is_purged_and_its_id_free(
     assert await store.copy_events(going, events) is None
 
 
+@having(Retention)
 async def test_a_fork_that_is_being_purged_is_no_fork_any_more(
     store: MongoStore, shared_database: Database[Document]
 ) -> None:

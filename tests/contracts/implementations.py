@@ -1,0 +1,20 @@
+"""The implementations of the store, and which of them a test runs on."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from tests.memory_store.store import MemoryStore
+from turnkeeper.store.mongo.store import MongoStore
+
+IMPLEMENTATIONS: Mapping[str, type] = {"memory": MemoryStore, "mongo": MongoStore}
+
+
+def having(role: type) -> pytest.MarkDecorator:
+    """Runs a test on the implementations that have this role; without the mark a test runs on all of them.
+
+    An implementation has a role if it has all methods of the role's protocol.
+    """
+    methods = [name for name in vars(role) if not name.startswith("_")]
+    names = [name for name, kind in IMPLEMENTATIONS.items() if all(hasattr(kind, method) for method in methods)]
+    return pytest.mark.parametrize("implementation", names, indirect=True)

@@ -1,0 +1,133 @@
+"""Claims, leases, requests to cancel, and sweeps."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
+
+from tests.memory_store.part import Part
+from tests.memory_store.state import StoredSession
+from turnkeeper.domain.approval import Approval, ApprovalState
+from turnkeeper.domain.session import SessionKey
+from turnkeeper.domain.tool import CallState
+from turnkeeper.domain.turn import TurnState
+from turnkeeper.store.changeset import Cancel, Claim
+
+OLDEST = 32
+"""A claim picks among this many turns that have been due longest."""
+
+
+class Leases(Part):
+    """`Leases`, `Maintenance`, and `SessionStore.request_cancel`."""
+
+    async def claim(self, owner: str, *, lease: timedelta) -> Claim | None:
+        await self._enter("claim")
+        now = self._database.now()
+        due = sorted(
+            (stored.wake_at, number, stored)
+            for number, stored in enumerate(self._database.sessions.values())
+            if stored.wake_at is not None and stored.wake_at <= now and self._is_claimable(stored)
+        )
+        if not due:
+            return None
+        wake_at, _, stored = self._random.choice(due[:OLDEST])
+        with self._changing(stored, own=True):
+            stored.fence += 1
+            stored.owner, stored.lease_until, stored.wake_at = owner, now + lease, None
+        return Claim(
+            tenant=stored.session.tenant,
+            session_id=stored.session.id,
+            turn_id=stored.active_turn,
+            fence=stored.fence,
+            lapses=stored.lapses,
+            late_by=now - wake_at,
+            more=len(due) > 1,
+        )
+
+    async def renew(self, key: SessionKey, *, owner: str, fence: int, lease: timedelta) -> bool:
+        await self._enter("renew")
+        stored = self._database.sessions.get(key)
+        if stored is None or (stored.owner, stored.fence) != (owner, fence):
+            return False
+        stored.lease_until = self._database.now() + lease
+        return True
+
+    async def request_cancel(self, key: SessionKey, cancel: Cancel) -> bool:
+        await self._enter("request_cancel")
+        stored = self._database.sessions.get(key)
+        if stored is None or not cancel.turn_id or stored.active_turn != cancel.turn_id or not stored.owner:
+            return False
+        if stored.cancel.turn_id != cancel.turn_id:
+            with self._changing(stored):
+                stored.cancel = cancel
+        return True
+
+    async def cancelled_among(self, owned: Sequence[SessionKey]) -> Sequence[str]:
+        await self._enter("cancelled_among")
+        return [key.session_id for key in owned if not self._is_undisturbed(self._database.sessions.get(key))]
+
+    async def requeue_lapsed(self) -> int:
+        await self._enter("requeue_lapsed")
+        return sum(self._requeue(stored) for stored in self._database.sessions.values())
+
+    async def lapsed_approvals(self, *, limit: int) -> Sequence[Approval]:
+        await self._enter("lapsed_approvals")
+        now = self._database.now()
+        lapsed = [approval for approval in self._pending() if approval.expire_time <= now]
+        return sorted(lapsed, key=lambda approval: approval.expire_time)[:limit]
+
+    async def active_sessions(self) -> int:
+        await self._enter("active_sessions")
+        return sum(bool(stored.active_turn) for stored in self._database.sessions.values())
+
+    async def pending_approvals(self) -> int:
+        await self._enter("pending_approvals")
+        return sum(1 for _ in self._pending())
+
+    def _pending(self) -> Iterator[Approval]:
+        approvals = (stored.approvals.values() for stored in self._database.sessions.values())
+        return (approval for found in approvals for approval in found if approval.state is ApprovalState.PENDING)
+
+    def _is_claimable(self, stored: StoredSession) -> bool:
+        return (
+            bool(stored.active_turn) and stored.lease_until is None and not stored.suspended and self._supports(stored)
+        )
+
+    def _supports(self, stored: StoredSession) -> bool:
+        return max(stored.needs, stored.log_needs) <= self._schema
+
+    def _is_undisturbed(self, stored: StoredSession | None) -> bool:
+        return (
+            stored is not None
+            and stored.lease_until is not None
+            and stored.lease_until > self._database.now()
+            and stored.cancel.turn_id != stored.active_turn
+            and not stored.suspended
+        )
+
+    def _requeue(self, stored: StoredSession) -> bool:
+        """Makes the session's turn claimable if no owner will run it otherwise. Returns True if it did."""
+        now, wake_at, lapses = self._database.now(), self._database.now(), stored.lapses
+        active_turn, queue = stored.active_turn, stored.queue
+        if active_turn and stored.lease_until is not None and stored.lease_until <= now:
+            wake_at = now + min(timedelta(seconds=15), timedelta(seconds=0.5) * (2**lapses - 1))
+            lapses += 1
+        elif not active_turn and queue:
+            active_turn, queue, lapses = queue[0], queue[1:], 0
+        elif not self._is_idle(stored):
+            return False
+        with self._changing(stored):
+            stored.owner, stored.lease_until, stored.wake_at, stored.lapses = "", None, wake_at, lapses
+            stored.active_turn, stored.queue = active_turn, queue
+        return True
+
+    def _is_idle(self, stored: StoredSession) -> bool:
+        """Returns True if the turn has no lease and no wake-up, and awaits no answer that may still come."""
+        turn = stored.turns.get(stored.active_turn)
+        if turn is None or stored.wake_at is not None or not self._is_claimable(stored):
+            return False
+        if turn.state is TurnState.AWAITING_TOOL:
+            return not _awaits_client(call.state for call in stored.calls.values() if call.turn_id == turn.id)
+        return turn.state.moving or (turn.state.waits_for_people and not stored.pending(turn.id))
+
+
+def _awaits_client(states: Iterable[CallState]) -> bool:
+    return CallState.REQUESTED in states

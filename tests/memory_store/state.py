@@ -1,0 +1,147 @@
+"""What a store in memory holds: the sessions, and what all replicas share."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from turnkeeper.domain.agent import Agent
+from turnkeeper.domain.approval import Approval, ApprovalState
+from turnkeeper.domain.event import Event, NewEvent
+from turnkeeper.domain.session import Session, SessionKey
+from turnkeeper.domain.tool import Call
+from turnkeeper.domain.turn import Turn
+from turnkeeper.store.changeset import Cancel, Fork, Head, RequestKey, RequestRecord, StoredEvent
+from turnkeeper.store.contract import EventCodec
+from turnkeeper.store.mongo.events import numbered
+from turnkeeper.store.notifications import ChangeNotification, PreviewChunk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggedEvent:
+    """One durable event: as it is on the wire, and as a value."""
+
+    stored: StoredEvent
+    event: Event
+    changeset_id: str
+    fence: int
+    """The head's, after the changeset that stored it."""
+
+    @classmethod
+    def of(
+        cls, event: NewEvent, *, codec: EventCodec, session_id: str, sequence: int, changeset_id: str, fence: int
+    ) -> "LoggedEvent":
+        """Returns the event with its number. Raises ValueError if it is too large."""
+        value = Event(
+            sequence=sequence, turn_id=event.turn_id, attempt=event.attempt, create_time=event.at, payload=event.payload
+        )
+        stored = numbered(codec, session_id, event, sequence)
+        return cls(stored=stored, event=value, changeset_id=changeset_id, fence=fence)
+
+
+@dataclass(slots=True, kw_only=True)
+class StoredSession:
+    """Everything of one session."""
+
+    session: Session
+    log: list[LoggedEvent]
+    update_time: datetime
+    """Of the last changeset with events."""
+    revision: int = 1
+    fence: int = 0
+    owner: str = ""
+    lease_until: datetime | None = None
+    wake_at: datetime | None = None
+    active_turn: str = ""
+    queue: tuple[str, ...] = ()
+    cancel: Cancel = field(default_factory=Cancel)
+    lapses: int = 0
+    needs: int = 0
+    log_needs: int = 0
+    suspended: bool = False
+    deleted: bool = False
+    eventless: dict[str, int] = field(default_factory=dict)
+    """The changesets without events, by id, with the fence that each left: no event holds them."""
+    turns: dict[str, Turn] = field(default_factory=dict)
+    calls: dict[str, Call] = field(default_factory=dict)
+    approvals: dict[str, Approval] = field(default_factory=dict)
+    requests: dict[RequestKey, RequestRecord] = field(default_factory=dict)
+
+    @property
+    def last_seq(self) -> int:
+        """The number of the last event."""
+        return len(self.log)
+
+    def pending(self, turn_id: str) -> tuple[Approval, ...]:
+        """Returns the turn's PENDING approvals."""
+        of_turn = (approval for approval in self.approvals.values() if approval.turn_id == turn_id)
+        return tuple(approval for approval in of_turn if approval.state is ApprovalState.PENDING)
+
+    def head(self, now: datetime) -> Head:
+        """Returns the head as it is read at this time."""
+        return Head(
+            session_id=self.session.id,
+            tenant=self.session.tenant,
+            last_seq=self.last_seq,
+            fence=self.fence,
+            owner=self.owner,
+            owned=self.lease_until is not None and self.lease_until > now,
+            active_turn=self.active_turn,
+            queue=self.queue,
+            cancel=self.cancel,
+            lapses=self.lapses,
+            now=now,
+            revision=self.revision,
+            needs=self.needs,
+            log_needs=self.log_needs,
+            suspended=self.suspended,
+            deleted=self.deleted,
+        )
+
+    def session_as_read(self) -> Session:
+        """Returns the session with the time of its last change."""
+        return replace(self.session, update_time=max(self.session.update_time, self.update_time))
+
+
+@dataclass(slots=True)
+class UnfinishedFork:
+    """A fork whose id is reserved, and the events that are copied so far."""
+
+    fork: Fork
+    log: list[LoggedEvent] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What one write made known, and the replica that is not notified because its own worker wrote."""
+
+    notification: ChangeNotification | PreviewChunk
+    by: str
+
+
+@dataclass(slots=True)
+class MemoryDatabase:
+    """What all replicas share. `now` is the store's clock."""
+
+    now: Callable[[], datetime]
+    sessions: dict[SessionKey, StoredSession] = field(default_factory=dict)
+    forks: dict[SessionKey, UnfinishedFork] = field(default_factory=dict)
+    agents: dict[tuple[str, str, str], Agent] = field(default_factory=dict)
+    previews: dict[tuple[SessionKey, str, int, int], PreviewChunk] = field(default_factory=dict)
+    secrets: dict[str, bytes] = field(default_factory=dict)
+    fresh_until: dict[str, datetime] = field(default_factory=dict)
+    """When each replica's heartbeat stops being fresh."""
+    changes: list[Change] = field(default_factory=list)
+    listeners: set[asyncio.Event] = field(default_factory=set)
+    """Set at each change."""
+
+    def visible(self, key: SessionKey, *, deleted: bool = False) -> StoredSession | None:
+        """Returns the session. Returns None if there is none, or if it is deleted, unless `deleted`."""
+        stored = self.sessions.get(key)
+        return None if stored is None or (stored.deleted and not deleted) else stored
+
+    def announce(self, notification: ChangeNotification | PreviewChunk, *, by: str = "") -> None:
+        """Notifies the replicas, except the one named by `by`."""
+        self.changes.append(Change(notification, by))
+        for listener in self.listeners:
+            listener.set()
