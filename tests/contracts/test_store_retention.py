@@ -31,9 +31,9 @@ from turnkeeper.domain.turn import TurnState
 from turnkeeper.store.changeset import Changeset, Conflict, HeadChange, LeaseChange, RequestRecord
 from turnkeeper.store.contract import Retention, Store
 from turnkeeper.store.filters import ApprovalFilter, SessionFilter
-from turnkeeper.store.mongo import trims
 from turnkeeper.store.mongo.client import Document
 from turnkeeper.store.mongo.store import MongoStore
+from turnkeeper.store.mongo.trims import LOOK
 
 NewMongo = Callable[[], Awaitable[MongoStore]]
 NOTHING = timedelta()
@@ -199,16 +199,15 @@ async def test_a_log_is_looked_at_again_after_a_pause(store: MongoStore) -> None
 
 
 @having(Retention)
-async def test_a_log_that_is_longer_than_one_look_is_gone_on_with_at_once(
-    store: MongoStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    key = await a_long_log(store)
-    monkeypatch.setattr(trims, "LOOK", 4)
+async def test_a_log_that_is_longer_than_one_look_is_gone_on_with_at_once(store: MongoStore) -> None:
+    key = await begin(store)
+    events = (an_event(payload=GOES) for _ in range(2 * LOOK + 1))
+    await committed(store.commit(a_changeset(await head_of(store, key), *events)))
     reached: list[int] = []
     for _ in range(4):
         await trim(store, keep=-timedelta(minutes=1), pause=timedelta(hours=1))
         reached.append((await head_of(store, key)).compacted_to)
-    assert reached == [4, 8, 10, 10]
+    assert reached == [LOOK, 2 * LOOK, 2 * LOOK + 2, 2 * LOOK + 2]
 
 
 @having(Retention)

@@ -41,8 +41,8 @@ def recorder(shared_database: Database[dict[str, Any]]) -> Recorder:
 async def new_store(mongo_uri: str, database_name: str, recorder: Recorder) -> AsyncIterator[NewStore]:
     opened: list[MongoStore] = []
 
-    async def new(**settings: Any) -> MongoStore:
-        store = MongoStore(mongo_uri, database=database_name, codec=TextCodec(), **settings)
+    async def new(kind: type[MongoStore] = MongoStore, **settings: Any) -> MongoStore:
+        store = kind(mongo_uri, database=database_name, codec=TextCodec(), **settings)
         opened.append(store)
         await store.open()
         return store

@@ -1,6 +1,6 @@
 """After a replica's own commit its cached snapshot is the stored session; after an unknown outcome none is cached."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Self
@@ -10,6 +10,7 @@ from opentelemetry.metrics import NoOpMeterProvider
 
 from tests.builders import NOON, a_session_key, new_id
 from tests.contracts.stores import begin
+from tests.integration.mongo.conftest import NewStore
 from turnkeeper.domain.event import Event, MessageReceived, TurnCompleted
 from turnkeeper.domain.message import Part, Usage
 from turnkeeper.domain.session import SessionKey
@@ -24,7 +25,15 @@ from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.rpc.codec import WireCodec
-from turnkeeper.store.changeset import Committed, RequestKey, RequestRecord, Snapshot, StoredEvent
+from turnkeeper.store.changeset import (
+    Changeset,
+    CommitResult,
+    Committed,
+    RequestKey,
+    RequestRecord,
+    Snapshot,
+    StoredEvent,
+)
 from turnkeeper.store.mongo.store import MongoStore
 from turnkeeper.telemetry.metrics import Metrics
 
@@ -172,19 +181,25 @@ async def test_a_cached_snapshot_that_is_out_of_date_is_read_again(replica: Repl
 
 
 async def test_after_an_unknown_outcome_nothing_is_cached(
-    replica: Replica, store: MongoStore, monkeypatch: pytest.MonkeyPatch
+    new_store: NewStore,
 ) -> None:
+    class Unanswered(MongoStore):
+        loses_answers = False
+
+        async def commit(self, changeset: Changeset) -> CommitResult:
+            result = await super().commit(changeset)
+            if self.loses_answers:
+                self.loses_answers = False
+                raise ServiceUnavailable
+            return result
+
+    store = await new_store(Unanswered)
+    assert isinstance(store, Unanswered)
+    replica = await Replica.of_new_session(store)
     await replica.log_writer.append(replica.key, VERBS["update"])
-    commit = store.commit
-
-    async def commit_and_lose_the_answer(changeset: Any) -> Any:
-        await commit(changeset)
-        raise ServiceUnavailable
-
-    with monkeypatch.context() as patched:
-        patched.setattr(store, "commit", commit_and_lose_the_answer)
-        with pytest.raises(ServiceUnavailable):
-            await replica.send("one")
+    store.loses_answers = True
+    with pytest.raises(ServiceUnavailable):
+        await replica.send("one")
     assert replica.session_cache.pop(replica.key) is None
     again = await replica.send("one")
     assert isinstance(again, RequestRecord)
@@ -197,23 +212,27 @@ def _of(stored: Stored[Any]) -> Committed:
 
 
 async def test_a_conversation_is_not_read_from_a_primary_that_shows_less_of_the_log(
-    replica: Replica, monkeypatch: pytest.MonkeyPatch
+    new_store: NewStore,
 ) -> None:
     """An event that was skipped once would be missing in every later turn's context."""
+
+    class Behind(MongoStore):
+        hidden = 1
+
+        async def last_seqs(self, sessions: Sequence[SessionKey]) -> Mapping[SessionKey, int]:
+            return {key: last - self.hidden for key, last in (await super().last_seqs(sessions)).items()}
+
+    store = await new_store(Behind)
+    assert isinstance(store, Behind)
+    replica = await Replica.of_new_session(store)
     await replica.send("m1")
     now = await replica.read()
-    memory = Conversation(replica.store, key=replica.key, decode=_a_message)
-    last_seqs = replica.store.last_seqs
-
-    async def behind(keys: Any) -> dict[Any, int]:
-        return {key: last - 1 for key, last in (await last_seqs(keys)).items()}
-
-    monkeypatch.setattr(replica.store, "last_seqs", behind)
+    conversation = Conversation(store, key=replica.key, decode=_a_message)
     with pytest.raises(ServiceUnavailable):
-        await memory.read(until=now.head.last_seq)
-    monkeypatch.undo()
-    await memory.read(until=now.head.last_seq)
-    assert [entry.message.text for entry in memory.entries()] == ["hello"]
+        await conversation.read(until=now.head.last_seq)
+    store.hidden = 0
+    await conversation.read(until=now.head.last_seq)
+    assert [entry.message.text for entry in conversation.entries()] == ["hello"]
 
 
 def _a_message(stored: StoredEvent) -> Event:

@@ -30,7 +30,18 @@ from turnkeeper.domain.session import SessionKey
 from turnkeeper.store.changeset import Committed, Conflict, Duplicate, Fenced
 from turnkeeper.store.mongo import indexes
 from turnkeeper.store.mongo.store import MongoStore
-from turnkeeper.store.mongo.transactions import group_commit as committer
+from turnkeeper.store.mongo.transactions.group_commit import GroupCommit
+
+
+def limited(**limits: int) -> type[MongoStore]:
+    """Returns a store whose batches have these limits."""
+
+    class Limited(MongoStore):
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            super().__init__(*args, **settings)
+            self._group_commit = GroupCommit(self._transactions, **limits)
+
+    return Limited
 
 
 async def test_changesets_of_many_sessions_at_once_are_one_transaction(store: MongoStore, recorder: Recorder) -> None:
@@ -141,11 +152,9 @@ async def test_what_lost_once_goes_alone_for_a_while(
     ]
 
 
-async def test_what_waits_already_when_its_head_becomes_hot_goes_alone(
-    store: MongoStore, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_waits_already_when_its_head_becomes_hot_goes_alone(new_store: NewStore, recorder: Recorder) -> None:
     """Else each of a crowd on one head would have a batch written twice."""
-    monkeypatch.setattr(committer, "MOST", 2)
+    store = await new_store(limited(most=2))
     hot, *others = await new_changesets(store, 13)
     crowd = [hot, *(replace(hot, changeset_id=f"twin {number}", new_turns=()) for number in range(11))]
     pairs = [changeset for pair in zip(crowd, others, strict=True) for changeset in pair]
@@ -264,13 +273,13 @@ async def test_a_router_says_that_it_is_one(answer: dict[str, Any], sharded: boo
     assert await indexes.is_sharded(connection) is sharded
 
 
-async def test_a_batch_has_a_limit(store: MongoStore, recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(committer, "MOST", 3)
+async def test_a_batch_has_a_limit(new_store: NewStore, recorder: Recorder) -> None:
+    store = await new_store(limited(most=3))
     changesets = await new_changesets(store)
     with recorder.recording() as commands:
         await together(store, *changesets)
     assert list(map(len, sessions_of(commands))) == [3, 3, 2]
-    monkeypatch.setattr(committer, "MOST_BYTES", 300)
+    store = await new_store(limited(most=3, most_bytes=300))
     large = [await next_changeset(store, changeset.session_key) for changeset in changesets]
     with recorder.recording() as commands:
         await together(store, *large)

@@ -23,6 +23,7 @@ from turnkeeper.store.changeset import (
     RequestKey,
     RequestRecord,
 )
+from turnkeeper.store.mongo.client import ClientSession
 from turnkeeper.store.mongo.store import MongoStore
 from turnkeeper.store.mongo.transactions.outcomes import Outcomes
 
@@ -216,23 +217,25 @@ async def test_an_owner_that_lost_its_turn_while_the_outcome_was_unknown_is_told
 
 
 async def test_a_commit_that_comes_through_while_it_is_looked_for_is_no_duplicate_of_itself(
-    store: MongoStore, monkeypatch: pytest.MonkeyPatch
+    store: MongoStore,
 ) -> None:
     """The record is found, but the head was read before it. A caller that gets Duplicate would not run its turn."""
     key = await begin(store)
     request = a_request(key)
     changeset = replace(await _changeset(store, key), request=request)
-    find = Outcomes.find_request
+    unsent = [changeset]
 
-    async def slower_than_the_commit(self: Outcomes, key: RequestKey, **given: Any) -> RequestRecord | None:
-        monkeypatch.setattr(Outcomes, "find_request", find)
-        await committed(store.commit(changeset))
-        return await find(self, key, **given)
+    class Slower(Outcomes):
+        """Reads the record only when the commit has come through."""
 
-    monkeypatch.setattr(Outcomes, "find_request", slower_than_the_commit)
+        async def find_request(self, key: RequestKey, *, session: ClientSession | None = None) -> RequestRecord | None:
+            if unsent:
+                await committed(store.commit(unsent.pop()))
+            return await super().find_request(key, session=session)
+
     connection = store._connection  # noqa: SLF001 - asked as an unsure commit is
     async with connection.session() as session:
-        result = await Outcomes(connection).of_changeset(changeset, session)
+        result = await Slower(connection).of_changeset(changeset, session)
         twin = await Outcomes(connection).of_changeset(replace(changeset, changeset_id="twin"), session)
     await _stored_once(store, changeset, result)
     assert twin == Duplicate(request)

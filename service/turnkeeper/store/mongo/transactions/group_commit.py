@@ -67,7 +67,10 @@ class Entry(Generic[T]):
 class GroupCommit:
     """Commits entries, in batches where possible. One on every replica."""
 
-    def __init__(self, transactions: Transactions) -> None:
+    def __init__(self, transactions: Transactions, *, most: int = MOST, most_bytes: int = MOST_BYTES) -> None:
+        """`most` and `most_bytes` limit a batch; an entry with more bytes is a batch of its own."""
+        self._most = most
+        self._most_bytes = most_bytes
         self.grouping = True
         """False on a sharded cluster, where a transaction must stay on one shard."""
         self._transactions = transactions
@@ -129,13 +132,13 @@ class GroupCommit:
         """
         batch: dict[SessionKey, Entry[Any]] = {}
         left: list[Entry[Any]] = []
-        room, now = MOST_BYTES, time.monotonic()
+        room, now = self._most_bytes, time.monotonic()
         for entry in self._waiting:
             if entry.deadline <= now:
                 entry.fail(ServiceUnavailable())
             elif self._is_hot(entry.key):
                 self._start([entry], self._commit_alone(entry))
-            elif len(batch) < MOST and entry.key not in batch and (not batch or entry.size <= room):
+            elif len(batch) < self._most and entry.key not in batch and (not batch or entry.size <= room):
                 batch[entry.key] = entry
                 room -= entry.size
             else:
