@@ -9,21 +9,25 @@ from typing import NamedTuple, Self
 from opentelemetry.context import Context, attach, create_key, detach, set_value
 from opentelemetry.trace import (
     INVALID_SPAN,
-    Link,
     Span,
     SpanContext,
     SpanKind,
     Status,
     StatusCode,
     Tracer,
+    get_current_span,
     set_span_in_context,
 )
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
 from turnkeeper.codes import Code, Family
 from turnkeeper.telemetry.labels import SERVER_FAULTS
 
 CANCELLED = "CANCELLED"
+ROOT = Context()
+"""A span that starts in it has no parent."""
+W3C = TraceContextTextMapPropagator()
 CALL_KEY = create_key("turnkeeper-call")
 """Where the current context holds the open RpcSpan."""
 
@@ -49,7 +53,6 @@ class SpanSpec(NamedTuple):
     attributes: Mapping[str, AttributeValue]
     kind: SpanKind = SpanKind.INTERNAL
     context: Context | None = None
-    links: Sequence[Link] = ()
     start_time: int | None = None
 
 
@@ -82,8 +85,7 @@ class OpenSpan:
             spec.context,
             spec.kind,
             spec.attributes,
-            spec.links,
-            spec.start_time,
+            start_time=spec.start_time,
             record_exception=False,
             set_status_on_exception=False,
         )
@@ -259,14 +261,21 @@ class ToolSpan(OpenSpan):
 class AgentSpan(OpenSpan):
     """The span of one attempt at a turn."""
 
-    def __init__(self, tracer: Tracer, spec: SpanSpec, *, links: TurnLinks, turn_id: str) -> None:
+    def __init__(
+        self, tracer: Tracer, spec: SpanSpec, *, turn_id: str, callers: Sequence[str], links: TurnLinks
+    ) -> None:
+        """`callers` are W3C traceparents of the calls that the turn came with."""
         super().__init__(tracer, spec)
-        self._links = links
         self._turn_id = turn_id
+        self._callers = callers
+        self._links = links
 
     def __enter__(self) -> Self:
         super().__enter__()
         if self.recording:
+            for caller in self._callers:
+                if (parsed := _parsed(caller)).is_valid:
+                    self._span.add_link(parsed)
             self._links.turn_began(self._turn_id, self._span.get_span_context())
         return self
 
@@ -278,3 +287,8 @@ class AgentSpan(OpenSpan):
     def stopped(self, reason: str) -> None:
         """Records why this attempt ended: `reason` is the turn's state after it."""
         self._set({"turnkeeper.turn.state": str(reason)})
+
+
+def _parsed(traceparent: str) -> SpanContext:
+    """Returns the span that is named; an invalid one if `traceparent` is none."""
+    return get_current_span(W3C.extract({"traceparent": traceparent}, ROOT)).get_span_context()

@@ -9,15 +9,21 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from opentelemetry.context import Context, get_value
-from opentelemetry.trace import Link, SpanContext, SpanKind, TracerProvider, get_current_span
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.trace import SpanKind, TracerProvider
 from opentelemetry.util.types import AttributeValue
 
 from turnkeeper.telemetry.metrics import SCOPE
-from turnkeeper.telemetry.open_spans import CALL_KEY, AgentSpan, ChatSpan, RpcSpan, SpanSpec, ToolSpan, TurnLinks
-
-_W3C = TraceContextTextMapPropagator()
-_ROOT = Context()
+from turnkeeper.telemetry.open_spans import (
+    CALL_KEY,
+    ROOT,
+    W3C,
+    AgentSpan,
+    ChatSpan,
+    RpcSpan,
+    SpanSpec,
+    ToolSpan,
+    TurnLinks,
+)
 
 
 class Spans:
@@ -63,10 +69,9 @@ class Spans:
                 "turnkeeper.turn.id": turn_id,
                 "turnkeeper.turn.attempt": attempt,
             },
-            context=_ROOT,
-            links=[Link(parsed) for link in links if (parsed := _parsed(link)).is_valid],
+            context=ROOT,
         )
-        return AgentSpan(self._tracer, spec, links=self.links, turn_id=turn_id)
+        return AgentSpan(self._tracer, spec, turn_id=turn_id, callers=links, links=self.links)
 
     def chat(
         self,
@@ -129,7 +134,7 @@ class Spans:
     def traceparent() -> str:
         """Returns the current span as a W3C traceparent, to be stored with a turn or sent; empty if there is none."""
         carrier: dict[str, str] = {}
-        _W3C.inject(carrier)
+        W3C.inject(carrier)
         return carrier.get("traceparent", "")
 
 
@@ -144,11 +149,6 @@ def _context_of(metadata: Iterable[tuple[str, str | bytes]]) -> Context:
         if key == "traceparent":
             break
     else:
-        return _ROOT
-    carrier = {key: value for key, value in metadata if key in _W3C.fields and isinstance(value, str)}
-    return _W3C.extract(carrier, _ROOT)
-
-
-def _parsed(traceparent: str) -> SpanContext:
-    context = _W3C.extract({"traceparent": traceparent}, _ROOT)
-    return get_current_span(context).get_span_context()
+        return ROOT
+    carrier = {key: value for key, value in metadata if key in W3C.fields and isinstance(value, str)}
+    return W3C.extract(carrier, ROOT)
