@@ -141,7 +141,7 @@ async def serving(
             operation=settings.operation_time,
             replica=settings.replica,
             schema=schema,
-            record_command=telemetry.metrics.database_finished if telemetry.metrics.counting else None,
+            record_call=telemetry.metrics.database_finished if telemetry.metrics.counting else None,
         )
         stack.push_async_callback(store.close)
         try:

@@ -76,9 +76,9 @@ class Metrics:
         """Records one attempt at a turn, however it ended. `error_type` is empty where it did not fail."""
         self._agent_duration(seconds, agent, model, error_type or None)
 
-    def database_finished(self, command: str, *, database: str, seconds: float, error_type: str = "") -> None:
-        """Records one command to the database, from its sending to its reply. `error_type` is empty on success."""
-        self._database_duration(seconds, command, database, error_type or None)
+    def database_finished(self, operation: str, *, database: str, seconds: float, error_type: str = "") -> None:
+        """Records one call of the store, all its commands and retries included. `error_type` is empty on success."""
+        self._database_duration(seconds, operation, database, error_type or None)
 
     def message(self, role: str) -> None:
         """Counts a message that became durable."""
@@ -232,7 +232,7 @@ class Metrics:
         )
         self._database_duration = self._seconds(
             "db.client.operation.duration",
-            "Duration of a command to the database.",
+            "Duration of a call of the store to the database.",
             "db.operation.name",
             "db.namespace",
             "error.type",

@@ -10,7 +10,7 @@ from pymongo.read_concern import ReadConcern
 from turnkeeper.store.changeset import Changeset, CommitResult, Committed, Conflict, Duplicate, RequestRecord
 from turnkeeper.store.mongo import changesets, heads, keys
 from turnkeeper.store.mongo.changesets import Changesets
-from turnkeeper.store.mongo.client import MAJORITY, ClientSession, Connection, Document, database_errors
+from turnkeeper.store.mongo.client import MAJORITY, ClientSession, Connection, DatabaseCall, Document
 from turnkeeper.store.mongo.documents import decode, encode
 from turnkeeper.store.mongo.events import numbered
 from turnkeeper.store.mongo.transactions.writes import Obstacle, Stopped, Writes
@@ -24,7 +24,7 @@ async def store(self: Changesets, changeset: Changeset, move: Move, *, fence: in
 
     `fence`: what its events say; None: the head's.
     """
-    with database_errors():
+    with DatabaseCall():
         while True:
             try:
                 return await _store(self, changeset, move, fence=fence)

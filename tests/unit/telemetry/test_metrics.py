@@ -125,14 +125,14 @@ def test_an_attempt_is_counted_by_agent_and_model() -> None:
     assert meters.points("gen_ai.invoke_agent.duration") == {labels: 2, (("error.type", "LLM_TIMEOUT"), *labels): 1}
 
 
-def test_a_command_to_the_database_is_counted_by_its_name() -> None:
+def test_a_call_to_the_database_is_counted_by_its_name() -> None:
     meters = Meters()
-    meters.metrics.database_finished("update", database="turnkeeper", seconds=0.25)
-    meters.metrics.database_finished("update", database="turnkeeper", seconds=1, error_type="WriteConflict")
-    labels = (("db.namespace", "turnkeeper"), ("db.operation.name", "update"), ("db.system.name", "mongodb"))
+    meters.metrics.database_finished("commit", database="turnkeeper", seconds=0.25)
+    meters.metrics.database_finished("commit", database="turnkeeper", seconds=1, error_type="SERVICE_UNAVAILABLE")
+    labels = (("db.namespace", "turnkeeper"), ("db.operation.name", "commit"), ("db.system.name", "mongodb"))
     assert meters.points("db.client.operation.duration") == {
         labels: 0.25,
-        (*labels, ("error.type", "WriteConflict")): 1,
+        (*labels, ("error.type", "SERVICE_UNAVAILABLE")): 1,
     }
 
 
@@ -166,7 +166,7 @@ def test_levels_rise_and_fall_and_begin_at_zero() -> None:
 def test_no_method_asks_for_what_may_not_be_a_label() -> None:
     """`model`, `agent`, `server`, `source`, `tool`, `service` and `method` are names of the operator or the protos."""
     allowed = {
-        "agent", "code", "command", "database", "decision", "error_type", "kind", "method", "model", "outcome",
+        "agent", "code", "database", "decision", "error_type", "kind", "method", "model", "operation", "outcome",
         "reason", "role", "server", "service", "source", "tool", "tool_class",
         "count", "delay", "input_tokens", "output_tokens", "seconds",
     }  # fmt: skip

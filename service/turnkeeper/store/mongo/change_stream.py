@@ -14,7 +14,7 @@ import pymongo
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo.errors import OperationFailure
 
-from turnkeeper.store.mongo.client import DISCONNECT_S, ClientSession, Document, database_errors
+from turnkeeper.store.mongo.client import DISCONNECT_S, ClientSession, DatabaseCall, Document
 from turnkeeper.store.mongo.documents import decode
 from turnkeeper.store.mongo.signatures import signatures
 from turnkeeper.store.notifications import ChangeNotification, PreviewChunk
@@ -60,7 +60,7 @@ class ChangeStream:
         """Opens the stream as `EventLog.notifications` specifies."""
         session = ClientSession(self._client.delegate.start_session(causal_consistency=False), self._client)
         try:
-            with database_errors():
+            with DatabaseCall():
                 cursor = await self._aggregate(session)
             async with aclosing(self._read(cursor, session)) as notifications:
                 yield notifications
@@ -89,7 +89,7 @@ class ChangeStream:
 
     async def _read(self, cursor: _Cursor, session: ClientSession) -> AsyncGenerator[ChangeNotification | PreviewChunk]:
         batch = cursor["firstBatch"]
-        with database_errors():
+        with DatabaseCall():
             while True:
                 for change in batch:
                     self._token = change["_id"]

@@ -19,7 +19,7 @@ from turnkeeper.store.changeset import (
 )
 from turnkeeper.store.contract import EventCodec
 from turnkeeper.store.mongo import heads, keys
-from turnkeeper.store.mongo.client import ClientSession, Connection, Document, database_errors
+from turnkeeper.store.mongo.client import ClientSession, Connection, Document
 from turnkeeper.store.mongo.documents import SCHEMA, changes, encode
 from turnkeeper.store.mongo.events import event_document, numbered
 from turnkeeper.store.mongo.transactions.group_commit import Entry, GroupCommit
@@ -69,7 +69,7 @@ class Changesets:
             size=sum(len(event.payload) for event in events),
             alone=changeset.leased,
         )
-        with database_errors():
+        with self._connection.call("commit"):
             return await self._group_commit.commit(entry)
 
 

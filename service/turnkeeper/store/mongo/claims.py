@@ -8,7 +8,7 @@ from typing import Final
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.store.changeset import Cancel, Claim
 from turnkeeper.store.mongo import keys
-from turnkeeper.store.mongo.client import ClientSession, Connection, Document, database_errors
+from turnkeeper.store.mongo.client import ClientSession, Connection, Document
 from turnkeeper.store.mongo.documents import encode
 from turnkeeper.store.mongo.heads import (
     AWAKE,
@@ -64,7 +64,7 @@ class Claims:
             "wake_at": None,
             **signed(self._replica),
         }
-        with database_errors():
+        with self._connection.call("claim"):
             for _ in range(LOOKS):
                 candidates = await self._connection.heads.aggregate(due, hint=DUE).to_list(OLDEST)
                 random.shuffle(candidates)
@@ -85,7 +85,7 @@ class Claims:
             held = await self._connection.heads.find_one(match, {"_id": 1}, session=reader)
             return None if held else False
 
-        with database_errors():
+        with self._connection.call("renew"):
             return await self._group_commit.commit(
                 Entry(head=match, transaction=Transaction(write, result=True, look=look))
             )
@@ -101,7 +101,7 @@ class Claims:
             "cancel": {"$cond": [again, "$cancel", literal(encode(cancel))]},
             "revision": {"$cond": [again, "$revision", NEXT_REVISION]},
         }
-        with database_errors():
+        with self._connection.call("request_cancel"):
             result = await self._connection.heads.update_one(match, [{"$set": changed}])
         return result.matched_count == 1
 
@@ -112,7 +112,7 @@ class Claims:
             **AWAKE,
             "$expr": {"$and": [{"$gt": ["$lease_until", NOW]}, {"$ne": ["$cancel.turn_id", "$active_turn"]}]},
         }
-        with database_errors():
+        with self._connection.call("cancelled_among"):
             heads = await self._connection.heads.find(undisturbed, {"_id": 1}).to_list(None)
         unchanged = {keys.session_of(head["_id"]) for head in heads}
         return [key.session_id for key in owned if key not in unchanged]

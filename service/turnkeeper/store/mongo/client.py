@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import UTC, timedelta
-from typing import Any, Final, TypeAlias, TypeVar
+from functools import partial
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import pymongo
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorClientSession, AsyncIOMotorCollection
@@ -15,7 +16,7 @@ from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from turnkeeper.errors import ServiceUnavailable
-from turnkeeper.store.mongo.command_durations import CommandDurations, RecordCommand
+from turnkeeper.telemetry.open_spans import error_type
 
 Document: TypeAlias = dict[str, Any]
 ClientSession: TypeAlias = AsyncIOMotorClientSession
@@ -35,12 +36,38 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
-@contextmanager
-def database_errors() -> Iterator[None]:
-    """Raises ServiceUnavailable for every exception of the driver, without its text, which may quote documents."""
-    try:
-        yield
-    except PyMongoError as error:
+class RecordCall(Protocol):
+    """`Metrics.database_finished`, or a function like it."""
+
+    def __call__(self, operation: str, *, database: str, seconds: float, error_type: str = "") -> None: ...
+
+
+class DatabaseCall:
+    """A context manager around one call to the database, with its retries and the wait for others' writes.
+
+    Raises ServiceUnavailable for every exception of the driver, without its text, which may quote documents.
+    """
+
+    __slots__ = ("_began", "_database", "_operation", "_record")
+
+    def __init__(self, operation: str = "", *, database: str = "", record: RecordCall | None = None) -> None:
+        """`record`, if there is one, gets the duration under the name `operation`."""
+        self._operation = operation
+        self._database = database
+        self._record = record
+        self._began = 0.0
+
+    def __enter__(self) -> None:
+        if self._record is not None:
+            self._began = time.perf_counter()
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if self._record is not None:
+            seconds = time.perf_counter() - self._began
+            failure = error_type(error) if error is not None else ""
+            self._record(self._operation, database=self._database, seconds=seconds, error_type=failure)
+        if not isinstance(error, PyMongoError):
+            return
         if isinstance(error, OperationFailure) and not error.has_error_label("TransientTransactionError"):
             # Without the error's text: it may quote a document.
             logger.warning(
@@ -60,7 +87,7 @@ class Connection:
         database: str,
         operation: timedelta,
         schema: int,
-        record_command: RecordCommand | None = None,
+        record_call: RecordCall | None = None,
     ) -> None:
         """`operation` limits each call to the database, including the driver's own retries.
 
@@ -68,6 +95,7 @@ class Connection:
         """
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="transactions")
         self.operation = operation
+        self.call = partial(DatabaseCall, database=database, record=record_call)
         self.schema = schema
         self.client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(
             uri,
@@ -85,7 +113,6 @@ class Connection:
             tz_aware=True,
             tzinfo=UTC,
             appname="turnkeeper",
-            event_listeners=[CommandDurations(record_command)] if record_command else [],
         )
         self.database = self.client[database]
         self.sessions: Collection = self.database["sessions"]

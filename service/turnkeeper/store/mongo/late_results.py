@@ -6,7 +6,7 @@ from turnkeeper.domain.approval import ApprovalKind, ApprovalState, hash_with_la
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import CallState, ToolOutcome, ToolResult
 from turnkeeper.store.mongo import keys
-from turnkeeper.store.mongo.client import ClientSession, Connection, Document, database_errors
+from turnkeeper.store.mongo.client import ClientSession, Connection, Document
 from turnkeeper.store.mongo.transactions.transaction import Transaction, Transactions
 from turnkeeper.store.mongo.transactions.writes import Obstacle, Writes
 
@@ -63,5 +63,5 @@ class LateResults:
                 return True
             return False if obstacle is Obstacle.MISS else None
 
-        with database_errors():
+        with self._connection.call("keep_late_result"):
             return await self._transactions.run(Transaction(write, result=True, look=look))

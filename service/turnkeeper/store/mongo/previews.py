@@ -7,7 +7,7 @@ from typing import Final
 from pymongo.errors import BulkWriteError
 
 from turnkeeper.domain.session import SessionKey
-from turnkeeper.store.mongo.client import Connection, Document, database_errors
+from turnkeeper.store.mongo.client import Connection, Document
 from turnkeeper.store.mongo.documents import SCHEMA, decode, encode
 from turnkeeper.store.mongo.transactions.writes import DUPLICATE_KEY
 from turnkeeper.store.notifications import PreviewChunk
@@ -28,7 +28,7 @@ class Previews:
         if not chunks:
             return
         more = {"expire_at": datetime.now(UTC) + PREVIEWS_KEPT, "replica": self._replica, "schema": SCHEMA}
-        with database_errors():
+        with self._connection.call("put_previews"):
             try:
                 await self._connection.partials.insert_many([encode(chunk) | more for chunk in chunks], ordered=False)
             except BulkWriteError as error:
@@ -43,6 +43,6 @@ class Previews:
             "attempt": attempt,
             "offset": {"$gte": after},
         }
-        with database_errors():
+        with self._connection.call("previews"):
             documents = await self._connection.partials.find(match).sort("offset").limit(MOST).to_list(MOST)
         return [decode(PreviewChunk, document) for document in documents]

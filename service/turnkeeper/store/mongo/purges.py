@@ -12,7 +12,7 @@ from typing import Final
 from turnkeeper.faults import fault
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.changesets import REQUESTS_KEPT
-from turnkeeper.store.mongo.client import ClientSession, Connection, Document, database_errors
+from turnkeeper.store.mongo.client import ClientSession, Connection, Document
 from turnkeeper.store.mongo.heads import ANY_TIME, NEXT_FENCE, NEXT_REVISION, NOW
 from turnkeeper.store.mongo.transactions.transaction import Transaction, Transactions
 from turnkeeper.store.mongo.transactions.writes import Obstacle, Writes
@@ -35,7 +35,7 @@ class Purges:
         deleted: Document = {"deleted_at": ANY_TIME, "$expr": _longer_ago("deleted_at", after)}
         abandoned: Document = {"forking": {"$exists": True}, "$expr": _longer_ago("update_time", REQUESTS_KEPT)}
         gone = 0
-        with database_errors():
+        with self._connection.call("purge"):
             for due, order in ((deleted, "deleted_at"), (abandoned, "update_time")):
                 heads = self._connection.heads.find(due, {"_id": 1}).sort(order).limit(max(1, limit))
                 gone += sum([await self._purge(head["_id"], due) for head in await heads.to_list(None)])

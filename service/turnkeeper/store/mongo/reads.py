@@ -12,7 +12,7 @@ from turnkeeper.domain.turn import Turn, TurnState
 from turnkeeper.store.changeset import Head, RequestKey, RequestRecord, Snapshot, StoredEvent
 from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 from turnkeeper.store.mongo import heads, keys
-from turnkeeper.store.mongo.client import Collection, Connection, Document, database_errors
+from turnkeeper.store.mongo.client import Collection, Connection, Document
 from turnkeeper.store.mongo.documents import decode
 from turnkeeper.store.mongo.events import event_of
 from turnkeeper.store.mongo.transactions.outcomes import Outcomes, record_of
@@ -50,7 +50,7 @@ class Reads:
         ]
         if request is not None:
             pipeline.append(_join("requests", [{"$match": keys.where(keys.of_request(request))}], into="request"))
-        with database_errors():
+        with self._connection.call("snapshot"):
             documents = await self._connection.heads.aggregate(pipeline).to_list(1)
         if not documents or not documents[0]["session"]:
             return None
@@ -67,7 +67,7 @@ class Reads:
         )
 
     async def find_request(self, key: RequestKey) -> RequestRecord | None:
-        with database_errors():
+        with self._connection.call("find_request"):
             record = await self._outcomes.find_request(key)
             return record if record is not None and await self._is_visible(key.session_key) else None
 
@@ -91,12 +91,12 @@ class Reads:
         if turn_id:
             match["turn_id"] = turn_id
         fields = {"_id": 0, "seq": 1, "kind": 1, "turn_id": 1, "payload": 1}
-        with database_errors():
+        with self._connection.call("events"):
             cursor = self._connection.events.find(match, fields).sort("seq").limit(limit).batch_size(limit)
             return [event_of(document) for document in await cursor.to_list(limit)]
 
     async def last_seqs(self, sessions: Sequence[SessionKey]) -> Mapping[SessionKey, int]:
-        with database_errors():
+        with self._connection.call("last_seqs"):
             documents = await self._connection.heads.find(
                 {**keys.where_sessions(sessions), "forking": {"$exists": False}}, {"last_seq": 1}
             ).to_list(None)
@@ -109,7 +109,7 @@ class Reads:
             {"$set": {"now": heads.NOW}},
             {"$lookup": {"from": "sessions", "pipeline": [{"$match": where}], "as": "session"}},
         ]
-        with database_errors():
+        with self._connection.call("session"):
             documents = await self._connection.heads.aggregate(pipeline).to_list(1)
         if not documents or not documents[0]["session"]:
             return None
@@ -129,7 +129,7 @@ class Reads:
         ]
         if limit <= 0:
             return []
-        with database_errors():
+        with self._connection.call("sessions"):
             documents = await self._connection.sessions.aggregate(pipeline).to_list(limit)
         return [
             (heads.session_of(session, session["head"][0]), heads.read(session["head"][0])) for session in documents
@@ -158,7 +158,7 @@ class Reads:
 
     async def approval(self, tenant: str, approval_id: str) -> Approval | None:
         approval = await self._one(Approval, self._connection.approvals, keys.of_approval(tenant, approval_id))
-        with database_errors():
+        with self._connection.call("approval"):
             return approval if approval is not None and await self._is_visible(approval.session_key) else None
 
     async def approvals(
@@ -177,7 +177,7 @@ class Reads:
             {"$match": {"deleted": []}},
             {"$limit": limit},
         ]
-        with database_errors():
+        with self._connection.call("approvals"):
             documents = await self._connection.approvals.aggregate(pipeline).to_list(limit)
         return [decode(Approval, document) for document in documents]
 
@@ -189,7 +189,7 @@ class Reads:
         return await self._connection.heads.find_one(match, {"_id": 1}) is not None
 
     async def _one(self, kind: type[T], collection: Collection, key: Document) -> T | None:
-        with database_errors():
+        with self._connection.call("read_one"):
             document = await collection.find_one(keys.where(key))
         return None if document is None else decode(kind, document)
 
@@ -198,7 +198,7 @@ class Reads:
     ) -> Sequence[T]:
         if limit <= 0:
             return []
-        with database_errors():
+        with self._connection.call("read_page"):
             documents = await collection.find(match).sort(order).limit(limit).to_list(limit)
             return [decode(kind, document) for document in documents]
 

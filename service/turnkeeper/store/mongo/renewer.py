@@ -6,7 +6,7 @@ from pymongo import MongoClient
 
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.store.mongo.claims import extended, of_owner
-from turnkeeper.store.mongo.client import Document, database_errors
+from turnkeeper.store.mongo.client import DatabaseCall, Document
 
 
 class MongoRenewer:
@@ -29,7 +29,7 @@ class MongoRenewer:
         self._heads = self._client[database]["heads"]
 
     def renew(self, key: SessionKey, *, owner: str, fence: int, lease: timedelta) -> bool:
-        with database_errors():
+        with DatabaseCall():
             result = self._heads.update_one(of_owner(key, owner=owner, fence=fence), extended(lease))
         return result.matched_count == 1
 

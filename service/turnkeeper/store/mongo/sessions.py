@@ -11,7 +11,7 @@ from turnkeeper.domain.event import NewEvent
 from turnkeeper.domain.session import Session
 from turnkeeper.store.contract import EventCodec
 from turnkeeper.store.mongo import heads, keys
-from turnkeeper.store.mongo.client import ClientSession, Connection, database_errors
+from turnkeeper.store.mongo.client import ClientSession, Connection
 from turnkeeper.store.mongo.documents import SCHEMA, decode, encode
 from turnkeeper.store.mongo.events import event_document, numbered
 from turnkeeper.store.mongo.next_schema import stamped
@@ -47,7 +47,7 @@ class SessionCreation:
         async def look(client_session: ClientSession, _: Obstacle) -> _Created | None:
             return await self._found(session, changeset_id, client_session)
 
-        with database_errors():
+        with self._connection.call("create_session"):
             await self._store_version(agent, tenant=session.tenant)
             created = Transaction(write, result=_Created(existing=None), look=look)
             return (await self._transactions.run(created)).existing

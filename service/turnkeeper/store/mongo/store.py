@@ -16,8 +16,7 @@ from turnkeeper.store.mongo import indexes
 from turnkeeper.store.mongo.change_stream import ChangeStream
 from turnkeeper.store.mongo.changesets import Changesets
 from turnkeeper.store.mongo.claims import Claims
-from turnkeeper.store.mongo.client import DISCONNECT_S, Connection, database_errors
-from turnkeeper.store.mongo.command_durations import RecordCommand
+from turnkeeper.store.mongo.client import DISCONNECT_S, Connection, RecordCall
 from turnkeeper.store.mongo.documents import SCHEMA
 from turnkeeper.store.mongo.forks import ForkWrites
 from turnkeeper.store.mongo.late_results import LateResults
@@ -52,19 +51,19 @@ class MongoStore(SessionCreation, ForkWrites, Changesets, LateResults, Claims, S
         operation: timedelta = timedelta(seconds=5),
         replica: str = "",
         schema: int = SCHEMA,
-        record_command: RecordCommand | None = None,
+        record_call: RecordCall | None = None,
     ) -> None:
         """`operation` limits each call to the database, and each commit with all its retries.
 
         `replica` is the owner that this replica's leases name: other replicas find its open transactions by it, and
-        abort them after its death. `schema` as in Connection. `record_command` is called with the duration of each
+        abort them after its death. `schema` as in Connection. `record_call` is called with the duration of each
         command.
 
         Raises UnfitDatabase if `uri` is no address, without the driver's text, which may quote a password.
         """
         try:
             self._connection = Connection(
-                uri, database=database, operation=operation, schema=schema, record_command=record_command
+                uri, database=database, operation=operation, schema=schema, record_call=record_call
             )
             self._change_stream = ChangeStream(uri, database=database, replica=replica)
         except (ConfigurationError, ValueError):
@@ -83,7 +82,7 @@ class MongoStore(SessionCreation, ForkWrites, Changesets, LateResults, Claims, S
 
     async def open(self) -> None:
         """Creates collections and indexes. Raises UnfitDatabase if the database cannot keep the service's promises."""
-        with database_errors():
+        with self._connection.call("open"):
             await indexes.prepare(self._connection)
             self._group_commit.grouping = not await indexes.is_sharded(self._connection)
             await self._orphans.end_own()
@@ -101,7 +100,7 @@ class MongoStore(SessionCreation, ForkWrites, Changesets, LateResults, Claims, S
         return self._change_stream.open()
 
     async def write_heartbeat(self, *, silent_after: timedelta) -> bool:
-        with database_errors():
+        with self._connection.call("write_heartbeat"):
             await self._orphans.write_heartbeat(silent_after=silent_after)
             return await self._orphans.others_alive()
 
@@ -110,7 +109,7 @@ class MongoStore(SessionCreation, ForkWrites, Changesets, LateResults, Claims, S
         return self._renewer()
 
     async def secret(self, name: str) -> bytes:
-        with database_errors():
+        with self._connection.call("secret"):
             while True:
                 if (stored := await self._connection.secrets.find_one({"_id": name})) is not None:
                     return bytes(stored["value"])
@@ -121,5 +120,5 @@ class MongoStore(SessionCreation, ForkWrites, Changesets, LateResults, Claims, S
                     continue  # another replica was first; its secret may not be durable yet
 
     async def ping(self) -> None:
-        with database_errors():
+        with self._connection.call("ping"):
             await self._connection.client.admin.command("ping")

@@ -14,7 +14,7 @@ from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import CallState
 from turnkeeper.domain.turn import TurnState
 from turnkeeper.store.mongo import keys
-from turnkeeper.store.mongo.client import Collection, Connection, Document, database_errors
+from turnkeeper.store.mongo.client import Collection, Connection, Document
 from turnkeeper.store.mongo.documents import decode
 from turnkeeper.store.mongo.heads import AWAKE, NOW, RUNNABLE, change_as_read, literal, reached, within
 from turnkeeper.store.mongo.transactions.orphans import Orphans
@@ -47,24 +47,24 @@ class Sweeps:
     _looked_at: Document | None = None
 
     async def requeue_lapsed(self) -> int:
-        with database_errors():
+        with self._connection.call("requeue_lapsed"):
             await self._orphans.end_silent()
             return await self._lapsed() + await self._stranded() + await self._idle()
 
     async def lapsed_approvals(self, *, limit: int) -> Sequence[Approval]:
         if limit <= 0:
             return []
-        with database_errors():
+        with self._connection.call("lapsed_approvals"):
             lapsed = self._connection.approvals.find({**_PENDING, **reached("expire_time")}).sort("expire_time")
             documents = await lapsed.limit(limit).to_list(limit)
         return [approval for document in documents if (approval := _readable(document)) is not None]
 
     async def active_sessions(self) -> int:
-        with database_errors():
+        with self._connection.call("active_sessions"):
             return await self._connection.heads.count_documents(RUNNABLE, hint="lease")
 
     async def pending_approvals(self) -> int:
-        with database_errors():
+        with self._connection.call("pending_approvals"):
             return await self._connection.approvals.count_documents(_PENDING)
 
     async def _lapsed(self) -> int:

@@ -19,7 +19,7 @@ from bson import ObjectId
 from turnkeeper.domain.fork import COPIED
 from turnkeeper.faults import fault
 from turnkeeper.store.mongo import keys
-from turnkeeper.store.mongo.client import Connection, Document, database_errors
+from turnkeeper.store.mongo.client import Connection, Document
 from turnkeeper.store.mongo.heads import NOW, later
 
 LOOK: Final = 1_000
@@ -83,7 +83,7 @@ class Trims:
             {"$match": {"$expr": {"$lte": ["$trim_at", NOW]}}},
         ]
         gone = 0
-        with database_errors():
+        with self._connection.call("trim"):
             for head in await self._connection.heads.aggregate(due).to_list(None):
                 gone += await self._trim(_Log.of(head), keep=keep, pause=pause)
         return gone
