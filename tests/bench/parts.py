@@ -70,7 +70,7 @@ class Runner:
         except TimeoutError:
             raise Invalid(f"{job.__name__} took more than {JOB_TIME:.0f} s") from None
         if not line:
-            raise Invalid(f"{self.program.name} ended; its output:\n{self.program.said()[-2000:]}")
+            raise Invalid(f"{self.program.name} ended; its output:\n{self.program.output()[-2000:]}")
         answer = orjson.loads(line)
         if "error" in answer:
             raise Invalid(f"{job.__name__}: {answer['error']}")
@@ -158,7 +158,7 @@ class Parts:
         """Starts a process for jobs, for this block alone."""
         socket = f"{name}-{secrets.token_hex(8)}"
         async with self._program(name, ["tests.bench.runner", socket]) as program:
-            await program.until_says(runner.READY)
+            await program.until_line(runner.READY)
             reader, writer = await asyncio.open_unix_connection(runner.address_of(socket), limit=runner.LINE_LIMIT)
             try:
                 yield Runner(program, reader, writer)
@@ -174,7 +174,7 @@ class Parts:
         script = FILES / "model.toml"
         words = ["turnkeeper", "model", "scripted", "--script", str(script)]
         program = await stack.enter_async_context(self._program("model", words))
-        return Served(program, (await program.until_says("scripted model:")).rsplit(" ", 1)[1])
+        return Served(program, (await program.until_line("scripted model:")).rsplit(" ", 1)[1])
 
     @contextlib.asynccontextmanager
     async def _program(
@@ -198,4 +198,4 @@ def cancel_on_signals() -> None:
 
 
 async def _address(program: Program) -> str:
-    return (await program.until_says(SERVING)).rsplit(" ", 1)[1]
+    return (await program.until_line(SERVING)).rsplit(" ", 1)[1]

@@ -1,1 +1,1 @@
-"""`make chaos`: the promises under faults, on real parts. Clients write down what they see; a checker judges later."""
+"""`make chaos`: the promises under faults, on real parts. Clients record what they receive; a checker judges later."""

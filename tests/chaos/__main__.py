@@ -1,4 +1,4 @@
-"""`make chaos`: the promises under faults. SEED=1 and MINUTES=5 unless they say otherwise."""
+"""`make chaos`: checks the promises under faults. The defaults are SEED=1 and MINUTES=5."""
 
 import argparse
 import asyncio
@@ -16,48 +16,49 @@ from turnkeeper.store.embedded import EmbeddedDatabaseError
 EPILOG = f"""\
 kinds of fault: {", ".join(KINDS)}
 
-Exit status: 0 every promise held and the run saw enough; 1 it did not; 2 it cannot be run; 130 interrupted.
+Exit status: 0 every promise held and the figures suffice; 1 they did not;
+2 it cannot run; 130 interrupted.
 """
 
 
 def main() -> int:
-    """The exit status."""
+    """Runs, prints the table, and returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.chaos",
         description="Run the service on three servers and a replica set of three, break things, and check everything.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--seed", type=int, default=1, help="what happens, and in which order (default: %(default)s)")
-    parser.add_argument("--minutes", type=float, default=5, help="how long there are faults (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="decides the faults and their order (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=5, help="minutes of faults (default: %(default)s)")
     parser.add_argument("--only", metavar="KINDS", help="only these kinds of fault, with commas")
     parser.add_argument("--without", metavar="KINDS", default="", help="not these; `clock`: none that need libfaketime")
     parser.add_argument("--sessions", type=int, help="users at once")
     parser.add_argument("--report", type=Path, default=Path("build/chaos.json"), metavar="FILE", help="%(default)s")
     parser.add_argument(
-        "--folder", type=Path, metavar="DIR", help="where everybody writes; emptied first (default: build/chaos/seed-N)"
+        "--folder", type=Path, metavar="DIR", help="for logs and records; emptied first (default: build/chaos/seed-N)"
     )
-    asked = parser.parse_args()
-    without = _names(asked.without)
+    arguments = parser.parse_args()
+    without = _names(arguments.without)
     try:
-        kinds = chosen(only=_names(asked.only) if asked.only else None, without=without)
+        kinds = chosen(only=_names(arguments.only) if arguments.only else None, without=without)
     except ValueError as error:
         return _cannot(error)
     options = Options(
-        seed=asked.seed,
-        minutes=asked.minutes,
+        seed=arguments.seed,
+        minutes=arguments.minutes,
         kinds=kinds,
-        folder=(asked.folder or Path("build", "chaos", f"seed-{asked.seed}")).absolute(),
-        report=asked.report,
+        folder=(arguments.folder or Path("build", "chaos", f"seed-{arguments.seed}")).absolute(),
+        report=arguments.report,
         clocks=any(KINDS[kind].clock for kind in kinds),
-        sessions=asked.sessions,
+        sessions=arguments.sessions,
     )
     try:
         with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
             return asyncio.run(_main(options))
     except (NoFaketime, EmbeddedDatabaseError) as error:
         return _cannot(error)
-    print("\nchaos: interrupted; everything that it started was ended")
+    print("\nchaos: interrupted; every process that it started was stopped")
     return 130
 
 
@@ -66,10 +67,10 @@ async def _main(options: Options) -> int:
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    told = await run(options)
-    print(table(told))
-    print(f"       the report: {options.report}; what everybody wrote: {options.folder}")
-    return 0 if told["passed"] else 1
+    report = await run(options)
+    print(table(report))
+    print(f"       report: {options.report}; logs and records: {options.folder}")
+    return 0 if report["passed"] else 1
 
 
 def _names(given: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""Approvers: they find what waits for a person, and approve, reject, contradict each other, come late or never."""
+"""Approvers find pending approvals and approve, reject, contradict each other, decide late or never."""
 
 import asyncio
 import time
@@ -11,12 +11,12 @@ Approval = approval_pb2.Approval
 _EVERY = 0.4
 _APPROVE, _REJECT = event_pb2.APPROVAL_DECISION_APPROVE, event_pb2.APPROVAL_DECISION_REJECT
 _OUTCOMES = {"RETRY": 3, "MARK_DONE": 4, "GIVE_UP": 5}
-"""What is decided on an unknown outcome, by the decision's number on the wire."""
+"""The decisions on an unknown outcome, by their numbers on the wire."""
 _PLANS = {"approve": 11, "reject": 5, "race": 3, "wait": 2, "late": 2, "never": 1}
 
 
 class Approver:
-    """Looks at everybody's approvals, and deals with each of them once."""
+    """Lists the approvals of all sessions, and deals with each of them once."""
 
     def __init__(self, caller: Caller, *, term: Term) -> None:
         self._caller = caller
@@ -25,7 +25,7 @@ class Approver:
         self._seen: set[str] = set()
 
     async def work(self, done: asyncio.Event) -> None:
-        """Until the users are done; what they leave behind is decided then, so that their turns can end."""
+        """Decides approvals until the users are done. `finish` decides the rest, so that their turns can end."""
         async with asyncio.TaskGroup() as group:
             while not done.is_set():
                 for approval in await self._pending():
@@ -35,7 +35,7 @@ class Approver:
                 await asyncio.sleep(_EVERY)
 
     async def finish(self) -> None:
-        """Approve what still waits, until no session has a turn any more or nothing is tried any more."""
+        """Approves every pending approval, until no session has an active turn or the term is over."""
         while time.monotonic() < self._term.until:
             pending = await self._pending()
             await asyncio.gather(*(self._decide(approval, self._kind_of_yes(approval)) for approval in pending))
@@ -44,7 +44,7 @@ class Approver:
             await asyncio.sleep(_EVERY)
 
     async def _goes_on_somewhere(self) -> bool:
-        """Whether a session still has a turn, or nobody knows."""
+        """Returns True if a session still has an active turn, or if the sessions cannot be listed."""
         request = session_pb2.ListSessionsRequest(states=[session_pb2.SESSION_STATE_ACTIVE], page_size=100)
         while True:
             answer = await self._caller.call("ListSessions", request)
@@ -80,12 +80,12 @@ class Approver:
                 pass
 
     async def _decide_after(self, approval: Approval, seconds: float) -> None:
-        """At about the time at which short approvals expire."""
+        """Approves after this time: at about the time at which short approvals expire."""
         await asyncio.sleep(seconds)
         await self._decide(approval, _APPROVE)
 
     async def _decide(self, approval: Approval, decision: int) -> None:
-        """One person's one decision, sent once or at once to several replicas."""
+        """Sends one decision, to one replica or to several at once."""
         request = approval_pb2.DecideApprovalRequest(
             approval_id=approval.approval_id,
             decision=decision,  # type: ignore[arg-type]

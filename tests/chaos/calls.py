@@ -1,4 +1,4 @@
-"""Calls to any replica, as the client contract has them made. Each try is written down before and after."""
+"""Makes calls to any replica by the client contract. Each try is recorded before and after."""
 
 import asyncio
 import hashlib
@@ -27,13 +27,13 @@ OPTIONS = (
     ("grpc.keepalive_timeout_ms", 2000),
     ("grpc.use_local_subchannel_pool", 1),
 )
-"""A replica that comes back is found within a second."""
+"""gRPC's options with which a replica that comes back is found within a second."""
 
 _SERVICES = ("sessions", "chat", "approvals")
 _AGAIN = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL", "UNKNOWN", "CANCELLED"})
-"""About the call alone: nothing was accepted, or nobody knows. The same call again finds out."""
+"""Statuses after which the same call is made again: nothing was accepted, or the outcome is unknown."""
 AGAIN_REASONS = frozenset({"SERVICE_UNAVAILABLE", "SERVER_DRAINING", "RATE_LIMIT_EXCEEDED"})
-_UNSAID = ("wait", "after", "previews")
+_OUTSIDE_FINGERPRINT = ("wait", "after", "previews")
 """What the fingerprint of a request leaves out."""
 
 
@@ -52,7 +52,7 @@ class Answer:
 
     @property
     def final(self) -> bool:
-        """Whether the same call again would only say the same."""
+        """True if the same call again would have the same answer."""
         if self.reason:
             return self.reason not in AGAIN_REASONS
         return self.status not in _AGAIN
@@ -60,7 +60,7 @@ class Answer:
 
 @dataclass(slots=True)
 class Replicas:
-    """Every server, each on a channel of its own; connected inside `async with`."""
+    """All servers, each on a channel of its own; connected inside `async with`."""
 
     addresses: Sequence[str]
     stubs: list[Stubs] = field(default_factory=list)
@@ -81,7 +81,7 @@ class Replicas:
 
 
 class Caller:
-    """One client's calls. `group` owns those that nobody waits for; `until`: the monotonic time of the last try."""
+    """One client's calls. `group` owns the detached ones; `until`: the monotonic time of the last try."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class Caller:
         return self.rng.randrange(len(self.replicas.stubs))
 
     async def call(self, rpc: str, request: Any, *, wait: float = 0.0, first: int | None = None, **more: Any) -> Answer:
-        """The answer, after as many tries as it takes, each on the next replica; GAVE_UP when time is over."""
+        """Calls until there is a final answer, each try on the next replica. Returns GAVE_UP when time is over."""
         replica = (self.any_replica() if first is None else first) % len(self.replicas.stubs)
         intent, pause = self._record.number(), 0.1
         while True:
@@ -118,7 +118,7 @@ class Caller:
             replica = (replica + 1) % len(self.replicas.stubs)
 
     async def copies(self, rpc: str, request: Any, *, most: int = 5, **more: Any) -> Answer:
-        """The same request 1 to `most` times at once, to different replicas: the first good answer, or the last one.
+        """Sends the same request to 1 to `most` replicas at once. Returns the first OK or the last answer.
 
         The other copies go on meanwhile, and are still tried again.
         """
@@ -144,7 +144,7 @@ class Caller:
         return answer
 
     def sent(self, rpc: str, request: Any, replica: int, *, intent: int = 0, **more: Any) -> int:
-        """Write down that the call is about to be made; its number."""
+        """Records that the call is about to be made. Returns its number."""
         number = self._record.number()
         self._record.line(
             "sent",
@@ -154,20 +154,20 @@ class Caller:
             rpc=rpc,
             replica=replica,
             body=fingerprint(request),
-            **asked(request),
+            **request_fields(request),
             **more,
         )
         return number
 
     def answered(self, number: int, answer: Answer, **more: Any) -> None:
-        """Write down how the call ended."""
-        told = {"turn": answer.turn_id} if answer.turn_id else {}
-        told |= _told(answer.response) if answer.response is not None else {}
-        self._record.line("answered", call=number, status=answer.status, reason=answer.reason, **{**told, **more})
+        """Records how the call ended."""
+        fields = {"turn": answer.turn_id} if answer.turn_id else {}
+        fields |= response_fields(answer.response) if answer.response is not None else {}
+        self._record.line("answered", call=number, status=answer.status, reason=answer.reason, **{**fields, **more})
 
 
 def answer_of(error: aio.AioRpcError) -> Answer:
-    """What a failed call says."""
+    """Returns the answer of a failed call, with the service's details if it has them."""
     trailing = error.trailing_metadata()
     raw = trailing.get("grpc-status-details-bin") if trailing is not None else None
     detail, info = error_pb2.SessionErrorDetail(), error_details_pb2.ErrorInfo()
@@ -177,50 +177,50 @@ def answer_of(error: aio.AioRpcError) -> Answer:
     return Answer(_name(error.code()), reason=info.reason, turn_id=detail.turn_id)
 
 
-def asked(request: Any) -> dict[str, Any]:
-    """What matters of a request, by short names."""
-    names = {"session_id": "session", "request_id": "request", "turn_id": "asked_turn", "approval_id": "approval"}
-    found = {short: getattr(request, name) for name, short in names.items() if getattr(request, name, "")}
+def request_fields(request: Any) -> dict[str, Any]:
+    """Returns the fields of a request that are checked, by short names."""
+    names = {"session_id": "session", "request_id": "request", "turn_id": "request_turn", "approval_id": "approval"}
+    fields = {short: getattr(request, name) for name, short in names.items() if getattr(request, name, "")}
     if text := "".join(part.text for part in getattr(request, "content", ())):
-        found["text"] = text
+        fields["text"] = text
     if decision := getattr(request, "decision", 0):
-        found["decision"] = decision
-        found["hash"] = request.arguments_hash
-    return found
+        fields["decision"] = decision
+        fields["hash"] = request.arguments_hash
+    return fields
 
 
 def fingerprint(request: Any) -> str:
-    """Two requests with the same are the same request."""
-    said = type(request)()
-    said.CopyFrom(request)
+    """Returns a hash of the request's body: two requests with the same hash are the same request."""
+    bare_request = type(request)()
+    bare_request.CopyFrom(request)
     fields = type(request).DESCRIPTOR.fields_by_name
-    for name in _UNSAID:
+    for name in _OUTSIDE_FINGERPRINT:
         if name in fields:
-            said.ClearField(name)
-    return hashlib.sha256(said.SerializeToString(deterministic=True)).hexdigest()[:16]
+            bare_request.ClearField(name)
+    return hashlib.sha256(bare_request.SerializeToString(deterministic=True)).hexdigest()[:16]
 
 
-def _told(response: Any) -> dict[str, Any]:
-    """What matters of a response, by short names."""
-    found: dict[str, Any] = {}
+def response_fields(response: Any) -> dict[str, Any]:
+    """Returns the fields of a response that are checked, by short names."""
+    known: dict[str, Any] = {}
     fields = type(response).DESCRIPTOR.fields_by_name
     if "sequence" in fields:
-        found["sequence"] = response.sequence
+        known["sequence"] = response.sequence
     if "turn" in fields:
-        found |= told_of_turn(response.turn)
+        known |= turn_fields(response.turn)
     if "session" in fields:
-        found["session"] = response.session.session_id
+        known["session"] = response.session.session_id
     if "approval" in fields:
-        found |= {"approval": response.approval.approval_id, "approval_state": response.approval.state}
-    return found
+        known |= {"approval": response.approval.approval_id, "approval_state": response.approval.state}
+    return known
 
 
-def told_of_turn(turn: chat_pb2.Turn) -> dict[str, Any]:
-    """A turn as a client was told of it."""
-    found = {"turn": turn.turn_id, "session": turn.session_id, "state": chat_pb2.TurnState.Name(turn.state)[11:]}
+def turn_fields(turn: chat_pb2.Turn) -> dict[str, Any]:
+    """Returns the fields of a turn that are checked, as a response has it."""
+    fields = {"turn": turn.turn_id, "session": turn.session_id, "state": chat_pb2.TurnState.Name(turn.state)[11:]}
     if turn.state == chat_pb2.TURN_STATE_COMPLETED:
-        found["answer"] = "".join(part.text for part in turn.answer)
-    return found
+        fields["answer"] = "".join(part.text for part in turn.answer)
+    return fields
 
 
 def _name(code: grpc.StatusCode) -> str:

@@ -1,7 +1,7 @@
-"""`python -m tests.chaos.checker --uri URI --database DB --dir DIR --report FILE [--faults FILE]`: was anything broken?
+"""`python -m tests.chaos.checker --uri URI --database DB --dir DIR --report FILE [--faults FILE]` checks every promise.
 
-Reads the clients' files and the tools' in DIR, the nemesis' file, and the database; never a server, and no counter of
-one. Exit status 0: nothing was broken; 1: something was, or nothing was there to look at; 2: it could not look.
+It reads the records of clients and tools in DIR, the nemesis' file, and the database; never a server or its counters.
+Exit status 0: every promise held; 1: one was broken, or could not be checked; 2: the run cannot be read.
 """
 
 import argparse
@@ -60,16 +60,16 @@ EVIDENCE = "evidence.txt"
 
 
 def judge(history: History) -> Mapping[str, Finding]:
-    """Every promise by its name."""
+    """Checks every promise. Returns the findings by the promises' names."""
     return {name: promise(history) for name, promise in PROMISES.items()}
 
 
 def keep_evidence(history: History, findings: Mapping[str, Finding], file: Path) -> None:
-    """The whole logs of the sessions that a violation names: the database is gone after the run."""
-    told = "\n".join(line for finding in findings.values() for line in finding.violations)
-    named = [session for session in history.logs if session in told]
+    """Writes the whole logs of the sessions that a violation names: the database is gone after the run."""
+    violations = "\n".join(line for finding in findings.values() for line in finding.violations)
+    named = [session for session in history.logs if session in violations]
     turns = {entry.turn: session for session, log in history.logs.items() for entry in log if entry.turn}
-    named += [session for turn, session in turns.items() if turn in told and session not in named]
+    named += [session for turn, session in turns.items() if turn in violations and session not in named]
     with file.open("w", encoding="utf-8") as kept:
         for session in named:
             for entry in history.logs[session]:
@@ -77,15 +77,15 @@ def keep_evidence(history: History, findings: Mapping[str, Finding], file: Path)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos.checker", description="Was any promise broken?")
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.checker", description="Checks every promise of a run.")
     parser.add_argument("--uri", required=True, help="the replica set, healed")
     parser.add_argument("--database", required=True)
-    parser.add_argument("--dir", type=Path, required=True, help="where clients and tools wrote what they saw")
+    parser.add_argument("--dir", type=Path, required=True, help="the folder with the records of clients and tools")
     parser.add_argument("--report", type=Path, required=True, metavar="FILE", help="where to write the report, JSON")
-    parser.add_argument("--faults", type=Path, metavar="FILE", help="what the nemesis did, JSON lines")
+    parser.add_argument("--faults", type=Path, metavar="FILE", help="the faults of the nemesis, JSON lines")
     parser.add_argument("--settle", type=float, default=SETTLE, help="seconds to wait for turns to come to rest")
-    asked = parser.parse_args()
-    reading = read(asked.uri, asked.database, asked.dir, faults=asked.faults, settle=asked.settle)
+    arguments = parser.parse_args()
+    reading = read(arguments.uri, arguments.database, arguments.dir, faults=arguments.faults, settle=arguments.settle)
     try:
         history = asyncio.run(reading)
     except (OSError, ValueError, KeyError, PyMongoError) as error:
@@ -93,11 +93,11 @@ def main() -> int:
         return 2
     findings = judge(history)
     report = summary(history, findings)
-    asked.report.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    keep_evidence(history, findings, asked.dir / EVIDENCE)
+    arguments.report.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    keep_evidence(history, findings, arguments.dir / EVIDENCE)
     for name, finding in findings.items():
-        verdict = f"{len(finding.violations)} violations" if finding.violations else "held"
-        print(f"{name:>6}: {verdict if finding.checked else 'nothing to look at'} ({finding.checked} looked at)")
+        outcome = f"{len(finding.violations)} violations" if finding.violations else "held"
+        print(f"{name:>6}: {outcome if finding.checked else 'not checked'} ({finding.checked} checks)")
         for line in finding.violations[:3]:
             print(f"        {line}")
     return int(bool(report["violations"] or report["not_checked"]))

@@ -1,4 +1,4 @@
-"""Wall clocks that can be set, by libfaketime: one for each program that is started with it."""
+"""Sets the wall clocks of programs, by libfaketime: one clock for each program that is started with it."""
 
 import contextlib
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 CACHED: Final = 1.0
-"""Seconds after which a program has seen its clock's new setting at the latest."""
+"""Seconds after which, at the latest, a program uses its clock's new setting."""
 INSTALL: Final = "there is no libfaketime, which the clock faults need: apt-get install faketime (or: --without clock)"
 _LIBRARIES: Final = ("libfaketimeMT.so.1",)
 _FOLDERS: Final = ("/usr/lib", "/usr/local/lib", "/usr/lib64", "/opt/homebrew/lib")
@@ -17,12 +17,12 @@ class NoFaketime(Exception):
 
 
 def library() -> Path:
-    """Where libfaketime is. Raises NoFaketime, which says what to install."""
+    """Returns the path of libfaketime. Raises NoFaketime, with the package to install."""
     for folder in _FOLDERS:
         for name in _LIBRARIES:
-            found = next(iter((*Path(folder).glob(f"faketime/{name}"), *Path(folder).glob(f"*/faketime/{name}"))), None)
-            if found is not None:
-                return found
+            path = next(iter((*Path(folder).glob(f"faketime/{name}"), *Path(folder).glob(f"*/faketime/{name}"))), None)
+            if path is not None:
+                return path
     raise NoFaketime(INSTALL)
 
 
@@ -37,7 +37,7 @@ class Clock:
         self.set(0)
 
     def set(self, seconds: float) -> None:
-        """So far ahead from now on, or behind; the program sees it within CACHED."""
+        """Sets the clock this many seconds ahead (or behind); the program uses it within CACHED seconds."""
         self.offset = seconds
         new = self._file.with_suffix(".new")
         new.write_text(f"{seconds:+.3f}\n")
@@ -45,7 +45,7 @@ class Clock:
 
     @property
     def variables(self) -> Mapping[str, str]:
-        """What the program is started with."""
+        """The environment variables that the program is started with."""
         if self._preload is None:
             return {}
         return {
@@ -53,13 +53,13 @@ class Clock:
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
             "FAKETIME_CACHE_DURATION": f"{CACHED:g}",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            # With its mend for an old C library a database at rest uses a third of a processor.
+            # With its fix for an old C library, an idle database uses a third of a processor.
             "FAKETIME_FORCE_MONOTONIC_FIX": "0",
         }
 
 
 def forget(pid: int) -> None:
-    """Remove what libfaketime leaves behind in shared memory for a program that was killed."""
+    """Removes the shared memory that libfaketime leaves behind for a killed program."""
     for name in (f"faketime_shm_{pid}", f"sem.faketime_sem_{pid}"):
         with contextlib.suppress(OSError):
             Path("/dev/shm", name).unlink()

@@ -1,4 +1,4 @@
-"""The whole: database, model, servers, and the wire between them. Leaving the block ends it all, in any case."""
+"""Starts the cluster: database, model, servers, and the wire between them. Leaving the block stops them all."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ DATABASE: Final = "chaos"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What to start. Times in seconds; `logs` keeps what the programs print."""
+    """The parts to start. Times are in seconds; `logs` is the folder of the programs' output."""
 
     logs: Path
     agents: Path
@@ -39,7 +39,7 @@ class Plan:
 
 @dataclass(slots=True, kw_only=True)
 class Cluster:
-    """What runs."""
+    """The running parts."""
 
     plan: Plan
     wire: Wire
@@ -50,7 +50,7 @@ class Cluster:
 
     @property
     def addresses(self) -> list[str]:
-        """The servers', for clients; through the proxy."""
+        """The servers' addresses for clients, through the proxy."""
         return [server.link.address for server in self.servers]
 
     @property
@@ -58,37 +58,37 @@ class Cluster:
         return [server for server in self.servers if server.answers]
 
     async def turns_owned(self) -> Mapping[str, int]:
-        """Server by name: how many turns it holds a lease on. Empty when the database does not say."""
+        """Returns the number of leased turns by server. Returns nothing if the database does not answer."""
         owned: list[dict[str, Any]] = [
             {"$match": {"lease_until": {"$ne": None}, "owner": {"$gt": ""}}},
             {"$group": {"_id": "$owner", "turns": {"$sum": 1}}},
         ]
         try:
-            found = await (await self.client[DATABASE].heads.aggregate(owned)).to_list()
+            groups = await (await self.client[DATABASE].heads.aggregate(owned)).to_list()
         except PyMongoError:
             return {}
-        return {each["_id"]: each["turns"] for each in found}
+        return {group["_id"]: group["turns"] for group in groups}
 
     async def busiest(self, rng: random.Random) -> Server:
-        """The living server that owns most turns; any of them where nothing is owned. Raises IndexError without one."""
+        """Returns the running server that owns most turns, or any if none does. Raises IndexError without a server."""
         owned = await self.turns_owned()
         living = self.living
         rng.shuffle(living)
         return sorted(living, key=lambda server: -owned.get(server.name, 0))[0]
 
     async def states(self) -> Mapping[str, int]:
-        """How many turns are in each state. Raises PyMongoError."""
+        """Returns the number of turns by state. Raises PyMongoError."""
         by_state = [{"$group": {"_id": "$state", "turns": {"$sum": 1}}}]
-        found = await (await self.client[DATABASE].turns.aggregate(by_state)).to_list()
-        return {each["_id"]: each["turns"] for each in found}
+        groups = await (await self.client[DATABASE].turns.aggregate(by_state)).to_list()
+        return {group["_id"]: group["turns"] for group in groups}
 
     async def heal(self) -> None:
-        """Undo whatever was done: everything runs, and everybody hears everybody."""
+        """Undoes every fault: all programs run, and all are connected."""
         await self.database.heal()
         await self.heal_servers()
 
     async def heal_servers(self) -> None:
-        """Every server runs, with the right time."""
+        """Starts every server that is down, and sets its clock right."""
         for server in self.servers:
             server.clock.set(0)
             server.thaw()
@@ -97,7 +97,7 @@ class Cluster:
 
 @contextlib.asynccontextmanager
 async def running(plan: Plan) -> AsyncIterator[Cluster]:
-    """Everything started; killed on the way out. Raises NoFaketime when clocks are asked for and cannot be had."""
+    """Starts the parts of the plan, and kills them on the way out. Raises NoFaketime if clocks need libfaketime."""
     preload = clocks.library() if plan.clocks else None
     plan.logs.mkdir(parents=True, exist_ok=True)
     async with contextlib.AsyncExitStack() as stack:
@@ -147,7 +147,7 @@ async def _model(plan: Plan, stack: contextlib.AsyncExitStack) -> str:
     model = Program("model", command, log=plan.logs / "model.log", environ=environment())
     stack.push_async_callback(model.kill_if_running)
     model.start()
-    return (await model.until_says("scripted model:")).rpartition(" ")[2].strip()
+    return (await model.until_line("scripted model:")).rpartition(" ")[2].strip()
 
 
 def _flags(plan: Plan) -> list[str]:

@@ -30,7 +30,7 @@ _ALREADY_INITIALIZED: Final = 23
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """What a member says of itself."""
+    """A member's answer to `hello`."""
 
     primary: bool
     secondary: bool
@@ -52,7 +52,7 @@ class Node:
         self.program = self._programmed()
 
     async def start(self) -> None:
-        """Return once it listens."""
+        """Starts the node, and returns once it listens."""
         self._data.mkdir(exist_ok=True)
         deadline = time.monotonic() + START_TIME
         while time.monotonic() < deadline:
@@ -66,10 +66,10 @@ class Node:
                 return
             if self.program.status != EXIT_PORT_TAKEN:
                 break
-        raise RuntimeError(f"{self.name} did not start; it said:\n{self.program.said()[-2000:]}")
+        raise RuntimeError(f"{self.name} did not start; its output:\n{self.program.output()[-2000:]}")
 
     async def kill(self) -> int:
-        """kill -9; its status once it is gone."""
+        """Kills the node with SIGKILL. Returns its status."""
         status = await self.program.kill()
         self.link.target = None
         self._wire.names.pop(self.program.pid, None)
@@ -85,11 +85,11 @@ class Node:
 
     @property
     def answers(self) -> bool:
-        """Whether there is any use in asking."""
+        """True if the process runs and is not stopped."""
         return self.program.running and not self.program.stopped
 
     async def command(self, *command: Any, on: str = "admin", **options: Any) -> dict[str, Any]:
-        """Past the proxy. Raises PyMongoError, after 3 s where nobody answers."""
+        """Runs a command, past the proxy. Raises PyMongoError, after 3 s without an answer."""
         if self._client is None:
             self._client = Client(
                 f"mongodb://127.0.0.1:{self._port}/?directConnection=true",
@@ -100,18 +100,18 @@ class Node:
         return await self._client[on].command(*command, **options)
 
     async def hello(self) -> Hello | None:
-        """None when it does not say."""
+        """Returns the node's answer to `hello`, or None if it does not answer."""
         if not self.answers:
             return None
         try:
             async with asyncio.timeout(1.5):
-                said = await self.command("hello")
+                reply = await self.command("hello")
         except (PyMongoError, TimeoutError):
             return None
-        election = bytes(said["electionId"].binary) if "electionId" in said else b""
+        election = bytes(reply["electionId"].binary) if "electionId" in reply else b""
         return Hello(
-            primary=bool(said.get("isWritablePrimary")),
-            secondary=bool(said.get("secondary")),
+            primary=bool(reply.get("isWritablePrimary")),
+            secondary=bool(reply.get("secondary")),
             term=int.from_bytes(election[4:]),
         )
 
@@ -150,14 +150,14 @@ class Node:
 
 
 class ReplicaSet:
-    """The nodes, and what they are together."""
+    """The replica set of the nodes."""
 
     def __init__(self, nodes: list[Node]) -> None:
         self.nodes = nodes
 
     @property
     def uri(self) -> str:
-        """For any driver; through the proxy."""
+        """The URI for drivers, through the proxy."""
         return f"mongodb://{','.join(node.link.address for node in self.nodes)}/?replicaSet={NAME}"
 
     @property
@@ -165,37 +165,37 @@ class ReplicaSet:
         return [node.name for node in self.nodes]
 
     async def primary(self) -> Node | None:
-        """The one of the highest term among those that say they are; a frozen one does not say."""
-        found = await self._primary()
-        return found[0] if found else None
+        """Returns the node with the highest term of those that report to be primary; a frozen one reports nothing."""
+        primary = await self._primary()
+        return primary[0] if primary else None
 
     async def term(self) -> int:
-        """The primary's; 0 while there is none."""
-        found = await self._primary()
-        return found[1] if found else 0
+        """Returns the primary's term; 0 while there is none."""
+        primary = await self._primary()
+        return primary[1] if primary else 0
 
     async def until_primary(self, *, above: int = 0, seconds: float = 30) -> tuple[Node, int]:
-        """A primary of a term above this, and its term. Raises TimeoutError."""
+        """Waits for a primary of a higher term than `above`. Returns it and its term. Raises TimeoutError."""
         async with asyncio.timeout(seconds):
             while True:
-                found = await self._primary()
-                if found is not None and found[1] > above:
-                    return found
+                primary = await self._primary()
+                if primary is not None and primary[1] > above:
+                    return primary
                 await asyncio.sleep(0.1)
 
     async def until_whole(self, *, seconds: float = 40) -> None:
-        """A primary, and the others follow it. Raises TimeoutError."""
+        """Waits until there is a primary and the others follow it. Raises TimeoutError."""
         async with asyncio.timeout(seconds):
-            while not await self._whole():  # noqa: ASYNC110 - nobody tells
+            while not await self._whole():  # noqa: ASYNC110 - a database sends no notification
                 await asyncio.sleep(0.15)
 
     async def secondaries(self) -> list[Node]:
-        """Those that say they are, at present."""
+        """Returns the nodes that report to be secondaries."""
         hellos = await asyncio.gather(*(node.hello() for node in self.nodes))
         return [node for node, hello in zip(self.nodes, hellos, strict=True) if hello is not None and hello.secondary]
 
     async def start(self) -> None:
-        """Start the nodes and make them a set; return once all of them are in it."""
+        """Starts the nodes and makes them a set. Returns once all of them are in it."""
         await asyncio.gather(*(node.start() for node in self.nodes))
         members = [{"_id": number, "host": node.link.address} for number, node in enumerate(self.nodes)]
         settings = {"electionTimeoutMillis": ELECTION_MS, "heartbeatIntervalMillis": 500, "catchUpTimeoutMillis": 2_000}
@@ -209,7 +209,7 @@ class ReplicaSet:
         await self.until_whole(seconds=START_TIME)
 
     async def heal(self) -> None:
-        """Everything runs, with the right time, and no fail point is left."""
+        """Starts every node, sets its clock right, and switches its fail points off."""
         for node in self.nodes:
             node.clock.set(0)
             node.thaw()
@@ -227,12 +227,12 @@ class ReplicaSet:
 
     async def _primary(self) -> tuple[Node, int] | None:
         hellos = await asyncio.gather(*(node.hello() for node in self.nodes))
-        found = [
+        primaries = [
             (node, hello.term)
             for node, hello in zip(self.nodes, hellos, strict=True)
             if hello is not None and hello.primary
         ]
-        return max(found, key=lambda each: each[1], default=None)
+        return max(primaries, key=lambda pair: pair[1], default=None)
 
     async def _whole(self) -> bool:
         hellos = await asyncio.gather(*(node.hello() for node in self.nodes))
@@ -241,12 +241,12 @@ class ReplicaSet:
 
 
 class Probe:
-    """Writes to a majority all the time, and so knows when nobody could: the gaps longer than `notable` seconds."""
+    """Writes to a majority all the time, and so finds the gaps of more than `notable` seconds without a write."""
 
-    def __init__(self, uri: str, *, told: Callable[[float, float], None], notable: float = 1.0) -> None:
+    def __init__(self, uri: str, *, on_gap: Callable[[float, float], None], notable: float = 1.0) -> None:
         """`told` is called after each gap with its wall-clock begin and end."""
         self._uri = uri
-        self._told = told
+        self._on_gap = on_gap
         self._notable = notable
         self.longest = 0.0
 
@@ -270,7 +270,7 @@ class Probe:
                     now = time.time()
                     self.longest = max(self.longest, now - last)
                     if now - last > self._notable:
-                        self._told(last, now)
+                        self._on_gap(last, now)
                     last = now
                 await asyncio.sleep(0.2)
 

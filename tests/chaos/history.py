@@ -1,4 +1,4 @@
-"""What is known of a run, as values: what clients wrote down, what tools did, what the database holds in the end."""
+"""The history of a run, as values: the records of clients and tools, and the database at its end."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ Document = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Logged:
-    """One stored event. `wall`: when the replica that wrote it thought it was, seconds."""
+    """One stored event. `wall`: the time by the clock of the replica that wrote it, in seconds."""
 
     sequence: int
     kind: str
@@ -26,28 +26,28 @@ class Logged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Try:
-    """One call as its client wrote it down. `told` is empty while no answer was written down."""
+    """One call as its client recorded it. `answer` is empty while no answer was recorded."""
 
     number: int
     rpc: str
-    asked: Document
-    told: Document
+    request: Document
+    answer: Document
 
     @property
     def ok(self) -> bool:
-        return bool(self.told.get("status") == "OK")
+        return bool(self.answer.get("status") == "OK")
 
     @property
     def session(self) -> str:
-        """The session that was named, or that the answer named."""
-        return str(self.asked.get("session") or self.told.get("session", ""))
+        """The session of the request, or else that of the answer."""
+        return str(self.request.get("session") or self.answer.get("session", ""))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chain:
     """A reader's streams, each from the last one's cursor. `items` are as `streams.item` made them, in order.
 
-    `through`: the last number that it was told is delivered. With `request` it was given one turn's events.
+    `through`: the last number that the stream reported as delivered. With `request` it gets one turn's events.
     """
 
     number: int
@@ -61,7 +61,7 @@ class Chain:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
-    """One start of a tool, as the tool wrote it down."""
+    """One start of a tool, as the tool recorded it."""
 
     tool: str
     key: str
@@ -74,7 +74,7 @@ class Effect:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """What the nemesis did; wall times in seconds."""
+    """One fault of the nemesis; wall times in seconds."""
 
     kind: str
     target: str
@@ -93,8 +93,8 @@ class Prompt:
 class History:
     """A whole run. Logs and heads are by session, the other documents by their ids.
 
-    `seen`: when a client first heard of an event, wall seconds, by session and number. `unfit`: of tests/checker.
-    `until`: when clients began nothing new any more.
+    `first_seen`: when a client first received an event, wall seconds, by session and number. `unfit`: the differences
+    that tests/checker finds. `until`: when clients began nothing new any more.
     """
 
     logs: Mapping[str, Sequence[Logged]] = field(default_factory=dict)
@@ -108,36 +108,36 @@ class History:
     effects: Sequence[Effect] = ()
     faults: Sequence[Fault] = ()
     prompts: Sequence[Prompt] = ()
-    seen: Mapping[tuple[str, int], float] = field(default_factory=dict)
+    first_seen: Mapping[tuple[str, int], float] = field(default_factory=dict)
     until: float = math.inf
     unfit: Sequence[str] = ()
 
     @cached_property
     def events_of_turn(self) -> Mapping[str, Sequence[Logged]]:
-        found: dict[str, list[Logged]] = {}
+        events: dict[str, list[Logged]] = {}
         for log in self.logs.values():
             for event in log:
-                found.setdefault(event.turn, []).append(event)
-        return found
+                events.setdefault(event.turn, []).append(event)
+        return events
 
     @cached_property
     def events_of_call(self) -> Mapping[str, Sequence[Logged]]:
-        """Everything that the logs say of a tool call, its approvals included."""
-        found: dict[str, list[Logged]] = {}
+        """The events of each tool call, its approvals included."""
+        events: dict[str, list[Logged]] = {}
         for log in self.logs.values():
             for event in log:
                 if call := getattr(getattr(event.event, event.kind), "tool_call_id", ""):
-                    found.setdefault(call, []).append(event)
-        return found
+                    events.setdefault(call, []).append(event)
+        return events
 
     @cached_property
-    def said(self) -> Mapping[str, str]:
-        """What the user said, by turn."""
+    def messages(self) -> Mapping[str, str]:
+        """The user's message of each turn."""
         received = (event for log in self.logs.values() for event in log if event.kind == "message_received")
         return {event.turn: text_of(event.event.message_received.content) for event in received}
 
     def at(self, session: str, sequence: int) -> Logged | None:
-        """The session's event of this number."""
+        """Returns the session's event of this number, or None."""
         return self._by_number.get((session, sequence))
 
     @cached_property

@@ -1,6 +1,6 @@
-"""`python -m tests.chaos.inside serve …` is `turnkeeper serve …` with a side door for the harness: a Unix socket.
+"""`python -m tests.chaos.inside serve …` is `turnkeeper serve …` with a Unix socket for the harness.
 
-It tells the clock that the server sees, arms a named fault, and blocks the event loop. A line asks, a line answers.
+Its commands return the server's clock, arm a named fault, and block the event loop; a line each, answered by a line.
 """
 
 import os
@@ -21,7 +21,7 @@ _seconds = [0.0]
 
 
 def main() -> int:
-    """Open the door, and become the server."""
+    """Opens the socket, and runs the server."""
     door = os.environ.pop(DOOR)
     if "faketime" in os.environ.get("LD_PRELOAD", ""):
         # libfaketime 0.9.10 knows no clock_nanosleep, and every sleep would raise.
@@ -57,7 +57,7 @@ def _answer(command: str, *words: str) -> str:
 
 
 def _block(_number: int, _frame: object) -> None:
-    """Runs on the main thread, that is in the event loop; the other threads go on."""
+    """Blocks the main thread, which runs the event loop; the other threads go on."""
     _blocked.set()
     time.sleep(_seconds[0])
 

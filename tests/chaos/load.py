@@ -1,7 +1,7 @@
 """`python -m tests.chaos.load --addresses A,B,C --seed N --seconds S --out DIR`: the clients of a run.
 
-Users, writers to one shared session, watchers and approvers in one process. All that they are told is written into DIR
-before they do anything with it. New things are begun for S seconds; then the clients finish what they have begun, for
+Users, writers to one shared session, watchers and approvers in one process. Every response is recorded in DIR
+before a client uses it. New sessions and messages are begun for S seconds; then the clients finish them, for
 GRACE seconds at most. Exit status 0, also when nothing could be reached: the checker judges.
 """
 
@@ -26,7 +26,7 @@ _HOT_MESSAGES = 40
 
 
 async def run(*, addresses: list[str], seed: int, seconds: float, out: Path, sessions: int = SESSIONS) -> None:
-    """The whole load, into the folder `out`; returns when every client is done."""
+    """Runs the load, with its records in the folder `out`. Returns when every client is done."""
     began = time.time()
     with Recorder(out / CALLS) as calls, Recorder(out / STREAMS) as streams:
         async with Replicas(addresses) as replicas:
@@ -34,8 +34,8 @@ async def run(*, addresses: list[str], seed: int, seconds: float, out: Path, ses
             term = Term(over=now + seconds, until=now + seconds + GRACE)
             async with asyncio.TaskGroup() as group:
                 await _Load(replicas, calls, streams, group=group, seed=seed, term=term).run(sessions)
-    told = {"seed": seed, "seconds": seconds, "began": began, "over": began + seconds, "ended": time.time()}
-    (out / LOAD).write_text(json.dumps(told) + "\n")
+    record = {"seed": seed, "seconds": seconds, "began": began, "over": began + seconds, "ended": time.time()}
+    (out / LOAD).write_text(json.dumps(record) + "\n")
 
 
 class _Load:
@@ -57,7 +57,7 @@ class _Load:
         self._term = term
 
     async def run(self, sessions: int) -> None:
-        """Approvers work on until no user needs them."""
+        """Runs users and approvers. The approvers end after the users."""
         users_done = asyncio.Event()
         approvers = [Approver(self._caller(f"approver{number}"), term=self._term) for number in range(2)]
         async with asyncio.TaskGroup() as group:
@@ -86,7 +86,7 @@ class _Load:
         return Watcher(self._streams, self._replicas, session_id=session_id, rng=rng, previews=number > 0)
 
     def rng(self, name: str) -> random.Random:
-        """Each client's own, so that one does not change what another draws."""
+        """Returns a generator of each client's own, so that no client changes another's draws."""
         return random.Random(f"{self._seed} {name}")
 
     def _caller(self, name: str) -> Caller:
@@ -113,12 +113,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.load", description="The clients of a chaos run.")
     parser.add_argument("--addresses", required=True, help="the servers, or the proxies before them: HOST:PORT,…")
     parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--seconds", type=float, required=True, help="how long to begin new things")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write what was seen")
+    parser.add_argument("--seconds", type=float, required=True, help="seconds in which new messages are begun")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder for the records")
     parser.add_argument("--sessions", type=int, default=SESSIONS, help="users at once (default: %(default)s)")
-    asked = vars(parser.parse_args())
-    asked["out"].mkdir(parents=True, exist_ok=True)
-    asyncio.run(run(addresses=asked.pop("addresses").split(","), **asked))
+    arguments = vars(parser.parse_args())
+    arguments["out"].mkdir(parents=True, exist_ok=True)
+    asyncio.run(run(addresses=arguments.pop("addresses").split(","), **arguments))
 
 
 if __name__ == "__main__":

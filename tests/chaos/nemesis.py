@@ -1,4 +1,4 @@
-"""Does to a cluster what the plan says, and keeps a record of it."""
+"""Carries out the planned faults on a cluster, and records them."""
 
 import asyncio
 import contextlib
@@ -12,26 +12,26 @@ from tests.chaos.plan import Lane, Planned, planned
 from tests.chaos.strikes import Faults, Strike
 
 LONGEST: Final = 75.0
-"""Seconds that a fault may take, with the return to a whole cluster; then it is given up, and does not count."""
+"""Seconds for a fault and the return to a whole cluster. After them the fault is given up, and does not count."""
 
 
 class Nemesis:
-    """Every lane at work from `at_work` on; each ends with the fault that it is at."""
+    """Runs every lane of faults; each ends with its current fault."""
 
     def __init__(
-        self, cluster: Cluster, faults: Faults, *, seed: int, kinds: Sequence[str], tell: Callable[[Strike], None]
+        self, cluster: Cluster, faults: Faults, *, seed: int, kinds: Sequence[str], on_strike: Callable[[Strike], None]
     ) -> None:
-        """`tell` is called after each fault."""
+        """`on_strike` is called after each fault."""
         self._cluster = cluster
         self._faults = faults
         self._seed = seed
         self._kinds = kinds
-        self._tell = tell
+        self._on_strike = on_strike
         self._over = asyncio.Event()
 
     @contextlib.asynccontextmanager
     async def at_work(self) -> AsyncIterator[None]:
-        """Strikes during the block. After it the faults under way are undone, and the cluster is healed."""
+        """Strikes during the block. After it the current faults are undone, and the cluster is healed."""
         lanes = [asyncio.create_task(self._lane(lane)) for lane in Lane]
         try:
             yield
@@ -45,34 +45,34 @@ class Nemesis:
 
     async def _lane(self, lane: Lane) -> None:
         kinds = [name for name in self._kinds if KINDS[name].lane is lane]
-        for each in planned(lane, kinds, seed=self._seed):
-            if await self._pause(each.pause):
+        for fault in planned(lane, kinds, seed=self._seed):
+            if await self._pause(fault.pause):
                 return
-            await self._strike(each)
+            await self._strike(fault)
 
     async def _pause(self, seconds: float) -> bool:
-        """Whether it is over."""
+        """Waits. Returns True if the run is over."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._over.wait()
         return self._over.is_set()
 
-    async def _strike(self, each: Planned) -> None:
-        strike = Strike(kind=each.kind, lane=each.lane, number=each.number)
+    async def _strike(self, fault: Planned) -> None:
+        strike = Strike(kind=fault.kind, lane=fault.lane, number=fault.number)
         started = time.monotonic()
         try:
             async with asyncio.timeout(LONGEST):
-                await KINDS[each.kind].do(self._cluster, strike, each.rng)
-        except Exception as error:  # noqa: BLE001 - what cannot be done just now is told, and does not count
+                await KINDS[fault.kind].do(self._cluster, strike, fault.rng)
+        except Exception as error:  # noqa: BLE001 - a fault that cannot be done now is reported, and does not count
             strike.error = f"{type(error).__name__}: {error} (after {time.monotonic() - started:.1f} s)"[:300]
             if strike.lane is not Lane.WIRE:
                 await self._mend(strike)
         strike.end()
         self._faults.add(strike)
-        self._tell(strike)
+        self._on_strike(strike)
 
     async def _mend(self, strike: Strike) -> None:
-        """What a fault that failed left behind in its lane must not stay."""
+        """Heals the lane of a fault that failed, so that nothing of it is left."""
         try:
             if strike.lane is Lane.DATABASE:
                 await self._cluster.database.heal()

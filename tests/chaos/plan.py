@@ -1,7 +1,7 @@
-"""What the nemesis will do, by seed: the same kinds in the same order with the same draws, every time.
+"""Plans the faults by seed: the same kinds in the same order with the same draws, every time.
 
 Faults come in three lanes, one at a time in each: to a server, to the database, and short ones to the wire between
-them. When they come depends on how long the ones before them took; what they hit, on who has the work just then.
+them. Their times depend on how long earlier faults took, their targets on which server has the work.
 """
 
 import random
@@ -22,12 +22,12 @@ PAUSES: Final[Mapping[Lane, tuple[float, float]]] = {
     Lane.DATABASE: (4.0, 7.0),
     Lane.WIRE: (1.0, 3.0),
 }
-"""Seconds between the end of a fault and the next one: the time in which turns get somewhere."""
+"""Seconds between the end of a fault and the next one, in which turns progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One fault to come. `rng` is its own."""
+    """A planned fault. `rng` is its own."""
 
     lane: Lane
     number: int
@@ -41,7 +41,7 @@ class Planned:
 
 
 def planned(lane: Lane, kinds: list[str], *, seed: int) -> Iterator[Planned]:
-    """Without end: each round has every kind once, in an order of its own."""
+    """Yields faults without end: each round has every kind once, in an order of its own."""
     if not kinds:
         return
     rng = random.Random(f"{seed} {lane}")

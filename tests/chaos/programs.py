@@ -1,4 +1,4 @@
-"""Programs that end when we do, whatever ends us."""
+"""Starts programs that end with this process, whatever ends it."""
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ from typing import Final
 REPOSITORY: Final = Path(__file__).parents[2]
 
 # In the child, before it becomes the program: ask the kernel to kill it when its parent dies, however that happens.
-# Not SIGTERM: some of ours are stopped, and a stopped process does not hear that.
+# Not SIGTERM: some programs are stopped, and a stopped process does not handle it.
 _LAUNCHER: Final = """
 import ctypes, os, signal, sys
 if sys.platform == "linux":
@@ -25,7 +25,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 class Program:
-    """A process of ours; its output goes to `log`. Start it on a thread that outlives it, such as the main one."""
+    """A process of the harness; its output goes to `log`. Start it on a thread that outlives it, such as the main."""
 
     def __init__(self, name: str, command: Sequence[str], *, log: Path, environ: Mapping[str, str]) -> None:
         self.name = name
@@ -33,11 +33,11 @@ class Program:
         self._command = [str(word) for word in command]
         self._environ = dict(environ)
         self._process: subprocess.Popen[bytes] | None = None
-        self._heard_from = 0
+        self._start_of_output = 0
 
     def start(self) -> None:
-        """Again after it has ended is fine."""
-        self._heard_from = self.log.stat().st_size if self.log.exists() else 0
+        """Starts the program, for the first time or again after it has ended."""
+        self._start_of_output = self.log.stat().st_size if self.log.exists() else 0
         launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid())]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -47,17 +47,17 @@ class Program:
                 stderr=log,
                 env=self._environ,
                 cwd=REPOSITORY,
-                start_new_session=True,  # Ctrl-C is for us; we end it when we are done with it
+                start_new_session=True,  # Ctrl-C ends the harness, which ends the program later
             )
 
     @property
     def pid(self) -> int:
-        """0 before the first start."""
+        """The process id; 0 before the first start."""
         return self._process.pid if self._process else 0
 
     @property
     def status(self) -> int | None:
-        """As a shell's: None while it runs, minus the signal that ended it."""
+        """The exit status: None while it runs, minus the signal that ended it."""
         return self._process.poll() if self._process else None
 
     @property
@@ -66,42 +66,42 @@ class Program:
 
     @property
     def stopped(self) -> bool:
-        """Whether the kernel holds it, by SIGSTOP."""
+        """True if the process is stopped by SIGSTOP."""
         return state(self.pid) == "T"
 
     def send(self, number: signal.Signals) -> None:
-        """Nothing happens when it has ended."""
+        """Sends a signal; does nothing if the process has ended."""
         if self._process is not None:
             self._process.send_signal(number)
 
-    def said(self) -> str:
-        """What it has printed since it was started."""
+    def output(self) -> str:
+        """Returns the output since the last start."""
         with self.log.open("rb") as log:
-            log.seek(self._heard_from)
+            log.seek(self._start_of_output)
             return log.read().decode(errors="replace")
 
-    async def until_says(self, words: str, *, seconds: float = 40) -> str:
-        """The line with these words. Raises RuntimeError, with what it said, when it ends or nothing comes."""
+    async def until_line(self, words: str, *, seconds: float = 40) -> str:
+        """Waits for a line with these words. Raises RuntimeError at the program's end or after `seconds`."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             alive = self.running
-            found = [line for line in self.said().splitlines() if words in line]
-            if found:
-                return found[0]
+            matching = [line for line in self.output().splitlines() if words in line]
+            if matching:
+                return matching[0]
             if not alive:
                 break
             await asyncio.sleep(0.03)
-        raise RuntimeError(f"{self.name} did not say {words!r}; it said:\n{self.said()[-2000:]}")
+        raise RuntimeError(f"{self.name} printed no line with {words!r}; its output:\n{self.output()[-2000:]}")
 
     async def ended(self, *, seconds: float = 30) -> int | None:
-        """Its status once it has ended, None when it still runs then."""
+        """Waits for the end. Returns the status, or None if the program still runs after `seconds`."""
         deadline = time.monotonic() + seconds
-        while self.running and time.monotonic() < deadline:  # noqa: ASYNC110 - nobody tells
+        while self.running and time.monotonic() < deadline:  # noqa: ASYNC110 - a process sends no notification
             await asyncio.sleep(0.01)
         return self.status
 
     async def kill(self) -> int:
-        """kill -9; the status once it is gone, that is -9."""
+        """Kills the process with SIGKILL. Returns its status, -9."""
         self.send(signal.SIGKILL)
         status = await self.ended()
         assert status is not None, f"{self.name} (pid {self.pid}) cannot be killed"
@@ -112,7 +112,7 @@ class Program:
             await self.kill()
 
     async def end(self, *, seconds: float = 15) -> int:
-        """SIGTERM, and kill -9 after that time; the status."""
+        """Ends the process with SIGTERM, or with SIGKILL after `seconds`. Returns its status."""
         self.send(signal.SIGCONT)
         self.send(signal.SIGTERM)
         status = await self.ended(seconds=seconds)
@@ -120,7 +120,7 @@ class Program:
 
 
 def state(pid: int) -> str:
-    """The kernel's letter for what the process does: T is stopped, Z has ended; "" when there is none."""
+    """Returns the kernel's letter for the state of the process: T is stopped, Z has ended; "" if there is none."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:

@@ -1,4 +1,4 @@
-"""What the scripted model was asked: it keeps the latest requests only, so they are fetched all the time."""
+"""Records the requests to the scripted model: it keeps the latest only, so they are fetched all the time."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ class Prompts:
 
     @contextlib.asynccontextmanager
     async def kept(self) -> AsyncIterator[None]:
-        """Meanwhile, and whatever was asked until the end of the block."""
+        """Records the requests of the block, up to its end."""
         async with httpx2.AsyncClient(timeout=10) as client:
             task = asyncio.create_task(self._run(client))
             try:
@@ -41,11 +41,11 @@ class Prompts:
             await asyncio.sleep(EVERY)
 
     async def _fetch(self, client: httpx2.AsyncClient) -> None:
-        """Nothing that is not written down is forgotten: what comes in between is asked for again."""
-        asked = (await client.get(self._url)).json()
-        new = [each for each in asked if each["number"] > self.count]
+        """Appends the new requests to the file; those that fail to be written are fetched again."""
+        requests = (await client.get(self._url)).json()
+        new = [request for request in requests if request["number"] > self.count]
         with self._file.open("a", encoding="utf-8") as file:
-            for each in new:
-                line = {"number": each["number"], "messages": each["body"]["messages"]}
+            for request in new:
+                line = {"number": request["number"], "messages": request["body"]["messages"]}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self.count = max([self.count, *(each["number"] for each in new)])
+        self.count = max([self.count, *(request["number"] for request in new)])

@@ -1,7 +1,7 @@
-"""Addresses of ours that lead to the programs, so that connections can be cut, silenced and robbed of an answer.
+"""A proxy before the programs, so that connections can be cut, silenced and robbed of an answer.
 
-All of it runs on a thread of its own: a harness that is busy must not look like a slow network. What is called from
-outside is thread-safe and returns once it has taken effect.
+It runs on a thread of its own: a busy harness must not look like a slow network. Its public methods are thread-safe
+and return once they have taken effect.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ CONNECT_TIME: Final = 2.0
 
 @dataclass(eq=False, slots=True)
 class Hole:
-    """What neither passes nor is told so: these links, and of their connections those of these owners (None: all)."""
+    """A hole drops data silently: on these links, of the connections of these owners (None: all)."""
 
     links: frozenset[str]
     owners: frozenset[str] | None
@@ -38,7 +38,7 @@ class Hole:
 
 @dataclass(eq=False, slots=True)
 class Theft:
-    """So many answers to commands with this word in them are lost: the command reaches its target, and is done."""
+    """A theft loses the answers to the next `left` commands with this word: each command is carried out."""
 
     links: frozenset[str]
     owners: frozenset[str]
@@ -49,7 +49,7 @@ class Theft:
 
 @dataclass(eq=False, slots=True)
 class Link:
-    """An address of ours and where it leads; a target of None refuses."""
+    """An address of the proxy and its target; a target of None refuses."""
 
     name: str
     port: int = 0
@@ -63,7 +63,7 @@ class Link:
 
 
 class Wire:
-    """The thread and its links. `names` is from pid to name: who the connections of identified links belong to."""
+    """The proxy's thread and its links. `names` is from pid to name, for the owners of identified connections."""
 
     def __init__(self) -> None:
         self.names: dict[int, str] = {}
@@ -87,7 +87,7 @@ class Wire:
         self._loop.close()
 
     def link(self, name: str, *, identify: bool = False) -> Link:
-        """A new address. `identify`: find out whose each connection is; costs a few milliseconds for each."""
+        """Opens a new address. `identify`: finds the owner of each connection, in a few milliseconds for each."""
         link = Link(name, identify=identify)
 
         async def listen() -> None:
@@ -100,14 +100,14 @@ class Wire:
         return link
 
     def cut(self, links: Collection[str], owners: Collection[str] | None = None) -> int:
-        """Reset these connections; how many there were."""
+        """Resets these connections. Returns their number."""
         return self._do(lambda: sum(pipe.reset() for pipe in self._found(Hole(frozenset(links), _set(owners)))))
 
     @contextlib.contextmanager
     def hole(
         self, links: Collection[str], owners: Collection[str] | None = None, *, reset_after: bool = False
     ) -> Iterator[Hole]:
-        """Nothing passes, and nobody is told. Afterwards it flows on, or is reset."""
+        """Drops everything silently during the block. Afterwards the data flows on, or is reset."""
         hole = Hole(frozenset(links), _set(owners))
         self._do(lambda: self._dig(hole))
         try:
@@ -117,7 +117,7 @@ class Wire:
 
     @contextlib.contextmanager
     def theft(self, links: Collection[str], owners: Collection[str], word: bytes, *, times: int) -> Iterator[Theft]:
-        """Meanwhile the next so many answers are lost, and their connections with them."""
+        """Loses the next `times` answers during the block, and their connections with them."""
         theft = Theft(frozenset(links), frozenset(owners), word, times)
         self._do(lambda: self.thefts.append(theft))
         try:
@@ -126,7 +126,7 @@ class Wire:
             self._do(lambda: self.thefts.remove(theft))
 
     def counts(self) -> dict[str, int]:
-        """Connections at present, by link."""
+        """Returns the number of open connections by link."""
         return self._do(lambda: {name: len(link.pipes) for name, link in self._links.items()})
 
     def _found(self, hole: Hole) -> "list[_Pipe]":
@@ -177,7 +177,7 @@ class _Pipe:
         self._connecting: asyncio.Task[None] | None = None
 
     def opened(self) -> None:
-        """Somebody has connected to us."""
+        """Handles a new connection to the proxy's address."""
         assert self.near.transport is not None
         self.link.pipes.add(self)
         if self.link.identify:
@@ -187,7 +187,7 @@ class _Pipe:
         for hole in holes:
             hole.caught += 1
         if holes:
-            # Not yet: the loop begins to read a new connection after this, whatever it was told before.
+            # Not yet: the loop begins to read a new connection after this, even if it was paused before.
             self._held = True
             asyncio.get_running_loop().call_soon(self._hold_still)
         else:
@@ -228,7 +228,7 @@ class _Pipe:
             self.near.pause()
 
     def reset(self) -> bool:
-        """With a reset, as a firewall that forgot us would; True."""
+        """Resets both ends, as a firewall that lost the connection would. Returns True."""
         self.link.pipes.discard(self)
         for end in (self.near, self.far):
             if end.transport is not None and not end.transport.is_closing():
@@ -262,7 +262,7 @@ class _Pipe:
             self._flush()
 
     def _flush(self) -> None:
-        """What came before there was anywhere to send it."""
+        """Sends the data that came before the target was connected."""
         assert self.far.transport is not None
         early, self._early = self._early, []
         for data in early:

@@ -1,4 +1,4 @@
-"""What a client saw, on disk before anything follows from it: one JSON line each, with both clocks."""
+"""Records what a client received, on disk before it is used: one JSON line each, with both clocks."""
 
 import itertools
 import json
@@ -13,7 +13,7 @@ LOAD = "load.json"
 
 
 class Recorder:
-    """One file, appended to by this process alone."""
+    """A file of records, appended to by this process alone."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -28,10 +28,10 @@ class Recorder:
         os.close(self._file)
 
     def number(self) -> int:
-        """One that this recorder gives once."""
+        """Returns a number that this recorder returns once."""
         return next(self._numbers)
 
     def line(self, what: str, **values: Any) -> None:
-        """Written with one system call: a killed client leaves whole lines."""
-        told = {"line": what, "wall": time.time(), "mono": time.monotonic(), **values}
-        os.write(self._file, (json.dumps(told, ensure_ascii=False) + "\n").encode())
+        """Writes a line with one system call: a killed client leaves whole lines."""
+        record = {"line": what, "wall": time.time(), "mono": time.monotonic(), **values}
+        os.write(self._file, (json.dumps(record, ensure_ascii=False) + "\n").encode())

@@ -1,4 +1,4 @@
-"""One run: a cluster under load, a nemesis, the checker, a report."""
+"""Runs a cluster under load, a nemesis and the checker, and makes the report."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ STATUS_EVERY: Final = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What is asked for. `folder` keeps what everybody wrote; it is emptied first."""
+    """The options of a run. `folder` is for logs and records; it is emptied first."""
 
     seed: int
     minutes: float
@@ -47,17 +47,17 @@ class Options:
 
 
 async def run(options: Options) -> Mapping[str, Any]:
-    """The report, which is also in the file that the options name. Everything that was started has ended then.
+    """Runs, writes the report to the file of the options, and returns it. Every started process has ended then.
 
-    Raises NoFaketime when clocks are asked for and cannot be had.
+    Raises NoFaketime if clocks are to be set and libfaketime is missing.
     """
     shutil.rmtree(options.folder, ignore_errors=True)
     options.folder.mkdir(parents=True)
     options.report.parent.mkdir(parents=True, exist_ok=True)
     options.report.unlink(missing_ok=True)
-    told = await _Run(options).run()
-    options.report.write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return told
+    result = await _Run(options).run()
+    options.report.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return result
 
 
 class _Run:
@@ -70,7 +70,7 @@ class _Run:
 
     async def run(self) -> Mapping[str, Any]:
         options = self._options
-        self._say(f"chaos: seed {options.seed}, {options.minutes:g} min, {len(options.kinds)} kinds of fault")
+        self._print(f"chaos: seed {options.seed}, {options.minutes:g} min, {len(options.kinds)} kinds of fault")
         plan = Plan(
             logs=self._folder,
             agents=HERE / "agents.toml",
@@ -80,38 +80,40 @@ class _Run:
             clocks=options.clocks,
         )
         async with clusters.running(plan) as cluster:
-            self._say("a replica set of three, three servers and a scripted model are up")
+            self._print("a replica set of three, three servers and a scripted model are up")
             self._began = time.monotonic()
-            probe = Probe(cluster.database.uri, told=self._faults.unwritable)
+            probe = Probe(cluster.database.uri, on_gap=self._faults.unwritable)
             async with Prompts(cluster.model_url, self._folder).kept():
                 async with probe.running():
                     await self._storm(cluster)
                 settled = await self._settle(cluster)
             await asyncio.gather(*(server.drain() for server in cluster.servers))
             checked = await self._check(cluster)
-        asked = report.Run(seed=options.seed, minutes=options.minutes, lease=options.lease, kinds=options.kinds)
+        demanded = report.Run(seed=options.seed, minutes=options.minutes, lease=options.lease, kinds=options.kinds)
         figures = {
             **checked,
             "longest_unwritable_seconds": round(probe.longest, 2),
             "settled_seconds": round(settled, 1),
         }
-        return report.report(asked, faults=self._faults.tally(), checked=figures, trouble=self._trouble)
+        return report.report(demanded, faults=self._faults.tally(), checked=figures, trouble=self._trouble)
 
     async def _storm(self, cluster: Cluster) -> None:
-        """Load and faults for as long as was asked; back when the load has ended and everything is whole."""
+        """Runs load and faults for the given minutes, until the load has ended and the cluster is whole."""
         seconds = self._options.minutes * 60
         load = self._load(cluster, seconds)
         load.start()
-        nemesis = Nemesis(cluster, self._faults, seed=self._options.seed, kinds=self._options.kinds, tell=self._tell)
+        nemesis = Nemesis(
+            cluster, self._faults, seed=self._options.seed, kinds=self._options.kinds, on_strike=self._show_strike
+        )
         try:
             async with nemesis.at_work():
                 await self._watch(cluster, load, seconds=seconds)
-            self._say("healed: everything runs again; the clients finish what they began")
+            self._print("healed: all programs run again; the clients finish what they began")
             status = await self._ended(load, cluster)
         finally:
             await load.kill_if_running()
         if status != 0:
-            self._trouble.append(f"the load ended with status {status}: {load.said()[-500:]}")
+            self._trouble.append(f"the load ended with status {status}: {load.output()[-500:]}")
 
     async def _watch(self, cluster: Cluster, load: Program, *, seconds: float) -> None:
         until = self._began + seconds
@@ -129,7 +131,7 @@ class _Run:
         return status
 
     async def _settle(self, cluster: Cluster) -> float:
-        """Seconds until every turn had ended or waited for somebody; whatever has not is trouble."""
+        """Returns the seconds until every turn had ended or waited; turns that still move are trouble."""
         began = time.monotonic()
         states: Mapping[str, int] = {}
         while time.monotonic() - began < SETTLE_TIME:
@@ -152,11 +154,11 @@ class _Run:
         status = await checker.ended(seconds=CHECK_TIME)
         await checker.kill_if_running()
         if not file.exists() or status not in (0, 1):
-            self._trouble.append(f"the checker could not check (status {status}): {checker.said()[-1000:]}")
+            self._trouble.append(f"the checker could not check (status {status}): {checker.output()[-1000:]}")
             return {}
         checked: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         if status == 1 and not (checked.get("violations") or checked.get("not_checked")):
-            self._trouble.append("the checker found something wrong and does not say what")
+            self._trouble.append("the checker failed without a violation in its report")
         return checked
 
     def _load(self, cluster: Cluster, seconds: float) -> Program:
@@ -171,17 +173,17 @@ class _Run:
         try:
             states = await cluster.states()
         except PyMongoError:
-            self._say("the database does not answer just now")
+            self._print("the database does not answer just now")
             return
         confirmed = sum(strike.confirmed is not None for strike in self._faults.strikes)
         turns = ", ".join(f"{count} {state.lower()}" for state, count in sorted(states.items()))
-        self._say(f"{confirmed} faults; turns: {turns or 'none yet'}")
+        self._print(f"{confirmed} faults; turns: {turns or 'none yet'}")
 
-    def _tell(self, strike: Strike) -> None:
-        seen = "; ".join(strike.evidence) if strike.confirmed else f"NOT CONFIRMED {strike.error} {strike.evidence}"
-        self._say(f"  {strike.kind} {strike.target}: {seen}")
+    def _show_strike(self, strike: Strike) -> None:
+        evidence = "; ".join(strike.evidence) if strike.confirmed else f"NOT CONFIRMED {strike.error} {strike.evidence}"
+        self._print(f"  {strike.kind} {strike.target}: {evidence}")
 
-    def _say(self, words: str) -> None:
+    def _print(self, words: str) -> None:
         if not self._options.quiet:
             minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
             print(f"{minutes}:{seconds:02} {words}", flush=True)

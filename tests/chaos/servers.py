@@ -1,4 +1,4 @@
-"""`turnkeeper serve`, as often as it must be started again, behind an address that stays."""
+"""Runs `turnkeeper serve`, and starts it again after faults, behind an address that stays."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ _PRINTED: Final = "turnkeeper: serving on"
 
 
 class Server:
-    """One replica; its name and its clients' address stay, its process comes and goes."""
+    """One replica: its name and its clients' address stay, its process is replaced."""
 
     def __init__(
         self,
@@ -45,40 +45,40 @@ class Server:
 
     @property
     def answers(self) -> bool:
-        """Whether there is any use in asking."""
+        """True if the process runs and is not stopped."""
         return self.program.running and not self.program.stopped
 
     async def start(self) -> None:
-        """Return once it serves. It may need several starts while the database is not there."""
+        """Starts the server, several times if the database is away, and returns once it serves."""
         deadline = time.monotonic() + 60
         while True:
             self.starts += 1
             self.program.start()
             self._wire.names[self.program.pid] = self.name
             try:
-                said = await self.program.until_says(_PRINTED)
+                line = await self.program.until_line(_PRINTED)
             except RuntimeError:
                 if time.monotonic() > deadline:
                     raise
                 await self._gone()
                 continue
-            self.link.target = int(said.rpartition(":")[2])
+            self.link.target = int(line.rpartition(":")[2])
             return
 
     async def kill(self) -> int:
-        """kill -9; its status once it is gone."""
+        """Kills the server with SIGKILL. Returns its status."""
         status = await self.program.kill()
         await self._gone()
         return status
 
     async def drain(self, *, seconds: float = 30) -> int:
-        """SIGTERM; its status once it has drained, or was killed after that time."""
+        """Drains the server with SIGTERM, or kills it after `seconds`. Returns its status."""
         status = await self.program.end(seconds=seconds)
         await self._gone()
         return status
 
     async def ended(self, *, seconds: float) -> int | None:
-        """Its status, if it ends by itself within that time."""
+        """Waits for the server to end by itself. Returns its status, or None after `seconds`."""
         status = await self.program.ended(seconds=seconds)
         if status is not None:
             await self._gone()
@@ -91,15 +91,15 @@ class Server:
         self.program.send(signal.SIGCONT)
 
     async def wall_clock(self) -> float:
-        """What the process takes the time to be, in seconds."""
+        """Returns the wall clock of the process, in seconds."""
         return float(await self._ask("clock"))
 
     async def arm(self, fault: str) -> bool:
-        """Arm a named fault of `turnkeeper.faults`, such as `claim.after=kill@2`; whether it is."""
+        """Arms a named fault of `turnkeeper.faults`, such as `claim.after=kill@2`. Returns True if it is armed."""
         return await self._ask(f"arm {fault}") == fault.partition("=")[0]
 
     async def block(self, seconds: float) -> bool:
-        """Block its event loop for so long; whether it is blocked now. Its other threads go on."""
+        """Blocks the server's event loop for `seconds`. Returns True if it is blocked; its other threads go on."""
         return await self._ask(f"block {seconds}") == "blocked"
 
     async def _ask(self, question: str) -> str:
@@ -119,6 +119,6 @@ class Server:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """What a program of ours needs of our own variables, and nothing that would change what it does."""
+    """Returns the variables that a program needs, and none that would change its behaviour."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
     return {**kept, **more}

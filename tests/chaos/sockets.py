@@ -1,6 +1,6 @@
-"""Whose a connection is: the kernel says which socket has the other end of it, and which process has that socket.
+"""Finds the owner of a connection: the kernel has the socket at its other end, and the process of that socket.
 
-Asked by netlink, for one socket at a time: the table in /proc/net/tcp has thousands of lines after a minute of faults.
+It asks by netlink, for one socket at a time: /proc/net/tcp has thousands of lines after a minute of faults.
 """
 
 import os
@@ -22,7 +22,7 @@ _INODE_AT: Final = _HEADER.size + 4 + 48 + 16
 
 
 def owner(peer_port: int, our_port: int, *, names: Mapping[int, str]) -> str:
-    """The name, from pid to name, of the process that connected from this port of 127.0.0.1; "" for any other."""
+    """Returns the name of the process that connected from this port of 127.0.0.1; "" if `names` has it not."""
     inode = _inode(peer_port, our_port)
     if not inode:
         return ""
@@ -33,7 +33,7 @@ def owner(peer_port: int, our_port: int, *, names: Mapping[int, str]) -> str:
 
 
 def _inode(peer_port: int, our_port: int) -> int:
-    """Of the other end; 0 when it is gone."""
+    """Returns the inode of the other end's socket; 0 if it is gone."""
     ports = struct.pack("!HH", peer_port, our_port)
     addresses = _LOOPBACK + bytes(12) + _LOOPBACK + bytes(12)
     query = _QUERY.pack(socket.AF_INET, socket.IPPROTO_TCP, 0, _ANY_STATE) + ports + addresses + bytes(4) + _NO_COOKIE
@@ -48,14 +48,14 @@ def _inode(peer_port: int, our_port: int) -> int:
     return inode
 
 
-def _has(pid: int, wanted: str) -> bool:
+def _has(pid: int, target: str) -> bool:
     folder = f"/proc/{pid}/fd"
     try:
         handles = os.listdir(folder)  # noqa: PTH208 - names are all that is needed, at each connection
     except OSError:
         return False
     # A new connection is most likely the newest handle.
-    return any(_target(f"{folder}/{each}") == wanted for each in reversed(handles))
+    return any(_target(f"{folder}/{handle}") == target for handle in reversed(handles))
 
 
 def _target(link: str) -> str:

@@ -1,4 +1,4 @@
-"""What readers of streams are given: chains of streams, each going on where the last one ended."""
+"""Reads streams in chains: each stream goes on where the last one ended."""
 
 import asyncio
 import hashlib
@@ -13,13 +13,13 @@ from tests.chaos.record import Recorder
 from turnkeeper.pb.v1 import event_pb2, session_pb2
 
 _LONGEST = 5.0
-"""Seconds after which a stream is cut in any case; far less than a heartbeat's absence would tell."""
+"""Seconds after which a stream is cut in any case, long before a missing keep-alive would end it."""
 
 
 class Chain:
-    """One reader's place in one session, over any number of streams.
+    """One reader's position in one session, over any number of streams.
 
-    `after` is the number of the event behind which it begins. With `request_id` it is StreamMessage's: it is given the
+    `after` is the number of the event after which it begins. With `request_id` it is of StreamMessage, and gets the
     events of that request's turn alone.
     """
 
@@ -39,7 +39,7 @@ class Chain:
         self._record.line("open", chain=self._number, replica=replica, at=self.through, resumed=bool(self.cursor))
 
     def take(self, response: Any) -> None:
-        """Write down one response, then remember its cursor."""
+        """Records one response, then keeps its cursor."""
         self._record.line(
             "got",
             chain=self._number,
@@ -53,12 +53,14 @@ class Chain:
             self.turn_id = response.events[0].turn_id
 
     def closed(self, how: str) -> None:
-        """OK, CUT by the reader, or the status and our reason."""
+        """Records how the stream ended: OK, CUT by the reader, or the status and the service's reason."""
         self._record.line("closed", chain=self._number, how=how)
 
 
 def item(event: event_pb2.Event) -> list[Any]:
-    """A durable event: `[number, kind, hash, turn, attempt]`; a delta: `[0, message, attempt, offset, text, turn]`."""
+    """Returns a durable event as `[number, kind, hash, turn, attempt]`, a delta as `[0, message, attempt, offset, text,
+    turn]`.
+    """
     if event.sequence:
         return [event.sequence, event.WhichOneof("payload"), hash_of(event), event.turn_id, event.attempt]
     delta = event.content_delta
@@ -66,12 +68,12 @@ def item(event: event_pb2.Event) -> list[Any]:
 
 
 def hash_of(event: event_pb2.Event) -> str:
-    """Of everything in it, fields included that this version does not know."""
+    """Returns the hash of the whole event, unknown fields included."""
     return hashlib.sha256(event.SerializeToString(deterministic=True)).hexdigest()[:20]
 
 
 class Watcher:
-    """Follows one session over random replicas, cut off at random, until it is told that the session is done with."""
+    """Follows one session over random replicas, cut off at random, until `done` is set."""
 
     def __init__(
         self, record: Recorder, replicas: Replicas, *, session_id: str, rng: random.Random, previews: bool
@@ -82,7 +84,7 @@ class Watcher:
         self._chain = Chain(record, session_id=session_id, previews=previews)
 
     async def run(self, done: asyncio.Event) -> None:
-        """At the end one stream without `follow` fetches what is still missing."""
+        """Follows until done; at the end one stream without `follow` fetches the rest."""
         while not done.is_set():
             await self._stream(follow=True, seconds=min(self._rng.expovariate(1 / 3) + 0.3, _LONGEST), done=done)
             if self._rng.random() < 0.1:
@@ -92,13 +94,13 @@ class Watcher:
                 return
 
     def _begin_again(self) -> None:
-        """From an older event, as another reader would."""
+        """Begins again after an older event, as another reader would."""
         session_id, previews = self._chain.session_id, self._chain.previews
         after = self._rng.randint(0, self._chain.through)
         self._chain = Chain(self._record, session_id=session_id, after=after, previews=previews)
 
     async def _stream(self, *, follow: bool, seconds: float, done: asyncio.Event | None) -> bool:
-        """One stream; whether it ended by itself and well."""
+        """Reads one stream. Returns True if it ended by itself without an error."""
         chain, replica = self._chain, self._rng.randrange(len(self._replicas.stubs))
         start = {"after": chain.cursor} if chain.cursor else {"after_sequence": chain.through}
         request = session_pb2.WatchEventsRequest(
@@ -117,7 +119,7 @@ class Watcher:
 
 
 async def read(call: Any, take: Callable[[Any], None], *, seconds: float, done: asyncio.Event | None = None) -> str:
-    """Hand over what comes: OK, CUT after `seconds` or when done, or the error's status and reason."""
+    """Passes responses to `take`. Returns OK, CUT after `seconds` or when done, or the error's status and reason."""
     try:
         async with asyncio.timeout(seconds):
             async for response in _until(call, done):

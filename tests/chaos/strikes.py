@@ -1,4 +1,4 @@
-"""A fault as it happened, and the file that keeps them all."""
+"""Faults as they happened, and the file of all of them."""
 
 import json
 import time
@@ -10,12 +10,12 @@ from typing import Any, Final
 from tests.chaos.plan import Lane
 
 UNWRITABLE: Final = "unwritable"
-"""Not a fault but what came of some: nobody could write to a majority. Its line has the target `majority`."""
+"""Not a fault but an effect of some: no write reached a majority. Its line has the target `majority`."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Strike:
-    """One fault. Only a confirmed one counts: its effect was seen, not assumed. Times are the machine's wall clock."""
+    """One fault. Only a confirmed one counts: its effect was observed. Times are by the machine's wall clock."""
 
     kind: str
     lane: Lane
@@ -30,25 +30,25 @@ class Strike:
     error: str = ""
 
     def aim(self, target: str) -> None:
-        """It begins now, with this target."""
+        """Begins the fault now, with this target."""
         self.target = target
         self.began, self.began_mono = time.time(), time.monotonic()
 
     def confirm(self, evidence: str) -> None:
-        """It took effect: what was seen of it."""
+        """Confirms that the fault took effect, with the evidence."""
         self.evidence.append(evidence)
         self.confirmed = self.confirmed or time.time()
 
     def note(self, evidence: str) -> None:
-        """Worth knowing, and no proof."""
+        """Adds evidence that is no confirmation."""
         self.evidence.append(evidence)
 
     def end(self) -> None:
-        """It is over."""
+        """Ends the fault now."""
         self.healed, self.healed_mono = time.time(), time.monotonic()
 
     def line(self) -> Mapping[str, Any]:
-        """As it is stored."""
+        """Returns the fault as it is stored."""
         return {
             "kind": self.kind,
             "target": self.target,
@@ -65,7 +65,7 @@ class Strike:
 
 
 class Faults:
-    """The file of all that was done, a JSON line each, in the order in which it was over."""
+    """The file of all faults, a JSON line each, in the order of their ends."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -77,12 +77,12 @@ class Faults:
         self._write(strike.line())
 
     def unwritable(self, began: float, healed: float) -> None:
-        """From the last write before a gap to the first one after it."""
+        """Records a gap without writes: from the last write before it to the first after it."""
         self.gaps.append(healed - began)
         self._write({"kind": UNWRITABLE, "target": "majority", "began": began, "confirmed": healed, "healed": healed})
 
     def tally(self) -> dict[str, dict[str, int]]:
-        """By kind: how many were tried, how many took effect."""
+        """Returns by kind how many faults were tried, and how many took effect."""
         counted: dict[str, dict[str, int]] = {}
         for strike in self.strikes:
             row = counted.setdefault(strike.kind, {"tried": 0, "confirmed": 0})

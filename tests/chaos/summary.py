@@ -1,4 +1,4 @@
-"""A history in figures, for the report of a run."""
+"""Sums up a history in figures, for the report of a run."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,13 +17,13 @@ _UNKNOWN, _OUTCOME = event_pb2.TOOL_OUTCOME_UNKNOWN, event_pb2.APPROVAL_KIND_OUT
 
 
 def summary(history: History, findings: Mapping[str, Finding]) -> dict[str, Any]:
-    """The report. `takeover_seconds` is empty without a file of faults; `turns` are those that clients were told of."""
+    """Returns the figures. `takeover_seconds` is empty without a file of faults; `turns` are the acknowledged ones."""
     events = [event for log in history.logs.values() for event in log]
     kinds = Counter(event.kind for event in events)
     turns = [history.turns[turn] for turn in acknowledged_turns(history) if turn in history.turns]
     taken_over = takeovers(history)
     return {
-        "acks": sum(each.ok and each.rpc in MUTATIONS for each in history.tries),
+        "acks": sum(call.ok and call.rpc in MUTATIONS for call in history.tries),
         "turns": dict(sorted(Counter(turn["state"] for turn in turns).items())),
         "acknowledged_turns": len(acknowledged_turns(history)),
         "waiting": sum(turn["state"] in WAITING for turn in turns),
@@ -45,7 +45,7 @@ def summary(history: History, findings: Mapping[str, Finding]) -> dict[str, Any]
 
 
 def takeovers(history: History) -> list[Logged]:
-    """The events at which a turn went on with another owner because its own was lost; a hand-over at drain is none."""
+    """Returns the events at which a turn went on because its owner was lost; a hand-over at drain is none."""
     return [
         event
         for log in history.logs.values()
@@ -56,43 +56,43 @@ def takeovers(history: History) -> list[Logged]:
 
 
 def _unknown(history: History) -> int:
-    """Tool calls of which nobody knew at some time whether they took effect."""
+    """Returns the number of tool calls whose outcome was unknown at some time."""
     unknown = set()
     for call, events in history.events_of_call.items():
         for event in events:
-            said = getattr(event.event, event.kind)
-            if event.kind == "tool_returned" and said.outcome == _UNKNOWN:
+            payload = getattr(event.event, event.kind)
+            if event.kind == "tool_returned" and payload.outcome == _UNKNOWN:
                 unknown.add(call)
-            if event.kind == "approval_requested" and said.kind == _OUTCOME:
+            if event.kind == "approval_requested" and payload.kind == _OUTCOME:
                 unknown.add(call)
     return len(unknown)
 
 
 def _takeover_times(history: History, taken_over: Sequence[Logged]) -> list[float]:
-    """Seconds from the fault that lost the owner to the new owner's first event, as clients saw it.
+    """Returns the seconds from the fault that lost the owner to the new owner's first event, as clients received it.
 
-    Which server owned a turn is written nowhere, so this is an upper bound: from the first fault of a server after the
-    turn's last event before; or from the end of a time in which nothing could be written at all, when that is later.
+    The owner of a turn is not recorded, so this is an upper bound: from the first fault of a server after the turn's
+    last event before; or from the end of a gap without writes, if that is later.
     """
     times: list[float] = []
     for event in taken_over:
-        earlier = [each for each in history.events_of_turn[event.turn] if each.sequence < event.sequence]
+        earlier = [other for other in history.events_of_turn[event.turn] if other.sequence < event.sequence]
         since, until = _when(earlier[-1], history), _when(event, history)
-        lost = [each.began for each in _of(history.faults, _SERVER) if since - 1 <= each.began <= until]
-        healed = [each.healed for each in _of(history.faults, _NO_MAJORITY) if since <= each.healed <= until]
+        lost = [fault.began for fault in _of(history.faults, _SERVER) if since - 1 <= fault.began <= until]
+        healed = [fault.healed for fault in _of(history.faults, _NO_MAJORITY) if since <= fault.healed <= until]
         if lost or healed:
             times.append(max(0.0, until - max([min(lost, default=since), *healed])))
     return times
 
 
 def _of(faults: Sequence[Fault], target: str) -> list[Fault]:
-    """The faults of such targets."""
+    """Returns the faults of targets whose names begin like this."""
     return [fault for fault in faults if fault.target.startswith(target)]
 
 
 def _when(event: Logged, history: History) -> float:
-    """By the clients' clock where one saw it, else by the writing replica's, which a fault may have moved."""
-    return history.seen.get((event.event.session_id, event.sequence), event.wall)
+    """Returns the time of an event: by the clients' clock, or else by the writing replica's, which may be moved."""
+    return history.first_seen.get((event.event.session_id, event.sequence), event.wall)
 
 
 def _quantiles(values: Sequence[float]) -> dict[str, float]:
@@ -103,6 +103,6 @@ def _quantiles(values: Sequence[float]) -> dict[str, float]:
 
 
 def _longest_gap(history: History) -> float:
-    """The longest time in which no reader was given a new event, over all sessions, while the load lasted."""
-    times = sorted(when for when in history.seen.values() if when <= history.until)
+    """Returns the longest time during the load in which no reader received a new event, over all sessions."""
+    times = sorted(when for when in history.first_seen.values() if when <= history.until)
     return max((later - earlier for earlier, later in pairwise(times)), default=0.0)

@@ -1,6 +1,6 @@
 """Tools whose effects are counted: each start and each end is a line in a file, written before anything else.
 
-A server finds them as it finds anybody's tools, by an entry point: `variables` writes what an installation would.
+A server finds them by an entry point, as it finds all tools: `variables` writes what an installation would.
 """
 
 import hashlib
@@ -21,8 +21,8 @@ CLASSES: Mapping[str, str] = {
     "pledge": "IRREVERSIBLE",
     "post": "IRREVERSIBLE",
 }
-ASKED = frozenset({"pay", "pledge"})
-"""The tools that need an approval, as agents.toml says."""
+NEED_APPROVAL = frozenset({"pay", "pledge"})
+"""The tools that need an approval, as in agents.toml."""
 
 _REPOSITORY = Path(__file__).parents[2]
 _SHORTEST, _LONGEST = 0.05, 1.0
@@ -30,36 +30,36 @@ _SHORTEST, _LONGEST = 0.05, 1.0
 
 @tool(tool_class=ToolClass.READ_ONLY)
 def look_up(label: str, context: ToolContext) -> str:
-    """Look something up."""
+    """Looks something up."""
     return _work("look_up", {"label": label}, context)
 
 
 @tool(tool_class=ToolClass.IDEMPOTENT)
 def write_down(label: str, context: ToolContext) -> str:
-    """Write something down; twice under one key is once."""
+    """Writes something down; a repeat under the same key has no further effect."""
     return _work("write_down", {"label": label}, context)
 
 
 @tool(tool_class=ToolClass.IRREVERSIBLE)
 def pay(label: str, amount: int, context: ToolContext) -> str:
-    """Pay, once somebody approved."""
+    """Pays, after an approval."""
     return _work("pay", {"label": label, "amount": amount}, context)
 
 
 @tool(tool_class=ToolClass.IRREVERSIBLE)
 def pledge(label: str, context: ToolContext) -> str:
-    """Pledge, if somebody approves soon."""
+    """Pledges, if it is approved soon."""
     return _work("pledge", {"label": label}, context)
 
 
 @tool(tool_class=ToolClass.IRREVERSIBLE)
 def post(label: str, context: ToolContext) -> str:
-    """Post without asking."""
+    """Posts without an approval."""
     return _work("post", {"label": label}, context)
 
 
 def variables(folder: Path) -> Mapping[str, str]:
-    """What a server process needs to find the tools, which write into `folder`."""
+    """Returns the variables with which a server finds the tools, which write into `folder`."""
     metadata = folder / "installed" / "turnkeeper_chaos-1.dist-info"
     metadata.mkdir(parents=True, exist_ok=True)
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: turnkeeper-chaos\nVersion: 1\n")
@@ -69,18 +69,18 @@ def variables(folder: Path) -> Mapping[str, str]:
 
 
 def hash_of(arguments: Mapping[str, object]) -> str:
-    """The arguments' SHA-256 (hex), whatever the order of their names."""
+    """Returns the arguments' SHA-256 (hex), whatever the order of their names."""
     text = json.dumps(arguments, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def result_of(name: str, label: str) -> str:
-    """What the tool returns for this label."""
+    """Returns the tool's result for this label."""
     return f"{name} of {label}: ✓"
 
 
 def seconds_of(label: str) -> float:
-    """How long a tool takes with this label: 50 ms to 1 s, always the same."""
+    """Returns how long a tool takes with this label: 0.05 to 1 s, always the same."""
     share = int.from_bytes(hashlib.sha256(label.encode()).digest()[:2]) / 0xFFFF
     return _SHORTEST + (_LONGEST - _SHORTEST) * share * share
 
@@ -94,7 +94,7 @@ def _work(name: str, arguments: dict[str, object], context: ToolContext) -> str:
 
 
 def _write_down(what: str, name: str, arguments: dict[str, object], context: ToolContext) -> None:
-    """One line, whole and on the disk when this returns; other processes append to the same file."""
+    """Appends one line, which is on the disk when this returns; other processes append to the same file."""
     line = {
         "line": what,
         "tool": name,

@@ -1,4 +1,4 @@
-"""Users: sessions one after another, in each of them messages sent, streamed, cancelled, tried again and left alone."""
+"""Users open sessions one after another; in each they send, stream, cancel, retry and abandon messages."""
 
 import asyncio
 import random
@@ -9,15 +9,15 @@ from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 
-from tests.chaos import words
-from tests.chaos.calls import AGAIN_REASONS, Answer, Caller, told_of_turn
+from tests.chaos import messages
+from tests.chaos.calls import AGAIN_REASONS, Answer, Caller, turn_fields
 from tests.chaos.record import Recorder
 from tests.chaos.streams import Chain, Watcher, read
 from turnkeeper.pb.v1 import chat_pb2, message_pb2, session_pb2
 
 AGENT = "chaos"
 PATIENCE = 25.0
-"""Seconds that a user waits for a turn before cancelling it, or going away."""
+"""Seconds that a user waits for a turn before cancelling or abandoning it."""
 _LAST_PATIENCE = 6.0
 """The same, once the load is over."""
 _WAIT = 4.0
@@ -27,7 +27,7 @@ _ENDED = ("COMPLETED", "FAILED", "CANCELLED")
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """When the load stops. `over`: nothing new is begun; `until`: nothing is tried again. Monotonic seconds."""
+    """The end of the load. `over`: nothing new is begun; `until`: nothing is tried again. Monotonic seconds."""
 
     over: float
     until: float
@@ -38,7 +38,7 @@ class Term:
 
 
 class User:
-    """One person with one session at a time."""
+    """One user with one session at a time."""
 
     def __init__(self, caller: Caller, *, calls: Recorder, streams: Recorder, term: Term) -> None:
         self._caller = caller
@@ -49,7 +49,7 @@ class User:
         self._tag = 0
 
     async def live(self) -> None:
-        """Session after session until the load is over."""
+        """Opens session after session until the load is over."""
         while not self._term.is_over:
             await self._session()
 
@@ -81,14 +81,14 @@ class User:
                 done.set()
 
     async def _open(self) -> tuple[str, str]:
-        """A session, and its first turn when one message made both."""
+        """Opens a session. Returns its id, and its first turn's if one message created both."""
         match self._rng.choices(["request", "id", "message"], [4, 2, 4])[0]:
             case "request":
-                asked = session_pb2.CreateSessionRequest(request_id=self._fresh(), agent=AGENT)
-                answer = await self._caller.copies("CreateSession", asked)
+                creation = session_pb2.CreateSessionRequest(request_id=self._fresh(), agent=AGENT)
+                answer = await self._caller.copies("CreateSession", creation)
             case "id":
-                asked = session_pb2.CreateSessionRequest(session_id=f"s-{self._fresh()}", agent=AGENT)
-                answer = await self._caller.copies("CreateSession", asked)
+                creation = session_pb2.CreateSessionRequest(session_id=f"s-{self._fresh()}", agent=AGENT)
+                answer = await self._caller.copies("CreateSession", creation)
             case _:
                 request = self._new_message("" if self._rng.random() < 0.5 else f"s-{self._fresh()}", wait=0)
                 request.create_session.agent = AGENT
@@ -97,7 +97,7 @@ class User:
         return (answer.response.session.session_id if answer.ok else ""), ""
 
     async def _message(self, session_id: str) -> None:
-        """One message, and what becomes of it."""
+        """Sends one message and handles its turn."""
         turn_id = await self._rng.choices([self._send, self._stream, self._drop], [6, 4, 1])[0](session_id)
         if not turn_id:
             await asyncio.sleep(0.3)
@@ -132,7 +132,7 @@ class User:
         await self._caller.call("SendMessage", other, wait=request.wait.seconds, refuse=True)
 
     async def _stream(self, session_id: str) -> str:
-        """StreamMessage, cut now and then; the same request with the last cursor goes on, on any replica."""
+        """Streams a message, cut now and then; the same request with the last cursor goes on, on any replica."""
         request = self._new_stream(session_id)
         chain = Chain(self._streams, session_id=session_id, request_id=request.request_id, previews=True)
         until = min(time.monotonic() + PATIENCE, self._term.until)
@@ -144,7 +144,7 @@ class User:
         return chain.turn_id
 
     async def _drop(self, session_id: str) -> str:
-        """StreamMessage by a client that goes away after the first response, and never asks again."""
+        """Streams a message as a client that leaves after the first response, and does not come back."""
         request = self._new_stream(session_id)
         chain = Chain(self._streams, session_id=session_id, request_id=request.request_id, previews=True)
         for _ in range(5):
@@ -157,7 +157,7 @@ class User:
         return ""
 
     async def _attach(self, request: chat_pb2.StreamMessageRequest, chain: Chain, *, seconds: float) -> str:
-        """One stream, and how it ended. Its first events are its acknowledgement."""
+        """Reads one stream. Returns how it ended. Its first events are its acknowledgement."""
         replica, acknowledged = self._caller.any_replica(), False
         number = self._caller.sent("StreamMessage", request, replica)
         chain.opened(replica)
@@ -170,7 +170,7 @@ class User:
                 self._caller.answered(number, Answer("OK", turn_id=chain.turn_id), sequence=response.events[0].sequence)
                 acknowledged = True
             if response.HasField("turn"):
-                self._calls.line("told", **told_of_turn(response.turn))
+                self._calls.line("turn", **turn_fields(response.turn))
 
         call = self._caller.replicas.method(replica, "StreamMessage")(request, timeout=seconds + 5)
         how = await read(call, take, seconds=seconds if request.after else seconds + 3)
@@ -182,7 +182,7 @@ class User:
         return how
 
     async def _settle(self, session_id: str, turn_id: str) -> str:
-        """The turn's state once it has ended; one that waits too long is cancelled."""
+        """Waits for the turn's end, and cancels one that waits too long. Returns its state."""
         request = chat_pb2.GetTurnRequest(session_id=session_id, turn_id=turn_id, wait=_seconds(_WAIT))
         began, state = time.monotonic(), ""
         while time.monotonic() - began < self._patience() and time.monotonic() < self._term.until:
@@ -236,20 +236,20 @@ class User:
         )
 
     def _busy(self) -> chat_pb2.IfBusy.ValueType:
-        """A turn that was left alone may still run."""
+        """Returns what the service is to do if a turn is active: an abandoned one may still run."""
         return self._rng.choices(_BUSY, [2, 7, 1])[0]
 
     def _fresh(self) -> str:
-        """An id that nobody else makes; the same in every run with the same seed."""
+        """Returns an id of this user's own; the same in every run with the same seed."""
         return f"{self._rng.getrandbits(80):020x}"
 
     def _content(self) -> list[message_pb2.Part]:
         self._tag += 1
-        return [message_pb2.Part(text=words.message(self._rng, f"{self._caller.name}-{self._tag}"))]
+        return [message_pb2.Part(text=messages.random_message(self._rng, f"{self._caller.name}-{self._tag}"))]
 
 
 class Writer(User):
-    """One of those who write to a session that they share, whatever is going on in it."""
+    """One of several users that write to a shared session, whether a turn is active or not."""
 
     def __init__(self, caller: Caller, place: "Place", **parts: Any) -> None:
         super().__init__(caller, **parts)
@@ -273,7 +273,7 @@ class Writer(User):
 
 
 class Place:
-    """The session that several write to: another one after so many messages."""
+    """The session that several users share: another one after `most` messages."""
 
     def __init__(self, *, most: int, rng: random.Random, opened: Callable[[str], None]) -> None:
         self._most = most
@@ -298,6 +298,6 @@ def _seconds(value: float) -> Duration:
 
 
 def _is_final(how: str) -> bool:
-    """The stream ended with an error of ours after which the same call would say the same."""
+    """Returns True if the stream ended with an error that the same call would get again."""
     reason = how.partition(" ")[2]
     return bool(reason) and reason not in AGAIN_REASONS and reason not in ("STREAM_ROTATED", "SLOW_CONSUMER")

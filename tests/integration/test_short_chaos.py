@@ -25,10 +25,10 @@ async def test_every_promise_holds_in_a_short_chaos(tmp_path: Path) -> None:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    said = (await run.communicate())[0].decode()
-    assert report.exists(), said
-    told = json.loads(report.read_text(encoding="utf-8"))
-    assert not any(told["violations_by_promise"].values()), said
-    assert told["acknowledged_turns"] > 0, said
-    assert told["takeovers"] > 0, said
-    assert {kind for kind, row in told["faults_by_kind"].items() if row["confirmed"]} >= {"server-kill"}, said
+    output = (await run.communicate())[0].decode()
+    assert report.exists(), output
+    result = json.loads(report.read_text(encoding="utf-8"))
+    assert not any(result["violations_by_promise"].values()), output
+    assert result["acknowledged_turns"] > 0, output
+    assert result["takeovers"] > 0, output
+    assert {kind for kind, row in result["faults_by_kind"].items() if row["confirmed"]} >= {"server-kill"}, output

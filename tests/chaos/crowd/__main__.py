@@ -27,9 +27,9 @@ IDLE_PROCESSES = 2
 ATTACH_TIME = 120.0
 END_TIME = 300.0
 SPREAD = 100
-"""Sessions in which something happens at last, so that the idle streams are seen to be alive."""
+"""Sessions in which a turn runs at last, to check that the idle streams still deliver."""
 CALLS = 500
-ANSWER = "This is told slowly to {name}, and nobody listens any more. "
+ANSWER = "This is sent slowly to {name}, and no client reads it any more. "
 SCRIPT = """
 [[reply]]
 match = '^talk (?P<name>\\S+)'
@@ -49,19 +49,19 @@ Report = dict[str, Any]
 
 
 class Stage:
-    """A database, a model and two servers, with everything that is measured of them."""
+    """A database, a model and two servers."""
 
     def __init__(self, uri: str, servers: list[harness.ServerProcess]) -> None:
         self.uri = uri
         self.servers = servers
 
     async def turns(self, **match: Any) -> int:
-        """How many turns there are like this, as a majority has it."""
+        """Returns the number of turns that match, as a majority has them."""
         async with AsyncMongoClient[dict[str, Any]](self.uri, readConcernLevel="majority") as client:
             return int(await client[DATABASE].turns.count_documents(match))
 
     async def answers(self) -> list[str]:
-        """The answers that are not exactly what the model said."""
+        """Returns the stored answers that differ from the model's."""
         wrong = []
         async with AsyncMongoClient[dict[str, Any]](self.uri, readConcernLevel="majority") as client:
             async for turn in client[DATABASE].turns.find({"state": "COMPLETED"}):
@@ -72,15 +72,15 @@ class Stage:
 
 
 async def killed(stage: Stage, *, clients: int) -> Report:
-    """Clients begin to read their answers, and are killed; what becomes of their turns."""
-    each = clients // PROCESSES
+    """Kills clients in the middle of their answers. Returns what became of their turns."""
+    share = clients // PROCESSES
     async with contextlib.AsyncExitStack() as stack:
         programs = [
             await stack.enter_async_context(
                 _program(
                     "tests.chaos.crowd.talkers",
                     stage.servers[number % len(stage.servers)].address,
-                    *(number * each, each),
+                    *(number * share, share),
                 )
             )
             for number in range(PROCESSES)
@@ -92,12 +92,12 @@ async def killed(stage: Stage, *, clients: int) -> Report:
         for program in programs:
             program.kill()
         began = time.monotonic()
-    _say(f"{each * PROCESSES} clients killed with {open_turns} turns under way")
+    _print(f"{share * PROCESSES} clients killed with {open_turns} turns under way")
     while (left := await stage.turns(end_time=None)) and time.monotonic() - began < END_TIME:
-        _say(f"{left} turns still go on")
+        _print(f"{left} turns still go on")
         await asyncio.sleep(2)
     return {
-        "clients": each * PROCESSES,
+        "clients": share * PROCESSES,
         "turns_under_way_when_killed": open_turns,
         "turns_completed": await stage.turns(state="COMPLETED"),
         "turns_not_ended": await stage.turns(end_time=None),
@@ -107,46 +107,46 @@ async def killed(stage: Stage, *, clients: int) -> Report:
 
 
 async def idle(stage: Stage, *, connections: int, streams: int, sessions: int) -> Report:
-    """Streams with nothing to say: what they cost, and what calls take beside them."""
+    """Opens idle streams. Returns their memory, and the latency of calls beside them."""
     server = stage.servers[0]
     async with harness.connect(server.address) as stubs:
         alone = await _unary(stubs)
         before = _resident(server.pid)
-        each = connections // IDLE_PROCESSES
+        share = connections // IDLE_PROCESSES
         async with contextlib.AsyncExitStack() as stack:
             programs = [
                 await stack.enter_async_context(
-                    _program("tests.chaos.crowd.idlers", server.address, each, streams, sessions)
+                    _program("tests.chaos.crowd.idlers", server.address, share, streams, sessions)
                 )
                 for _ in range(IDLE_PROCESSES)
             ]
             async with asyncio.timeout(ATTACH_TIME * 3):
                 for program in programs:
                     await _line(program)
-            total = each * IDLE_PROCESSES * streams
-            _say(f"{total} streams over {each * IDLE_PROCESSES} connections have caught up")
+            total = share * IDLE_PROCESSES * streams
+            _print(f"{total} streams over {share * IDLE_PROCESSES} connections have caught up")
             beside = await _unary(stubs)
             after = _resident(server.pid)
             for number in range(SPREAD):
                 await harness.send_message_to_session(stubs, session_name(number), "wake up", wait=30)
             expected = total // sessions * SPREAD
-            heard, broken = await _heard(programs, expected)
+            reached, broken = await _reached(programs, expected)
     return {
         "streams": total,
-        "connections": each * IDLE_PROCESSES,
+        "connections": share * IDLE_PROCESSES,
         "sessions": sessions,
         "kib_per_idle_stream": round((after - before) / total, 2),
         "server_resident_mib": {"before": round(before / 1024), "after": round(after / 1024)},
         "unary_ms_alone": alone,
         "unary_ms_beside": beside,
         "streams_that_should_hear_at_last": expected,
-        "streams_that_heard": heard,
+        "streams_that_heard": reached,
         "streams_broken": broken,
     }
 
 
 async def _unary(stubs: harness.Stubs) -> dict[str, float]:
-    """Milliseconds of GetSession, one at a time."""
+    """Returns the milliseconds of GetSession, one at a time."""
     taken = []
     for number in range(CALLS):
         began = time.perf_counter()
@@ -155,15 +155,15 @@ async def _unary(stubs: harness.Stubs) -> dict[str, float]:
     return {"p50": quantile(taken, 0.5) or 0.0, "p99": quantile(taken, 0.99) or 0.0}
 
 
-async def _heard(programs: list[asyncio.subprocess.Process], expected: int) -> tuple[int, int]:
-    heard = broken = 0
+async def _reached(programs: list[asyncio.subprocess.Process], expected: int) -> tuple[int, int]:
+    reached = broken = 0
     for program in programs:
         assert program.stdin is not None
         program.stdin.write(f"{expected // len(programs)}\n".encode())
     for program in programs:
         _, count, _, ended = (await _line(program)).split()
-        heard, broken = heard + int(count), broken + int(ended)
-    return heard, broken
+        reached, broken = reached + int(count), broken + int(ended)
+    return reached, broken
 
 
 @contextlib.asynccontextmanager
@@ -191,14 +191,14 @@ async def _line(program: asyncio.subprocess.Process) -> str:
 
 
 def _resident(pid: int) -> int:
-    """KiB."""
+    """Returns the resident memory in KiB."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1])
     raise LookupError(pid)
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(f"chaos-crowd: {text}", flush=True)
 
 
@@ -217,10 +217,10 @@ async def run(args: argparse.Namespace) -> int:
             crowd = await killed(stage, clients=args.clients)
             sessions = min(args.clients, args.connections * args.streams)
             silence = await idle(stage, connections=args.connections, streams=args.streams, sessions=sessions)
-    return _tell({"killed_clients": crowd, "idle_streams": silence})
+    return _show_report({"killed_clients": crowd, "idle_streams": silence})
 
 
-def _tell(report: Report) -> int:
+def _show_report(report: Report) -> int:
     crowd, silence = report["killed_clients"], report["idle_streams"]
     wrong = {
         "turns not ended": crowd["turns_not_ended"],

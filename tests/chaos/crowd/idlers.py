@@ -1,8 +1,8 @@
-"""A program: many streams over few connections that have nothing to say for long.
+"""A program that opens many idle streams over few connections.
 
 `python -m tests.chaos.crowd.idlers ADDRESS CONNECTIONS STREAMS SESSIONS` opens STREAMS streams on each of CONNECTIONS
 connections, over SESSIONS sessions in turn. It prints `idle` once all have caught up. It then reads a number of
-streams, waits until that many saw a turn end, and prints `heard N broken N`: how many did, and how many have ended.
+streams, waits until that many saw a turn end, and prints `reached N broken N`: how many did, and how many have ended.
 """
 
 import asyncio
@@ -20,20 +20,20 @@ from turnkeeper.pb.v1 import session_pb2
 
 AT_ONCE = 64
 """Streams that are opened at a time."""
-HEARD_TIME = 30.0
+REACH_TIME = 30.0
 _OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
 
 
 class Idlers:
-    """All streams of this program."""
+    """The streams of this program."""
 
     def __init__(self) -> None:
         self.caught_up = asyncio.Semaphore(0)
-        self.heard = 0
+        self.reached = 0
         self.broken = 0
 
     async def watch(self, stubs: Stubs, session: str, opening: asyncio.Semaphore) -> None:
-        """One stream, for as long as it lasts."""
+        """Reads one stream until it ends."""
         request = session_pb2.WatchEventsRequest(session_id=session, follow=True, previews=True)
         await opening.acquire()
         call = stubs.sessions.WatchEvents(request)
@@ -43,7 +43,7 @@ class Idlers:
                     opening.release()
                     self.caught_up.release()
                 elif any(event.HasField("turn_completed") for event in response.events):
-                    self.heard += 1
+                    self.reached += 1
         except grpc.RpcError as error:
             print(f"a stream ended: {error.code()} {error.details()}", file=sys.stderr)
         self.broken += 1
@@ -62,13 +62,13 @@ async def main(address: str, connections: int, streams: int, sessions: int) -> N
             await idlers.caught_up.acquire()
         print("idle", flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):
-            await _until_heard(idlers, int(line))
-            print(f"heard {idlers.heard} broken {idlers.broken}", flush=True)
+            await _until_reached(idlers, int(line))
+            print(f"reached {idlers.reached} broken {idlers.broken}", flush=True)
 
 
-async def _until_heard(idlers: Idlers, count: int) -> None:
+async def _until_reached(idlers: Idlers, count: int) -> None:
     with contextlib.suppress(TimeoutError):
-        await until(lambda: idlers.heard >= count, timeout=HEARD_TIME)
+        await until(lambda: idlers.reached >= count, timeout=REACH_TIME)
 
 
 if __name__ == "__main__":

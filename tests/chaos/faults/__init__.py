@@ -1,1 +1,1 @@
-"""The kinds of fault: what each does, how it is seen to have taken effect, and how it ends."""
+"""The kinds of fault: what each does, how its effect is confirmed, and how it ends."""

@@ -17,14 +17,14 @@ _NOTICED: Final = 6 * CACHED
 
 
 async def of_a_server(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
-    """By ten seconds to an hour, either way: nothing that decides may come from a server's clock."""
+    """Moves a server's clock by ten seconds to an hour, either way: no decision may depend on it."""
     server = await cluster.busiest(rng)
     strike.aim(server.name)
     await _jump(server.clock, server.wall_clock, strike, by=rng.choice(_JUMPS), seconds=rng.uniform(2, 5))
 
 
 async def of_the_primary(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
-    """By a few seconds, either way: leases lapse early or last longer, and the fences hold."""
+    """Moves the primary's clock by a few seconds, either way: leases lapse early or late, and the fences hold."""
     primary, _ = await cluster.database.until_primary()
     strike.aim(primary.name)
     by = rng.choice((-1, 1)) * rng.uniform(3, 8)
@@ -52,7 +52,7 @@ async def _jump(
 
 
 async def _seen(read: Callable[[], Awaitable[float]], *, by: float) -> float:
-    """How far off the process is, once it has noticed, or after a while in which it has not."""
+    """Returns how far off the process's clock is, in seconds, once it has changed or time is over."""
     deadline = time.monotonic() + _NOTICED
     while True:
         await asyncio.sleep(CACHED / 4)

@@ -1,4 +1,4 @@
-"""What the database says instead of doing as it is told: its own fail points, on the primary, for servers only."""
+"""Commands of servers that the database refuses or delays, by its own fail points on the primary."""
 
 import contextlib
 import random
@@ -43,7 +43,7 @@ async def cut(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
 
 
 async def kill_streams(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
-    """The change streams' cursors are killed: whoever lives by hints must begin anew."""
+    """Kills the cursors of the change streams: every change listener must open a new one."""
     primary, _ = await cluster.database.until_primary()
     strike.aim(primary.name)
     killed = 0
@@ -55,7 +55,7 @@ async def kill_streams(cluster: Cluster, strike: Strike, rng: random.Random) -> 
 
 
 async def _fail(cluster: Cluster, strike: Strike, how: dict[str, Any], *, rng: random.Random) -> None:
-    """Some such commands fail; confirmed when the database says that they met the fail point."""
+    """Lets some such commands fail; confirmed when the database has counted the fail point."""
     primary, _ = await cluster.database.until_primary()
     strike.aim(primary.name)
     strike.note(", ".join(how["failCommands"]))
@@ -74,20 +74,20 @@ async def _fail(cluster: Cluster, strike: Strike, how: dict[str, Any], *, rng: r
 
 
 async def _entered(node: Node, times: int) -> None:
-    """Until it was met so often, or for PATIENCE seconds. Raises PyMongoError when it was not."""
+    """Waits until the fail point was met so often, for PATIENCE seconds at most. Raises PyMongoError if it was not."""
     await node.command("waitForFailPoint", "failCommand", timesEntered=times, maxTimeMS=round(PATIENCE * 1000) - 500)
 
 
 async def _kill_streams_of(node: Node) -> int:
-    """How many there were."""
+    """Kills the node's cursors of change streams. Returns their number."""
     pipeline = [
         {"$currentOp": {"allUsers": True, "idleCursors": True}},
         {"$match": {"cursor.originatingCommand.pipeline.$changeStream": {"$exists": True}}},
     ]
-    found = await node.command("aggregate", 1, pipeline=pipeline, cursor={})
+    reply = await node.command("aggregate", 1, pipeline=pipeline, cursor={})
     killed = 0
-    for each in found["cursor"]["firstBatch"]:
-        database, _, collection = each["ns"].partition(".")
-        answer = await node.command("killCursors", collection, cursors=[each["cursor"]["cursorId"]], on=database)
+    for cursor in reply["cursor"]["firstBatch"]:
+        database, _, collection = cursor["ns"].partition(".")
+        answer = await node.command("killCursors", collection, cursors=[cursor["cursor"]["cursorId"]], on=database)
         killed += len(answer["cursorsKilled"])
     return killed

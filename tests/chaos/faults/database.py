@@ -1,4 +1,4 @@
-"""What happens to the replica set."""
+"""Faults of the replica set."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ _KILLED: Final = -int(signal.SIGKILL)
 
 
 async def kill(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
-    """kill -9 to the primary; it comes back later."""
+    """Kills the primary with SIGKILL; it comes back later."""
     primary, term = await cluster.database.until_primary()
     strike.aim(primary.name)
     await _kill(cluster.database, primary, strike, term=term)
@@ -27,7 +27,7 @@ async def kill(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
 
 
 async def kill_unreplicated(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
-    """kill -9 to the primary while nobody copies it: what it alone has written is lost."""
+    """Kills the primary while no member replicates it: its last writes are lost."""
     database = cluster.database
     primary, term = await database.until_primary()
     others = await database.secondaries()
@@ -42,7 +42,7 @@ async def kill_unreplicated(cluster: Cluster, strike: Strike, rng: random.Random
 
 
 async def step_down(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
-    """The primary is told to leave office."""
+    """Makes the primary step down."""
     primary, term = await cluster.database.until_primary()
     strike.aim(primary.name)
     with contextlib.suppress(AutoReconnect):
@@ -52,7 +52,7 @@ async def step_down(cluster: Cluster, strike: Strike, rng: random.Random) -> Non
 
 
 async def freeze(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
-    """SIGSTOP to the primary: connections stay open and nothing answers; then it wakes and is not primary any more."""
+    """Stops the primary with SIGSTOP: connections stay open without an answer; later it goes on as a secondary."""
     primary, term = await cluster.database.until_primary()
     strike.aim(primary.name)
     primary.freeze()
@@ -69,7 +69,7 @@ async def freeze(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
 
 
 async def isolate(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
-    """The others do not hear the primary, and the servers still do: it may go on writing what will be rolled back."""
+    """Isolates the primary from the others but not from the servers: its writes will be rolled back."""
     database = cluster.database
     primary, term = await database.until_primary()
     others = [node.name for node in database.nodes if node is not primary]
@@ -87,7 +87,7 @@ async def isolate(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
 
 
 async def no_majority(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
-    """Two of three members are stopped: the primary must leave office, and nothing can be written."""
+    """Stops two of three members: the primary must step down, and nothing can be written."""
     database = cluster.database
     primary, _ = await database.until_primary()
     others = [node for node in database.nodes if node is not primary]
@@ -110,7 +110,7 @@ async def no_majority(cluster: Cluster, strike: Strike, rng: random.Random) -> N
 
 
 async def _kill(database: ReplicaSet, primary: Node, strike: Strike, *, term: int) -> None:
-    """Killed, if it was not yet; confirmed once there is another primary."""
+    """Kills the node if it still runs; confirmed once there is another primary."""
     status = await primary.kill() if primary.program.running else primary.program.status
     node, newer = await database.until_primary(above=term, seconds=30)
     if status == _KILLED:
@@ -147,5 +147,5 @@ async def _ahead(primary: Node, others: Sequence[Node]) -> int:
 
 async def _applied(node: Node) -> Timestamp:
     status: dict[str, Any] = await node.command("replSetGetStatus")
-    found: Timestamp = status["optimes"]["appliedOpTime"]["ts"]
-    return found
+    timestamp: Timestamp = status["optimes"]["appliedOpTime"]["ts"]
+    return timestamp

@@ -16,7 +16,7 @@ Doing = Callable[[Cluster, Strike, random.Random], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """`clock`: it needs clocks that can be set."""
+    """A kind of fault. `clock`: it needs clocks that can be set."""
 
     lane: Lane
     do: Doing
@@ -52,7 +52,7 @@ KINDS: Final[Mapping[str, Kind]] = {
 
 
 def chosen(*, only: set[str] | None, without: set[str]) -> list[str]:
-    """The names of those asked for; `clock` in `without` is all that need clocks. Raises ValueError for other names."""
+    """Returns the chosen names; `clock` in `without` is all that need clocks. Raises ValueError for unknown names."""
     unknown = ((only or set()) | without) - KINDS.keys() - {"clock"}
     if unknown:
         raise ValueError(f"no such kind of fault: {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")

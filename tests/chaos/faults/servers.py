@@ -1,4 +1,4 @@
-"""What happens to one server."""
+"""Faults of one server."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ KILLED: Final = -int(signal.SIGKILL)
 
 
 async def kill(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
-    """kill -9 to the one with most turns; another process takes its name and its place later."""
+    """Kills the server with most turns; a new process takes its name later."""
     server = await cluster.busiest(rng)
     strike.aim(server.name)
     status = await server.kill()
@@ -28,7 +28,7 @@ async def kill(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
 
 
 async def armed(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
-    """The one with most turns kills itself at a named place in its code."""
+    """Lets the server with most turns kill itself at a named fault point."""
     server = await cluster.busiest(rng)
     place = rng.choice(sorted(faults.NAMES))
     name = f"{place}=kill@{rng.randint(1, 3)}"
@@ -42,7 +42,7 @@ async def armed(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
 
 
 async def drain(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
-    """SIGTERM, as at a deploy, and the next process."""
+    """Drains a server with SIGTERM, as at a deploy, and starts the next process."""
     server = await cluster.busiest(rng)
     strike.aim(server.name)
     status = await server.drain()
@@ -53,17 +53,17 @@ async def drain(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
 
 
 async def stop_long(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
-    """SIGSTOP to the one with most turns for 1.5 leases: others take over, and it comes back as a stranger."""
+    """Stops the server with most turns for 1.5 leases: others take over, and it comes back without its leases."""
     await _stop(await cluster.busiest(rng), strike, seconds=1.5 * cluster.plan.lease)
 
 
 async def stop_short(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
-    """A pause, as of a garbage collector or a busy machine."""
+    """Pauses a server shortly, as a busy machine would."""
     await _stop(await cluster.busiest(rng), strike, seconds=rng.uniform(0.3, 1.5))
 
 
 async def blocked(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
-    """Its event loop does nothing for a while, as in a tool that computes; its threads go on."""
+    """Blocks a server's event loop for a while, as a computing tool would; its threads go on."""
     server = await cluster.busiest(rng)
     strike.aim(server.name)
     seconds = rng.uniform(1, 1.5 * cluster.plan.lease)
@@ -73,7 +73,7 @@ async def blocked(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
 
 
 async def partition(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
-    """It hears nothing of the database for more than a lease, and its clients still reach it."""
+    """Cuts a server off from the database for more than a lease; its clients still reach it."""
     server = await cluster.busiest(rng)
     strike.aim(server.name)
     with cluster.wire.hole(cluster.database.links, [server.name], reset_after=rng.random() < 0.5) as hole:
@@ -83,7 +83,7 @@ async def partition(cluster: Cluster, strike: Strike, rng: random.Random) -> Non
 
 
 async def silent(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
-    """Its clients hear nothing of it, connections open: half of a network."""
+    """Cuts a server off from its clients, with the connections open."""
     server = rng.choice(cluster.living)
     strike.aim(server.name)
     with cluster.wire.hole([server.name], reset_after=rng.random() < 0.5) as hole:

@@ -1,4 +1,4 @@
-"""What happens to connections."""
+"""Faults of connections."""
 
 import asyncio
 import random
@@ -10,7 +10,7 @@ LOST_TIME = 4.0
 
 
 async def cut_clients(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
-    """Every connection of the clients to a server, or to all of them, is reset."""
+    """Resets every connection of the clients to a server, or to all of them."""
     connected = cluster.wire.counts()
     servers = [server for server in cluster.servers if connected[server.name]] or cluster.servers
     if rng.random() < 0.5:
@@ -22,7 +22,7 @@ async def cut_clients(cluster: Cluster, strike: Strike, rng: random.Random) -> N
 
 
 async def cut_database(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
-    """Every connection of a server, or of all of them, to the database is reset."""
+    """Resets every connection to the database, of a server or of all of them."""
     servers = cluster.servers if rng.random() < 0.5 else [rng.choice(cluster.servers)]
     strike.aim(", ".join(server.name for server in servers))
     cut = cluster.wire.cut(cluster.database.links, [server.name for server in servers])
@@ -31,7 +31,7 @@ async def cut_database(cluster: Cluster, strike: Strike, rng: random.Random) -> 
 
 
 async def lose_replies(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
-    """The next commits are done, and their answers are lost with the connection."""
+    """Loses the answers to the next commits, with their connections; the commits are done."""
     servers = [server.name for server in cluster.servers]
     strike.aim("servers")
     with cluster.wire.theft(cluster.database.links, servers, b"commitTransaction", times=rng.randint(2, 6)) as theft:

@@ -1,4 +1,4 @@
-"""`make chaos-mutants`: every broken version of the service is caught, where the service itself passes; or exit 1."""
+"""`make chaos-mutants`: checks that every broken version of the service is caught. Exit 1 if one is not."""
 
 import argparse
 import asyncio
@@ -29,7 +29,7 @@ SCENES: Mapping[str, Scene] = {
     "fence-read-not-written": struck("step.before_first_write", "stop", passages=(2, 3)),
     "state-only-filter": both_approved_at_once,
     "unknown-is-aborted": unsure_commit,
-    "verdict-before-commit": struck("step.before_commit", "kill"),
+    "result-before-commit": struck("step.before_commit", "kill"),
     "loser-acknowledged": both_approved_at_once,
     "attempt-in-memory": struck("turn.model.first_delta", "kill"),
     "duplicate-without-reread": unreplicated.twice,
@@ -52,11 +52,11 @@ async def run(args: argparse.Namespace) -> int:
             for name in chosen:
                 rows.append(await _try(stage, name))
                 _progress(rows[-1])
-    return _tell(rows)
+    return _show_report(rows)
 
 
 async def _try(stage: Stage, name: str) -> dict[str, Any]:
-    """The service as it is, then the broken one, in the same scene."""
+    """Plays a scene with the service itself, then with its broken version. Returns a row of the report."""
     began = time.monotonic()
     sound = await _played(stage, name, f"{name}-sound", SERVICE)
     complaints = await _played(stage, name, name, (BROKEN, name))
@@ -75,17 +75,17 @@ async def _played(stage: Stage, name: str, label: str, program: tuple[str, ...])
     with tempfile.TemporaryDirectory(prefix="turnkeeper-mutant-") as folder:
         tool_control = ToolControl(Path(folder))
         tool_control.install()
-        return await SCENES[name](stage.elsewhere(label, program=program, tool_control=tool_control))
+        return await SCENES[name](stage.in_database(label, program=program, tool_control=tool_control))
 
 
 def _progress(row: Mapping[str, Any]) -> None:
-    verdict = "caught" if row["caught"] else "NOT CAUGHT"
-    print(f"chaos-mutants: {row['mutant']:26} {verdict} ({row['seconds']} s)", flush=True)
+    outcome = "caught" if row["caught"] else "NOT CAUGHT"
+    print(f"chaos-mutants: {row['mutant']:26} {outcome} ({row['seconds']} s)", flush=True)
     for complaint in (*row["complaints"][:1], *row["complaints_about_the_service_itself"]):
         print(f"  {complaint[:200]}", flush=True)
 
 
-def _tell(rows: Sequence[Mapping[str, Any]]) -> int:
+def _show_report(rows: Sequence[Mapping[str, Any]]) -> int:
     missed = [row["mutant"] for row in rows if not row["caught"]]
     unsound = [row["mutant"] for row in rows if row["complaints_about_the_service_itself"]]
     report = {

@@ -1,4 +1,4 @@
-"""How a broken version stores a step: the service's own writes under a weaker filter."""
+"""Stores a changeset as a broken version does: the service's own writes under a weaker filter."""
 
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -20,9 +20,9 @@ Move = Callable[[ClientSession], Awaitable[Document | None]]
 
 
 async def store(self: Changesets, changeset: Changeset, move: Move, *, fence: int | None) -> CommitResult:
-    """The step in one transaction after `move`, numbered by what that gave.
+    """Stores the changeset in one transaction after `move`, whose result has its numbers.
 
-    `fence`: what its events say; None: the head's.
+    `fence`: the fence of its events; None: the head's.
     """
     with DatabaseCall():
         while True:
@@ -47,15 +47,15 @@ async def _store(self: Changesets, changeset: Changeset, move: Move, *, fence: i
             for place, event in enumerate(changeset.events, 1)
         )
         writes = Writes(schema=connection.schema)
-        said = head["fence"] if fence is None else fence
-        changesets._write_events(writes, changeset, events, fence=said)  # noqa: SLF001 - the service's own writes
+        current_fence = head["fence"] if fence is None else fence
+        changesets._write_events(writes, changeset, events, fence=current_fence)  # noqa: SLF001 - the service's own writes
         changesets._write_documents(writes, changeset)  # noqa: SLF001
         await connection.in_thread(partial(writes.send, connection, session))
     return Committed(last_seq=head["last_seq"], fence=head["fence"], events=events)
 
 
 def unconditional(self: Changesets, changeset: Changeset) -> Move:
-    """The number is incremented, whoever has been there."""
+    """Returns a move that increments the number, whatever the head is."""
     changed: Document = {
         **heads.moved(changeset)[0]["$set"],
         "last_seq": {"$add": ["$last_seq", len(changeset.events)]},
@@ -72,7 +72,7 @@ async def _increment(
 
 
 def taken(head: Document) -> Move:
-    """The number was taken before."""
+    """Returns a move for numbers that were taken before."""
 
     async def move(_: ClientSession) -> Document:
         return head
@@ -85,7 +85,7 @@ def session_of(changeset: Changeset) -> Document:
 
 
 async def local_duplicate(self: Changesets, changeset: Changeset) -> CommitResult | None:
-    """What this request made, as this node has it now."""
+    """Returns the request's record as this node has it now, or None."""
     if changeset.request is None:
         return None
     connection: Any = self._connection

@@ -1,4 +1,4 @@
-"""The broken versions: each function breaks the service of this process in one way that once looked good."""
+"""The broken versions: each function breaks the service of this process in one way that seems plausible."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ _commit = Changesets.commit
 
 
 def two_step_numbering() -> None:
-    """Take the number first, then insert the event: a death in between leaves a hole, a reader in between sees one."""
+    """Takes the number first, then inserts the event: a death in between leaves a gap, a reader in between sees one."""
 
     async def commit(self: Changesets, changeset: Changeset) -> CommitResult:
         fault("step.before_first_write")
@@ -45,7 +45,7 @@ def two_step_numbering() -> None:
 
 
 def write_concern_1() -> None:
-    """Acknowledge what one node has: a new primary that never heard of it takes it back."""
+    """Acknowledges what one node has stored: a new primary without it takes it back."""
     loose = WriteConcern(w=1)
     setattr(attempts, "MAJORITY", loose)  # noqa: B010 - a constant, to the type checker
 
@@ -53,7 +53,7 @@ def write_concern_1() -> None:
 
 
 def _read_locally(**more: object) -> None:
-    """Read what this node has, and not what a majority has."""
+    """Reads what this node has, instead of what a majority has."""
 
     def connect(*args: Any, **options: Any) -> Any:
         return AsyncIOMotorClient(*args, **{**options, "readConcernLevel": "local", **more})
@@ -63,7 +63,7 @@ def _read_locally(**more: object) -> None:
 
 
 def no_fence() -> None:
-    """An owner writes without looking whether it still is one."""
+    """Lets an owner write without checking its fence."""
 
     async def commit(self: Changesets, changeset: Changeset) -> CommitResult:
         if changeset.fence is None:
@@ -78,7 +78,7 @@ def no_fence() -> None:
 
 
 def fence_read_not_written() -> None:
-    """An owner reads its fence in the transaction, but takes the number without it in the filter."""
+    """Lets an owner read its fence before the write, but take the number without it in the filter."""
 
     async def commit(self: Changesets, changeset: Changeset) -> CommitResult:
         if changeset.fence is None:
@@ -93,7 +93,7 @@ def fence_read_not_written() -> None:
 
 
 def state_only_filter() -> None:
-    """A decision is stored when the approval is still pending, whatever else has moved since it was made."""
+    """Stores a decision if the approval is still pending, whatever else has changed since it was made."""
 
     async def commit(self: Changesets, changeset: Changeset) -> CommitResult:
         if changeset.fence is not None or not changeset.approvals:
@@ -104,7 +104,7 @@ def state_only_filter() -> None:
 
 
 def unknown_is_aborted() -> None:
-    """A commit whose outcome is unknown counts as aborted, and its changeset is decided anew."""
+    """Takes a commit with an unknown outcome for aborted: its changeset is decided anew."""
 
     async def commit_once(self: attempts.Attempt, writes: Writes, first: PyMongoError) -> None:
         self.open = None
@@ -117,8 +117,8 @@ def unknown_is_aborted() -> None:
     outcomes.Outcomes.of_changeset = of_changeset  # type: ignore[method-assign]
 
 
-def verdict_before_commit() -> None:
-    """A batch is acknowledged as it is sent."""
+def result_before_commit() -> None:
+    """Acknowledges a batch when it is sent, before it is committed."""
 
     async def try_once(self: GroupCommit, batch: Sequence[Entry[Any]], attempt: attempts.Attempt) -> Stopped | None:
         for entry in batch:
@@ -133,7 +133,7 @@ _try_once = GroupCommit._try_once  # noqa: SLF001 - what the broken version does
 
 
 def loser_acknowledged() -> None:
-    """An entry whose head had changed when its batch was sent gets the result of the others."""
+    """Gives an entry whose head had changed when its batch was sent the result of the others."""
 
     async def split(_: GroupCommit, batch: Sequence[Entry[Any]], *__: object) -> None:
         for entry in batch:
@@ -143,7 +143,7 @@ def loser_acknowledged() -> None:
 
 
 def attempt_in_memory() -> None:
-    """An owner counts its attempts from one: those of a lost owner cannot be told from its own."""
+    """Lets an owner count its attempts from one: they are the same numbers as a lost owner's."""
 
     def next_attempt(self: Turn, **changes: Any) -> Turn:
         return replace(_next_attempt(self, **changes), attempt=1)
@@ -155,33 +155,33 @@ _next_attempt = Turn.next_attempt
 
 
 def duplicate_without_reread() -> None:
-    """A duplicate key is answered at once from what this node has, before a majority has it."""
+    """Answers a duplicate key from what this node has, before a majority has it."""
     _read_locally()
 
     async def commit(self: Changesets, changeset: Changeset) -> CommitResult:
         if changeset.request is None:
             return await _commit(self, changeset)
-        found = await commits.local_duplicate(self, changeset)
-        return found or await _commit(self, changeset)
+        duplicate = await commits.local_duplicate(self, changeset)
+        return duplicate or await _commit(self, changeset)
 
     Changesets.commit = commit  # type: ignore[method-assign]
 
 
 def tool_retried() -> None:
-    """Every tool is taken for one that may be started again."""
+    """Takes every tool for one that may be started again."""
     ToolClass.may_start_again = property(lambda _: True)  # type: ignore[method-assign,assignment]
 
 
 PATCHES: Mapping[str, Callable[[], None]] = {
-    each.__name__.replace("_", "-"): each
-    for each in (
+    patch.__name__.replace("_", "-"): patch
+    for patch in (
         two_step_numbering,
         write_concern_1,
         no_fence,
         fence_read_not_written,
         state_only_filter,
         unknown_is_aborted,
-        verdict_before_commit,
+        result_before_commit,
         loser_acknowledged,
         attempt_in_memory,
         duplicate_without_reread,

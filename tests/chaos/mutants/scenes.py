@@ -1,4 +1,4 @@
-"""Where a broken version shows: each scene gives its complaints, and none about the service as it is."""
+"""Scenes in which a broken version shows: each returns complaints, and none about the service itself."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -22,7 +22,7 @@ ENDS_IN = 10
 
 
 def struck(point: str, action: str, *, passages: Sequence[int] = (1,), agent: str = "auto") -> Scene:
-    """A server dies at this place, at each of these passages; then everything is as `make chaos-points` has it."""
+    """Returns a scene in which a server dies at this point, at each of these passages, as in `make chaos-points`."""
 
     async def scene(stage: Stage) -> Sequence[str]:
         complaints: list[str] = []
@@ -36,7 +36,7 @@ def struck(point: str, action: str, *, passages: Sequence[int] = (1,), agent: st
 
 
 async def unsure_commit(stage: Stage) -> Sequence[str]:
-    """The commit of a model's message is done, and answered as if that were not sure; so are renewals before it."""
+    """Answers the commit of a model's message with an unknown outcome though it is done; renewals before it, too."""
     finding = Finding(Plan("", "", 0, "auto"))
     async with stage.server() as server, harness.connect(server.address) as keeper:
         talk = Conversation(stage.tool_control, finding.plan, label="unsure", armed=keeper, keeper=keeper, verb="say")
@@ -48,9 +48,9 @@ async def unsure_commit(stage: Stage) -> Sequence[str]:
 
 
 async def both_approved_at_once(stage: Stage) -> Sequence[str]:
-    """Two approvals of one turn are decided on two servers, and the first decision is held up on its way.
+    """Decides two approvals of one turn on two servers, with the first decision held up on its way.
 
-    No sweep comes to the rescue: a turn that nobody re-queues then waits for ever.
+    There is no sweep: a turn that is not queued again waits for ever.
     """
     quiet = replace(stage, flags=(*stage.flags, "--sweep", "1h"))
     async with (

@@ -1,4 +1,4 @@
-"""A program: the service with one promise broken. `python -m tests.chaos.mutants.serve NAME serve …`."""
+"""Runs the service with one promise broken. `python -m tests.chaos.mutants.serve NAME serve …`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Where early acknowledgements show: replication is paused, the primary acknowledges, and is killed."""
+"""The scene for early acknowledgements: replication is paused, the primary acknowledges, and is killed."""
 
 import contextlib
 import tempfile
@@ -23,7 +23,7 @@ SESSION = "unreplicated"
 
 
 async def acknowledged(stage: Stage, *, times: int) -> Sequence[str]:
-    """The same message is sent so often while only the primary stores it; what was acknowledged must be there after."""
+    """Sends the same message `times` times while only the primary stores it, and looks for acknowledged turns after."""
     with tempfile.TemporaryDirectory(prefix="turnkeeper-mutant-set-") as folder:
         agents = Path(folder) / "none.toml"
         plan = cluster.Plan(logs=Path(folder) / "logs", agents=agents, servers=0, clocks=False)
@@ -54,7 +54,7 @@ async def twice(stage: Stage) -> Sequence[str]:
 
 
 async def _send(stubs: harness.Stubs) -> str | None:
-    """The turn, if it was acknowledged."""
+    """Sends the message. Returns its turn's id if it was acknowledged."""
     request = chat_pb2.SendMessageRequest(
         session_id=SESSION, request_id=SESSION, content=harness.text_parts("act it"), wait=Duration()
     )

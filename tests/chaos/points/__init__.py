@@ -1,1 +1,1 @@
-"""`make chaos-points`: a server is killed, or frozen, at every fault point, again and again."""
+"""`make chaos-points`: kills or freezes a server at every fault point, several times."""

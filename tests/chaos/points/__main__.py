@@ -1,4 +1,4 @@
-"""`make chaos-points`: kill and freeze a server at every fault point; 0 lost, 0 doubled, 0 wrong, or exit 1."""
+"""`make chaos-points`: kills and freezes a server at every fault point. Exit 1 if anything is lost or done twice."""
 
 import argparse
 import asyncio
@@ -25,7 +25,7 @@ DATABASE = "points"
 
 
 async def run(args: argparse.Namespace) -> int:
-    """Every trial, a report, the exit status."""
+    """Runs every trial and writes the report. Returns the exit status."""
     chosen = plans(times=args.times, only=args.only)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="turnkeeper-points-") as folder:
@@ -38,11 +38,11 @@ async def run(args: argparse.Namespace) -> int:
             stage = Stage(mongo_uri=uri, database=DATABASE, model=model, tool_control=tool_control)
             findings = await _play_all(stage, chosen, at_once=args.at_once)
             broken = await differences(uri, DATABASE)
-    return _tell(_report(findings, broken, seconds=time.monotonic() - began))
+    return _show_report(_report(findings, broken, seconds=time.monotonic() - began))
 
 
 async def _play_all(stage: Stage, chosen: Sequence[Plan], *, at_once: int) -> list[Finding]:
-    """Some at a time; in the end, what a server that was thawed wrote into a turn that had ended without it."""
+    """Runs the trials, some at a time. In the end, checks for writes of thawed servers into turns that had ended."""
     began, findings = time.monotonic(), list[Finding]()
     room = asyncio.Semaphore(at_once)
 
@@ -94,7 +94,7 @@ def _report(findings: Sequence[Finding], broken: Sequence[str], *, seconds: floa
     }
 
 
-def _tell(report: dict[str, Any]) -> int:
+def _show_report(report: dict[str, Any]) -> int:
     print(f"\n{'point':30} {'trials':>6} {'killed':>6} {'frozen':>6} {'unknown':>7}")
     for name, count in report["points"].items():
         row = (count["trials"], count.get("kill", 0), count.get("stop", 0), count["unknown_outcomes"])
@@ -117,7 +117,7 @@ def main() -> int:
         epilog="example: python -m tests.chaos.points --only turn.tool --times 4",
     )
     parser.add_argument("--times", type=int, default=20, help="trials of each point [20]")
-    parser.add_argument("--only", default="", help="points whose name has this in it [all]")
+    parser.add_argument("--only", default="", help="points whose name contains this [all]")
     parser.add_argument("--at-once", type=int, default=4, help="trials at once [4]")
     return asyncio.run(run(parser.parse_args()))
 

@@ -1,4 +1,4 @@
-"""A caller that keeps to the client contract: the same call again, with the same id, to the next server."""
+"""A caller by the client contract: it repeats the same call, with the same id, on the next server."""
 
 import asyncio
 import itertools
@@ -28,47 +28,47 @@ PATIENCE = 45.0
 
 
 class Caller:
-    """Calls the servers in order, and the last one in the end."""
+    """Calls the servers in order, and then the last one."""
 
     def __init__(self, *servers: Stubs) -> None:
         self._servers: Sequence[Stubs] = servers
 
     async def send(self, session_id: str, text: str, *, request_id: str) -> str:
-        """The accepted turn's id: an acknowledgement."""
+        """Sends a message. Returns the accepted turn's id: an acknowledgement."""
         request = chat_pb2.SendMessageRequest(
             session_id=session_id, request_id=request_id, content=text_parts(text), wait=Duration()
         )
-        made = await self._again(lambda stubs: stubs.chat.SendMessage(request, timeout=CALL))
-        return str(made.turn.turn_id)
+        response = await self._again(lambda stubs: stubs.chat.SendMessage(request, timeout=CALL))
+        return str(response.turn.turn_id)
 
     async def decide(
         self, approval: approval_pb2.Approval, decision: event_pb2.ApprovalDecision.ValueType, *, result: str = ""
     ) -> approval_pb2.Approval:
-        """The decided approval: an acknowledgement."""
+        """Decides an approval. Returns it decided: an acknowledgement."""
         request = approval_pb2.DecideApprovalRequest(
             approval_id=approval.approval_id,
             decision=decision,
             arguments_hash=approval.arguments_hash,
             result_json=result,
         )
-        made = await self._again(lambda stubs: stubs.approvals.DecideApproval(request, timeout=CALL))
-        decided: approval_pb2.Approval = made.approval
+        response = await self._again(lambda stubs: stubs.approvals.DecideApproval(request, timeout=CALL))
+        decided: approval_pb2.Approval = response.approval
         return decided
 
     async def turn(self, session_id: str, turn_id: str, *, wait: int = 0) -> chat_pb2.Turn:
-        """As it is after at most `wait` seconds."""
+        """Returns the turn as it is after at most `wait` seconds."""
         request = chat_pb2.GetTurnRequest(session_id=session_id, turn_id=turn_id, wait=Duration(seconds=wait))
-        found = await self._again(lambda stubs: stubs.chat.GetTurn(request, timeout=CALL + wait))
-        turn: chat_pb2.Turn = found.turn
+        response = await self._again(lambda stubs: stubs.chat.GetTurn(request, timeout=CALL + wait))
+        turn: chat_pb2.Turn = response.turn
         return turn
 
-    async def asked(self, session_id: str) -> approval_pb2.Approval | None:
-        """The session's oldest open question."""
+    async def pending_approval(self, session_id: str) -> approval_pb2.Approval | None:
+        """Returns the session's oldest pending approval, or None."""
         request = approval_pb2.ListApprovalsRequest(
             session_id=session_id, states=[approval_pb2.APPROVAL_STATE_PENDING], page_size=1
         )
-        found = await self._again(lambda stubs: stubs.approvals.ListApprovals(request, timeout=CALL))
-        return next(iter(found.approvals), None)
+        response = await self._again(lambda stubs: stubs.approvals.ListApprovals(request, timeout=CALL))
+        return next(iter(response.approvals), None)
 
     async def create(self, agent: str, session_id: str) -> None:
         request = session_pb2.CreateSessionRequest(session_id=session_id, agent=agent)

@@ -1,4 +1,4 @@
-"""What the model says to the trials, and which points are met in which conversation."""
+"""The model's script for the trials, and the conversation in which each point is met."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ LETTER = (
     "{label} 1: the quick brown fox, le renard brûlé, 狐, jumps over the lazy dog; nothing of this may come twice, "
     "and nothing may be missing, not even the last stop 🗝."
 )
-"""Slow enough for a lease to be renewed while it is spoken; letters of one to four bytes."""
+"""Slow enough for a lease to be renewed while it is streamed; characters of one to four bytes."""
 
 SCRIPT = r"""
 [[reply]]
@@ -33,7 +33,7 @@ match = '^say (?P<label>\S+)'
 after_tools = 0
 chunk = 4
 delay = "40ms"
-text = "I shall act, and say so before."
+text = "I shall act, as announced here."
 tool_calls = [{ name = "act", arguments = { label = "{label}" } }]
 
 [[reply]]
@@ -66,7 +66,7 @@ ttl = "1h"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One trial: the point, what happens there at which passage, and whether a person is asked before the tool runs."""
+    """One trial: the point, the action there, at which passage, and whether the tool needs an approval."""
 
     point: str
     action: str
@@ -75,16 +75,16 @@ class Plan:
 
     @property
     def armed(self) -> str:
-        """As the variable has it."""
+        """The plan as the environment variable has it."""
         return f"{self.point}={self.action}@{self.passage}"
 
 
 def plans(*, times: int, only: str = "") -> list[Plan]:
-    """`times` trials of every point, every other one frozen instead of killed; points take turns.
+    """Returns `times` trials of every point, every other one frozen instead of killed; points take turns.
 
     Points of every step are met at its first, second … fifth passage: the message, its answer, the tool's start, its
     result, the end. The sweeper's is met once some sweeps have passed, in the middle of the conversation. Points that
-    no conversation meets are left to the tests of forks, of trimming and of purging, which kill there.
+    no conversation meets are covered by the tests of forks, of trimming and of purging.
     """
     chosen = [name for name in faults.NAMES if only in name and not name.startswith(("fork.", "trim.", "purge."))]
     return [_plan(name, number) for number in range(times) for name in chosen]

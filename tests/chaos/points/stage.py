@@ -1,4 +1,4 @@
-"""What all trials share: a database, a model, tools that tell, and a server that nothing happens to."""
+"""The environment of all trials: a database, a model, recorded tools, and a server without faults."""
 
 import contextlib
 from collections.abc import AsyncIterator, Mapping
@@ -17,7 +17,7 @@ SERVICE = ("turnkeeper",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """`program` is what serves: the service, or a broken version of it."""
+    """The environment of a trial. `program` is the service, or a broken version of it."""
 
     mongo_uri: str
     database: str
@@ -29,7 +29,7 @@ class Stage:
 
     @contextlib.asynccontextmanager
     async def server(self, **variables: str) -> AsyncIterator[harness.ServerProcess]:
-        """A server of its own, with the stage's agents and tools."""
+        """Starts a server with the stage's agents and tools, for this block alone."""
         async with harness.server_process(
             self.mongo_uri,
             self.database,
@@ -45,6 +45,6 @@ class Stage:
         file.write_text(AGENTS, encoding="utf-8")
         return file
 
-    def elsewhere(self, database: str, *, program: tuple[str, ...], tool_control: ToolControl) -> "Stage":
-        """The same for another program, in a database and with tools of its own."""
+    def in_database(self, database: str, *, program: tuple[str, ...], tool_control: ToolControl) -> "Stage":
+        """Returns the same stage for another program, in a database and with tools of its own."""
         return replace(self, database=database, program=program, tool_control=tool_control)

@@ -1,4 +1,4 @@
-"""One trial: a conversation whose server dies at a named place, and what must be true of it afterwards."""
+"""One trial: a conversation whose server dies at a fault point, and what must hold of it afterwards."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ _ASKING = frozenset({chat_pb2.TURN_STATE_AWAITING_APPROVAL, chat_pb2.TURN_STATE_
 
 @dataclass(slots=True)
 class Finding:
-    """What a trial showed. Each complaint begins with its kind, as in `KINDS`.
+    """The result of a trial. Each complaint begins with its kind, as in `KINDS`.
 
     `struck_at`: when the server met its place, seconds of the wall clock; 0 before. `takeover`: seconds from there to
     the first event of the next attempt, where one was lost. `logs`: each session's events when its turn had ended.
@@ -47,9 +47,9 @@ KINDS = ("lost", "double start", "wrong text", "not struck")
 
 
 async def play(stage: Stage, keeper: harness.Stubs, plan: Plan, *, name: str) -> Finding:
-    """Lead conversations with an armed server until it is struck; then judge them all.
+    """Leads conversations with an armed server until it is struck, then checks them all.
 
-    `keeper` is the server that nothing happens to.
+    `keeper` is the server without faults.
     """
     finding = Finding(plan)
     async with (
@@ -76,7 +76,7 @@ async def play(stage: Stage, keeper: harness.Stubs, plan: Plan, *, name: str) ->
 
 
 async def changed(keeper: harness.Stubs, finding: Finding) -> list[str]:
-    """What a server that was thawed wrote into a turn that had ended without it."""
+    """Returns complaints about writes of a thawed server into a turn that had ended without it."""
     logs = finding.logs.items()
     return [
         f"wrong text: the log of {label} changed after its turn had ended"
@@ -86,7 +86,7 @@ async def changed(keeper: harness.Stubs, finding: Finding) -> list[str]:
 
 
 class Conversation:
-    """One session: a message, perhaps a question, a tool, a letter; a subscriber reads it all."""
+    """One session: a message, an approval if the plan has one, a tool, a long answer; a subscriber reads it all."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class Conversation:
         self.reader = Reader()
 
     async def lead(self, finding: Finding) -> None:
-        """From the first message to the end of its turn; adds what is wrong to the finding."""
+        """Leads the conversation to the end of its turn; adds complaints to the finding."""
         label = self._label
         await self._keeper.create(self._plan.agent, label)
         async with asyncio.TaskGroup() as group:
@@ -128,18 +128,18 @@ class Conversation:
     async def _until_ended(self, turn_id: str, finding: Finding) -> chat_pb2.Turn:
         while True:
             turn = await self._keeper.turn(self._label, turn_id, wait=2)
-            if turn.state in _ASKING and (asked := await self._keeper.asked(self._label)) is not None:
-                await self._answer(asked, finding)
+            if turn.state in _ASKING and (approval := await self._keeper.pending_approval(self._label)) is not None:
+                await self._answer(approval, finding)
             elif turn.HasField("end_time"):
                 return turn
 
-    async def _answer(self, asked: approval_pb2.Approval, finding: Finding) -> None:
-        if asked.kind == event_pb2.APPROVAL_KIND_OUTCOME:
+    async def _answer(self, approval: approval_pb2.Approval, finding: Finding) -> None:
+        if approval.kind == event_pb2.APPROVAL_KIND_OUTCOME:
             finding.unknown += 1
             done = event_pb2.APPROVAL_DECISION_MARK_DONE
-            await self._caller.decide(asked, done, result=MARKED)
+            await self._caller.decide(approval, done, result=MARKED)
             return
-        decided = await self._caller.decide(asked, event_pb2.APPROVAL_DECISION_APPROVE)
+        decided = await self._caller.decide(approval, event_pb2.APPROVAL_DECISION_APPROVE)
         finding.acknowledged += 1
         if decided.state != approval_pb2.APPROVAL_STATE_APPROVED:
             finding.complaints.append(f"lost: {self._label} was approved, and is {decided.state}")
@@ -164,57 +164,61 @@ class Conversation:
         reading.cancel()
 
     async def _judge(self, turn: chat_pb2.Turn, finding: Finding) -> None:
-        label, say = self._label, finding.complaints.append
+        label, complain = self._label, finding.complaints.append
         stored = finding.logs[label] = await harness.all_events(self._stubs, label)
         for event in stored:
             if event.HasField("attempt_superseded") and finding.struck_at:
                 finding.takeover = event.create_time.ToMicroseconds() / 1e6 - finding.struck_at
         if turn.state != chat_pb2.TURN_STATE_COMPLETED:
-            say(f"lost: the turn of {label} ended as {chat_pb2.TurnState.Name(turn.state)}: {turn.error.message}")
+            complain(f"lost: the turn of {label} ended as {chat_pb2.TurnState.Name(turn.state)}: {turn.error.message}")
             return
         finding.complaints += self._texts(turn, stored)
         finding.complaints += _repeats(label, stored)
         kinds = harness.kinds(stored)
         if kinds.count("message_received") != 1:
-            say(f"lost: {label} has {kinds.count('message_received')} messages instead of one")
+            complain(f"lost: {label} has {kinds.count('message_received')} messages instead of one")
         starts = self._tool_control.effects(label)
         if len(starts) > 1:
-            say(f"double start: the tool of {label} ran {len(starts)} times, in {[start.pid for start in starts]}")
+            complain(f"double start: the tool of {label} ran {len(starts)} times, in {[start.pid for start in starts]}")
         if not starts and not finding.unknown:
-            say(f"lost: the tool of {label} never ran")
+            complain(f"lost: the tool of {label} never ran")
 
     def _texts(self, turn: chat_pb2.Turn, stored: list[event_pb2.Event]) -> list[str]:
-        """What is wrong with the answer, and with what the subscriber was given of it."""
+        """Returns complaints about the answer, and about the text and events of the subscriber."""
         label, text = self._label, LETTER.replace("{label}", self._label)
-        said = self.reader.completed()[-1].message_completed
-        heard = self.reader.text(said.message_id)
+        message = self.reader.completed()[-1].message_completed
+        given = self.reader.text(message.message_id)
         wrong: list[str] = []
         if harness.answer_of(turn) != text:
             wrong.append(f"wrong text: the answer of {label} is {harness.answer_of(turn)!r}")
-        if heard and heard != text:
-            wrong.append(f"wrong text: a subscriber of {label} heard {heard!r}")
+        if given and given != text:
+            wrong.append(f"wrong text: a subscriber of {label} received {given!r}")
         if self.reader.events != stored:
             wrong.append(f"wrong text: a subscriber of {label} got other events than are stored")
         return wrong
 
 
 def _repeats(label: str, stored: list[event_pb2.Event]) -> list[str]:
-    """Messages that were stored twice, and attempts that did not grow."""
-    said = [event.message_completed.message_id for event in stored if event.HasField("message_completed")]
-    found = [f"wrong text: message {each} of {label} is stored twice" for each in {*said} if said.count(each) > 1]
+    """Returns complaints about messages stored twice, and attempts that did not grow."""
+    message_ids = [event.message_completed.message_id for event in stored if event.HasField("message_completed")]
+    doubled = [
+        f"wrong text: message {message_id} of {label} is stored twice"
+        for message_id in {*message_ids}
+        if message_ids.count(message_id) > 1
+    ]
     takeovers = (event for event in stored if event.HasField("attempt_superseded"))
     stuck = [event.attempt for event in takeovers if event.attempt <= event.attempt_superseded.superseded_attempt]
-    return found + [f"wrong text: attempt {attempt} of {label} does not follow the one before" for attempt in stuck]
+    return doubled + [f"wrong text: attempt {attempt} of {label} does not follow the one before" for attempt in stuck]
 
 
 async def _thawed(server: harness.ServerProcess, caller: Caller) -> None:
-    """The frozen server goes on, in a world that has gone on without it; what it then writes must be refused."""
+    """Lets the frozen server go on after others took over; its writes must be refused."""
     os.kill(server.pid, signal.SIGCONT)
     await caller.create("auto", f"thawed-{server.pid}")
 
 
 async def _watch(server: harness.ServerProcess, plan: Plan, finding: Finding) -> None:
-    """Note when the server is struck."""
+    """Records when the server is struck."""
     process = server.process
     while not finding.struck_at:
         killed = process.returncode == -signal.SIGKILL
@@ -224,5 +228,5 @@ async def _watch(server: harness.ServerProcess, plan: Plan, finding: Finding) ->
 
 
 def _state(pid: int) -> str:
-    """As the kernel has it: T is stopped."""
+    """Returns the kernel's letter for the process's state: T is stopped."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

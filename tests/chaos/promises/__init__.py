@@ -1,1 +1,1 @@
-"""One function a promise: it says what would falsify it, and looks for exactly that in a history."""
+"""One function for each promise: it looks in a history for what would falsify the promise."""

@@ -1,4 +1,4 @@
-"""What clients were answered: I3 and I8."""
+"""Checks the answers of calls: I3 and I8."""
 
 from collections.abc import Callable, Mapping
 
@@ -12,119 +12,120 @@ def i3_what_was_acknowledged_is_there(history: History) -> Finding:
     """Falsified by an acknowledged session, message, retry, cancel, decision or end that the log does not hold at the
     number that was answered, or by a turn that was reported COMPLETED with an answer and is not, or has another.
     """
-    found = Finding()
-    for each in history.tries:
-        if not each.ok:
+    finding = Finding()
+    for call in history.tries:
+        if not call.ok:
             continue
-        for rule in (_RULES.get(each.rpc, _nothing), _completed):
-            lost = rule(each, history)
+        for rule in (_RULES.get(call.rpc, _nothing), _completed):
+            lost = rule(call, history)
             if lost is not None:
-                found.expect(not lost, f"{each.session}: {each.rpc} (call {each.number}) was acknowledged: {lost}")
-    return found
+                finding.expect(not lost, f"{call.session}: {call.rpc} (call {call.number}) was acknowledged: {lost}")
+    return finding
 
 
 def i8_a_request_has_one_effect(history: History) -> Finding:
     """Falsified by two answers to one request_id that name different turns, sessions or first events, by an answer
     other than a refusal to a request_id that was used for another body, or by a message that was received twice.
     """
-    found = Finding()
+    finding = Finding()
     for (session, family, request), tries in _by_request(history).items():
-        accepted = [each for each in tries if each.ok]
-        bodies = {_body(each) for each in accepted}
-        made = {
-            (each.told.get("turn"), each.told.get("session") or session, each.told.get("sequence")) for each in accepted
+        accepted = [call for call in tries if call.ok]
+        bodies = {_body(call) for call in accepted}
+        effects = {
+            (call.answer.get("turn"), call.answer.get("session") or session, call.answer.get("sequence"))
+            for call in accepted
         }
         name = f"{session}: {family} {request}"
-        found.expect(len(made) <= 1, f"{name} was answered with {sorted(made, key=str)}")
-        found.expect(len(bodies) <= 1, f"{name} was accepted with {len(bodies)} bodies")
+        finding.expect(len(effects) <= 1, f"{name} was answered with {sorted(effects, key=str)}")
+        finding.expect(len(bodies) <= 1, f"{name} was accepted with {len(bodies)} bodies")
     for text, events in _received(history).items():
         numbers = [event.sequence for event in events]
-        found.expect(len(events) == 1, f"{events[0].event.session_id}: {text[:30]!r} was received as {numbers}")
-    return found
+        finding.expect(len(events) == 1, f"{events[0].event.session_id}: {text[:30]!r} was received as {numbers}")
+    return finding
 
 
 def _by_request(history: History) -> Mapping[tuple[str, str, str], list[Try]]:
-    """A session that the server names is not part of the key: the request names none."""
-    found: dict[tuple[str, str, str], list[Try]] = {}
-    for each in history.tries:
-        if each.rpc in FAMILIES and (request := each.asked.get("request")):
-            key = (str(each.asked.get("session", "")), FAMILIES[each.rpc], str(request))
-            found.setdefault(key, []).append(each)
-    return found
+    """Groups calls by request. A session id that the server chose is not part of the key: the request has none."""
+    tries: dict[tuple[str, str, str], list[Try]] = {}
+    for call in history.tries:
+        if call.rpc in FAMILIES and (request := call.request.get("request")):
+            key = (str(call.request.get("session", "")), FAMILIES[call.rpc], str(request))
+            tries.setdefault(key, []).append(call)
+    return tries
 
 
-def _body(each: Try) -> tuple[str, str]:
-    """SendMessage and StreamMessage are one family, and never have one body here."""
-    return each.rpc, str(each.asked["body"])
+def _body(call: Try) -> tuple[str, str]:
+    """Returns the body of a call. SendMessage and StreamMessage are one family, and their bodies always differ here."""
+    return call.rpc, str(call.request["body"])
 
 
 def _received(history: History) -> Mapping[str, list[Logged]]:
-    """No two requests of a run say the same."""
-    found: dict[str, list[Logged]] = {}
+    """Groups received messages by text: no two requests of a run have the same."""
+    received: dict[str, list[Logged]] = {}
     for log in history.logs.values():
         for event in log:
             if event.kind == "message_received":
-                found.setdefault(text_of(event.event.message_received.content), []).append(event)
-    return found
+                received.setdefault(text_of(event.event.message_received.content), []).append(event)
+    return received
 
 
 # Each: None when the answer acknowledges nothing, "" when all is there, else what is not.
 
 
-def _nothing(each: Try, history: History) -> str | None:
+def _nothing(call: Try, history: History) -> str | None:
     return None
 
 
-def _created(each: Try, history: History) -> str | None:
-    event = history.at(str(each.told["session"]), 1)
+def _created(call: Try, history: History) -> str | None:
+    event = history.at(str(call.answer["session"]), 1)
     return "" if event and event.kind == "session_created" else "there is no such session"
 
 
-def _message(each: Try, history: History) -> str | None:
-    event = history.at(each.session, each.told["sequence"])
-    if event is None or event.kind != "message_received" or event.turn != each.told["turn"]:
-        return f"event {each.told['sequence']} is {_shown(event)}, not the message of turn {each.told['turn']}"
-    same = text_of(event.event.message_received.content) == each.asked["text"]
+def _message(call: Try, history: History) -> str | None:
+    event = history.at(call.session, call.answer["sequence"])
+    if event is None or event.kind != "message_received" or event.turn != call.answer["turn"]:
+        return f"event {call.answer['sequence']} is {_shown(event)}, not the message of turn {call.answer['turn']}"
+    same = text_of(event.event.message_received.content) == call.request["text"]
     return "" if same else f"event {event.sequence} says something else"
 
 
-def _cancelled(each: Try, history: History) -> str | None:
-    if not each.told["sequence"]:
+def _cancelled(call: Try, history: History) -> str | None:
+    if not call.answer["sequence"]:
         return None
-    event = history.at(each.session, each.told["sequence"])
-    return _is(event, "turn_cancelled", each.asked["asked_turn"], each.told["sequence"])
+    event = history.at(call.session, call.answer["sequence"])
+    return _is(event, "turn_cancelled", call.request["request_turn"], call.answer["sequence"])
 
 
-def _retried(each: Try, history: History) -> str | None:
-    event = history.at(each.session, each.told["sequence"])
-    return _is(event, "turn_retried", each.asked["asked_turn"], each.told["sequence"])
+def _retried(call: Try, history: History) -> str | None:
+    event = history.at(call.session, call.answer["sequence"])
+    return _is(event, "turn_retried", call.request["request_turn"], call.answer["sequence"])
 
 
-def _ended(each: Try, history: History) -> str | None:
-    log = history.logs.get(each.session, ())
+def _ended(call: Try, history: History) -> str | None:
+    log = history.logs.get(call.session, ())
     return "" if log and log[-1].kind == "session_ended" else "its log does not end with session_ended"
 
 
-def _decided(each: Try, history: History) -> str | None:
-    approval = history.approvals.get(str(each.asked["approval"]))
+def _decided(call: Try, history: History) -> str | None:
+    approval = history.approvals.get(str(call.request["approval"]))
     if approval is None:
-        return f"there is no approval {each.asked['approval']}"
-    event = history.at(approval["session_id"], each.told["sequence"])
+        return f"there is no approval {call.request['approval']}"
+    event = history.at(approval["session_id"], call.answer["sequence"])
     if event is None or event.kind != "approval_decided":
-        return f"event {each.told['sequence']} is {_shown(event)}, not the decision on {each.asked['approval']}"
-    said = event.event.approval_decided
-    same = (said.approval_id, said.decision) == (each.asked["approval"], each.asked["decision"])
+        return f"event {call.answer['sequence']} is {_shown(event)}, not the decision on {call.request['approval']}"
+    decided = event.event.approval_decided
+    same = (decided.approval_id, decided.decision) == (call.request["approval"], call.request["decision"])
     return "" if same else f"event {event.sequence} is another decision"
 
 
-def _completed(each: Try, history: History) -> str | None:
-    if each.told.get("state") != "COMPLETED":
+def _completed(call: Try, history: History) -> str | None:
+    if call.answer.get("state") != "COMPLETED":
         return None
-    turn = history.turns.get(str(each.told["turn"]))
+    turn = history.turns.get(str(call.answer["turn"]))
     if turn is None or turn["state"] != "COMPLETED":
-        return f"turn {each.told['turn']} was COMPLETED, and is {turn['state'] if turn else 'not there'}"
-    same = "".join(part["text"] for part in turn["answer"]) == each.told["answer"]
-    return "" if same else f"turn {each.told['turn']} had another answer"
+        return f"turn {call.answer['turn']} was COMPLETED, and is {turn['state'] if turn else 'not there'}"
+    same = "".join(part["text"] for part in turn["answer"]) == call.answer["answer"]
+    return "" if same else f"turn {call.answer['turn']} had another answer"
 
 
 def _is(event: Logged | None, kind: str, turn: str, sequence: int) -> str:

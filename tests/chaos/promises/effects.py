@@ -1,4 +1,4 @@
-"""What tools did: I5, I12 and I14."""
+"""Checks the effects of tools: I5, I12 and I14."""
 
 import json
 from collections import Counter
@@ -14,37 +14,37 @@ _LEAVE = frozenset({event_pb2.APPROVAL_DECISION_APPROVE, event_pb2.APPROVAL_DECI
 
 def i5_an_irreversible_tool_starts_once(history: History) -> Finding:
     """Falsified by a start that no tool_started stands for, by one under another key than the ledger's, by more starts
-    of an irreversible call than its approvals, or its policy, allow; and by one that its policy asks about and nobody
-    allowed before it.
+    of an irreversible call than its approvals, or its policy, allow; and by one that needs an approval and had none
+    before it.
     """
-    found = Finding()
+    finding = Finding()
     for call, effects in _by_call(history).items():
         name = f"{effects[0].session}: {effects[0].tool} {call}"
         events = history.events_of_call.get(call, ())
         started = [event for event in events if event.kind == "tool_started"]
-        found.expect(
+        finding.expect(
             len(effects) <= len(started),
             f"{name} took effect {len(effects)} times, and was STARTED {len(started)} times",
         )
         keys = {effect.key for effect in effects} | {event.event.tool_started.key for event in started}
         ledger = history.ledger.get(call, {}).get("key")
-        found.expect(keys == {ledger}, f"{name} ran under {sorted(keys)}, the ledger's key is {ledger}")
+        finding.expect(keys == {ledger}, f"{name} ran under {sorted(keys)}, the ledger's key is {ledger}")
         if tools.CLASSES[effects[0].tool] == "IRREVERSIBLE":
-            _allowed(name, effects, events, found)
-    return found
+            _allowed(name, effects, events, finding)
+    return finding
 
 
-def _allowed(name: str, effects: Sequence[Effect], events: Sequence[Logged], found: Finding) -> None:
-    """Each start, in the log and in the file, uses up one leave that was given before it."""
-    leaves = 0 if effects[0].tool in tools.ASKED else 1
+def _allowed(name: str, effects: Sequence[Effect], events: Sequence[Logged], finding: Finding) -> None:
+    """Checks that each start, in the log and in the file, uses up one permission from before it."""
+    leaves = 0 if effects[0].tool in tools.NEED_APPROVAL else 1
     for event in events:
         if event.kind == "approval_decided" and event.event.approval_decided.decision in _LEAVE:
             leaves += 1
         if event.kind == "tool_started":
             leaves -= 1
-            found.expect(leaves >= 0, f"{name} was STARTED ({event.sequence}) without leave")
+            finding.expect(leaves >= 0, f"{name} was STARTED ({event.sequence}) without leave")
     given = sum(event.kind == "tool_started" for event in events) + leaves
-    found.expect(len(effects) <= given, f"{name} took effect {len(effects)} times, with leave for {given}")
+    finding.expect(len(effects) <= given, f"{name} took effect {len(effects)} times, with leave for {given}")
 
 
 def i12_nothing_starts_after_a_cancel(history: History) -> Finding:
@@ -52,32 +52,34 @@ def i12_nothing_starts_after_a_cancel(history: History) -> Finding:
     down and that has no tool_started outside such a time. A call STARTED before the cancel counts as started, however
     late the tool itself began: its process may have been stopped in between (the residual of I5).
     """
-    found = Finding()
+    finding = Finding()
     in_time: Counter[str] = Counter()
     were_cancelled: set[str] = set()
     for log in history.logs.values():
-        were_cancelled |= _starts_in_time(log, in_time, found)
+        were_cancelled |= _starts_in_time(log, in_time, finding)
     for call, effects in _by_call(history).items():
         late = effects[0].turn in were_cancelled and len(effects) > in_time[call]
         if late:
-            found.violations.append(f"{effects[0].session}: {call} took effect after its turn was cancelled")
-    return found
+            finding.violations.append(f"{effects[0].session}: {call} took effect after its turn was cancelled")
+    return finding
 
 
-def _starts_in_time(log: Sequence[Logged], in_time: Counter[str], found: Finding) -> set[str]:
+def _starts_in_time(log: Sequence[Logged], in_time: Counter[str], finding: Finding) -> set[str]:
     """Counts the starts that no cancel forbids, by call; the turns that were cancelled at some time."""
     were_cancelled: set[str] = set()
     cancelled: set[str] = set()
     for event in log:
         match event.kind:
             case "turn_cancelled":
-                found.checked += 1
+                finding.checked += 1
                 cancelled.add(event.turn)
                 were_cancelled.add(event.turn)
             case "turn_retried":
                 cancelled.discard(event.turn)
             case "tool_started" if event.turn in cancelled:
-                found.violations.append(f"{event.event.session_id}: {event.sequence} starts a tool of a cancelled turn")
+                finding.violations.append(
+                    f"{event.event.session_id}: {event.sequence} starts a tool of a cancelled turn"
+                )
             case "tool_started":
                 in_time[event.event.tool_started.tool_call_id] += 1
     return were_cancelled
@@ -87,18 +89,18 @@ def i14_what_was_approved_is_what_ran(history: History) -> Finding:
     """Falsified by a tool that saw other arguments than the ledger holds, or by a hash that differs between the model's
     call, the question, the decision and the ledger, for the last round that was allowed.
     """
-    found = Finding()
+    finding = Finding()
     for effect in history.effects:
         name = f"{effect.session}: {effect.tool} {effect.call}"
         ledger = history.ledger.get(effect.call)
         if ledger is None:
-            found.expect(False, f"{name} is not in the ledger")
+            finding.expect(False, f"{name} is not in the ledger")
             continue
-        wanted = tools.hash_of(json.loads(ledger["arguments_json"]))
-        found.expect(effect.arguments == wanted, f"{name} ran with other arguments than the ledger's")
+        expected = tools.hash_of(json.loads(ledger["arguments_json"]))
+        finding.expect(effect.arguments == expected, f"{name} ran with other arguments than the ledger's")
         hashes = _hashes(history.events_of_call.get(effect.call, ())) | {ledger["arguments_hash"]}
-        found.expect(len(hashes) == 1, f"{name} has the hashes {sorted(hashes)}")
-    return found
+        finding.expect(len(hashes) == 1, f"{name} has the hashes {sorted(hashes)}")
+    return finding
 
 
 _ABOUT_OUTCOMES = frozenset(
@@ -112,14 +114,14 @@ _ABOUT_OUTCOMES = frozenset(
 
 
 def _hashes(events: Sequence[Logged]) -> set[str]:
-    """Of all that the log says of the call. The run changes no tool and no policy, so that every round has the same."""
+    """Returns the arguments' hashes in the call's events. No tool or policy changes, so every round has the same."""
     kinds = ("tool_called", "approval_requested", "approval_decided")
-    asked = [getattr(event.event, event.kind) for event in events if event.kind in kinds]
-    return {each.arguments_hash for each in asked if getattr(each, "decision", 0) not in _ABOUT_OUTCOMES}
+    payloads = [getattr(event.event, event.kind) for event in events if event.kind in kinds]
+    return {payload.arguments_hash for payload in payloads if getattr(payload, "decision", 0) not in _ABOUT_OUTCOMES}
 
 
 def _by_call(history: History) -> Mapping[str, list[Effect]]:
-    found: dict[str, list[Effect]] = {}
+    effects: dict[str, list[Effect]] = {}
     for effect in history.effects:
-        found.setdefault(effect.call, []).append(effect)
-    return found
+        effects.setdefault(effect.call, []).append(effect)
+    return effects

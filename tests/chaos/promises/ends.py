@@ -1,4 +1,4 @@
-"""What became of turns: I9's end, I11 and I15."""
+"""Checks the ends of turns: I9's end, I11 and I15."""
 
 from collections.abc import Mapping
 
@@ -9,36 +9,36 @@ WAITING = frozenset({"AWAITING_APPROVAL", "AWAITING_TOOL", "AWAITING_BUDGET", "A
 
 
 def acknowledged_turns(history: History) -> frozenset[str]:
-    """The turns that a client was told of."""
-    told = (each.told for each in history.tries)
-    return frozenset(str(each["turn"]) for each in told if each.get("turn") and each.get("status") == "OK")
+    """Returns the turns that were acknowledged to a client."""
+    answers = (call.answer for call in history.tries)
+    return frozenset(str(answer["turn"]) for answer in answers if answer.get("turn") and answer.get("status") == "OK")
 
 
 def every_turn_ends_or_waits(history: History) -> Finding:
     """Falsified by an acknowledged turn that, once the faults are healed, neither ended, nor waits in a declared state,
     nor stands in the queue behind one that waits.
     """
-    found = Finding()
+    finding = Finding()
     for turn in acknowledged_turns(history):
-        found.expect(*_rests(turn, history))
-    return found
+        finding.expect(*_rests(turn, history))
+    return finding
 
 
 def i15_clients_that_left_change_nothing(history: History) -> Finding:
     """Falsified by a turn whose client went away, and that neither ended nor waits."""
-    found = Finding()
+    finding = Finding()
     for turn in history.left:
-        found.expect(*_rests(turn, history))
-    return found
+        finding.expect(*_rests(turn, history))
+    return finding
 
 
 def i11_documents_equal_the_fold_of_the_log(history: History) -> Finding:
-    """Falsified by what tests/checker finds: a document that is not what its session's log says."""
+    """Falsified by what tests/checker finds: a document that is not the fold of its session's log."""
     return Finding(checked=len(history.logs), violations=list(history.unfit))
 
 
 def is_at_rest(turn: Document, turns: Mapping[str, Document], head: Document) -> bool:
-    """The turn ended, waits for somebody, or is queued behind one that does."""
+    """Returns True if the turn ended, waits for a person or client, or is queued behind one that waits."""
     if turn["state"] in ENDED | WAITING:
         return True
     active = turns.get(head.get("active_turn", ""))

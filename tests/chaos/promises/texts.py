@@ -1,29 +1,29 @@
-"""What was said, to the caller and to the model: I10, I16, and the texts that readers put together."""
+"""Checks the texts for callers and for the model: I10, I16, and the texts that readers put together."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tests.chaos import words
+from tests.chaos import messages
 from tests.chaos.history import Chain, Document, Finding, History, Logged, text_of
 from turnkeeper.pb.v1 import message_pb2
 
 _INTERRUPTED = message_pb2.FINISH_REASON_INTERRUPTED
 _NO_LONGER_COUNTS = frozenset({"attempt_failed", "attempt_superseded", "turn_cancelled", "turn_failed", "turn_retried"})
-"""After these, what was being said in the turn does not count."""
+"""After these events, the turn's unfinished text does not count."""
 
 
 def i10_partial_text_is_never_history(history: History) -> Finding:
-    """Falsified by a stored message whose text is not exactly the answer that the user's words have (or, of one that
+    """Falsified by a stored message whose text is not exactly the answer that the user's message has (or, of one that
     is INTERRUPTED, not its beginning, or its turn not cancelled right after); and by a request to the model that holds
     an assistant's message which the log does not.
     """
-    found = Finding()
+    finding = Finding()
     for turn, events in history.events_of_turn.items():
         for place, event in enumerate(events):
             if event.kind == "message_completed":
-                wrong = _wrong_text(history.said.get(turn, ""), events, place)
-                found.expect(not wrong, f"{event.event.session_id}: event {event.sequence}: {wrong}")
+                wrong = _wrong_text(history.messages.get(turn, ""), events, place)
+                finding.expect(not wrong, f"{event.event.session_id}: event {event.sequence}: {wrong}")
     stored = {
         text_of(event.event.message_completed.content)
         for log in history.logs.values()
@@ -33,84 +33,86 @@ def i10_partial_text_is_never_history(history: History) -> Finding:
     for prompt in history.prompts:
         for message in prompt.messages:
             if message["role"] == "assistant":
-                said = message.get("content") or ""
-                found.expect(said in stored or not said, f"the model was given {said[:60]!r}, which no log holds")
-    return found
+                content = message.get("content") or ""
+                finding.expect(
+                    content in stored or not content, f"the model was given {content[:60]!r}, which no log holds"
+                )
+    return finding
 
 
 def i16_history_can_be_sent_to_a_model(history: History) -> Finding:
     """Falsified by a tool call that has not exactly one result before the model's next message or the turn's end, by a
-    result without its call, and by a request to the model in which a call is not answered before anybody else speaks.
+    result without its call, and by a request to the model in which a call is not answered before the next message.
     """
-    found = Finding()
+    finding = Finding()
     for events in history.events_of_turn.values():
-        _paired(events, found)
+        _paired(events, finding)
     for prompt in history.prompts:
         wrong = _unpaired(prompt.messages)
-        found.expect(not wrong, f"the model was given {wrong}")
-    return found
+        finding.expect(not wrong, f"the model was given {wrong}")
+    return finding
 
 
 def texts_of_readers_are_whole(history: History) -> Finding:
-    """Falsified by a reader who was given a piece of text with a gap before it, twice, of an attempt that no longer
-    counted or of a message that was already whole, or whose pieces are not the text that message_completed then had.
+    """Falsified by a reader who received a delta with a gap before it, twice, of an attempt that no longer
+    counted or of a message that was already whole, or whose deltas are not the text that message_completed then had.
     """
-    found = Finding()
+    finding = Finding()
     for chain in history.chains:
-        _Text(chain, history, found).read()
-    return found
+        _Text(chain, history, finding).read()
+    return finding
 
 
-def _wrong_text(said: str, events: Sequence[Logged], place: int) -> str:
+def _wrong_text(user_text: str, events: Sequence[Logged], place: int) -> str:
     message = events[place].event.message_completed
     text = text_of(message.content)
-    answer = words.answer(said, _results(events[:place]))
-    wanted = words.asking(said) if message.tool_requests else answer
+    answer = messages.answer(user_text, _results(events[:place]))
+    expected = messages.text_with_calls(user_text) if message.tool_requests else answer
     if message.finish_reason == _INTERRUPTED:
-        possible = [words.asking(said), answer, words.spoilt(said)]
+        possible = [messages.text_with_calls(user_text), answer, messages.broken_off_text(user_text)]
         follows = [event.kind for event in events[place + 1 :] if event.kind not in _CLOSING][:1]
         if follows != ["turn_cancelled"]:
             return f"an interrupted message, and then {follows}"
-        return "" if any(each.startswith(text) for each in possible) else f"{text[:60]!r} begins no answer"
-    return "" if text == wanted else f"{text[:60]!r} ({len(text)}) instead of {wanted[:60]!r} ({len(wanted)})"
+        return "" if any(answer.startswith(text) for answer in possible) else f"{text[:60]!r} begins no answer"
+    return "" if text == expected else f"{text[:60]!r} ({len(text)}) instead of {expected[:60]!r} ({len(expected)})"
 
 
 _CLOSING = frozenset({"tool_returned", "approval_withdrawn"})
 
 
 def _results(events: Sequence[Logged]) -> list[str]:
-    """What the model is told of the turn's calls so far, by the calls' places."""
-    told = {
-        event.event.tool_returned.tool_call_id: _as_told(event.event.tool_returned.result_json)
+    """Returns the results of the turn's calls so far, as the model gets them, in the order of the calls."""
+    results = {
+        event.event.tool_returned.tool_call_id: _as_sent(event.event.tool_returned.result_json)
         for event in events
         if event.kind == "tool_returned"
     }
-    asked = [
+    tool_calls = [
         request.tool_call_id
         for event in events
         if event.kind == "message_completed"
         for request in event.event.message_completed.tool_requests
     ]
-    return [told[call] for call in asked if call in told]
+    return [results[call] for call in tool_calls if call in results]
 
 
-def _as_told(result_json: str) -> str:
+def _as_sent(result_json: str) -> str:
     value = json.loads(result_json)
     return value if isinstance(value, str) else result_json
 
 
-def _paired(events: Sequence[Logged], found: Finding) -> None:
+def _paired(events: Sequence[Logged], finding: Finding) -> None:
     open_calls: set[str] = set()
     for event in events:
         if event.kind == "tool_returned":
             call = event.event.tool_returned.tool_call_id
-            found.expect(
+            finding.expect(
                 call in open_calls, f"{event.event.session_id}: {call} has a result too many ({event.sequence})"
             )
             open_calls.discard(call)
         elif event.kind in _NEXT:
             still = f"{event.event.session_id}: {sorted(open_calls)} open at event {event.sequence} ({event.kind})"
-            found.expect(not open_calls, still)
+            finding.expect(not open_calls, still)
             open_calls = set()
         if event.kind == "message_completed":
             open_calls = {request.tool_call_id for request in event.event.message_completed.tool_requests}
@@ -134,11 +136,11 @@ def _unpaired(messages: Sequence[Document]) -> str:
 
 
 class _Text:
-    """What one reader put together."""
+    """The texts that one reader put together."""
 
-    def __init__(self, chain: Chain, history: History, found: Finding) -> None:
+    def __init__(self, chain: Chain, history: History, finding: Finding) -> None:
         self._chain = chain
-        self._found = found
+        self._found = finding
         self._log = {event.sequence: event for event in history.logs.get(chain.session, ())}
         self._texts: dict[str, bytes] = {}
         self._turn_of: dict[str, str] = {}
@@ -167,9 +169,9 @@ class _Text:
         _, message, attempt, offset, text, turn = item
         given = self._texts.get(message, b"")
         highest = self._attempts.get(turn, 0)
-        self._expect(message not in self._over, f"{message}: a piece when it was whole, or did not count")
-        self._expect(attempt >= highest, f"{message}: a piece of attempt {attempt}, after {highest}")
-        self._expect(offset == len(given), f"{message}: a piece at byte {offset}, when {len(given)} were given")
+        self._expect(message not in self._over, f"{message}: a delta when it was whole, or did not count")
+        self._expect(attempt >= highest, f"{message}: a delta of attempt {attempt}, after {highest}")
+        self._expect(offset == len(given), f"{message}: a delta at byte {offset}, when {len(given)} were given")
         self._attempts[turn], self._turn_of[message] = max(attempt, highest), turn
         self._texts[message] = given[:offset] + text.encode()
 

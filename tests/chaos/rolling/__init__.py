@@ -1,1 +1,1 @@
-"""`make chaos-rolling`: three replicas are replaced one after the other, twice, under load."""
+"""`make chaos-rolling`: replaces three replicas one after the other, twice, under load."""

@@ -1,4 +1,4 @@
-"""`make chaos-rolling`: three replicas under load are replaced by another version, and once more.
+"""`make chaos-rolling`: replaces three replicas under load by another version, and once more.
 
 By default the other version is this one, behaving as the next one would, and it stays. With `--other` it is another
 installation: the replicas begin with it, are replaced by this one, and end with the other one again. So each reads and
@@ -50,7 +50,7 @@ NEXT = Version(name="the next version", variables={"TURNKEEPER_TEST_SCHEMA": "N+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """What every replica is started with."""
+    """The parts that every replica is started with."""
 
     mongo_uri: str
     model: ScriptedModel
@@ -80,7 +80,7 @@ class Replica:
         self._server = await self._stack.enter_async_context(program)
 
     async def replace(self, version: Version) -> float:
-        """SIGTERM, wait for its end, start the next; the drain's seconds."""
+        """Drains the server with SIGTERM and starts the next version. Returns the seconds of the drain."""
         if self._server is None:
             raise RuntimeError("nothing runs that could be replaced")
         began = time.monotonic()
@@ -130,10 +130,10 @@ async def run(args: argparse.Namespace) -> int:
                 load.stop.set()
                 await working
             broken = await differences(uri, DATABASE)
-    return _tell(load, drains, broken)
+    return _show_report(load, drains, broken)
 
 
-def _tell(load: Load, drains: list[float], broken: list[str]) -> int:
+def _show_report(load: Load, drains: list[float], broken: list[str]) -> int:
     counts = load.counts
     report: dict[str, Any] = {
         "replicas": REPLICAS,

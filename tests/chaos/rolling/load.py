@@ -1,4 +1,4 @@
-"""What is asked of the service while it is replaced: by its own Python client, whose retries are all there are."""
+"""The load on the service while it is replaced, by its own Python client, whose retries are the only ones."""
 
 import asyncio
 import time
@@ -12,14 +12,14 @@ from turnkeeper_client.session import Session
 PAUSE = 0.05
 """Seconds between two unary calls of one caller."""
 LEAST_EVENTS = 16
-"""Of a whole session: four turns of four events, at least."""
+"""The least events of a whole session: four turns of four events."""
 TALES = 4
-"""Messages in one session; then its follower has seen all of it, and a new one begins."""
+"""Messages in one session; then the session ends, and a new one begins."""
 
 
 def tale(name: str) -> str:
-    """What the model answers to `tell NAME`."""
-    return f"{name}: once upon a time, in a plain and quiet place, somebody counted to ten, 永遠に, and never lost one."
+    """Returns the model's answer to `tell NAME`."""
+    return f"{name}: once upon a time, in a plain and quiet place, a keeper counted to ten, 永遠に, and never lost one."
 
 
 SCRIPT = r"""
@@ -33,7 +33,7 @@ text = "TALE"
 
 @dataclass(slots=True)
 class Counts:
-    """What came of it. `failed` and `wrong` hold a line each."""
+    """The counts of a load. `failed` and `wrong` hold a line for each failure."""
 
     unary: int = 0
     turns: int = 0
@@ -44,7 +44,7 @@ class Counts:
 
 
 class Load:
-    """Talkers that stream, askers that make unary calls, followers that watch; until `stop` is set."""
+    """Runs talkers that stream, askers that make unary calls, and followers that watch, until `stop` is set."""
 
     def __init__(self, target: str) -> None:
         self.counts = Counts()
@@ -59,7 +59,7 @@ class Load:
                 group.create_task(self._ask())
 
     async def _talk(self, number: int) -> None:
-        """Session after session; each is followed from its first event to its end."""
+        """Opens session after session; each is followed from its first event to its end."""
         async with Client(self._target) as client:
             count = 0
             while not self.stop.is_set():
@@ -81,9 +81,9 @@ class Load:
             await asyncio.wait_for(following, 60)
 
     async def _tell(self, session: Session, label: str) -> None:
-        said, stream = "", session.stream(f"tell {label}", request_id=label)
-        async for piece in stream.text():
-            said = str(piece) if piece.restart else said + piece
+        shown, stream = "", session.stream(f"tell {label}", request_id=label)
+        async for text in stream.text():
+            shown = str(text) if text.restart else shown + text
         self.counts.streams += 1
         turn = stream.turn
         if turn is None or turn.state != chat_pb2.TURN_STATE_COMPLETED:
@@ -91,11 +91,11 @@ class Load:
             return
         self.counts.turns += 1
         answer = "".join(part.text for part in turn.answer)
-        if said != tale(label) or answer != tale(label):
-            self.counts.wrong.append(f"{label}: {said!r} was streamed, {answer!r} is stored")
+        if shown != tale(label) or answer != tale(label):
+            self.counts.wrong.append(f"{label}: {shown!r} was streamed, {answer!r} is stored")
 
     async def _follow(self, session: Session) -> None:
-        """Every durable event that this version knows, once and in order, to the session's end; as the log has it."""
+        """Follows the session to its end, and checks that every durable event arrives once and in order."""
         given = [event.sequence async for event in session.follow(previews=False)]
         stored = [event.sequence async for event in session.follow(previews=False, until_caught_up=True)]
         self.counts.streams += 1
@@ -103,7 +103,7 @@ class Load:
             self.counts.wrong.append(f"{session.id}: events {given} were given, {stored} are stored")
 
     async def _ask(self) -> None:
-        """Short calls, all the time."""
+        """Makes short calls, all the time."""
         async with Client(self._target) as client:
             session = await client.sessions.create("talker")
             while not self.stop.is_set():

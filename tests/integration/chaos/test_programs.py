@@ -1,4 +1,4 @@
-"""Nothing that the harness starts outlives it."""
+"""No program of the harness outlives it."""
 
 import asyncio
 import signal
@@ -46,11 +46,11 @@ async def test_a_program_that_is_killed_says_so_and_can_be_started_again(tmp_pat
     program = Program("sleeper", command, log=tmp_path / "log", environ={})
     program.start()
     try:
-        await program.until_says("ready")
+        await program.until_line("ready")
         first = program.pid
         assert await program.kill() == -signal.SIGKILL
         program.start()
-        assert await program.until_says("ready") == "ready"
+        assert await program.until_line("ready") == "ready"
         assert program.pid != first
         program.send(signal.SIGSTOP)
         await until(lambda: program.stopped)

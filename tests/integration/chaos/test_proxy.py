@@ -15,7 +15,7 @@ ME = "me"
 
 @contextlib.asynccontextmanager
 async def _echo() -> AsyncIterator[tuple[Wire, Link]]:
-    """A link to a server that says everything back."""
+    """Opens a link to a server that sends everything back."""
 
     talking: set[asyncio.StreamWriter] = set()
 

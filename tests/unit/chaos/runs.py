@@ -1,17 +1,17 @@
-"""A small run as it would be read, in which every promise has something to look at and none is broken."""
+"""A small run as it is read from its records: every promise can be checked, and none is broken."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.chaos import tools, words
+from tests.chaos import messages, tools
 from tests.chaos.history import Chain, Effect, Fault, History, Prompt, Try
 from tests.chaos.reading import logs_of
 from tests.chaos.streams import item
 from turnkeeper.pb.v1 import event_pb2, message_pb2
 
 SESSION = "s1"
-SAID = {"t1": "tell u-1: naïve 🦆", "t2": "pay u-2: ok", "t3": "say u-3: storm", "t4": "pledge u-4: lo"}
+MESSAGES = {"t1": "tell u-1: naïve 🦆", "t2": "pay u-2: ok", "t3": "say u-3: storm", "t4": "pledge u-4: lo"}
 PAID = '{"amount":7,"label":"u-2"}'
 TOOL_REQUESTS = message_pb2.FINISH_REASON_TOOL_CALLS
 STOP = message_pb2.FINISH_REASON_STOP
@@ -21,7 +21,7 @@ APPROVE, REJECT = event_pb2.APPROVAL_DECISION_APPROVE, event_pb2.APPROVAL_DECISI
 
 @dataclass
 class Run:
-    """Everything that a test may change before it is judged. `events` are (event, fence)."""
+    """A run that a test may change before it is checked. `events` are (event, fence)."""
 
     events: list[tuple[event_pb2.Event, int]] = field(default_factory=list)
     head: dict[str, Any] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Run:
     prompts: list[Prompt] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     unfit: list[str] = field(default_factory=list)
-    seen: dict[tuple[str, int], float] = field(default_factory=dict)
+    first_seen: dict[tuple[str, int], float] = field(default_factory=dict)
 
     def history(self) -> History:
         stored = [
@@ -60,11 +60,11 @@ class Run:
             prompts=self.prompts,
             faults=self.faults,
             unfit=self.unfit,
-            seen=self.seen,
+            first_seen=self.first_seen,
         )
 
     def log(self, kind: str, turn: str = "", *, attempt: int = 1, fence: int = 1, **fields: Any) -> None:
-        """The next event."""
+        """Appends the next event."""
         event = event_pb2.Event(session_id=SESSION, sequence=len(self.events) + 1, turn_id=turn)
         event.attempt = attempt if turn else 0
         payload = getattr(event, kind)
@@ -73,7 +73,7 @@ class Run:
         self.events.append((event, fence))
 
     def find(self, kind: str, turn: str = "") -> event_pb2.Event:
-        """The first event of this kind, of this turn where it is given."""
+        """Returns the first event of this kind, of this turn if it is given."""
         return next(
             event
             for event, _ in self.events
@@ -81,31 +81,31 @@ class Run:
         )
 
     def add_after(self, kind: str, copy: event_pb2.Event) -> None:
-        """Put another event behind the last one of this kind, and number all anew."""
+        """Inserts another event after the last one of this kind, and numbers all anew."""
         place = max(place for place, (event, _) in enumerate(self.events) if event.WhichOneof("payload") == kind)
         added = event_pb2.Event()
         added.CopyFrom(copy)
         self.events.insert(place + 1, (added, self.events[place][1]))
         self.chains.clear()
-        self.tries = [each for each in self.tries if not each.told.get("sequence")]
+        self.tries = [call for call in self.tries if not call.answer.get("sequence")]
         for number, (event, _) in enumerate(self.events, 1):
             event.sequence = number
         self.head["last_seq"] = len(self.events)
 
-    def tried(self, rpc: str, asked: dict[str, Any], **told: Any) -> Try:
-        each = Try(
+    def tried(self, rpc: str, request: dict[str, Any], **answer: Any) -> Try:
+        call = Try(
             number=len(self.tries) + 1,
             rpc=rpc,
-            asked={"session": SESSION, "body": str(sorted(asked.items())), **asked},
-            told={"status": "OK", "reason": "", **told},
+            request={"session": SESSION, "body": str(sorted(request.items())), **request},
+            answer={"status": "OK", "reason": "", **answer},
         )
-        self.tries.append(each)
-        return each
+        self.tries.append(call)
+        return call
 
 
 def clean() -> Run:
-    """Four turns: one streamed and taken over, one that pays after an approval, one cancelled in mid-message, one whose
-    approval expires. Its client left the last.
+    """Returns four turns: one streamed and taken over, one that pays after an approval, one cancelled in mid-message,
+    one whose approval expires. The client left the last one.
     """
     run = Run(left=["t4"])
     run.log("session_created", agent="chaos")
@@ -114,22 +114,26 @@ def clean() -> Run:
     _cancelled(run)
     _expired(run)
     run.head = {"session_id": SESSION, "last_seq": len(run.events), "fence": 6, "active_turn": "", "queue": []}
-    run.turns = {turn: _turn(turn, "CANCELLED" if turn == "t3" else "COMPLETED") for turn in SAID}
-    run.turns["t1"]["answer"] = [{"text": words.answer(SAID["t1"], [])}]
-    answered = {"turn": "t1", "session": SESSION, "state": "COMPLETED", "answer": words.answer(SAID["t1"], [])}
-    run.tried("GetTurn", {"asked_turn": "t1"}, **answered)
+    run.turns = {turn: _turn(turn, "CANCELLED" if turn == "t3" else "COMPLETED") for turn in MESSAGES}
+    run.turns["t1"]["answer"] = [{"text": messages.answer(MESSAGES["t1"], [])}]
+    answered = {"turn": "t1", "session": SESSION, "state": "COMPLETED", "answer": messages.answer(MESSAGES["t1"], [])}
+    run.tried("GetTurn", {"request_turn": "t1"}, **answered)
     run.tried("CreateSession", {"request": "c1"}, session=SESSION, sequence=1)
     run.chains.append(_chain(1, [event for event, _ in run.events], run))
     run.prompts.append(
         Prompt(
             messages=[
-                {"role": "user", "content": SAID["t2"]},
-                {"role": "assistant", "content": words.asking(SAID["t2"]), "tool_calls": [{"id": "call-2"}]},
+                {"role": "user", "content": MESSAGES["t2"]},
+                {
+                    "role": "assistant",
+                    "content": messages.text_with_calls(MESSAGES["t2"]),
+                    "tool_calls": [{"id": "call-2"}],
+                },
                 {"role": "tool", "content": tools.result_of("pay", "u-2"), "tool_call_id": "call-2"},
             ]
         )
     )
-    run.seen = {(SESSION, event.sequence): 100.0 + event.sequence for event, _ in run.events}
+    run.first_seen = {(SESSION, event.sequence): 100.0 + event.sequence for event, _ in run.events}
     return run
 
 
@@ -164,10 +168,10 @@ def _paid(run: Run) -> None:
 def _cancelled(run: Run) -> None:
     _message(run, "t3", fence=5)
     run.log("turn_started", "t3", fence=5, message_id="m5")
-    said = [message_pb2.Part(text=words.answer(SAID["t3"], [])[:7])]
-    run.log("message_completed", "t3", fence=5, message_id="m5", content=said, finish_reason=INTERRUPTED)
+    content = [message_pb2.Part(text=messages.answer(MESSAGES["t3"], [])[:7])]
+    run.log("message_completed", "t3", fence=5, message_id="m5", content=content, finish_reason=INTERRUPTED)
     run.log("turn_cancelled", "t3", fence=5)
-    run.tried("CancelTurn", {"asked_turn": "t3"}, turn="t3", sequence=len(run.events), state="CANCELLED")
+    run.tried("CancelTurn", {"request_turn": "t3"}, turn="t3", sequence=len(run.events), state="CANCELLED")
 
 
 def _expired(run: Run) -> None:
@@ -183,16 +187,16 @@ def _expired(run: Run) -> None:
 
 
 def _message(run: Run, turn: str, *, fence: int) -> None:
-    content = [message_pb2.Part(text=SAID[turn])]
+    content = [message_pb2.Part(text=MESSAGES[turn])]
     run.log("message_received", turn, attempt=0, fence=fence, message_id=f"u-{turn}", content=content)
     sequence = len(run.events)
-    asked = {"request": f"r-{turn}", "text": SAID[turn]}
+    request = {"request": f"r-{turn}", "text": MESSAGES[turn]}
     for _ in range(2):
-        run.tried("SendMessage", asked, turn=turn, session=SESSION, sequence=sequence)
+        run.tried("SendMessage", request, turn=turn, session=SESSION, sequence=sequence)
 
 
 def _call(run: Run, turn: str, tool: str, arguments: str, *, fence: int) -> None:
-    """The model asks for one tool, and the policy for a person."""
+    """Logs a message with one tool call, and its approval's request."""
     number = turn[1:]
     call, approval = f"call-{number}", f"a-{number}"
     request = message_pb2.ToolRequest(tool_call_id=call, tool=tool, arguments_json=arguments)
@@ -201,7 +205,7 @@ def _call(run: Run, turn: str, tool: str, arguments: str, *, fence: int) -> None
         turn,
         fence=fence,
         message_id=f"q-{turn}",
-        content=[message_pb2.Part(text=words.asking(SAID[turn]))],
+        content=[message_pb2.Part(text=messages.text_with_calls(MESSAGES[turn]))],
         tool_requests=[request],
         finish_reason=TOOL_REQUESTS,
     )
@@ -214,8 +218,13 @@ def _call(run: Run, turn: str, tool: str, arguments: str, *, fence: int) -> None
 
 
 def _decision(run: Run, decision: event_pb2.ApprovalDecision.ValueType) -> None:
-    said: dict[str, Any] = {"approval_id": "a-2", "tool_call_id": "call-2", "arguments_hash": "hash-2", "round": 1}
-    run.log("approval_decided", "t2", fence=3, decision=decision, **said)
+    decision_fields: dict[str, Any] = {
+        "approval_id": "a-2",
+        "tool_call_id": "call-2",
+        "arguments_hash": "hash-2",
+        "round": 1,
+    }
+    run.log("approval_decided", "t2", fence=3, decision=decision, **decision_fields)
     run.approvals["a-2"]["state"] = "APPROVED"
     run.tried("DecideApproval", {"approval": "a-2", "decision": decision}, approval="a-2", sequence=len(run.events))
     refused = {"status": "FAILED_PRECONDITION", "reason": "APPROVAL_ALREADY_PROCESSED"}
@@ -223,16 +232,16 @@ def _decision(run: Run, decision: event_pb2.ApprovalDecision.ValueType) -> None:
 
 
 def _answer(run: Run, turn: str, message: str, *, attempt: int = 1, fence: int, results: Sequence[str] = ()) -> None:
-    content = [message_pb2.Part(text=words.answer(SAID[turn], results))]
+    content = [message_pb2.Part(text=messages.answer(MESSAGES[turn], results))]
     about: dict[str, Any] = {"message_id": message, "content": content, "finish_reason": STOP}
     run.log("message_completed", turn, attempt=attempt, fence=fence, **about)
     run.log("turn_completed", turn, attempt=attempt, fence=fence, message_id=message)
 
 
 def _chain(number: int, events: Sequence[event_pb2.Event], run: Run) -> Chain:
-    """A reader of everything: given the first message in two pieces, and a piece of the attempt that was lost."""
+    """Returns a reader of all events: the first message in two deltas, and a delta of the lost attempt."""
     items: list[Any] = []
-    whole = words.answer(SAID["t1"], [])
+    whole = messages.answer(MESSAGES["t1"], [])
     cut = len(whole) - 1
     for event in events:
         if event.WhichOneof("payload") == "attempt_superseded":

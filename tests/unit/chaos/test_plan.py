@@ -17,7 +17,7 @@ def _first(count: int, *, seed: int, kinds: list[str] | None = None) -> list[Pla
 def test_the_same_seed_gives_the_same_faults_with_the_same_draws() -> None:
     once, again = _first(40, seed=7), _first(40, seed=7)
     assert once == again
-    assert [each.rng.random() for each in once] == [each.rng.random() for each in again]
+    assert [fault.rng.random() for fault in once] == [fault.rng.random() for fault in again]
 
 
 def test_the_order_in_which_kinds_are_named_changes_nothing() -> None:
@@ -25,20 +25,20 @@ def test_the_order_in_which_kinds_are_named_changes_nothing() -> None:
 
 
 def test_another_seed_or_lane_gives_other_faults() -> None:
-    kinds = [each.kind for each in _first(20, seed=7)]
-    assert kinds != [each.kind for each in _first(20, seed=8)]
-    assert kinds != [each.kind for each in islice(planned(Lane.DATABASE, NAMES, seed=7), 20)]
+    kinds = [fault.kind for fault in _first(20, seed=7)]
+    assert kinds != [fault.kind for fault in _first(20, seed=8)]
+    assert kinds != [fault.kind for fault in islice(planned(Lane.DATABASE, NAMES, seed=7), 20)]
 
 
 def test_every_kind_comes_in_every_round() -> None:
-    kinds = [each.kind for each in _first(20, seed=3)]
+    kinds = [fault.kind for fault in _first(20, seed=3)]
     rounds = [kinds[at : at + len(NAMES)] for at in range(0, 20, len(NAMES))]
-    assert [sorted(each) for each in rounds] == [NAMES] * 4
+    assert [sorted(kinds_of_round) for kinds_of_round in rounds] == [NAMES] * 4
 
 
 def test_turns_have_time_between_faults() -> None:
     least, most = PAUSES[Lane.WIRE]
-    assert all(least <= each.pause <= most for each in _first(50, seed=1))
+    assert all(least <= fault.pause <= most for fault in _first(50, seed=1))
 
 
 def test_each_fault_draws_for_itself() -> None:

@@ -1,4 +1,4 @@
-"""The checker of `make chaos` can fail: each promise is broken in a small run, and it says so, and nothing else."""
+"""The checker of `make chaos` can fail: each promise is broken in a small run, and only its violation is found."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +16,7 @@ Break = Callable[[Run], None]
 
 
 def broken(run: Run) -> set[str]:
-    """The promises that the checker finds broken."""
+    """Returns the promises that the checker finds broken."""
     return {name for name, finding in judge(run.history()).items() if finding.violations}
 
 
@@ -48,7 +48,7 @@ def a_number_comes_twice(run: Run) -> None:
     run.chains.clear()
 
 
-def the_head_says_another_number(run: Run) -> None:
+def the_head_has_another_number(run: Run) -> None:
     run.head["last_seq"] += 1
 
 
@@ -78,11 +78,11 @@ def a_reader_was_given_what_is_not_stored(run: Run) -> None:
 
 
 def an_acknowledged_message_is_gone(run: Run) -> None:
-    asked = {"request": "r-9", "text": "say x: y"}
-    run.tried("SendMessage", asked, turn="t1", session=SESSION, sequence=99)
+    request = {"request": "r-9", "text": "say x: y"}
+    run.tried("SendMessage", request, turn="t1", session=SESSION, sequence=99)
 
 
-def an_acknowledged_message_says_something_else(run: Run) -> None:
+def an_acknowledged_message_has_another_text(run: Run) -> None:
     run.tried("SendMessage", {"request": "r-9", "text": "other"}, turn="t1", session=SESSION, sequence=2)
 
 
@@ -91,11 +91,11 @@ def an_acknowledged_session_is_gone(run: Run) -> None:
 
 
 def an_acknowledged_cancel_is_gone(run: Run) -> None:
-    run.tried("CancelTurn", {"asked_turn": "t1"}, turn="t1", session=SESSION, sequence=2)
+    run.tried("CancelTurn", {"request_turn": "t1"}, turn="t1", session=SESSION, sequence=2)
 
 
 def an_acknowledged_retry_is_gone(run: Run) -> None:
-    run.tried("RetryTurn", {"asked_turn": "t3", "request": "x"}, turn="t3", session=SESSION, sequence=2)
+    run.tried("RetryTurn", {"request_turn": "t3", "request": "x"}, turn="t3", session=SESSION, sequence=2)
 
 
 def an_acknowledged_end_is_gone(run: Run) -> None:
@@ -149,15 +149,15 @@ def a_tool_takes_effect_that_was_never_started(run: Run) -> None:
 def a_tool_runs_without_its_approval(run: Run) -> None:
     run.find("approval_decided").approval_decided.decision = event_pb2.APPROVAL_DECISION_GIVE_UP
     run.chains.clear()
-    run.tries = [each for each in run.tries if each.rpc != "DecideApproval" or not each.ok]
+    run.tries = [call for call in run.tries if call.rpc != "DecideApproval" or not call.ok]
 
 
 def two_decisions_are_acknowledged(run: Run) -> None:
-    """The second names the first one's event, so that I3 has something to say, too."""
+    """The second names the first one's event, which breaks I3, too."""
     run.tried("DecideApproval", {"approval": "a-2", "decision": REJECT}, approval="a-2", sequence=11)
 
 
-def an_approval_says_otherwise_than_its_log(run: Run) -> None:
+def an_approval_differs_from_its_log(run: Run) -> None:
     run.approvals["a-2"]["state"] = "REJECTED"
 
 
@@ -178,20 +178,20 @@ def an_approval_is_decided_and_expires(run: Run) -> None:
     run.add_after("approval_expired", decided)
 
 
-def a_decider_was_told_of_an_expiry_that_was_none(run: Run) -> None:
-    asked = {"approval": "a-2", "decision": APPROVE}
-    run.tried("DecideApproval", asked, status="FAILED_PRECONDITION", reason="APPROVAL_EXPIRED")
+def a_decider_got_an_expiry_error_without_an_expiry(run: Run) -> None:
+    request = {"approval": "a-2", "decision": APPROVE}
+    run.tried("DecideApproval", request, status="FAILED_PRECONDITION", reason="APPROVAL_EXPIRED")
 
 
 def a_request_has_two_turns(run: Run) -> None:
-    first = next(each for each in run.tries if each.asked.get("request") == "r-t1")
-    other = next(each for each in run.tries if each.asked.get("request") == "r-t2")
-    run.tries.append(replace(other, asked={**other.asked, "request": "r-t1", "body": first.asked["body"]}))
+    first = next(call for call in run.tries if call.request.get("request") == "r-t1")
+    other = next(call for call in run.tries if call.request.get("request") == "r-t2")
+    run.tries.append(replace(other, request={**other.request, "request": "r-t1", "body": first.request["body"]}))
 
 
 def a_request_is_accepted_with_two_bodies(run: Run) -> None:
-    first = next(each for each in run.tries if each.asked.get("request") == "r-t1")
-    run.tries.append(replace(first, asked={**first.asked, "body": "other"}))
+    first = next(call for call in run.tries if call.request.get("request") == "r-t1")
+    run.tries.append(replace(first, request={**first.request, "body": "other"}))
 
 
 def a_message_is_received_twice(run: Run) -> None:
@@ -213,7 +213,7 @@ def an_answer_repeats_itself(run: Run) -> None:
     run.chains.clear()
 
 
-def an_answer_ignores_what_the_tool_said(run: Run) -> None:
+def an_answer_ignores_the_tools_result(run: Run) -> None:
     run.find("tool_returned", "t2").tool_returned.result_json = '"nothing"'
     run.chains.clear()
 
@@ -221,7 +221,7 @@ def an_answer_ignores_what_the_tool_said(run: Run) -> None:
 def an_interrupted_message_of_a_turn_that_went_on(run: Run) -> None:
     run.find("turn_cancelled", "t3").turn_completed.SetInParent()
     run.chains.clear()
-    run.tries = [each for each in run.tries if each.rpc != "CancelTurn"]
+    run.tries = [call for call in run.tries if call.rpc != "CancelTurn"]
     run.find("turn_completed", "t3")
 
 
@@ -271,28 +271,32 @@ def the_model_was_given_a_call_without_its_result(run: Run) -> None:
     run.prompts[0] = Prompt(messages=[*run.prompts[0].messages[:2], run.prompts[0].messages[0]])
 
 
-def a_piece_of_text_is_missing(run: Run) -> None:
+def a_delta_is_missing(run: Run) -> None:
     change_items(run, lambda items: [item for item in items if item[0] or item[1] != "m2" or item[3] > 0])
 
 
-def the_last_piece_of_a_text_is_missing(run: Run) -> None:
+def the_last_delta_of_a_text_is_missing(run: Run) -> None:
     change_items(run, lambda items: [item for item in items if item[0] or item[1] != "m2" or item[3] == 0])
 
 
-def a_piece_of_text_comes_twice(run: Run) -> None:
-    change_items(run, lambda items: [each for item in items for each in ([item, item] if not item[0] else [item])])
+def a_delta_comes_twice(run: Run) -> None:
+    change_items(
+        run, lambda items: [new_item for item in items for new_item in ([item, item] if not item[0] else [item])]
+    )
 
 
-def a_piece_of_text_is_contradicted(run: Run) -> None:
+def a_delta_is_contradicted(run: Run) -> None:
     change_items(
         run,
         lambda items: [item if item[0] or item[3] == 0 else [*item[:4], "?" * len(item[4]), item[5]] for item in items],
     )
 
 
-def a_piece_of_a_lost_attempt_comes_late(run: Run) -> None:
+def a_delta_of_a_lost_attempt_comes_late(run: Run) -> None:
     late = [[0, "m1", 1, 5, "more", "t1"]]
-    change_items(run, lambda items: [each for item in items for each in ([item, *late] if item[0] == 4 else [item])])
+    change_items(
+        run, lambda items: [new_item for item in items for new_item in ([item, *late] if item[0] == 4 else [item])]
+    )
 
 
 def change_items(run: Run, change: Callable[[list[Any]], list[Any]]) -> None:
@@ -307,7 +311,7 @@ def _hash_of_pledge() -> str:
 BREAKS: dict[Break, set[str]] = {
     a_number_is_left_out: {"I1"},
     a_number_comes_twice: {"I1"},
-    the_head_says_another_number: {"I1"},
+    the_head_has_another_number: {"I1"},
     a_reader_missed_an_event: {"I2"},
     a_reader_missed_the_last_event: {"I2"},
     a_reader_was_given_an_event_twice: {"I2"},
@@ -315,7 +319,7 @@ BREAKS: dict[Break, set[str]] = {
     a_reader_of_one_turn_was_given_another_turns_event: {"I2"},
     a_reader_was_given_what_is_not_stored: {"I2"},
     an_acknowledged_message_is_gone: {"I3"},
-    an_acknowledged_message_says_something_else: {"I3"},
+    an_acknowledged_message_has_another_text: {"I3"},
     an_acknowledged_session_is_gone: {"I3"},
     an_acknowledged_cancel_is_gone: {"I3"},
     an_acknowledged_retry_is_gone: {"I3"},
@@ -332,17 +336,17 @@ BREAKS: dict[Break, set[str]] = {
     a_tool_takes_effect_that_was_never_started: {"I5"},
     a_tool_runs_without_its_approval: {"I5"},
     two_decisions_are_acknowledged: {"I3", "I6"},
-    an_approval_says_otherwise_than_its_log: {"I6"},
+    an_approval_differs_from_its_log: {"I6"},
     an_approval_is_withdrawn_after_its_decision: {"I6"},
     an_approval_is_pending_though_it_was_decided: {"I6"},
     an_approval_is_decided_and_expires: {"I6", "I7"},
-    a_decider_was_told_of_an_expiry_that_was_none: {"I7"},
+    a_decider_got_an_expiry_error_without_an_expiry: {"I7"},
     a_request_has_two_turns: {"I8"},
     a_request_is_accepted_with_two_bodies: {"I8"},
     a_message_is_received_twice: {"I8"},
     an_answer_is_cut: {"I10"},
     an_answer_repeats_itself: {"I10"},
-    an_answer_ignores_what_the_tool_said: {"I10"},
+    an_answer_ignores_the_tools_result: {"I10"},
     an_interrupted_message_of_a_turn_that_went_on: {"I10"},
     the_model_was_given_half_a_message: {"I10"},
     a_document_does_not_fit_its_log: {"I11"},
@@ -354,16 +358,16 @@ BREAKS: dict[Break, set[str]] = {
     a_call_has_no_result: {"I10", "I16"},
     a_call_has_two_results: {"I16"},
     the_model_was_given_a_call_without_its_result: {"I16"},
-    a_piece_of_text_is_missing: {"texts"},
-    the_last_piece_of_a_text_is_missing: {"texts"},
-    a_piece_of_text_comes_twice: {"texts"},
-    a_piece_of_text_is_contradicted: {"texts"},
-    a_piece_of_a_lost_attempt_comes_late: {"texts"},
+    a_delta_is_missing: {"texts"},
+    the_last_delta_of_a_text_is_missing: {"texts"},
+    a_delta_comes_twice: {"texts"},
+    a_delta_is_contradicted: {"texts"},
+    a_delta_of_a_lost_attempt_comes_late: {"texts"},
 }
 
 
 @pytest.mark.parametrize("damage", BREAKS, ids=lambda damage: damage.__name__)
-def test_what_is_broken_is_found_and_nothing_else(damage: Break) -> None:
+def test_the_checker_finds_what_is_broken_and_nothing_else(damage: Break) -> None:
     run = clean()
     damage(run)
     assert broken(run) == BREAKS[damage]

@@ -1,4 +1,4 @@
-"""When a run has passed, and why not."""
+"""When a run has passed, and why it has failed."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,70 +23,70 @@ GOOD: Mapping[str, Any] = {
 def _run(*, minutes: float = 5, **changes: Any) -> dict[str, Any]:
     faults = {kind: {"tried": 13, "confirmed": 12} for kind in KINDS}
     faults.update(changes.pop("faults", {}))
-    asked = Run(seed=1, minutes=minutes, lease=5, kinds=KINDS)
-    return report(asked, faults=faults, checked={**GOOD, **changes}, trouble=changes.pop("trouble", []))
+    run = Run(seed=1, minutes=minutes, lease=5, kinds=KINDS)
+    return report(run, faults=faults, checked={**GOOD, **changes}, trouble=changes.pop("trouble", []))
 
 
-def test_a_run_that_saw_enough_and_no_violation_passes() -> None:
-    told = _run()
-    assert (told["passed"], told["failures"], told["scaled"]) == (True, [], False)
-    assert told["faults"] == 9 * 12
-    assert told["kinds"] == 9
+def test_a_run_with_enough_figures_and_no_violation_passes() -> None:
+    result = _run()
+    assert (result["passed"], result["failures"], result["scaled"]) == (True, [], False)
+    assert result["faults"] == 9 * 12
+    assert result["kinds"] == 9
 
 
-def test_one_violation_fails_it_and_is_told() -> None:
-    told = _run(violations={"I3": ["turn t-1 is gone"], "I1": []})
-    assert told["failures"] == ["I3: 1 violations, such as: turn t-1 is gone"]
-    assert not told["passed"]
+def test_one_violation_fails_the_run_and_is_reported() -> None:
+    result = _run(violations={"I3": ["turn t-1 is gone"], "I1": []})
+    assert result["failures"] == ["I3: 1 violations, such as: turn t-1 is gone"]
+    assert not result["passed"]
 
 
 @pytest.mark.parametrize("name", ["acknowledged_turns", "decided_approvals", "takeovers"])
-def test_one_less_than_demanded_fails_it(name: str) -> None:
+def test_one_less_than_demanded_fails_the_run(name: str) -> None:
     assert _run(**{name: LEAST[name] - 1})["failures"] == [
         f"{name} is {LEAST[name] - 1}; at least {LEAST[name]} are needed"
     ]
 
 
-def test_figures_that_nobody_gave_fail_it() -> None:
-    asked = Run(seed=1, minutes=5, lease=5, kinds=[])
-    told = report(asked, faults={}, checked={}, trouble=["the checker could not check"])
-    assert told["failures"][0] == "the checker could not check"
-    assert len(told["failures"]) == 1 + len(LEAST)
+def test_missing_figures_fail_the_run() -> None:
+    run = Run(seed=1, minutes=5, lease=5, kinds=[])
+    result = report(run, faults={}, checked={}, trouble=["the checker could not check"])
+    assert result["failures"][0] == "the checker could not check"
+    assert len(result["failures"]) == 1 + len(LEAST)
 
 
 def test_only_confirmed_faults_count() -> None:
-    told = _run(faults={kind: {"tried": 100, "confirmed": 11} for kind in KINDS})
-    assert told["failures"] == ["faults is 99; at least 100 are needed"]
+    result = _run(faults={kind: {"tried": 100, "confirmed": 11} for kind in KINDS})
+    assert result["failures"] == ["faults is 99; at least 100 are needed"]
 
 
-def test_a_kind_that_never_took_effect_fails_it() -> None:
+def test_a_kind_that_never_took_effect_fails_the_run() -> None:
     faults = {"kind-0": {"tried": 9, "confirmed": 0}, "kind-1": {"tried": 50, "confirmed": 50}}
     assert _run(faults=faults)["failures"] == ["kind-0 never took effect"]
 
 
-def test_a_promise_that_nothing_was_seen_of_fails_it() -> None:
-    assert _run(not_checked=["I7"])["failures"] == ["I7: nothing to look at"]
+def test_a_promise_without_a_check_fails_the_run() -> None:
+    assert _run(not_checked=["I7"])["failures"] == ["I7: not checked"]
 
 
-def test_slow_takeovers_fail_it() -> None:
-    told = _run(takeover_seconds={"p50": 6.0, "p99": 15.1})
-    assert told["failures"] == ["take-over p99 is 15.1 s; the limit is 15 s"]
+def test_slow_takeovers_fail_the_run() -> None:
+    result = _run(takeover_seconds={"p50": 6.0, "p99": 15.1})
+    assert result["failures"] == ["take-over p99 is 15.1 s; the limit is 15 s"]
 
 
-def test_a_shorter_run_must_see_its_share_and_says_so() -> None:
-    told = _run(minutes=1, acknowledged_turns=60, decided_approvals=20, takeovers=10)
-    assert told["passed"]
-    assert told["scaled"]
-    assert told["least"] == {"acknowledged_turns": 60, "decided_approvals": 20, "takeovers": 10, "faults": 20}
-    assert "scaled to the shorter run" in table(told)
+def test_a_shorter_run_needs_its_share_and_reports_that() -> None:
+    result = _run(minutes=1, acknowledged_turns=60, decided_approvals=20, takeovers=10)
+    assert result["passed"]
+    assert result["scaled"]
+    assert result["least"] == {"acknowledged_turns": 60, "decided_approvals": 20, "takeovers": 10, "faults": 20}
+    assert "scaled to the shorter run" in table(result)
     assert not _run(minutes=1, takeovers=9)["passed"]
 
 
-def test_a_longer_run_must_see_what_a_full_one_must() -> None:
+def test_a_longer_run_needs_as_much_as_a_full_one() -> None:
     assert _run(minutes=60)["passed"]
 
 
-def test_the_table_tells_faults_figures_and_failures() -> None:
+def test_the_table_shows_faults_figures_and_failures() -> None:
     shown = table(_run(takeovers=3))
     assert "kind-3" in shown
     assert "p50 6.0, p99 15.0" in shown
