@@ -125,32 +125,32 @@ async def sent(place: Place) -> AsyncIterator[Sent]:
     """All that can happen to turns has happened, and the servers have ended."""
     with collector() as received:
         otlp = ("--exporter", "otlp", "--otlp-endpoint", received.endpoint)
-        found = Sent(collector=received)
+        sent = Sent(collector=received)
         async with (
             place.server(*otlp, "--operation-time", "2s") as server,
             harness.connect(server.address) as stubs,
         ):
-            await converse(stubs, found)
+            await converse(stubs, sent)
             await fail(place, stubs)
             await lose_an_owner(place, stubs, otlp)
             await stop_an_owner(place, stubs, otlp)
             await read_too_slowly(server.address, stubs)
             assert await server.terminate() == 0
-        yield found
+        yield sent
 
 
-async def converse(stubs: harness.Stubs, found: Sent) -> None:
+async def converse(stubs: harness.Stubs, sent: Sent) -> None:
     """A turn with a tool and an approval on a stream, a repeat, a replay, a tool of the client."""
-    found.session_id = session = await harness.create_test_session(stubs, agent="asker")
+    sent.session_id = session = await harness.create_test_session(stubs, agent="asker")
     request_id = harness.new_request_id()
     message = chat_pb2.StreamMessageRequest(
         session_id=session, request_id=request_id, content=harness.text_parts(f"act {CANARY}")
     )
     async for response in stubs.chat.StreamMessage(message):
         if response.HasField("turn"):
-            found.turn_id = response.turn.turn_id
+            sent.turn_id = response.turn.turn_id
     await harness.decide(stubs, await harness.wait_for_approval(stubs, session))
-    await harness.wait_for_turn(stubs, session, found.turn_id)
+    await harness.wait_for_turn(stubs, session, sent.turn_id)
     async for _ in stubs.chat.StreamMessage(message):
         pass
     async for _ in stubs.sessions.WatchEvents(session_pb2.WatchEventsRequest(session_id=session)):
@@ -315,9 +315,9 @@ async def test_content_is_sent_only_where_the_switch_is_on(sent: Sent, recorded:
         "role": "user",
         "parts": [{"type": "text", "content": f"act {CANARY}"}],
     }
-    (asked,) = json.loads(text(first, "gen_ai.output.messages"))
-    assert asked["finish_reason"] == "tool_calls"
-    assert (asked["parts"][0]["type"], asked["parts"][0]["name"]) == ("tool_call", "act")
+    (answer,) = json.loads(text(first, "gen_ai.output.messages"))
+    assert answer["finish_reason"] == "tool_calls"
+    assert (answer["parts"][0]["type"], answer["parts"][0]["name"]) == ("tool_call", "act")
     assert json.loads(text(second, "gen_ai.input.messages"))[-1]["parts"][0]["type"] == "tool_call_response"
     (tool,) = recorded.named("execute_tool act")
     assert json.loads(text(tool, "gen_ai.tool.call.arguments")) == {"label": CANARY}
@@ -343,7 +343,7 @@ async def one_turn(stubs: harness.Stubs) -> None:
 
 class TestExporters:
     async def test_the_console_shows_one_line_for_each_span(self, place: Place, tmp_path: Path) -> None:
-        lines = [json.loads(line) for line in await self.said(place, tmp_path, "--exporter", "console")]
+        lines = [json.loads(line) for line in await self.standard_error(place, tmp_path, "--exporter", "console")]
         spans = [line["name"] for line in lines if "span" in line]
         assert spans.count("invoke_agent worker") == 1
         assert spans.count("execute_tool act") == 1
@@ -353,7 +353,9 @@ class TestExporters:
 
     async def test_without_an_exporter_nothing_is_sent_or_shown(self, place: Place, tmp_path: Path) -> None:
         with collector() as received:
-            lines = await self.said(place, tmp_path, "--exporter", "none", "--otlp-endpoint", received.endpoint)
+            lines = await self.standard_error(
+                place, tmp_path, "--exporter", "none", "--otlp-endpoint", received.endpoint
+            )
         assert not received.raw
         assert {"span", "metric"}.isdisjoint({key for line in lines for key in json.loads(line)})
 
@@ -364,7 +366,7 @@ class TestExporters:
         assert 'turnkeeper_messages_total{role="USER"} 1.0' in text
         assert 'db_operation_name="commit"' in text
 
-    async def said(self, place: Place, tmp_path: Path, *flags: str) -> list[str]:
+    async def standard_error(self, place: Place, tmp_path: Path, *flags: str) -> list[str]:
         """The lines of standard error of a server that ran one turn."""
         with (tmp_path / "stderr").open("wb") as stderr:
             async with self.running(place, stderr.fileno(), *flags) as (server, stubs):
@@ -409,7 +411,7 @@ def _get(url: str) -> str:
 
 
 def text(span: Span, name: str) -> str:
-    return next((each.value.string_value for each in span.attributes if each.key == name), "")
+    return next((attribute.value.string_value for attribute in span.attributes if attribute.key == name), "")
 
 
 def named(sent: Sent, name: str) -> list[Metric]:
@@ -430,9 +432,9 @@ def shape(metric: Metric) -> str:
 
 def values(sent: Sent, name: str, label: str) -> set[str | int]:
     return {
-        each.value.string_value or each.value.int_value
+        attribute.value.string_value or attribute.value.int_value
         for metric in named(sent, name)
         for point in points(metric)
-        for each in point.attributes
-        if each.key == label
+        for attribute in point.attributes
+        if attribute.key == label
     }

@@ -1,4 +1,4 @@
-"""A collector that speaks OTLP over gRPC and keeps what it was sent."""
+"""A collector that speaks OTLP over gRPC and stores what it is sent."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -49,29 +49,29 @@ class Collector:
 
 
 def texts(attributes: Iterable[KeyValue]) -> dict[str, str]:
-    return {each.key: each.value.string_value for each in attributes}
+    return {attribute.key: attribute.value.string_value for attribute in attributes}
 
 
 @contextmanager
 def collector() -> Iterator[Collector]:
     """On loopback, at `endpoint`, until the end."""
-    kept = Collector()
+    received = Collector()
 
     class Traces(trace_grpc.TraceServiceServicer):
         def Export(self, request: trace_pb.ExportTraceServiceRequest, context: grpc.ServicerContext) -> object:  # noqa: N802
-            return kept.keep_spans(request)
+            return received.keep_spans(request)
 
     class Metrics(metrics_grpc.MetricsServiceServicer):
         def Export(self, request: metrics_pb.ExportMetricsServiceRequest, context: grpc.ServicerContext) -> object:  # noqa: N802
-            return kept.keep_metrics(request)
+            return received.keep_metrics(request)
 
     with ThreadPoolExecutor(2) as threads:
         server = grpc.server(threads)
         trace_grpc.add_TraceServiceServicer_to_server(Traces(), server)  # type: ignore[no-untyped-call]  # generated
         metrics_grpc.add_MetricsServiceServicer_to_server(Metrics(), server)  # type: ignore[no-untyped-call]  # generated
-        kept.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        received.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         server.start()
         try:
-            yield kept
+            yield received
         finally:
             server.stop(0).wait()

@@ -37,7 +37,7 @@ def started(exporter: Exporter, *, endpoint: str = "", port: int = 0, options: O
 
 
 def work(telemetry: Telemetry) -> None:
-    """One call that begins a turn, the turn's work, and a failure whose text nobody may see."""
+    """One call that begins a turn, the turn's work, and a failure whose text must not be recorded."""
     spans, metrics = telemetry.spans, telemetry.metrics
     credentials = [("authorization", f"Bearer {CANARY}")]
     with spans.rpc(CHAT, method="SendMessage", metadata=credentials) as call:
@@ -199,7 +199,7 @@ def test_prometheus_is_on_loopback_and_gone_after_shutdown() -> None:
         socket.create_connection((host, int(port)), timeout=5)
 
 
-def test_a_taken_port_is_said_and_leaves_nothing_open() -> None:
+def test_a_taken_port_is_an_error_and_leaves_nothing_open() -> None:
     first = started("prometheus")
     port = int(first.prometheus_address.rsplit(":", 1)[1])
     before = threading.active_count()
@@ -212,7 +212,7 @@ def test_a_taken_port_is_said_and_leaves_nothing_open() -> None:
     again.shutdown()
 
 
-def test_an_address_of_another_machine_is_said() -> None:
+def test_an_address_of_another_machine_is_an_error() -> None:
     with pytest.raises(TelemetryError, match=r"192.0.2.1:0 cannot be had"):
         started("prometheus", options=Options(prometheus_host="192.0.2.1"))
 

@@ -1,4 +1,4 @@
-"""Calls every method there is, also those that nobody has written a test for yet."""
+"""Calls every method of metrics and spans, also those that have no test of their own yet."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -83,7 +83,7 @@ def methods(of: type) -> Iterator[tuple[str, Callable[..., Any]]]:
 def arguments(function: Callable[..., Any], *, text: Callable[[str], str]) -> Mapping[str, Any]:
     """A value for every parameter, the optional ones too; `text` gives those of the texts, by name."""
     parameters = inspect.signature(function, eval_str=True).parameters.values()
-    return {each.name: _value(each, text) for each in parameters if each.name != "self"}
+    return {parameter.name: _value(parameter, text) for parameter in parameters if parameter.name != "self"}
 
 
 _BY_NAME: Mapping[str, object] = {

@@ -1,4 +1,4 @@
-"""A line says what it is about; it never says what was said, and never a secret."""
+"""A line names what it is about; it holds no content of a conversation, and no secret."""
 
 import asyncio
 import io

@@ -163,20 +163,20 @@ def test_levels_rise_and_fall_and_begin_at_zero() -> None:
     assert meters.points("turnkeeper.sessions.active") == {(): 9}
 
 
-def test_no_method_asks_for_what_may_not_be_a_label() -> None:
+def test_no_method_has_a_parameter_that_may_not_be_a_label() -> None:
     """`model`, `agent`, `server`, `source`, `tool`, `service` and `method` are names of the operator or the protos."""
     allowed = {
         "agent", "code", "database", "decision", "error_type", "kind", "method", "model", "operation", "outcome",
         "reason", "role", "server", "service", "source", "tool", "tool_class",
         "count", "delay", "input_tokens", "output_tokens", "seconds",
     }  # fmt: skip
-    asked = {
+    parameters = {
         parameter
         for _, method in methods(Metrics)
         for parameter in inspect.signature(method).parameters
         if parameter != "self"
     }
-    assert asked <= allowed
+    assert parameters <= allowed
 
 
 @pytest.mark.parametrize("text", IDS, ids=range(len(IDS)))

@@ -46,13 +46,13 @@ def test_every_span_has_its_row_and_every_row_its_span() -> None:
     traces = Traces(record_content=True)
     for name, opener in methods(Spans):
         if name not in {"traceparent", "call_concerns"}:
-            given = arguments(opener, text=lambda each: f"{{{each}}}")
+            given = arguments(opener, text=lambda name: f"{{{name}}}")
             with getattr(traces.spans, name)(**given) as live:
                 ends = dict(methods(type(live)))
             for end, method in ends.items():
                 with getattr(traces.spans, name)(**given) as live:
                     assert isinstance(live, OpenSpan)
-                    getattr(live, end)(**arguments(method, text=lambda each: f"{{{each}}}"))
+                    getattr(live, end)(**arguments(method, text=lambda name: f"{{{name}}}"))
     seen: dict[str, tuple[str, set[str]]] = {}
     for span in traces.exporter.get_finished_spans():
         _, attributes = seen.setdefault(span.name, (span.kind.name.lower(), set()))

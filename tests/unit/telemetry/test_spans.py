@@ -1,4 +1,4 @@
-"""A span says what was done, to whom it belongs and how it ended; never what was said."""
+"""A span records what was done, to what it belongs and how it ended; no content of a conversation."""
 
 import asyncio
 import time
@@ -107,7 +107,7 @@ def test_an_exception_that_leaves_a_call_gives_its_status(
 
 
 def test_the_first_end_of_a_call_counts() -> None:
-    """An interceptor says how a call ended and then aborts it by an exception."""
+    """The interceptor reports how a call ended and then aborts it by an exception."""
     traces = Traces()
 
     def abort() -> None:
@@ -187,7 +187,7 @@ def test_nothing_is_noted_of_a_call_that_is_not_recorded() -> None:
     assert spans.links.is_empty
 
 
-def test_a_model_call_says_what_it_used() -> None:
+def test_a_model_call_records_what_it_used() -> None:
     traces = Traces()
     server = ("models.example.com", 8080)
     with traces.spans.chat("small", server=server, session_id="s", max_output_tokens=64, temperature=0.0) as live:
@@ -243,7 +243,7 @@ def test_a_persons_no_is_no_fault_of_the_tool(outcome: str, fault: bool) -> None
 
 
 @pytest.mark.parametrize("record_content", [False, True])
-def test_content_is_recorded_only_where_it_was_asked_for(record_content: bool) -> None:
+def test_content_is_recorded_only_with_the_setting(record_content: bool) -> None:
     traces = Traces(record_content=record_content)
     with traces.spans.chat("small") as chat:
         chat.content(input_json='["canary"]', output_json='["canary"]')
