@@ -30,6 +30,7 @@ from turnkeeper.store.contract import SessionLog
 from turnkeeper.store.filters import SessionFilter
 
 PREVIEW_KINDS = frozenset({"content_delta", "tool_progress"})
+"""The payloads of events without a number: not stored, and no filter of `types` may name them."""
 DURABLE_KINDS = (
     frozenset(field.name for field in event_pb2.Event.DESCRIPTOR.oneofs_by_name["payload"].fields) - PREVIEW_KINDS
 )

@@ -1,4 +1,7 @@
-"""The leases that this replica holds: each is the right to write to a session as its turn's owner, under a fence."""
+"""The leases that this replica holds: each is the right to write to a session as its turn's owner, under a fence.
+
+Here are all fractions of a lease's duration (`--lease`) at which something is done, except those of the heartbeat.
+"""
 
 import asyncio
 import contextlib
@@ -6,8 +9,18 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Final
 
 from turnkeeper.domain.session import SessionKey
+
+RENEW_AFTER: Final = 1 / 4
+"""The worker renews a lease that no commit has renewed for this fraction of it."""
+RENEW_AFTER_WHEN_BLOCKED: Final = 1 / 2
+"""The keep-alive's thread renews a lease that the event loop has not renewed for this fraction of it."""
+SURELY_HELD_FOR: Final = 2 / 3
+"""The owner starts new work only in this first fraction of a lease; the rest is its margin."""
+CHECK_EVERY: Final = 1 / 16
+"""The worker and the keep-alive's thread check the ages of the leases once in this fraction of a lease."""
 
 
 class LeaseLost(Exception):
@@ -46,14 +59,14 @@ class HeldLease:
         return time.monotonic() - self.renewed_at
 
     @property
-    def due(self) -> bool:
-        """True once a quarter of the lease has passed: it is to be renewed."""
-        return self.age > self.duration.total_seconds() / 4
+    def renewal_due(self) -> bool:
+        """True once the lease is older than RENEW_AFTER of its duration: the worker renews it."""
+        return self.age > self.duration.total_seconds() * RENEW_AFTER
 
     @property
-    def sure(self) -> bool:
-        """True for the first two thirds of the lease: no other replica can have the session."""
-        return self.age <= self.duration.total_seconds() * 2 / 3
+    def surely_held(self) -> bool:
+        """True for the first SURELY_HELD_FOR of the lease: no other replica can have the session."""
+        return self.age <= self.duration.total_seconds() * SURELY_HELD_FOR
 
     def renewed(self, sent_at: float) -> None:
         """Records that a write which extends the lease was stored. `sent_at`: when it was first sent."""
@@ -69,8 +82,8 @@ class HeldLease:
             self.writes -= 1
 
     def check(self) -> None:
-        """Raises LeaseLost if the lease is not sure any more: the owner starts nothing new."""
-        if not self.sure:
+        """Raises LeaseLost if the lease is no longer surely held: the owner starts nothing new."""
+        if not self.surely_held:
             raise LeaseLost
 
 
@@ -98,7 +111,7 @@ class HeldLeases:
     def holds(self, key: SessionKey) -> bool:
         """Returns True if the session's turn runs here, and no other replica can have it."""
         lease = self._leases.get(key)
-        return lease is not None and lease.sure
+        return lease is not None and lease.surely_held
 
     def notify(self, key: SessionKey) -> None:
         """Makes the run of the session's turn read the session again, if it runs here."""

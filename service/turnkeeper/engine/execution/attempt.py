@@ -13,7 +13,7 @@ from turnkeeper.engine.eventlog.conversation import Conversation
 from turnkeeper.engine.eventlog.lease import HeldLease, LeaseLost
 from turnkeeper.engine.eventlog.session_cache import CachedSnapshot
 from turnkeeper.engine.execution.late_results import LateResults
-from turnkeeper.engine.execution.owned_turn import OwnedTurn, while_sure
+from turnkeeper.engine.execution.owned_turn import OwnedTurn, retry_while_held
 from turnkeeper.engine.execution.services import RunServices
 from turnkeeper.engine.execution.turn_run import TurnRun
 from turnkeeper.engine.rules import turns as turn_rules
@@ -63,7 +63,7 @@ class TurnAttempt:
         if error is not None:
             await _fail(owned, error)
             return
-        agent = await while_sure(services, self._lease, lambda: services.agents.pinned_by(owned.turn))
+        agent = await retry_while_held(services, self._lease, lambda: services.agents.pinned_by(owned.turn))
         if agent is None:
             gone = AgentConfigError("The agent's pinned version is gone; start a new session.")
             await _fail(owned, gone.to_event())

@@ -1,4 +1,4 @@
-"""Renews leases from a thread of its own while the event loop is blocked.
+"""Renews leases from a thread of its own while the event loop is blocked. Otherwise the worker renews them.
 
 A tool that computes on the event loop, or a long pause of the process, must not cost turns their owner. A loop that is
 blocked for good must. So the thread renews only the leases that the loop did not, and only for one patience after the
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
 
-from turnkeeper.engine.eventlog.lease import HeldLeases
+from turnkeeper.engine.eventlog.lease import CHECK_EVERY, RENEW_AFTER_WHEN_BLOCKED, HeldLeases
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.contract import Renewer
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class LeaseKeepAlive:
-    """One on every replica. Of the event loop, its thread calls `call_soon_threadsafe` alone."""
+    """Runs one thread on every replica. Of the event loop, the thread calls only `call_soon_threadsafe`."""
 
     def __init__(
         self, renewer: Callable[[], Renewer], held_leases: HeldLeases, *, lease: timedelta, patience: timedelta
@@ -34,12 +34,12 @@ class LeaseKeepAlive:
         self._held_leases = held_leases
         self._lease = lease
         self._patience = patience.total_seconds()
-        self._pause = lease.total_seconds() / 16
+        self._pause = lease.total_seconds() * CHECK_EVERY
         self._loop_ran_at = 0.0
         self._stopped = threading.Event()
 
     async def run(self) -> None:
-        """Records again and again that the event loop runs, until cancelled. The thread runs as long as this does."""
+        """Records at each CHECK_EVERY that the event loop runs, until cancelled. The thread ends with it."""
         self._loop_ran_at = time.monotonic()
         loop = asyncio.get_running_loop()
         thread = threading.Thread(target=self._run_thread, args=(loop,), name="renewals", daemon=True)
@@ -69,11 +69,11 @@ class LeaseKeepAlive:
                     )
 
     def _renew_all(self, renewer: Renewer, loop: asyncio.AbstractEventLoop) -> None:
-        """Renews the leases older than half their duration. The loop itself renews them after a quarter."""
+        """Renews the leases older than RENEW_AFTER_WHEN_BLOCKED; the worker renews them earlier if the loop runs."""
         for lease in self._held_leases:
             if self._stopped.is_set() or time.monotonic() - self._loop_ran_at > self._patience:
                 return
-            if lease.age <= self._lease.total_seconds() / 2:
+            if lease.age <= self._lease.total_seconds() * RENEW_AFTER_WHEN_BLOCKED:
                 continue
             sent_at = time.monotonic()
             if renewer.renew(lease.key, owner=lease.owner, fence=lease.fence, lease=self._lease):

@@ -1,4 +1,4 @@
-"""A turn under its owner's lease: what the owner read of it last, and how the owner's decisions are stored."""
+"""Keeps what the owner of a turn read of it last, and stores the owner's decisions under its lease."""
 
 import asyncio
 import time
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class OwnedTurn:
-    """One turn that this replica owns. Every write is under the lease's fence, and extends the lease."""
+    """A turn that this replica owns. Every write names the lease's fence, and extends the lease."""
 
     def __init__(self, services: RunServices, *, lease: HeldLease, cached: CachedSnapshot) -> None:
         self._services = services
@@ -29,13 +29,13 @@ class OwnedTurn:
 
     @classmethod
     async def open(cls, services: RunServices, *, lease: HeldLease, cached: CachedSnapshot | None) -> Self:
-        """Returns the turn as the commit that took the lease left it in `cached`; reads it if that is None.
+        """Returns the turn as in `cached`, the snapshot of the commit that took the lease; reads it if that is None.
 
-        Raises LeaseLost if the fence does not hold any more, or if the database is unavailable until the lease is not
-        sure any more.
+        Raises LeaseLost if another owner has the session, or if the database is unavailable until the lease is no
+        longer surely held.
         """
         if cached is None:
-            snapshot = await while_sure(
+            snapshot = await retry_while_held(
                 services, lease, lambda: services.store.snapshot(lease.key, turn_id=lease.turn_id)
             )
             if snapshot is None:
@@ -47,34 +47,34 @@ class OwnedTurn:
 
     @property
     def snapshot(self) -> Snapshot:
-        """The session as the owner knows it."""
+        """Returns the session as the owner last read or wrote it."""
         return self.cached.snapshot
 
     @property
     def turn(self) -> Turn:
-        """The turn as the owner knows it. Raises LookupError if the snapshot has none."""
+        """Returns the turn as the owner last read or wrote it. Raises LookupError if the snapshot has none."""
         if self.snapshot.turn is None:
             raise LookupError("the snapshot has no turn")
         return self.snapshot.turn
 
     @property
     def is_cancel_requested(self) -> bool:
-        """True if the turn is to be cancelled, as far as the owner has read."""
+        """Returns True if the owner has read a request to cancel the turn."""
         return self.snapshot.head.cancel.turn_id == self.turn.id
 
     async def read_conversation(self, conversation: Conversation) -> None:
-        """Reads the conversation up to the snapshot. From then on it is kept up with every write and read.
+        """Reads the conversation up to the snapshot. Every later `append` and `read` keeps it up to date.
 
-        Raises LeaseLost if the database is unavailable until the lease is not sure any more.
+        Raises LeaseLost if the database is unavailable until the lease is no longer surely held.
         """
-        await while_sure(self._services, self.lease, lambda: conversation.read(until=self.snapshot.head.last_seq))
+        await retry_while_held(self._services, self.lease, lambda: conversation.read(until=self.snapshot.head.last_seq))
         self._conversation = conversation
 
     async def append(self, decide: Callable[[UnitOfWork], T]) -> T:
-        """Stores a decision, also one that changes nothing: this extends the lease.
+        """Stores a decision, and returns what `decide` returned. One that changes nothing still extends the lease.
 
-        If another write came first (a message was queued, an approval decided), reads the session and decides again.
-        Raises LeaseLost if the fence does not hold any more, ServiceUnavailable if the result is unknown for two
+        Reads the session and decides again if another write came first: a message was queued, an approval decided.
+        Raises LeaseLost if another owner has the session, ServiceUnavailable if the result stays unknown for two
         leases, and what `decide` raises.
         """
         while True:
@@ -92,7 +92,7 @@ class OwnedTurn:
     async def read(self) -> None:
         """Reads the session again, and its conversation. Tries again while the database is unavailable.
 
-        Raises LeaseLost if the fence does not hold any more.
+        Raises LeaseLost if another owner has the session.
         """
         while True:
             try:
@@ -108,10 +108,11 @@ class OwnedTurn:
             return
 
     async def _commit(self, uow: UnitOfWork) -> Committed | None:
-        """Returns None if the session changed since it was read.
+        """Commits the changeset, and renews the lease. Returns None if the session changed since it was read.
 
-        Sends the same changeset again while no result comes, for two leases at most. The lease counts from the first
-        sending: any of them may be the one that was applied.
+        Sends the same changeset again while its result is unknown, for two leases at most. The lease is counted from
+        the first sending, which may be the one that was applied. Raises LeaseLost if another owner has the session,
+        ServiceUnavailable if the result is still unknown after two leases.
         """
         log_writer, metrics, lease = self._services.log_writer, self._services.metrics, self.lease
         changeset = uow.changeset(changeset_id=log_writer.new_id(), fence=lease.fence, lease_for=lease.duration)
@@ -136,10 +137,10 @@ class OwnedTurn:
             raise LeaseLost
 
 
-async def while_sure(services: RunServices, lease: HeldLease, read: Callable[[], Awaitable[T]]) -> T:
-    """Returns what `read` returns. Calls it again while the database is unavailable: that alone loses no owner.
+async def retry_while_held(services: RunServices, lease: HeldLease, read: Callable[[], Awaitable[T]]) -> T:
+    """Returns what `read` returns. Calls it again while the database is unavailable and the lease is surely held.
 
-    Raises LeaseLost once the lease is not sure any more.
+    Raises LeaseLost if the database is still unavailable after that.
     """
     while True:
         try:
@@ -150,4 +151,5 @@ async def while_sure(services: RunServices, lease: HeldLease, read: Callable[[],
 
 
 async def _pause(services: RunServices) -> None:
+    """Waits 0.1 to 0.5 s at random, so that the owners of many turns do not retry at the same time."""
     await asyncio.sleep(0.1 + services.jitter() * 0.4)

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from turnkeeper.domain.event import Event
 from turnkeeper.durations import jittered
-from turnkeeper.engine.eventlog.lease import HeldLease, HeldLeases, LeaseLost
+from turnkeeper.engine.eventlog.lease import CHECK_EVERY, HeldLease, HeldLeases, LeaseLost
 from turnkeeper.engine.eventlog.session_cache import CachedSnapshot
 from turnkeeper.engine.execution.attempt import Assignment, TurnAttempt
 from turnkeeper.engine.execution.late_results import LateResults
@@ -235,10 +235,10 @@ class Worker:
         )
 
     async def _renew_leases(self) -> None:
-        """Renews each lease that no commit renewed lately. The run of a turn whose lease is lost is cancelled."""
+        """Renews each lease that is older than RENEW_AFTER. Cancels the run of a turn whose lease is lost."""
         while True:
-            await asyncio.sleep(self.offer.lease.total_seconds() / 16)
-            due = [lease for lease in self.held_leases if lease.due]
+            await asyncio.sleep(self.offer.lease.total_seconds() * CHECK_EVERY)
+            due = [lease for lease in self.held_leases if lease.renewal_due]
             await asyncio.gather(*(self._renew(lease) for lease in due))
 
     async def _renew(self, lease: HeldLease) -> None:

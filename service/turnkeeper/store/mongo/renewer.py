@@ -1,4 +1,7 @@
-"""Renews leases from a thread of its own: independent of the event loop and of everything that the loop uses."""
+"""Renews leases for `LeaseKeepAlive`, from its thread: independent of the event loop and of all that the loop uses.
+
+The worker's renewals, those of a loop that runs, are in `claims.py`.
+"""
 
 from datetime import timedelta
 
@@ -10,9 +13,10 @@ from turnkeeper.store.mongo.client import DatabaseCall, Document
 
 
 class MongoRenewer:
-    """`Renewer`, on a client of its own. Connects at the first call."""
+    """Implements `Renewer` on a client of its own, which connects at the first call."""
 
     def __init__(self, uri: str, *, database: str, operation: timedelta) -> None:
+        """`operation` limits each renewal, including the driver's own retries."""
         self._client: MongoClient[Document] = MongoClient(
             uri,
             w="majority",

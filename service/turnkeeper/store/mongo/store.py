@@ -24,7 +24,7 @@ from turnkeeper.store.mongo.previews import Previews
 from turnkeeper.store.mongo.purges import Purges
 from turnkeeper.store.mongo.reads import Reads
 from turnkeeper.store.mongo.renewer import MongoRenewer
-from turnkeeper.store.mongo.sessions import SessionCreation
+from turnkeeper.store.mongo.session_creation import SessionCreation
 from turnkeeper.store.mongo.sweeps import Sweeps
 from turnkeeper.store.mongo.transactions.group_commit import GroupCommit
 from turnkeeper.store.mongo.transactions.orphans import Orphans

@@ -1,4 +1,4 @@
-"""The leases that a replica holds: until when each is sure, who is notified, and when its run is cancelled."""
+"""The leases that a replica holds: until when each is surely held, who is notified, and when its run is cancelled."""
 
 import asyncio
 import time
@@ -20,11 +20,11 @@ def a_lease(*, age: float = 0.0) -> HeldLease:
     )
 
 
-@pytest.mark.parametrize(("age", "due", "sure"), [(0, False, True), (4, True, True), (9, True, False)])
-def test_a_lease_is_due_after_a_quarter_and_sure_for_two_thirds(age: float, due: bool, sure: bool) -> None:
+@pytest.mark.parametrize(("age", "due", "held"), [(0, False, True), (4, True, True), (9, True, False)])
+def test_a_lease_is_renewed_after_a_quarter_and_surely_held_for_two_thirds(age: float, due: bool, held: bool) -> None:
     lease = a_lease(age=age)
-    assert (lease.due, lease.sure) == (due, sure)
-    if sure:
+    assert (lease.renewal_due, lease.surely_held) == (due, held)
+    if held:
         lease.check()
     else:
         with pytest.raises(LeaseLost):
@@ -38,7 +38,7 @@ def test_an_earlier_renewal_makes_a_lease_no_older() -> None:
     assert lease.renewed_at == before
 
 
-def test_a_replica_holds_what_it_is_sure_of() -> None:
+def test_a_replica_holds_only_leases_that_are_surely_held() -> None:
     leases = HeldLeases()
     assert not leases.holds(KEY)
     leases.add(a_lease())
