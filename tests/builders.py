@@ -1,4 +1,4 @@
-"""Valid values to start a test from. Every argument that matters to a test is given by it."""
+"""Valid values to start a test from. A test passes every argument that matters to it."""
 
 import itertools
 from dataclasses import replace
@@ -22,7 +22,7 @@ _numbers = itertools.count(1)
 
 
 def new_id(prefix: str = "id") -> str:
-    """An id that no other test of this run has."""
+    """Returns an id that no other test of this run has."""
     return f"{prefix}-{next(_numbers):06d}"
 
 
@@ -86,7 +86,7 @@ def a_call(session_key: SessionKey, **given: Any) -> Call:
 
 
 def an_approval(session_key: SessionKey, **given: Any) -> Approval:
-    """One that expires in an hour by this machine's clock."""
+    """Returns an approval that expires in an hour by this machine's clock."""
     approval = Approval(
         id=new_id("approval"),
         tenant=session_key.tenant,
@@ -109,13 +109,13 @@ def an_approval(session_key: SessionKey, **given: Any) -> Approval:
 
 
 def an_event(text: str = "hello", *, payload: Payload | None = None, **given: Any) -> NewEvent:
-    """A received message, or the payload that is given."""
+    """Returns an event with this payload, by default a received message."""
     received = MessageReceived(message_id=new_id("message"), content=(Part(text=text),), principal="ada")
     return replace(NewEvent(payload=payload or received, at=NOON), **given)
 
 
 def a_first_event() -> NewEvent:
-    """What a new session's log begins with."""
+    """Returns the event that begins a new session's log."""
     created = SessionCreated(agent=AGENT.name, agent_version=AGENT.version, owner="ada", title="")
     return NewEvent(payload=created, at=NOON)
 

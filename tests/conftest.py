@@ -1,4 +1,4 @@
-"""What every test may ask for."""
+"""Fixtures of every test."""
 
 import os
 import secrets
@@ -16,7 +16,7 @@ from turnkeeper.tools.samples import OUTBOX
 
 @pytest.fixture(scope="session", autouse=True)
 def outbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where the sample tool sends its messages, unless a test says otherwise: never into the working directory."""
+    """Sends the sample tool's messages to a temporary file, unless a test sets another."""
     file = tmp_path_factory.mktemp("outbox") / "outbox.jsonl"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(OUTBOX, str(file))
@@ -25,7 +25,7 @@ def outbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def mongo_uri() -> AsyncIterator[str]:
-    """A real replica set for the whole run: MONGODB_URI's, else a private one that allows fail points."""
+    """Yields the URI of a real replica set for the whole run: MONGODB_URI's, or a private one with fail points."""
     if uri := os.environ.get("MONGODB_URI"):
         yield uri
         return
@@ -36,7 +36,7 @@ async def mongo_uri() -> AsyncIterator[str]:
 
 @pytest_asyncio.fixture
 async def database_name(mongo_uri: str) -> AsyncIterator[str]:
-    """A name that no other test has; the database is dropped afterwards."""
+    """Yields a name that no other test has; the database is dropped afterwards."""
     name = f"turnkeeper_test_{secrets.token_hex(6)}"
     yield name
     async with AsyncMongoClient[dict[str, object]](mongo_uri) as client:

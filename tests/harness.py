@@ -1,4 +1,4 @@
-"""A real server, in this process or in its own, and the few calls that most tests make on it."""
+"""Starts a real server, in this process or in its own, and makes the calls that most tests need."""
 
 import asyncio
 import contextlib
@@ -49,20 +49,20 @@ class Stubs:
 
 @contextlib.asynccontextmanager
 async def connect(address: str) -> AsyncIterator[Stubs]:
-    """Stubs on a fresh channel."""
+    """Opens a channel, and yields its stubs."""
     async with aio.insecure_channel(address) as channel:
         yield Stubs(channel)
 
 
 @contextlib.asynccontextmanager
 async def scripted(script: str | Script) -> AsyncIterator[ScriptedModel]:
-    """A model that plays this script (TOML)."""
+    """Starts a model that plays this script (TOML)."""
     async with ScriptedModel(parse_script(script) if isinstance(script, str) else script) as model:
         yield model
 
 
 def environment(model: ScriptedModel | str, **more: str) -> dict[str, str]:
-    """The variables that send a server to this model, and nothing of the tester's own."""
+    """Returns the variables that send a server to this model, without the tester's own."""
     url = model if isinstance(model, str) else model.base_url
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     return {**kept, "OPENAI_BASE_URL": url, "OPENAI_API_KEY": "unused", **more}
@@ -77,9 +77,9 @@ async def serving(
     agents: Path | None = None,
     more: Mapping[str, str] | None = None,
     new_store: Callable[..., MongoStore] = MongoStore,
-    **knobs: Any,
+    **overrides: Any,
 ) -> AsyncIterator[app.Running]:
-    """A server in this process, on a real socket and a real database. Short times; no wait at drain.
+    """Starts a server in this process, on a real socket and a real database, with short times and no wait at drain.
 
     `more`: variables on top. `new_store` returns the server's store: a test may pass a subclass that fails or waits.
     """
@@ -95,7 +95,7 @@ async def serving(
         "drain_grace": timedelta(seconds=2),
     }
     variables = environment(model, **(more or {}))
-    settings = Settings(openai_base_url=variables["OPENAI_BASE_URL"], **{**chosen, **knobs})
+    settings = Settings(openai_base_url=variables["OPENAI_BASE_URL"], **{**chosen, **overrides})
     async with app.serving(settings, variables, new_store=new_store) as running:
         yield running
 
@@ -112,12 +112,12 @@ class ServerProcess:
         return self.process.pid
 
     async def kill(self) -> None:
-        """kill -9, and wait until it is gone."""
+        """Kills the process with SIGKILL, and waits until it is gone."""
         self.process.kill()
         await self.process.wait()
 
     async def terminate(self) -> int:
-        """SIGTERM, and wait until it has drained; the exit status."""
+        """Drains the server with SIGTERM. Returns its exit status."""
         self.process.send_signal(signal.SIGTERM)
         return await self.process.wait()
 
@@ -134,7 +134,7 @@ async def server_process(
     python: str = sys.executable,
     stderr: int | None = None,
 ) -> AsyncIterator[ServerProcess]:
-    """A server process that listens on a free port; killed on the way out if it still lives.
+    """Starts a server process on a free port, and kills it on the way out if it still runs.
 
     `program`: the module that is run, with its first arguments, by the interpreter `python`.
 
@@ -181,17 +181,17 @@ def answer_of(turn: chat_pb2.Turn) -> str:
 
 
 async def create_test_session(stubs: Stubs, *, agent: str = "clerk", session_id: str = "") -> str:
-    """A fresh session's id."""
-    made = await stubs.sessions.CreateSession(
+    """Creates a session. Returns its id."""
+    response = await stubs.sessions.CreateSession(
         session_pb2.CreateSessionRequest(session_id=session_id, request_id=new_request_id(), agent=agent)
     )
-    return made.session.session_id
+    return response.session.session_id
 
 
 async def send_message_to_session(
     stubs: Stubs, session_id: str, text: str, *, wait: float | None = None, request_id: str = "", **fields: Any
 ) -> chat_pb2.Turn:
-    """Send a message; its turn as it is after `wait` seconds (None: the server's default)."""
+    """Sends a message. Returns its turn as it is after `wait` seconds (None: the server's default)."""
     response = await stubs.chat.SendMessage(
         chat_pb2.SendMessageRequest(
             session_id=session_id,
@@ -205,7 +205,7 @@ async def send_message_to_session(
 
 
 async def wait_for_approval(stubs: Stubs, session_id: str, *, timeout: float = 10) -> approval_pb2.Approval:
-    """The session's next PENDING approval, as the event stream announces it."""
+    """Waits for the session's next pending approval, by its event stream, and returns it."""
     async with asyncio.timeout(timeout):
         watch = stubs.sessions.WatchEvents(
             session_pb2.WatchEventsRequest(session_id=session_id, follow=True, types=["approval_requested"])
@@ -213,11 +213,11 @@ async def wait_for_approval(stubs: Stubs, session_id: str, *, timeout: float = 1
         try:
             async for response in watch:
                 for event in response.events:
-                    found = await stubs.approvals.GetApproval(
+                    fetched = await stubs.approvals.GetApproval(
                         approval_pb2.GetApprovalRequest(approval_id=event.approval_requested.approval_id)
                     )
-                    if found.approval.state == approval_pb2.APPROVAL_STATE_PENDING:
-                        return found.approval
+                    if fetched.approval.state == approval_pb2.APPROVAL_STATE_PENDING:
+                        return fetched.approval
         finally:
             watch.cancel()
     raise AssertionError("the stream ended without a pending approval")
@@ -226,7 +226,7 @@ async def wait_for_approval(stubs: Stubs, session_id: str, *, timeout: float = 1
 async def answer(
     stubs: Stubs, approval: approval_pb2.Approval, decision: event_pb2.ApprovalDecision.ValueType, **fields: Any
 ) -> approval_pb2.DecideApprovalResponse:
-    """Give this answer to what the approval shows."""
+    """Decides an approval, with the arguments that it shows."""
     return await stubs.approvals.DecideApproval(
         approval_pb2.DecideApprovalRequest(
             approval_id=approval.approval_id, decision=decision, arguments_hash=approval.arguments_hash, **fields
@@ -237,13 +237,13 @@ async def answer(
 async def decide(
     stubs: Stubs, approval: approval_pb2.Approval, *, approve: bool = True, reason: str = ""
 ) -> approval_pb2.DecideApprovalResponse:
-    """Decide on what the approval shows."""
-    verdict = event_pb2.APPROVAL_DECISION_APPROVE if approve else event_pb2.APPROVAL_DECISION_REJECT
-    return await answer(stubs, approval, verdict, reason=reason)
+    """Approves or rejects an approval, with the arguments that it shows."""
+    decision = event_pb2.APPROVAL_DECISION_APPROVE if approve else event_pb2.APPROVAL_DECISION_REJECT
+    return await answer(stubs, approval, decision, reason=reason)
 
 
 async def wait_for_turn(stubs: Stubs, session_id: str, turn_id: str, *, seconds: int = 20) -> chat_pb2.Turn:
-    """The turn, once it has ended or waits for somebody."""
+    """Waits until the turn has ended or waits for a person or client, and returns it."""
     response = await stubs.chat.GetTurn(
         chat_pb2.GetTurnRequest(session_id=session_id, turn_id=turn_id, wait=Duration(seconds=seconds))
     )
@@ -251,7 +251,7 @@ async def wait_for_turn(stubs: Stubs, session_id: str, turn_id: str, *, seconds:
 
 
 async def all_events(stubs: Stubs, session_id: str) -> list[event_pb2.Event]:
-    """Every durable event so far, by pages."""
+    """Returns every durable event so far, read page by page."""
     events: list[event_pb2.Event] = []
     after = 0
     while True:
@@ -265,5 +265,5 @@ async def all_events(stubs: Stubs, session_id: str) -> list[event_pb2.Event]:
 
 
 def kinds(events: list[event_pb2.Event]) -> list[str]:
-    """The names of the events' payloads, in order."""
+    """Returns the names of the events' payloads, in order."""
     return [str(event.WhichOneof("payload")) for event in events]

@@ -1,4 +1,4 @@
-"""Looking at processes from outside."""
+"""Looks at processes from outside."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def alive(pid: int | None) -> bool:
-    """Whether the process runs; one that ended and was not collected yet does not."""
+    """Returns True if the process runs; one that has ended and is not yet collected does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -14,22 +14,22 @@ def alive(pid: int | None) -> bool:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that this one started and that still run."""
-    found = [int(each.name) for each in Path("/proc").iterdir() if each.name.isdecimal()]
-    return sorted(each for each in found if _parent(each) == pid)
+    """Returns the processes that this one has started and that still run."""
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+    return sorted(child for child in pids if _parent(child) == pid)
 
 
 def replicas(pid: int) -> list[int]:
-    """The server processes that this supervisor started and that still run."""
-    return [each for each in children(pid) if b"--lifeline" in _command(each)]
+    """Returns the server processes that this supervisor has started and that still run."""
+    return [child for child in children(pid) if b"--lifeline" in _command(child)]
 
 
 def accepted(pid: int, port: int) -> int:
-    """How many connections to this port of loopback the process has."""
+    """Returns the number of connections to this port of loopback that the process has."""
     tables = [Path("/proc/net/tcp"), Path("/proc/net/tcp6")]
     rows = [line.split() for table in tables if table.exists() for line in table.read_text().splitlines()[1:]]
     established = {f"socket:[{row[9]}]" for row in rows if row[3] == "01" and row[1].endswith(f":{port:04X}")}
-    return len(established & {_link(each) for each in Path(f"/proc/{pid}/fd").iterdir()})
+    return len(established & {_link(handle) for handle in Path(f"/proc/{pid}/fd").iterdir()})
 
 
 def _parent(pid: int) -> int:
@@ -55,7 +55,7 @@ def _link(file: Path) -> str:
 
 
 async def until(condition: Callable[[], bool], *, timeout: float = 10) -> None:
-    """Wait for what tells nobody that it happened. Raises TimeoutError."""
+    """Polls a condition that sends no notification, until it holds. Raises TimeoutError."""
     async with asyncio.timeout(timeout):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""What an error says on the wire, read as a client reads it."""
+"""Reads the details of an error as a client does."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -34,23 +34,23 @@ class StatusDetails:
 class Refusal:
     """Filled when the block of `refused` has ended."""
 
-    found: list[StatusDetails] = field(default_factory=list)
+    occurrences: list[StatusDetails] = field(default_factory=list)
 
     @property
     def details(self) -> StatusDetails:
-        return self.found[0]
+        return self.occurrences[0]
 
 
 @contextlib.contextmanager
 def refused(reason: str) -> Iterator[Refusal]:
-    """The block ends with this error of ours, and the error is whole."""
+    """Asserts that the block raises this error of the service, with complete details."""
     refusal = Refusal()
     try:
         yield refusal
     except aio.AioRpcError as error:
         details = details_of(error)
         assert details.reason == reason, f"{details.reason}, not {reason}: {details.message}"
-        refusal.found.append(details)
+        refusal.occurrences.append(details)
         return
     raise AssertionError(f"no error; {reason} was expected")
 
@@ -72,7 +72,7 @@ def details_of(error: aio.AioRpcError) -> StatusDetails:
     assert error_pb2.SessionErrorCode.Name(detail.code) == f"SESSION_ERROR_CODE_{info.reason}"
     assert dict(info.metadata) == dict(detail.metadata)
     retry, bad = error_details_pb2.RetryInfo(), error_details_pb2.BadRequest()
-    found = _unpack(status.details, retry)
+    has_retry = _unpack(status.details, retry)
     _unpack(status.details, bad)
     return StatusDetails(
         status=error.code(),
@@ -80,7 +80,7 @@ def details_of(error: aio.AioRpcError) -> StatusDetails:
         message=error.details() or "",
         metadata=dict(info.metadata),
         detail=detail,
-        retry_after=retry.retry_delay.ToTimedelta() if found else None,
+        retry_after=retry.retry_delay.ToTimedelta() if has_retry else None,
         fields=tuple(violation.field for violation in bad.field_violations),
         types=types,
     )

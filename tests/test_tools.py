@@ -1,6 +1,6 @@
-"""Tools for tests. Each writes down that it was started; those that hold go on when the test says so.
+"""Tools for tests. Each records that it was started; those that hold go on when the test releases them.
 
-A server finds them as it finds anybody's tools, by an entry point: `install` writes what an installation would.
+A server finds them by an entry point, as it finds all tools: `install` writes what an installation would.
 """
 
 import asyncio
@@ -35,32 +35,32 @@ RETURNED: Mapping[str, object] = {
 
 @tool(tool_class=ToolClass.READ_ONLY)
 async def hold_reading(label: str, context: ToolContext) -> str:
-    """Read, once the test lets it."""
+    """Reads, after the test's release."""
     return await _hold("hold_reading", label, context)
 
 
 @tool(tool_class=ToolClass.IDEMPOTENT)
 async def hold_idempotent(label: str, context: ToolContext) -> str:
-    """Do what may be done again under the same key."""
+    """Has an effect that may be repeated under the same key."""
     return await _hold("hold_idempotent", label, context)
 
 
 @tool(tool_class=ToolClass.IRREVERSIBLE)
 async def hold_irreversible(label: str, context: ToolContext) -> str:
-    """Do what cannot be taken back, and say so late."""
+    """Has an irreversible effect, and returns late."""
     return await _hold("hold_irreversible", label, context)
 
 
 @tool(tool_class=ToolClass.IRREVERSIBLE)
 def act(label: str, context: ToolContext) -> str:
-    """Do what cannot be taken back."""
+    """Has an irreversible effect."""
     _write_down("act", label, context)
     return f"{label} is done"
 
 
 @tool(tool_class=ToolClass.IDEMPOTENT)
 async def block(label: str, seconds: float, context: ToolContext) -> str:
-    """Block the event loop when it is started for the first time: what no tool should do."""
+    """Blocks the event loop at its first start, which no tool should do."""
     _write_down("block", label, context)
     if len(_effects(label)) == 1:
         time.sleep(seconds)  # noqa: ASYNC251
@@ -69,7 +69,7 @@ async def block(label: str, seconds: float, context: ToolContext) -> str:
 
 @tool(tool_class=ToolClass.READ_ONLY)
 async def misbehave(how: str) -> object:
-    """Go wrong in one of the ways of RAISED and RETURNED, or hang."""
+    """Fails in one of the ways of RAISED and RETURNED, or hangs."""
     if how == "hangs":
         await asyncio.Event().wait()
     if how in RAISED:
@@ -94,7 +94,7 @@ def _effects(label: str, *, folder: Path | None = None) -> "list[Effect]":
         lines = ((folder or _folder()) / EFFECTS).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return []
-    return [found for found in (Effect(**json.loads(line)) for line in lines) if found.label == label]
+    return [effect for effect in (Effect(**json.loads(line)) for line in lines) if effect.label == label]
 
 
 def _folder() -> Path:
@@ -103,7 +103,7 @@ def _folder() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """One start of a tool, as the tool itself saw it."""
+    """One start of a tool, as the tool recorded it."""
 
     tool: str
     label: str
@@ -112,13 +112,13 @@ class Effect:
 
 
 class ToolControl:
-    """The test's side of the tools."""
+    """Installs, releases and watches the tools, for a test."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def install(self, module: str = "tests.test_tools") -> None:
-        """Make the folder one that, on the path, holds a distribution with these tools."""
+        """Writes a distribution with these tools into the folder, for the import path."""
         metadata = self.folder / "turnkeeper_test_tools-1.dist-info"
         metadata.mkdir(exist_ok=True)
         (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: turnkeeper-test-tools\nVersion: 1\n")
@@ -126,19 +126,19 @@ class ToolControl:
 
     @property
     def variables(self) -> Mapping[str, str]:
-        """What a server process needs to find the tools."""
+        """The variables with which a server process finds the tools."""
         path = (self.folder, REPOSITORY, REPOSITORY / "service")
         return {FOLDER: str(self.folder), "PYTHONPATH": os.pathsep.join(map(str, path))}
 
     def effects(self, label: str) -> list[Effect]:
-        """Every start with this label, in order."""
+        """Returns every start with this label, in order."""
         return _effects(label, folder=self.folder)
 
     async def started(self, label: str, *, times: int = 1) -> list[Effect]:
-        """Once a tool with this label was started so often."""
+        """Waits until tools with this label were started so often."""
         await processes.until(lambda: len(self.effects(label)) >= times, timeout=20)
         return self.effects(label)
 
     def release(self, label: str) -> None:
-        """Let the tools with this label go on."""
+        """Releases the tools with this label."""
         (self.folder / f"release-{label}").touch()

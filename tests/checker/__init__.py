@@ -1,1 +1,1 @@
-"""Is what the database holds what its logs say? A check for after a test, or after a run full of faults (I11)."""
+"""Checks after a test, or after a run full of faults, that documents equal the fold of their logs (I11)."""

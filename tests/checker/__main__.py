@@ -1,10 +1,10 @@
-"""`python -m tests.checker URI DATABASE`: what does not fit, a line each. Exit status 1 when there is any."""
+"""`python -m tests.checker URI DATABASE` prints each document that differs from its log. Exit status 1 if any does."""
 
 import asyncio
 import sys
 
 from tests.checker.compare import differences
 
-found = asyncio.run(differences(*sys.argv[1:3]))
-print("\n".join(found) or "all documents equal the fold of their logs")
-sys.exit(bool(found))
+lines = asyncio.run(differences(*sys.argv[1:3]))
+print("\n".join(lines) or "all documents equal the fold of their logs")
+sys.exit(bool(lines))

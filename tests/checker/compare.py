@@ -1,4 +1,4 @@
-"""The documents of a database against the fold of its logs (promise I11)."""
+"""Compares the documents of a database with the fold of its logs (promise I11)."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,7 +21,7 @@ _MEMBERS = ("turns", "tool_calls", "approvals", "requests")
 
 
 async def differences(mongo_uri: str, database: str) -> list[str]:
-    """What does not fit, a line each; empty when all is well. One snapshot, so that the service may be running."""
+    """Returns a line for each difference. It reads one snapshot, so that the service may be running."""
     async with (
         AsyncMongoClient[dict[str, Any]](mongo_uri) as client,
         client.start_session(snapshot=True) as session,
@@ -30,18 +30,20 @@ async def differences(mongo_uri: str, database: str) -> list[str]:
 
 
 async def check(mongo_uri: str, database: str) -> None:
-    """Fails with what does not fit."""
-    found = await differences(mongo_uri, database)
-    assert not found, "\n".join(found)
+    """Raises AssertionError with the differences, if there are any."""
+    lines = await differences(mongo_uri, database)
+    assert not lines, "\n".join(lines)
 
 
 async def _differences(database: AsyncDatabase[dict[str, Any]], session: AsyncClientSession) -> Any:
     events = await _by_session(database, session, "events", sort=[("seq", 1)])
     heads = {_of(head): head for head in await database.heads.find(session=session).to_list()}
-    sessions = {_of(each["_id"]): each for each in await database.sessions.find(session=session).to_list()}
+    sessions = {_of(document["_id"]): document for document in await database.sessions.find(session=session).to_list()}
     members = {name: await _by_session(database, session, name) for name in _MEMBERS}
     purging = {key for key, head in heads.items() if head.get("purging")}
-    for key in sorted({*events, *heads, *sessions, *(each for found in members.values() for each in found)} - purging):
+    for key in sorted(
+        {*events, *heads, *sessions, *(owner_key for owned in members.values() for owner_key in owned)} - purging
+    ):
         if key in heads and "forking" in heads[key]:
             for line in _not_yet(key, heads[key], events.get(key, []), sessions.get(key), members):
                 yield line
@@ -49,7 +51,7 @@ async def _differences(database: AsyncDatabase[dict[str, Any]], session: AsyncCl
         if key not in heads or key not in sessions or key not in events:
             yield f"{key}: its session, head or log is not there"
             continue
-        mine = {name: found.get(key, []) for name, found in members.items()}
+        mine = {name: owned.get(key, []) for name, owned in members.items()}
         for line in of_session(heads[key], sessions[key], events[key], mine):
             yield f"{key[1]}: {line}"
 
@@ -57,20 +59,20 @@ async def _differences(database: AsyncDatabase[dict[str, Any]], session: AsyncCl
 def _not_yet(
     key: tuple[str, str], head: Document, events: list[Document], session: Document | None, members: Mapping[str, Owned]
 ) -> Iterator[str]:
-    """A fork that is not there yet has the beginning of a log, and nothing else."""
+    """Yields differences of an unfinished fork: it has the beginning of a log, and no document."""
     if [event["seq"] for event in events] != list(range(1, head["last_seq"] + 1)):
         yield f"{key}: the fork's copy has a gap"
-    if session or any(key in found for found in members.values()):
+    if session or any(key in owned for owned in members.values()):
         yield f"{key}: the fork is visible before it is whole"
 
 
 async def _by_session(
     database: AsyncDatabase[dict[str, Any]], session: AsyncClientSession, name: str, **how: Any
 ) -> Owned:
-    found: Owned = {}
+    owned: Owned = {}
     async for document in database[name].find({}, session=session, **how):
-        found.setdefault(_of(document), []).append(document)
-    return found
+        owned.setdefault(_of(document), []).append(document)
+    return owned
 
 
 def _of(document: Document) -> tuple[str, str]:
@@ -80,7 +82,7 @@ def _of(document: Document) -> tuple[str, str]:
 def of_session(
     head: Document, session: Document, events: list[Document], members: Mapping[str, list[Document]]
 ) -> Iterator[str]:
-    """What does not fit in one session; `members` are its turns, calls, approvals and requests, by collection."""
+    """Yields the differences of one session. `members`: its turns, calls, approvals and requests, by collection."""
     if head.get("compacted_to", 0):
         yield from trimmed(head, session, events, members)
         return
@@ -100,24 +102,25 @@ def of_session(
 
 
 def _hidden(head: Document, session: Document, folded: Folded, approvals: list[Document]) -> Iterator[str]:
-    """Suspended and deleted, which the head says again for claims and readers; and the clocks of its approvals."""
-    says = (head.get("suspended", False), head.get("deleted_at") is not None, session.get("delete_time") is not None)
-    if says != (folded.state == "SUSPENDED", folded.deleted, folded.deleted):
-        yield f"head and session say suspended, deleted, deleted: {says}, log {folded.state}, {folded.deleted}"
+    """Yields differences in suspension and deletion, which the head repeats, and in the clocks of approvals."""
+    stored = (head.get("suspended", False), head.get("deleted_at") is not None, session.get("delete_time") is not None)
+    if stored != (folded.state == "SUSPENDED", folded.deleted, folded.deleted):
+        yield f"head and session are suspended, deleted, deleted: {stored}, log {folded.state}, {folded.deleted}"
     for approval in approvals:
         if approval.get("time_left") is not None and approval["state"] == "PENDING" and folded.state != "SUSPENDED":
             yield f"approval {approval['id']} does not expire, and its session is {folded.state}"
 
 
 def _log(events: list[Document], head: Document) -> Iterator[str]:
-    """What is stored beside the payload, and the order of fences."""
+    """Yields differences between stored fields and payloads, and in the order of fences."""
     fence = 0
     for number, event in enumerate(events, 1):
-        said = event_pb2.Event.FromString(event["payload"])
-        kind = said.WhichOneof("payload") or (event["kind"] if said.ignorable else None)
+        payload = event_pb2.Event.FromString(event["payload"])
+        kind = payload.WhichOneof("payload") or (event["kind"] if payload.ignorable else None)
         stored = (event["seq"], event["kind"], event["turn_id"], event["session_id"])
-        if stored != (said.sequence, kind, said.turn_id, said.session_id) or said.sequence != number:
-            yield f"event {number} is stored as {stored} and says {said.sequence}, {said.WhichOneof('payload')}"
+        if stored != (payload.sequence, kind, payload.turn_id, payload.session_id) or payload.sequence != number:
+            shown = f"{payload.sequence}, {payload.WhichOneof('payload')}"
+            yield f"event {number} is stored as {stored}, its payload is {shown}"
         if event["fence"] < fence:
             yield f"event {number} was written under fence {event['fence']}, after {fence}"
         fence = event["fence"]
@@ -126,9 +129,9 @@ def _log(events: list[Document], head: Document) -> Iterator[str]:
 
 
 def _head(head: Document, folded: Folded, states: Mapping[str, str]) -> Iterator[str]:
-    says = (head["last_seq"], head["active_turn"], head["queue"])
-    if says != (folded.last_seq, folded.active, folded.queue):
-        yield f"head {says}, log {(folded.last_seq, folded.active, folded.queue)}"
+    stored = (head["last_seq"], head["active_turn"], head["queue"])
+    if stored != (folded.last_seq, folded.active, folded.queue):
+        yield f"head {stored}, log {(folded.last_seq, folded.active, folded.queue)}"
     if head["cancel"]["turn_id"] not in ("", folded.active):
         yield f"a wish to cancel {head['cancel']['turn_id']}, which is not active"
     if bool(head["owner"]) != (head["lease_until"] is not None):
@@ -143,17 +146,17 @@ def _head(head: Document, folded: Folded, states: Mapping[str, str]) -> Iterator
 
 def _session(document: Document, folded: Folded) -> Iterator[str]:
     labels = {label["k"]: label["v"] for label in document["labels"]}
-    said = {
+    expected = {
         "state": folded.state,
         "agent": folded.agent,
         "agent_version": folded.agent_version,
         "owner": folded.owner,
         "title": folded.title,
         "usage": folded.usage,
-        "unknown": [{"tool": folded.calls[each].tool, "tool_call_id": each} for each in folded.unknown],
+        "unknown": [{"tool": folded.calls[call_id].tool, "tool_call_id": call_id} for call_id in folded.unknown],
     }
-    said = {name: value for name, value in said.items() if name not in folded.changed}
-    yield from _unequal("session", document, said)
+    expected = {name: value for name, value in expected.items() if name not in folded.changed}
+    yield from _unequal("session", document, expected)
     if document.get("restored") != folded.restored:
         yield f"session: restored is {document.get('restored')}, log {folded.restored}"
     labels = folded.labels if "labels" in folded.changed else labels
@@ -162,16 +165,16 @@ def _session(document: Document, folded: Folded) -> Iterator[str]:
 
 
 def _turns(documents: list[Document], folded: Folded) -> Iterator[str]:
-    found = {document["id"]: document for document in documents}
-    if found.keys() != folded.turns.keys():
-        yield f"turns {sorted(found)}, log {sorted(folded.turns)}"
-    for turn_id in found.keys() & folded.turns.keys():
-        yield from _turn(found[turn_id], folded.turns[turn_id], folded)
+    by_id = {document["id"]: document for document in documents}
+    if by_id.keys() != folded.turns.keys():
+        yield f"turns {sorted(by_id)}, log {sorted(folded.turns)}"
+    for turn_id in by_id.keys() & folded.turns.keys():
+        yield from _turn(by_id[turn_id], folded.turns[turn_id], folded)
 
 
 def _turn(document: Document, turn: FoldedTurn, folded: Folded) -> Iterator[str]:
     name = f"turn {document['id']}"
-    said: dict[str, Any] = {
+    expected: dict[str, Any] = {
         "first_sequence": turn.first_sequence,
         "message_id": turn.message_id,
         "principal": turn.principal,
@@ -179,8 +182,8 @@ def _turn(document: Document, turn: FoldedTurn, folded: Folded) -> Iterator[str]
         "iterations": turn.iterations,
     }
     if turn.end == "COMPLETED":
-        said["stop_reason"] = turn.stop_reason
-    yield from _unequal(name, document, said)
+        expected["stop_reason"] = turn.stop_reason
+    yield from _unequal(name, document, expected)
     if document["state"] not in folded.states_of(document["id"]):
         yield f"{name} is {document['state']}, log {sorted(folded.states_of(document['id']))}"
     if document["attempt"] < turn.attempt:
@@ -197,12 +200,12 @@ def _turn(document: Document, turn: FoldedTurn, folded: Folded) -> Iterator[str]
 
 
 def _calls(documents: list[Document], folded: Folded) -> Iterator[str]:
-    found = {document["id"]: document for document in documents}
-    if found.keys() != folded.calls.keys():
-        yield f"calls {sorted(found)}, log {sorted(folded.calls)}"
-    for call_id in found.keys() & folded.calls.keys():
-        document, call = found[call_id], folded.calls[call_id]
-        said = {
+    by_id = {document["id"]: document for document in documents}
+    if by_id.keys() != folded.calls.keys():
+        yield f"calls {sorted(by_id)}, log {sorted(folded.calls)}"
+    for call_id in by_id.keys() & folded.calls.keys():
+        document, call = by_id[call_id], folded.calls[call_id]
+        expected = {
             "turn_id": call.turn_id,
             "tool": call.tool,
             "arguments_json": call.arguments_json,
@@ -213,7 +216,7 @@ def _calls(documents: list[Document], folded: Folded) -> Iterator[str]:
             "round": call.rounds,
             "unsettled": call.unsettled,
         }
-        yield from _unequal(f"call {call_id}", document, said)
+        yield from _unequal(f"call {call_id}", document, expected)
         again = call.state == "STARTED" and not call.irreversible
         if document["state"] != call.state and not (again and document["state"] == "READY"):
             yield f"call {call_id} is {document['state']}, log {call.state}"
@@ -222,17 +225,17 @@ def _calls(documents: list[Document], folded: Folded) -> Iterator[str]:
 
 
 def _approvals(documents: list[Document], folded: Folded) -> Iterator[str]:
-    found = {document["id"]: document for document in documents}
-    if found.keys() != folded.approvals.keys():
-        yield f"approvals {sorted(found)}, log {sorted(folded.approvals)}"
-    for approval_id in found.keys() & folded.approvals.keys():
+    by_id = {document["id"]: document for document in documents}
+    if by_id.keys() != folded.approvals.keys():
+        yield f"approvals {sorted(by_id)}, log {sorted(folded.approvals)}"
+    for approval_id in by_id.keys() & folded.approvals.keys():
         approval = folded.approvals[approval_id]
-        said = {name: getattr(approval, name) for name in approval.__slots__}
-        document = found[approval_id]
+        expected = {name: getattr(approval, name) for name in approval.__slots__}
+        document = by_id[approval_id]
         read = hash_with_late_result(approval.arguments_hash, document["late_result_json"])
         if approval.kind == "OUTCOME" and document["arguments_hash"] == read:
-            said["arguments_hash"] = read
-        yield from _unequal(f"approval {approval_id}", document, said)
+            expected["arguments_hash"] = read
+        yield from _unequal(f"approval {approval_id}", document, expected)
 
 
 def _requests(documents: list[Document], folded: Folded) -> Iterator[str]:
@@ -244,7 +247,7 @@ def _requests(documents: list[Document], folded: Folded) -> Iterator[str]:
             yield f"request {document['request_id']} names turn {document['turn_id']}, event {document['sequence']}"
 
 
-def _unequal(name: str, document: Document, said: Mapping[str, Any]) -> Iterator[str]:
-    for field, value in said.items():
+def _unequal(name: str, document: Document, expected: Mapping[str, Any]) -> Iterator[str]:
+    for field, value in expected.items():
         if document[field] != value:
             yield f"{name}: {field} is {document[field]!r}, log {value!r}"

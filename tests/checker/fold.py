@@ -1,4 +1,4 @@
-"""A session folded from its events alone.
+"""Folds a session from its events alone.
 
 It knows the rules of the log, not the service's code, and shares nothing with it but the wire format. An event that no
 rule allows is a finding of its own.
@@ -23,7 +23,7 @@ STARTS = frozenset({"message_received", "turn_started", "tool_started", "turn_re
 
 
 def fold(events: Iterable[Event]) -> Folded:
-    """The whole log. Raises BrokenLog."""
+    """Folds a whole log. Raises BrokenLog."""
     folded = Folded()
     for event in events:
         if event.sequence != folded.last_seq + 1:
@@ -47,9 +47,9 @@ def fold(events: Iterable[Event]) -> Folded:
 
 
 def _session_created(folded: Folded, event: Event) -> None:
-    made = event.session_created
-    folded.state, folded.agent, folded.agent_version = "CREATED", made.agent, made.agent_version
-    folded.owner, folded.title, folded.labels = made.owner, made.title, dict(made.labels)
+    created = event.session_created
+    folded.state, folded.agent, folded.agent_version = "CREATED", created.agent, created.agent_version
+    folded.owner, folded.title, folded.labels = created.owner, created.title, dict(created.labels)
 
 
 def _session_activated(folded: Folded, event: Event) -> None:
@@ -106,11 +106,11 @@ def _session_restored(folded: Folded, event: Event) -> None:
 
 
 def _message_received(folded: Folded, event: Event) -> None:
-    said = event.message_received
+    message = event.message_received
     if event.turn_id in folded.turns:
         raise BrokenLog(f"a second message ({event.sequence}) of turn {event.turn_id}")
     folded.turns[event.turn_id] = FoldedTurn(
-        first_sequence=event.sequence, message_id=said.message_id, principal=said.principal
+        first_sequence=event.sequence, message_id=message.message_id, principal=message.principal
     )
     folded.arrive(event.turn_id)
 
@@ -129,15 +129,15 @@ def _turn_started(folded: Folded, event: Event) -> None:
 
 
 def _message_completed(folded: Folded, event: Event) -> None:
-    turn, said = _running(folded, event), event.message_completed
-    if said.message_id in turn.message_ids:
-        raise BrokenLog(f"message {said.message_id} was completed twice")
-    turn.message_ids.add(said.message_id)
-    if said.finish_reason == message_pb2.FINISH_REASON_INTERRUPTED:
+    turn, message = _running(folded, event), event.message_completed
+    if message.message_id in turn.message_ids:
+        raise BrokenLog(f"message {message.message_id} was completed twice")
+    turn.message_ids.add(message.message_id)
+    if message.finish_reason == message_pb2.FINISH_REASON_INTERRUPTED:
         return
     turn.iterations += 1
-    turn.answer = "" if said.tool_requests else "".join(part.text for part in said.content)
-    turn.add_usage(usage_of(said.usage))
+    turn.answer = "" if message.tool_requests else "".join(part.text for part in message.content)
+    turn.add_usage(usage_of(message.usage))
 
 
 def _attempt_failed(folded: Folded, event: Event) -> None:
@@ -168,7 +168,7 @@ def _turn_cancelled(folded: Folded, event: Event) -> None:
 
 def _turn_retried(folded: Folded, event: Event) -> None:
     turn = folded.turns[event.turn_id]
-    last = max(folded.turns.values(), key=lambda each: each.first_sequence)
+    last = max(folded.turns.values(), key=lambda other: other.first_sequence)
     stopped = turn.end in ("FAILED", "CANCELLED")
     if folded.restored is None:
         allowed = stopped and turn is last
@@ -184,7 +184,7 @@ def _turn_retried(folded: Folded, event: Event) -> None:
 
 
 def _running(folded: Folded, event: Event) -> FoldedTurn:
-    """The turn, which must be the active one."""
+    """Returns the event's turn. Raises BrokenLog unless it is the active one."""
     if event.turn_id != folded.active:
         raise BrokenLog(f"{event.WhichOneof('payload')} ({event.sequence}) of a turn that is not active")
     turn = folded.turn_of(event)
@@ -197,16 +197,16 @@ def _running(folded: Folded, event: Event) -> FoldedTurn:
 
 def _tool_called(folded: Folded, event: Event) -> None:
     _running(folded, event)
-    asked = event.tool_called
-    if asked.tool_call_id in folded.calls:
-        raise BrokenLog(f"call {asked.tool_call_id} came twice")
-    free = asked.action in (event_pb2.POLICY_ACTION_AUTO, event_pb2.POLICY_ACTION_NOTIFY)
-    folded.calls[asked.tool_call_id] = FoldedCall(
+    call = event.tool_called
+    if call.tool_call_id in folded.calls:
+        raise BrokenLog(f"call {call.tool_call_id} came twice")
+    free = call.action in (event_pb2.POLICY_ACTION_AUTO, event_pb2.POLICY_ACTION_NOTIFY)
+    folded.calls[call.tool_call_id] = FoldedCall(
         turn_id=event.turn_id,
-        tool=asked.tool,
-        arguments_json=asked.arguments_json,
-        arguments_hash=asked.arguments_hash,
-        irreversible=asked.tool_class == event_pb2.TOOL_CLASS_IRREVERSIBLE,
+        tool=call.tool,
+        arguments_json=call.arguments_json,
+        arguments_hash=call.arguments_hash,
+        irreversible=call.tool_class == event_pb2.TOOL_CLASS_IRREVERSIBLE,
         state="READY" if free else "AWAITING",
     )
 
@@ -230,7 +230,9 @@ def _tool_returned(folded: Folded, event: Event) -> None:
     if call.state == "RETURNED":
         raise BrokenLog(f"call {returned.tool_call_id} returned twice")
     if returned.started != (bool(call.key) or call.requested):
-        raise BrokenLog(f"call {returned.tool_call_id} says that it was{'' if returned.started else ' not'} started")
+        raise BrokenLog(
+            f"call {returned.tool_call_id} has returned as if it was{'' if returned.started else ' not'} started"
+        )
     if call.state == "UNKNOWN" and returned.outcome != (
         event_pb2.TOOL_OUTCOME_OK if call.done else event_pb2.TOOL_OUTCOME_UNKNOWN
     ):
@@ -247,60 +249,62 @@ def _tool_returned(folded: Folded, event: Event) -> None:
 
 def _client_tool_requested(folded: Folded, event: Event) -> None:
     _running(folded, event)
-    asked = event.client_tool_requested
-    call = folded.calls[asked.tool_call_id]
+    request = event.client_tool_requested
+    call = folded.calls[request.tool_call_id]
     if (
         (call.state != "READY" and event.sequence > folded.copied_through)
         or call.key
-        or asked.arguments_json != call.arguments_json
+        or request.arguments_json != call.arguments_json
     ):
-        raise BrokenLog(f"a client was asked for call {asked.tool_call_id}, which was {call.state}")
+        raise BrokenLog(f"a client got call {request.tool_call_id}, which was {call.state}")
     call.state, call.requested = "REQUESTED", True
 
 
 def _approval_requested(folded: Folded, event: Event) -> None:
     _running(folded, event)
-    asked = event.approval_requested
-    call = folded.calls[asked.tool_call_id]
+    approval_event = event.approval_requested
+    call = folded.calls[approval_event.tool_call_id]
     call.rounds += 1
-    if asked.approval_id == call.edited_in:
-        call.arguments_json = asked.arguments_json
-    if asked.round != call.rounds or asked.arguments_json != call.arguments_json:
-        raise BrokenLog(f"approval {asked.approval_id} is of round {asked.round}, or of other arguments")
-    kind = event_pb2.ApprovalKind.Name(asked.kind).removeprefix("APPROVAL_KIND_")
+    if approval_event.approval_id == call.edited_in:
+        call.arguments_json = approval_event.arguments_json
+    if approval_event.round != call.rounds or approval_event.arguments_json != call.arguments_json:
+        raise BrokenLog(
+            f"approval {approval_event.approval_id} is of round {approval_event.round}, or of other arguments"
+        )
+    kind = event_pb2.ApprovalKind.Name(approval_event.kind).removeprefix("APPROVAL_KIND_")
     if kind == "OUTCOME":
-        _lose(folded, asked.tool_call_id)
+        _lose(folded, approval_event.tool_call_id)
     elif call.state not in ("READY", "AWAITING"):
-        raise BrokenLog(f"call {asked.tool_call_id} was {call.state}, and is asked about ({event.sequence})")
-    call.state, call.arguments_hash = "UNKNOWN" if kind == "OUTCOME" else "AWAITING", asked.arguments_hash
-    approval = folded.approvals[asked.approval_id] = FoldedApproval(
+        raise BrokenLog(f"call {approval_event.tool_call_id} was {call.state}, and is asked about ({event.sequence})")
+    call.state, call.arguments_hash = "UNKNOWN" if kind == "OUTCOME" else "AWAITING", approval_event.arguments_hash
+    approval = folded.approvals[approval_event.approval_id] = FoldedApproval(
         turn_id=event.turn_id,
-        tool_call_id=asked.tool_call_id,
-        round=asked.round,
-        arguments_hash=asked.arguments_hash,
+        tool_call_id=approval_event.tool_call_id,
+        round=approval_event.round,
+        arguments_hash=approval_event.arguments_hash,
         kind=kind,
-        unknown_tool_call_ids=folded.unknown_of(asked.tool, but=asked.tool_call_id),
+        unknown_tool_call_ids=folded.unknown_of(approval_event.tool, but=approval_event.tool_call_id),
     )
     if kind == "OUTCOME":
         _ask_together(folded, event, approval)
 
 
 def _ask_together(folded: Folded, event: Event, approval: FoldedApproval) -> None:
-    """Calls that were lost with one owner were all unknown before the first question about them was asked."""
-    asked = event.approval_requested
+    """Adds a call to the approvals before it: calls lost with one owner are all unknown before the first request."""
+    approval_event = event.approval_requested
     before = folded.together
     if before and (before[-1][0].sequence, before[-1][0].create_time) != (event.sequence - 1, event.create_time):
         before.clear()
     for other, earlier in before:
-        if other.approval_requested.tool == asked.tool:
-            earlier.unknown_tool_call_ids.insert(0, asked.tool_call_id)
+        if other.approval_requested.tool == approval_event.tool:
+            earlier.unknown_tool_call_ids.insert(0, approval_event.tool_call_id)
     before.append((event, approval))
 
 
 def _lose(folded: Folded, call_id: str) -> None:
     call = folded.calls[call_id]
     if call.state != "STARTED" or not call.irreversible:
-        raise BrokenLog(f"call {call_id} was {call.state}, and nobody knows its outcome")
+        raise BrokenLog(f"call {call_id} was {call.state}, and its outcome is unknown")
     call.unsettled = True
     folded.unknown.insert(0, call_id)
 
@@ -347,4 +351,4 @@ RULES: Mapping[str, Callable[[Folded, Event], None]] = {
     for name, rule in list(globals().items())
     if name.removeprefix("_") in Event.DESCRIPTOR.fields_by_name
 }
-"""By the event's kind; the functions above have the kinds' names."""
+"""The rules by the events' kinds; the functions above have the kinds' names."""

@@ -1,4 +1,4 @@
-"""What can still be said of a session whose log was trimmed: no fold, but all that needs only what is kept.
+"""Checks a session whose log was trimmed: without a fold, all that needs only the kept events.
 
 The numbering above `compacted_to`, the kinds below it, the fences' order, the head against the last event, and that
 every turn, call and approval that the rest of the log names has its document, in a state which that event allows.
@@ -17,13 +17,13 @@ _ENDS = {"turn_completed": "COMPLETED", "turn_failed": "FAILED", "turn_cancelled
 def trimmed(
     head: Document, session: Document, events: list[Document], members: Mapping[str, list[Document]]
 ) -> Iterator[str]:
-    """What does not fit, a line each."""
+    """Yields a line for each difference."""
     below, through = head["compacted_to"], head["trimmed_to"]
     kept = [event["seq"] for event in events if event["seq"] > below]
     if kept != list(range(below + 1, head["last_seq"] + 1)):
         yield f"trimmed to {below}, it holds {kept} up to {head['last_seq']}"
     if through > below:
-        yield f"deleted up to {through}, and said to be trimmed to {below}"
+        yield f"deleted up to {through}, and recorded as trimmed to {below}"
     yield from _stored(events, through=through, fence=head["fence"])
     yield from _named(events, members)
     turns = {turn["id"]: turn for turn in members["turns"]}
@@ -40,9 +40,9 @@ def trimmed(
 def _stored(events: list[Document], *, through: int, fence: int) -> Iterator[str]:
     last, number = 0, 0
     for event in events:
-        said = event_pb2.Event.FromString(event["payload"])
-        if (event["seq"], event["kind"]) != (said.sequence, said.WhichOneof("payload")) or event["seq"] <= number:
-            yield f"event {event['seq']} after {number}: {event['kind']}, says {said.sequence}"
+        payload = event_pb2.Event.FromString(event["payload"])
+        if (event["seq"], event["kind"]) != (payload.sequence, payload.WhichOneof("payload")) or event["seq"] <= number:
+            yield f"event {event['seq']} after {number}: {event['kind']}, its payload is {payload.sequence}"
         if event["seq"] <= through and event["kind"] not in COPIED:
             yield f"event {event['seq']}, a {event['kind']}, was to be deleted"
         if not last <= event["fence"] <= fence:
@@ -55,15 +55,15 @@ def _named(events: list[Document], members: Mapping[str, list[Document]]) -> Ite
     calls = {call["id"] for call in members["tool_calls"]}
     ends: dict[str, str] = {}
     for event in events:
-        said = event_pb2.Event.FromString(event["payload"])
+        payload = event_pb2.Event.FromString(event["payload"])
         if event["kind"] in _ENDS or event["kind"] == "turn_retried":
             ends[event["turn_id"]] = _ENDS.get(event["kind"], "")
         if event["turn_id"] and event["turn_id"] not in turns:
             yield f"event {event['seq']} names turn {event['turn_id']}, which is not there"
         if event["kind"] in ("tool_called", "tool_returned"):
-            call = getattr(said, event["kind"]).tool_call_id
+            call = getattr(payload, event["kind"]).tool_call_id
             if call not in calls:
                 yield f"event {event['seq']} names call {call}, which is not there"
     for turn_id, state in ends.items():
         if state and turn_id in turns and turns[turn_id]["state"] != state:
-            yield f"turn {turn_id} is {turns[turn_id]['state']}, its last event says {state}"
+            yield f"turn {turn_id} is {turns[turn_id]['state']}, by its last event {state}"

@@ -1,4 +1,4 @@
-"""What a session's log says, in the words of its documents."""
+"""The values of a folded log, with the names of the session's documents."""
 
 from dataclasses import dataclass, field
 
@@ -15,7 +15,7 @@ class BrokenLog(Exception):
 
 @dataclass(slots=True)
 class FoldedCall:
-    """One tool call. `state` is that of the ledger. `requested`: of a client, which gave its result in `sequence`."""
+    """One tool call. `state` is that of the ledger. `requested`: a client runs it; its result is event `sequence`."""
 
     turn_id: str
     tool: str
@@ -30,9 +30,9 @@ class FoldedCall:
     rounds: int = 0
     unsettled: bool = False
     edited_in: str = ""
-    """The approval with which other arguments came."""
+    """The approval whose edit changed the arguments."""
     done: bool = False
-    """A person said that it was done."""
+    """A decision marked the call as done."""
 
 
 @dataclass(slots=True)
@@ -94,7 +94,7 @@ class Folded:
     resumes_as: str = ""
     deleted: bool = False
     changed: set[str] = field(default_factory=set)
-    """What updates named; the log does not say the new values."""
+    """The fields that updates named; the log does not have their new values."""
     agent: str = ""
     agent_version: str = ""
     owner: str = ""
@@ -108,14 +108,14 @@ class Folded:
     calls: dict[str, FoldedCall] = field(default_factory=dict)
     approvals: dict[str, FoldedApproval] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
-    """Calls whose outcome nobody knows, newest first."""
+    """Calls with an unknown outcome, newest first."""
     restored: dict[str, object] | None = None
     copied_through: int = 0
-    """Up to this event it is a copy of another session's log, without approvals."""
+    """The last event that is a copy of another session's log, without approvals."""
     standing: Standing = field(default_factory=Standing)
     places: list[Standing] = field(default_factory=list)
     together: list[tuple[event_pb2.Event, FoldedApproval]] = field(default_factory=list)
-    """The questions about outcomes that were asked last, in one step."""
+    """The approvals of outcomes that were requested last, in one changeset."""
     _arrived: str = ""
 
     def open_calls(self, turn_id: str) -> list[FoldedCall]:
@@ -125,19 +125,23 @@ class Folded:
         return [call_id for call_id in self.unknown if self.calls[call_id].tool == tool and call_id != but]
 
     def awaited(self, turn_id: str) -> set[tuple[str, str]]:
-        """What a turn that waits says it waits for: approval and call."""
-        asked = {each.tool_call_id: key for key, each in self.pending(turn_id).items()}
-        found = self.calls.items()
+        """Returns the approvals and calls that a waiting turn waits for."""
+        approval_ids = {approval.tool_call_id: key for key, approval in self.pending(turn_id).items()}
+        calls = self.calls.items()
         return {
-            (asked.get(key, ""), key) for key, each in found if each.turn_id == turn_id and each.state != "RETURNED"
+            (approval_ids.get(key, ""), key)
+            for key, call in calls
+            if call.turn_id == turn_id and call.state != "RETURNED"
         }
 
     def pending(self, turn_id: str) -> dict[str, FoldedApproval]:
-        found = self.approvals.items()
-        return {key: each for key, each in found if each.turn_id == turn_id and each.state == "PENDING"}
+        approvals = self.approvals.items()
+        return {
+            key: approval for key, approval in approvals if approval.turn_id == turn_id and approval.state == "PENDING"
+        }
 
     def states_of(self, turn_id: str) -> set[str]:
-        """What the turn's document may say: a claim leaves no event, so a turn may run that the log shows waiting."""
+        """Returns the states that the turn's document may have: a claim leaves no event, so a waiting turn may run."""
         turn = self.turns[turn_id]
         if turn.end:
             return {turn.end}
@@ -153,7 +157,7 @@ class Folded:
         return {"RUNNING"} if turn.started and not turn.retried else {"PENDING", "RUNNING"}
 
     def turn_of(self, event: event_pb2.Event) -> FoldedTurn:
-        """The turn, which must go on."""
+        """Returns the event's turn. Raises BrokenLog if it is missing or has ended."""
         turn = self.turns.get(event.turn_id)
         if turn is None or turn.end:
             raise BrokenLog(
@@ -177,7 +181,7 @@ class Folded:
         self._arrived = ""
 
     def begin(self, turn_id: str) -> None:
-        """A turn that waited becomes the conversation's last; one that began with its message was that already."""
+        """Makes a turn that waited the conversation's last; one that began with its message is that already."""
         if self.standing.turn_id != turn_id:
             self.standing = Standing(turn_id, before=self.standing)
 
@@ -186,7 +190,7 @@ class Folded:
         turn.end, turn.backing_off = state, False
         if usage_of(usage) != turn.usage:
             raise BrokenLog(
-                f"event {event.sequence} says {usage_of(usage)} was used, the events before it {turn.usage}"
+                f"event {event.sequence} has the usage {usage_of(usage)}, the events before it {turn.usage}"
             )
         self.usage = {name: self.usage[name] + turn.usage[name] for name in USAGE}
         if still := self.open_calls(event.turn_id):
@@ -200,7 +204,7 @@ class Folded:
         return turn
 
     def take_back(self, turn: FoldedTurn) -> None:
-        """A turn that goes on counts when it ends."""
+        """Takes the usage of a retried turn back: it counts when the turn ends."""
         self.usage = {name: self.usage[name] - turn.usage[name] for name in USAGE}
 
 

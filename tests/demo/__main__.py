@@ -1,4 +1,4 @@
-"""`make demo`: every part for real, every step checked. DEMO_BREAK=resume|takeover|approval breaks a promise."""
+"""`make demo`: a tour on real parts that checks itself. DEMO_BREAK=resume|takeover|approval breaks a promise."""
 
 import asyncio
 import contextlib
@@ -17,44 +17,45 @@ from turnkeeper.store.embedded import EmbeddedDatabaseError
 
 STEPS = (talk, approve, follow, resume, takeover)
 CANNOT_START = (BrokenPromise, EmbeddedDatabaseError, OSError, TimeoutError)
-END_TITLE = "everything ends, and nothing is left behind"
+END_TITLE = "every process ends, and none is left behind"
 
 
 async def demo(broken: Break) -> int:
-    """Run it; the exit status."""
+    """Runs the demo. Returns the exit status."""
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     report = Report(len(STEPS) + 1)
-    report.say("Turnkeeper on real parts. Each line `ok` is something that was checked on what came over the wire.")
+    report.describe("Turnkeeper on real parts. Each line `ok` is a check of what came over the network.")
     if broken is not Break.NOTHING:
-        report.say(f"DEMO_BREAK={broken}: {broken.said}; a step must fail.")
+        report.describe(f"DEMO_BREAK={broken}: {broken.description}. A step must fail.")
     async with contextlib.AsyncExitStack() as stack:
         try:
             parts = await stack.enter_async_context(Parts(broken))
             await _start(report, parts)
         except CANNOT_START as error:
-            report.say(f"\nThe parts could not be started: {str(error) or type(error).__name__}")
+            report.describe(f"The parts could not be started: {str(error) or type(error).__name__}")
             return report.end()
-        for each in STEPS:
-            async with report.step(each.TITLE) as step:
-                await each.run(step, parts)
+        for chapter in STEPS:
+            async with report.step(chapter.TITLE) as step:
+                await chapter.run(step, parts)
         async with report.step(END_TITLE) as step:
             await _end(step, parts)
     return report.end()
 
 
 async def _start(report: Report, parts: Parts) -> None:
-    report.say("\nThe parts")
-    report.say(f"  database        MongoDB, a private replica set of one (pid {parts.database.pid})")
-    report.say(f"  scripted model  {parts.scripted.base_url}, for steps that need the same words each time")
+    report.describe("The parts")
+    report.part("database", f"MongoDB, a private replica set of one (pid {parts.database.pid})")
+    report.part("scripted model", f"{parts.scripted.base_url}, for steps that need the same text each time")
     start = time.monotonic()
     server = await parts.start_server()
-    report.say(f"  real model      {_model()}")
-    report.say(
-        f"  server          `turnkeeper serve` (pid {server.pid}) on {server.address}, leases of {LEASE} s; "
-        f"up in {time.monotonic() - start:.1f} s"
+    report.part("real model", _model())
+    report.part(
+        "server",
+        f"`turnkeeper serve` (pid {server.pid}) on {server.address}, leases of {LEASE} s; "
+        f"up in {time.monotonic() - start:.1f} s",
     )
 
 
@@ -67,21 +68,21 @@ def _model() -> str:
 async def _end(step: Step, parts: Parts) -> None:
     running = [server for server in parts.servers if server.running]
     statuses = [await server.drain() for server in running]
-    step.check("exit status of each server told to drain", statuses, expected=[0] * len(running))
+    step.check("exit status of each drained server", statuses, expected=[0] * len(running))
     await parts.stop()
-    step.check(f"of {len(parts.pids)} processes still run", await parts.leftovers(), expected=[])
+    step.check(f"of {len(parts.pids)} processes, these still run", await parts.leftovers(), expected=[])
 
 
 def main() -> int:
-    """The exit status: 0 when every step passed, 1 when not, 2 for a bad DEMO_BREAK, 130 when interrupted."""
+    """Returns the exit status: 0 if every step passed, 1 if not, 2 for a bad DEMO_BREAK, 130 if interrupted."""
     try:
         broken = Break(os.environ.get("DEMO_BREAK", ""))
     except ValueError:
-        print(f"demo: DEMO_BREAK can be {', '.join(each for each in Break if each)}", file=sys.stderr)
+        print(f"demo: DEMO_BREAK can be {', '.join(choice for choice in Break if choice)}", file=sys.stderr)
         return 2
     with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
         return asyncio.run(demo(broken))
-    print("\ndemo: interrupted; everything that it started was ended")
+    print("\ndemo: interrupted; every process that it started was stopped")
     return 130
 
 

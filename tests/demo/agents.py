@@ -7,27 +7,27 @@ from turnkeeper import agents_file
 
 OWN = Path(__file__).with_name("agents.toml")
 _NO_KEY = "TURNKEEPER_NO_KEY"
-"""A variable that nobody sets: no real key is sent to a scripted model."""
+"""A variable that is never set: no real key is sent to a scripted model."""
 
 
 def samples(*, clerk_at: str) -> str:
-    """The sample agents, TOML. The clerk's model is the one at `clerk_at`, for it must call tools."""
+    """Returns the sample agents (TOML). The clerk's model is the one at `clerk_at`: it must call tools."""
     return _served_by(agents_file.SAMPLES.read_text(encoding="utf-8"), "clerk", clerk_at)
 
 
 def port_in(file: Path) -> int:
-    """The port of the scripted model in a file of `samples`; 0 when there is none.
+    """Returns the port of the scripted model in a file of `samples`; 0 if there is none.
 
-    A session keeps the agent that it began with, its model's address included: the next run had better take the same.
+    A session keeps the agent that it began with, its model's address included, so the next run takes the same port.
     """
-    found = re.search(r'base_url = "http://127\.0\.0\.1:(\d+)/', file.read_text() if file.exists() else "")
-    return int(found[1]) if found else 0
+    match = re.search(r'base_url = "http://127\.0\.0\.1:(\d+)/', file.read_text() if file.exists() else "")
+    return int(match[1]) if match else 0
 
 
-def demo(*, scripted: str, ask: bool) -> str:
-    """The demo's agents. With `ask` false the clerk's policy lets everything run without a person."""
+def demo(*, scripted: str, needs_approval: bool) -> str:
+    """Returns the demo's agents. Without `needs_approval` the clerk's policy lets every tool run at once."""
     sample = samples(clerk_at=scripted)
-    policy = sample if ask else _replaced(sample, 'action = "approve"', 'action = "auto"')
+    policy = sample if needs_approval else _replaced(sample, 'action = "approve"', 'action = "auto"')
     return policy + _served_by(OWN.read_text(encoding="utf-8"), "writer", scripted)
 
 

@@ -1,10 +1,10 @@
-"""DEMO_BREAK: which promise the demo breaks on purpose, to show that its checks would see it."""
+"""DEMO_BREAK: the promise that the demo breaks on purpose, to show that its checks find it."""
 
 from enum import StrEnum
 
 
 class Break(StrEnum):
-    """What is broken: the thing itself, never its check."""
+    """The promise that is broken: the behaviour itself, never its check."""
 
     NOTHING = ""
     RESUME = "resume"
@@ -12,14 +12,14 @@ class Break(StrEnum):
     APPROVAL = "approval"
 
     @property
-    def said(self) -> str:
-        """What is different, for people."""
-        return _SAID[self]
+    def description(self) -> str:
+        """What the break changes, in a sentence."""
+        return _DESCRIPTIONS[self]
 
 
-_SAID = {
+_DESCRIPTIONS = {
     Break.NOTHING: "",
     Break.RESUME: "the cut client will resume from an older cursor than its last one",
     Break.TAKEOVER: "no second server will be started after the first was killed",
-    Break.APPROVAL: "the agent's policy will let every tool run without asking a person",
+    Break.APPROVAL: "the agent's policy will let every tool run without an approval",
 }

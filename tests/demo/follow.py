@@ -1,10 +1,10 @@
-"""A second client that follows the session of the first."""
+"""Shows a second client that follows the session of the first."""
 
 import asyncio
 
 from tests.demo.approve import log_of
-from tests.demo.heard import Heard, answer, joined, misplaced, numbered
 from tests.demo.parts import Parts
+from tests.demo.received import Received, answer, joined, misplaced, numbered
 from tests.demo.report import Step
 from turnkeeper_client import Session
 
@@ -15,36 +15,43 @@ REQUEST = "Tell me a story."
 async def run(step: Step, parts: Parts) -> None:
     async with parts.client() as first, parts.client() as second:
         session = await first.sessions.create("writer")
-        follower = Follower(second.session(session.id))
+        watching = WatchingClient(second.session(session.id))
         async with asyncio.TaskGroup() as group:
-            following = group.create_task(follower.run())
-            await follower.caught_up.wait()
-            step.say("A second client, on a connection of its own, follows the session before anything is said in it.")
+            following = group.create_task(watching.run())
+            await watching.caught_up.wait()
+            step.describe("A second client, on a connection of its own, follows the session before its first message.")
             one = await _stream(step, session)
             await following
-        two = follower.heard
+        two = watching.received
         turn_id = one.durable[0].turn_id
         turn = two.of_turn(turn_id)
-        step.check("the turn's events, as both clients saw them", numbered(one.durable), expected=numbered(turn))
-        step.check("they are the same in every field", one.durable == turn, expected=True)
+        step.check("the turn's events, as both clients received them", numbered(one.durable), expected=numbered(turn))
+        step.check("equal in every field", one.durable == turn, expected=True)
         log = await log_of(session)
         count = len(log.durable)
-        all_of_them = f"1 to {count}, no gap"
+        numbers = f"1 to {count}, no gap"
         step.check(
-            "with those of the session itself, the second saw", two.sequences, expected=log.sequences, told=all_of_them
+            "all events that the second client received",
+            two.sequences,
+            expected=log.sequences,
+            display=numbers,
         )
-        step.check("which is the whole log", log.sequences, expected=list(range(1, count + 1)), told=f"{count} events")
-        step.holds("live pieces of text the second got", len(two.deltas) > 1, came=len(two.deltas))
-        step.check("pieces out of place", misplaced(two.deltas), expected=[])
-        step.same_bytes("the first one's text is the message stored", joined(one.deltas), expected=answer(log.durable))
-        step.same_bytes("the second one's text is the same", joined(two.deltas), expected=answer(log.durable))
+        step.check("the whole log", log.sequences, expected=list(range(1, count + 1)), display=f"{count} events")
+        step.holds("deltas that the second client received live", len(two.deltas) > 1, came=len(two.deltas))
+        step.check("deltas out of place", misplaced(two.deltas), expected=[])
+        step.same_bytes(
+            "the first client's text is the stored message", joined(one.deltas), expected=answer(log.durable)
+        )
+        step.same_bytes(
+            "the second client's text is the stored message", joined(two.deltas), expected=answer(log.durable)
+        )
 
 
-class Follower:
-    """Follows a session until a turn has ended."""
+class WatchingClient:
+    """A client that follows a session until a turn has ended."""
 
     def __init__(self, session: Session) -> None:
-        self.heard = Heard()
+        self.received = Received()
         self.caught_up = asyncio.Event()
         self._session = session
 
@@ -53,16 +60,16 @@ class Follower:
             if batch.caught_up:
                 self.caught_up.set()
             for event in batch.events:
-                self.heard.add(event)
-            if self.heard.has("turn_completed"):
+                self.received.add(event)
+            if self.received.has("turn_completed"):
                 return
 
 
-async def _stream(step: Step, session: Session) -> Heard:
+async def _stream(step: Step, session: Session) -> Received:
     step.begin_text("you")
     step.text(REQUEST)
     step.begin_text("writer")
-    heard = Heard()
+    received = Received()
     async for event in session.stream(REQUEST):
-        step.text(heard.add(event))
-    return heard
+        step.text(received.add(event))
+    return received

@@ -1,4 +1,4 @@
-"""The real parts: a database, a server with its local model, a scripted model; all of them end with the demo."""
+"""The demo's parts: a database, a server with its local model, a scripted model; all of them end with the demo."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ SCRIPT = Path(__file__).with_name("tour.toml")
 
 
 class Parts:
-    """Everything the demo starts. Leaving the block ends it all, in any case."""
+    """The parts of the demo. Leaving the block stops them all, also after an error."""
 
     def __init__(self, broken: Break) -> None:
         self.broken = broken
@@ -57,13 +57,13 @@ class Parts:
         return self.servers[-1]
 
     def client(self) -> Client:
-        """A client with a connection of its own."""
+        """Returns a client with a connection of its own."""
         return Client(self.server.address)
 
     async def start_server(self, *, port: int = 0) -> Server:
-        """A server process that serves; port 0 takes a free one. Raises BrokenPromise with the end of its log."""
+        """Starts a server process; port 0 takes a free one. Raises BrokenPromise, with the end of its log."""
         file = self.folder / "agents.toml"
-        file.write_text(agents.demo(scripted=self.scripted.base_url, ask=self.broken is not Break.APPROVAL))
+        file.write_text(agents.demo(scripted=self.scripted.base_url, needs_approval=self.broken is not Break.APPROVAL))
         log = self.folder / f"server-{len(self.servers) + 1}.log"
         with log.open("wb") as errors:
             process = await asyncio.create_subprocess_exec(
@@ -75,29 +75,29 @@ class Parts:
                 ),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=errors,
-                start_new_session=True,  # Ctrl-C is for us; we end it when we are done with it
+                start_new_session=True,  # Ctrl-C ends the demo, which then ends the server
             )
         self._stack.push_async_callback(end_process, process)
         self.pids.add(process.pid)
         address = await announced(process)
         if not address:
-            raise BrokenPromise(f"the server did not start; it said:\n{tail(log)}")
+            raise BrokenPromise(f"the server did not start; the end of its log:\n{tail(log)}")
         self.pids |= children(process.pid)
         self.servers.append(Server(process, address, log))
         return self.server
 
     def outbox(self, to: str) -> list[dict[str, Any]]:
-        """What the tool `send_message` really did for this recipient: the lines of the file that it appends to."""
+        """Returns the messages that the tool `send_message` appended to its file for this recipient."""
         file = self.folder / "outbox.jsonl"
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         return [sent for line in lines if (sent := json.loads(line))["to"] == to]
 
     async def stop(self) -> None:
-        """End everything. Again is harmless."""
+        """Stops every part. Repeating it changes nothing."""
         await self._stack.aclose()
 
     async def leftovers(self) -> list[int]:
-        """The processes that still run 10 s after all was told to end."""
+        """Waits for the processes to end, for 10 s at most. Returns those that still run."""
         deadline = time.monotonic() + 10
         await until(lambda: not self._running() or time.monotonic() > deadline, timeout=15)
         return self._running()

@@ -1,4 +1,4 @@
-"""The lines that `make run` prints, ready to paste in this folder. A test pastes them."""
+"""The lines that `make run` prints, ready to be pasted in this folder. A test pastes them."""
 
 import json
 import os
@@ -14,7 +14,7 @@ FIRST_ORDER = "Tell Ada that lunch is at noon."
 
 
 def page(address: str, data: Path, *, own_model: bool) -> str:
-    """All of it. `own_model`: the caller's variables name one; else the clerk's is scripted."""
+    """Returns the whole page. `own_model`: the caller's variables name one; else the clerk's is scripted."""
     suffix = secrets.token_hex(2)  # sessions of their own, each time
     outbox = data / "outbox.jsonl"
     return f"""\
@@ -26,17 +26,17 @@ Turnkeeper serves on {address}; Ctrl-C ends it.
 
 Lines to paste in another terminal, in this folder.
 
-# What can be called
+# The services and their methods
 {grpcurl(address, "list")}
 {grpcurl(address, "describe turnkeeper.v1.ChatService")}
 
-# Talk to a real model; the answer is streamed
+# Send a message to a real model; the answer is streamed
 {talk(address, f"talk-{suffix}")}
 
-# Let the clerk send a message: the turn waits, and what decides it is printed here
+# Let the clerk send a message: the turn waits, and the lines that decide it appear here
 {order(address, f"order-{suffix}")}
 
-# Afterwards: what was said, and what the tool did
+# Afterwards: the messages, and the effect of the tool
 {buf(address, "SessionService/ListMessages", sessionId=f"order-{suffix}")}
 {grpcurl(address, "turnkeeper.v1.SessionService/ListSessions")}
 cat {outbox}
@@ -49,19 +49,19 @@ cat {outbox}
 
 
 def buf(address: str, method: str, **request: object) -> str:
-    """One RPC by `buf curl`, which asks the server itself what it can be asked."""
+    """Returns a call by `buf curl`, which reads the schema from the server."""
     data = f" --data {shlex.quote(json.dumps(request, ensure_ascii=False))}" if request else ""
     return f".venv/bin/buf curl --protocol grpc --http2-prior-knowledge{data} http://{address}/turnkeeper.v1.{method}"
 
 
 def grpcurl(address: str, method: str, **request: object) -> str:
-    """One RPC by `grpcurl`, which does the same."""
+    """Returns a call by `grpcurl`, which does the same."""
     data = f"-d {shlex.quote(json.dumps(request, ensure_ascii=False))} " if request else ""
     return f".venv/bin/grpcurl -plaintext {data}{address} {method}"
 
 
 def talk(address: str, session: str) -> str:
-    """From nothing to a streamed answer."""
+    """Returns a call that creates a session and streams an answer."""
     return buf(
         address,
         "ChatService/StreamMessage",
@@ -73,7 +73,7 @@ def talk(address: str, session: str) -> str:
 
 
 def order(address: str, session: str) -> str:
-    """A message whose turn waits for a person."""
+    """Returns a call that sends a message whose turn waits for an approval."""
     return buf(
         address,
         "ChatService/SendMessage",
@@ -84,13 +84,13 @@ def order(address: str, session: str) -> str:
     )
 
 
-def decision(address: str, approval: Approval, verdict: str) -> str:
-    """Decide about exactly what the approval shows."""
+def decision(address: str, approval: Approval, answer: str) -> str:
+    """Returns a call that decides about exactly the arguments that the approval shows."""
     return buf(
         address,
         "ApprovalService/DecideApproval",
         approvalId=approval.approval_id,
-        decision=f"APPROVAL_DECISION_{verdict}",
+        decision=f"APPROVAL_DECISION_{answer}",
         argumentsHash=approval.arguments_hash,
     )
 
@@ -104,8 +104,8 @@ from turnkeeper_client import Client
 async def main() -> None:
     async with Client("{address}") as client:
         session = await client.sessions.create("assistant")
-        async for piece in session.stream("{FIRST_QUESTION}").text():
-            print(piece, end="", flush=True)
+        async for text in session.stream("{FIRST_QUESTION}").text():
+            print(text, end="", flush=True)
         print()
 
 asyncio.run(main())
@@ -127,8 +127,8 @@ async def main() -> None:
         approval = await client.approvals.get(stream.turn.pending[0].approval_id)
         print("May this run?", approval.tool, approval.arguments_json)
         await client.approvals.approve(approval)
-        async for piece in stream.text():
-            print(piece, end="", flush=True)
+        async for text in stream.text():
+            print(text, end="", flush=True)
         print()
 
 asyncio.run(main())

@@ -1,4 +1,4 @@
-"""Who has a port."""
+"""Finds free ports, and the programs that hold taken ones."""
 
 import errno
 import socket
@@ -8,7 +8,7 @@ _LISTENING = "0A"
 
 
 def taken(port: int) -> bool:
-    """Whether somebody listens on this port of 127.0.0.1, or we may not."""
+    """Returns True if a program listens on this port of 127.0.0.1, or if this user may not."""
     with socket.socket() as probe:
         # As gRPC does: a port whose last owner was killed can be had at once.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -23,14 +23,14 @@ def taken(port: int) -> bool:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody has now."""
+    """Returns a free port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def holder(port: int) -> str:
-    """The program that listens on it, as "name (pid 7)"; "another program" where we may not see it."""
+    """Returns the program that listens on the port, as "name (pid 7)"; "another program" if it cannot be seen."""
     sockets = {f"socket:[{inode}]" for inode in _inodes(port)}
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -43,13 +43,13 @@ def holder(port: int) -> str:
 
 
 def _inodes(port: int) -> list[str]:
-    """The sockets that listen on a port, as the kernel numbers them."""
-    found: list[str] = []
+    """Returns the kernel's numbers of the sockets that listen on a port."""
+    inodes: list[str] = []
     for table in ("tcp", "tcp6"):
         try:
             lines = Path(f"/proc/net/{table}").read_text().splitlines()[1:]
         except OSError:
             continue
         rows = [line.split() for line in lines]
-        found += [row[9] for row in rows if row[3] == _LISTENING and int(row[1].rpartition(":")[2], 16) == port]
-    return found
+        inodes += [row[9] for row in rows if row[3] == _LISTENING and int(row[1].rpartition(":")[2], 16) == port]
+    return inodes

@@ -1,4 +1,4 @@
-"""A server as a program: how it is started, watched and ended."""
+"""Starts, watches and ends a server process."""
 
 import asyncio
 import os
@@ -31,35 +31,35 @@ class Server:
         return self.process.returncode is None
 
     async def kill(self) -> None:
-        """kill -9, and wait until it is gone."""
+        """Kills the process with SIGKILL, and waits until it is gone."""
         self.process.kill()
         await self.process.wait()
 
     async def drain(self) -> int:
-        """SIGTERM, and wait until it has ended; the exit status."""
+        """Drains the server with SIGTERM. Returns its exit status."""
         self.process.terminate()
         return await self.process.wait()
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Our variables, without those that would change what the server does; the model's may."""
+    """Returns this process's variables without the service's settings; the model's variables stay."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("TURNKEEPER_")}
     return {**kept, **more}
 
 
 def has_own_model() -> bool:
-    """Whether the caller's variables name a model; then no local one is started."""
+    """Returns True if the caller's variables name a model; then no local one is started."""
     return bool(os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL"))
 
 
 def ends_with_us() -> list[str]:
-    """What to start a process with so that it ends when we do, even by kill -9; nothing where that is not possible."""
+    """Returns the command that ends a process with this one, even after SIGKILL; empty if that is impossible."""
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "TERM", "--"] if setpriv and sys.platform == "linux" else []
 
 
 async def announced(process: asyncio.subprocess.Process) -> str:
-    """The address that the server prints once it serves; "" when it ended without."""
+    """Waits for the address that the server prints. Returns "" if the server ends without it."""
     assert process.stdout is not None
     async with asyncio.timeout(START_TIME):
         async for line in process.stdout:
@@ -69,7 +69,7 @@ async def announced(process: asyncio.subprocess.Process) -> str:
 
 
 def children(pid: int) -> set[int]:
-    """The processes that this one has started."""
+    """Returns the processes that this one has started."""
     try:
         return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
     except OSError:
@@ -77,12 +77,12 @@ def children(pid: int) -> set[int]:
 
 
 def tail(log: Path, *, lines: int = 8) -> str:
-    """The last lines of a log."""
+    """Returns the last lines of a log."""
     return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
 
 
 async def end_process(process: asyncio.subprocess.Process) -> None:
-    """SIGTERM, and wait; by force after 15 s. Does nothing when it has ended."""
+    """Ends the process with SIGTERM, or with SIGKILL after 15 s. Does nothing if it has ended."""
     if process.returncode is not None:
         return
     process.terminate()

@@ -1,7 +1,8 @@
-"""What the demo prints and counts: steps, what was checked in them, and how many passed."""
+"""Prints the demo's steps and checks, and counts those that passed. Lines have at most 80 columns."""
 
 import asyncio
 import sys
+import textwrap
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,16 +11,16 @@ from tests.demo.shown import around, shown, words
 from turnkeeper_client.errors import TurnkeeperError
 
 STEP_TIME = 40.0
-_WIDTH = 112
+_WIDTH = 80
 _LONG_WORD = 12
 
 
 class BrokenPromise(Exception):
-    """Something did not hold; the message says what was expected and what came."""
+    """A check failed; the message has the expected value and the one that came."""
 
 
 class Step:
-    """One step as it happens: what is done, what is said, what was checked."""
+    """One step as it happens: its actions, its texts and its checks."""
 
     def __init__(self, number: int, total: int, title: str) -> None:
         self.checks = 0
@@ -28,49 +29,49 @@ class Step:
         self._after_space = False
         _print(f"\nStep {number} of {total}: {title}")
 
-    def say(self, text: str) -> None:
-        """What happens now."""
+    def describe(self, text: str) -> None:
+        """Prints what happens next."""
         self.end_text()
-        _print(f"  {text}")
+        _print_wrapped(text, indent="  ")
 
     def begin_text(self, speaker: str) -> None:
-        """Text follows, piece by piece."""
+        """Begins a text that follows in parts."""
         self.end_text()
         self._indent = " " * (len(speaker) + 6)
         self._put(f"    {speaker}: ")
 
-    def text(self, piece: str) -> None:
-        """A piece of text, as it comes."""
-        for place, line in enumerate(piece.split("\n")):
+    def text(self, text: str) -> None:
+        """Prints a part of a text as it arrives."""
+        for place, line in enumerate(text.split("\n")):
             if place:
                 self._break()
             for word in words(line):
-                # A piece may end within a word: where the line must break, it breaks after the word before.
+                # A part may end within a word: where the line must break, it breaks after the word before.
                 if self._after_space and self._column + max(len(word), _LONG_WORD) > _WIDTH:
                     self._break()
                 self._put(word)
                 self._after_space = word.endswith(" ")
 
     def end_text(self) -> None:
-        """The text is over."""
+        """Ends the text."""
         if self._column:
             self._put("\n")
             self._column = 0
 
-    def check(self, what: str, came: object, *, expected: object, told: str = "") -> None:
-        """Raise BrokenPromise unless both are equal. `told`: how to print the value where it is long."""
+    def check(self, what: str, came: object, *, expected: object, display: str = "") -> None:
+        """Raises BrokenPromise unless both are equal. `display` is printed instead of a long value."""
         if came != expected:
             raise BrokenPromise(f"{what}\n    expected: {shown(expected)}\n    came:     {shown(came)}")
-        self._passed(f"{what}: {told or shown(came)}")
+        self._passed(f"{what}: {display or shown(came)}")
 
     def holds(self, what: str, truth: bool, *, came: object) -> None:
-        """Raise BrokenPromise unless it is true."""
+        """Raises BrokenPromise unless `truth` is true."""
         if not truth:
             raise BrokenPromise(f"{what}\n    came:     {shown(came)}")
         self._passed(f"{what}: {shown(came)}")
 
     def same_bytes(self, what: str, came: bytes, *, expected: bytes) -> None:
-        """Raise BrokenPromise, with the first place that differs, unless both are the same."""
+        """Raises BrokenPromise, with the first byte that differs, unless both are the same."""
         if came != expected:
             where = next(
                 (at for at, pair in enumerate(zip(came, expected, strict=False)) if pair[0] != pair[1]),
@@ -86,7 +87,7 @@ class Step:
     def _passed(self, text: str) -> None:
         self.end_text()
         self.checks += 1
-        _print(f"    ok  {text}")
+        _print_wrapped(text, indent="        ", first="    ok  ")
 
     def _break(self) -> None:
         self._put("\n" + self._indent)
@@ -99,7 +100,7 @@ class Step:
 
 
 class Report:
-    """Counts the steps."""
+    """Prints the steps, and counts those that passed."""
 
     def __init__(self, total: int) -> None:
         self.passed = 0
@@ -107,12 +108,18 @@ class Report:
         self._total = total
         self._start = time.monotonic()
 
-    def say(self, text: str) -> None:
-        _print(text)
+    def describe(self, text: str) -> None:
+        """Prints a paragraph after an empty line."""
+        _print("")
+        _print_wrapped(text, indent="")
+
+    def part(self, name: str, description: str) -> None:
+        """Prints what one part of the demo is."""
+        _print_wrapped(description, indent=" " * 18, first=f"  {name:16}")
 
     @asynccontextmanager
     async def step(self, title: str) -> AsyncIterator[Step]:
-        """A step. What goes wrong in it is printed, and the next one can begin."""
+        """Runs a step. A failure is printed, and the next step can begin."""
         self._begun += 1
         step = Step(self._begun, self._total, title)
         start = time.monotonic()
@@ -129,7 +136,7 @@ class Report:
         _print(f"  passed: {step.checks} checks in {time.monotonic() - start:.1f} s")
 
     def end(self) -> int:
-        """Print the sum; the exit status."""
+        """Prints the result. Returns the exit status."""
         _print(f"\n{time.monotonic() - self._start:.1f} s in all")
         _print(f"demo: {self.passed} of {self._total} steps passed")
         return 0 if self.passed == self._total else 1
@@ -139,6 +146,20 @@ def _print(text: str) -> None:
     print(text, flush=True)
 
 
+def _print_wrapped(text: str, *, indent: str, first: str = "") -> None:
+    """Prints a text in lines of at most _WIDTH columns; words longer than a line stay whole."""
+    _print(
+        textwrap.fill(
+            text,
+            _WIDTH,
+            initial_indent=first or indent,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    )
+
+
 def _explained(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
@@ -146,7 +167,7 @@ def _explained(error: BaseException) -> str:
         case BrokenPromise():
             return str(error)
         case TimeoutError():
-            return f"nothing more happened within {STEP_TIME:.0f} s"
+            return f"the step took more than {STEP_TIME:.0f} s"
         case TurnkeeperError():
-            return f"the service or the connection said {error}"
+            return f"the call failed: {error}"
     return f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""`make run`: database, models and server, left running until Ctrl-C, with lines to paste. PORT=50052 make run."""
+"""`make run`: runs database, models and server until Ctrl-C, and prints lines to paste. PORT=50052 make run."""
 
 import asyncio
 import os
@@ -24,11 +24,11 @@ LOOK_SECONDS = 0.5
 
 
 class CannotRun(Exception):
-    """The message says why, and what to do."""
+    """The parts cannot run; the message has the reason and what to do."""
 
 
 async def run(port: int, data: Path) -> int:
-    """Until SIGINT or SIGTERM; the exit status."""
+    """Runs until SIGINT or SIGTERM. Returns the exit status."""
     async with AsyncExitStack() as stack:
         agents_file = await _agents(stack, data)
         server, address = await stack.enter_async_context(_server(port, data, agents_file))
@@ -43,7 +43,7 @@ async def run(port: int, data: Path) -> int:
                 task.cancel()
         if not ended.cancelled():
             raise CannotRun(f"the server ended; the end of {data / 'server.log'}:\n{tail(data / 'server.log')}")
-        print("\nEnding; what was said is kept for the next time.", flush=True)
+        print("\nEnding; the sessions are kept for the next run.", flush=True)
     return 0
 
 
@@ -58,7 +58,7 @@ def _prepare(port: int, data: Path) -> None:
 
 
 async def _agents(stack: AsyncExitStack, data: Path) -> Path | None:
-    """The samples with a scripted model for the clerk; None with a model that calls tools itself."""
+    """Writes the samples with a scripted model for the clerk. Returns None if the caller's model calls tools itself."""
     if has_own_model():
         return None
     file = data / "agents.toml"
@@ -71,7 +71,7 @@ async def _agents(stack: AsyncExitStack, data: Path) -> Path | None:
 
 @asynccontextmanager
 async def _server(port: int, data: Path, agents_file: Path | None) -> AsyncIterator[tuple[Process, str]]:
-    """The server and its address; on the way out it is drained. Its log goes to a file."""
+    """Starts the server, with its log in a file. Yields it and its address; drains it on the way out."""
     flags = ["--port", str(port), "--data-dir", str(data), "--drain-delay", "0s", "--drain-grace", "5s"]
     with (data / "server.log").open("ab") as log:
         process = await asyncio.create_subprocess_exec(
@@ -80,38 +80,38 @@ async def _server(port: int, data: Path, agents_file: Path | None) -> AsyncItera
             env=environment(TURNKEEPER_SAMPLE_OUTBOX=str((data / "outbox.jsonl").absolute())),
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
-            start_new_session=True,  # Ctrl-C is for us; we end it when we are done with it
+            start_new_session=True,  # Ctrl-C ends this program, which then drains the server
         )
     try:
         address = await announced(process)
         if not address:
-            said = tail(data / "server.log", lines=1)
-            in_use = "in use by another mongod" in said
+            last_line = tail(data / "server.log", lines=1)
+            in_use = "in use by another mongod" in last_line
             another = f"\nAnother folder: PORT={port} DATA={DEFAULT_DATA}-2 make run"
-            raise CannotRun(said + (another if in_use else ""))
+            raise CannotRun(last_line + (another if in_use else ""))
         yield process, address
     finally:
         await end_process(process)
 
 
 async def _show_approvals(client: Client, address: str) -> None:
-    """Print each approval that begins to wait, with the lines that decide it."""
+    """Prints each new pending approval, with the lines that decide it."""
     shown: set[str] = set()
     while True:
         try:
             async for approval in client.approvals.list(states=[APPROVAL_STATE_PENDING]):
                 if approval.approval_id not in shown:
                     shown.add(approval.approval_id)
-                    print(f"\nA person must decide: may {approval.tool} run with {approval.arguments_json} ?")
+                    print(f"\nAn approval is pending: may {approval.tool} run with\n  {approval.arguments_json} ?")
                     print(f"# yes\n{paste.decision(address, approval, 'APPROVE')}")
                     print(f"# no\n{paste.decision(address, approval, 'REJECT')}", flush=True)
         except TurnkeeperError:
-            pass  # the server is on its way out, or busy; look again
+            pass  # the server drains or is busy; the next look finds more
         await asyncio.sleep(LOOK_SECONDS)
 
 
 def main() -> int:
-    """The exit status: 0 ended by a signal, 2 it cannot run."""
+    """Returns the exit status: 0 ended by a signal, 2 it cannot run."""
     data = Path(os.environ.get("DATA") or DEFAULT_DATA)
     try:
         port = int(os.environ.get("PORT") or DEFAULT_PORT)

@@ -1,4 +1,4 @@
-"""A server killed with kill -9 in mid-message, and the next server, which finishes the turn."""
+"""Shows a server that is killed with SIGKILL in mid-message, and the next one, which finishes the turn."""
 
 import asyncio
 import time
@@ -7,9 +7,9 @@ from contextlib import aclosing
 
 from tests.demo.approve import log_of
 from tests.demo.breaks import Break
-from tests.demo.heard import Heard, answer, end, joined, misplaced, numbered
 from tests.demo.parts import LEASE, Parts
 from tests.demo.program import Server, children
+from tests.demo.received import Received, answer, end, joined, misplaced, numbered
 from tests.demo.report import BrokenPromise, Step
 from tests.processes import alive, until
 from turnkeeper_client.pb.v1.chat_pb2 import TurnState
@@ -17,21 +17,23 @@ from turnkeeper_client.pb.v1.event_pb2 import Event
 
 TITLE = "a server is killed in mid-message, and another one finishes the turn"
 REQUEST = "Tell Grace a letter is coming, and write it."
-PIECES_BEFORE = 12
+DELTAS_BEFORE = 12
 TAKEOVER_TIME = 20.0
-"""Seconds that the rest of the turn may take after the kill: the start of a server, the lease, the whole letter."""
+"""Seconds for the rest of the turn after the kill: the start of a server, the lease, the whole letter."""
 
 
 async def run(step: Step, parts: Parts) -> None:
     first = parts.server
     async with parts.client() as client:
         session = await client.sessions.create("writer")
-        step.say(f"Server 1 (pid {first.pid}) runs a turn: a tool call, then a letter. In mid-letter it gets kill -9.")
+        step.describe(
+            f"Server 1 (pid {first.pid}) runs a turn: a tool call, then a letter. It is killed in the letter's middle."
+        )
         step.begin_text("you")
         step.text(REQUEST)
         step.begin_text("writer")
         async with aclosing(aiter(session.stream(REQUEST))) as events:
-            before = await _hear(events, step, Heard(), pieces=PIECES_BEFORE)
+            before = await _receive(events, step, Received(), deltas=DELTAS_BEFORE)
             sent = len(parts.outbox("Grace"))
             helpers = children(first.pid)
             await first.kill()
@@ -48,67 +50,67 @@ async def run(step: Step, parts: Parts) -> None:
         step.check("messages sent to Grace by both servers", len(parts.outbox("Grace")), expected=1)
 
 
-async def _hear(events: AsyncIterator[Event], step: Step, heard: Heard, *, pieces: int = 0) -> Heard:
-    """What comes until there are so many pieces of text; 0: until the stream ends."""
+async def _receive(events: AsyncIterator[Event], step: Step, received: Received, *, deltas: int = 0) -> Received:
+    """Reads until there are so many deltas of text; 0: until the stream ends."""
     async for event in events:
         if event.HasField("attempt_superseded"):
             lost = event.attempt_superseded.superseded_attempt
-            step.say(f"Attempt {event.attempt} takes the place of attempt {lost}: the letter begins anew.")
+            step.describe(f"Attempt {event.attempt} replaces attempt {lost}: the letter begins anew.")
             step.begin_text("writer")
-        step.text(heard.add(event))
-        if pieces and len(heard.deltas) >= pieces:
+        step.text(received.add(event))
+        if deltas and len(received.deltas) >= deltas:
             break
-    return heard
+    return received
 
 
-async def _is_dead(step: Step, server: Server, helpers: set[int], *, before: Heard) -> None:
+async def _is_dead(step: Step, server: Server, helpers: set[int], *, before: Received) -> None:
     got = end(before.deltas)
-    step.holds("bytes of the letter that had come", got > 0, came=got)
+    step.holds("bytes of the letter received before", got > 0, came=got)
     whole = before.kinds.count("message_completed")
-    step.check("whole messages so far, that is the one with the tool call", whole, expected=1)
+    step.check("whole messages before (the one with the tool call)", whole, expected=1)
     step.check(f"pid {server.pid} runs", alive(server.pid), expected=False)
     step.check("it ended by signal", -(server.process.returncode or 0), expected=9)
     await until(lambda: not any(alive(pid) for pid in helpers))
-    step.check("helpers that it left behind", [pid for pid in helpers if alive(pid)], expected=[])
+    step.check("child processes that it left behind", [pid for pid in helpers if alive(pid)], expected=[])
 
 
 async def _start_next(step: Step, parts: Parts, first: Server) -> None:
     if parts.broken is Break.TAKEOVER:
         return
     second = await parts.start_server(port=first.port)
-    step.say(
-        f"Server 2 (pid {second.pid}) serves on the same port, and must wait until the dead one's lease of {LEASE} s"
+    step.describe(
+        f"Server 2 (pid {second.pid}) serves on the same port, and must wait until the dead one's lease of {LEASE} s "
+        "runs out. The client has nothing to do: its stream connects again by itself."
     )
-    step.say("runs out. The client has nothing to do: its stream connects again by itself.")
-    step.check("another pid", second.pid != first.pid, expected=True, told=f"{second.pid} after {first.pid}")
+    step.check("another pid", second.pid != first.pid, expected=True, display=f"{second.pid} after {first.pid}")
 
 
-async def _finished(step: Step, events: AsyncIterator[Event], *, since: float) -> Heard:
-    after = Heard()
+async def _finished(step: Step, events: AsyncIterator[Event], *, since: float) -> Received:
+    after = Received()
     try:
         async with asyncio.timeout(TAKEOVER_TIME):
-            await _hear(events, step, after)
+            await _receive(events, step, after)
     except TimeoutError:
         raise BrokenPromise(
             f"another server finishes the turn\n    expected: its end within {TAKEOVER_TIME:.0f} s of the kill"
             f"\n    came:     {numbered(after.durable) or 'not one event'} since the kill"
         ) from None
-    step.check("`attempt_superseded` seen", after.kinds.count("attempt_superseded"), expected=1, told="once")
-    step.say(f"{time.monotonic() - since:.1f} s after the kill the turn has ended.")
+    step.check("`attempt_superseded` received", after.kinds.count("attempt_superseded"), expected=1, display="once")
+    step.describe(f"{time.monotonic() - since:.1f} s after the kill the turn has ended.")
     return after
 
 
-def _nothing_lost(step: Step, before: Heard, after: Heard, log: Heard) -> None:
+def _nothing_lost(step: Step, before: Received, after: Received, log: Received) -> None:
     turn = log.of_turn(before.durable[0].turn_id)
     kept = turn[: len(before.durable)]
-    step.check("events seen before the kill", numbered(before.durable), expected=numbered(kept))
-    step.check("they are still there, unchanged", before.durable == kept, expected=True)
-    step.check("seen after it", numbered(after.durable), expected=numbered(turn[len(kept) :]))
+    step.check("events received before the kill", numbered(before.durable), expected=numbered(kept))
+    step.check("they are stored, unchanged", before.durable == kept, expected=True)
+    step.check("events received after it", numbered(after.durable), expected=numbered(turn[len(kept) :]))
     count = len(log.durable)
-    step.check("the log's numbers", log.sequences, expected=list(range(1, count + 1)), told=f"1 to {count}, no gap")
+    step.check("the log's numbers", log.sequences, expected=list(range(1, count + 1)), display=f"1 to {count}, no gap")
     stored = answer(log.durable)
     letter = after.of(after.attempt)
-    step.check("pieces of the new attempt out of place", misplaced(letter), expected=[])
-    step.same_bytes("its text is the message stored", joined(letter), expected=stored)
+    step.check("deltas of the new attempt out of place", misplaced(letter), expected=[])
+    step.same_bytes("its text is the stored message", joined(letter), expected=stored)
     got = end(before.deltas)
     step.holds("the kill came in the middle of it", 0 < got < len(stored), came=f"byte {got} of {len(stored)}")

@@ -59,8 +59,8 @@ def test_every_step_passes(demos: Mapping[Break, subprocess.Popen[str]]) -> None
 @pytest.mark.parametrize(
     ("broken", "failed_check"),
     [
-        (Break.APPROVAL, "messages sent before anybody decided (lines in the tool's file)\n    expected: 0\n"),
-        (Break.RESUME, "the first new piece begins at byte\n    expected: "),
+        (Break.APPROVAL, "messages sent before the decision (lines in the tool's file)\n    expected: 0\n"),
+        (Break.RESUME, "the first new delta begins at byte\n    expected: "),
         (Break.TAKEOVER, "another server finishes the turn\n    expected: its end within"),
     ],
     ids=["approval", "resume", "takeover"],
