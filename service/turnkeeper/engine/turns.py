@@ -169,10 +169,12 @@ class Turns:
 
     async def _retry(self, request: RetryRequest) -> RequestRecord:
         session = request.key.session_key
-        began = time.monotonic()
+        began = 0.0
         with self._worker.reserve() as room:
 
             async def prepare() -> Callable[[UnitOfWork], tuple[Turn, RequestRecord]]:
+                nonlocal began
+                began = time.monotonic()  # the lease's age counts from the try that takes it
                 read_at = (await self._store.last_seqs([session])).get(session, 0)
                 newest = await self._store.turns(session, states=(), limit=1, before=None)
 

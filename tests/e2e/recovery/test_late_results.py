@@ -58,7 +58,8 @@ async def frozen_while_running(
 async def in_ledger(env: Environment, turn: chat_pb2.Turn, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """The turn's only call, as it is stored, once this holds."""
     found: dict[str, Any] = {}
-    async with AsyncMongoClient[dict[str, Any]](env.mongo_uri) as client:
+    # As the service reads: at once after the commit, one node has what a majority is not known to have yet.
+    async with AsyncMongoClient[dict[str, Any]](env.mongo_uri, readConcernLevel="majority") as client:
 
         async def read() -> bool:
             found.update(await client[env.database]["tool_calls"].find_one({"turn_id": turn.turn_id}) or {})
