@@ -264,13 +264,16 @@ class TurnRun:
     async def _hand_over(self) -> None:
         """Releases the turn, so that the next owner may go on at once; the text of a cut message does not count.
 
-        If a cancellation was requested meanwhile, cancels the turn instead.
+        If a cancellation was requested meanwhile, cancels the turn instead, and stores the text as of every cancelled
+        turn.
         """
         preview = self._feed.preview
         cut = preview is not None and preview.local and preview.turn_id == self.turn.id
+        text = preview.text() if preview is not None and cut else ""
 
         def decide(uow: UnitOfWork) -> bool:
             if self._owned.is_cancel_requested:
+                turn_rules.record_partial_answer(uow, text, model=self._agent.model)
                 self._services.add_to_changes(uow)
                 self._advance(uow)
                 return False

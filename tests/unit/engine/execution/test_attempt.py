@@ -1,0 +1,244 @@
+"""An attempt at a turn on the store in memory: a cancellation beside a drain's cut, and writes that conflict."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from random import Random
+
+from opentelemetry.metrics import NoOpMeterProvider
+
+from tests.builders import AGENT, a_session, a_session_key, new_id
+from tests.memory_store.state import MemoryDatabase
+from tests.memory_store.store import MemoryStore
+from tests.unit.telemetry.calls import Traces
+from turnkeeper.codes import Code
+from turnkeeper.domain.event import MessageCompleted, TurnCancelled, TurnFailed
+from turnkeeper.domain.message import FinishReason, Part
+from turnkeeper.domain.session import SessionKey
+from turnkeeper.domain.turn import CancelReason, RetryPolicy, Turn, TurnOptions, TurnState
+from turnkeeper.engine.agent_versions import AgentVersions
+from turnkeeper.engine.eventlog.lease import HeldLease, HeldLeases
+from turnkeeper.engine.eventlog.session_cache import SessionCache
+from turnkeeper.engine.eventlog.writer import LogWriter, Sources, Stored
+from turnkeeper.engine.execution.attempt import Assignment, TurnAttempt
+from turnkeeper.engine.execution.late_results import LateResults
+from turnkeeper.engine.execution.model_call import ModelCaller
+from turnkeeper.engine.execution.services import RunServices
+from turnkeeper.engine.rules import sessions as session_rules
+from turnkeeper.engine.rules.decide_again import DecideAgain
+from turnkeeper.engine.rules.messages import LeaseOffer, NewMessage, accept
+from turnkeeper.engine.rules.turns import MAX_LAPSES
+from turnkeeper.engine.rules.unit_of_work import UnitOfWork
+from turnkeeper.engine.streaming.feeds import Feeds
+from turnkeeper.model.contract import ModelAnswer, ModelRequest, TextDelta
+from turnkeeper.rpc.codec import WireCodec
+from turnkeeper.store.changeset import Cancel, Head, RequestKey
+from turnkeeper.telemetry.metrics import Metrics
+from turnkeeper.tools.toolbox import Toolbox
+
+LEASE = timedelta(seconds=30)
+TIMEOUT = 5
+
+
+class SlowModel:
+    """Writes one word and no more, until the call is closed."""
+
+    server = ("127.0.0.1", 80)
+
+    def __init__(self) -> None:
+        self.wrote = asyncio.Event()
+
+    async def stream(self, request: ModelRequest) -> AsyncIterator[TextDelta | ModelAnswer]:
+        yield TextDelta(text="Once")
+        self.wrote.set()
+        await asyncio.Event().wait()
+
+    async def close(self) -> None:
+        pass
+
+
+@dataclass
+class Replica:
+    """A replica that owns the one turn of a session. `before` is called with the name of each call of the store."""
+
+    key: SessionKey = field(default_factory=a_session_key)
+    model: SlowModel = field(default_factory=SlowModel)
+    before: Callable[[str], object] = lambda _: None
+
+    def __post_init__(self) -> None:
+        self.database = MemoryDatabase(now=lambda: datetime.now(UTC))
+        metrics, toolbox, spans = Metrics(NoOpMeterProvider()), Toolbox([]), Traces().spans
+        self.store = MemoryStore(self.database, codec=WireCodec(), enter=self._enter, random=Random(1), replica="one")
+        self.feeds = Feeds(self.store, poll=1)
+        session_cache = SessionCache(self.store, decode=WireCodec().decode)
+        self.log_writer = LogWriter(
+            self.store,
+            self.feeds,
+            metrics,
+            session_cache=session_cache,
+            held_leases=HeldLeases(),
+            sources=Sources(now=lambda: datetime.now(UTC), new_id=new_id, jitter=lambda: 0.0),
+        )
+        self.services = RunServices(
+            store=self.store,
+            leases=self.store,
+            log_writer=self.log_writer,
+            session_cache=session_cache,
+            feeds=self.feeds,
+            agents=AgentVersions({AGENT.name: AGENT}, self.store),
+            toolbox=toolbox,
+            model_caller=ModelCaller(lambda _: self.model, toolbox=toolbox, spans=spans, metrics=metrics),
+            metrics=metrics,
+            spans=spans,
+            retries=RetryPolicy(),
+            jitter=lambda: 0.0,
+        )
+
+    async def _enter(self, method: str) -> None:
+        self.before(method)
+        await asyncio.sleep(0)
+
+    async def attempt(self, *, lapses: int = 0) -> TurnAttempt:
+        """Stores a message whose turn this replica owns from then on, and returns the attempt at it."""
+        session = a_session(self.key, agent=AGENT.name, agent_version=AGENT.version)
+        await self.store.create_session(session, AGENT, event=session_rules.created_event(session))
+        message = NewMessage(
+            key=RequestKey(
+                tenant=self.key.tenant,
+                session_id=self.key.session_id,
+                principal="ada",
+                family="message",
+                request_id=new_id("request"),
+            ),
+            fingerprint="same",
+            content=(Part(text="Tell a tale."),),
+            if_busy="REJECT",
+            options=TurnOptions(),
+        )
+        offer = LeaseOffer(owner="one", lease=LEASE, schema=1)
+        stored = await self.log_writer.append(self.key, lambda uow: accept(uow, message, offer=offer))
+        assert isinstance(stored, Stored)
+        self.turn_id = stored.value[0].id
+        fence = (await self.head()).fence
+        self.lease = HeldLease(key=self.key, turn_id=self.turn_id, owner="one", fence=fence, duration=LEASE)
+        assignment = Assignment(
+            key=self.key, turn_id=self.turn_id, fence=fence, taken_at=self.lease.renewed_at, lapses=lapses
+        )
+        late_results = LateResults(self.store, self.log_writer)
+        return TurnAttempt(self.services, assignment, lease=self.lease, late_results=late_results)
+
+    async def head(self) -> Head:
+        stored = await self.store.session(self.key)
+        assert stored is not None
+        return stored[1]
+
+    async def turn(self) -> Turn:
+        turn = await self.store.turn(self.key, self.turn_id)
+        assert turn is not None
+        return turn
+
+    def request_cancel(self) -> None:
+        """Requests the cancellation at once, between two steps of the run."""
+        stored = self.database.sessions[self.key]
+        stored.cancel = Cancel(turn_id=self.turn_id, by="ada", reason=CancelReason.REQUESTED.value)
+        stored.revision += 1
+
+    def cut(self) -> None:
+        self.lease.releasing = self.lease.cut = True
+        self.lease.notified.set()
+
+
+async def run_until_written(replica: Replica) -> asyncio.Task[None]:
+    """Returns the task of an attempt whose model has begun to write."""
+    attempt = await replica.attempt()
+
+    async def run() -> None:
+        with replica.feeds.attach(replica.key) as feed:
+            await attempt.run(feed)
+
+    task = asyncio.create_task(run())
+    await asyncio.wait_for(replica.model.wrote.wait(), TIMEOUT)
+    return task
+
+
+async def cancelled_with_its_text(replica: Replica) -> None:
+    head, turn = await replica.head(), await replica.turn()
+    assert (turn.state, head.owner, head.active_turn) == (TurnState.CANCELLED, "", "")
+    payloads = [logged.event.payload for logged in replica.database.sessions[replica.key].log]
+    (message,) = (payload for payload in payloads if isinstance(payload, MessageCompleted))
+    assert (message.content, message.finish_reason) == ((Part(text="Once"),), FinishReason.INTERRUPTED)
+    assert isinstance(payloads[-1], TurnCancelled)
+
+
+async def test_a_cut_run_that_has_read_a_cancellation_cancels_the_turn_and_stores_its_text() -> None:
+    replica = Replica()
+    run = await run_until_written(replica)
+    replica.before = lambda method: replica.cut() if method == "snapshot" else None
+    replica.request_cancel()
+    replica.lease.notified.set()
+    await asyncio.wait_for(run, TIMEOUT)
+    await cancelled_with_its_text(replica)
+
+
+async def test_a_cut_run_that_meets_a_cancellation_as_it_hands_over_cancels_the_turn_and_stores_its_text() -> None:
+    replica = Replica()
+    run = await run_until_written(replica)
+    replica.before = lambda method: replica.request_cancel() if method == "commit" else None
+    replica.cut()
+    await asyncio.wait_for(run, TIMEOUT)
+    await cancelled_with_its_text(replica)
+
+
+async def test_a_cut_run_hands_over_and_stores_no_text() -> None:
+    replica = Replica()
+    run = await run_until_written(replica)
+    replica.cut()
+    await asyncio.wait_for(run, TIMEOUT)
+    head, turn = await replica.head(), await replica.turn()
+    assert (turn.state, head.owner, head.active_turn) == (TurnState.RUNNING, "", turn.id)
+    log = replica.database.sessions[replica.key].log
+    assert not [logged for logged in log if isinstance(logged.event.payload, MessageCompleted)]
+
+
+async def test_a_turn_that_fails_at_its_start_fails_once_although_its_first_write_conflicts() -> None:
+    replica = Replica()
+    attempt = await replica.attempt(lapses=MAX_LAPSES)
+    replica.before = lambda method: replica.request_cancel() if method == "commit" else None
+    with replica.feeds.attach(replica.key) as feed:
+        await asyncio.wait_for(attempt.run(feed), TIMEOUT)
+    head, turn = await replica.head(), await replica.turn()
+    assert turn.error is not None
+    assert (turn.error.code, head.owner, head.active_turn) == (Code.AGENT_CONFIG_ERROR, "", "")
+    log = replica.database.sessions[replica.key].log
+    assert len([logged for logged in log if isinstance(logged.event.payload, TurnFailed)]) == 1
+
+
+async def test_a_lease_is_released_after_a_defect_although_the_first_write_conflicts() -> None:
+    replica = Replica()
+    attempt = await replica.attempt()
+    replica.before = lambda method: replica.request_cancel() if method == "commit" else None
+    await attempt.release_after_defect()
+    head, turn = await replica.head(), await replica.turn()
+    assert (head.owner, head.active_turn, turn.lapses) == ("", turn.id, 1)
+
+
+async def test_a_prepared_decision_is_prepared_anew_until_its_input_is_current() -> None:
+    replica = Replica()
+    await replica.attempt()
+    prepared: list[int] = []
+
+    async def prepare() -> Callable[[UnitOfWork], int]:
+        prepared.append(len(prepared) + 1)
+        number = prepared[-1]
+
+        def decide(uow: UnitOfWork) -> int:
+            if number < 3:
+                raise DecideAgain
+            return number
+
+        return decide
+
+    stored = await replica.log_writer.append_prepared(replica.key, prepare)
+    assert isinstance(stored, Stored)
+    assert (stored.value, prepared) == (3, [1, 2, 3])
