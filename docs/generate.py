@@ -303,7 +303,7 @@ def error_codes() -> str:
         )
         for code in Code
     )
-    return table(("number", "code", "gRPC status", "unary", "on a stream", "what it says"), rows)
+    return table(("number", "code", "gRPC status", "unary", "on a stream", "meaning"), rows)
 
 
 def _advice(code: Code, *, on_stream: bool = False) -> str:
@@ -326,7 +326,7 @@ def knobs() -> str:
         )
         for each in fields(settings.Settings)
     )
-    return table(("flag", "variable", "default", "what it says"), rows)
+    return table(("flag", "variable", "default", "meaning"), rows)
 
 
 def status() -> str:

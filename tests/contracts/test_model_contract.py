@@ -18,7 +18,7 @@ from turnkeeper.model.exchanges import Exchange, Outcome
 from turnkeeper.model.failure import Reason
 from turnkeeper.model.local import LocalModel
 from turnkeeper.model.openai import Deadlines
-from turnkeeper.model.script import Fail, Reply, ScriptedCall, TokenCount
+from turnkeeper.model.script import Reply, ScriptedCall, ScriptedFailure, TokenCount
 
 # Every script has letters of one to four bytes, a letter made of two code points, and a line separator.
 LONG = "Grüße, 世界! 👩‍🚀 e\u0301 a\u2028b\u0085c <end>" * 3
@@ -55,7 +55,7 @@ class TestAnswers:
         assert all("Paris" in call.result()[1].text for call in calls)
 
     async def test_deltas_arrive_as_they_are_written(self, stage: Stage) -> None:
-        model = await stage.play(Reply(text="one two", chunk=4, fail=Fail.STALL, fail_after=1))
+        model = await stage.play(Reply(text="one two", chunk=4, fail=ScriptedFailure.STALL, fail_after=1))
         stream = model.stream(asking("count"))
         assert await anext(stream) == TextDelta(text="one ")
         await _close(stream)
@@ -138,30 +138,30 @@ class TestToolCalls:
 
 # What each scripted failure must become: its reason, its code, whether another try may help.
 FAILURES = {
-    Fail.RATE_LIMIT: (Reason.RATE_LIMIT, Code.LLM_RATE_LIMIT, True),
-    Fail.QUOTA: (Reason.QUOTA, Code.LLM_RATE_LIMIT, False),
-    Fail.SERVER_ERROR: (Reason.SERVER_ERROR, Code.LLM_API_ERROR, True),
-    Fail.BAD_REQUEST: (Reason.BAD_REQUEST, Code.AGENT_CONFIG_ERROR, False),
-    Fail.CONTEXT_LENGTH: (Reason.CONTEXT_LENGTH, Code.LLM_TOKEN_LIMIT, False),
-    Fail.CONTENT_FILTER: (Reason.CONTENT_FILTER, Code.LLM_CONTENT_FILTER, False),
-    Fail.UNAUTHORIZED: (Reason.UNAUTHORIZED, Code.AGENT_CONFIG_ERROR, False),
-    Fail.NOT_FOUND: (Reason.NOT_FOUND, Code.AGENT_CONFIG_ERROR, False),
-    Fail.REFUSE: (Reason.NO_CONNECTION, Code.LLM_API_ERROR, True),
-    Fail.EMPTY: (Reason.EMPTY, Code.LLM_API_ERROR, True),
-    Fail.SLOW_FIRST_TOKEN: (Reason.START_TIMEOUT, Code.LLM_TIMEOUT, True),
-    Fail.STALL: (Reason.STALL_TIMEOUT, Code.LLM_TIMEOUT, True),
-    Fail.COMMENTS: (Reason.STALL_TIMEOUT, Code.LLM_TIMEOUT, True),
-    Fail.CUT: (Reason.CUT, Code.LLM_API_ERROR, True),
-    Fail.BAD_JSON: (Reason.MALFORMED, Code.LLM_API_ERROR, True),
-    Fail.ERROR_EVENT: (Reason.ERROR_EVENT, Code.LLM_API_ERROR, True),
-    Fail.NO_DONE: (Reason.NO_END, Code.LLM_API_ERROR, True),
-    Fail.NO_FINISH: (Reason.NO_FINISH_REASON, Code.LLM_API_ERROR, True),
+    ScriptedFailure.RATE_LIMIT: (Reason.RATE_LIMIT, Code.LLM_RATE_LIMIT, True),
+    ScriptedFailure.QUOTA: (Reason.QUOTA, Code.LLM_RATE_LIMIT, False),
+    ScriptedFailure.SERVER_ERROR: (Reason.SERVER_ERROR, Code.LLM_API_ERROR, True),
+    ScriptedFailure.BAD_REQUEST: (Reason.BAD_REQUEST, Code.AGENT_CONFIG_ERROR, False),
+    ScriptedFailure.CONTEXT_LENGTH: (Reason.CONTEXT_LENGTH, Code.LLM_TOKEN_LIMIT, False),
+    ScriptedFailure.CONTENT_FILTER: (Reason.CONTENT_FILTER, Code.LLM_CONTENT_FILTER, False),
+    ScriptedFailure.UNAUTHORIZED: (Reason.UNAUTHORIZED, Code.AGENT_CONFIG_ERROR, False),
+    ScriptedFailure.NOT_FOUND: (Reason.NOT_FOUND, Code.AGENT_CONFIG_ERROR, False),
+    ScriptedFailure.REFUSE: (Reason.NO_CONNECTION, Code.LLM_API_ERROR, True),
+    ScriptedFailure.EMPTY: (Reason.EMPTY, Code.LLM_API_ERROR, True),
+    ScriptedFailure.SLOW_FIRST_TOKEN: (Reason.START_TIMEOUT, Code.LLM_TIMEOUT, True),
+    ScriptedFailure.STALL: (Reason.STALL_TIMEOUT, Code.LLM_TIMEOUT, True),
+    ScriptedFailure.COMMENTS: (Reason.STALL_TIMEOUT, Code.LLM_TIMEOUT, True),
+    ScriptedFailure.CUT: (Reason.CUT, Code.LLM_API_ERROR, True),
+    ScriptedFailure.BAD_JSON: (Reason.MALFORMED, Code.LLM_API_ERROR, True),
+    ScriptedFailure.ERROR_EVENT: (Reason.ERROR_EVENT, Code.LLM_API_ERROR, True),
+    ScriptedFailure.NO_DONE: (Reason.NO_END, Code.LLM_API_ERROR, True),
+    ScriptedFailure.NO_FINISH: (Reason.NO_FINISH_REASON, Code.LLM_API_ERROR, True),
 }
 
 
 class TestFailures:
-    @pytest.mark.parametrize("how", list(Fail))
-    async def test_each_failure_is_raised_and_the_next_call_works(self, stage: Stage, how: Fail) -> None:
+    @pytest.mark.parametrize("how", list(ScriptedFailure))
+    async def test_each_failure_is_raised_and_the_next_call_works(self, stage: Stage, how: ScriptedFailure) -> None:
         model = await stage.play(
             Reply(text="partial text", chunk=7, fail=how, times=1), Reply(text="whole"), deadlines=_deadlines(how)
         )
@@ -175,7 +175,7 @@ class TestFailures:
         assert (await answer(model, asking("again")))[1].text == "whole"
 
     @pytest.mark.parametrize("how", sorted(FAILURES))
-    async def test_no_failure_repeats_the_vendor_or_a_secret(self, stage: Stage, how: Fail) -> None:
+    async def test_no_failure_repeats_the_vendor_or_a_secret(self, stage: Stage, how: ScriptedFailure) -> None:
         model = await stage.play(Reply(text="x", fail=how), deadlines=_deadlines(how))
         _, failure = await fail(model)
         shown = f"{failure.detail} {''.join(traceback.format_exception(failure))}"
@@ -183,8 +183,10 @@ class TestFailures:
         assert failure.detail.message.endswith(".")
 
     @pytest.mark.parametrize("after", [0, 1, 2])
-    @pytest.mark.parametrize("how", [how for how in Fail if how.in_stream])
-    async def test_a_failure_comes_where_the_script_has_it(self, stage: Stage, how: Fail, after: int) -> None:
+    @pytest.mark.parametrize("how", [how for how in ScriptedFailure if how.in_stream])
+    async def test_a_failure_comes_where_the_script_has_it(
+        self, stage: Stage, how: ScriptedFailure, after: int
+    ) -> None:
         model = await stage.play(
             Reply(text="abcd", chunk=1, fail=how, fail_after=after),
             deadlines=short(first_token=20 if after else 0.3, between_tokens=0.3),
@@ -192,10 +194,10 @@ class TestFailures:
         text, _ = await fail(model)
         assert text == "abcd"[:after]
 
-    @pytest.mark.parametrize("how", [Fail.STALL, Fail.COMMENTS, Fail.SLOW_FIRST_TOKEN])
-    async def test_nothing_but_a_token_meets_the_first_deadline(self, stage: Stage, how: Fail) -> None:
+    @pytest.mark.parametrize("how", [ScriptedFailure.STALL, ScriptedFailure.COMMENTS, ScriptedFailure.SLOW_FIRST_TOKEN])
+    async def test_nothing_but_a_token_meets_the_first_deadline(self, stage: Stage, how: ScriptedFailure) -> None:
         """The script sends a role and comments, which are none."""
-        after = None if how is Fail.SLOW_FIRST_TOKEN else 0
+        after = None if how is ScriptedFailure.SLOW_FIRST_TOKEN else 0
         model = await stage.play(Reply(text="x", fail=how, fail_after=after), deadlines=short(first_token=0.1))
         _, failure = await fail(model)
         assert failure.detail.metadata["reason"] == Reason.START_TIMEOUT
@@ -209,7 +211,7 @@ class TestFailures:
         assert failure.detail.metadata["reason"] == Reason.TOTAL_TIMEOUT
 
     async def test_a_missed_deadline_is_no_cancel_of_the_caller(self, stage: Stage) -> None:
-        model = await stage.play(Reply(text="x", fail=Fail.STALL), deadlines=short(between_tokens=0.1))
+        model = await stage.play(Reply(text="x", fail=ScriptedFailure.STALL), deadlines=short(between_tokens=0.1))
         await fail(model)
         task = asyncio.current_task()
         assert task is not None
@@ -253,12 +255,12 @@ class TestFailures:
     async def test_the_provider_says_how_long_to_wait(
         self, stage: Stage, retry_after: str, headers: dict[str, str], wait: timedelta | None
     ) -> None:
-        model = await stage.play(Reply(fail=Fail.RATE_LIMIT, retry_after=retry_after, headers=headers))
+        model = await stage.play(Reply(fail=ScriptedFailure.RATE_LIMIT, retry_after=retry_after, headers=headers))
         _, failure = await fail(model)
         assert failure.retry_after == failure.detail.retry_after == wait
 
     async def test_one_call_is_one_try(self, stage: Stage) -> None:
-        model = await stage.play(Reply(fail=Fail.SERVER_ERROR))
+        model = await stage.play(Reply(fail=ScriptedFailure.SERVER_ERROR))
         await fail(model)
         assert len(stage.server.exchanges.all()) == 1
 
@@ -291,14 +293,14 @@ class TestFailures:
 
 class TestLeaving:
     async def test_closing_early_ends_the_call(self, stage: Stage) -> None:
-        model = await stage.play(Reply(text="hello", fail=Fail.STALL))
+        model = await stage.play(Reply(text="hello", fail=ScriptedFailure.STALL))
         stream = model.stream(asking("hello"))
         assert await anext(stream) == TextDelta(text="hello")
         await _close(stream)
         await _seen(stage, Outcome.DISCONNECTED)
 
     async def test_cancelling_the_caller_ends_the_call(self, stage: Stage) -> None:
-        model = await stage.play(Reply(fail=Fail.SLOW_FIRST_TOKEN))
+        model = await stage.play(Reply(fail=ScriptedFailure.SLOW_FIRST_TOKEN))
         task = asyncio.create_task(answer(model, asking("hello")))
         await _seen(stage, Outcome.PLAYING)
         task.cancel()
@@ -306,8 +308,8 @@ class TestLeaving:
             await task
         await _seen(stage, Outcome.DISCONNECTED)
 
-    @pytest.mark.parametrize("how", [Fail.STALL, Fail.COMMENTS, Fail.SLOW_FIRST_TOKEN])
-    async def test_a_missed_deadline_ends_the_call(self, stage: Stage, how: Fail) -> None:
+    @pytest.mark.parametrize("how", [ScriptedFailure.STALL, ScriptedFailure.COMMENTS, ScriptedFailure.SLOW_FIRST_TOKEN])
+    async def test_a_missed_deadline_ends_the_call(self, stage: Stage, how: ScriptedFailure) -> None:
         model = await stage.play(Reply(text="x", fail=how), deadlines=_deadlines(how))
         await fail(model)
         await _seen(stage, Outcome.DISCONNECTED)
@@ -318,9 +320,9 @@ class TestLeaving:
         assert stage.server.exchanges.all() == []
 
 
-def _deadlines(how: Fail) -> Deadlines:
+def _deadlines(how: ScriptedFailure) -> Deadlines:
     """Short where the failure is a silence. The first token's has to be long enough for the request to arrive."""
-    return short(first_token=0.7 if how is Fail.SLOW_FIRST_TOKEN else 20, between_tokens=0.2)
+    return short(first_token=0.7 if how is ScriptedFailure.SLOW_FIRST_TOKEN else 20, between_tokens=0.2)
 
 
 async def _close(stream: object) -> None:

@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from turnkeeper.model.exchanges import Outcome
-from turnkeeper.model.script import Fail, Reply, Script, ScriptedCall
+from turnkeeper.model.script import Reply, Script, ScriptedCall, ScriptedFailure
 from turnkeeper.model.scripted import ScriptedModel
 
 QUESTION = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -66,7 +66,7 @@ async def test_the_vendors_own_client_understands_it(stream: bool) -> None:
 
 
 async def test_it_lists_and_drops_the_requests_it_received(http: aiohttp.ClientSession) -> None:
-    async with ScriptedModel(Script(replies=(Reply(match="hi", fail=Fail.SERVER_ERROR),))) as model:
+    async with ScriptedModel(Script(replies=(Reply(match="hi", fail=ScriptedFailure.SERVER_ERROR),))) as model:
         await http.post(
             f"{model.base_url}/chat/completions", json=QUESTION, headers={"Authorization": "Bearer sk-secret"}
         )
@@ -95,20 +95,20 @@ async def test_a_bad_request_is_refused_with_its_reason(http: aiohttp.ClientSess
         assert (await answer.json())["error"]["message"] == "the body is not JSON"
 
 
-@pytest.mark.parametrize("how", list(Fail))
-async def test_failures_without_a_stream(http: aiohttp.ClientSession, how: Fail) -> None:
+@pytest.mark.parametrize("how", list(ScriptedFailure))
+async def test_failures_without_a_stream(http: aiohttp.ClientSession, how: ScriptedFailure) -> None:
     async with ScriptedModel(Script(replies=(Reply(text="x" * 100, fail=how),))) as model:
         request = asyncio.ensure_future(_ask(http, model))
-        if how in (Fail.STALL, Fail.SLOW_FIRST_TOKEN, Fail.COMMENTS):
+        if how in (ScriptedFailure.STALL, ScriptedFailure.SLOW_FIRST_TOKEN, ScriptedFailure.COMMENTS):
             await model.exchanges.until(bool)
             request.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await request
             await model.exchanges.until(lambda seen: seen[-1].outcome is Outcome.DISCONNECTED)
-        elif how in (Fail.REFUSE, Fail.CUT):
+        elif how in (ScriptedFailure.REFUSE, ScriptedFailure.CUT):
             with pytest.raises(aiohttp.ClientError):
                 await request
-        elif how in (Fail.EMPTY, Fail.BAD_JSON):
+        elif how in (ScriptedFailure.EMPTY, ScriptedFailure.BAD_JSON):
             with pytest.raises(ValueError, match=r"no body|Unterminated|Expecting"):
                 await request
         else:
@@ -118,7 +118,7 @@ async def test_failures_without_a_stream(http: aiohttp.ClientSession, how: Fail)
 
 async def test_it_stops_though_a_caller_waits(http: aiohttp.ClientSession) -> None:
     async with asyncio.timeout(5):
-        async with ScriptedModel(Script(replies=(Reply(fail=Fail.STALL),))) as model:
+        async with ScriptedModel(Script(replies=(Reply(fail=ScriptedFailure.STALL),))) as model:
             request = asyncio.ensure_future(_ask(http, model, stream=True))
             await model.exchanges.until(bool)
         with pytest.raises((aiohttp.ClientError, ValueError)):

@@ -86,10 +86,10 @@ class Checkpoints:
             return record.sequence
 
         async def prepare() -> Callable[[UnitOfWork], int]:
-            found = await self._store.session(key)
-            if found is None:
+            stored = await self._store.session(key)
+            if stored is None:
                 raise SessionNotFound(session_id=key.session_id)
-            head = found[1]
+            head = stored[1]
             sequence = await self.resolve(head, position)
             if request is None and await self._is_restored_to(head, sequence):
                 return lambda _: head.last_seq

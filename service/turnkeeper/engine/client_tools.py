@@ -42,8 +42,8 @@ class ClientTools:
 
     async def check(self, key: SessionKey, tools: Sequence[ClientTool]) -> None:
         """Raises InvalidRequest if a client tool has the name of one of the tools of the session's agent."""
-        found = await self._store.session(key) if tools else None
-        agent = await self._agents.pinned_by(found[0]) if found is not None else None
+        stored = await self._store.session(key) if tools else None
+        agent = await self._agents.pinned_by(stored[0]) if stored is not None else None
         if agent is None:
             return
         problems = {

@@ -177,17 +177,17 @@ class Forks:
 
     async def _fork_of(self, key: SessionKey) -> tuple[Session, Head]:
         """Returns a session that has a fork's id. Raises SessionNotFound, or SessionAlreadyExists if it is deleted."""
-        found = await self._sessions.session(key, deleted=True)
-        if found is None:
+        stored = await self._sessions.session(key, deleted=True)
+        if stored is None:
             raise SessionNotFound(session_id=key.session_id)
-        check_not_deleted(found[0])
-        return found
+        check_not_deleted(stored[0])
+        return stored
 
     async def _source(self, key: SessionKey) -> tuple[Session, Head]:
-        found = await self._sessions.session(key)
-        if found is None:
+        stored = await self._sessions.session(key)
+        if stored is None:
             raise SessionNotFound(session_id=key.session_id)
-        return found
+        return stored
 
 
 def _with_opening(copy: Copy, fork: Fork) -> Sequence[NewEvent]:

@@ -141,10 +141,10 @@ class Sessions:
 
     async def get(self, key: SessionKey, *, deleted: bool = False) -> tuple[Session, Head]:
         """Returns a session and its head. Raises SessionNotFound, also for a deleted session unless `deleted`."""
-        found = await self._store.session(key, deleted=deleted)
-        if found is None:
+        stored = await self._store.session(key, deleted=deleted)
+        if stored is None:
             raise SessionNotFound(session_id=key.session_id)
-        return found
+        return stored
 
     async def _get_and_cache(self, key: SessionKey) -> tuple[Session, Head]:
         """Returns a new session and its head. Caches them for the session's first message, which comes next."""
@@ -188,16 +188,16 @@ class Sessions:
         """Returns the session with the caller's id, or None if there is none, or if the id is not the caller's."""
         if not new.session_id:
             return None
-        found = await self._store.session(new.key)
-        return found[0] if found is not None else None
+        stored = await self._store.session(new.key)
+        return stored[0] if stored is not None else None
 
     async def _created_before(self, new: NewSession) -> tuple[Session, Head]:
         """Returns the session that the same request created, when its agent still existed. Otherwise as `create`."""
-        found = await self._store.session(new.key)
-        if found is None:
+        stored = await self._store.session(new.key)
+        if stored is None:
             raise AgentNotFound(f"There is no agent named {new.agent!r}; ListAgents lists those that exist.")
-        _check_same(found[0], new)
-        return found
+        _check_same(stored[0], new)
+        return stored
 
 
 def _check_same(session: Session, new: NewSession) -> None:

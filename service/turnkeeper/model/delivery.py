@@ -9,19 +9,19 @@ from aiohttp import web
 
 from turnkeeper.model import playback
 from turnkeeper.model.playback import ChatRequest
-from turnkeeper.model.script import Fail, Reply
+from turnkeeper.model.script import Reply, ScriptedFailure
 
 # A provider's error text. It is recognizable, so that a test can look for it where it must not be.
 VENDOR_TEXT = "scripted vendor text, key sk-scripted-secret"
-_REFUSALS: Mapping[Fail | None, tuple[HTTPStatus, str, str]] = {
-    Fail.RATE_LIMIT: (HTTPStatus.TOO_MANY_REQUESTS, "requests", "rate_limit_exceeded"),
-    Fail.QUOTA: (HTTPStatus.TOO_MANY_REQUESTS, "insufficient_quota", "insufficient_quota"),
-    Fail.SERVER_ERROR: (HTTPStatus.INTERNAL_SERVER_ERROR, "server_error", ""),
-    Fail.BAD_REQUEST: (HTTPStatus.BAD_REQUEST, "invalid_request_error", "unknown_parameter"),
-    Fail.CONTEXT_LENGTH: (HTTPStatus.BAD_REQUEST, "invalid_request_error", "context_length_exceeded"),
-    Fail.CONTENT_FILTER: (HTTPStatus.BAD_REQUEST, "invalid_request_error", "content_filter"),
-    Fail.UNAUTHORIZED: (HTTPStatus.UNAUTHORIZED, "invalid_request_error", "invalid_api_key"),
-    Fail.NOT_FOUND: (HTTPStatus.NOT_FOUND, "invalid_request_error", "model_not_found"),
+_REFUSALS: Mapping[ScriptedFailure | None, tuple[HTTPStatus, str, str]] = {
+    ScriptedFailure.RATE_LIMIT: (HTTPStatus.TOO_MANY_REQUESTS, "requests", "rate_limit_exceeded"),
+    ScriptedFailure.QUOTA: (HTTPStatus.TOO_MANY_REQUESTS, "insufficient_quota", "insufficient_quota"),
+    ScriptedFailure.SERVER_ERROR: (HTTPStatus.INTERNAL_SERVER_ERROR, "server_error", ""),
+    ScriptedFailure.BAD_REQUEST: (HTTPStatus.BAD_REQUEST, "invalid_request_error", "unknown_parameter"),
+    ScriptedFailure.CONTEXT_LENGTH: (HTTPStatus.BAD_REQUEST, "invalid_request_error", "context_length_exceeded"),
+    ScriptedFailure.CONTENT_FILTER: (HTTPStatus.BAD_REQUEST, "invalid_request_error", "content_filter"),
+    ScriptedFailure.UNAUTHORIZED: (HTTPStatus.UNAUTHORIZED, "invalid_request_error", "invalid_api_key"),
+    ScriptedFailure.NOT_FOUND: (HTTPStatus.NOT_FOUND, "invalid_request_error", "model_not_found"),
 }
 _ERROR_EVENT = {"error": {"message": VENDOR_TEXT, "type": "server_error", "code": "server_error"}}
 _COMMENT_SECONDS = 0.01
@@ -43,7 +43,7 @@ class Delivery:
         if reply.fail in _REFUSALS:
             status, kind, code = _REFUSALS[reply.fail]
             return error_response(status, kind, code, message=VENDOR_TEXT, headers=_headers(reply))
-        if reply.fail is Fail.REFUSE:
+        if reply.fail is ScriptedFailure.REFUSE:
             return self._hang_up(web.StreamResponse())
         await asyncio.sleep(0 if self._chat.stream else reply.first_delay.total_seconds())
         return await self._send_stream() if self._chat.stream else await self._send_whole()
@@ -53,10 +53,10 @@ class Delivery:
         reply = self._reply
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", **_headers(reply)})
         await response.prepare(self._request)
-        if reply.fail is Fail.EMPTY:
+        if reply.fail is ScriptedFailure.EMPTY:
             return response
         await self._write(response, playback.role_frame(self._chat))
-        if reply.fail is Fail.SLOW_FIRST_TOKEN:
+        if reply.fail is ScriptedFailure.SLOW_FIRST_TOKEN:
             await self._stopping.wait()
             return response
         await asyncio.sleep(reply.first_delay.total_seconds())
@@ -75,13 +75,13 @@ class Delivery:
         match self._reply.fail:
             case None:
                 return playback.end_frames(self._reply, self._chat) + playback.DONE_FRAME
-            case Fail.BAD_JSON:
+            case ScriptedFailure.BAD_JSON:
                 return b'data: {"choices": [{"delta": {"content": "ne\n\n' + playback.DONE_FRAME
-            case Fail.ERROR_EVENT:
+            case ScriptedFailure.ERROR_EVENT:
                 return playback.event(_ERROR_EVENT) + playback.DONE_FRAME
-            case Fail.NO_FINISH:
+            case ScriptedFailure.NO_FINISH:
                 return playback.DONE_FRAME
-            case Fail.NO_DONE if self._reply.fail_after is None:
+            case ScriptedFailure.NO_DONE if self._reply.fail_after is None:
                 return playback.end_frames(self._reply, self._chat)
             case _:
                 return b""
@@ -89,13 +89,13 @@ class Delivery:
     async def _strike(self, response: web.StreamResponse) -> None:
         """Plays the failures that are a behaviour: a stall, endless comments, a cut connection."""
         match self._reply.fail:
-            case Fail.STALL:
+            case ScriptedFailure.STALL:
                 await self._stopping.wait()
-            case Fail.COMMENTS:
+            case ScriptedFailure.COMMENTS:
                 while not self._stopping.is_set():
                     await self._write(response, playback.COMMENT_FRAME)
                     await asyncio.sleep(max(self._reply.delay.total_seconds(), _COMMENT_SECONDS))
-            case Fail.CUT:
+            case ScriptedFailure.CUT:
                 # The chunk is announced with 64 bytes and ends before them.
                 assert self._request.transport is not None
                 self._request.transport.write(b'40\r\ndata: {"id":"cut","cho')
@@ -106,20 +106,20 @@ class Delivery:
     async def _send_whole(self) -> web.StreamResponse:
         """Sends the answer in one body; a failure between two chunks of a stream happens to this body."""
         fail = self._reply.fail
-        finished = fail not in (Fail.NO_DONE, Fail.NO_FINISH)
+        finished = fail not in (ScriptedFailure.NO_DONE, ScriptedFailure.NO_FINISH)
         body = orjson.dumps(playback.whole_answer(self._reply, self._chat, finished=finished))
-        if fail in (Fail.STALL, Fail.SLOW_FIRST_TOKEN, Fail.COMMENTS):
+        if fail in (ScriptedFailure.STALL, ScriptedFailure.SLOW_FIRST_TOKEN, ScriptedFailure.COMMENTS):
             await self._stopping.wait()
-        if fail is Fail.CUT:
+        if fail is ScriptedFailure.CUT:
             response = web.StreamResponse(headers={"Content-Length": str(len(body))})
             await response.prepare(self._request)
             await response.write(body[: len(body) // 2])
             return self._hang_up(response)
-        if fail is Fail.EMPTY:
+        if fail is ScriptedFailure.EMPTY:
             body = b""
-        if fail is Fail.BAD_JSON:
+        if fail is ScriptedFailure.BAD_JSON:
             body = body[: len(body) // 2]
-        if fail is Fail.ERROR_EVENT:
+        if fail is ScriptedFailure.ERROR_EVENT:
             body = orjson.dumps(_ERROR_EVENT)
         return web.Response(body=body, content_type="application/json", headers=_headers(self._reply))
 

@@ -12,7 +12,7 @@ class ScriptError(ValueError):
     """The script is not valid; the message names the file, the rule and the key."""
 
 
-class Fail(StrEnum):
+class ScriptedFailure(StrEnum):
     """How a reply fails; docs/reference/scripted-model.md describes each."""
 
     RATE_LIMIT = "rate_limit"
@@ -42,11 +42,19 @@ class Fail(StrEnum):
     @property
     def at_end(self) -> bool:
         """True if the failure comes, without `fail_after`, after the last chunk instead of the first."""
-        return self in (Fail.NO_DONE, Fail.NO_FINISH)
+        return self in (ScriptedFailure.NO_DONE, ScriptedFailure.NO_FINISH)
 
 
 _IN_STREAM = frozenset(
-    {Fail.STALL, Fail.COMMENTS, Fail.CUT, Fail.BAD_JSON, Fail.ERROR_EVENT, Fail.NO_DONE, Fail.NO_FINISH}
+    {
+        ScriptedFailure.STALL,
+        ScriptedFailure.COMMENTS,
+        ScriptedFailure.CUT,
+        ScriptedFailure.BAD_JSON,
+        ScriptedFailure.ERROR_EVENT,
+        ScriptedFailure.NO_DONE,
+        ScriptedFailure.NO_FINISH,
+    }
 )
 
 
@@ -86,7 +94,7 @@ class Reply:
     tool_calls: tuple[ScriptedCall, ...] = ()
     finish_reason: str = ""
     usage: TokenCount | bool = True
-    fail: Fail | None = None
+    fail: ScriptedFailure | None = None
     fail_after: int | None = None
     retry_after: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -96,7 +104,11 @@ class Reply:
         """Raises ScriptError for keys that exclude each other."""
         if self.fail_after is not None and not (self.fail and self.fail.in_stream):
             raise ScriptError(f"fail_after: needs a fail that strikes in a stream: {', '.join(sorted(_IN_STREAM))}")
-        if self.retry_after and self.fail not in (Fail.RATE_LIMIT, Fail.QUOTA, Fail.SERVER_ERROR):
+        if self.retry_after and self.fail not in (
+            ScriptedFailure.RATE_LIMIT,
+            ScriptedFailure.QUOTA,
+            ScriptedFailure.SERVER_ERROR,
+        ):
             raise ScriptError("retry_after: needs fail = rate_limit, quota or server_error")
 
 

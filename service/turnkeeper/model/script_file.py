@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from turnkeeper import durations
-from turnkeeper.model.script import Fail, Reply, Script, ScriptedCall, ScriptError, TokenCount
+from turnkeeper.model.script import Reply, Script, ScriptedCall, ScriptedFailure, ScriptError, TokenCount
 
 _Keys = Mapping[str, Callable[[object], object]]
 
@@ -127,12 +127,12 @@ def _names(value: object) -> tuple[str, ...]:
     return tuple(_text(name) for name in _list(value))
 
 
-def _fail(value: object) -> Fail:
+def _fail(value: object) -> ScriptedFailure:
     """Reads the name of a failure."""
     try:
-        return Fail(_text(value))
+        return ScriptedFailure(_text(value))
     except ValueError:
-        raise ScriptError(f"must be one of {', '.join(Fail)}") from None
+        raise ScriptError(f"must be one of {', '.join(ScriptedFailure)}") from None
 
 
 def _usage(value: object) -> TokenCount | bool:

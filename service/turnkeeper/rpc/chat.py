@@ -183,7 +183,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         return record
 
     async def _ensure_session(self, request: MessageRequest, caller: Caller) -> str:
-        """Returns the id of the message's session; creates the session if the request says so and there is none."""
+        """Returns the id of the message's session; creates it if the request asks for that and there is none."""
         _check(request)
         if not request.HasField("create_session"):
             return request.session_id

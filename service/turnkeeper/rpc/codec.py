@@ -71,30 +71,30 @@ def _writer(message: Any, kind: Any, renamed: tuple[tuple[str, str], ...]) -> tu
     """Returns how to set each field of such a message from such a value. Computed once for each pair of types."""
     known, rename = message.DESCRIPTOR.fields_by_name, dict(renamed)
     targets = [(field.name, known.get(rename.get(field.name, field.name))) for field in fields(kind)]
-    hints = _hints(kind)
-    return tuple((name, _put(field, _present(hints[name]))) for name, field in targets if field is not None)
+    annotations = _annotations(kind)
+    return tuple((name, _put(field, _present(annotations[name]))) for name, field in targets if field is not None)
 
 
-def _put(field: FieldDescriptor, hint: Any) -> Put:
-    name, origin = field.name, get_origin(hint)
+def _put(field: FieldDescriptor, annotation: Any) -> Put:
+    name, origin = field.name, get_origin(annotation)
     if origin is tuple:
-        return _put_all(name, get_args(hint)[0])
+        return _put_all(name, get_args(annotation)[0])
     if origin is not None:
         return lambda message, value: getattr(message, name).update(value)
-    if is_dataclass(hint):
+    if is_dataclass(annotation):
         return lambda message, value: _put_into(getattr(message, name), value)
-    if hint is datetime:
+    if annotation is datetime:
         return lambda message, value: set_time(getattr(message, name), value)
-    if hint is timedelta:
+    if annotation is timedelta:
         return lambda message, value: getattr(message, name).FromTimedelta(value)
-    if issubclass(hint, enum.Enum) and not issubclass(hint, enum.IntEnum):
-        numbers = {member: enum_value(field, member) for member in hint}
+    if issubclass(annotation, enum.Enum) and not issubclass(annotation, enum.IntEnum):
+        numbers = {member: enum_value(field, member) for member in annotation}
         return lambda message, value: setattr(message, name, numbers[value])
     return lambda message, value: setattr(message, name, value)
 
 
-def _put_all(name: str, hint: Any) -> Put:
-    if not is_dataclass(hint):
+def _put_all(name: str, annotation: Any) -> Put:
+    if not is_dataclass(annotation):
         return lambda message, value: getattr(message, name).extend(value)
 
     def put(message: Any, value: Any) -> None:
@@ -113,48 +113,50 @@ def _put_into(message: Message, value: object) -> None:
 @cache
 def _reader(kind: Any, message: Any) -> tuple[tuple[str, Get], ...]:
     known = message.DESCRIPTOR.fields_by_name
-    return tuple((name, _get(known[name], hint)) for name, hint in _hints(kind).items() if name in known)
+    return tuple(
+        (name, _get(known[name], annotation)) for name, annotation in _annotations(kind).items() if name in known
+    )
 
 
-def _get(field: FieldDescriptor, hint: Any) -> Get:
-    name, some = field.name, _some(field, _present(hint))
-    if hint is not _present(hint) and field.has_presence:
+def _get(field: FieldDescriptor, annotation: Any) -> Get:
+    name, some = field.name, _some(field, _present(annotation))
+    if annotation is not _present(annotation) and field.has_presence:
         return lambda message: some(getattr(message, name)) if message.HasField(name) else None
     return lambda message: some(getattr(message, name))
 
 
-def _some(field: FieldDescriptor, hint: Any) -> Get:
-    origin = get_origin(hint)
+def _some(field: FieldDescriptor, annotation: Any) -> Get:
+    origin = get_origin(annotation)
     if origin is tuple:
-        item = get_args(hint)[0]
+        item = get_args(annotation)[0]
         return (
             (lambda value: tuple(read(cast(type[Any], item), part) for part in value)) if is_dataclass(item) else tuple
         )
     if origin is not None:
         return dict
-    if is_dataclass(hint):
-        return lambda value: read(cast(type[Any], hint), value)
-    if hint is datetime:
+    if is_dataclass(annotation):
+        return lambda value: read(cast(type[Any], annotation), value)
+    if annotation is datetime:
         return lambda value: value.ToDatetime(tzinfo=UTC)
-    if hint is timedelta:
+    if annotation is timedelta:
         return lambda value: value.ToTimedelta()
-    if issubclass(hint, enum.IntEnum):
-        return cast(Get, hint)
-    if issubclass(hint, enum.Enum):
+    if issubclass(annotation, enum.IntEnum):
+        return cast(Get, annotation)
+    if issubclass(annotation, enum.Enum):
         names = field.enum_type.values_by_number
-        return lambda value: hint(names[value].name.removeprefix(_prefix(field)))
+        return lambda value: annotation(names[value].name.removeprefix(_prefix(field)))
     return lambda value: value
 
 
-def _present(hint: Any) -> Any:
+def _present(annotation: Any) -> Any:
     """Returns X for the type `X | None`, and any other type as it is."""
-    if get_origin(hint) not in (Union, UnionType):
-        return hint
-    return next(part for part in get_args(hint) if part is not type(None))
+    if get_origin(annotation) not in (Union, UnionType):
+        return annotation
+    return next(part for part in get_args(annotation) if part is not type(None))
 
 
 @cache
-def _hints(kind: Any) -> dict[str, Any]:
+def _annotations(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind)
 
 

@@ -116,21 +116,21 @@ class LifecycleVerbs:
 
 
 def _change_of(request: session_pb2.UpdateSessionRequest) -> session_rules.SessionChange:
-    wanted, paths = request.session, set(request.update_mask.paths)
+    changed, paths = request.session, set(request.update_mask.paths)
     problems: dict[str, str] = {}
     if not paths or paths - CHANGEABLE:
         problems["update_mask"] = f"must name fields of {', '.join(sorted(CHANGEABLE))}"
     metadata_json = ""
-    if wanted.HasField("metadata"):
-        metadata_json = session_fields.json_of(wanted.metadata, field="session.metadata")
-    if "labels" in paths and (problem := session_fields.labels_problem(wanted.labels)):
+    if changed.HasField("metadata"):
+        metadata_json = session_fields.json_of(changed.metadata, field="session.metadata")
+    if "labels" in paths and (problem := session_fields.labels_problem(changed.labels)):
         problems["session.labels"] = problem
     if "metadata" in paths and (problem := session_fields.metadata_problem(metadata_json)):
         problems["session.metadata"] = problem
     if problems:
         validation.refuse(problems)
     return session_rules.SessionChange(
-        title=wanted.title if "title" in paths else None,
-        labels=dict(wanted.labels) if "labels" in paths else None,
+        title=changed.title if "title" in paths else None,
+        labels=dict(changed.labels) if "labels" in paths else None,
         metadata_json=metadata_json if "metadata" in paths else None,
     )

@@ -70,11 +70,11 @@ def _frame(session_id: str, turn_id: str, message_id: str, attempt: int) -> tupl
 
 def response(events: list[bytes], *, cursor: str, through: int, caught_up: bool) -> bytes:
     """Returns a WatchEventsResponse, or a StreamMessageResponse without its turn: the field numbers are the same."""
-    pieces: list[bytes] = []
+    parts: list[bytes] = []
     for event in events:
-        pieces += (EVENTS, varint(len(event)), event)
+        parts += (EVENTS, varint(len(event)), event)
     cursor_bytes = cursor.encode()
-    pieces += (CURSOR, varint(len(cursor_bytes)), cursor_bytes, THROUGH, varint(through))
+    parts += (CURSOR, varint(len(cursor_bytes)), cursor_bytes, THROUGH, varint(through))
     if caught_up:
-        pieces.append(CAUGHT_UP)
-    return b"".join(pieces)
+        parts.append(CAUGHT_UP)
+    return b"".join(parts)

@@ -202,10 +202,10 @@ class EmbeddedMongo:
                 f"{f' (pid {holder})' if holder else ''}: stop that server, or choose another folder"
             )
         tail = self._tail()
-        hint = ""
+        advice = ""
         if "error while loading shared libraries" in tail:
-            hint = "\na system library is missing; on Debian or Ubuntu: apt-get install libcurl4 libssl3"
-        return f"mongod ended with status {status}; it wrote to {self.log}:\n{tail}{hint}"
+            advice = "\na system library is missing; on Debian or Ubuntu: apt-get install libcurl4 libssl3"
+        return f"mongod ended with status {status}; it wrote to {self.log}:\n{tail}{advice}"
 
     def _holder(self) -> str:
         with suppress(OSError):

@@ -74,7 +74,7 @@ def start(
     """
     stream = stream or sys.stderr
     as_json = not stream.isatty() if as_json is None else as_json
-    handler = _Handler(stream)
+    handler = _LogHandler(stream)
     handler.addFilter(_worth_a_line)
     handler.setFormatter(JsonLines(replica, Redactor(secrets)) if as_json else PlainLines(replica, Redactor(secrets)))
     return Logs(handler, level=level)
@@ -125,7 +125,7 @@ class PlainLines(JsonLines):
         return "\n  ".join([_shown("  ".join([line, *named])), *map(_shown, places)])
 
 
-class _Handler(logging.StreamHandler[TextIO]):
+class _LogHandler(logging.StreamHandler[TextIO]):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  the name is the base class's
         """Reports the failure without the message's arguments, which the standard one prints."""
         with suppress(OSError, ValueError):
@@ -151,10 +151,10 @@ def _message(record: logging.LogRecord) -> str:
 
 def _names(error: BaseException) -> str:
     """Returns the error's class and those it came from, the outermost first."""
-    names, seen = [], set[int]()
+    names, visited = [], set[int]()
     at: BaseException | None = error
-    while at is not None and id(at) not in seen:
-        seen.add(id(at))
+    while at is not None and id(at) not in visited:
+        visited.add(id(at))
         names.append(type(at).__name__)
         at = at.__cause__ or (None if at.__suppress_context__ else at.__context__)
     return " < ".join(names)

@@ -148,7 +148,7 @@ class Metrics:
 
     def notifications_lost(self, reason: str) -> None:
         """Counts a change stream that broke, or could not be opened; until it is open again, the replica polls."""
-        self._hints_lost(1, reason)
+        self._change_streams_lost(1, reason)
 
     def set_active_sessions(self, count: int) -> None:
         """Sets the number of active sessions in the database: every replica reports the same."""
@@ -304,7 +304,9 @@ class Metrics:
         self._append_retries = counter("append_retries", "{retry}", "Appends tried again.")
         self._unknown_outcomes = counter("unknown_outcomes", "{call}", "Tool calls whose end is unknown.")
         self._replays = counter("replays", "{replay}", "Reads of stored events, and answers from a request's record.")
-        self._hints_lost = counter("hints_lost", "{stream}", "Change streams that broke or could not be opened.")
+        self._change_streams_lost = counter(
+            "hints_lost", "{stream}", "Change streams that broke or could not be opened."
+        )
         self._slow_consumers = counter("slow_consumers", "{stream}", "Streams ended because the reader fell behind.")
 
     def _counter(self, name: str, unit: str, description: str, *labels: str) -> Labelled:

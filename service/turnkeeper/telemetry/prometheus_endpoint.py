@@ -15,7 +15,7 @@ class PrometheusEndpoint:
     def __init__(self, registry: CollectorRegistry, *, host: str, port: int) -> None:
         """Listens at once; port 0 takes a free one. Raises OSError if the address is taken or not this machine's."""
         family = _Server6 if ":" in host else _Server
-        self._server = family((host, port), _Handler)
+        self._server = family((host, port), _QuietHandler)
         self._server.set_app(make_wsgi_app(registry))
         taken = self._server.server_port
         self.address = f"[{host}]:{taken}" if ":" in host else f"{host}:{taken}"
@@ -44,7 +44,7 @@ class _Server6(_Server):
     address_family = socket.AF_INET6
 
 
-class _Handler(WSGIRequestHandler):
+class _QuietHandler(WSGIRequestHandler):
     timeout = 10  # seconds a silent client may hold a thread
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the name is the base class's

@@ -1,4 +1,4 @@
-"""Starts telemetry: one setting says where metrics and spans go. No global provider is set; what opens is closed."""
+"""Starts telemetry: one setting chooses where metrics and spans go. No global provider is set; what opens is closed."""
 
 import errno
 import sys
@@ -108,7 +108,7 @@ def start(
 
 
 def tracer_provider(resource: Resource) -> TracerProvider:
-    """Returns a provider that samples as `OTEL_TRACES_SAMPLER` says and cuts long values."""
+    """Returns a provider that samples by `OTEL_TRACES_SAMPLER` and cuts long values."""
     limits = SpanLimits(max_span_attribute_length=LONGEST_VALUE)
     return TracerProvider(resource=resource, shutdown_on_exit=False, span_limits=limits)
 

@@ -11,7 +11,7 @@ from tests import harness
 from tests.e2e.support.environment import Environment, said, until_event
 from tests.status_details import refused
 from turnkeeper.model.delivery import VENDOR_TEXT
-from turnkeeper.model.script import Fail
+from turnkeeper.model.script import ScriptedFailure
 from turnkeeper.pb.v1 import chat_pb2, error_pb2, event_pb2, session_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -21,7 +21,9 @@ SETTINGS = {
     "between_tokens": timedelta(seconds=1),
     "answer_time": timedelta(seconds=2),
 }
-FAILS = "\n".join(f'[[reply]]\nmatch = "^fail {fail}$"\ntext = "Never heard."\nfail = "{fail}"\n' for fail in Fail)
+FAILS = "\n".join(
+    f'[[reply]]\nmatch = "^fail {fail}$"\ntext = "Never heard."\nfail = "{fail}"\n' for fail in ScriptedFailure
+)
 SCRIPT = f"""
 {FAILS}
 
@@ -90,24 +92,24 @@ tool_calls = [{{ name = "add", arguments = {{ a = 1, b = 1 }} }}]
 text = "You said: {{user}}"
 """
 EXPECTED = {
-    Fail.RATE_LIMIT: ("LLM_RATE_LIMIT", grpc.StatusCode.RESOURCE_EXHAUSTED),
-    Fail.QUOTA: ("LLM_RATE_LIMIT", grpc.StatusCode.RESOURCE_EXHAUSTED),
-    Fail.SERVER_ERROR: ("LLM_API_ERROR", grpc.StatusCode.ABORTED),
-    Fail.BAD_REQUEST: ("AGENT_CONFIG_ERROR", grpc.StatusCode.FAILED_PRECONDITION),
-    Fail.CONTEXT_LENGTH: ("LLM_TOKEN_LIMIT", grpc.StatusCode.INVALID_ARGUMENT),
-    Fail.CONTENT_FILTER: ("LLM_CONTENT_FILTER", grpc.StatusCode.INVALID_ARGUMENT),
-    Fail.UNAUTHORIZED: ("AGENT_CONFIG_ERROR", grpc.StatusCode.FAILED_PRECONDITION),
-    Fail.NOT_FOUND: ("AGENT_CONFIG_ERROR", grpc.StatusCode.FAILED_PRECONDITION),
-    Fail.REFUSE: ("LLM_API_ERROR", grpc.StatusCode.ABORTED),
-    Fail.EMPTY: ("LLM_API_ERROR", grpc.StatusCode.ABORTED),
-    Fail.SLOW_FIRST_TOKEN: ("LLM_TIMEOUT", grpc.StatusCode.ABORTED),
-    Fail.STALL: ("LLM_TIMEOUT", grpc.StatusCode.ABORTED),
-    Fail.COMMENTS: ("LLM_TIMEOUT", grpc.StatusCode.ABORTED),
-    Fail.CUT: ("LLM_API_ERROR", grpc.StatusCode.ABORTED),
-    Fail.BAD_JSON: ("LLM_API_ERROR", grpc.StatusCode.ABORTED),
-    Fail.ERROR_EVENT: ("LLM_API_ERROR", grpc.StatusCode.ABORTED),
-    Fail.NO_DONE: ("LLM_API_ERROR", grpc.StatusCode.ABORTED),
-    Fail.NO_FINISH: ("LLM_API_ERROR", grpc.StatusCode.ABORTED),
+    ScriptedFailure.RATE_LIMIT: ("LLM_RATE_LIMIT", grpc.StatusCode.RESOURCE_EXHAUSTED),
+    ScriptedFailure.QUOTA: ("LLM_RATE_LIMIT", grpc.StatusCode.RESOURCE_EXHAUSTED),
+    ScriptedFailure.SERVER_ERROR: ("LLM_API_ERROR", grpc.StatusCode.ABORTED),
+    ScriptedFailure.BAD_REQUEST: ("AGENT_CONFIG_ERROR", grpc.StatusCode.FAILED_PRECONDITION),
+    ScriptedFailure.CONTEXT_LENGTH: ("LLM_TOKEN_LIMIT", grpc.StatusCode.INVALID_ARGUMENT),
+    ScriptedFailure.CONTENT_FILTER: ("LLM_CONTENT_FILTER", grpc.StatusCode.INVALID_ARGUMENT),
+    ScriptedFailure.UNAUTHORIZED: ("AGENT_CONFIG_ERROR", grpc.StatusCode.FAILED_PRECONDITION),
+    ScriptedFailure.NOT_FOUND: ("AGENT_CONFIG_ERROR", grpc.StatusCode.FAILED_PRECONDITION),
+    ScriptedFailure.REFUSE: ("LLM_API_ERROR", grpc.StatusCode.ABORTED),
+    ScriptedFailure.EMPTY: ("LLM_API_ERROR", grpc.StatusCode.ABORTED),
+    ScriptedFailure.SLOW_FIRST_TOKEN: ("LLM_TIMEOUT", grpc.StatusCode.ABORTED),
+    ScriptedFailure.STALL: ("LLM_TIMEOUT", grpc.StatusCode.ABORTED),
+    ScriptedFailure.COMMENTS: ("LLM_TIMEOUT", grpc.StatusCode.ABORTED),
+    ScriptedFailure.CUT: ("LLM_API_ERROR", grpc.StatusCode.ABORTED),
+    ScriptedFailure.BAD_JSON: ("LLM_API_ERROR", grpc.StatusCode.ABORTED),
+    ScriptedFailure.ERROR_EVENT: ("LLM_API_ERROR", grpc.StatusCode.ABORTED),
+    ScriptedFailure.NO_DONE: ("LLM_API_ERROR", grpc.StatusCode.ABORTED),
+    ScriptedFailure.NO_FINISH: ("LLM_API_ERROR", grpc.StatusCode.ABORTED),
 }
 RETRYING, EXHAUSTED = event_pb2.ATTEMPT_OUTCOME_RETRYING, event_pb2.ATTEMPT_OUTCOME_EXHAUSTED
 
@@ -118,8 +120,8 @@ async def failures(env: Environment, session: str) -> list[event_pb2.Event]:
 
 
 class TestModelFailures:
-    @pytest.mark.parametrize("fail", list(Fail))
-    async def test_each_failure_has_its_code_everywhere(self, env: Environment, fail: Fail) -> None:
+    @pytest.mark.parametrize("fail", list(ScriptedFailure))
+    async def test_each_failure_has_its_code_everywhere(self, env: Environment, fail: ScriptedFailure) -> None:
         reason, status = EXPECTED[fail]
         session = await harness.create_test_session(env.stubs, agent="hasty")
         with refused(reason) as refusal:
@@ -197,8 +199,16 @@ class TestErrorRecovery:
         assert outcomes == [RETRYING, RETRYING, EXHAUSTED]
         assert len(env.model_requests("fail server_error")) >= 3
 
-    @pytest.mark.parametrize("fail", [Fail.QUOTA, Fail.BAD_REQUEST, Fail.CONTEXT_LENGTH, Fail.CONTENT_FILTER])
-    async def test_what_no_try_would_help_is_not_tried_again(self, env: Environment, fail: Fail) -> None:
+    @pytest.mark.parametrize(
+        "fail",
+        [
+            ScriptedFailure.QUOTA,
+            ScriptedFailure.BAD_REQUEST,
+            ScriptedFailure.CONTEXT_LENGTH,
+            ScriptedFailure.CONTENT_FILTER,
+        ],
+    )
+    async def test_what_no_try_would_help_is_not_tried_again(self, env: Environment, fail: ScriptedFailure) -> None:
         session = await harness.create_test_session(env.stubs, agent="stubborn")
         with refused(EXPECTED[fail][0]):
             await harness.send_message_to_session(env.stubs, session, f"fail {fail}")

@@ -48,7 +48,7 @@ def advice_of(code: Code, *, on_stream: bool = False) -> str:
 
 
 def test_every_code_has_its_row() -> None:
-    rows = table(ERRORS, "number", "code", "gRPC status", "unary", "on a stream", "what it says")
+    rows = table(ERRORS, "number", "code", "gRPC status", "unary", "on a stream", "meaning")
     assert [[*row[:4], row[4].partition(",")[0], row[5]] for row in rows] == [
         [
             str(code.value),
@@ -63,7 +63,7 @@ def test_every_code_has_its_row() -> None:
 
 
 def test_the_waits_of_streams_are_those_that_the_service_sends() -> None:
-    rows = table(ERRORS, "number", "code", "gRPC status", "unary", "on a stream", "what it says")
+    rows = table(ERRORS, "number", "code", "gRPC status", "unary", "on a stream", "meaning")
     waits = {code.name: f", after {wait.total_seconds():g} s" for code in Code if (wait := stream_retry_after(code))}
     assert {row[1]: row[4].removeprefix("RESUME_STREAM") for row in rows if "after" in row[4]} == waits
 
@@ -206,6 +206,6 @@ def test_a_comment_and_the_rule_of_its_field_agree(name: str) -> None:
 
 
 def test_the_settings_page_names_what_has_no_flag() -> None:
-    said = {row[0] for row in table(reference("settings"), "variable", "what it says")}
+    said = {row[0] for row in table(reference("settings"), "variable", "meaning")}
     assert {"OPENAI_API_KEY", samples.OUTBOX} <= said
     assert f"`{CLOUD_MODEL}`" in reference("settings")

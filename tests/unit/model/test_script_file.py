@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from turnkeeper.model.script import Fail, Reply, Script, ScriptedCall, ScriptError, TokenCount
+from turnkeeper.model.script import Reply, Script, ScriptedCall, ScriptedFailure, ScriptError, TokenCount
 from turnkeeper.model.script_file import ECHO, duration, load_script, parse_script
 
 EVERYTHING = """
@@ -62,8 +62,8 @@ def test_every_key() -> None:
                 usage=TokenCount(input_tokens=7, output_tokens=3),
                 bytes_per_write=2,
             ),
-            Reply(fail=Fail.RATE_LIMIT, retry_after="2", headers={"x-request-id": "1"}, usage=False),
-            Reply(fail=Fail.CUT, fail_after=2),
+            Reply(fail=ScriptedFailure.RATE_LIMIT, retry_after="2", headers={"x-request-id": "1"}, usage=False),
+            Reply(fail=ScriptedFailure.CUT, fail_after=2),
         ),
     )
     assert all(field.name in EVERYTHING for field in fields(Reply))
@@ -73,8 +73,8 @@ def test_the_echo_is_a_script() -> None:
     assert len(parse_script(ECHO).replies) == 2
 
 
-@pytest.mark.parametrize("how", list(Fail))
-def test_every_failure_can_be_written(how: Fail) -> None:
+@pytest.mark.parametrize("how", list(ScriptedFailure))
+def test_every_failure_can_be_written(how: ScriptedFailure) -> None:
     assert parse_script(f'[[reply]]\nfail = "{how}"').replies[0].fail is how
 
 

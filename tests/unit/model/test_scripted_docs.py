@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.contracts.test_model_contract import FAILURES
-from turnkeeper.model.script import Fail, Reply
+from turnkeeper.model.script import Reply, ScriptedFailure
 from turnkeeper.model.script_file import parse_script
 
 PAGE = (Path(__file__).parents[3] / "docs/reference/scripted-model.md").read_text(encoding="utf-8")
@@ -25,6 +25,6 @@ def test_every_key_has_a_row() -> None:
 
 
 def test_every_failure_has_a_row_with_what_becomes_of_it() -> None:
-    assert {Fail(name): row for name, row in ROWS.items()} == {
+    assert {ScriptedFailure(name): row for name, row in ROWS.items()} == {
         how: (code.name, "yes" if retryable else "no") for how, (_, code, retryable) in FAILURES.items()
     }

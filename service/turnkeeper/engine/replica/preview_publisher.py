@@ -69,9 +69,9 @@ class PreviewPublisher:
 
     def _new_chunks(self) -> Iterable[tuple[Preview, PreviewChunk]]:
         """Yields the next chunk of each preview that also had text at the last look."""
-        seen, self._seen = self._seen, {preview for _, preview in self._local_previews() if preview.size}
+        previous, self._seen = self._seen, {preview for _, preview in self._local_previews() if preview.size}
         for key, preview in self._local_previews():
-            chunk = preview.next_chunk(most=CHUNK_BYTES) if preview in seen else None
+            chunk = preview.next_chunk(most=CHUNK_BYTES) if preview in previous else None
             if chunk is None:
                 continue
             yield (

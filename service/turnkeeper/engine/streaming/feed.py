@@ -103,18 +103,18 @@ class Feed:
 
     def publish(self, events: Sequence[StoredEvent]) -> None:
         """Adds events that are committed, in order, and notifies the watchers."""
-        ring = self._ring
+        recent = self._ring
         for event in events:
-            if ring and event.sequence <= ring[-1].sequence:
+            if recent and event.sequence <= recent[-1].sequence:
                 continue
-            if ring and event.sequence != ring[-1].sequence + 1:
-                self._drop(len(ring))
-            ring.append(event)
+            if recent and event.sequence != recent[-1].sequence + 1:
+                self._drop(len(recent))
+            recent.append(event)
             self._published_at.append(time.monotonic())
             self._ring_bytes += len(event.payload)
             if event.kind == "message_completed":
                 self._cache_text()
-        while len(ring) > RING_EVENTS or self._ring_bytes > RING_BYTES:
+        while len(recent) > RING_EVENTS or self._ring_bytes > RING_BYTES:
             self._drop(1)
         if events:
             self.notify_grown(events[-1].sequence)

@@ -55,15 +55,15 @@ def decode(kind: type[T], document: Mapping[str, Any]) -> T:
 
 @cache
 def _forms(kind: Any) -> Mapping[str, _Form]:
-    hints = get_type_hints(kind)
-    return {field.name: _form(hints[field.name]) for field in fields(kind) if field.init}
+    annotations = get_type_hints(kind)
+    return {field.name: _form(annotations[field.name]) for field in fields(kind) if field.init}
 
 
 @cache
-def _form(hint: Any) -> _Form:
-    if hint in _PLAIN:
+def _form(annotation: Any) -> _Form:
+    if annotation in _PLAIN:
         return _Form(_same, _same)
-    origin, arguments = get_origin(hint), get_args(hint)
+    origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is UnionType:
         (inner,) = (argument for argument in arguments if argument is not NoneType)
         return _optional(_form(inner))
@@ -71,13 +71,13 @@ def _form(hint: Any) -> _Form:
         return _array(_form(arguments[0]))
     if origin is Mapping:
         return _pairs(_form(arguments[1]))
-    if hint is timedelta:
+    if annotation is timedelta:
         return _Form(lambda value: round(value / _MILLISECOND), lambda stored: stored * _MILLISECOND)
-    if issubclass(hint, Enum):
-        return _Form(lambda value: value.value, hint)
-    if is_dataclass(hint):
-        return _nested(hint)
-    raise TypeError(f"no BSON form for {hint}")
+    if issubclass(annotation, Enum):
+        return _Form(lambda value: value.value, annotation)
+    if is_dataclass(annotation):
+        return _nested(annotation)
+    raise TypeError(f"no BSON form for {annotation}")
 
 
 def _kind(value: Any) -> Any:

@@ -17,7 +17,7 @@ _WITHOUT_RESULT: Final = [
 """Alternatives: the call has no result from its tool."""
 
 
-class LateResults:
+class LateResultWrites:
     """`SessionStore.keep_late_result`."""
 
     _connection: Connection

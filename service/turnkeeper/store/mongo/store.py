@@ -19,7 +19,7 @@ from turnkeeper.store.mongo.claims import Claims
 from turnkeeper.store.mongo.client import DISCONNECT_S, Connection, RecordCall
 from turnkeeper.store.mongo.documents import SCHEMA
 from turnkeeper.store.mongo.forks import ForkWrites
-from turnkeeper.store.mongo.late_results import LateResults
+from turnkeeper.store.mongo.late_results import LateResultWrites
 from turnkeeper.store.mongo.previews import Previews
 from turnkeeper.store.mongo.purges import Purges
 from turnkeeper.store.mongo.reads import Reads
@@ -39,7 +39,9 @@ PATIENCE: Final = timedelta(seconds=5)
 """How long `close` waits for commits under way."""
 
 
-class MongoStore(SessionCreation, ForkWrites, Changesets, LateResults, Claims, Sweeps, Trims, Purges, Reads, Previews):
+class MongoStore(
+    SessionCreation, ForkWrites, Changesets, LateResultWrites, Claims, Sweeps, Trims, Purges, Reads, Previews
+):
     """`Store` and `Retention` on a MongoDB replica set. Use it between `open` and `close`, on one event loop."""
 
     def __init__(  # noqa: PLR0913 - what its database and its replica are

@@ -345,7 +345,7 @@ class SessionErrorDetail(_message.Message):
     that is left. Empty otherwise.
     """
     retry: Global___RetryAdvice.ValueType
-    """What helps. It is set for each call: an error that ends a stream may say RESUME_STREAM where the same code says
+    """What helps. It is set for each call: an error that ends a stream may have RESUME_STREAM where the same code has
     SAME_CALL after a unary call. In events and in Turn.error it is what helps after a unary call.
     """
     @_builtins.property

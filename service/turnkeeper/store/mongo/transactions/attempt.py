@@ -172,10 +172,10 @@ def _advance(session: ClientSession, other: ClientSession) -> None:
 
     The other may be in use in its thread, so the cluster's time is read last: it is never behind the operation's.
     """
-    seen = other.delegate
-    operation_time = seen.operation_time
+    source = other.delegate
+    operation_time = source.operation_time
     if operation_time is not None:
-        session.advance_cluster_time(seen.cluster_time)
+        session.advance_cluster_time(source.cluster_time)
         session.advance_operation_time(operation_time)
 
 

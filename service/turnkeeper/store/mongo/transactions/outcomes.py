@@ -53,9 +53,9 @@ class Outcomes:
     async def _stored(self, changeset: Changeset, head: Document, session: ClientSession) -> Committed | None:
         """Returns the result if the changeset is stored: its id is on its events, or on the head."""
         if not changeset.events:
-            traces = (each for each in head["silent_steps"] if each["step_id"] == changeset.changeset_id)
+            traces = (trace for trace in head["silent_steps"] if trace["step_id"] == changeset.changeset_id)
             return next(
-                (Committed(last_seq=changeset.last_seq, fence=each["fence"], events=()) for each in traces), None
+                (Committed(last_seq=changeset.last_seq, fence=trace["fence"], events=()) for trace in traces), None
             )
         if head["last_seq"] == changeset.last_seq:
             return None
