@@ -1,8 +1,8 @@
 """One wrapper around every call: span, validation, error boundary, metrics.
 
-Facts of grpc.aio that shape it: a CancelledError raised inside a handler sends no status, so the client would hang;
-AbortError is an Exception and must pass; generators are not closed in their own task when a peer leaves; a blocked
-write has no timeout of its own; a status behind unread data may never arrive.
+Facts of grpc.aio that shape it. A CancelledError raised inside a handler sends no status, so the client would hang.
+AbortError is an Exception and must pass. Generators are not closed in their own task when a peer leaves. A blocked
+write has no timeout of its own. A status behind unread data may never arrive.
 """
 
 import asyncio
