@@ -1,6 +1,7 @@
 """One line a record: JSON where a machine reads, plain text on a terminal.
 
-A line names what it is about (trace, session, turn, fence, attempt, sequence, replica) and holds no content. An exception is its class and its places in the code, its text is left out; secrets are hidden. Of a library's messages
+A line names what it is about (trace, session, turn, fence, attempt, sequence, replica) and holds no content. An
+exception is its class and its places in the code, its text is left out; secrets are hidden. Of a library's messages
 the first line is written, from WARNING on.
 """
 
