@@ -13,7 +13,7 @@ from turnkeeper.store.mongo.changesets import Changesets
 from turnkeeper.store.mongo.client import MAJORITY, ClientSession, Connection, DatabaseCall, Document
 from turnkeeper.store.mongo.documents import decode, encode
 from turnkeeper.store.mongo.events import numbered
-from turnkeeper.store.mongo.transactions.writes import Obstacle, Stopped, Writes
+from turnkeeper.store.mongo.transactions.writes import Obstacle, TransactionStopped, Writes
 
 Move = Callable[[ClientSession], Awaitable[Document | None]]
 """Changes the head inside the transaction; its `last_seq` and `fence` afterwards, or None."""
@@ -28,7 +28,7 @@ async def store(self: Changesets, changeset: Changeset, move: Move, *, fence: in
         while True:
             try:
                 return await _store(self, changeset, move, fence=fence)
-            except Stopped:
+            except TransactionStopped:
                 return Conflict()
             except PyMongoError as error:
                 if not error.has_error_label("TransientTransactionError"):
@@ -40,7 +40,7 @@ async def _store(self: Changesets, changeset: Changeset, move: Move, *, fence: i
     async with connection.session() as session, session.start_transaction(ReadConcern("snapshot"), MAJORITY):
         head = await move(session)
         if head is None:
-            raise Stopped(Obstacle.MISS)
+            raise TransactionStopped(Obstacle.MISS)
         first = head["last_seq"] - len(changeset.events)
         events = tuple(
             numbered(self._codec, changeset.session_id, event, first + place)

@@ -20,7 +20,7 @@ from turnkeeper.store.mongo.changesets import Changesets
 from turnkeeper.store.mongo.transactions import attempt as attempts
 from turnkeeper.store.mongo.transactions import outcomes
 from turnkeeper.store.mongo.transactions.group_commit import Entry, GroupCommit
-from turnkeeper.store.mongo.transactions.writes import Obstacle, Stopped, Writes
+from turnkeeper.store.mongo.transactions.writes import Obstacle, TransactionStopped, Writes
 
 _commit = Changesets.commit
 
@@ -108,7 +108,7 @@ def unknown_is_aborted() -> None:
 
     async def commit_once(self: attempts.Attempt, writes: Writes, first: PyMongoError) -> None:
         self.open = None
-        raise Stopped(Obstacle.CONFLICT) from first
+        raise TransactionStopped(Obstacle.CONFLICT) from first
 
     async def of_changeset(self: outcomes.Outcomes, changeset: Changeset, session: object) -> CommitResult | None:
         return Conflict()
@@ -120,7 +120,9 @@ def unknown_is_aborted() -> None:
 def result_before_commit() -> None:
     """Acknowledges a batch when it is sent, before it is committed."""
 
-    async def try_once(self: GroupCommit, batch: Sequence[Entry[Any]], attempt: attempts.Attempt) -> Stopped | None:
+    async def try_once(
+        self: GroupCommit, batch: Sequence[Entry[Any]], attempt: attempts.Attempt
+    ) -> TransactionStopped | None:
         for entry in batch:
             entry.settle(entry.transaction.result)
         await asyncio.sleep(0.2)

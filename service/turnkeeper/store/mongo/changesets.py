@@ -64,7 +64,7 @@ class Changesets:
                 partial(_write, changeset, match, heads.moved(changeset, replica=self._replica), events),
                 result=Committed(last_seq=changeset.last_seq + len(events), fence=changeset.next_fence, events=events),
                 look=look,
-                faulty=True,
+                has_fault_points=True,
             ),
             size=sum(len(event.payload) for event in events),
             alone=changeset.leased,

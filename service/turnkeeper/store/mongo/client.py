@@ -1,4 +1,4 @@
-"""The connection: driver options, collections, and the one place that translates the driver's exceptions."""
+"""Connects to MongoDB: driver options, collections, and the one place that translates the driver's exceptions."""
 
 import asyncio
 import logging
@@ -23,13 +23,13 @@ ClientSession: TypeAlias = AsyncIOMotorClientSession
 Collection: TypeAlias = "AsyncIOMotorCollection[Document]"
 
 DISCONNECT_S: Final = 1.0
-"""Most time for disconnecting."""
+"""Seconds for disconnecting, at most."""
 THREADS: Final = 32
-"""For transactions. When the database stalls, each occupies a thread until its time limit."""
+"""Transactions that are sent at the same time, at most: each blocks a thread until it ends or reaches its deadline."""
 MAJORITY: Final = WriteConcern(w="majority", j=True)
-"""A write is acknowledged when a majority has it in its journal."""
-QUICK: Final = WriteConcern(w=1)
-"""For previews only: they may get lost."""
+"""The write concern of everything but previews: acknowledged once a majority has the write in its journal."""
+PREVIEWS_ONLY: Final = WriteConcern(w=1)
+"""The write concern of previews, which may get lost: acknowledged once the primary has the write."""
 
 T = TypeVar("T")
 
@@ -43,15 +43,15 @@ class RecordCall(Protocol):
 
 
 class DatabaseCall:
-    """A context manager around one call to the database, with its retries and the wait for others' writes.
+    """A context manager around one call of the store: its commands, their retries, and the wait for others' writes.
 
-    Raises ServiceUnavailable for every exception of the driver, without its text, which may quote documents.
+    Raises ServiceUnavailable for every exception of the driver, without the driver's text, which may quote documents.
     """
 
     __slots__ = ("_began", "_database", "_operation", "_record")
 
     def __init__(self, operation: str = "", *, database: str = "", record: RecordCall | None = None) -> None:
-        """`record`, if there is one, gets the duration under the name `operation`."""
+        """`operation` names the store's method. `record` gets its seconds, and the class of its error if any."""
         self._operation = operation
         self._database = database
         self._record = record
@@ -71,14 +71,14 @@ class DatabaseCall:
         if isinstance(error, OperationFailure) and not error.has_error_label("TransientTransactionError"):
             # Without the error's text: it may quote a document.
             logger.warning(
-                "the database refused an operation (%s, code %s); its caller gets UNAVAILABLE",
-                *(type(error).__name__, error.code),
+                "the database refused %s (%s, code %s): a caller gets UNAVAILABLE, a job tries again later",
+                *(self._operation or "an operation", type(error).__name__, error.code),
             )
         raise ServiceUnavailable from error
 
 
 class Connection:
-    """A client and its collections. Connects at the first call."""
+    """A client of the driver, and the collections of one database. Connects at the first call."""
 
     def __init__(
         self,
@@ -91,7 +91,8 @@ class Connection:
     ) -> None:
         """`operation` limits each call to the database, including the driver's own retries.
 
-        `schema` is the newest schema that this replica supports, and the one that it writes.
+        `schema` is the newest schema that this replica supports, and the one that it writes. `record_call` gets the
+        duration of each call of the store.
         """
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="transactions")
         self.operation = operation
@@ -125,24 +126,27 @@ class Connection:
         self.agents: Collection = self.database["agents"]
         self.secrets: Collection = self.database["secrets"]
         self.partials: Collection = self.database["partials"].with_options(
-            write_concern=QUICK, read_concern=ReadConcern("local")
+            write_concern=PREVIEWS_ONLY, read_concern=ReadConcern("local")
         )
         self.replicas: Collection = self.database["replicas"]
 
     def session(self) -> ClientSession:
-        """Returns a causally consistent client session. Sends nothing; motor's own method would use a thread."""
+        """Returns a new, causally consistent client session. Sends nothing; motor's own method would need a thread."""
         return ClientSession(self.client.delegate.start_session(causal_consistency=True), self.client)
 
     async def in_thread(self, work: Callable[[], T]) -> T:
-        """Runs several calls to the driver in one thread: motor would switch threads for each of them."""
+        """Returns what `work` returns, which runs in a thread and may call the driver often.
+
+        Motor would switch threads for each call. Raises InvalidOperation if the connection is closed.
+        """
         try:
-            working = asyncio.get_running_loop().run_in_executor(self._threads, work)
+            future = asyncio.get_running_loop().run_in_executor(self._threads, work)
         except RuntimeError as error:
             raise InvalidOperation("the connection is closed") from error
-        return await working
+        return await future
 
     async def close(self) -> None:
-        """Disconnects, in at most 1 s: ending its server sessions, the driver would wait 10 s for a lost server."""
+        """Disconnects within DISCONNECT_S. Without that limit the driver waits 10 s for a server that is lost."""
         with pymongo.timeout(DISCONNECT_S):
             await asyncio.to_thread(self.client.close)
         self._threads.shutdown(wait=False)

@@ -18,12 +18,12 @@ from pymongo.read_concern import ReadConcern
 
 from turnkeeper.store.mongo.client import MAJORITY, ClientSession, Connection
 from turnkeeper.store.mongo.transactions.orphans import Orphans
-from turnkeeper.store.mongo.transactions.writes import Obstacle, Stopped, Writes
+from turnkeeper.store.mongo.transactions.writes import Obstacle, TransactionStopped, Writes
 
 LOOK_S: Final = 1.0
-"""Most time of a read after the deadline, and of each try to settle an outcome."""
+"""Seconds, at most, of a read after the deadline, and of each try to settle an outcome."""
 SETTLE_S: Final = 60.0
-"""How long an open outcome is pursued in the background."""
+"""Seconds for which an open outcome is settled in the background, at most."""
 SNAPSHOT: Final = ReadConcern("snapshot")
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class Attempt:
     """A client session and its transaction."""
 
     def __init__(self, connection: Connection, orphans: Orphans, *, deadline: float) -> None:
-        """`deadline` is by the monotonic clock."""
+        """`deadline` is in seconds of the monotonic clock."""
         self.open: Obstacle | None = None
         """None if no transaction is open; CONFLICT if one may be, not committed; UNKNOWN if its commit was sent."""
         self._connection = connection
@@ -67,7 +67,7 @@ class Attempt:
     async def once(self, writes: Writes) -> None:
         """Sends and commits the writes. Returns when a majority has them.
 
-        Raises Stopped if the transaction cannot continue, and PyMongoError if the database refuses a command.
+        Raises TransactionStopped if the transaction cannot continue, PyMongoError if the database refuses a command.
         """
         await self._orphans.announce(self._session)
         self.open = Obstacle.CONFLICT  # until the thread knows more
@@ -90,15 +90,15 @@ class Attempt:
         transaction: Any = self._session.delegate
         transaction.start_transaction(read_concern=SNAPSHOT, write_concern=MAJORITY)
         try:
-            writes.pass_by("step.before_first_write")
+            writes.pass_fault_point("step.before_first_write")
             with pymongo.timeout(max(self.left(), 0.001)):
                 writes.send(self._connection, self._session)
-            writes.pass_by("step.before_commit")
+            writes.pass_fault_point("step.before_commit")
         except PyMongoError as error:
             broken = isinstance(error, ConnectionFailure) or error.timeout
-            self._abort(broken=broken and writes.arrived)
+            self._abort(broken=broken and writes.was_sent)
             if error.has_error_label("TransientTransactionError"):
-                raise Stopped(Obstacle.CONFLICT) from error
+                raise TransactionStopped(Obstacle.CONFLICT) from error
             raise
         except BaseException:
             self._abort(broken=False)
@@ -120,19 +120,22 @@ class Attempt:
         except PyMongoError as error:
             return error
         self.open = None
-        writes.pass_by("step.after_commit")
+        writes.pass_fault_point("step.after_commit")
         return None
 
     async def _commit_again(self, writes: Writes, first: PyMongoError) -> None:
-        """Sends the commit again until it succeeds. Raises Stopped if it was aborted, or at the deadline."""
+        """Sends the commit again until it succeeds.
+
+        Raises TransactionStopped with CONFLICT if it was aborted, with UNKNOWN at the deadline.
+        """
         error: PyMongoError | None = first
         tries = 0
         while error is not None:
             if _aborted(error):
                 self.open = None
-                raise Stopped(Obstacle.CONFLICT) from error
+                raise TransactionStopped(Obstacle.CONFLICT) from error
             if not await self.pause(tries):
-                raise Stopped(Obstacle.UNKNOWN) from error
+                raise TransactionStopped(Obstacle.UNKNOWN) from error
             tries += 1
             error = await self._connection.in_thread(partial(self._commit, writes))
 
@@ -149,11 +152,13 @@ class Attempt:
                     return
             await asyncio.sleep(random.uniform(0.25, 0.5))
         logger.warning(
-            "a transaction's outcome stayed unknown for %d s; its caller got UNAVAILABLE, and a repeat will find it",
+            "a transaction's outcome stayed unknown for %d s: the caller got UNAVAILABLE, and a repeat of the request "
+            "returns the outcome",
             SETTLE_S,
         )
 
     async def _settled(self) -> bool:
+        """Tries once to end the transaction. Returns True if it is over, or if the store was closed."""
         try:
             with pymongo.timeout(LOOK_S):
                 await (self._session.commit_transaction() if self.open is Obstacle.UNKNOWN else self._kill())
@@ -164,6 +169,7 @@ class Attempt:
         return True
 
     async def _kill(self) -> None:
+        """Kills the server session, which aborts its transaction."""
         await self._connection.client.admin.command("killSessions", [self._session.session_id])
 
 

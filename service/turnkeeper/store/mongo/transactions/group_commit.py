@@ -18,7 +18,7 @@ from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import ClientSession, Document
 from turnkeeper.store.mongo.transactions.attempt import Attempt
 from turnkeeper.store.mongo.transactions.transaction import Transaction, Transactions
-from turnkeeper.store.mongo.transactions.writes import Obstacle, Stopped
+from turnkeeper.store.mongo.transactions.writes import Obstacle, TransactionStopped
 
 MOST: Final = 32
 """Entries of one batch, at most."""
@@ -158,21 +158,21 @@ class GroupCommit:
             tried.set()
             self._transactions.leave(attempt)
 
-    async def _try_once(self, batch: Sequence[Entry[Any]], attempt: Attempt) -> Stopped | None:
+    async def _try_once(self, batch: Sequence[Entry[Any]], attempt: Attempt) -> TransactionStopped | None:
         """Tries to commit the batch. Returns None if it is committed and all entries are settled."""
         try:
             await attempt.once(self._transactions.writes(*(entry.transaction for entry in batch)))
-        except Stopped as stopped:
+        except TransactionStopped as stopped:
             return stopped
         except Exception:
             if len(batch) == 1:
                 raise
-            return Stopped(Obstacle.MISS)  # one entry was refused: committed alone, each gets its own result
+            return TransactionStopped(Obstacle.MISS)  # one entry was refused: committed alone, each gets its own result
         for entry in batch:
             entry.settle(entry.transaction.result)
         return None
 
-    async def _split(self, batch: list[Entry[Any]], attempt: Attempt, stopped: Stopped | None) -> None:
+    async def _split(self, batch: list[Entry[Any]], attempt: Attempt, stopped: TransactionStopped | None) -> None:
         """Commits the entries that stopped a batch alone, and the rest of the batch again."""
         again = False
         while stopped is not None:
@@ -194,13 +194,15 @@ class GroupCommit:
                 self._start([entry], self._commit_alone(entry, met=Obstacle.CONFLICT, after=attempt))
             stopped = await self._try_once(batch, attempt) if batch else None
 
-    async def _leaving(self, batch: Sequence[Entry[Any]], attempt: Attempt, stopped: Stopped) -> Sequence[Entry[Any]]:
+    async def _leaving(
+        self, batch: Sequence[Entry[Any]], attempt: Attempt, stopped: TransactionStopped
+    ) -> Sequence[Entry[Any]]:
         """Returns the entries that must leave the batch; none if neither of these was the cause.
 
         The one whose insert hit a duplicate key, or those whose head has changed.
         """
-        if stopped.culprit is not None:
-            return [entry for entry in batch if entry.transaction is stopped.culprit]
+        if stopped.refused_writer is not None:
+            return [entry for entry in batch if entry.transaction is stopped.refused_writer]
         try:
             unmoved = await attempt.look(partial(self._unmoved, batch), stopped.obstacle)
         except Exception:  # noqa: BLE001 - one whose filter cannot even be sent is found out when each is alone

@@ -1,4 +1,4 @@
-"""Determines the result of a changeset whose commit did not simply succeed, from what a majority holds."""
+"""Determines what became of a changeset whose commit was refused or stayed unknown, from what a majority holds."""
 
 from dataclasses import dataclass
 
@@ -20,12 +20,15 @@ from turnkeeper.store.mongo.events import event_of
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """Reads the head first, then the rest, in a session that sees everything that the transaction has seen."""
+    """Reads what became of changesets and requests: the head first, then the rest.
+
+    A client session that is passed must see everything that the transaction has seen.
+    """
 
     connection: Connection
 
     async def of_changeset(self, changeset: Changeset, session: ClientSession) -> CommitResult | None:
-        """Returns the result. Returns None if the changeset is not stored and the head is as it was read."""
+        """Returns the result, or None if the changeset is not stored and the head is as its decision read it."""
         head = await self._head(changeset, session)
         if head is None:
             return Conflict()
@@ -42,21 +45,22 @@ class Outcomes:
         return None if _as_read(head, changeset) else Conflict()
 
     async def _head(self, changeset: Changeset, session: ClientSession) -> Document | None:
+        """Returns the session's head as it is now, or None if it has none any more."""
         key = keys.of_session(changeset.session_key)
         return await self.connection.heads.find_one(keys.where(key), session=session)
 
     async def find_request(self, key: RequestKey, *, session: ClientSession | None = None) -> RequestRecord | None:
-        """Returns the request's record, or None. With `session`, sees everything that the session has seen."""
+        """Returns the request's record, or None if it had no effect so far."""
         document = await self.connection.requests.find_one(keys.where(keys.of_request(key)), session=session)
         return None if document is None else record_of(document)
 
     async def _stored(self, changeset: Changeset, head: Document, session: ClientSession) -> Committed | None:
-        """Returns the result if the changeset is stored: its id is on its events, or on the head."""
+        """Returns the result if the changeset is stored, otherwise None. Its id is on its events, or on the head."""
         if not changeset.events:
-            traces = (trace for trace in head["silent_steps"] if trace["step_id"] == changeset.changeset_id)
-            return next(
-                (Committed(last_seq=changeset.last_seq, fence=trace["fence"], events=()) for trace in traces), None
-            )
+            for stored in head["silent_steps"]:
+                if stored["step_id"] == changeset.changeset_id:
+                    return Committed(last_seq=changeset.last_seq, fence=stored["fence"], events=())
+            return None
         if head["last_seq"] == changeset.last_seq:
             return None
         events = self.connection.events.find(
@@ -78,11 +82,12 @@ class Outcomes:
 
 
 def record_of(document: Document) -> RequestRecord:
-    """Returns the record that a document holds."""
+    """Returns the request's record that a document holds."""
     return decode(RequestRecord, {**document, "key": document["_id"]})
 
 
 def _as_read(head: Document, changeset: Changeset) -> bool:
+    """Returns True if the head is as the changeset's decision read it."""
     return (
         head["last_seq"] == changeset.last_seq
         and head["fence"] == changeset.head_fence

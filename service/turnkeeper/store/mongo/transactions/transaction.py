@@ -11,7 +11,7 @@ from turnkeeper.store.mongo.client import Connection
 from turnkeeper.store.mongo.transactions.attempt import Attempt, Look
 from turnkeeper.store.mongo.transactions.orphans import Orphans
 from turnkeeper.store.mongo.transactions.tasks import Tasks
-from turnkeeper.store.mongo.transactions.writes import Obstacle, Stopped, Writes
+from turnkeeper.store.mongo.transactions.writes import Obstacle, TransactionStopped, Writes
 
 MAX_TRIES: Final = 32
 """Tries of one transaction, at most, within the operation's deadline."""
@@ -34,7 +34,7 @@ class Transaction(Generic[T]):
 
     Returns the result that follows from it, or None to write again.
     """
-    faulty: bool = False
+    has_fault_points: bool = False
     """The transaction passes the fault points `step.*`."""
 
 
@@ -75,7 +75,7 @@ class Transactions:
             if met is None:
                 try:
                     await attempt.once(self.writes(transaction))
-                except Stopped as stopped:
+                except TransactionStopped as stopped:
                     met = stopped.obstacle
                 else:
                     return transaction.result
@@ -89,7 +89,8 @@ class Transactions:
 
     def writes(self, *transactions: Transaction[Any]) -> Writes:
         """Returns the writes of all these, to be sent as one transaction."""
-        writes = Writes(schema=self.connection.schema, faulty=any(transaction.faulty for transaction in transactions))
+        has_fault_points = any(transaction.has_fault_points for transaction in transactions)
+        writes = Writes(schema=self.connection.schema, has_fault_points=has_fault_points)
         for transaction in transactions:
             transaction.write(writes.of(transaction))
         return writes

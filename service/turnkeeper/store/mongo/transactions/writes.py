@@ -1,6 +1,6 @@
-"""Collects the writes of one transaction and sends them: in one thread, one command after the other.
+"""Collects the writes of one transaction, and sends them in one thread, one command after the other.
 
-Each statement must change the document that it names; one that does not stops the transaction.
+A statement that does not find its document stops the transaction, unless its method allows that.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,8 +15,9 @@ from turnkeeper.store.mongo.client import ClientSession, Connection, Document
 from turnkeeper.store.mongo.next_schema import stamped
 
 DUPLICATE_KEY: Final = 11000
-STATEMENTS: Final = 100
-"""Statements of one command, at most: a command may have 48 MB."""
+"""MongoDB's code of an error by a unique index."""
+MAX_STATEMENTS: Final = 100
+"""Statements of one command, at most, so that it stays below the 48 MB that MongoDB takes in one message."""
 
 _VERBS: Final = {"insert": "documents", "update": "updates", "delete": "deletes"}
 
@@ -32,40 +33,43 @@ class Obstacle(Enum):
     """The commit was sent, and its outcome is unknown."""
 
 
-class Stopped(Exception):
-    """The transaction cannot continue. `culprit`: whose insert hit a duplicate key, as given to `Writes.of`."""
+class TransactionStopped(Exception):
+    """The transaction cannot continue."""
 
-    def __init__(self, obstacle: Obstacle, culprit: object = None) -> None:
+    def __init__(self, obstacle: Obstacle, refused_writer: object = None) -> None:
+        """`refused_writer`: the writer, as given to `Writes.of`, whose insert hit a duplicate key; None if unknown."""
         super().__init__(obstacle)
         self.obstacle = obstacle
-        self.culprit = culprit
+        self.refused_writer = refused_writer
 
 
 @dataclass(slots=True)
 class _Statements:
-    """The statements of one verb on one collection. `counted`: each must find its document."""
+    """The statements of one verb on one collection."""
 
     verb: str
     collection: str
     statements: list[Document] = field(default_factory=list)
     writers: list[object] = field(default_factory=list)
+    """The writer of each statement; see `Writes.of`."""
     counted: bool = True
+    """Each statement must find its document."""
 
 
 class Writes:
-    """Collects the writes of one transaction. Those of the same verb on one collection are one command.
+    """Collects the writes of one transaction. Writes of one verb on one collection are sent together.
 
-    Commands are sent in the order of their first statements: add the write that is most likely to be refused first.
+    Commands are sent in the order of their first writes. Add the write that is most likely to be refused first.
     """
 
-    def __init__(self, *, schema: int, faulty: bool = False) -> None:
-        """`schema`: the one that is written. `faulty`: the transaction passes the fault points `step.*`."""
-        self.arrived = False
-        """A command was sent: the transaction may exist in the database."""
+    def __init__(self, *, schema: int, has_fault_points: bool = False) -> None:
+        """`schema` is stamped on each document. With `has_fault_points`, fault points `step.*` are passed."""
+        self.was_sent = False
+        """True once a command may have reached the database: the transaction may be open there."""
         self._schema = schema
-        self._faulty = faulty
+        self._has_fault_points = has_fault_points
         self._writer: object = None
-        self._all: dict[tuple[str, str, bool], _Statements] = {}
+        self._groups: dict[tuple[str, str, bool], _Statements] = {}
 
     def of(self, writer: object) -> "Writes":
         """Attributes the writes that follow to this writer. Returns self."""
@@ -73,51 +77,56 @@ class Writes:
         return self
 
     def insert(self, collection: str, *documents: Document) -> None:
-        """Inserts new documents, none of which may exist."""
+        """Adds inserts of new documents. One whose key exists stops the transaction with MISS."""
         for document in documents:
             self._add("insert", collection, self._stamped(document))
 
     def update(self, collection: str, match: Document, fields: Document) -> None:
-        """Sets fields of exactly one document."""
+        """Adds an update that sets fields of exactly one document. No match stops the transaction with MISS."""
         self._add("update", collection, {"q": match, "u": {"$set": self._stamped(fields)}})
 
     def compute(self, collection: str, match: Document, pipeline: Sequence[Document]) -> None:
-        """Updates exactly one document by a pipeline."""
+        """Adds an update of exactly one document by a pipeline. No match stops the transaction with MISS."""
         stamp = self._stamped({})
         self._add("update", collection, {"q": match, "u": [*pipeline, {"$set": stamp}] if stamp else pipeline})
 
     def update_where(self, collection: str, match: Document, fields: Document) -> None:
-        """Sets fields of all documents that match; there may be none."""
+        """Adds an update that sets fields of all documents that match; there may be none."""
         statement = {"q": match, "u": {"$set": self._stamped(fields)}, "multi": True}
         self._add("update", collection, statement, counted=False)
 
     def delete(self, collection: str, *matches: Document) -> None:
-        """Deletes one document for each match. One that is gone already is no miss."""
+        """Adds a deletion of one document for each match; a document may be deleted already."""
         for match in matches:
             self._add("delete", collection, {"q": match, "limit": 1}, counted=False)
 
     def send(self, connection: Connection, session: ClientSession) -> None:
-        """Sends all writes, blocking this thread. Raises Stopped and PyMongoError."""
+        """Sends all writes, blocking this thread.
+
+        Raises TransactionStopped if a write did not find its document or hit a duplicate key, PyMongoError if a command
+        failed.
+        """
         for number, (group, first) in enumerate(self._commands()):
             self._send(connection, session, group, first)
             if number == 0:
-                self.pass_by("step.after_first_write")
+                self.pass_fault_point("step.after_first_write")
 
-    def pass_by(self, place: str) -> None:
-        """Passes a fault point, if the transaction is `faulty`."""
-        if self._faulty:
-            fault(place)
+    def pass_fault_point(self, name: str) -> None:
+        """Passes a fault point if the transaction has them."""
+        if self._has_fault_points:
+            fault(name)
 
     def _commands(self) -> Iterator[tuple[_Statements, int]]:
-        for group in self._all.values():
-            for first in range(0, len(group.statements), STATEMENTS):
+        """Yields, for each command, its statements' group and the position of the first one in it."""
+        for group in self._groups.values():
+            for first in range(0, len(group.statements), MAX_STATEMENTS):
                 yield group, first
 
     def _add(self, verb: str, collection: str, statement: Document, *, counted: bool = True) -> None:
         key = (verb, collection, counted)
-        group = self._all.get(key)
+        group = self._groups.get(key)
         if group is None:
-            group = self._all[key] = _Statements(verb, collection, counted=counted)
+            group = self._groups[key] = _Statements(verb, collection, counted=counted)
         group.statements.append(statement)
         group.writers.append(self._writer)
 
@@ -125,19 +134,20 @@ class Writes:
         return stamped(fields, schema=self._schema)
 
     def _send(self, connection: Connection, session: ClientSession, group: _Statements, first: int) -> None:
-        statements = group.statements[first : first + STATEMENTS]
+        """Sends the command whose statements begin at `first`; raises as `send`."""
+        statements = group.statements[first : first + MAX_STATEMENTS]
         database: Any = connection.database.delegate
         try:
             reply: Document = database.command(
                 {group.verb: group.collection, _VERBS[group.verb]: statements}, session=session.delegate
             )
         except PyMongoError as error:
-            self.arrived |= not isinstance(error, ServerSelectionTimeoutError)
+            self.was_sent |= not isinstance(error, ServerSelectionTimeoutError)
             raise
-        self.arrived = True
+        self.was_sent = True
         if errors := reply.get("writeErrors"):
             if errors[0]["code"] == DUPLICATE_KEY:
-                raise Stopped(Obstacle.MISS, group.writers[first + errors[0]["index"]])
+                raise TransactionStopped(Obstacle.MISS, group.writers[first + errors[0]["index"]])
             raise WriteError("", errors[0]["code"])
         if group.counted and reply["n"] != len(statements):
-            raise Stopped(Obstacle.MISS)
+            raise TransactionStopped(Obstacle.MISS)
