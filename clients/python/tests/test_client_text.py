@@ -89,6 +89,15 @@ def test_restarts_is_enough_where_no_other_event_comes() -> None:
     assert [assembler.text(message) for message in ("m1", "m2", "m3")] == ["I look", "", "London"]
 
 
+def test_a_message_without_text_withdraws_what_was_shown_before() -> None:
+    events = [delta(0, "Half a"), delta(0, "", attempt=2, message="m2", restarts=True)]
+    texts = add_all(TextAssembler(), [*events, completed(5, "", attempt=2, message="m2")])
+    assert [(text, text.restart) for text in texts] == [("Half a", False), ("", True)]
+    assert shown(texts) == ""
+    delivered = DeliveredEvents()
+    assert [delivered.admit(event) is not None for event in events] == [True, True]
+
+
 def test_a_reader_that_resumes_without_the_earlier_text_gets_a_restart() -> None:
     assert [text.restart for text in add_all(TextAssembler(), [delta(0, "Lon", attempt=2, restarts=True)])] == [True]
 

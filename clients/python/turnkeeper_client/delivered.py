@@ -74,6 +74,8 @@ class PartialMessages:
         partial.reach(delta.attempt)
         key = (delta.message_id, delta.kind)
         data = delta.text.encode()
+        if delta.restarts and not data:
+            return event
         known = partial.known.get(key, delta.offset)
         fresh = data[max(known - delta.offset, 0) :]
         if delta.offset > known or not fresh or begins_inside_character(fresh):

@@ -89,7 +89,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
                         settled = await self._turns.settled(key, record.turn_id, watcher)
                     yield response(batch, key) + _turn_field(settled)  # type: ignore[misc]  # bytes pass through
             except (StreamEnded, SessionError) as end:
-                raise with_cursor(end, key, resume_at=watcher.resume_at) from None
+                raise with_cursor(end, key, watcher=watcher) from None
         if settled is not None:
             _raise_failure(settled)
 

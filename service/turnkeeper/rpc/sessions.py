@@ -119,7 +119,7 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
                     yield data  # type: ignore[misc]  # bytes pass through
                     del data
             except (StreamEnded, SessionError) as end:
-                raise with_cursor(end, key, resume_at=watcher.resume_at) from None
+                raise with_cursor(end, key, watcher=watcher) from None
 
     async def ListEvents(
         self, request: session_pb2.ListEventsRequest, context: Context

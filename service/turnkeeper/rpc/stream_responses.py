@@ -3,8 +3,8 @@
 from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.engine.streaming.batch import Batch
-from turnkeeper.engine.streaming.watcher import StreamEnded
-from turnkeeper.errors import CursorExpired, SessionError
+from turnkeeper.engine.streaming.watcher import StreamEnded, Watcher
+from turnkeeper.errors import CursorExpired, SessionError, SlowConsumer
 from turnkeeper.rpc import cursor, wire
 from turnkeeper.rpc.status import may_resume
 
@@ -18,17 +18,18 @@ def response(batch: Batch, key: SessionKey) -> bytes:
 
 
 def with_cursor(
-    end: StreamEnded | SessionError, key: SessionKey, *, resume_at: StreamPosition | None = None
+    end: StreamEnded | SessionError, key: SessionKey, *, watcher: Watcher | None = None
 ) -> SessionError:
     """Returns the error that ends a stream, with the cursor to resume from if the stream may go on.
 
     A planned end has its own position. An error of a trimmed log carries the log's oldest cursor, and its newest.
-    `resume_at` is the position after what was delivered, None before the stream began.
+    `watcher` is the stream's; None for a call that is no stream.
     """
     if isinstance(end, StreamEnded):
         end.error.cursor = _cursor(end.position, key)
         return end.error
     if not isinstance(end, CursorExpired):
+        resume_at = _resume_at(end, watcher) if watcher is not None else None
         if resume_at is not None and may_resume(end.code):
             end.cursor = _cursor(resume_at, key)
         return end
@@ -36,6 +37,14 @@ def with_cursor(
     head = _cursor(StreamPosition(sequence=int(end.metadata["head_sequence"])), key)
     end.metadata |= {"oldest_cursor": end.cursor, "head_cursor": head}
     return end
+
+
+def _resume_at(end: SessionError, watcher: Watcher) -> StreamPosition | None:
+    """Returns the position after what the stream delivered; None before the stream began.
+
+    A slow reader gets the response whose write was late: gRPC holds it, and sends it before the status.
+    """
+    return watcher.position if isinstance(end, SlowConsumer) else watcher.resume_at
 
 
 def _cursor(position: StreamPosition, key: SessionKey) -> str:

@@ -180,7 +180,8 @@ class TestSlowConsumer:
                         await asyncio.sleep(STANDSTILL)
             assert refusal.details.status is grpc.StatusCode.ABORTED
             assert advice_of(refusal) == (RESUME_STREAM, timedelta(seconds=1))
-            assert 0 < place_of(refusal, session) <= reader.through < 26
+            assert 0 < place_of(refusal, session) == reader.through < 26, "the response that was late came, too"
+            assert refusal.details.detail.cursor == reader.cursor
             again = Reader(through=place_of(refusal, session), cursor=refusal.details.detail.cursor)
             async for _ in watch(stubs, session, again, follow=False):
                 pass

@@ -102,8 +102,7 @@ class Reader:
         if kind == "message_completed":
             said = event.message_completed
             self._over.add(said.message_id)
-            if said.content or self._unfinished.get(event.turn_id, ("", 0))[0] == said.message_id:
-                self._unfinished.pop(event.turn_id, None)
+            self._unfinished.pop(event.turn_id, None)
             if said.message_id in self.texts:
                 assert self.text(said.message_id) == "".join(part.text for part in said.content)
         elif kind in NO_LONGER_COUNTS:
@@ -113,7 +112,7 @@ class Reader:
         delta = event.content_delta
         assert delta.message_id not in self._over, "a delta of a message that is whole, or does not count"
         assert delta.attempt >= self._attempts.get(event.turn_id, 0), "a delta of a superseded attempt"
-        assert delta.text
+        assert delta.text or delta.restarts, "a delta without text that withdraws nothing"
         self._attempts[event.turn_id] = delta.attempt
         self._turns[delta.message_id] = event.turn_id
         self._check_restart(event)

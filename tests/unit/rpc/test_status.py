@@ -82,8 +82,6 @@ WAITS = {
     Code.SLOW_CONSUMER: timedelta(seconds=1),
     Code.SERVICE_UNAVAILABLE: timedelta(seconds=1),
     Code.RATE_LIMIT_EXCEEDED: timedelta(seconds=1),
-    Code.QUOTA_EXCEEDED: timedelta(seconds=1),
-    Code.AGENT_NOT_AVAILABLE: timedelta(seconds=1),
 }
 """The codes after which a stream may go on, and the wait before that. Written out: clients act on it."""
 

@@ -79,7 +79,7 @@ class BatchBuilder:
     def _add_rest(self, batch: Batch, event: StoredEvent, session_id: str, feed: Feed) -> str | None:
         """Adds the text of a whole message that its deltas lack, so that a reader of deltas alone has the exact text.
 
-        Returns the message's id, or None if the text did not fit.
+        A message without text gets an empty delta if it replaces text that no longer counts. Returns the message's id, or None if the text did not fit.
         """
         position = batch.position
         cached = feed.texts.get(position.message_id) if position.message_id else None
@@ -90,7 +90,7 @@ class BatchBuilder:
         if (position.message_id, position.attempt) != (message_id, attempt):
             restarts = bool(position.message_id)
             position = replace(position, message_id=message_id, attempt=attempt, offset=0)
-        while position.offset < len(text):
+        while restarts or position.offset < len(text):
             offset, chunk = characters_from(text, position.offset, most=DELTA_BYTES)
             payload = self._codec.delta(
                 session_id,
@@ -143,8 +143,7 @@ class BatchBuilder:
 def _settles(event: StoredEvent, position: StreamPosition, event_filter: EventFilter, *, message_id: str) -> bool:
     """Returns True if no later delta can replace the text up to `position`: its message is whole, or its turn is over.
 
-    `message_id` names the whole message whose text was wanted. A message without text leaves an earlier attempt's text
-    in place. After a failed or superseded attempt the position keeps the message, and the next delta `restarts` it.
+    `message_id` names the whole message whose text was wanted. After a failed or superseded attempt the position keeps the message, and the next delta `restarts` it.
     """
     if not event_filter.has_turn(event.turn_id):
         return False

@@ -143,15 +143,24 @@ def test_a_whole_message_is_never_thrown_away() -> None:
     assert session.read(position)[0] == [("m2", "Then", False)]
 
 
-def test_an_attempt_without_text_leaves_the_restart_to_the_next_message() -> None:
+def test_an_attempt_without_text_restarts_with_an_empty_delta() -> None:
+    """It may be the turn's last message: no later delta would withdraw the text of the failed attempt."""
     session, position = begun()
     session.store(event(2, "attempt_failed"))
     session.write("", message_id="m2", attempt=2)
     session.store(completed(3, "m2", "", attempt=2))
-    nothing, later = session.read(position)
-    assert nothing == []
+    deltas, later = session.read(position)
+    assert deltas == [("m2", "", True)]
+    assert session.read(later)[0] == [], "once"
     session.write("Done", message_id="m3", attempt=2)
-    assert session.read(later)[0] == [("m3", "Done", True)]
+    assert session.read(later)[0] == [("m3", "Done", False)]
+    assert session.read(position)[0] == [("m2", "", True), ("m3", "Done", False)]
+
+
+def test_a_message_without_text_restarts_nothing_where_no_text_was_shown() -> None:
+    session = Session()
+    session.store(completed(2, "m1", ""))
+    assert session.read(LIVE)[0] == []
 
 
 def test_a_filter_that_leaves_out_events_changes_no_restart() -> None:

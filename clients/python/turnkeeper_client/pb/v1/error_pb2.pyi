@@ -41,8 +41,9 @@ class _RetryAdviceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RetryAdvi
     RETRY_ADVICE_CHANGE_STATE: _RetryAdvice.ValueType  # 5
     """Change something else first: a session's state, an agent, a policy."""
     RETRY_ADVICE_RESUME_STREAM: _RetryAdvice.ValueType  # 6
-    """Open the stream again: after `retry_after` where it is set, at once otherwise. Pass the error's cursor as `after`;
-    where that is empty, nothing was accepted yet, or it is not known: repeat the call as it was, with its request_id.
+    """Open the stream again: after `retry_after` where it is set, at once otherwise. Pass the cursor of the last response
+    that you have read as `after`, or the error's if you have read none. Where that is empty, nothing was accepted yet,
+    or it is not known: repeat the call as it was, with its request_id.
     """
 
 class RetryAdvice(_RetryAdvice, metaclass=_RetryAdviceEnumTypeWrapper):
@@ -61,8 +62,9 @@ RETRY_ADVICE_CHANGE_REQUEST: RetryAdvice.ValueType  # 4
 RETRY_ADVICE_CHANGE_STATE: RetryAdvice.ValueType  # 5
 """Change something else first: a session's state, an agent, a policy."""
 RETRY_ADVICE_RESUME_STREAM: RetryAdvice.ValueType  # 6
-"""Open the stream again: after `retry_after` where it is set, at once otherwise. Pass the error's cursor as `after`;
-where that is empty, nothing was accepted yet, or it is not known: repeat the call as it was, with its request_id.
+"""Open the stream again: after `retry_after` where it is set, at once otherwise. Pass the cursor of the last response
+that you have read as `after`, or the error's if you have read none. Where that is empty, nothing was accepted yet,
+or it is not known: repeat the call as it was, with its request_id.
 """
 Global___RetryAdvice: _TypeAlias = RetryAdvice  # noqa: Y015
 
@@ -341,8 +343,9 @@ class SessionErrorDetail(_message.Message):
     turn_id: _builtins.str
     """The turn concerned; empty when none."""
     cursor: _builtins.str
-    """With RESUME_STREAM: the place after what the stream delivered, to go on from. With CURSOR_EXPIRED: the oldest place
-    that is left. Empty otherwise.
+    """With RESUME_STREAM: the place after what the stream delivered, to go on from if you have read no response: a gRPC
+    library may drop responses that you have not read when the error arrives. With CURSOR_EXPIRED: the oldest place that
+    is left. Empty otherwise.
     """
     retry: Global___RetryAdvice.ValueType
     """What helps. It is set for each call: an error that ends a stream may have RESUME_STREAM where the same code has

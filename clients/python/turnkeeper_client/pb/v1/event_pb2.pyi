@@ -1512,7 +1512,7 @@ class ContentDelta(_message.Message):
     kind: Global___DeltaKind.ValueType
     """What it is a piece of."""
     text: _builtins.str
-    """The piece; it begins and ends on a character."""
+    """The piece; it begins and ends on a character. Empty only with `restarts`: the message that is whole now has no text."""
     restarts: _builtins.bool
     """True: before you show this piece, throw away the unfinished text that this stream has shown of this turn, with any
     message_id it had. A later attempt writes the message anew; this is its first piece, at offset 0. Unfinished is
