@@ -134,6 +134,8 @@ class TestGenericClients:
         assert {f"turnkeeper.v1.{name}" for name in WORKS} <= set(listed.split())
         described = await _run("grpcurl", "-plaintext", env.address, "describe", "turnkeeper.v1.SendMessageRequest")
         assert "turnkeeper.v1.IfBusy if_busy = 4" in described
+        method = await _run("grpcurl", "-plaintext", env.address, "describe", "turnkeeper.v1.ChatService.SendMessage")
+        assert "rpc SendMessage ( .turnkeeper.v1.SendMessageRequest )" in method
         for method, request, field in GENERIC_CALLS:
             said = await _run(
                 *("grpcurl", "-plaintext", "-d", _body(request, "grpcurl"), env.address, f"turnkeeper.v1.{method}")
@@ -178,6 +180,22 @@ class TestGenericClients:
         assert json.loads(checked) == {"status": "SERVING"}
         listed = await _run(*curl, f"{url}/grpc.health.v1.Health/List", cache=tmp_path)
         assert json.loads(listed) == {"statuses": {name: {"status": "SERVING"} for name in HEALTH_NAMES}}
+
+    @pytest.mark.parametrize("version", REFLECTION)
+    async def test_either_version_finds_the_file_of_a_method(
+        self, env: Environment, methods: Mapping[str, MethodDescriptor], version: str
+    ) -> None:
+        for method in methods.values():
+            request = reflection_pb2.ServerReflectionRequest(file_containing_symbol=method.full_name)
+            (answer,) = await _reflect(env.stubs, request, version=version)
+            (file, *_) = answer.file_descriptor_response.file_descriptor_proto
+            assert method.containing_service.name in {
+                service.name for service in FileDescriptorProto.FromString(file).service
+            }
+        for missing in ("turnkeeper.v1.ChatService.Nothing", "turnkeeper.v1.Nothing.SendMessage", "Nothing"):
+            request = reflection_pb2.ServerReflectionRequest(file_containing_symbol=missing)
+            (answer,) = await _reflect(env.stubs, request, version=version)
+            assert answer.error_response.error_code == 5
 
     @pytest.mark.parametrize("version", REFLECTION)
     async def test_either_version_finds_the_extension_that_holds_a_fields_rules(

@@ -213,8 +213,6 @@ def _check(request: MessageRequest) -> None:
     creates = request.HasField("create_session")
     if not request.session_id and not creates:
         problems["session_id"] = "is required, unless create_session is given"
-    if creates and not request.create_session.agent:
-        problems["create_session.agent"] = "is required"
     if request.response_schema_json and not is_json_object(request.response_schema_json):
         problems["response_schema_json"] = "is not a JSON object"
     if problems:

@@ -29,13 +29,34 @@ def add_to(server: aio.Server, services: Iterable[str], *, files: Iterable[FileD
         _add_to_pool(file)
     # The messages of v1 have the fields and numbers of v1alpha's, so that the bytes are the same.
     handler = grpc.stream_stream_rpc_method_handler(
-        ReflectionServicer((*services, *NAMES), pool=POOL).ServerReflectionInfo,
+        ReflectionServicer((*services, *NAMES), pool=_Symbols(POOL)).ServerReflectionInfo,
         request_deserializer=v1alpha.ServerReflectionRequest.FromString,
         response_serializer=v1alpha.ServerReflectionResponse.SerializeToString,
     )
     server.add_generic_rpc_handlers(
         [grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler}) for name in NAMES]
     )
+
+
+class _Symbols:
+    """A descriptor pool that also finds methods, as the protocol asks for: protobuf's own does not."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+
+    def __getattr__(self, name: str) -> Any:
+        """Returns the pool's own attribute."""
+        return getattr(self._pool, name)
+
+    def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:
+        """Returns the file of a symbol, for example `package.Service.Method`. Raises KeyError if there is none."""
+        try:
+            return cast(FileDescriptor, self._pool.FindFileContainingSymbol(symbol))
+        except KeyError:
+            service, _, method = symbol.rpartition(".")
+            return cast(
+                FileDescriptor, self._pool.FindServiceByName(service).methods_by_name[method].containing_service.file
+            )
 
 
 def _add_to_pool(file: FileDescriptor) -> None:

@@ -17,9 +17,7 @@ def response(batch: Batch, key: SessionKey) -> bytes:
     return batch.wire
 
 
-def with_cursor(
-    end: StreamEnded | SessionError, key: SessionKey, *, watcher: Watcher | None = None
-) -> SessionError:
+def with_cursor(end: StreamEnded | SessionError, key: SessionKey, *, watcher: Watcher | None = None) -> SessionError:
     """Returns the error that ends a stream, with the cursor to resume from if the stream may go on.
 
     A planned end has its own position. An error of a trimmed log carries the log's oldest cursor, and its newest.

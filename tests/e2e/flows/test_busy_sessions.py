@@ -154,7 +154,9 @@ class TestEnqueue:
         with refused("QUOTA_EXCEEDED") as refusal:
             async for _ in stream(env.stubs, session, "one more", Reader(), if_busy=ENQUEUE):
                 pass
-        assert refusal.details.detail.retry == error_pb2.RETRY_ADVICE_SAME_CALL, "the caller decides, as on a unary call"
+        assert refusal.details.detail.retry == error_pb2.RETRY_ADVICE_SAME_CALL, (
+            "the caller decides, as on a unary call"
+        )
         assert (refusal.details.retry_after, refusal.details.detail.cursor) == (timedelta(seconds=5), "")
         ended = await env.stubs.sessions.EndSession(session_pb2.EndSessionRequest(session_id=session))
         assert ended.session.queued_turns == 0

@@ -125,6 +125,7 @@ def test_good_requests_pass(request_: Message) -> None:
                 "create_session.title": "has 201 characters; at most 200 are allowed",
             },
         ),
+        (send(create_session=chat_pb2.CreateSessionParams()), {"create_session.agent": "is required"}),
         (decide(decision=0), {"decision": "is required"}),
         (decide(arguments_hash=""), {"arguments_hash": "is required"}),
         (

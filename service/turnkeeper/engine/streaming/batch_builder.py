@@ -79,7 +79,8 @@ class BatchBuilder:
     def _add_rest(self, batch: Batch, event: StoredEvent, session_id: str, feed: Feed) -> str | None:
         """Adds the text of a whole message that its deltas lack, so that a reader of deltas alone has the exact text.
 
-        A message without text gets an empty delta if it replaces text that no longer counts. Returns the message's id, or None if the text did not fit.
+        A message without text gets an empty delta if it replaces text that no longer counts. Returns the message's id,
+        or None if the text did not fit.
         """
         position = batch.position
         cached = feed.texts.get(position.message_id) if position.message_id else None
@@ -143,7 +144,8 @@ class BatchBuilder:
 def _settles(event: StoredEvent, position: StreamPosition, event_filter: EventFilter, *, message_id: str) -> bool:
     """Returns True if no later delta can replace the text up to `position`: its message is whole, or its turn is over.
 
-    `message_id` names the whole message whose text was wanted. After a failed or superseded attempt the position keeps the message, and the next delta `restarts` it.
+    `message_id` names the whole message whose text was wanted. After a failed or superseded attempt the position keeps
+    the message, and the next delta `restarts` it.
     """
     if not event_filter.has_turn(event.turn_id):
         return False
