@@ -310,7 +310,7 @@ class _Replica:
         port = server.listen(f"{settings.host}:{settings.port}")
         async with background(*self._jobs):
             await server.start()
-            await server.serving(True)
+            await server.set_serving(True)
             try:
                 yield port
             finally:
@@ -325,7 +325,7 @@ class _Replica:
             delay,
             grace,
         )
-        await server.serving(False)
+        await server.set_serving(False)
         await asyncio.sleep(delay)
         self._worker.draining = True
         stopping = asyncio.create_task(server.stop(grace))

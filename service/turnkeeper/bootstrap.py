@@ -1,4 +1,4 @@
-"""What a server and the supervisor of several servers share. Imports no part of a server: a supervisor stays small."""
+"""Prepares what a server and the supervisor both need. Imports no part of a server, so a supervisor stays small."""
 
 import asyncio
 import contextlib
@@ -44,14 +44,14 @@ async def database_uri(settings: Settings, stack: AsyncExitStack) -> str:
 
 
 @contextlib.asynccontextmanager
-async def background(*runs: Callable[[], Coroutine[None, None, None]]) -> AsyncIterator[None]:
+async def background(*jobs: Callable[[], Coroutine[None, None, None]]) -> AsyncIterator[None]:
     """Runs the jobs while the block runs, and cancels them at its end. A job that fails cancels the block.
 
-    An error of the block itself is raised as it is; a task group would wrap it in a group.
+    Raises an error of the block as it is, and errors of jobs as an ExceptionGroup.
     """
     failed: Exception | None = None
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(run()) for run in runs]
+        tasks = [group.create_task(job()) for job in jobs]
         await asyncio.sleep(0)
         try:
             yield

@@ -25,7 +25,7 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens and calls, added up. Tokens are as the model's server counted them, 0 if it did not report any."""
+    """Sums of tokens and calls. The model's server counts the tokens; they are 0 if it reports none."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -33,7 +33,7 @@ class Usage:
     tool_calls: int = 0
 
     def __add__(self, other: "Usage") -> "Usage":
-        """Returns the sum, figure by figure."""
+        """Returns the sum of each figure."""
         return Usage(
             input_tokens=self.input_tokens + other.input_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
@@ -42,7 +42,7 @@ class Usage:
         )
 
     def __sub__(self, other: "Usage") -> "Usage":
-        """Returns the difference, figure by figure."""
+        """Returns the difference of each figure."""
         return Usage(
             input_tokens=self.input_tokens - other.input_tokens,
             output_tokens=self.output_tokens - other.output_tokens,
@@ -53,7 +53,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One part of a message's content. Only text so far."""
+    """One part of a message's content. It is always text in this release."""
 
     text: str
 
@@ -70,7 +70,7 @@ class ToolRequest:
     tool_call_id: str
     tool: str
     arguments_json: str
-    """The model's own text: it may be invalid JSON, and is shown, hashed and run as it is."""
+    """The model's own text, unchanged. It may be invalid JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,13 +79,13 @@ class Message:
 
     role: Role
     text: str = ""
-    """Unicode, any length that the limits allow."""
+    """The content as text; empty for a message of tool requests alone."""
     tool_requests: tuple[ToolRequest, ...] = field(default=())
-    """Only with ASSISTANT."""
+    """The tool calls that it requests, in order. Empty unless the role is ASSISTANT."""
     tool_call_id: str = ""
-    """Only with TOOL: the call that the text is the result of."""
+    """The call whose result the text is. Empty unless the role is TOOL."""
     forms: dict[str, object] = field(default_factory=dict, init=False, compare=False, repr=False)
-    """An adapter's encoded form of the message, by the adapter's name.
+    """The message as an adapter of a model encodes it, by the adapter's name. The adapter fills it at the first use.
 
-    A long conversation is sent again with every turn; encoding each message once keeps that cheap.
+    A long conversation is sent again with every model call; so each message is encoded once.
     """

@@ -9,7 +9,7 @@ from enum import StrEnum
 from turnkeeper.domain.session import BelongsToSession
 
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
-"""Unicode categories: controls, formats (bidirectional marks, zero-width), surrogates, private use, separators."""
+"""Unicode categories of hidden characters: controls, formats (bidirectional, zero-width), surrogates, separators …"""
 _SHAPELESS = frozenset(
     chr(number)
     for first, last in (
@@ -73,11 +73,11 @@ class PolicyAction(StrEnum):
 
 
 class CallState(StrEnum):
-    """Where a tool call is.
+    """The state of a tool call.
 
-    AWAITING: a person must decide. READY: it may start. REQUESTED: the client was requested to run it, and may have.
-    STARTED: a tool of the service runs it. UNKNOWN: its owner was lost after the start, and a person must decide what
-    became of it. RETURNED: it has an outcome; final.
+    AWAITING: a person must decide. READY: it may start. REQUESTED: the client must run it, and may have run it.
+    STARTED: a tool of the service runs it. UNKNOWN: its owner was lost after the start, and a person must decide on
+    its outcome. RETURNED: it has an outcome; final.
     """
 
     AWAITING = "AWAITING"
@@ -162,34 +162,34 @@ class Call(BelongsToSession):
     arguments_json: str
     """Canonical JSON, or the model's own text if that is not JSON."""
     arguments_hash: str
-    """What an approval is bound to; see `approval_hash`."""
+    """The hash that an approval is bound to; see `approval_hash`."""
     tool_class: ToolClass
     action: PolicyAction
     state: CallState
     key: str
     """The idempotency key that the tool receives, the same for every start of this call."""
     attempt: int = 0
-    """The turn's attempt in which it was started."""
+    """The turn's attempt that started it; 0 before."""
     fence: int = 0
-    """The owner's fence at its start."""
+    """The fence of the owner that started it; 0 before."""
     outcome: ToolOutcome | None = None
-    """Set once it is RETURNED."""
+    """None before it is RETURNED."""
     started: bool = False
-    """It may have taken effect."""
+    """True if it was started or requested: it may have taken effect."""
     round: int = 0
     """How many approvals were requested for it."""
     shown: tuple[str, ...] = ()
     """Calls of unknown outcome that its last approval showed to the decider."""
     unsettled: bool = False
-    """Its outcome is unknown, and no person has decided yet what becomes of it."""
+    """True while its outcome is unknown and no person has decided on it."""
     source: str = ""
     """Who runs it; see `ToolSpec.source`."""
     result_hash: str = ""
-    """Of a result that the client submitted."""
+    """`ToolResult.hash` of the result that the client submitted; empty before."""
     submitted_by: str = ""
-    """The principal that submitted it."""
+    """The principal that submitted the result; empty before."""
     sequence: int = 0
-    """The number of the submitted result's `tool_returned`."""
+    """The number of the `tool_returned` event of the submitted result; 0 before."""
     late_attempt: int = 0
     """The attempt whose owner lost the call and received a result later. Only the store writes `late_*`."""
     late_outcome: ToolOutcome | None = None
@@ -226,7 +226,7 @@ class Call(BelongsToSession):
     def returned(self, outcome: ToolOutcome) -> "Call":
         """Returns the call as RETURNED. Raises ValueError if it has returned before."""
         if self.state is CallState.RETURNED:
-            raise ValueError("a call returns once")
+            raise ValueError("the call has returned before")
         return replace(self, state=CallState.RETURNED, outcome=outcome)
 
 
@@ -253,14 +253,14 @@ def canonical_json(text: str) -> str:
 
 
 def _shown(character: str) -> str:
-    """Returns the JSON escape of a character that is invisible or reorders the text around it, any other as it is."""
+    """Returns a character as it is, or its JSON escape if it is invisible or reorders the text around it."""
     if unicodedata.category(character) not in _HIDDEN and character not in _SHAPELESS:
         return character
     return json.dumps(character)[1:-1]
 
 
 def model_text(result_json: str) -> str:
-    """Returns what the model reads of a result: the text of a JSON string, any other JSON as it is."""
+    """Returns the text of a result as the model reads it: that of a JSON string, any other JSON as it is."""
     value = json.loads(result_json)
     return value if isinstance(value, str) else result_json
 

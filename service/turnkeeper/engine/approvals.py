@@ -1,4 +1,4 @@
-"""The verbs on approvals: get, wait for, decide and expire one. It leaves PENDING once (promises I6, I7)."""
+"""The verbs on approvals: get, wait for, decide and expire one. An approval leaves PENDING once (promises I6, I7)."""
 
 from collections.abc import Callable
 
@@ -53,14 +53,14 @@ class Approvals:
         self._metrics = metrics
 
     async def get(self, tenant: str, approval_id: str) -> Approval:
-        """Raises ApprovalNotFound if the tenant has no such approval."""
+        """Returns the approval. Raises ApprovalNotFound if the tenant has none with this id."""
         approval = await self._store.approval(tenant, approval_id)
         if approval is None:
             raise ApprovalNotFound(metadata={"approval_id": approval_id})
         return approval
 
     async def wait(self, tenant: str, approval_id: str, *, seconds: float) -> Approval:
-        """Returns the approval once it is no longer PENDING, or as it is after `seconds`. Raises ApprovalNotFound."""
+        """Returns the approval once it is no longer PENDING, or as it is after `seconds`; raises as `get`."""
         approval = await self.get(tenant, approval_id)
 
         async def closed() -> Approval | None:
@@ -72,12 +72,14 @@ class Approvals:
         )
 
     async def decide(self, approval_id: str, answer: Answer, *, tenant: str) -> tuple[Approval, int]:
-        """Decides an approval. The repeat of a decision by the same principal is answered as the first.
+        """Decides an approval. Repeating a decision as the same principal returns the same result, and stores nothing.
 
-        Returns the decided approval, after an edit that of the next round, and the number of its event. Raises
-        ApprovalNotFound, ApprovalAlreadyProcessed, ArgumentsHashMismatch, and InvalidRequest for a decision that the
-        approval's kind does not take. For an edit raises what `check_edit` raises. Raises ApprovalExpired if its time
-        is over by the database's clock: the expiry is stored first.
+        Returns the decided approval, which after an edit is that of the next round, and the number of its event.
+
+        Raises as `get` and, for an edit, as `check_edit`. Raises InvalidRequest if the approval's kind does not allow
+        the decision, ArgumentsHashMismatch if the approver saw other arguments, ApprovalAlreadyProcessed if it was
+        decided otherwise. Raises ApprovalExpired if the database's clock has passed its `expire_time`, after it has
+        stored the expiry.
         """
         approval = await self.get(tenant, approval_id)
         if approval.state is not ApprovalState.PENDING:
@@ -100,19 +102,23 @@ class Approvals:
         return stored.value, stored.value.sequence
 
     async def expire(self, approval: Approval) -> None:
-        """Expires an approval whose time is over. Does nothing if it was decided, or expired, in the meantime."""
+        """Expires an approval that is past its `expire_time`. Does nothing if it has left PENDING in the meantime."""
         stored = await self._append(approval, lambda uow: approval_rules.expire(uow, approval.id) or approval)
         if stored.committed is not None:
             self._record_closed(stored.value)
 
     async def _append(self, approval: Approval, decide: Callable[[UnitOfWork], Approval]) -> Stored[Approval]:
+        """Stores a decision on the approval's turn. Raises as `LogWriter.append`."""
         stored = await self._log_writer.append(approval.session_key, decide, turn_id=approval.turn_id)
         if not isinstance(stored, Stored):
             raise InternalError
         return stored
 
     async def _repeated(self, approval: Approval, answer: Answer) -> tuple[Approval, int]:
-        """Returns the decided approval, and its event's number, that this answer repeats. Raises if it repeats none."""
+        """Returns the approval that this answer decided before, and its event's number.
+
+        Raises ApprovalExpired if the approval has expired, ApprovalAlreadyProcessed if it was decided otherwise.
+        """
         if approval.state is ApprovalState.EXPIRED:
             raise _expired(approval)
         if answer.edited_arguments_json and approval.replaced_by:
@@ -120,8 +126,8 @@ class Approvals:
             if approval_edits.is_repeat(answer, approval, replacement):
                 return replacement, replacement.sequence
         approval_edits.check_unedited(answer, approval)
-        same = approval.decide(answer, at=approval.create_time)
-        return same, same.sequence
+        decided = approval.decide(answer, at=approval.create_time)
+        return decided, decided.sequence
 
     def _record_closed(self, approval: Approval) -> None:
         """Counts an approval that left PENDING, and notifies the turn's owner."""

@@ -81,7 +81,7 @@ class ClientTools:
         return turn, call.sequence
 
     async def _pending(self, key: SessionKey, tool_call_id: str, result: ToolResult, *, by: str) -> Call:
-        """Returns the call, which waits for a result or has this very one. Raises ToolCallNotPending."""
+        """Returns the call. Raises ToolCallNotPending unless it waits for a result, or has this same one already."""
         call = await self._store.call(key, tool_call_id)
         if call is None:
             raise ToolCallNotPending(

@@ -86,7 +86,8 @@ class Sessions:
     async def create(self, new: NewSession) -> tuple[Session, Head]:
         """Returns the session: created now, or by the same request before.
 
-        Raises AgentNotFound, SessionAlreadyExists, RequestIdReused.
+        Raises AgentNotFound if there is no such agent, SessionAlreadyExists if another request created a session with
+        this id, RequestIdReused if the `request_id` belongs to another request.
         """
         agent = self._agents.newest(new.agent)
         if agent is None:
@@ -135,7 +136,7 @@ class Sessions:
         return new.id
 
     async def messages(self, key: SessionKey) -> Sequence[HistoryEntry]:
-        """Returns the session's conversation, oldest message first. Raises SessionNotFound, ServiceUnavailable."""
+        """Returns the session's conversation, oldest message first. Raises SessionNotFound if there is none."""
         session, head = await self.get(key)
         return await self._session_cache.entries(session, until=head.last_seq)
 

@@ -51,7 +51,7 @@ class Turns:
         self._metrics = metrics
 
     async def get(self, key: SessionKey, turn_id: str) -> Turn:
-        """Raises TurnNotFound if the session has no such turn."""
+        """Returns the turn. Raises TurnNotFound if the session has no such turn."""
         turn = await self._store.turn(key, turn_id)
         if turn is None:
             raise TurnNotFound(session_id=key.session_id, turn_id=turn_id)
@@ -123,7 +123,7 @@ class Turns:
         """Cancels a turn. One that has an owner is cancelled by its owner, within CANCEL_WAIT; any other here.
 
         Returns the turn, and the number of its `turn_cancelled` event. The number is 0 if the turn had ended otherwise,
-        if its owner has not cancelled it yet, or if the event is trimmed. `by` is the principal. Raises TurnNotFound.
+        if its owner has not cancelled it yet, or if the event is trimmed. `by` is the principal. Raises as `get`.
         """
         turn = await self._cancel_unless_owned(key, turn_id, by=by)
         if turn is None:

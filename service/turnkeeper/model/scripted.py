@@ -1,4 +1,4 @@
-"""Serves an OpenAI-compatible HTTP server that plays a script: for demonstrations, tests and load tests."""
+"""Serves the OpenAI API over HTTP from a script: for demonstrations, tests and load tests."""
 
 import asyncio
 from http import HTTPStatus
@@ -17,23 +17,25 @@ from turnkeeper.model.playback import BadChatRequest, Player
 from turnkeeper.model.script import Script
 from turnkeeper.model.script_file import ECHO, parse_script
 
-_KEEP_EXCHANGES = 200
+_KEPT_EXCHANGES = 200
+"""The latest exchanges that GET /requests returns."""
 _MAX_REQUEST_BYTES = 64 * 1024 * 1024
 _STOP_SECONDS = 0.2
-_SHOWN_HEADERS = ("connection", "content-length", "content-type", "transfer-encoding", "user-agent")
+"""Seconds that open answers have to end when the server stops."""
+_RECORDED_HEADERS = ("connection", "content-length", "content-type", "transfer-encoding", "user-agent")
 
 
 class ScriptedModel:
-    """The server, which runs inside `async with`; an OpenAI client needs its `base_url`.
+    """A server on loopback that runs inside `async with`. An OpenAI client connects to its `base_url`.
 
-    On loopback only. On entering, raises ValueError for another host or a bad port, OSError for a port that is taken.
+    Entering raises ValueError if the host is not loopback or the port not 0 to 65535, OSError if the port is taken.
     """
 
     def __init__(
         self, script: Script | None = None, *, host: str = "127.0.0.1", port: int = 0, record: Path | None = None
     ) -> None:
-        """Without a script it echoes. Port 0 takes a free one. Each request's body is appended to the file `record`."""
-        self.exchanges = Exchanges(keep=_KEEP_EXCHANGES, file=record)
+        """Without a script the server echoes. Port 0 takes a free one. Request bodies are appended to `record`."""
+        self.exchanges = Exchanges(keep=_KEPT_EXCHANGES, file=record)
         self.base_url = ""
         self._script = script or parse_script(ECHO)
         self._player = Player(self._script)
@@ -65,7 +67,7 @@ class ScriptedModel:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Ends every answer, then the server."""
+        """Ends the answers that are being sent, then stops the server."""
         self._stopping.set()
         if self._runner is not None:
             await self._runner.cleanup()
@@ -79,7 +81,7 @@ class ScriptedModel:
                 web.get("/v1/models", self._models),
                 web.post("/v1/chat/completions", self._chat),
                 web.get("/requests", self._requests),
-                web.delete("/requests", self._forget),
+                web.delete("/requests", self._clear_requests),
             ]
         )
         return application
@@ -107,7 +109,7 @@ class ScriptedModel:
         ]
         return _json(exchanges)
 
-    async def _forget(self, _request: web.Request) -> web.Response:
+    async def _clear_requests(self, _request: web.Request) -> web.Response:
         """Answers DELETE /requests: drops the recorded exchanges."""
         self.exchanges.clear()
         return web.Response(status=HTTPStatus.NO_CONTENT)
@@ -119,7 +121,7 @@ class ScriptedModel:
             chat = playback.read_request(body)
         except BadChatRequest as error:
             return error_response(HTTPStatus.BAD_REQUEST, "invalid_request_error", "", message=str(error))
-        headers = {name: request.headers[name] for name in _SHOWN_HEADERS if name in request.headers}
+        headers = {name: request.headers[name] for name in _RECORDED_HEADERS if name in request.headers}
         rule, reply = self._player.choose(chat) or (0, None)
         number = self.exchanges.begin(rule=rule, body=body, headers=headers)
         outcome = Outcome.DISCONNECTED
@@ -132,7 +134,7 @@ class ScriptedModel:
             outcome = Outcome.FAILED if reply.fail else Outcome.ANSWERED
             return response
         except ConnectionError:
-            return web.Response()  # the caller left, so this is not sent
+            return web.Response()  # the client has disconnected, so this is not sent
         finally:
             self.exchanges.end(number, outcome)
 

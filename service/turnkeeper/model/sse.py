@@ -23,7 +23,7 @@ class EventReader:
         self._size = 0
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Returns the data of each event that these bytes complete. Raises EventTooLong."""
+        """Returns the data of each event that these bytes complete. Raises EventTooLong beyond `max_event_bytes`."""
         self._size += len(data)
         if b"\n" not in data:
             self._check_size()

@@ -1,4 +1,4 @@
-"""Fingerprints: two requests with one fingerprint are the same request."""
+"""Computes the fingerprint of a request. Two requests with the same fingerprint have the same effect."""
 
 import hashlib
 from collections.abc import Collection
@@ -7,10 +7,10 @@ from google.protobuf.message import Message
 
 
 def fingerprint(request: Message, *, leaving_out: Collection[str]) -> str:
-    """Returns the SHA-256 (hex) of the request without the fields `leaving_out`, which do not change its effect."""
-    same = type(request)()
-    same.CopyFrom(request)
+    """Returns the SHA-256 (hexadecimal) of the request without the fields that do not change its effect."""
+    compared = type(request)()
+    compared.CopyFrom(request)
     for field in leaving_out:
-        same.ClearField(field)
-    content = same.SerializeToString(deterministic=True)
+        compared.ClearField(field)
+    content = compared.SerializeToString(deterministic=True)
     return hashlib.sha256(request.DESCRIPTOR.name.encode() + b"\0" + content).hexdigest()

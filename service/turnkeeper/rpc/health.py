@@ -1,8 +1,8 @@
-"""gRPC's health service: Check and Watch of grpcio-health-checking, and List, which that package lacks."""
+"""Serves gRPC's health service: Check and Watch by grpcio-health-checking, and List, which that package lacks."""
 
 import grpc
 from grpc import aio
-from grpc_health.v1 import health_pb2 as package
+from grpc_health.v1 import health_pb2 as package_pb2
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
@@ -18,29 +18,30 @@ class Health:
 
     def __init__(self) -> None:
         self._servicer = HealthServicer()
-        self._statuses = {"": SERVING}  # as the package begins
+        self._statuses = {"": SERVING}  # the package starts with this status
 
     def add_to(self, server: aio.Server) -> None:
-        """Registers the service."""
+        """Registers the health service on the server."""
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
         listing = grpc.unary_unary_rpc_method_handler(
             self._list,
             request_deserializer=health_pb2.HealthListRequest.FromString,
             response_serializer=health_pb2.HealthListResponse.SerializeToString,
         )
-        # gRPC asks one handler after the other: this one answers what the package's does not know.
+        # gRPC tries one handler after the other: this one serves the method that the package's does not have.
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NAME, {"List": listing}),))
 
     async def set(self, name: str, *, serving: bool) -> None:
-        """Sets the status of a service name, and notifies those who watch it."""
+        """Sets the status of a service name to SERVING or NOT_SERVING, and notifies its watchers."""
         self._statuses[name] = SERVING if serving else NOT_SERVING
         await self._servicer.set(
-            name, package.HealthCheckResponse.SERVING if serving else package.HealthCheckResponse.NOT_SERVING
+            name, package_pb2.HealthCheckResponse.SERVING if serving else package_pb2.HealthCheckResponse.NOT_SERVING
         )
 
     async def _list(
         self, request: health_pb2.HealthListRequest, context: aio.ServicerContext[object, object]
     ) -> health_pb2.HealthListResponse:
+        """Returns the status of every service name that was set, in the order of the names."""
         statuses = {
             name: health_pb2.HealthCheckResponse(status=status) for name, status in sorted(self._statuses.items())
         }

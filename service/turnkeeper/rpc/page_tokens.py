@@ -40,7 +40,10 @@ class PageTokens:
         return min(requested, MAX_SIZE) if requested > 0 else DEFAULT_SIZE
 
     def after(self, request: Message, *, tenant: str) -> PageKey | None:
-        """Returns the key after which the page begins, or None for the first page. Raises PageTokenInvalid."""
+        """Returns the key after which the page begins, or None for the first page.
+
+        Raises PageTokenInvalid if the token was not made for this list with these filters.
+        """
         token: str = getattr(request, "page_token", "")
         if not token:
             return None

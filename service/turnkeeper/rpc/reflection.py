@@ -1,7 +1,7 @@
-"""gRPC's server reflection, versions v1 and v1alpha, over one descriptor pool.
+"""Serves gRPC's server reflection, versions v1 and v1alpha, from a descriptor pool of our own.
 
-The pool is not protobuf's default one: that has grpcio-health-checking's file of the health service, without List, and
-refuses a second file with the same messages.
+Protobuf's default pool has grpcio-health-checking's file of the health service, which lacks List, and refuses a second
+file with the same messages.
 """
 
 from collections.abc import Iterable
@@ -18,16 +18,17 @@ from turnkeeper.pb.grpc import POOL
 from turnkeeper.pb.grpc.reflection.v1 import reflection_pb2 as v1
 
 NAMES = tuple(version.DESCRIPTOR.services_by_name["ServerReflection"].full_name for version in (v1, v1alpha))
+"""The full names of both versions of the service."""
 
 DETAILS: tuple[FileDescriptor, ...] = (status_pb2.DESCRIPTOR, error_details_pb2.DESCRIPTOR)
-"""The files of the status details: no service imports them, and clients look them up to show an error."""
+"""The files that declare the details of an error. No service imports them, but clients look them up to show one."""
 
 
 def add_to(server: aio.Server, services: Iterable[str], *, files: Iterable[FileDescriptor]) -> None:
-    """Registers both versions. They list `services` and themselves, and describe `files` beside those of the pool."""
+    """Registers both versions. They list `services` and themselves, and describe `files` and what these import."""
     for file in (cast(FileDescriptor, v1alpha.DESCRIPTOR), *DETAILS, *files):
         _add_to_pool(file)
-    # The messages of v1 have the fields and numbers of v1alpha's, so that the bytes are the same.
+    # The messages of v1 have the names and numbers of v1alpha's fields, so one handler serves both.
     handler = grpc.stream_stream_rpc_method_handler(
         ReflectionServicer((*services, *NAMES), pool=_Symbols(POOL)).ServerReflectionInfo,
         request_deserializer=v1alpha.ServerReflectionRequest.FromString,
@@ -60,7 +61,7 @@ class _Symbols:
 
 
 def _add_to_pool(file: FileDescriptor) -> None:
-    """Copies a file, and before it the files that it imports; a file that the pool has is left alone."""
+    """Copies a file, and before it the files that it imports, to the pool, unless the pool has it already."""
     pool: Any = POOL
     try:
         pool.FindFileByName(file.name)

@@ -1,4 +1,4 @@
-"""The gRPC server: its options, its services, health, reflection and channelz."""
+"""Sets up the gRPC server: its options, our services, health, reflection and channelz."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,14 +23,15 @@ from turnkeeper.settings import PortTaken
 SERVICES = tuple(f"turnkeeper.v1.{name}Service" for name in ("Session", "Chat", "Approval", "Agent"))
 CHANNELZ = channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name
 FILES = tuple(module.DESCRIPTOR for module in (session_pb2, chat_pb2, approval_pb2, agent_pb2, channelz_pb2))
-"""The files that declare what is served, but for health and reflection."""
+"""The files that declare the services, except those of health and reflection."""
 LIVENESS = "liveness"
-"""A health name that is SERVING until the process ends, so that a draining replica is not restarted."""
+"""A service name of health that is SERVING until the process ends, so that a draining replica is not restarted."""
 
 MINUTE = 60_000
+"""Milliseconds."""
 
 OPTIONS: Sequence[tuple[str, int]] = (
-    ("grpc.max_receive_message_length", 4 << 20),
+    ("grpc.max_receive_message_length", 4 << 20),  # bytes, as all lengths and sizes here
     ("grpc.max_send_message_length", 4 << 20),
     ("grpc.max_metadata_size", 32 << 10),  # the default refuses at random between 8 and 16 KiB, and meshes add headers
     ("grpc.absolute_max_metadata_size", 48 << 10),
@@ -45,16 +46,17 @@ OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.max_concurrent_streams", 1024),
     ("grpc.server_handshake_timeout_ms", 10_000),
 )
+"""gRPC's options. Those that a caller meets are in the documents: limits, and health and drain."""
 
 
 class Server:
     """Serves the four services, and gRPC's own, on one port."""
 
     def __init__(self, boundary: Boundary, *, reflect: bool, channels: bool, share_port: bool) -> None:
-        """`reflect` and `channels`: whether reflection and channelz are served.
+        """`boundary` is the interceptor. `reflect` serves reflection, `channels` serves channelz.
 
-        `share_port`: other processes of this user may listen on the port too. Without it a second server on the port
-        fails, instead of silently taking away a part of the calls.
+        `share_port` lets other processes of the same user listen on the port, which then share its calls. Without it a
+        second server on the port fails to start.
         """
         options = (*OPTIONS, ("grpc.so_reuseport", int(share_port)))
         self._server = aio.server(interceptors=(boundary,), options=options)
@@ -67,13 +69,13 @@ class Server:
             reflection.add_to(self._server, names, files=FILES)
 
     def add(self, servicer: Any) -> None:
-        """Registers one of our four services."""
+        """Registers the servicer of one of our four services."""
         for base, register in _REGISTER.items():
             if isinstance(servicer, base):
                 register(servicer, self._server)
 
     def listen(self, address: str) -> int:
-        """Binds host:port and returns the port; calls are answered after `start`. Raises PortTaken."""
+        """Binds host:port, and returns the port; port 0 takes a free one. Raises PortTaken if it cannot be bound."""
         try:
             port = self._server.add_insecure_port(address)
         except RuntimeError as error:
@@ -81,17 +83,17 @@ class Server:
         return int(port)
 
     async def start(self) -> None:
-        """Begins to answer calls."""
+        """Begins to accept calls."""
         await self._server.start()
 
-    async def serving(self, yes: bool) -> None:
-        """Sets the health of every service; `liveness` stays SERVING."""
+    async def set_serving(self, serving: bool) -> None:
+        """Sets the health of every service to SERVING or NOT_SERVING; that of LIVENESS stays SERVING."""
         for name in ("", *SERVICES):
-            await self._health.set(name, serving=yes)
+            await self._health.set(name, serving=serving)
         await self._health.set(LIVENESS, serving=True)
 
     async def stop(self, grace: float) -> None:
-        """Sends GOAWAY at once; calls under way have `grace` seconds. A second call can only shorten the grace."""
+        """Sends GOAWAY, and cancels the calls that still run after `grace` seconds. A second call may shorten it."""
         await self._server.stop(grace)
 
 

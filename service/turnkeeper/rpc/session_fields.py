@@ -1,4 +1,4 @@
-"""The labels and the metadata that callers attach to a session, checked."""
+"""Checks the labels and the metadata that callers attach to a session."""
 
 import json
 from collections.abc import Mapping
@@ -15,18 +15,18 @@ LABEL_CHARACTERS = 128
 
 
 def labels_problem(labels: Mapping[str, str]) -> str:
-    """Returns what is wrong with the labels, or an empty text."""
+    """Returns what is wrong with the labels, to follow the field's name in an error; an empty text if nothing is."""
     fits = all(key and max(len(key), len(value)) <= LABEL_CHARACTERS for key, value in labels.items())
     return "" if fits else f"has a key or value over {LABEL_CHARACTERS} characters, or an empty key"
 
 
 def metadata_problem(metadata_json: str) -> str:
-    """Returns what is wrong with the metadata as JSON text, or an empty text."""
+    """Returns what is wrong with the metadata, as `labels_problem`."""
     return f"is over {METADATA_BYTES} bytes as JSON" if len(metadata_json.encode()) > METADATA_BYTES else ""
 
 
 def json_of(metadata: Struct, *, field: str = "metadata") -> str:
-    """Returns the metadata as JSON text. Raises InvalidRequest, naming `field`, for NaN and infinities."""
+    """Returns the metadata as JSON text. Raises InvalidRequest, which names `field`, if it holds NaN or an infinity."""
     try:
         return json.dumps(json_format.MessageToDict(metadata), sort_keys=True, ensure_ascii=False)
     except ValueError:

@@ -177,7 +177,7 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         return session_pb2.ListMessagesResponse(messages=views, next_page_token=token)
 
     async def _check_turn(self, key: SessionKey, turn_id: str) -> None:
-        """Raises TurnNotFound if the session has no such turn: the server makes their ids, so none will come."""
+        """Raises TurnNotFound if the session has no such turn. Servers create the ids: none comes later."""
         if turn_id and await self._store.turn(key, turn_id) is None:
             raise TurnNotFound(session_id=key.session_id, turn_id=turn_id)
 

@@ -46,8 +46,10 @@ class SessionStore(Protocol):
         ...
 
     async def session(self, key: SessionKey, *, deleted: bool = False) -> tuple[Session, Head] | None:
-        """Returns None if there is no such session. A deleted one is returned only with `deleted`; one that is being
-        purged never is."""
+        """Returns the session and its head, or None if there is none.
+
+        A deleted session is returned only with `deleted`, one that is being purged never.
+        """
         ...
 
     async def sessions(
@@ -67,7 +69,7 @@ class SessionStore(Protocol):
         ...
 
     async def turn(self, key: SessionKey, turn_id: str) -> Turn | None:
-        """Returns None if the session has no such turn."""
+        """Returns the turn, or None if the session has no such turn."""
         ...
 
     async def turns(
@@ -77,7 +79,7 @@ class SessionStore(Protocol):
         ...
 
     async def call(self, key: SessionKey, call_id: str) -> Call | None:
-        """Returns None if the session has no such tool call."""
+        """Returns the tool call, or None if the session has none with this id."""
         ...
 
     async def find_request(self, key: RequestKey) -> RequestRecord | None:

@@ -1,4 +1,4 @@
-"""One line a record: JSON where a machine reads, plain text on a terminal.
+"""Writes one line for each log record: JSON for machines, plain text on a terminal.
 
 A line names what it is about (trace, session, turn, fence, attempt, sequence, replica) and holds no content. An
 exception is its class and its places in the code, its text is left out; secrets are hidden. Of a library's messages
@@ -45,7 +45,7 @@ def about(*, session: str = "", turn: str = "", fence: int = 0, attempt: int = 0
 
 
 class Logs:
-    """The logging that `start` set up; `stop` puts back what was there before."""
+    """The logging that `start` has set up. `stop` restores what was set before."""
 
     def __init__(self, handler: logging.Handler, *, level: str) -> None:
         self._handler = handler
@@ -54,7 +54,7 @@ class Logs:
         logging.getLogger().addHandler(handler)
 
     def stop(self) -> None:
-        """Removes the handler and restores the level."""
+        """Removes the handler, and restores the level of before `start`."""
         logging.getLogger().removeHandler(self._handler)
         logging.getLogger(_OURS).setLevel(self._before)
         self._handler.close()
@@ -70,7 +70,8 @@ def start(
 ) -> Logs:
     """Writes log lines to `stream`, or to standard error, until `Logs.stop`.
 
-    `secrets` are texts to hide in every line. `as_json` None means JSON unless the stream is a terminal.
+    `replica` is a field of every line. `secrets` are redacted in every line. `as_json` None means JSON unless the
+    stream is a terminal.
     """
     stream = stream or sys.stderr
     as_json = not stream.isatty() if as_json is None else as_json
@@ -81,7 +82,7 @@ def start(
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a record: time, level, logger, message; then trace, what it is about, error and stack if any."""
+    """Formats a record as a JSON object: time, level, logger, message, then trace, ABOUT, error and stack if any."""
 
     def __init__(self, replica: str = "", redact: Redactor | None = None) -> None:
         super().__init__()
@@ -113,7 +114,7 @@ class JsonLines(logging.Formatter):
 
 
 class PlainLines(JsonLines):
-    """The same fields as plain text for a terminal: one line, then the stack."""
+    """Formats the same fields as plain text for a terminal: one line, then the stack."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = self._fields(record)
@@ -126,22 +127,26 @@ class PlainLines(JsonLines):
 
 
 class _LogHandler(logging.StreamHandler[TextIO]):
+    """Writes the lines to a stream."""
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  the name is the base class's
-        """Reports the failure without the message's arguments, which the standard one prints."""
+        """Reports on standard error that a line was lost; without its arguments, which the base class prints."""
         with suppress(OSError, ValueError):
             sys.stderr.write(f"a log record of {record.name} could not be written\n")
 
 
 def _worth_a_line(record: logging.LogRecord) -> bool:
+    """Returns True for all records of the service, and for those of libraries from WARNING on."""
     return record.levelno >= logging.WARNING or _is_ours(record)
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
+    """Returns True if the service logged the record, not a library."""
     return record.name == _OURS or record.name.startswith(f"{_OURS}.")
 
 
 def _message(record: logging.LogRecord) -> str:
-    """Returns the message. Of a library's only the first line: what follows may be a task with its exception."""
+    """Returns the message. Of a library's message, returns the first line: the rest may hold an exception's text."""
     try:
         message = record.getMessage()
     except (TypeError, ValueError, KeyError):
@@ -150,7 +155,7 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _names(error: BaseException) -> str:
-    """Returns the error's class and those it came from, the outermost first."""
+    """Returns the classes of the error and of its causes, the error first: `Outer < Inner`."""
     names, visited = [], set[int]()
     at: BaseException | None = error
     while at is not None and id(at) not in visited:

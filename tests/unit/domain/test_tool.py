@@ -179,5 +179,5 @@ def test_what_was_not_started_is_not_lost(state: CallState) -> None:
 def test_a_call_returns_once() -> None:
     returned = a_call(PLACE, state=CallState.STARTED).returned(ToolOutcome.OK)
     assert (returned.state, returned.outcome) == (CallState.RETURNED, ToolOutcome.OK)
-    with pytest.raises(ValueError, match="returns once"):
+    with pytest.raises(ValueError, match="has returned before"):
         returned.returned(ToolOutcome.FAILED)

@@ -1,4 +1,4 @@
-"""The one way into the event log: a decision is stored, or made again if the session changed meanwhile."""
+"""Stores decisions in the event log, and makes a decision again if the session changed meanwhile. No other way in."""
 
 import asyncio
 import logging
@@ -30,9 +30,9 @@ from turnkeeper.store.contract import SessionLog
 from turnkeeper.telemetry.metrics import Metrics
 
 MAX_TRIES = 64
-"""How often a decision is made again before its caller gets ServiceUnavailable."""
+"""Tries of one decision, at most, before its caller gets ServiceUnavailable."""
 MAX_UNANSWERED = 4096
-"""Changesets without a result whose first sending is recorded: those under way, and some whose caller gave up."""
+"""Changesets without a result whose first sending is recorded, at most. Beyond it the oldest record is dropped."""
 
 _LOGGED_METADATA = ("reason", "http_status", "cause", "tools", "limit")
 """The keys of a failed turn's error metadata that are logged; none of them holds content."""
@@ -42,16 +42,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Stored(Generic[T]):
-    """A decision whose changes are in the log."""
+    """A decision that is in the log, or that had nothing to store."""
 
     value: T
     """What the decision returned."""
     uow: UnitOfWork
-    """As it was stored."""
+    """The decision's changes, as they were stored."""
     committed: Committed | None
     """None if there was nothing to store."""
     cached: CachedSnapshot
-    """What was decided on."""
+    """The snapshot on which the decision was made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +59,9 @@ class Sources:
     """Where times, ids and random numbers come from."""
 
     now: Callable[[], datetime]
-    """The time for people; what must be compared uses the database's clock."""
+    """Returns the time that people see. Times that are compared come from the database's clock."""
     new_id: Callable[[], str]
+    """Returns an id that was never used."""
     jitter: Callable[[], float]
     """Returns a random number from 0 to 1."""
 
@@ -85,7 +86,7 @@ class LogWriter:
         self._held_leases = held_leases
         self._jitter = sources.jitter
         self._first_sent: dict[str, float] = {}
-        """When each changeset without a result was first sent: a result that comes late may be of an earlier try."""
+        """When each changeset without a result was first sent (monotonic seconds): any sending may be applied."""
         self.now = sources.now
         self.new_id = sources.new_id
         self.claimable = asyncio.Event()
@@ -96,7 +97,7 @@ class LogWriter:
         return UnitOfWork(snapshot, at=self.now(), new_id=self.new_id)
 
     def notify_owner(self, key: SessionKey) -> None:
-        """Makes the owner of the session's turn read what was stored for it, if the turn runs on this replica."""
+        """Makes the owner of the session's turn read the session again, if the turn runs on this replica."""
         self._held_leases.notify(key)
 
     async def commit(self, changeset: Changeset) -> CommitResult:
@@ -127,13 +128,15 @@ class LogWriter:
         request: RequestKey | None = None,
         fence: int | None = None,
     ) -> Stored[T] | RequestRecord:
-        """Decides on a snapshot, stores the decision, and starts again if the session changed meanwhile.
+        """Decides on a snapshot and stores the decision. Decides again if the session changed meanwhile.
 
-        With `request`, returns the request's RequestRecord if it had its effect before; and the decision is first tried
-        on the cached snapshot, without a read. With `fence`, writes as the owner with that fence, but extends no lease.
+        With `request`, tries the decision on the cached snapshot first, without a read. Returns the request's
+        RequestRecord if it had its effect before. With `fence`, writes as the owner with that fence, but extends no
+        lease.
 
-        Raises what `decide` raises. Raises SessionNotFound, also for a deleted session unless `deleted`; LeaseLost if
-        the fence does not hold any more; ServiceUnavailable if the session changed during each of 64 tries.
+        Raises what `decide` raises, SessionNotFound if there is no such session or if it is deleted (unless `deleted`),
+        LeaseLost if another owner has the session, ServiceUnavailable if the session changed during each of MAX_TRIES
+        tries. Between tries it waits 2 ms at most, growing to 32 ms, at random.
         """
         if request is not None and (cached := self._session_cache.pop(key)) is not None:
             stored = await self._append_cached(cached, decide)
@@ -180,9 +183,9 @@ class LogWriter:
     async def _append_cached(
         self, cached: CachedSnapshot, decide: Callable[[UnitOfWork], T]
     ) -> Stored[T] | RequestRecord | None:
-        """Returns None if the decision must be made on a snapshot that is read.
+        """Stores a decision on the cached snapshot. Returns None if it must be made again on a snapshot that is read.
 
-        So it is if it refuses or changes nothing: only a commit proves that the cached snapshot was up to date.
+        That holds for a refusal, and for a decision without changes: only a commit proves that the cache is up to date.
         """
         uow = self.unit_of_work(cached.snapshot)
         try:
@@ -194,7 +197,11 @@ class LogWriter:
     async def _store_decision(
         self, uow: UnitOfWork, value: T, cached: CachedSnapshot, *, fence: int | None
     ) -> Stored[T] | RequestRecord | None:
-        """Returns None if the session changed since the snapshot was read."""
+        """Stores a decision, and caches the snapshot after it. Returns None if the session changed since it was read.
+
+        Returns the earlier record if the request had its effect before. Raises LeaseLost if another owner has the
+        session.
+        """
         if not uow.has_changes:
             return Stored(value, uow, None, cached)
         result = await self.commit(uow.changeset(changeset_id=self.new_id(), fence=fence))
@@ -210,7 +217,7 @@ class LogWriter:
         return None
 
     def _count_if_ended(self, turn: Turn) -> None:
-        """Counts a turn in the metrics once it has ended, by its owner or by another."""
+        """Counts a turn that has ended in the metrics, and logs its error if it failed."""
         if not turn.state.ended:
             return
         seconds = (turn.update_time - turn.create_time).total_seconds()
@@ -219,10 +226,11 @@ class LogWriter:
         self._metrics.tokens("output", agent=turn.agent, count=turn.usage.output_tokens)
         if turn.error is not None:
             self._metrics.error(turn.error.code)
-            about = {key: turn.error.metadata[key] for key in _LOGGED_METADATA if key in turn.error.metadata}
-            where = {"session": turn.session_id, "turn": turn.id}
+            metadata = {key: turn.error.metadata[key] for key in _LOGGED_METADATA if key in turn.error.metadata}
             logger.warning(
-                "a turn of agent %s failed: %s %s", turn.agent, turn.error.code.name, about or "", extra=where
+                "a turn of agent %s failed: %s %s; RetryTurn can run it again while it is the session's last",
+                *(turn.agent, turn.error.code.name, metadata or ""),
+                extra={"session": turn.session_id, "turn": turn.id},
             )
         elif turn.answer:
             self._metrics.message("ASSISTANT")

@@ -1,4 +1,7 @@
-"""Pages of a session's log, for watchers that are behind the live tail. A page exists only while a watcher uses it."""
+"""Reads pages of a session's log for watchers that are behind the live tail, one read for all that need the page.
+
+A page is not cached: it exists only while a watcher uses it.
+"""
 
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -17,33 +20,35 @@ class LogPage:
         """`stored`: the events that were read after number `start`, in order. The page ends before the first gap."""
         self._start = start
         self.stored = stored
+        """The events as they were read, those behind a gap included."""
         events = stored
         numbers = [event.sequence for event in stored]
         if numbers != list(range(start + 1, start + 1 + len(numbers))):
             events = [event for number, event in enumerate(stored, start + 1) if event.sequence == number]
         self.events = events
+        """The events before the first gap."""
         self.last = start + len(events)
         """The number of its last event."""
         self.size = sum([len(event.payload) for event in events])
         """Bytes of its events."""
         self.batches: dict[tuple[StreamPosition, EventFilter], Batch] | None = None
-        """If several watchers read it: the batch of each position and filter, for the next watcher there."""
+        """The batch that was built for each position and filter, for further watchers; None if one watcher reads it."""
 
     def after(self, sequence: int) -> Sequence[StoredEvent]:
-        """Returns the page's events after this one."""
+        """Returns the page's events whose number is greater than `sequence`."""
         return self.events[sequence - self._start :]
 
 
 class SharedRead:
-    """A page that is being read. Watchers that need the same page wait for it, unless they know of a newer event.
+    """A page that is being read, for all watchers that need the same page and know of no newer event.
 
-    So a hundred watchers that reconnect at the same time read the log once.
+    A hundred watchers that reconnect at the same time read the log once.
     """
 
     __slots__ = ("_done", "_joined", "_page", "_request")
 
     def __init__(self, after: int, limit: int, *, last_seq: int) -> None:
-        """`last_seq` is the number of the last event that the reader knows of."""
+        """The page has at most `limit` events after `after`. `last_seq`: the last event that the reader knows of."""
         self._request = (after, limit, last_seq)
         self._done = Broadcast()
         self._page: LogPage | None = None
@@ -54,7 +59,7 @@ class SharedRead:
         return self._request == (after, limit, last_seq)
 
     async def read(self, fetch: Callable[[], Awaitable[Sequence[StoredEvent]]]) -> LogPage:
-        """Called by the first reader: reads the page, and gives it to the readers that wait."""
+        """Called by the first reader: returns the page, and passes it to the readers that wait. Raises as `fetch`."""
         try:
             self._page = page = LogPage(self._request[0], await fetch())
             page.batches = {} if self._joined else None
@@ -63,7 +68,10 @@ class SharedRead:
             self._done.notify()
 
     async def wait(self) -> LogPage | None:
-        """Called by the other readers. Returns None if the first reader failed; the caller then reads by itself."""
+        """Called by the other readers: returns the page.
+
+        Returns None if the first reader failed or was cancelled; the caller then reads the page itself.
+        """
         self._joined = True
         future = self._done.subscribe()
         try:

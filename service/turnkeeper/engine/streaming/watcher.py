@@ -77,7 +77,7 @@ class Watchers:
         return Watcher(self, key, ends_at=ends_at, caches_turns=caches_turns)
 
     async def head(self, key: SessionKey) -> Head:
-        """Returns the session's head. Raises SessionNotFound."""
+        """Returns the session's head. Raises SessionNotFound if there is no such session."""
         stored = await self.store.session(key)
         if stored is None:
             raise SessionNotFound(session_id=key.session_id)
