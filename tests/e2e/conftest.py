@@ -20,13 +20,13 @@ from turnkeeper.tools.samples import OUTBOX
 @pytest.fixture(scope="module")
 def tool_control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ToolControl]:
     """The tests' tools, installed for servers in this process and, by its variables, for others."""
-    made = ToolControl(tmp_path_factory.mktemp("tools"))
-    made.install()
+    control = ToolControl(tmp_path_factory.mktemp("tools"))
+    control.install()
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(made.folder))
-        patch.setenv(FOLDER, str(made.folder))
-        patch.setenv(OUTBOX, str(made.folder / "outbox.jsonl"))
-        yield made
+        patch.syspath_prepend(str(control.folder))
+        patch.setenv(FOLDER, str(control.folder))
+        patch.setenv(OUTBOX, str(control.folder / "outbox.jsonl"))
+        yield control
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -59,7 +59,7 @@ async def env(request: pytest.FixtureRequest, mongo_uri: str, tool_control: Tool
         logging.getLogger("turnkeeper").removeHandler(failures)
         async with AsyncMongoClient[dict[str, object]](mongo_uri) as client:
             await client.drop_database(database)
-    assert not failures.told
+    assert not failures.messages
 
 
 class _Failures(logging.Handler):
@@ -67,9 +67,9 @@ class _Failures(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(level=logging.ERROR)
-        self.told: list[str] = []
+        self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.told.append(record.getMessage())
+        self.messages.append(record.getMessage())
         if record.exc_info and record.exc_info[1]:
-            self.told.append(repr(record.exc_info[1]))
+            self.messages.append(repr(record.exc_info[1]))

@@ -50,8 +50,8 @@ def demos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[Break, s
 
 @pytest.mark.timeout(TIME)
 def test_every_step_passes(demos: Mapping[Break, subprocess.Popen[str]]) -> None:
-    said, _ = demos[Break.NOTHING].communicate(timeout=TIME)
-    assert said.splitlines()[-1] == f"demo: {STEPS} of {STEPS} steps passed", said
+    output, _ = demos[Break.NOTHING].communicate(timeout=TIME)
+    assert output.splitlines()[-1] == f"demo: {STEPS} of {STEPS} steps passed", output
     assert demos[Break.NOTHING].returncode == 0
 
 
@@ -68,10 +68,10 @@ def test_every_step_passes(demos: Mapping[Break, subprocess.Popen[str]]) -> None
 def test_a_broken_promise_is_seen(
     demos: Mapping[Break, subprocess.Popen[str]], broken: Break, failed_check: str
 ) -> None:
-    said, _ = demos[broken].communicate(timeout=TIME)
-    assert said.count("FAILED") == 1, said
-    assert f"FAILED: {failed_check}" in said
-    assert said.splitlines()[-1] == f"demo: {STEPS - 1} of {STEPS} steps passed"
+    output, _ = demos[broken].communicate(timeout=TIME)
+    assert output.count("FAILED") == 1, output
+    assert f"FAILED: {failed_check}" in output
+    assert output.splitlines()[-1] == f"demo: {STEPS - 1} of {STEPS} steps passed"
     assert demos[broken].returncode == 1
 
 

@@ -28,7 +28,7 @@ PACKAGES = ROOT / "build/clients"
 
 
 async def run(
-    *command: str, told: str = "", folder: Path = ROOT, seconds: float = TIME, **variables: str
+    *command: str, stdin: str = "", folder: Path = ROOT, seconds: float = TIME, **variables: str
 ) -> tuple[int | None, str]:
     """Exit status, and everything that was printed."""
     async with AT_ONCE:
@@ -41,7 +41,7 @@ async def run(
             stderr=asyncio.subprocess.STDOUT,
         )
         try:
-            printed, _ = await asyncio.wait_for(process.communicate(told.encode()), seconds)
+            printed, _ = await asyncio.wait_for(process.communicate(stdin.encode()), seconds)
         finally:
             if process.returncode is None:
                 process.kill()
@@ -71,12 +71,12 @@ async def address(mongo_uri: str, database_name: str) -> AsyncIterator[str]:
 
 
 async def test_every_program_runs(address: str) -> None:
-    found = programs(without="tools-and-agents.md")
-    assert len(found) >= 12
+    examples = programs(without="tools-and-agents.md")
+    assert len(examples) >= 12
     ended = await asyncio.gather(
-        *(run(sys.executable, "-", told=program.replace(ADDRESS, address)) for program in found.values())
+        *(run(sys.executable, "-", told=program.replace(ADDRESS, address)) for program in examples.values())
     )
-    failed = {name: printed for name, (status, printed) in zip(found, ended, strict=True) if status != 0}
+    failed = {name: printed for name, (status, printed) in zip(examples, ended, strict=True) if status != 0}
     assert not failed, "\n".join(f"{name}:\n{printed}" for name, printed in failed.items())
 
 

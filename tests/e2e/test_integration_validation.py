@@ -69,13 +69,13 @@ usage = { input_tokens = 20, output_tokens = 4 }
 async def methods(env: Environment) -> Mapping[str, MethodDescriptor]:
     """Every method of our services as reflection tells it: `ChatService/GetTurn` → its descriptor."""
     pool: Any = DescriptorPool()
-    found: dict[str, MethodDescriptor] = {}
+    methods: dict[str, MethodDescriptor] = {}
     for service in await _services(env.stubs):
         if service.startswith("turnkeeper."):
             await _learn(env.stubs, pool, reflection_pb2.ServerReflectionRequest(file_containing_symbol=service))
             described = pool.FindServiceByName(service)
-            found.update({f"{described.name}/{method.name}": method for method in described.methods})
-    return found
+            methods.update({f"{described.name}/{method.name}": method for method in described.methods})
+    return methods
 
 
 class TestReflection:
@@ -110,19 +110,19 @@ class TestReflection:
         rules = options.Extensions[pool.FindExtensionByName("turnkeeper.v1.rules")]
         assert (rules.required, rules.max_length) == (True, 128)
 
-    async def test_every_method_that_it_finds_works_or_says_that_it_comes_later(
+    async def test_every_method_that_it_finds_works_or_is_unimplemented(
         self, env: Environment, methods: Mapping[str, MethodDescriptor]
     ) -> None:
         works = {f"{service}/{name}" for service, names in WORKS.items() for name in names.split()}
         assert works < methods.keys()
-        said = {name: await _call_empty(env.stubs.channel, method) for name, method in methods.items()}
-        assert {name for name, later in said.items() if not later} == works
+        answers = {name: await _call_empty(env.stubs.channel, method) for name, method in methods.items()}
+        assert {name for name, later in answers.items() if not later} == works
 
-    async def test_the_page_of_what_works_says_the_same(self, methods: Mapping[str, MethodDescriptor]) -> None:
+    async def test_the_page_of_methods_has_the_same_statuses(self, methods: Mapping[str, MethodDescriptor]) -> None:
         rows = re.findall(r"^\| (\w+Service) \| (\w+) \| (works|later) \|$", STATUS.read_text(), re.MULTILINE)
-        told = {f"{service}/{name}": status for service, name, status in rows}
-        assert len(told) == len(rows)
-        assert told == {
+        statuses = {f"{service}/{name}": status for service, name, status in rows}
+        assert len(statuses) == len(rows)
+        assert statuses == {
             name: "works" if name.partition("/")[2] in WORKS[name.partition("/")[0]].split() else "later"
             for name in methods
         }
@@ -137,19 +137,19 @@ class TestGenericClients:
         method = await _run("grpcurl", "-plaintext", env.address, "describe", "turnkeeper.v1.ChatService.SendMessage")
         assert "rpc SendMessage ( .turnkeeper.v1.SendMessageRequest )" in method
         for method, request, field in GENERIC_CALLS:
-            said = await _run(
+            output = await _run(
                 *("grpcurl", "-plaintext", "-d", _body(request, "grpcurl"), env.address, f"turnkeeper.v1.{method}")
             )
-            assert field in json.loads(said or "{}") or not field
+            assert field in json.loads(output or "{}") or not field
 
     async def test_buf_curl_calls_each_service(self, env: Environment, tmp_path: Path) -> None:
         for method, request, field in GENERIC_CALLS:
-            said = await _run(
+            output = await _run(
                 *("buf", "curl", "--protocol", "grpc", "--http2-prior-knowledge", "-d", _body(request, "buf")),
                 f"http://{env.address}/turnkeeper.v1.{method}",
                 cache=tmp_path,
             )
-            assert field in json.loads(said or "{}") or not field
+            assert field in json.loads(output or "{}") or not field
 
     async def test_grpcurl_describes_and_calls_health(self, env: Environment) -> None:
         described = await _run("grpcurl", "-plaintext", env.address, "describe", "grpc.health.v1.Health")
@@ -217,13 +217,13 @@ class TestGenericClients:
 
     async def test_an_error_is_readable_without_our_stubs(self, env: Environment) -> None:
         request = '{"session_id": "nobody"}'
-        said = await _run(
+        output = await _run(
             *("grpcurl", "-plaintext", "-d", request, env.address, "turnkeeper.v1.SessionService/GetSession"),
             status=69,
         )
-        assert "Code: NotFound" in said
-        assert "No such session; check session_id, or create the session first." in said
-        assert '"reason":"SESSION_NOT_FOUND"' in said
+        assert "Code: NotFound" in output
+        assert "No such session; check session_id, or create the session first." in output
+        assert '"reason":"SESSION_NOT_FOUND"' in output
 
 
 class TestIntegrationValidation:
@@ -281,8 +281,8 @@ class TestIntegrationValidation:
 
 
 async def _services(stubs: Stubs) -> set[str]:
-    (said,) = await _reflect(stubs, reflection_pb2.ServerReflectionRequest(list_services=""))
-    return {service.name for service in said.list_services_response.service}
+    (response,) = await _reflect(stubs, reflection_pb2.ServerReflectionRequest(list_services=""))
+    return {service.name for service in response.list_services_response.service}
 
 
 async def _learn(stubs: Stubs, pool: Any, request: reflection_pb2.ServerReflectionRequest) -> None:
@@ -346,5 +346,5 @@ def _body(request: Mapping[str, Any], client: str) -> str:
 
 
 def _only(events: list[Any], kind: str) -> Any:
-    (found,) = (event for event in events if event.WhichOneof("payload") == kind)
-    return found
+    (match,) = (event for event in events if event.WhichOneof("payload") == kind)
+    return match

@@ -92,7 +92,7 @@ class TestPerformanceBaseline:
         with costs.recorder.recording() as commands:
             for _ in range(5):
                 await harness.send_message_to_session(costs.stubs, session, "hello")
-        assert not [each for each in commands if _claims(each)]
+        assert not [command for command in commands if _claims(command)]
 
     async def test_a_queued_turn_is_looked_for_once(self, costs: Costs) -> None:
         session = await harness.create_test_session(costs.stubs, agent="talker")
@@ -102,7 +102,7 @@ class TestPerformanceBaseline:
                 costs.stubs, session, "hello", wait=0, if_busy=chat_pb2.IF_BUSY_ENQUEUE
             )
             await harness.wait_for_turn(costs.stubs, session, queued.turn_id)
-            looks = len([each for each in commands if _claims(each)])
+            looks = len([command for command in commands if _claims(command)])
         assert 1 <= looks <= 2, "once for the step that made it claimable, perhaps once for the hint of it"
 
     async def test_a_turn_with_a_tool_is_four_transactions(self, costs: Costs) -> None:
@@ -162,12 +162,12 @@ class TestPerformanceBaseline:
             tasks = [group.create_task(_follow(stubs, session, reader)) for session, reader in readers.items()]
             await until(lambda: all(reader.caught_up for reader in readers.values()))
             with recorder.recording() as commands:
-                await until(lambda: len([each for each in commands if each.get("find") == "heads"]) >= 5)
-                asked = [each for each in commands if each.get("find") == "heads"]
-                others = [each for each in commands if "aggregate" not in each and not _by_chance(each)]
+                await until(lambda: len([command for command in commands if command.get("find") == "heads"]) >= 5)
+                finds = [command for command in commands if command.get("find") == "heads"]
+                others = [command for command in commands if "aggregate" not in command and not _by_chance(command)]
             for task in tasks:
                 task.cancel()
-        assert {len(each["filter"]["_id"]["$in"]) for each in asked} == {40}
+        assert {len(find["filter"]["_id"]["$in"]) for find in finds} == {40}
         assert not others
         async with AsyncMongoClient[dict[str, Any]](env.mongo_uri) as client:
             await client.drop_database(database)
@@ -194,7 +194,7 @@ class TestPerformanceBaseline:
         assert reader.responses <= 3, "accepted; caught up; answered and ended"
         assert len(reader.events) == 4
 
-    async def test_text_is_read_while_the_model_still_speaks(self, env: Environment, costs: Costs) -> None:
+    async def test_text_is_delivered_while_the_model_still_streams(self, env: Environment, costs: Costs) -> None:
         session, reader, playing = (
             await harness.create_test_session(costs.stubs, agent="talker"),
             Reader(whole=False),

@@ -26,7 +26,7 @@ class Running:
         self.process = process
         self.printed = ""
 
-    async def says(self, pattern: str) -> None:
+    async def printed_line(self, pattern: str) -> None:
         """Read until it has printed this."""
         assert self.process.stdout is not None
         async with asyncio.timeout(30):
@@ -37,9 +37,9 @@ class Running:
 
     def lines(self, pattern: str) -> Iterator[str]:
         """What it says can be pasted, and matches."""
-        for found in re.finditer(r"^\.venv/bin/(?:python - <<'END'\n(?:.*\n)*?END|.*)$", self.printed, re.MULTILINE):
-            if re.search(pattern, found[0]):
-                yield found[0]
+        for match in re.finditer(r"^\.venv/bin/(?:python - <<'END'\n(?:.*\n)*?END|.*)$", self.printed, re.MULTILINE):
+            if re.search(pattern, match[0]):
+                yield match[0]
 
 
 @asynccontextmanager
@@ -69,34 +69,34 @@ async def paste(line: str) -> str:
     shell = await asyncio.create_subprocess_shell(
         line, cwd=REPOSITORY, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
-    said, _ = await shell.communicate()
-    assert shell.returncode == 0, f"{line}\n{said.decode()}"
-    return said.decode()
+    output, _ = await shell.communicate()
+    assert shell.returncode == 0, f"{line}\n{output.decode()}"
+    return output.decode()
 
 
 @pytest.mark.skipif(not (REPOSITORY / ".venv").exists(), reason="the lines name the programs of .venv")
 async def test_every_line_that_it_prints_can_be_pasted(tmp_path: Path, free_port: int) -> None:
     async with run(free_port, tmp_path / "data") as running:
-        await running.says("^asyncio.run(.*\n)*END\n(.*\n)*END$")
+        await running.printed_line("^asyncio.run(.*\n)*END\n(.*\n)*END$")
         assert "Paris" in await paste(next(running.lines("buf curl .*StreamMessage")))
         assert "AWAITING_APPROVAL" in await paste(next(running.lines("buf curl .*SendMessage")))
-        await running.says("^# no\n.*REJECT.*$")
+        await running.printed_line("^# no\n.*REJECT.*$")
         assert "APPROVED" in await paste(next(running.lines("DECISION_APPROVE")))
         assert "lunch is at noon" in await paste(next(running.lines("ListMessages")))
         services, methods, sessions = [await paste(line) for line in running.lines("grpcurl")]
         assert "turnkeeper.v1.ChatService" in services
         assert "rpc StreamMessage" in methods
         assert "Tell Ada" in sessions
-        said = [await paste(line) for line in running.lines("python - ")]
-        assert "Paris" in said[0]
-        assert "Done: Sent to Ada." in said[1]
+        outputs = [await paste(line) for line in running.lines("python - ")]
+        assert "Paris" in outputs[0]
+        assert "Done: Sent to Ada." in outputs[1]
         outbox = tmp_path / "data" / "outbox.jsonl"
         await until(lambda: len(outbox.read_text().splitlines()) == 2)
 
 
 async def test_ctrl_c_ends_all_of_it(tmp_path: Path, free_port: int) -> None:
     async with run(free_port, tmp_path / "data") as running:
-        await running.says("^Turnkeeper serves on")
+        await running.printed_line("^Turnkeeper serves on")
         pid = running.process.pid
         started = children(pid) | {grandchild for child in children(pid) for grandchild in children(child)}
         assert len(started) == 3  # the server, its database, its model
@@ -105,13 +105,13 @@ async def test_ctrl_c_ends_all_of_it(tmp_path: Path, free_port: int) -> None:
         assert not [pid for pid in started if alive(pid)]
 
 
-async def test_a_taken_port_is_named_with_who_has_it(tmp_path: Path, free_port: int) -> None:
+async def test_a_taken_port_is_named_with_the_program_that_has_it(tmp_path: Path, free_port: int) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", free_port))
         other.listen(1)
         async with run(free_port, tmp_path / "data") as running:
-            said, _ = await running.process.communicate()
-    assert running.process.returncode == 2, said.decode()
-    assert f"port {free_port} is taken by `" in said.decode()
-    assert f"(pid {os.getpid()})" in said.decode()
-    assert f"PORT={free_port + 1} make run" in said.decode()
+            output, _ = await running.process.communicate()
+    assert running.process.returncode == 2, output.decode()
+    assert f"port {free_port} is taken by `" in output.decode()
+    assert f"(pid {os.getpid()})" in output.decode()
+    assert f"PORT={free_port + 1} make run" in output.decode()

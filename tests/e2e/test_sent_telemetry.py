@@ -26,7 +26,7 @@ from pymongo import AsyncMongoClient
 
 from tests import harness
 from tests.e2e.support.environment import AGENTS, until_event
-from tests.e2e.support.faults import deaf, disconnected
+from tests.e2e.support.faults import disconnected, refused_command
 from tests.integration.collector import Collector, collector
 from tests.processes import until
 from tests.test_tools import ToolControl
@@ -204,7 +204,7 @@ async def lose_an_owner(place: Place, stubs: harness.Stubs, otlp: Sequence[str])
 async def stop_an_owner(place: Place, stubs: harness.Stubs, otlp: Sequence[str]) -> None:
     """A server without a change stream is stopped in its turn's second step, and goes on when the turn is another's."""
     async with (
-        deaf(place.mongo_uri, "aggregate", errorCode=13) as forbidden,
+        refused_command(place.mongo_uri, "aggregate", errorCode=13) as forbidden,
         place.server(*otlp, **{VARIABLE: "step.before_first_write=stop@2"}) as stopped,
         harness.connect(stopped.address) as there,
     ):

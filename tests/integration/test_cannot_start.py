@@ -38,18 +38,18 @@ def serve(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 async def test_a_port_that_another_program_has(serve: Serve, mongo_uri: str, database_name: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
-        status, said = await serve("--port", port, "--mongodb-uri", mongo_uri, "--database", database_name)
+        status, output = await serve("--port", port, "--mongodb-uri", mongo_uri, "--database", database_name)
     assert status == 2
-    assert f"turnkeeper serve: 127.0.0.1:{port} cannot be listened on" in said
-    assert "Traceback" not in said
+    assert f"turnkeeper serve: 127.0.0.1:{port} cannot be listened on" in output
+    assert "Traceback" not in output
 
 
 async def test_a_port_that_several_processes_of_ours_share(serve: Serve, mongo_uri: str, database_name: str) -> None:
     """Also while none of them listens."""
     with supervisor.hold_port("127.0.0.1", 0) as held:
-        status, said = await serve("--port", str(held), "--mongodb-uri", mongo_uri, "--database", database_name)
+        status, output = await serve("--port", str(held), "--mongodb-uri", mongo_uri, "--database", database_name)
     assert status == 2
-    assert f"turnkeeper serve: 127.0.0.1:{held} cannot be listened on" in said
+    assert f"turnkeeper serve: 127.0.0.1:{held} cannot be listened on" in output
 
 
 @pytest.mark.parametrize(
@@ -68,33 +68,33 @@ async def test_a_port_that_several_processes_of_ours_share(serve: Serve, mongo_u
     ],
 )
 async def test_a_setting_that_cannot_be(serve: Serve, flags: list[str], variables: dict[str, str], reason: str) -> None:
-    status, said = await serve(*flags, **variables)
+    status, output = await serve(*flags, **variables)
     assert status == 2
-    assert said.startswith("turnkeeper serve: ")
-    assert reason in said
-    assert len(said.splitlines()) == 1
+    assert output.startswith("turnkeeper serve: ")
+    assert reason in output
+    assert len(output.splitlines()) == 1
 
 
 async def test_no_model(serve: Serve, tmp_path: Path) -> None:
     without = {"OPENAI_BASE_URL": "", "OPENAI_API_KEY": ""}
-    status, said = await serve("--embedded", "--data-dir", str(tmp_path), **without)
+    status, output = await serve("--embedded", "--data-dir", str(tmp_path), **without)
     assert status == 2
-    assert "no model is set: set OPENAI_API_KEY or OPENAI_BASE_URL, pass --local-model" in said
+    assert "no model is set: set OPENAI_API_KEY or OPENAI_BASE_URL, pass --local-model" in output
 
 
 async def test_a_database_that_is_not_there(serve: Serve) -> None:
     uri = "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=200"
-    status, said = await serve("--mongodb-uri", uri, "--operation-time", "1s")
+    status, output = await serve("--mongodb-uri", uri, "--operation-time", "1s")
     assert status == 2
-    assert "turnkeeper serve: no database answers: check MONGODB_URI" in said
-    assert "Traceback" not in said
+    assert "turnkeeper serve: no database answers: check MONGODB_URI" in output
+    assert "Traceback" not in output
 
 
 async def test_what_is_no_address_of_a_database(serve: Serve) -> None:
-    status, said = await serve("--mongodb-uri", "mongodb://ada:p@ss/word@host:x/")
+    status, output = await serve("--mongodb-uri", "mongodb://ada:p@ss/word@host:x/")
     assert status == 2
-    assert "turnkeeper serve: MONGODB_URI is no address of a MongoDB" in said
-    assert "word" not in said.replace("password", "")
+    assert "turnkeeper serve: MONGODB_URI is no address of a MongoDB" in output
+    assert "word" not in output.replace("password", "")
 
 
 @pytest.mark.parametrize(
@@ -105,6 +105,6 @@ async def test_what_is_no_address_of_a_database(serve: Serve) -> None:
     ],
 )
 async def test_a_model_that_no_call_can_reach(serve: Serve, variables: dict[str, str], reason: str) -> None:
-    status, said = await serve("--mongodb-uri", "mongodb://127.0.0.1:1/", **variables)
+    status, output = await serve("--mongodb-uri", "mongodb://127.0.0.1:1/", **variables)
     assert status == 2
-    assert reason in said
+    assert reason in output

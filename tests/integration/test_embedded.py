@@ -90,7 +90,7 @@ async def test_a_killed_parent_leaves_no_server_and_the_folder_to_the_next(tmp_p
         assert await client.test.things.find_one() == {"_id": "kept"}
 
 
-async def test_a_server_that_cannot_start_says_what_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_cannot_start_shows_its_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "mongod"
     broken.write_text("#!/bin/sh\necho 'error while loading shared libraries: libcurl.so.4'\nexit 127\n")
     broken.chmod(0o755)

@@ -70,13 +70,13 @@ async def test_turns_sessions_and_agents_come_once_each(mongo_uri: str, database
         assert sorted(listed) == sorted(sessions)
 
         turns: list[str] = []
-        wanted = chat_pb2.ListTurnsRequest(session_id=sessions[0], page_size=1)
+        turns_request = chat_pb2.ListTurnsRequest(session_id=sessions[0], page_size=1)
         while True:
-            found = await stubs.chat.ListTurns(wanted)
-            turns.extend(turn.turn_id for turn in found.turns)
-            if not found.next_page_token:
+            turns_page = await stubs.chat.ListTurns(turns_request)
+            turns.extend(turn.turn_id for turn in turns_page.turns)
+            if not turns_page.next_page_token:
                 break
-            wanted.page_token = found.next_page_token
+            turns_request.page_token = turns_page.next_page_token
         assert turns == [turn.turn_id for turn in reversed(sent)]
 
         one = await stubs.agents.ListAgents(agent_pb2.ListAgentsRequest(page_size=1))
@@ -98,15 +98,15 @@ async def test_large_messages_come_in_more_pages(mongo_uri: str, database_name: 
         events = await harness.all_events(stubs, session)
         assert [event.sequence for event in events] == list(range(1, len(events) + 1))
         assert sum(event.ByteSize() for event in events) > 4 << 20
-        found: list[message_pb2.Message] = []
+        messages: list[message_pb2.Message] = []
         request = session_pb2.ListMessagesRequest(session_id=session, page_size=100)
         while True:
             page = await stubs.sessions.ListMessages(request)
-            found.extend(page.messages)
+            messages.extend(page.messages)
             if not page.next_page_token:
                 break
             request.page_token = page.next_page_token
-        assert texts(found) == [largest, "ok"] * 18
+        assert texts(messages) == [largest, "ok"] * 18
 
 
 @pytest.mark.parametrize("time", [Timestamp(seconds=10**15), Timestamp(nanos=-5), Timestamp(seconds=-(10**15))])

@@ -68,15 +68,15 @@ async def test_it_serves_until_a_signal(tmp_path: Path, number: signal.Signals) 
 
 async def test_every_request_is_a_line_of_the_record(tmp_path: Path) -> None:
     record = tmp_path / "model.jsonl"
-    asked = [{"messages": [{"role": "user", "content": f"ö\n{number}"}]} for number in range(3)]
+    bodies = [{"messages": [{"role": "user", "content": f"ö\n{number}"}]} for number in range(3)]
     async with started("--record", str(record)) as process, aiohttp.ClientSession() as http:
         assert process.stdout
         url = (await process.stdout.readline()).decode().removeprefix("scripted model: ").strip()
-        for body in asked:
+        for body in bodies:
             async with http.post(f"{url}/chat/completions", json=body) as answer:
                 await answer.read()
         lines = record.read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line) for line in lines] == asked
+    assert [json.loads(line) for line in lines] == bodies
 
 
 async def test_a_bad_script_is_one_clear_line(refused: Refused, tmp_path: Path) -> None:

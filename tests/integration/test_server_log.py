@@ -24,9 +24,9 @@ async def test_every_line_names_the_replica_and_none_a_key(mongo_uri: str, datab
     async with asyncio.timeout(30):
         assert b"serving on" in await process.stdout.readline()
         process.terminate()
-        _, said = await process.communicate()
-    lines = [json.loads(line) for line in said.decode().splitlines()]
+        _, output = await process.communicate()
+    lines = [json.loads(line) for line in output.decode().splitlines()]
     assert lines[-1]["message"] == "drained: the process ends"
     (replica,) = {line["replica"] for line in lines}
     assert re.fullmatch(rf"replica-{process.pid}-[0-9a-f]{{6}}", replica)
-    assert b"nobody-must-see" not in said
+    assert b"nobody-must-see" not in output

@@ -26,8 +26,8 @@ def on_a_terminal(command: list[str], *, folder: Path, env: dict[str, str]) -> t
         os.close(theirs)
         output = b""
         try:
-            while piece := os.read(ours, 65536):
-                output += piece
+            while chunk := os.read(ours, 65536):
+                output += chunk
         except OSError:  # Linux reports the end of the other side so
             pass
         finally:

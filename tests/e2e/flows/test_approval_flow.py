@@ -9,7 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from pymongo import AsyncMongoClient
 
 from tests import harness
-from tests.e2e.support.environment import Environment, said, until_event
+from tests.e2e.support.environment import Environment, transcript, until_event
 from tests.status_details import refused
 from turnkeeper.pb.v1 import approval_pb2, chat_pb2, event_pb2
 
@@ -40,7 +40,7 @@ text = "Told: {tool_result}"
 AWAITING = chat_pb2.TURN_STATE_AWAITING_APPROVAL
 
 
-async def asked(env: Environment, message: str, *, agent: str = "asker") -> tuple[str, chat_pb2.Turn]:
+async def pending_approval(env: Environment, message: str, *, agent: str = "asker") -> tuple[str, chat_pb2.Turn]:
     """A session whose turn waits for a person."""
     session = await harness.create_test_session(env.stubs, agent=agent)
     turn = await harness.send_message_to_session(env.stubs, session, message)
@@ -69,7 +69,7 @@ async def streamed(
 
 class TestApprovalFlow:
     async def test_approved_it_runs_once_and_the_turn_goes_on(self, env: Environment) -> None:
-        session, turn = await asked(env, "do approved")
+        session, turn = await pending_approval(env, "do approved")
         approval = await harness.wait_for_approval(env.stubs, session)
         assert turn.pending[0].approval_id == approval.approval_id
         assert (approval.tool, approval.arguments_json) == ("act", '{"label":"approved"}')
@@ -83,8 +83,8 @@ class TestApprovalFlow:
         events = await harness.all_events(env.stubs, session)
         assert events[decided.sequence - 1].approval_decided.approval_id == approval.approval_id
 
-    async def test_rejected_it_does_not_run_and_the_model_is_told_why(self, env: Environment) -> None:
-        session, turn = await asked(env, "do rejected")
+    async def test_a_rejected_call_does_not_run_and_the_model_gets_the_reason(self, env: Environment) -> None:
+        session, turn = await pending_approval(env, "do rejected")
         (approval,) = await pending_of(env, session)
         await harness.decide(env.stubs, approval, approve=False, reason="not on a Friday")
         ended = await harness.wait_for_turn(env.stubs, session, turn.turn_id)
@@ -96,8 +96,8 @@ class TestApprovalFlow:
         assert (returned.outcome, returned.started) == (event_pb2.TOOL_OUTCOME_REJECTED, False)
         assert "tool_started" not in harness.kinds(events)
 
-    async def test_nobody_decides_and_it_expires(self, env: Environment) -> None:
-        session, turn = await asked(env, "do expired", agent="hurried")
+    async def test_an_undecided_approval_expires(self, env: Environment) -> None:
+        session, turn = await pending_approval(env, "do expired", agent="hurried")
         (approval,) = await pending_of(env, session)
         waited = await env.stubs.approvals.WaitApproval(
             approval_pb2.WaitApprovalRequest(approval_id=approval.approval_id, wait=Duration(seconds=10))
@@ -121,9 +121,9 @@ class TestApprovalFlow:
         await harness.decide(env.stubs, approval)
         ended = await harness.wait_for_turn(env.stubs, session, turn.turn_id)
         assert ended.state == chat_pb2.TURN_STATE_COMPLETED
-        heard = env.model_requests("both siblings")
-        assert len(heard) == 2
-        assert said(heard[1]) == [
+        requests = env.model_requests("both siblings")
+        assert len(requests) == 2
+        assert transcript(requests[1]) == [
             "user: both siblings",
             "call: act",
             "call: hold_reading",
@@ -136,27 +136,27 @@ class TestApprovalFlow:
         turn = await harness.send_message_to_session(env.stubs, session, "both early", wait=0)
         approval = await harness.wait_for_approval(env.stubs, session)
         await env.tool_control.started("early-read")
-        async with env.another() as elsewhere:
-            await harness.decide(elsewhere, approval)
+        async with env.another() as other:
+            await harness.decide(other, approval)
             await env.tool_control.started("early-acted")
         env.tool_control.release("early-read")
         ended = await harness.wait_for_turn(env.stubs, session, turn.turn_id)
         assert ended.state == chat_pb2.TURN_STATE_COMPLETED
         assert len(env.model_requests("both early")) == 2
 
-    async def test_a_rejection_while_the_sibling_runs_is_told_to_the_model(self, env: Environment) -> None:
+    async def test_a_rejection_while_the_sibling_runs_reaches_the_model(self, env: Environment) -> None:
         session = await harness.create_test_session(env.stubs, agent="asker")
         turn = await harness.send_message_to_session(env.stubs, session, "both refused", wait=0)
         approval = await harness.wait_for_approval(env.stubs, session)
         await env.tool_control.started("refused-read")
-        async with env.another() as elsewhere:
-            await harness.decide(elsewhere, approval, approve=False)
+        async with env.another() as other:
+            await harness.decide(other, approval, approve=False)
         env.tool_control.release("refused-read")
         ended = await harness.wait_for_turn(env.stubs, session, turn.turn_id)
         assert ended.state == chat_pb2.TURN_STATE_COMPLETED
-        assert "tool: A person rejected this call." in said(env.model_requests("both refused")[1])
+        assert "tool: A person rejected this call." in transcript(env.model_requests("both refused")[1])
 
-    async def test_an_expiry_while_the_sibling_runs_is_told_to_the_model(self, env: Environment) -> None:
+    async def test_an_expiry_while_the_sibling_runs_reaches_the_model(self, env: Environment) -> None:
         session = await harness.create_test_session(env.stubs, agent="hurried")
         turn = await harness.send_message_to_session(env.stubs, session, "both lapsed", wait=0)
         await env.tool_control.started("lapsed-read")
@@ -164,10 +164,10 @@ class TestApprovalFlow:
         env.tool_control.release("lapsed-read")
         ended = await harness.wait_for_turn(env.stubs, session, turn.turn_id)
         assert ended.state == chat_pb2.TURN_STATE_COMPLETED
-        assert "tool: Nobody approved this call in time." in said(env.model_requests("both lapsed")[1])
+        assert "tool: Nobody approved this call in time." in transcript(env.model_requests("both lapsed")[1])
 
     async def test_two_approvals_of_one_message_are_decided_one_by_one(self, env: Environment) -> None:
-        session, turn = await asked(env, "two parts")
+        session, turn = await pending_approval(env, "two parts")
         assert [item.tool for item in turn.pending] == ["act", "act"]
         first, second = await pending_of(env, session)
         await harness.decide(env.stubs, second)
@@ -182,34 +182,34 @@ class TestApprovalFlow:
         assert len(env.model_requests("two parts")) == 2
 
     async def test_two_approvals_decided_at_once_on_two_servers_lose_no_wake_up(self, env: Environment) -> None:
-        async with env.another() as elsewhere:
+        async with env.another() as other:
             for number in range(8):
-                session, turn = await asked(env, f"two rush{number}")
+                session, turn = await pending_approval(env, f"two rush{number}")
                 first, second = await pending_of(env, session)
-                await asyncio.gather(harness.decide(env.stubs, first), harness.decide(elsewhere, second))
+                await asyncio.gather(harness.decide(env.stubs, first), harness.decide(other, second))
                 ended = await harness.wait_for_turn(env.stubs, session, turn.turn_id)
                 assert ended.state == chat_pb2.TURN_STATE_COMPLETED
                 assert [len(env.tool_control.effects(f"rush{number}-{call}")) for call in (1, 2)] == [1, 1]
 
     async def test_a_turn_that_waits_holds_no_lease(self, env: Environment) -> None:
-        session, turn = await asked(env, "do unleased")
+        session, turn = await pending_approval(env, "do unleased")
         async with AsyncMongoClient[dict[str, object]](env.mongo_uri) as client:
             head = await client[env.database]["heads"].find_one({"_id.session_id": session})
         assert head is not None
         assert (head["owner"], head["lease_until"], head["wake_at"]) == ("", None, None)
         assert head["active_turn"] == turn.turn_id
 
-    async def test_whoever_waits_for_it_is_told_of_the_decision(self, env: Environment) -> None:
-        session, _ = await asked(env, "do awaited")
+    async def test_every_waiting_caller_gets_the_decision(self, env: Environment) -> None:
+        session, _ = await pending_approval(env, "do awaited")
         (approval,) = await pending_of(env, session)
         request = approval_pb2.WaitApprovalRequest(approval_id=approval.approval_id, wait=Duration(seconds=20))
-        async with env.another() as elsewhere:
-            waits = [stubs.approvals.WaitApproval(request) for stubs in (env.stubs, elsewhere)]
+        async with env.another() as other:
+            waits = [stubs.approvals.WaitApproval(request) for stubs in (env.stubs, other)]
             await harness.decide(env.stubs, approval, approve=False)
             for wait in waits:
                 assert (await wait).approval.state == approval_pb2.APPROVAL_STATE_REJECTED
 
-    async def test_when_the_server_that_asked_is_gone_another_goes_on(self, env: Environment) -> None:
+    async def test_when_the_first_server_is_gone_another_goes_on(self, env: Environment) -> None:
         async with env.another() as first:
             session = await harness.create_test_session(first, agent="asker")
             turn = await harness.send_message_to_session(first, session, "do handed-over")
@@ -237,8 +237,8 @@ class TestApprovalFlow:
         assert numbers == [event.sequence for event in await harness.all_events(env.stubs, session) if event.turn_id]
 
     async def test_the_inbox_lists_oldest_first_and_filters(self, env: Environment) -> None:
-        sessions = [(await asked(env, f"do inbox{number}"))[0] for number in range(3)]
-        found: list[approval_pb2.Approval] = []
+        sessions = [(await pending_approval(env, f"do inbox{number}"))[0] for number in range(3)]
+        approvals: list[approval_pb2.Approval] = []
         token = ""
         while True:
             page = await env.stubs.approvals.ListApprovals(
@@ -250,11 +250,11 @@ class TestApprovalFlow:
                     page_token=token,
                 )
             )
-            found.extend(page.approvals)
+            approvals.extend(page.approvals)
             token = page.next_page_token
             if not token:
                 break
-        ours = [approval.session_id for approval in found if approval.session_id in sessions]
+        ours = [approval.session_id for approval in approvals if approval.session_id in sessions]
         assert ours == sessions
         none = await env.stubs.approvals.ListApprovals(
             approval_pb2.ListApprovalsRequest(session_id=sessions[0], tool="add")
@@ -264,7 +264,7 @@ class TestApprovalFlow:
 
 class TestRefusedDecisions:
     async def test_other_arguments_than_those_shown_are_refused_and_nothing_changes(self, env: Environment) -> None:
-        session, _ = await asked(env, "do mismatched")
+        session, _ = await pending_approval(env, "do mismatched")
         (approval,) = await pending_of(env, session)
         approval.arguments_hash = "0" * 64
         with refused("ARGUMENTS_HASH_MISMATCH") as refusal:
@@ -274,8 +274,8 @@ class TestRefusedDecisions:
         assert len(await pending_of(env, session)) == 1
         assert "approval_decided" not in harness.kinds(await harness.all_events(env.stubs, session))
 
-    async def test_a_second_decision_is_told_who_won(self, env: Environment) -> None:
-        session, turn = await asked(env, "do twice")
+    async def test_another_decision_is_refused_with_the_first_one_s_state(self, env: Environment) -> None:
+        session, turn = await pending_approval(env, "do twice")
         (approval,) = await pending_of(env, session)
         first = await harness.decide(env.stubs, approval, approve=False)
         with refused("APPROVAL_ALREADY_PROCESSED") as refusal:
@@ -288,7 +288,7 @@ class TestRefusedDecisions:
         assert not env.tool_control.effects("twice")
 
     async def test_a_cancelled_turns_approval_is_withdrawn(self, env: Environment) -> None:
-        session, turn = await asked(env, "do withdrawn")
+        session, turn = await pending_approval(env, "do withdrawn")
         (approval,) = await pending_of(env, session)
         await env.stubs.chat.CancelTurn(chat_pb2.CancelTurnRequest(session_id=session, turn_id=turn.turn_id))
         await until_event(env.stubs, session, "approval_withdrawn")

@@ -12,7 +12,7 @@ from grpc import aio
 
 from tests import harness
 from tests.e2e.support.environment import Environment
-from tests.e2e.support.methods import METHODS, NOBODY, TEXT, Method
+from tests.e2e.support.methods import METHODS, MISSING, TEXT, Method
 from tests.status_details import refused
 from tests.test_tools import REPOSITORY
 from turnkeeper.pb.v1 import agent_pb2, approval_pb2, chat_pb2, message_pb2, session_pb2
@@ -27,8 +27,8 @@ KIB = 1024
 STATUS = REPOSITORY / "docs" / "reference" / "status.md"
 
 
-IN_A_SESSION = [method for method in METHODS if getattr(method.request, "session_id", "") == NOBODY]
-each = pytest.mark.parametrize("method", METHODS, ids=str)
+IN_A_SESSION = [method for method in METHODS if getattr(method.request, "session_id", "") == MISSING]
+every_method = pytest.mark.parametrize("method", METHODS, ids=str)
 
 
 def wire_fields(data: bytes) -> list[bytes]:
@@ -49,7 +49,7 @@ async def test_every_method_that_works_is_tried() -> None:
 class TestBytes:
     """Requests that no stub would send."""
 
-    @each
+    @every_method
     async def test_an_empty_request(self, env: Environment, method: Method) -> None:
         if method.lists:
             assert await method.call(env.stubs, b"")
@@ -60,7 +60,7 @@ class TestBytes:
         assert refusal.details.fields
         assert set(refusal.details.metadata["fields"].split(",")) == set(refusal.details.fields)
 
-    @each
+    @every_method
     @pytest.mark.parametrize("data", [b"\xff" * 5, b"\x0a\x7fshort", b"\x0b\x00", b"\x0a\x02\xc3\x28"])
     async def test_bytes_that_are_no_message(self, env: Environment, method: Method, data: bytes) -> None:
         """An endless number, a length beyond the end, a group without an end, a text that is not UTF-8."""
@@ -68,14 +68,14 @@ class TestBytes:
         text_first = method.request.DESCRIPTOR.fields_by_number[1].name != "page_size"
         assert reason == "INVALID_REQUEST" if text_first else reason in ("INVALID_REQUEST", "OK")
 
-    @each
+    @every_method
     async def test_a_request_cut_off_anywhere(self, env: Environment, method: Method) -> None:
         data = method.request.SerializeToString()
         reasons = {await method.reason(env.stubs, data[:size]) for size in range(1, len(data))}
         assert reasons <= {"OK", "INVALID_REQUEST", "SESSION_NOT_FOUND", "APPROVAL_NOT_FOUND", "AGENT_NOT_FOUND"}
         assert "INVALID_REQUEST" in reasons
 
-    @each
+    @every_method
     async def test_fields_of_another_type_are_no_fields_of_ours(self, env: Environment, method: Method) -> None:
         """Every field as a number and as eight bytes: a text that is required is missing."""
         for wire_type, content in ((0, b"\x07"), (1, b"\x07" * 8), (5, b"\x07" * 4)):
@@ -99,7 +99,7 @@ class TestBytes:
         method = Method("Session", "CreateSession", session_pb2.CreateSessionRequest())
         assert await method.call(env.stubs, data + b"\xc2\x3e\x03new")
 
-    @pytest.mark.parametrize("method", [each for each in METHODS if each.service == "Chat"][:2], ids=str)
+    @pytest.mark.parametrize("method", [method for method in METHODS if method.service == "Chat"][:2], ids=str)
     async def test_more_than_a_request_may_have(self, env: Environment, method: Method) -> None:
         """gRPC itself refuses it; the server goes on."""
         with pytest.raises(aio.AioRpcError) as raised:
@@ -170,10 +170,10 @@ class TestWhatDoesNotExist:
         """Nobody waits for ever for what will never come."""
         session = await harness.create_test_session(env.stubs, agent="talker")
         with refused("TURN_NOT_FOUND"):
-            await env.stubs.sessions.ListEvents(session_pb2.ListEventsRequest(session_id=session, turn_id=NOBODY))
+            await env.stubs.sessions.ListEvents(session_pb2.ListEventsRequest(session_id=session, turn_id=MISSING))
         with refused("TURN_NOT_FOUND"):
             await env.stubs.sessions.WatchEvents(
-                session_pb2.WatchEventsRequest(session_id=session, turn_id=NOBODY, follow=True)
+                session_pb2.WatchEventsRequest(session_id=session, turn_id=MISSING, follow=True)
             ).read()
 
 
@@ -261,8 +261,8 @@ class TestValues:
         request = session_pb2.CreateSessionRequest(
             request_id="deep", agent="talker", metadata=Struct(fields={"a": deep})
         )
-        made = await env.stubs.sessions.CreateSession(request)
-        assert made.session.metadata == request.metadata
+        response = await env.stubs.sessions.CreateSession(request)
+        assert response.session.metadata == request.metadata
 
     async def test_times_and_waits_that_cannot_be(self, env: Environment) -> None:
         for time in (Timestamp(seconds=10**15), Timestamp(seconds=-(10**15)), Timestamp(nanos=-1)):
@@ -273,16 +273,16 @@ class TestValues:
                 assert refusal.details.fields == (field,)
         for wait in (Duration(seconds=121), Duration(seconds=-1), Duration(nanos=-1), Duration(seconds=2**62)):
             with refused("INVALID_REQUEST") as refusal:
-                await env.stubs.approvals.WaitApproval(approval_pb2.WaitApprovalRequest(approval_id=NOBODY, wait=wait))
+                await env.stubs.approvals.WaitApproval(approval_pb2.WaitApprovalRequest(approval_id=MISSING, wait=wait))
             assert refusal.details.fields == ("wait",)
 
-    async def test_numbers_of_enums_that_nobody_knows(self, env: Environment) -> None:
+    async def test_unknown_numbers_of_enums(self, env: Environment) -> None:
         session = await harness.create_test_session(env.stubs, agent="talker")
         unknown: list[tuple[str, Callable[[], object]]] = [
             (
                 "decision",
                 lambda: env.stubs.approvals.DecideApproval(
-                    approval_pb2.DecideApprovalRequest(approval_id=NOBODY, decision=99, arguments_hash="0")  # type: ignore[arg-type]
+                    approval_pb2.DecideApprovalRequest(approval_id=MISSING, decision=99, arguments_hash="0")  # type: ignore[arg-type]
                 ),
             ),
             (
@@ -332,7 +332,7 @@ class TestValues:
                 await harness.send_message_to_session(env.stubs, session, "hello", response_schema_json=schema)
             assert refusal.details.fields == ("response_schema_json",)
 
-    async def test_what_comes_with_a_later_release_says_so(self, env: Environment) -> None:
+    async def test_a_feature_of_a_later_release_is_unimplemented(self, env: Environment) -> None:
         session = await harness.create_test_session(env.stubs, agent="talker")
         picture = message_pb2.Part(image=message_pb2.Blob(media_type="image/png", inline=b"x"))
         request = chat_pb2.SendMessageRequest(session_id=session, request_id="r", content=[picture])

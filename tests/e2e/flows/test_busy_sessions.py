@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from tests import harness
-from tests.e2e.support.environment import Environment, said, until_event
+from tests.e2e.support.environment import Environment, transcript, until_event
 from tests.e2e.support.stream_reader import Reader, stream
 from tests.status_details import refused
 from turnkeeper.pb.v1 import chat_pb2, error_pb2, event_pb2, message_pb2, session_pb2
@@ -75,7 +75,7 @@ class TestReject:
 
 
 class TestEnqueue:
-    async def test_queued_messages_run_in_order_and_are_heard_in_the_order_of_their_turns(
+    async def test_queued_messages_run_in_order_and_reach_the_model_in_the_order_of_their_turns(
         self, env: Environment
     ) -> None:
         session, first = await holding(env, "queueing")
@@ -84,12 +84,12 @@ class TestEnqueue:
             for words in ("second", "third")
         ]
         assert [turn.state for turn in turns] == [chat_pb2.TURN_STATE_PENDING] * 2
-        found = await env.stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id=session))
-        assert (found.session.active_turn_id, found.session.queued_turns) == (first.turn_id, 2)
+        response = await env.stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id=session))
+        assert (response.session.active_turn_id, response.session.queued_turns) == (first.turn_id, 2)
         env.tool_control.release("queueing")
         ended = [await harness.wait_for_turn(env.stubs, session, turn.turn_id) for turn in turns]
         assert [harness.answer_of(turn) for turn in ended] == ["You said: second", "You said: third"]
-        assert said(env.model_requests("queueing")[-1]) == [
+        assert transcript(env.model_requests("queueing")[-1]) == [
             "user: hold queueing",
             "call: hold_reading",
             "tool: queueing is done",
@@ -165,7 +165,7 @@ class TestEnqueue:
 
 
 class TestInterrupt:
-    async def test_what_was_said_is_kept_and_the_new_message_comes_next(self, env: Environment) -> None:
+    async def test_the_partial_answer_is_kept_and_the_new_message_comes_next(self, env: Environment) -> None:
         session = await harness.create_test_session(env.stubs, agent="talker")
         first = await harness.send_message_to_session(env.stubs, session, "stall the interrupted", wait=0)
         await until_event(env.stubs, session, "content_delta")
@@ -181,7 +181,7 @@ class TestInterrupt:
         kept = partial.content[0].text
         assert kept
         assert "Once upon a time there was".startswith(kept)
-        assert said(env.model_requests("stall the interrupted")[-1])[1:] == [
+        assert transcript(env.model_requests("stall the interrupted")[-1])[1:] == [
             "user: stall the interrupted",
             f"assistant: {kept}",
             "user: stop that",
@@ -192,7 +192,7 @@ class TestInterrupt:
         turn = await harness.send_message_to_session(env.stubs, session, "me first", if_busy=INTERRUPT)
         assert harness.answer_of(turn) == "You said: me first"
         assert (await harness.wait_for_turn(env.stubs, session, first.turn_id)).state == chat_pb2.TURN_STATE_CANCELLED
-        assert said(env.model_requests("me first")[-1])[:3] == [
+        assert transcript(env.model_requests("me first")[-1])[:3] == [
             "user: hold early",
             "call: hold_reading",
             "tool: The call was cancelled before its result was known.",
@@ -224,5 +224,5 @@ class TestInterrupt:
         turns = await asyncio.gather(*sent)
         assert {turn.state for turn in turns} <= {chat_pb2.TURN_STATE_COMPLETED, chat_pb2.TURN_STATE_CANCELLED}
         assert chat_pb2.TURN_STATE_COMPLETED in {turn.state for turn in turns}
-        found = await env.stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id=session))
-        assert (found.session.active_turn_id, found.session.queued_turns) == ("", 0)
+        response = await env.stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id=session))
+        assert (response.session.active_turn_id, response.session.queued_turns) == ("", 0)

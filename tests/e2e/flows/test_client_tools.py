@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from pymongo import AsyncMongoClient
 
 from tests import harness
-from tests.e2e.support.environment import Environment, said
+from tests.e2e.support.environment import Environment, transcript
 from tests.e2e.support.stream_reader import Reader, stream
 from tests.status_details import refused
 from turnkeeper.pb.v1 import chat_pb2, event_pb2, session_pb2
@@ -70,9 +70,9 @@ async def submit(
 
 async def head_of(env: Environment, session: str) -> dict[str, Any]:
     async with AsyncMongoClient[dict[str, Any]](env.mongo_uri) as client:
-        found = await client[env.database]["heads"].find_one({"_id.session_id": session})
-    assert found is not None
-    return found
+        head = await client[env.database]["heads"].find_one({"_id.session_id": session})
+    assert head is not None
+    return head
 
 
 def returned(events: list[event_pb2.Event]) -> list[event_pb2.ToolReturned]:
@@ -91,8 +91,8 @@ class TestClientTools:
             event_pb2.POLICY_ACTION_AUTO,
             event_pb2.TOOL_CLASS_IRREVERSIBLE,
         )
-        asked = events[-1].client_tool_requested
-        assert (asked.tool_call_id, asked.arguments_json) == (item.tool_call_id, '{"at":"answered"}')
+        request = events[-1].client_tool_requested
+        assert (request.tool_call_id, request.arguments_json) == (item.tool_call_id, '{"at":"answered"}')
         response = await submit(env.stubs, session, item.tool_call_id, "a cat")
         ended = await harness.wait_for_turn(env.stubs, session, turn.turn_id)
         assert harness.answer_of(ended) == "Told: a cat"
@@ -100,7 +100,7 @@ class TestClientTools:
         assert events[response.sequence - 1].tool_returned.tool_call_id == item.tool_call_id
         (result,) = returned(events)
         assert (result.outcome, result.result_json, result.started) == (event_pb2.TOOL_OUTCOME_OK, '"a cat"', True)
-        assert said(env.model_requests("mine answered")[1])[-1] == "tool: a cat"
+        assert transcript(env.model_requests("mine answered")[1])[-1] == "tool: a cat"
 
     async def test_it_is_offered_beside_the_agents_own_tools_and_only_in_its_turn(self, env: Environment) -> None:
         session, turn = await waiting(env, "hello offered", agent="plain")
@@ -113,7 +113,7 @@ class TestClientTools:
         ]
         assert names == [["add", "write_note", "look"], ["add", "write_note"]]
 
-    async def test_a_failure_is_told_to_the_model(self, env: Environment) -> None:
+    async def test_a_failure_reaches_the_model(self, env: Environment) -> None:
         session, turn = await waiting(env, "mine failed")
         await submit(env.stubs, session, turn.pending[0].tool_call_id, {"error": "it is dark"}, failed=True)
         ended = await harness.wait_for_turn(env.stubs, session, turn.turn_id)
@@ -121,9 +121,7 @@ class TestClientTools:
         (result,) = returned(await harness.all_events(env.stubs, session))
         assert result.outcome == event_pb2.TOOL_OUTCOME_FAILED
 
-    async def test_arguments_that_do_not_fit_are_told_to_the_model_and_not_to_the_client(
-        self, env: Environment
-    ) -> None:
+    async def test_arguments_that_do_not_fit_go_to_the_model_and_not_to_the_client(self, env: Environment) -> None:
         session, turn = await waiting(env, "wrong arguments")
         assert turn.state == COMPLETED
         events = await harness.all_events(env.stubs, session)
@@ -144,16 +142,16 @@ class TestClientTools:
         await submit(env.stubs, session, left, "l")
         ended = await harness.wait_for_turn(env.stubs, session, turn.turn_id)
         assert ended.state == COMPLETED
-        heard = env.model_requests("pair parted")
-        assert [line for line in said(heard[1]) if line.startswith("tool")] == ["tool: r", "tool: l"]
-        assert len(heard) == 2
+        requests = env.model_requests("pair parted")
+        assert [line for line in transcript(requests[1]) if line.startswith("tool")] == ["tool: r", "tool: l"]
+        assert len(requests) == 2
 
     async def test_two_results_at_once_on_two_servers_lose_no_wake_up(self, env: Environment) -> None:
-        async with env.another() as elsewhere:
+        async with env.another() as other:
             for number in range(8):
                 session, turn = await waiting(env, f"pair rush{number}")
                 left, right = (item.tool_call_id for item in turn.pending)
-                await asyncio.gather(submit(env.stubs, session, left), submit(elsewhere, session, right))
+                await asyncio.gather(submit(env.stubs, session, left), submit(other, session, right))
                 ended = await harness.wait_for_turn(env.stubs, session, turn.turn_id)
                 assert ended.state == COMPLETED
 
@@ -181,18 +179,18 @@ class TestClientTools:
         await env.tool_control.started("early-read")
         approval = await harness.wait_for_approval(env.stubs, session)
         events = await harness.all_events(env.stubs, session)
-        call = next(each.client_tool_requested for each in events if each.HasField("client_tool_requested"))
+        call = next(event.client_tool_requested for event in events if event.HasField("client_tool_requested"))
         response = await submit(env.stubs, session, call.tool_call_id, "early bird")
         assert response.turn.state == chat_pb2.TURN_STATE_RUNNING
         await harness.decide(env.stubs, approval, approve=False)
         env.tool_control.release("early-read")
         ended = await harness.wait_for_turn(env.stubs, session, turn.turn_id)
         assert ended.state == COMPLETED
-        told = [line for line in said(env.model_requests("mixed early")[1]) if line.startswith("tool")]
-        assert len(told) == 3
-        assert "tool: early bird" in told
+        results = [line for line in transcript(env.model_requests("mixed early")[1]) if line.startswith("tool")]
+        assert len(results) == 3
+        assert "tool: early bird" in results
 
-    async def test_when_the_server_that_asked_is_gone_another_goes_on(self, env: Environment) -> None:
+    async def test_when_the_first_server_is_gone_another_goes_on(self, env: Environment) -> None:
         async with env.another() as first:
             session = await harness.create_test_session(first, agent="asker")
             turn = await harness.send_message_to_session(first, session, "mine moved", client_tools=[LOOK])
@@ -201,9 +199,7 @@ class TestClientTools:
         ended = await harness.wait_for_turn(env.stubs, session, turn.turn_id)
         assert harness.answer_of(ended) == "Told: still there"
 
-    async def test_a_stream_ends_where_the_client_is_asked_and_goes_on_when_it_is_attached_again(
-        self, env: Environment
-    ) -> None:
+    async def test_a_stream_ends_at_a_client_s_tool_and_goes_on_when_it_is_opened_again(self, env: Environment) -> None:
         session, reader = await harness.create_test_session(env.stubs, agent="asker"), Reader(whole=False)
         wish: dict[str, Any] = {"request_id": harness.new_request_id(), "client_tools": [LOOK]}
         async for _ in stream(env.stubs, session, "mine streamed", reader, **wish):
@@ -275,9 +271,9 @@ class TestRepeats:
     async def test_five_at_once_on_two_servers_have_one_effect(self, env: Environment) -> None:
         session, turn = await waiting(env, "mine five")
         call = turn.pending[0].tool_call_id
-        async with env.another() as elsewhere:
-            stubs = [env.stubs, elsewhere, env.stubs, elsewhere, env.stubs]
-            answers = await asyncio.gather(*(submit(each, session, call, "once") for each in stubs))
+        async with env.another() as other:
+            stubs = [env.stubs, other, env.stubs, other, env.stubs]
+            answers = await asyncio.gather(*(submit(stub, session, call, "once") for stub in stubs))
         assert len({answer.sequence for answer in answers}) == 1
         await harness.wait_for_turn(env.stubs, session, turn.turn_id)
         assert len(returned(await harness.all_events(env.stubs, session))) == 1
@@ -309,7 +305,7 @@ class TestRefused:
             assert refusal.details.fields == (path,)
         assert harness.kinds(await harness.all_events(env.stubs, session)) == ["session_created"]
 
-    async def test_results_that_the_model_cannot_be_told_change_nothing(self, env: Environment) -> None:
+    async def test_results_that_cannot_be_sent_to_the_model_change_nothing(self, env: Environment) -> None:
         session, turn = await waiting(env, "mine malformed")
         call = turn.pending[0].tool_call_id
         for result in ("seen", "NaN", '"\\ud83d"', f'"{"x" * 65_535}"', "[" * 10_000):
@@ -326,7 +322,7 @@ class TestRefused:
         )
         assert still.turn.state == AWAITING
 
-    async def test_calls_that_no_client_was_asked_for(self, env: Environment) -> None:
+    async def test_results_of_calls_that_no_client_runs(self, env: Environment) -> None:
         session, turn = await waiting(env, "mixed others", wait=0)
         env.tool_control.release("others-read")
         turn = await harness.wait_for_turn(env.stubs, session, turn.turn_id)

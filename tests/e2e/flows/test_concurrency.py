@@ -62,8 +62,8 @@ class TestConcurrency:
         async with env.another() as other:
             for _ in range(2):
                 servers = (env.stubs, other) * 5
-                told = await asyncio.gather(*(send(stubs, number) for number, stubs in enumerate(servers)))
-                assert told.count("TURN_IN_PROGRESS") == len(told) - 1
+                outcomes = await asyncio.gather(*(send(stubs, number) for number, stubs in enumerate(servers)))
+                assert outcomes.count("TURN_IN_PROGRESS") == len(outcomes) - 1
         turns = await env.stubs.chat.ListTurns(chat_pb2.ListTurnsRequest(session_id=session))
         assert [turn.state for turn in turns.turns] == [chat_pb2.TURN_STATE_COMPLETED] * 2
 
@@ -131,7 +131,7 @@ class TestConcurrency:
 
 
 async def _states(stubs: Stubs, turns: list[chat_pb2.Turn]) -> list[chat_pb2.TurnState.ValueType]:
-    return [(await harness.wait_for_turn(stubs, each.session_id, each.turn_id, seconds=0)).state for each in turns]
+    return [(await harness.wait_for_turn(stubs, turn.session_id, turn.turn_id, seconds=0)).state for turn in turns]
 
 
 async def _when_all_ended(stubs: Stubs, session: str, *, turns: int) -> list[event_pb2.Event] | None:
@@ -142,5 +142,5 @@ async def _when_all_ended(stubs: Stubs, session: str, *, turns: int) -> list[eve
 
 
 def _text(event: event_pb2.Event) -> str:
-    said = event.message_received if event.HasField("message_received") else event.message_completed
-    return "".join(part.text for part in said.content)
+    payload = event.message_received if event.HasField("message_received") else event.message_completed
+    return "".join(part.text for part in payload.content)

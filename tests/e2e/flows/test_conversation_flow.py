@@ -4,7 +4,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from tests import harness
-from tests.e2e.support.environment import Environment, said
+from tests.e2e.support.environment import Environment, transcript
 from turnkeeper.pb.v1 import chat_pb2, event_pb2, message_pb2, session_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -36,13 +36,13 @@ text = "You said: {user}"
 
 
 class TestConversationFlow:
-    async def test_the_model_hears_everything_that_was_said_in_order(self, env: Environment) -> None:
+    async def test_the_model_gets_all_earlier_messages_in_order(self, env: Environment) -> None:
         session = await harness.create_test_session(env.stubs, agent="talker")
         for words in ("apples", "and apples with pears", "apples — и груши 🍐"):
             turn = await harness.send_message_to_session(env.stubs, session, words)
             assert turn.state == chat_pb2.TURN_STATE_COMPLETED
             assert harness.answer_of(turn) == f"You said: {words}"
-        assert said(env.model_requests("apples")[-1]) == [
+        assert transcript(env.model_requests("apples")[-1]) == [
             "system: You are a talker.",
             "user: apples",
             "assistant: You said: apples",
@@ -75,27 +75,29 @@ class TestConversationFlow:
         )
         response = await env.stubs.chat.SendMessage(request)
         assert harness.answer_of(response.turn) == "You said: hello from   nowhere"
-        found = await env.stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id=response.turn.session_id))
-        assert found.session.title == "hello from nowhere"
-        assert found.session.labels == {"team": "blue"}
-        assert found.session.state == session_pb2.SESSION_STATE_ACTIVE
+        created = await env.stubs.sessions.GetSession(
+            session_pb2.GetSessionRequest(session_id=response.turn.session_id)
+        )
+        assert created.session.title == "hello from nowhere"
+        assert created.session.labels == {"team": "blue"}
+        assert created.session.state == session_pb2.SESSION_STATE_ACTIVE
 
     async def test_what_turns_used_adds_up_to_what_the_session_used(self, env: Environment) -> None:
         session = await harness.create_test_session(env.stubs, agent="talker")
         first = await harness.send_message_to_session(env.stubs, session, "count")
         await harness.send_message_to_session(env.stubs, session, "count again")
         assert (first.usage.input_tokens, first.usage.output_tokens, first.usage.model_calls) == (100, 7, 1)
-        found = await env.stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id=session))
-        usage = found.session.usage
+        response = await env.stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id=session))
+        usage = response.session.usage
         assert (usage.input_tokens, usage.output_tokens, usage.model_calls) == (200, 14, 2)
 
-    async def test_an_answer_that_met_the_output_limit_says_so(self, env: Environment) -> None:
+    async def test_an_answer_at_the_output_limit_has_that_finish_reason(self, env: Environment) -> None:
         session = await harness.create_test_session(env.stubs, agent="talker")
         turn = await harness.send_message_to_session(env.stubs, session, "long")
         assert turn.state == chat_pb2.TURN_STATE_COMPLETED
         assert turn.stop_reason == event_pb2.STOP_REASON_LENGTH
 
-    async def test_accepted_at_once_and_asked_for_later(self, env: Environment) -> None:
+    async def test_a_message_accepted_at_once_is_read_later(self, env: Environment) -> None:
         session = await harness.create_test_session(env.stubs, agent="talker")
         accepted = await harness.send_message_to_session(env.stubs, session, "slow", wait=0)
         assert accepted.state in (chat_pb2.TURN_STATE_PENDING, chat_pb2.TURN_STATE_RUNNING)

@@ -32,10 +32,10 @@ def meeting(session_id: str, *, calls: int) -> type[MongoStore]:
 
     class Meeting(MongoStore):
         async def session(self, key: SessionKey, *, deleted: bool = False) -> tuple[Session, Head] | None:
-            found = await super().session(key, deleted=deleted)
-            if found is None and key.session_id == session_id:
+            session = await super().session(key, deleted=deleted)
+            if session is None and key.session_id == session_id:
                 await together.wait()
-            return found
+            return session
 
     return Meeting
 
@@ -74,13 +74,13 @@ async def test_of_calls_that_create_one_session_with_two_agents_one_is_refused(e
 
 async def test_a_created_session_and_one_created_by_a_message_are_not_each_others_repeat(env: Environment) -> None:
     request_id = harness.new_request_id()
-    made = await env.stubs.sessions.CreateSession(
+    response = await env.stubs.sessions.CreateSession(
         session_pb2.CreateSessionRequest(request_id=request_id, agent="talker")
     )
     wish = chat_pb2.CreateSessionParams(agent="talker")
     turn = await harness.send_message_to_session(env.stubs, "", "hello", request_id=request_id, create_session=wish)
     again = await harness.send_message_to_session(env.stubs, "", "hello", request_id=request_id, create_session=wish)
-    assert turn.session_id != made.session.session_id
+    assert turn.session_id != response.session.session_id
     assert (again.session_id, again.turn_id) == (turn.session_id, turn.turn_id)
 
 
@@ -97,8 +97,8 @@ async def test_a_stream_from_an_impossible_place_is_refused_before_anything_runs
     with refused("INVALID_REQUEST") as refusal:
         await call.read()
     assert refusal.details.fields == ("after",)
-    found = await env.stubs.sessions.ListSessions(session_pb2.ListSessionsRequest(page_size=100))
-    sent = [session.session_id for session in found.sessions if session.session_id == "nowhere"]
+    response = await env.stubs.sessions.ListSessions(session_pb2.ListSessionsRequest(page_size=100))
+    sent = [session.session_id for session in response.sessions if session.session_id == "nowhere"]
     assert not sent or harness.kinds(await harness.all_events(env.stubs, "nowhere")) == ["session_created"]
     assert not env.model_requests("from nowhere")
 
@@ -167,12 +167,12 @@ async def test_create_session_with_another_agent_than_the_sessions_is_refused(en
 async def test_create_session_leaves_title_and_labels_of_an_existing_session_alone(
     env: Environment, send: Send
 ) -> None:
-    made = await env.stubs.sessions.CreateSession(
+    response = await env.stubs.sessions.CreateSession(
         session_pb2.CreateSessionRequest(
             request_id=harness.new_request_id(), agent="talker", title="Plums", labels={"team": "blue"}
         )
     )
-    session = made.session.session_id
+    session = response.session.session_id
     turn = await send(env.stubs, first_message(session, title="Figs", labels={"team": "red", "new": "label"}))
     assert (turn.session_id, turn.state) == (session, chat_pb2.TURN_STATE_COMPLETED)
     now = (await env.stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id=session))).session

@@ -3,7 +3,7 @@
 import pytest
 
 from tests import harness
-from tests.e2e.support.environment import Environment, said, until_event
+from tests.e2e.support.environment import Environment, transcript, until_event
 from turnkeeper.pb.v1 import chat_pb2, event_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -59,9 +59,9 @@ class TestFullServer:
     async def test_another_server_takes_it(self, env: Environment) -> None:
         await full(env, "elsewhere")
         session = await harness.create_test_session(env.stubs, agent="talker")
-        async with env.another() as elsewhere:
+        async with env.another() as other:
             turn = await harness.send_message_to_session(env.stubs, session, "anybody?", wait=0)
-            ended = await harness.wait_for_turn(elsewhere, session, turn.turn_id)
+            ended = await harness.wait_for_turn(other, session, turn.turn_id)
             assert harness.answer_of(ended) == "You said: anybody?"
         env.tool_control.release("elsewhere")
 
@@ -74,7 +74,7 @@ class TestFullServer:
         env.tool_control.release("cancelling")
         after = await harness.send_message_to_session(env.stubs, session, "after all")
         assert harness.answer_of(after) == "You said: after all"
-        assert said(env.model_requests("after all")[-1])[1:] == ["user: never mind", "user: after all"]
+        assert transcript(env.model_requests("after all")[-1])[1:] == ["user: never mind", "user: after all"]
 
     async def test_a_turn_that_waits_for_room_can_be_interrupted(self, env: Environment) -> None:
         await full(env, "interrupting")
@@ -105,13 +105,13 @@ class TestFullServer:
         assert ended.attempt > failed.attempt
 
     async def test_turns_that_wait_for_people_take_no_room(self, env: Environment) -> None:
-        asked = []
+        waiting = []
         for number in range(3):
             session = await harness.create_test_session(env.stubs, agent="asker")
             turn = await harness.send_message_to_session(env.stubs, session, f"ask place{number}")
             assert turn.state == chat_pb2.TURN_STATE_AWAITING_APPROVAL
-            asked.append((session, turn.turn_id))
-        for session, turn_id in asked:
+            waiting.append((session, turn.turn_id))
+        for session, turn_id in waiting:
             await harness.decide(env.stubs, await harness.wait_for_approval(env.stubs, session))
             ended = await harness.wait_for_turn(env.stubs, session, turn_id)
             assert ended.state == chat_pb2.TURN_STATE_COMPLETED

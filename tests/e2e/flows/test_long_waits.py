@@ -79,8 +79,8 @@ class Place:
         async with AsyncMongoClient[dict[str, Any]](self.uri, tz_aware=True) as client:
             heads = client[self.database]["heads"]
             pipeline = [{"$match": {"session_id": session}}, {"$set": {"now": "$$NOW"}}]
-            (found,) = await (await heads.aggregate(pipeline)).to_list()
-        return found
+            (head,) = await (await heads.aggregate(pipeline)).to_list()
+        return head
 
     async def unheld(self, session: str) -> dict[str, Any]:
         """The head, once nobody has the turn."""
@@ -112,7 +112,7 @@ async def waiting(stubs: harness.Stubs, message: str, **fields: Any) -> tuple[st
 
 
 class TestLongWaits:
-    async def test_a_retry_after_of_ten_minutes_is_a_wake_up_that_any_server_hears(self, place: Place) -> None:
+    async def test_a_retry_after_of_ten_minutes_is_a_wake_up_for_any_server(self, place: Place) -> None:
         async with place.serving() as stubs:
             session, turn = await waiting(stubs, "patience", wait=0)
             head = await place.unheld(session)
@@ -142,7 +142,7 @@ class TestLongWaits:
         assert harness.answer_of(ended) == "Told: unhurried is done"
         assert len(tool_control.effects("unhurried")) == 1
 
-    async def test_an_approval_that_nobody_decided_in_three_days_expires_when_a_server_is_back(
+    async def test_an_approval_undecided_for_three_days_expires_when_a_server_is_back(
         self, place: Place, tool_control: ToolControl
     ) -> None:
         async with place.serving() as stubs:

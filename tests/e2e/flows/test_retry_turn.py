@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from tests import harness
-from tests.e2e.support.environment import Environment, said, until_event
+from tests.e2e.support.environment import Environment, transcript, until_event
 from tests.status_details import refused
 from turnkeeper.domain.turn import Turn
 from turnkeeper.pb.v1 import chat_pb2, session_pb2
@@ -90,7 +90,7 @@ class TestRetryTurn:
         kinds = harness.kinds(await harness.all_events(env.stubs, session))
         assert kinds[response.sequence - 1] == "turn_retried"
         assert kinds.count("message_received") == 1, "the user's message is not said twice"
-        assert said(env.model_requests("flaky one")[-1])[1:] == ["user: flaky one"]
+        assert transcript(env.model_requests("flaky one")[-1])[1:] == ["user: flaky one"]
 
     async def test_it_goes_on_after_the_last_committed_step(self, env: Environment) -> None:
         session, turn = await failed(env, "half done", agent="worker")
@@ -98,7 +98,7 @@ class TestRetryTurn:
         ended = await harness.wait_for_turn(env.stubs, session, turn.turn_id)
         assert ended.state == chat_pb2.TURN_STATE_COMPLETED
         assert len(env.tool_control.effects("done")) == 1, "the tool that had run does not run again"
-        assert said(env.model_requests("half done")[-1]) == ["user: half done", "call: act", "tool: done is done"]
+        assert transcript(env.model_requests("half done")[-1]) == ["user: half done", "call: act", "tool: done is done"]
 
     async def test_it_may_fail_again_and_be_retried_again(self, env: Environment) -> None:
         session, turn = await failed(env, "broken")
@@ -118,7 +118,7 @@ class TestRetryTurn:
         ended = await harness.wait_for_turn(env.stubs, session, turn.turn_id)
         assert harness.answer_of(ended) == "You said: stall once"
 
-    async def test_a_turn_cancelled_in_the_queue_is_heard_when_it_is_retried(self, env: Environment) -> None:
+    async def test_a_turn_cancelled_in_the_queue_reaches_the_model_when_it_is_retried(self, env: Environment) -> None:
         session = await harness.create_test_session(env.stubs, agent="talker")
         first = await harness.send_message_to_session(env.stubs, session, "silent first", wait=0)
         queued = await harness.send_message_to_session(
@@ -134,9 +134,9 @@ class TestRetryTurn:
         session, turn = await failed(env, "half counted", agent="worker")
         await retry(env.stubs, session, turn.turn_id)
         ended = await harness.wait_for_turn(env.stubs, session, turn.turn_id)
-        found = await env.stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id=session))
-        assert found.session.usage == ended.usage
-        assert found.session.usage.tool_calls == 1
+        response = await env.stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id=session))
+        assert response.session.usage == ended.usage
+        assert response.session.usage.tool_calls == 1
 
     async def test_sending_the_message_again_gets_the_retried_turn(self, env: Environment) -> None:
         session = await harness.create_test_session(env.stubs, agent="talker")
@@ -190,10 +190,10 @@ class TestRefusedRetries:
 
         class Interrupted(MongoStore):
             async def turns(self, *args: Any, **kwargs: Any) -> Sequence[Turn]:
-                found = await super().turns(*args, **kwargs)
+                turns = await super().turns(*args, **kwargs)
                 if meanwhile:
                     await meanwhile.pop()()
-                return found
+                return turns
 
         async with env.another(new_store=Interrupted) as stubs:
             meanwhile.append(lambda: harness.send_message_to_session(env.stubs, session, "in between"))

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests import harness
-from tests.e2e.support.environment import Environment, said
+from tests.e2e.support.environment import Environment, transcript
 from turnkeeper.pb.v1 import chat_pb2, event_pb2, message_pb2, session_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -128,7 +128,7 @@ WAYS = (
 )
 
 
-async def told(env: Environment, message: str, *, agent: str = "worker") -> tuple[event_pb2.ToolReturned, str]:
+async def tool_result(env: Environment, message: str, *, agent: str = "worker") -> tuple[event_pb2.ToolReturned, str]:
     """The result of the turn's only tool call, and what the model was told of it. The turn goes on to its answer."""
     session = await harness.create_test_session(env.stubs, agent=agent)
     turn = await harness.send_message_to_session(env.stubs, session, message)
@@ -136,8 +136,8 @@ async def told(env: Environment, message: str, *, agent: str = "worker") -> tupl
     assert harness.answer_of(turn).startswith("It said: ")
     events = await harness.all_events(env.stubs, session)
     returned = next(event.tool_returned for event in events if event.HasField("tool_returned"))
-    heard = [line for line in said(env.model_requests(message)[-1]) if line.startswith("tool: ")]
-    return returned, heard[-1].removeprefix("tool: ")
+    results = [line for line in transcript(env.model_requests(message)[-1]) if line.startswith("tool: ")]
+    return returned, results[-1].removeprefix("tool: ")
 
 
 class TestToolCallFlow:
@@ -145,7 +145,7 @@ class TestToolCallFlow:
         session = await harness.create_test_session(env.stubs, agent="worker")
         turn = await harness.send_message_to_session(env.stubs, session, "sum it up")
         assert harness.answer_of(turn) in ("It said: 3.0", "It said: 70.0")
-        assert sorted(said(env.model_requests("sum it up")[-1])) == [
+        assert sorted(transcript(env.model_requests("sum it up")[-1])) == [
             "call: add",
             "call: add",
             "tool: 3.0",
@@ -158,7 +158,7 @@ class TestToolCallFlow:
         session = await harness.create_test_session(env.stubs, agent="worker")
         turn = await harness.send_message_to_session(env.stubs, session, "in steps")
         assert harness.answer_of(turn) == "It said: 7.0"
-        assert said(env.model_requests("in steps")[-1]) == [
+        assert transcript(env.model_requests("in steps")[-1]) == [
             "user: in steps",
             "call: add",
             "tool: 3.0",
@@ -180,8 +180,8 @@ class TestToolCallFlow:
             "message_completed",
             "turn_completed",
         ]
-        asked, called, started, returned = (event for event in events[4:8])
-        assert asked.message_completed.tool_requests[0].arguments_json == '{"b": 2, "a": 1}'
+        completed, called, started, returned = (event for event in events[4:8])
+        assert completed.message_completed.tool_requests[0].arguments_json == '{"b": 2, "a": 1}'
         assert called.tool_called.arguments_json == '{"a":1,"b":2}'
         assert len(called.tool_called.arguments_hash) == 64
         assert (called.tool_called.action, called.tool_called.tool_class) == (
@@ -227,17 +227,17 @@ class TestToolCallFlow:
         session = await harness.create_test_session(env.stubs, agent="worker")
         await harness.send_message_to_session(env.stubs, session, "sum and list")
         listed = await env.stubs.sessions.ListMessages(session_pb2.ListMessagesRequest(session_id=session))
-        user, asked, *results, answer = listed.messages
-        assert [message.role for message in (user, asked, *results, answer)] == [
+        user, with_calls, *results, answer = listed.messages
+        assert [message.role for message in (user, with_calls, *results, answer)] == [
             message_pb2.ROLE_USER,
             message_pb2.ROLE_ASSISTANT,
             message_pb2.ROLE_TOOL,
             message_pb2.ROLE_TOOL,
             message_pb2.ROLE_ASSISTANT,
         ]
-        assert {result.tool_call_id for result in results} == {call.tool_call_id for call in asked.tool_requests}
+        assert {result.tool_call_id for result in results} == {call.tool_call_id for call in with_calls.tool_requests}
 
-    async def test_a_model_that_asks_for_very_many_tools_gets_all_results(self, env: Environment) -> None:
+    async def test_a_model_that_calls_very_many_tools_gets_all_results(self, env: Environment) -> None:
         session = await harness.create_test_session(env.stubs, agent="worker")
         turn = await harness.send_message_to_session(env.stubs, session, "flood", wait=50)
         assert turn.state == chat_pb2.TURN_STATE_COMPLETED
@@ -245,7 +245,7 @@ class TestToolCallFlow:
 
 
 class TestPolicy:
-    async def test_a_tool_of_which_people_are_told_runs_and_the_log_says_so(self, env: Environment) -> None:
+    async def test_a_tool_with_the_policy_notify_runs_and_the_log_has_that_action(self, env: Environment) -> None:
         session = await harness.create_test_session(env.stubs, agent="asker")
         turn = await harness.send_message_to_session(env.stubs, session, "what time is it")
         assert turn.state == chat_pb2.TURN_STATE_COMPLETED
@@ -254,7 +254,7 @@ class TestPolicy:
         assert called.action == event_pb2.POLICY_ACTION_NOTIFY
 
     async def test_without_a_rule_reading_is_free_and_everything_else_asks(self, env: Environment) -> None:
-        returned, _ = await told(env, 'add with {"a": 1, "b": 2}', agent="plain")
+        returned, _ = await tool_result(env, 'add with {"a": 1, "b": 2}', agent="plain")
         assert returned.outcome == event_pb2.TOOL_OUTCOME_OK
         session = await harness.create_test_session(env.stubs, agent="plain")
         turn = await harness.send_message_to_session(env.stubs, session, "note that")
@@ -265,52 +265,52 @@ class TestPolicy:
 class TestToolsThatFail:
     """A tool's failure is a result: the model is told, and the turn goes on."""
 
-    async def test_a_tool_that_says_so_is_quoted(self, env: Environment) -> None:
-        returned, heard = await told(env, "misbehave: says so")
+    async def test_the_message_of_a_tool_error_reaches_the_model(self, env: Environment) -> None:
+        returned, result = await tool_result(env, "misbehave: says so")
         assert returned.outcome == event_pb2.TOOL_OUTCOME_FAILED
-        assert json.loads(heard) == {"error": "The printer is out of paper."}
+        assert json.loads(result) == {"error": "The printer is out of paper."}
 
-    async def test_an_exception_is_told_without_its_words(self, env: Environment) -> None:
-        returned, heard = await told(env, "misbehave: raises")
+    async def test_an_exception_reaches_the_model_without_its_message(self, env: Environment) -> None:
+        returned, result = await tool_result(env, "misbehave: raises")
         assert returned.outcome == event_pb2.TOOL_OUTCOME_FAILED
-        assert "secret" not in heard
-        assert "ValueError" in heard
+        assert "secret" not in result
+        assert "ValueError" in result
 
     @pytest.mark.parametrize("how", WAYS)
     async def test_whatever_a_tool_does_it_has_failed(self, env: Environment, how: str) -> None:
-        returned, heard = await told(env, f"misbehave: {how}")
+        returned, result = await tool_result(env, f"misbehave: {how}")
         assert returned.outcome == event_pb2.TOOL_OUTCOME_FAILED
         assert returned.started
-        assert "error" in json.loads(heard)
-        assert len(heard) < 1000
+        assert "error" in json.loads(result)
+        assert len(result) < 1000
 
     async def test_a_tool_that_takes_too_long_has_timed_out(self, env: Environment) -> None:
-        returned, heard = await told(env, "misbehave: hangs", agent="impatient")
+        returned, result = await tool_result(env, "misbehave: hangs", agent="impatient")
         assert returned.outcome == event_pb2.TOOL_OUTCOME_TIMED_OUT
-        assert "0.2 s" in heard
+        assert "0.2 s" in result
 
     @pytest.mark.parametrize("arguments", UNFIT, ids=lambda arguments: arguments[:16] or "empty")
     async def test_arguments_that_do_not_fit_are_refused_back(self, env: Environment, arguments: str) -> None:
-        returned, heard = await told(env, f"add with {arguments}")
+        returned, result = await tool_result(env, f"add with {arguments}")
         assert returned.outcome == event_pb2.TOOL_OUTCOME_INVALID_ARGUMENTS
         assert not returned.started
-        assert "error" in json.loads(heard)
+        assert "error" in json.loads(result)
 
     @pytest.mark.parametrize("message", ["unknown", "ill-named"])
-    async def test_a_tool_that_does_not_exist_is_said_to_be_missing(self, env: Environment, message: str) -> None:
-        returned, _ = await told(env, message)
+    async def test_a_tool_that_does_not_exist_is_reported_as_missing(self, env: Environment, message: str) -> None:
+        returned, _ = await tool_result(env, message)
         assert returned.outcome == event_pb2.TOOL_OUTCOME_NOT_FOUND
         assert not returned.started
 
     async def test_a_tool_of_another_agent_is_missing_too(self, env: Environment) -> None:
-        returned, _ = await told(env, "act as if you could", agent="talker")
+        returned, _ = await tool_result(env, "act as if you could", agent="talker")
         assert returned.outcome == event_pb2.TOOL_OUTCOME_NOT_FOUND
         assert not env.tool_control.effects("foreign")
 
     async def test_a_tool_that_the_policy_denies_does_not_run(self, env: Environment) -> None:
-        returned, heard = await told(env, "send it", agent="asker")
+        returned, result = await tool_result(env, "send it", agent="asker")
         assert returned.outcome == event_pb2.TOOL_OUTCOME_DENIED
-        assert "policy" in heard
+        assert "policy" in result
         assert not (env.tool_control.folder / "outbox.jsonl").exists()
 
     async def test_a_model_that_never_stops_calling_meets_its_limit(self, env: Environment) -> None:

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from tests import harness
-from tests.e2e.support.environment import Environment, said
+from tests.e2e.support.environment import Environment, transcript
 from tests.e2e.support.lost_servers import approval_of, returned
 from tests.status_details import details_of, refused
 from turnkeeper.pb.v1 import approval_pb2, chat_pb2, event_pb2
@@ -24,7 +24,7 @@ text = "Told: {tool_result}"
 """
 
 
-async def asked(env: Environment, label: str) -> tuple[chat_pb2.Turn, approval_pb2.Approval]:
+async def pending_approval(env: Environment, label: str) -> tuple[chat_pb2.Turn, approval_pb2.Approval]:
     session = await harness.create_test_session(env.stubs, agent="asker")
     turn = await harness.send_message_to_session(env.stubs, session, f"do {label}")
     return turn, await harness.wait_for_approval(env.stubs, session)
@@ -36,7 +36,7 @@ def labelled(label: str) -> str:
 
 class TestEdits:
     async def test_i14_the_edited_arguments_run_and_the_original_ones_do_not(self, env: Environment) -> None:
-        turn, first = await asked(env, "original")
+        turn, first = await pending_approval(env, "original")
         decided = await harness.answer(
             env.stubs, first, APPROVE, reason="Better so.", edited_arguments_json=labelled("edited")
         )
@@ -66,13 +66,13 @@ class TestEdits:
         assert about[1].approval_withdrawn.replaced_by == second.approval_id
         assert about[3].approval_decided.arguments_hash == second.arguments_hash
         assert decided.sequence == about[3].sequence
-        heard = env.model_requests("do original")[-1]
-        (call,) = [call for message in heard for call in message.get("tool_calls", ())]
+        request_messages = env.model_requests("do original")[-1]
+        (call,) = [call for message in request_messages for call in message.get("tool_calls", ())]
         assert json.loads(call["function"]["arguments"]) == {"label": "original"}, "the model sees what it asked for"
-        assert "tool: edited is done" in said(heard)
+        assert "tool: edited is done" in transcript(request_messages)
 
     async def test_i8_a_repeat_is_answered_and_anybody_elses_decision_is_refused(self, env: Environment) -> None:
-        _, first = await asked(env, "repeated")
+        _, first = await pending_approval(env, "repeated")
         edit = labelled("repeated-edit")
         decided = await harness.answer(env.stubs, first, APPROVE, edited_arguments_json=edit)
         again = await harness.answer(env.stubs, first, APPROVE, edited_arguments_json='{ "label" : "repeated-edit" }')
@@ -87,19 +87,19 @@ class TestEdits:
         assert len(env.tool_control.effects("repeated-edit")) == 1
 
     async def test_i6_editors_at_once_have_one_winner(self, env: Environment) -> None:
-        async with env.another() as elsewhere:
+        async with env.another() as other:
             for number in range(4):
-                turn, first = await asked(env, f"race-{number}")
+                turn, first = await pending_approval(env, f"race-{number}")
                 labels = [f"race-{number}-{name}" for name in "abc"]
                 outcomes = await asyncio.gather(
                     *(
                         harness.answer(stubs, first, APPROVE, edited_arguments_json=labelled(label))
-                        for stubs, label in zip((env.stubs, elsewhere, env.stubs), labels, strict=True)
+                        for stubs, label in zip((env.stubs, other, env.stubs), labels, strict=True)
                     ),
-                    harness.answer(elsewhere, first, REJECT),
+                    harness.answer(other, first, REJECT),
                     return_exceptions=True,
                 )
-                lost = [each for each in outcomes if isinstance(each, BaseException)]
+                lost = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
                 assert [details_of(error).reason for error in lost] == ["APPROVAL_ALREADY_PROCESSED"] * 3  # type: ignore[arg-type]
                 await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id)
                 (result,) = await returned(env, turn)
@@ -107,7 +107,7 @@ class TestEdits:
                 assert ran == int(result.started)
 
     async def test_what_does_not_fit_is_refused_and_the_question_stands(self, env: Environment) -> None:
-        turn, first = await asked(env, "unfit")
+        turn, first = await pending_approval(env, "unfit")
         for wrong in ("{", '{"label": 3}', "[]", '{"label": "x", "more": 1}'):
             with refused("TOOL_VALIDATION_ERROR") as refusal:
                 await harness.answer(env.stubs, first, APPROVE, edited_arguments_json=wrong)
@@ -121,8 +121,8 @@ class TestEdits:
         await harness.decide(env.stubs, first, approve=False)
         await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id)
 
-    async def test_an_edit_that_says_the_same_is_a_plain_approval(self, env: Environment) -> None:
-        turn, first = await asked(env, "same")
+    async def test_an_edit_with_the_same_arguments_is_a_plain_approval(self, env: Environment) -> None:
+        turn, first = await pending_approval(env, "same")
         decided = await harness.answer(env.stubs, first, APPROVE, edited_arguments_json=labelled("same"))
         assert (decided.approval.approval_id, decided.approval.round) == (first.approval_id, 1)
         again = await harness.answer(env.stubs, first, APPROVE, edited_arguments_json=labelled("same"))

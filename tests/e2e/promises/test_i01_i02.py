@@ -30,7 +30,7 @@ text = "You said: {user}"
 
 
 class TestI1:
-    async def test_i1_who_polls_under_four_writers_sees_exactly_one_to_n(self, env: Environment) -> None:
+    async def test_i1_a_poller_under_four_writers_reads_exactly_one_to_n(self, env: Environment) -> None:
         session = await harness.create_test_session(env.stubs, agent="talker")
         done = asyncio.Event()
         async with env.another() as other, asyncio.TaskGroup() as group:
@@ -51,7 +51,7 @@ class TestI1:
 
 
 class TestI2:
-    async def test_i2_who_reconnects_at_random_to_two_servers_sees_every_event_once(self, env: Environment) -> None:
+    async def test_i2_a_reader_that_reconnects_to_two_servers_gets_every_event_once(self, env: Environment) -> None:
         session = await harness.create_test_session(env.stubs, agent="talker")
         async with env.another() as other:
             readers = [Reader() for _ in range(6)]
@@ -66,8 +66,8 @@ class TestI2:
         for reader in readers:
             assert reader.events == stored
             for message in reader.completed():
-                said = "".join(part.text for part in message.message_completed.content)
-                assert reader.text(message.message_completed.message_id) == said
+                text = "".join(part.text for part in message.message_completed.content)
+                assert reader.text(message.message_completed.message_id) == text
 
 
 async def _write(stubs: Stubs, session: str, name: str) -> None:
@@ -85,28 +85,28 @@ async def _until_idle(stubs: Stubs, session: str) -> None:
 
 async def _poll_database(env: Environment, session: str, done: asyncio.Event) -> list[int]:
     """`seq > last` without a pause: an event that becomes visible late would be missed for good."""
-    seen: list[int] = [0]
+    numbers: list[int] = [0]
     async with AsyncMongoClient[dict[str, Any]](env.mongo_uri, readConcernLevel="majority") as client:
         events = client[env.database]["events"]
         last_look = False
         while not last_look:
             last_look = done.is_set()
-            match = {"tenant": "default", "session_id": session, "seq": {"$gt": seen[-1]}}
-            seen += [event["seq"] async for event in events.find(match, {"seq": 1}).sort("seq")]
-    return seen[1:]
+            match = {"tenant": "default", "session_id": session, "seq": {"$gt": numbers[-1]}}
+            numbers += [event["seq"] async for event in events.find(match, {"seq": 1}).sort("seq")]
+    return numbers[1:]
 
 
 async def _poll_pages(stubs: Stubs, session: str, done: asyncio.Event) -> list[int]:
-    seen, after, last_look = [], 0, False
+    numbers, after, last_look = [], 0, False
     while not last_look:
         last_look = done.is_set()
         page = await stubs.sessions.ListEvents(
             session_pb2.ListEventsRequest(session_id=session, after_sequence=after, page_size=100)
         )
-        seen += [event.sequence for event in page.events]
+        numbers += [event.sequence for event in page.events]
         after = page.through_sequence
         last_look = last_look and not page.more
-    return seen
+    return numbers
 
 
 async def _watch(stubs: Stubs, session: str, done: asyncio.Event) -> list[int]:

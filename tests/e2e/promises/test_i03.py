@@ -129,12 +129,12 @@ async def _keep_talking(address: _Address, acknowledged: Acknowledged, number: i
 
 
 async def _create(stubs: Stubs, acknowledged: Acknowledged, title: str) -> str:
-    made = await stubs.sessions.CreateSession(
+    response = await stubs.sessions.CreateSession(
         session_pb2.CreateSessionRequest(request_id=harness.new_request_id(), agent="assistant", title=title),
         timeout=3,
     )
-    acknowledged.sessions[made.session.session_id] = title
-    return made.session.session_id
+    acknowledged.sessions[response.session.session_id] = title
+    return response.session.session_id
 
 
 async def _send(stubs: Stubs, acknowledged: Acknowledged, session: str, text: str, *, wait: float) -> None:

@@ -97,7 +97,9 @@ async def thawed(env: Environment) -> AsyncIterator[Thawed]:
             assert ended.state == chat_pb2.TURN_STATE_COMPLETED
         thaw(server)
         async with asyncio.timeout(10):
-            await env.model.exchanges.until(lambda seen: all(each.outcome is not Outcome.PLAYING for each in seen))
+            await env.model.exchanges.until(
+                lambda exchanges: all(exchange.outcome is not Outcome.PLAYING for exchange in exchanges)
+            )
         for turn in turns.values():
             await env.stubs.sessions.EndSession(session_pb2.EndSessionRequest(session_id=turn.session_id))
         await until(lambda: all("session_ended" in reader.kinds for reader in readers.values()))
@@ -122,7 +124,7 @@ class TestI4:
         await check(env.mongo_uri, env.database)
 
     @pytest.mark.parametrize("words", PLACES)
-    async def test_i4_who_watched_the_stale_owner_saw_what_is_in_the_log(
+    async def test_i4_a_watcher_of_the_stale_owner_gets_the_events_of_the_log(
         self, env: Environment, thawed: Thawed, words: str
     ) -> None:
         """The reader refuses text of an attempt that was superseded; it was there all the time."""

@@ -129,11 +129,11 @@ class TestI5KilledWhileAToolRuns:
         turn = await killed_while_running(env, doomed, "all mixed", "mixed-fire", "mixed-put")
         await env.tool_control.started("mixed-put", times=2)
         env.tool_control.release("mixed-put")
-        asked = await question(env, turn)
-        assert asked.tool == "hold_irreversible"
+        approval = await question(env, turn)
+        assert approval.tool == "hold_irreversible"
         assert len(env.tool_control.effects("mixed-fire")) == 1
         assert len(env.tool_control.effects("mixed-next")) == 1, "what was ready ran"
-        await harness.answer(env.stubs, asked, event_pb2.APPROVAL_DECISION_GIVE_UP)
+        await harness.answer(env.stubs, approval, event_pb2.APPROVAL_DECISION_GIVE_UP)
         await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id)
         outcomes = {result.tool: result.outcome for result in await returned(env, turn)}
         assert outcomes == {
@@ -186,8 +186,8 @@ class TestI5LateAnswers:
         async with env.another(lease=LEASE, loop_patience=short, new_store=new_store) as stubs:
             session = await harness.create_test_session(stubs, agent="worker")
             turn = await harness.send_message_to_session(stubs, session, "act late", wait=0)
-            asked = await question(env, turn)
-        assert asked.tool == "act"
+            approval = await question(env, turn)
+        assert approval.tool == "act"
         assert isinstance(stores[0].results[0], Committed), "the start was stored at once"
         assert not env.tool_control.effects("late"), "who learns of its start so late does not know that it still may"
         events = await harness.all_events(env.stubs, session)

@@ -41,7 +41,7 @@ STATES = {
 }
 
 
-async def asked(env: Environment, label: str) -> tuple[chat_pb2.Turn, approval_pb2.Approval]:
+async def pending_approval(env: Environment, label: str) -> tuple[chat_pb2.Turn, approval_pb2.Approval]:
     """A turn that waits for a person, and its approval."""
     session = await harness.create_test_session(env.stubs, agent="asker")
     turn = await harness.send_message_to_session(env.stubs, session, f"do {label}")
@@ -71,8 +71,8 @@ async def check_one_winner(env: Environment, turn: chat_pb2.Turn, approval: appr
     await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id)
     events = await harness.all_events(env.stubs, turn.session_id)
     left = [kind for kind in harness.kinds(events) if kind in LEFT]
-    found = await env.stubs.approvals.GetApproval(approval_pb2.GetApprovalRequest(approval_id=approval.approval_id))
-    state = found.approval.state
+    response = await env.stubs.approvals.GetApproval(approval_pb2.GetApprovalRequest(approval_id=approval.approval_id))
+    state = response.approval.state
     assert left == [STATES[state]]
     returned = [event.tool_returned for event in events if event.HasField("tool_returned")]
     assert len(returned) == 1
@@ -84,53 +84,53 @@ async def check_one_winner(env: Environment, turn: chat_pb2.Turn, approval: appr
 
 class TestI6OneWinner:
     async def test_i6_approve_and_reject_at_once(self, env: Environment) -> None:
-        async with env.another() as elsewhere:
+        async with env.another() as other:
             for number in range(8):
                 label = f"both-{number}"
-                turn, approval = await asked(env, label)
+                turn, approval = await pending_approval(env, label)
                 outcomes = await asyncio.gather(
-                    *(reason_of(harness.decide(stubs, approval, approve=True)) for stubs in (env.stubs, elsewhere)),
-                    *(reason_of(harness.decide(stubs, approval, approve=False)) for stubs in (elsewhere, env.stubs)),
+                    *(reason_of(harness.decide(stubs, approval, approve=True)) for stubs in (env.stubs, other)),
+                    *(reason_of(harness.decide(stubs, approval, approve=False)) for stubs in (other, env.stubs)),
                 )
                 assert sorted(outcomes) == ["APPROVAL_ALREADY_PROCESSED"] * 2 + ["OK"] * 2
                 assert len(set(outcomes[:2])) == 1, "the same decision by the same person is a repeat"
                 await check_one_winner(env, turn, approval, label)
 
     async def test_i6_a_decision_and_a_cancellation_at_once(self, env: Environment) -> None:
-        seen = set()
-        async with env.another() as elsewhere:
+        states = set()
+        async with env.another() as other:
             for number in range(10):
                 label = f"cancel-{number}"
-                turn, approval = await asked(env, label)
+                turn, approval = await pending_approval(env, label)
                 cancel = chat_pb2.CancelTurnRequest(session_id=turn.session_id, turn_id=turn.turn_id)
                 calls: list[Awaitable[Any]] = [
                     harness.decide(env.stubs, approval),
-                    elsewhere.chat.CancelTurn(cancel),
+                    other.chat.CancelTurn(cancel),
                 ]
                 outcomes = await asyncio.gather(*(reason_of(call) for call in calls[:: 1 if number % 2 else -1]))
                 assert "OK" in outcomes
-                seen.add(await check_one_winner(env, turn, approval, label))
-        assert seen <= {"APPROVAL_STATE_APPROVED", "APPROVAL_STATE_WITHDRAWN"}
+                states.add(await check_one_winner(env, turn, approval, label))
+        assert states <= {"APPROVAL_STATE_APPROVED", "APPROVAL_STATE_WITHDRAWN"}
 
     async def test_i6_a_decision_and_the_sessions_end_at_once(self, env: Environment) -> None:
-        async with env.another() as elsewhere:
+        async with env.another() as other:
             for number in range(6):
                 label = f"end-{number}"
-                turn, approval = await asked(env, label)
+                turn, approval = await pending_approval(env, label)
                 end = session_pb2.EndSessionRequest(session_id=turn.session_id)
                 _, ended = await asyncio.gather(
-                    reason_of(harness.decide(env.stubs, approval)), reason_of(elsewhere.sessions.EndSession(end))
+                    reason_of(harness.decide(env.stubs, approval)), reason_of(other.sessions.EndSession(end))
                 )
                 assert ended == "OK"
                 await check_one_winner(env, turn, approval, label)
 
-    async def test_i6_everybody_at_the_moment_of_expiry(self, env: Environment) -> None:
+    async def test_i6_deciders_and_sweepers_at_the_moment_of_expiry(self, env: Environment) -> None:
         """Two sweepers, an approver, a rejecter and the sweepless server's own look meet at the expiry."""
-        seen = set()
+        states = set()
         async with env.another(**SWEEPING) as one, env.another(**SWEEPING) as two:
             for number in range(10):
                 label = f"expiry-{number}"
-                turn, approval = await asked(env, label)
+                turn, approval = await pending_approval(env, label)
                 await expires(env, approval, timedelta(milliseconds=4 * number - 8))
                 outcomes = await asyncio.gather(
                     reason_of(harness.decide(one, approval)),
@@ -140,13 +140,13 @@ class TestI6OneWinner:
                 assert set(outcomes) <= {"OK", "APPROVAL_EXPIRED", "APPROVAL_ALREADY_PROCESSED"}
                 state = await check_one_winner(env, turn, approval, label)
                 assert ("OK" in outcomes) == (state != "APPROVAL_STATE_EXPIRED")
-                seen.add(state)
-        assert "APPROVAL_STATE_EXPIRED" in seen
+                states.add(state)
+        assert "APPROVAL_STATE_EXPIRED" in states
 
 
 class TestI7ExpiredOrDecided:
     async def test_i7_a_decision_that_meets_a_lapsed_approval_performs_the_expiry(self, env: Environment) -> None:
-        turn, approval = await asked(env, "lapsed")
+        turn, approval = await pending_approval(env, "lapsed")
         await expires(env, approval, timedelta(milliseconds=-1))
         with refused("APPROVAL_EXPIRED") as refusal:
             await harness.decide(env.stubs, approval)
@@ -161,7 +161,7 @@ class TestI7ExpiredOrDecided:
     @pytest.mark.parametrize("approve", [True, False])
     async def test_i7_what_has_expired_cannot_be_decided_any_more(self, env: Environment, approve: bool) -> None:
         label = f"gone-{approve}"
-        turn, approval = await asked(env, label)
+        turn, approval = await pending_approval(env, label)
         await expires(env, approval, timedelta(milliseconds=-1))
         for _ in range(2):
             with refused("APPROVAL_EXPIRED"):
@@ -169,17 +169,17 @@ class TestI7ExpiredOrDecided:
         assert await check_one_winner(env, turn, approval, label) == "APPROVAL_STATE_EXPIRED"
 
     async def test_i7_what_was_decided_does_not_expire(self, env: Environment) -> None:
-        turn, approval = await asked(env, "decided")
+        turn, approval = await pending_approval(env, "decided")
         await harness.decide(env.stubs, approval)
         await expires(env, approval, timedelta(milliseconds=-1))
-        async with env.another(**SWEEPING) as elsewhere:
-            await harness.wait_for_turn(elsewhere, turn.session_id, turn.turn_id)
-            again = await harness.decide(elsewhere, approval)
+        async with env.another(**SWEEPING) as other:
+            await harness.wait_for_turn(other, turn.session_id, turn.turn_id)
+            again = await harness.decide(other, approval)
         assert again.approval.state == approval_pb2.APPROVAL_STATE_APPROVED
         assert await check_one_winner(env, turn, approval, "decided") == "APPROVAL_STATE_APPROVED"
 
     async def test_i7_other_arguments_are_no_reason_to_decide_after_the_expiry(self, env: Environment) -> None:
-        turn, approval = await asked(env, "mismatched")
+        turn, approval = await pending_approval(env, "mismatched")
         await expires(env, approval, timedelta(milliseconds=-1))
         approval.arguments_hash = "0" * 64
         with refused("APPROVAL_EXPIRED"):
@@ -188,20 +188,20 @@ class TestI7ExpiredOrDecided:
 
     async def test_i7_the_time_that_counts_is_the_databases(self, env: Environment) -> None:
         """What the stored time says against the database's clock decides, not what the caller was once shown."""
-        _, approval = await asked(env, "extended")
+        _, approval = await pending_approval(env, "extended")
         await expires(env, approval, timedelta(hours=-1))
         await expires(env, approval, timedelta(seconds=30))
         decided = await harness.decide(env.stubs, approval, approve=False)
         assert decided.approval.state == approval_pb2.APPROVAL_STATE_REJECTED
 
-    async def test_i7_a_sweeper_expires_what_nobody_decides(self, env: Environment) -> None:
-        turn, approval = await asked(env, "swept")
+    async def test_i7_a_sweeper_expires_undecided_approvals(self, env: Environment) -> None:
+        turn, approval = await pending_approval(env, "swept")
         await expires(env, approval, timedelta(milliseconds=50))
-        async with env.another(**SWEEPING) as elsewhere:
+        async with env.another(**SWEEPING) as other:
             request = approval_pb2.WaitApprovalRequest(approval_id=approval.approval_id)
-            waited = await elsewhere.approvals.WaitApproval(request)
+            waited = await other.approvals.WaitApproval(request)
             assert waited.approval.state == approval_pb2.APPROVAL_STATE_EXPIRED
-            await harness.wait_for_turn(elsewhere, turn.session_id, turn.turn_id)
+            await harness.wait_for_turn(other, turn.session_id, turn.turn_id)
         events = await harness.all_events(env.stubs, turn.session_id)
         returned = next(event.tool_returned for event in events if event.HasField("tool_returned"))
         assert returned.outcome == event_pb2.TOOL_OUTCOME_EXPIRED

@@ -44,8 +44,8 @@ Call = Callable[[harness.Stubs], Awaitable[T]]
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def servers(env: Environment) -> AsyncIterator[tuple[harness.Stubs, harness.Stubs]]:
-    async with env.another() as elsewhere:
-        yield env.stubs, elsewhere
+    async with env.another() as other:
+        yield env.stubs, other
 
 
 Servers = tuple[harness.Stubs, harness.Stubs]
@@ -67,16 +67,16 @@ class TestI8SentSeveralTimesAtOnce:
         request = session_pb2.CreateSessionRequest(
             request_id=harness.new_request_id(), agent="talker", title="one", labels={"a": "1", "b": "2"}
         )
-        made = await at_once(servers, times, lambda stubs: stubs.sessions.CreateSession(request))
-        assert len({response.session.session_id for response in made}) == 1
-        assert all(response == made[0] for response in made)
-        assert await kinds_of(servers, made[0].session.session_id) == ["session_created"]
+        responses = await at_once(servers, times, lambda stubs: stubs.sessions.CreateSession(request))
+        assert len({response.session.session_id for response in responses}) == 1
+        assert all(response == responses[0] for response in responses)
+        assert await kinds_of(servers, responses[0].session.session_id) == ["session_created"]
 
     async def test_i8_create_session_with_an_id(self, servers: Servers, times: int) -> None:
         session_id = f"mine-{harness.new_request_id()}"
         request = session_pb2.CreateSessionRequest(session_id=session_id, agent="talker")
-        made = await at_once(servers, times, lambda stubs: stubs.sessions.CreateSession(request))
-        assert all(response == made[0] for response in made)
+        responses = await at_once(servers, times, lambda stubs: stubs.sessions.CreateSession(request))
+        assert all(response == responses[0] for response in responses)
         assert await kinds_of(servers, session_id) == ["session_created"]
 
     async def test_i8_send_message(self, servers: Servers, times: int) -> None:
@@ -240,7 +240,7 @@ class TestI8ARepeatGetsThePresentState:
         _, turn = await streamed(servers[1], request)
         assert turn.turn_id == first.turn_id
 
-    async def test_i8_a_repeat_that_meets_the_first_in_flight_joins_it(self, servers: Servers) -> None:
+    async def test_i8_a_repeat_during_the_first_call_joins_it(self, servers: Servers) -> None:
         session = await harness.create_test_session(servers[0], agent="asker")
         request_id = harness.new_request_id()
         sent = [harness.send_message_to_session(stubs, session, "do join", request_id=request_id) for stubs in servers]
@@ -252,10 +252,10 @@ class TestI8ARepeatGetsThePresentState:
 
     async def test_i8_a_session_made_by_an_agent_that_is_gone(self, servers: Servers, env: Environment) -> None:
         request = session_pb2.CreateSessionRequest(request_id=harness.new_request_id(), agent="talker")
-        made = await servers[0].sessions.CreateSession(request)
-        async with env.another(agents=None) as elsewhere:
-            again = await elsewhere.sessions.CreateSession(request)
-        assert again == made
+        response = await servers[0].sessions.CreateSession(request)
+        async with env.another(agents=None) as other:
+            again = await other.sessions.CreateSession(request)
+        assert again == response
 
 
 class TestI8AnotherRequestUnderTheSameId:

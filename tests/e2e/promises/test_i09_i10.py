@@ -15,7 +15,7 @@ import pytest_asyncio
 from grpc import aio
 
 from tests import harness
-from tests.e2e.support.environment import Environment, said
+from tests.e2e.support.environment import Environment, transcript
 from tests.e2e.support.server_processes import LEASE, MARGIN, SWEEP, doomed
 from tests.e2e.support.stream_reader import Reader, watch
 from tests.harness import Stubs
@@ -126,14 +126,14 @@ async def aftermath(env: Environment) -> Aftermath:
         await until(lambda: "attempt_failed" in readers["backs off"].kinds)
         await until(lambda: all(len(readers[words].deltas) >= least for words, least in cut.items()))
         await server.kill()
-        found = Aftermath(killed_at=datetime.now(UTC), turns=turns, readers=readers)
+        after = Aftermath(killed_at=datetime.now(UTC), turns=turns, readers=readers)
     env.tool_control.release("killed")
     for words in cut:
         listed = await env.stubs.sessions.ListMessages(
             session_pb2.ListMessagesRequest(session_id=turns[words].session_id)
         )
-        found.messages[words] = list(listed.messages)
-    return found
+        after.messages[words] = list(listed.messages)
+    return after
 
 
 class TestI9:
@@ -187,7 +187,7 @@ class TestI10:
         assert [message.role for message in aftermath.messages[words]] == [message_pb2.ROLE_USER]
         await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id)
         system = "system: You are a talker."
-        assert {tuple(said(request)) for request in env.model_requests(words)} <= {
+        assert {tuple(transcript(request)) for request in env.model_requests(words)} <= {
             (system, f"user: {words}"),
             (system, f"user: {words}", f"assistant: {TEXT}", "user: queued"),
         }
@@ -197,7 +197,7 @@ class TestI10:
         assert ["".join(part.text for part in message.content) for message in listed.messages] == [words, TEXT]
 
     @pytest.mark.parametrize("words", CUTS)
-    async def test_i10_who_had_read_it_is_told_that_it_does_not_count(
+    async def test_i10_a_reader_of_it_gets_the_event_that_it_does_not_count(
         self, env: Environment, aftermath: Aftermath, words: str
     ) -> None:
         """The reader itself refuses a text that goes on after it was superseded."""

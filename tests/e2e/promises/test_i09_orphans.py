@@ -46,7 +46,7 @@ text = "Again: {user}"
 """
 
 
-async def test_i9_a_server_killed_in_the_middle_of_a_write_holds_nobody_up(env: Environment) -> None:
+async def test_i9_a_server_killed_in_the_middle_of_a_write_delays_no_other(env: Environment) -> None:
     """What it wrote stays locked in the database until somebody ends its transaction."""
     turns: dict[str, chat_pb2.Turn] = {}
     async with doomed(env) as server, harness.connect(server.address) as stubs:
@@ -65,7 +65,7 @@ async def test_i9_a_server_killed_in_the_middle_of_a_write_holds_nobody_up(env: 
         assert took < LEASE + SWEEP + MARGIN, f"{words}: ended {took:.1f} s after its server was killed"
 
 
-async def test_i9_a_server_killed_while_it_stored_a_message_holds_nobody_up(env: Environment) -> None:
+async def test_i9_a_server_killed_while_it_stored_a_message_delays_no_other(env: Environment) -> None:
     """It owned no turn of the session: only its silence tells that it is gone."""
     session = await harness.create_test_session(env.stubs, agent="talker")
     async with doomed(env, more=KILLED_IN_A_STEP) as server, harness.connect(server.address) as stubs:
@@ -78,7 +78,7 @@ async def test_i9_a_server_killed_while_it_stored_a_message_holds_nobody_up(env:
     assert harness.answer_of(turn) == "Again: here"
 
 
-async def test_i9_a_server_killed_while_it_stored_a_decision_holds_nobody_up(env: Environment) -> None:
+async def test_i9_a_server_killed_while_it_stored_a_decision_delays_no_other(env: Environment) -> None:
     session = await harness.create_test_session(env.stubs, agent="asker")
     turn = await harness.send_message_to_session(env.stubs, session, "asks", wait=0)
     approval = await harness.wait_for_approval(env.stubs, session)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from tests import harness
-from tests.e2e.support.environment import Environment, said, until_event
+from tests.e2e.support.environment import Environment, transcript, until_event
 from tests.status_details import refused
 from turnkeeper.pb.v1 import approval_pb2, chat_pb2, event_pb2, message_pb2
 
@@ -60,13 +60,13 @@ async def cancel(stubs: harness.Stubs, session: str, turn_id: str) -> chat_pb2.C
 
 
 async def cancelled_at(
-    env: Environment, message: str, reached: Reached, *, agent: str, elsewhere: harness.Stubs | None = None
+    env: Environment, message: str, reached: Reached, *, agent: str, other: harness.Stubs | None = None
 ) -> tuple[str, list[event_pb2.Event]]:
     """Send, wait for the step, cancel; the session and its log. The session goes on working."""
     session = await harness.create_test_session(env.stubs, agent=agent)
     turn = await harness.send_message_to_session(env.stubs, session, message, wait=0)
     await reached(env, session, turn)
-    response = await cancel(elsewhere or env.stubs, session, turn.turn_id)
+    response = await cancel(other or env.stubs, session, turn.turn_id)
     assert response.turn.state == CANCELLED
     events = await harness.all_events(env.stubs, session)
     assert events[response.sequence - 1].turn_cancelled.reason == event_pb2.CANCEL_REASON_REQUESTED
@@ -99,10 +99,10 @@ class TestI12CancelledAtEveryStep:
             await cancelled_at(env, "silent from the start", at_once, agent="talker")
 
     async def test_i12_before_the_first_token(self, env: Environment) -> None:
-        async def asked(env: Environment, session: str, turn: chat_pb2.Turn) -> None:
+        async def requested(env: Environment, session: str, turn: chat_pb2.Turn) -> None:
             await env.wait_for_model_requests("silent as a stone")
 
-        _, events = await cancelled_at(env, "silent as a stone", asked, agent="talker")
+        _, events = await cancelled_at(env, "silent as a stone", requested, agent="talker")
         assert "message_completed" not in harness.kinds(events)
 
     async def test_i12_in_mid_message(self, env: Environment) -> None:
@@ -110,7 +110,7 @@ class TestI12CancelledAtEveryStep:
         partial = next(event.message_completed for event in events if event.HasField("message_completed"))
         assert partial.finish_reason == message_pb2.FINISH_REASON_INTERRUPTED
         kept = partial.content[0].text
-        assert said(env.model_requests("stall in the middle")[-1])[1:] == [
+        assert transcript(env.model_requests("stall in the middle")[-1])[1:] == [
             "user: stall in the middle",
             f"assistant: {kept}",
             "user: and now?",
@@ -124,8 +124,8 @@ class TestI12CancelledAtEveryStep:
     async def test_i12_while_it_backs_off_without_the_lease(self, env: Environment) -> None:
         async def released(env: Environment, session: str, turn: chat_pb2.Turn) -> None:
             await backing_off(env, session, turn)
-            found = await env.stubs.chat.GetTurn(chat_pb2.GetTurnRequest(session_id=session, turn_id=turn.turn_id))
-            assert found.turn.state == chat_pb2.TURN_STATE_BACKING_OFF
+            response = await env.stubs.chat.GetTurn(chat_pb2.GetTurnRequest(session_id=session, turn_id=turn.turn_id))
+            assert response.turn.state == chat_pb2.TURN_STATE_BACKING_OFF
 
         await cancelled_at(env, "limited line", released, agent="stubborn")
 
@@ -151,9 +151,9 @@ class TestI12CancelledAtEveryStep:
         approval_id = next(
             event.approval_requested.approval_id for event in events if event.HasField("approval_requested")
         )
-        found = await env.stubs.approvals.GetApproval(approval_pb2.GetApprovalRequest(approval_id=approval_id))
+        response = await env.stubs.approvals.GetApproval(approval_pb2.GetApprovalRequest(approval_id=approval_id))
         with refused("APPROVAL_ALREADY_PROCESSED"):
-            await harness.decide(env.stubs, found.approval)
+            await harness.decide(env.stubs, response.approval)
         assert not env.tool_control.effects("unapproved")
 
     async def test_i12_in_the_queue(self, env: Environment) -> None:
@@ -167,12 +167,12 @@ class TestI12CancelledAtEveryStep:
         await cancel(env.stubs, session, first.turn_id)
         assert not env.model_requests("do not run")
 
-    async def test_i12_asked_of_another_server_than_the_one_that_runs_it(self, env: Environment) -> None:
+    async def test_i12_a_cancellation_at_another_server_than_the_owner(self, env: Environment) -> None:
         async def running(env: Environment, session: str, turn: chat_pb2.Turn) -> None:
             await env.tool_control.started("elsewhere-1")
 
-        async with env.another() as elsewhere:
-            await cancelled_at(env, "tools elsewhere", running, agent="worker", elsewhere=elsewhere)
+        async with env.another() as other:
+            await cancelled_at(env, "tools elsewhere", running, agent="worker", other=other)
         for label in ("elsewhere-1", "elsewhere-2"):
             env.tool_control.release(label)
         assert not env.tool_control.effects("elsewhere-3")

@@ -49,7 +49,7 @@ class Shop:
         ):
             yield stubs
 
-    async def asked(self, label: str) -> approval_pb2.Approval:
+    async def pending_approval(self, label: str) -> approval_pb2.Approval:
         """A server asks a person about a call, and ends."""
         async with self.open() as stubs:
             session = await harness.create_test_session(stubs, agent="asker")
@@ -83,8 +83,8 @@ async def second_round(stubs: harness.Stubs, first: approval_pb2.Approval) -> ap
 
 
 class TestI14:
-    async def test_i14_a_changed_schema_is_asked_about_again(self, shop: Shop) -> None:
-        first = await shop.asked("schema")
+    async def test_i14_a_changed_schema_needs_a_new_approval(self, shop: Shop) -> None:
+        first = await shop.pending_approval("schema")
         async with shop.open(CHANGED) as stubs:
             await harness.decide(stubs, first)
             second = await second_round(stubs, first)
@@ -96,7 +96,7 @@ class TestI14:
             assert len(shop.tool_control.effects("schema")) == 1
 
     async def test_i14_arguments_that_no_longer_fit_do_not_run(self, shop: Shop) -> None:
-        first = await shop.asked("strict")
+        first = await shop.pending_approval("strict")
         async with shop.open(STRICT) as stubs:
             await harness.decide(stubs, first)
             result = await returned(stubs, first)
@@ -104,14 +104,14 @@ class TestI14:
             assert not shop.tool_control.effects("strict")
 
     async def test_i14_a_tool_that_is_gone_does_not_run(self, shop: Shop) -> None:
-        first = await shop.asked("gone")
+        first = await shop.pending_approval("gone")
         async with shop.open(NONE) as stubs:
             await harness.decide(stubs, first)
             result = await returned(stubs, first)
             assert (result.outcome, result.started) == (event_pb2.TOOL_OUTCOME_NOT_FOUND, False)
 
-    async def test_i14_changed_arguments_are_asked_about_again(self, shop: Shop) -> None:
-        first = await shop.asked("shown")
+    async def test_i14_changed_arguments_need_a_new_approval(self, shop: Shop) -> None:
+        first = await shop.pending_approval("shown")
         async with AsyncMongoClient[dict[str, object]](shop.mongo_uri) as client:
             await client[shop.database]["tool_calls"].update_one(
                 {"_id.id": first.tool_call_id}, {"$set": {"arguments_json": '{"label":"slipped-in"}'}}
@@ -126,7 +126,7 @@ class TestI14:
             assert (await returned(stubs, second)).outcome == event_pb2.TOOL_OUTCOME_REJECTED
 
     async def test_i14_a_session_keeps_the_policy_it_began_with(self, shop: Shop, tmp_path: Path) -> None:
-        first = await shop.asked("pinned")
+        first = await shop.pending_approval("pinned")
         lax = tmp_path / "lax.toml"
         lax.write_text('[[agent]]\nname = "asker"\ntools = ["act"]\n[[agent.policy]]\ntool = "*"\naction = "auto"\n')
         async with shop.open(agents=lax) as stubs:

@@ -45,7 +45,7 @@ text = "You said: {{user}}"
 
 class TestI15:
     @pytest.mark.parametrize("how", ["cancel", "deadline", "stream"])
-    async def test_i15_who_leaves_while_the_message_is_being_stored_delays_nothing(
+    async def test_i15_a_client_that_leaves_while_its_message_is_stored_delays_nothing(
         self, env: Environment, how: str
     ) -> None:
         session = await harness.create_test_session(env.stubs, agent="talker")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pytest
 
 from tests import harness
-from tests.e2e.support.environment import AGENTS, Environment, check_pairs, said, until_event
+from tests.e2e.support.environment import AGENTS, Environment, check_pairs, transcript, until_event
 from turnkeeper.pb.v1 import chat_pb2, event_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -88,13 +88,13 @@ async def sendable(env: Environment, session: str, words: str) -> list[dict[str,
     """The next message is answered; what the model was sent with it, checked."""
     turn = await harness.send_message_to_session(env.stubs, session, words)
     assert harness.answer_of(turn) == f"You said: {words}"
-    (heard,) = [messages for messages in env.model_requests(words) if messages[-1]["content"] == words]
-    check_pairs(heard)
-    return heard
+    (request_messages,) = [messages for messages in env.model_requests(words) if messages[-1]["content"] == words]
+    check_pairs(request_messages)
+    return request_messages
 
 
-def results(heard: Sequence[dict[str, object]]) -> list[str]:
-    return [line.removeprefix("tool: ") for line in said(heard) if line.startswith("tool: ")]
+def results(request_messages: Sequence[dict[str, object]]) -> list[str]:
+    return [line.removeprefix("tool: ") for line in transcript(request_messages) if line.startswith("tool: ")]
 
 
 class TestI16:
@@ -126,16 +126,16 @@ class TestI16:
                 await env.stubs.chat.CancelTurn(chat_pb2.CancelTurnRequest(session_id=session, turn_id=turn_id))
             else:
                 assert harness.answer_of(ended) == f"You said: {message}"
-            heard = await sendable(env, session, f"after {message}")
-            assert said(heard).count(f"user: {message}") == 1
+            request_messages = await sendable(env, session, f"after {message}")
+            assert transcript(request_messages).count(f"user: {message}") == 1
 
     async def test_i16_after_a_cancellation_while_tools_run(self, env: Environment) -> None:
         session = await harness.create_test_session(env.stubs, agent="worker")
         turn = await harness.send_message_to_session(env.stubs, session, "calls cancelled", wait=0)
         await env.tool_control.started("cancelled-fire")
         await env.stubs.chat.CancelTurn(chat_pb2.CancelTurnRequest(session_id=session, turn_id=turn.turn_id))
-        heard = await sendable(env, session, "after the cancellation")
-        assert len(results(heard)) == 5
+        request_messages = await sendable(env, session, "after the cancellation")
+        assert len(results(request_messages)) == 5
         for label in ("cancelled-fire", "cancelled-put"):
             env.tool_control.release(label)
 
@@ -163,8 +163,8 @@ class TestI16:
             await harness.send_message_to_session(env.stubs, session, "stop it", if_busy=chat_pb2.IF_BUSY_INTERRUPT)
         if how == "cancel":
             await env.stubs.chat.CancelTurn(chat_pb2.CancelTurnRequest(session_id=session, turn_id=turn.turn_id))
-        heard = await sendable(env, session, words)
-        assert len(results(heard)) == 3
+        request_messages = await sendable(env, session, words)
+        assert len(results(request_messages)) == 3
         assert not env.tool_control.effects(how)
 
     async def test_i16_after_a_failure_behind_a_tool(self, env: Environment) -> None:
@@ -179,8 +179,8 @@ class TestI16:
         for words in ("same ids", "same ids again"):
             turn = await harness.send_message_to_session(env.stubs, session, words)
             assert turn.state == chat_pb2.TURN_STATE_COMPLETED
-        heard = await sendable(env, session, "after the same ids")
-        assert len(results(heard)) == 4
+        request_messages = await sendable(env, session, "after the same ids")
+        assert len(results(request_messages)) == 4
         events = await harness.all_events(env.stubs, session)
         ids = [event.tool_called.tool_call_id for event in events if event.HasField("tool_called")]
         assert len(set(ids)) == 4

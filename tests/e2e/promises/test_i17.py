@@ -105,8 +105,8 @@ class TestTwoVersions:
         assert f"by schema {NEXT}".encode() in note.SerializeToString()
         assert note in reader.events
         watch = env.stubs.sessions.WatchEvents(session_pb2.WatchEventsRequest(session_id=session))
-        seen = [event async for response in watch for event in response.events]
-        assert seen == here
+        events = [event async for response in watch for event in response.events]
+        assert events == here
         again = await harness.send_message_to_session(env.stubs, session, "hello again")
         assert again.state == COMPLETED
 

@@ -12,7 +12,7 @@ import pytest_asyncio
 from pymongo import AsyncMongoClient
 
 from tests import harness
-from tests.e2e.support.environment import Environment, said
+from tests.e2e.support.environment import Environment, transcript
 from tests.e2e.support.lost_servers import approval_of, busy, killed_while_running, question, returned
 from tests.e2e.support.server_processes import doomed as doomed_server
 from tests.status_details import details_of, refused
@@ -28,7 +28,7 @@ RETRY, DONE, GIVE_UP, APPROVE, REJECT = (
     event_pb2.APPROVAL_DECISION_REJECT,
 )
 UNKNOWN, OK = event_pb2.TOOL_OUTCOME_UNKNOWN, event_pb2.TOOL_OUTCOME_OK
-NOBODY_KNOWS = "may or may not have taken effect"
+OUTCOME_UNKNOWN = "may or may not have taken effect"
 SCRIPT = r"""
 [[reply]]
 match = '^fire (?P<label>\S+)'
@@ -71,9 +71,9 @@ async def doomed(env: Environment) -> AsyncIterator[harness.ServerProcess]:
 
 
 async def ended(env: Environment, turn: chat_pb2.Turn) -> chat_pb2.Turn:
-    found = await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id)
-    assert found.state == chat_pb2.TURN_STATE_COMPLETED
-    return found
+    turn_at_end = await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id)
+    assert turn_at_end.state == chat_pb2.TURN_STATE_COMPLETED
+    return turn_at_end
 
 
 async def retry(env: Environment, turn: chat_pb2.Turn) -> chat_pb2.Turn:
@@ -85,15 +85,17 @@ async def retry(env: Environment, turn: chat_pb2.Turn) -> chat_pb2.Turn:
 
 
 class TestAnswers:
-    async def test_i5_the_question_says_what_it_is_about(self, env: Environment, doomed: harness.ServerProcess) -> None:
+    async def test_i5_the_approval_of_an_outcome_names_its_call(
+        self, env: Environment, doomed: harness.ServerProcess
+    ) -> None:
         turn = await killed_while_running(env, doomed, "fire asked", "asked", agent="asker")
-        asked = await question(env, turn)
-        assert (asked.tool, asked.arguments_json, asked.round) == ("hold_irreversible", '{"label":"asked"}', 2)
-        assert not asked.unknown_tool_call_ids, "only others are named"
+        approval = await question(env, turn)
+        assert (approval.tool, approval.arguments_json, approval.round) == ("hold_irreversible", '{"label":"asked"}', 2)
+        assert not approval.unknown_tool_call_ids, "only others are named"
         listed = await env.stubs.approvals.ListApprovals(
             approval_pb2.ListApprovalsRequest(session_id=turn.session_id, kind=event_pb2.APPROVAL_KIND_OUTCOME)
         )
-        assert list(listed.approvals) == [asked]
+        assert list(listed.approvals) == [approval]
         events = await harness.all_events(env.stubs, turn.session_id)
         assert harness.kinds(events)[-1] == "approval_requested"
         assert events[-1].approval_requested.kind == event_pb2.APPROVAL_KIND_OUTCOME
@@ -106,15 +108,15 @@ class TestAnswers:
         assert last.turn.state == chat_pb2.TURN_STATE_AWAITING_OUTCOME, "the stream of a turn that waits ends OK"
         for decision in (APPROVE, REJECT):
             with refused("INVALID_REQUEST") as refusal:
-                await harness.answer(env.stubs, asked, decision)
+                await harness.answer(env.stubs, approval, decision)
             assert "RETRY, MARK_DONE or GIVE_UP" in refusal.details.message
         with refused("ARGUMENTS_HASH_MISMATCH"):
-            other = approval_pb2.Approval(approval_id=asked.approval_id, arguments_hash="0" * 64)
+            other = approval_pb2.Approval(approval_id=approval.approval_id, arguments_hash="0" * 64)
             await harness.answer(env.stubs, other, RETRY)
         with refused("TOOL_OUTCOME_UNKNOWN"):
             await retry(env, turn)
-        waiting = env.stubs.approvals.WaitApproval(approval_pb2.WaitApprovalRequest(approval_id=asked.approval_id))
-        await harness.answer(env.stubs, asked, GIVE_UP)
+        waiting = env.stubs.approvals.WaitApproval(approval_pb2.WaitApprovalRequest(approval_id=approval.approval_id))
+        await harness.answer(env.stubs, approval, GIVE_UP)
         assert (await waiting).approval.state == approval_pb2.APPROVAL_STATE_REJECTED
         await ended(env, turn)
 
@@ -122,22 +124,22 @@ class TestAnswers:
         self, env: Environment, doomed: harness.ServerProcess
     ) -> None:
         turn = await killed_while_running(env, doomed, "fire again", "again")
-        asked = await question(env, turn)
+        approval = await question(env, turn)
         assert len(env.tool_control.effects("again")) == 1, "nothing starts before somebody says so"
-        decided = await harness.answer(env.stubs, asked, RETRY)
+        decided = await harness.answer(env.stubs, approval, RETRY)
         assert decided.approval.state == approval_pb2.APPROVAL_STATE_APPROVED
         assert decided.approval.decision == RETRY
         first, second = await env.tool_control.started("again", times=2)
         assert first.key == second.key
         env.tool_control.release("again")
         assert harness.answer_of(await ended(env, turn)) == "Told: again is done"
-        assert (await harness.answer(env.stubs, asked, RETRY)).sequence == decided.sequence, "a repeat"
+        assert (await harness.answer(env.stubs, approval, RETRY)).sequence == decided.sequence, "a repeat"
         with refused("APPROVAL_ALREADY_PROCESSED"):
-            await harness.answer(env.stubs, asked, DONE, result_json="1")
+            await harness.answer(env.stubs, approval, DONE, result_json="1")
         assert [result.outcome for result in await returned(env, turn)] == [OK]
         assert len(env.tool_control.effects("again")) == 2
 
-    async def test_i5_a_retry_whose_server_is_lost_too_is_asked_about_again(
+    async def test_i5_a_retry_whose_server_is_lost_too_needs_another_approval(
         self, env: Environment, doomed: harness.ServerProcess
     ) -> None:
         turn = await killed_while_running(env, doomed, "fire twice", "twice")
@@ -161,34 +163,34 @@ class TestAnswers:
         self, env: Environment, doomed: harness.ServerProcess
     ) -> None:
         turn = await killed_while_running(env, doomed, "fire done", "done")
-        asked = await question(env, turn)
+        approval = await question(env, turn)
         for wrong in ("", "{", "NaN", '"\\ud83d"', '"' + "x" * 65_536 + '"'):
             with refused("INVALID_REQUEST") as refusal:
-                await harness.answer(env.stubs, asked, DONE, result_json=wrong)
+                await harness.answer(env.stubs, approval, DONE, result_json=wrong)
             assert "result_json" in refusal.details.message
         for decision in (RETRY, GIVE_UP):
             with refused("INVALID_REQUEST"):
-                await harness.answer(env.stubs, asked, decision, result_json="1")
-        decided = await harness.answer(env.stubs, asked, DONE, result_json='"It was printed."')
+                await harness.answer(env.stubs, approval, decision, result_json="1")
+        decided = await harness.answer(env.stubs, approval, DONE, result_json='"It was printed."')
         assert decided.approval.state == approval_pb2.APPROVAL_STATE_APPROVED
-        again = await harness.answer(env.stubs, asked, DONE, result_json='"It was printed."')
+        again = await harness.answer(env.stubs, approval, DONE, result_json='"It was printed."')
         assert (again.sequence, again.approval) == (decided.sequence, decided.approval)
         with refused("APPROVAL_ALREADY_PROCESSED"):
-            await harness.answer(env.stubs, asked, DONE, result_json='"It was not."')
+            await harness.answer(env.stubs, approval, DONE, result_json='"It was not."')
         assert harness.answer_of(await ended(env, turn)) == "Told: It was printed."
         (result,) = await returned(env, turn)
         assert (result.outcome, result.result_json, result.started) == (OK, '"It was printed."', True)
         assert len(env.tool_control.effects("done")) == 1
 
-    async def test_i5_given_up_it_stays_unknown_and_the_model_is_told(
+    async def test_i5_a_call_given_up_stays_unknown_and_the_model_gets_that(
         self, env: Environment, doomed: harness.ServerProcess
     ) -> None:
         turn = await killed_while_running(env, doomed, "fire given-up", "given-up")
-        asked = await question(env, turn)
-        decided = await harness.answer(env.stubs, asked, GIVE_UP, reason="The printer is gone.")
+        approval = await question(env, turn)
+        decided = await harness.answer(env.stubs, approval, GIVE_UP, reason="The printer is gone.")
         assert decided.approval.state == approval_pb2.APPROVAL_STATE_REJECTED
         answer = harness.answer_of(await ended(env, turn))
-        assert NOBODY_KNOWS in answer
+        assert OUTCOME_UNKNOWN in answer
         assert "The printer is gone." in answer
         assert [(result.outcome, result.started) for result in await returned(env, turn)] == [(UNKNOWN, True)]
         assert len(env.tool_control.effects("given-up")) == 1
@@ -198,40 +200,40 @@ class TestAnswers:
     ) -> None:
         turn = await killed_while_running(env, doomed, "pair lost", "lost-1", "lost-2")
         waiting = await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id)
-        asked = [await approval_of(env, item.approval_id) for item in waiting.pending]
-        first, second = asked
+        approvals = [await approval_of(env, item.approval_id) for item in waiting.pending]
+        first, second = approvals
         assert list(first.unknown_tool_call_ids) == [second.tool_call_id]
         assert list(second.unknown_tool_call_ids) == [first.tool_call_id]
-        for approval in asked:
+        for approval in approvals:
             await harness.answer(env.stubs, approval, GIVE_UP)
         await ended(env, turn)
 
-    async def test_i5_nobody_answers_in_time(self, env: Environment, doomed: harness.ServerProcess) -> None:
+    async def test_i5_the_approval_of_an_outcome_expires(self, env: Environment, doomed: harness.ServerProcess) -> None:
         turn = await killed_while_running(env, doomed, "fire expired", "expired", agent="worker")
-        asked = await question(env, turn)
+        approval = await question(env, turn)
         async with AsyncMongoClient[dict[str, Any]](env.mongo_uri) as client:
             await client[env.database]["approvals"].update_one(
-                {"_id.id": asked.approval_id}, [{"$set": {"expire_time": "$$NOW"}}]
+                {"_id.id": approval.approval_id}, [{"$set": {"expire_time": "$$NOW"}}]
             )
         while not (await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id, seconds=1)).answer:
             assert len(env.tool_control.effects("expired")) == 1
-        assert NOBODY_KNOWS in harness.answer_of(await ended(env, turn))
-        assert (await approval_of(env, asked.approval_id)).state == approval_pb2.APPROVAL_STATE_EXPIRED
+        assert OUTCOME_UNKNOWN in harness.answer_of(await ended(env, turn))
+        assert (await approval_of(env, approval.approval_id)).state == approval_pb2.APPROVAL_STATE_EXPIRED
         assert [(result.outcome, result.started) for result in await returned(env, turn)] == [(UNKNOWN, True)]
         with refused("APPROVAL_EXPIRED"):
-            await harness.answer(env.stubs, asked, RETRY)
+            await harness.answer(env.stubs, approval, RETRY)
 
     async def test_i6_two_deciders_at_once(self, env: Environment, doomed: harness.ServerProcess) -> None:
         turn = await killed_while_running(env, doomed, "fire raced", "raced")
-        asked = await question(env, turn)
-        async with env.another() as elsewhere:
+        approval = await question(env, turn)
+        async with env.another() as other:
             outcomes = await asyncio.gather(
-                harness.answer(env.stubs, asked, DONE, result_json='"by one"'),
-                harness.answer(elsewhere, asked, GIVE_UP),
-                harness.answer(env.stubs, asked, DONE, result_json='"by another"'),
+                harness.answer(env.stubs, approval, DONE, result_json='"by one"'),
+                harness.answer(other, approval, GIVE_UP),
+                harness.answer(env.stubs, approval, DONE, result_json='"by another"'),
                 return_exceptions=True,
             )
-        lost = [each for each in outcomes if isinstance(each, BaseException)]
+        lost = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
         assert [details_of(error).reason for error in lost] == ["APPROVAL_ALREADY_PROCESSED"] * 2  # type: ignore[arg-type]
         await ended(env, turn)
         assert len(await returned(env, turn)) == 1
@@ -239,17 +241,17 @@ class TestAnswers:
 
 
 class TestEnds:
-    async def test_i5_a_turn_that_is_cancelled_while_it_is_asked_stays_unknown(
+    async def test_i5_a_turn_cancelled_while_its_outcome_is_pending_stays_unknown(
         self, env: Environment, doomed: harness.ServerProcess
     ) -> None:
         turn = await killed_while_running(env, doomed, "fire cancelled", "cancelled")
-        asked = await question(env, turn)
+        approval = await question(env, turn)
         cancel = chat_pb2.CancelTurnRequest(session_id=turn.session_id, turn_id=turn.turn_id)
         assert (await env.stubs.chat.CancelTurn(cancel)).turn.state == chat_pb2.TURN_STATE_CANCELLED
-        assert (await approval_of(env, asked.approval_id)).state == approval_pb2.APPROVAL_STATE_WITHDRAWN
+        assert (await approval_of(env, approval.approval_id)).state == approval_pb2.APPROVAL_STATE_WITHDRAWN
         (result,) = await returned(env, turn)
         assert (result.outcome, result.started) == (UNKNOWN, True)
-        assert NOBODY_KNOWS in result.result_json
+        assert OUTCOME_UNKNOWN in result.result_json
         with refused("TOOL_OUTCOME_UNKNOWN") as refusal:
             await retry(env, turn)
         assert "send a new message" in refusal.details.message
@@ -257,13 +259,13 @@ class TestEnds:
         assert after.state == chat_pb2.TURN_STATE_COMPLETED
         assert len(env.tool_control.effects("cancelled")) == 1
 
-    async def test_i5_a_session_that_ends_while_it_is_asked(
+    async def test_i5_a_session_that_ends_while_an_outcome_is_pending(
         self, env: Environment, doomed: harness.ServerProcess
     ) -> None:
         turn = await killed_while_running(env, doomed, "fire ended", "ended")
-        asked = await question(env, turn)
+        approval = await question(env, turn)
         await env.stubs.sessions.EndSession(session_pb2.EndSessionRequest(session_id=turn.session_id))
-        assert (await approval_of(env, asked.approval_id)).state == approval_pb2.APPROVAL_STATE_WITHDRAWN
+        assert (await approval_of(env, approval.approval_id)).state == approval_pb2.APPROVAL_STATE_WITHDRAWN
         assert [(result.outcome, result.started) for result in await returned(env, turn)] == [(UNKNOWN, True)]
 
 
@@ -281,10 +283,10 @@ class TestSiblings:
                 await harness.decide(stubs, first)
                 await env.tool_control.started("both")
                 await doomed.kill()
-        asked = await question(env, turn)
+        approval = await question(env, turn)
         waiting = await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id)
         assert {item.tool for item in waiting.pending} == {"hold_irreversible", "act"}
-        await harness.answer(env.stubs, asked, DONE, result_json="1")
+        await harness.answer(env.stubs, approval, DONE, result_json="1")
         waiting = await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id)
         assert waiting.state == chat_pb2.TURN_STATE_AWAITING_APPROVAL, "the other question still stands"
         await harness.decide(env.stubs, await harness.wait_for_approval(env.stubs, session))
@@ -293,7 +295,7 @@ class TestSiblings:
 
 
 class TestWhileItIsUnknown:
-    async def test_i5_the_same_tool_asks_again_and_shows_the_unknown_call(
+    async def test_i5_the_same_tool_needs_an_approval_that_shows_the_unknown_call(
         self, env: Environment, doomed: harness.ServerProcess
     ) -> None:
         turn = await killed_while_running(env, doomed, "fire first", "first")
@@ -316,7 +318,7 @@ class TestWhileItIsUnknown:
         await ended(env, later)
         other = await harness.send_message_to_session(env.stubs, turn.session_id, "act freely")
         assert other.state == chat_pb2.TURN_STATE_COMPLETED, "another tool is not concerned"
-        assert NOBODY_KNOWS in "".join(said(env.model_requests("act freely")[-1]))
+        assert OUTCOME_UNKNOWN in "".join(transcript(env.model_requests("act freely")[-1]))
 
     async def test_i5_what_was_done_is_unknown_no_more(self, env: Environment, doomed: harness.ServerProcess) -> None:
         turn = await killed_while_running(env, doomed, "fire settled", "settled")

@@ -47,8 +47,8 @@ async def test_a_loop_that_is_blocked_for_too_long_loses_its_turn_and_stores_not
         assert (first.pid == server.pid, second.pid == server.pid) == (True, False)
         assert harness.kinds(events).count("attempt_superseded") == 1
         assert harness.kinds(events).count("tool_returned") == 1
-        seen = await harness.all_events(stubs, turn.session_id)  # answered once it is not blocked any more
-        assert seen == events == await harness.all_events(env.stubs, turn.session_id)
+        stored = await harness.all_events(stubs, turn.session_id)  # answered once it is not blocked any more
+        assert stored == events == await harness.all_events(env.stubs, turn.session_id)
         again = await harness.create_test_session(stubs, agent="worker")
         await harness.send_message_to_session(stubs, again, "brief", wait=20)
         assert await harness.all_events(env.stubs, turn.session_id) == events

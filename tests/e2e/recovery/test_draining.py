@@ -102,7 +102,7 @@ class TestDraining:
         assert ended.state == chat_pb2.TURN_STATE_COMPLETED
         assert "attempt_superseded" not in harness.kinds(await harness.all_events(env.stubs, session))
 
-    async def test_who_watches_its_health_does_not_hold_a_server_up(self, env: Environment) -> None:
+    async def test_a_watcher_of_its_health_does_not_delay_a_drain(self, env: Environment) -> None:
         async with _draining(env, drain_grace=timedelta(seconds=50)) as (stubs, going):
             health: Any = health_pb2_grpc.HealthStub(stubs.channel)
             watch = health.Watch(health_pb2.HealthCheckRequest(service=SERVICES[0]))
@@ -128,10 +128,10 @@ class TestDraining:
             turn = await harness.send_message_to_session(stubs, session, "three of drain", wait=0)
             first = [*await env.tool_control.started("drain-soon"), *await env.tool_control.started("drain-late")]
             async with asyncio.TaskGroup() as group:
-                told = group.create_task(_until_told(stubs, session))
+                drained = group.create_task(_until_told(stubs, session))
                 await until_event(stubs, session, "tool_started")
                 group.create_task(going.aclose())
-                await told
+                await drained
                 env.tool_control.release("drain-soon")
         again = await env.tool_control.started("drain-late", times=2)
         env.tool_control.release("drain-late")

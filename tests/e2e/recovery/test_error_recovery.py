@@ -8,7 +8,7 @@ import pytest
 from pymongo import AsyncMongoClient
 
 from tests import harness
-from tests.e2e.support.environment import Environment, said, until_event
+from tests.e2e.support.environment import Environment, transcript, until_event
 from tests.status_details import refused
 from turnkeeper.model.delivery import VENDOR_TEXT
 from turnkeeper.model.script import ScriptedFailure
@@ -141,7 +141,7 @@ class TestModelFailures:
         assert VENDOR_TEXT not in str(events)
         after = await harness.send_message_to_session(env.stubs, session, "still there?")
         assert harness.answer_of(after) == "You said: still there?"
-        assert "Never heard." not in str(said(env.model_requests("still there?")[-1]))
+        assert "Never heard." not in str(transcript(env.model_requests("still there?")[-1]))
 
     @pytest.mark.parametrize(
         ("message", "reason"),
@@ -178,7 +178,7 @@ class TestModelFailures:
 
 
 class TestErrorRecovery:
-    async def test_a_failed_call_is_tried_again_and_the_log_says_so(self, env: Environment) -> None:
+    async def test_a_failed_call_is_tried_again_and_the_log_has_the_failure(self, env: Environment) -> None:
         session = await harness.create_test_session(env.stubs, agent="stubborn")
         turn = await harness.send_message_to_session(env.stubs, session, "twice unlucky")
         assert harness.answer_of(turn) == "You said: twice unlucky"
@@ -218,15 +218,15 @@ class TestErrorRecovery:
         session = await harness.create_test_session(env.stubs, agent="stubborn")
         turn = await harness.send_message_to_session(env.stubs, session, "broken off")
         assert harness.answer_of(turn) == "You said: broken off"
-        assert [said(messages) for messages in env.model_requests("broken off")] == [["user: broken off"]] * 2
+        assert [transcript(messages) for messages in env.model_requests("broken off")] == [["user: broken off"]] * 2
 
     async def test_a_long_wait_lets_go_of_the_lease_and_goes_on_by_itself(self, env: Environment) -> None:
         session = await harness.create_test_session(env.stubs, agent="stubborn")
         turn = await harness.send_message_to_session(env.stubs, session, "later one", wait=0)
         failed = await until_event(env.stubs, session, "attempt_failed")
         assert failed.attempt_failed.retry_delay.ToTimedelta() == timedelta(seconds=2.3)
-        found = await env.stubs.chat.GetTurn(chat_pb2.GetTurnRequest(session_id=session, turn_id=turn.turn_id))
-        assert found.turn.state == chat_pb2.TURN_STATE_BACKING_OFF
+        response = await env.stubs.chat.GetTurn(chat_pb2.GetTurnRequest(session_id=session, turn_id=turn.turn_id))
+        assert response.turn.state == chat_pb2.TURN_STATE_BACKING_OFF
         async with AsyncMongoClient[dict[str, object]](env.mongo_uri) as client:
             head = await client[env.database]["heads"].find_one({"_id.session_id": session})
         assert head is not None
@@ -237,10 +237,10 @@ class TestErrorRecovery:
         assert ended.attempt > failed.attempt
 
     async def test_after_a_long_wait_another_server_may_go_on(self, env: Environment) -> None:
-        async with env.another() as elsewhere:
-            session = await harness.create_test_session(elsewhere, agent="stubborn")
-            turn = await harness.send_message_to_session(elsewhere, session, "later two", wait=0)
-            await until_event(elsewhere, session, "attempt_failed")
+        async with env.another() as other:
+            session = await harness.create_test_session(other, agent="stubborn")
+            turn = await harness.send_message_to_session(other, session, "later two", wait=0)
+            await until_event(other, session, "attempt_failed")
         ended = await harness.wait_for_turn(env.stubs, session, turn.turn_id)
         assert harness.answer_of(ended) == "You said: later two"
 
@@ -290,5 +290,5 @@ class TestErrorRecovery:
             await harness.send_message_to_session(
                 env.stubs, session, "endless tools", limits=chat_pb2.TurnLimits(max_iterations=1)
             )
-        found = await env.stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id=session))
-        assert (found.session.usage.model_calls, found.session.usage.tool_calls) == (1, 1)
+        response = await env.stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id=session))
+        assert (response.session.usage.model_calls, response.session.usage.tool_calls) == (1, 1)

@@ -40,7 +40,7 @@ text = "You said: {{user}}"
 """
 
 
-async def test_i4_an_owner_that_goes_on_while_the_next_one_speaks_is_not_heard(env: Environment) -> None:
+async def test_i4_the_text_of_a_stale_owner_is_not_delivered(env: Environment) -> None:
     near, far = Reader(), Reader()
     async with doomed(env, "--poll", f"{POLL}s") as server, harness.connect(server.address) as stubs:
         session = await harness.create_test_session(stubs, agent="talker")
@@ -50,10 +50,10 @@ async def test_i4_an_owner_that_goes_on_while_the_next_one_speaks_is_not_heard(e
             freeze(server)
             await until(lambda: "attempt_superseded" in far.kinds and len(far.texts) == 2, timeout=20)
             thaw(server)
-            said = len(far.deltas)
-            await until(lambda: all("turn_completed" in each.kinds for each in (near, far)), timeout=30)
+            shown = len(far.deltas)
+            await until(lambda: all("turn_completed" in reader.kinds for reader in (near, far)), timeout=30)
         assert far.kinds.count("message_completed") == 1
-        assert len(far.deltas) > said, "the frozen one went on when the message was over already"
+        assert len(far.deltas) > shown, "the frozen one went on when the message was over already"
         for reader in (near, far):
             old, new = reader.texts.values()
             assert STALE.startswith(old.decode())
@@ -66,7 +66,7 @@ async def test_i4_an_owner_that_goes_on_while_the_next_one_speaks_is_not_heard(e
     await check(env.mongo_uri, env.database)
 
 
-async def test_a_server_that_was_frozen_hears_what_it_missed(env: Environment) -> None:
+async def test_a_server_that_was_frozen_delivers_what_it_missed(env: Environment) -> None:
     reader = Reader()
     async with doomed(env, "--poll", f"{POLL}s") as server, harness.connect(server.address) as stubs:
         session = await harness.create_test_session(env.stubs, agent="talker")

@@ -65,10 +65,10 @@ async def test_i5_an_irreversible_call_keeps_its_turn_until_its_result_and_anoth
             session = await harness.create_test_session(leaving, agent="worker")
             turn = await harness.send_message_to_session(leaving, session, "hold kept", wait=0)
             await tool_control.started("kept")
-            told = asyncio.create_task(_until_drained(leaving, session))
+            drained = asyncio.create_task(_until_drained(leaving, session))
             await until_event(leaving, session, "tool_started")
             closing = asyncio.create_task(going.aclose())
-            await told
+            await drained
             assert await owner() == "first"
             assert not closing.done()
             tool_control.release("kept")

@@ -50,39 +50,39 @@ async def frozen_while_running(
         effects = await env.tool_control.started(label)
         assert [effect.pid for effect in effects] == [owner.pid]
         freeze(owner)
-    asked = await question(env, turn)
+    approval = await question(env, turn)
     thaw(owner)
-    return turn, asked
+    return turn, approval
 
 
 async def in_ledger(env: Environment, turn: chat_pb2.Turn, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """The turn's only call, as it is stored, once this holds."""
-    found: dict[str, Any] = {}
+    call: dict[str, Any] = {}
     # As the service reads: at once after the commit, one node has what a majority is not known to have yet.
     async with AsyncMongoClient[dict[str, Any]](env.mongo_uri, readConcernLevel="majority") as client:
 
         async def read() -> bool:
-            found.update(await client[env.database]["tool_calls"].find_one({"turn_id": turn.turn_id}) or {})
-            return bool(found) and holds(found)
+            call.update(await client[env.database]["tool_calls"].find_one({"turn_id": turn.turn_id}) or {})
+            return bool(call) and holds(call)
 
         await until(read)
-    return found
+    return call
 
 
 class TestI5LateResults:
-    async def test_i5_it_is_shown_to_whoever_is_asked_and_is_no_event(
+    async def test_i5_a_late_result_is_shown_in_the_approval_and_is_no_event(
         self, env: Environment, owner: harness.ServerProcess
     ) -> None:
-        turn, asked = await frozen_while_running(env, owner, "shown")
-        assert not asked.late_result_json
+        turn, approval = await frozen_while_running(env, owner, "shown")
+        assert not approval.late_result_json
         before = harness.kinds(await harness.all_events(env.stubs, turn.session_id))
         env.tool_control.release("shown")
         call = await in_ledger(env, turn, lambda call: bool(call["late_outcome"]))
         assert (call["state"], call["late_outcome"], call["late_result_json"]) == ("UNKNOWN", "OK", '"shown is done"')
-        shown = await approval_of(env, asked.approval_id)
+        shown = await approval_of(env, approval.approval_id)
         assert shown.late_result_json == '"shown is done"'
         with refused("ARGUMENTS_HASH_MISMATCH"):  # who has not read what came must not start it again
-            await harness.answer(env.stubs, asked, event_pb2.APPROVAL_DECISION_RETRY)
+            await harness.answer(env.stubs, approval, event_pb2.APPROVAL_DECISION_RETRY)
         assert harness.kinds(await harness.all_events(env.stubs, turn.session_id)) == before
         await check(env.mongo_uri, env.database)
         await harness.answer(
@@ -96,8 +96,8 @@ class TestI5LateResults:
     async def test_i5_after_the_answer_it_is_kept_and_changes_nothing(
         self, env: Environment, owner: harness.ServerProcess
     ) -> None:
-        turn, asked = await frozen_while_running(env, owner, "too-late")
-        await harness.answer(env.stubs, asked, event_pb2.APPROVAL_DECISION_GIVE_UP)
+        turn, approval = await frozen_while_running(env, owner, "too-late")
+        await harness.answer(env.stubs, approval, event_pb2.APPROVAL_DECISION_GIVE_UP)
         ended = await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id)
         events = await harness.all_events(env.stubs, turn.session_id)
         env.tool_control.release("too-late")
@@ -105,15 +105,15 @@ class TestI5LateResults:
         assert (call["state"], call["outcome"]) == ("RETURNED", "UNKNOWN")
         assert await harness.all_events(env.stubs, turn.session_id) == events
         assert await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id) == ended
-        assert not (await approval_of(env, asked.approval_id)).late_result_json
+        assert not (await approval_of(env, approval.approval_id)).late_result_json
         assert len(env.tool_control.effects("too-late")) == 1
 
     async def test_i5_a_drain_does_not_wait_for_it_beyond_its_grace(
         self, env: Environment, owner: harness.ServerProcess
     ) -> None:
-        turn, asked = await frozen_while_running(env, owner, "drained")
+        turn, approval = await frozen_while_running(env, owner, "drained")
         await in_ledger(env, turn, lambda call: call["state"] == "UNKNOWN")
         assert await owner.terminate() == 0
-        assert not (await approval_of(env, asked.approval_id)).late_result_json
-        await harness.answer(env.stubs, asked, event_pb2.APPROVAL_DECISION_GIVE_UP)
+        assert not (await approval_of(env, approval.approval_id)).late_result_json
+        await harness.answer(env.stubs, approval, event_pb2.APPROVAL_DECISION_GIVE_UP)
         await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id)

@@ -67,19 +67,19 @@ class Served:
         return replicas(self.server.pid)
 
     @contextlib.asynccontextmanager
-    async def each(self, *pids: int) -> AsyncIterator[list[Stubs]]:
+    async def stubs_of(self, *pids: int) -> AsyncIterator[list[Stubs]]:
         """Stubs that are connected to these processes, in order."""
         async with contextlib.AsyncExitStack() as stack:
-            found: dict[int, Stubs] = {}
-            while not found.keys() >= set(pids):
+            connected: dict[int, Stubs] = {}
+            while not connected.keys() >= set(pids):
                 before = {pid: accepted(pid, self.port) for pid in pids}
                 channel = aio.insecure_channel(self.server.address, options=ONE_CONNECTION_EACH)
                 stubs = Stubs(await stack.enter_async_context(channel))
                 await stubs.sessions.ListSessions(session_pb2.ListSessionsRequest(page_size=1))
                 for pid, count in before.items():
                     if accepted(pid, self.port) > count:
-                        found.setdefault(pid, stubs)
-            yield [found[pid] for pid in pids]
+                        connected.setdefault(pid, stubs)
+            yield [connected[pid] for pid in pids]
 
 
 @contextlib.asynccontextmanager
@@ -89,11 +89,11 @@ async def serving(mongo_uri: str, *flags: str) -> AsyncIterator[Served]:
     flags = ("--processes", "2", "--replica", "pod", "--agents", str(AGENTS), *flags)
     async with harness.scripted(SCRIPT) as model:
         async with harness.server_process(mongo_uri, database, model, flags=flags) as server:
-            made = Served(server=server, mongo_uri=mongo_uri, database=database, model=model)
-            pids = made.pids
+            served = Served(server=server, mongo_uri=mongo_uri, database=database, model=model)
+            pids = served.pids
             assert len(pids) == 2
-            yield made
-            pids += made.pids
+            yield served
+            pids += served.pids
         await until(lambda: not any(map(alive, pids)))
     await check(mongo_uri, database)
     async with AsyncMongoClient[dict[str, object]](mongo_uri) as client:
@@ -103,18 +103,18 @@ async def serving(mongo_uri: str, *flags: str) -> AsyncIterator[Served]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def served(mongo_uri: str) -> AsyncIterator[Served]:
     """What the tests of the module share that do not stop it."""
-    async with serving(mongo_uri) as made:
-        yield made
+    async with serving(mongo_uri) as started:
+        yield started
 
 
 class TestOnePort:
     async def test_both_get_connections_and_each_is_a_replica_of_its_own(self, served: Served) -> None:
-        async with served.each(*served.pids) as both:
+        async with served.stubs_of(*served.pids) as both:
             owners = [await _owner(served, stubs) for stubs in both]
         assert sorted(owners) == ["pod-1", "pod-2"]
 
     async def test_what_one_gave_out_another_takes(self, served: Served) -> None:
-        async with served.each(*served.pids) as (one, other):
+        async with served.stubs_of(*served.pids) as (one, other):
             session, *_ = [await harness.create_test_session(one, agent="talker") for _ in range(4)]
             listed = await one.sessions.ListSessions(session_pb2.ListSessionsRequest(page_size=4))
             page = await one.sessions.ListSessions(session_pb2.ListSessionsRequest(page_size=2))
@@ -133,45 +133,45 @@ class TestOnePort:
 
     async def test_a_second_server_is_refused(self, served: Served) -> None:
         for processes in ("1", "2"):
-            status, said = await _serve(served, "--port", str(served.port), "--processes", processes)
+            status, output = await _serve(served, "--port", str(served.port), "--processes", processes)
             assert status == 2
-            assert said.splitlines()[-1] == (
+            assert output.splitlines()[-1] == (
                 f"turnkeeper serve: 127.0.0.1:{served.port} cannot be listened on: another program has it. "
                 "Stop that one, or choose another --port."
             )
 
     async def test_one_that_cannot_start_ends_all_and_gives_its_reason_once(self, served: Served) -> None:
         away = "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=200"
-        status, said = await _serve(served, "--processes", "2", "--mongodb-uri", away, "--operation-time", "1s")
+        status, output = await _serve(served, "--processes", "2", "--mongodb-uri", away, "--operation-time", "1s")
         assert status == 2
-        assert said.count("turnkeeper serve: no database answers: check MONGODB_URI") == 1
-        assert "Traceback" not in said
+        assert output.count("turnkeeper serve: no database answers: check MONGODB_URI") == 1
+        assert "Traceback" not in output
 
 
 class TestLoss:
     async def test_a_killed_process_loses_no_turn_and_comes_back(self, served: Served) -> None:
         before = served.pids
-        async with served.each(*before) as (doomed, other):
+        async with served.stubs_of(*before) as (doomed, other):
             sessions = [await harness.create_test_session(stubs, agent="talker") for stubs in (doomed, doomed, other)]
-            told = await harness.send_message_to_session(doomed, sessions[0], "hello", wait=10)
+            turn = await harness.send_message_to_session(doomed, sessions[0], "hello", wait=10)
             going = await harness.send_message_to_session(doomed, sessions[1], "a story", wait=0)
             await served.model.exchanges.until(lambda _: len(served.model.exchanges.all()) >= 2)
             os.kill(before[0], signal.SIGKILL)
             taken_over = await harness.wait_for_turn(other, sessions[1], going.turn_id)
             assert taken_over.state == chat_pb2.TURN_STATE_COMPLETED
             assert harness.answer_of(taken_over) == STORY
-            kept = await harness.wait_for_turn(other, sessions[0], told.turn_id, seconds=0)
+            kept = await harness.wait_for_turn(other, sessions[0], turn.turn_id, seconds=0)
             assert harness.answer_of(kept) == "You said: hello"
             await until(lambda: len(served.pids) == 2 and served.pids != before, timeout=20)
             (again,) = set(served.pids) - set(before)
-        async with asyncio.timeout(20), served.each(again) as (stubs,):
+        async with asyncio.timeout(20), served.stubs_of(again) as (stubs,):
             assert await _owner(served, stubs) == "pod-1"
 
 
 class TestStop:
     async def test_sigterm_drains_all_of_them(self, mongo_uri: str) -> None:
         """Streams end with a cursor, and what was said within the grace is whole."""
-        async with serving(mongo_uri) as served, served.each(*served.pids) as both:
+        async with serving(mongo_uri) as served, served.stubs_of(*served.pids) as both:
             sessions = [await harness.create_test_session(stubs, agent="talker") for stubs in both]
             readers = [Reader() for _ in both]
             async with asyncio.TaskGroup() as group:
@@ -227,7 +227,7 @@ async def test_they_share_the_embedded_database_and_the_small_model(tmp_path: Pa
             assert harness.answer_of(turn) == "You said: hello"
             started = children(process.pid)
             assert len(started) == 4, "two replicas, a database, a model"
-            assert not [each for pid in replicas(process.pid) for each in children(pid)]
+            assert not [child for pid in replicas(process.pid) for child in children(pid)]
             process.terminate()
             rest, _ = await process.communicate()
     assert rest == b""
@@ -268,6 +268,6 @@ async def _serve(served: Served, *flags: str) -> tuple[int, str]:
         stderr=asyncio.subprocess.PIPE,
     )
     async with asyncio.timeout(40):
-        _, said = await process.communicate()
+        _, output = await process.communicate()
     assert process.returncode is not None
-    return process.returncode, said.decode()
+    return process.returncode, output.decode()

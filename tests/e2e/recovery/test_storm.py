@@ -94,11 +94,11 @@ async def client(seed: int, servers: Sequence[harness.Stubs], sessions: Sequence
 async def until_calm(stubs: harness.Stubs, session: str) -> None:
     """Decide what is asked until no turn is active."""
     while True:
-        found = await stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id=session))
-        if not found.session.active_turn_id:
-            assert found.session.queued_turns == 0
+        response = await stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id=session))
+        if not response.session.active_turn_id:
+            assert response.session.queued_turns == 0
             return
-        await harness.wait_for_turn(stubs, session, found.session.active_turn_id)
+        await harness.wait_for_turn(stubs, session, response.session.active_turn_id)
         for approval in await pending_of(stubs, session):
             await harness.decide(stubs, approval)
 
@@ -107,11 +107,11 @@ class TestStorm:
     async def test_after_a_storm_every_turn_has_ended(self, env: Environment) -> None:
         agents = ("asker", "worker", "hasty", "asker")
         sessions = [await harness.create_test_session(env.stubs, agent=agent) for agent in agents]
-        async with env.another(sweep=timedelta(milliseconds=50), concurrency=2) as elsewhere:
-            refusals = await asyncio.gather(*(client(seed, (env.stubs, elsewhere), sessions) for seed in range(6)))
+        async with env.another(sweep=timedelta(milliseconds=50), concurrency=2) as other:
+            refusals = await asyncio.gather(*(client(seed, (env.stubs, other), sessions) for seed in range(6)))
             assert set().union(*refusals) <= FITTING
             for session in sessions:
                 async with asyncio.timeout(30):
-                    await until_calm(elsewhere, session)
-                listed = await elsewhere.chat.ListTurns(chat_pb2.ListTurnsRequest(session_id=session, page_size=100))
+                    await until_calm(other, session)
+                listed = await other.chat.ListTurns(chat_pb2.ListTurnsRequest(session_id=session, page_size=100))
                 assert {turn.state for turn in listed.turns} <= ENDED

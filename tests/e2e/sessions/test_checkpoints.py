@@ -36,19 +36,19 @@ text = "You said: {user}"
 
 
 async def listed(stubs: Stubs, session: str, *, page_size: int = 0) -> list[session_pb2.Checkpoint]:
-    found: list[session_pb2.Checkpoint] = []
+    checkpoints: list[session_pb2.Checkpoint] = []
     request = session_pb2.ListCheckpointsRequest(session_id=session, page_size=page_size)
     while True:
         page = await stubs.sessions.ListCheckpoints(request)
         assert not page_size or len(page.checkpoints) <= page_size
-        found.extend(page.checkpoints)
+        checkpoints.extend(page.checkpoints)
         if not page.next_page_token:
-            return found
+            return checkpoints
         request.page_token = page.next_page_token
 
 
 def in_short(checkpoints: Sequence[session_pb2.Checkpoint]) -> list[str]:
-    return [each.checkpoint_id.partition("-")[0] for each in checkpoints]
+    return [checkpoint.checkpoint_id.partition("-")[0] for checkpoint in checkpoints]
 
 
 async def a_rich_session(env: Environment) -> str:
@@ -67,20 +67,22 @@ async def a_rich_session(env: Environment) -> str:
 class TestCheckpoints:
     async def test_the_five_kinds_are_read_out_of_the_log(self, env: Environment) -> None:
         session = await a_rich_session(env)
-        found = await listed(env.stubs, session)
-        assert in_short(found) == [
+        checkpoints = await listed(env.stubs, session)
+        assert in_short(checkpoints) == [
             *("execution_start", "tool_call", "approval_pending", "tool_call", "execution_complete"),
             *("execution_start", "content_partial", "execution_complete"),
             *("execution_start", "content_partial", "execution_complete"),
         ]
         events = {event.sequence: event for event in await harness.all_events(env.stubs, session)}
-        for each in found:
-            of = events[int(each.checkpoint_id.partition("-")[2])]
-            assert each.turn_id == of.turn_id
-            assert each.create_time == of.create_time
-            cut = each.kind == session_pb2.CHECKPOINT_KIND_CONTENT_PARTIAL
-            assert each.sequence == of.sequence - cut
-        assert [each.sequence for each in found] == sorted(each.sequence for each in found)
+        for checkpoint in checkpoints:
+            of = events[int(checkpoint.checkpoint_id.partition("-")[2])]
+            assert checkpoint.turn_id == of.turn_id
+            assert checkpoint.create_time == of.create_time
+            cut = checkpoint.kind == session_pb2.CHECKPOINT_KIND_CONTENT_PARTIAL
+            assert checkpoint.sequence == of.sequence - cut
+        assert [checkpoint.sequence for checkpoint in checkpoints] == sorted(
+            checkpoint.sequence for checkpoint in checkpoints
+        )
 
     async def test_every_page_size_gives_the_same_list_on_another_replica(self, env: Environment) -> None:
         session = await a_rich_session(env)

@@ -148,7 +148,7 @@ async def test_a_deleted_session_is_answered_exactly_as_one_that_never_was(env: 
     approvals = await env.stubs.approvals.ListApprovals(approval_pb2.ListApprovalsRequest(session_id=session))
     assert not approvals.approvals
     listed = await env.stubs.sessions.ListSessions(session_pb2.ListSessionsRequest(page_size=100))
-    assert session not in [each.session_id for each in listed.sessions]
+    assert session not in [listed_session.session_id for listed_session in listed.sessions]
     with refused("SESSION_ALREADY_EXISTS"):
         await harness.create_test_session(env.stubs, agent="asker", session_id=session)
     with refused("SESSION_ALREADY_EXISTS"):
@@ -197,26 +197,26 @@ async def test_deleting_stops_what_runs_and_tells_every_watcher(env: Environment
         await until_event(other, session, "tool_started")
         await delete(other, session)
         async with asyncio.timeout(10):
-            seen = await asyncio.gather(*watchers)
+            streams = await asyncio.gather(*watchers)
     env.tool_control.release("d-running")
-    for events in seen:
+    for events in streams:
         assert harness.kinds(events)[-1] == "session_updated"
         assert harness.kinds(events).count("turn_cancelled") == 2
     await undelete(env.stubs, session)
     stored = await harness.all_events(env.stubs, session)
-    assert stored[:-1] == seen[0] == seen[1]
+    assert stored[:-1] == streams[0] == streams[1]
     assert env.tool_control.effects("d-queued") == []
 
 
 async def _until_gone(stubs: harness.Stubs, session: str) -> list[event_pb2.Event]:
     """What a watcher sees until it is told that there is no such session."""
     watch = stubs.sessions.WatchEvents(session_pb2.WatchEventsRequest(session_id=session, follow=True))
-    seen: list[event_pb2.Event] = []
+    events: list[event_pb2.Event] = []
     with refused("SESSION_NOT_FOUND") as refusal:
         async for response in watch:
-            seen.extend(response.events)
+            events.extend(response.events)
     assert refusal.details.status is grpc.StatusCode.NOT_FOUND
-    return seen
+    return events
 
 
 # --- purged ----------------------------------------------------------------------------------------------------
@@ -224,12 +224,12 @@ async def _until_gone(stubs: harness.Stubs, session: str) -> list[event_pb2.Even
 
 async def traces(mongo_uri: str, database: str, session: str) -> list[str]:
     """The collections that hold the session's id anywhere in a document."""
-    found: list[str] = []
+    names: list[str] = []
     async with AsyncMongoClient[dict[str, Any]](mongo_uri) as client:
         for name in await client[database].list_collection_names():
             documents = await client[database][name].find({}).to_list()
-            found.extend(name for document in documents if session.encode() in bson.encode(document))
-    return found
+            names.extend(name for document in documents if session.encode() in bson.encode(document))
+    return names
 
 
 async def until_gone(mongo_uri: str, database: str, session: str) -> None:

@@ -109,7 +109,7 @@ class TestEndSession:
 
     async def test_in_mid_message(self, env: Environment) -> None:
         await ended_at(env, "stall here", "content_delta", agent="talker")
-        await env.model.exchanges.until(lambda seen: all(each.outcome != "playing" for each in seen))
+        await env.model.exchanges.until(lambda exchanges: all(exchange.outcome != "playing" for exchange in exchanges))
 
     async def test_while_it_backs_off(self, env: Environment) -> None:
         await ended_at(env, "limited here", "attempt_failed", agent="stubborn")
@@ -139,8 +139,8 @@ class TestEndSession:
             )
             turns.append(queued)
         response = await end(env.stubs, session)
-        found = [await harness.wait_for_turn(env.stubs, session, turn.turn_id) for turn in turns]
-        assert {turn.state for turn in found} == {chat_pb2.TURN_STATE_CANCELLED}
+        ended = [await harness.wait_for_turn(env.stubs, session, turn.turn_id) for turn in turns]
+        assert {turn.state for turn in ended} == {chat_pb2.TURN_STATE_CANCELLED}
         await check_closed(env, session, response)
         assert not env.model_requests("never")
 
@@ -148,8 +148,8 @@ class TestEndSession:
         session = await harness.create_test_session(env.stubs, agent="worker")
         await harness.send_message_to_session(env.stubs, session, "hold far", wait=0)
         await env.tool_control.started("far-1")
-        async with env.another() as elsewhere:
-            response = await end(elsewhere, session)
+        async with env.another() as other:
+            response = await end(other, session)
             assert response.session.state == ENDED
         for label in ("far-1", "far-2"):
             env.tool_control.release(label)

@@ -7,7 +7,7 @@ from grpc import aio
 
 from tests import harness
 from tests.checker.compare import check
-from tests.e2e.support.environment import AGENTS, Environment, check_pairs, said, until_event
+from tests.e2e.support.environment import AGENTS, Environment, check_pairs, transcript, until_event
 from tests.harness import Stubs
 from tests.status_details import refused
 from turnkeeper.pb.v1 import chat_pb2, event_pb2, session_pb2
@@ -49,9 +49,9 @@ async def fork(
 async def heard_with(env: Environment, session: str, words: str) -> list[str]:
     """What the model is sent with the next message, without the instructions."""
     await harness.send_message_to_session(env.stubs, session, words)
-    (heard,) = [messages for messages in env.model_requests(words) if messages[-1]["content"] == words]
-    check_pairs(heard)
-    return [line for line in said(heard) if not line.startswith("system:")]
+    (request_messages,) = [messages for messages in env.model_requests(words) if messages[-1]["content"] == words]
+    check_pairs(request_messages)
+    return [line for line in transcript(request_messages) if not line.startswith("system:")]
 
 
 async def retry(stubs: Stubs, session: str, turn_id: str) -> chat_pb2.Turn:
@@ -62,13 +62,13 @@ async def retry(stubs: Stubs, session: str, turn_id: str) -> chat_pb2.Turn:
 
 
 async def sessions_of(stubs: Stubs, title: str) -> list[str]:
-    found: list[str] = []
+    ids: list[str] = []
     request = session_pb2.ListSessionsRequest(page_size=100)
     while True:
         page = await stubs.sessions.ListSessions(request)
-        found.extend(each.session_id for each in page.sessions if each.title == title)
+        ids.extend(session.session_id for session in page.sessions if session.title == title)
         if not page.next_page_token:
-            return found
+            return ids
         request.page_token = page.next_page_token
 
 
@@ -79,10 +79,10 @@ class TestForking:
             await harness.send_message_to_session(env.stubs, source, words)
         before = await harness.all_events(env.stubs, source)
         place = next(event.sequence for event in before if event.HasField("turn_completed"))
-        made = await fork(env.stubs, source, sequence=place)
-        new = made.session.session_id
-        assert made.session.state == session_pb2.SESSION_STATE_ACTIVE
-        assert (made.session.agent, made.session.title, made.sequence) == ("talker", "one", 1)
+        response = await fork(env.stubs, source, sequence=place)
+        new = response.session.session_id
+        assert response.session.state == session_pb2.SESSION_STATE_ACTIVE
+        assert (response.session.agent, response.session.title, response.sequence) == ("talker", "one", 1)
         events = await harness.all_events(env.stubs, new)
         assert harness.kinds(events) == [
             *("session_created", "session_forked", "session_activated"),
@@ -120,8 +120,8 @@ class TestForking:
         source = await harness.create_test_session(env.stubs, agent="worker")
         turn = await harness.send_message_to_session(env.stubs, source, f"hold {source}", wait=0)
         await env.tool_control.started(source)
-        made = await fork(env.stubs, source)
-        new = made.session.session_id
+        response = await fork(env.stubs, source)
+        new = response.session.session_id
         events = await harness.all_events(env.stubs, new)
         closed, ended = events[-2], events[-1]
         assert closed.tool_returned.outcome == event_pb2.TOOL_OUTCOME_UNKNOWN
@@ -130,9 +130,13 @@ class TestForking:
         env.tool_control.release(source)
         again = await retry(env.stubs, new, turn.turn_id)
         assert again.state == chat_pb2.TURN_STATE_COMPLETED
-        (forked,) = [heard for heard in env.model_requests(f"hold {source}") if "may have run" in "".join(said(heard))]
-        assert said(forked)[-2] == "call: hold_irreversible"
-        assert said(forked)[-1].startswith("tool: "), (
+        (forked,) = [
+            messages
+            for messages in env.model_requests(f"hold {source}")
+            if "may have run" in "".join(transcript(messages))
+        ]
+        assert transcript(forked)[-2] == "call: hold_irreversible"
+        assert transcript(forked)[-1].startswith("tool: "), (
             "the fork's model is given the unknown outcome as the last message"
         )
         done = await harness.wait_for_turn(env.stubs, source, turn.turn_id)
@@ -150,9 +154,9 @@ class TestForking:
         )
         await retry(env.stubs, source, turn.turn_id)
         new = (await fork(env.stubs, source)).session.session_id
-        heard = await heard_with(env, new, f"after {new}")
-        assert "user: gone" not in heard
-        assert heard[-2] == "assistant: Both are done."
+        request_messages = await heard_with(env, new, f"after {new}")
+        assert "user: gone" not in request_messages
+        assert request_messages[-2] == "assistant: Both are done."
 
     async def test_an_ended_session_goes_on_in_a_fork(self, env: Environment) -> None:
         source = await harness.create_test_session(env.stubs, agent="talker")
@@ -168,8 +172,10 @@ class TestMadeOnce:
         title = f"once {source}"
         await harness.send_message_to_session(env.stubs, source, title)
         async with env.another() as other:
-            made = await asyncio.gather(*(fork(stubs, source, request_id="same") for stubs in (env.stubs, other) * 3))
-        assert len({each.session.session_id for each in made}) == 1
+            responses = await asyncio.gather(
+                *(fork(stubs, source, request_id="same") for stubs in (env.stubs, other) * 3)
+            )
+        assert len({response.session.session_id for response in responses}) == 1
         assert len(await sessions_of(env.stubs, title)) == 2
         with refused("REQUEST_ID_REUSED"):
             await fork(env.stubs, source, request_id="same", sequence=1)
@@ -229,6 +235,6 @@ class TestMadeOnce:
             await harness.create_test_session(env.stubs, agent="talker", session_id=mine)
         await check(env.mongo_uri, env.database)
         await harness.send_message_to_session(env.stubs, source, "two")
-        made = await fork(env.stubs, source, request_id="killed", new_session_id=mine)
-        assert made.session.session_id == mine
+        response = await fork(env.stubs, source, request_id="killed", new_session_id=mine)
+        assert response.session.session_id == mine
         assert (await heard_with(env, mine, f"three {mine}"))[:-1] == ["user: one", "assistant: You said: one"]

@@ -3,7 +3,7 @@
 import pytest
 
 from tests import harness
-from tests.e2e.support.environment import Environment, check_pairs, said
+from tests.e2e.support.environment import Environment, check_pairs, transcript
 from tests.status_details import refused
 from turnkeeper.pb.v1 import chat_pb2, session_pb2
 
@@ -44,9 +44,9 @@ async def number_of(env: Environment, session: str, kind: str, *, nth: int = 0) 
 async def heard_with(env: Environment, session: str, words: str) -> list[str]:
     """What the model is sent with the next message, without the instructions."""
     await harness.send_message_to_session(env.stubs, session, words)
-    (heard,) = [messages for messages in env.model_requests(words) if messages[-1]["content"] == words]
-    check_pairs(heard)
-    return [line for line in said(heard) if not line.startswith("system:")]
+    (request_messages,) = [messages for messages in env.model_requests(words) if messages[-1]["content"] == words]
+    check_pairs(request_messages)
+    return [line for line in transcript(request_messages) if not line.startswith("system:")]
 
 
 async def messages(env: Environment, session: str) -> list[str]:
@@ -62,7 +62,7 @@ async def retry(env: Environment, session: str, turn_id: str) -> chat_pb2.Turn:
 
 
 class TestRestoring:
-    async def test_the_model_is_told_what_there_was_at_the_place_and_what_comes_later(self, env: Environment) -> None:
+    async def test_the_model_gets_the_messages_up_to_the_fork_and_later_ones(self, env: Environment) -> None:
         session = await harness.create_test_session(env.stubs, agent="talker")
         for words in ("one", "two", "three"):
             await harness.send_message_to_session(env.stubs, session, words)
@@ -89,8 +89,8 @@ class TestRestoring:
             await retry(env, session, later.turn_id)
         again = await retry(env, session, turn.turn_id)
         assert harness.answer_of(again) == "Both are done."
-        heard = env.model_requests(f"both {session}")
-        assert heard[-1] == heard[1], "it is asked what it was asked then"
+        requests = env.model_requests(f"both {session}")
+        assert requests[-1] == requests[1], "it is asked what it was asked then"
         assert len(env.tool_control.effects(session)) == 1, "no tool is started again"
         with refused("TURN_NOT_RETRYABLE"):
             await retry(env, session, turn.turn_id)
@@ -103,7 +103,7 @@ class TestRestoring:
         assert (await messages(env, session))[1:] == ["Let me see.", TAKEN_BACK, TAKEN_BACK]
         again = await retry(env, session, turn.turn_id)
         assert harness.answer_of(again) == "Both are done."
-        assert said(env.model_requests(f"both {session}")[-1])[-2:] == [f"tool: {TAKEN_BACK}"] * 2
+        assert transcript(env.model_requests(f"both {session}")[-1])[-2:] == [f"tool: {TAKEN_BACK}"] * 2
         assert len(env.tool_control.effects(session)) == 1
 
     async def test_a_message_ends_what_could_be_retried(self, env: Environment) -> None:

@@ -71,7 +71,7 @@ async def quiet(env: Environment, session: str, *, sweeps: int = 4) -> list[str]
     return await log_of(env, session)
 
 
-async def test_a_suspended_session_takes_no_message_and_says_so(env: Environment) -> None:
+async def test_a_suspended_session_refuses_messages(env: Environment) -> None:
     session = await harness.create_test_session(env.stubs, agent="talker")
     first = await suspend(env.stubs, session)
     assert (first.session.state, first.sequence) == (SUSPENDED, 2)
@@ -89,7 +89,7 @@ async def test_a_suspended_session_takes_no_message_and_says_so(env: Environment
     assert (await log_of(env, session))[1:3] == ["session_suspended", "session_resumed"]
 
 
-async def test_a_tool_under_way_ends_and_its_result_is_stored_but_the_model_is_not_asked(env: Environment) -> None:
+async def test_a_running_tool_ends_and_its_result_is_stored_but_the_model_is_not_called(env: Environment) -> None:
     session, turn = await begun(env, "worker", "hold s-tool")
     await env.tool_control.started("s-tool")
     await suspend(env.stubs, session)
@@ -162,7 +162,7 @@ async def test_an_approval_does_not_expire_while_its_session_is_suspended(env: E
         await harness.decide(env.stubs, approval)
 
 
-async def test_what_is_asked_while_suspended_has_its_whole_time_after_it(env: Environment) -> None:
+async def test_an_approval_requested_while_suspended_has_its_whole_time_after_it(env: Environment) -> None:
     session, _ = await begun(env, "hurried", "slow s-asked")
     await env.wait_for_model_requests("slow s-asked")
     await suspend(env.stubs, session)
@@ -193,8 +193,8 @@ async def test_a_suspended_session_s_turn_can_be_cancelled_and_the_session_ended
     await way(env, session, turn.turn_id)
     assert (await harness.wait_for_turn(env.stubs, session, turn.turn_id)).state == CANCELLED
     request = approval_pb2.GetApprovalRequest(approval_id=approval.approval_id)
-    found = (await env.stubs.approvals.GetApproval(request)).approval
-    assert found.state == approval_pb2.APPROVAL_STATE_WITHDRAWN
+    withdrawn = (await env.stubs.approvals.GetApproval(request)).approval
+    assert withdrawn.state == approval_pb2.APPROVAL_STATE_WITHDRAWN
     state = (await get(env, session)).state
     assert state == (SUSPENDED if way is cancel else session_pb2.SESSION_STATE_ENDED)
 
@@ -256,11 +256,11 @@ async def test_a_watcher_sees_the_suspension_and_stays(env: Environment) -> None
     watch = env.stubs.sessions.WatchEvents(session_pb2.WatchEventsRequest(session_id=session, follow=True))
     await suspend(env.stubs, session)
     await resume(env.stubs, session)
-    seen: list[event_pb2.Event] = []
+    events: list[event_pb2.Event] = []
     async with asyncio.timeout(10):
         async for response in watch:
-            seen.extend(response.events)
-            if len(seen) == 3:
+            events.extend(response.events)
+            if len(events) == 3:
                 break
     watch.cancel()
-    assert harness.kinds(seen) == ["session_created", "session_suspended", "session_resumed"]
+    assert harness.kinds(events) == ["session_created", "session_suspended", "session_resumed"]

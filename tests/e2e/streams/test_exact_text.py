@@ -42,8 +42,8 @@ class Screen:
         self.text = ""
         self.restarts = 0
 
-    def show(self, piece: str, *, restart: bool) -> None:
-        self.text = piece if restart else self.text + piece
+    def show(self, text: str, *, restart: bool) -> None:
+        self.text = text if restart else self.text + text
         self.restarts += restart
 
 
@@ -53,8 +53,8 @@ async def new_session(env: Environment, client: Client) -> Session:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def client(env: Environment) -> AsyncIterator[Client]:
-    async with Client(env.address) as made:
-        yield made
+    async with Client(env.address) as new_client:
+        yield new_client
 
 
 @contextlib.asynccontextmanager
@@ -62,15 +62,15 @@ async def another(env: Environment, rotation: timedelta = timedelta(minutes=10))
     """A client of another replica."""
     async with (
         harness.serving(env.mongo_uri, env.database, env.model, agents=AGENTS, rotation=rotation) as running,
-        Client(running.address) as made,
+        Client(running.address) as new_client,
     ):
-        yield made
+        yield new_client
 
 
 async def test_an_attempt_that_fails_midway_is_cleared_once(env: Environment, client: Client) -> None:
     session, screen = await new_session(env, client), Screen()
-    async for piece in session.stream(QUESTION).text():
-        screen.show(piece, restart=piece.restart)
+    async for text in session.stream(QUESTION).text():
+        screen.show(text, restart=text.restart)
     assert (screen.text, screen.restarts) == (ANSWER, 1)
 
 
@@ -80,28 +80,28 @@ async def test_another_process_goes_on_inside_a_message_that_another_attempt_has
     """All that it has is a cursor and what stands on the screen."""
     session, screen = await new_session(env, client), Screen()
     first = session.stream(QUESTION)
-    async for piece in first.text():
-        screen.show(piece, restart=piece.restart)
+    async for text in first.text():
+        screen.show(text, restart=text.restart)
         break
     assert LOST.startswith(screen.text)
     assert screen.text
     cursor, shown = first.cursor, screen.text
     assert cursor, "the place after the only piece of its response"
     await client.session(session.id).send(QUESTION, request_id=first.request_id)  # until the turn has ended
-    async with another(env) as elsewhere:
-        for its in (client, elsewhere):
+    async with another(env) as other:
+        for its in (client, other):
             screen.text, screen.restarts = shown, 0
             again = its.session(session.id).stream(QUESTION, request_id=first.request_id, after=cursor)
-            async for piece in again.text():
-                screen.show(piece, restart=piece.restart)
+            async for text in again.text():
+                screen.show(text, restart=text.restart)
             assert (screen.text, screen.restarts) == (ANSWER, 1)
 
 
 async def test_streams_that_rotate_in_midmessage_clear_nothing_more(env: Environment) -> None:
     async with another(env, rotation=timedelta(milliseconds=60)) as client:
         session, screen = await new_session(env, client), Screen()
-        async for piece in session.stream(QUESTION).text():
-            screen.show(piece, restart=piece.restart)
+        async for text in session.stream(QUESTION).text():
+            screen.show(text, restart=text.restart)
         assert (screen.text, screen.restarts) == (ANSWER, 1)
 
 

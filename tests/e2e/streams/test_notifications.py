@@ -10,7 +10,7 @@ import pytest
 
 from tests import harness
 from tests.e2e.support.environment import Environment
-from tests.e2e.support.faults import deaf
+from tests.e2e.support.faults import refused_command
 from tests.e2e.support.stream_reader import Reader, watch
 from tests.harness import Stubs
 from tests.processes import until
@@ -33,7 +33,7 @@ text = "Said: {user}"
 """
 
 
-class TestHints:
+class TestNotifications:
     async def test_a_watcher_sees_at_once_what_another_replica_stores(self, env: Environment) -> None:
         async with env.another() as other:
             for _ in range(3):
@@ -59,18 +59,18 @@ class TestHints:
         ],
         ids=["connection closed", "cursor killed", "history lost", "stepped down"],
     )
-    async def test_a_stream_of_hints_that_breaks_is_opened_again(
+    async def test_a_change_stream_that_breaks_is_opened_again(
         self, env: Environment, command: str, how: dict[str, Any]
     ) -> None:
         async with env.another() as other, _watching(other, env.stubs) as (session, reader):
-            async with deaf(env.mongo_uri, command, times=4, **how) as broken:
+            async with refused_command(env.mongo_uri, command, times=4, **how) as broken:
                 await broken.entered(4)
             await harness.send_message_to_session(env.stubs, session, "hello", wait=SOON)
             await until(lambda: "turn_completed" in reader.kinds, timeout=SOON)
 
-    async def test_where_hints_are_forbidden_the_poll_delivers(self, env: Environment) -> None:
+    async def test_where_change_streams_are_forbidden_the_poll_delivers(self, env: Environment) -> None:
         async with (
-            deaf(env.mongo_uri, "aggregate", errorCode=13) as forbidden,
+            refused_command(env.mongo_uri, "aggregate", errorCode=13) as forbidden,
             env.another(poll=timedelta(milliseconds=100)) as other,
         ):
             await forbidden.entered()

@@ -81,10 +81,10 @@ class TestPreviews:
                 resumed.append(copy.deepcopy(reader))
                 group.create_task(_to_the_end(env.stubs, session, resumed[-1]))
         assert len(resumed) > len(STORY), "a cursor after each character"
-        for each in (reader, *resumed):
-            assert _said(each) == each.screen() == STORY
-            assert each.restarts == 0
-            assert each.kinds == reader.kinds
+        for one_reader in (reader, *resumed):
+            assert _said(one_reader) == one_reader.screen() == STORY
+            assert one_reader.restarts == 0
+            assert one_reader.kinds == reader.kinds
 
     async def test_a_cursor_is_good_after_the_message_was_completed_and_on_another_server(
         self, env: Environment
@@ -102,7 +102,7 @@ class TestPreviews:
                 assert len(late.deltas) == 4, "what was missing comes in one piece"
                 assert _said(late) == STORY
 
-    async def test_who_comes_late_gets_the_text_so_far_at_once(self, env: Environment) -> None:
+    async def test_a_late_reader_gets_the_text_so_far_at_once(self, env: Environment) -> None:
         session, turn_id = await _stalled(env)
         for start in ({"live_only": True}, {"after_sequence": 4}, {"after_sequence": 0}, {"after_sequence": 2}):
             reader = Reader(through=4 if "live_only" in start else start["after_sequence"])
@@ -177,7 +177,9 @@ class TestPreviews:
         await env.stubs.sessions.EndSession(session_pb2.EndSessionRequest(session_id=session))
         await _to_the_sessions_end(env.stubs, session, reader)
 
-    async def test_what_is_whole_is_not_said_again_while_its_owner_waits_for_word_of_it(self, env: Environment) -> None:
+    async def test_a_complete_message_is_not_repeated_while_its_owner_waits_for_the_commit(
+        self, env: Environment
+    ) -> None:
         """The answer is in the log, and watchers read it there, before the owner's commit is confirmed to it."""
         async with env.another(poll=timedelta(milliseconds=5)) as stubs, asyncio.TaskGroup() as group:
             session, readers = await harness.create_test_session(stubs, agent="talker"), [Reader() for _ in range(4)]
@@ -191,7 +193,9 @@ class TestPreviews:
             await stubs.sessions.EndSession(session_pb2.EndSessionRequest(session_id=session))
         assert [_said(reader) for reader in readers] == [STORY] * 4
 
-    async def test_who_read_the_end_elsewhere_is_not_told_the_text_again_by_its_owner(self, env: Environment) -> None:
+    async def test_a_reader_of_the_end_on_another_replica_gets_no_text_again_from_the_owner(
+        self, env: Environment
+    ) -> None:
         async with env.another(poll=timedelta(milliseconds=5)) as owner:
             session, reader = await harness.create_test_session(owner, agent="talker"), Reader()
             turn = await harness.send_message_to_session(owner, session, "a story", wait=0)

@@ -15,7 +15,7 @@ from pymongo import AsyncMongoClient
 
 from tests import harness
 from tests.e2e.support.environment import AGENTS, Environment
-from tests.e2e.support.faults import deaf
+from tests.e2e.support.faults import refused_command
 from tests.e2e.support.server_processes import doomed, freeze, thaw
 from tests.e2e.support.stream_reader import Reader, stream, watch
 from tests.harness import Stubs
@@ -95,8 +95,8 @@ async def other(env: Environment) -> AsyncIterator[Stubs]:
         yield stubs
 
 
-class TestPreviewsElsewhere:
-    async def test_deltas_arrive_while_the_model_speaks_to_another_server(self, env: Environment, other: Stubs) -> None:
+class TestPreviewsOnAnotherReplica:
+    async def test_deltas_arrive_while_another_server_calls_the_model(self, env: Environment, other: Stubs) -> None:
         session = await harness.create_test_session(env.stubs, agent="talker")
         near, far = Reader(), Reader()
         arrived: dict[int, dict[int, float]] = {0: {}, 1: {}}
@@ -126,13 +126,15 @@ class TestPreviewsElsewhere:
                     resumed.append(copy.deepcopy(reader))
                     group.create_task(_to_the_end(other, session, resumed[-1], request_id))
         assert len(resumed) == 40
-        for each in (reader, *resumed):
-            assert _only_text(each) == each.screen() == TALE
-            assert each.restarts == 0
-            assert each.kinds == reader.kinds
-        assert statistics.median(len(each.deltas) for each in resumed) > 5, "they waited for the whole message"
+        for one_reader in (reader, *resumed):
+            assert _only_text(one_reader) == one_reader.screen() == TALE
+            assert one_reader.restarts == 0
+            assert one_reader.kinds == reader.kinds
+        assert statistics.median(len(one_reader.deltas) for one_reader in resumed) > 5, (
+            "they waited for the whole message"
+        )
 
-    async def test_who_comes_late_gets_the_text_so_far(self, env: Environment, other: Stubs) -> None:
+    async def test_a_late_reader_gets_the_text_so_far(self, env: Environment, other: Stubs) -> None:
         session, turn = await _stalled(env, "stalls")
         for _ in range(2):
             reader = Reader(whole=False)
@@ -140,9 +142,9 @@ class TestPreviewsElsewhere:
                 await until(lambda reader=reader: _only_text(reader) == STORY)  # type: ignore[misc]
         await other.chat.CancelTurn(chat_pb2.CancelTurnRequest(session_id=session, turn_id=turn.turn_id))
 
-    async def test_without_hints_the_text_comes_by_a_poll(self, env: Environment) -> None:
+    async def test_without_notifications_the_text_comes_by_a_poll(self, env: Environment) -> None:
         async with (
-            deaf(env.mongo_uri, "aggregate", errorCode=13) as forbidden,
+            refused_command(env.mongo_uri, "aggregate", errorCode=13) as forbidden,
             env.another(poll=timedelta(milliseconds=100)) as poller,
         ):
             await forbidden.entered()
@@ -174,7 +176,7 @@ class TestPreviewsElsewhere:
         assert len(reader.texts) == 2, "the first attempt was previewed"
         assert (reader.restarts, reader.screen()) == (few.restarts, few.screen()) == (1, TALE)
 
-    async def test_pieces_are_not_history(self, env: Environment, other: Stubs) -> None:
+    async def test_preview_chunks_are_not_history(self, env: Environment, other: Stubs) -> None:
         """I10: what is stored for others is neither an event nor what the model is sent."""
         session, turn = await _stalled(env, "stalls")
         async with AsyncMongoClient[dict[str, object]](env.mongo_uri) as client:
@@ -198,7 +200,9 @@ class TestPreviewsElsewhere:
         assert len(reader.deltas) == 1
 
 
-async def test_who_starts_later_gets_the_text_so_far(mongo_uri: str, database_name: str, env: Environment) -> None:
+async def test_a_server_that_starts_later_delivers_the_text_so_far(
+    mongo_uri: str, database_name: str, env: Environment
+) -> None:
     """A replica that is alone stores no previews; what it has said by then is shared when another one is there."""
     settings: dict[str, Any] = {"agents": AGENTS, "lease": timedelta(seconds=LEASE)}
     async with (
@@ -208,8 +212,8 @@ async def test_who_starts_later_gets_the_text_so_far(mongo_uri: str, database_na
     ):
         partials = client[database_name]["partials"]
         session = await harness.create_test_session(stubs, agent="talker")
-        told = await harness.send_message_to_session(stubs, session, "a tale", wait=30)
-        assert harness.answer_of(told) == TALE
+        ended = await harness.send_message_to_session(stubs, session, "a tale", wait=30)
+        assert harness.answer_of(ended) == TALE
         session, reader = await harness.create_test_session(stubs, agent="talker"), Reader(whole=False)
         turn = await harness.send_message_to_session(stubs, session, "stalls", wait=0)
         async with _following(stubs, session, reader):
@@ -256,7 +260,10 @@ async def _stalled(env: Environment, words: str) -> tuple[str, chat_pb2.Turn]:
         await until(lambda: _only_text(reader) == STORY)
     async with AsyncMongoClient[dict[str, str]](env.mongo_uri) as client, asyncio.timeout(10):
         partials = client[env.database]["partials"]
-        while "".join([each["text"] async for each in partials.find({"session_id": session}).sort("offset")]) != STORY:  # noqa: ASYNC110 - the database does not tell
+        while (  # noqa: ASYNC110 - the database sends no notification
+            "".join([partial["text"] async for partial in partials.find({"session_id": session}).sort("offset")])
+            != STORY
+        ):
             await asyncio.sleep(0.02)
     return session, turn
 

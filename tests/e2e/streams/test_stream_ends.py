@@ -71,7 +71,7 @@ class TestHeartbeats:
                     break
             assert not again.events
 
-    async def test_a_turn_that_says_nothing_yet_is_silence(self, env: Environment) -> None:
+    async def test_a_turn_without_text_yet_sends_nothing(self, env: Environment) -> None:
         async with env.another(heartbeat=timedelta(milliseconds=100)) as stubs:
             session, reader = await harness.create_test_session(stubs, agent="talker"), Reader(whole=False)
             async for _ in stream(stubs, session, "slow start", reader):
@@ -83,10 +83,10 @@ class TestHeartbeats:
         async with env.another(heartbeat=timedelta(milliseconds=100)) as stubs:
             session = await harness.create_test_session(stubs, agent="talker")
             readers = [Reader(whole=False), Reader(whole=False)]
-            asked: list[dict[str, Any]] = [{"previews": False}, {"previews": False, "live_only": True}]
+            options: list[dict[str, Any]] = [{"previews": False}, {"previews": False, "live_only": True}]
 
             async def follow(number: int) -> None:
-                async for _ in watch(stubs, session, readers[number], types=["turn_failed"], **asked[number]):
+                async for _ in watch(stubs, session, readers[number], types=["turn_failed"], **options[number]):
                     pass
 
             async with asyncio.TaskGroup() as group:
@@ -158,7 +158,7 @@ class TestDraining:
 
 
 class TestSlowConsumer:
-    async def test_a_reader_that_stops_reading_is_told_so_and_can_go_on(
+    async def test_a_reader_that_stops_reading_gets_slow_consumer_and_can_go_on(
         self, env: Environment, caplog: pytest.LogCaptureFixture
     ) -> None:
         session = await harness.create_test_session(env.stubs, agent="talker")
@@ -195,7 +195,7 @@ class TestSlowConsumer:
 class TestUnavailable:
     """The database does not answer: on a stream RESUME_STREAM with the place, on a unary call SAME_CALL."""
 
-    async def test_a_stream_in_its_midst_says_where_it_goes_on(self, env: Environment) -> None:
+    async def test_the_error_of_a_begun_stream_has_the_cursor_to_go_on_from(self, env: Environment) -> None:
         session, reader = await harness.create_test_session(env.stubs, agent="talker"), Reader()
         async with env.another() as other:
 
@@ -290,7 +290,7 @@ class TestUnavailable:
 
 
 class TestFinalEnds:
-    async def test_what_cannot_go_on_says_so_and_has_no_cursor(self, env: Environment) -> None:
+    async def test_a_final_error_has_no_cursor(self, env: Environment) -> None:
         session = await harness.create_test_session(env.stubs, agent="hasty")
         wrong: list[tuple[str, RetryAdvice.ValueType, AsyncIterator[Reader]]] = [
             ("SESSION_NOT_FOUND", NEVER, watch(env.stubs, "nobody", Reader())),

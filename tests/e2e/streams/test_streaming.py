@@ -43,7 +43,7 @@ text = "You said: {user}"
 
 
 class TestStreaming:
-    async def test_the_deltas_are_contiguous_and_say_what_the_message_says(self, env: Environment) -> None:
+    async def test_the_deltas_are_contiguous_and_make_the_message(self, env: Environment) -> None:
         session, reader = await harness.create_test_session(env.stubs, agent="talker"), Reader(whole=False)
         async for _ in stream(env.stubs, session, "a story", reader):
             pass
@@ -142,15 +142,15 @@ class TestStreaming:
 
     async def test_a_session_that_ends_ends_its_watches_with_ok(self, env: Environment) -> None:
         session = await harness.create_test_session(env.stubs, agent="talker")
-        asked: dict[str, dict[str, Any]] = {
+        options: dict[str, dict[str, Any]] = {
             "all": {},
             "another kind": {"types": ["turn_started"]},
             "a kind": {"types": ["turn_failed"]},
         }
-        readers = {name: Reader(whole=name == "all") for name in asked}
+        readers = {name: Reader(whole=name == "all") for name in options}
 
         async def follow(name: str) -> None:
-            async for _ in watch(env.stubs, session, readers[name], **asked[name]):
+            async for _ in watch(env.stubs, session, readers[name], **options[name]):
                 pass
 
         async with asyncio.timeout(10), asyncio.TaskGroup() as group:

@@ -13,7 +13,7 @@ from pymongo import AsyncMongoClient
 from tests import harness
 from tests.checker.compare import check
 from tests.contracts.stores import until
-from tests.e2e.support.environment import AGENTS, Environment, said
+from tests.e2e.support.environment import AGENTS, Environment, transcript
 from tests.status_details import StatusDetails, refused
 from turnkeeper import faults
 from turnkeeper.domain.session import SessionKey
@@ -47,9 +47,9 @@ async def trimmed(env: Environment, *, messages: int = 2) -> tuple[str, int]:
             env.stubs, session, f"message {number} of {session}", request_id=f"m{number}"
         )
         assert turn.state == chat_pb2.TURN_STATE_COMPLETED
-    found = await env.stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id=session))
+    response = await env.stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id=session))
     await trim(env, session)
-    return session, found.session.last_sequence
+    return session, response.session.last_sequence
 
 
 async def trim(env: Environment, session: str) -> None:
@@ -99,7 +99,7 @@ def check_cursors(details: StatusDetails, last: int) -> None:
 
 
 @pytest.mark.parametrize("read", READERS)
-async def test_a_reader_of_what_is_gone_is_told_where_to_go_on(
+async def test_a_reader_of_trimmed_events_gets_the_cursor_to_go_on_from(
     env: Environment, read: Callable[[Environment, str], Awaitable[object]]
 ) -> None:
     session, last = await trimmed(env)
@@ -122,15 +122,15 @@ async def test_what_is_live_needs_nothing_of_what_is_gone(env: Environment) -> N
     watch = env.stubs.sessions.WatchEvents(
         session_pb2.WatchEventsRequest(session_id=session, live_only=True, follow=True)
     )
-    seen: list[event_pb2.Event] = []
+    events: list[event_pb2.Event] = []
     async for response in watch:
         if response.caught_up:
             await harness.send_message_to_session(env.stubs, session, "one more")
-        seen.extend(response.events)
-        if "turn_completed" in harness.kinds(seen):
+        events.extend(response.events)
+        if "turn_completed" in harness.kinds(events):
             break
     watch.cancel()
-    assert [event.sequence for event in seen] == list(range(last + 1, last + 1 + len(seen)))
+    assert [event.sequence for event in events] == list(range(last + 1, last + 1 + len(events)))
 
 
 async def test_a_model_and_a_reader_of_messages_still_have_the_whole_conversation(env: Environment) -> None:
@@ -138,19 +138,19 @@ async def test_a_model_and_a_reader_of_messages_still_have_the_whole_conversatio
     listed = await env.stubs.sessions.ListMessages(session_pb2.ListMessagesRequest(session_id=session))
     assert len(listed.messages) == 6
     await harness.send_message_to_session(env.stubs, session, f"the last of {session}")
-    assert len(said(env.model_requests(f"the last of {session}")[-1])) == 8  # instructions, three pairs, this one
+    assert len(transcript(env.model_requests(f"the last of {session}")[-1])) == 8  # instructions, three pairs, this one
 
 
 async def test_a_fork_of_what_is_left_has_the_whole_conversation_and_its_ends(env: Environment) -> None:
     session, last = await trimmed(env, messages=3)
-    made = await env.stubs.sessions.ForkSession(
+    response = await env.stubs.sessions.ForkSession(
         session_pb2.ForkSessionRequest(session_id=session, request_id=harness.new_request_id())
     )
-    fork = made.session.session_id
+    fork = response.session.session_id
     turns = await env.stubs.chat.ListTurns(chat_pb2.ListTurnsRequest(session_id=fork))
     assert [turn.state for turn in turns.turns] == [chat_pb2.TURN_STATE_COMPLETED] * 3
     await harness.send_message_to_session(env.stubs, fork, f"the last of {fork}")
-    assert len(said(env.model_requests(f"the last of {fork}")[-1])) == 8
+    assert len(transcript(env.model_requests(f"the last of {fork}")[-1])) == 8
     await check(env.mongo_uri, env.database)
     with refused("CURSOR_EXPIRED") as refusal:
         await env.stubs.sessions.ForkSession(
@@ -177,7 +177,7 @@ async def test_only_checkpoints_that_can_be_restored_are_listed(env: Environment
     assert not (await env.stubs.sessions.ListCheckpoints(request)).checkpoints
     await harness.send_message_to_session(env.stubs, session, "one more")
     listed = (await env.stubs.sessions.ListCheckpoints(request)).checkpoints
-    assert [each.kind for each in listed] == [
+    assert [checkpoint.kind for checkpoint in listed] == [
         session_pb2.CHECKPOINT_KIND_EXECUTION_START,
         session_pb2.CHECKPOINT_KIND_EXECUTION_COMPLETE,
     ]
@@ -200,7 +200,7 @@ async def test_an_old_cancellation_can_be_repeated(env: Environment) -> None:
     assert (await env.stubs.chat.CancelTurn(request)).turn == before.turn
 
 
-async def test_the_place_is_said_to_be_gone_before_anything_is_deleted(env: Environment) -> None:
+async def test_the_log_is_marked_as_trimmed_before_anything_is_deleted(env: Environment) -> None:
     """A server trims by its own setting, and is killed between the two: no reader sees a hole. Another goes on."""
     database = f"{env.database}_killed"
     flags = ("--agents", str(AGENTS), "--keep-events", "1s", "--operation-time", "500ms")

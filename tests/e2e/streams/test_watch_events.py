@@ -46,7 +46,7 @@ class TestStart:
             ({"live_only": True}, 0),
         ],
     )
-    async def test_it_starts_where_it_is_told(
+    async def test_a_watch_starts_where_it_is_asked_to(
         self, env: Environment, log: list[event_pb2.Event], start: dict[str, Any], first: int
     ) -> None:
         reader = Reader(through=first - 1 if first else len(log))
@@ -106,7 +106,7 @@ class TestStart:
 
 
 class TestFilter:
-    async def test_only_the_kinds_asked_for_come_and_the_place_moves_on(
+    async def test_only_the_requested_kinds_come_and_the_cursor_moves_on(
         self, env: Environment, log: list[event_pb2.Event]
     ) -> None:
         reader = Reader(whole=False)
@@ -137,7 +137,7 @@ class TestFilter:
             await _watch_once(env, log[0].session_id, types=[kind])
         assert refusal.details.fields == ("types",)
 
-    async def test_only_the_turn_asked_for_comes(self, env: Environment, log: list[event_pb2.Event]) -> None:
+    async def test_only_the_requested_turn_comes(self, env: Environment, log: list[event_pb2.Event]) -> None:
         turn_id = log[-1].turn_id
         reader = Reader(whole=False)
         async for _ in watch(env.stubs, log[0].session_id, reader, follow=False, turn_id=turn_id):
@@ -147,7 +147,7 @@ class TestFilter:
 
 
 class TestCatchingUp:
-    async def test_it_is_said_once_after_the_replay_and_before_what_is_live(self, env: Environment) -> None:
+    async def test_caught_up_comes_once_after_the_replay_and_before_live_events(self, env: Environment) -> None:
         session = await harness.create_test_session(env.stubs, agent="talker")
         await harness.send_message_to_session(env.stubs, session, "old")
         reader = Reader()
@@ -168,20 +168,20 @@ class TestCatchingUp:
 
     async def test_the_paged_twin_gives_the_same(self, env: Environment, log: list[event_pb2.Event]) -> None:
         session, after = log[0].session_id, ""
-        found: list[event_pb2.Event] = []
+        events: list[event_pb2.Event] = []
         for _ in range(100):
             request = session_pb2.ListEventsRequest(session_id=session, page_size=7)
             if after:
                 request.after = after
             page = await env.stubs.sessions.ListEvents(request)
-            found.extend(page.events)
+            events.extend(page.events)
             after = page.cursor
             if not page.more:
                 break
         reader = Reader()
         async for _ in watch(env.stubs, session, reader, follow=False):
             pass
-        assert found == reader.events == log
+        assert events == reader.events == log
 
 
 async def _watch_once(env: Environment, session: str, **fields: Any) -> None:

@@ -30,8 +30,8 @@ class Environment:
 
     def model_requests(self, words: str) -> list[list[dict[str, Any]]]:
         """The messages of each request that the model got with these words in it, in order."""
-        found = [json.loads(exchange.body)["messages"] for exchange in self.model.exchanges.all()]
-        return [messages for messages in found if any(words in (message["content"] or "") for message in messages)]
+        requests = [json.loads(exchange.body)["messages"] for exchange in self.model.exchanges.all()]
+        return [messages for messages in requests if any(words in (message["content"] or "") for message in messages)]
 
     async def wait_for_model_requests(self, words: str, *, times: int = 1) -> None:
         """Once the model got so many requests with these words in them."""
@@ -64,7 +64,7 @@ async def until_event(stubs: harness.Stubs, session_id: str, kind: str, *, turn_
     raise AssertionError(f"the stream ended without {kind}")
 
 
-def said(messages: Sequence[dict[str, Any]]) -> list[str]:
+def transcript(messages: Sequence[dict[str, Any]]) -> list[str]:
     """A request's messages in short: `user: hello`, `assistant: …`, `call: add`, `tool: 3`."""
     lines: list[str] = []
     for message in messages:

@@ -54,7 +54,7 @@ async def disconnected(mongo_uri: str, *commands: str) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def deaf(mongo_uri: str, command: str, *, times: int = 0, **how: Any) -> AsyncIterator[HeldUp]:
+async def refused_command(mongo_uri: str, command: str, *, times: int = 0, **how: Any) -> AsyncIterator[HeldUp]:
     """The change streams of our servers fail so, at this command; for ever unless `times` is given."""
     how = {"failCommands": [command], "appName": "turnkeeper-hints", **how}
     async with _fail_point(mongo_uri, how, times=times) as held:

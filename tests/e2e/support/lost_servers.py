@@ -44,11 +44,11 @@ async def question(env: Environment, turn: chat_pb2.Turn) -> approval_pb2.Approv
     """What is asked about the call whose outcome is unknown, once the turn waits for the answer."""
     waiting = await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id)
     assert waiting.state == chat_pb2.TURN_STATE_AWAITING_OUTCOME, waiting
-    found = [await approval_of(env, item.approval_id) for item in waiting.pending]
-    asked = [approval for approval in found if approval.kind == event_pb2.APPROVAL_KIND_OUTCOME]
-    assert len(asked) == 1
-    assert asked[0].state == approval_pb2.APPROVAL_STATE_PENDING
-    return asked[0]
+    approvals = [await approval_of(env, item.approval_id) for item in waiting.pending]
+    outcomes = [approval for approval in approvals if approval.kind == event_pb2.APPROVAL_KIND_OUTCOME]
+    assert len(outcomes) == 1
+    assert outcomes[0].state == approval_pb2.APPROVAL_STATE_PENDING
+    return outcomes[0]
 
 
 async def approval_of(env: Environment, approval_id: str) -> approval_pb2.Approval:

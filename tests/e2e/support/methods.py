@@ -12,7 +12,7 @@ from tests.status_details import details_of
 from turnkeeper.pb.v1 import agent_pb2, approval_pb2, chat_pb2, event_pb2, session_pb2
 
 TEXT = harness.text_parts("hello")
-NOBODY = "nobody"
+MISSING = "nobody"
 
 
 @dataclass(frozen=True)
@@ -48,47 +48,47 @@ class Method:
 
 METHODS = (
     Method("Session", "CreateSession", session_pb2.CreateSessionRequest(request_id="r", agent="talker", title="é")),
-    Method("Session", "GetSession", session_pb2.GetSessionRequest(session_id=NOBODY)),
+    Method("Session", "GetSession", session_pb2.GetSessionRequest(session_id=MISSING)),
     Method("Session", "ListSessions", session_pb2.ListSessionsRequest(agent="talker", page_size=1), lists=True),
     Method(
         "Session",
         "UpdateSession",
         session_pb2.UpdateSessionRequest(
-            session=session_pb2.Session(session_id=NOBODY, title="é"), update_mask=FieldMask(paths=["title"])
+            session=session_pb2.Session(session_id=MISSING, title="é"), update_mask=FieldMask(paths=["title"])
         ),
     ),
-    Method("Session", "SuspendSession", session_pb2.SuspendSessionRequest(session_id=NOBODY)),
-    Method("Session", "ResumeSession", session_pb2.ResumeSessionRequest(session_id=NOBODY)),
-    Method("Session", "DeleteSession", session_pb2.DeleteSessionRequest(session_id=NOBODY, etag="é")),
-    Method("Session", "UndeleteSession", session_pb2.UndeleteSessionRequest(session_id=NOBODY)),
-    Method("Session", "EndSession", session_pb2.EndSessionRequest(session_id=NOBODY, reason="é")),
-    Method("Session", "WatchEvents", session_pb2.WatchEventsRequest(session_id=NOBODY, types=["turn_failed"]), True),
-    Method("Session", "ListEvents", session_pb2.ListEventsRequest(session_id=NOBODY, after_sequence=1)),
-    Method("Session", "ListMessages", session_pb2.ListMessagesRequest(session_id=NOBODY, page_size=3)),
-    Method("Session", "ListCheckpoints", session_pb2.ListCheckpointsRequest(session_id=NOBODY, page_size=3)),
-    Method("Session", "ForkSession", session_pb2.ForkSessionRequest(session_id=NOBODY, request_id="r", sequence=1)),
-    Method("Session", "RestoreCheckpoint", session_pb2.RestoreCheckpointRequest(session_id=NOBODY, sequence=1)),
-    Method("Chat", "SendMessage", chat_pb2.SendMessageRequest(session_id=NOBODY, request_id="r", content=TEXT)),
+    Method("Session", "SuspendSession", session_pb2.SuspendSessionRequest(session_id=MISSING)),
+    Method("Session", "ResumeSession", session_pb2.ResumeSessionRequest(session_id=MISSING)),
+    Method("Session", "DeleteSession", session_pb2.DeleteSessionRequest(session_id=MISSING, etag="é")),
+    Method("Session", "UndeleteSession", session_pb2.UndeleteSessionRequest(session_id=MISSING)),
+    Method("Session", "EndSession", session_pb2.EndSessionRequest(session_id=MISSING, reason="é")),
+    Method("Session", "WatchEvents", session_pb2.WatchEventsRequest(session_id=MISSING, types=["turn_failed"]), True),
+    Method("Session", "ListEvents", session_pb2.ListEventsRequest(session_id=MISSING, after_sequence=1)),
+    Method("Session", "ListMessages", session_pb2.ListMessagesRequest(session_id=MISSING, page_size=3)),
+    Method("Session", "ListCheckpoints", session_pb2.ListCheckpointsRequest(session_id=MISSING, page_size=3)),
+    Method("Session", "ForkSession", session_pb2.ForkSessionRequest(session_id=MISSING, request_id="r", sequence=1)),
+    Method("Session", "RestoreCheckpoint", session_pb2.RestoreCheckpointRequest(session_id=MISSING, sequence=1)),
+    Method("Chat", "SendMessage", chat_pb2.SendMessageRequest(session_id=MISSING, request_id="r", content=TEXT)),
     Method(
-        "Chat", "StreamMessage", chat_pb2.StreamMessageRequest(session_id=NOBODY, request_id="r", content=TEXT), True
+        "Chat", "StreamMessage", chat_pb2.StreamMessageRequest(session_id=MISSING, request_id="r", content=TEXT), True
     ),
-    Method("Chat", "GetTurn", chat_pb2.GetTurnRequest(session_id=NOBODY, turn_id="t", wait=Duration(nanos=5))),
-    Method("Chat", "ListTurns", chat_pb2.ListTurnsRequest(session_id=NOBODY, page_size=7)),
-    Method("Chat", "CancelTurn", chat_pb2.CancelTurnRequest(session_id=NOBODY, turn_id="t")),
-    Method("Chat", "RetryTurn", chat_pb2.RetryTurnRequest(session_id=NOBODY, turn_id="t", request_id="r")),
+    Method("Chat", "GetTurn", chat_pb2.GetTurnRequest(session_id=MISSING, turn_id="t", wait=Duration(nanos=5))),
+    Method("Chat", "ListTurns", chat_pb2.ListTurnsRequest(session_id=MISSING, page_size=7)),
+    Method("Chat", "CancelTurn", chat_pb2.CancelTurnRequest(session_id=MISSING, turn_id="t")),
+    Method("Chat", "RetryTurn", chat_pb2.RetryTurnRequest(session_id=MISSING, turn_id="t", request_id="r")),
     Method(
         "Chat",
         "SubmitToolResult",
-        chat_pb2.SubmitToolResultRequest(session_id=NOBODY, tool_call_id="c", result_json='"é"'),
+        chat_pb2.SubmitToolResultRequest(session_id=MISSING, tool_call_id="c", result_json='"é"'),
     ),
-    Method("Approval", "GetApproval", approval_pb2.GetApprovalRequest(approval_id=NOBODY)),
+    Method("Approval", "GetApproval", approval_pb2.GetApprovalRequest(approval_id=MISSING)),
     Method("Approval", "ListApprovals", approval_pb2.ListApprovalsRequest(tool="é", page_size=1), lists=True),
-    Method("Approval", "WaitApproval", approval_pb2.WaitApprovalRequest(approval_id=NOBODY, wait=Duration(nanos=5))),
+    Method("Approval", "WaitApproval", approval_pb2.WaitApprovalRequest(approval_id=MISSING, wait=Duration(nanos=5))),
     Method(
         "Approval",
         "DecideApproval",
         approval_pb2.DecideApprovalRequest(
-            approval_id=NOBODY, decision=event_pb2.APPROVAL_DECISION_APPROVE, arguments_hash="0", reason="é"
+            approval_id=MISSING, decision=event_pb2.APPROVAL_DECISION_APPROVE, arguments_hash="0", reason="é"
         ),
     ),
     Method("Agent", "GetAgent", agent_pb2.GetAgentRequest(name="talker")),

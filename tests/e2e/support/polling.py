@@ -10,6 +10,6 @@ T = TypeVar("T")
 async def eventually(look: Callable[[], Awaitable[T | None]], *, seconds: float = 15) -> T:
     """What `look` finds, as soon as it finds something. Raises TimeoutError."""
     async with asyncio.timeout(seconds):
-        while (found := await look()) is None:  # noqa: ASYNC110
+        while (value := await look()) is None:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-    return found
+    return value

@@ -85,8 +85,8 @@ class Reader:
         """What somebody shows who appends each piece, and clears at `restarts`: for a turn of one message."""
         shown = ""
         for event in self.deltas:
-            piece = event.content_delta
-            shown = piece.text if piece.restarts else shown + piece.text
+            delta = event.content_delta
+            shown = delta.text if delta.restarts else shown + delta.text
         return shown
 
     def completed(self) -> list[event_pb2.Event]:
@@ -100,11 +100,11 @@ class Reader:
         self.events.append(event)
         kind = event.WhichOneof("payload")
         if kind == "message_completed":
-            said = event.message_completed
-            self._over.add(said.message_id)
+            message = event.message_completed
+            self._over.add(message.message_id)
             self._unfinished.pop(event.turn_id, None)
-            if said.message_id in self.texts:
-                assert self.text(said.message_id) == "".join(part.text for part in said.content)
+            if message.message_id in self.texts:
+                assert self.text(message.message_id) == "".join(part.text for part in message.content)
         elif kind in NO_LONGER_COUNTS:
             self._over |= {message_id for message_id, turn_id in self._turns.items() if turn_id == event.turn_id}
 
@@ -116,9 +116,9 @@ class Reader:
         self._attempts[event.turn_id] = delta.attempt
         self._turns[delta.message_id] = event.turn_id
         self._check_restart(event)
-        said = self.texts.setdefault(delta.message_id, bytearray())
-        assert delta.offset == len(said), f"a delta at byte {delta.offset}, when {len(said)} were said"
-        said.extend(delta.text.encode())
+        text = self.texts.setdefault(delta.message_id, bytearray())
+        assert delta.offset == len(text), f"a delta at byte {delta.offset}, when {len(text)} were said"
+        text.extend(delta.text.encode())
         self.deltas.append(event)
 
     def _check_restart(self, event: event_pb2.Event) -> None:

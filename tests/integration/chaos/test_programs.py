@@ -41,7 +41,7 @@ async def test_what_it_started_dies_with_a_killed_harness_even_when_it_is_stoppe
     await until(lambda: not any(alive(pid) for pid in pids))
 
 
-async def test_a_program_that_is_killed_says_so_and_can_be_started_again(tmp_path: Path) -> None:
+async def test_a_killed_program_has_its_status_and_can_be_started_again(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import time; print('ready', flush=True); time.sleep(600)"]
     program = Program("sleeper", command, log=tmp_path / "log", environ={})
     program.start()

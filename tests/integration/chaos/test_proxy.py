@@ -56,7 +56,7 @@ async def _said_back(reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
         return await reader.readexactly(len(words))
 
 
-async def test_what_is_said_passes_and_whose_it_is_is_known() -> None:
+async def test_data_passes_and_its_owner_is_known() -> None:
     async with _echo() as (_, link), _connected(link) as (reader, writer):
         assert await _said_back(reader, writer, b"hello") == b"hello"
         assert [pipe.owner for pipe in link.pipes] == [ME]
@@ -80,9 +80,9 @@ async def test_in_a_hole_nothing_passes_and_afterwards_all_of_it_does() -> None:
             async with _connected(link) as (late, also):
                 also.write(b"too late")
                 await until(lambda: hole.caught == 2)
-                for each in (reader, late):
+                for stream in (reader, late):
                     with pytest.raises(TimeoutError):
-                        await asyncio.wait_for(each.read(1), timeout=0.2)
+                        await asyncio.wait_for(stream.read(1), timeout=0.2)
         async with asyncio.timeout(5):
             assert await reader.readexactly(11) == b"in the hole"
 
@@ -109,7 +109,7 @@ async def test_a_stolen_answer_was_given_and_its_connection_is_gone() -> None:
             assert (theft.taken, theft.left) == (1, 0)
 
 
-async def test_nobody_answers_where_nothing_listens() -> None:
+async def test_a_link_without_a_target_refuses() -> None:
     async with _echo() as (_, link):
         link.target = None
         with contextlib.suppress(ConnectionResetError):  # it may come as soon as while the client connects

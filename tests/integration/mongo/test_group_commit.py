@@ -54,7 +54,7 @@ async def test_changesets_of_many_sessions_at_once_are_one_transaction(store: Mo
         await assert_stored(store, changeset, result)
 
 
-async def test_while_one_commit_is_in_flight_the_next_gathers(
+async def test_while_one_commit_runs_the_next_batch_gathers(
     store: MongoStore, recorder: Recorder, failing: FailPoint
 ) -> None:
     first, *others = await new_changesets(store)
@@ -112,7 +112,7 @@ async def test_a_lone_changeset_is_never_delayed(new_store: NewStore) -> None:
     assert min(delays) < 0.002
 
 
-async def test_who_moved_leaves_and_the_rest_is_stored_together(
+async def test_a_changeset_whose_head_moved_is_left_out_and_the_rest_is_stored(
     store: MongoStore, new_store: NewStore, recorder: Recorder
 ) -> None:
     changesets = await new_changesets(store)
@@ -264,7 +264,7 @@ async def test_a_sharded_cluster_gets_no_batches(store: MongoStore, recorder: Re
 
 
 @pytest.mark.parametrize(("answer", "sharded"), [({"msg": "isdbgrid"}, True), ({"setName": "rs0"}, False)])
-async def test_a_router_says_that_it_is_one(answer: dict[str, Any], sharded: bool) -> None:
+async def test_a_router_is_recognized(answer: dict[str, Any], sharded: bool) -> None:
     class Database:
         async def command(self, _: str) -> dict[str, Any]:
             return answer

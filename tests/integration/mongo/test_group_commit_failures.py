@@ -144,7 +144,10 @@ async def test_a_cancelled_caller_cancels_nothing(store: MongoStore, recorder: R
 async def test_callers_of_work_that_never_began_are_answered(store: MongoStore) -> None:
     """A store that is closed cancels what is left, and that may not have had its first turn."""
     changeset, *others = await new_changesets(store, 3)
-    waiting = [asyncio.create_task(store.commit(each)) for each in (replace(changeset, leased=True), *others)]
+    waiting = [
+        asyncio.create_task(store.commit(other_changeset))
+        for other_changeset in (replace(changeset, leased=True), *others)
+    ]
     await asyncio.sleep(0)  # each has handed its changeset in, and none of the store's own tasks has run yet
     for task in list(store._tasks._running):  # noqa: SLF001 - as its close does
         task.cancel()
@@ -178,7 +181,7 @@ async def test_i3_a_server_killed_in_the_middle_of_a_batch_stores_all_of_it_or_n
 ) -> None:
     """And nothing stays locked once another replica has killed its server sessions."""
     store = await new_store(replica="other")
-    sessions = [each.session_id for each in await new_session_keys(store)]
+    sessions = [key.session_id for key in await new_session_keys(store)]
     program = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", DOOMED, mongo_uri, database_name, *sessions), env={VARIABLE: f"{point}=kill"}
     )

@@ -156,7 +156,7 @@ async def test_a_replica_that_is_silent_for_too_long_delays_no_other(
         assert (replica["sessions"], replica["ended"]) == ([], True)
 
 
-async def test_a_replica_that_says_that_it_lives_is_left_alone(
+async def test_a_replica_with_a_fresh_heartbeat_is_left_alone(
     mongo_uri: str, database_name: str, client: Client
 ) -> None:
     async with _store(mongo_uri, database_name, "alive") as store, _store(mongo_uri, database_name, "other") as other:
@@ -169,7 +169,7 @@ async def test_a_replica_that_says_that_it_lives_is_left_alone(
         assert replica["sessions"]
 
 
-async def test_a_replica_that_was_ended_and_lives_announces_itself_again(
+async def test_a_replica_whose_transactions_were_ended_registers_again(
     mongo_uri: str, database_name: str, client: Client
 ) -> None:
     replicas = client[database_name].replicas

@@ -202,7 +202,7 @@ async def test_a_new_session_is_made_once_whatever_happens_to_the_commit(
     assert len(await store.events(key, after=0, limit=9)) == 1
 
 
-async def test_an_owner_that_lost_its_turn_while_the_outcome_was_unknown_is_told_the_truth(
+async def test_an_owner_that_lost_its_turn_while_the_outcome_was_unknown_gets_committed(
     store: MongoStore, failing: FailPoint
 ) -> None:
     """Its changeset was stored, and then the turn was taken over: that is Committed, not Fenced."""

@@ -67,8 +67,8 @@ async def test_a_single_server_is_refused_at_the_start(single_server: str) -> No
 async def test_every_start_finds_the_indexes_made(store: MongoStore, client: Client, database_name: str) -> None:
     await store.open()
     for collection, models in INDEXES.items():
-        found = set(await client[database_name][collection].index_information())
-        assert found == {"_id_", *(model.document["name"] for model in models)}
+        names = set(await client[database_name][collection].index_information())
+        assert names == {"_id_", *(model.document["name"] for model in models)}
 
 
 async def test_an_index_of_another_form_stops_the_start(mongo_uri: str, client: Client) -> None:
@@ -96,7 +96,7 @@ async def test_long_transactions_are_warned_about(
         await client.admin.command({"setParameter": 1, LIFETIME: before})
 
 
-async def test_an_address_cannot_weaken_what_the_driver_asks_for(mongo_uri: str, database_name: str) -> None:
+async def test_an_address_cannot_weaken_the_driver_s_concerns(mongo_uri: str, database_name: str) -> None:
     weak = f"{mongo_uri}&w=1&journal=false&readConcernLevel=local&retryWrites=false"
     store = MongoStore(weak, database=database_name, codec=TextCodec())
     await store.open()

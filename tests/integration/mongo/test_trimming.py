@@ -71,15 +71,15 @@ async def test_a_stream_that_reads_the_log_has_no_hole(store: MongoStore, parts:
     key = await begin(store)
     for kept in parts:
         await _grow(store, key, kept=kept)
-    seen: list[int] = []
+    numbers: list[int] = []
     async with aclosing(_follow(store, Feeds(store, poll=1), key)) as batches:
         with pytest.raises(CursorExpired) as expired:  # noqa: PT012 - the trimming comes in the middle
             async for batch in batches:
-                assert batch.position.sequence == (seen[-1] if seen else 0) + len(batch.events)
-                seen.append(batch.position.sequence)
-                if len(seen) == 1:
+                assert batch.position.sequence == (numbers[-1] if numbers else 0) + len(batch.events)
+                numbers.append(batch.position.sequence)
+                if len(numbers) == 1:
                     await _trim(store, key)
-    assert seen[-1] == last
+    assert numbers[-1] == last
     assert expired.value.metadata == {
         "oldest_sequence": str(2 + 3 * LENGTH),
         "head_sequence": str(1 + 3 * LENGTH),
@@ -90,16 +90,16 @@ async def test_a_stream_goes_on_from_the_ring_and_a_new_one_is_refused(store: Mo
     """The ring holds the events after its beginning without a gap. The head decides where a stream may begin."""
     key = await begin(store)
     feeds = Feeds(store, poll=1)
-    seen = 1
+    reached = 1
     with feeds.attach(key) as feed:
         stored = await _grow(store, key, kept=False)
         feed.publish(stored.events)
         async with aclosing(_follow(store, feeds, key, after=1)) as batches:
             async for batch in batches:
-                if seen == 1:
+                if reached == 1:
                     await _trim(store, key)
-                assert batch.position.sequence - seen == len(batch.events)
-                seen = batch.position.sequence
-        assert seen == 1 + LENGTH
+                assert batch.position.sequence - reached == len(batch.events)
+                reached = batch.position.sequence
+        assert reached == 1 + LENGTH
         with pytest.raises(CursorExpired):
             await anext(_follow(store, feeds, key, after=1))
