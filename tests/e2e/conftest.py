@@ -1,4 +1,4 @@
-"""One server for each module of tests, with the module's own SCRIPT and, where it has them, SETTINGS."""
+"""Starts a server for each module of tests, with the module's SCRIPT and, if it has them, SETTINGS."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ from turnkeeper.tools.samples import OUTBOX
 
 @pytest.fixture(scope="module")
 def tool_control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ToolControl]:
-    """The tests' tools, installed for servers in this process and, by its variables, for others."""
+    """Installs the tests' tools for servers in this process and, by their variables, for others."""
     control = ToolControl(tmp_path_factory.mktemp("tools"))
     control.install()
     with pytest.MonkeyPatch.context() as patch:
@@ -31,8 +31,8 @@ def tool_control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ToolContr
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def env(request: pytest.FixtureRequest, mongo_uri: str, tool_control: ToolControl) -> AsyncIterator[Environment]:
-    """The module's server. In the end: nothing of it failed, the model never saw a call without its
-    result, and the documents equal the fold of the logs."""
+    """Starts the module's server. At its end it checks that nothing failed inside, that the model never got a call
+    without its result, and that the documents equal the fold of the logs."""
     database = f"turnkeeper_test_{secrets.token_hex(6)}"
     settings = {"drain_grace": timedelta(milliseconds=100), **getattr(request.module, "SETTINGS", {})}
     failures = _Failures()
@@ -63,7 +63,7 @@ async def env(request: pytest.FixtureRequest, mongo_uri: str, tool_control: Tool
 
 
 class _Failures(logging.Handler):
-    """What the server logged as a failure of its own."""
+    """Collects what the server logs as a failure of its own."""
 
     def __init__(self) -> None:
         super().__init__(level=logging.ERROR)

@@ -1,4 +1,4 @@
-"""`make demo` passes, and sees each promise that is broken on purpose. The four run side by side."""
+"""`make demo` passes, and finds each promise that is broken on purpose. The four run side by side."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ TIME = 90
 
 
 def start(home: str, **variables: str) -> subprocess.Popen[str]:
-    """The demo, with nothing else set."""
+    """Starts the demo, with no other variables set."""
     return subprocess.Popen(
         [sys.executable, "-m", "tests.demo"],
         cwd=REPOSITORY,
@@ -37,7 +37,7 @@ def is_empty(folder: Path) -> bool:
 
 @pytest.fixture(scope="module")
 def demos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[Break, subprocess.Popen[str]]]:
-    """A good one, and one for each promise, started."""
+    """Starts one demo that passes, and one for each broken promise."""
     home = str(tmp_path_factory.mktemp("home"))
     started = {broken: start(home, DEMO_BREAK=broken) for broken in Break}
     try:

@@ -1,4 +1,4 @@
-"""What the documents show does what they say: every program, every command, on a real server."""
+"""The documents' programs and commands work as documented, on a real server."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ from turnkeeper.model.script_file import load_script
 ADDRESS = "127.0.0.1:50051"
 """Where the documents expect the server of `make run`."""
 SCRIPT = ROOT / "tests/demo/clerk.toml"
-"""What the clerk's model says in `make run`."""
+"""The replies of the clerk's model in `make run`."""
 AT_ONCE = asyncio.Semaphore(3)
 TIME = 40
 TOOLS = {"Go": ("go",), "TypeScript": ("node", "npm"), "Java": ("java", "mvn")}
@@ -30,7 +30,7 @@ PACKAGES = ROOT / "build/clients"
 async def run(
     *command: str, stdin: str = "", folder: Path = ROOT, seconds: float = TIME, **variables: str
 ) -> tuple[int | None, str]:
-    """Exit status, and everything that was printed."""
+    """Runs a command. Returns its exit status and its output."""
     async with AT_ONCE:
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -50,7 +50,7 @@ async def run(
 
 
 def programs(*, without: str) -> Mapping[str, str]:
-    """Every whole Python program of the documents, by page and place."""
+    """Returns every complete Python program of the documents, by page and position."""
     return {
         f"{page.relative_to(ROOT)}, program {number}": program
         for page in PAGES
@@ -169,7 +169,7 @@ async def test_the_tool_the_agent_and_the_script_of_the_guide(
 
 
 def _pretend_to_install(project: str, folder: Path) -> None:
-    """What an installer writes beside a package: its name and its entry points."""
+    """Writes what an installer writes beside a package: its name and its entry points."""
     (entry,) = re.findall(r'\[project\.entry-points\."turnkeeper\.tools"\]\n(\w+) = "([\w.]+)"', project)
     info = folder / "shop_tools-1.dist-info"
     info.mkdir()

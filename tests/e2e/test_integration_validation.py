@@ -1,4 +1,4 @@
-"""The service as strangers meet it: reflection, generic clients, what works and what does not, a turn's many faces."""
+"""The service by generic means: reflection, generic clients, which methods work, and the views of a turn."""
 
 import asyncio
 import json
@@ -67,7 +67,7 @@ usage = { input_tokens = 20, output_tokens = 4 }
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def methods(env: Environment) -> Mapping[str, MethodDescriptor]:
-    """Every method of our services as reflection tells it: `ChatService/GetTurn` → its descriptor."""
+    """Returns every method of the services by reflection: `ChatService/GetTurn` → its descriptor."""
     pool: Any = DescriptorPool()
     methods: dict[str, MethodDescriptor] = {}
     for service in await _services(env.stubs):
@@ -286,7 +286,7 @@ async def _services(stubs: Stubs) -> set[str]:
 
 
 async def _learn(stubs: Stubs, pool: Any, request: reflection_pb2.ServerReflectionRequest) -> None:
-    """Put the file that the server names into the pool, and before it the files that it imports."""
+    """Adds the file that the server names to the pool, after the files that it imports."""
     for response in await _reflect(stubs, request):
         for data in response.file_descriptor_response.file_descriptor_proto:
             file = FileDescriptorProto.FromString(data)
@@ -298,7 +298,7 @@ async def _learn(stubs: Stubs, pool: Any, request: reflection_pb2.ServerReflecti
 async def _reflect(
     stubs: Stubs, request: reflection_pb2.ServerReflectionRequest, *, version: str = REFLECTION[0]
 ) -> list[Any]:
-    """What one version of reflection answers; the messages of all versions are the same bytes."""
+    """Returns the answers of one version of reflection; the messages of all versions are the same bytes."""
     channel: Any = stubs.channel
     info = channel.stream_stream(
         f"/{version}/ServerReflectionInfo",
@@ -309,7 +309,7 @@ async def _reflect(
 
 
 async def _call_empty(channel: Any, method: MethodDescriptor) -> bool:
-    """Whether the method, called with an empty request, says that it comes later."""
+    """Calls the method with an empty request. Returns True if it is unimplemented."""
     path = f"/{method.containing_service.full_name}/{method.name}"
     try:
         if method.server_streaming:
@@ -328,7 +328,7 @@ async def _call_empty(channel: Any, method: MethodDescriptor) -> bool:
 
 
 async def _run(program: str, *arguments: str, status: int = 0, cache: Path | None = None) -> str:
-    """What the program prints."""
+    """Runs a program. Returns its output."""
     process = await asyncio.create_subprocess_exec(
         str(BIN / program),
         *arguments,

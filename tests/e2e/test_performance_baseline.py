@@ -1,4 +1,4 @@
-"""What things cost, in counts and orders that hold on any machine."""
+"""Costs in numbers of commands and events that hold on any machine."""
 
 import asyncio
 from collections import Counter
@@ -51,7 +51,7 @@ text = "You said: {{user}}"
 
 
 class Costs:
-    """A quiet server, and what it sends to its database."""
+    """A quiet server, and the commands that it sends to its database."""
 
     def __init__(self, stubs: Stubs, recorder: Recorder, *, database: str) -> None:
         self.stubs = stubs
@@ -59,7 +59,7 @@ class Costs:
         self.database = database
 
     async def of_turn(self, session: str, text: str) -> Counter[str]:
-        """The commands from the message's arrival to its answer's; a second message, so that nothing is a first."""
+        """Returns the commands of a second message, up to its answer; the first one warms everything up."""
         await harness.send_message_to_session(self.stubs, session, text)
         with self.recorder.recording() as commands:
             await harness.send_message_to_session(self.stubs, session, text)
@@ -211,11 +211,11 @@ def _claims(command: Command) -> bool:
 
 
 def _by_chance(command: Command) -> bool:
-    """What time and order of arrival add, and what all sessions of a replica share.
+    """Returns True for commands that depend on timing, or that all sessions of a replica share.
 
-    An owner looks each second for wishes to cancel. Who waits for a turn looks again when a hint is faster than the
-    verdict. A server session that is new is announced once. Hints and previews are one stream and one insert for all.
-    A replica says now and then that it lives, and looks whether others do.
+    An owner polls each second for cancellations. A waiting caller reads again if a notification is faster than the
+    commit's result. A new server session is registered once. Notifications and previews are one stream and one insert
+    for all. A replica writes its heartbeat, and reads the others', now and then.
     """
     shared = "getMore" in command or command.get("insert") == "partials" or command[name_of(command)] == "replicas"
     return shared or command.get("find") in ("heads", "turns")
@@ -227,7 +227,7 @@ async def _follow(stubs: Stubs, session: str, reader: Reader) -> None:
 
 
 async def _raw(stubs: Stubs, session: str) -> bytes:
-    """A whole watch as it comes over the wire."""
+    """Returns the bytes of a whole watch."""
     channel: Any = stubs.channel
     call = channel.unary_stream("/turnkeeper.v1.SessionService/WatchEvents")
     request = session_pb2.WatchEventsRequest(session_id=session, follow=True, previews=True)

@@ -1,4 +1,4 @@
-"""`make run`: what it prints can be pasted; what is in its way is named."""
+"""`make run`: its lines can be pasted; the program on a taken port is named."""
 
 import asyncio
 import os
@@ -20,23 +20,23 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 class Running:
-    """The process, and what it has printed so far."""
+    """A process of `make run`, and its output so far."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
         self.printed = ""
 
     async def printed_line(self, pattern: str) -> None:
-        """Read until it has printed this."""
+        """Reads the output until it matches the pattern."""
         assert self.process.stdout is not None
         async with asyncio.timeout(30):
             while not re.search(pattern, self.printed, re.MULTILINE):
                 line = await self.process.stdout.readline()
-                assert line, f"it ended without saying {pattern}:\n{self.printed}"
+                assert line, f"it ended without printing {pattern}:\n{self.printed}"
                 self.printed += line.decode()
 
     def lines(self, pattern: str) -> Iterator[str]:
-        """What it says can be pasted, and matches."""
+        """Yields the lines to paste that match the pattern."""
         for match in re.finditer(r"^\.venv/bin/(?:python - <<'END'\n(?:.*\n)*?END|.*)$", self.printed, re.MULTILINE):
             if re.search(pattern, match[0]):
                 yield match[0]
@@ -65,7 +65,7 @@ def free_port() -> int:
 
 
 async def paste(line: str) -> str:
-    """Run it as a shell in the repository would."""
+    """Runs a line in a shell in the repository. Returns its output."""
     shell = await asyncio.create_subprocess_shell(
         line, cwd=REPOSITORY, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )

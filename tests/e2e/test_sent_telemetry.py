@@ -1,4 +1,4 @@
-"""What a collector gets from `turnkeeper serve`: every row of the telemetry page, and nothing that no row names.
+"""What a collector gets from `turnkeeper serve`: every row of the telemetry page, and nothing without a row.
 
 Three servers send to one collector. One of them serves, one is killed, one is stopped until its turn is another's.
 """
@@ -122,7 +122,7 @@ async def place(mongo_uri: str, tool_control: ToolControl) -> AsyncIterator[Plac
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def sent(place: Place) -> AsyncIterator[Sent]:
-    """All that can happen to turns has happened, and the servers have ended."""
+    """Runs turns through every event of the page, and ends the servers. Returns what was sent."""
     with collector() as received:
         otlp = ("--exporter", "otlp", "--otlp-endpoint", received.endpoint)
         sent = Sent(collector=received)
@@ -140,7 +140,7 @@ async def sent(place: Place) -> AsyncIterator[Sent]:
 
 
 async def converse(stubs: harness.Stubs, sent: Sent) -> None:
-    """A turn with a tool and an approval on a stream, a repeat, a replay, a tool of the client."""
+    """Runs a turn with a tool and an approval on a stream, a repeat, a replay, a tool of the client."""
     sent.session_id = session = await harness.create_test_session(stubs, agent="asker")
     request_id = harness.new_request_id()
     message = chat_pb2.StreamMessageRequest(
@@ -167,7 +167,7 @@ async def converse(stubs: harness.Stubs, sent: Sent) -> None:
 
 
 async def fail(place: Place, stubs: harness.Stubs) -> None:
-    """A caller's mistake, a failed model, a failed tool, a lost race, and a database that is away for a moment."""
+    """Causes a caller's mistake, a failed model, a failed tool, a lost race, and a short outage of the database."""
     with pytest.raises(aio.AioRpcError):
         await stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id="there-is-none"))
     session = await harness.create_test_session(stubs, agent="hasty")
@@ -190,7 +190,7 @@ async def fail(place: Place, stubs: harness.Stubs) -> None:
 
 
 async def lose_an_owner(place: Place, stubs: harness.Stubs, otlp: Sequence[str]) -> None:
-    """A server is killed while a tool runs that must not run twice."""
+    """Kills a server while an irreversible tool runs."""
     async with place.server(*otlp) as doomed, harness.connect(doomed.address) as there:
         session = await harness.create_test_session(there, agent="worker")
         turn = await harness.send_message_to_session(there, session, "hold", wait=0)
@@ -202,7 +202,7 @@ async def lose_an_owner(place: Place, stubs: harness.Stubs, otlp: Sequence[str])
 
 
 async def stop_an_owner(place: Place, stubs: harness.Stubs, otlp: Sequence[str]) -> None:
-    """A server without a change stream is stopped in its turn's second step, and goes on when the turn is another's."""
+    """Stops a server without a change stream in its turn's second step, until another server owns the turn."""
     async with (
         refused_command(place.mongo_uri, "aggregate", errorCode=13) as forbidden,
         place.server(*otlp, **{VARIABLE: "step.before_first_write=stop@2"}) as stopped,
@@ -218,7 +218,7 @@ async def stop_an_owner(place: Place, stubs: harness.Stubs, otlp: Sequence[str])
 
 
 async def read_too_slowly(address: str, stubs: harness.Stubs) -> None:
-    """A reader that accepts nothing for longer than --write-time."""
+    """Opens a stream whose reader accepts nothing for longer than --write-time."""
     session = await harness.create_test_session(stubs, agent="talker")
     for _ in range(6):
         await harness.send_message_to_session(stubs, session, "large")
@@ -326,7 +326,7 @@ async def test_content_is_sent_only_where_the_switch_is_on(sent: Sent, recorded:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def recorded(place: Place) -> AsyncIterator[Sent]:
-    """One turn with a tool, from a server that records content."""
+    """Runs one turn with a tool on a server that records content. Returns what was sent."""
     with collector() as received:
         flags = ("--exporter", "otlp", "--otlp-endpoint", received.endpoint, "--record-content")
         async with place.server(*flags) as server, harness.connect(server.address) as stubs:
@@ -367,7 +367,7 @@ class TestExporters:
         assert 'db_operation_name="commit"' in text
 
     async def standard_error(self, place: Place, tmp_path: Path, *flags: str) -> list[str]:
-        """The lines of standard error of a server that ran one turn."""
+        """Runs a server for one turn. Returns its lines on standard error."""
         with (tmp_path / "stderr").open("wb") as stderr:
             async with self.running(place, stderr.fileno(), *flags) as (server, stubs):
                 await one_turn(stubs)
@@ -375,7 +375,7 @@ class TestExporters:
         return (tmp_path / "stderr").read_text().splitlines()
 
     async def scraped(self, place: Place, tmp_path: Path, *flags: str) -> str:
-        """What a scrape shows after one turn."""
+        """Returns a scrape after one turn."""
         file = tmp_path / "stderr"
         with file.open("wb") as stderr:
             async with self.running(place, stderr.fileno(), *flags) as (_, stubs):

@@ -54,7 +54,7 @@ def texts(attributes: Iterable[KeyValue]) -> dict[str, str]:
 
 @contextmanager
 def collector() -> Iterator[Collector]:
-    """On loopback, at `endpoint`, until the end."""
+    """Starts a collector on loopback, at `endpoint`, for the block."""
     received = Collector()
 
     class Traces(trace_grpc.TraceServiceServicer):

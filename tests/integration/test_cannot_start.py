@@ -1,4 +1,4 @@
-"""A server that cannot start says why in one line, and what to do; its exit status is 2."""
+"""A server that cannot start prints the reason and what to do in one line; its exit status is 2."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ NOWHERE = "http://127.0.0.1:1/v1"
 
 
 class Serve:
-    """`turnkeeper serve` in this process: the exit status, and what it printed on standard error."""
+    """Runs `turnkeeper serve` in this process. Returns the exit status, and its output on standard error."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, printed: pytest.CaptureFixture[str]) -> None:
         self._monkeypatch = monkeypatch

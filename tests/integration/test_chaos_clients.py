@@ -1,4 +1,4 @@
-"""The clients and the checker of `make chaos` on one server that nobody disturbs."""
+"""The clients and the checker of `make chaos` on one server without faults."""
 
 from pathlib import Path
 

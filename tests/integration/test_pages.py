@@ -1,4 +1,4 @@
-"""Lists by pages, on the wire: everything once, also while more comes."""
+"""Lists by pages, over gRPC: every item once, also while new ones arrive."""
 
 import grpc
 import pytest

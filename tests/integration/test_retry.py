@@ -1,4 +1,4 @@
-"""RetryTurn takes up what a caller means, whatever became of the turn before."""
+"""RetryTurn retries the turn that the caller means, whatever became of the turn before."""
 
 from tests import harness
 from turnkeeper.pb.v1 import chat_pb2

@@ -32,7 +32,7 @@ async def started(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
 
 
 class Refused:
-    """Runs the command here, where it must not come to serve; its one line of complaint."""
+    """Runs the command in this process, where it must fail. Returns its one line of output."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self._capsys = capsys

@@ -1,4 +1,4 @@
-"""What a server writes about itself."""
+"""The log of a server."""
 
 import asyncio
 import json

@@ -14,13 +14,13 @@ SECONDS = 60
 
 
 def uv_cache() -> str:
-    """The folder of the cache that uv filled when this checkout was set up."""
+    """Returns the folder of the cache that uv filled when this checkout was set up."""
     uv = ROOT / "build" / "boot" / "bin" / "uv"
     return subprocess.run([uv, "cache", "dir"], check=True, capture_output=True, text=True).stdout.strip()
 
 
 def on_a_terminal(command: list[str], *, folder: Path, env: dict[str, str]) -> tuple[int, str]:
-    """The exit status and the output of a command whose input, output and errors are one pseudo-terminal."""
+    """Runs a command on a pseudo-terminal. Returns its exit status and its output."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(command, cwd=folder, env=env, stdin=theirs, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)

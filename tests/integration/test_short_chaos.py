@@ -1,6 +1,6 @@
 """A short chaos with a fixed seed: servers and primaries die, commits lose their answers, and every promise holds.
 
-`make chaos` is the long one, with every kind of fault and with floors for what it must have seen; see
+`make chaos` is the long one, with every kind of fault and with least figures that it must reach; see
 docs/operations/guarantees.md.
 """
 

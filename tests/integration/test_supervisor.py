@@ -50,7 +50,7 @@ def chosen(**more: object) -> Settings:
 
 
 async def serve(plays: str, settings: Settings | None = None, **environ: str) -> None:
-    """Start, and drain at once."""
+    """Starts the processes, and drains them at once."""
     async with asyncio.timeout(20), supervisor.serving(settings or chosen(), {"PLAYS": plays, **environ}):
         pass
 

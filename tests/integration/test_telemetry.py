@@ -37,7 +37,7 @@ def started(exporter: Exporter, *, endpoint: str = "", port: int = 0, options: O
 
 
 def work(telemetry: Telemetry) -> None:
-    """One call that begins a turn, the turn's work, and a failure whose text must not be recorded."""
+    """Records one call that begins a turn, the turn's work, and a failure whose text must not be sent."""
     spans, metrics = telemetry.spans, telemetry.metrics
     credentials = [("authorization", f"Bearer {CANARY}")]
     with spans.rpc(CHAT, method="SendMessage", metadata=credentials) as call:
@@ -119,7 +119,7 @@ def test_exemplars_are_opentelemetrys_own_setting(
 
 
 def sent_of_work() -> dict[str, Metric]:
-    """What a collector got of one `work`."""
+    """Returns what a collector received of one `work`."""
     with collector() as received:
         telemetry = started("otlp", endpoint=received.endpoint)
         work(telemetry)

@@ -1,4 +1,4 @@
-"""Times as callers see them."""
+"""Times in responses."""
 
 from tests import harness
 from turnkeeper.pb.v1 import session_pb2
@@ -13,7 +13,7 @@ text = "Done."
 
 
 async def test_a_repeat_has_the_times_of_the_first_answer(mongo_uri: str, database_name: str) -> None:
-    """To the millisecond, as they are kept."""
+    """Times are equal to the millisecond, in which they are stored."""
     async with (
         harness.scripted(SCRIPT) as model,
         harness.serving(mongo_uri, database_name, model) as running,

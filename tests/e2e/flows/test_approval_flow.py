@@ -1,4 +1,4 @@
-"""Approvals: what a person sees, what a decision does, what runs and what does not."""
+"""Approvals: what an approver is shown, what a decision does, what runs and what does not."""
 
 import asyncio
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ AWAITING = chat_pb2.TURN_STATE_AWAITING_APPROVAL
 
 
 async def pending_approval(env: Environment, message: str, *, agent: str = "asker") -> tuple[str, chat_pb2.Turn]:
-    """A session whose turn waits for a person."""
+    """Sends a message whose turn waits for an approval. Returns session id and turn."""
     session = await harness.create_test_session(env.stubs, agent=agent)
     turn = await harness.send_message_to_session(env.stubs, session, message)
     assert turn.state == AWAITING
@@ -58,7 +58,7 @@ async def pending_of(env: Environment, session: str) -> Sequence[approval_pb2.Ap
 async def streamed(
     stubs: harness.Stubs, request: chat_pb2.StreamMessageRequest
 ) -> tuple[list[event_pb2.Event], chat_pb2.StreamMessageResponse]:
-    """All events of one stream, and its last response."""
+    """Returns all events of one stream, and its last response."""
     events: list[event_pb2.Event] = []
     last = chat_pb2.StreamMessageResponse()
     async for response in stubs.chat.StreamMessage(request):

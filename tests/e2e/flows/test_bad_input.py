@@ -1,4 +1,4 @@
-"""Bad input to every RPC: each is refused with an error that is whole and says what to change; nothing fails inside."""
+"""Bad input to every RPC: each is refused with a complete error that names what to change; nothing fails inside."""
 
 import re
 from collections.abc import Callable
@@ -32,7 +32,7 @@ every_method = pytest.mark.parametrize("method", METHODS, ids=str)
 
 
 def wire_fields(data: bytes) -> list[bytes]:
-    """The fields of a message that has one-byte tags and lengths, each with its tag."""
+    """Returns the fields of a message with one-byte tags and lengths, each with its tag."""
     fields: list[bytes] = []
     while data:
         size = 2 + data[1] if data[0] & 7 == 2 else 2
@@ -101,7 +101,7 @@ class TestBytes:
 
     @pytest.mark.parametrize("method", [method for method in METHODS if method.service == "Chat"][:2], ids=str)
     async def test_more_than_a_request_may_have(self, env: Environment, method: Method) -> None:
-        """gRPC itself refuses it; the server goes on."""
+        """gRPC itself refuses the request; the server goes on."""
         with pytest.raises(aio.AioRpcError) as raised:
             await method.call(env.stubs, b"\xc2\x3e" + b"\x80\x80\x80\x03" + b"x" * (6 << 20))
         assert raised.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -167,7 +167,7 @@ class TestWhatDoesNotExist:
             await env.stubs.agents.GetAgent(agent_pb2.GetAgentRequest(name="talker", version="0" * 12))
 
     async def test_a_turn_that_does_not_exist_has_no_events(self, env: Environment) -> None:
-        """Nobody waits for ever for what will never come."""
+        """A watch of such a turn does not wait for ever."""
         session = await harness.create_test_session(env.stubs, agent="talker")
         with refused("TURN_NOT_FOUND"):
             await env.stubs.sessions.ListEvents(session_pb2.ListEventsRequest(session_id=session, turn_id=MISSING))
@@ -200,7 +200,7 @@ class TestSizes:
         assert harness.kinds(await harness.all_events(env.stubs, session)) == ["session_created"]
 
     async def test_long_answers_to_long_questions_stay_within_4_kib(self, env: Environment) -> None:
-        """What a caller wrote comes back in an error cut, and the error stays whole."""
+        """The caller's text comes back in the error cut short, and the error stays complete."""
         session = await harness.create_test_session(env.stubs, agent="talker")
         for text in ("x" * 100_000, "é" * 100_000, "🍐" * 100_000, "\x00\n" * 50_000):
             with refused("INVALID_REQUEST"):

@@ -47,7 +47,7 @@ ENQUEUE, INTERRUPT = chat_pb2.IF_BUSY_ENQUEUE, chat_pb2.IF_BUSY_INTERRUPT
 
 
 async def holding(env: Environment, label: str, *, agent: str = "worker") -> tuple[str, chat_pb2.Turn]:
-    """A session whose turn runs a tool until it is released."""
+    """Starts a turn that runs a tool until it is released. Returns its session."""
     session = await harness.create_test_session(env.stubs, agent=agent)
     turn = await harness.send_message_to_session(env.stubs, session, f"hold {label}", wait=0)
     await env.tool_control.started(label)

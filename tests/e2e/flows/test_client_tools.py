@@ -52,7 +52,7 @@ COMPLETED = chat_pb2.TURN_STATE_COMPLETED
 
 
 async def waiting(env: Environment, message: str, *, agent: str = "asker", **fields: Any) -> tuple[str, chat_pb2.Turn]:
-    """A session whose turn waits."""
+    """Sends a message whose turn waits for the client. Returns session and turn."""
     session = await harness.create_test_session(env.stubs, agent=agent)
     tools = fields.pop("client_tools", [LOOK])
     return session, await harness.send_message_to_session(env.stubs, session, message, client_tools=tools, **fields)
@@ -231,7 +231,7 @@ class TestClientTools:
             await submit(env.stubs, session, turn.pending[0].tool_call_id)
 
     async def test_a_turn_that_waits_for_a_client_that_was_answered_is_requeued(self, env: Environment) -> None:
-        """Nothing of ours makes such a turn; a sweeper mends it all the same."""
+        """No part of the service creates such a turn; the sweeper repairs it all the same."""
         session, turn = await waiting(env, "mine stuck")
         call = turn.pending[0].tool_call_id
         head = await head_of(env, session)

@@ -135,7 +135,7 @@ async def _states(stubs: Stubs, turns: list[chat_pb2.Turn]) -> list[chat_pb2.Tur
 
 
 async def _when_all_ended(stubs: Stubs, session: str, *, turns: int) -> list[event_pb2.Event] | None:
-    """The session's log, once so many turns have ended."""
+    """Waits until so many turns have ended. Returns the session's log."""
     events = await harness.all_events(stubs, session)
     ends = [event for event in events if event.WhichOneof("payload") in ("turn_completed", "turn_cancelled")]
     return events if len(ends) == turns else None

@@ -1,4 +1,4 @@
-"""Conversations: what is said, what the model hears of it, what a caller reads of it afterwards."""
+"""Conversations: the messages sent, what the model gets of them, what a caller reads afterwards."""
 
 import pytest
 from google.protobuf.duration_pb2 import Duration

@@ -1,4 +1,4 @@
-"""Messages that create their session: side by side with others that do, refused, and sent again."""
+"""Messages that create their session: several at once, refused, and sent again."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

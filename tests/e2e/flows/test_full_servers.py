@@ -1,4 +1,4 @@
-"""A server that runs as many turns as it may: what it accepts waits for room, there or on another server."""
+"""A server at its limit of turns: accepted messages wait for room, there or on another server."""
 
 import pytest
 
@@ -29,7 +29,7 @@ text = "You said: {user}"
 
 
 async def full(env: Environment, label: str) -> tuple[str, chat_pb2.Turn]:
-    """The server's only place is taken until the tool is released."""
+    """Fills the server's only place until the tool is released."""
     session = await harness.create_test_session(env.stubs, agent="worker")
     turn = await harness.send_message_to_session(env.stubs, session, f"hold {label}", wait=0)
     await env.tool_control.started(label)

@@ -1,4 +1,4 @@
-"""A wait of minutes or days holds nothing: no lease, no task, no server. Whoever is there when it ends goes on."""
+"""A wait of minutes or days holds nothing: no lease, no task, no server. Any server that runs when it ends goes on."""
 
 import asyncio
 import contextlib
@@ -58,7 +58,7 @@ def agents(tmp_path: Path) -> Path:
 
 
 class Place:
-    """A database to which servers come and go."""
+    """A database on which servers start and stop."""
 
     def __init__(self, uri: str, database: str, model: ScriptedModel, agents: Path) -> None:
         self.uri = uri
@@ -75,7 +75,7 @@ class Place:
             yield stubs
 
     async def head(self, session: str) -> dict[str, Any]:
-        """The head, with the database's own clock as `now`."""
+        """Returns the head, with the database's own clock as `now`."""
         async with AsyncMongoClient[dict[str, Any]](self.uri, tz_aware=True) as client:
             heads = client[self.database]["heads"]
             pipeline = [{"$match": {"session_id": session}}, {"$set": {"now": "$$NOW"}}]
@@ -83,7 +83,7 @@ class Place:
         return head
 
     async def unheld(self, session: str) -> dict[str, Any]:
-        """The head, once nobody has the turn."""
+        """Waits until the turn has no owner. Returns the head."""
 
         async def look() -> dict[str, Any] | None:
             head = await self.head(session)
@@ -92,7 +92,7 @@ class Place:
         return await eventually(look)
 
     async def pass_time(self, collection: str, session: str, field: str, milliseconds: int) -> None:
-        """Let the stored time come nearer, as if so much of it had passed."""
+        """Moves the stored time nearer, as if this time had passed."""
         async with AsyncMongoClient[dict[str, Any]](self.uri) as client:
             changed = [{"$set": {field: {"$subtract": [f"${field}", milliseconds]}}}]
             done = await client[self.database][collection].update_one({"session_id": session}, changed)

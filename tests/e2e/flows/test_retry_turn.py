@@ -70,7 +70,7 @@ async def retry(stubs: harness.Stubs, session: str, turn_id: str) -> chat_pb2.Re
 
 
 async def failed(env: Environment, message: str, *, agent: str = "talker") -> tuple[str, chat_pb2.Turn]:
-    """A session whose last turn failed."""
+    """Creates a session whose last turn failed."""
     session = await harness.create_test_session(env.stubs, agent=agent)
     turn = await harness.send_message_to_session(env.stubs, session, message, wait=0)
     ended = await harness.wait_for_turn(env.stubs, session, turn.turn_id)

@@ -1,4 +1,4 @@
-"""Tool calls: what runs, what the model is told of it, and what it is told when nothing ran."""
+"""Tool calls: what runs, and the result that the model gets, also if nothing ran."""
 
 import json
 
@@ -129,7 +129,7 @@ WAYS = (
 
 
 async def tool_result(env: Environment, message: str, *, agent: str = "worker") -> tuple[event_pb2.ToolReturned, str]:
-    """The result of the turn's only tool call, and what the model was told of it. The turn goes on to its answer."""
+    """Runs a turn with one tool call. Returns the call's event, and the result that the model got."""
     session = await harness.create_test_session(env.stubs, agent=agent)
     turn = await harness.send_message_to_session(env.stubs, session, message)
     assert turn.state == chat_pb2.TURN_STATE_COMPLETED
@@ -263,7 +263,7 @@ class TestPolicy:
 
 
 class TestToolsThatFail:
-    """A tool's failure is a result: the model is told, and the turn goes on."""
+    """A tool's failure is a result: the model gets it, and the turn goes on."""
 
     async def test_the_message_of_a_tool_error_reaches_the_model(self, env: Environment) -> None:
         returned, result = await tool_result(env, "misbehave: says so")

@@ -1,4 +1,4 @@
-"""I1: a session's events are numbered 1..n and become visible in that order. I2: whoever reconnects misses nothing."""
+"""I1: a session's events are numbered 1..n and become visible in that order. I2: readers miss nothing."""
 
 import asyncio
 import random
@@ -78,13 +78,13 @@ async def _write(stubs: Stubs, session: str, name: str) -> None:
 
 
 async def _until_idle(stubs: Stubs, session: str) -> None:
-    """The last turn of the queue is the last to end."""
+    """Waits for the end of the queue's last turn."""
     listed = await stubs.chat.ListTurns(chat_pb2.ListTurnsRequest(session_id=session, page_size=1))
     await harness.wait_for_turn(stubs, session, listed.turns[0].turn_id, seconds=30)
 
 
 async def _poll_database(env: Environment, session: str, done: asyncio.Event) -> list[int]:
-    """`seq > last` without a pause: an event that becomes visible late would be missed for good."""
+    """Polls `seq > last` without a pause: an event that becomes visible late would be missed for good."""
     numbers: list[int] = [0]
     async with AsyncMongoClient[dict[str, Any]](env.mongo_uri, readConcernLevel="majority") as client:
         events = client[env.database]["events"]
@@ -118,7 +118,7 @@ async def _watch(stubs: Stubs, session: str, done: asyncio.Event) -> list[int]:
 
 
 async def _reconnect(servers: tuple[Stubs, Stubs], session: str, reader: Reader, rng: random.Random) -> None:
-    """To the session's end, on one server or the other, from the last cursor each time."""
+    """Reads to the session's end, on one server or the other, from the last cursor each time."""
     while "session_ended" not in reader.kinds:
         left = rng.randrange(1, 12)
         async for _ in watch(rng.choice(servers), session, reader):

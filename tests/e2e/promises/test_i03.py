@@ -33,7 +33,7 @@ MORE = 25
 
 @dataclass(slots=True)
 class Acknowledged:
-    """What was promised: kept outside of everything that is killed."""
+    """The acknowledged messages and sessions, kept outside of the killed processes."""
 
     sessions: dict[str, str] = field(default_factory=dict)
     """Session id → title."""
@@ -74,7 +74,7 @@ async def test_i3_nothing_that_was_acknowledged_is_missing(tmp_path: Path) -> No
 
 
 class _Address:
-    """Where the server is at the moment."""
+    """The server's current address."""
 
     now = ""
 
@@ -108,13 +108,13 @@ class _Killable:
 
 
 async def _more(acknowledged: Acknowledged) -> None:
-    """Once so much more was acknowledged."""
+    """Waits until so many more messages are acknowledged."""
     enough = acknowledged.count + MORE
     await until(lambda: acknowledged.count >= enough, timeout=40)
 
 
 async def _keep_talking(address: _Address, acknowledged: Acknowledged, number: int) -> None:
-    """One client: new sessions, messages to them, now and then an answer; what fails was not acknowledged."""
+    """Runs a client: new sessions, messages to them, now and then an answer; a failed call is not acknowledged."""
     await until(lambda: bool(address.now), timeout=20)
     session, sent = "", 0
     while True:
@@ -152,7 +152,7 @@ async def _send(stubs: Stubs, acknowledged: Acknowledged, session: str, text: st
 
 
 async def _all_there(stubs: Stubs, acknowledged: Acknowledged) -> None:
-    """Each session, each message at its number, each answer as it was given; and every turn ends."""
+    """Asserts that each session, message and answer is stored as it was acknowledged, and that every turn ends."""
     logs: dict[str, list[event_pb2.Event]] = {}
     for session, title in acknowledged.sessions.items():
         got = await stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id=session))

@@ -69,7 +69,7 @@ PLACES = {
 
 @dataclass(slots=True)
 class Thawed:
-    """The owner goes on, and has found out about everything that it missed."""
+    """Lets the frozen owner go on, and waits until it has caught up."""
 
     owner: Stubs
     turns: dict[str, chat_pb2.Turn]
@@ -127,7 +127,7 @@ class TestI4:
     async def test_i4_a_watcher_of_the_stale_owner_gets_the_events_of_the_log(
         self, env: Environment, thawed: Thawed, words: str
     ) -> None:
-        """The reader refuses text of an attempt that was superseded; it was there all the time."""
+        """The reader refuses text of a superseded attempt; it reads all the time."""
         reader = thawed.readers[words]
         assert reader.events == await harness.all_events(env.stubs, thawed.turns[words].session_id)
 

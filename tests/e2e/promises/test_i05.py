@@ -1,7 +1,7 @@
 """Promise I5: an irreversible tool is started at most once, an idempotent one again under the same key.
 
-Real server processes are killed with `kill -9` while a tool runs; another one takes the turn over. And a server that
-learns late that it may start a tool does not start it.
+Real server processes are killed with `kill -9` while a tool runs; another one takes the turn over. A server
+whose start of a tool is confirmed after its lease does not start it.
 """
 
 import time
@@ -67,7 +67,7 @@ SETTINGS = {"concurrency": 1}
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def doomed(env: Environment) -> AsyncIterator[harness.ServerProcess]:
-    """A server in a process of its own, to be killed."""
+    """Starts a server in a process of its own, to be killed."""
     async with harness.server_process(
         env.mongo_uri,
         env.database,
@@ -147,7 +147,7 @@ LEASE = timedelta(seconds=2)
 
 
 class Late(MongoStore):
-    """A start of tools is stored, but its answer is lost; the next one comes when the lease is not sure any more."""
+    """A store that loses the answer to a start of tools; the next answer comes when the lease is no longer certain."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)

@@ -1,6 +1,6 @@
 """Promises I6 and I7: an approval leaves PENDING once; expired and decided exclude each other.
 
-By the database's clock, whoever asks and wherever.
+The database's clock decides, for every caller and server.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from turnkeeper.pb.v1 import approval_pb2, chat_pb2, event_pb2, session_pb2
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SETTINGS = {"sweep": timedelta(hours=1)}
-"""The module's own server never sweeps: what expires there expires because somebody asked."""
+"""The module's own server never sweeps: approvals expire there only when a call reads them."""
 SCRIPT = r"""
 [[reply]]
 match = '^do (?P<label>\S+)'
@@ -42,14 +42,14 @@ STATES = {
 
 
 async def pending_approval(env: Environment, label: str) -> tuple[chat_pb2.Turn, approval_pb2.Approval]:
-    """A turn that waits for a person, and its approval."""
+    """Sends a message whose turn waits for an approval. Returns both."""
     session = await harness.create_test_session(env.stubs, agent="asker")
     turn = await harness.send_message_to_session(env.stubs, session, f"do {label}")
     return turn, await harness.wait_for_approval(env.stubs, session)
 
 
 async def expires(env: Environment, approval: approval_pb2.Approval, when: timedelta) -> None:
-    """Let it expire at this time from now, by the database's clock."""
+    """Sets the approval to expire at this time from now, by the database's clock."""
     milliseconds = round(when / timedelta(milliseconds=1))
     async with AsyncMongoClient[dict[str, object]](env.mongo_uri) as client:
         await client[env.database]["approvals"].update_one(
@@ -58,7 +58,7 @@ async def expires(env: Environment, approval: approval_pb2.Approval, when: timed
 
 
 async def reason_of(call: Awaitable[Any]) -> str:
-    """OK, or the reason of its error."""
+    """Returns OK, or the reason of the call's error."""
     try:
         await call
     except aio.AioRpcError as error:
@@ -67,7 +67,7 @@ async def reason_of(call: Awaitable[Any]) -> str:
 
 
 async def check_one_winner(env: Environment, turn: chat_pb2.Turn, approval: approval_pb2.Approval, label: str) -> str:
-    """The approval's last state, after checking that log, ledger and effects tell the same story."""
+    """Asserts that approval, log, ledger and effects agree. Returns the approval's state."""
     await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id)
     events = await harness.all_events(env.stubs, turn.session_id)
     left = [kind for kind in harness.kinds(events) if kind in LEFT]
@@ -187,7 +187,7 @@ class TestI7ExpiredOrDecided:
         assert await check_one_winner(env, turn, approval, "mismatched") == "APPROVAL_STATE_EXPIRED"
 
     async def test_i7_the_time_that_counts_is_the_databases(self, env: Environment) -> None:
-        """What the stored time says against the database's clock decides, not what the caller was once shown."""
+        """The stored time and the database's clock decide, not the time that the caller was shown."""
         _, approval = await pending_approval(env, "extended")
         await expires(env, approval, timedelta(hours=-1))
         await expires(env, approval, timedelta(seconds=30))

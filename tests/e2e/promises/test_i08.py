@@ -52,7 +52,7 @@ Servers = tuple[harness.Stubs, harness.Stubs]
 
 
 async def at_once(servers: Servers, times: int, call: Call[T]) -> list[T]:
-    """The call's answers, sent so often at once, to one server and the other in turn."""
+    """Sends a call so often at once, to both servers by turns. Returns its answers."""
     targets: Iterable[harness.Stubs] = itertools.islice(itertools.cycle(servers), times)
     return list(await asyncio.gather(*(call(stubs) for stubs in targets)))
 
@@ -201,7 +201,7 @@ class TestI8SentSeveralTimesAtOnce:
 async def streamed(
     stubs: harness.Stubs, request: chat_pb2.StreamMessageRequest
 ) -> tuple[list[event_pb2.Event], chat_pb2.Turn]:
-    """All events of one stream, and the turn of its last response."""
+    """Returns all events of one stream, and the turn of its last response."""
     events: list[event_pb2.Event] = []
     turn = chat_pb2.Turn()
     async for response in stubs.chat.StreamMessage(request):

@@ -93,7 +93,7 @@ ENDS = ("turn_completed", "turn_failed", "turn_cancelled")
 
 @dataclass(slots=True)
 class Aftermath:
-    """What was there when the server was killed, and when that was."""
+    """The turns, readers and messages at the kill of the server, and its time."""
 
     killed_at: datetime
     turns: Mapping[str, chat_pb2.Turn]
@@ -215,7 +215,7 @@ class TestI10:
 
 
 async def _follow(stubs: Stubs, session: str, reader: Reader) -> None:
-    """As long as the server lives."""
+    """Follows the session until the server is killed."""
     with contextlib.suppress(aio.AioRpcError):
         async for _ in watch(stubs, session, reader):
             pass

@@ -1,4 +1,4 @@
-"""I9, where it is hardest: a server is killed between the first write of a step and its commit."""
+"""I9, where it is hardest: a server is killed between the first write of a changeset and its commit."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -47,7 +47,7 @@ text = "Again: {user}"
 
 
 async def test_i9_a_server_killed_in_the_middle_of_a_write_delays_no_other(env: Environment) -> None:
-    """What it wrote stays locked in the database until somebody ends its transaction."""
+    """Its writes stay locked in the database until another replica ends its transaction."""
     turns: dict[str, chat_pb2.Turn] = {}
     async with doomed(env) as server, harness.connect(server.address) as stubs:
         for words in ("thinks", "writes"):
@@ -66,7 +66,7 @@ async def test_i9_a_server_killed_in_the_middle_of_a_write_delays_no_other(env: 
 
 
 async def test_i9_a_server_killed_while_it_stored_a_message_delays_no_other(env: Environment) -> None:
-    """It owned no turn of the session: only its silence tells that it is gone."""
+    """It owned no turn of the session: only its missing heartbeat shows that it is gone."""
     session = await harness.create_test_session(env.stubs, agent="talker")
     async with doomed(env, more=KILLED_IN_A_STEP) as server, harness.connect(server.address) as stubs:
         with pytest.raises(aio.AioRpcError):
@@ -94,7 +94,7 @@ async def test_i9_a_server_killed_while_it_stored_a_decision_delays_no_other(env
 
 
 async def _at_last(call: Callable[[], Awaitable[T]]) -> T:
-    """What it answers once the database can be written to."""
+    """Repeats the call until the database can be written to. Returns its answer."""
     while True:
         try:
             return await call()

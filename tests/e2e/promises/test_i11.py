@@ -31,7 +31,7 @@ EXPECTED = frozenset(
         "BUDGET_EXCEEDED",
     }
 )
-"""What a caller who does not look first may be told."""
+"""The refusals that a caller may get that does not look first."""
 SCRIPT = """
 [[reply]]
 match = "act"
@@ -113,13 +113,13 @@ class TestI11:
 
 
 async def _copy(client: AsyncMongoClient[dict[str, Any]], source: str, target: str) -> None:
-    """Where no server sweeps what is changed."""
+    """Copies the database to one where no server sweeps."""
     for name in await client[source].list_collection_names():
         await client[source][name].aggregate([{"$out": {"db": target, "coll": name}}])
 
 
 class _Caller:
-    """Does this and that on any server, and minds no refusal that is a right answer."""
+    """A caller that makes random calls on any server, and accepts refusals that fit."""
 
     def __init__(self, servers: list[Stubs], rng: random.Random) -> None:
         self.rng = rng

@@ -1,6 +1,6 @@
 """Promise I12: after CANCELLED no further tool starts, and one that had started is reported as such.
 
-A turn is cancelled at each of its steps, by CancelTurn; what was said and done until then is kept and paired.
+A turn is cancelled at each of its steps, by CancelTurn; its messages and results until then are kept and paired.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ async def cancel(stubs: harness.Stubs, session: str, turn_id: str) -> chat_pb2.C
 async def cancelled_at(
     env: Environment, message: str, reached: Reached, *, agent: str, other: harness.Stubs | None = None
 ) -> tuple[str, list[event_pb2.Event]]:
-    """Send, wait for the step, cancel; the session and its log. The session goes on working."""
+    """Sends a message, cancels its turn at this step, and checks the session's next turn. Returns its id and log."""
     session = await harness.create_test_session(env.stubs, agent=agent)
     turn = await harness.send_message_to_session(env.stubs, session, message, wait=0)
     await reached(env, session, turn)
@@ -186,7 +186,7 @@ class TestI12CancelledAtEveryStep:
         assert "turn_cancelled" not in harness.kinds(await harness.all_events(env.stubs, session))
 
     async def test_i12_racing_with_the_start_of_a_tool(self, env: Environment) -> None:
-        """Whoever wins: a call that started is reported as started, and one that did not has no effect."""
+        """In either order: a call that started is reported as started, and one that did not has no effect."""
         for number in range(12):
             session = await harness.create_test_session(env.stubs, agent="worker")
             turn = await harness.send_message_to_session(env.stubs, session, f"do race-{number}", wait=0)
@@ -199,7 +199,7 @@ class TestI12CancelledAtEveryStep:
             assert len(env.tool_control.effects(f"race-{number}")) <= len(started)
 
     async def test_i12_racing_with_the_request_for_an_approval(self, env: Environment) -> None:
-        """The owner lets go of the turn just as it is asked to cancel it: the cancellation is not lost."""
+        """The owner releases the turn just when it is cancelled: the cancellation is not lost."""
         for number in range(12):
             session = await harness.create_test_session(env.stubs, agent="asker")
             turn = await harness.send_message_to_session(env.stubs, session, f"do letting-go-{number}", wait=0)

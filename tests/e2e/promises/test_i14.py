@@ -1,7 +1,7 @@
 """Promise I14: what was approved is what runs.
 
 Arguments, a tool's schema or an agent's policy change between the proposal, the decision and the start: then the call
-is asked about again, or does not run.
+needs a new approval, or does not run.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ class Shop:
 
     @contextlib.asynccontextmanager
     async def open(self, tools: str = "tests.test_tools", *, agents: Path = AGENTS) -> AsyncIterator[harness.Stubs]:
-        """A server with these tools and agents; the one before has ended."""
+        """Starts a server with these tools and agents; the one before has ended."""
         self.tool_control.install(tools)
         async with (
             harness.serving(self.mongo_uri, self.database, self.model, agents=agents) as running,
@@ -50,7 +50,7 @@ class Shop:
             yield stubs
 
     async def pending_approval(self, label: str) -> approval_pb2.Approval:
-        """A server asks a person about a call, and ends."""
+        """Starts a server until it has requested an approval, and ends it. Returns the approval."""
         async with self.open() as stubs:
             session = await harness.create_test_session(stubs, agent="asker")
             await harness.send_message_to_session(stubs, session, f"do {label}")
@@ -64,7 +64,7 @@ async def shop(mongo_uri: str, database_name: str, tool_control: ToolControl) ->
 
 
 async def returned(stubs: harness.Stubs, approval: approval_pb2.Approval) -> event_pb2.ToolReturned:
-    """The call's result, once the turn has ended."""
+    """Waits for the turn's end. Returns the call's result."""
     ended = await harness.wait_for_turn(stubs, approval.session_id, approval.turn_id)
     assert ended.state == chat_pb2.TURN_STATE_COMPLETED
     events = await harness.all_events(stubs, approval.session_id)
@@ -72,7 +72,7 @@ async def returned(stubs: harness.Stubs, approval: approval_pb2.Approval) -> eve
 
 
 async def second_round(stubs: harness.Stubs, first: approval_pb2.Approval) -> approval_pb2.Approval:
-    """The approval of the next round; the first one's hash does not decide it."""
+    """Returns the approval of the next round; the first round's hash does not decide it."""
     second = await harness.wait_for_approval(stubs, first.session_id)
     assert (second.round, second.tool_call_id) == (2, first.tool_call_id)
     assert second.arguments_hash != first.arguments_hash
@@ -154,7 +154,7 @@ class TestI14:
 
 
 async def hash_of(stubs: harness.Stubs, label: str) -> str:
-    """What an approver of this call in a new session decides on."""
+    """Returns the hash that an approver of this call in a new session decides on."""
     session = await harness.create_test_session(stubs, agent="asker")
     await harness.send_message_to_session(stubs, session, f"do {label}")
     event = await until_event(stubs, session, "approval_requested")

@@ -98,7 +98,7 @@ def _send(stubs: Stubs, session: str, how: str) -> aio.Call:
 
 
 async def _all_completed(stubs: Stubs, session: str, *, answer: str = "You said: hello") -> None:
-    """The session's one turn ends well, soon."""
+    """Asserts that the session's one turn completes soon."""
 
     async def look() -> chat_pb2.Turn | None:
         turns = (await stubs.chat.ListTurns(chat_pb2.ListTurnsRequest(session_id=session))).turns
@@ -109,7 +109,7 @@ async def _all_completed(stubs: Stubs, session: str, *, answer: str = "You said:
 
 
 async def _crowd_that_is_killed(address: str, sessions: list[str]) -> None:
-    """A process of clients that is killed once every one of them reads its answer."""
+    """Kills a process of clients once each of them reads its answer."""
     crowd = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.e2e.support.crowd", address, *sessions),
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
@@ -124,7 +124,7 @@ async def _crowd_that_is_killed(address: str, sessions: list[str]) -> None:
 
 
 async def _leave(stubs: Stubs, session: str, *, by_deadline: bool) -> None:
-    """Send, then read a little: until the deadline, or until the first piece."""
+    """Sends a message, and reads until the deadline or until the first delta."""
     request_id = harness.new_request_id()
     await harness.send_message_to_session(stubs, session, "a story", wait=0, request_id=request_id)
     request = chat_pb2.StreamMessageRequest(

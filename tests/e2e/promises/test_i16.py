@@ -1,6 +1,6 @@
 """Promise I16: history can always be sent to a model: whatever ended a turn, every tool call has its one result.
 
-What counts is what the model was sent with the next message. (Every module's own server checks the pairs of all
+The request to the model with the next message is checked. (Every module's own server checks the pairs of all
 that its model ever received; see `conftest.py`.)
 """
 
@@ -85,7 +85,7 @@ REACHED = {
 
 
 async def sendable(env: Environment, session: str, words: str) -> list[dict[str, object]]:
-    """The next message is answered; what the model was sent with it, checked."""
+    """Sends the next message and checks the model's request for it. Returns that request's messages."""
     turn = await harness.send_message_to_session(env.stubs, session, words)
     assert harness.answer_of(turn) == f"You said: {words}"
     (request_messages,) = [messages for messages in env.model_requests(words) if messages[-1]["content"] == words]

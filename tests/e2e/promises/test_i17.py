@@ -1,4 +1,4 @@
-"""I17: this version and the next one run together on one database, and either may be gone for a while."""
+"""I17: this version and the next one run together on one database, and either may be stopped for a while."""
 
 import asyncio
 import contextlib
@@ -52,7 +52,7 @@ SETTINGS: dict[str, Any] = {"lease": timedelta(seconds=2)}
 
 @contextlib.asynccontextmanager
 async def newer(env: Environment, **settings: Any) -> AsyncIterator[harness.Stubs]:
-    """A server of the next version."""
+    """Starts a server of the next version."""
     async with env.another(more=NEWER, **settings) as stubs:
         yield stubs
 
@@ -67,7 +67,7 @@ async def documents(env: Environment, collection: str, session: str) -> list[dic
 
 
 async def owners(env: Environment, session: str) -> list[int]:
-    """By which schema each note of the next version was written, in order."""
+    """Returns the schema that wrote each note of the next version, in order."""
     return [event["schema"] for event in await documents(env, "events", session) if event["kind"] == KIND]
 
 
@@ -241,7 +241,7 @@ class TestStarting:
 
 
 async def _only_for_the_next(env: Environment, session: str) -> None:
-    """So that it is not this version that goes on with what it left."""
+    """Leaves the turn to the next version, so that this one does not go on with it."""
     async with AsyncMongoClient[dict[str, Any]](env.mongo_uri) as client:
         await client[env.database]["heads"].update_one({"session_id": session}, {"$set": {"needs": NEXT}})
 

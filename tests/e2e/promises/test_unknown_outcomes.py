@@ -1,6 +1,6 @@
-"""Promise I5: a tool that must not run twice ran when its server was lost. A person is asked what became of it.
+"""Promise I5: a tool that must not run twice ran when its server was lost. An approval decides its outcome.
 
-Real server processes are killed with `kill -9` while the tool runs. The tool writes down each of its starts.
+Real server processes are killed with `kill -9` while the tool runs. The tool records each of its starts.
 """
 
 import asyncio
@@ -65,7 +65,7 @@ SETTINGS = {"concurrency": 1}
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def doomed(env: Environment) -> AsyncIterator[harness.ServerProcess]:
-    """A server in a process of its own, to be killed."""
+    """Starts a server in a process of its own, to be killed."""
     async with doomed_server(env, "--lease", "2s") as server:
         yield server
 

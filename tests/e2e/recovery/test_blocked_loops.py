@@ -55,7 +55,7 @@ async def test_a_loop_that_is_blocked_for_too_long_loses_its_turn_and_stores_not
 
 
 async def _ended(env: Environment, stubs: harness.Stubs, words: str) -> chat_pb2.Turn:
-    """The turn, sent to the server that will be blocked, awaited at the other one."""
+    """Sends a message to the server that will be blocked. Returns its turn as the other server ends it."""
     session = await harness.create_test_session(stubs, agent="worker")
     turn = await harness.send_message_to_session(stubs, session, words, wait=0)
     ended = await harness.wait_for_turn(env.stubs, session, turn.turn_id, seconds=30)

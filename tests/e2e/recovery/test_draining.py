@@ -147,7 +147,7 @@ class TestDraining:
 
 
 async def _until_told(stubs: Stubs, session: str) -> None:
-    """Until the server says that it drains: turns are let go of from then on."""
+    """Waits until a stream ends with SERVER_DRAINING: turns are released from then on."""
     with refused("SERVER_DRAINING"):
         async for _ in watch(stubs, session, Reader()):
             pass
@@ -155,7 +155,7 @@ async def _until_told(stubs: Stubs, session: str) -> None:
 
 @contextlib.asynccontextmanager
 async def _draining(env: Environment, **settings: Any) -> AsyncIterator[tuple[Stubs, contextlib.AsyncExitStack]]:
-    """A server that drains when its stack is closed."""
+    """Starts a server that drains when its stack is closed."""
     async with contextlib.AsyncExitStack() as going:
         running = await going.enter_async_context(
             harness.serving(
@@ -178,7 +178,7 @@ async def _when_unhealthy(stubs: Stubs) -> dict[str, int] | None:
 
 
 async def _until_drained(stubs: Stubs, session: str, reader: Reader, request_id: str) -> str:
-    """The cursor that the draining server gives."""
+    """Waits for SERVER_DRAINING. Returns the error's cursor."""
     with refused("SERVER_DRAINING") as refusal:
         async for _ in stream(stubs, session, "a story", reader, request_id=request_id):
             pass

@@ -1,4 +1,4 @@
-"""What goes wrong with a model, what the caller is told of it, and how the turn recovers by itself."""
+"""Failures of a model: what the caller gets of them, and how the turn recovers by itself."""
 
 from datetime import timedelta
 from itertools import pairwise
@@ -115,7 +115,7 @@ RETRYING, EXHAUSTED = event_pb2.ATTEMPT_OUTCOME_RETRYING, event_pb2.ATTEMPT_OUTC
 
 
 async def failures(env: Environment, session: str) -> list[event_pb2.Event]:
-    """The session's failed attempts."""
+    """Returns the session's failed attempts."""
     return [event for event in await harness.all_events(env.stubs, session) if event.HasField("attempt_failed")]
 
 

@@ -1,4 +1,4 @@
-"""A frozen server that goes on does no harm, and its watchers follow those who took over."""
+"""A frozen server that goes on does no harm, and its watchers follow the servers that took over."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""A draining server's turns: when it lets go of them, and who has them then."""
+"""A draining server's turns: when it releases them, and which server has them then."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ tool_calls = [{ name = "hold_irreversible", arguments = { label = "{label}" } }]
 text = "Told: {tool_result}"
 """
 SLOW: dict[str, Any] = {name: timedelta(minutes=1) for name in ("lease", "poll", "sweep")}
-"""Nobody finds anything by looking again: only what is handed over, and heard of, is taken."""
+"""No server polls: only turns that are handed over with a notification are claimed."""
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ async def test_i5_an_irreversible_call_keeps_its_turn_until_its_result_and_anoth
 
 
 async def _until_drained(stubs: harness.Stubs, session: str) -> None:
-    """Once the server says that it drains."""
+    """Waits until a stream ends with SERVER_DRAINING."""
     with refused("SERVER_DRAINING"):
         async for _ in stubs.sessions.WatchEvents(session_pb2.WatchEventsRequest(session_id=session, follow=True)):
             pass

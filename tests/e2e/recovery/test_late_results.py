@@ -1,4 +1,4 @@
-"""A tool that must not run twice outlives its owner's lease: its result is kept and shown, never told as an event.
+"""A tool that must not run twice outlives its owner's lease: its result is kept and shown, but is no event.
 
 The owner's process is stopped with SIGSTOP for longer than its lease while the tool runs; another server takes over.
 """
@@ -43,7 +43,7 @@ async def owner(env: Environment) -> AsyncIterator[harness.ServerProcess]:
 async def frozen_while_running(
     env: Environment, owner: harness.ServerProcess, label: str
 ) -> tuple[chat_pb2.Turn, approval_pb2.Approval]:
-    """The turn whose owner was stopped beyond its lease, and goes on now; and the question about its tool."""
+    """Stops a turn's owner beyond its lease, and lets it go on. Returns the turn and the approval of its outcome."""
     async with harness.connect(owner.address) as stubs:
         session = await harness.create_test_session(stubs, agent="worker")
         turn = await harness.send_message_to_session(stubs, session, f"fire {label}", wait=0)
@@ -56,7 +56,7 @@ async def frozen_while_running(
 
 
 async def in_ledger(env: Environment, turn: chat_pb2.Turn, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """The turn's only call, as it is stored, once this holds."""
+    """Waits until the turn's only call is stored like this, and returns it."""
     call: dict[str, Any] = {}
     # As the service reads: at once after the commit, one node has what a majority is not known to have yet.
     async with AsyncMongoClient[dict[str, Any]](env.mongo_uri, readConcernLevel="majority") as client:

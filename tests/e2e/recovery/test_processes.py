@@ -102,7 +102,7 @@ async def serving(mongo_uri: str, *flags: str) -> AsyncIterator[Served]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def served(mongo_uri: str) -> AsyncIterator[Served]:
-    """What the tests of the module share that do not stop it."""
+    """Starts the processes that the tests of the module share which do not stop them."""
     async with serving(mongo_uri) as started:
         yield started
 
@@ -170,7 +170,7 @@ class TestLoss:
 
 class TestStop:
     async def test_sigterm_drains_all_of_them(self, mongo_uri: str) -> None:
-        """Streams end with a cursor, and what was said within the grace is whole."""
+        """Streams end with a cursor, and answers within the grace are complete."""
         async with serving(mongo_uri) as served, served.stubs_of(*served.pids) as both:
             sessions = [await harness.create_test_session(stubs, agent="talker") for stubs in both]
             readers = [Reader() for _ in both]
@@ -208,7 +208,7 @@ class TestStop:
 
 
 async def test_they_share_the_embedded_database_and_the_small_model(tmp_path: Path) -> None:
-    """And nothing is printed but the one line."""
+    """One line alone is printed."""
     async with harness.scripted(SCRIPT) as model:
         agents = tmp_path / "agents.toml"
         agents.write_text(AGENT.format(model.base_url))
@@ -236,7 +236,7 @@ async def test_they_share_the_embedded_database_and_the_small_model(tmp_path: Pa
 
 
 async def _owner(served: Served, stubs: Stubs) -> str:
-    """The replica that owns a turn of a message to these stubs' process."""
+    """Sends a message to these stubs' process. Returns the replica that owns its turn."""
     session = await harness.create_test_session(stubs, agent="talker")
     await harness.send_message_to_session(stubs, session, "a story", wait=0)
 
@@ -261,7 +261,7 @@ async def _unhealthy(stubs: Stubs) -> bool | None:
 
 
 async def _serve(served: Served, *flags: str) -> tuple[int, str]:
-    """Another server on the same database: its exit status, and what it and its processes said on standard error."""
+    """Runs another server on the same database. Returns its exit status, and its output on standard error."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "turnkeeper", "serve", "--port", "0", "--database", served.database, *flags),
         env=harness.environment(served.model, TURNKEEPER_MONGODB_URI=served.mongo_uri),

@@ -1,4 +1,4 @@
-"""What a server does before it serves."""
+"""The start of a server, before it serves."""
 
 import pytest
 

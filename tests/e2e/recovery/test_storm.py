@@ -1,6 +1,6 @@
 """Everything at once: clients of two servers send, cancel, retry and decide at random on a few sessions.
 
-Each call ends well or with an error of ours that fits. When it is over every turn has ended, and the module's own
+Each call ends well or with a fitting error of the service. When it is over every turn has ended, and the module's own
 checks hold: no call without its result, documents equal to the logs, nothing failed inside.
 """
 
@@ -57,7 +57,7 @@ async def pending_of(stubs: harness.Stubs, session: str) -> Sequence[approval_pb
 
 
 async def act_at_random(rng: random.Random, stubs: harness.Stubs, session: str) -> None:
-    """One call, or a look and a call that follows from it."""
+    """Makes one call, or reads the session and makes a call that fits."""
     kind = rng.randrange(10)
     if kind < SENDS:
         if_busy = rng.choice([chat_pb2.IF_BUSY_REJECT, chat_pb2.IF_BUSY_ENQUEUE, chat_pb2.IF_BUSY_INTERRUPT])
@@ -80,7 +80,7 @@ async def act_at_random(rng: random.Random, stubs: harness.Stubs, session: str) 
 
 
 async def client(seed: int, servers: Sequence[harness.Stubs], sessions: Sequence[str]) -> set[str]:
-    """Many calls; the reasons of those that were refused."""
+    """Makes many calls. Returns the reasons of those that were refused."""
     rng = random.Random(seed)
     refusals: set[str] = set()
     for _ in range(25):
@@ -92,7 +92,7 @@ async def client(seed: int, servers: Sequence[harness.Stubs], sessions: Sequence
 
 
 async def until_calm(stubs: harness.Stubs, session: str) -> None:
-    """Decide what is asked until no turn is active."""
+    """Decides pending approvals until no turn is active."""
     while True:
         response = await stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id=session))
         if not response.session.active_turn_id:

@@ -1,4 +1,4 @@
-"""What fails once where a turn's run begins: it costs a moment, and neither the lease nor the turn."""
+"""Failures at the beginning of a turn's run: they delay it, and lose neither the lease nor the turn."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ text = "You said: {user}"
 
 @dataclass(slots=True, kw_only=True)
 class Flaw:
-    """What goes wrong once: the owner's read of this kind, when it is one that a run begins with."""
+    """A failure that occurs once: of the owner's read of this kind at the beginning of a run."""
 
     read: str
     error: Callable[[], Exception] = ServiceUnavailable

@@ -1,4 +1,4 @@
-"""A session that a replica knows: its turns read nothing, and whatever others did to it in between is seen."""
+"""A cached session: its turns read nothing from the database, and changes by other replicas are noticed."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -38,7 +38,7 @@ async def other(env: Environment) -> AsyncIterator[Stubs]:
 
 
 async def cached_session(stubs: Stubs, *words: str, session_id: str = "") -> str:
-    """A session that this replica has created, with a turn for each of the words."""
+    """Creates a session on this replica, with a turn for each of the texts."""
     session = await harness.create_test_session(stubs, agent="talker", session_id=session_id)
     for text in words:
         await send(stubs, session, text)
@@ -52,7 +52,7 @@ async def send(stubs: Stubs, session: str, words: str, **more: Any) -> chat_pb2.
 
 
 def conversation(env: Environment, words: str) -> list[str]:
-    """What the model was sent last with these words in it."""
+    """Returns the messages of the last request to the model that has these words."""
     return [line for line in transcript(env.model_requests(words)[-1]) if not line.startswith("system: ")]
 
 
@@ -222,7 +222,7 @@ async def test_both_replicas_list_the_same_messages_at_any_time(env: Environment
 
 
 async def _listed(stubs: Stubs, session: str) -> list[message_pb2.Message]:
-    """All pages, each of three."""
+    """Returns all messages, in pages of three."""
     messages: list[message_pb2.Message] = []
     request = session_pb2.ListMessagesRequest(session_id=session, page_size=3)
     while True:

@@ -1,4 +1,4 @@
-"""Places of a log that have a name: listed oldest first, by pages, and the same on every replica."""
+"""Checkpoints: listed oldest first, by pages, and the same on every replica."""
 
 from collections.abc import Sequence
 
@@ -52,7 +52,7 @@ def in_short(checkpoints: Sequence[session_pb2.Checkpoint]) -> list[str]:
 
 
 async def a_rich_session(env: Environment) -> str:
-    """All five kinds: an approval, a failed attempt, a cut message."""
+    """Creates a session with all five kinds of checkpoint: with an approval, a failed attempt, a cut message."""
     session = await harness.create_test_session(env.stubs, agent="asker")
     turn = await harness.send_message_to_session(env.stubs, session, f"ask {session}")
     await harness.decide(env.stubs, await harness.wait_for_approval(env.stubs, session))

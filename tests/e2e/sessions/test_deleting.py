@@ -47,7 +47,7 @@ async def undelete(stubs: harness.Stubs, session: str) -> session_pb2.UndeleteSe
 
 
 async def a_conversation(stubs: harness.Stubs, *, session_id: str = "") -> tuple[str, chat_pb2.Turn]:
-    """A session with one of everything: a turn that waits for an approval of a call."""
+    """Creates a session with documents of every kind: its turn waits for the approval of a call."""
     session = await harness.create_test_session(stubs, agent="asker", session_id=session_id)
     turn = await harness.send_message_to_session(stubs, session, "do d-anything", request_id="known")
     await harness.wait_for_approval(stubs, session)
@@ -122,7 +122,7 @@ CALLS: dict[str, Call] = {
 
 
 async def said_of(call: Awaitable[object], session: str) -> tuple[object, ...]:
-    """The whole answer, without the id."""
+    """Returns the whole answer, without the id."""
     try:
         await call
     except aio.AioRpcError as error:
@@ -209,7 +209,7 @@ async def test_deleting_stops_what_runs_and_tells_every_watcher(env: Environment
 
 
 async def _until_gone(stubs: harness.Stubs, session: str) -> list[event_pb2.Event]:
-    """What a watcher sees until it is told that there is no such session."""
+    """Watches until the error that there is no such session. Returns the events."""
     watch = stubs.sessions.WatchEvents(session_pb2.WatchEventsRequest(session_id=session, follow=True))
     events: list[event_pb2.Event] = []
     with refused("SESSION_NOT_FOUND") as refusal:
@@ -223,7 +223,7 @@ async def _until_gone(stubs: harness.Stubs, session: str) -> list[event_pb2.Even
 
 
 async def traces(mongo_uri: str, database: str, session: str) -> list[str]:
-    """The collections that hold the session's id anywhere in a document."""
+    """Returns the collections that have the session's id anywhere in a document."""
     names: list[str] = []
     async with AsyncMongoClient[dict[str, Any]](mongo_uri) as client:
         for name in await client[database].list_collection_names():

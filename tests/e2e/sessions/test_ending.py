@@ -1,4 +1,4 @@
-"""EndSession at every stage: turns are cancelled, approvals withdrawn, watchers told, nothing runs any more."""
+"""EndSession at every stage: turns are cancelled, approvals withdrawn, watches ended, and nothing runs any more."""
 
 import asyncio
 
@@ -48,7 +48,7 @@ async def end(stubs: harness.Stubs, session: str, reason: str = "") -> session_p
 
 
 async def ended_at(env: Environment, message: str, kind: str, *, agent: str) -> tuple[str, list[event_pb2.Event]]:
-    """Send, wait for an event of this kind, end the session; its id and its log. A watcher saw the end."""
+    """Sends a message, ends the session after an event of this kind, and checks a watcher. Returns id and log."""
     session = await harness.create_test_session(env.stubs, agent=agent)
     watch = env.stubs.sessions.WatchEvents(
         session_pb2.WatchEventsRequest(session_id=session, follow=True, types=["tool_called"])
@@ -72,7 +72,7 @@ async def ended_at(env: Environment, message: str, kind: str, *, agent: str) -> 
 
 
 async def check_closed(env: Environment, session: str, response: session_pb2.EndSessionResponse) -> None:
-    """It takes no message; ending it again is OK; the pairs in its history are whole; its log grows no more."""
+    """Asserts that the session takes no message, can be ended again, has paired calls, and that its log is closed."""
     with refused("SESSION_NOT_ACTIVE") as refusal:
         await harness.send_message_to_session(env.stubs, session, "hello?")
     assert refusal.details.status == grpc.StatusCode.FAILED_PRECONDITION

@@ -1,4 +1,4 @@
-"""A new session with another one's conversation: what its model is told, what can be retried, made once."""
+"""Forks: what the model gets of the source's conversation, what can be retried, and that a repeat creates no other."""
 
 import asyncio
 
@@ -47,7 +47,7 @@ async def fork(
 
 
 async def heard_with(env: Environment, session: str, words: str) -> list[str]:
-    """What the model is sent with the next message, without the instructions."""
+    """Sends the next message. Returns the model's request for it, without the instructions."""
     await harness.send_message_to_session(env.stubs, session, words)
     (request_messages,) = [messages for messages in env.model_requests(words) if messages[-1]["content"] == words]
     check_pairs(request_messages)

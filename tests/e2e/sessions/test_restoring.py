@@ -1,4 +1,4 @@
-"""A session taken back to a place of its own log: what the model is told from then on, and what may be retried."""
+"""A session restored to an earlier event: what the model gets from then on, and what may be retried."""
 
 import pytest
 
@@ -42,7 +42,7 @@ async def number_of(env: Environment, session: str, kind: str, *, nth: int = 0) 
 
 
 async def heard_with(env: Environment, session: str, words: str) -> list[str]:
-    """What the model is sent with the next message, without the instructions."""
+    """Sends the next message. Returns the model's request for it, without the instructions."""
     await harness.send_message_to_session(env.stubs, session, words)
     (request_messages,) = [messages for messages in env.model_requests(words) if messages[-1]["content"] == words]
     check_pairs(request_messages)

@@ -1,4 +1,4 @@
-"""SuspendSession and ResumeSession: what is under way is stored, nothing new starts, no time to decide runs out."""
+"""SuspendSession and ResumeSession: running steps are stored, no new one starts, and no approval expires meanwhile."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -62,7 +62,7 @@ async def begun(env: Environment, agent: str, message: str) -> tuple[str, chat_p
 
 
 async def quiet(env: Environment, session: str, *, sweeps: int = 4) -> list[str]:
-    """The log, once it stayed the same while other sessions' turns began and ended: whoever could claim would have."""
+    """Waits while other sessions' turns begin and end, in which any claim would show. Returns the unchanged log."""
     for _ in range(sweeps):
         other = await harness.create_test_session(env.stubs, agent="talker")
         turn = await harness.send_message_to_session(env.stubs, other, "hello")

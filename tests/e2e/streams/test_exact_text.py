@@ -36,7 +36,7 @@ fail_after = 3
 
 
 class Screen:
-    """What somebody reads who prints each piece, and clears at a restart."""
+    """The screen of a client that prints each text, and clears at a restart."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -59,7 +59,7 @@ async def client(env: Environment) -> AsyncIterator[Client]:
 
 @contextlib.asynccontextmanager
 async def another(env: Environment, rotation: timedelta = timedelta(minutes=10)) -> AsyncIterator[Client]:
-    """A client of another replica."""
+    """Yields a client of another replica."""
     async with (
         harness.serving(env.mongo_uri, env.database, env.model, agents=AGENTS, rotation=rotation) as running,
         Client(running.address) as new_client,
@@ -77,7 +77,7 @@ async def test_an_attempt_that_fails_midway_is_cleared_once(env: Environment, cl
 async def test_another_process_goes_on_inside_a_message_that_another_attempt_has_written(
     env: Environment, client: Client
 ) -> None:
-    """All that it has is a cursor and what stands on the screen."""
+    """It has a cursor and the text on the screen, and nothing else."""
     session, screen = await new_session(env, client), Screen()
     first = session.stream(QUESTION)
     async for text in first.text():
@@ -106,7 +106,7 @@ async def test_streams_that_rotate_in_midmessage_clear_nothing_more(env: Environ
 
 
 async def test_a_watch_of_ends_alone_shows_the_exact_text(env: Environment, client: Client) -> None:
-    """It is given no event that ends a message or an attempt, only deltas."""
+    """It gets deltas, and no event that ends a message or an attempt."""
     session, screen = await new_session(env, client), Screen()
     async with contextlib.aclosing(session.follow(live_only=True, types=["turn_completed"]).batches()) as batches:
         assert (await anext(batches)).caught_up

@@ -1,4 +1,4 @@
-"""Hints: what one replica stores, another one's watchers and workers know at once; without hints they poll."""
+"""Notifications: watchers and workers of other replicas get a change at once; without notifications they poll."""
 
 import asyncio
 import contextlib
@@ -86,7 +86,7 @@ async def _tell(writer: Stubs, watcher: Stubs) -> None:
 
 @contextlib.asynccontextmanager
 async def _watching(watcher: Stubs, writer: Stubs) -> AsyncIterator[tuple[str, Reader]]:
-    """A session that nothing happened in yet, and a reader that has caught up with it."""
+    """Creates a session, and yields it with a reader that has caught up."""
     session, reader = await harness.create_test_session(writer, agent="talker"), Reader()
     async with asyncio.TaskGroup() as group:
         following = group.create_task(_follow(watcher, session, reader))

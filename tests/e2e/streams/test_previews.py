@@ -241,7 +241,7 @@ class TestPreviews:
 
 
 async def _stalled(env: Environment) -> tuple[str, str]:
-    """A session whose model has said everything and does not end; its turn."""
+    """Starts a turn whose model has sent all its text and does not end. Returns session and turn."""
     session = await harness.create_test_session(env.stubs, agent="talker")
     turn = await harness.send_message_to_session(env.stubs, session, "stalls", wait=0)
     reader = Reader()

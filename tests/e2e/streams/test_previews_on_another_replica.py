@@ -1,4 +1,4 @@
-"""Previews across replicas: who watches one server sees what the model says to another one, while it says it."""
+"""Previews across replicas: watchers of one server get the text that a model streams to another one."""
 
 import asyncio
 import contextlib
@@ -177,7 +177,7 @@ class TestPreviewsOnAnotherReplica:
         assert (reader.restarts, reader.screen()) == (few.restarts, few.screen()) == (1, TALE)
 
     async def test_preview_chunks_are_not_history(self, env: Environment, other: Stubs) -> None:
-        """I10: what is stored for others is neither an event nor what the model is sent."""
+        """I10: stored preview chunks are neither events nor part of a request to the model."""
         session, turn = await _stalled(env, "stalls")
         async with AsyncMongoClient[dict[str, object]](env.mongo_uri) as client:
             assert await client[env.database]["partials"].count_documents({"session_id": session}) > 0
@@ -185,7 +185,7 @@ class TestPreviewsOnAnotherReplica:
         await env.stubs.chat.CancelTurn(chat_pb2.CancelTurnRequest(session_id=session, turn_id=turn.turn_id))
 
     async def test_a_database_that_takes_no_previews_delays_no_turn(self, env: Environment, other: Stubs) -> None:
-        """Its validator stands for any reason; the others get the whole message."""
+        """Its validator stands for any cause; the other replicas get the whole message."""
         async with AsyncMongoClient[dict[str, object]](env.mongo_uri) as client:
             database = client[env.database]
             await database.command({"collMod": "partials", "validator": {"never": True}})
@@ -203,7 +203,7 @@ class TestPreviewsOnAnotherReplica:
 async def test_a_server_that_starts_later_delivers_the_text_so_far(
     mongo_uri: str, database_name: str, env: Environment
 ) -> None:
-    """A replica that is alone stores no previews; what it has said by then is shared when another one is there."""
+    """A single replica stores no previews; once there is another, the text so far is published."""
     settings: dict[str, Any] = {"agents": AGENTS, "lease": timedelta(seconds=LEASE)}
     async with (
         harness.serving(mongo_uri, database_name, env.model, **settings) as alone,
@@ -230,7 +230,7 @@ async def test_a_server_that_starts_later_delivers_the_text_so_far(
 
 
 async def test_the_text_of_a_lost_owner_is_followed_by_the_next_ones(env: Environment, other: Stubs) -> None:
-    """Frozen in its message: its attempt is superseded, and what it says after that is nobody's."""
+    """Frozen in its message: its attempt is superseded, and its later text is delivered to no reader."""
     session, turn_id, readers = "", "", [Reader(), Reader()]
     async with doomed(env) as server, harness.connect(server.address) as stubs:
         session = await harness.create_test_session(stubs, agent="talker")
@@ -253,7 +253,7 @@ async def test_the_text_of_a_lost_owner_is_followed_by_the_next_ones(env: Enviro
 
 
 async def _stalled(env: Environment, words: str) -> tuple[str, chat_pb2.Turn]:
-    """A turn whose model has said the story and is silent now; all of it is shared."""
+    """Starts a turn whose model has sent the story and is silent now. Waits until all of it is published."""
     session, reader = await harness.create_test_session(env.stubs, agent="talker"), Reader(whole=False)
     turn = await harness.send_message_to_session(env.stubs, session, words, wait=0)
     async with _following(env.stubs, session, reader):

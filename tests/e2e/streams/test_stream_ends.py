@@ -1,4 +1,4 @@
-"""How streams live and end: silence, age, a server that goes, a reader that does not read."""
+"""How streams last and end: silence, age, a draining server, a reader that does not read."""
 
 import asyncio
 import contextlib
@@ -79,7 +79,7 @@ class TestHeartbeats:
             assert reader.heartbeats >= 3
 
     async def test_events_that_a_watch_leaves_out_are_silence_to_it(self, env: Environment) -> None:
-        """The answer's pieces come faster than heartbeats are due, and none of them is for this watch."""
+        """The answer's deltas come faster than keep-alives are due, and none of them is for this watch."""
         async with env.another(heartbeat=timedelta(milliseconds=100)) as stubs:
             session = await harness.create_test_session(stubs, agent="talker")
             readers = [Reader(whole=False), Reader(whole=False)]
@@ -193,7 +193,7 @@ class TestSlowConsumer:
 
 
 class TestUnavailable:
-    """The database does not answer: on a stream RESUME_STREAM with the place, on a unary call SAME_CALL."""
+    """The database does not answer: on a stream RESUME_STREAM with the cursor, on a unary call SAME_CALL."""
 
     async def test_the_error_of_a_begun_stream_has_the_cursor_to_go_on_from(self, env: Environment) -> None:
         session, reader = await harness.create_test_session(env.stubs, agent="talker"), Reader()
@@ -231,7 +231,7 @@ class TestUnavailable:
         assert reader.kinds == ["session_created"]
 
     async def test_what_was_read_but_not_sent_is_before_the_place(self, env: Environment) -> None:
-        """The whole turn is in one response, and whether the turn has ended cannot be read."""
+        """The whole turn is in one response, and the turn's state cannot be read."""
         session, request_id = await harness.create_test_session(env.stubs, agent="talker"), harness.new_request_id()
         async for _ in stream(env.stubs, session, "a story", Reader(whole=False), request_id=request_id):
             pass
@@ -326,7 +326,7 @@ class TestFinalEnds:
 
 
 def advice_of(refusal: Refusal) -> tuple[RetryAdvice.ValueType, timedelta | None]:
-    """What helps, and after how long; both details must agree on that."""
+    """Returns the advice and its wait, on which both details must agree."""
     details = refusal.details
     wait = details.detail.retry_after.ToTimedelta() if details.detail.HasField("retry_after") else None
     assert wait == details.retry_after
@@ -334,7 +334,7 @@ def advice_of(refusal: Refusal) -> tuple[RetryAdvice.ValueType, timedelta | None
 
 
 def place_of(refusal: Refusal, session: str) -> int:
-    """The last event before the error's cursor."""
+    """Returns the number of the last event before the error's cursor."""
     return cursor.decode(refusal.details.detail.cursor, key=SessionKey("default", session)).sequence
 
 
@@ -345,7 +345,7 @@ async def _rename(stubs: harness.Stubs, session: str) -> None:
 
 
 async def _until_told(call: Callable[[], AsyncIterator[Reader]], reader: Reader) -> int:
-    """Read to the turn's end over every rotation; how many there were."""
+    """Reads to the turn's end over every rotation. Returns their number."""
     rotations = 0
     while True:
         try:

@@ -1,4 +1,4 @@
-"""A message's answer as it is written: what callers and watchers see of it."""
+"""A message's answer while it is written, as callers and watchers receive it."""
 
 import asyncio
 from typing import Any
@@ -167,7 +167,7 @@ class TestStreaming:
 
 
 def _said(reader: Reader) -> str:
-    """What the deltas of the only message said."""
+    """Returns the text of the only message's deltas."""
     (message,) = reader.completed()
     return reader.text(message.message_completed.message_id)
 

@@ -1,4 +1,4 @@
-"""Trimmed logs: whoever asks for a place that is gone is told so, and where to go on; nobody gets a log with a hole."""
+"""Trimmed logs: a reader of trimmed events gets an error with the cursor to go on from; no reader gets a gap."""
 
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -40,7 +40,7 @@ async def store_of(env: Environment) -> AsyncIterator[MongoStore]:
 
 
 async def trimmed(env: Environment, *, messages: int = 2) -> tuple[str, int]:
-    """A session whose whole log was trimmed; its id and its last number."""
+    """Creates a session whose whole log is trimmed. Returns its id and its last number."""
     session = await harness.create_test_session(env.stubs, agent="talker")
     for number in range(messages):
         turn = await harness.send_message_to_session(
@@ -77,7 +77,7 @@ async def _list(env: Environment, session: str) -> object:
 
 
 async def _list_some(env: Environment, session: str) -> object:
-    """Of a kind that is kept: it would look whole."""
+    """Lists events of a kind that is kept: the answer would look complete."""
     request = session_pb2.ListEventsRequest(session_id=session, types=["message_received"], after_sequence=1)
     return await env.stubs.sessions.ListEvents(request)
 
@@ -201,7 +201,7 @@ async def test_an_old_cancellation_can_be_repeated(env: Environment) -> None:
 
 
 async def test_the_log_is_marked_as_trimmed_before_anything_is_deleted(env: Environment) -> None:
-    """A server trims by its own setting, and is killed between the two: no reader sees a hole. Another goes on."""
+    """A server is killed between the two: no reader gets a gap, and another server goes on."""
     database = f"{env.database}_killed"
     flags = ("--agents", str(AGENTS), "--keep-events", "1s", "--operation-time", "500ms")
     armed = {faults.VARIABLE: "trim.before_delete=kill"}

@@ -1,4 +1,4 @@
-"""WatchEvents: where it starts, what it leaves out, when it says that it has caught up; and ListEvents, its twin."""
+"""WatchEvents: where it starts, what it leaves out, when `caught_up` comes; and ListEvents, its unary counterpart."""
 
 import asyncio
 from typing import Any
@@ -27,7 +27,7 @@ TURNS = 25
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def log(env: Environment) -> list[event_pb2.Event]:
-    """A session's log of many turns: more than one response holds."""
+    """Creates a session with a log of many turns, more than fit in one response."""
     session = await harness.create_test_session(env.stubs, agent="talker")
     for number in range(TURNS):
         await harness.send_message_to_session(env.stubs, session, f"message {number}")

@@ -6,5 +6,5 @@ from turnkeeper.tools import ToolClass, ToolContext, tool
 
 @tool(tool_class=ToolClass.IRREVERSIBLE)
 def act(label: str, context: ToolContext, urgent: bool = False) -> str:
-    """Do what cannot be taken back."""
+    """Has an irreversible effect."""
     return test_tools.act(label, context)

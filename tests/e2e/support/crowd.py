@@ -1,7 +1,7 @@
-"""A program: many clients that each send a message and read its answer, until it is killed.
+"""Runs many clients that each send a message and read its answer, until the program is killed.
 
 `python -m tests.e2e.support.crowd ADDRESS SESSION…` prints `attached` when each
-client has read a piece of its answer.
+client has read a delta of its answer.
 """
 
 import asyncio

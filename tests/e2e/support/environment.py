@@ -1,4 +1,4 @@
-"""What an end-to-end test stands on: a server, its database, a scripted model, tools that tell."""
+"""The environment of an end-to-end test: a server, its database, a scripted model, recorded tools."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ AGENTS = Path(__file__).with_name("agents.toml")
 
 @dataclass(slots=True, kw_only=True)
 class Environment:
-    """One server that the tests of a module share. Each has its own session, and words that only it says."""
+    """The server that the tests of a module share. Each test has its own session, and messages of its own."""
 
     mongo_uri: str
     database: str
@@ -29,17 +29,17 @@ class Environment:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def model_requests(self, words: str) -> list[list[dict[str, Any]]]:
-        """The messages of each request that the model got with these words in it, in order."""
+        """Returns the messages of each request to the model that has these words, in order."""
         requests = [json.loads(exchange.body)["messages"] for exchange in self.model.exchanges.all()]
         return [messages for messages in requests if any(words in (message["content"] or "") for message in messages)]
 
     async def wait_for_model_requests(self, words: str, *, times: int = 1) -> None:
-        """Once the model got so many requests with these words in them."""
+        """Waits until the model got so many requests with these words."""
         await self.model.exchanges.until(lambda _: len(self.model_requests(words)) >= times)
 
     @contextlib.asynccontextmanager
     async def another(self, **settings: Any) -> AsyncIterator[harness.Stubs]:
-        """A second server on the same database and model."""
+        """Starts a second server on the same database and model."""
         chosen: dict[str, Any] = {"agents": AGENTS, **self.settings, **settings}
         async with (
             harness.serving(self.mongo_uri, self.database, self.model, **chosen) as running,
@@ -49,7 +49,7 @@ class Environment:
 
 
 async def until_event(stubs: harness.Stubs, session_id: str, kind: str, *, turn_id: str = "") -> event_pb2.Event:
-    """The session's first event of this kind, also a preview, as soon as there is one."""
+    """Waits for the session's first event of this kind, previews included, and returns it."""
     async with asyncio.timeout(15):
         watch = stubs.sessions.WatchEvents(
             session_pb2.WatchEventsRequest(session_id=session_id, follow=True, previews=True, turn_id=turn_id)
@@ -65,7 +65,7 @@ async def until_event(stubs: harness.Stubs, session_id: str, kind: str, *, turn_
 
 
 def transcript(messages: Sequence[dict[str, Any]]) -> list[str]:
-    """A request's messages in short: `user: hello`, `assistant: …`, `call: add`, `tool: 3`."""
+    """Returns a request's messages in short: `user: hello`, `assistant: …`, `call: add`, `tool: 3`."""
     lines: list[str] = []
     for message in messages:
         if message.get("content"):
@@ -75,7 +75,7 @@ def transcript(messages: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def check_pairs(messages: Sequence[dict[str, Any]]) -> None:
-    """Every tool call is answered once, before anybody else speaks; nothing else is answered (promise I16)."""
+    """Asserts that each tool call has one result before the next message, and no result is without a call (I16)."""
     open_calls: set[str] = set()
     for message in messages:
         if message["role"] == "tool":

@@ -1,4 +1,4 @@
-"""Making the database slow at a known place."""
+"""Lets the database's commands be slow, fail or lose their answers, by its fail points."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -16,13 +16,13 @@ PATIENCE_MS = 15_000
 
 @dataclass(frozen=True, slots=True)
 class HeldUp:
-    """A command that will be held up."""
+    """A command that is held up."""
 
     client: Client
     count: int
 
     async def entered(self, times: int = 1) -> None:
-        """Once it is, so often."""
+        """Waits until the command was met so often."""
         await self.client.admin.command(
             {"waitForFailPoint": "failCommand", "timesEntered": self.count + times, "maxTimeMS": PATIENCE_MS}
         )
@@ -30,7 +30,7 @@ class HeldUp:
 
 @contextlib.asynccontextmanager
 async def held_up(mongo_uri: str, command: str, *, by: timedelta) -> AsyncIterator[HeldUp]:
-    """The next such command of any server of ours reaches the database that much later."""
+    """Delays the next such command of any server by this time."""
     milliseconds = round(by / timedelta(milliseconds=1))
     how = {"failCommands": [command], "blockConnection": True, "blockTimeMS": milliseconds}
     async with _fail_point(mongo_uri, how, times=1) as held:
@@ -39,7 +39,7 @@ async def held_up(mongo_uri: str, command: str, *, by: timedelta) -> AsyncIterat
 
 @contextlib.asynccontextmanager
 async def unsure(mongo_uri: str, *, times: int) -> AsyncIterator[None]:
-    """So many commits of our servers are done, and answered as if that were not sure."""
+    """Lets so many commits of the servers be done, but answered with an unknown outcome."""
     wrong = {"code": 64, "codeName": "WriteConcernFailed", "errmsg": "no word from a majority"}
     how = {"failCommands": ["commitTransaction"], "writeConcernError": wrong}
     async with _fail_point(mongo_uri, how, times=times):
@@ -48,14 +48,14 @@ async def unsure(mongo_uri: str, *, times: int) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def disconnected(mongo_uri: str, *commands: str) -> AsyncIterator[None]:
-    """Each such command of our servers loses its connection."""
+    """Cuts the connection of each such command of the servers."""
     async with _fail_point(mongo_uri, {"failCommands": list(commands), "closeConnection": True}, times=0):
         yield
 
 
 @contextlib.asynccontextmanager
 async def refused_command(mongo_uri: str, command: str, *, times: int = 0, **how: Any) -> AsyncIterator[HeldUp]:
-    """The change streams of our servers fail so, at this command; for ever unless `times` is given."""
+    """Lets the servers' change streams fail at this command; for ever unless `times` is given."""
     how = {"failCommands": [command], "appName": "turnkeeper-hints", **how}
     async with _fail_point(mongo_uri, how, times=times) as held:
         yield held
@@ -63,7 +63,7 @@ async def refused_command(mongo_uri: str, command: str, *, times: int = 0, **how
 
 @contextlib.asynccontextmanager
 async def not_answered(mongo_uri: str, *commands: str, collection: str = "") -> AsyncIterator[None]:
-    """The servers' commands of these kinds are not answered in time, on `database.collection` or anywhere."""
+    """Lets the servers' commands of these kinds run out of time, on `database.collection` or anywhere."""
     where = {"namespace": collection} if collection else {}
     async with _fail_point(mongo_uri, {"failCommands": list(commands), "errorCode": 50, **where}, times=0):
         yield

@@ -1,4 +1,4 @@
-"""A server that is killed while a tool runs, and what it leaves: a question."""
+"""Kills a server while a tool runs, and reads the approval of the unknown outcome."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -11,7 +11,7 @@ from turnkeeper.pb.v1 import approval_pb2, chat_pb2, event_pb2
 async def killed_while_running(
     env: Environment, doomed: harness.ServerProcess, message: str, *labels: str, agent: str = "worker"
 ) -> chat_pb2.Turn:
-    """The turn of a message whose tools were running when their server was killed. Its request_id is the message."""
+    """Kills the server while a message's tools run. Returns the turn; its request_id is the message."""
     async with harness.connect(doomed.address) as stubs:
         session = await harness.create_test_session(stubs, agent=agent)
         turn = await harness.send_message_to_session(stubs, session, message, wait=0, request_id=message)
@@ -28,8 +28,8 @@ async def killed_while_running(
 
 @contextlib.asynccontextmanager
 async def busy(env: Environment) -> AsyncIterator[None]:
-    """The world's server has no room meanwhile, so that another one claims what is claimable: its `concurrency` is 1,
-    and its script lets it read on `read LABEL`."""
+    """Keeps the environment's server full, so that another one claims: its `concurrency` is 1, and its script runs a
+    tool on `read LABEL`."""
     label = f"busy-{harness.new_request_id()}"
     session = await harness.create_test_session(env.stubs, agent="worker")
     await harness.send_message_to_session(env.stubs, session, f"read {label}", wait=0)
@@ -41,7 +41,7 @@ async def busy(env: Environment) -> AsyncIterator[None]:
 
 
 async def question(env: Environment, turn: chat_pb2.Turn) -> approval_pb2.Approval:
-    """What is asked about the call whose outcome is unknown, once the turn waits for the answer."""
+    """Waits until the turn awaits an outcome. Returns the approval of the call whose outcome is unknown."""
     waiting = await harness.wait_for_turn(env.stubs, turn.session_id, turn.turn_id)
     assert waiting.state == chat_pb2.TURN_STATE_AWAITING_OUTCOME, waiting
     approvals = [await approval_of(env, item.approval_id) for item in waiting.pending]
@@ -52,13 +52,13 @@ async def question(env: Environment, turn: chat_pb2.Turn) -> approval_pb2.Approv
 
 
 async def approval_of(env: Environment, approval_id: str) -> approval_pb2.Approval:
-    """The approval as it is now."""
+    """Returns the approval as it is now."""
     request = approval_pb2.GetApprovalRequest(approval_id=approval_id)
     return (await env.stubs.approvals.GetApproval(request)).approval
 
 
 async def returned(env: Environment, turn: chat_pb2.Turn) -> list[event_pb2.ToolReturned]:
-    """Every result of the turn's calls, in order."""
+    """Returns every result of the turn's calls, in order."""
     events = await harness.all_events(env.stubs, turn.session_id)
     mine = [event for event in events if event.turn_id == turn.turn_id]
     return [event.tool_returned for event in mine if event.HasField("tool_returned")]

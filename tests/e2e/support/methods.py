@@ -29,7 +29,7 @@ class Method:
         return self.name
 
     async def call(self, stubs: harness.Stubs, data: bytes) -> list[bytes]:
-        """The raw answers to raw bytes."""
+        """Sends raw bytes. Returns the raw answers."""
         path = f"/turnkeeper.v1.{self.service}Service/{self.name}"
         if self.streams:
             stream: aio.UnaryStreamMultiCallable[bytes, bytes] = stubs.channel.unary_stream(path)
@@ -38,7 +38,7 @@ class Method:
         return [await unary(data)]
 
     async def reason(self, stubs: harness.Stubs, data: bytes) -> str:
-        """OK, or the reason of the error, which is whole."""
+        """Returns OK, or the reason of the error after checking its details."""
         try:
             await self.call(stubs, data)
         except aio.AioRpcError as error:

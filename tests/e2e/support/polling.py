@@ -1,4 +1,4 @@
-"""Waiting for what nobody tells."""
+"""Polls for what sends no notification."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 async def eventually(look: Callable[[], Awaitable[T | None]], *, seconds: float = 15) -> T:
-    """What `look` finds, as soon as it finds something. Raises TimeoutError."""
+    """Calls `look` until it returns a value, and returns that. Raises TimeoutError."""
     async with asyncio.timeout(seconds):
         while (value := await look()) is None:  # noqa: ASYNC110
             await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Servers in processes of their own, to be stopped and killed."""
+"""Starts servers in processes of their own, to be stopped and killed."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ MARGIN = 6.0
 async def doomed(
     env: Environment, *flags: str, more: Mapping[str, str] | None = None
 ) -> AsyncIterator[harness.ServerProcess]:
-    """A server on the world's database, with its tools and a short lease."""
+    """Starts a server on the environment's database, with its tools and a short lease."""
     async with harness.server_process(
         env.mongo_uri,
         env.database,

@@ -17,9 +17,9 @@ STARTS = frozenset({"after", "after_sequence", "live_only"})
 
 @dataclass(slots=True)
 class Reader:
-    """What one client knows of one session, over any number of streams.
+    """A reader of one session, over any number of streams.
 
-    `whole`: it asks for all durable events, so that their numbers have no gap. `through` is the last durable event
+    `whole`: it reads all durable events, so that their numbers have no gap. `through` is the last durable event
     that was delivered or filtered out.
     """
 
@@ -43,7 +43,7 @@ class Reader:
     """By turn: the message and attempt whose text was shown last, unless it became whole."""
 
     def take(self, response: Response) -> None:
-        """One response; whatever it must not say fails here."""
+        """Adds one response. Raises AssertionError if it breaks a rule of streams."""
         self.responses += 1
         self.heartbeats += not response.events and not response.caught_up
         assert response.cursor
@@ -63,7 +63,7 @@ class Reader:
             self.turn = response.turn
 
     def reattached(self, *, at_cursor: bool, sees_all: bool = True) -> None:
-        """A new stream begins; only at a cursor does the service know what was shown before."""
+        """Begins a new stream; only at a cursor does the service know what was shown before."""
         self.caught_up = 0
         self._sees_all = sees_all
         if not at_cursor:
@@ -78,11 +78,11 @@ class Reader:
         return [event.sequence for event in self.events]
 
     def text(self, message_id: str) -> str:
-        """What the deltas of this message say."""
+        """Returns the text of this message's deltas."""
         return self.texts.get(message_id, bytearray()).decode()
 
     def screen(self) -> str:
-        """What somebody shows who appends each piece, and clears at `restarts`: for a turn of one message."""
+        """Returns the text of a client that appends each delta and clears at `restarts`, for a turn of one message."""
         shown = ""
         for event in self.deltas:
             delta = event.content_delta
@@ -117,7 +117,7 @@ class Reader:
         self._turns[delta.message_id] = event.turn_id
         self._check_restart(event)
         text = self.texts.setdefault(delta.message_id, bytearray())
-        assert delta.offset == len(text), f"a delta at byte {delta.offset}, when {len(text)} were said"
+        assert delta.offset == len(text), f"a delta at byte {delta.offset}, when {len(text)} bytes had come"
         text.extend(delta.text.encode())
         self.deltas.append(event)
 
@@ -136,7 +136,7 @@ class Reader:
 async def watch(
     stubs: Stubs, session_id: str, reader: Reader, *, previews: bool = True, follow: bool = True, **fields: Any
 ) -> AsyncIterator[Reader]:
-    """WatchEvents into the reader; the reader after each response. From its cursor on, unless a start is given."""
+    """Watches from the reader's cursor on, unless a start is given. Yields the reader after each response."""
     if reader.cursor and not fields.keys() & STARTS:
         fields["after"] = reader.cursor
     reader.reattached(at_cursor=bool(fields.get("after")), sees_all=not fields.get("types"))
@@ -154,7 +154,7 @@ async def watch(
 async def stream(
     stubs: Stubs, session_id: str, text: str, reader: Reader, *, request_id: str = "", **fields: Any
 ) -> AsyncIterator[Reader]:
-    """StreamMessage into the reader; the reader after each response."""
+    """Streams a message into the reader. Yields the reader after each response."""
     reader.reattached(at_cursor=bool(reader.cursor))
     request = chat_pb2.StreamMessageRequest(
         session_id=session_id,

@@ -1,4 +1,4 @@
-"""The `act` of tests.test_tools after its operator asked for more."""
+"""The `act` of tests.test_tools after its operator added a required parameter."""
 
 from tests import test_tools
 from turnkeeper.tools import ToolClass, ToolContext, tool
@@ -6,5 +6,5 @@ from turnkeeper.tools import ToolClass, ToolContext, tool
 
 @tool(tool_class=ToolClass.IRREVERSIBLE)
 def act(label: str, reason: str, context: ToolContext) -> str:
-    """Do what cannot be taken back, and say why."""
+    """Has an irreversible effect, for a reason."""
     return test_tools.act(f"{label} {reason}", context)

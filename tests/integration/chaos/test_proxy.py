@@ -1,4 +1,4 @@
-"""The wire between clients, servers and database: cut, silent, or robbed of an answer."""
+"""The proxy between clients, servers and database: cut, silent, or robbed of an answer."""
 
 import asyncio
 import contextlib

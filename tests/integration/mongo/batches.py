@@ -1,4 +1,4 @@
-"""Changesets of different sessions, handed in at the same time, and their results."""
+"""Commits changesets of different sessions at the same time, and checks their results."""
 
 import asyncio
 from typing import Any
@@ -27,12 +27,12 @@ async def new_changesets(store: MongoStore, count: int = MANY) -> list[Changeset
 
 
 async def together(store: MongoStore, *changesets: Changeset) -> list[CommitResult]:
-    """All handed in before the first of them is sent."""
+    """Commits all changesets; all are waiting before the first is sent. Returns their results."""
     return list(await asyncio.gather(*(store.commit(changeset) for changeset in changesets)))
 
 
 async def assert_stored(store: MongoStore, changeset: Changeset, result: CommitResult | None = None) -> None:
-    """Once, and it is known."""
+    """Asserts that the changeset is stored once, and that this is known."""
     events = await store.events(changeset.session_key, after=changeset.last_seq, limit=99)
     assert len(events) == len(changeset.events)
     for turn in changeset.new_turns:
@@ -49,7 +49,7 @@ async def assert_not_stored(store: MongoStore, changeset: Changeset) -> None:
 
 
 def sessions_of(commands: list[Command]) -> list[list[str]]:
-    """Whose heads each transaction wrote, in order."""
+    """Returns the sessions whose heads each transaction wrote, in order."""
     updates = [command for command in commands if command.get("update") == "heads" and "autocommit" in command]
     return [[statement["q"]["_id"]["session_id"] for statement in command["updates"]] for command in updates]
 

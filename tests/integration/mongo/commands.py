@@ -1,4 +1,4 @@
-"""What a store's driver sends: recorded, and read as filters."""
+"""Records the commands that a store's driver sends, and reads their filters."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ Command = dict[str, Any]
 
 
 class Recorder(monitoring.CommandListener):
-    """Records the commands on one database while it is asked to. Register it before the client is made."""
+    """Records the commands on one database during `recording`. Register it before the client is created."""
 
     def __init__(self, database: str) -> None:
         self._database = database
@@ -62,7 +62,7 @@ def selections(command: Command) -> Sequence[Command]:
 
 
 def _matches(pipeline: Sequence[Command]) -> Iterator[Command]:
-    """The first stage of a pipeline, and of every pipeline inside it; none may begin without a $match."""
+    """Yields the first stage of a pipeline and of every pipeline inside it; each must begin with a $match."""
     assert "$match" in pipeline[0], pipeline
     yield pipeline[0]["$match"]
     for stage in pipeline:

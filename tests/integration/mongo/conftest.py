@@ -1,4 +1,4 @@
-"""A store on MongoDB whose commands are recorded, and a way to make the database fail."""
+"""Fixtures: a store on MongoDB whose commands are recorded, and fail points of the database."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -24,14 +24,14 @@ NewStore = Callable[..., Awaitable[MongoStore]]
 
 @pytest_asyncio.fixture
 async def client(mongo_uri: str) -> AsyncIterator[Client]:
-    """A client of the test's own."""
+    """Yields a client of the test's own."""
     async with AsyncMongoClient[dict[str, Any]](mongo_uri, tz_aware=True) as client:
         yield client
 
 
 @pytest.fixture(scope="session")
 def recorder(shared_database: Database[dict[str, Any]]) -> Recorder:
-    """The driver takes listeners for all clients that are made later, and for good."""
+    """Registers a recorder: the driver takes listeners for all clients that are created later, and for good."""
     recorder = Recorder(shared_database.name)
     monitoring.register(recorder)
     return recorder

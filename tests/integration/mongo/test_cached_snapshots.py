@@ -214,7 +214,7 @@ def _of(stored: Stored[Any]) -> Committed:
 async def test_a_conversation_is_not_read_from_a_primary_that_shows_less_of_the_log(
     new_store: NewStore,
 ) -> None:
-    """An event that was skipped once would be missing in every later turn's context."""
+    """An event that is skipped once would be missing in every later turn's context."""
 
     class Behind(MongoStore):
         hidden = 1

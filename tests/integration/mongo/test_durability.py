@@ -1,4 +1,4 @@
-"""I3: what was acknowledged is there after a kill -9 of the database."""
+"""I3: acknowledged changesets are stored after a kill -9 of the database."""
 
 import asyncio
 import os

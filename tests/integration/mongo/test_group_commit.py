@@ -99,7 +99,7 @@ class _Times(monitoring.CommandListener):
 
 
 async def test_a_lone_changeset_is_never_delayed(new_store: NewStore) -> None:
-    """Of twenty the quickest was on its way at once: nothing waits for company."""
+    """The quickest of twenty is sent at once: a changeset does not wait for others."""
     times = _Times()
     monitoring.register(times)
     store = await new_store()
@@ -153,7 +153,7 @@ async def test_what_lost_once_goes_alone_for_a_while(
 
 
 async def test_what_waits_already_when_its_head_becomes_hot_goes_alone(new_store: NewStore, recorder: Recorder) -> None:
-    """Else each of a crowd on one head would have a batch written twice."""
+    """Otherwise each of many changesets on one head would have a batch written twice."""
     store = await new_store(limited(most=2))
     hot, *others = await new_changesets(store, 13)
     crowd = [hot, *(replace(hot, changeset_id=f"twin {number}", new_turns=()) for number in range(11))]

@@ -1,4 +1,4 @@
-"""The questions that are asked all the time look at what they return, whatever else there is."""
+"""Frequent queries examine only the documents that they return, however many others there are."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -26,7 +26,7 @@ async def _put_heads(client: Client, database: str, **fields: Any) -> None:
 
 
 async def _looked_at(client: Client, database: str, command: Command) -> tuple[int, int]:
-    """How many documents, and how many places in an index, the database looks at for this."""
+    """Returns the numbers of documents and index keys that the database examines for the query."""
     fields = ("aggregate", "pipeline", "cursor", "hint", "find", "filter", "projection", "sort", "limit")
     again = {name: command[name] for name in command if name in fields}
     plan = await client[database].command({"explain": again, "verbosity": "executionStats"})

@@ -25,7 +25,7 @@ async def _store(mongo_uri: str, database: str, replica: str) -> AsyncIterator[M
 
 @contextlib.asynccontextmanager
 async def _orphan(client: Client, database: str, key: SessionKey, *, of: str) -> AsyncIterator[None]:
-    """An open transaction on the session's head, as a server of this name would leave it behind."""
+    """Opens a transaction on the session's head, as a server of this name would leave it behind."""
     async with client.start_session() as session:
         name = bytes(session.session_id["id"])
         await client[database].replicas.update_one({"_id": of}, {"$push": {"sessions": name}}, upsert=True)

@@ -29,7 +29,7 @@ from turnkeeper.store.mongo.transactions.outcomes import Outcomes
 
 SOON = timedelta(milliseconds=400)
 REPLY_LOST: dict[str, Any] = {"writeConcernError": {"code": 91, "errmsg": "told to fail"}}
-"""The command is carried out; then the reply says that this may not last."""
+"""The command is carried out; then its reply has a write concern error."""
 NEVER_ARRIVED: dict[str, Any] = {"closeConnection": True}
 CONFLICT: dict[str, Any] = {"errorCode": 112, "errorLabels": ["TransientTransactionError"]}
 ABORTED: dict[str, Any] = {"errorCode": 251, "errorLabels": ["TransientTransactionError"]}
@@ -40,7 +40,7 @@ async def _changeset(store: MongoStore, key: SessionKey) -> Changeset:
 
 
 async def _stored_once(store: MongoStore, changeset: Changeset, result: object) -> None:
-    """Its events and its turn are there, once, and it is known."""
+    """Asserts that the changeset's events and turn are stored once, and that this is known."""
     events = await store.events(changeset.session_key, after=0, limit=99)
     assert [event.sequence for event in events] == [1, 2, 3]
     assert result == Committed(last_seq=3, fence=0, events=tuple(events[1:]))

@@ -1,4 +1,4 @@
-"""What is stored of messages that are being written: for others, and only when there is something to wait for."""
+"""The preview chunks of unfinished messages: stored for other replicas, and only when there are some."""
 
 from contextlib import ExitStack
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""What a database must be, and the error of every call without one."""
+"""The requirements on the database, and the error of every call without one."""
 
 import asyncio
 import logging
@@ -30,7 +30,7 @@ LIFETIME = "transactionLifetimeLimitSeconds"
 
 @pytest_asyncio.fixture
 async def single_server(tmp_path: Path) -> AsyncIterator[str]:
-    """A mongod that is no replica set."""
+    """Starts a mongod that is no replica set."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

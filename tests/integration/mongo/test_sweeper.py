@@ -1,4 +1,4 @@
-"""The sweeper on a real database: what it cannot read or expire does not keep it from the rest."""
+"""The sweeper on a real database: an approval that it cannot read or expire does not keep it from the rest."""
 
 import asyncio
 import time
@@ -22,7 +22,7 @@ from turnkeeper.telemetry.metrics import Metrics
 
 
 async def _lapsed(store: MongoStore, *, ago: int) -> tuple[SessionKey, Approval]:
-    """A pending approval in a session of its own that expired so many seconds ago."""
+    """Stores a pending approval, in a session of its own, that expired so many seconds ago."""
     key = await begin(store)
     expired = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=ago)
     approval = an_approval(key, expire_time=expired)

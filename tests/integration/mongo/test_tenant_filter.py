@@ -70,7 +70,7 @@ async def _commit_everything(store: MongoStore) -> None:
 
 
 async def _keep_late_result(store: MongoStore) -> None:
-    """A late result that is kept, and one that is not."""
+    """Stores a late result that is kept, and one that is not."""
     call = a_call(PLACE, state=CallState.STARTED, attempt=1, fence=1)
     assert isinstance(
         await store.commit(a_changeset(await head_of(store, PLACE), an_event(), new_calls=(call,))), Committed
@@ -82,7 +82,7 @@ async def _keep_late_result(store: MongoStore) -> None:
 
 
 async def _fork(store: MongoStore) -> None:
-    """Taken, copied, taken again, finished, and then once more."""
+    """Forks a session: started, copied, started again, finished, and repeated."""
     key = a_session_key(tenant=TENANT)
     fork = Fork(session=a_session(key), source_session_id=PLACE.session_id, source_sequence=1)
     request = a_request(PLACE, made_session_id=key.session_id)
@@ -157,7 +157,7 @@ async def test_i13_what_is_trimmed_and_purged_is_one_tenants(recorder: Recorder,
 
 
 def _checked_but_the_look(commands: Sequence[Command]) -> set[str]:
-    """All but the query over all heads for what is due; their names."""
+    """Checks all commands but the query over all heads for due ones. Returns their names."""
     rest = [command for command in commands if "heads" not in (command.get("find"), command.get("aggregate"))]
     _checked(rest)
     return {name_of(command) for command in rest}

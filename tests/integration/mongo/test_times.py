@@ -1,4 +1,4 @@
-"""Times that decide are the database's: the store sends none of its own."""
+"""Decisions use the database's time: the store sends none of its own."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -24,7 +24,7 @@ def _times(value: Any) -> Iterator[datetime]:
 
 
 async def test_leases_wake_ups_and_expiry_use_the_databases_clock(recorder: Recorder, store: MongoStore) -> None:
-    """Whatever time this process has, it sends none near its own; builders use one that is long past or asked for."""
+    """This process sends no time near its own; builders use one that is long past or given."""
     key = await begin(store)
     turn, approval = a_turn(key), an_approval(key)
     due = HeadChange(active_turn=turn.id, wake=timedelta())

@@ -1,4 +1,4 @@
-"""A stream whose log is trimmed under it: it goes on without a hole, or ends with CURSOR_EXPIRED."""
+"""A stream whose log is trimmed meanwhile: it goes on without a gap, or ends with CURSOR_EXPIRED."""
 
 import random
 from collections.abc import AsyncGenerator
@@ -40,7 +40,7 @@ class Codec(TextCodec):
 
 
 async def _grow(store: MongoStore, key: SessionKey, *, kept: bool) -> Committed:
-    """As many events, of a kind that stays in the database or that does not."""
+    """Appends so many events, of a kind that is kept or of one that is trimmed."""
     turn = a_turn(key, state=TurnState.COMPLETED)
     events = [an_event() if kept else an_event(payload=GOES) for _ in range(LENGTH)]
     return await committed(store.commit(a_changeset(await head_of(store, key), *events, new_turns=(turn,))))
@@ -67,7 +67,7 @@ async def _follow(store: MongoStore, feeds: Feeds, key: SessionKey, *, after: in
 
 @pytest.mark.parametrize(("parts", "last"), [((True, False, False), 1 + LENGTH), ((True, False, True), 1 + LENGTH)])
 async def test_a_stream_that_reads_the_log_has_no_hole(store: MongoStore, parts: tuple[bool, ...], last: int) -> None:
-    """Where a part of the log is gone it ends, also when the same page holds what is kept behind it."""
+    """The stream ends at the trimmed part, also if the same page has kept events behind it."""
     key = await begin(store)
     for kept in parts:
         await _grow(store, key, kept=kept)

@@ -1,4 +1,4 @@
-"""I17: what another version stored is read, and kept when this one writes."""
+"""I17: fields that another version stored are read, and kept when this one writes."""
 
 from dataclasses import replace
 from typing import Any
