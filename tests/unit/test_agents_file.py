@@ -47,7 +47,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "agents.toml"
 
 
-def test_everything_that_a_file_can_say(file: Path) -> None:
+def test_a_file_with_every_field(file: Path) -> None:
     file.write_text(FULL)
     assert agents_file.load(file, default_model="small") == {
         "clerk-2": Agent(

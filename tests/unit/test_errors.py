@@ -63,8 +63,8 @@ OF_A_TURN = {
 
 
 def option(code: Code) -> error_pb2.ErrorCodeOptions:
-    found: error_pb2.ErrorCodeOptions = VALUES[code.name].GetOptions().Extensions[error_pb2.error_code]
-    return found
+    options: error_pb2.ErrorCodeOptions = VALUES[code.name].GetOptions().Extensions[error_pb2.error_code]
+    return options
 
 
 def test_the_24_keep_their_names_and_numbers() -> None:
@@ -79,9 +79,9 @@ def test_the_enum_of_the_proto_and_the_codes_are_one() -> None:
 
 
 def test_every_code_has_one_class_and_every_class_one_code() -> None:
-    found = leaves()
-    assert set(found) == set(Code)
-    assert len(set(found.values())) == len(Code)
+    classes = leaves()
+    assert set(classes) == set(Code)
+    assert len(set(classes.values())) == len(Code)
 
 
 @pytest.mark.parametrize("code", Code, ids=lambda code: code.name)
@@ -98,13 +98,13 @@ def sentences() -> dict[str, str]:
     """Each code's comment in the proto."""
     text = (Path(__file__).parents[2] / "protos/turnkeeper/v1/error.proto").read_text()
     enum = text.split("enum SessionErrorCode {")[1].split("\n}\n")[0]
-    found = re.findall(r"((?:  // .*\n)+)  SESSION_ERROR_CODE_(\w+) = \d+", enum)
-    return {name: " ".join(line.strip("/ ") for line in comment.splitlines()) for comment, name in found}
+    matches = re.findall(r"((?:  // .*\n)+)  SESSION_ERROR_CODE_(\w+) = \d+", enum)
+    return {name: " ".join(line.strip("/ ") for line in comment.splitlines()) for comment, name in matches}
 
 
-def test_a_class_says_what_the_proto_says_of_its_code() -> None:
-    said = {code.name: leaf().message for code, leaf in leaves().items()}
-    assert said == {name: sentence for name, sentence in sentences().items() if name != "UNSPECIFIED"}
+def test_a_class_has_the_sentence_that_the_proto_has_for_its_code() -> None:
+    messages = {code.name: leaf().message for code, leaf in leaves().items()}
+    assert messages == {name: sentence for name, sentence in sentences().items() if name != "UNSPECIFIED"}
 
 
 @pytest.mark.parametrize("code", sorted(OF_A_TURN), ids=lambda code: code.name)

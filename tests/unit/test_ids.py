@@ -39,8 +39,8 @@ def test_more_random_bits_than_80_do_not_reach_the_time() -> None:
 
 def test_a_later_id_is_greater() -> None:
     clock = iter([1.0, 1.5, 2.0, 3600.0])
-    made = [make() for make in [ids.source(lambda: next(clock), lambda bits: (1 << bits) - 1)] * 4]
-    assert all(one < other for one, other in pairwise(made))
+    new_ids = [make() for make in [ids.source(lambda: next(clock), lambda bits: (1 << bits) - 1)] * 4]
+    assert all(one < other for one, other in pairwise(new_ids))
 
 
 @given(words)

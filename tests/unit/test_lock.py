@@ -25,9 +25,9 @@ def test_every_requirement_is_locked_to_a_version_it_allows() -> None:
     text = (ROOT / "requirements.lock").read_text() + (ROOT / "requirements-boot.txt").read_text()
     locked = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", text, flags=re.MULTILINE))
     stale = [
-        str(wanted)
-        for wanted in requirements()
-        if not wanted.specifier.contains(locked.get(wanted.name.lower(), "0"), prereleases=True)
+        str(requirement)
+        for requirement in requirements()
+        if not requirement.specifier.contains(locked.get(requirement.name.lower(), "0"), prereleases=True)
     ]
     assert not stale, f"run `make lock`: {stale}"
 

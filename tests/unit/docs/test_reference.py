@@ -68,36 +68,36 @@ def test_the_waits_of_streams_are_those_that_the_service_sends() -> None:
     assert {row[1]: row[4].removeprefix("RESUME_STREAM") for row in rows if "after" in row[4]} == waits
 
 
-def test_every_code_says_when_it_is_raised() -> None:
+def test_every_code_documents_when_it_is_raised() -> None:
     rows = table(ERRORS, "code", "when")
     assert [row[0] for row in rows] == [code.name for code in Code]
     assert all(row[1] for row in rows)
 
 
 def test_every_advice_has_its_row() -> None:
-    said = {row[0] for row in table(ERRORS, "advice", "what to do")}
-    assert said == {name.removeprefix("RETRY_ADVICE_") for name in error_pb2.RetryAdvice.keys()} - {"UNSPECIFIED"}  # noqa: SIM118
+    advices = {row[0] for row in table(ERRORS, "advice", "what to do")}
+    assert advices == {name.removeprefix("RETRY_ADVICE_") for name in error_pb2.RetryAdvice.keys()} - {"UNSPECIFIED"}  # noqa: SIM118
 
 
 def test_every_field_of_the_error_detail_has_its_row() -> None:
-    told = [name for row in table(ERRORS, "field", "type", "meaning") for name in row[0].split(", ")]
-    assert sorted(told) == sorted(field.name for field in error_pb2.SessionErrorDetail.DESCRIPTOR.fields)
+    fields = [name for row in table(ERRORS, "field", "type", "meaning") for name in row[0].split(", ")]
+    assert sorted(fields) == sorted(field.name for field in error_pb2.SessionErrorDetail.DESCRIPTOR.fields)
 
 
 @pytest.mark.parametrize("row", table(reference("status"), "service", "rpc", "status"), ids=lambda row: row[1])
-def test_an_rpc_that_is_later_says_so_in_the_protos(row: list[str]) -> None:
+def test_an_rpc_of_a_later_release_is_marked_in_the_protos(row: list[str]) -> None:
     service, method, works = row
-    file = next(file for file, found in generate.services() if found.name == service)
-    (made,) = file.proto.service
-    place = [each.name for each in made.method].index(method)
+    file = next(file for file, service_name in generate.services() if service_name.name == service)
+    (proto,) = file.proto.service
+    place = [rpc.name for rpc in proto.method].index(method)
     assert ("Not implemented yet" in file.said(6, 0, 2, place)) == (works == "later")
 
 
 @pytest.mark.parametrize("event", [field.name for field in event_pb2.Event.DESCRIPTOR.oneofs_by_name["payload"].fields])
-def test_an_event_that_is_not_sent_says_so_in_the_protos(event: str) -> None:
+def test_an_event_that_is_not_sent_is_marked_in_the_protos(event: str) -> None:
     file, place = generate.messages()["Event"]
-    said = {field.name: comment for field, comment in file.fields(place)}
-    assert ("Not sent yet" in said[event]) == (event not in KINDS and event != "content_delta")
+    comments = {field.name: comment for field, comment in file.fields(place)}
+    assert ("Not sent yet" in comments[event]) == (event not in KINDS and event != "content_delta")
 
 
 def test_the_keys_of_an_agent() -> None:
@@ -132,12 +132,14 @@ def test_the_example_is_a_file_of_agents(tmp_path: Path) -> None:
 
 def test_classes_outcomes_and_context_of_tools() -> None:
     classes = table(TOOLS, "class", "meaning", "by default", "after a lost server")
-    assert [row[0] for row in classes] == [each.value for each in ToolClass]
+    assert [row[0] for row in classes] == [tool_class.value for tool_class in ToolClass]
     assert [row[2] for row in classes] == ["runs", "asks", "asks"]
     assert ["starts again" in row[3] and "never" not in row[3] for row in classes] == [
-        each.may_start_again for each in ToolClass
+        tool_class.may_start_again for tool_class in ToolClass
     ]
-    assert [row[0] for row in table(TOOLS, "outcome", "it ran", "meaning")] == [each.value for each in ToolOutcome]
+    assert [row[0] for row in table(TOOLS, "outcome", "it ran", "meaning")] == [
+        outcome.value for outcome in ToolOutcome
+    ]
     assert [row[0] for row in table(TOOLS, "ToolContext", "meaning")] == [field.name for field in fields(ToolContext)]
 
 
@@ -206,6 +208,6 @@ def test_a_comment_and_the_rule_of_its_field_agree(name: str) -> None:
 
 
 def test_the_settings_page_names_what_has_no_flag() -> None:
-    said = {row[0] for row in table(reference("settings"), "variable", "meaning")}
-    assert {"OPENAI_API_KEY", samples.OUTBOX} <= said
+    variables = {row[0] for row in table(reference("settings"), "variable", "meaning")}
+    assert {"OPENAI_API_KEY", samples.OUTBOX} <= variables
     assert f"`{CLOUD_MODEL}`" in reference("settings")

@@ -58,7 +58,7 @@ def test_text_and_the_model_that_wrote_it() -> None:
     assert (answer.text, answer.model, answer.finish_reason) == ("ab", "made-by", FinishReason.STOP)
 
 
-def test_the_model_asked_for_when_the_server_names_none() -> None:
+def test_the_requested_model_is_named_if_the_server_names_none() -> None:
     assert put_together(delta("stop", content="b"))[1].model == "asked-for"
 
 

@@ -46,7 +46,7 @@ def test_tool_results_since_the_last_user_message_choose_the_rule() -> None:
     assert [chosen[0] for question in questions if (chosen := player.choose(question))] == [1, 2, 3]
 
 
-def test_a_rule_with_calls_answers_the_user_unless_it_says_otherwise() -> None:
+def test_a_rule_with_calls_answers_the_user_by_default() -> None:
     call = ScriptedCall(name="t")
     player = Player(Script(replies=(Reply(tool_calls=(call,)), Reply(tool_calls=(call,), after_tools=1))))
     questions = [chat(USER), chat(USER, CALL, tool("a")), chat(USER, CALL, tool("a"), CALL, tool("b"))]

@@ -116,21 +116,23 @@ LATER_EVENTS = {
 PREVIEWS = {"content_delta", "tool_progress"}
 
 
-def values_of(hint: Any) -> st.SearchStrategy[Any]:
+def values_of(annotation: Any) -> st.SearchStrategy[Any]:
     """Returns a strategy for every value that a field of this type can hold."""
-    origin, inner = get_origin(hint), get_args(hint)
+    origin, inner = get_origin(annotation), get_args(annotation)
     if origin is UnionType:
         return st.one_of(*(values_of(option) for option in inner))
     if origin is tuple:
         return st.lists(values_of(inner[0]), max_size=3).map(tuple)
     if origin is not None:
         return st.dictionaries(values_of(str), values_of(str), max_size=3)
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return st.sampled_from(hint)
-    if hint in _PLAIN:
-        return _PLAIN[hint]
-    hints = get_type_hints(hint)
-    return st.builds(hint, **{name: values_of(field_hint) for name, field_hint in hints.items()})
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return st.sampled_from(annotation)
+    if annotation in _PLAIN:
+        return _PLAIN[annotation]
+    annotations = get_type_hints(annotation)
+    return st.builds(
+        annotation, **{name: values_of(field_annotation) for name, field_annotation in annotations.items()}
+    )
 
 
 _PLAIN: dict[Any, st.SearchStrategy[Any]] = {

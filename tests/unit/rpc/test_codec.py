@@ -78,19 +78,19 @@ def test_an_event_without_any_value_is_still_of_its_kind(kind: str) -> None:
 
 def _least(kind: Any) -> Any:
     """Returns the value whose fields are all empty."""
-    return kind(**{name: _empty(hint) for name, hint in get_type_hints(kind).items()})
+    return kind(**{name: _empty(annotation) for name, annotation in get_type_hints(kind).items()})
 
 
-def _empty(hint: Any) -> Any:
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return next(iter(hint))
-    if hint is datetime:
+def _empty(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return next(iter(annotation))
+    if annotation is datetime:
         return datetime(1970, 1, 1, tzinfo=UTC)
-    if hint in (str, int, bool):
-        return hint()
-    if get_args(hint):
-        return None if type(None) in get_args(hint) else () if hint.__name__ == "tuple" else {}
-    return _least(hint)
+    if annotation in (str, int, bool):
+        return annotation()
+    if get_args(annotation):
+        return None if type(None) in get_args(annotation) else () if annotation.__name__ == "tuple" else {}
+    return _least(annotation)
 
 
 def test_a_kind_of_a_later_release_is_refused() -> None:
@@ -169,8 +169,8 @@ def test_the_text_of_a_stored_message() -> None:
 ENUMS = {
     (pair.kind, name): (enum, descriptor)
     for pair in PAIRS
-    for name, hint in get_type_hints(pair.kind).items()
-    for enum in chain((hint,), get_args(hint))
+    for name, annotation in get_type_hints(pair.kind).items()
+    for enum in chain((annotation,), get_args(annotation))
     if isinstance(enum, type) and issubclass(enum, Enum) and enum is not Code
     for descriptor in [pair.message.fields_by_name.get(pair.rename.get(name, name))]
     if descriptor is not None
@@ -346,7 +346,7 @@ def test_a_whole_agent() -> None:
     ids=lambda value: getattr(getattr(value, "message", None), "name", ""),
 )
 def test_a_value_that_is_not_known_stays_unset(view: Any, pair: Pair) -> None:
-    optional = {name for name, hint in get_type_hints(pair.kind).items() if type(None) in get_args(hint)}
+    optional = {name for name, annotation in get_type_hints(pair.kind).items() if type(None) in get_args(annotation)}
     unset = {field.name for field in pair.message.fields if field.has_presence and not view.HasField(field.name)}
     assert unset <= optional | set(pair.only_proto)
 

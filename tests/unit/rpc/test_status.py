@@ -32,14 +32,14 @@ texts = st.sampled_from(["", "short", "x" * 5000, "é" * 5000, "🎉" * 5000, '"
 
 def unpacked(status: Status, *, on_stream: bool = False) -> dict[str, Message]:
     """Detail type → detail; fails when a type comes twice."""
-    made = status_pb2.Status.FromString(details_bytes(status, on_stream=on_stream))
-    found: dict[str, Message] = {}
-    for packed in made.details:
+    status_message = status_pb2.Status.FromString(details_bytes(status, on_stream=on_stream))
+    details: dict[str, Message] = {}
+    for packed in status_message.details:
         name = packed.TypeName()
-        assert name not in found
+        assert name not in details
         kind = {**_KINDS}[name]
-        found[name] = kind.FromString(packed.value)
-    return found
+        details[name] = kind.FromString(packed.value)
+    return details
 
 
 _KINDS = {
@@ -52,9 +52,9 @@ _KINDS = {
 
 
 def detail(status: Status, kind: type[M]) -> M:
-    found = unpacked(status)[kind.DESCRIPTOR.full_name]
-    assert isinstance(found, kind)
-    return found
+    details = unpacked(status)[kind.DESCRIPTOR.full_name]
+    assert isinstance(details, kind)
+    return details
 
 
 def test_error_info_carries_the_name_the_domain_and_the_metadata() -> None:
@@ -87,16 +87,16 @@ WAITS = {
 
 
 @pytest.mark.parametrize("code", Code, ids=lambda code: code.name)
-def test_an_error_that_ends_a_stream_says_whether_the_stream_may_go_on(code: Code) -> None:
+def test_an_error_that_ends_a_stream_has_the_advice_whether_it_may_go_on(code: Code) -> None:
     status = leaves()[code](cursor="place").to_status()
-    found = unpacked(status, on_stream=True)
-    ours = found["turnkeeper.v1.SessionErrorDetail"]
+    details = unpacked(status, on_stream=True)
+    ours = details["turnkeeper.v1.SessionErrorDetail"]
     assert isinstance(ours, error_pb2.SessionErrorDetail)
     resumes = ours.retry == error_pb2.RETRY_ADVICE_RESUME_STREAM
     assert resumes is may_resume(code) is (code in WAITS)
     wait = ours.retry_after.ToTimedelta() if ours.HasField("retry_after") else None
     assert wait == WAITS.get(code)
-    assert ("google.rpc.RetryInfo" in found) is (wait is not None)
+    assert ("google.rpc.RetryInfo" in details) is (wait is not None)
     if not resumes:
         assert ours.retry == detail(status, error_pb2.SessionErrorDetail).retry, "what helps is the same as elsewhere"
 
@@ -134,7 +134,7 @@ def test_which_details_an_error_has(code: Code) -> None:
     assert names == expected
 
 
-def test_the_delay_is_said_twice_for_two_kinds_of_clients() -> None:
+def test_the_delay_is_in_two_details_for_two_kinds_of_clients() -> None:
     retry = unpacked(FULL)["google.rpc.RetryInfo"]
     assert retry.retry_delay.ToTimedelta() == timedelta(seconds=2)  # type: ignore[attr-defined]
 
@@ -165,11 +165,11 @@ def test_the_worst_error_fits_and_keeps_the_two_that_are_promised(
     )
     data = details_bytes(error.to_status())
     assert len(data) <= MOST_BYTES
-    found = unpacked(error.to_status())
-    assert {"google.rpc.ErrorInfo", "turnkeeper.v1.SessionErrorDetail"} <= set(found)
+    details = unpacked(error.to_status())
+    assert {"google.rpc.ErrorInfo", "turnkeeper.v1.SessionErrorDetail"} <= set(details)
     ours = detail(error.to_status(), error_pb2.SessionErrorDetail)
     assert (ours.session_id, ours.turn_id, ours.cursor) == ("s" * 128, "t" * 128, "c" * 200)
-    assert ("google.rpc.RetryInfo" in found) is late
+    assert ("google.rpc.RetryInfo" in details) is late
 
 
 @given(texts)
@@ -181,7 +181,7 @@ def test_the_message_fits_into_a_header(message: str) -> None:
     assert shown == message or shown.endswith("…")
 
 
-def test_what_was_cut_says_so() -> None:
+def test_a_text_that_was_cut_is_marked() -> None:
     ours = detail(replace(FULL, message="é" * 400), error_pb2.SessionErrorDetail)
     assert ours.message.endswith("…")
     assert 400 < len(ours.message.encode()) <= 500

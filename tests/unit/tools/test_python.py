@@ -269,8 +269,8 @@ def entries(monkeypatch: pytest.MonkeyPatch, **loaded: object) -> None:
                 raise value
             return value
 
-    found = EntryPoints(Entry(name=name, value=f"package.{name}", group=python.GROUP) for name in loaded)
-    monkeypatch.setattr(python, "entry_points", lambda group: found.select(group=group))
+    entry_points = EntryPoints(Entry(name=name, value=f"package.{name}", group=python.GROUP) for name in loaded)
+    monkeypatch.setattr(python, "entry_points", lambda group: entry_points.select(group=group))
 
 
 def test_entry_points_name_modules_or_functions(monkeypatch: pytest.MonkeyPatch) -> None:

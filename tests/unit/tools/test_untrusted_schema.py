@@ -39,9 +39,9 @@ DOUBLING = {
     ],
 )
 def test_what_is_wrong_with_a_schema(schema: str, wrong: str) -> None:
-    found = flaw(schema)
-    assert found.startswith(wrong)
-    assert bool(found) == bool(wrong)
+    reason = flaw(schema)
+    assert reason.startswith(wrong)
+    assert bool(reason) == bool(wrong)
 
 
 @pytest.mark.parametrize(
