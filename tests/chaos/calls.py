@@ -39,7 +39,7 @@ _OUTSIDE_FINGERPRINT = ("wait", "after", "previews")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How a call ended. `status` is gRPC's, GAVE_UP when no try was answered; `reason` our code, or empty."""
+    """How a call ended. `status` is gRPC's, GAVE_UP when no try was answered; `reason` the service's code, or empty."""
 
     status: str
     reason: str = ""

@@ -244,7 +244,7 @@ class Probe:
     """Writes to a majority all the time, and so finds the gaps of more than `notable` seconds without a write."""
 
     def __init__(self, uri: str, *, on_gap: Callable[[float, float], None], notable: float = 1.0) -> None:
-        """`told` is called after each gap with its wall-clock begin and end."""
+        """`on_gap` is called after each gap with its wall-clock begin and end."""
         self._uri = uri
         self._on_gap = on_gap
         self._notable = notable

@@ -147,18 +147,18 @@ class History:
 
 @dataclass(slots=True)
 class Finding:
-    """What became of one promise: how many things were looked at, and what was wrong with them."""
+    """The result of one promise: the number of checks, and a line for each violation."""
 
     checked: int = 0
     violations: list[str] = field(default_factory=list)
 
     def expect(self, holds: bool, otherwise: str) -> None:
-        """One more thing looked at."""
+        """Counts a check, and records a violation if it does not hold."""
         self.checked += 1
         if not holds:
             self.violations.append(otherwise)
 
 
 def text_of(content: Any) -> str:
-    """The text of a message's parts."""
+    """Returns the text of a message's parts."""
     return "".join(part.text for part in content)

@@ -1,5 +1,6 @@
 """The report of a run: its figures, and its failures."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -79,10 +80,10 @@ def table(report: Mapping[str, Any]) -> str:
     width = max([len(row[0]) for row in rows], default=10)
     lines = ["", f"  {'fault':{width}}  took effect  tried"]
     lines += [f"  {kind:{width}}  {confirmed:11}  {tried:5}" for kind, confirmed, tried in rows]
-    lines += ["", *(f"  {name:28}  {_shown(report[name])}" for name in _FIGURES if name in report), ""]
+    lines += ["", *(_wrapped(f"  {name:28}  ", _shown(report[name])) for name in _FIGURES if name in report), ""]
     scaled = " (scaled to the shorter run)" if report["scaled"] else ""
     demanded = ", ".join(f"{least} {name.replace('_', ' ')}" for name, least in report["least"].items())
-    lines.append(f"  demanded{scaled}: {demanded}")
+    lines.append(_wrapped(f"  demanded{scaled}: ", demanded, indent=4))
     lines += [f"  FAILED: {failure}" for failure in report["failures"]]
     outcome = "every promise held" if report["passed"] else "FAILED"
     lines.append(f"chaos: seed {report['seed']}, {report['minutes']:g} min: {outcome}")
@@ -107,6 +108,11 @@ _FIGURES: Final = (
     "violations_by_promise",
     "settled_seconds",
 )
+
+
+def _wrapped(label: str, text: str, *, indent: int = 32) -> str:
+    """Returns the text after its label, in lines of at most 80 columns."""
+    return textwrap.fill(text, 80, initial_indent=label, subsequent_indent=" " * indent, break_on_hyphens=False)
 
 
 def _shown(value: object) -> str:

@@ -5,6 +5,7 @@ import contextlib
 import json
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ LOAD_GRACE: Final = 120.0
 SETTLE_TIME: Final = 90.0
 CHECK_TIME: Final = 180.0
 STATUS_EVERY: Final = 10.0
+WIDTH: Final = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,4 +188,4 @@ class _Run:
     def _print(self, words: str) -> None:
         if not self._options.quiet:
             minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
-            print(f"{minutes}:{seconds:02} {words}", flush=True)
+            print(textwrap.fill(f"{minutes}:{seconds:02} {words}", WIDTH, subsequent_indent=" " * 8), flush=True)

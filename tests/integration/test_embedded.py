@@ -12,7 +12,7 @@ from pymongo import AsyncMongoClient
 from tests.processes import alive, until
 from turnkeeper.store.embedded import EmbeddedDatabaseError, EmbeddedMongo
 
-# A process that starts a database, says its pid, and never stops it.
+# A process that starts a database, prints its pid, and never stops it.
 PARENT = """
 import asyncio, pathlib, sys
 from turnkeeper.store.embedded import EmbeddedMongo

@@ -10,7 +10,7 @@ import pytest
 from tests.processes import alive, until
 from turnkeeper.model.local import LocalModel, LocalModelError, find_weights
 
-# A process that starts a model, says its pid, and never stops it.
+# A process that starts a model, prints its pid, and never stops it.
 PARENT = """
 import asyncio
 from turnkeeper.model.local import LocalModel

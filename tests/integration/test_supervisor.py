@@ -85,7 +85,7 @@ async def test_replicas_that_serve_are_drained_when_another_cannot_start(tmp_pat
 async def test_a_replica_that_ends_is_started_again_after_growing_pauses(logged: Callable[[], list[str]]) -> None:
     plays = f"if name == 'pod-1': {SERVE}\nelse: {UNTIL_ASKED}"
     async with asyncio.timeout(20), supervisor.serving(chosen(), {"PLAYS": plays}):
-        while len(logged()) < 8:  # noqa: ASYNC110 - a log tells nobody
+        while len(logged()) < 8:  # noqa: ASYNC110 - a log sends no notification
             await asyncio.sleep(0.01)
     again = [f"pod-1 ended with status 0; it is started again in {pause} s" for pause in (0.01, 0.02, 0.04, 0.04)]
     assert [line for line in logged()[:8] if "again in" in line] == again
@@ -105,7 +105,7 @@ elif count: line.sendall(b'no database answers'); sys.exit(2)
 else: {SERVE} sys.exit(1)
 """
     async with asyncio.timeout(20), supervisor.serving(chosen(), {"PLAYS": plays}):
-        while "pod-1 serves again" not in logged():  # noqa: ASYNC110 - a log tells nobody
+        while "pod-1 serves again" not in logged():  # noqa: ASYNC110 - a log sends no notification
             await asyncio.sleep(0.01)
     assert "pod-1: no database answers" in logged()
 

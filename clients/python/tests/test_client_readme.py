@@ -71,7 +71,7 @@ async def command(*arguments: str, folder: Path, ready: str) -> AsyncIterator[st
 
 @asynccontextmanager
 async def service(folder: Path) -> AsyncIterator[str]:
-    """The address of a server with the agents and the script above."""
+    """Starts a server with the agents and the script above. Yields its address."""
     (folder / "agents.toml").write_text(AGENTS, encoding="utf-8")
     (folder / "script.toml").write_text(SCRIPT, encoding="utf-8")
     async with AsyncExitStack() as stack:
@@ -83,7 +83,7 @@ async def service(folder: Path) -> AsyncIterator[str]:
 
 
 def snippet(name: str) -> Any:
-    """The function of that name, as the README defines it."""
+    """Returns the function of that name, as the README defines it."""
     source = next(text for text in SNIPPETS if f"async def {name}(" in text)
     scope: dict[str, Any] = {}
     exec(compile(source.replace("asyncio.run(main())", ""), f"README.md: {name}", "exec"), scope)

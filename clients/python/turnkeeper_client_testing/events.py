@@ -52,7 +52,7 @@ def done(sequence: int, *, attempt: int = 1) -> Event:
 
 
 def unknown(sequence: int, *, ignorable: bool) -> Event:
-    """An event whose payload this version has no name for: field 99, empty."""
+    """Returns an event with a payload that this version does not know: field 99, empty."""
     plain = Event(session_id="s1", sequence=sequence, turn_id="t1", attempt=1, ignorable=ignorable)
     return Event.FromString(plain.SerializeToString() + bytes([0x9A, 0x06, 0x00]))
 
@@ -62,17 +62,17 @@ def event(sequence: int, attempt: int, **payload: object) -> Event:
 
 
 def watch_response(*events: Event, cursor: str = "", through: int = 0, caught_up: bool = False) -> WatchEventsResponse:
-    """A response of WatchEvents."""
+    """Returns a response of WatchEvents."""
     return WatchEventsResponse(events=events, cursor=cursor, through_sequence=through, caught_up=caught_up)
 
 
 def message_response(*events: Event, cursor: str = "") -> StreamMessageResponse:
-    """A response of StreamMessage."""
+    """Returns a response of StreamMessage."""
     return StreamMessageResponse(events=events, cursor=cursor)
 
 
 def ended(*events: Event, cursor: str = "", state: TurnState.ValueType = TURN_STATE_COMPLETED) -> StreamMessageResponse:
-    """The last response of StreamMessage."""
+    """Returns the last response of StreamMessage."""
     return StreamMessageResponse(events=events, cursor=cursor, turn=Turn(turn_id="t1", session_id="s1", state=state))
 
 

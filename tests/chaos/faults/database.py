@@ -34,7 +34,7 @@ async def kill_unreplicated(cluster: Cluster, strike: Strike, rng: random.Random
     strike.aim(primary.name)
     async with replication_paused(others):
         await asyncio.sleep(rng.uniform(0.5, 1.2))
-        strike.note(f"{await _ahead(primary, others)} s of its log were with nobody else")
+        strike.note(f"{await _ahead(primary, others)} s of its log were on no other member")
         await primary.kill()
     await _kill(database, primary, strike, term=term)
     await asyncio.sleep(rng.uniform(0, 1))
@@ -98,7 +98,7 @@ async def no_majority(cluster: Cluster, strike: Strike, rng: random.Random) -> N
         await asyncio.sleep(0.1)
         stopped = all(node.program.stopped for node in others)
         async with asyncio.timeout(15):
-            while await database.primary() is not None:  # noqa: ASYNC110 - nobody tells
+            while await database.primary() is not None:  # noqa: ASYNC110 - a database sends no notification
                 await asyncio.sleep(0.1)
         if stopped:
             strike.confirm(f"{len(others)} members were in state T, and {primary.name} was primary no more")

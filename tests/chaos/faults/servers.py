@@ -98,7 +98,7 @@ async def _stop(server: Server, strike: Strike, *, seconds: float) -> None:
     try:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1):
-                while not server.program.stopped:  # noqa: ASYNC110 - nobody tells
+                while not server.program.stopped:  # noqa: ASYNC110 - a process sends no notification
                     await asyncio.sleep(0.01)
         if server.program.stopped:
             strike.confirm(f"pid {server.program.pid} was in state T, for {seconds:.1f} s")

@@ -86,7 +86,7 @@ def _message(call: Try, history: History) -> str | None:
     if event is None or event.kind != "message_received" or event.turn != call.answer["turn"]:
         return f"event {call.answer['sequence']} is {_shown(event)}, not the message of turn {call.answer['turn']}"
     same = text_of(event.event.message_received.content) == call.request["text"]
-    return "" if same else f"event {event.sequence} says something else"
+    return "" if same else f"event {event.sequence} has another text"
 
 
 def _cancelled(call: Try, history: History) -> str | None:

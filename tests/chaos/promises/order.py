@@ -13,7 +13,7 @@ def i1_numbers_have_no_gap(history: History) -> Finding:
             finding.expect(event.sequence == place, f"{session}: event {event.sequence} stands at place {place}")
         head = history.heads.get(session)
         last = head["last_seq"] if head else None
-        finding.expect(last == len(log), f"{session}: the head says {last}, the log ends at {len(log)}")
+        finding.expect(last == len(log), f"{session}: the head has {last}, the log ends at {len(log)}")
     return finding
 
 

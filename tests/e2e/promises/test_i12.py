@@ -220,4 +220,4 @@ class TestRetryAfterCancelled:
         )
         ended = await harness.wait_for_turn(env.stubs, session, turn.turn_id)
         assert ended.state == chat_pb2.TURN_STATE_COMPLETED
-        assert not env.tool_control.effects("again"), "the model was told that the call was cancelled, and answered"
+        assert not env.tool_control.effects("again"), "the model got the cancelled call's result, and answered"

@@ -204,7 +204,7 @@ class TestTwoVersions:
             while not stop.is_set():
                 stubs = replicas[len(done) % len(replicas)]
                 sent = await harness.send_message_to_session(stubs, session, f"slow {number}", wait=0)
-                # Only this version stays: whoever runs the turn, its end is seen here.
+                # Only this version stays: the turn's end is seen here, whichever version runs it.
                 done.append(await harness.wait_for_turn(env.stubs, session, sent.turn_id))
 
         replicas = [env.stubs]

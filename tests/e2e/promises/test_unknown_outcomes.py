@@ -125,7 +125,7 @@ class TestAnswers:
     ) -> None:
         turn = await killed_while_running(env, doomed, "fire again", "again")
         approval = await question(env, turn)
-        assert len(env.tool_control.effects("again")) == 1, "nothing starts before somebody says so"
+        assert len(env.tool_control.effects("again")) == 1, "nothing starts before a decision"
         decided = await harness.answer(env.stubs, approval, RETRY)
         assert decided.approval.state == approval_pb2.APPROVAL_STATE_APPROVED
         assert decided.approval.decision == RETRY

@@ -179,7 +179,7 @@ class TestStop:
                     await harness.send_message_to_session(stubs, session, "a story", wait=0)
                     group.create_task(_until_drained(stubs, session, reader))
                 await until(lambda: all(reader.deltas for reader in readers))
-                for pid in served.pids:  # whoever stops a service may tell every process of it
+                for pid in served.pids:  # a service manager may signal every process of it
                     os.kill(pid, signal.SIGTERM)
                 assert await served.server.terminate() == 0
             async with AsyncMongoClient[dict[str, Any]](mongo_uri) as client:

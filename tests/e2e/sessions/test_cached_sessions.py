@@ -131,7 +131,7 @@ async def test_a_suspension_on_another_replica_refuses_here_and_a_resumption_acc
     await other.sessions.ResumeSession(session_pb2.ResumeSessionRequest(session_id=session))
     await env.stubs.sessions.SuspendSession(session_pb2.SuspendSessionRequest(session_id=session))
     await other.sessions.ResumeSession(session_pb2.ResumeSessionRequest(session_id=session))
-    await send(env.stubs, session, "w-suspended three")  # what is kept here says suspended still
+    await send(env.stubs, session, "w-suspended three")  # the cached snapshot is still suspended
 
 
 async def test_a_turn_that_runs_on_another_replica_refuses_here(env: Environment, other: Stubs) -> None:
