@@ -8,107 +8,40 @@ import contextlib
 import json
 import os
 import re
-import signal
 import urllib.request
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 import pytest_asyncio
-from google.protobuf.field_mask_pb2 import FieldMask
-from grpc import aio
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from pymongo import AsyncMongoClient
 
 from tests import harness
-from tests.e2e.support.environment import AGENTS, until_event
-from tests.e2e.support.faults import disconnected, refused_command
-from tests.integration.collector import Collector, collector
+from tests.e2e.support.environment import AGENTS
+from tests.e2e.support.telemetry_scenes import (
+    CANARY,
+    SCRIPT,
+    Place,
+    Sent,
+    converse,
+    fail,
+    lose_an_owner,
+    one_turn,
+    read_too_slowly,
+    stop_an_owner,
+)
+from tests.integration.collector import collector
 from tests.processes import until
 from tests.test_tools import ToolControl
 from tests.unit.telemetry.test_reference import quoted, rows
-from turnkeeper.faults import VARIABLE
-from turnkeeper.model.scripted import ScriptedModel
-from turnkeeper.pb.v1 import chat_pb2, session_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-CANARY = "canary-5c1e"
-STANDSTILL = 3
-"""Seconds that the slow reader reads nothing: more than --write-time, and more than its end is held for it."""
-SCRIPT = f"""
-[[reply]]
-match = '^act (?P<label>[\\w-]+)'
-tool_calls = [{{ name = "act", arguments = {{ label = "{{label}}" }} }}]
-
-[[reply]]
-match = '^fail the tool'
-tool_calls = [{{ name = "misbehave", arguments = {{ how = "says so" }} }}]
-
-[[reply]]
-match = '^look'
-tool_calls = [{{ name = "look", arguments = {{ at = "{CANARY}" }} }}]
-
-[[reply]]
-match = '^hold'
-tool_calls = [{{ name = "hold_irreversible", arguments = {{ label = "held" }} }}]
-
-[[reply]]
-match = '^fail the model'
-text = "Never sent."
-fail = "server_error"
-
-[[reply]]
-match = '^large'
-text = "{"x" * 120_000}"
-chunk = 120000
-
-[[reply]]
-text = "Told {CANARY}: {{tool_result}}"
-"""
-LOOK = chat_pb2.ClientTool(
-    name="look", schema_json='{"type":"object","properties":{"at":{"type":"string"}},"required":["at"]}'
-)
-SMALL_WINDOWS = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 64 * 1024)]
 NOT_SET = {"gen_ai.request.max_tokens", "gen_ai.request.temperature"}
 """On the span of a model call where the agent sets them; here none does."""
-
-
-@dataclass(kw_only=True)
-class Place:
-    """Where the servers of one test run, and how they are started."""
-
-    mongo_uri: str
-    database: str
-    model: ScriptedModel
-    tool_control: ToolControl
-
-    @contextlib.asynccontextmanager
-    async def server(self, *flags: str, **variables: str) -> AsyncIterator[harness.ServerProcess]:
-        async with harness.server_process(
-            self.mongo_uri,
-            self.database,
-            self.model,
-            flags=("--agents", str(AGENTS), "--lease", "1500ms", "--write-time", "400ms", *flags),
-            variables={**self.tool_control.variables, **variables},
-        ) as server:
-            yield server
-
-
-@dataclass(kw_only=True)
-class Sent:
-    """What the collector got, and what the calls were about."""
-
-    collector: Collector
-    session_id: str = ""
-    turn_id: str = ""
-
-    def named(self, prefix: str) -> list[Span]:
-        return [span for span in self.collector.spans if span.name.startswith(prefix)]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -137,108 +70,6 @@ async def sent(place: Place) -> AsyncIterator[Sent]:
             await read_too_slowly(server.address, stubs)
             assert await server.terminate() == 0
         yield sent
-
-
-async def converse(stubs: harness.Stubs, sent: Sent) -> None:
-    """Runs a turn with a tool and an approval on a stream, a repeat, a replay, a tool of the client."""
-    sent.session_id = session = await harness.create_test_session(stubs, agent="asker")
-    request_id = harness.new_request_id()
-    message = chat_pb2.StreamMessageRequest(
-        session_id=session, request_id=request_id, content=harness.text_parts(f"act {CANARY}")
-    )
-    async for response in stubs.chat.StreamMessage(message):
-        if response.HasField("turn"):
-            sent.turn_id = response.turn.turn_id
-    await harness.decide(stubs, await harness.wait_for_approval(stubs, session))
-    await harness.wait_for_turn(stubs, session, sent.turn_id)
-    async for _ in stubs.chat.StreamMessage(message):
-        pass
-    async for _ in stubs.sessions.WatchEvents(session_pb2.WatchEventsRequest(session_id=session)):
-        pass
-    turn = await harness.send_message_to_session(stubs, session, "look", client_tools=[LOOK])
-    await stubs.chat.SubmitToolResult(
-        chat_pb2.SubmitToolResultRequest(
-            session_id=session,
-            tool_call_id=turn.pending[0].tool_call_id,
-            result_json=json.dumps(CANARY),
-        )
-    )
-    await harness.wait_for_turn(stubs, session, turn.turn_id)
-
-
-async def fail(place: Place, stubs: harness.Stubs) -> None:
-    """Causes a caller's mistake, a failed model, a failed tool, a lost race, and a short outage of the database."""
-    with pytest.raises(aio.AioRpcError):
-        await stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id="there-is-none"))
-    session = await harness.create_test_session(stubs, agent="hasty")
-    with pytest.raises(aio.AioRpcError) as failed:
-        await harness.send_message_to_session(stubs, session, "fail the model")
-    assert failed.value.code() is grpc.StatusCode.ABORTED
-    tools = await harness.create_test_session(stubs, agent="worker")
-    await harness.send_message_to_session(stubs, tools, "fail the tool")
-    async with asyncio.TaskGroup() as group:
-        for number in range(16):
-            update = session_pb2.UpdateSessionRequest(
-                session=session_pb2.Session(session_id=session, title=f"title {number}"),
-                update_mask=FieldMask(paths=["title"]),
-            )
-            group.create_task(_call(stubs.sessions.UpdateSession(update)))
-    async with disconnected(place.mongo_uri, "find", "aggregate"):
-        with pytest.raises(aio.AioRpcError) as away:
-            await stubs.sessions.ListSessions(session_pb2.ListSessionsRequest())
-    assert away.value.code() is grpc.StatusCode.UNAVAILABLE
-
-
-async def lose_an_owner(place: Place, stubs: harness.Stubs, otlp: Sequence[str]) -> None:
-    """Kills a server while an irreversible tool runs."""
-    async with place.server(*otlp) as doomed, harness.connect(doomed.address) as there:
-        session = await harness.create_test_session(there, agent="worker")
-        turn = await harness.send_message_to_session(there, session, "hold", wait=0)
-        await place.tool_control.started("held")
-        await doomed.kill()
-    async with asyncio.timeout(20):
-        while (await harness.wait_for_turn(stubs, session, turn.turn_id)).state != chat_pb2.TURN_STATE_AWAITING_OUTCOME:
-            pass
-
-
-async def stop_an_owner(place: Place, stubs: harness.Stubs, otlp: Sequence[str]) -> None:
-    """Stops a server without a change stream in its turn's second step, until another server owns the turn."""
-    async with (
-        refused_command(place.mongo_uri, "aggregate", errorCode=13) as forbidden,
-        place.server(*otlp, **{VARIABLE: "step.before_first_write=stop@2"}) as stopped,
-        harness.connect(stopped.address) as there,
-    ):
-        await forbidden.entered()
-        session = await harness.create_test_session(stubs, agent="talker")
-        waiting = asyncio.create_task(_call(harness.send_message_to_session(there, session, "hello")))
-        await until_event(stubs, session, "turn_completed")
-        os.kill(stopped.pid, signal.SIGCONT)
-        await waiting
-        assert await stopped.terminate() == 0
-
-
-async def read_too_slowly(address: str, stubs: harness.Stubs) -> None:
-    """Opens a stream whose reader accepts nothing for longer than --write-time."""
-    session = await harness.create_test_session(stubs, agent="talker")
-    for _ in range(6):
-        await harness.send_message_to_session(stubs, session, "large")
-    async with aio.insecure_channel(address, options=SMALL_WINDOWS) as channel:
-        watch = harness.Stubs(channel).sessions.WatchEvents(
-            session_pb2.WatchEventsRequest(session_id=session, follow=True)
-        )
-        with pytest.raises(aio.AioRpcError) as ended:
-            await _read_slowly(watch)
-        assert ended.value.code() is grpc.StatusCode.ABORTED
-
-
-async def _read_slowly(watch: AsyncIterable[session_pb2.WatchEventsResponse]) -> None:
-    async for _ in watch:
-        await asyncio.sleep(STANDSTILL)
-
-
-async def _call(call: Any) -> None:
-    with contextlib.suppress(aio.AioRpcError):
-        await call
 
 
 @pytest.mark.parametrize("row", rows("Metrics"), ids=lambda row: row[0].strip("`"))
@@ -333,12 +164,6 @@ async def recorded(place: Place) -> AsyncIterator[Sent]:
             await one_turn(stubs)
             assert await server.terminate() == 0
         yield Sent(collector=received)
-
-
-async def one_turn(stubs: harness.Stubs) -> None:
-    session = await harness.create_test_session(stubs, agent="worker")
-    turn = await harness.send_message_to_session(stubs, session, f"act {CANARY}")
-    assert turn.state == chat_pb2.TURN_STATE_COMPLETED
 
 
 class TestExporters:
