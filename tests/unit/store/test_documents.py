@@ -55,7 +55,7 @@ def test_any_value_comes_back_as_it_was(kind: type, data: st.DataObject) -> None
 def test_changes_make_the_new_value_of_the_old_document(kind: type, data: st.DataObject) -> None:
     old, new = data.draw(st.from_type(kind)), data.draw(st.from_type(kind))
     document = _through_bson(encode(old))
-    for path, content in _through_bson({"set": [list(each) for each in changes(new).items()]})["set"]:
+    for path, content in _through_bson({"set": [list(item) for item in changes(new).items()]})["set"]:
         _set(document, path.split("."), content)
     assert decode(kind, document) == new
 
@@ -102,11 +102,11 @@ def test_the_form_in_the_database() -> None:
 def test_unknown_fields_are_ignored_and_missing_ones_take_their_default(value: Any) -> None:
     document = encode(value) | {"newer": [1], "schema": 2}
     assert decode(type(value), document) == value
-    optional = [each for each in fields(value) if each.default is not each.default_factory]
-    for each in optional:
-        older = {name: content for name, content in document.items() if name != each.name}
-        default = each.default_factory() if callable(each.default_factory) else each.default
-        assert decode(type(value), older) == replace(value, **{each.name: default})
+    optional = [member for member in fields(value) if member.default is not member.default_factory]
+    for member in optional:
+        older = {name: content for name, content in document.items() if name != member.name}
+        default = member.default_factory() if callable(member.default_factory) else member.default
+        assert decode(type(value), older) == replace(value, **{member.name: default})
 
 
 def test_a_missing_field_without_default_is_named() -> None:

@@ -53,9 +53,9 @@ def test_every_span_has_its_row_and_every_row_its_span() -> None:
                 with getattr(traces.spans, name)(**given) as live:
                     assert isinstance(live, OpenSpan)
                     getattr(live, end)(**arguments(method, text=lambda name: f"{{{name}}}"))
-    seen: dict[str, tuple[str, set[str]]] = {}
+    spans: dict[str, tuple[str, set[str]]] = {}
     for span in traces.exporter.get_finished_spans():
-        _, attributes = seen.setdefault(span.name, (span.kind.name.lower(), set()))
+        _, attributes = spans.setdefault(span.name, (span.kind.name.lower(), set()))
         attributes.update(span.attributes or {})
     documented = {quoted(name).pop(): (kind_, quoted(attributes)) for name, kind_, attributes in rows("Spans")}
-    assert documented == seen
+    assert documented == spans
