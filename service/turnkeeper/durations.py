@@ -7,7 +7,9 @@ from typing import TypeVar
 EXAMPLES = "250ms, 30s, 10m, 1h or 7d"
 _FORM = re.compile(r"(\d{1,6}(?:\.\d+)?)\s*(ms|s|m|h|d)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+"""Seconds of each unit."""
 _MOST_SECONDS = 999_999
+"""The longest duration that is written in seconds: `parse` reads six digits before the point."""
 
 D = TypeVar("D", float, timedelta)
 

@@ -47,7 +47,7 @@ class SessionState(StrEnum):
 
     @property
     def over(self) -> bool:
-        """True in a final state: the session takes no more messages."""
+        """Returns True in a final state: the session takes no more messages."""
         return self in (SessionState.ENDED, SessionState.EXPIRED)
 
 

@@ -40,7 +40,7 @@ class ToolClass(StrEnum):
 
     @property
     def may_start_again(self) -> bool:
-        """True if a call with an unknown outcome may start again under the same key."""
+        """Returns True if a call with an unknown outcome may start again under the same key."""
         return self is not ToolClass.IRREVERSIBLE
 
 

@@ -27,22 +27,22 @@ class TurnState(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """True in a final state."""
+        """Returns True in a final state."""
         return self in (TurnState.COMPLETED, TurnState.FAILED, TurnState.CANCELLED)
 
     @property
     def waits_for_people(self) -> bool:
-        """True if the turn has PENDING approvals: only a decision, an expiry or an end of the turn moves it on."""
+        """Returns True if the turn has PENDING approvals: only a decision, an expiry or its end moves it on."""
         return self in (TurnState.AWAITING_APPROVAL, TurnState.AWAITING_OUTCOME)
 
     @property
     def moving(self) -> bool:
-        """True if the turn changes its state without any caller's help."""
+        """Returns True if the turn changes its state without any caller's help."""
         return self in (TurnState.PENDING, TurnState.RUNNING, TurnState.BACKING_OFF)
 
     @property
     def awaits_answers(self) -> bool:
-        """True if a person or a client must answer before the turn continues."""
+        """Returns True if a person or a client must answer before the turn continues."""
         return self.waits_for_people or self is TurnState.AWAITING_TOOL
 
 

@@ -25,6 +25,7 @@ _REFUSALS: Mapping[ScriptedFailure | None, tuple[HTTPStatus, str, str]] = {
 }
 _ERROR_EVENT = {"error": {"message": VENDOR_TEXT, "type": "server_error", "code": "server_error"}}
 _COMMENT_SECONDS = 0.01
+"""The least time from one comment to the next, in seconds."""
 
 
 class Delivery:

@@ -23,10 +23,15 @@ SERVER_PACKAGE: Final = "xllamacpp"
 MODEL_NAME: Final = "smollm2-135m-instruct"
 # Two answers at a time, each with 4,096 tokens of context, and a small cache of earlier prompts.
 SLOTS: Final = 2
+"""Calls that the server answers at the same time; further ones wait."""
 CONTEXT_TOKENS: Final = 4096
+"""Tokens of one call, the answer's included, at most."""
 CACHE_MIB: Final = 64
+"""Memory for the contexts of earlier calls, in MiB."""
 START_TIMEOUT: Final = 30.0
+"""Seconds from the start until the server answers, at most."""
 STOP_TIMEOUT: Final = 5.0
+"""Seconds that the server has to end before it is killed."""
 
 
 LOCAL_MODEL_AT = "TURNKEEPER_LOCAL_MODEL_AT"

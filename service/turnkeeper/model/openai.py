@@ -22,10 +22,15 @@ from turnkeeper.model.openai_request import body_of
 from turnkeeper.model.sse import DONE, EventReader, EventTooLong
 
 _PART_BYTES = 256 * 1024
+"""Bytes of a request's body that are sent at a time."""
 _MAX_EVENT_BYTES = 2 * 1024 * 1024
+"""Bytes of one event of a stream, at most; a larger one fails the call."""
 _LAST_BYTES = timedelta(milliseconds=100)
+"""The time for the rest of a body after `[DONE]`; after it the connection is closed."""
 _MOST_CONNECTIONS = 1000
+"""Connections to one provider, at most."""
 _IDLE_CONNECTION = timedelta(seconds=5)
+"""The time after which an idle connection is closed."""
 
 T = TypeVar("T")
 

@@ -39,6 +39,7 @@ _BY_STATUS: Mapping[int, Reason] = {
 # Some servers have no code for it and report it in their text alone.
 _TOO_LONG = re.compile(r"(?i)maximum context|context (length|size|window)|prompt is too long|too many tokens")
 _LONGEST_WAIT = timedelta(days=1)
+"""The longest pause that is taken from a provider's `Retry-After`."""
 
 
 @contextmanager

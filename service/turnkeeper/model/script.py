@@ -36,12 +36,12 @@ class ScriptedFailure(StrEnum):
 
     @property
     def in_stream(self) -> bool:
-        """True if the failure comes between two chunks; any other one replaces the answer."""
+        """Returns True if the failure comes between two chunks; any other one replaces the answer."""
         return self in _IN_STREAM
 
     @property
     def at_end(self) -> bool:
-        """True if the failure comes, without `fail_after`, after the last chunk instead of the first."""
+        """Returns True if the failure comes, without `fail_after`, after the last chunk instead of the first."""
         return self in (ScriptedFailure.NO_DONE, ScriptedFailure.NO_FINISH)
 
 

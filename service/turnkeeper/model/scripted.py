@@ -20,6 +20,7 @@ from turnkeeper.model.script_file import ECHO, parse_script
 _KEPT_EXCHANGES = 200
 """The latest exchanges that GET /requests returns."""
 _MAX_REQUEST_BYTES = 64 * 1024 * 1024
+"""Bytes of a request's body; a larger one is refused with 413."""
 _STOP_SECONDS = 0.2
 """Seconds that open answers have to end when the server stops."""
 _RECORDED_HEADERS = ("connection", "content-length", "content-type", "transfer-encoding", "user-agent")

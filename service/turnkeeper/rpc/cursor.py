@@ -11,6 +11,7 @@ from turnkeeper.errors import InvalidRequest
 _FORM = struct.Struct(">BQIQB")
 """Version, sequence, attempt, offset, live; the message id follows, then the checksum."""
 VERSION = 1
+"""The version of the form; a cursor with another one is refused."""
 CHECK_BYTES = 8
 """Bytes of the checksum: a cursor of another session, or a mangled one, is noticed."""
 

@@ -22,6 +22,7 @@ MAX_SIZE = 100
 MAX_BYTES = 1 << 20
 """Bytes of a page: a response may have 4 MiB, and most proxies are configured for less."""
 SIGNATURE_BYTES = 16
+"""Bytes of a token's signature: the first of an HMAC with SHA-256."""
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 

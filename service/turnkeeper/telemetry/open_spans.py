@@ -75,7 +75,7 @@ class OpenSpan:
 
     @property
     def records_content(self) -> bool:
-        """False where content would be dropped, so that the caller need not encode it."""
+        """Returns False where content would be dropped, so that the caller need not encode it."""
         return self._record_content and self.recording
 
     def __enter__(self) -> Self:
@@ -139,7 +139,7 @@ class TurnLinks:
 
     @property
     def is_empty(self) -> bool:
-        """True when no call is open that named a turn, and no turn runs."""
+        """Returns True when no call is open that named a turn, and no turn runs."""
         return not self._running and not self._calls
 
     def call_names(self, turn_id: str, call: "RpcSpan") -> None:

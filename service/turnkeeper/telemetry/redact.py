@@ -6,7 +6,9 @@ from collections.abc import Iterable
 HIDDEN = "***"
 
 _LONGEST_READ = 10_000
+"""Characters of a text that are searched for secrets; the rest is dropped."""
 _LONGEST_WRITTEN = 2_000
+"""Characters of a text that are written, at most."""
 
 _KNOWN_SHAPES = (
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL), HIDDEN),

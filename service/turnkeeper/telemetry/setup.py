@@ -32,6 +32,7 @@ Exporter: TypeAlias = Literal["none", "console", "otlp", "prometheus"]
 LONGEST_VALUE = 16_384
 """Characters of a span attribute's value; the rest is cut off."""
 _SAME_WARNING_EVERY = timedelta(minutes=10)
+"""The least time between two log lines with the same warning of the exporter."""
 
 
 class TelemetryError(Exception):

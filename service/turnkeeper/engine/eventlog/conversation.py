@@ -11,6 +11,7 @@ from turnkeeper.store.changeset import StoredEvent
 from turnkeeper.store.contract import EventLog
 
 _PAGE = 500
+"""Events of one read, at most."""
 _FIRST_SEQUENCE = 1
 """Every log begins with `session_created`, which holds nothing for a model."""
 
@@ -31,7 +32,7 @@ class Conversation:
 
     @property
     def size(self) -> int:
-        """About how many bytes it takes."""
+        """Returns about how many bytes it takes."""
         return self._history.size
 
     async def read(self, *, until: int) -> None:

@@ -60,12 +60,12 @@ class HeldLease:
 
     @property
     def renewal_due(self) -> bool:
-        """True once the lease is older than RENEW_AFTER of its duration: the worker renews it."""
+        """Returns True once the lease is older than RENEW_AFTER of its duration: the worker renews it."""
         return self.age > self.duration.total_seconds() * RENEW_AFTER
 
     @property
     def surely_held(self) -> bool:
-        """True for the first SURELY_HELD_FOR of the lease: no other replica can have the session."""
+        """Returns True for the first SURELY_HELD_FOR of the lease: no other replica can have the session."""
         return self.age <= self.duration.total_seconds() * SURELY_HELD_FOR
 
     def renewed(self, sent_at: float) -> None:

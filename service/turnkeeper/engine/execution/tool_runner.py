@@ -41,12 +41,12 @@ class ToolRunner:
 
     @property
     def running(self) -> frozenset[str]:
-        """The ids of the calls whose results were not taken yet."""
+        """Returns the ids of the calls whose results were not taken yet."""
         return frozenset(self._tasks)
 
     @property
     def tasks(self) -> set[asyncio.Task[Finished]]:
-        """The tasks of those calls."""
+        """Returns the tasks of those calls."""
         return set(self._tasks.values())
 
     def start(self, call: Call, *, timeout: timedelta) -> None:

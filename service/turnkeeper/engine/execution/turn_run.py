@@ -65,7 +65,7 @@ class TurnRun:
 
     @property
     def turn(self) -> Turn:
-        """The turn as its owner knows it."""
+        """Returns the turn as its owner knows it."""
         return self._owned.turn
 
     async def run(self, *, lapses: int, is_begun: bool) -> None:
@@ -94,7 +94,7 @@ class TurnRun:
 
     @property
     def _starts_nothing(self) -> bool:
-        """True if the turn is to be handed over as soon as no tool of it runs."""
+        """Returns True if the turn is to be handed over as soon as no tool of it runs."""
         return self._lease.releasing or self._owned.snapshot.head.suspended
 
     def _goes_on(self) -> bool:

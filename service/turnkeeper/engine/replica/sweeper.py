@@ -1,4 +1,4 @@
-"""Requeues turns whose lease has lapsed, and expires approvals whose time is over. Only a worker runs a turn."""
+"""Requeues turns whose lease has lapsed, and expires approvals past their `expire_time`. Only a worker runs a turn."""
 
 import itertools
 import logging
@@ -13,7 +13,7 @@ from turnkeeper.store.contract import Maintenance
 from turnkeeper.telemetry.metrics import Metrics
 
 SWEEPS_A_COUNT = 5
-"""One sweep in so many also counts for the metrics, because counting reads all sessions and approvals."""
+"""One sweep in SWEEPS_A_COUNT also counts for the metrics, because counting reads all sessions and approvals."""
 APPROVALS_AT_ONCE = 100
 """Approvals that one sweep expires at most."""
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class Sweeper:
-    """Sweeps at intervals. The sweepers of several replicas do not disturb each other."""
+    """Sweeps at intervals. One on every replica; several may sweep at the same time."""
 
     def __init__(
         self,

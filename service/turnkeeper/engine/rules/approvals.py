@@ -44,7 +44,7 @@ def decide_with_edit(uow: UnitOfWork, approval_id: str, answer: Answer, edit: Ed
 
 
 def expire(uow: UnitOfWork, approval_id: str) -> Approval | None:
-    """Ends an approval whose time is over, and closes its call with a synthetic result.
+    """Expires an approval past its `expire_time`, and closes its call with a synthetic result.
 
     Returns the expired approval, or None, with nothing changed, if it is no longer PENDING or has time left.
     """

@@ -65,29 +65,29 @@ class UnitOfWork:
 
     @property
     def turn(self) -> Turn:
-        """The snapshot's turn. Raises LookupError if the snapshot has none."""
+        """Returns the snapshot's turn. Raises LookupError if the snapshot has none."""
         if self.snapshot.turn is None:
             raise LookupError("the snapshot has no turn")
         return self._turns.get(self.snapshot.turn.id, self.snapshot.turn)
 
     @property
     def next_sequence(self) -> int:
-        """The number that the next event will have in the log."""
+        """Returns the number that the next event will have in the log."""
         return self.snapshot.head.last_seq + len(self.events) + 1
 
     @property
     def has_changes(self) -> bool:
-        """True if there is something to store."""
+        """Returns True if there is something to store."""
         return bool(self.events) or self.head != HeadChange()
 
     @property
     def calls(self) -> tuple[Call, ...]:
-        """The turn's tool calls."""
+        """Returns the turn's tool calls."""
         return tuple(self._calls.values())
 
     @property
     def approvals(self) -> tuple[Approval, ...]:
-        """The turn's PENDING approvals."""
+        """Returns the turn's PENDING approvals."""
         return tuple(self._pending.values())
 
     # --- single changes ----------------------------------------------------------------------------------------

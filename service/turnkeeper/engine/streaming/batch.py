@@ -75,5 +75,5 @@ class Batch:
 
     @property
     def valid(self) -> bool:
-        """True unless it has text of a preview that no longer counts."""
+        """Returns True unless it has text of a preview that no longer counts."""
         return self.preview is None or self.preview.valid

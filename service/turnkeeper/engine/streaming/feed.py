@@ -25,7 +25,7 @@ CACHED_TEXTS = 4
 SHARED_BATCHES = 8
 """Batches that a feed shares at most: one for each position and filter."""
 SHARE_FROM = 3
-"""A batch is shared once a session has so many watchers; a turn that runs here counts as one."""
+"""The number of a session's watchers from which batches are shared; a turn that runs here counts as one."""
 TEXT_ENDING_KINDS = frozenset(
     {"message_completed", "attempt_failed", "attempt_superseded", "turn_failed", "turn_retried", "turn_cancelled"}
 )
@@ -236,10 +236,10 @@ class Feed:
         if len(self._batches) < SHARED_BATCHES:
             self._batches.append((position, event_filter, batch))
 
-    def _drop(self, oldest: int) -> None:
-        """Drops so many events, the oldest first."""
-        self._ring_bytes -= sum(len(event.payload) for event in self._ring[:oldest])
-        del self._ring[:oldest], self._published_at[:oldest]
+    def _drop(self, count: int) -> None:
+        """Drops the oldest `count` events."""
+        self._ring_bytes -= sum(len(event.payload) for event in self._ring[:count])
+        del self._ring[:count], self._published_at[:count]
 
     def _cache_text(self) -> None:
         """Keeps the text of the message that is whole now, if it was written here."""

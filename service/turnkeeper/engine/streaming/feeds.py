@@ -21,7 +21,7 @@ from turnkeeper.store.changeset import Changeset, Committed
 from turnkeeper.store.contract import EventLog
 
 POLLS_SKIPPED = 10
-"""While notifications arrive, one poll in so many is made: it finds what a lost notification would have reported."""
+"""While notifications arrive, one poll in POLLS_SKIPPED is made: it finds what a lost notification did not report."""
 POLLED_AT_ONCE = 500
 """Sessions that one query of a poll reads."""
 

@@ -52,7 +52,7 @@ class Preview:
 
     @property
     def valid(self) -> bool:
-        """True while watchers may see the text."""
+        """Returns True while watchers may see the text."""
         return not self.ended and self.lease_held()
 
     def append(self, text: str) -> None:

@@ -106,7 +106,7 @@ class DeadlineTimers:
 
 
 async def wait_for_change(broadcast: Broadcast, seconds: float) -> None:
-    """Waits for the next change, at most so many seconds."""
+    """Waits for the next change, at most `seconds`."""
     future = broadcast.subscribe()
     try:
         await asyncio.wait([future], timeout=seconds)

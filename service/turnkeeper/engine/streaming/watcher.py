@@ -40,7 +40,7 @@ class StreamTimes:
     """The times of every stream, in seconds."""
 
     keep_alive: float
-    """Without events for so long, the watcher gets a keep-alive."""
+    """Silence after which the reader gets a keep-alive."""
     rotation: float
     """A stream's planned age at its end, ± 10 %."""
 

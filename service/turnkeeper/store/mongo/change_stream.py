@@ -23,7 +23,7 @@ APP_NAME: Final = "turnkeeper-hints"
 AWAIT_MS: Final = 500
 """The database answers after this long even without a change."""
 SILENCE_MS: Final = 5_000
-"""A database that does not answer within this time counts as gone."""
+"""A database that does not answer within this time counts as unavailable."""
 
 PACE_S: Final = 0.01
 """Pause after an answer with changes, so that the next answer holds several: fewer answers cost less."""

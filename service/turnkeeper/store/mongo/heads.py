@@ -21,11 +21,13 @@ from turnkeeper.store.mongo.signatures import signatures
 NOW: Final = "$$NOW"
 """The database's clock, in a pipeline."""
 NEXT_FENCE: Final[Document] = {"$add": ["$fence", 1]}
+"""The fence of a new owner, in a pipeline."""
 NEXT_REVISION: Final[Document] = {"$add": ["$revision", 1]}
+"""The revision after a write, in a pipeline."""
 LOCKED_S: Final = 1.0
-"""How long a sweep or a claim waits for a head that a transaction has locked."""
+"""Seconds that a sweep or a claim waits for a head that a transaction has locked."""
 SILENT_STEPS: Final = 8
-"""The ids of so many latest changesets without events are kept on the head: no event holds them."""
+"""Changesets without events whose ids are kept on the head, because no event holds them: the latest ones."""
 RUNNABLE: Final = {"active_turn": {"$gt": ""}}
 """The session has an active turn."""
 ANY_TIME: Final = {"$gt": datetime.fromtimestamp(0, UTC)}

@@ -13,6 +13,7 @@ from turnkeeper.store.mongo.transactions.writes import DUPLICATE_KEY
 from turnkeeper.store.notifications import PreviewChunk
 
 PREVIEWS_KEPT: Final = timedelta(minutes=30)
+"""The time from a chunk's insert to its removal."""
 MOST: Final = 4096
 """Chunks that one read returns, at most."""
 

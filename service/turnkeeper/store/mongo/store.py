@@ -35,6 +35,7 @@ from turnkeeper.store.mongo.trims import Trims
 from turnkeeper.store.notifications import ChangeNotification, PreviewChunk
 
 SECRET_BYTES: Final = 32
+"""Bytes of a new secret."""
 PATIENCE: Final = timedelta(seconds=5)
 """How long `close` waits for commits under way."""
 

@@ -60,7 +60,10 @@ class _Log:
 
     @property
     def as_read(self) -> Document:
-        """The filter for the head, unless another call trimmed since, or it is a new session's: its times differ."""
+        """Returns the filter for the head as it was read. It matches no head that another call has trimmed since.
+
+        It matches no new session of the same id either: its times differ.
+        """
         return {
             **keys.where(self.key),
             "last_seq": {"$gte": self.last_seq},

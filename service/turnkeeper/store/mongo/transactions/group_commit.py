@@ -49,7 +49,7 @@ class Entry(Generic[T]):
 
     @property
     def key(self) -> SessionKey:
-        """The session of the head."""
+        """Returns the session of the head."""
         return keys.session_of(self.head["_id"])
 
     def settle(self, result: T) -> None:

@@ -18,7 +18,7 @@ from turnkeeper.store.mongo.client import ClientSession, Connection
 from turnkeeper.store.mongo.documents import SCHEMA
 
 ANNOUNCE_S: Final = 1.0
-"""An announcement may take so long; without it the transaction is sent all the same."""
+"""Seconds for an announcement, at most. If it fails, the transaction is sent all the same."""
 MOST_SESSIONS: Final = 1024
 """The newest server sessions of a replica that are stored. The driver uses few at a time, again and again."""
 
@@ -116,6 +116,7 @@ class Orphans:
             await self._connection.replicas.delete_one({"_id": self._replica})
 
     async def _kill(self, names: set[str]) -> None:
+        """Kills the server sessions that these replicas announced."""
         if not names:
             return
         replicas = self._connection.replicas.find({"_id": {"$in": sorted(names)}}, {"sessions": 1})
