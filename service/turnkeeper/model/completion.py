@@ -190,7 +190,7 @@ class Completion:
             )
 
     def _spend(self, size: int) -> None:
-        """Counts so many bytes of the answer. Raises ModelFailure beyond the limit."""
+        """Counts `size` bytes of the answer. Raises ModelFailure beyond the limit."""
         self._room -= size
         if self._room < 0:
             raise failure(Reason.ANSWER_TOO_LONG)

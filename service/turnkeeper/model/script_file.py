@@ -54,7 +54,7 @@ def parse_script(text: str, *, source: str = "script") -> Script:
 
 
 def duration(value: object) -> timedelta:
-    """Returns the duration of "5ms", "1.5s", "2m", or of a number of seconds. Raises ScriptError."""
+    """Returns the duration of "5ms", "1.5s", "2m", or of a number of seconds. Raises ScriptError otherwise."""
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e6:
         return timedelta(seconds=value)
     try:

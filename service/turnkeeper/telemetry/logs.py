@@ -132,7 +132,7 @@ class _LogHandler(logging.StreamHandler[TextIO]):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  the name is the base class's
         """Reports on standard error that a line was lost; without its arguments, which the base class prints."""
         with suppress(OSError, ValueError):
-            sys.stderr.write(f"a log record of {record.name} could not be written\n")
+            sys.stderr.write(f"a log record of {record.name} could not be written, and is lost\n")
 
 
 def _worth_a_line(record: logging.LogRecord) -> bool:

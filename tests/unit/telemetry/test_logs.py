@@ -164,7 +164,10 @@ def test_a_stream_that_is_gone_prints_no_arguments(written: Written, capsys: pyt
     written.stream.close()
     ours.info("said %s", "words")
     written.stream = io.StringIO()
-    assert capsys.readouterr().err == "a log record of turnkeeper.engine.execution.worker could not be written\n"
+    assert (
+        capsys.readouterr().err
+        == "a log record of turnkeeper.engine.execution.worker could not be written, and is lost\n"
+    )
 
 
 def test_a_terminal_gets_plain_lines_that_no_text_can_forge() -> None:

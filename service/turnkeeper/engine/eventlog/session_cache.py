@@ -132,7 +132,10 @@ class SessionCache:
             self._drop_conversation(next(iter(self._conversations)))
 
     async def entries(self, session: Session, *, until: int) -> Sequence[HistoryEntry]:
-        """Returns the conversation up to the event numbered `until`, or further. Raises ServiceUnavailable."""
+        """Returns the conversation up to the event numbered `until`, or further.
+
+        Raises ServiceUnavailable if the database is unavailable.
+        """
         conversation = self.checkout(session)
         try:
             await conversation.read(until=until)

@@ -95,6 +95,10 @@ class LateResults:
         return isinstance(stored, Stored) and stored.value
 
     def _ended(self, task: asyncio.Task[None]) -> None:
+        """Logs the error of a task that failed."""
         self.tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("a tool's late result was not stored and is lost", exc_info=error)
+            logger.error(
+                "a tool's late result was not stored and is lost: the call's outcome stays unknown until decided",
+                exc_info=error,
+            )

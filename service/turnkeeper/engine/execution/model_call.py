@@ -27,7 +27,10 @@ class ModelCaller:
         self._metrics = metrics
 
     async def call(self, agent: Agent, turn: Turn, messages: tuple[Message, ...], preview: Preview) -> ModelAnswer:
-        """Returns the model's whole answer, after its text went to the preview chunk by chunk. Raises ModelFailure."""
+        """Returns the model's whole answer. Until then, adds its text to `preview` as it arrives.
+
+        Raises ModelFailure if the call gives no answer, TypeError if the model breaks its contract.
+        """
         request = ModelRequest(
             model=agent.model,
             messages=messages,

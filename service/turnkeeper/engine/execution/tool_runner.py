@@ -15,7 +15,7 @@ CANCEL_TIME = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrphanedCall:
-    """A started call that must not run twice, and its running tool; the owner is not sure of its lease any more."""
+    """A started call that must not run twice, and its running tool, whose owner no longer surely holds its lease."""
 
     call: Call
     tool: asyncio.Task[Finished]

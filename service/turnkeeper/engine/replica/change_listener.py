@@ -62,7 +62,7 @@ class ChangeListener:
             except ServiceUnavailable:
                 pass
             except Exception:
-                logger.exception("notifications from the database cannot be read")
+                logger.exception("notifications from the database not read; the change stream is opened again")
             self._feeds.polling = self._previews.polling = True
             self._metrics.notifications_lost(reason)
             pause = jittered(min(PAUSE * 2**self._tries, LONGEST_PAUSE), self._jitter())

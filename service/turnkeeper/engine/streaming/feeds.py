@@ -122,7 +122,7 @@ class Feeds:
     async def until(self, key: SessionKey, look: Callable[[], Awaitable[T | None]], *, seconds: float) -> T | None:
         """Returns the first result of `look` that is not None; calls it now and whenever the session's log has grown.
 
-        Returns None after so many seconds, or if the replica drains.
+        Returns None after `seconds`, or if the replica drains.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds

@@ -9,7 +9,7 @@ class Chunk:
     """A chunk of a message's text in UTF-8."""
 
     offset: int
-    """Its first byte's place in the text."""
+    """Bytes of the text before it."""
     text: bytes
 
 
@@ -26,7 +26,7 @@ class Preview:
         started_after: int,
         lease_held: Callable[[], bool],
     ) -> None:
-        """`notify` is called after each chunk; see the attributes for the others."""
+        """`notify` is called after each chunk. The other parameters become the attributes of the same names."""
         self._notify = notify
         self.turn_id = turn_id
         self.message_id = message_id

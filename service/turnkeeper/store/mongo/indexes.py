@@ -160,7 +160,7 @@ async def _check_transaction_lifetime(connection: Connection) -> None:
         return
     if limit > LONGEST_TRANSACTION_S:
         logger.warning(
-            "%s is %d: the sessions of a killed replica can stay locked for so many seconds; set it to %d",
+            "%s is %d: the sessions of a killed replica can stay locked that many seconds; set it to %d",
             *(name, limit, LONGEST_TRANSACTION_S),
         )
 

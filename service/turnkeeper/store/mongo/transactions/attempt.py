@@ -45,7 +45,7 @@ class Attempt:
         self._session = connection.session()
 
     def end(self) -> None:
-        """Returns the session to the driver. Its last transaction is over, so nothing is sent."""
+        """Returns the session to the driver. Sends nothing: the last transaction must be over."""
         self._session.delegate.end_session()
 
     def follow(self, other: "Attempt") -> None:

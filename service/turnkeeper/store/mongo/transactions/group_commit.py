@@ -20,14 +20,14 @@ from turnkeeper.store.mongo.transactions.attempt import Attempt
 from turnkeeper.store.mongo.transactions.transaction import Transaction, Transactions
 from turnkeeper.store.mongo.transactions.writes import Obstacle, TransactionStopped
 
-MOST: Final = 32
+MAX_ENTRIES: Final = 32
 """Entries of one batch, at most."""
-MOST_BYTES: Final = 4 << 20
+MAX_BYTES: Final = 4 << 20
 """Payload bytes of one batch, at most, unless one entry has more."""
 PATIENCE_S: Final = 0.25
-"""The next batch waits this long for the one before: one dead connection must not delay all others."""
+"""Seconds that the next batch waits for the one before, at most: a dead connection must not delay all batches."""
 HOT_S: Final = 1.0
-"""After a head changed under a batch, its entries are committed alone for this long."""
+"""Seconds for which entries of a head are committed alone after the head changed under a batch."""
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ class Entry(Generic[T]):
 class GroupCommit:
     """Commits entries, in batches where possible. One on every replica."""
 
-    def __init__(self, transactions: Transactions, *, most: int = MOST, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, transactions: Transactions, *, most: int = MAX_ENTRIES, most_bytes: int = MAX_BYTES) -> None:
         """`most` and `most_bytes` limit a batch; an entry with more bytes is a batch of its own."""
         self._most = most
         self._most_bytes = most_bytes
@@ -99,7 +99,7 @@ class GroupCommit:
     async def _commit_alone(
         self, entry: Entry[T], *, met: Obstacle | None = None, after: Attempt | None = None
     ) -> None:
-        """Commits one entry. `met` is the obstacle that it met in the attempt `after`, if any."""
+        """Commits one entry. `met` is the obstacle of the attempt `after`, if one was made in a batch."""
         attempt = self._transactions.attempt(entry.deadline)
         if after is not None:
             attempt.follow(after)

@@ -70,7 +70,10 @@ class Transactions:
         return Attempt(self.connection, self.orphans, deadline=deadline)
 
     async def pursue(self, transaction: Transaction[T], attempt: Attempt, *, met: Obstacle | None = None) -> T:
-        """Runs the transaction in this attempt, with the results and errors of `run`. `met`: an earlier obstacle."""
+        """Runs the transaction in this attempt, with the results and errors of `run`.
+
+        `met` is the obstacle of an earlier try: the transaction then begins with its `look`.
+        """
         for tries in range(MAX_TRIES):
             if met is None:
                 try:
