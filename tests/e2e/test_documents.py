@@ -74,7 +74,7 @@ async def test_every_program_runs(address: str) -> None:
     examples = programs(without="tools-and-agents.md")
     assert len(examples) >= 12
     ended = await asyncio.gather(
-        *(run(sys.executable, "-", told=program.replace(ADDRESS, address)) for program in examples.values())
+        *(run(sys.executable, "-", stdin=program.replace(ADDRESS, address)) for program in examples.values())
     )
     failed = {name: printed for name, (status, printed) in zip(examples, ended, strict=True) if status != 0}
     assert not failed, "\n".join(f"{name}:\n{printed}" for name, printed in failed.items())
@@ -83,7 +83,7 @@ async def test_every_program_runs(address: str) -> None:
 async def test_the_first_session_can_be_pasted(address: str) -> None:
     """An interpreter that is typed into ends a function at an empty line."""
     (program,) = blocks((ROOT / "README.md").read_text(), "python")
-    status, printed = await run(sys.executable, "-i", told=program.replace(ADDRESS, address))
+    status, printed = await run(sys.executable, "-i", stdin=program.replace(ADDRESS, address))
     assert status == 0
     assert "I am a script" in printed
     assert "Error" not in printed
@@ -163,7 +163,7 @@ async def test_the_tool_the_agent_and_the_script_of_the_guide(
             variables={"PYTHONPATH": str(tmp_path)},
         ) as server,
     ):
-        status, printed = await run(sys.executable, "-", told=program.replace(ADDRESS, server.address))
+        status, printed = await run(sys.executable, "-", stdin=program.replace(ADDRESS, server.address))
     assert status == 0, printed
     assert printed == shown
 
