@@ -156,7 +156,7 @@ class LogWriter:
                 return stored
             await asyncio.sleep(self._jitter() * 0.002 * min(number, 16))
         raise ServiceUnavailable(
-            "Too many writers are at work on this session; send the same call again with the same request_id.",
+            "Too many writers change this session at the same time; send the same call again with the same request_id.",
             session_id=key.session_id,
         )
 
