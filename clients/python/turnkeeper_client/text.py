@@ -11,7 +11,8 @@ class TextPiece(str):
     """Text of a message that is new to the reader: print it as it is.
 
     `offset` is where it begins, in UTF-8 bytes of that message. `restart`: what was shown of the message before it
-    does not count any more, because another attempt writes it anew; begin with this text.
+    does not count any more, because another attempt writes it anew; begin with this text. It is empty where that
+    attempt's message has no text.
     """
 
     __slots__ = ("message_id", "offset", "restart")

@@ -9,6 +9,7 @@ import pytest_asyncio
 
 from tests import harness
 from tests.e2e.support.environment import AGENTS, Environment
+from tests.e2e.support.stream_reader import Reader, watch
 from turnkeeper_client import Client, Session
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -31,6 +32,19 @@ chunk = 3
 delay = "20ms"
 fail = "cut"
 fail_after = 3
+
+[[reply]]
+match = "in silence"
+text = "{LOST}"
+chunk = 3
+delay = "20ms"
+fail = "cut"
+fail_after = 3
+times = 1
+
+[[reply]]
+match = "in silence"
+text = ""
 """
 """Of the requests with this question each second one is answered: the first attempt of every turn fails."""
 
@@ -119,3 +133,24 @@ async def test_a_watch_of_ends_alone_shows_the_exact_text(env: Environment, clie
                     return
                 delta = event.content_delta
                 screen.show(delta.text, restart=delta.restarts)
+
+
+async def test_an_answer_without_text_clears_what_a_failed_attempt_showed(env: Environment, client: Client) -> None:
+    """No later delta would: the reader of deltas alone, and one that resumes inside the lost text, get an empty one."""
+    session, screen, raw = await new_session(env, client), Screen(), Reader(whole=False)
+    first = session.stream("It ends in silence.")
+    resumed: list[tuple[str, str]] = []
+    async for text in first.text():
+        screen.show(text, restart=text.restart)
+        resumed.append((first.cursor, screen.text))
+    assert (screen.text, screen.restarts) == ("", 1)
+    cursor, shown = next(place for place in resumed if place[0] and place[1])
+    raw.cursor = cursor
+    async for _ in watch(env.stubs, session.id, raw, types=["turn_completed"], follow=False):
+        pass
+    assert [(delta.content_delta.text, delta.content_delta.restarts) for delta in raw.deltas] == [("", True)]
+    screen.text = shown
+    again = client.session(session.id).stream("It ends in silence.", request_id=first.request_id, after=cursor)
+    async for text in again.text():
+        screen.show(text, restart=text.restart)
+    assert screen.text == ""
