@@ -14,7 +14,7 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -316,15 +316,16 @@ def _advice(code: Code, *, on_stream: bool = False) -> str:
 # --- settings.md, status.md ----------------------------------------------------------------------------------------
 
 
-def knobs() -> str:
+def settings_table() -> str:
+    """Returns the table of all settings."""
     rows = (
         (
-            f"`{settings.flag_of(each)}`",
-            " or ".join(f"`{name}`" for name in settings.variables_of(each)),
-            f"`{shown}`" if (shown := settings.shown(each.default)) else "none",
-            each.metadata["help"] + (f": {', '.join(each.metadata['choices'])}" if each.metadata["choices"] else ""),
+            f"`{settings.flag_of(name)}`",
+            " or ".join(f"`{variable}`" for variable in settings.variables_of(name)),
+            f"`{default}`" if (default := settings.shown(field.default)) else "none",
+            "; one of: ".join(filter(None, (field.description, ", ".join(settings.choices_of(name))))),
         )
-        for each in fields(settings.Settings)
+        for name, field in settings.Settings.model_fields.items()
     )
     return table(("flag", "variable", "default", "meaning"), rows)
 
@@ -393,7 +394,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "event_list": event_list,
     "event_fields": event_fields,
     "error_codes": error_codes,
-    "settings": knobs,
+    "settings": settings_table,
     "status": status,
     "later_fields": later_fields,
 }

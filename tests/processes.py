@@ -1,6 +1,7 @@
 """Looks at processes from outside."""
 
 import asyncio
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,12 @@ def children(pid: int) -> list[int]:
 def replicas(pid: int) -> list[int]:
     """Returns the server processes that this supervisor has started and that still run."""
     return [child for child in children(pid) if b"--lifeline" in _command(child)]
+
+
+def resident(pid: int) -> int:
+    """Returns the bytes of memory that the process holds."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGESIZE")
 
 
 def accepted(pid: int, port: int) -> int:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 from turnkeeper import agents_file, ids
-from turnkeeper.bootstrap import background, check_host, database_uri, with_replica_name
+from turnkeeper.bootstrap import background, check_host, database_uri
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.turn import RetryPolicy
 from turnkeeper.engine.agent_versions import AgentVersions
@@ -52,7 +52,8 @@ from turnkeeper.rpc.interceptor import Boundary
 from turnkeeper.rpc.page_tokens import PageTokens
 from turnkeeper.rpc.server import Server
 from turnkeeper.rpc.sessions import SessionService
-from turnkeeper.settings import PortTaken, SettingError, Settings
+from turnkeeper.settings import Settings
+from turnkeeper.start_errors import PortTaken, SettingError
 from turnkeeper.store.embedded import EmbeddedDatabaseError
 from turnkeeper.store.mongo import next_schema as next_version
 from turnkeeper.store.mongo.documents import SCHEMA
@@ -108,10 +109,12 @@ async def serving(
     EmbeddedDatabaseError, LocalModelError, UnfitDatabase, ServiceUnavailable, AgentConfigError, PortTaken or
     TelemetryError, with a message that tells the operator what to do.
     """
-    check_host(settings)
+    check_host(settings.host)
     schema = next_version.schema_of(environ)
     async with AsyncExitStack() as stack:
-        uri = await database_uri(settings, stack)
+        uri = await database_uri(
+            settings.mongodb_uri, embedded=settings.embedded, data_dir=settings.data_dir, stack=stack
+        )
         provider, default_model = await provider_of(settings, environ, stack)
         agents = agents_file.load(settings.agents or agents_file.SAMPLES, default_model=settings.model or default_model)
         if provider is None and any(not agent.base_url for agent in agents.values()):
@@ -119,9 +122,9 @@ async def serving(
                 "no model is set: set OPENAI_API_KEY or OPENAI_BASE_URL, pass --local-model, "
                 "or give each agent a base_url"
             )
-        settings = with_replica_name(settings)
+        settings = settings.with_replica_name()
         telemetry = start_telemetry(
-            settings.exporter,  # type: ignore[arg-type]  # one of the choices
+            settings.exporter,
             service_instance_id=settings.replica,
             service_version=version("turnkeeper"),
             otlp_endpoint=settings.otlp_endpoint,

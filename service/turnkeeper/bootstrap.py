@@ -4,43 +4,54 @@ import asyncio
 import contextlib
 import ipaddress
 import os
-import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from pathlib import Path
+from typing import Final, NoReturn
 
-from turnkeeper.settings import SettingError, Settings
+from turnkeeper.start_errors import SettingError
 from turnkeeper.store.embedded import EmbeddedMongo
+from turnkeeper.telemetry import logs
+
+SECRET_LENGTH: Final = 8
+"""Characters of the shortest API key that is redacted in the log; a shorter one is a placeholder such as `none`."""
 
 
-def with_replica_name(settings: Settings) -> Settings:
-    """Returns the settings with a name for this replica: the configured one, or a random one."""
-    return settings if settings.replica else replace(settings, replica=f"replica-{os.getpid()}-{secrets.token_hex(3)}")
+def start_logs(environ: Mapping[str, str], *, level: str, log_format: str, replica: str) -> logs.Logs:
+    """Starts the process's log, in which the API key of `environ` is redacted."""
+    key = environ.get("OPENAI_API_KEY", "")
+    return logs.start(
+        level=level,
+        replica=replica,
+        secrets=[key] if len(key) >= SECRET_LENGTH else [],
+        as_json=log_format == "json" or None,
+    )
 
 
-def check_host(settings: Settings) -> None:
+def check_host(host: str) -> None:
     """Raises SettingError if the host is not loopback: calls carry no identity, so other machines must not reach it."""
-    host = "127.0.0.1" if settings.host == "localhost" else settings.host.strip("[]")
+    address = "127.0.0.1" if host == "localhost" else host.strip("[]")
     try:
-        loopback = ipaddress.ip_address(host).is_loopback
+        loopback = ipaddress.ip_address(address).is_loopback
     except ValueError:
         loopback = False
     if not loopback:
         raise SettingError(
-            f"--host is {settings.host}: with identity none every caller may do everything, so only loopback is served"
+            f"--host is {host}: with identity none every caller may do everything, so only loopback is served"
         )
 
 
-async def database_uri(settings: Settings, stack: AsyncExitStack) -> str:
-    """Returns the database's URI. With `--embedded`, starts a private one that `stack` stops.
+async def database_uri(configured: str, *, embedded: bool, data_dir: Path, stack: AsyncExitStack) -> str:
+    """Returns the database's URI: the configured one, or with `embedded` that of a private one, which `stack` stops.
 
     Raises SettingError if no database is set, EmbeddedDatabaseError if the private one does not start.
     """
-    if settings.mongodb_uri:
-        return settings.mongodb_uri
-    if not settings.embedded:
+    if configured:
+        return configured
+    if not embedded:
         raise SettingError("no database is set: pass --embedded for a private one, or set MONGODB_URI")
-    return await stack.enter_async_context(EmbeddedMongo(settings.data_dir))
+    return await stack.enter_async_context(EmbeddedMongo(data_dir))
 
 
 @contextlib.asynccontextmanager
@@ -62,3 +73,18 @@ async def background(*jobs: Callable[[], Coroutine[None, None, None]]) -> AsyncI
                 task.cancel()
     if failed is not None:
         raise failed
+
+
+def report_error(command: str, error: Exception) -> None:
+    """Writes why a command failed to standard error, in one line."""
+    print(f"turnkeeper {command}: {error}", file=sys.stderr)
+
+
+def exit_at_once() -> NoReturn:
+    """Ends the process with status 0; everything is drained and closed by now.
+
+    The driver's threads may still wait for a database that is gone, and Python would wait for them.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -1,152 +1,221 @@
-"""Every knob of `turnkeeper serve`: each is a flag and a variable, and the flag wins."""
+"""The settings of `turnkeeper serve`: their types, limits and defaults. `settings_sources` reads them."""
 
-import argparse
-from collections.abc import Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields
+import os
+import secrets
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Final, Literal, Self, TypeVar, get_args
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from turnkeeper import durations
 
-PREFIX = "TURNKEEPER_"
+PREFIX: Final = "TURNKEEPER_"
+CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"
+LAST_PORT: Final = 65_535
+_LONGEST_SHOWN: Final = 40
+"""Characters of a wrong value that an error message shows."""
+
+T = TypeVar("T")
 
 
-class SettingError(Exception):
-    """A setting has a value that it cannot have; the message names it and says what it can be."""
+def _read(kind: type, parse: Callable[[str], object], expected: str) -> BeforeValidator:
+    """Returns a validator that passes values of `kind` and parses text; other values raise ValueError."""
+
+    def read(value: object) -> object:
+        if type(value) is kind:
+            return value
+        try:
+            if isinstance(value, str):
+                return parse(value)
+        except (ValueError, KeyError):
+            pass
+        raise ValueError(f"is {quoted(value)}; it must be {expected}")
+
+    return BeforeValidator(read)
 
 
-class PortTaken(Exception):
-    """The address cannot be listened on."""
+def _check(holds: Callable[[T], bool], limit: str) -> AfterValidator:
+    """Returns a validator that raises ValueError with `limit` for a value for which `holds` is false."""
 
-    def __init__(self, address: str) -> None:
-        super().__init__(
-            f"{address} cannot be listened on: another program has it. Stop that one, or choose another --port."
-        )
+    def check(value: T) -> T:
+        if not holds(value):
+            raise ValueError(f"must {limit}")
+        return value
 
-
-def _knob(default: Any, said: str, *, also: str = "", choices: Sequence[str] = ()) -> Any:
-    return field(default=default, metadata={"help": said, "also": also, "choices": tuple(choices)})
+    return AfterValidator(check)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """Durations are written 250ms, 30s, 10m, 1h; switches are on with the flag alone, or true and false."""
+def _switch(text: str) -> bool:
+    return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[text.strip().lower()]
 
-    host: str = _knob("127.0.0.1", "address to listen on; with identity none only a loopback address")
-    port: int = _knob(50051, "port to listen on; 0 takes a free one and prints it")
-    processes: int = _knob(1, "server processes on that port, each a replica of its own")
-    identity: str = _knob("none", "who callers are: none makes everybody `default`", choices=("none",))
-    mongodb_uri: str = _knob("", "your MongoDB replica set", also="MONGODB_URI")
-    database: str = _knob("turnkeeper", "name of the database")
-    embedded: bool = _knob(False, "start a private one-node replica set of our own")
-    data_dir: Path = _knob(Path(".turnkeeper"), "where the embedded database keeps its data")
-    agents: Path | None = _knob(None, "file of agents, TOML; without it two samples")
-    model: str = _knob("", "name of the model for agents that name none", also="OPENAI_MODEL")
-    openai_base_url: str = _knob("", "the model's server, any OpenAI-compatible one", also="OPENAI_BASE_URL")
-    local_model: bool = _knob(False, "start the small local model, unless another one is set")
-    first_token: timedelta = _knob(timedelta(seconds=60), "how long a model may take to its first token")
-    between_tokens: timedelta = _knob(timedelta(seconds=30), "how long a model may be silent in mid-answer")
-    answer_time: timedelta = _knob(timedelta(minutes=10), "how long a model may take in all")
-    concurrency: int = _knob(64, "turns that run at once on this replica")
-    lease: timedelta = _knob(timedelta(seconds=30), "how long a turn is its owner's without a renewal")
-    loop_patience: timedelta = _knob(
-        timedelta(seconds=10), "how long a blocked process renews on; its turns are lost that long and a lease later"
+
+_WHOLE_NUMBER = _read(int, int, "a whole number")
+_DURATION = _read(timedelta, durations.parse, f"a duration such as {durations.EXAMPLES}")
+_PRINTABLE = _check(lambda value: "\0" not in str(value), "be text without NUL characters")
+
+Text = Annotated[str, _PRINTABLE]
+Name = Annotated[str, _PRINTABLE, _check(bool, "not be empty")]
+FilePath = Annotated[Path, _PRINTABLE]
+Switch = Annotated[bool, _read(bool, _switch, "true or false")]
+Count = Annotated[int, _WHOLE_NUMBER, _check(lambda count: count >= 1, "be at least 1")]
+Port = Annotated[int, _WHOLE_NUMBER, _check(lambda port: 0 <= port <= LAST_PORT, f"be from 0 to {LAST_PORT}")]
+Duration = Annotated[timedelta, _DURATION]
+PositiveDuration = Annotated[timedelta, _DURATION, _check(lambda duration: duration > timedelta(), "be more than 0")]
+
+
+class Settings(BaseModel):
+    """The values of all settings. Raises pydantic's ValidationError, which shows no value, if one cannot be.
+
+    Fields that may hold a password are not in the text of the object.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    host: Name = Field(
+        default="127.0.0.1", description="address to listen on; with identity none only a loopback address"
     )
-    sweep: timedelta = _knob(timedelta(seconds=2), "how often lapsed leases and approvals are looked for")
-    poll: timedelta = _knob(timedelta(milliseconds=500), "how often what nobody hinted at is looked for")
-    operation_time: timedelta = _knob(timedelta(seconds=5), "how long one operation on the database may take")
-    keep_events: timedelta = _knob(timedelta(), "how long events can be replayed to streams; 0s: for ever")
-    purge_after: timedelta = _knob(timedelta(days=30), "how long after DeleteSession a session is removed for good")
-    heartbeat: timedelta = _knob(timedelta(seconds=15), "silence on a stream after which a heartbeat is sent")
-    rotation: timedelta = _knob(timedelta(minutes=10), "age at which a stream ends with a cursor, ± 10 %")
-    write_time: timedelta = _knob(timedelta(seconds=30), "how long a stream's reader may accept nothing")
-    drain_delay: timedelta = _knob(timedelta(seconds=5), "after SIGTERM: how long to serve on while unhealthy")
-    drain_grace: timedelta = _knob(timedelta(seconds=30), "after that: how long calls and turns may take to end")
-    reflection: bool = _knob(True, "serve gRPC reflection")
-    channelz: bool = _knob(False, "serve channelz")
-    exporter: str = _knob("none", "where telemetry goes", choices=("none", "console", "otlp", "prometheus"))
-    otlp_endpoint: str = _knob("", "the OTLP collector, http://host:4317")
-    prometheus_port: int = _knob(9464, "port of the Prometheus endpoint, on loopback; 0 takes a free one")
-    record_content: bool = _knob(False, "let messages, arguments and results into spans")
-    log_level: str = _knob("INFO", "least level that is logged", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
-    log_format: str = _knob("auto", "JSON lines, or plain text; auto: plain on a terminal", choices=("auto", "json"))
-    replica: str = _knob("", "name of this replica in logs and leases; default: one made up")
+    port: Port = Field(default=50051, description="port to listen on; 0 takes a free one and prints it")
+    processes: Count = Field(default=1, description="server processes on that port, each a replica of its own")
+    identity: Literal["none"] = Field(
+        default="none", description="how callers are identified; none: each one is `default`"
+    )
+    mongodb_uri: Text = Field(default="", description="URI of your MongoDB replica set", repr=False)
+    database: Name = Field(default="turnkeeper", description="name of the database")
+    embedded: Switch = Field(default=False, description="start a private MongoDB, a replica set of one")
+    data_dir: FilePath = Field(default=Path(".turnkeeper"), description="folder for the data of the private MongoDB")
+    agents: FilePath | None = Field(default=None, description="file of agents, TOML; without it there are two samples")
+    model: Text = Field(default="", description="name of the model, for agents that name none")
+    openai_base_url: Text = Field(
+        default="", description="base URL of the model's server, any OpenAI-compatible one", repr=False
+    )
+    local_model: Switch = Field(default=False, description="start the small local model, unless another one is set")
+    first_token: PositiveDuration = Field(
+        default=timedelta(seconds=60), description="how long a model may take to its first token"
+    )
+    between_tokens: PositiveDuration = Field(
+        default=timedelta(seconds=30), description="how long a model may pause between two tokens"
+    )
+    answer_time: PositiveDuration = Field(
+        default=timedelta(minutes=10), description="how long a model's whole answer may take"
+    )
+    concurrency: Count = Field(default=64, description="turns that run at the same time on this replica")
+    lease: PositiveDuration = Field(
+        default=timedelta(seconds=30), description="how long a turn belongs to its owner after each renewal"
+    )
+    loop_patience: PositiveDuration = Field(
+        default=timedelta(seconds=10),
+        description="how long leases are renewed while the process is blocked; a lease later its turns are lost",
+    )
+    sweep: PositiveDuration = Field(
+        default=timedelta(seconds=2), description="how often lapsed leases and expired approvals are searched for"
+    )
+    poll: PositiveDuration = Field(
+        default=timedelta(milliseconds=500), description="how often changes without a notification are searched for"
+    )
+    operation_time: PositiveDuration = Field(
+        default=timedelta(seconds=5), description="how long one operation on the database may take"
+    )
+    keep_events: Duration = Field(
+        default=timedelta(), description="how long events can be replayed to streams; 0s: always"
+    )
+    purge_after: PositiveDuration = Field(
+        default=timedelta(days=30), description="time from DeleteSession to the removal of the session's data"
+    )
+    heartbeat: PositiveDuration = Field(
+        default=timedelta(seconds=15), description="silence on a stream after which a keep-alive is sent"
+    )
+    rotation: PositiveDuration = Field(
+        default=timedelta(minutes=10), description="age at which a stream ends with a cursor, ± 10 %"
+    )
+    write_time: PositiveDuration = Field(
+        default=timedelta(seconds=30), description="how long a stream's reader may accept nothing"
+    )
+    drain_delay: Duration = Field(
+        default=timedelta(seconds=5), description="after SIGTERM: how long to serve on while unhealthy"
+    )
+    drain_grace: Duration = Field(
+        default=timedelta(seconds=30), description="after that: how long calls and turns may take to end"
+    )
+    reflection: Switch = Field(default=True, description="serve gRPC reflection")
+    channelz: Switch = Field(default=False, description="serve channelz")
+    exporter: Literal["none", "console", "otlp", "prometheus"] = Field(
+        default="none", description="where telemetry goes"
+    )
+    otlp_endpoint: Text = Field(
+        default="", description="URL of the OTLP collector, such as http://host:4317", repr=False
+    )
+    prometheus_port: Port = Field(
+        default=9464, description="port of the Prometheus endpoint, on loopback; 0 takes a free one"
+    )
+    record_content: Switch = Field(default=False, description="record messages, arguments and results in spans")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="lowest level that is logged"
+    )
+    log_format: Literal["auto", "json"] = Field(
+        default="auto", description="JSON lines; auto: plain text on a terminal"
+    )
+    replica: Text = Field(default="", description="name of this replica in logs and leases; without it, a random one")
 
-    def __post_init__(self) -> None:
-        for each in fields(self):
-            value = getattr(self, each.name)
-            choices = each.metadata["choices"]
-            if choices and value not in choices:
-                raise SettingError(f"{flag_of(each)} is {value!r}; it can be {', '.join(choices)}")
-            if isinstance(value, timedelta) and value <= timedelta() and each.name not in _MAY_BE_ZERO:
-                raise SettingError(f"{flag_of(each)} must be more than 0")
+    def with_replica_name(self) -> Self:
+        """Returns the settings with a name for this replica: the configured one, or a random one."""
+        return self if self.replica else self.model_copy(update={"replica": _random_name()})
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
         if timedelta() < self.keep_events < 2 * self.operation_time:
-            raise SettingError("--keep-events must be 0s, or at least twice --operation-time")
-        self._check_numbers()
-
-    def _check_numbers(self) -> None:
-        for flag, count in (("--concurrency", self.concurrency), ("--processes", self.processes)):
-            if count < 1:
-                raise SettingError(f"{flag} must be at least 1")
-        for flag, port in (("--port", self.port), ("--prometheus-port", self.prometheus_port)):
-            if not 0 <= port <= 65535:
-                raise SettingError(f"{flag} must be from 0 to 65535")
+            raise ValueError("--keep-events must be 0s, or at least twice --operation-time")
+        if self.prometheus_port + self.processes - 1 > LAST_PORT and self.prometheus_port:
+            raise ValueError(f"--prometheus-port must be from 0 to {LAST_PORT} for each of --processes")
+        return self
 
 
-_MAY_BE_ZERO = frozenset({"drain_delay", "drain_grace", "keep_events"})
+GROUPS: Final[Mapping[str, str]] = {
+    "host": "where it listens",
+    "mongodb_uri": "the database",
+    "agents": "agents and models",
+    "concurrency": "turns",
+    "operation_time": "stored data",
+    "heartbeat": "streams and the end",
+    "reflection": "operations",
+}
+"""The title of each group in the help, by the group's first setting."""
+
+_OTHER_VARIABLES: Final[Mapping[str, str]] = {
+    "mongodb_uri": "MONGODB_URI",
+    "model": "OPENAI_MODEL",
+    "openai_base_url": "OPENAI_BASE_URL",
+}
 
 
-def flag_of(each: "Field[Any]") -> str:
-    return "--" + each.name.replace("_", "-")
+def flag_of(name: str) -> str:
+    """Returns the flag of a setting."""
+    return "--" + name.replace("_", "-")
 
 
-def variables_of(each: "Field[Any]") -> tuple[str, ...]:
-    """The variables that set it; the first that is set counts."""
-    also = each.metadata["also"]
-    return (PREFIX + each.name.upper(), *((also,) if also else ()))
+def variables_of(name: str) -> tuple[str, ...]:
+    """Returns the variables of a setting; the first one that is set and not empty counts."""
+    other = _OTHER_VARIABLES.get(name)
+    return (PREFIX + name.upper(), *((other,) if other else ()))
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """One flag a setting, with its variable and default in the help."""
-    for each in fields(Settings):
-        default = shown(each.default)
-        variable = " or ".join(variables_of(each))
-        told = f"{each.metadata['help']} [{variable}{f'; {default}' if default else ''}]".replace("%", "%%")
-        if each.type is bool:
-            parser.add_argument(
-                flag_of(each), dest=each.name, action=argparse.BooleanOptionalAction, default=None, help=told
-            )
-        else:
-            metavar = each.name.upper().replace("_", "-")
-            parser.add_argument(flag_of(each), dest=each.name, default=None, help=told, metavar=metavar)
-
-
-def load(args: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
-    """Flags before variables before defaults. Raises SettingError."""
-    given: dict[str, Any] = {}
-    for each in fields(Settings):
-        flag = getattr(args, each.name, None)
-        if flag is not None:
-            given[each.name] = flag if isinstance(flag, bool) else _parse(each, flag, flag_of(each))
-            continue
-        for variable in variables_of(each):
-            if environ.get(variable):
-                given[each.name] = _parse(each, environ[variable], variable)
-                break
-    return Settings(**given)
+def choices_of(name: str) -> tuple[str, ...]:
+    """Returns the only values that a setting can have; nothing if there is no such list."""
+    annotation = Settings.model_fields[name].annotation
+    return tuple(value for value in get_args(annotation) if isinstance(value, str))
 
 
 def environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
-    """`environ` with all of these settings, so that another process loads them from there."""
-    made = {each.name: _written(getattr(settings, each.name)) for each in fields(Settings)}
-    ours = {variable for each in fields(Settings) for variable in variables_of(each)}
+    """Returns `environ` with all of these settings in place of its own, for another process to read."""
+    written = {name: _written(value) for name, value in settings}
+    ours = {CONFIG_VARIABLE, *(variable for name in written for variable in variables_of(name))}
     others = {name: value for name, value in environ.items() if name not in ours}
-    return {**others, **{PREFIX + name.upper(): value for name, value in made.items() if value}}
+    return {**others, **{PREFIX + name.upper(): value for name, value in written.items() if value}}
 
 
 def shown(value: object) -> str:
-    """A default as a caller would write it; empty for none."""
+    """Returns a default as a caller would write it; "" for none."""
     if isinstance(value, timedelta):
         seconds = value.total_seconds()
         if 0 < seconds < 1:
@@ -159,34 +228,16 @@ def shown(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def quoted(value: Any) -> str:
+    """Returns a wrong value for an error message, cut if it is long."""
+    text = repr(value) if isinstance(value, str | list | dict) else shown(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
+
+
+def _random_name() -> str:
+    return f"replica-{os.getpid()}-{secrets.token_hex(3)}"
+
+
 def _written(value: object) -> str:
-    """As a variable has it; empty for none."""
+    """Returns the value as its variable has it; "" for none."""
     return durations.written(value) if isinstance(value, timedelta) else shown(value)
-
-
-def _parse(each: "Field[Any]", text: str, name: str) -> Any:
-    try:
-        return _PARSERS[str(getattr(each.type, "__name__", each.type))](text)
-    except (ValueError, KeyError):
-        raise SettingError(f"{name} is {text!r}; {_EXPECTED[str(getattr(each.type, '__name__', each.type))]}") from None
-
-
-def _switch(text: str) -> bool:
-    return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[text.strip().lower()]
-
-
-_PARSERS: Mapping[str, Any] = {
-    "str": str,
-    "int": int,
-    "bool": _switch,
-    "Path": Path,
-    "Union": Path,
-    "UnionType": Path,
-    "pathlib.Path | None": Path,
-    "timedelta": durations.parse,
-}
-_EXPECTED: Mapping[str, str] = {
-    "int": "it must be a whole number",
-    "bool": "it must be true or false",
-    "timedelta": f"it must be a duration such as {durations.EXAMPLES}",
-}

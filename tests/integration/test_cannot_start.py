@@ -75,6 +75,43 @@ async def test_a_setting_that_cannot_be(serve: Serve, flags: list[str], variable
     assert len(output.splitlines()) == 1
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
+async def test_a_mistake_in_the_settings_file(serve: Serve, tmp_path: Path, processes: str) -> None:
+    file = tmp_path / "turnkeeper.toml"
+    file.write_text('mongodb_uri = "mongodb://ada:a-password@host/"\n\nprocesss = 2\n')
+    status, said = await serve("--config", str(file), "--processes", processes)
+    assert status == 2
+    assert said == f"turnkeeper serve: {file}:3: there is no setting 'processs'; did you mean processes?\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["serve", "--lese", "5s"], "turnkeeper serve: there is no flag --lese, did you mean --lease?"),
+        (["serve", "--qqqq=a-password"], "turnkeeper serve: there is no flag --qqqq;"),
+        (["serve", "mongodb://ada:a-password@host"], "turnkeeper serve: a value stands alone: its flag is missing"),
+        (["serve", "--m=a-password"], "turnkeeper serve: ambiguous option: --m could match --mongodb-uri, --model"),
+        (["serve", "--lease"], "turnkeeper serve: argument --lease: expected one argument"),
+        (["sreve"], "turnkeeper: argument COMMAND: invalid choice: 'sreve'"),
+        ([], "turnkeeper: the following arguments are required: COMMAND"),
+        (
+            ["model", "scripted", "--prt", "1"],
+            "turnkeeper model scripted: there is no flag --prt, did you mean --port?",
+        ),
+        (["model", "local", "--port", "1"], "turnkeeper model local: there is no flag --port;"),
+    ],
+)
+def test_a_mistake_on_the_command_line(capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said.startswith(reason)
+    assert said.endswith("--help\n")
+    assert len(said.splitlines()) == 1
+    assert "password" not in said
+
+
 async def test_no_model(serve: Serve, tmp_path: Path) -> None:
     without = {"OPENAI_BASE_URL": "", "OPENAI_API_KEY": ""}
     status, output = await serve("--embedded", "--data-dir", str(tmp_path), **without)

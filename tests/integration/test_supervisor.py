@@ -1,19 +1,23 @@
 """The supervisor's own rules, with programs in place of the servers that it starts."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
-from turnkeeper.settings import PortTaken, Settings
+from turnkeeper import settings
+from turnkeeper.settings import Settings
+from turnkeeper.start_errors import PortTaken
 from turnkeeper.supervision import supervisor
+from turnkeeper.supervision.options import SupervisorOptions
 
 PYTHON = sys.executable
 URI = "mongodb://ada:a-password@127.0.0.1:1/"
@@ -49,9 +53,18 @@ def chosen(**more: object) -> Settings:
     return Settings(processes=2, port=0, mongodb_uri=URI, replica="pod", **more)  # type: ignore[arg-type]
 
 
-async def serve(plays: str, settings: Settings | None = None, **environ: str) -> None:
+@contextlib.asynccontextmanager
+async def serving(plays: str, configured: Settings | None = None, **environ: str) -> AsyncIterator[None]:
+    """Supervises the processes during the block, which has 20 s."""
+    variables = settings.environment(configured or chosen(), {"PLAYS": plays, **environ})
+    options = SupervisorOptions.from_environment(variables)
+    async with asyncio.timeout(20), supervisor.serving(options, variables):
+        yield
+
+
+async def serve(plays: str, configured: Settings | None = None, **environ: str) -> None:
     """Starts the processes, and drains them at once."""
-    async with asyncio.timeout(20), supervisor.serving(settings or chosen(), {"PLAYS": plays, **environ}):
+    async with serving(plays, configured, **environ):
         pass
 
 
@@ -84,7 +97,7 @@ async def test_replicas_that_serve_are_drained_when_another_cannot_start(tmp_pat
 
 async def test_a_replica_that_ends_is_started_again_after_growing_pauses(logged: Callable[[], list[str]]) -> None:
     plays = f"if name == 'pod-1': {SERVE}\nelse: {UNTIL_ASKED}"
-    async with asyncio.timeout(20), supervisor.serving(chosen(), {"PLAYS": plays}):
+    async with serving(plays):
         while len(logged()) < 8:  # noqa: ASYNC110 - a log sends no notification
             await asyncio.sleep(0.01)
     again = [f"pod-1 ended with status 0; it is started again in {pause} s" for pause in (0.01, 0.02, 0.04, 0.04)]
@@ -104,7 +117,7 @@ if name == 'pod-2' or count > 1: {UNTIL_ASKED}
 elif count: line.sendall(b'no database answers'); sys.exit(2)
 else: {SERVE} sys.exit(1)
 """
-    async with asyncio.timeout(20), supervisor.serving(chosen(), {"PLAYS": plays}):
+    async with serving(plays):
         while "pod-1 serves again" not in logged():  # noqa: ASYNC110 - a log sends no notification
             await asyncio.sleep(0.01)
     assert "pod-1: no database answers" in logged()
@@ -118,8 +131,8 @@ async def test_a_replica_that_dies_in_the_drain_is_logged(logged: Callable[[], l
 
 async def test_each_replica_has_its_own_name_and_metrics_and_no_secret_on_its_command_line(tmp_path: Path) -> None:
     note = f"pathlib.Path({str(tmp_path)!r}, name).write_text(json.dumps([sys.argv, dict(os.environ)])); "
-    settings = chosen(prometheus_port=9464, concurrency=7)
-    await serve(f"import json; {note} {UNTIL_ASKED}", settings, MONGODB_URI="mongodb://another", OTHER="kept")
+    configured = chosen(prometheus_port=9464, concurrency=7)
+    await serve(f"import json; {note} {UNTIL_ASKED}", configured, MONGODB_URI="mongodb://another", OTHER="kept")
     for number in (1, 2):
         argv, environ = json.loads((tmp_path / f"pod-{number}").read_text())
         assert argv[1:4] == ["-m", "turnkeeper", "serve"]
@@ -195,7 +208,8 @@ def _listen(port: int, *, share: bool = False) -> socket.socket:
 
 
 def test_a_supervisor_imports_no_part_of_a_server() -> None:
-    program = "import sys, turnkeeper.__main__; print(*sys.modules)"
+    program = "import sys, turnkeeper.supervision.__main__; print(*sys.modules)"
     loaded = subprocess.run([PYTHON, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert "turnkeeper.supervision.supervisor" in loaded
     assert not {"turnkeeper.app", "aiohttp", "grpc", "google.protobuf", "motor", "openai"} & set(loaded)
+    assert not {"argparse", "pydantic", "pydantic_settings"} & set(loaded)

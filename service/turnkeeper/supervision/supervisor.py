@@ -13,14 +13,13 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
-from dataclasses import replace
 from typing import Final
 
-from turnkeeper import settings
-from turnkeeper.bootstrap import background, check_host, database_uri
+from turnkeeper.bootstrap import background, database_uri
 from turnkeeper.model.local import LOCAL_MODEL_AT, LocalModelError, local_url
-from turnkeeper.settings import PortTaken, SettingError, Settings
+from turnkeeper.start_errors import PortTaken, SettingError
 from turnkeeper.store.embedded import EmbeddedDatabaseError
+from turnkeeper.supervision.options import SupervisorOptions
 from turnkeeper.supervision.parent_link import SERVING
 
 FIRST_PAUSE: Final = 0.5
@@ -51,24 +50,29 @@ CANNOT_START: Final = (
 
 
 @contextlib.asynccontextmanager
-async def serving(chosen: Settings, environ: Mapping[str, str]) -> AsyncIterator[str]:
+async def serving(options: SupervisorOptions, environ: Mapping[str, str]) -> AsyncIterator[str]:
     """Starts all replicas, and yields their address once they serve. Drains them on the way out.
 
-    Raises PortTaken, SettingError, EmbeddedDatabaseError, LocalModelError or ReplicaFailed, with a message that tells
-    the operator what to do; on the way out NotDrained.
+    `environ` has the replicas' settings, as `settings.environment` writes them. Raises PortTaken, SettingError,
+    EmbeddedDatabaseError, LocalModelError or ReplicaFailed, with a message that tells the operator what to do; on the
+    way out NotDrained.
     """
-    check_host(chosen)
     async with AsyncExitStack() as stack:
-        port = stack.enter_context(hold_port(chosen.host, chosen.port))
-        uri = await database_uri(chosen, stack)
-        model = await local_url(chosen, environ, stack)
-        shared = replace(chosen, processes=1, port=port, mongodb_uri=uri, embedded=False)
-        variables = {**environ, LOCAL_MODEL_AT: model} if model else environ
-        replicas = [_ReplicaProcess(_numbered(shared, number), variables) for number in range(1, chosen.processes + 1)]
+        port = stack.enter_context(hold_port(options.host, options.port))
+        uri = await database_uri(options.mongodb_uri, embedded=options.embedded, data_dir=options.data_dir, stack=stack)
+        model = await local_url(environ, stack, wanted=options.local_model, base_url=options.openai_base_url)
+        shared = {**environ, LOCAL_MODEL_AT: model} if model else dict(environ)
+        replicas = [
+            _ReplicaProcess(
+                options.replica_name(number),
+                {**shared, **options.of_replica(number, port=port, mongodb_uri=uri)},
+            )
+            for number in range(1, options.processes + 1)
+        ]
         try:
             await _start(replicas)
             async with background(*(replica.keep_running for replica in replicas)):
-                yield f"{chosen.host}:{port}"
+                yield f"{options.host}:{port}"
         finally:
             drained = await asyncio.gather(*(replica.drain() for replica in replicas))
         if not all(drained):
@@ -120,11 +124,6 @@ def _hold(family: int, host: str, port: int) -> socket.socket:
     return holder
 
 
-def _numbered(shared: Settings, number: int) -> Settings:
-    port = shared.prometheus_port
-    return replace(shared, replica=f"{shared.replica}-{number}", prometheus_port=port + number - 1 if port else 0)
-
-
 async def _start(replicas: Sequence["_ReplicaProcess"]) -> None:
     """Starts all replicas at once. Raises as soon as one cannot start."""
     starts = [asyncio.create_task(replica.start()) for replica in replicas]
@@ -140,9 +139,9 @@ async def _start(replicas: Sequence["_ReplicaProcess"]) -> None:
 class _ReplicaProcess:
     """One replica: a process, and after its end another one under the same name."""
 
-    def __init__(self, chosen: Settings, environ: Mapping[str, str]) -> None:
-        self.name = chosen.replica
-        self._environ = settings.environment(chosen, environ)
+    def __init__(self, name: str, environ: Mapping[str, str]) -> None:
+        self.name = name
+        self._environ = environ
         self._process: asyncio.subprocess.Process | None = None
         self._link: socket.socket | None = None
 

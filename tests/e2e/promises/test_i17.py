@@ -19,7 +19,8 @@ from tests.status_details import refused
 from turnkeeper import app
 from turnkeeper.engine.rules.next_schema import KIND
 from turnkeeper.pb.v1 import chat_pb2, session_pb2
-from turnkeeper.settings import SettingError, Settings
+from turnkeeper.settings import Settings
+from turnkeeper.start_errors import SettingError
 from turnkeeper.store.mongo.documents import SCHEMA
 from turnkeeper.store.mongo.next_schema import FIELD, NEXT, VARIABLE
 

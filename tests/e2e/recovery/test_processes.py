@@ -23,7 +23,7 @@ from tests.e2e.support.environment import AGENTS
 from tests.e2e.support.polling import eventually
 from tests.e2e.support.stream_reader import Reader, stream, watch
 from tests.harness import Stubs
-from tests.processes import accepted, alive, children, replicas, until
+from tests.processes import accepted, alive, children, replicas, resident, until
 from tests.status_details import refused
 from turnkeeper.model.scripted import ScriptedModel
 from turnkeeper.pb.v1 import chat_pb2, session_pb2
@@ -130,6 +130,10 @@ class TestOnePort:
                 if reader.completed():
                     break
         assert reader.text(reader.completed()[0].message_completed.message_id) == STORY
+
+    async def test_the_supervisor_holds_little_memory(self, served: Served) -> None:
+        """37 MiB, most of it the database's driver: it has put down the libraries that read the settings."""
+        assert resident(served.server.pid) < 42 * 2**20
 
     async def test_a_second_server_is_refused(self, served: Served) -> None:
         for processes in ("1", "2"):

@@ -1,10 +1,16 @@
 """The start of a server, before it serves."""
 
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
 import pytest
 
 from tests import harness
 from tests.e2e.support.environment import AGENTS, Environment
-from turnkeeper.settings import PortTaken, SettingError
+from turnkeeper.start_errors import PortTaken, SettingError
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -30,3 +36,43 @@ async def test_an_address_that_others_can_reach_is_refused(env: Environment, hos
     with pytest.raises(SettingError, match="only loopback is served"):
         async with harness.serving(env.mongo_uri, env.database, env.model, host=host):
             pass
+
+
+@pytest.mark.parametrize(("processes", "names"), [(1, ["shop"]), (2, ["shop-1", "shop-2"])])
+async def test_a_flag_wins_over_a_variable_over_the_file_over_the_default(
+    env: Environment, tmp_path: Path, processes: int, names: Sequence[str]
+) -> None:
+    """Also in each of several processes, which do not read the file again."""
+    file = tmp_path / "turnkeeper.toml"
+    file.write_text(
+        f"""\
+processes = {processes}       # over the default, as are the next three
+port = 0
+log_format = "json"
+drain_delay = "0s"
+log_level = "ERROR"          # the variable wins
+replica = "file"             # the variable wins, and the flag over it
+"""
+    )
+    variables = {
+        "TURNKEEPER_MONGODB_URI": env.mongo_uri,
+        "TURNKEEPER_DATABASE": env.database,
+        "TURNKEEPER_LOG_LEVEL": "INFO",
+        "TURNKEEPER_REPLICA": "variable",
+    }
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "turnkeeper", "serve", "--config", str(file), "--replica", "shop"),
+        env=harness.environment(env.model, **variables),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    async with asyncio.timeout(50):
+        address = (await process.stdout.readline()).decode().removeprefix("turnkeeper: serving on ").strip()
+        file.unlink()
+        process.terminate()
+        _, log = await process.communicate()
+    assert process.returncode == 0
+    assert not address.endswith(":50051")
+    lines = [json.loads(line) for line in log.decode().splitlines()]
+    assert sorted(line["replica"] for line in lines if line["message"].startswith("draining")) == names

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from docs import generate
-from tests.unit.docs.pages import blocks, reference, table
-from turnkeeper import agents_file, settings
+from tests.unit.docs.pages import DOCS, blocks, reference, table
+from turnkeeper import agents_file, config_file, settings
 from turnkeeper.codes import Code
 from turnkeeper.domain.agent import Agent, AgentLimits, PolicyRule
 from turnkeeper.domain.event import KINDS
@@ -128,6 +128,15 @@ def test_the_example_is_a_file_of_agents(tmp_path: Path) -> None:
         ("clerk", "gpt-4.1-mini"),
         ("night-shift", "llama-3.3-70b"),
     ]
+
+
+def test_the_example_is_a_file_of_settings(tmp_path: Path) -> None:
+    (example,) = blocks((DOCS / "guide/running.md").read_text(encoding="utf-8"), "toml")
+    (tmp_path / "turnkeeper.toml").write_text(example)
+    values = config_file.read(tmp_path / "turnkeeper.toml", settings.Settings.model_fields).values
+    chosen = settings.Settings(**values)
+    assert (chosen.lease, chosen.exporter, chosen.reflection) == (timedelta(seconds=10), "prometheus", False)
+    assert len(values) == 7
 
 
 def test_classes_outcomes_and_context_of_tools() -> None:

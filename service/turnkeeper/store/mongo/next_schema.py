@@ -6,7 +6,7 @@ Enabled by `TURNKEEPER_TEST_SCHEMA` only.
 from collections.abc import Mapping
 from typing import Final
 
-from turnkeeper.settings import SettingError
+from turnkeeper.start_errors import SettingError
 from turnkeeper.store.mongo.client import Document
 from turnkeeper.store.mongo.documents import SCHEMA
 

@@ -1,0 +1,70 @@
+"""Reads the settings: flags win over variables, variables over the file of `--config`, the file over defaults."""
+
+import argparse
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import AliasChoices, AliasGenerator, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from turnkeeper import config_file
+from turnkeeper.config_file import ConfigFile
+from turnkeeper.settings import CONFIG_VARIABLE, Settings, choices_of, flag_of, quoted, variables_of
+from turnkeeper.start_errors import SettingError
+
+
+def load(args: argparse.Namespace) -> Settings:
+    """Returns the settings of these flags, of the process's variables, and of the file that either names.
+
+    Raises SettingError, which names the flag, the variable, or the line of the file at fault.
+    """
+    flags = {name: value for name in Settings.model_fields if (value := getattr(args, name, None)) is not None}
+    path = args.config or os.environ.get(CONFIG_VARIABLE)
+    file = config_file.read(Path(path), Settings.model_fields) if path else None
+
+    class Sources(Settings, BaseSettings):
+        model_config = SettingsConfigDict(
+            alias_generator=AliasGenerator(validation_alias=lambda name: AliasChoices(*variables_of(name))),
+            validate_by_name=True,
+            validate_by_alias=True,
+            case_sensitive=True,
+            env_ignore_empty=True,
+        )
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the library's signature
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, InitSettingsSource(settings_cls, dict(file.values) if file else {})
+
+    try:
+        return Settings(**dict(Sources(**flags)))
+    except ValidationError as error:
+        raise SettingError(_sentence(error.errors()[0], flags, file)) from None
+
+
+def _sentence(error: ErrorDetails, flags: Mapping[str, Any], file: ConfigFile | None) -> str:
+    """Returns what is wrong, and where."""
+    reason = error.get("ctx", {}).get("error")
+    if not error["loc"]:
+        return str(reason)
+    name = next(name for name in Settings.model_fields if error["loc"][0] in (name, *variables_of(name)))
+    if error["type"] == "literal_error":
+        reason = f"is {quoted(error['input'])}; it can be {', '.join(choices_of(name))}"
+    return f"{_place(name, flags, file)} {reason or 'must be text in quotes'}"
+
+
+def _place(name: str, flags: Mapping[str, Any], file: ConfigFile | None) -> str:
+    """Returns where the value of a setting stands: its flag, its variable, or its line in the file."""
+    if name in flags:
+        return flag_of(name)
+    variable = next((variable for variable in variables_of(name) if os.environ.get(variable)), "")
+    return variable or f"{file.place(name) if file else ''}: {name}"

@@ -1,0 +1,14 @@
+"""Errors that stop the start of a server. Imports nothing, because the supervisor needs them and must stay small."""
+
+
+class SettingError(Exception):
+    """A setting has a value that it cannot have. The message names where the value stands, and what it can be."""
+
+
+class PortTaken(Exception):
+    """The address cannot be listened on."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(
+            f"{address} cannot be listened on: another program has it. Stop that one, or choose another --port."
+        )

@@ -1,0 +1,42 @@
+"""The supervisor's process. `turnkeeper serve --processes N` becomes it, with checked settings in its environment."""
+
+import os
+import sys
+from collections.abc import Mapping
+
+import uvloop
+
+from turnkeeper.bootstrap import exit_at_once, report_error, start_logs
+from turnkeeper.shutdown_signals import shutdown_requested
+from turnkeeper.supervision import supervisor
+from turnkeeper.supervision.options import SupervisorOptions
+
+
+def main() -> int:
+    """Supervises until SIGTERM or SIGINT, and returns the exit status."""
+    try:
+        return uvloop.run(_supervise(SupervisorOptions.from_environment(os.environ), os.environ))
+    except KeyboardInterrupt:
+        return 130
+
+
+async def _supervise(options: SupervisorOptions, environ: Mapping[str, str]) -> int:
+    log = start_logs(environ, level=options.log_level, log_format=options.log_format, replica=options.replica)
+    try:
+        async with supervisor.serving(options, environ) as address:
+            with shutdown_requested() as requested:
+                print(f"turnkeeper: serving on {address}", flush=True)
+                await requested.wait()
+    except supervisor.CANNOT_START as error:
+        report_error("serve", error)
+        return 2
+    except supervisor.NotDrained as error:
+        report_error("serve", error)
+        return 1
+    finally:
+        log.stop()
+    return exit_at_once()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
