@@ -3,8 +3,7 @@
     python docs/generate.py            write them
     python docs/generate.py --check    write nothing; exit 1 when a page is not current
 
-A page keeps its own words around the parts; each part stands between `<!-- generated: name -->` and
-`<!-- /generated -->`.
+A page keeps its own words around the parts, each between `<!-- generated: name -->` and `<!-- /generated -->`.
 """
 
 import argparse
@@ -317,7 +316,6 @@ def _advice(code: Code, *, on_stream: bool = False) -> str:
 
 
 def settings_table() -> str:
-    """Returns the table of all settings."""
     rows = (
         (
             f"`{settings.flag_of(name)}`",
@@ -352,7 +350,6 @@ def later_fields() -> str:
 
 
 # --- words ---------------------------------------------------------------------------------------------------------
-
 
 _TYPES = {
     FieldDescriptorProto.TYPE_STRING: "string",

@@ -58,8 +58,8 @@ def read(path: Path, known: Collection[str]) -> ConfigFile:
     for key in values:
         if key not in known:
             near = difflib.get_close_matches(key.lower().replace("-", "_"), known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise SettingError(f"{file.place(key)}: there is no setting {key!r:.42}{hint}")
+            suggestion = f"; did you mean {near[0]}?" if near else ""
+            raise SettingError(f"{file.place(key)}: there is no setting {key!r:.42}{suggestion}")
     return file
 
 

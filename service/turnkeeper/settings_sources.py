@@ -25,7 +25,7 @@ def load(args: argparse.Namespace) -> Settings:
     path = args.config or os.environ.get(CONFIG_VARIABLE)
     file = config_file.read(Path(path), Settings.model_fields) if path else None
 
-    class Sources(Settings, BaseSettings):
+    class SettingsSources(Settings, BaseSettings):
         model_config = SettingsConfigDict(
             alias_generator=AliasGenerator(validation_alias=lambda name: AliasChoices(*variables_of(name))),
             validate_by_name=True,
@@ -46,7 +46,7 @@ def load(args: argparse.Namespace) -> Settings:
             return init_settings, env_settings, InitSettingsSource(settings_cls, dict(file.values) if file else {})
 
     try:
-        return Settings(**dict(Sources(**flags)))
+        return Settings(**dict(SettingsSources(**flags)))
     except ValidationError as error:
         raise SettingError(_sentence(error.errors()[0], flags, file)) from None
 

@@ -58,7 +58,7 @@ async def provider_of(
     key = environ.get("OPENAI_API_KEY", "")
     if settings.openai_base_url or key:
         return Provider(base_url=settings.openai_base_url or CLOUD, api_key=key or "none"), CLOUD_MODEL
-    url = await local_url(environ, stack, wanted=settings.local_model, base_url=settings.openai_base_url)
+    url = await local_url(environ, stack, enabled=settings.local_model, base_url=settings.openai_base_url)
     if not url:
         return None, CLOUD_MODEL
     return Provider(base_url=url, api_key="none", close_connections=True), LocalModel.model_name

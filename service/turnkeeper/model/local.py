@@ -168,11 +168,11 @@ if __name__ == "__main__":
     _serve(sys.argv[1])
 
 
-async def local_url(environ: Mapping[str, str], stack: AsyncExitStack, *, wanted: bool, base_url: str) -> str:
+async def local_url(environ: Mapping[str, str], stack: AsyncExitStack, *, enabled: bool, base_url: str) -> str:
     """Returns the local model's address, and starts it unless the supervisor did.
 
-    Returns "" if it is not `wanted`, or if another model is set: by `base_url`, or by a key for OpenAI's own server.
+    Returns "" if it is not `enabled`, or if another model is set: by `base_url`, or by a key for OpenAI's own server.
     """
-    if not wanted or base_url or environ.get("OPENAI_API_KEY"):
+    if not enabled or base_url or environ.get("OPENAI_API_KEY"):
         return ""
     return environ.get(LOCAL_MODEL_AT, "") or await stack.enter_async_context(LocalModel())

@@ -60,7 +60,7 @@ async def serving(options: SupervisorOptions, environ: Mapping[str, str]) -> Asy
     async with AsyncExitStack() as stack:
         port = stack.enter_context(hold_port(options.host, options.port))
         uri = await database_uri(options.mongodb_uri, embedded=options.embedded, data_dir=options.data_dir, stack=stack)
-        model = await local_url(environ, stack, wanted=options.local_model, base_url=options.openai_base_url)
+        model = await local_url(environ, stack, enabled=options.local_model, base_url=options.openai_base_url)
         shared = {**environ, LOCAL_MODEL_AT: model} if model else dict(environ)
         replicas = [
             _ReplicaProcess(
