@@ -214,9 +214,8 @@ def _tool_called(folded: Folded, event: Event) -> None:
 def _tool_started(folded: Folded, event: Event) -> None:
     _running(folded, event)
     call, started = folded.calls[event.tool_started.tool_call_id], event.tool_started
-    again = call.state == "STARTED" and not call.irreversible
     copied = event.sequence <= folded.copied_through
-    if call.state != "READY" and not again and not copied:
+    if call.state != "READY" and not call.may_start_again and not copied:
         raise BrokenLog(f"a {call.tool} that was {call.state} started ({event.sequence})")
     if call.key not in ("", started.key):
         raise BrokenLog(f"call {started.tool_call_id} started under another key")
@@ -274,7 +273,7 @@ def _approval_requested(folded: Folded, event: Event) -> None:
     kind = event_pb2.ApprovalKind.Name(approval_event.kind).removeprefix("APPROVAL_KIND_")
     if kind == "OUTCOME":
         _lose(folded, approval_event.tool_call_id)
-    elif call.state not in ("READY", "AWAITING"):
+    elif call.state not in ("READY", "AWAITING") and not call.may_start_again:
         raise BrokenLog(f"call {approval_event.tool_call_id} was {call.state}, and is asked about ({event.sequence})")
     call.state, call.arguments_hash = "UNKNOWN" if kind == "OUTCOME" else "AWAITING", approval_event.arguments_hash
     approval = folded.approvals[approval_event.approval_id] = FoldedApproval(

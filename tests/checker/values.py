@@ -34,6 +34,11 @@ class FoldedCall:
     done: bool = False
     """A decision marked the call as done."""
 
+    @property
+    def may_start_again(self) -> bool:
+        """True after a start that may be repeated: if its owner is lost, the call is ready again without an event."""
+        return self.state == "STARTED" and not self.irreversible
+
 
 @dataclass(slots=True)
 class FoldedApproval:

@@ -55,15 +55,8 @@ class Sessions(Part):
         stored = self._database.visible(key, deleted=deleted)
         if stored is None:
             return None
-        turn_id = turn_id or stored.active_turn
-        calls = (call for call in stored.calls.values() if call.turn_id == turn_id)
-        return Snapshot(
-            head=stored.head(self._database.now()),
-            session=stored.session_as_read(),
-            turn=stored.turns.get(turn_id),
-            calls=tuple(sorted(calls, key=lambda call: (call.message_id, call.position))),
-            approvals=stored.pending(turn_id),
-            request=stored.requests.get(request) if request is not None else None,
+        return stored.snapshot(
+            self._database.now(), turn_id=turn_id, request=stored.requests.get(request) if request is not None else None
         )
 
     async def turn(self, key: SessionKey, turn_id: str) -> Turn | None:

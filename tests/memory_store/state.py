@@ -11,7 +11,7 @@ from turnkeeper.domain.event import Event, NewEvent
 from turnkeeper.domain.session import Session, SessionKey
 from turnkeeper.domain.tool import Call
 from turnkeeper.domain.turn import Turn
-from turnkeeper.store.changeset import Cancel, Fork, Head, RequestKey, RequestRecord, StoredEvent
+from turnkeeper.store.changeset import Cancel, Fork, Head, RequestKey, RequestRecord, Snapshot, StoredEvent
 from turnkeeper.store.contract import EventCodec
 from turnkeeper.store.mongo.events import numbered
 from turnkeeper.store.notifications import ChangeNotification, PreviewChunk
@@ -96,6 +96,19 @@ class StoredSession:
             log_needs=self.log_needs,
             suspended=self.suspended,
             deleted=self.deleted,
+        )
+
+    def snapshot(self, now: datetime, *, turn_id: str = "", request: RequestRecord | None = None) -> Snapshot:
+        """Returns what a decision at this time needs, about the turn `turn_id`, or else about the active one."""
+        turn_id = turn_id or self.active_turn
+        calls = (call for call in self.calls.values() if call.turn_id == turn_id)
+        return Snapshot(
+            head=self.head(now),
+            session=self.session_as_read(),
+            turn=self.turns.get(turn_id),
+            calls=tuple(sorted(calls, key=lambda call: (call.message_id, call.position))),
+            approvals=self.pending(turn_id),
+            request=request,
         )
 
     def session_as_read(self) -> Session:

@@ -287,3 +287,5 @@ async def _stop(task: asyncio.Task[ModelAnswer]) -> None:
     if not task.done():
         task.cancel()
         await asyncio.wait([task])
+    if not task.cancelled():
+        task.exception()  # marks it as retrieved: asyncio logs nothing if the run ends without storing it

@@ -1,0 +1,231 @@
+"""What is observed of the replicas from outside their code: at the store, at the model, and at the tools."""
+
+import json
+import weakref
+from asyncio import Task, current_task
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+from tests.memory_store.state import MemoryDatabase, StoredSession
+from tests.unit.engine.simulation.invariants import texts, unpaired
+from tests.unit.engine.simulation.virtual_loop import Clock
+from turnkeeper.codes import Code
+from turnkeeper.domain.agent import Agent
+from turnkeeper.domain.event import (
+    AttemptFailed,
+    MessageCompleted,
+    ToolReturned,
+    TurnCancelled,
+    TurnFailed,
+    TurnRetried,
+)
+from turnkeeper.domain.history import History
+from turnkeeper.domain.message import FinishReason, Message, Role
+from turnkeeper.domain.session import SessionKey
+from turnkeeper.domain.tool import Call, CallState, ToolSpec, approval_hash, canonical_json
+from turnkeeper.domain.turn import Turn
+from turnkeeper.engine.rules.turns import MAX_LAPSES
+from turnkeeper.store.changeset import Changeset, Claim, CommitResult, Committed, Conflict, LeaseChange, Snapshot
+from turnkeeper.tools.contract import ToolContext
+
+MOST_CONFLICTS = 20
+"""In a row, of one writer: only so many other writers are under way."""
+
+
+@dataclass(slots=True)
+class Observed:
+    """Notes of what happened outside the log, and the violations that were found on the way.
+
+    The engine takes an error in a turn's run for a defect of its own, and goes on: so a violation is noted, not raised.
+    """
+
+    clock: Clock
+    database: MemoryDatabase
+    violations: list[str] = field(default_factory=list)
+    texts: dict[str, set[str]] = field(default_factory=dict)
+    """What models sent, by message: each text as far as it had come."""
+    sent: dict[tuple[str, int, str], str] = field(default_factory=dict)
+    """What the model has sent in each call. The calls differ by turn, attempt and message, and so do their previews."""
+    tool_starts: Counter[tuple[str, int]] = field(default_factory=Counter)
+    """How often the tool of a call was started in each round of its approval."""
+    owners_lost: Counter[str] = field(default_factory=Counter)
+    """Owners of a turn that were lost in a row, without progress."""
+    _claims: dict[tuple[SessionKey, int], str] = field(default_factory=dict)
+    """Turns that were claimed under a fence, until their owner's first commit."""
+    _reads: "weakref.WeakKeyDictionary[Task[Any], tuple[object, ...]]" = field(
+        default_factory=weakref.WeakKeyDictionary
+    )
+    """What each task read last."""
+
+    _conflicts: "weakref.WeakKeyDictionary[Task[Any], int]" = field(default_factory=weakref.WeakKeyDictionary)
+    """How many Conflicts each task got in a row."""
+
+    def check(self, holds: bool, violation: str) -> None:
+        """Notes the violation unless the condition holds."""
+        if not holds:
+            self.violations.append(violation)
+
+    def stored(self, key: SessionKey) -> StoredSession:
+        """Returns the session as it is now."""
+        return self.database.sessions[key]
+
+    # --- the store ---------------------------------------------------------------------------------------------
+
+    def read(self, snapshot: Snapshot | None) -> None:
+        """A task has read this snapshot."""
+        task = current_task()
+        if snapshot is not None and task is not None:
+            self._reads[task] = self._version(snapshot.head.session_key)
+
+    def claimed(self, claim: Claim | None) -> None:
+        """A replica got this claim."""
+        if claim is not None:
+            self._claims[claim.session_key, claim.fence] = claim.turn_id
+
+    def swept(self) -> None:
+        """A sweep is about to requeue: each lease that lapsed is an owner that was lost."""
+        for stored in self.database.sessions.values():
+            if stored.active_turn and stored.lease_until is not None and stored.lease_until <= self.clock.now:
+                self.owners_lost[stored.active_turn] += 1
+
+    def committed(self, changeset: Changeset, result: CommitResult) -> None:
+        """A changeset got this result."""
+        key, task = changeset.session_key, current_task()
+        assert task is not None
+        self._conflicts[task] = self._conflicts.get(task, 0) + 1 if isinstance(result, Conflict) else 0
+        if self._conflicts[task] > MOST_CONFLICTS or (
+            self._conflicts[task] and self._reads.get(task) == self._version(key)
+        ):
+            self.check(False, "a decision on what was read just now is a Conflict")
+            raise AssertionError("the writer would try again for ever")
+        if not isinstance(result, Committed):
+            return
+        self.owners_lost.update(
+            {
+                event.turn_id: -self.owners_lost[event.turn_id]
+                for event in changeset.events
+                if _is_new_start(event.payload)
+            }
+        )
+        if changeset.fence is None:
+            return
+        self.check(self.stored(key).fence == changeset.fence, "I4: it was stored under another fence")
+        self._count_lost_owners(changeset)
+        self._check_partial_text(changeset)
+
+    def _check_partial_text(self, changeset: Changeset) -> None:
+        """I10: the owner that cancels a turn stores the text that its model has sent."""
+        for event in changeset.events:
+            if isinstance(event.payload, TurnCancelled):
+                turn = next(turn for turn in changeset.turns if turn.id == event.turn_id)
+                sent = self.sent.get((turn.id, turn.attempt, turn.next_message_id), "")
+                closed = [text for _, text, _ in texts(self.stored(changeset.session_key))]
+                self.check(not sent or sent in closed, f"I10: {sent!r} was sent, and is lost with the cancellation")
+
+    def _count_lost_owners(self, changeset: Changeset) -> None:
+        """Checks that the turn fails once MAX_LAPSES owners were lost in a row, and not before."""
+        assert changeset.fence is not None
+        claimed = self._claims.pop((changeset.session_key, changeset.fence), None)
+        fails = [event for event in changeset.events if _is_given_up(event.payload)]
+        given_back = not changeset.events and changeset.head.lease is LeaseChange.RELEASE and bool(changeset.head.wake)
+        turn_id = fails[0].turn_id if fails else claimed or (changeset.turns[0].id if given_back else "")
+        if given_back or (fails and claimed is None):
+            self.owners_lost[turn_id] += 1  # a defect
+        if claimed or fails or given_back:
+            lost = self.owners_lost[turn_id]
+            self.check(bool(fails) == (lost >= MAX_LAPSES), f"{lost} owners were lost in a row: {fails}")
+        for event in changeset.events:
+            if _is_progress(event.payload):
+                self.owners_lost[event.turn_id] = 0
+
+    def _version(self, key: SessionKey) -> tuple[object, ...]:
+        stored = self.database.sessions.get(key)
+        return (key, stored and stored.revision, self.clock.now)
+
+    def decides_on(self, snapshot: Snapshot) -> None:
+        """A decision is made on this snapshot, now."""
+        current = snapshot.head.revision == self.stored(snapshot.head.session_key).revision
+        delay = self.clock.now - snapshot.head.now
+        self.check(not (current and delay), f"the decider's clock is {delay} behind")
+        self.knows(snapshot)
+
+    def knows(self, snapshot: Snapshot) -> None:
+        """A replica keeps this snapshot: unless another writer wrote since, it is what a reader finds.
+
+        Only whether the lease has lapsed may differ: that follows from the time, and from renewals.
+        """
+        head, stored = snapshot.head, self.stored(snapshot.head.session_key)
+        self.check(head.revision <= stored.revision, "what is kept would fit though another writer wrote")
+        if head.revision != stored.revision:
+            return
+        found = stored.snapshot(head.now, turn_id=snapshot.turn.id if snapshot.turn else "")
+        found = replace(found, head=replace(found.head, owned=head.owned))
+        found = replace(found, calls=_open_calls(found))
+        kept = replace(snapshot, calls=_open_calls(snapshot), request=None)
+        differences = "; ".join(_differences(kept, found))
+        self.check(not differences, f"what is kept is not what is stored: {differences}")
+
+    # --- the model, and tools ----------------------------------------------------------------------------------
+
+    def model_is_called(self, owner: str, agent: Agent, turn: Turn, messages: tuple[Message, ...], after: int) -> None:
+        """An owner calls the model. Every call has a name of its own (previews), and a history that pairs (I16)."""
+        stored = self.stored(turn.session_key)
+        self.check(stored.owner in ("", owner), "I4: the model is called while another owner has the session")
+        sure = stored.owner != owner or (stored.lease_until is not None and stored.lease_until > self.clock.now)
+        self.check(sure, "I4: the model is called under a lease that lapsed")
+        history = History()
+        for logged in stored.log[:after]:
+            history.add(logged.event)
+        self.check(messages == history.messages(agent.instructions), "the conversation is not the log's")
+        self.check(not list(unpaired(messages, set())), "I16: the history cannot be sent")
+        self.check(any(message.role is not Role.SYSTEM for message in messages), "the model is asked nothing")
+        name = (turn.id, turn.attempt, turn.next_message_id)
+        self.check(name not in self.sent, f"two model calls stream as {name}")
+        self.sent[name] = ""
+
+    def tool_is_started(self, spec: ToolSpec, agent: Agent, context: ToolContext, arguments: dict[str, object]) -> None:
+        """A tool is started: with what was approved (I14), once in each round if it cannot be taken back (I5)."""
+        call = self.stored(SessionKey(context.tenant, context.session_id)).calls[context.tool_call_id]
+        text = canonical_json(json.dumps(arguments))
+        hashed = approval_hash(spec, arguments_json=text, policy_version=agent.version)
+        self.check(hashed == call.arguments_hash, "I14: another call runs than was proposed")
+        self.check(context.key == call.key, "I5: the tool is started under another key")
+        self.tool_starts[call.id, call.round] += 1
+        once = not call.tool_class.may_start_again
+        self.check(not once or self.tool_starts[call.id, call.round] == 1, f"I5: {call.tool} was started twice")
+
+
+def _open_calls(snapshot: Snapshot) -> tuple[Call, ...]:
+    """Returns the calls without a result: the owner of a turn that is retried needs no others."""
+    return tuple(call for call in snapshot.calls if call.state is not CallState.RETURNED)
+
+
+def _differences(kept: Any, found: Any) -> Iterator[str]:
+    """Yields the fields in which two values differ, also those of their own values."""
+    for name in (item.name for item in fields(kept)):
+        one, other = getattr(kept, name), getattr(found, name)
+        if one != other and type(one) is type(other) and is_dataclass(one):
+            yield from (f"{name}.{difference}" for difference in _differences(one, other))
+        elif one != other:
+            yield f"{name} is {one}, stored is {other}"
+
+
+def _is_new_start(payload: object) -> bool:
+    return isinstance(payload, TurnRetried)
+
+
+def _is_given_up(payload: object) -> bool:
+    return isinstance(payload, TurnFailed) and payload.error.code is Code.AGENT_CONFIG_ERROR
+
+
+def _is_progress(payload: object) -> bool:
+    match payload:
+        case MessageCompleted(finish_reason=finish_reason):
+            return finish_reason is not FinishReason.INTERRUPTED
+        case ToolReturned(duration=duration):
+            return isinstance(duration, timedelta)
+        case _:
+            return isinstance(payload, AttemptFailed)

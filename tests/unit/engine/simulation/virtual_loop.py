@@ -1,0 +1,62 @@
+"""An event loop in virtual time: a test moves its clock, and runs it until nothing is left to do at that time."""
+
+import asyncio
+from collections.abc import Callable
+from contextvars import Context
+from datetime import datetime, timedelta
+from typing import TypeVarTuple
+from unittest import mock
+
+from tests.builders import NOON
+
+Ts = TypeVarTuple("Ts")
+MOST_ROUNDS = 10_000
+"""Of callbacks, each caused by the one before, at one time."""
+_START = NOON - timedelta(days=1)
+
+
+class Clock:
+    """The time everywhere: of the database, of people, and of each process's monotonic clock."""
+
+    def __init__(self) -> None:
+        self.now = NOON
+
+    def time(self) -> datetime:
+        """Returns the time of day."""
+        return self.now
+
+    def monotonic(self) -> float:
+        """Returns the seconds of the monotonic clock."""
+        return (self.now - _START).total_seconds()
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop by the clock of the test. It never waits: what is not due stays where it is."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._test_clock = clock
+        self._callbacks = 0
+        """How many callbacks were ever scheduled."""
+        super().__init__()
+
+    def time(self) -> float:
+        """Returns the seconds of the monotonic clock."""
+        return self._test_clock.monotonic()
+
+    def call_soon(
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        """Counts what is scheduled."""
+        self._callbacks += 1
+        return super().call_soon(callback, *args, context=context)
+
+    def settle(self) -> None:
+        """Runs until nothing is left to do at this time. Modules that ask for the monotonic time get the clock's."""
+        with mock.patch("time.monotonic", self._test_clock.monotonic):
+            for _ in range(MOST_ROUNDS):
+                before = self._callbacks
+                super().call_soon(self.stop)
+                self.run_forever()
+                if before == self._callbacks:
+                    return
+            raise AssertionError("the tasks do not come to rest")
