@@ -97,7 +97,7 @@ async def test_labels_name_agents_tools_and_servers(sent: Sent, place: Place) ->
     for name in ("gen_ai.client.operation.duration", "gen_ai.client.token.usage"):
         assert values(sent, name, "server.address") == {host}
         assert values(sent, name, "server.port") == {int(port)}
-    assert {"claim", "commit", "snapshot"} <= values(sent, "db.client.operation.duration", "db.operation.name")
+    assert {"claim", "transaction", "snapshot"} <= values(sent, "db.client.operation.duration", "db.operation.name")
 
 
 async def test_a_take_over_is_measured_from_when_the_turn_could_be_claimed(sent: Sent) -> None:
@@ -189,7 +189,7 @@ class TestExporters:
         for name in ("turnkeeper_turn_duration_seconds_count", "gen_ai_execute_tool_duration_seconds_count"):
             assert re.search(rf"^{name}{{.*}} 1\.0$", text, re.MULTILINE)
         assert 'turnkeeper_messages_total{role="USER"} 1.0' in text
-        assert 'db_operation_name="commit"' in text
+        assert 'db_operation_name="transaction"' in text
 
     async def standard_error(self, place: Place, tmp_path: Path, *flags: str) -> list[str]:
         """Runs a server for one turn. Returns its lines on standard error."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, NoOpMeterProvider, Observation
 
 from turnkeeper.codes import Code
-from turnkeeper.telemetry.labels import OTHER, SERVER_ADDRESS, SERVER_FAULTS, Labelled, LabelSet
+from turnkeeper.telemetry.labels import OTHER, SERVER_ADDRESS, SERVER_FAULTS, Batch, Labelled, LabelSet
 
 SCOPE = "turnkeeper"
 """The instrumentation scope of every instrument and span."""
@@ -38,6 +38,7 @@ class Metrics:
         self.counting = not isinstance(meters, NoOpMeterProvider)
         """False where metrics go nowhere: then nothing that is done for metrics alone needs to be done."""
         self._meter: Meter = meters.get_meter(SCOPE)
+        self._batch = Batch()
         self._connections = self._streams = self._turns = 0
         self._conventional({"gen_ai.provider.name": provider})
         self._work()
@@ -282,6 +283,7 @@ class Metrics:
         )
 
         def connections(_: CallbackOptions) -> Iterator[Observation]:
+            self._batch.flush()  # the SDK calls this before it reads the other instruments
             yield Observation(self._connections)
 
         def streams(_: CallbackOptions) -> Iterator[Observation]:
@@ -311,7 +313,7 @@ class Metrics:
 
     def _counter(self, name: str, unit: str, description: str, *labels: str) -> Labelled:
         counter = self._meter.create_counter(f"turnkeeper.{name}", unit, description)
-        return Labelled(counter.add, *labels, fixed={})
+        return Labelled(counter.add, *labels, fixed={}, batch=self._batch)
 
     def _seconds(
         self, name: str, description: str, *labels: str, buckets: tuple[float, ...], fixed: LabelSet | None = None
@@ -329,4 +331,4 @@ class Metrics:
     ) -> Labelled:
         """`buckets` are upper bounds, each inside its bucket."""
         histogram = self._meter.create_histogram(name, unit, description, explicit_bucket_boundaries_advisory=buckets)
-        return Labelled(histogram.record, *labels, fixed=fixed or {})
+        return Labelled(histogram.record, *labels, fixed=fixed or {}, batch=self._batch)

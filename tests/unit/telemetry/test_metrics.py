@@ -127,9 +127,9 @@ def test_an_attempt_is_counted_by_agent_and_model() -> None:
 
 def test_a_call_to_the_database_is_counted_by_its_name() -> None:
     meters = Meters()
-    meters.metrics.database_finished("commit", database="turnkeeper", seconds=0.25)
-    meters.metrics.database_finished("commit", database="turnkeeper", seconds=1, error_type="SERVICE_UNAVAILABLE")
-    labels = (("db.namespace", "turnkeeper"), ("db.operation.name", "commit"), ("db.system.name", "mongodb"))
+    meters.metrics.database_finished("snapshot", database="turnkeeper", seconds=0.25)
+    meters.metrics.database_finished("snapshot", database="turnkeeper", seconds=1, error_type="SERVICE_UNAVAILABLE")
+    labels = (("db.namespace", "turnkeeper"), ("db.operation.name", "snapshot"), ("db.system.name", "mongodb"))
     assert meters.points("db.client.operation.duration") == {
         labels: 0.25,
         (*labels, ("error.type", "SERVICE_UNAVAILABLE")): 1,

@@ -7,7 +7,7 @@ from opentelemetry.sdk.metrics.view import DropAggregation, ExplicitBucketHistog
 from opentelemetry.trace import get_current_span
 
 from tests.unit.telemetry.calls import Meters, Traces, kind, points
-from turnkeeper.telemetry.labels import OTHER, Labelled
+from turnkeeper.telemetry.labels import OTHER, Batch, Labelled
 
 BUCKETS = (1.0, 2.5, 5.0)
 UNSAMPLED = [("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00")]
@@ -19,12 +19,14 @@ def test_labels_by_position_are_what_attributes_by_name_are() -> None:
     meter = MeterProvider([reader], shutdown_on_exit=False).get_meter("scope")
     by_name = meter.create_histogram("by_name", "s", explicit_bucket_boundaries_advisory=BUCKETS)
     by_position = meter.create_histogram("by_position", "s", explicit_bucket_boundaries_advisory=BUCKETS)
-    labelled = Labelled(by_position.record, "kind", "error", fixed={"system": "grpc"})
+    batch = Batch()
+    labelled = Labelled(by_position.record, "kind", "error", fixed={"system": "grpc"}, batch=batch)
     for value in VALUES:
         by_name.record(value, {"kind": "a", "system": "grpc"})
         labelled(value, "a", None)
     by_name.record(1, {"kind": "a", "system": "grpc", "error": "b"})
     labelled(1, "a", "b")
+    batch.flush()
     data = reader.get_metrics_data()
     assert data is not None
     named, positioned = data.resource_metrics[0].scope_metrics[0].metrics

@@ -69,7 +69,7 @@ class Changesets:
             size=sum(len(event.payload) for event in events),
             alone=changeset.leased,
         )
-        with self._connection.call("commit"):
+        with self._connection.transaction_call("commit"):
             return await self._group_commit.commit(entry)
 
 

@@ -85,7 +85,7 @@ class Claims:
             held = await self._connection.heads.find_one(match, {"_id": 1}, session=reader)
             return None if held else False
 
-        with self._connection.call("renew"):
+        with self._connection.transaction_call("renew"):
             return await self._group_commit.commit(
                 Entry(head=match, transaction=Transaction(write, result=True, look=look))
             )

@@ -43,7 +43,7 @@ class RecordCall(Protocol):
 
 
 class DatabaseCall:
-    """A context manager around one call of the store: its commands, their retries, and the wait for others' writes.
+    """A context manager around one call of the store: its commands and their retries.
 
     Raises ServiceUnavailable for every exception of the driver, without the driver's text, which may quote documents.
     """
@@ -97,6 +97,9 @@ class Connection:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="transactions")
         self.operation = operation
         self.call = partial(DatabaseCall, database=database, record=record_call)
+        self.transaction_call = DatabaseCall
+        """For a call that waits for a transaction, which is measured by itself: several calls may share it."""
+        self._record_transaction = partial(record_call, "transaction", database=database) if record_call else None
         self.schema = schema
         self.client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(
             uri,
@@ -133,6 +136,12 @@ class Connection:
     def session(self) -> ClientSession:
         """Returns a new, causally consistent client session. Sends nothing; motor's own method would need a thread."""
         return ClientSession(self.client.delegate.start_session(causal_consistency=True), self.client)
+
+    def transaction_ended(self, began: float, error: BaseException | None) -> None:
+        """Records one try of a transaction, from `began` (by `time.perf_counter`) to the answer to its commit."""
+        if self._record_transaction is not None:
+            failure = error_type(error) if error is not None else ""
+            self._record_transaction(seconds=time.perf_counter() - began, error_type=failure)
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Returns what `work` returns, which runs in a thread and may call the driver often.

@@ -57,7 +57,7 @@ class ForkWrites:
             head = await self._head(fork, session)
             return None if head is None else _Answer(_fork_of(head))
 
-        with self._connection.call("reserve_fork"):
+        with self._connection.transaction_call("reserve_fork"):
             return (await self._transactions.run(Transaction(write, result=_Answer(reserved), look=look))).fork
 
     async def copy_events(self, fork: Fork, events: Sequence[NewEvent]) -> Fork | None:
@@ -83,7 +83,7 @@ class ForkWrites:
             now = _fork_of(head) if head else None
             return None if now is not None and now.copied == fork.copied else _Answer(now)
 
-        with self._connection.call("copy_events"):
+        with self._connection.transaction_call("copy_events"):
             result = _Answer(replace(fork, copied=copied))
             return (await self._transactions.run(Transaction(write, result=result, look=look))).fork
 
@@ -104,7 +104,7 @@ class ForkWrites:
             return await self._outcomes.find_request(request.key, session=reader)
 
         fault("fork.before_commit")
-        with self._connection.call("finish_fork"):
+        with self._connection.transaction_call("finish_fork"):
             return await self._transactions.run(Transaction(write, result=request, look=look))
 
     def _batch(self, fork: Fork, events: Sequence[NewEvent]) -> list[StoredEvent]:

@@ -63,5 +63,5 @@ class LateResultWrites:
                 return True
             return False if obstacle is Obstacle.MISS else None
 
-        with self._connection.call("keep_late_result"):
+        with self._connection.transaction_call("keep_late_result"):
             return await self._transactions.run(Transaction(write, result=True, look=look))

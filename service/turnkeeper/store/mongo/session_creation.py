@@ -47,7 +47,7 @@ class SessionCreation:
         async def look(client_session: ClientSession, _: Obstacle) -> _Created | None:
             return await self._found(session, changeset_id, client_session)
 
-        with self._connection.call("create_session"):
+        with self._connection.transaction_call("create_session"):
             await self._store_version(agent, tenant=session.tenant)
             created = Transaction(write, result=_Created(existing=None), look=look)
             return (await self._transactions.run(created)).existing

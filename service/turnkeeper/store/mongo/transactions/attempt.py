@@ -71,7 +71,16 @@ class Attempt:
         """
         await self._orphans.announce(self._session)
         self.open = Obstacle.CONFLICT  # until the thread knows more
-        error = await self._connection.in_thread(partial(self._write_and_commit, writes))
+        began = time.perf_counter()
+        failure: BaseException | None = None
+        try:
+            error = await self._connection.in_thread(partial(self._write_and_commit, writes))
+            failure = error
+        except BaseException as stopped:
+            failure = stopped
+            raise
+        finally:
+            self._connection.transaction_ended(began, failure)
         if error is not None:
             await self._commit_again(writes, error)
 
