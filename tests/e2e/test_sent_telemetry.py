@@ -23,6 +23,7 @@ from tests import harness
 from tests.e2e.support.environment import AGENTS
 from tests.e2e.support.telemetry_scenes import (
     CANARY,
+    EXACT,
     SCRIPT,
     Place,
     Sent,
@@ -40,15 +41,16 @@ from tests.unit.telemetry.test_reference import quoted, rows
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-NOT_SET = {"gen_ai.request.max_tokens", "gen_ai.request.temperature"}
-"""On the span of a model call where the agent sets them; here none does."""
-
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def place(mongo_uri: str, tool_control: ToolControl) -> AsyncIterator[Place]:
+async def place(
+    mongo_uri: str, tool_control: ToolControl, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Place]:
+    agents = tmp_path_factory.mktemp("agents") / "agents.toml"
+    agents.write_text(AGENTS.read_text() + EXACT)
     database = f"turnkeeper_test_telemetry_{os.getpid()}"
     async with harness.scripted(SCRIPT) as model:
-        yield Place(mongo_uri=mongo_uri, database=database, model=model, tool_control=tool_control)
+        yield Place(mongo_uri=mongo_uri, database=database, model=model, tool_control=tool_control, agents=agents)
     async with AsyncMongoClient[dict[str, object]](mongo_uri) as client:
         await client.drop_database(database)
 
@@ -73,14 +75,16 @@ async def sent(place: Place) -> AsyncIterator[Sent]:
 
 
 @pytest.mark.parametrize("row", rows("Metrics"), ids=lambda row: row[0].strip("`"))
-async def test_each_metric_is_sent_with_exactly_its_labels(sent: Sent, row: list[str]) -> None:
+async def test_each_metric_is_sent_with_exactly_its_labels(sent: Sent, recorded: Sent, row: list[str]) -> None:
+    """A server that records content sends no other labels."""
     name, kind, unit, labels, _ = row
     metrics = [metric for metric in sent.collector.received if metric.name == quoted(name).pop()]
     assert metrics, "nothing of this name was sent"
     for metric in metrics:
         assert metric.unit == quoted(unit).pop()
         assert shape(metric) == kind
-    assert {label.key for metric in metrics for point in points(metric) for label in point.attributes} == quoted(labels)
+    assert keys(metrics) == quoted(labels)
+    assert keys(named(recorded, quoted(name).pop())) <= quoted(labels)
 
 
 async def test_no_metric_is_sent_that_the_page_does_not_name(sent: Sent) -> None:
@@ -92,7 +96,7 @@ async def test_labels_name_agents_tools_and_servers(sent: Sent, place: Place) ->
     assert {"act", "misbehave", "_OTHER"} <= values(sent, "gen_ai.execute_tool.duration", "gen_ai.tool.name")
     assert "look" not in values(sent, "gen_ai.execute_tool.duration", "gen_ai.tool.name")
     assert values(sent, "turnkeeper.tool_calls", "source") == {"python", "client"}
-    assert {"asker", "hasty", "talker", "worker"} == values(sent, "turnkeeper.turn.duration", "agent")
+    assert {"asker", "exact", "hasty", "talker", "worker"} == values(sent, "turnkeeper.turn.duration", "agent")
     host, port = re.findall(r"//(.*):(\d+)", place.model.base_url)[0]
     for name in ("gen_ai.client.operation.duration", "gen_ai.client.token.usage"):
         assert values(sent, name, "server.address") == {host}
@@ -114,7 +118,7 @@ async def test_each_span_is_sent_with_exactly_its_attributes(sent: Sent, recorde
     content = quoted(attributes.partition("; content:")[2])
     spans = sent.named(prefix)
     assert {Span.SpanKind.Name(span.kind) for span in spans} == {f"SPAN_KIND_{kind.upper()}"}
-    assert {attribute.key for span in spans for attribute in span.attributes} == quoted(attributes) - content - NOT_SET
+    assert {attribute.key for span in spans for attribute in span.attributes} == quoted(attributes) - content
     with_content = {attribute.key for span in recorded.named(prefix) for attribute in span.attributes}
     assert content <= with_content <= quoted(attributes)
 
@@ -153,6 +157,8 @@ async def test_content_is_sent_only_where_the_switch_is_on(sent: Sent, recorded:
     (tool,) = recorded.named("execute_tool act")
     assert json.loads(text(tool, "gen_ai.tool.call.arguments")) == {"label": CANARY}
     assert json.loads(text(tool, "gen_ai.tool.call.result")) == f"{CANARY} is done"
+    assert recorded.collector.received
+    assert not [metric.name for metric in recorded.collector.received if CANARY.encode() in metric.SerializeToString()]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -241,6 +247,11 @@ def text(span: Span, name: str) -> str:
 
 def named(sent: Sent, name: str) -> list[Metric]:
     return [metric for metric in sent.collector.received if metric.name == name]
+
+
+def keys(metrics: Sequence[Metric]) -> set[str]:
+    """Returns the names of the labels."""
+    return {label.key for metric in metrics for point in points(metric) for label in point.attributes}
 
 
 def points(metric: Metric) -> Sequence[Any]:

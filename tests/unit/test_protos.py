@@ -68,6 +68,20 @@ def test_every_proto_has_the_options_of_every_language(name: str, files: dict[st
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_the_outer_class_of_java_has_a_name_of_its_own(name: str, files: dict[str, FileDescriptorProto]) -> None:
+    """protoc refuses another one for Java. Each message, enum and service is a file of that name beside it."""
+    file = files[name]
+    in_package = [other for other in files.values() if other.package == file.package]
+    names = [other.options.java_outer_classname for other in in_package]
+    for other in in_package:
+        names += [message.name for message in other.message_type]
+        names += [enum.name for enum in other.enum_type]
+        names += [service.name for service in other.service]
+    taken = [class_name.lower() for class_name in names]
+    assert taken.count(file.options.java_outer_classname.lower()) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_proto_imports_only_our_own_protos_and_those_that_every_protoc_brings(
     name: str, files: dict[str, FileDescriptorProto]
 ) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,7 +17,7 @@ from grpc import aio
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests import harness
-from tests.e2e.support.environment import AGENTS, until_event
+from tests.e2e.support.environment import until_event
 from tests.e2e.support.faults import disconnected, refused_command
 from tests.integration.collector import Collector
 from tests.test_tools import ToolControl
@@ -57,6 +58,14 @@ chunk = 120000
 [[reply]]
 text = "Told {CANARY}: {{tool_result}}"
 """
+EXACT = """
+[[agent]]
+name = "exact"
+description = "Sets what a model call may leave to its server."
+temperature = 0.5
+[agent.limits]
+max_output_tokens = 64
+"""
 LOOK = chat_pb2.ClientTool(
     name="look", schema_json='{"type":"object","properties":{"at":{"type":"string"}},"required":["at"]}'
 )
@@ -71,6 +80,7 @@ class Place:
     database: str
     model: ScriptedModel
     tool_control: ToolControl
+    agents: Path
 
     @contextlib.asynccontextmanager
     async def server(self, *flags: str, **variables: str) -> AsyncIterator[harness.ServerProcess]:
@@ -78,7 +88,7 @@ class Place:
             self.mongo_uri,
             self.database,
             self.model,
-            flags=("--agents", str(AGENTS), "--lease", "1500ms", "--write-time", "400ms", *flags),
+            flags=("--agents", str(self.agents), "--lease", "1500ms", "--write-time", "400ms", *flags),
             variables={**self.tool_control.variables, **variables},
         ) as server:
             yield server
@@ -103,7 +113,7 @@ async def one_turn(stubs: harness.Stubs) -> None:
 
 
 async def converse(stubs: harness.Stubs, sent: Sent) -> None:
-    """Runs a turn with a tool and an approval on a stream, a repeat, a replay, a tool of the client."""
+    """Runs a turn with a tool and an approval on a stream, a repeat, a replay, a tool of the client, an exact agent."""
     sent.session_id = session = await harness.create_test_session(stubs, agent="asker")
     request_id = harness.new_request_id()
     message = chat_pb2.StreamMessageRequest(
@@ -127,6 +137,8 @@ async def converse(stubs: harness.Stubs, sent: Sent) -> None:
         )
     )
     await harness.wait_for_turn(stubs, session, turn.turn_id)
+    exact = await harness.create_test_session(stubs, agent="exact")
+    await harness.send_message_to_session(stubs, exact, "hello")
 
 
 async def fail(place: Place, stubs: harness.Stubs) -> None:

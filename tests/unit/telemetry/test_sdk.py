@@ -2,7 +2,7 @@
 
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import Histogram, InMemoryMetricReader, Sum
+from opentelemetry.sdk.metrics.export import Histogram, HistogramDataPoint, InMemoryMetricReader, Sum
 from opentelemetry.sdk.metrics.view import DropAggregation, ExplicitBucketHistogramAggregation, View
 from opentelemetry.trace import get_current_span
 
@@ -58,11 +58,19 @@ def test_sets_of_labels_beyond_the_sdks_limit_are_counted_together() -> None:
     meters = Meters()
     for number in range(2_003):
         meters.metrics.message(f"kind-{number}")
+        meters.metrics.tokens(f"kind-{number}", agent="helper", count=1)
     meters.metrics.message("kind-0")
-    data = points(meters.read()["turnkeeper.messages"])
-    assert len(data) == 2_001
-    assert sum(point.value for point in data if hasattr(point, "value")) == 2_004
-    assert any((point.attributes or {}).get("otel.metric.overflow") for point in data)
+    meters.metrics.tokens("kind-0", agent="helper", count=1)
+    overflow = (("otel.metric.overflow", "True"),)
+    messages = meters.points("turnkeeper.messages")
+    assert (len(messages), messages[(("role", "kind-0"),)], messages[overflow]) == (2_001, 2, 3)
+    tokens = {
+        tuple((point.attributes or {}).items()): point.count
+        for point in points(meters.read()["turnkeeper.tokens"])
+        if isinstance(point, HistogramDataPoint)
+    }
+    first = next(count for labels, count in tokens.items() if ("kind", "kind-0") in labels)
+    assert (len(tokens), first, tokens[(("otel.metric.overflow", True),)]) == (2_001, 2, 3)
 
 
 def test_ids_do_not_fill_an_instrument() -> None:
