@@ -79,9 +79,9 @@ async def test_a_setting_that_cannot_be(serve: Serve, flags: list[str], variable
 async def test_a_mistake_in_the_settings_file(serve: Serve, tmp_path: Path, processes: str) -> None:
     file = tmp_path / "turnkeeper.toml"
     file.write_text('mongodb_uri = "mongodb://ada:a-password@host/"\n\nprocesss = 2\n')
-    status, said = await serve("--config", str(file), "--processes", processes)
+    status, errors = await serve("--config", str(file), "--processes", processes)
     assert status == 2
-    assert said == f"turnkeeper serve: {file}:3: there is no setting 'processs'; did you mean processes?\n"
+    assert errors == f"turnkeeper serve: {file}:3: there is no setting 'processs'; did you mean processes?\n"
 
 
 @pytest.mark.parametrize(
@@ -104,12 +104,12 @@ async def test_a_mistake_in_the_settings_file(serve: Serve, tmp_path: Path, proc
 def test_a_mistake_on_the_command_line(capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
-    said = capsys.readouterr().err
+    errors = capsys.readouterr().err
     assert ended.value.code == 2
-    assert said.startswith(reason)
-    assert said.endswith("--help\n")
-    assert len(said.splitlines()) == 1
-    assert "password" not in said
+    assert errors.startswith(reason)
+    assert errors.endswith("--help\n")
+    assert len(errors.splitlines()) == 1
+    assert "password" not in errors
 
 
 async def test_no_model(serve: Serve, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ class Record(Protocol):
     def __call__(self, amount: float, /, attributes: LabelSet, context: Context) -> None: ...
 
 
-class Batch:
+class PendingAmounts:
     """Amounts that wait to be recorded.
 
     A single record runs the SDK's code from cold caches and takes three times as long as one of many. Each amount keeps
@@ -67,7 +67,7 @@ class Labelled:
 
     __slots__ = ("_batch", "_fixed", "_names", "_record", "_sets")
 
-    def __init__(self, record: Record, *names: str, fixed: LabelSet, batch: Batch) -> None:
+    def __init__(self, record: Record, *names: str, fixed: LabelSet, batch: PendingAmounts) -> None:
         """`names` are the labels whose values vary; `fixed` is part of every set."""
         self._record = record
         self._batch = batch

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, NoOpMeterProvider, Observation
 
 from turnkeeper.codes import Code
-from turnkeeper.telemetry.labels import OTHER, SERVER_ADDRESS, SERVER_FAULTS, Batch, Labelled, LabelSet
+from turnkeeper.telemetry.labels import OTHER, SERVER_ADDRESS, SERVER_FAULTS, Labelled, LabelSet, PendingAmounts
 
 SCOPE = "turnkeeper"
 """The instrumentation scope of every instrument and span."""
@@ -38,7 +38,7 @@ class Metrics:
         self.counting = not isinstance(meters, NoOpMeterProvider)
         """False where metrics go nowhere: then nothing that is done for metrics alone needs to be done."""
         self._meter: Meter = meters.get_meter(SCOPE)
-        self._batch = Batch()
+        self._batch = PendingAmounts()
         self._connections = self._streams = self._turns = 0
         self._conventional({"gen_ai.provider.name": provider})
         self._work()

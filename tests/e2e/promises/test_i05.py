@@ -182,8 +182,10 @@ class TestI5LateAnswers:
             stores.append(Late(*args, **settings))
             return stores[-1]
 
-        short = timedelta(milliseconds=1)
-        async with env.another(lease=LEASE, loop_patience=short, new_store=new_store) as stubs:
+        never = timedelta(
+            microseconds=1
+        )  # the thread that renews for a blocked loop wakes up beside the loop: not in time
+        async with env.another(lease=LEASE, loop_patience=never, new_store=new_store) as stubs:
             session = await harness.create_test_session(stubs, agent="worker")
             turn = await harness.send_message_to_session(stubs, session, "act late", wait=0)
             approval = await question(env, turn)

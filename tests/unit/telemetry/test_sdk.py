@@ -7,7 +7,7 @@ from opentelemetry.sdk.metrics.view import DropAggregation, ExplicitBucketHistog
 from opentelemetry.trace import get_current_span
 
 from tests.unit.telemetry.calls import Meters, Traces, kind, points
-from turnkeeper.telemetry.labels import OTHER, Batch, Labelled
+from turnkeeper.telemetry.labels import OTHER, Labelled, PendingAmounts
 
 BUCKETS = (1.0, 2.5, 5.0)
 UNSAMPLED = [("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00")]
@@ -19,7 +19,7 @@ def test_labels_by_position_are_what_attributes_by_name_are() -> None:
     meter = MeterProvider([reader], shutdown_on_exit=False).get_meter("scope")
     by_name = meter.create_histogram("by_name", "s", explicit_bucket_boundaries_advisory=BUCKETS)
     by_position = meter.create_histogram("by_position", "s", explicit_bucket_boundaries_advisory=BUCKETS)
-    batch = Batch()
+    batch = PendingAmounts()
     labelled = Labelled(by_position.record, "kind", "error", fixed={"system": "grpc"}, batch=batch)
     for value in VALUES:
         by_name.record(value, {"kind": "a", "system": "grpc"})
