@@ -67,12 +67,12 @@ class TestAnswers:
         assert last.text == LONG
 
     @pytest.mark.parametrize(
-        ("said", "meant"),
+        ("finish_reason", "expected"),
         [("stop", FinishReason.STOP), ("length", FinishReason.LENGTH)],
     )
-    async def test_finish_reasons(self, stage: Stage, said: str, meant: FinishReason) -> None:
-        model = await stage.play(Reply(text="so", finish_reason=said))
-        assert (await answer(model, asking("hello")))[1].finish_reason is meant
+    async def test_finish_reasons(self, stage: Stage, finish_reason: str, expected: FinishReason) -> None:
+        model = await stage.play(Reply(text="so", finish_reason=finish_reason))
+        assert (await answer(model, asking("hello")))[1].finish_reason is expected
 
     async def test_an_answer_may_be_empty(self, stage: Stage) -> None:
         model = await stage.play(Reply(text=""))
@@ -112,7 +112,8 @@ class TestToolCalls:
         call = ScriptedCall(name="get_weather", call_id=call_id)
         model = await stage.play(Reply(tool_calls=(call, call, call)))
         ids = [
-            [made.tool_call_id for made in (await answer(model, asking("weather?")))[1].tool_requests] for _ in range(2)
+            [request.tool_call_id for request in (await answer(model, asking("weather?")))[1].tool_requests]
+            for _ in range(2)
         ]
         assert ids[0] == ids[1]
         assert len(set(ids[0])) == 3
@@ -226,11 +227,11 @@ class TestFailures:
 
     async def test_a_slow_caller_is_not_a_slow_model(self, stage: Stage) -> None:
         model = await stage.play(Reply(text="abc", chunk=1), deadlines=short(between_tokens=0.2))
-        seen = []
+        items = []
         async for item in model.stream(asking("hello")):
             await asyncio.sleep(0.25)
-            seen.append(item)
-        assert isinstance(seen[-1], ModelAnswer)
+            items.append(item)
+        assert isinstance(items[-1], ModelAnswer)
 
     async def test_a_content_filter_at_the_end_is_a_failure(self, stage: Stage) -> None:
         model = await stage.play(Reply(text="some", finish_reason="content_filter"))
@@ -333,4 +334,6 @@ async def _close(stream: object) -> None:
 async def _seen(stage: Stage, outcome: Outcome) -> Exchange:
     """Wait until the server has this outcome for its latest request."""
     async with asyncio.timeout(5):
-        return (await stage.server.exchanges.until(lambda seen: bool(seen) and seen[-1].outcome is outcome))[-1]
+        return (
+            await stage.server.exchanges.until(lambda exchanges: bool(exchanges) and exchanges[-1].outcome is outcome)
+        )[-1]

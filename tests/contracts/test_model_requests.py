@@ -68,11 +68,11 @@ class TestRequests:
             },
         }
 
-    @pytest.mark.parametrize(("close", "said"), [(True, "close"), (False, "keep-alive")])
-    async def test_connections_are_kept_or_closed_as_asked(self, stage: Stage, close: bool, said: str) -> None:
+    @pytest.mark.parametrize(("close", "expected"), [(True, "close"), (False, "keep-alive")])
+    async def test_connections_are_kept_or_closed_as_configured(self, stage: Stage, close: bool, expected: str) -> None:
         model = await stage.play(Reply(text="ok"), close=close)
         await answer(model, asking("hello"))
-        assert stage.server.exchanges.all()[0].headers["connection"] == said
+        assert stage.server.exchanges.all()[0].headers["connection"] == expected
 
     @pytest.mark.parametrize("size", [200_000, 262_144, 700_000, 2_500_000])
     async def test_a_long_request_arrives_whole_and_says_its_length(self, stage: Stage, size: int) -> None:

@@ -46,7 +46,7 @@ class TestOddServers:
         assert (text, failure.detail.metadata["reason"]) == ("hellohello", Reason.MALFORMED)
 
     @pytest.mark.parametrize(
-        ("said", "reason"),
+        ("response", "reason"),
         [
             (f"{OK}\r\n{_body(HELLO, STOP)}", Reason.NO_END),  # its end is the connection's
             (f"{OK}\r\n{_body(HELLO, STOP)}data: [DONE]", Reason.NO_END),
@@ -63,8 +63,8 @@ class TestOddServers:
             ("SSH-2.0-OpenSSH\r\n", Reason.NO_CONNECTION),
         ],
     )
-    async def test_other_ways_to_fail(self, stage: Stage, said: str, reason: Reason) -> None:
-        async with saying(said) as base_url:
+    async def test_other_ways_to_fail(self, stage: Stage, response: str, reason: Reason) -> None:
+        async with saying(response) as base_url:
             _, failure = await fail(stage.connect(base_url))
         assert failure.detail.metadata["reason"] == reason
 

@@ -35,7 +35,7 @@ async def test_health_and_models(http: aiohttp.ClientSession) -> None:
         async with http.get(address(model, "/healthz")) as health:
             assert (health.status, await health.text()) == (200, "ok\n")
         async with openai.AsyncOpenAI(base_url=model.base_url, api_key="none") as client:
-            assert [found.id async for found in client.models.list()] == ["a", "b"]
+            assert [model.id async for model in client.models.list()] == ["a", "b"]
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -58,9 +58,9 @@ async def test_the_vendors_own_client_understands_it(stream: bool) -> None:
     choice = completion.choices[0]
     assert (choice.message.content, choice.finish_reason) == ("Grüße 世界", "tool_calls")
     assert choice.message.tool_calls
-    made = choice.message.tool_calls[0]
-    assert made.type == "function"
-    assert (made.function.name, made.function.arguments) == ("t", '{"a":1}')
+    tool_call = choice.message.tool_calls[0]
+    assert tool_call.type == "function"
+    assert (tool_call.function.name, tool_call.function.arguments) == ("t", '{"a":1}')
     assert completion.usage
     assert completion.usage.prompt_tokens > 0
 
@@ -72,9 +72,12 @@ async def test_it_lists_and_drops_the_requests_it_received(http: aiohttp.ClientS
         )
         await http.post(f"{model.base_url}/chat/completions", json={**QUESTION, "messages": []})
         async with http.get(address(model, "/requests")) as answer:
-            text, found = await answer.text(), await answer.json()
-        assert [(one["number"], one["rule"], one["outcome"]) for one in found] == [(1, 1, "failed"), (2, 0, "no_rule")]
-        assert found[0]["body"] == QUESTION
+            text, exchanges = await answer.text(), await answer.json()
+        assert [(exchange["number"], exchange["rule"], exchange["outcome"]) for exchange in exchanges] == [
+            (1, 1, "failed"),
+            (2, 0, "no_rule"),
+        ]
+        assert exchanges[0]["body"] == QUESTION
         assert "sk-secret" not in text
         async with http.delete(address(model, "/requests")) as answer:
             assert answer.status == 204
@@ -104,7 +107,7 @@ async def test_failures_without_a_stream(http: aiohttp.ClientSession, how: Scrip
             request.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await request
-            await model.exchanges.until(lambda seen: seen[-1].outcome is Outcome.DISCONNECTED)
+            await model.exchanges.until(lambda exchanges: exchanges[-1].outcome is Outcome.DISCONNECTED)
         elif how in (ScriptedFailure.REFUSE, ScriptedFailure.CUT):
             with pytest.raises(aiohttp.ClientError):
                 await request
@@ -140,7 +143,7 @@ async def test_every_loopback_address_will_do(http: aiohttp.ClientSession, host:
 
 async def _ask(http: aiohttp.ClientSession, model: ScriptedModel, *, stream: bool = False) -> Any:
     async with http.post(f"{model.base_url}/chat/completions", json={**QUESTION, "stream": stream}) as answer:
-        found = await answer.json(content_type=None)
-        if found is None:
+        body = await answer.json(content_type=None)
+        if body is None:
             raise ValueError("no body")
-        return found
+        return body

@@ -120,17 +120,17 @@ async def test_a_head_that_moved_makes_a_changeset_a_conflict(store: Store) -> N
     turn, _ = await run_turn(store, key)
     read = await head_of(store, key)
     assert await store.request_cancel(key, Cancel(turn_id=turn.id, by="ada"))
-    wished = await head_of(store, key)
+    with_request = await head_of(store, key)
     conflicting = [
         a_changeset(read, an_event()),
-        a_changeset(wished, an_event(), last_seq=read.last_seq - 1),
-        a_changeset(wished, an_event(), last_seq=read.last_seq + 1),
-        a_changeset(wished, an_event(), cancel=""),
+        a_changeset(with_request, an_event(), last_seq=read.last_seq - 1),
+        a_changeset(with_request, an_event(), last_seq=read.last_seq + 1),
+        a_changeset(with_request, an_event(), cancel=""),
         a_changeset(read, an_event(), fence=read.fence),
     ]
     assert [await store.commit(changeset) for changeset in conflicting] == [Conflict()] * len(conflicting)
     assert (await store.events(key, after=read.last_seq, limit=9)) == []
-    await committed(store.commit(a_changeset(wished, an_event())))
+    await committed(store.commit(a_changeset(with_request, an_event())))
 
 
 async def test_a_changeset_without_events_makes_what_others_decided_a_conflict(store: Store) -> None:
@@ -250,17 +250,17 @@ async def test_an_event_too_large_is_a_defect(store: Store) -> None:
 
 async def test_documents_of_another_session_are_a_defect(store: Store) -> None:
     key = await begin(store)
-    elsewhere = a_session_key(tenant="other", session_id=key.session_id)
+    foreign_key = a_session_key(tenant="other", session_id=key.session_id)
     head = await head_of(store, key)
     foreign: list[Changeset] = [
-        a_changeset(head, new_turns=(a_turn(elsewhere),)),
+        a_changeset(head, new_turns=(a_turn(foreign_key),)),
         a_changeset(head, turns=(a_turn(a_session_key()),)),
-        a_changeset(head, new_calls=(a_call(elsewhere),)),
-        a_changeset(head, calls=(a_call(elsewhere),)),
-        a_changeset(head, new_approvals=(an_approval(elsewhere),)),
-        a_changeset(head, approvals=(ApprovalChange(approval=an_approval(elsewhere), lapsed=None),)),
-        a_changeset(head, session=a_session(elsewhere)),
-        a_changeset(head, request=a_request(elsewhere)),
+        a_changeset(head, new_calls=(a_call(foreign_key),)),
+        a_changeset(head, calls=(a_call(foreign_key),)),
+        a_changeset(head, new_approvals=(an_approval(foreign_key),)),
+        a_changeset(head, approvals=(ApprovalChange(approval=an_approval(foreign_key), lapsed=None),)),
+        a_changeset(head, session=a_session(foreign_key)),
+        a_changeset(head, request=a_request(foreign_key)),
     ]
     for changeset in foreign:
         with pytest.raises(ValueError, match="another session"):

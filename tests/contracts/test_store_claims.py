@@ -51,9 +51,9 @@ async def test_i4_eight_claimers_get_each_turn_once(new_store: NewStore) -> None
 
     claims: list[Claim] = []
     while len(claims) < len(turns):
-        found = [claim for claims in await asyncio.gather(*map(claim_all, range(8))) for claim in claims]
-        assert found, "a turn that is due was not claimable"
-        claims += found
+        new_claims = [claim for claims in await asyncio.gather(*map(claim_all, range(8))) for claim in claims]
+        assert new_claims, "a turn that is due was not claimable"
+        claims += new_claims
     assert Counter(claim.turn_id for claim in claims) == Counter(turns)
     assert {claim.fence for claim in claims} == {1}
     assert await replicas[0].claim("late", lease=LONG) is None
@@ -61,14 +61,14 @@ async def test_i4_eight_claimers_get_each_turn_once(new_store: NewStore) -> None
 
 async def claimed(store: Store, owner: str) -> Claim:
     """The next claim: after the first lapse it is due a little later each time."""
-    found: list[Claim] = []
+    claims: list[Claim] = []
 
     async def claim() -> bool:
-        found.extend(filter(None, [await store.claim(owner, lease=SHORT)]))
-        return bool(found)
+        claims.extend(filter(None, [await store.claim(owner, lease=SHORT)]))
+        return bool(claims)
 
     await until(claim)
-    return found[0]
+    return claims[0]
 
 
 async def test_i4_fences_only_grow(store: Store) -> None:
@@ -235,27 +235,27 @@ async def test_a_turn_that_waits_for_its_time_is_left_alone(store: Store) -> Non
     assert await store.claim("one", lease=LONG) is None
 
 
-async def test_a_wish_to_cancel_is_kept_for_the_active_turn_alone(store: Store) -> None:
+async def test_a_request_to_cancel_is_kept_for_the_active_turn_alone(store: Store) -> None:
     key = await begin(store)
     turn, _ = await run_turn(store, key)
     read = await head_of(store, key)
     request = Cancel(turn_id=turn.id, by="ada", reason="REQUESTED")
 
-    async def ask(cancel: Cancel) -> bool:
+    async def request_cancel(cancel: Cancel) -> bool:
         return await store.request_cancel(key, cancel)
 
-    assert not await ask(Cancel(turn_id="another", by="ada", reason="REQUESTED"))
-    assert not await ask(Cancel())
+    assert not await request_cancel(Cancel(turn_id="another", by="ada", reason="REQUESTED"))
+    assert not await request_cancel(Cancel())
     assert (await head_of(store, key)).revision == read.revision
-    assert await ask(request)
-    wished = await head_of(store, key)
-    assert wished.cancel == request
-    assert await ask(Cancel(turn_id=turn.id, by="bob", reason="INTERRUPTED"))
+    assert await request_cancel(request)
+    with_request = await head_of(store, key)
+    assert with_request.cancel == request
+    assert await request_cancel(Cancel(turn_id=turn.id, by="bob", reason="INTERRUPTED"))
     assert (await head_of(store, key)).cancel == request
-    assert (await head_of(store, key)).revision == wished.revision
+    assert (await head_of(store, key)).revision == with_request.revision
 
 
-async def test_a_wish_to_cancel_needs_an_owner_to_fulfil_it(store: Store) -> None:
+async def test_a_request_to_cancel_needs_an_owner(store: Store) -> None:
     key = await begin(store)
     turn, owned = await run_turn(store, key)
     let_go = HeadChange(lease=LeaseChange.RELEASE)
@@ -279,6 +279,6 @@ async def test_an_owner_sees_what_disturbs_its_turns(store: Store) -> None:
             await committed(store.commit(a_changeset(await head_of(store, key), fence=owned.fence, head=other)))
     await lapse(store, lapsed)
     owned_once = [*keys, SessionKey("default", "gone"), SessionKey("other", fine.session_id)]
-    found = await store.cancelled_among(owned_once)
-    assert list(found) == [cancelled.session_id, lapsed.session_id, ended.session_id, "gone", fine.session_id]
+    disturbed = await store.cancelled_among(owned_once)
+    assert list(disturbed) == [cancelled.session_id, lapsed.session_id, ended.session_id, "gone", fine.session_id]
     assert await store.cancelled_among([]) == []

@@ -23,8 +23,8 @@ def a_fork(key: SessionKey, source: SessionKey, *, log_needs: int = 0, **given: 
     )
 
 
-def a_record(source: SessionKey, made: SessionKey) -> RequestRecord:
-    record = a_request(source, turn_id="", sequence=1, made_session_id=made.session_id)
+def a_record(source: SessionKey, fork: SessionKey) -> RequestRecord:
+    record = a_request(source, turn_id="", sequence=1, made_session_id=fork.session_id)
     return replace(record, key=replace(record.key, family="fork_session"))
 
 
@@ -42,12 +42,12 @@ async def copied(store: Store, fork: Fork, events: list[NewEvent]) -> tuple[Fork
     return fork, batches
 
 
-async def seen(store: Store, key: SessionKey) -> bool:
-    found = await store.session(key)
+async def is_visible(store: Store, key: SessionKey) -> bool:
+    session = await store.session(key)
     snapshot = await store.snapshot(key)
     last_seqs = await store.last_seqs([key])
-    assert (found is None) == (snapshot is None) == (not last_seqs)
-    return found is not None
+    assert (session is None) == (snapshot is None) == (not last_seqs)
+    return session is not None
 
 
 async def test_a_large_log_is_copied_by_batches_and_seen_when_it_is_whole(store: Store) -> None:
@@ -55,19 +55,19 @@ async def test_a_large_log_is_copied_by_batches_and_seen_when_it_is_whole(store:
     events = a_log(1201)
     taken = await store.reserve_fork(a_fork(key, source))
     assert taken is not None
-    assert not await seen(store, key)
+    assert not await is_visible(store, key)
     fork, batches = await copied(store, taken, events)
     assert batches == 3
-    assert not await seen(store, key)
+    assert not await is_visible(store, key)
     turn = a_turn(key, state=TurnState.COMPLETED)
     call = a_call(key, turn_id=turn.id, state=CallState.RETURNED)
     record = a_record(source, key)
-    made = await store.finish_fork(fork, fork.session, turns=(turn,), calls=(call,), request=record)
-    assert made == record
+    stored_record = await store.finish_fork(fork, fork.session, turns=(turn,), calls=(call,), request=record)
+    assert stored_record == record
     assert await store.find_request(record.key) == record
-    found = await store.session(key)
-    assert found is not None
-    assert (found[0], found[1].last_seq) == (fork.session, 1201)
+    forked = await store.session(key)
+    assert forked is not None
+    assert (forked[0], forked[1].last_seq) == (fork.session, 1201)
     snapshot = await store.snapshot(key, turn_id=turn.id)
     assert snapshot is not None
     assert (snapshot.turn, snapshot.calls) == (turn, (call,))
@@ -110,9 +110,9 @@ async def test_i8_five_tries_at_once_copy_one_log_and_make_one_session(new_store
             return None
         return await store.finish_fork(going, going.session, turns=(), calls=(), request=record)
 
-    made = await asyncio.gather(*(attempt(number) for number in range(5)))
-    assert record in made
-    assert set(made) <= {record, None}
+    records = await asyncio.gather(*(attempt(number) for number in range(5)))
+    assert record in records
+    assert set(records) <= {record, None}
     log = await replicas[0].events(key, after=0, limit=2000)
     assert [event.sequence for event in log] == list(range(1, 1301))
 

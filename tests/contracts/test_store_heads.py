@@ -135,7 +135,7 @@ async def test_a_wake_up_outlives_other_changesets(store: Store, lease: LeaseCha
     assert await store.claim("one", lease=LONG) is not None
 
 
-async def test_a_turn_that_is_owned_is_not_claimable_though_it_was_woken(store: Store) -> None:
+async def test_a_turn_that_is_owned_is_not_claimable_though_its_wake_up_is_due(store: Store) -> None:
     key = await begin(store)
     _, owned = await run_turn(store, key)
     await committed(store.commit(a_changeset(await head_of(store, key), an_event(), head=HeadChange(wake=timedelta()))))

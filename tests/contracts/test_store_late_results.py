@@ -46,7 +46,7 @@ async def ledger(store: Store, call: Call) -> Call:
     return next(entry for entry in (await snapshot_of(store, key, turn_id=call.turn_id)).calls if entry.id == call.id)
 
 
-async def test_it_is_on_the_ledger_and_on_the_question_and_not_in_the_log(store: Store) -> None:
+async def test_it_is_on_the_call_and_on_the_approval_and_not_in_the_log(store: Store) -> None:
     key = await begin(store)
     call, approval = await a_lost_call(store, key)
     before = await head_of(store, key)
@@ -60,7 +60,7 @@ async def test_it_is_on_the_ledger_and_on_the_question_and_not_in_the_log(store:
     assert (await head_of(store, key)).last_seq == before.last_seq
 
 
-async def test_only_the_first_is_kept_and_saying_it_again_is_harmless(store: Store) -> None:
+async def test_only_the_first_is_kept_and_a_repeat_is_harmless(store: Store) -> None:
     call, approval = await a_lost_call(store, await begin(store))
     assert await keep(store, call)
     assert await keep(store, call)
@@ -97,7 +97,9 @@ async def test_where_the_tools_own_result_is_missing(
 
 
 @pytest.mark.parametrize("changed", [{"state": ApprovalState.EXPIRED}, {"kind": ApprovalKind.TOOL_CALL}])
-async def test_a_question_that_is_closed_or_another_one_does_not_show_it(store: Store, changed: dict[str, Any]) -> None:
+async def test_an_approval_that_is_closed_or_of_another_kind_does_not_show_it(
+    store: Store, changed: dict[str, Any]
+) -> None:
     key = await begin(store)
     approval = an_approval(key, **{"kind": ApprovalKind.OUTCOME, **changed})
     call, approval = await a_lost_call(store, key, approval=approval)

@@ -58,18 +58,18 @@ async def test_a_lapsed_lease_is_notified_when_it_is_swept(store: Store) -> None
 async def test_the_next_entry_goes_on_where_the_last_one_ended(store: Store) -> None:
     key = await begin(store)
 
-    async def say() -> None:
+    async def append() -> None:
         await committed(store.commit(a_changeset(await head_of(store, key), an_event())))
 
     async with store.notifications() as notifications:
-        await say()
+        await append()
         assert (await _next(notifications)).last_seq == 2
-    await say()
+    await append()
     async with store.notifications() as notifications:
         assert (await _next(notifications)).last_seq == 3
 
 
-async def test_what_a_replicas_own_worker_stores_is_no_news_to_it(new_store: NewStore) -> None:
+async def test_a_replica_is_not_notified_of_what_its_own_worker_stores(new_store: NewStore) -> None:
     """Neither a changeset that takes the lease, nor an owner's, nor a claim; all other changes are."""
     here, there = await new_store("here"), await new_store("there")
     key = await begin(here)

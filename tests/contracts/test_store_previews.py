@@ -30,8 +30,8 @@ async def test_i13_another_tenants_chunks_are_absent(store: Store) -> None:
     blue, red = a_session_key(tenant="blue", session_id="same"), a_session_key(tenant="red", session_id="same")
     await store.put_previews([a_preview_chunk(blue, "blue"), a_preview_chunk(red, "red")])
     for key in (blue, red):
-        found = await store.previews(SessionKey(key.tenant, "same"), message_id="m", attempt=1, after=0)
-        assert found == [a_preview_chunk(key, key.tenant)]
+        chunks = await store.previews(SessionKey(key.tenant, "same"), message_id="m", attempt=1, after=0)
+        assert chunks == [a_preview_chunk(key, key.tenant)]
 
 
 async def test_other_replicas_receive_chunks_and_their_owner_does_not(new_store: NewStore) -> None:

@@ -44,7 +44,7 @@ async def test_i1_a_reader_sees_every_event_once_in_order_under_four_writers(new
     replicas = [await new_store() for _ in range(2)]
     key = await begin(replicas[0])
     written: list[StoredEvent] = []
-    seen: list[StoredEvent] = []
+    read: list[StoredEvent] = []
     writing = True
 
     async def writer(number: int) -> None:
@@ -60,9 +60,9 @@ async def test_i1_a_reader_sees_every_event_once_in_order_under_four_writers(new
     async def reader(store: Store) -> None:
         while True:
             last_look = not writing
-            after = seen[-1].sequence if seen else 0
+            after = read[-1].sequence if read else 0
             page = await store.events(key, after=after, limit=5)
-            seen.extend(page)
+            read.extend(page)
             if last_look and not page:
                 return
 
@@ -72,9 +72,9 @@ async def test_i1_a_reader_sees_every_event_once_in_order_under_four_writers(new
             for number in range(WRITERS):
                 writers.create_task(writer(number))
         writing = False
-    assert [event.sequence for event in seen] == list(range(1, len(written) + 2))
-    assert seen[1:] == sorted(written, key=lambda event: event.sequence)
-    assert (await head_of(replicas[0], key)).last_seq == len(seen)
+    assert [event.sequence for event in read] == list(range(1, len(written) + 2))
+    assert read[1:] == sorted(written, key=lambda event: event.sequence)
+    assert (await head_of(replicas[0], key)).last_seq == len(read)
 
 
 async def test_two_decisions_at_once_never_lose_the_wake_up(store: Store) -> None:
@@ -151,7 +151,7 @@ def _leave(approval: Approval, state: ApprovalState, *, lapsed: bool | None) -> 
 
 @pytest.mark.parametrize("lapsed", [True, False, None])
 @pytest.mark.parametrize("expired", [True, False])
-async def test_i7_the_stores_clock_says_whether_an_approval_lapsed(
+async def test_i7_the_stores_clock_decides_whether_an_approval_lapsed(
     store: Store, lapsed: bool | None, expired: bool
 ) -> None:
     key = await begin(store)
@@ -162,21 +162,21 @@ async def test_i7_the_stores_clock_says_whether_an_approval_lapsed(
     allowed = lapsed is None or lapsed is expired
     assert isinstance(result, Committed if allowed else Conflict)
     assert (await head_of(store, key)).last_seq == 2 + allowed
-    found = await store.approval(key.tenant, approval.id)
-    assert found == (change.approval if allowed else approval)
+    stored = await store.approval(key.tenant, approval.id)
+    assert stored == (change.approval if allowed else approval)
 
 
 @pytest.mark.parametrize(
-    "seen", [{"round": 2}, {"arguments_hash": "other"}, {}], ids=["other-round", "other-hash", "no-longer-pending"]
+    "as_read", [{"round": 2}, {"arguments_hash": "other"}, {}], ids=["other-round", "other-hash", "no-longer-pending"]
 )
-async def test_i6_an_approval_is_decided_as_it_was_seen(store: Store, seen: dict[str, object]) -> None:
+async def test_i6_an_approval_is_decided_as_it_was_read(store: Store, as_read: dict[str, object]) -> None:
     key = await begin(store)
     approval = await _ask(store, key, ttl=timedelta(hours=1))
-    if not seen:
+    if not as_read:
         first = _leave(approval, ApprovalState.REJECTED, lapsed=False)
         await committed(store.commit(a_changeset(await head_of(store, key), an_event(), approvals=(first,))))
     before = await store.approval(key.tenant, approval.id)
-    late = _leave(replace(approval, **seen), ApprovalState.APPROVED, lapsed=False)  # type: ignore[arg-type]
+    late = _leave(replace(approval, **as_read), ApprovalState.APPROVED, lapsed=False)  # type: ignore[arg-type]
     assert await store.commit(a_changeset(await head_of(store, key), an_event(), approvals=(late,))) == Conflict()
     assert await store.approval(key.tenant, approval.id) == before
 
@@ -235,7 +235,7 @@ async def test_i7_only_lapsed_pending_approvals_are_swept(store: Store) -> None:
     assert await store.lapsed_approvals(limit=0) == []
 
 
-async def test_the_same_round_is_asked_once(store: Store) -> None:
+async def test_the_same_round_is_opened_once(store: Store) -> None:
     key = await begin(store)
     first = await _ask(store, key, ttl=timedelta(hours=1), tool_call_id="call")
     again = an_approval(key, tool_call_id="call", round=1)

@@ -16,9 +16,9 @@ from turnkeeper.store.contract import Store
 from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 
 
-async def _numbers(store: Store, key: SessionKey, **asked: Any) -> list[int]:
-    asked = {"after": 0, "limit": 100, **asked}
-    return [event.sequence for event in await store.events(key, **asked)]
+async def _numbers(store: Store, key: SessionKey, **where: Any) -> list[int]:
+    where = {"after": 0, "limit": 100, **where}
+    return [event.sequence for event in await store.events(key, **where)]
 
 
 async def test_events_are_selected_by_number_kind_and_turn(store: Store) -> None:
@@ -41,8 +41,8 @@ async def test_events_are_selected_by_number_kind_and_turn(store: Store) -> None
 async def test_last_numbers_of_many_sessions(store: Store) -> None:
     one, two = await begin(store), await begin(store)
     await committed(store.commit(a_changeset(await head_of(store, two), an_event(), an_event())))
-    asked = [one, two]
-    assert await store.last_seqs([*asked, SessionKey("default", "absent")]) == {asked[0]: 1, asked[1]: 3}
+    keys = [one, two]
+    assert await store.last_seqs([*keys, SessionKey("default", "absent")]) == {keys[0]: 1, keys[1]: 3}
     assert await store.last_seqs([]) == {}
 
 
@@ -119,9 +119,9 @@ async def test_turns_come_newest_first(store: Store) -> None:
     turns = [a_turn(key, first_sequence=10 * number, state=state) for number, state in enumerate(states, 1)]
     await committed(store.commit(a_changeset(await head_of(store, key), an_event(), new_turns=tuple(turns))))
 
-    async def page(**asked: Any) -> Sequence[object]:
-        asked = {"states": (), "limit": 9, "before": None, **asked}
-        return [turns.index(turn) for turn in await store.turns(key, **asked)]
+    async def page(**where: Any) -> Sequence[object]:
+        where = {"states": (), "limit": 9, "before": None, **where}
+        return [turns.index(turn) for turn in await store.turns(key, **where)]
 
     assert await page() == [3, 2, 1, 0]
     assert await page(limit=2) == [3, 2]

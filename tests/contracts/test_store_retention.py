@@ -75,20 +75,20 @@ async def a_full_session(store: Store) -> tuple[SessionKey, RequestRecord, Appro
 # --- deleted ---------------------------------------------------------------------------------------------------
 
 
-async def test_a_deleted_session_is_found_by_those_alone_who_ask_for_it(store: Store) -> None:
+async def test_a_deleted_session_is_found_only_on_request(store: Store) -> None:
     key, request, approval = await a_full_session(store)
     await delete(store, key)
     assert await store.session(key) is None
     assert await store.snapshot(key) is None
     assert await store.find_request(request.key) is None
     assert await store.approval(key.tenant, approval.id) is None
-    listed = [found.id for found, _ in await store.sessions(key.tenant, SessionFilter(), limit=99, after=None)]
+    listed = [session.id for session, _ in await store.sessions(key.tenant, SessionFilter(), limit=99, after=None)]
     assert key.session_id not in listed
     of_it = ApprovalFilter(session_id=key.session_id)
     assert await store.approvals(key.tenant, of_it, limit=9, after=None) == []
-    found = await store.session(key, deleted=True)
-    assert found is not None
-    assert (found[0].delete_time, found[1].deleted) == (NOON, True)
+    deleted = await store.session(key, deleted=True)
+    assert deleted is not None
+    assert (deleted[0].delete_time, deleted[1].deleted) == (NOON, True)
     await undelete(store, key)
     assert await store.session(key) is not None
     assert await store.find_request(request.key) == request
@@ -98,8 +98,8 @@ async def test_a_deleted_session_is_found_by_those_alone_who_ask_for_it(store: S
 async def test_a_page_of_approvals_is_filled_past_those_of_deleted_sessions(store: Store) -> None:
     keys = [(await a_full_session(store))[0] for _ in range(3)]
     await delete(store, keys[0])
-    found = await store.approvals(keys[0].tenant, ApprovalFilter(), limit=2, after=None)
-    assert {each.session_id for each in found} == {key.session_id for key in keys[1:]}
+    approvals = await store.approvals(keys[0].tenant, ApprovalFilter(), limit=2, after=None)
+    assert {approval.session_id for approval in approvals} == {key.session_id for key in keys[1:]}
 
 
 async def test_what_was_decided_before_the_deletion_is_not_stored_after_it(store: Store) -> None:
@@ -185,7 +185,7 @@ async def test_the_events_of_a_turn_that_has_not_ended_stay(store: MongoStore, q
 
 
 @having(Retention)
-async def test_a_log_is_looked_at_again_after_a_pause(store: MongoStore) -> None:
+async def test_a_log_is_examined_again_after_a_pause(store: MongoStore) -> None:
     key = await a_long_log(store)
     await trim(store, keep=timedelta(hours=1), pause=timedelta(hours=1))
     younger = await a_long_log(store)
@@ -199,7 +199,7 @@ async def test_a_log_is_looked_at_again_after_a_pause(store: MongoStore) -> None
 
 
 @having(Retention)
-async def test_a_log_that_is_longer_than_one_look_is_gone_on_with_at_once(store: MongoStore) -> None:
+async def test_the_rest_of_a_log_that_is_longer_than_one_look_follows_at_once(store: MongoStore) -> None:
     key = await begin(store)
     events = (an_event(payload=GOES) for _ in range(2 * LOOK + 1))
     await committed(store.commit(a_changeset(await head_of(store, key), *events)))
@@ -297,12 +297,14 @@ async def test_a_new_session_is_not_made_over_the_rest_of_an_old_one(new_store: 
     await begin(one, key)
     for _ in range(6):
         await delete(one, key)
-        (_, made) = await asyncio.gather(purge(one), two.create_session(a_session(key), AGENT, event=a_first_event()))
-        found = await numbers(two, key)
-        if made is None:
-            assert found == [1]
+        (_, existing) = await asyncio.gather(
+            purge(one), two.create_session(a_session(key), AGENT, event=a_first_event())
+        )
+        log = await numbers(two, key)
+        if existing is None:
+            assert log == [1]
         else:
-            assert made.delete_time == NOON
+            assert existing.delete_time == NOON
             await purge(one)
             await begin(one, key)
 

@@ -23,10 +23,10 @@ async def test_a_new_session_has_a_head_a_first_event_and_its_agent(store: Store
     key = a_session_key()
     session = a_session(key)
     assert await store.create_session(session, AGENT, event=a_first_event()) is None
-    found = await store.session(key)
-    assert found is not None
-    assert found[0] == session
-    head = found[1]
+    stored = await store.session(key)
+    assert stored is not None
+    assert stored[0] == session
+    head = stored[1]
     assert (head.last_seq, head.fence, head.owner, head.owned, head.active_turn) == (1, 0, "", False, "")
     assert (head.queue, head.cancel, head.lapses) == ((), Cancel(), 0)
     (event,) = await store.events(key, after=0, limit=10)
@@ -76,25 +76,25 @@ async def test_two_versions_of_an_agent_are_both_kept(store: Store) -> None:
     assert version.version == newer.version
 
 
-async def test_the_session_tells_when_it_changed_last(store: Store) -> None:
+async def test_the_session_has_the_time_of_its_last_change(store: Store) -> None:
     key = await begin(store)
     later = NOON + timedelta(seconds=3)
     await committed(store.commit(a_changeset(await head_of(store, key), an_event(at=later))))
     expected = a_session(key, update_time=later)
     assert (await snapshot_of(store, key)).session == expected
-    found = await store.session(key)
-    assert found is not None
-    assert found[0] == expected
+    stored = await store.session(key)
+    assert stored is not None
+    assert stored[0] == expected
     await committed(store.commit(a_changeset(await head_of(store, key), head=HeadChange(queue=("t",)))))
     assert (await snapshot_of(store, key)).session == expected
 
 
 async def test_a_secret_is_the_same_for_every_replica(new_store: NewStore) -> None:
     replicas = [await new_store() for _ in range(3)]
-    found = await asyncio.gather(*(replica.secret("cursors") for replica in replicas))
-    assert len(set(found)) == 1
-    assert len(found[0]) == 32
-    assert await replicas[0].secret("pages") != found[0]
+    secrets = await asyncio.gather(*(replica.secret("cursors") for replica in replicas))
+    assert len(set(secrets)) == 1
+    assert len(secrets[0]) == 32
+    assert await replicas[0].secret("pages") != secrets[0]
 
 
 async def test_it_answers_a_ping(store: Store) -> None:

@@ -59,7 +59,7 @@ async def test_a_lease_that_lapses_in_a_suspension_is_claimed_after_it(store: St
     await until(claimed)
 
 
-async def test_an_owner_is_told_of_a_suspension(store: Store) -> None:
+async def test_the_owner_in_a_suspended_session_must_look(store: Store) -> None:
     key = await begin(store)
     await run_turn(store, key)
     assert list(await store.cancelled_among([key])) == []

@@ -26,7 +26,7 @@ SAME = "same"
 
 
 @dataclass(frozen=True)
-class World:
+class TenantData:
     """One tenant's data. Every id in it is also used by the other tenant."""
 
     key: SessionKey
@@ -38,7 +38,7 @@ class World:
     fence: int
 
 
-async def build(store: Store, tenant: str) -> World:
+async def build(store: Store, tenant: str) -> TenantData:
     key = await begin(store, a_session_key(tenant=tenant, session_id=SAME))
     turn = a_turn(key, id=SAME, principal=tenant, state=TurnState.RUNNING)
     call = a_call(key, id=SAME, turn_id=SAME, key=tenant)
@@ -58,7 +58,7 @@ async def build(store: Store, tenant: str) -> World:
         request=request,
     )
     fence = (await committed(store.commit(changeset))).fence
-    return World(key, session, turn, call, approval, request, fence)
+    return TenantData(key, session, turn, call, approval, request, fence)
 
 
 async def reads(store: Store, tenant: str, session_id: str, some_id: str) -> dict[str, Any]:
@@ -66,7 +66,7 @@ async def reads(store: Store, tenant: str, session_id: str, some_id: str) -> dic
     key = SessionKey(tenant, session_id)
     request = replace(a_request(key).key, request_id=some_id)
     snapshot = await store.snapshot(key)
-    found = await store.session(key)
+    session = await store.session(key)
     return {
         "snapshot": _timeless(snapshot),
         "snapshot_of_turn": _timeless(await store.snapshot(key, turn_id=some_id)),
@@ -74,7 +74,7 @@ async def reads(store: Store, tenant: str, session_id: str, some_id: str) -> dic
         "events": await store.events(key, after=0, limit=9),
         "events_of_turn": await store.events(key, after=0, limit=9, turn_id=some_id),
         "last_seqs": await store.last_seqs([key]),
-        "session": found and found[0],
+        "session": session and session[0],
         "sessions": [session for session, _ in await store.sessions(tenant, SessionFilter(), limit=9, after=None)],
         "turn": await store.turn(key, some_id),
         "turns": await store.turns(key, states=(), limit=9, before=None),
@@ -92,24 +92,24 @@ def _timeless(snapshot: Snapshot | None) -> Snapshot | None:
 
 
 async def test_i13_each_tenant_reads_its_own_under_the_same_ids(store: Store) -> None:
-    worlds = [await build(store, tenant) for tenant in ("blue", "red")]
-    for world in worlds:
-        tenant = world.key.tenant
-        found = await reads(store, tenant, SAME, SAME)
-        assert found["snapshot"].session == world.session
-        assert (found["snapshot"].turn, found["snapshot"].calls) == (world.turn, (world.call,))
-        assert found["snapshot"].approvals == (world.approval,)
-        assert found["snapshot_of_turn"] == found["snapshot"]
-        assert found["request"] == world.request
-        assert [event.sequence for event in found["events"]] == [1, 2]
-        assert f"from {tenant}".encode() in found["events"][1].payload
-        assert found["events_of_turn"] == found["events"][1:]
-        assert found["last_seqs"] == {(tenant, SAME): 2}
-        assert (found["session"], found["sessions"]) == (world.session, [world.session])
-        assert (found["turn"], found["turns"]) == (world.turn, [world.turn])
-        assert found["call"] == world.call
-        assert (found["approval"], found["approvals"]) == (world.approval, [world.approval])
-        assert found["agent"] == AGENT
+    tenants = [await build(store, tenant) for tenant in ("blue", "red")]
+    for data in tenants:
+        tenant = data.key.tenant
+        read = await reads(store, tenant, SAME, SAME)
+        assert read["snapshot"].session == data.session
+        assert (read["snapshot"].turn, read["snapshot"].calls) == (data.turn, (data.call,))
+        assert read["snapshot"].approvals == (data.approval,)
+        assert read["snapshot_of_turn"] == read["snapshot"]
+        assert read["request"] == data.request
+        assert [event.sequence for event in read["events"]] == [1, 2]
+        assert f"from {tenant}".encode() in read["events"][1].payload
+        assert read["events_of_turn"] == read["events"][1:]
+        assert read["last_seqs"] == {(tenant, SAME): 2}
+        assert (read["session"], read["sessions"]) == (data.session, [data.session])
+        assert (read["turn"], read["turns"]) == (data.turn, [data.turn])
+        assert read["call"] == data.call
+        assert (read["approval"], read["approvals"]) == (data.approval, [data.approval])
+        assert read["agent"] == AGENT
 
 
 async def test_i13_foreign_looks_like_absent(store: Store) -> None:
@@ -166,7 +166,7 @@ async def test_i13_the_same_session_id_makes_two_sessions(store: Store) -> None:
     assert await store.last_seqs([blue, red]) == {blue: 1, red: 1}
 
 
-async def test_i13_what_serves_all_tenants_says_whose_it_is(store: Store) -> None:
+async def test_i13_what_serves_all_tenants_names_the_tenant(store: Store) -> None:
     for tenant in ("blue", "red"):
         key = await begin(store, a_session_key(tenant=tenant, session_id=SAME))
         turn = a_turn(key, id=SAME)

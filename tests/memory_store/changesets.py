@@ -66,16 +66,18 @@ class Changesets(Part):
         call = stored.calls.get(tool_call_id) if stored is not None else None
         if stored is None or call is None or (call.attempt, call.fence) != (attempt, fence):
             return False
-        kept = replace(call, late_attempt=attempt, late_outcome=result.outcome, late_result_json=result.result_json)
+        with_result = replace(
+            call, late_attempt=attempt, late_outcome=result.outcome, late_result_json=result.result_json
+        )
         if call.late_attempt == attempt or not _lacks_result(call):
-            return call == kept
-        stored.calls[call.id] = kept
-        seen = hash_with_late_result(arguments_hash, result.result_json)
+            return call == with_result
+        stored.calls[call.id] = with_result
+        new_hash = hash_with_late_result(arguments_hash, result.result_json)
         for approval in list(stored.approvals.values()):
             if (approval.tool_call_id, approval.kind) != (call.id, ApprovalKind.OUTCOME):
                 continue
             if approval.state is ApprovalState.PENDING:
-                shown = replace(approval, late_result_json=result.result_json, arguments_hash=seen)
+                shown = replace(approval, late_result_json=result.result_json, arguments_hash=new_hash)
                 stored.approvals[approval.id] = shown
         return True
 

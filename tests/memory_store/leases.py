@@ -84,7 +84,9 @@ class Leases(Part):
 
     def _pending(self) -> Iterator[Approval]:
         approvals = (stored.approvals.values() for stored in self._database.sessions.values())
-        return (approval for found in approvals for approval in found if approval.state is ApprovalState.PENDING)
+        return (
+            approval for of_session in approvals for approval in of_session if approval.state is ApprovalState.PENDING
+        )
 
     def _is_claimable(self, stored: StoredSession) -> bool:
         return (

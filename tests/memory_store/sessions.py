@@ -42,9 +42,9 @@ class Sessions(Part):
         self, tenant: str, where: SessionFilter, *, limit: int, after: tuple[datetime, str] | None
     ) -> Sequence[tuple[Session, Head]]:
         await self._enter("sessions")
-        stored = (found for key, found in self._database.sessions.items() if key.tenant == tenant)
-        matching = {found.session.id: found for found in stored if _matches(found.session, where)}
-        sessions = [found.session for found in matching.values()]
+        of_tenant = (stored for key, stored in self._database.sessions.items() if key.tenant == tenant)
+        matching = {stored.session.id: stored for stored in of_tenant if _matches(stored.session, where)}
+        sessions = [stored.session for stored in matching.values()]
         page = _page(sessions, after=after, limit=limit, newest_first=where.newest_first)
         return [self._with_head(matching[session.id]) for session in page]
 
@@ -70,9 +70,9 @@ class Sessions(Part):
         await self._enter("turns")
         stored = self._database.sessions.get(key)
         turns = stored.turns.values() if stored is not None else ()
-        found = [turn for turn in turns if not states or turn.state in states]
-        found = [turn for turn in found if before is None or turn.first_sequence < before]
-        return sorted(found, key=lambda turn: turn.first_sequence, reverse=True)[:limit]
+        matching = [turn for turn in turns if not states or turn.state in states]
+        matching = [turn for turn in matching if before is None or turn.first_sequence < before]
+        return sorted(matching, key=lambda turn: turn.first_sequence, reverse=True)[:limit]
 
     async def call(self, key: SessionKey, call_id: str) -> Call | None:
         await self._enter("call")
@@ -101,9 +101,9 @@ class Sessions(Part):
         await self._enter("events")
         stored = self._database.sessions.get(key)
         log = stored.log[after : until or None] if stored is not None else ()
-        found = (logged.stored for logged in log)
-        found = (event for event in found if not kinds or event.kind in kinds)
-        return [event for event in found if not turn_id or event.turn_id == turn_id][:limit]
+        matching = (logged.stored for logged in log)
+        matching = (event for event in matching if not kinds or event.kind in kinds)
+        return [event for event in matching if not turn_id or event.turn_id == turn_id][:limit]
 
     async def last_seqs(self, sessions: Sequence[SessionKey]) -> Mapping[SessionKey, int]:
         await self._enter("last_seqs")
@@ -119,13 +119,13 @@ class Sessions(Part):
     ) -> Sequence[Approval]:
         await self._enter("approvals")
         given = {name: getattr(where, name) for name in ("kind", "session_id", "tool") if getattr(where, name)}
-        found = [
+        matching = [
             approval
             for approval in self._approvals(tenant)
             if (not where.states or approval.state in where.states)
             and all(getattr(approval, name) == value for name, value in given.items())
         ]
-        return _page(found, after=after, limit=limit, newest_first=False)
+        return _page(matching, after=after, limit=limit, newest_first=False)
 
     def _approvals(self, tenant: str) -> Iterable[Approval]:
         """Returns the tenant's approvals, without those of deleted sessions."""
@@ -156,5 +156,7 @@ def _page(documents: Iterable[T], *, after: tuple[datetime, str] | None, limit: 
 
     ordered = sorted(documents, key=place, reverse=newest_first)
     if after is not None:
-        ordered = [found for found in ordered if (place(found) < after if newest_first else place(found) > after)]
+        ordered = [
+            document for document in ordered if (place(document) < after if newest_first else place(document) > after)
+        ]
     return ordered[:limit]

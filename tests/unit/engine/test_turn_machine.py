@@ -44,7 +44,9 @@ pick = st.integers(0, 5)
 tools = st.lists(st.sampled_from(TOOLS), min_size=1, max_size=3)
 holds = st.sampled_from((None, None, None, None, "commit", "commit", 2, 3))
 """Before which call of the store a caller's call waits: of this method, or of this number; None: it does not wait."""
-ANSWERS = st.sampled_from(("asks", "asks", "asks", "answer", "is cut", "fails", "fails for long", "fails for good"))
+ANSWERS = st.sampled_from(
+    ("asks", "asks", "asks", "begins", "answer", "is cut", "fails", "fails for long", "fails for good")
+)
 usually = st.sampled_from((True, True, True, False))
 often = st.sampled_from((True, True, False))
 
@@ -92,23 +94,23 @@ class Conversation(RuleBasedStateMachine):
         self.under_way.pop(number % len(self.under_way)).arrive()
         self.environment.settle()
 
-    def decide(self, number: int, choice: int, by: str, seen: bool, hold: str | int | None) -> None:
+    def decide(self, number: int, choice: int, by: str, as_read: bool, near: bool, hold: str | int | None) -> None:
         pending = self.pending()
         key, approval_id = pending[number % len(pending)]
-        self.callers.decide(key, approval_id, choice, by, seen=seen, hold=self.hold(hold))
+        self.callers.decide(key, approval_id, choice, by, as_read=as_read, near=near, hold=self.hold(hold))
 
     def decide_again(self, number: int, choice: int) -> None:
         approval_id = list(self.callers.decided)[number % len(self.callers.decided)]
         key = next(key for key in self.keys if approval_id in self.environment.stored(key).approvals)
-        self.callers.decide(key, approval_id, choice, "bob", seen=True)
+        self.callers.decide(key, approval_id, choice, "bob", as_read=True, near=False)
 
     def expire(self, number: int, hold: str | int | None) -> None:
         pending = self.pending()
         self.callers.expire(*pending[number % len(pending)], hold=self.hold(hold))
 
-    def cancel(self, number: int, hold: str | int | None) -> None:
+    def cancel(self, number: int, near: bool, hold: str | int | None) -> None:
         turns = self.turns()
-        self.callers.cancel(*turns[-1 - number % len(turns)], hold=self.hold(hold))
+        self.callers.cancel(*turns[-1 - number % len(turns)], near=near, hold=self.hold(hold))
 
     def retry(self, number: int, request: int, room: bool, hold: str | int | None) -> None:
         turns = self.turns(ended=True)
@@ -125,22 +127,22 @@ class Conversation(RuleBasedStateMachine):
         """By another replica. Not begun: it may be lost, or late, before its first step."""
         self.environment.claim(is_frozen=not begin)
 
-    def work(self, number: int, say: str, names: list[str], good: bool, most: int, ok: bool) -> None:
+    def work(self, number: int, response: str, names: list[str], good: bool, most: int, ok: bool) -> None:
         """The model or the tools of one of the replicas answer, also of one whose lease is lost."""
         work = self.work_to_do()
         replica, call = work[number % len(work)]
         if call is None:
             replica.gate.open()
         elif isinstance(call, ModelCall):
-            call.respond(say, names, text=f"text {self.environment.new_id()}", good=good)
+            call.respond(response, names, text=f"text {self.environment.new_id()}", good=good)
         else:
             for run in [call, *(run for run in replica.tool_runs if run is not call)][:most]:
                 run.finish(ok=ok)
         self.environment.settle()
 
-    def work_on(self, say: str, names: list[str], most: int) -> None:
+    def work_on(self, response: str, names: list[str], most: int) -> None:
         """Most of what happens is that the newest owner gets on."""
-        self.work(number=len(self.work_to_do()) - 1, say=say, names=names, good=True, most=most, ok=True)
+        self.work(number=len(self.work_to_do()) - 1, response=response, names=names, good=True, most=most, ok=True)
 
     def notify(self, number: int, text: str) -> None:
         """An owner reads its session again; its model has sent some text before."""
@@ -206,8 +208,8 @@ class Conversation(RuleBasedStateMachine):
             self.check(stored)
 
     def check(self, stored: StoredSession) -> None:
-        found = violations(stored)
-        assert not found, "\n".join(found)
+        violated = violations(stored)
+        assert not violated, "\n".join(violated)
         for message_id, text, _ in texts(stored):
             sent = self.environment.observed.texts.get(message_id, ())
             assert text in sent, f"I10: no model sent {text!r} as {message_id}"
@@ -261,7 +263,7 @@ class Conversation(RuleBasedStateMachine):
         for _ in range(40):
             if not self.work_to_do():
                 return
-            self.work(number=0, say="answer", names=[], good=True, most=2, ok=True)
+            self.work(number=0, response="answer", names=[], good=True, most=2, ok=True)
         raise AssertionError("I9: a turn does not come to its end")
 
     # --- what to choose from -----------------------------------------------------------------------------------
@@ -325,19 +327,26 @@ def always(_: Conversation) -> bool:
 
 
 choices = st.integers(0, 5)
-says = {"say": ANSWERS, "names": tools, "most": st.integers(1, 2)}
+responses = {"response": ANSWERS, "names": tools, "most": st.integers(1, 2)}
 EVENTS: Events = {
-    "work_on": (10, lambda machine: bool(machine.work_to_do()), says),
+    "work_on": (10, lambda machine: bool(machine.work_to_do()), responses),
     "decide": (
         10,
         lambda machine: bool(machine.pending()),
-        {"number": pick, "choice": choices, "by": st.sampled_from(("ada", "bob")), "seen": usually, "hold": holds},
+        {
+            "number": pick,
+            "choice": choices,
+            "by": st.sampled_from(("ada", "bob")),
+            "as_read": usually,
+            "near": st.booleans(),
+            "hold": holds,
+        },
     ),
     "claim": (8, lambda machine: machine.claimable(), {"begin": often}),
     "work": (
         4,
         lambda machine: bool(machine.work_to_do()),
-        {"number": pick, "good": usually, "ok": usually, **says},
+        {"number": pick, "good": usually, "ok": usually, **responses},
     ),
     "arrive": (4, lambda machine: bool(machine.under_way), {"number": pick}),
     "send": (
@@ -364,7 +373,7 @@ EVENTS: Events = {
         lambda machine: bool(machine.turns(ended=True)),
         {"number": pick, "request": st.integers(0, 10), "room": st.booleans(), "hold": holds},
     ),
-    "cancel": (2, lambda machine: bool(machine.turns()), {"number": pick, "hold": holds}),
+    "cancel": (2, lambda machine: bool(machine.turns()), {"number": pick, "near": st.booleans(), "hold": holds}),
     "renew": (1, lambda machine: bool(machine.owners()), {"number": pick}),
     "expire": (1, lambda machine: bool(machine.pending()), {"number": pick, "hold": holds}),
     "decide_again": (1, lambda machine: bool(machine.callers.decided), {"number": pick, "choice": choices}),
@@ -374,7 +383,7 @@ EVENTS: Events = {
 
 TestConversation = pytest.mark.timeout(300 + EXAMPLES)(Conversation.TestCase)
 TestConversation.settings = settings(
-    max_examples=EXAMPLES or 90,
+    max_examples=EXAMPLES or 120,
     stateful_step_count=50,
     deadline=None,
     derandomize=not EXAMPLES,

@@ -65,11 +65,20 @@ class Callers:
             self._check_record(request, record)
 
     def decide(
-        self, key: SessionKey, approval_id: str, choice: int, by: str, *, seen: bool, hold: Hold | None = None
+        self,
+        key: SessionKey,
+        approval_id: str,
+        choice: int,
+        by: str,
+        *,
+        as_read: bool,
+        near: bool,
+        hold: Hold | None = None,
     ) -> None:
         """Decides an approval.
 
-        `choice` is of the decisions that its kind takes. `seen`: with the hash of its arguments.
+        `choice` is of the decisions that its kind takes. `as_read`: with the hash of its arguments. `near`: on the
+        replica that runs the turn, as in the other calls.
         """
         approval = self.environment.stored(key).approvals[approval_id]
         decisions = list(ANSWERS[approval.kind])
@@ -77,14 +86,14 @@ class Callers:
         answer = Answer(
             decision=decision,
             by=by,
-            arguments_hash=approval.arguments_hash if seen else "another",
+            arguments_hash=approval.arguments_hash if as_read else "another",
             result_json='"it was done"' if decision is ApprovalDecision.MARK_DONE else "",
         )
-        self.environment.start(self._decide(key, approval_id, answer), hold=hold)
+        self.environment.start(self._decide(self._near(key, near=near), key, approval_id, answer), hold=hold)
 
-    async def _decide(self, key: SessionKey, approval_id: str, answer: Answer) -> None:
+    async def _decide(self, replica: Replica, key: SessionKey, approval_id: str, answer: Answer) -> None:
         try:
-            approval, sequence = await self.environment.full.approvals.decide(approval_id, answer, tenant=key.tenant)
+            approval, sequence = await replica.approvals.decide(approval_id, answer, tenant=key.tenant)
         except ApprovalExpired:
             self._check_decided(approval_id, ApprovalState.EXPIRED)
         except SessionError:
@@ -100,12 +109,12 @@ class Callers:
         approval = self.environment.stored(key).approvals[approval_id]
         self.environment.start(self.environment.full.approvals.expire(approval), hold=hold)
 
-    def cancel(self, key: SessionKey, turn_id: str, *, hold: Hold | None = None) -> None:
+    def cancel(self, key: SessionKey, turn_id: str, *, near: bool, hold: Hold | None = None) -> None:
         """Cancels a turn."""
-        self.environment.start(self._cancel(key, turn_id), hold=hold)
+        self.environment.start(self._cancel(self._near(key, near=near), key, turn_id), hold=hold)
 
-    async def _cancel(self, key: SessionKey, turn_id: str) -> None:
-        turn, sequence = await self.environment.full.turns.cancel(key, turn_id, by="ada")
+    async def _cancel(self, replica: Replica, key: SessionKey, turn_id: str) -> None:
+        turn, sequence = await replica.turns.cancel(key, turn_id, by="ada")
         if sequence:
             event = self.environment.stored(key).log[sequence - 1].stored
             assert (event.kind, event.turn_id) == ("turn_cancelled", turn_id)
@@ -119,6 +128,9 @@ class Callers:
         await self.environment.full.sessions.change(
             key, lambda uow, queued: session_rules.end(uow, queued, by="ada", reason="")
         )
+
+    def _near(self, key: SessionKey, *, near: bool) -> Replica:
+        return (self.environment.owner_of(key) if near else None) or self.environment.full
 
     def _replica(self, *, room: bool) -> Replica:
         return self.environment.replica_with_room() if room else self.environment.full

@@ -89,6 +89,11 @@ class Environment:
         self.replicas.append(replica)
         return replica
 
+    def owner_of(self, key: SessionKey) -> Replica | None:
+        """Returns the replica that runs the session's turn, or believes so. Returns None for none."""
+        owners = (replica for replica in self.replicas for lease in replica.held_leases if lease.key == key)
+        return next(owners, None)
+
     def claim(self, *, is_frozen: bool) -> None:
         """A replica with room looks for a claimable turn. `is_frozen`: nothing of it is stored after the claim."""
         replica = self.replica_with_room()

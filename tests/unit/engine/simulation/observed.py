@@ -153,20 +153,20 @@ class Observed:
         self.knows(snapshot)
 
     def knows(self, snapshot: Snapshot) -> None:
-        """A replica keeps this snapshot: unless another writer wrote since, it is what a reader finds.
+        """A replica caches this snapshot: unless another writer wrote since, it is what a reader finds.
 
         Only whether the lease has lapsed may differ: that follows from the time, and from renewals.
         """
         head, stored = snapshot.head, self.stored(snapshot.head.session_key)
-        self.check(head.revision <= stored.revision, "what is kept would fit though another writer wrote")
+        self.check(head.revision <= stored.revision, "what is cached would fit though another writer wrote")
         if head.revision != stored.revision:
             return
-        found = stored.snapshot(head.now, turn_id=snapshot.turn.id if snapshot.turn else "")
-        found = replace(found, head=replace(found.head, owned=head.owned))
-        found = replace(found, calls=_open_calls(found))
-        kept = replace(snapshot, calls=_open_calls(snapshot), request=None)
-        differences = "; ".join(_differences(kept, found))
-        self.check(not differences, f"what is kept is not what is stored: {differences}")
+        stored_snapshot = stored.snapshot(head.now, turn_id=snapshot.turn.id if snapshot.turn else "")
+        stored_snapshot = replace(stored_snapshot, head=replace(stored_snapshot.head, owned=head.owned))
+        stored_snapshot = replace(stored_snapshot, calls=_open_calls(stored_snapshot))
+        cached = replace(snapshot, calls=_open_calls(snapshot), request=None)
+        differences = "; ".join(_differences(cached, stored_snapshot))
+        self.check(not differences, f"what is cached is not what is stored: {differences}")
 
     # --- the model, and tools ----------------------------------------------------------------------------------
 
@@ -203,10 +203,10 @@ def _open_calls(snapshot: Snapshot) -> tuple[Call, ...]:
     return tuple(call for call in snapshot.calls if call.state is not CallState.RETURNED)
 
 
-def _differences(kept: Any, found: Any) -> Iterator[str]:
+def _differences(cached: Any, stored: Any) -> Iterator[str]:
     """Yields the fields in which two values differ, also those of their own values."""
-    for name in (item.name for item in fields(kept)):
-        one, other = getattr(kept, name), getattr(found, name)
+    for name in (item.name for item in fields(cached)):
+        one, other = getattr(cached, name), getattr(stored, name)
         if one != other and type(one) is type(other) and is_dataclass(one):
             yield from (f"{name}.{difference}" for difference in _differences(one, other))
         elif one != other:

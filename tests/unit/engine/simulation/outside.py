@@ -61,9 +61,11 @@ class ModelCall:
     text: str = ""
     _items: "asyncio.Queue[TextDelta | ModelAnswer | Exception]" = field(default_factory=asyncio.Queue)
 
-    def respond(self, say: str, tools: Sequence[str], *, text: str, good: bool) -> None:
-        """Ends the call: it fails, requests tools, or answers. `good`: the arguments are what the tools take."""
-        match say:
+    def respond(self, response: str, tools: Sequence[str], *, text: str, good: bool) -> None:
+        """Fails, requests tools, or answers; or sends a part of the text. `good`: the tools take the arguments."""
+        match response:
+            case "begins":
+                self.send(text)
             case "fails":
                 self.fail(ModelFailure(TIMEOUT, retryable=True))
             case "fails for long":
@@ -77,7 +79,7 @@ class ModelCall:
                 self.answer(requests, FinishReason.TOOL_CALLS)
             case _:
                 self.send(text)
-                self.answer([], FinishReason.LENGTH if say == "is cut" else FinishReason.STOP)
+                self.answer([], FinishReason.LENGTH if response == "is cut" else FinishReason.STOP)
 
     def send(self, text: str) -> None:
         """Sends the next part of the answer's text."""
