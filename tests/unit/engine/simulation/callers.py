@@ -99,7 +99,11 @@ class Callers:
         except SessionError:
             pass
         else:
-            assert (approval.decision, approval.decided_by) == (answer.decision, answer.by), "I6: nobody decided so"
+            stored = self.environment.stored(key).approvals[approval_id]
+            for known in (approval, stored):
+                assert (known.decision, known.decided_by) == (answer.decision, answer.by), (
+                    "I6: it was decided otherwise"
+                )
             self._check_decided(approval_id, approval.state)
             event = self.environment.stored(key).log[sequence - 1].stored
             assert event.kind == "approval_decided", f"the decision names {event.kind}"
