@@ -154,11 +154,13 @@ class Late(MongoStore):
         self.answers_at = 0.0
         """Seconds by the monotonic clock; 0 before the first start of tools."""
         self.results: list[CommitResult] = []
+        self.has_started = False
+        """A start of tools was sent: from then on no renewal makes the lease younger than that start."""
 
     async def commit(self, changeset: Changeset) -> CommitResult:
         if not any(isinstance(event.payload, ToolStarted) for event in changeset.events):
             return await super().commit(changeset)
-        began = time.monotonic()
+        began, self.has_started = time.monotonic(), True
         if began < self.answers_at:
             raise ServiceUnavailable
         result = await super().commit(changeset)
@@ -169,7 +171,7 @@ class Late(MongoStore):
         return result
 
     async def renew(self, *args: Any, **kwargs: Any) -> bool:
-        if len(self.results) == 1:
+        if self.has_started:
             raise ServiceUnavailable
         return await super().renew(*args, **kwargs)
 
