@@ -10,7 +10,9 @@ from typing import Self
 from turnkeeper.domain.message import Message, Role
 from turnkeeper.domain.tool import ToolClass, ToolSpec
 from turnkeeper.model.contract import Model, ModelAnswer, ModelFailure, ModelRequest, TextDelta
-from turnkeeper.model.openai import Deadlines, OpenAIModel, Provider
+from turnkeeper.model.deadline_watch import Deadlines
+from turnkeeper.model.openai import OpenAIModel
+from turnkeeper.model.openai_client import Provider
 from turnkeeper.model.script import Reply, Script
 from turnkeeper.model.scripted import ScriptedModel
 

@@ -13,11 +13,11 @@ from tests.contracts.models import KEY, WEATHER, Stage, answer, asking, fail, sh
 from turnkeeper.codes import Code
 from turnkeeper.domain.message import FinishReason, Message, Role, ToolRequest, Usage
 from turnkeeper.model.contract import Model, ModelAnswer, ModelRequest, TextDelta
+from turnkeeper.model.deadline_watch import Deadlines
 from turnkeeper.model.delivery import VENDOR_TEXT
 from turnkeeper.model.exchanges import Exchange, Outcome
 from turnkeeper.model.failure import Reason
 from turnkeeper.model.local import LocalModel
-from turnkeeper.model.openai import Deadlines
 from turnkeeper.model.script import Reply, ScriptedCall, ScriptedFailure, TokenCount
 
 # Every script has letters of one to four bytes, a letter made of two code points, and a line separator.

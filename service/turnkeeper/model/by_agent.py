@@ -5,8 +5,10 @@ from contextlib import AsyncExitStack
 
 from turnkeeper.domain.agent import Agent
 from turnkeeper.model.contract import Model
+from turnkeeper.model.deadline_watch import Deadlines
 from turnkeeper.model.local import LocalModel, local_url
-from turnkeeper.model.openai import Deadlines, OpenAIModel, Provider
+from turnkeeper.model.openai import OpenAIModel
+from turnkeeper.model.openai_client import Provider
 from turnkeeper.settings import Settings
 from turnkeeper.start_errors import SettingError
 

@@ -2,23 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import orjson
 
 from turnkeeper.domain.message import FinishReason, ToolRequest, Usage
 from turnkeeper.model.contract import ModelAnswer, ModelRequest
+from turnkeeper.model.dialect import FINISH
 from turnkeeper.model.failure import Reason, failure
 from turnkeeper.model.openai_failure import event_failure
 from turnkeeper.model.sse import DONE
 
-_FINISH: Mapping[str, FinishReason] = {
-    "stop": FinishReason.STOP,
-    "length": FinishReason.LENGTH,
-    "tool_calls": FinishReason.TOOL_CALLS,
-    "function_call": FinishReason.TOOL_CALLS,
-}
 _CALL_OVERHEAD = 64  # bytes that a call counts beside its text, so that endless empty calls reach the limit too
 
 
@@ -91,7 +85,7 @@ class Completion:
             raise failure(Reason.CONTENT_FILTER)
         if self._refused:
             raise failure(Reason.REFUSAL)
-        reason = _FINISH.get(self._finish)
+        reason = FINISH.get(self._finish)
         if reason is None or (reason is FinishReason.TOOL_CALLS and not self._calls):
             raise failure(Reason.BAD_FINISH_REASON)
         if reason is FinishReason.LENGTH and self._calls:

@@ -13,18 +13,9 @@ import openai
 from aiohttp.http_exceptions import BadStatusLine
 
 from turnkeeper.model.contract import ModelFailure
+from turnkeeper.model.dialect import CODES, SENTENCES
 from turnkeeper.model.failure import Reason, failure
 
-_BY_WORD: Mapping[str, Reason] = {
-    "context_length_exceeded": Reason.CONTEXT_LENGTH,
-    "exceed_context_size_error": Reason.CONTEXT_LENGTH,
-    "content_filter": Reason.CONTENT_FILTER,
-    "content_policy_violation": Reason.CONTENT_FILTER,
-    "insufficient_quota": Reason.QUOTA,
-    "billing_hard_limit_reached": Reason.QUOTA,
-    "rate_limit_exceeded": Reason.RATE_LIMIT,
-    "rate_limit_error": Reason.RATE_LIMIT,
-}
 _BY_STATUS: Mapping[int, Reason] = {
     401: Reason.UNAUTHORIZED,
     402: Reason.QUOTA,
@@ -36,8 +27,6 @@ _BY_STATUS: Mapping[int, Reason] = {
     425: Reason.SERVER_ERROR,
     429: Reason.RATE_LIMIT,
 }
-# Some servers have no code for it and report it in their text alone.
-_TOO_LONG = re.compile(r"(?i)maximum context|context (length|size|window)|prompt is too long|too many tokens")
 _LONGEST_WAIT = timedelta(days=1)
 """The longest pause that is taken from a provider's `Retry-After`."""
 
@@ -116,11 +105,11 @@ def _reason(status: int, body: object) -> Reason | None:
     error = body if isinstance(body, dict) else {}
     inner = error.get("innererror")
     words = [error.get("code"), error.get("type"), inner.get("code") if isinstance(inner, dict) else None]
-    reasons = [_BY_WORD[word] for word in words if isinstance(word, str) and word in _BY_WORD]
+    reasons = [CODES[word] for word in words if isinstance(word, str) and word in CODES]
     if reasons:
         return reasons[0]
     text = error.get("message") if error else body
-    if status in (0, 400, 422) and isinstance(text, str) and _TOO_LONG.search(text):
+    if status in (0, 400, 422) and isinstance(text, str) and SENTENCES[Reason.CONTEXT_LENGTH].search(text):
         return Reason.CONTEXT_LENGTH
     return _BY_STATUS.get(status)
 

@@ -9,7 +9,8 @@ from tests.bench.figures import Invalid
 from tests.bench.runner import Channels
 from turnkeeper.domain.message import Message, Role
 from turnkeeper.model.contract import ModelAnswer, ModelRequest
-from turnkeeper.model.openai import OpenAIModel, Provider
+from turnkeeper.model.openai import OpenAIModel
+from turnkeeper.model.openai_client import Provider
 
 INSTRUCTIONS = "You are brief."
 

@@ -9,7 +9,8 @@ from turnkeeper.codes import Code
 from turnkeeper.domain.message import Message, Role, ToolRequest
 from turnkeeper.domain.tool import ToolClass, ToolSpec
 from turnkeeper.model.contract import ModelFailure, ModelRequest
-from turnkeeper.model.openai import OpenAIModel, Provider
+from turnkeeper.model.openai import OpenAIModel
+from turnkeeper.model.openai_client import Provider
 from turnkeeper.model.openai_request import body_of
 
 
