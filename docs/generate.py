@@ -32,7 +32,7 @@ from google.protobuf.descriptor_pb2 import (
 from turnkeeper import settings
 from turnkeeper.codes import Code
 from turnkeeper.domain.event import KINDS
-from turnkeeper.errors import leaves
+from turnkeeper.errors_by_code import leaves
 from turnkeeper.pb.v1 import error_pb2
 from turnkeeper.rpc import agents, approvals, chat, sessions
 from turnkeeper.rpc.status import advice, stream_retry_after

@@ -54,6 +54,7 @@ class Code(IntEnum):
     UNAUTHENTICATED = 119
     PERMISSION_DENIED = 120
     NOT_IMPLEMENTED = 121
+    RUN_DEFECT = 122
 
 
 class Family(IntEnum):
@@ -94,7 +95,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorDetail:
-    """An error as it is stored with a turn. `errors.error_of` returns its exception."""
+    """An error as it is stored with a turn. `errors_by_code.error_of` returns its exception."""
 
     code: Code
     message: str

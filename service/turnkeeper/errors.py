@@ -384,13 +384,7 @@ class NotImplementedYet(SessionError):
     family = Family.UNIMPLEMENTED
 
 
-def leaves(family: type[SessionError] = SessionError) -> dict[Code, type[SessionError]]:
-    """Returns the class of each code. A family's default code belongs to its leaf."""
-    children = family.__subclasses__()
-    return {code: leaf for child in children for code, leaf in leaves(child).items()} or {family.code: family}
+class RunDefect(Aborted):
+    """The service's own defect broke the turn's run twice; call RetryTurn, and report the turn to the operator."""
 
-
-def error_of(detail: ErrorDetail, *, session_id: str = "", turn_id: str = "") -> SessionError:
-    """Returns the exception of a stored error, of the class of its code."""
-    leaf, after = leaves()[detail.code], detail.retry_after
-    return leaf(detail.message, metadata=detail.metadata, session_id=session_id, turn_id=turn_id, retry_after=after)
+    code = Code.RUN_DEFECT

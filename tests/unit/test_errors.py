@@ -9,7 +9,8 @@ import pytest
 
 from turnkeeper import errors
 from turnkeeper.codes import Code, ErrorDetail, Family
-from turnkeeper.errors import SessionError, error_of, leaves
+from turnkeeper.errors import SessionError
+from turnkeeper.errors_by_code import error_of, leaves
 from turnkeeper.pb.v1 import error_pb2
 
 PREFIX = "SESSION_ERROR_CODE_"
@@ -59,6 +60,7 @@ OF_A_TURN = {
     *(code for code in Code if code.name.startswith(("LLM_", "TOOL_"))),
     Code.AGENT_CONFIG_ERROR,
     Code.BUDGET_EXCEEDED,
+    Code.RUN_DEFECT,
 }
 
 

@@ -11,7 +11,8 @@ from turnkeeper.engine.sessions import NewSession, Sessions
 from turnkeeper.engine.streaming.batch import EventFilter
 from turnkeeper.engine.streaming.watcher import StreamEnded, Watchers
 from turnkeeper.engine.turns import Turns
-from turnkeeper.errors import NotImplementedYet, SessionError, error_of
+from turnkeeper.errors import NotImplementedYet, SessionError
+from turnkeeper.errors_by_code import error_of
 from turnkeeper.pb.v1 import chat_pb2, chat_pb2_grpc, session_pb2
 from turnkeeper.rpc import client_tools, codec, cursor, validation
 from turnkeeper.rpc.deadlines import DEFAULT_WAIT, within_deadline

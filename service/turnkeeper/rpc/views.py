@@ -5,7 +5,8 @@ from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Approval
 from turnkeeper.domain.session import Session
 from turnkeeper.domain.turn import Turn
-from turnkeeper.errors import SessionError, error_of
+from turnkeeper.errors import SessionError
+from turnkeeper.errors_by_code import error_of
 from turnkeeper.pb.v1 import agent_pb2, approval_pb2, chat_pb2, session_pb2
 from turnkeeper.rpc import codec
 from turnkeeper.rpc.status import detail_of

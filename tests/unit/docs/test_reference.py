@@ -18,7 +18,7 @@ from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolOutcome
 from turnkeeper.engine import turns
 from turnkeeper.engine.rules import messages as message_rules
 from turnkeeper.engine.streaming import batch
-from turnkeeper.errors import leaves
+from turnkeeper.errors_by_code import leaves
 from turnkeeper.model.by_agent import CLOUD_MODEL
 from turnkeeper.model.openai import OpenAIModel
 from turnkeeper.pb.v1 import error_pb2, event_pb2

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turnkeeper.codes import Code, Status
-from turnkeeper.errors import InvalidRequest, QuotaExceeded, SessionError, leaves
+from turnkeeper.errors import InvalidRequest, QuotaExceeded, SessionError
+from turnkeeper.errors_by_code import leaves
 from turnkeeper.pb.v1 import error_pb2
 from turnkeeper.rpc.status import DOMAIN, MOST_BYTES, advice, details_bytes, may_resume, shown_message
 

@@ -166,6 +166,8 @@ class _SessionErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sess
     """The caller's roles do not allow this call; ask the operator for a role that does."""
     SESSION_ERROR_CODE_NOT_IMPLEMENTED: _SessionErrorCode.ValueType  # 121
     """This part of the API comes with a later release; docs/reference/status.md lists what works."""
+    SESSION_ERROR_CODE_RUN_DEFECT: _SessionErrorCode.ValueType  # 122
+    """The service's own defect broke the turn's run twice; call RetryTurn, and report the turn to the operator."""
 
 class SessionErrorCode(_SessionErrorCode, metaclass=_SessionErrorCodeEnumTypeWrapper):
     """Every error of this service. `google.rpc.ErrorInfo.reason` is the value's name without `SESSION_ERROR_CODE_`."""
@@ -262,6 +264,8 @@ SESSION_ERROR_CODE_PERMISSION_DENIED: SessionErrorCode.ValueType  # 120
 """The caller's roles do not allow this call; ask the operator for a role that does."""
 SESSION_ERROR_CODE_NOT_IMPLEMENTED: SessionErrorCode.ValueType  # 121
 """This part of the API comes with a later release; docs/reference/status.md lists what works."""
+SESSION_ERROR_CODE_RUN_DEFECT: SessionErrorCode.ValueType  # 122
+"""The service's own defect broke the turn's run twice; call RetryTurn, and report the turn to the operator."""
 Global___SessionErrorCode: _TypeAlias = SessionErrorCode  # noqa: Y015
 
 @_typing.final

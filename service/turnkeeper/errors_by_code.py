@@ -1,0 +1,16 @@
+"""Finds the class of a code, so that a stored error becomes an exception again."""
+
+from turnkeeper.codes import Code, ErrorDetail
+from turnkeeper.errors import SessionError
+
+
+def leaves(family: type[SessionError] = SessionError) -> dict[Code, type[SessionError]]:
+    """Returns the class of each code. A family's default code belongs to its leaf."""
+    children = family.__subclasses__()
+    return {code: leaf for child in children for code, leaf in leaves(child).items()} or {family.code: family}
+
+
+def error_of(detail: ErrorDetail, *, session_id: str = "", turn_id: str = "") -> SessionError:
+    """Returns the exception of a stored error, of the class of its code."""
+    leaf, after = leaves()[detail.code], detail.retry_after
+    return leaf(detail.message, metadata=detail.metadata, session_id=session_id, turn_id=turn_id, retry_after=after)
