@@ -7,12 +7,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from grpc import aio
 from pymongo import AsyncMongoClient
 
 from tests import harness
 from tests.checker.compare import check, differences
 from tests.e2e.support.environment import Environment
+from tests.e2e.support.polling import eventually
 from tests.harness import Stubs
 from tests.status_details import details_of
 from turnkeeper.pb.v1 import approval_pb2, chat_pb2, session_pb2
@@ -68,12 +70,21 @@ text = "You said: {user}"
 """
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def used(env: Environment) -> Environment:
+    """Runs the workload on two servers, then waits until it rests: a copy is made collection by collection."""
+    async with env.another() as other, asyncio.TaskGroup() as group:
+        for number in range(SESSIONS):
+            group.create_task(_use(_Caller([env.stubs, other], random.Random(number))))
+        group.create_task(_use_in_each_way(env.stubs))
+    async with AsyncMongoClient[dict[str, Any]](env.mongo_uri) as client:
+        await eventually(lambda: _at_rest(client, env.database), seconds=60)
+    return env
+
+
 class TestI11:
-    async def test_i11_after_a_mixed_workload_the_documents_equal_the_fold_of_the_log(self, env: Environment) -> None:
-        async with env.another() as other, asyncio.TaskGroup() as group:
-            for number in range(SESSIONS):
-                group.create_task(_use(_Caller([env.stubs, other], random.Random(number))))
-        await check(env.mongo_uri, env.database)
+    async def test_i11_after_a_mixed_workload_the_documents_equal_the_fold_of_the_log(self, used: Environment) -> None:
+        await check(used.mongo_uri, used.database)
 
     @pytest.mark.parametrize(
         ("collection", "where", "change"),
@@ -98,18 +109,24 @@ class TestI11:
         ],
     )
     async def test_i11_one_changed_field_is_found(
-        self, env: Environment, collection: str, where: Mapping[str, Any], change: Mapping[str, Any]
+        self, used: Environment, collection: str, where: Mapping[str, Any], change: Mapping[str, Any]
     ) -> None:
-        copy = f"{env.database}_copy"
-        async with AsyncMongoClient[dict[str, Any]](env.mongo_uri) as client:
+        copy = f"{used.database}_copy"
+        async with AsyncMongoClient[dict[str, Any]](used.mongo_uri) as client:
             try:
-                await _copy(client, env.database, copy)
-                assert not await differences(env.mongo_uri, copy)
+                await _copy(client, used.database, copy)
+                assert not await differences(used.mongo_uri, copy)
                 changed = await client[copy][collection].update_one(where, change)
                 assert changed.modified_count == 1, "the workload made none of these"
-                assert await differences(env.mongo_uri, copy)
+                assert await differences(used.mongo_uri, copy)
             finally:
                 await client.drop_database(copy)
+
+
+async def _at_rest(client: AsyncMongoClient[dict[str, Any]], database: str) -> bool | None:
+    """Returns True if no turn is under way, else None. A turn that waits for a decision rests."""
+    under_way = {"state": {"$in": ["PENDING", "RUNNING", "BACKING_OFF"]}}
+    return None if await client[database].turns.count_documents(under_way) else True
 
 
 async def _copy(client: AsyncMongoClient[dict[str, Any]], source: str, target: str) -> None:
@@ -173,6 +190,17 @@ async def _use(caller: _Caller) -> None:
             await caller.rng.choice(doings)()
     if caller.rng.random() < 0.3:
         await caller.stubs.sessions.EndSession(session_pb2.EndSessionRequest(session_id=session))
+
+
+async def _use_in_each_way(stubs: Stubs) -> None:
+    """Makes what the dice may not make on a slow machine: an approved call, a rejected one, and a failed turn."""
+    for approve in (True, False):
+        session = await harness.create_test_session(stubs, agent="asker")
+        await harness.send_message_to_session(stubs, session, "act", wait=0)
+        approval = await harness.wait_for_approval(stubs, session)
+        await harness.decide(stubs, approval, approve=approve, reason="as the test says")
+    session = await harness.create_test_session(stubs, agent="asker")
+    await harness.send_message_to_session(stubs, session, "quota", wait=0)
 
 
 @contextlib.contextmanager
