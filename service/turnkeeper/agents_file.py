@@ -15,8 +15,9 @@ from turnkeeper.domain.tool import PolicyAction
 from turnkeeper.errors import AgentConfigError
 
 SAMPLES = Path(__file__).with_name("agents.toml")
+"""The agents of a server that is started without `--agents`."""
 _NAME = re.compile(r"[a-z0-9_-]{1,64}")
-_TEXTS = ("model", "instructions", "description", "base_url", "api_key_env")
+_STRINGS = ("model", "instructions", "description", "base_url", "api_key_env")
 
 
 def load(path: Path, *, default_model: str) -> Mapping[str, Agent]:
@@ -27,7 +28,7 @@ def load(path: Path, *, default_model: str) -> Mapping[str, Agent]:
         raise AgentConfigError(f"There is no file {path}; --agents names a TOML file of agents.") from None
     except (OSError, ValueError) as error:
         raise AgentConfigError(f"{path} cannot be read as TOML: {error}") from error
-    _only(content, {"agent"}, str(path))
+    _check_keys(content, {"agent"}, str(path))
     entries = content.get("agent", [])
     if not isinstance(entries, list) or not entries:
         raise AgentConfigError(f"{path} has no [[agent]].")
@@ -41,13 +42,13 @@ def load(path: Path, *, default_model: str) -> Mapping[str, Agent]:
 
 
 def _agent(entry: Mapping[str, Any], *, where: str, default_model: str) -> Agent:
-    _only(entry, {"name", "temperature", "tools", "policy", "limits", *_TEXTS}, where)
+    _check_keys(entry, {"name", "temperature", "tools", "policy", "limits", *_STRINGS}, where)
     name = entry.get("name", "")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise AgentConfigError(f"{where}: name must match {_NAME.pattern}.")
     where = f"{where} ({name})"
-    texts = {key: _text(entry, key, where) for key in _TEXTS}
-    texts["model"] = texts["model"] or default_model
+    strings = {key: _string(entry, key, where) for key in _STRINGS}
+    strings["model"] = strings["model"] or default_model
     tools = entry.get("tools", [])
     if not isinstance(tools, list) or not all(isinstance(tool, str) for tool in tools):
         raise AgentConfigError(f"{where}: tools must be a list of names or patterns.")
@@ -64,17 +65,17 @@ def _agent(entry: Mapping[str, Any], *, where: str, default_model: str) -> Agent
         tools=tuple(tools),
         policy=tuple(_rule(rule, f"{where}, policy {n}") for n, rule in enumerate(policy, start=1)),
         limits=_limits(entry.get("limits", {}), f"{where}, limits"),
-        **texts,
+        **strings,
     )
 
 
 def _rule(entry: Mapping[str, Any], where: str) -> PolicyRule:
-    _only(entry, {"tool", "action", "ttl"}, where)
-    tool = _text(entry, "tool", where)
-    action = _text(entry, "action", where)
+    _check_keys(entry, {"tool", "action", "ttl"}, where)
+    tool = _string(entry, "tool", where)
+    action = _string(entry, "action", where)
     actions = [action.value.lower() for action in PolicyAction]
     if not tool or action not in actions:
-        raise AgentConfigError(f"{where}: it needs a tool, and an action of {', '.join(actions)}.")
+        raise AgentConfigError(f"{where}: it needs a tool, and one of these actions: {', '.join(actions)}.")
     if "ttl" not in entry:
         return PolicyRule(tool=tool, action=PolicyAction(action.upper()))
     return PolicyRule(tool=tool, action=PolicyAction(action.upper()), ttl=_duration(entry["ttl"], f"{where}: ttl"))
@@ -82,20 +83,21 @@ def _rule(entry: Mapping[str, Any], where: str) -> PolicyRule:
 
 def _limits(entry: Mapping[str, Any], where: str) -> AgentLimits:
     limits = {limit.name: limit for limit in fields(AgentLimits)}
-    _only(entry, set(limits), where)
+    _check_keys(entry, set(limits), where)
     values: dict[str, Any] = {}
     for name, value in entry.items():
         if limits[name].type is timedelta:
             values[name] = _duration(value, f"{where}: {name}")
-        elif isinstance(value, bool) or not isinstance(value, int) or value < (name != "max_output_tokens"):
-            raise AgentConfigError(f"{where}: {name} must be a whole number above 0.")
-        else:
-            values[name] = value
+            continue
+        least = 0 if name == "max_output_tokens" else 1
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise AgentConfigError(f"{where}: {name} must be a whole number of at least {least}.")
+        values[name] = value
     return AgentLimits(**values)
 
 
-def _only(entry: object, known: set[str], where: str) -> None:
-    """Raises AgentConfigError if the entry is no table, or has a key that is not known."""
+def _check_keys(entry: object, known: set[str], where: str) -> None:
+    """Raises AgentConfigError if the entry is not a table, or has a key that is not known."""
     if not isinstance(entry, Mapping):
         raise AgentConfigError(f"{where}: it must be a table.")
     unknown = set(entry) - known
@@ -105,14 +107,15 @@ def _only(entry: object, known: set[str], where: str) -> None:
         )
 
 
-def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
+def _string(entry: Mapping[str, Any], key: str, where: str) -> str:
     value = entry.get(key, "")
     if not isinstance(value, str):
-        raise AgentConfigError(f"{where}: {key} must be a text.")
+        raise AgentConfigError(f"{where}: {key} must be a string.")
     return value
 
 
 def _duration(value: object, where: str) -> timedelta:
+    """Returns the duration. Raises AgentConfigError if the value is not a duration, or is zero."""
     try:
         duration = durations.parse(value) if isinstance(value, str) else timedelta()
     except ValueError:

@@ -1,4 +1,4 @@
-"""Puts a server together, starts it and drains it. The only module that names concrete adapters."""
+"""Assembles a server, starts it and drains it. The only module that names concrete adapters."""
 
 import asyncio
 import contextlib
@@ -55,7 +55,7 @@ from turnkeeper.rpc.sessions import SessionService
 from turnkeeper.settings import Settings
 from turnkeeper.start_errors import PortTaken, SettingError
 from turnkeeper.store.embedded import EmbeddedDatabaseError
-from turnkeeper.store.mongo import next_schema as next_version
+from turnkeeper.store.mongo import next_schema
 from turnkeeper.store.mongo.documents import SCHEMA
 from turnkeeper.store.mongo.indexes import UnfitDatabase
 from turnkeeper.store.mongo.store import MongoStore
@@ -78,20 +78,21 @@ CANNOT_START = (
     PortTaken,
     TelemetryError,
 )
+"""The errors of `serving` whose message tells the operator why the server cannot start, and what to do."""
 
 logger = logging.getLogger("turnkeeper")
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server that serves."""
+    """A server that accepts calls."""
 
     address: str
-    """`host:port`, with the port that was taken."""
+    """`host:port`, with the port that the server listens on."""
     port: int
     mongodb_uri: str
     model_url: str
-    """Empty if each agent has a base_url of its own."""
+    """The address of the default model's server; empty if each agent has a base_url of its own."""
 
 
 @contextlib.asynccontextmanager
@@ -102,7 +103,7 @@ async def serving(
     share_port: bool = False,
     new_store: Callable[..., MongoStore] = MongoStore,
 ) -> AsyncIterator[Running]:
-    """Starts a server; drains and closes it on the way out.
+    """Starts a server, and yields once it accepts calls. Drains and closes it at the end of the block.
 
     `share_port`: other processes of the same supervisor listen on the port, too. `new_store` is called with the
     arguments of MongoStore, and returns the store that the server uses. Raises SettingError,
@@ -110,7 +111,7 @@ async def serving(
     TelemetryError, with a message that tells the operator what to do.
     """
     check_host(settings.host)
-    schema = next_version.schema_of(environ)
+    schema = next_schema.schema_of(environ)
     async with AsyncExitStack() as stack:
         uri = await database_uri(
             settings.mongodb_uri, embedded=settings.embedded, data_dir=settings.data_dir, stack=stack
@@ -162,7 +163,7 @@ async def serving(
 
 
 class _Replica:
-    """The parts of one server, put together: what runs turns, what streams them, the verbs, the background jobs."""
+    """Assembles the parts of one server: the worker, the streams, the verbs, the background jobs."""
 
     def __init__(
         self,
@@ -196,10 +197,11 @@ class _Replica:
         _warn_of_missing_tools(agents, self._toolbox)
         self._worker = self._execution(models, schema)
         self._watchers = self._streaming()
-        self._verbs(schema)
+        self._add_verbs(schema)
         self._jobs = self._background_jobs()
 
     def _execution(self, models: Models, schema: int) -> Worker:
+        """Returns the worker, which runs turns."""
         settings, metrics, spans = self._settings, self._telemetry.metrics, self._telemetry.spans
         services = RunServices(
             store=self._store,
@@ -225,6 +227,7 @@ class _Replica:
         )
 
     def _streaming(self) -> Watchers:
+        """Returns what opens a watcher for each stream."""
         return Watchers(
             self._store,
             self._feeds,
@@ -236,7 +239,8 @@ class _Replica:
             rng=self._rng,
         )
 
-    def _verbs(self, schema: int) -> None:
+    def _add_verbs(self, schema: int) -> None:
+        """Sets the verbs on sessions, approvals, client tools, turns, checkpoints and forks."""
         store, log_writer, metrics, decode = self._store, self._log_writer, self._telemetry.metrics, WireCodec().decode
         self._sessions = Sessions(store, log_writer, session_cache=self._session_cache, agents=self._agent_versions)
         edits = ArgumentEdits(store, agents=self._agent_versions, toolbox=self._toolbox)
@@ -255,7 +259,7 @@ class _Replica:
         self._forks = Forks(store, store, log_writer, self._checkpoints, schema=schema)
 
     def _background_jobs(self) -> Sequence[Callable[[], Coroutine[None, None, None]]]:
-        """Returns what runs while the server serves, besides its calls."""
+        """Returns the background jobs, which run until the drain has ended."""
         settings, store, metrics, jitter = self._settings, self._store, self._telemetry.metrics, self._rng.random
         keep_alive = LeaseKeepAlive(
             store.renewer, self._held_leases, lease=settings.lease, patience=settings.loop_patience
@@ -285,7 +289,7 @@ class _Replica:
 
     @contextlib.asynccontextmanager
     async def serving(self, pages: PageTokens, *, share_port: bool) -> AsyncIterator[int]:
-        """Starts to serve, and yields the port. On the way out, drains: see `_drain`."""
+        """Accepts calls, and yields the port. Drains at the end of the block, as `_drain` does."""
         settings, store = self._settings, self._store
         boundary = Boundary(
             spans=self._telemetry.spans,
@@ -320,11 +324,11 @@ class _Replica:
                 await self._drain(server, boundary)
 
     async def _drain(self, server: Server, boundary: Boundary) -> None:
-        """Reports unhealthy, then sends GOAWAY, ends the streams, hands turns over, and waits for the last calls."""
+        """Fails health checks, then sends GOAWAY, ends the streams, hands turns over, and waits for the last calls."""
         grace = self._settings.drain_grace.total_seconds()
         delay = self._settings.drain_delay.total_seconds()
         logger.info(
-            "draining: health checks fail now; new calls for %g s more, then %g s for calls and turns to end",
+            "draining: health checks fail now; new calls are accepted for %g s; calls and turns then have %g s to end",
             delay,
             grace,
         )
@@ -338,18 +342,18 @@ class _Replica:
         idle = asyncio.create_task(boundary.until_idle())
         await asyncio.wait([stopping, idle], return_when=asyncio.FIRST_COMPLETED)
         idle.cancel()
-        await server.stop(FLUSH_TIME)  # only watchers of health are still connected
+        await server.stop(FLUSH_TIME)  # only streams of Health.Watch are still open
         await stopping
         logger.info("drained: the process ends")
 
 
 def _warn_of_missing_tools(agents: Mapping[str, Agent], toolbox: Toolbox) -> None:
-    """Logs the tools that an agent names and that no installed package has. Patterns may match nothing."""
+    """Logs a warning for each tool that an agent names and no installed package has. A pattern may match no tool."""
     for agent in agents.values():
         for tool in agent.tools:
             if not any(character in tool for character in "*?[") and toolbox.find(agent, tool) is None:
                 logger.warning(
-                    "agent %s names the tool %s, and no such tool is installed: its model is not offered it",
+                    "agent %s names the tool %s, which no installed package has: the agent runs without this tool",
                     *(agent.name, tool),
                 )
 

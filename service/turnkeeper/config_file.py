@@ -1,4 +1,4 @@
-"""Reads the file of `--config`: TOML, a key a setting."""
+"""Reads the file of `--config`: TOML, with one key for each setting."""
 
 import difflib
 import re
@@ -10,14 +10,14 @@ from typing import Any, Final
 
 from turnkeeper.start_errors import SettingError
 
-LARGEST: Final = 65_536
-"""Bytes. Each setting fits with a page of comments; a longer file is a mistake, such as a log or a device."""
-_PLACE: Final = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+MAX_BYTES: Final = 65_536
+"""Each setting fits with a page of comments; a longer file is a mistake, such as a log or a device."""
+_TOMLLIB_PLACE: Final = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigFile:
-    """What was read from a file of settings."""
+    """The settings of one file."""
 
     path: Path
     values: Mapping[str, Any]
@@ -29,9 +29,9 @@ class ConfigFile:
         return f"{self.path}:{self._lines().get(key, 1)}"
 
     def _lines(self) -> Mapping[str, int]:
-        """Returns the line at which each key begins: the parser of the standard library does not know it.
+        """Returns the number of the line at which each key begins.
 
-        A statement ends with the first line at which what was read of it is TOML.
+        `tomllib` does not report it. So lines are added to a statement until they are valid TOML: there it ends.
         """
         lines: dict[str, int] = {}
         statement, start = "", 1
@@ -53,7 +53,7 @@ def read(path: Path, known: Collection[str]) -> ConfigFile:
     try:
         values = tomllib.loads(text + "\n")
     except (ValueError, RecursionError) as error:
-        raise SettingError(_no_toml(path, error)) from None
+        raise SettingError(_syntax_error(path, error)) from None
     file = ConfigFile(path=path, values={key: value for key, value in values.items() if value != ""}, text=text)
     for key in values:
         if key not in known:
@@ -64,19 +64,21 @@ def read(path: Path, known: Collection[str]) -> ConfigFile:
 
 
 def _text(path: Path) -> str:
+    """Returns the content of the file. Raises SettingError if it cannot be read, is too long, or is not UTF-8."""
     try:
         with path.open("rb") as file:
-            content = file.read(LARGEST + 1)
-        if len(content) > LARGEST:
-            raise SettingError(f"the settings file {path} cannot be read: it has more than {LARGEST:,} bytes")
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise SettingError(f"the settings file {path} cannot be read: it has more than {MAX_BYTES:,} bytes")
         return content.decode().replace("\r\n", "\n")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise SettingError(f"the settings file {path} cannot be read: {reason}") from None
 
 
-def _no_toml(path: Path, error: Exception) -> str:
-    place = _PLACE.search(str(error))
+def _syntax_error(path: Path, error: Exception) -> str:
+    """Returns the message for an error of `tomllib`, with its place in front: FILE:LINE, or FILE at the end."""
+    place = _TOMLLIB_PLACE.search(str(error))
     at = f"{path}:{place[1]}" if place and place[1] else f"{path}"
-    reason = "it is nested too deeply" if isinstance(error, RecursionError) else _PLACE.sub("", str(error))
+    reason = "it is nested too deeply" if isinstance(error, RecursionError) else _TOMLLIB_PLACE.sub("", str(error))
     return f"{at}: this is not TOML: {reason}"

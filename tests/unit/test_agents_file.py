@@ -97,8 +97,8 @@ ONE = '[[agent]]\nname = "clerk"\n'
         ("[[agent]]\nname = 5", ", agent 1", "name must match"),
         (ONE + ONE, "", "two agents named clerk"),
         (ONE + "modell = 'x'", ", agent 1", "no key modell; the keys are"),
-        (ONE + "model = 5", ", agent 1 (clerk)", "model must be a text"),
-        (ONE + "instructions = ['x']", ", agent 1 (clerk)", "instructions must be a text"),
+        (ONE + "model = 5", ", agent 1 (clerk)", "model must be a string"),
+        (ONE + "instructions = ['x']", ", agent 1 (clerk)", "instructions must be a string"),
         (ONE + "tools = 'add'", ", agent 1 (clerk)", "tools must be a list"),
         (ONE + "tools = [1]", ", agent 1 (clerk)", "tools must be a list"),
         (ONE + "temperature = 'hot'", ", agent 1 (clerk)", "temperature must be a number"),
@@ -106,17 +106,25 @@ ONE = '[[agent]]\nname = "clerk"\n'
         (ONE + "temperature = nan", ", agent 1 (clerk)", "temperature must be a number"),
         (ONE + "limits = 5", ", agent 1 (clerk), limits", "must be a table"),
         (ONE + "[agent.limits]\nspeed = 1", ", agent 1 (clerk), limits", "no key speed"),
-        (ONE + "[agent.limits]\nmax_iterations = 0", ", agent 1 (clerk), limits", "max_iterations must be"),
+        (
+            ONE + "[agent.limits]\nmax_iterations = 0",
+            ", agent 1 (clerk), limits",
+            "max_iterations must be a whole number of at least 1",
+        ),
         (ONE + "[agent.limits]\nmax_iterations = true", ", agent 1 (clerk), limits", "max_iterations must be"),
-        (ONE + "[agent.limits]\nmax_output_tokens = -1", ", agent 1 (clerk), limits", "max_output_tokens must be"),
+        (
+            ONE + "[agent.limits]\nmax_output_tokens = -1",
+            ", agent 1 (clerk), limits",
+            "max_output_tokens must be a whole number of at least 0",
+        ),
         (ONE + "[agent.limits]\ntool_timeout = 5", ", agent 1 (clerk), limits", "tool_timeout must be a duration"),
         (ONE + "[agent.limits]\ntool_timeout = '0s'", ", agent 1 (clerk), limits", "tool_timeout must be a duration"),
         (ONE + "policy = 5", ", agent 1 (clerk)", "policy must be a list"),
         (ONE + "[agent.policy]\ntool = '*'\naction = 'auto'", ", agent 1 (clerk)", "policy must be a list"),
-        (ONE + "[[agent.policy]]\ntool = '*'", ", agent 1 (clerk), policy 1", "an action of auto, notify"),
+        (ONE + "[[agent.policy]]\ntool = '*'", ", agent 1 (clerk), policy 1", "these actions: auto, notify"),
         (ONE + "[[agent.policy]]\naction = 'auto'", ", agent 1 (clerk), policy 1", "it needs a tool"),
-        (ONE + "[[agent.policy]]\ntool = '*'\naction = 'ask'", ", agent 1 (clerk), policy 1", "an action of"),
-        (ONE + "[[agent.policy]]\ntool = '*'\naction = 'AUTO'", ", agent 1 (clerk), policy 1", "an action of"),
+        (ONE + "[[agent.policy]]\ntool = '*'\naction = 'ask'", ", agent 1 (clerk), policy 1", "these actions"),
+        (ONE + "[[agent.policy]]\ntool = '*'\naction = 'AUTO'", ", agent 1 (clerk), policy 1", "these actions"),
         (ONE + "[[agent.policy]]\ntool = '*'\nwhen = 'now'", ", agent 1 (clerk), policy 1", "no key when"),
         (
             ONE + "[[agent.policy]]\ntool = '*'\naction = 'approve'\nttl = 'never'",
@@ -143,7 +151,7 @@ def test_a_missing_file(file: Path) -> None:
         agents_file.load(file, default_model="small")
 
 
-def test_a_folder_or_bytes_are_no_file_of_agents(file: Path, tmp_path: Path) -> None:
+def test_a_folder_or_a_file_of_bytes_is_refused(file: Path, tmp_path: Path) -> None:
     file.write_bytes(b"\xff\xfe")
     for path in (file, tmp_path):
         with pytest.raises(AgentConfigError, match="cannot be read"):

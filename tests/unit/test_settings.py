@@ -273,7 +273,7 @@ class TestFile:
 
     def test_a_file_that_cannot_be_read(self, file: Path, tmp_path: Path) -> None:
         reasons: list[str] = []
-        large = b"#" * (config_file.LARGEST + 1)
+        large = b"#" * (config_file.MAX_BYTES + 1)
         for content in (None, b"\xff", large):
             if content is not None:
                 file.write_bytes(content)

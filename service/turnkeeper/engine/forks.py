@@ -17,12 +17,11 @@ from turnkeeper.errors import ServiceUnavailable, SessionNotFound
 from turnkeeper.store.changeset import Fork, Head, RequestKey, RequestRecord
 from turnkeeper.store.contract import ForkStore, SessionStore
 
-OPENING = 3
-"""Events of a fork before the copied ones; two if no turn is copied, because the fork is not activated then."""
-PAGE = 100
-"""Turns that are read at once."""
+OPENING_EVENTS = 3
+"""A fork's own events before the copied ones. If no turn is copied, the third one, `session_activated`, is left out."""
+TURNS_PER_READ = 100
 NEWER_REPLICA_WAIT = timedelta(seconds=1)
-"""How long a caller waits before it tries again, to reach another replica, if this one is too old for the log."""
+"""The least time before a caller tries again, on another replica, if this one is too old for the log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +31,7 @@ class ForkRequest:
     key: RequestKey
     """Its session is the source."""
     fingerprint: str
-    """Of the whole request: a repeat with another one is refused."""
+    """A hash of the request's content. A request with the same id and another fingerprint is refused."""
     new_session_id: str
     """Empty if the caller names none."""
     position: LogPosition
@@ -40,7 +39,7 @@ class ForkRequest:
 
     @property
     def fork_key(self) -> SessionKey:
-        """Returns the key of the new session: the caller's own id, or one that every repeat of the request derives."""
+        """Returns the key of the new session. Its id is the caller's, or derived: the same for every repeat."""
         key = self.key
         derived = ids.derived(key.tenant, key.principal, key.family, key.session_id, key.request_id)
         return SessionKey(key.tenant, self.new_session_id or derived)
@@ -65,7 +64,7 @@ class Forks:
         self._checkpoints = checkpoints
 
     async def fork(self, request: ForkRequest) -> tuple[Session, Head]:
-        """Returns the new session: created now, or by the same request before.
+        """Creates the fork, unless the same request created it before. Returns the new session and its head.
 
         Raises SessionNotFound, SessionAlreadyExists, RequestIdReused, and what `Checkpoints.resolve` raises; raises
         ServiceUnavailable if only a newer replica understands all of the source's log.
@@ -99,7 +98,10 @@ class Forks:
         return await self._recorded(record, request)
 
     async def _reserve(self, request: ForkRequest) -> Fork | None:
-        """Returns the fork as the request's first attempt reserved it. Returns None if a session has its id."""
+        """Reserves the fork's id. Returns the fork as the request's first attempt reserved it.
+
+        Returns None if there is a session with this id. Raises as `fork`.
+        """
         key = request.key
         source, head = await self._source(key.session_key)
         if head.log_needs > self._schema:
@@ -137,14 +139,14 @@ class Forks:
         source, head = await self._source(SessionKey(fork.session.tenant, fork.source_session_id))
         events = await self._checkpoints.events_until(head, fork.source_sequence, kinds=COPIED)
         # The position may be between a message and its calls, which one changeset stored.
-        beyond = await self._checkpoints.events_after(head, fork.source_sequence, kinds=frozenset({"tool_called"}))
+        later_calls = await self._checkpoints.events_after(head, fork.source_sequence, kinds=frozenset({"tool_called"}))
         copy = Copy(
             session=fork.session,
-            opening=OPENING,
+            opening=OPENING_EVENTS,
             options=await self._options(source),
             called={
                 event.payload.tool_call_id: event
-                for event in (*events, *beyond)
+                for event in (*events, *later_calls)
                 if isinstance(event.payload, ToolCalled)
             },
         )
@@ -158,9 +160,9 @@ class Forks:
         options: dict[str, TurnOptions] = {}
         before: int | None = None
         while True:
-            page = await self._sessions.turns(source.key, states=(), limit=PAGE, before=before)
+            page = await self._sessions.turns(source.key, states=(), limit=TURNS_PER_READ, before=before)
             options |= {turn.id: turn.options for turn in page}
-            if len(page) < PAGE:
+            if len(page) < TURNS_PER_READ:
                 return options
             before = page[-1].first_sequence
 
@@ -170,7 +172,7 @@ class Forks:
         return await self._fork_of(SessionKey(request.key.tenant, record.made_session_id))
 
     async def _existing(self, request: ForkRequest) -> tuple[Session, Head]:
-        """Returns the session with the fork's id. Raises unless this request created it."""
+        """Returns the session with the fork's id. Raises as `ForkRequest.check_same` and `_fork_of`."""
         session, head = await self._fork_of(request.fork_key)
         request.check_same(session)
         return session, head
@@ -184,6 +186,7 @@ class Forks:
         return stored
 
     async def _source(self, key: SessionKey) -> tuple[Session, Head]:
+        """Returns the source and its head. Raises SessionNotFound, also if it is deleted."""
         stored = await self._sessions.session(key)
         if stored is None:
             raise SessionNotFound(session_id=key.session_id)
@@ -191,12 +194,12 @@ class Forks:
 
 
 def _with_opening(copy: Copy, fork: Fork) -> Sequence[NewEvent]:
-    """Returns all events of the fork's log: its opening ones, then the copied ones."""
+    """Returns all events of the fork's log: its own, then the copied ones."""
     session, at = copy.session, fork.session.create_time
     forked = SessionForked(
         source_session_id=fork.source_session_id,
         source_sequence=fork.source_sequence,
-        copied_through=OPENING + len(copy.events) if copy.turns else OPENING - 1,
+        copied_through=OPENING_EVENTS + len(copy.events) if copy.turns else OPENING_EVENTS - 1,
     )
     opening = [session_rules.created_event(session), NewEvent(payload=forked, at=at)]
     if copy.turns:

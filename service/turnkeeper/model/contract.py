@@ -1,4 +1,4 @@
-"""The contract between the engine and a model. One suite in `tests/contracts/` runs on every implementation."""
+"""The contract between the engine and a model. `tests/contracts/` runs one suite on every implementation."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -39,15 +39,16 @@ class ModelAnswer:
     """The whole answer, yielded once and last."""
 
     text: str
-    """Exactly the deltas, joined."""
+    """The texts of all deltas, joined."""
     tool_requests: tuple[ToolRequest, ...]
     finish_reason: FinishReason
     usage: Usage
     model: str
+    """The model's name, as its server reported it."""
 
 
 class ModelFailure(Exception):
-    """A call that gave no answer. The message has no text of the provider's."""
+    """The call ended without an answer. The message holds no text of the provider."""
 
     def __init__(self, detail: ErrorDetail, *, retryable: bool, retry_after: timedelta | None = None) -> None:
         """`retryable`: another try may succeed. `retry_after`: the pause that the provider asks for, if any."""
@@ -68,9 +69,9 @@ class Model(Protocol):
     def stream(self, request: ModelRequest) -> AsyncIterator[TextDelta | ModelAnswer]:
         """Yields deltas as they arrive, then one answer.
 
-        Ends with a ModelAnswer or raises ModelFailure, never both, never neither: a stream that has no finish reason,
-        is cut off, malformed, or without tokens beyond its deadlines is a failure. It makes one try; the turn's owner
-        decides about the next. Closing the iterator early (`aclose`) ends the provider's call.
+        Either yields a ModelAnswer last or raises ModelFailure. It fails if the provider's stream is malformed, is cut
+        off, ends without a finish reason, or sends no token within a deadline. It makes one try; the turn's owner
+        decides whether there is another one. Closing the iterator early (`aclose`) ends the provider's call.
         """
         ...
 

@@ -9,7 +9,7 @@ from turnkeeper.errors import ToolValidationError
 from turnkeeper.pb.v1 import chat_pb2
 from turnkeeper.rpc.json_text import is_json
 from turnkeeper.tools.toolbox import RESULT_BYTES
-from turnkeeper.tools.untrusted_schema import flaw
+from turnkeeper.tools.untrusted_schema import schema_problem
 
 NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 TOOLS_BYTES: Final = 64 * 1024
@@ -38,7 +38,7 @@ def problems(tools: Sequence[ClientTool]) -> dict[str, str]:
         elif tool.name in names:
             wrong[f"{path}.name"] = "is the name of another tool of this message"
         names.add(tool.name)
-        if problem := flaw(tool.schema_json):
+        if problem := schema_problem(tool.schema_json):
             wrong[f"{path}.schema_json"] = problem
     return wrong
 

@@ -78,7 +78,7 @@ class Toolbox:
             raise ToolValidationError(f"The arguments are not JSON: {error}") from error
         schema, arguments = json.loads(spec.schema_json), json.loads(canonical)
         if spec.source == CLIENT:
-            problem = untrusted_schema.misfit(schema, arguments)
+            problem = untrusted_schema.arguments_problem(schema, arguments)
         else:
             problem = next(iter(jsonschema.Draft202012Validator(schema).iter_errors(arguments)), None)
         if problem is not None:

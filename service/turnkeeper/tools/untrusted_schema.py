@@ -19,14 +19,14 @@ MOST_STEPS: Final = 50_000
 UNCHECKED: Final = ("pattern", "patternProperties", "uniqueItems", "unevaluatedItems", "unevaluatedProperties")
 """Keywords that the model sees and only the client checks."""
 
-_left: ContextVar[list[int]] = ContextVar("steps left")
+_steps_left: ContextVar[list[int]] = ContextVar("steps left")
 
 
 class _TooCostly(Exception):
     """The comparison needs more than MOST_STEPS."""
 
 
-def flaw(schema_json: str) -> str:
+def schema_problem(schema_json: str) -> str:
     """Returns what is wrong with a caller's schema; empty if nothing is."""
     try:
         schema = json.loads(schema_json, parse_constant=_refuse)
@@ -36,26 +36,26 @@ def flaw(schema_json: str) -> str:
         return 'must be a JSON object with "type": "object"'
     try:
         jsonschema.Draft202012Validator.check_schema(schema)
-        return next(_unwanted(schema), "")
+        return next(_refusals(schema), "")
     except jsonschema.SchemaError as error:
         where = "/".join(str(part) for part in error.absolute_path) or "the schema"
-        return f"is no JSON Schema: {where} does not fit its meta-schema"
+        return f"is not a JSON Schema: {where} does not fit its meta-schema"
     except RecursionError:
         return "is nested too deep"
 
 
-def misfit(schema: dict[str, Any], arguments: object) -> ValidationError | None:
+def arguments_problem(schema: dict[str, Any], arguments: object) -> ValidationError | None:
     """Returns why the arguments do not fit a caller's schema; None if they do."""
-    left = _left.set([MOST_STEPS])
+    steps_left = _steps_left.set([MOST_STEPS])
     try:
         validator = _Validator(schema, registry=Registry())
         return next(iter(validator.iter_errors(arguments)), None)
     except (_TooCostly, RecursionError):
         return ValidationError("The arguments cannot be compared with the tool's schema in time.")
     except Unresolvable:
-        return ValidationError("The tool's schema refers to a part of itself that is not there.")
+        return ValidationError("The tool's schema refers to a part of itself that does not exist.")
     finally:
-        _left.reset(left)
+        _steps_left.reset(steps_left)
 
 
 def _refuse(token: str) -> object:
@@ -63,37 +63,37 @@ def _refuse(token: str) -> object:
     raise ValueError(token)
 
 
-def _unwanted(schema: object) -> Iterator[str]:
-    """Yields what is valid JSON Schema and still refused."""
+def _refusals(schema: object) -> Iterator[str]:
+    """Yields each reason to refuse a schema that is valid JSON Schema."""
     if isinstance(schema, list):
         for item in schema:
-            yield from _unwanted(item)
+            yield from _refusals(item)
     elif isinstance(schema, dict):
         for name, value in schema.items():
             if name in ("$ref", "$dynamicRef") and isinstance(value, str) and not value.startswith("#"):
                 yield f"refers to another document; {name} may only begin with #"
             if name == "patternProperties":
                 yield "has patternProperties, which is not supported"
-            yield from _unwanted(value)
+            yield from _refusals(value)
 
 
 _Keyword = Callable[..., Iterable[ValidationError] | None]
 
 
 def _counted(keyword: _Keyword) -> _Keyword:
-    """Returns the keyword's check, which also counts its steps. It raises _TooCostly after MOST_STEPS."""
+    """Returns a check of the keyword that also counts its steps, and raises _TooCostly after MOST_STEPS."""
 
     def check(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
-        left = _left.get()
-        left[0] -= 1 + (len(value) if isinstance(value, list | dict) else 0)
-        if left[0] < 0:
+        steps_left = _steps_left.get()
+        steps_left[0] -= 1 + (len(value) if isinstance(value, list | dict) else 0)
+        if steps_left[0] < 0:
             raise _TooCostly
         yield from keyword(validator, value, instance, schema) or ()
 
     return check
 
 
-def _passed(_validator: Any, _value: Any, _instance: Any, _schema: Any) -> Iterator[ValidationError]:
+def _accepted(_validator: Any, _value: Any, _instance: Any, _schema: Any) -> Iterator[ValidationError]:
     """Accepts any value: the check of an UNCHECKED keyword."""
     yield from ()
 
@@ -101,7 +101,7 @@ def _passed(_validator: Any, _value: Any, _instance: Any, _schema: Any) -> Itera
 _Validator: Any = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
     jsonschema.Draft202012Validator,
     {
-        name: _passed if name in UNCHECKED else _counted(keyword)
+        name: _accepted if name in UNCHECKED else _counted(keyword)
         for name, keyword in jsonschema.Draft202012Validator.VALIDATORS.items()
     },
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from turnkeeper.tools.untrusted_schema import flaw, misfit
+from turnkeeper.tools.untrusted_schema import arguments_problem, schema_problem
 
 DOUBLING = {
     "type": "object",
@@ -28,10 +28,10 @@ DOUBLING = {
         ("[]", 'must be a JSON object with "type": "object"'),
         ("{}", 'must be a JSON object with "type": "object"'),
         ('{"type":"array"}', 'must be a JSON object with "type": "object"'),
-        ('{"type":"object","required":"a"}', "is no JSON Schema: required does not fit its meta-schema"),
+        ('{"type":"object","required":"a"}', "is not a JSON Schema: required does not fit its meta-schema"),
         (
             '{"type":"object","properties":{"a":{"pattern":"("}}}',
-            "is no JSON Schema: properties/a/pattern does not fit its meta-schema",
+            "is not a JSON Schema: properties/a/pattern does not fit its meta-schema",
         ),
         ('{"type":"object","allOf":[{"$ref":"http://127.0.0.1/x"}]}', "refers to another document; $ref may only"),
         ('{"type":"object","$dynamicRef":"other#x"}', "refers to another document; $dynamicRef may only"),
@@ -39,7 +39,7 @@ DOUBLING = {
     ],
 )
 def test_what_is_wrong_with_a_schema(schema: str, wrong: str) -> None:
-    reason = flaw(schema)
+    reason = schema_problem(schema)
     assert reason.startswith(wrong)
     assert bool(reason) == bool(wrong)
 
@@ -63,12 +63,12 @@ def test_what_is_wrong_with_a_schema(schema: str, wrong: str) -> None:
 )
 def test_whether_arguments_fit_and_how_long_it_takes(schema: dict[str, Any], arguments: object, fits: bool) -> None:
     began = time.monotonic()
-    assert (misfit({"type": "object", **schema}, arguments) is None) == fits
+    assert (arguments_problem({"type": "object", **schema}, arguments) is None) == fits
     assert time.monotonic() - began < 5
 
 
 def test_a_comparison_with_too_many_steps_ends_with_its_reason() -> None:
-    assert flaw(json.dumps(DOUBLING)) == ""
-    problem = misfit(DOUBLING, {})
+    assert schema_problem(json.dumps(DOUBLING)) == ""
+    problem = arguments_problem(DOUBLING, {})
     assert problem is not None
     assert "in time" in problem.message

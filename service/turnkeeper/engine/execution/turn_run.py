@@ -61,7 +61,7 @@ class TurnRun:
         )
         self._handed_over = False
         self.orphans: tuple[OrphanedCall, ...] = ()
-        """After the lease was lost: calls that must not run twice, whose tools still run."""
+        """Set once the lease is lost: the calls that must not run twice and whose tools still run."""
 
     @property
     def turn(self) -> Turn:
@@ -71,14 +71,14 @@ class TurnRun:
     async def run(self, *, lapses: int, is_begun: bool) -> None:
         """Runs the turn until it ends, waits, or is handed over.
 
-        `is_begun`: the attempt was begun by the commit that took the lease. `lapses`: how many owners in a row were
-        lost before. Raises LeaseLost or ServiceUnavailable if the lease is lost, or may be; see `orphans` then.
+        `is_begun`: the commit that took the lease began the attempt. `lapses`: how many owners in a row were lost
+        before. Raises LeaseLost or ServiceUnavailable if the lease is lost, or may be lost; `orphans` is set then.
         """
         try:
             if not is_begun:
                 await self._append(lambda uow: turn_rules.begin_attempt(uow, lapses=lapses))
-            while self._goes_on():
-                if self._starts_nothing and not self._tools.running:
+            while self._may_continue():
+                if self._must_hand_over and not self._tools.running:
                     await self._hand_over()
                     break
                 await self._execute(self._due_step())
@@ -93,12 +93,12 @@ class TurnRun:
             await self._tools.stop()
 
     @property
-    def _starts_nothing(self) -> bool:
-        """Returns True if the turn is to be handed over as soon as no tool of it runs."""
+    def _must_hand_over(self) -> bool:
+        """Returns True if the owner starts nothing new, and hands the turn over once none of its tools runs."""
         return self._lease.releasing or self._owned.snapshot.head.suspended
 
-    def _goes_on(self) -> bool:
-        """Returns True if the next step is this owner's to execute."""
+    def _may_continue(self) -> bool:
+        """Returns True while the turn runs, is the session's active one, and was not handed over."""
         return (
             not self._handed_over
             and self.turn.state is TurnState.RUNNING
@@ -111,8 +111,8 @@ class TurnRun:
                 await self._call_model()
             case AwaitResults():
                 await self._await_results()
-            case RunTools() if self._starts_nothing:
-                await self._await_results()  # no tool starts any more, but those that run may still end
+            case RunTools() if self._must_hand_over:
+                await self._await_results()  # starts no tool, but awaits those that run
             case ResolveLost(calls=calls):
                 await self._append(lambda uow: turn_rules.resolve_lost_calls(uow, calls, agent=self._agent))
                 for _ in (call for call in calls if not call.tool_class.may_start_again):
@@ -137,7 +137,7 @@ class TurnRun:
     async def _append(self, decide: Callable[[UnitOfWork], None]) -> None:
         """Stores a decision together with all that follows from it: an end, a wait, the start of tools.
 
-        Then starts the tools. Raises as OwnedTurn.append.
+        Then starts the tools. Raises as `OwnedTurn.append`.
         """
 
         def decide_and_advance(uow: UnitOfWork) -> tuple[Call, ...]:
@@ -159,7 +159,7 @@ class TurnRun:
     # --- the model ---------------------------------------------------------------------------------------------
 
     async def _call_model(self) -> None:
-        """Calls the model until it has answered, the turn is cancelled, or the run is cut; stores what came of it."""
+        """Calls the model until it has answered, the turn is cancelled, or the run is cut; stores the outcome."""
         turn = self.turn
         self._lease.check()
         preview = self._feed.begin_preview(
@@ -224,7 +224,11 @@ class TurnRun:
     # --- tools -------------------------------------------------------------------------------------------------
 
     async def _await_results(self) -> None:
-        """Waits until a tool has ended, the turn is cancelled, or an approval of another call was decided."""
+        """Waits for the next result of a tool, and stores the results that are there.
+
+        A cancellation or a cut ends the wait. Without a result, stores what else is due, such as the start of an
+        approved call.
+        """
         await self._until_notified(self._tools.tasks, seconds=RESULT_POLL)
         if self._lease.cut:
             await self._tools.stop()
@@ -244,10 +248,10 @@ class TurnRun:
         await self._append(lambda uow: turn_rules.record_tool_results(uow, results))
         self._tools.results_stored()
 
-    # --- waiting and letting go --------------------------------------------------------------------------------
+    # --- waiting and handing over ------------------------------------------------------------------------------
 
     async def _until_notified(self, tasks: Collection[asyncio.Task[Any]], *, seconds: float = NO_LIMIT) -> None:
-        """Waits until one of the tasks is done, the run is notified, or the time is over."""
+        """Waits until one of the tasks is done, the run is notified, or `seconds` have passed."""
         notified = asyncio.create_task(self._lease.notified.wait())
         try:
             await asyncio.wait({notified, *tasks}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -255,17 +259,16 @@ class TurnRun:
             notified.cancel()
 
     async def _is_interrupted(self) -> bool:
-        """Returns True if the turn is to be cancelled. Reads the session first if the run was notified."""
+        """Returns True if a cancellation of the turn was requested. Reads the session first if the run was notified."""
         if self._lease.notified.is_set():
             self._lease.notified.clear()
             await self._owned.read()
         return self._owned.is_cancel_requested
 
     async def _hand_over(self) -> None:
-        """Releases the turn, so that the next owner may go on at once; the text of a cut message does not count.
+        """Releases the turn, so that another owner may continue at once. The text of a cut message no longer counts.
 
-        If a cancellation was requested meanwhile, cancels the turn instead, and stores the text as of every cancelled
-        turn.
+        If a cancellation was requested meanwhile, cancels the turn instead, and stores the message's text so far.
         """
         preview = self._feed.preview
         cut = preview is not None and preview.local and preview.turn_id == self.turn.id

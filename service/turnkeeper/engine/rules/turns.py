@@ -1,4 +1,4 @@
-"""Decisions of a turn's owner: an attempt begun, an answer, a failure or results recorded, the turn given away."""
+"""Decisions of a turn's owner: begin an attempt, record an answer, a failure or results, end or release the turn."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,15 +24,15 @@ from turnkeeper.store.changeset import LeaseChange
 from turnkeeper.tools.toolbox import Finished, Toolbox
 
 LEASED_DELAY = timedelta(seconds=2)
-"""An owner keeps its lease over a wait for the next try of at most this; for a longer one it releases the turn."""
+"""An owner keeps its lease if the next try of the model call is due within this time; else it releases the turn."""
 MAX_LAPSES = 5
-"""Owners lost in a row without a changeset, after which the turn fails: the turn may be what crashes them."""
+"""The turn fails once this many owners in a row were lost without a changeset: the turn may be what crashes them."""
 
 
 def lapse_limit_error(turn: Turn, *, lapses: int) -> ErrorDetail | None:
     """Returns the error with which the turn must fail because MAX_LAPSES owners in a row were lost, otherwise None.
 
-    `lapses` are the leases that lapsed since the turn's last changeset.
+    `lapses`: how many leases lapsed since the turn's last changeset.
     """
     lost = turn.lapses + lapses
     if lost < MAX_LAPSES:
@@ -44,8 +44,8 @@ def lapse_limit_error(turn: Turn, *, lapses: int) -> ErrorDetail | None:
 def begin_attempt(uow: UnitOfWork, *, lapses: int) -> None:
     """Begins the turn's next attempt, after a claim.
 
-    `lapses` are the leases that lapsed since the turn's last changeset. If there are any, the text that a lost owner
-    streamed is void: the next message gets a new id.
+    `lapses`: how many leases lapsed since the turn's last changeset. If any did, the text that a lost owner streamed no
+    longer counts: the next message gets a new id.
     """
     turn = uow.turn
     is_first, is_takeover = turn.attempt == 0, lapses > 0
@@ -59,9 +59,10 @@ def begin_attempt(uow: UnitOfWork, *, lapses: int) -> None:
 
 
 def release_for_retry(uow: UnitOfWork) -> None:
-    """Releases a turn whose run failed on a defect of the service.
+    """Releases a turn whose run failed because of a defect of the service.
 
-    It is claimable again after 1 s, and after twice as long each further time. With MAX_LAPSES in a row it fails.
+    The turn is claimable again after 1 s, and after twice as long each further time. After MAX_LAPSES such runs or lost
+    owners in a row it fails.
     """
     turn = replace(uow.turn, lapses=uow.turn.lapses + 1, update_time=uow.at)
     uow.put_turn(turn)
@@ -108,7 +109,7 @@ def record_answer(
 def record_partial_answer(uow: UnitOfWork, text: str, *, model: str) -> None:
     """Records the text of a message that a cancellation cut off, as INTERRUPTED.
 
-    Changes nothing if there is no text, or if the turn is not to be cancelled.
+    Changes nothing if there is no text, or if no cancellation of the turn was requested.
     """
     if not text or uow.snapshot.head.cancel.turn_id != uow.turn.id:
         return
@@ -126,8 +127,8 @@ def record_partial_answer(uow: UnitOfWork, text: str, *, model: str) -> None:
 def record_model_failure(uow: UnitOfWork, error: ErrorDetail, *, tries: int, delay: timedelta | None) -> None:
     """Records that a model call failed for the `tries`-th time in a row.
 
-    The call is tried again after `delay`; None: the turn fails with `error`. For a delay above LEASED_DELAY the turn is
-    released as BACKING_OFF, unless it is to be cancelled: then its owner does that first.
+    The call is tried again after `delay`; if that is None, the turn fails with `error`. For a delay above LEASED_DELAY
+    the turn is released as BACKING_OFF, unless its owner was requested to cancel it.
     """
     failed = uow.turn
     outcome = AttemptOutcome.EXHAUSTED if delay is None else AttemptOutcome.RETRYING
@@ -143,7 +144,7 @@ def record_model_failure(uow: UnitOfWork, error: ErrorDetail, *, tries: int, del
 
 
 def record_tool_results(uow: UnitOfWork, results: Sequence[Finished]) -> None:
-    """Closes the calls whose tools have finished with their results."""
+    """Closes each call whose tool has finished, with the tool's result."""
     by_id = {call.id: call for call in uow.calls}
     for finished in results:
         call = by_id[finished.call_id]
@@ -152,10 +153,10 @@ def record_tool_results(uow: UnitOfWork, results: Sequence[Finished]) -> None:
 
 
 def resolve_lost_calls(uow: UnitOfWork, calls: Sequence[Call], *, agent: Agent) -> None:
-    """Resolves calls that a lost owner had started and whose results nothing awaits (I5).
+    """Resolves calls that a lost owner had started and whose results nothing awaits (promise I5).
 
-    A call that may be repeated is ready again, under its idempotency key. Any other is UNKNOWN, and an approval asks
-    a person for its outcome.
+    A call that may be repeated becomes READY again, under its idempotency key. Any other becomes UNKNOWN, and an
+    approval asks a person for its outcome.
     """
     for call in calls:
         if call.tool_class.may_start_again:
@@ -173,9 +174,9 @@ def complete(uow: UnitOfWork, stop_reason: StopReason) -> None:
 
 
 def hand_over(uow: UnitOfWork, *, cut: bool) -> None:
-    """Releases the turn for any replica to claim: at once, or in a suspended session when that is resumed.
+    """Releases the turn: any replica may claim it at once, or once a suspended session is resumed.
 
-    `cut`: a message of the model was cut off, so that the text streamed of it is void.
+    `cut`: a message of the model was cut off, so that the text that was streamed of it no longer counts.
     """
     if cut:
         turn = replace(uow.turn, next_message_id=uow.new_id(), update_time=uow.at)

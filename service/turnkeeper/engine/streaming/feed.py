@@ -24,14 +24,15 @@ CACHED_TEXTS = 4
 """Whole messages whose text a feed holds for watchers that are behind."""
 SHARED_BATCHES = 8
 """Batches that a feed shares at most: one for each position and filter."""
-SHARE_FROM = 3
-"""The number of a session's watchers from which batches are shared; a turn that runs here counts as one."""
+MIN_WATCHERS_TO_SHARE = 3
+"""Batches are shared once a session has this many watchers; a turn that runs here counts as one."""
 TEXT_ENDING_KINDS = frozenset(
     {"message_completed", "attempt_failed", "attempt_superseded", "turn_failed", "turn_retried", "turn_cancelled"}
 )
-"""After an event of these kinds the text that its turn was writing is whole, or no longer counts."""
+"""The kinds of events that end the text of a turn's message: the text is whole then, or no longer counts."""
 
 NO_MESSAGE = ("", 0)
+"""`Feed.looked_up` before the first lookup, and after one that found the database unavailable."""
 _NO_SESSION = SessionKey("", "")
 
 
@@ -40,7 +41,7 @@ class Feed:
 
     __slots__ = (
         "_batches",
-        "_batches_at",
+        "_batches_change",
         "_filter",
         "_key",
         "_published_at",
@@ -63,7 +64,7 @@ class Feed:
     def __init__(
         self, request_preview: Callable[[SessionKey], None] = lambda _: None, key: SessionKey = _NO_SESSION
     ) -> None:
-        """`request_preview` has another replica's text of this session looked up."""
+        """`request_preview` requests a lookup of the text that another replica writes in this session."""
         self._request_preview = request_preview
         self._key = key
         self.watchers = 0
@@ -78,25 +79,27 @@ class Feed:
         Every event that was stored before that time has a number of at most `last_seq`.
         """
         self.turns: TurnCache | None = None
-        """While a caller waits for a turn of the session."""
+        """The cached turns of the session; None while no caller waits for one."""
         self.preview: Preview | None = None
         """The message that is being written, here or on another replica."""
         self.looked_up = NO_MESSAGE
-        """Message id and attempt of another replica's text that was looked up last.
+        """The message id and the attempt of the last chunk of another replica for which a lookup was requested.
 
-        It is in `preview`, or it does not count and need not be looked up again.
+        The lookup put the text into `preview`, or showed that it does not count; a second lookup would find no more.
         """
         self.texts: dict[str, tuple[int, bytes]] = {}
         """The last whole texts, by message id: attempt and UTF-8, for watchers that are behind."""
         self.changed = Broadcast()
-        """Notifies at the next event or chunk of text."""
+        """Notifies watchers of the next event or chunk of text."""
         self.grown = Broadcast()
-        """Notifies at the next durable event."""
+        """Notifies watchers of the next durable event."""
         self.shared_read: SharedRead | None = None
         """The page of the log that is being read."""
         self._batches: list[tuple[StreamPosition, EventFilter, Batch]] = []
-        self._batches_at = 0
+        """The batches shared since change number `_batches_change` of `changed`."""
+        self._batches_change = 0
         self._filter = EVERYTHING
+        """The filter of the watcher that began last."""
         self._ring: list[StoredEvent] = []
         self._published_at: list[float] = []
         self._ring_bytes = 0
@@ -181,7 +184,7 @@ class Feed:
         self.notify_changed()
 
     def apply_to_preview(self, event: StoredEvent) -> None:
-        """Ends the preview if this event ends its message: a watcher may read it before the owner knows of it."""
+        """Ends the preview if this event ends its message. The owner may not know yet that the event is stored."""
         preview = self.preview
         if preview is not None and preview.turn_id == event.turn_id and preview.started_after < event.sequence:
             preview.ended = preview.ended or event.kind in TEXT_ENDING_KINDS
@@ -195,7 +198,7 @@ class Feed:
             self.request_preview()
 
     def request_preview(self) -> None:
-        """Has the text that another replica writes in this session looked up."""
+        """Requests a lookup of the text that another replica writes in this session."""
         self._request_preview(self._key)
 
     def cache_turns(self) -> TurnCache:
@@ -213,26 +216,26 @@ class Feed:
                 self.turns = None
 
     def same_filter(self, event_filter: EventFilter) -> EventFilter:
-        """Returns an equal filter, the same object for watchers in a row: comparing that one costs nothing."""
+        """Returns an equal filter: one object for consecutive watchers with equal filters, to compare fast."""
         if self._filter != event_filter:
             self._filter = event_filter
         return self._filter
 
     def shared_batch(self, position: StreamPosition, event_filter: EventFilter) -> Batch | None:
-        """Returns another watcher's batch at this position with this filter; None if there is none since a change."""
-        if self._batches_at != self.changed.count:
+        """Returns another watcher's batch at this position with this filter; None if none was shared since a change."""
+        if self._batches_change != self.changed.count:
             return None
-        for at, its_filter, batch in self._batches:
-            if (at is position or at == position) and (its_filter is event_filter or its_filter == event_filter):
+        for start, shared, batch in self._batches:
+            if (start is position or start == position) and (shared is event_filter or shared == event_filter):
                 return batch if batch.valid else None
         return None
 
     def share_batch(self, position: StreamPosition, event_filter: EventFilter, batch: Batch) -> None:
         """Keeps a batch, until the next change, for other watchers at its position with its filter."""
-        if self.watchers < SHARE_FROM:
+        if self.watchers < MIN_WATCHERS_TO_SHARE:
             return
-        if self._batches_at != self.changed.count:
-            self._batches, self._batches_at = [], self.changed.count
+        if self._batches_change != self.changed.count:
+            self._batches, self._batches_change = [], self.changed.count
         if len(self._batches) < SHARED_BATCHES:
             self._batches.append((position, event_filter, batch))
 
@@ -242,7 +245,7 @@ class Feed:
         del self._ring[:count], self._published_at[:count]
 
     def _cache_text(self) -> None:
-        """Keeps the text of the message that is whole now, if it was written here."""
+        """Moves the text of a whole message from the preview to `texts`. Drops it if another replica wrote it."""
         if self.preview is None:
             return
         preview, self.preview = self.preview, None

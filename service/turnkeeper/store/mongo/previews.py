@@ -14,24 +14,23 @@ from turnkeeper.store.notifications import PreviewChunk
 
 PREVIEWS_KEPT: Final = timedelta(minutes=30)
 """The time from a chunk's insert to its removal."""
-MOST: Final = 4096
-"""Chunks that one read returns, at most."""
+CHUNKS_PER_READ: Final = 4096
 
 
 class Previews:
-    """`PreviewStore`."""
+    """Implements `PreviewStore`."""
 
     _connection: Connection
     _replica: str
 
     async def put_previews(self, chunks: Sequence[PreviewChunk]) -> None:
-        """Sends one unordered insert. The expiry decides nothing, so it may be set by this process's clock."""
+        """Sends one unordered insert. Nothing depends on the exact expiry, so it is set by this process's clock."""
         if not chunks:
             return
-        more = {"expire_at": datetime.now(UTC) + PREVIEWS_KEPT, "replica": self._replica, "schema": SCHEMA}
+        common = {"expire_at": datetime.now(UTC) + PREVIEWS_KEPT, "replica": self._replica, "schema": SCHEMA}
         with self._connection.call("put_previews"):
             try:
-                await self._connection.partials.insert_many([encode(chunk) | more for chunk in chunks], ordered=False)
+                await self._connection.partials.insert_many([encode(chunk) | common for chunk in chunks], ordered=False)
             except BulkWriteError as error:
                 if any(failure["code"] != DUPLICATE_KEY for failure in (error.details or {}).get("writeErrors", ())):
                     raise
@@ -45,5 +44,10 @@ class Previews:
             "offset": {"$gte": after},
         }
         with self._connection.call("previews"):
-            documents = await self._connection.partials.find(match).sort("offset").limit(MOST).to_list(MOST)
+            documents = (
+                await self._connection.partials.find(match)
+                .sort("offset")
+                .limit(CHUNKS_PER_READ)
+                .to_list(CHUNKS_PER_READ)
+            )
         return [decode(PreviewChunk, document) for document in documents]

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.engine.streaming.batch import Batch, EventFilter
-from turnkeeper.engine.streaming.feed import CACHED_TEXTS, RING_BYTES, RING_EVENTS, SHARE_FROM, Feed
+from turnkeeper.engine.streaming.feed import CACHED_TEXTS, MIN_WATCHERS_TO_SHARE, RING_BYTES, RING_EVENTS, Feed
 from turnkeeper.engine.streaming.preview import characters_from, whole_characters
 from turnkeeper.store.changeset import StoredEvent
 
@@ -133,7 +133,7 @@ async def test_a_change_notifies_those_who_subscribed_before() -> None:
 
 def test_watchers_at_one_position_get_the_same_batch_until_a_change() -> None:
     feed, position, other = Feed(), StreamPosition(sequence=3, live=True), StreamPosition(sequence=2, live=True)
-    feed.watchers = SHARE_FROM
+    feed.watchers = MIN_WATCHERS_TO_SHARE
     everything, text = EventFilter(), EventFilter(previews=True)
     batch = Batch(position)
     feed.share_batch(position, everything, batch)
@@ -146,7 +146,7 @@ def test_watchers_at_one_position_get_the_same_batch_until_a_change() -> None:
 
 def test_text_that_no_longer_counts_is_not_shared() -> None:
     feed, position, event_filter = Feed(), StreamPosition(sequence=3, live=True), EventFilter(previews=True)
-    feed.watchers = SHARE_FROM
+    feed.watchers = MIN_WATCHERS_TO_SHARE
     batch = Batch(position)
     batch.preview = feed.begin_preview(turn_id="t", message_id="m", attempt=1, started_after=3)
     feed.share_batch(position, event_filter, batch)
