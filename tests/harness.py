@@ -134,7 +134,7 @@ async def server_process(
     python: str = sys.executable,
     stderr: int | None = None,
 ) -> AsyncIterator[ServerProcess]:
-    """Starts a server process on a free port, and kills it on the way out if it still runs.
+    """Starts a server process on a free port, and kills it at the end of the block if it still runs.
 
     `program`: the module that is run, with its first arguments, by the interpreter `python`.
 

@@ -10,7 +10,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds `--config`, and a flag for each setting, with its variables and its default in the help."""
     group: argparse._ArgumentGroup | argparse.ArgumentParser = parser
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help=f"file of settings, TOML, a key a setting [{CONFIG_VARIABLE}]"
+        "--config", type=Path, metavar="FILE", help=f"TOML file with a key for each setting [{CONFIG_VARIABLE}]"
     )
     for name, field in Settings.model_fields.items():
         if name in GROUPS:

@@ -9,7 +9,7 @@ from tests.bench.figures import Goal, Row, row_json
 
 
 def table(rows: Sequence[Row], goals: Mapping[str, Goal]) -> str:
-    """Returns the table, a line a row: name, median, spread, floor, ratio, goal, and whether it is met."""
+    """Returns the table, one line for each row: name, median, spread, floor, ratio, goal, and whether it is met."""
     lines: list[tuple[str, ...]] = [("figure", "median", "min … max", "floor", "ratio", "goal", "", "")]
     lines += [_line(row, goals.get(row.name)) for row in rows]
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]

@@ -97,7 +97,7 @@ class Cluster:
 
 @contextlib.asynccontextmanager
 async def running(plan: Plan) -> AsyncIterator[Cluster]:
-    """Starts the parts of the plan, and kills them on the way out. Raises NoFaketime if clocks need libfaketime."""
+    """Starts the parts of the plan, and kills them at the end. Raises NoFaketime if clocks need libfaketime."""
     preload = clocks.library() if plan.clocks else None
     plan.logs.mkdir(parents=True, exist_ok=True)
     async with contextlib.AsyncExitStack() as stack:

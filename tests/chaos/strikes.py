@@ -40,7 +40,7 @@ class Strike:
         self.confirmed = self.confirmed or time.time()
 
     def note(self, evidence: str) -> None:
-        """Adds evidence that is no confirmation."""
+        """Adds evidence that is not a confirmation."""
         self.evidence.append(evidence)
 
     def end(self) -> None:

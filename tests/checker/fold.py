@@ -155,7 +155,7 @@ def _turn_completed(folded: Folded, event: Event) -> None:
     folded.standing = replace(folded.standing, completed=True)
     turn.stop_reason = event_pb2.StopReason.Name(event.turn_completed.stop_reason).removeprefix("STOP_REASON_")
     if event.turn_completed.message_id not in turn.message_ids:
-        raise BrokenLog(f"the answer of {event.turn_id} is no message of its own")
+        raise BrokenLog(f"the answer of {event.turn_id} is not a message of its own")
 
 
 def _turn_failed(folded: Folded, event: Event) -> None:

@@ -71,7 +71,7 @@ async def _agents(stack: AsyncExitStack, data: Path) -> Path | None:
 
 @asynccontextmanager
 async def _server(port: int, data: Path, agents_file: Path | None) -> AsyncIterator[tuple[Process, str]]:
-    """Starts the server, with its log in a file. Yields it and its address; drains it on the way out."""
+    """Starts the server, with its log in a file. Yields it and its address; drains it at the end."""
     flags = ["--port", str(port), "--data-dir", str(data), "--drain-delay", "0s", "--drain-grace", "5s"]
     with (data / "server.log").open("ab") as log:
         process = await asyncio.create_subprocess_exec(

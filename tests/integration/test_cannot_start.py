@@ -130,7 +130,7 @@ async def test_a_database_that_is_not_there(serve: Serve) -> None:
 async def test_what_is_no_address_of_a_database(serve: Serve) -> None:
     status, output = await serve("--mongodb-uri", "mongodb://ada:p@ss/word@host:x/")
     assert status == 2
-    assert "turnkeeper serve: MONGODB_URI is no address of a MongoDB" in output
+    assert "turnkeeper serve: MONGODB_URI is not the address of a MongoDB" in output
     assert "word" not in output.replace("password", "")
 
 

@@ -27,7 +27,7 @@ _NO_RESULT = (ToolOutcome.UNKNOWN, ToolOutcome.CANCELLED)
 
 
 class Changesets(Part):
-    """`EventLog.commit` and `SessionStore.keep_late_result`."""
+    """Implements `EventLog.commit` and `SessionStore.keep_late_result`."""
 
     async def commit(self, changeset: Changeset) -> CommitResult:
         """Raises ValueError for an event that is too large, and for a document of another session."""
@@ -193,8 +193,8 @@ def _result(stored: StoredSession, changeset: Changeset) -> CommitResult:
         fence = stored.eventless[changeset.changeset_id]
         return Committed(last_seq=changeset.last_seq, fence=fence, events=())
     first = changeset.last_seq
-    its_numbers = stored.log[first : first + len(changeset.events)]
-    if events := [logged for logged in its_numbers if logged.changeset_id == changeset.changeset_id]:
+    same_numbers = stored.log[first : first + len(changeset.events)]
+    if events := [logged for logged in same_numbers if logged.changeset_id == changeset.changeset_id]:
         stored_events = tuple(logged.stored for logged in events)
         return Committed(last_seq=stored_events[-1].sequence, fence=events[-1].fence, events=stored_events)
     if changeset.request is not None and changeset.request.key in stored.requests:

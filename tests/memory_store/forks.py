@@ -14,7 +14,7 @@ from turnkeeper.store.mongo.forks import BATCH, BATCH_BYTES
 
 
 class Forks(Part):
-    """`ForkStore`."""
+    """Implements `ForkStore`."""
 
     async def reserve_fork(self, fork: Fork) -> Fork | None:
         await self._enter("reserve_fork")

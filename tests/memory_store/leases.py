@@ -16,7 +16,7 @@ OLDEST = 32
 
 
 class Leases(Part):
-    """`Leases`, `Maintenance`, and `SessionStore.request_cancel`."""
+    """Implements `Leases`, `Maintenance`, and `SessionStore.request_cancel`."""
 
     async def claim(self, owner: str, *, lease: timedelta) -> Claim | None:
         await self._enter("claim")

@@ -12,7 +12,7 @@ from turnkeeper.store.notifications import ChangeNotification, PreviewChunk
 
 
 class Replicas(Part):
-    """`EventLog.notifications`, `PreviewStore` and `ReplicaRegistry`."""
+    """Implements `EventLog.notifications`, `PreviewStore` and `ReplicaRegistry`."""
 
     _position: int | None = None
     """In the list of changes, where the last reader of notifications ended."""

@@ -19,7 +19,7 @@ T = TypeVar("T", Session, Approval)
 
 
 class Sessions(Part):
-    """`ApprovalStore`, `SessionStore` but for its conditional writes, and the reads of `EventLog`."""
+    """Implements `ApprovalStore`, `SessionStore` but for its conditional writes, and the reads of `EventLog`."""
 
     async def create_session(self, session: Session, agent: Agent, *, event: NewEvent) -> Session | None:
         await self._enter("create_session")

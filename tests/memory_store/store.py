@@ -14,7 +14,7 @@ from turnkeeper.store.mongo.documents import SCHEMA
 
 
 class MemoryStore(Sessions, Changesets, Leases, Forks, Replicas):
-    """`Store` without a database: one replica's access to a MemoryDatabase. It has no `Retention`."""
+    """Implements `Store` without a database: one replica's access to a MemoryDatabase. It has no `Retention`."""
 
     def __init__(
         self,

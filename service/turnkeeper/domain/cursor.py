@@ -12,8 +12,8 @@ class StreamPosition:
     message_id: str = ""
     """The message whose text the reader has in part; empty for none.
 
-    After its attempt has failed or was superseded the message stays here until another one is written: the first piece
-    of that one tells the reader to throw the text away.
+    The message stays here after its attempt has failed or was superseded, until another one is written. The first delta
+    of that one has `restarts` set, so that the reader drops the text.
     """
     attempt: int = 0
     """The attempt that wrote that text."""

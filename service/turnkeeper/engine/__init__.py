@@ -1,1 +1,1 @@
-"""The engine: the verbs of the service, a module a noun, and the rooms below them. It knows no gRPC and no MongoDB."""
+"""The engine: the verbs of the service, one module for each noun, and the rooms below them. No gRPC, no MongoDB."""

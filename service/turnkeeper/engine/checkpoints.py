@@ -21,8 +21,7 @@ from turnkeeper.errors import (
 from turnkeeper.store.changeset import Head, StoredEvent, check_not_trimmed
 from turnkeeper.store.contract import SessionLog
 
-PAGE = 200
-"""Events that are read at once."""
+EVENTS_PER_READ = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +46,11 @@ class Checkpoints:
         after = max(after, head.compacted_to)
         while len(checkpoints) < limit:
             events = await self._store.events(
-                head.session_key, after=after, limit=PAGE, kinds=MARKS, until=head.last_seq
+                head.session_key, after=after, limit=EVENTS_PER_READ, kinds=MARKS, until=head.last_seq
             )
             derived = (checkpoint_of(self._decode(stored), kind=stored.kind) for stored in events)
             checkpoints.extend(checkpoint for checkpoint in derived if checkpoint is not None)
-            if len(events) < PAGE:
+            if len(events) < EVENTS_PER_READ:
                 break
             after = events[-1].sequence
         return checkpoints[:limit]
@@ -110,14 +109,18 @@ class Checkpoints:
         events: list[Event] = []
         while True:
             after = events[-1].sequence if events else 0
-            page = await self._store.events(head.session_key, after=after, limit=PAGE, kinds=kinds, until=sequence)
+            page = await self._store.events(
+                head.session_key, after=after, limit=EVENTS_PER_READ, kinds=kinds, until=sequence
+            )
             events.extend(self._decode(stored) for stored in page)
-            if len(page) < PAGE:
+            if len(page) < EVENTS_PER_READ:
                 return events
 
     async def events_after(self, head: Head, sequence: int, *, kinds: frozenset[str]) -> list[Event]:
         """Returns the first 200 events of these kinds above a number."""
-        page = await self._store.events(head.session_key, after=sequence, limit=PAGE, kinds=kinds, until=head.last_seq)
+        page = await self._store.events(
+            head.session_key, after=sequence, limit=EVENTS_PER_READ, kinds=kinds, until=head.last_seq
+        )
         return [self._decode(stored) for stored in page]
 
     async def _is_restored_to(self, head: Head, sequence: int) -> bool:

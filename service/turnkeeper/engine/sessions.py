@@ -39,7 +39,7 @@ class NewSession:
     labels: dict[str, str]
     metadata_json: str
     fingerprint: str
-    """Of the whole request: a repeat with another one is refused."""
+    """A hash of the request's content. A request with the same id and another fingerprint is refused."""
 
     @property
     def id(self) -> str:

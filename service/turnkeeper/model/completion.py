@@ -36,7 +36,7 @@ class Completion:
         self.tokens = 0
         """Events that brought output of the model: text, reasoning, a part of a tool call, a finish reason.
 
-        A role, a usage report or an unknown event is none.
+        A role, a usage report and an unknown event are not output.
         """
         self._request = request
         self._room = max_answer_bytes
@@ -226,7 +226,7 @@ def _begins(open_call: _Call, *, index: object, call_id: str, name: str) -> bool
 
 
 def _decode(event: bytes) -> object:
-    """Returns the event's JSON value. Raises ModelFailure if it is none."""
+    """Returns the event's JSON value. Raises ModelFailure if the event is not JSON."""
     try:
         return orjson.loads(event)
     except orjson.JSONDecodeError:

@@ -16,7 +16,7 @@ T = TypeVar("T")
 class Deadlines:
     """How long one call may take.
 
-    A token is output of the model: a comment, a role or a keep-alive is none.
+    A token is output of the model. A comment, a role and a keep-alive are not tokens.
     """
 
     connect: timedelta = timedelta(seconds=10)

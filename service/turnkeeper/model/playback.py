@@ -65,7 +65,7 @@ class Player:
 
 
 def read_request(body: bytes) -> ChatRequest:
-    """Returns the request in a body. Raises BadChatRequest if the body is no chat request."""
+    """Returns the request in a body. Raises BadChatRequest if the body is not a chat request."""
     try:
         request = orjson.loads(body)
     except orjson.JSONDecodeError:

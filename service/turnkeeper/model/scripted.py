@@ -49,7 +49,7 @@ class ScriptedModel:
         """Starts the server."""
         address = ip_address("127.0.0.1" if self._host == "localhost" else self._host)
         if not address.is_loopback:
-            raise ValueError(f"a scripted model serves this machine only: {self._host} is no loopback address")
+            raise ValueError(f"a scripted model serves this machine only: {self._host} is not a loopback address")
         if not 0 <= self._port <= 65535:
             raise ValueError(f"port must be 0 to 65535, not {self._port}")
         self._runner = web.AppRunner(

@@ -251,7 +251,7 @@ def _time(request: session_pb2.ListSessionsRequest, field: str) -> datetime | No
     try:
         return value.ToDatetime(tzinfo=UTC)
     except ValueError:
-        validation.refuse({field: "is no time between the years 1 and 9999"})
+        validation.refuse({field: "is not a time between the years 1 and 9999"})
 
 
 def _name(state: session_pb2.SessionState.ValueType) -> str:

@@ -21,7 +21,7 @@ def with_cursor(end: StreamEnded | SessionError, key: SessionKey, *, watcher: Wa
     """Returns the error that ends a stream, with the cursor to resume from if the stream may go on.
 
     A planned end has its own position. An error of a trimmed log carries the log's oldest cursor, and its newest.
-    `watcher` is the stream's; None for a call that is no stream.
+    `watcher` is the stream's; None for a unary call.
     """
     if isinstance(end, StreamEnded):
         end.error.cursor = _cursor(end.position, key)

@@ -94,7 +94,7 @@ def _unknown_values(request: Message) -> dict[str, str]:
         known = field.enum_type.values_by_number
         unknown = [number for number in (value if field.is_repeated else (value,)) if number not in known]
         if unknown:
-            problems[field.name] = f"{unknown[0]} is no value of {field.enum_type.name}"
+            problems[field.name] = f"{unknown[0]} is not a value of {field.enum_type.name}"
     return problems
 
 

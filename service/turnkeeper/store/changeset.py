@@ -278,7 +278,7 @@ class Claim(BelongsToSession):
     turn_id: str
     fence: int
     lapses: int
-    """`Head.lapses`."""
+    """`Head.lapses` at the claim."""
     late_by: timedelta
     """How long the turn had been claimable."""
     more: bool = False

@@ -277,7 +277,7 @@ class ForkStore(Protocol):
     async def copy_events(self, fork: Fork, events: Sequence[NewEvent]) -> Fork | None:
         """Stores the next of the fork's events, as many as fit in one transaction. `events` are all of them.
 
-        Returns the fork as it is then, also if another attempt was faster. Returns None if it is no fork any more.
+        Returns the fork as it is then, also if another attempt was faster. Returns None if it is finished or removed.
         """
         ...
 

@@ -18,7 +18,7 @@ class ChangeNotification(BelongsToSession):
     by_owner: bool = False
     """The write also set a lease: it is a changeset of the turn's owner, or a claim."""
     owner: str | None = None
-    """The new owner; empty if the session has none any more; None if that did not change."""
+    """The new owner; empty if the session no longer has one; None if the owner did not change."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

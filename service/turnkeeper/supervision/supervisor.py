@@ -51,11 +51,11 @@ CANNOT_START: Final = (
 
 @contextlib.asynccontextmanager
 async def serving(options: SupervisorOptions, environ: Mapping[str, str]) -> AsyncIterator[str]:
-    """Starts all replicas, and yields their address once they serve. Drains them on the way out.
+    """Starts all replicas, and yields their address once they serve. Drains them at the end of the block.
 
     `environ` has the replicas' settings, as `settings.environment` writes them. Raises PortTaken, SettingError,
-    EmbeddedDatabaseError, LocalModelError or ReplicaFailed, with a message that tells the operator what to do; on the
-    way out NotDrained.
+    EmbeddedDatabaseError, LocalModelError or ReplicaFailed, with a message that tells the operator what to do. Raises
+    NotDrained at the end of the block if a replica died while it drained.
     """
     async with AsyncExitStack() as stack:
         port = stack.enter_context(hold_port(options.host, options.port))

@@ -88,7 +88,7 @@ class Metrics:
     def tool_finished(self, source: str, *, tool_class: str, outcome: str, seconds: float, tool: str = OTHER) -> None:
         """Records the end of a tool call. `source` is the configured name of where the tool comes from.
 
-        `tool` is the name of one of the operator's tools; a name that a client chose is no label.
+        `tool` is the name of one of the operator's tools; a name that a client chose is never a label.
         """
         self._tool_calls(1, source, tool_class, outcome)
         self._tool_duration(seconds, source)

@@ -245,7 +245,7 @@ class ToolSpan(OpenSpan):
     """The span of one start of a tool call."""
 
     def finished(self, outcome: str) -> None:
-        """Records the end. What people decided, or a cancel, is no fault of the tool."""
+        """Records the end. A person's decision or a cancellation does not mark the span as an error."""
         outcome = str(outcome)
         self._set({"turnkeeper.tool.outcome": outcome})
         fine = outcome == "OK"
@@ -290,5 +290,5 @@ class AgentSpan(OpenSpan):
 
 
 def _parsed(traceparent: str) -> SpanContext:
-    """Returns the span that is named; an invalid one if `traceparent` is none."""
+    """Returns the span that `traceparent` names; an invalid one if it is not a traceparent."""
     return get_current_span(W3C.extract({"traceparent": traceparent}, ROOT)).get_span_context()

@@ -57,7 +57,7 @@ class Spans:
     ) -> AgentSpan:
         """Returns the span of one attempt at a turn: a new trace, linked to `links`.
 
-        `links` are W3C traceparents, as `traceparent` returned them; what is none is left out.
+        `links` are W3C traceparents, as `traceparent` returned them; anything else is left out.
         """
         spec = SpanSpec(
             f"invoke_agent {agent}",

@@ -30,7 +30,7 @@ LIFETIME = "transactionLifetimeLimitSeconds"
 
 @pytest_asyncio.fixture
 async def single_server(tmp_path: Path) -> AsyncIterator[str]:
-    """Starts a mongod that is no replica set."""
+    """Starts a mongod that is not a replica set."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -98,6 +98,13 @@ PHRASES = (
     r"\bits like\b",
     r"\bfor himself\b",
     r"^it is time to\b",
+    r"(?<!there )\b(is|are) no (?!longer\b)",
+    r"\b(has|have) (the|an|another|it) [^.]*\b(looked up|read again)\b",
+    r"\bon the way out\b",
+    r"\bletting go\b",
+    r"\bwhat came of\b",
+    r"\ba (key|module|line|row) a \w+",
+    r"^`\w+(\.\w+)?`\.$",
 )
 """What prose does not say, each with its plain word in the guide to contributing."""
 

@@ -113,7 +113,7 @@ def test_good_requests_pass(request_: Message) -> None:
         (send(wait=Duration(seconds=121)), {"wait": "must be between 0 and 120 s"}),
         (send(wait=Duration(seconds=-1)), {"wait": "must be between 0 and 120 s"}),
         (send(wait=Duration(seconds=120, nanos=1000)), {"wait": "must be between 0 and 120 s"}),
-        (send(if_busy=9), {"if_busy": "9 is no value of IfBusy"}),
+        (send(if_busy=9), {"if_busy": "9 is not a value of IfBusy"}),
         (
             send(limits=chat_pb2.TurnLimits(max_iterations=-1)),
             {"limits.max_iterations": "must be at least 0"},
@@ -130,7 +130,7 @@ def test_good_requests_pass(request_: Message) -> None:
         (decide(arguments_hash=""), {"arguments_hash": "is required"}),
         (
             session_pb2.ListSessionsRequest(page_size=-1, states=[99]),  # type: ignore[list-item]
-            {"page_size": "must be at least 0", "states": "99 is no value of SessionState"},
+            {"page_size": "must be at least 0", "states": "99 is not a value of SessionState"},
         ),
         (
             session_pb2.CreateSessionRequest(labels={str(n): "" for n in range(33)}),

@@ -20,9 +20,9 @@ from turnkeeper.store.changeset import Snapshot, StoredEvent
 from turnkeeper.store.contract import EventLog
 
 MAX_SESSIONS = 1024
-"""Cached at a time, some KiB each: more than a replica runs at once."""
+"""Snapshots cached at a time, some KiB each; a replica runs fewer turns at once."""
 CONVERSATION_BYTES = 32 * 1024 * 1024
-"""Of all cached conversations together: a thousand of thirty messages, or ten of three thousand."""
+"""Bytes of all cached conversations together: a thousand of thirty messages, or ten of three thousand."""
 MAX_AGE = 600.0
 """Seconds from the read. The database's time is computed from the read on, and a later primary's clock may differ."""
 

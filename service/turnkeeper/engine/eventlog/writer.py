@@ -1,4 +1,4 @@
-"""Stores decisions in the event log, and makes a decision again if the session changed meanwhile. No other way in."""
+"""Stores decisions in the event log, and makes a decision again if the session changed meanwhile."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""One attempt of this replica at a turn that it owns: from the first read to letting go of the lease."""
+"""One attempt of this replica at a turn that it owns: from the first read to the release of the lease."""
 
 import logging
 import time

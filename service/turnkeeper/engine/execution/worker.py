@@ -119,7 +119,7 @@ class Worker:
     async def drain(self, *, grace: float) -> None:
         """Claims no more, lets each turn come to the end of its step, and hands it over; takes `grace` seconds at most.
 
-        Turns that are not handed over by then are cut: the model's message is given up, and the turn handed over.
+        Turns that are not handed over by then are cut: their unfinished messages are dropped, and they are handed over.
         """
         self.draining = True
         for lease in self.held_leases:
@@ -175,7 +175,7 @@ class Worker:
             )
         except Exception:
             logger.exception(
-                "a turn's run failed by a defect: its lease is released, and the turn is tried again later",
+                "a turn's run failed because of a defect: its lease is released, and the turn is tried again later",
                 extra={"session": session_id, "turn": turn_id},
             )
             await attempt.release_after_defect()

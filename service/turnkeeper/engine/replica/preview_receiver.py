@@ -1,7 +1,7 @@
 """Receives the text of messages that other replicas write, for the watchers of this one.
 
-The session's head and turn tell which message is being written, and that no event has ended it. Then its chunks extend
-the text as they arrive; a chunk that leaves a gap has the stored ones read again.
+A lookup reads from the session's head and turn which message is being written, and that no event has ended it. Then its
+chunks extend the text as they arrive. If a chunk leaves a gap, another lookup reads the stored chunks.
 """
 
 import asyncio

@@ -25,8 +25,8 @@ class Edit:
 def check_edit(approval: Approval, arguments_json: str, *, agent: Agent, toolbox: Toolbox) -> Edit | None:
     """Returns the edit that the approver's arguments make, or None if they are the approval's own.
 
-    Raises ToolNotFound if the agent has the tool no more, ToolValidationError if the tool does not take the arguments,
-    ToolPermissionDenied if the agent's policy denies the call.
+    Raises ToolNotFound if the agent no longer has the tool, ToolValidationError if the tool does not take the
+    arguments, ToolPermissionDenied if the agent's policy denies the call.
     """
     spec = toolbox.find(agent, approval.tool)
     if spec is None:

@@ -109,6 +109,6 @@ def _store_decision(uow: UnitOfWork, decided: Approval, answer: Answer) -> None:
 
 
 def _give_up(uow: UnitOfWork, approval: Approval, *, reason: str = "") -> None:
-    """Closes a call as UNKNOWN. The session goes on remembering it among its unknown calls."""
+    """Closes a call as UNKNOWN. The session keeps it in its list of unknown calls."""
     call = replace(_call_of(uow, approval), unsettled=False)
     uow.close_call_as(call, ToolOutcome.UNKNOWN, reason=reason)

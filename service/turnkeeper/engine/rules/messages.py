@@ -22,7 +22,7 @@ class NewMessage:
 
     key: RequestKey
     fingerprint: str
-    """Of the whole request: a repeat with another one is refused."""
+    """A hash of the request's content. A request with the same id and another fingerprint is refused."""
     content: tuple[Part, ...]
     if_busy: str
     """What to do while a turn is active: REJECT the message, ENQUEUE it, or INTERRUPT the turn."""
@@ -37,7 +37,7 @@ class RetryRequest:
 
     key: RequestKey
     fingerprint: str
-    """Of the whole request: a repeat with another one is refused."""
+    """A hash of the request's content. A request with the same id and another fingerprint is refused."""
     turn_id: str
 
 

@@ -44,7 +44,7 @@ class RestoreRequest:
 
     key: RequestKey
     fingerprint: str
-    """Of the whole request: a repeat with another one is refused."""
+    """A hash of the request's content. A request with the same id and another fingerprint is refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

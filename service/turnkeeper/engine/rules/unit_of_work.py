@@ -53,7 +53,7 @@ class UnitOfWork:
         """Set it to change the session."""
         self.head = HeadChange()
         self.request: RequestRecord | None = None
-        """Set it to have the request's repeats answered from this record."""
+        """Set it to the record from which repeats of the request are answered."""
         self._turns: dict[str, Turn] = {}
         self._new_turns: dict[str, Turn] = {}
         self._calls: dict[str, Call] = {call.id: call for call in snapshot.calls}
@@ -135,7 +135,7 @@ class UnitOfWork:
     # --- tool calls and their approvals ------------------------------------------------------------------------
 
     def mark_unknown(self, call: Call) -> Call:
-        """Returns the lost call as UNKNOWN: it must not start again by itself, and the session remembers it."""
+        """Returns the lost call as UNKNOWN: it must not start again by itself, and the session records it."""
         lost = call.lost()
         self.put_call(lost)
         self.session = self.session.with_unknown(call.tool, call.id)

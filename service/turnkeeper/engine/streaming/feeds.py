@@ -84,7 +84,7 @@ class Feeds:
         return self._feeds.get(key)
 
     def request_preview(self, key: SessionKey) -> None:
-        """Has the text that another replica writes in this session looked up."""
+        """Requests a lookup of the text that another replica writes in this session."""
         self.previews_requested.add(key)
         self.preview_requested.set()
 

@@ -43,7 +43,7 @@ class Broadcast:
 
 
 class HasDeadline(Protocol):
-    """Something that DeadlineTimers notifies once its deadline has passed."""
+    """A waiter that DeadlineTimers notifies once its deadline has passed."""
 
     deadline: float
     """By the event loop's clock; NEVER for none."""
@@ -56,9 +56,9 @@ class HasDeadline(Protocol):
 
 
 class DeadlineTimers:
-    """The deadlines of many, with one timer.
+    """Watches the deadlines of many waiters with one timer.
 
-    A deadline that is moved to a later time moves no timer: it is looked at again at the earlier time.
+    Moving a deadline to a later time does not move the timer, which then lists the waiter again at the earlier time.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,8 @@
 """One watcher's way through a session's stream: the log first, then the live tail.
 
-The read by number is the truth; a notification only names what to read (promise I2). The watcher's position moves as
-batches are built. A batch that could not be delivered is built again from the cursor that the client holds.
+Events are delivered as they are read by number; a notification only names what to read (promise I2). The watcher's
+position moves as batches are built. A batch that could not be delivered is built again from the cursor that the client
+holds.
 """
 
 import asyncio
@@ -87,8 +88,8 @@ class Watchers:
 class Watcher:
     """One reader of one session: the caller calls `begin` once, then `next` until it returns None.
 
-    A batch counts as delivered when the caller asks for the next one. While a stream is idle, its watcher is all that
-    it takes of memory.
+    A batch counts as delivered when the caller asks for the next one. An idle stream holds no memory
+    beside its watcher.
     """
 
     __slots__ = (

@@ -75,7 +75,7 @@ class ChangeStream:
     async def _aggregate(self, session: ClientSession) -> _Cursor:
         """Opens the cursor where the last one ended.
 
-        Raises OperationFailure if the database has that position no more. The next call then begins with the present;
+        Raises OperationFailure if the database no longer has that position. The next call then begins with the present;
         the missed changes are found by polling.
         """
         stage: Document = {"resumeAfter": self._token} if self._token else {}

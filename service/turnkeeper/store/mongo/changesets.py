@@ -34,7 +34,7 @@ KEPT_WITH_SESSION: Final = frozenset({"message"})
 
 
 class Changesets:
-    """`EventLog.commit`."""
+    """Implements `EventLog.commit`."""
 
     _outcomes: Outcomes
     _group_commit: GroupCommit

@@ -36,7 +36,7 @@ _CLAIMED: Final = ("tenant", "session_id", "active_turn", "fence", "lapses", "re
 
 
 class Claims:
-    """`Leases`, and `SessionStore.request_cancel`."""
+    """Implements `Leases`, and `SessionStore.request_cancel`."""
 
     _connection: Connection
     _replica: str

@@ -39,7 +39,7 @@ class _Answer:
 
 
 class ForkWrites:
-    """`ForkStore`."""
+    """Implements `ForkStore`."""
 
     _connection: Connection
     _transactions: Transactions

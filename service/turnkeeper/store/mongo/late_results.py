@@ -18,7 +18,7 @@ _WITHOUT_RESULT: Final = [
 
 
 class LateResultWrites:
-    """`SessionStore.keep_late_result`."""
+    """Implements `SessionStore.keep_late_result`."""
 
     _connection: Connection
     _transactions: Transactions

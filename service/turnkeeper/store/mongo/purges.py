@@ -26,7 +26,7 @@ MEMBERS: Final = ("events", "turns", "tool_calls", "approvals", "requests", "par
 
 
 class Purges:
-    """`Retention.purge`."""
+    """Implements `Retention.purge`."""
 
     _connection: Connection
     _transactions: Transactions

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Reads:
-    """The reading methods of `SessionLog` and `ApprovalStore`."""
+    """Implements the reading methods of `SessionLog` and `ApprovalStore`."""
 
     _connection: Connection
     _outcomes: Outcomes

@@ -27,7 +27,7 @@ class _Created:
 
 
 class SessionCreation:
-    """`SessionStore.create_session`."""
+    """Implements `SessionStore.create_session`."""
 
     _connection: Connection
     _transactions: Transactions

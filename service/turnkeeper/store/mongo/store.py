@@ -43,7 +43,7 @@ PATIENCE: Final = timedelta(seconds=5)
 class MongoStore(
     SessionCreation, ForkWrites, Changesets, LateResultWrites, Claims, Sweeps, Trims, Purges, Reads, Previews
 ):
-    """`Store` and `Retention` on a MongoDB replica set. Use it between `open` and `close`, on one event loop."""
+    """Implements `Store` and `Retention` on a MongoDB replica set. Used on one event loop, from `open` to `close`."""
 
     def __init__(  # noqa: PLR0913 - what its database and its replica are
         self,
@@ -62,7 +62,7 @@ class MongoStore(
         abort them after its death. `schema` as in Connection. `record_call` is called with the duration of each
         command.
 
-        Raises UnfitDatabase if `uri` is no address, without the driver's text, which may quote a password.
+        Raises UnfitDatabase if `uri` is not an address, without the driver's text, which may quote a password.
         """
         try:
             self._connection = Connection(
@@ -71,7 +71,7 @@ class MongoStore(
             self._change_stream = ChangeStream(uri, database=database, replica=replica)
         except (ConfigurationError, ValueError):
             raise indexes.UnfitDatabase(
-                "MONGODB_URI is no address of a MongoDB: write mongodb://HOST:PORT,…/?replicaSet=NAME, "
+                "MONGODB_URI is not the address of a MongoDB: write mongodb://HOST:PORT,…/?replicaSet=NAME, "
                 "with special characters of a password as %XX"
             ) from None
         self._renewer = partial(MongoRenewer, uri, database=database, operation=operation)

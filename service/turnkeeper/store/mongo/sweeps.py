@@ -40,7 +40,7 @@ _TurnKey: TypeAlias = tuple[SessionKey, str]
 
 
 class Sweeps:
-    """`Maintenance`."""
+    """Implements `Maintenance`."""
 
     _connection: Connection
     _orphans: Orphans

@@ -74,7 +74,7 @@ class _Log:
 
 
 class Trims:
-    """`Retention.trim`."""
+    """Implements `Retention.trim`."""
 
     _connection: Connection
 

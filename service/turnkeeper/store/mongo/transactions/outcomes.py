@@ -45,7 +45,7 @@ class Outcomes:
         return None if _as_read(head, changeset) else Conflict()
 
     async def _head(self, changeset: Changeset, session: ClientSession) -> Document | None:
-        """Returns the session's head as it is now, or None if it has none any more."""
+        """Returns the session's head as it is now, or None if it no longer has one."""
         key = keys.of_session(changeset.session_key)
         return await self.connection.heads.find_one(keys.where(key), session=session)
 
