@@ -9,7 +9,7 @@ from turnkeeper.rpc.identity import caller_of
 from turnkeeper.rpc.interceptor import Context
 from turnkeeper.rpc.json_text import is_json
 from turnkeeper.rpc.page_tokens import PageTokens, key_of_time, time_of_key
-from turnkeeper.rpc.views import approval_view
+from turnkeeper.rpc.views import for_approver
 from turnkeeper.store.contract import ApprovalStore
 from turnkeeper.store.filters import ApprovalFilter
 from turnkeeper.tools.toolbox import RESULT_BYTES
@@ -27,7 +27,7 @@ class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
         self, request: approval_pb2.GetApprovalRequest, context: Context
     ) -> approval_pb2.GetApprovalResponse:
         approval = await self._approvals.get(caller_of(context).tenant, request.approval_id)
-        return approval_pb2.GetApprovalResponse(approval=approval_view(approval))
+        return approval_pb2.GetApprovalResponse(approval=await for_approver(approval))
 
     async def ListApprovals(
         self, request: approval_pb2.ListApprovalsRequest, context: Context
@@ -48,13 +48,14 @@ class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
             limit=size + 1,
             after=time_of_key(self._page_tokens.after(request, tenant=caller.tenant)),
         )
+        shown = {approval.id: await for_approver(approval) for approval in approvals}
         views, token = self._page_tokens.page(
             approvals,
             request,
             tenant=caller.tenant,
             size=size,
             key_of=lambda approval: key_of_time(approval.create_time, approval.id),
-            view=approval_view,
+            view=lambda approval: shown[approval.id],
         )
         return approval_pb2.ListApprovalsResponse(approvals=views, next_page_token=token)
 
@@ -65,7 +66,7 @@ class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
         approval = await self._approvals.wait(
             caller_of(context).tenant, request.approval_id, seconds=within_deadline(wait, context)
         )
-        return approval_pb2.WaitApprovalResponse(approval=approval_view(approval))
+        return approval_pb2.WaitApprovalResponse(approval=await for_approver(approval))
 
     async def DecideApproval(
         self, request: approval_pb2.DecideApprovalRequest, context: Context
@@ -75,7 +76,7 @@ class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
             request.approval_id, _answer(request, by=caller.principal), tenant=caller.tenant
         )
         return approval_pb2.DecideApprovalResponse(
-            approval=approval_view(approval),
+            approval=await for_approver(approval),
             sequence=sequence,
             cursor=cursor.before(sequence, key=approval.session_key),
         )

@@ -1,5 +1,7 @@
 """Domain values as the messages that callers see."""
 
+import asyncio
+
 from turnkeeper.codes import ErrorDetail
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Approval
@@ -9,6 +11,7 @@ from turnkeeper.errors import SessionError
 from turnkeeper.errors_by_code import error_of
 from turnkeeper.pb.v1 import agent_pb2, approval_pb2, chat_pb2, session_pb2
 from turnkeeper.rpc import codec
+from turnkeeper.rpc.shown_text import mixed_script_words, shown_json
 from turnkeeper.rpc.status import detail_of
 from turnkeeper.store.changeset import Head
 
@@ -42,6 +45,29 @@ def approval_view(approval: Approval) -> approval_pb2.Approval:
     if approval.time_left is not None:
         view.ClearField("expire_time")  # the time that is left does not run while the session is suspended
     return view
+
+
+async def for_approver(approval: Approval) -> approval_pb2.Approval:
+    """Returns the approval with what is invisible in its texts as escapes, and with its words of mixed scripts.
+
+    Lets the event loop run in between: a long text takes some ten milliseconds.
+    """
+    view = approval_view(approval)
+    view.mixed_script_words.extend(await _show(view, "arguments_json"))
+    view.late_result_mixed_script_words.extend(await _show(view, "late_result_json"))
+    return view
+
+
+async def _show(view: approval_pb2.Approval, field: str) -> list[str]:
+    """Makes what is invisible in this field visible. Returns the field's words of mixed scripts."""
+    text: str = getattr(view, field)
+    if text.isascii():
+        return []
+    setattr(view, field, shown_json(text))
+    await asyncio.sleep(0)
+    words = mixed_script_words(text)
+    await asyncio.sleep(0)
+    return words
 
 
 def agent_view(agent: Agent) -> agent_pb2.Agent:

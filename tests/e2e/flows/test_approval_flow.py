@@ -21,6 +21,10 @@ match = '^do (?P<label>[\w-]+)'
 tool_calls = [{ name = "act", arguments = { label = "{label}" } }]
 
 [[reply]]
+match = '^hide$'
+tool_calls = [{ name = "act", arguments = { label = "p\u0430ypal\u00a0now" } }]
+
+[[reply]]
 match = '^both (?P<label>\w+)'
 tool_calls = [
     { name = "act", arguments = { label = "{label}-acted" } },
@@ -95,6 +99,23 @@ class TestApprovalFlow:
         returned = next(event.tool_returned for event in events if event.HasField("tool_returned"))
         assert (returned.outcome, returned.started) == (event_pb2.TOOL_OUTCOME_REJECTED, False)
         assert "tool_started" not in harness.kinds(events)
+
+    async def test_an_approver_sees_what_is_hidden_and_what_is_stored_runs(self, env: Environment) -> None:
+        session, _ = await pending_approval(env, "hide")
+        (approval,) = await pending_of(env, session)
+        assert approval.arguments_json == '{"label":"p\u0430ypal\\u00a0now"}'
+        assert list(approval.mixed_script_words) == ["p\u0430ypal"]
+        shown = await env.stubs.approvals.GetApproval(approval_pb2.GetApprovalRequest(approval_id=approval.approval_id))
+        assert shown.approval == approval
+        decided = await harness.answer(
+            env.stubs,
+            approval,
+            event_pb2.APPROVAL_DECISION_APPROVE,
+            edited_arguments_json=approval.arguments_json,  # copied from what is shown: no edit
+        )
+        assert decided.approval.approval_id == approval.approval_id
+        await until_event(env.stubs, session, "turn_completed")
+        assert len(env.tool_control.effects("p\u0430ypal\u00a0now")) == 1
 
     async def test_an_undecided_approval_expires(self, env: Environment) -> None:
         session, turn = await pending_approval(env, "do expired", agent="hurried")

@@ -78,6 +78,7 @@ PAIRS = (
         kind=Approval,
         message=approval_pb2.Approval.DESCRIPTOR,
         rename={"id": "approval_id"},
+        only_proto=dict.fromkeys(["mixed_script_words", "late_result_mixed_script_words"], "made from the texts"),
         only_ours=frozenset({"tenant", "sequence", "result_json", "time_left"}),
     ),
     Pair(

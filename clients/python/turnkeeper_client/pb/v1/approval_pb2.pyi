@@ -87,6 +87,8 @@ class Approval(_message.Message):
     LATE_RESULT_JSON_FIELD_NUMBER: _builtins.int
     REPLACED_BY_FIELD_NUMBER: _builtins.int
     DECISION_FIELD_NUMBER: _builtins.int
+    MIXED_SCRIPT_WORDS_FIELD_NUMBER: _builtins.int
+    LATE_RESULT_MIXED_SCRIPT_WORDS_FIELD_NUMBER: _builtins.int
     approval_id: _builtins.str
     """The approval's id."""
     session_id: _builtins.str
@@ -106,7 +108,9 @@ class Approval(_message.Message):
     tool_class: _event_pb2.ToolClass.ValueType
     """The tool's class."""
     arguments_json: _builtins.str
-    """Canonical JSON: exactly what will run, invisible characters shown as escapes."""
+    """Canonical JSON: exactly what will run. Invisible characters, every space but the ordinary one, and marks of direction
+    are shown as escapes.
+    """
     arguments_hash: _builtins.str
     """What a decision must name; hex."""
     requester: _builtins.str
@@ -145,6 +149,16 @@ class Approval(_message.Message):
         32, newest first.
         """
 
+    @_builtins.property
+    def mixed_script_words(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Words of `arguments_json` whose letters mix scripts as no language does, such as Latin with Cyrillic: they may look
+        like another word. At most 32, cut at 64 characters.
+        """
+
+    @_builtins.property
+    def late_result_mixed_script_words(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The same of `late_result_json`."""
+
     def __init__(
         self,
         *,
@@ -170,10 +184,12 @@ class Approval(_message.Message):
         late_result_json: _builtins.str = ...,
         replaced_by: _builtins.str = ...,
         decision: _event_pb2.ApprovalDecision.ValueType = ...,
+        mixed_script_words: _abc.Iterable[_builtins.str] | None = ...,
+        late_result_mixed_script_words: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "decide_time", b"decide_time", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "approval_id", b"approval_id", "arguments_hash", b"arguments_hash", "arguments_json", b"arguments_json", "create_time", b"create_time", "decide_time", b"decide_time", "decided_by", b"decided_by", "decision", b"decision", "expire_time", b"expire_time", "kind", b"kind", "late_result_json", b"late_result_json", "reason", b"reason", "replaced_by", b"replaced_by", "requester", b"requester", "round", b"round", "session_id", b"session_id", "state", b"state", "tool", b"tool", "tool_call_id", b"tool_call_id", "tool_class", b"tool_class", "turn_id", b"turn_id", "unknown_tool_call_ids", b"unknown_tool_call_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "approval_id", b"approval_id", "arguments_hash", b"arguments_hash", "arguments_json", b"arguments_json", "create_time", b"create_time", "decide_time", b"decide_time", "decided_by", b"decided_by", "decision", b"decision", "expire_time", b"expire_time", "kind", b"kind", "late_result_json", b"late_result_json", "late_result_mixed_script_words", b"late_result_mixed_script_words", "mixed_script_words", b"mixed_script_words", "reason", b"reason", "replaced_by", b"replaced_by", "requester", b"requester", "round", b"round", "session_id", b"session_id", "state", b"state", "tool", b"tool", "tool_call_id", b"tool_call_id", "tool_class", b"tool_class", "turn_id", b"turn_id", "unknown_tool_call_ids", b"unknown_tool_call_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -846,7 +846,7 @@ class ApprovalRequested(_message.Message):
     tool: _builtins.str
     """The tool's name."""
     arguments_json: _builtins.str
-    """Canonical JSON: exactly what will run."""
+    """Canonical JSON: exactly what will run. Show an approver the approval itself: there more is shown as escapes."""
     arguments_hash: _builtins.str
     """What the decision must name; hex."""
     round: _builtins.int

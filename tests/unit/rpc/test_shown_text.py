@@ -1,0 +1,90 @@
+"""What an approver sees: nothing invisible, and words of mixed scripts by name. Sources: UAX #44, UTS #39 section 5."""
+
+import json
+import sys
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from turnkeeper.rpc.shown_text import MAX_WORD_LENGTH, MAX_WORDS, mixed_script_words, shown_json
+
+SPACES = [chr(number) for number in range(0x7F, sys.maxunicode + 1) if unicodedata.category(chr(number)) == "Zs"]
+DIRECTION_MARKS = [chr(number) for number in (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))]
+IGNORABLE = [
+    chr(number)
+    for first, last in (  # DerivedCoreProperties.txt, Default_Ignorable_Code_Point
+        (0xAD, 0xAD),
+        (0x34F, 0x34F),
+        (0x61C, 0x61C),
+        (0x115F, 0x1160),
+        (0x17B4, 0x17B5),
+        (0x180B, 0x180F),
+        (0x200B, 0x200F),
+        (0x202A, 0x202E),
+        (0x2060, 0x206F),
+        (0x3164, 0x3164),
+        (0xFE00, 0xFE0F),
+        (0xFEFF, 0xFEFF),
+        (0xFFA0, 0xFFA0),
+        (0xFFF0, 0xFFF8),
+        (0x1BCA0, 0x1BCA3),
+        (0x1D173, 0x1D17A),
+        (0xE0000, 0xE0FFF),
+    )
+    for number in range(first, last + 1)
+]
+
+
+def test_what_cannot_be_seen_is_an_escape() -> None:
+    for character in [*SPACES, *DIRECTION_MARKS, *IGNORABLE, "\u2800", "\U0001d159"]:
+        shown = shown_json(json.dumps(f"a{character}b", ensure_ascii=False))
+        assert shown == json.dumps(f"a{character}b"), f"U+{ord(character):04X}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a b", "naïve café", "Привет, \u043c\u0438\u0440", "日本語のテスト", "नमस्ते", "한국어", "שלום", "😀", "x\u0301"],
+)
+def test_what_can_be_seen_is_shown_as_it_is(text: str) -> None:
+    assert shown_json(json.dumps(text, ensure_ascii=False)) == json.dumps(text, ensure_ascii=False)
+
+
+@given(st.recursive(st.text() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+def test_what_is_shown_means_the_same(value: object) -> None:
+    assert json.loads(shown_json(json.dumps(value, ensure_ascii=False))) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("p\u0430ypal", ["p\u0430ypal"]),  # Cyrillic a
+        ("send to p\u0430ypal.com and p\u0430ypal.com", ["p\u0430ypal"]),
+        ("\u0391lpha", ["\u0391lpha"]),  # Greek capital alpha
+        ("\u0440\u03b1\u0439", ["\u0440\u03b1\u0439"]),  # Cyrillic with Greek
+        ("p\u200b\u0430y", ["p\u0430y"]),  # a hidden character does not end a word
+        ("p\\u200b\u0430y", ["p\u0430y"]),  # nor its escape
+        ("x\u0301\u0430", ["x\u0301\u0430"]),  # nor does a mark
+        ("a\u0561", ["a\u0561"]),  # Armenian
+        ("hello \u043c\u0438\u0440", []),
+        ("hello\\n\u043c\u0438\u0440", []),
+        ("hello\u00a0\u043c\u0438\u0440", []),
+        ("привет", []),
+        ("東京Tokyoタワー", []),
+        ("한국어ABC漢字", []),
+        ("ㄅㄆ漢字abc", []),
+        ("ㄅㄆ한국", ["ㄅㄆ한국"]),  # Bopomofo with Hangul
+        ("10€ µm \u211dx", []),
+        ("नमस्ते", []),
+        ("αβγ-abc", []),
+    ],
+)
+def test_words_of_mixed_scripts_are_named(text: str, words: list[str]) -> None:
+    assert mixed_script_words(f'"{text}"') == words
+
+
+def test_the_words_are_few_and_short() -> None:
+    many = " ".join(f"a\u0430{number}" for number in range(100))
+    assert mixed_script_words(many) == many.split()[:MAX_WORDS]
+    assert mixed_script_words("a\u0430" * 100) == ["a\u0430" * (MAX_WORD_LENGTH // 2)]
