@@ -13,6 +13,7 @@ from turnkeeper.model.contract import Model, ModelAnswer, ModelFailure, ModelReq
 from turnkeeper.model.deadline_watch import Deadlines
 from turnkeeper.model.openai import OpenAIModel
 from turnkeeper.model.openai_client import Provider
+from turnkeeper.model.request_shape import Refusals
 from turnkeeper.model.script import Reply, Script
 from turnkeeper.model.scripted import ScriptedModel
 
@@ -63,9 +64,12 @@ class Stage:
         return self.connect(self.server.base_url, deadlines=deadlines, close=close)
 
     def connect(self, base_url: str, *, deadlines: Deadlines | None = None, close: bool = False) -> OpenAIModel:
-        model = OpenAIModel.connect(
-            Provider(base_url=base_url, api_key=KEY, close_connections=close), deadlines=deadlines or short()
-        )
+        return self.open(Provider(base_url=base_url, api_key=KEY, close_connections=close), deadlines=deadlines)
+
+    def open(
+        self, provider: Provider, *, deadlines: Deadlines | None = None, refusals: Refusals | None = None
+    ) -> OpenAIModel:
+        model = OpenAIModel.connect(provider, deadlines=deadlines or short(), refusals=refusals)
         self._stack.push_async_callback(model.close)
         return model
 

@@ -58,7 +58,7 @@ class TestOddServers:
             (f"{OK}\r\ndata: {'x' * 3_000_000}", Reason.MALFORMED),
             (f"{OK}Transfer-Encoding: chunked\r\n\r\nzz\r\n", Reason.CUT),
             ("HTTP/1.1 503 Busy\r\nContent-Length: 4\r\nRetry-After: 3\r\n\r\nbusy", Reason.SERVER_ERROR),
-            ("HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n", Reason.NO_CONNECTION),
+            ("HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n", Reason.REDIRECTED),
             ("HTTP/1.1 400 No\r\nContent-Length: 900\r\n\r\n{", Reason.CUT),
             ("SSH-2.0-OpenSSH\r\n", Reason.NO_CONNECTION),
         ],

@@ -11,6 +11,7 @@ from turnkeeper.model.contract import ModelAnswer, ModelRequest
 from turnkeeper.model.dialect import FINISH
 from turnkeeper.model.failure import Reason, failure
 from turnkeeper.model.openai_failure import event_failure
+from turnkeeper.model.server_error import is_error
 from turnkeeper.model.sse import DONE
 
 _CALL_OVERHEAD = 64  # bytes that a call counts beside its text, so that endless empty calls reach the limit too
@@ -58,8 +59,8 @@ class Completion:
         chunk = _decode(event)
         if not isinstance(chunk, dict):
             raise failure(Reason.MALFORMED)
-        if chunk.get("error") or chunk.get("object") == "error":
-            raise event_failure(chunk.get("error") or chunk)
+        if is_error(chunk):
+            raise event_failure(chunk)
         if chunk.get("usage"):
             self._take_usage(chunk["usage"])
         if chunk.get("model") != self._model:

@@ -2,7 +2,8 @@
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -10,6 +11,22 @@ from turnkeeper.domain.message import FinishReason
 from turnkeeper.model.failure import Reason
 
 _DATA: Final = tomllib.loads(Path(__file__).with_name("dialect.toml").read_text(encoding="utf-8"))
+
+
+def _any_of(patterns: Iterable[str]) -> re.Pattern[str]:
+    """Returns a pattern that fits where one of these does, in any case of letters."""
+    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns), re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Sentences:
+    """Texts of errors that mean the same."""
+
+    reason: Reason
+    pattern: re.Pattern[str]
+    always: bool
+    """True if the text counts at every status, and before an error's code."""
+
 
 FINISH: Final[Mapping[str, FinishReason]] = {
     word: FinishReason[reason] for reason, words in _DATA["finish"].items() for word in words
@@ -19,8 +36,22 @@ CODES: Final[Mapping[str, Reason]] = {
     word: Reason[reason] for reason, words in _DATA["codes"].items() for word in words
 }
 """The meaning of an error's code, type or status, in small letters."""
-SENTENCES: Final[Mapping[Reason, re.Pattern[str]]] = {
-    Reason[reason]: re.compile("|".join(f"(?:{part})" for part in parts), re.IGNORECASE)
-    for reason, parts in _DATA["sentences"].items()
-}
+DEFINITE: Final[frozenset[int]] = frozenset(_DATA["statuses"]["definite"])
+"""HTTP statuses at which an error's text means nothing, unless it counts always."""
+SENTENCES: Final = tuple(
+    Sentences(Reason[group["reason"]], _any_of(group["patterns"]), group.get("always", False))
+    for group in _DATA["sentences"]
+)
 """The meaning of an error's text, in the order of the file."""
+SILENT: Final[frozenset[str]] = frozenset(_DATA["fields"]["silent"])
+"""Fields of a request that are left out silently for a server that refuses them."""
+WARNED: Final[frozenset[str]] = frozenset(_DATA["fields"]["warned"])
+"""Fields of a request that are left out with a WARNING for a server that refuses them."""
+ALSO_CALLED: Final[Mapping[str, tuple[str, ...]]] = {
+    field: tuple(names) for field, names in _DATA["fields"]["also_called"].items()
+}
+"""Other names of a field in the text of a refusal, as regular expressions."""
+REFUSAL: Final = _any_of(_DATA["refusals"]["patterns"])
+"""The text around the name of a field that is refused."""
+LIMIT_NAMES: Final[tuple[str, ...]] = tuple(_DATA["limit"]["names"])
+"""The names of the output limit."""

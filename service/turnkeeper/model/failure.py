@@ -41,6 +41,9 @@ class Reason(StrEnum):
     NOT_FOUND = "NOT_FOUND"
     BAD_REQUEST = "BAD_REQUEST"
     BAD_SCHEMA = "BAD_SCHEMA"
+    FIELD_REFUSED = "FIELD_REFUSED"
+    REDIRECTED = "REDIRECTED"
+    BAD_PROVIDER = "BAD_PROVIDER"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,18 +131,41 @@ TABLE: Mapping[Reason, Row] = {
         False,
         "A tool's or response's JSON schema is not JSON; the agent's operator must change it.",
     ),
+    Reason.FIELD_REFUSED: Row(
+        Code.AGENT_CONFIG_ERROR,
+        False,
+        "The model's server refuses the request's field {field}; the agent's operator must change what it holds, or "
+        'leave it out with omit = ["{field}"].',
+    ),
+    Reason.REDIRECTED: Row(
+        Code.AGENT_CONFIG_ERROR,
+        False,
+        "The model's server sends the call to another address; the agent's operator must set base_url to it, or "
+        "follow_redirects = true.",
+    ),
+    Reason.BAD_PROVIDER: Row(
+        Code.AGENT_CONFIG_ERROR,
+        False,
+        "The address, the key or a header of the model's server cannot be used; the agent's operator must change it.",
+    ),
 }
 
 
 def failure(
-    reason: Reason, *, http_status: int = 0, retry_after: timedelta | None = None, cause: str = ""
+    reason: Reason, *, http_status: int = 0, retry_after: timedelta | None = None, cause: str = "", field: str = ""
 ) -> ModelFailure:
-    """Returns the exception for `reason`. `cause` is an exception's class name at most, never a provider's text."""
+    """Returns the exception for `reason`.
+
+    `cause` is an exception's class name at most, never a provider's text; `field` is the request's that is refused.
+    """
     row = TABLE[reason]
     metadata = {"reason": reason.value}
     if http_status:
         metadata["http_status"] = str(http_status)
     if cause:
         metadata["cause"] = cause
-    detail = ErrorDetail(code=row.code, message=row.message, retry_after=retry_after, metadata=metadata)
+    if field:
+        metadata["field"] = field
+    message = row.message.replace("{field}", field)
+    detail = ErrorDetail(code=row.code, message=message, retry_after=retry_after, metadata=metadata)
     return ModelFailure(detail, retryable=row.retryable, retry_after=retry_after)

@@ -1,10 +1,13 @@
 """A model on any OpenAI-compatible server, by the `openai` client."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+import logging
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Self, cast
+from typing import Final, Self, cast
 
 import httpx2
 import openai
@@ -13,13 +16,27 @@ import orjson
 from turnkeeper.model.completion import Completion
 from turnkeeper.model.contract import ModelAnswer, ModelFailure, ModelRequest, TextDelta
 from turnkeeper.model.deadline_watch import Deadlines, DeadlineWatch
-from turnkeeper.model.openai_client import Provider, limit_field_of, new_client, server_of
-from turnkeeper.model.openai_failure import openai_failures
+from turnkeeper.model.openai_client import Provider, endpoint_of, limit_field_of, new_client, secrets_of, server_of
+from turnkeeper.model.openai_failure import (
+    ReportedFailure,
+    field_failure,
+    may_refuse,
+    openai_failures,
+    sending_failures,
+)
 from turnkeeper.model.openai_request import body_of
 from turnkeeper.model.openai_stream import read_events
+from turnkeeper.model.request_shape import NEEDED, Refusals, RequestShape, first_needed
+from turnkeeper.telemetry.redact import Redactor
 
-_PART_BYTES = 256 * 1024
+MOST_REPEATS: Final = 2
+"""Times that a call is repeated without a field which the server refuses, at most."""
+LONGEST_SENTENCE: Final = 500
+"""Characters of a server's own sentence that are logged."""
+_PART_BYTES: Final = 256 * 1024
 """Bytes of a request's body that are sent at a time."""
+
+logger = logging.getLogger(__name__)
 
 
 class OpenAIModel:
@@ -36,44 +53,90 @@ class OpenAIModel:
         *,
         deadlines: Deadlines | None = None,
         max_answer_bytes: int = 200 * 1024,
+        refusals: Refusals | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> Self:
-        """Returns a model at `provider`. Raises ValueError for a bad address, or a key that no header can carry."""
+        """Returns a model at `provider`. Raises ValueError for an address, a key or a header that cannot be used.
+
+        `refusals` is what is known of the fields that servers refuse; without it, this model learns alone.
+        """
         return cls(
-            new_client(provider),
-            server=server_of(provider),
-            limit_field=provider.limit_field or limit_field_of(httpx2.URL(provider.base_url).host),
+            provider,
+            new_client(provider, now=now),
             deadlines=deadlines or Deadlines(),
             max_answer_bytes=max_answer_bytes,
+            refusals=refusals or Refusals(),
             now=now,
         )
 
     def __init__(
         self,
+        provider: Provider,
         client: openai.AsyncOpenAI,
         *,
-        server: tuple[str, int],
-        limit_field: str,
         deadlines: Deadlines,
         max_answer_bytes: int,
+        refusals: Refusals,
         now: Callable[[], datetime],
     ) -> None:
         """See `connect`."""
         timeout = openai.Timeout(None, connect=deadlines.connect.total_seconds())
         self._client = client.with_options(max_retries=0, timeout=timeout)
-        self.server = server
-        self._limit_field = limit_field
+        self.server = server_of(provider)
+        self._endpoint = endpoint_of(provider)
+        self._address = f"{self.server[0]}:{self.server[1]}"
+        self._shape = RequestShape(limit_field=limit_field_of(provider), omitted=frozenset(provider.omit))
+        self._extra: dict[str, object] = orjson.loads(provider.extra_body_json or "{}")
+        self._redact = Redactor(secrets_of(provider))
         self._deadlines = deadlines
         self._max_answer_bytes = max_answer_bytes
+        self._refusals = refusals
         self._now = now
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelAnswer]:
-        """Yields deltas, then the answer; see `Model.stream`."""
-        completion = Completion(request, max_answer_bytes=self._max_answer_bytes)
+        """Yields deltas, then the answer; see `Model.stream`.
+
+        A call that is refused for a field which it can do without is repeated without it, MOST_REPEATS times at most.
+        """
         watch = DeadlineWatch(self._deadlines, loop=asyncio.get_running_loop())
-        with openai_failures(self._now), watch:
-            async with self._body(request, watch) as body:
-                async for events in read_events(body, watch):
+        known = self._refusals.of(self._address, request.model)
+        refused: tuple[str, ...] = ()
+        with watch:
+            for repeats_left in reversed(range(MOST_REPEATS + 1)):
+                shape = self._shape.without(known | set(refused))
+                body = body_of(request, limit_field=shape.limit_field, omit=shape.omitted, extra=self._extra)
+                answered = False
+                try:
+                    async with aclosing(self._answer(request, body, watch)) as items:
+                        async for item in items:
+                            if not answered:
+                                answered = True
+                                self._refusals.learn(self._address, request.model, frozenset(refused))
+                            yield item
+                    return
+                except ReportedFailure as failed:
+                    more = () if answered or not may_refuse(failed) else failed.report.refused(body.keys() - NEEDED)
+                    if more:
+                        # It got past the fields that were left out before: they are what it refuses.
+                        self._refusals.learn(self._address, request.model, frozenset(refused))
+                    refused = (*refused, *more)
+                    if needed := first_needed(refused):
+                        raise self._logged(field_failure(failed, needed)) from None
+                    if not more or not repeats_left:
+                        raise self._logged(failed) from None
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        await self._client.close()
+
+    async def _answer(
+        self, request: ModelRequest, body: Mapping[str, object], watch: DeadlineWatch
+    ) -> AsyncGenerator[TextDelta | ModelAnswer]:
+        """Makes one request; yields deltas, then the answer."""
+        completion = Completion(request, max_answer_bytes=self._max_answer_bytes)
+        with openai_failures():
+            async with self._response(orjson.dumps(body), watch) as parts:
+                async for events in read_events(parts, watch):
                     tokens = completion.tokens
                     try:
                         for event in events:
@@ -88,32 +151,49 @@ class OpenAIModel:
                         watch.token()
         yield completion.finish()
 
-    async def close(self) -> None:
-        """Closes every connection."""
-        await self._client.close()
-
     @asynccontextmanager
-    async def _body(self, request: ModelRequest, watch: DeadlineWatch) -> AsyncIterator[AsyncGenerator[bytes]]:
+    async def _response(self, body: bytes, watch: DeadlineWatch) -> AsyncIterator[AsyncGenerator[bytes]]:
         """Sends the request and yields the answer's body, part by part. Leaving the block ends the call."""
-        body = orjson.dumps(body_of(request, limit_field=self._limit_field))
         # Not by the client's method for this endpoint, which examines every message: 50 ms for 400.
         post = self._client.post(
-            "/chat/completions",
+            self._endpoint,
             cast_to=httpx2.Response,
-            content=body if len(body) <= _PART_BYTES else _in_parts(body),
+            content=body if len(body) <= _PART_BYTES else _InParts(body),
             options={"security": {"bearer_auth": True}, "headers": {"Content-Length": str(len(body))}},
             stream=True,
             stream_cls=openai.AsyncStream[object],
         )
-        response = cast(httpx2.Response, await watch.wait(post))  # the raw response, because `cast_to` asks for it
+        with sending_failures():
+            response = cast(httpx2.Response, await watch.wait(post))  # the raw response, because `cast_to` asks for it
         try:
             async with aclosing(response.aiter_bytes()) as parts:
                 yield parts
         finally:
             await response.aclose()
 
+    def _logged(self, failed: ReportedFailure) -> ModelFailure:
+        """Logs the server's own sentence, and returns the failure with the id of that line in the log."""
+        log_id = secrets.token_hex(4)
+        sentence = self._redact(failed.report.sentence)
+        logger.warning(
+            "model call failed: the server %s reported %s (HTTP status %s, log id %s): %s",
+            *(self._address, failed.detail.metadata["reason"], failed.http_status or 200, log_id),
+            sentence if len(sentence) <= LONGEST_SENTENCE else f"{sentence[:LONGEST_SENTENCE]}…",
+        )
+        detail = replace(
+            failed.detail,
+            message=f"{failed.detail.message} Its own words are in the log under {log_id}.",
+            metadata={**failed.detail.metadata, "log_id": log_id},
+        )
+        return ModelFailure(detail, retryable=failed.retryable, retry_after=failed.retry_after)
 
-async def _in_parts(body: bytes) -> AsyncGenerator[bytes]:
-    """Yields a long body in parts, so that sending it does not delay the other turns."""
-    for start in range(0, len(body), _PART_BYTES):
-        yield body[start : start + _PART_BYTES]
+
+class _InParts:
+    """A long body in parts, so that sending it does not delay the other turns. It can be sent again."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncGenerator[bytes]:
+        for start in range(0, len(self._body), _PART_BYTES):
+            yield self._body[start : start + _PART_BYTES]

@@ -1,7 +1,6 @@
 """Turns what the `openai` client raises and what a provider reports into a ModelFailure without any of its text."""
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -12,9 +11,10 @@ import httpx2
 import openai
 from aiohttp.http_exceptions import BadStatusLine
 
+from turnkeeper.model import server_error
 from turnkeeper.model.contract import ModelFailure
-from turnkeeper.model.dialect import CODES, SENTENCES
 from turnkeeper.model.failure import Reason, failure
+from turnkeeper.model.server_error import ServerError
 
 _BY_STATUS: Mapping[int, Reason] = {
     401: Reason.UNAUTHORIZED,
@@ -24,15 +24,20 @@ _BY_STATUS: Mapping[int, Reason] = {
     408: Reason.SERVER_TIMEOUT,
     409: Reason.SERVER_ERROR,
     413: Reason.CONTEXT_LENGTH,
+    424: Reason.SERVER_ERROR,
     425: Reason.SERVER_ERROR,
     429: Reason.RATE_LIMIT,
 }
+_OPEN = frozenset({Reason.BAD_REQUEST, Reason.NOT_FOUND, Reason.SERVER_ERROR, Reason.ERROR_EVENT})
+"""Reasons behind which a refused field may be."""
+_REFUSING = frozenset({0, 400, 404, 405, 415, 422, 500, 501})
+"""HTTP statuses of a refused field; 0 is an error that names none, inside an answer."""
 _LONGEST_WAIT = timedelta(days=1)
 """The longest pause that is taken from a provider's `Retry-After`."""
 
 
 @contextmanager
-def openai_failures(now: Callable[[], datetime]) -> Iterator[None]:
+def openai_failures() -> Iterator[None]:
     """Raises a ModelFailure for every exception of the client in its block.
 
     The failure has no cause on purpose: a provider's text may repeat a key or a prompt, and a chained exception is
@@ -40,8 +45,6 @@ def openai_failures(now: Callable[[], datetime]) -> Iterator[None]:
     """
     try:
         yield
-    except openai.APIStatusError as error:
-        raise status_failure(error.status_code, error.body, error.response.headers, now=now) from None
     except openai.APIConnectionError as error:
         raise _unreached(_causes(error)) from None
     except aiohttp.ClientError as error:
@@ -54,28 +57,74 @@ def openai_failures(now: Callable[[], datetime]) -> Iterator[None]:
         raise failure(Reason.SERVER_ERROR, cause=type(error).__name__) from None
 
 
+@contextmanager
+def sending_failures() -> Iterator[None]:
+    """Raises a ModelFailure for an exception before the answer begins that the client lets through."""
+    try:
+        yield
+    except (OSError, OverflowError) as error:
+        raise failure(Reason.NO_CONNECTION, cause=type(_causes(error)[-1]).__name__) from None
+    except ValueError as error:  # of an address, a header or a proxy, by another parser than the one of the start
+        raise failure(Reason.BAD_PROVIDER, cause=type(error).__name__) from None
+
+
 def _unreached(causes: list[BaseException]) -> ModelFailure:
     """Returns the failure of a connection. The client reports each one as a timeout; the causes have the reason."""
+    if any(isinstance(cause, httpx2.TooManyRedirects | httpx2.RemoteProtocolError) for cause in causes):
+        return failure(Reason.REDIRECTED)
     if any(isinstance(cause, TimeoutError) for cause in causes):
         return failure(Reason.CONNECT_TIMEOUT)
     return failure(Reason.NO_CONNECTION, cause=type(causes[-1]).__name__)
 
 
+class ReportedFailure(ModelFailure):
+    """A failure that the server itself reported, with its report. The message has no text of the server's."""
+
+    def __init__(self, failed: ModelFailure, report: ServerError, *, http_status: int) -> None:
+        """`http_status` is 0 for an error inside an answer."""
+        super().__init__(failed.detail, retryable=failed.retryable, retry_after=failed.retry_after)
+        self.report = report
+        self.http_status = http_status
+
+
+def may_refuse(failed: ReportedFailure) -> bool:
+    """Returns True if the server may have refused a field of the request, as far as reason and status tell."""
+    return (
+        Reason(failed.detail.metadata["reason"]) in _OPEN and (failed.http_status or failed.report.status) in _REFUSING
+    )
+
+
+def field_failure(failed: ReportedFailure, field: str) -> ReportedFailure:
+    """Returns the failure for a field that the server refuses and that cannot be left out unasked."""
+    return ReportedFailure(
+        failure(Reason.FIELD_REFUSED, http_status=failed.http_status, field=field),
+        failed.report,
+        http_status=failed.http_status,
+    )
+
+
 def status_failure(
     status: int, body: object, headers: Mapping[str, str], *, now: Callable[[], datetime]
-) -> ModelFailure:
+) -> ReportedFailure:
     """Returns the failure for an HTTP error answer."""
-    reason = _reason(status, body)
+    report = server_error.read(body)
+    reason = report.reason(status) or _BY_STATUS.get(status)
     if reason is None:
         reason = Reason.SERVER_ERROR if status >= 500 else Reason.BAD_REQUEST
-    return failure(reason, http_status=status, retry_after=retry_after(headers, now=now))
+    wait = retry_after(headers, now=now)
+    wait = report.retry_after if wait is None else wait
+    return ReportedFailure(
+        failure(reason, http_status=status, retry_after=wait and _within_reason(wait)), report, http_status=status
+    )
 
 
-def event_failure(error: object) -> ModelFailure:
-    """Returns the failure for an error inside a stream."""
-    code = error.get("code") if isinstance(error, dict) else None
-    status = int(code) if isinstance(code, int | str) and re.fullmatch("[1-5][0-9][0-9]", str(code)) else 0
-    return failure(_reason(status, error) or Reason.ERROR_EVENT)
+def event_failure(error: object) -> ReportedFailure:
+    """Returns the failure for an error inside a stream, or in place of one."""
+    report = server_error.read(error)
+    reason = report.reason(report.status) or _BY_STATUS.get(report.status)
+    if reason is None:
+        reason = Reason.BAD_REQUEST if 400 <= report.status < 500 else Reason.ERROR_EVENT
+    return ReportedFailure(failure(reason, retry_after=report.retry_after), report, http_status=0)
 
 
 def retry_after(headers: Mapping[str, str], *, now: Callable[[], datetime]) -> timedelta | None:
@@ -98,20 +147,6 @@ def _causes(error: BaseException) -> list[BaseException]:
     while (cause := causes[-1].__cause__) is not None:
         causes.append(cause)
     return causes
-
-
-def _reason(status: int, body: object) -> Reason | None:
-    """Returns the reason by the body's codes, its text, or the status; None if none of them is known."""
-    error = body if isinstance(body, dict) else {}
-    inner = error.get("innererror")
-    words = [error.get("code"), error.get("type"), inner.get("code") if isinstance(inner, dict) else None]
-    reasons = [CODES[word] for word in words if isinstance(word, str) and word in CODES]
-    if reasons:
-        return reasons[0]
-    text = error.get("message") if error else body
-    if status in (0, 400, 422) and isinstance(text, str) and SENTENCES[Reason.CONTEXT_LENGTH].search(text):
-        return Reason.CONTEXT_LENGTH
-    return _BY_STATUS.get(status)
 
 
 def _number(text: str) -> float | None:

@@ -1,7 +1,9 @@
 """Encodes a ModelRequest as the body of a chat completion."""
 
 import re
+from collections.abc import Collection, Mapping
 from functools import lru_cache
+from types import MappingProxyType
 
 import orjson
 
@@ -14,10 +16,17 @@ _FORM = "chat.completions"
 _NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_-]")
 
 
-def body_of(request: ModelRequest, *, limit_field: str) -> dict[str, object]:
+def body_of(
+    request: ModelRequest,
+    *,
+    limit_field: str,
+    omit: Collection[str] = (),
+    extra: Mapping[str, object] = MappingProxyType({}),
+) -> dict[str, object]:
     """Returns the body. Raises ModelFailure if a schema is not JSON.
 
-    `limit_field` is this provider's name for the output limit.
+    `limit_field` is this provider's name for the output limit. `extra` is added, and wins over what it repeats; fields
+    in `omit` are left out.
     """
     body: dict[str, object] = {
         "model": request.model,
@@ -34,7 +43,7 @@ def body_of(request: ModelRequest, *, limit_field: str) -> dict[str, object]:
     if request.response_schema_json:
         schema = {"name": "answer", "schema": _schema(request.response_schema_json)}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
-    return body
+    return {name: value for name, value in {**body, **extra}.items() if name not in omit}
 
 
 def _encoded(message: Message) -> object:
