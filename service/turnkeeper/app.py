@@ -29,6 +29,7 @@ from turnkeeper.engine.execution.services import RunServices
 from turnkeeper.engine.execution.worker import Worker
 from turnkeeper.engine.forks import Forks
 from turnkeeper.engine.replica.change_listener import ChangeListener
+from turnkeeper.engine.replica.expirer import Expirer
 from turnkeeper.engine.replica.heartbeat import Heartbeat
 from turnkeeper.engine.replica.janitor import Janitor
 from turnkeeper.engine.replica.preview_publisher import PreviewPublisher
@@ -146,6 +147,7 @@ async def serving(
             replica=settings.replica,
             schema=schema,
             record_call=telemetry.metrics.database_finished if telemetry.metrics.counting else None,
+            record_unreadable=telemetry.metrics.document_unreadable,
         )
         stack.push_async_callback(store.close)
         try:
@@ -267,10 +269,15 @@ class _Replica:
         sweeper = Sweeper(
             store,
             metrics=metrics,
-            expire=self._approvals.expire,
             notify_worker=self._worker.notify,
             interval=JitteredInterval(settings.sweep.total_seconds(), jitter),
             lease=settings.lease,
+        )
+        expirer = Expirer(
+            store,
+            expire=self._approvals.expire,
+            interval=JitteredInterval(settings.sweep.total_seconds(), jitter),
+            random=self._rng.random,
         )
         janitor = Janitor(
             store,
@@ -284,7 +291,18 @@ class _Replica:
         listener = ChangeListener(
             store, feeds=self._feeds, previews=receiver, worker=self._worker, metrics=metrics, jitter=jitter
         )
-        jobs = (self._worker, self._feeds, heartbeat, keep_alive, sweeper, janitor, listener, publisher, receiver)
+        jobs = (
+            self._worker,
+            self._feeds,
+            heartbeat,
+            keep_alive,
+            sweeper,
+            expirer,
+            janitor,
+            listener,
+            publisher,
+            receiver,
+        )
         return [job.run for job in jobs]
 
     @contextlib.asynccontextmanager

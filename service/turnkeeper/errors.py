@@ -14,7 +14,7 @@ from turnkeeper.codes import Code, ErrorDetail, Family, Status
 class SessionError(Exception):
     """The call failed."""
 
-    code: ClassVar[Code] = Code.INTERNAL_ERROR
+    code: Code = Code.INTERNAL_ERROR
     family: ClassVar[Family] = Family.INTERNAL
 
     def __init__(  # noqa: PLR0913 - all but the message are optional facts

@@ -1,7 +1,7 @@
 """Finds the class of a code, so that a stored error becomes an exception again."""
 
 from turnkeeper.codes import Code, ErrorDetail
-from turnkeeper.errors import SessionError
+from turnkeeper.errors import Aborted, SessionError
 
 
 def leaves(family: type[SessionError] = SessionError) -> dict[Code, type[SessionError]]:
@@ -11,6 +11,8 @@ def leaves(family: type[SessionError] = SessionError) -> dict[Code, type[Session
 
 
 def error_of(detail: ErrorDetail, *, session_id: str = "", turn_id: str = "") -> SessionError:
-    """Returns the exception of a stored error, of the class of its code."""
-    leaf, after = leaves()[detail.code], detail.retry_after
-    return leaf(detail.message, metadata=detail.metadata, session_id=session_id, turn_id=turn_id, retry_after=after)
+    """Returns the exception of a stored error, of the class of its code; Aborted for a code of a newer version."""
+    leaf, after = leaves().get(detail.code, Aborted), detail.retry_after
+    error = leaf(detail.message, metadata=detail.metadata, session_id=session_id, turn_id=turn_id, retry_after=after)
+    error.code = detail.code
+    return error

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from tests.builders import AGENT, a_first_event, a_session, a_session_key, a_turn, an_event, new_id
+from turnkeeper.domain.approval import Approval
 from turnkeeper.domain.event import NewEvent, name_of
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import Turn, TurnState
@@ -87,6 +88,11 @@ async def make_due(store: Store, key: SessionKey, *, wake: timedelta = timedelta
     changeset = a_changeset(await head_of(store, key), an_event(turn_id=turn.id), head=change, new_turns=(turn,))
     await committed(store.commit(changeset))
     return turn
+
+
+async def lapsed_approvals(store: Store, *, start: float = 0.0) -> list[Approval]:
+    """Returns all lapsed approvals, in the order in which the store yields them."""
+    return [approval async for page in store.lapsed_approvals(start=start) for approval in page]
 
 
 async def until(condition: Callable[[], Awaitable[bool]], *, within: float = 10.0) -> None:

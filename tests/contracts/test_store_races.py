@@ -9,7 +9,17 @@ import pytest
 
 from tests.builders import NOON, a_request, a_turn, an_approval, an_event
 from tests.contracts.conftest import NewStore
-from tests.contracts.stores import LONG, a_changeset, begin, committed, head_of, run_turn, snapshot_of, until
+from tests.contracts.stores import (
+    LONG,
+    a_changeset,
+    begin,
+    committed,
+    head_of,
+    lapsed_approvals,
+    run_turn,
+    snapshot_of,
+    until,
+)
 from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.event import NewEvent
 from turnkeeper.domain.session import SessionKey
@@ -228,11 +238,11 @@ async def test_i7_only_lapsed_pending_approvals_are_swept(store: Store) -> None:
     assert await store.pending_approvals() == 3
 
     async def both() -> bool:
-        return await store.lapsed_approvals(limit=10) == [past, soon]
+        return await lapsed_approvals(store) == [past, soon]
 
     await until(both)
-    assert await store.lapsed_approvals(limit=1) == [past]
-    assert await store.lapsed_approvals(limit=0) == []
+    assert await lapsed_approvals(store, start=0.5) == [soon, past]
+    assert await lapsed_approvals(store, start=0.99) == [soon, past]
 
 
 async def test_the_same_round_is_opened_once(store: Store) -> None:

@@ -9,7 +9,18 @@ from tests.builders import (
     an_approval,
     an_event,
 )
-from tests.contracts.stores import LONG, a_changeset, begin, committed, head_of, lapse, make_due, run_turn, until
+from tests.contracts.stores import (
+    LONG,
+    a_changeset,
+    begin,
+    committed,
+    head_of,
+    lapse,
+    lapsed_approvals,
+    make_due,
+    run_turn,
+    until,
+)
 from turnkeeper.domain.turn import TurnState
 from turnkeeper.store.changeset import ApprovalChange, HeadChange
 from turnkeeper.store.contract import Store
@@ -91,4 +102,4 @@ async def test_an_approval_whose_clock_stands_still_never_lapses(store: Store) -
     await committed(store.commit(a_changeset(snapshot.head, an_event(), approvals=still)))
     assert await store.approval(key.tenant, waiting.id) == paused
     assert paused.unpaused(now=NOON).expire_time == NOON + timedelta(milliseconds=50)
-    assert await store.lapsed_approvals(limit=9) == []
+    assert await lapsed_approvals(store) == []

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 from tests.builders import AGENT, a_call, a_request, a_session, a_session_key, a_turn, an_approval, an_event
-from tests.contracts.stores import LONG, a_changeset, begin, committed, head_of
+from tests.contracts.stores import LONG, a_changeset, begin, committed, head_of, lapsed_approvals
 from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.session import Session, SessionKey
 from turnkeeper.domain.tool import Call
@@ -185,7 +185,7 @@ async def test_i13_what_serves_all_tenants_names_the_tenant(store: Store) -> Non
         (SessionKey("blue", SAME), SAME),
         (SessionKey("red", SAME), SAME),
     }
-    assert {approval.tenant for approval in await store.lapsed_approvals(limit=9)} == {"blue", "red"}
+    assert {approval.tenant for approval in await lapsed_approvals(store)} == {"blue", "red"}
     assert await store.pending_approvals() == 2
     assert await store.active_sessions() == 2
 

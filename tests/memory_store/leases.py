@@ -1,6 +1,6 @@
 """Claims, leases, requests to cancel, and sweeps."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from datetime import timedelta
 
 from tests.memory_store.part import Part
@@ -68,11 +68,15 @@ class Leases(Part):
         await self._enter("requeue_lapsed")
         return sum(self._requeue(stored) for stored in self._database.sessions.values())
 
-    async def lapsed_approvals(self, *, limit: int) -> Sequence[Approval]:
+    async def lapsed_approvals(self, *, start: float = 0.0) -> AsyncIterator[Sequence[Approval]]:
         await self._enter("lapsed_approvals")
         now = self._database.now()
-        lapsed = [approval for approval in self._pending() if approval.expire_time <= now]
-        return sorted(lapsed, key=lambda approval: approval.expire_time)[:limit]
+        lapsed = sorted(
+            (approval for approval in self._pending() if approval.expire_time <= now),
+            key=lambda approval: approval.expire_time,
+        )
+        before = int(start * len(lapsed))
+        yield [*lapsed[before:], *lapsed[:before]]
 
     async def active_sessions(self) -> int:
         await self._enter("active_sessions")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
+from turnkeeper.domain.newer_version import is_unspecified, newer_version_needed
 from turnkeeper.domain.session import BelongsToSession
 from turnkeeper.domain.tool import ToolClass
 from turnkeeper.errors import ApprovalAlreadyProcessed, ArgumentsHashMismatch, InvalidRequest
@@ -146,8 +147,11 @@ class Approval(BelongsToSession):
 
         The answer's edited arguments are left out of it. Raises InvalidRequest if this kind does not allow the
         decision, ApprovalAlreadyProcessed if it is not pending, ArgumentsHashMismatch if the decider saw other
-        arguments. The caller checks first that it has not expired: only the database's clock decides that.
+        arguments, ServiceUnavailable for a kind or state that only a newer version knows. The caller checks first that
+        it has not expired: only the database's clock decides that.
         """
+        if is_unspecified(self.kind) or is_unspecified(self.state):
+            raise newer_version_needed(session_id=self.session_id)
         if answer.decision not in ANSWERS[self.kind]:
             allowed = _alternatives(ANSWERS[self.kind])
             message = f"An approval of kind {self.kind} takes {allowed}."

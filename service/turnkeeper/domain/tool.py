@@ -41,7 +41,7 @@ class ToolClass(StrEnum):
     @property
     def may_start_again(self) -> bool:
         """Returns True if a call with an unknown outcome may start again under the same key."""
-        return self is not ToolClass.IRREVERSIBLE
+        return self in (ToolClass.READ_ONLY, ToolClass.IDEMPOTENT)
 
 
 class ToolOutcome(StrEnum):

@@ -1,6 +1,7 @@
-"""The verbs on approvals: get, wait for, decide and expire one. An approval leaves PENDING once (promises I6, I7)."""
+"""The verbs on approvals: get, wait for, decide and expire. An approval leaves PENDING once (promises I6, I7)."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 from turnkeeper.domain.approval import Answer, Approval, ApprovalKind, ApprovalState
 from turnkeeper.engine.agent_versions import AgentVersions
@@ -16,6 +17,8 @@ from turnkeeper.faults import fault
 from turnkeeper.store.contract import ApprovalStore, SessionStore
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.tools.toolbox import Toolbox
+
+T = TypeVar("T")
 
 
 class ArgumentEdits:
@@ -102,12 +105,16 @@ class Approvals:
         return stored.value, stored.value.sequence
 
     async def expire(self, approval: Approval) -> None:
-        """Expires an approval that is past its `expire_time`. Does nothing if it has left PENDING in the meantime."""
-        stored = await self._append(approval, lambda uow: approval_rules.expire(uow, approval.id) or approval)
-        if stored.committed is not None:
-            self._record_closed(stored.value)
+        """Expires the lapsed approvals of this one's turn in one changeset, at most EXPIRED_AT_ONCE of them.
 
-    async def _append(self, approval: Approval, decide: Callable[[UnitOfWork], Approval]) -> Stored[Approval]:
+        Does nothing if they have left PENDING in the meantime.
+        """
+        stored = await self._append(approval, approval_rules.expire_lapsed)
+        if stored.committed is not None:
+            for expired in stored.value:
+                self._record_closed(expired)
+
+    async def _append(self, approval: Approval, decide: Callable[[UnitOfWork], T]) -> Stored[T]:
         """Stores a decision on the approval's turn. Raises as `LogWriter.append`."""
         stored = await self._log_writer.append(approval.session_key, decide, turn_id=approval.turn_id)
         if not isinstance(stored, Stored):

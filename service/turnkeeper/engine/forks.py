@@ -2,26 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 
 from turnkeeper import ids
 from turnkeeper.domain.event import NewEvent, SessionActivated, SessionForked, ToolCalled
 from turnkeeper.domain.fork import COPIED, Copy
+from turnkeeper.domain.newer_version import newer_version_needed
 from turnkeeper.domain.session import Session, SessionKey, SessionState
 from turnkeeper.domain.turn import TurnOptions
 from turnkeeper.engine.checkpoints import Checkpoints, LogPosition
 from turnkeeper.engine.eventlog.writer import LogWriter
 from turnkeeper.engine.rules import sessions as session_rules
 from turnkeeper.engine.sessions import check_not_deleted
-from turnkeeper.errors import ServiceUnavailable, SessionNotFound
+from turnkeeper.errors import SessionNotFound
 from turnkeeper.store.changeset import Fork, Head, RequestKey, RequestRecord
 from turnkeeper.store.contract import ForkStore, SessionStore
 
 OPENING_EVENTS = 3
 """A fork's own events before the copied ones. If no turn is copied, the third one, `session_activated`, is left out."""
 TURNS_PER_READ = 100
-NEWER_REPLICA_WAIT = timedelta(seconds=1)
-"""The least time before a caller tries again, on another replica, if this one is too old for the log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,11 +103,7 @@ class Forks:
         key = request.key
         source, head = await self._source(key.session_key)
         if head.log_needs > self._schema:
-            raise ServiceUnavailable(
-                "Only a newer version of this server understands the session's log; send the same call again.",
-                session_id=source.id,
-                retry_after=NEWER_REPLICA_WAIT,
-            )
+            raise newer_version_needed(session_id=source.id)
         now = self._log_writer.now()
         session = Session(
             id=request.fork_key.session_id,

@@ -31,6 +31,7 @@ from turnkeeper.domain.event import (
     UnknownPayload,
 )
 from turnkeeper.domain.message import text_of
+from turnkeeper.domain.newer_version import unspecified
 from turnkeeper.pb.v1 import event_pb2
 from turnkeeper.rpc import wire
 from turnkeeper.rpc.status import advice
@@ -56,7 +57,10 @@ def fill(message: M, value: object, *, rename: Mapping[str, str] = {}) -> M:
 
 
 def read(kind: type[T], message: Message) -> T:
-    """Returns the dataclass of this message. Fields that the dataclass lacks are left out."""
+    """Returns the dataclass of this message. Fields that the dataclass lacks are left out.
+
+    A value that an enum lacks is UNSPECIFIED: a newer version stored it.
+    """
     target, source = cast(tuple[Any, Any], (kind, type(message)))
     return kind(**{name: get(message) for name, get in _reader(target, source)})
 
@@ -88,7 +92,7 @@ def _put(field: FieldDescriptor, annotation: Any) -> Put:
     if annotation is timedelta:
         return lambda message, value: getattr(message, name).FromTimedelta(value)
     if issubclass(annotation, enum.Enum) and not issubclass(annotation, enum.IntEnum):
-        numbers = {member: enum_value(field, member) for member in annotation}
+        numbers = {member: enum_value(field, member) for member in annotation} | {unspecified(annotation): 0}
         return lambda message, value: setattr(message, name, numbers[value])
     return lambda message, value: setattr(message, name, value)
 
@@ -140,12 +144,17 @@ def _some(field: FieldDescriptor, annotation: Any) -> Get:
         return lambda value: value.ToDatetime(tzinfo=UTC)
     if annotation is timedelta:
         return lambda value: value.ToTimedelta()
-    if issubclass(annotation, enum.IntEnum):
-        return cast(Get, annotation)
     if issubclass(annotation, enum.Enum):
-        names = field.enum_type.values_by_number
-        return lambda value: annotation(names[value].name.removeprefix(_prefix(field)))
+        return _member(field, annotation)
     return lambda value: value
+
+
+def _member(field: FieldDescriptor, annotation: type[enum.Enum]) -> Get:
+    """Returns a function from a number to the enum's member; to UNSPECIFIED if this version has no such member."""
+    numbered = issubclass(annotation, enum.IntEnum)
+    members = {member.value if numbered else enum_value(field, member): member for member in annotation}
+    other = unspecified(annotation)
+    return lambda value: members.get(value, other)
 
 
 def _present(annotation: Any) -> Any:

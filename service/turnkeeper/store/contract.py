@@ -250,8 +250,12 @@ class Maintenance(Protocol):
         """
         ...
 
-    async def lapsed_approvals(self, *, limit: int) -> Sequence[Approval]:
-        """Returns PENDING approvals whose expiry has passed by the store's clock."""
+    def lapsed_approvals(self, *, start: float = 0.0) -> AsyncIterator[Sequence[Approval]]:
+        """Yields the PENDING approvals whose expiry has passed by the store's clock, page by page, oldest expiry first.
+
+        Begins at the fraction `start` of them, and ends with those before it: replicas that start at different places
+        share the work. Passes over approvals that only a newer version can read.
+        """
         ...
 
     async def active_sessions(self) -> int:

@@ -151,6 +151,10 @@ class Metrics:
         """Counts a change stream that broke, or could not be opened; until it is open again, the replica polls."""
         self._change_streams_lost(1, reason)
 
+    def document_unreadable(self, collection: str, *, schema: str) -> None:
+        """Counts each time that a stored document was met which only a newer version can read."""
+        self._documents_unreadable(1, collection, schema)
+
     def set_active_sessions(self, count: int) -> None:
         """Sets the number of active sessions in the database: every replica reports the same."""
         self._sessions.set(count)
@@ -308,6 +312,9 @@ class Metrics:
         self._replays = counter("replays", "{replay}", "Reads of stored events, and answers from a request's record.")
         self._change_streams_lost = counter(
             "hints_lost", "{stream}", "Change streams that broke or could not be opened."
+        )
+        self._documents_unreadable = self._counter(
+            "documents.unreadable", "{document}", "Stored documents that need a newer version.", "collection", "schema"
         )
         self._slow_consumers = counter("slow_consumers", "{stream}", "Streams ended because the reader fell behind.")
 

@@ -15,7 +15,7 @@ from pymongo import AsyncMongoClient
 from pymongo.errors import PyMongoError
 
 from tests.builders import AGENT, a_first_event, a_request, a_session, a_session_key, an_event
-from tests.contracts.stores import LONG, TextCodec, a_changeset, begin, head_of, until
+from tests.contracts.stores import LONG, TextCodec, a_changeset, begin, head_of, lapsed_approvals, until
 from tests.integration.mongo.conftest import Client, FailPoint, NewStore
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.errors import ServiceUnavailable
@@ -127,7 +127,7 @@ def _every_call(store: MongoStore, head: Head) -> dict[str, Callable[[], Awaitab
         "cancelled_among": lambda: store.cancelled_among([key]),
         "claim": lambda: store.claim("one", lease=LONG),
         "requeue_lapsed": store.requeue_lapsed,
-        "lapsed_approvals": lambda: store.lapsed_approvals(limit=5),
+        "lapsed_approvals": lambda: lapsed_approvals(store),
         "active_sessions": store.active_sessions,
         "pending_approvals": store.pending_approvals,
         "secret": lambda: store.secret("name"),

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tests.builders import a_turn, an_approval, an_event
-from tests.contracts.stores import LONG, SHORT, a_changeset, begin, head_of, lapse
+from tests.contracts.stores import LONG, SHORT, a_changeset, begin, head_of, lapse, lapsed_approvals
 from tests.integration.mongo.commands import Recorder
 from turnkeeper.domain.approval import ApprovalState
 from turnkeeper.store.changeset import ApprovalChange, Committed, HeadChange, LeaseChange
@@ -44,7 +44,7 @@ async def test_leases_wake_ups_and_expiry_use_the_databases_clock(recorder: Reco
         assert isinstance(await store.commit(other), Committed)
         assert await store.renew(key, owner="two", fence=claim.fence + 1, lease=SHORT)
         await lapse(store, key)
-        await store.lapsed_approvals(limit=5)
+        await lapsed_approvals(store)
     sent = [time for command in commands for time in _times(command)]
     now = datetime.now(UTC)
     near = [time for time in sent if abs(now - time.replace(tzinfo=UTC)) < timedelta(minutes=30)]

@@ -1,15 +1,18 @@
 """An approval leaves PENDING once; a session that is over takes no message."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from tests.builders import NOON, a_session, a_session_key, an_approval
-from turnkeeper.domain.approval import Answer, Approval, ApprovalDecision, ApprovalState
+from turnkeeper.domain.approval import Answer, Approval, ApprovalDecision, ApprovalKind, ApprovalState
+from turnkeeper.domain.newer_version import unspecified
 from turnkeeper.domain.session import SessionState
 from turnkeeper.errors import (
     ApprovalAlreadyProcessed,
     ArgumentsHashMismatch,
+    ServiceUnavailable,
     SessionError,
     SessionExpired,
     SessionNotActive,
@@ -95,3 +98,9 @@ def test_a_session_is_titled_by_its_first_message() -> None:
 
 def test_a_title_of_its_own_stays() -> None:
     assert a_session(PLACE, title="Mine").activated(first_text="Hello", etag="2", at=NOON).title == "Mine"
+
+
+@pytest.mark.parametrize("newer", [{"kind": unspecified(ApprovalKind)}, {"state": unspecified(ApprovalState)}])
+def test_i17_an_approval_that_only_a_newer_version_understands_is_left_to_it(newer: dict[str, Any]) -> None:
+    with pytest.raises(ServiceUnavailable, match="newer version"):
+        decide(an_approval(PLACE, **newer), APPROVE)

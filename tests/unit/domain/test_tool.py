@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.builders import a_call, a_session_key
+from turnkeeper.domain.newer_version import unspecified
 from turnkeeper.domain.tool import (
     CallState,
     ToolClass,
@@ -181,3 +182,7 @@ def test_a_call_returns_once() -> None:
     assert (returned.state, returned.outcome) == (CallState.RETURNED, ToolOutcome.OK)
     with pytest.raises(ValueError, match="has returned before"):
         returned.returned(ToolOutcome.FAILED)
+
+
+def test_i17_a_class_that_only_a_newer_version_knows_may_not_start_again() -> None:
+    assert not unspecified(ToolClass).may_start_again

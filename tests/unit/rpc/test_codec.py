@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.builders import AGENT, NOON, a_session, a_session_key, a_turn, an_approval, an_event
 from tests.unit.rpc.message_pairs import LATER_EVENTS, PAIRS, PREVIEWS, Pair, values_of
-from turnkeeper.codes import Code, ErrorDetail
+from turnkeeper.codes import Code, ErrorDetail, Family
 from turnkeeper.domain.agent import AgentLimits, PolicyRule
 from turnkeeper.domain.approval import ApprovalState
 from turnkeeper.domain.event import KINDS, AttemptFailed, AttemptOutcome, NewEvent, TurnFailed, UnknownPayload, kind_of
@@ -23,9 +23,11 @@ from turnkeeper.domain.message import Message, Part, Usage
 from turnkeeper.domain.session import SessionState
 from turnkeeper.domain.tool import PolicyAction
 from turnkeeper.domain.turn import PendingItem, StopReason, TurnState
+from turnkeeper.errors_by_code import error_of
 from turnkeeper.pb.v1 import chat_pb2, error_pb2, event_pb2, message_pb2, session_pb2
 from turnkeeper.rpc import codec, wire
 from turnkeeper.rpc.codec import WireCodec, enum_value
+from turnkeeper.rpc.status import details_bytes
 from turnkeeper.rpc.views import agent_view, approval_view, session_view, turn_view
 from turnkeeper.store.changeset import Cancel, Head, StoredEvent
 
@@ -184,6 +186,35 @@ def test_both_sides_have_the_same_names_in_their_enums(where: tuple[Any, str]) -
     prefix = "".join(f"_{c}" if c.isupper() else c.upper() for c in descriptor.name).lstrip("_") + "_"
     assert {f"{prefix}{member.value}" for member in enum} == set(descriptor.values_by_name) - {f"{prefix}UNSPECIFIED"}
     assert all(descriptor.values_by_number[enum_value(field, member)].name == prefix + member.value for member in enum)
+
+
+READ_BACK = [where for where in ENUMS if where[0] in KINDS.values()]
+"""The enums of events: they alone become values again."""
+
+
+@pytest.mark.parametrize("where", READ_BACK, ids=lambda where: f"{where[0].__name__}.{where[1]}")
+@pytest.mark.parametrize("number", [0, 99])
+def test_i17_a_number_that_only_a_newer_version_knows_is_unspecified(where: tuple[Any, str], number: int) -> None:
+    kind, name = where
+    message = getattr(event_pb2.Event(), kind_of(kind))
+    setattr(message, name, number)
+    value = codec.read(kind, message)
+    assert (getattr(value, name), getattr(value, name).name) == ("UNSPECIFIED", "UNSPECIFIED")
+    codec.fill(message, value)
+    assert getattr(message, name) == 0
+
+
+def test_i17_a_failure_with_a_code_of_a_newer_version_is_shown_as_one_that_another_attempt_may_mend() -> None:
+    message = error_pb2.SessionErrorDetail(message="Wait.")
+    message.code = 9_999  # type: ignore[assignment]
+    detail = codec.read(ErrorDetail, message)
+    assert (detail.code, detail.code.name) == (0, "UNSPECIFIED")
+    turn = a_turn(PLACE, state=TurnState.FAILED, error=detail)
+    assert turn_view(turn).error.code == error_pb2.SESSION_ERROR_CODE_UNSPECIFIED
+    assert turn_view(turn).error.message == "Wait."
+    error = error_of(detail)
+    assert (error.family, error.code.name) == (Family.ABORTED, "UNSPECIFIED")
+    assert details_bytes(error.to_status())
 
 
 HEAD = Head(

@@ -18,9 +18,10 @@ from turnkeeper.domain.approval import Approval
 from turnkeeper.domain.message import Part
 from turnkeeper.domain.session import Session
 from turnkeeper.domain.tool import Call
-from turnkeeper.domain.turn import PendingItem, Turn
+from turnkeeper.domain.turn import PendingItem, Turn, TurnState
 from turnkeeper.store.changeset import Cancel
 from turnkeeper.store.mongo.documents import changes, decode, encode
+from turnkeeper.store.mongo.unreadable import UnreadableDocument
 
 OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True, tzinfo=UTC)
 
@@ -112,8 +113,48 @@ def test_unknown_fields_are_ignored_and_missing_ones_take_their_default(value: A
 def test_a_missing_field_without_default_is_named() -> None:
     document = encode(FULL)
     del document["message_id"]
-    with pytest.raises(TypeError, match="Turn lacks message_id"):
+    with pytest.raises(UnreadableDocument) as raised:
         decode(Turn, document)
+    assert "Turn lacks message_id" in str(raised.value.__cause__)
+
+
+NEWER: dict[str, Any] = {"state": "PONDERING", "finish_reason": "BORED", "error": {"code": 9_999, "message": "m"}}
+
+
+def test_i17_a_value_that_only_a_newer_version_knows_is_unspecified() -> None:
+    turn = decode(Turn, _through_bson(encode(FULL) | NEWER))
+    assert (turn.state, turn.finish_reason) == ("UNSPECIFIED", "UNSPECIFIED")
+    assert turn.error is not None
+    assert (turn.error.code, turn.error.code.name) == (0, "UNSPECIFIED")
+    assert turn.state not in TurnState
+    assert not any((turn.state.ended, turn.state.moving, turn.state.awaits_answers))
+    assert turn.state is decode(Turn, encode(FULL) | NEWER).state
+
+
+@pytest.mark.parametrize("name", NEWER)
+def test_i17_what_a_decision_rests_on_has_no_unspecified_value(name: str) -> None:
+    document = encode(FULL) | {name: NEWER[name], "schema": 2}
+    with pytest.raises(UnreadableDocument) as raised:
+        decode(Turn, document, strict=True)
+    assert (raised.value.collection, raised.value.schema) == ("turns", "2")
+    assert decode(Turn, encode(FULL), strict=True) == FULL
+
+
+def test_i17_a_value_that_only_a_newer_version_knows_is_never_overwritten_or_copied() -> None:
+    turn = replace(decode(Turn, encode(FULL) | NEWER), attempt=7, error=None)
+    changed = changes(turn)
+    assert changed["attempt"] == 7
+    assert not changed.keys() & {"state", "finish_reason"}
+    with pytest.raises(UnreadableDocument):
+        encode(turn)
+
+
+@pytest.mark.parametrize(
+    "newer", [{"usage": 5}, {"pending": None}, {"state": ["RUNNING"]}, {"error": [1]}, {"options": {"client_tools": 1}}]
+)
+def test_i17_another_form_of_a_field_makes_the_document_unreadable(newer: dict[str, Any]) -> None:
+    with pytest.raises(UnreadableDocument):
+        decode(Turn, encode(FULL) | newer)
 
 
 def test_what_has_no_form_is_refused() -> None:

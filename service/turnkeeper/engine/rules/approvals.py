@@ -1,4 +1,4 @@
-"""Decisions on a pending approval: decided as it stands, decided with edited arguments, or expired."""
+"""Decisions on pending approvals: decided as they stand, decided with edited arguments, or expired."""
 
 from dataclasses import replace
 from typing import assert_never
@@ -8,6 +8,9 @@ from turnkeeper.domain.event import ApprovalDecided, ApprovalExpired
 from turnkeeper.domain.tool import Call, CallState, ToolOutcome, ToolResult
 from turnkeeper.engine.rules.approval_edits import Edit, open_next_round
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
+
+EXPIRED_AT_ONCE = 64
+"""Approvals of one turn that one changeset expires, at most."""
 
 
 def decide(uow: UnitOfWork, approval_id: str, answer: Answer) -> Approval | None:
@@ -43,15 +46,13 @@ def decide_with_edit(uow: UnitOfWork, approval_id: str, answer: Answer, edit: Ed
     return decide(uow, next_round.id, replace(answer, arguments_hash=next_round.arguments_hash))
 
 
-def expire(uow: UnitOfWork, approval_id: str) -> Approval | None:
-    """Expires an approval past its `expire_time`, and closes its call with a synthetic result.
+def expire_lapsed(uow: UnitOfWork) -> list[Approval]:
+    """Expires the turn's approvals past their `expire_time`, and closes their calls with synthetic results.
 
-    Returns the expired approval, or None, with nothing changed, if it is no longer PENDING or has time left.
+    Returns the expired ones: at most EXPIRED_AT_ONCE, none if no PENDING approval of the turn has lapsed.
     """
-    approval = _pending(uow, approval_id)
-    if approval is None or approval.expire_time > uow.snapshot.head.now:
-        return None
-    return _expire(uow, approval)
+    lapsed = [approval for approval in uow.approvals if approval.expire_time <= uow.snapshot.head.now]
+    return [_expire(uow, approval) for approval in lapsed[:EXPIRED_AT_ONCE]]
 
 
 def _expire(uow: UnitOfWork, approval: Approval) -> Approval:

@@ -17,6 +17,7 @@ from pymongo.errors import OperationFailure
 from turnkeeper.store.mongo.client import DISCONNECT_S, ClientSession, DatabaseCall, Document
 from turnkeeper.store.mongo.documents import decode
 from turnkeeper.store.mongo.signatures import signatures
+from turnkeeper.store.mongo.unreadable import Unreadable
 from turnkeeper.store.notifications import ChangeNotification, PreviewChunk
 
 APP_NAME: Final = "turnkeeper-hints"
@@ -37,9 +38,13 @@ _Cursor: TypeAlias = dict[str, Any]
 class ChangeStream:
     """The change stream of one store, on a client of its own: its long waits are not slow operations."""
 
-    def __init__(self, uri: str, *, database: str, replica: str) -> None:
-        """`replica`: its previews, and the changesets and claims of its worker, are filtered out."""
+    def __init__(self, uri: str, *, database: str, replica: str, unreadable: Unreadable) -> None:
+        """`replica`: its previews, and the changesets and claims of its worker, are filtered out.
+
+        `unreadable` records what only a newer version can read; it is passed over.
+        """
         self._replica = replica
+        self._unreadable = unreadable
         self._client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(
             uri,
             readPreference="primary",
@@ -93,7 +98,8 @@ class ChangeStream:
             while True:
                 for change in batch:
                     self._token = change["_id"]
-                    yield _notification_of(change)
+                    for notification in self._unreadable.passed_over([change], _notification_of):
+                        yield notification
                 if batch:
                     await asyncio.sleep(PACE_S)
                 self._token = cursor["postBatchResumeToken"]

@@ -15,7 +15,9 @@ from pymongo.errors import InvalidOperation, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
+from turnkeeper.domain.newer_version import newer_version_needed
 from turnkeeper.errors import ServiceUnavailable
+from turnkeeper.store.mongo.unreadable import RecordUnreadable, Unreadable, UnreadableDocument
 from turnkeeper.telemetry.open_spans import error_type
 
 Document: TypeAlias = dict[str, Any]
@@ -45,16 +47,25 @@ class RecordCall(Protocol):
 class DatabaseCall:
     """A context manager around one call of the store: its commands and their retries.
 
-    Raises ServiceUnavailable for every exception of the driver, without the driver's text, which may quote documents.
+    Raises ServiceUnavailable for every exception of the driver, without the driver's text, which may quote documents,
+    and for a document that only a newer version can read.
     """
 
-    __slots__ = ("_began", "_database", "_operation", "_record")
+    __slots__ = ("_began", "_database", "_operation", "_record", "_unreadable")
 
-    def __init__(self, operation: str = "", *, database: str = "", record: RecordCall | None = None) -> None:
+    def __init__(
+        self,
+        operation: str = "",
+        *,
+        database: str = "",
+        record: RecordCall | None = None,
+        unreadable: Unreadable | None = None,
+    ) -> None:
         """`operation` names the store's method. `record` gets its seconds, and the class of its error if any."""
         self._operation = operation
         self._database = database
         self._record = record
+        self._unreadable = unreadable
         self._began = 0.0
 
     def __enter__(self) -> None:
@@ -66,6 +77,10 @@ class DatabaseCall:
             seconds = time.perf_counter() - self._began
             failure = error_type(error) if error is not None else ""
             self._record(self._operation, database=self._database, seconds=seconds, error_type=failure)
+        if isinstance(error, UnreadableDocument):
+            if self._unreadable is not None:
+                self._unreadable.note(error)
+            raise newer_version_needed() from error
         if not isinstance(error, PyMongoError):
             return
         if isinstance(error, OperationFailure) and not error.has_error_label("TransientTransactionError"):
@@ -88,16 +103,18 @@ class Connection:
         operation: timedelta,
         schema: int,
         record_call: RecordCall | None = None,
+        record_unreadable: RecordUnreadable | None = None,
     ) -> None:
         """`operation` limits each call to the database, including the driver's own retries.
 
         `schema` is the newest schema that this replica supports, and the one that it writes. `record_call` gets the
-        duration of each call of the store.
+        duration of each call of the store, `record_unreadable` each document that it cannot read.
         """
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="transactions")
         self.operation = operation
-        self.call = partial(DatabaseCall, database=database, record=record_call)
-        self.transaction_call = DatabaseCall
+        self.unreadable = Unreadable(record_unreadable)
+        self.call = partial(DatabaseCall, database=database, record=record_call, unreadable=self.unreadable)
+        self.transaction_call = partial(DatabaseCall, unreadable=self.unreadable)
         """For a call that waits for a transaction, which is measured by itself: several calls may share it."""
         self._record_transaction = partial(record_call, "transaction", database=database) if record_call else None
         self.schema = schema

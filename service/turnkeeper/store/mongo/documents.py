@@ -2,7 +2,8 @@
 
 Enums are their values, durations whole milliseconds, tuples arrays; a mapping is an array of `{k, v}`, because BSON
 keys cannot hold every text. Times have the database's precision, a millisecond, and are UTC. Decoding ignores
-unknown fields and takes the default of a missing one, so that documents of other versions stay readable.
+unknown fields and takes the default of a missing one, so that documents of other versions stay readable. A value that
+an enum does not have is read as UNSPECIFIED, and stays as it is when the document is changed.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +14,9 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Final, TypeVar, cast, get_args, get_origin, get_type_hints
 
+from turnkeeper.domain.newer_version import is_unspecified, unspecified
 from turnkeeper.store.mongo.client import Document
+from turnkeeper.store.mongo.unreadable import UnreadableDocument
 
 SCHEMA: Final = 1
 """The schema of this version. Every document holds the schema that it was written by."""
@@ -28,29 +31,41 @@ _MILLISECOND: Final = timedelta(milliseconds=1)
 class _Form:
     encode: _Convert
     decode: _Convert
+    strict: _Convert
+    """As `decode`, but raises KeyError for a value that an enum does not have."""
     is_nested: bool = False
+    is_enum: bool = False
 
 
 def encode(value: Any) -> Document:
-    """Returns the dataclass as a document with all its fields."""
+    """Returns the dataclass as a document with all its fields. Raises UnreadableDocument if one is UNSPECIFIED."""
     return cast(Document, _form(_kind(value)).encode(value))
 
 
 def changes(value: Any, *, prefix: str = "") -> Document:
-    """Returns the dataclass as the argument of a `$set`: only known fields change, also inside nested values."""
+    """Returns the dataclass as the argument of a `$set`: only known fields and values change, also inside nested
+    values."""
     changed: Document = {}
     for name, form in _forms(_kind(value)).items():
         content = getattr(value, name)
         if form.is_nested:
             changed |= changes(content, prefix=f"{prefix}{name}.")
-        else:
+        elif not (form.is_enum and is_unspecified(content)):
             changed[prefix + name] = form.encode(content)
     return changed
 
 
-def decode(kind: type[T], document: Mapping[str, Any]) -> T:
-    """Returns the dataclass that a document holds. Raises TypeError if a field without a default is missing."""
-    return cast(T, _form(cast(Any, kind)).decode(document))
+def decode(kind: type[T], document: Mapping[str, Any], *, strict: bool = False) -> T:
+    """Returns the dataclass that a document holds.
+
+    Raises UnreadableDocument if a field without a default is missing, or has a form that this version does not know.
+    `strict`: also if an enum does not have the value. What a decision rests on is read like that.
+    """
+    form = _form(cast(Any, kind))
+    try:
+        return cast(T, (form.strict if strict else form.decode)(document))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UnreadableDocument(kind.__name__, schema=document.get("schema")) from error
 
 
 @cache
@@ -62,7 +77,7 @@ def _forms(kind: Any) -> Mapping[str, _Form]:
 @cache
 def _form(annotation: Any) -> _Form:
     if annotation in _PLAIN:
-        return _Form(_same, _same)
+        return _Form(_same, _same, _same)
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is UnionType:
         (inner,) = (argument for argument in arguments if argument is not NoneType)
@@ -72,9 +87,9 @@ def _form(annotation: Any) -> _Form:
     if origin is Mapping:
         return _pairs(_form(arguments[1]))
     if annotation is timedelta:
-        return _Form(lambda value: round(value / _MILLISECOND), lambda stored: stored * _MILLISECOND)
+        return _Form(lambda value: round(value / _MILLISECOND), _milliseconds, _milliseconds)
     if issubclass(annotation, Enum):
-        return _Form(lambda value: value.value, annotation)
+        return _enum(annotation)
     if is_dataclass(annotation):
         return _nested(annotation)
     raise TypeError(f"no BSON form for {annotation}")
@@ -88,24 +103,43 @@ def _same(value: Any) -> Any:
     return value
 
 
+def _milliseconds(stored: Any) -> timedelta:
+    return cast(timedelta, stored * _MILLISECOND)
+
+
+def _enum(annotation: type[Enum]) -> _Form:
+    members, other = {member.value: member for member in annotation}, unspecified(annotation)
+
+    def encode_it(value: Enum) -> Any:
+        if value is other:
+            raise UnreadableDocument(annotation.__name__, schema=None)
+        return value.value
+
+    return _Form(encode_it, lambda stored: members.get(stored, other), members.__getitem__, is_enum=True)
+
+
 def _optional(inner: _Form) -> _Form:
-    return _Form(
-        lambda value: None if value is None else inner.encode(value),
-        lambda stored: None if stored is None else inner.decode(stored),
-    )
+    def optional(convert: _Convert) -> _Convert:
+        return lambda value: None if value is None else convert(value)
+
+    return _Form(optional(inner.encode), optional(inner.decode), optional(inner.strict), is_enum=inner.is_enum)
 
 
 def _array(inner: _Form) -> _Form:
-    return _Form(
-        lambda value: [inner.encode(item) for item in value],
-        lambda stored: tuple(inner.decode(item) for item in stored),
-    )
+    def items(convert: _Convert) -> _Convert:
+        return lambda stored: tuple(convert(item) for item in stored)
+
+    return _Form(lambda value: [inner.encode(item) for item in value], items(inner.decode), items(inner.strict))
 
 
 def _pairs(inner: _Form) -> _Form:
+    def pairs(convert: _Convert) -> _Convert:
+        return lambda stored: {pair["k"]: convert(pair["v"]) for pair in stored}
+
     return _Form(
         lambda value: [{"k": key, "v": inner.encode(item)} for key, item in value.items()],
-        lambda stored: {pair["k"]: inner.decode(pair["v"]) for pair in stored},
+        pairs(inner.decode),
+        pairs(inner.strict),
     )
 
 
@@ -115,9 +149,16 @@ def _nested(kind: Any) -> _Form:
     def encode_it(value: Any) -> Document:
         return {name: form.encode(getattr(value, name)) for name, form in _forms(kind).items()}
 
-    def decode_it(stored: Mapping[str, Any]) -> Any:
+    def check(stored: Mapping[str, Any]) -> None:
         if absent := required - stored.keys():
             raise TypeError(f"a document for {kind.__name__} lacks {', '.join(sorted(absent))}")
+
+    def decode_it(stored: Mapping[str, Any]) -> Any:
+        check(stored)
         return kind(**{name: form.decode(stored[name]) for name, form in _forms(kind).items() if name in stored})
 
-    return _Form(encode_it, decode_it, is_nested=True)
+    def decode_strictly(stored: Mapping[str, Any]) -> Any:
+        check(stored)
+        return kind(**{name: form.strict(stored[name]) for name, form in _forms(kind).items() if name in stored})
+
+    return _Form(encode_it, decode_it, decode_strictly, is_nested=True)

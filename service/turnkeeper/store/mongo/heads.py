@@ -5,6 +5,7 @@ the head, so two changesets on one head always conflict.
 """
 
 import hashlib
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import Collection, Document
 from turnkeeper.store.mongo.documents import SCHEMA, decode, encode
 from turnkeeper.store.mongo.signatures import signatures
+from turnkeeper.store.mongo.unreadable import UnreadableDocument
 
 NOW: Final = "$$NOW"
 """The database's clock, in a pipeline."""
@@ -71,7 +73,17 @@ def _first_revision(session: Session) -> int:
 
 
 def read(document: Document) -> Head:
-    """Returns the head that a document holds. It must have a field `now`, the database's clock at the reading."""
+    """Returns the head that a document holds. It must have a field `now`, the database's clock at the reading.
+
+    Raises UnreadableDocument if a field is missing, or has a form that this version does not know.
+    """
+    try:
+        return _head(document)
+    except (KeyError, TypeError) as error:
+        raise UnreadableDocument("Head", schema=document.get("schema")) from error
+
+
+def _head(document: Document) -> Head:
     now, lease_until = document["now"], document["lease_until"]
     return Head(
         session_id=document["session_id"],
@@ -94,9 +106,10 @@ def read(document: Document) -> Head:
     )
 
 
-def session_of(document: Document, head: Document) -> Session:
-    """Returns the session, with `update_time` from the head, which every changeset writes anyway."""
-    return decode(Session, {**document, "update_time": max(document["update_time"], head["update_time"])})
+def session_of(document: Document, head: Document, *, strict: bool = False) -> Session:
+    """Returns the session, with `update_time` from the head, which every changeset writes. Raises as `decode`."""
+    session = decode(Session, document, strict=strict)
+    return replace(session, update_time=max(session.update_time, head.get("update_time", session.update_time)))
 
 
 def findable(*, deleted: bool) -> Document:

@@ -50,4 +50,4 @@ class Previews:
                 .limit(CHUNKS_PER_READ)
                 .to_list(CHUNKS_PER_READ)
             )
-        return [decode(PreviewChunk, document) for document in documents]
+        return self._connection.unreadable.passed_over(documents, lambda document: decode(PreviewChunk, document))

@@ -1,8 +1,11 @@
-"""Reads. Every read has read concern majority, and its filter names the tenant."""
+"""Reads. Every read has read concern majority, and its filter names the tenant.
 
-from collections.abc import Mapping, Sequence
+A list passes over documents that only a newer version can read. A decision rests on none of them: see `snapshot`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Approval, ApprovalState
@@ -16,8 +19,11 @@ from turnkeeper.store.mongo.client import Collection, Connection, Document
 from turnkeeper.store.mongo.documents import decode
 from turnkeeper.store.mongo.events import event_of
 from turnkeeper.store.mongo.transactions.outcomes import Outcomes, record_of
+from turnkeeper.store.mongo.unreadable import UnreadableDocument
 
 T = TypeVar("T")
+Cursor: TypeAlias = Any
+"""A cursor of the driver."""
 
 
 class Reads:
@@ -52,19 +58,7 @@ class Reads:
             pipeline.append(_join("requests", [{"$match": keys.where(keys.of_request(request))}], into="request"))
         with self._connection.call("snapshot"):
             documents = await self._connection.heads.aggregate(pipeline).to_list(1)
-        if not documents or not documents[0]["session"]:
-            return None
-        document = documents[0]
-        records = document["request"] if request is not None else ()
-        calls = (decode(Call, call) for call in document["calls"])
-        return Snapshot(
-            head=heads.read(document),
-            session=heads.session_of(document["session"][0], document),
-            turn=decode(Turn, document["turn"][0]) if document["turn"] else None,
-            calls=tuple(sorted(calls, key=lambda call: (call.message_id, call.position))),
-            approvals=tuple(decode(Approval, approval) for approval in document["approvals"]),
-            request=record_of(records[0]) if records else None,
-        )
+            return _snapshot_of(documents[0]) if documents and documents[0]["session"] else None
 
     async def find_request(self, key: RequestKey) -> RequestRecord | None:
         with self._connection.call("find_request"):
@@ -111,29 +105,39 @@ class Reads:
         ]
         with self._connection.call("session"):
             documents = await self._connection.heads.aggregate(pipeline).to_list(1)
-        if not documents or not documents[0]["session"]:
-            return None
-        head = documents[0]
-        return heads.session_of(head["session"][0], head), heads.read(head)
+            if not documents or not documents[0]["session"]:
+                return None
+            return _with_head(documents[0]["session"][0], documents[0])
 
     async def sessions(
         self, tenant: str, where: SessionFilter, *, limit: int, after: tuple[datetime, str] | None
     ) -> Sequence[tuple[Session, Head]]:
         direction = -1 if where.newest_first else 1
         now: list[Document] = [{"$match": {"tenant": tenant}}, {"$set": {"now": heads.NOW}}]
-        pipeline: list[Document] = [
-            {"$match": {"tenant": tenant, "$and": [_matching(where), _beyond(after, ascending=direction > 0)]}},
-            {"$sort": {"create_time": direction, "id": direction}},
-            {"$limit": limit},
-            {"$lookup": {"from": "heads", "localField": "_id", "foreignField": "_id", "pipeline": now, "as": "head"}},
-        ]
-        if limit <= 0:
-            return []
-        with self._connection.call("sessions"):
-            documents = await self._connection.sessions.aggregate(pipeline).to_list(limit)
-        return [
-            (heads.session_of(session, session["head"][0]), heads.read(session["head"][0])) for session in documents
-        ]
+        match = {"tenant": tenant, "$and": [_matching(where), _beyond(after, ascending=direction > 0)]}
+
+        def find(limit: int) -> Cursor:
+            pipeline: list[Document] = [
+                {"$match": match},
+                {"$sort": {"create_time": direction, "id": direction}},
+                *_at_most(limit),
+                {
+                    "$lookup": {
+                        "from": "heads",
+                        "localField": "_id",
+                        "foreignField": "_id",
+                        "pipeline": now,
+                        "as": "head",
+                    }
+                },
+            ]
+            return self._connection.sessions.aggregate(pipeline)
+
+        def read(session: Document) -> tuple[Session, Head]:
+            (head,) = session["head"] or [{}]
+            return _with_head(session, head)
+
+        return await self._page("sessions", find, read, limit)
 
     async def turn(self, key: SessionKey, turn_id: str) -> Turn | None:
         return await self._one(Turn, self._connection.turns, keys.of_member(key, turn_id))
@@ -151,10 +155,16 @@ class Reads:
             match["state"] = {"$in": [state.value for state in states]}
         if before is not None:
             match["first_sequence"] = {"$lt": before}
-        return await self._page(Turn, self._connection.turns, match, [("first_sequence", -1)], limit)
+        order = [("first_sequence", -1)]
+        return await self._page(
+            "turns",
+            lambda limit: self._connection.turns.find(match).sort(order).limit(limit),
+            lambda document: decode(Turn, document),
+            limit,
+        )
 
     async def call(self, key: SessionKey, call_id: str) -> Call | None:
-        return await self._one(Call, self._connection.calls, keys.of_member(key, call_id))
+        return await self._one(Call, self._connection.calls, keys.of_member(key, call_id), strict=True)
 
     async def approval(self, tenant: str, approval_id: str) -> Approval | None:
         approval = await self._one(Approval, self._connection.approvals, keys.of_approval(tenant, approval_id))
@@ -168,39 +178,82 @@ class Reads:
         if where.states:
             match["state"] = {"$in": [state.value for state in where.states]}
         match |= {name: getattr(where, name) for name in ("kind", "session_id", "tool") if getattr(where, name)}
-        if limit <= 0:
-            return []
-        pipeline: list[Document] = [
-            {"$match": match},
-            {"$sort": {"create_time": 1, "id": 1}},
-            _deleted_head(tenant),
-            {"$match": {"deleted": []}},
-            {"$limit": limit},
-        ]
-        with self._connection.call("approvals"):
-            documents = await self._connection.approvals.aggregate(pipeline).to_list(limit)
-        return [decode(Approval, document) for document in documents]
+
+        def find(limit: int) -> Cursor:
+            pipeline: list[Document] = [
+                {"$match": match},
+                {"$sort": {"create_time": 1, "id": 1}},
+                _deleted_head(tenant),
+                {"$match": {"deleted": []}},
+                *_at_most(limit),
+            ]
+            return self._connection.approvals.aggregate(pipeline)
+
+        return await self._page("approvals", find, lambda document: decode(Approval, document), limit)
 
     async def agent(self, tenant: str, name: str, version: str) -> Agent | None:
-        return await self._one(Agent, self._connection.agents, keys.of_agent(tenant, name, version))
+        return await self._one(Agent, self._connection.agents, keys.of_agent(tenant, name, version), strict=True)
 
     async def _is_visible(self, key: SessionKey) -> bool:
         match = {**keys.where(keys.of_session(key)), **heads.findable(deleted=False)}
         return await self._connection.heads.find_one(match, {"_id": 1}) is not None
 
-    async def _one(self, kind: type[T], collection: Collection, key: Document) -> T | None:
+    async def _one(self, kind: type[T], collection: Collection, key: Document, *, strict: bool = False) -> T | None:
         with self._connection.call("read_one"):
             document = await collection.find_one(keys.where(key))
-        return None if document is None else decode(kind, document)
+            return None if document is None else decode(kind, document, strict=strict)
 
     async def _page(
-        self, kind: type[T], collection: Collection, match: Document, order: Sequence[tuple[str, int]], limit: int
+        self, operation: str, find: Callable[[int], Cursor], read: Callable[[Document], T], limit: int
     ) -> Sequence[T]:
+        """Returns `limit` values at most. Where some cannot be read, the documents behind them fill the page.
+
+        `find` returns a cursor with so many documents at most; 0: with all.
+        """
         if limit <= 0:
             return []
-        with self._connection.call("read_page"):
-            documents = await collection.find(match).sort(order).limit(limit).to_list(limit)
-            return [decode(kind, document) for document in documents]
+        with self._connection.call(operation):
+            documents = await find(limit).to_list(limit)
+            try:
+                return [read(document) for document in documents]
+            except UnreadableDocument:
+                pass
+            values: list[T] = []
+            cursor = find(0)
+            try:
+                while len(values) < limit and (documents := await cursor.to_list(limit)):
+                    values += self._connection.unreadable.passed_over(documents, read)
+            finally:
+                await cursor.close()
+            return values[:limit]
+
+
+def _with_head(session: Document, head: Document) -> tuple[Session, Head]:
+    """Returns a session with its head. Raises UnreadableDocument if this version cannot read one of them."""
+    return heads.session_of(session, head), heads.read(head)
+
+
+def _snapshot_of(document: Document) -> Snapshot:
+    """Returns the snapshot that the query found.
+
+    Raises UnreadableDocument if a part of it needs a newer version, or has a value that only a newer one knows: what a
+    decision would do with it, this version cannot tell.
+    """
+    calls = (decode(Call, call, strict=True) for call in document["calls"])
+    records = document.get("request", ())
+    return Snapshot(
+        head=heads.read(document),
+        session=heads.session_of(document["session"][0], document, strict=True),
+        turn=decode(Turn, document["turn"][0], strict=True) if document["turn"] else None,
+        calls=tuple(sorted(calls, key=lambda call: (call.message_id, call.position))),
+        approvals=tuple(decode(Approval, approval, strict=True) for approval in document["approvals"]),
+        request=record_of(records[0]) if records else None,
+    )
+
+
+def _at_most(limit: int) -> list[Document]:
+    """Returns the stage that limits a pipeline's documents; none for 0."""
+    return [{"$limit": limit}] if limit else []
 
 
 def _deleted_head(tenant: str) -> Document:

@@ -32,6 +32,7 @@ from turnkeeper.store.mongo.transactions.outcomes import Outcomes
 from turnkeeper.store.mongo.transactions.tasks import Tasks
 from turnkeeper.store.mongo.transactions.transaction import Transactions
 from turnkeeper.store.mongo.trims import Trims
+from turnkeeper.store.mongo.unreadable import RecordUnreadable
 from turnkeeper.store.notifications import ChangeNotification, PreviewChunk
 
 SECRET_BYTES: Final = 32
@@ -55,20 +56,28 @@ class MongoStore(
         replica: str = "",
         schema: int = SCHEMA,
         record_call: RecordCall | None = None,
+        record_unreadable: RecordUnreadable | None = None,
     ) -> None:
         """`operation` limits each call to the database, and each commit with all its retries.
 
         `replica` is the owner that this replica's leases name: other replicas find its open transactions by it, and
         abort them after its death. `schema` as in Connection. `record_call` is called with the duration of each
-        command.
+        command, `record_unreadable` for each document that only a newer version can read.
 
         Raises UnfitDatabase if `uri` is not an address, without the driver's text, which may quote a password.
         """
         try:
             self._connection = Connection(
-                uri, database=database, operation=operation, schema=schema, record_call=record_call
+                uri,
+                database=database,
+                operation=operation,
+                schema=schema,
+                record_call=record_call,
+                record_unreadable=record_unreadable,
             )
-            self._change_stream = ChangeStream(uri, database=database, replica=replica)
+            self._change_stream = ChangeStream(
+                uri, database=database, replica=replica, unreadable=self._connection.unreadable
+            )
         except (ConfigurationError, ValueError):
             raise indexes.UnfitDatabase(
                 "MONGODB_URI is not the address of a MongoDB: write mongodb://HOST:PORT,…/?replicaSet=NAME, "

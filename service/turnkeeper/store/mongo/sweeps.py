@@ -5,8 +5,7 @@ as it was read.
 """
 
 import asyncio
-import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Final, TypeAlias
 
 from turnkeeper.domain.approval import Approval, ApprovalState
@@ -21,8 +20,8 @@ from turnkeeper.store.mongo.transactions.orphans import Orphans
 
 BATCH: Final = 256
 """Heads of each kind that one sweep examines, at most; the next sweep examines the rest."""
-
-logger = logging.getLogger(__name__)
+PAGE: Final = 256
+"""Lapsed approvals that are read at once."""
 _DUE: Final[Document] = {"owner": "", "lease_until": None, "wake_at": NOW}
 _LATER_EACH_TIME: Final = {
     "$add": [NOW, {"$multiply": [500, {"$min": [30, {"$subtract": [{"$pow": [2, "$lapses"]}, 1]}]}]}]
@@ -51,13 +50,25 @@ class Sweeps:
             await self._orphans.end_silent()
             return await self._lapsed() + await self._stranded() + await self._idle()
 
-    async def lapsed_approvals(self, *, limit: int) -> Sequence[Approval]:
-        if limit <= 0:
-            return []
+    async def lapsed_approvals(self, *, start: float = 0.0) -> AsyncIterator[Sequence[Approval]]:
+        """Reads a page when it is asked for, so that it has none that another replica has expired in the meantime."""
+        lapsed = {**_PENDING, **reached("expire_time")}
         with self._connection.call("lapsed_approvals"):
-            lapsed = self._connection.approvals.find({**_PENDING, **reached("expire_time")}).sort("expire_time")
-            documents = await lapsed.limit(limit).to_list(limit)
-        return [approval for document in documents if (approval := _readable(document)) is not None]
+            before = int(start * await self._connection.approvals.count_documents(lapsed))
+        for skip, most in ((before, 0), (0, before)) if before else ((0, 0),):
+            cursor = self._connection.approvals.find(lapsed).sort("expire_time").skip(skip).limit(most)
+            cursor.batch_size(PAGE)
+            try:
+                while True:
+                    with self._connection.call("lapsed_approvals"):
+                        documents = await cursor.to_list(PAGE)
+                    if not documents:
+                        break
+                    yield self._connection.unreadable.passed_over(
+                        documents, lambda document: decode(Approval, document, strict=True)
+                    )
+            finally:
+                await cursor.close()
 
     async def active_sessions(self) -> int:
         with self._connection.call("active_sessions"):
@@ -130,12 +141,3 @@ async def _turns_with(collection: Collection, match: Document, turns: Sequence[_
 
 def _turn_of(head: Document) -> _TurnKey:
     return keys.session_of(head), head["active_turn"]
-
-
-def _readable(document: Document) -> Approval | None:
-    """Returns None for an approval of a newer version that this one cannot read."""
-    try:
-        return decode(Approval, document)
-    except (KeyError, TypeError, ValueError):
-        logger.warning("an approval is of a newer version and cannot be read; leaving its expiry to newer replicas")
-        return None

@@ -21,6 +21,7 @@ from turnkeeper.faults import fault
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import Connection, Document
 from turnkeeper.store.mongo.heads import NOW, later
+from turnkeeper.store.mongo.unreadable import UnreadableDocument
 
 LOOK: Final = 1_000
 """Events of one session that one call examines, at most; the next call continues without a pause."""
@@ -44,7 +45,17 @@ class _Log:
 
     @classmethod
     def of(cls, head: Document) -> "_Log":
-        """Reads a head document with a field `now`, the database's clock."""
+        """Reads a head document with a field `now`, the database's clock.
+
+        Raises UnreadableDocument if a field is missing, or has a form that this version does not know.
+        """
+        try:
+            return cls._of(head)
+        except (KeyError, TypeError) as error:
+            raise UnreadableDocument("Head", schema=head.get("schema")) from error
+
+    @classmethod
+    def _of(cls, head: Document) -> "_Log":
         turns = (head["active_turn"], *head["queue"])
         return cls(
             key=head["_id"],
@@ -88,7 +99,15 @@ class Trims:
         gone = 0
         with self._connection.call("trim"):
             for head in await self._connection.heads.aggregate(due).to_list(None):
-                gone += await self._trim(_Log.of(head), keep=keep, pause=pause)
+                try:
+                    log = _Log.of(head)
+                except UnreadableDocument as error:  # it is left to newer replicas, and keeps no other log waiting
+                    self._connection.unreadable.note(error)
+                    await self._connection.heads.update_one(
+                        keys.where(head["_id"]), [{"$set": {"trim_at": later(pause)}}]
+                    )
+                    continue
+                gone += await self._trim(log, keep=keep, pause=pause)
         return gone
 
     async def _trim(self, log: _Log, *, keep: timedelta, pause: timedelta) -> int:

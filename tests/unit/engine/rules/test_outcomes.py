@@ -118,9 +118,8 @@ def test_an_expired_approval_gives_the_call_up() -> None:
     (question,) = uow.approvals
     later = replace(uow.snapshot, head=replace(uow.snapshot.head, now=NOON + TTL))
     uow = UnitOfWork(later, at=NOON, new_id=new_id)
-    expired = approval_rules.expire(uow, question.id)
-    assert expired is not None
-    assert expired.state is ApprovalState.EXPIRED
+    (expired,) = approval_rules.expire_lapsed(uow)
+    assert (expired.id, expired.state) == (question.id, ApprovalState.EXPIRED)
     (call,) = uow.calls
     assert (call.state, call.outcome, call.unsettled) == (S.RETURNED, OUTCOME.UNKNOWN, False)
     assert uow.session.unknown_calls(call.tool) == (call.id,)

@@ -123,6 +123,7 @@ class Environment:
     def sweep(self) -> None:
         """A replica sweeps: it requeues turns whose lease lapsed, and expires approvals."""
         self.start(self.full.sweeper.sweep())
+        self.start(self.full.expirer.expire_lapsed())
 
     def _start_replica(self, *, concurrency: int) -> Replica:
         replica = Replica(

@@ -22,6 +22,7 @@ from turnkeeper.engine.eventlog.session_cache import CachedSnapshot, SessionCach
 from turnkeeper.engine.eventlog.writer import LogWriter, Sources
 from turnkeeper.engine.execution.services import RunServices
 from turnkeeper.engine.execution.worker import Worker
+from turnkeeper.engine.replica.expirer import Expirer
 from turnkeeper.engine.replica.schedule import JitteredInterval
 from turnkeeper.engine.replica.sweeper import Sweeper
 from turnkeeper.engine.rules.messages import LeaseOffer
@@ -208,10 +209,15 @@ class Replica:
         self.sweeper = Sweeper(
             store,
             metrics=metrics,
-            expire=self.approvals.expire,
             notify_worker=self.worker.notify,
             interval=JitteredInterval(POLL.total_seconds(), sources.jitter),
             lease=LEASE,
+        )
+        self.expirer = Expirer(
+            store,
+            expire=self.approvals.expire,
+            interval=JitteredInterval(POLL.total_seconds(), sources.jitter),
+            random=random.random,
         )
 
     @property

@@ -1,0 +1,72 @@
+"""Expires approvals past their `expire_time`: all that have lapsed, shared among the replicas."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from turnkeeper.domain.approval import Approval
+from turnkeeper.engine.replica.schedule import JitteredInterval, every
+from turnkeeper.errors import ServiceUnavailable
+from turnkeeper.store.contract import Maintenance
+
+AT_ONCE = 32
+"""Turns whose approvals are expired at the same time; the store commits what waits at the same time together."""
+
+logger = logging.getLogger(__name__)
+
+
+class Expirer:
+    """Expires at intervals. One on every replica; each starts somewhere else among the lapsed ones."""
+
+    def __init__(
+        self,
+        store: Maintenance,
+        *,
+        expire: Callable[[Approval], Awaitable[object]],
+        interval: JitteredInterval,
+        random: Callable[[], float],
+    ) -> None:
+        """`expire` ends the lapsed approvals of one turn, given one of them. `random` returns a number from 0 to 1."""
+        self._store = store
+        self._expire = expire
+        self._interval = interval
+        self._random = random
+
+    async def run(self) -> None:
+        """Expires at each interval until it is cancelled."""
+        await every(self._interval, self.expire_lapsed, failure="lapsed approvals not expired")
+
+    async def expire_lapsed(self) -> None:
+        """Expires all that have lapsed. One that fails keeps no other waiting; the next call tries it again.
+
+        Raises ServiceUnavailable if the database is unavailable.
+        """
+        failed: list[BaseException] = []
+        limit = asyncio.Semaphore(AT_ONCE)
+        async for page in self._store.lapsed_approvals(start=self._random()):
+            turns = {(approval.session_key, approval.turn_id): approval for approval in page}
+            results = await asyncio.gather(
+                *(self._expire_turn(approval, limit) for approval in turns.values()), return_exceptions=True
+            )
+            failed += [result for result in results if isinstance(result, BaseException)]
+        self._log(failed)
+
+    async def _expire_turn(self, approval: Approval, limit: asyncio.Semaphore) -> None:
+        async with limit:
+            await self._expire(approval)
+
+    def _log(self, failed: list[BaseException]) -> None:
+        """Logs how many turns failed, and the first defect among the failures."""
+        defects = [error for error in failed if not isinstance(error, ServiceUnavailable)]
+        if defects:
+            logger.error(
+                "lapsed approvals of %d turns not expired by a defect; trying again at each interval",
+                len(defects),
+                exc_info=defects[0],
+            )
+        if len(failed) > len(defects):
+            logger.warning(
+                "lapsed approvals of %d turns not expired: the database is unavailable, or they need a newer version; "
+                "trying again at each interval",
+                len(failed) - len(defects),
+            )

@@ -1,0 +1,133 @@
+"""The expirer on a real database: what it cannot read or expire keeps nothing else waiting, and replicas share."""
+
+import logging
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests.builders import a_turn, an_approval, an_event
+from tests.contracts.stores import a_changeset, begin, committed, head_of, lapsed_approvals
+from tests.integration.mongo.conftest import Client
+from turnkeeper.domain.approval import Approval, ApprovalState
+from turnkeeper.domain.session import SessionKey
+from turnkeeper.engine.replica.expirer import Expirer
+from turnkeeper.engine.replica.schedule import JitteredInterval
+from turnkeeper.errors import ServiceUnavailable
+from turnkeeper.store.changeset import ApprovalChange
+from turnkeeper.store.mongo import sweeps
+from turnkeeper.store.mongo.store import MongoStore
+
+Expire = Callable[[Approval], Awaitable[None]]
+
+
+async def _lapsed(store: MongoStore, *, ago: int) -> tuple[SessionKey, Approval]:
+    """Stores a pending approval, in a session of its own, that expired so many seconds ago."""
+    key = await begin(store)
+    expired = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=ago)
+    approval = an_approval(key, expire_time=expired)
+    new: dict[str, Any] = {"new_turns": (a_turn(key, id=approval.turn_id),), "new_approvals": (approval,)}
+    await committed(store.commit(a_changeset(await head_of(store, key), an_event(), **new)))
+    return key, approval
+
+
+def _expiring(store: MongoStore) -> Expire:
+    """Returns a function that stores an approval as EXPIRED."""
+
+    async def expire(approval: Approval) -> None:
+        key = approval.session_key
+        change = ApprovalChange(approval=replace(approval, state=ApprovalState.EXPIRED), lapsed=True)
+        await committed(store.commit(a_changeset(await head_of(store, key), an_event(), approvals=(change,))))
+
+    return expire
+
+
+def _expirer(store: MongoStore, expire: Expire | None = None, *, start: float = 0.0) -> Expirer:
+    interval = JitteredInterval(0.1, lambda: 0.0)
+    return Expirer(store, expire=expire or _expiring(store), interval=interval, random=lambda: start)
+
+
+@pytest.mark.parametrize(
+    "spoiled",
+    [
+        {"$unset": {"tool_class": ""}},
+        {"$set": {"kind": "OF_A_LATER_VERSION", "schema": 2}},
+        {"$set": {"create_time": {"of": "a later form"}, "time_left": {"of": "a later form"}}},
+    ],
+    ids=["missing", "unknown value", "another form"],
+)
+@pytest.mark.parametrize("start", [0.0, 0.6])
+async def test_i17_a_hundred_approvals_of_a_newer_version_keep_no_other_waiting(
+    store: MongoStore, client: Client, database_name: str, spoiled: dict[str, dict[str, str]], start: float
+) -> None:
+    """They lapsed first, and fill the first pages."""
+    _, unreadable = await _lapsed(store, ago=20)
+    _, other = await _lapsed(store, ago=10)
+    approvals = client[database_name]["approvals"]
+    await approvals.update_one({"_id.id": unreadable.id}, spoiled)
+    copied = await approvals.find_one({"_id.id": unreadable.id})
+    assert copied is not None
+    copies = [{**copied, "_id": {**copied["_id"], "id": f"copy-{n}"}, "tool_call_id": f"c-{n}"} for n in range(99)]
+    await approvals.insert_many(copies)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweeps, "PAGE", 7)
+        await _expirer(store, start=start).expire_lapsed()
+    assert [document["_id"]["id"] async for document in approvals.find({"state": "EXPIRED"})] == [other.id]
+
+
+@pytest.mark.parametrize("error", [LookupError("a defect"), ServiceUnavailable()], ids=["defect", "unavailable"])
+async def test_an_approval_that_cannot_be_expired_keeps_no_other_waiting(
+    store: MongoStore, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    _, broken = await _lapsed(store, ago=20)
+    await _lapsed(store, ago=10)
+    expire = _expiring(store)
+
+    async def fails(approval: Approval) -> None:
+        if approval.id == broken.id:
+            raise error
+        await expire(approval)
+
+    with caplog.at_level(logging.WARNING):
+        await _expirer(store, fails).expire_lapsed()
+    assert [lapsed.id for lapsed in await lapsed_approvals(store)] == [broken.id]
+    assert "lapsed approvals of 1 turns not expired" in caplog.text
+
+
+async def test_replicas_that_start_at_different_places_share_what_lapsed_at_once(store: MongoStore) -> None:
+    """Each takes what the other has not reached yet: next to nothing is tried twice."""
+    for _ in range(40):
+        await _lapsed(store, ago=10)
+    tried: list[str] = []
+    expire = _expiring(store)
+
+    async def counted(approval: Approval) -> None:
+        tried.append(approval.id)
+        await expire(approval)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweeps, "PAGE", 4)
+        first, second = (store.lapsed_approvals(start=start) for start in (0.0, 0.5))
+        while await _turn(first, counted) + await _turn(second, counted):
+            pass
+    assert len(tried) == len(set(tried)) == 40
+    assert await lapsed_approvals(store) == []
+
+
+async def _turn(pages: AsyncIterator[Sequence[Approval]], expire: Expire) -> int:
+    """Expires a replica's next page. Returns how many approvals it had."""
+    async for page in pages:
+        for approval in page:
+            await expire(approval)
+        return len(page)
+    return 0
+
+
+async def test_what_lapses_together_expires_in_one_pass(store: MongoStore) -> None:
+    for _ in range(60):
+        await _lapsed(store, ago=random.randint(1, 5))
+    await _expirer(store, start=random.random()).expire_lapsed()
+    assert await lapsed_approvals(store) == []
