@@ -6,6 +6,9 @@ from turnkeeper.pb.v1 import event_pb2, message_pb2
 
 USAGE = ("input_tokens", "output_tokens", "model_calls", "tool_calls")
 
+MOST_SUM = 2**63 - 1
+"""A sum of tokens stays there: no more can be stored."""
+
 Usage = dict[str, int]
 
 
@@ -79,7 +82,7 @@ class FoldedTurn:
     message_ids: set[str] = field(default_factory=set)
 
     def add_usage(self, used: Usage) -> None:
-        self.usage = {name: self.usage[name] + used.get(name, 0) for name in USAGE}
+        self.usage = {name: min(self.usage[name] + used.get(name, 0), MOST_SUM) for name in USAGE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +200,7 @@ class Folded:
             raise BrokenLog(
                 f"event {event.sequence} has the usage {usage_of(usage)}, the events before it {turn.usage}"
             )
-        self.usage = {name: self.usage[name] + turn.usage[name] for name in USAGE}
+        self.usage = {name: min(self.usage[name] + turn.usage[name], MOST_SUM) for name in USAGE}
         if still := self.open_calls(event.turn_id):
             raise BrokenLog(f"turn {event.turn_id} ended with open calls of {[call.tool for call in still]}")
         if self.pending(event.turn_id):

@@ -2,6 +2,12 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
+
+MOST_TOKENS: Final = 1_000_000_000
+"""Tokens of one model call, at most: far more than any model reads. A server that reports more is wrong."""
+_MOST_SUM: Final = 2**63 - 1
+"""The largest number that the database and the protos hold. A sum that would pass it stays there."""
 
 
 class Role(StrEnum):
@@ -33,10 +39,10 @@ class Usage:
     tool_calls: int = 0
 
     def __add__(self, other: "Usage") -> "Usage":
-        """Returns the sum of each figure."""
+        """Returns the sum of each figure, as far as it can be stored."""
         return Usage(
-            input_tokens=self.input_tokens + other.input_tokens,
-            output_tokens=self.output_tokens + other.output_tokens,
+            input_tokens=min(self.input_tokens + other.input_tokens, _MOST_SUM),
+            output_tokens=min(self.output_tokens + other.output_tokens, _MOST_SUM),
             model_calls=self.model_calls + other.model_calls,
             tool_calls=self.tool_calls + other.tool_calls,
         )

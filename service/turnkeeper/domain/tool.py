@@ -6,6 +6,7 @@ import unicodedata
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from turnkeeper.domain import json_text
 from turnkeeper.domain.session import BelongsToSession
 
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
@@ -142,7 +143,10 @@ class ToolResult:
 
     @property
     def hash(self) -> str:
-        """Returns a SHA-256 (hexadecimal) that is equal for two results with equal meaning."""
+        """Returns a SHA-256 (hexadecimal) that is equal for two results with equal meaning.
+
+        Raises ValueError as `canonical_json`; a result that was checked raises none.
+        """
         return hashlib.sha256(f"{self.outcome} {canonical_json(self.result_json)}".encode()).hexdigest()
 
 
@@ -233,42 +237,40 @@ class Call(BelongsToSession):
 def canonical_json(text: str) -> str:
     """Returns the JSON with sorted keys, without spaces, with invisible characters escaped: equal for equal meaning.
 
-    Raises ValueError if the text is not JSON (NaN is not), or is nested too deep.
+    Raises ValueError as `json_text.exact_value`.
     """
-
-    def refuse(token: str) -> object:
-        raise ValueError(f"{token} is not JSON")
-
-    try:
-        canonical = json.dumps(
-            json.loads(text, parse_constant=refuse),
-            sort_keys=True,
-            separators=(",", ":"),
-            ensure_ascii=False,
-            allow_nan=False,
-        )
-    except RecursionError:
-        raise ValueError("it is nested too deep") from None
-    return "".join(_shown(character) for character in canonical)
+    canonical = json.dumps(
+        json_text.exact_value(text), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    hidden = {ord(character): json.dumps(character)[1:-1] for character in set(canonical) if _is_hidden(character)}
+    return canonical.translate(hidden) if hidden else canonical
 
 
-def _shown(character: str) -> str:
-    """Returns a character as it is, or its JSON escape if it is invisible or reorders the text around it."""
-    if unicodedata.category(character) not in _HIDDEN and character not in _SHAPELESS:
-        return character
-    return json.dumps(character)[1:-1]
+def _is_hidden(character: str) -> bool:
+    """Returns True if a character is invisible or reorders the text around it."""
+    return unicodedata.category(character) in _HIDDEN or character in _SHAPELESS
 
 
 def model_text(result_json: str) -> str:
-    """Returns the text of a result as the model reads it: that of a JSON string, any other JSON as it is."""
-    value = json.loads(result_json)
+    """Returns the text of a result as the model reads it: that of a JSON string, any other text as it is."""
+    if not result_json.lstrip().startswith('"'):
+        return result_json  # unread: a stored result may be nested deeper than any reader goes
+    try:
+        value = json.loads(result_json)
+    except ValueError:
+        return result_json
     return value if isinstance(value, str) else result_json
 
 
 def approval_hash(spec: ToolSpec, *, arguments_json: str, policy_version: str) -> str:
     """Returns one SHA-256 (hexadecimal) of what an approver decides on: source, tool, schema, arguments and policy.
 
-    The call runs only if it is equal at proposal, decision and start (promise I14).
+    The call runs only if it is equal at proposal, decision and start (promise I14). Arguments that this version would
+    not take, stored by another one, count as they are.
     """
-    what = [spec.source, spec.name, spec.schema_hash, canonical_json(arguments_json), policy_version]
+    try:
+        arguments = canonical_json(arguments_json)
+    except ValueError:
+        arguments = arguments_json
+    what = [spec.source, spec.name, spec.schema_hash, arguments, policy_version]
     return hashlib.sha256(json.dumps(what, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()

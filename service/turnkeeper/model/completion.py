@@ -3,10 +3,12 @@
 import hashlib
 import json
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 
-from turnkeeper.domain.message import FinishReason, ToolRequest, Usage
+from turnkeeper.domain.json_text import UnfitJson, check_levels
+from turnkeeper.domain.message import MOST_TOKENS, FinishReason, ToolRequest, Usage
 from turnkeeper.model.contract import ModelAnswer, ModelRequest
 from turnkeeper.model.dialect import FINISH
 from turnkeeper.model.failure import Reason, failure
@@ -14,7 +16,10 @@ from turnkeeper.model.openai_failure import event_failure
 from turnkeeper.model.server_error import is_error
 from turnkeeper.model.sse import DONE
 
-_CALL_OVERHEAD = 64  # bytes that a call counts beside its text, so that endless empty calls reach the limit too
+_CALL_OVERHEAD = 64  # bytes that a call counts beside its text, as ids and names take them where it is stored
+_LONGEST_NAME = 256  # characters of the model's name, as the server gives it
+MOST_CALLS = 1024
+"""Tool calls of one answer, at most."""
 
 
 @dataclass(slots=True)
@@ -50,6 +55,8 @@ class Completion:
         self._refused = False
         self._usage = Usage(model_calls=1)
         self._model = request.model
+        self._digest: Any = None
+        """Of the request's messages: computed once, at the first call without an id."""
 
     def take(self, event: bytes) -> None:
         """Reads one event."""
@@ -64,7 +71,7 @@ class Completion:
         if chunk.get("usage"):
             self._take_usage(chunk["usage"])
         if chunk.get("model") != self._model:
-            self._model = _text(chunk.get("model")) or self._model
+            self._model = _whole(_text(chunk.get("model")))[:_LONGEST_NAME] or self._model
         choices = chunk.get("choices")
         if not choices:
             return
@@ -165,6 +172,8 @@ class Completion:
         if open_call is not None and not _begins(open_call, index=index, call_id=call_id, name=name):
             return open_call
         self._spend(_CALL_OVERHEAD)
+        if len(self._calls) == MOST_CALLS:
+            raise failure(Reason.ANSWER_TOO_LONG)
         call = _Call()
         self._calls.append(call)
         if isinstance(index, int):
@@ -209,7 +218,9 @@ class Completion:
 
     def _new_id(self, position: int, *, taken: set[str]) -> str:
         """Returns an id that is not in `taken`, the same for the same request and position."""
-        digest = hashlib.sha256(repr(self._request.messages).encode(errors="replace"))
+        if self._digest is None:
+            self._digest = hashlib.sha256(repr(self._request.messages).encode(errors="replace"))
+        digest = self._digest.copy()
         while True:
             digest.update(f"/{position}".encode())
             call_id = f"call_{digest.hexdigest()[:24]}"
@@ -227,9 +238,12 @@ def _begins(open_call: _Call, *, index: object, call_id: str, name: str) -> bool
 
 
 def _decode(event: bytes) -> object:
-    """Returns the event's JSON value. Raises ModelFailure if the event is not JSON."""
+    """Returns the event's JSON value. Raises ModelFailure if the event is not JSON, or is nested too deep."""
     try:
+        check_levels(event)
         return orjson.loads(event)
+    except UnfitJson:
+        raise failure(Reason.MALFORMED) from None
     except orjson.JSONDecodeError:
         pass
     try:
@@ -249,12 +263,13 @@ def _text(value: object) -> str:
 
 def _arguments(value: object) -> str:
     """Returns a text as it is, and the JSON of an object: some servers send one."""
-    return orjson.dumps(value).decode() if isinstance(value, dict) else _text(value)
+    is_object = isinstance(value, dict)
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")) if is_object else _text(value)
 
 
 def _count(value: object) -> int:
-    """Returns a count of tokens, 0 for anything else."""
-    return value if isinstance(value, int) and value > 0 else 0
+    """Returns a count of tokens, MOST_TOKENS at most; 0 for anything else."""
+    return min(value, MOST_TOKENS) if type(value) is int and value > 0 else 0
 
 
 def _whole(text: str) -> str:

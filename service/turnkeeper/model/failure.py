@@ -44,6 +44,7 @@ class Reason(StrEnum):
     FIELD_REFUSED = "FIELD_REFUSED"
     REDIRECTED = "REDIRECTED"
     BAD_PROVIDER = "BAD_PROVIDER"
+    CALL_DEFECT = "CALL_DEFECT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +148,9 @@ TABLE: Mapping[Reason, Row] = {
         Code.AGENT_CONFIG_ERROR,
         False,
         "The address, the key or a header of the model's server cannot be used; the agent's operator must change it.",
+    ),
+    Reason.CALL_DEFECT: Row(
+        Code.LLM_API_ERROR, True, f"The call of the model failed in a way that was not foreseen; {_AGAIN}."
     ),
 }
 

@@ -88,13 +88,17 @@ def _tool(tool: ToolSpec) -> dict[str, object]:
     return {"type": "function", "function": function}
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _schema(text: str) -> object:
-    """Returns the schema. Raises ModelFailure if it is not JSON."""
+    """Returns the schema, to be sent as it is: one that is nested deep could be read and not written again.
+
+    Raises ModelFailure if it is not JSON.
+    """
     try:
-        return orjson.loads(text)
+        orjson.loads(text)
     except orjson.JSONDecodeError:
         raise failure(Reason.BAD_SCHEMA) from None
+    return orjson.Fragment(text)
 
 
 def _is_object(text: str) -> bool:

@@ -1,18 +1,20 @@
 """ApprovalService: each method decodes the request, calls the engine, and encodes the response."""
 
+from turnkeeper.domain import json_text
 from turnkeeper.domain.approval import Answer, ApprovalDecision, ApprovalState
 from turnkeeper.engine.approvals import Approvals
+from turnkeeper.errors import ToolValidationError
 from turnkeeper.pb.v1 import approval_pb2, approval_pb2_grpc, event_pb2
 from turnkeeper.rpc import codec, cursor, validation
 from turnkeeper.rpc.deadlines import DEFAULT_WAIT, within_deadline
 from turnkeeper.rpc.identity import caller_of
 from turnkeeper.rpc.interceptor import Context
-from turnkeeper.rpc.json_text import is_json
 from turnkeeper.rpc.page_tokens import PageTokens, key_of_time, time_of_key
 from turnkeeper.rpc.views import for_approver
 from turnkeeper.store.contract import ApprovalStore
 from turnkeeper.store.filters import ApprovalFilter
-from turnkeeper.tools.toolbox import RESULT_BYTES
+from turnkeeper.tools.results import RESULT_BYTES
+from turnkeeper.tools.toolbox import ARGUMENTS_BYTES
 
 
 class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
@@ -90,6 +92,12 @@ def _answer(request: approval_pb2.DecideApprovalRequest, *, by: str) -> Answer:
         problems["edited_arguments_json"] = "belongs to APPROVE alone"
     if wrong := {field: problem for field, problem in problems.items() if problem}:
         validation.refuse(wrong)
+    if (size := len(request.edited_arguments_json.encode())) > ARGUMENTS_BYTES:
+        problem = f"has {size} bytes; at most {ARGUMENTS_BYTES} are allowed"
+        raise ToolValidationError(
+            f"The edited arguments are not valid: edited_arguments_json {problem}.",
+            fields={"edited_arguments_json": problem},
+        )
     return Answer(
         decision=decision,
         by=by,
@@ -109,4 +117,4 @@ def _result_problem(decision: ApprovalDecision, result_json: str) -> str:
     size = len(result_json.encode())
     if size > RESULT_BYTES:
         return f"has {size} bytes; at most {RESULT_BYTES} are allowed"
-    return "" if is_json(result_json) else "is not JSON"
+    return json_text.problem_of(result_json)

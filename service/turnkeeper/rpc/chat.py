@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 
 from turnkeeper.domain.cursor import StreamPosition
+from turnkeeper.domain.json_text import object_problem
 from turnkeeper.domain.message import Part
 from turnkeeper.domain.turn import Turn, TurnOptions, TurnState
 from turnkeeper.engine.client_tools import ClientTools
@@ -19,7 +20,6 @@ from turnkeeper.rpc.deadlines import DEFAULT_WAIT, within_deadline
 from turnkeeper.rpc.fingerprint import fingerprint
 from turnkeeper.rpc.identity import Caller, caller_of
 from turnkeeper.rpc.interceptor import Context
-from turnkeeper.rpc.json_text import is_json_object
 from turnkeeper.rpc.page_tokens import PageTokens
 from turnkeeper.rpc.sessions import new_session
 from turnkeeper.rpc.stream_responses import response, with_cursor
@@ -214,8 +214,8 @@ def _check(request: MessageRequest) -> None:
     creates = request.HasField("create_session")
     if not request.session_id and not creates:
         problems["session_id"] = "is required, unless create_session is given"
-    if request.response_schema_json and not is_json_object(request.response_schema_json):
-        problems["response_schema_json"] = "is not a JSON object"
+    if request.response_schema_json and (problem := object_problem(request.response_schema_json)):
+        problems["response_schema_json"] = problem
     if problems:
         validation.refuse(problems)
 

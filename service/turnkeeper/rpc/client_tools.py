@@ -4,11 +4,11 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from turnkeeper.domain import json_text
 from turnkeeper.domain.tool import ClientTool, ToolOutcome, ToolResult
 from turnkeeper.errors import ToolValidationError
 from turnkeeper.pb.v1 import chat_pb2
-from turnkeeper.rpc.json_text import is_json
-from turnkeeper.tools.toolbox import RESULT_BYTES
+from turnkeeper.tools.results import RESULT_BYTES
 from turnkeeper.tools.untrusted_schema import schema_problem
 
 NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -46,11 +46,11 @@ def problems(tools: Sequence[ClientTool]) -> dict[str, str]:
 def result_of(request: chat_pb2.SubmitToolResultRequest) -> ToolResult:
     """Returns the result of a call. Raises ToolValidationError if it is too large, or a model cannot be sent it."""
     text = request.result_json
-    problem = ""
     if len(text.encode()) > RESULT_BYTES:
         problem = f"has {len(text.encode())} bytes; at most {RESULT_BYTES} are allowed"
-    elif not is_json(text):
-        problem = "is not JSON; a plain text is written with quotes"
+    else:
+        problem = json_text.problem_of(text)
+        problem += "; a plain text is written with quotes" if problem == json_text.NO_JSON else ""
     if problem:
         raise ToolValidationError(f"The result is not valid: result_json {problem}.", fields={"result_json": problem})
     return ToolResult(outcome=ToolOutcome.FAILED if request.failed else ToolOutcome.OK, result_json=text)

@@ -21,6 +21,7 @@ import pydantic_core
 from turnkeeper.domain.tool import ToolClass, ToolSpec
 from turnkeeper.errors import AgentConfigError
 from turnkeeper.tools.contract import ToolContext
+from turnkeeper.tools.results import check_size
 from turnkeeper.tools.threads import in_thread
 
 GROUP = "turnkeeper.tools"
@@ -82,6 +83,7 @@ class PythonTools:
             result = await described.function(**keywords)
         else:
             result = await in_thread(functools.partial(described.function, **keywords))
+        check_size(result)
         return pydantic_core.to_jsonable_python(result)
 
 

@@ -8,16 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-import jsonschema
-
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.tool import CLIENT, Call, ClientTool, ToolOutcome, ToolResult, ToolSpec, canonical_json
 from turnkeeper.errors import AgentConfigError, ToolValidationError
-from turnkeeper.tools import untrusted_schema
+from turnkeeper.tools.comparison import Steps, arguments_problem
 from turnkeeper.tools.contract import ToolContext, ToolError, ToolSource
+from turnkeeper.tools.results import UnfitResult, result_text
 
-RESULT_BYTES = 64 * 1024
-"""The largest result as JSON text in UTF-8."""
 ARGUMENTS_BYTES = 64 * 1024
 """The largest arguments as JSON text in UTF-8."""
 
@@ -45,6 +42,8 @@ class Toolbox:
                 if spec.name in self._tools:
                     raise AgentConfigError(f"Two sources have a tool named {spec.name}; rename one.")
                 self._tools[spec.name] = (spec, source)
+        self._schemas: dict[str, object] = {}
+        """The installed tools' schemas as values, by their texts."""
 
     def offered(self, agent: Agent, *, clients: Sequence[ClientTool] = ()) -> tuple[ToolSpec, ...]:
         """Returns the agent's tools by name, then those that the turn's client runs."""
@@ -68,23 +67,36 @@ class Toolbox:
         """Returns the name of the source that an installed tool comes from."""
         return self._tools[name][0].source
 
-    def check(self, spec: ToolSpec, arguments_json: str) -> str:
-        """Returns the arguments as canonical JSON. Raises ToolValidationError with a message for the model."""
-        if len(arguments_json.encode(errors="replace")) > ARGUMENTS_BYTES:
-            raise ToolValidationError(f"The arguments are over {ARGUMENTS_BYTES} bytes; send less.")
+    def check(self, spec: ToolSpec, arguments_json: str, *, steps: Steps | None = None) -> str:
+        """Returns the arguments as canonical JSON. Raises ToolValidationError with a message for the model.
+
+        `steps` are taken from those that the arguments of several calls share.
+        """
+        check_arguments_size(arguments_json)
         try:
             canonical = canonical_json(arguments_json or "{}")
-        except (ValueError, RecursionError) as error:
-            raise ToolValidationError(f"The arguments are not JSON: {error}") from error
-        schema, arguments = json.loads(spec.schema_json), json.loads(canonical)
-        if spec.source == CLIENT:
-            problem = untrusted_schema.arguments_problem(schema, arguments)
-        else:
-            problem = next(iter(jsonschema.Draft202012Validator(schema).iter_errors(arguments)), None)
+        except ValueError as error:
+            raise ToolValidationError(f"The arguments are not JSON that can be used: the text {error}.") from error
+        check_arguments_size(canonical)
+        problem = arguments_problem(
+            self._schema(spec), json.loads(canonical), is_trusted=spec.source != CLIENT, steps=steps
+        )
         if problem is not None:
             where = "/".join(str(part) for part in problem.absolute_path) or "the arguments"
-            raise ToolValidationError(f"{where}: {problem.message[:500]}")
+            raise ToolValidationError(f"{where[:200]}: {problem.message[:500]}")
         return canonical
+
+    def _schema(self, spec: ToolSpec) -> object:
+        """Returns a tool's schema. Raises ToolValidationError if it cannot be read."""
+        if spec.schema_json in self._schemas:
+            return self._schemas[spec.schema_json]
+        try:
+            schema: object = json.loads(spec.schema_json)
+        except (ValueError, RecursionError):
+            raise ToolValidationError("The tool's schema cannot be read.") from None
+        if spec.source != CLIENT:
+            self._schemas[spec.schema_json] = schema
+        return schema
 
     async def run(self, call: Call, *, timeout: timedelta) -> Finished:
         """Runs a started call and returns its result; every failure is a result. Only a cancellation returns none."""
@@ -107,9 +119,11 @@ async def _outcome(source: ToolSource, call: Call, context: ToolContext, timeout
     try:
         async with limit:
             value = await source.call(call.tool, json.loads(call.arguments_json), context)
-        return _capped(value)
+        return ToolResult(outcome=ToolOutcome.OK, result_json=result_text(value))
+    except UnfitResult as error:
+        return ToolResult(outcome=ToolOutcome.FAILED, result_json=_error(str(error)))
     except ToolError as error:
-        return _capped({"error": str(error)}, ToolOutcome.FAILED)
+        return _failed(error)
     except (Exception, SystemExit, asyncio.CancelledError) as error:  # whatever a tool raises is its own failure
         if isinstance(error, asyncio.CancelledError) and _is_cancelled():
             raise
@@ -131,18 +145,19 @@ def _is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _capped(value: object, outcome: ToolOutcome = ToolOutcome.OK) -> ToolResult:
-    """Returns the value as a result, or a failed result if JSON cannot hold it or it is over RESULT_BYTES."""
+def _failed(error: ToolError) -> ToolResult:
+    """Returns the tool's own message as a failed result."""
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-        size = len(text.encode())
-    except (TypeError, ValueError):
-        message = "The tool returned something that JSON cannot hold."
-        return ToolResult(outcome=ToolOutcome.FAILED, result_json=_error(message))
-    if size > RESULT_BYTES:
-        message = f"The result has {size} bytes; at most {RESULT_BYTES} are passed on. Ask for less."
-        return ToolResult(outcome=ToolOutcome.FAILED, result_json=_error(message))
-    return ToolResult(outcome=outcome, result_json=text)
+        text = result_text({"error": str(error)})
+    except UnfitResult as unfit:
+        text = _error(str(unfit))
+    return ToolResult(outcome=ToolOutcome.FAILED, result_json=text)
+
+
+def check_arguments_size(arguments_json: str) -> None:
+    """Raises ToolValidationError if the arguments are larger than a call's may be."""
+    if len(arguments_json.encode(errors="replace")) > ARGUMENTS_BYTES:
+        raise ToolValidationError(f"The arguments are over {ARGUMENTS_BYTES} bytes; send less.")
 
 
 def _error(message: str) -> str:

@@ -12,6 +12,7 @@ from docs import generate
 from tests.unit.docs.pages import DOCS, blocks, reference, table
 from turnkeeper import agents_file, config_file, settings
 from turnkeeper.codes import Code
+from turnkeeper.domain import json_text, message
 from turnkeeper.domain.agent import Agent, AgentLimits, PolicyRule
 from turnkeeper.domain.event import KINDS
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolOutcome
@@ -19,13 +20,14 @@ from turnkeeper.engine import turns
 from turnkeeper.engine.rules import messages as message_rules
 from turnkeeper.engine.streaming import batch
 from turnkeeper.errors_by_code import leaves
+from turnkeeper.model import completion
 from turnkeeper.model.by_agent import CLOUD_MODEL
 from turnkeeper.model.openai import OpenAIModel
 from turnkeeper.pb.v1 import error_pb2, event_pb2
 from turnkeeper.rpc import chat, client_tools, page_tokens, server, session_fields, status, validation
 from turnkeeper.rpc.status import advice, stream_retry_after
 from turnkeeper.store.mongo import changesets
-from turnkeeper.tools import samples, toolbox
+from turnkeeper.tools import results, samples, toolbox, untrusted_schema
 from turnkeeper.tools.contract import ToolContext
 from turnkeeper.tools.python import PythonTools, installed
 
@@ -175,10 +177,14 @@ def test_the_limits() -> None:
         "parts of a message": str(send["content"].max_items),
         "response_schema_json": f"{send['response_schema_json'].max_length:,} characters",
         "a model's answer, tool calls included": kib(answer),
+        "tool calls of one answer": f"{completion.MOST_CALLS:,}",
+        "tokens of one model call": f"{message.MOST_TOKENS:,}",
         "arguments of a tool call": kib(toolbox.ARGUMENTS_BYTES),
-        "result of a tool": kib(toolbox.RESULT_BYTES),
+        "result of a tool": kib(results.RESULT_BYTES),
         "tools that a message brings": f"{send['client_tools'].max_items}, {kib(client_tools.TOOLS_BYTES)} in all",
-        "a result that a client hands in": kib(toolbox.RESULT_BYTES),
+        "the schema of a tool that a message brings": f"{untrusted_schema.MOST_PARTS:,} parts",
+        "JSON: schemas, arguments, results": f"{json_text.MOST_LEVELS} levels, no number that a float cannot hold",
+        "a result that a client hands in": kib(results.RESULT_BYTES),
         "messages that wait in a session's queue": str(message_rules.QUEUE_LIMIT),
         "an id of yours, request_id": f"{send['request_id'].max_length} characters",
         "title": f"{validation.RULES['CreateSessionRequest']['title'].max_length} characters",

@@ -1,6 +1,7 @@
 """Python functions as tools: the signature is the schema, the docstring the description."""
 
 import asyncio
+import itertools
 import json
 import threading
 from collections.abc import Callable
@@ -77,6 +78,10 @@ def search_and_fail(how: str) -> object:
             return object()
         case "half":
             return "\ud800"
+        case "endless":
+            return itertools.count()
+        case "many":
+            return [1] * 5_000_000
         case _:
             return "x" * 70_000
 
@@ -181,6 +186,8 @@ async def test_a_plain_function_runs_in_a_thread_and_nothing_is_a_result() -> No
         ("number", "The tool returned something that JSON cannot hold."),
         ("object", "The tool failed (PydanticSerializationError)."),
         ("half", "The tool returned something that JSON cannot hold."),
+        ("endless", "The tool returned something that JSON cannot hold."),
+        ("many", "The result has more than 65536 bytes; at most 65536 are passed on. Ask for less."),
         ("long", "The result has 70002 bytes; at most 65536 are passed on. Ask for less."),
     ],
 )
@@ -204,6 +211,9 @@ async def test_a_tool_that_does_not_finish_may_have_taken_effect() -> None:
         ('{"place"', "The arguments are not JSON"),
         ("[" * 10_000, "The arguments are not JSON"),
         (json.dumps({"place": {"city": "x" * 70_000}}), "The arguments are over 65536 bytes"),
+        (json.dumps({"place": {"city": "\x7f" * 12_000}}), "The arguments are over 65536 bytes"),
+        ('{"place": ' + "[" * 64 + "]" * 64 + "}", "the text is nested deeper than 64 levels"),
+        ('{"place": ' + "1" * 400 + "}", "the text has a number that is too large"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused_with_a_message_for_the_model(arguments: str, complaint: str) -> None:

@@ -1,5 +1,6 @@
 """One call to a turn's model: the request, the streamed answer, the telemetry."""
 
+import logging
 import time
 from collections.abc import Callable
 from contextlib import aclosing
@@ -11,10 +12,13 @@ from turnkeeper.engine.execution.span_content import input_json, output_json
 from turnkeeper.engine.streaming.preview import Preview
 from turnkeeper.faults import fault
 from turnkeeper.model.contract import Model, ModelAnswer, ModelFailure, ModelRequest, TextDelta
+from turnkeeper.model.failure import Reason, failure
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.telemetry.open_spans import ChatSpan
 from turnkeeper.telemetry.spans import Spans
 from turnkeeper.tools.toolbox import Toolbox
+
+logger = logging.getLogger(__name__)
 
 
 class ModelCaller:
@@ -29,7 +33,7 @@ class ModelCaller:
     async def call(self, agent: Agent, turn: Turn, messages: tuple[Message, ...], preview: Preview) -> ModelAnswer:
         """Returns the model's whole answer. Until then, adds its text to `preview` as it arrives.
 
-        Raises ModelFailure if the call gives no answer, TypeError if the model breaks its contract.
+        Raises ModelFailure if the call gives no answer, and nothing else: what else a model raises is its own failure.
         """
         request = ModelRequest(
             model=agent.model,
@@ -39,7 +43,10 @@ class ModelCaller:
             temperature=agent.temperature,
             response_schema_json=turn.options.response_schema_json,
         )
-        model = self._model_of(agent)
+        try:
+            model = self._model_of(agent)
+        except ValueError:  # a pinned version of the agent, whose address or key no longer works
+            raise failure(Reason.BAD_PROVIDER) from None
         began = time.monotonic()
         with self._spans.chat(
             agent.model,
@@ -52,15 +59,16 @@ class ModelCaller:
                 span.content(input_json=input_json(messages))
             try:
                 answer = await self._consume(model, request, preview, span, began)
-            except ModelFailure as failure:
-                span.failed(failure.detail.code.name)
+            except Exception as error:  # noqa: BLE001 - whatever a model raises is its own failure
+                failed = _failure_of(error, turn)
+                span.failed(failed.detail.code.name)
                 self._metrics.model_finished(
                     agent.model,
                     server=model.server,
                     seconds=time.monotonic() - began,
-                    error_type=failure.detail.code.name,
+                    error_type=failed.detail.code.name,
                 )
-                raise
+                raise failed from None
             usage = answer.usage
             span.answered(
                 answer.model,
@@ -100,6 +108,19 @@ class ModelCaller:
         if answer is None:
             raise TypeError("a model's stream ended with neither an answer nor a failure")
         return answer
+
+
+def _failure_of(error: Exception, turn: Turn) -> ModelFailure:
+    """Returns the failure that a model raised. Any other error is logged, and its text goes no further."""
+    if isinstance(error, ModelFailure):
+        return error
+    logger.error(
+        "a model call of agent %s failed by a defect: it counts as LLM_API_ERROR, and is tried again",
+        turn.agent,
+        exc_info=error,
+        extra={"session": turn.session_id, "turn": turn.id},
+    )
+    return failure(Reason.CALL_DEFECT, cause=type(error).__name__)
 
 
 def _lower_limit(configured: int, requested: int) -> int:

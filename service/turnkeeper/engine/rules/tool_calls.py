@@ -21,6 +21,9 @@ from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import ToolValidationError
 from turnkeeper.tools.toolbox import Toolbox
 
+MOST_SHOWN = 64
+"""Characters of a name that a model made up, in the result that it receives: a tool's own name has no more."""
+
 
 def propose(uow: UnitOfWork, request: ToolRequest, position: int, *, agent: Agent, toolbox: Toolbox) -> None:
     """Stores the call that the model requests, at `position` in its message, as the agent's policy decides.
@@ -30,7 +33,12 @@ def propose(uow: UnitOfWork, request: ToolRequest, position: int, *, agent: Agen
     """
     spec = toolbox.find(agent, request.tool, clients=uow.turn.options.client_tools)
     if spec is None:
-        _refuse(uow, _call(uow, request, position), ToolOutcome.NOT_FOUND, f"There is no tool named {request.tool}.")
+        _refuse(
+            uow,
+            _call(uow, request, position),
+            ToolOutcome.NOT_FOUND,
+            f"There is no tool named {request.tool[:MOST_SHOWN]}.",
+        )
         return
     try:
         canonical = toolbox.check(spec, request.arguments_json)

@@ -1,0 +1,93 @@
+"""JSON text from outside, read in one way and with one limit of depth, whether a caller, a model or a tool sent it.
+
+Text that is stored already was perhaps checked by a version with other limits. Its readers must not fail because of it.
+"""
+
+import json
+import math
+import re
+from itertools import accumulate
+from typing import Final
+
+import orjson
+
+MOST_LEVELS: Final = 64
+"""Arrays and objects inside each other, at most. Every reader of JSON here and elsewhere takes that many."""
+NO_JSON: Final = "is not JSON"
+"""What `problem_of` returns for a text that is not JSON at all."""
+_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_BRACKET = re.compile(r"[\[\]{}]")
+_STEPS: Final = {"[": 1, "{": 1, "]": -1, "}": -1}
+_MANY_DIGITS = re.compile(r"\d{309}")
+"""As many as the largest number of 64 bits with a point has: a longer number may be infinite to other readers."""
+
+
+class UnfitJson(ValueError):
+    """The text is not JSON that every reader takes. The message follows the name of what has the text."""
+
+
+def check_levels(text: str | bytes) -> None:
+    """Raises UnfitJson if arrays and objects are nested deeper than MOST_LEVELS. The text may be no JSON at all."""
+    if isinstance(text, bytes):
+        if text.count(b"[") + text.count(b"{") <= MOST_LEVELS:
+            return
+        text = text.decode(errors="replace")
+    if text.count("[") + text.count("{") <= MOST_LEVELS:
+        return
+    brackets = _BRACKET.findall(_STRING.sub("", text))
+    if max(accumulate(_STEPS[bracket] for bracket in brackets), default=0) > MOST_LEVELS:
+        raise UnfitJson(f"is nested deeper than {MOST_LEVELS} levels")
+
+
+def strict_value(text: str) -> object:
+    """Returns the value of a text that a model can be sent as it is.
+
+    Raises UnfitJson for anything else, such as NaN, half a character, or a number that no float can hold.
+    """
+    check_levels(text)
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        raise UnfitJson(NO_JSON) from None
+
+
+def problem_of(text: str) -> str:
+    """Returns why `strict_value` refuses the text, to follow a field's name in an error; empty if it does not."""
+    try:
+        strict_value(text)
+    except UnfitJson as unfit:
+        return str(unfit)
+    return ""
+
+
+def object_problem(text: str) -> str:
+    """Returns why the text is not a JSON object that `strict_value` takes; empty if it is one."""
+    try:
+        return "" if isinstance(strict_value(text), dict) else "is not a JSON object"
+    except UnfitJson as unfit:
+        return "is not a JSON object" if str(unfit) == NO_JSON else str(unfit)
+
+
+def exact_value(text: str) -> object:
+    """Returns the value of a text that a model wrote: halves of characters are kept, and whole numbers are exact.
+
+    Raises UnfitJson if the text is not JSON, is nested too deep, or has a number that no float can hold.
+    """
+    check_levels(text)
+    integer = _integer if _MANY_DIGITS.search(text) else None
+    try:
+        return json.loads(text, parse_constant=_no_constant, parse_int=integer)
+    except UnfitJson:
+        raise
+    except ValueError as error:
+        raise UnfitJson(f"{NO_JSON}: {error}") from None
+
+
+def _no_constant(token: str) -> object:
+    raise UnfitJson(f"{NO_JSON}: {token} is no number")
+
+
+def _integer(digits: str) -> int:
+    if math.isinf(float(digits)):
+        raise UnfitJson("has a number that is too large")
+    return int(digits)

@@ -1,0 +1,109 @@
+"""What no honest server sends: every answer is a whole answer or a failure, and its parts fit where they are stored."""
+
+import time
+from typing import Any
+
+import orjson
+import pytest
+
+from turnkeeper.domain.message import MOST_TOKENS, FinishReason, Message, Role
+from turnkeeper.model.completion import MOST_CALLS, Completion
+from turnkeeper.model.contract import ModelAnswer, ModelFailure, ModelRequest
+from turnkeeper.model.sse import DONE
+
+REQUEST = ModelRequest(model="asked-for", messages=(Message(role=Role.USER, text="hello"),))
+KIB = 1024
+
+
+def chunk(finish: str | None = None, **fields: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": fields, "finish_reason": finish}]}
+
+
+def a_call(number: int, **given: Any) -> dict[str, Any]:
+    return {"index": number, "id": f"c{number}", "function": {"name": "t", "arguments": "{}"}, **given}
+
+
+def answer_to(*events: bytes | dict[str, Any], request: ModelRequest = REQUEST, cap: int = 200 * KIB) -> ModelAnswer:
+    completion = Completion(request, max_answer_bytes=cap)
+    for event in (*events, DONE):
+        completion.take(event if isinstance(event, bytes) else orjson.dumps(event))
+    return completion.finish()
+
+
+def reason_of(*events: bytes | dict[str, Any]) -> str:
+    with pytest.raises(ModelFailure) as caught:
+        answer_to(*events)
+    return caught.value.detail.metadata["reason"]
+
+
+@pytest.mark.parametrize("levels", [62, 300, 1024, 100_000])
+@pytest.mark.parametrize(
+    "where", [b'{"x":%s}', b'{"choices":[],"usage":%s}', b'{"choices":[{"delta":{"content":%s}}]}']
+)
+def test_a_chunk_nested_deep_is_passed_over_or_a_failure(levels: int, where: bytes) -> None:
+    events = (where % (b"[" * levels + b"]" * levels), chunk("stop", content="so"))
+    if levels == 62 and b"content" not in where:
+        assert answer_to(*events).text == "so"
+        return
+    assert reason_of(*events) == "MALFORMED"
+
+
+@pytest.mark.parametrize("levels", [50, 300])
+def test_arguments_that_are_an_object_become_its_text_or_a_failure(levels: int) -> None:
+    arguments = b'{"a":' + b"[" * levels + b"]" * levels + b"}"
+    call = b'{"index":0,"id":"c","function":{"name":"t","arguments":%s}}' % arguments
+    events = (b'{"choices":[{"delta":{"tool_calls":[%s]}}]}' % call, chunk("tool_calls"))
+    if levels == 300:
+        assert reason_of(*events) == "MALFORMED"
+        return
+    assert answer_to(*events).tool_requests[0].arguments_json == arguments.decode()
+
+
+def test_half_a_character_in_an_object_of_arguments_becomes_a_whole_one() -> None:
+    event = rb'{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"name":"t","arguments":{"a":"\ud83d"}}}]}}]}'
+    assert answer_to(event, chunk("tool_calls")).tool_requests[0].arguments_json == '{"a":"\ufffd"}'
+
+
+@pytest.mark.parametrize(
+    ("reported", "counted"),
+    [
+        (2**63 - 1, MOST_TOKENS),
+        (2**64 - 1, MOST_TOKENS),
+        (MOST_TOKENS, MOST_TOKENS),
+        (7, 7),
+        (-1, 0),
+        (True, 0),
+        (1.5, 0),
+        ("7", 0),
+        (None, 0),
+    ],
+)
+def test_a_count_of_tokens_has_bounds(reported: object, counted: int) -> None:
+    usage = {"prompt_tokens": reported, "completion_tokens": reported}
+    answer = answer_to({"choices": [], "usage": usage}, chunk("stop", content="so"))
+    assert (answer.usage.input_tokens, answer.usage.output_tokens) == (counted, counted)
+    assert type(answer.usage.input_tokens) is int
+
+
+def test_the_servers_name_of_the_model_is_cut() -> None:
+    name = answer_to({**chunk("stop", content="so"), "model": "m" * 300_000}).model
+    assert name == "m" * 256
+    half = orjson.dumps({**chunk("stop", content="so"), "model": "HALF"}).replace(b"HALF", rb"\ud83d")
+    assert answer_to(half).model == "\ufffd"
+
+
+def test_so_many_calls_are_an_answer_and_no_more() -> None:
+    calls = [a_call(number) for number in range(MOST_CALLS)]
+    answer = answer_to(chunk("tool_calls", tool_calls=calls))
+    assert (len(answer.tool_requests), answer.finish_reason) == (MOST_CALLS, FinishReason.TOOL_CALLS)
+    assert reason_of(chunk(tool_calls=calls), chunk("tool_calls", tool_calls=[a_call(MOST_CALLS)])) == "ANSWER_TOO_LONG"
+
+
+def test_calls_without_ids_after_a_long_conversation_cost_little() -> None:
+    messages = tuple(Message(role=Role.USER, text=f"{number} " * 500) for number in range(1000))
+    request = ModelRequest(model="m", messages=messages)
+    calls = [a_call(number, id="") for number in range(MOST_CALLS)]
+    began = time.thread_time()
+    answer = answer_to(chunk("tool_calls", tool_calls=calls), request=request)
+    assert time.thread_time() - began < 0.1
+    assert len({call.tool_call_id for call in answer.tool_requests}) == MOST_CALLS
