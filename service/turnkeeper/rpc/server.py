@@ -39,7 +39,9 @@ OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.http2.min_ping_interval_without_data_ms", 15_000),  # the default punishes a client's 30 s keepalive
+    # gRPC's defaults close idle connections that ping. Clients in Go can be set to 10 s, and a ping may be early.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 9_000),
     ("grpc.max_connection_age_ms", 30 * MINUTE),
     ("grpc.max_connection_age_grace_ms", 12 * MINUTE),  # longer than any stream
     ("grpc.max_connection_idle_ms", 15 * MINUTE),
