@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 from turnkeeper import agents_file, ids
-from turnkeeper.bootstrap import background, check_host, database_uri
+from turnkeeper.bootstrap import Database, background, check_host, open_database
+from turnkeeper.database_state import DatabaseState, NotifyState
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.turn import RetryPolicy
 from turnkeeper.engine.agent_versions import AgentVersions
@@ -94,6 +95,8 @@ class Running:
     mongodb_uri: str
     model_url: str
     """The address of the default model's server; empty if each agent has a base_url of its own."""
+    set_database: NotifyState
+    """Called by the process that runs the private database, if that is another one."""
 
 
 @contextlib.asynccontextmanager
@@ -114,7 +117,7 @@ async def serving(
     check_host(settings.host)
     schema = next_schema.schema_of(environ)
     async with AsyncExitStack() as stack:
-        uri = await database_uri(
+        database = await open_database(
             settings.mongodb_uri, embedded=settings.embedded, data_dir=settings.data_dir, stack=stack
         )
         provider, default_model = await provider_of(settings, environ, stack)
@@ -140,7 +143,7 @@ async def serving(
         stack.push_async_callback(models.close)
         models.check(agents.values())
         store = new_store(
-            uri,
+            database.uri,
             database=settings.database,
             codec=WireCodec(),
             operation=settings.operation_time,
@@ -157,11 +160,11 @@ async def serving(
                 "no database answers: check MONGODB_URI, and that its replica set has a primary"
             ) from error
         replica = _Replica(settings, store, agents, models, telemetry, schema=schema)
-        port = await stack.enter_async_context(
-            replica.serving(PageTokens(await store.secret("page_tokens")), share_port=share_port)
+        server, port = await stack.enter_async_context(
+            replica.serving(PageTokens(await store.secret("page_tokens")), database, share_port=share_port)
         )
         model_url = provider.base_url if provider else ""
-        yield Running(f"{settings.host}:{port}", port, uri, model_url)
+        yield Running(f"{settings.host}:{port}", port, database.uri, model_url, server.set_database)
 
 
 class _Replica:
@@ -306,8 +309,10 @@ class _Replica:
         return [job.run for job in jobs]
 
     @contextlib.asynccontextmanager
-    async def serving(self, pages: PageTokens, *, share_port: bool) -> AsyncIterator[int]:
-        """Accepts calls, and yields the port. Drains at the end of the block, as `_drain` does."""
+    async def serving(
+        self, pages: PageTokens, database: Database, *, share_port: bool
+    ) -> AsyncIterator[tuple[Server, int]]:
+        """Accepts calls, and yields the server and its port. Drains at the end of the block, as `_drain` does."""
         settings, store = self._settings, self._store
         boundary = Boundary(
             spans=self._telemetry.spans,
@@ -333,18 +338,21 @@ class _Replica:
         server.add(ApprovalService(self._approvals, store, page_tokens=pages))
         server.add(AgentService(self._agents, store, page_tokens=pages))
         port = server.listen(f"{settings.host}:{settings.port}")
-        async with background(*self._jobs):
+        async with background(*self._jobs), database.kept_running(server.set_database):
             await server.start()
             await server.set_serving(True)
             try:
-                yield port
+                yield server, port
             finally:
                 await self._drain(server, boundary)
 
     async def _drain(self, server: Server, boundary: Boundary) -> None:
-        """Fails health checks, then sends GOAWAY, ends the streams, hands turns over, and waits for the last calls."""
-        grace = self._settings.drain_grace.total_seconds()
-        delay = self._settings.drain_delay.total_seconds()
+        """Fails health checks, then sends GOAWAY, ends the streams, hands turns over, and waits for the last calls.
+
+        Waits neither for balancers, if the database is away and no call is served, nor for turns, if it is lost.
+        """
+        grace = 0.0 if server.database is DatabaseState.LOST else self._settings.drain_grace.total_seconds()
+        delay = self._settings.drain_delay.total_seconds() if server.database is DatabaseState.UP else 0.0
         logger.info(
             "draining: health checks fail now; new calls are accepted for %g s; calls and turns then have %g s to end",
             delay,

@@ -7,11 +7,14 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
 
+from turnkeeper.database_state import NotifyState
 from turnkeeper.start_errors import SettingError
-from turnkeeper.store.embedded import EmbeddedMongo
+from turnkeeper.store.embedded import DatabaseLost, EmbeddedMongo
 from turnkeeper.telemetry import logs
 
 SECRET_LENGTH: Final = 8
@@ -42,16 +45,42 @@ def check_host(host: str) -> None:
         )
 
 
-async def database_uri(configured: str, *, embedded: bool, data_dir: Path, stack: AsyncExitStack) -> str:
-    """Returns the database's URI: the configured one, or with `embedded` that of a private one, which `stack` stops.
+@dataclass(frozen=True, slots=True)
+class Database:
+    """The database of a server, or of several processes."""
+
+    uri: str
+    private: EmbeddedMongo | None = None
+    """None for a configured one."""
+
+    @contextlib.asynccontextmanager
+    async def kept_running(self, notify: NotifyState) -> AsyncIterator[None]:
+        """Keeps a private database running while the block runs, as `EmbeddedMongo.keep_running` does.
+
+        Cancels the block and raises DatabaseLost if the database is lost. Does nothing for a configured one.
+        """
+        if self.private is None:
+            yield
+            return
+        try:
+            async with background(partial(self.private.keep_running, notify)):
+                yield
+        except ExceptionGroup as group:
+            lost = group.subgroup(DatabaseLost)
+            raise (lost.exceptions[0] if lost else group) from None
+
+
+async def open_database(configured: str, *, embedded: bool, data_dir: Path, stack: AsyncExitStack) -> Database:
+    """Returns the configured database, or with `embedded` a private one, which `stack` stops.
 
     Raises SettingError if no database is set, EmbeddedDatabaseError if the private one does not start.
     """
     if configured:
-        return configured
+        return Database(configured)
     if not embedded:
         raise SettingError("no database is set: pass --embedded for a private one, or set MONGODB_URI")
-    return await stack.enter_async_context(EmbeddedMongo(data_dir))
+    private = EmbeddedMongo(data_dir)
+    return Database(await stack.enter_async_context(private), private)
 
 
 @contextlib.asynccontextmanager
@@ -80,11 +109,11 @@ def report_error(command: str, error: Exception) -> None:
     print(f"turnkeeper {command}: {error}", file=sys.stderr)
 
 
-def exit_at_once() -> NoReturn:
-    """Ends the process with status 0; everything is drained and closed by now.
+def exit_at_once(status: int = 0) -> NoReturn:
+    """Ends the process with this status; everything is drained and closed by now.
 
     The driver's threads may still wait for a database that is gone, and Python would wait for them.
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(status)

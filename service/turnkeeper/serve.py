@@ -14,6 +14,7 @@ from turnkeeper import faults, settings_sources
 from turnkeeper.bootstrap import check_host, exit_at_once, report_error, start_logs
 from turnkeeper.settings import Settings, environment
 from turnkeeper.start_errors import SettingError
+from turnkeeper.store.embedded import DatabaseLost
 from turnkeeper.supervision.parent_link import ParentLink
 
 YOUNG_OBJECTS = 5_000
@@ -61,7 +62,7 @@ async def _serve(settings: Settings, link: ParentLink | None, armed: Sequence[st
                 if link is None:
                     print(f"turnkeeper: serving on {running.address}", flush=True)
                 else:
-                    link.report_serving(on_drain=requested.set)
+                    link.report_serving(on_drain=requested.set, on_database=running.set_database)
                 await requested.wait()
     except app.CANNOT_START as error:
         if link is None:
@@ -69,6 +70,9 @@ async def _serve(settings: Settings, link: ParentLink | None, armed: Sequence[st
         else:
             link.report_failure(str(error))
         return 2
+    except DatabaseLost as error:
+        report_error("serve", error)
+        return exit_at_once(1)
     finally:
         log.stop()
     return exit_at_once()

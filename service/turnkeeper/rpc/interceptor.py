@@ -49,6 +49,8 @@ class Boundary(aio.ServerInterceptor):
         self._calls = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self.refuse: Callable[[], SessionError] | None = None
+        """While it is set, each new call of our own services ends with the error that it returns."""
 
     async def until_idle(self) -> None:
         """Waits until no call of our own services is under way. Health and reflection do not count."""
@@ -89,6 +91,8 @@ class Boundary(aio.ServerInterceptor):
             try:
                 with self._spans.rpc(service, method=method, metadata=context.invocation_metadata() or ()) as span:
                     try:
+                        if own and self.refuse is not None:
+                            raise self.refuse()
                         response = await run(_named(_parsed(data, parse, checked=own), span), context)
                         _name_result(response, span)
                         code = "OK"

@@ -1,11 +1,14 @@
 """Sets up the gRPC server: its options, our services, health, reflection and channelz."""
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any
 
 from grpc import aio
 from grpc_channelz.v1 import channelz, channelz_pb2
 
+from turnkeeper.database_state import DatabaseState
+from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.pb.v1 import (
     agent_pb2,
     agent_pb2_grpc,
@@ -26,6 +29,9 @@ FILES = tuple(module.DESCRIPTOR for module in (session_pb2, chat_pb2, approval_p
 """The files that declare the services, except those of health and reflection."""
 LIVENESS = "liveness"
 """A service name of health that is SERVING until the process ends, so that a draining replica is not restarted."""
+
+DATABASE_RETRY = timedelta(seconds=1)
+"""When a caller may try again after a call that found the private database away: its start takes about this long."""
 
 MINUTE = 60_000
 """Milliseconds."""
@@ -61,6 +67,9 @@ class Server:
         second server on the port fails to start.
         """
         options = (*OPTIONS, ("grpc.so_reuseport", int(share_port)))
+        self._boundary = boundary
+        self._serving = False
+        self.database = DatabaseState.UP
         self._server = aio.server(interceptors=(boundary,), options=options)
         self._health = health.Health()
         self._health.add_to(self._server)
@@ -89,14 +98,25 @@ class Server:
         await self._server.start()
 
     async def set_serving(self, serving: bool) -> None:
-        """Sets the health of every service to SERVING or NOT_SERVING; that of LIVENESS stays SERVING."""
+        """Sets the health of every service: SERVING if the database is up as well; that of LIVENESS stays SERVING."""
+        self._serving = serving
         for name in ("", *SERVICES):
-            await self._health.set(name, serving=serving)
+            await self._health.set(name, serving=serving and self.database is DatabaseState.UP)
         await self._health.set(LIVENESS, serving=True)
+
+    async def set_database(self, state: DatabaseState) -> None:
+        """Unless the database is up, health is NOT_SERVING, and each call ends with UNAVAILABLE at once."""
+        self.database = state
+        self._boundary.refuse = None if state is DatabaseState.UP else _database_away
+        await self.set_serving(self._serving)
 
     async def stop(self, grace: float) -> None:
         """Sends GOAWAY, and cancels the calls that still run after `grace` seconds. A second call may shorten it."""
         await self._server.stop(grace)
+
+
+def _database_away() -> ServiceUnavailable:
+    return ServiceUnavailable(retry_after=DATABASE_RETRY)
 
 
 _REGISTER: dict[type[Any], Callable[[Any, aio.Server], None]] = {

@@ -8,6 +8,7 @@ import uvloop
 
 from turnkeeper.bootstrap import exit_at_once, report_error, start_logs
 from turnkeeper.shutdown_signals import shutdown_requested
+from turnkeeper.store.embedded import DatabaseLost
 from turnkeeper.supervision import supervisor
 from turnkeeper.supervision.options import SupervisorOptions
 
@@ -30,7 +31,7 @@ async def _supervise(options: SupervisorOptions, environ: Mapping[str, str]) -> 
     except supervisor.CANNOT_START as error:
         report_error("serve", error)
         return 2
-    except supervisor.NotDrained as error:
+    except (supervisor.NotDrained, DatabaseLost) as error:
         report_error("serve", error)
         return 1
     finally:

@@ -1,4 +1,8 @@
-"""The link between a replica's process and the supervisor that started it: a socket pair."""
+"""The link between a replica's process and the supervisor that started it: a socket pair.
+
+The replica sends how its start went. The supervisor sends the states of the private database, each in a line, and asks
+for a drain by closing its end.
+"""
 
 import asyncio
 import contextlib
@@ -9,9 +13,17 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
+from turnkeeper.database_state import DatabaseState, NotifyState
+
 SERVING: Final = b"serving\n"
 """What a replica sends once it serves. Anything else is the reason why it cannot start."""
 _PR_SET_PDEATHSIG: Final = 1
+_MOST_RECEIVED: Final = 4096
+
+
+def database_line(state: DatabaseState) -> bytes:
+    """Returns what the supervisor sends when the private database has this state."""
+    return f"{state}\n".encode()
 
 
 class ParentLink:
@@ -27,18 +39,22 @@ class ParentLink:
         Exits the process if the supervisor has died already.
         """
         self._socket = socket.socket(fileno=descriptor)
+        self._received: asyncio.Task[None] | None = None
         self._socket.set_inheritable(False)
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         self._socket.setblocking(False)
         with contextlib.suppress(BlockingIOError):  # nothing to read: the supervisor is alive
-            if not self._socket.recv(1):
+            if not self._socket.recv(1, socket.MSG_PEEK):
                 sys.exit("the supervisor is gone")
 
-    def report_serving(self, *, on_drain: Callable[[], object]) -> None:
-        """Reports that this replica serves. Calls `on_drain` when the stream ends, or has ended before."""
+    def report_serving(self, *, on_drain: Callable[[], object], on_database: NotifyState) -> None:
+        """Reports that this replica serves. Calls `on_drain` when the stream ends, or has ended before.
+
+        Calls `on_database` with each state of the private database, in order.
+        """
         self._send(SERVING)
-        asyncio.get_running_loop().add_reader(self._socket, self._receive_end, on_drain)
+        self._received = asyncio.create_task(self._receive(on_drain, on_database))
 
     def report_failure(self, reason: str) -> None:
         """Reports why this replica cannot start."""
@@ -48,6 +64,13 @@ class ParentLink:
         with contextlib.suppress(OSError):  # the supervisor has closed its end
             self._socket.sendall(report)
 
-    def _receive_end(self, on_drain: Callable[[], object]) -> None:
-        asyncio.get_running_loop().remove_reader(self._socket)
-        on_drain()
+    async def _receive(self, on_drain: Callable[[], object], on_database: NotifyState) -> None:
+        loop = asyncio.get_running_loop()
+        lines = b""
+        try:
+            while received := await loop.sock_recv(self._socket, _MOST_RECEIVED):
+                *complete, lines = (lines + received).split(b"\n")
+                for line in complete:
+                    await on_database(DatabaseState(line.decode()))
+        finally:
+            on_drain()

@@ -8,19 +8,20 @@ import asyncio
 import contextlib
 import errno
 import logging
-import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from typing import Final
 
-from turnkeeper.bootstrap import background, database_uri
+from turnkeeper.bootstrap import background, open_database
+from turnkeeper.child_processes import how_it_ended
+from turnkeeper.database_state import DatabaseState
 from turnkeeper.model.local import LOCAL_MODEL_AT, LocalModelError, local_url
 from turnkeeper.start_errors import PortTaken, SettingError
 from turnkeeper.store.embedded import EmbeddedDatabaseError
 from turnkeeper.supervision.options import SupervisorOptions
-from turnkeeper.supervision.parent_link import SERVING
+from turnkeeper.supervision.parent_link import SERVING, database_line
 
 FIRST_PAUSE: Final = 0.5
 """Seconds before a replica that ended is started again. The pause doubles each time."""
@@ -55,24 +56,33 @@ async def serving(options: SupervisorOptions, environ: Mapping[str, str]) -> Asy
 
     `environ` has the replicas' settings, as `settings.environment` writes them. Raises PortTaken, SettingError,
     EmbeddedDatabaseError, LocalModelError or ReplicaFailed, with a message that tells the operator what to do. Raises
-    NotDrained at the end of the block if a replica died while it drained.
+    NotDrained at the end of the block if a replica died while it drained, and DatabaseLost when the private database
+    cannot be kept running.
     """
     async with AsyncExitStack() as stack:
         port = stack.enter_context(hold_port(options.host, options.port))
-        uri = await database_uri(options.mongodb_uri, embedded=options.embedded, data_dir=options.data_dir, stack=stack)
+        database = await open_database(
+            options.mongodb_uri, embedded=options.embedded, data_dir=options.data_dir, stack=stack
+        )
         model = await local_url(environ, stack, enabled=options.local_model, base_url=options.openai_base_url)
         shared = {**environ, LOCAL_MODEL_AT: model} if model else dict(environ)
         replicas = [
             _ReplicaProcess(
                 options.replica_name(number),
-                {**shared, **options.of_replica(number, port=port, mongodb_uri=uri)},
+                {**shared, **options.of_replica(number, port=port, mongodb_uri=database.uri)},
             )
             for number in range(1, options.processes + 1)
         ]
+
+        async def set_database(state: DatabaseState) -> None:
+            for replica in replicas:
+                replica.send(database_line(state))
+
         try:
-            await _start(replicas)
-            async with background(*(replica.keep_running for replica in replicas)):
-                yield f"{options.host}:{port}"
+            async with database.kept_running(set_database):
+                await _start(replicas)
+                async with background(*(replica.keep_running for replica in replicas)):
+                    yield f"{options.host}:{port}"
         finally:
             drained = await asyncio.gather(*(replica.drain() for replica in replicas))
         if not all(drained):
@@ -154,7 +164,7 @@ class _ReplicaProcess:
         report = await _report(link)
         if report != SERVING:
             status = await process.wait()
-            raise ReplicaFailed(report.decode() or f"{self.name} {_ended(status)} before it served")
+            raise ReplicaFailed(report.decode() or f"{self.name} {how_it_ended(status)} before it served")
 
     async def _launch(self) -> tuple[socket.socket, asyncio.subprocess.Process]:
         self._close_link()
@@ -171,6 +181,12 @@ class _ReplicaProcess:
             )
         return self._link, self._process
 
+    def send(self, line: bytes) -> None:
+        """Sends a line to the replica, if it runs and reads."""
+        with contextlib.suppress(OSError):
+            if self._link is not None:
+                self._link.send(line)
+
     def _close_link(self) -> None:
         if self._link is not None:
             self._link.close()
@@ -181,7 +197,7 @@ class _ReplicaProcess:
         while True:
             assert self._process is not None
             began = asyncio.get_running_loop().time()
-            end = _ended(await self._process.wait())
+            end = how_it_ended(await self._process.wait())
             if asyncio.get_running_loop().time() - began > STEADY:
                 pause = FIRST_PAUSE
             logger.error("%s %s; it is started again in %g s", self.name, end, pause)
@@ -201,7 +217,7 @@ class _ReplicaProcess:
             return True
         status = await self._process.wait()
         if status:
-            logger.error("%s %s while it drained", self.name, _ended(status))
+            logger.error("%s %s while it drained", self.name, how_it_ended(status))
         return not status
 
 
@@ -212,7 +228,3 @@ async def _report(link: socket.socket) -> bytes:
     while report != SERVING and (chunk := await loop.sock_recv(link, 4096)):
         report += chunk
     return report
-
-
-def _ended(status: int) -> str:
-    return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
