@@ -76,24 +76,32 @@ class Stage:
 
 @asynccontextmanager
 async def saying(
-    text: str, *, then: str = "", hold: bool = False, ports: list[int] | None = None
+    text: str | bytes,
+    *,
+    then: str = "",
+    hold: bool = False,
+    ports: list[int] | None = None,
+    requests: list[bytes] | None = None,
 ) -> AsyncIterator[str]:
-    """Serves `text` for every request; yields its base URL.
+    """Serves `text` for every request; yields its base URL. Adds the body of each first request to `requests`.
 
     After it, it sends `then` for ever; or nothing, until the caller leaves (`hold`); or it takes the connection's next
     request and notes the caller's port for each (`ports`); or, with none of these, it hangs up.
     """
 
     talks: set[asyncio.Task[None]] = set()
+    data = text.encode() if isinstance(text, str) else text
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError, asyncio.IncompleteReadError):
-            await _take_request(reader)
-            writer.write(text.encode())
+            body = await _take_request(reader)
+            if requests is not None:
+                requests.append(body)
+            writer.write(data)
             while ports is not None:
                 ports.append(writer.get_extra_info("peername")[1])
                 await _take_request(reader)
-                writer.write(text.encode())
+                writer.write(data)
             while then:
                 writer.write(then.encode())
                 await writer.drain()
@@ -116,11 +124,11 @@ async def saying(
         await asyncio.gather(*talks, return_exceptions=True)
 
 
-async def _take_request(reader: asyncio.StreamReader) -> None:
-    """All of it: to hang up on unread bytes would be a reset."""
+async def _take_request(reader: asyncio.StreamReader) -> bytes:
+    """Returns the body, all of it: to hang up on unread bytes would be a reset."""
     head = await reader.readuntil(b"\r\n\r\n")
     length = re.search(rb"(?i)content-length: (\d+)", head)
-    await reader.readexactly(int(length[1]) if length else 0)
+    return await reader.readexactly(int(length[1]) if length else 0)
 
 
 async def answer(model: Model, request: ModelRequest) -> tuple[list[str], ModelAnswer]:

@@ -196,5 +196,6 @@ def _is_empty(message: Message) -> bool:
 
 def _size(message: Message) -> int:
     """Returns about how many bytes a message takes: its texts twice, because an adapter's form holds them again."""
-    texts = (message.text, *(call.arguments_json for call in message.tool_requests))
+    calls = message.tool_requests
+    texts = (message.text, *(call.arguments_json for call in calls), *(call.provider_json for call in calls))
     return ENTRY_BYTES + 2 * sum(map(sys.getsizeof, texts))

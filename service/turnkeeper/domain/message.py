@@ -76,7 +76,12 @@ class ToolRequest:
     tool_call_id: str
     tool: str
     arguments_json: str
-    """The model's own text, unchanged. It may be invalid JSON."""
+    """The model's own text; it may be invalid JSON. What its server repeats or encodes twice is there once."""
+    provider_json: str = ""
+    """What the model's server sent with the call and needs again: its own id, and all that it put beside it.
+
+    A JSON object that only the adapter of the model reads; empty if there was nothing.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

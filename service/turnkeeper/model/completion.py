@@ -1,195 +1,259 @@
 """Assembles one chat completion from its chunks as they arrive."""
 
 import hashlib
-import json
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
-from turnkeeper.domain.json_text import UnfitJson, check_levels
 from turnkeeper.domain.message import MOST_TOKENS, FinishReason, ToolRequest, Usage
+from turnkeeper.model.answer_text import AnswerText
+from turnkeeper.model.beside import MessageBeside, packed
+from turnkeeper.model.call_parts import CallParts
 from turnkeeper.model.contract import ModelAnswer, ModelRequest
-from turnkeeper.model.dialect import FINISH
+from turnkeeper.model.dialect import FINISH, IGNORED_PARTS, REASONING_FIELDS, REASONING_PARTS, plain_word
 from turnkeeper.model.failure import Reason, failure
 from turnkeeper.model.openai_failure import event_failure
 from turnkeeper.model.server_error import is_error
-from turnkeeper.model.sse import DONE
+from turnkeeper.model.text_repair import decoded, whole
 
-_CALL_OVERHEAD = 64  # bytes that a call counts beside its text, as ids and names take them where it is stored
+logger = logging.getLogger(__name__)
+
+_RANKS: Mapping[FinishReason | Reason, int] = {
+    FinishReason.STOP: 1,
+    FinishReason.TOOL_CALLS: 2,
+    FinishReason.LENGTH: 3,
+    Reason.BAD_FINISH_REASON: 4,
+    Reason.REFUSAL: 5,
+    Reason.CONTENT_FILTER: 6,
+}
+"""Of two finish words of one answer the higher one counts: a filter's verdict stays one if `stop` follows."""
 _LONGEST_NAME = 256  # characters of the model's name, as the server gives it
-MOST_CALLS = 1024
-"""Tool calls of one answer, at most."""
-
-
-@dataclass(slots=True)
-class _Call:
-    """A tool call as far as its chunks have arrived."""
-
-    call_id: str = ""
-    name: str = ""
-    arguments: list[str] = field(default_factory=list)
+_MOST_KEPT = 232 * 1024
+"""Bytes that are kept with the calls of one message as JSON, at most; an event has room for them."""
+_MOST_FURTHER = 256 * 1024
+"""Bytes of further choices that are kept until the first one turns out to be an answer, at most."""
 
 
 class Completion:
-    """Takes events in order, `[DONE]` the last; returns text as it grows, and one answer at the end.
+    """Takes chunks in order; returns text as it grows, and one answer at the end.
 
     Every method may raise ModelFailure.
     """
 
-    def __init__(self, request: ModelRequest, *, max_answer_bytes: int) -> None:
-        """`max_answer_bytes` limits text and tool calls together, in UTF-8."""
+    def __init__(self, request: ModelRequest, *, max_answer_bytes: int, origin: str = "") -> None:
+        """`max_answer_bytes` limits text and tool calls together, in UTF-8. `origin`: see `origin_of`."""
         self.tokens = 0
         """Events that brought output of the model: text, reasoning, a part of a tool call, a finish reason.
 
-        A role, a usage report and an unknown event are not output.
+        A role, a usage report or an unknown event is none.
         """
         self._request = request
+        self._origin = origin
         self._room = max_answer_bytes
-        self._text: list[str] = []
-        self._returned = 0
-        self._half = ""
-        self._calls: list[_Call] = []
-        self._by_index: dict[int, _Call] = {}
-        self._finish = ""
+        self._text = AnswerText(spend=self._spend)
+        self._calls = CallParts(spend=self._spend)
+        self._finish: FinishReason | Reason | None = None
+        self._unknown_word = ""
         self._refused = False
+        self._reasoned = False
+        self._beside = MessageBeside()
+        self._further: list[tuple[int | None, Mapping[str, Any]]] = []
+        self._further_room = _MOST_FURTHER
         self._usage = Usage(model_calls=1)
         self._model = request.model
         self._digest: Any = None
         """Of the request's messages: computed once, at the first call without an id."""
 
+    @property
+    def finished(self) -> bool:
+        """Returns True once a finish word has arrived."""
+        return self._finish is not None or bool(self._unknown_word)
+
     def take(self, event: bytes) -> None:
-        """Reads one event."""
-        if event == DONE:
-            self._end()
-            return
-        chunk = _decode(event)
+        """Reads one event's JSON."""
+        chunk = decoded(event)
         if not isinstance(chunk, dict):
             raise failure(Reason.MALFORMED)
-        if is_error(chunk):
-            raise event_failure(chunk)
-        if chunk.get("usage"):
-            self._take_usage(chunk["usage"])
-        if chunk.get("model") != self._model:
-            self._model = _whole(_text(chunk.get("model")))[:_LONGEST_NAME] or self._model
         choices = chunk.get("choices")
-        if not choices:
-            return
-        if not isinstance(choices, list) or not isinstance(choices[0], dict):
-            raise failure(Reason.MALFORMED)
-        self._take_choice(choices[0])
+        if not choices or "usage" in chunk or "error" in chunk or chunk.get("model") != self._model:
+            self._take_head(chunk)
+        if choices:
+            self._take_choices(choices, size=len(event))
 
     def new_text(self) -> str:
         """Returns the text since the last call, often none. It stays valid if the next event is a failure."""
-        text = "".join(self._text[self._returned :])
-        self._returned = len(self._text)
-        return text
+        return self._text.new()
+
+    def end(self) -> None:
+        """Reads the end of the stream: further choices count if the first has nothing, half a character is U+FFFD."""
+        self._take_further()
+        self._text.end()
 
     def finish(self) -> ModelAnswer:
-        """Returns the whole answer, after `[DONE]`."""
-        if not self._finish:
-            raise failure(Reason.NO_FINISH_REASON)
-        if self._finish == "content_filter":
-            raise failure(Reason.CONTENT_FILTER)
-        if self._refused:
-            raise failure(Reason.REFUSAL)
-        reason = FINISH.get(self._finish)
-        if reason is None or (reason is FinishReason.TOOL_CALLS and not self._calls):
-            raise failure(Reason.BAD_FINISH_REASON)
-        if reason is FinishReason.LENGTH and self._calls:
-            raise failure(Reason.TOOL_CALL_CUT_SHORT)
+        """Returns the whole answer, after `end`."""
+        finish_reason = self._check_end()
         return ModelAnswer(
-            text="".join(self._text),
+            text=str(self._text),
             tool_requests=self._tool_requests(),
-            finish_reason=FinishReason.TOOL_CALLS if self._calls else reason,
+            finish_reason=finish_reason,
             usage=self._usage,
             model=self._model,
         )
 
-    def _end(self) -> None:
-        """Adds U+FFFD for a character whose other half has not arrived."""
-        half, self._half = self._half, ""
-        if half:
-            self._grow("\ufffd")
+    def _check_end(self) -> FinishReason:
+        """Returns why the answer ended. Raises ModelFailure if it does not count."""
+        finish, has_calls = self._finish, bool(self._calls.calls)
+        if isinstance(finish, Reason):
+            raise failure(finish)
+        if not self.finished:
+            raise failure(Reason.NO_FINISH_REASON)
+        if self._refused:
+            raise failure(Reason.REFUSAL)
+        if not self._text and not has_calls:
+            self._check_empty(finish)
+        if finish is None:
+            logger.warning(
+                "finish reason %.40r of a model's server is not known: it counts as stop", self._unknown_word
+            )
+        if finish is FinishReason.TOOL_CALLS and not has_calls:
+            raise failure(Reason.BAD_FINISH_REASON)
+        if finish is FinishReason.LENGTH and has_calls:
+            raise failure(Reason.TOOL_CALL_CUT_SHORT)
+        return FinishReason.TOOL_CALLS if has_calls else finish or FinishReason.STOP
 
-    def _take_choice(self, choice: dict[str, object]) -> None:
+    def _check_empty(self, finish: FinishReason | None) -> None:
+        """Raises ModelFailure for an answer without text and calls, unless the model itself said nothing."""
+        if finish is None:
+            raise failure(Reason.BAD_FINISH_REASON)
+        if self._usage.output_tokens and not self._reasoned and finish is not FinishReason.TOOL_CALLS:
+            raise failure(Reason.UNREAD_ANSWER)
+
+    def _take_head(self, chunk: Mapping[str, Any]) -> None:
+        """Reads what stands beside the choices. Raises ModelFailure if the chunk reports an error."""
+        if is_error(chunk):
+            raise event_failure(chunk)
+        if chunk.get("usage"):
+            self._take_usage(chunk["usage"])
+        self._model = whole(_text(chunk.get("model")))[:_LONGEST_NAME] or self._model
+
+    # --- choices -------------------------------------------------------------------------------------------------
+
+    def _take_choices(self, choices: object, *, size: int) -> None:
+        """Reads a chunk's choices: the one with index 0, or without one in the first place, is the answer."""
+        if not isinstance(choices, list) or not isinstance(choices[0], dict):
+            raise failure(Reason.MALFORMED)
+        if len(choices) == 1 and not choices[0].get("index"):
+            self._take_choice(choices[0])
+            return
+        for place, choice in enumerate(choices):
+            if not isinstance(choice, dict):
+                continue
+            index = choice.get("index")
+            if index == 0 or (place == 0 and index is None):
+                self._take_choice(choice)
+                continue
+            self.tokens += 1
+            self._further_room -= size
+            if self._further_room >= 0:
+                self._further.append((index if isinstance(index, int) else None, choice))
+
+    def _take_further(self) -> None:
+        """Reads the further choices for what the first one lacks.
+
+        Those with another index are other answers: the first of them counts if the first choice has nothing. Those
+        without an index are the rest of one answer: some servers send text and calls in two.
+        """
+        further, self._further = self._further, []
+        indexes = sorted({index for index, _ in further if index is not None})
+        if indexes and not (self._text or self._calls.calls or self._refused or self._reasoned):
+            self._finish = None
+            for index, choice in further:
+                if index == indexes[0]:
+                    self._take_choice(choice)
+        for index, choice in further:
+            message = choice.get("message") or choice.get("delta")
+            if index is None and isinstance(message, dict):
+                lacks = {"content": not self._text, "tool_calls": not self._calls.calls}
+                self._take_message({key: message[key] for key in message if lacks.get(key, True)}, {})
+                self._take_finish(choice.get("finish_reason"))
+
+    def _take_choice(self, choice: Mapping[str, Any]) -> None:
         """Reads a chunk's choice: text, tool calls, finish reason."""
         delta = choice.get("delta") or {}
         if not isinstance(delta, dict):
             raise failure(Reason.MALFORMED)
-        finish = _text(choice.get("finish_reason"))
-        content = _text(delta.get("content"))
-        if content and not finish and len(delta) == 1:  # nearly every chunk is text alone
+        if len(delta) == 1 and not choice.get("finish_reason"):  # nearly every chunk is text alone
+            content = delta.get("content")
+            if content and isinstance(content, str):
+                self.tokens += 1
+                self._text.add(content)
+                return
+        self._take_message(delta, choice)
+
+    def _take_message(self, delta: Mapping[str, Any], choice: Mapping[str, Any]) -> None:
+        """Reads what is new in a message, and the choice around it."""
+        finish = self._take_finish(choice.get("finish_reason"))
+        output = self._take_fields(delta, last=finish)
+        text, message = choice.get("text"), choice.get("message")
+        if text and not delta.get("content"):
+            self._text.add(_text(text))
+        if isinstance(message, dict):
+            output = self._take_whole(message, last=finish) or output
+        if choice.get("usage"):
+            self._take_usage(choice["usage"])
+        if finish or output or text:
             self.tokens += 1
-            self._grow(content)
-            return
-        refusal = _text(delta.get("refusal"))
-        calls = delta.get("tool_calls") or []
-        if finish or content or refusal or calls or delta.get("reasoning_content") or delta.get("reasoning"):
-            self.tokens += 1
-        self._finish = finish or self._finish
-        self._refused = self._refused or bool(refusal)
-        if not isinstance(calls, list):
-            raise failure(Reason.MALFORMED)
-        for call in calls:
-            self._take_call(call)
+
+    def _take_fields(self, message: Mapping[str, Any], *, last: bool, repeats: bool = False) -> bool:
+        """Reads the fields of a delta, or of a message, which may repeat them. Returns True if it brought output."""
+        content, reasons, refusal = _content(message.get("content"))
+        refusal = refusal or bool(_text(message.get("refusal")))
+        calls = message.get("tool_calls") or []
+        if message.get("function_call"):
+            calls = [{"index": 0, "function": message["function_call"]}]
+        if not REASONING_FIELDS.isdisjoint(message):
+            reasons = reasons or any(message.get(name) for name in REASONING_FIELDS)
+        self._reasoned = self._reasoned or reasons
+        self._refused = self._refused or refusal
+        if calls:
+            self._calls.take(calls, last=last)
         if content:
-            self._grow(content)
+            self._text.add(content)
+        self._beside.add(message, repeats=repeats)
+        return bool(content or calls or reasons or refusal)
 
-    def _grow(self, content: str) -> None:
-        """Adds text; a half of a character waits for its other half."""
-        if content.isascii() and not self._half:
-            self._spend(len(content))
-            self._text.append(content)
-            return
-        content = self._half + content
-        self._half = ""
-        if content and "\ud800" <= content[-1] <= "\udbff":
-            self._half = content[-1]
-            content = content[:-1]
-        if not content:
-            return
-        content = _whole(content)
-        self._spend(len(content.encode()))
-        self._text.append(content)
+    def _take_whole(self, message: Mapping[str, Any], *, last: bool) -> bool:
+        """Reads a message where a delta should be. Returns True if it brought output."""
+        output = self._take_fields({**message, "content": None}, last=True, repeats=True)
+        content, reasons, refuses = _content(message.get("content"))
+        self._reasoned, self._refused = self._reasoned or reasons, self._refused or refuses
+        self._text.add_new(content, last=last)
+        return bool(output or content or reasons or refuses)
 
-    def _take_call(self, part: object) -> None:
-        """Reads a part of a tool call."""
-        function = part.get("function") if isinstance(part, dict) else None
-        if not isinstance(part, dict) or not isinstance(function, dict | None):
-            raise failure(Reason.MALFORMED)
-        call_id, name = _text(part.get("id")), _text((function or {}).get("name"))
-        arguments = _arguments((function or {}).get("arguments"))
-        call = self._call(part.get("index"), call_id=call_id, name=name)
-        self._spend(len((call_id + name).encode(errors="replace")) + len(arguments.encode(errors="replace")))
-        call.call_id = call.call_id or call_id
-        call.name += "" if name == call.name else name
-        call.arguments.append(arguments)
+    def _take_finish(self, value: object) -> bool:
+        """Reads a finish word. Returns True if it is one."""
+        if isinstance(value, dict):
+            value = value.get("type") or value.get("reason")
+        word = _text(value).strip()
+        if not word:
+            return False
+        plain = plain_word(word)
+        if plain not in FINISH:
+            self._unknown_word = word
+            return True
+        meaning = FINISH[plain]
+        if meaning is not None and (self._finish is None or _RANKS[meaning] > _RANKS[self._finish]):
+            self._finish = meaning
+        return meaning is not None
 
-    def _call(self, index: object, *, call_id: str, name: str) -> _Call:
-        """Returns the call that a part belongs to, a new one if the part begins it."""
-        open_call = self._by_index.get(index) if isinstance(index, int) else self._last_call()
-        if open_call is not None and not _begins(open_call, index=index, call_id=call_id, name=name):
-            return open_call
-        self._spend(_CALL_OVERHEAD)
-        if len(self._calls) == MOST_CALLS:
-            raise failure(Reason.ANSWER_TOO_LONG)
-        call = _Call()
-        self._calls.append(call)
-        if isinstance(index, int):
-            self._by_index[index] = call
-        return call
-
-    def _last_call(self) -> _Call | None:
-        """Returns the call that began last; None before the first."""
-        return self._calls[-1] if self._calls else None
+    # --- text, calls, usage --------------------------------------------------------------------------------------
 
     def _take_usage(self, usage: object) -> None:
-        """Reads the usage report."""
+        """Reads the usage report; a later one counts, for what it reports."""
         if isinstance(usage, dict):
             self._usage = Usage(
-                input_tokens=_count(usage.get("prompt_tokens")),
-                output_tokens=_count(usage.get("completion_tokens")),
+                input_tokens=_count(usage, "prompt_tokens", "input_tokens") or self._usage.input_tokens,
+                output_tokens=_count(usage, "completion_tokens", "output_tokens") or self._usage.output_tokens,
                 model_calls=1,
             )
 
@@ -203,17 +267,28 @@ class Completion:
         """Returns the calls as requests; one without an id, or with one that was used before, gets a new id."""
         taken = {call.tool_call_id for message in self._request.messages for call in message.tool_requests}
         requests: list[ToolRequest] = []
-        for position, call in enumerate(self._calls):
+        theirs: set[str] = set()
+        for position, call in enumerate(self._calls.calls):
             if not call.name:
                 raise failure(Reason.MALFORMED)
-            call_id = _whole(call.call_id)
-            if not call_id or call_id in taken:
-                call_id = self._new_id(position, taken=taken)
+            own_id = whole(call.call_id)
+            call_id = own_id if own_id and own_id not in taken else self._new_id(position, taken=taken)
             taken.add(call_id)
-            arguments = _whole("".join(call.arguments))
-            if not arguments.strip():
-                arguments = "{}"
-            requests.append(ToolRequest(tool_call_id=call_id, tool=_whole(call.name), arguments_json=arguments))
+            kept = packed(
+                origin=self._origin,
+                call_id="" if own_id in theirs else own_id,
+                call=call.beside,
+                function=call.beside_function,
+                message={} if requests else self._beside.fields,
+            )
+            theirs.add(own_id)
+            requests.append(
+                ToolRequest(
+                    tool_call_id=call_id, tool=whole(call.name), arguments_json=call.arguments(), provider_json=kept
+                )
+            )
+        if sum(len(request.provider_json.encode()) for request in requests) > _MOST_KEPT:
+            raise failure(Reason.ANSWER_TOO_LONG)
         return tuple(requests)
 
     def _new_id(self, position: int, *, taken: set[str]) -> str:
@@ -228,28 +303,28 @@ class Completion:
                 return call_id
 
 
-def _begins(open_call: _Call, *, index: object, call_id: str, name: str) -> bool:
-    """Returns True if a part begins a new call: some servers give every call index 0, and some give none an index."""
-    if not name:
-        return False
-    if call_id and open_call.call_id:
-        return call_id != open_call.call_id
-    return not isinstance(index, int)
+def _content(value: object) -> tuple[str, bool, bool]:
+    """Returns the text of a content, and whether it has reasoning and a refusal. It may be a list of parts."""
+    if value is None or isinstance(value, str):
+        return value or "", False, False
+    parts = [_content_part(part) for part in (value if isinstance(value, list) else [value])]
+    return "".join(text for text, *_ in parts), any(part[1] for part in parts), any(part[2] for part in parts)
 
 
-def _decode(event: bytes) -> object:
-    """Returns the event's JSON value. Raises ModelFailure if the event is not JSON, or is nested too deep."""
-    try:
-        check_levels(event)
-        return orjson.loads(event)
-    except UnfitJson:
-        raise failure(Reason.MALFORMED) from None
-    except orjson.JSONDecodeError:
-        pass
-    try:
-        return json.loads(event)  # reads what orjson refuses: half a character, escaped, its other half to come
-    except ValueError:
-        raise failure(Reason.MALFORMED) from None
+def _content_part(part: object) -> tuple[str, bool, bool]:
+    """Returns the text of one part, and whether it is reasoning, or a refusal."""
+    if isinstance(part, str):
+        return part, False, False
+    if not isinstance(part, dict):
+        raise failure(Reason.MALFORMED)
+    kind, text = part.get("type"), part.get("text")
+    if kind in REASONING_PARTS:
+        return "", True, False
+    if part.get("refusal"):
+        return "", False, True
+    if text is None and kind not in IGNORED_PARTS:
+        raise failure(Reason.UNREAD_ANSWER)
+    return _text(text.get("value") if isinstance(text, dict) else text), False, False
 
 
 def _text(value: object) -> str:
@@ -261,21 +336,7 @@ def _text(value: object) -> str:
     return value
 
 
-def _arguments(value: object) -> str:
-    """Returns a text as it is, and the JSON of an object: some servers send one."""
-    is_object = isinstance(value, dict)
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")) if is_object else _text(value)
-
-
-def _count(value: object) -> int:
-    """Returns a count of tokens, MOST_TOKENS at most; 0 for anything else."""
-    return min(value, MOST_TOKENS) if type(value) is int and value > 0 else 0
-
-
-def _whole(text: str) -> str:
-    """Returns the text with escaped halves of characters joined, and U+FFFD for a half without the other."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
+def _count(usage: Mapping[str, object], *names: str) -> int:
+    """Returns the first count of tokens by these names, MOST_TOKENS at most; 0 if there is none."""
+    counts = (usage.get(name) for name in names)
+    return next((min(count, MOST_TOKENS) for count in counts if type(count) is int and count > 0), 0)

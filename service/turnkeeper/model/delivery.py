@@ -82,8 +82,6 @@ class Delivery:
                 return playback.event(_ERROR_EVENT) + playback.DONE_FRAME
             case ScriptedFailure.NO_FINISH:
                 return playback.DONE_FRAME
-            case ScriptedFailure.NO_DONE if self._reply.fail_after is None:
-                return playback.end_frames(self._reply, self._chat)
             case _:
                 return b""
 

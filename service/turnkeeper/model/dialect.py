@@ -28,10 +28,31 @@ class Sentences:
     """True if the text counts at every status, and before an error's code."""
 
 
-FINISH: Final[Mapping[str, FinishReason]] = {
-    word: FinishReason[reason] for reason, words in _DATA["finish"].items() for word in words
+_NO_LETTER: Final = re.compile("[^a-z]")
+
+
+def plain_word(word: str) -> str:
+    """Returns a finish word in small letters alone: FINISH_REASON_STOP and `stop` are one word."""
+    return _NO_LETTER.sub("", word.strip().lower().removeprefix("finish_reason_"))
+
+
+def _finish_of(name: str) -> FinishReason | Reason | None:
+    """Returns the meaning of a group of finish words: how an answer ended, why it does not count, or not yet ended."""
+    if name == "NOT_YET":
+        return None
+    return FinishReason[name] if name in ("STOP", "LENGTH", "TOOL_CALLS") else Reason[name]
+
+
+FINISH: Final[Mapping[str, FinishReason | Reason | None]] = {
+    plain_word(word): _finish_of(name) for name, words in _DATA["finish"].items() for word in words
 }
-"""Why an answer ended, by the server's word for it in small letters."""
+"""What a finish word means, by its `plain_word`; None: the answer has not ended."""
+REASONING_FIELDS: Final = frozenset(_DATA["reasoning"]["fields"])
+"""Fields of a message that hold a model's reasoning."""
+REASONING_PARTS: Final = frozenset(_DATA["reasoning"]["parts"])
+"""Types of a content's parts that hold reasoning."""
+IGNORED_PARTS: Final = frozenset(_DATA["reasoning"]["ignored"])
+"""Types of a content's parts that do not belong to the answer."""
 CODES: Final[Mapping[str, Reason]] = {
     word: Reason[reason] for reason, words in _DATA["codes"].items() for word in words
 }

@@ -32,6 +32,7 @@ class Reason(StrEnum):
     NO_FINISH_REASON = "NO_FINISH_REASON"
     BAD_FINISH_REASON = "BAD_FINISH_REASON"
     MALFORMED = "MALFORMED"
+    UNREAD_ANSWER = "UNREAD_ANSWER"
     CONTEXT_LENGTH = "CONTEXT_LENGTH"
     ANSWER_TOO_LONG = "ANSWER_TOO_LONG"
     TOOL_CALL_CUT_SHORT = "TOOL_CALL_CUT_SHORT"
@@ -92,6 +93,12 @@ TABLE: Mapping[Reason, Row] = {
     ),
     Reason.MALFORMED: Row(
         Code.LLM_API_ERROR, True, f"The model's server sent an answer that cannot be read; {_AGAIN}."
+    ),
+    Reason.UNREAD_ANSWER: Row(
+        Code.LLM_API_ERROR,
+        True,
+        "The model's server counted an answer, but sent no text, refusal, reasoning or tool call that can be read; "
+        f"{_AGAIN}.",
     ),
     Reason.CONTEXT_LENGTH: Row(
         Code.LLM_TOKEN_LIMIT,

@@ -13,7 +13,8 @@ import httpx2
 import openai
 import orjson
 
-from turnkeeper.model.completion import Completion
+from turnkeeper.model.answer_reader import AnswerReader
+from turnkeeper.model.beside import origin_of
 from turnkeeper.model.contract import ModelAnswer, ModelFailure, ModelRequest, TextDelta
 from turnkeeper.model.deadline_watch import Deadlines, DeadlineWatch
 from turnkeeper.model.openai_client import Provider, endpoint_of, limit_field_of, new_client, secrets_of, server_of
@@ -25,7 +26,7 @@ from turnkeeper.model.openai_failure import (
     sending_failures,
 )
 from turnkeeper.model.openai_request import body_of
-from turnkeeper.model.openai_stream import read_events
+from turnkeeper.model.openai_stream import read_text
 from turnkeeper.model.request_shape import NEEDED, Refusals, RequestShape, first_needed
 from turnkeeper.telemetry.redact import Redactor
 
@@ -42,8 +43,8 @@ logger = logging.getLogger(__name__)
 class OpenAIModel:
     """Implements `Model`. One instance serves any number of calls at once.
 
-    An answer counts only with a finish reason, then `[DONE]`. Text and tool calls together may have
-    `max_answer_bytes` (UTF-8); a larger answer is a failure, because half of it would be wrong.
+    An answer counts only with a finish reason, then `[DONE]` or the orderly end of the body. Text and tool calls
+    together may have `max_answer_bytes` (UTF-8); a larger answer is a failure, because half of it would be wrong.
     """
 
     @classmethod
@@ -99,12 +100,15 @@ class OpenAIModel:
         A call that is refused for a field which it can do without is repeated without it, MOST_REPEATS times at most.
         """
         watch = DeadlineWatch(self._deadlines, loop=asyncio.get_running_loop())
+        origin = origin_of(self.server, request.model)
         known = self._refusals.of(self._address, request.model)
         refused: tuple[str, ...] = ()
         with watch:
             for repeats_left in reversed(range(MOST_REPEATS + 1)):
                 shape = self._shape.without(known | set(refused))
-                body = body_of(request, limit_field=shape.limit_field, omit=shape.omitted, extra=self._extra)
+                body = body_of(
+                    request, limit_field=shape.limit_field, origin=origin, omit=shape.omitted, extra=self._extra
+                )
                 answered = False
                 try:
                     async with aclosing(self._answer(request, body, watch)) as items:
@@ -133,23 +137,13 @@ class OpenAIModel:
         self, request: ModelRequest, body: Mapping[str, object], watch: DeadlineWatch
     ) -> AsyncGenerator[TextDelta | ModelAnswer]:
         """Makes one request; yields deltas, then the answer."""
-        completion = Completion(request, max_answer_bytes=self._max_answer_bytes)
+        origin = origin_of(self.server, request.model)
+        reader = AnswerReader(request, max_answer_bytes=self._max_answer_bytes, origin=origin)
         with openai_failures():
             async with self._response(orjson.dumps(body), watch) as parts:
-                async for events in read_events(parts, watch):
-                    tokens = completion.tokens
-                    try:
-                        for event in events:
-                            completion.take(event)
-                    except ModelFailure:
-                        if text := completion.new_text():
-                            yield TextDelta(text=text)
-                        raise
-                    if text := completion.new_text():
-                        yield TextDelta(text=text)
-                    if completion.tokens > tokens:
-                        watch.token()
-        yield completion.finish()
+                async for text in read_text(parts, reader, watch):
+                    yield TextDelta(text=text)
+        yield reader.answer()
 
     @asynccontextmanager
     async def _response(self, body: bytes, watch: DeadlineWatch) -> AsyncIterator[AsyncGenerator[bytes]]:

@@ -1,14 +1,16 @@
 """Encodes a ModelRequest as the body of a chat completion."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType
+from typing import cast
 
 import orjson
 
 from turnkeeper.domain.message import Message, Role, ToolRequest
 from turnkeeper.domain.tool import ToolSpec
+from turnkeeper.model.beside import unpacked
 from turnkeeper.model.contract import ModelRequest
 from turnkeeper.model.failure import Reason, failure
 
@@ -20,18 +22,20 @@ def body_of(
     request: ModelRequest,
     *,
     limit_field: str,
+    origin: str = "",
     omit: Collection[str] = (),
     extra: Mapping[str, object] = MappingProxyType({}),
 ) -> dict[str, object]:
     """Returns the body. Raises ModelFailure if a schema is not JSON.
 
-    `limit_field` is this provider's name for the output limit. `extra` is added, and wins over what it repeats; fields
-    in `omit` are left out.
+    `limit_field` is this provider's name for the output limit. `origin` is this model's own name, see `origin_of`: what
+    came with a call from it goes back with the call, and what came from another model stays here. `extra` is added, and
+    wins over what it repeats; fields in `omit` are left out.
     """
     body: dict[str, object] = {
         "model": request.model,
         "stream": True,
-        "messages": [_encoded(message) for message in request.messages],
+        "messages": _messages(request.messages, origin=origin),
         "stream_options": {"include_usage": True},
     }
     if request.tools:
@@ -46,34 +50,54 @@ def body_of(
     return {name: value for name, value in {**body, **extra}.items() if name not in omit}
 
 
-def _encoded(message: Message) -> object:
-    """Returns the encoded message, cached with it: encoding two thousand messages anew would slow every turn."""
-    form = message.forms.get(_FORM)
-    if form is None:
-        form = message.forms[_FORM] = orjson.Fragment(orjson.dumps(_message(message)))
-    return form
-
-
-def _message(message: Message) -> dict[str, object]:
-    """Returns the message as the API has it."""
-    encoded: dict[str, object] = {"role": message.role.lower(), "content": message.text}
-    if message.role is Role.TOOL:
-        encoded["tool_call_id"] = message.tool_call_id
-    if message.tool_requests:
-        encoded["content"] = message.text or None
-        encoded["tool_calls"] = [_tool_call(call) for call in message.tool_requests]
+def _messages(messages: Sequence[Message], *, origin: str) -> list[object]:
+    """Returns the encoded messages, each cached with it: encoding two thousand anew would slow every turn."""
+    form, ids = f"{_FORM} {origin}", dict[str, str]()
+    encoded: list[object] = []
+    for message in messages:
+        if message.tool_requests:
+            ids.update(_ids(message, origin=origin))
+        cached = message.forms.get(form)
+        if cached is None:
+            cached = message.forms[form] = orjson.Fragment(orjson.dumps(_message(message, ids, origin=origin)))
+        encoded.append(cached)
     return encoded
 
 
-def _tool_call(call: ToolRequest) -> dict[str, object]:
-    """Returns an earlier call with a valid name, and with a JSON object as its arguments.
+def _ids(message: Message, *, origin: str) -> Mapping[str, str]:
+    """Returns the ids by which the model's server knows the calls of a message, by our own ids; cached with it."""
+    form = f"{_FORM} {origin} ids"
+    ids = cast(Mapping[str, str] | None, message.forms.get(form))
+    if ids is None:
+        kept = ((call.tool_call_id, unpacked(call.provider_json, origin=origin)) for call in message.tool_requests)
+        ids = message.forms[form] = {own: str(theirs.get("id") or own) for own, theirs in kept}
+    return ids
+
+
+def _message(message: Message, ids: Mapping[str, str], *, origin: str) -> dict[str, object]:
+    """Returns the message as the API has it. `ids`: the server's ids of the calls up to here, by our own."""
+    encoded: dict[str, object] = {"role": message.role.lower(), "content": message.text}
+    if message.role is Role.TOOL:
+        encoded["tool_call_id"] = ids.get(message.tool_call_id, message.tool_call_id)
+    if message.tool_requests:
+        beside = unpacked(message.tool_requests[0].provider_json, origin=origin).get("message") or {}
+        encoded = {**beside, **encoded, "content": message.text or None}
+        encoded["tool_calls"] = [_tool_call(call, ids, origin=origin) for call in message.tool_requests]
+    return encoded
+
+
+def _tool_call(call: ToolRequest, ids: Mapping[str, str], *, origin: str) -> dict[str, object]:
+    """Returns an earlier call with a valid name, a JSON object as its arguments, and all that came beside it.
 
     Servers refuse a whole conversation for one call without them, and a model's mistake must not end its session.
     """
+    kept = unpacked(call.provider_json, origin=origin)
     return {
-        "id": call.tool_call_id,
         "type": "function",
+        **(kept.get("call") or {}),
+        "id": ids[call.tool_call_id],
         "function": {
+            **(kept.get("function") or {}),
             "name": _NOT_IN_A_NAME.sub("_", call.tool)[:64],
             "arguments": call.arguments_json
             if _is_object(call.arguments_json)

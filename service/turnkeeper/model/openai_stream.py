@@ -1,4 +1,4 @@
-"""Reads the body of an answer: parts of bytes in, whole events out, within the deadlines of the call."""
+"""Reads the body of an answer: parts of bytes in, text out, within the deadlines of the call."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -8,35 +8,36 @@ from datetime import timedelta
 import aiohttp
 import httpx2
 
+from turnkeeper.model.answer_reader import AnswerReader
+from turnkeeper.model.contract import ModelFailure
 from turnkeeper.model.deadline_watch import DeadlineWatch
-from turnkeeper.model.failure import Reason, failure
-from turnkeeper.model.sse import DONE, EventReader, EventTooLong
 
-_MAX_EVENT_BYTES = 2 * 1024 * 1024
-"""Bytes of one event of a stream, at most; a larger one fails the call."""
 _LAST_BYTES = timedelta(milliseconds=100)
 """The time for the rest of a body after `[DONE]`; after it the connection is closed."""
 
 
-async def read_events(body: AsyncGenerator[bytes], watch: DeadlineWatch) -> AsyncGenerator[list[bytes]]:
-    """Yields the events that arrived together, up to `[DONE]`. Raises ModelFailure if the body ends before it."""
-    reader = EventReader(max_event_bytes=_MAX_EVENT_BYTES)
-    ended = Reason.EMPTY
-    while True:
+async def read_text(body: AsyncGenerator[bytes], reader: AnswerReader, watch: DeadlineWatch) -> AsyncGenerator[str]:
+    """Reads the answer to its end; yields its text as it arrives, what arrives in one read together.
+
+    Raises ModelFailure if there is no answer; the text up to there is yielded before.
+    """
+    data: bytes | None = b""
+    while not reader.done:
+        tokens = reader.tokens
         data = await watch.wait(anext(body, None))
-        if data is None:
-            raise failure(ended)
-        ended = Reason.NO_END
+        failed: ModelFailure | None = None
         try:
-            events = reader.feed(data)
-        except EventTooLong:
-            raise failure(Reason.MALFORMED) from None
-        if DONE in events:
-            yield events[: events.index(DONE) + 1]
-            await _drain(body)
-            return
-        if events:
-            yield events
+            reader.end() if data is None else reader.feed(data)
+        except ModelFailure as error:
+            failed = error
+        if text := reader.new_text():
+            yield text
+        if failed is not None:
+            raise failed
+        if reader.tokens > tokens:
+            watch.token()
+    if data is not None:
+        await _drain(body)
 
 
 async def _drain(body: AsyncGenerator[bytes]) -> None:

@@ -20,7 +20,7 @@ from turnkeeper.engine import turns
 from turnkeeper.engine.rules import messages as message_rules
 from turnkeeper.engine.streaming import batch
 from turnkeeper.errors_by_code import leaves
-from turnkeeper.model import completion
+from turnkeeper.model import call_parts
 from turnkeeper.model.by_agent import CLOUD_MODEL
 from turnkeeper.model.openai import OpenAIModel
 from turnkeeper.pb.v1 import error_pb2, event_pb2
@@ -177,7 +177,7 @@ def test_the_limits() -> None:
         "parts of a message": str(send["content"].max_items),
         "response_schema_json": f"{send['response_schema_json'].max_length:,} characters",
         "a model's answer, tool calls included": kib(answer),
-        "tool calls of one answer": f"{completion.MOST_CALLS:,}",
+        "tool calls of one answer": f"{call_parts.MOST_CALLS:,}",
         "tokens of one model call": f"{message.MOST_TOKENS:,}",
         "arguments of a tool call": kib(toolbox.ARGUMENTS_BYTES),
         "result of a tool": kib(results.RESULT_BYTES),

@@ -9,7 +9,6 @@ from turnkeeper.domain.message import FinishReason, Message, Role
 from turnkeeper.model.completion import Completion
 from turnkeeper.model.contract import ModelAnswer, ModelFailure, ModelRequest
 from turnkeeper.model.failure import Reason
-from turnkeeper.model.sse import DONE
 
 REQUEST = ModelRequest(model="asked-for", messages=(Message(role=Role.USER, text="hello"),))
 
@@ -30,9 +29,11 @@ def part(
 def put_together(*chunks: object, request: ModelRequest = REQUEST, cap: int = 10_000) -> tuple[list[str], ModelAnswer]:
     completion = Completion(request, max_answer_bytes=cap)
     texts: list[str] = []
-    for event in [*(chunk if isinstance(chunk, bytes) else orjson.dumps(chunk) for chunk in chunks), DONE]:
-        completion.take(event)
+    for chunk in chunks:
+        completion.take(chunk if isinstance(chunk, bytes) else orjson.dumps(chunk))
         texts.append(completion.new_text())
+    completion.end()
+    texts.append(completion.new_text())
     return [text for text in texts if text], completion.finish()
 
 

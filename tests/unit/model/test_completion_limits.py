@@ -7,9 +7,9 @@ import orjson
 import pytest
 
 from turnkeeper.domain.message import MOST_TOKENS, FinishReason, Message, Role
-from turnkeeper.model.completion import MOST_CALLS, Completion
+from turnkeeper.model.call_parts import MOST_CALLS
+from turnkeeper.model.completion import Completion
 from turnkeeper.model.contract import ModelAnswer, ModelFailure, ModelRequest
-from turnkeeper.model.sse import DONE
 
 REQUEST = ModelRequest(model="asked-for", messages=(Message(role=Role.USER, text="hello"),))
 KIB = 1024
@@ -25,8 +25,9 @@ def a_call(number: int, **given: Any) -> dict[str, Any]:
 
 def answer_to(*events: bytes | dict[str, Any], request: ModelRequest = REQUEST, cap: int = 200 * KIB) -> ModelAnswer:
     completion = Completion(request, max_answer_bytes=cap)
-    for event in (*events, DONE):
+    for event in events:
         completion.take(event if isinstance(event, bytes) else orjson.dumps(event))
+    completion.end()
     return completion.finish()
 
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bturnkeeper/v1/message.proto\x12\rturnkeeper.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"~\n\x04Part\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12$\n\x05image\x18\x02 \x01(\x0b\x32\x13.turnkeeper.v1.BlobH\x00\x12#\n\x04\x66ile\x18\x03 \x01(\x0b\x32\x13.turnkeeper.v1.BlobH\x00\x12\x13\n\tdata_json\x18\x04 \x01(\tH\x00\x42\x06\n\x04kind\"S\n\x04\x42lob\x12\x12\n\nmedia_type\x18\x01 \x01(\t\x12\x10\n\x06inline\x18\x02 \x01(\x0cH\x00\x12\r\n\x03url\x18\x03 \x01(\tH\x00\x12\x0c\n\x04name\x18\x04 \x01(\tB\x08\n\x06source\"]\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x13\n\x0bmodel_calls\x18\x03 \x01(\x03\x12\x12\n\ntool_calls\x18\x04 \x01(\x03\"I\n\x0bToolRequest\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"\xb7\x02\n\x07Message\x12!\n\x04role\x18\x01 \x01(\x0e\x32\x13.turnkeeper.v1.Role\x12$\n\x07\x63ontent\x18\x02 \x03(\x0b\x32\x13.turnkeeper.v1.Part\x12\x31\n\rtool_requests\x18\x03 \x03(\x0b\x32\x1a.turnkeeper.v1.ToolRequest\x12\x14\n\x0ctool_call_id\x18\x04 \x01(\t\x12\x12\n\nmessage_id\x18\x05 \x01(\t\x12\x0f\n\x07turn_id\x18\x06 \x01(\t\x12\x10\n\x08sequence\x18\x07 \x01(\x03\x12\x32\n\rfinish_reason\x18\x08 \x01(\x0e\x32\x1b.turnkeeper.v1.FinishReason\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04*\xbe\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x02\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x03\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x04\x12\x1d\n\x19\x46INISH_REASON_INTERRUPTED\x10\x05\x42\x92\x01\n\x11\x64\x65v.turnkeeper.v1B\x0cMessageProtoP\x01Z0turnkeeper.dev/gen/go/turnkeeper/v1;turnkeeperv1\xa2\x02\x03TKV\xaa\x02\rTurnkeeper.V1\xba\x02\x03TKV\xca\x02\rTurnkeeper\\V1\xea\x02\x0eTurnkeeper::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bturnkeeper/v1/message.proto\x12\rturnkeeper.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"~\n\x04Part\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12$\n\x05image\x18\x02 \x01(\x0b\x32\x13.turnkeeper.v1.BlobH\x00\x12#\n\x04\x66ile\x18\x03 \x01(\x0b\x32\x13.turnkeeper.v1.BlobH\x00\x12\x13\n\tdata_json\x18\x04 \x01(\tH\x00\x42\x06\n\x04kind\"S\n\x04\x42lob\x12\x12\n\nmedia_type\x18\x01 \x01(\t\x12\x10\n\x06inline\x18\x02 \x01(\x0cH\x00\x12\r\n\x03url\x18\x03 \x01(\tH\x00\x12\x0c\n\x04name\x18\x04 \x01(\tB\x08\n\x06source\"]\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x13\n\x0bmodel_calls\x18\x03 \x01(\x03\x12\x12\n\ntool_calls\x18\x04 \x01(\x03\"`\n\x0bToolRequest\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\x12\x15\n\rprovider_json\x18\x04 \x01(\t\"\xb7\x02\n\x07Message\x12!\n\x04role\x18\x01 \x01(\x0e\x32\x13.turnkeeper.v1.Role\x12$\n\x07\x63ontent\x18\x02 \x03(\x0b\x32\x13.turnkeeper.v1.Part\x12\x31\n\rtool_requests\x18\x03 \x03(\x0b\x32\x1a.turnkeeper.v1.ToolRequest\x12\x14\n\x0ctool_call_id\x18\x04 \x01(\t\x12\x12\n\nmessage_id\x18\x05 \x01(\t\x12\x0f\n\x07turn_id\x18\x06 \x01(\t\x12\x10\n\x08sequence\x18\x07 \x01(\x03\x12\x32\n\rfinish_reason\x18\x08 \x01(\x0e\x32\x1b.turnkeeper.v1.FinishReason\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04*\xbe\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x02\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x03\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x04\x12\x1d\n\x19\x46INISH_REASON_INTERRUPTED\x10\x05\x42\x92\x01\n\x11\x64\x65v.turnkeeper.v1B\x0cMessageProtoP\x01Z0turnkeeper.dev/gen/go/turnkeeper/v1;turnkeeperv1\xa2\x02\x03TKV\xaa\x02\rTurnkeeper.V1\xba\x02\x03TKV\xca\x02\rTurnkeeper\\V1\xea\x02\x0eTurnkeeper::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,10 +33,10 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'turnkeeper.v1.message_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\021dev.turnkeeper.v1B\014MessageProtoP\001Z0turnkeeper.dev/gen/go/turnkeeper/v1;turnkeeperv1\242\002\003TKV\252\002\rTurnkeeper.V1\272\002\003TKV\312\002\rTurnkeeper\\V1\352\002\016Turnkeeper::V1'
-  _globals['_ROLE']._serialized_start=776
-  _globals['_ROLE']._serialized_end=871
-  _globals['_FINISHREASON']._serialized_start=874
-  _globals['_FINISHREASON']._serialized_end=1064
+  _globals['_ROLE']._serialized_start=799
+  _globals['_ROLE']._serialized_end=894
+  _globals['_FINISHREASON']._serialized_start=897
+  _globals['_FINISHREASON']._serialized_end=1087
   _globals['_PART']._serialized_start=79
   _globals['_PART']._serialized_end=205
   _globals['_BLOB']._serialized_start=207
@@ -44,7 +44,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USAGE']._serialized_start=292
   _globals['_USAGE']._serialized_end=385
   _globals['_TOOLREQUEST']._serialized_start=387
-  _globals['_TOOLREQUEST']._serialized_end=460
-  _globals['_MESSAGE']._serialized_start=463
-  _globals['_MESSAGE']._serialized_end=774
+  _globals['_TOOLREQUEST']._serialized_end=483
+  _globals['_MESSAGE']._serialized_start=486
+  _globals['_MESSAGE']._serialized_end=797
 # @@protoc_insertion_point(module_scope)

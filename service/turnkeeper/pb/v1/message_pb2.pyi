@@ -207,22 +207,29 @@ class ToolRequest(_message.Message):
     TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
     TOOL_FIELD_NUMBER: _builtins.int
     ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
+    PROVIDER_JSON_FIELD_NUMBER: _builtins.int
     tool_call_id: _builtins.str
     """The call's id within its session."""
     tool: _builtins.str
     """The tool's name."""
     arguments_json: _builtins.str
     """The model's own text. What is shown, hashed and run is its canonical form: `tool_called.arguments_json`."""
+    provider_json: _builtins.str
+    """What the model's server sent with the call and needs again, such as its own id of the call. It is a JSON object that
+    goes back to that server, at most 232 KiB for all calls of a message. Nothing in it is shown to an approver, hashed
+    or run. Empty: there was nothing.
+    """
     def __init__(
         self,
         *,
         tool_call_id: _builtins.str = ...,
         tool: _builtins.str = ...,
         arguments_json: _builtins.str = ...,
+        provider_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments_json", b"arguments_json", "tool", b"tool", "tool_call_id", b"tool_call_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments_json", b"arguments_json", "provider_json", b"provider_json", "tool", b"tool", "tool_call_id", b"tool_call_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,348 @@
+"""Rows of the table: how an answer is written, where it stands, and how it ends."""
+
+from collections.abc import Sequence
+
+import orjson
+
+from tests.model_servers.streams import (
+    CALLS,
+    DONE,
+    HELLO,
+    LENGTH,
+    ONE_CALL,
+    PARIS,
+    STOP,
+    TEXT,
+    Stream,
+    calls,
+    choices,
+    chunk,
+    part,
+    sse,
+    usage,
+    whole,
+)
+from turnkeeper.domain.message import FinishReason
+from turnkeeper.model.failure import Reason
+
+# Events as the WHATWG standard reads them.
+FRAMINGS: Sequence[Stream] = (
+    Stream(server="every server", what="LF ends a line", body=sse(*HELLO), text=TEXT),
+    Stream(server=".NET gateways", what="CRLF ends a line", body=sse(*HELLO, end="\r\n\r\n"), text=TEXT),
+    Stream(server="old proxies", what="CR ends a line", body=sse(*HELLO, end="\r\r"), text=TEXT),
+    Stream(server="gateways", what="a byte order mark first", body=b"\xef\xbb\xbf" + sse(*HELLO), text=TEXT),
+    Stream(server="Spring, Kimi Code", what="no space after `data:`", body=sse(*HELLO, prefix="data:"), text=TEXT),
+    Stream(
+        server="OpenRouter, LiteLLM",
+        what="comments, `event`, `id` and `retry` between the lines, and `data` without any",
+        body=sse(*HELLO).replace(
+            b"data: {", b": PROCESSING\n\nevent: message\nid: 7\nretry: 9\n\ndata:\n\ndata\n\ndata: {"
+        ),
+        text=TEXT,
+    ),
+    Stream(
+        server="gateways",
+        what="`[DONE]` with spaces around it",
+        body=sse(*HELLO).replace(b"[DONE]", b"  [DONE] \t"),
+        text=TEXT,
+    ),
+    Stream(
+        server="pretty-printing proxies",
+        what="an event of many `data` lines",
+        body=b"".join(
+            b"".join(b"data: " + line + b"\n" for line in orjson.dumps(event, option=orjson.OPT_INDENT_2).splitlines())
+            + b"\n"
+            for event in HELLO
+        )
+        + DONE,
+        text=TEXT,
+    ),
+    Stream(
+        server="Azure AI Foundry, TGI",
+        what="the body ends after the finish reason, without `[DONE]`",
+        body=sse(*HELLO).removesuffix(DONE),
+        text=TEXT,
+    ),
+    Stream(
+        server="any",
+        what="the body ends without a finish reason: a failure",
+        body=sse(*HELLO[:-1]).removesuffix(DONE),
+        text=TEXT,
+        end=Reason.NO_END,
+    ),
+    Stream(
+        server="any",
+        what="`[DONE]` without a finish reason: a failure",
+        body=sse(*HELLO[:-1]),
+        text=TEXT,
+        end=Reason.NO_FINISH_REASON,
+    ),
+    Stream(
+        server="byte-level tokenizers",
+        what="a character cut between two events, as raw bytes",
+        body=sse(
+            orjson.dumps(chunk(content="a<b")).replace(b"<b", "🌍".encode()[:2]),
+            orjson.dumps(chunk(content="c>b")).replace(b"c>", "🌍".encode()[2:]),
+            chunk("stop"),
+        ),
+        text="a🌍b",
+    ),
+    Stream(
+        server="byte-level tokenizers",
+        what="a character cut between two events, as escapes",
+        body=sse(
+            orjson.dumps(chunk(content="a<")).replace(b"<", rb"\ud83c"),
+            orjson.dumps(chunk(content=">b")).replace(b">", rb"\udf0d"),
+            chunk("stop"),
+        ),
+        text="a🌍b",
+    ),
+    Stream(
+        server="byte-level tokenizers",
+        what="half a character and no other half: U+FFFD",
+        body=sse(orjson.dumps(chunk(content="a<")).replace(b"<", b"\xf0\x9f"), chunk("stop")),
+        text="a\ufffd",
+    ),
+)
+
+# No answer is lost in silence.
+SHAPES: Sequence[Stream] = (
+    Stream(
+        server="servers that ignore `stream`",
+        what="one JSON completion instead of events",
+        body=orjson.dumps(whole({"content": TEXT})),
+        text=TEXT,
+    ),
+    Stream(
+        server="servers that ignore `stream`",
+        what="one JSON completion with calls",
+        body=orjson.dumps(
+            whole(
+                {"content": None, "tool_calls": [part(None, "a1", "get_weather", PARIS)]},
+                "tool_calls",
+            ),
+            option=orjson.OPT_INDENT_2,
+        ),
+        calls=ONE_CALL,
+        end=CALLS,
+        sent_back=({"id": "a1"},),
+    ),
+    Stream(
+        server="9router",
+        what="one JSON completion, then `[DONE]`",
+        body=orjson.dumps(whole({"content": TEXT})) + b"\n\n" + DONE,
+        text=TEXT,
+    ),
+    Stream(
+        server="simple servers",
+        what="JSON lines instead of events",
+        body=b"\n".join(orjson.dumps(event) for event in HELLO) + b"\n",
+        text=TEXT,
+    ),
+    Stream(
+        server="Gemini gateways",
+        what="`message` instead of `delta`, once",
+        body=sse(whole({"content": TEXT})),
+        text=TEXT,
+    ),
+    Stream(
+        server="WebAI-to-API",
+        what="`message` instead of `delta`, with all of the text so far each time",
+        body=sse(
+            choices({"message": {"content": "Grüße, "}, "finish_reason": None}),
+            choices({"message": {"content": "Grüße, Welt"}, "finish_reason": None}),
+            choices({"message": {"content": TEXT}, "finish_reason": "stop"}),
+        ),
+        text=TEXT,
+    ),
+    Stream(
+        server="simple servers",
+        what="`message` instead of `delta`, with the next part each time",
+        body=sse(
+            choices({"message": {"content": "Grüße, "}}),
+            choices({"message": {"content": "Welt 🌍"}, "finish_reason": "stop"}),
+        ),
+        text=TEXT,
+    ),
+    Stream(
+        server="proxies that log",
+        what="the whole `message` again in the last chunk",
+        body=sse(
+            *HELLO[:-1], choices({"index": 0, "delta": {}, "message": {"content": TEXT}, "finish_reason": "stop"})
+        ),
+        text=TEXT,
+    ),
+    Stream(
+        server="legacy completions",
+        what="`text` instead of `delta`",
+        body=sse(choices({"text": "Grüße, "}), choices({"text": "Welt 🌍", "finish_reason": "stop"})),
+        text=TEXT,
+    ),
+    Stream(
+        server="Magistral",
+        what="`content` as a list of parts: thoughts, text and references",
+        body=sse(
+            chunk(content=[{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}]),
+            chunk(content=[{"type": "text", "text": "Grüße, "}, {"type": "reference", "reference_ids": [1]}]),
+            chunk("stop", content=[{"type": "text", "text": "Welt 🌍"}]),
+        ),
+        text=TEXT,
+    ),
+    Stream(
+        server="any, with `n` of 2",
+        what="two choices: the one with index 0 counts",
+        body=sse(
+            choices(
+                {"index": 1, "delta": {"content": "Other"}, "finish_reason": None},
+                {"index": 0, "delta": {"content": "Grüße, "}, "finish_reason": None},
+            ),
+            choices({"index": 1, "delta": {"content": "!"}, "finish_reason": "length"}),
+            choices({"index": 0, "delta": {"content": "Welt 🌍"}, "finish_reason": None}),
+            choices({"index": 0, "delta": {}, "finish_reason": "stop"}),
+        ),
+        text=TEXT,
+    ),
+    Stream(
+        server="servers that count from 1",
+        what="one choice, with index 1",
+        body=sse(
+            choices({"index": 1, "delta": {"content": TEXT}, "finish_reason": None}),
+            choices({"index": 1, "delta": {}, "finish_reason": "stop"}),
+        ),
+        text=TEXT,
+    ),
+    Stream(
+        server="GitHub Copilot",
+        what="text and calls in two choices of one message",
+        body=orjson.dumps(
+            choices(
+                {"message": {"content": "Let me look."}, "finish_reason": "tool_calls"},
+                {
+                    "message": {"content": None, "tool_calls": [part(None, "t1", "get_weather", PARIS)]},
+                    "finish_reason": "tool_calls",
+                },
+            )
+        ),
+        text="Let me look.",
+        calls=ONE_CALL,
+        end=CALLS,
+        sent_back=({"id": "t1"},),
+    ),
+    Stream(
+        server="old OpenAI gateways",
+        what="`function_call` instead of `tool_calls`",
+        body=sse(
+            chunk(function_call={"name": "get_weather", "arguments": ""}),
+            chunk(function_call={"arguments": '{"city":'}),
+            chunk(function_call={"arguments": '"Paris"}'}),
+            chunk("function_call"),
+        ),
+        calls=ONE_CALL,
+        end=CALLS,
+        sent_back=({"type": "function"},),
+    ),
+    Stream(
+        server="Azure",
+        what="a chunk of filter results first, a chunk without `delta`, `delta` null at the end",
+        body=sse(
+            {"choices": [], "prompt_filter_results": [{"prompt_index": 0, "content_filter_results": {}}]},
+            *HELLO[:-1],
+            choices({"index": 0, "content_filter_results": {"hate": {"filtered": False}}, "finish_reason": None}),
+            choices({"index": 0, "delta": None, "finish_reason": "stop"}),
+        ),
+        text=TEXT,
+    ),
+    Stream(
+        server="Kimi, Groq",
+        what="usage inside the choice, or the finish reason with the last text",
+        body=sse(
+            *HELLO[:2],
+            choices(
+                {
+                    "index": 0,
+                    "delta": {"content": "Welt 🌍"},
+                    "finish_reason": "stop",
+                    "usage": {"prompt_tokens": 9, "completion_tokens": 4},
+                }
+            ),
+        ),
+        text=TEXT,
+    ),
+    Stream(
+        server="any",
+        what="tokens counted, but nothing that can be read: a failure that says so",
+        body=sse(chunk(role="assistant"), chunk(outputs=["Hello"]), chunk("stop"), usage()),
+        end=Reason.UNREAD_ANSWER,
+    ),
+    Stream(
+        server="reasoning models",
+        what="reasoning alone: an answer without text",
+        body=sse(chunk(reasoning_content="Nothing to add."), chunk("stop"), usage()),
+    ),
+    Stream(
+        server="OpenAI",
+        what="a refusal",
+        body=sse(chunk(refusal="I "), chunk(refusal="will not."), chunk("stop"), usage()),
+        end=Reason.REFUSAL,
+    ),
+    Stream(
+        server="gateways",
+        what="an error object with HTTP 200",
+        body=orjson.dumps({"error": {"message": "no", "type": "server_error", "code": 500}}),
+        end=Reason.ERROR_EVENT,
+    ),
+)
+
+
+def _ending(server: str, word: object, end: FinishReason | Reason, *, text: str = TEXT, then: object = None) -> Stream:
+    """Returns a text with this finish reason, and perhaps another one after it."""
+    name = word if isinstance(word, str) else orjson.dumps(word).decode()
+    after = [] if then is None else [chunk(then)]
+    what = f"`{name}`" + (f", then `{then}`" if then else "") + ("" if text else ", without any content")
+    return Stream(
+        server=server,
+        what=what,
+        body=sse(*([chunk(content=text)] if text else [chunk(role="assistant")]), chunk(word), *after),
+        text=text,
+        end=end,
+    )
+
+
+# Finish words.
+ENDINGS: Sequence[Stream] = (
+    _ending("Together, TGI", "eos", STOP),
+    _ending("TGI", "eos_token", STOP),
+    _ending("gateways", "end", STOP),
+    _ending("Anthropic and Bedrock gateways", "end_turn", STOP),
+    _ending("Bedrock gateways", "stop_sequence", STOP),
+    _ending("Gemini gateways", "STOP", STOP),
+    _ending("Vertex gateways", "FINISH_REASON_STOP", STOP),
+    _ending("SGLang", {"type": "stop", "matched": 151645}, STOP),
+    _ending("Anthropic gateways", "max_tokens", LENGTH),
+    _ending("Gemini gateways", "MAX_TOKENS", LENGTH),
+    _ending("Mistral", "model_length", LENGTH),
+    _ending("Zhipu", "sensitive", Reason.CONTENT_FILTER),
+    _ending("Gemini gateways", "SAFETY", Reason.CONTENT_FILTER),
+    _ending("Azure", "content_filter", Reason.CONTENT_FILTER, then="stop"),
+    _ending("SGLang", "length", LENGTH, then="stop"),
+    _ending("Anthropic gateways", "refusal", Reason.REFUSAL),
+    _ending("DeepSeek", "insufficient_system_resource", Reason.BAD_FINISH_REASON),
+    _ending("vLLM", "abort", Reason.BAD_FINISH_REASON),
+    _ending("any", "an_unknown_word", STOP),
+    _ending("any", "an_unknown_word", Reason.BAD_FINISH_REASON, text=""),
+    _ending("DashScope", "null", STOP, then="stop"),
+    Stream(
+        server="Anthropic gateways",
+        what="`tool_use`",
+        body=sse(calls(part(0, "toolu_1", "get_weather", PARIS)), chunk("tool_use")),
+        calls=ONE_CALL,
+        end=CALLS,
+        sent_back=({"id": "toolu_1"},),
+    ),
+    Stream(
+        server="any",
+        what="`length` inside a call: a failure",
+        body=sse(calls(part(0, "a", "get_weather", '{"city":"Pa')), chunk("length")),
+        end=Reason.TOOL_CALL_CUT_SHORT,
+    ),
+)
