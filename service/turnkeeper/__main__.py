@@ -5,6 +5,7 @@ import difflib
 import re
 import sys
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from typing import Any, NoReturn
 
 SERVE_EXAMPLES = """\
@@ -28,12 +29,25 @@ it drained.
 """
 
 
+_VALUES = (
+    (re.compile(r"(--[\w-]+)=\S*"), r"\1"),
+    (re.compile(r"ignored explicit argument .*", re.DOTALL), "it takes no value"),
+    (re.compile(r"(invalid \w+ value): .*", re.DOTALL), r"\1"),
+)
+"""What stands in for the values of arguments in the messages of argparse."""
+_CHOICE = re.compile(r"(?<=invalid choice: ).*", re.DOTALL)
+"""What was written in place of a command."""
+
+
 class CommandLine(argparse.ArgumentParser):
-    """A parser whose errors are one sentence. They show no value of an argument: it may be a password."""
+    """A parser whose errors are one sentence. They show no value of an argument: it may be a password.
+
+    Flags are not to be abbreviated: a later release may have another one that begins in the same way.
+    """
 
     def __init__(self, *, fill: Callable[["CommandLine"], None] | None = None, **options: Any) -> None:
         """`fill` adds the arguments when the command is parsed: it may import what other commands do not need."""
-        super().__init__(**options)
+        super().__init__(**options, allow_abbrev=False)
         self._fill = fill
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -45,15 +59,29 @@ class CommandLine(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Writes the message to standard error, and exits with status 2."""
-        text = re.sub(r"(--[\w-]+)=\S*", r"\1", message)
+        from turnkeeper.telemetry.redact import Redactor  # noqa: PLC0415 - for mistakes alone
+
+        for value, instead in _VALUES:
+            message = value.sub(instead, message)
+        text = _CHOICE.sub(lambda choice: Redactor()(choice[0]), message)
         self.exit(2, f"{self.prog}: {text}; see {self.prog} --help\n")
+
+    def print_help(self, file: Any = None) -> None:
+        """Writes the help. A character that the terminal's encoding does not have becomes a question mark."""
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")
+        super().print_help(file)
 
     def refuse(self, unknown: Sequence[str]) -> NoReturn:
         """Exits with the first of the arguments that are not known, and a flag that is spelled like it."""
-        flag = next((word.partition("=")[0] for word in unknown if word.startswith("-")), "")
+        words = (re.match(r"--[\w-]*|-\w?", word) for word in unknown)
+        flag = next((word[0] for word in words if word), "")
         if not flag:
             self.error("a value stands alone: its flag is missing")
-        near = difflib.get_close_matches(flag, re.findall(r"--[\w-]+", self.format_usage()), n=1)
+        known = re.findall(r"--[\w-]+", self.format_usage())
+        if flag in known:
+            self.error(f"{flag} must stand after the command: {self.prog} {flag}")
+        near = difflib.get_close_matches(flag, known, n=1)
         self.error(f"there is no flag {flag}" + (f", did you mean {near[0]}?" if near else ""))
 
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ipaddress
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
@@ -18,18 +19,28 @@ from turnkeeper.store.embedded import DatabaseLost, EmbeddedMongo
 from turnkeeper.telemetry import logs
 
 SECRET_LENGTH: Final = 8
-"""Characters of the shortest API key that is redacted in the log; a shorter one is a placeholder such as `none`."""
+"""Characters of the shortest secret that is redacted in the log; a shorter one is a placeholder such as `none`."""
+_SECRET: Final = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD)$")
+"""The name of a variable that holds a secret."""
+_HEADERS: Final = re.compile(r"OTEL_EXPORTER_OTLP_(?:TRACES_|METRICS_)?HEADERS")
+"""The name of a variable with headers such as `api-key=…,other=…`."""
 
 
 def start_logs(environ: Mapping[str, str], *, level: str, log_format: str, replica: str) -> logs.Logs:
-    """Starts the process's log, in which the API key of `environ` is redacted."""
-    key = environ.get("OPENAI_API_KEY", "")
-    return logs.start(
-        level=level,
-        replica=replica,
-        secrets=[key] if len(key) >= SECRET_LENGTH else [],
-        as_json=log_format == "json" or None,
-    )
+    """Starts the process's log, in which the secrets of `environ` are redacted."""
+    return logs.start(level=level, replica=replica, secrets=secrets_of(environ), as_json=log_format == "json" or None)
+
+
+def secrets_of(environ: Mapping[str, str]) -> list[str]:
+    """Returns the values of the variables that hold secrets: keys of models, headers for a collector."""
+    secrets: list[str] = []
+    for name, value in environ.items():
+        if _SECRET.search(name):
+            secrets.append(value)
+        elif _HEADERS.fullmatch(name):
+            for header in value.split(","):
+                secrets += [header.strip(), header.partition("=")[2].strip()]
+    return [secret for secret in secrets if len(secret) >= SECRET_LENGTH]
 
 
 def check_host(host: str) -> None:

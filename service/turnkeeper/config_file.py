@@ -70,7 +70,7 @@ def _text(path: Path) -> str:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             raise SettingError(f"the settings file {path} cannot be read: it has more than {MAX_BYTES:,} bytes")
-        return content.decode().replace("\r\n", "\n")
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise SettingError(f"the settings file {path} cannot be read: {reason}") from None

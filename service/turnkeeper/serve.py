@@ -17,6 +17,8 @@ from turnkeeper.start_errors import SettingError
 from turnkeeper.store.embedded import DatabaseLost
 from turnkeeper.supervision.parent_link import ParentLink
 
+CANNOT_START = 2
+"""The exit status of a server that cannot start."""
 YOUNG_OBJECTS = 5_000
 """How many new objects start the search for cycles; Python's default is 700."""
 
@@ -30,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
         armed = faults.arm(os.environ)
     except (SettingError, ValueError) as error:
         report_error("serve", error)
-        return 2
+        return CANNOT_START
     if settings.processes > 1:
         _become_supervisor(settings)
     return uvloop.run(_serve(settings, link, armed))
@@ -40,21 +42,36 @@ def _become_supervisor(settings: Settings) -> NoReturn:
     """Replaces this program by the supervisor's, in the same process.
 
     It reads its settings from the environment. So it never holds the libraries that have read and checked them here:
-    they would take more memory than the supervisor itself.
+    they would take more memory than the supervisor itself. With -P no file of the working directory is imported.
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    command = [sys.executable, "-m", "turnkeeper.supervision", settings.replica]
+    command = [sys.executable, "-P", "-m", "turnkeeper.supervision", settings.replica]
     os.execve(sys.executable, command, environment(settings, os.environ))  # noqa: S606 - no shell, our own program
 
 
 async def _serve(settings: Settings, link: ParentLink | None, armed: Sequence[str]) -> int:
-    from turnkeeper import app  # noqa: PLC0415 - it takes most of the start, and a wrong setting is reported before
-    from turnkeeper.shutdown_signals import shutdown_requested  # noqa: PLC0415
-
     log = start_logs(os.environ, level=settings.log_level, log_format=settings.log_format, replica=settings.replica)
     if armed:
         logging.getLogger("turnkeeper").warning("fault points armed by %s: %s", faults.VARIABLE, ", ".join(armed))
+    try:
+        status = await _serve_until_requested(settings, link)
+    finally:
+        log.stop()
+    return status if status == CANNOT_START else exit_at_once(status)
+
+
+async def _serve_until_requested(settings: Settings, link: ParentLink | None) -> int:
+    """Serves until the drain is requested, and drains. Returns the exit status."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # gRPC writes to standard error past the log, at every failed dial
+    try:
+        from turnkeeper import app  # noqa: PLC0415 - it takes most of the start; a wrong setting is reported before
+    except ValueError as error:
+        if "OTEL_" not in str(error):  # OpenTelemetry reads some of its variables when it is imported
+            raise
+        return _report_failure(error, link)
+    from turnkeeper.shutdown_signals import shutdown_requested  # noqa: PLC0415
+
     try:
         async with app.serving(settings, os.environ, share_port=link is not None) as running:
             _tune_garbage_collection()
@@ -65,17 +82,20 @@ async def _serve(settings: Settings, link: ParentLink | None, armed: Sequence[st
                     link.report_serving(on_drain=requested.set, on_database=running.set_database)
                 await requested.wait()
     except app.CANNOT_START as error:
-        if link is None:
-            report_error("serve", error)
-        else:
-            link.report_failure(str(error))
-        return 2
+        return _report_failure(error, link)
     except DatabaseLost as error:
         report_error("serve", error)
-        return exit_at_once(1)
-    finally:
-        log.stop()
-    return exit_at_once()
+        return 1
+    return 0
+
+
+def _report_failure(error: Exception, link: ParentLink | None) -> int:
+    """Reports why the server cannot start. Returns the exit status."""
+    if link is None:
+        report_error("serve", error)
+    else:
+        link.report_failure(str(error))
+    return CANNOT_START
 
 
 def _tune_garbage_collection() -> None:

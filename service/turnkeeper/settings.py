@@ -5,23 +5,33 @@ import secrets
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self, TypeVar, get_args
+from typing import Annotated, Final, Literal, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from turnkeeper import durations
 
 PREFIX: Final = "TURNKEEPER_"
 CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"
 LAST_PORT: Final = 65_535
-_LONGEST_SHOWN: Final = 40
-"""Characters of a wrong value that an error message shows."""
+SHORTEST: Final = timedelta(milliseconds=1)
+LONGEST: Final = timedelta(days=36_525)
+"""A hundred years: dates that far away can still be stored."""
+LONGEST_OPERATION: Final = timedelta(hours=1)
+MOST_PROCESSES: Final = 1_024
+MOST_TURNS: Final = 100_000
+UNREADABLE: Final = "unreadable"
+"""The type of the error of a value that is not of its kind; the error's context has what is `expected`."""
+TOGETHER: Final = "together"
+"""The type of the error of a value that does not fit another one; the error's context has its `name` and `limit`."""
+_DATABASE_BYTES: Final = 63
 
 T = TypeVar("T")
 
 
 def _read(kind: type, parse: Callable[[str], object], expected: str) -> BeforeValidator:
-    """Returns a validator that passes values of `kind` and parses text; other values raise ValueError."""
+    """Returns a validator that passes values of `kind` and parses text. Other values are UNREADABLE."""
 
     def read(value: object) -> object:
         if type(value) is kind:
@@ -31,7 +41,7 @@ def _read(kind: type, parse: Callable[[str], object], expected: str) -> BeforeVa
                 return parse(value)
         except (ValueError, KeyError):
             pass
-        raise ValueError(f"is {quoted(value)}; it must be {expected}")
+        raise PydanticCustomError(UNREADABLE, "must be {expected}", {"expected": expected})
 
     return BeforeValidator(read)
 
@@ -47,22 +57,55 @@ def _check(holds: Callable[[T], bool], limit: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _path(value: object) -> object:
+    """Returns the path. Raises ValueError for an empty text, which would name the working directory."""
+    if value == "":
+        raise ValueError("must not be empty")
+    return value
+
+
 def _switch(text: str) -> bool:
     return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[text.strip().lower()]
 
 
+def _is_text(value: str) -> bool:
+    """Returns False for what no other program can read: a byte that is not UTF-8 is half a character here."""
+    return "\0" not in value and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _names_a_database(value: str) -> bool:
+    return len(value.encode()) <= _DATABASE_BYTES and not set(value) & set(' ."$/\\')
+
+
+def _from(least: int, most: int) -> AfterValidator:
+    return _check(lambda count: least <= count <= most, f"be from {least} to {most}")
+
+
 _WHOLE_NUMBER = _read(int, int, "a whole number")
 _DURATION = _read(timedelta, durations.parse, f"a duration such as {durations.EXAMPLES}")
-_PRINTABLE = _check(lambda value: "\0" not in str(value), "be text without NUL characters")
+_TEXT = _check(_is_text, "be UTF-8 text without NUL characters")
 
-Text = Annotated[str, _PRINTABLE]
-Name = Annotated[str, _PRINTABLE, _check(bool, "not be empty")]
-FilePath = Annotated[Path, _PRINTABLE]
+Text = Annotated[str, _TEXT]
+Name = Annotated[str, _TEXT, _check(bool, "not be empty")]
+DatabaseName = Annotated[
+    Name,
+    _check(_names_a_database, f'be at most {_DATABASE_BYTES} bytes without spaces, and without any of . " $ / \\'),
+    _check(lambda name: name not in {"admin", "config", "local"}, "not be admin, config or local"),
+]
+FilePath = Annotated[
+    Path, BeforeValidator(_path), _check(lambda path: "\0" not in str(path), "be text without NUL characters")
+]
 Switch = Annotated[bool, _read(bool, _switch, "true or false")]
-Count = Annotated[int, _WHOLE_NUMBER, _check(lambda count: count >= 1, "be at least 1")]
-Port = Annotated[int, _WHOLE_NUMBER, _check(lambda port: 0 <= port <= LAST_PORT, f"be from 0 to {LAST_PORT}")]
-Duration = Annotated[timedelta, _DURATION]
-PositiveDuration = Annotated[timedelta, _DURATION, _check(lambda duration: duration > timedelta(), "be more than 0")]
+Processes = Annotated[int, _WHOLE_NUMBER, _from(1, MOST_PROCESSES)]
+Turns = Annotated[int, _WHOLE_NUMBER, _from(1, MOST_TURNS)]
+Port = Annotated[int, _WHOLE_NUMBER, _from(0, LAST_PORT)]
+Duration = Annotated[timedelta, _DURATION, _check(lambda duration: duration <= LONGEST, "be at most 36525d")]
+PositiveDuration = Annotated[
+    timedelta, _DURATION, _check(lambda duration: SHORTEST <= duration <= LONGEST, "be from 1ms to 36525d")
+]
+OperationTime = Annotated[
+    timedelta, _DURATION, _check(lambda duration: SHORTEST <= duration <= LONGEST_OPERATION, "be from 1ms to 60m")
+]
 
 
 class Settings(BaseModel):
@@ -77,12 +120,12 @@ class Settings(BaseModel):
         default="127.0.0.1", description="address to listen on; with identity none only a loopback address"
     )
     port: Port = Field(default=50051, description="port to listen on; 0 takes a free one and prints it")
-    processes: Count = Field(default=1, description="server processes on that port, each a replica of its own")
+    processes: Processes = Field(default=1, description="server processes on that port, each a replica of its own")
     identity: Literal["none"] = Field(
         default="none", description="how callers are identified; none: each one is `default`"
     )
     mongodb_uri: Text = Field(default="", description="URI of your MongoDB replica set", repr=False)
-    database: Name = Field(default="turnkeeper", description="name of the database")
+    database: DatabaseName = Field(default="turnkeeper", description="name of the database")
     embedded: Switch = Field(default=False, description="start a private MongoDB, a replica set of one")
     data_dir: FilePath = Field(default=Path(".turnkeeper"), description="folder for the data of the private MongoDB")
     agents: FilePath | None = Field(default=None, description="file of agents, TOML; without it there are two samples")
@@ -100,7 +143,7 @@ class Settings(BaseModel):
     answer_time: PositiveDuration = Field(
         default=timedelta(minutes=10), description="how long a model's whole answer may take"
     )
-    concurrency: Count = Field(default=64, description="turns that run at the same time on this replica")
+    concurrency: Turns = Field(default=64, description="turns that run at the same time on this replica")
     lease: PositiveDuration = Field(
         default=timedelta(seconds=30), description="how long a turn belongs to its owner after each renewal"
     )
@@ -114,7 +157,7 @@ class Settings(BaseModel):
     poll: PositiveDuration = Field(
         default=timedelta(milliseconds=500), description="how often changes without a notification are searched for"
     )
-    operation_time: PositiveDuration = Field(
+    operation_time: OperationTime = Field(
         default=timedelta(seconds=5), description="how long one operation on the database may take"
     )
     keep_events: Duration = Field(
@@ -165,9 +208,10 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         if timedelta() < self.keep_events < 2 * self.operation_time:
-            raise ValueError("--keep-events must be 0s, or at least twice --operation-time")
-        if self.prometheus_port + self.processes - 1 > LAST_PORT and self.prometheus_port:
-            raise ValueError(f"--prometheus-port must be from 0 to {LAST_PORT} for each of --processes")
+            raise _misfit("keep_events", "must be 0s, or at least twice --operation-time")
+        ports = LAST_PORT + 1 - self.prometheus_port
+        if self.processes > ports and self.prometheus_port:
+            raise _misfit("processes", f"must be at most {ports} with --prometheus-port {self.prometheus_port}")
         return self
 
 
@@ -228,10 +272,8 @@ def shown(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def quoted(value: Any) -> str:
-    """Returns a wrong value for an error message, cut if it is long."""
-    text = repr(value) if isinstance(value, str | list | dict) else shown(value)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
+def _misfit(name: str, limit: str) -> PydanticCustomError:
+    return PydanticCustomError(TOGETHER, "{name} {limit}", {"name": name, "limit": limit})
 
 
 def _random_name() -> str:

@@ -1,7 +1,6 @@
 """The flags of `turnkeeper serve`. Apart from `settings_sources`, whose libraries `--help` does not need."""
 
 import argparse
-from pathlib import Path
 
 from turnkeeper.settings import CONFIG_VARIABLE, GROUPS, Settings, choices_of, flag_of, shown, variables_of
 
@@ -9,9 +8,7 @@ from turnkeeper.settings import CONFIG_VARIABLE, GROUPS, Settings, choices_of, f
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds `--config`, and a flag for each setting, with its variables and its default in the help."""
     group: argparse._ArgumentGroup | argparse.ArgumentParser = parser
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help=f"TOML file with a key for each setting [{CONFIG_VARIABLE}]"
-    )
+    parser.add_argument("--config", metavar="FILE", help=f"TOML file with a key for each setting [{CONFIG_VARIABLE}]")
     for name, field in Settings.model_fields.items():
         if name in GROUPS:
             group = parser.add_argument_group(GROUPS[name])

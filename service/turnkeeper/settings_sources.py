@@ -2,9 +2,10 @@
 
 import argparse
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import AliasChoices, AliasGenerator, ValidationError
 from pydantic_core import ErrorDetails
@@ -12,8 +13,23 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from turnkeeper import config_file
 from turnkeeper.config_file import ConfigFile
-from turnkeeper.settings import CONFIG_VARIABLE, Settings, choices_of, flag_of, quoted, variables_of
+from turnkeeper.settings import (
+    CONFIG_VARIABLE,
+    TOGETHER,
+    UNREADABLE,
+    Settings,
+    choices_of,
+    flag_of,
+    shown,
+    variables_of,
+)
 from turnkeeper.start_errors import SettingError
+from turnkeeper.telemetry.redact import HIDDEN, Redactor
+
+_LONGEST_SHOWN: Final = 40
+"""Characters of a wrong value that an error message shows."""
+_CREDENTIALS: Final = re.compile(r"(?<=://).*@", re.DOTALL)
+"""Of an address: also where a password has characters that an address cannot hold."""
 
 
 def load(args: argparse.Namespace) -> Settings:
@@ -22,7 +38,7 @@ def load(args: argparse.Namespace) -> Settings:
     Raises SettingError, which names the flag, the variable, or the line of the file at fault.
     """
     flags = {name: value for name in Settings.model_fields if (value := getattr(args, name, None)) is not None}
-    path = args.config or os.environ.get(CONFIG_VARIABLE)
+    path = os.environ.get(CONFIG_VARIABLE) if args.config is None else args.config
     file = config_file.read(Path(path), Settings.model_fields) if path else None
 
     class SettingsSources(Settings, BaseSettings):
@@ -53,13 +69,25 @@ def load(args: argparse.Namespace) -> Settings:
 
 def _sentence(error: ErrorDetails, flags: Mapping[str, Any], file: ConfigFile | None) -> str:
     """Returns what is wrong, and where."""
-    reason = error.get("ctx", {}).get("error")
-    if not error["loc"]:
-        return str(reason)
+    context, value = error.get("ctx", {}), error["input"]
+    if error["type"] == TOGETHER:
+        return f"{_place(context['name'], flags, file)} {context['limit']}"
     name = next(name for name in Settings.model_fields if error["loc"][0] in (name, *variables_of(name)))
-    if error["type"] == "literal_error":
-        reason = f"is {quoted(error['input'])}; it can be {', '.join(choices_of(name))}"
-    return f"{_place(name, flags, file)} {reason or 'must be text in quotes'}"
+    match error["type"]:
+        case "literal_error":
+            reason = f"is {_quoted(value)}; it can be {', '.join(choices_of(name))}"
+        case kind if kind == UNREADABLE:
+            reason = f"is {_quoted(value)}; it must be {context['expected']}"
+        case _:
+            reason = str(context.get("error", "must be text in quotes"))
+    return f"{_place(name, flags, file)} {reason}"
+
+
+def _quoted(value: object) -> str:
+    """Returns a wrong value for an error message: without what looks like a secret, and cut if it is long."""
+    text = repr(value) if isinstance(value, str | list | dict) else shown(value)
+    text = Redactor()(_CREDENTIALS.sub(f"{HIDDEN}@", text))
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
 
 
 def _place(name: str, flags: Mapping[str, Any], file: ConfigFile | None) -> str:

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,9 +62,10 @@ async def test_a_port_that_several_processes_of_ours_share(serve: Serve, mongo_u
         (
             ["--processes", "2", "--prometheus-port", "65535", "--mongodb-uri", "x"],
             {},
-            "--prometheus-port must be from",
+            "--processes must be at most 1 with --prometheus-port 65535",
         ),
         (["--lease", "soon"], {}, "--lease is 'soon'"),
+        (["--database", "a b", "--mongodb-uri", "x"], {}, "--database must be at most 63 bytes"),
         ([], {}, "no database is set: pass --embedded for a private one, or set MONGODB_URI"),
         (["--agents", "nowhere.toml", "--mongodb-uri", "x"], {}, "There is no file nowhere.toml"),
     ],
@@ -90,8 +93,15 @@ async def test_a_mistake_in_the_settings_file(serve: Serve, tmp_path: Path, proc
         (["serve", "--lese", "5s"], "turnkeeper serve: there is no flag --lese, did you mean --lease?"),
         (["serve", "--qqqq=a-password"], "turnkeeper serve: there is no flag --qqqq;"),
         (["serve", "mongodb://ada:a-password@host"], "turnkeeper serve: a value stands alone: its flag is missing"),
-        (["serve", "--m=a-password"], "turnkeeper serve: ambiguous option: --m could match --mongodb-uri, --model"),
+        (["serve", "--m=a password"], "turnkeeper serve: there is no flag --m"),
+        (["serve", "--mongodb", "x"], "turnkeeper serve: there is no flag --mongodb, did you mean --mongodb-uri?"),
+        (["serve", "--embedded=a-password"], "turnkeeper serve: argument --embedded/--no-embedded: it takes no value"),
+        (["serve", "-ppassword"], "turnkeeper serve: there is no flag -p;"),
+        (["serve", "--lifeline", "a-password"], "turnkeeper serve: argument --lifeline: invalid int value"),
+        (["--port=1", "serve"], "turnkeeper serve: --port must stand after the command: turnkeeper serve --port"),
+        (["mongodb://ada:a-password@host"], "turnkeeper: argument COMMAND: invalid choice: 'mongodb://***@host'"),
         (["serve", "--lease"], "turnkeeper serve: argument --lease: expected one argument"),
+        (["serve", "--first-token"], "turnkeeper serve: argument --first-token: expected one argument"),
         (["sreve"], "turnkeeper: argument COMMAND: invalid choice: 'sreve'"),
         ([], "turnkeeper: the following arguments are required: COMMAND"),
         (
@@ -110,6 +120,19 @@ def test_a_mistake_on_the_command_line(capsys: pytest.CaptureFixture[str], argum
     assert errors.endswith("--help\n")
     assert len(errors.splitlines()) == 1
     assert "password" not in errors
+
+
+@pytest.mark.parametrize("command", [[], ["serve"], ["model", "scripted"]])
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_the_help_is_shown_on_any_terminal(command: list[str], encoding: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "turnkeeper", *command, "--help"],
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=True,
+    )
+    assert b"usage: turnkeeper" in run.stdout
+    assert not run.stderr
 
 
 async def test_no_model(serve: Serve, tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ import json
 import logging
 import re
 import socket
+import struct
 import threading
 import time
 import urllib.request
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -159,8 +161,9 @@ def test_a_collector_that_does_not_answer_costs_nothing_but_its_data(
             telemetry.shutdown()
             took = time.monotonic() - began
     assert took < 4  # 1 s as set, 1 s for the rest, and a busy machine
-    complaints = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert len(complaints) <= 4
+    complaints = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(complaints) <= 5
+    assert complaints[-1] == "the last metrics and spans are lost: the collector did not take them within 1 s"
     deadline = time.monotonic() + 10
     while (left := set(threading.enumerate()) - before) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -221,6 +224,79 @@ def test_an_address_of_another_machine_is_an_error() -> None:
 def test_an_endpoint_without_a_scheme_is_refused(endpoint: str) -> None:
     with pytest.raises(TelemetryError, match="http://"):
         started("otlp", endpoint=endpoint)
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "http://",
+        "http://:4317",
+        "http://a b",
+        "http://collector:99999",
+        "http://collector:0",
+        "http://c:p",
+        "http://[::1",
+    ],
+)
+def test_an_endpoint_that_cannot_be_dialled_is_refused(endpoint: str) -> None:
+    with pytest.raises(TelemetryError, match="the OTLP endpoint is not an address such as http://"):
+        started("otlp", endpoint=endpoint)
+
+
+def test_an_endpoint_with_a_password_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exporter would log it with each failure."""
+    address = f"http://ada:{CANARY}@127.0.0.1:4317"
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", address)
+    for endpoint, name in ((address, "the OTLP endpoint"), ("", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")):
+        with pytest.raises(TelemetryError, match=f"{name} must hold no user and no password") as raised:
+            started("otlp", endpoint=endpoint)
+        assert CANARY not in str(raised.value)
+
+
+def test_how_often_metrics_are_sent_is_opentelemetrys_own_setting_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "50")
+    with collector() as received:
+        telemetry = started("otlp", endpoint=received.endpoint, options=Options())
+        telemetry.metrics.message("USER")
+        wait_until(lambda: "turnkeeper.messages" in received.metrics)
+        telemetry.shutdown()
+
+
+def test_how_long_an_export_may_take_is_opentelemetrys_own_setting_too(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.2")
+    options = Options(
+        metrics_every=timedelta(milliseconds=50),
+        export_within=timedelta(minutes=1),
+        shutdown_within=timedelta(milliseconds=10),
+    )
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        telemetry = started("otlp", endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}", options=options)
+        wait_until(lambda: any("DEADLINE_EXCEEDED" in record.getMessage() for record in caplog.records))
+        telemetry.shutdown()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_client_of_prometheus_that_leaves_writes_nothing_to_standard_error(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    telemetry = started("prometheus")
+    host, port = telemetry.prometheus_address.rsplit(":", 1)
+    client = socket.create_connection((host, int(port)))
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+    wait_until(lambda: any(record.msg.startswith("a scrape was not answered") for record in caplog.records))
+    assert "turnkeeper_turns_active" in scrape(telemetry.prometheus_address)
+    telemetry.shutdown()
+    assert capfd.readouterr().err == ""
 
 
 def test_the_console_shows_spans_and_metrics_but_no_content(capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,28 +77,81 @@ def test_what_counts(flags: list[str], variables: dict[str, str], name: str, val
         ([], {"TURNKEEPER_LEASE": "soon"}, "TURNKEEPER_LEASE is 'soon'; it must be a duration"),
         (["--lease=-5s"], {}, "--lease is '-5s'; it must be a duration"),
         (["--lease", "99999999999999999999h"], {}, "--lease is '99999999999999999999h'; it must be a duration"),
-        (["--lease", "0s"], {}, "--lease must be more than 0"),
+        (["--lease", "0s"], {}, "--lease must be from 1ms to 36525d"),
+        (["--lease", "0.001ms"], {}, "--lease must be from 1ms to 36525d"),
+        (["--purge-after", "999999d"], {}, "--purge-after must be from 1ms to 36525d"),
+        (["--keep-events", "999999d"], {}, "--keep-events must be at most 36525d"),
+        (["--operation-time", "2h"], {}, "--operation-time must be from 1ms to 60m"),
         (["--port", "http"], {}, "--port is 'http'; it must be a whole number"),
         ([], {"TURNKEEPER_PORT": "1.5"}, "TURNKEEPER_PORT is '1.5'; it must be a whole number"),
         (["--port", "70000"], {}, "--port must be from 0 to 65535"),
         (["--port", "-1"], {}, "--port must be from 0 to 65535"),
         (["--prometheus-port", "70000"], {}, "--prometheus-port must be from 0 to 65535"),
-        (["--concurrency", "0"], {}, "--concurrency must be at least 1"),
-        (["--processes", "0"], {}, "--processes must be at least 1"),
+        (["--concurrency", "0"], {}, "--concurrency must be from 1 to 100000"),
+        (["--concurrency", "9" * 30], {}, "--concurrency must be from 1 to 100000"),
+        (["--processes", "0"], {}, "--processes must be from 1 to 1024"),
+        (["--processes", "1025", "--prometheus-port", "0"], {}, "--processes must be from 1 to 1024"),
         ([], {"TURNKEEPER_EMBEDDED": "maybe"}, "TURNKEEPER_EMBEDDED is 'maybe'; it must be true or false"),
         (["--exporter", "carrier-pigeon"], {}, "--exporter is 'carrier-pigeon'; it can be none, console, otlp"),
         ([], {"TURNKEEPER_IDENTITY": "jwt"}, "TURNKEEPER_IDENTITY is 'jwt'; it can be none"),
         (["--log-level", "loud"], {}, "--log-level is 'loud'; it can be DEBUG, INFO, WARNING, ERROR"),
         (["--database", ""], {}, "--database must not be empty"),
-        ([], {"TURNKEEPER_SWEEP": "0s"}, "TURNKEEPER_SWEEP must be more than 0"),
+        (
+            ["--database", "a b"],
+            {},
+            '--database must be at most 63 bytes without spaces, and without any of . " $ / \\',
+        ),
+        (["--database", "a.b"], {}, "--database must be at most 63 bytes"),
+        (["--database", "é" * 32], {}, "--database must be at most 63 bytes"),
+        (["--database", "local"], {}, "--database must not be admin, config or local"),
+        (["--data-dir", ""], {}, "--data-dir must not be empty"),
+        (["--agents", ""], {}, "--agents must not be empty"),
+        ([], {"TURNKEEPER_MODEL": "\udcff"}, "TURNKEEPER_MODEL must be UTF-8 text without NUL characters"),
+        (["--host", "\udcff"], {}, "--host must be UTF-8 text without NUL characters"),
+        ([], {"TURNKEEPER_SWEEP": "0s"}, "TURNKEEPER_SWEEP must be from 1ms to 36525d"),
         (["--keep-events", "1s"], {}, "--keep-events must be 0s, or at least twice --operation-time"),
-        (["--prometheus-port", "65535", "--processes", "2"], {}, "--prometheus-port must be from 0 to 65535 for each"),
+        (
+            ["--prometheus-port", "65535", "--processes", "2"],
+            {},
+            "--processes must be at most 1 with --prometheus-port",
+        ),
     ],
 )
 def test_a_bad_value_is_named_with_what_it_can_be(flags: list[str], variables: dict[str, str], complaint: str) -> None:
     with pytest.raises(SettingError) as raised:
         load(*flags, **variables)
     assert complaint in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "mongodb://ada:a-password@host/",
+        "mongodb://ada:a-password-that-is-longer-than-what-a-message-shows@host/",
+        "mongodb://ada:a-password/with-a-slash@host/",
+        "sk-a-password-of-a-model",
+    ],
+)
+@pytest.mark.parametrize("flag", ["--port", "--lease", "--embedded", "--exporter"])
+def test_a_secret_that_stands_in_the_wrong_place_is_not_shown(file: Path, flag: str, value: str) -> None:
+    name = flag.removeprefix("--")
+    file.write_text(f'{name} = "{value}"')
+    sources: list[tuple[list[str], dict[str, str]]] = [
+        (["--config", str(file)], {}),
+        ([], {f"TURNKEEPER_{name.upper()}": value}),
+    ]
+    if flag != "--embedded":
+        sources.append(([flag, value], {}))
+    for flags, variables in sources:
+        with pytest.raises(SettingError) as raised:
+            load(*flags, **variables)
+        assert "is '" in str(raised.value)
+        assert "password" not in str(raised.value)
+
+
+def test_an_empty_config_flag_means_no_file(file: Path) -> None:
+    file.write_text("port = 1")
+    assert load("--config", "", TURNKEEPER_CONFIG=str(file)).port == 50051
 
 
 def test_another_process_reads_the_same_from_its_environment() -> None:
@@ -112,7 +165,7 @@ def test_another_process_reads_the_same_from_its_environment() -> None:
         processes=3,
         lease=timedelta(microseconds=1_234_567),
         drain_delay=timedelta(),
-        purge_after=timedelta(days=36_500, microseconds=1),
+        purge_after=timedelta(days=36_524, microseconds=1),
     )
     before = {
         "TURNKEEPER_MODEL": "another",
@@ -208,6 +261,7 @@ class TestFile:
             ('database = ""', "database", "turnkeeper"),
             ("", "port", 50051),
             ("# nothing\r\n", "port", 50051),
+            ("\ufeffport = 7", "port", 7),
         ],
     )
     def test_a_key_is_a_setting(self, file: Path, line: str, name: str, value: object) -> None:
@@ -235,7 +289,11 @@ class TestFile:
             ("config = 'other.toml'", ":1: there is no setting 'config'"),
             ("# a\nlease = 'soon'", ":2: lease is 'soon'; it must be a duration such as 250ms, 30s, 10m, 1h or 7d"),
             ("lease = 30", ":1: lease is 30; it must be a duration such as"),
-            ("lease = '0s'", ":1: lease must be more than 0"),
+            ("lease = '0s'", ":1: lease must be from 1ms to 36525d"),
+            ("port = 1\nkeep_events = '1s'", ":2: keep_events must be 0s, or at least twice --operation-time"),
+            ("processes = 2\nprometheus_port = 65535", ":1: processes must be at most 1 with --prometheus-port 65535"),
+            ("database = 'a b'", ":1: database must be at most 63 bytes without spaces"),
+            ("processes = 99999999999999999999", ":1: processes must be from 1 to 1024"),
             ("\nport = true", ":2: port is true; it must be a whole number"),
             ("port = 1.5", ":1: port is 1.5; it must be a whole number"),
             ("port = 70000", ":1: port must be from 0 to 65535"),
@@ -246,7 +304,7 @@ class TestFile:
             ("data_dir = 5", ":1: data_dir must be text in quotes"),
             ("agents = ['a']", ":1: agents must be text in quotes"),
             ("mongodb_uri = ['mongodb://ada:a-password@host']", ":1: mongodb_uri must be text in quotes"),
-            ("replica = 'a\\u0000'".replace("'", '"'), ":1: replica must be text without NUL characters"),
+            ("replica = 'a\\u0000'".replace("'", '"'), ":1: replica must be UTF-8 text without NUL characters"),
             ("exporter = 'pigeon'", ":1: exporter is 'pigeon'; it can be none, console, otlp, prometheus"),
             ("exporter = 1", ":1: exporter is 1; it can be none, console, otlp, prometheus"),
             (f"lease = '{'x' * 500}'", f":1: lease is '{'x' * 39}…; it must be a duration"),

@@ -114,7 +114,7 @@ class LocalModel:
         weights = find_weights()
         with tempfile.TemporaryFile() as errors:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "turnkeeper.model.local", str(weights), str(self._port)),
+                *(sys.executable, "-P", "-m", "turnkeeper.model.local", str(weights), str(self._port)),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=errors,

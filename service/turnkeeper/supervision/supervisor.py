@@ -170,7 +170,7 @@ class _ReplicaProcess:
         self._close_link()
         self._link, theirs = socket.socketpair()
         self._link.setblocking(False)
-        command = [sys.executable, "-m", "turnkeeper", "serve", "--replica", self.name]
+        command = [sys.executable, "-P", "-m", "turnkeeper", "serve", f"--replica={self.name}"]
         with theirs:
             self._process = await asyncio.create_subprocess_exec(
                 *(*command, "--lifeline", str(theirs.fileno())),

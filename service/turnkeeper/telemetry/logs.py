@@ -52,9 +52,11 @@ class Logs:
         self._before = logging.getLogger(_OURS).level
         logging.getLogger(_OURS).setLevel(level)
         logging.getLogger().addHandler(handler)
+        logging.captureWarnings(True)
 
     def stop(self) -> None:
         """Removes the handler, and restores the level of before `start`."""
+        logging.captureWarnings(False)
         logging.getLogger().removeHandler(self._handler)
         logging.getLogger(_OURS).setLevel(self._before)
         self._handler.close()

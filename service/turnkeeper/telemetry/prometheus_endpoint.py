@@ -1,12 +1,16 @@
 """The Prometheus endpoint: one small HTTP server over one registry."""
 
+import logging
 import socket
+import sys
 from socketserver import TCPServer
 from threading import Thread
 from wsgiref.simple_server import WSGIRequestHandler
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
+
+logger = logging.getLogger(__name__)
 
 
 class PrometheusEndpoint:
@@ -38,6 +42,10 @@ class _Server(ThreadingWSGIServer):
         TCPServer.server_bind(self)
         self.server_name, self.server_port = self.socket.getsockname()[:2]
         self.setup_environ()
+
+    def handle_error(self, _request: object, _client_address: object) -> None:
+        """Logs at DEBUG that a client left or stayed silent; the base class writes a stack to standard error."""
+        logger.debug("a scrape was not answered (%s)", type(sys.exception()).__name__)
 
 
 class _Server6(_Server):

@@ -222,6 +222,14 @@ def test_a_comment_and_the_rule_of_its_field_agree(name: str) -> None:
                 assert int(number) == rule.max_seconds, path
 
 
+def test_the_settings_page_has_the_limits_of_the_code() -> None:
+    page = reference("settings")
+    for limit in (settings.SHORTEST, settings.LONGEST, settings.LONGEST_OPERATION):
+        assert settings.shown(limit) in page
+    for most in (settings.MOST_PROCESSES, settings.MOST_TURNS):
+        assert f"from 1 to {most:,}" in page
+
+
 def test_the_settings_page_names_what_has_no_flag() -> None:
     variables = {row[0] for row in table(reference("settings"), "variable", "meaning")}
     assert {"OPENAI_API_KEY", samples.OUTBOX} <= variables

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import logging
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -155,6 +156,15 @@ def test_a_library_is_heard_from_warning_on_and_in_one_line(written: Written) ->
     assert line["message"] == "Task exception was never retrieved"
 
 
+def test_a_warning_of_a_library_is_one_line_like_any_other(written: Written) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn(f"an option of {CANARY}", stacklevel=1)
+    (line,) = written.lines
+    assert (line["level"], line["logger"], line["replica"]) == ("WARNING", "py.warnings", "r1")
+    assert str(line["message"]).endswith("UserWarning: an option of ***")
+
+
 def test_a_line_that_cannot_be_put_together_is_still_written() -> None:
     record = logging.makeLogRecord({"name": ours.name, "msg": "%d turns", "args": ("words",)})
     assert json.loads(logs.JsonLines().format(record))["message"] == "%d turns"
@@ -195,8 +205,8 @@ def test_a_terminal_gets_plain_lines_that_no_text_can_forge() -> None:
 
 def test_stop_puts_everything_back() -> None:
     root = logging.getLogger()
-    before = list(root.handlers), logging.getLogger("turnkeeper").level
+    before = list(root.handlers), logging.getLogger("turnkeeper").level, warnings.showwarning
     running = logs.start(stream=io.StringIO(), level="DEBUG")
     assert list(root.handlers) != before[0]
     running.stop()
-    assert (list(root.handlers), logging.getLogger("turnkeeper").level) == before
+    assert (list(root.handlers), logging.getLogger("turnkeeper").level, warnings.showwarning) == before
