@@ -78,7 +78,10 @@ def _names_a_database(value: str) -> bool:
 
 
 def _from(least: int, most: int) -> AfterValidator:
-    return _check(lambda count: least <= count <= most, f"be from {least} to {most}")
+    def holds(count: int) -> bool:
+        return least <= count <= most
+
+    return _check(holds, f"be from {least} to {most}")
 
 
 _WHOLE_NUMBER = _read(int, int, "a whole number")

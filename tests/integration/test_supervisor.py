@@ -25,7 +25,7 @@ SERVE = r"line.sendall(b'serving\n'); "
 UNTIL_ASKED = SERVE + "line.recv(1); "
 PROGRAM = """#!{python} -IS
 import os, pathlib, socket, sys
-name = sys.argv[sys.argv.index("--replica") + 1]
+name = next(word.removeprefix("--replica=") for word in sys.argv if word.startswith("--replica="))
 line = socket.socket(fileno=int(sys.argv[sys.argv.index("--lifeline") + 1]))
 exec(os.environ["PLAYS"])
 """
@@ -135,7 +135,7 @@ async def test_each_replica_has_its_own_name_and_metrics_and_no_secret_on_its_co
     await serve(f"import json; {note} {UNTIL_ASKED}", configured, MONGODB_URI="mongodb://another", OTHER="kept")
     for number in (1, 2):
         argv, environ = json.loads((tmp_path / f"pod-{number}").read_text())
-        assert argv[1:4] == ["-m", "turnkeeper", "serve"]
+        assert argv[1:5] == ["-P", "-m", "turnkeeper", "serve"]
         assert "a-password" not in " ".join(argv)
         assert environ["TURNKEEPER_REPLICA"] == f"pod-{number}"
         assert environ["TURNKEEPER_PROMETHEUS_PORT"] == str(9463 + number)
