@@ -45,6 +45,8 @@ class Changesets(Part):
             self._change_lease(stored, changeset.head, by_owner=by_owner)
             self._change_wake(stored, changeset.head, by_owner=by_owner)
             _change_head(stored, changeset.head, by_owner=by_owner)
+            if by_owner or changeset.head.lease is LeaseChange.TAKE:
+                stored.writer = (changeset.next_fence, self._process)
             _change_documents(stored, changeset)
             if not events:
                 stored.eventless[changeset.changeset_id] = stored.fence
@@ -168,6 +170,10 @@ def _change_head(stored: StoredSession, change: HeadChange, *, by_owner: bool) -
             setattr(stored, name, value)
     if by_owner or change.active_turn is not None:
         stored.lapses = 0
+    if change.progress or change.active_turn is not None:
+        stored.lost = []
+    if change.active_turn is not None:
+        stored.broken = None
     needs = change.needs or 0
     stored.needs = needs if change.active_turn is not None else max(stored.needs, needs)
     stored.log_needs = max(stored.log_needs, change.log_needs or 0)

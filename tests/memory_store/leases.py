@@ -1,16 +1,19 @@
 """Claims, leases, requests to cancel, and sweeps."""
 
+import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from tests.memory_store.part import Part
-from tests.memory_store.state import StoredSession
+from tests.memory_store.state import BrokenRuns, LostOwner, StoredSession
 from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import CallState
 from turnkeeper.domain.turn import TurnState
 from turnkeeper.store.changeset import Cancel, Claim
 
+ELSEWHERE = timedelta(seconds=2)
+"""After a run broke, only other replicas may claim its turn for this long."""
 OLDEST = 32
 """A claim picks among this many turns that have been due longest."""
 
@@ -25,6 +28,7 @@ class Leases(Part):
             (stored.wake_at, number, stored)
             for number, stored in enumerate(self._database.sessions.values())
             if stored.wake_at is not None and stored.wake_at <= now and self._is_claimable(stored)
+            if not _avoids(stored, owner, now)
         )
         if not due:
             return None
@@ -39,8 +43,27 @@ class Leases(Part):
             fence=stored.fence,
             lapses=stored.lapses,
             late_by=now - wake_at,
+            lost_owners=len(self._database.still_lost(stored)),
+            broken_runs=stored.broken.times if stored.broken else 0,
             more=len(due) > 1,
+            sent_at=time.monotonic(),
         )
+
+    async def give_back(self, key: SessionKey, *, owner: str, fence: int, broken: bool = False) -> bool:
+        await self._enter("give_back")
+        stored = self._database.sessions.get(key)
+        if stored is None or (stored.owner, stored.fence) != (owner, fence):
+            return False
+        now = self._database.now()
+        with self._changing(stored):
+            stored.owner, stored.lease_until, stored.wake_at = "", None, now
+            if broken:
+                before = stored.broken.times if stored.broken else 0
+                elsewhere = ELSEWHERE if self._database.others_alive(owner) else timedelta()
+                stored.broken = BrokenRuns(before + 1, owner, now + elsewhere)
+                if before > 1:
+                    stored.wake_at = now + min(timedelta(minutes=1), timedelta(seconds=0.25) * 2**before)
+        return True
 
     async def renew(self, key: SessionKey, *, owner: str, fence: int, lease: timedelta) -> bool:
         await self._enter("renew")
@@ -116,6 +139,7 @@ class Leases(Part):
         if active_turn and stored.lease_until is not None and stored.lease_until <= now:
             wake_at = now + min(timedelta(seconds=15), timedelta(seconds=0.5) * (2**lapses - 1))
             lapses += 1
+            self._judge_lost_owners(stored, stored.lease_until)
         elif not active_turn and queue:
             active_turn, queue, lapses = queue[0], queue[1:], 0
         elif not self._is_idle(stored):
@@ -125,6 +149,19 @@ class Leases(Part):
             stored.active_turn, stored.queue = active_turn, queue
         return True
 
+    def _judge_lost_owners(self, stored: StoredSession, lease_until: datetime) -> None:
+        """Adds the owner of a lapsed lease to the lost ones if its process is gone."""
+        stored.lost = self._database.still_lost(stored)
+        fence, process = stored.writer
+        if fence != stored.fence or process == self._process:
+            return
+        heartbeat, last = self._database.heartbeats.get(stored.owner), None
+        if heartbeat is not None and heartbeat.process == process:
+            if heartbeat.at > lease_until - heartbeat.silent_after / 2:
+                return
+            last = heartbeat.at
+        stored.lost.append(LostOwner(stored.owner, process, last))
+
     def _is_idle(self, stored: StoredSession) -> bool:
         """Returns True if the turn has no lease and no wake-up, and awaits no answer that may still come."""
         turn = stored.turns.get(stored.active_turn)
@@ -133,6 +170,11 @@ class Leases(Part):
         if turn.state is TurnState.AWAITING_TOOL:
             return not _awaits_client(call.state for call in stored.calls.values() if call.turn_id == turn.id)
         return turn.state.moving or (turn.state.waits_for_people and not stored.pending(turn.id))
+
+
+def _avoids(stored: StoredSession, owner: str, now: datetime) -> bool:
+    """Returns True if the owner's run of the turn broke just now: others may claim it first."""
+    return stored.broken is not None and stored.broken.by == owner and stored.broken.until > now
 
 
 def _awaits_client(states: Iterable[CallState]) -> bool:

@@ -21,6 +21,7 @@ class Part:
     _database: MemoryDatabase
     _codec: EventCodec
     _replica: str
+    _process: int
     _schema: int
     _random: Random
     _enter: Enter

@@ -7,6 +7,7 @@ from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
 
 from tests.memory_store.part import Part
+from tests.memory_store.state import Heartbeat
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.store.notifications import ChangeNotification, PreviewChunk
 
@@ -55,9 +56,9 @@ class Replicas(Part):
 
     async def write_heartbeat(self, *, silent_after: timedelta) -> bool:
         await self._enter("write_heartbeat")
-        now, fresh_until = self._database.now(), self._database.fresh_until
-        fresh_until[self._replica] = now + silent_after
-        return any(until > now for replica, until in fresh_until.items() if replica != self._replica)
+        database = self._database
+        database.heartbeats[self._replica] = Heartbeat(database.now(), silent_after, self._process)
+        return database.others_alive(self._replica)
 
     async def secret(self, name: str) -> bytes:
         await self._enter("secret")

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Approval, ApprovalState
@@ -39,6 +39,35 @@ class LoggedEvent:
         return cls(stored=stored, event=value, changeset_id=changeset_id, fence=fence)
 
 
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The last heartbeat of a replica."""
+
+    at: datetime
+    silent_after: timedelta
+    process: int
+    """Tells apart processes of one name."""
+
+
+@dataclass(frozen=True, slots=True)
+class LostOwner:
+    """An owner whose lease lapsed, and whose process published no heartbeat in the last half of that lease."""
+
+    owner: str
+    process: int
+    at: datetime | None
+    """Its last heartbeat; None if its process had none any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenRuns:
+    """Runs of the active turn that broke on a defect: how many, and until when their last owner does not claim it."""
+
+    times: int
+    by: str
+    until: datetime
+
+
 @dataclass(slots=True, kw_only=True)
 class StoredSession:
     """Everything of one session."""
@@ -56,6 +85,11 @@ class StoredSession:
     queue: tuple[str, ...] = ()
     cancel: Cancel = field(default_factory=Cancel)
     lapses: int = 0
+    writer: tuple[int, int] = (0, 0)
+    """The fence under which an owner wrote last, and its process."""
+    lost: list[LostOwner] = field(default_factory=list)
+    """Of the active turn, since its last progress."""
+    broken: BrokenRuns | None = None
     needs: int = 0
     log_needs: int = 0
     suspended: bool = False
@@ -142,8 +176,10 @@ class MemoryDatabase:
     agents: dict[tuple[str, str, str], Agent] = field(default_factory=dict)
     previews: dict[tuple[SessionKey, str, int, int], PreviewChunk] = field(default_factory=dict)
     secrets: dict[str, bytes] = field(default_factory=dict)
-    fresh_until: dict[str, datetime] = field(default_factory=dict)
-    """When each replica's heartbeat stops being fresh."""
+    heartbeats: dict[str, Heartbeat] = field(default_factory=dict)
+    """The last heartbeat of each replica, by its name."""
+    processes: int = 0
+    """How many processes had access so far."""
     changes: list[Change] = field(default_factory=list)
     listeners: set[asyncio.Event] = field(default_factory=set)
     """Set at each change."""
@@ -152,6 +188,25 @@ class MemoryDatabase:
         """Returns the session. Returns None if there is none, or if it is deleted, unless `deleted`."""
         stored = self.sessions.get(key)
         return None if stored is None or (stored.deleted and not deleted) else stored
+
+    def new_process(self) -> int:
+        """Returns a number that no process had before."""
+        self.processes += 1
+        return self.processes
+
+    def others_alive(self, replica: str) -> bool:
+        """Returns True if another replica's heartbeat is still fresh."""
+        others = (heartbeat for name, heartbeat in self.heartbeats.items() if name != replica)
+        return any(heartbeat.at + heartbeat.silent_after > self.now() for heartbeat in others)
+
+    def still_lost(self, stored: StoredSession) -> list[LostOwner]:
+        """Returns the lost owners of the session's turn without those whose heartbeat has moved since."""
+        return [owner for owner in stored.lost if not self._has_moved(owner)]
+
+    def _has_moved(self, owner: LostOwner) -> bool:
+        heartbeat = self.heartbeats.get(owner.owner)
+        is_its_own = heartbeat is not None and heartbeat.process == owner.process
+        return heartbeat is not None and is_its_own and (owner.at is None or heartbeat.at > owner.at)
 
     def announce(self, notification: ChangeNotification | PreviewChunk, *, by: str = "") -> None:
         """Notifies the replicas, except the one named by `by`."""

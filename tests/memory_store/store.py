@@ -32,4 +32,5 @@ class MemoryStore(Sessions, Changesets, Leases, Forks, Replicas):
         self._enter = enter
         self._random = random
         self._replica = replica
+        self._process = database.new_process()
         self._schema = schema

@@ -120,7 +120,7 @@ class Turn(BelongsToSession):
     tries: int = 0
     """Failed tries of the model call that is due."""
     lapses: int = 0
-    """Owners in a row that were lost without storing anything."""
+    """Counted by an older version, which fails the turn at 5. This one counts on the head, and sets it to 0."""
     finish_reason: FinishReason | None = None
     """Of the last whole model message; None before the first."""
     usage: Usage = field(default_factory=Usage)

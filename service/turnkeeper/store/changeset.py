@@ -34,7 +34,7 @@ class Head(BelongsToSession):
     cancel: "Cancel"
     """The turn that its owner is asked to cancel."""
     lapses: int
-    """Leases that lapsed since the last changeset of an owner."""
+    """Leases that lapsed since the last changeset of an owner, for any reason: what that owner streamed is void."""
     now: datetime
     """The store's clock at the reading."""
     revision: int = 0
@@ -110,6 +110,8 @@ class HeadChange:
     releases the lease without a `wake`.
     """
     cancel: Cancel | None = None
+    progress: bool = False
+    """A whole message or a tool's result is stored: owners that were lost before do not count any more."""
     needs: int | None = None
     """From now on only a replica that supports this schema may own the active turn. Ends with the turn, and does not
     shrink before."""
@@ -281,8 +283,14 @@ class Claim(BelongsToSession):
     """`Head.lapses` at the claim."""
     late_by: timedelta
     """How long the turn had been claimable."""
+    lost_owners: int = 0
+    """Owners that were lost with their process since the turn's last progress; a slow or paused owner is not lost."""
+    broken_runs: int = 0
+    """Runs of this turn that broke on a defect."""
     more: bool = False
     """Other turns were due as well."""
+    sent_at: float = field(default=0.0, compare=False)
+    """When the write that leased the turn was sent, in monotonic seconds."""
 
 
 def check_not_trimmed(sequence: int, head: Head) -> None:

@@ -173,6 +173,19 @@ class Leases(Protocol):
         Returns None if no turn is due. Two callers never get the same turn; every claim has a higher fence than any
         before it in that session. Skips suspended sessions, and turns that need a newer schema than this replica's
         (`Head.needs`, `Head.log_needs`). Picks at random among the 32 turns that have been due longest.
+
+        A turn is passed over only if it is certainly not leased to this caller. If that stays unknown, or if the caller
+        is cancelled, the claim is given back, also when it is stored later: the turn is due again, and no lapse is
+        counted.
+        """
+        ...
+
+    async def give_back(self, key: SessionKey, *, owner: str, fence: int, broken: bool = False) -> bool:
+        """Releases a lease, so that the turn can be claimed at once. No lapse is counted.
+
+        `broken`: the owner's run broke on a defect. That is counted (`Claim.broken_runs`), and for 2 s only other
+        replicas may claim the turn, if there are any. Once more than two runs of a turn broke, it is due later each
+        time. Returns False if another owner or fence holds the session.
         """
         ...
 
@@ -240,7 +253,9 @@ class Maintenance(Protocol):
 
         First aborts the open transactions of silent replicas. Then makes claimable:
 
-        - active turns whose lease lapsed; this counts a lapse;
+        - active turns whose lease lapsed; this counts a lapse (`Head.lapses`). Its owner counts as lost
+          (`Claim.lost_owners`) if it wrote under its fence and its process published no heartbeat in the last half of
+          the lease, until a later heartbeat of that process shows that it was only slow or paused;
         - sessions with a queue but no active turn: the first in the queue becomes active;
         - active turns that are AWAITING_APPROVAL or AWAITING_OUTCOME without a PENDING approval, or AWAITING_TOOL
           without a REQUESTED call;

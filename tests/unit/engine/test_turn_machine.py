@@ -47,6 +47,8 @@ holds = st.sampled_from((None, None, None, None, "commit", "commit", 2, 3))
 ANSWERS = st.sampled_from(
     ("asks", "asks", "asks", "begins", "answer", "is cut", "fails", "fails for long", "fails for good")
 )
+claims = st.sampled_from(("begins", "begins", "freezes", "slow"))
+"""Slow: the claim's answer does not come in time."""
 usually = st.sampled_from((True, True, True, False))
 
 Work = tuple[Replica, ModelCall | ToolRun | None]
@@ -122,9 +124,9 @@ class Conversation(RuleBasedStateMachine):
 
     # --- owners ------------------------------------------------------------------------------------------------
 
-    def claim(self, begin: bool) -> None:
+    def claim(self, outcome: str) -> None:
         """By another replica. Not begun: it may be lost, or late, before its first step."""
-        self.environment.claim(is_frozen=not begin)
+        self.environment.claim(is_frozen=outcome == "freezes", is_slow=outcome == "slow")
 
     def work(self, number: int, response: str, names: list[str], good: bool, most: int, ok: bool) -> None:
         """The model or the tools of one of the replicas answer, also of one whose lease is lost."""
@@ -168,6 +170,21 @@ class Conversation(RuleBasedStateMachine):
                 self.environment.drain(replica, grace=3600.0 if how == "drain" else 0.0)
             case _:
                 self.break_down(replica)
+
+    def owners_go(self, number: int, times: int, how: str, outcome: str) -> None:
+        """One owner after the other goes at the same turn: by chance alone, hardly ever five in a row do."""
+        for _ in range(times):
+            if not self.owners():
+                return
+            replica = self.owners()[number % len(self.owners())]
+            self.owner_goes(number, how)
+            self.time_passes(seconds=31, sweep=True)
+            if how == "freeze":
+                replica.gate.open()
+                self.environment.settle()
+            self.time_passes(seconds=15, sweep=False)  # a turn whose owners wrote nothing is due later each time
+            if self.claimable():
+                self.claim(outcome)
 
     def break_down(self, replica: Replica) -> None:
         """A defect of the service: in what the model's answer leads to, or in the next read of the session."""
@@ -298,6 +315,7 @@ class Conversation(RuleBasedStateMachine):
             and not stored.lease_until
             and stored.wake_at
             and stored.wake_at <= self.environment.clock.now
+            and not (stored.broken and stored.broken.until > self.environment.clock.now)
             for stored in self.environment.database.sessions.values()
         )
 
@@ -338,7 +356,11 @@ EVENTS: Events = {
             "hold": holds,
         },
     ),
-    "claim": (8, lambda machine: machine.claimable(), {"begin": st.booleans()}),
+    "claim": (
+        8,
+        lambda machine: machine.claimable(),
+        {"outcome": claims},
+    ),
     "work": (
         4,
         lambda machine: bool(machine.work_to_do()),
@@ -362,6 +384,16 @@ EVENTS: Events = {
         2,
         lambda machine: bool(machine.owners()),
         {"number": pick, "how": st.sampled_from(("crash", "crash", "freeze", "drain", "cut", "defect"))},
+    ),
+    "owners_go": (
+        1,
+        lambda machine: bool(machine.owners()),
+        {
+            "number": pick,
+            "times": st.integers(2, 6),
+            "how": st.sampled_from(("crash", "freeze", "defect")),
+            "outcome": claims,
+        },
     ),
     "notify": (3, lambda machine: bool(machine.owners()), {"number": pick, "text": st.sampled_from(("", "partial"))}),
     "retry": (

@@ -10,7 +10,7 @@ from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.event import Event
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.engine.eventlog.conversation import Conversation
-from turnkeeper.engine.eventlog.lease import HeldLease, LeaseLost
+from turnkeeper.engine.eventlog.lease import HeldLease
 from turnkeeper.engine.eventlog.session_cache import CachedSnapshot
 from turnkeeper.engine.execution.late_results import LateResults
 from turnkeeper.engine.execution.owned_turn import OwnedTurn, retry_while_held
@@ -38,7 +38,11 @@ class Assignment:
     events: Sequence[Event] = ()
     """What that commit stored."""
     lapses: int = 0
-    """Owners in a row that were lost since the turn's last step."""
+    """`Claim.lapses`."""
+    lost_owners: int = 0
+    """`Claim.lost_owners`."""
+    broken_runs: int = 0
+    """`Claim.broken_runs`."""
 
 
 class TurnAttempt:
@@ -59,7 +63,7 @@ class TurnAttempt:
         """
         services, assignment = self._services, self._assignment
         owned = await OwnedTurn.open(services, lease=self._lease, cached=assignment.cached)
-        error = turn_rules.lapse_limit_error(owned.turn, lapses=assignment.lapses)
+        error = turn_rules.give_up_error(lost_owners=assignment.lost_owners, broken_runs=assignment.broken_runs)
         if error is not None:
             await _fail(owned, error)
             return
@@ -77,21 +81,24 @@ class TurnAttempt:
         finally:
             services.session_cache.checkin(session, conversation)
 
-    async def release_after_defect(self) -> None:
-        """Releases the lease under its fence, so that the turn is tried again later. If this fails, it lapses."""
-        assignment = self._assignment
+    async def give_back_broken(self) -> None:
+        """Gives the turn back after its run broke on a defect. If that is not possible, the lease lapses.
+
+        Reads nothing of the session: what it holds may be what broke the run.
+        """
+        services, lease = self._services, self._lease
         try:
-            await self._services.log_writer.append(
-                assignment.key, turn_rules.release_for_retry, turn_id=assignment.turn_id, fence=assignment.fence
+            await retry_while_held(
+                services,
+                lease,
+                lambda: services.leases.give_back(lease.key, owner=lease.owner, fence=lease.fence, broken=True),
             )
-        except LeaseLost:
-            return
         except Exception as error:  # noqa: BLE001 - the defect itself is in the log already
             logger.warning(
-                "the lease of a turn whose run failed was not released (%s): another replica takes the turn over once "
-                "the lease has lapsed",
+                "the lease of a turn whose run broke was not released (%s): a replica takes the turn over once the "
+                "lease has lapsed",
                 type(error).__name__,
-                extra={"session": assignment.key.session_id, "turn": assignment.turn_id},
+                extra={"session": lease.key.session_id, "turn": lease.turn_id},
             )
 
     async def _run(self, owned: OwnedTurn, *, feed: Feed, agent: Agent, conversation: Conversation) -> None:

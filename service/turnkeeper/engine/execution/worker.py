@@ -175,10 +175,12 @@ class Worker:
             )
         except Exception:
             logger.exception(
-                "a turn's run failed because of a defect: its lease is released, and the turn is tried again later",
+                "a turn's run failed because of a defect: the turn is tried once more, on another replica if there is "
+                "one, and then fails with RUN_DEFECT",
                 extra={"session": session_id, "turn": turn_id},
             )
-            await attempt.release_after_defect()
+            await attempt.give_back_broken()
+            self.notify()
         finally:
             services.metrics.turn_ended()
             self.held_leases.remove(lease)
@@ -196,10 +198,9 @@ class Worker:
             claimable.clear()
             self._is_starved = False
             with self.reserve() as has_room:
-                sent_at = time.monotonic()
                 claim = await self._claim() if has_room else None
                 if claim is not None:
-                    self._start_claimed(claim, sent_at)
+                    self._start_claimed(claim)
                     if claim.more:
                         continue
             self._is_starved = not has_room
@@ -216,7 +217,7 @@ class Worker:
             )
             return None
 
-    def _start_claimed(self, claim: Claim, sent_at: float) -> None:
+    def _start_claimed(self, claim: Claim) -> None:
         fault("claim.after")
         if claim.lapses:
             self._services.metrics.takeover("LEASE_LAPSED", delay=claim.late_by.total_seconds())
@@ -229,8 +230,10 @@ class Worker:
                 key=claim.session_key,
                 turn_id=claim.turn_id,
                 fence=claim.fence,
-                taken_at=sent_at,
+                taken_at=claim.sent_at,
                 lapses=claim.lapses,
+                lost_owners=claim.lost_owners,
+                broken_runs=claim.broken_runs,
             )
         )
 

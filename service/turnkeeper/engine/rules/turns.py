@@ -16,62 +16,47 @@ from turnkeeper.domain.event import (
 )
 from turnkeeper.domain.message import FinishReason, Part, ToolRequest, Usage
 from turnkeeper.domain.tool import Call
-from turnkeeper.domain.turn import StopReason, Turn, TurnState
+from turnkeeper.domain.turn import StopReason, TurnState
 from turnkeeper.engine.rules.tool_calls import propose
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
+from turnkeeper.errors import RunDefect
 from turnkeeper.model.contract import ModelAnswer
 from turnkeeper.store.changeset import LeaseChange
 from turnkeeper.tools.toolbox import Finished, Toolbox
 
 LEASED_DELAY = timedelta(seconds=2)
 """An owner keeps its lease if the next try of the model call is due within this time; else it releases the turn."""
-MAX_LAPSES = 5
-"""The turn fails once this many owners in a row were lost without a changeset: the turn may be what crashes them."""
+MAX_LOST_OWNERS = 5
+"""Owners lost with their process in a row, without progress, after which the turn fails: it may be what kills them."""
+MAX_BROKEN_RUNS = 2
+"""Runs of a turn that broke on a defect, after which it fails."""
 
 
-def lapse_limit_error(turn: Turn, *, lapses: int) -> ErrorDetail | None:
-    """Returns the error with which the turn must fail because MAX_LAPSES owners in a row were lost, otherwise None.
-
-    `lapses`: how many leases lapsed since the turn's last changeset.
-    """
-    lost = turn.lapses + lapses
-    if lost < MAX_LAPSES:
+def give_up_error(*, lost_owners: int, broken_runs: int) -> ErrorDetail | None:
+    """Returns the error with which a turn must fail after so many lost owners and broken runs, otherwise None."""
+    if broken_runs >= MAX_BROKEN_RUNS:
+        return RunDefect().to_event()
+    if lost_owners < MAX_LOST_OWNERS:
         return None
-    message = f"{lost} attempts in a row to run this turn were lost with their server; ask its operator why."
+    message = f"{lost_owners} attempts in a row to run this turn were lost with their server; ask its operator why."
     return ErrorDetail(code=Code.AGENT_CONFIG_ERROR, message=message)
 
 
 def begin_attempt(uow: UnitOfWork, *, lapses: int) -> None:
     """Begins the turn's next attempt, after a claim.
 
-    `lapses`: how many leases lapsed since the turn's last changeset. If any did, the text that a lost owner streamed no
-    longer counts: the next message gets a new id.
+    `lapses` are the leases that lapsed since the turn's last changeset. If there are any, the text that the last owner
+    streamed is void: the next message gets a new id.
     """
     turn = uow.turn
     is_first, is_takeover = turn.attempt == 0, lapses > 0
     message_id = uow.new_id() if is_takeover else turn.next_message_id
-    begun = replace(turn.next_attempt(next_message_id=message_id, at=uow.at), lapses=turn.lapses + lapses)
+    begun = turn.next_attempt(next_message_id=message_id, at=uow.at)
     uow.put_turn(begun)
     if is_first:
         uow.append(TurnStarted(message_id=message_id), turn=begun)
     elif is_takeover:
         uow.append(AttemptSuperseded(superseded_attempt=turn.attempt, message_id=message_id), turn=begun)
-
-
-def release_for_retry(uow: UnitOfWork) -> None:
-    """Releases a turn whose run failed because of a defect of the service.
-
-    The turn is claimable again after 1 s, and after twice as long each further time. After MAX_LAPSES such runs or lost
-    owners in a row it fails.
-    """
-    turn = replace(uow.turn, lapses=uow.turn.lapses + 1, update_time=uow.at)
-    uow.put_turn(turn)
-    error = lapse_limit_error(turn, lapses=0)
-    if error is not None:
-        uow.fail_turn(error)
-        uow.activate_next_turn()
-        return
-    uow.change_head(lease=LeaseChange.RELEASE, wake=timedelta(seconds=2 ** (turn.lapses - 1)))
 
 
 def record_answer(
@@ -100,6 +85,7 @@ def record_answer(
         update_time=uow.at,
     )
     uow.put_turn(turn)
+    uow.change_head(progress=True)
     for position, request in enumerate(requests):
         propose(uow, request, position, agent=agent, toolbox=toolbox)
     if requests:
@@ -137,6 +123,7 @@ def record_model_failure(uow: UnitOfWork, error: ErrorDetail, *, tries: int, del
         uow.fail_turn(error)
         return
     turn = replace(failed.next_attempt(next_message_id=uow.new_id(), at=uow.at), tries=tries, lapses=0)
+    uow.change_head(progress=True)
     if delay > LEASED_DELAY and uow.snapshot.head.cancel.turn_id != turn.id:
         turn = replace(turn, state=TurnState.BACKING_OFF)
         uow.change_head(lease=LeaseChange.RELEASE, wake=delay)
@@ -150,6 +137,8 @@ def record_tool_results(uow: UnitOfWork, results: Sequence[Finished]) -> None:
         call = by_id[finished.call_id]
         uow.close_call(call, finished.result, duration=finished.duration)
     uow.put_turn(replace(uow.turn, lapses=0, update_time=uow.at))
+    if results:
+        uow.change_head(progress=True)
 
 
 def resolve_lost_calls(uow: UnitOfWork, calls: Sequence[Call], *, agent: Agent) -> None:

@@ -41,6 +41,7 @@ class Changesets:
     _connection: Connection
     _codec: EventCodec
     _replica: str
+    _process: str
 
     async def commit(self, changeset: Changeset) -> CommitResult:
         """Commits as the contract specifies.
@@ -58,10 +59,11 @@ class Changesets:
             return Conflict() if result is None and obstacle is Obstacle.MISS else result
 
         match = heads.unmoved(changeset)
+        moved = heads.moved(changeset, replica=self._replica, process=self._process)
         entry = Entry[CommitResult](
             head=match,
             transaction=Transaction(
-                partial(_write, changeset, match, heads.moved(changeset, replica=self._replica), events),
+                partial(_write, changeset, match, moved, events),
                 result=Committed(last_seq=changeset.last_seq + len(events), fence=changeset.next_fence, events=events),
                 look=look,
                 has_fault_points=True,

@@ -1,30 +1,34 @@
 """Claims and leases of turns, and requests to cancel them."""
 
+import asyncio
 import random
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
+
+from pymongo.read_concern import ReadConcern
 
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.store.changeset import Cancel, Claim
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import ClientSession, Connection, Document
 from turnkeeper.store.mongo.documents import encode
+from turnkeeper.store.mongo.head_claim import GIVEN_BACK, HeadClaim
 from turnkeeper.store.mongo.heads import (
     AWAKE,
-    NEXT_FENCE,
     NEXT_REVISION,
     NOW,
     RUNNABLE,
-    change_as_read,
     later,
     literal,
     reached,
-    signed,
     within,
 )
 from turnkeeper.store.mongo.indexes import DUE
+from turnkeeper.store.mongo.lost_owners import LostOwners
 from turnkeeper.store.mongo.transactions.group_commit import Entry, GroupCommit
+from turnkeeper.store.mongo.transactions.orphans import Orphans
+from turnkeeper.store.mongo.transactions.tasks import Tasks
 from turnkeeper.store.mongo.transactions.transaction import Transaction
 from turnkeeper.store.mongo.transactions.writes import Obstacle, Writes
 
@@ -32,7 +36,13 @@ OLDEST: Final = 32
 """A claim picks among this many heads that have been due longest."""
 LOOKS: Final = 2
 """A claim reads the due heads again if all of them changed since they were read: other claims or changesets."""
-_CLAIMED: Final = ("tenant", "session_id", "active_turn", "fence", "lapses", "revision", "lease_until")
+ELSEWHERE: Final = timedelta(seconds=2)
+"""After a run broke on a defect, only other replicas may claim its turn for this long, if there are others."""
+_CLAIMED: Final = (
+    *("tenant", "session_id", "active_turn", "fence", "owner", "lapses", "lost", "broken", "revision", "lease_until"),
+)
+_NEWEST: Final = ReadConcern("local")
+"""A claim is stored on a majority, and only if the head is as it was read: so it reads the newest."""
 
 
 class Claims:
@@ -41,39 +51,46 @@ class Claims:
     _connection: Connection
     _replica: str
     _group_commit: GroupCommit
+    _tasks: Tasks
+    _orphans: Orphans
+    _lost_owners: LostOwners
 
     async def claim(self, owner: str, *, lease: timedelta) -> Claim | None:
-        due: list[Document] = [
-            {
-                "$match": {
-                    **RUNNABLE,
-                    **AWAKE,
-                    **reached("wake_at"),
-                    **within(self._connection.schema),
-                    "lease_until": None,
-                }
-            },
-            {"$sort": {"wake_at": 1}},
-            {"$limit": OLDEST},
-            {"$project": {**dict.fromkeys(_CLAIMED, 1), "late_by": {"$subtract": [NOW, "$wake_at"]}}},
-        ]
-        lease_fields: Document = {
-            "fence": NEXT_FENCE,
-            "owner": literal(owner),
-            "lease_until": later(lease),
-            "wake_at": None,
-            **signed(self._replica),
-        }
+        claim = HeadClaim(self._connection, owner=owner, replica=self._replica, lease=lease)
+        work = self._tasks.start(self._claim(claim, owner))
         with self._connection.call("claim"):
-            for _ in range(LOOKS):
-                candidates = await self._connection.heads.aggregate(due, hint=DUE).to_list(OLDEST)
-                random.shuffle(candidates)
-                for head in candidates:
-                    if await change_as_read(self._connection.heads, head, lease_fields):
-                        return _claim_of(head, more=len(candidates) > 1)
-                if not candidates:
-                    break
+            try:
+                claimed = await asyncio.shield(work)
+            except BaseException:  # what it leased, if anything, gets no owner
+                self._tasks.start(_give_back(claim, work))
+                raise
+        claim.end()
+        return claimed
+
+    async def _claim(self, claim: HeadClaim, owner: str) -> Claim | None:
+        heads = self._connection.heads.with_options(read_concern=_NEWEST)
+        due = _due(owner, schema=self._connection.schema)
+        for _ in range(LOOKS):
+            candidates = await heads.aggregate(due, hint=DUE).to_list(OLDEST)
+            random.shuffle(candidates)
+            for head in candidates:
+                sent_at = await claim.take(head)
+                if sent_at is not None:
+                    lost_owners = await self._lost_owners.count(head)
+                    return _claim_of(head, lost_owners=lost_owners, sent_at=sent_at, more=len(candidates) > 1)
+            if not candidates:
+                break
         return None
+
+    async def give_back(self, key: SessionKey, *, owner: str, fence: int, broken: bool = False) -> bool:
+        changed = GIVEN_BACK
+        with self._connection.call("give_back"):
+            if broken:
+                elsewhere = ELSEWHERE if await self._orphans.others_alive() else timedelta()
+                changed = changed | _broken(owner, elsewhere=elsewhere)
+            match = of_owner(key, owner=owner, fence=fence)
+            result = await self._connection.heads.update_one(match, [{"$set": changed}])
+        return result.matched_count == 1
 
     async def renew(self, key: SessionKey, *, owner: str, fence: int, lease: timedelta) -> bool:
         match = of_owner(key, owner=owner, fence=fence)
@@ -128,7 +145,49 @@ def extended(lease: timedelta) -> list[Document]:
     return [{"$set": {"lease_until": later(lease)}}]
 
 
-def _claim_of(head: Document, *, more: bool) -> Claim:
+async def _give_back(claim: HeadClaim, work: asyncio.Task[Claim | None]) -> None:
+    await asyncio.wait([work])
+    await claim.give_back()
+
+
+def _due(owner: str, *, schema: int) -> list[Document]:
+    """Returns the pipeline that reads the heads which `owner` may claim, those that have been due longest first."""
+    due, here = reached("wake_at"), {"$expr": {"$lte": ["$broken.until", NOW]}}
+    claimable = {
+        **RUNNABLE,
+        **AWAKE,
+        **due,
+        **within(schema),
+        "lease_until": None,
+        "$or": [{"broken.by": {"$ne": owner}}, here],
+    }
+    return [
+        {"$match": claimable},
+        {"$sort": {"wake_at": 1}},
+        {"$limit": OLDEST},
+        {"$project": {**dict.fromkeys(_CLAIMED, 1), "late_by": {"$subtract": [NOW, "$wake_at"]}}},
+    ]
+
+
+def _broken(owner: str, *, elsewhere: timedelta) -> Document:
+    """Returns the fields that record a broken run of the active turn, and when the turn is due.
+
+    At once for the next run, and for the one after it, which ends the turn. If that breaks, too, then after 1 s, 2 s,
+    4 s … 1 min.
+    """
+    before: Document = {"$cond": [{"$eq": ["$broken.turn_id", "$active_turn"]}, "$broken.times", 0]}
+    pause: Document = {"$min": [60_000, {"$multiply": [250, {"$pow": [2, {"$min": [before, 10]}]}]}]}
+    broken = {
+        "turn_id": "$active_turn",
+        "times": {"$add": [before, 1]},
+        "by": literal(owner),
+        "until": later(elsewhere),
+    }
+    return {"broken": broken, "wake_at": {"$add": [NOW, {"$cond": [{"$lt": [before, 2]}, 0, pause]}]}}
+
+
+def _claim_of(head: Document, *, lost_owners: int, sent_at: float, more: bool) -> Claim:
+    broken = head.get("broken") or {}
     return Claim(
         tenant=head["tenant"],
         session_id=head["session_id"],
@@ -136,5 +195,8 @@ def _claim_of(head: Document, *, more: bool) -> Claim:
         fence=head["fence"] + 1,
         lapses=head["lapses"],
         late_by=timedelta(milliseconds=head["late_by"]),
+        lost_owners=lost_owners,
+        broken_runs=broken["times"] if broken.get("turn_id") == head["active_turn"] else 0,
         more=more,
+        sent_at=sent_at,
     )

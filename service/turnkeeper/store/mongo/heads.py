@@ -15,7 +15,7 @@ from pymongo.errors import PyMongoError
 from turnkeeper.domain.session import Session
 from turnkeeper.store.changeset import Cancel, Changeset, Head, HeadChange, LeaseChange
 from turnkeeper.store.mongo import keys
-from turnkeeper.store.mongo.client import Collection, Document
+from turnkeeper.store.mongo.client import ClientSession, Collection, Document
 from turnkeeper.store.mongo.documents import SCHEMA, decode, encode
 from turnkeeper.store.mongo.signatures import signatures
 from turnkeeper.store.mongo.unreadable import UnreadableDocument
@@ -55,6 +55,9 @@ def new(session: Session) -> Document:
         "cancel": encode(Cancel()),
         "wake_at": None,
         "lapses": 0,
+        "writer": None,
+        "lost": [],
+        "broken": None,
         "update_time": session.update_time,
         "compacted_to": 0,
         "needs": 0,
@@ -138,10 +141,13 @@ def unmoved(changeset: Changeset) -> Document:
     return match
 
 
-def moved(changeset: Changeset, *, replica: str = "") -> list[Document]:
-    """Returns the update, as a pipeline. Writes of the replica's own worker are signed."""
-    own = changeset.fence is not None or changeset.head.lease is LeaseChange.TAKE
-    return [{"$set": _changed(changeset) | _needed(changeset.head) | (signed(replica) if own else {})}]
+def moved(changeset: Changeset, *, replica: str = "", process: str = "") -> list[Document]:
+    """Returns the update, as a pipeline. Writes of the replica's own worker are signed, and name its process."""
+    changed = _changed(changeset) | _needed(changeset.head)
+    if changeset.fence is not None or changeset.head.lease is LeaseChange.TAKE:
+        # Under which fence an owner wrote last, and from which process: see `lost_owners`.
+        changed |= {"writer": literal({"fence": changeset.next_fence, "process": process}), **signed(replica)}
+    return [{"$set": changed}]
 
 
 def signed(replica: str) -> Document:
@@ -166,6 +172,10 @@ def _changed(changeset: Changeset) -> Document:
     changed |= _plain(changeset.head)
     if by_owner or changeset.head.active_turn is not None:
         changed["lapses"] = 0
+    if changeset.head.progress or changeset.head.active_turn is not None:
+        changed["lost"] = []
+    if changeset.head.active_turn is not None:
+        changed["broken"] = None
     if changeset.session is not None:
         changed["update_time"] = changeset.session.update_time
     elif changeset.events:
@@ -249,17 +259,21 @@ def reached(name: str) -> Document:
     return {name: ANY_TIME, "$expr": {"$lte": [f"${name}", NOW]}}
 
 
-async def change_as_read(collection: Collection, head: Document, changed: Document) -> bool:
+async def change_as_read(
+    collection: Collection, head: Document, changed: Document, *, session: ClientSession | None = None
+) -> bool | None:
     """Changes a head unless it changed since it was read, its lease included. Returns True if it was changed.
 
-    Returns False, too, for a head that a killed server's transaction keeps locked: other heads must not wait for it.
+    Returns None if that is unknown after LOCKED_S: a killed server's transaction may keep the head locked, and other
+    heads must not wait for it; or the head is changed, and a majority does not have it yet.
     """
     match = {**keys.where(head["_id"]), "revision": head["revision"], "lease_until": head["lease_until"]}
+    update = [{"$set": changed | {"revision": NEXT_REVISION}}]
     try:
         with pymongo.timeout(LOCKED_S):
-            result = await collection.update_one(match, [{"$set": changed | {"revision": NEXT_REVISION}}])
+            result = await collection.update_one(match, update, session=session)
     except PyMongoError as error:
         if error.timeout:
-            return False
+            return None
         raise
     return result.matched_count == 1

@@ -20,6 +20,7 @@ from turnkeeper.store.mongo.client import DISCONNECT_S, Connection, RecordCall
 from turnkeeper.store.mongo.documents import SCHEMA
 from turnkeeper.store.mongo.forks import ForkWrites
 from turnkeeper.store.mongo.late_results import LateResultWrites
+from turnkeeper.store.mongo.lost_owners import LostOwners
 from turnkeeper.store.mongo.previews import Previews
 from turnkeeper.store.mongo.purges import Purges
 from turnkeeper.store.mongo.reads import Reads
@@ -86,7 +87,10 @@ class MongoStore(
         self._renewer = partial(MongoRenewer, uri, database=database, operation=operation)
         self._replica = replica
         self._tasks = Tasks()
-        self._orphans = Orphans(self._connection, replica=replica)
+        process = secrets.token_hex(8)
+        self._process = process
+        self._orphans = Orphans(self._connection, replica=replica, process=process)
+        self._lost_owners = LostOwners(self._connection, process)
         self._transactions = Transactions(self._connection, self._tasks, self._orphans)
         self._group_commit = GroupCommit(self._transactions)
         self._outcomes = Outcomes(self._connection)

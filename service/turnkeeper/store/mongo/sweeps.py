@@ -16,6 +16,7 @@ from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import Collection, Connection, Document
 from turnkeeper.store.mongo.documents import decode
 from turnkeeper.store.mongo.heads import AWAKE, NOW, RUNNABLE, change_as_read, literal, reached, within
+from turnkeeper.store.mongo.lost_owners import LostOwners
 from turnkeeper.store.mongo.transactions.orphans import Orphans
 
 BATCH: Final = 256
@@ -43,6 +44,7 @@ class Sweeps:
 
     _connection: Connection
     _orphans: Orphans
+    _lost_owners: LostOwners
     _looked_at: Document | None = None
 
     async def requeue_lapsed(self) -> int:
@@ -82,7 +84,9 @@ class Sweeps:
         """Requeues turns whose lease lapsed, after aborting the open transactions of their owners."""
         heads = await self._connection.heads.find({**RUNNABLE, **reached("lease_until")}).limit(BATCH).to_list(BATCH)
         await self._orphans.end(head["owner"] for head in heads)
-        return await self._change(heads, {**_DUE, "wake_at": _LATER_EACH_TIME, "lapses": {"$add": ["$lapses", 1]}})
+        lapsed = {**_DUE, "wake_at": _LATER_EACH_TIME, "lapses": {"$add": ["$lapses", 1]}}
+        lost = await self._lost_owners.after_lapse(heads)
+        return await self._change(heads, *({**lapsed, "lost": literal(owners)} for owners in lost))
 
     async def _stranded(self) -> int:
         """Activates the first turn of queues whose session has no active turn."""
@@ -122,8 +126,17 @@ class Sweeps:
                 states.pop(turn, None)
         return set(states)
 
-    async def _change(self, heads: Sequence[Document], changed: Document) -> int:
-        return sum(await asyncio.gather(*(change_as_read(self._connection.heads, head, changed) for head in heads)))
+    async def _change(self, heads: Sequence[Document], *changes: Document) -> int:
+        """Changes each head, all in the same way or each in its own. Returns how many may be claimable now.
+
+        One whose change is unknown counts: the worker looks.
+        """
+        each = changes if len(changes) == len(heads) else changes * len(heads)
+        collection = self._connection.heads
+        changed = await asyncio.gather(
+            *(change_as_read(collection, head, change) for head, change in zip(heads, each, strict=True))
+        )
+        return sum(is_changed is not False for is_changed in changed)
 
 
 async def _turns_with(collection: Collection, match: Document, turns: Sequence[_TurnKey]) -> set[_TurnKey]:

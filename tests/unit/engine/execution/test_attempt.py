@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from random import Random
 
+import pytest
 from opentelemetry.metrics import NoOpMeterProvider
 
 from tests.builders import AGENT, a_session, a_session_key, new_id
@@ -28,9 +29,10 @@ from turnkeeper.engine.execution.services import RunServices
 from turnkeeper.engine.rules import sessions as session_rules
 from turnkeeper.engine.rules.decide_again import DecideAgain
 from turnkeeper.engine.rules.messages import LeaseOffer, NewMessage, accept
-from turnkeeper.engine.rules.turns import MAX_LAPSES
+from turnkeeper.engine.rules.turns import MAX_BROKEN_RUNS, MAX_LOST_OWNERS
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feeds import Feeds
+from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.model.contract import ModelAnswer, ModelRequest, TextDelta
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.store.changeset import Cancel, Head, RequestKey
@@ -99,7 +101,7 @@ class Replica:
         self.before(method)
         await asyncio.sleep(0)
 
-    async def attempt(self, *, lapses: int = 0) -> TurnAttempt:
+    async def attempt(self, *, lost_owners: int = 0, broken_runs: int = 0) -> TurnAttempt:
         """Stores a message whose turn this replica owns from then on, and returns the attempt at it."""
         session = a_session(self.key, agent=AGENT.name, agent_version=AGENT.version)
         await self.store.create_session(session, AGENT, event=session_rules.created_event(session))
@@ -123,7 +125,12 @@ class Replica:
         fence = (await self.head()).fence
         self.lease = HeldLease(key=self.key, turn_id=self.turn_id, owner="one", fence=fence, duration=LEASE)
         assignment = Assignment(
-            key=self.key, turn_id=self.turn_id, fence=fence, taken_at=self.lease.renewed_at, lapses=lapses
+            key=self.key,
+            turn_id=self.turn_id,
+            fence=fence,
+            taken_at=self.lease.renewed_at,
+            lost_owners=lost_owners,
+            broken_runs=broken_runs,
         )
         late_results = LateResults(self.store, self.log_writer)
         return TurnAttempt(self.services, assignment, lease=self.lease, late_results=late_results)
@@ -201,26 +208,56 @@ async def test_a_cut_run_hands_over_and_stores_no_text() -> None:
     assert not [logged for logged in log if isinstance(logged.event.payload, MessageCompleted)]
 
 
-async def test_a_turn_that_fails_at_its_start_fails_once_although_its_first_write_conflicts() -> None:
+@pytest.mark.parametrize(
+    ("lost_owners", "broken_runs", "code"),
+    [
+        (MAX_LOST_OWNERS, 0, Code.AGENT_CONFIG_ERROR),
+        (0, MAX_BROKEN_RUNS, Code.RUN_DEFECT),
+        (MAX_LOST_OWNERS, MAX_BROKEN_RUNS, Code.RUN_DEFECT),
+    ],
+)
+async def test_a_turn_that_fails_at_its_start_fails_once_although_its_first_write_conflicts(
+    lost_owners: int, broken_runs: int, code: Code
+) -> None:
     replica = Replica()
-    attempt = await replica.attempt(lapses=MAX_LAPSES)
+    attempt = await replica.attempt(lost_owners=lost_owners, broken_runs=broken_runs)
     replica.before = lambda method: replica.request_cancel() if method == "commit" else None
     with replica.feeds.attach(replica.key) as feed:
         await asyncio.wait_for(attempt.run(feed), TIMEOUT)
     head, turn = await replica.head(), await replica.turn()
     assert turn.error is not None
-    assert (turn.error.code, head.owner, head.active_turn) == (Code.AGENT_CONFIG_ERROR, "", "")
+    assert (turn.error.code, head.owner, head.active_turn) == (code, "", "")
     log = replica.database.sessions[replica.key].log
     assert len([logged for logged in log if isinstance(logged.event.payload, TurnFailed)]) == 1
 
 
-async def test_a_lease_is_released_after_a_defect_although_the_first_write_conflicts() -> None:
+async def test_a_broken_run_gives_its_turn_back_and_reads_nothing_of_the_session() -> None:
+    """What the session holds may be what broke the run."""
     replica = Replica()
     attempt = await replica.attempt()
-    replica.before = lambda method: replica.request_cancel() if method == "commit" else None
-    await attempt.release_after_defect()
-    head, turn = await replica.head(), await replica.turn()
-    assert (head.owner, head.active_turn, turn.lapses) == ("", turn.id, 1)
+    called: list[str] = []
+    replica.before = called.append
+    await attempt.give_back_broken()
+    assert called == ["give_back"]
+    head = await replica.head()
+    assert (head.owner, head.active_turn) == ("", replica.turn_id)
+    claim = await replica.store.claim("one", lease=LEASE)
+    assert claim is not None
+    assert (claim.turn_id, claim.broken_runs, claim.lapses) == (replica.turn_id, 1, 0)
+
+
+async def test_a_turn_is_given_back_although_the_database_is_unavailable_at_first() -> None:
+    replica = Replica()
+    attempt = await replica.attempt()
+    failures = iter((ServiceUnavailable(), ServiceUnavailable()))
+
+    def fail(method: str) -> None:
+        if error := next(failures, None):
+            raise error
+
+    replica.before = fail
+    await asyncio.wait_for(attempt.give_back_broken(), TIMEOUT)
+    assert not (await replica.head()).owner
 
 
 async def test_a_prepared_decision_is_prepared_anew_until_its_input_is_current() -> None:

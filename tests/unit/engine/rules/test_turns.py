@@ -1,23 +1,29 @@
-"""Runs that fail on a defect: the turn is tried again, later each time, until it fails."""
+"""When a turn is given up: after owners that were lost with it, and after runs that broke on a defect."""
 
 from datetime import timedelta
 
 import pytest
 
-from tests.builders import NOON, a_session, a_session_key, a_turn, new_id
-from turnkeeper.codes import Code
-from turnkeeper.domain.event import TurnFailed
+from tests.builders import AGENT, NOON, a_session, a_session_key, a_turn, new_id
+from turnkeeper.codes import Code, ErrorDetail, Family
+from turnkeeper.domain.event import AttemptSuperseded
+from turnkeeper.domain.message import FinishReason, Usage
 from turnkeeper.domain.session import SessionKey, SessionState
 from turnkeeper.domain.turn import Turn, TurnState
 from turnkeeper.engine.rules.turns import (
-    MAX_LAPSES,
+    MAX_BROKEN_RUNS,
+    MAX_LOST_OWNERS,
     begin_attempt,
-    lapse_limit_error,
+    give_up_error,
+    record_answer,
+    record_model_failure,
     record_tool_results,
-    release_for_retry,
 )
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
-from turnkeeper.store.changeset import Cancel, Head, LeaseChange, Snapshot
+from turnkeeper.errors import RunDefect
+from turnkeeper.model.contract import ModelAnswer
+from turnkeeper.store.changeset import Cancel, Head, Snapshot
+from turnkeeper.tools.toolbox import Toolbox
 
 PLACE: SessionKey = a_session_key()
 
@@ -40,44 +46,39 @@ def unit_of_work(turn: Turn, *queue: str) -> UnitOfWork:
     return UnitOfWork(Snapshot(head=head, session=session, turn=turn, calls=(), approvals=()), at=NOON, new_id=new_id)
 
 
-def running(*, lapses: int) -> Turn:
-    return a_turn(PLACE, state=TurnState.RUNNING, attempt=1, lapses=lapses)
+def running() -> Turn:
+    return a_turn(PLACE, state=TurnState.RUNNING, attempt=1)
 
 
-@pytest.mark.parametrize(("before", "seconds"), [(0, 1), (1, 2), (2, 4), (3, 8)])
-def test_each_further_try_waits_twice_as_long(before: int, seconds: int) -> None:
-    uow = unit_of_work(running(lapses=before), "next")
-    release_for_retry(uow)
-    assert uow.turn.state is TurnState.RUNNING
-    assert uow.turn.lapses == before + 1
-    assert (uow.head.lease, uow.head.wake) == (LeaseChange.RELEASE, timedelta(seconds=seconds))
-    assert uow.head.active_turn is None, "the turn stays in front"
-    assert not uow.events
-
-
-def test_the_fifth_time_the_turn_fails_and_the_next_one_becomes_active() -> None:
-    uow = unit_of_work(running(lapses=4), "next")
-    release_for_retry(uow)
-    assert uow.turn.state is TurnState.FAILED
-    assert uow.turn.error is not None
-    assert uow.turn.error.code is Code.AGENT_CONFIG_ERROR
-    assert [type(event.payload) for event in uow.events] == [TurnFailed]
-    assert (uow.head.lease, uow.head.active_turn, uow.head.wake) == (LeaseChange.RELEASE, "next", timedelta())
-
-
-@pytest.mark.parametrize(
-    ("stored", "lapses", "fails"), [(0, 4, False), (4, 0, False), (0, 5, True), (5, 0, True), (3, 2, True)]
-)
-def test_lost_owners_and_failed_runs_count_together(stored: int, lapses: int, fails: bool) -> None:
-    error = lapse_limit_error(running(lapses=stored), lapses=lapses)
+@pytest.mark.parametrize(("lost_owners", "fails"), [(0, False), (4, False), (5, True), (6, True)])
+def test_a_turn_that_kills_its_owners_fails_after_five(lost_owners: int, fails: bool) -> None:
+    error = give_up_error(lost_owners=lost_owners, broken_runs=1)
     assert (error is not None) is fails
-    assert error is None or (error.code is Code.AGENT_CONFIG_ERROR and str(stored + lapses) in error.message)
-    assert MAX_LAPSES == 5
+    assert error is None or (error.code is Code.AGENT_CONFIG_ERROR and str(lost_owners) in error.message)
+    assert MAX_LOST_OWNERS == 5
 
 
-def test_they_count_until_a_changeset_makes_progress() -> None:
-    uow = unit_of_work(running(lapses=1))
-    begin_attempt(uow, lapses=2)
-    assert uow.turn.lapses == 3
+@pytest.mark.parametrize(("broken_runs", "fails"), [(0, False), (1, False), (2, True), (3, True)])
+def test_a_turn_whose_run_broke_twice_fails_by_our_defect(broken_runs: int, fails: bool) -> None:
+    error = give_up_error(lost_owners=5 if fails else 0, broken_runs=broken_runs)
+    assert (error is not None) is fails
+    assert error is None or (error.code, error.message) == (Code.RUN_DEFECT, RunDefect().message)
+    assert (RunDefect().family, MAX_BROKEN_RUNS) == (Family.ABORTED, 2)
+
+
+def test_an_attempt_is_no_progress_and_a_whole_answer_a_result_or_a_failed_call_is() -> None:
+    uow = unit_of_work(running())
+    begin_attempt(uow, lapses=1)
     record_tool_results(uow, [])
-    assert uow.turn.lapses == 0
+    assert (uow.head.progress, type(uow.events[-1].payload)) == (False, AttemptSuperseded)
+
+    uow = unit_of_work(running())
+    record_model_failure(uow, ErrorDetail(code=Code.LLM_TIMEOUT, message=""), tries=1, delay=timedelta(seconds=1))
+    assert uow.head.progress
+
+    uow = unit_of_work(running())
+    answer = ModelAnswer(
+        text="Hello.", tool_requests=(), finish_reason=FinishReason.STOP, usage=Usage(model_calls=1), model="small"
+    )
+    record_answer(uow, answer, (), agent=AGENT, toolbox=Toolbox([]))
+    assert uow.head.progress

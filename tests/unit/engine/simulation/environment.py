@@ -13,7 +13,7 @@ from tests.builders import NOON, a_session, a_session_key
 from tests.memory_store.state import LoggedEvent, MemoryDatabase, StoredSession
 from tests.unit.engine.simulation.observed import Observed
 from tests.unit.engine.simulation.outside import AGENT, FIRST_SCHEMA, Defect
-from tests.unit.engine.simulation.replica import HOLD, Hold, Replica
+from tests.unit.engine.simulation.replica import HOLD, Gate, Hold, Replica
 from tests.unit.engine.simulation.virtual_loop import Clock, VirtualLoop
 from turnkeeper.domain.event import NewEvent, SessionCreated
 from turnkeeper.domain.session import SessionKey
@@ -42,7 +42,7 @@ class Environment:
     def __init__(self) -> None:
         self.clock = Clock()
         self.database = MemoryDatabase(now=self.clock.time)
-        self.observed = Observed(self.clock, self.database)
+        self.observed = Observed(self.clock, self.database, is_gone=lambda name: self._gates[name].is_closed)
         self.schema = FIRST_SCHEMA
         """Of the tools of replicas from here on."""
         self.replicas: list[Replica] = []
@@ -51,7 +51,9 @@ class Environment:
         self._random = Random(0)
         self._ids = itertools.count(1)
         self._names = itertools.count(1)
-        self._workers: dict[str, asyncio.Task[None]] = {}
+        self._jobs: dict[str, list[asyncio.Task[None]]] = {}
+        self._gates: dict[str, Gate] = {}
+        """Of all replicas, also of those that are gone."""
         self._calls: set[asyncio.Task[None]] = set()
         self._sources = Sources(now=self.clock.time, new_id=self.new_id, jitter=lambda: 0.5)
         self._error_log = ErrorLog(self.observed)
@@ -94,15 +96,20 @@ class Environment:
         owners = (replica for replica in self.replicas for lease in replica.held_leases if lease.key == key)
         return next(owners, None)
 
-    def claim(self, *, is_frozen: bool) -> None:
-        """A replica with room looks for a claimable turn. `is_frozen`: nothing of it is stored after the claim."""
+    def claim(self, *, is_frozen: bool, is_slow: bool = False) -> None:
+        """A replica with room looks for a claimable turn.
+
+        `is_frozen`: nothing of it is stored after the claim. `is_slow`: the claim's answer does not come in time.
+        """
         replica = self.replica_with_room()
         replica.worker.notify()
         self.settle()
+        replica.gate.is_slow = is_slow
         replica.gate.let("claim")
         if is_frozen:
             self._loop.call_soon(setattr, replica.gate, "is_closed", True)
         self.settle()
+        replica.gate.is_slow = False
 
     def drain(self, replica: Replica, *, grace: float) -> None:
         """The replica's process is to end."""
@@ -112,7 +119,8 @@ class Environment:
         """The replica's process ends, where it is: nothing of it reaches the store from here on."""
         replica.gate.is_closed = True
         self.replicas.remove(replica)
-        self._workers.pop(replica.name).cancel()
+        for job in self._jobs.pop(replica.name):
+            job.cancel()
 
     def deploy(self, schema: str) -> None:
         """Replicas from here on have tools with this schema; those that run nothing are stopped."""
@@ -134,7 +142,10 @@ class Environment:
             schema=self.schema,
             concurrency=concurrency,
         )
-        self._workers[replica.name] = self._loop.create_task(replica.worker.run(), context=Context())
+        self._gates[replica.name] = replica.gate
+        self._jobs[replica.name] = [
+            self._loop.create_task(work, context=Context()) for work in (replica.worker.run(), replica.heartbeat.run())
+        ]
         self.settle()
         return replica
 

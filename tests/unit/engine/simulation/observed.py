@@ -4,9 +4,9 @@ import json
 import weakref
 from asyncio import Task, current_task
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from tests.memory_store.state import MemoryDatabase, StoredSession
@@ -27,12 +27,20 @@ from turnkeeper.domain.message import FinishReason, Message, Role
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import Call, CallState, ToolSpec, approval_hash, canonical_json
 from turnkeeper.domain.turn import Turn
-from turnkeeper.engine.rules.turns import MAX_LAPSES
+from turnkeeper.engine.rules.turns import MAX_BROKEN_RUNS, MAX_LOST_OWNERS
 from turnkeeper.store.changeset import Changeset, Claim, CommitResult, Committed, Conflict, LeaseChange, Snapshot
 from turnkeeper.tools.contract import ToolContext
 
 MOST_CONFLICTS = 20
 """In a row, of one writer: only so many other writers are under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class LapsedOwner:
+    """An owner that wrote under its fence, and whose lease lapsed."""
+
+    name: str
+    lease_until: datetime
 
 
 @dataclass(slots=True)
@@ -44,6 +52,8 @@ class Observed:
 
     clock: Clock
     database: MemoryDatabase
+    is_gone: Callable[[str], bool]
+    """Returns True if the replica of this name is stopped, or frozen just now."""
     violations: list[str] = field(default_factory=list)
     texts: dict[str, set[str]] = field(default_factory=dict)
     """What models sent, by message: each text as far as it had come."""
@@ -51,8 +61,12 @@ class Observed:
     """What the model has sent in each call. The calls differ by turn, attempt and message, and so do their previews."""
     tool_starts: Counter[tuple[str, int]] = field(default_factory=Counter)
     """How often the tool of a call was started in each round of its approval."""
-    owners_lost: Counter[str] = field(default_factory=Counter)
-    """Owners of a turn that were lost in a row, without progress."""
+    lapsed_owners: dict[str, list[LapsedOwner]] = field(default_factory=dict)
+    """Of each turn, since its last progress."""
+    broken_runs: Counter[str] = field(default_factory=Counter)
+    """Runs of a turn that broke on a defect."""
+    _written: dict[SessionKey, int] = field(default_factory=dict)
+    """The last fence under which an owner wrote."""
     _claims: dict[tuple[SessionKey, int], str] = field(default_factory=dict)
     """Turns that were claimed under a fence, until their owner's first commit."""
     _reads: "weakref.WeakKeyDictionary[Task[Any], tuple[object, ...]]" = field(
@@ -86,10 +100,17 @@ class Observed:
             self._claims[claim.session_key, claim.fence] = claim.turn_id
 
     def swept(self) -> None:
-        """A sweep is about to requeue: each lease that lapsed is an owner that was lost."""
+        """A sweep is about to requeue."""
         for stored in self.database.sessions.values():
-            if stored.active_turn and stored.lease_until is not None and stored.lease_until <= self.clock.now:
-                self.owners_lost[stored.active_turn] += 1
+            if not stored.active_turn or stored.lease_until is None or stored.lease_until > self.clock.now:
+                continue
+            if self._written.get(stored.session.key) == stored.fence:
+                owner = LapsedOwner(stored.owner, stored.lease_until)
+                self.lapsed_owners.setdefault(stored.active_turn, []).append(owner)
+
+    def given_back(self, key: SessionKey, *, broken: bool) -> None:
+        """An owner gave its turn back."""
+        self.broken_runs[self.stored(key).active_turn] += broken
 
     def committed(self, changeset: Changeset, result: CommitResult) -> None:
         """A changeset got this result."""
@@ -103,18 +124,22 @@ class Observed:
             raise AssertionError("the writer would try again for ever")
         if not isinstance(result, Committed):
             return
-        self.owners_lost.update(
-            {
-                event.turn_id: -self.owners_lost[event.turn_id]
-                for event in changeset.events
-                if _is_new_start(event.payload)
-            }
-        )
-        if changeset.fence is None:
-            return
-        self.check(self.stored(key).fence == changeset.fence, "I4: it was stored under another fence")
-        self._count_lost_owners(changeset)
-        self._check_partial_text(changeset)
+        if changeset.fence is not None or changeset.head.lease is LeaseChange.TAKE:
+            self._written[key] = result.fence
+        if changeset.fence is not None:
+            self.check(self.stored(key).fence == changeset.fence, "I4: it was stored under another fence")
+            self._check_given_up(changeset)
+            self._check_partial_text(changeset)
+        self._forget_if_it_counts_anew(changeset)
+
+    def _forget_if_it_counts_anew(self, changeset: Changeset) -> None:
+        """After progress no owner counts as lost that was lost before; after a retry, no broken run does either."""
+        for event in changeset.events:
+            is_new_start = isinstance(event.payload, TurnRetried)
+            if is_new_start or (changeset.fence is not None and _is_progress(event.payload)):
+                self.lapsed_owners.pop(event.turn_id, None)
+            if is_new_start:
+                self.broken_runs.pop(event.turn_id, None)
 
     def _check_partial_text(self, changeset: Changeset) -> None:
         """I10: the owner that cancels a turn stores the text that its model has sent."""
@@ -125,21 +150,27 @@ class Observed:
                 closed = [text for _, text, _ in texts(self.stored(changeset.session_key))]
                 self.check(not sent or sent in closed, f"I10: {sent!r} was sent, and is lost with the cancellation")
 
-    def _count_lost_owners(self, changeset: Changeset) -> None:
-        """Checks that the turn fails once MAX_LAPSES owners were lost in a row, and not before."""
+    def _check_given_up(self, changeset: Changeset) -> None:
+        """Checks that a claimed turn fails after MAX_LOST_OWNERS or MAX_BROKEN_RUNS, and not before."""
         assert changeset.fence is not None
-        claimed = self._claims.pop((changeset.session_key, changeset.fence), None)
-        fails = [event for event in changeset.events if _is_given_up(event.payload)]
-        given_back = not changeset.events and changeset.head.lease is LeaseChange.RELEASE and bool(changeset.head.wake)
-        turn_id = fails[0].turn_id if fails else claimed or (changeset.turns[0].id if given_back else "")
-        if given_back or (fails and claimed is None):
-            self.owners_lost[turn_id] += 1  # a defect
-        if claimed or fails or given_back:
-            lost = self.owners_lost[turn_id]
-            self.check(bool(fails) == (lost >= MAX_LAPSES), f"{lost} owners were lost in a row: {fails}")
-        for event in changeset.events:
-            if _is_progress(event.payload):
-                self.owners_lost[event.turn_id] = 0
+        turn_id = self._claims.pop((changeset.session_key, changeset.fence), None)
+        codes = {event.payload.error.code for event in changeset.events if isinstance(event.payload, TurnFailed)}
+        if turn_id is None:
+            self.check(not codes & _GIVEN_UP, f"given up in the middle of a run: {codes}")
+            return
+        lost, broken = self._lost_owners(turn_id), self.broken_runs[turn_id]
+        expected = _given_up_as(len(lost), broken)
+        self.check(codes & _GIVEN_UP == expected, f"{lost} were lost, {broken} runs broke: {codes}")
+        self.check(all(map(self.is_gone, lost)), f"{lost} count as lost, and one of them is alive")
+
+    def _lost_owners(self, turn_id: str) -> list[str]:
+        """Returns the lapsed owners of the turn whose last heartbeat was before the last half of their lease."""
+        heartbeats = self.database.heartbeats
+        return [
+            owner.name
+            for owner in self.lapsed_owners.get(turn_id, ())
+            if heartbeats[owner.name].at <= owner.lease_until - heartbeats[owner.name].silent_after / 2
+        ]
 
     def _version(self, key: SessionKey) -> tuple[object, ...]:
         stored = self.database.sessions.get(key)
@@ -213,12 +244,14 @@ def _differences(cached: Any, stored: Any) -> Iterator[str]:
             yield f"{name} is {one}, stored is {other}"
 
 
-def _is_new_start(payload: object) -> bool:
-    return isinstance(payload, TurnRetried)
+_GIVEN_UP = {Code.AGENT_CONFIG_ERROR, Code.RUN_DEFECT}
 
 
-def _is_given_up(payload: object) -> bool:
-    return isinstance(payload, TurnFailed) and payload.error.code is Code.AGENT_CONFIG_ERROR
+def _given_up_as(lost_owners: int, broken_runs: int) -> set[Code]:
+    """Returns the code with which a claimed turn fails at once, if it does."""
+    if broken_runs >= MAX_BROKEN_RUNS:
+        return {Code.RUN_DEFECT}
+    return {Code.AGENT_CONFIG_ERROR} if lost_owners >= MAX_LOST_OWNERS else set()
 
 
 def _is_progress(payload: object) -> bool:

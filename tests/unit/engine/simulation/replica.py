@@ -13,6 +13,7 @@ from opentelemetry.trace import NoOpTracerProvider
 from tests.memory_store.store import MemoryStore
 from tests.unit.engine.simulation.observed import Observed
 from tests.unit.engine.simulation.outside import AGENT, Defect, ModelCall, ObservedCaller, SimulatedTools, ToolRun
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import RetryPolicy
 from turnkeeper.engine.agent_versions import AgentVersions
 from turnkeeper.engine.approvals import Approvals, ArgumentEdits
@@ -23,6 +24,7 @@ from turnkeeper.engine.eventlog.writer import LogWriter, Sources
 from turnkeeper.engine.execution.services import RunServices
 from turnkeeper.engine.execution.worker import Worker
 from turnkeeper.engine.replica.expirer import Expirer
+from turnkeeper.engine.replica.heartbeat import Heartbeat
 from turnkeeper.engine.replica.schedule import JitteredInterval
 from turnkeeper.engine.replica.sweeper import Sweeper
 from turnkeeper.engine.rules.messages import LeaseOffer
@@ -30,6 +32,7 @@ from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.sessions import Sessions
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.engine.turns import Turns
+from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.store.changeset import Changeset, Claim, CommitResult, Snapshot
 from turnkeeper.telemetry.metrics import Metrics
@@ -76,6 +79,8 @@ class Gate:
     observed: Observed
     is_closed: bool = False
     """The replica is frozen, or gone: nothing of it reaches the store."""
+    is_slow: bool = False
+    """The answer to a claim does not come in time."""
     has_defect: bool = False
     """The next call fails by a defect of the service."""
     _waiting: "dict[str, list[asyncio.Future[None]]]" = field(default_factory=dict)
@@ -118,6 +123,7 @@ class ObservedStore(MemoryStore):
     def __init__(self, observed: Observed, gate: Gate, *, random: Random, replica: str) -> None:
         super().__init__(observed.database, codec=WireCodec(), enter=gate.enter, random=random, replica=replica)
         self._observed = observed
+        self._gate = gate
 
     async def snapshot(self, *args: Any, **kwargs: Any) -> Snapshot | None:
         snapshot = await super().snapshot(*args, **kwargs)
@@ -126,8 +132,17 @@ class ObservedStore(MemoryStore):
 
     async def claim(self, owner: str, *, lease: timedelta) -> Claim | None:
         claim = await super().claim(owner, lease=lease)
+        if claim is not None and self._gate.is_slow:
+            await super().give_back(claim.session_key, owner=owner, fence=claim.fence)
+            raise ServiceUnavailable
         self._observed.claimed(claim)
         return claim
+
+    async def give_back(self, key: SessionKey, *, owner: str, fence: int, broken: bool = False) -> bool:
+        is_done = await super().give_back(key, owner=owner, fence=fence, broken=broken)
+        if is_done:
+            self._observed.given_back(key, broken=broken)
+        return is_done
 
     async def commit(self, changeset: Changeset) -> CommitResult:
         result = await super().commit(changeset)
@@ -206,6 +221,7 @@ class Replica:
         measures = CallMeasures(store, spans=spans, metrics=metrics, decode=decode)
         client_tools = ClientTools(store, log_writer, toolbox=toolbox, measures=measures, agents=agents)
         self.turns = Turns(store, log_writer, feeds, worker=self.worker, client_tools=client_tools, metrics=metrics)
+        self.heartbeat = Heartbeat(store, lease=LEASE)
         self.sweeper = Sweeper(
             store,
             metrics=metrics,

@@ -26,10 +26,16 @@ MOST_SESSIONS: Final = 1024
 class Orphans:
     """Announces the server sessions of this replica, and kills those of others."""
 
-    def __init__(self, connection: Connection, *, replica: str, most_sessions: int = MOST_SESSIONS) -> None:
-        """`replica` is the owner that this replica's leases name. Without a name nothing is announced."""
+    def __init__(
+        self, connection: Connection, *, replica: str, process: str = "", most_sessions: int = MOST_SESSIONS
+    ) -> None:
+        """`replica` is the owner that this replica's leases name. Without a name nothing is announced.
+
+        `process` tells this process from an earlier one of the same name.
+        """
         self._connection = connection
         self._replica = replica
+        self._process = process
         self._most_sessions = most_sessions
         self._announced: dict[bytes, None] = {}
         """The newest server sessions, in the order of their announcement."""
@@ -45,6 +51,7 @@ class Orphans:
                 {
                     "$push": {"sessions": {"$each": [name], "$slice": -self._most_sessions}},
                     "$currentDate": {"at": True},
+                    "$set": {"process": self._process},
                     "$setOnInsert": {"tenant": "", "schema": SCHEMA},
                 },
                 upsert=True,
@@ -71,7 +78,10 @@ class Orphans:
             {"_id": self._replica},
             {
                 "$currentDate": {"at": True},
-                "$set": {"silent_after": round(silent_after / timedelta(milliseconds=1))},
+                "$set": {
+                    "process": self._process,
+                    "silent_after": round(silent_after / timedelta(milliseconds=1)),
+                },
                 "$unset": {"ended": ""},
                 "$setOnInsert": {"tenant": "", "sessions": [], "schema": SCHEMA},
             },
