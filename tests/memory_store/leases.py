@@ -12,7 +12,7 @@ from turnkeeper.domain.tool import CallState
 from turnkeeper.domain.turn import TurnState
 from turnkeeper.store.changeset import Cancel, Claim
 
-ELSEWHERE = timedelta(seconds=2)
+OTHERS_FIRST = timedelta(seconds=2)
 """After a run broke, only other replicas may claim its turn for this long."""
 OLDEST = 32
 """A claim picks among this many turns that have been due longest."""
@@ -59,8 +59,8 @@ class Leases(Part):
             stored.owner, stored.lease_until, stored.wake_at = "", None, now
             if broken:
                 before = stored.broken.times if stored.broken else 0
-                elsewhere = ELSEWHERE if self._database.others_alive(owner) else timedelta()
-                stored.broken = BrokenRuns(before + 1, owner, now + elsewhere)
+                others_first = OTHERS_FIRST if not before and self._database.others_alive(owner) else timedelta()
+                stored.broken = BrokenRuns(before + 1, owner, now + others_first)
                 if before > 1:
                     stored.wake_at = now + min(timedelta(minutes=1), timedelta(seconds=0.25) * 2**before)
         return True

@@ -183,9 +183,9 @@ class Leases(Protocol):
     async def give_back(self, key: SessionKey, *, owner: str, fence: int, broken: bool = False) -> bool:
         """Releases a lease, so that the turn can be claimed at once. No lapse is counted.
 
-        `broken`: the owner's run broke on a defect. That is counted (`Claim.broken_runs`), and for 2 s only other
-        replicas may claim the turn, if there are any. Once more than two runs of a turn broke, it is due later each
-        time. Returns False if another owner or fence holds the session.
+        `broken`: the owner's run broke on a defect. That is counted (`Claim.broken_runs`). The first time, only other
+        replicas may claim the turn for 2 s, if there are any. From the third time on the turn is due later each time.
+        Returns False if another owner or fence holds the session.
         """
         ...
 
@@ -253,9 +253,9 @@ class Maintenance(Protocol):
 
         First aborts the open transactions of silent replicas. Then makes claimable:
 
-        - active turns whose lease lapsed; this counts a lapse (`Head.lapses`). Its owner counts as lost
-          (`Claim.lost_owners`) if it wrote under its fence and its process published no heartbeat in the last half of
-          the lease, until a later heartbeat of that process shows that it was only slow or paused;
+        - active turns whose lease lapsed; this counts a lapse (`Head.lapses`). The owner counts as lost
+          (`Claim.lost_owners`) if it wrote under its fence, and its process published no heartbeat in the last half of
+          the lease. A later heartbeat of that process shows that it was only slow or paused: it counts no more;
         - sessions with a queue but no active turn: the first in the queue becomes active;
         - active turns that are AWAITING_APPROVAL or AWAITING_OUTCOME without a PENDING approval, or AWAITING_TOOL
           without a REQUESTED call;

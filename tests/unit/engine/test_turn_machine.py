@@ -10,9 +10,7 @@ tests/unit/engine/test_turn_machine.py` tries as many new ones.
 """
 
 import os
-from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -22,11 +20,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from tests.memory_store.state import StoredSession
 from tests.unit.engine.simulation.callers import Callers
 from tests.unit.engine.simulation.environment import Environment
+from tests.unit.engine.simulation.events import EVENTS
 from tests.unit.engine.simulation.invariants import texts, violations
 from tests.unit.engine.simulation.outside import (
     CHANGED_SCHEMA,
     FIRST_SCHEMA,
-    TOOLS,
     Defect,
     ModelCall,
     ToolRun,
@@ -40,21 +38,8 @@ EXAMPLES = int(os.environ.get("TURNKEEPER_MODEL_EXAMPLES", "0"))
 UNDER_WAY = 4
 """Calls that are held at the same time, at most."""
 
-pick = st.integers(0, 5)
-tools = st.lists(st.sampled_from(TOOLS), min_size=1, max_size=3)
-holds = st.sampled_from((None, None, None, None, "commit", "commit", 2, 3))
-"""Before which call of the store a caller's call waits: of this method, or of this number; None: it does not wait."""
-ANSWERS = st.sampled_from(
-    ("asks", "asks", "asks", "begins", "answer", "is cut", "fails", "fails for long", "fails for good")
-)
-claims = st.sampled_from(("begins", "begins", "freezes", "slow"))
-"""Slow: the claim's answer does not come in time."""
-usually = st.sampled_from((True, True, True, False))
-
 Work = tuple[Replica, ModelCall | ToolRun | None]
 """What one replica waits for: an answer of the model, the end of a tool, or that it is not frozen any more (None)."""
-Events = Mapping[str, tuple[int, Callable[["Conversation"], bool], Mapping[str, st.SearchStrategy[Any]]]]
-"""What may happen: a method, its weight, when it is possible, its arguments."""
 
 
 class Conversation(RuleBasedStateMachine):
@@ -335,79 +320,6 @@ class Conversation(RuleBasedStateMachine):
             if turn.state.ended or not ended
         ]
 
-
-def always(_: Conversation) -> bool:
-    return True
-
-
-choices = st.integers(0, 5)
-responses = {"response": ANSWERS, "names": tools, "most": st.integers(1, 2)}
-EVENTS: Events = {
-    "work_on": (10, lambda machine: bool(machine.work_to_do()), responses),
-    "decide": (
-        10,
-        lambda machine: bool(machine.pending()),
-        {
-            "number": pick,
-            "choice": choices,
-            "by": st.sampled_from(("ada", "bob")),
-            "as_read": usually,
-            "near": st.booleans(),
-            "hold": holds,
-        },
-    ),
-    "claim": (
-        8,
-        lambda machine: machine.claimable(),
-        {"outcome": claims},
-    ),
-    "work": (
-        4,
-        lambda machine: bool(machine.work_to_do()),
-        {"number": pick, "good": usually, "ok": usually, **responses},
-    ),
-    "arrive": (4, lambda machine: bool(machine.under_way), {"number": pick}),
-    "send": (
-        4,
-        always,
-        {
-            "number": pick,
-            "request": st.integers(0, 7),  # few: many sends are repeats, some with another body
-            "body": st.sampled_from(("hello", "hello", "other")),
-            "if_busy": st.sampled_from(("REJECT", "ENQUEUE", "INTERRUPT")),
-            "room": st.booleans(),
-            "hold": holds,
-        },
-    ),
-    "time_passes": (4, always, {"seconds": st.sampled_from((31, 31, 31, 400, 1, 12, 22)), "sweep": usually}),
-    "owner_goes": (
-        2,
-        lambda machine: bool(machine.owners()),
-        {"number": pick, "how": st.sampled_from(("crash", "crash", "freeze", "drain", "cut", "defect"))},
-    ),
-    "owners_go": (
-        1,
-        lambda machine: bool(machine.owners()),
-        {
-            "number": pick,
-            "times": st.integers(2, 6),
-            "how": st.sampled_from(("crash", "freeze", "defect")),
-            "outcome": claims,
-        },
-    ),
-    "notify": (3, lambda machine: bool(machine.owners()), {"number": pick, "text": st.sampled_from(("", "partial"))}),
-    "retry": (
-        2,
-        lambda machine: bool(machine.turns(ended=True)),
-        {"number": pick, "request": st.integers(0, 10), "room": st.booleans(), "hold": holds},
-    ),
-    "cancel": (2, lambda machine: bool(machine.turns()), {"number": pick, "near": st.booleans(), "hold": holds}),
-    "renew": (1, lambda machine: bool(machine.owners()), {"number": pick}),
-    "expire": (1, lambda machine: bool(machine.pending()), {"number": pick, "hold": holds}),
-    "decide_again": (2, lambda machine: bool(machine.callers.decided), {"number": pick, "choice": choices}),
-    "deploy": (1, always, {"changed": st.booleans()}),
-    "end_session": (1, lambda machine: len(machine.keys) < 4, {"number": pick, "hold": holds}),
-}
 
 TestConversation = pytest.mark.timeout(300 + EXAMPLES)(Conversation.TestCase)
 TestConversation.settings = settings(

@@ -38,11 +38,9 @@ class Assignment:
     events: Sequence[Event] = ()
     """What that commit stored."""
     lapses: int = 0
-    """`Claim.lapses`."""
     lost_owners: int = 0
-    """`Claim.lost_owners`."""
     broken_runs: int = 0
-    """`Claim.broken_runs`."""
+    """These three are as in the claim."""
 
 
 class TurnAttempt:

@@ -36,7 +36,7 @@ OLDEST: Final = 32
 """A claim picks among this many heads that have been due longest."""
 LOOKS: Final = 2
 """A claim reads the due heads again if all of them changed since they were read: other claims or changesets."""
-ELSEWHERE: Final = timedelta(seconds=2)
+OTHERS_FIRST: Final = timedelta(seconds=2)
 """After a run broke on a defect, only other replicas may claim its turn for this long, if there are others."""
 _CLAIMED: Final = (
     *("tenant", "session_id", "active_turn", "fence", "owner", "lapses", "lost", "broken", "revision", "lease_until"),
@@ -86,8 +86,8 @@ class Claims:
         changed = GIVEN_BACK
         with self._connection.call("give_back"):
             if broken:
-                elsewhere = ELSEWHERE if await self._orphans.others_alive() else timedelta()
-                changed = changed | _broken(owner, elsewhere=elsewhere)
+                others_first = OTHERS_FIRST if await self._orphans.others_alive() else timedelta()
+                changed = changed | _broken(owner, others_first=others_first)
             match = of_owner(key, owner=owner, fence=fence)
             result = await self._connection.heads.update_one(match, [{"$set": changed}])
         return result.matched_count == 1
@@ -169,11 +169,11 @@ def _due(owner: str, *, schema: int) -> list[Document]:
     ]
 
 
-def _broken(owner: str, *, elsewhere: timedelta) -> Document:
+def _broken(owner: str, *, others_first: timedelta) -> Document:
     """Returns the fields that record a broken run of the active turn, and when the turn is due.
 
-    At once for the next run, and for the one after it, which ends the turn. If that breaks, too, then after 1 s, 2 s,
-    4 s … 1 min.
+    The next run is due at once, for other replicas first. So is the one after it, for all: it ends the turn. If that
+    breaks, too, the turn is due after 1 s, 2 s, 4 s … 1 min.
     """
     before: Document = {"$cond": [{"$eq": ["$broken.turn_id", "$active_turn"]}, "$broken.times", 0]}
     pause: Document = {"$min": [60_000, {"$multiply": [250, {"$pow": [2, {"$min": [before, 10]}]}]}]}
@@ -181,7 +181,7 @@ def _broken(owner: str, *, elsewhere: timedelta) -> Document:
         "turn_id": "$active_turn",
         "times": {"$add": [before, 1]},
         "by": literal(owner),
-        "until": later(elsewhere),
+        "until": {"$cond": [{"$lt": [before, 1]}, later(others_first), NOW]},
     }
     return {"broken": broken, "wake_at": {"$add": [NOW, {"$cond": [{"$lt": [before, 2]}, 0, pause]}]}}
 

@@ -264,8 +264,8 @@ async def change_as_read(
 ) -> bool | None:
     """Changes a head unless it changed since it was read, its lease included. Returns True if it was changed.
 
-    Returns None if that is unknown after LOCKED_S: a killed server's transaction may keep the head locked, and other
-    heads must not wait for it; or the head is changed, and a majority does not have it yet.
+    Returns None if that is unknown after LOCKED_S. A killed server's transaction may keep the head locked, and other
+    heads must not wait for it. Or the head is changed, and a majority does not have it yet.
     """
     match = {**keys.where(head["_id"]), "revision": head["revision"], "lease_until": head["lease_until"]}
     update = [{"$set": changed | {"revision": NEXT_REVISION}}]

@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Final, TypeAlias
 
+from pymongo.read_concern import ReadConcern
+
 from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import CallState
@@ -127,16 +129,20 @@ class Sweeps:
         return set(states)
 
     async def _change(self, heads: Sequence[Document], *changes: Document) -> int:
-        """Changes each head, all in the same way or each in its own. Returns how many may be claimable now.
-
-        One whose change is unknown counts: the worker looks.
-        """
-        each = changes if len(changes) == len(heads) else changes * len(heads)
+        """Changes each head, all in the same way or each in its own. Returns how many have changed."""
+        pairs = list(zip(heads, changes if len(changes) == len(heads) else changes * len(heads), strict=True))
         collection = self._connection.heads
-        changed = await asyncio.gather(
-            *(change_as_read(collection, head, change) for head, change in zip(heads, each, strict=True))
-        )
-        return sum(is_changed is not False for is_changed in changed)
+        results = await asyncio.gather(*(change_as_read(collection, head, change) for head, change in pairs))
+        unknown = [head for head, is_changed in zip(heads, results, strict=True) if is_changed is None]
+        return sum(map(bool, results)) + await self._changed_late(unknown)
+
+    async def _changed_late(self, heads: Sequence[Document]) -> int:
+        """Returns how many of these heads have changed since they were read, also where no majority has that yet."""
+        if not heads:
+            return 0
+        as_read = [{**keys.where(head["_id"]), "revision": head["revision"]} for head in heads]
+        newest = self._connection.heads.with_options(read_concern=ReadConcern("local"))
+        return len(heads) - await newest.count_documents({"$or": as_read})
 
 
 async def _turns_with(collection: Collection, match: Document, turns: Sequence[_TurnKey]) -> set[_TurnKey]:
