@@ -6,6 +6,7 @@ A server finds them by an entry point, as it finds all tools: `install` writes w
 import asyncio
 import json
 import os
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from turnkeeper.tools import ToolClass, ToolContext, ToolError, tool
 FOLDER = "TURNKEEPER_TEST_TOOLS"
 REPOSITORY = Path(__file__).parents[1]
 EFFECTS = "effects.jsonl"
+
+SERVER_LOOP = asyncio.get_running_loop() if asyncio._get_running_loop() else None  # noqa: SLF001 - None raises otherwise
+"""The event loop of the server process that loads these tools; None in the tests' own process."""
 
 RAISED: Mapping[str, BaseException] = {
     "says so": ToolError("The printer is out of paper."),
@@ -52,6 +56,13 @@ async def hold_irreversible(label: str, context: ToolContext) -> str:
 
 
 @tool(tool_class=ToolClass.IRREVERSIBLE)
+def hold_irreversible_in_thread(label: str, context: ToolContext) -> str:
+    """As hold_irreversible, in a thread."""
+    _write_down("hold_irreversible_in_thread", label, context)
+    return asyncio.run(_released(label))
+
+
+@tool(tool_class=ToolClass.IRREVERSIBLE)
 def act(label: str, context: ToolContext) -> str:
     """Has an irreversible effect."""
     _write_down("act", label, context)
@@ -59,11 +70,18 @@ def act(label: str, context: ToolContext) -> str:
 
 
 @tool(tool_class=ToolClass.IDEMPOTENT)
-async def block(label: str, seconds: float, context: ToolContext) -> str:
-    """Blocks the event loop at its first start, which no tool should do."""
+def block(label: str, seconds: float, context: ToolContext) -> str:
+    """Blocks the server's event loop at its first start."""
     _write_down("block", label, context)
-    if len(_effects(label)) == 1:
-        time.sleep(seconds)  # noqa: ASYNC251
+    if len(_effects(label)) == 1 and SERVER_LOOP is not None:
+        ended = threading.Event()
+
+        def sleep() -> None:
+            time.sleep(seconds)
+            ended.set()
+
+        SERVER_LOOP.call_soon_threadsafe(sleep)
+        ended.wait()
     return f"{label} is done"
 
 
@@ -79,6 +97,10 @@ async def misbehave(how: str) -> object:
 
 async def _hold(name: str, label: str, context: ToolContext) -> str:
     _write_down(name, label, context)
+    return await _released(label)
+
+
+async def _released(label: str) -> str:
     await processes.until((_folder() / f"release-{label}").exists, timeout=60)
     return f"{label} is done"
 

@@ -198,7 +198,7 @@ class _Replica:
             sources=Sources(now=_now, new_id=ids.source(time.time, secrets.randbits), jitter=self._rng.random),
         )
         self._agent_versions = AgentVersions(agents, store)
-        self._toolbox = Toolbox([PythonTools(installed())])
+        self._toolbox = Toolbox([PythonTools(installed())], record_content=settings.record_content)
         _warn_of_missing_tools(agents, self._toolbox)
         self._worker = self._execution(models, schema)
         self._watchers = self._streaming()

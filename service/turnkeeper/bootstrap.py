@@ -125,6 +125,7 @@ def exit_at_once(status: int = 0) -> NoReturn:
 
     The driver's threads may still wait for a database that is gone, and Python would wait for them.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # the process was started without it
+            stream.flush()
     os._exit(status)

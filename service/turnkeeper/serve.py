@@ -6,11 +6,11 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import uvloop
 
-from turnkeeper import faults, settings_sources
+from turnkeeper import faults, settings_sources, standard_output
 from turnkeeper.bootstrap import check_host, exit_at_once, report_error, start_logs
 from turnkeeper.settings import Settings, environment
 from turnkeeper.start_errors import SettingError
@@ -51,17 +51,18 @@ def _become_supervisor(settings: Settings) -> NoReturn:
 
 
 async def _serve(settings: Settings, link: ParentLink | None, armed: Sequence[str]) -> int:
+    own_output = standard_output.claim()  # before anything of a tool's package is loaded
     log = start_logs(os.environ, level=settings.log_level, log_format=settings.log_format, replica=settings.replica)
     if armed:
         logging.getLogger("turnkeeper").warning("fault points armed by %s: %s", faults.VARIABLE, ", ".join(armed))
     try:
-        status = await _serve_until_requested(settings, link)
+        status = await _serve_until_requested(settings, link, own_output)
     finally:
         log.stop()
     return status if status == CANNOT_START else exit_at_once(status)
 
 
-async def _serve_until_requested(settings: Settings, link: ParentLink | None) -> int:
+async def _serve_until_requested(settings: Settings, link: ParentLink | None, own_output: TextIO | None) -> int:
     """Serves until the drain is requested, and drains. Returns the exit status."""
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # gRPC writes to standard error past the log, at every failed dial
     try:
@@ -77,7 +78,7 @@ async def _serve_until_requested(settings: Settings, link: ParentLink | None) ->
             _tune_garbage_collection()
             with shutdown_requested() as requested:
                 if link is None:
-                    print(f"turnkeeper: serving on {running.address}", flush=True)
+                    print(f"turnkeeper: serving on {running.address}", file=own_output, flush=True)
                 else:
                     link.report_serving(on_drain=requested.set, on_database=running.set_database)
                 await requested.wait()

@@ -18,6 +18,9 @@ ANSWERS: Mapping[str, Mapping[str, str]] = {
 HELD_DELAY = 2.0
 """Seconds; before a next try that is farther away the turn is let go of, and is BACKING_OFF."""
 
+DONE_AS = (event_pb2.TOOL_OUTCOME_OK, event_pb2.TOOL_OUTCOME_FAILED)
+"""How a call returns that was unknown and is marked as done: with a person's result, or with the tool's late one."""
+
 STARTS = frozenset({"message_received", "turn_started", "tool_started", "turn_retried"})
 """What a suspended session does not do. (A model's message that was under way is completed.)"""
 
@@ -232,9 +235,8 @@ def _tool_returned(folded: Folded, event: Event) -> None:
         raise BrokenLog(
             f"call {returned.tool_call_id} has returned as if it was{'' if returned.started else ' not'} started"
         )
-    if call.state == "UNKNOWN" and returned.outcome != (
-        event_pb2.TOOL_OUTCOME_OK if call.done else event_pb2.TOOL_OUTCOME_UNKNOWN
-    ):
+    of_unknown = DONE_AS if call.done else (event_pb2.TOOL_OUTCOME_UNKNOWN,)
+    if call.state == "UNKNOWN" and returned.outcome not in of_unknown:
         raise BrokenLog(f"call {returned.tool_call_id} was unknown, and then {returned.outcome} ({event.sequence})")
     if call.state == "STARTED" and call.irreversible and returned.outcome == event_pb2.TOOL_OUTCOME_CANCELLED:
         folded.unknown.insert(0, returned.tool_call_id)

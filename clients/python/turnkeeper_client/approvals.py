@@ -77,9 +77,9 @@ class Approvals:
             reason=reason,
         )
 
-    async def mark_done(self, approval: Approval, *, result_json: str, reason: str = "") -> Approval:
+    async def mark_done(self, approval: Approval, *, result_json: str = "", reason: str = "") -> Approval:
         """Records that the call was done. For kind OUTCOME; `result_json` (JSON text) is what the tool would have
-        returned.
+        returned. Without it, `approval.late_result_json` counts.
         """
         return await self.decide(
             approval.approval_id,

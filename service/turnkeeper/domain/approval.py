@@ -73,13 +73,13 @@ class Answer:
     reason: str = ""
     """Why, in the decider's words."""
     result_json: str = ""
-    """With MARK_DONE alone: JSON text, what the tool would have returned."""
+    """With MARK_DONE alone: JSON text, what the tool would have returned; empty takes the late result."""
     edited_arguments_json: str = ""
     """With APPROVE alone: JSON text, the arguments that run instead."""
 
 
 def hash_with_late_result(arguments_hash: str, result_json: str) -> str:
-    """Returns the hash that a decision must name after a lost tool's result arrived late.
+    """Returns the hash that a decision must name after a tool's result arrived late.
 
     It differs from the hash shown before, so that a decider who has not read the result is refused.
     """
@@ -121,12 +121,12 @@ class Approval(BelongsToSession):
     unknown_tool_call_ids: tuple[str, ...] = ()
     """Calls of the same tool in the session whose outcome is unknown; shown to the decider."""
     late_result_json: str = ""
-    """What the tool returned to an owner that had lost the call."""
+    """What the tool returned after its time was over, or to an owner that had lost the call."""
     replaced_by: str = ""
     """The approval of the next round, after an edit."""
     decision: ApprovalDecision | None = None
     result_json: str = ""
-    """The result that a MARK_DONE decision carried."""
+    """The result that a MARK_DONE decision carried; empty if it took the late result."""
     time_left: timedelta | None = None
     """Set while the session is suspended: what remains of the time to decide."""
 
@@ -147,8 +147,9 @@ class Approval(BelongsToSession):
 
         The answer's edited arguments are left out of it. Raises InvalidRequest if this kind does not allow the
         decision, ApprovalAlreadyProcessed if it is not pending, ArgumentsHashMismatch if the decider saw other
-        arguments, ServiceUnavailable for a kind or state that only a newer version knows. The caller checks first that
-        it has not expired: only the database's clock decides that.
+        arguments, ServiceUnavailable for a kind or state that only a newer version knows. MARK_DONE without a result
+        needs a late result, or it raises InvalidRequest. The caller checks first that the approval has not expired:
+        only the database's clock decides that.
         """
         if is_unspecified(self.kind) or is_unspecified(self.state):
             raise newer_version_needed(session_id=self.session_id)
@@ -172,6 +173,9 @@ class Approval(BelongsToSession):
                 turn_id=self.turn_id,
                 metadata={"approval_id": self.id, "arguments_hash": self.arguments_hash},
             )
+        if answer.decision is ApprovalDecision.MARK_DONE and not (answer.result_json or self.late_result_json):
+            problem = "is required with MARK_DONE, because the tool has not returned late"
+            raise InvalidRequest(f"The request is not valid: result_json {problem}.", fields={"result_json": problem})
         return replace(
             self,
             state=ANSWERS[self.kind][answer.decision],

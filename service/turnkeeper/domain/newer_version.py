@@ -1,7 +1,7 @@
 """What a newer version stored, as this one meets it during a rolling change.
 
-UNSPECIFIED is how this version reads an enum's value that it does not know. It does not belong to the enum's members, so
-that a request or a configuration cannot name it. It is never stored.
+UNSPECIFIED is how this version reads an enum's value that it does not know. It does not belong to the enum's members,
+so that a request or a configuration cannot name it. It is never stored.
 """
 
 from datetime import timedelta

@@ -48,8 +48,8 @@ class ToolClass(StrEnum):
 class ToolOutcome(StrEnum):
     """How a tool call ended.
 
-    OK and FAILED come from the tool. TIMED_OUT and CANCELLED may have taken effect. UNKNOWN: its owner was lost while
-    the tool ran. With any other outcome the tool did not run.
+    OK and FAILED come from the tool. TIMED_OUT and CANCELLED may have taken effect. UNKNOWN: an IRREVERSIBLE call whose
+    owner was lost while it ran, or that did not finish in time. With any other outcome the tool did not run.
     """
 
     OK = "OK"
@@ -77,8 +77,8 @@ class CallState(StrEnum):
     """The state of a tool call.
 
     AWAITING: a person must decide. READY: it may start. REQUESTED: the client must run it, and may have run it.
-    STARTED: a tool of the service runs it. UNKNOWN: its owner was lost after the start, and a person must decide on
-    its outcome. RETURNED: it has an outcome; final.
+    STARTED: a tool of the service runs it. UNKNOWN: its owner was lost after the start, or its time was over, and a
+    person must decide on its outcome. RETURNED: it has an outcome; final.
     """
 
     AWAITING = "AWAITING"
@@ -195,7 +195,7 @@ class Call(BelongsToSession):
     sequence: int = 0
     """The number of the `tool_returned` event of the submitted result; 0 before."""
     late_attempt: int = 0
-    """The attempt whose owner lost the call and received a result later. Only the store writes `late_*`."""
+    """The attempt that started the call and whose result came too late. Only the store writes `late_*`."""
     late_outcome: ToolOutcome | None = None
     late_result_json: str = ""
 
@@ -222,7 +222,10 @@ class Call(BelongsToSession):
         return replace(self, state=CallState.READY)
 
     def lost(self) -> "Call":
-        """Returns the call as UNKNOWN after its owner was lost. Raises ValueError if its class allows another start."""
+        """Returns the call as UNKNOWN: its owner was lost, or its time is over.
+
+        Raises ValueError if its class allows another start.
+        """
         if self.state is not CallState.STARTED or self.tool_class.may_start_again:
             raise ValueError(f"a {self.tool_class} call in state {self.state} is not lost")
         return replace(self, state=CallState.UNKNOWN, unsettled=True)

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from grpc import aio
 
 from turnkeeper.errors import InternalError, InvalidRequest, NotImplementedYet, SessionError, SlowConsumer
+from turnkeeper.isolation import ends_task
 from turnkeeper.rpc import validation
 from turnkeeper.rpc.status import DETAILS_KEY, details_bytes, may_resume, shown_message
 from turnkeeper.telemetry.metrics import Metrics
@@ -103,8 +104,8 @@ class Boundary(aio.ServerInterceptor):
                     except aio.InternalError:
                         return None  # the client has left
                     except BaseException as error:
-                        if _must_pass(error):
-                            raise
+                        if ends_task(error):
+                            raise  # the client left, its deadline passed, or the server stops: no client waits
                         shown = self._shown(error, service, method)
                         code = shown.family.name
                         span.finished(code, error=shown.code.name)
@@ -241,17 +242,6 @@ def _name_result(response: Any, span: RpcSpan) -> None:
         for field in ("session", "turn", "approval"):
             if (part := getattr(response, field, None)) is not None:
                 span.concerns(session_id=part.session_id, turn_id=getattr(part, "turn_id", ""))
-
-
-def _must_pass(error: BaseException) -> bool:
-    """Returns True if the client left, its deadline passed, or the server stops: then no client waits for a status.
-
-    A cancellation that is not the task's own leaked from an inner future and is a defect.
-    """
-    if isinstance(error, asyncio.CancelledError):
-        task = asyncio.current_task()
-        return task is not None and task.cancelling() > 0
-    return not isinstance(error, Exception)
 
 
 async def _ended_by(error: SessionError, responses: Any) -> SessionError:

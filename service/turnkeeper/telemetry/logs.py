@@ -8,6 +8,7 @@ the first line is written, from WARNING on.
 import json
 import logging
 import sys
+import threading
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -24,6 +25,7 @@ ABOUT: Final = ("session", "turn", "fence", "attempt", "sequence", "replica")
 """The fields that `extra` and `about` may set. Anything else in `extra` is not written."""
 
 _OURS = "turnkeeper"
+logger = logging.getLogger(__name__)
 _about: ContextVar[Mapping[str, str | int]] = ContextVar("turnkeeper_log_about", default=MappingProxyType({}))
 
 
@@ -49,16 +51,19 @@ class Logs:
 
     def __init__(self, handler: logging.Handler, *, level: str) -> None:
         self._handler = handler
-        self._before = logging.getLogger(_OURS).level
+        self._before = logging.getLogger(_OURS).level, threading.excepthook, sys.unraisablehook
         logging.getLogger(_OURS).setLevel(level)
         logging.getLogger().addHandler(handler)
         logging.captureWarnings(True)
+        threading.excepthook = _log_end_of_thread
+        sys.unraisablehook = _log_unraisable
 
     def stop(self) -> None:
-        """Removes the handler, and restores the level of before `start`."""
+        """Removes the handler, and restores what was set before `start`."""
         logging.captureWarnings(False)
         logging.getLogger().removeHandler(self._handler)
-        logging.getLogger(_OURS).setLevel(self._before)
+        level, threading.excepthook, sys.unraisablehook = self._before
+        logging.getLogger(_OURS).setLevel(level)
         self._handler.close()
 
 
@@ -135,6 +140,17 @@ class _LogHandler(logging.StreamHandler[TextIO]):
         """Reports on standard error that a line was lost; without its arguments, which the base class prints."""
         with suppress(OSError, ValueError):
             sys.stderr.write(f"a log record of {record.name} could not be written, and is lost\n")
+
+
+def _log_end_of_thread(ended: threading.ExceptHookArgs) -> None:
+    """Logs the exception that ended a thread, a tool's perhaps. Python would print its text."""
+    if not isinstance(ended.exc_value, SystemExit):
+        logger.warning("a thread was ended by an exception; the server goes on", exc_info=ended.exc_value)
+
+
+def _log_unraisable(raised: "sys.UnraisableHookArgs") -> None:
+    """Logs an exception that nothing could catch, that of a finalizer perhaps. Python would print its text."""
+    logger.warning("an exception could not be raised where it happened; the server goes on", exc_info=raised.exc_value)
 
 
 def _worth_a_line(record: logging.LogRecord) -> bool:

@@ -30,10 +30,10 @@ class ToolSource(Protocol):
         """Returns all tools of this source; their names are unique among all sources."""
         ...
 
-    async def call(self, name: str, arguments: dict[str, object], context: ToolContext) -> object:
-        """Runs the tool and returns its result as values that JSON can hold.
+    async def call(self, name: str, arguments: dict[str, object], context: ToolContext) -> str:
+        """Runs the tool and returns its result as JSON text, see `results.result_text`.
 
-        Raises ToolError with a message for the model. Of any other exception the model receives the class name alone.
-        A cancellation ends the tool where that is possible.
+        Raises ToolError or UnfitResult with a message for the model, or ToolFailed. Of any other exception the model
+        receives the class name alone. A cancellation ends the tool where that is possible.
         """
         ...

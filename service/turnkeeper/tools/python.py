@@ -13,15 +13,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from types import ModuleType
-from typing import TypeVar, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import pydantic
 import pydantic_core
 
 from turnkeeper.domain.tool import ToolClass, ToolSpec
 from turnkeeper.errors import AgentConfigError
+from turnkeeper.isolation import ends_task
 from turnkeeper.tools.contract import ToolContext
-from turnkeeper.tools.results import check_size
+from turnkeeper.tools.coroutines import in_tool_loop
+from turnkeeper.tools.failure import Failure, ToolFailed, failure_of
+from turnkeeper.tools.results import check_size, result_text
 from turnkeeper.tools.threads import in_thread
 
 GROUP = "turnkeeper.tools"
@@ -55,9 +58,19 @@ class _Function:
     context: str
     """The name of the parameter that takes the context; empty for none."""
 
+    def keywords(self, arguments: dict[str, object], context: ToolContext) -> dict[str, object]:
+        """Returns what the function is called with. Raises what the types of its parameters raise."""
+        model = self.arguments.model_validate(arguments)
+        keywords = {field: getattr(model, field) for field in self.arguments.model_fields}
+        return {**keywords, self.context: context} if self.context else keywords
+
 
 class PythonTools:
-    """A source of tools: functions of this process. Plain functions run in threads, coroutine functions in the loop."""
+    """A source of tools: functions of this process.
+
+    Plain functions run in threads, coroutine functions in an event loop of the tools' own. All code of a tool's author
+    runs there: the checks of the arguments, the function, the conversion of its result, the text of its exception.
+    """
 
     def __init__(self, functions: Iterable[Callable[..., object]]) -> None:
         """Raises AgentConfigError if two tools have one name, or if one has no valid name or schema."""
@@ -72,19 +85,41 @@ class PythonTools:
         """Returns the tools in the order of their functions."""
         return [described.spec for described in self._functions.values()]
 
-    async def call(self, name: str, arguments: dict[str, object], context: ToolContext) -> object:
+    async def call(self, name: str, arguments: dict[str, object], context: ToolContext) -> str:
         """Runs the function with arguments of its own types; see `ToolSource.call`."""
         described = self._functions[name]
-        model = described.arguments.model_validate(arguments)
-        keywords = {field: getattr(model, field) for field in described.arguments.model_fields}
-        if described.context:
-            keywords[described.context] = context
         if inspect.iscoroutinefunction(described.function):
-            result = await described.function(**keywords)
+            outcome = await in_tool_loop(functools.partial(_awaited, described, arguments, context))
         else:
-            result = await in_thread(functools.partial(described.function, **keywords))
-        check_size(result)
-        return pydantic_core.to_jsonable_python(result)
+            outcome = await in_thread(functools.partial(_returned, described, arguments, context))
+        if isinstance(outcome, Failure):
+            raise ToolFailed(outcome)
+        return outcome
+
+
+def _returned(described: _Function, arguments: dict[str, object], context: ToolContext) -> str | Failure:
+    """Calls a plain function. Returns its result as JSON text, or what it raised."""
+    try:
+        return _text_of(described.function(**described.keywords(arguments, context)))
+    except BaseException as error:  # noqa: BLE001 - whatever a tool raises is its own failure
+        return failure_of(error)
+
+
+async def _awaited(described: _Function, arguments: dict[str, object], context: ToolContext) -> str | Failure:
+    """Calls a coroutine function. Returns its result as JSON text, or what it raised. Can be cancelled."""
+    try:
+        coroutine: Any = described.function(**described.keywords(arguments, context))
+        return _text_of(await coroutine)
+    except BaseException as error:
+        if ends_task(error):
+            raise
+        return failure_of(error)
+
+
+def _text_of(result: object) -> str:
+    """Returns a function's result as JSON text. Raises UnfitResult, and what the result's own methods raise."""
+    check_size(result)
+    return result_text(pydantic_core.to_jsonable_python(result))
 
 
 def installed() -> list[Callable[..., object]]:
@@ -96,9 +131,11 @@ def installed() -> list[Callable[..., object]]:
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         try:
             loaded = entry.load()
-        except Exception as error:
+        except BaseException as error:  # a module may exit, or a Rust library panic, while it is loaded
+            failure = failure_of(error)
             raise AgentConfigError(
-                f"The tools of entry point {entry.name} ({entry.value}) cannot be loaded: {error}"
+                f"The tools of entry point {entry.name} ({entry.value}) cannot be loaded: "
+                f"{failure.text or failure.kind}"
             ) from error
         functions.extend(_marked(loaded, entry.name))
     return functions

@@ -24,10 +24,8 @@ async def in_thread(function: Callable[[], T]) -> T:
     """Runs the function in a thread; returns what it returns and raises what it raises.
 
     A cancellation returns at once, while the function runs on. Raises ToolError without starting the function if
-    MOST_THREADS are in use.
+    MOST_THREADS are in use, or if the system gives no thread.
     """
-    if not _running.acquire(blocking=False):
-        raise ToolError("The server has no thread left for this tool; try again later.")
     loop = asyncio.get_running_loop()
     result: asyncio.Future[T] = loop.create_future()
     context = contextvars.copy_context()
@@ -54,5 +52,16 @@ async def in_thread(function: Callable[[], T]) -> T:
         with contextlib.suppress(RuntimeError):  # the loop is closed: no caller is left
             loop.call_soon_threadsafe(settle, value, failed)
 
-    threading.Thread(target=run, daemon=True, name="tool").start()
+    _start(run)
     return await result
+
+
+def _start(run: Callable[[], None]) -> None:
+    """Starts a thread, which gives its place back itself. Raises ToolError if there is none."""
+    if not _running.acquire(blocking=False):
+        raise ToolError("The server has no thread left for this tool; try again later.")
+    try:
+        threading.Thread(target=run, daemon=True, name="tool").start()
+    except RuntimeError:  # the system's limit
+        _running.release()
+        raise ToolError("The server has no thread left for this tool; try again later.") from None

@@ -1,6 +1,5 @@
-"""Finds tools by name, checks arguments, and runs calls within a time and a size. Permission is the policy's task."""
+"""Finds tools by name, checks arguments, and runs calls. Permission is the policy's task."""
 
-import asyncio
 import json
 import logging
 import time
@@ -11,9 +10,11 @@ from datetime import timedelta
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.tool import CLIENT, Call, ClientTool, ToolOutcome, ToolResult, ToolSpec, canonical_json
 from turnkeeper.errors import AgentConfigError, ToolValidationError
+from turnkeeper.isolation import ends_task
 from turnkeeper.tools.comparison import Steps, arguments_problem
-from turnkeeper.tools.contract import ToolContext, ToolError, ToolSource
-from turnkeeper.tools.results import UnfitResult, result_text
+from turnkeeper.tools.contract import ToolContext, ToolSource
+from turnkeeper.tools.failure import Failure, failure_of
+from turnkeeper.tools.results import RESULT_BYTES, UnfitResult, result_text
 
 ARGUMENTS_BYTES = 64 * 1024
 """The largest arguments as JSON text in UTF-8."""
@@ -34,8 +35,12 @@ class Finished:
 class Toolbox:
     """The tools of all sources, by name."""
 
-    def __init__(self, sources: Sequence[ToolSource]) -> None:
-        """Raises AgentConfigError if two sources have a tool of one name."""
+    def __init__(self, sources: Sequence[ToolSource], *, record_content: bool = False) -> None:
+        """Raises AgentConfigError if two sources have a tool of one name.
+
+        `record_content`: the log also has the text of an exception that a tool raised.
+        """
+        self._record_content = record_content
         self._tools: dict[str, tuple[ToolSpec, ToolSource]] = {}
         for source in sources:
             for spec in source.specs():
@@ -98,8 +103,11 @@ class Toolbox:
             self._schemas[spec.schema_json] = schema
         return schema
 
-    async def run(self, call: Call, *, timeout: timedelta) -> Finished:
-        """Runs a started call and returns its result; every failure is a result. Only a cancellation returns none."""
+    async def run(self, call: Call) -> Finished:
+        """Runs a started call to its end, and returns its result; every failure is a result.
+
+        Raises CancelledError alone, if the current task is cancelled.
+        """
         _, source = self._tools[call.tool]
         context = ToolContext(
             key=call.key,
@@ -109,55 +117,56 @@ class Toolbox:
             tool_call_id=call.id,
         )
         began = time.monotonic()
-        result = await _outcome(source, call, context, timeout)
+        try:
+            result = _checked(await source.call(call.tool, json.loads(call.arguments_json), context))
+        except BaseException as error:
+            if ends_task(error):
+                raise
+            result = self._failed(call, failure_of(error))
         return Finished(call_id=call.id, result=result, duration=timedelta(seconds=time.monotonic() - began))
 
-
-async def _outcome(source: ToolSource, call: Call, context: ToolContext, timeout: timedelta) -> ToolResult:
-    """Runs the call and returns its result. Raises CancelledError alone, if the current task is cancelled."""
-    limit = asyncio.timeout(timeout.total_seconds())
-    try:
-        async with limit:
-            value = await source.call(call.tool, json.loads(call.arguments_json), context)
-        return ToolResult(outcome=ToolOutcome.OK, result_json=result_text(value))
-    except UnfitResult as error:
-        return ToolResult(outcome=ToolOutcome.FAILED, result_json=_error(str(error)))
-    except ToolError as error:
-        return _failed(error)
-    except (Exception, SystemExit, asyncio.CancelledError) as error:  # whatever a tool raises is its own failure
-        if isinstance(error, asyncio.CancelledError) and _is_cancelled():
-            raise
-        if limit.expired():
-            message = f"The tool did not finish in {timeout.total_seconds():g} s; it may have taken effect."
-            return ToolResult(outcome=ToolOutcome.TIMED_OUT, result_json=_error(message))
+    def _failed(self, call: Call, failure: Failure) -> ToolResult:
+        """Returns the failure as the model receives it, and logs what is not a tool's own message."""
+        if failure.message is not None:
+            return _failure(failure.message)
         logger.warning(
-            "tool %s raised %s; the model receives a failed result",
+            "tool %s raised %s (%s)%s; the model receives a failed result",
             call.tool,
-            type(error).__name__,
-            extra={"session": call.session_id},
+            failure.kind,
+            " > ".join(failure.frames) or "no frames",
+            f": {failure.text}" if self._record_content else "",
+            extra={"session": call.session_id, "turn": call.turn_id},
         )
-        return ToolResult(outcome=ToolOutcome.FAILED, result_json=_error(f"The tool failed ({type(error).__name__})."))
+        return _failure(f"The tool failed ({failure.kind}).")
 
 
-def _is_cancelled() -> bool:
-    """Returns True if the current task was cancelled; otherwise the tool itself raised the CancelledError."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-def _failed(error: ToolError) -> ToolResult:
-    """Returns the tool's own message as a failed result."""
-    try:
-        text = result_text({"error": str(error)})
-    except UnfitResult as unfit:
-        text = _error(str(unfit))
-    return ToolResult(outcome=ToolOutcome.FAILED, result_json=text)
+def timed_out(call: Call, timeout: timedelta) -> Finished:
+    """Returns the result of a call whose tool did not finish in time."""
+    message = f"The tool did not finish in {timeout.total_seconds():g} s; it may have taken effect."
+    result = ToolResult(outcome=ToolOutcome.TIMED_OUT, result_json=_error(message))
+    return Finished(call_id=call.id, result=result, duration=timeout)
 
 
 def check_arguments_size(arguments_json: str) -> None:
     """Raises ToolValidationError if the arguments are larger than a call's may be."""
     if len(arguments_json.encode(errors="replace")) > ARGUMENTS_BYTES:
         raise ToolValidationError(f"The arguments are over {ARGUMENTS_BYTES} bytes; send less.")
+
+
+def _checked(text: str) -> ToolResult:
+    """Returns a source's result. Raises UnfitResult if it is over RESULT_BYTES."""
+    if len(text.encode()) > RESULT_BYTES:
+        raise UnfitResult(f"The result has more than {RESULT_BYTES} bytes.")
+    return ToolResult(outcome=ToolOutcome.OK, result_json=text)
+
+
+def _failure(message: str) -> ToolResult:
+    """Returns a failed result with a message for the model; with another one if JSON cannot hold that."""
+    try:
+        text = result_text({"error": message})
+    except UnfitResult as unfit:
+        text = _error(str(unfit))
+    return ToolResult(outcome=ToolOutcome.FAILED, result_json=text)
 
 
 def _error(message: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from tests import harness
 from tests.chaos.mutants import unreplicated
 from tests.chaos.mutants.patches import PATCHES
-from tests.chaos.mutants.scenes import Scene, both_approved_at_once, struck, unsure_commit
+from tests.chaos.mutants.scenes import Scene, both_approved_at_once, struck, timed_out, unsure_commit
 from tests.chaos.points.script import SCRIPT
 from tests.chaos.points.stage import SERVICE, Stage
 from tests.test_tools import ToolControl
@@ -34,6 +34,7 @@ SCENES: Mapping[str, Scene] = {
     "attempt-in-memory": struck("turn.model.first_delta", "kill"),
     "duplicate-without-reread": unreplicated.twice,
     "tool-retried": struck("turn.tool.after_effect", "kill"),
+    "timeout-is-known": timed_out,
 }
 """Each mutant, and where it shows."""
 

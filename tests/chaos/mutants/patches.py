@@ -13,6 +13,8 @@ from tests.chaos.mutants import commits
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import ToolClass
 from turnkeeper.domain.turn import Turn
+from turnkeeper.engine.rules import turns
+from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.faults import fault
 from turnkeeper.store.changeset import Changeset, CommitResult, Conflict, Fenced
 from turnkeeper.store.mongo import claims, client, heads, indexes
@@ -21,6 +23,7 @@ from turnkeeper.store.mongo.transactions import attempt as attempts
 from turnkeeper.store.mongo.transactions import outcomes
 from turnkeeper.store.mongo.transactions.group_commit import Entry, GroupCommit
 from turnkeeper.store.mongo.transactions.writes import Obstacle, TransactionStopped, Writes
+from turnkeeper.tools.toolbox import Finished
 
 _commit = Changesets.commit
 
@@ -174,6 +177,17 @@ def tool_retried() -> None:
     ToolClass.may_start_again = property(lambda _: True)  # type: ignore[method-assign,assignment]
 
 
+def timeout_is_known() -> None:
+    """Takes a timeout for an outcome: the model may start the tool again while the first still runs."""
+
+    def record(uow: UnitOfWork, results: Sequence[Finished], **_: object) -> None:
+        by_id = {call.id: call for call in uow.calls}
+        for finished in results:
+            uow.close_call(by_id[finished.call_id], finished.result, duration=finished.duration)
+
+    turns.record_tool_results = record
+
+
 PATCHES: Mapping[str, Callable[[], None]] = {
     patch.__name__.replace("_", "-"): patch
     for patch in (
@@ -188,5 +202,6 @@ PATCHES: Mapping[str, Callable[[], None]] = {
         attempt_in_memory,
         duplicate_without_reread,
         tool_retried,
+        timeout_is_known,
     )
 }

@@ -11,6 +11,7 @@ from tests.chaos.points.script import Plan
 from tests.chaos.points.stage import Stage
 from tests.chaos.points.trial import Conversation, Finding, changed, play
 from tests.checker.compare import differences
+from tests.contracts.stores import until as until_true
 from tests.e2e.support.faults import held_up, unsure
 from tests.processes import until
 from turnkeeper.pb.v1 import approval_pb2, chat_pb2, event_pb2
@@ -73,6 +74,33 @@ async def both_approved_at_once(stage: Stage) -> Sequence[str]:
     if turn.state == chat_pb2.TURN_STATE_COMPLETED:
         return await differences(stage.mongo_uri, stage.database)
     return [f"lost: both calls are approved, and the turn is {chat_pb2.TurnState.Name(turn.state)}"]
+
+
+async def timed_out(stage: Stage) -> Sequence[str]:
+    """Lets an irreversible tool outlast its time, and decides for its late result: the model gets no other."""
+    async with stage.server() as server, harness.connect(server.address) as stubs:
+        caller = Caller(stubs)
+        await caller.create("hasty", "late")
+        turn_id = await caller.send("late", "late late", request_id="late")
+        turn = await caller.turn("late", turn_id, wait=ENDS_IN)
+        starts = len(stage.tool_control.effects("late"))
+        stage.tool_control.release("late")
+        if (turn.state, starts) != (chat_pb2.TURN_STATE_AWAITING_OUTCOME, 1):
+            state = chat_pb2.TurnState.Name(turn.state)
+            return [f"late: the tool was started {starts} times, and the turn is {state}"]
+
+        async def has_late_result() -> bool:
+            approval = await caller.pending_approval("late")
+            return approval is not None and bool(approval.late_result_json)
+
+        await until_true(has_late_result)
+        approval = await caller.pending_approval("late")
+        assert approval is not None
+        await caller.decide(approval, event_pb2.APPROVAL_DECISION_MARK_DONE)
+        turn = await caller.turn("late", turn_id, wait=ENDS_IN)
+    if harness.answer_of(turn) == "late is done":
+        return await differences(stage.mongo_uri, stage.database)
+    return [f"late: the model was told {harness.answer_of(turn)!r}"]
 
 
 async def _approve(stubs: harness.Stubs, approval: approval_pb2.Approval) -> None:

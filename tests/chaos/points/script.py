@@ -37,6 +37,15 @@ text = "I shall act, as announced here."
 tool_calls = [{ name = "act", arguments = { label = "{label}" } }]
 
 [[reply]]
+match = '^late .*'
+after_tools = 0
+tool_calls = [{ name = "hold_irreversible", arguments = { label = "late" } }]
+
+[[reply]]
+match = '^late .*'
+text = "{tool_result}"
+
+[[reply]]
 match = '^(act|say) (?P<label>\S+)'
 chunk = 4
 delay = "40ms"
@@ -49,6 +58,16 @@ name = "auto"
 tools = ["act"]
 [agent.limits]
 tool_timeout = "20s"
+[[agent.policy]]
+tool = "*"
+action = "auto"
+ttl = "1h"
+
+[[agent]]
+name = "hasty"
+tools = ["hold_irreversible"]
+[agent.limits]
+tool_timeout = "500ms"
 [[agent.policy]]
 tool = "*"
 action = "auto"

@@ -169,8 +169,8 @@ def test_no_method_has_a_parameter_that_may_not_be_a_label() -> None:
     `collection` is one of nine names, and `schema` a number of at most three digits.
     """
     allowed = {
-        "agent", "code", "collection", "database", "decision", "error_type", "kind", "method", "model", "operation", "outcome",
-        "reason", "role", "schema", "server", "service", "source", "tool", "tool_class",
+        "agent", "code", "collection", "database", "decision", "error_type", "kind", "method", "model", "operation",
+        "outcome", "reason", "role", "schema", "server", "service", "source", "tool", "tool_class",
         "count", "delay", "input_tokens", "output_tokens", "seconds",
     }  # fmt: skip
     parameters = {

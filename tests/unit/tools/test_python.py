@@ -116,11 +116,11 @@ BOX = Toolbox([SOURCE])
 SPECS = {spec.name: spec for spec in SOURCE.specs()}
 
 
-async def run(name: str, arguments: str = "{}", *, seconds: float = 5) -> tuple[ToolOutcome, Any]:
+async def run(name: str, arguments: str = "{}") -> tuple[ToolOutcome, Any]:
     call = a_call(
         a_session_key(session_id="s"), tool=name, arguments_json=arguments, state=CallState.STARTED, key="key-1"
     )
-    finished = await BOX.run(call, timeout=timedelta(seconds=seconds))
+    finished = await BOX.run(call)
     assert finished.duration >= timedelta()
     return finished.result.outcome, json.loads(finished.result.result_json)
 
@@ -193,12 +193,6 @@ async def test_a_plain_function_runs_in_a_thread_and_nothing_is_a_result() -> No
 )
 async def test_a_failure_is_a_result_without_the_text_of_an_unexpected_error(how: str, message: str) -> None:
     assert await run("search_and_fail", json.dumps({"how": how})) == (ToolOutcome.FAILED, {"error": message})
-
-
-async def test_a_tool_that_does_not_finish_may_have_taken_effect() -> None:
-    outcome, result = await run("search_for_ever", seconds=0.01)
-    assert outcome is ToolOutcome.TIMED_OUT
-    assert result == {"error": "The tool did not finish in 0.01 s; it may have taken effect."}
 
 
 @pytest.mark.parametrize(
@@ -275,7 +269,7 @@ def entries(monkeypatch: pytest.MonkeyPatch, **loaded: object) -> None:
     class Entry(EntryPoint):
         def load(self) -> Any:
             value = loaded[self.name]
-            if isinstance(value, Exception):
+            if isinstance(value, BaseException):
                 raise value
             return value
 
@@ -294,6 +288,7 @@ def test_entry_points_name_modules_or_functions(monkeypatch: pytest.MonkeyPatch)
     ("loaded", "complaint"),
     [
         (ImportError("no module named nothing"), "entry point mine (package.mine) cannot be loaded: no module"),
+        (SystemExit(), "entry point mine (package.mine) cannot be loaded: SystemExit"),
         (5, "Entry point mine names neither a module nor a function marked with @tool"),
         (len, "Entry point mine names neither a module nor a function marked with @tool"),
     ],

@@ -101,7 +101,9 @@ class TurnAttempt:
 
     async def _run(self, owned: OwnedTurn, *, feed: Feed, agent: Agent, conversation: Conversation) -> None:
         services, assignment, turn = self._services, self._assignment, owned.turn
-        run = TurnRun(services, owned, feed=feed, agent=agent, conversation=conversation)
+        run = TurnRun(
+            services, owned, feed=feed, agent=agent, conversation=conversation, late_results=self._late_results
+        )
         with services.spans.invoke_agent(
             agent.name, session_id=turn.session_id, turn_id=turn.id, attempt=turn.attempt, links=(turn.trace,)
         ) as span:
@@ -118,7 +120,6 @@ class TurnAttempt:
                 services.metrics.agent_finished(
                     agent.name, model=agent.model, seconds=time.monotonic() - started, error_type=span.error
                 )
-                self._late_results.add(run.orphans)
         services.session_cache.put(owned.cached)
         turn = owned.turn
         if turn.answer and turn.state.ended:

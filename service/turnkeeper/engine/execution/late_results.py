@@ -1,10 +1,13 @@
-"""Tools that run on after their owner has lost its lease: each is awaited, and its result kept beside the call."""
+"""Tools that run on after their turn waits for them no longer: each is awaited, and its result kept beside the call.
+
+Either their owner has lost its lease, or their time is over. Both leave the call's outcome unknown.
+"""
 
 import asyncio
 import logging
 from collections.abc import Iterable
 
-from turnkeeper.domain.tool import Call, CallState
+from turnkeeper.domain.tool import Call
 from turnkeeper.engine.eventlog.lease import LeaseLost
 from turnkeeper.engine.eventlog.writer import LogWriter, Stored
 from turnkeeper.engine.execution.tool_runner import CANCEL_TIME, OrphanedCall
@@ -72,7 +75,7 @@ class LateResults:
                 await asyncio.sleep(RETRY_PAUSE)
                 continue
             logger.info(
-                "tool %s returned after its turn's lease was lost; its result is %s",
+                "tool %s returned after its time was over or its turn's lease was lost; its result is %s",
                 call.tool,
                 "stored beside the call, for the person who decides on its outcome" if kept else "not needed any more",
                 extra={"session": call.session_id, "turn": call.turn_id},
@@ -83,10 +86,7 @@ class LateResults:
         """Returns True if the result was stored as the owner's. The lease is not extended: its owner has stopped."""
 
         def decide(uow: UnitOfWork) -> bool:
-            if not any(open_call.id == call.id and open_call.state is CallState.STARTED for open_call in uow.calls):
-                return False
-            turn_rules.record_tool_results(uow, [finished])
-            return True
+            return turn_rules.record_late_result(uow, call, finished)
 
         try:
             stored = await self._log_writer.append(call.session_key, decide, turn_id=call.turn_id, fence=call.fence)

@@ -11,6 +11,7 @@ from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.execution.span_content import input_json, output_json
 from turnkeeper.engine.streaming.preview import Preview
 from turnkeeper.faults import fault
+from turnkeeper.isolation import ends_task
 from turnkeeper.model.contract import Model, ModelAnswer, ModelFailure, ModelRequest, TextDelta
 from turnkeeper.model.failure import Reason, failure
 from turnkeeper.telemetry.metrics import Metrics
@@ -59,7 +60,9 @@ class ModelCaller:
                 span.content(input_json=input_json(messages))
             try:
                 answer = await self._consume(model, request, preview, span, began)
-            except Exception as error:  # noqa: BLE001 - whatever a model raises is its own failure
+            except BaseException as error:  # whatever a model raises is its own failure
+                if ends_task(error):
+                    raise
                 failed = _failure_of(error, turn)
                 span.failed(failed.detail.code.name)
                 self._metrics.model_finished(
@@ -110,7 +113,7 @@ class ModelCaller:
         return answer
 
 
-def _failure_of(error: Exception, turn: Turn) -> ModelFailure:
+def _failure_of(error: BaseException, turn: Turn) -> ModelFailure:
     """Returns the failure that a model raised. Any other error is logged, and its text goes no further."""
     if isinstance(error, ModelFailure):
         return error

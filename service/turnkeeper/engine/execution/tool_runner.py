@@ -4,10 +4,10 @@ import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
 
-from turnkeeper.domain.tool import Call
+from turnkeeper.domain.tool import Call, ToolOutcome
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.telemetry.spans import Spans
-from turnkeeper.tools.toolbox import Finished, Toolbox
+from turnkeeper.tools.toolbox import Finished, Toolbox, timed_out
 
 CANCEL_TIME = 1.0
 """Seconds that a cancelled tool has to end."""
@@ -15,16 +15,48 @@ CANCEL_TIME = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrphanedCall:
-    """A started call that must not run twice, and its running tool, whose owner no longer surely holds its lease."""
+    """A started call that must not run twice, and its tool, which its turn no longer waits for.
+
+    Its owner no longer surely holds its lease, or its time is over.
+    """
 
     call: Call
     tool: asyncio.Task[Finished]
+    """Ends when the tool does, however late."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Run:
+    """A call whose result is not stored yet."""
+
+    call: Call
+    outcome: asyncio.Task[Finished]
+    """Ends with the tool, or when its time is over."""
+    tool: asyncio.Task[Finished] | None = None
+    """None until `outcome` has begun."""
+
+    @property
+    def timed_out(self) -> bool:
+        """Returns True if the result is that of a timeout."""
+        return self.outcome.result().result.outcome is ToolOutcome.TIMED_OUT
+
+    @property
+    def orphans(self) -> tuple[OrphanedCall, ...]:
+        """Returns the call if it was started and must not run twice, otherwise nothing."""
+        if self.tool is None or self.call.tool_class.may_start_again:
+            return ()
+        return (OrphanedCall(call=self.call, tool=self.tool),)
+
+    def cancel(self) -> None:
+        """Cancels the tool, or its start."""
+        (self.tool or self.outcome).cancel()
 
 
 class ToolRunner:
     """The tools that one owner runs, of calls whose start is stored.
 
-    Their tasks end with the turn's run. One that does not end when it is cancelled goes on in `detached`.
+    Their tasks end with the turn's run. A tool that does not end when it is cancelled goes on in `detached`. So does
+    one whose time is over: no timeout depends on the tool's own code.
     """
 
     def __init__(
@@ -34,77 +66,88 @@ class ToolRunner:
         self._spans = spans
         self._metrics = metrics
         self._detached = detached
-        self._tasks: dict[str, asyncio.Task[Finished]] = {}
-        self._calls: dict[str, Call] = {}
-        self._unstored: list[asyncio.Task[Finished]] = []
-        """Ended tools whose results were taken and are not in the log yet."""
+        self._runs: dict[str, _Run] = {}
+        self._unstored: list[_Run] = []
+        """Those whose results were taken and are not in the log yet."""
 
     @property
     def running(self) -> frozenset[str]:
         """Returns the ids of the calls whose results were not taken yet."""
-        return frozenset(self._tasks)
+        return frozenset(self._runs)
 
     @property
     def tasks(self) -> set[asyncio.Task[Finished]]:
-        """Returns the tasks of those calls."""
-        return set(self._tasks.values())
+        """Returns a task for each of those calls. It ends when there is a result to take."""
+        return {run.outcome for run in self._runs.values()}
 
     def start(self, call: Call, *, timeout: timedelta) -> None:
         """Starts the call's tool in a task of its own."""
-        self._tasks[call.id] = asyncio.create_task(self._run(call, timeout))
-        self._calls[call.id] = call
+        self._runs[call.id] = _Run(call=call, outcome=asyncio.create_task(self._outcome(call, timeout)))
 
     def take_results(self) -> list[Finished]:
-        """Returns the results of the tools that have ended, each once. The caller stores them, then calls
+        """Returns the results of the tools that have ended or timed out, each once. The caller stores them, then calls
         `results_stored`.
         """
-        done = [call_id for call_id, task in self._tasks.items() if task.done()]
-        tasks = [self._tasks.pop(call_id) for call_id in done]
-        self._unstored = [task for task in tasks if not task.cancelled()]
-        return [task.result() for task in self._unstored]
+        done = [self._runs.pop(call_id) for call_id, run in list(self._runs.items()) if run.outcome.done()]
+        self._unstored = [run for run in done if not run.outcome.cancelled()]
+        return [run.outcome.result() for run in self._unstored]
 
-    def results_stored(self) -> None:
-        """Records that the results taken last are in the log."""
-        self._unstored = []
+    def results_stored(self) -> tuple[OrphanedCall, ...]:
+        """Records that the results taken last are in the log. Returns the calls that timed out and must not run twice.
+
+        Their outcomes are unknown until their tools end; the caller awaits them.
+        """
+        stored, self._unstored = self._unstored, []
+        return tuple(orphan for run in stored if run.timed_out for orphan in run.orphans)
 
     def take_orphans(self) -> tuple[OrphanedCall, ...]:
         """Returns the calls that must not run twice and have no stored result.
 
         `stop` does not cancel their tools; the caller awaits them.
         """
-        tools = {call_id: task for call_id, task in self._tasks.items() if self._must_not_repeat(call_id)}
-        for call_id in tools:
-            del self._tasks[call_id]
-        tools |= {
-            task.result().call_id: task for task in self._unstored if self._must_not_repeat(task.result().call_id)
-        }
-        return tuple(OrphanedCall(call=self._calls[call_id], tool=task) for call_id, task in tools.items())
+        orphans = tuple(orphan for run in (*self._runs.values(), *self._unstored) for orphan in run.orphans)
+        for orphan in orphans:
+            self._runs.pop(orphan.call.id, None)
+        return orphans
 
     async def stop(self) -> None:
         """Cancels all tools, and waits for them up to CANCEL_TIME. Those that have not ended by then are detached."""
-        for task in self._tasks.values():
-            task.cancel()
-        if not self._tasks:
+        running = [run for run in self._runs.values() if not run.outcome.done()]
+        for run in running:
+            run.cancel()
+        if not running:
             return
-        await asyncio.wait(self._tasks.values(), timeout=CANCEL_TIME)
-        for call_id, task in list(self._tasks.items()):
-            if not task.done():
-                del self._tasks[call_id]
-                self._detached.add(task)
-                task.add_done_callback(self._detached.discard)
+        await asyncio.wait([run.outcome for run in running], timeout=CANCEL_TIME)
+        for run in running:
+            if not run.outcome.done():
+                del self._runs[run.call.id]
+                run.outcome.cancel()
+                self._detach(run.tool)
 
-    def _must_not_repeat(self, call_id: str) -> bool:
-        return not self._calls[call_id].tool_class.may_start_again
-
-    async def _run(self, call: Call, timeout: timedelta) -> Finished:
+    async def _outcome(self, call: Call, timeout: timedelta) -> Finished:
+        """Runs the tool, and returns its result; the one of a timeout if it has not ended by then."""
         tool_class, source = call.tool_class.value, self._toolbox.source_of(call.tool)
         with self._spans.execute_tool(
             call.tool, call_id=call.id, source=source, tool_class=tool_class, session_id=call.session_id
         ) as span:
-            finished = await self._toolbox.run(call, timeout=timeout)
+            tool = self._runs[call.id].tool = asyncio.create_task(self._toolbox.run(call))
+            await asyncio.wait([tool], timeout=timeout.total_seconds())
+            finished = tool.result() if tool.done() else self._overdue(call, tool, timeout)
             outcome = finished.result.outcome.value
             span.content(arguments_json=call.arguments_json, result_json=finished.result.result_json)
             span.finished(outcome)
             seconds = finished.duration.total_seconds()
             self._metrics.tool_finished(source, tool=call.tool, tool_class=tool_class, outcome=outcome, seconds=seconds)
         return finished
+
+    def _overdue(self, call: Call, tool: asyncio.Task[Finished], timeout: timedelta) -> Finished:
+        """Returns the result of a timeout. Cancels the tool unless its late result may still tell what was done."""
+        if call.tool_class.may_start_again:
+            tool.cancel()
+        self._detach(tool)
+        return timed_out(call, timeout)
+
+    def _detach(self, tool: asyncio.Task[Finished] | None) -> None:
+        if tool is not None:
+            self._detached.add(tool)
+            tool.add_done_callback(self._detached.discard)

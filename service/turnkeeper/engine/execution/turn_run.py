@@ -25,17 +25,17 @@ from turnkeeper.domain.turn import (
     TurnState,
 )
 from turnkeeper.engine.eventlog.conversation import Conversation
-from turnkeeper.engine.eventlog.lease import LeaseLost
+from turnkeeper.engine.execution.late_results import LateResults
 from turnkeeper.engine.execution.owned_turn import OwnedTurn
 from turnkeeper.engine.execution.services import RunServices
-from turnkeeper.engine.execution.tool_runner import OrphanedCall, ToolRunner
+from turnkeeper.engine.execution.tool_runner import ToolRunner
 from turnkeeper.engine.rules import turns as turn_rules
 from turnkeeper.engine.rules.advance import Owner, advance_turn, due_step
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feed import Feed
 from turnkeeper.engine.streaming.preview import Preview
-from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.faults import fault
+from turnkeeper.isolation import ends_task
 from turnkeeper.model.contract import ModelAnswer, ModelFailure
 
 RESULT_POLL = 1.0
@@ -48,10 +48,19 @@ class TurnRun:
     """One run of a turn, from the lease to the turn's end, a wait, or the hand-over to another owner."""
 
     def __init__(
-        self, services: RunServices, owned: OwnedTurn, *, feed: Feed, agent: Agent, conversation: Conversation
+        self,
+        services: RunServices,
+        owned: OwnedTurn,
+        *,
+        feed: Feed,
+        agent: Agent,
+        conversation: Conversation,
+        late_results: LateResults,
     ) -> None:
+        """`late_results` awaits the calls that must not run twice and whose tools outlive the run, or their time."""
         self._services = services
         self._owned = owned
+        self._late_results = late_results
         self._lease = owned.lease
         self._feed = feed
         self._agent = agent
@@ -60,8 +69,6 @@ class TurnRun:
             services.toolbox, spans=services.spans, metrics=services.metrics, detached=services.detached_tools
         )
         self._handed_over = False
-        self.orphans: tuple[OrphanedCall, ...] = ()
-        """Set once the lease is lost: the calls that must not run twice and whose tools still run."""
 
     @property
     def turn(self) -> Turn:
@@ -72,7 +79,7 @@ class TurnRun:
         """Runs the turn until it ends, waits, or is handed over.
 
         `is_begun`: the commit that took the lease began the attempt. `lapses`: how many owners in a row were lost
-        before. Raises LeaseLost or ServiceUnavailable if the lease is lost, or may be lost; `orphans` is set then.
+        before. Raises LeaseLost or ServiceUnavailable if the lease is lost, or may be lost.
         """
         try:
             if not is_begun:
@@ -82,12 +89,9 @@ class TurnRun:
                     await self._hand_over()
                     break
                 await self._execute(self._due_step())
-        except (LeaseLost, ServiceUnavailable):
-            self.orphans = self._tools.take_orphans()
-            raise
-        except asyncio.CancelledError:
-            if self._lease.lost:
-                self.orphans = self._tools.take_orphans()
+        except BaseException as error:
+            if self._lease.lost or not ends_task(error):
+                self._late_results.add(self._tools.take_orphans())
             raise
         finally:
             await self._tools.stop()
@@ -245,8 +249,11 @@ class TurnRun:
             return
         if results:
             fault("turn.tool.after_effect")
-        await self._append(lambda uow: turn_rules.record_tool_results(uow, results))
-        self._tools.results_stored()
+        await self._append(lambda uow: turn_rules.record_tool_results(uow, results, agent=self._agent))
+        overdue = self._tools.results_stored()
+        self._late_results.add(overdue)
+        for _ in overdue:
+            self._services.metrics.unknown_outcome("TIMED_OUT")
 
     # --- waiting and handing over ------------------------------------------------------------------------------
 

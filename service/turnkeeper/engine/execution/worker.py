@@ -21,6 +21,7 @@ from turnkeeper.engine.execution.services import RunServices
 from turnkeeper.engine.rules.messages import LeaseOffer
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.faults import fault
+from turnkeeper.isolation import ends_task
 from turnkeeper.store.changeset import Claim
 from turnkeeper.telemetry import logs
 
@@ -173,7 +174,9 @@ class Worker:
                 "the turn over once the lease has lapsed",
                 extra={"session": session_id, "turn": turn_id},
             )
-        except Exception:
+        except BaseException as error:
+            if ends_task(error):
+                raise
             logger.exception(
                 "a turn's run failed because of a defect: the turn is tried once more, on another replica if there is "
                 "one, and then fails with RUN_DEFECT",
@@ -284,9 +287,9 @@ class Worker:
 async def _set_result(result: asyncio.Future[T], work: Coroutine[None, None, T]) -> None:
     try:
         result.set_result(await work)
-    except asyncio.CancelledError:
-        result.cancel()
-        raise
-    except Exception as error:  # noqa: BLE001 - raised again where the result is awaited
+    except BaseException as error:
+        if ends_task(error):
+            result.cancel()
+            raise
         result.set_exception(error)
         result.exception()  # marks it as retrieved: asyncio logs nothing if the caller is gone

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from turnkeeper.durations import jittered
 from turnkeeper.errors import ServiceUnavailable
+from turnkeeper.isolation import ends_task
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ async def every(
         except ServiceUnavailable:
             pause += pause_when_unavailable
             logger.warning("%s: the database is unavailable; retrying in %.1f s", failure, pause)
-        except Exception:
+        except BaseException as error:
+            if ends_task(error):
+                raise
             pause += pause_after_error
             logger.exception("%s; retrying in %.1f s", failure, pause)

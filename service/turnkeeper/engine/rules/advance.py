@@ -91,6 +91,9 @@ def _start_calls(uow: UnitOfWork, calls: tuple[Call, ...], owner: Owner) -> tupl
     A call gets a new round of approval instead if it is no longer what was proposed or approved, or if another call of
     its tool became UNKNOWN since.
     """
+    if any(call.started and call.attempt == uow.turn.attempt for call in calls):
+        # A call that timed out starts again under the same owner: a late result names the attempt that it belongs to.
+        uow.put_turn(uow.turn.next_attempt(next_message_id=uow.turn.next_message_id, at=uow.at))
     launch: list[Call] = []
     for call in calls:
         spec = owner.toolbox.find(owner.agent, call.tool)

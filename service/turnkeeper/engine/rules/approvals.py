@@ -100,13 +100,19 @@ def _store_decision(uow: UnitOfWork, decided: Approval, answer: Answer) -> None:
             uow.put_call(replace(call, state=CallState.READY, unsettled=False))
         case ApprovalDecision.MARK_DONE:
             uow.session = uow.session.without_unknown(call.id)
-            done = ToolResult(outcome=ToolOutcome.OK, result_json=decided.result_json)
-            uow.close_call(replace(call, unsettled=False), done)
+            uow.close_call(replace(call, unsettled=False), _result_of(decided, call))
         case ApprovalDecision.GIVE_UP:
             _give_up(uow, decided, reason=answer.reason)
         case _:
             assert_never(answer.decision)
     uow.resume_if_answered()
+
+
+def _result_of(decided: Approval, call: Call) -> ToolResult:
+    """Returns the result that a MARK_DONE decision carries; without one, the late result as the tool gave it."""
+    if decided.result_json:
+        return ToolResult(outcome=ToolOutcome.OK, result_json=decided.result_json)
+    return ToolResult(outcome=call.late_outcome or ToolOutcome.OK, result_json=decided.late_result_json)
 
 
 def _give_up(uow: UnitOfWork, approval: Approval, *, reason: str = "") -> None:

@@ -8,7 +8,7 @@ _TEXTS = {
     ToolOutcome.CANCELLED: "The call was cancelled before its result was known.",
     ToolOutcome.REJECTED: "A person rejected this call.",
     ToolOutcome.EXPIRED: "Nobody approved this call in time.",
-    ToolOutcome.UNKNOWN: "The server was lost while the tool ran; it may or may not have taken effect.",
+    ToolOutcome.UNKNOWN: "It is not known how the tool ended; it may or may not have taken effect.",
 }
 _NEVER_RAN = "The call was cancelled; it did not run."
 

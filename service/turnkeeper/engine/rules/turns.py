@@ -15,7 +15,7 @@ from turnkeeper.domain.event import (
     TurnStarted,
 )
 from turnkeeper.domain.message import FinishReason, Part, ToolRequest, Usage
-from turnkeeper.domain.tool import Call
+from turnkeeper.domain.tool import Call, CallState, ToolOutcome
 from turnkeeper.domain.turn import StopReason, TurnState
 from turnkeeper.engine.rules.tool_calls import propose
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
@@ -130,15 +130,37 @@ def record_model_failure(uow: UnitOfWork, error: ErrorDetail, *, tries: int, del
     uow.put_turn(turn)
 
 
-def record_tool_results(uow: UnitOfWork, results: Sequence[Finished]) -> None:
-    """Closes each call whose tool has finished, with the tool's result."""
+def record_tool_results(uow: UnitOfWork, results: Sequence[Finished], *, agent: Agent) -> None:
+    """Closes each call whose tool has finished, with the tool's result.
+
+    A call that timed out and must not run twice gets none: its tool may still run. An approval asks for its outcome.
+    """
     by_id = {call.id: call for call in uow.calls}
+    unknown: list[Call] = []
     for finished in results:
         call = by_id[finished.call_id]
+        if finished.result.outcome is ToolOutcome.TIMED_OUT and not call.tool_class.may_start_again:
+            unknown.append(call)
+            continue
         uow.close_call(call, finished.result, duration=finished.duration)
+    _ask_for_outcomes(uow, unknown, agent=agent)
     uow.put_turn(replace(uow.turn, lapses=0, update_time=uow.at))
     if results:
         uow.change_head(progress=True)
+
+
+def record_late_result(uow: UnitOfWork, call: Call, finished: Finished) -> bool:
+    """Closes a call with the result of its tool, unless its outcome was resolved or asked for, or it started again.
+
+    Returns False, with nothing changed, in these cases.
+    """
+    started = next((open_call for open_call in uow.calls if open_call.id == call.id), None)
+    if started is None or started.state is not CallState.STARTED or started.attempt != call.attempt:
+        return False
+    uow.close_call(started, finished.result, duration=finished.duration)
+    uow.put_turn(replace(uow.turn, lapses=0, update_time=uow.at))
+    uow.change_head(progress=True)
+    return True
 
 
 def resolve_lost_calls(uow: UnitOfWork, calls: Sequence[Call], *, agent: Agent) -> None:
@@ -150,7 +172,11 @@ def resolve_lost_calls(uow: UnitOfWork, calls: Sequence[Call], *, agent: Agent) 
     for call in calls:
         if call.tool_class.may_start_again:
             uow.put_call(call.ready_again())
-    unknown = [uow.mark_unknown(call) for call in calls if not call.tool_class.may_start_again]
+    _ask_for_outcomes(uow, [call for call in calls if not call.tool_class.may_start_again], agent=agent)
+
+
+def _ask_for_outcomes(uow: UnitOfWork, calls: Sequence[Call], *, agent: Agent) -> None:
+    unknown = [uow.mark_unknown(call) for call in calls]
     for call in unknown:  # after all are marked: each approval shows the others
         uow.request_approval(call, agent=agent)
 

@@ -14,13 +14,17 @@ from turnkeeper.tools.contract import ToolContext
 from turnkeeper.tools.toolbox import Finished, Toolbox
 
 TIMEOUT = timedelta(seconds=5)
+SHORT = timedelta(seconds=0.01)
 
 
 class Depot:
-    """A source of one tool that returns once it is released."""
+    """A source of one tool that returns once it is released. `stubborn`: also if it is cancelled before."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, stubborn: bool = False) -> None:
         self.released = asyncio.Event()
+        self.starts = 0
+        self.cancels = 0
+        self._stubborn = stubborn
 
     def specs(self) -> Sequence[ToolSpec]:
         return [
@@ -29,9 +33,16 @@ class Depot:
             )
         ]
 
-    async def call(self, name: str, arguments: dict[str, object], context: ToolContext) -> object:
-        await self.released.wait()
-        return name
+    async def call(self, name: str, arguments: dict[str, object], context: ToolContext) -> str:
+        self.starts += 1
+        while not self.released.is_set():
+            try:
+                await self.released.wait()
+            except asyncio.CancelledError:
+                self.cancels += 1
+                if not self._stubborn:
+                    raise
+        return f'"{name}"'
 
 
 def started(tool_class: ToolClass) -> Call:
@@ -89,3 +100,78 @@ async def test_a_result_is_an_orphan_until_it_is_stored() -> None:
     assert [orphan.call for orphan in runner.take_orphans()] == [call]
     runner.results_stored()
     assert runner.take_orphans() == ()
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+@pytest.mark.parametrize("tool_class", list(ToolClass))
+async def test_a_timeout_does_not_depend_on_the_tool(tool_class: ToolClass, stubborn: bool) -> None:
+    depot = Depot(stubborn=stubborn)
+    runner, detached = a_runner(depot, Meters(), Traces())
+    call = started(tool_class)
+    runner.start(call, timeout=SHORT)
+    await asyncio.wait(runner.tasks, timeout=TIMEOUT.total_seconds())
+    (finished,) = runner.take_results()
+    assert finished.result.outcome is ToolOutcome.TIMED_OUT
+    assert finished.result.result_json == '{"error": "The tool did not finish in 0.01 s; it may have taken effect."}'
+    overdue = runner.results_stored()
+    assert [orphan.call for orphan in overdue] == ([] if tool_class.may_start_again else [call])
+    await runner.stop()
+    assert depot.cancels == (1 if tool_class.may_start_again else 0), "what may not run twice runs on to its result"
+    depot.released.set()
+    for orphan in overdue:
+        assert (await orphan.tool).result.result_json == '"fetch"'
+    await asyncio.wait({*detached, asyncio.create_task(asyncio.sleep(0))})
+    await asyncio.sleep(0)
+    assert (depot.starts, detached) == (1, set())
+
+
+async def test_a_call_that_timed_out_is_an_orphan_until_its_question_is_stored() -> None:
+    depot = Depot()
+    runner, _ = a_runner(depot, Meters(), Traces())
+    call = started(ToolClass.IRREVERSIBLE)
+    runner.start(call, timeout=SHORT)
+    await asyncio.wait(runner.tasks)
+    (before,) = runner.take_orphans()
+    assert before.call == call
+    assert not before.tool.done()
+    depot.released.set()
+    assert (await before.tool).result.outcome is ToolOutcome.OK
+
+
+async def test_a_call_that_timed_out_and_then_ended_keeps_both_facts() -> None:
+    depot = Depot()
+    runner, _ = a_runner(depot, Meters(), Traces())
+    runner.start(started(ToolClass.IRREVERSIBLE), timeout=SHORT)
+    await asyncio.wait(runner.tasks)
+    (finished,) = runner.take_results()
+    depot.released.set()
+    (orphan,) = runner.take_orphans()
+    await orphan.tool
+    assert finished.result.outcome is ToolOutcome.TIMED_OUT
+    assert [late.tool for late in runner.results_stored()] == [orphan.tool]
+
+
+async def test_a_cancelled_tool_that_goes_on_is_detached() -> None:
+    depot = Depot(stubborn=True)
+    runner, detached = a_runner(depot, Meters(), Traces())
+    runner.start(started(ToolClass.READ_ONLY), timeout=TIMEOUT)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await runner.stop()
+    assert runner.take_results() == []
+    (tool,) = detached
+    depot.released.set()
+    await tool
+    assert depot.cancels == 1
+
+
+async def test_a_tool_that_ends_while_it_is_cancelled_has_its_result() -> None:
+    depot = Depot(stubborn=True)
+    runner, _ = a_runner(depot, Meters(), Traces())
+    runner.start(started(ToolClass.READ_ONLY), timeout=TIMEOUT)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().call_soon(depot.released.set)
+    await runner.stop()
+    (finished,) = runner.take_results()
+    assert finished.result.outcome is ToolOutcome.OK

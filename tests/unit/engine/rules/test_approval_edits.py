@@ -26,7 +26,7 @@ class Source:
     def specs(self) -> Sequence[ToolSpec]:
         return (SPEC,)
 
-    async def call(self, name: str, arguments: dict[str, object], context: ToolContext) -> object:
+    async def call(self, name: str, arguments: dict[str, object], context: ToolContext) -> str:
         raise NotImplementedError
 
 

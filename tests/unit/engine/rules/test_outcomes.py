@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -10,13 +11,26 @@ from turnkeeper.domain.agent import PolicyRule
 from turnkeeper.domain.approval import Answer, ApprovalDecision, ApprovalKind, ApprovalState
 from turnkeeper.domain.event import ToolReturned
 from turnkeeper.domain.session import UNKNOWN_PER_TOOL, SessionKey, SessionState
-from turnkeeper.domain.tool import Call, CallState, PolicyAction, ToolClass, ToolOutcome
+from turnkeeper.domain.tool import (
+    Call,
+    CallState,
+    PolicyAction,
+    ToolClass,
+    ToolOutcome,
+    ToolResult,
+    approval_hash,
+)
 from turnkeeper.domain.turn import CancelReason, TurnState
 from turnkeeper.engine.rules import approvals as approval_rules
+from turnkeeper.engine.rules.advance import Owner, advance_turn
 from turnkeeper.engine.rules.tool_calls import shows_all_unknown
-from turnkeeper.engine.rules.turns import resolve_lost_calls
+from turnkeeper.engine.rules.turns import record_late_result, record_tool_results, resolve_lost_calls
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
+from turnkeeper.errors import InvalidRequest
 from turnkeeper.store.changeset import Cancel, Committed, Head, LeaseChange, Snapshot
+from turnkeeper.tools import samples
+from turnkeeper.tools.python import PythonTools
+from turnkeeper.tools.toolbox import Finished, Toolbox
 
 PLACE: SessionKey = a_session_key()
 TTL = timedelta(minutes=7)
@@ -80,6 +94,117 @@ def test_a_lost_call_that_may_be_repeated_needs_no_approval(tool_class: ToolClas
     resolve_lost_calls(uow, (call,), agent=ASKER)
     assert not uow.approvals
     assert (uow.calls[0].state, uow.calls[0].key) == (S.READY, call.key)
+
+
+def timed_out(call: Call) -> Finished:
+    result = ToolResult(outcome=OUTCOME.TIMED_OUT, result_json='{"error": "late"}')
+    return Finished(call_id=call.id, result=result, duration=timedelta(seconds=1))
+
+
+def returned_ok(call: Call) -> Finished:
+    result = ToolResult(outcome=OUTCOME.OK, result_json='"done"')
+    return Finished(call_id=call.id, result=result, duration=timedelta(seconds=1))
+
+
+def test_d3_a_call_that_timed_out_gets_the_approval_of_a_lost_call() -> None:
+    call, other = started(round=1), started()
+    lost, late = unit_of_work(call, other), unit_of_work(call, other)
+    resolve_lost_calls(lost, (call,), agent=ASKER)
+    record_tool_results(late, [timed_out(call)], agent=ASKER)
+    (question,), (same) = late.approvals, lost.approvals[0]
+    assert replace(question, id=same.id) == same
+    assert late.calls == lost.calls
+    assert late.session == lost.session
+    assert [type(event.payload).__name__ for event in late.events] == ["ApprovalRequested"]
+
+
+@pytest.mark.parametrize("tool_class", [ToolClass.READ_ONLY, ToolClass.IDEMPOTENT])
+def test_d3_a_call_that_timed_out_and_may_be_repeated_has_its_result(tool_class: ToolClass) -> None:
+    call = started(tool_class=tool_class)
+    uow = unit_of_work(call)
+    record_tool_results(uow, [timed_out(call)], agent=ASKER)
+    assert not uow.approvals
+    assert (uow.calls[0].state, uow.calls[0].outcome) == (S.RETURNED, OUTCOME.TIMED_OUT)
+
+
+def test_d3_calls_that_timed_out_together_show_each_other_beside_one_that_returned() -> None:
+    one, two, three = started(), started(), started()
+    uow = unit_of_work(one, two, three)
+    record_tool_results(uow, [timed_out(one), returned_ok(two), timed_out(three)], agent=ASKER)
+    shown = {approval.tool_call_id: approval.unknown_tool_call_ids for approval in uow.approvals}
+    assert shown == {one.id: (three.id,), three.id: (one.id,)}
+    assert [call.state for call in uow.calls] == [S.UNKNOWN, S.RETURNED, S.UNKNOWN]
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        {"state": S.UNKNOWN},
+        {"state": S.READY},
+        {"state": S.RETURNED, "outcome": OUTCOME.UNKNOWN},
+        {"state": S.STARTED, "attempt": 2},
+    ],
+)
+def test_d3_a_late_result_answers_nothing_by_itself(now: dict[str, Any]) -> None:
+    call = started()
+    uow = unit_of_work(replace(call, **now))
+    assert not record_late_result(uow, call, returned_ok(call))
+    assert not uow.events
+
+
+def test_d3_a_result_that_nobody_asked_for_yet_closes_the_call() -> None:
+    call = started()
+    uow = unit_of_work(call)
+    assert record_late_result(uow, call, returned_ok(call))
+    assert (uow.calls[0].state, uow.calls[0].outcome) == (S.RETURNED, OUTCOME.OK)
+
+
+@pytest.mark.parametrize("outcome", [OUTCOME.OK, OUTCOME.FAILED])
+def test_d3_done_without_a_result_takes_the_late_one_as_the_tool_gave_it(outcome: ToolOutcome) -> None:
+    call = started()
+    uow = with_requested_approvals(replace(call, late_attempt=1, late_outcome=outcome, late_result_json='"late"'))
+    (question,) = uow.approvals
+    assert question.late_result_json == '"late"'
+    decided = approval_rules.decide(uow, question.id, Answer(decision=D.MARK_DONE, by="ada", arguments_hash="hash-1"))
+    assert decided is not None
+    assert (decided.state, decided.result_json) == (ApprovalState.APPROVED, "")
+    (returned,) = [event.payload for event in uow.events if isinstance(event.payload, ToolReturned)]
+    assert (returned.outcome, returned.result_json) == (outcome, '"late"')
+
+
+def test_d3_done_with_a_result_is_a_persons_also_beside_a_late_one() -> None:
+    call = started(late_attempt=1, late_outcome=OUTCOME.FAILED, late_result_json='"late"')
+    uow = with_requested_approvals(call)
+    answer = Answer(decision=D.MARK_DONE, by="ada", arguments_hash="hash-1", result_json='"mine"')
+    approval_rules.decide(uow, uow.approvals[0].id, answer)
+    (returned,) = [event.payload for event in uow.events if isinstance(event.payload, ToolReturned)]
+    assert (returned.outcome, returned.result_json) == (OUTCOME.OK, '"mine"')
+
+
+def test_d3_done_without_any_result_is_refused() -> None:
+    uow = with_requested_approvals(started())
+    (question,) = uow.approvals
+    with pytest.raises(InvalidRequest, match="result_json is required"):
+        approval_rules.decide(uow, question.id, Answer(decision=D.MARK_DONE, by="ada", arguments_hash="hash-1"))
+    assert not uow.events
+
+
+def test_d3_a_call_that_starts_again_under_its_owner_starts_in_a_new_attempt() -> None:
+    toolbox = Toolbox([PythonTools([samples.send_message])])
+    agent = replace(ASKER, tools=("*",))
+    spec = toolbox.find(agent, "send_message")
+    assert spec is not None
+    arguments = '{"text":"b","to":"a"}'
+    first = started(
+        tool="send_message",
+        arguments_json=arguments,
+        arguments_hash=approval_hash(spec, arguments_json=arguments, policy_version=agent.version),
+    )
+    uow = unit_of_work(replace(first, state=S.READY, attempt=2))
+    owner = Owner(agent=agent, toolbox=toolbox, fence=2, running=frozenset(), releasing=False)
+    (again,) = advance_turn(uow, owner)
+    assert (again.attempt, uow.turn.attempt, uow.turn.state) == (3, 3, TurnState.RUNNING)
+    assert uow.events[-1].attempt == 3
 
 
 ANSWERS = [

@@ -78,7 +78,7 @@ class Callers:
         """Decides an approval.
 
         `choice` is of the decisions that its kind takes. `as_read`: with the hash of its arguments. `near`: on the
-        replica that runs the turn, as in the other calls.
+        replica that runs the turn, as in the other calls. Every other MARK_DONE has no result: the late one counts.
         """
         approval = self.environment.stored(key).approvals[approval_id]
         decisions = list(ANSWERS[approval.kind])
@@ -87,7 +87,7 @@ class Callers:
             decision=decision,
             by=by,
             arguments_hash=approval.arguments_hash if as_read else "another",
-            result_json='"it was done"' if decision is ApprovalDecision.MARK_DONE else "",
+            result_json='"it was done"' if decision is ApprovalDecision.MARK_DONE and choice < len(decisions) else "",
         )
         self.environment.start(self._decide(self._near(key, near=near), key, approval_id, answer), hold=hold)
 

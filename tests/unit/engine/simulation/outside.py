@@ -181,7 +181,7 @@ class SimulatedTools:
         """Returns all tools."""
         return list(self._specs.values())
 
-    async def call(self, name: str, arguments: dict[str, object], context: ToolContext) -> object:
+    async def call(self, name: str, arguments: dict[str, object], context: ToolContext) -> str:
         """Checks the start, then waits for the test."""
         self._observed.tool_is_started(self._specs[name], AGENT, context, arguments)
         run = ToolRun(context.turn_id, asyncio.get_running_loop().create_future())
@@ -191,4 +191,4 @@ class SimulatedTools:
                 raise ToolError("It failed.")
         finally:
             self.runs.remove(run)
-        return "done"
+        return '"done"'

@@ -122,8 +122,9 @@ class Approval(_message.Message):
     reason: _builtins.str
     """Why, in the decider's words."""
     late_result_json: _builtins.str
-    """Kind OUTCOME: what the tool returned after its server was lost, JSON text; empty until a result comes. Then
-    `arguments_hash` changes: a decision made without reading the result is refused with ARGUMENTS_HASH_MISMATCH.
+    """Kind OUTCOME: what the tool returned after its server was lost or its time was over, JSON text; empty until a result
+    comes. Then `arguments_hash` changes: a decision made without reading the result is refused with
+    ARGUMENTS_HASH_MISMATCH.
     """
     replaced_by: _builtins.str
     """The approval of the next round, which took this one's place after an edit or a change; empty otherwise."""
@@ -454,7 +455,9 @@ class DecideApprovalRequest(_message.Message):
     on_behalf_of: _builtins.str
     """The person for whom the caller decides. Not implemented yet: must be empty."""
     result_json: _builtins.str
-    """With MARK_DONE, required: what the tool would have returned, JSON text; at most 64 KiB. Otherwise empty."""
+    """With MARK_DONE: what the tool would have returned, JSON text; at most 64 KiB. Empty takes the approval's
+    `late_result_json`; it is required while there is none. With any other decision empty.
+    """
     def __init__(
         self,
         *,

@@ -96,7 +96,7 @@ class _ToolOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolOutco
     TOOL_OUTCOME_FAILED: _ToolOutcome.ValueType  # 2
     """The tool reported a failure."""
     TOOL_OUTCOME_TIMED_OUT: _ToolOutcome.ValueType  # 3
-    """The tool did not finish in time; it may have taken effect."""
+    """The tool did not finish in time; it may have taken effect. A tool that must not run twice becomes UNKNOWN instead."""
     TOOL_OUTCOME_INVALID_ARGUMENTS: _ToolOutcome.ValueType  # 4
     """Not run: the arguments do not fit the schema."""
     TOOL_OUTCOME_NOT_FOUND: _ToolOutcome.ValueType  # 5
@@ -122,7 +122,7 @@ TOOL_OUTCOME_OK: ToolOutcome.ValueType  # 1
 TOOL_OUTCOME_FAILED: ToolOutcome.ValueType  # 2
 """The tool reported a failure."""
 TOOL_OUTCOME_TIMED_OUT: ToolOutcome.ValueType  # 3
-"""The tool did not finish in time; it may have taken effect."""
+"""The tool did not finish in time; it may have taken effect. A tool that must not run twice becomes UNKNOWN instead."""
 TOOL_OUTCOME_INVALID_ARGUMENTS: ToolOutcome.ValueType  # 4
 """Not run: the arguments do not fit the schema."""
 TOOL_OUTCOME_NOT_FOUND: ToolOutcome.ValueType  # 5
@@ -178,7 +178,7 @@ class _ApprovalDecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Appr
     APPROVAL_DECISION_RETRY: _ApprovalDecision.ValueType  # 3
     """Kind OUTCOME only: it was not done, or may be done again; start it again under the same key."""
     APPROVAL_DECISION_MARK_DONE: _ApprovalDecision.ValueType  # 4
-    """Kind OUTCOME only: it was done; `result_json` is its result."""
+    """Kind OUTCOME only: it was done; `result_json`, or the late result, is its result."""
     APPROVAL_DECISION_GIVE_UP: _ApprovalDecision.ValueType  # 5
     """Kind OUTCOME only: its outcome stays unknown; the model receives that as the result, and the turn goes on."""
 
@@ -194,7 +194,7 @@ APPROVAL_DECISION_REJECT: ApprovalDecision.ValueType  # 2
 APPROVAL_DECISION_RETRY: ApprovalDecision.ValueType  # 3
 """Kind OUTCOME only: it was not done, or may be done again; start it again under the same key."""
 APPROVAL_DECISION_MARK_DONE: ApprovalDecision.ValueType  # 4
-"""Kind OUTCOME only: it was done; `result_json` is its result."""
+"""Kind OUTCOME only: it was done; `result_json`, or the late result, is its result."""
 APPROVAL_DECISION_GIVE_UP: ApprovalDecision.ValueType  # 5
 """Kind OUTCOME only: its outcome stays unknown; the model receives that as the result, and the turn goes on."""
 Global___ApprovalDecision: _TypeAlias = ApprovalDecision  # noqa: Y015
