@@ -27,6 +27,8 @@ from turnkeeper.telemetry.spans import Spans
 
 ABORT_TIME = 2.0
 """Seconds that ending a call with a status may take: the client may not read it."""
+EXPIRY = 0.1
+"""Seconds before its deadline from which on an unanswered call counts as late: the caller's clock started earlier."""
 LATE = -1.0
 """Stands for the time of a write that was cancelled because it took too long."""
 OWN = "turnkeeper.v1."
@@ -102,10 +104,16 @@ class Boundary(aio.ServerInterceptor):
                         span.finished(code)
                         raise
                     except aio.InternalError:
+                        code = _unanswered(context)
+                        span.finished(code)
                         return None  # the client has left
                     except BaseException as error:
-                        if ends_task(error):
-                            raise  # the client left, its deadline passed, or the server stops: no client waits
+                        if ends_task(
+                            error
+                        ):  # the client left, its deadline passed, or the server stops: no client waits
+                            code = _unanswered(context)
+                            span.finished(code)
+                            raise
                         shown = self._shown(error, service, method)
                         code = shown.family.name
                         span.finished(code, error=shown.code.name)
@@ -242,6 +250,12 @@ def _name_result(response: Any, span: RpcSpan) -> None:
         for field in ("session", "turn", "approval"):
             if (part := getattr(response, field, None)) is not None:
                 span.concerns(session_id=part.session_id, turn_id=getattr(part, "turn_id", ""))
+
+
+def _unanswered(context: Context) -> str:
+    """Returns the status of a call that its caller gave up: by its deadline, or at its own will."""
+    left: float | None = context.time_remaining()
+    return "CANCELLED" if left is None or left > EXPIRY else "DEADLINE_EXCEEDED"
 
 
 async def _ended_by(error: SessionError, responses: Any) -> SessionError:

@@ -23,7 +23,8 @@ _MOST_SETS = 2000
 """Sets of labels that one instrument keeps ready. The SDK counts what is beyond its own limit as one overflow set."""
 _BATCH = 64
 """Amounts that are recorded together."""
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/@+-]{0,79}")
+_NAME = re.compile(r"[A-Za-z0-9_.:/@~+-]{1,80}")
+"""Also a path: a model's server may take the name of its model's file."""
 _ID = re.compile(
     r"(?<![A-Za-z0-9])[0-7][0-9a-hjkmnp-tv-z]{25}(?![A-Za-z0-9])"  # a ULID
     r"|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"  # a UUID

@@ -149,11 +149,7 @@ def _otlp(endpoint: str, within: timedelta) -> tuple[OTLPSpanExporter, OTLPMetri
     if endpoint:
         _check_address(endpoint, name="the OTLP endpoint")
     else:
-        for name in (
-            OTEL_EXPORTER_OTLP_ENDPOINT,
-            OTEL_EXPORTER_OTLP_TRACES_ENDPOINT,
-            OTEL_EXPORTER_OTLP_METRICS_ENDPOINT,
-        ):
+        for name in _ENDPOINTS:
             if address := os.environ.get(name):
                 _check_address(address, name=name)
     return (

@@ -5,6 +5,7 @@ came with, so that a crash loses one attempt's spans. Errors are named by their 
 recorded, and no content unless a setting asks for it.
 """
 
+import time
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
@@ -115,8 +116,11 @@ class Spans:
     ) -> ToolSpan:
         """Returns the span of one start of a tool call.
 
-        `start_time` in nanoseconds since the epoch, for a call that was started before; None means now.
+        `start_time` in nanoseconds since the epoch, for a call that was started before; None means now, and so does a
+        time to come: it may be that of another replica, whose clock is ahead.
         """
+        if start_time is not None:
+            start_time = min(start_time, time.time_ns())
         attributes: dict[str, AttributeValue] = {
             "gen_ai.operation.name": "execute_tool",
             "gen_ai.tool.name": tool,

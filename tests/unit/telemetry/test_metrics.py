@@ -194,7 +194,7 @@ def test_an_id_never_becomes_a_label(text: str) -> None:
     assert not {value for value in values if (text and text in value) or re.search(r"\d{6}", value)}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "-dash", "/models/llama", "./llama.gguf", "~models/llama"])
 def test_a_configured_name_is_a_label(name: str) -> None:
     assert label(name) == name
 

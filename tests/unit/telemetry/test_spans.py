@@ -229,6 +229,18 @@ def test_a_failed_model_call_names_its_code(error: Exception, name: str) -> None
     assert only(traces).status.status_code is StatusCode.ERROR
 
 
+def test_a_span_does_not_end_before_it_starts() -> None:
+    """The start comes from another replica, whose clock may be ahead."""
+    traces = Traces()
+    ahead = time.time_ns() + 3600 * 10**9
+    with traces.spans.execute_tool("look", call_id="c", source="client", tool_class="READ_ONLY", start_time=ahead):
+        pass
+    span = only(traces)
+    assert span.start_time is not None
+    assert span.end_time is not None
+    assert span.start_time <= span.end_time < ahead
+
+
 @pytest.mark.parametrize(
     ("outcome", "fault"), [("OK", False), ("FAILED", True), ("TIMED_OUT", True), ("REJECTED", False), ("DENIED", False)]
 )

@@ -113,7 +113,7 @@ class LogWriter:
         if isinstance(result, Committed):
             self._feeds.publish(changeset, result, sent_at=sent_at)
             for turn in changeset.turns:
-                self._count_if_ended(turn)
+                self._count_if_ended(turn, last=result.last_seq)
             if changeset.head.wake is not None:
                 self.claimable.set()
         return result
@@ -216,8 +216,11 @@ class LogWriter:
         self._metrics.append_retry("STALE")
         return None
 
-    def _count_if_ended(self, turn: Turn) -> None:
-        """Counts a turn that has ended in the metrics, and logs its error if it failed."""
+    def _count_if_ended(self, turn: Turn, *, last: int) -> None:
+        """Counts a turn that has ended in the metrics, and logs its error if it failed.
+
+        `last` is the number of the last event of the changeset that ended it.
+        """
         if not turn.state.ended:
             return
         seconds = (turn.update_time - turn.create_time).total_seconds()
@@ -230,7 +233,7 @@ class LogWriter:
             logger.warning(
                 "a turn of agent %s failed: %s %s; RetryTurn can run it again while it is the session's last",
                 *(turn.agent, turn.error.code.name, metadata or ""),
-                extra={"session": turn.session_id, "turn": turn.id},
+                extra={"session": turn.session_id, "turn": turn.id, "attempt": turn.attempt, "sequence": last},
             )
         elif turn.answer:
             self._metrics.message("ASSISTANT")

@@ -20,6 +20,7 @@ from turnkeeper.engine.rules import turns as turn_rules
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feed import Feed
 from turnkeeper.errors import AgentConfigError
+from turnkeeper.telemetry import logs
 
 logger = logging.getLogger(__name__)
 
@@ -104,12 +105,17 @@ class TurnAttempt:
         run = TurnRun(
             services, owned, feed=feed, agent=agent, conversation=conversation, late_results=self._late_results
         )
-        with services.spans.invoke_agent(
-            agent.name, session_id=turn.session_id, turn_id=turn.id, attempt=turn.attempt, links=(turn.trace,)
-        ) as span:
+        is_begun = assignment.cached is not None
+        attempt = turn.attempt if is_begun else turn.attempt + 1
+        with (
+            logs.about(attempt=attempt),
+            services.spans.invoke_agent(
+                agent.name, session_id=turn.session_id, turn_id=turn.id, attempt=attempt, links=(turn.trace,)
+            ) as span,
+        ):
             started = time.monotonic()
             try:
-                await run.run(lapses=assignment.lapses, is_begun=assignment.cached is not None)
+                await run.run(lapses=assignment.lapses, is_begun=is_begun)
                 if owned.turn.error is not None:
                     span.failed(owned.turn.error.code.name)
                 span.stopped(owned.turn.state.value)

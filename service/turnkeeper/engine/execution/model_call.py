@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 
 from turnkeeper.domain.agent import Agent
-from turnkeeper.domain.message import Message
+from turnkeeper.domain.message import Message, Usage
 from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.execution.span_content import input_json, output_json
 from turnkeeper.engine.streaming.preview import Preview
@@ -58,21 +58,26 @@ class ModelCaller:
         ) as span:
             if span.records_content:
                 span.content(input_json=input_json(messages))
+            usage = Usage()
             try:
                 answer = await self._consume(model, request, preview, span, began)
+                usage = answer.usage
             except BaseException as error:  # whatever a model raises is its own failure
                 if ends_task(error):
+                    span.raised(error)
                     raise
                 failed = _failure_of(error, turn)
                 span.failed(failed.detail.code.name)
+                raise failed from None
+            finally:
                 self._metrics.model_finished(
                     agent.model,
                     server=model.server,
                     seconds=time.monotonic() - began,
-                    error_type=failed.detail.code.name,
+                    input_tokens=usage.input_tokens,
+                    output_tokens=usage.output_tokens,
+                    error_type=span.error,
                 )
-                raise failed from None
-            usage = answer.usage
             span.answered(
                 answer.model,
                 finish_reason=answer.finish_reason.value,
@@ -81,13 +86,6 @@ class ModelCaller:
             )
             if span.records_content:
                 span.content(output_json=output_json(answer))
-            self._metrics.model_finished(
-                agent.model,
-                server=model.server,
-                seconds=time.monotonic() - began,
-                input_tokens=usage.input_tokens,
-                output_tokens=usage.output_tokens,
-            )
         return answer
 
     async def _consume(

@@ -1,8 +1,10 @@
 """Runs the tools of one turn's calls."""
 
 import asyncio
+import time
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 from turnkeeper.domain.tool import Call, ToolOutcome
 from turnkeeper.telemetry.metrics import Metrics
@@ -130,14 +132,20 @@ class ToolRunner:
         with self._spans.execute_tool(
             call.tool, call_id=call.id, source=source, tool_class=tool_class, session_id=call.session_id
         ) as span:
-            tool = self._runs[call.id].tool = asyncio.create_task(self._toolbox.run(call))
-            await asyncio.wait([tool], timeout=timeout.total_seconds())
-            finished = tool.result() if tool.done() else self._overdue(call, tool, timeout)
+            record = partial(self._metrics.tool_finished, source, tool=call.tool, tool_class=tool_class)
+            began = time.monotonic()
+            try:
+                tool = self._runs[call.id].tool = asyncio.create_task(self._toolbox.run(call))
+                await asyncio.wait([tool], timeout=timeout.total_seconds())
+                finished = tool.result() if tool.done() else self._overdue(call, tool, timeout)
+            except asyncio.CancelledError:
+                span.finished(ToolOutcome.CANCELLED)
+                record(outcome=ToolOutcome.CANCELLED, seconds=time.monotonic() - began)
+                raise
             outcome = finished.result.outcome.value
             span.content(arguments_json=call.arguments_json, result_json=finished.result.result_json)
             span.finished(outcome)
-            seconds = finished.duration.total_seconds()
-            self._metrics.tool_finished(source, tool=call.tool, tool_class=tool_class, outcome=outcome, seconds=seconds)
+            record(outcome=outcome, seconds=finished.duration.total_seconds())
         return finished
 
     def _overdue(self, call: Call, tool: asyncio.Task[Finished], timeout: timedelta) -> Finished:

@@ -1,6 +1,9 @@
 """An attempt at a turn on the store in memory: a cancellation beside a drain's cut, and writes that conflict."""
 
 import asyncio
+import io
+import json
+import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -36,6 +39,7 @@ from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.model.contract import ModelAnswer, ModelRequest, TextDelta
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.store.changeset import Cancel, Head, RequestKey
+from turnkeeper.telemetry import logs
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.tools.toolbox import Toolbox
 
@@ -67,10 +71,11 @@ class Replica:
     key: SessionKey = field(default_factory=a_session_key)
     model: SlowModel = field(default_factory=SlowModel)
     before: Callable[[str], object] = lambda _: None
+    traces: Traces = field(default_factory=Traces)
 
     def __post_init__(self) -> None:
         self.database = MemoryDatabase(now=lambda: datetime.now(UTC))
-        metrics, toolbox, spans = Metrics(NoOpMeterProvider()), Toolbox([]), Traces().spans
+        metrics, toolbox, spans = Metrics(NoOpMeterProvider()), Toolbox([]), self.traces.spans
         self.store = MemoryStore(self.database, codec=WireCodec(), enter=self._enter, random=Random(1), replica="one")
         self.feeds = Feeds(self.store, poll=1)
         session_cache = SessionCache(self.store, decode=WireCodec().decode)
@@ -206,6 +211,34 @@ async def test_a_cut_run_hands_over_and_stores_no_text() -> None:
     assert (turn.state, head.owner, head.active_turn) == (TurnState.RUNNING, "", turn.id)
     log = replica.database.sessions[replica.key].log
     assert not [logged for logged in log if isinstance(logged.event.payload, MessageCompleted)]
+
+
+async def test_the_span_and_the_log_lines_of_a_claimed_turn_have_the_number_of_the_attempt_that_begins() -> None:
+    """The commit that accepted the turn began attempt 1; a claim begins the next one."""
+    replica, written = Replica(), io.StringIO()
+    logging_to = logs.start(stream=written, as_json=True)
+    replica.before = lambda method: logging.getLogger("turnkeeper.test").info("%s", method)
+    run = await run_until_written(replica)
+    assert (await replica.turn()).attempt == 2
+    replica.cut()
+    await asyncio.wait_for(run, TIMEOUT)
+    logging_to.stop()
+    (span,) = (span for span in replica.traces.exporter.get_finished_spans() if span.name.startswith("invoke_agent"))
+    assert (span.attributes or {})["turnkeeper.turn.attempt"] == 2
+    lines = [json.loads(line) for line in written.getvalue().splitlines()]
+    inside = [line["attempt"] for line in lines if line.get("trace_id") == f"{span.context.trace_id:032x}"]
+    assert inside
+    assert set(inside) == {2}
+
+
+async def test_the_log_line_of_a_failed_turn_has_its_attempt_and_sequence(caplog: pytest.LogCaptureFixture) -> None:
+    replica = Replica()
+    attempt = await replica.attempt(lost_owners=MAX_LOST_OWNERS)
+    with replica.feeds.attach(replica.key) as feed:
+        await asyncio.wait_for(attempt.run(feed), TIMEOUT)
+    (line,) = (vars(record) for record in caplog.records if "a turn of agent" in record.getMessage())
+    last = replica.database.sessions[replica.key].log[-1].event
+    assert (line["turn"], line["attempt"], line["sequence"]) == (replica.turn_id, 1, last.sequence)
 
 
 @pytest.mark.parametrize(

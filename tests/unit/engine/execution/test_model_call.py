@@ -1,13 +1,15 @@
 """Whatever a model raises is the model's failure: nothing else leaves a model call."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 
 import pytest
 from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.trace import StatusCode
 
 from tests.builders import AGENT, a_session_key, a_turn
-from tests.unit.telemetry.calls import Traces
+from tests.unit.telemetry.calls import Meters, Traces
 from turnkeeper.codes import Code
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.message import FinishReason, Usage
@@ -73,3 +75,36 @@ async def test_an_agent_whose_address_no_longer_works_is_its_operators_to_change
     with pytest.raises(ModelFailure) as raised:
         await call(model_of)
     assert raised.value.detail.code is Code.AGENT_CONFIG_ERROR
+
+
+class SilentModel:
+    """Accepts the call, and never answers."""
+
+    server = ("127.0.0.1", 80)
+
+    def __init__(self) -> None:
+        self.called = asyncio.Event()
+
+    async def stream(self, request: ModelRequest) -> AsyncIterator[TextDelta | ModelAnswer]:
+        self.called.set()
+        await asyncio.Event().wait()
+        yield ANSWER
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_a_call_that_is_cancelled_is_measured_like_any_other() -> None:
+    model, meters, traces = SilentModel(), Meters(), Traces()
+    caller = ModelCaller(lambda _: model, toolbox=Toolbox([]), spans=traces.spans, metrics=meters.metrics)
+    preview = Feed().begin_preview(turn_id="t", message_id="m", attempt=1)
+    running = asyncio.create_task(caller.call(AGENT, a_turn(a_session_key()), (), preview))
+    await model.called.wait()
+    running.cancel()
+    await asyncio.wait([running])
+    assert running.cancelled()
+    (labels,) = meters.points("gen_ai.client.operation.duration")
+    assert dict(labels)["error.type"] == "CANCELLED"
+    (span,) = traces.exporter.get_finished_spans()
+    assert (span.attributes or {})["error.type"] == "CANCELLED"
+    assert span.status.status_code is StatusCode.UNSET

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
+from opentelemetry.trace import StatusCode
 
 from tests.builders import a_call, a_session_key
 from tests.unit.telemetry.calls import Meters, Traces
@@ -69,6 +70,22 @@ async def test_metrics_and_spans_name_the_tools_own_source() -> None:
     }
     (span,) = traces.exporter.get_finished_spans()
     assert (span.attributes or {})["turnkeeper.tool.source"] == "depot"
+
+
+async def test_a_tool_that_is_cancelled_is_measured_like_any_other() -> None:
+    depot, meters, traces = Depot(), Meters(), Traces()
+    runner, _ = a_runner(depot, meters, traces)
+    runner.start(started(ToolClass.READ_ONLY), timeout=TIMEOUT)
+    await asyncio.sleep(0)
+    await runner.stop()
+    assert meters.points("turnkeeper.tool_calls") == {
+        (("class", "READ_ONLY"), ("outcome", "CANCELLED"), ("source", "depot")): 1
+    }
+    (labels,) = meters.points("gen_ai.execute_tool.duration")
+    assert (dict(labels)["gen_ai.tool.name"], dict(labels)["error.type"]) == ("fetch", "CANCELLED")
+    (span,) = traces.exporter.get_finished_spans()
+    assert (span.attributes or {})["turnkeeper.tool.outcome"] == "CANCELLED"
+    assert span.status.status_code is StatusCode.UNSET
 
 
 @pytest.mark.parametrize("tool_class", list(ToolClass))
