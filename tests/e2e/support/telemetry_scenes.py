@@ -15,6 +15,7 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from grpc import aio
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from pymongo import AsyncMongoClient
 
 from tests import harness
 from tests.e2e.support.environment import until_event
@@ -142,7 +143,9 @@ async def converse(stubs: harness.Stubs, sent: Sent) -> None:
 
 
 async def fail(place: Place, stubs: harness.Stubs) -> None:
-    """Causes a caller's mistake, a failed model, a failed tool, a lost race, and a short outage of the database."""
+    """Causes a caller's mistake, a failed model, a failed tool, a lost race, a document of a newer version, and a short
+    outage of the database.
+    """
     with pytest.raises(aio.AioRpcError):
         await stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id="there-is-none"))
     session = await harness.create_test_session(stubs, agent="hasty")
@@ -158,6 +161,10 @@ async def fail(place: Place, stubs: harness.Stubs) -> None:
                 update_mask=FieldMask(paths=["title"]),
             )
             group.create_task(_call(stubs.sessions.UpdateSession(update)))
+    async with AsyncMongoClient[dict[str, Any]](place.mongo_uri) as client:
+        newer = {"$unset": {"agent": ""}, "$set": {"schema": 7}}
+        await client[place.database]["sessions"].update_one({"_id.session_id": tools}, newer)
+    await stubs.sessions.ListSessions(session_pb2.ListSessionsRequest())
     async with disconnected(place.mongo_uri, "find", "aggregate"):
         with pytest.raises(aio.AioRpcError) as away:
             await stubs.sessions.ListSessions(session_pb2.ListSessionsRequest())
