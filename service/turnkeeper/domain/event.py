@@ -354,6 +354,8 @@ HISTORY = frozenset(
         "message_completed",
         "tool_called",
         "tool_returned",
+        "turn_failed",
+        "turn_retried",
         "session_restored",
     }
 )

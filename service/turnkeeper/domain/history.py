@@ -12,11 +12,13 @@ from turnkeeper.domain.event import (
     SessionRestored,
     ToolReturned,
     TurnCompleted,
+    TurnFailed,
     TurnQueued,
     TurnRetried,
     TurnStarted,
 )
 from turnkeeper.domain.message import FinishReason, Message, Role, text_of
+from turnkeeper.domain.refused import Refused, refused_of, sent_form
 from turnkeeper.domain.tool import model_text
 
 TAKEN_BACK = "The session was taken back to before this call's result was known; the call may have run."
@@ -49,7 +51,8 @@ class History:
 
     A queued turn's message stands where the turn began, not where it arrived in the middle of another turn's answer.
     A message whose turn never began is left out. Only whole messages and those closed by their owner are kept. After
-    a restoration, the conversation is the one at the restored position.
+    a restoration, the conversation is the one at the restored position. What a model's server has refused is not sent
+    again with every later message: see `sent_form`.
     """
 
     size: int = 0
@@ -59,6 +62,8 @@ class History:
     """Ids of the turns that began, in order."""
     _messages: list[Message] | None = field(default_factory=list)
     """The messages of `messages`, cached while the conversation only grows at its end; None otherwise."""
+    _refused: dict[str, Refused] = field(default_factory=dict)
+    """The turns that failed because a model's server refused what they sent."""
 
     @classmethod
     def of(cls, log: Sequence[Event]) -> "History":
@@ -97,7 +102,7 @@ class History:
                 message = Message(role=Role.TOOL, text=model_text(result.result_json), tool_call_id=result.tool_call_id)
                 self._append(event, message, result.tool_call_id)
             case _:
-                pass
+                self._follow_refusal(event)
 
     def entries(self) -> tuple[HistoryEntry, ...]:
         """Returns the conversation, message by message."""
@@ -107,7 +112,8 @@ class History:
         """Returns the model's context: the instructions, then every message that is not empty."""
         system = (Message(role=Role.SYSTEM, text=instructions),) if instructions else ()
         if self._messages is None:
-            self._messages = [entry.message for entry in self.entries() if not _is_empty(entry.message)]
+            sent = (sent_form(entry.message, self._refused.get(entry.turn_id)) for entry in self.entries())
+            self._messages = [message for message in sent if not _is_empty(message)]
         return (*system, *self._messages)
 
     def _append(
@@ -129,6 +135,16 @@ class History:
             self._messages = None
         elif self._messages is not None and not _is_empty(message):
             self._messages.append(message)
+
+    def _follow_refusal(self, event: Event) -> None:
+        """Follows whether a model's server refused what a turn sent: until RetryTurn sends it again."""
+        refused = refused_of(event.payload.error) if isinstance(event.payload, TurnFailed) else None
+        if refused is not None:
+            self._refused[event.turn_id] = refused
+            self._messages = None
+        elif isinstance(event.payload, TurnRetried) and event.turn_id in self._refused:
+            del self._refused[event.turn_id]
+            self._messages = None
 
     def _close_rounds(self, restored: Event) -> None:
         """Adds a TAKEN_BACK result for each call whose result the restoration removed."""

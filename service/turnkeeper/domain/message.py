@@ -100,3 +100,8 @@ class Message:
 
     A long conversation is sent again with every model call; so each message is encoded once.
     """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoubtfulMessage(Message):
+    """A message of a turn that failed because the model's server refused its request. It may be the reason."""

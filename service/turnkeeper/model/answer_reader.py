@@ -62,10 +62,10 @@ class AnswerReader:
         if self._json is not None:
             self._read_json(b"".join(self._json))
         if not self.done:
+            self._completion.end()
             if not self._completion.finished:
                 raise failure(Reason.EMPTY if self._lead is not None else Reason.NO_END)
             self.done = True
-            self._completion.end()
 
     def answer(self) -> ModelAnswer:
         """Returns the whole answer, once `done`."""

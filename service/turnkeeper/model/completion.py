@@ -122,10 +122,11 @@ class Completion:
         return FinishReason.TOOL_CALLS if has_calls else finish or FinishReason.STOP
 
     def _check_empty(self, finish: FinishReason | None) -> None:
-        """Raises ModelFailure for an answer without text and calls, unless the model itself said nothing."""
+        """Raises ModelFailure for an answer without text and calls, unless its server reports no output either."""
         if finish is None:
             raise failure(Reason.BAD_FINISH_REASON)
-        if self._usage.output_tokens and not self._reasoned and finish is not FinishReason.TOOL_CALLS:
+        has_output = self._usage.output_tokens or self._beside.fields
+        if has_output and not self._reasoned and finish is not FinishReason.TOOL_CALLS:
             raise failure(Reason.UNREAD_ANSWER)
 
     def _take_head(self, chunk: Mapping[str, Any]) -> None:

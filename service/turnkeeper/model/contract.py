@@ -50,12 +50,18 @@ class ModelAnswer:
 class ModelFailure(Exception):
     """The call ended without an answer. The message holds no text of the provider."""
 
-    def __init__(self, detail: ErrorDetail, *, retryable: bool, retry_after: timedelta | None = None) -> None:
-        """`retryable`: another try may succeed. `retry_after`: the pause that the provider asks for, if any."""
+    def __init__(
+        self, detail: ErrorDetail, *, retryable: bool, retry_after: timedelta | None = None, unreadable: bool = False
+    ) -> None:
+        """`retryable`: another try may succeed. `retry_after`: the pause that the provider asks for, if any.
+
+        `unreadable`: an answer arrived to its end and cannot be read. A second one is likely to be no better.
+        """
         super().__init__(detail.message)
         self.detail = detail
         self.retryable = retryable
         self.retry_after = retry_after
+        self.unreadable = unreadable
 
 
 class Model(Protocol):

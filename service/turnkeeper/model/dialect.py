@@ -72,6 +72,10 @@ ALSO_CALLED: Final[Mapping[str, tuple[str, ...]]] = {
     field: tuple(names) for field, names in _DATA["fields"]["also_called"].items()
 }
 """Other names of a field in the text of a refusal, as regular expressions."""
+ABOUT_MESSAGES: Final = _any_of(_DATA["refusals"]["messages"])
+"""The text of an error that is about the messages of the request."""
+ABOUT_OTHERS: Final = frozenset(_DATA["refusals"]["other"])
+"""Codes of an error that is about something else than the messages."""
 REFUSAL: Final = _any_of(_DATA["refusals"]["patterns"])
 """The text around the name of a field that is refused."""
 LIMIT_NAMES: Final[tuple[str, ...]] = tuple(_DATA["limit"]["names"])

@@ -60,6 +60,17 @@ class Row:
 
 
 _AGAIN = "call RetryTurn"
+_UNREADABLE = frozenset(
+    {
+        Reason.EMPTY,
+        Reason.NO_END,
+        Reason.NO_FINISH_REASON,
+        Reason.BAD_FINISH_REASON,
+        Reason.MALFORMED,
+        Reason.UNREAD_ANSWER,
+    }
+)
+"""An answer arrived to its end and cannot be read."""
 
 TABLE: Mapping[Reason, Row] = {
     Reason.RATE_LIMIT: Row(
@@ -179,4 +190,4 @@ def failure(
         metadata["field"] = field
     message = row.message.replace("{field}", field)
     detail = ErrorDetail(code=row.code, message=message, retry_after=retry_after, metadata=metadata)
-    return ModelFailure(detail, retryable=row.retryable, retry_after=retry_after)
+    return ModelFailure(detail, retryable=row.retryable, retry_after=retry_after, unreadable=reason in _UNREADABLE)

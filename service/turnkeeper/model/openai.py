@@ -21,17 +21,16 @@ from turnkeeper.model.openai_client import Provider, endpoint_of, limit_field_of
 from turnkeeper.model.openai_failure import (
     ReportedFailure,
     field_failure,
-    may_refuse,
     openai_failures,
     sending_failures,
 )
-from turnkeeper.model.openai_request import body_of
 from turnkeeper.model.openai_stream import read_text
-from turnkeeper.model.request_shape import NEEDED, Refusals, RequestShape, first_needed
+from turnkeeper.model.request_plan import RequestPlan
+from turnkeeper.model.request_shape import Refusals, RequestShape, first_needed
 from turnkeeper.telemetry.redact import Redactor
 
 MOST_REPEATS: Final = 2
-"""Times that a call is repeated without a field which the server refuses, at most."""
+"""Times that a call is repeated without what the server refuses, at most."""
 LONGEST_SENTENCE: Final = 500
 """Characters of a server's own sentence that are logged."""
 _PART_BYTES: Final = 256 * 1024
@@ -97,36 +96,37 @@ class OpenAIModel:
     async def stream(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelAnswer]:
         """Yields deltas, then the answer; see `Model.stream`.
 
-        A call that is refused for a field which it can do without is repeated without it, MOST_REPEATS times at most.
+        A call that is refused for a field which it can do without is repeated without it, and one that is refused for
+        its messages with other forms of them, MOST_REPEATS times at most.
         """
         watch = DeadlineWatch(self._deadlines, loop=asyncio.get_running_loop())
-        origin = origin_of(self.server, request.model)
-        known = self._refusals.of(self._address, request.model)
-        refused: tuple[str, ...] = ()
+        plan = RequestPlan(
+            request,
+            shape=self._shape,
+            known=self._refusals.of(self._address, request.model),
+            origin=origin_of(self.server, request.model),
+            extra=self._extra,
+        )
         with watch:
             for repeats_left in reversed(range(MOST_REPEATS + 1)):
-                shape = self._shape.without(known | set(refused))
-                body = body_of(
-                    request, limit_field=shape.limit_field, origin=origin, omit=shape.omitted, extra=self._extra
-                )
                 answered = False
                 try:
-                    async with aclosing(self._answer(request, body, watch)) as items:
+                    async with aclosing(self._answer(request, plan.body(), watch)) as items:
                         async for item in items:
                             if not answered:
                                 answered = True
-                                self._refusals.learn(self._address, request.model, frozenset(refused))
+                                self._refusals.learn(self._address, request.model, plan.learnt())
                             yield item
                     return
                 except ReportedFailure as failed:
-                    more = () if answered or not may_refuse(failed) else failed.report.refused(body.keys() - NEEDED)
-                    if more:
+                    before = plan.refused
+                    again = not answered and plan.changes_after(failed)
+                    if plan.refused != before:
                         # It got past the fields that were left out before: they are what it refuses.
-                        self._refusals.learn(self._address, request.model, frozenset(refused))
-                    refused = (*refused, *more)
-                    if needed := first_needed(refused):
+                        self._refusals.learn(self._address, request.model, frozenset(before))
+                    if needed := first_needed(plan.refused):
                         raise self._logged(field_failure(failed, needed)) from None
-                    if not more or not repeats_left:
+                    if not again or not repeats_left:
                         raise self._logged(failed) from None
 
     async def close(self) -> None:

@@ -13,6 +13,7 @@ from aiohttp.http_exceptions import BadStatusLine
 
 from turnkeeper.model import server_error
 from turnkeeper.model.contract import ModelFailure
+from turnkeeper.model.dialect import ABOUT_MESSAGES, ABOUT_OTHERS
 from turnkeeper.model.failure import Reason, failure
 from turnkeeper.model.server_error import ServerError
 
@@ -82,7 +83,12 @@ class ReportedFailure(ModelFailure):
 
     def __init__(self, failed: ModelFailure, report: ServerError, *, http_status: int) -> None:
         """`http_status` is 0 for an error inside an answer."""
-        super().__init__(failed.detail, retryable=failed.retryable, retry_after=failed.retry_after)
+        super().__init__(
+            failed.detail,
+            retryable=failed.retryable,
+            retry_after=failed.retry_after,
+            unreadable=failed.unreadable,
+        )
         self.report = report
         self.http_status = http_status
 
@@ -91,6 +97,22 @@ def may_refuse(failed: ReportedFailure) -> bool:
     """Returns True if the server may have refused a field of the request, as far as reason and status tell."""
     return (
         Reason(failed.detail.metadata["reason"]) in _OPEN and (failed.http_status or failed.report.status) in _REFUSING
+    )
+
+
+def may_refuse_messages(failed: ReportedFailure) -> bool:
+    """Returns True if the server may have refused the messages of the request, as far as reason and text tell."""
+    if names_messages(failed):
+        return Reason(failed.detail.metadata["reason"]) in _OPEN and failed.http_status in _REFUSING
+    is_open = Reason(failed.detail.metadata["reason"]) is Reason.BAD_REQUEST
+    return is_open and ABOUT_OTHERS.isdisjoint(failed.report.words)
+
+
+def names_messages(failed: ReportedFailure) -> bool:
+    """Returns True if the server's own words name the messages."""
+    report = failed.report
+    return any(ABOUT_MESSAGES.search(text) for text in report.texts) or any(
+        path.removeprefix("body.").startswith("messages") for path in report.paths
     )
 
 

@@ -9,6 +9,8 @@ from turnkeeper.model.dialect import LIMIT_NAMES, SILENT, WARNED
 
 NEEDED: Final = frozenset({"model", "messages", "stream"})
 """Fields without which there is no call."""
+PLAIN_CALLS: Final = "messages.tool_calls"
+"""What is remembered of a server that takes calls only without what it sent beside them."""
 _MOST_LEARNT: Final = 1000
 """Pairs of a server and a model whose refusals are remembered; beyond it, the oldest pair is forgotten."""
 

@@ -1,5 +1,6 @@
-"""Reads an answer's bytes without a network."""
+"""Reads an answer's bytes without a network, and events by the standard's own steps."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,3 +48,17 @@ def read(parts: Sequence[bytes]) -> Read:
     assert answer.text == "".join(texts)
     calls = tuple((call.tool, call.arguments_json) for call in answer.tool_requests)
     return Read(answer.text, calls, answer.finish_reason)
+
+
+def by_the_standard(stream: bytes) -> list[bytes]:
+    """Returns the events of a whole stream, by the standard's own steps; those without data are left out."""
+    *lines, _ = re.split(b"\r\n|\n|\r", stream.removeprefix(b"\xef\xbb\xbf"))
+    data, events = b"", list[bytes]()
+    for line in lines:
+        if not line:
+            events += [data.removesuffix(b"\n")] if data.strip() else []
+            data = b""
+        elif not line.startswith(b":"):
+            name, _, value = line.partition(b":")
+            data += value.removeprefix(b" ") + b"\n" if name == b"data" else b""
+    return events

@@ -1,12 +1,12 @@
 """Events come out whole, wherever the bytes were cut, as the WHATWG standard reads them."""
 
-import re
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.model.reading import by_the_standard
 from turnkeeper.model.sse import DONE, EventReader, EventTooLong
 
 STREAM = """\
@@ -59,20 +59,6 @@ def events_of(parts: list[bytes]) -> list[bytes]:
 def cut(stream: bytes, cuts: list[int]) -> list[bytes]:
     edges = [0, *sorted(edge % (len(stream) + 1) for edge in cuts), len(stream)]
     return [stream[start:end] for start, end in pairwise(edges)]
-
-
-def by_the_standard(stream: bytes) -> list[bytes]:
-    """Returns the events of a whole stream, by the standard's own steps; those without data are left out."""
-    *lines, _ = re.split(b"\r\n|\n|\r", stream.removeprefix(b"\xef\xbb\xbf"))
-    data, events = b"", list[bytes]()
-    for line in lines:
-        if not line:
-            events += [data.removesuffix(b"\n")] if data.strip() else []
-            data = b""
-        elif not line.startswith(b":"):
-            name, _, value = line.partition(b":")
-            data += value.removeprefix(b" ") + b"\n" if name == b"data" else b""
-    return events
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=12))
