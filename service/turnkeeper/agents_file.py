@@ -1,125 +1,345 @@
 """Reads agents from a TOML file. The format is published in docs/reference/agents.md."""
 
+import difflib
+import json
+import logging
 import math
 import re
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields
 from datetime import timedelta
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NoReturn
 
-from turnkeeper import durations
+import orjson
+
+from turnkeeper import durations, toml_file
 from turnkeeper.domain.agent import Agent, AgentLimits, PolicyRule
 from turnkeeper.domain.tool import PolicyAction
 from turnkeeper.errors import AgentConfigError
+from turnkeeper.model.dialect import LIMIT_NAMES
+from turnkeeper.model.openai_client import check_address, check_header
+from turnkeeper.model.request_shape import NEEDED
+from turnkeeper.toml_file import TomlError, TomlFile
+from turnkeeper.tools.toolbox import Toolbox
 
-SAMPLES = Path(__file__).with_name("agents.toml")
+SAMPLES: Final = Path(__file__).with_name("agents.toml")
 """The agents of a server that is started without `--agents`."""
-_NAME = re.compile(r"[a-z0-9_-]{1,64}")
-_STRINGS = ("model", "instructions", "description", "base_url", "api_key_env")
+MAX_BYTES: Final = 4 << 20
+"""Of the file. Longer than any instructions; a longer file is a mistake, such as a log or a device."""
+RANGES: Final[Mapping[str, tuple[float, float]]] = {
+    "temperature": (0, 10),
+    "max_iterations": (1, 10_000),
+    "max_output_tokens": (0, 10_000_000),
+    "max_attempts": (1, 100),
+    "parallel_tools": (1, 1_000),
+}
+"""The least and the greatest value of each number."""
+MAX_DAYS: Final[Mapping[str, int]] = {"tool_timeout": 7, "ttl": 366}
+"""The longest value of each duration, in days."""
+MAX_CHARACTERS: Final[Mapping[str, int]] = {
+    "model": 256,
+    "instructions": 262_144,
+    "description": 4_096,
+    "base_url": 2_048,
+    "api_key_env": 128,
+}
+"""The length of each string."""
+MAX_ITEMS: Final = 1_000
+"""Agents of a file; tools, rules, headers and omitted fields of an agent."""
+MAX_EXTRA_BODY: Final = 65_536
+"""Bytes of `extra_body` as JSON."""
+logger = logging.getLogger(__name__)
+
+_KEYS: Final = frozenset(field.name.removesuffix("_json") for field in fields(Agent))
+_OWN_KEYS: Final = {
+    "model": "model",
+    "temperature": "temperature",
+    "tools": "tools",
+    **dict.fromkeys(LIMIT_NAMES, "max_output_tokens of limits"),
+}
+"""Fields of a request that a key of the agent sets."""
+_NAME: Final = re.compile(r"[a-z0-9_-]{1,64}")
+_FIELD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def load(path: Path, *, default_model: str) -> Mapping[str, Agent]:
-    """Returns the file's agents by name. Raises AgentConfigError, which names the file, the agent and the key."""
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise AgentConfigError(f"There is no file {path}; --agents names a TOML file of agents.") from None
-    except (OSError, ValueError) as error:
-        raise AgentConfigError(f"{path} cannot be read as TOML: {error}") from error
-    _check_keys(content, {"agent"}, str(path))
-    entries = content.get("agent", [])
-    if not isinstance(entries, list) or not entries:
-        raise AgentConfigError(f"{path} has no [[agent]].")
+def load(path: Path, *, default_model: str, toolbox: Toolbox | None = None) -> Mapping[str, Agent]:
+    """Returns the file's agents by name. Raises AgentConfigError, which names file, line, agent and key.
+
+    With a `toolbox`, the name of a tool that it does not have is a mistake, and a pattern that fits none a WARNING.
+    """
+    file = _read(path)
     agents: dict[str, Agent] = {}
-    for number, entry in enumerate(entries, start=1):
-        agent = _agent(entry, where=f"{path}, agent {number}", default_model=default_model)
+    for number, entry in enumerate(_entries(file)):
+        table = _Table(file, entry, keys=("agent", number), label=f"agent {number + 1}")
+        agent = _agent(table, default_model=default_model)
+        if toolbox is not None:
+            _check_tools(table, toolbox)
         if agent.name in agents:
-            raise AgentConfigError(f"{path} has two agents named {agent.name}.")
+            table.refuse("name", f"is {agent.name}, as of an agent before")
         agents[agent.name] = agent
     return agents
 
 
-def _agent(entry: Mapping[str, Any], *, where: str, default_model: str) -> Agent:
-    _check_keys(entry, {"name", "temperature", "tools", "policy", "limits", *_STRINGS}, where)
-    name = entry.get("name", "")
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise AgentConfigError(f"{where}: name must match {_NAME.pattern}.")
-    where = f"{where} ({name})"
-    strings = {key: _string(entry, key, where) for key in _STRINGS}
-    strings["model"] = strings["model"] or default_model
-    tools = entry.get("tools", [])
-    if not isinstance(tools, list) or not all(isinstance(tool, str) for tool in tools):
-        raise AgentConfigError(f"{where}: tools must be a list of names or patterns.")
-    temperature = entry.get("temperature")
-    is_number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
-    if temperature is not None and not (is_number and math.isfinite(temperature)):
-        raise AgentConfigError(f"{where}: temperature must be a number.")
-    policy = entry.get("policy", [])
-    if not isinstance(policy, list):
-        raise AgentConfigError(f"{where}: policy must be a list: write [[agent.policy]].")
+def _read(path: Path) -> TomlFile:
+    try:
+        return toml_file.read(path, max_bytes=MAX_BYTES)
+    except TomlError as error:
+        if error.line:
+            raise AgentConfigError(f"{path}:{error.line}: this is not TOML: {error}.") from None
+        if not path.exists():
+            raise AgentConfigError(f"There is no file {path}; --agents names a TOML file of agents.") from None
+        raise AgentConfigError(f"The file of agents {path} cannot be read: {error}.") from None
+
+
+def _entries(file: TomlFile) -> list[object]:
+    _Table(file, file.values, label="the file").check_keys({"agent"})
+    entries = file.values.get("agent", [])
+    if not isinstance(entries, list) or not entries:
+        raise AgentConfigError(f"{file.place('agent')}: the file has no [[agent]].")
+    if len(entries) > MAX_ITEMS:
+        raise AgentConfigError(f"{file.place('agent', MAX_ITEMS)}: a file can have {MAX_ITEMS:,} agents.")
+    return entries
+
+
+def _agent(table: "_Table", *, default_model: str) -> Agent:
+    name = table.entry.get("name", "")
+    is_name = isinstance(name, str) and _NAME.fullmatch(name) is not None
+    if is_name:
+        table.label += f" ({name})"
+    table.check_keys(_KEYS)
+    if not is_name:
+        table.refuse("name", f"must match {_NAME.pattern}")
     return Agent(
         name=name,
-        temperature=temperature,
-        tools=tuple(tools),
-        policy=tuple(_rule(rule, f"{where}, policy {n}") for n, rule in enumerate(policy, start=1)),
-        limits=_limits(entry.get("limits", {}), f"{where}, limits"),
-        **strings,
+        model=table.string("model") or default_model,
+        instructions=table.string("instructions"),
+        description=table.string("description"),
+        base_url=_base_url(table),
+        api_key_env=_variable(table),
+        temperature=table.number("temperature"),
+        limit_field=_limit_field(table),
+        omit=_omit(table),
+        extra_headers=tuple(_headers(table.table("extra_headers"))),
+        extra_body_json=_extra_body(table),
+        follow_redirects=table.switch("follow_redirects"),
+        tools=table.strings("tools", "names or patterns"),
+        policy=tuple(_rule(rule) for rule in table.tables("policy")),
+        limits=_limits(table.table("limits")),
     )
 
 
-def _rule(entry: Mapping[str, Any], where: str) -> PolicyRule:
-    _check_keys(entry, {"tool", "action", "ttl"}, where)
-    tool = _string(entry, "tool", where)
-    action = _string(entry, "action", where)
-    actions = [action.value.lower() for action in PolicyAction]
-    if not tool or action not in actions:
-        raise AgentConfigError(f"{where}: it needs a tool, and one of these actions: {', '.join(actions)}.")
-    if "ttl" not in entry:
-        return PolicyRule(tool=tool, action=PolicyAction(action.upper()))
-    return PolicyRule(tool=tool, action=PolicyAction(action.upper()), ttl=_duration(entry["ttl"], f"{where}: ttl"))
-
-
-def _limits(entry: Mapping[str, Any], where: str) -> AgentLimits:
-    limits = {limit.name: limit for limit in fields(AgentLimits)}
-    _check_keys(entry, set(limits), where)
-    values: dict[str, Any] = {}
-    for name, value in entry.items():
-        if limits[name].type is timedelta:
-            values[name] = _duration(value, f"{where}: {name}")
+def _check_tools(table: "_Table", toolbox: Toolbox) -> None:
+    """Raises AgentConfigError for a name that no tool has; a source that is out of reach may have it: then it warns."""
+    rules = list(table.tables("policy"))
+    for owner, key, name in (
+        *((table, "tools", name) for name in table.strings("tools", "names or patterns")),
+        *((rule, "tool", rule.string("tool")) for rule in rules),
+    ):
+        is_pattern = any(character in name for character in "*?[")
+        if name.strip("*") == "" or any(fnmatchcase(tool, name) for tool in toolbox.names):
             continue
-        least = 0 if name == "max_output_tokens" else 1
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise AgentConfigError(f"{where}: {name} must be a whole number of at least {least}.")
-        values[name] = value
+        if not is_pattern and toolbox.is_complete:
+            near = difflib.get_close_matches(name, toolbox.names, n=1)
+            suggestion = (
+                f"did you mean {near[0]}?" if near else f"the tools are {', '.join(sorted(toolbox.names)[:20])}."
+            )
+            owner.refuse(key, f"names {name!r:.70}, and no source has such a tool; {suggestion}")
+        logger.warning("%s: no tool fits %.70r now; the agent runs without it", owner.place(key), name)
+
+
+def _base_url(table: "_Table") -> str:
+    base_url = table.string("base_url")
+    if base_url:
+        try:
+            check_address(base_url)
+        except ValueError as error:
+            table.refuse("base_url", f"cannot be: {error}")
+    return base_url
+
+
+def _variable(table: "_Table") -> str:
+    name = table.string("api_key_env")
+    if name and not _VARIABLE.fullmatch(name):
+        table.refuse("api_key_env", "must be the name of an environment variable")
+    return name
+
+
+def _limit_field(table: "_Table") -> str:
+    name = table.string("limit_field")
+    if name and name not in LIMIT_NAMES:
+        table.refuse("limit_field", f"must be {' or '.join(LIMIT_NAMES)}")
+    return name
+
+
+def _omit(table: "_Table") -> tuple[str, ...]:
+    names = table.strings("omit", "names of fields of a request")
+    for name in names:
+        if not _FIELD.fullmatch(name):
+            table.refuse("omit", "must be a list of names of fields of a request")
+        if name in NEEDED:
+            table.refuse("omit", f"cannot have {name}: there is no call without it")
+    return names
+
+
+def _headers(table: "_Table") -> Iterator[tuple[str, str]]:
+    names = set[str]()
+    for name, value in table.entry.items():
+        if not isinstance(value, str) or len(value) > MAX_CHARACTERS["base_url"]:
+            table.refuse(name, "must be a string")
+        try:
+            check_header(name, value)
+        except ValueError as error:
+            table.refuse(name, f"cannot be: {error}")
+        if name.lower() in names:
+            table.refuse(name, "is there twice")
+        names.add(name.lower())
+        yield name, value
+
+
+def _extra_body(table: "_Table") -> str:
+    extra = table.table("extra_body")
+    for name in extra.entry:
+        if name in _OWN_KEYS:
+            extra.refuse(name, f"cannot be set here: set the agent's {_OWN_KEYS[name]}")
+        if name in NEEDED or name == "n":
+            extra.refuse(name, "cannot be set: the service sets it")
+    try:
+        text = json.dumps(extra.entry, allow_nan=False, ensure_ascii=False, sort_keys=True) if extra.entry else ""
+        orjson.dumps(extra.entry)  # refuses a whole number that it would read as another one
+    except (TypeError, ValueError):
+        table.refuse("extra_body", "holds a date, a time or a number that JSON cannot hold")
+    if len(text.encode()) > MAX_EXTRA_BODY:
+        table.refuse("extra_body", f"has more than {MAX_EXTRA_BODY:,} bytes")
+    return text
+
+
+def _rule(table: "_Table") -> PolicyRule:
+    table.check_keys({"tool", "action", "ttl"})
+    tool, action = table.string("tool"), table.string("action")
+    actions = [action.value.lower() for action in PolicyAction]
+    if not tool:
+        table.refuse("tool", "is missing: a rule needs the name of a tool, or a pattern")
+    if action not in actions:
+        table.refuse("action", f"must be one of {', '.join(actions)}")
+    ttl = {"ttl": table.duration("ttl")} if "ttl" in table.entry else {}
+    return PolicyRule(tool=tool, action=PolicyAction(action.upper()), **ttl)
+
+
+def _limits(table: "_Table") -> AgentLimits:
+    limits = {limit.name: limit for limit in fields(AgentLimits)}
+    table.check_keys(limits)
+    values: dict[str, Any] = {
+        name: table.duration(name) if limits[name].type is timedelta else table.count(name) for name in table.entry
+    }
     return AgentLimits(**values)
 
 
-def _check_keys(entry: object, known: set[str], where: str) -> None:
-    """Raises AgentConfigError if the entry is not a table, or has a key that is not known."""
-    if not isinstance(entry, Mapping):
-        raise AgentConfigError(f"{where}: it must be a table.")
-    unknown = set(entry) - known
-    if unknown:
-        raise AgentConfigError(
-            f"{where}: there is no key {', '.join(sorted(unknown))}; the keys are {', '.join(sorted(known))}."
-        )
+class _Table:
+    """One table of the file. Its methods return a key's value, or raise AgentConfigError."""
 
+    def __init__(self, file: TomlFile, entry: object, *, keys: tuple[str | int, ...] = (), label: str) -> None:
+        """`label` is what a message calls the table; `keys` leads to it."""
+        self._file = file
+        self._keys = keys
+        self.label = label
+        if not isinstance(entry, Mapping):
+            raise AgentConfigError(f"{file.place(*keys)}: {label} must be a table.")
+        self.entry: Mapping[str, Any] = entry
 
-def _string(entry: Mapping[str, Any], key: str, where: str) -> str:
-    value = entry.get(key, "")
-    if not isinstance(value, str):
-        raise AgentConfigError(f"{where}: {key} must be a string.")
-    return value
+    def place(self, key: str) -> str:
+        """Returns FILE:LINE of a key, and what the table is called."""
+        return f"{self._file.place(*self._keys, key)}: {self.label}"
 
+    def refuse(self, key: str, reason: str) -> NoReturn:
+        """Raises AgentConfigError: the key's value cannot be, for this reason."""
+        end = "" if reason.endswith((".", "?")) else "."
+        raise AgentConfigError(f"{self.place(key)}: {key} {reason}{end}")
 
-def _duration(value: object, where: str) -> timedelta:
-    """Returns the duration. Raises AgentConfigError if the value is not a duration, or is zero."""
-    try:
-        duration = durations.parse(value) if isinstance(value, str) else timedelta()
-    except ValueError:
-        duration = timedelta()
-    if not duration:
-        raise AgentConfigError(f"{where} must be a duration such as {durations.EXAMPLES}.")
-    return duration
+    def check_keys(self, known: Collection[str]) -> None:
+        """Raises AgentConfigError if the table has a key that is not known."""
+        for key in self.entry:
+            if key not in known:
+                near = difflib.get_close_matches(key.lower().replace("-", "_"), known, n=1)
+                suggestion = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(sorted(known))}."
+                raise AgentConfigError(f"{self.place(key)}: there is no key {key!r:.42}; {suggestion}")
+
+    def string(self, key: str) -> str:
+        """Returns a string; "" if it is not there."""
+        value = self.entry.get(key, "")
+        longest = MAX_CHARACTERS.get(key, MAX_CHARACTERS["api_key_env"])
+        if not isinstance(value, str):
+            self.refuse(key, "must be a string")
+        if "\0" in value:
+            self.refuse(key, "must be a string without NUL characters")
+        if len(value) > longest:
+            self.refuse(key, f"has more than {longest:,} characters")
+        return value
+
+    def strings(self, key: str, kind: str) -> tuple[str, ...]:
+        """Returns a list of strings."""
+        value = self.entry.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            self.refuse(key, f"must be a list of {kind}")
+        if len(value) > MAX_ITEMS or any(len(item) > MAX_CHARACTERS["model"] for item in value):
+            self.refuse(key, f"can have {MAX_ITEMS:,} items of {MAX_CHARACTERS['model']} characters")
+        return tuple(value)
+
+    def switch(self, key: str) -> bool:
+        """Returns true or false; false if it is not there."""
+        value = self.entry.get(key, False)
+        if not isinstance(value, bool):
+            self.refuse(key, "must be true or false")
+        return value
+
+    def number(self, key: str) -> float | None:
+        """Returns a number; None if it is not there."""
+        value = self.entry.get(key)
+        least, most = RANGES[key]
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            self.refuse(key, f"must be a number from {least} to {most}")
+        if not least <= value <= most:
+            self.refuse(key, f"is {value}; it must be a number from {least} to {most}")
+        return value
+
+    def count(self, key: str) -> int:
+        """Returns a whole number."""
+        value = self.entry[key]
+        least, most = RANGES[key]
+        if isinstance(value, bool) or not isinstance(value, int):
+            self.refuse(key, f"must be a whole number from {least:,} to {most:,}")
+        if not least <= value <= most:
+            self.refuse(key, f"is {value}; it must be a whole number from {least:,} to {most:,}")
+        return value
+
+    def duration(self, key: str) -> timedelta:
+        """Returns a duration above 0."""
+        value, duration = self.entry[key], timedelta()
+        if isinstance(value, str):
+            try:
+                duration = durations.parse(value)
+            except ValueError:
+                duration = timedelta()
+        if not duration:
+            self.refuse(key, f"must be a duration such as {durations.EXAMPLES}")
+        if duration > timedelta(days=MAX_DAYS[key]):
+            self.refuse(key, f"must be at most {MAX_DAYS[key]}d")
+        return duration
+
+    def table(self, key: str) -> "_Table":
+        """Returns a table inside this one; an empty one if it is not there."""
+        return _Table(self._file, self.entry.get(key, {}), keys=(*self._keys, key), label=f"{self.label}, {key}")
+
+    def tables(self, key: str) -> "Iterator[_Table]":
+        """Yields the tables of a list of tables."""
+        value = self.entry.get(key, [])
+        if not isinstance(value, list):
+            self.refuse(key, f"must be a list: write [[agent.{key}]]")
+        if len(value) > MAX_ITEMS:
+            self.refuse(key, f"can have {MAX_ITEMS:,} items")
+        for number, item in enumerate(value):
+            yield _Table(self._file, item, keys=(*self._keys, key, number), label=f"{self.label}, {key} {number + 1}")

@@ -121,7 +121,10 @@ async def serving(
             settings.mongodb_uri, embedded=settings.embedded, data_dir=settings.data_dir, stack=stack
         )
         provider, default_model = await provider_of(settings, environ, stack)
-        agents = agents_file.load(settings.agents or agents_file.SAMPLES, default_model=settings.model or default_model)
+        toolbox = Toolbox([PythonTools(installed())], record_content=settings.record_content)
+        agents = agents_file.load(
+            settings.agents or agents_file.SAMPLES, default_model=settings.model or default_model, toolbox=toolbox
+        )
         if provider is None and any(not agent.base_url for agent in agents.values()):
             raise SettingError(
                 "no model is set: set OPENAI_API_KEY or OPENAI_BASE_URL, pass --local-model, "
@@ -159,12 +162,21 @@ async def serving(
             raise SettingError(
                 "no database answers: check MONGODB_URI, and that its replica set has a primary"
             ) from error
-        replica = _Replica(settings, store, agents, models, telemetry, schema=schema)
+        replica = _Replica(settings, store, _Configured(agents, models, toolbox), telemetry, schema=schema)
         server, port = await stack.enter_async_context(
             replica.serving(PageTokens(await store.secret("page_tokens")), database, share_port=share_port)
         )
         model_url = provider.base_url if provider else ""
         yield Running(f"{settings.host}:{port}", port, database.uri, model_url, server.set_database)
+
+
+@dataclass(frozen=True, slots=True)
+class _Configured:
+    """The agents of the file, the models and the tools that they use."""
+
+    agents: Mapping[str, Agent]
+    models: Models
+    toolbox: Toolbox
 
 
 class _Replica:
@@ -174,8 +186,7 @@ class _Replica:
         self,
         settings: Settings,
         store: MongoStore,
-        agents: Mapping[str, Agent],
-        models: Models,
+        configured: _Configured,
         telemetry: Telemetry,
         *,
         schema: int,
@@ -183,7 +194,7 @@ class _Replica:
         """`settings.replica` is this replica's name; `schema` is the newest that it supports."""
         self._settings = settings
         self._store = store
-        self._agents = agents
+        self._agents = configured.agents
         self._telemetry = telemetry
         self._rng = random.Random()
         self._feeds = Feeds(store, poll=settings.poll.total_seconds())
@@ -197,10 +208,9 @@ class _Replica:
             held_leases=self._held_leases,
             sources=Sources(now=_now, new_id=ids.source(time.time, secrets.randbits), jitter=self._rng.random),
         )
-        self._agent_versions = AgentVersions(agents, store)
-        self._toolbox = Toolbox([PythonTools(installed())], record_content=settings.record_content)
-        _warn_of_missing_tools(agents, self._toolbox)
-        self._worker = self._execution(models, schema)
+        self._agent_versions = AgentVersions(configured.agents, store)
+        self._toolbox = configured.toolbox
+        self._worker = self._execution(configured.models, schema)
         self._watchers = self._streaming()
         self._add_verbs(schema)
         self._jobs = self._background_jobs()
@@ -371,17 +381,6 @@ class _Replica:
         await server.stop(FLUSH_TIME)  # only streams of Health.Watch are still open
         await stopping
         logger.info("drained: the process ends")
-
-
-def _warn_of_missing_tools(agents: Mapping[str, Agent], toolbox: Toolbox) -> None:
-    """Logs a warning for each tool that an agent names and no installed package has. A pattern may match no tool."""
-    for agent in agents.values():
-        for tool in agent.tools:
-            if not any(character in tool for character in "*?[") and toolbox.find(agent, tool) is None:
-                logger.warning(
-                    "agent %s names the tool %s, which no installed package has: the agent runs without this tool",
-                    *(agent.name, tool),
-                )
 
 
 def _now() -> datetime:

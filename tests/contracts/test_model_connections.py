@@ -1,12 +1,9 @@
 """One suite on the `Model` promises: the way to a model's server: addresses, headers, proxies, certificates."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.contracts.gateway import CERTIFICATE, answering, gateway, refusing, tunnel
 from tests.contracts.models import KEY, WEATHER, Stage, answer, asking, fail
-from turnkeeper.model import openai_client
 from turnkeeper.model.failure import Reason
 from turnkeeper.model.openai_client import Provider
 
@@ -53,12 +50,9 @@ class TestAddresses:
 
 
 @pytest.fixture
-def certificates(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Trusts the gateways' certificate, by the variable that everybody uses."""
-    openai_client.trust.cache_clear()
+def certificates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trusts the gateways' certificate, by the variable that every client knows."""
     monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
-    yield
-    openai_client.trust.cache_clear()
 
 
 class TestTheWayThere:
@@ -122,7 +116,6 @@ class TestTheWayThere:
         assert failed.detail.metadata["reason"] == Reason.NO_CONNECTION
         assert not server.calls
 
-    @pytest.mark.usefixtures("certificates")
     def test_certificates_that_cannot_be_read(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("SSL_CERT_FILE", __file__)
         with pytest.raises(ValueError, match="SSL_CERT_FILE"):

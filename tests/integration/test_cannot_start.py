@@ -88,6 +88,36 @@ async def test_a_mistake_in_the_settings_file(serve: Serve, tmp_path: Path, proc
 
 
 @pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            "[agent.limits]\nmax_iterations = 2147483648",
+            ":4: agent 1 (shop), limits: max_iterations is 2147483648; it must",
+        ),
+        ('base_url = "http://[::1"', ":3: agent 1 (shop): base_url cannot be: the model's address is no URL."),
+        (f"tools = {'[' * 5000}{']' * 5000}", ":3: this is not TOML: it is nested too deeply."),
+        (f"instructions = {'[' * 5000}", ":3: this is not TOML: it is nested too deeply."),
+        (
+            "tools = ['send_mesage']",
+            ":3: agent 1 (shop): tools names 'send_mesage', and no source has such a tool; did you",
+        ),
+        (
+            "tools = ['send_*']\n[[agent.policy]]\ntool = 'send_mesage'\naction = 'deny'",
+            ":5: agent 1 (shop), policy 1: tool names 'send_mesage', and no source has such a tool; did you mean",
+        ),
+    ],
+)
+async def test_a_mistake_in_the_agents_file(serve: Serve, tmp_path: Path, text: str, reason: str) -> None:
+    file = tmp_path / "agents.toml"
+    file.write_text(f'[[agent]]\nname = "shop"\n{text}\n')
+    status, errors = await serve("--agents", str(file), "--mongodb-uri", "mongodb://127.0.0.1:1/")
+    assert status == 2
+    assert f"turnkeeper serve: {file}{reason}" in errors
+    assert "Traceback" not in errors
+    assert len(errors.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
     ("arguments", "reason"),
     [
         (["serve", "--lese", "5s"], "turnkeeper serve: there is no flag --lese, did you mean --lease?"),
@@ -161,7 +191,10 @@ async def test_what_is_no_address_of_a_database(serve: Serve) -> None:
     ("variables", "reason"),
     [
         ({"OPENAI_BASE_URL": "ftp://models"}, "agent assistant: the model's address must begin with http"),
+        ({"OPENAI_BASE_URL": "http://[::1"}, "agent assistant: the model's address is no URL"),
         ({"OPENAI_API_KEY": "ключ"}, "agent assistant: the model's API key is empty or holds characters"),
+        ({"SSL_CERT_FILE": "/nowhere.pem"}, "SSL_CERT_FILE or SSL_CERT_DIR holds no certificates that can be read"),
+        ({"OPENAI_BASE_URL": "http://models/", "HTTP_PROXY": "gopher://x"}, "the proxy in HTTP_PROXY, HTTPS_PROXY or"),
     ],
 )
 async def test_a_model_that_no_call_can_reach(serve: Serve, variables: dict[str, str], reason: str) -> None:

@@ -311,9 +311,15 @@ class TestFile:
             ("\nport 1", ":2: this is not TOML: Expected '=' after a key in a key/value pair"),
             ("port = 1\nport = 2", ":2: this is not TOML: Cannot overwrite a value"),
             ("port = ", ":1: this is not TOML: Invalid value"),
-            ("model = '", ": this is not TOML: "),
-            ("x = " + "[" * 5000, ": this is not TOML: it is nested too deeply"),
-            ("port = " + "9" * 5000, ": this is not TOML: "),
+            ("model = '", ":1: this is not TOML: "),
+            ('port = 1\nmodel = """\n', ":3: this is not TOML: "),
+            ("\nx = " + "[" * 5000, ":2: this is not TOML: it is nested too deeply"),
+            ("\nx = " + "[" * 5000 + "]" * 5000, ":2: this is not TOML: it is nested too deeply"),
+            ("port = 1\nlease = " + "[" * 99 + "]" * 99, ":2: this is not TOML: it is nested too deeply"),
+            ("port = 1\nlease" + ".a" * 5000 + " = 1", ":2: this is not TOML: it is nested too deeply"),
+            ("[" + "a." * 5000 + "a]", ":1: this is not TOML: it is nested too deeply"),
+            ("lease = '1s'\nport = " + "9" * 5000, ":2: this is not TOML: a whole number has too many digits"),
+            ("lease = 0x" + "f" * 9000, ":1: this is not TOML: a whole number has too many digits"),
         ],
     )
     def test_a_mistake_is_named_with_its_line(self, file: Path, text: str, complaint: str) -> None:

@@ -9,6 +9,9 @@ from functools import cached_property
 
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolSpec
 
+_ADDED = frozenset({"limit_field", "omit", "extra_headers", "extra_body_json", "follow_redirects"})
+"""Fields of an agent that the first version did not have."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyRule:
@@ -57,6 +60,16 @@ class Agent:
     """The environment variable with the key for `base_url`; empty reads OPENAI_API_KEY."""
     temperature: float | None = None
     """None leaves it to the provider."""
+    limit_field: str = ""
+    """The field of a request that holds the output limit; empty: as the server's address suggests."""
+    omit: tuple[str, ...] = ()
+    """Fields of a request that are not sent."""
+    extra_headers: tuple[tuple[str, str], ...] = ()
+    """Names and values of headers that each request has; `${NAME}` in a value stands for an environment variable."""
+    extra_body_json: str = ""
+    """Fields that each request has, a JSON object; empty for none."""
+    follow_redirects: bool = False
+    """True: a redirect of the model's server to another origin is followed, with the whole conversation."""
     tools: tuple[str, ...] = ()
     """Names of tools, or patterns with `*` and `?`."""
     policy: tuple[PolicyRule, ...] = ()
@@ -65,8 +78,12 @@ class Agent:
 
     @cached_property
     def version(self) -> str:
-        """Returns 12 hexadecimal digits of the content's SHA-256: equal content has an equal version on any replica."""
-        content = json.dumps(asdict(self), sort_keys=True, default=str)
+        """Returns 12 hexadecimal digits of the content's SHA-256: equal content has an equal version on any replica.
+
+        Fields that older replicas do not know count only if they are set.
+        """
+        fields = {name: value for name, value in asdict(self).items() if value or name not in _ADDED}
+        content = json.dumps(fields, sort_keys=True, default=str)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
     def offers(self, tool: str) -> bool:

@@ -1,23 +1,29 @@
 """Finds the model of each agent."""
 
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 from turnkeeper.domain.agent import Agent
 from turnkeeper.model.contract import Model
 from turnkeeper.model.deadline_watch import Deadlines
+from turnkeeper.model.failure import Reason, failure
 from turnkeeper.model.local import LocalModel, local_url
 from turnkeeper.model.openai import OpenAIModel
 from turnkeeper.model.openai_client import Provider
+from turnkeeper.model.request_shape import Refusals
 from turnkeeper.settings import Settings
 from turnkeeper.start_errors import SettingError
 
 CLOUD = "https://api.openai.com/v1"
 CLOUD_MODEL = "gpt-4.1-mini"
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+"""An environment variable in the value of a header."""
 
 
 class Models:
-    """The model of each agent; agents at one address share a client."""
+    """The model of each agent; agents that reach one address in one way share a client."""
 
     def __init__(self, default: Provider | None, settings: Settings, environ: Mapping[str, str]) -> None:
         """`default` serves the agents without a `base_url`; `environ` holds the keys that agents name."""
@@ -26,26 +32,55 @@ class Models:
         self._deadlines = Deadlines(
             first_token=settings.first_token, between_tokens=settings.between_tokens, total=settings.answer_time
         )
-        self._models: dict[tuple[str, str], Model] = {}
+        self._refusals = Refusals()
+        self._models: dict[Provider, Model] = {}
 
     def check(self, agents: Iterable[Agent]) -> None:
-        """Raises SettingError if an agent's address or key cannot be used, so that the start fails and no turn does."""
+        """Raises SettingError if an agent's address, key or headers cannot be used: the start fails, not the turns."""
         for agent in agents:
             try:
-                self.of(agent)
+                self._connected(agent)
             except ValueError as error:
                 raise SettingError(f"agent {agent.name}: {error}") from error
 
     def of(self, agent: Agent) -> Model:
-        """Returns the agent's model. Raises ValueError for an address or a key that cannot be used."""
+        """Returns the agent's model. Raises ModelFailure for an address, a key or a header that cannot be used.
+
+        The start has checked the agents of the file; a session may have pinned an older version.
+        """
+        try:
+            return self._connected(agent)
+        except ValueError:
+            raise failure(Reason.BAD_PROVIDER) from None
+
+    def _connected(self, agent: Agent) -> Model:
+        """Returns the agent's model. Raises ValueError for what cannot be used."""
         provider = self._default
         if agent.base_url or provider is None:
             key = self._environ.get(agent.api_key_env or "OPENAI_API_KEY", "") or "none"
             provider = Provider(base_url=agent.base_url or CLOUD, api_key=key)
-        at = (provider.base_url, provider.api_key)
-        if at not in self._models:
-            self._models[at] = OpenAIModel.connect(provider, deadlines=self._deadlines)
-        return self._models[at]
+        provider = replace(
+            provider,
+            limit_field=agent.limit_field,
+            headers=tuple((name, self._filled(name, value)) for name, value in agent.extra_headers),
+            extra_body_json=agent.extra_body_json,
+            omit=agent.omit,
+            follow_redirects=agent.follow_redirects,
+        )
+        if provider not in self._models:
+            self._models[provider] = OpenAIModel.connect(provider, deadlines=self._deadlines, refusals=self._refusals)
+        return self._models[provider]
+
+    def _filled(self, name: str, value: str) -> str:
+        """Returns a header's value with its variables. Raises ValueError for one that is not set."""
+
+        def variable(match: re.Match[str]) -> str:
+            content = self._environ.get(match[1], "")
+            if not content:
+                raise ValueError(f"the header {name} needs the environment variable {match[1]}, which is not set")
+            return content
+
+        return _VARIABLE.sub(variable, value)
 
     async def close(self) -> None:
         """Closes the connections of all models."""

@@ -1,5 +1,6 @@
 """The HTTP client of one model server: its address, its key and headers, proxies, redirects and errors."""
 
+import os
 import re
 import ssl
 from collections.abc import Callable
@@ -102,7 +103,7 @@ def new_client(provider: Provider, *, now: Callable[[], datetime]) -> openai.Asy
     if provider.close_connections:
         headers["Connection"] = "close"
     rules = _Exchange(provider, url, now=now)
-    trusted = trust()
+    trusted = _trust(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
     try:
         http_client = openai.DefaultAioHttpClient(
             # A proxy from the environment is not used for this machine itself.
@@ -197,8 +198,11 @@ async def _start_of(response: httpx2.Response) -> bytes:
 
 
 @cache
-def trust() -> ssl.SSLContext:
-    """Returns whom TLS trusts: SSL_CERT_FILE or SSL_CERT_DIR, else the system. Raises ValueError for a bad file."""
+def _trust(_file: str | None, _folder: str | None) -> ssl.SSLContext:
+    """Returns whom TLS trusts: SSL_CERT_FILE or SSL_CERT_DIR, else the system. Raises ValueError for a bad file.
+
+    All clients share one, because reading the certificates takes long.
+    """
     try:
         return httpx2.create_ssl_context()
     except (OSError, ValueError):

@@ -2,7 +2,6 @@
 
 import difflib
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -10,9 +9,12 @@ from typing import Any
 
 import orjson
 
-from turnkeeper import durations
+from turnkeeper import durations, toml_file
 from turnkeeper.model.script import Reply, Script, ScriptedCall, ScriptedFailure, ScriptError, TokenCount
+from turnkeeper.toml_file import TomlError
 
+MAX_BYTES = 64 << 20
+"""Of a script, which may hold long answers; a longer file is a mistake, such as a device."""
 _Keys = Mapping[str, Callable[[object], object]]
 
 ECHO = """\
@@ -28,19 +30,18 @@ text = "The tool said: {tool_result}"
 def load_script(path: Path) -> Script:
     """Reads a script file. Raises ScriptError, also if there is no such file."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ScriptError(f"{path}: cannot be read: {reason}") from None
+        text = toml_file.read_text(path, max_bytes=MAX_BYTES)
+    except TomlError as error:
+        raise ScriptError(f"{path}: cannot be read: {error}") from None
     return parse_script(text, source=str(path))
 
 
 def parse_script(text: str, *, source: str = "script") -> Script:
     """Returns the Script of a TOML text. Raises ScriptError, whose message begins with `source`."""
     try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ScriptError(f"{source}: is not TOML: {error}") from None
+        table = toml_file.parse(text)
+    except TomlError as error:
+        raise ScriptError(f"{source}: is not TOML: {error} (line {error.line})") from None
     try:
         values = _read(table, _SCRIPT_KEYS)
         rules = values.pop("reply", [])

@@ -74,19 +74,19 @@ class ServerError:
     def reason(self, status: int) -> Reason | None:
         """Returns why the call failed, by the sentences and the codes; None if they mean nothing."""
         for group in SENTENCES:
-            if group.always and self._speaks(group.pattern):
+            if group.always and self._matches(group.pattern):
                 return group.reason
         if codes := [CODES[word] for word in self.words if word in CODES]:
             return codes[0]
         if status in DEFINITE or status > _LAST_CLIENT_STATUS:
             return None
-        return next((group.reason for group in SENTENCES if self._speaks(group.pattern)), None)
+        return next((group.reason for group in SENTENCES if self._matches(group.pattern)), None)
 
     def refused(self, fields: Iterable[str]) -> tuple[str, ...]:
         """Returns which of these fields of the request the server refuses."""
         return tuple(field for field in sorted(fields) if self._refuses(field))
 
-    def _speaks(self, pattern: re.Pattern[str]) -> bool:
+    def _matches(self, pattern: re.Pattern[str]) -> bool:
         return any(pattern.search(text) for text in self.texts)
 
     def _refuses(self, field: str) -> bool:
@@ -100,7 +100,7 @@ class ServerError:
         name = _name_of(field, below=can_go)
         places = ((match, text) for text in self.texts for match in islice(name.finditer(text), _MOST_PLACES))
         return any(_refused_near(match, text) for match, text in places) or (
-            field in self.paths and self._speaks(REFUSAL)
+            field in self.paths and self._matches(REFUSAL)
         )
 
 

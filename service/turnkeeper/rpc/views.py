@@ -1,6 +1,8 @@
 """Domain values as the messages that callers see."""
 
 import asyncio
+from dataclasses import replace
+from typing import Final
 
 from turnkeeper.codes import ErrorDetail
 from turnkeeper.domain.agent import Agent
@@ -14,6 +16,9 @@ from turnkeeper.rpc import codec
 from turnkeeper.rpc.shown_text import mixed_script_words, shown_json
 from turnkeeper.rpc.status import detail_of
 from turnkeeper.store.changeset import Head
+
+_GREATEST: Final = 2**31 - 1
+"""The greatest value of an int32."""
 
 
 def session_view(session: Session, head: Head) -> session_pb2.Session:
@@ -71,7 +76,14 @@ async def _show(view: approval_pb2.Approval, field: str) -> list[str]:
 
 
 def agent_view(agent: Agent) -> agent_pb2.Agent:
-    """Returns one version of an agent."""
-    view = codec.fill(agent_pb2.Agent(), agent)
+    """Returns one version of an agent. A limit that the message cannot hold is shown as the greatest that it can."""
+    limits = replace(
+        agent.limits,
+        max_iterations=min(agent.limits.max_iterations, _GREATEST),
+        max_output_tokens=min(agent.limits.max_output_tokens, _GREATEST),
+        max_attempts=min(agent.limits.max_attempts, _GREATEST),
+        parallel_tools=min(agent.limits.parallel_tools, _GREATEST),
+    )
+    view = codec.fill(agent_pb2.Agent(), replace(agent, limits=limits))
     view.version = agent.version
     return view

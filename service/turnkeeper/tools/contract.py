@@ -23,11 +23,15 @@ class ToolError(Exception):
     """A tool's failure with a message for the model. The message must hold no secret."""
 
 
+class SourceUnreachable(Exception):
+    """A source of tools does not answer: the service starts without its tools. The message names the source."""
+
+
 class ToolSource(Protocol):
     """Where tools come from, for example the functions of installed packages."""
 
     def specs(self) -> Sequence[ToolSpec]:
-        """Returns all tools of this source; their names are unique among all sources."""
+        """Returns all tools of this source; their names are unique among all sources. May raise SourceUnreachable."""
         ...
 
     async def call(self, name: str, arguments: dict[str, object], context: ToolContext) -> str:

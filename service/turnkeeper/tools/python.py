@@ -130,13 +130,14 @@ def installed() -> list[Callable[..., object]]:
     functions: list[Callable[..., object]] = []
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         try:
-            functions.extend(_marked(entry.load(), entry.name))
-        except AgentConfigError:
-            raise
+            loaded = entry.load()
         except BaseException as error:  # a module may exit, or a Rust library panic, while it is loaded
+            failure = failure_of(error)
             raise AgentConfigError(
-                f"The tools of entry point {entry.name} ({entry.value}) cannot be loaded: {_first_line(error)}"
+                f"The tools of entry point {entry.name} ({entry.value}) cannot be loaded: "
+                f"{failure.text or failure.kind}"
             ) from error
+        functions.extend(_marked(loaded, entry.name))
     return functions
 
 
@@ -160,8 +161,8 @@ def _describe(function: Callable[..., object]) -> _Function:
         forms = pydantic.ConfigDict(extra="forbid", protected_namespaces=())
         model: type[pydantic.BaseModel] = make(name, __config__=forms, **fields)  # type: ignore[call-overload]
         schema = model.model_json_schema()
-    except BaseException as error:  # annotations and defaults are the author's code
-        raise AgentConfigError(f"The tool {name} cannot be described: {_first_line(error)}") from error
+    except (pydantic.errors.PydanticUserError, NameError, TypeError, ValueError) as error:
+        raise AgentConfigError(f"The tool {name} cannot be described: {str(error).splitlines()[0]}") from error
     spec = ToolSpec(
         name=name,
         description=inspect.getdoc(function) or name,
@@ -170,12 +171,6 @@ def _describe(function: Callable[..., object]) -> _Function:
         source="python",
     )
     return _Function(spec, function, model, context)
-
-
-def _first_line(error: BaseException) -> str:
-    """Returns the first line of the error's text, or the name of its class if it has none."""
-    failure = failure_of(error)
-    return next(iter(failure.text.splitlines()), "") or failure.kind
 
 
 def _parameters(function: Callable[..., object]) -> tuple[dict[str, tuple[object, object]], str]:

@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -12,7 +12,7 @@ from turnkeeper.domain.tool import CLIENT, Call, ClientTool, ToolOutcome, ToolRe
 from turnkeeper.errors import AgentConfigError, ToolValidationError
 from turnkeeper.isolation import ends_task
 from turnkeeper.tools.comparison import Steps, arguments_problem
-from turnkeeper.tools.contract import ToolContext, ToolSource
+from turnkeeper.tools.contract import SourceUnreachable, ToolContext, ToolSource
 from turnkeeper.tools.failure import Failure, failure_of
 from turnkeeper.tools.results import RESULT_BYTES, UnfitResult, result_text
 
@@ -42,13 +42,29 @@ class Toolbox:
         """
         self._record_content = record_content
         self._tools: dict[str, tuple[ToolSpec, ToolSource]] = {}
+        self.is_complete = True
+        """False if a source cannot be reached: a tool that is not here may be one of its."""
         for source in sources:
-            for spec in source.specs():
+            for spec in self._specs_of(source):
                 if spec.name in self._tools:
                     raise AgentConfigError(f"Two sources have a tool named {spec.name}; rename one.")
                 self._tools[spec.name] = (spec, source)
         self._schemas: dict[str, object] = {}
         """The installed tools' schemas as values, by their texts."""
+
+    @property
+    def names(self) -> Collection[str]:
+        """Returns the names of all tools."""
+        return self._tools.keys()
+
+    def _specs_of(self, source: ToolSource) -> Sequence[ToolSpec]:
+        """Returns the tools of a source; none, with a WARNING, if it cannot be reached."""
+        try:
+            return source.specs()
+        except SourceUnreachable as error:
+            self.is_complete = False
+            logger.warning("a source of tools cannot be reached: the service starts without its tools: %s", error)
+            return ()
 
     def offered(self, agent: Agent, *, clients: Sequence[ClientTool] = ()) -> tuple[ToolSpec, ...]:
         """Returns the agent's tools by name, then those that the turn's client runs."""

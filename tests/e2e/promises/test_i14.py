@@ -103,9 +103,11 @@ class TestI14:
             assert (result.outcome, result.started) == (event_pb2.TOOL_OUTCOME_INVALID_ARGUMENTS, False)
             assert not shop.tool_control.effects("strict")
 
-    async def test_i14_a_tool_that_is_gone_does_not_run(self, shop: Shop) -> None:
+    async def test_i14_a_tool_that_is_gone_does_not_run(self, shop: Shop, tmp_path: Path) -> None:
         first = await shop.pending_approval("gone")
-        async with shop.open(NONE) as stubs:
+        without = tmp_path / "without.toml"  # no server starts with an agent that names a tool which is gone
+        without.write_text('[[agent]]\nname = "asker"\n')
+        async with shop.open(NONE, agents=without) as stubs:
             await harness.decide(stubs, first)
             result = await returned(stubs, first)
             assert (result.outcome, result.started) == (event_pb2.TOOL_OUTCOME_NOT_FOUND, False)

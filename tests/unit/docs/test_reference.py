@@ -104,7 +104,7 @@ def test_an_event_that_is_not_sent_is_marked_in_the_protos(event: str) -> None:
 
 def test_the_keys_of_an_agent() -> None:
     rows = table(AGENTS, "key", "type", "default", "meaning")
-    assert {row[0] for row in rows} == {field.name for field in fields(Agent)}
+    assert {row[0] for row in rows} == {field.name.removesuffix("_json") for field in fields(Agent)}
 
 
 def test_the_keys_of_a_rule_and_its_actions() -> None:
@@ -120,6 +120,10 @@ def test_the_limits_of_an_agent() -> None:
     after = AGENTS.partition("## Limits")[2]
     rows = {row[0]: row[2] for row in table(after, "key", "type", "default", "meaning")}
     assert rows == {field.name: settings.shown(field.default) for field in fields(AgentLimits)}
+    bounds = {row[0]: row[1] for row in table(after, "key", "type", "default", "meaning")}
+    assert {name: bounds[name] for name in agents_file.RANGES if name in bounds} == {
+        name: f"{least:,} to {most:,}" for name, (least, most) in agents_file.RANGES.items() if name != "temperature"
+    }
 
 
 def test_the_example_is_a_file_of_agents(tmp_path: Path) -> None:

@@ -85,7 +85,8 @@ PAIRS = (
         kind=Agent,
         message=agent_pb2.Agent.DESCRIPTOR,
         only_proto={"version": "a hash of the content", "create_time": LATER},
-        only_ours=frozenset({"base_url", "api_key_env", "temperature"}),
+        only_ours=frozenset({"base_url", "api_key_env", "temperature", "limit_field", "omit"})
+        | {"extra_headers", "extra_body_json", "follow_redirects"},
     ),
     Pair(kind=PolicyRule, message=agent_pb2.PolicyRule.DESCRIPTOR),
     Pair(kind=AgentLimits, message=agent_pb2.AgentLimits.DESCRIPTOR),

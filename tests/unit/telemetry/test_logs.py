@@ -4,7 +4,6 @@ import asyncio
 import io
 import json
 import logging
-import threading
 import warnings
 from collections.abc import Iterator
 
@@ -86,28 +85,6 @@ def test_a_line_inside_a_span_has_its_trace(written: Written) -> None:
     (line,) = written.lines
     assert line["trace_id"] == TRACEPARENT.split("-")[1]
     assert len(str(line["span_id"])) == 16
-
-
-def test_what_ends_a_thread_is_logged_without_its_text(written: Written) -> None:
-    def fail() -> None:
-        raise ValueError(CANARY)
-
-    thread = threading.Thread(target=fail)
-    thread.start()
-    thread.join()
-    (line,) = written.lines
-    assert (line["level"], line["error"]) == ("WARNING", "ValueError")
-    assert str(line["stack"]).endswith("fail']")
-
-
-def test_what_a_finalizer_raises_is_logged_without_its_text(written: Written) -> None:
-    class Final:
-        def __del__(self) -> None:
-            raise ValueError(CANARY)
-
-    Final()
-    (line,) = written.lines
-    assert (line["level"], line["error"]) == ("WARNING", "ValueError")
 
 
 def test_an_exception_is_its_class_and_its_places_never_its_text(written: Written) -> None:

@@ -100,14 +100,6 @@ def takes_a_lock(lock: threading.Event) -> None:
     """No JSON is one."""
 
 
-def takes_what_panics(thing: "fail()") -> None:  # type: ignore[valid-type]
-    """Its annotation is code that fails."""
-
-
-def fail() -> None:
-    raise SystemExit
-
-
 def takes_what_is_gone(thing: "NoSuchType") -> None:  # type: ignore[name-defined]  # noqa: F821
     """Its annotation is a mistake."""
 
@@ -254,10 +246,6 @@ def test_two_tools_of_one_name_are_refused() -> None:
         (tool(tool_class=ToolClass.READ_ONLY, name="place")(by_place), "place"),
         (tool(tool_class=ToolClass.READ_ONLY, name="odd")(takes_a_lock), "odd"),
         (tool(tool_class=ToolClass.READ_ONLY, name="gone")(takes_what_is_gone), "gone"),
-        (
-            tool(tool_class=ToolClass.READ_ONLY, name="exits")(takes_what_panics),
-            "exits cannot be described: SystemExit",
-        ),
     ],
     ids=[
         "any number of values",
@@ -268,7 +256,6 @@ def test_two_tools_of_one_name_are_refused() -> None:
         "by place alone",
         "a type that JSON cannot hold",
         "a type that is not there",
-        "a type that exits",
     ],
 )
 def test_a_function_that_cannot_be_described_is_named(function: Callable[..., object], complaint: str) -> None:

@@ -13,8 +13,6 @@ from turnkeeper.tools.toolbox import Finished, Toolbox, timed_out
 
 CANCEL_TIME = 1.0
 """Seconds that a cancelled tool has to end."""
-TAKING_TURNS = 5
-"""Rounds of the event loop in which a result that has arrived in it becomes the end of its tool."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +136,7 @@ class ToolRunner:
             began = time.monotonic()
             try:
                 tool = self._runs[call.id].tool = asyncio.create_task(self._toolbox.run(call))
-                await _ended(tool, timeout)
+                await asyncio.wait([tool], timeout=timeout.total_seconds())
                 finished = tool.result() if tool.done() else self._overdue(call, tool, timeout)
             except asyncio.CancelledError:
                 span.finished(ToolOutcome.CANCELLED)
@@ -161,16 +159,3 @@ class ToolRunner:
         if tool is not None:
             self._detached.add(tool)
             tool.add_done_callback(self._detached.discard)
-
-
-async def _ended(tool: asyncio.Task[Finished], timeout: timedelta) -> None:
-    """Waits until the tool has ended, or its time is over.
-
-    A result that came while the event loop was blocked, or the process stopped, was in time: it is taken before the
-    clock is believed.
-    """
-    await asyncio.wait([tool], timeout=timeout.total_seconds())
-    for _ in range(TAKING_TURNS):
-        if tool.done():
-            return
-        await asyncio.sleep(0)
