@@ -28,9 +28,9 @@ from turnkeeper.model.failure import Reason
 # Events as the WHATWG standard reads them.
 FRAMINGS: Sequence[Stream] = (
     Stream(server="every server", what="LF ends a line", body=sse(*HELLO), text=TEXT),
-    Stream(server=".NET gateways", what="CRLF ends a line", body=sse(*HELLO, end="\r\n\r\n"), text=TEXT),
-    Stream(server="old proxies", what="CR ends a line", body=sse(*HELLO, end="\r\r"), text=TEXT),
-    Stream(server="gateways", what="a byte order mark first", body=b"\xef\xbb\xbf" + sse(*HELLO), text=TEXT),
+    Stream(server="any", what="CRLF ends a line", body=sse(*HELLO, end="\r\n\r\n"), text=TEXT),
+    Stream(server="any", what="CR ends a line", body=sse(*HELLO, end="\r\r"), text=TEXT),
+    Stream(server="any", what="a byte order mark first", body=b"\xef\xbb\xbf" + sse(*HELLO), text=TEXT),
     Stream(server="Spring, Kimi Code", what="no space after `data:`", body=sse(*HELLO, prefix="data:"), text=TEXT),
     Stream(
         server="OpenRouter, LiteLLM",
@@ -47,7 +47,7 @@ FRAMINGS: Sequence[Stream] = (
         text=TEXT,
     ),
     Stream(
-        server="pretty-printing proxies",
+        server="any",
         what="an event of many `data` lines",
         body=b"".join(
             b"".join(b"data: " + line + b"\n" for line in orjson.dumps(event, option=orjson.OPT_INDENT_2).splitlines())
@@ -65,14 +65,14 @@ FRAMINGS: Sequence[Stream] = (
     ),
     Stream(
         server="any",
-        what="the body ends without a finish reason: a failure",
+        what="the body ends without a finish reason",
         body=sse(*HELLO[:-1]).removesuffix(DONE),
         text=TEXT,
         end=Reason.NO_END,
     ),
     Stream(
         server="any",
-        what="`[DONE]` without a finish reason: a failure",
+        what="`[DONE]` without a finish reason",
         body=sse(*HELLO[:-1]),
         text=TEXT,
         end=Reason.NO_FINISH_REASON,
@@ -165,7 +165,7 @@ SHAPES: Sequence[Stream] = (
         text=TEXT,
     ),
     Stream(
-        server="proxies that log",
+        server="any",
         what="the whole `message` again in the last chunk",
         body=sse(
             *HELLO[:-1], choices({"index": 0, "delta": {}, "message": {"content": TEXT}, "finish_reason": "stop"})
@@ -270,7 +270,7 @@ SHAPES: Sequence[Stream] = (
     ),
     Stream(
         server="any",
-        what="tokens counted, but nothing that can be read: a failure that says so",
+        what="tokens counted, but nothing that can be read",
         body=sse(chunk(role="assistant"), chunk(outputs=["Hello"]), chunk("stop"), usage()),
         end=Reason.UNREAD_ANSWER,
     ),
@@ -341,7 +341,7 @@ ENDINGS: Sequence[Stream] = (
     ),
     Stream(
         server="any",
-        what="`length` inside a call: a failure",
+        what="`length` inside a call",
         body=sse(calls(part(0, "a", "get_weather", '{"city":"Pa')), chunk("length")),
         end=Reason.TOOL_CALL_CUT_SHORT,
     ),

@@ -310,7 +310,7 @@ PARTS: Sequence[Stream] = (
         sent_back=({"id": "a"}, {"id": "b"}),
     ),
     Stream(
-        server="proxies",
+        server="gateways",
         what="all of the arguments so far in each part",
         body=sse(
             calls(part(0, "a", "get_weather", '{"city"')),
