@@ -7,11 +7,20 @@ from pathlib import Path
 
 
 def alive(pid: int | None) -> bool:
-    """Returns True if the process runs; one that has ended and is not yet collected does not."""
+    """Returns True while one of the process's threads runs; only then are its ports and locks free."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        states = [_state(thread) for thread in Path(f"/proc/{pid}/task").iterdir()]
     except OSError:
         return False
+    return any(state not in ("", "Z", "X") for state in states)
+
+
+def _state(thread: Path) -> str:
+    """Returns the state of a thread; empty once it is gone."""
+    try:
+        return (thread / "stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
 
 
 def children(pid: int) -> list[int]:

@@ -19,6 +19,7 @@ from turnkeeper.domain.event import ToolStarted
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.pb.v1 import chat_pb2, event_pb2
 from turnkeeper.store.changeset import Changeset, CommitResult, Committed
+from turnkeeper.store.mongo.renewer import MongoRenewer
 from turnkeeper.store.mongo.store import MongoStore
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -146,6 +147,19 @@ class TestI5KilledWhileAToolRuns:
 LEASE = timedelta(seconds=2)
 
 
+class NoRenewals(MongoRenewer):
+    """What the thread that renews for a blocked loop gets: the test decides alone how old the lease is."""
+
+    def __init__(self) -> None:
+        """Connects to nothing."""
+
+    def renew(self, *_: Any, **__: Any) -> bool:
+        raise ServiceUnavailable
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
 class Late(MongoStore):
     """A store that loses the answer to a start of tools; the next answer comes when the lease is no longer certain."""
 
@@ -175,6 +189,9 @@ class Late(MongoStore):
             raise ServiceUnavailable
         return await super().renew(*args, **kwargs)
 
+    def renewer(self) -> NoRenewals:
+        return NoRenewals()
+
 
 class TestI5LateAnswers:
     async def test_i5_the_lease_counts_from_the_first_sending_of_the_start(self, env: Environment) -> None:
@@ -184,10 +201,7 @@ class TestI5LateAnswers:
             stores.append(Late(*args, **settings))
             return stores[-1]
 
-        never = timedelta(
-            microseconds=1
-        )  # the thread that renews for a blocked loop wakes up beside the loop: not in time
-        async with env.another(lease=LEASE, loop_patience=never, new_store=new_store) as stubs:
+        async with env.another(lease=LEASE, new_store=new_store) as stubs:
             session = await harness.create_test_session(stubs, agent="worker")
             turn = await harness.send_message_to_session(stubs, session, "act late", wait=0)
             approval = await question(env, turn)
