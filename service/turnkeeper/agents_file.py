@@ -303,7 +303,7 @@ class _Table:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             self.refuse(key, f"must be a number from {least} to {most}")
         if not least <= value <= most:
-            self.refuse(key, f"is {value}; it must be a number from {least} to {most}")
+            self.refuse(key, f"is {value!s:.40}; it must be a number from {least} to {most}")
         return value
 
     def count(self, key: str) -> int:
@@ -313,7 +313,7 @@ class _Table:
         if isinstance(value, bool) or not isinstance(value, int):
             self.refuse(key, f"must be a whole number from {least:,} to {most:,}")
         if not least <= value <= most:
-            self.refuse(key, f"is {value}; it must be a whole number from {least:,} to {most:,}")
+            self.refuse(key, f"is {value!s:.40}; it must be a whole number from {least:,} to {most:,}")
         return value
 
     def duration(self, key: str) -> timedelta:

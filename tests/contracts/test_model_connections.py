@@ -48,6 +48,15 @@ class TestAddresses:
         assert call.body["stream_options"] == {"include_usage": False}
         assert call.body["nested"] == {"a": [1, None]}
 
+    async def test_a_header_that_is_empty_is_not_sent(self, stage: Stage) -> None:
+        """Azure takes its key in a header of its own, and no other one beside it."""
+        async with gateway(lambda _: answering()) as server:
+            headers = (("api-key", "azure-key-1"), ("Authorization", ""), ("User-Agent", ""))
+            await answer(stage.open(Provider(base_url=server.base_url, api_key=KEY, headers=headers)), asking("hello"))
+        (call,) = server.calls
+        assert call.headers["api-key"] == "azure-key-1"
+        assert "authorization" not in call.headers
+
 
 @pytest.fixture
 def certificates(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -265,14 +265,14 @@ class TestReports:
     ) -> None:
         sentence = (
             f"Incorrect API key provided: {KEY}. Header api-key=azure-key-1 Bearer abcdefghij "
-            "sk-proj-1234567890abcdefgh https://ada:pass-word@host/ " + "x" * 3000
+            "sk-proj-1234567890abcdefgh https://ada:pass-word@host/ /v1?key=query-key-1 query-key-1 " + "x" * 3000
         )
         report = orjson.dumps({"error": {"message": sentence}}).decode()
         async with gateway(lambda _: refusing(report, status="401 No")) as server:
-            provider = Provider(base_url=server.base_url, api_key=KEY, headers=(("X-Secret", "azure-key-1"),))
-            await fail(stage.open(provider))
+            base_url = f"{server.base_url}?key=query-key-1"
+            await fail(stage.open(Provider(base_url=base_url, api_key=KEY, headers=(("X-Secret", "azure-key-1"),))))
         (line,) = [record.getMessage() for record in caplog.records if record.name.startswith(MODEL_LOG)]
-        for secret in (KEY, "azure-key-1", "abcdefghij", "1234567890", "pass-word"):
+        for secret in (KEY, "azure-key-1", "abcdefghij", "1234567890", "pass-word", "query-key"):
             assert secret not in line
         assert len(line) < LONGEST_SENTENCE + 200
 

@@ -29,6 +29,8 @@ _SHORTEST_SECRET: Final = 8
 _ENDPOINT: Final = b"/chat/completions"
 _WITH_THEIR_METHOD: Final = frozenset({307, 308})
 """Redirects that keep the method and the body of a call; after any other a browser would send GET."""
+_SECRET_NAME: Final = re.compile(r"key|token|secret|password|sig", re.IGNORECASE)
+"""Names of parameters in an address whose values are secrets."""
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 _LABEL: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 """One part of a host's name."""
@@ -53,7 +55,7 @@ class Provider:
     limit_field: str = ""
     """The server's name for the output limit; empty: as the address suggests."""
     headers: tuple[tuple[str, str], ...] = ()
-    """Headers of every call, names with values. They are not sent to another origin."""
+    """Headers of every call, names with values. They are not sent to another origin. An empty value: is not sent."""
     extra_body_json: str = ""
     """Fields of every request, a JSON object; empty for none."""
     omit: tuple[str, ...] = ()
@@ -99,7 +101,7 @@ def new_client(provider: Provider, *, now: Callable[[], datetime]) -> openai.Asy
         raise ValueError("the model's API key is empty or holds characters that no HTTP header can carry")
     for name, value in provider.headers:
         check_header(name, value)
-    headers = dict(provider.headers)
+    headers = {name: value for name, value in provider.headers if value}
     if provider.close_connections:
         headers["Connection"] = "close"
     rules = _Exchange(provider, url, now=now)
@@ -144,6 +146,7 @@ def secrets_of(provider: Provider) -> list[str]:
     url = httpx2.URL(provider.base_url)
     secrets = [provider.api_key, url.password, *(value for _, value in provider.headers)]
     secrets += [value.partition(" ")[2] for _, value in provider.headers]
+    secrets += [value for name, value in url.params.multi_items() if _SECRET_NAME.search(name)]
     return [secret for secret in secrets if len(secret) >= _SHORTEST_SECRET]
 
 
@@ -153,14 +156,14 @@ class _Exchange:
     def __init__(self, provider: Provider, url: httpx2.URL, *, now: Callable[[], datetime]) -> None:
         self._origin = _origin(url)
         self._headers = [name for name, _ in provider.headers]
+        self._absent = [name for name, value in provider.headers if not value]
         self._anywhere = provider.follow_redirects
         self._now = now
 
     async def check_request(self, request: httpx2.Request) -> None:
-        """Takes the provider's headers from a call to another origin: they may hold a key."""
-        if _origin(request.url) != self._origin:
-            for name in self._headers:
-                request.headers.pop(name, None)
+        """Takes the headers from a call that it must not have: to another origin all of the provider's."""
+        for name in self._absent if _origin(request.url) == self._origin else self._headers:
+            request.headers.pop(name, None)
 
     async def check_response(self, response: httpx2.Response) -> None:
         """Raises ModelFailure for an error, and for a redirect that is not followed."""
