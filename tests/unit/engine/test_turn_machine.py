@@ -23,6 +23,7 @@ from tests.unit.engine.simulation.environment import Environment
 from tests.unit.engine.simulation.events import EVENTS
 from tests.unit.engine.simulation.invariants import texts, violations
 from tests.unit.engine.simulation.outside import (
+    AGENT,
     CHANGED_SCHEMA,
     FIRST_SCHEMA,
     Defect,
@@ -142,6 +143,14 @@ class Conversation(RuleBasedStateMachine):
 
     def renew(self, number: int) -> None:
         self.owners()[number % len(self.owners())].gate.let("renew")
+        self.environment.settle()
+
+    def tools_time_out(self, number: int) -> None:
+        """The tools of an owner that keeps its lease do not finish in time; they run on."""
+        replica = self.tool_owners()[number % len(self.tool_owners())]
+        replica.gate.let("renew")
+        self.environment.settle()
+        self.environment.advance(AGENT.limits.tool_timeout)
         self.environment.settle()
 
     def owner_goes(self, number: int, how: str) -> None:
@@ -285,6 +294,9 @@ class Conversation(RuleBasedStateMachine):
 
     def owners(self) -> list[Replica]:
         return [replica for replica in self.environment.replicas if len(replica.held_leases)]
+
+    def tool_owners(self) -> list[Replica]:
+        return [replica for replica in self.owners() if replica.tool_runs]
 
     def work_to_do(self) -> list[Work]:
         """Those that are frozen come first, so that the others get on before them. They have nothing else to do."""

@@ -9,7 +9,7 @@ from tests.memory_store.state import StoredSession
 from tests.unit.engine.simulation.callers import Callers
 from tests.unit.engine.simulation.environment import Environment
 from tests.unit.engine.simulation.invariants import violations
-from tests.unit.engine.simulation.outside import ToolRun
+from tests.unit.engine.simulation.outside import AGENT, ToolRun
 from tests.unit.engine.simulation.replica import Replica
 from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.event import ToolReturned
@@ -19,8 +19,8 @@ from turnkeeper.domain.turn import TurnState
 
 STEP = 7
 """Seconds: a lease of the simulation is renewed at each step."""
-TIMEOUT = 301
-"""Seconds, and one more than the agent's tools may take."""
+TIMEOUT = int(AGENT.limits.tool_timeout.total_seconds()) + 1
+"""Seconds: one more than the agent's tools may take."""
 RETRY, DONE_WITHOUT_RESULT = 0, 4
 """Choices of a caller of the simulation."""
 

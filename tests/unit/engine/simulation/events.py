@@ -78,6 +78,7 @@ EVENTS: Mapping[str, tuple[int, Callable[[Any], bool], Mapping[str, st.SearchStr
             "outcome": claims,
         },
     ),
+    "tools_time_out": (2, lambda machine: bool(machine.tool_owners()), {"number": pick}),
     "notify": (3, lambda machine: bool(machine.owners()), {"number": pick, "text": st.sampled_from(("", "partial"))}),
     "retry": (
         2,

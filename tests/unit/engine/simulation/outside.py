@@ -42,7 +42,7 @@ AGENT = Agent(
         PolicyRule(tool="never", action=PolicyAction.DENY),
         PolicyRule(tool="*", action=PolicyAction.APPROVE, ttl=timedelta(minutes=5)),
     ),
-    limits=AgentLimits(max_iterations=3, max_attempts=3, parallel_tools=2, tool_timeout=timedelta(minutes=5)),
+    limits=AgentLimits(max_iterations=3, max_attempts=3, parallel_tools=2, tool_timeout=timedelta(seconds=20)),
 )
 TIMEOUT = ErrorDetail(code=Code.LLM_TIMEOUT, message="The model did not answer.")
 
