@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 from turnkeeper import agents_file, ids
-from turnkeeper.bootstrap import Database, background, check_host, open_database
+from turnkeeper.bootstrap import Database, background, open_database
 from turnkeeper.database_state import DatabaseState, NotifyState
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.turn import RetryPolicy
@@ -114,7 +114,6 @@ async def serving(
     EmbeddedDatabaseError, LocalModelError, UnfitDatabase, ServiceUnavailable, AgentConfigError, PortTaken or
     TelemetryError, with a message that tells the operator what to do.
     """
-    check_host(settings.host)
     schema = next_schema.schema_of(environ)
     async with AsyncExitStack() as stack:
         database = await open_database(

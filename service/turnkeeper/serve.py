@@ -1,6 +1,7 @@
 """The command `turnkeeper serve`: serves in this process, or becomes the supervisor of several."""
 
 import argparse
+import contextlib
 import gc
 import logging
 import os
@@ -11,7 +12,7 @@ from typing import NoReturn, TextIO
 import uvloop
 
 from turnkeeper import faults, settings_sources, standard_output
-from turnkeeper.bootstrap import check_host, exit_at_once, report_error, start_logs
+from turnkeeper.bootstrap import exit_at_once, report_error, start_logs
 from turnkeeper.settings import Settings, environment
 from turnkeeper.start_errors import SettingError
 from turnkeeper.store.embedded import DatabaseLost
@@ -25,10 +26,10 @@ YOUNG_OBJECTS = 5_000
 
 def run(args: argparse.Namespace) -> int:
     """Serves until SIGTERM or SIGINT, and returns the exit status: 2 if it cannot start."""
+    standard_output.replace_missing()
     link = None if args.lifeline is None else ParentLink(args.lifeline)
     try:
         settings = settings_sources.load(args).with_replica_name()
-        check_host(settings.host)
         armed = faults.arm(os.environ)
     except (SettingError, ValueError) as error:
         report_error("serve", error)
@@ -59,12 +60,15 @@ async def _serve(settings: Settings, link: ParentLink | None, armed: Sequence[st
         status = await _serve_until_requested(settings, link, own_output)
     finally:
         log.stop()
+        if own_output is not None:
+            with contextlib.suppress(OSError):  # what it could not take is written once more
+                own_output.close()
     return status if status == CANNOT_START else exit_at_once(status)
 
 
 async def _serve_until_requested(settings: Settings, link: ParentLink | None, own_output: TextIO | None) -> int:
     """Serves until the drain is requested, and drains. Returns the exit status."""
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # gRPC writes to standard error past the log, at every failed dial
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it writes to standard error past the log, at each failed dial
     try:
         from turnkeeper import app  # noqa: PLC0415 - it takes most of the start; a wrong setting is reported before
     except ValueError as error:
@@ -78,7 +82,7 @@ async def _serve_until_requested(settings: Settings, link: ParentLink | None, ow
             _tune_garbage_collection()
             with shutdown_requested() as requested:
                 if link is None:
-                    print(f"turnkeeper: serving on {running.address}", file=own_output, flush=True)
+                    standard_output.announce(running.address, own_output)
                 else:
                     link.report_serving(on_drain=requested.set, on_database=running.set_database)
                 await requested.wait()

@@ -1,5 +1,6 @@
 """The settings of `turnkeeper serve`: their types, limits and defaults. `settings_sources` reads them."""
 
+import ipaddress
 import os
 import secrets
 from collections.abc import Callable, Mapping
@@ -77,6 +78,18 @@ def _names_a_database(value: str) -> bool:
     return len(value.encode()) <= _DATABASE_BYTES and not set(value) & set(' ."$/\\')
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _bracketed(host: str) -> str:
+    """Returns the host as it stands before a port."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
 def _from(least: int, most: int) -> AfterValidator:
     def holds(count: int) -> bool:
         return least <= count <= most
@@ -90,6 +103,15 @@ _TEXT = _check(_is_text, "be UTF-8 text without NUL characters")
 
 Text = Annotated[str, _TEXT]
 Name = Annotated[str, _TEXT, _check(bool, "not be empty")]
+Host = Annotated[
+    Name,
+    _check(
+        _is_loopback,
+        "be a loopback address such as 127.0.0.1: with identity none every caller may do everything, "
+        "so only loopback is served",
+    ),
+    AfterValidator(_bracketed),
+]
 DatabaseName = Annotated[
     Name,
     _check(_names_a_database, f'be at most {_DATABASE_BYTES} bytes without spaces, and without any of . " $ / \\'),
@@ -119,7 +141,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    host: Name = Field(
+    host: Host = Field(
         default="127.0.0.1", description="address to listen on; with identity none only a loopback address"
     )
     port: Port = Field(default=50051, description="port to listen on; 0 takes a free one and prints it")

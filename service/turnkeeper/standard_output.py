@@ -3,9 +3,32 @@
 Programs read `turnkeeper: serving on …` there. A tool that prints the same must not be taken for the product.
 """
 
+import contextlib
 import os
 import sys
 from typing import TextIO
+
+
+def replace_missing() -> None:
+    """Opens the null device in place of each standard stream that the process was started without.
+
+    A file or a socket would get the number of the missing one, and what is written to standard error.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+
+
+def announce(address: str, output: TextIO | None) -> None:
+    """Writes that the server serves. A reader that has left, or a full disk, does not end the server."""
+    with contextlib.suppress(OSError):
+        print(f"turnkeeper: serving on {address}", file=output, flush=True)
 
 
 def claim() -> TextIO | None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,31 @@ def test_everything_else_on_standard_error_is_a_log_line(tmp_path: Path) -> None
     for part in ("Unknown option: bogus", "resource attribute", "Header format invalid"):
         assert [message for message in messages if part in message]
     assert not [message for message in messages if "a-secret" in message]
+
+
+@pytest.mark.parametrize(("processes", "missing"), [("1", "2>&-"), ("2", "<&- >&- 2>&-")])
+def test_a_server_starts_without_standard_streams(tmp_path: Path, processes: str, missing: str) -> None:
+    """No socket of its own becomes standard error."""
+    turnkeeper = Path(sys.executable).with_name("turnkeeper")
+    command = shlex.join([str(turnkeeper), "serve", *NO_DATABASE, "--processes", processes])
+    variables = {**os.environ, "OPENAI_BASE_URL": "http://127.0.0.1:1/v1"}
+    run = subprocess.run(["sh", "-c", f"{command} {missing}"], env=variables, cwd=tmp_path, check=False, timeout=60)
+    assert run.returncode == 2
+
+
+def test_an_output_that_takes_nothing_ends_no_server() -> None:
+    """Such as a full disk, or a pipe whose reader has left."""
+    program = """
+import sys
+from turnkeeper import bootstrap, standard_output
+standard_output.announce("127.0.0.1:1", sys.stdout)
+bootstrap.exit_at_once()
+"""
+    with Path("/dev/full").open("wb") as full:
+        run = subprocess.run(
+            [sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, check=False, timeout=60
+        )
+    assert (run.returncode, run.stderr) == (0, b"")
 
 
 def test_the_supervisor_and_its_processes_import_no_file_of_the_working_directory(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import uvloop
 
+from turnkeeper import standard_output
 from turnkeeper.bootstrap import exit_at_once, report_error, start_logs
 from turnkeeper.shutdown_signals import shutdown_requested
 from turnkeeper.store.embedded import DatabaseLost
@@ -26,7 +27,7 @@ async def _supervise(options: SupervisorOptions, environ: Mapping[str, str]) -> 
     try:
         async with supervisor.serving(options, environ) as address:
             with shutdown_requested() as requested:
-                print(f"turnkeeper: serving on {address}", flush=True)
+                standard_output.announce(address, sys.stdout)
                 await requested.wait()
     except supervisor.CANNOT_START as error:
         report_error("serve", error)

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from tests import harness
 from tests.e2e.support.environment import AGENTS, Environment
-from turnkeeper.start_errors import PortTaken, SettingError
+from turnkeeper.start_errors import PortTaken
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -33,7 +34,7 @@ async def test_a_second_server_on_the_port_fails_and_the_first_serves_on(env: En
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com"])
 async def test_an_address_that_others_can_reach_is_refused(env: Environment, host: str) -> None:
-    with pytest.raises(SettingError, match="only loopback is served"):
+    with pytest.raises(ValidationError, match="only loopback is served"):
         async with harness.serving(env.mongo_uri, env.database, env.model, host=host):
             pass
 
