@@ -17,14 +17,18 @@ class AnswerText:
         self._half = ""
         self._by_messages = False
         self._repeats: bool | None = None
+        self._joined, self._joined_parts = "", 0
 
     def __bool__(self) -> bool:
         """Returns True if there is any text."""
         return bool(self._parts)
 
     def __str__(self) -> str:
-        """Returns all of the text."""
-        return "".join(self._parts)
+        """Returns all of the text. Joins only what is new since the last call."""
+        if self._joined_parts < len(self._parts):
+            self._joined += "".join(self._parts[self._joined_parts :])
+            self._joined_parts = len(self._parts)
+        return self._joined
 
     def new(self) -> str:
         """Returns the text since the last call, often none."""

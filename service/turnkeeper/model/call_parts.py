@@ -25,7 +25,7 @@ _ENCODINGS = 3
 """How often arguments may be encoded as JSON inside JSON, at most."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class ReceivedCall:
     """A tool call as far as its parts have arrived."""
 
@@ -41,6 +41,8 @@ class ReceivedCall:
     _depth: int = 0
     _in_text: bool = False
     _rest: str = ""
+    _whole: tuple[str, object] | None = None
+    """The arguments as text and as value, until more arrive."""
 
     @property
     def has_arguments(self) -> bool:
@@ -51,6 +53,7 @@ class ReceivedCall:
         """Adds a part of the arguments."""
         if arguments:
             self._arguments.append(arguments)
+            self._whole = None
 
     def is_whole(self) -> bool:
         """Returns True if the arguments so far are a whole JSON value, by its braces. Reads each part once."""
@@ -61,14 +64,29 @@ class ReceivedCall:
 
     def arguments(self) -> str:
         """Returns the arguments: the model's own text, once and encoded once, also where a server repeats it."""
+        return self._read()[0]
+
+    def value(self) -> object:
+        """Returns the arguments as a value; None if they are not JSON."""
+        return self._read()[1]
+
+    def _read(self) -> tuple[str, object]:
+        """Returns the arguments as text and as value."""
+        if self._whole is None:
+            text = self._text()
+            self._whole = text, _value(text)
+        return self._whole
+
+    def _text(self) -> str:
+        """Returns the arguments as text."""
         text = whole("".join(self._arguments))
         if text.strip() in ("", "null"):
             return "{}"
         text = _decoded(text)
-        if len(self._arguments) < 2 or _is_object(text):
+        if len(self._arguments) < 2 or isinstance(_value(text), dict):
             return text
         last = whole(self._arguments[-1])
-        if _is_object(last) and all(last.startswith(part) for part in self._arguments):
+        if isinstance(_value(last), dict) and all(last.startswith(part) for part in self._arguments):
             return last  # each part has all of the arguments so far
         return _one_of(text) or text
 
@@ -121,14 +139,12 @@ class CallParts:
         """Reads the parts of one chunk; `last`: it may repeat what came before. Raises ModelFailure if unreadable."""
         if not isinstance(parts, list):
             raise failure(Reason.MALFORMED)
-        before = list(self.calls) if last else []
+        repeatable = _by_content(self.calls) if last else {}
         for position, value in enumerate(parts):
             if not isinstance(value, dict):
                 raise failure(Reason.MALFORMED)
             part = _part(value)
-            call = _repeated_one(before, part) or self._call_of(part, position=position if len(parts) > 1 else None)
-            if call in before:
-                before.remove(call)
+            call = _repeated_one(repeatable, part) or self._call_of(part, position=position if len(parts) > 1 else None)
             self._add(call, part, repeats=(last or bool(part.name)) and _repeats(call, part.arguments))
             self._keep(call, value)
             self._latest = call
@@ -171,7 +187,7 @@ class CallParts:
             return call
         if part.index is not None and call.index is not None and part.index != call.index:
             return self._by_index.get(part.index)
-        begins = part.arguments.lstrip().startswith("{") and call.is_whole() and call.arguments() != "{}"
+        begins = part.arguments.lstrip().startswith("{") and call.is_whole() and bool(call.value())
         return None if begins and not _repeats(call, part.arguments) else call
 
     def _open(self, part: _Part, *, position: int | None) -> ReceivedCall | None:
@@ -228,20 +244,38 @@ def _begins(call: ReceivedCall, part: _Part) -> bool:
     return part.index is None or call.has_arguments
 
 
-def _repeated_one(calls: Sequence[ReceivedCall], part: _Part) -> ReceivedCall | None:
-    """Returns the call that a part without an id repeats, of those that were whole before; None if it repeats none."""
-    if part.call_id or not part.name:
+def _by_content(calls: Sequence[ReceivedCall]) -> dict[str, list[ReceivedCall]]:
+    """Returns the calls that are whole, by their names and arguments."""
+    by_content: dict[str, list[ReceivedCall]] = {}
+    for call in calls:
+        if call.is_whole() and isinstance(call.value(), dict):
+            by_content.setdefault(_content(call.name, call.value()), []).append(call)
+    return by_content
+
+
+def _repeated_one(repeatable: Mapping[str, list[ReceivedCall]], part: _Part) -> ReceivedCall | None:
+    """Returns the call that a part without an id repeats, each call once; None if it repeats none."""
+    if part.call_id or not part.name or not repeatable:
         return None
-    same = (call for call in calls if call.name == part.name and part.index in (call.index, None))
-    return next((call for call in same if _repeats(call, part.arguments)), None)
+    value = _value(_decoded(whole(part.arguments)))
+    same = repeatable.get(_content(part.name, value), []) if isinstance(value, dict) else []
+    call = next((call for call in same if part.index in (call.index, None)), None)
+    if call is not None:
+        same.remove(call)
+    return call
+
+
+def _content(name: str, value: object) -> str:
+    """Returns a text that is equal for calls of one tool with equal arguments."""
+    return f"{name} {json.dumps(value, sort_keys=True)}"
 
 
 def _repeats(call: ReceivedCall, arguments: str) -> bool:
     """Returns True if these are the whole arguments of the call once more."""
     if not arguments.lstrip().startswith(("{", '"')) or not call.is_whole():
         return False
-    ours, theirs = _value(call.arguments()), _value(_decoded(whole(arguments)))
-    return isinstance(theirs, dict) and ours == theirs
+    theirs = _value(_decoded(whole(arguments)))
+    return isinstance(theirs, dict) and call.value() == theirs
 
 
 def _joined_name(call: ReceivedCall, name: str) -> str:
@@ -287,11 +321,6 @@ def _value(text: str) -> object:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
         return None
-
-
-def _is_object(text: str) -> bool:
-    """Returns True if the text is a JSON object."""
-    return isinstance(_value(text), dict)
 
 
 def _without(value: Mapping[str, object], known: Collection[str]) -> dict[str, object]:

@@ -117,7 +117,7 @@ def text_by_the_standard(body: bytes) -> str | None:
             return None
         if not isinstance(texts[-1], str) or choice["delta"].keys() - {"role", "content"}:
             return None
-    return "".join(texts)
+    return "".join(texts).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 @fuzz
