@@ -24,7 +24,7 @@ _MOST_COMPARED = 64
 
 _OF_A_MESSAGE = frozenset({"role", "content", "refusal", "tool_calls", "function_call", "audio", "annotations"})
 """Fields of a message that are read, or that no server needs again."""
-_MOST_BESIDE = 32 * 1024
+MOST_BESIDE = 32 * 1024
 """Bytes of what came beside a message that are kept with its calls, at most."""
 _NOTHING: tuple[object, ...] = (None, "", [], {})
 
@@ -35,7 +35,7 @@ class MessageBeside:
     def __init__(self) -> None:
         """Begins with nothing."""
         self.fields: dict[str, object] = {}
-        self._room = _MOST_BESIDE
+        self._room = MOST_BESIDE
 
     def add(self, message: Mapping[str, object], *, repeats: bool) -> None:
         """Adds the fields of a delta. Beyond the limit a text is cut, and any other field is left out."""
@@ -50,7 +50,7 @@ class MessageBeside:
             elif isinstance(value, str):
                 merge(self.fields, {key: value[: max(self._room, 0)]}, repeats=repeats)
             elif self.fields.pop(key, None) is not None:
-                logger.warning("%.40r beside a model's message is larger than %d bytes: not kept", key, _MOST_BESIDE)
+                logger.warning("%.40r beside a model's message is larger than %d bytes: not kept", key, MOST_BESIDE)
             self._room -= size
 
 

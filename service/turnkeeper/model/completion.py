@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from turnkeeper.domain.message import MOST_TOKENS, FinishReason, ToolRequest, Usage
@@ -28,8 +28,10 @@ _RANKS: Mapping[FinishReason | Reason, int] = {
 }
 """Of two finish words of one answer the higher one counts: a filter's verdict stays one if `stop` follows."""
 _LONGEST_NAME = 256  # characters of the model's name, as the server gives it
-_MOST_KEPT = 232 * 1024
-"""Bytes that are kept with the calls of one message as JSON, at most; an event has room for them."""
+_MOST_STORED = 252 * 1024
+"""Bytes of an answer with all that is kept with its calls, at most; an event has room for them."""
+_CALL_OVERHEAD = 80
+"""Bytes that a call takes in an event beside its texts: ids, tags and lengths."""
 _MOST_FURTHER = 256 * 1024
 """Bytes of further choices that are kept until the first one turns out to be an answer, at most."""
 
@@ -288,9 +290,15 @@ class Completion:
                     tool_call_id=call_id, tool=whole(call.name), arguments_json=call.arguments(), provider_json=kept
                 )
             )
-        if sum(len(request.provider_json.encode()) for request in requests) > _MOST_KEPT:
-            raise failure(Reason.ANSWER_TOO_LONG)
+        self._check_room(requests)
         return tuple(requests)
+
+    def _check_room(self, requests: Sequence[ToolRequest]) -> None:
+        """Raises ModelFailure if the message has no room in an event: what is kept is larger there, as JSON."""
+        texts = [(call.tool, call.arguments_json, call.provider_json) for call in requests]
+        size = sum(len("".join(text).encode()) + _CALL_OVERHEAD for text in texts)
+        if len(str(self._text).encode()) + size > _MOST_STORED:
+            raise failure(Reason.ANSWER_TOO_LONG)
 
     def _new_id(self, position: int, *, taken: set[str]) -> str:
         """Returns an id that is not in `taken`, the same for the same request and position."""

@@ -20,7 +20,7 @@ from turnkeeper.engine import turns
 from turnkeeper.engine.rules import messages as message_rules
 from turnkeeper.engine.streaming import batch
 from turnkeeper.errors_by_code import leaves
-from turnkeeper.model import call_parts
+from turnkeeper.model import beside, call_parts
 from turnkeeper.model.by_agent import CLOUD_MODEL
 from turnkeeper.model.openai import OpenAIModel
 from turnkeeper.pb.v1 import error_pb2, event_pb2
@@ -182,6 +182,7 @@ def test_the_limits() -> None:
         "response_schema_json": f"{send['response_schema_json'].max_length:,} characters",
         "a model's answer, tool calls included": kib(answer),
         "tool calls of one answer": f"{call_parts.MOST_CALLS:,}",
+        "what a server sends beside a message with tool calls": kib(beside.MOST_BESIDE),
         "tokens of one model call": f"{message.MOST_TOKENS:,}",
         "arguments of a tool call": kib(toolbox.ARGUMENTS_BYTES),
         "result of a tool": kib(results.RESULT_BYTES),

@@ -216,7 +216,7 @@ class ToolRequest(_message.Message):
     """The model's own text. What is shown, hashed and run is its canonical form: `tool_called.arguments_json`."""
     provider_json: _builtins.str
     """What the model's server sent with the call and needs again, such as its own id of the call. It is a JSON object that
-    goes back to that server, at most 232 KiB for all calls of a message. Nothing in it is shown to an approver, hashed
+    goes back to that server, at most 252 KiB for all calls of a message with its text. Nothing in it is shown to an approver, hashed
     or run. Empty: there was nothing.
     """
     def __init__(
