@@ -297,6 +297,49 @@ class TestReports:
         assert failed.detail.metadata["reason"] == reason
         assert failed.detail.metadata["log_id"] in caplog.text
 
+    @pytest.mark.parametrize(
+        ("kind", "body", "reason", "sentence"),
+        [
+            (
+                "application/json",
+                '{"error":{"code":400,"message":"No such deployment"}}',
+                Reason.BAD_REQUEST,
+                "No such depl",
+            ),
+            ("application/json", '[{"error":{"code":429,"message":"Slow down"}}]', Reason.RATE_LIMIT, "Slow down"),
+            ("application/json", '{"detail":"Not authenticated here"}', Reason.ERROR_EVENT, "Not authenticated here"),
+            ("text/event-stream", 'data: [{"error":{"code":503,"message":"Busy"}}]\n\n', Reason.ERROR_EVENT, "Busy"),
+            ("text/event-stream", 'event: error\ndata: {"error":{"message":"Busy"}}\n\n', Reason.ERROR_EVENT, "Busy"),
+            (
+                "text/html",
+                "<!DOCTYPE html><title>Sign in</title><p>Who are you?</p>",
+                Reason.NO_END,
+                "Sign in Who are you?",
+            ),
+            ("text/plain", "upstream connect error", Reason.NO_END, "upstream connect error"),
+        ],
+    )
+    async def test_what_comes_with_http_200_in_place_of_a_stream(
+        self, stage: Stage, caplog: pytest.LogCaptureFixture, kind: str, body: str, reason: Reason, sentence: str
+    ) -> None:
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nConnection: close\r\n\r\n"
+        async with gateway(lambda _: head + body) as server:
+            _, failed = await fail(stage.connect(server.base_url))
+        assert failed.detail.metadata["reason"] == reason
+        (line,) = [record.getMessage() for record in caplog.records if record.name.startswith(MODEL_LOG)]
+        assert failed.detail.metadata["log_id"] in line
+        assert sentence in line
+
+    @pytest.mark.parametrize("end", ["\n\n", "\n", ""])
+    async def test_a_stream_that_ends_early_is_not_taken_for_a_report(
+        self, stage: Stage, caplog: pytest.LogCaptureFixture, end: str
+    ) -> None:
+        chunk = '{"choices":[{"delta":{"content":"a secret of the user"}}]}'
+        async with gateway(lambda _: f"{OK}data: {chunk}{end}") as server:
+            _, failed = await fail(stage.connect(server.base_url))
+        assert failed.detail.metadata == {"reason": Reason.NO_END}
+        assert "a secret of the user" not in caplog.text
+
     async def test_an_endless_error_answer_ends(self, stage: Stage) -> None:
         head = "HTTP/1.1 400 No\r\nContent-Length: 100000000\r\n\r\n"
         async with gateway(lambda _: head + '{"error":"' + "x" * 3_000_000) as server:

@@ -5,11 +5,15 @@ import json
 from turnkeeper.model.completion import Completion
 from turnkeeper.model.contract import ModelAnswer, ModelFailure, ModelRequest
 from turnkeeper.model.failure import Reason, failure
+from turnkeeper.model.openai_failure import page_failure
 from turnkeeper.model.sse import DONE, EventReader, EventTooLong
 from turnkeeper.model.text_repair import decoded
 
 _MAX_EVENT_BYTES = 2 * 1024 * 1024
 """Bytes of one event of a stream, or of an answer in one piece, at most; more fail the call."""
+
+_PAGE_BYTES = 4 * 1024
+"""Bytes that are kept of a body without events: it may be a page that tells why there is no answer."""
 
 
 class AnswerReader:
@@ -27,6 +31,7 @@ class AnswerReader:
         self._events = EventReader(max_event_bytes=_MAX_EVENT_BYTES)
         self._lead: bytes | None = b""
         self._json: list[bytes] | None = None
+        self._page: bytes | None = b""
         self._size = 0
 
     @property
@@ -64,7 +69,7 @@ class AnswerReader:
         if not self.done:
             self._completion.end()
             if not self._completion.finished:
-                raise failure(Reason.EMPTY if self._lead is not None else Reason.NO_END)
+                raise page_failure(self._page or b"") if self._lead is None else failure(Reason.EMPTY)
             self.done = True
 
     def answer(self) -> ModelAnswer:
@@ -77,6 +82,10 @@ class AnswerReader:
             events = self._events.feed(data)
         except EventTooLong:
             raise failure(Reason.MALFORMED) from None
+        if events:
+            self._page = None
+        elif self._page is not None and len(self._page) < _PAGE_BYTES:
+            self._page += data[:_PAGE_BYTES]
         for event in events:
             if event == DONE:
                 self.done = True

@@ -75,7 +75,7 @@ class Completion:
         """Reads one event's JSON."""
         chunk = decoded(event)
         if not isinstance(chunk, dict):
-            raise failure(Reason.MALFORMED)
+            raise event_failure(chunk) if is_error(chunk) else failure(Reason.MALFORMED)
         choices = chunk.get("choices")
         if not choices or "usage" in chunk or "error" in chunk or chunk.get("model") != self._model:
             self._take_head(chunk)

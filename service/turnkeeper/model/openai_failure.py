@@ -33,6 +33,8 @@ _OPEN = frozenset({Reason.BAD_REQUEST, Reason.NOT_FOUND, Reason.SERVER_ERROR, Re
 """Reasons behind which a refused field may be."""
 _REFUSING = frozenset({0, 400, 404, 405, 415, 422, 500, 501})
 """HTTP statuses of a refused field; 0 is an error that names none, inside an answer."""
+_FIELDS_OF_EVENTS = (b"data", b"event", b"id:", b"retry", b":")
+"""The beginning of a line of a stream."""
 _LONGEST_WAIT = timedelta(days=1)
 """The longest pause that is taken from a provider's `Retry-After`."""
 
@@ -147,6 +149,17 @@ def event_failure(error: object) -> ReportedFailure:
     if reason is None:
         reason = Reason.BAD_REQUEST if 400 <= report.status < 500 else Reason.ERROR_EVENT
     return ReportedFailure(failure(reason, retry_after=report.retry_after), report, http_status=0)
+
+
+def page_failure(body: bytes) -> ModelFailure:
+    """Returns the failure for a body that ends without an answer. `body` is its start if it had no event at all.
+
+    The beginning of a stream is not reported: it may hold a part of the answer.
+    """
+    report = server_error.read(body)
+    if not report.texts or body.lstrip().startswith(_FIELDS_OF_EVENTS):
+        return failure(Reason.NO_END)
+    return ReportedFailure(failure(Reason.NO_END), report, http_status=0)
 
 
 def retry_after(headers: Mapping[str, str], *, now: Callable[[], datetime]) -> timedelta | None:
