@@ -53,6 +53,10 @@ class Changesets(Part):
             stored.log.extend(events)
         return Committed(last_seq=stored.last_seq, fence=stored.fence, events=tuple(logged.stored for logged in events))
 
+    async def outcome(self, changeset: Changeset) -> CommitResult | None:
+        """Each commit has its result at once."""
+        return None
+
     async def keep_late_result(
         self,
         key: SessionKey,

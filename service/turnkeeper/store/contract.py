@@ -126,7 +126,14 @@ class EventLog(Protocol):
 
         Returns only what is certain: an unknown outcome is resolved by the `changeset_id`. A second call with the same
         `changeset_id` returns what the first one did. Raises ServiceUnavailable if the outcome stays unknown until the
-        operation's deadline.
+        operation's deadline: see `outcome`.
+        """
+        ...
+
+    async def outcome(self, changeset: Changeset) -> CommitResult | None:
+        """Returns the result of a commit that raised ServiceUnavailable, as soon as it is known. Sends nothing anew.
+
+        Returns None if nothing was stored, or if that is still unknown a minute later. A second call returns None.
         """
         ...
 

@@ -38,7 +38,8 @@ OVER_ALL_TENANTS = {
     "pending_approvals",
     "notifications",
 }
-WITHOUT_TENANTS = {"secret", "ping", "write_heartbeat"}
+WITHOUT_TENANTS = {"secret", "ping", "write_heartbeat", "outcome"}
+"""Outcome: it waits for a commit, which reads and writes as every commit does."""
 
 
 def _names_the_tenant(selection: Command) -> bool:

@@ -58,7 +58,7 @@ class Conversation(RuleBasedStateMachine):
         self.cancels: dict[str, int] = {}
         """The turns that are to be cancelled, with the last event before the request."""
         self.environment.new_session()
-        self.send(number=0, request=99, body="hello", if_busy="REJECT", room=True, hold=None)
+        self.send(number=0, request=99, body="hello", if_busy="REJECT", room="room", hold=None)
 
     # --- what may happen ---------------------------------------------------------------------------------------
 
@@ -72,10 +72,12 @@ class Conversation(RuleBasedStateMachine):
 
     # --- callers -----------------------------------------------------------------------------------------------
 
-    def send(self, number: int, request: int, body: str, if_busy: str, room: bool, hold: str | int | None) -> None:
+    def send(self, number: int, request: int, body: str, if_busy: str, room: str, hold: str | int | None) -> None:
         """Few request ids: many sends are repeats, some with another body."""
         key, request_id = self.key(number), f"request-{request}"
-        self.callers.send(key, request_id, body, if_busy, room=room, hold=self.hold(hold))
+        self.callers.send(
+            key, request_id, body, if_busy, room=room != "full", is_slow=room == "slow", hold=self.hold(hold)
+        )
 
     def arrive(self, number: int) -> None:
         self.under_way.pop(number % len(self.under_way)).arrive()
@@ -140,6 +142,20 @@ class Conversation(RuleBasedStateMachine):
             replica.held_leases.notify(lease.key)
         replica.gate.let("cancelled_among")
         self.environment.settle()
+
+    def learn(self) -> None:
+        """Replicas learn that their commits were stored: those that are not lost by now run their turns."""
+        for replica in self.environment.replicas:
+            late = [key for key, _ in replica.store.late.values()]
+            replica.gate.let("outcome")
+            self.environment.settle()
+            replica.gate.let("renew")
+            self.environment.settle()
+            for key in late:
+                stored = self.environment.stored(key)
+                knows = any(lease.key == key for lease in replica.held_leases)
+                is_lost = replica.gate.is_closed or stored.owner != replica.name
+                assert knows or is_lost, f"D.2: {replica.name} owns {stored.active_turn}, and does not know of it"
 
     def renew(self, number: int) -> None:
         self.owners()[number % len(self.owners())].gate.let("renew")
@@ -305,6 +321,9 @@ class Conversation(RuleBasedStateMachine):
             work.extend((replica, call) for call in replica.model_calls)
             work.extend((replica, run) for run in replica.tool_runs)
         return work
+
+    def is_to_learn(self) -> bool:
+        return any(replica.store.late for replica in self.environment.replicas)
 
     def claimable(self) -> bool:
         return any(

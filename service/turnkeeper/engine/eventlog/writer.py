@@ -22,6 +22,7 @@ from turnkeeper.store.changeset import (
     Committed,
     Duplicate,
     Fenced,
+    LeaseChange,
     RequestKey,
     RequestRecord,
     Snapshot,
@@ -91,6 +92,8 @@ class LogWriter:
         self.new_id = sources.new_id
         self.claimable = asyncio.Event()
         """Set whenever a changeset leaves a turn that any replica may claim."""
+        self.late_leases: asyncio.Queue[Changeset] = asyncio.Queue()
+        """Changesets that take a lease, and whose result did not come in time: the turn may be this replica's."""
 
     def unit_of_work(self, snapshot: Snapshot) -> UnitOfWork:
         """Returns an empty unit of work on the snapshot."""
@@ -108,7 +111,27 @@ class LogWriter:
         sent_at = self._first_sent.setdefault(changeset.changeset_id, time.monotonic())
         if len(self._first_sent) > MAX_UNANSWERED:
             del self._first_sent[next(iter(self._first_sent))]
-        result = await self._store.commit(changeset)
+        try:
+            result = await self._store.commit(changeset)
+        except ServiceUnavailable:
+            if changeset.head.lease is LeaseChange.TAKE:
+                self.late_leases.put_nowait(changeset)
+            raise
+        self._record(changeset, result, sent_at)
+        return result
+
+    async def late_result(self, changeset: Changeset) -> CommitResult | None:
+        """Returns the result of a commit that raised ServiceUnavailable, and publishes its events, as soon as it is
+        known.
+
+        Returns None if nothing was stored, or if that stays unknown.
+        """
+        result = await self._store.outcome(changeset)
+        if result is not None:
+            self._record(changeset, result, self._first_sent.get(changeset.changeset_id, time.monotonic()))
+        return result
+
+    def _record(self, changeset: Changeset, result: CommitResult, sent_at: float) -> None:
         self._first_sent.pop(changeset.changeset_id, None)
         if isinstance(result, Committed):
             self._feeds.publish(changeset, result, sent_at=sent_at)
@@ -116,7 +139,6 @@ class LogWriter:
                 self._count_if_ended(turn, last=result.last_seq)
             if changeset.head.wake is not None:
                 self.claimable.set()
-        return result
 
     async def append(
         self,

@@ -35,7 +35,9 @@ class Assignment:
     taken_at: float
     """Monotonic seconds, before the write that took the lease was sent."""
     cached: CachedSnapshot | None = None
-    """The session as the commit that took the lease left it. None after a claim: it must be read."""
+    """The session as the commit that took the lease left it. None if it must be read."""
+    is_begun: bool = False
+    """The commit that took the lease began the attempt; a claim does not."""
     events: Sequence[Event] = ()
     """What that commit stored."""
     lapses: int = 0
@@ -105,8 +107,7 @@ class TurnAttempt:
         run = TurnRun(
             services, owned, feed=feed, agent=agent, conversation=conversation, late_results=self._late_results
         )
-        is_begun = assignment.cached is not None
-        attempt = turn.attempt if is_begun else turn.attempt + 1
+        attempt = turn.attempt if assignment.is_begun else turn.attempt + 1
         with (
             logs.about(attempt=attempt),
             services.spans.invoke_agent(
@@ -115,7 +116,7 @@ class TurnAttempt:
         ):
             started = time.monotonic()
             try:
-                await run.run(lapses=assignment.lapses, is_begun=is_begun)
+                await run.run(lapses=assignment.lapses, is_begun=assignment.is_begun)
                 if owned.turn.error is not None:
                     span.failed(owned.turn.error.code.name)
                 span.stopped(owned.turn.state.value)

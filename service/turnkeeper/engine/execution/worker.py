@@ -16,6 +16,7 @@ from turnkeeper.durations import jittered
 from turnkeeper.engine.eventlog.lease import CHECK_EVERY, HeldLease, HeldLeases, LeaseLost
 from turnkeeper.engine.eventlog.session_cache import CachedSnapshot
 from turnkeeper.engine.execution.attempt import Assignment, TurnAttempt
+from turnkeeper.engine.execution.late_leases import LateLeases
 from turnkeeper.engine.execution.late_results import LateResults
 from turnkeeper.engine.execution.services import RunServices
 from turnkeeper.engine.rules.messages import LeaseOffer
@@ -55,6 +56,7 @@ class Worker:
         self._is_starved = False
         """True if the last look for claimable turns had no room for one."""
         self._late_results = LateResults(services.store, services.log_writer)
+        self._late_leases = LateLeases(services, offer=offer, reserve=self.reserve, start=self._start)
         self._group: asyncio.TaskGroup | None = None
         self._poll = poll.total_seconds()
         self.offer = offer
@@ -96,7 +98,13 @@ class Worker:
         fence = cached.snapshot.head.fence
         self._start(
             Assignment(
-                key=turn.session_key, turn_id=turn.id, fence=fence, taken_at=taken_at, cached=cached, events=events
+                key=turn.session_key,
+                turn_id=turn.id,
+                fence=fence,
+                taken_at=taken_at,
+                cached=cached,
+                is_begun=True,
+                events=events,
             )
         )
 
@@ -112,6 +120,7 @@ class Worker:
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 group.create_task(self._claim_turns())
+                group.create_task(self._late_leases.run(group))
                 group.create_task(self._renew_leases())
                 group.create_task(self._watch_cancellations())
         finally:

@@ -24,11 +24,13 @@ from turnkeeper.store.mongo.documents import SCHEMA, changes, encode
 from turnkeeper.store.mongo.events import event_document, numbered
 from turnkeeper.store.mongo.transactions.group_commit import Entry, GroupCommit
 from turnkeeper.store.mongo.transactions.outcomes import Outcomes
-from turnkeeper.store.mongo.transactions.transaction import Transaction
+from turnkeeper.store.mongo.transactions.transaction import Transaction, Unsettled
 from turnkeeper.store.mongo.transactions.writes import Obstacle, Writes
 
 REQUESTS_KEPT: Final = timedelta(hours=72)
 """Records of requests are found for this long; then the database removes them."""
+MOST_UNSETTLED: Final = 4096
+"""Changesets whose outcome was unknown and was not asked for since, at most. Beyond it the oldest is dropped."""
 KEPT_WITH_SESSION: Final = frozenset({"message"})
 """Families whose records are kept as long as their session."""
 
@@ -42,6 +44,7 @@ class Changesets:
     _codec: EventCodec
     _replica: str
     _process: str
+    _unsettled: dict[str, Unsettled[CommitResult]]
 
     async def commit(self, changeset: Changeset) -> CommitResult:
         """Commits as the contract specifies.
@@ -72,7 +75,20 @@ class Changesets:
             alone=changeset.leased,
         )
         with self._connection.transaction_call("commit"):
-            return await self._group_commit.commit(entry)
+            try:
+                return await self._group_commit.commit(entry)
+            finally:
+                if entry.unsettled is not None:
+                    self._keep_unsettled(changeset, entry.unsettled)
+
+    async def outcome(self, changeset: Changeset) -> CommitResult | None:
+        unsettled = self._unsettled.pop(changeset.changeset_id, None)
+        return None if unsettled is None else await unsettled.outcome
+
+    def _keep_unsettled(self, changeset: Changeset, unsettled: Unsettled[CommitResult]) -> None:
+        self._unsettled[changeset.changeset_id] = unsettled
+        if len(self._unsettled) > MOST_UNSETTLED:
+            del self._unsettled[next(iter(self._unsettled))]
 
 
 def _write(

@@ -94,6 +94,7 @@ class MongoStore(
         self._transactions = Transactions(self._connection, self._tasks, self._orphans)
         self._group_commit = GroupCommit(self._transactions)
         self._outcomes = Outcomes(self._connection)
+        self._unsettled = {}
         self._codec = codec
 
     async def open(self) -> None:

@@ -24,9 +24,17 @@ class Callers:
     """How each approval left PENDING, as its decider learned."""
 
     def send(
-        self, key: SessionKey, request_id: str, text: str, if_busy: str, *, room: bool, hold: Hold | None = None
+        self,
+        key: SessionKey,
+        request_id: str,
+        text: str,
+        if_busy: str,
+        *,
+        room: bool,
+        is_slow: bool = False,
+        hold: Hold | None = None,
     ) -> None:
-        """Sends a message. `room`: to a replica that has room for its turn."""
+        """Sends a message. `room`: to a replica that has room for its turn. `is_slow`: its answer comes too late."""
         message = NewMessage(
             key=_request_key(key, "message", request_id),
             fingerprint=text,
@@ -34,7 +42,10 @@ class Callers:
             if_busy=if_busy,
             options=TurnOptions(),
         )
-        self.environment.start(self._send(self._replica(room=room), message, is_held=hold is not None), hold=hold)
+        replica = self._replica(room=room)
+        replica.gate.is_slow = is_slow
+        self.environment.start(self._send(replica, message, is_held=hold is not None), hold=hold)
+        replica.gate.is_slow = False
 
     async def _send(self, replica: Replica, message: NewMessage, *, is_held: bool) -> None:
         try:

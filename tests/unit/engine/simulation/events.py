@@ -58,7 +58,7 @@ EVENTS: Mapping[str, tuple[int, Callable[[Any], bool], Mapping[str, st.SearchStr
             "request": st.integers(0, 7),  # few: many sends are repeats, some with another body
             "body": st.sampled_from(("hello", "hello", "other")),
             "if_busy": st.sampled_from(("REJECT", "ENQUEUE", "INTERRUPT")),
-            "room": st.booleans(),
+            "room": st.sampled_from(("room", "room", "full", "full", "slow")),
             "hold": holds,
         },
     ),
@@ -86,6 +86,7 @@ EVENTS: Mapping[str, tuple[int, Callable[[Any], bool], Mapping[str, st.SearchStr
         {"number": pick, "request": st.integers(0, 10), "room": st.booleans(), "hold": holds},
     ),
     "cancel": (2, lambda machine: bool(machine.turns()), {"number": pick, "near": st.booleans(), "hold": holds}),
+    "learn": (3, lambda machine: machine.is_to_learn(), {}),
     "renew": (1, lambda machine: bool(machine.owners()), {"number": pick}),
     "expire": (1, lambda machine: bool(machine.pending()), {"number": pick, "hold": holds}),
     "decide_again": (2, lambda machine: bool(machine.callers.decided), {"number": pick, "choice": choices}),

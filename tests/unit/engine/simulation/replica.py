@@ -34,15 +34,15 @@ from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.engine.turns import Turns
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.rpc.codec import WireCodec
-from turnkeeper.store.changeset import Changeset, Claim, CommitResult, Snapshot
+from turnkeeper.store.changeset import Changeset, Claim, CommitResult, LeaseChange, Snapshot
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.telemetry.spans import Spans
 from turnkeeper.tools.toolbox import Toolbox
 
 LEASE = timedelta(seconds=30)
 POLL = timedelta(seconds=1)
-PACED = ("claim", "renew", "cancelled_among")
-"""What a replica does by itself: the test decides when."""
+PACED = ("claim", "renew", "cancelled_among", "outcome")
+"""What a replica does by itself, or learns late: the test decides when."""
 
 
 @dataclass(slots=True, eq=False)
@@ -80,7 +80,7 @@ class Gate:
     is_closed: bool = False
     """The replica is frozen, or gone: nothing of it reaches the store."""
     is_slow: bool = False
-    """The answer to a claim does not come in time."""
+    """The answers to a claim, and to a commit that takes a lease, do not come in time."""
     has_defect: bool = False
     """The next call fails by a defect of the service."""
     _waiting: "dict[str, list[asyncio.Future[None]]]" = field(default_factory=dict)
@@ -124,6 +124,8 @@ class ObservedStore(MemoryStore):
         super().__init__(observed.database, codec=WireCodec(), enter=gate.enter, random=random, replica=replica)
         self._observed = observed
         self._gate = gate
+        self.late: dict[str, tuple[SessionKey, CommitResult]] = {}
+        """Results of commits that their callers did not learn in time, by changeset."""
 
     async def snapshot(self, *args: Any, **kwargs: Any) -> Snapshot | None:
         snapshot = await super().snapshot(*args, **kwargs)
@@ -147,7 +149,14 @@ class ObservedStore(MemoryStore):
     async def commit(self, changeset: Changeset) -> CommitResult:
         result = await super().commit(changeset)
         self._observed.committed(changeset, result)
+        if self._gate.is_slow and changeset.head.lease is LeaseChange.TAKE:
+            self.late[changeset.changeset_id] = (changeset.session_key, result)
+            raise ServiceUnavailable
         return result
+
+    async def outcome(self, changeset: Changeset) -> CommitResult | None:
+        await self._gate.enter("outcome")
+        return self.late.pop(changeset.changeset_id)[1]
 
 
 class ObservedWriter(LogWriter):
@@ -180,7 +189,7 @@ class Replica:
         """`schema` is that of its tools."""
         self.name = name
         self.gate = Gate(observed)
-        store = ObservedStore(observed, self.gate, random=random, replica=name)
+        self.store = store = ObservedStore(observed, self.gate, random=random, replica=name)
         metrics, spans = Metrics(NoOpMeterProvider()), Spans(NoOpTracerProvider())
         decode = WireCodec().decode
         feeds = Feeds(store, poll=POLL.total_seconds())

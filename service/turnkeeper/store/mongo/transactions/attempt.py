@@ -5,7 +5,6 @@ what the database holds is read. One thread sends all commands of a transaction.
 """
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -22,14 +21,10 @@ from turnkeeper.store.mongo.transactions.writes import Obstacle, TransactionStop
 
 LOOK_S: Final = 1.0
 """Seconds, at most, of a read after the deadline, and of each try to settle an outcome."""
-SETTLE_S: Final = 60.0
-"""Seconds for which an open outcome is settled in the background, at most."""
 SNAPSHOT: Final = ReadConcern("snapshot")
 
 T = TypeVar("T")
 Look: TypeAlias = Callable[[ClientSession, Obstacle], Awaitable[T]]
-
-logger = logging.getLogger(__name__)
 
 
 class Attempt:
@@ -94,6 +89,12 @@ class Attempt:
                 _advance(reader, self._session)
                 return await look(reader, obstacle)
 
+    async def look_late(self, look: Look[T]) -> T:
+        """Calls `look` with a session of its own: it reads what a majority has, and waits for nothing newer."""
+        with pymongo.timeout(LOOK_S):
+            async with self._connection.session() as reader:
+                return await look(reader, Obstacle.UNKNOWN)
+
     def _write_and_commit(self, writes: Writes) -> PyMongoError | None:
         """Sends all commands, blocking this thread. Returns the error that left the commit's outcome open, or None."""
         transaction: Any = self._session.delegate
@@ -148,26 +149,11 @@ class Attempt:
             tries += 1
             error = await self._connection.in_thread(partial(self._commit, writes))
 
-    async def settle(self, settling: asyncio.Semaphore) -> None:
-        """Ends a transaction that is open after the caller's deadline: commits it, or kills it if it was not committed.
+    async def settled(self) -> bool:
+        """Tries once, after the deadline, to end an open transaction: commits it, or kills it if no commit was sent.
 
-        While the database is unavailable there may be many of these, so `settling` limits how many try at a time.
+        Returns True if it is over, or if the store was closed.
         """
-        give_up = time.monotonic() + SETTLE_S
-        while time.monotonic() < give_up:
-            async with settling:
-                if await self._settled():
-                    self.end()
-                    return
-            await asyncio.sleep(random.uniform(0.25, 0.5))
-        logger.warning(
-            "a transaction's outcome stayed unknown for %d s: the caller got UNAVAILABLE, and a repeat of the request "
-            "returns the outcome",
-            SETTLE_S,
-        )
-
-    async def _settled(self) -> bool:
-        """Tries once to end the transaction. Returns True if it is over, or if the store was closed."""
         try:
             with pymongo.timeout(LOOK_S):
                 await (self._session.commit_transaction() if self.open is Obstacle.UNKNOWN else self._kill())

@@ -17,7 +17,7 @@ from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import ClientSession, Document
 from turnkeeper.store.mongo.transactions.attempt import Attempt
-from turnkeeper.store.mongo.transactions.transaction import Transaction, Transactions
+from turnkeeper.store.mongo.transactions.transaction import Transaction, Transactions, Unsettled
 from turnkeeper.store.mongo.transactions.writes import Obstacle, TransactionStopped
 
 MAX_ENTRIES: Final = 32
@@ -46,16 +46,28 @@ class Entry(Generic[T]):
     deadline: float = 0.0
     """By the monotonic clock."""
     done: asyncio.Future[T] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    unsettled: Unsettled[T] | None = None
+    """Set before the caller gets an error, if the outcome was unknown then and is settled in the background."""
 
     @property
     def key(self) -> SessionKey:
         """Returns the session of the head."""
         return keys.session_of(self.head["_id"])
 
+    def leave_unsettled(self) -> None:
+        """Marks the outcome as one that is settled in the background."""
+        if self.unsettled is None:
+            self.unsettled = Unsettled(self.transaction, asyncio.get_running_loop().create_future())
+
     def settle(self, result: T) -> None:
         """Gives the caller the result, unless it has one."""
         if not self.done.done():
             self.done.set_result(result)
+
+    @property
+    def has_result(self) -> bool:
+        """Returns True if the caller got a result, not an error."""
+        return self.done.done() and not self.done.cancelled() and self.done.exception() is None
 
     def fail(self, error: Exception) -> None:
         """Raises the error to the caller, unless it has a result."""
@@ -106,7 +118,7 @@ class GroupCommit:
         try:
             entry.settle(await self._transactions.pursue(entry.transaction, attempt, met=met))
         finally:
-            self._transactions.leave(attempt)
+            self._leave(attempt, [entry])
 
     async def _commit_batches(self) -> None:
         """Commits one batch after the other while entries wait."""
@@ -156,7 +168,15 @@ class GroupCommit:
                 await self._split(batch, attempt, stopped)
         finally:
             tried.set()
-            self._transactions.leave(attempt)
+            self._leave(attempt, batch)
+
+    def _leave(self, attempt: Attempt, entries: Sequence[Entry[Any]]) -> None:
+        """Ends the attempt. Entries whose commit was sent and has no known outcome get it in the background."""
+        open_entries = [entry for entry in entries if not entry.has_result]
+        if attempt.open is Obstacle.UNKNOWN:
+            for entry in open_entries:
+                entry.leave_unsettled()
+        self._transactions.leave(attempt, *(entry.unsettled for entry in open_entries if entry.unsettled is not None))
 
     async def _try_once(self, batch: Sequence[Entry[Any]], attempt: Attempt) -> TransactionStopped | None:
         """Tries to commit the batch. Returns None if it is committed and all entries are settled."""
@@ -182,6 +202,8 @@ class GroupCommit:
                 batch[0].settle(result)
                 return
             if stopped.obstacle is Obstacle.UNKNOWN:
+                for entry in batch:
+                    entry.leave_unsettled()
                 await asyncio.gather(*(_settle_unknown(entry, attempt) for entry in batch))
                 return
             leaving = await self._leaving(batch, attempt, stopped)

@@ -1,10 +1,15 @@
 """Runs transactions from their first write to a known outcome, also after their callers are cancelled."""
 
 import asyncio
+import logging
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
+
+from pymongo.errors import PyMongoError
 
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.mongo.client import Connection
@@ -16,9 +21,13 @@ from turnkeeper.store.mongo.transactions.writes import Obstacle, TransactionStop
 MAX_TRIES: Final = 32
 """Tries of one transaction, at most, within the operation's deadline."""
 SETTLERS: Final = 2
-"""Tasks at a time that settle open outcomes."""
+"""Tasks at a time that settle open outcomes: while the database is unavailable there may be many."""
+SETTLE_S: Final = 60.0
+"""Seconds for which an open outcome is settled in the background, at most."""
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +45,20 @@ class Transaction(Generic[T]):
     """
     has_fault_points: bool = False
     """The transaction passes the fault points `step.*`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Unsettled(Generic[T]):
+    """A transaction whose outcome its caller did not learn in time."""
+
+    transaction: Transaction[T]
+    outcome: "asyncio.Future[T | None]"
+    """Its result once that is known; None if it was not stored, or if that stayed unknown."""
+
+    def settle(self, result: T | None) -> None:
+        """Gives the result to the task that waits for it."""
+        if not self.outcome.done():
+            self.outcome.set_result(result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +121,52 @@ class Transactions:
             transaction.write(writes.of(transaction))
         return writes
 
-    def leave(self, attempt: Attempt) -> None:
-        """Ends the attempt: at once if its last transaction is over, otherwise after settling it in the background."""
+    def leave(self, attempt: Attempt, *unsettled: Unsettled[Any]) -> None:
+        """Ends the attempt: at once if its last transaction is over, otherwise after settling it in the background.
+
+        Each of `unsettled` gets its outcome then.
+        """
         if attempt.open is None:
             attempt.end()
         else:
-            self.tasks.start(attempt.settle(self.settling))
+            self.tasks.start(self._settle(attempt, unsettled))
+
+    async def _settle(self, attempt: Attempt, unsettled: Sequence[Unsettled[Any]]) -> None:
+        """Ends a transaction that is open after its caller's deadline, and finds out what became of each of its parts.
+
+        Several may be settled at a time, but only SETTLERS of them talk to the database.
+        """
+        give_up = time.monotonic() + SETTLE_S
+        is_over = False
+        try:
+            while time.monotonic() < give_up:
+                async with self.settling:
+                    is_over = is_over or await attempt.settled()
+                    for part in unsettled:
+                        await _look_late(part, attempt, is_over=is_over)
+                if all(part.outcome.done() for part in unsettled) and (is_over or unsettled):
+                    attempt.end()
+                    return
+                await asyncio.sleep(random.uniform(0.25, 0.5))
+        finally:
+            for part in unsettled:
+                part.settle(None)
+        logger.warning(
+            "a transaction's outcome stayed unknown for %d s: the caller got UNAVAILABLE, and a repeat of the request "
+            "returns the outcome",
+            SETTLE_S,
+        )
+
+
+async def _look_late(part: Unsettled[Any], attempt: Attempt, *, is_over: bool) -> None:
+    """Reads what became of a part, unless that is known. What is not stored stays unknown until the attempt is over.
+
+    While it is not, a majority may have the transaction all the same: only the answer to its commit does not come.
+    """
+    if part.outcome.done():
+        return
+    with suppress(PyMongoError):
+        if is_over:
+            part.settle(await attempt.look(part.transaction.look, Obstacle.UNKNOWN))
+        elif (result := await attempt.look_late(part.transaction.look)) is not None:
+            part.settle(result)
