@@ -43,7 +43,7 @@ from turnkeeper.engine.sessions import Sessions
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.engine.streaming.watcher import StreamTimes, Watchers
 from turnkeeper.engine.turns import Turns
-from turnkeeper.errors import ServiceUnavailable, SessionError
+from turnkeeper.errors import SessionError
 from turnkeeper.model.by_agent import Models, provider_of
 from turnkeeper.model.local import LocalModelError
 from turnkeeper.rpc.agents import AgentService
@@ -55,7 +55,7 @@ from turnkeeper.rpc.page_tokens import PageTokens
 from turnkeeper.rpc.server import Server
 from turnkeeper.rpc.sessions import SessionService
 from turnkeeper.settings import Settings
-from turnkeeper.start_errors import PortTaken, SettingError
+from turnkeeper.start_errors import NameTaken, PortTaken, SettingError
 from turnkeeper.store.embedded import EmbeddedDatabaseError
 from turnkeeper.store.mongo import next_schema
 from turnkeeper.store.mongo.documents import SCHEMA
@@ -77,6 +77,7 @@ CANNOT_START = (
     LocalModelError,
     UnfitDatabase,
     SessionError,
+    NameTaken,
     PortTaken,
     TelemetryError,
 )
@@ -111,7 +112,7 @@ async def serving(
 
     `share_port`: other processes of the same supervisor listen on the port, too. `new_store` is called with the
     arguments of MongoStore, and returns the store that the server uses. Raises SettingError,
-    EmbeddedDatabaseError, LocalModelError, UnfitDatabase, ServiceUnavailable, AgentConfigError, PortTaken or
+    EmbeddedDatabaseError, LocalModelError, UnfitDatabase, NameTaken, AgentConfigError, PortTaken or
     TelemetryError, with a message that tells the operator what to do.
     """
     schema = next_schema.schema_of(environ)
@@ -155,12 +156,7 @@ async def serving(
             record_unreadable=telemetry.metrics.document_unreadable,
         )
         stack.push_async_callback(store.close)
-        try:
-            await store.open()
-        except ServiceUnavailable as error:
-            raise SettingError(
-                "no database answers: check MONGODB_URI, and that its replica set has a primary"
-            ) from error
+        await store.open()
         replica = _Replica(settings, store, _Configured(agents, models, toolbox), telemetry, schema=schema)
         server, port = await stack.enter_async_context(
             replica.serving(PageTokens(await store.secret("page_tokens")), database, share_port=share_port)

@@ -176,7 +176,8 @@ async def test_a_database_that_is_not_there(serve: Serve) -> None:
     uri = "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=200"
     status, output = await serve("--mongodb-uri", uri, "--operation-time", "1s")
     assert status == 2
-    assert "turnkeeper serve: no database answers: check MONGODB_URI" in output
+    reason = "no database answers at 127.0.0.1:1: the connection is refused. Check MONGODB_URI, and that it runs"
+    assert f"turnkeeper serve: {reason}\n" in output
     assert "Traceback" not in output
 
 

@@ -11,7 +11,7 @@ Every method raises ServiceUnavailable if the database cannot be reached or does
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Final, Protocol
 
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Approval
@@ -232,11 +232,22 @@ class PreviewStore(Protocol):
         ...
 
 
+HEARTBEAT_INTERVAL: Final = timedelta(seconds=2)
+"""The longest time between two heartbeats: a process that starts under the name of another one watches for longer."""
+
+
+def heartbeat_interval(silent_after: timedelta) -> timedelta:
+    """Returns the time between two heartbeats of a replica that counts as dead after `silent_after`."""
+    return min(silent_after / 4, HEARTBEAT_INTERVAL)
+
+
 class ReplicaRegistry(Protocol):
     """Which replicas are alive, and what all of them share."""
 
     async def write_heartbeat(self, *, silent_after: timedelta) -> bool:
-        """Publishes this replica's heartbeat. Returns True if another replica's heartbeat is still fresh.
+        """Publishes this replica's heartbeat, every `heartbeat_interval(silent_after)`.
+
+        Returns True if another replica's heartbeat is still fresh.
 
         Other replicas abort this one's open transactions once its heartbeat is older than `silent_after`; the replica
         may start new ones after that.

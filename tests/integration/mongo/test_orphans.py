@@ -1,30 +1,40 @@
 """Open transactions of dead replicas are aborted by others that find a lapsed lease or an old heartbeat."""
 
+import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from pymongo.asynchronous.client_session import AsyncClientSession
 
 from tests.builders import an_event
 from tests.contracts.stores import LONG, SHORT, TextCodec, a_changeset, begin, committed, head_of, run_turn, until
 from tests.integration.mongo.conftest import Client
 from turnkeeper.domain.session import SessionKey
+from turnkeeper.start_errors import NameTaken
+from turnkeeper.store.contract import heartbeat_interval
 from turnkeeper.store.mongo.client import Connection
 from turnkeeper.store.mongo.documents import SCHEMA
 from turnkeeper.store.mongo.store import MongoStore
 from turnkeeper.store.mongo.transactions.orphans import Orphans
 
+LEASE = timedelta(seconds=2)
+
 
 @contextlib.asynccontextmanager
 async def _store(mongo_uri: str, database: str, replica: str) -> AsyncIterator[MongoStore]:
     store = MongoStore(mongo_uri, database=database, codec=TextCodec(), replica=replica)
-    await store.open()
     try:
+        await store.open()
         yield store
     finally:
         await store.close()
 
 
 @contextlib.asynccontextmanager
-async def _orphan(client: Client, database: str, key: SessionKey, *, of: str) -> AsyncIterator[None]:
+async def _orphan(client: Client, database: str, key: SessionKey, *, of: str) -> AsyncIterator[AsyncClientSession]:
     """Opens a transaction on the session's head, as a server of this name would leave it behind."""
     async with client.start_session() as session:
         name = bytes(session.session_id["id"])
@@ -35,7 +45,7 @@ async def _orphan(client: Client, database: str, key: SessionKey, *, of: str) ->
         )
         assert changed.matched_count == 1
         try:
-            yield
+            yield session
         finally:
             await client.admin.command("killSessions", [session.session_id])
 
@@ -88,6 +98,84 @@ async def test_a_replica_that_comes_again_under_its_name_ends_what_it_left(
             _store(mongo_uri, database_name, "pod-0") as store,
         ):
             await committed(store.commit(a_changeset(await head_of(store, key), an_event("free again"))))
+
+
+class TestNames:
+    """Two living processes of one name: the second one is refused. One that was killed has a successor."""
+
+    async def test_a_living_replica_keeps_its_name_and_its_transactions(
+        self, mongo_uri: str, database_name: str, client: Client
+    ) -> None:
+        async with _store(mongo_uri, database_name, "pod-0") as first:
+            key = await begin(first)
+            await first.write_heartbeat(silent_after=LEASE)
+            async with asyncio.TaskGroup() as group:
+                beating = group.create_task(_beat(first))
+                async with _orphan(client, database_name, key, of="pod-0") as session:
+                    with pytest.raises(NameTaken, match="a replica named pod-0 runs on this database already"):
+                        async with _store(mongo_uri, database_name, "pod-0"):
+                            pass
+                    await session.commit_transaction()
+                beating.cancel()
+
+    async def test_the_successor_of_a_killed_one_starts_within_5_s(
+        self, mongo_uri: str, database_name: str, client: Client
+    ) -> None:
+        """Even if the lease is long, and its heartbeat is still fresh."""
+        async with _store(mongo_uri, database_name, "pod-0") as killed:
+            key = await begin(killed)
+            await killed.write_heartbeat(silent_after=timedelta(minutes=10))
+            began = time.monotonic()
+            async with (
+                _orphan(client, database_name, key, of="pod-0"),
+                _store(mongo_uri, database_name, "pod-0") as store,
+            ):
+                assert time.monotonic() - began < 5
+                await committed(store.commit(a_changeset(await head_of(store, key), an_event("free again"))))
+
+    async def test_the_successor_of_one_that_has_been_silent_starts_at_once(
+        self, mongo_uri: str, database_name: str, client: Client
+    ) -> None:
+        long_ago = datetime.now(UTC) - timedelta(minutes=5)
+        await client[database_name].replicas.insert_one({"_id": "pod-0", "at": long_ago, "sessions": []})
+        began = time.monotonic()
+        async with _store(mongo_uri, database_name, "pod-0"):
+            assert time.monotonic() - began < 1
+
+    async def test_of_two_that_start_at_the_same_time_one_is_refused(
+        self, mongo_uri: str, database_name: str, client: Client
+    ) -> None:
+        """Also after both have watched a heartbeat that did not move."""
+        for before in ([], [{"_id": "pod-0", "at": datetime.now(UTC), "silent_after": 2_000, "sessions": []}]):
+            await client[database_name].replicas.delete_many({})
+            if before:
+                await client[database_name].replicas.insert_many(before)
+            stores = [MongoStore(mongo_uri, database=database_name, codec=TextCodec(), replica="pod-0") for _ in "ab"]
+            starts = [asyncio.create_task(_serve(store)) for store in stores]
+            refused, serving = await asyncio.wait(starts, return_when=asyncio.FIRST_COMPLETED)
+            assert [type(start.exception()) for start in refused] == [NameTaken]
+            assert len(serving) == 1
+            serving.pop().cancel()
+            for store in stores:
+                await store.close()
+
+    async def test_one_that_has_ended_in_order_leaves_its_name(self, mongo_uri: str, database_name: str) -> None:
+        async with _store(mongo_uri, database_name, "pod-0") as first:
+            await first.write_heartbeat(silent_after=LEASE)
+        began = time.monotonic()
+        async with _store(mongo_uri, database_name, "pod-0"):
+            assert time.monotonic() - began < 1
+
+
+async def _serve(store: MongoStore) -> None:
+    await store.open()
+    await _beat(store)
+
+
+async def _beat(store: MongoStore) -> None:
+    while True:
+        await store.write_heartbeat(silent_after=LEASE)
+        await asyncio.sleep(heartbeat_interval(LEASE).total_seconds())
 
 
 async def test_a_replica_that_leaves_ends_what_it_could_not_finish(

@@ -132,7 +132,6 @@ def _every_call(store: MongoStore, head: Head) -> dict[str, Callable[[], Awaitab
         "pending_approvals": store.pending_approvals,
         "secret": lambda: store.secret("name"),
         "ping": store.ping,
-        "open": store.open,
     }
 
 
@@ -154,6 +153,8 @@ async def test_without_a_database_every_call_is_unavailable_in_the_services_own_
         operation=timedelta(milliseconds=200),
     )
     await asyncio.gather(*(_unavailable(call) for call in _every_call(gone, head).values()))
+    with pytest.raises(UnfitDatabase, match=f"no database answers at 127.0.0.1:{port}"):
+        await gone.open()
     await gone.close()
 
 

@@ -3,11 +3,11 @@
 from datetime import timedelta
 
 from turnkeeper.engine.replica.schedule import every
-from turnkeeper.store.contract import ReplicaRegistry
+from turnkeeper.store.contract import ReplicaRegistry, heartbeat_interval
 
 
 class Heartbeat:
-    """Writes the heartbeat four times a lease."""
+    """Writes the heartbeat four times a lease, and every 2 s at least."""
 
     def __init__(self, store: ReplicaRegistry, *, lease: timedelta) -> None:
         """`lease`: a replica whose heartbeat is older counts as dead."""
@@ -18,7 +18,7 @@ class Heartbeat:
 
     async def run(self) -> None:
         """Writes heartbeats until it is cancelled."""
-        interval = self._lease.total_seconds() / 4
+        interval = heartbeat_interval(self._lease).total_seconds()
         await every(lambda: interval, self._write, failure="heartbeat not written", at_once=True)
 
     async def _write(self) -> None:

@@ -7,7 +7,7 @@ from typing import Final
 
 import pymongo
 from pymongo import ASCENDING, DESCENDING, IndexModel
-from pymongo.errors import OperationFailure
+from pymongo.errors import OperationFailure, PyMongoError, ServerSelectionTimeoutError
 
 from turnkeeper.store.mongo.client import MAJORITY, Connection
 
@@ -110,6 +110,8 @@ INDEXES: Final[Mapping[str, tuple[IndexModel, ...]]] = {
 }
 
 ROUTER: Final = "isdbgrid"
+NOT_ALLOWED: Final = (13, 8000)
+"""MongoDB's error codes of a user that lacks a right: Unauthorized, and Atlas's own."""
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +131,26 @@ async def prepare(connection: Connection) -> None:
             await _create(connection, name)
         if models:
             await _index(connection, name, models)
+
+
+def why_unprepared(error: PyMongoError, connection: Connection) -> str:
+    """Returns what `prepare` failed at, and what to do. The error's own text is left out: it may quote documents."""
+    name = connection.database.name
+    if isinstance(error, OperationFailure) and error.code in NOT_ALLOWED:
+        return f"the user of MONGODB_URI may not write to the database {name}: give it the role readWrite there"
+    if isinstance(error, ServerSelectionTimeoutError):
+        return (
+            "the hosts of MONGODB_URI answer, but their replica set's primary cannot be reached from this machine: "
+            "its members must be named by addresses that are valid here"
+        )
+    if error.timeout:
+        return (
+            "the database answers, but a write was not acknowledged by a majority of its members within "
+            f"{connection.operation.total_seconds():g} s: check that they are up and not behind, or raise "
+            "--operation-time"
+        )
+    code = f", code {error.code}" if isinstance(error, OperationFailure) else ""
+    return f"the database {name} cannot be prepared ({type(error).__name__}{code}): see the log of the database"
 
 
 async def is_sharded(connection: Connection) -> bool:

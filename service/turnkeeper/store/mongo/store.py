@@ -9,10 +9,10 @@ from functools import partial
 from typing import Final
 
 import pymongo
-from pymongo.errors import ConfigurationError, DuplicateKeyError, PyMongoError
+from pymongo.errors import ConfigurationError, DuplicateKeyError, InvalidName, PyMongoError
 
 from turnkeeper.store.contract import EventCodec
-from turnkeeper.store.mongo import indexes
+from turnkeeper.store.mongo import indexes, seeds
 from turnkeeper.store.mongo.change_stream import ChangeStream
 from turnkeeper.store.mongo.changesets import Changesets
 from turnkeeper.store.mongo.claims import Claims
@@ -67,6 +67,8 @@ class MongoStore(
 
         Raises UnfitDatabase if `uri` is not an address, without the driver's text, which may quote a password.
         """
+        seeds.check_options(uri)
+        self._uri = uri
         try:
             self._connection = Connection(
                 uri,
@@ -79,11 +81,10 @@ class MongoStore(
             self._change_stream = ChangeStream(
                 uri, database=database, replica=replica, unreadable=self._connection.unreadable
             )
-        except (ConfigurationError, ValueError):
-            raise indexes.UnfitDatabase(
-                "MONGODB_URI is not the address of a MongoDB: write mongodb://HOST:PORT,…/?replicaSet=NAME, "
-                "with special characters of a password as %XX"
-            ) from None
+        except InvalidName:
+            raise indexes.UnfitDatabase(f"a database cannot have the name {database!r}: choose another one") from None
+        except (ConfigurationError, ValueError, OSError):
+            raise indexes.UnfitDatabase(seeds.NO_ADDRESS) from None
         self._renewer = partial(MongoRenewer, uri, database=database, operation=operation)
         self._replica = replica
         self._tasks = Tasks()
@@ -98,11 +99,19 @@ class MongoStore(
         self._codec = codec
 
     async def open(self) -> None:
-        """Creates collections and indexes. Raises UnfitDatabase if the database cannot keep the service's promises."""
-        with self._connection.call("open"):
+        """Creates collections and indexes. Raises UnfitDatabase if the database cannot keep the service's promises.
+
+        Also if it cannot be reached, or does not answer in time. The message tells the operator what to do. Raises
+        NameTaken if another process of this replica's name is alive.
+        """
+        operation = self._connection.operation.total_seconds()
+        await seeds.check(self._uri, patience=operation)
+        try:
             await indexes.prepare(self._connection)
             self._group_commit.grouping = not await indexes.is_sharded(self._connection)
-            await self._orphans.end_own()
+            await self._orphans.take_name()
+        except PyMongoError as error:
+            raise indexes.UnfitDatabase(indexes.why_unprepared(error, self._connection)) from None
 
     async def close(self) -> None:
         """Waits for commits under way and for open outcomes, at most PATIENCE; then disconnects."""

@@ -5,20 +5,31 @@ that finds a lapsed lease, or an old heartbeat, kills the server sessions of tha
 all only has to begin its transaction again, and announces its server sessions anew.
 """
 
+import asyncio
+import time
 from collections.abc import Iterable
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import pymongo
 from bson.binary import UUID_SUBTYPE, Binary
-from pymongo.errors import PyMongoError
+from pymongo.errors import DuplicateKeyError, PyMongoError
 
+from turnkeeper.start_errors import NameTaken
+from turnkeeper.store.contract import heartbeat_interval
 from turnkeeper.store.mongo.client import ClientSession, Connection
 from turnkeeper.store.mongo.documents import SCHEMA
 
 ANNOUNCE_S: Final = 1.0
 """Seconds for an announcement, at most. If it fails, the transaction is sent all the same."""
+WATCHED_INTERVALS: Final = 1.25
+WATCHED_LONGER: Final = timedelta(seconds=1)
+"""A process of the same name that may be alive is watched for so many intervals of its heartbeat, and for longer."""
+LOOK_S: Final = 0.1
+"""Seconds between two looks at its heartbeat."""
+STARTING_MS: Final = 60_000
+"""Stands for the `silent_after` of a process that has taken its name and not yet published a heartbeat."""
 MOST_SESSIONS: Final = 1024
 """The newest server sessions of a replica that are stored. The driver uses few at a time, again and again."""
 
@@ -39,6 +50,7 @@ class Orphans:
         self._most_sessions = most_sessions
         self._announced: dict[bytes, None] = {}
         """The newest server sessions, in the order of their announcement."""
+        self._has_name = False
 
     async def announce(self, session: ClientSession) -> None:
         """Announces a server session before its first transaction. Failing to do so does not stop the transaction."""
@@ -118,10 +130,61 @@ class Orphans:
         """Kills the server sessions of these owners, which aborts their open transactions."""
         await self._kill(set(owners) - {"", self._replica})
 
+    async def take_name(self) -> None:
+        """Takes this replica's name at the start, and kills the server sessions of an earlier process of that name.
+
+        A process that was alive a moment ago is watched for a little longer than its heartbeats take. Raises NameTaken
+        if another one comes; nothing is killed then.
+        """
+        if not self._replica:
+            return
+        at = await self._until_silent()
+        try:
+            taken = await self._connection.replicas.update_one(
+                {"_id": self._replica, "at": at},
+                {
+                    "$currentDate": {"at": True},
+                    "$unset": {"silent_after": ""},
+                    "$setOnInsert": {"tenant": "", "sessions": [], "schema": SCHEMA},
+                },
+                upsert=at is None,
+            )
+        except DuplicateKeyError:
+            raise NameTaken(self._replica) from None
+        if not taken.matched_count and taken.upserted_id is None:
+            raise NameTaken(self._replica)
+        self._has_name = True
+        await self._kill({self._replica})
+        await self._connection.replicas.update_one({"_id": self._replica}, {"$set": {"sessions": []}})
+
+    async def _until_silent(self) -> datetime | None:
+        """Returns the last heartbeat under this name, None if there is none. Raises NameTaken if it moves."""
+        fresh = {"$gte": [{"$add": ["$at", {"$ifNull": ["$silent_after", STARTING_MS]}]}, "$$NOW"]}
+        fields = {"at": 1, "silent_after": 1, "fresh": fresh}
+        first = await self._connection.replicas.find_one({"_id": self._replica}, fields)
+        if first is None:
+            return None
+        at: datetime | None = first.get("at")
+        if not first["fresh"]:
+            return at
+        silent_after = timedelta(milliseconds=first.get("silent_after", STARTING_MS))
+        patience = (WATCHED_INTERVALS * heartbeat_interval(silent_after) + WATCHED_LONGER).total_seconds()
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            await asyncio.sleep(LOOK_S)
+            now = await self._connection.replicas.find_one({"_id": self._replica}, fields)
+            if now is None:
+                return None
+            if now.get("at") != at:
+                raise NameTaken(self._replica)
+        return at
+
     async def end_own(self) -> None:
-        """Kills all server sessions under this replica's name: at the start those of an earlier process, at the end
-        its own, so that no transaction stays open."""
-        if self._replica:
+        """Kills this replica's own server sessions at its end, so that no transaction stays open.
+
+        Does nothing if it did not get its name: they are another process's then.
+        """
+        if self._has_name:
             await self._kill({self._replica})
             await self._connection.replicas.delete_one({"_id": self._replica})
 
