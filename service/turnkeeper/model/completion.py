@@ -5,6 +5,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import orjson
+
 from turnkeeper.domain.message import MOST_TOKENS, FinishReason, ToolRequest, Usage
 from turnkeeper.model.answer_text import AnswerText
 from turnkeeper.model.beside import MessageBeside, packed
@@ -32,6 +34,8 @@ _MOST_STORED = 252 * 1024
 """Bytes of an answer with all that is kept with its calls, at most; an event has room for them."""
 _CALL_OVERHEAD = 80
 """Bytes that a call takes in an event beside its texts: ids, tags and lengths."""
+_HEAD = ("usage", "error")
+_BESIDE_A_DELTA = ("message", "usage", "text")
 _MOST_FURTHER = 256 * 1024
 """Bytes of further choices that are kept until the first one turns out to be an answer, at most."""
 
@@ -73,6 +77,11 @@ class Completion:
 
     def take(self, event: bytes) -> None:
         """Reads one event's JSON."""
+        content = self._plain_text(event)
+        if content is not None:
+            self.tokens += 1
+            self._text.add(content)
+            return
         chunk = decoded(event)
         if not isinstance(chunk, dict):
             raise event_failure(chunk) if is_error(chunk) else failure(Reason.MALFORMED)
@@ -81,6 +90,23 @@ class Completion:
             self._take_head(chunk)
         if choices:
             self._take_choices(choices, size=len(event))
+
+    def _plain_text(self, event: bytes) -> str | None:
+        """Returns the text of a chunk that has nothing else, as nearly every one; None for any other chunk.
+
+        Nothing beside the text is looked at, so that its depth does not matter.
+        """
+        try:
+            chunk = orjson.loads(event)
+            (choice,) = chunk["choices"]
+            (name,) = delta = choice["delta"]
+            content = delta[name]
+        except (ValueError, LookupError, TypeError):
+            return None
+        if name != "content" or type(content) is not str or choice.get("finish_reason") or choice.get("index"):
+            return None
+        is_plain = content and chunk.get("model") == self._model and chunk.keys().isdisjoint(_HEAD)
+        return content if is_plain and choice.keys().isdisjoint(_BESIDE_A_DELTA) else None
 
     def new_text(self) -> str:
         """Returns the text since the last call, often none. It stays valid if the next event is a failure."""
