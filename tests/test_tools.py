@@ -4,6 +4,7 @@ A server finds them by an entry point, as it finds all tools: `install` writes w
 """
 
 import asyncio
+import itertools
 import json
 import os
 import threading
@@ -83,6 +84,23 @@ def block(label: str, seconds: float, context: ToolContext) -> str:
         SERVER_LOOP.call_soon_threadsafe(sleep)
         ended.wait()
     return f"{label} is done"
+
+
+@tool(tool_class=ToolClass.READ_ONLY)
+def pour(what: str, size: int) -> object:
+    """Returns as much as it is told to, or more than there is."""
+    match what:
+        case "text":
+            return "x" * size
+        case "numbers":
+            return [0] * size
+        case "levels":
+            value: list[object] = []
+            for _ in range(size):
+                value = [value]
+            return value
+        case _:
+            return itertools.count()
 
 
 @tool(tool_class=ToolClass.READ_ONLY)

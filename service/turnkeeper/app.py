@@ -33,6 +33,7 @@ from turnkeeper.engine.replica.change_listener import ChangeListener
 from turnkeeper.engine.replica.expirer import Expirer
 from turnkeeper.engine.replica.heartbeat import Heartbeat
 from turnkeeper.engine.replica.janitor import Janitor
+from turnkeeper.engine.replica.loop_lag import LoopLag
 from turnkeeper.engine.replica.preview_publisher import PreviewPublisher
 from turnkeeper.engine.replica.preview_receiver import PreviewReceiver
 from turnkeeper.engine.replica.schedule import JitteredInterval
@@ -310,6 +311,7 @@ class _Replica:
             listener,
             publisher,
             receiver,
+            LoopLag(metrics),
         )
         return [job.run for job in jobs]
 

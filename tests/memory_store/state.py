@@ -135,7 +135,7 @@ class StoredSession:
     def snapshot(self, now: datetime, *, turn_id: str = "", request: RequestRecord | None = None) -> Snapshot:
         """Returns what a decision at this time needs, about the turn `turn_id`, or else about the active one."""
         turn_id = turn_id or self.active_turn
-        calls = (call for call in self.calls.values() if call.turn_id == turn_id)
+        calls = (call for call in self.calls.values() if call.turn_id == turn_id and call.is_open)
         return Snapshot(
             head=self.head(now),
             session=self.session_as_read(),

@@ -24,7 +24,7 @@ from turnkeeper.domain.event import (
     UnknownPayload,
 )
 from turnkeeper.domain.history import counted
-from turnkeeper.domain.message import FinishReason, ToolRequest, Usage
+from turnkeeper.domain.message import FinishReason, Usage
 from turnkeeper.domain.session import Session
 from turnkeeper.domain.tool import Call, CallState, ToolClass, ToolOutcome
 from turnkeeper.domain.turn import CancelReason, Turn, TurnOptions, TurnState
@@ -78,8 +78,8 @@ class Copy:
     """The turn of the newest message, until a `turn_queued` or another event shows whether it begins at once."""
     _open: str = ""
     """The turn that has begun and not ended."""
-    _requests: tuple[ToolRequest, ...] = ()
-    """The tool requests of the last message of the model."""
+    _requests: Mapping[str, int] = field(default_factory=dict)
+    """The calls that the last message of the model requests, with their places in it."""
 
     def take(self, events: Sequence[Event]) -> None:
         """Copies the source's events of the kinds in COPIED, from the first one to the position."""
@@ -164,7 +164,7 @@ class Copy:
 
     def _add_message(self, turn: Turn, message: MessageCompleted) -> None:
         """Records a message of the model in its turn; an interrupted one counts nothing."""
-        self._requests = message.tool_requests
+        self._requests = {request.tool_call_id: place for place, request in enumerate(message.tool_requests)}
         if message.finish_reason is FinishReason.INTERRUPTED:
             return
         self._put(
@@ -180,14 +180,13 @@ class Copy:
 
     def _add_call(self, event: Event, called: ToolCalled) -> None:
         """Adds a call as READY, at its place among the requests of its message."""
-        requested = [request.tool_call_id for request in self._requests]
         self.calls[called.tool_call_id] = Call(
             id=called.tool_call_id,
             tenant=self.session.tenant,
             session_id=self.session.id,
             turn_id=event.turn_id,
             message_id=called.message_id,
-            position=requested.index(called.tool_call_id) if called.tool_call_id in requested else len(requested),
+            position=self._requests.get(called.tool_call_id, len(self._requests)),
             tool=called.tool,
             arguments_json=called.arguments_json,
             arguments_hash=called.arguments_hash,
@@ -229,9 +228,9 @@ class Copy:
         if not self._open:
             return
         turn = self.turns[self._open]
-        for request in self._requests:
-            event = self.called.get(request.tool_call_id)
-            if request.tool_call_id not in self.calls and event and isinstance(event.payload, ToolCalled):
+        for call_id in self._requests:
+            event = self.called.get(call_id)
+            if call_id not in self.calls and event and isinstance(event.payload, ToolCalled):
                 self._add_call(event, event.payload)  # stored in one changeset with its message
                 self._append(event, event.payload)
         for call in [call for call in self.calls.values() if call.turn_id == turn.id]:

@@ -58,8 +58,10 @@ class History:
     size: int = 0
     """About how many bytes of memory it takes."""
     _turns: dict[str, list[HistoryEntry]] = field(default_factory=dict)
-    _begun: list[str] = field(default_factory=list)
-    """Ids of the turns that began, in order."""
+    _begun: dict[str, None] = field(default_factory=dict)
+    """Ids of the turns that began, in order; only the keys count."""
+    _grown: dict[str, None] = field(default_factory=dict)
+    """Ids of the turns that got messages since the last restoration: only these can have calls without a result."""
     _messages: list[Message] | None = field(default_factory=list)
     """The messages of `messages`, cached while the conversation only grows at its end; None otherwise."""
     _refused: dict[str, Refused] = field(default_factory=dict)
@@ -84,14 +86,14 @@ class History:
                 self._close_rounds(event)
             case MessageReceived(content=content, message_id=message_id):
                 self._turns[event.turn_id] = []
-                self._begun.append(event.turn_id)
+                self._begun[event.turn_id] = None
                 self._append(event, Message(role=Role.USER, text=text_of(content)), message_id)
             case TurnQueued():
-                self._begun.remove(event.turn_id)
+                del self._begun[event.turn_id]
                 self._messages = None
             case TurnStarted():
-                if event.turn_id not in self._begun[-1:] and event.turn_id not in self._begun:
-                    self._begun.append(event.turn_id)
+                if event.turn_id not in self._begun:
+                    self._begun[event.turn_id] = None
                     self._messages = None
             case MessageCompleted() as completed:
                 message = Message(
@@ -130,8 +132,9 @@ class History:
             finish_reason=finish,
         )
         self._turns[turn_id].append(entry)
+        self._grown[turn_id] = None
         self.size += _size(message)
-        if self._begun[-1:] != [turn_id]:
+        if next(reversed(self._begun), "") != turn_id:
             self._messages = None
         elif self._messages is not None and not _is_empty(message):
             self._messages.append(message)
@@ -148,10 +151,12 @@ class History:
 
     def _close_rounds(self, restored: Event) -> None:
         """Adds a TAKEN_BACK result for each call whose result the restoration removed."""
-        for turn_id in self._begun:
-            for call_id in _unanswered(self._turns[turn_id]):
+        grown, self._grown = self._grown, {}
+        for turn_id in grown:
+            for call_id in _unanswered(self._turns[turn_id]) if turn_id in self._begun else ():
                 message = Message(role=Role.TOOL, text=TAKEN_BACK, tool_call_id=call_id)
                 self._append(restored, message, call_id, turn_id=turn_id)
+        self._grown = {}
 
 
 def counted(events: Sequence[Event]) -> Sequence[Event]:
@@ -176,23 +181,24 @@ def unfinished_turn(events: Sequence[Event]) -> str:
 
     `events` are those of the kinds in BEGINNINGS, from the log's first event on.
     """
-    begun: list[str] = []
+    begun: dict[str, None] = {}
     completed: set[str] = set()
     for event in counted(events):
         match event.payload:
             case MessageReceived():
-                begun.append(event.turn_id)
+                begun[event.turn_id] = None
             case TurnQueued():
-                begun.remove(event.turn_id)
-            case TurnStarted() if event.turn_id not in begun:
-                begun.append(event.turn_id)
+                del begun[event.turn_id]
+            case TurnStarted():
+                begun.setdefault(event.turn_id)
             case TurnRetried():
                 completed.discard(event.turn_id)
             case TurnCompleted():
                 completed.add(event.turn_id)
             case _:
                 pass
-    return begun[-1] if begun and begun[-1] not in completed else ""
+    last = next(reversed(begun), "")
+    return last if last not in completed else ""
 
 
 def _unanswered(entries: Sequence[HistoryEntry]) -> list[str]:

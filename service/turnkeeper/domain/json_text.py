@@ -13,6 +13,8 @@ import orjson
 
 MOST_LEVELS: Final = 64
 """Arrays and objects inside each other, at most. Every reader of JSON here and elsewhere takes that many."""
+MOST_BRACKETS: Final = 32 * 1024
+"""Arrays and objects in one text, at most: as many as fit into 64 KiB."""
 NO_JSON: Final = "is not JSON"
 """What `problem_of` returns for a text that is not JSON at all."""
 _STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
@@ -27,16 +29,23 @@ class UnfitJson(ValueError):
 
 
 def check_levels(text: str | bytes) -> None:
-    """Raises UnfitJson if arrays and objects are nested deeper than MOST_LEVELS. The text may be no JSON at all."""
+    """Raises UnfitJson if arrays and objects are nested deeper than MOST_LEVELS, or are more than MOST_BRACKETS.
+
+    The text may not be JSON at all.
+    """
     if isinstance(text, bytes):
         if text.count(b"[") + text.count(b"{") <= MOST_LEVELS:
             return
         text = text.decode(errors="replace")
     if text.count("[") + text.count("{") <= MOST_LEVELS:
         return
-    brackets = _BRACKET.findall(_STRING.sub("", text))
+    bare = _STRING.sub("", text)
+    is_large = bare.count("[") + bare.count("{") > MOST_BRACKETS
+    brackets = _BRACKET.findall(bare[:MOST_BRACKETS] if is_large else bare)
     if max(accumulate(_STEPS[bracket] for bracket in brackets), default=0) > MOST_LEVELS:
         raise UnfitJson(f"is nested deeper than {MOST_LEVELS} levels")
+    if is_large:
+        raise UnfitJson(f"has more than {MOST_BRACKETS} arrays and objects")
 
 
 def strict_value(text: str) -> object:

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+MOST_CALLS: Final = 1024
+"""Tool calls of one answer, at most."""
 MOST_TOKENS: Final = 1_000_000_000
 """Tokens of one model call, at most: far more than any model reads. A server that reports more is wrong."""
 _MOST_SUM: Final = 2**63 - 1

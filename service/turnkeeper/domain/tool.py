@@ -199,6 +199,11 @@ class Call(BelongsToSession):
     late_outcome: ToolOutcome | None = None
     late_result_json: str = ""
 
+    @property
+    def is_open(self) -> bool:
+        """Returns True if a decision may still depend on the call: it has no result, or its outcome is in question."""
+        return self.state is not CallState.RETURNED or self.unsettled
+
     def start(self, *, attempt: int, fence: int) -> "Call":
         """Returns the call as STARTED. Raises ValueError unless it is READY."""
         if self.state is not CallState.READY:

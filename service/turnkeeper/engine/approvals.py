@@ -1,6 +1,7 @@
 """The verbs on approvals: get, wait for, decide and expire. An approval leaves PENDING once (promises I6, I7)."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from turnkeeper.domain.approval import Answer, Approval, ApprovalKind, ApprovalState
@@ -13,6 +14,7 @@ from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.errors import AgentConfigError, ApprovalNotFound, InternalError
 from turnkeeper.errors import ApprovalExpired as ApprovalHasExpired
+from turnkeeper.event_loop import off_loop
 from turnkeeper.faults import fault
 from turnkeeper.store.contract import ApprovalStore, SessionStore
 from turnkeeper.telemetry.metrics import Metrics
@@ -40,7 +42,9 @@ class ArgumentEdits:
         agent = await self._agents.pinned_by(turn) if turn is not None else None
         if agent is None:
             raise AgentConfigError("The agent's pinned version is gone; reject the call, or start a new session.")
-        return approval_edits.check_edit(approval, answer.edited_arguments_json, agent=agent, toolbox=self._toolbox)
+        arguments_json = answer.edited_arguments_json
+        check = partial(approval_edits.check_edit, approval, arguments_json, agent=agent, toolbox=self._toolbox)
+        return await off_loop(check)
 
 
 class Approvals:

@@ -7,7 +7,9 @@ from functools import partial
 from turnkeeper.domain.checkpoint import MARKS, Checkpoint, checkpoint_of, event_named
 from turnkeeper.domain.event import Event, SessionRestored
 from turnkeeper.domain.history import BEGINNINGS, unfinished_turn
+from turnkeeper.domain.message import MOST_CALLS
 from turnkeeper.domain.session import SessionKey
+from turnkeeper.engine.eventlog.conversation import LARGE
 from turnkeeper.engine.eventlog.writer import LogWriter, Stored
 from turnkeeper.engine.rules import sessions as session_rules
 from turnkeeper.engine.rules.sessions import RestorePoint, RestoreRequest
@@ -18,6 +20,7 @@ from turnkeeper.errors import (
     InvalidRequest,
     SessionNotFound,
 )
+from turnkeeper.event_loop import Slices, off_loop
 from turnkeeper.store.changeset import Head, StoredEvent, check_not_trimmed
 from turnkeeper.store.contract import SessionLog
 
@@ -92,7 +95,8 @@ class Checkpoints:
             sequence = await self.resolve(head, position)
             if request is None and await self._is_restored_to(head, sequence):
                 return lambda _: head.last_seq
-            unfinished = unfinished_turn(await self.events_until(head, sequence, kinds=BEGINNINGS))
+            beginnings = await self.events_until(head, sequence, kinds=BEGINNINGS)
+            unfinished = await off_loop(partial(unfinished_turn, beginnings), large=len(beginnings) > LARGE)
             point = RestorePoint(sequence=sequence, unfinished=unfinished, last_seq=head.last_seq)
             return partial(session_rules.restore, point=point, request=request)
 
@@ -106,22 +110,29 @@ class Checkpoints:
 
     async def events_until(self, head: Head, sequence: int, *, kinds: frozenset[str]) -> list[Event]:
         """Returns the log's events of these kinds up to a number."""
-        events: list[Event] = []
-        while True:
-            after = events[-1].sequence if events else 0
-            page = await self._store.events(
-                head.session_key, after=after, limit=EVENTS_PER_READ, kinds=kinds, until=sequence
-            )
-            events.extend(self._decode(stored) for stored in page)
-            if len(page) < EVENTS_PER_READ:
-                return events
+        return await self._events(head, after=0, until=sequence, kinds=kinds)
 
-    async def events_after(self, head: Head, sequence: int, *, kinds: frozenset[str]) -> list[Event]:
-        """Returns the first 200 events of these kinds above a number."""
-        page = await self._store.events(
-            head.session_key, after=sequence, limit=EVENTS_PER_READ, kinds=kinds, until=head.last_seq
+    async def calls_after(self, head: Head, sequence: int) -> list[Event]:
+        """Returns the calls above a number, as many as one answer of a model may have."""
+        return await self._events(
+            head, after=sequence, until=head.last_seq, kinds=frozenset({"tool_called"}), most=MOST_CALLS
         )
-        return [self._decode(stored) for stored in page]
+
+    async def _events(
+        self, head: Head, *, after: int, until: int, kinds: frozenset[str], most: int | None = None
+    ) -> list[Event]:
+        events: list[Event] = []
+        slices = Slices()
+        while True:
+            page = await self._store.events(
+                head.session_key, after=after, limit=EVENTS_PER_READ, kinds=kinds, until=until
+            )
+            for stored in page:
+                events.append(self._decode(stored))
+                await slices.step()
+            if len(page) < EVENTS_PER_READ or (most is not None and len(events) >= most):
+                return events[:most]
+            after = page[-1].sequence
 
     async def _is_restored_to(self, head: Head, sequence: int) -> bool:
         """Returns True if the log's last event is a restoration to this position."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from turnkeeper import ids
 from turnkeeper.domain.event import NewEvent, SessionActivated, SessionForked, ToolCalled
@@ -10,10 +11,12 @@ from turnkeeper.domain.newer_version import newer_version_needed
 from turnkeeper.domain.session import Session, SessionKey, SessionState
 from turnkeeper.domain.turn import TurnOptions
 from turnkeeper.engine.checkpoints import Checkpoints, LogPosition
+from turnkeeper.engine.eventlog.conversation import LARGE
 from turnkeeper.engine.eventlog.writer import LogWriter
 from turnkeeper.engine.rules import sessions as session_rules
 from turnkeeper.engine.sessions import check_not_deleted
 from turnkeeper.errors import SessionNotFound
+from turnkeeper.event_loop import off_loop
 from turnkeeper.store.changeset import Fork, Head, RequestKey, RequestRecord
 from turnkeeper.store.contract import ForkStore, SessionStore
 
@@ -133,7 +136,7 @@ class Forks:
         source, head = await self._source(SessionKey(fork.session.tenant, fork.source_session_id))
         events = await self._checkpoints.events_until(head, fork.source_sequence, kinds=COPIED)
         # The position may be between a message and its calls, which one changeset stored.
-        later_calls = await self._checkpoints.events_after(head, fork.source_sequence, kinds=frozenset({"tool_called"}))
+        later_calls = await self._checkpoints.calls_after(head, fork.source_sequence)
         copy = Copy(
             session=fork.session,
             opening=OPENING_EVENTS,
@@ -144,7 +147,7 @@ class Forks:
                 if isinstance(event.payload, ToolCalled)
             },
         )
-        copy.take(events)
+        await off_loop(partial(copy.take, events), large=len(events) > LARGE)
         if copy.turns:
             copy.session = replace(copy.session, state=SessionState.ACTIVE)
         return copy

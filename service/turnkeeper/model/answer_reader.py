@@ -39,6 +39,11 @@ class AnswerReader:
         """Returns how many events brought output of the model; see `Completion.tokens`."""
         return self._completion.tokens
 
+    @property
+    def size(self) -> int:
+        """Returns the bytes that wait for the body's end; 0 for a stream of events."""
+        return self._size
+
     def feed(self, data: bytes) -> None:
         """Reads the next bytes of the body; ignores them after `[DONE]`."""
         if self.done:

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 
 import orjson
 
+from turnkeeper.domain.message import MOST_CALLS
 from turnkeeper.model.beside import merge, size_of
 from turnkeeper.model.failure import Reason, failure
 from turnkeeper.model.text_repair import whole
 
 _CALL_OVERHEAD = 64  # bytes that a call counts beside its text, as ids and names take them where it is stored
-MOST_CALLS = 1024
-"""Tool calls of one answer, at most."""
 _OF_A_CALL = frozenset({"index", "id", "type", "function", "name", "arguments"})
 _OF_A_FUNCTION = frozenset({"name", "arguments"})
 _USUAL_TYPES = (None, "", "function")

@@ -7,12 +7,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final, Self, cast
 
 import httpx2
 import openai
 import orjson
 
+from turnkeeper.event_loop import off_loop
 from turnkeeper.model.answer_reader import AnswerReader
 from turnkeeper.model.beside import origin_of
 from turnkeeper.model.contract import ModelAnswer, ModelFailure, ModelRequest, TextDelta
@@ -24,6 +26,7 @@ from turnkeeper.model.openai_failure import (
     openai_failures,
     sending_failures,
 )
+from turnkeeper.model.openai_request import is_large
 from turnkeeper.model.openai_stream import read_text
 from turnkeeper.model.request_plan import RequestPlan
 from turnkeeper.model.request_shape import Refusals, RequestShape, first_needed
@@ -100,6 +103,7 @@ class OpenAIModel:
         its messages with other forms of them, MOST_REPEATS times at most.
         """
         watch = DeadlineWatch(self._deadlines, loop=asyncio.get_running_loop())
+        large = is_large(request)
         plan = RequestPlan(
             request,
             shape=self._shape,
@@ -109,9 +113,10 @@ class OpenAIModel:
         )
         with watch:
             for repeats_left in reversed(range(MOST_REPEATS + 1)):
+                body = await off_loop(plan.body, large=large)
                 answered = False
                 try:
-                    async with aclosing(self._answer(request, plan.body(), watch)) as items:
+                    async with aclosing(self._answer(request, body, watch)) as items:
                         async for item in items:
                             if not answered:
                                 answered = True
@@ -140,7 +145,8 @@ class OpenAIModel:
         origin = origin_of(self.server, request.model)
         reader = AnswerReader(request, max_answer_bytes=self._max_answer_bytes, origin=origin)
         with openai_failures():
-            async with self._response(orjson.dumps(body), watch) as parts:
+            content = await off_loop(partial(orjson.dumps, body), large=is_large(request))
+            async with self._response(content, watch) as parts:
                 async for text in read_text(parts, reader, watch):
                     yield TextDelta(text=text)
         yield reader.answer()

@@ -14,8 +14,25 @@ from turnkeeper.model.beside import unpacked
 from turnkeeper.model.contract import ModelRequest
 from turnkeeper.model.failure import Reason, failure
 
+MOST_CHARACTERS = 32 * 1024 * 1024
+"""Characters of a conversation that is sent, at most: no model's window is nearly as large."""
+_LARGE_TEXT = 1024 * 1024
+"""Characters of a conversation that is encoded in a thread: it takes a few milliseconds."""
+_LARGE_CONVERSATION = 500
+"""Messages of such a conversation."""
 _FORM = "chat.completions"
 _NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_-]")
+
+
+def is_large(request: ModelRequest) -> bool:
+    """Returns True if the request is large enough to be encoded in a thread.
+
+    Raises ModelFailure if it is larger than any model's window.
+    """
+    size = sum([len(message.text) for message in request.messages])
+    if size > MOST_CHARACTERS:
+        raise failure(Reason.CONTEXT_LENGTH)
+    return size > _LARGE_TEXT or len(request.messages) > _LARGE_CONVERSATION
 
 
 def body_of(

@@ -8,10 +8,13 @@ from datetime import timedelta
 import aiohttp
 import httpx2
 
+from turnkeeper.event_loop import Slices, off_loop
 from turnkeeper.model.answer_reader import AnswerReader
 from turnkeeper.model.contract import ModelFailure
 from turnkeeper.model.deadline_watch import DeadlineWatch
 
+_PART_BYTES = 16 * 1024
+"""Bytes of a body that are read without a pause for the rest of the loop."""
 _LAST_BYTES = timedelta(milliseconds=100)
 """The time for the rest of a body after `[DONE]`; after it the connection is closed."""
 
@@ -27,7 +30,7 @@ async def read_text(body: AsyncGenerator[bytes], reader: AnswerReader, watch: De
         data = await watch.wait(anext(body, None))
         failed: ModelFailure | None = None
         try:
-            reader.end() if data is None else reader.feed(data)
+            await (_end(reader) if data is None else _feed(reader, data))
         except ModelFailure as error:
             failed = error
         if text := reader.new_text():
@@ -38,6 +41,25 @@ async def read_text(body: AsyncGenerator[bytes], reader: AnswerReader, watch: De
             watch.token()
     if data is not None:
         await _drain(body)
+
+
+async def _feed(reader: AnswerReader, data: bytes) -> None:
+    """Reads what arrived together, part by part: a server may send millions of lines, and compress them, too."""
+    if len(data) <= _PART_BYTES:
+        reader.feed(data)
+        return
+    slices, start = Slices(), 0
+    while start < len(data):
+        cut = data.rfind(b"\n\n", start, start + _PART_BYTES)  # whole events are read faster
+        end = cut + 2 if cut > start else start + _PART_BYTES
+        reader.feed(data[start:end])
+        start = end
+        await slices.step()
+
+
+async def _end(reader: AnswerReader) -> None:
+    """Reads the end of the body, in a thread if the whole answer comes with it."""
+    await off_loop(reader.end, large=reader.size > _PART_BYTES)
 
 
 async def _drain(body: AsyncGenerator[bytes]) -> None:

@@ -39,7 +39,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         after = str(start[0]) if start else ""
         size = self._page_tokens.size(request.page_size)
         agents = [agent for name, agent in sorted(self._agents.items()) if name > after][: size + 1]
-        views, token = self._page_tokens.page(
+        views, token = await self._page_tokens.page(
             agents,
             request,
             tenant=caller.tenant,

@@ -51,7 +51,7 @@ class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
             after=time_of_key(self._page_tokens.after(request, tenant=caller.tenant)),
         )
         shown = {approval.id: await for_approver(approval) for approval in approvals}
-        views, token = self._page_tokens.page(
+        views, token = await self._page_tokens.page(
             approvals,
             request,
             tenant=caller.tenant,

@@ -113,7 +113,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             limit=size + 1,
             before=int(start[0]) if start else None,
         )
-        views, token = self._page_tokens.page(
+        views, token = await self._page_tokens.page(
             turns,
             request,
             tenant=caller.tenant,

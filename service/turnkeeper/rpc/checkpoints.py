@@ -36,7 +36,7 @@ class CheckpointVerbs:
         size = self._page_tokens.size(request.page_size)
         start = self._page_tokens.after(request, tenant=caller.tenant)
         checkpoints = await self._checkpoints.page(head, after=int(start[0]) if start else 0, limit=size + 1)
-        views, token = self._page_tokens.page(
+        views, token = await self._page_tokens.page(
             checkpoints,
             request,
             tenant=caller.tenant,

@@ -11,6 +11,7 @@ import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -18,6 +19,7 @@ from google.protobuf.message import DecodeError
 from grpc import aio
 
 from turnkeeper.errors import InternalError, InvalidRequest, NotImplementedYet, SessionError, SlowConsumer
+from turnkeeper.event_loop import off_loop
 from turnkeeper.isolation import ends_task
 from turnkeeper.rpc import validation
 from turnkeeper.rpc.status import DETAILS_KEY, details_bytes, may_resume, shown_message
@@ -29,6 +31,8 @@ ABORT_TIME = 2.0
 """Seconds that ending a call with a status may take: the client may not read it."""
 EXPIRY = 0.1
 """Seconds before its deadline from which on an unanswered call counts as late: the caller's clock started earlier."""
+LARGE_BYTES = 256 * 1024
+"""A request with more bytes is parsed in a thread: 4 MiB may be two million entries."""
 LATE = -1.0
 """Stands for the time of a write that was cancelled because it took too long."""
 OWN = "turnkeeper.v1."
@@ -96,7 +100,7 @@ class Boundary(aio.ServerInterceptor):
                     try:
                         if own and self.refuse is not None:
                             raise self.refuse()
-                        response = await run(_named(_parsed(data, parse, checked=own), span), context)
+                        response = await run(_named(await _parsed(data, parse, checked=own), span), context)
                         _name_result(response, span)
                         code = "OK"
                     except aio.AbortError:
@@ -227,9 +231,10 @@ class WriteDeadlines:
                 task.cancel()
 
 
-def _parsed(data: bytes, parse: Callable[[bytes], Any], *, checked: bool) -> Any:
+async def _parsed(data: bytes, parse: Callable[[bytes], Any], *, checked: bool) -> Any:
+    """Returns the request. Raises InvalidRequest if the bytes are none, and what `validation.check` raises."""
     try:
-        request = parse(data)
+        request = await off_loop(partial(parse, data), large=len(data) > LARGE_BYTES)
     except DecodeError as error:
         raise InvalidRequest("The request's bytes are not a message of this method; check your stubs.") from error
     if checked:

@@ -14,6 +14,7 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from turnkeeper.errors import PageTokenInvalid
+from turnkeeper.event_loop import Slices
 
 DEFAULT_SIZE = 50
 """Items of a page if the request asks for no number."""
@@ -57,7 +58,7 @@ class PageTokens:
         except ValueError as error:
             raise PageTokenInvalid from error
 
-    def page(
+    async def page(
         self,
         items: Sequence[T],
         request: Message,
@@ -72,7 +73,14 @@ class PageTokens:
         `items` were read with a limit of `size` + 1, so that one too many means that there is a next page. A page also
         ends before it has more than MAX_BYTES.
         """
-        page = fitting([view(item) for item in items[:size]], bytes_of=lambda item: item.ByteSize())
+        page, slices, room = list[M](), Slices(), MAX_BYTES
+        for item in items[:size]:
+            shown = view(item)
+            room -= shown.ByteSize()
+            if room < 0 and page:
+                break
+            page.append(shown)
+            await slices.step()
         if len(page) == len(items):
             return page, ""
         body = json.dumps(key_of(items[len(page) - 1]), separators=(",", ":")).encode()

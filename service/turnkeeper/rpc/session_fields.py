@@ -10,6 +10,8 @@ from turnkeeper.rpc import validation
 
 METADATA_BYTES = 16 * 1024
 """Bytes of a session's metadata as JSON text."""
+WIRE_BYTES = 3 * METADATA_BYTES
+"""Bytes of metadata in a request, at most: no value is more than 2.5 times as large there as it is as JSON."""
 LABEL_CHARACTERS = 128
 """Characters of a label's key, and of its value."""
 
@@ -26,7 +28,12 @@ def metadata_problem(metadata_json: str) -> str:
 
 
 def json_of(metadata: Struct, *, field: str = "metadata") -> str:
-    """Returns the metadata as JSON text. Raises InvalidRequest, which names `field`, if it holds NaN or an infinity."""
+    """Returns the metadata as JSON text.
+
+    Raises InvalidRequest, which names `field`, if it holds NaN or an infinity, or is certainly too large.
+    """
+    if metadata.ByteSize() > WIRE_BYTES:
+        validation.refuse({field: f"is over {METADATA_BYTES} bytes as JSON"})
     try:
         return json.dumps(json_format.MessageToDict(metadata), sort_keys=True, ensure_ascii=False)
     except ValueError:

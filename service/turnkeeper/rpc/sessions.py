@@ -85,7 +85,7 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
             limit=size + 1,
             after=time_of_key(self._page_tokens.after(request, tenant=caller.tenant)),
         )
-        views, token = self._page_tokens.page(
+        views, token = await self._page_tokens.page(
             sessions,
             request,
             tenant=caller.tenant,
@@ -158,16 +158,18 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         self, request: session_pb2.ListMessagesRequest, context: Context
     ) -> session_pb2.ListMessagesResponse:
         caller = caller_of(context)
-        entries = list(enumerate(await self._sessions.messages(caller.session_key(request.session_id))))
+        entries = await self._sessions.messages(caller.session_key(request.session_id))
         start = self._page_tokens.after(request, tenant=caller.tenant)
+        size = self._page_tokens.size(request.page_size)
         # Keys count from the oldest message, so that messages added between two pages change no key.
         if _descending(request.order_by, "sequence"):
-            entries = entries[: int(start[0]) if start else None][::-1]
-        elif start:
-            entries = entries[int(start[0]) + 1 :]
-        size = self._page_tokens.size(request.page_size)
-        views, token = self._page_tokens.page(
-            entries[: size + 1],
+            last = min(int(start[0]), len(entries)) if start else len(entries)
+            places = range(last - 1, max(last - size - 2, -1), -1)
+        else:
+            first = int(start[0]) + 1 if start else 0
+            places = range(first, min(first + size + 1, len(entries)))
+        views, token = await self._page_tokens.page(
+            [(place, entries[place]) for place in places],
             request,
             tenant=caller.tenant,
             size=size,

@@ -4,11 +4,12 @@ The rules are compiled once, when this module is imported. The reference is made
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 
 from turnkeeper.errors import InvalidRequest, NotImplementedYet
@@ -80,16 +81,19 @@ def check(request: Message) -> None:
         problem = _problem(rule, value)
         if problem:
             problems[path] = problem
-    problems |= _unknown_values(request)
+    problems |= _unknown_values(request, refused=problems.keys())
     if problems:
         refuse(problems)
 
 
-def _unknown_values(request: Message) -> dict[str, str]:
-    """Returns the problem of each enum field with a number that this version does not know."""
+def _unknown_values(request: Message, *, refused: Collection[str]) -> dict[str, str]:
+    """Returns the problem of each enum field with a number that this version does not know.
+
+    Leaves out the fields that are refused already: they may have any number of values.
+    """
     problems: dict[str, str] = {}
     for field, value in request.ListFields():
-        if field.enum_type is None:
+        if field.enum_type is None or field.name in refused:
             continue
         known = field.enum_type.values_by_number
         unknown = [number for number in (value if field.is_repeated else (value,)) if number not in known]
@@ -127,9 +131,8 @@ def _problem(rule: Rule, value: object) -> str:
         return f"must be at least {rule.min_value}"
     if rule.max_seconds:
         return _wait_problem(rule.max_seconds, value)
-    if rule.max_items and len(value) > rule.max_items:  # type: ignore[arg-type]
-        return f"has {len(value)} entries; at most {rule.max_items} are allowed"  # type: ignore[arg-type]
-    return ""
+    entries = len(value.paths if isinstance(value, FieldMask) else value) if rule.max_items else 0  # type: ignore[arg-type]
+    return f"has {entries} entries; at most {rule.max_items} are allowed" if entries > rule.max_items else ""
 
 
 def _text_problem(rule: Rule, value: str) -> str:

@@ -71,7 +71,10 @@ class Snapshot:
     turn: Turn | None
     """The turn that was asked for, or the head's active turn, or None."""
     calls: tuple[Call, ...]
-    """The turn's tool calls, in order of `message_id` and `position`."""
+    """The turn's open tool calls (`Call.is_open`), in order of `message_id` and `position`.
+
+    The others are left out: a turn may have had any number of them.
+    """
     approvals: tuple[Approval, ...]
     """The turn's PENDING approvals."""
     request: "RequestRecord | None" = None

@@ -122,6 +122,10 @@ class Metrics:
         """Records the time from an event's commit to its being handed to a stream that follows live."""
         self._delivery_lag(seconds)
 
+    def loop_lag(self, seconds: float) -> None:
+        """Records how much later than planned the event loop came to a measurement."""
+        self._loop_lag(seconds)
+
     def takeover(self, reason: str, *, delay: float) -> None:
         """Counts a turn that this replica took over, `delay` seconds after any replica could have claimed it."""
         self._takeovers(1, reason)
@@ -268,6 +272,9 @@ class Metrics:
         )
         self._delivery_lag = self._seconds(
             "turnkeeper.event.delivery_lag", "From an event's commit to its delivery to a live stream.", buckets=_LAG
+        )
+        self._loop_lag = self._seconds(
+            "turnkeeper.event_loop.lag", "How late the event loop comes to what is due.", buckets=_LAG
         )
         self._takeover_delay = self._seconds(
             "turnkeeper.takeover.delay",

@@ -4,11 +4,22 @@ import json
 import logging
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import lru_cache
 
 from turnkeeper.domain.agent import Agent
-from turnkeeper.domain.tool import CLIENT, Call, ClientTool, ToolOutcome, ToolResult, ToolSpec, canonical_json
+from turnkeeper.domain.message import ToolRequest
+from turnkeeper.domain.tool import (
+    CLIENT,
+    Call,
+    ClientTool,
+    ToolOutcome,
+    ToolResult,
+    ToolSpec,
+    approval_hash,
+    canonical_json,
+)
 from turnkeeper.errors import AgentConfigError, ToolValidationError
 from turnkeeper.isolation import ends_task
 from turnkeeper.tools.comparison import Steps, arguments_problem
@@ -18,6 +29,10 @@ from turnkeeper.tools.results import RESULT_BYTES, UnfitResult, result_text
 
 ARGUMENTS_BYTES = 64 * 1024
 """The largest arguments as JSON text in UTF-8."""
+ANSWER_STEPS = 500_000
+"""Steps of all comparisons of one answer, at most: about 2 s in a thread."""
+EDIT_STEPS = 100_000
+"""Steps of the comparison of arguments that a person edited, at most."""
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +45,21 @@ class Finished:
     result: ToolResult
     duration: timedelta
     """From start to result."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedRequest:
+    """A tool call as a model requested it, compared with its tool before anything is decided on it."""
+
+    request: ToolRequest
+    spec: ToolSpec | None
+    """The tool; None if neither the agent nor the turn's client has it."""
+    arguments_json: str
+    """Canonical JSON if the tool takes the arguments, otherwise the model's own text."""
+    arguments_hash: str = ""
+    """What an approval is bound to; empty if the tool does not take the arguments."""
+    problem: str = ""
+    """Why the tool does not take the arguments, for the model; empty if it does."""
 
 
 class Toolbox:
@@ -88,6 +118,16 @@ class Toolbox:
         """Returns the name of the source that an installed tool comes from."""
         return self._tools[name][0].source
 
+    def checked(
+        self, requests: Sequence[ToolRequest], agent: Agent, *, clients: Sequence[ClientTool] = ()
+    ) -> tuple[CheckedRequest, ...]:
+        """Returns the requests of one answer of a model, each compared with its tool. Raises nothing.
+
+        Takes up to a few seconds: the caller runs it in a thread.
+        """
+        steps = Steps(ANSWER_STEPS)
+        return tuple(self._checked(request, agent, clients, steps) for request in requests)
+
     def check(self, spec: ToolSpec, arguments_json: str, *, steps: Steps | None = None) -> str:
         """Returns the arguments as canonical JSON. Raises ToolValidationError with a message for the model.
 
@@ -107,17 +147,30 @@ class Toolbox:
             raise ToolValidationError(f"{where[:200]}: {problem.message[:500]}")
         return canonical
 
+    def _checked(
+        self, request: ToolRequest, agent: Agent, clients: Sequence[ClientTool], steps: Steps
+    ) -> CheckedRequest:
+        spec = self.find(agent, request.tool, clients=clients)
+        unfit = CheckedRequest(request=request, spec=spec, arguments_json=request.arguments_json)
+        if spec is None:
+            return unfit
+        try:
+            canonical = self.check(spec, request.arguments_json, steps=steps)
+            fresh_hash = approval_hash(spec, arguments_json=canonical, policy_version=agent.version)
+        except ToolValidationError as error:
+            return replace(unfit, problem=error.message)
+        except Exception as error:  # whatever the arguments lead to is a result for the model
+            logger.exception("the arguments of a call of %s could not be checked: the model receives that", spec.name)
+            return replace(unfit, problem=f"The arguments cannot be checked ({type(error).__name__}).")
+        return replace(unfit, arguments_json=canonical, arguments_hash=fresh_hash)
+
     def _schema(self, spec: ToolSpec) -> object:
         """Returns a tool's schema. Raises ToolValidationError if it cannot be read."""
-        if spec.schema_json in self._schemas:
-            return self._schemas[spec.schema_json]
-        try:
-            schema: object = json.loads(spec.schema_json)
-        except (ValueError, RecursionError):
-            raise ToolValidationError("The tool's schema cannot be read.") from None
-        if spec.source != CLIENT:
-            self._schemas[spec.schema_json] = schema
-        return schema
+        if spec.source == CLIENT:
+            return _client_schema(spec.schema_json)
+        if spec.schema_json not in self._schemas:
+            self._schemas[spec.schema_json] = _schema_of(spec.schema_json)
+        return self._schemas[spec.schema_json]
 
     async def run(self, call: Call) -> Finished:
         """Runs a started call to its end, and returns its result; every failure is a result.
@@ -161,6 +214,17 @@ def timed_out(call: Call, timeout: timedelta) -> Finished:
     message = f"The tool did not finish in {timeout.total_seconds():g} s; it may have taken effect."
     result = ToolResult(outcome=ToolOutcome.TIMED_OUT, result_json=_error(message))
     return Finished(call_id=call.id, result=result, duration=timeout)
+
+
+def _schema_of(schema_json: str) -> object:
+    try:
+        return json.loads(schema_json)
+    except (ValueError, RecursionError):
+        raise ToolValidationError("The tool's schema cannot be read.") from None
+
+
+_client_schema = lru_cache(maxsize=8)(_schema_of)
+"""The schemas of a message's tools, for the calls of one answer: a thousand may have the same tool."""
 
 
 def check_arguments_size(arguments_json: str) -> None:

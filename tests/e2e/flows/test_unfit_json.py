@@ -10,7 +10,7 @@ from google.protobuf.struct_pb2 import Struct
 from tests import harness
 from tests.e2e.support.environment import AGENTS, Environment
 from tests.status_details import refused
-from turnkeeper.model.call_parts import MOST_CALLS
+from turnkeeper.domain.message import MOST_CALLS
 from turnkeeper.pb.v1 import approval_pb2, chat_pb2, event_pb2, session_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

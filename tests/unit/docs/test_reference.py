@@ -20,7 +20,7 @@ from turnkeeper.engine import turns
 from turnkeeper.engine.rules import messages as message_rules
 from turnkeeper.engine.streaming import batch
 from turnkeeper.errors_by_code import leaves
-from turnkeeper.model import beside, call_parts
+from turnkeeper.model import beside, openai_request
 from turnkeeper.model.by_agent import CLOUD_MODEL
 from turnkeeper.model.openai import OpenAIModel
 from turnkeeper.pb.v1 import error_pb2, event_pb2
@@ -181,7 +181,7 @@ def test_the_limits() -> None:
         "parts of a message": str(send["content"].max_items),
         "response_schema_json": f"{send['response_schema_json'].max_length:,} characters",
         "a model's answer, tool calls included": kib(answer),
-        "tool calls of one answer": f"{call_parts.MOST_CALLS:,}",
+        "tool calls of one answer": f"{message.MOST_CALLS:,}",
         "what a server sends beside a message with tool calls": kib(beside.MOST_BESIDE),
         "tokens of one model call": f"{message.MOST_TOKENS:,}",
         "arguments of a tool call": kib(toolbox.ARGUMENTS_BYTES),
@@ -192,6 +192,9 @@ def test_the_limits() -> None:
         "a result that a client hands in": kib(results.RESULT_BYTES),
         "messages that wait in a session's queue": str(message_rules.QUEUE_LIMIT),
         "an id of yours, request_id": f"{send['request_id'].max_length} characters",
+        "states of a list, update_mask": f"{validation.RULES['ListSessionsRequest']['states'].max_items} entries",
+        "arrays and objects in one JSON text": f"{json_text.MOST_BRACKETS:,}",
+        "a conversation that a model is sent": f"{openai_request.MOST_CHARACTERS >> 20} Mi characters",
         "title": f"{validation.RULES['CreateSessionRequest']['title'].max_length} characters",
         "title made from the first message": "80 characters",
         "labels": f"{validation.RULES['CreateSessionRequest']['labels'].max_items}, each key and value 128 characters",

@@ -1,5 +1,6 @@
 """A model's context: built from the log, in every order in which logs are written."""
 
+import time
 from collections.abc import Sequence
 
 from tests.builders import NOON
@@ -259,3 +260,25 @@ def test_the_unfinished_turn_at_every_position() -> None:
     events = numbered(log)
     unfinished = [unfinished_turn(events[:position]) for position in range(len(log) + 1)]
     assert unfinished == ["", "", "a", "a", "b", "a", "", "b", "b", "b", "", "b", "b", "", "a"]
+
+
+MANY = 10_000
+
+
+def test_any_number_of_queued_turns_is_read_in_linear_time() -> None:
+    log: list[tuple[str, Payload]] = []
+    for number in range(MANY):
+        turn = f"turn-{number}"
+        log += [(turn, received("x")), (turn, QUEUED), (turn, STARTED), (turn, completed("x"))]
+    began = time.thread_time()
+    assert len(fold(log).entries()) == 2 * MANY
+    assert unfinished_turn(events(log)) == f"turn-{MANY - 1}"
+    assert time.thread_time() - began < 1.5
+
+
+def test_any_number_of_restorations_is_read_in_linear_time() -> None:
+    messages: list[tuple[str, Payload]] = [(f"turn-{number}", received("x")) for number in range(MANY)]
+    log = [*messages, *(("", SessionRestored(to_sequence=MANY + place)) for place in range(MANY // 10))]
+    began = time.thread_time()
+    assert len(fold(log).entries()) == MANY
+    assert time.thread_time() - began < 1.5

@@ -6,8 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from turnkeeper.domain.message import MOST_TOKENS, FinishReason, Message, Role
-from turnkeeper.model.call_parts import MOST_CALLS
+from turnkeeper.domain.message import MOST_CALLS, MOST_TOKENS, FinishReason, Message, Role
 from turnkeeper.model.completion import Completion
 from turnkeeper.model.contract import ModelAnswer, ModelFailure, ModelRequest
 

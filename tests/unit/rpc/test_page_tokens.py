@@ -1,5 +1,6 @@
 """Page tokens: valid for one list, one tenant and one set of filters, and for nothing else."""
 
+import asyncio
 import base64
 from datetime import UTC, datetime
 
@@ -18,8 +19,8 @@ ITEMS = ["one", "two", "three"]
 
 
 def token_for(request: Message, *, tenant: str = "default", tokens: PageTokens = TOKENS, at: str = "two") -> str:
-    _, token = tokens.page(ITEMS, request, tenant=tenant, size=2, key_of=lambda _: (at, 7), view=view)
-    return token
+    page = tokens.page(ITEMS, request, tenant=tenant, size=2, key_of=lambda _: (at, 7), view=view)
+    return asyncio.run(page)[1]
 
 
 def view(name: str) -> session_pb2.Session:
@@ -45,7 +46,9 @@ def test_without_a_token_the_list_begins() -> None:
 
 
 def page_of(items: list[str], size: int) -> tuple[list[str], str]:
-    page, token = TOKENS.page(items, LIST, tenant="default", size=size, key_of=lambda item: (item,), view=view)
+    page, token = asyncio.run(
+        TOKENS.page(items, LIST, tenant="default", size=size, key_of=lambda item: (item,), view=view)
+    )
     return [session.session_id for session in page], token
 
 

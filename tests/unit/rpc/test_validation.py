@@ -1,10 +1,12 @@
 """The rules name fields that exist; a request that breaks them is refused with every field at fault."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from google.protobuf.descriptor import Descriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 
@@ -65,9 +67,27 @@ def test_a_rule_fits_the_type_of_its_field(name: str) -> None:
         is_text = field.type == field.TYPE_STRING and not field.is_repeated
         assert rule.pattern is None or is_text
         assert not rule.max_length or is_text
-        assert not rule.max_items or field.is_repeated
+        assert not rule.max_items or is_list(field)
         assert rule.min_value is None or field.cpp_type in (field.CPPTYPE_INT32, field.CPPTYPE_INT64)
         assert not rule.max_seconds or field.message_type.full_name == "google.protobuf.Duration"
+
+
+def is_list(field: FieldDescriptor) -> bool:
+    return field.is_repeated or (field.message_type is not None and field.message_type is FieldMask.DESCRIPTOR)
+
+
+def lists_of(message: Descriptor, prefix: str = "") -> Iterator[str]:
+    for field in message.fields:
+        if is_list(field):
+            yield prefix + field.name
+        elif field.message_type is not None and field.message_type.file.package == message.file.package:
+            yield from lists_of(field.message_type, f"{prefix}{field.name}.")
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_list_of_a_request_has_a_limit_before_anything_reads_it(name: str) -> None:
+    limited = {path for path, rule in RULES[name].items() if rule.max_items or rule.not_implemented}
+    assert not set(lists_of(MESSAGES[name])) - limited
 
 
 def test_every_request_that_names_something_has_rules() -> None:
@@ -131,6 +151,16 @@ def test_good_requests_pass(request_: Message) -> None:
         (
             session_pb2.ListSessionsRequest(page_size=-1, states=[99]),  # type: ignore[list-item]
             {"page_size": "must be at least 0", "states": "99 is not a value of SessionState"},
+        ),
+        (
+            session_pb2.ListSessionsRequest(states=[99] * 33),  # type: ignore[list-item]
+            {"states": "has 33 entries; at most 32 are allowed"},
+        ),
+        (
+            session_pb2.UpdateSessionRequest(
+                session=session_pb2.Session(session_id="s"), update_mask=FieldMask(paths=["title"] * 33)
+            ),
+            {"update_mask": "has 33 entries; at most 32 are allowed"},
         ),
         (
             session_pb2.CreateSessionRequest(labels={str(n): "" for n in range(33)}),
@@ -202,6 +232,7 @@ def a_struct(**values: Any) -> Struct:
         (create(labels={"k" * 129: ""}), "labels", "over 128 characters"),
         (create(labels={"k": "v" * 129}), "labels", "over 128 characters"),
         (create(metadata=a_struct(text="x" * 16_400)), "metadata", "is over 16384 bytes as JSON"),
+        (create(metadata=a_struct(list=[0] * 5000)), "metadata", "is over 16384 bytes as JSON"),
         (
             create(metadata=a_struct(number=float("nan"))),
             "metadata",
@@ -220,6 +251,23 @@ def test_a_new_session_is_checked_beyond_the_rules_of_its_fields(
     with pytest.raises(InvalidRequest) as raised:
         new_session(request_, DEFAULT_CALLER)
     assert problem in raised.value.fields[field]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [0] * 3200,
+        [None] * 2700,
+        [[]] * 4000,
+        {str(n): 0 for n in range(1300)},
+        {"a": {str(n): {} for n in range(1400)}},
+    ],
+    ids=["numbers", "nothing", "lists", "named numbers", "named objects"],
+)
+def test_metadata_just_under_16_kib_are_taken_whatever_they_hold(value: Any) -> None:
+    """Their size in a request is larger than that of their JSON, but never by so much that it is refused."""
+    text = new_session(create(metadata=a_struct(a=value)), DEFAULT_CALLER).metadata_json
+    assert 15_000 < len(text) <= 16_384
 
 
 def test_metadata_are_kept_as_the_same_text_in_any_order() -> None:

@@ -55,6 +55,7 @@ def test_a_turn_is_measured_from_several_sides() -> None:
     meters.metrics.tokens("input", agent="helper", count=100)
     meters.metrics.tokens("output", agent="helper", count=20)
     meters.metrics.takeover("LEASE_LAPSED", delay=31)
+    meters.metrics.loop_lag(0.5)
     assert meters.points("turnkeeper.turn.duration") == {(("agent", "helper"), ("outcome", "COMPLETED")): 4}
     assert meters.points("turnkeeper.response.duration") == {(("agent", "helper"), ("model", "small")): 3}
     assert meters.points("turnkeeper.tokens") == {
@@ -63,6 +64,7 @@ def test_a_turn_is_measured_from_several_sides() -> None:
     }
     assert meters.points("turnkeeper.takeovers") == {(("reason", "LEASE_LAPSED"),): 1}
     assert meters.points("turnkeeper.takeover.delay") == {(): 31}
+    assert meters.points("turnkeeper.event_loop.lag") == {(): 0.5}
 
 
 def test_only_a_servers_fault_has_an_error_type() -> None:

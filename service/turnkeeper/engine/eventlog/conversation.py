@@ -1,17 +1,21 @@
 """A session's conversation as a model reads it, built from the event log and kept up with it."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from turnkeeper.domain.event import HISTORY, Event, SessionRestored
 from turnkeeper.domain.history import History, HistoryEntry
 from turnkeeper.domain.message import Message
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.errors import ServiceUnavailable
+from turnkeeper.event_loop import Slices, off_loop
 from turnkeeper.store.changeset import StoredEvent
 from turnkeeper.store.contract import EventLog
 
 _PAGE = 500
 """Events of one read, at most."""
+LARGE = 1000
+"""Events from which on a history is built in a thread: it takes 5 ms or more."""
 _FIRST_SEQUENCE = 1
 """Every log begins with `session_created`, which holds nothing for a model."""
 
@@ -48,8 +52,11 @@ class Conversation:
             # A new primary may show less of the log than was read before: the events it hides would never be added.
             raise ServiceUnavailable(session_id=key.session_id)
         events = await self._events(after=self._last_sequence, until=until)
-        if any(isinstance(event.payload, SessionRestored) for event in events):
-            self._history = History.of(await self._events(after=_FIRST_SEQUENCE, until=until))
+        is_new, is_large = self._last_sequence == _FIRST_SEQUENCE, len(events) > LARGE
+        if not is_new and (is_large or any(isinstance(event.payload, SessionRestored) for event in events)):
+            events, is_new = await self._events(after=_FIRST_SEQUENCE, until=until), True
+        if is_new:
+            self._history = await off_loop(partial(History.of, events), large=len(events) > LARGE)
         else:
             for event in events:
                 self._history.add(event)
@@ -75,9 +82,12 @@ class Conversation:
 
     async def _events(self, *, after: int, until: int) -> list[Event]:
         events: list[Event] = []
+        slices = Slices()
         while True:
             page = await self._store.events(self._key, after=after, limit=_PAGE, kinds=HISTORY, until=until)
-            events.extend(self._decode(stored) for stored in page)
+            for stored in page:
+                events.append(self._decode(stored))
+                await slices.step()
             if len(page) < _PAGE:
                 return events
             after = page[-1].sequence

@@ -6,10 +6,20 @@ from collections.abc import Sequence
 from turnkeeper.domain.message import Message, Role, ToolRequest
 from turnkeeper.model.contract import ModelAnswer
 
+MOST_CHARACTERS = 32 * 1024
+"""Characters of the messages that are encoded: more than is recorded of a value. The rest of them is left out."""
+
 
 def input_json(messages: Sequence[Message]) -> str:
-    """Returns the value of `gen_ai.input.messages`."""
-    return json.dumps([{"role": message.role.value.lower(), "parts": _parts(message)} for message in messages])
+    """Returns the value of `gen_ai.input.messages`, with as many of the first messages as can be recorded."""
+    encoded: list[str] = []
+    left = MOST_CHARACTERS
+    for message in messages:
+        if left < 0:
+            break
+        encoded.append(json.dumps({"role": message.role.value.lower(), "parts": _parts(message)}))
+        left -= len(encoded[-1])
+    return f"[{', '.join(encoded)}]"
 
 
 def output_json(answer: ModelAnswer) -> str:

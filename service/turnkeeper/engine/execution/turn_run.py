@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import partial
 from typing import Any, assert_never
 
 from turnkeeper.domain.agent import Agent
@@ -34,6 +35,7 @@ from turnkeeper.engine.rules.advance import Owner, advance_turn, due_step
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feed import Feed
 from turnkeeper.engine.streaming.preview import Preview
+from turnkeeper.event_loop import off_loop
 from turnkeeper.faults import fault
 from turnkeeper.isolation import ends_task
 from turnkeeper.model.contract import ModelAnswer, ModelFailure
@@ -206,8 +208,10 @@ class TurnRun:
         fault("turn.model.after_answer")
         new_id = self._services.log_writer.new_id
         requests = tuple(replace(request, tool_call_id=f"call_{new_id()}") for request in answer.tool_requests)
-        agent, toolbox = self._agent, self._services.toolbox
-        await self._append(lambda uow: turn_rules.record_answer(uow, answer, requests, agent=agent, toolbox=toolbox))
+        agent, clients = self._agent, self.turn.options.client_tools
+        check = partial(self._services.toolbox.checked, requests, agent, clients=clients)
+        checked = await off_loop(check, large=bool(requests))
+        await self._append(lambda uow: turn_rules.record_answer(uow, answer, checked, agent=agent))
 
     async def _record_model_failure(self, failure: ModelFailure) -> None:
         tries = self.turn.tries + 1

@@ -8,7 +8,8 @@ from turnkeeper.domain.event import ApprovalWithdrawn
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolSpec, approval_hash, canonical_json
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import ApprovalAlreadyProcessed, ToolNotFound, ToolPermissionDenied, ToolValidationError
-from turnkeeper.tools.toolbox import Toolbox
+from turnkeeper.tools.comparison import Steps
+from turnkeeper.tools.toolbox import EDIT_STEPS, Toolbox
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +82,7 @@ def check_unedited(answer: Answer, approval: Approval) -> None:
 def _checked(approval: Approval, spec: ToolSpec, arguments_json: str, *, toolbox: Toolbox) -> str:
     """Returns the arguments as canonical JSON. Raises ToolValidationError if the tool does not take them."""
     try:
-        return toolbox.check(spec, arguments_json)
+        return toolbox.check(spec, arguments_json, steps=Steps(EDIT_STEPS))
     except ToolValidationError as error:
         raise ToolValidationError(
             f"The edited arguments are not valid: {error.message}",

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.event import ToolCalled
-from turnkeeper.domain.message import ToolRequest
 from turnkeeper.domain.tool import (
     CLIENT,
     Call,
@@ -19,47 +18,36 @@ from turnkeeper.domain.tool import (
 )
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import ToolValidationError
-from turnkeeper.tools.toolbox import Toolbox
+from turnkeeper.tools.comparison import Steps
+from turnkeeper.tools.toolbox import CheckedRequest, Toolbox
 
+DECISION_STEPS = 5_000
+"""Steps of a comparison inside a decision, at most: about 20 ms. It is rare: the tool changed while the call waited."""
 MOST_SHOWN = 64
 """Characters of a name that a model made up, in the result that it receives: a tool's own name has no more."""
 
 
-def propose(uow: UnitOfWork, request: ToolRequest, position: int, *, agent: Agent, toolbox: Toolbox) -> None:
+def propose(uow: UnitOfWork, checked: CheckedRequest, position: int, *, agent: Agent) -> None:
     """Stores the call that the model requests, at `position` in its message, as the agent's policy decides.
 
     The call is then READY, or waits for a person or for the client. If there is no such tool, if it does not take the
     arguments, or if the policy denies it, the call is closed by a result that gives the reason to the model.
     """
-    spec = toolbox.find(agent, request.tool, clients=uow.turn.options.client_tools)
+    spec = checked.spec
+    action = PolicyAction.DENY if spec is None or checked.problem else _action(agent, spec, uow)
+    call = _call(uow, checked, position, action=action)
     if spec is None:
-        _refuse(
-            uow,
-            _call(uow, request, position),
-            ToolOutcome.NOT_FOUND,
-            f"There is no tool named {request.tool[:MOST_SHOWN]}.",
-        )
+        _refuse(uow, call, ToolOutcome.NOT_FOUND, f"There is no tool named {call.tool[:MOST_SHOWN]}.")
         return
-    try:
-        canonical = toolbox.check(spec, request.arguments_json)
-    except ToolValidationError as error:
-        call = replace(_call(uow, request, position), tool_class=spec.tool_class, source=spec.source)
-        _refuse(uow, call, ToolOutcome.INVALID_ARGUMENTS, error.message)
+    if checked.problem:
+        _refuse(uow, call, ToolOutcome.INVALID_ARGUMENTS, checked.problem)
         return
-    action = PolicyAction.AUTO if spec.source == CLIENT else _action(agent.rule_for(spec).action, spec, uow)
-    call = replace(
-        _call(uow, replace(request, arguments_json=canonical), position),
-        tool_class=spec.tool_class,
-        arguments_hash=approval_hash(spec, arguments_json=canonical, policy_version=agent.version),
-        action=action,
-        source=spec.source,
-    )
     match action:
         case _ if spec.source == CLIENT:
             _enter(uow, call)
             uow.request_client_tool(call)
         case PolicyAction.AUTO | PolicyAction.NOTIFY:
-            _enter(uow, replace(call, state=CallState.READY))
+            _enter(uow, call)
         case PolicyAction.APPROVE:
             _enter(uow, call)
             uow.request_approval(call, agent=agent)
@@ -87,7 +75,7 @@ def request_new_approval(uow: UnitOfWork, call: Call, *, agent: Agent, toolbox: 
         _close(uow, call, ToolOutcome.NOT_FOUND, f"There is no tool named {call.tool} any more.")
         return
     try:
-        canonical = toolbox.check(spec, call.arguments_json)
+        canonical = toolbox.check(spec, call.arguments_json, steps=Steps(DECISION_STEPS))
     except ToolValidationError as error:
         _close(uow, call, ToolOutcome.INVALID_ARGUMENTS, error.message)
         return
@@ -114,16 +102,23 @@ def submit_result(uow: UnitOfWork, tool_call_id: str, result: ToolResult, *, by:
     return True
 
 
-def _action(action: PolicyAction, spec: ToolSpec, uow: UnitOfWork) -> PolicyAction:
-    """Returns APPROVE for a tool of which the session holds an UNKNOWN call, whatever the policy lets through."""
+def _action(agent: Agent, spec: ToolSpec, uow: UnitOfWork) -> PolicyAction:
+    """Returns the policy's action; AUTO for a client's tool.
+
+    Returns APPROVE for a tool of which the session holds an UNKNOWN call, whatever the policy lets through.
+    """
+    if spec.source == CLIENT:
+        return PolicyAction.AUTO
+    action = agent.rule_for(spec).action
     if action is not PolicyAction.DENY and uow.session.unknown_calls(spec.name):
         return PolicyAction.APPROVE
     return action
 
 
-def _call(uow: UnitOfWork, request: ToolRequest, position: int) -> Call:
-    """Returns the requested call with the strictest class and action, until its tool is known."""
-    turn = uow.turn
+def _call(uow: UnitOfWork, checked: CheckedRequest, position: int, *, action: PolicyAction) -> Call:
+    """Returns the requested call: READY if its tool is the service's and may run. An unknown tool is IRREVERSIBLE."""
+    turn, request, spec = uow.turn, checked.request, checked.spec
+    runs = action in (PolicyAction.AUTO, PolicyAction.NOTIFY) and spec is not None and spec.source != CLIENT
     return Call(
         id=request.tool_call_id,
         tenant=turn.tenant,
@@ -132,12 +127,13 @@ def _call(uow: UnitOfWork, request: ToolRequest, position: int) -> Call:
         message_id=turn.next_message_id,
         position=position,
         tool=request.tool,
-        arguments_json=request.arguments_json,
-        arguments_hash="",
-        tool_class=ToolClass.IRREVERSIBLE,
-        action=PolicyAction.DENY,
-        state=CallState.AWAITING,
+        arguments_json=checked.arguments_json,
+        arguments_hash=checked.arguments_hash,
+        tool_class=ToolClass.IRREVERSIBLE if spec is None else spec.tool_class,
+        action=action,
+        state=CallState.READY if runs else CallState.AWAITING,
         key=f"{turn.session_id}:{request.tool_call_id}",
+        source="" if spec is None else spec.source,
     )
 
 

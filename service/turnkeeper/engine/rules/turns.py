@@ -14,7 +14,7 @@ from turnkeeper.domain.event import (
     TurnCompleted,
     TurnStarted,
 )
-from turnkeeper.domain.message import FinishReason, Part, ToolRequest, Usage
+from turnkeeper.domain.message import FinishReason, Part, Usage
 from turnkeeper.domain.tool import Call, CallState, ToolOutcome
 from turnkeeper.domain.turn import StopReason, TurnState
 from turnkeeper.engine.rules.tool_calls import propose
@@ -22,7 +22,7 @@ from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import RunDefect
 from turnkeeper.model.contract import ModelAnswer
 from turnkeeper.store.changeset import LeaseChange
-from turnkeeper.tools.toolbox import Finished, Toolbox
+from turnkeeper.tools.toolbox import CheckedRequest, Finished
 
 LEASED_DELAY = timedelta(seconds=2)
 """An owner keeps its lease if the next try of the model call is due within this time; else it releases the turn."""
@@ -59,16 +59,14 @@ def begin_attempt(uow: UnitOfWork, *, lapses: int) -> None:
         uow.append(AttemptSuperseded(superseded_attempt=turn.attempt, message_id=message_id), turn=begun)
 
 
-def record_answer(
-    uow: UnitOfWork, answer: ModelAnswer, requests: Sequence[ToolRequest], *, agent: Agent, toolbox: Toolbox
-) -> None:
+def record_answer(uow: UnitOfWork, answer: ModelAnswer, requests: Sequence[CheckedRequest], *, agent: Agent) -> None:
     """Records a whole message of the model, and proposes the tool calls that it requests."""
     turn = uow.turn
     parts = (Part(text=answer.text),) if answer.text else ()
     message = MessageCompleted(
         message_id=turn.next_message_id,
         content=parts,
-        tool_requests=tuple(requests),
+        tool_requests=tuple(checked.request for checked in requests),
         finish_reason=answer.finish_reason,
         usage=answer.usage,
         model=answer.model,
@@ -87,7 +85,7 @@ def record_answer(
     uow.put_turn(turn)
     uow.change_head(progress=True)
     for position, request in enumerate(requests):
-        propose(uow, request, position, agent=agent, toolbox=toolbox)
+        propose(uow, request, position, agent=agent)
     if requests:
         uow.put_turn(replace(uow.turn, next_message_id=uow.new_id()))
 

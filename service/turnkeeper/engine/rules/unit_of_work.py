@@ -316,8 +316,8 @@ class UnitOfWork:
         session = self.session
         if session is before.session and self.events:
             session = replace(session, update_time=max(session.update_time, self.events[-1].at))
-        turn = self.turn if before.turn else None
-        return replace(before, head=head, session=session, turn=turn, calls=self.calls, approvals=self.approvals)
+        turn, calls = self.turn if before.turn else None, tuple(call for call in self.calls if call.is_open)
+        return replace(before, head=head, session=session, turn=turn, calls=calls, approvals=self.approvals)
 
     def stored_events(self, committed: Committed) -> list[Event]:
         """Returns the events as a reader of the log finds them once this unit of work is stored."""

@@ -1,7 +1,9 @@
 """The text of a message while it is being written: chunks at byte offsets, never cut inside a character."""
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +94,16 @@ class Preview:
 
         It begins earlier than `offset` if that byte is inside a character.
         """
-        tail: list[bytes] = []
-        start = self.size
-        for chunk in reversed(self.chunks):
-            if start <= offset:
+        first = max(0, bisect_right(self.chunks, offset, key=attrgetter("offset")) - 1)
+        start = self.chunks[first].offset if self.chunks else 0
+        text: list[bytes] = []
+        left = offset - start + most
+        for number in range(first, len(self.chunks)):
+            text.append(self.chunks[number].text)
+            left -= len(text[-1])
+            if left <= 0:
                 break
-            tail.append(chunk.text)
-            start = chunk.offset
-        return characters_from(b"".join(reversed(tail)), offset - start, most=most, base=start)
+        return characters_from(b"".join(text), offset - start, most=most, base=start)
 
     def _add(self, data: bytes) -> None:
         """Adds a chunk at the end, and notifies the watchers."""

@@ -269,7 +269,7 @@ class ListApprovalsRequest(_message.Message):
     """Only those that this principal may decide. Not implemented yet: must be empty."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[Global___ApprovalState.ValueType]:
-        """Only these states; empty: any."""
+        """Only these states, at most 32 entries; empty: any."""
 
     def __init__(
         self,
@@ -382,7 +382,7 @@ class WatchApprovalsRequest(_message.Message):
     """Only this session; empty: all."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[Global___ApprovalState.ValueType]:
-        """Only these states; empty: PENDING."""
+        """Only these states, at most 32 entries; empty: PENDING."""
 
     def __init__(
         self,

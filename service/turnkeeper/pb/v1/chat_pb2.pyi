@@ -632,7 +632,7 @@ class ListTurnsRequest(_message.Message):
     """From the last response."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[Global___TurnState.ValueType]:
-        """Only these states; empty: any."""
+        """Only these states, at most 32 entries; empty: any."""
 
     def __init__(
         self,

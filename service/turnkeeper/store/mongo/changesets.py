@@ -8,6 +8,7 @@ from typing import Final, TypeAlias
 from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.tool import Call
 from turnkeeper.domain.turn import Turn
+from turnkeeper.event_loop import off_loop
 from turnkeeper.store.changeset import (
     ApprovalChange,
     Changeset,
@@ -24,7 +25,7 @@ from turnkeeper.store.mongo.documents import SCHEMA, changes, encode
 from turnkeeper.store.mongo.events import event_document, numbered
 from turnkeeper.store.mongo.transactions.group_commit import Entry, GroupCommit
 from turnkeeper.store.mongo.transactions.outcomes import Outcomes
-from turnkeeper.store.mongo.transactions.transaction import Transaction, Unsettled
+from turnkeeper.store.mongo.transactions.transaction import LARGE, Transaction, Unsettled
 from turnkeeper.store.mongo.transactions.writes import Obstacle, Writes
 
 REQUESTS_KEPT: Final = timedelta(hours=72)
@@ -52,10 +53,7 @@ class Changesets:
         Raises ValueError if an event is larger than LARGEST_PAYLOAD, or a document belongs to another session.
         """
         _check_ownership(changeset)
-        events = tuple(
-            numbered(self._codec, changeset.session_id, event, changeset.last_seq + place)
-            for place, event in enumerate(changeset.events, 1)
-        )
+        events = await off_loop(partial(_numbered, self._codec, changeset), large=len(changeset.events) > LARGE)
 
         async def look(session: ClientSession, obstacle: Obstacle) -> CommitResult | None:
             result = await self._outcomes.of_changeset(changeset, session)
@@ -70,6 +68,7 @@ class Changesets:
                 result=Committed(last_seq=changeset.last_seq + len(events), fence=changeset.next_fence, events=events),
                 look=look,
                 has_fault_points=True,
+                documents=len(changeset.events),
             ),
             size=sum(len(event.payload) for event in events),
             alone=changeset.leased,
@@ -89,6 +88,13 @@ class Changesets:
         self._unsettled[changeset.changeset_id] = unsettled
         if len(self._unsettled) > MOST_UNSETTLED:
             del self._unsettled[next(iter(self._unsettled))]
+
+
+def _numbered(codec: EventCodec, changeset: Changeset) -> tuple[StoredEvent, ...]:
+    return tuple(
+        numbered(codec, changeset.session_id, event, changeset.last_seq + place)
+        for place, event in enumerate(changeset.events, 1)
+    )
 
 
 def _write(

@@ -6,12 +6,14 @@ at the same fork copies the same events: another replica, or the next attempt, c
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from turnkeeper.domain.event import NewEvent
 from turnkeeper.domain.session import Session
 from turnkeeper.domain.tool import Call
 from turnkeeper.domain.turn import Turn
+from turnkeeper.event_loop import off_loop
 from turnkeeper.faults import fault
 from turnkeeper.store.changeset import Fork, RequestRecord, StoredEvent
 from turnkeeper.store.contract import EventCodec
@@ -21,7 +23,7 @@ from turnkeeper.store.mongo.client import ClientSession, Connection, Document
 from turnkeeper.store.mongo.documents import SCHEMA, decode, encode
 from turnkeeper.store.mongo.events import event_document, numbered
 from turnkeeper.store.mongo.transactions.outcomes import Outcomes
-from turnkeeper.store.mongo.transactions.transaction import Transaction, Transactions
+from turnkeeper.store.mongo.transactions.transaction import LARGE, Transaction, Transactions
 from turnkeeper.store.mongo.transactions.writes import Obstacle, Writes
 
 BATCH: Final = 500
@@ -61,7 +63,7 @@ class ForkWrites:
             return (await self._transactions.run(Transaction(write, result=_Answer(reserved), look=look))).fork
 
     async def copy_events(self, fork: Fork, events: Sequence[NewEvent]) -> Fork | None:
-        batch = self._batch(fork, events)
+        batch = await off_loop(partial(self._batch, fork, events), large=len(events) - fork.copied > LARGE)
         key = keys.of_session(fork.session.key)
         match = {**keys.where(key), **UNFINISHED, "last_seq": fork.copied}
         copied = fork.copied + len(batch)
@@ -85,7 +87,8 @@ class ForkWrites:
 
         with self._connection.transaction_call("copy_events"):
             result = _Answer(replace(fork, copied=copied))
-            return (await self._transactions.run(Transaction(write, result=result, look=look))).fork
+            transaction = Transaction(write, result=result, look=look, documents=len(batch))
+            return (await self._transactions.run(transaction)).fork
 
     async def finish_fork(
         self, fork: Fork, session: Session, *, turns: Sequence[Turn], calls: Sequence[Call], request: RequestRecord
@@ -105,7 +108,8 @@ class ForkWrites:
 
         fault("fork.before_commit")
         with self._connection.transaction_call("finish_fork"):
-            return await self._transactions.run(Transaction(write, result=request, look=look))
+            transaction = Transaction(write, result=request, look=look, documents=len(turns) + len(calls))
+            return await self._transactions.run(transaction)
 
     def _batch(self, fork: Fork, events: Sequence[NewEvent]) -> list[StoredEvent]:
         """Returns the next events to copy, as many as one transaction may hold."""

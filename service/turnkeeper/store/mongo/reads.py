@@ -5,13 +5,15 @@ A list passes over documents that only a newer version can read. A decision rest
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.session import Session, SessionKey
-from turnkeeper.domain.tool import Call
+from turnkeeper.domain.tool import Call, CallState
 from turnkeeper.domain.turn import Turn, TurnState
+from turnkeeper.event_loop import off_loop
 from turnkeeper.store.changeset import Head, RequestKey, RequestRecord, Snapshot, StoredEvent
 from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 from turnkeeper.store.mongo import heads, keys
@@ -19,6 +21,7 @@ from turnkeeper.store.mongo.client import Collection, Connection, Document
 from turnkeeper.store.mongo.documents import decode
 from turnkeeper.store.mongo.events import event_of
 from turnkeeper.store.mongo.transactions.outcomes import Outcomes, record_of
+from turnkeeper.store.mongo.transactions.transaction import LARGE
 from turnkeeper.store.mongo.unreadable import UnreadableDocument
 
 T = TypeVar("T")
@@ -47,7 +50,7 @@ class Reads:
             {"$set": {"now": heads.NOW, "chosen": heads.literal(turn_id) if turn_id else "$active_turn"}},
             _join("sessions", [{"$match": keys.where(of_session)}], into="session"),
             _join("turns", [{"$match": {**of_session, **_is_turn(of_session)}}], into="turn"),
-            _join("tool_calls", [{"$match": {**of_session, **_OF_TURN}}], into="calls"),
+            _join("tool_calls", [{"$match": {**of_session, **_OF_TURN, **_OPEN}}], into="calls"),
             _join(
                 "approvals",
                 [{"$match": {**of_session, "state": ApprovalState.PENDING.value, **_OF_TURN}}],
@@ -58,7 +61,9 @@ class Reads:
             pipeline.append(_join("requests", [{"$match": keys.where(keys.of_request(request))}], into="request"))
         with self._connection.call("snapshot"):
             documents = await self._connection.heads.aggregate(pipeline).to_list(1)
-            return _snapshot_of(documents[0]) if documents and documents[0]["session"] else None
+            if not documents or not documents[0]["session"]:
+                return None
+            return await off_loop(partial(_snapshot_of, documents[0]), large=len(documents[0]["calls"]) > LARGE)
 
     async def find_request(self, key: RequestKey) -> RequestRecord | None:
         with self._connection.call("find_request"):
@@ -270,6 +275,8 @@ def _deleted_head(tenant: str) -> Document:
 
 
 _OF_TURN = {"$expr": {"$eq": ["$turn_id", "$$chosen"]}}
+_OPEN = {"$or": [{"state": {"$ne": CallState.RETURNED.value}}, {"unsettled": True}]}
+"""The condition of `Call.is_open`."""
 
 
 def _join(collection: str, pipeline: Sequence[Document], *, into: str) -> Document:

@@ -23,7 +23,6 @@ from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import RunDefect
 from turnkeeper.model.contract import ModelAnswer
 from turnkeeper.store.changeset import Cancel, Head, Snapshot
-from turnkeeper.tools.toolbox import Toolbox
 
 PLACE: SessionKey = a_session_key()
 
@@ -80,5 +79,5 @@ def test_an_attempt_is_no_progress_and_a_whole_answer_a_result_or_a_failed_call_
     answer = ModelAnswer(
         text="Hello.", tool_requests=(), finish_reason=FinishReason.STOP, usage=Usage(model_calls=1), model="small"
     )
-    record_answer(uow, answer, (), agent=AGENT, toolbox=Toolbox([]))
+    record_answer(uow, answer, (), agent=AGENT)
     assert uow.head.progress

@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import Executor
 from contextvars import Context
 from datetime import datetime, timedelta
-from typing import TypeVarTuple
+from typing import TypeVar, TypeVarTuple
 from unittest import mock
 
 from tests.builders import NOON
 
 Ts = TypeVarTuple("Ts")
+R = TypeVar("R")
 MOST_ROUNDS = 10_000
 """Of callbacks, each caused by the one before, at one time."""
 _START = NOON - timedelta(days=1)
@@ -49,6 +51,15 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Counts what is scheduled."""
         self._callbacks += 1
         return super().call_soon(callback, *args, context=context)
+
+    def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], R], *args: *Ts) -> asyncio.Future[R]:
+        """Does the work of a thread at once."""
+        result: asyncio.Future[R] = self.create_future()
+        try:
+            result.set_result(func(*args))
+        except Exception as error:  # noqa: BLE001 - raised where the work is awaited
+            result.set_exception(error)
+        return result
 
     def settle(self) -> None:
         """Runs until nothing is left to do at this time. Modules that ask for the monotonic time get the clock's."""

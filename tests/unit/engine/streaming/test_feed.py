@@ -1,5 +1,7 @@
 """A session's live tail: the ring is always the end of the log, and no text is cut inside a character."""
 
+import time
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -64,6 +66,16 @@ def test_a_preview_gives_the_rest_from_any_byte(chunks: list[str], offset: int, 
         assert whole[begins : begins + len(rest)] == rest
         assert rest
         assert begins <= offset < begins + 4 + len(rest)
+
+
+def test_a_reader_that_is_far_behind_costs_no_more_than_one_at_the_end() -> None:
+    preview = Feed().begin_preview(turn_id="t", message_id="m", attempt=1)
+    for _ in range(100_000):
+        preview.append("x")
+    began = time.thread_time()
+    for offset in range(0, 100_000, 1000):
+        assert preview.text_from(offset, most=16) == (offset, b"x" * 16)
+    assert time.thread_time() - began < 0.1
 
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.booleans()), max_size=12), st.integers(0, 60))

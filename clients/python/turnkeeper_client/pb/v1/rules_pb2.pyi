@@ -42,7 +42,7 @@ class FieldRules(_message.Message):
     max_length: _builtins.int
     """The most characters (Unicode code points) of a text; 0: no limit here."""
     max_items: _builtins.int
-    """The most entries of a list or a map; 0: no limit here."""
+    """The most entries of a list or a map, or paths of a field mask; 0: no limit here."""
     min_value: _builtins.int
     """The least value of a number; unset: no limit here."""
     max_seconds: _builtins.int

@@ -420,7 +420,7 @@ class ListSessionsRequest(_message.Message):
     """`create_time desc` (default) or `create_time`."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[Global___SessionState.ValueType]:
-        """Only these states; empty: any."""
+        """Only these states, at most 32 entries; empty: any."""
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -500,7 +500,7 @@ class UpdateSessionRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Required. The fields to change: `title`, `labels`, `metadata`."""
+        """Required. The fields to change: `title`, `labels`, `metadata`. At most 32 paths."""
 
     def __init__(
         self,

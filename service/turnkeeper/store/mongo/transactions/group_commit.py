@@ -181,7 +181,7 @@ class GroupCommit:
     async def _try_once(self, batch: Sequence[Entry[Any]], attempt: Attempt) -> TransactionStopped | None:
         """Tries to commit the batch. Returns None if it is committed and all entries are settled."""
         try:
-            await attempt.once(self._transactions.writes(*(entry.transaction for entry in batch)))
+            await attempt.once(await self._transactions.writes(*(entry.transaction for entry in batch)))
         except TransactionStopped as stopped:
             return stopped
         except Exception:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
-from pymongo.errors import PyMongoError, ServerSelectionTimeoutError, WriteError
+from pymongo.errors import DocumentTooLarge, PyMongoError, ServerSelectionTimeoutError, WriteError
 
 from turnkeeper.faults import fault
 from turnkeeper.store.mongo.client import ClientSession, Connection, Document
@@ -17,7 +17,7 @@ from turnkeeper.store.mongo.next_schema import stamped
 DUPLICATE_KEY: Final = 11000
 """MongoDB's code of an error by a unique index."""
 MAX_STATEMENTS: Final = 100
-"""Statements of one command, at most, so that it stays below the 48 MB that MongoDB takes in one message."""
+"""Statements of one command, at most. One that is still too large for the driver is sent in parts."""
 
 _VERBS: Final = {"insert": "documents", "update": "updates", "delete": "deletes"}
 
@@ -107,7 +107,7 @@ class Writes:
         failed.
         """
         for number, (group, first) in enumerate(self._commands()):
-            self._send(connection, session, group, first)
+            self._send(connection, session, group, range(first, min(first + MAX_STATEMENTS, len(group.statements))))
             if number == 0:
                 self.pass_fault_point("step.after_first_write")
 
@@ -133,21 +133,28 @@ class Writes:
     def _stamped(self, fields: Document) -> Document:
         return stamped(fields, schema=self._schema)
 
-    def _send(self, connection: Connection, session: ClientSession, group: _Statements, first: int) -> None:
-        """Sends the command whose statements begin at `first`; raises as `send`."""
-        statements = group.statements[first : first + MAX_STATEMENTS]
+    def _send(self, connection: Connection, session: ClientSession, group: _Statements, part: range) -> None:
+        """Sends a part of a group's statements as one command, or as several if it is too large; raises as `send`."""
+        statements = group.statements[part.start : part.stop]
         database: Any = connection.database.delegate
         try:
             reply: Document = database.command(
                 {group.verb: group.collection, _VERBS[group.verb]: statements}, session=session.delegate
             )
+        except DocumentTooLarge:  # of the driver, before it has sent anything
+            if len(part) == 1:
+                raise
+            middle = part.start + len(part) // 2
+            self._send(connection, session, group, range(part.start, middle))
+            self._send(connection, session, group, range(middle, part.stop))
+            return
         except PyMongoError as error:
             self.was_sent |= not isinstance(error, ServerSelectionTimeoutError)
             raise
         self.was_sent = True
         if errors := reply.get("writeErrors"):
             if errors[0]["code"] == DUPLICATE_KEY:
-                raise TransactionStopped(Obstacle.MISS, group.writers[first + errors[0]["index"]])
+                raise TransactionStopped(Obstacle.MISS, group.writers[part.start + errors[0]["index"]])
             raise WriteError("", errors[0]["code"])
         if group.counted and reply["n"] != len(statements):
             raise TransactionStopped(Obstacle.MISS)
