@@ -10,9 +10,8 @@ from tests.builders import NOON
 from tests.model_servers.streams import PARIS, calls, chunk, part, sse
 from tests.unit.model.reading import answer_of
 from turnkeeper.domain.event import MessageCompleted, NewEvent
-from turnkeeper.domain.message import Part, ToolRequest
+from turnkeeper.domain.message import MOST_CALLS, Part, ToolRequest
 from turnkeeper.model.beside import origin_of, packed, unpacked
-from turnkeeper.model.call_parts import MOST_CALLS
 from turnkeeper.model.contract import ModelAnswer, ModelFailure
 from turnkeeper.pb.v1 import message_pb2
 from turnkeeper.rpc import codec
