@@ -51,10 +51,14 @@ STREAMS: dict[str, list[Any]] = {
 @pytest.mark.parametrize("events", STREAMS.values(), ids=list(STREAMS))
 def test_a_read_of_many_parts_costs_little(events: list[Any]) -> None:
     body = sse(*events, chunk("stop"))
+    spent = min(_cpu_seconds(body) for _ in range(3))  # the least: the collector of garbage runs when it likes
+    assert spent < 0.1, f"{spent:.3f} s for {len(body)} bytes"
+
+
+def _cpu_seconds(body: bytes) -> float:
     began = time.thread_time()
-    outcome = read([body])
-    spent = time.thread_time() - began
-    assert spent < 0.1, f"{spent:.3f} s for {len(body)} bytes: {outcome.end}"
+    read([body])
+    return time.thread_time() - began
 
 
 def test_a_repeat_of_a_thousand_calls_is_no_further_call() -> None:
