@@ -1,7 +1,6 @@
 """Schemas that callers send: what is accepted, as JSON Schema's own meta-schema has it, and what it may cost."""
 
 import json
-import time
 from typing import Any
 
 import jsonschema
@@ -9,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.cpu_time import least_cpu_seconds
 from turnkeeper.tools.untrusted_schema import KEYWORDS, MOST_PARTS, schema_problem
 
 
@@ -95,10 +95,13 @@ COSTLY = [
 
 @pytest.mark.parametrize("keywords", COSTLY, ids=lambda keywords: next(iter(keywords)))
 def test_the_check_of_64_kib_takes_a_fraction_of_100_ms(keywords: dict[str, Any]) -> None:
-    schema_json = json.dumps({"type": "object", **keywords}, ensure_ascii=False, separators=(",", ":"))
-    began = time.thread_time()
-    schema_problem(schema_json)
-    assert time.thread_time() - began < 0.08
+    tries = iter(
+        [
+            json.dumps({"type": "object", **keywords, "title": title}, ensure_ascii=False, separators=(",", ":"))
+            for title in "abc"  # another schema each time: the answer is kept
+        ]
+    )
+    assert least_cpu_seconds(lambda: schema_problem(next(tries)), tries=3) < 0.08
 
 
 def test_a_schema_has_so_many_parts_at_most() -> None:
