@@ -1,4 +1,7 @@
-"""Errors that stop the start of a server. Imports nothing, because the supervisor needs them and must stay small."""
+"""Errors that stop the start of a server. Imports next to nothing: the supervisor needs them, and must stay small."""
+
+import errno
+from typing import Final
 
 
 class SettingError(Exception):
@@ -18,7 +21,15 @@ class NameTaken(Exception):
 class PortTaken(Exception):
     """The address cannot be listened on."""
 
-    def __init__(self, address: str) -> None:
-        super().__init__(
-            f"{address} cannot be listened on: another program has it. Stop that one, or choose another --port."
-        )
+    def __init__(self, address: str, error: OSError | None) -> None:
+        """`error`: why a plain socket cannot be bound to the address."""
+        reason = _REASONS.get(error.errno or 0, "") if error else ""
+        super().__init__(f"{address} cannot be listened on: {reason or _TAKEN}")
+
+
+_TAKEN: Final = "another program has it. Stop that one, or choose another --port."
+_REASONS: Final = {
+    errno.EADDRNOTAVAIL: "this machine does not have the address. Choose another --host.",
+    errno.EAFNOSUPPORT: "this machine does not have addresses of its kind. Choose another --host.",
+    errno.EACCES: "this user may not use the port. Choose a --port from 1024 on.",
+}

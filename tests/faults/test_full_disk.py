@@ -2,9 +2,11 @@
 
 import asyncio
 import re
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 
 from tests import harness
@@ -41,6 +43,37 @@ async def test_a_database_that_a_full_disk_ended_serves_again_once_there_is_room
             turn = await harness.send_message_to_session(served.stubs, session, "hello again", wait=20)
             assert harness.answer_of(turn) == "You said: hello again"
             assert re.search(r"the private database in \S+ ended: the disk of --data-dir \S+ is full", served.logged())
+
+
+@pytest.mark.parametrize(
+    ("read_only", "reason"),
+    [
+        (False, "the disk of --data-dir {} is full: free some space, or choose a folder on another disk"),
+        (
+            True,
+            (
+                "--data-dir {} cannot be written (Read-only file system): make it writable for this user, "
+                "or choose another folder"
+            ),
+        ),
+    ],
+    ids=["full", "read-only"],
+)
+async def test_a_folder_that_cannot_be_written_ends_the_start(
+    tmp_path: Path, model: ScriptedModel, read_only: bool, reason: str
+) -> None:
+    with small_disk(tmp_path / "disk", mebibytes=1, read_only=read_only) as disk:
+        if not read_only:
+            fill(disk)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "turnkeeper", "serve", "--port", "0", "--embedded", "--data-dir", str(disk)),
+            env=harness.environment(model),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        async with asyncio.timeout(40):
+            _, errors = await process.communicate()
+    assert process.returncode == 2
+    assert errors.decode() == f"turnkeeper serve: {reason.format(disk)}\n"
 
 
 async def test_the_server_ends_if_the_disk_stays_full(tmp_path: Path, model: ScriptedModel) -> None:

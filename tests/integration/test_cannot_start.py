@@ -1,6 +1,7 @@
 """A server that cannot start prints the reason and what to do in one line; its exit status is 2."""
 
 import asyncio
+import errno
 import os
 import socket
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from turnkeeper.__main__ import main
+from turnkeeper.start_errors import PortTaken
 from turnkeeper.supervision import supervisor
 
 NOWHERE = "http://127.0.0.1:1/v1"
@@ -52,6 +54,19 @@ async def test_a_port_that_several_processes_of_ours_share(serve: Serve, mongo_u
         status, output = await serve("--port", str(held), "--mongodb-uri", mongo_uri, "--database", database_name)
     assert status == 2
     assert f"turnkeeper serve: 127.0.0.1:{held} cannot be listened on" in output
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.EADDRINUSE, "another program has it. Stop that one, or choose another --port."),
+        (errno.EADDRNOTAVAIL, "this machine does not have the address. Choose another --host."),
+        (errno.EACCES, "this user may not use the port. Choose a --port from 1024 on."),
+    ],
+)
+def test_an_address_that_cannot_be_bound_names_the_reason(number: int, reason: str) -> None:
+    error = PortTaken("[::1]:80", OSError(number, os.strerror(number)))
+    assert str(error) == f"[::1]:80 cannot be listened on: {reason}"
 
 
 @pytest.mark.parametrize(
@@ -170,6 +185,25 @@ async def test_no_model(serve: Serve, tmp_path: Path) -> None:
     status, output = await serve("--embedded", "--data-dir", str(tmp_path), **without)
     assert status == 2
     assert "no model is set: set OPENAI_API_KEY or OPENAI_BASE_URL, pass --local-model" in output
+
+
+async def test_a_data_folder_that_is_a_file(serve: Serve, tmp_path: Path) -> None:
+    file = tmp_path / "data"
+    file.touch()
+    for flag in (file, file / "below"):
+        status, output = await serve("--embedded", "--data-dir", str(flag))
+        assert status == 2
+        assert output == (
+            f"turnkeeper serve: --data-dir {flag} is not a folder: choose a folder; it is made if it is missing\n"
+        )
+
+
+async def test_a_data_folder_where_nothing_can_be_made(serve: Serve) -> None:
+    """Not even by root."""
+    status, output = await serve("--embedded", "--data-dir", "/proc/turnkeeper")
+    assert status == 2
+    assert output.startswith("turnkeeper serve: --data-dir /proc/turnkeeper cannot be written (")
+    assert len(output.splitlines()) == 1
 
 
 async def test_a_database_that_is_not_there(serve: Serve) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, closing
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,19 @@ async def test_a_replica_that_dies_in_the_drain_is_logged(logged: Callable[[], l
     with pytest.raises(supervisor.NotDrained):
         await serve(f"{UNTIL_ASKED} name == 'pod-2' and os.kill(os.getpid(), 9)")
     assert logged() == ["pod-2 was ended by SIGKILL while it drained"]
+
+
+async def test_a_frozen_replica_does_not_hold_the_drain_up(
+    logged: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "CLOSING_TIME", 0.3)
+    frozen = chosen(drain_delay=timedelta(), drain_grace=timedelta(milliseconds=200))
+    with pytest.raises(supervisor.NotDrained):
+        await serve(f"{SERVE} name == 'pod-2' and os.kill(os.getpid(), 19); line.recv(1)", frozen)
+    assert logged() == [
+        "pod-2 has not drained within 0.5 s: it is killed",
+        "pod-2 was ended by SIGKILL while it drained",
+    ]
 
 
 async def test_each_replica_has_its_own_name_and_metrics_and_no_secret_on_its_command_line(tmp_path: Path) -> None:

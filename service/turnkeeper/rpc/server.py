@@ -1,5 +1,6 @@
 """Sets up the gRPC server: its options, our services, health, reflection and channelz."""
 
+import socket
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -90,7 +91,7 @@ class Server:
         try:
             port = self._server.add_insecure_port(address)
         except RuntimeError as error:
-            raise PortTaken(address) from error
+            raise PortTaken(address, _bind_error(address)) from error
         return int(port)
 
     async def start(self) -> None:
@@ -113,6 +114,18 @@ class Server:
     async def stop(self, grace: float) -> None:
         """Sends GOAWAY, and cancels the calls that still run after `grace` seconds. A second call may shorten it."""
         await self._server.stop(grace)
+
+
+def _bind_error(address: str) -> OSError | None:
+    """Returns why a plain socket cannot be bound to the address: gRPC's own error does not contain the reason."""
+    host, _, port = address.rpartition(":")
+    try:
+        for family, *_, at in socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM):
+            with socket.socket(family) as probe:
+                probe.bind(at)
+    except OSError as error:
+        return error
+    return None
 
 
 def _database_away() -> ServiceUnavailable:

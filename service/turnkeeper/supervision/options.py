@@ -2,8 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Final, Self
+
+from turnkeeper import durations
 
 PREFIX: Final = "TURNKEEPER_"
 
@@ -24,6 +27,8 @@ class SupervisorOptions:
     openai_base_url: str = field(repr=False)
     log_level: str
     log_format: str
+    drain_delay: timedelta
+    drain_grace: timedelta
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Self:
@@ -45,6 +50,8 @@ class SupervisorOptions:
             openai_base_url=value("OPENAI_BASE_URL"),
             log_level=value("LOG_LEVEL"),
             log_format=value("LOG_FORMAT"),
+            drain_delay=durations.parse(value("DRAIN_DELAY")),
+            drain_grace=durations.parse(value("DRAIN_GRACE")),
         )
 
     def replica_name(self, number: int) -> str:

@@ -27,6 +27,8 @@ FIRST_PAUSE: Final = 0.5
 """Seconds before a replica that ended is started again. The pause doubles each time."""
 LONGEST_PAUSE: Final = 30.0
 """Seconds at which the pause stops growing."""
+CLOSING_TIME: Final = 10.0
+"""Seconds that a replica may take beyond its drain to close what it uses; then it is killed."""
 STEADY: Final = 60.0
 """Seconds that a replica must have run for its next pause to be the first one again."""
 
@@ -84,7 +86,8 @@ async def serving(options: SupervisorOptions, environ: Mapping[str, str]) -> Asy
                 async with background(*(replica.keep_running for replica in replicas)):
                     yield f"{options.host}:{port}"
         finally:
-            drained = await asyncio.gather(*(replica.drain() for replica in replicas))
+            patience = (options.drain_delay + options.drain_grace).total_seconds() + CLOSING_TIME
+            drained = await asyncio.gather(*(replica.drain(patience) for replica in replicas))
         if not all(drained):
             raise NotDrained("a process died while it drained; its turns are taken over once their leases have lapsed")
 
@@ -103,11 +106,11 @@ def hold_port(host: str, port: int) -> Iterator[int]:
             except OSError as error:
                 if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                     continue  # a name such as localhost may resolve to a family that this machine does not have
-                raise PortTaken(f"{host}:{port}") from error
+                raise PortTaken(f"{host}:{port}", error) from error
             holders.append(holder)
             port = holder.getsockname()[1]
         if not holders:
-            raise PortTaken(f"{host}:{port}")
+            raise PortTaken(f"{host}:{port}", OSError(errno.EADDRNOTAVAIL, ""))
         yield port
 
 
@@ -210,11 +213,21 @@ class _ReplicaProcess:
             else:
                 logger.warning("%s serves again", self.name)
 
-    async def drain(self) -> bool:
-        """Asks the replica to drain, and waits for its end. Returns False if its process ended with an error."""
+    async def drain(self, patience: float) -> bool:
+        """Asks the replica to drain, and waits for its end. Returns False if its process ended with an error.
+
+        Kills the process after `patience` seconds: one that is frozen would never end.
+        """
         self._close_link()
         if self._process is None or self._process.returncode is not None:
             return True
+        try:
+            async with asyncio.timeout(patience):
+                await self._process.wait()
+        except TimeoutError:
+            logger.error("%s has not drained within %g s: it is killed", self.name, patience)
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
         status = await self._process.wait()
         if status:
             logger.error("%s %s while it drained", self.name, how_it_ended(status))
