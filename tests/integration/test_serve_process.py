@@ -13,7 +13,7 @@ from tests.integration.collector import collector
 
 NO_DATABASE = (
     "--mongodb-uri",
-    "mongodb://127.0.0.1:1/?bogus=1&serverSelectionTimeoutMS=100",
+    "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=100",
     "--operation-time",
     "100ms",
 )
@@ -74,7 +74,7 @@ def test_everything_else_on_standard_error_is_a_log_line(tmp_path: Path) -> None
     *logged, last = lines
     messages = [json.loads(line)["message"] for line in logged]
     assert last.startswith("turnkeeper serve: no database answers")
-    for part in ("Unknown option: bogus", "resource attribute", "Header format invalid"):
+    for part in ("resource attribute", "Header format invalid"):
         assert [message for message in messages if part in message]
     assert not [message for message in messages if "a-secret" in message]
 
