@@ -27,7 +27,7 @@ from turnkeeper.tools.toolbox import Toolbox
 SAMPLES: Final = Path(__file__).with_name("agents.toml")
 """The agents of a server that is started without `--agents`."""
 MAX_BYTES: Final = 4 << 20
-"""Of the file. Longer than any instructions; a longer file is a mistake, such as a log or a device."""
+"""The greatest size of the file. A longer one is a mistake, such as a log or a device."""
 RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "temperature": (0, 10),
     "max_iterations": (1, 10_000),
@@ -45,11 +45,11 @@ MAX_CHARACTERS: Final[Mapping[str, int]] = {
     "base_url": 2_048,
     "api_key_env": 128,
 }
-"""The length of each string."""
+"""The greatest length of each string, in characters."""
 MAX_ITEMS: Final = 1_000
-"""Agents of a file; tools, rules, headers and omitted fields of an agent."""
+"""The most agents of a file, and the most items of a list, such as the tools or the rules of an agent."""
 MAX_EXTRA_BODY: Final = 65_536
-"""Bytes of `extra_body` as JSON."""
+"""The greatest size of `extra_body` as JSON, in bytes."""
 logger = logging.getLogger(__name__)
 
 _KEYS: Final = frozenset(field.name.removesuffix("_json") for field in fields(Agent))
@@ -59,7 +59,7 @@ _OWN_KEYS: Final = {
     "tools": "tools",
     **dict.fromkeys(LIMIT_NAMES, "max_output_tokens of limits"),
 }
-"""Fields of a request that a key of the agent sets."""
+"""Fields of a model's request that the agent sets by a key of its own, and that key."""
 _NAME: Final = re.compile(r"[a-z0-9_-]{1,64}")
 _FIELD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -68,7 +68,8 @@ _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 def load(path: Path, *, default_model: str, toolbox: Toolbox | None = None) -> Mapping[str, Agent]:
     """Returns the file's agents by name. Raises AgentConfigError, which names file, line, agent and key.
 
-    With a `toolbox`, the name of a tool that it does not have is a mistake, and a pattern that fits none a WARNING.
+    With a `toolbox`, the agents' tools are compared with its tools. An unknown name is refused; while a source of tools
+    is out of reach it is logged as a WARNING, and so is a pattern that matches no tool.
     """
     file = _read(path)
     agents: dict[str, Agent] = {}
@@ -118,7 +119,7 @@ def _agent(table: "_Table", *, default_model: str) -> Agent:
         instructions=table.string("instructions"),
         description=table.string("description"),
         base_url=_base_url(table),
-        api_key_env=_variable(table),
+        api_key_env=_api_key_env(table),
         temperature=table.number("temperature"),
         limit_field=_limit_field(table),
         omit=_omit(table),
@@ -132,7 +133,10 @@ def _agent(table: "_Table", *, default_model: str) -> Agent:
 
 
 def _check_tools(table: "_Table", toolbox: Toolbox) -> None:
-    """Raises AgentConfigError for a name that no tool has; a source that is out of reach may have it: then it warns."""
+    """Raises AgentConfigError for a name that no tool has.
+
+    Logs a WARNING instead for a pattern, or while a source that may have the tool is out of reach.
+    """
     rules = list(table.tables("policy"))
     for owner, key, name in (
         *((table, "tools", name) for name in table.strings("tools", "names or patterns")),
@@ -160,7 +164,7 @@ def _base_url(table: "_Table") -> str:
     return base_url
 
 
-def _variable(table: "_Table") -> str:
+def _api_key_env(table: "_Table") -> str:
     name = table.string("api_key_env")
     if name and not _VARIABLE.fullmatch(name):
         table.refuse("api_key_env", "must be the name of an environment variable")
@@ -208,7 +212,7 @@ def _extra_body(table: "_Table") -> str:
             extra.refuse(name, "cannot be set: the service sets it")
     try:
         text = json.dumps(extra.entry, allow_nan=False, ensure_ascii=False, sort_keys=True) if extra.entry else ""
-        orjson.dumps(extra.entry)  # refuses a whole number that it would read as another one
+        orjson.dumps(extra.entry)  # refuses a whole number beyond 64 bits, which it would read as another one
     except (TypeError, ValueError):
         table.refuse("extra_body", "holds a date, a time or a number that JSON cannot hold")
     if len(text.encode()) > MAX_EXTRA_BODY:
@@ -241,7 +245,7 @@ class _Table:
     """One table of the file. Its methods return a key's value, or raise AgentConfigError."""
 
     def __init__(self, file: TomlFile, entry: object, *, keys: tuple[str | int, ...] = (), label: str) -> None:
-        """`label` is what a message calls the table; `keys` leads to it."""
+        """`label` is the table's name in messages; `keys` is its path in the file."""
         self._file = file
         self._keys = keys
         self.label = label
@@ -250,11 +254,11 @@ class _Table:
         self.entry: Mapping[str, Any] = entry
 
     def place(self, key: str) -> str:
-        """Returns FILE:LINE of a key, and what the table is called."""
+        """Returns FILE:LINE of a key, and the table's label."""
         return f"{self._file.place(*self._keys, key)}: {self.label}"
 
     def refuse(self, key: str, reason: str) -> NoReturn:
-        """Raises AgentConfigError: the key's value cannot be, for this reason."""
+        """Raises AgentConfigError with the key's place. `reason` completes the sentence that the key begins."""
         end = "" if reason.endswith((".", "?")) else "."
         raise AgentConfigError(f"{self.place(key)}: {key} {reason}{end}")
 

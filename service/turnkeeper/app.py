@@ -98,7 +98,7 @@ class Running:
     model_url: str
     """The address of the default model's server; empty if each agent has a base_url of its own."""
     set_database: NotifyState
-    """Called by the process that runs the private database, if that is another one."""
+    """Sets the private database's state. Called at each report of the supervisor, if that runs the database."""
 
 
 @contextlib.asynccontextmanager
@@ -238,7 +238,7 @@ class _Replica:
         )
 
     def _streaming(self) -> Watchers:
-        """Returns what opens a watcher for each stream."""
+        """Returns the object that opens a watcher for each stream."""
         return Watchers(
             self._store,
             self._feeds,
@@ -251,7 +251,7 @@ class _Replica:
         )
 
     def _add_verbs(self, schema: int) -> None:
-        """Sets the verbs on sessions, approvals, client tools, turns, checkpoints and forks."""
+        """Assembles the verbs on sessions, approvals, client tools, turns, checkpoints and forks."""
         store, log_writer, metrics, decode = self._store, self._log_writer, self._telemetry.metrics, WireCodec().decode
         self._sessions = Sessions(store, log_writer, session_cache=self._session_cache, agents=self._agent_versions)
         edits = ArgumentEdits(store, agents=self._agent_versions, toolbox=self._toolbox)
@@ -317,7 +317,7 @@ class _Replica:
 
     @contextlib.asynccontextmanager
     async def serving(
-        self, pages: PageTokens, database: Database, *, share_port: bool
+        self, page_tokens: PageTokens, database: Database, *, share_port: bool
     ) -> AsyncIterator[tuple[Server, int]]:
         """Accepts calls, and yields the server and its port. Drains at the end of the block, as `_drain` does."""
         settings, store = self._settings, self._store
@@ -334,16 +334,16 @@ class _Replica:
                 checkpoints=self._checkpoints,
                 forks=self._forks,
                 watchers=self._watchers,
-                page_tokens=pages,
+                page_tokens=page_tokens,
             )
         )
         server.add(
             ChatService(
-                self._turns, self._sessions, self._client_tools, store, watchers=self._watchers, page_tokens=pages
+                self._turns, self._sessions, self._client_tools, store, watchers=self._watchers, page_tokens=page_tokens
             )
         )
-        server.add(ApprovalService(self._approvals, store, page_tokens=pages))
-        server.add(AgentService(self._agents, store, page_tokens=pages))
+        server.add(ApprovalService(self._approvals, store, page_tokens=page_tokens))
+        server.add(AgentService(self._agents, store, page_tokens=page_tokens))
         port = server.listen(f"{settings.host}:{settings.port}")
         async with background(*self._jobs), database.kept_running(server.set_database):
             await server.start()
@@ -356,7 +356,7 @@ class _Replica:
     async def _drain(self, server: Server, boundary: Boundary) -> None:
         """Fails health checks, then sends GOAWAY, ends the streams, hands turns over, and waits for the last calls.
 
-        Waits neither for balancers, if the database is away and no call is served, nor for turns, if it is lost.
+        Skips the drain delay unless the private database is UP, and the grace of calls and turns if it is LOST.
         """
         grace = 0.0 if server.database is DatabaseState.LOST else self._settings.drain_grace.total_seconds()
         delay = self._settings.drain_delay.total_seconds() if server.database is DatabaseState.UP else 0.0

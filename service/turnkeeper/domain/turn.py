@@ -19,6 +19,7 @@ class TurnState(StrEnum):
     AWAITING_APPROVAL = "AWAITING_APPROVAL"
     AWAITING_TOOL = "AWAITING_TOOL"
     AWAITING_BUDGET = "AWAITING_BUDGET"
+    """Not used yet: a limit that is reached fails the turn."""
     AWAITING_OUTCOME = "AWAITING_OUTCOME"
     BACKING_OFF = "BACKING_OFF"
     COMPLETED = "COMPLETED"
@@ -32,7 +33,7 @@ class TurnState(StrEnum):
 
     @property
     def waits_for_people(self) -> bool:
-        """Returns True if the turn has PENDING approvals: only a decision, an expiry or its end moves it on."""
+        """Returns True if the turn has PENDING approvals: only a decision, an expiry or the turn's end changes that."""
         return self in (TurnState.AWAITING_APPROVAL, TurnState.AWAITING_OUTCOME)
 
     @property
@@ -98,17 +99,17 @@ class Turn(BelongsToSession):
     tenant: str
     session_id: str
     principal: str
-    """Who sent the message."""
+    """The principal who sent the message."""
     agent: str
     agent_version: str
     state: TurnState
     message_id: str
-    """The user's message."""
+    """The id of the user's message."""
     next_message_id: str
     """The id that the model's next message will have; stored before the first delta of that message."""
     options: TurnOptions
     first_sequence: int
-    """The number of its `message_received`."""
+    """The number of the turn's `message_received` event."""
     create_time: datetime
     update_time: datetime
     end_time: datetime | None = None
@@ -116,11 +117,11 @@ class Turn(BelongsToSession):
     attempt: int = 0
     """Grows by one at each claim and at each new try of a model call."""
     iterations: int = 0
-    """Model calls that gave a whole message."""
+    """Model calls that returned a whole message."""
     tries: int = 0
-    """Failed tries of the model call that is due."""
+    """Failed tries of the current model call."""
     lapses: int = 0
-    """Counted by an older version, which fails the turn at 5. This one counts on the head, and sets it to 0."""
+    """Lapsed leases as an older version counts them: it fails a turn at 5. This one counts on the head and sets 0."""
     finish_reason: FinishReason | None = None
     """Of the last whole model message; None before the first."""
     usage: Usage = field(default_factory=Usage)
@@ -131,7 +132,7 @@ class Turn(BelongsToSession):
     answer: tuple[Part, ...] = ()
     """The content of the last message that requests no tools."""
     pending: tuple[PendingItem, ...] = ()
-    """The answers that it waits for."""
+    """The answers that the turn waits for."""
     trace: str = ""
     """The W3C traceparent of the call that sent the message."""
 
@@ -210,7 +211,7 @@ def next_step(
     while another call of the same message waits for a person or for the client.
     """
     open_calls = tuple(call for call in calls if call.state is not CallState.RETURNED)
-    lost = tuple(c for c in open_calls if c.state is CallState.STARTED and c.id not in running)
+    lost = tuple(call for call in open_calls if call.state is CallState.STARTED and call.id not in running)
     if lost:
         return ResolveLost(lost)
     room = parallel_tools - len(running)

@@ -1,4 +1,4 @@
-"""The verb ForkSession: a new session with another one's conversation up to a position. The source is only read."""
+"""The verb ForkSession: copies a session's conversation, up to a position, into a new session."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ class ForkRequest:
     """A caller's request for a fork."""
 
     key: RequestKey
-    """Its session is the source."""
+    """Identifies the request; its session is the source."""
     fingerprint: str
     """A hash of the request's content. A request with the same id and another fingerprint is refused."""
     new_session_id: str
@@ -81,7 +81,7 @@ class Forks:
         progress: Fork | None = fork
         while progress is not None and progress.copied < len(events):
             progress = await self._store.copy_events(progress, events)
-        if progress is None:
+        if progress is None:  # another attempt has finished the fork, or it was removed
             return await self._existing(request)
         record = await self._store.finish_fork(
             progress,
@@ -153,7 +153,7 @@ class Forks:
         return copy
 
     async def _options(self, source: Session) -> dict[str, TurnOptions]:
-        """Returns the options of the source's turns by id: they are not in the log."""
+        """Returns the options of all turns of the source, by the turn's id. The log does not have them."""
         options: dict[str, TurnOptions] = {}
         before: int | None = None
         while True:
@@ -164,18 +164,21 @@ class Forks:
             before = page[-1].first_sequence
 
     async def _recorded(self, record: RequestRecord, request: ForkRequest) -> tuple[Session, Head]:
-        """Returns the session that the request's record names. Raises RequestIdReused for another request."""
+        """Returns the session that the record names, and its head. Raises RequestIdReused if fingerprints differ."""
         record.check_same(request.fingerprint)
         return await self._fork_of(SessionKey(request.key.tenant, record.made_session_id))
 
     async def _existing(self, request: ForkRequest) -> tuple[Session, Head]:
-        """Returns the session with the fork's id. Raises as `ForkRequest.check_same` and `_fork_of`."""
+        """Returns the session with the fork's id, and its head. Raises as `ForkRequest.check_same` and `_fork_of`."""
         session, head = await self._fork_of(request.fork_key)
         request.check_same(session)
         return session, head
 
     async def _fork_of(self, key: SessionKey) -> tuple[Session, Head]:
-        """Returns a session that has a fork's id. Raises SessionNotFound, or SessionAlreadyExists if it is deleted."""
+        """Returns the session with this id, and its head.
+
+        Raises SessionNotFound if there is none, and SessionAlreadyExists if it is deleted.
+        """
         stored = await self._sessions.session(key, deleted=True)
         if stored is None:
             raise SessionNotFound(session_id=key.session_id)

@@ -10,7 +10,7 @@ from google.protobuf.descriptor import Descriptor
 from turnkeeper.pb.v1 import event_pb2, session_pb2
 
 VARINT, BYTES = 0, 2
-"""Protobuf's wire types."""
+"""Protobuf's wire types: a number of variable length, and bytes with their length before them."""
 
 
 def varint(number: int) -> bytes:
@@ -26,10 +26,12 @@ def varint(number: int) -> bytes:
 
 
 _SMALL = [bytes((number,)) for number in range(128)]
+"""The form of the numbers that fit into one byte."""
 
 
-def _tag(message: Descriptor, field: str, kind: int) -> bytes:
-    return varint(message.fields_by_name[field].number << 3 | kind)
+def _tag(message: Descriptor, field: str, wire_type: int) -> bytes:
+    """Returns the bytes that stand before a field's value: its number and its wire type."""
+    return varint(message.fields_by_name[field].number << 3 | wire_type)
 
 
 _EVENT = event_pb2.Event.DESCRIPTOR
@@ -40,6 +42,7 @@ SEQUENCE = _tag(_EVENT, "sequence", VARINT)
 """The tag of `Event.sequence`. It is appended to a stored event: protobuf merges concatenated messages."""
 CONTENT_DELTA = _tag(_EVENT, "content_delta", BYTES)
 OFFSET = _tag(_DELTA, "offset", VARINT)
+# KIND, RESTARTS and CAUGHT_UP have their value with them: it is always the same. The others are tags alone.
 KIND = _tag(_DELTA, "kind", VARINT) + varint(event_pb2.DELTA_KIND_TEXT)
 TEXT = _tag(_DELTA, "text", BYTES)
 RESTARTS = _tag(_DELTA, "restarts", VARINT) + varint(1)
@@ -52,17 +55,17 @@ CAUGHT_UP = _tag(_RESPONSE, "caught_up", VARINT) + varint(1)
 def delta(  # noqa: PLR0913 - the fields of the message
     session_id: str, turn_id: str, message_id: str, attempt: int, offset: int, text: bytes, *, restarts: bool
 ) -> bytes:
-    """Returns an event with a `content_delta`. `restarts` and the others are the fields of ContentDelta."""
-    event, head = _frame(session_id, turn_id, message_id, attempt)
+    """Returns an Event with a `content_delta`. The parameters are the fields of the two; the kind is always TEXT."""
+    event, delta_start = _frame(session_id, turn_id, message_id, attempt)
     content_delta = b"".join(
-        (head, OFFSET, varint(offset), KIND, TEXT, varint(len(text)), text, RESTARTS if restarts else b"")
+        (delta_start, OFFSET, varint(offset), KIND, TEXT, varint(len(text)), text, RESTARTS if restarts else b"")
     )
     return b"".join((event, varint(len(content_delta)), content_delta))
 
 
 @lru_cache(maxsize=256)
 def _frame(session_id: str, turn_id: str, message_id: str, attempt: int) -> tuple[bytes, bytes]:
-    """Returns what all deltas of a message have in common: the beginning of the event, and of the delta in it."""
+    """Returns the bytes that all deltas of a message share: the event's up to its delta, and the delta's first ones."""
     event = event_pb2.Event(session_id=session_id, turn_id=turn_id, attempt=attempt)
     content_delta = event_pb2.ContentDelta(message_id=message_id, attempt=attempt)
     return event.SerializeToString() + CONTENT_DELTA, content_delta.SerializeToString()

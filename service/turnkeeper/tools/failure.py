@@ -1,4 +1,4 @@
-"""What a tool raised, as plain values. They are made where it was raised, so that nothing touches the exception later.
+"""Turns a tool's exception into plain values where it is raised, so that no other code touches the exception.
 
 An exception is the tool author's code: its `__str__` may raise or block, and its text may hold a secret.
 """
@@ -11,9 +11,9 @@ from turnkeeper.tools.contract import ToolError
 from turnkeeper.tools.results import UnfitResult
 
 MOST_FRAMES: Final = 20
-"""Frames that are kept of a traceback: the innermost ones."""
+"""The most frames that are kept of a traceback: the innermost ones."""
 LONGEST_TEXT: Final = 500
-"""Characters that are kept of an exception's text."""
+"""The most characters that are kept of an exception's text."""
 _RUNNERS: Final = ("turnkeeper.tools.python", "turnkeeper.tools.threads", "turnkeeper.tools.coroutines")
 """Modules that run a tool's function. Their frames are the same for every tool."""
 
@@ -33,7 +33,7 @@ class Failure:
 
 
 class ToolFailed(Exception):
-    """A tool raised; `failure` is what. A source of tools raises it instead of the exception itself."""
+    """A tool raised the exception that `failure` describes. A source of tools raises this one in its place."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.kind)
@@ -41,7 +41,7 @@ class ToolFailed(Exception):
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Returns what the exception is. Raises nothing, whatever the exception's own methods do."""
+    """Returns the exception as plain values. Raises nothing, whatever the exception's own methods do."""
     if isinstance(error, ToolFailed):
         return error.failure
     text = _text(error)
@@ -54,7 +54,9 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def _kind(error: BaseException) -> str:
+    """Returns the name of the exception's class."""
     try:
+        # str.__str__ makes a plain str of a subclass, whose own methods would run later.
         return str.__str__(type(error).__name__)
     except BaseException:  # noqa: BLE001 - a metaclass may do anything
         return "BaseException"
@@ -69,11 +71,12 @@ def _text(error: BaseException) -> str | None:
 
 
 def _frames(error: BaseException) -> tuple[str, ...]:
+    """Returns the innermost frames without those of the service; empty if the traceback cannot be read."""
     try:
         frames = [
             (str(frame.f_globals.get("__name__", "?")), line, frame.f_code.co_qualname)
             for frame, line in traceback.walk_tb(error.__traceback__)
         ]
-    except BaseException:  # noqa: BLE001 - a module may have any name
+    except BaseException:  # noqa: BLE001 - a module's `__name__` may be any object
         return ()
     return tuple(f"{module}:{line} {name}" for module, line, name in frames if module not in _RUNNERS)[-MOST_FRAMES:]

@@ -1,4 +1,4 @@
-"""Expires approvals past their `expire_time`: all that have lapsed, shared among the replicas."""
+"""Expires approvals past their `expire_time`. The replicas share the work."""
 
 import asyncio
 import logging
@@ -9,14 +9,14 @@ from turnkeeper.engine.replica.schedule import JitteredInterval, every
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.contract import Maintenance
 
-AT_ONCE = 32
-"""Turns whose approvals are expired at the same time; the store commits what waits at the same time together."""
+TURNS_AT_ONCE = 32
+"""Turns whose approvals are expired at the same time, so that the store commits their changesets in groups."""
 
 logger = logging.getLogger(__name__)
 
 
 class Expirer:
-    """Expires at intervals. One on every replica; each starts somewhere else among the lapsed ones."""
+    """Expires lapsed approvals at intervals. Every replica has one, and each begins at a random approval."""
 
     def __init__(
         self,
@@ -37,30 +37,30 @@ class Expirer:
         await every(self._interval, self.expire_lapsed, failure="lapsed approvals not expired")
 
     async def expire_lapsed(self) -> None:
-        """Expires all that have lapsed. One that fails keeps no other waiting; the next call tries it again.
+        """Expires all lapsed approvals. A turn that fails delays no other; the next call tries it again.
 
         Raises ServiceUnavailable if the database is unavailable.
         """
         failed: list[BaseException] = []
-        limit = asyncio.Semaphore(AT_ONCE)
+        limit = asyncio.Semaphore(TURNS_AT_ONCE)
         async for page in self._store.lapsed_approvals(start=self._random()):
             turns = {(approval.session_key, approval.turn_id): approval for approval in page}
             results = await asyncio.gather(
                 *(self._expire_turn(approval, limit) for approval in turns.values()), return_exceptions=True
             )
             failed += [result for result in results if isinstance(result, BaseException)]
-        self._log(failed)
+        self._log_failures(failed)
 
     async def _expire_turn(self, approval: Approval, limit: asyncio.Semaphore) -> None:
         async with limit:
             await self._expire(approval)
 
-    def _log(self, failed: list[BaseException]) -> None:
+    def _log_failures(self, failed: list[BaseException]) -> None:
         """Logs how many turns failed, and the first defect among the failures."""
         defects = [error for error in failed if not isinstance(error, ServiceUnavailable)]
         if defects:
             logger.error(
-                "lapsed approvals of %d turns not expired by a defect; trying again at each interval",
+                "lapsed approvals of %d turns not expired because of a defect; trying again at each interval",
                 len(defects),
                 exc_info=defects[0],
             )

@@ -12,7 +12,7 @@ from turnkeeper.errors import QuotaExceeded, ToolOutcomeUnknown, TurnInProgress,
 from turnkeeper.store.changeset import Cancel, Head, LeaseChange, RequestKey, RequestRecord
 
 QUEUE_LIMIT = 64
-"""Messages that may wait in a session's queue."""
+"""The most messages that may wait in a session's queue."""
 _RETRYABLE = frozenset({TurnState.FAILED, TurnState.CANCELLED})
 
 
@@ -48,7 +48,7 @@ class LeaseOffer:
     owner: str
     """The replica's name."""
     lease: timedelta
-    """How long the lease is."""
+    """How long the lease lasts unless it is renewed."""
     schema: int
     """The newest schema that the replica supports."""
 
@@ -72,7 +72,7 @@ def accept(uow: UnitOfWork, message: NewMessage, *, offer: LeaseOffer | None) ->
     received = MessageReceived(message_id=turn.message_id, content=message.content, principal=turn.principal)
     uow.append(received, turn=turn)
     _activate_session(uow, message)
-    turn = _place(uow, turn, if_busy=message.if_busy, offer=_usable(offer, uow.snapshot.head))
+    turn = _activate_or_queue(uow, turn, if_busy=message.if_busy, offer=_usable_offer(offer, uow.snapshot.head))
     uow.put_turn(turn, new=True)
     record = RequestRecord(key=message.key, fingerprint=message.fingerprint, turn_id=turn.id, sequence=first)
     uow.request = record
@@ -82,10 +82,10 @@ def accept(uow: UnitOfWork, message: NewMessage, *, offer: LeaseOffer | None) ->
 def retry(
     uow: UnitOfWork, request: RetryRequest, *, last: Turn, offer: LeaseOffer | None
 ) -> tuple[Turn, RequestRecord]:
-    """Runs the snapshot's turn again, in place: it keeps its id and the log keeps what it did; its limits start anew.
+    """Runs the snapshot's turn again, in place: it keeps its id and its events; its limits start anew.
 
-    Only the session's last turn can be retried, and only after it has failed or was cancelled. In a session that was
-    restored to a point inside a turn, it is that turn instead. `last` is the session's newest turn. The replica of
+    Only the session's last turn can be retried, and only after it has failed or was cancelled. After a restoration to
+    a point inside a turn, only that turn can be retried. `last` is the session's newest turn. The replica of
     `offer` owns the turn at once, as in `accept`. The turn's usage so far is taken off the session's, which counts it
     when the turn ends.
 
@@ -95,11 +95,11 @@ def retry(
     """
     uow.session.check_takes_messages()
     _check_retryable(uow, last=last)
-    offer = _usable(offer, uow.snapshot.head)
+    offer = _usable_offer(offer, uow.snapshot.head)
     turn = uow.turn
     restored = replace(uow.session.restored, retried=True) if uow.session.restored else None
     uow.session = replace(uow.session, usage=uow.session.usage - turn.usage, restored=restored)
-    starts_first = offer is not None and turn.attempt == 0  # it was cancelled while it was queued
+    is_first_start = offer is not None and turn.attempt == 0  # the turn was cancelled while it was queued
     turn = _reset(uow, turn)
     if offer is not None:
         turn = turn.next_attempt(next_message_id=turn.next_message_id, at=uow.at)
@@ -110,7 +110,7 @@ def retry(
         key=request.key, fingerprint=request.fingerprint, turn_id=turn.id, sequence=uow.next_sequence
     )
     uow.append(TurnRetried(principal=request.key.principal, message_id=turn.next_message_id), turn=turn)
-    if starts_first:
+    if is_first_start:
         uow.append(TurnStarted(message_id=turn.next_message_id), turn=turn)
     uow.put_turn(turn)
     uow.request = record
@@ -178,7 +178,7 @@ def _new_turn(uow: UnitOfWork, message: NewMessage) -> Turn:
 
 
 def _activate_session(uow: UnitOfWork, message: NewMessage) -> None:
-    """Activates a session at its first message. After a message, no turn of before a restoration can be retried."""
+    """Activates a session at its first message. Ends a restoration: its unfinished turn can no longer be retried."""
     if uow.session.restored is not None:
         uow.session = replace(uow.session, restored=None)
     if uow.session.state is SessionState.CREATED:
@@ -187,8 +187,8 @@ def _activate_session(uow: UnitOfWork, message: NewMessage) -> None:
         uow.append(SessionActivated(title=uow.session.title))
 
 
-def _place(uow: UnitOfWork, turn: Turn, *, if_busy: str, offer: LeaseOffer | None) -> Turn:
-    """Makes the new turn active, or queues it. Returns the turn as it is then."""
+def _activate_or_queue(uow: UnitOfWork, turn: Turn, *, if_busy: str, offer: LeaseOffer | None) -> Turn:
+    """Makes the new turn active, or queues it. Returns the turn as changed."""
     head = uow.snapshot.head
     if not head.active_turn:
         return _activate(uow, turn, offer=offer)
@@ -248,7 +248,7 @@ def _reset(uow: UnitOfWork, turn: Turn) -> Turn:
     )
 
 
-def _usable(offer: LeaseOffer | None, head: Head) -> LeaseOffer | None:
+def _usable_offer(offer: LeaseOffer | None, head: Head) -> LeaseOffer | None:
     """Returns the offer, or None if its replica is too old for this session's log."""
     return offer if offer is not None and head.log_needs <= offer.schema else None
 

@@ -1,6 +1,6 @@
 """Decisions on a session as a whole: created, updated, suspended, resumed, restored, ended, deleted, undeleted.
 
-The verbs return the number of the first event that they append, and 0 if the session is already as it should be.
+The verbs return the number of the first event that they append, or 0 if they change nothing.
 """
 
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ class SessionChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreRequest:
-    """A restoration's request id: its repeats are answered from the record."""
+    """A caller's request to restore a session, by its request id. Its repeats are answered from the stored record."""
 
     key: RequestKey
     fingerprint: str
@@ -49,14 +49,14 @@ class RestoreRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestorePoint:
-    """A position of the log to which a session is restored, as it was read there."""
+    """A position of the log to which a session is restored, with what was read from the log there."""
 
     sequence: int
-    """The number of the event after which the position is."""
+    """The number of the last event before the position."""
     unfinished: str
-    """The turn that had not ended at the position, which may be retried; empty if there is none."""
+    """The id of the turn that had not ended at the position, and may be retried; empty if there is none."""
     last_seq: int
-    """The number of the log's last event at the reading."""
+    """The number of the log's last event when the position was read."""
 
 
 def created_event(session: Session) -> NewEvent:
@@ -73,10 +73,10 @@ def created_event(session: Session) -> NewEvent:
 
 
 def update(uow: UnitOfWork, change: SessionChange, *, etag: str) -> int:
-    """Changes the fields that differ.
+    """Changes the session's fields that differ from the request's.
 
     Raises EtagMismatch if `etag` is not empty and not the session's. If nothing differs the etag is not compared: the
-    request may be the repeat of one that changed it.
+    request may repeat one that has changed the etag already.
     """
     session, first = uow.session, uow.next_sequence
     changed = {
@@ -110,7 +110,7 @@ def suspend(uow: UnitOfWork, *, by: str) -> int:
 
 
 def resume(uow: UnitOfWork, *, by: str) -> int:
-    """Resumes a suspended session: its turn is claimable again, and the time to decide its approvals runs on.
+    """Resumes a suspended session: its turn is claimable again, and the time to decide its approvals continues.
 
     `by` is the principal. Raises SessionNotActive or SessionExpired for a session that is over.
     """

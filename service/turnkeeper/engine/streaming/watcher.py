@@ -28,9 +28,12 @@ from turnkeeper.telemetry.metrics import Metrics
 REREAD_PAUSE = 0.05
 """Seconds before the log is read again if it lacks events that are known to exist: a new primary may lag behind."""
 APPEAR_TIME = 1.0
-"""Seconds that a start position beyond the log's end has to appear, for the same reason."""
+"""Seconds that the service waits for a start position beyond the log's end, for the same reason."""
 PAGE_LEAST, PAGE_MOST, PAGE_BYTES = 8, 1024, 256 * 1024
-"""The limits of a page of the log in events, and its intended size: the last page's average gives the next limit."""
+"""The fewest and the most events of a page of the log, and its intended size in bytes.
+
+The average size of the last page's events gives the next page's number of events.
+"""
 
 FINAL_KINDS = frozenset({"session_ended", "session_expired"})
 """After an event of these kinds the session has no more events."""
@@ -88,8 +91,8 @@ class Watchers:
 class Watcher:
     """One reader of one session: the caller calls `begin` once, then `next` until it returns None.
 
-    A batch counts as delivered when the caller asks for the next one. An idle stream holds no memory
-    beside its watcher.
+    A batch counts as delivered when the caller asks for the next one. An idle stream needs no memory
+    besides its watcher.
     """
 
     __slots__ = (
@@ -137,7 +140,7 @@ class Watcher:
         """Where the reader resumes if the stream ends now: after the last delivered batch. None before `begin`."""
 
     def __enter__(self) -> Self:
-        """Returns the watcher."""
+        """Returns the watcher itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -158,10 +161,10 @@ class Watcher:
         return self._turns.get(turn_id, since=self._opened_at, until=max(self._feed.last_seq, self.position.sequence))
 
     async def begin(self, start: StreamPosition, event_filter: EventFilter, *, head: Head | None = None) -> None:
-        """Sets where the stream begins and what it has. `head` is the session's, if read after the watcher was opened.
+        """Sets where the stream begins and which events it has. `head`: the session's, if read after `Watchers.open`.
 
-        Raises CursorExpired if the log was trimmed beyond `start`, InvalidRequest if the log has no such event,
-        SessionNotFound.
+        Raises CursorExpired if the log was trimmed beyond `start`, InvalidRequest if the log has no such event, and
+        SessionNotFound if there is no such session.
         """
         self.position, self._filter = start, self._feed.same_filter(event_filter)
         self.resume_at = start
@@ -182,8 +185,8 @@ class Watcher:
         clock, broadcast = asyncio.get_running_loop().time, self._broadcast
         self._record_delivery(clock())
         while not self._finished:
-            if self._check_end(clock()):
-                await self._watchers.head(self._key)
+            if self._check_planned_end(clock()):
+                await self._watchers.head(self._key)  # raises SessionNotFound if the session was deleted
             count = broadcast.count
             batch = self._shared_batch() or await self._build()
             if self._advance(batch):
@@ -227,7 +230,7 @@ class Watcher:
         return batch.position.sequence >= self._feed.last_seq and not batch.full
 
     def _shared_batch(self) -> Batch | None:
-        """Returns another watcher's batch for this position; None if there is none, or a page is left."""
+        """Returns another watcher's batch for this position; None if there is none, or a part of a page is left."""
         if not self._caught_up or self._page is not None:
             return None
         return self._feed.shared_batch(self.position, self._filter)
@@ -258,7 +261,10 @@ class Watcher:
         self._page = page if batch.full and batch.position.sequence < page.last else None
 
     async def _next_page(self, after: int) -> tuple[LogPage, bool]:
-        """Returns the rest of the last page, the feed's events, or a page of the log; and False if it was read."""
+        """Returns the last page if events of it are left, else the feed's events, else a page read from the log.
+
+        The second value is True if the page was in memory.
+        """
         if self._page is not None:
             return self._page, True
         held = self._feed.since(after)
@@ -302,7 +308,7 @@ class Watcher:
     async def _check_start(self, start: StreamPosition, head: Head | None) -> None:
         """Raises CursorExpired or InvalidRequest if the log does not have the events after `start`.
 
-        A position beyond the log's end has APPEAR_TIME: a new primary may lag behind what the old one returned.
+        Waits up to APPEAR_TIME for a position beyond the log's end: a new primary may lag behind the old one.
         """
         clock = asyncio.get_running_loop().time
         until = clock() + APPEAR_TIME
@@ -328,7 +334,7 @@ class Watcher:
         if self.position.live and self._kinds and (lag := self._feed.lag(self.position.sequence)) is not None:
             self._watchers.metrics.delivery_lag(lag)
 
-    def _check_end(self, now: float) -> bool:
+    def _check_planned_end(self, now: float) -> bool:
         """Raises StreamEnded at a planned end, after the first batch. Returns True if the session may be deleted."""
         if not self._began:
             return False
@@ -344,14 +350,14 @@ class Watcher:
         page = await self._read_shared(after)
         self._page_limit = max(PAGE_LEAST, min(PAGE_MOST, PAGE_BYTES * len(page.events) // (page.size + 1)))
         if not page.events:
-            # Later events alone: the log was trimmed under this stream. No events: this primary may lag behind.
+            # Only later events: the log was trimmed during this stream. No events at all: this primary may lag behind.
             check_not_trimmed(after, await self._watchers.head(self._key))
             if page.stored:
                 raise cursor_expired(self._key.session_id, oldest=page.stored[0].sequence, head=self._feed.last_seq)
         return page
 
     async def _read_shared(self, after: int) -> LogPage:
-        """Reads a page together with the watchers that need the same one meanwhile."""
+        """Reads a page, or waits for another watcher that is reading the same one."""
         feed, limit = self._feed, self._page_limit
         if feed.shared_read is not None and feed.shared_read.serves(after, limit, last_seq=feed.last_seq):
             page = await feed.shared_read.wait()
