@@ -208,8 +208,18 @@ class ReplicaSet:
                 raise
         await self.until_whole(seconds=START_TIME)
 
+    @contextlib.asynccontextmanager
+    async def slow_majority(self, *, seconds: int) -> AsyncIterator[Node]:
+        """Lets a majority have each write this late. Yields the primary; no other member can become one meanwhile."""
+        primary, _ = await self.until_primary()
+        try:
+            await self._delay_others(primary, seconds)
+            yield primary
+        finally:
+            await self._delay_others(primary, 0)
+
     async def heal(self) -> None:
-        """Starts every node, sets its clock right, and switches its fail points off."""
+        """Starts every node, sets its clock right, switches its fail points off, and ends every lag."""
         for node in self.nodes:
             node.clock.set(0)
             node.thaw()
@@ -220,6 +230,22 @@ class ReplicaSet:
                 with contextlib.suppress(PyMongoError):
                     await node.command("configureFailPoint", point, mode="off")
         await self.until_whole(seconds=60)
+        primary, _ = await self.until_primary()
+        await self._delay_others(primary, 0)
+
+    async def _delay_others(self, primary: Node, seconds: int) -> None:
+        """Makes all other members lag this far behind, unless they do already. Raises TimeoutError after 20 s."""
+        lagging = {"secondaryDelaySecs": seconds, "priority": 0 if seconds else 1}
+        async with asyncio.timeout(20):
+            while True:
+                config = (await primary.command("replSetGetConfig"))["config"]
+                others = [member for member in config["members"] if member["host"] != primary.link.address]
+                if all(lagging.items() <= member.items() for member in others):
+                    return
+                for member in others:
+                    member.update(lagging)
+                with contextlib.suppress(PyMongoError):  # a late answer: the next look shows whether it has changed
+                    await primary.command("replSetReconfig", {**config, "version": config["version"] + 1})
 
     async def close(self) -> None:
         for node in self.nodes:

@@ -12,9 +12,17 @@ from pymongo.errors import AutoReconnect, PyMongoError
 
 from tests.chaos.cluster import Cluster
 from tests.chaos.database import Node, ReplicaSet
+from tests.chaos.servers import Server
 from tests.chaos.strikes import Strike
 
 _KILLED: Final = -int(signal.SIGKILL)
+_NOTABLE_WAIT: Final = 1.0
+"""Seconds; usually a write waits some milliseconds."""
+_LANDED_WITHIN: Final = 3.0
+"""Seconds in which commits land once a majority can have them."""
+_PAUSES: Final = 3
+"""Pauses, at most, until one of them meets a message that is being stored."""
+_LANDED: Final = "after its caller got UNAVAILABLE: "
 
 
 async def kill(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
@@ -107,6 +115,50 @@ async def no_majority(cluster: Cluster, strike: Strike, rng: random.Random) -> N
         for node in others:
             node.thaw()
     await database.until_whole()
+
+
+async def slow_majority(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
+    """Lets a majority have each write 2 s late: nothing is lost, and everything takes longer."""
+    async with cluster.database.slow_majority(seconds=2) as primary:
+        strike.aim(primary.name)
+        before = await _waits(primary)
+        await asyncio.sleep(rng.uniform(6, 10))
+        writes, milliseconds = (after - earlier for after, earlier in zip(await _waits(primary), before, strict=True))
+    average = milliseconds / 1000 / max(1, writes)
+    evidence = f"{writes} writes waited {average:.1f} s for a majority, on average"
+    if average > _NOTABLE_WAIT:
+        strike.confirm(evidence)
+    else:
+        strike.note(evidence)
+    await cluster.database.until_whole()
+
+
+async def late_commits(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
+    """Lets commits wait for a majority beyond their callers' time; then they land."""
+    primary, _ = await cluster.database.until_primary()
+    others = await cluster.database.secondaries()
+    strike.aim(primary.name)
+    for _ in range(_PAUSES):
+        before = {server.name: _landed(server) for server in cluster.servers}
+        async with replication_paused(others):
+            await asyncio.sleep(rng.uniform(6, 7))
+        await asyncio.sleep(_LANDED_WITHIN)
+        landed = sum(max(0, _landed(server) - before[server.name]) for server in cluster.servers)
+        if landed:
+            strike.confirm(f"{landed} turns were stored after their callers got UNAVAILABLE")
+            break
+    await cluster.database.until_whole()
+
+
+async def _waits(primary: Node) -> tuple[int, int]:
+    """Returns how many writes have waited for other members, and for how many milliseconds altogether."""
+    waits = (await primary.command("serverStatus"))["metrics"]["getLastError"]["wtime"]
+    return waits["num"], waits["totalMillis"]
+
+
+def _landed(server: Server) -> int:
+    """Returns how many turns of this server were stored late, by its log since its start."""
+    return server.program.output().count(_LANDED)
 
 
 async def _kill(database: ReplicaSet, primary: Node, strike: Strike, *, term: int) -> None:

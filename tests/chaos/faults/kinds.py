@@ -39,6 +39,8 @@ KINDS: Final[Mapping[str, Kind]] = {
     "primary-freeze": Kind(Lane.DATABASE, database.freeze),
     "primary-isolated": Kind(Lane.DATABASE, database.isolate),
     "no-majority": Kind(Lane.DATABASE, database.no_majority),
+    "majority-slow": Kind(Lane.DATABASE, database.slow_majority),
+    "commit-late": Kind(Lane.DATABASE, database.late_commits),
     "primary-clock": Kind(Lane.DATABASE, clocks.of_the_primary, clock=True),
     "client-cut": Kind(Lane.WIRE, wire.cut_clients),
     "database-cut": Kind(Lane.WIRE, wire.cut_database),

@@ -13,7 +13,7 @@ from typing import Any
 from tests import harness
 from tests.chaos.mutants import unreplicated
 from tests.chaos.mutants.patches import PATCHES
-from tests.chaos.mutants.scenes import Scene, both_approved_at_once, struck, timed_out, unsure_commit
+from tests.chaos.mutants.scenes import Scene, both_approved_at_once, claimed_late, struck, timed_out, unsure_commit
 from tests.chaos.points.script import SCRIPT
 from tests.chaos.points.stage import SERVICE, Stage
 from tests.test_tools import ToolControl
@@ -35,6 +35,7 @@ SCENES: Mapping[str, Scene] = {
     "duplicate-without-reread": unreplicated.twice,
     "tool-retried": struck("turn.tool.after_effect", "kill"),
     "timeout-is-known": timed_out,
+    "claim-says-no": claimed_late,
 }
 """Each mutant, and where it shows."""
 

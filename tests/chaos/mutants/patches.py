@@ -19,6 +19,7 @@ from turnkeeper.faults import fault
 from turnkeeper.store.changeset import Changeset, CommitResult, Conflict, Fenced
 from turnkeeper.store.mongo import claims, client, heads, indexes
 from turnkeeper.store.mongo.changesets import Changesets
+from turnkeeper.store.mongo.head_claim import HeadClaim
 from turnkeeper.store.mongo.transactions import attempt as attempts
 from turnkeeper.store.mongo.transactions import outcomes
 from turnkeeper.store.mongo.transactions.group_commit import Entry, GroupCommit
@@ -177,6 +178,15 @@ def tool_retried() -> None:
     ToolClass.may_start_again = property(lambda _: True)  # type: ignore[method-assign,assignment]
 
 
+def claim_says_no() -> None:
+    """Takes a claim that is not answered in time for one that another replica was faster with, and goes on."""
+
+    async def is_stored(self: HeadClaim) -> bool:
+        return False
+
+    HeadClaim._is_stored = is_stored  # type: ignore[method-assign]  # noqa: SLF001 - what is broken
+
+
 def timeout_is_known() -> None:
     """Takes a timeout for an outcome: the model may start the tool again while the first still runs."""
 
@@ -203,5 +213,6 @@ PATCHES: Mapping[str, Callable[[], None]] = {
         duplicate_without_reread,
         tool_retried,
         timeout_is_known,
+        claim_says_no,
     )
 }

@@ -12,7 +12,7 @@ from tests.chaos.points.stage import Stage
 from tests.chaos.points.trial import Conversation, Finding, changed, play
 from tests.checker.compare import differences
 from tests.contracts.stores import until as until_true
-from tests.e2e.support.faults import held_up, unsure
+from tests.e2e.support.faults import held_up, stored_late, unsure
 from tests.processes import until
 from turnkeeper.pb.v1 import approval_pb2, chat_pb2, event_pb2
 
@@ -74,6 +74,24 @@ async def both_approved_at_once(stage: Stage) -> Sequence[str]:
     if turn.state == chat_pb2.TURN_STATE_COMPLETED:
         return await differences(stage.mongo_uri, stage.database)
     return [f"lost: both calls are approved, and the turn is {chat_pb2.TurnState.Name(turn.state)}"]
+
+
+async def claimed_late(stage: Stage) -> Sequence[str]:
+    """Lets a claim be stored, but answered as if no majority had it in time. No lease lapses in the scene."""
+    patient = replace(stage, flags=(*stage.flags, "--lease", "60s"))
+    full = replace(patient, flags=(*patient.flags, "--concurrency", "1"))
+    async with full.server() as first, harness.connect(first.address) as stubs:
+        caller = Caller(stubs)
+        for session in ("busy", "claimed"):
+            await caller.create("auto", session)
+        await caller.send("busy", "wait long", request_id="busy")
+        turn_id = await caller.send("claimed", "act claimed", request_id="claimed")
+        async with stored_late(stage.mongo_uri, f"{stage.database}.heads") as late, patient.server():
+            await late.entered()
+            turn = await caller.turn("claimed", turn_id, wait=ENDS_IN)
+    if turn.state == chat_pb2.TURN_STATE_COMPLETED:
+        return await differences(stage.mongo_uri, stage.database)
+    return [f"lost: a turn was claimed, and is {chat_pb2.TurnState.Name(turn.state)}"]
 
 
 async def timed_out(stage: Stage) -> Sequence[str]:

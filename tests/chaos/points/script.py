@@ -37,6 +37,11 @@ text = "I shall act, as announced here."
 tool_calls = [{ name = "act", arguments = { label = "{label}" } }]
 
 [[reply]]
+match = '^wait .*'
+first_delay = "60s"
+text = "Never said."
+
+[[reply]]
 match = '^late .*'
 after_tools = 0
 tool_calls = [{ name = "hold_irreversible", arguments = { label = "late" } }]

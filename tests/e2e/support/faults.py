@@ -47,6 +47,15 @@ async def unsure(mongo_uri: str, *, times: int) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
+async def stored_late(mongo_uri: str, collection: str) -> AsyncIterator[HeldUp]:
+    """Lets the servers' next update of `database.collection` be done, but answered as if no majority had it in time."""
+    wrong = {"code": 50, "codeName": "MaxTimeMSExpired", "errmsg": "no majority in time"}
+    how = {"failCommands": ["update"], "namespace": collection, "writeConcernError": wrong}
+    async with _fail_point(mongo_uri, how, times=1) as held:
+        yield held
+
+
+@contextlib.asynccontextmanager
 async def disconnected(mongo_uri: str, *commands: str) -> AsyncIterator[None]:
     """Cuts the connection of each such command of the servers."""
     async with _fail_point(mongo_uri, {"failCommands": list(commands), "closeConnection": True}, times=0):

@@ -49,19 +49,19 @@ class LateLeases:
         about = {"session": changeset.session_id, "turn": changeset.head.active_turn}
         try:
             result = await self._services.log_writer.late_result(changeset)
-            if isinstance(result, Committed) and await self._run_or_give_back(changeset, result.fence):
+            if isinstance(result, Committed):
+                seconds = time.monotonic() - began
+                follows = await self._run_or_give_back(changeset, result.fence)
                 logger.info(
-                    "a turn was stored %.1f s after its caller got UNAVAILABLE: it runs now",
-                    *(time.monotonic() - began,),
-                    extra=about,
+                    "a turn was stored %.1f s after its caller got UNAVAILABLE: %s", seconds, follows, extra=about
                 )
         except Exception:
             logger.exception(
                 "a turn that was stored late was not taken up: a replica runs it once its lease has lapsed", extra=about
             )
 
-    async def _run_or_give_back(self, changeset: Changeset, fence: int) -> bool:
-        """Runs the turn here, or lets any replica claim it if there is no room. Returns False if the lease is lost."""
+    async def _run_or_give_back(self, changeset: Changeset, fence: int) -> str:
+        """Runs the turn here, or lets any replica claim it if there is no room. Returns what follows, for the log."""
         key, owner, leases = changeset.session_key, self._offer.owner, self._services.leases
         until = time.monotonic() + self._offer.lease.total_seconds()
         while True:
@@ -69,12 +69,13 @@ class LateLeases:
             try:
                 with self._reserve() as has_room:
                     if not has_room:
-                        return await leases.give_back(key, owner=owner, fence=fence)
+                        await leases.give_back(key, owner=owner, fence=fence)
+                        return "this replica has no room, and any other may claim it"
                     if not await leases.renew(key, owner=owner, fence=fence, lease=self._offer.lease):
-                        return False
+                        return "its lease has lapsed, and any replica may claim it"
                     turn_id = changeset.head.active_turn or ""
                     self._start(Assignment(key=key, turn_id=turn_id, fence=fence, taken_at=sent_at, is_begun=True))
-                    return True
+                    return "it runs now"
             except ServiceUnavailable:
                 if sent_at > until:
                     raise
