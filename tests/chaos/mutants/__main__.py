@@ -35,7 +35,7 @@ SCENES: Mapping[str, Scene] = {
     "duplicate-without-reread": unreplicated.twice,
     "tool-retried": struck("turn.tool.after_effect", "kill"),
     "timeout-is-known": timed_out,
-    "claim-says-no": claimed_late,
+    "claim-given-up": claimed_late,
 }
 """Each mutant, and where it shows."""
 

@@ -178,7 +178,7 @@ def tool_retried() -> None:
     ToolClass.may_start_again = property(lambda _: True)  # type: ignore[method-assign,assignment]
 
 
-def claim_says_no() -> None:
+def claim_given_up() -> None:
     """Takes a claim that is not answered in time for one that another replica was faster with, and goes on."""
 
     async def is_stored(self: HeadClaim) -> bool:
@@ -213,6 +213,6 @@ PATCHES: Mapping[str, Callable[[], None]] = {
         duplicate_without_reread,
         tool_retried,
         timeout_is_known,
-        claim_says_no,
+        claim_given_up,
     )
 }
