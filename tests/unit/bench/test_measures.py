@@ -1,6 +1,7 @@
 """The arithmetic of the measures."""
 
-import os
+import asyncio
+import sys
 from typing import ClassVar
 
 import pytest
@@ -32,18 +33,38 @@ def test_percentiles_are_of_each_round() -> None:
     assert rows == {"deliver.there.p50": 7.0, "deliver.there.p99": 7.0}
 
 
+HOLDER = """
+import mmap, sys
+kept = []
+for line in sys.stdin:
+    for _ in range(int(line)):
+        kept.append(mmap.mmap(-1, 64 * 1024))
+        kept[-1].write(b"x" * 64 * 1024)
+    print(len(kept), flush=True)
+"""
+"""Holds 64 KiB more for each item; a process of its own, so that no memory that others gave back is used again."""
+
+
 async def test_memory_is_the_growth_for_each_further_item() -> None:
-    class Ourselves:
-        pids: ClassVar = [os.getpid()]
+    holder = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-S", "-c", HOLDER), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    held = []
 
-    kept: list[bytearray] = []
+    class Measured:
+        pids: ClassVar = [holder.pid]
 
-    async def more(start: int, count: int) -> None:
-        kept.extend(bytearray(os.urandom(64 * 1024)) for _ in range(start, start + count))
+    async def more(_start: int, count: int) -> None:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        holder.stdin.write(b"%d\n" % count)
+        held.append(int(await holder.stdout.readline()))
 
     bench = Bench(None, Scale(quick=True), lambda _: None)  # type: ignore[arg-type]  # no parts are needed
-    assert await idle.growth(bench, Ourselves(), more, counts=idle.QUICK) == pytest.approx(64, rel=0.1)
-    assert len(kept) == sum(idle.QUICK)
+    grown = await idle.growth(bench, Measured(), more, counts=idle.QUICK)
+    await holder.communicate(b"")
+    assert grown == pytest.approx(64, rel=0.1)
+    assert held == [idle.QUICK[0], sum(idle.QUICK)]
 
 
 def test_a_watcher_s_recording_is_split_by_turns() -> None:
