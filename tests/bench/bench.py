@@ -139,17 +139,17 @@ class Bench:
                     apart=apart,
                 )
         if server.database:
-            await self.check(server, sessions, answer)
+            await self.check(server, sessions, [answer] * len(sessions))
         return Round.of(spent, count=count, **done)
 
-    async def check(self, server: Served, sessions: list[str], answer: str) -> None:
+    async def check(self, server: Served, sessions: list[str], answers: list[str]) -> None:
         """Raises Invalid unless a majority has every session's turn as COMPLETED and its log can be read."""
         async with AsyncMongoClient[dict[str, Any]](self.parts.database.uri, readConcernLevel="majority") as client:
             states = client[server.database].turns.find({"session_id": {"$in": sessions}}, {"state": 1})
             reached = [turn["state"] async for turn in states]
         if reached != ["COMPLETED"] * len(sessions):
             raise Invalid(f"of {len(sessions)} turns a majority has {reached.count('COMPLETED')} as COMPLETED")
-        await self.parts.load.run(turns.read_back, address=server.address, sessions=sessions, answer=answer)
+        await self.parts.load.run(turns.read_back, address=server.address, sessions=sessions, answers=answers)
 
 
 @dataclass(frozen=True, slots=True)

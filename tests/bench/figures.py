@@ -38,6 +38,8 @@ class Row:
     spread: tuple[float, float]
     rounds: int
     floor: float | None = None
+    void: str = ""
+    """Why the row does not count; a goal is then missed."""
 
     @property
     def ratio(self) -> float | None:
@@ -48,17 +50,26 @@ class Row:
         if goal is None:
             return None
         shown = self.value if goal.of == "value" else self.ratio
-        return shown is not None and goal.met(shown)
+        return not self.void and shown is not None and goal.met(shown)
 
 
 def row(
-    name: str, about: str, rounds: Sequence[float], *, unit: str, floor: Sequence[float] | float | None = None
+    name: str,
+    about: str,
+    rounds: Sequence[float],
+    *,
+    unit: str,
+    floor: Sequence[float] | float | None = None,
+    void: str = "",
 ) -> Row:
-    """Returns a row of the rounds' figures and the floor's (each round's, or one). Raises Invalid without rounds."""
+    """Returns a row of the rounds' figures and the floor's (each round's, or one). Raises Invalid without rounds.
+
+    `void`: why it does not count, if it does not.
+    """
     if not rounds:
         raise Invalid(f"{name}: nothing was measured")
     below = floor if floor is None or isinstance(floor, float | int) else statistics.median(floor)
-    return Row(name, about, unit, statistics.median(rounds), (min(rounds), max(rounds)), len(rounds), below)
+    return Row(name, about, unit, statistics.median(rounds), (min(rounds), max(rounds)), len(rounds), below, void)
 
 
 def row_json(row: Row, goal: Goal | None) -> dict[str, Any]:
@@ -74,6 +85,7 @@ def row_json(row: Row, goal: Goal | None) -> dict[str, Any]:
         "ratio": _short(row.ratio),
         "goal": goal.text if goal else None,
         "met": row.met(goal),
+        "void": row.void,
     }
 
 

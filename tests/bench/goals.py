@@ -23,4 +23,10 @@ GOALS: Final[Mapping[str, Goal]] = {
     "agents.turns": Goal(5, of="ratio", at_most=False),
     "first_text.p50": Goal(5.0, of="value"),
     "first_text.p99": Goal(25.0, of="value"),
+    "live.64.256": Goal(2.7, of="ratio", at_most=False),
+    "live.64.256.F7": Goal(0.8, of="ratio", at_most=False),
+    "live.64.64": Goal(1.7, of="ratio", at_most=False),
+    "live.64.256.interval_0": Goal(1.5, of="ratio", at_most=False),
+    "live.64.64.late_p99": Goal(80, of="value"),
+    "live.64.256.late_p99": Goal(80, of="value"),
 }

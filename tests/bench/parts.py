@@ -17,6 +17,7 @@ import orjson
 from tests.bench import runner
 from tests.bench.figures import Invalid
 from tests.bench.floors.serving import PORT
+from tests.bench.pacing_model import READY
 from tests.chaos.programs import REPOSITORY, Program
 from tests.chaos.servers import environment
 from tests.demo.program import children
@@ -109,15 +110,16 @@ class Parts:
             self._shared["subject",] = await self._stack.enter_async_context(self.server("subject"))
         return self._shared["subject",]
 
-    async def floor(self, name: str, *arguments: object, python: str = sys.executable) -> Served:
+    async def floor(self, name: str, *arguments: object, python: str = sys.executable, model_url: str = "") -> Served:
         """Starts tests/bench/floors/`name`.py with the model's address and these arguments. The same arguments get the
         same server.
 
-        `python`: an interpreter without the project's packages; it can import the service's own source.
+        `model_url`: another model than the scripted one. `python`: an interpreter without the project's packages; it
+        can import the service's own source.
         """
-        key = (name, *arguments)
+        key = (name, model_url, *arguments)
         if key not in self._shared:
-            words = [f"tests.bench.floors.{name}", self.model_url, *map(str, arguments)]
+            words = [f"tests.bench.floors.{name}", model_url or self.model_url, *map(str, arguments)]
             label = f"{name}-{len(self._shared)}"
             program = await self._stack.enter_async_context(
                 self._program(label, words, python=python, PYTHONPATH=str(REPOSITORY / "service"))
@@ -164,6 +166,13 @@ class Parts:
                 yield Runner(program, reader, writer)
             finally:
                 writer.close()
+
+    async def pacing_model(self) -> Served:
+        """Returns the model that keeps its time; every caller gets the same one. Its address is its base URL."""
+        if ("pacing",) not in self._shared:
+            program = await self._stack.enter_async_context(self._program("pacing", ["tests.bench.pacing_model"]))
+            self._shared["pacing",] = Served(program, (await program.until_line(READY)).rsplit(" ", 1)[1])
+        return self._shared["pacing",]
 
     @property
     def model_url(self) -> str:

@@ -42,7 +42,8 @@ def _line(row: Row, goal: Goal | None) -> tuple[str, ...]:
     spread = f"{_shown(row.spread[0])} … {_shown(row.spread[1])}" if row.rounds > 1 else ""
     ratio = "" if row.ratio is None else f"{row.ratio:.2f} x"
     value = f"{_shown(row.value)} {row.unit}".strip()
-    return (row.name, value, spread, _shown(row.floor), ratio, goal.text if goal else "", met, row.about)
+    about = f"{row.about}; does not count: {row.void}" if row.void else row.about
+    return (row.name, value, spread, _shown(row.floor), ratio, goal.text if goal else "", met, about)
 
 
 def _shown(value: float | None) -> str:

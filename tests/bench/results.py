@@ -42,7 +42,8 @@ def _figure(figure: dict[str, Any] | None) -> str:
     if figure is None:
         return "-"
     value = f"{figure['value']:g} {figure['unit']}".strip()
-    return value if figure["ratio"] is None else f"{value} ({figure['ratio']:.2f} x {figure['floor']:g})"
+    value = value if figure["ratio"] is None else f"{value} ({figure['ratio']:.2f} x {figure['floor']:g})"
+    return f"{value}, does not count" if figure.get("void") else value
 
 
 def main(files: Sequence[str]) -> int:

@@ -15,12 +15,14 @@ from tests.bench.figures import Invalid, Row, row
 from tests.bench.jobs import watch
 from tests.bench.jobs.turns import create_sessions, read_back
 from tests.bench.measures import MEASURES, watchers
+from tests.bench.measures.live_streams import play
+from tests.bench.pacing import Pace
 from tests.demo.program import children
 from tests.processes import alive
 
 REPOSITORY = Path(__file__).parents[2]
 FLOORS = ("F1", "F2", "F2L", "F2A", "F4")
-COLUMNS = {"name", "about", "value", "unit", "spread", "rounds", "floor", "ratio", "goal", "met"}
+COLUMNS = {"name", "about", "value", "unit", "spread", "rounds", "floor", "ratio", "goal", "met", "void"}
 
 
 @pytest.mark.timeout(240)
@@ -52,9 +54,9 @@ async def test_a_turn_that_is_not_whole_makes_the_run_invalid(
         subject = await bench.parts.subject()
         sessions = await bench.parts.load.run(create_sessions, address=subject.address, count=2)
         with pytest.raises(Invalid, match="of 2 turns a majority has 0 as COMPLETED"):
-            await bench.check(subject, sessions, "an answer")
+            await bench.check(subject, sessions, ["an answer"] * 2)
         with pytest.raises(Invalid, match="its log has no whole turn"):
-            await bench.parts.load.run(read_back, address=subject.address, sessions=sessions, answer="an answer")
+            await bench.parts.load.run(read_back, address=subject.address, sessions=sessions, answers=["an answer"] * 2)
         await bench.turns(subject, concurrency=2)
         await bench.turns(subject, concurrency=2, message="tell nobody")
         return [row("never", "", [1.0], unit="")]
@@ -63,6 +65,19 @@ async def test_a_turn_that_is_not_whole_makes_the_run_invalid(
     assert await run([Measure("wrong", "wrong on purpose", wrong)], Scale(rounds=1, turns=4), out) == 1
     assert not out.exists()
     assert "this run is invalid: stream_turns: " in capsys.readouterr().err
+
+
+@pytest.mark.timeout(240)
+async def test_a_live_turn_creates_its_session_and_its_answer_is_exact(tmp_path: Path) -> None:
+    async def live(bench: Bench) -> list[Row]:
+        model = await bench.parts.pacing_model()
+        async with bench.parts.server("live", OPENAI_BASE_URL=model.address) as server:
+            result = await play(bench, server, Pace(8, apart_ms=2), count=4, concurrency=2)
+        return [row("late", "", result.late_ms, unit="ms"), row("responses", "", [result.responses], unit="")]
+
+    out = tmp_path / "bench.json"
+    assert await run([Measure("live", "two streams", live)], Scale(rounds=1, turns=4, quick=True), out) == 0
+    assert {figure["name"] for figure in orjson.loads(out.read_bytes())} == {"late", "responses"}
 
 
 @pytest.mark.timeout(240)

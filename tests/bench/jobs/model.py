@@ -49,3 +49,10 @@ async def _call(client: aiohttp.ClientSession, url: str, body: dict[str, Any], a
     if "".join(text for _, text in texts) != answer:
         raise Invalid("the model itself gave another answer")
     return texts[0][0]
+
+
+async def model_lateness(_channels: Channels, *, url: str) -> dict[str, Any]:
+    """Returns how many chunks the pacing model has sent since it was asked last, and how late: p50 and p99 in ms."""
+    async with aiohttp.ClientSession() as client, client.get(f"{url.removesuffix('/v1')}/lateness") as response:
+        lateness: dict[str, Any] = await response.json()
+        return lateness

@@ -86,8 +86,8 @@ async def stream_turns(
     }
 
 
-async def read_back(channels: Channels, *, address: str, sessions: list[str], answer: str) -> int:
-    """Reads the sessions' logs again. Raises Invalid unless each has one whole turn with this answer."""
+async def read_back(channels: Channels, *, address: str, sessions: list[str], answers: list[str]) -> int:
+    """Reads the sessions' logs again. Raises Invalid unless each has one whole turn with its answer."""
     stubs = [session_pb2_grpc.SessionServiceStub(channel) for channel in await channels.to(address)]
     limit, logs = asyncio.Semaphore(_AT_ONCE), list[tuple[str, session_pb2.ListEventsResponse]]()
 
@@ -99,12 +99,13 @@ async def read_back(channels: Channels, *, address: str, sessions: list[str], an
     async with asyncio.TaskGroup() as group:
         for number, session_id in enumerate(sessions):
             group.create_task(read(number, session_id))
+    expected = dict(zip(sessions, answers, strict=True))
     for session_id, log in logs:
         if [event.sequence for event in log.events] != list(range(1, len(log.events) + 1)) or log.more:
             raise Invalid(f"{session_id}: its log has a gap")
         messages = [event.message_completed for event in log.events if event.HasField("message_completed")]
         ends = [event.WhichOneof("payload") for event in log.events[-1:]]
-        if [_text(message.content) for message in messages] != [answer] or ends != ["turn_completed"]:
+        if [text_of(message.content) for message in messages] != [expected[session_id]] or ends != ["turn_completed"]:
             raise Invalid(f"{session_id}: its log has no whole turn: {messages} {ends}")
     return len(sessions)
 
@@ -117,14 +118,14 @@ def _request(session_id: str, message: str) -> bytes:
 
 def first_text(streamed: StreamedTurn, answer: str) -> float:
     """Returns the seconds to the first text. Raises Invalid unless the whole answer came and the turn is COMPLETED."""
-    first, shown, whole, state = None, _Deltas(), None, chat_pb2.TURN_STATE_UNSPECIFIED
+    first, shown, whole, state = None, Deltas(), None, chat_pb2.TURN_STATE_UNSPECIFIED
     for at, raw in streamed.responses:
         response = chat_pb2.StreamMessageResponse.FromString(raw)
         for event in response.events:
             if event.HasField("content_delta"):
                 shown.take(event.content_delta)
             if event.HasField("message_completed"):
-                whole = _text(event.message_completed.content)
+                whole = text_of(event.message_completed.content)
         if first is None and (shown.text or whole):
             first = at
         state = response.turn.state
@@ -135,7 +136,7 @@ def first_text(streamed: StreamedTurn, answer: str) -> float:
     return first
 
 
-class _Deltas:
+class Deltas:
     """The text of a message as a client shows it while it is written."""
 
     def __init__(self) -> None:
@@ -151,5 +152,6 @@ class _Deltas:
         self.text += delta.text
 
 
-def _text(content: Any) -> str:
+def text_of(content: Any) -> str:
+    """Returns the text of a message's parts."""
     return "".join(part.text for part in content)

@@ -1,12 +1,13 @@
 """The measures, in the order in which they are run."""
 
 from tests.bench.bench import Measure
-from tests.bench.measures import agents_sdk, first_text, growth, idle, latency, turns, variants, watchers
+from tests.bench.measures import agents_sdk, first_text, growth, idle, latency, live_streams, turns, variants, watchers
 
 MEASURES: tuple[Measure, ...] = (
     *turns.MEASURES,
     *first_text.MEASURES,
     *agents_sdk.MEASURES,
+    *live_streams.MEASURES,
     *watchers.MEASURES,
     *latency.MEASURES,
     *growth.MEASURES,

@@ -41,14 +41,18 @@ async def agents_sdk(bench: Bench) -> list[Row]:
     ]
 
 
-async def floor(bench: Bench) -> Served:
-    """Starts the SDK's server in an environment of its own, which is installed first if it is missing."""
+async def floor(bench: Bench, *, model_url: str = "") -> Served:
+    """Starts the SDK's server in an environment of its own, which is installed first if it is missing.
+
+    `model_url`: another model than the scripted one.
+    """
     bench.show_progress("the agent SDK's own environment")
     make = await asyncio.create_subprocess_exec("make", "--no-print-directory", "-s", INSTALLED, cwd=REPOSITORY)
     if await make.wait() != 0:
         raise Invalid("the agent SDK (F5) cannot be installed; the reason is above")
     database = bench.parts.folder / "agents.sqlite"
-    return await bench.parts.floor("agents_sdk", database, orjson.dumps(OPTIONS).decode(), python=str(PYTHON))
+    options = orjson.dumps(OPTIONS).decode()
+    return await bench.parts.floor("agents_sdk", database, options, python=str(PYTHON), model_url=model_url)
 
 
 MEASURES = (Measure("agents-sdk", "turns beside an agent SDK with its SQLite session", agents_sdk),)

@@ -63,6 +63,7 @@ def test_the_file_is_a_list_of_rows(tmp_path: Path) -> None:
         "ratio": 0.75,
         "goal": "≤ 0.6 x",
         "met": False,
+        "void": "",
     }
     assert (second["floor"], second["ratio"], second["goal"], second["met"]) == (None, None, None, None)
 
