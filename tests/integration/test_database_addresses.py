@@ -206,10 +206,46 @@ async def test_a_majority_that_does_not_acknowledge(mongo_uri: str) -> None:
         ("mongodb://host/?authMechanism=PASSWORD", "MONGODB_URI has the option authMechanism, which the driver"),
         ("mongodb://host/?replcaSet=orders", "MONGODB_URI has the option replcaSet, which the driver does not know"),
         ("mongodb+srv://nowhere.invalid/", "the DNS records of MONGODB_URI cannot be read"),
+        ("mongodb://host/?=orders", "MONGODB_URI is not the address of a MongoDB: write mongodb://"),
+        ("mongodb://host/?directConnection=true&loadBalanced=true", "options of MONGODB_URI contradict each other"),
+        ("mongodb://host/?tlsCRLFile=/etc/hostname&tls=false", "options of MONGODB_URI contradict each other"),
     ],
 )
 async def test_an_address_that_no_driver_can_use(uri: str, sentence: str) -> None:
     assert (await why_not(uri)).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "mongodb://ada:12?secret@host/",
+        "mongodb://ada:12?secret=word@host/?tls=true",
+        "mongodb://ada:a/b?c&secret@host/",
+        "mongodb+srv://ada:a?secret@host/",
+    ],
+)
+async def test_no_part_of_a_password_that_is_not_escaped_is_shown(uri: str) -> None:
+    """What is behind its question mark looks like the name of an option."""
+    sentence = await why_not(uri)
+    assert sentence.startswith("MONGODB_URI is not the address of a MongoDB: write mongodb://")
+    assert "secret" not in sentence
+
+
+@pytest.mark.parametrize(
+    "login",
+    [
+        "ada@{}/?authMechanism=MONGODB-X509&tls=true",
+        "ada@{}/orders?authMechanism=MONGODB-X509&tls=true",
+        "ada:word@{}/?authMechanism=PLAIN",
+        "ada:word@{}/orders?authmechanism=PLAIN",
+        "ada:word@{}/orders?authmechanism=SCRAM-SHA-1",
+        "ada:word@{}/?authMechanism=MONGODB-AWS",
+    ],
+)
+async def test_each_way_to_log_in_gets_as_far_as_the_host(login: str) -> None:
+    """Some take no password, and some no other source than $external."""
+    async with answering(lambda _: b"") as at:
+        assert (await why_not(f"mongodb://{login.format(at)}", operation=0.2)).startswith(f"{at} a")
 
 
 async def test_a_certificate_file_that_holds_none(tmp_path: Path) -> None:

@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 
 from turnkeeper import settings
+from turnkeeper.database_state import DatabaseState
 from turnkeeper.settings import Settings
 from turnkeeper.start_errors import PortTaken
 from turnkeeper.supervision import supervisor
 from turnkeeper.supervision.options import SupervisorOptions
+from turnkeeper.supervision.parent_link import database_line
 
 PYTHON = sys.executable
 URI = "mongodb://ada:a-password@127.0.0.1:1/"
@@ -122,6 +124,20 @@ else: {SERVE} sys.exit(1)
         while "pod-1 serves again" not in logged():  # noqa: ASYNC110 - a log sends no notification
             await asyncio.sleep(0.01)
     assert "pod-1: no database answers" in logged()
+
+
+async def test_a_replica_that_ends_with_a_state_of_the_database_unread_ends_no_other() -> None:
+    """The private database ended while the replica was started again."""
+    plays = "import select; select.select([line], [], []); line.sendall(b'no database answers'); sys.exit(2)"
+    replica = supervisor._ReplicaProcess("pod-1", {"PLAYS": plays})  # noqa: SLF001 - no state comes at a set time
+    starting = asyncio.create_task(replica.start())
+    async with asyncio.timeout(20):
+        while replica._link is None:  # noqa: SLF001, ASYNC110
+            await asyncio.sleep(0.01)
+        replica.send(database_line(DatabaseState.DOWN))
+        with pytest.raises(supervisor.ReplicaFailed, match="^no database answers$"):
+            await starting
+    await replica.drain(1)
 
 
 async def test_a_replica_that_dies_in_the_drain_is_logged(logged: Callable[[], list[str]]) -> None:

@@ -131,9 +131,10 @@ class EventLog(Protocol):
         ...
 
     async def outcome(self, changeset: Changeset) -> CommitResult | None:
-        """Returns the result of a commit that raised ServiceUnavailable, as soon as it is known. Sends nothing anew.
+        """Returns the result of a commit that took a lease and raised ServiceUnavailable, as soon as it is known.
 
-        Returns None if nothing was stored, or if that is still unknown a minute later. A second call returns None.
+        Returns None if nothing was stored, or if that is still unknown a minute later. Call it once for each commit:
+        until then the changeset is kept, and a second call returns None. Sends nothing anew.
         """
         ...
 

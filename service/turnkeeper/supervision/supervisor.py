@@ -238,6 +238,7 @@ async def _report(link: socket.socket) -> bytes:
     """Returns SERVING once the replica has sent it, or everything that it sent until its end."""
     loop = asyncio.get_running_loop()
     report = b""
-    while report != SERVING and (chunk := await loop.sock_recv(link, 4096)):
-        report += chunk
+    with contextlib.suppress(ConnectionResetError):  # it ended and had not read what the supervisor sent
+        while report != SERVING and (chunk := await loop.sock_recv(link, 4096)):
+            report += chunk
     return report

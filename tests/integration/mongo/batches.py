@@ -22,8 +22,8 @@ async def next_changeset(store: MongoStore, key: SessionKey, **given: Any) -> Ch
     return a_changeset(await head_of(store, key), an_event("one"), new_turns=(a_turn(key),), **given)
 
 
-async def new_changesets(store: MongoStore, count: int = MANY) -> list[Changeset]:
-    return [await next_changeset(store, key) for key in await new_session_keys(store, count)]
+async def new_changesets(store: MongoStore, count: int = MANY, **given: Any) -> list[Changeset]:
+    return [await next_changeset(store, key, **given) for key in await new_session_keys(store, count)]
 
 
 async def together(store: MongoStore, *changesets: Changeset) -> list[CommitResult]:

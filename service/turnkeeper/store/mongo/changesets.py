@@ -15,6 +15,7 @@ from turnkeeper.store.changeset import (
     CommitResult,
     Committed,
     Conflict,
+    LeaseChange,
     RequestRecord,
     StoredEvent,
 )
@@ -30,8 +31,6 @@ from turnkeeper.store.mongo.transactions.writes import Obstacle, Writes
 
 REQUESTS_KEPT: Final = timedelta(hours=72)
 """Records of requests are found for this long; then the database removes them."""
-MOST_UNSETTLED: Final = 4096
-"""Changesets whose outcome was unknown and was not asked for since, at most. Beyond it the oldest is dropped."""
 KEPT_WITH_SESSION: Final = frozenset({"message"})
 """Families whose records are kept as long as their session."""
 
@@ -77,17 +76,12 @@ class Changesets:
             try:
                 return await self._group_commit.commit(entry)
             finally:
-                if entry.unsettled is not None:
-                    self._keep_unsettled(changeset, entry.unsettled)
+                if entry.unsettled is not None and changeset.head.lease is LeaseChange.TAKE:
+                    self._unsettled[changeset.changeset_id] = entry.unsettled  # until `outcome` is called
 
     async def outcome(self, changeset: Changeset) -> CommitResult | None:
         unsettled = self._unsettled.pop(changeset.changeset_id, None)
         return None if unsettled is None else await unsettled.outcome
-
-    def _keep_unsettled(self, changeset: Changeset, unsettled: Unsettled[CommitResult]) -> None:
-        self._unsettled[changeset.changeset_id] = unsettled
-        if len(self._unsettled) > MOST_UNSETTLED:
-            del self._unsettled[next(iter(self._unsettled))]
 
 
 def _numbered(codec: EventCodec, changeset: Changeset) -> tuple[StoredEvent, ...]:

@@ -26,6 +26,8 @@ REFUSES_USER: Final = (11, 18, 8000)
 UNKNOWN_COMMAND: Final = 59
 _KEPT_OPTIONS: Final = ("tls", "ssl", "auth", "proxy", "compressors")
 """Beginnings of the options that a connection to one host needs."""
+_IN_DATABASE: Final = ("SCRAM", "PLAIN")
+"""Beginnings of the ways to log in for which the URI's database is the default of authSource."""
 _TLS_REASON: Final = re.compile(r"\] ([^()]+) \(_ssl")
 
 Hello: TypeAlias = Mapping[str, Any]
@@ -33,6 +35,11 @@ Hello: TypeAlias = Mapping[str, Any]
 NO_ADDRESS: Final = (
     "MONGODB_URI is not the address of a MongoDB: write mongodb://HOST:PORT,…/?replicaSet=NAME, "
     "with special characters of a password as %XX"
+)
+
+UNFIT_OPTIONS: Final = (
+    "options of MONGODB_URI contradict each other, or a file that one of them names holds no certificate: "
+    "check those for TLS, for the login and for the kind of connection"
 )
 
 
@@ -47,8 +54,12 @@ class _Diagnosis:
 
 
 def check_options(uri: str) -> None:
-    """Raises UnfitDatabase for an option of the URI that the driver does not know or cannot use. Shows no value."""
-    for option in filter(None, re.split("[&;]", uri.partition("?")[2])):
+    """Raises UnfitDatabase for an option of the URI that the driver does not know or cannot use. Shows no value.
+
+    With an `@` behind the first `?`, that may be the end of a password: then no part of it is shown.
+    """
+    options = uri.partition("?")[2]
+    for option in filter(None, re.split("[&;]", options)):
         name = option.partition("=")[0]
         if name.lower().startswith("srv"):
             continue  # the driver checks them with the address
@@ -57,9 +68,20 @@ def check_options(uri: str) -> None:
         except OSError as error:
             raise UnfitDatabase(f"{name} of MONGODB_URI names a file that cannot be read: {error.strerror}") from None
         except (PyMongoError, ValueError, TypeError):
+            if "@" in options or not name:
+                raise UnfitDatabase(NO_ADDRESS) from None
             raise UnfitDatabase(
                 f"MONGODB_URI has the option {name}, which the driver does not know or whose value it cannot use"
             ) from None
+
+
+def why_unusable(uri: str) -> str:
+    """Returns what is wrong with a URI whose options are known, and of which the driver makes no client all the same."""
+    try:
+        parse_uri(uri.partition("?")[0].replace("+srv://", "://", 1))
+    except (PyMongoError, ValueError):
+        return NO_ADDRESS
+    return UNFIT_OPTIONS
 
 
 async def check(uri: str, *, patience: float) -> None:
@@ -111,8 +133,11 @@ def _hello(host: str, port: int | None, parsed: Mapping[str, Any]) -> _Diagnosis
     options = parsed["options"]
     kept = {name: value for name, value in options.items() if name.lower().startswith(_KEPT_OPTIONS)}
     if parsed["username"]:
-        kept = {"authSource": parsed["database"] or "admin", **kept}
-        kept |= {"username": parsed["username"], "password": parsed["password"]}
+        kept["username"] = parsed["username"]
+    if parsed["password"]:
+        kept["password"] = parsed["password"]
+    if parsed["database"] and options.get("authMechanism", "SCRAM").startswith(_IN_DATABASE):
+        kept = {"authSource": parsed["database"], **kept}
     client = MongoClient[dict[str, Any]](
         host,
         port,

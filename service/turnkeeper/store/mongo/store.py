@@ -84,7 +84,7 @@ class MongoStore(
         except InvalidName:
             raise indexes.UnfitDatabase(f"a database cannot have the name {database!r}: choose another one") from None
         except (ConfigurationError, ValueError, OSError):
-            raise indexes.UnfitDatabase(seeds.NO_ADDRESS) from None
+            raise indexes.UnfitDatabase(seeds.why_unusable(uri)) from None
         self._renewer = partial(MongoRenewer, uri, database=database, operation=operation)
         self._replica = replica
         self._tasks = Tasks()
