@@ -49,7 +49,7 @@ async def test_d2_each_changeset_of_a_batch_that_lands_late_gets_its_own_result(
 async def test_d2_what_a_majority_has_is_known_also_while_no_commit_is_answered(
     new_store: NewStore, failing: FailPoint
 ) -> None:
-    store = await new_store(operation=SOON)
+    store = await new_store(operation=timedelta(seconds=1))
     changesets = await new_changesets(store, 2, head=TAKEN)
     store._outcomes = Unreadable(store._connection)  # noqa: SLF001 - nothing can be read until the deadline
     async with failing(["commitTransaction"], **REPLY_LOST):

@@ -25,6 +25,9 @@ from turnkeeper.engine.rules.tool_calls import is_unchanged, request_new_approva
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.tools.toolbox import Toolbox
 
+CHANGED_AT_ONCE = 32
+"""Calls that one decision passes over because they may not start as they are: comparing their arguments takes time."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owner:
@@ -70,35 +73,52 @@ def advance_turn(uow: UnitOfWork, owner: Owner) -> tuple[Call, ...]:
 
 
 def _apply_due_step(uow: UnitOfWork, owner: Owner) -> tuple[Call, ...]:
-    """Applies the due step if it needs nothing from outside. Returns the calls that are STARTED."""
-    match due_step(uow.turn, uow.calls, owner):
-        case Complete(stop_reason=stop_reason):
-            turn_rules.complete(uow, stop_reason)
-        case Fail(error=error):
-            uow.fail_turn(error)
-        case AwaitAnswers(calls=calls):
-            uow.await_answers(calls)
-        case RunTools(calls=calls) if not (owner.releasing or uow.snapshot.head.suspended):
-            return _start_calls(uow, calls, owner)
-        case RunTools() | CallModel() | AwaitResults() | ResolveLost():
-            pass
+    """Applies the due step, and those that follow, if they need nothing from outside.
+
+    Returns the calls that are STARTED. Stops after CHANGED_AT_ONCE calls that may not start: the owner's next decision
+    goes on with the rest.
+    """
+    changed = 0
+    while changed < CHANGED_AT_ONCE:
+        match due_step(uow.turn, uow.calls, owner):
+            case Complete(stop_reason=stop_reason):
+                turn_rules.complete(uow, stop_reason)
+            case Fail(error=error):
+                uow.fail_turn(error)
+            case AwaitAnswers(calls=calls):
+                uow.await_answers(calls)
+            case RunTools(calls=calls) if not (owner.releasing or uow.snapshot.head.suspended):
+                started, passed_over = _start_calls(uow, calls, owner, most_changed=CHANGED_AT_ONCE - changed)
+                if started:
+                    return started
+                changed += passed_over
+                continue
+            case RunTools() | CallModel() | AwaitResults() | ResolveLost():
+                pass
+        break
     return ()
 
 
-def _start_calls(uow: UnitOfWork, calls: tuple[Call, ...], owner: Owner) -> tuple[Call, ...]:
-    """Marks calls as STARTED, before anything is sent to their tools. Returns them.
+def _start_calls(
+    uow: UnitOfWork, calls: tuple[Call, ...], owner: Owner, *, most_changed: int
+) -> tuple[tuple[Call, ...], int]:
+    """Marks calls as STARTED, before anything is sent to their tools.
 
     A call gets a new round of approval instead if it is no longer what was proposed or approved, or if another call of
-    its tool became UNKNOWN since.
+    its tool became UNKNOWN since. Returns the STARTED ones, and how many others there were: `most_changed` at most.
     """
     if any(call.started and call.attempt == uow.turn.attempt for call in calls):
         # A call that timed out starts again under the same owner: a late result names the attempt that it belongs to.
         uow.put_turn(uow.turn.next_attempt(next_message_id=uow.turn.next_message_id, at=uow.at))
     launch: list[Call] = []
+    changed = 0
     for call in calls:
         spec = owner.toolbox.find(owner.agent, call.tool)
         if not (is_unchanged(call, spec, agent=owner.agent) and shows_all_unknown(uow, call)):
             request_new_approval(uow, call, agent=owner.agent, toolbox=owner.toolbox)
+            changed += 1
+            if changed == most_changed:
+                break
             continue
         started = call.start(attempt=uow.turn.attempt, fence=owner.fence)
         uow.put_call(started)
@@ -106,4 +126,4 @@ def _start_calls(uow: UnitOfWork, calls: tuple[Call, ...], owner: Owner) -> tupl
         launch.append(started)
     usage = uow.turn.usage + Usage(tool_calls=len(launch))
     uow.put_turn(replace(uow.turn, usage=usage, update_time=uow.at))
-    return tuple(launch) or _apply_due_step(uow, owner)
+    return tuple(launch), changed

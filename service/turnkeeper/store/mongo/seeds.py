@@ -76,7 +76,7 @@ def check_options(uri: str) -> None:
 
 
 def why_unusable(uri: str) -> str:
-    """Returns what is wrong with a URI whose options are known, and of which the driver makes no client all the same."""
+    """Returns what is wrong with a URI of which the driver makes no client, although it knows the options."""
     try:
         parse_uri(uri.partition("?")[0].replace("+srv://", "://", 1))
     except (PyMongoError, ValueError):

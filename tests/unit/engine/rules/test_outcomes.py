@@ -10,6 +10,7 @@ from tests.builders import AGENT, NOON, a_call, a_session, a_session_key, a_turn
 from turnkeeper.domain.agent import PolicyRule
 from turnkeeper.domain.approval import Answer, ApprovalDecision, ApprovalKind, ApprovalState
 from turnkeeper.domain.event import ToolReturned
+from turnkeeper.domain.message import MOST_CALLS
 from turnkeeper.domain.session import UNKNOWN_PER_TOOL, SessionKey, SessionState
 from turnkeeper.domain.tool import (
     Call,
@@ -22,7 +23,7 @@ from turnkeeper.domain.tool import (
 )
 from turnkeeper.domain.turn import CancelReason, TurnState
 from turnkeeper.engine.rules import approvals as approval_rules
-from turnkeeper.engine.rules.advance import Owner, advance_turn
+from turnkeeper.engine.rules.advance import CHANGED_AT_ONCE, Owner, advance_turn
 from turnkeeper.engine.rules.tool_calls import shows_all_unknown
 from turnkeeper.engine.rules.turns import record_late_result, record_tool_results, resolve_lost_calls
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
@@ -205,6 +206,26 @@ def test_d3_a_call_that_starts_again_under_its_owner_starts_in_a_new_attempt() -
     (again,) = advance_turn(uow, owner)
     assert (again.attempt, uow.turn.attempt, uow.turn.state) == (3, 3, TurnState.RUNNING)
     assert uow.events[-1].attempt == 3
+
+
+@pytest.mark.parametrize("parallel_tools", [1, 4, 1000])
+def test_c_calls_that_may_not_start_are_asked_for_in_bounded_decisions(parallel_tools: int) -> None:
+    """One call of a thousand timed out: no other call of its tool may start before a person has seen that."""
+    toolbox = Toolbox([PythonTools([samples.send_message])])
+    limits = replace(ASKER.limits, parallel_tools=parallel_tools)
+    agent = replace(ASKER, tools=("*",), limits=limits)
+    ready = {"state": S.READY, "tool": "send_message", "arguments_json": '{"text":"b","to":"a"}'}
+    calls = [a_call(PLACE, turn_id="turn", position=number, **ready) for number in range(MOST_CALLS)]
+    owner = Owner(agent=agent, toolbox=toolbox, fence=2, running=frozenset(), releasing=False)
+    uow, decisions = unit_of_work(*calls), 0
+    while uow.turn.state is TurnState.RUNNING:
+        assert advance_turn(uow, owner) == ()
+        assert len(uow.events) <= CHANGED_AT_ONCE
+        stored = uow.snapshot_after(Committed(last_seq=9, fence=2, events=()), by_owner=True)
+        uow, decisions = UnitOfWork(stored, at=NOON, new_id=new_id), decisions + 1
+    assert uow.turn.state is TurnState.AWAITING_APPROVAL
+    assert len(uow.approvals) == MOST_CALLS
+    assert decisions == MOST_CALLS // CHANGED_AT_ONCE + 1
 
 
 ANSWERS = [
