@@ -20,7 +20,7 @@ TAKEOVER_MARGIN: Final = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """The options of a run."""
+    """The options of a run. One of FULL_MINUTES tries every kind; a shorter one may end before a kind's turn comes."""
 
     seed: int
     minutes: float
@@ -39,6 +39,9 @@ def report(
     confirmed = sum(row["confirmed"] for row in faults.values())
     figures = {**checked, "faults": confirmed, "kinds": sum(row["confirmed"] > 0 for row in faults.values())}
     failures = [*trouble, *_failures(run, faults=faults, figures=figures)]
+    every = {kind: {"tried": 0, "confirmed": 0} for kind in run.kinds} | {
+        kind: dict(row) for kind, row in faults.items()
+    }
     return {
         "seed": run.seed,
         "minutes": run.minutes,
@@ -47,7 +50,7 @@ def report(
         "failures": failures,
         "least": {name: run.least(name) for name in LEAST},
         "scaled": run.minutes < FULL_MINUTES,
-        "faults_by_kind": dict(faults),
+        "faults_by_kind": dict(sorted(every.items())),
         **figures,
     }
 
@@ -64,8 +67,12 @@ def _failures(run: Run, *, faults: Mapping[str, Mapping[str, int]], figures: Map
         for name in LEAST
         if figures.get(name, 0) < run.least(name)
     ]
-    idle = [kind for kind in run.kinds if not faults.get(kind, {}).get("confirmed")]
-    failures += [f"{kind} never took effect" for kind in idle]
+    for kind in run.kinds:
+        row = faults.get(kind, {"tried": 0, "confirmed": 0})
+        if row["tried"] and not row["confirmed"]:
+            failures.append(f"{kind} never took effect, tried {row['tried']} times")
+        elif not row["tried"] and run.minutes >= FULL_MINUTES:
+            failures.append(f"{kind} was never tried")
     if figures["kinds"] < min(LEAST_KINDS, len(run.kinds)):
         failures.append(f"only {figures['kinds']} kinds of fault took effect")
     p99 = figures.get("takeover_seconds", {}).get("p99")

@@ -1,5 +1,6 @@
 """Commands of servers that the database refuses or delays, by its own fail points on the primary."""
 
+import asyncio
 import contextlib
 import random
 from typing import Any, Final
@@ -11,6 +12,8 @@ from tests.chaos.database import Node
 from tests.chaos.strikes import Strike
 
 PATIENCE: Final = 3.0
+TRIES: Final = 5
+"""Of a fault that took no effect, for instance because there was no primary to have one on."""
 _APP: Final = "turnkeeper"
 _NOT_PRIMARY: Final = 10_107
 _WRITE_CONFLICT: Final = 112
@@ -44,22 +47,41 @@ async def cut(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
 
 async def kill_streams(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
     """Kills the cursors of the change streams: every change listener must open a new one."""
-    primary, _ = await cluster.database.until_primary()
-    strike.aim(primary.name)
-    killed = 0
-    for node in [node for node in cluster.database.nodes if node.answers]:
-        with contextlib.suppress(PyMongoError):
-            killed += await _kill_streams_of(node)
-    if killed:
-        strike.confirm(f"{killed} cursors of change streams were killed")
+    for _ in range(TRIES):
+        primary, _ = await cluster.database.until_primary()
+        strike.aim(primary.name)
+        killed = 0
+        for node in [node for node in cluster.database.nodes if node.answers]:
+            with contextlib.suppress(PyMongoError):
+                killed += await _kill_streams_of(node)
+        if killed:
+            strike.confirm(f"{killed} cursors of change streams were killed")
+            break
+        await asyncio.sleep(1)
 
 
 async def _fail(cluster: Cluster, strike: Strike, how: dict[str, Any], *, rng: random.Random) -> None:
-    """Lets some such commands fail; confirmed when the database has counted the fail point."""
-    primary, _ = await cluster.database.until_primary()
-    strike.aim(primary.name)
+    """Lets some such commands fail; confirmed when the database has counted the fail point.
+
+    A primary that gets no such command in PATIENCE seconds may be one no more: tried again, TRIES times at most.
+    """
     strike.note(", ".join(how["failCommands"]))
     times = rng.randint(2, 8)
+    for _ in range(TRIES):
+        primary, _ = await cluster.database.until_primary()
+        strike.aim(primary.name)
+        try:
+            entered = await _failed(primary, how, times=times)
+        except PyMongoError:  # another lane has just broken this node
+            await asyncio.sleep(1)
+            continue
+        if entered:
+            strike.confirm(f"{entered} commands met the fail point")
+            break
+
+
+async def _failed(primary: Node, how: dict[str, Any], *, times: int) -> int:
+    """Lets `times` such commands fail. Returns how many did, within PATIENCE seconds."""
     mode = {"times": times}
     data = {**how, "appName": _APP}
     set_up = await primary.command("configureFailPoint", "failCommand", mode=mode, data=data)
@@ -68,9 +90,7 @@ async def _fail(cluster: Cluster, strike: Strike, how: dict[str, Any], *, rng: r
             await _entered(primary, set_up["count"] + times)
     finally:
         over = await primary.command("configureFailPoint", "failCommand", mode="off")
-    entered = over["count"] - set_up["count"]
-    if entered > 0:
-        strike.confirm(f"{entered} commands met the fail point")
+    return int(over["count"] - set_up["count"])
 
 
 async def _entered(node: Node, times: int) -> None:

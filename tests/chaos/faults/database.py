@@ -4,23 +4,29 @@ import asyncio
 import contextlib
 import random
 import signal
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
+import pymongo
 from bson import Timestamp
 from pymongo.errors import AutoReconnect, PyMongoError
 
 from tests.chaos.cluster import Cluster
 from tests.chaos.database import Node, ReplicaSet
-from tests.chaos.servers import Server
 from tests.chaos.strikes import Strike
 
 _KILLED: Final = -int(signal.SIGKILL)
 _NOTABLE_WAIT: Final = 1.0
 """Seconds; usually a write waits some milliseconds."""
+_BETWEEN_PROBES: Final = 0.3
+LATEST: Final = 8.0
+"""Seconds for one write of ours, at most."""
+SLOW_FOR: Final = 30.0
+"""Seconds of a slow majority, at most."""
 _LANDED_WITHIN: Final = 3.0
 """Seconds in which commits land once a majority can have them."""
-_PAUSES: Final = 3
+_PAUSES: Final = 4
 """Pauses, at most, until one of them meets a message that is being stored."""
 _LANDED: Final = "after its caller got UNAVAILABLE: "
 
@@ -118,15 +124,23 @@ async def no_majority(cluster: Cluster, strike: Strike, rng: random.Random) -> N
 
 
 async def slow_majority(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
-    """Lets a majority have each write 2 s late: nothing is lost, and everything takes longer."""
+    """Lets a majority have each write 2 s late: nothing is lost, and everything takes longer.
+
+    It lasts until a write of ours was notably late and servers' writes waited beside it, for SLOW_FOR seconds at most.
+    """
     async with cluster.database.slow_majority(seconds=2) as primary:
         strike.aim(primary.name)
-        before = await _waits(primary)
-        await asyncio.sleep(rng.uniform(6, 10))
-        writes, milliseconds = (after - earlier for after, earlier in zip(await _waits(primary), before, strict=True))
-    average = milliseconds / 1000 / max(1, writes)
-    evidence = f"{writes} writes waited {average:.1f} s for a majority, on average"
-    if average > _NOTABLE_WAIT:
+        least = time.monotonic() + rng.uniform(6, 10)
+        ours: list[float] = []
+        waited, late = await _waits(primary), 0
+        while (now := time.monotonic()) < least or (not late and now < strike.began_mono + SLOW_FOR):
+            ours.append(await _until_majority(primary))
+            others = [after - before for after, before in zip(await _waits(primary), waited, strict=True)]
+            late = sum(seconds > _NOTABLE_WAIT for seconds in ours) if others[0] > len(ours) else 0
+            await asyncio.sleep(_BETWEEN_PROBES)
+    evidence = f"{late} of our {len(ours)} writes were up to {max(ours):.1f} s late for a majority; "
+    evidence += f"all {others[0]} that waited did so for {others[1] / 1000:.0f} s altogether"
+    if late:
         strike.confirm(evidence)
     else:
         strike.note(evidence)
@@ -139,15 +153,28 @@ async def late_commits(cluster: Cluster, strike: Strike, rng: random.Random) -> 
     others = await cluster.database.secondaries()
     strike.aim(primary.name)
     for _ in range(_PAUSES):
-        before = {server.name: _landed(server) for server in cluster.servers}
+        before = _landed_by_program(cluster)
         async with replication_paused(others):
             await asyncio.sleep(rng.uniform(6, 7))
-        await asyncio.sleep(_LANDED_WITHIN)
-        landed = sum(max(0, _landed(server) - before[server.name]) for server in cluster.servers)
+        landed, until = 0, time.monotonic() + _LANDED_WITHIN
+        while not landed and time.monotonic() < until:
+            await asyncio.sleep(0.2)
+            landed = sum(count - before.get(pid, 0) for pid, count in _landed_by_program(cluster).items())
         if landed:
             strike.confirm(f"{landed} turns were stored after their callers got UNAVAILABLE")
             break
+        strike.note("no turn was stored after its caller got UNAVAILABLE")
     await cluster.database.until_whole()
+
+
+async def _until_majority(primary: Node) -> float:
+    """Writes once. Returns the seconds until a majority had it, LATEST at most."""
+    began = time.monotonic()
+    update = {"q": {"_id": "late"}, "u": {"$inc": {"writes": 1}}, "upsert": True}
+    concern = {"w": "majority", "wtimeout": round(LATEST * 1000)}
+    with contextlib.suppress(PyMongoError), pymongo.timeout(LATEST + 1):
+        await primary.command("update", "late", updates=[update], writeConcern=concern, on="chaos_probe")
+    return time.monotonic() - began
 
 
 async def _waits(primary: Node) -> tuple[int, int]:
@@ -156,9 +183,9 @@ async def _waits(primary: Node) -> tuple[int, int]:
     return waits["num"], waits["totalMillis"]
 
 
-def _landed(server: Server) -> int:
-    """Returns how many turns of this server were stored late, by its log since its start."""
-    return server.program.output().count(_LANDED)
+def _landed_by_program(cluster: Cluster) -> dict[int, int]:
+    """Returns how many turns each server process has stored late, by its log."""
+    return {server.program.pid: server.program.output().count(_LANDED) for server in cluster.servers}
 
 
 async def _kill(database: ReplicaSet, primary: Node, strike: Strike, *, term: int) -> None:

@@ -2,11 +2,15 @@
 
 import asyncio
 import random
+import time
 
 from tests.chaos.cluster import Cluster
 from tests.chaos.strikes import Strike
 
 LOST_TIME = 4.0
+"""Seconds in which answers are lost, at most, once one was."""
+LATEST = 20.0
+"""Seconds until the first answer is lost, at most: without a primary there is none."""
 
 
 async def cut_clients(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
@@ -35,9 +39,10 @@ async def lose_replies(cluster: Cluster, strike: Strike, rng: random.Random) -> 
     servers = [server.name for server in cluster.servers]
     strike.aim("servers")
     with cluster.wire.theft(cluster.database.links, servers, b"commitTransaction", times=rng.randint(2, 6)) as theft:
-        for _ in range(round(LOST_TIME / 0.1)):
+        began = time.monotonic()
+        while True:
             await asyncio.sleep(0.1)
-            if not theft.left:
+            if not theft.left or time.monotonic() > began + (LOST_TIME if theft.taken else LATEST):
                 break
         if theft.taken:
             strike.confirm(f"{theft.taken} answers to commits were lost after the database had given them")

@@ -1,5 +1,6 @@
 """When a run has passed, and why it has failed."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,7 +62,25 @@ def test_only_confirmed_faults_count() -> None:
 
 def test_a_kind_that_never_took_effect_fails_the_run() -> None:
     faults = {"kind-0": {"tried": 9, "confirmed": 0}, "kind-1": {"tried": 50, "confirmed": 50}}
-    assert _run(faults=faults)["failures"] == ["kind-0 never took effect"]
+    assert _run(faults=faults)["failures"] == ["kind-0 never took effect, tried 9 times"]
+
+
+def test_a_kind_that_was_not_tried_fails_a_full_run_and_is_shown_in_a_short_one() -> None:
+    """A lane has each kind once in a round: a short run may end before the round does."""
+    faults = {"kind-0": {"tried": 0, "confirmed": 0}, "kind-1": {"tried": 50, "confirmed": 50}}
+    assert _run(faults=faults)["failures"] == ["kind-0 was never tried"]
+    short = _run(faults=faults, minutes=4.9)
+    assert short["passed"]
+    assert re.search(r"kind-0 +0 +0\n", table(short))
+    tried = {**faults, "kind-0": {"tried": 1, "confirmed": 0}}
+    assert _run(faults=tried, minutes=4.9)["failures"] == ["kind-0 never took effect, tried 1 times"]
+
+
+def test_a_kind_without_any_strike_is_in_the_table() -> None:
+    faults = {"chosen": {"tried": 200, "confirmed": 200}}
+    run = Run(seed=1, minutes=1, lease=5, kinds=["chosen", "absent"])
+    result = report(run, faults=faults, checked=GOOD, trouble=[])
+    assert result["faults_by_kind"] == {"absent": {"tried": 0, "confirmed": 0}, **faults}
 
 
 def test_a_promise_without_a_check_fails_the_run() -> None:
