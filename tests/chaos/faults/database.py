@@ -132,7 +132,7 @@ async def slow_majority(cluster: Cluster, strike: Strike, rng: random.Random) ->
         strike.aim(primary.name)
         least = time.monotonic() + rng.uniform(6, 10)
         ours: list[float] = []
-        waited, late = await _waits(primary), 0
+        waited, others, late = await _waits(primary), [0, 0], 0
         while (now := time.monotonic()) < least or (not late and now < strike.began_mono + SLOW_FOR):
             ours.append(await _until_majority(primary))
             others = [after - before for after, before in zip(await _waits(primary), waited, strict=True)]
