@@ -104,8 +104,10 @@ from turnkeeper_client import Client
 async def main() -> None:
     async with Client("{address}") as client:
         session = await client.sessions.create("assistant")
-        async for text in session.stream("{FIRST_QUESTION}").text():
-            print(text, end="", flush=True)
+        async for piece in session.stream("{FIRST_QUESTION}").text():
+            if piece.restart:
+                print("\\n(the answer begins anew)")
+            print(piece, end="", flush=True)
         print()
 
 asyncio.run(main())
@@ -127,8 +129,10 @@ async def main() -> None:
         approval = await client.approvals.get(stream.turn.pending[0].approval_id)
         print("May this run?", approval.tool, approval.arguments_json)
         await client.approvals.approve(approval)
-        async for text in stream.text():
-            print(text, end="", flush=True)
+        async for piece in stream.text():
+            if piece.restart:
+                print("\\n(the answer begins anew)")
+            print(piece, end="", flush=True)
         print()
 
 asyncio.run(main())

@@ -12,13 +12,33 @@ import pytest
 import pytest_asyncio
 
 from tests import harness
+from tests.demo import paste, ports
 from tests.unit.docs.pages import DOCS, PAGES, ROOT, blocks
 from turnkeeper.model.script_file import load_script
+from turnkeeper_client import Client
 
 ADDRESS = "127.0.0.1:50051"
 """Where the documents expect the server of `make run`."""
 SCRIPT = ROOT / "tests/demo/clerk.toml"
 """The replies of the clerk's model in `make run`."""
+HALF, WHOLE = "The capital of France is one that nobody", "Paris is the capital of France."
+"""What the model writes until its server is killed, and what it writes anew."""
+ANEW = "(the answer begins anew)"
+CUT = f"""
+[[reply]]
+match = "known for"
+text = "Its museums."
+
+[[reply]]
+text = "{HALF} has ever reached the end of."
+chunk = 1
+fail = "stall"
+fail_after = {len(HALF)}
+times = {{times}}
+
+[[reply]]
+text = "{WHOLE}"
+"""
 AT_ONCE = asyncio.Semaphore(3)
 TIME = 40
 TOOLS = {"Go": ("go",), "TypeScript": ("node", "npm"), "Java": ("java", "mvn")}
@@ -47,6 +67,47 @@ async def run(
                 process.kill()
                 await process.wait()
         return process.returncode, printed.decode()
+
+
+class Printed:
+    """A Python program whose output is read while it runs."""
+
+    def __init__(self, code: str) -> None:
+        self.output = ""
+        self._code = code
+        self._more = asyncio.Condition()
+        self._status: int | None = None
+
+    async def run(self) -> None:
+        """Runs the program; kills it if it does not end in time."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", self._code), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        )
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(TIME):
+                while read := await process.stdout.read(1024):
+                    async with self._more:
+                        self.output += read.decode()
+                        self._more.notify_all()
+                self._status = await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+            async with self._more:
+                self._more.notify_all()
+
+    async def has(self, text: str) -> None:
+        """Waits until the text was printed."""
+        async with asyncio.timeout(TIME), self._more:
+            await self._more.wait_for(lambda: text in self.output)
+
+    async def ended(self) -> int | None:
+        """Waits until the program has ended. Returns its exit status."""
+        async with asyncio.timeout(TIME), self._more:
+            await self._more.wait_for(lambda: self._status is not None)
+        return self._status
 
 
 def programs(*, without: str) -> Mapping[str, str]:
@@ -87,6 +148,38 @@ async def test_the_first_session_can_be_pasted(address: str) -> None:
     assert status == 0
     assert "I am a script" in printed
     assert "Error" not in printed
+
+
+async def test_programs_that_print_an_answer_are_exact_when_its_server_is_killed(
+    mongo_uri: str, database_name: str
+) -> None:
+    """Each program as it stands. What was printed of an answer that does not count stands on lines of its own."""
+    port = ports.free_port()
+    pages = ("README.md", "docs/guide/first-session.md", "clients/python/README.md")
+    codes = {page: blocks((ROOT / page).read_text(), "python") for page in pages}
+    answers = {page: next(code for code in codes[page] if ".text()" in code) for page in pages}
+    answers["make run"] = paste.python_talk(ADDRESS).partition("\n")[2].removesuffix("END")
+    async with harness.scripted(CUT.replace("{times}", str(len(answers)))) as model, asyncio.TaskGroup() as group:
+        async with harness.server_process(mongo_uri, database_name, model, flags=("--port", str(port))) as killed:
+            running = {name: Printed(code.replace(ADDRESS, killed.address)) for name, code in answers.items()}
+            for program in running.values():
+                group.create_task(program.run())
+            for program in running.values():
+                await program.has(HALF)
+        async with (
+            harness.server_process(mongo_uri, database_name, model, flags=("--port", str(port))) as server,
+            Client(server.address) as client,
+        ):
+            for name, program in running.items():
+                assert await program.ended() == 0, program.output
+                assert f"{HALF}\n{ANEW}\n{WHOLE}\n" in program.output, f"{name}: {program.output}"
+            stored = [
+                message.content[0].text
+                async for session in client.sessions.list()
+                async for message in client.session(session.session_id).messages(newest_first=True)
+            ]
+    assert running["README.md"].output == f"{HALF}\n{ANEW}\n{WHOLE}\n"
+    assert stored.count(WHOLE) == len(answers)
 
 
 async def test_every_command_of_the_shells_tour_works(address: str) -> None:

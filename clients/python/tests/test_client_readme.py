@@ -102,7 +102,7 @@ async def test_every_snippet_runs(
         first = snippet("main")
         monkeypatch.setitem(first.__globals__, "Client", lambda _: Client(address))
         await first()
-        assert shown() == "You said: What is the capital of France?"
+        assert shown() == "You said: What is the capital of France?\n"
 
         session = await client.sessions.create("clerk")
         await snippet("ask")(session)

@@ -2,8 +2,10 @@
 
 async with Client("127.0.0.1:50051") as client:
     session = await client.sessions.create("assistant")
-    async for text in session.stream("What is the capital of France?").text():
-        print(text, end="", flush=True)
+    async for piece in session.stream("What is the capital of France?").text():
+        if piece.restart:
+            print("\\n(the answer begins anew)")
+        print(piece, end="", flush=True)
 """
 
 from turnkeeper_client.client import Client
