@@ -173,13 +173,14 @@ def _local_model(_args: argparse.Namespace) -> int:
 async def _serve_local_model() -> int:
     from turnkeeper.bootstrap import report_error  # noqa: PLC0415
     from turnkeeper.model.local import LocalModel, LocalModelError  # noqa: PLC0415
-    from turnkeeper.shutdown_signals import shutdown_requested  # noqa: PLC0415
+    from turnkeeper.shutdown_signals import ShutdownRequest  # noqa: PLC0415
 
     try:
         async with LocalModel() as url:
-            with shutdown_requested() as requested:
+            shutdown = ShutdownRequest()
+            with shutdown.by_signals():
                 print(f"local model: {url}", flush=True)
-                await requested.wait()
+                await shutdown.wait()
     except LocalModelError as error:
         report_error("model local", error)
         return 2

@@ -56,6 +56,7 @@ from turnkeeper.rpc.page_tokens import PageTokens
 from turnkeeper.rpc.server import Server
 from turnkeeper.rpc.sessions import SessionService
 from turnkeeper.settings import Settings
+from turnkeeper.shutdown_signals import ShutdownRequest
 from turnkeeper.start_errors import NameTaken, PortTaken, SettingError
 from turnkeeper.store.embedded import EmbeddedDatabaseError
 from turnkeeper.store.mongo import next_schema
@@ -107,19 +108,21 @@ async def serving(
     environ: Mapping[str, str],
     *,
     share_port: bool = False,
+    shutdown: ShutdownRequest | None = None,
     new_store: Callable[..., MongoStore] = MongoStore,
 ) -> AsyncIterator[Running]:
     """Starts a server, and yields once it accepts calls. Drains and closes it at the end of the block.
 
-    `share_port`: other processes of the same supervisor listen on the port, too. `new_store` is called with the
-    arguments of MongoStore, and returns the store that the server uses. Raises SettingError,
-    EmbeddedDatabaseError, LocalModelError, UnfitDatabase, NameTaken, AgentConfigError, PortTaken or
-    TelemetryError, with a message that tells the operator what to do.
+    `share_port`: other processes of the same supervisor listen on the port, too. `shutdown`: the drain skips its delay
+    if that is interrupted by then. `new_store` is called with the arguments of MongoStore, and returns the store that
+    the server uses. Raises SettingError, EmbeddedDatabaseError, LocalModelError, UnfitDatabase, NameTaken,
+    AgentConfigError, PortTaken or TelemetryError, with a message that tells the operator what to do.
     """
     schema = next_schema.schema_of(environ)
+    shutdown = shutdown or ShutdownRequest()
     async with AsyncExitStack() as stack:
         database = await open_database(
-            settings.mongodb_uri, embedded=settings.embedded, data_dir=settings.data_dir, stack=stack
+            settings.mongodb_uri, shutdown, embedded=settings.embedded, data_dir=settings.data_dir, stack=stack
         )
         provider, default_model = await provider_of(settings, environ, stack)
         toolbox = Toolbox([PythonTools(installed())], record_content=settings.record_content)
@@ -160,7 +163,7 @@ async def serving(
         await store.open()
         replica = _Replica(settings, store, _Configured(agents, models, toolbox), telemetry, schema=schema)
         server, port = await stack.enter_async_context(
-            replica.serving(PageTokens(await store.secret("page_tokens")), database, share_port=share_port)
+            replica.serving(PageTokens(await store.secret("page_tokens")), database, shutdown, share_port=share_port)
         )
         model_url = provider.base_url if provider else ""
         yield Running(f"{settings.host}:{port}", port, database.uri, model_url, server.set_database)
@@ -317,7 +320,7 @@ class _Replica:
 
     @contextlib.asynccontextmanager
     async def serving(
-        self, page_tokens: PageTokens, database: Database, *, share_port: bool
+        self, page_tokens: PageTokens, database: Database, shutdown: ShutdownRequest, *, share_port: bool
     ) -> AsyncIterator[tuple[Server, int]]:
         """Accepts calls, and yields the server and its port. Drains at the end of the block, as `_drain` does."""
         settings, store = self._settings, self._store
@@ -351,17 +354,20 @@ class _Replica:
             try:
                 yield server, port
             finally:
-                await self._drain(server, boundary)
+                await self._drain(server, boundary, interrupted=shutdown.interrupted)
 
-    async def _drain(self, server: Server, boundary: Boundary) -> None:
+    async def _drain(self, server: Server, boundary: Boundary, *, interrupted: bool) -> None:
         """Fails health checks, then sends GOAWAY, ends the streams, hands turns over, and waits for the last calls.
 
-        Skips the drain delay unless the private database is UP, and the grace of calls and turns if it is LOST.
+        Skips the drain delay after Ctrl-C and unless the private database is UP, the grace of calls and turns if it is
+        LOST.
         """
         grace = 0.0 if server.database is DatabaseState.LOST else self._settings.drain_grace.total_seconds()
-        delay = self._settings.drain_delay.total_seconds() if server.database is DatabaseState.UP else 0.0
+        waits = server.database is DatabaseState.UP and not interrupted
+        delay = self._settings.drain_delay.total_seconds() if waits else 0.0
         logger.info(
-            "draining: health checks fail now; new calls are accepted for %g s; calls and turns then have %g s to end",
+            "draining: health checks fail now; new calls are accepted for %g s; calls and turns then have %g s to end; "
+            "a second signal ends the process at once",
             delay,
             grace,
         )

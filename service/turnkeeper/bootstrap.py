@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from turnkeeper.database_state import NotifyState
+from turnkeeper.shutdown_signals import ShutdownRequest
 from turnkeeper.start_errors import SettingError
 from turnkeeper.store.embedded import DatabaseLost, EmbeddedMongo
 from turnkeeper.telemetry import logs
@@ -67,7 +68,9 @@ class Database:
             raise (lost.exceptions[0] if lost else group) from None
 
 
-async def open_database(configured: str, *, embedded: bool, data_dir: Path, stack: AsyncExitStack) -> Database:
+async def open_database(
+    configured: str, shutdown: ShutdownRequest, *, embedded: bool, data_dir: Path, stack: AsyncExitStack
+) -> Database:
     """Returns the configured database, or with `embedded` a private one, which `stack` stops.
 
     Raises SettingError if no database is set, EmbeddedDatabaseError if the private one does not start.
@@ -76,7 +79,7 @@ async def open_database(configured: str, *, embedded: bool, data_dir: Path, stac
         return Database(configured)
     if not embedded:
         raise SettingError("no database is set: pass --embedded for a private one, or set MONGODB_URI")
-    private = EmbeddedMongo(data_dir)
+    private = EmbeddedMongo(data_dir, hurried=lambda: shutdown.interrupted)
     return Database(await stack.enter_async_context(private), private)
 
 

@@ -75,17 +75,18 @@ async def _serve_until_requested(settings: Settings, link: ParentLink | None, ow
         if "OTEL_" not in str(error):  # OpenTelemetry reads some of its variables when it is imported
             raise
         return _report_failure(error, link)
-    from turnkeeper.shutdown_signals import shutdown_requested  # noqa: PLC0415
+    from turnkeeper.shutdown_signals import ShutdownRequest  # noqa: PLC0415
 
+    shutdown = ShutdownRequest()
     try:
-        async with app.serving(settings, os.environ, share_port=link is not None) as running:
+        async with app.serving(settings, os.environ, share_port=link is not None, shutdown=shutdown) as running:
             _tune_garbage_collection()
-            with shutdown_requested() as requested:
+            with shutdown.by_signals():
                 if link is None:
                     standard_output.announce(running.address, own_output)
                 else:
-                    link.report_serving(on_drain=requested.set, on_database=running.set_database)
-                await requested.wait()
+                    link.report_serving(shutdown, on_database=running.set_database)
+                await shutdown.wait()
     except app.CANNOT_START as error:
         return _report_failure(error, link)
     except DatabaseLost as error:

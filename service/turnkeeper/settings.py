@@ -201,7 +201,7 @@ class Settings(BaseModel):
         default=timedelta(seconds=30), description="how long a stream's reader may accept nothing"
     )
     drain_delay: Duration = Field(
-        default=timedelta(seconds=5), description="after SIGTERM: how long to serve on while unhealthy"
+        default=timedelta(seconds=5), description="after SIGTERM, not Ctrl-C: how long to serve on while unhealthy"
     )
     drain_grace: Duration = Field(
         default=timedelta(seconds=30), description="after that: how long calls and turns may take to end"

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,11 +82,11 @@ def tail(log: Path, *, lines: int = 8) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
 
 
-async def end_process(process: asyncio.subprocess.Process) -> None:
-    """Ends the process with SIGTERM, or with SIGKILL after 15 s. Does nothing if it has ended."""
+async def end_process(process: asyncio.subprocess.Process, *, by: signal.Signals = signal.SIGTERM) -> None:
+    """Ends the process with this signal, or with SIGKILL after 15 s. Does nothing if it has ended."""
     if process.returncode is not None:
         return
-    process.terminate()
+    process.send_signal(by)
     try:
         async with asyncio.timeout(15):
             await process.wait()

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
@@ -72,7 +73,7 @@ async def _agents(stack: AsyncExitStack, data: Path) -> Path | None:
 @asynccontextmanager
 async def _server(port: int, data: Path, agents_file: Path | None) -> AsyncIterator[tuple[Process, str]]:
     """Starts the server, with its log in a file. Yields it and its address; drains it at the end."""
-    flags = ["--port", str(port), "--data-dir", str(data), "--drain-delay", "0s", "--drain-grace", "5s"]
+    flags = ["--port", str(port), "--data-dir", str(data), "--drain-grace", "5s"]
     with (data / "server.log").open("ab") as log:
         process = await asyncio.create_subprocess_exec(
             *(*ends_with_us(), sys.executable, "-m", "turnkeeper", "serve", "--embedded", "--local-model", *flags),
@@ -91,7 +92,7 @@ async def _server(port: int, data: Path, agents_file: Path | None) -> AsyncItera
             raise CannotRun(last_line + (another if in_use else ""))
         yield process, address
     finally:
-        await end_process(process)
+        await end_process(process, by=signal.SIGINT)
 
 
 async def _show_approvals(client: Client, address: str) -> None:

@@ -102,6 +102,7 @@ async def test_ctrl_c_ends_all_of_it(tmp_path: Path, free_port: int) -> None:
         assert len(started) == 3  # the server, its database, its model
         running.process.send_signal(signal.SIGINT)
         assert await running.process.wait() == 0
+        assert "new calls are accepted for 0 s" in (tmp_path / "data/server.log").read_text()
         assert not [pid for pid in started if alive(pid)]
 
 

@@ -64,6 +64,19 @@ async def test_stop_leaves_no_process(tmp_path: Path) -> None:
     await mongo.stop()
 
 
+async def test_a_hurried_stop_waits_half_a_second_and_loses_nothing(tmp_path: Path) -> None:
+    mongo = EmbeddedMongo(tmp_path, hurried=lambda: True)
+    async with mongo as uri, AsyncMongoClient[dict[str, object]](uri) as client:
+        await client.test.things.insert_one({"_id": "acknowledged"})
+        pid = mongo.pid or 0
+        os.kill(pid, signal.SIGSTOP)
+        async with asyncio.timeout(5):
+            await mongo.stop()
+        assert not alive(pid)
+    async with EmbeddedMongo(tmp_path) as uri, AsyncMongoClient[dict[str, object]](uri) as client:
+        assert await client.test.things.find_one() == {"_id": "acknowledged"}
+
+
 async def test_a_cancelled_start_leaves_no_process(tmp_path: Path) -> None:
     mongo = EmbeddedMongo(tmp_path)
     starting = asyncio.ensure_future(mongo.start())

@@ -17,6 +17,7 @@ import pytest
 from turnkeeper import settings
 from turnkeeper.database_state import DatabaseState
 from turnkeeper.settings import Settings
+from turnkeeper.shutdown_signals import ShutdownRequest
 from turnkeeper.start_errors import PortTaken
 from turnkeeper.supervision import supervisor
 from turnkeeper.supervision.options import SupervisorOptions
@@ -61,7 +62,7 @@ async def serving(plays: str, configured: Settings | None = None, **environ: str
     """Supervises the processes during the block, which has 20 s."""
     variables = settings.environment(configured or chosen(), {"PLAYS": plays, **environ})
     options = SupervisorOptions.from_environment(variables)
-    async with asyncio.timeout(20), supervisor.serving(options, variables):
+    async with asyncio.timeout(20), supervisor.serving(options, variables, ShutdownRequest()):
         yield
 
 

@@ -8,7 +8,7 @@ import uvloop
 
 from turnkeeper import standard_output
 from turnkeeper.bootstrap import exit_at_once, report_error, start_logs
-from turnkeeper.shutdown_signals import shutdown_requested
+from turnkeeper.shutdown_signals import ShutdownRequest
 from turnkeeper.store.embedded import DatabaseLost
 from turnkeeper.supervision import supervisor
 from turnkeeper.supervision.options import SupervisorOptions
@@ -24,11 +24,12 @@ def main() -> int:
 
 async def _supervise(options: SupervisorOptions, environ: Mapping[str, str]) -> int:
     log = start_logs(environ, level=options.log_level, log_format=options.log_format, replica=options.replica)
+    shutdown = ShutdownRequest()
     try:
-        async with supervisor.serving(options, environ) as address:
-            with shutdown_requested() as requested:
+        async with supervisor.serving(options, environ, shutdown) as address:
+            with shutdown.by_signals():
                 standard_output.announce(address, sys.stdout)
-                await requested.wait()
+                await shutdown.wait()
     except supervisor.CANNOT_START as error:
         report_error("serve", error)
         return 2

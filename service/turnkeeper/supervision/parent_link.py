@@ -1,7 +1,7 @@
 """The link between a replica's process and the supervisor that started it: a socket pair.
 
 The replica sends how its start went. The supervisor sends the states of the private database, each in a line, and asks
-for a drain by closing its end.
+for a drain by closing its end, after a line of its own if a person waits for it.
 """
 
 import asyncio
@@ -10,13 +10,15 @@ import ctypes
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from typing import Final
 
 from turnkeeper.database_state import DatabaseState, NotifyState
+from turnkeeper.shutdown_signals import ShutdownRequest
 
 SERVING: Final = b"serving\n"
 """What a replica sends once it serves. Anything else is the reason why it cannot start."""
+INTERRUPTED: Final = b"interrupted\n"
+"""What the supervisor sends before it asks for a drain, if Ctrl-C ended it."""
 _PR_SET_PDEATHSIG: Final = 1
 _MOST_RECEIVED: Final = 4096
 
@@ -48,13 +50,13 @@ class ParentLink:
             if not self._socket.recv(1, socket.MSG_PEEK):
                 sys.exit("the supervisor is gone")
 
-    def report_serving(self, *, on_drain: Callable[[], object], on_database: NotifyState) -> None:
-        """Reports that this replica serves. Calls `on_drain` when the stream ends, or has ended before.
+    def report_serving(self, shutdown: ShutdownRequest, *, on_database: NotifyState) -> None:
+        """Reports that this replica serves. Requests the shutdown when the stream ends, or has ended before.
 
         Calls `on_database` with each state of the private database, in order.
         """
         self._send(SERVING)
-        self._received = asyncio.create_task(self._receive(on_drain, on_database))
+        self._received = asyncio.create_task(self._receive(shutdown, on_database))
 
     def report_failure(self, reason: str) -> None:
         """Reports why this replica cannot start."""
@@ -64,13 +66,16 @@ class ParentLink:
         with contextlib.suppress(OSError):  # the supervisor has closed its end
             self._socket.sendall(report)
 
-    async def _receive(self, on_drain: Callable[[], object], on_database: NotifyState) -> None:
+    async def _receive(self, shutdown: ShutdownRequest, on_database: NotifyState) -> None:
         loop = asyncio.get_running_loop()
         lines = b""
         try:
             while received := await loop.sock_recv(self._socket, _MOST_RECEIVED):
                 *complete, lines = (lines + received).split(b"\n")
                 for line in complete:
-                    await on_database(DatabaseState(line.decode()))
+                    if line == INTERRUPTED.rstrip():
+                        shutdown.interrupt()
+                    else:
+                        await on_database(DatabaseState(line.decode()))
         finally:
-            on_drain()
+            shutdown.request()

@@ -18,10 +18,11 @@ from turnkeeper.bootstrap import background, open_database
 from turnkeeper.child_processes import how_it_ended
 from turnkeeper.database_state import DatabaseState
 from turnkeeper.model.local import LOCAL_MODEL_AT, LocalModelError, local_url
+from turnkeeper.shutdown_signals import ShutdownRequest
 from turnkeeper.start_errors import PortTaken, SettingError
 from turnkeeper.store.embedded import EmbeddedDatabaseError
 from turnkeeper.supervision.options import SupervisorOptions
-from turnkeeper.supervision.parent_link import SERVING, database_line
+from turnkeeper.supervision.parent_link import INTERRUPTED, SERVING, database_line
 
 FIRST_PAUSE: Final = 0.5
 """Seconds before a replica that ended is started again. The pause doubles each time."""
@@ -53,18 +54,20 @@ CANNOT_START: Final = (
 
 
 @contextlib.asynccontextmanager
-async def serving(options: SupervisorOptions, environ: Mapping[str, str]) -> AsyncIterator[str]:
+async def serving(
+    options: SupervisorOptions, environ: Mapping[str, str], shutdown: ShutdownRequest
+) -> AsyncIterator[str]:
     """Starts all replicas, and yields their address once they serve. Drains them at the end of the block.
 
-    `environ` has the replicas' settings, as `settings.environment` writes them. Raises PortTaken, SettingError,
-    EmbeddedDatabaseError, LocalModelError or ReplicaFailed, with a message that tells the operator what to do. Raises
-    NotDrained at the end of the block if a replica died while it drained, and DatabaseLost when the private database
-    cannot be kept running.
+    If `shutdown` is interrupted by then, they skip the drain delay. `environ` has the replicas' settings, as
+    `settings.environment` writes them. Raises PortTaken, SettingError, EmbeddedDatabaseError, LocalModelError or
+    ReplicaFailed, with a message that tells the operator what to do. Raises NotDrained at the end of the block if a
+    replica died while it drained, and DatabaseLost when the private database cannot be kept running.
     """
     async with AsyncExitStack() as stack:
         port = stack.enter_context(hold_port(options.host, options.port))
         database = await open_database(
-            options.mongodb_uri, embedded=options.embedded, data_dir=options.data_dir, stack=stack
+            options.mongodb_uri, shutdown, embedded=options.embedded, data_dir=options.data_dir, stack=stack
         )
         model = await local_url(environ, stack, enabled=options.local_model, base_url=options.openai_base_url)
         shared = {**environ, LOCAL_MODEL_AT: model} if model else dict(environ)
@@ -86,6 +89,9 @@ async def serving(options: SupervisorOptions, environ: Mapping[str, str]) -> Asy
                 async with background(*(replica.keep_running for replica in replicas)):
                     yield f"{options.host}:{port}"
         finally:
+            if shutdown.interrupted:
+                for replica in replicas:
+                    replica.send(INTERRUPTED)
             patience = (options.drain_delay + options.drain_grace).total_seconds() + CLOSING_TIME
             drained = await asyncio.gather(*(replica.drain(patience) for replica in replicas))
         if not all(drained):

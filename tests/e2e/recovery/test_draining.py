@@ -92,6 +92,16 @@ class TestDraining:
         assert harness.answer_of(reader.turn) == STORY
         assert reader.kinds[-3:] == ["attempt_superseded", "message_completed", "turn_completed"]
 
+    async def test_ctrl_c_skips_the_delay_and_its_streams_end_with_a_cursor(self, env: Environment) -> None:
+        async with doomed(env, "--drain-delay", "10m") as server, harness.connect(server.address) as stubs:
+            session, reader = await harness.create_test_session(stubs, agent="talker"), Reader()
+            async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+                group.create_task(_until_told(stubs, session, reader))
+                await until(lambda: bool(reader.events))
+                server.process.send_signal(signal.SIGINT)
+                assert await server.process.wait() == 0
+            assert reader.cursor
+
     async def test_a_message_that_ends_within_the_grace_is_not_cut(self, env: Environment) -> None:
         async with _draining(env, drain_grace=timedelta(seconds=10)) as (stubs, going):
             session = await harness.create_test_session(stubs, agent="talker")
@@ -146,10 +156,10 @@ class TestDraining:
         assert sorted(tool for tool, attempt in starts if attempt > turn.attempt) == ["act", "hold_idempotent"]
 
 
-async def _until_told(stubs: Stubs, session: str) -> None:
+async def _until_told(stubs: Stubs, session: str, reader: Reader | None = None) -> None:
     """Waits until a stream ends with SERVER_DRAINING: turns are released from then on."""
     with refused("SERVER_DRAINING"):
-        async for _ in watch(stubs, session, Reader()):
+        async for _ in watch(stubs, session, reader or Reader()):
             pass
 
 

@@ -190,6 +190,13 @@ class TestStop:
                 turns = await client[served.database].turns.find({}, {"state": 1}).to_list()
         assert [turn["state"] for turn in turns] == ["COMPLETED", "COMPLETED"]
 
+    async def test_ctrl_c_skips_the_delay_of_all_of_them(self, mongo_uri: str) -> None:
+        """Ctrl-C reaches the supervisor alone."""
+        async with serving(mongo_uri, "--drain-delay", "10m") as served, served.stubs_of(*served.pids):
+            served.server.process.send_signal(signal.SIGINT)
+            async with asyncio.timeout(20):
+                assert await served.server.process.wait() == 0
+
     async def test_a_second_signal_ends_them_at_once(self, mongo_uri: str) -> None:
         async with (
             serving(mongo_uri, "--drain-delay", "60s") as served,
