@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tests.bench import report
@@ -43,13 +44,21 @@ def main() -> int:
     parser.add_argument("--only", metavar="NAME,…", default="", help="only measures whose names contain one of these")
     parser.add_argument("--rounds", type=int, help="rounds of each side (default: 5, quick: 1)")
     parser.add_argument("--turns", type=int, help="turns a round (default: 200, quick: 20)")
+    parser.add_argument(
+        "--capacity", type=float, default=0.0, help="turns a second, so that `overload` need not find it"
+    )
     parser.add_argument("--out", type=Path, default=Path("build/bench.json"), metavar="FILE", help="%(default)s")
     options = parser.parse_args()
     chosen = chosen_measures(options.only)
     if not chosen:
         return _cannot(f"no measure has {options.only!r} in its name; there are {', '.join(m.name for m in MEASURES)}")
     base = QUICK if options.quick else Scale()
-    scale = Scale(rounds=options.rounds or base.rounds, turns=options.turns or base.turns, quick=options.quick)
+    scale = replace(
+        base,
+        rounds=options.rounds or base.rounds,
+        turns=options.turns or base.turns,
+        capacity=options.capacity,
+    )
     try:
         with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
             return asyncio.run(run(chosen, scale, options.out))

@@ -31,11 +31,15 @@ class Measured(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How much to do: rounds of each side, turns a round. `quick`: less of everything."""
+    """How much to do: rounds of each side, turns a round. `quick`: less of everything.
+
+    `capacity`: turns a second that a server serves; 0 lets the measures that need it find it.
+    """
 
     rounds: int = 5
     turns: int = 200
     quick: bool = False
+    capacity: float = 0.0
 
 
 @dataclass(slots=True)

@@ -28,11 +28,11 @@ def pinned(*, serving: Iterable[int], driving: Iterable[int]) -> Iterator[None]:
     pids = {**dict.fromkeys(serving, SERVING), **dict.fromkeys(driving, DRIVING), os.getpid(): DRIVING}
     try:
         for pid, core in pids.items():
-            _keep(pid, {core})
+            keep(pid, {core})
         yield
     finally:
         for pid in pids:
-            _keep(pid, allowed)
+            keep(pid, allowed)
 
 
 def clocks() -> list[Clock]:
@@ -59,7 +59,8 @@ def overdriven(uses: Iterable[Sequence[float]]) -> str:
     return f"core {DRIVING} was at {most:.0%}" if most >= MOST_DRIVING else ""
 
 
-def _keep(pid: int, cores: set[int]) -> None:
+def keep(pid: int, cores: set[int]) -> None:
+    """Keeps a process and its threads on these cores; does nothing if it has ended."""
     with contextlib.suppress(OSError):  # a process or a thread that has ended
         for thread in Path(f"/proc/{pid}/task").iterdir():
             with contextlib.suppress(OSError):

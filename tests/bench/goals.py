@@ -5,6 +5,18 @@ from typing import Final
 
 from tests.bench.figures import Goal
 
+_BEYOND_CAPACITY: Final[Mapping[str, Goal]] = {
+    "goodput": Goal(0.85, of="ratio", at_most=False),
+    "reads.answered": Goal(99, of="value", at_most=False),
+    "reads.p99": Goal(250, of="value"),
+    "cancelled": Goal(0, of="value"),
+    "bare": Goal(0, of="value"),
+    "leases_lost": Goal(0, of="value"),
+    "memory": Goal(1.3, of="ratio"),
+    "recovery": Goal(5, of="value"),
+}
+"""What holds at 3 and 5 times the capacity."""
+
 GOALS: Final[Mapping[str, Goal]] = {
     "turn.cpu.16": Goal(0.6, of="ratio"),
     "turn.cpu.16.all": Goal(0.9, of="ratio"),
@@ -29,4 +41,15 @@ GOALS: Final[Mapping[str, Goal]] = {
     "live.64.256.interval_0": Goal(1.5, of="ratio", at_most=False),
     "live.64.64.late_p99": Goal(80, of="value"),
     "live.64.256.late_p99": Goal(80, of="value"),
+    **{f"overload.{step}.{name}": goal for step in ("3", "5") for name, goal in _BEYOND_CAPACITY.items()},
+    **{f"overload.slow.3.{name}": goal for name, goal in _BEYOND_CAPACITY.items()},
+    "overload.open.refused": Goal(0, of="value"),
+    "overload.open.completed": Goal(1000, of="value", at_most=False),
+    "overload.open.leases_lost": Goal(0, of="value"),
+    "attack.bodies.reads.p99": Goal(250, of="value"),
+    "attack.bodies.after": Goal(1.3, of="ratio"),
+    "attack.watchers.up": Goal(1, of="ratio", at_most=False),
+    "attack.watchers.got": Goal(1, of="ratio", at_most=False),
+    "attack.callers.unavailable": Goal(0, of="value"),
+    "attack.callers.reads.p99": Goal(25, of="value"),
 }

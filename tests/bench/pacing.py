@@ -25,6 +25,11 @@ class Pace:
     first_ms: int = 50
 
     @property
+    def words(self) -> list[int]:
+        """The same as a job takes it."""
+        return [self.chunks, self.apart_ms, self.first_ms]
+
+    @property
     def message(self) -> str:
         """The message that asks the pacing model for it."""
         return f"{self.chunks} chunks, {self.apart_ms} ms apart, the first after {self.first_ms} ms"

@@ -1,13 +1,27 @@
 """The measures, in the order in which they are run."""
 
 from tests.bench.bench import Measure
-from tests.bench.measures import agents_sdk, first_text, growth, idle, latency, live_streams, turns, variants, watchers
+from tests.bench.measures import (
+    agents_sdk,
+    first_text,
+    growth,
+    idle,
+    latency,
+    live_streams,
+    memory_attack,
+    overload,
+    turns,
+    variants,
+    watchers,
+)
 
 MEASURES: tuple[Measure, ...] = (
     *turns.MEASURES,
     *first_text.MEASURES,
     *agents_sdk.MEASURES,
     *live_streams.MEASURES,
+    *overload.MEASURES,
+    *memory_attack.MEASURES,
     *watchers.MEASURES,
     *latency.MEASURES,
     *growth.MEASURES,

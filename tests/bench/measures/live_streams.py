@@ -106,11 +106,10 @@ async def _sides(bench: Bench, stack: AsyncExitStack, model_url: str) -> dict[st
 async def play(bench: Bench, server: Served, pace: Pace, *, count: int, concurrency: int) -> LiveRound:
     """Runs `count` turns, `concurrency` at once; the subject's are read back after the window."""
     sessions = [f"live-{uuid.uuid4().hex}" for _ in range(count)]
-    words = [pace.chunks, pace.apart_ms, pace.first_ms]
     async with bench.window(server) as spent:
         before = cores.clocks()
         done = await bench.parts.load.run(
-            live.stream_live, address=server.address, sessions=sessions, pace=words, concurrency=concurrency
+            live.stream_live, address=server.address, sessions=sessions, pace=pace.words, concurrency=concurrency
         )
         used = cores.used(before, cores.clocks())
     if server.database:
