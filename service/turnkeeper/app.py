@@ -289,7 +289,6 @@ class _Replica:
             store,
             expire=self._approvals.expire,
             interval=JitteredInterval(settings.sweep.total_seconds(), jitter),
-            random=self._rng.random,
         )
         janitor = Janitor(
             store,

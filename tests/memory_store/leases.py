@@ -11,6 +11,7 @@ from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import CallState
 from turnkeeper.domain.turn import TurnState
 from turnkeeper.store.changeset import Cancel, Claim
+from turnkeeper.store.contract import SHARE_KEPT
 
 OTHERS_FIRST = timedelta(seconds=2)
 """After a run broke, only other replicas may claim its turn for this long."""
@@ -91,15 +92,21 @@ class Leases(Part):
         await self._enter("requeue_lapsed")
         return sum(self._requeue(stored) for stored in self._database.sessions.values())
 
-    async def lapsed_approvals(self, *, start: float = 0.0) -> AsyncIterator[Sequence[Approval]]:
+    async def lapsed_approvals(self) -> AsyncIterator[Sequence[Approval]]:
         await self._enter("lapsed_approvals")
-        now = self._database.now()
-        lapsed = sorted(
-            (approval for approval in self._pending() if approval.expire_time <= now),
-            key=lambda approval: approval.expire_time,
-        )
-        before = int(start * len(lapsed))
-        yield [*lapsed[before:], *lapsed[:before]]
+        number, replicas = self._database.share(self._replica)
+        lapsed = self._lapsed()
+        yield lapsed[len(lapsed) * number // replicas : len(lapsed) * (number + 1) // replicas]
+        if replicas > 1:
+            late = self._lapsed(ago=SHARE_KEPT)[::-1]
+            before = len(late) * number // replicas
+            yield [*late[before:], *late[:before]]
+
+    def _lapsed(self, *, ago: timedelta = timedelta()) -> Sequence[Approval]:
+        """Returns the pending approvals that lapsed `ago`, oldest expiry first."""
+        until = self._database.now() - ago
+        lapsed = (approval for approval in self._pending() if approval.expire_time <= until)
+        return sorted(lapsed, key=lambda approval: approval.expire_time)
 
     async def active_sessions(self) -> int:
         await self._enter("active_sessions")

@@ -196,8 +196,13 @@ class MemoryDatabase:
 
     def others_alive(self, replica: str) -> bool:
         """Returns True if another replica's heartbeat is still fresh."""
-        others = (heartbeat for name, heartbeat in self.heartbeats.items() if name != replica)
-        return any(heartbeat.at + heartbeat.silent_after > self.now() for heartbeat in others)
+        return self.share(replica)[1] > 1
+
+    def share(self, replica: str) -> tuple[int, int]:
+        """Returns the number of this replica among the living ones, from 0, and how many there are."""
+        now = self.now()
+        alive = {name for name, heartbeat in self.heartbeats.items() if heartbeat.at + heartbeat.silent_after > now}
+        return sorted({replica, *alive}).index(replica), len({replica, *alive})
 
     def still_lost(self, stored: StoredSession) -> list[LostOwner]:
         """Returns the lost owners of the session's turn without those whose heartbeat has moved since."""

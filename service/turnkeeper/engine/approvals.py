@@ -109,14 +109,18 @@ class Approvals:
         return stored.value, stored.value.sequence
 
     async def expire(self, approval: Approval) -> None:
-        """Expires the lapsed approvals of this one's turn in one changeset, at most EXPIRED_AT_ONCE of them.
+        """Expires the lapsed approvals of this one's turn, EXPIRED_AT_ONCE in a changeset.
 
         Does nothing if they have left PENDING in the meantime.
         """
-        stored = await self._append(approval, approval_rules.expire_lapsed)
-        if stored.committed is not None:
+        while True:
+            stored = await self._append(approval, approval_rules.expire_lapsed)
+            if stored.committed is None:
+                return
             for expired in stored.value:
                 self._record_closed(expired)
+            if len(stored.value) < approval_rules.EXPIRED_AT_ONCE:
+                return
 
     async def _append(self, approval: Approval, decide: Callable[[UnitOfWork], T]) -> Stored[T]:
         """Stores a decision on the approval's turn. Raises as `LogWriter.append`."""

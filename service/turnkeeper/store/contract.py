@@ -264,6 +264,10 @@ class ReplicaRegistry(Protocol):
         ...
 
 
+SHARE_KEPT: Final = timedelta(seconds=2)
+"""For this long after their expiry, approvals are left to the replica in whose share they are."""
+
+
 class Maintenance(Protocol):
     """What the sweeper needs, over all tenants."""
 
@@ -284,11 +288,12 @@ class Maintenance(Protocol):
         """
         ...
 
-    def lapsed_approvals(self, *, start: float = 0.0) -> AsyncIterator[Sequence[Approval]]:
-        """Yields the PENDING approvals whose expiry has passed by the store's clock, page by page, oldest expiry first.
+    def lapsed_approvals(self) -> AsyncIterator[Sequence[Approval]]:
+        """Yields PENDING approvals whose expiry has passed by the store's clock, page by page.
 
-        Begins at the fraction `start` of them, and ends with those before it: replicas that start at different places
-        share the work. Passes over approvals that only a newer version can read.
+        The living replicas share them: first come those of this replica's share, oldest expiry first. Then come those
+        of all shares that lapsed SHARE_KEPT ago, newest first, because their replica may be slow or dead. Passes over
+        approvals that only a newer version can read.
         """
         ...
 

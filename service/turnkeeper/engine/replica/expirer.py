@@ -5,18 +5,21 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from turnkeeper.domain.approval import Approval
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.engine.replica.schedule import JitteredInterval, every
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.contract import Maintenance
 
-TURNS_AT_ONCE = 32
-"""Turns whose approvals are expired at the same time, so that the store commits their changesets in groups."""
+TURNS_AT_ONCE = 96
+"""Turns whose approvals are expired at the same time. The store commits changesets in groups of 32: while one group is
+committed, the next ones are read and decided.
+"""
 
 logger = logging.getLogger(__name__)
 
 
 class Expirer:
-    """Expires lapsed approvals at intervals. Every replica has one, and each begins at a random approval."""
+    """Expires lapsed approvals at intervals. One on every replica: each begins with its share."""
 
     def __init__(
         self,
@@ -24,13 +27,11 @@ class Expirer:
         *,
         expire: Callable[[Approval], Awaitable[object]],
         interval: JitteredInterval,
-        random: Callable[[], float],
     ) -> None:
-        """`expire` ends the lapsed approvals of one turn, given one of them. `random` returns a number from 0 to 1."""
+        """`expire` ends the lapsed approvals of one turn, given one of them."""
         self._store = store
         self._expire = expire
         self._interval = interval
-        self._random = random
 
     async def run(self) -> None:
         """Expires at each interval until it is cancelled."""
@@ -41,15 +42,18 @@ class Expirer:
 
         Raises ServiceUnavailable if the database is unavailable.
         """
-        failed: list[BaseException] = []
+        failed: dict[tuple[SessionKey, str], BaseException] = {}
         limit = asyncio.Semaphore(TURNS_AT_ONCE)
-        async for page in self._store.lapsed_approvals(start=self._random()):
+        async for page in self._store.lapsed_approvals():
             turns = {(approval.session_key, approval.turn_id): approval for approval in page}
+            turns = {turn: approval for turn, approval in turns.items() if turn not in failed}
             results = await asyncio.gather(
                 *(self._expire_turn(approval, limit) for approval in turns.values()), return_exceptions=True
             )
-            failed += [result for result in results if isinstance(result, BaseException)]
-        self._log_failures(failed)
+            failed |= {
+                turn: result for turn, result in zip(turns, results, strict=True) if isinstance(result, BaseException)
+            }
+        self._log_failures(list(failed.values()))
 
     async def _expire_turn(self, approval: Approval, limit: asyncio.Semaphore) -> None:
         async with limit:

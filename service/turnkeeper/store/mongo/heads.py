@@ -254,9 +254,9 @@ def literal(value: Any) -> Document:
     return {"$literal": value}
 
 
-def reached(name: str) -> Document:
-    """Returns the condition that a time is set and has passed by the database's clock."""
-    return {name: ANY_TIME, "$expr": {"$lte": [f"${name}", NOW]}}
+def reached(name: str, *, ago: timedelta = timedelta()) -> Document:
+    """Returns the condition that a time is set and has passed by the database's clock, `ago` at the latest."""
+    return {name: ANY_TIME, "$expr": {"$lte": [f"${name}", later(-ago) if ago else NOW]}}
 
 
 async def change_as_read(

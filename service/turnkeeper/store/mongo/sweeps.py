@@ -6,7 +6,7 @@ as it was read.
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from pymongo.read_concern import ReadConcern
 
@@ -14,6 +14,7 @@ from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import CallState
 from turnkeeper.domain.turn import TurnState
+from turnkeeper.store.contract import SHARE_KEPT
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import Collection, Connection, Document
 from turnkeeper.store.mongo.documents import decode
@@ -39,6 +40,8 @@ _WAIT_FOR_PEOPLE: Final = frozenset(state.value for state in TurnState if state.
 _WAIT_FOR_CLIENTS: Final = frozenset({TurnState.AWAITING_TOOL.value})
 _NOT_ENDED: Final = [state.value for state in TurnState if state.moving or state.awaits_answers]
 _TurnKey: TypeAlias = tuple[SessionKey, str]
+Cursor: TypeAlias = Any
+"""A cursor of the driver."""
 
 
 class Sweeps:
@@ -54,13 +57,9 @@ class Sweeps:
             await self._orphans.end_silent()
             return await self._lapsed() + await self._stranded() + await self._idle()
 
-    async def lapsed_approvals(self, *, start: float = 0.0) -> AsyncIterator[Sequence[Approval]]:
+    async def lapsed_approvals(self) -> AsyncIterator[Sequence[Approval]]:
         """Reads a page when it is asked for, so that it has none that another replica has expired in the meantime."""
-        lapsed = {**_PENDING, **reached("expire_time")}
-        with self._connection.call("lapsed_approvals"):
-            before = int(start * await self._connection.approvals.count_documents(lapsed))
-        for skip, most in ((before, 0), (0, before)) if before else ((0, 0),):
-            cursor = self._connection.approvals.find(lapsed).sort("expire_time").skip(skip).limit(most)
+        async for cursor in self._lapsed_shares():
             cursor.batch_size(PAGE)
             try:
                 while True:
@@ -73,6 +72,29 @@ class Sweeps:
                     )
             finally:
                 await cursor.close()
+
+    async def _lapsed_shares(self) -> AsyncIterator[Cursor]:
+        """Yields a cursor over this replica's share of the lapsed approvals. Then, if there are others, what is left.
+
+        Replicas that help each other begin from the other end, and each at a place of its own: two that expire the same
+        approvals at the same time make each other's transactions begin again.
+        """
+        approvals = self._connection.approvals
+        lapsed = {**_PENDING, **reached("expire_time")}
+        with self._connection.call("lapsed_approvals"):
+            count = await approvals.count_documents(lapsed)
+            number, replicas = await self._orphans.share() if count else (0, 1)
+        first, end = (count * place // replicas for place in (number, number + 1))
+        if first < end:
+            yield approvals.find(lapsed).sort("expire_time", 1).skip(first).limit(end - first)
+        if replicas == 1:
+            return
+        late = {**_PENDING, **reached("expire_time", ago=SHARE_KEPT)}
+        with self._connection.call("lapsed_approvals"):
+            before = await approvals.count_documents(late) * number // replicas
+        yield approvals.find(late).sort("expire_time", -1).skip(before)
+        if before:
+            yield approvals.find(late).sort("expire_time", -1).limit(before)
 
     async def active_sessions(self) -> int:
         with self._connection.call("active_sessions"):

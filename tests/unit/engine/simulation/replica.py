@@ -242,7 +242,6 @@ class Replica:
             store,
             expire=self.approvals.expire,
             interval=JitteredInterval(POLL.total_seconds(), sources.jitter),
-            random=random.random,
         )
 
     @property

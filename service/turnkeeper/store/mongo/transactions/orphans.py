@@ -7,7 +7,7 @@ all only has to begin its transaction again, and announces its server sessions a
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final
@@ -105,12 +105,22 @@ class Orphans:
 
     async def others_alive(self) -> bool:
         """Returns True if another replica's heartbeat is still fresh."""
+        return bool(await self._others(limit=1))
+
+    async def share(self) -> tuple[int, int]:
+        """Returns the number of this replica among the living ones, from 0, and how many there are."""
+        names = sorted({self._replica, *await self._others()})
+        return names.index(self._replica), len(names)
+
+    async def _others(self, *, limit: int = 0) -> Sequence[str]:
+        """Returns the names of other replicas whose heartbeat is still fresh."""
         alive = {
             "_id": {"$ne": self._replica},
             "silent_after": {"$gt": 0},
             "$expr": {"$gte": [{"$add": ["$at", "$silent_after"]}, "$$NOW"]},
         }
-        return await self._connection.replicas.find_one(alive, {"_id": 1}) is not None
+        replicas = self._connection.replicas.find(alive, {"_id": 1}).limit(limit)
+        return [replica["_id"] async for replica in replicas]
 
     async def end_silent(self) -> None:
         """Kills the server sessions of replicas whose heartbeat is too old, once for each."""
