@@ -30,7 +30,7 @@ it drained.
 
 
 _VALUES = (
-    (re.compile(r"(--[\w-]+)=\S*"), r"\1"),
+    (re.compile(r"(?<=[\w-])=\S*"), ""),
     (re.compile(r"ignored explicit argument .*", re.DOTALL), "it takes no value"),
     (re.compile(r"(invalid \w+ value): .*", re.DOTALL), r"\1"),
 )

@@ -41,8 +41,8 @@ class AnswerReader:
 
     @property
     def size(self) -> int:
-        """Returns the bytes that wait for the body's end; 0 for a stream of events."""
-        return self._size
+        """Returns the bytes that wait to be read at once: of the event that has begun, or of JSON in one piece."""
+        return self._events.size if self._json is None else self._size
 
     def feed(self, data: bytes) -> None:
         """Reads the next bytes of the body; ignores them after `[DONE]`."""

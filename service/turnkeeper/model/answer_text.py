@@ -42,9 +42,10 @@ class AnswerText:
             self._spend(len(content))
             self._parts.append(content)
             return
+        self._spend(len(content))  # before any work on it: a character has a byte at least
         content, self._half = split_half(self._half + content)
         if content:
-            self._add_whole(whole(content))
+            self._add_whole(content)
 
     def add_new(self, content: str, *, last: bool) -> None:
         """Adds what is new in the text of a message. Raises ModelFailure if it contradicts what is there.
@@ -64,7 +65,7 @@ class AnswerText:
         """Adds U+FFFD for a character whose other half has not arrived."""
         half, self._half = self._half, ""
         if half:
-            self._add_whole(whole(half))
+            self._add_whole(half)
 
     def _new_in(self, content: str, so_far: str, *, last: bool) -> str:
         """Returns what is new in a message's text after `so_far`."""
@@ -80,6 +81,7 @@ class AnswerText:
         return content[len(so_far) :]
 
     def _add_whole(self, content: str) -> None:
-        """Adds whole characters."""
-        self._spend(len(content.encode()))
-        self._parts.append(content)
+        """Adds a text whose last character is not cut. Its characters are counted already."""
+        text = whole(content)
+        self._spend(len(text.encode()) - len(content))
+        self._parts.append(text)

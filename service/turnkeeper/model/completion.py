@@ -29,13 +29,16 @@ _RANKS: Mapping[FinishReason | Reason, int] = {
     Reason.CONTENT_FILTER: 6,
 }
 """Of two finish words of one answer the higher one counts: a filter's verdict stays one if `stop` follows."""
-_LONGEST_NAME = 256  # characters of the model's name, as the server gives it
+_LONGEST_NAME = 256
+"""Characters of the model's name, and of a finish word, as the server gives them."""
 _MOST_STORED = 252 * 1024
 """Bytes of an answer with all that is kept with its calls, at most; an event has room for them."""
 _CALL_OVERHEAD = 80
 """Bytes that a call takes in an event beside its texts: ids, tags and lengths."""
 _HEAD = ("usage", "error")
 _BESIDE_A_DELTA = ("message", "usage", "text")
+_LARGE_EVENT = 64 * 1024
+"""Bytes of an event whose arrays and objects are counted before it is read."""
 _MOST_FURTHER = 256 * 1024
 """Bytes of further choices that are kept until the first one turns out to be an answer, at most."""
 
@@ -96,6 +99,8 @@ class Completion:
 
         Nothing beside the text is looked at, so that its depth does not matter.
         """
+        if len(event) > _LARGE_EVENT:
+            return None
         try:
             chunk = orjson.loads(event)
             (choice,) = chunk["choices"]
@@ -163,7 +168,7 @@ class Completion:
             raise event_failure(chunk)
         if chunk.get("usage"):
             self._take_usage(chunk["usage"])
-        self._model = whole(_text(chunk.get("model")))[:_LONGEST_NAME] or self._model
+        self._model = whole(_text(chunk.get("model"))[:_LONGEST_NAME]) or self._model
 
     # --- choices -------------------------------------------------------------------------------------------------
 
@@ -263,7 +268,7 @@ class Completion:
         """Reads a finish word. Returns True if it is one."""
         if isinstance(value, dict):
             value = value.get("type") or value.get("reason")
-        word = _text(value).strip()
+        word = _text(value)[:_LONGEST_NAME].strip()
         if not word:
             return False
         plain = plain_word(word)

@@ -51,17 +51,18 @@ class ModelFailure(Exception):
     """The call ended without an answer. The message holds no text of the provider."""
 
     def __init__(
-        self, detail: ErrorDetail, *, retryable: bool, retry_after: timedelta | None = None, unreadable: bool = False
+        self, detail: ErrorDetail, *, retryable: bool, retry_after: timedelta | None = None, repeated_once: bool = False
     ) -> None:
         """`retryable`: another try may succeed. `retry_after`: the pause that the provider asks for, if any.
 
-        `unreadable`: an answer arrived to its end and cannot be read. A second one is likely to be no better.
+        `repeated_once`: the server had begun to answer, or the call broke on a defect. A further try costs a whole answer
+        and is likely to be no better, so there is one at most.
         """
         super().__init__(detail.message)
         self.detail = detail
         self.retryable = retryable
         self.retry_after = retry_after
-        self.unreadable = unreadable
+        self.repeated_once = repeated_once
 
 
 class Model(Protocol):

@@ -60,17 +60,22 @@ class Row:
 
 
 _AGAIN = "call RetryTurn"
-_UNREADABLE = frozenset(
+_REPEATED_ONCE = frozenset(
     {
+        Reason.STALL_TIMEOUT,
+        Reason.TOTAL_TIMEOUT,
+        Reason.ERROR_EVENT,
+        Reason.CUT,
         Reason.EMPTY,
         Reason.NO_END,
         Reason.NO_FINISH_REASON,
         Reason.BAD_FINISH_REASON,
         Reason.MALFORMED,
         Reason.UNREAD_ANSWER,
+        Reason.CALL_DEFECT,
     }
 )
-"""An answer arrived to its end and cannot be read."""
+"""The server had begun to answer, or the call broke on a defect: see `ModelFailure`."""
 
 TABLE: Mapping[Reason, Row] = {
     Reason.RATE_LIMIT: Row(
@@ -174,11 +179,18 @@ TABLE: Mapping[Reason, Row] = {
 
 
 def failure(
-    reason: Reason, *, http_status: int = 0, retry_after: timedelta | None = None, cause: str = "", field: str = ""
+    reason: Reason,
+    *,
+    http_status: int = 0,
+    retry_after: timedelta | None = None,
+    cause: str = "",
+    field: str = "",
+    in_answer: bool = False,
 ) -> ModelFailure:
     """Returns the exception for `reason`.
 
     `cause` is an exception's class name at most, never a provider's text; `field` is the request's that is refused.
+    `in_answer`: the server reported it inside an answer, whatever the reason is.
     """
     row = TABLE[reason]
     metadata = {"reason": reason.value}
@@ -189,5 +201,6 @@ def failure(
     if field:
         metadata["field"] = field
     message = row.message.replace("{field}", field)
+    repeated_once = in_answer or reason in _REPEATED_ONCE
     detail = ErrorDetail(code=row.code, message=message, retry_after=retry_after, metadata=metadata)
-    return ModelFailure(detail, retryable=row.retryable, retry_after=retry_after, unreadable=reason in _UNREADABLE)
+    return ModelFailure(detail, retryable=row.retryable, retry_after=retry_after, repeated_once=repeated_once)

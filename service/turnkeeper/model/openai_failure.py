@@ -89,7 +89,7 @@ class ReportedFailure(ModelFailure):
             failed.detail,
             retryable=failed.retryable,
             retry_after=failed.retry_after,
-            unreadable=failed.unreadable,
+            repeated_once=failed.repeated_once,
         )
         self.report = report
         self.http_status = http_status
@@ -143,12 +143,14 @@ def status_failure(
 
 
 def event_failure(error: object) -> ReportedFailure:
-    """Returns the failure for an error inside a stream, or in place of one."""
+    """Returns the failure for an error inside a stream, or in place of one. Its status counts as that of HTTP."""
     report = server_error.read(error)
     reason = report.reason(report.status) or _BY_STATUS.get(report.status)
     if reason is None:
         reason = Reason.BAD_REQUEST if 400 <= report.status < 500 else Reason.ERROR_EVENT
-    return ReportedFailure(failure(reason, retry_after=report.retry_after), report, http_status=0)
+    wait = report.retry_after and _within_reason(report.retry_after)
+    failed = failure(reason, http_status=report.status, retry_after=wait, in_answer=True)
+    return ReportedFailure(failed, report, http_status=0)
 
 
 def page_failure(body: bytes) -> ModelFailure:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 
 import aiohttp
 import httpx2
@@ -15,6 +16,8 @@ from turnkeeper.model.deadline_watch import DeadlineWatch
 
 _PART_BYTES = 16 * 1024
 """Bytes of a body that are read without a pause for the rest of the loop."""
+_LARGE_EVENT = 64 * 1024
+"""Bytes of an event, or of an answer in one piece, that are read in a thread."""
 _LAST_BYTES = timedelta(milliseconds=100)
 """The time for the rest of a body after `[DONE]`; after it the connection is closed."""
 
@@ -45,21 +48,18 @@ async def read_text(body: AsyncGenerator[bytes], reader: AnswerReader, watch: De
 
 async def _feed(reader: AnswerReader, data: bytes) -> None:
     """Reads what arrived together, part by part: a server may send millions of lines, and compress them, too."""
-    if len(data) <= _PART_BYTES:
-        reader.feed(data)
-        return
     slices, start = Slices(), 0
     while start < len(data):
         cut = data.rfind(b"\n\n", start, start + _PART_BYTES)  # whole events are read faster
         end = cut + 2 if cut > start else start + _PART_BYTES
-        reader.feed(data[start:end])
+        await off_loop(partial(reader.feed, data[start:end]), large=reader.size > _LARGE_EVENT)
         start = end
         await slices.step()
 
 
 async def _end(reader: AnswerReader) -> None:
     """Reads the end of the body, in a thread if the whole answer comes with it."""
-    await off_loop(reader.end, large=reader.size > _PART_BYTES)
+    await off_loop(reader.end, large=reader.size > _LARGE_EVENT)
 
 
 async def _drain(body: AsyncGenerator[bytes]) -> None:

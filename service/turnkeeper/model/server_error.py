@@ -27,6 +27,8 @@ _DEEPEST: Final = 12
 """Levels of a body that are looked at; JSON inside a text is one more."""
 _LONGEST_TEXT: Final = 4_000
 """Characters of one text that are looked at."""
+_LONGEST_JSON: Final = 64 * 1024
+"""Characters of a text that may be JSON itself."""
 _MOST_TEXT: Final = 12_000
 """Characters of all texts that are looked at."""
 _MOST_PLACES: Final = 20
@@ -160,9 +162,7 @@ class _Reader:
                 self.take(item, key=key, depth=depth + 1)
         elif isinstance(value, str):
             self._take_text(value, key=key, depth=depth)
-        elif (
-            isinstance(value, int) and key in ("code", "status", "status_code", "http_status_code") and not self.status
-        ):
+        elif isinstance(value, int) and key in _STATUS_KEYS and not self.status:
             self.status = value if 400 <= value < 600 else 0
 
     def _take_table(self, table: Mapping[object, object], *, depth: int) -> None:
@@ -195,7 +195,7 @@ class _Reader:
 
 def _json_in(text: str) -> object | None:
     """Returns the JSON object or list that a text holds; None if it is other text."""
-    if not text.startswith(("{", "[")):
+    if not text.startswith(("{", "[")) or len(text) > _LONGEST_JSON:
         return None
     try:
         inner: object = orjson.loads(text)

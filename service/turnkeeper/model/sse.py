@@ -25,7 +25,8 @@ class EventReader:
         self._line: list[bytes] = []
         self._data: list[bytes] = []
         self._held = 0
-        self._size = 0  # of the open line and event
+        self.size = 0
+        """Bytes of the line and the event that have begun."""
         self._after_cr = False
         self._begun = False
 
@@ -33,7 +34,7 @@ class EventReader:
         """Returns the data of each event that these bytes complete. Raises EventTooLong beyond `max_event_bytes`."""
         if not data:
             return []
-        if self._size == 0 and data.endswith(b"\n\n") and len(data) <= self._max:
+        if self.size == 0 and data.endswith(b"\n\n") and len(data) <= self._max:
             events = _one_line_events(data)
             if events is not None:
                 self._after_cr, self._begun = False, True
@@ -43,7 +44,7 @@ class EventReader:
             data = data.removeprefix(b"\n")  # the second half of CRLF
             if not data:
                 return []
-        self._size += len(data)
+        self.size += len(data)
         self._line.append(data)
         if b"\n" not in data and b"\r" not in data:
             self._check_size()
@@ -56,7 +57,7 @@ class EventReader:
             lines[0] = lines[0].removeprefix(_MARK)
         events = [event for line in lines if (event := self._take(line)) is not None]
         self._line = [rest] if rest else []
-        self._size = len(rest) + self._held
+        self.size = len(rest) + self._held
         self._check_size()
         return events
 
@@ -81,7 +82,7 @@ class EventReader:
 
     def _check_size(self) -> None:
         """Raises EventTooLong beyond the limit."""
-        if self._size > self._max:
+        if self.size > self._max:
             raise EventTooLong(f"more than {self._max} bytes without the end of an event")
 
 

@@ -15,7 +15,7 @@ _KNOWN_SHAPES = (
     (re.compile(r"\b([a-z][a-z0-9+.-]{1,20}://)[^/\s@]*@", re.IGNORECASE), rf"\1{HIDDEN}@"),
     (re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{6,}", re.IGNORECASE), rf"\1 {HIDDEN}"),
     (re.compile(r"\b[a-z]{2}-[\w-]{16,}"), HIDDEN),
-    (re.compile(r"\beyJ[\w-]{5,}\.[\w-]+(?:\.[\w-]*)?"), HIDDEN),
+    (re.compile(r"\beyJ[\w-]{5,}(?:\.[\w-]*){0,4}"), HIDDEN),
     (
         re.compile(
             r"((?:password|passwd|secret|token|api[_-]?key|authorization)[\"']?\s*[:=]\s*[\"']?)(?!bearer|basic)"

@@ -116,7 +116,7 @@ def _failure_of(error: BaseException, turn: Turn) -> ModelFailure:
     if isinstance(error, ModelFailure):
         return error
     logger.error(
-        "a model call of agent %s failed by a defect: it counts as LLM_API_ERROR, and is tried again",
+        "a model call of agent %s failed by a defect: it counts as LLM_API_ERROR, and is tried once more at most",
         turn.agent,
         exc_info=error,
         extra={"session": turn.session_id, "turn": turn.id},

@@ -42,8 +42,8 @@ from turnkeeper.model.contract import ModelAnswer, ModelFailure
 
 RESULT_POLL = 1.0
 """Seconds after which an owner that awaits tools reads the session again."""
-UNREADABLE_TRIES = 2
-"""Tries of one model call at most, if its answer cannot be read: each one costs a whole answer."""
+TRIES_OF_AN_ANSWER = 2
+"""Tries of one model call at most, if its answer had begun: each one costs a whole answer."""
 NO_LIMIT = 3600.0
 """Seconds: longer than any model or tool may take."""
 
@@ -216,7 +216,7 @@ class TurnRun:
     async def _record_model_failure(self, failure: ModelFailure) -> None:
         tries = self.turn.tries + 1
         most = self._agent.limits.max_attempts
-        most = min(most, UNREADABLE_TRIES) if failure.unreadable else most
+        most = min(most, TRIES_OF_AN_ANSWER) if failure.repeated_once else most
         retries = replace(self._services.retries, max_attempts=most)
         delay = retries.delay(tries, retry_after=failure.retry_after, jitter=self._services.jitter())
         delay = delay if failure.retryable else None

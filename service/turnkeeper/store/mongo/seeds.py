@@ -28,7 +28,7 @@ _KEPT_OPTIONS: Final = ("tls", "ssl", "auth", "proxy", "compressors")
 """Beginnings of the options that a connection to one host needs."""
 _IN_DATABASE: Final = ("SCRAM", "PLAIN")
 """Beginnings of the ways to log in for which the URI's database is the default of authSource."""
-_TLS_REASON: Final = re.compile(r"\] ([^()]+) \(_ssl")
+_TLS_REASON: Final = re.compile(r"\] ([^()\]]+) \(_ssl")
 
 Hello: TypeAlias = Mapping[str, Any]
 

@@ -16,7 +16,7 @@ from tests.memory_store.state import MemoryDatabase
 from tests.memory_store.store import MemoryStore
 from tests.unit.telemetry.calls import Traces
 from turnkeeper.codes import Code
-from turnkeeper.domain.agent import PolicyRule
+from turnkeeper.domain.agent import Agent, PolicyRule
 from turnkeeper.domain.event import MessageCompleted, ToolReturned
 from turnkeeper.domain.message import FinishReason, Part, ToolRequest, Usage
 from turnkeeper.domain.session import SessionKey
@@ -33,6 +33,8 @@ from turnkeeper.engine.rules import sessions as session_rules
 from turnkeeper.engine.rules.messages import LeaseOffer, NewMessage, accept
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.model.contract import ModelAnswer, ModelRequest, TextDelta
+from turnkeeper.model.failure import Reason, failure
+from turnkeeper.model.openai_failure import event_failure
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.store.changeset import RequestKey
 from turnkeeper.telemetry.metrics import Metrics
@@ -69,7 +71,7 @@ class Model:
     server = ("127.0.0.1", 80)
 
     def __init__(self) -> None:
-        self.error: type[BaseException] | None = None
+        self.error: type[BaseException] | BaseException | None = None
         self.tool = ""
         self.calls = 0
         self.wrote = asyncio.Event()
@@ -114,7 +116,8 @@ class Tools:
 class Replica:
     """A worker on the store in memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, runner: Agent = RUNNER) -> None:
+        self.runner = runner
         self.database = MemoryDatabase(now=lambda: datetime.now(UTC))
         self.model, self.tools = Model(), Tools()
         self.breaks: type[BaseException] | None = None
@@ -138,12 +141,12 @@ class Replica:
             log_writer=self.log_writer,
             session_cache=session_cache,
             feeds=feeds,
-            agents=AgentVersions({RUNNER.name: RUNNER}, self.store),
+            agents=AgentVersions({runner.name: runner}, self.store),
             toolbox=toolbox,
             model_caller=ModelCaller(lambda _: self.model, toolbox=toolbox, spans=spans, metrics=metrics),
             metrics=metrics,
             spans=spans,
-            retries=RetryPolicy(),
+            retries=RetryPolicy(base=timedelta(milliseconds=1)),
             jitter=lambda: 0.0,
         )
         self.worker = Worker(
@@ -173,8 +176,8 @@ class Replica:
     async def turn(self) -> tuple[SessionKey, Turn]:
         """Returns the turn of a new session's first message, as it is at its end."""
         key = a_session_key(session_id=new_id("session"))
-        session = a_session(key, agent=RUNNER.name, agent_version=RUNNER.version)
-        await self.store.create_session(session, RUNNER, event=session_rules.created_event(session))
+        session = a_session(key, agent=self.runner.name, agent_version=self.runner.version)
+        await self.store.create_session(session, self.runner, event=session_rules.created_event(session))
         request_key = RequestKey(
             tenant=key.tenant,
             session_id=key.session_id,
@@ -220,6 +223,31 @@ async def test_b1_whatever_a_models_stream_raises_fails_its_call_alone(
         _, turn = await replica.turn()
         assert turn.state is TurnState.COMPLETED
         assert not worker.done()
+
+
+@pytest.mark.parametrize(
+    ("error", "calls"),
+    [
+        (RuntimeError(), 2),
+        (failure(Reason.CUT), 2),
+        (failure(Reason.STALL_TIMEOUT), 2),
+        (failure(Reason.MALFORMED), 2),
+        (event_failure({"error": {"code": 429, "message": "Slow down."}}), 2),
+        (failure(Reason.NO_CONNECTION), 4),
+        (failure(Reason.SERVER_ERROR, http_status=503), 4),
+        (failure(Reason.RATE_LIMIT, http_status=429), 4),
+        (failure(Reason.START_TIMEOUT), 4),
+        (failure(Reason.CONTENT_FILTER), 1),
+    ],
+)
+async def test_a_call_whose_answer_had_begun_or_that_broke_on_a_defect_is_made_twice_at_most(
+    error: BaseException, calls: int
+) -> None:
+    replica = Replica(replace(RUNNER, limits=replace(RUNNER.limits, max_attempts=4)))
+    async with replica.running():
+        replica.model.error = error
+        _, turn = await replica.turn()
+    assert (turn.state, replica.model.calls) == (TurnState.FAILED, calls)
 
 
 @pytest.mark.parametrize("error", RAISED)
