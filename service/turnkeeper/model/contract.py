@@ -55,8 +55,8 @@ class ModelFailure(Exception):
     ) -> None:
         """`retryable`: another try may succeed. `retry_after`: the pause that the provider asks for, if any.
 
-        `repeated_once`: the server had begun to answer, or the call broke on a defect. A further try costs a whole answer
-        and is likely to be no better, so there is one at most.
+        `repeated_once`: the server had begun to answer, or the call broke on a defect. A further try costs a whole
+        answer and is likely to be no better, so there is one at most.
         """
         super().__init__(detail.message)
         self.detail = detail

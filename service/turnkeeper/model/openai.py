@@ -185,7 +185,12 @@ class OpenAIModel:
             message=f"{failed.detail.message} Its own words are in the log under {log_id}.",
             metadata={**failed.detail.metadata, "log_id": log_id},
         )
-        return ModelFailure(detail, retryable=failed.retryable, retry_after=failed.retry_after)
+        return ModelFailure(
+            detail,
+            retryable=failed.retryable,
+            retry_after=failed.retry_after,
+            repeated_once=failed.repeated_once,
+        )
 
 
 class _InParts:
