@@ -53,6 +53,7 @@ from turnkeeper.rpc.chat import ChatService
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.rpc.interceptor import Boundary
 from turnkeeper.rpc.page_tokens import PageTokens
+from turnkeeper.rpc.refusals import CertainRefusals
 from turnkeeper.rpc.server import Server
 from turnkeeper.rpc.sessions import SessionService
 from turnkeeper.settings import Settings
@@ -326,6 +327,7 @@ class _Replica:
         boundary = Boundary(
             spans=self._telemetry.spans,
             metrics=self._telemetry.metrics,
+            certain_refusals=CertainRefusals(store),
             write_timeout=settings.write_time.total_seconds(),
         )
         server = Server(boundary, reflect=settings.reflection, channels=settings.channelz, share_port=share_port)

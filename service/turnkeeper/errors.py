@@ -16,6 +16,8 @@ class SessionError(Exception):
 
     code: Code = Code.INTERNAL_ERROR
     family: ClassVar[Family] = Family.INTERNAL
+    rests_on_reading: bool = False
+    """True if a reading that lags may be why, though the class does not tell: see `rpc/refusals.py`."""
 
     def __init__(  # noqa: PLR0913 - all but the message are optional facts
         self,
@@ -339,7 +341,7 @@ class PageTokenInvalid(InvalidArgument):
 
 
 class CursorExpired(SessionError):
-    """The log was trimmed beyond this cursor; start at the oldest sequence, which the metadata names."""
+    """The log was trimmed beyond this cursor, or ends before it; start at a sequence that the metadata names."""
 
     code = Code.CURSOR_EXPIRED
     family = Family.OUT_OF_RANGE

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from opentelemetry.trace import StatusCode
 from tests.processes import until
 from tests.unit.telemetry.calls import Meters, Traces
 from turnkeeper.rpc.interceptor import Boundary
+from turnkeeper.rpc.refusals import CertainRefusals
 
 SERVICE = "test.v1.Waits"
 Call = Callable[[aio.Channel, float | None], Awaitable[object]]
@@ -38,6 +40,10 @@ class Served:
     async def left(self, request: bytes, context: object) -> bytes:
         raise aio.InternalError("the call is closed")
 
+    def linearizable(self) -> AbstractAsyncContextManager[None]:
+        """It has no database: each refusal is certain."""
+        return contextlib.nullcontext()
+
     async def ended(self) -> ReadableSpan:
         """Waits until the call's span has ended, and returns it."""
         await until(lambda: bool(self.traces.exporter.get_finished_spans()))
@@ -49,7 +55,14 @@ class Served:
 async def serving() -> AsyncIterator[tuple[Served, aio.Channel]]:
     served = Served()
     server = aio.server(
-        interceptors=[Boundary(spans=served.traces.spans, metrics=served.meters.metrics, write_timeout=5)]
+        interceptors=[
+            Boundary(
+                spans=served.traces.spans,
+                metrics=served.meters.metrics,
+                certain_refusals=CertainRefusals(served),
+                write_timeout=5,
+            )
+        ]
     )
     handlers: dict[str, Any] = {
         "Unary": grpc.unary_unary_rpc_method_handler(served.unary, request_deserializer=bytes),

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from random import Random
 
 from tests.memory_store.state import MemoryDatabase, StoredSession
@@ -25,6 +26,10 @@ class Part:
     _schema: int
     _random: Random
     _enter: Enter
+
+    def linearizable(self) -> AbstractAsyncContextManager[None]:
+        """Changes nothing: each read shows everything that was stored before."""
+        return contextlib.nullcontext()
 
     @contextlib.contextmanager
     def _changing(self, stored: StoredSession, *, own: bool = False) -> Iterator[None]:

@@ -29,6 +29,9 @@ class AgentVersions:
         agent = self._stored.get(version)
         if agent is None:
             agent = await self._store.agent(*version)
+            if agent is None:
+                async with self._store.linearizable():  # without its agent, a turn would fail for good
+                    agent = await self._store.agent(*version)
             if agent is not None:
                 self._stored[version] = agent
         return agent

@@ -72,7 +72,9 @@ class Checkpoints:
             return head.last_seq
         if not 1 <= position.sequence <= head.last_seq:
             problem = f"must be from 1 to {head.last_seq}, the session's last event"
-            raise InvalidRequest(f"sequence {problem}.", session_id=head.session_id, fields={"sequence": problem})
+            error = InvalidRequest(f"sequence {problem}.", session_id=head.session_id, fields={"sequence": problem})
+            error.rests_on_reading = position.sequence > head.last_seq
+            raise error
         check_not_trimmed(position.sequence, head)
         return position.sequence
 

@@ -75,16 +75,23 @@ class Turns:
         return await self._feeds.until(key, resting, seconds=seconds) or await current()
 
     async def settled(self, key: SessionKey, turn_id: str, watcher: Watcher) -> Turn | None:
-        """Returns the turn if it has ended or waits, and `watcher` has delivered all its events; otherwise None."""
+        """Returns the turn if it has ended or waits, and `watcher` has delivered all its events; otherwise None.
+
+        Raises TurnNotFound if there is certainly no such turn.
+        """
         delivered = watcher.position.sequence
         cached = watcher.cached_turn(turn_id)
         if cached is not None:
             return cached.turn if cached.last_seq <= delivered and not cached.turn.state.moving else None
-        turn = await self.get(key, turn_id)
+        try:
+            turn = await self.get(key, turn_id)
+        except TurnNotFound:
+            async with self._store.linearizable():
+                turn = await self.get(key, turn_id)
         if turn.state.moving:
             return None
         last = await self._store.last_seqs([key])
-        undelivered = await self._store.events(key, after=delivered, limit=1, turn_id=turn_id, until=last[key])
+        undelivered = await self._store.events(key, after=delivered, limit=1, turn_id=turn_id, until=last.get(key, 0))
         return None if undelivered else turn
 
     async def start(self, message: NewMessage) -> RequestRecord:

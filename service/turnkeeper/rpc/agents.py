@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from turnkeeper.domain.agent import Agent
 from turnkeeper.errors import AgentNotFound
 from turnkeeper.pb.v1 import agent_pb2, agent_pb2_grpc
+from turnkeeper.rpc.context import Context
 from turnkeeper.rpc.identity import caller_of
-from turnkeeper.rpc.interceptor import Context
 from turnkeeper.rpc.page_tokens import PageTokens
 from turnkeeper.rpc.views import agent_view
 from turnkeeper.store.contract import SessionStore

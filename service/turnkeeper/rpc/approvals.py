@@ -6,9 +6,9 @@ from turnkeeper.engine.approvals import Approvals
 from turnkeeper.errors import ToolValidationError
 from turnkeeper.pb.v1 import approval_pb2, approval_pb2_grpc, event_pb2
 from turnkeeper.rpc import codec, cursor, validation
+from turnkeeper.rpc.context import Context
 from turnkeeper.rpc.deadlines import DEFAULT_WAIT, within_deadline
 from turnkeeper.rpc.identity import caller_of
-from turnkeeper.rpc.interceptor import Context
 from turnkeeper.rpc.page_tokens import PageTokens, key_of_time, time_of_key
 from turnkeeper.rpc.views import for_approver
 from turnkeeper.store.contract import ApprovalStore

@@ -16,10 +16,10 @@ from turnkeeper.errors import NotImplementedYet, SessionError
 from turnkeeper.errors_by_code import error_of
 from turnkeeper.pb.v1 import chat_pb2, chat_pb2_grpc, session_pb2
 from turnkeeper.rpc import client_tools, codec, cursor, validation
+from turnkeeper.rpc.context import Context
 from turnkeeper.rpc.deadlines import DEFAULT_WAIT, within_deadline
 from turnkeeper.rpc.fingerprint import fingerprint
 from turnkeeper.rpc.identity import Caller, caller_of
-from turnkeeper.rpc.interceptor import Context
 from turnkeeper.rpc.page_tokens import PageTokens
 from turnkeeper.rpc.sessions import new_session
 from turnkeeper.rpc.stream_responses import response, with_cursor
@@ -86,7 +86,8 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             try:
                 await watcher.begin(position, EventFilter(turn_id=record.turn_id, previews=previews))
                 while settled is None and (batch := await watcher.next()):
-                    if batch.caught_up or batch.kinds & (ENDS | SETTLES):
+                    # Also at a keep-alive: a reading that lags may have shown the turn as it was before its end.
+                    if batch.caught_up or not batch.events or batch.kinds & (ENDS | SETTLES):
                         settled = await self._turns.settled(key, record.turn_id, watcher)
                     yield response(batch, key) + _turn_field(settled)  # type: ignore[misc]  # bytes pass through
             except (StreamEnded, SessionError) as end:

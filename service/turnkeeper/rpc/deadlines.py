@@ -1,6 +1,6 @@
 """How long a call may wait: for as long as it asks, but not beyond its own deadline."""
 
-from turnkeeper.rpc.interceptor import Context
+from turnkeeper.rpc.context import Context
 
 DEFAULT_WAIT = 60.0
 """Seconds that a call waits if it does not set `wait`."""

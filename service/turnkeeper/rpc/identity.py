@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from turnkeeper.domain.session import SessionKey
-from turnkeeper.rpc.interceptor import Context
+from turnkeeper.rpc.context import Context
 from turnkeeper.store.changeset import RequestKey
 
 

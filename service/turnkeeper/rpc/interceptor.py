@@ -22,6 +22,8 @@ from turnkeeper.errors import InternalError, InvalidRequest, NotImplementedYet, 
 from turnkeeper.event_loop import off_loop
 from turnkeeper.isolation import ends_task
 from turnkeeper.rpc import validation
+from turnkeeper.rpc.context import Context, Responses, Run
+from turnkeeper.rpc.refusals import CertainRefusals
 from turnkeeper.rpc.status import DETAILS_KEY, details_bytes, may_resume, shown_message
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.telemetry.open_spans import RpcSpan
@@ -39,15 +41,16 @@ OWN = "turnkeeper.v1."
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
 logger = logging.getLogger(__name__)
-Context = aio.ServicerContext[Any, Any]
-Run = Callable[[Any, Context], Awaitable[Any]]
 
 
 class Boundary(aio.ServerInterceptor):
     """The only interceptor: it wraps every method once, and counts the calls that are under way."""
 
-    def __init__(self, *, spans: Spans, metrics: Metrics, write_timeout: float) -> None:
+    def __init__(
+        self, *, spans: Spans, metrics: Metrics, certain_refusals: CertainRefusals, write_timeout: float
+    ) -> None:
         """`write_timeout`: seconds after which a stream ends with SLOW_CONSUMER if its reader accepts nothing."""
+        self._certain_refusals = certain_refusals
         self._spans = spans
         self._metrics = metrics
         self._writes = WriteDeadlines(write_timeout)
@@ -79,7 +82,8 @@ class Boundary(aio.ServerInterceptor):
         _, service, method = path.split("/", 2)
         own = service.startswith(OWN)
         if not handler.response_streaming:
-            call = self._wrapped(service, method, handler, handler.unary_unary)
+            unary = self._certain_refusals.checked(handler.unary_unary) if own else handler.unary_unary
+            call = self._wrapped(service, method, handler, unary)
             return grpc.unary_unary_rpc_method_handler(call, None, handler.response_serializer)
         inner = handler.unary_stream
         run = (
@@ -132,14 +136,16 @@ class Boundary(aio.ServerInterceptor):
 
         return call
 
-    def _stream(self, inner: Callable[[Any, Context], Any]) -> Run:
+    def _stream(self, inner: Callable[[Any, Context], Responses]) -> Run:
         async def run(request: Any, context: Context) -> None:
-            responses, writes, task = inner(request, context), self._writes, asyncio.current_task()
+            writes, task = self._writes, asyncio.current_task()
             after = getattr(request, "after", "")
-            del request
+            responses: Responses | None = None
             self._metrics.stream_opened()
             try:
-                async for response in responses:
+                responses, response = await self._certain_refusals.begin(inner, request, context)
+                del request  # a replica keeps thousands of streams open
+                while response is not None:
                     after = ""  # from here on the servicer knows where its reader goes on
                     writes.begin(task)
                     try:
@@ -151,12 +157,14 @@ class Boundary(aio.ServerInterceptor):
                         raise await _ended_by(SlowConsumer(), responses) from None
                     finally:
                         writes.end(task)
+                    response = await anext(responses, None)
             except SessionError as error:
                 if may_resume(error.code) and not error.cursor:
                     error.cursor = after
                 raise
             finally:
-                await responses.aclose()
+                if responses is not None:
+                    await responses.aclose()
                 self._metrics.stream_closed()
 
         return run

@@ -6,8 +6,8 @@ from turnkeeper.engine.rules import sessions as session_rules
 from turnkeeper.engine.sessions import Decide, Sessions
 from turnkeeper.pb.v1 import session_pb2
 from turnkeeper.rpc import cursor, session_fields, validation
+from turnkeeper.rpc.context import Context
 from turnkeeper.rpc.identity import Caller, caller_of
-from turnkeeper.rpc.interceptor import Context
 from turnkeeper.rpc.views import session_view
 
 CHANGEABLE = frozenset({"title", "labels", "metadata"})

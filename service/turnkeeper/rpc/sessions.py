@@ -14,18 +14,18 @@ from turnkeeper.engine.forks import Forks
 from turnkeeper.engine.sessions import NewSession, Sessions
 from turnkeeper.engine.streaming.batch import EventFilter
 from turnkeeper.engine.streaming.watcher import StreamEnded, Watchers
-from turnkeeper.errors import CursorExpired, SessionError, TurnNotFound
+from turnkeeper.errors import CursorExpired, InvalidRequest, SessionError, TurnNotFound
 from turnkeeper.pb.v1 import event_pb2, message_pb2, session_pb2, session_pb2_grpc
 from turnkeeper.rpc import codec, cursor, session_fields, validation
 from turnkeeper.rpc.checkpoints import CheckpointVerbs
+from turnkeeper.rpc.context import Context
 from turnkeeper.rpc.fingerprint import fingerprint
 from turnkeeper.rpc.identity import Caller, caller_of
-from turnkeeper.rpc.interceptor import Context
 from turnkeeper.rpc.lifecycle import LifecycleVerbs
 from turnkeeper.rpc.page_tokens import PageTokens, fitting, key_of_time, time_of_key
 from turnkeeper.rpc.stream_responses import response, with_cursor
 from turnkeeper.rpc.views import session_view
-from turnkeeper.store.changeset import check_not_trimmed
+from turnkeeper.store.changeset import Head, check_not_ahead, check_not_trimmed
 from turnkeeper.store.contract import SessionLog
 from turnkeeper.store.filters import SessionFilter
 
@@ -109,7 +109,7 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
                 previews=request.previews,
                 forever=request.follow and not session.state.over,
             )
-            start = self._start(request, caller, last_seq=head.last_seq)
+            start = self._start(request, caller, head=head)
             try:
                 await watcher.begin(start, event_filter, head=head)
                 del request, session, head, start, event_filter  # a replica keeps thousands of streams open
@@ -128,7 +128,7 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         key = caller.session_key(request.session_id)
         _, head = await self._sessions.get(key)
         await self._check_turn(key, request.turn_id)
-        after = self._start(request, caller, last_seq=head.last_seq).sequence
+        after = self._start(request, caller, head=head).sequence
         size = self._page_tokens.size(request.page_size)
         events = await self._store.events(
             key,
@@ -188,9 +188,10 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         request: session_pb2.WatchEventsRequest | session_pb2.ListEventsRequest,
         caller: Caller,
         *,
-        last_seq: int,
+        head: Head,
     ) -> StreamPosition:
-        """Returns where the events begin. Raises InvalidRequest for a position beyond the last event."""
+        """Returns where the events begin. Raises CursorExpired for a cursor beyond the last event, and InvalidRequest
+        for such a number, which a caller may have typed."""
         position, field = StreamPosition(), request.WhichOneof("start") or ""
         match field:
             case "after":
@@ -198,9 +199,16 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
             case "after_sequence":
                 position = StreamPosition(sequence=request.after_sequence)
             case "live_only" if getattr(request, "live_only", False):
-                position = StreamPosition(sequence=last_seq)
-        if position.sequence > last_seq:
-            validation.refuse({field: f"is beyond the last event, {last_seq}"})
+                position = StreamPosition(sequence=head.last_seq)
+        if field == "after_sequence" and position.sequence > head.last_seq:
+            problem = f"is beyond the last event, {head.last_seq}"
+            error = InvalidRequest(f"after_sequence {problem}.", session_id=head.session_id, fields={field: problem})
+            error.rests_on_reading = True
+            raise error
+        try:
+            check_not_ahead(position.sequence, head)
+        except CursorExpired as expired:
+            raise with_cursor(expired, head.session_key) from None
         return position
 
 

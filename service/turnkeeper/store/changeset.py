@@ -302,6 +302,24 @@ def check_not_trimmed(sequence: int, head: Head) -> None:
         raise cursor_expired(head.session_id, oldest=head.compacted_to + 1, head=head.last_seq)
 
 
+def check_not_ahead(sequence: int, head: Head) -> None:
+    """Raises CursorExpired if the log has no event of this number, which a cursor names.
+
+    Only events that a majority has are delivered. So the log was longer once, unless this reading of its head lags.
+    """
+    if sequence > head.last_seq:
+        raise CursorExpired(
+            f"The cursor is beyond the session's last event, {head.last_seq}: the database was restored to an older "
+            "state. Start at a sequence or cursor that the metadata names, and read ListMessages.",
+            session_id=head.session_id,
+            metadata=_bounds(oldest=head.compacted_to + 1, head=head.last_seq),
+        )
+
+
 def cursor_expired(session_id: str, *, oldest: int, head: int) -> CursorExpired:
     """Returns the error, with the number of the oldest event that can be read and that of the last one."""
-    return CursorExpired(session_id=session_id, metadata={"oldest_sequence": str(oldest), "head_sequence": str(head)})
+    return CursorExpired(session_id=session_id, metadata=_bounds(oldest=oldest, head=head))
+
+
+def _bounds(*, oldest: int, head: int) -> dict[str, str]:
+    return {"oldest_sequence": str(oldest), "head_sequence": str(head)}

@@ -35,7 +35,18 @@ from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 from turnkeeper.store.notifications import ChangeNotification, PreviewChunk
 
 
-class SessionStore(Protocol):
+class Consistent(Protocol):
+    """Reads that show everything that was acknowledged before. Ordinary ones may lag behind it, after an election."""
+
+    def linearizable(self) -> AbstractAsyncContextManager[None]:
+        """Makes the reads of this task linearizable inside the `async with` block.
+
+        Raises ServiceUnavailable on entry if no majority confirms that within 2 s.
+        """
+        ...
+
+
+class SessionStore(Consistent, Protocol):
     """Sessions, their turns and tool calls, and the records of requests."""
 
     async def create_session(self, session: Session, agent: Agent, *, event: NewEvent) -> Session | None:
@@ -207,7 +218,7 @@ class Leases(Protocol):
         ...
 
 
-class ApprovalStore(Protocol):
+class ApprovalStore(Consistent, Protocol):
     """Approvals, to be read. They change by changesets only."""
 
     async def approval(self, tenant: str, approval_id: str) -> Approval | None:

@@ -20,15 +20,13 @@ from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.engine.streaming.log_reads import LogPage, SharedRead
 from turnkeeper.engine.streaming.turn_cache import CachedTurn
 from turnkeeper.engine.streaming.wakeups import NEVER, DeadlineTimers
-from turnkeeper.errors import InvalidRequest, ServerDraining, SessionNotFound, StreamRotated
-from turnkeeper.store.changeset import Head, check_not_trimmed, cursor_expired
+from turnkeeper.errors import ServerDraining, SessionNotFound, StreamRotated
+from turnkeeper.store.changeset import Head, check_not_ahead, check_not_trimmed, cursor_expired
 from turnkeeper.store.contract import SessionLog
 from turnkeeper.telemetry.metrics import Metrics
 
 REREAD_PAUSE = 0.05
 """Seconds before the log is read again if it lacks events that are known to exist: a new primary may lag behind."""
-APPEAR_TIME = 1.0
-"""Seconds that the service waits for a start position beyond the log's end, for the same reason."""
 PAGE_LEAST, PAGE_MOST, PAGE_BYTES = 8, 1024, 256 * 1024
 """The fewest and the most events of a page of the log, and its intended size in bytes.
 
@@ -81,8 +79,11 @@ class Watchers:
         return Watcher(self, key, ends_at=ends_at, caches_turns=caches_turns)
 
     async def head(self, key: SessionKey) -> Head:
-        """Returns the session's head. Raises SessionNotFound if there is no such session."""
+        """Returns the session's head. Raises SessionNotFound if there is certainly no such session."""
         stored = await self.store.session(key)
+        if stored is None:
+            async with self.store.linearizable():
+                stored = await self.store.session(key)
         if stored is None:
             raise SessionNotFound(session_id=key.session_id)
         return stored[1]
@@ -163,7 +164,7 @@ class Watcher:
     async def begin(self, start: StreamPosition, event_filter: EventFilter, *, head: Head | None = None) -> None:
         """Sets where the stream begins and which events it has. `head`: the session's, if read after `Watchers.open`.
 
-        Raises CursorExpired if the log was trimmed beyond `start`, InvalidRequest if the log has no such event, and
+        Raises CursorExpired if the log was trimmed beyond `start` or, as far as was read, ends before it, and
         SessionNotFound if there is no such session.
         """
         self.position, self._filter = start, self._feed.same_filter(event_filter)
@@ -306,25 +307,11 @@ class Watcher:
         )
 
     async def _check_start(self, start: StreamPosition, head: Head | None) -> None:
-        """Raises CursorExpired or InvalidRequest if the log does not have the events after `start`.
-
-        Waits up to APPEAR_TIME for a position beyond the log's end: a new primary may lag behind the old one.
-        """
-        clock = asyncio.get_running_loop().time
-        until = clock() + APPEAR_TIME
+        """Raises CursorExpired if the log does not have the events after `start`."""
         head = head or await self._watchers.head(self._key)
-        while start.sequence > head.last_seq and clock() < until:
-            await asyncio.sleep(REREAD_PAUSE)
-            head = await self._watchers.head(self._key)
-        last_seq = head.last_seq
         check_not_trimmed(start.sequence, head)
-        if start.sequence > last_seq:
-            raise InvalidRequest(
-                f"There is no event {start.sequence} yet; the last one is {last_seq}.",
-                session_id=self._key.session_id,
-                fields={"after": f"is beyond the last event, {last_seq}"},
-            )
-        self._feed.notify_grown(last_seq)
+        check_not_ahead(start.sequence, head)
+        self._feed.notify_grown(head.last_seq)
 
     def _record_delivery(self, now: float) -> None:
         """Records that the last batch was delivered, and how late it was."""

@@ -153,7 +153,7 @@ class _SessionErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sess
     SESSION_ERROR_CODE_PAGE_TOKEN_INVALID: _SessionErrorCode.ValueType  # 114
     """The page_token is not one of this list's; start again without it."""
     SESSION_ERROR_CODE_CURSOR_EXPIRED: _SessionErrorCode.ValueType  # 115
-    """The log was trimmed beyond this cursor; start at the oldest sequence, which the metadata names."""
+    """The log was trimmed beyond this cursor, or ends before it; start at a sequence that the metadata names."""
     SESSION_ERROR_CODE_BUDGET_EXCEEDED: _SessionErrorCode.ValueType  # 116
     """The turn reached a limit of its agent or request; raise the limit or shorten the work."""
     SESSION_ERROR_CODE_QUOTA_EXCEEDED: _SessionErrorCode.ValueType  # 117
@@ -251,7 +251,7 @@ SESSION_ERROR_CODE_REQUEST_ID_REUSED: SessionErrorCode.ValueType  # 113
 SESSION_ERROR_CODE_PAGE_TOKEN_INVALID: SessionErrorCode.ValueType  # 114
 """The page_token is not one of this list's; start again without it."""
 SESSION_ERROR_CODE_CURSOR_EXPIRED: SessionErrorCode.ValueType  # 115
-"""The log was trimmed beyond this cursor; start at the oldest sequence, which the metadata names."""
+"""The log was trimmed beyond this cursor, or ends before it; start at a sequence that the metadata names."""
 SESSION_ERROR_CODE_BUDGET_EXCEEDED: SessionErrorCode.ValueType  # 116
 """The turn reached a limit of its agent or request; raise the limit or shorten the work."""
 SESSION_ERROR_CODE_QUOTA_EXCEEDED: SessionErrorCode.ValueType  # 117

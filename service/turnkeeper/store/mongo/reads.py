@@ -3,7 +3,8 @@
 A list passes over documents that only a newer version can read. A decision rests on none of them: see `snapshot`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
@@ -18,9 +19,10 @@ from turnkeeper.store.changeset import Head, RequestKey, RequestRecord, Snapshot
 from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 from turnkeeper.store.mongo import heads, keys
 from turnkeeper.store.mongo.client import Collection, Connection, Document
+from turnkeeper.store.mongo.consistent_reads import ConsistentReads, Read
 from turnkeeper.store.mongo.documents import decode
 from turnkeeper.store.mongo.events import event_of
-from turnkeeper.store.mongo.transactions.outcomes import Outcomes, record_of
+from turnkeeper.store.mongo.transactions.outcomes import record_of
 from turnkeeper.store.mongo.transactions.transaction import LARGE
 from turnkeeper.store.mongo.unreadable import UnreadableDocument
 
@@ -33,7 +35,13 @@ class Reads:
     """Implements the reading methods of `SessionLog` and `ApprovalStore`."""
 
     _connection: Connection
-    _outcomes: Outcomes
+    _consistent_reads: ConsistentReads
+
+    @contextlib.contextmanager
+    def _reading(self, operation: str) -> Iterator[Read]:
+        """Measures one read, and yields what gives each of its commands the collection."""
+        with self._connection.call(operation), self._consistent_reads.reading() as read:
+            yield read
 
     async def snapshot(
         self,
@@ -59,16 +67,18 @@ class Reads:
         ]
         if request is not None:
             pipeline.append(_join("requests", [{"$match": keys.where(keys.of_request(request))}], into="request"))
-        with self._connection.call("snapshot"):
-            documents = await self._connection.heads.aggregate(pipeline).to_list(1)
+        with self._reading("snapshot") as read:
+            documents = await read(self._connection.heads).aggregate(pipeline).to_list(1)
             if not documents or not documents[0]["session"]:
                 return None
             return await off_loop(partial(_snapshot_of, documents[0]), large=len(documents[0]["calls"]) > LARGE)
 
     async def find_request(self, key: RequestKey) -> RequestRecord | None:
-        with self._connection.call("find_request"):
-            record = await self._outcomes.find_request(key)
-            return record if record is not None and await self._is_visible(key.session_key) else None
+        with self._reading("find_request") as read:
+            document = await read(self._connection.requests).find_one(keys.where(keys.of_request(key)))
+            if document is None or not await self._is_visible(read, key.session_key):
+                return None
+            return record_of(document)
 
     async def events(
         self,
@@ -90,15 +100,14 @@ class Reads:
         if turn_id:
             match["turn_id"] = turn_id
         fields = {"_id": 0, "seq": 1, "kind": 1, "turn_id": 1, "payload": 1}
-        with self._connection.call("events"):
-            cursor = self._connection.events.find(match, fields).sort("seq").limit(limit).batch_size(limit)
+        with self._reading("events") as read:
+            cursor = read(self._connection.events).find(match, fields).sort("seq").limit(limit).batch_size(limit)
             return [event_of(document) for document in await cursor.to_list(limit)]
 
     async def last_seqs(self, sessions: Sequence[SessionKey]) -> Mapping[SessionKey, int]:
-        with self._connection.call("last_seqs"):
-            documents = await self._connection.heads.find(
-                {**keys.where_sessions(sessions), "forking": {"$exists": False}}, {"last_seq": 1}
-            ).to_list(None)
+        with self._reading("last_seqs") as read:
+            match = {**keys.where_sessions(sessions), "forking": {"$exists": False}}
+            documents = await read(self._connection.heads).find(match, {"last_seq": 1}).to_list(None)
         return {keys.session_of(head["_id"]): head["last_seq"] for head in documents}
 
     async def session(self, key: SessionKey, *, deleted: bool = False) -> tuple[Session, Head] | None:
@@ -108,8 +117,8 @@ class Reads:
             {"$set": {"now": heads.NOW}},
             {"$lookup": {"from": "sessions", "pipeline": [{"$match": where}], "as": "session"}},
         ]
-        with self._connection.call("session"):
-            documents = await self._connection.heads.aggregate(pipeline).to_list(1)
+        with self._reading("session") as read:
+            documents = await read(self._connection.heads).aggregate(pipeline).to_list(1)
             if not documents or not documents[0]["session"]:
                 return None
             return _with_head(documents[0]["session"][0], documents[0])
@@ -121,7 +130,7 @@ class Reads:
         now: list[Document] = [{"$match": {"tenant": tenant}}, {"$set": {"now": heads.NOW}}]
         match = {"tenant": tenant, "$and": [_matching(where), _beyond(after, ascending=direction > 0)]}
 
-        def find(limit: int) -> Cursor:
+        def find(read: Read, limit: int) -> Cursor:
             pipeline: list[Document] = [
                 {"$match": match},
                 {"$sort": {"create_time": direction, "id": direction}},
@@ -136,13 +145,13 @@ class Reads:
                     }
                 },
             ]
-            return self._connection.sessions.aggregate(pipeline)
+            return read(self._connection.sessions).aggregate(pipeline)
 
-        def read(session: Document) -> tuple[Session, Head]:
+        def decoded(session: Document) -> tuple[Session, Head]:
             (head,) = session["head"] or [{}]
             return _with_head(session, head)
 
-        return await self._page("sessions", find, read, limit)
+        return await self._page("sessions", find, decoded, limit)
 
     async def turn(self, key: SessionKey, turn_id: str) -> Turn | None:
         return await self._one(Turn, self._connection.turns, keys.of_member(key, turn_id))
@@ -163,7 +172,7 @@ class Reads:
         order = [("first_sequence", -1)]
         return await self._page(
             "turns",
-            lambda limit: self._connection.turns.find(match).sort(order).limit(limit),
+            lambda read, limit: read(self._connection.turns).find(match).sort(order).limit(limit),
             lambda document: decode(Turn, document),
             limit,
         )
@@ -173,8 +182,9 @@ class Reads:
 
     async def approval(self, tenant: str, approval_id: str) -> Approval | None:
         approval = await self._one(Approval, self._connection.approvals, keys.of_approval(tenant, approval_id))
-        with self._connection.call("approval"):
-            return approval if approval is not None and await self._is_visible(approval.session_key) else None
+        with self._reading("approval") as read:
+            visible = approval is not None and await self._is_visible(read, approval.session_key)
+        return approval if visible else None
 
     async def approvals(
         self, tenant: str, where: ApprovalFilter, *, limit: int, after: tuple[datetime, str] | None
@@ -184,7 +194,7 @@ class Reads:
             match["state"] = {"$in": [state.value for state in where.states]}
         match |= {name: getattr(where, name) for name in ("kind", "session_id", "tool") if getattr(where, name)}
 
-        def find(limit: int) -> Cursor:
+        def find(read: Read, limit: int) -> Cursor:
             pipeline: list[Document] = [
                 {"$match": match},
                 {"$sort": {"create_time": 1, "id": 1}},
@@ -192,24 +202,24 @@ class Reads:
                 {"$match": {"deleted": []}},
                 *_at_most(limit),
             ]
-            return self._connection.approvals.aggregate(pipeline)
+            return read(self._connection.approvals).aggregate(pipeline)
 
         return await self._page("approvals", find, lambda document: decode(Approval, document), limit)
 
     async def agent(self, tenant: str, name: str, version: str) -> Agent | None:
         return await self._one(Agent, self._connection.agents, keys.of_agent(tenant, name, version), strict=True)
 
-    async def _is_visible(self, key: SessionKey) -> bool:
+    async def _is_visible(self, read: Read, key: SessionKey) -> bool:
         match = {**keys.where(keys.of_session(key)), **heads.findable(deleted=False)}
-        return await self._connection.heads.find_one(match, {"_id": 1}) is not None
+        return await read(self._connection.heads).find_one(match, {"_id": 1}) is not None
 
     async def _one(self, kind: type[T], collection: Collection, key: Document, *, strict: bool = False) -> T | None:
-        with self._connection.call("read_one"):
-            document = await collection.find_one(keys.where(key))
+        with self._reading("read_one") as read:
+            document = await read(collection).find_one(keys.where(key))
             return None if document is None else decode(kind, document, strict=strict)
 
     async def _page(
-        self, operation: str, find: Callable[[int], Cursor], read: Callable[[Document], T], limit: int
+        self, operation: str, find: Callable[[Read, int], Cursor], decoded: Callable[[Document], T], limit: int
     ) -> Sequence[T]:
         """Returns `limit` values at most. Where some cannot be read, the documents behind them fill the page.
 
@@ -217,17 +227,17 @@ class Reads:
         """
         if limit <= 0:
             return []
-        with self._connection.call(operation):
-            documents = await find(limit).to_list(limit)
+        with self._reading(operation) as read:
+            documents = await find(read, limit).to_list(limit)
             try:
-                return [read(document) for document in documents]
+                return [decoded(document) for document in documents]
             except UnreadableDocument:
                 pass
             values: list[T] = []
-            cursor = find(0)
+            cursor = find(read, 0)
             try:
                 while len(values) < limit and (documents := await cursor.to_list(limit)):
-                    values += self._connection.unreadable.passed_over(documents, read)
+                    values += self._connection.unreadable.passed_over(documents, decoded)
             finally:
                 await cursor.close()
             return values[:limit]

@@ -17,6 +17,7 @@ from turnkeeper.store.mongo.change_stream import ChangeStream
 from turnkeeper.store.mongo.changesets import Changesets
 from turnkeeper.store.mongo.claims import Claims
 from turnkeeper.store.mongo.client import DISCONNECT_S, Connection, RecordCall
+from turnkeeper.store.mongo.consistent_reads import ConsistentReads
 from turnkeeper.store.mongo.documents import SCHEMA
 from turnkeeper.store.mongo.forks import ForkWrites
 from turnkeeper.store.mongo.late_results import LateResultWrites
@@ -88,6 +89,7 @@ class MongoStore(
         self._renewer = partial(MongoRenewer, uri, database=database, operation=operation)
         self._replica = replica
         self._tasks = Tasks()
+        self._consistent_reads = ConsistentReads(self._connection, self._tasks)
         process = secrets.token_hex(8)
         self._process = process
         self._orphans = Orphans(self._connection, replica=replica, process=process)
@@ -121,6 +123,9 @@ class MongoStore(
                 await self._orphans.end_own()
         await self._change_stream.close()
         await self._connection.close()
+
+    def linearizable(self) -> AbstractAsyncContextManager[None]:
+        return self._consistent_reads.linearizable()
 
     def notifications(self) -> AbstractAsyncContextManager[AsyncIterator[ChangeNotification | PreviewChunk]]:
         return self._change_stream.open()
