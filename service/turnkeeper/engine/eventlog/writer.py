@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.eventlog.lease import HeldLeases, LeaseLost
+from turnkeeper.engine.eventlog.owner_reads import read_as_owner
 from turnkeeper.engine.eventlog.session_cache import CachedSnapshot, SessionCache
 from turnkeeper.engine.rules.decide_again import DecideAgain
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
@@ -165,9 +166,11 @@ class LogWriter:
             if stored is not None:
                 return stored
         for number in range(1, MAX_TRIES + 1):
-            snapshot = await self._store.snapshot(key, turn_id=turn_id, deleted=deleted, request=request)
-            if fence is not None and (snapshot is None or snapshot.head.fence != fence or not snapshot.head.owner):
-                raise LeaseLost
+            snapshot = (
+                await self._store.snapshot(key, turn_id=turn_id, deleted=deleted, request=request)
+                if fence is None
+                else await read_as_owner(self._store, key, turn_id=turn_id, fence=fence)
+            )
             if snapshot is None:
                 raise SessionNotFound(session_id=key.session_id)
             if snapshot.request is not None:

@@ -9,6 +9,7 @@ from typing import Self, TypeVar
 from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.eventlog.conversation import Conversation
 from turnkeeper.engine.eventlog.lease import HeldLease, LeaseLost
+from turnkeeper.engine.eventlog.owner_reads import read_as_owner
 from turnkeeper.engine.eventlog.session_cache import CachedSnapshot
 from turnkeeper.engine.execution.services import RunServices
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
@@ -35,11 +36,7 @@ class OwnedTurn:
         longer surely held.
         """
         if cached is None:
-            snapshot = await retry_while_held(
-                services, lease, lambda: services.store.snapshot(lease.key, turn_id=lease.turn_id)
-            )
-            if snapshot is None:
-                raise LeaseLost
+            snapshot = await retry_while_held(services, lease, lambda: _read(services, lease))
             cached = CachedSnapshot.fresh(snapshot)
         if cached.snapshot.turn is None or cached.snapshot.head.fence != lease.fence:
             raise LeaseLost
@@ -96,9 +93,7 @@ class OwnedTurn:
         """
         while True:
             try:
-                snapshot = await self._services.store.snapshot(self.lease.key, turn_id=self.lease.turn_id)
-                if snapshot is None or snapshot.head.fence != self.lease.fence:
-                    raise LeaseLost
+                snapshot = await _read(self._services, self.lease)
                 if self._conversation is not None:
                     await self._conversation.read(until=snapshot.head.last_seq)
             except ServiceUnavailable:
@@ -135,6 +130,11 @@ class OwnedTurn:
                 return None
             metrics.fenced_write("FENCED")
             raise LeaseLost
+
+
+async def _read(services: RunServices, lease: HeldLease) -> Snapshot:
+    """Returns the session as its owner. Raises as `read_as_owner`."""
+    return await read_as_owner(services.store, lease.key, turn_id=lease.turn_id, fence=lease.fence)
 
 
 async def retry_while_held(services: RunServices, lease: HeldLease, read: Callable[[], Awaitable[T]]) -> T:

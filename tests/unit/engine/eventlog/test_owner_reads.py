@@ -1,0 +1,103 @@
+"""What an owner reads of its session: it stops only if another owner has the session for certain."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from random import Random
+from typing import Any
+
+import pytest
+
+from tests.contracts.stores import LONG, a_changeset, begin, committed, head_of, make_due
+from tests.memory_store.state import MemoryDatabase
+from tests.memory_store.store import MemoryStore
+from turnkeeper.domain.session import SessionKey
+from turnkeeper.engine.eventlog.lease import LeaseLost
+from turnkeeper.engine.eventlog.owner_reads import read_as_owner
+from turnkeeper.rpc.codec import WireCodec
+from turnkeeper.store.changeset import Claim, HeadChange, LeaseChange, Snapshot
+
+
+class LaggingStore(MemoryStore):
+    """Shows sessions as they were when `lag` was called, unless a read is linearizable."""
+
+    def __init__(self) -> None:
+        database = MemoryDatabase(now=lambda: datetime.now(UTC))
+        super().__init__(database, codec=WireCodec(), enter=self._at_once, random=Random(1))
+        self.lags = self.is_linearizable = False
+        self.confirmed = 0
+        self._past: Snapshot | None = None
+
+    async def lag(self, key: SessionKey) -> None:
+        """Shows this session as it is now from now on."""
+        self._past, self.lags = await super().snapshot(key), True
+
+    async def snapshot(self, key: SessionKey, **given: Any) -> Snapshot | None:
+        return self._past if self.lags and not self.is_linearizable else await super().snapshot(key, **given)
+
+    @asynccontextmanager
+    async def linearizable(self) -> AsyncIterator[None]:
+        self.is_linearizable = True
+        self.confirmed += 1
+        yield
+        self.is_linearizable = False
+
+    async def _at_once(self, method: str) -> None:
+        pass
+
+
+async def _claimed(store: LaggingStore, key: SessionKey) -> Claim:
+    await make_due(store, key)
+    claim = await store.claim("one", lease=LONG)
+    assert claim is not None
+    return claim
+
+
+async def _read(store: LaggingStore, claim: Claim) -> Snapshot:
+    return await read_as_owner(
+        store, SessionKey(claim.tenant, claim.session_id), turn_id=claim.turn_id, fence=claim.fence
+    )
+
+
+async def test_an_owner_goes_on_if_a_reading_lags_behind_its_claim() -> None:
+    store = LaggingStore()
+    key = await begin(store)
+    await store.lag(key)
+    claim = await _claimed(store, key)
+    assert (await _read(store, claim)).head.fence == claim.fence
+
+
+async def test_an_owner_goes_on_if_a_reading_lags_behind_its_session() -> None:
+    store = LaggingStore()
+    claim = await _claimed(store, await begin(store))
+    await store.lag(SessionKey("default", "absent"))
+    assert (await _read(store, claim)).head.fence == claim.fence
+
+
+async def test_a_later_fence_needs_no_further_reading() -> None:
+    store = LaggingStore()
+    key = await begin(store)
+    claim = await _claimed(store, key)
+    await store.give_back(key, owner="one", fence=claim.fence)
+    assert await store.claim("two", lease=LONG) is not None
+    with pytest.raises(LeaseLost):
+        await _read(store, claim)
+    assert not store.confirmed
+
+
+async def test_a_lease_that_was_released_is_lost() -> None:
+    store = LaggingStore()
+    key = await begin(store)
+    claim = await _claimed(store, key)
+    released = HeadChange(lease=LeaseChange.RELEASE)
+    await committed(store.commit(a_changeset(await head_of(store, key), fence=claim.fence, head=released)))
+    with pytest.raises(LeaseLost):
+        await _read(store, claim)
+
+
+async def test_a_session_that_is_gone_for_certain_is_lost() -> None:
+    store = LaggingStore()
+    claim = Claim(tenant="default", session_id="absent", turn_id="turn", fence=1, lapses=0, late_by=LONG)
+    with pytest.raises(LeaseLost):
+        await _read(store, claim)
+    assert store.confirmed == 1
