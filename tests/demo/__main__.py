@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 
+import tests.demo.interrupts  # before the others, which take a second
 from tests.demo import approve, follow, resume, takeover, talk
 from tests.demo.breaks import Break
 from tests.demo.parts import LEASE, Parts
@@ -75,6 +76,7 @@ async def _end(step: Step, parts: Parts) -> None:
 
 def main() -> int:
     """Returns the exit status: 0 if every step passed, 1 if not, 2 for a bad DEMO_BREAK, 130 if interrupted."""
+    tests.demo.interrupts.raise_again()
     try:
         broken = Break(os.environ.get("DEMO_BREAK", ""))
     except ValueError:

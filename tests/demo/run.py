@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+import tests.demo.interrupts  # before the others, which take a second
 from tests.demo import agents, paste, ports
 from tests.demo.program import announced, end_process, ends_with_us, environment, has_own_model, tail
+from turnkeeper.child_processes import how_it_ended
 from turnkeeper.model.script_file import load_script
 from turnkeeper.model.scripted import ScriptedModel
 from turnkeeper.shutdown_signals import until_shutdown_requested
@@ -20,6 +22,8 @@ from turnkeeper_client.pb.v1.approval_pb2 import APPROVAL_STATE_PENDING
 
 DEFAULT_PORT = 50051
 DEFAULT_DATA = ".turnkeeper"
+LEASE = "5s"
+"""So soon after a `kill -9` the next server goes on with its turns."""
 CLERK_SCRIPT = Path(__file__).with_name("clerk.toml")
 LOOK_SECONDS = 0.5
 
@@ -43,7 +47,10 @@ async def run(port: int, data: Path) -> int:
             for task in (looking, stopped, ended):
                 task.cancel()
         if not ended.cancelled():
-            raise CannotRun(f"the server ended; the end of {data / 'server.log'}:\n{tail(data / 'server.log')}")
+            log, end = data / "server.log", how_it_ended(ended.result())
+            raise CannotRun(
+                f"the server {end}. `make run` starts it again, with its data.\nThe end of {log}:\n{tail(log)}"
+            )
         print("\nEnding; the sessions are kept for the next run.", flush=True)
     return 0
 
@@ -53,7 +60,8 @@ def _prepare(port: int, data: Path) -> None:
         raise CannotRun(
             f"port {port} is taken by {ports.holder(port)}.\n"
             f"Stop that program, or take another port: PORT={port + 1} make run\n"
-            f"(a second `make run` also needs a data folder of its own: PORT={port + 1} DATA={DEFAULT_DATA}-2 make run)"
+            "A second `make run` also needs a data folder of its own:\n"
+            f"  PORT={port + 1} DATA={DEFAULT_DATA}-2 make run"
         )
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
 
@@ -73,7 +81,7 @@ async def _agents(stack: AsyncExitStack, data: Path) -> Path | None:
 @asynccontextmanager
 async def _server(port: int, data: Path, agents_file: Path | None) -> AsyncIterator[tuple[Process, str]]:
     """Starts the server, with its log in a file. Yields it and its address; drains it at the end."""
-    flags = ["--port", str(port), "--data-dir", str(data), "--drain-grace", "5s"]
+    flags = ["--port", str(port), "--data-dir", str(data), "--lease", LEASE, "--drain-grace", "5s"]
     with (data / "server.log").open("ab") as log:
         process = await asyncio.create_subprocess_exec(
             *(*ends_with_us(), sys.executable, "-m", "turnkeeper", "serve", "--embedded", "--local-model", *flags),
@@ -113,6 +121,7 @@ async def _show_approvals(client: Client, address: str) -> None:
 
 def main() -> int:
     """Returns the exit status: 0 ended by a signal, 2 it cannot run."""
+    tests.demo.interrupts.raise_again()
     data = Path(os.environ.get("DATA") or DEFAULT_DATA)
     try:
         port = int(os.environ.get("PORT") or DEFAULT_PORT)

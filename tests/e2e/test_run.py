@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.demo import ports
+from tests.demo.paste import page
 from tests.demo.program import children
 from tests.processes import alive, until
 
@@ -89,7 +90,7 @@ async def test_every_line_that_it_prints_can_be_pasted(tmp_path: Path, free_port
         assert "Tell Ada" in sessions
         outputs = [await paste(line) for line in running.lines("python - ")]
         assert "Paris" in outputs[0]
-        assert "Done: Sent to Ada." in outputs[1]
+        assert "The tool answered: Sent to Ada." in outputs[1]
         outbox = tmp_path / "data" / "outbox.jsonl"
         await until(lambda: len(outbox.read_text().splitlines()) == 2)
 
@@ -104,6 +105,32 @@ async def test_ctrl_c_ends_all_of_it(tmp_path: Path, free_port: int) -> None:
         assert await running.process.wait() == 0
         assert "new calls are accepted for 0 s" in (tmp_path / "data/server.log").read_text()
         assert not [pid for pid in started if alive(pid)]
+
+
+async def test_ctrl_c_during_the_imports_leaves_no_traceback() -> None:
+    code = "import tests.demo.interrupts, os, signal; os.kill(os.getpid(), signal.SIGINT); print('it goes on')"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", code), cwd=REPOSITORY, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    output, _ = await process.communicate()
+    assert (process.returncode, output) == (-signal.SIGINT, b"")
+
+
+async def test_a_killed_server_ends_it_with_the_next_step(tmp_path: Path, free_port: int) -> None:
+    async with run(free_port, tmp_path / "data") as running:
+        await running.printed_line("^Turnkeeper serves on")
+        (server,) = children(running.process.pid)
+        os.kill(server, signal.SIGKILL)
+        await running.printed_line("^run: the server was ended by SIGKILL. `make run` starts it again, with its data.$")
+        assert await running.process.wait() == 2
+
+
+@pytest.mark.parametrize("own_model", [True, False])
+def test_what_it_prints_fits_into_80_columns(own_model: bool) -> None:
+    """Commands and programs to paste may be longer."""
+    printed = page("127.0.0.1:50051", Path(".turnkeeper"), own_model=own_model)
+    prose = re.sub(r"<<'END'\n.*?^END", "", printed, flags=re.DOTALL | re.MULTILINE).splitlines()
+    assert [line for line in prose if len(line) > 80 and not line.startswith(".venv/bin/")] == []
 
 
 async def test_a_taken_port_is_named_with_the_program_that_has_it(tmp_path: Path, free_port: int) -> None:

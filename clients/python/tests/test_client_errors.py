@@ -1,5 +1,6 @@
 """What a caller sees when something goes wrong."""
 
+import socket
 from datetime import timedelta
 
 import grpc
@@ -7,6 +8,7 @@ import pytest
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]
 
+from turnkeeper_client import Client
 from turnkeeper_client.errors import FAMILIES, FailedPrecondition, InvalidArgument, SessionError, TransportError
 from turnkeeper_client.pb.v1 import error_pb2
 from turnkeeper_client.pb.v1.error_pb2 import SessionErrorCode, SessionErrorDetail
@@ -97,3 +99,11 @@ async def test_an_error_without_details_of_the_service_is_a_transport_error() ->
         assert type(error) is TransportError
         assert error.status is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "by the script" in str(error)
+
+
+async def test_a_refused_connection_is_reported_with_the_next_step() -> None:
+    with socket.socket() as bound:  # nothing listens there, and nothing else can
+        bound.bind(("127.0.0.1", 0))
+        async with Client(f"127.0.0.1:{bound.getsockname()[1]}", config="mesh") as client:
+            with pytest.raises(TransportError, match=r"Is the server started, and is this its port\?$"):
+                await client.agents.get("a")

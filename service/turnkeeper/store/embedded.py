@@ -327,7 +327,7 @@ class EmbeddedMongo:
             holder = self._holder()
             return (
                 f"the data folder {self._data_dir} is in use by another mongod"
-                f"{f' (pid {holder})' if holder else ''}: stop that server, or choose another folder"
+                f"{f' (pid {holder})' if holder else ''}: stop that server, or choose another --data-dir"
             )
         advice = ""
         if "error while loading shared libraries" in written:
