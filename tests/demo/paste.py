@@ -21,7 +21,7 @@ def page(address: str, data: Path, *, own_model: bool) -> str:
 Turnkeeper serves on {address}; Ctrl-C ends it.
   data           {data}: {"" if os.environ.get("MONGODB_URI") else "the database, "}server.log, and outbox.jsonl,
                  which the tool `send_message` writes to
-  assistant      talks; its model is {"yours" if own_model else f"{MODEL_NAME}, very small, on this machine"}
+  assistant      talks; its model is {"yours" if own_model else f"{MODEL_NAME}, very small, local"}
   clerk          has tools; its model is {"yours" if own_model else "a script, tests/demo/clerk.toml"}
 
 Lines to paste in another terminal, in this folder.
@@ -33,7 +33,7 @@ Lines to paste in another terminal, in this folder.
 # Send a message to a real model; the answer is streamed
 {talk(address, f"talk-{suffix}")}
 
-# Let the clerk send a message: the turn waits, and lines that decide appear here
+# Let the clerk send a message: the turn waits; lines that decide appear here
 {order(address, f"order-{suffix}")}
 
 # Afterwards: the messages, and the effect of the tool
