@@ -135,7 +135,7 @@ def installed() -> list[Callable[..., object]]:
             failure = failure_of(error)
             raise AgentConfigError(
                 f"The tools of entry point {entry.name} ({entry.value}) cannot be loaded: "
-                f"{failure.text or failure.kind}"
+                f"{failure.text or failure.kind} (repair its package, or uninstall it)"
             ) from error
         functions.extend(_marked(loaded, entry.name))
     return functions

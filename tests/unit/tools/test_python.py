@@ -288,7 +288,7 @@ def test_entry_points_name_modules_or_functions(monkeypatch: pytest.MonkeyPatch)
     ("loaded", "complaint"),
     [
         (ImportError("no module named nothing"), "entry point mine (package.mine) cannot be loaded: no module"),
-        (SystemExit(), "entry point mine (package.mine) cannot be loaded: SystemExit"),
+        (SystemExit(), "cannot be loaded: SystemExit (repair its package, or uninstall it)"),
         (5, "Entry point mine names neither a module nor a function marked with @tool"),
         (len, "Entry point mine names neither a module nor a function marked with @tool"),
     ],
