@@ -24,6 +24,8 @@ from turnkeeper.store.embedded import EXIT_PORT_TAKEN, find_mongod
 Client = AsyncMongoClient[dict[str, Any]]
 NAME: Final = "chaos"
 ELECTION_MS: Final = 2_000
+PATIENT_MS: Final = 12_000
+"""After so much silence of the others a primary steps down, and the others elect one, in `ReplicaSet.deposed`."""
 START_TIME: Final = 40.0
 _ALREADY_INITIALIZED: Final = 23
 
@@ -84,6 +86,11 @@ class Node:
         self.program.send(signal.SIGCONT)
 
     @property
+    def direct_uri(self) -> str:
+        """The URI for a driver that asks this node alone, past the proxy."""
+        return f"mongodb://127.0.0.1:{self._port}/?directConnection=true"
+
+    @property
     def answers(self) -> bool:
         """True if the process runs and is not stopped."""
         return self.program.running and not self.program.stopped
@@ -92,7 +99,7 @@ class Node:
         """Runs a command, past the proxy. Raises PyMongoError, after 3 s without an answer."""
         if self._client is None:
             self._client = Client(
-                f"mongodb://127.0.0.1:{self._port}/?directConnection=true",
+                self.direct_uri,
                 timeoutMS=3_000,
                 serverSelectionTimeoutMS=1_500,
                 appname="chaos",
@@ -217,6 +224,31 @@ class ReplicaSet:
             yield primary
         finally:
             await self._delay_others(primary, 0)
+
+    @contextlib.asynccontextmanager
+    async def deposed(self, primary: Node, wire: Wire) -> AsyncIterator[None]:
+        """Isolates the primary, and makes another node primary. For PATIENT_MS the old one takes itself for it still.
+
+        It answers only those that come past the proxy. At the end the nodes are one set again.
+        """
+        term = await self.term()
+        others = [node for node in self.nodes if node is not primary]
+        names = [node.name for node in others]
+        await self._reconfigure(primary, electionTimeoutMillis=PATIENT_MS)
+        with wire.hole([primary.name]), wire.hole(names, [primary.name]):
+            await others[0].command("replSetStepUp")
+            await self.until_primary(above=term)
+            for other in others[1:]:  # it would wait for the old primary's silent connection
+                await other.command("replSetSyncFrom", others[0].link.address)
+            wire.cut([primary.name])
+            yield
+        await self._reconfigure((await self.until_primary())[0], electionTimeoutMillis=ELECTION_MS)
+        await self.until_whole()
+
+    async def _reconfigure(self, primary: Node, **settings: int) -> None:
+        config = (await primary.command("replSetGetConfig"))["config"]
+        changed = {**config, "settings": {**config["settings"], **settings}, "version": config["version"] + 1}
+        await primary.command("replSetReconfig", changed)
 
     async def heal(self) -> None:
         """Starts every node, sets its clock right, switches its fail points off, and ends every lag."""

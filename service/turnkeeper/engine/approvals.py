@@ -12,7 +12,7 @@ from turnkeeper.engine.rules import approvals as approval_rules
 from turnkeeper.engine.rules.approval_edits import Edit
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feeds import Feeds
-from turnkeeper.errors import AgentConfigError, ApprovalNotFound, InternalError
+from turnkeeper.errors import AgentConfigError, ApprovalNotFound, InternalError, TurnNotFound
 from turnkeeper.errors import ApprovalExpired as ApprovalHasExpired
 from turnkeeper.event_loop import off_loop
 from turnkeeper.faults import fault
@@ -39,7 +39,9 @@ class ArgumentEdits:
         if not answer.edited_arguments_json or approval.kind is not ApprovalKind.TOOL_CALL:
             return None
         turn = await self._sessions.turn(approval.session_key, approval.turn_id)
-        agent = await self._agents.pinned_by(turn) if turn is not None else None
+        if turn is None:
+            raise TurnNotFound(session_id=approval.session_id, turn_id=approval.turn_id)
+        agent = await self._agents.pinned_by(turn)
         if agent is None:
             raise AgentConfigError("The agent's pinned version is gone; reject the call, or start a new session.")
         arguments_json = answer.edited_arguments_json

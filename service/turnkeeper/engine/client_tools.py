@@ -10,7 +10,7 @@ from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.agent_versions import AgentVersions
 from turnkeeper.engine.eventlog.writer import LogWriter, Stored
 from turnkeeper.engine.rules import tool_calls as tool_call_rules
-from turnkeeper.errors import InternalError, InvalidRequest, ToolCallNotPending
+from turnkeeper.errors import InternalError, InvalidRequest, ToolCallNotPending, TurnNotFound
 from turnkeeper.store.changeset import StoredEvent
 from turnkeeper.store.contract import EventLog, SessionStore
 from turnkeeper.telemetry.metrics import Metrics
@@ -77,7 +77,7 @@ class ClientTools:
             call = await self._pending(key, tool_call_id, result, by=by)
         turn = await self._store.turn(key, call.turn_id)
         if turn is None:
-            raise InternalError
+            raise TurnNotFound(session_id=key.session_id, turn_id=call.turn_id)
         return turn, call.sequence
 
     async def _pending(self, key: SessionKey, tool_call_id: str, result: ToolResult, *, by: str) -> Call:

@@ -12,6 +12,7 @@ from typing import Any
 
 from tests import harness
 from tests.chaos.mutants import unreplicated
+from tests.chaos.mutants.deposed import read_from_a_deposed_primary
 from tests.chaos.mutants.patches import PATCHES
 from tests.chaos.mutants.scenes import Scene, both_approved_at_once, claimed_late, struck, timed_out, unsure_commit
 from tests.chaos.points.script import SCRIPT
@@ -36,6 +37,7 @@ SCENES: Mapping[str, Scene] = {
     "tool-retried": struck("turn.tool.after_effect", "kill"),
     "timeout-is-known": timed_out,
     "claim-given-up": claimed_late,
+    "refusal-on-a-lagging-read": read_from_a_deposed_primary,
 }
 """Each mutant, and where it shows."""
 

@@ -16,6 +16,8 @@ from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.rules import turns
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.faults import fault
+from turnkeeper.rpc.context import Run
+from turnkeeper.rpc.refusals import CertainRefusals
 from turnkeeper.store.changeset import Changeset, CommitResult, Conflict, Fenced
 from turnkeeper.store.mongo import claims, client, heads, indexes
 from turnkeeper.store.mongo.changesets import Changesets
@@ -187,6 +189,15 @@ def claim_given_up() -> None:
     HeadClaim._is_stored = is_stored  # type: ignore[method-assign]  # noqa: SLF001 - what is broken
 
 
+def refusal_on_a_lagging_read() -> None:
+    """Refuses a call by what it has read once, though a reading may lag behind what was acknowledged."""
+
+    def checked(self: CertainRefusals, method: Run) -> Run:
+        return method
+
+    CertainRefusals.checked = checked  # type: ignore[method-assign]
+
+
 def timeout_is_known() -> None:
     """Takes a timeout for an outcome: the model may start the tool again while the first still runs."""
 
@@ -214,5 +225,6 @@ PATCHES: Mapping[str, Callable[[], None]] = {
         tool_retried,
         timeout_is_known,
         claim_given_up,
+        refusal_on_a_lagging_read,
     )
 }
