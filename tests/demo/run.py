@@ -12,6 +12,7 @@ from pathlib import Path
 import tests.demo.interrupts  # before the others, which take a second
 from tests.demo import agents, paste, ports
 from tests.demo.program import announced, end_process, ends_with_us, environment, has_own_model, tail
+from turnkeeper.bootstrap import exit_at_once
 from turnkeeper.child_processes import how_it_ended
 from turnkeeper.model.script_file import load_script
 from turnkeeper.model.scripted import ScriptedModel
@@ -141,4 +142,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_at_once(main())

@@ -41,7 +41,7 @@ START_TIMEOUT: Final = 30.0
 """Seconds from the start until the server is primary, at most."""
 STOP_TIMEOUT: Final = 15.0
 """Seconds that the server has to end before it is killed."""
-HURRIED_STOP_TIMEOUT: Final = 0.5
+HURRIED_STOP_TIMEOUT: Final = 0.3
 """The same, while a person waits. A thread of the server notices its end only once a second, in 6.0."""
 HANDOVER_TIMEOUT: Final = 3.0
 """Seconds to wait for another mongod to leave the folder: one whose parent was killed takes about 1 s to end."""
@@ -181,7 +181,7 @@ class EmbeddedMongo:
             await asyncio.sleep(0.1)
 
     async def stop(self) -> None:
-        """Shuts the server down cleanly, after 15 s by force, hurried after 0.5 s. Does nothing if no server runs.
+        """Shuts the server down cleanly, after 15 s by force, hurried after 0.3 s. Does nothing if no server runs.
 
         By force nothing is lost: the journal holds every acknowledged write.
         """
