@@ -1,4 +1,4 @@
-"""Rows of the table: how an answer is written, where it stands, and how it ends."""
+"""Rows of the table: how an answer is written, and where it stands."""
 
 from collections.abc import Sequence
 
@@ -8,13 +8,10 @@ from tests.model_servers.streams import (
     CALLS,
     DONE,
     HELLO,
-    LENGTH,
     ONE_CALL,
     PARIS,
-    STOP,
     TEXT,
     Stream,
-    calls,
     choices,
     chunk,
     part,
@@ -22,7 +19,6 @@ from tests.model_servers.streams import (
     usage,
     whole,
 )
-from turnkeeper.domain.message import FinishReason
 from turnkeeper.model.failure import Reason
 
 # Events as the WHATWG standard reads them.
@@ -212,6 +208,42 @@ SHAPES: Sequence[Stream] = (
         text=TEXT,
     ),
     Stream(
+        server="TGI up to 1.4.3",
+        what="the number of the token as the index of the choice",
+        body=sse(
+            choices({"index": 0, "delta": {"content": "Grüße, "}, "finish_reason": None}),
+            choices({"index": 1, "delta": {"content": "Welt "}, "finish_reason": None}),
+            choices({"index": 2, "delta": {"content": "🌍"}, "finish_reason": "stop"}),
+        ),
+        text=TEXT,
+    ),
+    Stream(
+        server="simple servers",
+        what="the index of the choice as a text",
+        body=sse(
+            choices({"index": "0", "delta": {"content": "Grüße, "}}),
+            choices({"index": "0", "delta": {"content": "Welt 🌍"}}),
+            choices({"index": "0", "delta": {}, "finish_reason": "stop"}),
+        ),
+        text=TEXT,
+    ),
+    Stream(
+        server="gateways",
+        what="text and a call in parts in two choices without index",
+        body=sse(
+            choices(
+                {"delta": {"content": "Let me "}},
+                {"delta": {"tool_calls": [part(0, "t1", "get_weather", '{"city"')]}},
+            ),
+            choices({"delta": {"content": "look."}}, {"delta": {"tool_calls": [part(0, None, None, ':"Paris"}')]}}),
+            choices({"delta": {}, "finish_reason": "tool_calls"}, {"delta": {}, "finish_reason": "tool_calls"}),
+        ),
+        text="Let me look.",
+        calls=ONE_CALL,
+        end=CALLS,
+        sent_back=({"id": "t1"},),
+    ),
+    Stream(
         server="GitHub Copilot",
         what="text and calls in two choices of one message",
         body=orjson.dumps(
@@ -286,63 +318,53 @@ SHAPES: Sequence[Stream] = (
         end=Reason.REFUSAL,
     ),
     Stream(
+        server="simple servers",
+        what="numbers and `false` as finish reason, refusal and name of the model",
+        body=sse({**chunk(False, content=TEXT, refusal=False), "model": 7}, chunk(1)),
+        text=TEXT,
+    ),
+    Stream(
+        server="iFlytek Spark",
+        what="`code` 0 and `message` `Success` in each chunk, also in the one of the usage",
+        body=sse(
+            *({**event, "code": 0, "message": "Success", "sid": "cha000b0003@dx"} for event in HELLO),
+            {"code": 0, "message": "Success", "sid": "cha000b0003@dx", "usage": {"prompt_tokens": 9}},
+        ),
+        text=TEXT,
+    ),
+    Stream(
+        server="gateways",
+        what="an empty tool call beside the text",
+        body=sse(chunk(content=TEXT, tool_calls=[part(0, None, None, "")]), chunk("stop")),
+        text=TEXT,
+    ),
+    Stream(
+        server="llama.cpp up to 2025",
+        what="a field `error` in place of an event",
+        body=b'error: {"code":500,"message":"failed to decode","type":"server_error"}\n\n' + DONE,
+        end=Reason.ERROR_EVENT,
+    ),
+    Stream(
+        server="gateways",
+        what="an event of the type `error` with a text",
+        body=sse(*HELLO[:-1]).removesuffix(DONE) + b"event: error\ndata: Internal failure.\n\n",
+        text=TEXT,
+        end=Reason.ERROR_EVENT,
+    ),
+    Stream(
+        server="OpenRouter",
+        what="an error object inside the choice",
+        body=sse(
+            *HELLO[:-1],
+            choices({"index": 0, "delta": {}, "error": {"code": 502, "message": "no"}, "finish_reason": "error"}),
+        ),
+        text=TEXT,
+        end=Reason.ERROR_EVENT,
+    ),
+    Stream(
         server="gateways",
         what="an error object with HTTP 200",
         body=orjson.dumps({"error": {"message": "no", "type": "server_error", "code": 500}}),
         end=Reason.ERROR_EVENT,
-    ),
-)
-
-
-def _ending(server: str, word: object, end: FinishReason | Reason, *, text: str = TEXT, then: object = None) -> Stream:
-    """Returns a text with this finish reason, and perhaps another one after it."""
-    name = word if isinstance(word, str) else orjson.dumps(word).decode()
-    after = [] if then is None else [chunk(then)]
-    what = f"`{name}`" + (f", then `{then}`" if then else "") + ("" if text else ", without any content")
-    return Stream(
-        server=server,
-        what=what,
-        body=sse(*([chunk(content=text)] if text else [chunk(role="assistant")]), chunk(word), *after),
-        text=text,
-        end=end,
-    )
-
-
-# Finish words.
-ENDINGS: Sequence[Stream] = (
-    _ending("Together, TGI", "eos", STOP),
-    _ending("TGI", "eos_token", STOP),
-    _ending("gateways", "end", STOP),
-    _ending("Anthropic and Bedrock gateways", "end_turn", STOP),
-    _ending("Bedrock gateways", "stop_sequence", STOP),
-    _ending("Gemini gateways", "STOP", STOP),
-    _ending("Vertex gateways", "FINISH_REASON_STOP", STOP),
-    _ending("SGLang", {"type": "stop", "matched": 151645}, STOP),
-    _ending("Anthropic gateways", "max_tokens", LENGTH),
-    _ending("Gemini gateways", "MAX_TOKENS", LENGTH),
-    _ending("Mistral", "model_length", LENGTH),
-    _ending("Zhipu", "sensitive", Reason.CONTENT_FILTER),
-    _ending("Gemini gateways", "SAFETY", Reason.CONTENT_FILTER),
-    _ending("Azure", "content_filter", Reason.CONTENT_FILTER, then="stop"),
-    _ending("SGLang", "length", LENGTH, then="stop"),
-    _ending("Anthropic gateways", "refusal", Reason.REFUSAL),
-    _ending("DeepSeek", "insufficient_system_resource", Reason.BAD_FINISH_REASON),
-    _ending("vLLM", "abort", Reason.BAD_FINISH_REASON),
-    _ending("any", "an_unknown_word", STOP),
-    _ending("any", "an_unknown_word", Reason.BAD_FINISH_REASON, text=""),
-    _ending("DashScope", "null", STOP, then="stop"),
-    Stream(
-        server="Anthropic gateways",
-        what="`tool_use`",
-        body=sse(calls(part(0, "toolu_1", "get_weather", PARIS)), chunk("tool_use")),
-        calls=ONE_CALL,
-        end=CALLS,
-        sent_back=({"id": "toolu_1"},),
-    ),
-    Stream(
-        server="any",
-        what="`length` inside a call",
-        body=sse(calls(part(0, "a", "get_weather", '{"city":"Pa')), chunk("length")),
-        end=Reason.TOOL_CALL_CUT_SHORT,
     ),
 )

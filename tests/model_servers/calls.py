@@ -356,6 +356,14 @@ PARTS: Sequence[Stream] = (
         sent_back=({"id": "a"}, {"id": "b"}),
     ),
     Stream(
+        server="gateways in PHP",
+        what="an empty list as arguments",
+        body=sse(calls(part(0, "a", "get_time", [])), chunk("tool_calls")),
+        calls=(("get_time", "{}"),),
+        end=CALLS,
+        sent_back=({"id": "a"},),
+    ),
+    Stream(
         server="any",
         what="two calls that are the same are two calls",
         body=sse(

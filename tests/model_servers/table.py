@@ -7,8 +7,9 @@ One table for the contract suite, which plays each over HTTP, for the fuzz of th
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.model_servers.answers import ENDINGS, FRAMINGS, SHAPES
+from tests.model_servers.answers import FRAMINGS, SHAPES
 from tests.model_servers.calls import PARTS, ROUND_TRIPS
+from tests.model_servers.endings import ENDINGS
 from tests.model_servers.streams import Stream
 from turnkeeper.domain.message import FinishReason
 

@@ -5,7 +5,7 @@ import json
 from turnkeeper.model.completion import Completion
 from turnkeeper.model.contract import ModelAnswer, ModelFailure, ModelRequest
 from turnkeeper.model.failure import Reason, failure
-from turnkeeper.model.openai_failure import page_failure
+from turnkeeper.model.openai_failure import event_failure, page_failure
 from turnkeeper.model.sse import DONE, EventReader, EventTooLong
 from turnkeeper.model.text_repair import decoded
 
@@ -72,7 +72,7 @@ class AnswerReader:
         if self._json is not None:
             self._read_json(b"".join(self._json))
         if not self.done:
-            self._completion.end()
+            self._end()
             if not self._completion.finished:
                 raise page_failure(self._page or b"") if self._lead is None else failure(Reason.EMPTY)
             self.done = True
@@ -94,9 +94,15 @@ class AnswerReader:
         for event in events:
             if event == DONE:
                 self.done = True
-                self._completion.end()
+                self._end()
                 return
             self._completion.take(event)
+
+    def _end(self) -> None:
+        """Ends the answer. Raises ModelFailure for an error that the server reported beside it, if there is none."""
+        self._completion.end()
+        if self._events.error and not self._completion.finished:
+            raise event_failure({"error": self._events.error.decode(errors="replace").strip()})
 
     def _read_json(self, body: bytes) -> None:
         """Reads an answer in one piece: one JSON value, or one in each line, beside lines of a stream."""

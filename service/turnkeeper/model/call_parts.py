@@ -148,6 +148,10 @@ class CallParts:
             self._keep(call, value)
             self._latest = call
 
+    def end(self) -> None:
+        """Drops calls of which nothing has arrived: some servers send an empty one with each text."""
+        self.calls = [call for call in self.calls if call.name or call.call_id or call.has_arguments]
+
     def _add(self, call: ReceivedCall, part: _Part, *, repeats: bool) -> None:
         """Adds a part to its call; `repeats`: its arguments are those that the call has."""
         arguments = "" if repeats else part.arguments
@@ -219,7 +223,7 @@ def _part(value: Mapping[str, object]) -> _Part:
     if not isinstance(function, Mapping):
         raise failure(Reason.MALFORMED)
     return _Part(
-        index=_index(value.get("index")),
+        index=index_of(value.get("index")),
         call_id=_text(value.get("id")),
         name=_text(function.get("name")),
         arguments=_arguments(function.get("arguments")),
@@ -327,7 +331,7 @@ def _without(value: Mapping[str, object], known: Collection[str]) -> dict[str, o
     return {key: field for key, field in value.items() if key not in known and field is not None}
 
 
-def _index(value: object) -> int | None:
+def index_of(value: object) -> int | None:
     """Returns an index, also one that is a text; None for anything else."""
     if isinstance(value, str) and value.isascii() and value.isdigit():
         return int(value[:9])
@@ -347,5 +351,7 @@ def _text(value: object) -> str:
 
 def _arguments(value: object) -> str:
     """Returns a text as it is, and the JSON of an object: some servers send one."""
+    if value == []:  # of PHP, whose empty object is an empty list
+        return "{}"
     is_object = isinstance(value, dict)
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")) if is_object else _text(value)

@@ -1,6 +1,5 @@
 """Assembles one chat completion from its chunks as they arrive."""
 
-import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,9 +9,10 @@ import orjson
 from turnkeeper.domain.message import MOST_TOKENS, FinishReason, ToolRequest, Usage
 from turnkeeper.model.answer_text import AnswerText
 from turnkeeper.model.beside import MessageBeside, packed
-from turnkeeper.model.call_parts import CallParts
+from turnkeeper.model.call_parts import CallParts, index_of
+from turnkeeper.model.content_parts import content_of, text_of
 from turnkeeper.model.contract import ModelAnswer, ModelRequest
-from turnkeeper.model.dialect import FINISH, IGNORED_PARTS, REASONING_FIELDS, REASONING_PARTS, plain_word
+from turnkeeper.model.dialect import FINISH, REASONING_FIELDS, plain_word
 from turnkeeper.model.failure import Reason, failure
 from turnkeeper.model.openai_failure import event_failure
 from turnkeeper.model.server_error import is_error
@@ -68,10 +68,10 @@ class Completion:
         self._beside = MessageBeside()
         self._further: list[tuple[int | None, Mapping[str, Any]]] = []
         self._further_room = _MOST_FURTHER
+        self._answer_index = 0
+        self._are_parts = False
         self._usage = Usage(model_calls=1)
         self._model = request.model
-        self._digest: Any = None
-        """Of the request's messages: computed once, at the first call without an id."""
 
     @property
     def finished(self) -> bool:
@@ -110,7 +110,9 @@ class Completion:
             return None
         if name != "content" or type(content) is not str or choice.get("finish_reason") or choice.get("index"):
             return None
-        is_plain = content and chunk.get("model") == self._model and chunk.keys().isdisjoint(_HEAD)
+        is_plain = (
+            content and not self._answer_index and chunk.get("model") == self._model and chunk.keys().isdisjoint(_HEAD)
+        )
         return content if is_plain and choice.keys().isdisjoint(_BESIDE_A_DELTA) else None
 
     def new_text(self) -> str:
@@ -119,7 +121,9 @@ class Completion:
 
     def end(self) -> None:
         """Reads the end of the stream: further choices count if the first has nothing, half a character is U+FFFD."""
+        self._are_parts = self._are_parts or self._number_parts()
         self._take_further()
+        self._calls.end()
         self._text.end()
 
     def finish(self) -> ModelAnswer:
@@ -168,7 +172,8 @@ class Completion:
             raise event_failure(chunk)
         if chunk.get("usage"):
             self._take_usage(chunk["usage"])
-        self._model = whole(_text(chunk.get("model"))[:_LONGEST_NAME]) or self._model
+        if isinstance(model := chunk.get("model"), str) and model:
+            self._model = whole(model[:_LONGEST_NAME])
 
     # --- choices -------------------------------------------------------------------------------------------------
 
@@ -176,43 +181,69 @@ class Completion:
         """Reads a chunk's choices: the one with index 0, or without one in the first place, is the answer."""
         if not isinstance(choices, list) or not isinstance(choices[0], dict):
             raise failure(Reason.MALFORMED)
-        if len(choices) == 1 and not choices[0].get("index"):
-            self._take_choice(choices[0])
-            return
         for place, choice in enumerate(choices):
             if not isinstance(choice, dict):
                 continue
-            index = choice.get("index")
-            if index == 0 or (place == 0 and index is None):
+            index = index_of(choice.get("index"))
+            if self._are_parts or index == self._answer_index or (place == 0 and index is None):
                 self._take_choice(choice)
-                continue
+            else:
+                self._keep_further(index, choice, size=size)
+
+    def _keep_further(self, index: int | None, choice: Mapping[str, Any], *, size: int) -> None:
+        """Keeps a choice until it is certain whether the first one is an answer, or there is no more room."""
+        self._further_room -= size
+        if self._further_room < 0 and self._further:
+            self._are_parts = self._number_parts()
+            self._take_further()
+        if self._are_parts or index == self._answer_index:
+            self._take_choice(choice)
+        elif self._further_room >= 0:
             self.tokens += 1
-            self._further_room -= size
-            if self._further_room >= 0:
-                self._further.append((index if isinstance(index, int) else None, choice))
+            self._further.append((index, choice))
+        elif index is None:
+            raise failure(Reason.ANSWER_TOO_LONG)
+
+    def _number_parts(self) -> bool:
+        """Returns True if each further choice has an index of its own, in order, as no two answers would have them."""
+        indexes = [index for index, _ in self._further if index is not None]
+        is_first = self.tokens - len(self._further) <= 1
+        return (
+            is_first
+            and not self.finished
+            and 1 < len(indexes) == len(self._further)
+            and indexes == sorted(set(indexes))
+        )
 
     def _take_further(self) -> None:
         """Reads the further choices for what the first one lacks.
 
-        Those with another index are other answers: the first of them counts if the first choice has nothing. Those
-        without an index are the rest of one answer: some servers send text and calls in two.
+        Those with another index are other answers: the first of them counts if the first choice has nothing. But some
+        servers number the parts of one answer. Those without an index are the rest of one answer: some servers send
+        text and calls in two.
         """
         further, self._further = self._further, []
-        indexes = sorted({index for index, _ in further if index is not None})
+        indexes = [index for index, _ in further if index is not None]
+        if self._are_parts:
+            for _, choice in further:
+                self._take_choice(choice)
+            return
         if indexes and not (self._text or self._calls.calls or self._refused or self._reasoned):
-            self._finish = None
+            self._finish, self._answer_index = None, min(indexes)
             for index, choice in further:
-                if index == indexes[0]:
+                if index == self._answer_index:
                     self._take_choice(choice)
+        lacks = {"content": not self._text, "tool_calls": not self._calls.calls}
         for index, choice in further:
             message = choice.get("message") or choice.get("delta")
             if index is None and isinstance(message, dict):
-                lacks = {"content": not self._text, "tool_calls": not self._calls.calls}
                 self._take_message({key: message[key] for key in message if lacks.get(key, True)}, {})
                 self._take_finish(choice.get("finish_reason"))
 
     def _take_choice(self, choice: Mapping[str, Any]) -> None:
-        """Reads a chunk's choice: text, tool calls, finish reason."""
+        """Reads a chunk's choice: text, tool calls, finish reason. Raises ModelFailure if it reports an error."""
+        if choice.get("error"):
+            raise event_failure({"error": choice["error"]})
         delta = choice.get("delta") or {}
         if not isinstance(delta, dict):
             raise failure(Reason.MALFORMED)
@@ -230,7 +261,7 @@ class Completion:
         output = self._take_fields(delta, last=finish)
         text, message = choice.get("text"), choice.get("message")
         if text and not delta.get("content"):
-            self._text.add(_text(text))
+            self._text.add(text_of(text))
         if isinstance(message, dict):
             output = self._take_whole(message, last=finish) or output
         if choice.get("usage"):
@@ -240,8 +271,8 @@ class Completion:
 
     def _take_fields(self, message: Mapping[str, Any], *, last: bool, repeats: bool = False) -> bool:
         """Reads the fields of a delta, or of a message, which may repeat them. Returns True if it brought output."""
-        content, reasons, refusal = _content(message.get("content"))
-        refusal = refusal or bool(_text(message.get("refusal")))
+        content, reasons, refusal = content_of(message.get("content"))
+        refusal = refusal or bool(message.get("refusal"))
         calls = message.get("tool_calls") or []
         if message.get("function_call"):
             calls = [{"index": 0, "function": message["function_call"]}]
@@ -259,7 +290,7 @@ class Completion:
     def _take_whole(self, message: Mapping[str, Any], *, last: bool) -> bool:
         """Reads a message where a delta should be. Returns True if it brought output."""
         output = self._take_fields({**message, "content": None}, last=True, repeats=True)
-        content, reasons, refuses = _content(message.get("content"))
+        content, reasons, refuses = content_of(message.get("content"))
         self._reasoned, self._refused = self._reasoned or reasons, self._refused or refuses
         self._text.add_new(content, last=last)
         return bool(output or content or reasons or refuses)
@@ -268,7 +299,7 @@ class Completion:
         """Reads a finish word. Returns True if it is one."""
         if isinstance(value, dict):
             value = value.get("type") or value.get("reason")
-        word = _text(value)[:_LONGEST_NAME].strip()
+        word = value[:_LONGEST_NAME].strip() if isinstance(value, str) else str(value or "")[:_LONGEST_NAME]
         if not word:
             return False
         plain = plain_word(word)
@@ -333,47 +364,10 @@ class Completion:
 
     def _new_id(self, position: int, *, taken: set[str]) -> str:
         """Returns an id that is not in `taken`, the same for the same request and position."""
-        if self._digest is None:
-            self._digest = hashlib.sha256(repr(self._request.messages).encode(errors="replace"))
-        digest = self._digest.copy()
-        while True:
-            digest.update(f"/{position}".encode())
-            call_id = f"call_{digest.hexdigest()[:24]}"
-            if call_id not in taken:
-                return call_id
-
-
-def _content(value: object) -> tuple[str, bool, bool]:
-    """Returns the text of a content, and whether it has reasoning and a refusal. It may be a list of parts."""
-    if value is None or isinstance(value, str):
-        return value or "", False, False
-    parts = [_content_part(part) for part in (value if isinstance(value, list) else [value])]
-    return "".join(text for text, *_ in parts), any(part[1] for part in parts), any(part[2] for part in parts)
-
-
-def _content_part(part: object) -> tuple[str, bool, bool]:
-    """Returns the text of one part, and whether it is reasoning, or a refusal."""
-    if isinstance(part, str):
-        return part, False, False
-    if not isinstance(part, dict):
-        raise failure(Reason.MALFORMED)
-    kind, text = part.get("type"), part.get("text")
-    if kind in REASONING_PARTS:
-        return "", True, False
-    if part.get("refusal"):
-        return "", False, True
-    if text is None and kind not in IGNORED_PARTS:
-        raise failure(Reason.UNREAD_ANSWER)
-    return _text(text.get("value") if isinstance(text, dict) else text), False, False
-
-
-def _text(value: object) -> str:
-    """Returns a text, "" for null. Raises ModelFailure for anything else."""
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise failure(Reason.MALFORMED)
-    return value
+        call_id = f"call_{len(self._request.messages)}_{position}"
+        while call_id in taken:
+            call_id += "_"
+        return call_id
 
 
 def _count(usage: Mapping[str, object], *names: str) -> int:

@@ -134,7 +134,7 @@ def is_error(chunk: object) -> bool:
         chunk.get("errors")
         or chunk.get("detail")
         or (isinstance(base, dict) and base.get("status_code"))
-        or (("message" in chunk or "msg" in chunk) and ("code" in chunk or "status" in chunk or "statusCode" in chunk))
+        or ((chunk.get("message") or chunk.get("msg")) and any(map(chunk.get, ("code", "status", "statusCode"))))
     )
 
 

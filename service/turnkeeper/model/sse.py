@@ -27,6 +27,12 @@ class EventReader:
         self._held = 0
         self.size = 0
         """Bytes of the line and the event that have begun."""
+        self.error = b""
+        """The data of the last event of the type `error`. Some servers report a failure there in a form of their own.
+
+        llama.cpp up to 2025 writes a field of that name in place of an event.
+        """
+        self._is_error = False
         self._after_cr = False
         self._begun = False
 
@@ -34,7 +40,7 @@ class EventReader:
         """Returns the data of each event that these bytes complete. Raises EventTooLong beyond `max_event_bytes`."""
         if not data:
             return []
-        if self.size == 0 and data.endswith(b"\n\n") and len(data) <= self._max:
+        if self.size == 0 and not self._is_error and data.endswith(b"\n\n") and len(data) <= self._max:
             events = _one_line_events(data)
             if events is not None:
                 self._after_cr, self._begun = False, True
@@ -64,10 +70,13 @@ class EventReader:
     def _take(self, line: bytes) -> bytes | None:
         """Reads one line. Returns the event that it completes, None if it completes none."""
         if not line:
+            is_error, self._is_error = self._is_error, False
             if not self._data:
                 return None
             event, self._data, self._held = b"\n".join(self._data), [], 0
-            return event if event.strip() else None
+            if is_error:
+                self.error = event
+            return event if event.strip() and not (is_error and not event.lstrip().startswith(b"{")) else None
         if line.startswith(b"data:"):
             value = line[5:].removeprefix(b" ")
             if value.strip() == DONE and not self._data:
@@ -75,10 +84,19 @@ class EventReader:
         elif line == b"data":
             value = b""
         else:
+            self._take_other(line)
             return None
         self._data.append(value)
         self._held += len(value) + 1
         return None
+
+    def _take_other(self, line: bytes) -> None:
+        """Reads a line of another field."""
+        name, _, value = line.partition(b":")
+        if name == b"error":
+            self.error = value
+        elif name == b"event":
+            self._is_error = value.strip() == b"error"
 
     def _check_size(self) -> None:
         """Raises EventTooLong beyond the limit."""

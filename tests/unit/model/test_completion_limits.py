@@ -107,3 +107,29 @@ def test_calls_without_ids_after_a_long_conversation_cost_little() -> None:
     assert least_cpu_seconds(lambda: answer_to(*events, request=request)) < 0.1
     answer = answer_to(*events, request=request)
     assert len({call.tool_call_id for call in answer.tool_requests}) == MOST_CALLS
+
+
+def test_a_long_answer_in_another_choice_than_the_first_is_whole() -> None:
+    words = [{"model": "m" * 100, "choices": [{"index": 1, "delta": {"content": "word "}}]} for _ in range(3000)]
+    answer = answer_to(*words, {"choices": [{"index": 1, "delta": {}, "finish_reason": "stop"}]})
+    assert answer.text == "word " * 3000
+
+
+def test_a_long_answer_whose_tokens_are_numbered_is_whole() -> None:
+    words = [
+        {"model": "m" * 100, "choices": [{"index": place, "delta": {"content": "word "}}]} for place in range(3000)
+    ]
+    answer = answer_to(*words, {"choices": [{"index": 3000, "delta": {}, "finish_reason": "stop"}]})
+    assert answer.text == "word " * 3000
+
+
+def test_a_call_in_a_choice_without_index_is_whole_or_a_failure() -> None:
+    call = {"delta": {"tool_calls": [{"index": 0, "id": "x", "function": {"name": "t", "arguments": "x" * 100}}]}}
+    both = {"model": "m" * 100, "choices": [{"delta": {"content": "word "}}, call]}
+    assert reason_of(*[both] * 1500, chunk("stop")) == "ANSWER_TOO_LONG"
+
+
+def test_two_answers_are_not_joined() -> None:
+    one = {"choices": [{"index": 0, "delta": {"content": "One"}}]}
+    other = {"choices": [{"index": 1, "delta": {"content": "Other"}, "finish_reason": "stop"}]}
+    assert reason_of(one, other) == "NO_FINISH_REASON"
