@@ -1,7 +1,7 @@
 # Everything is installed in .venv and built in build/; a plain machine needs git, make and Python 3.11 or later.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-faults coverage clients-check chaos chaos-points chaos-crowd chaos-rolling chaos-mutants bench profile lint format proto docs proto-release lock check clean
+.PHONY: help setup run demo test test-faults coverage clients-check chaos chaos-points chaos-crowd chaos-rolling chaos-mutants bench soak profile lint format proto docs proto-release lock check clean
 
 BIN := .venv/bin
 UV := build/boot/bin/uv
@@ -61,6 +61,9 @@ chaos-mutants: setup ## broken versions of the service: each is caught (8 min)
 bench: setup ## what a turn costs, beside floors (BENCH_ARGS="--quick")
 	@$(BIN)/python -m tests.bench $(BENCH_ARGS)
 
+soak: setup ## what grows under mixed load on three replicas, plotted (MINUTES=30)
+	@$(BIN)/python -m tests.bench.soak --minutes $(or $(MINUTES),30) $(SOAK_ARGS)
+
 profile: setup ## where the server's CPU time goes in a turn
 	@$(BIN)/python -m tests.bench.profile $(PROFILE_ARGS)
 
@@ -96,6 +99,7 @@ lock: build/boot.stamp ## resolve the dependencies anew (UPGRADE=1: newer ones)
 	$(LOCK) --group boot -o requirements-boot.txt
 	$(LOCK) pyproject.toml $(CLIENT) --group dev --group embedded --group local-model -o requirements.lock
 	$(LOCK) tests/bench/floors/agents.in -c requirements.lock -o tests/bench/floors/agents.lock
+	$(LOCK) tests/bench/soak/plots.in -c requirements.lock -o tests/bench/soak/plots.lock
 
 clean: ## remove what was installed and built
 	rm -rf .venv build
@@ -123,4 +127,10 @@ build/project.stamp: build/lock.stamp pyproject.toml $(CLIENT)
 build/bench-agents.stamp: build/boot.stamp tests/bench/floors/agents.lock
 	@$(UV) venv -q --clear --python build/boot/bin/python build/bench-agents
 	@VIRTUAL_ENV=build/bench-agents $(UV) pip sync -q --require-hashes tests/bench/floors/agents.lock
+	@touch $@
+
+# What `make soak` plots with: made by the soak itself.
+build/bench-plots.stamp: build/boot.stamp tests/bench/soak/plots.lock
+	@$(UV) venv -q --clear --python build/boot/bin/python build/bench-plots
+	@VIRTUAL_ENV=build/bench-plots $(UV) pip sync -q --require-hashes tests/bench/soak/plots.lock
 	@touch $@

@@ -47,6 +47,7 @@ def main() -> int:
     parser.add_argument(
         "--capacity", type=float, default=0.0, help="turns a second, so that `overload` need not find it"
     )
+    parser.add_argument("--steps", metavar="N,…", default="", help="only these multiples of the capacity: 1,3")
     parser.add_argument("--out", type=Path, default=Path("build/bench.json"), metavar="FILE", help="%(default)s")
     options = parser.parse_args()
     chosen = chosen_measures(options.only)
@@ -58,6 +59,7 @@ def main() -> int:
         rounds=options.rounds or base.rounds,
         turns=options.turns or base.turns,
         capacity=options.capacity,
+        steps=tuple(map(float, filter(None, options.steps.split(",")))),
     )
     try:
         with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):

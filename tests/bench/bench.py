@@ -33,13 +33,15 @@ class Measured(Protocol):
 class Scale:
     """How much to do: rounds of each side, turns a round. `quick`: less of everything.
 
-    `capacity`: turns a second that a server serves; 0 lets the measures that need it find it.
+    `capacity`: turns a second that a server serves; 0 lets the measures that need it find it. `steps`: only these
+    multiples of it are offered; empty: those of the measure.
     """
 
     rounds: int = 5
     turns: int = 200
     quick: bool = False
     capacity: float = 0.0
+    steps: tuple[float, ...] = ()
 
 
 @dataclass(slots=True)

@@ -15,6 +15,9 @@ DRIVING: Final = 1
 MOST_DRIVING: Final = 0.8
 """The share of the driving core above which a row does not count: the load itself may then have been late."""
 
+MOST_OTHERS: Final = 0.1
+"""The share of the serving core used by other programs above which a row of load does not count."""
+
 Clock = tuple[int, int]
 """Ticks of a core: busy, and all."""
 
@@ -57,6 +60,11 @@ def overdriven(uses: Iterable[Sequence[float]]) -> str:
     """Returns why rows with these uses of the cores do not count; an empty string if they do."""
     most = max((use[DRIVING] for use in uses), default=0.0)
     return f"core {DRIVING} was at {most:.0%}" if most >= MOST_DRIVING else ""
+
+
+def disturbed(share: float) -> str:
+    """Returns why rows do not count: other programs had this share of the serving core. Empty if they count."""
+    return f"other programs had {share:.0%} of core {SERVING}" if share >= MOST_OTHERS else ""
 
 
 def keep(pid: int, cores: set[int]) -> None:

@@ -59,7 +59,7 @@ class _Crowd:
                 while not caught_up:
                     caught_up = (await call.read()).caught_up
             self.up += 1
-            async for response in call:
+            while (response := await call.read()) is not aio.EOF:
                 self.completed += any(event.HasField("turn_completed") for event in response.events)
             self.ends[OK] += 1
         except aio.AioRpcError as error:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from tests.bench import cores
 from tests.bench.bench import Bench
+from tests.bench.cpu import cpu_seconds
 from tests.bench.figures import Invalid
 from tests.bench.jobs import delaying, offered, turns
 from tests.bench.jobs.offered import Record
@@ -24,10 +25,11 @@ _SAMPLED: Final = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What was looked at: when, each core's clock, and the MiB of memory that the server held."""
+    """What was looked at: when, each core's clock, CPU seconds of server and database, the server's MiB of memory."""
 
     at: float
     clocks: list[cores.Clock]
+    cpu: float
     memory: float
 
 
@@ -48,6 +50,12 @@ class Observed:
         """Returns the share of each core that was used in these seconds after the begin."""
         first, *_, last = self.between(start, end)
         return cores.used(first.clocks, last.clocks)
+
+    def others(self, start: float, end: float) -> float:
+        """Returns the share of the serving core that other programs used in these seconds after the begin."""
+        first, *_, last = self.between(start, end)
+        ours = (last.cpu - first.cpu) / (last.at - first.at)
+        return max(0.0, self.use(start, end)[cores.SERVING] - ours)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +94,7 @@ class Ground:
         async with asyncio.TaskGroup() as group:
             loading = group.create_task(load)
             reading = group.create_task(self.reader.run(offered.offer_reads, sessions=sessions, **arguments))
-            samples = await _samples(server, [loading, reading])
+            samples = await _samples(server, self.bench.parts.database_pids, [loading, reading])
         read = reading.result()
         reads = [(at + read["began"], took, end) for at, took, end in read["records"]]
         return Observed(loading.result(), began, reads, samples)
@@ -114,12 +122,13 @@ async def ground(bench: Bench, name: str, *, delay: float = 0.0) -> AsyncIterato
         yield Ground(bench, name, model.address, uri, reader)
 
 
-async def _samples(server: Served, until: Sequence[asyncio.Task[Any]]) -> list[Sample]:
+async def _samples(server: Served, database: list[int], until: Sequence[asyncio.Task[Any]]) -> list[Sample]:
     """Takes samples until the tasks are done. Raises Invalid if the server ends."""
     pids, samples = server.pids, list[Sample]()
     while not all(task.done() for task in until):
         if not server.program.running:
             raise Invalid(f"the server ended; its output:\n{server.program.output()[-2000:]}")
-        samples.append(Sample(time.monotonic(), cores.clocks(), sum(map(resident, pids)) / 2**20))
+        cpu, held = cpu_seconds([*pids, *database]), sum(map(resident, pids))
+        samples.append(Sample(time.monotonic(), cores.clocks(), cpu, held / 2**20))
         await asyncio.sleep(_SAMPLED)
     return samples

@@ -101,7 +101,8 @@ async def _callers(load: Ground) -> list[Row]:
 def _reads(name: str, observed: Observed, seconds: float) -> list[Row]:
     """Returns the rows of those who read other sessions meanwhile."""
     answered = [1000 * took for _, took, end in observed.reads if end == OK]
-    share, void = 100 * len(answered) / max(1, len(observed.reads)), cores.overdriven([observed.use(0, seconds)])
+    share = 100 * len(answered) / max(1, len(observed.reads))
+    void = cores.overdriven([observed.use(0, seconds)]) or cores.disturbed(observed.others(0, seconds))
     p99 = quantile(answered, 0.99) or 1000 * PATIENCE
     return [
         row(f"{name}.reads.answered", "GetSession of other sessions answered", [share], unit="%", void=void),

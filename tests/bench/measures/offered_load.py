@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tests.bench import cores
 from tests.bench.figures import Row, row
@@ -42,7 +42,9 @@ class Step:
     memory: float
     leases_lost: int
     unfinished: int
-    use: Sequence[float] = field(default_factory=list)
+    use: Sequence[float]
+    others: float = 0.0
+    """The share of the servers' core that other programs had in the counted seconds."""
 
     @property
     def goodput(self) -> float:
@@ -101,8 +103,9 @@ def refusals(ends: Counter[str], *, bare: bool) -> int:
 
 def step_rows(name: str, factor: float, step: Step, *, capacity: float, memory_at_capacity: float) -> list[Row]:
     """Returns the rows of a step at `factor` times the capacity."""
-    where, void = f"{name}.{factor:g}", cores.overdriven([step.use])
+    where, void = f"{name}.{factor:g}", cores.overdriven([step.use]) or cores.disturbed(step.others)
     use = ", ".join(f"core {number} at {share:.0%}" for number, share in enumerate(step.use))
+    use += f", {step.others:.0%} of core {cores.SERVING} by other programs"
     about = f"turns a second in time, {factor:g} x capacity offered; floor: the capacity; {use}"
     recovery = step.recovery
     rows = [

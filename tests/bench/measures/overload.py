@@ -59,7 +59,7 @@ async def open_turns(bench: Bench) -> list[Row]:
     async with ground(bench, "overload.open") as plain, plain.server("--concurrency", str(count)) as server:
         step = await _step(plain, server, phases, [[rate, count / rate]], answer=answer, **patience)
     refused = refusals(step.ends, bare=True) + refusals(step.ends, bare=False)
-    void, name = cores.overdriven([step.use]), "overload.open"
+    void, name = cores.overdriven([step.use]) or cores.disturbed(step.others), "overload.open"
     return [
         row(f"{name}.refused", f"of {count} turns that are open at once, those refused", [refused], unit=""),
         row(f"{name}.completed", f"of {count} open turns, those COMPLETED", [step.ends[offered.COMPLETED]], unit=""),
@@ -77,7 +77,7 @@ async def _steps(load: Ground, factors: Sequence[float]) -> list[Row]:
     capacity = bench.scale.capacity or await _capacity(load, phases)
     rows = [row(f"{name}.capacity", "turns a second that are COMPLETED in time", [capacity], unit="/s")]
     at_capacity = 0.0
-    for factor in factors:
+    for factor in bench.scale.steps or factors:
         bench.show_progress(f"{factor:g} times {capacity:.0f} turns a second")
         offer = [[factor * capacity, phases.end], [RECOVERING * capacity, phases.recovering]]
         async with load.server() as server:
@@ -142,6 +142,7 @@ async def _step(load: Ground, server: Served, phases: Phases, offer: Sequence[of
         leases_lost=server.program.output().count(LEASE_LOST),
         unfinished=await _unfinished(load, server),
         use=observed.use(phases.settling, phases.end),
+        others=observed.others(phases.settling, phases.end),
     )
 
 

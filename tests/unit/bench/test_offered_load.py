@@ -26,8 +26,10 @@ PHASES = Phases(settling=2, counted=4, recovering=8)
 REFUSED = "RESOURCE_EXHAUSTED.OVERLOADED:turns.retry"
 
 
-def _step(turns: Sequence[Record] = (), reads: Sequence[Record] = (), *, driving: float = 0.1) -> Step:
-    return Step(PHASES, turns, reads, memory=130.0, leases_lost=0, unfinished=0, use=[1.0, driving])
+def _step(
+    turns: Sequence[Record] = (), reads: Sequence[Record] = (), *, driving: float = 0.1, others: float = 0.0
+) -> Step:
+    return Step(PHASES, turns, reads, memory=130.0, leases_lost=0, unfinished=0, use=[1.0, driving], others=others)
 
 
 def _turns(first: int, last: int, *, took: float = 0.3, end: str = COMPLETED) -> list[Record]:
@@ -106,6 +108,12 @@ def test_the_rows_of_a_step() -> None:
     assert not rows["x.3.goodput"].void
     void = {row.name for row in step_rows("x", 3, _step(driving=0.9), capacity=2.0, memory_at_capacity=1.0) if row.void}
     assert void == {"x.3.goodput", "x.3.reads.answered", "x.3.reads.p99", "x.3.recovery"}
+
+
+def test_a_step_does_not_count_while_other_programs_use_the_servers_core() -> None:
+    rows = step_rows("x", 3, _step(others=0.12), capacity=2.0, memory_at_capacity=1.0)
+    assert rows[0].void == "other programs had 12% of core 0"
+    assert not step_rows("x", 3, _step(others=0.09), capacity=2.0, memory_at_capacity=1.0)[0].void
 
 
 def test_the_rows_name_how_the_turns_ended() -> None:
