@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -12,11 +13,12 @@ import pytest
 from tests.bench.__main__ import run
 from tests.bench.bench import Bench, Measure, Scale
 from tests.bench.figures import Invalid, Row, row
-from tests.bench.jobs import watch
+from tests.bench.jobs import crowd, half_sent, offered, watch
 from tests.bench.jobs.turns import create_sessions, read_back
 from tests.bench.measures import MEASURES, watchers
 from tests.bench.measures.live_streams import play
 from tests.bench.pacing import Pace
+from tests.bench.soak import mixed
 from tests.demo.program import children
 from tests.processes import alive
 
@@ -78,6 +80,41 @@ async def test_a_live_turn_creates_its_session_and_its_answer_is_exact(tmp_path:
     out = tmp_path / "bench.json"
     assert await run([Measure("live", "two streams", live)], Scale(rounds=1, turns=4, quick=True), out) == 0
     assert {figure["name"] for figure in orjson.loads(out.read_bytes())} == {"late", "responses"}
+
+
+@pytest.mark.timeout(240)
+async def test_load_crowds_attackers_and_mixed_users_do_what_their_rows_name(tmp_path: Path) -> None:
+    results: dict[str, Any] = {}
+
+    async def small(bench: Bench) -> list[Row]:
+        parts = bench.parts
+        model = await parts.pacing_model()
+        async with parts.server("load", OPENAI_BASE_URL=model.address) as server, parts.runner("crowd") as runner:
+            at = {"address": server.address}
+            sessions = await parts.load.run(create_sessions, count=2, **at)
+            words = {"prefix": "load-", "phases": [[20, 0.5]], "pace": [1, 0, 20]}
+            results["turns"] = await parts.load.run(offered.offer_turns, **words, **at)
+            results["reads"] = await parts.load.run(offered.offer_reads, sessions=sessions, phases=[[20, 0.5]], **at)
+            results["rate"] = await parts.load.run(offered.saturate, pace=[1, 0, 20], concurrency=2, seconds=1, **at)
+            one = {"session": sessions[0], **at}
+            results["up"] = await runner.run(crowd.watch_together, count=5, seconds=20, **one)
+            results["got"] = await runner.run(crowd.end_a_turn, seconds=20, **one)
+            results["called"] = await runner.run(crowd.call_together, callers=4, seconds=0.5, **one)
+            results["halves"] = await runner.run(
+                half_sent.send_halves, connections=2, streams=3, most_bytes=200_000, seconds=0.5, **at
+            )
+            await runner.run(half_sent.drop_halves)
+            results["mixed"] = await parts.load.run(mixed.live, addresses=[server.address], users=3, seconds=2)
+        return [row("done", "", [1.0], unit="")]
+
+    assert await run([Measure("load", "a little", small)], Scale(quick=True), tmp_path / "bench.json") == 0
+    assert [end for _, _, end in results["turns"]["records"]] == ["COMPLETED"] * 10
+    assert [end for _, _, end in results["reads"]["records"]] == ["OK"] * 10
+    assert results["rate"] > 0
+    assert (results["up"]["up"], results["up"]["ends"], results["got"]["completed"]) == (5, {}, 5)
+    assert results["called"]["OK"] > 0
+    assert results["halves"] == {"sent": 200_000, "opened": 6, "ended": 0, "closed": 0}
+    assert results["mixed"]["turns"] > 0
 
 
 @pytest.mark.timeout(240)
