@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tests.builders import AGENT, NOON, a_first_event, a_session, a_session_key, a_turn, an_approval, an_event
-from tests.contracts.stores import a_changeset, begin, committed, head_of
+from tests.contracts.conftest import NewStore
+from tests.contracts.stores import a_changeset, begin, committed, head_of, make_due
 from turnkeeper.domain.approval import Approval, ApprovalKind, ApprovalState
 from turnkeeper.domain.session import Session, SessionKey, SessionState
 from turnkeeper.domain.turn import TurnState
@@ -172,3 +173,14 @@ async def test_approvals_are_filtered(store: Store) -> None:
     assert await ids(tool="mail") == "dc"
     assert await ids(tool="mail", states=(ApprovalState.PENDING,)) == "d"
     assert await ids(session_id=stored[3].session_id) == "a"
+
+
+async def test_a_linearizable_read_shows_what_another_replica_has_stored(new_store: NewStore) -> None:
+    one, other = await new_store(), await new_store()
+    for _ in range(5):
+        key = await begin(one)
+        turn = await make_due(one, key)
+        async with other.linearizable():
+            assert await other.turn(key, turn.id) == turn
+            assert await other.session(key) is not None
+        assert await other.session(key) is not None

@@ -1,49 +1,13 @@
 """What an owner reads of its session: it stops only if another owner has the session for certain."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from random import Random
-from typing import Any
-
 import pytest
 
 from tests.contracts.stores import LONG, a_changeset, begin, committed, head_of, make_due
-from tests.memory_store.state import MemoryDatabase
-from tests.memory_store.store import MemoryStore
+from tests.unit.engine.lagging_store import LaggingStore
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.engine.eventlog.lease import LeaseLost
 from turnkeeper.engine.eventlog.owner_reads import read_as_owner
-from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.store.changeset import Claim, HeadChange, LeaseChange, Snapshot
-
-
-class LaggingStore(MemoryStore):
-    """Shows sessions as they were when `lag` was called, unless a read is linearizable."""
-
-    def __init__(self) -> None:
-        database = MemoryDatabase(now=lambda: datetime.now(UTC))
-        super().__init__(database, codec=WireCodec(), enter=self._at_once, random=Random(1))
-        self.lags = self.is_linearizable = False
-        self.confirmed = 0
-        self._past: Snapshot | None = None
-
-    async def lag(self, key: SessionKey) -> None:
-        """Shows this session as it is now from now on."""
-        self._past, self.lags = await super().snapshot(key), True
-
-    async def snapshot(self, key: SessionKey, **given: Any) -> Snapshot | None:
-        return self._past if self.lags and not self.is_linearizable else await super().snapshot(key, **given)
-
-    @asynccontextmanager
-    async def linearizable(self) -> AsyncIterator[None]:
-        self.is_linearizable = True
-        self.confirmed += 1
-        yield
-        self.is_linearizable = False
-
-    async def _at_once(self, method: str) -> None:
-        pass
 
 
 async def _claimed(store: LaggingStore, key: SessionKey) -> Claim:
