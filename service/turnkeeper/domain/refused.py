@@ -28,10 +28,11 @@ class Refused(StrEnum):
 def refused_of(error: ErrorDetail) -> Refused | None:
     """Returns why the server refused the request of a turn that failed with this error; None if it did not."""
     reason, by_status = error.metadata.get("reason", ""), bool(error.metadata.get("http_status"))
+    before_output = error.metadata.get("output") == "none"
     match error.code:
         case Code.LLM_TOKEN_LIMIT if reason == "CONTEXT_LENGTH":
             return Refused.LENGTH
-        case Code.LLM_CONTENT_FILTER if by_status:
+        case Code.LLM_CONTENT_FILTER if by_status or before_output:
             return Refused.CONTENT
         case Code.AGENT_CONFIG_ERROR if by_status and reason == "BAD_REQUEST":
             return Refused.UNNAMED

@@ -141,7 +141,7 @@ class Completion:
         """Returns why the answer ended. Raises ModelFailure if it does not count."""
         finish, has_calls = self._finish, bool(self._calls.calls)
         if isinstance(finish, Reason):
-            raise failure(finish)
+            raise failure(finish, before_output=not (self._text or has_calls or self._reasoned or self._refused))
         if not self.finished:
             raise failure(Reason.NO_FINISH_REASON)
         if self._refused:
@@ -169,7 +169,7 @@ class Completion:
     def _take_head(self, chunk: Mapping[str, Any]) -> None:
         """Reads what stands beside the choices. Raises ModelFailure if the chunk reports an error."""
         if is_error(chunk):
-            raise event_failure(chunk)
+            raise event_failure(chunk, before_output=not self.tokens)
         if chunk.get("usage"):
             self._take_usage(chunk["usage"])
         if isinstance(model := chunk.get("model"), str) and model:

@@ -185,22 +185,24 @@ def failure(
     retry_after: timedelta | None = None,
     cause: str = "",
     field: str = "",
-    in_answer: bool = False,
+    before_output: bool = False,
 ) -> ModelFailure:
     """Returns the exception for `reason`.
 
     `cause` is an exception's class name at most, never a provider's text; `field` is the request's that is refused.
-    `in_answer`: the server reported it inside an answer, whatever the reason is.
+    `before_output`: the model had no output yet, so that its server refused what it was sent.
     """
     row = TABLE[reason]
     metadata = {"reason": reason.value}
     if http_status:
         metadata["http_status"] = str(http_status)
+    if before_output:
+        metadata["output"] = "none"
     if cause:
         metadata["cause"] = cause
     if field:
         metadata["field"] = field
     message = row.message.replace("{field}", field)
-    repeated_once = in_answer or reason in _REPEATED_ONCE
+    repeated_once = reason in _REPEATED_ONCE
     detail = ErrorDetail(code=row.code, message=message, retry_after=retry_after, metadata=metadata)
     return ModelFailure(detail, retryable=row.retryable, retry_after=retry_after, repeated_once=repeated_once)

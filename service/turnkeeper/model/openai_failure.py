@@ -89,7 +89,7 @@ class ReportedFailure(ModelFailure):
             failed.detail,
             retryable=failed.retryable,
             retry_after=failed.retry_after,
-            repeated_once=failed.repeated_once,
+            repeated_once=failed.repeated_once or not http_status,
         )
         self.report = report
         self.http_status = http_status
@@ -142,14 +142,14 @@ def status_failure(
     )
 
 
-def event_failure(error: object) -> ReportedFailure:
+def event_failure(error: object, *, before_output: bool = False) -> ReportedFailure:
     """Returns the failure for an error inside a stream, or in place of one. Its status counts as that of HTTP."""
     report = server_error.read(error)
     reason = report.reason(report.status) or _BY_STATUS.get(report.status)
     if reason is None:
         reason = Reason.BAD_REQUEST if 400 <= report.status < 500 else Reason.ERROR_EVENT
     wait = report.retry_after and _within_reason(report.retry_after)
-    failed = failure(reason, http_status=report.status, retry_after=wait, in_answer=True)
+    failed = failure(reason, http_status=report.status, retry_after=wait, before_output=before_output)
     return ReportedFailure(failed, report, http_status=0)
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
@@ -89,9 +89,17 @@ def refusing_a_word(call: Call) -> str:
     return answering("Fine.")
 
 
-async def test_a_refused_message_does_not_stop_those_after_it(mongo_uri: str) -> None:
+def refusing_inside_an_answer(call: Call) -> str | bytes:
+    refused = b"forbidden" in orjson.dumps(call.body["messages"])
+    return stream(sse(chunk("content_filter"))) if refused else answering("Fine.")
+
+
+@pytest.mark.parametrize("reply", [refusing_a_word, refusing_inside_an_answer])
+async def test_a_refused_message_does_not_stop_those_after_it(
+    mongo_uri: str, reply: Callable[[Call], str | bytes]
+) -> None:
     database = f"turnkeeper_test_{secrets.token_hex(6)}"
-    async with gateway(refusing_a_word) as server, serving(mongo_uri, database, server) as stubs:
+    async with gateway(reply) as server, serving(mongo_uri, database, server) as stubs:
         session = await harness.create_test_session(stubs, agent="worker")
         refused = await play(stubs, session, "a forbidden word")
         fine = await play(stubs, session, "another one")

@@ -129,6 +129,22 @@ def test_a_call_in_a_choice_without_index_is_whole_or_a_failure() -> None:
     assert reason_of(*[both] * 1500, chunk("stop")) == "ANSWER_TOO_LONG"
 
 
+@pytest.mark.parametrize(
+    ("events", "output"),
+    [
+        ([chunk("content_filter")], "none"),
+        ([chunk("refusal")], "none"),
+        ([{"error": {"code": "content_filter", "message": "no"}}], "none"),
+        ([chunk(content="So"), chunk("content_filter")], None),
+        ([chunk(content="So"), {"error": {"code": "content_filter", "message": "no"}}], None),
+    ],
+)
+def test_a_refusal_before_any_output_is_one_of_the_request(events: list[dict[str, Any]], output: str | None) -> None:
+    with pytest.raises(ModelFailure) as caught:
+        answer_to(*events)
+    assert caught.value.detail.metadata.get("output") == output
+
+
 def test_two_answers_are_not_joined() -> None:
     one = {"choices": [{"index": 0, "delta": {"content": "One"}}]}
     other = {"choices": [{"index": 1, "delta": {"content": "Other"}, "finish_reason": "stop"}]}
