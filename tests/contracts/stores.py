@@ -38,6 +38,7 @@ def a_changeset(read: Head, *events: NewEvent, fence: int | None = None, **given
         tenant=read.tenant,
         session_id=read.session_id,
         last_seq=read.last_seq,
+        last_changeset=read.last_changeset,
         fence=fence,
         head_fence=read.fence if fence is None else fence,
         cancel=read.cancel.turn_id,

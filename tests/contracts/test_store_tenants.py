@@ -16,6 +16,7 @@ from turnkeeper.store.changeset import (
     Conflict,
     HeadChange,
     LeaseChange,
+    LogEnd,
     RequestRecord,
     Snapshot,
 )
@@ -74,6 +75,8 @@ async def reads(store: Store, tenant: str, session_id: str, some_id: str) -> dic
         "events": await store.events(key, after=0, limit=9),
         "events_of_turn": await store.events(key, after=0, limit=9, turn_id=some_id),
         "last_seqs": await store.last_seqs([key]),
+        "ends": await store.ends([key]),
+        "holds": await store.holds(key, LogEnd(1)),
         "session": session and session[0],
         "sessions": [session for session, _ in await store.sessions(tenant, SessionFilter(), limit=9, after=None)],
         "turn": await store.turn(key, some_id),
@@ -105,6 +108,8 @@ async def test_i13_each_tenant_reads_its_own_under_the_same_ids(store: Store) ->
         assert f"from {tenant}".encode() in read["events"][1].payload
         assert read["events_of_turn"] == read["events"][1:]
         assert read["last_seqs"] == {(tenant, SAME): 2}
+        assert [end.sequence for end in read["ends"].values()] == [2]
+        assert read["holds"]
         assert (read["session"], read["sessions"]) == (data.session, [data.session])
         assert (read["turn"], read["turns"]) == (data.turn, [data.turn])
         assert read["call"] == data.call

@@ -12,7 +12,7 @@ from turnkeeper.domain.event import NewEvent
 from turnkeeper.domain.session import Session, SessionKey
 from turnkeeper.domain.tool import Call
 from turnkeeper.domain.turn import Turn, TurnState
-from turnkeeper.store.changeset import Head, RequestKey, RequestRecord, Snapshot, StoredEvent
+from turnkeeper.store.changeset import Head, LogEnd, RequestKey, RequestRecord, Snapshot, StoredEvent
 from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 
 T = TypeVar("T", Session, Approval)
@@ -29,7 +29,9 @@ class Sessions(Part):
             return database.forks[key].fork.session
         if key in database.sessions:
             return database.sessions[key].session_as_read()
-        first = LoggedEvent.of(event, codec=self._codec, session_id=session.id, sequence=1, changeset_id="", fence=0)
+        first = LoggedEvent.of(
+            event, codec=self._codec, session_id=session.id, sequence=1, changeset_id=session.etag, fence=0
+        )
         database.sessions[key] = StoredSession(session=session, log=[first], update_time=session.update_time)
         return None
 
@@ -104,6 +106,19 @@ class Sessions(Part):
         matching = (logged.stored for logged in log)
         matching = (event for event in matching if not kinds or event.kind in kinds)
         return [event for event in matching if not turn_id or event.turn_id == turn_id][:limit]
+
+    async def ends(self, sessions: Sequence[SessionKey]) -> Mapping[SessionKey, LogEnd]:
+        await self._enter("ends")
+        stored = self._database.sessions
+        return {key: stored[key].head(self._database.now()).end for key in sessions if key in stored}
+
+    async def holds(self, key: SessionKey, *ends: LogEnd) -> bool:
+        await self._enter("holds")
+        stored = self._database.sessions.get(key)
+        return stored is not None and all(
+            end.sequence <= stored.last_seq and stored.log[end.sequence - 1].changeset_id.endswith(end.changeset_id)
+            for end in ends
+        )
 
     async def last_seqs(self, sessions: Sequence[SessionKey]) -> Mapping[SessionKey, int]:
         await self._enter("last_seqs")

@@ -35,7 +35,7 @@ class LoggedEvent:
         value = Event(
             sequence=sequence, turn_id=event.turn_id, attempt=event.attempt, create_time=event.at, payload=event.payload
         )
-        stored = numbered(codec, session_id, event, sequence)
+        stored = numbered(codec, session_id, event, sequence, changeset_id=changeset_id)
         return cls(stored=stored, event=value, changeset_id=changeset_id, fence=fence)
 
 
@@ -130,6 +130,7 @@ class StoredSession:
             log_needs=self.log_needs,
             suspended=self.suspended,
             deleted=self.deleted,
+            last_changeset=self.log[-1].changeset_id,
         )
 
     def snapshot(self, now: datetime, *, turn_id: str = "", request: RequestRecord | None = None) -> Snapshot:

@@ -1,6 +1,15 @@
 """The position of a reader in a session's stream."""
 
 from dataclasses import dataclass
+from typing import Final
+
+HISTORY: Final = 8
+"""Characters at the end of a changeset's id that name a log's history in a position: they are random."""
+
+
+def history_of(changeset_id: str) -> str:
+    """Returns the name of the history that ends with this changeset, as positions have it; empty for an empty id."""
+    return changeset_id[-HISTORY:]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -9,6 +18,11 @@ class StreamPosition:
 
     sequence: int = 0
     """The last durable event that the reader has, 0 before the first."""
+    history: str = ""
+    """The name of the log's history up to that event (`history_of`); empty if it is not known.
+
+    A log that was restored to an older state, and has grown again, has other events under the same numbers.
+    """
     message_id: str = ""
     """The message whose text the reader has in part; empty for none.
 

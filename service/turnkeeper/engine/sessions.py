@@ -138,7 +138,7 @@ class Sessions:
     async def messages(self, key: SessionKey) -> Sequence[HistoryEntry]:
         """Returns the session's conversation, oldest message first. Raises SessionNotFound if there is none."""
         session, head = await self.get(key)
-        return await self._session_cache.entries(session, until=head.last_seq)
+        return await self._session_cache.entries(session, until=head.end)
 
     async def get(self, key: SessionKey, *, deleted: bool = False) -> tuple[Session, Head]:
         """Returns a session and its head. Raises SessionNotFound, also for a deleted session unless `deleted`."""

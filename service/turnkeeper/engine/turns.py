@@ -225,7 +225,9 @@ class Turns:
         after = stored.uow.snapshot_after(stored.committed, by_owner=False)
         after = replace(after, turn=stored.value[0], calls=(), approvals=(), request=None)
         cached = replace(stored.cached, snapshot=after)
-        self._worker.adopt(cached, taken_at=began, events=stored.uow.stored_events(stored.committed))
+        before = stored.uow.snapshot.head.end
+        events = stored.uow.stored_events(stored.committed)
+        self._worker.adopt(cached, taken_at=began, events=events, before=before)
 
     def _repeated(self, request: NewMessage | RetryRequest, record: RequestRecord) -> RequestRecord:
         """Returns the record of the request that this one repeats. Raises RequestIdReused if it is another request."""

@@ -9,7 +9,13 @@ from turnkeeper.domain.session import SessionKey
 from turnkeeper.errors import InvalidRequest
 
 _FORM = struct.Struct(">BQIQB")
-"""Version, sequence, attempt, offset, live; the message id follows, then the checksum."""
+"""Version, sequence, attempt, offset, live; the message id and the history follow, then the checksum."""
+_HISTORY = b"\0"
+"""Stands before the history, behind the message id.
+
+A replica of an older version takes both for the id of another message: it sends the text of the one that is being
+written from its beginning, with `restarts`.
+"""
 VERSION = 1
 """The version of the form; a cursor with another one is refused."""
 CHECK_BYTES = 8
@@ -20,6 +26,8 @@ def encode(position: StreamPosition, *, key: SessionKey) -> str:
     """Returns the cursor of a position in this session: at most 200 ASCII characters."""
     head = _FORM.pack(VERSION, position.sequence, position.attempt, position.offset, position.live)
     body = head + position.message_id.encode()
+    if position.history:
+        body += _HISTORY + position.history.encode()
     return base64.urlsafe_b64encode(body + _check(body, key)).decode().rstrip("=")
 
 
@@ -37,12 +45,19 @@ def decode(text: str, *, key: SessionKey, field: str = "after") -> StreamPositio
         data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         body, check = data[:-CHECK_BYTES], data[-CHECK_BYTES:]
         version, sequence, attempt, offset, live = _FORM.unpack(body[: _FORM.size])
-        message_id = body[_FORM.size :].decode()
+        message_id, _, history = body[_FORM.size :].decode().partition(_HISTORY.decode())
     except (ValueError, struct.error):
         raise _refused(field, key.session_id) from None
     if version != VERSION or check != _check(body, key):
         raise _refused(field, key.session_id)
-    return StreamPosition(sequence=sequence, message_id=message_id, attempt=attempt, offset=offset, live=bool(live))
+    return StreamPosition(
+        sequence=sequence,
+        history=history,
+        message_id=message_id,
+        attempt=attempt,
+        offset=offset,
+        live=bool(live),
+    )
 
 
 def _refused(field: str, session_id: str) -> InvalidRequest:

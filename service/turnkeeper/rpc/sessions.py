@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from turnkeeper.domain.cursor import StreamPosition
+from turnkeeper.domain.cursor import StreamPosition, history_of
 from turnkeeper.domain.history import HistoryEntry
 from turnkeeper.domain.message import Role
 from turnkeeper.domain.session import SessionKey, SessionState
@@ -25,7 +25,14 @@ from turnkeeper.rpc.lifecycle import LifecycleVerbs
 from turnkeeper.rpc.page_tokens import PageTokens, fitting, key_of_time, time_of_key
 from turnkeeper.rpc.stream_responses import response, with_cursor
 from turnkeeper.rpc.views import session_view
-from turnkeeper.store.changeset import Head, check_not_ahead, check_not_trimmed
+from turnkeeper.store.changeset import (
+    Head,
+    LogEnd,
+    check_history,
+    check_not_ahead,
+    check_not_trimmed,
+    log_restored,
+)
 from turnkeeper.store.contract import SessionLog
 from turnkeeper.store.filters import SessionFilter
 
@@ -128,7 +135,8 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         key = caller.session_key(request.session_id)
         _, head = await self._sessions.get(key)
         await self._check_turn(key, request.turn_id)
-        after = self._start(request, caller, head=head).sequence
+        start = self._start(request, caller, head=head)
+        after = start.sequence
         size = self._page_tokens.size(request.page_size)
         events = await self._store.events(
             key,
@@ -139,15 +147,17 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
             until=head.last_seq,
         )
         try:  # checked after the page was read, so that a trim in the meantime is noticed
-            check_not_trimmed(after, (await self._sessions.get(key))[1])
+            _, now = await self._sessions.get(key)
+            check_not_trimmed(after, now)
+            await self._check_history(start, now)
         except CursorExpired as expired:
             raise with_cursor(expired, key) from None
         page = fitting(events[:size], bytes_of=lambda event: len(event.payload))
         more = len(events) > len(page)
-        through = page[-1].sequence if more else head.last_seq
+        through = LogEnd(page[-1].sequence, page[-1].changeset_id) if more else head.end
         response = session_pb2.ListEventsResponse(
-            cursor=cursor.encode(StreamPosition(sequence=through), key=key),
-            through_sequence=through,
+            cursor=cursor.encode(_position(through), key=key),
+            through_sequence=through.sequence,
             more=more,
         )
         for stored in page:
@@ -183,6 +193,13 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         if turn_id and await self._store.turn(key, turn_id) is None:
             raise TurnNotFound(session_id=key.session_id, turn_id=turn_id)
 
+    async def _check_history(self, position: StreamPosition, head: Head) -> None:
+        """Raises CursorExpired if the log no longer has what a reader at this position has seen."""
+        if not position.history or position.sequence == head.last_seq:
+            return
+        if not await self._store.holds(head.session_key, LogEnd(position.sequence, position.history)):
+            raise log_restored(head)
+
     def _start(
         self,
         request: session_pb2.WatchEventsRequest | session_pb2.ListEventsRequest,
@@ -199,7 +216,7 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
             case "after_sequence":
                 position = StreamPosition(sequence=request.after_sequence)
             case "live_only" if getattr(request, "live_only", False):
-                position = StreamPosition(sequence=head.last_seq)
+                position = _position(head.end)
         if field == "after_sequence" and position.sequence > head.last_seq:
             problem = f"is beyond the last event, {head.last_seq}"
             error = InvalidRequest(f"after_sequence {problem}.", session_id=head.session_id, fields={field: problem})
@@ -207,9 +224,14 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
             raise error
         try:
             check_not_ahead(position.sequence, head)
+            check_history(position, head)
         except CursorExpired as expired:
             raise with_cursor(expired, head.session_key) from None
         return position
+
+
+def _position(end: LogEnd) -> StreamPosition:
+    return StreamPosition(sequence=end.sequence, history=history_of(end.changeset_id))
 
 
 def new_session(

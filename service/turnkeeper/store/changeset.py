@@ -6,11 +6,21 @@ from enum import Enum
 from typing import NamedTuple
 
 from turnkeeper.domain.approval import Approval
+from turnkeeper.domain.cursor import StreamPosition, history_of
 from turnkeeper.domain.event import NewEvent
 from turnkeeper.domain.session import BelongsToSession, Session
 from turnkeeper.domain.tool import Call
 from turnkeeper.domain.turn import Turn
 from turnkeeper.errors import CursorExpired, RequestIdReused
+
+
+class LogEnd(NamedTuple):
+    """Names a log's history up to an event: two histories that differ before it have different ends there."""
+
+    sequence: int
+    """The event's number."""
+    changeset_id: str = ""
+    """The changeset that stored it; empty if that is not known: then any history with such an event has this end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +59,13 @@ class Head(BelongsToSession):
     """No owner may claim the session's turn."""
     deleted: bool = False
     """Hidden from readers that do not ask for deleted sessions."""
+    last_changeset: str = ""
+    """The changeset that stored the log's last event; empty if it was a replica of an older version."""
+
+    @property
+    def end(self) -> LogEnd:
+        """Returns the log's end."""
+        return LogEnd(self.last_seq, self.last_changeset)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +216,8 @@ class Changeset(BelongsToSession):
     session_id: str
     last_seq: int
     """The head's, as read."""
+    last_changeset: str = ""
+    """The head's, as read, so that nothing is stored behind another history; empty if it is not compared."""
     fence: int | None
     """The owner's; None in a changeset of any other writer."""
     head_fence: int
@@ -241,6 +260,8 @@ class StoredEvent(NamedTuple):
     turn_id: str
     payload: bytes
     """The wire form of the whole event, its number included."""
+    changeset_id: str = ""
+    """The changeset that stored it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,6 +335,23 @@ def check_not_ahead(sequence: int, head: Head) -> None:
             session_id=head.session_id,
             metadata=_bounds(oldest=head.compacted_to + 1, head=head.last_seq),
         )
+
+
+def check_history(position: StreamPosition, head: Head) -> None:
+    """Raises CursorExpired if the log's last event, at this position, is of another history than the reader's."""
+    known = {position.history, history_of(head.last_changeset)} - {""}
+    if position.sequence == head.last_seq and len(known) > 1:
+        raise log_restored(head)
+
+
+def log_restored(head: Head) -> CursorExpired:
+    """Returns the error of a reader who was given events that the log no longer has."""
+    return CursorExpired(
+        "The log no longer has the events that this cursor has seen: the database was restored to an older state. "
+        "Start at a sequence or cursor that the metadata names, and read ListMessages.",
+        session_id=head.session_id,
+        metadata=_bounds(oldest=head.compacted_to + 1, head=head.last_seq),
+    )
 
 
 def cursor_expired(session_id: str, *, oldest: int, head: int) -> CursorExpired:

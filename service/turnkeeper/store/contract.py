@@ -32,6 +32,7 @@ from turnkeeper.store.changeset import (
     StoredEvent,
 )
 from turnkeeper.store.filters import ApprovalFilter, SessionFilter
+from turnkeeper.store.log_ends import LogEnds
 from turnkeeper.store.notifications import ChangeNotification, PreviewChunk
 
 
@@ -129,7 +130,7 @@ class SessionStore(Consistent, Protocol):
         ...
 
 
-class EventLog(Protocol):
+class EventLog(LogEnds, Protocol):
     """The one verb that changes a session, and the log that it appends to."""
 
     async def commit(self, changeset: Changeset) -> CommitResult:

@@ -1,6 +1,6 @@
 """After a replica's own commit its cached snapshot is the stored session; after an unknown outcome none is cached."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Self
@@ -29,11 +29,13 @@ from turnkeeper.store.changeset import (
     Changeset,
     CommitResult,
     Committed,
+    LogEnd,
     RequestKey,
     RequestRecord,
     Snapshot,
     StoredEvent,
 )
+from turnkeeper.store.mongo.client import Document
 from turnkeeper.store.mongo.store import MongoStore
 from turnkeeper.telemetry.metrics import Metrics
 
@@ -219,8 +221,9 @@ async def test_a_conversation_is_not_read_from_a_primary_that_shows_less_of_the_
     class Behind(MongoStore):
         hidden = 1
 
-        async def last_seqs(self, sessions: Sequence[SessionKey]) -> Mapping[SessionKey, int]:
-            return {key: last - self.hidden for key, last in (await super().last_seqs(sessions)).items()}
+        async def _head_with(self, key: SessionKey, ends: Sequence[LogEnd]) -> Document | None:
+            head = await super()._head_with(key, ends)
+            return head and {**head, "last_seq": head["last_seq"] - self.hidden}
 
     store = await new_store(Behind)
     assert isinstance(store, Behind)
@@ -229,9 +232,9 @@ async def test_a_conversation_is_not_read_from_a_primary_that_shows_less_of_the_
     now = await replica.read()
     conversation = Conversation(store, key=replica.key, decode=_a_message)
     with pytest.raises(ServiceUnavailable):
-        await conversation.read(until=now.head.last_seq)
+        await conversation.read(until=now.head.end)
     store.hidden = 0
-    await conversation.read(until=now.head.last_seq)
+    await conversation.read(until=now.head.end)
     assert [entry.message.text for entry in conversation.entries()] == ["hello"]
 
 

@@ -21,7 +21,7 @@ DAY = timedelta(days=1)
 
 
 async def _put_heads(client: Client, database: str, **fields: Any) -> None:
-    documents = [heads.new(a_session(a_session_key())) | fields for _ in range(MANY)]
+    documents = [heads.new(a_session(a_session_key()), changeset_id="c") | fields for _ in range(MANY)]
     await client[database].heads.insert_many(documents)
 
 

@@ -274,6 +274,30 @@ async def test_a_replica_whose_transactions_were_ended_registers_again(
         assert "ended" not in replica
 
 
+@pytest.mark.parametrize("has_document", [True, False])
+async def test_a_replica_announces_again_what_a_restored_database_forgot(
+    mongo_uri: str, database_name: str, client: Client, has_document: bool
+) -> None:
+    replicas = client[database_name].replicas
+    async with _store(mongo_uri, database_name, "pod-0") as store:
+        key = await begin(store)
+        await store.write_heartbeat(silent_after=LONG)
+        copy = await replicas.find_one({"_id": "pod-0"})
+        assert copy is not None
+        await store.write_heartbeat(silent_after=LONG)
+        await committed(store.commit(a_changeset(await head_of(store, key), an_event("before"))))
+        announced = await _announced(client, database_name, of="pod-0")
+        await store.write_heartbeat(silent_after=LONG)
+        await committed(store.commit(a_changeset(await head_of(store, key), an_event("not restored"))))
+        assert await _announced(client, database_name, of="pod-0") == announced, "once is enough"
+        await replicas.delete_one({"_id": "pod-0"})
+        if has_document:
+            await replicas.insert_one({**copy, "sessions": []})
+        await store.write_heartbeat(silent_after=LONG)
+        await committed(store.commit(a_changeset(await head_of(store, key), an_event("after"))))
+        assert set(await _announced(client, database_name, of="pod-0")) & set(announced)
+
+
 async def _swept(store: MongoStore, client: Client, database: str, *, replica: str = "silent") -> bool:
     await store.requeue_lapsed()
     document = await client[database].replicas.find_one({"_id": replica})

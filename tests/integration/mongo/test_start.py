@@ -19,7 +19,7 @@ from tests.contracts.stores import LONG, TextCodec, a_changeset, begin, head_of,
 from tests.integration.mongo.conftest import Client, FailPoint, NewStore
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.errors import ServiceUnavailable
-from turnkeeper.store.changeset import Cancel, Head
+from turnkeeper.store.changeset import Cancel, Head, LogEnd
 from turnkeeper.store.embedded import find_mongod
 from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 from turnkeeper.store.mongo.indexes import INDEXES, UnfitDatabase
@@ -115,6 +115,8 @@ def _every_call(store: MongoStore, head: Head) -> dict[str, Callable[[], Awaitab
         "request_cancel": lambda: store.request_cancel(key, Cancel(turn_id="turn")),
         "events": lambda: store.events(key, after=0, limit=5),
         "last_seqs": lambda: store.last_seqs([key]),
+        "ends": lambda: store.ends([key]),
+        "holds": lambda: store.holds(key, LogEnd(1)),
         "session": lambda: store.session(key),
         "sessions": lambda: store.sessions(tenant, SessionFilter(), limit=5, after=None),
         "turn": lambda: store.turn(key, "turn"),

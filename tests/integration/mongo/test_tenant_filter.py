@@ -23,7 +23,7 @@ from turnkeeper.domain.approval import ApprovalState
 from turnkeeper.domain.event import SessionResumed
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import CallState, ToolOutcome, ToolResult
-from turnkeeper.store.changeset import ApprovalChange, Cancel, Committed, Conflict, Fork, HeadChange
+from turnkeeper.store.changeset import ApprovalChange, Cancel, Committed, Conflict, Fork, HeadChange, LogEnd
 from turnkeeper.store.contract import Store
 from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 from turnkeeper.store.mongo.store import MongoStore
@@ -111,6 +111,8 @@ def _calls(store: MongoStore) -> dict[str, Callable[[], Awaitable[object]]]:
         "request_cancel": lambda: store.request_cancel(key, Cancel(turn_id="turn")),
         "events": lambda: store.events(key, after=0, limit=5, kinds=frozenset({"a"}), turn_id="turn", until=9),
         "last_seqs": lambda: store.last_seqs(both),
+        "ends": lambda: store.ends(both),
+        "holds": lambda: store.holds(key, LogEnd(1)),
         "session": lambda: store.session(key),
         "sessions": lambda: store.sessions(tenant, SessionFilter(owner="ada"), limit=5, after=None),
         "turn": lambda: store.turn(key, "turn"),

@@ -18,6 +18,7 @@ ids = st.text(alphabet=st.sampled_from("abcXYZ019._:-"), max_size=40)
 positions = st.builds(
     StreamPosition,
     sequence=st.integers(0, 2**63 - 1),
+    history=st.text(alphabet=st.sampled_from("0123abcxyz-"), max_size=8),
     message_id=ids,
     attempt=st.integers(0, 2**31 - 1),
     offset=st.integers(0, 2**63 - 1),
@@ -33,6 +34,12 @@ def decode(text: str, *, tenant: str = "default", session_id: str = "s") -> Stre
 def test_a_cursor_leads_to_its_position(position: StreamPosition, tenant: str, session_id: str) -> None:
     text = cursor.encode(position, key=SessionKey(tenant, session_id))
     assert cursor.decode(text, key=SessionKey(tenant, session_id)) == position
+
+
+def test_a_cursor_of_an_earlier_version_leads_to_its_position() -> None:
+    earlier = "AQAAAAAAAAAHAAAAAgAAAAAAAATSATAxYXJ5ejZzNDF0c3Y0cnJmZnE2OWc1ZmF2iwSiBhqxWZY"
+    assert decode(earlier) == POSITION
+    assert earlier == TEXT
 
 
 @given(positions)

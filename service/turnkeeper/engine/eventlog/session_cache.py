@@ -16,7 +16,7 @@ from turnkeeper.domain.event import Event
 from turnkeeper.domain.history import HistoryEntry
 from turnkeeper.domain.session import Session, SessionKey
 from turnkeeper.engine.eventlog.conversation import Conversation
-from turnkeeper.store.changeset import Snapshot, StoredEvent
+from turnkeeper.store.changeset import LogEnd, Snapshot, StoredEvent
 from turnkeeper.store.contract import EventLog
 
 MAX_SESSIONS = 1024
@@ -131,8 +131,8 @@ class SessionCache:
         while len(self._conversations) > self._max_sessions or self._size > self._conversation_bytes:
             self._drop_conversation(next(iter(self._conversations)))
 
-    async def entries(self, session: Session, *, until: int) -> Sequence[HistoryEntry]:
-        """Returns the conversation up to the event numbered `until`, or further.
+    async def entries(self, session: Session, *, until: LogEnd) -> Sequence[HistoryEntry]:
+        """Returns the conversation up to this end of the log, or further.
 
         Raises ServiceUnavailable if the database is unavailable.
         """

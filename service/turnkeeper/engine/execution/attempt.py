@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from turnkeeper.codes import ErrorDetail
 from turnkeeper.domain.agent import Agent
@@ -20,8 +21,10 @@ from turnkeeper.engine.rules import turns as turn_rules
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feed import Feed
 from turnkeeper.errors import AgentConfigError
+from turnkeeper.store.changeset import LogEnd
 from turnkeeper.telemetry import logs
 
+_NO_LOG: Final = LogEnd(0)
 logger = logging.getLogger(__name__)
 
 
@@ -40,6 +43,8 @@ class Assignment:
     """The commit that took the lease began the attempt; a claim does not."""
     events: Sequence[Event] = ()
     """What that commit stored."""
+    before: LogEnd = _NO_LOG
+    """The log's end before that."""
     lapses: int = 0
     lost_owners: int = 0
     broken_runs: int = 0
@@ -76,7 +81,7 @@ class TurnAttempt:
         session = owned.snapshot.session
         conversation = services.session_cache.checkout(session)
         try:
-            conversation.extend(assignment.events)
+            conversation.extend(assignment.events, after=assignment.before, end=owned.snapshot.head.end)
             await owned.read_conversation(conversation)
             await self._run(owned, feed=feed, agent=agent, conversation=conversation)
         finally:

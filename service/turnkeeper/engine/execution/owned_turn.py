@@ -14,7 +14,7 @@ from turnkeeper.engine.eventlog.session_cache import CachedSnapshot
 from turnkeeper.engine.execution.services import RunServices
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import ServiceUnavailable
-from turnkeeper.store.changeset import Committed, Conflict, Snapshot
+from turnkeeper.store.changeset import Committed, Conflict, LogEnd, Snapshot
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ class OwnedTurn:
 
         Raises LeaseLost if the database is unavailable until the lease is no longer surely held.
         """
-        await retry_while_held(self._services, self.lease, lambda: conversation.read(until=self.snapshot.head.last_seq))
+        await retry_while_held(self._services, self.lease, lambda: conversation.read(until=self.snapshot.head.end))
         self._conversation = conversation
 
     async def append(self, decide: Callable[[UnitOfWork], T]) -> T:
@@ -80,27 +80,36 @@ class OwnedTurn:
             value = decide(uow)
             committed = await self._commit(uow)
             if committed is not None:
-                self.cached = replace(self.cached, snapshot=uow.snapshot_after(committed, by_owner=True))
+                before, after = self.snapshot.head.end, uow.snapshot_after(committed, by_owner=True)
+                self.cached = replace(self.cached, snapshot=after)
                 if self._conversation is not None:
-                    self._conversation.extend(uow.stored_events(committed))
+                    self._conversation.extend(uow.stored_events(committed), after=before, end=after.head.end)
                 return value
             await self.read()
 
     async def read(self) -> None:
         """Reads the session again, and its conversation. Tries again while the database is unavailable.
 
-        Raises LeaseLost if another owner has the session.
+        Raises LeaseLost if another owner has the session, or if the log no longer has what this owner has read or
+        stored. The database was restored then, and the turn's next owner continues what is there.
         """
         while True:
             try:
                 snapshot = await _read(self._services, self.lease)
-                if self._conversation is not None:
-                    await self._conversation.read(until=snapshot.head.last_seq)
+                if snapshot.turn is None or not await self._continues(snapshot.head.end):
+                    raise LeaseLost
             except ServiceUnavailable:
                 await _pause(self._services)
                 continue
             self.cached = CachedSnapshot.fresh(snapshot)
             return
+
+    async def _continues(self, end: LogEnd) -> bool:
+        """Reads the conversation up to this end. Returns False if the log is not the one that this owner knows."""
+        if self._conversation is not None:
+            return await self._conversation.read(until=end)
+        known = self.snapshot.head.end
+        return known == end or await self._services.store.holds(self.lease.key, known)
 
     async def _commit(self, uow: UnitOfWork) -> Committed | None:
         """Commits the changeset, and renews the lease. Returns None if the session changed since it was read.

@@ -11,7 +11,7 @@ from turnkeeper.engine.eventlog.writer import LogWriter
 from turnkeeper.engine.execution.model_call import ModelCaller
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feeds import Feeds
-from turnkeeper.store.contract import Leases, SessionStore
+from turnkeeper.store.contract import Leases, SessionLog
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.telemetry.spans import Spans
 from turnkeeper.tools.toolbox import Finished, Toolbox
@@ -21,7 +21,7 @@ from turnkeeper.tools.toolbox import Finished, Toolbox
 class RunServices:
     """One on every replica, shared by all of its runs."""
 
-    store: SessionStore
+    store: SessionLog
     leases: Leases
     log_writer: LogWriter
     session_cache: SessionCache

@@ -23,7 +23,7 @@ from turnkeeper.engine.rules.messages import LeaseOffer
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.faults import fault
 from turnkeeper.isolation import ends_task
-from turnkeeper.store.changeset import Claim
+from turnkeeper.store.changeset import Claim, LogEnd
 from turnkeeper.telemetry import logs
 
 CUT_TIME = 5.0
@@ -86,11 +86,11 @@ class Worker:
         self._group.create_task(_set_result(result, work))
         return await asyncio.shield(result)
 
-    def adopt(self, cached: CachedSnapshot, *, taken_at: float, events: Sequence[Event]) -> None:
+    def adopt(self, cached: CachedSnapshot, *, taken_at: float, events: Sequence[Event], before: LogEnd) -> None:
         """Runs a turn whose lease was taken by the commit that accepted it.
 
-        `cached` is the session as that commit left it, `events` are the ones that it stored, and `taken_at` is when it
-        was sent, in monotonic seconds.
+        `cached` is the session as that commit left it, `events` are the ones that it stored behind `before`, and
+        `taken_at` is when it was sent, in monotonic seconds.
         """
         turn = cached.snapshot.turn
         if turn is None:
@@ -105,6 +105,7 @@ class Worker:
                 cached=cached,
                 is_begun=True,
                 events=events,
+                before=before,
             )
         )
 

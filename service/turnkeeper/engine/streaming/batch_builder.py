@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from turnkeeper.domain.cursor import StreamPosition
+from turnkeeper.domain.cursor import StreamPosition, history_of
 from turnkeeper.engine.streaming.batch import Batch, EventFilter
 from turnkeeper.engine.streaming.feed import Feed
 from turnkeeper.engine.streaming.preview import characters_from
@@ -56,7 +56,7 @@ class BatchBuilder:
         self, batch: Batch, page: Sequence[StoredEvent], session_id: str, feed: Feed, event_filter: EventFilter
     ) -> bool:
         """Adds the events that the watcher wants. Returns False if not all of them fit."""
-        sequence = batch.position.sequence
+        sequence, history = batch.position.sequence, batch.position.history
         wants_text = event_filter.previews and batch.position.live
         wants_all = not (event_filter.kinds or event_filter.turn_id)
         for event in page:
@@ -69,11 +69,11 @@ class BatchBuilder:
                 batch.kinds |= {kind}
             if feed.preview is not None:
                 feed.apply_to_preview(event)
-            sequence = event.sequence
+            sequence, history = event.sequence, history_of(event.changeset_id)
             if batch.position.message_id and _settles(event, batch.position, event_filter, message_id=message_id):
-                batch.position = StreamPosition(sequence=sequence, live=batch.position.live)
+                batch.position = StreamPosition(sequence=sequence, history=history, live=batch.position.live)
         if batch.position.sequence != sequence:
-            batch.position = replace(batch.position, sequence=sequence)
+            batch.position = replace(batch.position, sequence=sequence, history=history)
         return not batch.full
 
     def _add_rest(self, batch: Batch, event: StoredEvent, session_id: str, feed: Feed) -> str | None:
@@ -136,9 +136,7 @@ class BatchBuilder:
                 break
             offset, restarts, batch.preview = start + len(chunk), False, preview
         if batch.preview is not None:
-            batch.position = StreamPosition(
-                sequence=position.sequence, message_id=message_id, attempt=attempt, offset=offset, live=position.live
-            )
+            batch.position = replace(position, message_id=message_id, attempt=attempt, offset=offset)
 
 
 def _settles(event: StoredEvent, position: StreamPosition, event_filter: EventFilter, *, message_id: str) -> bool:

@@ -7,14 +7,14 @@ if it falls behind the events that the feed holds.
 import time
 from collections.abc import Callable, Sequence
 
-from turnkeeper.domain.cursor import StreamPosition
+from turnkeeper.domain.cursor import StreamPosition, history_of
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.engine.streaming.batch import EVERYTHING, Batch, EventFilter
 from turnkeeper.engine.streaming.log_reads import SharedRead
 from turnkeeper.engine.streaming.preview import Preview
 from turnkeeper.engine.streaming.turn_cache import TurnCache
 from turnkeeper.engine.streaming.wakeups import Broadcast
-from turnkeeper.store.changeset import StoredEvent
+from turnkeeper.store.changeset import LogEnd, StoredEvent
 
 RING_EVENTS = 256
 """Durable events that a feed holds at most."""
@@ -31,6 +31,7 @@ TEXT_ENDING_KINDS = frozenset(
 )
 """The kinds of events that end the text of a turn's message: the text is whole then, or no longer counts."""
 
+NO_EVENT = LogEnd(0)
 NO_MESSAGE = ("", 0)
 """`Feed.looked_up` before the first lookup, and after one that found the database unavailable."""
 _NO_SESSION = SessionKey("", "")
@@ -42,6 +43,8 @@ class Feed:
     __slots__ = (
         "_batches",
         "_batches_change",
+        "_before",
+        "_end",
         "_filter",
         "_key",
         "_published_at",
@@ -100,27 +103,73 @@ class Feed:
         self._batches_change = 0
         self._filter = EVERYTHING
         """The filter of the watcher that began last."""
+        self._end = NO_EVENT
+        """The newest event that this replica knows of together with its changeset."""
+        self._before = NO_EVENT
+        """The event before the ring's first one."""
         self._ring: list[StoredEvent] = []
         self._published_at: list[float] = []
         self._ring_bytes = 0
 
-    def publish(self, events: Sequence[StoredEvent]) -> None:
-        """Adds events that are committed, in order, and notifies the watchers."""
-        recent = self._ring
+    @property
+    def end(self) -> LogEnd:
+        """Returns the log's end as this replica knows it."""
+        return self._end if self._end.sequence == self.last_seq else LogEnd(self.last_seq)
+
+    def history(self, sequence: int) -> str:
+        """Returns the log's history up to this event (`history_of`); empty if the feed does not know it."""
+        for end in (self._end, self._before):
+            if end.sequence == sequence:
+                return history_of(end.changeset_id)
+        index = sequence - self._ring[0].sequence if self._ring else -1
+        return history_of(self._ring[index].changeset_id) if 0 <= index < len(self._ring) else ""
+
+    def continues(self, position: StreamPosition) -> bool:
+        """Returns False if the feed does not reach this position, or has another history there."""
+        return position.sequence <= self.last_seq and (
+            not position.history or self.history(position.sequence) in ("", position.history)
+        )
+
+    def reset(self, end: LogEnd) -> None:
+        """Forgets a log that the database no longer has; it ends here now. Notifies every watcher."""
+        self._drop(len(self._ring))
+        self._end = self._before = end
+        self.last_seq, self.sent_at = end.sequence, 0.0
+        self.preview, self.looked_up, self.shared_read = None, NO_MESSAGE, None
+        self.texts.clear()
+        if self.turns is not None:
+            self.turns.clear()
+        self.notify_all()
+
+    def publish(self, events: Sequence[StoredEvent], *, after: LogEnd = NO_EVENT) -> None:
+        """Adds events that are committed, in order, and notifies the watchers. `after`: the log's end before them."""
+        if not events:
+            return
+        if not self._fits(events[0], after):
+            self.reset(after)
         for event in events:
-            if recent and event.sequence <= recent[-1].sequence:
-                continue
-            if recent and event.sequence != recent[-1].sequence + 1:
-                self._drop(len(recent))
-            recent.append(event)
-            self._published_at.append(time.monotonic())
-            self._ring_bytes += len(event.payload)
-            if event.kind == "message_completed":
-                self._cache_text()
-        while len(recent) > RING_EVENTS or self._ring_bytes > RING_BYTES:
+            self._add(event, after)
+            after = LogEnd(event.sequence, event.changeset_id)
+        while len(self._ring) > RING_EVENTS or self._ring_bytes > RING_BYTES:
             self._drop(1)
-        if events:
-            self.notify_grown(events[-1].sequence)
+        if after.sequence < self.last_seq:
+            self.notify_all()  # callers may wait for these, also if the newer events are of a log that is lost
+        self.notify_grown(after.sequence, after.changeset_id)
+
+    def _add(self, event: StoredEvent, after: LogEnd) -> None:
+        """Adds the event behind `after` to the ring, unless it is there; one that leaves a gap begins a new ring."""
+        recent = self._ring
+        if recent and event.sequence <= recent[-1].sequence:
+            return
+        if recent and event.sequence != recent[-1].sequence + 1:
+            self._drop(len(recent))
+        if not recent:
+            self._before = after
+        recent.append(event)
+        self._published_at.append(time.monotonic())
+        self._ring_bytes += len(event.payload)
+        if event.kind == "message_completed":
+            self._cache_text()
 
     def since(self, sequence: int) -> list[StoredEvent] | None:
         """Returns all events after this number; None if the feed does not hold all of them."""
@@ -135,9 +184,15 @@ class Feed:
         index = sequence - self._ring[0].sequence if self._ring else -1
         return time.monotonic() - self._published_at[index] if 0 <= index < len(self._published_at) else None
 
-    def notify_grown(self, last_seq: int) -> None:
-        """Notifies the watchers that the log has events up to this number."""
-        if last_seq > self.last_seq:
+    def notify_grown(self, last_seq: int, changeset_id: str = "") -> None:
+        """Notifies the watchers that the log has events up to this number, which this changeset stored if known."""
+        is_other = self.end.sequence == last_seq and len({self.end.changeset_id, changeset_id, ""}) > 2
+        if changeset_id and last_seq >= self.last_seq:
+            self._end = LogEnd(last_seq, changeset_id)
+        if is_other and self._ring and self._ring[-1].changeset_id != changeset_id:
+            self._drop(len(self._ring))
+            self._before = NO_EVENT
+        if last_seq > self.last_seq or is_other:
             self.last_seq = last_seq
             self.notify_all()
 
@@ -239,8 +294,23 @@ class Feed:
         if len(self._batches) < SHARED_BATCHES:
             self._batches.append((position, event_filter, batch))
 
+    def _fits(self, event: StoredEvent, after: LogEnd) -> bool:
+        """Returns False if the ring is of another history than an event that was committed behind `after`."""
+        known = {stored.sequence: stored.changeset_id for stored in self._ring[-1:]}
+        index = event.sequence - self._ring[0].sequence if self._ring else -1
+        if 0 <= index < len(self._ring):
+            known = {event.sequence: self._ring[index].changeset_id}
+        return all(
+            known.get(end.sequence, end.changeset_id) == end.changeset_id
+            for end in (after, LogEnd(event.sequence, event.changeset_id))
+            if end.changeset_id
+        )
+
     def _drop(self, count: int) -> None:
         """Drops the oldest `count` events."""
+        if count:
+            last = self._ring[count - 1]
+            self._before = LogEnd(last.sequence, last.changeset_id)
         self._ring_bytes -= sum(len(event.payload) for event in self._ring[:count])
         del self._ring[:count], self._published_at[:count]
 

@@ -17,13 +17,15 @@ from turnkeeper.engine.streaming.feed import Feed
 from turnkeeper.engine.streaming.turn_cache import CachedTurn, TurnCache
 from turnkeeper.engine.streaming.wakeups import wait_for_change
 from turnkeeper.errors import ServiceUnavailable
-from turnkeeper.store.changeset import Changeset, Committed
+from turnkeeper.store.changeset import Changeset, Committed, LogEnd
 from turnkeeper.store.contract import EventLog
 
 POLLS_SKIPPED = 10
 """While notifications arrive, one poll in POLLS_SKIPPED is made: it finds what a lost notification did not report."""
 POLLED_AT_ONCE = 500
 """Sessions that one query of a poll reads."""
+COMPARED_AT_ONCE = 32
+"""Sessions whose logs are compared with what their feeds hold at the same time."""
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -105,7 +107,7 @@ class Feeds:
                 feed.turns.add(changeset, committed, sent_at=sent_at)
             if committed.events:
                 feed.sent_at = max(feed.sent_at, sent_at)
-            feed.publish(committed.events)
+            feed.publish(committed.events, after=LogEnd(changeset.last_seq, changeset.last_changeset))
 
     def notify_grown(self, key: SessionKey, last_seq: int) -> None:
         """Notifies the session's watchers that another replica may have stored events up to this number."""
@@ -152,7 +154,10 @@ class Feeds:
     async def _poll(self, keys: Sequence[SessionKey]) -> None:
         """Reads the last numbers of these sessions; a failure leaves them to the next poll."""
         try:
-            last_seqs = await self._store.last_seqs(keys)
+            known = {key: feed.end for key in keys if (feed := self._feeds.get(key)) is not None}
+            ends = await self._store.ends(list(known))
+            limit = asyncio.Semaphore(COMPARED_AT_ONCE)
+            await asyncio.gather(*(self._compare(limit, key, end, known[key]) for key, end in ends.items()))
         except ServiceUnavailable:
             logger.warning(
                 "new events of %d watched sessions not read: the database is unavailable; the next poll tries again",
@@ -162,8 +167,31 @@ class Feeds:
         except Exception:
             logger.exception("new events of %d watched sessions not read; the next poll tries again", len(keys))
             return
-        for key, last_seq in last_seqs.items():
-            self.notify_grown(key, last_seq)
+
+    async def _compare(self, limit: asyncio.Semaphore, key: SessionKey, end: LogEnd, known: LogEnd) -> None:
+        async with limit:
+            await self.compare(key, end, known=known)
+
+    async def compare(self, key: SessionKey, end: LogEnd, *, known: LogEnd) -> None:
+        """Tells the session's feed the log's end, as it was read after the feed had the end `known`.
+
+        If the database was restored, and no longer has that one, the feed forgets what it holds. Raises
+        ServiceUnavailable if that seems so, and cannot be confirmed.
+        """
+        feed = self._feeds.get(key)
+        if feed is None:
+            return
+        is_other = end.sequence == known.sequence and len({end.changeset_id, known.changeset_id, ""}) == 3
+        if end.sequence >= known.sequence and not is_other:
+            feed.notify_grown(end.sequence, end.changeset_id)
+        elif not await self._store.holds(key, known) and feed.end == known:
+            logger.warning(
+                "the log of a session ends at %d, not at %d: the database was restored to an older state; what this "
+                "replica kept of the session is dropped",
+                *(end.sequence, known.sequence),
+                extra={"session": key.session_id},
+            )
+            feed.reset(end)
 
 
 class TurnWait:

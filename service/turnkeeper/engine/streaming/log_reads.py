@@ -5,7 +5,7 @@ A page is not cached: it exists only while a watcher uses it.
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from turnkeeper.domain.cursor import StreamPosition
+from turnkeeper.domain.cursor import StreamPosition, history_of
 from turnkeeper.engine.streaming.batch import Batch, EventFilter
 from turnkeeper.engine.streaming.wakeups import Broadcast
 from turnkeeper.store.changeset import StoredEvent
@@ -14,11 +14,18 @@ from turnkeeper.store.changeset import StoredEvent
 class LogPage:
     """Consecutive events of a log, and the batches that watchers have built from them."""
 
-    __slots__ = ("_start", "batches", "events", "last", "size", "stored")
+    __slots__ = ("_start", "batches", "events", "history", "last", "size", "stored")
 
     def __init__(self, start: int, stored: Sequence[StoredEvent]) -> None:
-        """`stored`: the events that were read after number `start`, in order. The page ends before the first gap."""
+        """`stored`: the events that were read from number `start` on, in order. The page ends before the first gap.
+
+        The one with that number is not part of the page: it names the history that the page continues.
+        """
         self._start = start
+        self.history: str | None = None
+        """The history that the page continues; None if the event before it is not there any more."""
+        if stored and stored[0].sequence == start:
+            self.history, stored = history_of(stored[0].changeset_id), stored[1:]
         self.stored = stored
         """The events as they were read, those behind a gap included."""
         events = stored

@@ -53,6 +53,11 @@ class TurnCache:
         while len(self._turns) > CACHED_TURNS:
             del self._turns[next(iter(self._turns))]
 
+    def clear(self) -> None:
+        """Forgets every turn: the log from which they are known is no longer there."""
+        self._turns.clear()
+        self._through = 0
+
     def get(self, turn_id: str, *, since: float, until: int) -> CachedTurn | None:
         """Returns the turn for a wait that began at `since`, by `time.monotonic`; None if it must be read.
 

@@ -21,7 +21,15 @@ from turnkeeper.engine.streaming.log_reads import LogPage, SharedRead
 from turnkeeper.engine.streaming.turn_cache import CachedTurn
 from turnkeeper.engine.streaming.wakeups import NEVER, DeadlineTimers
 from turnkeeper.errors import ServerDraining, SessionNotFound, StreamRotated
-from turnkeeper.store.changeset import Head, check_not_ahead, check_not_trimmed, cursor_expired
+from turnkeeper.store.changeset import (
+    Head,
+    LogEnd,
+    check_history,
+    check_not_ahead,
+    check_not_trimmed,
+    cursor_expired,
+    log_restored,
+)
 from turnkeeper.store.contract import SessionLog
 from turnkeeper.telemetry.metrics import Metrics
 
@@ -107,6 +115,7 @@ class Watcher:
         "_future",
         "_key",
         "_kinds",
+        "_known",
         "_opened_at",
         "_page",
         "_page_limit",
@@ -126,6 +135,7 @@ class Watcher:
         self._ends_at = ends_at
         self._opened_at = time.monotonic()
         self._feed = watchers.feeds.enter(key)
+        self._known = self._feed.end
         self._broadcast = self._feed.grown
         self._turns = self._feed.cache_turns() if caches_turns else None
         self._filter = EVERYTHING
@@ -268,7 +278,7 @@ class Watcher:
         """
         if self._page is not None:
             return self._page, True
-        held = self._feed.since(after)
+        held = self._feed.since(after) if self._feed.continues(self.position) else None
         return (LogPage(after, held), True) if held is not None else (await self._read(after), False)
 
     def _must_check_preview(self, sequence: int) -> bool:
@@ -311,7 +321,8 @@ class Watcher:
         head = head or await self._watchers.head(self._key)
         check_not_trimmed(start.sequence, head)
         check_not_ahead(start.sequence, head)
-        self._feed.notify_grown(head.last_seq)
+        check_history(start, head)
+        await self._watchers.feeds.compare(self._key, head.end, known=self._known)
 
     def _record_delivery(self, now: float) -> None:
         """Records that the last batch was delivered, and how late it was."""
@@ -332,9 +343,17 @@ class Watcher:
         return "session_updated" in self._kinds
 
     async def _read(self, after: int) -> LogPage:
-        """Returns the next page of the log. Raises CursorExpired if the log was trimmed beyond its first event."""
+        """Returns the next page of the log.
+
+        Raises CursorExpired if the log was trimmed beyond its first event, or no longer has the events that this
+        watcher was given: the database was restored.
+        """
         self._watchers.metrics.replay("LOG")
         page = await self._read_shared(after)
+        if not await self._continues(page):
+            raise log_restored(await self._watchers.head(self._key))
+        if page.events:
+            self._feed.notify_grown(page.last, page.events[-1].changeset_id)
         self._page_limit = max(PAGE_LEAST, min(PAGE_MOST, PAGE_BYTES * len(page.events) // (page.size + 1)))
         if not page.events:
             # Only later events: the log was trimmed during this stream. No events at all: this primary may lag behind.
@@ -342,6 +361,13 @@ class Watcher:
             if page.stored:
                 raise cursor_expired(self._key.session_id, oldest=page.stored[0].sequence, head=self._feed.last_seq)
         return page
+
+    async def _continues(self, page: LogPage) -> bool:
+        """Returns False if this page of the log certainly continues another history than that of the position."""
+        history, after = self.position.history, self.position.sequence
+        if page.history is None and after:
+            return await self._watchers.store.holds(self._key, LogEnd(after, history))
+        return len({page.history or "", history, ""}) < 3
 
     async def _read_shared(self, after: int) -> LogPage:
         """Reads a page, or waits for another watcher that is reading the same one."""
@@ -351,8 +377,9 @@ class Watcher:
             if page is not None:
                 return page
         read = feed.shared_read = SharedRead(after, limit, last_seq=feed.last_seq)
+        store, more = self._watchers.store, min(after, 1)  # the event before the page, too: it names the history
         try:
-            return await read.read(lambda: self._watchers.store.events(self._key, after=after, limit=limit))
+            return await read.read(lambda: store.events(self._key, after=after - more, limit=limit + more))
         finally:
             if feed.shared_read is read:
                 feed.shared_read = None

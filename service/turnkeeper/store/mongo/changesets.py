@@ -86,7 +86,7 @@ class Changesets:
 
 def _numbered(codec: EventCodec, changeset: Changeset) -> tuple[StoredEvent, ...]:
     return tuple(
-        numbered(codec, changeset.session_id, event, changeset.last_seq + place)
+        numbered(codec, changeset.session_id, event, changeset.last_seq + place, changeset_id=changeset.changeset_id)
         for place, event in enumerate(changeset.events, 1)
     )
 

@@ -14,12 +14,17 @@ LARGEST_PAYLOAD: Final = (256 + 8) * 1024
 """A message's text of 256 KiB, and 8 KiB for the fields around it."""
 
 
-def numbered(codec: EventCodec, session_id: str, event: NewEvent, sequence: int) -> StoredEvent:
-    """Returns the event with its number. Raises ValueError if it is larger than LARGEST_PAYLOAD."""
+def numbered(
+    codec: EventCodec, session_id: str, event: NewEvent, sequence: int, *, changeset_id: str = ""
+) -> StoredEvent:
+    """Returns the event with its number, as this changeset stores it.
+
+    Raises ValueError if it is larger than LARGEST_PAYLOAD.
+    """
     payload = codec.number(codec.encode(session_id, event), sequence)
     if len(payload) > LARGEST_PAYLOAD:
         raise ValueError(f"the event has {len(payload)} bytes; at most {LARGEST_PAYLOAD} are allowed")
-    return StoredEvent(sequence=sequence, kind=name_of(event.payload), turn_id=event.turn_id, payload=payload)
+    return StoredEvent(sequence, name_of(event.payload), event.turn_id, payload, changeset_id)
 
 
 def event_document(stored: StoredEvent, *, key: SessionKey, changeset_id: str, fence: int, at: datetime) -> Document:
@@ -40,4 +45,4 @@ def event_document(stored: StoredEvent, *, key: SessionKey, changeset_id: str, f
 
 def event_of(document: Document) -> StoredEvent:
     """Returns the event that a document holds."""
-    return StoredEvent(document["seq"], document["kind"], document["turn_id"], document["payload"])
+    return StoredEvent(document["seq"], document["kind"], document["turn_id"], document["payload"], document["step_id"])

@@ -50,7 +50,8 @@ class ForkWrites:
 
     async def reserve_fork(self, fork: Fork) -> Fork | None:
         reserved = replace(fork, copied=0)
-        head = {**heads.new(fork.session), "last_seq": 0, "log_needs": fork.log_needs, "forking": encode(reserved)}
+        none_copied = {"last_seq": 0, "log_needs": fork.log_needs, "forking": encode(reserved)}
+        head = heads.new(fork.session, changeset_id="") | none_copied
 
         def write(writes: Writes) -> None:
             writes.insert("heads", head)
@@ -67,9 +68,10 @@ class ForkWrites:
         key = keys.of_session(fork.session.key)
         match = {**keys.where(key), **UNFINISHED, "last_seq": fork.copied}
         copied = fork.copied + len(batch)
+        end = heads.literal(heads.end(copied, fork.session.etag))
 
         def write(writes: Writes) -> None:
-            writes.compute("heads", match, [{"$set": {"last_seq": copied}}])
+            writes.compute("heads", match, [{"$set": {"last_seq": copied, "end": end}}])
             for event in batch:
                 document = event_document(
                     event,
@@ -116,7 +118,7 @@ class ForkWrites:
         batch: list[StoredEvent] = []
         room = BATCH_BYTES
         for place, event in enumerate(events[fork.copied : fork.copied + BATCH], fork.copied + 1):
-            stored = numbered(self._codec, fork.session.id, event, place)
+            stored = numbered(self._codec, fork.session.id, event, place, changeset_id=fork.session.etag)
             room -= len(stored.payload)
             if batch and room < 0:
                 break

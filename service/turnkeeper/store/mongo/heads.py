@@ -13,7 +13,7 @@ import pymongo
 from pymongo.errors import PyMongoError
 
 from turnkeeper.domain.session import Session
-from turnkeeper.store.changeset import Cancel, Changeset, Head, HeadChange, LeaseChange
+from turnkeeper.store.changeset import Cancel, Changeset, Head, HeadChange, LeaseChange, LogEnd
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import ClientSession, Collection, Document
 from turnkeeper.store.mongo.documents import SCHEMA, decode, encode
@@ -38,13 +38,14 @@ AWAKE: Final[Document] = {"suspended": {"$in": [False, None]}}
 """Not suspended. Values, not a negation, so that an index keeps its order behind them; older heads have none."""
 
 
-def new(session: Session) -> Document:
-    """Returns the head of a new session, with its first event."""
+def new(session: Session, *, changeset_id: str) -> Document:
+    """Returns the head of a new session, with its first event, which this changeset stores."""
     key = keys.of_session(session.key)
     return {
         "_id": key,
         **key,
         "last_seq": 1,
+        "end": end(1, changeset_id),
         "revision": _first_revision(session),
         "silent_steps": [],
         "fence": 0,
@@ -68,6 +69,20 @@ def new(session: Session) -> Document:
         "deleted_at": None,
         "schema": SCHEMA,
     }
+
+
+def end(sequence: int, changeset_id: str) -> Document:
+    """Returns the value of the field that names the log's end.
+
+    It holds the number as well: a replica of an older version appends events, and leaves the field as it is.
+    """
+    return {"seq": sequence, "step_id": changeset_id}
+
+
+def end_of(document: Document) -> LogEnd:
+    """Returns the end of the log that a head describes."""
+    last_seq, named = document["last_seq"], document.get("end")
+    return LogEnd(last_seq, named["step_id"] if named and named["seq"] == last_seq else "")
 
 
 def _first_revision(session: Session) -> int:
@@ -106,6 +121,7 @@ def _head(document: Document) -> Head:
         compacted_to=document.get("compacted_to", 0),
         suspended=document.get("suspended", False),
         deleted=document.get("deleted_at") is not None,
+        last_changeset=end_of(document).changeset_id,
     )
 
 
@@ -132,6 +148,8 @@ def unmoved(changeset: Changeset) -> Document:
         "fence": changeset.head_fence,
         "cancel.turn_id": changeset.cancel,
     }
+    if changeset.last_changeset:
+        match["end.step_id"] = changeset.last_changeset
     if not changeset.events:
         match["silent_steps.step_id"] = {"$ne": changeset.changeset_id}
     if changeset.revision is not None:
@@ -160,13 +178,16 @@ def signed(replica: str) -> Document:
 
 def _changed(changeset: Changeset) -> Document:
     by_owner = changeset.fence is not None
+    last_seq = changeset.last_seq + len(changeset.events)
     changed: Document = {
-        "last_seq": changeset.last_seq + len(changeset.events),
+        "last_seq": last_seq,
         "revision": NEXT_REVISION,
         **_lease(changeset.head, by_owner=by_owner),
         **_wake(changeset.head, by_owner=by_owner),
     }
-    if not changeset.events:
+    if changeset.events:
+        changed["end"] = literal(end(last_seq, changeset.changeset_id))
+    else:
         stored = {"step_id": literal(changeset.changeset_id), "fence": changed.get("fence", "$fence")}
         changed["silent_steps"] = {"$slice": [{"$concatArrays": ["$silent_steps", [stored]]}, -SILENT_STEPS]}
     changed |= _plain(changeset.head)

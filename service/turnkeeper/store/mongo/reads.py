@@ -99,7 +99,7 @@ class Reads:
             match["kind"] = {"$in": sorted(kinds)}
         if turn_id:
             match["turn_id"] = turn_id
-        fields = {"_id": 0, "seq": 1, "kind": 1, "turn_id": 1, "payload": 1}
+        fields = {"_id": 0, "seq": 1, "kind": 1, "turn_id": 1, "payload": 1, "step_id": 1}
         with self._reading("events") as read:
             cursor = read(self._connection.events).find(match, fields).sort("seq").limit(limit).batch_size(limit)
             return [event_of(document) for document in await cursor.to_list(limit)]

@@ -36,11 +36,11 @@ class SessionCreation:
     async def create_session(self, session: Session, agent: Agent, *, event: NewEvent) -> Session | None:
         """Creates as the contract specifies. Raises ValueError if the event is larger than LARGEST_PAYLOAD."""
         changeset_id = secrets.token_hex(13)
-        first = numbered(self._codec, session.id, event, 1)
+        first = numbered(self._codec, session.id, event, 1, changeset_id=changeset_id)
 
         def write(writes: Writes) -> None:
             key = session.key
-            writes.insert("heads", heads.new(session))
+            writes.insert("heads", heads.new(session, changeset_id=changeset_id))
             writes.insert("events", event_document(first, key=key, changeset_id=changeset_id, fence=0, at=event.at))
             writes.insert("sessions", {"_id": keys.of_session(key), **encode(session), "schema": SCHEMA})
 

@@ -21,6 +21,7 @@ from turnkeeper.store.mongo.consistent_reads import ConsistentReads
 from turnkeeper.store.mongo.documents import SCHEMA
 from turnkeeper.store.mongo.forks import ForkWrites
 from turnkeeper.store.mongo.late_results import LateResultWrites
+from turnkeeper.store.mongo.log_ends import EndReads
 from turnkeeper.store.mongo.lost_owners import LostOwners
 from turnkeeper.store.mongo.previews import Previews
 from turnkeeper.store.mongo.purges import Purges
@@ -44,7 +45,17 @@ PATIENCE: Final = timedelta(seconds=5)
 
 
 class MongoStore(
-    SessionCreation, ForkWrites, Changesets, LateResultWrites, Claims, Sweeps, Trims, Purges, Reads, Previews
+    SessionCreation,
+    ForkWrites,
+    Changesets,
+    LateResultWrites,
+    Claims,
+    Sweeps,
+    Trims,
+    Purges,
+    Reads,
+    EndReads,
+    Previews,
 ):
     """Implements `Store` and `Retention` on a MongoDB replica set. Used on one event loop, from `open` to `close`."""
 

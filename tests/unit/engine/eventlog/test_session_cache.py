@@ -10,7 +10,7 @@ from turnkeeper.domain.message import Part
 from turnkeeper.domain.session import Session, SessionKey
 from turnkeeper.engine.eventlog.session_cache import MAX_AGE, CachedSnapshot, SessionCache
 from turnkeeper.rpc.codec import WireCodec
-from turnkeeper.store.changeset import Cancel, Head, Snapshot
+from turnkeeper.store.changeset import Cancel, Head, LogEnd, Snapshot
 from turnkeeper.store.contract import Store
 
 NO_STORE = cast(Store, None)
@@ -65,7 +65,7 @@ def a_cache(clock: Clock | None = None, *, sessions: int = 3, conversation_bytes
 
 def extend(cache: SessionCache, name: str, text: str = "hello", *, sequence: int = 2) -> None:
     conversation = cache.checkout(session_of(name))
-    conversation.extend(events(text, sequence=sequence))
+    conversation.extend(events(text, sequence=sequence), after=LogEnd(sequence - 1), end=LogEnd(sequence))
     cache.checkin(session_of(name), conversation)
 
 
@@ -133,7 +133,7 @@ def test_a_conversation_checked_out_while_its_session_was_deleted_is_not_cached_
     readers = [cache.checkout(session_of("a")), cache.checkout(session_of("a"))]
     cache.put(cached("a", deleted=True))
     for reader in readers:
-        reader.extend(events("hello"))
+        reader.extend(events("hello"), after=LogEnd(1), end=LogEnd(2))
         cache.put(cached("a"))  # as it was before
         cache.checkin(session_of("a"), reader)
         assert cache.pop(key("a")) is None

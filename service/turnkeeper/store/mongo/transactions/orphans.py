@@ -51,6 +51,8 @@ class Orphans:
         self._announced: dict[bytes, None] = {}
         """The newest server sessions, in the order of their announcement."""
         self._has_name = False
+        self._beats = 0
+        """Heartbeats so far, also those that may not be stored."""
 
     async def announce(self, session: ClientSession) -> None:
         """Announces a server session before its first transaction. Failing to do so does not stop the transaction."""
@@ -82,10 +84,12 @@ class Orphans:
     async def write_heartbeat(self, *, silent_after: timedelta) -> None:
         """Publishes this replica's heartbeat, by the database's clock.
 
-        If its sessions were killed since the last one, all of them are announced anew.
+        If its sessions were killed since the last one, all of them are announced anew. So they are if the last one is
+        not there: the database was restored to an older state, which may lack some of them.
         """
         if not self._replica:
             return
+        last, self._beats = self._beats, self._beats + 1
         before = await self._connection.replicas.find_one_and_update(
             {"_id": self._replica},
             {
@@ -93,14 +97,15 @@ class Orphans:
                 "$set": {
                     "process": self._process,
                     "silent_after": round(silent_after / timedelta(milliseconds=1)),
+                    "beat": self._beats,
                 },
                 "$unset": {"ended": ""},
                 "$setOnInsert": {"tenant": "", "sessions": [], "schema": SCHEMA},
             },
-            {"ended": 1},
+            {"ended": 1, "beat": 1},
             upsert=True,
         )
-        if not before or "ended" in before:
+        if not before or "ended" in before or before.get("beat", 0) != last:
             self._announced.clear()
 
     async def others_alive(self) -> bool:

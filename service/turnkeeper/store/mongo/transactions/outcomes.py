@@ -92,5 +92,6 @@ def _as_read(head: Document, changeset: Changeset) -> bool:
         head["last_seq"] == changeset.last_seq
         and head["fence"] == changeset.head_fence
         and head["cancel"]["turn_id"] == changeset.cancel
+        and changeset.last_changeset in ("", head.get("end", {}).get("step_id"))
         and changeset.revision in (None, head["revision"])
     )
