@@ -135,10 +135,16 @@ async def test_a_database_that_comes_up_late_is_waited_for(guarded: str) -> None
         await store.close()
 
 
-async def test_a_name_that_no_machine_has() -> None:
-    assert "at nowhere.invalid:27017: this name cannot be resolved" in await why_not(
-        "mongodb://nowhere.invalid/", operation=0.2
-    )
+@pytest.mark.parametrize("name", ["nowhere.invalid", "no..name", "x" * 64 + ".invalid"])
+async def test_a_name_that_no_machine_has(name: str) -> None:
+    sentence = await why_not(f"mongodb://{name}/", operation=0.2)
+    assert f"at {name}:27017: this name cannot be resolved" in sentence
+
+
+async def test_a_socket_that_is_not_there(tmp_path: Path) -> None:
+    """A URI may name a file: the database on the same machine."""
+    uri = f"mongodb://{str(tmp_path / 'none.sock').replace('/', '%2F')}/?replicaSet=orders"
+    assert f"at {tmp_path}/none.sock: No such file or directory" in await why_not(uri, operation=0.2)
 
 
 async def test_something_else_on_the_port() -> None:
@@ -206,6 +212,9 @@ async def test_a_majority_that_does_not_acknowledge(mongo_uri: str) -> None:
         ("mongodb://host/?authMechanism=PASSWORD", "MONGODB_URI has the option authMechanism, which the driver"),
         ("mongodb://host/?replcaSet=orders", "MONGODB_URI has the option replcaSet, which the driver does not know"),
         ("mongodb+srv://nowhere.invalid/", "the DNS records of MONGODB_URI cannot be read"),
+        ("mongodb+srv://one.invalid:27017/", "MONGODB_URI must name one host, without a port"),
+        ("mongodb+srv://one.invalid,two.invalid/?tls=true", "MONGODB_URI must name one host, without a port"),
+        ("mongodb+srv://one/?tls=true&loadBalanced=true&directConnection=true", "options of MONGODB_URI contradict"),
         ("mongodb://host/?=orders", "MONGODB_URI is not the address of a MongoDB: write mongodb://"),
         ("mongodb://host/?directConnection=true&loadBalanced=true", "options of MONGODB_URI contradict each other"),
         ("mongodb://host/?tlsCRLFile=/etc/hostname&tls=false", "options of MONGODB_URI contradict each other"),

@@ -54,6 +54,21 @@ async def test_a_second_server_on_one_folder_names_the_folder_and_its_holder(tmp
         assert alive(holder.pid)
 
 
+async def test_a_process_that_the_system_does_not_start_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory may be short, above all after the system ended the database for want of memory."""
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
+    with pytest.raises(EmbeddedDatabaseError, match=r"mongod cannot be started .*: No such file or directory"):
+        await EmbeddedMongo(tmp_path).start()
+
+
+async def test_a_log_that_is_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mongod.log").mkdir()
+    with pytest.raises(EmbeddedDatabaseError, match=r"mongod.log: Is a directory"):
+        await EmbeddedMongo(tmp_path).start()
+
+
 async def test_stop_leaves_no_process(tmp_path: Path) -> None:
     mongo = EmbeddedMongo(tmp_path)
     await mongo.start()

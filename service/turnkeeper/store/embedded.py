@@ -230,15 +230,18 @@ class EmbeddedMongo:
             *(("--setParameter", "enableTestCommands=1") if self._test_commands else ()),
         ]
         launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid())]
-        with self.log.open("ab") as log:
-            self._log_before = log.tell()
-            self._process = subprocess.Popen(
-                [*launcher, str(program), *options],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C must not reach mongod: `stop` ends it
-            )
+        try:
+            with self.log.open("ab") as log:
+                self._log_before = log.tell()
+                self._process = subprocess.Popen(
+                    [*launcher, str(program), *options],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,  # Ctrl-C must not reach mongod: `stop` ends it
+                )
+        except OSError as error:  # no memory for a process, perhaps: it may have room a moment later
+            raise EmbeddedDatabaseError(f"mongod cannot be started with its log {self.log}: {error.strerror}") from None
 
     async def _until_primary(self) -> None:
         """Initiates the replica set, or updates its address after the first start, and waits until it is primary."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
+from urllib.parse import quote_plus
 
 from pymongo import MongoClient
 from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError
@@ -37,6 +38,7 @@ NO_ADDRESS: Final = (
     "with special characters of a password as %XX"
 )
 
+NO_SRV_ADDRESS: Final = "MONGODB_URI must name one host, without a port, behind mongodb+srv://"
 UNFIT_OPTIONS: Final = (
     "options of MONGODB_URI contradict each other, or a file that one of them names holds no certificate: "
     "check those for TLS, for the login and for the kind of connection"
@@ -77,11 +79,13 @@ def check_options(uri: str) -> None:
 
 def why_unusable(uri: str) -> str:
     """Returns what is wrong with a URI of which the driver makes no client, although it knows the options."""
+    address = uri.partition("?")[0]
     try:
-        parse_uri(uri.partition("?")[0].replace("+srv://", "://", 1))
+        hosts = parse_uri(address.replace("+srv://", "://", 1))["nodelist"]
     except (PyMongoError, ValueError):
         return NO_ADDRESS
-    return UNFIT_OPTIONS
+    is_one_name = len(hosts) == 1 and not re.search(r":\d+(?:/|$)", address)
+    return UNFIT_OPTIONS if is_one_name or "+srv://" not in address else NO_SRV_ADDRESS
 
 
 async def check(uri: str, *, patience: float) -> None:
@@ -122,7 +126,7 @@ async def _ask_all(parsed: Mapping[str, Any]) -> Sequence[_Diagnosis]:
 
 
 async def _ask(host: str, port: int | None, parsed: Mapping[str, Any]) -> _Diagnosis:
-    if port and "proxyHost" not in parsed["options"] and (reason := await _why_no_connection(host, port)):
+    if "proxyHost" not in parsed["options"] and (reason := await _why_no_connection(host, port)):
         at = _shown(host, port)
         return _Diagnosis(f"no database answers at {at}: {reason}. Check MONGODB_URI, and that it runs", answers=False)
     return await asyncio.to_thread(_hello, host, port, parsed)
@@ -139,7 +143,7 @@ def _hello(host: str, port: int | None, parsed: Mapping[str, Any]) -> _Diagnosis
     if parsed["database"] and options.get("authMechanism", "SCRAM").startswith(_IN_DATABASE):
         kept = {"authSource": parsed["database"], **kept}
     client = MongoClient[dict[str, Any]](
-        host,
+        host if port else f"mongodb://{quote_plus(host)}",
         port,
         directConnection=True,
         serverMonitoringMode="poll",  # needs no second connection
@@ -163,14 +167,15 @@ def _shown(host: str, port: int | None) -> str:
     return f"{host}:{port}" if port else host
 
 
-async def _why_no_connection(host: str, port: int) -> str:
-    """Returns "" if the host accepts a connection; else why not."""
+async def _why_no_connection(host: str, port: int | None) -> str:
+    """Returns "" if the host accepts a connection; else why not. Without a port, the host is a socket's path."""
     try:
         async with asyncio.timeout(ANSWER_S):
-            _, writer = await asyncio.open_connection(host, port)
+            connect = asyncio.open_connection(host, port) if port else asyncio.open_unix_connection(host)
+            _, writer = await connect
     except TimeoutError:
         return f"no connection within {ANSWER_S:g} s"
-    except socket.gaierror:
+    except (socket.gaierror, UnicodeError):
         return "this name cannot be resolved"
     except OSError as error:
         return "the connection is refused" if isinstance(error, ConnectionRefusedError) else str(error.strerror)
