@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from turnkeeper.domain.approval import Answer, Approval, ApprovalKind, ApprovalState
 from turnkeeper.engine.agent_versions import AgentVersions
-from turnkeeper.engine.eventlog.writer import LogWriter, Stored
+from turnkeeper.engine.eventlog.writer import LogWriter, Stored, behind
 from turnkeeper.engine.rules import approval_edits
 from turnkeeper.engine.rules import approvals as approval_rules
 from turnkeeper.engine.rules.approval_edits import Edit
@@ -104,7 +104,10 @@ class Approvals:
         stored = await self._append(approval, decide)
         fault("approval.after_store")
         if stored.committed is None:
-            return await self._repeated(await self.get(tenant, approval_id), answer)
+            approval = await self.get(tenant, approval_id)
+            if approval.state is ApprovalState.PENDING:  # the decision read more than this reading shows
+                raise behind(approval.session_key)
+            return await self._repeated(approval, answer)
         self._record_closed(stored.value)
         if stored.value.state is ApprovalState.EXPIRED:
             raise _expired(stored.value)

@@ -8,7 +8,7 @@ from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import CLIENT, Call, CallState, ClientTool, ToolResult
 from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.agent_versions import AgentVersions
-from turnkeeper.engine.eventlog.writer import LogWriter, Stored
+from turnkeeper.engine.eventlog.writer import LogWriter, Stored, behind
 from turnkeeper.engine.rules import tool_calls as tool_call_rules
 from turnkeeper.errors import InternalError, InvalidRequest, ToolCallNotPending, TurnNotFound
 from turnkeeper.store.changeset import StoredEvent
@@ -75,6 +75,8 @@ class ClientTools:
                 self._measures.submitted(call, result, requested=requested, at=stored.uow.at)
             self._log_writer.notify_owner(key)
             call = await self._pending(key, tool_call_id, result, by=by)
+            if call.state is CallState.REQUESTED:
+                raise behind(key)
         turn = await self._store.turn(key, call.turn_id)
         if turn is None:
             raise TurnNotFound(session_id=key.session_id, turn_id=call.turn_id)

@@ -212,3 +212,29 @@ async def test_the_newest_etag_fits(env: Environment, lagging: Lagging) -> None:
     again = _resource(session)
     again.etag = changed.session.etag
     await lagging.stubs.sessions.UpdateSession(again)
+
+
+# --- what is answered after a decision -----------------------------------------------------------------------------
+
+ONE_DOCUMENT = frozenset({"read_one"})
+
+
+async def test_no_decision_is_acknowledged_that_another_one_came_before(env: Environment, lagging: Lagging) -> None:
+    """The decision finds that it is too late; the reading after it does not show that yet."""
+    turn = await sent(env.stubs, await session_of(env.stubs), "do it")
+    approval = await approval_of(env.stubs, turn)
+    await lagging.store.lag(only=ONE_DOCUMENT)
+    await harness.decide(env.stubs, approval)
+    with pytest.raises(aio.AioRpcError) as refused:
+        await harness.decide(lagging.stubs, approval, approve=False)
+    assert details_of(refused.value).reason == "APPROVAL_ALREADY_PROCESSED"
+
+
+async def test_the_answer_to_a_result_has_its_event(env: Environment, lagging: Lagging) -> None:
+    session = await session_of(env.stubs)
+    turn = await sent(env.stubs, session, "look there", client_tools=[LOOK])
+    await lagging.store.lag(only=ONE_DOCUMENT)
+    submitted = chat_pb2.SubmitToolResultRequest(
+        session_id=session, tool_call_id=turn.pending[0].tool_call_id, result_json='"seen"'
+    )
+    assert (await lagging.stubs.chat.SubmitToolResult(submitted)).sequence

@@ -262,3 +262,10 @@ class LogWriter:
             )
         elif turn.answer:
             self._metrics.message("ASSISTANT")
+
+
+def behind(key: SessionKey) -> ServiceUnavailable:
+    """Returns the error of a call whose answer would rest on a reading that shows less than its decision did."""
+    error = ServiceUnavailable(session_id=key.session_id)
+    error.rests_on_reading = True
+    return error
