@@ -5,7 +5,7 @@ import io
 import json
 import logging
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from random import Random
 
@@ -22,7 +22,7 @@ from turnkeeper.domain.message import FinishReason, Part
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import CancelReason, RetryPolicy, Turn, TurnOptions, TurnState
 from turnkeeper.engine.agent_versions import AgentVersions
-from turnkeeper.engine.eventlog.lease import HeldLease, HeldLeases
+from turnkeeper.engine.eventlog.lease import HeldLease, HeldLeases, LeaseLost
 from turnkeeper.engine.eventlog.session_cache import SessionCache
 from turnkeeper.engine.eventlog.writer import LogWriter, Sources, Stored
 from turnkeeper.engine.execution.attempt import Assignment, TurnAttempt
@@ -312,3 +312,19 @@ async def test_a_prepared_decision_is_prepared_anew_until_its_input_is_current()
     stored = await replica.log_writer.append_prepared(replica.key, prepare)
     assert isinstance(stored, Stored)
     assert (stored.value, prepared) == (3, [1, 2, 3])
+
+
+@pytest.mark.parametrize("grown", [False, True], ids=["shorter", "another history"])
+async def test_an_owner_whose_log_is_gone_stops_and_stores_nothing(grown: bool) -> None:
+    """The database was restored: owner and fence are as they were, so that only the log shows it."""
+    replica = Replica()
+    task = await run_until_written(replica)
+    log = replica.database.sessions[replica.key].log
+    lost = log.pop()
+    if grown:
+        log.append(replace(lost, changeset_id="other", stored=lost.stored._replace(changeset_id="other")))
+    before = list(log)
+    replica.lease.notified.set()
+    with pytest.raises(LeaseLost):
+        await asyncio.wait_for(task, TIMEOUT)
+    assert log == before
