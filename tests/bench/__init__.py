@@ -18,5 +18,6 @@ rows, and name it in `tests/bench/measures/__init__.py`:
   function of a module (best in `tests/bench/jobs/`) that takes the channels first and else what JSON can carry.
 - `async with bench.window(subject) as spent:` around that; then `spent.server` and `spent.database` are CPU seconds.
 - A goal belongs into `goals.py`, by the row's name. A run that must not count raises `Invalid`.
-- `bench.scale` is how much to do; with `bench.scale.quick` a measure takes less than 10 s.
+- `bench.scale` is how much to do; with `bench.scale.quick` a measure takes less than 10 s, and
+  one of load or live streams one to three minutes.
 """

@@ -22,7 +22,7 @@ QUICK = Scale(rounds=1, turns=20, quick=True)
 EPILOG = """\
 examples:
   make bench                                        every measure
-  make bench BENCH_ARGS=--quick                     every measure with few rounds: about 2 minutes
+  make bench BENCH_ARGS=--quick                     every measure with few rounds: about 12 minutes
   make bench BENCH_ARGS="--only turns-16"           one measure
   make bench BENCH_ARGS="--only turns --rounds 3"   measures with `turns` in the name, 3 rounds
   make bench BENCH_ARGS="--only turns-1,replay"     two measures

@@ -44,7 +44,7 @@ GOALS: Final[Mapping[str, Goal]] = {
     **{f"overload.{step}.{name}": goal for step in ("3", "5") for name, goal in _BEYOND_CAPACITY.items()},
     **{f"overload.slow.3.{name}": goal for name, goal in _BEYOND_CAPACITY.items()},
     "overload.open.refused": Goal(0, of="value"),
-    "overload.open.completed": Goal(1000, of="value", at_most=False),
+    "overload.open.completed": Goal(100, of="value", at_most=False),
     "overload.open.leases_lost": Goal(0, of="value"),
     "attack.bodies.reads.p99": Goal(250, of="value"),
     "attack.bodies.after": Goal(1.3, of="ratio"),

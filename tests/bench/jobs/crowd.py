@@ -22,7 +22,7 @@ from turnkeeper.pb.v1 import (
     session_pb2_grpc,
 )
 
-_OPENING: Final = 64
+_OPENING: Final = 16
 """Watchers that open at once."""
 _PAUSE: Final = 0.05
 """Seconds that a caller waits after an error."""

@@ -21,6 +21,10 @@ _WINDOW: Final = 65_535
 _FRAME: Final = 16_384
 """Bytes of a frame, at most."""
 _FILLING: Final = b"x" * _FRAME
+_RATE: Final = 200 << 20
+"""Bytes a second of all connections."""
+_GRANTED: Final = 0.05
+"""Seconds from one share of them to the next."""
 _kept: Final[list["HalfSent"]] = []
 
 
@@ -43,10 +47,17 @@ def headers(path: bytes) -> bytes:
 
 
 class Budget:
-    """What all connections together may still send."""
+    """What all connections together may still send: `left` now, and `most` in all."""
 
     def __init__(self, most: int) -> None:
-        self.left = most
+        self.left = 0
+        self.most = most
+
+    def grant(self, size: int) -> None:
+        """Lets so many further bytes be sent, if there are so many in all."""
+        size = min(size, self.most)
+        self.most -= size
+        self.left += size
 
 
 class HalfSent(asyncio.Protocol):
@@ -75,7 +86,7 @@ class HalfSent(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused = False
-        self._send()
+        self.send()
 
     def data_received(self, data: bytes) -> None:
         self._received += data
@@ -86,7 +97,27 @@ class HalfSent(asyncio.Protocol):
             kind, flags, stream = struct.unpack("!BBI", self._received[3:9])
             payload, self._received = self._received[9 : 9 + length], self._received[9 + length :]
             self._take(kind, flags, stream & 0x7FFFFFFF, payload)
-        self._send()
+        self.send()
+
+    def send(self) -> None:
+        """Sends a frame on each stream in turn, until a window, the budget or the socket is full."""
+        sending = True
+        while sending and not self._paused and not self.closed:
+            sending = False
+            for stream, left in self._left.items():
+                size = min(_FRAME, left, self._windows[stream], self._connection, self._budget.left)
+                if size <= 0 or self._paused:
+                    continue
+                begin = struct.pack("!BI", 0, MESSAGE) if left == 5 + MESSAGE - 1 else b""
+                if size < len(begin):
+                    continue
+                self._transport.write(frame(_DATA, 0, stream, begin + _FILLING[: size - len(begin)]))
+                self._left[stream] -= size
+                self._windows[stream] -= size
+                self._connection -= size
+                self._budget.left -= size
+                self.sent += size
+                sending = True
 
     def close(self) -> None:
         """Closes the connection, and with it all streams."""
@@ -121,31 +152,13 @@ class HalfSent(asyncio.Protocol):
             self._windows[stream], self._left[stream] = self._initial, 5 + MESSAGE - 1
         self.opened = len(self._left)
 
-    def _send(self) -> None:
-        """Sends a frame on each stream in turn, until a window, the budget or the socket is full."""
-        sending = True
-        while sending and not self._paused and not self.closed:
-            sending = False
-            for stream, left in self._left.items():
-                size = min(_FRAME, left, self._windows[stream], self._connection, self._budget.left)
-                if size <= 0 or self._paused:
-                    continue
-                begin = struct.pack("!BI", 0, MESSAGE) if left == 5 + MESSAGE - 1 else b""
-                if size < len(begin):
-                    continue
-                self._transport.write(frame(_DATA, 0, stream, begin + _FILLING[: size - len(begin)]))
-                self._left[stream] -= size
-                self._windows[stream] -= size
-                self._connection -= size
-                self._budget.left -= size
-                self.sent += size
-                sending = True
-
 
 async def send_halves(
     _channels: Channels, *, address: str, connections: int, streams: int, most_bytes: int, seconds: float
 ) -> dict[str, Any]:
     """Opens the connections and sends for so long, `most_bytes` at most. They stay open until `drop_halves`.
+
+    All of them together send 200 MiB a second at most, so that their core has room for those who read meanwhile.
 
     Returns the bytes `sent`, and how many streams were `opened`, were `ended` by the server, and connections `closed`.
     """
@@ -155,7 +168,12 @@ async def send_halves(
     for _ in range(connections):
         _, attacker = await loop.create_connection(lambda: HalfSent(streams, budget), host, int(port))
         _kept.append(attacker)
-    await asyncio.sleep(seconds)
+    for _ in range(round(seconds / _GRANTED)):
+        budget.grant(round(_RATE * _GRANTED))
+        _kept.append(_kept.pop(0))  # another one is the first to send
+        for attacker in _kept:
+            attacker.send()
+        await asyncio.sleep(_GRANTED)
     return {
         "sent": sum(attacker.sent for attacker in _kept),
         "opened": sum(attacker.opened for attacker in _kept),

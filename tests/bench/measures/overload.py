@@ -59,10 +59,11 @@ async def open_turns(bench: Bench) -> list[Row]:
     async with ground(bench, "overload.open") as plain, plain.server("--concurrency", str(count)) as server:
         step = await _step(plain, server, phases, [[rate, count / rate]], answer=answer, **patience)
     refused = refusals(step.ends, bare=True) + refusals(step.ends, bare=False)
+    completed = 100 * step.ends[offered.COMPLETED] / count
     void, name = cores.overdriven([step.use]) or cores.disturbed(step.others), "overload.open"
     return [
         row(f"{name}.refused", f"of {count} turns that are open at once, those refused", [refused], unit=""),
-        row(f"{name}.completed", f"of {count} open turns, those COMPLETED", [step.ends[offered.COMPLETED]], unit=""),
+        row(f"{name}.completed", "open turns that are COMPLETED", [completed], unit="%"),
         row(f"{name}.reads.answered", "GetSession answered", [100 * step.answered], unit="%", void=void),
         row(f"{name}.reads.p99", "p99 of GetSession while they are open", [step.reads_p99_ms], unit="ms", void=void),
         row(f"{name}.memory", "the most memory that the server held", [step.memory], unit="MiB"),

@@ -46,7 +46,9 @@ def wire() -> Wire:
 
 
 def _attacker(wire: Wire, *, most: int = 1 << 30, streams: int = 5) -> HalfSent:
-    attacker = HalfSent(streams, Budget(most))
+    budget = Budget(most)
+    budget.grant(1 << 30)
+    attacker = HalfSent(streams, budget)
     attacker.connection_made(wire)
     return attacker
 
@@ -88,6 +90,18 @@ def test_the_budget_holds_for_all_connections(wire: Wire) -> None:
     attacker = _attacker(wire, most=50_000)
     attacker.data_received(SERVER_SETTINGS)
     assert sum(wire.data().values()) == attacker.sent == 50_000
+
+
+def test_no_more_is_sent_than_was_granted(wire: Wire) -> None:
+    budget = Budget(50_000)
+    attacker = HalfSent(5, budget)
+    attacker.connection_made(wire)
+    attacker.data_received(SERVER_SETTINGS)
+    assert wire.data() == {}
+    for granted, total in ((30_000, 30_000), (30_000, 50_000)):
+        budget.grant(granted)
+        attacker.send()
+        assert attacker.sent == total
 
 
 def test_what_the_server_ends_is_counted_and_gets_no_more(wire: Wire) -> None:
