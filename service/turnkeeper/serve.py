@@ -13,6 +13,7 @@ import uvloop
 
 from turnkeeper import faults, settings_sources, standard_output
 from turnkeeper.bootstrap import exit_at_once, report_error, start_logs
+from turnkeeper.event_loop import EventLoop
 from turnkeeper.settings import Settings, environment
 from turnkeeper.start_errors import SettingError
 from turnkeeper.store.embedded import DatabaseLost
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         return CANNOT_START
     if settings.processes > 1:
         _become_supervisor(settings)
-    return uvloop.run(_serve(settings, link, armed))
+    return uvloop.run(_serve(settings, link, armed), loop_factory=EventLoop)
 
 
 def _become_supervisor(settings: Settings) -> NoReturn:

@@ -20,7 +20,7 @@ from turnkeeper.pb.v1 import (
     session_pb2,
     session_pb2_grpc,
 )
-from turnkeeper.rpc import health, reflection
+from turnkeeper.rpc import accepting, health, reflection
 from turnkeeper.rpc.interceptor import Boundary
 from turnkeeper.start_errors import PortTaken
 
@@ -54,6 +54,9 @@ OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.max_connection_idle_ms", 15 * MINUTE),
     ("grpc.max_concurrent_streams", 1024),
     ("grpc.server_handshake_timeout_ms", 10_000),
+    # By default the core ends calls by itself, as CANCELLED, while 1,000 to 3,000 wait to be taken.
+    ("grpc.server.max_pending_requests", 1_000_000),
+    ("grpc.server.max_pending_requests_hard_limit", 2_000_000),
 )
 """gRPC's options. Those that a caller meets are in the documents: limits, and health and drain."""
 
@@ -71,7 +74,7 @@ class Server:
         self._boundary = boundary
         self._serving = False
         self.database = DatabaseState.UP
-        self._server = aio.server(interceptors=(boundary,), options=options)
+        self._server = accepting.AcceptingServer(interceptors=(boundary,), options=options)
         self._health = health.Health()
         self._health.add_to(self._server)
         if channels:
