@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 from turnkeeper import agents_file, ids
+from turnkeeper.admission.gate import Gate
 from turnkeeper.bootstrap import Database, background, open_database
 from turnkeeper.database_state import DatabaseState, NotifyState
 from turnkeeper.domain.agent import Agent
@@ -166,8 +167,8 @@ async def serving(
         server, port = await stack.enter_async_context(
             replica.serving(PageTokens(await store.secret("page_tokens")), database, shutdown, share_port=share_port)
         )
-        model_url = provider.base_url if provider else ""
-        yield Running(f"{settings.host}:{port}", port, database.uri, model_url, server.set_database)
+        url = provider.base_url if provider else ""
+        yield Running(f"{settings.host}:{port}", port, database.uri, url, server.set_database)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +208,10 @@ class _Replica:
             session_cache=self._session_cache,
             held_leases=self._held_leases,
             sources=Sources(now=_now, new_id=ids.source(time.time, secrets.randbits), jitter=self._rng.random),
+        )
+        self._log_writer.load.limit.set_most(settings.calls_at_work)
+        self._gate = Gate(
+            self._log_writer.load, settings.accept_wait, jitter=self._rng.random, recorder=telemetry.metrics
         )
         self._agent_versions = AgentVersions(configured.agents, store)
         self._toolbox = configured.toolbox
@@ -314,6 +319,7 @@ class _Replica:
             listener,
             publisher,
             receiver,
+            self._gate,
             LoopLag(metrics),
         )
         return [job.run for job in jobs]
@@ -327,6 +333,7 @@ class _Replica:
         boundary = Boundary(
             spans=self._telemetry.spans,
             metrics=self._telemetry.metrics,
+            gate=self._gate,
             certain_refusals=CertainRefusals(store),
             write_timeout=settings.write_time.total_seconds(),
         )

@@ -55,6 +55,7 @@ class Code(IntEnum):
     PERMISSION_DENIED = 120
     NOT_IMPLEMENTED = 121
     RUN_DEFECT = 122
+    OVERLOADED = 124
 
 
 class Family(IntEnum):

@@ -390,3 +390,9 @@ class RunDefect(Aborted):
     """The service's own defect broke the turn's run twice; call RetryTurn, and report the turn to the operator."""
 
     code = Code.RUN_DEFECT
+
+
+class Overloaded(ResourceExhausted):
+    """The replica has all the work that it can finish; send the same call again after the given delay."""
+
+    code = Code.OVERLOADED

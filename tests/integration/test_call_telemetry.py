@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import grpc
@@ -15,6 +17,8 @@ from opentelemetry.trace import StatusCode
 
 from tests.processes import until
 from tests.unit.telemetry.calls import Meters, Traces
+from turnkeeper.admission.gate import Gate
+from turnkeeper.admission.load import Load
 from turnkeeper.rpc.interceptor import Boundary
 from turnkeeper.rpc.refusals import CertainRefusals
 
@@ -59,6 +63,7 @@ async def serving() -> AsyncIterator[tuple[Served, aio.Channel]]:
             Boundary(
                 spans=served.traces.spans,
                 metrics=served.meters.metrics,
+                gate=Gate(Load(), timedelta(seconds=30), jitter=random.random, recorder=served.meters.metrics),
                 certain_refusals=CertainRefusals(served),
                 write_timeout=5,
             )

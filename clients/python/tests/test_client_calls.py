@@ -1,6 +1,7 @@
 """Single calls: what is sent, what is repeated, how long they may take, and every page of a list."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
@@ -11,7 +12,8 @@ from grpc_health.v1.health import aio as health_aio
 
 from turnkeeper_client import Client
 from turnkeeper_client.channel import Config
-from turnkeeper_client.errors import Aborted, ClientClosed, TransportError, Unavailable
+from turnkeeper_client.errors import Aborted, ClientClosed, Details, ResourceExhausted, TransportError, Unavailable
+from turnkeeper_client.overload import FIRST_TRIES, TRIES_PER_ANSWER, RetryBudget, wait_to_try_again
 from turnkeeper_client.pb.v1 import agent_pb2, approval_pb2, chat_pb2, error_pb2, event_pb2, session_pb2
 from turnkeeper_client.pb.v1.message_pb2 import Message, Part
 from turnkeeper_client_testing.events import completed, done, started, summary, watch_response
@@ -266,3 +268,45 @@ async def test_a_session_is_suspended_resumed_changed_deleted_and_undeleted() ->
         assert (update.session.session_id, update.session.metadata["a"], update.etag) == ("s1", 1, "e")
         assert list(update.update_mask.paths) == ["title", "metadata"]
         assert on.script.requests[3].etag == "e"
+
+
+def overloaded(retry_after: float) -> Refuse:
+    code = error_pb2.SESSION_ERROR_CODE_OVERLOADED
+    return refuse(code, retry_after=timedelta(seconds=retry_after))
+
+
+async def test_a_call_that_an_overloaded_replica_refused_is_made_again_after_the_given_time() -> None:
+    async with stage(config="mesh") as on:
+        on.script.answers += [overloaded(0.3), chat_pb2.SendMessageResponse(turn=TURN)]
+        began = time.monotonic()
+        assert await on.client.session("s1").send("Hello") == TURN
+        assert time.monotonic() - began >= 0.3
+        assert len({request.request_id for request in on.script.requests}) == 1
+
+
+async def test_it_is_not_made_again_after_the_callers_deadline() -> None:
+    async with stage(config="mesh") as on:
+        on.script.answers += [overloaded(60)]
+        with pytest.raises(ResourceExhausted) as raised:
+            await on.client.session("s1").get()
+        assert raised.value.retry_after == timedelta(seconds=60)
+        assert len(on.script.requests) == 1
+
+
+async def test_a_service_that_is_overloaded_for_long_gets_few_further_calls() -> None:
+    error = ResourceExhausted(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "",
+        Details(code=error_pb2.SESSION_ERROR_CODE_OVERLOADED, retry_after=timedelta()),
+    )
+    budget = RetryBudget()
+    deadline = time.monotonic() + 60
+    for _ in range(int(FIRST_TRIES)):
+        await wait_to_try_again(error, deadline=deadline, budget=budget)
+    with pytest.raises(ResourceExhausted):
+        await wait_to_try_again(error, deadline=deadline, budget=budget)
+    for _ in range(int(1 / TRIES_PER_ANSWER)):
+        budget.answered()
+    await wait_to_try_again(error, deadline=deadline, budget=budget)
+    with pytest.raises(ResourceExhausted):
+        await wait_to_try_again(error, deadline=deadline, budget=budget)

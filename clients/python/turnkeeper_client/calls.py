@@ -1,6 +1,7 @@
 """Unary calls: their errors as classes of this package, request ids, and lists read page by page."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -11,7 +12,8 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 from grpc import aio
 
-from turnkeeper_client.errors import ClientClosed, TransportError
+from turnkeeper_client.errors import ClientClosed, SessionError, TransportError
+from turnkeeper_client.overload import BUDGET, wait_to_try_again
 from turnkeeper_client.pb.v1.message_pb2 import Part
 from turnkeeper_client.status import from_rpc_error
 
@@ -64,9 +66,20 @@ def duration(value: timedelta | None) -> Duration | None:
 async def call(
     method: aio.UnaryUnaryMultiCallable[Request, Response], request: Request, *, timeout: float = UNARY_TIMEOUT
 ) -> Response:
-    """Calls the method, for `timeout` seconds at most. Raises a SessionError or TransportError."""
-    with translated_errors():
-        return await method(request, timeout=timeout)
+    """Calls the method, for `timeout` seconds at most. Raises a SessionError or TransportError.
+
+    A call that is refused as OVERLOADED is made again after the delay that came with it, within `timeout`.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            with translated_errors():
+                response = await method(request, timeout=deadline - time.monotonic())
+        except SessionError as error:
+            await wait_to_try_again(error, deadline=deadline)
+            continue
+        BUDGET.answered()
+        return response
 
 
 async def every(

@@ -1,4 +1,7 @@
-"""One wrapper around every call: span, validation, error boundary, metrics.
+"""One wrapper around every call: admission, body, span, validation, error boundary, metrics.
+
+It turns methods that take one message into methods that take many: a call is then admitted or refused at its headers,
+and only then its body is read. Plain clients see no difference.
 
 Facts of grpc.aio that shape it. A CancelledError raised inside a handler sends no status, so the client would hang.
 AbortError is an Exception and must pass. Generators are not closed in their own task when a peer leaves. A blocked
@@ -18,13 +21,17 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc import aio
 
-from turnkeeper.errors import InternalError, InvalidRequest, NotImplementedYet, SessionError, SlowConsumer
+from turnkeeper.admission.gate import CURRENT, Gate, Kind
+from turnkeeper.errors import InternalError, InvalidRequest, NotImplementedYet, Overloaded, SessionError, SlowConsumer
 from turnkeeper.event_loop import off_loop
 from turnkeeper.isolation import ends_task
 from turnkeeper.rpc import validation
+from turnkeeper.rpc.bodies import Bodies, BodyLate
 from turnkeeper.rpc.context import Context, Responses, Run
+from turnkeeper.rpc.kinds import adds_turn, kind_of
 from turnkeeper.rpc.refusals import CertainRefusals
-from turnkeeper.rpc.status import DETAILS_KEY, details_bytes, may_resume, shown_message
+from turnkeeper.rpc.status import DETAILS_KEY, PUSHBACK_KEY, details_bytes, may_resume, pushback, shown_message
+from turnkeeper.rpc.task_deadlines import TaskDeadlines
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.telemetry.open_spans import RpcSpan
 from turnkeeper.telemetry.spans import Spans
@@ -35,8 +42,6 @@ EXPIRY = 0.1
 """Seconds before its deadline from which on an unanswered call counts as late: the caller's clock started earlier."""
 LARGE_BYTES = 256 * 1024
 """A request with more bytes is parsed in a thread: 4 MiB may be two million entries."""
-LATE = -1.0
-"""Stands for the time of a write that was cancelled because it took too long."""
 OWN = "turnkeeper.v1."
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -47,13 +52,15 @@ class Boundary(aio.ServerInterceptor):
     """The only interceptor: it wraps every method once, and counts the calls that are under way."""
 
     def __init__(
-        self, *, spans: Spans, metrics: Metrics, certain_refusals: CertainRefusals, write_timeout: float
+        self, *, spans: Spans, metrics: Metrics, gate: Gate, certain_refusals: CertainRefusals, write_timeout: float
     ) -> None:
         """`write_timeout`: seconds after which a stream ends with SLOW_CONSUMER if its reader accepts nothing."""
+        self._gate = gate
+        self._bodies = Bodies()
         self._certain_refusals = certain_refusals
         self._spans = spans
         self._metrics = metrics
-        self._writes = WriteDeadlines(write_timeout)
+        self._writes = TaskDeadlines(write_timeout)
         self._methods: dict[str, Any] = {}
         self._peers: dict[str, int] = {}
         self._calls = 0
@@ -84,18 +91,19 @@ class Boundary(aio.ServerInterceptor):
         if not handler.response_streaming:
             unary = self._certain_refusals.checked(handler.unary_unary) if own else handler.unary_unary
             call = self._wrapped(service, method, handler, unary)
-            return grpc.unary_unary_rpc_method_handler(call, None, handler.response_serializer)
+            return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
         inner = handler.unary_stream
         run = (
             inner if inspect.iscoroutinefunction(inner) else self._stream(inner)
         )  # Health.Watch writes its responses itself
         call = self._wrapped(service, method, handler, run)
-        return grpc.unary_stream_rpc_method_handler(call, None, None if own else handler.response_serializer)
+        return grpc.stream_stream_rpc_method_handler(call, None, None if own else handler.response_serializer)
 
     def _wrapped(self, service: str, method: str, handler: Any, run: Run) -> Run:
         own, parse = service.startswith(OWN), handler.request_deserializer
+        kind = kind_of(method, is_stream=handler.response_streaming) if own else None
 
-        async def call(data: bytes, context: Context) -> Any:
+        async def call(context: Context) -> Any:
             began = time.monotonic()
             code, peer = "CANCELLED", context.peer()
             self._enter(peer, own=own)
@@ -104,7 +112,8 @@ class Boundary(aio.ServerInterceptor):
                     try:
                         if own and self.refuse is not None:
                             raise self.refuse()
-                        response = await run(_named(await _parsed(data, parse, checked=own), span), context)
+                        request = await _parsed(await self._body(context, kind), parse, checked=own)
+                        response = await run(_named(request, span), context)
                         _name_result(response, span)
                         code = "OK"
                     except aio.AbortError:
@@ -134,7 +143,48 @@ class Boundary(aio.ServerInterceptor):
             finally:
                 self._leave(peer, own=own)
 
-        return call
+        return self._gated(kind, call, service, method, on_stream=handler.response_streaming)
+
+    def _gated(
+        self,
+        kind: Kind | None,
+        call: Callable[[Context], Awaitable[Any]],
+        service: str,
+        method: str,
+        *,
+        on_stream: bool,
+    ) -> Run:
+        """Returns the method's handler. A call that is refused costs no span, and its body is not read."""
+        turns = adds_turn(method)
+
+        async def ungated(_: object, context: Context) -> Any:
+            return await call(context)
+
+        async def gated(_: object, context: Context) -> Any:
+            left: float | None = context.time_remaining()
+            if left is not None and left <= 0:  # its caller no longer waits
+                self._metrics.rpc_finished(service, method=method, code="DEADLINE_EXCEEDED", seconds=0.0)
+                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "The deadline passed before the call began.")
+            try:
+                admitted = self._gate.admit(kind or Kind.READ, adds_turn=turns)
+            except Overloaded as refusal:
+                self._metrics.rpc_finished(service, method=method, code=refusal.family.name, seconds=0.0)
+                self._metrics.error(refusal.code)
+                await _abort(context, refusal, on_stream=on_stream)
+                return None
+            CURRENT.set(admitted)
+            try:
+                return await call(context)
+            finally:
+                admitted.end()
+
+        return gated if kind else ungated
+
+    async def _body(self, context: Context, kind: Kind | None) -> bytes:
+        try:
+            return await self._bodies.read(context)
+        except BodyLate:
+            raise self._gate.refused(kind or Kind.READ, "body") from None
 
     def _stream(self, inner: Callable[[Any, Context], Responses]) -> Run:
         async def run(request: Any, context: Context) -> None:
@@ -200,45 +250,6 @@ class Boundary(aio.ServerInterceptor):
             self._metrics.connection_closed()
 
 
-class WriteDeadlines:
-    """Cancels writes that take longer than `timeout` seconds, with one timer for all writes that are under way."""
-
-    def __init__(self, timeout: float) -> None:
-        self._timeout = timeout
-        self._begun: dict[asyncio.Task[Any] | None, float] = {}
-        self._timer: asyncio.TimerHandle | None = None
-
-    def begin(self, task: asyncio.Task[Any] | None) -> None:
-        """Notes that this task begins a write. The task is cancelled if the write takes too long."""
-        loop = asyncio.get_running_loop()
-        self._begun[task] = loop.time()
-        if self._timer is None:
-            self._timer = loop.call_later(self._timeout, self._cancel_late)
-
-    def is_late(self, task: asyncio.Task[Any] | None) -> bool:
-        """Returns True if only this timer cancelled the task, and takes the cancellation back."""
-        return self._begun[task] == LATE and task is not None and task.uncancel() == 0
-
-    def end(self, task: asyncio.Task[Any] | None) -> None:
-        """Notes that the task's write has ended."""
-        del self._begun[task]
-
-    def _cancel_late(self) -> None:
-        """Cancels each late write once. The writes are in the order in which they began."""
-        self._timer = None
-        loop = asyncio.get_running_loop()
-        for task, began in self._begun.items():
-            if began == LATE:
-                continue
-            remaining = began + self._timeout - loop.time()
-            if remaining > 0:
-                self._timer = loop.call_later(remaining, self._cancel_late)
-                return
-            self._begun[task] = LATE
-            if task is not None:
-                task.cancel()
-
-
 async def _parsed(data: bytes, parse: Callable[[bytes], Any], *, checked: bool) -> Any:
     """Returns the request. Raises InvalidRequest if the bytes are none, and what `validation.check` raises."""
     try:
@@ -287,7 +298,9 @@ async def _abort(context: Context, error: SessionError, *, on_stream: bool) -> N
     """Ends the call with the error's status. Takes at most ABORT_TIME, because the client may not read it."""
     status = error.to_status()
     code = STATUS[int(status.family)]
-    details = ((DETAILS_KEY, details_bytes(status, on_stream=on_stream)),)
+    details: tuple[tuple[str, str | bytes], ...] = ((DETAILS_KEY, details_bytes(status, on_stream=on_stream)),)
+    if after := pushback(status):
+        details = (*details, (PUSHBACK_KEY, after))
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(ABORT_TIME):
             await context.abort(code, shown_message(status), details)

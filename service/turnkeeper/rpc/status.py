@@ -13,6 +13,8 @@ from turnkeeper.pb.v1 import error_pb2
 
 DOMAIN = "turnkeeper"
 DETAILS_KEY = "grpc-status-details-bin"
+PUSHBACK_KEY = "grpc-retry-pushback-ms"
+"""Tells gRPC's own retries when to try again; a negative number forbids it."""
 MOST_BYTES = 4096
 """Bytes of all details. Clients drop the status of a call at random if it has more."""
 MOST_TEXT = 500
@@ -48,6 +50,15 @@ def stream_retry_after(code: Code) -> timedelta | None:
     """Returns the least time before a stream that this code ended is opened again. Returns None for at once."""
     options = _options(code)
     return options.stream_retry_after.ToTimedelta() if options.HasField("stream_retry_after") else None
+
+
+def pushback(status: Status) -> str:
+    """Returns the value of PUSHBACK_KEY: of RESOURCE_EXHAUSTED only some codes are to be tried again. "" for none."""
+    if status.family.name != "RESOURCE_EXHAUSTED":
+        return ""
+    if status.retry_after is None or advice(status.code) != error_pb2.RETRY_ADVICE_SAME_CALL:
+        return "-1"
+    return str(round(status.retry_after.total_seconds() * 1000))
 
 
 def may_resume(code: Code) -> bool:
@@ -121,7 +132,7 @@ def _standard(status: Status) -> list[Message]:
             type=status.code.name, subject=status.session_id, description=_cut(status.message, MOST_VALUE)
         )
         details.append(error_details_pb2.PreconditionFailure(violations=[unmet]))
-    if status.code in (Code.QUOTA_EXCEEDED, Code.BUDGET_EXCEEDED, Code.RATE_LIMIT_EXCEEDED):
+    if status.code in (Code.QUOTA_EXCEEDED, Code.BUDGET_EXCEEDED, Code.RATE_LIMIT_EXCEEDED, Code.OVERLOADED):
         quota = error_details_pb2.QuotaFailure.Violation(
             subject=status.session_id, description=_cut(status.message, MOST_VALUE)
         )

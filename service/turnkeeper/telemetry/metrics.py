@@ -151,6 +151,14 @@ class Metrics:
         """Counts a stream that ended because its reader did not keep up."""
         self._slow_consumers(1, reason)
 
+    def refusal(self, kind: str, *, reason: str) -> None:
+        """Counts a call that was refused because the replica has enough work. `reason` names the limit."""
+        self._refusals(1, kind, reason)
+
+    def set_call_limit(self, count: int) -> None:
+        """Sets the limit of calls at work, which adapts to the database and the event loop."""
+        self._call_limit.set(count)
+
     def notifications_lost(self, reason: str) -> None:
         """Counts a change stream that broke, or could not be opened; until it is open again, the replica polls."""
         self._change_streams_lost(1, reason)
@@ -293,6 +301,10 @@ class Metrics:
             "turnkeeper.approvals.pending", "{approval}", "Pending approvals in the database."
         )
 
+        self._call_limit = self._meter.create_gauge(
+            "turnkeeper.calls.limit", "{call}", "Calls at work beyond which messages are refused."
+        )
+
         def connections(_: CallbackOptions) -> Iterator[Observation]:
             self._batch.flush()  # the SDK calls this before it reads the other instruments
             yield Observation(self._connections)
@@ -322,6 +334,9 @@ class Metrics:
         )
         self._documents_unreadable = self._counter(
             "documents.unreadable", "{document}", "Stored documents that need a newer version.", "collection", "schema"
+        )
+        self._refusals = self._counter(
+            "refusals", "{call}", "Calls refused because the replica has enough work.", "kind", "reason"
         )
         self._slow_consumers = counter("slow_consumers", "{stream}", "Streams ended because the reader fell behind.")
 

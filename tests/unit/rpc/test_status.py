@@ -14,7 +14,7 @@ from turnkeeper.codes import Code, Status
 from turnkeeper.errors import InvalidRequest, QuotaExceeded, SessionError
 from turnkeeper.errors_by_code import leaves
 from turnkeeper.pb.v1 import error_pb2
-from turnkeeper.rpc.status import DOMAIN, MOST_BYTES, advice, details_bytes, may_resume, shown_message
+from turnkeeper.rpc.status import DOMAIN, MOST_BYTES, advice, details_bytes, may_resume, pushback, shown_message
 
 M = TypeVar("M", bound=Message)
 
@@ -83,6 +83,7 @@ WAITS = {
     Code.SLOW_CONSUMER: timedelta(seconds=1),
     Code.SERVICE_UNAVAILABLE: timedelta(seconds=1),
     Code.RATE_LIMIT_EXCEEDED: timedelta(seconds=1),
+    Code.OVERLOADED: timedelta(seconds=1),
 }
 """The codes after which a stream may go on, and the wait before that. Written out: clients act on it."""
 
@@ -130,7 +131,7 @@ def test_which_details_an_error_has(code: Code) -> None:
         expected.add("ResourceInfo")
     if error.family.name == "FAILED_PRECONDITION":
         expected.add("PreconditionFailure")
-    if code in (Code.QUOTA_EXCEEDED, Code.BUDGET_EXCEEDED, Code.RATE_LIMIT_EXCEEDED):
+    if code in (Code.QUOTA_EXCEEDED, Code.BUDGET_EXCEEDED, Code.RATE_LIMIT_EXCEEDED, Code.OVERLOADED):
         expected.add("QuotaFailure")
     assert names == expected
 
@@ -202,3 +203,14 @@ def test_a_resource_is_named_by_its_own_id(code: Code, given_: dict[str, object]
     resource = unpacked(leaves()[code](**given_).to_status())["google.rpc.ResourceInfo"]  # type: ignore[arg-type]
     assert resource.resource_type == f"turnkeeper.v1/{kind}"  # type: ignore[attr-defined]
     assert resource.resource_name == name  # type: ignore[attr-defined]
+
+
+def test_grpcs_own_retries_try_again_only_what_waiting_helps() -> None:
+    """RESOURCE_EXHAUSTED is among the retryable statuses: without a number it would be tried again."""
+    after = timedelta(milliseconds=1500)
+    assert pushback(leaves()[Code.OVERLOADED](retry_after=after).to_status()) == "1500"
+    assert pushback(leaves()[Code.RATE_LIMIT_EXCEEDED](retry_after=after).to_status()) == "1500"
+    for code in (Code.LLM_RATE_LIMIT, Code.BUDGET_EXCEEDED, Code.QUOTA_EXCEEDED):
+        assert pushback(leaves()[code]().to_status()) == "-1"
+    assert pushback(leaves()[Code.LLM_RATE_LIMIT](retry_after=after).to_status()) == "-1"
+    assert pushback(leaves()[Code.SERVICE_UNAVAILABLE](retry_after=after).to_status()) == ""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Generic, TypeVar
 
+from turnkeeper.admission.load import Load
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.eventlog.lease import HeldLeases, LeaseLost
@@ -81,6 +82,8 @@ class LogWriter:
         held_leases: HeldLeases,
         sources: Sources,
     ) -> None:
+        self.load = Load()
+        """Gets how long commits take, and the turns that they store."""
         self._store = store
         self._feeds = feeds
         self._metrics = metrics
@@ -112,8 +115,10 @@ class LogWriter:
         sent_at = self._first_sent.setdefault(changeset.changeset_id, time.monotonic())
         if len(self._first_sent) > MAX_UNANSWERED:
             del self._first_sent[next(iter(self._first_sent))]
+        began = time.monotonic()
         try:
             result = await self._store.commit(changeset)
+            self.load.limit.committed(time.monotonic() - began)
         except ServiceUnavailable:
             if changeset.head.lease is LeaseChange.TAKE:
                 self.late_leases.put_nowait(changeset)
@@ -136,6 +141,8 @@ class LogWriter:
         self._first_sent.pop(changeset.changeset_id, None)
         if isinstance(result, Committed):
             self._feeds.publish(changeset, result, sent_at=sent_at)
+            for turn in (*changeset.new_turns, *changeset.turns):
+                self.load.backlog.stored(turn)
             for turn in changeset.turns:
                 self._count_if_ended(turn, last=result.last_seq)
             if changeset.head.wake is not None:

@@ -61,6 +61,8 @@ class Worker:
         self._poll = poll.total_seconds()
         self.offer = offer
         self.draining = False
+        self._backlog = services.log_writer.load.backlog
+        self._backlog.has_room = self._has_room
 
     # --- for the verbs -----------------------------------------------------------------------------------------
 
@@ -70,13 +72,16 @@ class Worker:
 
         Yields False if there is no room.
         """
-        has_room = not self.draining and len(self.held_leases) + self._reserved < self._concurrency
+        has_room = not self.draining and self._has_room()
         self._reserved += has_room
         try:
             yield has_room
         finally:
             self._reserved -= has_room
             self._claim_if_starved()
+
+    def _has_room(self) -> bool:
+        return len(self.held_leases) + self._reserved < self._concurrency
 
     async def shield(self, work: Coroutine[None, None, T]) -> T:
         """Returns the work's result. The work goes on to its end even if the caller is cancelled."""
@@ -161,6 +166,7 @@ class Worker:
             releasing=self.draining,
         )
         self.held_leases.add(lease)
+        self._backlog.began(assignment.turn_id)
         lease.run = self._group.create_task(self._run_turn(assignment, lease))
 
     async def _run_turn(self, assignment: Assignment, lease: HeldLease) -> None:

@@ -6,6 +6,8 @@ import itertools
 import math
 from typing import Protocol
 
+from turnkeeper.admission.gate import rest
+
 NEVER = math.inf
 
 
@@ -107,6 +109,7 @@ class DeadlineTimers:
 
 async def wait_for_change(broadcast: Broadcast, seconds: float) -> None:
     """Waits for the next change, at most `seconds`."""
+    rest()
     future = broadcast.subscribe()
     try:
         await asyncio.wait([future], timeout=seconds)

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Self
 
+from turnkeeper.admission.gate import rest
 from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.engine.streaming.batch import BATCH_EVENTS, EVERYTHING, NONE, Batch, EventFilter
@@ -208,6 +209,7 @@ class Watcher:
                 continue
             until = min(self._sent_at + self._watchers.keep_alive, self._ends_at)
             if broadcast.count == count:
+                rest()
                 self._future = broadcast.subscribe()
                 self._watchers.timers.set(self, until)
                 del batch  # an idle stream holds no batch

@@ -1,0 +1,48 @@
+"""When a call that an overloaded replica refused is made again."""
+
+import asyncio
+import time
+
+from turnkeeper_client.errors import SessionError
+from turnkeeper_client.pb.v1 import error_pb2
+
+# Calls that may be made again before any was answered.
+FIRST_TRIES = 10.0
+# Calls that may be made again for each call that was answered: a service that is overloaded for long gets little more
+# than the calls themselves.
+TRIES_PER_ANSWER = 0.2
+
+
+class RetryBudget:
+    """Limits how many calls are made again, beside those that are answered."""
+
+    def __init__(self) -> None:
+        self._left = FIRST_TRIES
+
+    def answered(self) -> None:
+        """Counts a call that was answered."""
+        self._left = min(FIRST_TRIES, self._left + TRIES_PER_ANSWER)
+
+    def take(self) -> bool:
+        """Takes one try. Returns False if there is none."""
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+BUDGET = RetryBudget()
+"""That of this process."""
+
+
+async def wait_to_try_again(error: SessionError, *, deadline: float, budget: RetryBudget = BUDGET) -> None:
+    """Waits as long as the service asked for. Raises `error` if another try would not help, or come too late.
+
+    `deadline` is that of the call, in monotonic seconds.
+    """
+    wait = error.retry_after
+    if error.code != error_pb2.SESSION_ERROR_CODE_OVERLOADED or wait is None:
+        raise error
+    if time.monotonic() + wait.total_seconds() >= deadline or not budget.take():
+        raise error
+    await asyncio.sleep(wait.total_seconds())

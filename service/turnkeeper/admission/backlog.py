@@ -1,0 +1,65 @@
+"""The turns that this replica accepted and that have not begun, and how fast turns begin."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from turnkeeper.domain.turn import Turn, TurnState
+
+RATE_SECONDS: Final = 10.0
+"""The rate of begun turns is that of this many seconds."""
+FORGET_SECONDS: Final = 60.0
+"""A turn that waits for longer is forgotten: another replica may have taken it."""
+WAITING: Final = frozenset({TurnState.PENDING, TurnState.BACKING_OFF})
+
+
+class Backlog:
+    """Tells how long a turn that is accepted now waits until it begins."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` gives monotonic seconds."""
+        self.has_room: Callable[[], bool] = lambda: True
+        """Returns True if a turn that is accepted now runs at once."""
+        self._clock = clock
+        self._waiting: dict[str, float] = {}
+        self._begun: deque[float] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """The turns that were accepted, or are to be tried again, and wait here."""
+        self._forget(self._clock())
+        return len(self._waiting)
+
+    def stored(self, turn: Turn) -> None:
+        """Takes a turn as this replica stored it."""
+        if turn.state in WAITING:
+            self._waiting.setdefault(turn.id, self._clock())
+        else:
+            self._waiting.pop(turn.id, None)
+
+    def began(self, turn_id: str) -> None:
+        """Takes a turn that this replica begins to run."""
+        now = self._clock()
+        self._forget(now)
+        self._waiting.pop(turn_id, None)
+        self._begun.append(now)
+
+    def seconds(self) -> float:
+        """Returns how long the turns before a new one take to begin; infinity if none began in RATE_SECONDS."""
+        if self.has_room():
+            return 0.0
+        waiting = self.waiting
+        if not waiting:
+            return 0.0
+        return waiting * RATE_SECONDS / len(self._begun) if self._begun else math.inf
+
+    def _forget(self, now: float) -> None:
+        while self._begun and self._begun[0] < now - RATE_SECONDS:
+            self._begun.popleft()
+        while self._waiting:
+            oldest = next(iter(self._waiting))
+            if self._waiting[oldest] >= now - FORGET_SECONDS:
+                break
+            del self._waiting[oldest]

@@ -1,0 +1,145 @@
+"""Admits calls, or refuses them with the time after which to try again."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from datetime import timedelta
+from enum import Enum
+from typing import Final, Protocol
+
+from turnkeeper.admission.limit import WINDOW
+from turnkeeper.admission.load import Load
+from turnkeeper.errors import Overloaded
+
+
+class Kind(Enum):
+    """The kinds of calls, those that are refused first in front."""
+
+    WATCH = "watch"
+    MESSAGE = "message"
+    READ = "read"
+    DECISION = "decision"
+
+
+SHARES: Final[Mapping[Kind, float]] = {Kind.WATCH: 0.5, Kind.MESSAGE: 1.0, Kind.READ: 2.0, Kind.DECISION: 4.0}
+"""A call is refused while the calls at work, of all kinds, are this many times the limit."""
+MOST_WAITING: Final = 20_000
+"""Calls that wait and streams, together: each costs memory."""
+PROBES: Final = 4
+"""Looks at the event loop in a window."""
+SLOWEST_RETRY: Final = 20.0
+"""Calls a second that refused callers make again, at least: fewer would leave the replica idle after an overload."""
+RETRY_MIN: Final = 0.5
+"""Seconds that a refused caller waits, at least, before the jitter of a quarter."""
+RETRY_MAX: Final = 10.0
+
+
+class Recorder(Protocol):
+    """What the gate reports to the metrics."""
+
+    def refusal(self, kind: str, *, reason: str) -> None:
+        """Counts a call that was refused."""
+
+    def set_call_limit(self, count: int) -> None:
+        """Sets the limit of calls at work."""
+
+
+class AdmittedCall:
+    """A call that was admitted."""
+
+    __slots__ = ("_gate", "_is_at_work")
+
+    def __init__(self, gate: "Gate") -> None:
+        self._gate = gate
+        self._is_at_work = True
+
+    def rest(self) -> None:
+        """Counts the call as one that waits, no longer as one at work."""
+        if self._is_at_work:
+            self._is_at_work = False
+            self._gate.at_work -= 1
+            self._gate.waiting += 1
+
+    def end(self) -> None:
+        """Counts the call off. Called once."""
+        if self._is_at_work:
+            self._gate.at_work -= 1
+        else:
+            self._gate.waiting -= 1
+
+
+CURRENT: ContextVar[AdmittedCall | None] = ContextVar("the call that this task works for", default=None)
+
+
+def rest() -> None:
+    """Counts the current call as one that waits. Called where calls begin to wait for something to happen."""
+    if (call := CURRENT.get()) is not None:
+        call.rest()
+
+
+class Gate:
+    """Counts the calls under way, and refuses those that are too many."""
+
+    def __init__(
+        self,
+        load: Load,
+        accept_wait: timedelta,
+        *,
+        jitter: Callable[[], float],
+        recorder: Recorder,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`accept_wait`: how soon an accepted turn must begin. `jitter` returns a random number from 0 to 1."""
+        self.at_work = 0
+        self.waiting = 0
+        self._limit = load.limit
+        self._backlog = load.backlog
+        self._accept_wait = accept_wait.total_seconds()
+        self._clock = clock
+        self._jitter = jitter
+        self._recorder = recorder
+        self._admitted = 0
+        self._rate = SLOWEST_RETRY
+        self._next_retry = 0.0
+
+    def admit(self, kind: Kind, *, adds_turn: bool = False) -> AdmittedCall:
+        """Returns the admitted call. `adds_turn`: it asks for a turn. Raises Overloaded."""
+        if self.at_work >= self._limit.calls * SHARES[kind]:
+            raise self.refused(kind, "calls_at_work")
+        if self.waiting >= MOST_WAITING and kind is not Kind.DECISION:
+            raise self.refused(kind, "calls_waiting")
+        if adds_turn and (seconds := self._backlog.seconds()) > self._accept_wait:
+            raise self.refused(kind, "accept_wait", after=seconds - self._accept_wait)
+        self.at_work += 1
+        self._admitted += 1
+        self._limit.at_work(self.at_work)
+        return AdmittedCall(self)
+
+    def refused(self, kind: Kind, limit: str, *, after: float = 0.0) -> Overloaded:
+        """Returns the refusal by a limit. The caller is to try again after `after` seconds or later."""
+        self._recorder.refusal(kind.value, reason=limit)
+        seconds = min(max(after, self._retry_after()), RETRY_MAX) * (0.75 + 0.5 * self._jitter())
+        return Overloaded(metadata={"limit": limit}, retry_after=timedelta(milliseconds=round(seconds * 1000)))
+
+    def _retry_after(self) -> float:
+        """Returns seconds such that refused callers come back one after the other, as fast as calls are admitted."""
+        now = self._clock()
+        self._next_retry = min(max(self._next_retry, now + RETRY_MIN) + 1 / self._rate, now + RETRY_MAX)
+        return self._next_retry - now
+
+    async def run(self) -> None:
+        """Looks at the event loop and adapts the limit, until it is cancelled."""
+        while True:
+            for _ in range(PROBES):
+                due = self._clock() + WINDOW / PROBES
+                await asyncio.sleep(WINDOW / PROBES)
+                self._limit.late(max(0.0, self._clock() - due))
+            self.end_window()
+
+    def end_window(self) -> None:
+        """Adapts the limit, and the rate at which refused callers come back, to the last window."""
+        self._limit.end_window()
+        self._recorder.set_call_limit(round(self._limit.calls))
+        self._rate = max(SLOWEST_RETRY, 0.8 * self._rate + 0.2 * self._admitted / WINDOW)
+        self._admitted = 0

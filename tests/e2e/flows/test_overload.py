@@ -1,0 +1,178 @@
+"""A server beyond its limits refuses in order, at once, with a time to come back, and finishes what it accepted."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from datetime import timedelta
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests import harness
+from tests.e2e.support.environment import AGENTS, Environment
+from tests.processes import until
+from tests.status_details import details_of, refused
+from turnkeeper.pb.v1 import agent_pb2, chat_pb2, session_pb2
+from turnkeeper.store.mongo.store import MongoStore
+from turnkeeper_client import Client
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+SCRIPT = r"""
+[[reply]]
+match = '^hold (?P<label>\S+)'
+tool_calls = [{ name = "hold_reading", arguments = { label = "{label}" } }]
+
+[[reply]]
+text = "You said: {user}"
+"""
+LIMIT = 2
+"""Calls at work."""
+
+
+class Held(MongoStore):
+    """A store whose reads of sessions wait until they are let go."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.held = 0
+        self.let_go = asyncio.Event()
+
+    async def session(self, *args: Any, **options: Any) -> Any:
+        self.held += 1
+        await self.let_go.wait()
+        return await super().session(*args, **options)
+
+
+class Busy:
+    """A server with LIMIT, and calls that stay at work."""
+
+    def __init__(self, address: str, stubs: harness.Stubs, stores: list[Held], session: str) -> None:
+        self.address = address
+        self.stubs = stubs
+        self.session = session
+        self._store = stores[0]
+        self._calls: list[asyncio.Task[Any]] = []
+
+    async def hold(self, count: int) -> None:
+        """Makes calls until `count` are at work."""
+        request = session_pb2.UpdateSessionRequest(session=session_pb2.Session(session_id=self.session))
+        request.update_mask.paths.append("title")
+        while len(self._calls) < count:
+            self._calls.append(asyncio.ensure_future(self.stubs.sessions.UpdateSession(request)))
+        await until(lambda: self._store.held >= count)
+
+    async def end(self) -> None:
+        self._store.let_go.set()
+        await asyncio.gather(*self._calls)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def busy(env: Environment) -> AsyncIterator[Busy]:
+    stores: list[Held] = []
+
+    def held(*args: Any, **options: Any) -> Held:
+        stores.append(Held(*args, **options))
+        return stores[-1]
+
+    session = await harness.create_test_session(env.stubs, agent="talker")
+    async with (
+        harness.serving(
+            env.mongo_uri, env.database, env.model, agents=AGENTS, new_store=held, calls_at_work=LIMIT
+        ) as running,
+        harness.connect(running.address) as stubs,
+    ):
+        on = Busy(running.address, stubs, stores, session)
+        yield on
+        await on.end()
+
+
+async def watch(on: Busy) -> object:
+    call = on.stubs.sessions.WatchEvents(session_pb2.WatchEventsRequest(session_id=on.session))
+    async for response in call:
+        return response
+    return None
+
+
+async def message(on: Busy) -> object:
+    return await on.stubs.chat.SendMessage(chat_pb2.SendMessageRequest())
+
+
+async def read(on: Busy) -> object:
+    return await on.stubs.agents.ListAgents(agent_pb2.ListAgentsRequest())
+
+
+async def decision(on: Busy) -> object:
+    return await on.stubs.chat.CancelTurn(chat_pb2.CancelTurnRequest())
+
+
+async def reason(call: Awaitable[object]) -> str:
+    try:
+        await asyncio.wait_for(call, 5)
+    except aio.AioRpcError as error:
+        return details_of(error).reason
+    except TimeoutError:
+        return "WAITS"
+    return "OK"
+
+
+@pytest.mark.parametrize(
+    ("at_work", "kinds"),
+    [(LIMIT // 2, {"watch"}), (LIMIT, {"watch", "message"}), (2 * LIMIT, {"watch", "message", "read"})],
+)
+async def test_kinds_of_calls_are_refused_in_order_and_health_never(busy: Busy, at_work: int, kinds: set[str]) -> None:
+    await busy.hold(at_work)
+    calls = {"message": message, "read": read, "decision": decision}
+    reasons = {name: await reason(call(busy)) for name, call in calls.items()}
+    refusals = {name for name, code in reasons.items() if code == "OVERLOADED"}
+    with refused("OVERLOADED"):
+        await watch(busy)
+    assert refusals | {"watch"} == kinds
+    assert {code for name, code in reasons.items() if name not in kinds} <= {"OK", "INVALID_REQUEST"}
+    health: Any = health_pb2_grpc.HealthStub(busy.stubs.channel)
+    assert (await health.Check(health_pb2.HealthCheckRequest())).status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_a_refusal_says_when_to_come_back_to_clients_and_to_grpc(busy: Busy) -> None:
+    await busy.hold(LIMIT)
+    with pytest.raises(aio.AioRpcError) as raised:
+        await message(busy)
+    details = details_of(raised.value)
+    assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (details.reason, details.metadata["limit"]) == ("OVERLOADED", "calls_at_work")
+    assert details.retry_after is not None
+    pushback = dict(raised.value.trailing_metadata() or ())["grpc-retry-pushback-ms"]
+    assert int(pushback) == round(details.retry_after.total_seconds() * 1000) > 0
+
+
+async def test_the_python_client_gets_through_once_there_is_room(busy: Busy, env: Environment) -> None:
+    await busy.hold(LIMIT)
+    async with Client(busy.address) as client:
+        sending = asyncio.ensure_future(client.session(busy.session).send("let me in"))
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.shield(sending), 0.5)  # it is refused, and waits
+        await busy.end()
+        assert (await asyncio.wait_for(sending, 15)).answer[0].text == "You said: let me in"
+    assert len(env.model_requests("let me in")) == 1
+
+
+async def test_a_message_whose_turn_would_begin_too_late_is_refused_and_what_was_accepted_is_finished(
+    env: Environment,
+) -> None:
+    sessions = [await harness.create_test_session(env.stubs, agent="worker") for _ in range(4)]
+    async with env.another(concurrency=1, accept_wait=timedelta(milliseconds=1)) as stubs:
+        first = await harness.send_message_to_session(stubs, sessions[0], "hold overload", wait=0)
+        await env.tool_control.started("overload")
+        second = await harness.send_message_to_session(stubs, sessions[1], "the next one", wait=0)
+        with refused("OVERLOADED") as refusal:
+            await harness.send_message_to_session(stubs, sessions[2], "too late", wait=0)
+        assert refusal.details.metadata["limit"] == "accept_wait"
+        await harness.create_test_session(stubs, agent="talker")
+        env.tool_control.release("overload")
+        for session, turn in ((sessions[0], first), (sessions[1], second)):
+            ended = await harness.wait_for_turn(stubs, session, turn.turn_id)
+            assert ended.state == chat_pb2.TURN_STATE_COMPLETED
+        await harness.send_message_to_session(stubs, sessions[2], "in time")

@@ -1,0 +1,96 @@
+"""A request has exactly one message, which must arrive in time; bodies that come slowly do not keep others out."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from grpc import aio
+
+from turnkeeper.errors import NotImplementedYet
+from turnkeeper.rpc.bodies import BODY_BYTES, Bodies, BodyLate
+
+
+class Reader:
+    """A method that reads its request's body, and returns it, or the name of what the reader raised."""
+
+    def __init__(self, bodies: Bodies) -> None:
+        self._bodies = bodies
+        self.reading = asyncio.Semaphore(0)
+
+    async def read(self, _: object, context: Any) -> bytes:
+        self.reading.release()
+        try:
+            return await self._bodies.read(context)
+        except (BodyLate, NotImplementedYet) as error:
+            return type(error).__name__.encode()
+
+
+@contextlib.asynccontextmanager
+async def serving(bodies: Bodies) -> AsyncIterator[tuple[Reader, aio.Channel]]:
+    reader = Reader(bodies)
+    server = aio.server()
+    handlers: dict[str, Any] = {"Read": grpc.stream_unary_rpc_method_handler(reader.read)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.v1.Reads", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield reader, channel
+    await server.stop(0)
+
+
+def opened(channel: aio.Channel, *messages: bytes, ends: bool) -> Any:
+    """Begins a call that sends these messages, and then ends its request or not."""
+
+    async def request() -> AsyncIterator[bytes]:
+        for message in messages:
+            yield message
+        if not ends:
+            await asyncio.Event().wait()
+
+    method: Any = channel.stream_unary("/test.v1.Reads/Read")
+    return method(request())
+
+
+async def test_a_plain_client_is_read() -> None:
+    async with serving(Bodies()) as (_, channel):
+        method: Any = channel.unary_unary("/test.v1.Reads/Read")
+        assert await method(b"a body") == b"a body"
+        assert await method(b"") == b""
+
+
+@pytest.mark.parametrize("messages", [(), (b"one", b"two")])
+async def test_no_message_and_two_are_not_one(messages: tuple[bytes, ...]) -> None:
+    async with serving(Bodies()) as (_, channel):
+        assert await opened(channel, *messages, ends=True) == b"NotImplementedYet"
+
+
+@pytest.mark.parametrize("messages", [(), (b"one",)])
+async def test_a_body_that_does_not_end_is_late(messages: tuple[bytes, ...]) -> None:
+    async with serving(Bodies(seconds=0.2)) as (_, channel):
+        assert await opened(channel, *messages, ends=False) == b"BodyLate"
+
+
+async def test_over_the_budget_the_oldest_body_makes_room() -> None:
+    async with serving(Bodies(budget=2 * BODY_BYTES, young=0.0)) as (reader, channel):
+        first = opened(channel, ends=False)
+        await reader.reading.acquire()
+        second = opened(channel, ends=False)
+        await reader.reading.acquire()
+        method: Any = channel.unary_unary("/test.v1.Reads/Read")
+        assert await method(b"a body") == b"a body"
+        assert await first == b"BodyLate"
+        assert not second.done()
+        second.cancel()
+
+
+async def test_over_the_budget_a_body_among_young_ones_is_refused() -> None:
+    async with serving(Bodies(budget=BODY_BYTES, young=60.0)) as (reader, channel):
+        first = opened(channel, ends=False)
+        await reader.reading.acquire()
+        method: Any = channel.unary_unary("/test.v1.Reads/Read")
+        assert await method(b"a body") == b"BodyLate"
+        assert not first.done()
+        first.cancel()
