@@ -1,6 +1,7 @@
 """Admits calls, or refuses them with the time after which to try again."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -48,9 +49,11 @@ class Recorder(Protocol):
 class AdmittedCall:
     """A call that was admitted."""
 
-    __slots__ = ("_gate", "_is_at_work")
+    __slots__ = ("_gate", "_is_at_work", "wanted_until")
 
     def __init__(self, gate: "Gate") -> None:
+        self.wanted_until = math.inf
+        """Monotonic seconds at which its caller's deadline passes."""
         self._gate = gate
         self._is_at_work = True
 
@@ -76,6 +79,11 @@ def rest() -> None:
     """Counts the current call as one that waits. Called where calls begin to wait for something to happen."""
     if (call := CURRENT.get()) is not None:
         call.rest()
+
+
+def wanted_until() -> float:
+    """Returns when the deadline of the current call passes, in monotonic seconds; infinity if there is none."""
+    return math.inf if (call := CURRENT.get()) is None else call.wanted_until
 
 
 class Gate:

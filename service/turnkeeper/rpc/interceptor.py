@@ -172,6 +172,8 @@ class Boundary(aio.ServerInterceptor):
                 self._metrics.error(refusal.code)
                 await _abort(context, refusal, on_stream=on_stream)
                 return None
+            if left is not None:
+                admitted.wanted_until = time.monotonic() + left
             CURRENT.set(admitted)
             try:
                 return await call(context)

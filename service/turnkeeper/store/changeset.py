@@ -1,5 +1,6 @@
 """The values between the engine and a store: what a decision reads, what it stores, and the result of a commit."""
 
+import math
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
@@ -228,6 +229,8 @@ class Changeset(BelongsToSession):
     head: HeadChange = field(default_factory=HeadChange)
     session: Session | None = None
     """None leaves the session as it is, except for its `update_time`."""
+    wanted_until: float = math.inf
+    """Monotonic seconds: nothing is stored if its transaction has not begun by then, as nobody waits for it."""
     new_turns: tuple[Turn, ...] = ()
     """Inserted: they must not exist yet. The same holds for the other `new_` fields."""
     turns: tuple[Turn, ...] = ()

@@ -155,6 +155,10 @@ class Metrics:
         """Counts a call that was refused because the replica has enough work. `reason` names the limit."""
         self._refusals(1, kind, reason)
 
+    def commit_finished(self, seconds: float) -> None:
+        """Records the time of one commit, its wait in the queue in front of the database included."""
+        self._commit_duration(seconds)
+
     def set_call_limit(self, count: int) -> None:
         """Sets the limit of calls at work, which adapts to the database and the event loop."""
         self._call_limit.set(count)
@@ -277,6 +281,11 @@ class Metrics:
         )
         self._turn_duration = self._seconds(
             "turnkeeper.turn.duration", "From a turn's acceptance to its end.", "outcome", "agent", buckets=_TURN
+        )
+        self._commit_duration = self._seconds(
+            "turnkeeper.commit.duration",
+            "Duration of a commit, its wait in the queue in front of the database included.",
+            buckets=_DATABASE,
         )
         self._delivery_lag = self._seconds(
             "turnkeeper.event.delivery_lag", "From an event's commit to its delivery to a live stream.", buckets=_LAG

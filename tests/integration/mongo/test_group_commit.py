@@ -27,6 +27,7 @@ from tests.integration.mongo.batches import (
 from tests.integration.mongo.commands import Recorder, name_of
 from tests.integration.mongo.conftest import Client, FailPoint, NewStore
 from turnkeeper.domain.session import SessionKey
+from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.changeset import Committed, Conflict, Duplicate, Fenced
 from turnkeeper.store.mongo import indexes
 from turnkeeper.store.mongo.store import MongoStore
@@ -79,6 +80,23 @@ async def test_a_commit_that_hangs_does_not_hold_up_the_others(
         await assert_stored(store, second, await store.commit(second))
         assert not flying.done()
     await assert_stored(store, first, await flying)
+
+
+async def test_a_changeset_that_nobody_waits_for_any_more_is_dropped_where_it_waits(
+    store: MongoStore, recorder: Recorder, failing: FailPoint
+) -> None:
+    first, second, third = await new_changesets(store, 3)
+    async with failing(["commitTransaction"], times=1, blockConnection=True, blockTimeMS=HELD_MS):
+        with recorder.recording():
+            flying = asyncio.create_task(store.commit(first))
+            await until_sent(recorder, "commitTransaction")
+        late = asyncio.create_task(store.commit(replace(second, wanted_until=time.monotonic())))
+        wanted = asyncio.create_task(store.commit(replace(third, wanted_until=time.monotonic() + 60)))
+        with pytest.raises(ServiceUnavailable):
+            await late
+    await assert_stored(store, first, await flying)
+    await assert_stored(store, third, await wanted)
+    await assert_not_stored(store, second)
 
 
 class _Times(monitoring.CommandListener):

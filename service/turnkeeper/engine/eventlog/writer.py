@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Generic, TypeVar
 
+from turnkeeper.admission.gate import wanted_until
 from turnkeeper.admission.load import Load
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import Turn
@@ -118,7 +119,10 @@ class LogWriter:
         began = time.monotonic()
         try:
             result = await self._store.commit(changeset)
-            self.load.limit.committed(time.monotonic() - began)
+            seconds = time.monotonic() - began
+            self._metrics.commit_finished(seconds)
+            if not changeset.leased:  # many who write to one session wait for each other
+                self.load.limit.committed(seconds)
         except ServiceUnavailable:
             if changeset.head.lease is LeaseChange.TAKE:
                 self.late_leases.put_nowait(changeset)
@@ -236,7 +240,8 @@ class LogWriter:
         """
         if not uow.has_changes:
             return Stored(value, uow, None, cached)
-        result = await self.commit(uow.changeset(changeset_id=self.new_id(), fence=fence))
+        changeset = uow.changeset(changeset_id=self.new_id(), fence=fence)
+        result = await self.commit(replace(changeset, wanted_until=wanted_until()))
         if isinstance(result, Committed):
             after = uow.snapshot_after(result, by_owner=fence is not None)
             self._session_cache.put(replace(cached, snapshot=after))

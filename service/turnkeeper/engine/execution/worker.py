@@ -11,6 +11,7 @@ from collections.abc import Coroutine, Iterator, Sequence
 from datetime import timedelta
 from typing import TypeVar
 
+from turnkeeper.admission.gate import CURRENT
 from turnkeeper.domain.event import Event
 from turnkeeper.durations import jittered
 from turnkeeper.engine.eventlog.lease import CHECK_EVERY, HeldLease, HeldLeases, LeaseLost
@@ -171,6 +172,7 @@ class Worker:
 
     async def _run_turn(self, assignment: Assignment, lease: HeldLease) -> None:
         services, session_id, turn_id = self._services, assignment.key.session_id, assignment.turn_id
+        CURRENT.set(None)  # from here on the turn is its own work, whatever becomes of the call that brought it
         attempt = TurnAttempt(services, assignment, lease=lease, late_results=self._late_results)
         services.metrics.turn_began()
         try:

@@ -71,6 +71,7 @@ class Changesets:
             ),
             size=sum(len(event.payload) for event in events),
             alone=changeset.leased,
+            wanted_until=changeset.wanted_until,
         )
         with self._connection.transaction_call("commit"):
             try:

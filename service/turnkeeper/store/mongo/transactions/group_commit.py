@@ -5,6 +5,7 @@ or not at all. If it is not, the entries whose head has changed leave it and are
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Collection, Coroutine, Iterable, Sequence
 from contextlib import suppress
@@ -45,6 +46,8 @@ class Entry(Generic[T]):
     """Never in a batch: a conflict is likely."""
     deadline: float = 0.0
     """By the monotonic clock."""
+    wanted_until: float = math.inf
+    """By the same clock: an entry that still waits then is dropped."""
     done: asyncio.Future[T] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     unsettled: Unsettled[T] | None = None
     """Set before the caller gets an error, if the outcome was unknown then and is settled in the background."""
@@ -139,14 +142,15 @@ class GroupCommit:
     def _next(self) -> list[Entry[Any]]:
         """Returns the next batch: the entries that waited longest, one of each session.
 
-        Entries past their deadline fail with ServiceUnavailable. Entries of heads that changed under a batch lately are
-        committed alone: each that is refused within a batch makes the rest be written twice.
+        Entries past their deadline, or that are no longer wanted, fail with ServiceUnavailable. Entries of heads that
+        changed under a batch lately are committed alone: each that is refused within a batch makes the rest be written
+        twice.
         """
         batch: dict[SessionKey, Entry[Any]] = {}
         left: list[Entry[Any]] = []
         room, now = self._most_bytes, time.monotonic()
         for entry in self._waiting:
-            if entry.deadline <= now:
+            if min(entry.deadline, entry.wanted_until) <= now:
                 entry.fail(ServiceUnavailable())
             elif self._is_hot(entry.key):
                 self._start([entry], self._commit_alone(entry))
