@@ -27,6 +27,7 @@ from tests.e2e.support.telemetry_scenes import (
     SCRIPT,
     Place,
     Sent,
+    ask_too_much,
     converse,
     fail,
     lose_an_owner,
@@ -70,6 +71,7 @@ async def sent(place: Place) -> AsyncIterator[Sent]:
             await lose_an_owner(place, stubs, otlp)
             await stop_an_owner(place, stubs, otlp)
             await read_too_slowly(server.address, stubs)
+            await ask_too_much(place, otlp)
             assert await server.terminate() == 0
         yield sent
 

@@ -230,7 +230,7 @@ class Changeset(BelongsToSession):
     session: Session | None = None
     """None leaves the session as it is, except for its `update_time`."""
     wanted_until: float = math.inf
-    """Monotonic seconds: nothing is stored if its transaction has not begun by then, as nobody waits for it."""
+    """Monotonic seconds: nothing is stored if its transaction has not begun by then: its caller no longer waits."""
     new_turns: tuple[Turn, ...] = ()
     """Inserted: they must not exist yet. The same holds for the other `new_` fields."""
     turns: tuple[Turn, ...] = ()

@@ -199,6 +199,17 @@ async def stop_an_owner(place: Place, stubs: harness.Stubs, otlp: Sequence[str])
         assert await stopped.terminate() == 0
 
 
+async def ask_too_much(place: Place, otlp: Sequence[str]) -> None:
+    """Makes more calls at the same time than a server with room for one takes."""
+    async with (
+        place.server(*otlp, "--calls-at-work", "1") as server,
+        harness.connect(server.address) as stubs,
+    ):
+        calls = [_call(harness.create_test_session(stubs, agent="talker")) for _ in range(20)]
+        await asyncio.gather(*calls)
+        assert await server.terminate() == 0
+
+
 async def read_too_slowly(address: str, stubs: harness.Stubs) -> None:
     """Opens a stream whose reader accepts nothing for longer than --write-time."""
     session = await harness.create_test_session(stubs, agent="talker")

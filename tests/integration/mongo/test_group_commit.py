@@ -91,11 +91,11 @@ async def test_a_changeset_that_nobody_waits_for_any_more_is_dropped_where_it_wa
             flying = asyncio.create_task(store.commit(first))
             await until_sent(recorder, "commitTransaction")
         late = asyncio.create_task(store.commit(replace(second, wanted_until=time.monotonic())))
-        wanted = asyncio.create_task(store.commit(replace(third, wanted_until=time.monotonic() + 60)))
+        in_time = asyncio.create_task(store.commit(replace(third, wanted_until=time.monotonic() + 60)))
         with pytest.raises(ServiceUnavailable):
             await late
     await assert_stored(store, first, await flying)
-    await assert_stored(store, third, await wanted)
+    await assert_stored(store, third, await in_time)
     await assert_not_stored(store, second)
 
 
