@@ -11,6 +11,7 @@ import pytest
 from docs import generate
 from tests.unit.docs.pages import DOCS, blocks, reference, table
 from turnkeeper import agents_file, config_file, settings
+from turnkeeper.admission import gate
 from turnkeeper.codes import Code
 from turnkeeper.domain import json_text, message
 from turnkeeper.domain.agent import Agent, AgentLimits, PolicyRule
@@ -24,7 +25,7 @@ from turnkeeper.model import beside, openai_request
 from turnkeeper.model.by_agent import CLOUD_MODEL
 from turnkeeper.model.openai import OpenAIModel
 from turnkeeper.pb.v1 import error_pb2, event_pb2
-from turnkeeper.rpc import chat, client_tools, page_tokens, server, session_fields, status, validation
+from turnkeeper.rpc import bodies, chat, client_tools, page_tokens, server, session_fields, status, validation
 from turnkeeper.rpc.status import advice, stream_retry_after
 from turnkeeper.store.mongo import changesets
 from turnkeeper.tools import results, samples, toolbox, untrusted_schema
@@ -209,6 +210,9 @@ def test_the_limits() -> None:
         "metadata of a call": f"{kib(options['grpc.max_metadata_size'])}, at most "
         f"{kib(options['grpc.absolute_max_metadata_size'])}",
         "calls on one connection": f"{options['grpc.max_concurrent_streams']:,} at once",
+        "calls that wait, and streams, of one replica": f"{gate.MOST_WAITING:,}",
+        "the time in which a request must arrive": f"{bodies.BODY_SECONDS:g} s",
+        "requests that arrive at the same time": f"{bodies.BUDGET_BYTES // bodies.BODY_BYTES}",
     }
     assert {changesets.REQUESTS_KEPT} == {timedelta(hours=72)}
     assert {"message"} == changesets.KEPT_WITH_SESSION
