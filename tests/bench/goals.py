@@ -43,6 +43,8 @@ GOALS: Final[Mapping[str, Goal]] = {
     "live.64.256.late_p99": Goal(80, of="value"),
     **{f"overload.{step}.{name}": goal for step in ("3", "5") for name, goal in _BEYOND_CAPACITY.items()},
     **{f"overload.slow.3.{name}": goal for name, goal in _BEYOND_CAPACITY.items()},
+    "overload.drain.seconds": Goal(35, of="value"),  # --drain-delay and --drain-grace
+    "overload.drain.status": Goal(0, of="value"),
     "overload.open.refused": Goal(0, of="value"),
     "overload.open.completed": Goal(100, of="value", at_most=False),
     "overload.open.leases_lost": Goal(0, of="value"),

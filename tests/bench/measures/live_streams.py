@@ -26,6 +26,8 @@ SHORT, LONG = 64, 256
 PACES: Final = {chunks: Pace(chunks, apart_ms=20, first_ms=50) for chunks in (SHORT, LONG)}
 SLOWEST_F7: Final = 0.12
 """CPU milliseconds of F7 for a further delta; a slower one is no floor."""
+JUDGED_FROM: Final = 64
+"""Turns at once from which F7 is judged so: with fewer, each delta wakes a core that rests, which costs more."""
 FLOORS: Final = ("F2", "F5", "F7")
 
 
@@ -126,7 +128,7 @@ async def play(bench: Bench, server: Served, pace: Pace, *, count: int, concurre
 
 def rows_of(results: Rounds, *, at: int) -> list[Row]:
     """Returns the rows of one concurrency."""
-    slow = _slow(results)
+    slow = _slow(results) if at >= JUDGED_FROM else ""
     rows = list[Row]()
     for chunks in PACES:
         rows += _subject_rows(results, chunks, at, slow)

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import signal
+import time
 import uuid
 from collections.abc import Sequence
 from typing import Any, Final
@@ -36,6 +38,7 @@ _PREPARING: Final = 2.0
 _UP, _DOWN = 1.05, 0.93
 """From one tried rate to the next."""
 _MOST_TRIES: Final = 8
+_LONGEST_DRAIN: Final = 90.0
 
 
 async def overload(bench: Bench) -> list[Row]:
@@ -68,6 +71,27 @@ async def open_turns(bench: Bench) -> list[Row]:
         row(f"{name}.reads.p99", "p99 of GetSession while they are open", [step.reads_p99_ms], unit="ms", void=void),
         row(f"{name}.memory", "the most memory that the server held", [step.memory], unit="MiB"),
         row(f"{name}.leases_lost", "leases lost by their owner", [step.leases_lost], unit=""),
+    ]
+
+
+async def drain(bench: Bench) -> list[Row]:
+    """Stops a server by SIGTERM in the middle of three times its capacity, or of its rate in a closed loop."""
+    seconds, name = (8.0 if bench.scale.quick else 20.0), "overload.drain"
+    async with ground(bench, name) as plain, plain.server() as server:
+        rate = await _prepare(plain, server, seconds=2 * _PREPARING)
+        offer = [[3 * (bench.scale.capacity or rate), seconds]]
+        loading = asyncio.create_task(_offer(plain, server, offer))
+        await asyncio.sleep(seconds / 2)
+        began = time.monotonic()
+        server.program.send(signal.SIGTERM)
+        status = await server.program.ended(seconds=_LONGEST_DRAIN)
+        took = time.monotonic() - began
+        await loading
+    if status is None:
+        raise Invalid(f"the server had not ended {_LONGEST_DRAIN:.0f} s after SIGTERM")
+    return [
+        row(f"{name}.seconds", "from SIGTERM at 3 x capacity to the server's end", [took], unit="s"),
+        row(f"{name}.status", "the server's exit status", [status], unit=""),
     ]
 
 
@@ -161,5 +185,6 @@ async def _unfinished(load: Ground, server: Served) -> int:
 MEASURES = (
     Measure("overload", "what 1, 2, 3 and 5 times the capacity does", overload),
     Measure("overload-slow-database", "the same with 20 ms added to each database operation", slow_database),
+    Measure("overload-drain", "SIGTERM at 3 times the capacity", drain),
     Measure("overload-open-turns", "1,000 open turns of a model that takes 30 s", open_turns),
 )

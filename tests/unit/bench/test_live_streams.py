@@ -12,14 +12,14 @@ def _round(chunks: int, delta: float, *, fixed: float = 4.0, driving: float = 0.
     return LiveRound(chunks, server, 1.0, (1.0, 2.0), float(chunks), [0.5, driving])
 
 
-def _rows(*, relay: float = 0.3, bare: float = 0.1, driving: float = 0.2) -> dict[str, Row]:
+def _rows(*, at: int = 64, relay: float = 0.3, bare: float = 0.1, driving: float = 0.2) -> dict[str, Row]:
     costs_of = {"subject": 0.15, "F2": relay, "F5": 0.4, "F7": bare}
     results = {
         (name, chunks): [_round(chunks, delta, driving=driving if name == "subject" else 0.2)]
         for name, delta in costs_of.items()
         for chunks in PACES
     }
-    return {row.name: row for row in rows_of(results, at=64)}
+    return {row.name: row for row in rows_of(results, at=at)}
 
 
 def test_a_core_carries_as_many_streams_as_answers_are_longer_than_their_cpu() -> None:
@@ -45,6 +45,7 @@ def test_streams_are_beside_both_relays() -> None:
 def test_a_slow_bare_relay_is_no_floor() -> None:
     rows = _rows(bare=0.13)
     assert {name for name, row in rows.items() if row.void} == {"live.64.64.F7", "live.64.256.F7", "F7.live.64.delta"}
+    assert not [row for row in _rows(at=16, bare=0.15).values() if row.void]
 
 
 def test_rows_do_not_count_while_the_load_has_too_little_of_its_core() -> None:
