@@ -1,6 +1,8 @@
 """A server beyond its limits refuses in order, at once, with a time to come back, and finishes what it accepted."""
 
 import asyncio
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable
 from datetime import timedelta
 from typing import Any
@@ -64,6 +66,11 @@ class Busy:
         while len(self._calls) < count:
             self._calls.append(asyncio.ensure_future(self.stubs.sessions.UpdateSession(request)))
         await until(lambda: self._store.held >= count)
+
+    @property
+    def reads(self) -> int:
+        """How often a session was read."""
+        return self._store.held
 
     async def end(self) -> None:
         self._store.let_go.set()
@@ -176,3 +183,43 @@ async def test_a_message_whose_turn_would_begin_too_late_is_refused_and_what_was
             ended = await harness.wait_for_turn(stubs, session, turn.turn_id)
             assert ended.state == chat_pb2.TURN_STATE_COMPLETED
         await harness.send_message_to_session(stubs, sessions[2], "in time")
+
+
+async def test_a_call_whose_deadline_passed_before_it_was_taken_is_not_begun(busy: Busy) -> None:
+    """The server's event loop is this test's: while it is blocked, nothing is taken."""
+    before = busy.reads
+    called = threading.Event()
+
+    def call() -> grpc.StatusCode:
+        with grpc.insecure_channel(busy.address) as channel:
+            grpc.channel_ready_future(channel).result(10)
+            called.set()
+            request = session_pb2.GetSessionRequest(session_id=busy.session).SerializeToString()
+            method: Any = channel.unary_unary("/turnkeeper.v1.SessionService/GetSession")
+            outcome = method.future(request, timeout=0.1)
+            status: grpc.StatusCode = outcome.code()
+            return status
+
+    calling = asyncio.get_running_loop().run_in_executor(None, call)
+    while not called.is_set():  # noqa: ASYNC110 - set in another thread
+        await asyncio.sleep(0.001)
+    time.sleep(0.5)  # noqa: ASYNC251 - it blocks the server
+    assert await calling is grpc.StatusCode.DEADLINE_EXCEEDED
+    await busy.stubs.agents.ListAgents(agent_pb2.ListAgentsRequest())
+    assert busy.reads == before
+
+
+async def test_calls_that_wait_for_a_slow_turn_are_no_work(env: Environment) -> None:
+    count = 40
+    async with env.another(calls_at_work=4, concurrency=count) as stubs:
+        sending: list[asyncio.Task[chat_pb2.Turn]] = []
+        for number in range(count):
+            session = await harness.create_test_session(stubs, agent="worker")
+            message = f"hold slow{number}"
+            sending.append(asyncio.ensure_future(harness.send_message_to_session(stubs, session, message, wait=60)))
+            await env.tool_control.started(f"slow{number}")
+        assert not any(task.done() for task in sending)
+        for number in range(count):
+            env.tool_control.release(f"slow{number}")
+        turns = await asyncio.gather(*sending)
+    assert {turn.state for turn in turns} == {chat_pb2.TURN_STATE_COMPLETED}
