@@ -7,8 +7,10 @@ the event loop is. A call's own duration is none: models, waits and watchers may
 from collections import deque
 from typing import Final
 
-LEAST: Final = 16
-"""Calls at work that are always allowed: with fewer, group commit has nothing to group."""
+LEAST: Final = 4
+"""Calls at work that are always allowed."""
+AFTER_A_PAUSE: Final = 32
+"""The limit falls to this at first, however few calls were at work: a pause must not refuse the next burst."""
 MOST: Final = 512
 WINDOW: Final = 0.2
 """Seconds between two changes of the limit."""
@@ -59,7 +61,7 @@ class Limit:
         self._overloaded = self._overloaded + 1 if self._has_signs() else 0
         if self._overloaded >= WINDOWS:
             least = min(LEAST, self.most)
-            self.calls = max(least, min(self.calls, max(self._peak, least)) * DECREASE)
+            self.calls = max(least, min(self.calls, max(self._peak, AFTER_A_PAUSE)) * DECREASE)
         elif not self._overloaded and self._peak >= self.calls / 2:
             self.calls = min(self.most, self.calls + INCREASE)
         if self._commits:

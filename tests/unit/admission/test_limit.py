@@ -2,7 +2,7 @@
 
 import pytest
 
-from turnkeeper.admission.limit import LATE_LOOP, LEAST, MOST, SLOW_COMMIT, TIMES_BEST, WINDOWS, Limit
+from turnkeeper.admission.limit import AFTER_A_PAUSE, LATE_LOOP, LEAST, MOST, SLOW_COMMIT, TIMES_BEST, WINDOWS, Limit
 
 
 def window(limit: Limit, *, commits: float = 0.005, lag: float = 0.0, used: int = 0) -> float:
@@ -43,6 +43,14 @@ def test_one_window_is_a_pause_and_no_overload() -> None:
         window(limit, lag=1.0, used=200)
         window(limit, used=200)
     assert limit.calls == MOST
+
+
+def test_a_pause_of_a_quiet_server_leaves_room_for_the_next_burst() -> None:
+    limit = Limit()
+    window(limit)
+    for _ in range(WINDOWS):
+        window(limit, lag=1.0, used=1)
+    assert limit.calls > 0.8 * AFTER_A_PAUSE
 
 
 def test_it_never_falls_below_the_least() -> None:
