@@ -20,8 +20,8 @@ ANSWER: Final = Pace(20, apart_ms=10, first_ms=50)
 MOST_SESSIONS: Final = 6
 """Sessions of a user; the oldest is deleted before a further one."""
 PATIENCE: Final = 30.0
-_THINKING: Final = (0.05, 0.4)
-"""Seconds between two acts of a user."""
+_THINKING: Final = (0.2, 1.0)
+"""Seconds between two acts of a user: few enough sessions are deleted that the replicas can purge them."""
 
 
 class User:
@@ -36,13 +36,13 @@ class User:
         self._sessions = list[str]()
         self._chance = random.Random(seed)
         self._acts: dict[Callable[[], Awaitable[None]], int] = {
-            self._begin: 30,
-            self._go_on: 25,
+            self._begin: 12,
+            self._go_on: 43,
             self._leave: 10,
             self._cancel: 8,
-            self._fork: 7,
-            self._watch: 10,
-            self._delete: 10,
+            self._fork: 5,
+            self._watch: 16,
+            self._delete: 6,
         }
 
     async def act_until(self, end: float) -> None:
@@ -67,6 +67,8 @@ class User:
     async def _go_on(self) -> None:
         if session_id := self._any():
             await self._turn(session_id)
+        else:
+            await self._begin()
 
     async def _turn(self, session_id: str) -> None:
         began = time.monotonic()
