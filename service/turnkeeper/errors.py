@@ -18,6 +18,8 @@ class SessionError(Exception):
     family: ClassVar[Family] = Family.INTERNAL
     rests_on_reading: bool = False
     """True if a reading that lags may be why, though the class does not tell: see `rpc/refusals.py`."""
+    needs_newer_version: bool = False
+    """True if only a replica of a newer version can do it: this one does not try again by itself."""
 
     def __init__(  # noqa: PLR0913 - all but the message are optional facts
         self,

@@ -5,7 +5,7 @@ from dataclasses import replace
 from tests.builders import an_event, new_id
 from tests.contracts.stores import a_changeset, begin, committed, head_of, run_turn
 from turnkeeper.domain.session import SessionKey
-from turnkeeper.store.changeset import Conflict, LogEnd
+from turnkeeper.store.changeset import Conflict, Fenced, LogEnd
 from turnkeeper.store.contract import Store
 
 
@@ -65,6 +65,16 @@ async def test_an_owner_of_another_history_stores_nothing(store: Store) -> None:
     changeset = a_changeset(read, an_event(), fence=owned.fence)
     assert await store.commit(replace(changeset, last_changeset="of another history")) == Conflict()
     await committed(store.commit(changeset))
+
+
+async def test_an_owner_stores_nothing_while_another_one_has_its_fence(store: Store) -> None:
+    """A database that was restored to before a claim gives its fence again."""
+    key = await begin(store)
+    _, owned = await run_turn(store, key, owner="one")
+    changeset = a_changeset(await head_of(store, key), an_event(), fence=owned.fence)
+    assert await store.commit(replace(changeset, owner="two")) == Fenced()
+    assert await store.commit(replace(changeset, owner="two", events=())) == Fenced()
+    await committed(store.commit(replace(changeset, owner="one")))
 
 
 async def test_a_log_holds_its_ends(store: Store) -> None:

@@ -179,6 +179,8 @@ async def test_a_set_whose_members_are_named_by_addresses_of_another_network(gua
     async with answering(lambda request: reply(request, hello)) as at:
         sentence = await why_not(f"mongodb://{at}/?replicaSet=orders", operation=1)
     assert "its members must be named by addresses that are valid here" in sentence
+    assert "was not reached from this machine within 1 s" in sentence, "the time may be too short, too"
+    assert "--operation-time" in sentence
 
 
 async def test_a_set_that_was_not_initiated() -> None:

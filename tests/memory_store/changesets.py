@@ -165,7 +165,7 @@ def _is_as_read(stored: StoredSession, changeset: Changeset) -> bool:
         and changeset.changeset_id not in stored.eventless
         and changeset.last_changeset in ("", stored.log[-1].changeset_id)
         and changeset.revision in (None, stored.revision)
-        and (changeset.fence is None or bool(stored.owner))
+        and (changeset.fence is None or changeset.is_owned_by(stored.owner, fence=stored.fence))
     )
 
 
@@ -210,7 +210,7 @@ def _result(stored: StoredSession, changeset: Changeset) -> CommitResult:
         return Committed(last_seq=stored_events[-1].sequence, fence=events[-1].fence, events=stored_events)
     if changeset.request is not None and changeset.request.key in stored.requests:
         return Duplicate(stored.requests[changeset.request.key])
-    if changeset.fence is not None and (stored.fence != changeset.fence or not stored.owner):
+    if changeset.fence is not None and not changeset.is_owned_by(stored.owner, fence=stored.fence):
         return Fenced()
     return Conflict()
 

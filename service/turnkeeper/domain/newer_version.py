@@ -34,8 +34,10 @@ def is_unspecified(value: object) -> bool:
 
 def newer_version_needed(*, session_id: str = "") -> ServiceUnavailable:
     """Returns the error of a call that this version cannot serve, because of what is stored."""
-    return ServiceUnavailable(
+    error = ServiceUnavailable(
         "Only a newer version of this server understands what is stored here; send the same call again, to reach one.",
         session_id=session_id,
         retry_after=RETRY_AFTER,
     )
+    error.needs_newer_version = True
+    return error

@@ -221,6 +221,8 @@ class Changeset(BelongsToSession):
     """The head's, as read, so that nothing is stored behind another history; empty if it is not compared."""
     fence: int | None
     """The owner's; None in a changeset of any other writer."""
+    owner: str = ""
+    """The owner's name: in a restored database, another owner may have the same fence. Empty if it is not compared."""
     head_fence: int
     """The head's, as read; equal to `fence` in an owner's changeset."""
     cancel: str
@@ -248,6 +250,10 @@ class Changeset(BelongsToSession):
     """
     leased: bool = False
     """Another owner had the lease at the reading, and is likely to write as well."""
+
+    def is_owned_by(self, owner: str, *, fence: int) -> bool:
+        """Returns True if this owner with this fence, as in the head, is the one whose changeset this is."""
+        return fence == self.fence and (owner == self.owner if self.owner else bool(owner))
 
     @property
     def next_fence(self) -> int:

@@ -86,13 +86,13 @@ async def test_a_commit_that_was_answered_has_no_late_outcome(store: MongoStore)
 
 async def test_no_changeset_is_kept_whose_outcome_nothing_asks_for(new_store: NewStore, failing: FailPoint) -> None:
     """While the database is unavailable, there may be thousands of them, of 256 KiB each."""
-    store = await new_store(operation=SOON)
+    store, patient = await new_store(operation=SOON), await new_store()
     changeset = await next_changeset(store, await begin(store))
     async with failing(["commitTransaction"], **NEVER_ARRIVED):
         with pytest.raises(ServiceUnavailable):
             await store.commit(changeset)
     assert not store._unsettled  # noqa: SLF001 - memory alone shows it
-    await together(store, changeset)
+    await together(patient, changeset)
 
 
 class Unreadable(Outcomes):

@@ -133,6 +133,19 @@ class TestNames:
                 assert time.monotonic() - began < 5
                 await committed(store.commit(a_changeset(await head_of(store, key), an_event("free again"))))
 
+    async def test_the_successor_is_no_sign_of_life_of_the_killed_one(
+        self, mongo_uri: str, database_name: str, client: Client
+    ) -> None:
+        """A lapse that is judged before its first heartbeat counts: the killed process was not paused."""
+        async with _store(mongo_uri, database_name, "pod-0") as killed:
+            await killed.write_heartbeat(silent_after=timedelta(milliseconds=1))
+            before = await client[database_name].replicas.find_one({"_id": "pod-0"})
+            async with _store(mongo_uri, database_name, "pod-0"):
+                after = await client[database_name].replicas.find_one({"_id": "pod-0"})
+        assert before is not None
+        assert after is not None
+        assert after["process"] not in (None, before["process"])
+
     async def test_the_successor_of_one_that_has_been_silent_starts_at_once(
         self, mongo_uri: str, database_name: str, client: Client
     ) -> None:

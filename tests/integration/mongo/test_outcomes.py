@@ -239,3 +239,22 @@ async def test_a_commit_that_comes_through_while_it_is_looked_for_is_no_duplicat
         twin = await Outcomes(connection).of_changeset(replace(changeset, changeset_id="twin"), session)
     await _stored_once(store, changeset, result)
     assert twin == Duplicate(request)
+
+
+async def test_d2_a_reading_that_lags_behind_the_decision_is_no_conflict(store: MongoStore) -> None:
+    """After an election a reading may show the head as it was, or no head: the changeset may still be stored."""
+    key = await begin(store)
+    read = await head_of(store, key)
+    changeset = a_changeset(read, an_event())
+    lagging = {
+        "events": replace(changeset, last_seq=read.last_seq + 1),
+        "fence": replace(changeset, head_fence=read.fence + 1),
+        "revision": replace(changeset, revision=read.revision + 1),
+        "session": replace(changeset, session_id="absent"),
+    }
+    connection = store._connection  # noqa: SLF001 - asked as an unsure commit is
+    async with connection.session() as session:
+        results = {name: await Outcomes(connection).of_changeset(late, session) for name, late in lagging.items()}
+        moved = await Outcomes(connection).of_changeset(replace(changeset, last_seq=read.last_seq - 1), session)
+    assert results == dict.fromkeys(lagging)
+    assert moved == Conflict()

@@ -50,7 +50,8 @@ class LateResults:
         """Waits for the tool's end, then stores its result: as an event while the fence that started the call still
         holds, otherwise beside the call.
 
-        Tries again while the database is unavailable. A cancellation cancels the tool too.
+        Tries again while the database is unavailable. A cancellation cancels the tool too. Raises ServiceUnavailable if
+        only a newer version can read the call.
         """
         call = orphan.call
         try:
@@ -71,7 +72,9 @@ class LateResults:
                     arguments_hash=call.arguments_hash,
                     result=finished.result,
                 )
-            except ServiceUnavailable:
+            except ServiceUnavailable as error:
+                if error.needs_newer_version:
+                    raise
                 await asyncio.sleep(RETRY_PAUSE)
                 continue
             logger.info(
@@ -83,7 +86,10 @@ class LateResults:
             return
 
     async def _record_under_fence(self, call: Call, finished: Finished) -> bool:
-        """Returns True if the result was stored as the owner's. The lease is not extended: its owner has stopped."""
+        """Returns True if the result was stored as the owner's. The lease is not extended: its owner has stopped.
+
+        Returns False also if only a newer version can read the session: beside the call, the result needs no reading.
+        """
 
         def decide(uow: UnitOfWork) -> bool:
             return turn_rules.record_late_result(uow, call, finished)
@@ -92,6 +98,10 @@ class LateResults:
             stored = await self._log_writer.append(call.session_key, decide, turn_id=call.turn_id, fence=call.fence)
         except LeaseLost:
             return False
+        except ServiceUnavailable as error:
+            if error.needs_newer_version:
+                return False
+            raise
         return isinstance(stored, Stored) and stored.value
 
     def _ended(self, task: asyncio.Task[None]) -> None:

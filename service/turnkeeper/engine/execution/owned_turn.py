@@ -33,7 +33,7 @@ class OwnedTurn:
         """Returns the turn as in `cached`, the snapshot of the commit that took the lease; reads it if that is None.
 
         Raises LeaseLost if another owner has the session, or if the database is unavailable until the lease is no
-        longer surely held.
+        longer surely held; ServiceUnavailable if only a newer version can read the session.
         """
         if cached is None:
             snapshot = await retry_while_held(services, lease, lambda: _read(services, lease))
@@ -91,14 +91,17 @@ class OwnedTurn:
         """Reads the session again, and its conversation. Tries again while the database is unavailable.
 
         Raises LeaseLost if another owner has the session, or if the log no longer has what this owner has read or
-        stored. The database was restored then, and the turn's next owner continues what is there.
+        stored. The database was restored then, and the turn's next owner continues what is there. Raises
+        ServiceUnavailable if only a newer version can read the session.
         """
         while True:
             try:
                 snapshot = await _read(self._services, self.lease)
                 if snapshot.turn is None or not await self._continues(snapshot.head.end):
                     raise LeaseLost
-            except ServiceUnavailable:
+            except ServiceUnavailable as error:
+                if error.needs_newer_version:
+                    raise
                 await _pause(self._services)
                 continue
             self.cached = CachedSnapshot.fresh(snapshot)
@@ -120,6 +123,7 @@ class OwnedTurn:
         """
         log_writer, metrics, lease = self._services.log_writer, self._services.metrics, self.lease
         changeset = uow.changeset(changeset_id=log_writer.new_id(), fence=lease.fence, lease_for=lease.duration)
+        changeset = replace(changeset, owner=lease.owner)
         sent_at = time.monotonic()
         while True:
             try:
@@ -143,18 +147,21 @@ class OwnedTurn:
 
 async def _read(services: RunServices, lease: HeldLease) -> Snapshot:
     """Returns the session as its owner. Raises as `read_as_owner`."""
-    return await read_as_owner(services.store, lease.key, turn_id=lease.turn_id, fence=lease.fence)
+    return await read_as_owner(services.store, lease.key, turn_id=lease.turn_id, fence=lease.fence, owner=lease.owner)
 
 
 async def retry_while_held(services: RunServices, lease: HeldLease, read: Callable[[], Awaitable[T]]) -> T:
     """Returns what `read` returns. Calls it again while the database is unavailable and the lease is surely held.
 
-    Raises LeaseLost if the database is still unavailable after that.
+    Raises LeaseLost if the database is still unavailable after that, ServiceUnavailable if only a newer version can
+    read it: meanwhile the lease is renewed, so that trying again would keep the turn here for good.
     """
     while True:
         try:
             return await read()
-        except ServiceUnavailable:
+        except ServiceUnavailable as error:
+            if error.needs_newer_version:
+                raise
             lease.check()
             await _pause(services)
 

@@ -186,10 +186,12 @@ class Worker:
                 "a turn's lease was lost: its run stops here, and its new owner goes on",
                 extra={"session": session_id, "turn": turn_id},
             )
-        except ServiceUnavailable:
+        except ServiceUnavailable as error:
             logger.warning(
-                "the database is unavailable for longer than a turn's lease: its run stops here, and a replica takes "
-                "the turn over once the lease has lapsed",
+                "%s: a turn's run stops here, and a replica takes the turn over once its lease has lapsed",
+                "only a newer version can read the session"
+                if error.needs_newer_version
+                else "the database is unavailable for longer than a lease",
                 extra={"session": session_id, "turn": turn_id},
             )
         except BaseException as error:

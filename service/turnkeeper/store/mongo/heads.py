@@ -155,7 +155,7 @@ def unmoved(changeset: Changeset) -> Document:
     if changeset.revision is not None:
         match["revision"] = changeset.revision
     if changeset.fence is not None:
-        match["owner"] = {"$gt": ""}
+        match["owner"] = changeset.owner or {"$gt": ""}
     return match
 
 

@@ -140,8 +140,9 @@ def why_unprepared(error: PyMongoError, connection: Connection) -> str:
         return f"the user of MONGODB_URI may not write to the database {name}: give it the role readWrite there"
     if isinstance(error, ServerSelectionTimeoutError):
         return (
-            "the hosts of MONGODB_URI answer, but their replica set's primary cannot be reached from this machine: "
-            "its members must be named by addresses that are valid here"
+            "the hosts of MONGODB_URI answer, but their replica set's primary was not reached from this machine within "
+            f"{connection.operation.total_seconds():g} s: its members must be named by addresses that are valid here, "
+            "and --operation-time must be long enough"
         )
     if error.timeout:
         return (

@@ -19,7 +19,7 @@ async def _claimed(store: LaggingStore, key: SessionKey) -> Claim:
 
 async def _read(store: LaggingStore, claim: Claim) -> Snapshot:
     return await read_as_owner(
-        store, SessionKey(claim.tenant, claim.session_id), turn_id=claim.turn_id, fence=claim.fence
+        store, SessionKey(claim.tenant, claim.session_id), turn_id=claim.turn_id, fence=claim.fence, owner="one"
     )
 
 
@@ -65,3 +65,12 @@ async def test_a_session_that_is_gone_for_certain_is_lost() -> None:
     with pytest.raises(LeaseLost):
         await _read(store, claim)
     assert store.confirmed == 1
+
+
+async def test_a_lease_is_lost_if_another_owner_has_its_fence() -> None:
+    """The database was restored to before the claim, and the turn claimed again."""
+    store = LaggingStore()
+    key = await begin(store)
+    claim = await _claimed(store, key)
+    with pytest.raises(LeaseLost):
+        await read_as_owner(store, key, turn_id=claim.turn_id, fence=claim.fence, owner="two")

@@ -12,14 +12,16 @@ from random import Random
 import pytest
 from opentelemetry.metrics import NoOpMeterProvider
 
-from tests.builders import AGENT, a_session, a_session_key, new_id
+from tests.builders import AGENT, a_call, a_session, a_session_key, new_id
 from tests.memory_store.state import MemoryDatabase
 from tests.memory_store.store import MemoryStore
 from tests.unit.telemetry.calls import Traces
 from turnkeeper.codes import Code
 from turnkeeper.domain.event import MessageCompleted, TurnCancelled, TurnFailed
 from turnkeeper.domain.message import FinishReason, Part
+from turnkeeper.domain.newer_version import newer_version_needed
 from turnkeeper.domain.session import SessionKey
+from turnkeeper.domain.tool import CallState, ToolOutcome, ToolResult
 from turnkeeper.domain.turn import CancelReason, RetryPolicy, Turn, TurnOptions, TurnState
 from turnkeeper.engine.agent_versions import AgentVersions
 from turnkeeper.engine.eventlog.lease import HeldLease, HeldLeases, LeaseLost
@@ -29,6 +31,7 @@ from turnkeeper.engine.execution.attempt import Assignment, TurnAttempt
 from turnkeeper.engine.execution.late_results import LateResults
 from turnkeeper.engine.execution.model_call import ModelCaller
 from turnkeeper.engine.execution.services import RunServices
+from turnkeeper.engine.execution.tool_runner import OrphanedCall
 from turnkeeper.engine.rules import sessions as session_rules
 from turnkeeper.engine.rules.decide_again import DecideAgain
 from turnkeeper.engine.rules.messages import LeaseOffer, NewMessage, accept
@@ -41,7 +44,7 @@ from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.store.changeset import Cancel, Head, RequestKey
 from turnkeeper.telemetry import logs
 from turnkeeper.telemetry.metrics import Metrics
-from turnkeeper.tools.toolbox import Toolbox
+from turnkeeper.tools.toolbox import Finished, Toolbox
 
 LEASE = timedelta(seconds=30)
 TIMEOUT = 5
@@ -328,3 +331,51 @@ async def test_an_owner_whose_log_is_gone_stops_and_stores_nothing(grown: bool) 
     with pytest.raises(LeaseLost):
         await asyncio.wait_for(task, TIMEOUT)
     assert log == before
+
+
+def _only_a_newer_version_reads(replica: Replica) -> None:
+    """A newer replica has stored what this one cannot read. Commits and renewals still come through."""
+
+    def fail(method: str) -> None:
+        if method == "snapshot":
+            raise newer_version_needed()
+
+    replica.before = fail
+
+
+async def test_a_run_whose_session_only_a_newer_version_reads_leaves_the_turn_to_it() -> None:
+    """A lease is renewed while its owner tries again: that would keep the turn from every newer replica."""
+    replica = Replica()
+    task = await run_until_written(replica)
+    _only_a_newer_version_reads(replica)
+    replica.lease.notified.set()
+    with pytest.raises(ServiceUnavailable):
+        await asyncio.wait_for(task, TIMEOUT)
+
+
+async def test_a_run_that_cannot_read_its_session_at_the_start_leaves_the_turn_to_a_newer_version() -> None:
+    replica = Replica()
+    attempt = await replica.attempt()
+    _only_a_newer_version_reads(replica)
+    with replica.feeds.attach(replica.key) as feed, pytest.raises(ServiceUnavailable):
+        await asyncio.wait_for(attempt.run(feed), TIMEOUT)
+
+
+async def test_a_late_result_is_kept_beside_a_call_whose_session_only_a_newer_version_reads() -> None:
+    replica = Replica()
+    await replica.attempt()
+    turn = await replica.turn()
+    call = a_call(replica.key, turn_id=turn.id, state=CallState.STARTED, attempt=1, fence=replica.lease.fence)
+    replica.database.sessions[replica.key].calls[call.id] = call
+    _only_a_newer_version_reads(replica)
+    result = ToolResult(outcome=ToolOutcome.OK, result_json='"late"')
+    tool = asyncio.create_task(_returns(Finished(call_id=call.id, result=result, duration=timedelta())))
+    late_results = LateResults(replica.store, replica.log_writer)
+    await asyncio.wait_for(late_results.await_late_result(OrphanedCall(call=call, tool=tool)), TIMEOUT)
+    kept = await replica.store.call(replica.key, call.id)
+    assert kept is not None
+    assert kept.late_result_json == '"late"'
+
+
+async def _returns(finished: Finished) -> Finished:
+    return finished

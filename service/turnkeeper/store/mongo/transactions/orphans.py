@@ -159,6 +159,7 @@ class Orphans:
                 {"_id": self._replica, "at": at},
                 {
                     "$currentDate": {"at": True},
+                    "$set": {"process": self._process},
                     "$unset": {"silent_after": ""},
                     "$setOnInsert": {"tenant": "", "sessions": [], "schema": SCHEMA},
                 },

@@ -28,10 +28,13 @@ class Outcomes:
     connection: Connection
 
     async def of_changeset(self, changeset: Changeset, session: ClientSession) -> CommitResult | None:
-        """Returns the result, or None if the changeset is not stored and the head is as its decision read it."""
+        """Returns the result, or None if the changeset is not stored and the head is as its decision read it.
+
+        Returns None also if the reading shows less than the decision read: it then says nothing of the changeset.
+        """
         head = await self._head(changeset, session)
         if head is None:
-            return Conflict()
+            return None
         if stored := await self._stored(changeset, head, session):
             return stored
         if changeset.request is not None and (
@@ -40,9 +43,9 @@ class Outcomes:
             # An uncertain commit may have succeeded since the head was read; then the record is this changeset's own.
             head = await self._head(changeset, session)
             return (head and await self._stored(changeset, head, session)) or Duplicate(record)
-        if changeset.fence is not None and (head["fence"] != changeset.fence or not head["owner"]):
+        if changeset.fence is not None and not changeset.is_owned_by(head["owner"], fence=head["fence"]):
             return Fenced()
-        return None if _as_read(head, changeset) else Conflict()
+        return None if _as_read(head, changeset) or _is_behind(head, changeset) else Conflict()
 
     async def _head(self, changeset: Changeset, session: ClientSession) -> Document | None:
         """Returns the session's head as it is now, or None if it no longer has one."""
@@ -94,4 +97,13 @@ def _as_read(head: Document, changeset: Changeset) -> bool:
         and head["cancel"]["turn_id"] == changeset.cancel
         and changeset.last_changeset in ("", head.get("end", {}).get("step_id"))
         and changeset.revision in (None, head["revision"])
+    )
+
+
+def _is_behind(head: Document, changeset: Changeset) -> bool:
+    """Returns True if the head is older than the one that the changeset's decision read."""
+    return (
+        head["last_seq"] < changeset.last_seq
+        or head["fence"] < changeset.head_fence
+        or (changeset.revision is not None and head["revision"] < changeset.revision)
     )
