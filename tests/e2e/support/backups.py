@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
-from pymongo import AsyncMongoClient
+from pymongo import AsyncMongoClient, ReplaceOne
 from pymongo.asynchronous.database import AsyncDatabase
 
 Way = Literal["documents", "collections"]
@@ -32,8 +32,9 @@ class Backup:
                 continue
             documents = await self._copy[name].find().to_list()
             await self._live[name].delete_many({})
-            if documents:
-                await self._live[name].insert_many(documents)
+            if documents:  # a heartbeat may store its replica's document in the meantime
+                replaced = [ReplaceOne({"_id": document["_id"]}, document, upsert=True) for document in documents]
+                await self._live[name].bulk_write(replaced)
 
 
 @contextlib.asynccontextmanager

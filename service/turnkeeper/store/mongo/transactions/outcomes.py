@@ -30,7 +30,7 @@ class Outcomes:
     async def of_changeset(self, changeset: Changeset, session: ClientSession) -> CommitResult | None:
         """Returns the result, or None if the changeset is not stored and the head is as its decision read it.
 
-        Returns None also if the reading shows less than the decision read: it then says nothing of the changeset.
+        Returns None also if the reading shows less than the decision read: the changeset may be stored all the same.
         """
         head = await self._head(changeset, session)
         if head is None:
