@@ -125,6 +125,19 @@ async def test_a_block_inside_a_block_needs_no_further_linearizable_read(store: 
     assert [concern["level"] for concern in _concerns(commands)] == ["linearizable", "majority"]
 
 
+async def test_a_task_that_was_started_in_a_block_has_blocks_of_its_own(store: MongoStore, recorder: Recorder) -> None:
+    """A turn that a repeated call has started runs on in it, and asks later whether it has lost its lease."""
+
+    async def later() -> None:
+        async with store.linearizable():
+            pass
+
+    async with store.linearizable():
+        with recorder.recording() as commands:
+            await asyncio.create_task(later())
+    assert [command for command in commands if command.get("readConcern", {}).get("level") == "linearizable"]
+
+
 async def test_a_linearizable_read_does_not_wait_for_the_regular_flush(store: MongoStore) -> None:
     """An idle single node flushes its journal every 100 ms; each read would wait for that."""
     seconds = []

@@ -43,6 +43,8 @@ class _Block:
     operation_time: Any
     """Reads show what was stored up to this time, and with it everything that was acknowledged before the block."""
     is_open: bool = True
+    task: asyncio.Task[Any] | None = None
+    """The one that is in the block."""
 
 
 _BLOCK: ContextVar[_Block | None] = ContextVar("the block that the current task is in", default=None)
@@ -89,12 +91,16 @@ class ConsistentReads:
     async def linearizable(self) -> AsyncIterator[None]:
         """Makes the reads of this task linearizable inside the `async with` block.
 
-        Raises ServiceUnavailable if no majority confirms that within CONFIRM_S.
+        A block inside a block has been confirmed already. One in a task that was started there is confirmed anew: such
+        a task may go on for long, and asks for what was acknowledged in the meantime. Raises ServiceUnavailable if no
+        majority confirms that within CONFIRM_S.
         """
-        if self.is_linearizable:
+        outer, task = _BLOCK.get(), asyncio.current_task()
+        if outer is not None and outer.is_open and outer.task is task:
             yield
             return
         block = await self._confirmed()
+        block.task = task
         token = _BLOCK.set(block)
         try:
             yield
