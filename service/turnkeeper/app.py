@@ -43,7 +43,8 @@ from turnkeeper.engine.rules.messages import LeaseOffer
 from turnkeeper.engine.rules.next_schema import additions
 from turnkeeper.engine.sessions import Sessions
 from turnkeeper.engine.streaming.feeds import Feeds
-from turnkeeper.engine.streaming.watcher import StreamTimes, Watchers
+from turnkeeper.engine.streaming.stream_end import StreamTimes
+from turnkeeper.engine.streaming.watcher import Watchers
 from turnkeeper.engine.turns import Turns
 from turnkeeper.errors import SessionError
 from turnkeeper.model.by_agent import Models, provider_of
@@ -198,7 +199,11 @@ class _Replica:
         self._agents = configured.agents
         self._telemetry = telemetry
         self._rng = random.Random()
-        self._feeds = Feeds(store, poll=settings.poll.total_seconds())
+        self._feeds = Feeds(
+            store,
+            poll=settings.poll.total_seconds(),
+            delta_interval=settings.delta_interval.total_seconds(),
+        )
         self._held_leases = HeldLeases()
         self._session_cache = SessionCache(store, decode=WireCodec().decode)
         self._log_writer = LogWriter(

@@ -15,7 +15,9 @@ D = TypeVar("D", float, timedelta)
 
 
 def parse(text: str) -> timedelta:
-    """Returns the duration. Raises ValueError if the text is not a number with a unit."""
+    """Returns the duration. Raises ValueError if the text is not a number with a unit, or 0."""
+    if text.strip() == "0":
+        return timedelta()
     match = _FORM.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"{text!r} is not a duration such as {EXAMPLES}")

@@ -20,6 +20,7 @@ SHORTEST: Final = timedelta(milliseconds=1)
 LONGEST: Final = timedelta(days=36_525)
 """A hundred years: dates that far away can still be stored."""
 LONGEST_OPERATION: Final = timedelta(hours=1)
+LONGEST_DELTA_INTERVAL: Final = timedelta(seconds=10)
 MOST_PROCESSES: Final = 1_024
 MOST_TURNS: Final = 100_000
 UNREADABLE: Final = "unreadable"
@@ -128,6 +129,9 @@ Duration = Annotated[timedelta, _DURATION, _check(lambda duration: duration <= L
 PositiveDuration = Annotated[
     timedelta, _DURATION, _check(lambda duration: SHORTEST <= duration <= LONGEST, "be from 1ms to 36525d")
 ]
+DeltaInterval = Annotated[
+    timedelta, _DURATION, _check(lambda duration: duration <= LONGEST_DELTA_INTERVAL, "be at most 10s")
+]
 OperationTime = Annotated[
     timedelta, _DURATION, _check(lambda duration: SHORTEST <= duration <= LONGEST_OPERATION, "be from 1ms to 60m")
 ]
@@ -200,6 +204,10 @@ class Settings(BaseModel):
     )
     heartbeat: PositiveDuration = Field(
         default=timedelta(seconds=15), description="silence on a stream after which a keep-alive is sent"
+    )
+    delta_interval: DeltaInterval = Field(
+        default=timedelta(milliseconds=40),
+        description="how often a stream gets deltas at most, after a message's first; 0: as they come",
     )
     rotation: PositiveDuration = Field(
         default=timedelta(minutes=10), description="age at which a stream ends with a cursor, ± 10 %"

@@ -1,7 +1,7 @@
 """The contract between the engine and a model. `tests/contracts/` runs one suite on every implementation."""
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
 
@@ -25,6 +25,8 @@ class ModelRequest:
     """None leaves it to the provider."""
     response_schema_json: str = ""
     """The JSON Schema that the answer must match; empty for none."""
+    patience: Callable[[], float] = field(default=lambda: 0.0, compare=False, repr=False)
+    """Returns the seconds for which the caller has no use for more text. What comes meanwhile may be read together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

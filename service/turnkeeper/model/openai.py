@@ -28,6 +28,7 @@ from turnkeeper.model.openai_failure import (
 )
 from turnkeeper.model.openai_request import is_large
 from turnkeeper.model.openai_stream import read_text
+from turnkeeper.model.read_pauses import ReadPauses
 from turnkeeper.model.request_plan import RequestPlan
 from turnkeeper.model.request_shape import Refusals, RequestShape, first_needed
 from turnkeeper.telemetry.redact import Redactor
@@ -147,7 +148,8 @@ class OpenAIModel:
         with openai_failures():
             content = await off_loop(partial(orjson.dumps, body), large=is_large(request))
             async with self._response(content, watch) as parts:
-                async for text in read_text(parts, reader, watch):
+                pauses = ReadPauses(request.patience, now=asyncio.get_running_loop().time)
+                async for text in read_text(parts, reader, watch, pauses):
                     yield TextDelta(text=text)
         yield reader.answer()
 

@@ -13,6 +13,7 @@ from turnkeeper.event_loop import Slices, off_loop
 from turnkeeper.model.answer_reader import AnswerReader
 from turnkeeper.model.contract import ModelFailure
 from turnkeeper.model.deadline_watch import DeadlineWatch
+from turnkeeper.model.read_pauses import ReadPauses
 
 _PART_BYTES = 16 * 1024
 """Bytes of a body that are read without a pause for the rest of the loop."""
@@ -22,12 +23,16 @@ _LAST_BYTES = timedelta(milliseconds=100)
 """The time for the rest of a body after `[DONE]`; after it the connection is closed."""
 
 
-async def read_text(body: AsyncGenerator[bytes], reader: AnswerReader, watch: DeadlineWatch) -> AsyncGenerator[str]:
+async def read_text(
+    body: AsyncGenerator[bytes], reader: AnswerReader, watch: DeadlineWatch, pauses: ReadPauses
+) -> AsyncGenerator[str]:
     """Reads the answer to its end; yields its text as it arrives, what arrives in one read together.
 
-    Raises ModelFailure if there is no answer; the text up to there is yielded before.
+    After the first text it pauses between two reads. Raises ModelFailure if there is no answer; the text up to there
+    is yielded before.
     """
     data: bytes | None = b""
+    begun = False
     while not reader.done:
         tokens = reader.tokens
         data = await watch.wait(anext(body, None))
@@ -36,12 +41,15 @@ async def read_text(body: AsyncGenerator[bytes], reader: AnswerReader, watch: De
             await (_end(reader) if data is None else _feed(reader, data))
         except ModelFailure as error:
             failed = error
+        if failed is None and reader.tokens > tokens:
+            watch.token()
         if text := reader.new_text():
+            begun = True
             yield text
         if failed is not None:
             raise failed
-        if reader.tokens > tokens:
-            watch.token()
+        if begun and data:
+            await _pause(reader, pauses.after(len(data)))
     if data is not None:
         await _drain(body)
 
@@ -55,6 +63,12 @@ async def _feed(reader: AnswerReader, data: bytes) -> None:
         await off_loop(partial(reader.feed, data[start:end]), large=reader.size > _LARGE_EVENT)
         start = end
         await slices.step()
+
+
+async def _pause(reader: AnswerReader, seconds: float) -> None:
+    """Leaves what arrives to the connection for a while, unless the answer is there."""
+    if seconds and not reader.done:
+        await asyncio.sleep(seconds)
 
 
 async def _end(reader: AnswerReader) -> None:

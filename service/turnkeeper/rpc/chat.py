@@ -10,7 +10,8 @@ from turnkeeper.engine.client_tools import ClientTools
 from turnkeeper.engine.rules.messages import NewMessage, RetryRequest
 from turnkeeper.engine.sessions import NewSession, Sessions
 from turnkeeper.engine.streaming.batch import EventFilter
-from turnkeeper.engine.streaming.watcher import StreamEnded, Watchers
+from turnkeeper.engine.streaming.stream_end import StreamEnded
+from turnkeeper.engine.streaming.watcher import Watchers
 from turnkeeper.engine.turns import Turns
 from turnkeeper.errors import NotImplementedYet, SessionError
 from turnkeeper.errors_by_code import error_of
@@ -84,7 +85,11 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             previews = request.previews if request.HasField("previews") else True
             position = start or StreamPosition(sequence=record.sequence - 1, live=True)
             try:
-                await watcher.begin(position, EventFilter(turn_id=record.turn_id, previews=previews))
+                await watcher.begin(
+                    position,
+                    EventFilter(turn_id=record.turn_id, previews=previews),
+                    delta_interval=codec.optional_seconds(request, "delta_interval"),
+                )
                 while settled is None and (batch := await watcher.next()):
                     # Also at a keep-alive: a reading that lags may have shown the turn as it was before its end.
                     if batch.caught_up or not batch.events or batch.kinds & (ENDS | SETTLES):

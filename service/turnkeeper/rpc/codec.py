@@ -203,6 +203,11 @@ def seconds(value: Duration) -> float:
     return value.seconds + value.nanos / 1e9
 
 
+def optional_seconds(message: Message, field: str) -> float | None:
+    """Returns the duration in this field in seconds; None if it is unset."""
+    return seconds(getattr(message, field)) if message.HasField(field) else None
+
+
 class WireCodec:
     """Events as bytes: the stored bytes are the bytes on the wire."""
 

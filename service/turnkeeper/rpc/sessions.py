@@ -13,7 +13,8 @@ from turnkeeper.engine.checkpoints import Checkpoints
 from turnkeeper.engine.forks import Forks
 from turnkeeper.engine.sessions import NewSession, Sessions
 from turnkeeper.engine.streaming.batch import EventFilter
-from turnkeeper.engine.streaming.watcher import StreamEnded, Watchers
+from turnkeeper.engine.streaming.stream_end import StreamEnded
+from turnkeeper.engine.streaming.watcher import Watchers
 from turnkeeper.errors import CursorExpired, InvalidRequest, SessionError, TurnNotFound
 from turnkeeper.pb.v1 import event_pb2, message_pb2, session_pb2, session_pb2_grpc
 from turnkeeper.rpc import codec, cursor, session_fields, validation
@@ -118,7 +119,8 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
             )
             start = self._start(request, caller, head=head)
             try:
-                await watcher.begin(start, event_filter, head=head)
+                interval = codec.optional_seconds(request, "delta_interval")
+                await watcher.begin(start, event_filter, head=head, delta_interval=interval)
                 del request, session, head, start, event_filter  # a replica keeps thousands of streams open
                 while batch := await watcher.next():
                     data = response(batch, key)

@@ -3,7 +3,8 @@
 from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.engine.streaming.batch import Batch
-from turnkeeper.engine.streaming.watcher import StreamEnded, Watcher
+from turnkeeper.engine.streaming.stream_end import StreamEnded
+from turnkeeper.engine.streaming.watcher import Watcher
 from turnkeeper.errors import CursorExpired, SessionError, SlowConsumer
 from turnkeeper.rpc import cursor, wire
 from turnkeeper.rpc.status import may_resume

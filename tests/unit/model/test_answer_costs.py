@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -16,6 +17,7 @@ from turnkeeper.model.answer_reader import AnswerReader
 from turnkeeper.model.contract import ModelFailure
 from turnkeeper.model.deadline_watch import Deadlines, DeadlineWatch
 from turnkeeper.model.openai_stream import read_text
+from turnkeeper.model.read_pauses import ReadPauses
 
 LONG = orjson.dumps({"text": "x" * 60_000}).decode()
 DEEP_TEXT = '{"a":"' + "}" * 40_000
@@ -92,7 +94,7 @@ def test_a_chunk_of_2_mib_costs_the_event_loop_little(form: tuple[bytes, bytes, 
         watch = DeadlineWatch(Deadlines(), loop=asyncio.get_running_loop())
         with watch, contextlib.suppress(ModelFailure):
             reader = AnswerReader(REQUEST, max_answer_bytes=200 * 1024)
-            async for _ in read_text(parts(), reader, watch):
+            async for _ in read_text(parts(), reader, watch, ReadPauses(lambda: 0.0, now=time.monotonic)):
                 pass
             reader.answer()
 

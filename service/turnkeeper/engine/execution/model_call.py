@@ -43,6 +43,7 @@ class ModelCaller:
             max_output_tokens=_lower_limit(agent.limits.max_output_tokens, turn.options.max_output_tokens) or None,
             temperature=agent.temperature,
             response_schema_json=turn.options.response_schema_json,
+            patience=preview.patience,
         )
         try:
             model = self._model_of(agent)

@@ -121,8 +121,8 @@ class BatchBuilder:
             if position.message_id == message_id and position.attempt > attempt:
                 return
             offset, restarts = 0, bool(position.message_id)
-        while offset < preview.size:
-            start, chunk = preview.text_from(offset, most=DELTA_BYTES)
+        while offset < preview.shown:
+            start, chunk = preview.text_from(offset, most=DELTA_BYTES, until=preview.shown)
             payload = self._codec.delta(
                 session_id,
                 turn_id=preview.turn_id,

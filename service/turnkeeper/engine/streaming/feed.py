@@ -41,6 +41,7 @@ class Feed:
     """The live tail of one session. It exists while the session has a watcher or a turn that runs here."""
 
     __slots__ = (
+        "_asked_intervals",
         "_batches",
         "_batches_change",
         "_before",
@@ -52,6 +53,7 @@ class Feed:
         "_ring",
         "_ring_bytes",
         "changed",
+        "delta_interval",
         "grown",
         "last_seq",
         "looked_up",
@@ -65,11 +67,22 @@ class Feed:
     )
 
     def __init__(
-        self, request_preview: Callable[[SessionKey], None] = lambda _: None, key: SessionKey = _NO_SESSION
+        self,
+        request_preview: Callable[[SessionKey], None] = lambda _: None,
+        key: SessionKey = _NO_SESSION,
+        *,
+        delta_interval: float = 0.0,
     ) -> None:
-        """`request_preview` requests a lookup of the text that another replica writes in this session."""
+        """`request_preview` requests a lookup of the text that another replica writes in this session.
+
+        `delta_interval` in seconds: how often watchers get deltas at most, unless they ask otherwise.
+        """
         self._request_preview = request_preview
         self._key = key
+        self.delta_interval = delta_interval
+        """Seconds between two times at which new text is shown, at least."""
+        self._asked_intervals = [delta_interval]
+        """The replica's interval, then those that watchers ask for."""
         self.watchers = 0
         """Watchers, waiting callers, and turns that run here."""
         self.text_watchers = 0
@@ -201,7 +214,9 @@ class Feed:
         self.changed.notify()
 
     def notify_all(self) -> None:
-        """Notifies every watcher, so that it looks at the feed again."""
+        """Notifies every watcher, so that it looks at the feed again. It sees all text that is there."""
+        if self.preview is not None:
+            self.preview.uncover()
         self.grown.notify()
         self.changed.notify()
 
@@ -223,6 +238,7 @@ class Feed:
             started_after=started_after,
             lease_held=lease_held,
         )
+        self.preview.interval = self._shortest_interval
         return self.preview
 
     def begin_remote_preview(self, *, turn_id: str, message_id: str, attempt: int, started_after: int) -> Preview:
@@ -246,11 +262,26 @@ class Feed:
         if preview is not None and preview.checked_through + 1 == event.sequence:
             preview.checked_through = event.sequence
 
-    def add_text_watcher(self) -> None:
-        """Counts a watcher of previews, and requests the text of a turn that runs on another replica."""
+    def add_text_watcher(self, *, interval: float | None = None) -> None:
+        """Counts a watcher of previews, and requests the text of a turn that runs on another replica.
+
+        `interval` is how often it wants deltas at most, in seconds; None: as often as the replica shows them.
+        """
         self.text_watchers += 1
+        if interval is not None:
+            self._asked_intervals.append(interval)
         if self.preview is None or not self.preview.local:
             self.request_preview()
+
+    def remove_text_watcher(self, *, interval: float | None = None) -> None:
+        """Forgets a watcher of previews that asked for this interval."""
+        self.text_watchers -= 1
+        if interval is not None:
+            self._asked_intervals.remove(interval)
+
+    def _shortest_interval(self) -> float:
+        """Returns the seconds after which the most impatient watcher may see new text."""
+        return min(self._asked_intervals)
 
     def request_preview(self) -> None:
         """Requests a lookup of the text that another replica writes in this session."""

@@ -34,10 +34,14 @@ T = TypeVar("T")
 class Feeds:
     """The feeds of this replica."""
 
-    def __init__(self, store: EventLog, *, poll: float) -> None:
-        """`poll` in seconds: how late other replicas' events come without notifications."""
+    def __init__(self, store: EventLog, *, poll: float, delta_interval: float = 0.0) -> None:
+        """`poll` in seconds: how late other replicas' events come without notifications.
+
+        `delta_interval`: how often watchers get deltas at most, unless they ask otherwise; 0: as they come.
+        """
         self._store = store
         self._poll_interval = poll
+        self._delta_interval = delta_interval
         self._feeds: dict[SessionKey, Feed] = {}
         self._request = self.request_preview
         self.draining = False
@@ -61,7 +65,7 @@ class Feeds:
         """Returns the session's feed, which is kept until the caller calls `leave`."""
         feed = self._feeds.get(key)
         if feed is None:
-            feed = self._feeds[key] = Feed(self._request, key)
+            feed = self._feeds[key] = Feed(self._request, key, delta_interval=self._delta_interval)
         feed.watchers += 1
         return feed
 

@@ -1,9 +1,19 @@
-"""The text of a message while it is being written: chunks at byte offsets, never cut inside a character."""
+"""The text of a message while it is being written: chunks at byte offsets, never cut inside a character.
 
+Watchers see the first text at once, later text once an interval: all of them then see the same, and can share its
+bytes.
+"""
+
+import asyncio
+import math
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Final
+
+READER_FIRST: Final = 0.002
+"""Seconds that text is shown late, so that the reader of the model, which comes at the same time, adds to it first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +38,7 @@ class Preview:
         started_after: int,
         lease_held: Callable[[], bool],
     ) -> None:
-        """`notify` is called after each chunk. The other parameters become the attributes of the same names."""
+        """`notify` is called when new text is shown. The other parameters become the attributes of the same names."""
         self._notify = notify
         self.turn_id = turn_id
         self.message_id = message_id
@@ -50,15 +60,25 @@ class Preview:
         self._pending: Chunk | None = None
         self.size = 0
         """Bytes of the text so far."""
+        self.shown = 0
+        """Bytes of the text that watchers may see."""
         self.chunks: list[Chunk] = []
+        self.interval: Callable[[], float] = lambda: 0.0
+        """Returns the seconds between two times at which new text is shown, at least; 0: each chunk as it comes."""
+        self._shown_at = -math.inf
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def valid(self) -> bool:
         """Returns True while watchers may see the text."""
         return not self.ended and self.lease_held()
 
+    def must_check(self, sequence: int) -> bool:
+        """Returns True if events up to this number, which a watcher got elsewhere, may have ended the text."""
+        return sequence > self.checked_through and self.local and not self.ended
+
     def append(self, text: str) -> None:
-        """Adds the next text of a message that this replica writes, and notifies the watchers."""
+        """Adds the next text of a message that this replica writes; watchers see it within an interval."""
         self._add(text.encode())
 
     def extend(self, offset: int, text: str) -> bool:
@@ -89,10 +109,22 @@ class Preview:
         """Returns the whole text so far."""
         return b"".join(chunk.text for chunk in self.chunks).decode()
 
-    def text_from(self, offset: int, *, most: int) -> tuple[int, bytes]:
+    def patience(self) -> float:
+        """Returns the seconds until further text is shown: text that is added earlier is seen no earlier."""
+        interval = self.interval()
+        return max(0.0, self._shown_at + interval - asyncio.get_running_loop().time()) if interval else 0.0
+
+    def uncover(self) -> None:
+        """Lets watchers see all of the text, when they are notified for another reason."""
+        self._stop_timer()
+        if self.shown < self.size:
+            self.shown = self.size
+            self._shown_at = asyncio.get_running_loop().time()
+
+    def text_from(self, offset: int, *, most: int, until: int | None = None) -> tuple[int, bytes]:
         """Returns the text from a byte on, whole characters of at most `most` bytes, and the byte where it begins.
 
-        It begins earlier than `offset` if that byte is inside a character.
+        It begins earlier than `offset` if that byte is inside a character. It ends at the byte `until`, at the latest.
         """
         first = max(0, bisect_right(self.chunks, offset, key=attrgetter("offset")) - 1)
         start = self.chunks[first].offset if self.chunks else 0
@@ -103,13 +135,37 @@ class Preview:
             left -= len(text[-1])
             if left <= 0:
                 break
-        return characters_from(b"".join(text), offset - start, most=most, base=start)
+        data = b"".join(text)
+        return characters_from(
+            data if until is None else data[: max(0, until - start)], offset - start, most=most, base=start
+        )
 
     def _add(self, data: bytes) -> None:
-        """Adds a chunk at the end, and notifies the watchers."""
+        """Adds a chunk at the end. Shows it now if the interval is over, otherwise then."""
         self.chunks.append(Chunk(self.size, data))
         self.size += len(data)
+        interval = self.interval()
+        if not interval:
+            self.shown = self.size
+            self._notify()
+            return
+        loop = asyncio.get_running_loop()
+        due = self._shown_at + interval
+        if loop.time() >= due:
+            self._show()
+        elif self._timer is None:
+            self._timer = loop.call_at(due + READER_FIRST, self._show)
+
+    def _show(self) -> None:
+        """Shows all of the text, and notifies the watchers."""
+        self.uncover()
         self._notify()
+
+    def _stop_timer(self) -> None:
+        """Stops the timer that would show the text."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 def characters_from(text: bytes, offset: int, *, most: int, base: int = 0) -> tuple[int, bytes]:

@@ -8,7 +8,7 @@ holds.
 import asyncio
 import random
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Self
 
 from turnkeeper.admission.gate import rest
@@ -19,8 +19,9 @@ from turnkeeper.engine.streaming.batch_builder import BatchBuilder, PreviewCodec
 from turnkeeper.engine.streaming.feed import TEXT_ENDING_KINDS
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.engine.streaming.log_reads import LogPage, SharedRead
+from turnkeeper.engine.streaming.stream_end import StreamEnded, StreamTimes
 from turnkeeper.engine.streaming.turn_cache import CachedTurn
-from turnkeeper.engine.streaming.wakeups import NEVER, DeadlineTimers
+from turnkeeper.engine.streaming.wakeups import NEVER, Broadcast, DeadlineTimers
 from turnkeeper.errors import ServerDraining, SessionNotFound, StreamRotated
 from turnkeeper.store.changeset import (
     Head,
@@ -44,16 +45,6 @@ The average size of the last page's events gives the next page's number of event
 
 FINAL_KINDS = frozenset({"session_ended", "session_expired"})
 """After an event of these kinds the session has no more events."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamTimes:
-    """The times of every stream, in seconds."""
-
-    keep_alive: float
-    """Silence after which the reader gets a keep-alive."""
-    rotation: float
-    """A stream's planned age at its end, ± 10 %."""
 
 
 class Watchers:
@@ -106,9 +97,11 @@ class Watcher:
     """
 
     __slots__ = (
+        "_asked_interval",
         "_began",
         "_broadcast",
         "_caught_up",
+        "_deltas_from",
         "_ends_at",
         "_feed",
         "_filter",
@@ -144,7 +137,8 @@ class Watcher:
         self._page: LogPage | None = None
         self._kinds = NONE
         self._caught_up = self._began = self._finished = False
-        self._sent_at = 0.0
+        self._asked_interval: float | None = None
+        self._sent_at = self._deltas_from = 0.0
         self._future: asyncio.Future[None] | None = None
         self.deadline = self.listed = NEVER
         self.position = StreamPosition()
@@ -158,7 +152,8 @@ class Watcher:
     def __exit__(self, *_: object) -> None:
         """Leaves the session's feed."""
         self.deadline = NEVER
-        self._feed.text_watchers -= self._filter.previews
+        if self._filter.previews:
+            self._feed.remove_text_watcher(interval=self._asked_interval)
         if self._turns is not None:
             self._feed.release_turns()
         self._watchers.feeds.leave(self._key, self._feed)
@@ -172,9 +167,17 @@ class Watcher:
             return None
         return self._turns.get(turn_id, since=self._opened_at, until=max(self._feed.last_seq, self.position.sequence))
 
-    async def begin(self, start: StreamPosition, event_filter: EventFilter, *, head: Head | None = None) -> None:
+    async def begin(
+        self,
+        start: StreamPosition,
+        event_filter: EventFilter,
+        *,
+        head: Head | None = None,
+        delta_interval: float | None = None,
+    ) -> None:
         """Sets where the stream begins and which events it has. `head`: the session's, if read after `Watchers.open`.
 
+        `delta_interval` is how often deltas come at most, in seconds; None: as often as the replica shows them.
         Raises CursorExpired if the log was trimmed beyond `start` or, as far as was read, ends before it, and
         SessionNotFound if there is no such session.
         """
@@ -183,7 +186,8 @@ class Watcher:
         self._sent_at = asyncio.get_running_loop().time()
         if event_filter.previews:
             self._broadcast = self._feed.changed
-            self._feed.add_text_watcher()
+            self._asked_interval = delta_interval
+            self._feed.add_text_watcher(interval=delta_interval)
         if head is not None or not self._feed_reaches(start):
             await self._check_start(start, head)
 
@@ -199,6 +203,7 @@ class Watcher:
         while not self._finished:
             if self._check_planned_end(clock()):
                 await self._watchers.head(self._key)  # raises SessionNotFound if the session was deleted
+            await self._hold_deltas()
             count = broadcast.count
             batch = self._shared_batch() or await self._build()
             if self._advance(batch):
@@ -209,15 +214,8 @@ class Watcher:
                 continue
             until = min(self._sent_at + self._watchers.keep_alive, self._ends_at)
             if broadcast.count == count:
-                rest()
-                self._future = broadcast.subscribe()
-                self._watchers.timers.set(self, until)
                 del batch  # an idle stream holds no batch
-                try:
-                    await self._future
-                finally:
-                    broadcast.unsubscribe(self._future)
-                    self._future = None
+                await self._wait(broadcast, until=until)
             if clock() >= until:
                 return Batch(self.position)
         return None
@@ -227,6 +225,25 @@ class Watcher:
         if self._future is not None and not self._future.done():
             self._future.set_result(None)
 
+    async def _wait(self, broadcast: Broadcast, *, until: float) -> None:
+        """Waits for the next change, at most until this time of the loop's clock."""
+        rest()
+        self._future = broadcast.subscribe()
+        self._watchers.timers.set(self, until)
+        try:
+            await self._future
+        finally:
+            broadcast.unsubscribe(self._future)
+            self._future = None
+
+    async def _hold_deltas(self) -> None:
+        """Waits while there is nothing to deliver but deltas, for which the reader wants to wait longer."""
+        clock = asyncio.get_running_loop().time
+        while clock() < self._deltas_from and self._page is None and not self._watchers.feeds.draining:
+            if not self.position.live or self.position.sequence < self._feed.last_seq:
+                return
+            await self._wait(self._feed.grown, until=self._deltas_from)
+
     def _advance(self, batch: Batch) -> bool:
         """Moves the position to the batch's end. Returns True if the batch has something to deliver."""
         at_end = self._at_end(batch)
@@ -234,6 +251,9 @@ class Watcher:
             self._caught_up = batch.caught_up = True
             batch.position = replace(batch.position, live=True)
         self._began, self.position, self._kinds = True, batch.position, batch.kinds
+        if batch.preview is not None and self._asked_interval:
+            pause = min(self._asked_interval, self._watchers.keep_alive)
+            self._deltas_from = asyncio.get_running_loop().time() + pause
         final = bool(batch.kinds & FINAL_KINDS)
         self._finished = final or (at_end and not self._filter.forever)
         return bool(batch.events) or batch.caught_up or final
@@ -256,7 +276,8 @@ class Watcher:
         if built is not None:
             self._keep_page(page, built)
             return built
-        checks = self._must_check_preview(position.sequence)
+        preview = feed.preview if event_filter.previews else None
+        checks = preview is not None and preview.must_check(position.sequence)
         if checks:
             await self._check_preview(position.sequence)
         batch = self._watchers.builder.build(
@@ -282,13 +303,6 @@ class Watcher:
             return self._page, True
         held = self._feed.since(after) if self._feed.continues(self.position) else None
         return (LogPage(after, held), True) if held is not None else (await self._read(after), False)
-
-    def _must_check_preview(self, sequence: int) -> bool:
-        """Returns True if events that this watcher got on another replica may have ended the text written here."""
-        preview = self._feed.preview
-        if preview is None or not self._filter.previews:
-            return False
-        return sequence > preview.checked_through and preview.local and not preview.ended
 
     async def _check_preview(self, sequence: int) -> None:
         """Reads from the log whether an event up to this number ended the preview."""
@@ -385,13 +399,3 @@ class Watcher:
         finally:
             if feed.shared_read is read:
                 feed.shared_read = None
-
-
-class StreamEnded(Exception):
-    """A planned end of a stream, with the position where the client continues."""
-
-    def __init__(self, error: StreamRotated | ServerDraining, position: StreamPosition) -> None:
-        """`error` is what the client receives."""
-        super().__init__(error.message)
-        self.error = error
-        self.position = position

@@ -464,6 +464,7 @@ class StreamMessageRequest(_message.Message):
     RESPONSE_SCHEMA_JSON_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     CLIENT_TOOLS_FIELD_NUMBER: _builtins.int
+    DELTA_INTERVAL_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """See SendMessageRequest."""
     request_id: _builtins.str
@@ -492,6 +493,12 @@ class StreamMessageRequest(_message.Message):
     def client_tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClientTool]:
         """See SendMessageRequest."""
 
+    @_builtins.property
+    def delta_interval(self) -> _duration_pb2.Duration:
+        """Deltas come at most once in this time, after the first of a message; durable events at once. 0: each as it comes.
+        Unset: the server's --delta-interval.
+        """
+
     def __init__(
         self,
         *,
@@ -505,10 +512,11 @@ class StreamMessageRequest(_message.Message):
         response_schema_json: _builtins.str = ...,
         limits: Global___TurnLimits | None = ...,
         client_tools: _abc.Iterable[Global___ClientTool] | None = ...,
+        delta_interval: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_previews", b"_previews", "create_session", b"create_session", "limits", b"limits", "previews", b"previews"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_previews", b"_previews", "create_session", b"create_session", "delta_interval", b"delta_interval", "limits", b"limits", "previews", b"previews"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_previews", b"_previews", "after", b"after", "client_tools", b"client_tools", "content", b"content", "create_session", b"create_session", "if_busy", b"if_busy", "limits", b"limits", "previews", b"previews", "request_id", b"request_id", "response_schema_json", b"response_schema_json", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_previews", b"_previews", "after", b"after", "client_tools", b"client_tools", "content", b"content", "create_session", b"create_session", "delta_interval", b"delta_interval", "if_busy", b"if_busy", "limits", b"limits", "previews", b"previews", "request_id", b"request_id", "response_schema_json", b"response_schema_json", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__previews: _TypeAlias = _typing.Literal["previews"]  # noqa: Y015
     _WhichOneofArgType__previews: _TypeAlias = _typing.Literal["_previews", b"_previews"]  # noqa: Y015

@@ -841,6 +841,7 @@ class WatchEventsRequest(_message.Message):
     TYPES_FIELD_NUMBER: _builtins.int
     PREVIEWS_FIELD_NUMBER: _builtins.int
     TURN_ID_FIELD_NUMBER: _builtins.int
+    DELTA_INTERVAL_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Required. The session's id."""
     after: _builtins.str
@@ -861,6 +862,10 @@ class WatchEventsRequest(_message.Message):
         `cursor` and `through_sequence`. Empty: all.
         """
 
+    @_builtins.property
+    def delta_interval(self) -> _duration_pb2.Duration:
+        """See StreamMessageRequest."""
+
     def __init__(
         self,
         *,
@@ -872,10 +877,11 @@ class WatchEventsRequest(_message.Message):
         types: _abc.Iterable[_builtins.str] | None = ...,
         previews: _builtins.bool = ...,
         turn_id: _builtins.str = ...,
+        delta_interval: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "after_sequence", b"after_sequence", "live_only", b"live_only", "start", b"start"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "after_sequence", b"after_sequence", "delta_interval", b"delta_interval", "live_only", b"live_only", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "after_sequence", b"after_sequence", "follow", b"follow", "live_only", b"live_only", "previews", b"previews", "session_id", b"session_id", "start", b"start", "turn_id", b"turn_id", "types", b"types"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "after_sequence", b"after_sequence", "delta_interval", b"delta_interval", "follow", b"follow", "live_only", b"live_only", "previews", b"previews", "session_id", b"session_id", "start", b"start", "turn_id", b"turn_id", "types", b"types"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_start: _TypeAlias = _typing.Literal["after", "after_sequence", "live_only"]  # noqa: Y015
     _WhichOneofArgType_start: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015

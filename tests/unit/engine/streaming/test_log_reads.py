@@ -14,7 +14,8 @@ from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.engine.streaming.batch import BATCH_EVENTS, EVERYTHING, Batch, EventFilter
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.engine.streaming.log_reads import LogPage
-from turnkeeper.engine.streaming.watcher import StreamTimes, Watcher, Watchers
+from turnkeeper.engine.streaming.stream_end import StreamTimes
+from turnkeeper.engine.streaming.watcher import Watcher, Watchers
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.store.changeset import Cancel, Head, StoredEvent

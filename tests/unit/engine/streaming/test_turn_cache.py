@@ -14,8 +14,9 @@ from turnkeeper.domain.turn import Turn, TurnState
 from turnkeeper.engine.streaming.batch import EventFilter
 from turnkeeper.engine.streaming.batch_builder import PreviewCodec
 from turnkeeper.engine.streaming.feeds import Feeds
+from turnkeeper.engine.streaming.stream_end import StreamTimes
 from turnkeeper.engine.streaming.turn_cache import CACHED_TURNS, CachedTurn, TurnCache
-from turnkeeper.engine.streaming.watcher import StreamTimes, Watchers
+from turnkeeper.engine.streaming.watcher import Watchers
 from turnkeeper.store.changeset import Cancel, Changeset, Committed, Head, StoredEvent
 from turnkeeper.store.contract import Store
 from turnkeeper.telemetry.metrics import Metrics

@@ -12,7 +12,8 @@ from tests.unit.engine.streaming.test_turn_cache import KEY, a_changeset, commit
 from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.engine.streaming.batch import Batch, EventFilter
 from turnkeeper.engine.streaming.feeds import Feeds
-from turnkeeper.engine.streaming.watcher import StreamTimes, Watcher, Watchers
+from turnkeeper.engine.streaming.stream_end import StreamTimes
+from turnkeeper.engine.streaming.watcher import Watcher, Watchers
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.telemetry.metrics import Metrics
 
