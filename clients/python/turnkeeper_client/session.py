@@ -63,6 +63,7 @@ class Session:
         *,
         if_busy: IfBusy.ValueType = chat_pb2.IF_BUSY_UNSPECIFIED,
         previews: bool = True,
+        delta_interval: timedelta | None = None,
         create_session: CreateSessionParams | None = None,
         response_schema_json: str = "",
         limits: TurnLimits | None = None,
@@ -73,6 +74,7 @@ class Session:
         """Sends a message once the result is iterated over, and yields its turn's events.
 
         `after`: a cursor, to go on with a message that was sent before with the same `request_id` and content.
+        `delta_interval`: deltas come at most once in this time; 0: each as it comes; None: as the server is set.
         """
         request = chat_pb2.StreamMessageRequest(
             session_id=self.id,
@@ -85,6 +87,8 @@ class Session:
             limits=limits,
             client_tools=client_tools,
         )
+        if delta_interval is not None:
+            request.delta_interval.FromTimedelta(delta_interval)
 
         def open_call(cursor: str) -> aio.UnaryStreamCall[Any, Any]:
             request.after = cursor
@@ -101,16 +105,23 @@ class Session:
         types: Sequence[str] = (),
         previews: bool = True,
         turn_id: str = "",
+        delta_interval: timedelta | None = None,
     ) -> EventStream:
         """Yields the session's events from a cursor on, then those to come, until the session ends.
 
         `after`: a cursor or the number of an event; None: from the beginning. `live_only`: only what happens from now
         on. `until_caught_up`: end when all that is there was delivered. `types`: names of payloads, such as
-        `turn_completed`; only these durable events are sent.
+        `turn_completed`; only these durable events are sent. `delta_interval`: see `stream`.
         """
         request = session_pb2.WatchEventsRequest(
-            session_id=self.id, follow=not until_caught_up, types=types, previews=previews, turn_id=turn_id
+            session_id=self.id,
+            follow=not until_caught_up,
+            types=types,
+            previews=previews,
+            turn_id=turn_id,
         )
+        if delta_interval is not None:
+            request.delta_interval.FromTimedelta(delta_interval)
         if live_only:
             request.live_only = True
         start(request, after)

@@ -62,6 +62,10 @@ class DeadlineWatch:
         self._until = self._loop.time() + self._between
         self._reason = Reason.STALL_TIMEOUT
 
+    def remaining(self) -> float:
+        """Returns the seconds until the next deadline."""
+        return max(0.0, min(self._until, self._end) - self._loop.time())
+
     async def wait(self, reply: Awaitable[T]) -> T:
         """Waits for the server; returns its reply. Raises ModelFailure if a deadline passes first."""
         due = min(self._until, self._end)

@@ -17,6 +17,7 @@ import orjson
 from turnkeeper.event_loop import off_loop
 from turnkeeper.model.answer_reader import AnswerReader
 from turnkeeper.model.beside import origin_of
+from turnkeeper.model.collected import may_wait, parts_of
 from turnkeeper.model.contract import ModelAnswer, ModelFailure, ModelRequest, TextDelta
 from turnkeeper.model.deadline_watch import Deadlines, DeadlineWatch
 from turnkeeper.model.openai_client import Provider, endpoint_of, limit_field_of, new_client, secrets_of, server_of
@@ -147,15 +148,16 @@ class OpenAIModel:
         reader = AnswerReader(request, max_answer_bytes=self._max_answer_bytes, origin=origin)
         with openai_failures():
             content = await off_loop(partial(orjson.dumps, body), large=is_large(request))
-            async with self._response(content, watch) as parts:
-                pauses = ReadPauses(request.patience, now=asyncio.get_running_loop().time)
+            async with self._response(content, watch) as response, aclosing(parts_of(response)) as parts:
+                patience = request.patience if may_wait(response) else lambda: 0.0
+                pauses = ReadPauses(patience, now=asyncio.get_running_loop().time)
                 async for text in read_text(parts, reader, watch, pauses):
                     yield TextDelta(text=text)
         yield reader.answer()
 
     @asynccontextmanager
-    async def _response(self, body: bytes, watch: DeadlineWatch) -> AsyncIterator[AsyncGenerator[bytes]]:
-        """Sends the request and yields the answer's body, part by part. Leaving the block ends the call."""
+    async def _response(self, body: bytes, watch: DeadlineWatch) -> AsyncIterator[httpx2.Response]:
+        """Sends the request and yields the response, whose body is not read yet. Leaving the block ends the call."""
         # Not by the client's method for this endpoint, which examines every message: 50 ms for 400.
         post = self._client.post(
             self._endpoint,
@@ -168,8 +170,7 @@ class OpenAIModel:
         with sending_failures():
             response = cast(httpx2.Response, await watch.wait(post))  # the raw response, because `cast_to` asks for it
         try:
-            async with aclosing(response.aiter_bytes()) as parts:
-                yield parts
+            yield response
         finally:
             await response.aclose()
 

@@ -49,7 +49,7 @@ async def read_text(
         if failed is not None:
             raise failed
         if begun and data:
-            await _pause(reader, pauses.after(len(data)))
+            await _pause(reader, min(pauses.after(len(data)), watch.remaining()))
     if data is not None:
         await _drain(body)
 
