@@ -5,6 +5,7 @@ import copy
 from datetime import timedelta
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from tests import harness
 from tests.e2e.support.environment import Environment
@@ -77,7 +78,7 @@ class TestPreviews:
         session, reader = await harness.create_test_session(env.stubs, agent="talker"), Reader(whole=False)
         resumed: list[Reader] = []
         async with asyncio.TaskGroup() as group:
-            async for _ in stream(env.stubs, session, "a story", reader):
+            async for _ in stream(env.stubs, session, "a story", reader, delta_interval=Duration()):
                 resumed.append(copy.deepcopy(reader))
                 group.create_task(_to_the_end(env.stubs, session, resumed[-1]))
         assert len(resumed) > len(STORY), "a cursor after each character"
