@@ -252,8 +252,7 @@ class Watcher:
             batch.position = replace(batch.position, live=True)
         self._began, self.position, self._kinds = True, batch.position, batch.kinds
         if batch.preview is not None and self._asked_interval:
-            pause = min(self._asked_interval, self._watchers.keep_alive)
-            self._deltas_from = asyncio.get_running_loop().time() + pause
+            self._deltas_from = asyncio.get_running_loop().time() + min(self._asked_interval, self._watchers.keep_alive)
         final = bool(batch.kinds & FINAL_KINDS)
         self._finished = final or (at_end and not self._filter.forever)
         return bool(batch.events) or batch.caught_up or final
