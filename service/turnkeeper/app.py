@@ -199,11 +199,7 @@ class _Replica:
         self._agents = configured.agents
         self._telemetry = telemetry
         self._rng = random.Random()
-        self._feeds = Feeds(
-            store,
-            poll=settings.poll.total_seconds(),
-            delta_interval=settings.delta_interval.total_seconds(),
-        )
+        self._feeds = Feeds(store, poll=settings.poll.total_seconds(), delta_interval=settings.delta_interval)
         self._held_leases = HeldLeases()
         self._session_cache = SessionCache(store, decode=WireCodec().decode)
         self._log_writer = LogWriter(
@@ -253,13 +249,14 @@ class _Replica:
 
     def _streaming(self) -> Watchers:
         """Returns the object that opens a watcher for each stream."""
+        settings = self._settings
         return Watchers(
             self._store,
             self._feeds,
             WireCodec(),
             metrics=self._telemetry.metrics,
             times=StreamTimes(
-                keep_alive=self._settings.heartbeat.total_seconds(), rotation=self._settings.rotation.total_seconds()
+                keep_alive=settings.heartbeat.total_seconds(), rotation=settings.rotation.total_seconds()
             ),
             rng=self._rng,
         )

@@ -88,7 +88,7 @@ async def test_one_response_an_interval_and_the_exact_text_from_every_cursor(env
 
 async def test_each_stream_may_have_an_interval_of_its_own(env: Environment) -> None:
     session = await harness.create_test_session(env.stubs, agent="talker")
-    seldom, as_set, each = Counted(), Counted(), Counted()
+    seldom, as_set, at_once = Counted(), Counted(), Counted()
     async with env.another() as other, asyncio.TaskGroup() as group:
         there = Counted()
         group.create_task(_watched(env.stubs, session, seldom, 0.2))
@@ -100,10 +100,10 @@ async def test_each_stream_may_have_an_interval_of_its_own(env: Environment) -> 
     as_set.check(DEFAULT)
     there.check(0.001)
     session = await harness.create_test_session(env.stubs, agent="talker")
-    async for _ in stream(env.stubs, session, "a story", each.reader, delta_interval=_duration(0)):
-        each.note()
-    each.check(0.001)
-    assert len(each.came) > len(as_set.came)
+    async for _ in stream(env.stubs, session, "a story", at_once.reader, delta_interval=_duration(0)):
+        at_once.note()
+    at_once.check(0.001)
+    assert len(at_once.came) > len(as_set.came)
 
 
 async def test_a_burst_is_late_by_less_than_an_interval(env: Environment) -> None:
@@ -121,7 +121,7 @@ async def test_a_burst_is_late_by_less_than_an_interval(env: Environment) -> Non
 async def test_the_clients_streams_ask_for_it(env: Environment) -> None:
     async with Client(env.address) as client:
         session = client.session(await harness.create_test_session(env.stubs, agent="talker"))
-        texts = [piece async for piece in session.stream("a story", delta_interval=timedelta(seconds=10)).text()]
+        texts = [text async for text in session.stream("a story", delta_interval=timedelta(seconds=10)).text()]
     assert len(texts) == 2
     assert "".join(texts) == STORY
 

@@ -10,6 +10,7 @@ import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from datetime import timedelta
 from typing import TypeVar
 
 from turnkeeper.domain.session import SessionKey
@@ -34,14 +35,14 @@ T = TypeVar("T")
 class Feeds:
     """The feeds of this replica."""
 
-    def __init__(self, store: EventLog, *, poll: float, delta_interval: float = 0.0) -> None:
+    def __init__(self, store: EventLog, *, poll: float, delta_interval: timedelta = timedelta()) -> None:
         """`poll` in seconds: how late other replicas' events come without notifications.
 
         `delta_interval`: how often watchers get deltas at most, unless they ask otherwise; 0: as they come.
         """
         self._store = store
         self._poll_interval = poll
-        self._delta_interval = delta_interval
+        self._delta_interval = delta_interval.total_seconds()
         self._feeds: dict[SessionKey, Feed] = {}
         self._request = self.request_preview
         self.draining = False

@@ -22,7 +22,7 @@ from turnkeeper.pb.v1 import event_pb2
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.telemetry.metrics import Metrics
 
-INTERVAL = 0.04
+INTERVAL = timedelta(milliseconds=40)
 LATE = int(READER_FIRST * 1000)
 
 
@@ -68,7 +68,7 @@ class Reading:
 class Tail:
     """A session's live tail in virtual time."""
 
-    def __init__(self, *, delta_interval: float) -> None:
+    def __init__(self, *, delta_interval: timedelta) -> None:
         self._clock = Clock()
         self._start = self._clock.now
         self.loop = VirtualLoop(self._clock)
@@ -206,7 +206,7 @@ def test_a_reader_of_the_model_need_not_come_before_text_is_shown(tail: Tail) ->
 
 
 def test_without_an_interval_each_delta_is_shown_as_it_comes() -> None:
-    tail = Tail(delta_interval=0)
+    tail = Tail(delta_interval=timedelta())
     reading = Reading(tail, interval=None)
     for milliseconds in (10, 11, 15, 40):
         tail.at(milliseconds, "a")
