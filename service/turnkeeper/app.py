@@ -249,15 +249,13 @@ class _Replica:
 
     def _streaming(self) -> Watchers:
         """Returns the object that opens a watcher for each stream."""
-        settings = self._settings
+        heartbeat, rotation = self._settings.heartbeat.total_seconds(), self._settings.rotation.total_seconds()
         return Watchers(
             self._store,
             self._feeds,
             WireCodec(),
             metrics=self._telemetry.metrics,
-            times=StreamTimes(
-                keep_alive=settings.heartbeat.total_seconds(), rotation=settings.rotation.total_seconds()
-            ),
+            times=StreamTimes(keep_alive=heartbeat, rotation=rotation),
             rng=self._rng,
         )
 

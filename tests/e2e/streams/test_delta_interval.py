@@ -4,6 +4,7 @@ import asyncio
 import copy
 import time
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -55,7 +56,7 @@ class Counted:
 
 
 async def _watched(stubs: Stubs, session: str, counted: Counted, interval: float | None) -> None:
-    fields = {} if interval is None else {"delta_interval": _duration(interval)}
+    fields: dict[str, Any] = {} if interval is None else {"delta_interval": _duration(interval)}
     async for _ in watch(stubs, session, counted.reader, **fields):
         counted.note()
         if "turn_completed" in counted.reader.kinds:
