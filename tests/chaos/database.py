@@ -26,6 +26,8 @@ NAME: Final = "chaos"
 ELECTION_MS: Final = 2_000
 PATIENT_MS: Final = 12_000
 """After so much silence of the others a primary steps down, and the others elect one, in `ReplicaSet.deposed`."""
+ELECTED_S: Final = 8.0
+"""Seconds for that election on a busy machine, at most: less than the old primary's patience."""
 START_TIME: Final = 40.0
 _ALREADY_INITIALIZED: Final = 23
 
@@ -236,7 +238,8 @@ class ReplicaSet:
         names = [node.name for node in others]
         await self._reconfigure(primary, electionTimeoutMillis=PATIENT_MS)
         with wire.hole([primary.name]), wire.hole(names, [primary.name]):
-            await others[0].command("replSetStepUp")
+            with pymongo.timeout(ELECTED_S):
+                await others[0].command("replSetStepUp")
             await self.until_primary(above=term)
             for other in others[1:]:  # it would wait for the old primary's silent connection
                 await other.command("replSetSyncFrom", others[0].link.address)
