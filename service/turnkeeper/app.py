@@ -237,6 +237,7 @@ class _Replica:
             spans=spans,
             retries=RetryPolicy(),
             jitter=self._rng.random,
+            answer_time=settings.answer_time,
             add_to_changes=additions(schema) if schema > SCHEMA else lambda _: None,
         )
         return Worker(
@@ -292,9 +293,7 @@ class _Replica:
             lease=settings.lease,
         )
         expirer = Expirer(
-            store,
-            expire=self._approvals.expire,
-            interval=JitteredInterval(settings.sweep.total_seconds(), jitter),
+            store, expire=self._approvals.expire, interval=JitteredInterval(settings.sweep.total_seconds(), jitter)
         )
         janitor = Janitor(
             store,

@@ -1,5 +1,7 @@
 """Each agent gets its model: at its own address, with its own key, headers and fields."""
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
@@ -8,6 +10,7 @@ from tests.contracts.gateway import answering, gateway
 from tests.contracts.models import answer, asking
 from turnkeeper.codes import Code
 from turnkeeper.domain.agent import Agent
+from turnkeeper.model import by_agent
 from turnkeeper.model.by_agent import Models
 from turnkeeper.model.contract import ModelFailure
 from turnkeeper.model.openai_client import Provider
@@ -70,3 +73,22 @@ async def test_what_cannot_be_used_ends_the_start_or_the_turn(
     with pytest.raises(ModelFailure) as failed:
         models.of(_agent(**keys))
     assert failed.value.detail.code is Code.AGENT_CONFIG_ERROR
+
+
+async def test_c1_a_client_that_does_not_close_does_not_hold_up_the_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    released = asyncio.Event()
+
+    async def close() -> None:
+        while not released.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await released.wait()
+
+    models = Models(DEFAULT, Settings(), ENVIRON)
+    monkeypatch.setattr(by_agent, "CLOSE_TIME", 0.02)
+    monkeypatch.setattr(models.of(_agent()), "close", close)
+    async with asyncio.timeout(5):
+        await models.close()
+    assert "the connections of 1 models were not closed" in caplog.text
+    released.set()

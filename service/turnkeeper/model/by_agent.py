@@ -1,5 +1,7 @@
 """Finds the model of each agent."""
 
+import asyncio
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
@@ -18,8 +20,12 @@ from turnkeeper.start_errors import SettingError
 
 CLOUD = "https://api.openai.com/v1"
 CLOUD_MODEL = "gpt-4.1-mini"
+CLOSE_TIME = 2.0
+"""Seconds for the connections of all models to be closed at the end."""
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 """An environment variable in the value of a header."""
+
+logger = logging.getLogger(__name__)
 
 
 class Models:
@@ -83,9 +89,14 @@ class Models:
         return _VARIABLE.sub(variable, value)
 
     async def close(self) -> None:
-        """Closes the connections of all models."""
-        for model in self._models.values():
-            await model.close()
+        """Closes the connections of all models, in CLOSE_TIME at most. Raises nothing: the process ends anyway."""
+        closing = [asyncio.create_task(model.close()) for model in self._models.values()]
+        if not closing:
+            return
+        ended, _ = await asyncio.wait(closing, timeout=CLOSE_TIME)
+        failed = len(closing) - sum(1 for task in ended if not task.cancelled() and task.exception() is None)
+        if failed:
+            logger.warning("the connections of %d models were not closed: they end with the process", failed)
 
 
 async def provider_of(

@@ -143,6 +143,10 @@ class Metrics:
         """Counts a tool call that began and whose end is unknown."""
         self._unknown_outcomes(1, reason)
 
+    def call_detached(self, reason: str) -> None:
+        """Counts a cancelled call of a model or a tool that did not end in time, and is left behind."""
+        self._detached_calls(1, reason)
+
     def replay(self, reason: str) -> None:
         """Counts a stream's read of stored events, or a request that was answered from its record."""
         self._replays(1, reason)
@@ -337,6 +341,7 @@ class Metrics:
         self._fenced_writes = counter("fenced_writes", "{write}", "Writes refused because the lease is not the newest.")
         self._append_retries = counter("append_retries", "{retry}", "Appends tried again.")
         self._unknown_outcomes = counter("unknown_outcomes", "{call}", "Tool calls whose end is unknown.")
+        self._detached_calls = counter("detached_calls", "{call}", "Cancelled calls that did not end in time.")
         self._replays = counter("replays", "{replay}", "Reads of stored events, and answers from a request's record.")
         self._change_streams_lost = counter(
             "hints_lost", "{stream}", "Change streams that broke or could not be opened."

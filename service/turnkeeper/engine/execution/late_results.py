@@ -6,11 +6,13 @@ Either their owner has lost its lease, or their time is over. Both leave the cal
 import asyncio
 import logging
 from collections.abc import Iterable
+from typing import Any
 
 from turnkeeper.domain.tool import Call
 from turnkeeper.engine.eventlog.lease import LeaseLost
 from turnkeeper.engine.eventlog.writer import LogWriter, Stored
-from turnkeeper.engine.execution.tool_runner import CANCEL_TIME, OrphanedCall
+from turnkeeper.engine.execution.detached import stop
+from turnkeeper.engine.execution.tool_runner import OrphanedCall
 from turnkeeper.engine.rules import turns as turn_rules
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import ServiceUnavailable
@@ -26,9 +28,13 @@ logger = logging.getLogger(__name__)
 class LateResults:
     """Awaits the orphaned calls of this replica."""
 
-    def __init__(self, store: SessionStore, log_writer: LogWriter) -> None:
+    def __init__(
+        self, store: SessionStore, log_writer: LogWriter, *, detached: set[asyncio.Task[Any]] | None = None
+    ) -> None:
+        """`detached` holds the cancelled tools that do not end in time."""
         self._store = store
         self._log_writer = log_writer
+        self._detached = set() if detached is None else detached
         self.tasks: set[asyncio.Task[None]] = set()
         """One for each call whose result is not stored yet."""
 
@@ -50,16 +56,17 @@ class LateResults:
         """Waits for the tool's end, then stores its result: as an event while the fence that started the call still
         holds, otherwise beside the call.
 
-        Tries again while the database is unavailable. A cancellation cancels the tool too. Raises ServiceUnavailable if
-        only a newer version can read the call.
+        Tries again while the database is unavailable. A cancellation cancels the tool too; what it returns within
+        CANCEL_TIME is stored, if the database takes it at once. Raises ServiceUnavailable if only a newer version can
+        read the call.
         """
         call = orphan.call
         try:
-            finished = await orphan.tool
-        finally:
-            if not orphan.tool.done():
-                orphan.tool.cancel()
-                await asyncio.wait([orphan.tool], timeout=CANCEL_TIME)
+            await asyncio.wait([orphan.tool])  # to await the tool itself would leave the cancellation to it alone
+        except asyncio.CancelledError:
+            if not await stop(orphan.tool, self._detached):
+                raise
+        finished = orphan.tool.result()
         while True:
             try:
                 if await self._record_under_fence(call, finished):
@@ -73,7 +80,7 @@ class LateResults:
                     result=finished.result,
                 )
             except ServiceUnavailable as error:
-                if error.needs_newer_version:
+                if error.needs_newer_version or _is_cancelled():
                     raise
                 await asyncio.sleep(RETRY_PAUSE)
                 continue
@@ -112,3 +119,8 @@ class LateResults:
                 "a tool's late result was not stored and is lost: the call's outcome stays unknown until decided",
                 exc_info=error,
             )
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

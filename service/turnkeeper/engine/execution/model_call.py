@@ -1,5 +1,6 @@
 """One call to a turn's model: the request, the streamed answer, the telemetry."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -35,6 +36,7 @@ class ModelCaller:
         """Returns the model's whole answer. Until then, adds its text to `preview` as it arrives.
 
         Raises ModelFailure if the call gives no answer, and nothing else: what else a model raises is its own failure.
+        Once the preview is closed, the owner no longer waits for the answer: ends at the next item of the stream.
         """
         request = ModelRequest(
             model=agent.model,
@@ -67,7 +69,7 @@ class ModelCaller:
                 if ends_task(error):
                     span.raised(error)
                     raise
-                failed = _failure_of(error, turn)
+                failed = _failure_of(error, turn, awaited=not preview.closed)
                 span.failed(failed.detail.code.name)
                 raise failed from None
             finally:
@@ -97,6 +99,8 @@ class ModelCaller:
         first = True
         async with aclosing(model.stream(request)) as stream:  # type: ignore[type-var]
             async for item in stream:
+                if preview.closed:
+                    raise asyncio.CancelledError  # once more: the stream swallowed the first one
                 if first:
                     first = False
                     fault("turn.model.first_delta")
@@ -112,10 +116,15 @@ class ModelCaller:
         return answer
 
 
-def _failure_of(error: BaseException, turn: Turn) -> ModelFailure:
-    """Returns the failure that a model raised. Any other error is logged, and its text goes no further."""
+def _failure_of(error: BaseException, turn: Turn, *, awaited: bool) -> ModelFailure:
+    """Returns the failure that a model raised. Any other error is logged, and its text goes no further.
+
+    Nothing is logged unless the call is `awaited`: what one that was left behind raises counts for nothing.
+    """
     if isinstance(error, ModelFailure):
         return error
+    if not awaited:
+        return failure(Reason.CALL_DEFECT, cause=type(error).__name__)
     logger.error(
         "a model call of agent %s failed by a defect: it counts as LLM_API_ERROR, and is tried once more at most",
         turn.agent,

@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
 
 from turnkeeper.domain.turn import RetryPolicy
 from turnkeeper.engine.agent_versions import AgentVersions
@@ -14,7 +16,7 @@ from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.store.contract import Leases, SessionLog
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.telemetry.spans import Spans
-from turnkeeper.tools.toolbox import Finished, Toolbox
+from turnkeeper.tools.toolbox import Toolbox
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +37,9 @@ class RunServices:
     """For calls to models that failed."""
     jitter: Callable[[], float]
     """Returns a random number from 0 to 1."""
-    detached_tools: set[asyncio.Task[Finished]] = field(default_factory=set)
-    """Cancelled tools that did not end in time: referenced here until they do."""
+    answer_time: timedelta = timedelta(minutes=10)
+    """How long a model's whole answer may take. Models watch this deadline; runs do for those that do not."""
+    detached: set[asyncio.Task[Any]] = field(default_factory=set)
+    """Cancelled tools and model calls that did not end in time: referenced here until they do. Nothing awaits them."""
     add_to_changes: Callable[[UnitOfWork], None] = lambda _: None
     """Adds to an owner's changes what a replica of a newer schema stores with them."""

@@ -1,18 +1,20 @@
 """Runs the tools of one turn's calls."""
 
 import asyncio
+import logging
 import time
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 from turnkeeper.domain.tool import Call, ToolOutcome
+from turnkeeper.engine.execution.detached import CANCEL_TIME, detach
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.telemetry.spans import Spans
 from turnkeeper.tools.toolbox import Finished, Toolbox, timed_out
 
-CANCEL_TIME = 1.0
-"""Seconds that a cancelled tool has to end."""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +63,7 @@ class ToolRunner:
     one whose time is over: no timeout depends on the tool's own code.
     """
 
-    def __init__(
-        self, toolbox: Toolbox, *, spans: Spans, metrics: Metrics, detached: set[asyncio.Task[Finished]]
-    ) -> None:
+    def __init__(self, toolbox: Toolbox, *, spans: Spans, metrics: Metrics, detached: set[asyncio.Task[Any]]) -> None:
         self._toolbox = toolbox
         self._spans = spans
         self._metrics = metrics
@@ -119,12 +119,24 @@ class ToolRunner:
             run.cancel()
         if not running:
             return
-        await asyncio.wait([run.outcome for run in running], timeout=CANCEL_TIME)
-        for run in running:
-            if not run.outcome.done():
-                del self._runs[run.call.id]
-                run.outcome.cancel()
-                self._detach(run.tool)
+        try:
+            await asyncio.wait([run.outcome for run in running], timeout=CANCEL_TIME)
+        finally:
+            for run in running:
+                if not run.outcome.done():
+                    self._leave(run)
+
+    def _leave(self, run: _Run) -> None:
+        """Waits no longer for a cancelled tool."""
+        del self._runs[run.call.id]
+        run.outcome.cancel()
+        self._detach(run.tool)
+        self._metrics.call_detached("TOOL")
+        logger.warning(
+            "the cancelled tool %s did not end within %g s: it is left behind, and its turn goes on without it",
+            *(run.call.tool, CANCEL_TIME),
+            extra={"session": run.call.session_id, "turn": run.call.turn_id},
+        )
 
     async def _outcome(self, call: Call, timeout: timedelta) -> Finished:
         """Runs the tool, and returns its result; the one of a timeout if it has not ended by then."""
@@ -157,5 +169,4 @@ class ToolRunner:
 
     def _detach(self, tool: asyncio.Task[Finished] | None) -> None:
         if tool is not None:
-            self._detached.add(tool)
-            tool.add_done_callback(self._detached.discard)
+            detach(tool, self._detached)

@@ -5,6 +5,7 @@ lease could not be renewed in time. Text that was streamed but not stored is not
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
@@ -26,6 +27,7 @@ from turnkeeper.domain.turn import (
     TurnState,
 )
 from turnkeeper.engine.eventlog.conversation import Conversation
+from turnkeeper.engine.execution.detached import CANCEL_TIME, stop
 from turnkeeper.engine.execution.late_results import LateResults
 from turnkeeper.engine.execution.owned_turn import OwnedTurn
 from turnkeeper.engine.execution.services import RunServices
@@ -39,13 +41,18 @@ from turnkeeper.event_loop import off_loop
 from turnkeeper.faults import fault
 from turnkeeper.isolation import ends_task
 from turnkeeper.model.contract import ModelAnswer, ModelFailure
+from turnkeeper.model.failure import Reason, failure
 
 RESULT_POLL = 1.0
 """Seconds after which an owner that awaits tools reads the session again."""
 TRIES_OF_AN_ANSWER = 2
 """Tries of one model call at most, if its answer had begun: each one costs a whole answer."""
 NO_LIMIT = 3600.0
-"""Seconds: longer than any model or tool may take."""
+"""Seconds: longer than any tool may take."""
+DEADLINE_GRACE = 5.0
+"""Seconds that a model call has beyond its deadline, which it watches itself."""
+
+logger = logging.getLogger(__name__)
 
 
 class TurnRun:
@@ -70,7 +77,7 @@ class TurnRun:
         self._agent = agent
         self._conversation = conversation
         self._tools = ToolRunner(
-            services.toolbox, spans=services.spans, metrics=services.metrics, detached=services.detached_tools
+            services.toolbox, spans=services.spans, metrics=services.metrics, detached=services.detached
         )
         self._handed_over = False
 
@@ -181,28 +188,47 @@ class TurnRun:
         fault("turn.model.before_call")
         task = asyncio.create_task(self._services.model_caller.call(self._agent, turn, messages, preview))
         try:
-            await self._until_notified({task})
-            while not task.done() and not self._lease.cut and not await self._is_interrupted():
-                await self._until_notified({task})
-            await _stop(task)
-            await self._record_model_call(task, preview)
+            in_time = await self._until_answered(task)
+            await self._stop_model_call(task, preview)
+            await self._record_model_call(task, preview, in_time=in_time)
         finally:
-            await _stop(task)
+            await self._stop_model_call(task, preview)
             if self._feed.preview is preview:
                 self._feed.drop_preview()
 
-    async def _record_model_call(self, task: asyncio.Task[ModelAnswer], preview: Preview) -> None:
-        if task.cancelled() and self._lease.cut:
-            await self._hand_over()
+    async def _until_answered(self, task: asyncio.Task[ModelAnswer]) -> bool:
+        """Waits for the model's answer or failure, a cancellation, or a cut. Returns False if none comes in time."""
+        until = time.monotonic() + self._services.answer_time.total_seconds() + DEADLINE_GRACE
+        while True:
+            await self._until_notified({task}, seconds=max(0.0, until - time.monotonic()))
+            if task.done() or self._lease.cut or await self._is_interrupted():
+                return True
+            if time.monotonic() >= until:
+                return False
+
+    async def _stop_model_call(self, task: asyncio.Task[ModelAnswer], preview: Preview) -> None:
+        """Cancels the call. One that has not ended after CANCEL_TIME is left behind: what it yields goes nowhere."""
+        detached = self._services.detached
+        try:
+            if task.done() or task in detached or await stop(task, detached):
+                return
+        finally:
+            preview.close()
+        self._services.metrics.call_detached("MODEL")
+        logger.warning(
+            "a cancelled model call of agent %s (model %s) did not end within %g s: it is left behind, what it yields "
+            "goes nowhere, and its turn goes on without it",
+            *(self._agent.name, self._agent.model, CANCEL_TIME),
+            extra={"session": self.turn.session_id, "turn": self.turn.id},
+        )
+
+    async def _record_model_call(self, task: asyncio.Task[ModelAnswer], preview: Preview, *, in_time: bool) -> None:
+        if not task.done() or task.cancelled():
+            await self._record_stopped_call(preview, in_time=in_time)
             return
-        if task.cancelled():
-            await self._append(
-                lambda uow: turn_rules.record_partial_answer(uow, preview.text(), model=self._agent.model)
-            )
-            return
-        failure = task.exception()
-        if isinstance(failure, ModelFailure):
-            await self._record_model_failure(failure)
+        failed = task.exception()
+        if isinstance(failed, ModelFailure):
+            await self._record_model_failure(failed)
             return
         answer = task.result()
         fault("turn.model.after_answer")
@@ -213,14 +239,24 @@ class TurnRun:
         checked = await off_loop(check, large=bool(requests))
         await self._append(lambda uow: turn_rules.record_answer(uow, answer, checked, agent=agent))
 
-    async def _record_model_failure(self, failure: ModelFailure) -> None:
+    async def _record_stopped_call(self, preview: Preview, *, in_time: bool) -> None:
+        """Stores what follows from a call that has no outcome of its own. `in_time`: its time was not over."""
+        if self._lease.cut:
+            await self._hand_over()
+        elif in_time:
+            text = preview.text()
+            await self._append(lambda uow: turn_rules.record_partial_answer(uow, text, model=self._agent.model))
+        else:
+            await self._record_model_failure(failure(Reason.TOTAL_TIMEOUT))
+
+    async def _record_model_failure(self, failed: ModelFailure) -> None:
         tries = self.turn.tries + 1
         most = self._agent.limits.max_attempts
-        most = min(most, TRIES_OF_AN_ANSWER) if failure.repeated_once else most
+        most = min(most, TRIES_OF_AN_ANSWER) if failed.repeated_once else most
         retries = replace(self._services.retries, max_attempts=most)
-        delay = retries.delay(tries, retry_after=failure.retry_after, jitter=self._services.jitter())
-        delay = delay if failure.retryable else None
-        await self._append(lambda uow: turn_rules.record_model_failure(uow, failure.detail, tries=tries, delay=delay))
+        delay = retries.delay(tries, retry_after=failed.retry_after, jitter=self._services.jitter())
+        delay = delay if failed.retryable else None
+        await self._append(lambda uow: turn_rules.record_model_failure(uow, failed.detail, tries=tries, delay=delay))
         if delay is not None and self.turn.state is TurnState.RUNNING:
             await self._back_off(delay.total_seconds())
 
@@ -299,11 +335,3 @@ class TurnRun:
             return True
 
         self._handed_over = await self._owned.append(decide)
-
-
-async def _stop(task: asyncio.Task[ModelAnswer]) -> None:
-    if not task.done():
-        task.cancel()
-        await asyncio.wait([task])
-    if not task.cancelled():
-        task.exception()  # marks it as retrieved: asyncio logs nothing if the run ends without storing it

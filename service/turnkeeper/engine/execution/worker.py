@@ -56,7 +56,7 @@ class Worker:
         self._reserved = 0
         self._is_starved = False
         """True if the last look for claimable turns had no room for one."""
-        self._late_results = LateResults(services.store, services.log_writer)
+        self._late_results = LateResults(services.store, services.log_writer, detached=services.detached)
         self._late_leases = LateLeases(services, offer=offer, reserve=self.reserve, start=self._start)
         self._group: asyncio.TaskGroup | None = None
         self._poll = poll.total_seconds()

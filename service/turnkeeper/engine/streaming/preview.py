@@ -52,6 +52,8 @@ class Preview:
 
         If the answer to the owner's commit is lost, a watcher may read that event before the owner knows of it.
         """
+        self.closed = False
+        """The owner waits for no further text of the message: `append` is not called any more."""
         self.local = True
         """The turn runs on this replica."""
         self.checked_through = started_after
@@ -80,6 +82,10 @@ class Preview:
     def append(self, text: str) -> None:
         """Adds the next text of a message that this replica writes; watchers see it within an interval."""
         self._add(text.encode())
+
+    def close(self) -> None:
+        """Ends the text: the model call that writes it has ended, or is left behind."""
+        self.closed = True
 
     def extend(self, offset: int, text: str) -> bool:
         """Adds another replica's chunk, without the bytes that are here already. Returns False if it leaves a gap."""

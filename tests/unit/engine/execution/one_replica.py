@@ -1,0 +1,218 @@
+"""A replica's worker on the store in memory, with a model and a tool that a test controls."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Any
+
+from tests.builders import AGENT, a_session, a_session_key, new_id
+from tests.memory_store.state import MemoryDatabase
+from tests.memory_store.store import MemoryStore
+from tests.unit.telemetry.calls import Meters, Traces
+from turnkeeper.domain.agent import Agent, PolicyRule
+from turnkeeper.domain.message import FinishReason, Part, ToolRequest, Usage
+from turnkeeper.domain.session import SessionKey
+from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolSpec
+from turnkeeper.domain.turn import RetryPolicy, Turn, TurnOptions
+from turnkeeper.engine.agent_versions import AgentVersions
+from turnkeeper.engine.eventlog.lease import HeldLeases
+from turnkeeper.engine.eventlog.session_cache import SessionCache
+from turnkeeper.engine.eventlog.writer import LogWriter, Sources, Stored
+from turnkeeper.engine.execution.model_call import ModelCaller
+from turnkeeper.engine.execution.services import RunServices
+from turnkeeper.engine.execution.worker import Worker
+from turnkeeper.engine.rules import sessions as session_rules
+from turnkeeper.engine.rules.messages import LeaseOffer, NewMessage, accept
+from turnkeeper.engine.streaming.feeds import Feeds
+from turnkeeper.model.contract import ModelAnswer, ModelRequest, TextDelta
+from turnkeeper.rpc.codec import WireCodec
+from turnkeeper.store.changeset import RequestKey
+from turnkeeper.tools.contract import ToolContext
+from turnkeeper.tools.toolbox import Toolbox
+
+TIMEOUT = 10
+RUNNER = replace(
+    AGENT,
+    tools=("*",),
+    policy=(PolicyRule(tool="*", action=PolicyAction.AUTO),),
+    limits=replace(AGENT.limits, max_attempts=1),
+)
+
+
+class Model:
+    """Raises `error` after one word, in the stream; without one it answers, after a call of `tool` if that is set.
+
+    Between the word and that it waits for `goes_on`: if it is `stubborn`, also when it is cancelled.
+    """
+
+    server = ("127.0.0.1", 80)
+
+    def __init__(self) -> None:
+        self.error: type[BaseException] | BaseException | None = None
+        self.tool = ""
+        self.stubborn = False
+        self.calls = 0
+        self.cancels = 0
+        self.wrote = asyncio.Event()
+        self.goes_on = asyncio.Event()
+        self.goes_on.set()
+
+    async def stream(self, request: ModelRequest) -> AsyncIterator[TextDelta | ModelAnswer]:
+        self.calls += 1
+        yield TextDelta(text="Once")
+        self.wrote.set()
+        while not self.goes_on.is_set():
+            try:
+                await self.goes_on.wait()
+            except asyncio.CancelledError:
+                self.cancels += 1
+                if not self.stubborn:
+                    raise
+        if self.stubborn and self.error is None:
+            yield TextDelta(text=" upon")
+        if self.error is not None:
+            raise self.error
+        tool, self.tool = self.tool, ""
+        requests = (ToolRequest(tool_call_id="", tool=tool, arguments_json="{}"),) if tool else ()
+        yield ModelAnswer(
+            text="Once",
+            tool_requests=requests,
+            finish_reason=FinishReason.TOOL_CALLS if tool else FinishReason.STOP,
+            usage=Usage(model_calls=1),
+            model="small",
+        )
+
+    async def close(self) -> None:
+        pass
+
+
+class Tools:
+    """A source whose one tool raises `error`; without one it waits until it is released, also when it is cancelled."""
+
+    def __init__(self) -> None:
+        self.error: type[BaseException] | None = RuntimeError
+        self.started = asyncio.Event()
+        self.released = asyncio.Event()
+
+    def specs(self) -> Sequence[ToolSpec]:
+        return [
+            ToolSpec(name="act", description="", schema_json="{}", tool_class=ToolClass.IRREVERSIBLE, source="python")
+        ]
+
+    async def call(self, name: str, arguments: dict[str, object], context: ToolContext) -> str:
+        if self.error is not None:
+            raise self.error
+        self.started.set()
+        while not self.released.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.released.wait()
+        return '"acted"'
+
+
+class Replica:
+    """A worker on the store in memory."""
+
+    def __init__(self, runner: Agent = RUNNER, *, answer_time: timedelta = timedelta(minutes=10)) -> None:
+        self.runner = runner
+        self.meters = Meters()
+        self.database = MemoryDatabase(now=lambda: datetime.now(UTC))
+        self.model, self.tools = Model(), Tools()
+        self.breaks: type[BaseException] | None = None
+        """What the owner's next commit raises, once."""
+        self.broke = asyncio.Event()
+        self.store = MemoryStore(self.database, codec=WireCodec(), enter=self._enter, random=Random(1), replica="one")
+        metrics, toolbox, spans = self.meters.metrics, Toolbox([self.tools]), Traces().spans
+        feeds = self.feeds = Feeds(self.store, poll=1)
+        held_leases = self.held_leases = HeldLeases()
+        session_cache = SessionCache(self.store, decode=WireCodec().decode)
+        self.log_writer = LogWriter(
+            self.store,
+            feeds,
+            metrics,
+            session_cache=session_cache,
+            held_leases=held_leases,
+            sources=Sources(now=lambda: datetime.now(UTC), new_id=new_id, jitter=lambda: 0.0),
+        )
+        services = self.services = RunServices(
+            store=self.store,
+            leases=self.store,
+            log_writer=self.log_writer,
+            session_cache=session_cache,
+            feeds=feeds,
+            agents=AgentVersions({runner.name: runner}, self.store),
+            toolbox=toolbox,
+            model_caller=ModelCaller(lambda _: self.model, toolbox=toolbox, spans=spans, metrics=metrics),
+            metrics=metrics,
+            spans=spans,
+            retries=RetryPolicy(base=timedelta(milliseconds=1)),
+            jitter=lambda: 0.0,
+            answer_time=answer_time,
+        )
+        self.worker = Worker(
+            services,
+            held_leases,
+            offer=LeaseOffer(owner="one", lease=timedelta(seconds=30), schema=1),
+            concurrency=4,
+            poll=timedelta(milliseconds=50),
+        )
+
+    async def _enter(self, method: str) -> None:
+        await asyncio.sleep(0)
+        if method == "commit" and self.breaks is not None:
+            error, self.breaks = self.breaks, None
+            self.broke.set()
+            raise error
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator["asyncio.Task[None]"]:
+        task = asyncio.create_task(self.worker.run())
+        try:
+            yield task
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def turn(self) -> tuple[SessionKey, Turn]:
+        """Returns the turn of a new session's first message, as it is at its end."""
+        key, turn_id = await self.accepted()
+        return key, await self.ended(key, turn_id)
+
+    async def accepted(self) -> tuple[SessionKey, str]:
+        """Returns the session and the turn of a new session's first message, which the worker claims."""
+        key = a_session_key(session_id=new_id("session"))
+        session = a_session(key, agent=self.runner.name, agent_version=self.runner.version)
+        await self.store.create_session(session, self.runner, event=session_rules.created_event(session))
+        request_key = RequestKey(
+            tenant=key.tenant,
+            session_id=key.session_id,
+            principal="ada",
+            family="message",
+            request_id=new_id("request"),
+        )
+        message = NewMessage(
+            key=request_key,
+            fingerprint="same",
+            content=(Part(text="Tell a tale."),),
+            if_busy="REJECT",
+            options=TurnOptions(),
+        )
+        stored = await self.log_writer.append(key, lambda uow: accept(uow, message, offer=None))
+        assert isinstance(stored, Stored)
+        self.worker.notify()
+        return key, stored.value[0].id
+
+    async def ended(self, key: SessionKey, turn_id: str) -> Turn:
+        """Returns the turn as it is at its end."""
+        async with asyncio.timeout(TIMEOUT):
+            while True:
+                turn = await self.store.turn(key, turn_id)
+                assert turn is not None
+                if turn.state.ended:
+                    return turn
+                await asyncio.sleep(0.005)
+
+    def payloads(self, key: SessionKey) -> list[Any]:
+        return [logged.event.payload for logged in self.database.sessions[key].log]
