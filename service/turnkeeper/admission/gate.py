@@ -27,6 +27,11 @@ SHARES: Final[Mapping[Kind, float]] = {Kind.WATCH: 0.5, Kind.MESSAGE: 1.0, Kind.
 """A call is refused while the calls at work, of all kinds, are this many times the limit."""
 MOST_WAITING: Final = 20_000
 """Calls that wait and streams, together: each costs memory."""
+STANDING_WAIT: Final = 0.5
+"""Seconds in which an accepted turn must begin while the replica is overloaded: a longer queue would only make it late.
+
+A queue behind slow models alone may be as long as `accept_wait` allows.
+"""
 PROBES: Final = 4
 """Looks at the event loop in a window."""
 SLOWEST_RETRY: Final = 20.0
@@ -117,8 +122,9 @@ class Gate:
             raise self.refused(kind, "calls_at_work")
         if self.waiting >= MOST_WAITING and kind is not Kind.DECISION:
             raise self.refused(kind, "calls_waiting")
-        if adds_turn and (seconds := self._backlog.seconds()) > self._accept_wait:
-            raise self.refused(kind, "accept_wait", after=seconds - self._accept_wait)
+        most = min(self._accept_wait, STANDING_WAIT) if self._limit.is_overloaded else self._accept_wait
+        if adds_turn and (seconds := self._backlog.seconds()) > most:
+            raise self.refused(kind, "accept_wait", after=seconds - most)
         self.at_work += 1
         self._admitted += 1
         self._limit.at_work(self.at_work)

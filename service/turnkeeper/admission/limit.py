@@ -7,9 +7,9 @@ the event loop is. A call's own duration is none: models, waits and watchers may
 from collections import deque
 from typing import Final
 
-LEAST: Final = 4
-"""Calls at work that are always allowed."""
-AFTER_A_PAUSE: Final = 32
+LEAST: Final = 64
+"""Calls at work that are always allowed: two commits of a group that is full."""
+AFTER_A_PAUSE: Final = 128
 """The limit falls to this at first, however few calls were at work: a pause must not refuse the next burst."""
 MOST: Final = 512
 WINDOW: Final = 0.2
@@ -17,7 +17,9 @@ WINDOW: Final = 0.2
 WINDOWS: Final = 2
 """Windows with signs of overload, one after the other, from which on the limit decreases: a pause alone is none."""
 DECREASE: Final = 0.9
-INCREASE: Final = 2
+INCREASE: Final = 8
+REMEMBERED: Final = 10
+"""Windows for which a replica counts as overloaded after the last one with signs."""
 SLOW_COMMIT: Final = 0.15
 """Mean seconds of a commit that are a sign of overload, unless commits are as slow without load."""
 TIMES_BEST: Final = 3.0
@@ -38,7 +40,13 @@ class Limit:
         self._lags: list[float] = []
         self._peak = 0
         self._overloaded = 0
+        self._remembered = 0
         self._means: deque[float] = deque(maxlen=BEST_WINDOWS)
+
+    @property
+    def is_overloaded(self) -> bool:
+        """True while the replica has signs of overload, and REMEMBERED windows afterwards."""
+        return self._remembered > 0
 
     def committed(self, seconds: float) -> None:
         """Takes the time of one commit, its wait in the queue included."""
@@ -59,6 +67,7 @@ class Limit:
     def end_window(self) -> None:
         """Changes the limit: by a factor while the replica is overloaded, by INCREASE if half of it was used."""
         self._overloaded = self._overloaded + 1 if self._has_signs() else 0
+        self._remembered = REMEMBERED if self._overloaded >= WINDOWS else max(0, self._remembered - 1)
         if self._overloaded >= WINDOWS:
             least = min(LEAST, self.most)
             self.calls = max(least, min(self.calls, max(self._peak, AFTER_A_PAUSE)) * DECREASE)

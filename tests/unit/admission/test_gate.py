@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from turnkeeper.admission.gate import MOST_WAITING, RETRY_MAX, RETRY_MIN, AdmittedCall, Gate, Kind
-from turnkeeper.admission.limit import LEAST, WINDOW
+from turnkeeper.admission.limit import LEAST, REMEMBERED, WINDOW, WINDOWS
 from turnkeeper.admission.load import Load
 from turnkeeper.errors import Overloaded
 
@@ -133,3 +133,16 @@ def test_a_message_is_refused_if_its_turn_would_begin_too_late() -> None:
     assert desk.refused(Kind.MESSAGE, adds_turn=True).metadata == {"limit": "accept_wait"}
     desk.gate.admit(Kind.MESSAGE).end()
     desk.gate.admit(Kind.READ).end()
+
+
+def test_a_message_is_refused_in_an_overload_if_its_turn_would_not_begin_at_once() -> None:
+    desk = Desk()
+    desk.load.backlog.seconds = lambda: 1.0  # type: ignore[method-assign]
+    for _ in range(WINDOWS):
+        desk.gate.admit(Kind.MESSAGE, adds_turn=True).end()
+        desk.load.limit.late(1.0)
+        desk.gate.end_window()
+    assert desk.refused(Kind.MESSAGE, adds_turn=True).metadata == {"limit": "accept_wait"}
+    for _ in range(REMEMBERED):
+        desk.gate.end_window()
+    desk.gate.admit(Kind.MESSAGE, adds_turn=True).end()
