@@ -4,6 +4,7 @@ A server finds them by an entry point, as it finds all tools: `install` writes w
 """
 
 import asyncio
+import contextlib
 import itertools
 import json
 import os
@@ -105,7 +106,10 @@ def pour(what: str, size: int) -> object:
 
 @tool(tool_class=ToolClass.READ_ONLY)
 async def misbehave(how: str) -> object:
-    """Fails in one of the ways of RAISED and RETURNED, or hangs."""
+    """Fails in one of the ways of RAISED and RETURNED, hangs, or does not heed that it is cancelled."""
+    while how == "clings":
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
     if how == "hangs":
         await asyncio.Event().wait()
     if how in RAISED:

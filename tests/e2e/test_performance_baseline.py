@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from google.protobuf.duration_pb2 import Duration
 from pymongo import AsyncMongoClient, monitoring
 
 from tests import harness
@@ -201,7 +202,8 @@ class TestPerformanceBaseline:
             Reader(whole=False),
             0,
         )
-        async for _ in stream(costs.stubs, session, "many pieces", reader):
+        interval = Duration()  # none between two deltas
+        async for _ in stream(costs.stubs, session, "many pieces", reader, delta_interval=interval):
             if reader.deltas:
                 playing += env.model.exchanges.all()[-1].outcome is Outcome.PLAYING
         assert playing > 10, "responses with text that came before the model had ended"

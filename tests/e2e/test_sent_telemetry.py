@@ -30,6 +30,7 @@ from tests.e2e.support.telemetry_scenes import (
     ask_too_much,
     converse,
     fail,
+    leave_a_tool,
     lose_an_owner,
     one_turn,
     read_too_slowly,
@@ -68,6 +69,7 @@ async def sent(place: Place) -> AsyncIterator[Sent]:
         ):
             await converse(stubs, sent)
             await fail(place, stubs)
+            await leave_a_tool(stubs)
             await lose_an_owner(place, stubs, otlp)
             await stop_an_owner(place, stubs, otlp)
             await read_too_slowly(server.address, stubs)

@@ -39,6 +39,10 @@ match = '^fail the tool'
 tool_calls = [{{ name = "misbehave", arguments = {{ how = "says so" }} }}]
 
 [[reply]]
+match = '^cling'
+tool_calls = [{{ name = "misbehave", arguments = {{ how = "clings" }} }}]
+
+[[reply]]
 match = '^look'
 tool_calls = [{{ name = "look", arguments = {{ at = "{CANARY}" }} }}]
 
@@ -169,6 +173,16 @@ async def fail(place: Place, stubs: harness.Stubs) -> None:
         with pytest.raises(aio.AioRpcError) as away:
             await stubs.sessions.ListSessions(session_pb2.ListSessionsRequest())
     assert away.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def leave_a_tool(stubs: harness.Stubs) -> None:
+    """Cancels a turn whose tool does not heed that it is cancelled."""
+    session = await harness.create_test_session(stubs, agent="worker")
+    turn = await harness.send_message_to_session(stubs, session, "cling", wait=0)
+    await until_event(stubs, session, "tool_started")
+    await stubs.chat.CancelTurn(chat_pb2.CancelTurnRequest(session_id=session, turn_id=turn.turn_id))
+    turn = await harness.wait_for_turn(stubs, session, turn.turn_id)
+    assert turn.state == chat_pb2.TURN_STATE_CANCELLED
 
 
 async def lose_an_owner(place: Place, stubs: harness.Stubs, otlp: Sequence[str]) -> None:
