@@ -86,11 +86,19 @@ async def test_over_the_budget_the_oldest_body_makes_room() -> None:
         second.cancel()
 
 
-async def test_over_the_budget_a_body_among_young_ones_is_refused() -> None:
+async def test_over_the_budget_a_body_among_young_ones_waits() -> None:
     async with serving(Bodies(budget=BODY_BYTES, young=60.0)) as (reader, channel):
         first = opened(channel, ends=False)
         await reader.reading.acquire()
         method: Any = channel.unary_unary("/test.v1.Reads/Read")
-        assert await method(b"a body") == b"BodyLate"
-        assert not first.done()
+        second = method(b"a body")
+        await reader.reading.acquire()
+        assert not second.done()
         first.cancel()
+        assert await second == b"a body"
+
+
+async def test_a_burst_of_many_small_bodies_is_read() -> None:
+    async with serving(Bodies(budget=2 * BODY_BYTES)) as (_, channel):
+        method: Any = channel.unary_unary("/test.v1.Reads/Read")
+        assert await asyncio.gather(*(method(b"a body") for _ in range(300))) == [b"a body"] * 300

@@ -5,6 +5,8 @@ gRPC takes anything of the body.
 """
 
 import asyncio
+from collections import deque
+from contextlib import suppress
 from typing import Final
 
 from grpc import aio
@@ -34,18 +36,18 @@ class Bodies:
         self, *, budget: int = BUDGET_BYTES, seconds: float = BODY_SECONDS, young: float = YOUNG_SECONDS
     ) -> None:
         """`budget` in bytes; `seconds` for each body, which is not given up for others in the first `young` of them."""
-        self._young = young
+        self._seconds, self._young = seconds, young
         self._most = max(1, budget // BODY_BYTES)
         self._deadlines = TaskDeadlines(seconds)
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def read(self, context: Context) -> bytes:
         """Returns the request's only message.
 
         Raises NotImplementedYet if the request has none or several, and BodyLate if it is late. If all of the budget is
-        in use, the oldest body is given up; this one while all are young.
+        in use, the oldest body is given up; while all are young, this one waits.
         """
-        if len(self._deadlines) >= self._most and not self._deadlines.expire_oldest(older_than=self._young):
-            raise BodyLate
+        await self._wait_for_room()
         task = asyncio.current_task()
         self._deadlines.begin(task)
         try:
@@ -58,4 +60,22 @@ class Bodies:
             raise BodyLate from None
         finally:
             self._deadlines.end(task)
+            if (freed := next((ended for ended in self._waiting if not ended.done()), None)) is not None:
+                freed.set_result(None)
         return bytes(message)
+
+    async def _wait_for_room(self) -> None:
+        """Returns once the budget has room. Raises BodyLate if it has none within the time of a body."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._seconds
+        while len(self._deadlines) >= self._most and not self._deadlines.expire_oldest(older_than=self._young):
+            if loop.time() >= until:
+                raise BodyLate
+            ended: asyncio.Future[None] = loop.create_future()
+            self._waiting.append(ended)
+            try:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._young):
+                        await ended
+            finally:
+                self._waiting.remove(ended)
