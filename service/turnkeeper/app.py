@@ -274,7 +274,13 @@ class _Replica:
             agents=self._agent_versions,
         )
         self._turns = Turns(
-            store, log_writer, self._feeds, worker=self._worker, client_tools=self._client_tools, metrics=metrics
+            store,
+            log_writer,
+            self._feeds,
+            sessions=self._sessions,
+            worker=self._worker,
+            client_tools=self._client_tools,
+            metrics=metrics,
         )
         self._checkpoints = Checkpoints(store, log_writer, decode=decode)
         self._forks = Forks(store, store, log_writer, self._checkpoints, schema=schema)

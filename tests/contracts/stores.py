@@ -7,12 +7,21 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from tests.builders import AGENT, a_first_event, a_session, a_session_key, a_turn, an_event, new_id
+from tests.builders import AGENT, NOON, a_first_event, a_session, a_session_key, a_turn, an_event, new_id
 from turnkeeper.domain.approval import Approval
 from turnkeeper.domain.event import NewEvent, name_of
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import Turn, TurnState
-from turnkeeper.store.changeset import Changeset, CommitResult, Committed, Head, HeadChange, LeaseChange, Snapshot
+from turnkeeper.store.changeset import (
+    Changeset,
+    CommitResult,
+    Committed,
+    Creation,
+    Head,
+    HeadChange,
+    LeaseChange,
+    Snapshot,
+)
 from turnkeeper.store.contract import Store
 
 LONG = timedelta(minutes=1)
@@ -46,6 +55,12 @@ def a_changeset(read: Head, *events: NewEvent, fence: int | None = None, **given
         events=events,
     )
     return replace(changeset, **given)
+
+
+def a_first_changeset(key: SessionKey, *events: NewEvent, **given: Any) -> Changeset:
+    """Returns a changeset that creates the session; its log begins with the event of `a_first_event`."""
+    creation = Creation(session=a_session(key, etag=new_id("etag")), agent=AGENT)
+    return a_changeset(creation.head(now=NOON), a_first_event(), *events, creates=creation, **given)
 
 
 async def head_of(store: Store, key: SessionKey) -> Head:

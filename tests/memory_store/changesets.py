@@ -16,10 +16,12 @@ from turnkeeper.store.changeset import (
     CommitResult,
     Committed,
     Conflict,
+    Creation,
     Duplicate,
     Fenced,
     HeadChange,
     LeaseChange,
+    first_revision,
 )
 
 T = TypeVar("T", Turn, Call, Approval)
@@ -36,6 +38,8 @@ class Changesets(Part):
             raise ValueError("a changeset holds documents of another session")
         events = self._logged(changeset)
         stored = self._database.sessions.get(changeset.session_key)
+        if changeset.creates is not None and stored is None:
+            stored = self._created(changeset.creates)
         if stored is None:
             return Conflict()
         if not (_is_as_read(stored, changeset) and self._fits(stored, changeset)):
@@ -52,6 +56,17 @@ class Changesets(Part):
                 stored.eventless[changeset.changeset_id] = stored.fence
             stored.log.extend(events)
         return Committed(last_seq=stored.last_seq, fence=stored.fence, events=tuple(logged.stored for logged in events))
+
+    def _created(self, creation: Creation) -> StoredSession | None:
+        """Returns a new session, which is stored from now on. Returns None if a fork has reserved its id."""
+        database, session, agent = self._database, creation.session, creation.agent
+        if session.key in database.forks:
+            return None
+        database.agents.setdefault((session.tenant, agent.name, agent.version), agent)
+        revision = first_revision(session)
+        stored = StoredSession(session=session, log=[], update_time=session.update_time, revision=revision)
+        database.sessions[session.key] = stored
+        return stored
 
     async def outcome(self, changeset: Changeset) -> CommitResult | None:
         """Each commit has its result at once."""
@@ -155,6 +170,8 @@ def _sessions_of(changeset: Changeset) -> Iterator[SessionKey]:
         yield changeset.session.key
     if changeset.request is not None:
         yield changeset.request.key.session_key
+    if changeset.creates is not None:
+        yield changeset.creates.session.key
 
 
 def _is_as_read(stored: StoredSession, changeset: Changeset) -> bool:
@@ -208,6 +225,8 @@ def _result(stored: StoredSession, changeset: Changeset) -> CommitResult:
     if events := [logged for logged in same_numbers if logged.changeset_id == changeset.changeset_id]:
         stored_events = tuple(logged.stored for logged in events)
         return Committed(last_seq=stored_events[-1].sequence, fence=events[-1].fence, events=stored_events)
+    if changeset.creates is not None and stored.deleted:
+        return Conflict()
     if changeset.request is not None and changeset.request.key in stored.requests:
         return Duplicate(stored.requests[changeset.request.key])
     if changeset.fence is not None and not changeset.is_owned_by(stored.owner, fence=stored.fence):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
+from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.event import ClientToolRequested, Event
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import CLIENT, Call, CallState, ClientTool, ToolResult
@@ -44,16 +45,18 @@ class ClientTools:
         """Raises InvalidRequest if a client tool has the name of one of the tools of the session's agent."""
         stored = await self._store.session(key) if tools else None
         agent = await self._agents.pinned_by(stored[0]) if stored is not None else None
-        if agent is None:
-            return
-        problems = {
+        problems = self.name_problems(agent, tools) if agent is not None else {}
+        if problems:
+            listed = "; ".join(f"{path} {problem}" for path, problem in problems.items())
+            raise InvalidRequest(f"The request is not valid: {listed}.", fields=problems)
+
+    def name_problems(self, agent: Agent, tools: Sequence[ClientTool]) -> dict[str, str]:
+        """Returns the problem of each client tool that has the name of one of the agent's tools, by its path."""
+        return {
             f"client_tools[{number}].name": "is the name of one of the agent's own tools"
             for number, tool in enumerate(tools)
             if self._toolbox.find(agent, tool.name) is not None
         }
-        if problems:
-            listed = "; ".join(f"{path} {problem}" for path, problem in problems.items())
-            raise InvalidRequest(f"The request is not valid: {listed}.", fields=problems)
 
     async def submit(self, key: SessionKey, tool_call_id: str, result: ToolResult, *, by: str) -> tuple[Turn, int]:
         """Submits a call's result. The repeat of the same result by the same principal is answered as the first.

@@ -18,7 +18,7 @@ from turnkeeper.errors import (
     SessionAlreadyExists,
     SessionNotFound,
 )
-from turnkeeper.store.changeset import Head, RequestKey, Snapshot
+from turnkeeper.store.changeset import Creation, Head, RequestKey, Snapshot
 from turnkeeper.store.contract import SessionStore
 
 
@@ -89,40 +89,39 @@ class Sessions:
         Raises AgentNotFound if there is no such agent, SessionAlreadyExists if another request created a session with
         this id, RequestIdReused if the `request_id` belongs to another request.
         """
-        agent = self._agents.newest(new.agent)
-        if agent is None:
+        creation = self._creation(new)
+        if creation is None:
             return await self._created_before(new)
-        now = self._log_writer.now()
-        session = Session(
-            id=new.id,
-            tenant=new.tenant,
-            owner=new.principal,
-            agent=agent.name,
-            agent_version=agent.version,
-            state=SessionState.CREATED,
-            fingerprint=new.fingerprint,
-            create_time=now,
-            update_time=now,
-            title=new.title,
-            labels=new.labels,
-            metadata_json=new.metadata_json,
-            etag=self._log_writer.new_id(),
-        )
+        session, agent = creation.session, creation.agent
         existing = await self._store.create_session(session, agent, event=session_rules.created_event(session))
         if existing is not None:
             _check_same(existing, new)
         return await self._get_and_cache(session.key)
 
-    async def ensure(self, new: NewSession) -> str:
-        """Returns the id of the session that a message is for; creates the session if there is none.
+    async def ensure_or_draft(self, new: NewSession) -> Creation | None:
+        """Returns the creation that a message may carry if there seems to be no such session; otherwise as `ensure`.
+
+        Reads only if the caller named the session: a derived id is new unless the request is repeated.
+        """
+        existing = await self._existing(new)
+        creation = self._creation(new) if existing is None else None
+        if creation is None:
+            await self._ensure(new, existing)
+        return creation
+
+    async def ensure(self, new: NewSession) -> None:
+        """Creates the session that a message is for if there is none.
 
         An existing session stays as it is, its title and labels included. The repeat of a message that was accepted
         is not refused here, because it is answered from the message's record.
 
         Raises AgentNotFound, RequestIdReused, and SessionAlreadyExists if the session has another agent or is deleted.
         """
+        await self._ensure(new, await self._existing(new))
+
+    async def _ensure(self, new: NewSession, existing: Session | None) -> None:
         try:
-            session = await self._existing_or_new(new)
+            session = existing or await self._new_or_existing(new)
             if session.agent != new.agent:
                 raise SessionAlreadyExists(
                     f"This session exists, and its agent is {session.agent}: name that agent in create_session, "
@@ -133,7 +132,6 @@ class Sessions:
         except (AgentNotFound, SessionAlreadyExists):
             if await self._store.find_request(new.request_key) is None:
                 raise
-        return new.id
 
     async def messages(self, key: SessionKey) -> Sequence[HistoryEntry]:
         """Returns the session's conversation, oldest message first. Raises SessionNotFound if there is none."""
@@ -173,10 +171,30 @@ class Sessions:
         self._log_writer.notify_owner(key)
         return stored.value
 
-    async def _existing_or_new(self, new: NewSession) -> Session:
-        session = await self._existing(new)
-        if session is not None:
-            return session
+    def _creation(self, new: NewSession) -> Creation | None:
+        """Returns the session to create, with its agent. Returns None if there is no such agent."""
+        agent = self._agents.newest(new.agent)
+        if agent is None:
+            return None
+        now = self._log_writer.now()
+        session = Session(
+            id=new.id,
+            tenant=new.tenant,
+            owner=new.principal,
+            agent=agent.name,
+            agent_version=agent.version,
+            state=SessionState.CREATED,
+            fingerprint=new.fingerprint,
+            create_time=now,
+            update_time=now,
+            title=new.title,
+            labels=new.labels,
+            metadata_json=new.metadata_json,
+            etag=self._log_writer.new_id(),
+        )
+        return Creation(session=session, agent=agent)
+
+    async def _new_or_existing(self, new: NewSession) -> Session:
         try:
             return (await self.create(new))[0]
         except SessionAlreadyExists:

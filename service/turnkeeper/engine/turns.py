@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 
 from turnkeeper.domain.session import SessionKey
@@ -14,6 +14,7 @@ from turnkeeper.engine.rules import messages as message_rules
 from turnkeeper.engine.rules.decide_again import DecideAgain
 from turnkeeper.engine.rules.messages import LeaseOffer, NewMessage, RetryRequest
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
+from turnkeeper.engine.sessions import NewSession, Sessions
 from turnkeeper.engine.streaming.feeds import Feeds, TurnWait
 from turnkeeper.engine.streaming.watcher import Watcher
 from turnkeeper.errors import (
@@ -22,7 +23,7 @@ from turnkeeper.errors import (
     TurnNotFound,
 )
 from turnkeeper.faults import fault
-from turnkeeper.store.changeset import Cancel, LeaseChange, RequestRecord
+from turnkeeper.store.changeset import Cancel, Creation, LeaseChange, RequestRecord
 from turnkeeper.store.contract import SessionLog
 from turnkeeper.telemetry.metrics import Metrics
 
@@ -33,12 +34,13 @@ CANCEL_WAIT = 5.0
 class Turns:
     """The verbs on turns."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts it is made of
         self,
         store: SessionLog,
         log_writer: LogWriter,
         feeds: Feeds,
         *,
+        sessions: Sessions,
         worker: Worker,
         client_tools: ClientTools,
         metrics: Metrics,
@@ -46,6 +48,7 @@ class Turns:
         self._store = store
         self._log_writer = log_writer
         self._feeds = feeds
+        self._sessions = sessions
         self._worker = worker
         self._client_tools = client_tools
         self._metrics = metrics
@@ -94,12 +97,21 @@ class Turns:
         undelivered = await self._store.events(key, after=delivered, limit=1, turn_id=turn_id, until=last.get(key, 0))
         return None if undelivered else turn
 
-    async def start(self, message: NewMessage) -> RequestRecord:
+    async def start(self, message: NewMessage, *, new: NewSession | None = None) -> RequestRecord:
         """Accepts a message. Its turn runs here if the replica has room; otherwise any replica may claim it.
 
+        With `new`, creates the session if there is none, in the same changeset.
+
         Returns the request's record, the same for every repeat. Raises SessionNotFound, RequestIdReused, InvalidRequest
-        if a client tool has the name of one of the agent's tools, and what `message_rules.accept` raises.
+        if a client tool has the name of one of the agent's tools, what `message_rules.accept` raises, and with `new`
+        the errors of `Sessions.ensure`.
         """
+        if new is not None:
+            creation = await self._sessions.ensure_or_draft(new)
+            if creation is not None:
+                with suppress(DecideAgain):
+                    return await self._start_first(message, creation)
+                await self._sessions.ensure(new)
         if message.options.client_tools:
             record = await self._store.find_request(message.key)
             if record is not None:
@@ -107,15 +119,17 @@ class Turns:
             await self._client_tools.check(message.key.session_key, message.options.client_tools)
         return await self._once(message, self._start(message))
 
-    async def _start(self, message: NewMessage) -> RequestRecord:
+    async def _start_first(self, message: NewMessage, creation: Creation) -> RequestRecord:
+        """Accepts a message that creates its session. Raises DecideAgain if it cannot: the session may exist."""
+        if self._client_tools.name_problems(creation.agent, message.options.client_tools):
+            raise DecideAgain  # the session may have another version of the agent
+        return await self._once(message, self._start(message, creation))
+
+    async def _start(self, message: NewMessage, creation: Creation | None = None) -> RequestRecord:
         began = time.monotonic()
         with self._worker.reserve() as room:
             fault("message.before_store")
-            stored = await self._log_writer.append(
-                message.key.session_key,
-                lambda uow: message_rules.accept(uow, message, offer=self._offer(room=room)),
-                request=message.key,
-            )
+            stored = await self._append(message, creation, offer=self._offer(room=room))
             if not isinstance(stored, Stored):
                 return self._repeated(message, stored)
             if stored.uow.head.lease is LeaseChange.TAKE:
@@ -125,6 +139,22 @@ class Turns:
         fault("message.after_store")
         self._metrics.message("USER")
         return stored.value[1]
+
+    async def _append(
+        self, message: NewMessage, creation: Creation | None, *, offer: LeaseOffer | None
+    ) -> Stored[tuple[Turn, RequestRecord]] | RequestRecord:
+        if creation is None:
+            return await self._log_writer.append(
+                message.key.session_key,
+                lambda uow: message_rules.accept(uow, message, offer=offer),
+                request=message.key,
+            )
+        stored = await self._log_writer.append_first(
+            creation, lambda uow: message_rules.accept_first(uow, message, offer=offer)
+        )
+        if stored is None:
+            raise DecideAgain
+        return stored
 
     async def cancel(self, key: SessionKey, turn_id: str, *, by: str) -> tuple[Turn, int]:
         """Cancels a turn. One that has an owner is cancelled by its owner, within CANCEL_WAIT; any other here.

@@ -63,10 +63,11 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
 
     async def SendMessage(self, request: chat_pb2.SendMessageRequest, context: Context) -> chat_pb2.SendMessageResponse:
         caller = caller_of(context)
-        key = caller.session_key(await self._ensure_session(request, caller))
+        new = _checked(request, caller)
+        key = new.key if new is not None else caller.session_key(request.session_id)
         wait = codec.seconds(request.wait) if request.HasField("wait") else DEFAULT_WAIT
         with self._turns.waiting(key) as waiting:
-            record = await self._accept(request, caller, session_id=key.session_id)
+            record = await self._accept(request, caller, session_id=key.session_id, new=new)
             turn = await self._turns.wait(waiting, key, record.turn_id, seconds=within_deadline(wait, context))
         _raise_failure(turn)
         return chat_pb2.SendMessageResponse(
@@ -77,11 +78,12 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         self, request: chat_pb2.StreamMessageRequest, context: Context
     ) -> AsyncIterator[chat_pb2.StreamMessageResponse]:
         caller = caller_of(context)
-        key = caller.session_key(await self._ensure_session(request, caller))
+        new = _checked(request, caller)
+        key = new.key if new is not None else caller.session_key(request.session_id)
         start = cursor.decode(request.after, key=key) if request.after else None
         settled: Turn | None = None
         with self._watchers.open(key, caches_turns=True) as watcher:
-            record = await self._accept(request, caller, session_id=key.session_id)
+            record = await self._accept(request, caller, session_id=key.session_id, new=new)
             previews = request.previews if request.HasField("previews") else True
             position = start or StreamPosition(sequence=record.sequence - 1, live=True)
             try:
@@ -168,7 +170,9 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             turn=turn_view(turn), sequence=sequence, cursor=cursor.before(sequence, key=turn.session_key)
         )
 
-    async def _accept(self, request: MessageRequest, caller: Caller, *, session_id: str) -> RequestRecord:
+    async def _accept(
+        self, request: MessageRequest, caller: Caller, *, session_id: str, new: NewSession | None
+    ) -> RequestRecord:
         """Starts the message's turn. Returns its record, or the record of the first request if this is a repeat."""
         key = caller.request_key(request.request_id, family=FAMILY, session_id=session_id)
         busy = request.if_busy or chat_pb2.IF_BUSY_REJECT
@@ -185,16 +189,18 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             ),
             trace=Spans.traceparent(),
         )
-        record = await self._turns.start(message)
+        record = await self._turns.start(message, new=new)
         Spans.call_concerns(session_id=session_id, turn_id=record.turn_id)
         return record
 
-    async def _ensure_session(self, request: MessageRequest, caller: Caller) -> str:
-        """Returns the id of the message's session; creates it if the request asks for that and there is none."""
-        _check(request)
-        if not request.HasField("create_session"):
-            return request.session_id
-        return await self._sessions.ensure(_new_session(request, caller))
+
+def _checked(request: MessageRequest, caller: Caller) -> NewSession | None:
+    """Returns the session that the message creates if there is none, or None if the request does not ask for that.
+
+    Raises InvalidRequest, or NotImplementedYet, for what the rules of single fields cannot express.
+    """
+    _check(request)
+    return _new_session(request, caller) if request.HasField("create_session") else None
 
 
 def _new_session(request: MessageRequest, caller: Caller) -> NewSession:

@@ -1,11 +1,13 @@
 """The values between the engine and a store: what a decision reads, what it stores, and the result of a commit."""
 
+import hashlib
 import math
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import NamedTuple
 
+from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Approval
 from turnkeeper.domain.cursor import StreamPosition, history_of
 from turnkeeper.domain.event import NewEvent
@@ -177,6 +179,32 @@ class RequestRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Creation:
+    """A session that the changeset creates, with its head and the version of its agent."""
+
+    session: Session
+    """As it was before the changeset's decision."""
+    agent: Agent
+
+    def head(self, *, now: datetime) -> Head:
+        """Returns the head on which the decision is made: the log has no event yet. `now` is the store's clock."""
+        return Head(
+            session_id=self.session.id,
+            tenant=self.session.tenant,
+            last_seq=0,
+            fence=0,
+            owner="",
+            owned=False,
+            active_turn="",
+            queue=(),
+            cancel=Cancel(),
+            lapses=0,
+            now=now,
+            revision=first_revision(self.session),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fork:
     """A session that is being made from the log of another."""
 
@@ -250,6 +278,9 @@ class Changeset(BelongsToSession):
     """
     leased: bool = False
     """Another owner had the lease at the reading, and is likely to write as well."""
+    creates: Creation | None = None
+    """The session that is inserted: it must not exist yet, nor a fork that reserved its id. `session` is how the
+    decision left it. All fields that are as read are those of `Creation.head`."""
 
     def is_owned_by(self, owner: str, *, fence: int) -> bool:
         """Returns True if this owner with this fence, as in the head, is the one whose changeset this is."""
@@ -324,6 +355,11 @@ class Claim(BelongsToSession):
     """Other turns were due as well."""
     sent_at: float = field(default=0.0, compare=False)
     """When the write that leased the turn was sent, in monotonic seconds."""
+
+
+def first_revision(session: Session) -> int:
+    """Returns a number of the session's own: a decision on a purged session never fits a new one of the same id."""
+    return int.from_bytes(hashlib.sha256(session.etag.encode()).digest()[:6])
 
 
 def check_not_trimmed(sequence: int, head: Head) -> None:

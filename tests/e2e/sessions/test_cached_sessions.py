@@ -79,6 +79,44 @@ async def test_a_turn_of_a_known_session_reads_neither_its_head_nor_its_log(env:
     assert len(conversation(env, f"w-{before}-last")) == 2 * before + 1
 
 
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("with_tools", [False, True])
+async def test_a_turn_that_creates_its_session_is_two_transactions(
+    env: Environment, named: bool, with_tools: bool
+) -> None:
+    """One for the session with its message, one for the answer; a caller's own id is looked for before."""
+    database = f"{env.database}_new_{named}_{with_tools}"
+    recorder = Recorder(database)
+    monitoring.register(recorder)
+    slow: dict[str, Any] = {"poll": timedelta(minutes=5), "sweep": timedelta(minutes=5), "lease": timedelta(minutes=5)}
+    tool = chat_pb2.ClientTool(name="pick", description="Picks one.", parameters_schema_json='{"type": "object"}')
+    more: dict[str, Any] = {"client_tools": [tool]} if with_tools else {}
+    async with (
+        harness.serving(env.mongo_uri, database, env.model, agents=AGENTS, **slow) as running,
+        harness.connect(running.address) as stubs,
+    ):
+        wish = chat_pb2.CreateSessionParams(agent="talker")
+        await send(stubs, "", "the database's time is known from now on", create_session=wish)
+        with recorder.recording() as commands:
+            turn = await send(stubs, "fresh" if named else "", "hello", create_session=wish, **more)
+            sent = [command for command in commands if _belongs_to_a_turn(command)]
+        kinds = harness.kinds(await harness.all_events(stubs, turn.session_id))
+    async with AsyncMongoClient[dict[str, Any]](env.mongo_uri) as client:
+        await client.drop_database(database)
+    assert [name_of(command) for command in sent if "autocommit" not in command] == ["aggregate"] * named
+    assert [name_of(command) for command in sent].count("commitTransaction") == 2
+    assert kinds == [
+        *("session_created", "message_received", "session_activated", "turn_started"),
+        *("message_completed", "turn_completed"),
+    ]
+
+
+def _belongs_to_a_turn(command: Command) -> bool:
+    """Heartbeats and the change stream do not, nor does a look for turns to claim."""
+    is_claim = name_of(command) == "aggregate" and "_id" not in command["pipeline"][0].get("$match", {})
+    return not is_claim and "replicas" not in command.values() and name_of(command) != "getMore"
+
+
 def _decides(command: Command) -> bool:
     """A snapshot, a request's record, a conversation. (Claims aggregate heads as well, by `wake_at`.)"""
     collection = command.get(name_of(command))

@@ -16,7 +16,7 @@ from turnkeeper.domain.event import Event
 from turnkeeper.domain.history import HistoryEntry
 from turnkeeper.domain.session import Session, SessionKey
 from turnkeeper.engine.eventlog.conversation import Conversation
-from turnkeeper.store.changeset import LogEnd, Snapshot, StoredEvent
+from turnkeeper.store.changeset import Creation, LogEnd, Snapshot, StoredEvent
 from turnkeeper.store.contract import EventLog
 
 MAX_SESSIONS = 1024
@@ -73,6 +73,8 @@ class SessionCache:
         self._conversations: OrderedDict[SessionKey, tuple[Session, Conversation]] = OrderedDict()
         self._size = 0
         self._checked_out: Counter[SessionKey] = Counter()
+        self._newest: CachedSnapshot | None = None
+        """The snapshot that was read last, of any session."""
         self._deleted: set[SessionKey] = set()
         """Sessions deleted while their conversation was checked out: nothing of them is cached until it is back."""
 
@@ -83,6 +85,8 @@ class SessionCache:
         """
         head = cached.snapshot.head
         key = head.session_key
+        if self._newest is None or cached.read_at > self._newest.read_at:
+            self._newest = cached
         self._snapshots.pop(key, None)
         if head.deleted:
             self._drop_conversation(key)
@@ -102,6 +106,18 @@ class SessionCache:
         cached = self._snapshots.pop(key, None)
         now = self._clock()
         return cached.at(now) if cached is not None and now - cached.read_at < MAX_AGE else None
+
+    def new(self, creation: Creation) -> CachedSnapshot | None:
+        """Returns the snapshot of a session that does not exist yet, for its first decision.
+
+        Its database time is computed from the last read of any session. Returns None if that is older than MAX_AGE.
+        """
+        newest, now = self._newest, self._clock()
+        if newest is None or now - newest.read_at >= MAX_AGE:
+            return None
+        head = creation.head(now=newest.database_time)
+        snapshot = Snapshot(head=head, session=creation.session, turn=None, calls=(), approvals=())
+        return replace(newest, snapshot=snapshot).at(now)
 
     def checkout(self, session: Session) -> Conversation:
         """Removes and returns the session's conversation as far as it is known here; the caller checks it in again.

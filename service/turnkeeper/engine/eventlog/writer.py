@@ -23,6 +23,7 @@ from turnkeeper.store.changeset import (
     Changeset,
     CommitResult,
     Committed,
+    Creation,
     Duplicate,
     Fenced,
     LeaseChange,
@@ -196,6 +197,21 @@ class LogWriter:
             session_id=key.session_id,
         )
 
+    async def append_first(
+        self, creation: Creation, decide: Callable[[UnitOfWork], T]
+    ) -> Stored[T] | RequestRecord | None:
+        """Decides on a session that does not exist yet, and stores it with the decision, in one changeset.
+
+        `decide` appends the first event. Sends no read. Returns the request's RequestRecord if it had its effect
+        before. Returns None, with nothing stored, if a session or a fork has the id, or if the database's time is not
+        known here.
+        """
+        cached = self._session_cache.new(creation)
+        if cached is None:
+            return None
+        uow = self.unit_of_work(cached.snapshot)
+        return await self._store_decision(uow, decide(uow), cached, fence=None, creation=creation)
+
     async def append_prepared(
         self,
         key: SessionKey,
@@ -231,7 +247,13 @@ class LogWriter:
         return await self._store_decision(uow, value, cached, fence=None) if uow.has_changes else None
 
     async def _store_decision(
-        self, uow: UnitOfWork, value: T, cached: CachedSnapshot, *, fence: int | None
+        self,
+        uow: UnitOfWork,
+        value: T,
+        cached: CachedSnapshot,
+        *,
+        fence: int | None,
+        creation: Creation | None = None,
     ) -> Stored[T] | RequestRecord | None:
         """Stores a decision, and caches the snapshot after it. Returns None if the session changed since it was read.
 
@@ -241,7 +263,7 @@ class LogWriter:
         if not uow.has_changes:
             return Stored(value, uow, None, cached)
         changeset = uow.changeset(changeset_id=self.new_id(), fence=fence)
-        result = await self.commit(replace(changeset, wanted_until=wanted_until()))
+        result = await self.commit(replace(changeset, creates=creation, wanted_until=wanted_until()))
         if isinstance(result, Committed):
             after = uow.snapshot_after(result, by_owner=fence is not None)
             self._session_cache.put(replace(cached, snapshot=after))

@@ -7,6 +7,7 @@ from turnkeeper.domain.event import MessageReceived, SessionActivated, TurnQueue
 from turnkeeper.domain.message import Part, text_of
 from turnkeeper.domain.session import SessionState
 from turnkeeper.domain.turn import CancelReason, Turn, TurnOptions, TurnState
+from turnkeeper.engine.rules.sessions import created_event
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import QuotaExceeded, ToolOutcomeUnknown, TurnInProgress, TurnNotRetryable
 from turnkeeper.store.changeset import Cancel, Head, LeaseChange, RequestKey, RequestRecord
@@ -77,6 +78,12 @@ def accept(uow: UnitOfWork, message: NewMessage, *, offer: LeaseOffer | None) ->
     record = RequestRecord(key=message.key, fingerprint=message.fingerprint, turn_id=turn.id, sequence=first)
     uow.request = record
     return turn, record
+
+
+def accept_first(uow: UnitOfWork, message: NewMessage, *, offer: LeaseOffer | None) -> tuple[Turn, RequestRecord]:
+    """Accepts the message that creates its session. Begins the log; otherwise as `accept`."""
+    uow.events.append(created_event(uow.session))
+    return accept(uow, message, offer=offer)
 
 
 def retry(

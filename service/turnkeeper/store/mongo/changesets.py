@@ -21,6 +21,7 @@ from turnkeeper.store.changeset import (
 )
 from turnkeeper.store.contract import EventCodec
 from turnkeeper.store.mongo import heads, keys
+from turnkeeper.store.mongo.agent_documents import AgentDocuments
 from turnkeeper.store.mongo.client import ClientSession, Connection, Document
 from turnkeeper.store.mongo.documents import SCHEMA, changes, encode
 from turnkeeper.store.mongo.events import event_document, numbered
@@ -40,6 +41,7 @@ class Changesets:
 
     _outcomes: Outcomes
     _group_commit: GroupCommit
+    _agent_documents: AgentDocuments
     _connection: Connection
     _codec: EventCodec
     _replica: str
@@ -59,9 +61,11 @@ class Changesets:
             return Conflict() if result is None and obstacle is Obstacle.MISS else result
 
         match = heads.unmoved(changeset)
+        creates = changeset.creates is not None
         moved = heads.moved(changeset, replica=self._replica, process=self._process)
         entry = Entry[CommitResult](
-            head=match,
+            head=keys.where(keys.of_session(changeset.session_key)) if creates else match,
+            creates=creates,
             transaction=Transaction(
                 partial(_write, changeset, match, moved, events),
                 result=Committed(last_seq=changeset.last_seq + len(events), fence=changeset.next_fence, events=events),
@@ -74,6 +78,8 @@ class Changesets:
             wanted_until=changeset.wanted_until,
         )
         with self._connection.transaction_call("commit"):
+            if changeset.creates is not None:
+                await self._agent_documents.store(changeset.creates.agent, tenant=changeset.tenant)
             try:
                 return await self._group_commit.commit(entry)
             finally:
@@ -95,6 +101,8 @@ def _numbered(codec: EventCodec, changeset: Changeset) -> tuple[StoredEvent, ...
 def _write(
     changeset: Changeset, match: Document, moved: Sequence[Document], events: Sequence[StoredEvent], writes: Writes
 ) -> None:
+    if changeset.creates is not None:
+        writes.insert("heads", heads.new(changeset.creates.session, changeset_id="") | {"last_seq": 0})
     writes.compute("heads", match, moved)
     _write_events(writes, changeset, events, fence=changeset.next_fence)
     _write_documents(writes, changeset)
@@ -114,6 +122,8 @@ def _check_ownership(changeset: Changeset) -> None:
     sessions = {member.session_key for member in members}
     if changeset.session is not None:
         sessions.add(changeset.session.key)
+    if changeset.creates is not None:
+        sessions.add(changeset.creates.session.key)
     if changeset.request is not None:
         sessions.add(changeset.request.key.session_key)
     if sessions - {changeset.session_key}:
@@ -129,7 +139,10 @@ def _write_events(writes: Writes, changeset: Changeset, events: Sequence[StoredE
 
 
 def _write_documents(writes: Writes, changeset: Changeset) -> None:
-    if changeset.session is not None:
+    if changeset.creates is not None:
+        session = changeset.session or changeset.creates.session
+        writes.insert("sessions", {"_id": keys.of_session(session.key), **encode(session), "schema": SCHEMA})
+    elif changeset.session is not None:
         writes.update("sessions", keys.where(keys.of_session(changeset.session_key)), changes(changeset.session))
     writes.insert("turns", *_new(changeset.new_turns))
     for turn in changeset.turns:

@@ -4,7 +4,6 @@ Times are set and compared by the database (`$$NOW`); values of callers are pass
 the head, so two changesets on one head always conflict.
 """
 
-import hashlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -13,7 +12,7 @@ import pymongo
 from pymongo.errors import PyMongoError
 
 from turnkeeper.domain.session import Session
-from turnkeeper.store.changeset import Cancel, Changeset, Head, HeadChange, LeaseChange, LogEnd
+from turnkeeper.store.changeset import Cancel, Changeset, Head, HeadChange, LeaseChange, LogEnd, first_revision
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import ClientSession, Collection, Document
 from turnkeeper.store.mongo.documents import SCHEMA, decode, encode
@@ -46,7 +45,7 @@ def new(session: Session, *, changeset_id: str) -> Document:
         **key,
         "last_seq": 1,
         "end": end(1, changeset_id),
-        "revision": _first_revision(session),
+        "revision": first_revision(session),
         "silent_steps": [],
         "fence": 0,
         "owner": "",
@@ -83,11 +82,6 @@ def end_of(document: Document) -> LogEnd:
     """Returns the end of the log that a head describes."""
     last_seq, named = document["last_seq"], document.get("end")
     return LogEnd(last_seq, named["step_id"] if named and named["seq"] == last_seq else "")
-
-
-def _first_revision(session: Session) -> int:
-    """Returns a number of the session's own: a decision on a purged session never fits a new one of the same id."""
-    return int.from_bytes(hashlib.sha256(session.etag.encode()).digest()[:6])
 
 
 def read(document: Document) -> Head:
@@ -135,6 +129,12 @@ def findable(*, deleted: bool) -> Document:
     """Returns the condition for heads that a reader finds: none that is being purged; deleted ones only if asked."""
     hidden: Document = {} if deleted else {"deleted_at": None}
     return {"purging": {"$ne": True}, **hidden}
+
+
+def is_hidden(document: Document) -> bool:
+    """Returns True for a head that no reader finds: of a deleted session, one that is being purged, or of a fork that
+    is being made."""
+    return document.get("deleted_at") is not None or bool(document.get("purging")) or "forking" in document
 
 
 def unmoved(changeset: Changeset) -> Document:

@@ -1,20 +1,17 @@
 """Creates sessions: the document, the head and the first event, with the version of the agent that they pin."""
 
 import secrets
-from contextlib import suppress
 from dataclasses import dataclass
-
-from pymongo.errors import DuplicateKeyError
 
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.event import NewEvent
 from turnkeeper.domain.session import Session
 from turnkeeper.store.contract import EventCodec
 from turnkeeper.store.mongo import heads, keys
+from turnkeeper.store.mongo.agent_documents import AgentDocuments
 from turnkeeper.store.mongo.client import ClientSession, Connection
 from turnkeeper.store.mongo.documents import SCHEMA, decode, encode
 from turnkeeper.store.mongo.events import event_document, numbered
-from turnkeeper.store.mongo.next_schema import stamped
 from turnkeeper.store.mongo.transactions.transaction import Transaction, Transactions
 from turnkeeper.store.mongo.transactions.writes import Obstacle, Writes
 
@@ -31,6 +28,7 @@ class SessionCreation:
 
     _connection: Connection
     _transactions: Transactions
+    _agent_documents: AgentDocuments
     _codec: EventCodec
 
     async def create_session(self, session: Session, agent: Agent, *, event: NewEvent) -> Session | None:
@@ -48,7 +46,7 @@ class SessionCreation:
             return await self._found(session, changeset_id, client_session)
 
         with self._connection.transaction_call("create_session"):
-            await self._store_version(agent, tenant=session.tenant)
+            await self._agent_documents.store(agent, tenant=session.tenant)
             created = Transaction(write, result=_Created(existing=None), look=look)
             return (await self._transactions.run(created)).existing
 
@@ -64,12 +62,3 @@ class SessionCreation:
             return None
         ours = first is not None and first["step_id"] == changeset_id
         return _Created(existing=None if ours else heads.session_of(document, head))
-
-    async def _store_version(self, agent: Agent, *, tenant: str) -> None:
-        """Stores the agent's version before the session that pins it. Equal versions have equal content, so nothing is
-        overwritten."""
-        key = keys.of_agent(tenant, agent.name, agent.version)
-        if await self._connection.agents.find_one(keys.where(key), {"_id": 1}) is None:
-            document = {"_id": key, **encode(agent), "tenant": tenant, "version": agent.version, "schema": SCHEMA}
-            with suppress(DuplicateKeyError):
-                await self._connection.agents.insert_one(stamped(document, schema=self._connection.schema))

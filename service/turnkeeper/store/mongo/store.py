@@ -13,6 +13,7 @@ from pymongo.errors import ConfigurationError, DuplicateKeyError, InvalidName, P
 
 from turnkeeper.store.contract import EventCodec
 from turnkeeper.store.mongo import indexes, seeds
+from turnkeeper.store.mongo.agent_documents import AgentDocuments
 from turnkeeper.store.mongo.change_stream import ChangeStream
 from turnkeeper.store.mongo.changesets import Changesets
 from turnkeeper.store.mongo.claims import Claims
@@ -108,6 +109,7 @@ class MongoStore(
         self._transactions = Transactions(self._connection, self._tasks, self._orphans)
         self._group_commit = GroupCommit(self._transactions)
         self._outcomes = Outcomes(self._connection)
+        self._agent_documents = AgentDocuments(self._connection)
         self._unsettled = {}
         self._codec = codec
 

@@ -229,7 +229,15 @@ class Replica:
         self.sessions = Sessions(store, log_writer, session_cache=session_cache, agents=agents)
         measures = CallMeasures(store, spans=spans, metrics=metrics, decode=decode)
         client_tools = ClientTools(store, log_writer, toolbox=toolbox, measures=measures, agents=agents)
-        self.turns = Turns(store, log_writer, feeds, worker=self.worker, client_tools=client_tools, metrics=metrics)
+        self.turns = Turns(
+            store,
+            log_writer,
+            feeds,
+            sessions=self.sessions,
+            worker=self.worker,
+            client_tools=client_tools,
+            metrics=metrics,
+        )
         self.heartbeat = Heartbeat(store, lease=LEASE)
         self.sweeper = Sweeper(
             store,

@@ -38,8 +38,10 @@ class Entry(Generic[T]):
     """What is to be written to one head, and the caller that waits for it."""
 
     head: Document
-    """The filter under which the head is written."""
+    """The filter under which the head is written; of one that is inserted, the filter of any head of its session."""
     transaction: Transaction[T]
+    creates: bool = False
+    """The head is inserted: it must not exist yet."""
     size: int = 0
     """Payload bytes."""
     alone: bool = False
@@ -238,7 +240,8 @@ class GroupCommit:
     async def _unmoved(self, batch: Sequence[Entry[Any]], reader: ClientSession, _: Obstacle) -> Collection[SessionKey]:
         match = {**keys.where_sessions([entry.key for entry in batch]), "$or": [entry.head for entry in batch]}
         heads = self._transactions.connection.heads.find(match, {"_id": 1}, session=reader)
-        return {keys.session_of(head["_id"]) async for head in heads}
+        found = {keys.session_of(head["_id"]) async for head in heads}
+        return {entry.key for entry in batch if (entry.key in found) is not entry.creates}
 
     def _heat(self, entries: Iterable[Entry[Any]]) -> None:
         """Marks the heads of these entries as hot for HOT_S."""

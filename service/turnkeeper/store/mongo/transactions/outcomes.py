@@ -12,7 +12,7 @@ from turnkeeper.store.changeset import (
     RequestKey,
     RequestRecord,
 )
-from turnkeeper.store.mongo import keys
+from turnkeeper.store.mongo import heads, keys
 from turnkeeper.store.mongo.client import ClientSession, Connection, Document
 from turnkeeper.store.mongo.documents import decode
 from turnkeeper.store.mongo.events import event_of
@@ -37,6 +37,8 @@ class Outcomes:
             return None
         if stored := await self._stored(changeset, head, session):
             return stored
+        if changeset.creates is not None and heads.is_hidden(head):
+            return Conflict()  # its requests count no longer, or not yet
         if changeset.request is not None and (
             record := await self.find_request(changeset.request.key, session=session)
         ):

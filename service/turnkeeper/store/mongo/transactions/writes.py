@@ -21,6 +21,9 @@ MAX_STATEMENTS: Final = 100
 
 _VERBS: Final = {"insert": "documents", "update": "updates", "delete": "deletes"}
 
+_FIRST: Final = ("insert", "heads", True)
+"""The group of statements that is sent first; see `Writes`."""
+
 
 class Obstacle(Enum):
     """Why a transaction was not committed, or may not have been."""
@@ -59,7 +62,8 @@ class _Statements:
 class Writes:
     """Collects the writes of one transaction. Writes of one verb on one collection are sent together.
 
-    Commands are sent in the order of their first writes. Add the write that is most likely to be refused first.
+    Commands are sent in the order of their first writes; inserts of heads come before all others, because updates of
+    these heads may follow. Add the write that is most likely to be refused first.
     """
 
     def __init__(self, *, schema: int, has_fault_points: bool = False) -> None:
@@ -69,7 +73,7 @@ class Writes:
         self._schema = schema
         self._has_fault_points = has_fault_points
         self._writer: object = None
-        self._groups: dict[tuple[str, str, bool], _Statements] = {}
+        self._groups: dict[tuple[str, str, bool], _Statements] = {_FIRST: _Statements(*_FIRST[:2])}
 
     def of(self, writer: object) -> "Writes":
         """Attributes the writes that follow to this writer. Returns self."""
