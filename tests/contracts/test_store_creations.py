@@ -76,7 +76,7 @@ async def test_the_session_is_as_one_that_is_created_before_its_message(store: S
     await committed(store.commit(a_changeset(await head_of(store, twos), an_event())))
     one, two = await snapshot_of(store, ones), await snapshot_of(store, twos)
     own = {"session_id", "now", "revision", "last_changeset"}
-    heads = [{name: value for name, value in asdict(each.head).items() if name not in own} for each in (one, two)]
+    heads = [{name: value for name, value in asdict(head).items() if name not in own} for head in (one.head, two.head)]
     assert heads[0] == heads[1]
     assert replace(one.session, etag=two.session.etag) == replace(two.session, id=ones.session_id)
 

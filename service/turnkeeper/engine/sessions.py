@@ -98,7 +98,7 @@ class Sessions:
             _check_same(existing, new)
         return await self._get_and_cache(session.key)
 
-    async def ensure_or_draft(self, new: NewSession) -> Creation | None:
+    async def ensure_or_create_later(self, new: NewSession) -> Creation | None:
         """Returns the creation that a message may carry if there seems to be no such session; otherwise as `ensure`.
 
         Reads only if the caller named the session: a derived id is new unless the request is repeated.

@@ -107,7 +107,7 @@ class Turns:
         the errors of `Sessions.ensure`.
         """
         if new is not None:
-            creation = await self._sessions.ensure_or_draft(new)
+            creation = await self._sessions.ensure_or_create_later(new)
             if creation is not None:
                 with suppress(DecideAgain):
                     return await self._start_first(message, creation)

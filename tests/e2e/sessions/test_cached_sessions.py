@@ -89,7 +89,7 @@ async def test_a_turn_that_creates_its_session_is_two_transactions(
     recorder = Recorder(database)
     monitoring.register(recorder)
     slow: dict[str, Any] = {"poll": timedelta(minutes=5), "sweep": timedelta(minutes=5), "lease": timedelta(minutes=5)}
-    tool = chat_pb2.ClientTool(name="pick", description="Picks one.", parameters_schema_json='{"type": "object"}')
+    tool = chat_pb2.ClientTool(name="pick", description="Picks one.", schema_json='{"type": "object"}')
     more: dict[str, Any] = {"client_tools": [tool]} if with_tools else {}
     async with (
         harness.serving(env.mongo_uri, database, env.model, agents=AGENTS, **slow) as running,

@@ -8,7 +8,7 @@ from typing import Any, Self
 import pytest
 from opentelemetry.metrics import NoOpMeterProvider
 
-from tests.builders import NOON, a_session_key, new_id
+from tests.builders import AGENT, NOON, a_session, a_session_key, new_id
 from tests.contracts.stores import begin
 from tests.integration.mongo.conftest import NewStore
 from turnkeeper.domain.event import Event, MessageReceived, TurnCompleted
@@ -20,7 +20,7 @@ from turnkeeper.engine.eventlog.lease import HeldLeases
 from turnkeeper.engine.eventlog.session_cache import CachedSnapshot, SessionCache
 from turnkeeper.engine.eventlog.writer import LogWriter, Sources, Stored
 from turnkeeper.engine.rules import sessions as session_rules
-from turnkeeper.engine.rules.messages import LeaseOffer, NewMessage, accept
+from turnkeeper.engine.rules.messages import LeaseOffer, NewMessage, accept, accept_first
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.errors import ServiceUnavailable
@@ -29,6 +29,7 @@ from turnkeeper.store.changeset import (
     Changeset,
     CommitResult,
     Committed,
+    Creation,
     LogEnd,
     RequestKey,
     RequestRecord,
@@ -101,6 +102,20 @@ class Replica:
 @pytest.fixture
 async def replica(store: MongoStore) -> Replica:
     return await Replica.of_new_session(store)
+
+
+async def test_a_session_that_its_message_creates_is_known_as_it_is_read(replica: Replica) -> None:
+    await run_a_turn(replica)
+    replica.key = a_session_key()
+    message = replica.message(new_id("request"))
+    creation = Creation(session=a_session(replica.key, etag=new_id("etag")), agent=AGENT)
+    stored = await replica.log_writer.append_first(creation, lambda uow: accept_first(uow, message, offer=None))
+    assert isinstance(stored, Stored)
+    assert stored.committed is not None
+    after = stored.uow.snapshot_after(stored.committed, by_owner=False)
+    await replica.same(replace(after, turn=stored.value[0]))
+    again = await replica.log_writer.append_first(creation, lambda uow: accept_first(uow, message, offer=None))
+    assert again == stored.value[1]
 
 
 async def run_a_turn(replica: Replica) -> Snapshot:

@@ -4,13 +4,13 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import cast
 
-from tests.builders import NOON, a_session, a_session_key
+from tests.builders import AGENT, NOON, a_session, a_session_key
 from turnkeeper.domain.event import Event, MessageReceived
 from turnkeeper.domain.message import Part
 from turnkeeper.domain.session import Session, SessionKey
 from turnkeeper.engine.eventlog.session_cache import MAX_AGE, CachedSnapshot, SessionCache
 from turnkeeper.rpc.codec import WireCodec
-from turnkeeper.store.changeset import Cancel, Head, LogEnd, Snapshot
+from turnkeeper.store.changeset import Cancel, Creation, Head, LogEnd, Snapshot
 from turnkeeper.store.contract import Store
 
 NO_STORE = cast(Store, None)
@@ -199,3 +199,19 @@ def test_a_new_session_of_the_same_id_has_no_conversation() -> None:
     extend(cache, "a")
     new = replace(session_of("a"), create_time=NOON + timedelta(days=1))
     assert cache.checkout(new).messages("") == ()
+
+
+def test_the_database_time_of_a_new_session_is_carried_on_from_the_last_read_of_any() -> None:
+    clock = Clock()
+    cache, creation = a_cache(clock), Creation(session=session_of("new"), agent=AGENT)
+    assert cache.new(creation) is None, "no session was read yet"
+    cache.put(cached("late", active_turn="turn"))
+    cache.put(replace(cached("early"), database_time=NOON - timedelta(hours=1), read_at=900.0))
+    clock.now += 5
+    first = cache.new(creation)
+    assert first is not None
+    assert first.snapshot.head == creation.head(now=NOON + timedelta(seconds=5))
+    assert (first.snapshot.session, first.snapshot.turn) == (creation.session, None)
+    cache.put(first)
+    clock.now = 1000.0 + MAX_AGE
+    assert cache.new(creation) is None, "a new session's time is no reading"

@@ -240,8 +240,8 @@ class GroupCommit:
     async def _unmoved(self, batch: Sequence[Entry[Any]], reader: ClientSession, _: Obstacle) -> Collection[SessionKey]:
         match = {**keys.where_sessions([entry.key for entry in batch]), "$or": [entry.head for entry in batch]}
         heads = self._transactions.connection.heads.find(match, {"_id": 1}, session=reader)
-        found = {keys.session_of(head["_id"]) async for head in heads}
-        return {entry.key for entry in batch if (entry.key in found) is not entry.creates}
+        existing = {keys.session_of(head["_id"]) async for head in heads}
+        return {entry.key for entry in batch if (entry.key in existing) is not entry.creates}
 
     def _heat(self, entries: Iterable[Entry[Any]]) -> None:
         """Marks the heads of these entries as hot for HOT_S."""
