@@ -86,7 +86,7 @@ class Conversation:
 
         Ignores them if the conversation does not end there: `read` adds them, with the ones stored in between.
         """
-        is_new = self._end == _BEGINNING and after.sequence <= _BEGINNING.sequence
+        is_new = self._end == _BEGINNING and bool(events) and after.sequence <= _BEGINNING.sequence
         if self._end != after and not is_new:
             return
         for event in events:
