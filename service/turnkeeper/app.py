@@ -273,14 +273,9 @@ class _Replica:
             measures=CallMeasures(store, spans=self._telemetry.spans, metrics=metrics, decode=decode),
             agents=self._agent_versions,
         )
+        sessions, worker, tools = self._sessions, self._worker, self._client_tools
         self._turns = Turns(
-            store,
-            log_writer,
-            self._feeds,
-            sessions=self._sessions,
-            worker=self._worker,
-            client_tools=self._client_tools,
-            metrics=metrics,
+            store, log_writer, self._feeds, sessions=sessions, worker=worker, client_tools=tools, metrics=metrics
         )
         self._checkpoints = Checkpoints(store, log_writer, decode=decode)
         self._forks = Forks(store, store, log_writer, self._checkpoints, schema=schema)
@@ -298,9 +293,8 @@ class _Replica:
             interval=JitteredInterval(settings.sweep.total_seconds(), jitter),
             lease=settings.lease,
         )
-        expirer = Expirer(
-            store, expire=self._approvals.expire, interval=JitteredInterval(settings.sweep.total_seconds(), jitter)
-        )
+        interval = JitteredInterval(settings.sweep.total_seconds(), jitter)
+        expirer = Expirer(store, expire=self._approvals.expire, interval=interval)
         janitor = Janitor(
             store,
             keep_events=settings.keep_events,

@@ -54,6 +54,7 @@ async def test_a_session_and_its_first_message_are_stored_whole(store: Store) ->
     expected = replace(
         changeset.creates.head(now=snapshot.head.now),
         last_seq=2,
+        last_changeset=changeset.changeset_id,
         fence=1,
         owner="one",
         owned=True,
@@ -61,9 +62,7 @@ async def test_a_session_and_its_first_message_are_stored_whole(store: Store) ->
         revision=snapshot.head.revision,
     )
     assert changeset.session is not None
-    assert replace(snapshot, head=replace(snapshot.head, last_seq=2)) == Snapshot(
-        head=expected, session=changeset.session, turn=turn, calls=(), approvals=()
-    )
+    assert snapshot == Snapshot(head=expected, session=changeset.session, turn=turn, calls=(), approvals=())
     assert await store.agent(key.tenant, AGENT.name, AGENT.version) == AGENT
     assert changeset.request is not None
     assert await store.find_request(changeset.request.key) == changeset.request
@@ -88,7 +87,7 @@ async def test_the_next_changeset_needs_no_read(store: Store) -> None:
     await committed(store.commit(changeset))
     assert changeset.creates is not None
     first = changeset.creates.head(now=NOON)
-    after = replace(first, last_seq=2, revision=first.revision + 1)
+    after = replace(first, last_seq=2, revision=first.revision + 1, last_changeset=changeset.changeset_id)
     await committed(store.commit(a_changeset(after, an_event())))
 
 

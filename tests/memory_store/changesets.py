@@ -180,7 +180,7 @@ def _is_as_read(stored: StoredSession, changeset: Changeset) -> bool:
         (stored.last_seq, stored.fence, stored.cancel.turn_id)
         == (changeset.last_seq, changeset.head_fence, changeset.cancel)
         and changeset.changeset_id not in stored.eventless
-        and changeset.last_changeset in ("", stored.log[-1].changeset_id)
+        and (not changeset.last_changeset or changeset.last_changeset == stored.log[-1].changeset_id)
         and changeset.revision in (None, stored.revision)
         and (changeset.fence is None or changeset.is_owned_by(stored.owner, fence=stored.fence))
     )

@@ -180,10 +180,9 @@ class RequestRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Creation:
-    """A session that the changeset creates, with its head and the version of its agent."""
+    """A session that a changeset creates, as it was before the decision, with the version of its agent."""
 
     session: Session
-    """As it was before the changeset's decision."""
     agent: Agent
 
     def head(self, *, now: datetime) -> Head:
@@ -279,8 +278,7 @@ class Changeset(BelongsToSession):
     leased: bool = False
     """Another owner had the lease at the reading, and is likely to write as well."""
     creates: Creation | None = None
-    """The session that is inserted: it must not exist yet, nor a fork that reserved its id. `session` is how the
-    decision left it. All fields that are as read are those of `Creation.head`."""
+    """The session that is inserted: it must not exist yet. What is as read is as in `Creation.head`."""
 
     def is_owned_by(self, owner: str, *, fence: int) -> bool:
         """Returns True if this owner with this fence, as in the head, is the one whose changeset this is."""
