@@ -21,7 +21,6 @@ from turnkeeper.store.changeset import (
     Fenced,
     HeadChange,
     LeaseChange,
-    first_revision,
 )
 
 T = TypeVar("T", Turn, Call, Approval)
@@ -63,7 +62,7 @@ class Changesets(Part):
         if session.key in database.forks:
             return None
         database.agents.setdefault((session.tenant, agent.name, agent.version), agent)
-        revision = first_revision(session)
+        revision = session.first_revision
         stored = StoredSession(session=session, log=[], update_time=session.update_time, revision=revision)
         database.sessions[session.key] = stored
         return stored

@@ -1,5 +1,6 @@
 """A session: a conversation between a principal and an agent."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -107,6 +108,11 @@ class Session:
     """While suspended: the state after ResumeSession."""
     delete_time: datetime | None = None
     """For people; the purge counts from the time that the store recorded by its own clock."""
+
+    @property
+    def first_revision(self) -> int:
+        """Returns a number of the session's own: a decision on a purged session never fits a new one of the same id."""
+        return int.from_bytes(hashlib.sha256(self.etag.encode()).digest()[:6])
 
     @property
     def key(self) -> SessionKey:

@@ -1,6 +1,5 @@
 """The values between the engine and a store: what a decision reads, what it stores, and the result of a commit."""
 
-import hashlib
 import math
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -199,7 +198,7 @@ class Creation:
             cancel=Cancel(),
             lapses=0,
             now=now,
-            revision=first_revision(self.session),
+            revision=self.session.first_revision,
         )
 
 
@@ -353,11 +352,6 @@ class Claim(BelongsToSession):
     """Other turns were due as well."""
     sent_at: float = field(default=0.0, compare=False)
     """When the write that leased the turn was sent, in monotonic seconds."""
-
-
-def first_revision(session: Session) -> int:
-    """Returns a number of the session's own: a decision on a purged session never fits a new one of the same id."""
-    return int.from_bytes(hashlib.sha256(session.etag.encode()).digest()[:6])
 
 
 def check_not_trimmed(sequence: int, head: Head) -> None:

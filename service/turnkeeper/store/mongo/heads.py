@@ -12,7 +12,7 @@ import pymongo
 from pymongo.errors import PyMongoError
 
 from turnkeeper.domain.session import Session
-from turnkeeper.store.changeset import Cancel, Changeset, Head, HeadChange, LeaseChange, LogEnd, first_revision
+from turnkeeper.store.changeset import Cancel, Changeset, Head, HeadChange, LeaseChange, LogEnd
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import ClientSession, Collection, Document
 from turnkeeper.store.mongo.documents import SCHEMA, decode, encode
@@ -45,7 +45,7 @@ def new(session: Session, *, changeset_id: str) -> Document:
         **key,
         "last_seq": 1,
         "end": end(1, changeset_id),
-        "revision": first_revision(session),
+        "revision": session.first_revision,
         "silent_steps": [],
         "fence": 0,
         "owner": "",

@@ -47,7 +47,9 @@ class Outcomes:
             return (head and await self._stored(changeset, head, session)) or Duplicate(record)
         if changeset.fence is not None and not changeset.is_owned_by(head["owner"], fence=head["fence"]):
             return Fenced()
-        return None if _as_read(head, changeset) or _is_behind(head, changeset) else Conflict()
+        if changeset.creates is None and (_as_read(head, changeset) or _is_behind(head, changeset)):
+            return None
+        return Conflict()
 
     async def _head(self, changeset: Changeset, session: ClientSession) -> Document | None:
         """Returns the session's head as it is now, or None if it no longer has one."""
