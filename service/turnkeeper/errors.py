@@ -394,6 +394,12 @@ class RunDefect(Aborted):
     code = Code.RUN_DEFECT
 
 
+class SessionContended(Aborted):
+    """Too many calls change this session at the same time; send the same call again after the given delay."""
+
+    code = Code.SESSION_CONTENDED
+
+
 class Overloaded(ResourceExhausted):
     """The replica has all the work that it can finish; send the same call again after the given delay."""
 

@@ -4,11 +4,13 @@ import time
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
+from functools import partial
 
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import CancelReason, Turn, TurnState
 from turnkeeper.engine.client_tools import ClientTools
-from turnkeeper.engine.eventlog.writer import LogWriter, Stored
+from turnkeeper.engine.eventlog.session_lines import Place
+from turnkeeper.engine.eventlog.writer import LogWriter, Stored, needs_place
 from turnkeeper.engine.execution.worker import Worker
 from turnkeeper.engine.rules import messages as message_rules
 from turnkeeper.engine.rules.decide_again import DecideAgain
@@ -117,19 +119,23 @@ class Turns:
             if record is not None:
                 return self._repeated(message, record)
             await self._client_tools.check(message.key.session_key, message.options.client_tools)
-        return await self._once(message, self._start(message))
+
+        def decide(uow: UnitOfWork) -> tuple[Turn, RequestRecord]:
+            return message_rules.accept(uow, message, offer=None)
+
+        return await self._once(message, decide, partial(self._start, message, None))
 
     async def _start_first(self, message: NewMessage, creation: Creation) -> RequestRecord:
         """Accepts a message that creates its session. Raises DecideAgain if it cannot: the session may exist."""
         if self._client_tools.name_problems(creation.agent, message.options.client_tools):
             raise DecideAgain  # the session may have another version of the agent
-        return await self._once(message, self._start(message, creation))
+        return await self._once(message, None, partial(self._start, message, creation))
 
-    async def _start(self, message: NewMessage, creation: Creation | None = None) -> RequestRecord:
+    async def _start(self, message: NewMessage, creation: Creation | None, place: Place) -> RequestRecord:
         began = time.monotonic()
-        with self._worker.reserve() as room:
+        with place, self._worker.reserve() as room:
             fault("message.before_store")
-            stored = await self._append(message, creation, offer=self._offer(room=room))
+            stored = await self._append(message, creation, place, offer=self._offer(room=room))
             if not isinstance(stored, Stored):
                 return self._repeated(message, stored)
             if stored.uow.head.lease is LeaseChange.TAKE:
@@ -141,13 +147,14 @@ class Turns:
         return stored.value[1]
 
     async def _append(
-        self, message: NewMessage, creation: Creation | None, *, offer: LeaseOffer | None
+        self, message: NewMessage, creation: Creation | None, place: Place, *, offer: LeaseOffer | None
     ) -> Stored[tuple[Turn, RequestRecord]] | RequestRecord:
         if creation is None:
             return await self._log_writer.append(
                 message.key.session_key,
                 lambda uow: message_rules.accept(uow, message, offer=offer),
                 request=message.key,
+                place=place,
             )
         stored = await self._log_writer.append_first(
             creation, lambda uow: message_rules.accept_first(uow, message, offer=offer)
@@ -202,12 +209,12 @@ class Turns:
         if record is not None:
             return self._repeated(request, record)
         await self.get(request.key.session_key, request.turn_id)
-        return await self._once(request, self._retry(request))
+        return await self._once(request, needs_place, partial(self._retry, request))
 
-    async def _retry(self, request: RetryRequest) -> RequestRecord:
+    async def _retry(self, request: RetryRequest, place: Place) -> RequestRecord:
         session = request.key.session_key
         began = 0.0
-        with self._worker.reserve() as room:
+        with place, self._worker.reserve() as room:
 
             async def prepare() -> Callable[[UnitOfWork], tuple[Turn, RequestRecord]]:
                 nonlocal began
@@ -222,7 +229,7 @@ class Turns:
 
                 return decide
 
-            stored = await self._log_writer.append_prepared(session, prepare, turn_id=request.turn_id)
+            stored = await self._log_writer.append_prepared(session, prepare, turn_id=request.turn_id, place=place)
             if not isinstance(stored, Stored):
                 return self._repeated(request, stored)
             if stored.uow.head.lease is LeaseChange.TAKE:
@@ -230,19 +237,28 @@ class Turns:
         return stored.value[1]
 
     async def _once(
-        self, request: NewMessage | RetryRequest, work: Coroutine[None, None, RequestRecord]
+        self,
+        request: NewMessage | RetryRequest,
+        decide: Callable[[UnitOfWork], tuple[Turn, RequestRecord]] | None,
+        work: Callable[[Place], Coroutine[None, None, RequestRecord]],
     ) -> RequestRecord:
-        """Returns what `work` returns; it runs to its end even if the caller leaves.
+        """Returns what `work` returns. It runs to its end even if the caller leaves, unless that stands in line.
 
-        If it is refused because the same request was stored at the same time, returns that one's record.
+        `decide` is the decision as far as it needs no place; None if there is no session to decide on yet. If it is refused because the same request was stored at
+        the same time, returns that one's record.
         """
         try:
-            return await self._worker.shield(work)
+            entered = await self._log_writer.enter(request.key.session_key, decide, request=request.key)
+            if isinstance(entered, Place):
+                return await self._worker.shield(work(entered))
         except SessionError:
             record = await self._store.find_request(request.key)
             if record is None:
                 raise
             return self._repeated(request, record)
+        if isinstance(entered, Stored):
+            raise InternalError
+        return self._repeated(request, entered)
 
     def _offer(self, *, room: bool) -> LeaseOffer | None:
         """Returns this replica's offer to own the turn, or None if it has no room."""

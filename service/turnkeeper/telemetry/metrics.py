@@ -94,6 +94,10 @@ class Metrics:
         self._tool_duration(seconds, source)
         self._execute_tool(seconds, tool, None if outcome == "OK" else outcome)
 
+    def tool_threads(self, change: int, tool: str) -> None:
+        """Records that the calls of a plain tool hold more threads, or fewer."""
+        self._tool_threads(change, tool)
+
     def error(self, code: Code) -> None:
         """Counts an error that reached a caller, or ended a turn."""
         self._errors(1, code.name)
@@ -332,6 +336,10 @@ class Metrics:
         level("turnkeeper.connections.active", [connections], "{connection}", "Open connections of this process.")
         level("turnkeeper.streams.active", [streams], "{stream}", "Open streams of this process.")
         level("turnkeeper.turns.active", [turns], "{turn}", "Turns this process works on.")
+        threads = self._meter.create_up_down_counter(
+            "turnkeeper.tool_threads.active", "{thread}", "Threads that the calls of a plain tool hold."
+        )
+        self._tool_threads = Labelled(threads.add, "tool", fixed={}, batch=self._batch)
 
     def _surprises(self) -> None:
         def counter(name: str, unit: str, description: str) -> Labelled:

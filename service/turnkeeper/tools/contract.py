@@ -17,6 +17,8 @@ class ToolContext:
     session_id: str
     turn_id: str
     tool_call_id: str
+    agent: str = ""
+    """The agent whose turn calls the tool."""
 
 
 class ToolError(Exception):

@@ -25,7 +25,7 @@ from turnkeeper.tools.contract import ToolContext
 from turnkeeper.tools.coroutines import in_tool_loop
 from turnkeeper.tools.failure import Failure, ToolFailed, failure_of
 from turnkeeper.tools.results import check_size, result_text
-from turnkeeper.tools.threads import in_thread
+from turnkeeper.tools.threads import ToolThreads
 
 GROUP = "turnkeeper.tools"
 """The entry point group."""
@@ -72,8 +72,9 @@ class PythonTools:
     runs there: the checks of the arguments, the function, the conversion of its result, the text of its exception.
     """
 
-    def __init__(self, functions: Iterable[Callable[..., object]]) -> None:
+    def __init__(self, functions: Iterable[Callable[..., object]], *, threads: ToolThreads | None = None) -> None:
         """Raises AgentConfigError if two tools have one name, or if one has no valid name or schema."""
+        self._threads = threads or ToolThreads()
         self._functions: dict[str, _Function] = {}
         for function in functions:
             described = _describe(function)
@@ -91,7 +92,8 @@ class PythonTools:
         if inspect.iscoroutinefunction(described.function):
             outcome = await in_tool_loop(functools.partial(_awaited, described, arguments, context))
         else:
-            outcome = await in_thread(functools.partial(_returned, described, arguments, context))
+            work = functools.partial(_returned, described, arguments, context)
+            outcome = await self._threads.run(work, tool=name, agent=context.agent)
         if isinstance(outcome, Failure):
             raise ToolFailed(outcome)
         return outcome

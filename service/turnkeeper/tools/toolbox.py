@@ -172,10 +172,10 @@ class Toolbox:
             self._schemas[spec.schema_json] = _schema_of(spec.schema_json)
         return self._schemas[spec.schema_json]
 
-    async def run(self, call: Call) -> Finished:
+    async def run(self, call: Call, *, agent: str = "") -> Finished:
         """Runs a started call to its end, and returns its result; every failure is a result.
 
-        Raises CancelledError alone, if the current task is cancelled.
+        `agent` is the name of the turn's agent. Raises CancelledError alone, if the current task is cancelled.
         """
         _, source = self._tools[call.tool]
         context = ToolContext(
@@ -184,6 +184,7 @@ class Toolbox:
             session_id=call.session_id,
             turn_id=call.turn_id,
             tool_call_id=call.id,
+            agent=agent,
         )
         began = time.monotonic()
         try:

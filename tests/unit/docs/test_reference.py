@@ -18,6 +18,7 @@ from turnkeeper.domain.agent import Agent, AgentLimits, PolicyRule
 from turnkeeper.domain.event import KINDS
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolOutcome
 from turnkeeper.engine import turns
+from turnkeeper.engine.eventlog import session_lines
 from turnkeeper.engine.rules import messages as message_rules
 from turnkeeper.engine.streaming import batch
 from turnkeeper.errors_by_code import leaves
@@ -28,7 +29,7 @@ from turnkeeper.pb.v1 import error_pb2, event_pb2
 from turnkeeper.rpc import bodies, chat, client_tools, page_tokens, server, session_fields, status, validation
 from turnkeeper.rpc.status import advice, stream_retry_after
 from turnkeeper.store.mongo import changesets
-from turnkeeper.tools import results, samples, toolbox, untrusted_schema
+from turnkeeper.tools import results, samples, threads, toolbox, untrusted_schema
 from turnkeeper.tools.contract import ToolContext
 from turnkeeper.tools.python import PythonTools, installed
 
@@ -190,8 +191,12 @@ def test_the_limits() -> None:
         "tools that a message brings": f"{send['client_tools'].max_items}, {kib(client_tools.TOOLS_BYTES)} in all",
         "the schema of a tool that a message brings": f"{untrusted_schema.MOST_PARTS:,} parts",
         "JSON: schemas, arguments, results": f"{json_text.MOST_LEVELS} levels, no number that a float cannot hold",
+        "threads of plain tools": f"{threads.MOST_THREADS}; a tool has no more than are free, an agent's tools twice "
+        "as many",
         "a result that a client hands in": kib(results.RESULT_BYTES),
         "messages that wait in a session's queue": str(message_rules.QUEUE_LIMIT),
+        "calls that change one session at once, on one replica": f"{session_lines.MOST_CALLERS}, each "
+        f"{session_lines.PATIENCE_S:g} s in line",
         "an id of yours, request_id": f"{send['request_id'].max_length} characters",
         "states of a list, update_mask": f"{validation.RULES['ListSessionsRequest']['states'].max_items} entries",
         "arrays and objects in one JSON text": f"{json_text.MOST_BRACKETS:,}",

@@ -4,9 +4,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Generic, NoReturn, TypeVar
 
 from turnkeeper.admission.gate import wanted_until
 from turnkeeper.admission.load import Load
@@ -15,6 +17,7 @@ from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.eventlog.lease import HeldLeases, LeaseLost
 from turnkeeper.engine.eventlog.owner_reads import read_as_owner
 from turnkeeper.engine.eventlog.session_cache import CachedSnapshot, SessionCache
+from turnkeeper.engine.eventlog.session_lines import Place, SessionLines
 from turnkeeper.engine.rules.decide_again import DecideAgain
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feeds import Feeds
@@ -35,7 +38,7 @@ from turnkeeper.store.contract import SessionLog
 from turnkeeper.telemetry.metrics import Metrics
 
 MAX_TRIES = 64
-"""Tries of one decision, at most, before its caller gets ServiceUnavailable."""
+"""Tries of one decision, at most, before its caller gets SessionContended."""
 MAX_UNANSWERED = 4096
 """Changesets without a result whose first sending is recorded, at most. Beyond it the oldest record is dropped."""
 
@@ -92,6 +95,8 @@ class LogWriter:
         self._session_cache = session_cache
         self._held_leases = held_leases
         self._jitter = sources.jitter
+        self.lines = SessionLines(sources.jitter)
+        """The callers that change one session, one after the other."""
         self._first_sent: dict[str, float] = {}
         """When each changeset without a result was first sent (monotonic seconds): any sending may be applied."""
         self.now = sources.now
@@ -161,41 +166,61 @@ class LogWriter:
         turn_id: str = "",
         deleted: bool = False,
         request: RequestKey | None = None,
-        fence: int | None = None,
+        place: Place | None = None,
     ) -> Stored[T] | RequestRecord:
         """Decides on a snapshot and stores the decision. Decides again if the session changed meanwhile.
 
-        With `request`, tries the decision on the cached snapshot first, without a read. Returns the request's
-        RequestRecord if it had its effect before. With `fence`, writes as the owner with that fence, but extends no
-        lease.
+        Callers of one session do so one after the other: see `enter`. With `request`, tries the decision on the cached
+        snapshot first, without a read. Returns the request's RequestRecord if it had its effect before.
 
         Raises what `decide` raises, SessionNotFound if there is no such session or if it is deleted (unless `deleted`),
-        LeaseLost if another owner has the session, ServiceUnavailable if the session changed during each of MAX_TRIES
-        tries. Between tries it waits 2 ms at most, growing to 32 ms, at random.
+        SessionContended if the session changed during each of MAX_TRIES tries, and what `enter` raises. Between tries
+        it waits 2 ms at most, growing to 32 ms, at random.
         """
-        if request is not None and (cached := self._session_cache.pop(key)) is not None:
-            stored = await self._append_cached(cached, decide)
-            if stored is not None:
-                return stored
-        for number in range(1, MAX_TRIES + 1):
-            snapshot = (
-                await self._store.snapshot(key, turn_id=turn_id, deleted=deleted, request=request)
-                if fence is None
-                else await read_as_owner(self._store, key, turn_id=turn_id, fence=fence)
-            )
-            if snapshot is None:
-                raise SessionNotFound(session_id=key.session_id)
+        read = partial(self._read, key, turn_id=turn_id, deleted=deleted, request=request)
+        if place is not None:
+            return await self._append(key, decide, read=read, request=request, place=place)
+        entered = await self.enter(key, decide, turn_id=turn_id, deleted=deleted, request=request)
+        if not isinstance(entered, Place):
+            return entered
+        with entered:
+            return await self._append(key, decide, read=read, request=request, place=entered)
+
+    async def append_as_owner(
+        self, key: SessionKey, decide: Callable[[UnitOfWork], T], *, turn_id: str, fence: int
+    ) -> Stored[T] | RequestRecord:
+        """Decides and stores as the owner with this fence, but extends no lease.
+
+        Raises LeaseLost if another owner has the session, and otherwise as `append`.
+        """
+        read = partial(read_as_owner, self._store, key, turn_id=turn_id, fence=fence)
+        with self.lines.owner_writes(key):
+            return await self._append(key, decide, read=read, fence=fence)
+
+    async def enter(
+        self,
+        key: SessionKey,
+        decide: Callable[[UnitOfWork], T] | None,
+        *,
+        turn_id: str = "",
+        deleted: bool = False,
+        request: RequestKey | None = None,
+    ) -> Place | Stored[T] | RequestRecord:
+        """Stands in the session's line, and returns the first place in it, which the caller must leave.
+
+        A decision that stores nothing needs no place: if others stand in line, it is made before, and what `append`
+        returns is returned at once. `decide` is None if there may be no session yet. Raises what `decide` and `SessionLines.enter` raise, and SessionNotFound.
+        """
+        if decide is not None and self.lines.is_busy(key):
+            snapshot = await self._read(key, turn_id=turn_id, deleted=deleted, request=request)
             if snapshot.request is not None:
                 return snapshot.request
             uow = self.unit_of_work(snapshot)
-            stored = await self._store_decision(uow, decide(uow), CachedSnapshot.fresh(snapshot), fence=fence)
-            if stored is not None:
-                return stored
-            await asyncio.sleep(self._jitter() * 0.002 * min(number, 16))
-        raise ServiceUnavailable(
-            "Too many writers change this session at the same time; send the same call again with the same request_id.",
-            session_id=key.session_id,
-        )
+            with suppress(DecideAgain):
+                value = decide(uow)
+                if not uow.has_changes:
+                    return Stored(value, uow, None, CachedSnapshot.fresh(snapshot))
+        return await self.lines.enter(key)
 
     async def append_first(
         self, creation: Creation, decide: Callable[[UnitOfWork], T]
@@ -219,18 +244,74 @@ class LogWriter:
         *,
         turn_id: str = "",
         deleted: bool = False,
+        place: Place | None = None,
     ) -> Stored[T] | RequestRecord:
         """Stores a decision that needs more than the snapshot.
 
         `prepare` reads what is needed and returns the decision on it. It is called again each time the decision raises
         DecideAgain. Raises what `prepare` raises, and otherwise as `append`.
         """
-        while True:
+        if place is None:
+            decide: Callable[[UnitOfWork], T] = await prepare() if self.lines.is_busy(key) else needs_place
+            entered = await self.enter(key, decide, turn_id=turn_id, deleted=deleted)
+            if not isinstance(entered, Place):
+                return entered
+            with entered:
+                return await self.append_prepared(key, prepare, turn_id=turn_id, deleted=deleted, place=entered)
+        for number in range(1, MAX_TRIES + 1):
             decide = await prepare()
-            try:
-                return await self.append(key, decide, turn_id=turn_id, deleted=deleted)
-            except DecideAgain:
-                continue
+            with suppress(DecideAgain):
+                return await self.append(key, decide, turn_id=turn_id, deleted=deleted, place=place)
+            await self._pause(number, place)
+        raise self.lines.contended(key)
+
+    async def _append(
+        self,
+        key: SessionKey,
+        decide: Callable[[UnitOfWork], T],
+        *,
+        read: Callable[[], Awaitable[Snapshot]],
+        request: RequestKey | None = None,
+        fence: int | None = None,
+        place: Place | None = None,
+    ) -> Stored[T] | RequestRecord:
+        """Decides and stores as the owner with `fence`, or as the caller with `place`. Otherwise as `append`."""
+        if place is not None:
+            await place.let_owner_first()
+        if request is not None and (cached := self._session_cache.pop(key)) is not None:
+            stored = await self._append_cached(cached, decide)
+            if stored is not None:
+                return stored
+        for number in range(1, MAX_TRIES + 1):
+            snapshot = await read()
+            if snapshot.request is not None:
+                return snapshot.request
+            uow = self.unit_of_work(snapshot)
+            stored = await self._store_decision(uow, decide(uow), CachedSnapshot.fresh(snapshot), fence=fence)
+            if stored is not None:
+                return stored
+            await self._pause(number, place)
+        raise self.lines.contended(key)
+
+    async def _pause(self, number: int, place: Place | None) -> None:
+        """Waits after the try of this number, and lets the owner of the session's turn first."""
+        await asyncio.sleep(self._jitter() * 0.002 * min(number, 16))
+        if place is not None:
+            await place.let_owner_first()
+
+    async def _read(
+        self,
+        key: SessionKey,
+        *,
+        turn_id: str,
+        deleted: bool,
+        request: RequestKey | None,
+    ) -> Snapshot:
+        """Returns the session as it is stored. Raises SessionNotFound."""
+        snapshot = await self._store.snapshot(key, turn_id=turn_id, deleted=deleted, request=request)
+        if snapshot is None:
+            raise SessionNotFound(session_id=key.session_id)
+        return snapshot
 
     async def _append_cached(
         self, cached: CachedSnapshot, decide: Callable[[UnitOfWork], T]
@@ -296,6 +377,11 @@ class LogWriter:
             )
         elif turn.answer:
             self._metrics.message("ASSISTANT")
+
+
+def needs_place(_: UnitOfWork) -> NoReturn:
+    """Stands for a decision that cannot be made before its caller has a place."""
+    raise DecideAgain
 
 
 def behind(key: SessionKey) -> ServiceUnavailable:

@@ -15,12 +15,12 @@ from turnkeeper.engine.execution.detached import stop
 from turnkeeper.engine.execution.tool_runner import OrphanedCall
 from turnkeeper.engine.rules import turns as turn_rules
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
-from turnkeeper.errors import ServiceUnavailable
+from turnkeeper.errors import ServiceUnavailable, SessionContended
 from turnkeeper.store.contract import SessionStore
 from turnkeeper.tools.toolbox import Finished
 
 RETRY_PAUSE = 1.0
-"""Seconds between tries to store a result while the database is unavailable."""
+"""Seconds between tries to store a result while the database is unavailable, or others change the session."""
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class LateResults:
                     arguments_hash=call.arguments_hash,
                     result=finished.result,
                 )
-            except ServiceUnavailable as error:
+            except (ServiceUnavailable, SessionContended) as error:
                 if error.needs_newer_version or _is_cancelled():
                     raise
                 await asyncio.sleep(RETRY_PAUSE)
@@ -102,7 +102,9 @@ class LateResults:
             return turn_rules.record_late_result(uow, call, finished)
 
         try:
-            stored = await self._log_writer.append(call.session_key, decide, turn_id=call.turn_id, fence=call.fence)
+            stored = await self._log_writer.append_as_owner(
+                call.session_key, decide, turn_id=call.turn_id, fence=call.fence
+            )
         except LeaseLost:
             return False
         except ServiceUnavailable as error:

@@ -71,9 +71,13 @@ class OwnedTurn:
         """Stores a decision, and returns what `decide` returned. One that changes nothing still extends the lease.
 
         Reads the session and decides again if another write came first: a message was queued, an approval decided.
-        Raises LeaseLost if another owner has the session, ServiceUnavailable if the result stays unknown for two
-        leases, and what `decide` raises.
+        Callers of the session let it first. Raises LeaseLost if another owner has the session, ServiceUnavailable if
+        the result stays unknown for two leases, and what `decide` raises.
         """
+        with self._services.log_writer.lines.owner_writes(self.lease.key):
+            return await self._append(decide)
+
+    async def _append(self, decide: Callable[[UnitOfWork], T]) -> T:
         while True:
             self.cached = self.cached.at(time.monotonic())
             uow = self._services.log_writer.unit_of_work(self.snapshot)

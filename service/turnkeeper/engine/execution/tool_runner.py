@@ -63,8 +63,12 @@ class ToolRunner:
     one whose time is over: no timeout depends on the tool's own code.
     """
 
-    def __init__(self, toolbox: Toolbox, *, spans: Spans, metrics: Metrics, detached: set[asyncio.Task[Any]]) -> None:
+    def __init__(
+        self, toolbox: Toolbox, *, agent: str, spans: Spans, metrics: Metrics, detached: set[asyncio.Task[Any]]
+    ) -> None:
+        """`agent` is the name of the turn's agent."""
         self._toolbox = toolbox
+        self._agent = agent
         self._spans = spans
         self._metrics = metrics
         self._detached = detached
@@ -147,7 +151,7 @@ class ToolRunner:
             record = partial(self._metrics.tool_finished, source, tool=call.tool, tool_class=tool_class)
             began = time.monotonic()
             try:
-                tool = self._runs[call.id].tool = asyncio.create_task(self._toolbox.run(call))
+                tool = self._runs[call.id].tool = asyncio.create_task(self._toolbox.run(call, agent=self._agent))
                 await asyncio.wait([tool], timeout=timeout.total_seconds())
                 finished = tool.result() if tool.done() else self._overdue(call, tool, timeout)
             except asyncio.CancelledError:

@@ -77,7 +77,11 @@ class TurnRun:
         self._agent = agent
         self._conversation = conversation
         self._tools = ToolRunner(
-            services.toolbox, spans=services.spans, metrics=services.metrics, detached=services.detached
+            services.toolbox,
+            agent=agent.name,
+            spans=services.spans,
+            metrics=services.metrics,
+            detached=services.detached,
         )
         self._handed_over = False
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from turnkeeper.domain.approval import Approval
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.engine.replica.schedule import JitteredInterval, every
-from turnkeeper.errors import ServiceUnavailable
+from turnkeeper.errors import ServiceUnavailable, SessionContended
 from turnkeeper.store.contract import Maintenance
 
 TURNS_AT_ONCE = 96
@@ -61,7 +61,7 @@ class Expirer:
 
     def _log_failures(self, failed: list[BaseException]) -> None:
         """Logs how many turns failed, and the first defect among the failures."""
-        defects = [error for error in failed if not isinstance(error, ServiceUnavailable)]
+        defects = [error for error in failed if not isinstance(error, ServiceUnavailable | SessionContended)]
         if defects:
             logger.error(
                 "lapsed approvals of %d turns not expired because of a defect; trying again at each interval",
@@ -70,7 +70,7 @@ class Expirer:
             )
         if len(failed) > len(defects):
             logger.warning(
-                "lapsed approvals of %d turns not expired: the database is unavailable, or they need a newer version; "
-                "trying again at each interval",
+                "lapsed approvals of %d turns not expired: the database is unavailable, too many callers change their "
+                "sessions, or they need a newer version; trying again at each interval",
                 len(failed) - len(defects),
             )

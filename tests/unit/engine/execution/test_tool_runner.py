@@ -54,7 +54,8 @@ def started(tool_class: ToolClass) -> Call:
 
 def a_runner(depot: Depot, meters: Meters, traces: Traces) -> tuple[ToolRunner, set[asyncio.Task[Finished]]]:
     detached: set[asyncio.Task[Finished]] = set()
-    return ToolRunner(Toolbox([depot]), spans=traces.spans, metrics=meters.metrics, detached=detached), detached
+    runner = ToolRunner(Toolbox([depot]), agent="clerk", spans=traces.spans, metrics=meters.metrics, detached=detached)
+    return runner, detached
 
 
 async def test_metrics_and_spans_name_the_tools_own_source() -> None:

@@ -168,6 +168,8 @@ class _SessionErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sess
     """This part of the API comes with a later release; docs/reference/status.md lists what works."""
     SESSION_ERROR_CODE_RUN_DEFECT: _SessionErrorCode.ValueType  # 122
     """The service's own defect broke the turn's run twice; call RetryTurn, and report the turn to the operator."""
+    SESSION_ERROR_CODE_SESSION_CONTENDED: _SessionErrorCode.ValueType  # 123
+    """Too many calls change this session at the same time; send the same call again after the given delay."""
     SESSION_ERROR_CODE_OVERLOADED: _SessionErrorCode.ValueType  # 124
     """The replica has all the work that it can finish; send the same call again after the given delay."""
 
@@ -268,6 +270,8 @@ SESSION_ERROR_CODE_NOT_IMPLEMENTED: SessionErrorCode.ValueType  # 121
 """This part of the API comes with a later release; docs/reference/status.md lists what works."""
 SESSION_ERROR_CODE_RUN_DEFECT: SessionErrorCode.ValueType  # 122
 """The service's own defect broke the turn's run twice; call RetryTurn, and report the turn to the operator."""
+SESSION_ERROR_CODE_SESSION_CONTENDED: SessionErrorCode.ValueType  # 123
+"""Too many calls change this session at the same time; send the same call again after the given delay."""
 SESSION_ERROR_CODE_OVERLOADED: SessionErrorCode.ValueType  # 124
 """The replica has all the work that it can finish; send the same call again after the given delay."""
 Global___SessionErrorCode: _TypeAlias = SessionErrorCode  # noqa: Y015

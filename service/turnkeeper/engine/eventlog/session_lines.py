@@ -1,0 +1,135 @@
+"""Callers that change one session stand in line, so that their transactions do not fight over its head.
+
+One caller of a session decides and stores at a time, on this replica; the others wait in the order in which they came.
+A caller that is cancelled gives up its place. The owner of the session's turn stands in no line: callers let it first.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from types import TracebackType
+from typing import Final, Self
+
+from turnkeeper.domain.session import SessionKey
+from turnkeeper.durations import jittered
+from turnkeeper.errors import SessionContended
+
+MOST_CALLERS: Final = 256
+"""Callers of one session on this replica that stand in line, the one that stores its change included."""
+PATIENCE_S: Final = 8.0
+"""Seconds that a caller stands in line, at most: less than the 10 s that clients give a call."""
+OWNER_FIRST_S: Final = 1.0
+"""Seconds that a caller lets the owner of the turn first, at most: the owner may wait for the database."""
+RETRY_AFTER: Final = timedelta(seconds=1)
+"""After about this time a caller that was refused sends its call again."""
+
+
+@dataclass(slots=True, eq=False)
+class _Line:
+    """The callers of one session, and the writes of its owner that are under way."""
+
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by the caller that stores its change. It is passed on in the order in which callers came."""
+    callers: int = 0
+    owner_writes: int = 0
+    no_owner_write: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def is_idle(self) -> bool:
+        """Returns True if no caller and no owner needs it."""
+        return not self.callers and not self.owner_writes
+
+
+class Place:
+    """The first place in a session's line. Leaving it, once or more often, lets the next caller go on."""
+
+    def __init__(self, lines: "SessionLines", key: SessionKey, line: _Line) -> None:
+        self._lines = lines
+        self._key = key
+        self._line: _Line | None = line
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Lets the next caller go on."""
+        line, self._line = self._line, None
+        if line is not None:
+            line.turn.release()
+            self._lines.left(self._key, line)
+
+    async def let_owner_first(self) -> None:
+        """Waits until the owner's writes that are under way here have ended, OWNER_FIRST_S at most."""
+        line = self._line
+        if line is not None and line.owner_writes:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(OWNER_FIRST_S):
+                    await line.no_owner_write.wait()
+
+
+class SessionLines:
+    """The lines of all sessions that are being changed on this replica."""
+
+    def __init__(self, jitter: Callable[[], float]) -> None:
+        """`jitter` returns a random number from 0 to 1."""
+        self._jitter = jitter
+        self._lines: dict[SessionKey, _Line] = {}
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def is_busy(self, key: SessionKey) -> bool:
+        """Returns True if a caller that comes now has to wait."""
+        line = self._lines.get(key)
+        return line is not None and line.callers > 0
+
+    async def enter(self, key: SessionKey) -> Place:
+        """Returns the first place once it is this caller's.
+
+        Raises SessionContended at once if MOST_CALLERS stand in line, and after PATIENCE_S in it.
+        """
+        line = self._lines.setdefault(key, _Line())
+        if line.callers >= MOST_CALLERS:
+            raise self.contended(key)
+        line.callers += 1
+        try:
+            async with asyncio.timeout(PATIENCE_S if line.callers > 1 else None):
+                await line.turn.acquire()
+        except BaseException as error:
+            self.left(key, line)
+            if isinstance(error, TimeoutError):
+                raise self.contended(key) from None
+            raise
+        return Place(self, key, line)
+
+    @contextmanager
+    def owner_writes(self, key: SessionKey) -> Iterator[None]:
+        """Marks a change of the turn's owner as under way: no caller begins to store meanwhile."""
+        line = self._lines.setdefault(key, _Line())
+        line.owner_writes += 1
+        line.no_owner_write.clear()
+        try:
+            yield
+        finally:
+            line.owner_writes -= 1
+            if not line.owner_writes:
+                line.no_owner_write.set()
+            self._drop_idle(key, line)
+
+    def left(self, key: SessionKey, line: _Line) -> None:
+        """Counts a caller that left the line."""
+        line.callers -= 1
+        self._drop_idle(key, line)
+
+    def contended(self, key: SessionKey) -> SessionContended:
+        """Returns the error of a caller that must come again."""
+        return SessionContended(session_id=key.session_id, retry_after=jittered(RETRY_AFTER, self._jitter()))
+
+    def _drop_idle(self, key: SessionKey, line: _Line) -> None:
+        if line.is_idle:
+            del self._lines[key]
