@@ -32,7 +32,7 @@ OPTIONS = (
 _SERVICES = ("sessions", "chat", "approvals")
 _AGAIN = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL", "UNKNOWN", "CANCELLED"})
 """Statuses after which the same call is made again: nothing was accepted, or the outcome is unknown."""
-AGAIN_REASONS = frozenset({"SERVICE_UNAVAILABLE", "SERVER_DRAINING", "RATE_LIMIT_EXCEEDED"})
+AGAIN_REASONS = frozenset({"SERVICE_UNAVAILABLE", "SERVER_DRAINING", "RATE_LIMIT_EXCEEDED", "SESSION_CONTENDED"})
 _OUTSIDE_FINGERPRINT = ("wait", "after", "previews")
 """What the fingerprint of a request leaves out."""
 

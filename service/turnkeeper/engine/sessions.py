@@ -159,10 +159,16 @@ class Sessions:
         session may be a deleted one. Raises SessionNotFound, and what `decide` raises.
         """
 
+        needs_queue = False  # a change that cancels queued turns raises DecideAgain without them; most change none
+
         async def read_queue() -> Callable[[UnitOfWork], int]:
-            _, head = await self.get(key, deleted=deleted)
-            turns = [await self._store.turn(key, turn_id) for turn_id in head.queue]
-            queued = {turn.id: turn for turn in turns if turn is not None}
+            nonlocal needs_queue
+            queued: dict[str, Turn] = {}
+            if needs_queue:
+                _, head = await self.get(key, deleted=deleted)
+                turns = [await self._store.turn(key, turn_id) for turn_id in head.queue]
+                queued = {turn.id: turn for turn in turns if turn is not None}
+            needs_queue = True
             return lambda uow: decide(uow, queued)
 
         stored = await self._log_writer.append_prepared(key, read_queue, deleted=deleted)

@@ -14,7 +14,7 @@ from typing import Final, Self
 
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.durations import jittered
-from turnkeeper.errors import SessionContended
+from turnkeeper.errors import ServiceUnavailable, SessionContended, SessionError
 
 MOST_CALLERS: Final = 256
 """Callers of one session on this replica that stand in line, the one that stores its change included."""
@@ -35,6 +35,8 @@ class _Line:
     callers: int = 0
     owner_writes: int = 0
     no_owner_write: asyncio.Event = field(default_factory=asyncio.Event)
+    is_unavailable: bool = False
+    """The database did not answer the caller that left last."""
 
     @property
     def is_idle(self) -> bool:
@@ -54,6 +56,8 @@ class Place:
         return self
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+        if self._line is not None:
+            self._line.is_unavailable = isinstance(error, ServiceUnavailable)
         self.leave()
 
     def leave(self) -> None:
@@ -91,7 +95,8 @@ class SessionLines:
     async def enter(self, key: SessionKey) -> Place:
         """Returns the first place once it is this caller's.
 
-        Raises SessionContended at once if MOST_CALLERS stand in line, and after PATIENCE_S in it.
+        Raises SessionContended at once if MOST_CALLERS stand in line, and after PATIENCE_S in it; ServiceUnavailable
+        instead if the line does not move because the database is unavailable.
         """
         line = self._lines.setdefault(key, _Line())
         if line.callers >= MOST_CALLERS:
@@ -103,7 +108,7 @@ class SessionLines:
         except BaseException as error:
             self.left(key, line)
             if isinstance(error, TimeoutError):
-                raise self.contended(key) from None
+                raise self._not_moving(key, line) from None
             raise
         return Place(self, key, line)
 
@@ -129,6 +134,9 @@ class SessionLines:
     def contended(self, key: SessionKey) -> SessionContended:
         """Returns the error of a caller that must come again."""
         return SessionContended(session_id=key.session_id, retry_after=jittered(RETRY_AFTER, self._jitter()))
+
+    def _not_moving(self, key: SessionKey, line: _Line) -> SessionError:
+        return ServiceUnavailable(session_id=key.session_id) if line.is_unavailable else self.contended(key)
 
     def _drop_idle(self, key: SessionKey, line: _Line) -> None:
         if line.is_idle:

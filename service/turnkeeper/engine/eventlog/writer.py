@@ -252,11 +252,7 @@ class LogWriter:
         DecideAgain. Raises what `prepare` raises, and otherwise as `append`.
         """
         if place is None:
-            decide: Callable[[UnitOfWork], T] = await prepare() if self.lines.is_busy(key) else needs_place
-            entered = await self.enter(key, decide, turn_id=turn_id, deleted=deleted)
-            if not isinstance(entered, Place):
-                return entered
-            with entered:
+            with await self.lines.enter(key) as entered:
                 return await self.append_prepared(key, prepare, turn_id=turn_id, deleted=deleted, place=entered)
         for number in range(1, MAX_TRIES + 1):
             decide = await prepare()
