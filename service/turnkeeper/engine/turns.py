@@ -247,16 +247,19 @@ class Turns:
         `decide` is the decision as far as it needs no place; None if there is no session to decide on yet. If it is refused because the same request was stored at
         the same time, returns that one's record.
         """
+        entered: Place | Stored[tuple[Turn, RequestRecord]] | RequestRecord | None = None
         try:
             entered = await self._log_writer.enter(request.key.session_key, decide, request=request.key)
             if isinstance(entered, Place):
                 return await self._worker.shield(work(entered))
         except SessionError:
+            if isinstance(entered, Place):
+                entered.leave()  # the work may not have begun
             record = await self._store.find_request(request.key)
             if record is None:
                 raise
             return self._repeated(request, record)
-        if isinstance(entered, Stored):
+        if not isinstance(entered, RequestRecord):
             raise InternalError
         return self._repeated(request, entered)
 

@@ -85,11 +85,20 @@ class Worker:
         return len(self.held_leases) + self._reserved < self._concurrency
 
     async def shield(self, work: Coroutine[None, None, T]) -> T:
-        """Returns the work's result. The work goes on to its end even if the caller is cancelled."""
+        """Returns the work's result. The work goes on to its end even if the caller is cancelled.
+
+        Raises ServiceUnavailable, without beginning it, if the worker has stopped.
+        """
         if self._group is None:
             raise RuntimeError("the worker does not run")
         result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._group.create_task(_set_result(result, work))
+        whole = _set_result(result, work)
+        try:
+            self._group.create_task(whole)
+        except RuntimeError:  # the server stops
+            whole.close()
+            work.close()
+            raise ServiceUnavailable from None
         return await asyncio.shield(result)
 
     def adopt(self, cached: CachedSnapshot, *, taken_at: float, events: Sequence[Event], before: LogEnd) -> None:
