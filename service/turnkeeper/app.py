@@ -69,7 +69,6 @@ from turnkeeper.store.mongo.store import MongoStore
 from turnkeeper.telemetry.setup import Options, Telemetry, TelemetryError
 from turnkeeper.telemetry.setup import start as start_telemetry
 from turnkeeper.tools.python import PythonTools, installed
-from turnkeeper.tools.threads import ToolThreads
 from turnkeeper.tools.toolbox import Toolbox
 
 GOAWAY_PAUSE = 0.05
@@ -129,8 +128,7 @@ async def serving(
             settings.mongodb_uri, shutdown, embedded=settings.embedded, data_dir=settings.data_dir, stack=stack
         )
         provider, default_model = await provider_of(settings, environ, stack)
-        threads = ToolThreads()
-        toolbox = Toolbox([PythonTools(installed(), threads=threads)], record_content=settings.record_content)
+        toolbox = Toolbox([tools := PythonTools(installed())], record_content=settings.record_content)
         agents = agents_file.load(
             settings.agents or agents_file.SAMPLES, default_model=settings.model or default_model, toolbox=toolbox
         )
@@ -149,7 +147,7 @@ async def serving(
             options=Options(record_content=settings.record_content),
         )
         stack.push_async_callback(asyncio.to_thread, telemetry.shutdown)
-        threads.record = telemetry.metrics.tool_threads
+        tools.threads.record = telemetry.metrics.tool_threads
         if telemetry.prometheus_address:
             logger.info("metrics are served on http://%s/metrics", telemetry.prometheus_address)
         models = Models(provider, settings, environ)

@@ -13,7 +13,7 @@ from grpc_health.v1.health import aio as health_aio
 from turnkeeper_client import Client
 from turnkeeper_client.channel import Config
 from turnkeeper_client.errors import Aborted, ClientClosed, Details, ResourceExhausted, TransportError, Unavailable
-from turnkeeper_client.overload import FIRST_TRIES, TRIES_PER_ANSWER, RetryBudget, wait_to_try_again
+from turnkeeper_client.overload import AGAIN, FIRST_TRIES, TRIES_PER_ANSWER, RetryBudget, wait_to_try_again
 from turnkeeper_client.pb.v1 import agent_pb2, approval_pb2, chat_pb2, error_pb2, event_pb2, session_pb2
 from turnkeeper_client.pb.v1.message_pb2 import Message, Part
 from turnkeeper_client_testing.events import completed, done, started, summary, watch_response
@@ -270,14 +270,18 @@ async def test_a_session_is_suspended_resumed_changed_deleted_and_undeleted() ->
         assert on.script.requests[3].etag == "e"
 
 
-def overloaded(retry_after: float) -> Refuse:
-    code = error_pb2.SESSION_ERROR_CODE_OVERLOADED
+def overloaded(
+    retry_after: float, code: error_pb2.SessionErrorCode.ValueType = error_pb2.SESSION_ERROR_CODE_OVERLOADED
+) -> Refuse:
     return refuse(code, retry_after=timedelta(seconds=retry_after))
 
 
-async def test_a_call_that_an_overloaded_replica_refused_is_made_again_after_the_given_time() -> None:
+@pytest.mark.parametrize("code", sorted(AGAIN))
+async def test_a_call_that_an_overloaded_replica_refused_is_made_again_after_the_given_time(
+    code: error_pb2.SessionErrorCode.ValueType,
+) -> None:
     async with stage(config="mesh") as on:
-        on.script.answers += [overloaded(0.3), chat_pb2.SendMessageResponse(turn=TURN)]
+        on.script.answers += [overloaded(0.3, code), chat_pb2.SendMessageResponse(turn=TURN)]
         began = time.monotonic()
         assert await on.client.session("s1").send("Hello") == TURN
         assert time.monotonic() - began >= 0.3

@@ -25,6 +25,7 @@ PASSING = [
     error_pb2.SESSION_ERROR_CODE_SERVICE_UNAVAILABLE,
     RATE_LIMIT,
     error_pb2.SESSION_ERROR_CODE_OVERLOADED,
+    error_pb2.SESSION_ERROR_CODE_SESSION_CONTENDED,
 ]
 MOMENT = timedelta(milliseconds=20)
 FINAL = [code for code in SessionErrorCode.values() if code not in {0, ROTATED, DRAINING, *PASSING}]

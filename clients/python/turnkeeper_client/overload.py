@@ -1,4 +1,4 @@
-"""When a call that an overloaded replica refused is made again."""
+"""When a call is made again that an overloaded replica refused, or that stood in no line of its session."""
 
 import asyncio
 import time
@@ -11,6 +11,8 @@ FIRST_TRIES = 10.0
 # Calls that may be made again for each call that was answered: a service that is overloaded for long gets little more
 # than the calls themselves.
 TRIES_PER_ANSWER = 0.2
+# Errors of calls that stored nothing, and that the service asks to make again.
+AGAIN = frozenset({error_pb2.SESSION_ERROR_CODE_OVERLOADED, error_pb2.SESSION_ERROR_CODE_SESSION_CONTENDED})
 
 
 class RetryBudget:
@@ -41,7 +43,7 @@ async def wait_to_try_again(error: SessionError, *, deadline: float, budget: Ret
     `deadline` is that of the call, in monotonic seconds.
     """
     wait = error.retry_after
-    if error.code != error_pb2.SESSION_ERROR_CODE_OVERLOADED or wait is None:
+    if error.code not in AGAIN or wait is None:
         raise error
     if time.monotonic() + wait.total_seconds() >= deadline or not budget.take():
         raise error

@@ -72,9 +72,9 @@ class PythonTools:
     runs there: the checks of the arguments, the function, the conversion of its result, the text of its exception.
     """
 
-    def __init__(self, functions: Iterable[Callable[..., object]], *, threads: ToolThreads | None = None) -> None:
+    def __init__(self, functions: Iterable[Callable[..., object]]) -> None:
         """Raises AgentConfigError if two tools have one name, or if one has no valid name or schema."""
-        self._threads = threads or ToolThreads()
+        self.threads = ToolThreads()
         self._functions: dict[str, _Function] = {}
         for function in functions:
             described = _describe(function)
@@ -93,7 +93,7 @@ class PythonTools:
             outcome = await in_tool_loop(functools.partial(_awaited, described, arguments, context))
         else:
             work = functools.partial(_returned, described, arguments, context)
-            outcome = await self._threads.run(work, tool=name, agent=context.agent)
+            outcome = await self.threads.run(work, tool=name, agent=context.agent)
         if isinstance(outcome, Failure):
             raise ToolFailed(outcome)
         return outcome
