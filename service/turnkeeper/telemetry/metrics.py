@@ -94,9 +94,9 @@ class Metrics:
         self._tool_duration(seconds, source)
         self._execute_tool(seconds, tool, None if outcome == "OK" else outcome)
 
-    def tool_threads(self, change: int, tool: str) -> None:
-        """Records that the calls of a plain tool hold more threads, or fewer."""
-        self._tool_threads(change, tool)
+    def tool_threads(self, count: int, tool: str) -> None:
+        """Records that the calls of a plain tool hold `count` threads more; fewer if it is negative."""
+        self._tool_threads(count, tool)
 
     def error(self, code: Code) -> None:
         """Counts an error that reached a caller, or ended a turn."""
