@@ -133,10 +133,8 @@ async def serving(
             settings.agents or agents_file.SAMPLES, default_model=settings.model or default_model, toolbox=toolbox
         )
         if provider is None and any(not agent.base_url for agent in agents.values()):
-            raise SettingError(
-                "no model is set: set OPENAI_API_KEY or OPENAI_BASE_URL, pass --local-model, "
-                "or give each agent a base_url"
-            )
+            sentence = "set OPENAI_API_KEY or OPENAI_BASE_URL, pass --local-model, or give each agent a base_url"
+            raise SettingError(f"no model is set: {sentence}")
         settings = settings.with_replica_name()
         telemetry = start_telemetry(
             settings.exporter,

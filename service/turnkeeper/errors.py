@@ -1,7 +1,6 @@
 """Every error that a caller can see: a family is a gRPC status, a leaf is one code. A leaf's docstring is its message.
 
-The proto's `SessionErrorCode` has the same numbers; their status and retry advice are its options, and a test compares
-the two. Nothing here imports gRPC: `rpc/status.py` writes a `Status` to the wire.
+A test compares them with the proto's `SessionErrorCode`. Nothing here imports gRPC: `rpc/status.py` writes to the wire.
 """
 
 from collections.abc import Mapping
@@ -35,12 +34,9 @@ class SessionError(Exception):
         """`message` replaces the class's own sentence. It tells the caller what to do next, and holds no secret."""
         self.message = message or (type(self).__doc__ or "").strip()
         super().__init__(self.message)
-        self.metadata = dict(metadata or {})
-        self.session_id = session_id
-        self.turn_id = turn_id
-        self.cursor = cursor
+        self.metadata, self.fields = dict(metadata or {}), dict(fields or {})
+        self.session_id, self.turn_id, self.cursor = session_id, turn_id, cursor
         self.retry_after = retry_after
-        self.fields = dict(fields or {})
 
     def to_status(self) -> Status:
         """Returns the error as the status of a call."""
