@@ -5,6 +5,7 @@ A caller that is cancelled gives up its place. The owner of the session's turn s
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Final, Self
 
+from turnkeeper.admission.gate import rest, wanted_until
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.durations import jittered
 from turnkeeper.errors import ServiceUnavailable, SessionContended, SessionError
@@ -95,13 +97,16 @@ class SessionLines:
     async def enter(self, key: SessionKey) -> Place:
         """Returns the first place once it is this caller's.
 
-        Raises SessionContended at once if MOST_CALLERS stand in line, and after PATIENCE_S in it; ServiceUnavailable
+        Raises SessionContended at once if MOST_CALLERS stand in line, and after PATIENCE_S in it, and once the caller's
+        deadline has passed; ServiceUnavailable
         instead if the line does not move because the database is unavailable.
         """
         line = self._lines.setdefault(key, _Line())
         if line.callers >= MOST_CALLERS:
             raise self.contended(key)
         line.callers += 1
+        if line.callers > 1:
+            rest()  # it takes nothing from the calls on other sessions
         try:
             async with asyncio.timeout(PATIENCE_S if line.callers > 1 else None):
                 await line.turn.acquire()
@@ -110,7 +115,11 @@ class SessionLines:
             if isinstance(error, TimeoutError):
                 raise self._not_moving(key, line) from None
             raise
-        return Place(self, key, line)
+        place = Place(self, key, line)
+        if time.monotonic() >= wanted_until():
+            place.leave()
+            raise self.contended(key)
+        return place
 
     @contextmanager
     def owner_writes(self, key: SessionKey) -> Iterator[None]:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from random import Random
 
 import pytest
@@ -13,6 +13,8 @@ from tests.builders import new_id
 from tests.contracts.stores import a_changeset, begin, committed, head_of
 from tests.memory_store.state import MemoryDatabase
 from tests.memory_store.store import MemoryStore
+from turnkeeper.admission.gate import CURRENT, Gate, Kind
+from turnkeeper.admission.load import Load
 from turnkeeper.domain.event import SessionUpdated
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.engine.eventlog import session_lines
@@ -238,6 +240,22 @@ async def test_what_stores_nothing_needs_no_place() -> None:
             unchanged = await replica.writer.append(KEY, lambda _: "as it is")
             assert isinstance(unchanged, Stored)
             assert unchanged.committed is None
+
+
+async def test_a_caller_in_line_takes_nothing_from_others_and_is_dropped_after_its_deadline() -> None:
+    lines = SessionLines(lambda: 0.5)
+    gate = Gate(Load(), timedelta(seconds=30), jitter=lambda: 0.5, recorder=Metrics(NoOpMeterProvider()))
+    admitted = gate.admit(Kind.DECISION)
+    place = await lines.enter(KEY)
+    CURRENT.set(admitted)
+    waiting = asyncio.create_task(lines.enter(KEY))
+    await asyncio.sleep(0)
+    assert (gate.at_work, gate.waiting) == (0, 1)
+    admitted.wanted_until = 0.0
+    place.leave()
+    with pytest.raises(SessionContended):
+        await waiting
+    assert not len(lines)
 
 
 async def test_a_place_is_left_once() -> None:
