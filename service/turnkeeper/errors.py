@@ -15,8 +15,7 @@ class SessionError(Exception):
 
     code: Code = Code.INTERNAL_ERROR
     family: ClassVar[Family] = Family.INTERNAL
-    rests_on_reading: bool = False
-    """True if a reading that lags may be why, though the class does not tell: see `rpc/refusals.py`."""
+    rests_on_reading: bool = False  # True if a reading that lags may be why, see `rpc/refusals.py`
     needs_newer_version: bool = False
     """True if only a replica of a newer version can do it: this one does not try again by itself."""
 
@@ -34,9 +33,8 @@ class SessionError(Exception):
         """`message` replaces the class's own sentence. It tells the caller what to do next, and holds no secret."""
         self.message = message or (type(self).__doc__ or "").strip()
         super().__init__(self.message)
-        self.metadata, self.fields = dict(metadata or {}), dict(fields or {})
+        self.metadata, self.fields, self.retry_after = dict(metadata or {}), dict(fields or {}), retry_after
         self.session_id, self.turn_id, self.cursor = session_id, turn_id, cursor
-        self.retry_after = retry_after
 
     def to_status(self) -> Status:
         """Returns the error as the status of a call."""
