@@ -64,7 +64,8 @@ class Hold:
             await self._arrived
 
     def arrive(self) -> None:
-        """Lets the call go on."""
+        """Lets the call go on, for good: also if it is not there yet, because it stands in its session's line."""
+        self.before = 0
         if self._arrived is not None and not self._arrived.done():
             self._arrived.set_result(None)
 
