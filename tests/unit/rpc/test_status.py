@@ -84,6 +84,7 @@ WAITS = {
     Code.SERVICE_UNAVAILABLE: timedelta(seconds=1),
     Code.RATE_LIMIT_EXCEEDED: timedelta(seconds=1),
     Code.OVERLOADED: timedelta(seconds=1),
+    Code.SESSION_CONTENDED: timedelta(seconds=1),
 }
 """The codes after which a stream may go on, and the wait before that. Written out: clients act on it."""
 
