@@ -244,8 +244,8 @@ class Turns:
     ) -> RequestRecord:
         """Returns what `work` returns. It runs to its end even if the caller leaves, unless that stands in line.
 
-        `decide` is the decision as far as it needs no place; None if there is no session to decide on yet. If it is refused because the same request was stored at
-        the same time, returns that one's record.
+        `decide` is the decision as far as it needs no place; None if there is no session to decide on yet. If it is
+        refused because the same request was stored at the same time, returns that one's record.
         """
         entered: Place | Stored[tuple[Turn, RequestRecord]] | RequestRecord | None = None
         try:

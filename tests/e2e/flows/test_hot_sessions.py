@@ -143,3 +143,20 @@ async def test_the_owner_of_a_turn_goes_on_in_a_crowd(env: Environment) -> None:
     await asyncio.gather(*callers)
     assert harness.answer_of(turn) == "You said: hello"
     assert turn.attempt == 1
+
+
+async def test_a_crowd_whose_messages_create_one_session_creates_it_once(env: Environment) -> None:
+    session = f"crowd-{harness.new_request_id()}"
+    made = chat_pb2.CreateSessionParams(agent="talker")
+
+    def first(number: int) -> Call:
+        fields: dict[str, Any] = {"wait": 0, "if_busy": chat_pb2.IF_BUSY_ENQUEUE, "create_session": made}
+        return lambda stubs: harness.send_message_to_session(stubs, session, f"message {number}", **fields)
+
+    async with env.another() as second, asyncio.timeout(60):
+        ends = await crowd([first(number) for number in range(40)], env.stubs, second)
+    assert set(ends) <= {OK, *AGAIN, "QUOTA_EXCEEDED"}, Counter(ends)
+    log = await harness.all_events(env.stubs, session)
+    stored = Counter(event.WhichOneof("payload") for event in log)
+    assert stored["session_created"] == 1
+    assert stored["message_received"] == ends.count(OK) >= 1

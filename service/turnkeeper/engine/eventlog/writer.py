@@ -209,7 +209,8 @@ class LogWriter:
         """Stands in the session's line, and returns the first place in it, which the caller must leave.
 
         A decision that stores nothing needs no place: if others stand in line, it is made before, and what `append`
-        returns is returned at once. `decide` is None if there may be no session yet. Raises what `decide` and `SessionLines.enter` raise, and SessionNotFound.
+        returns is returned at once. `decide` is None if there may be no session yet. Raises what `decide` and
+        `SessionLines.enter` raise, and SessionNotFound.
         """
         if decide is not None and self.lines.is_busy(key):
             snapshot = await self._read(key, turn_id=turn_id, deleted=deleted, request=request)
