@@ -147,10 +147,10 @@ async def test_the_owner_of_a_turn_goes_on_in_a_crowd(env: Environment) -> None:
 
 async def test_a_crowd_whose_messages_create_one_session_creates_it_once(env: Environment) -> None:
     session = f"crowd-{harness.new_request_id()}"
-    made = chat_pb2.CreateSessionParams(agent="talker")
+    creation = chat_pb2.CreateSessionParams(agent="talker")
 
     def first(number: int) -> Call:
-        fields: dict[str, Any] = {"wait": 0, "if_busy": chat_pb2.IF_BUSY_ENQUEUE, "create_session": made}
+        fields: dict[str, Any] = {"wait": 0, "if_busy": chat_pb2.IF_BUSY_ENQUEUE, "create_session": creation}
         return lambda stubs: harness.send_message_to_session(stubs, session, f"message {number}", **fields)
 
     async with env.another() as second, asyncio.timeout(60):
