@@ -18,6 +18,7 @@ class Reader:
 
     def __init__(self, bodies: Bodies) -> None:
         self._bodies = bodies
+        self.address = ""
         self.reading = asyncio.Semaphore(0)
 
     async def read(self, _: object, context: Any) -> bytes:
@@ -36,9 +37,15 @@ async def serving(bodies: Bodies) -> AsyncIterator[tuple[Reader, aio.Channel]]:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.v1.Reads", handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+    reader.address = f"127.0.0.1:{port}"
+    async with aio.insecure_channel(reader.address) as channel:
         yield reader, channel
     await server.stop(0)
+
+
+def another_connection(reader: Reader) -> aio.Channel:
+    """Returns a channel that shares no connection with others."""
+    return aio.insecure_channel(reader.address, options=[("grpc.use_local_subchannel_pool", 1)])
 
 
 def opened(channel: aio.Channel, *messages: bytes, ends: bool) -> Any:
@@ -74,7 +81,7 @@ async def test_a_body_that_does_not_end_is_late(messages: tuple[bytes, ...]) -> 
 
 
 async def test_over_the_budget_the_oldest_body_makes_room() -> None:
-    async with serving(Bodies(budget=2 * BODY_BYTES, young=0.0)) as (reader, channel):
+    async with serving(Bodies(budget=4 * BODY_BYTES, young=0.0)) as (reader, channel):
         first = opened(channel, ends=False)
         await reader.reading.acquire()
         second = opened(channel, ends=False)
@@ -84,6 +91,20 @@ async def test_over_the_budget_the_oldest_body_makes_room() -> None:
         assert await first == b"BodyLate"
         assert not second.done()
         second.cancel()
+
+
+async def test_half_sent_bodies_of_one_connection_leave_others_a_place() -> None:
+    async with serving(Bodies(budget=4 * BODY_BYTES, young=60.0)) as (reader, channel):
+        halves = [opened(channel, ends=False) for _ in range(20)]
+        for _ in halves:
+            await reader.reading.acquire()
+        async with another_connection(reader) as other:
+            method: Any = other.unary_unary("/test.v1.Reads/Read")
+            for _ in range(3):
+                assert await method(b"a body", timeout=5) == b"a body"
+        assert not any(half.done() for half in halves)
+        for half in halves:
+            half.cancel()
 
 
 async def test_over_the_budget_a_body_among_young_ones_waits() -> None:

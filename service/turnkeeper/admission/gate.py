@@ -54,12 +54,13 @@ class Recorder(Protocol):
 class AdmittedCall:
     """A call that was admitted."""
 
-    __slots__ = ("_gate", "_is_at_work", "wanted_until")
+    __slots__ = ("_gate", "_is_at_work", "_kind", "wanted_until")
 
-    def __init__(self, gate: "Gate") -> None:
+    def __init__(self, gate: "Gate", kind: Kind) -> None:
         self.wanted_until = math.inf
         """Monotonic seconds at which its caller's deadline passes."""
         self._gate = gate
+        self._kind = kind
         self._is_at_work = True
 
     def rest(self) -> None:
@@ -68,6 +69,14 @@ class AdmittedCall:
             self._is_at_work = False
             self._gate.at_work -= 1
             self._gate.waiting += 1
+
+    def resume(self) -> None:
+        """Counts the call as one at work again. Raises Overloaded if those are too many."""
+        if not self._is_at_work:
+            self._gate.check(self._kind)
+            self._gate.begin_work()
+            self._is_at_work = True
+            self._gate.waiting -= 1
 
     def end(self) -> None:
         """Counts the call off. Called once."""
@@ -84,6 +93,12 @@ def rest() -> None:
     """Counts the current call as one that waits. Called where calls begin to wait for something to happen."""
     if (call := CURRENT.get()) is not None:
         call.rest()
+
+
+def resume() -> None:
+    """Counts the current call as one at work again. Raises Overloaded if those are too many."""
+    if (call := CURRENT.get()) is not None:
+        call.resume()
 
 
 def wanted_until() -> float:
@@ -118,17 +133,25 @@ class Gate:
 
     def admit(self, kind: Kind, *, adds_turn: bool = False) -> AdmittedCall:
         """Returns the admitted call. `adds_turn`: it asks for a turn. Raises Overloaded."""
-        if self.at_work >= self._limit.calls * SHARES[kind]:
-            raise self.refused(kind, "calls_at_work")
+        self.check(kind)
         if self.waiting >= MOST_WAITING and kind is not Kind.DECISION:
             raise self.refused(kind, "calls_waiting")
         most = min(self._accept_wait, STANDING_WAIT) if self._limit.is_overloaded else self._accept_wait
         if adds_turn and (seconds := self._backlog.seconds()) > most:
             raise self.refused(kind, "accept_wait", after=seconds - most)
-        self.at_work += 1
         self._admitted += 1
+        self.begin_work()
+        return AdmittedCall(self, kind)
+
+    def begin_work(self) -> None:
+        """Counts one further call at work."""
+        self.at_work += 1
         self._limit.at_work(self.at_work)
-        return AdmittedCall(self)
+
+    def check(self, kind: Kind) -> None:
+        """Raises Overloaded if the calls at work are too many for a call of this kind."""
+        if self.at_work >= self._limit.calls * SHARES[kind]:
+            raise self.refused(kind, "calls_at_work")
 
     def refused(self, kind: Kind, limit: str, *, after: float = 0.0) -> Overloaded:
         """Returns the refusal by a limit. The caller is to try again after `after` seconds or later."""

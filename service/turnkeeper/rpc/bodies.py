@@ -5,15 +5,16 @@ gRPC takes anything of the body.
 """
 
 import asyncio
-from collections import deque
-from contextlib import suppress
+from collections.abc import Callable
 from typing import Final
 
 from grpc import aio
 
-from turnkeeper.errors import NotImplementedYet
+from turnkeeper.admission.gate import rest, resume
+from turnkeeper.errors import NotImplementedYet, Overloaded
 from turnkeeper.rpc.context import Context
-from turnkeeper.rpc.task_deadlines import TaskDeadlines
+from turnkeeper.rpc.places import Places
+from turnkeeper.rpc.task_deadlines import Task, TaskDeadlines
 
 BODY_BYTES: Final = 4 << 20
 """Bytes of a request, at most: gRPC refuses more."""
@@ -23,6 +24,8 @@ BODY_SECONDS: Final = 10.0
 """Seconds in which a body must arrive."""
 YOUNG_SECONDS: Final = 0.25
 """Seconds for which a body that is being received is not given up for others."""
+LINE: Final = 1024
+"""Calls whose bodies wait for a place. A burst of as many streams as a connection has is read."""
 
 
 class BodyLate(Exception):
@@ -30,25 +33,35 @@ class BodyLate(Exception):
 
 
 class Bodies:
-    """The bodies that are being received."""
+    """The bodies that are being received. One connection has half of their budget at most."""
 
     def __init__(
-        self, *, budget: int = BUDGET_BYTES, seconds: float = BODY_SECONDS, young: float = YOUNG_SECONDS
+        self,
+        *,
+        budget: int = BUDGET_BYTES,
+        seconds: float = BODY_SECONDS,
+        young: float = YOUNG_SECONDS,
+        line: int = LINE,
     ) -> None:
         """`budget` in bytes; `seconds` for each body, which is not given up for others in the first `young` of them."""
         self._seconds, self._young = seconds, young
-        self._most = max(1, budget // BODY_BYTES)
         self._deadlines = TaskDeadlines(seconds)
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._peers: dict[Task, str] = {}
+        count = max(1, budget // BODY_BYTES)
+        self._places = Places(count, line=line, give_up=self._give_up, pace=young / count)
 
     async def read(self, context: Context) -> bytes:
         """Returns the request's only message.
 
         Raises NotImplementedYet if the request has none or several, and BodyLate if it is late. If all of the budget is
-        in use, the oldest body is given up; while all are young, this one waits.
+        in use, this one waits, and old bodies are given up, those of the connection that has the most at first. A call
+        that waits is not at work meanwhile; raises Overloaded if too many calls are afterwards.
         """
-        await self._wait_for_room()
+        peer = context.peer()
+        if not self._places.try_take(peer):
+            await self._wait_for_place(peer)
         task = asyncio.current_task()
+        self._peers[task] = peer
         self._deadlines.begin(task)
         try:
             message = await context.read()
@@ -60,22 +73,18 @@ class Bodies:
             raise BodyLate from None
         finally:
             self._deadlines.end(task)
-            if (freed := next((ended for ended in self._waiting if not ended.done()), None)) is not None:
-                freed.set_result(None)
+            self._places.free(self._peers.pop(task))
         return bytes(message)
 
-    async def _wait_for_room(self) -> None:
-        """Returns once the budget has room. Raises BodyLate if it has none within the time of a body."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self._seconds
-        while len(self._deadlines) >= self._most and not self._deadlines.expire_oldest(older_than=self._young):
-            if loop.time() >= until:
-                raise BodyLate
-            ended: asyncio.Future[None] = loop.create_future()
-            self._waiting.append(ended)
-            try:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(self._young):
-                        await ended
-            finally:
-                self._waiting.remove(ended)
+    async def _wait_for_place(self, peer: str) -> None:
+        rest()
+        if not await self._places.take_in_line(peer, seconds=self._seconds):
+            raise BodyLate
+        try:
+            resume()
+        except Overloaded:
+            self._places.free(peer)
+            raise
+
+    def _give_up(self, is_of: Callable[[str], bool]) -> bool:
+        return self._deadlines.expire_oldest(lambda task: is_of(self._peers[task]), older_than=self._young)

@@ -42,6 +42,8 @@ EXPIRY = 0.1
 """Seconds before its deadline from which on an unanswered call counts as late: the caller's clock started earlier."""
 LARGE_BYTES = 256 * 1024
 """A request with more bytes is parsed in a thread: 4 MiB may be two million entries."""
+HEALTH_BYTES = 32 << 20
+"""Bytes of the bodies of health and reflection that are being received: they wait for no body of another service."""
 OWN = "turnkeeper.v1."
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -56,7 +58,7 @@ class Boundary(aio.ServerInterceptor):
     ) -> None:
         """`write_timeout`: seconds after which a stream ends with SLOW_CONSUMER if its reader accepts nothing."""
         self._gate = gate
-        self._bodies = Bodies()
+        self._bodies, self._health_bodies = Bodies(), Bodies(budget=HEALTH_BYTES)
         self._certain_refusals = certain_refusals
         self._spans = spans
         self._metrics = metrics
@@ -184,7 +186,7 @@ class Boundary(aio.ServerInterceptor):
 
     async def _body(self, context: Context, kind: Kind | None) -> bytes:
         try:
-            return await self._bodies.read(context)
+            return await (self._bodies if kind else self._health_bodies).read(context)
         except BodyLate:
             raise self._gate.refused(kind or Kind.READ, "body") from None
 

@@ -1,6 +1,7 @@
 """Cancels tasks whose work takes too long, with one timer for all of them."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 LATE = -1.0
@@ -18,9 +19,6 @@ class TaskDeadlines:
         self._begun: dict[Task, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def __len__(self) -> int:
-        return len(self._begun)
-
     def begin(self, task: Task) -> None:
         """Notes that this task begins its work. The task is cancelled if that takes too long."""
         loop = asyncio.get_running_loop()
@@ -36,11 +34,11 @@ class TaskDeadlines:
         """Notes that the task's work has ended."""
         del self._begun[task]
 
-    def expire_oldest(self, *, older_than: float) -> bool:
-        """Cancels the oldest work. Returns False if none is under way for `older_than` seconds."""
+    def expire_oldest(self, among: Callable[[Task], bool], *, older_than: float) -> bool:
+        """Cancels the oldest work of these tasks. Returns False if none is under way for `older_than` seconds."""
         latest = asyncio.get_running_loop().time() - older_than
         for task, began in self._begun.items():
-            if began != LATE:
+            if began != LATE and among(task):
                 return began <= latest and self._expire(task)
         return False
 

@@ -223,3 +223,20 @@ async def test_calls_that_wait_for_a_slow_turn_are_no_work(env: Environment) -> 
             env.tool_control.release(f"slow{number}")
         turns = await asyncio.gather(*sending)
     assert {turn.state for turn in turns} == {chat_pb2.TURN_STATE_COMPLETED}
+
+
+async def test_half_sent_bodies_of_one_connection_keep_neither_others_messages_nor_health_out(env: Environment) -> None:
+    session = await harness.create_test_session(env.stubs, agent="talker")
+    async with (
+        harness.serving(env.mongo_uri, env.database, env.model, agents=AGENTS, calls_at_work=40) as running,
+        aio.insecure_channel(running.address, options=[("grpc.use_local_subchannel_pool", 1)]) as attacker,
+        harness.connect(running.address) as stubs,
+    ):
+        method: Any = attacker.stream_unary("/turnkeeper.v1.ChatService/SendMessage")
+        halves = [method() for _ in range(200)]
+        health: Any = health_pb2_grpc.HealthStub(attacker)
+        await health.Check(health_pb2.HealthCheckRequest(), timeout=5)  # the halves before it have begun
+        turn = await harness.send_message_to_session(stubs, session, "past the halves")
+        for half in halves:
+            half.cancel()
+    assert turn.state == chat_pb2.TURN_STATE_COMPLETED

@@ -146,3 +146,20 @@ def test_a_message_is_refused_in_an_overload_if_its_turn_would_not_begin_at_once
     for _ in range(REMEMBERED):
         desk.gate.end_window()
     desk.gate.admit(Kind.MESSAGE, adds_turn=True).end()
+
+
+def test_a_call_that_waited_for_its_body_is_at_work_again_if_there_is_room() -> None:
+    desk = Desk(limit=2)
+    first, second = desk.gate.admit(Kind.MESSAGE), desk.gate.admit(Kind.MESSAGE)
+    first.rest()
+    third = desk.gate.admit(Kind.MESSAGE)
+    with pytest.raises(Overloaded):
+        first.resume()
+    assert (desk.gate.at_work, desk.gate.waiting) == (2, 1)
+    third.end()
+    first.resume()
+    first.resume()
+    assert (desk.gate.at_work, desk.gate.waiting) == (2, 0)
+    first.end()
+    second.end()
+    assert (desk.gate.at_work, desk.gate.waiting) == (0, 0)

@@ -217,7 +217,9 @@ def test_the_limits() -> None:
         "calls on one connection": f"{options['grpc.max_concurrent_streams']:,} at once",
         "calls that wait, and streams, of one replica": f"{gate.MOST_WAITING:,}",
         "the time in which a request must arrive": f"{bodies.BODY_SECONDS:g} s",
-        "requests that arrive at the same time": f"{bodies.BUDGET_BYTES // bodies.BODY_BYTES}",
+        "requests that arrive at the same time": f"{bodies.BUDGET_BYTES // bodies.BODY_BYTES}, of one connection "
+        f"{bodies.BUDGET_BYTES // bodies.BODY_BYTES // 2}",
+        "requests that wait until they may arrive": f"{bodies.LINE:,}",
     }
     assert {changesets.REQUESTS_KEPT} == {timedelta(hours=72)}
     assert {"message"} == changesets.KEPT_WITH_SESSION
