@@ -32,19 +32,25 @@ OPTIONS = (
 _SERVICES = ("sessions", "chat", "approvals")
 _AGAIN = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL", "UNKNOWN", "CANCELLED"})
 """Statuses after which the same call is made again: nothing was accepted, or the outcome is unknown."""
-AGAIN_REASONS = frozenset({"SERVICE_UNAVAILABLE", "SERVER_DRAINING", "RATE_LIMIT_EXCEEDED", "SESSION_CONTENDED"})
+AGAIN_REASONS = frozenset(
+    {"SERVICE_UNAVAILABLE", "SERVER_DRAINING", "RATE_LIMIT_EXCEEDED", "SESSION_CONTENDED", "OVERLOADED"}
+)
 _OUTSIDE_FINGERPRINT = ("wait", "after", "previews")
 """What the fingerprint of a request leaves out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How a call ended. `status` is gRPC's, GAVE_UP when no try was answered; `reason` the service's code, or empty."""
+    """How a call ended. `status` is gRPC's, GAVE_UP when no try was answered; `reason` the service's code, or empty.
+
+    `retry`: the milliseconds of RetryInfo, if there is one.
+    """
 
     status: str
     reason: str = ""
     turn_id: str = ""
     response: Any = None
+    retry: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -108,7 +114,7 @@ class Caller:
         replica = (self.any_replica() if first is None else first) % len(self.replicas.stubs)
         intent, pause = self._record.number(), 0.1
         while True:
-            answer = await self._try(rpc, request, replica, timeout=UNARY + wait, intent=intent, more=more)
+            answer = await self.try_once(rpc, request, replica, timeout=UNARY + wait, intent=intent, **more)
             if answer.final:
                 return answer
             if time.monotonic() > self._until:
@@ -132,9 +138,10 @@ class Caller:
                 break
         return answer
 
-    async def _try(
-        self, rpc: str, request: Any, replica: int, *, timeout: float, intent: int, more: dict[str, Any]
+    async def try_once(
+        self, rpc: str, request: Any, replica: int, *, timeout: float = UNARY, intent: int = 0, **more: Any
     ) -> Answer:
+        """Makes the call once, on this replica."""
         number = self.sent(rpc, request, replica, intent=intent, **more)
         try:
             answer = Answer("OK", response=await self.replicas.method(replica, rpc)(request, timeout=timeout))
@@ -161,8 +168,9 @@ class Caller:
 
     def answered(self, number: int, answer: Answer, **more: Any) -> None:
         """Records how the call ended."""
-        fields = {"turn": answer.turn_id} if answer.turn_id else {}
+        fields: dict[str, Any] = {"turn": answer.turn_id} if answer.turn_id else {}
         fields |= response_fields(answer.response) if answer.response is not None else {}
+        fields |= {"retry": answer.retry} if answer.retry is not None else {}
         self._record.line("answered", call=number, status=answer.status, reason=answer.reason, **{**fields, **more})
 
 
@@ -170,11 +178,13 @@ def answer_of(error: aio.AioRpcError) -> Answer:
     """Returns the answer of a failed call, with the service's details if it has them."""
     trailing = error.trailing_metadata()
     raw = trailing.get("grpc-status-details-bin") if trailing is not None else None
-    detail, info = error_pb2.SessionErrorDetail(), error_details_pb2.ErrorInfo()
+    detail, info, retry = error_pb2.SessionErrorDetail(), error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    after = None
     if isinstance(raw, bytes):
         for packed in status_pb2.Status.FromString(raw).details:
             _ = packed.Unpack(detail) or packed.Unpack(info)
-    return Answer(_name(error.code()), reason=info.reason, turn_id=detail.turn_id)
+            after = retry.retry_delay.ToMilliseconds() if packed.Unpack(retry) else after
+    return Answer(_name(error.code()), reason=info.reason, turn_id=detail.turn_id, retry=after)
 
 
 def request_fields(request: Any) -> dict[str, Any]:

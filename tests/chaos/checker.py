@@ -27,6 +27,7 @@ from tests.chaos.promises.ends import (
     i15_clients_that_left_change_nothing,
 )
 from tests.chaos.promises.order import i1_numbers_have_no_gap, i2_readers_are_given_the_log, i4_fences_never_fall
+from tests.chaos.promises.refusals import refusals_say_when_to_come_back
 from tests.chaos.promises.texts import (
     i10_partial_text_is_never_history,
     i16_history_can_be_sent_to_a_model,
@@ -50,10 +51,11 @@ PROMISES: Mapping[str, Callable[[History], Finding]] = {
     "I14": i14_what_was_approved_is_what_ran,
     "I15": i15_clients_that_left_change_nothing,
     "I16": i16_history_can_be_sent_to_a_model,
+    "refusals": refusals_say_when_to_come_back,
     "texts": texts_of_readers_are_whole,
     "turns": every_turn_ends_or_waits,
 }
-"""The promises that are judged; the last two are the texts that readers put together, and that every turn ends."""
+"""The promises that are judged; the last three: refusals, texts that readers put together, and the ends of turns."""
 
 SETTLE = 60.0
 EVIDENCE = "evidence.txt"

@@ -11,6 +11,7 @@ from pymongo import AsyncMongoClient
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.read_concern import ReadConcern
 
+from tests.chaos.flood import FLOODS
 from tests.chaos.history import Chain, Document, Effect, Fault, History, Logged, Prompt, Try
 from tests.chaos.promises.ends import is_at_rest
 from tests.chaos.record import CALLS, LOAD, STREAMS
@@ -42,7 +43,7 @@ async def read(uri: str, database: str, folder: Path, *, faults: Path | None, se
         turns={turn["id"]: turn for turn in documents["turns"]},
         ledger={entry["id"]: entry for entry in documents["tool_calls"]},
         approvals={approval["id"]: approval for approval in documents["approvals"]},
-        tries=tries_of(calls),
+        tries=[call for records in (calls, *_floods(folder)) for call in tries_of(records)],
         left=[line["turn"] for line in calls if line["line"] == "left"],
         chains=chains_of(streams),
         effects=effects_of(lines(folder / EFFECTS)),
@@ -52,6 +53,11 @@ async def read(uri: str, database: str, folder: Path, *, faults: Path | None, se
         unfit=unfit,
         until=load["over"],
     )
+
+
+def _floods(folder: Path) -> list[list[dict[str, Any]]]:
+    """Returns the records of each flood: their calls have numbers of their own."""
+    return [lines(file) for file in sorted(folder.glob(FLOODS))]
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -102,6 +102,8 @@ _FIGURES: Final = (
     "kinds",
     "acks",
     "acknowledged_turns",
+    "turns_of_floods",
+    "refusals",
     "turns",
     "waiting",
     "events",

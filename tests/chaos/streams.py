@@ -8,7 +8,7 @@ from typing import Any
 
 from grpc import aio
 
-from tests.chaos.calls import Replicas, answer_of
+from tests.chaos.calls import Answer, Replicas, answer_of
 from tests.chaos.record import Recorder
 from turnkeeper.pb.v1 import event_pb2, session_pb2
 
@@ -118,8 +118,18 @@ class Watcher:
         return how == "OK"
 
 
-async def read(call: Any, take: Callable[[Any], None], *, seconds: float, done: asyncio.Event | None = None) -> str:
-    """Passes responses to `take`. Returns OK, CUT after `seconds` or when done, or the error's status and reason."""
+async def read(
+    call: Any,
+    take: Callable[[Any], None],
+    *,
+    seconds: float,
+    done: asyncio.Event | None = None,
+    errors: list[Answer] | None = None,
+) -> str:
+    """Passes responses to `take`. Returns OK, CUT after `seconds` or when done, or the error's status and reason.
+
+    An error is added to `errors`.
+    """
     try:
         async with asyncio.timeout(seconds):
             async for response in _until(call, done):
@@ -128,6 +138,8 @@ async def read(call: Any, take: Callable[[Any], None], *, seconds: float, done: 
         return "CUT"
     except aio.AioRpcError as error:
         answer = answer_of(error)
+        if errors is not None:
+            errors.append(answer)
         return f"{answer.status} {answer.reason}".strip()
     finally:
         call.cancel()

@@ -2,9 +2,11 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+from tests.chaos import flood
 from tests.chaos.history import Fault, Finding, History, Logged
 from tests.chaos.promises.answers import MUTATIONS
 from tests.chaos.promises.ends import WAITING, acknowledged_turns
@@ -17,15 +19,19 @@ _UNKNOWN, _OUTCOME = event_pb2.TOOL_OUTCOME_UNKNOWN, event_pb2.APPROVAL_KIND_OUT
 
 
 def summary(history: History, findings: Mapping[str, Finding]) -> dict[str, Any]:
-    """Returns the figures. `takeover_seconds` is empty without a file of faults; `turns` are the acknowledged ones."""
+    """Returns the figures; those of calls and turns are the users'. `takeover_seconds` is empty without faults."""
+    users = replace(history, tries=[call for call in history.tries if call.request.get("client") != flood.CLIENT])
     events = [event for log in history.logs.values() for event in log]
     kinds = Counter(event.kind for event in events)
-    turns = [history.turns[turn] for turn in acknowledged_turns(history) if turn in history.turns]
+    acknowledged = acknowledged_turns(users)
+    turns = [history.turns[turn] for turn in acknowledged if turn in history.turns]
     taken_over = takeovers(history)
     return {
-        "acks": sum(call.ok and call.rpc in MUTATIONS for call in history.tries),
+        "acks": sum(call.ok and call.rpc in MUTATIONS for call in users.tries),
         "turns": dict(sorted(Counter(turn["state"] for turn in turns).items())),
-        "acknowledged_turns": len(acknowledged_turns(history)),
+        "acknowledged_turns": len(acknowledged),
+        "turns_of_floods": len(acknowledged_turns(history)) - len(acknowledged),
+        "refusals": sum(call.answer.get("reason") == flood.REFUSED for call in history.tries),
         "waiting": sum(turn["state"] in WAITING for turn in turns),
         "events": len(events),
         "decided_approvals": kinds["approval_decided"],

@@ -173,11 +173,14 @@ class User:
                 self._calls.line("turn", **turn_fields(response.turn))
 
         call = self._caller.replicas.method(replica, "StreamMessage")(request, timeout=seconds + 5)
-        how = await read(call, take, seconds=seconds if request.after else seconds + 3)
+        errors = list[Answer]()
+        how = await read(call, take, seconds=seconds if request.after else seconds + 3, errors=errors)
         chain.closed(how)
         if not acknowledged:
             status, _, reason = how.partition(" ")
-            self._caller.answered(number, Answer("ATTACHED" if request.after else f"NOT_{status}", reason=reason))
+            retry = errors[0].retry if errors else None
+            not_acknowledged = "ATTACHED" if request.after else f"NOT_{status}"
+            self._caller.answered(number, Answer(not_acknowledged, reason=reason, retry=retry))
         request.after = chain.cursor
         return how
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-KINDS = ("server-kill", "primary-kill", "commit-reply-lost", "client-cut", "command-cut")
+KINDS = ("server-kill", "server-overload", "primary-kill", "commit-reply-lost", "client-cut", "command-cut")
 
 
 @pytest.mark.timeout(240)
@@ -31,4 +31,7 @@ async def test_every_promise_holds_in_a_short_chaos(tmp_path: Path) -> None:
     assert not any(result["violations_by_promise"].values()), output
     assert result["acknowledged_turns"] > 0, output
     assert result["takeovers"] > 0, output
-    assert {kind for kind, row in result["faults_by_kind"].items() if row["confirmed"]} >= {"server-kill"}, output
+    assert {kind for kind, row in result["faults_by_kind"].items() if row["confirmed"]} >= {
+        "server-kill",
+        "server-overload",
+    }, output

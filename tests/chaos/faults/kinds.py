@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tests.chaos.cluster import Cluster
-from tests.chaos.faults import clocks, commands, database, servers, wire
+from tests.chaos.faults import clocks, commands, database, overload, servers, wire
 from tests.chaos.plan import Lane
 from tests.chaos.strikes import Strike
 
@@ -32,6 +32,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "server-blocked": Kind(Lane.SERVERS, servers.blocked),
     "server-partition": Kind(Lane.SERVERS, servers.partition),
     "server-silent": Kind(Lane.SERVERS, servers.silent),
+    "server-overload": Kind(Lane.SERVERS, overload.flood),
     "server-clock": Kind(Lane.SERVERS, clocks.of_a_server, clock=True),
     "primary-kill": Kind(Lane.DATABASE, database.kill),
     "primary-kill-unreplicated": Kind(Lane.DATABASE, database.kill_unreplicated),

@@ -308,6 +308,16 @@ def _hash_of_pledge() -> str:
     return hash_of({"label": "u-4"})
 
 
+def a_call_was_refused_without_a_time_to_come_back(run: Run) -> None:
+    request = {"request": "r-9", "text": "say u-9: too much"}
+    run.tried("SendMessage", request, status="RESOURCE_EXHAUSTED", reason="OVERLOADED", retry=700)
+    run.tried("SendMessage", request, status="RESOURCE_EXHAUSTED", reason="OVERLOADED")
+
+
+def a_stream_was_refused_by_grpc_itself(run: Run) -> None:
+    run.tried("StreamMessage", {"request": "r-9", "text": "say u-9: too much"}, status="NOT_RESOURCE_EXHAUSTED")
+
+
 BREAKS: dict[Break, set[str]] = {
     a_number_is_left_out: {"I1"},
     a_number_comes_twice: {"I1"},
@@ -358,6 +368,8 @@ BREAKS: dict[Break, set[str]] = {
     a_call_has_no_result: {"I10", "I16"},
     a_call_has_two_results: {"I16"},
     the_model_was_given_a_call_without_its_result: {"I16"},
+    a_call_was_refused_without_a_time_to_come_back: {"refusals"},
+    a_stream_was_refused_by_grpc_itself: {"refusals"},
     a_delta_is_missing: {"texts"},
     the_last_delta_of_a_text_is_missing: {"texts"},
     a_delta_comes_twice: {"texts"},
