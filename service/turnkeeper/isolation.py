@@ -17,3 +17,11 @@ def ends_task(error: BaseException) -> bool:
     except RuntimeError:
         return True
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
+def ends_process(error: BaseException) -> bool:
+    """Returns True if code without a task must raise the error again: the process or the caller is ending.
+
+    Any other error is a failure of the work that raised it, also one that is no Exception, such as a panic.
+    """
+    return isinstance(error, asyncio.CancelledError | GeneratorExit | KeyboardInterrupt | SystemExit)

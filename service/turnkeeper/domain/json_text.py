@@ -22,6 +22,7 @@ _BRACKET = re.compile(r"[\[\]{}]")
 _STEPS: Final = {"[": 1, "{": 1, "]": -1, "}": -1}
 _MANY_DIGITS = re.compile(r"\d{309}")
 """As many as the largest number of 64 bits with a point has: a longer number may be infinite to other readers."""
+_LARGE_EXPONENT = re.compile(r"[eE]\+?\d{3}")
 
 
 class UnfitJson(ValueError):
@@ -83,9 +84,11 @@ def exact_value(text: str) -> object:
     Raises UnfitJson if the text is not JSON, is nested too deep, or has a number that no float can hold.
     """
     check_levels(text)
-    integer = _integer if _MANY_DIGITS.search(text) else None
+    has_digits = _MANY_DIGITS.search(text) is not None
+    integer = _integer if has_digits else None
+    fraction = _finite if has_digits or _LARGE_EXPONENT.search(text) else None
     try:
-        return json.loads(text, parse_constant=_no_constant, parse_int=integer)
+        return json.loads(text, parse_constant=_no_constant, parse_int=integer, parse_float=fraction)
     except UnfitJson:
         raise
     except ValueError as error:
@@ -97,6 +100,12 @@ def _no_constant(token: str) -> object:
 
 
 def _integer(digits: str) -> int:
-    if math.isinf(float(digits)):
-        raise UnfitJson("has a number that is too large")
+    _finite(digits)
     return int(digits)
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if math.isinf(value):
+        raise UnfitJson("has a number that is too large")
+    return value

@@ -1,7 +1,8 @@
 """Compares a call's arguments with its tool's schema, at a bounded cost.
 
 The arguments are a model's, so any of them may be meant to cost much. A comparison counts its steps. Regular
-expressions are matched in linear time, or not at all for a client's schema.
+expressions are matched in linear time, or not at all for a client's schema. A `$schema` inside the schema changes
+nothing: it would choose a validator that counts no steps.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,6 +15,9 @@ from jsonschema.exceptions import ValidationError
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 from referencing import Registry
 from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012
+
+from turnkeeper.isolation import ends_process
 
 MOST_STEPS: Final = 50_000
 """Keywords, and entries of keywords, that one comparison evaluates at most: about 0.2 s."""
@@ -23,14 +27,21 @@ _PER_ENTRY: Final = frozenset(
     {"items", "contains", "propertyNames", "additionalProperties", "patternProperties", "uniqueItems"}
 )
 """Keywords that look at each entry of the compared array or object, with or without a keyword for the entry."""
+_QUOTED: Final = frozenset({"const", "enum", "not", "pattern", "$ref", "$dynamicRef"})
+"""Keywords whose own value is read whole, and quoted whole in a complaint."""
 _STEP_SIZE: Final = 256
 """Characters and entries of the compared value that count as a step: each complaint quotes the whole value."""
+_MOST_LEVELS: Final = 150
+"""Keywords inside each other that one comparison evaluates: each takes up to five of Python's 1,000 frames.
+
+A comparison must not meet the limit of frames. Libraries in Rust may panic there, which is no Exception.
+"""
 
 Keyword = Callable[..., Iterable[ValidationError] | None]
 
 
 class TooCostly(Exception):
-    """The comparison needs more steps than it has."""
+    """The comparison needs more steps than it has, or more levels than there may be."""
 
 
 class Steps:
@@ -39,44 +50,66 @@ class Steps:
     def __init__(self, most: int = MOST_STEPS) -> None:
         self._left = most
         self._sizes: dict[int, int] = {}
+        self._schema_sizes: Mapping[int, int] = {}
+        self.level = 0
+        """Keywords that are being evaluated inside each other."""
 
-    def begin(self, arguments: object) -> None:
-        """Measures the arguments of the next comparison."""
-        self._sizes = {}
+    def begin(self, arguments: object, schema_sizes: Mapping[int, int]) -> None:
+        """Measures the arguments of the next comparison. `schema_sizes` are those of the schema's own parts."""
+        self._sizes, self._schema_sizes, self.level = {}, schema_sizes, 0
         _measure(arguments, self._sizes)
 
-    def spend(self, value: object, instance: object, *, per_entry: bool) -> None:
+    def spend(self, name: str, value: object, instance: object) -> None:
         """Counts the steps of a keyword with this value on this part of the arguments. Raises TooCostly at the end."""
-        size = len(instance) if isinstance(instance, str) else self._sizes.get(id(instance), 0)
-        self._left -= 1 + _entries(value) + size // _STEP_SIZE + (_entries(instance) if per_entry else 0)
-        if self._left < 0:
+        size = _size(instance, self._sizes) + (_size(value, self._schema_sizes) if name in _QUOTED else 0)
+        self._left -= 1 + _entries(value) + size // _STEP_SIZE + (_entries(instance) if name in _PER_ENTRY else 0)
+        if self._left < 0 or self.level > _MOST_LEVELS:
             raise TooCostly
 
 
 _steps: ContextVar[Steps] = ContextVar("steps")
 
 
-def arguments_problem(
-    schema: Any, arguments: object, *, is_trusted: bool, steps: Steps | None = None
-) -> ValidationError | None:
-    """Returns why the arguments do not fit the schema; None if they do. Raises nothing, whatever the schema is.
+class ArgumentsSchema:
+    """A tool's schema, ready for any number of comparisons."""
 
-    `is_trusted`: the schema is the operator's. `steps` are taken from those that several comparisons share.
-    """
-    steps = steps or Steps()
-    token = _steps.set(steps)
-    try:
-        steps.begin(arguments)
-        validator = (_Trusted if is_trusted else _Untrusted)(schema, registry=Registry())
-        return next(iter(validator.iter_errors(arguments)), None)
-    except (TooCostly, RecursionError):
-        return ValidationError("The arguments cannot be compared with the tool's schema in time.")
-    except Unresolvable:
-        return ValidationError("The tool's schema refers to a part of itself that is not there.")
-    except Exception as error:  # noqa: BLE001 - a schema that cannot be evaluated is its author's failure
-        return ValidationError(f"The arguments cannot be compared with the tool's schema ({type(error).__name__}).")
-    finally:
-        _steps.reset(token)
+    def __init__(self, schema: Any, *, is_trusted: bool) -> None:
+        """`is_trusted`: the schema is the operator's."""
+        self._schema = schema
+        self._is_trusted = is_trusted
+        self._validator: Any = None
+        self._sizes: dict[int, int] = {}
+
+    def problem(self, arguments: object, *, steps: Steps | None = None) -> ValidationError | None:
+        """Returns why the arguments do not fit; None if they do. Raises nothing, whatever the schema is.
+
+        `steps` are taken from those that several comparisons share.
+        """
+        steps = steps or Steps()
+        token = _steps.set(steps)
+        try:
+            if self._validator is None:
+                self._prepare()
+            steps.begin(arguments, self._sizes)
+            return next(iter(self._validator.iter_errors(arguments)), None)
+        except (TooCostly, RecursionError):
+            return ValidationError("The arguments cannot be compared with the tool's schema in time.")
+        except Unresolvable:
+            return ValidationError("The tool's schema refers to a part of itself that is not there.")
+        except BaseException as error:  # a schema that cannot be evaluated is its author's failure, also by a panic
+            if ends_process(error):
+                raise
+            return ValidationError(f"The arguments cannot be compared with the tool's schema ({type(error).__name__}).")
+        finally:
+            _steps.reset(token)
+
+    def _prepare(self) -> None:
+        """Finds all anchors at once: otherwise each reference to one would search the whole schema."""
+        root = DRAFT202012.create_resource(self._schema)
+        uri = root.id() or ""
+        resolver = Registry().with_resource(uri, root).crawl().resolver(base_uri=uri)
+        _measure(self._schema, self._sizes)
+        self._validator = (_Trusted if self._is_trusted else _Untrusted)(self._schema, _resolver=resolver)
 
 
 def _measure(value: object, sizes: dict[int, int]) -> int:
@@ -93,19 +126,35 @@ def _measure(value: object, sizes: dict[int, int]) -> int:
     return size
 
 
+def _size(value: object, sizes: Mapping[int, int]) -> int:
+    """Returns the characters and entries of a value that was measured."""
+    return len(value) if isinstance(value, str) else sizes.get(id(value), 0)
+
+
 def _entries(value: object) -> int:
     return len(value) if isinstance(value, list | dict) else 0
 
 
 def _counted(name: str, keyword: Keyword) -> Keyword:
     """Returns the keyword's check, which also counts its steps. It raises TooCostly when none is left."""
-    per_entry = name in _PER_ENTRY
 
     def check(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
-        _steps.get().spend(value, instance, per_entry=per_entry)
-        yield from keyword(validator, value, instance, schema) or ()
+        steps = _steps.get()
+        steps.spend(name, value, instance)
+        level = steps.level
+        steps.level = level + 1
+        try:
+            yield from keyword(validator, value, instance, schema) or ()
+        finally:
+            steps.level = level
 
     return check
+
+
+def _evolve(validator: Any, **changes: Any) -> Any:
+    """Returns the same validator for another part of the schema. The library's own method obeys `$schema`."""
+    kept = {"schema": validator.schema, "_resolver": validator._resolver}  # noqa: SLF001 - as the method that it replaces
+    return type(validator)(**{**kept, **changes})
 
 
 def _passed(_validator: Any, _value: Any, _instance: Any, _schema: Any) -> Iterator[ValidationError]:
@@ -186,3 +235,5 @@ _Trusted: Any = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
 _Untrusted: Any = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
     _Trusted, dict.fromkeys(UNCHECKED, _passed)
 )
+for _validator_class in (_Trusted, _Untrusted):
+    _validator_class.evolve = _evolve

@@ -22,7 +22,7 @@ from turnkeeper.domain.tool import (
 )
 from turnkeeper.errors import AgentConfigError, ToolValidationError
 from turnkeeper.isolation import ends_task
-from turnkeeper.tools.comparison import Steps, arguments_problem
+from turnkeeper.tools.comparison import ArgumentsSchema, Steps
 from turnkeeper.tools.contract import SourceUnreachable, ToolContext, ToolSource
 from turnkeeper.tools.failure import Failure, failure_of
 from turnkeeper.tools.results import RESULT_BYTES, UnfitResult, result_text
@@ -79,7 +79,7 @@ class Toolbox:
                 if spec.name in self._tools:
                     raise AgentConfigError(f"Two sources have a tool named {spec.name}; rename one.")
                 self._tools[spec.name] = (spec, source)
-        self._schemas: dict[str, object] = {}
+        self._schemas: dict[str, ArgumentsSchema] = {}
         """The installed tools' schemas as values, by their texts."""
 
     @property
@@ -139,9 +139,7 @@ class Toolbox:
         except ValueError as error:
             raise ToolValidationError(f"The arguments are not JSON that can be used: the text {error}.") from error
         check_arguments_size(canonical)
-        problem = arguments_problem(
-            self._schema(spec), json.loads(canonical), is_trusted=spec.source != CLIENT, steps=steps
-        )
+        problem = self._schema(spec).problem(json.loads(canonical), steps=steps)
         if problem is not None:
             where = "/".join(str(part) for part in problem.absolute_path) or "the arguments"
             raise ToolValidationError(f"{where[:200]}: {problem.message[:500]}")
@@ -164,12 +162,12 @@ class Toolbox:
             return replace(unfit, problem=f"The arguments cannot be checked ({type(error).__name__}).")
         return replace(unfit, arguments_json=canonical, arguments_hash=fresh_hash)
 
-    def _schema(self, spec: ToolSpec) -> object:
+    def _schema(self, spec: ToolSpec) -> ArgumentsSchema:
         """Returns a tool's schema. Raises ToolValidationError if it cannot be read."""
         if spec.source == CLIENT:
             return _client_schema(spec.schema_json)
         if spec.schema_json not in self._schemas:
-            self._schemas[spec.schema_json] = _schema_of(spec.schema_json)
+            self._schemas[spec.schema_json] = _schema_of(spec.schema_json, is_trusted=True)
         return self._schemas[spec.schema_json]
 
     async def run(self, call: Call, *, agent: str = "") -> Finished:
@@ -217,15 +215,17 @@ def timed_out(call: Call, timeout: timedelta) -> Finished:
     return Finished(call_id=call.id, result=result, duration=timeout)
 
 
-def _schema_of(schema_json: str) -> object:
+def _schema_of(schema_json: str, *, is_trusted: bool) -> ArgumentsSchema:
     try:
-        return json.loads(schema_json)
+        return ArgumentsSchema(json.loads(schema_json), is_trusted=is_trusted)
     except (ValueError, RecursionError):
         raise ToolValidationError("The tool's schema cannot be read.") from None
 
 
-_client_schema = lru_cache(maxsize=8)(_schema_of)
-"""The schemas of a message's tools, for the calls of one answer: a thousand may have the same tool."""
+@lru_cache(maxsize=8)
+def _client_schema(schema_json: str) -> ArgumentsSchema:
+    """Returns the schema of a message's tool. It is kept for the calls of one answer: a thousand may have it."""
+    return _schema_of(schema_json, is_trusted=False)
 
 
 def check_arguments_size(arguments_json: str) -> None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from typing import Any, Final
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from turnkeeper.domain.json_text import UnfitJson, strict_value
 
@@ -72,6 +72,14 @@ def _are_names(value: object) -> bool:
     return isinstance(value, list) and all(map(_is_text, value)) and len(set(value)) == len(value)
 
 
+def _is_address(value: str) -> bool:
+    try:
+        urlsplit(value)
+    except ValueError:  # brackets that hold no IP address
+        return False
+    return True
+
+
 def _is_anchor(value: object) -> bool:
     return isinstance(value, str) and _ANCHOR.fullmatch(value) is not None
 
@@ -86,7 +94,7 @@ _FORMS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "required": _are_names,
     "dependentRequired": lambda value: isinstance(value, dict) and all(map(_are_names, value.values())),
     "$vocabulary": lambda value: isinstance(value, dict) and all(map(_is_bool, value.values())),
-    "$id": lambda value: isinstance(value, str) and "#" not in value[:-1],
+    "$id": lambda value: isinstance(value, str) and "#" not in value[:-1] and _is_address(value),
     **dict.fromkeys(("maximum", "minimum", "exclusiveMaximum", "exclusiveMinimum"), _is_number),
     **dict.fromkeys(("maxLength", "minLength", "maxItems", "minItems", "maxContains", "minContains"), _is_count),
     **dict.fromkeys(("maxProperties", "minProperties"), _is_count),

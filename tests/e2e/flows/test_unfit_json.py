@@ -47,6 +47,7 @@ text = "So."
 """
 COMPLETED = chat_pb2.TURN_STATE_COMPLETED
 ANY = '{"type":"object"}'
+CIRCLE = '{"type":"object","if":{"$ref":"#"},"then":{"$ref":"#"}}'
 HALVES = '{"type":"object","properties":{"a":{"multipleOf":0.5}}}'
 
 
@@ -97,6 +98,7 @@ async def test_a_response_schema_has_64_levels_at_most(env: Environment, levels:
         ("a huge number", HALVES, "INVALID_ARGUMENTS", "a number that is too large"),
         ("invisible arguments", ANY, "INVALID_ARGUMENTS", "over 65536 bytes"),
         ("deep arguments", ANY, "INVALID_ARGUMENTS", "deeper than 64 levels"),
+        ("look", CIRCLE, "INVALID_ARGUMENTS", "cannot be compared with the tool's schema in time"),
         ("a long name", ANY, "NOT_FOUND", "There is no tool named nnn"),
     ],
 )

@@ -68,6 +68,14 @@ def test_what_a_model_wrote_is_read_exactly() -> None:
     assert exact_value("1" * 308) == int("1" * 308)
     with pytest.raises(UnfitJson, match="a number that is too large"):
         exact_value("-" + "1" * 310)
+    for number in (
+        "1e400",
+        "-1E+999",
+        "1" * 310 + ".5",
+    ):
+        with pytest.raises(UnfitJson, match="a number that is too large"):
+            exact_value(f'{{"a": [{number}]}}')
+    assert exact_value("[1e308, 1e-400, 0e999]") == [1e308, 0.0, 0.0]
 
 
 keys = st.text(alphabet='[{"\\', max_size=3)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from turnkeeper.tools.comparison import Steps, arguments_problem
+from turnkeeper.tools.comparison import ArgumentsSchema, Steps
 
 DOUBLING = {
     "type": "object",
@@ -42,12 +42,99 @@ MANY = list(range(12_000))
 )
 def test_whether_arguments_fit_and_how_long_it_takes(schema: dict[str, Any], arguments: object, fits: bool) -> None:
     began = time.thread_time()
-    assert (arguments_problem({"type": "object", **schema}, arguments, is_trusted=False) is None) == fits
+    assert (ArgumentsSchema({"type": "object", **schema}, is_trusted=False).problem(arguments) is None) == fits
     assert time.thread_time() - began < 2
 
 
+@pytest.mark.parametrize(
+    "draft",
+    [
+        "https://json-schema.org/draft/2020-12/schema",
+        "http://json-schema.org/draft-07/schema#",
+        "http://json-schema.org/draft-03/schema#",
+    ],
+)
+@pytest.mark.parametrize("is_trusted", [True, False])
+def test_no_dialect_inside_a_schema_brings_expressions_back_that_take_exponential_time(
+    draft: str, is_trusted: bool
+) -> None:
+    part = {"$schema": draft, "pattern": "(a+)+$"}
+    schema = {"$schema": draft, "properties": {"a": part, "b": {"$ref": "#/$defs/c"}}, "$defs": {"c": part}}
+    text = "a" * 26 + "!"
+    began = time.thread_time()
+    problem = ArgumentsSchema(schema, is_trusted=is_trusted).problem({"a": text, "b": text})
+    assert (problem is not None) == is_trusted
+    assert time.thread_time() - began < 1
+
+
+PARTS = {f"d{number}": {"title": "a part"} for number in range(4000)}
+LARGE = {
+    "anchor": {"$ref": "#x", "$defs": {**PARTS, "x": {"$anchor": "x"}}},
+    "dynamic anchor": {"$dynamicRef": "#x", "$defs": {**PARTS, "x": {"$dynamicAnchor": "x"}}},
+    "long name": {"$ref": "#/$defs/" + "x" * 50_000, "$defs": {"x" * 50_000: {}}},
+    "long complaint": {"not": {"enum": ["x" * 50_000]}},
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_what_each_entry_looks_up_or_quotes_is_counted(name: str) -> None:
+    """The anchors of 4,000 parts were searched for each entry: two minutes for one call."""
+    part = dict(LARGE[name])
+    schema = ArgumentsSchema({"$defs": part.pop("$defs", {}), "properties": {"a": {"items": part}}}, is_trusted=False)
+    began = time.thread_time()
+    schema.problem({"a": MANY[:100] if "anchor" in name else MANY})
+    assert time.thread_time() - began < 0.5
+
+
+ENDLESS = [
+    {"$ref": "#"},
+    {"$dynamicRef": "#"},
+    {"if": {"$ref": "#"}, "then": {"$ref": "#"}},
+    {"oneOf": [{"$ref": "#"}]},
+    {"not": {"$ref": "#"}},
+    {"dependentSchemas": {"a": {"anyOf": [{"$ref": "#"}]}}},
+]
+
+
+@pytest.mark.parametrize("schema", ENDLESS, ids=str)
+@pytest.mark.parametrize("is_trusted", [True, False])
+def test_references_in_a_circle_end_before_the_limit_of_frames(schema: dict[str, Any], is_trusted: bool) -> None:
+    """A library in Rust panics where it meets that limit, and no `except Exception` catches it."""
+
+    def problems(frames: int) -> set[str]:
+        if frames:
+            return problems(frames - 1)
+        problem = ArgumentsSchema({"type": "object", **schema}, is_trusted=is_trusted).problem({"a": 1})
+        return {problem.message if problem else ""}
+
+    found = set().union(*(problems(frames) for frames in range(60)))
+    assert found == {"The arguments cannot be compared with the tool's schema in time."}
+
+
+def test_recursive_arguments_of_a_reasonable_depth_are_compared() -> None:
+    tree = ArgumentsSchema({"properties": {"a": {"anyOf": [{"$ref": "#"}]}, "b": {"type": "null"}}}, is_trusted=False)
+    value: dict[str, Any] = {"b": None}
+    for _ in range(48):
+        value = {"a": value}
+    assert tree.problem(value) is None
+    assert tree.problem({"a": {"b": 1}}) is not None
+
+
+def test_a_panic_is_a_failure_of_the_schema() -> None:
+    class Panic(BaseException):
+        pass
+
+    class Schema(dict[str, Any]):
+        def get(self, *_: object) -> object:
+            raise Panic
+
+    problem = ArgumentsSchema(Schema({"type": "object", "$id": "x"}), is_trusted=False).problem({})
+    assert problem is not None
+    assert "(Panic)" in problem.message
+
+
 def test_a_comparison_with_too_many_steps_ends_with_its_reason() -> None:
-    problem = arguments_problem(DOUBLING, {}, is_trusted=False)
+    problem = ArgumentsSchema(DOUBLING, is_trusted=False).problem({})
     assert problem is not None
     assert "in time" in problem.message
 
@@ -71,7 +158,7 @@ def test_an_operators_schema_is_checked_whole_in_linear_time(
     schema: dict[str, Any], arguments: object, complaint: str
 ) -> None:
     began = time.thread_time()
-    problem = arguments_problem({"type": "object", **schema}, arguments, is_trusted=True, steps=Steps(500_000))
+    problem = ArgumentsSchema({"type": "object", **schema}, is_trusted=True).problem(arguments, steps=Steps(500_000))
     assert (problem is None) == (complaint == "")
     assert complaint in (problem.message if problem else "")
     assert time.thread_time() - began < 2
@@ -79,6 +166,6 @@ def test_an_operators_schema_is_checked_whole_in_linear_time(
 
 def test_several_comparisons_share_their_steps() -> None:
     schema, steps = {"properties": {"a": {"items": {"type": "integer"}}}}, Steps(30_000)
-    results = [arguments_problem(schema, {"a": MANY}, is_trusted=False, steps=steps) for _ in range(3)]
+    results = [ArgumentsSchema(schema, is_trusted=False).problem({"a": MANY}, steps=steps) for _ in range(3)]
     assert results[0] is None
     assert all(problem is not None and "in time" in problem.message for problem in results[1:])

@@ -18,6 +18,10 @@ from turnkeeper.tools.untrusted_schema import KEYWORDS, MOST_PARTS, schema_probl
         ('{"type":"object"}', ""),
         ('{"type":"object","properties":{"pattern":{"type":"string","pattern":"^a+$"}}}', ""),
         ('{"type":"object","$defs":{"a":{}},"properties":{"$ref":{"$ref":"#/$defs/a"}}}', ""),
+        (
+            '{"type":"object","properties":{"a":{"$id":"http://[::1"}}}',
+            "is not a JSON Schema: properties/a/$id does not",
+        ),
         ("", "is not JSON"),
         ("{", "is not JSON"),
         ('{"type":NaN}', "is not JSON"),
