@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TextIO
 
 from turnkeeper.database_state import NotifyState
 from turnkeeper.shutdown_signals import ShutdownRequest
@@ -26,9 +26,12 @@ _HEADERS: Final = re.compile(r"OTEL_EXPORTER_OTLP_(?:TRACES_|METRICS_)?HEADERS")
 """The name of a variable with headers such as `api-key=…,other=…`."""
 
 
-def start_logs(environ: Mapping[str, str], *, level: str, log_format: str, replica: str) -> logs.Logs:
-    """Starts the process's log, in which the secrets of `environ` are redacted."""
-    return logs.start(level=level, replica=replica, secrets=secrets_of(environ), as_json=log_format == "json" or None)
+def start_logs(
+    environ: Mapping[str, str], *, level: str, log_format: str, replica: str, stream: TextIO | None = None
+) -> logs.Logs:
+    """Starts the process's log, in which the secrets of `environ` are redacted; on standard error without a stream."""
+    as_json = log_format == "json" or None
+    return logs.start(level=level, replica=replica, secrets=secrets_of(environ), as_json=as_json, stream=stream)
 
 
 def secrets_of(environ: Mapping[str, str]) -> list[str]:
@@ -116,6 +119,6 @@ def exit_at_once(status: int = 0) -> NoReturn:
     """
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # the process was started without it
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError):  # a tool may have closed it
                 stream.flush()
     os._exit(status)

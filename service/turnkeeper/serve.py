@@ -54,7 +54,13 @@ def _become_supervisor(settings: Settings) -> NoReturn:
 
 async def _serve(settings: Settings, link: ParentLink | None, armed: Sequence[str]) -> int:
     own_output = standard_output.claim()  # before anything of a tool's package is loaded
-    log = start_logs(os.environ, level=settings.log_level, log_format=settings.log_format, replica=settings.replica)
+    log = start_logs(
+        os.environ,
+        level=settings.log_level,
+        log_format=settings.log_format,
+        replica=settings.replica,
+        stream=standard_output.own_errors(),
+    )
     if armed:
         logging.getLogger("turnkeeper").warning("fault points armed by %s: %s", faults.VARIABLE, ", ".join(armed))
     try:

@@ -31,6 +31,14 @@ def announce(address: str, output: TextIO | None) -> None:
         print(f"turnkeeper: serving on {address}", file=output, flush=True)
 
 
+def own_errors() -> TextIO | None:
+    """Returns standard error for the log alone, which goes on if a tool closes file descriptor 2; None without one."""
+    try:
+        return os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace")
+    except OSError:
+        return None
+
+
 def claim() -> TextIO | None:
     """Returns what was standard output, for the caller alone; None if the process was started without one.
 

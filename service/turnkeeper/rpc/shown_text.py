@@ -11,8 +11,12 @@ from fontTools.unicodedata import script_extension
 MAX_WORDS: Final = 32
 MAX_WORD_LENGTH: Final = 64
 """Characters of a marked word that are shown."""
-_BLANK: Final = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0\U0001d159")
+_BLANK: Final = frozenset(
+    "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0\U00013441\U00013442\U00016fe4\U0001d159"
+)
 """Letters, marks and symbols without a visible form, beyond the categories in _HIDDEN and variation selectors."""
+MAX_MARKS: Final = 4
+"""Nonspacing marks in a row, as in UTS #39, section 5.4: more of them cover the lines above and below."""
 _HIDDEN: Final = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs"})
 """Unicode categories of what is escaped: controls, formats with direction marks, unassigned characters, spaces."""
 _SCRIPTS_TOGETHER: Final = {
@@ -29,14 +33,15 @@ _ESCAPE: Final = re.compile(r"\\(u[0-9a-fA-F]{4}|.)")
 
 
 def shown_json(text: str) -> str:
-    """Returns JSON of the same meaning with an escape for each invisible character.
+    """Returns JSON of the same meaning with an escape for each invisible character, and for marks beyond MAX_MARKS.
 
-    These are spaces but the ordinary one, default-ignorable ones, direction marks, and those that are not assigned.
+    Invisible are spaces but the ordinary one, default-ignorable ones, direction marks, and those that are not assigned.
     """
     if text.isascii():
         return text
-    hidden = [character for character in set(text) if character > "~" and _is_hidden(character)]
-    return text.translate({ord(character): _escape(character) for character in hidden})
+    bare = _marks().sub(lambda match: match[1] + "".join(map(_escape, match[2])), text)
+    hidden = [character for character in set(bare) if character > "~" and _is_hidden(character)]
+    return bare.translate({ord(character): _escape(character) for character in hidden})
 
 
 def mixed_script_words(text: str) -> list[str]:
@@ -104,5 +109,15 @@ def _escape(character: str) -> str:
 @cache
 def _word() -> re.Pattern[str]:
     """Returns the pattern of a word: `\\w` has no marks, and a mark belongs to the letter before it."""
-    marks = "".join(chr(number) for number in range(0x300, 0x20000) if unicodedata.category(chr(number))[0] == "M")
-    return re.compile(f"[\\w{marks}]+")
+    return re.compile(f"[\\w{_characters('Mn', 'Mc', 'Me')}]+")
+
+
+@cache
+def _marks() -> re.Pattern[str]:
+    """Returns the pattern of too many nonspacing marks in a row: those that may be there, then the rest."""
+    mark = f"[{_characters('Mn', 'Me')}]"
+    return re.compile(f"({mark}{{{MAX_MARKS}}})({mark}+)")
+
+
+def _characters(*categories: str) -> str:
+    return "".join(chr(number) for number in range(0x300, 0x20000) if unicodedata.category(chr(number)) in categories)

@@ -14,6 +14,8 @@ MOST_FRAMES: Final = 20
 """The most frames that are kept of a traceback: the innermost ones."""
 LONGEST_TEXT: Final = 500
 """The most characters that are kept of an exception's text."""
+LONGEST_NAME: Final = 100
+"""The most characters that are kept of the name of a class, a module or a function."""
 _RUNNERS: Final = ("turnkeeper.tools.python", "turnkeeper.tools.threads", "turnkeeper.tools.coroutines")
 """Modules that run a tool's function. Their frames are the same for every tool."""
 
@@ -57,7 +59,7 @@ def _kind(error: BaseException) -> str:
     """Returns the name of the exception's class."""
     try:
         # str.__str__ makes a plain str of a subclass, whose own methods would run later.
-        return str.__str__(type(error).__name__)
+        return str.__str__(type(error).__name__)[:LONGEST_NAME]
     except BaseException:  # noqa: BLE001 - a metaclass may do anything
         return "BaseException"
 
@@ -74,9 +76,10 @@ def _frames(error: BaseException) -> tuple[str, ...]:
     """Returns the innermost frames without those of the service; empty if the traceback cannot be read."""
     try:
         frames = [
-            (str(frame.f_globals.get("__name__", "?")), line, frame.f_code.co_qualname)
+            (str.__str__(str(frame.f_globals.get("__name__", "?"))), line, str.__str__(frame.f_code.co_qualname))
             for frame, line in traceback.walk_tb(error.__traceback__)
         ]
     except BaseException:  # noqa: BLE001 - a module's `__name__` may be any object
         return ()
-    return tuple(f"{module}:{line} {name}" for module, line, name in frames if module not in _RUNNERS)[-MOST_FRAMES:]
+    theirs = [frame for frame in frames if frame[0] not in _RUNNERS][-MOST_FRAMES:]
+    return tuple(f"{module[:LONGEST_NAME]}:{line} {name[:LONGEST_NAME]}" for module, line, name in theirs)

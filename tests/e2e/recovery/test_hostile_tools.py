@@ -27,7 +27,7 @@ tool_timeout = "2s"
 parallel_tools = 8
 max_iterations = 3
 """
-ALONE = ("exit_in_a_task", "die_in_a_thread", "swallow_cancellations", "print_the_line")
+ALONE = ("exit_in_a_task", "die_in_a_thread", "swallow_cancellations", "print_the_line", "close_the_streams")
 """Tools without arguments."""
 SCRIPT = "\n".join(
     [
@@ -126,6 +126,9 @@ async def test_e4_each_is_logged_with_its_type_and_its_frames_and_nowhere_with_i
 async def test_b1_what_a_tool_prints_is_not_the_products_line(host: Host) -> None:
     assert await host.outcome_of("print_the_line") == (OK, '"printed"')
     assert host.text().splitlines().count(SERVING) >= 3, "it goes to standard error"
+    assert await host.outcome_of("close_the_streams") == (OK, '"closed"')
+    await host.outcome_of("in_loop Panic")
+    assert host.log()[-1]["message"].startswith("tool in_loop raised Panic ("), "the log goes on"
     assert await host.server.terminate() == 0
     assert host.server.process.stdout is not None
     assert await host.server.process.stdout.read() == b"", "the line that named the address was the only one"

@@ -100,3 +100,12 @@ def print_the_line() -> str:
     os.write(1, f"{SERVING}\n".encode())
     subprocess.run(["echo", SERVING], check=True)
     return "printed"
+
+
+@tool(tool_class=ToolClass.READ_ONLY)
+def close_the_streams() -> str:
+    sys.stdout.close()
+    sys.stderr.close()
+    os.close(1)
+    os.close(2)
+    return "closed"

@@ -35,10 +35,11 @@ IGNORABLE = [
     )
     for number in range(first, last + 1)
 ]
+BLANK = ["\u2800", "\U00013441", "\U00013442", "\U00016fe4", "\U0001d159"]
 
 
 def test_what_cannot_be_seen_is_an_escape() -> None:
-    for character in [*SPACES, *DIRECTION_MARKS, *IGNORABLE, "\u2800", "\U0001d159"]:
+    for character in [*SPACES, *DIRECTION_MARKS, *IGNORABLE, *BLANK]:
         shown = shown_json(json.dumps(f"a{character}b", ensure_ascii=False))
         assert shown == json.dumps(f"a{character}b"), f"U+{ord(character):04X}"
 
@@ -49,6 +50,11 @@ def test_what_cannot_be_seen_is_an_escape() -> None:
 )
 def test_what_can_be_seen_is_shown_as_it_is(text: str) -> None:
     assert shown_json(json.dumps(text, ensure_ascii=False)) == json.dumps(text, ensure_ascii=False)
+
+
+def test_marks_that_would_cover_the_lines_around_are_escapes() -> None:
+    shown = shown_json('"' + "a" + "\u0300" * 4 + "b" + "\u0301\u20dd" * 100 + '"')
+    assert shown == '"a' + "\u0300" * 4 + "b" + "\u0301\u20dd" * 2 + "\\u0301\\u20dd" * 98 + '"'
 
 
 @given(st.recursive(st.text() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))

@@ -47,7 +47,7 @@ def test_whether_arguments_fit_and_how_long_it_takes(schema: dict[str, Any], arg
 
 
 @pytest.mark.parametrize(
-    "draft",
+    "dialect",
     [
         "https://json-schema.org/draft/2020-12/schema",
         "http://json-schema.org/draft-07/schema#",
@@ -56,10 +56,10 @@ def test_whether_arguments_fit_and_how_long_it_takes(schema: dict[str, Any], arg
 )
 @pytest.mark.parametrize("is_trusted", [True, False])
 def test_no_dialect_inside_a_schema_brings_expressions_back_that_take_exponential_time(
-    draft: str, is_trusted: bool
+    dialect: str, is_trusted: bool
 ) -> None:
-    part = {"$schema": draft, "pattern": "(a+)+$"}
-    schema = {"$schema": draft, "properties": {"a": part, "b": {"$ref": "#/$defs/c"}}, "$defs": {"c": part}}
+    part = {"$schema": dialect, "pattern": "(a+)+$"}
+    schema = {"$schema": dialect, "properties": {"a": part, "b": {"$ref": "#/$defs/c"}}, "$defs": {"c": part}}
     text = "a" * 26 + "!"
     began = time.thread_time()
     problem = ArgumentsSchema(schema, is_trusted=is_trusted).problem({"a": text, "b": text})
@@ -107,8 +107,8 @@ def test_references_in_a_circle_end_before_the_limit_of_frames(schema: dict[str,
         problem = ArgumentsSchema({"type": "object", **schema}, is_trusted=is_trusted).problem({"a": 1})
         return {problem.message if problem else ""}
 
-    found = set().union(*(problems(frames) for frames in range(60)))
-    assert found == {"The arguments cannot be compared with the tool's schema in time."}
+    messages = set().union(*(problems(frames) for frames in range(60)))
+    assert messages == {"The arguments cannot be compared with the tool's schema in time."}
 
 
 def test_recursive_arguments_of_a_reasonable_depth_are_compared() -> None:

@@ -63,10 +63,11 @@ RAISED: dict[str, Callable[[], BaseException]] = {
     "MuteExit": lambda: MuteExit(SECRET),
     "OfNoName": lambda: OfNoName(SECRET),
     "MemoryError": lambda: MemoryError(SECRET),
+    "LongName": lambda: type("LongName" * 100_000, (Exception,), {})(SECRET),
 }
 """By the name of the class."""
-SHOWN_AS = {"OfNoName": "BaseException"}
-"""Those whose class has no name that can be read."""
+SHOWN_AS = {"OfNoName": "BaseException", "LongName": ("LongName" * 13)[:100]}
+"""Those whose class has no name that can be read, or too long a one."""
 
 
 def fail(how: str) -> NoReturn:

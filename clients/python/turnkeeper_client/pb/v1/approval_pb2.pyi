@@ -108,8 +108,8 @@ class Approval(_message.Message):
     tool_class: _event_pb2.ToolClass.ValueType
     """The tool's class."""
     arguments_json: _builtins.str
-    """Canonical JSON: exactly what will run. Invisible characters, every space but the ordinary one, and marks of direction
-    are shown as escapes.
+    """Canonical JSON: exactly what will run. Invisible characters, every space but the ordinary one, marks of direction, and
+    more than four nonspacing marks in a row are shown as escapes.
     """
     arguments_hash: _builtins.str
     """What a decision must name; hex."""
