@@ -22,6 +22,6 @@ def ends_task(error: BaseException) -> bool:
 def ends_process(error: BaseException) -> bool:
     """Returns True if code without a task must raise the error again: the process or the caller is ending.
 
-    Any other error is a failure of the work that raised it, also one that is no Exception, such as a panic.
+    Any other error is a failure of the work that raised it, also if it is not an Exception, as a panic is not.
     """
     return isinstance(error, asyncio.CancelledError | GeneratorExit | KeyboardInterrupt | SystemExit)

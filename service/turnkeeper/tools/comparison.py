@@ -34,7 +34,7 @@ _STEP_SIZE: Final = 256
 _MOST_LEVELS: Final = 150
 """Keywords inside each other that one comparison evaluates: each takes up to five of Python's 1,000 frames.
 
-A comparison must not meet the limit of frames. Libraries in Rust may panic there, which is no Exception.
+A comparison must not meet the limit of frames. Libraries in Rust may panic there, and a panic is not an Exception.
 """
 
 Keyword = Callable[..., Iterable[ValidationError] | None]
