@@ -68,7 +68,7 @@ def test_no_dialect_inside_a_schema_brings_expressions_back_that_take_exponentia
 
 
 PARTS = {f"d{number}": {"title": "a part"} for number in range(4000)}
-LARGE = {
+LARGE: dict[str, dict[str, Any]] = {
     "anchor": {"$ref": "#x", "$defs": {**PARTS, "x": {"$anchor": "x"}}},
     "dynamic anchor": {"$dynamicRef": "#x", "$defs": {**PARTS, "x": {"$dynamicAnchor": "x"}}},
     "long name": {"$ref": "#/$defs/" + "x" * 50_000, "$defs": {"x" * 50_000: {}}},
