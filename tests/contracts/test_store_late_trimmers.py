@@ -14,7 +14,8 @@ from turnkeeper.domain.fork import COPIED
 from turnkeeper.domain.history import BEGINNINGS
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.store.changeset import HeadChange
-from turnkeeper.store.contract import Retention, Store
+from turnkeeper.store.contract import Store
+from turnkeeper.store.maintenance import Retention
 from turnkeeper.store.mongo.store import MongoStore
 
 NOTHING = timedelta()

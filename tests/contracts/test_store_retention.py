@@ -29,8 +29,9 @@ from turnkeeper.domain.event import SessionResumed
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.turn import TurnState
 from turnkeeper.store.changeset import Changeset, Conflict, HeadChange, LeaseChange, RequestRecord
-from turnkeeper.store.contract import Retention, Store
+from turnkeeper.store.contract import Store
 from turnkeeper.store.filters import ApprovalFilter, SessionFilter
+from turnkeeper.store.maintenance import Retention
 from turnkeeper.store.mongo.client import Document
 from turnkeeper.store.mongo.store import MongoStore
 from turnkeeper.store.mongo.trims import LOOK

@@ -1,7 +1,7 @@
 """Claims, leases, requests to cancel, and sweeps."""
 
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from tests.memory_store.part import Part
@@ -9,9 +9,9 @@ from tests.memory_store.state import BrokenRuns, LostOwner, StoredSession
 from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import CallState
-from turnkeeper.domain.turn import TurnState
-from turnkeeper.store.changeset import Cancel, Claim
-from turnkeeper.store.contract import SHARE_KEPT
+from turnkeeper.domain.turn import TurnKey, TurnState
+from turnkeeper.store.changeset import Cancel, Claim, Snapshot
+from turnkeeper.store.maintenance import SHARE_KEPT
 
 OTHERS_FIRST = timedelta(seconds=2)
 """After a run broke, only other replicas may claim its turn for this long."""
@@ -107,6 +107,14 @@ class Leases(Part):
         until = self._database.now() - ago
         lapsed = (approval for approval in self._pending() if approval.expire_time <= until)
         return sorted(lapsed, key=lambda approval: approval.expire_time)
+
+    async def snapshots(self, turns: Collection[TurnKey]) -> Mapping[TurnKey, Snapshot]:
+        await self._enter("snapshots")
+        found = {turn: self._database.visible(turn.session) for turn in turns}
+        now = self._database.now()
+        return {
+            turn: stored.snapshot(now, turn_id=turn.turn_id) for turn, stored in found.items() if stored is not None
+        }
 
     async def active_sessions(self) -> int:
         await self._enter("active_sessions")

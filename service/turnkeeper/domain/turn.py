@@ -3,12 +3,20 @@
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import NamedTuple
 
 from turnkeeper.codes import Code, ErrorDetail
 from turnkeeper.domain.message import FinishReason, Part, Usage
-from turnkeeper.domain.session import BelongsToSession
+from turnkeeper.domain.session import BelongsToSession, SessionKey
 from turnkeeper.domain.tool import Call, CallState, ClientTool
 from turnkeeper.durations import jittered
+
+
+class TurnKey(NamedTuple):
+    """Identifies a turn among those of all sessions."""
+
+    session: SessionKey
+    turn_id: str
 
 
 class TurnState(StrEnum):

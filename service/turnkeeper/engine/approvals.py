@@ -16,6 +16,7 @@ from turnkeeper.errors import AgentConfigError, ApprovalNotFound, InternalError,
 from turnkeeper.errors import ApprovalExpired as ApprovalHasExpired
 from turnkeeper.event_loop import off_loop
 from turnkeeper.faults import fault
+from turnkeeper.store.changeset import Snapshot
 from turnkeeper.store.contract import ApprovalStore, SessionStore
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.tools.toolbox import Toolbox
@@ -113,13 +114,14 @@ class Approvals:
             raise _expired(stored.value)
         return stored.value, stored.value.sequence
 
-    async def expire(self, approval: Approval) -> None:
+    async def expire(self, approval: Approval, snapshot: Snapshot | None = None) -> None:
         """Expires the lapsed approvals of this one's turn, EXPIRED_AT_ONCE in a changeset.
 
-        Does nothing if they have left PENDING in the meantime.
+        Does nothing if they have left PENDING in the meantime. Decides on `snapshot` of the turn first, if it is given.
         """
         while True:
-            stored = await self._append(approval, approval_rules.expire_lapsed)
+            stored = await self._append(approval, approval_rules.expire_lapsed, snapshot)
+            snapshot = None
             if stored.committed is None:
                 return
             for expired in stored.value:
@@ -127,9 +129,15 @@ class Approvals:
             if len(stored.value) < approval_rules.EXPIRED_AT_ONCE:
                 return
 
-    async def _append(self, approval: Approval, decide: Callable[[UnitOfWork], T]) -> Stored[T]:
-        """Stores a decision on the approval's turn. Raises as `LogWriter.append`."""
-        stored = await self._log_writer.append(approval.session_key, decide, turn_id=approval.turn_id)
+    async def _append(
+        self, approval: Approval, decide: Callable[[UnitOfWork], T], snapshot: Snapshot | None = None
+    ) -> Stored[T]:
+        """Stores a decision on the approval's turn, made on `snapshot` first. Raises as `LogWriter.append`."""
+        stored = (
+            await self._log_writer.append(approval.session_key, decide, turn_id=approval.turn_id)
+            if snapshot is None
+            else await self._log_writer.append_on(snapshot, decide, turn_id=approval.turn_id)
+        )
         if not isinstance(stored, Stored):
             raise InternalError
         return stored

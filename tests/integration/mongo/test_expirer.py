@@ -50,7 +50,9 @@ def _expiring(store: MongoStore) -> Expire:
 
 
 def _expirer(store: MongoStore, expire: Expire | None = None) -> Expirer:
-    return Expirer(store, expire=expire or _expiring(store), interval=JitteredInterval(0.1, lambda: 0.0))
+    chosen = expire or _expiring(store)
+    interval = JitteredInterval(0.1, lambda: 0.0)
+    return Expirer(store, expire=lambda approval, _: chosen(approval), interval=interval)
 
 
 @pytest.mark.parametrize(

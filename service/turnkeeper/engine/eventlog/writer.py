@@ -238,6 +238,17 @@ class LogWriter:
         uow = self.unit_of_work(cached.snapshot)
         return await self._store_decision(uow, decide(uow), cached, fence=None, creation=creation)
 
+    async def append_on(
+        self, snapshot: Snapshot, decide: Callable[[UnitOfWork], T], *, turn_id: str = ""
+    ) -> Stored[T] | RequestRecord:
+        """Stores a decision on a snapshot that was read for it. Decides again as `append` if the session has changed.
+
+        Raises as `append`.
+        """
+        uow = self.unit_of_work(snapshot)
+        stored = await self._store_decision(uow, decide(uow), CachedSnapshot.fresh(snapshot), fence=None)
+        return stored or await self.append(snapshot.head.session_key, decide, turn_id=turn_id)
+
     async def append_prepared(
         self,
         key: SessionKey,

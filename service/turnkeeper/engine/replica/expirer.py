@@ -2,18 +2,19 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from turnkeeper.domain.approval import Approval
-from turnkeeper.domain.session import SessionKey
+from turnkeeper.domain.turn import TurnKey
 from turnkeeper.engine.replica.schedule import JitteredInterval, every
 from turnkeeper.errors import ServiceUnavailable, SessionContended
-from turnkeeper.store.contract import Maintenance
+from turnkeeper.store.changeset import Snapshot
+from turnkeeper.store.maintenance import Maintenance
 
-TURNS_AT_ONCE = 96
-"""Turns whose approvals are expired at the same time. The store commits changesets in groups of 32: while one group is
-committed, the next ones are read and decided.
-"""
+TURNS_AT_ONCE = 64
+"""Turns that are read together, at most, and whose approvals are then expired at the same time."""
+READS_AHEAD = 2
+"""So many times TURNS_AT_ONCE are under way: while some are stored, the next ones are read and decided."""
 
 logger = logging.getLogger(__name__)
 
@@ -25,10 +26,13 @@ class Expirer:
         self,
         store: Maintenance,
         *,
-        expire: Callable[[Approval], Awaitable[object]],
+        expire: Callable[[Approval, Snapshot | None], Awaitable[object]],
         interval: JitteredInterval,
     ) -> None:
-        """`expire` ends the lapsed approvals of one turn, given one of them."""
+        """`expire` ends the lapsed approvals of one turn, given one of them and what a decision about the turn needs.
+
+        It reads that by itself if it gets None.
+        """
         self._store = store
         self._expire = expire
         self._interval = interval
@@ -42,22 +46,33 @@ class Expirer:
 
         Raises ServiceUnavailable if the database is unavailable.
         """
-        failed: dict[tuple[SessionKey, str], BaseException] = {}
-        limit = asyncio.Semaphore(TURNS_AT_ONCE)
+        failed: dict[TurnKey, BaseException] = {}
+        limit = asyncio.Semaphore(READS_AHEAD)
         async for page in self._store.lapsed_approvals():
-            turns = {(approval.session_key, approval.turn_id): approval for approval in page}
-            turns = {turn: approval for turn, approval in turns.items() if turn not in failed}
+            lapsed = {TurnKey(approval.session_key, approval.turn_id): approval for approval in page}
+            turns = [turn for turn in lapsed if turn not in failed]
+            groups = [turns[first : first + TURNS_AT_ONCE] for first in range(0, len(turns), TURNS_AT_ONCE)]
             results = await asyncio.gather(
-                *(self._expire_turn(approval, limit) for approval in turns.values()), return_exceptions=True
+                *(self._expire_turns({turn: lapsed[turn] for turn in group}, limit) for group in groups)
             )
-            failed |= {
-                turn: result for turn, result in zip(turns, results, strict=True) if isinstance(result, BaseException)
-            }
+            for result in results:
+                failed |= result
         self._log_failures(list(failed.values()))
 
-    async def _expire_turn(self, approval: Approval, limit: asyncio.Semaphore) -> None:
+    async def _expire_turns(
+        self, lapsed: Mapping[TurnKey, Approval], limit: asyncio.Semaphore
+    ) -> Mapping[TurnKey, BaseException]:
+        """Expires the lapsed approvals of these turns. Returns the errors of those that failed."""
         async with limit:
-            await self._expire(approval)
+            try:
+                snapshots = await self._store.snapshots(lapsed)
+            except ServiceUnavailable as error:
+                return dict.fromkeys(lapsed, error)
+            results = await asyncio.gather(
+                *(self._expire(approval, snapshots.get(turn)) for turn, approval in lapsed.items()),
+                return_exceptions=True,
+            )
+        return {turn: result for turn, result in zip(lapsed, results, strict=True) if isinstance(result, BaseException)}
 
     def _log_failures(self, failed: list[BaseException]) -> None:
         """Logs how many turns failed, and the first defect among the failures."""

@@ -4,7 +4,7 @@ import logging
 from datetime import timedelta
 
 from turnkeeper.engine.replica.schedule import JitteredInterval, every
-from turnkeeper.store.contract import Retention
+from turnkeeper.store.maintenance import Retention
 
 SESSIONS_AT_ONCE = 32
 """Logs that one round trims, at most; and sessions that it purges, at most."""

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from turnkeeper.engine.replica.schedule import JitteredInterval, every
 from turnkeeper.faults import fault
-from turnkeeper.store.contract import Maintenance
+from turnkeeper.store.maintenance import Maintenance
 from turnkeeper.telemetry.metrics import Metrics
 
 SWEEPS_A_COUNT = 5

@@ -1,8 +1,9 @@
 """The `_id` of each kind of document. Each holds the tenant, so that equal ids of two tenants differ (promise I13)."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from turnkeeper.domain.session import SessionKey
+from turnkeeper.domain.turn import TurnKey
 from turnkeeper.store.changeset import RequestKey
 from turnkeeper.store.mongo.client import Document
 
@@ -20,6 +21,11 @@ def session_of(document: Document) -> SessionKey:
 def of_member(key: SessionKey, member_id: str) -> Document:
     """Returns the `_id` of a turn or a tool call. Its id must be unique within the session only."""
     return {"tenant": key.tenant, "session_id": key.session_id, "id": member_id}
+
+
+def turn_of(key: Document) -> TurnKey:
+    """Returns the turn that has this `_id`."""
+    return TurnKey(session_of(key), key["id"])
 
 
 def of_approval(tenant: str, approval_id: str) -> Document:
@@ -48,6 +54,26 @@ def where_sessions(sessions: Sequence[SessionKey]) -> Document:
     return {
         "_id": {"$in": [of_session(key) for key in sessions]},
         "tenant": {"$in": sorted({key.tenant for key in sessions})},
+    }
+
+
+def where_turns(turns: Collection[TurnKey]) -> Document:
+    """Returns the filter for the documents of these turns."""
+    return {
+        "_id": {"$in": [of_member(*turn) for turn in turns]},
+        "tenant": {"$in": sorted({turn.session.tenant for turn in turns})},
+    }
+
+
+def where_of_turns(turns: Collection[TurnKey]) -> Document:
+    """Returns the filter for tool calls or approvals of these turns, and possibly of others.
+
+    Three lists of values: an index finds them, while the database would plan each turn's condition by itself.
+    """
+    return {
+        "tenant": {"$in": sorted({turn.session.tenant for turn in turns})},
+        "session_id": {"$in": sorted({turn.session.session_id for turn in turns})},
+        "turn_id": {"$in": sorted({turn.turn_id for turn in turns})},
     }
 
 

@@ -1,21 +1,19 @@
 """Reads. Every read has read concern majority, and its filter names the tenant.
 
-A list passes over documents that only a newer version can read. A decision rests on none of them: see `snapshot`.
+A list passes over documents that only a newer version can read. A decision rests on none of them: see `snapshots`.
 """
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from turnkeeper.domain.agent import Agent
-from turnkeeper.domain.approval import Approval, ApprovalState
+from turnkeeper.domain.approval import Approval
 from turnkeeper.domain.session import Session, SessionKey
-from turnkeeper.domain.tool import Call, CallState
+from turnkeeper.domain.tool import Call
 from turnkeeper.domain.turn import Turn, TurnState
-from turnkeeper.event_loop import off_loop
-from turnkeeper.store.changeset import Head, RequestKey, RequestRecord, Snapshot, StoredEvent
+from turnkeeper.store.changeset import Head, RequestKey, RequestRecord, StoredEvent
 from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 from turnkeeper.store.mongo import heads, keys
 from turnkeeper.store.mongo.client import Collection, Connection, Document
@@ -23,7 +21,6 @@ from turnkeeper.store.mongo.consistent_reads import ConsistentReads, Read
 from turnkeeper.store.mongo.documents import decode
 from turnkeeper.store.mongo.events import event_of
 from turnkeeper.store.mongo.transactions.outcomes import record_of
-from turnkeeper.store.mongo.transactions.transaction import LARGE
 from turnkeeper.store.mongo.unreadable import UnreadableDocument
 
 T = TypeVar("T")
@@ -42,36 +39,6 @@ class Reads:
         """Measures one read, and yields what gives each of its commands the collection."""
         with self._connection.call(operation), self._consistent_reads.reading() as read:
             yield read
-
-    async def snapshot(
-        self,
-        key: SessionKey,
-        *,
-        turn_id: str = "",
-        deleted: bool = False,
-        request: RequestKey | None = None,
-    ) -> Snapshot | None:
-        """Sends one query. The database reads the head first, and nothing that is older than it."""
-        of_session = keys.of_session(key)
-        pipeline = [
-            {"$match": {**keys.where(of_session), **heads.findable(deleted=deleted)}},
-            {"$set": {"now": heads.NOW, "chosen": heads.literal(turn_id) if turn_id else "$active_turn"}},
-            _join("sessions", [{"$match": keys.where(of_session)}], into="session"),
-            _join("turns", [{"$match": {**of_session, **_is_turn(of_session)}}], into="turn"),
-            _join("tool_calls", [{"$match": {**of_session, **_OF_TURN, **_OPEN}}], into="calls"),
-            _join(
-                "approvals",
-                [{"$match": {**of_session, "state": ApprovalState.PENDING.value, **_OF_TURN}}],
-                into="approvals",
-            ),
-        ]
-        if request is not None:
-            pipeline.append(_join("requests", [{"$match": keys.where(keys.of_request(request))}], into="request"))
-        with self._reading("snapshot") as read:
-            documents = await read(self._connection.heads).aggregate(pipeline).to_list(1)
-            if not documents or not documents[0]["session"]:
-                return None
-            return await off_loop(partial(_snapshot_of, documents[0]), large=len(documents[0]["calls"]) > LARGE)
 
     async def find_request(self, key: RequestKey) -> RequestRecord | None:
         with self._reading("find_request") as read:
@@ -248,24 +215,6 @@ def _with_head(session: Document, head: Document) -> tuple[Session, Head]:
     return heads.session_of(session, head), heads.read(head)
 
 
-def _snapshot_of(document: Document) -> Snapshot:
-    """Returns the snapshot that the query found.
-
-    Raises UnreadableDocument if a part of it needs a newer version, or has a value that only a newer one knows: what a
-    decision would do with it, this version cannot tell.
-    """
-    calls = (decode(Call, call, strict=True) for call in document["calls"])
-    records = document.get("request", ())
-    return Snapshot(
-        head=heads.read(document),
-        session=heads.session_of(document["session"][0], document, strict=True),
-        turn=decode(Turn, document["turn"][0], strict=True) if document["turn"] else None,
-        calls=tuple(sorted(calls, key=lambda call: (call.message_id, call.position))),
-        approvals=tuple(decode(Approval, approval, strict=True) for approval in document["approvals"]),
-        request=record_of(records[0]) if records else None,
-    )
-
-
 def _at_most(limit: int) -> list[Document]:
     """Returns the stage that limits a pipeline's documents; none for 0."""
     return [{"$limit": limit}] if limit else []
@@ -282,22 +231,6 @@ def _deleted_head(tenant: str) -> Document:
             "as": "deleted",
         }
     }
-
-
-_OF_TURN = {"$expr": {"$eq": ["$turn_id", "$$chosen"]}}
-_OPEN = {"$or": [{"state": {"$ne": CallState.RETURNED.value}}, {"unsettled": True}]}
-"""The condition of `Call.is_open`."""
-
-
-def _join(collection: str, pipeline: Sequence[Document], *, into: str) -> Document:
-    """Returns the stage that joins documents of another collection to a head. `$$chosen` is the turn's id."""
-    return {"$lookup": {"from": collection, "let": {"chosen": "$chosen"}, "pipeline": pipeline, "as": into}}
-
-
-def _is_turn(key: Document) -> Document:
-    """Returns the condition that a document is the snapshot's turn."""
-    id_ = {**{name: heads.literal(value) for name, value in key.items()}, "id": "$$chosen"}
-    return {"$expr": {"$eq": ["$_id", id_]}}
 
 
 def _matching(where: SessionFilter) -> Document:

@@ -29,6 +29,7 @@ from turnkeeper.store.mongo.purges import Purges
 from turnkeeper.store.mongo.reads import Reads
 from turnkeeper.store.mongo.renewer import MongoRenewer
 from turnkeeper.store.mongo.session_creation import SessionCreation
+from turnkeeper.store.mongo.snapshots import Snapshots
 from turnkeeper.store.mongo.sweeps import Sweeps
 from turnkeeper.store.mongo.transactions.group_commit import GroupCommit
 from turnkeeper.store.mongo.transactions.orphans import Orphans
@@ -54,6 +55,7 @@ class MongoStore(
     Sweeps,
     Trims,
     Purges,
+    Snapshots,
     Reads,
     EndReads,
     Previews,

@@ -11,10 +11,9 @@ from typing import Any, Final, TypeAlias
 from pymongo.read_concern import ReadConcern
 
 from turnkeeper.domain.approval import Approval, ApprovalState
-from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import CallState
-from turnkeeper.domain.turn import TurnState
-from turnkeeper.store.contract import SHARE_KEPT
+from turnkeeper.domain.turn import TurnKey, TurnState
+from turnkeeper.store.maintenance import SHARE_KEPT
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import Collection, Connection, Document
 from turnkeeper.store.mongo.documents import decode
@@ -39,7 +38,6 @@ _REQUESTED: Final = {"state": CallState.REQUESTED.value}
 _WAIT_FOR_PEOPLE: Final = frozenset(state.value for state in TurnState if state.waits_for_people)
 _WAIT_FOR_CLIENTS: Final = frozenset({TurnState.AWAITING_TOOL.value})
 _NOT_ENDED: Final = [state.value for state in TurnState if state.moving or state.awaits_answers]
-_TurnKey: TypeAlias = tuple[SessionKey, str]
 Cursor: TypeAlias = Any
 """A cursor of the driver."""
 
@@ -136,12 +134,12 @@ class Sweeps:
         stuck = await self._stuck_turns([_turn_of(head) for head in batch]) if batch else set()
         return await self._change([head for head in batch if _turn_of(head) in stuck], _DUE)
 
-    async def _stuck_turns(self, turns: Sequence[_TurnKey]) -> set[_TurnKey]:
+    async def _stuck_turns(self, turns: Sequence[TurnKey]) -> set[TurnKey]:
         """Returns those of the turns that should move: no answer is awaited, or all awaited answers have come."""
-        match = {"_id": {"$in": [keys.of_member(*turn) for turn in turns]}, "state": {"$in": _NOT_ENDED}}
-        states: dict[_TurnKey, str] = {}
+        match = {**keys.where_turns(turns), "state": {"$in": _NOT_ENDED}}
+        states: dict[TurnKey, str] = {}
         async for turn in self._connection.turns.find(match, {"state": 1}):
-            states[keys.session_of(turn["_id"]), turn["_id"]["id"]] = turn["state"]
+            states[keys.turn_of(turn["_id"])] = turn["state"]
         for waiting, collection, still_open in (
             (_WAIT_FOR_PEOPLE, self._connection.approvals, _PENDING),
             (_WAIT_FOR_CLIENTS, self._connection.calls, _REQUESTED),
@@ -167,18 +165,14 @@ class Sweeps:
         return len(heads) - await newest.count_documents({"$or": as_read})
 
 
-async def _turns_with(collection: Collection, match: Document, turns: Sequence[_TurnKey]) -> set[_TurnKey]:
+async def _turns_with(collection: Collection, match: Document, turns: Sequence[TurnKey]) -> set[TurnKey]:
     """Returns those of the turns that have such a document, and possibly others that no caller asked about."""
     if not turns:
         return set()
-    theirs = {
-        "tenant": {"$in": sorted({key.tenant for key, _ in turns})},
-        "session_id": {"$in": sorted({key.session_id for key, _ in turns})},
-        "turn_id": {"$in": sorted({turn_id for _, turn_id in turns})},
-    }
+    theirs = keys.where_of_turns(turns)
     documents = collection.find({**match, **theirs}, dict.fromkeys(theirs, 1))
-    return {(keys.session_of(document), document["turn_id"]) async for document in documents}
+    return {TurnKey(keys.session_of(document), document["turn_id"]) async for document in documents}
 
 
-def _turn_of(head: Document) -> _TurnKey:
-    return keys.session_of(head), head["active_turn"]
+def _turn_of(head: Document) -> TurnKey:
+    return TurnKey(keys.session_of(head), head["active_turn"])

@@ -1,0 +1,83 @@
+"""What the background jobs ask of a store, over all tenants: the roles of the sweeper, the expirer and the janitor."""
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from datetime import timedelta
+from typing import Final, Protocol
+
+from turnkeeper.domain.approval import Approval
+from turnkeeper.domain.turn import TurnKey
+from turnkeeper.store.changeset import Snapshot
+
+SHARE_KEPT: Final = timedelta(seconds=2)
+"""For this long after their expiry, approvals are left to the replica in whose share they are."""
+
+
+class Maintenance(Protocol):
+    """What the sweeper needs, over all tenants."""
+
+    async def requeue_lapsed(self) -> int:
+        """Makes turns claimable that no owner will run otherwise. Returns how many.
+
+        First aborts the open transactions of silent replicas. Then makes claimable:
+
+        - active turns whose lease lapsed; this counts a lapse (`Head.lapses`). The owner counts as lost
+          (`Claim.lost_owners`) if it wrote under its fence, and its process published no heartbeat in the last half of
+          the lease. A later heartbeat of that process shows that it was only slow or paused: it counts no more;
+        - sessions with a queue but no active turn: the first in the queue becomes active;
+        - active turns that are AWAITING_APPROVAL or AWAITING_OUTCOME without a PENDING approval, or AWAITING_TOOL
+          without a REQUESTED call;
+        - active turns without a lease, a wake-up or any reason to wait, unless the session is suspended.
+
+        Of turns that need a newer schema than this replica's, only those whose lease lapsed.
+        """
+        ...
+
+    def lapsed_approvals(self) -> AsyncIterator[Sequence[Approval]]:
+        """Yields PENDING approvals whose expiry has passed by the store's clock, page by page.
+
+        The living replicas share them: first come those of this replica's share, oldest expiry first. Then come those
+        of all shares that lapsed SHARE_KEPT ago, newest first, because their replica may be slow or dead. Passes over
+        approvals that only a newer version can read.
+        """
+        ...
+
+    async def snapshots(self, turns: Collection[TurnKey]) -> Mapping[TurnKey, Snapshot]:
+        """Returns what decisions about these turns need, each as `SessionStore.snapshot` does, in one read.
+
+        Leaves out what `snapshot` does not find, and what only a newer version can read.
+        """
+        ...
+
+    async def active_sessions(self) -> int:
+        """Returns how many sessions have a turn that runs or waits."""
+        ...
+
+    async def pending_approvals(self) -> int:
+        """Returns how many approvals are PENDING."""
+        ...
+
+
+class Retention(Protocol):
+    """What the janitor needs, over all tenants: trimming old logs and purging deleted sessions."""
+
+    async def trim(self, *, keep: timedelta, pause: timedelta, limit: int) -> int:
+        """Trims the logs of at most `limit` sessions that were last examined `pause` ago. Returns the number of events.
+
+        An event is trimmed once it was stored more than `keep` ago by the database's clock, and so were all before it,
+        unless one of them belongs to a turn that has not ended. `compacted_to` is stored first, on a majority; only
+        then are the events up to it deleted. Those of the kinds in COPIED stay: model contexts, ListMessages,
+        restorations and forks need them. Logs of deleted sessions are not trimmed. A call that was stopped and resumes
+        when the id belongs to a new session changes nothing of that session.
+        """
+        ...
+
+    async def purge(self, *, after: timedelta, limit: int) -> int:
+        """Removes at most `limit` sessions that were deleted more than `after` ago. Returns how many are gone for good.
+
+        Also removes at most `limit` forks that were begun 72 h ago and never finished: request records are kept that
+        long, so the next attempt at such a fork begins anew.
+
+        A session is marked first. From then on nothing can be written to it and no reader finds it, deleted or not.
+        Its id is free for a new session only when nothing of the old one is left.
+        """
+        ...
