@@ -108,7 +108,7 @@ async def make_due(store: Store, key: SessionKey, *, wake: timedelta = timedelta
 
 async def lapsed_approvals(store: Store) -> list[Approval]:
     """Returns all lapsed approvals, in the order in which the store yields them."""
-    return [approval async for page in store.lapsed_approvals() for approval in page]
+    return [approval async for page in store.lapsed_approvals() for approval in page.approvals]
 
 
 async def until(condition: Callable[[], Awaitable[bool]], *, within: float = 10.0) -> None:

@@ -276,7 +276,7 @@ async def test_one_replica_has_all_that_has_lapsed_once(new_store: NewStore) -> 
 
 async def _first_page(store: Store) -> Sequence[Approval]:
     async for page in store.lapsed_approvals():
-        return page
+        return page.approvals
     return []
 
 

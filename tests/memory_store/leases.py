@@ -11,10 +11,12 @@ from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import CallState
 from turnkeeper.domain.turn import TurnKey, TurnState
 from turnkeeper.store.changeset import Cancel, Claim, Snapshot
-from turnkeeper.store.maintenance import SHARE_KEPT
+from turnkeeper.store.maintenance import SHARE_KEPT, LapsedPage
 
 OTHERS_FIRST = timedelta(seconds=2)
 """After a run broke, only other replicas may claim its turn for this long."""
+PAGE = 256
+"""Lapsed approvals of a page, at most."""
 OLDEST = 32
 """A claim picks among this many turns that have been due longest."""
 
@@ -92,15 +94,17 @@ class Leases(Part):
         await self._enter("requeue_lapsed")
         return sum(self._requeue(stored) for stored in self._database.sessions.values())
 
-    async def lapsed_approvals(self) -> AsyncIterator[Sequence[Approval]]:
+    async def lapsed_approvals(self) -> AsyncIterator[LapsedPage]:
         await self._enter("lapsed_approvals")
         number, replicas = self._database.share(self._replica)
         lapsed = self._lapsed()
-        yield lapsed[len(lapsed) * number // replicas : len(lapsed) * (number + 1) // replicas]
+        share = lapsed[len(lapsed) * number // replicas : len(lapsed) * (number + 1) // replicas]
+        for first in range(0, len(share), PAGE):
+            yield LapsedPage(share[first : first + PAGE], max(0, len(share) - first - PAGE))
         if replicas > 1:
             late = self._lapsed(ago=SHARE_KEPT)[::-1]
             before = len(late) * number // replicas
-            yield [*late[before:], *late[:before]]
+            yield LapsedPage([*late[before:], *late[:before]], 0)
 
     def _lapsed(self, *, ago: timedelta = timedelta()) -> Sequence[Approval]:
         """Returns the pending approvals that lapsed `ago`, oldest expiry first."""
@@ -110,10 +114,10 @@ class Leases(Part):
 
     async def snapshots(self, turns: Collection[TurnKey]) -> Mapping[TurnKey, Snapshot]:
         await self._enter("snapshots")
-        found = {turn: self._database.visible(turn.session) for turn in turns}
+        visible = {turn: self._database.visible(turn.session) for turn in turns}
         now = self._database.now()
         return {
-            turn: stored.snapshot(now, turn_id=turn.turn_id) for turn, stored in found.items() if stored is not None
+            turn: stored.snapshot(now, turn_id=turn.turn_id) for turn, stored in visible.items() if stored is not None
         }
 
     async def active_sessions(self) -> int:

@@ -1,6 +1,7 @@
 """The verbs on approvals: get, wait for, decide and expire. An approval leaves PENDING once (promises I6, I7)."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from typing import TypeVar
 
@@ -114,13 +115,17 @@ class Approvals:
             raise _expired(stored.value)
         return stored.value, stored.value.sequence
 
-    async def expire(self, approval: Approval, snapshot: Snapshot | None = None) -> None:
+    async def expire(
+        self, approval: Approval, snapshot: Snapshot | None = None, *, wake: timedelta = timedelta()
+    ) -> None:
         """Expires the lapsed approvals of this one's turn, EXPIRED_AT_ONCE in a changeset.
 
         Does nothing if they have left PENDING in the meantime. Decides on `snapshot` of the turn first, if it is given.
+        If the turn goes on, it is due after `wake`.
         """
+        decide = partial(approval_rules.expire_lapsed, wake=wake)
         while True:
-            stored = await self._append(approval, approval_rules.expire_lapsed, snapshot)
+            stored = await self._append(approval, decide, snapshot)
             snapshot = None
             if stored.committed is None:
                 return

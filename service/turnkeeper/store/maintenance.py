@@ -2,14 +2,22 @@
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import timedelta
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from turnkeeper.domain.approval import Approval
 from turnkeeper.domain.turn import TurnKey
 from turnkeeper.store.changeset import Snapshot
 
 SHARE_KEPT: Final = timedelta(seconds=2)
-"""For this long after their expiry, approvals are left to the replica in whose share they are."""
+"""For this long after it is due, work is left to the replica in whose share it is."""
+
+
+class LapsedPage(NamedTuple):
+    """Some of the lapsed approvals."""
+
+    approvals: Sequence[Approval]
+    left: int
+    """About how many of this replica's share are left behind this page."""
 
 
 class Maintenance(Protocol):
@@ -32,7 +40,7 @@ class Maintenance(Protocol):
         """
         ...
 
-    def lapsed_approvals(self) -> AsyncIterator[Sequence[Approval]]:
+    def lapsed_approvals(self) -> AsyncIterator[LapsedPage]:
         """Yields PENDING approvals whose expiry has passed by the store's clock, page by page.
 
         The living replicas share them: first come those of this replica's share, oldest expiry first. Then come those

@@ -15,13 +15,16 @@ import pytest
 
 from tests.builders import a_turn, an_approval, an_event
 from tests.contracts.stores import a_changeset, begin, committed, head_of, lapsed_approvals
+from tests.expiring import expirer_on, lapsed_turn
+from tests.integration.mongo.commands import Recorder, name_of
 from tests.integration.mongo.conftest import Client, NewStore
 from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.session import SessionKey
+from turnkeeper.engine.replica import expirer
 from turnkeeper.engine.replica.expirer import Expirer
 from turnkeeper.engine.replica.schedule import JitteredInterval
 from turnkeeper.errors import ServiceUnavailable
-from turnkeeper.store.changeset import ApprovalChange
+from turnkeeper.store.changeset import ApprovalChange, Snapshot
 from turnkeeper.store.mongo import sweeps
 from turnkeeper.store.mongo.store import MongoStore
 
@@ -51,8 +54,11 @@ def _expiring(store: MongoStore) -> Expire:
 
 def _expirer(store: MongoStore, expire: Expire | None = None) -> Expirer:
     chosen = expire or _expiring(store)
-    interval = JitteredInterval(0.1, lambda: 0.0)
-    return Expirer(store, expire=lambda approval, _: chosen(approval), interval=interval)
+
+    async def expire_one(approval: Approval, snapshot: Snapshot | None, *, wake: timedelta) -> None:
+        await chosen(approval)
+
+    return Expirer(store, expire=expire_one, interval=JitteredInterval(0.1, lambda: 0.0))
 
 
 @pytest.mark.parametrize(
@@ -99,6 +105,22 @@ async def test_an_approval_that_cannot_be_expired_keeps_no_other_waiting(
         await _expirer(store, fails).expire_lapsed()
     assert [lapsed.id for lapsed in await lapsed_approvals(store)] == [broken.id]
     assert "lapsed approvals of 1 turns not expired" in caplog.text
+
+
+async def test_what_lapses_together_costs_few_commands(recorder: Recorder, store: MongoStore) -> None:
+    """Each group of turns takes a query of each collection, and the changesets of a group share transactions."""
+    turns = [await lapsed_turn(store, timedelta(seconds=1)) for _ in range(40)]
+    with pytest.MonkeyPatch.context() as patch, recorder.recording() as commands:
+        patch.setattr(expirer, "TURNS_AT_ONCE", 20)
+        await expirer_on(store).expire_lapsed()
+    sent = Counter(name_of(command) for command in commands)
+    assert sent["aggregate"] <= 3  # the heads of each group, and the count of what has lapsed
+    assert sent["find"] <= 11
+    assert sent["commitTransaction"] <= 6
+    for key, (approval,) in turns:
+        stored = await store.approval(key.tenant, approval.id)
+        assert stored is not None
+        assert stored.state is ApprovalState.EXPIRED
 
 
 async def test_replicas_share_what_lapsed_at_once(new_store: NewStore) -> None:

@@ -34,6 +34,7 @@ OVER_ALL_TENANTS = {
     "claim",
     "requeue_lapsed",
     "lapsed_approvals",
+    "snapshots",
     "active_sessions",
     "pending_approvals",
     "notifications",

@@ -14,6 +14,7 @@ from tests.contracts.stores import LONG, a_changeset, begin, committed, head_of,
 from tests.integration.mongo.conftest import Client, NewStore
 from turnkeeper.domain.approval import ApprovalState
 from turnkeeper.domain.session import SessionKey
+from turnkeeper.domain.turn import TurnKey
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.changeset import ApprovalChange, HeadChange, LeaseChange
 from turnkeeper.store.filters import ApprovalFilter, SessionFilter
@@ -182,6 +183,8 @@ async def test_i17_no_decision_rests_on_what_only_a_newer_version_understands(
     with pytest.raises(ServiceUnavailable, match="newer version") as raised:
         await store.snapshot(key, turn_id="turn")
     assert raised.value.retry_after is not None
+    other = await begin(store)
+    assert list(await store.snapshots([TurnKey(key, "turn"), TurnKey(other, "turn")])) == [TurnKey(other, "turn")]
 
 
 async def test_i17_previews_that_cannot_be_read_neither_fail_a_read_nor_end_the_notifications(

@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Generic, NoReturn, TypeVar
 
@@ -102,7 +102,7 @@ class LogWriter:
         self.now = sources.now
         self.new_id = sources.new_id
         self.claimable = asyncio.Event()
-        """Set whenever a changeset leaves a turn that any replica may claim."""
+        """Set whenever a changeset leaves a turn that any replica may claim at once."""
         self.late_leases: asyncio.Queue[Changeset] = asyncio.Queue()
         """Changesets that take a lease, and whose result did not come in time: the turn may be this replica's."""
 
@@ -155,7 +155,7 @@ class LogWriter:
                 self.load.backlog.stored(turn)
             for turn in changeset.turns:
                 self._count_if_ended(turn, last=result.last_seq)
-            if changeset.head.wake is not None:
+            if changeset.head.wake == timedelta():
                 self.claimable.set()
 
     async def append(
@@ -239,15 +239,17 @@ class LogWriter:
         return await self._store_decision(uow, decide(uow), cached, fence=None, creation=creation)
 
     async def append_on(
-        self, snapshot: Snapshot, decide: Callable[[UnitOfWork], T], *, turn_id: str = ""
+        self, snapshot: Snapshot, decide: Callable[[UnitOfWork], T], *, turn_id: str
     ) -> Stored[T] | RequestRecord:
-        """Stores a decision on a snapshot that was read for it. Decides again as `append` if the session has changed.
-
-        Raises as `append`.
-        """
-        uow = self.unit_of_work(snapshot)
-        stored = await self._store_decision(uow, decide(uow), CachedSnapshot.fresh(snapshot), fence=None)
-        return stored or await self.append(snapshot.head.session_key, decide, turn_id=turn_id)
+        """Decides on a snapshot that was read for it; as `append` if others change the session. Raises as `append`."""
+        key = snapshot.head.session_key
+        if not self.lines.is_busy(key):
+            uow = self.unit_of_work(snapshot)
+            with await self.lines.enter(key):
+                stored = await self._store_decision(uow, decide(uow), CachedSnapshot.fresh(snapshot), fence=None)
+            if stored is not None:
+                return stored
+        return await self.append(key, decide, turn_id=turn_id)
 
     async def append_prepared(
         self,
@@ -307,14 +309,7 @@ class LogWriter:
         if place is not None:
             await place.let_owner_first()
 
-    async def _read(
-        self,
-        key: SessionKey,
-        *,
-        turn_id: str,
-        deleted: bool,
-        request: RequestKey | None,
-    ) -> Snapshot:
+    async def _read(self, key: SessionKey, *, turn_id: str, deleted: bool, request: RequestKey | None) -> Snapshot:
         """Returns the session as it is stored. Raises SessionNotFound."""
         snapshot = await self._store.snapshot(key, turn_id=turn_id, deleted=deleted, request=request)
         if snapshot is None:

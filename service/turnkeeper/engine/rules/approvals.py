@@ -1,6 +1,7 @@
 """Decisions on pending approvals: decided as they stand, decided with edited arguments, or expired."""
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import assert_never
 
 from turnkeeper.domain.approval import Answer, Approval, ApprovalDecision, ApprovalKind, ApprovalState
@@ -46,16 +47,17 @@ def decide_with_edit(uow: UnitOfWork, approval_id: str, answer: Answer, edit: Ed
     return decide(uow, next_round.id, replace(answer, arguments_hash=next_round.arguments_hash))
 
 
-def expire_lapsed(uow: UnitOfWork) -> list[Approval]:
+def expire_lapsed(uow: UnitOfWork, *, wake: timedelta = timedelta()) -> list[Approval]:
     """Expires the turn's approvals past their `expire_time`, and closes their calls with synthetic results.
 
-    Returns the expired ones: at most EXPIRED_AT_ONCE, none if no PENDING approval of the turn has lapsed.
+    If the turn goes on, it is due after `wake`. Returns the expired ones: at most EXPIRED_AT_ONCE, none if no PENDING
+    approval of the turn has lapsed.
     """
     lapsed = [approval for approval in uow.approvals if approval.expire_time <= uow.snapshot.head.now]
-    return [_expire(uow, approval) for approval in lapsed[:EXPIRED_AT_ONCE]]
+    return [_expire(uow, approval, wake=wake) for approval in lapsed[:EXPIRED_AT_ONCE]]
 
 
-def _expire(uow: UnitOfWork, approval: Approval) -> Approval:
+def _expire(uow: UnitOfWork, approval: Approval, *, wake: timedelta = timedelta()) -> Approval:
     expired = replace(approval.closed(ApprovalState.EXPIRED, at=uow.at), sequence=uow.next_sequence)
     uow.close_approval(expired, lapsed=True)
     uow.append(ApprovalExpired(approval_id=approval.id, tool_call_id=approval.tool_call_id), turn=uow.turn)
@@ -63,7 +65,7 @@ def _expire(uow: UnitOfWork, approval: Approval) -> Approval:
         _give_up(uow, approval)
     else:
         uow.close_call_as(_call_of(uow, approval), ToolOutcome.EXPIRED)
-    uow.resume_if_answered()
+    uow.resume_if_answered(wake=wake)
     return expired
 
 

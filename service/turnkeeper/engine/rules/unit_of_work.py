@@ -243,8 +243,8 @@ class UnitOfWork:
         self._set_waiting(calls)
         self.change_head(lease=LeaseChange.RELEASE)
 
-    def resume_if_answered(self) -> None:
-        """Makes the waiting turn claimable if its last open call was answered, or if one of its calls may start now.
+    def resume_if_answered(self, *, wake: timedelta = timedelta()) -> None:
+        """Makes the waiting turn claimable, after `wake`, if its last open call was answered or one may start now.
 
         Otherwise the turn goes on waiting for the calls that are left. Changes nothing of a turn that does not wait.
         """
@@ -256,7 +256,7 @@ class UnitOfWork:
             self._set_waiting(waiting)
             return
         self.put_turn(replace(self.turn, state=TurnState.RUNNING, pending=(), update_time=self.at))
-        self.change_head(wake=timedelta())
+        self.change_head(wake=wake)
 
     # --- what is stored, and what is known then ----------------------------------------------------------------
 

@@ -68,34 +68,39 @@ class Snapshots:
 
     async def _documents(self, read: Read, turns: Collection[TurnKey]) -> Mapping[TurnKey, Document]:
         """Returns a document for each turn whose session is found, as the query of `snapshot` returns it."""
-        connection, sessions = self._connection, list({turn.session for turn in turns})
-        pipeline = [
-            {"$match": {**keys.where_sessions(sessions), **heads.findable(deleted=False)}},
-            {"$set": {"now": heads.NOW}},
-        ]
-        found = {keys.session_of(head): head async for head in read(connection.heads).aggregate(pipeline)}
-        documents: dict[TurnKey, Document] = {
-            turn: {**found[turn.session], "session": [], "turn": [], "calls": [], "approvals": []}
-            for turn in turns
-            if turn.session in found
+        connection = self._connection
+        documents = await self._heads(read, turns)
+        if not documents:
+            return {}
+        sessions: dict[SessionKey, Document] = {
+            keys.session_of(session["_id"]): session
+            async for session in read(connection.sessions).find(keys.where_sessions([turn.session for turn in turns]))
         }
-        of_session: dict[SessionKey, list[TurnKey]] = {}
-        for turn in documents:
-            of_session.setdefault(turn.session, []).append(turn)
-        async for session in read(connection.sessions).find(keys.where_sessions(list(of_session))):
-            for turn in of_session[keys.session_of(session["_id"])]:
-                documents[turn]["session"].append(session)
-        async for document in read(connection.turns).find(keys.where_turns(documents)):
-            documents[keys.turn_of(document["_id"])]["turn"].append(document)
-        for collection, condition, name in (
-            (connection.calls, _OPEN, "calls"),
-            (connection.approvals, _PENDING, "approvals"),
+        for turn, document in documents.items():
+            document["session"] += [sessions[turn.session]] if turn.session in sessions else []
+        async for stored in read(connection.turns).find(keys.where_turns(documents)):
+            documents[keys.turn_of(stored["_id"])]["turn"].append(stored)
+        members = keys.where_of_turns(documents)
+        for name, cursor in (
+            ("calls", read(connection.calls).find({**members, **_OPEN})),
+            ("approvals", read(connection.approvals).find({**members, **_PENDING})),
         ):
-            async for member in read(collection).find({**keys.where_of_turns(documents), **condition}):
+            async for member in cursor:
                 turn = TurnKey(keys.session_of(member), member["turn_id"])
                 if turn in documents:
                     documents[turn][name].append(member)
         return documents
+
+    async def _heads(self, read: Read, turns: Collection[TurnKey]) -> dict[TurnKey, Document]:
+        """Returns the head of each turn's session, if it is found, with empty lists for what is joined to it."""
+        match = {**keys.where_sessions([turn.session for turn in turns]), **heads.findable(deleted=False)}
+        cursor = read(self._connection.heads).aggregate([{"$match": match}, {"$set": {"now": heads.NOW}}])
+        by_session = {keys.session_of(head["_id"]): head async for head in cursor}
+        return {
+            turn: {**by_session[turn.session], "session": [], "turn": [], "calls": [], "approvals": []}
+            for turn in turns
+            if turn.session in by_session
+        }
 
 
 def _readable(documents: Mapping[TurnKey, Document]) -> Mapping[TurnKey, Snapshot]:

@@ -13,7 +13,7 @@ from pymongo.read_concern import ReadConcern
 from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.tool import CallState
 from turnkeeper.domain.turn import TurnKey, TurnState
-from turnkeeper.store.maintenance import SHARE_KEPT
+from turnkeeper.store.maintenance import SHARE_KEPT, LapsedPage
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import Collection, Connection, Document
 from turnkeeper.store.mongo.documents import decode
@@ -55,9 +55,10 @@ class Sweeps:
             await self._orphans.end_silent()
             return await self._lapsed() + await self._stranded() + await self._idle()
 
-    async def lapsed_approvals(self) -> AsyncIterator[Sequence[Approval]]:
+    async def lapsed_approvals(self) -> AsyncIterator[LapsedPage]:
         """Reads a page when it is asked for, so that it has none that another replica has expired in the meantime."""
-        async for cursor in self._lapsed_shares():
+        async for cursor, size in self._lapsed_shares():
+            left = size
             cursor.batch_size(PAGE)
             try:
                 while True:
@@ -65,14 +66,17 @@ class Sweeps:
                         documents = await cursor.to_list(PAGE)
                     if not documents:
                         break
-                    yield self._connection.unreadable.passed_over(
+                    approvals = self._connection.unreadable.passed_over(
                         documents, lambda document: decode(Approval, document, strict=True)
                     )
+                    left = max(0, left - len(documents))
+                    yield LapsedPage(approvals, left)
             finally:
                 await cursor.close()
 
-    async def _lapsed_shares(self) -> AsyncIterator[Cursor]:
-        """Yields a cursor over this replica's share of the lapsed approvals. Then, if there are others, what is left.
+    async def _lapsed_shares(self) -> AsyncIterator[tuple[Cursor, int]]:
+        """Yields a cursor over this replica's share of the lapsed approvals, and its size. Then, if there are others,
+        cursors over what is left, with 0.
 
         Replicas that help each other begin from the other end, and each at a place of its own: two that expire the same
         approvals at the same time make each other's transactions begin again.
@@ -84,15 +88,15 @@ class Sweeps:
             number, replicas = await self._orphans.share() if count else (0, 1)
         first, end = (count * place // replicas for place in (number, number + 1))
         if first < end:
-            yield approvals.find(lapsed).sort("expire_time", 1).skip(first).limit(end - first)
+            yield approvals.find(lapsed).sort("expire_time", 1).skip(first).limit(end - first), end - first
         if replicas == 1:
             return
         late = {**_PENDING, **reached("expire_time", ago=SHARE_KEPT)}
         with self._connection.call("lapsed_approvals"):
             before = await approvals.count_documents(late) * number // replicas
-        yield approvals.find(late).sort("expire_time", -1).skip(before)
+        yield approvals.find(late).sort("expire_time", -1).skip(before), 0
         if before:
-            yield approvals.find(late).sort("expire_time", -1).limit(before)
+            yield approvals.find(late).sort("expire_time", -1).limit(before), 0
 
     async def active_sessions(self) -> int:
         with self._connection.call("active_sessions"):
