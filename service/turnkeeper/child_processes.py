@@ -1,6 +1,7 @@
-"""What those who keep a child process running share: how it ended, and how often it is started again."""
+"""What those who keep a child process running share: its port, how it ended, and how often it is started again."""
 
 import signal
+import socket
 import time
 from typing import Final
 
@@ -31,3 +32,11 @@ class RestartBudget:
 def how_it_ended(status: int) -> str:
     """Returns the end of a sentence about a process with this exit status; a negative one is a signal's number."""
     return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+
+
+def free_port() -> int:
+    """Returns a port of this machine that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

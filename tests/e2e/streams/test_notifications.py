@@ -50,23 +50,24 @@ class TestNotifications:
             await env.stubs.chat.CancelTurn(chat_pb2.CancelTurnRequest(session_id=stuck, turn_id=turn.turn_id))
 
     @pytest.mark.parametrize(
-        ("command", "how"),
+        ("how", "cause"),
         [
-            ("getMore", {"closeConnection": True}),
-            ("getMore", {"errorCode": 43}),
-            ("getMore", {"errorCode": 286}),
-            ("getMore", {"errorCode": 10107}),
+            ({"closeConnection": True}, "AutoReconnect"),
+            ({"errorCode": 43}, "CursorNotFound 43"),
+            ({"errorCode": 286}, "OperationFailure 286"),
+            ({"errorCode": 10107}, "NotPrimaryError"),
         ],
         ids=["connection closed", "cursor killed", "history lost", "stepped down"],
     )
     async def test_a_change_stream_that_breaks_is_opened_again(
-        self, env: Environment, command: str, how: dict[str, Any]
+        self, env: Environment, caplog: pytest.LogCaptureFixture, how: dict[str, Any], cause: str
     ) -> None:
         async with env.another() as other, _watching(other, env.stubs) as (session, reader):
-            async with refused_command(env.mongo_uri, command, times=4, **how) as broken:
+            async with refused_command(env.mongo_uri, "getMore", times=4, **how) as broken:
                 await broken.entered(4)
             await harness.send_message_to_session(env.stubs, session, "hello", wait=SOON)
             await until(lambda: "turn_completed" in reader.kinds, timeout=SOON)
+        assert f"no notifications from the database (BROKEN, {cause})" in caplog.text
 
     async def test_where_change_streams_are_forbidden_the_poll_delivers(self, env: Environment) -> None:
         async with (

@@ -52,25 +52,27 @@ class ChangeListener:
     async def run(self) -> None:
         """Listens until it is cancelled; opens the stream again if it breaks."""
         while True:
-            reason = "NOT_OPENED"
+            reason, cause = "NOT_OPENED", "the stream has ended"
             try:
                 async with self._store.notifications() as notifications:
                     await self._begin()
                     reason = "BROKEN"
                     async for notification in notifications:
                         self.receive(notification)
-            except ServiceUnavailable:
-                pass
-            except Exception:
+            except ServiceUnavailable as error:
+                cause = _cause_of(error)
+            except Exception as error:
+                cause = type(error).__name__
                 logger.exception("notifications from the database not read; the change stream is opened again")
             self._feeds.polling = self._previews.polling = True
             self._metrics.notifications_lost(reason)
             pause = jittered(min(PAUSE * 2**self._tries, LONGEST_PAUSE), self._jitter())
             self._tries = min(self._tries + 1, 10)
             logger.warning(
-                "no notifications from the database (%s): polling instead, so that other replicas' events come later; "
-                "retrying in %.1f s",
+                "no notifications from the database (%s, %s): polling instead, so that other replicas' events come "
+                "later; retrying in %.1f s",
                 reason,
+                cause,
                 pause,
             )
             await asyncio.sleep(pause)
@@ -104,3 +106,10 @@ class ChangeListener:
         self._feeds.request_previews()
         self._worker.notify()
         await self._feeds.poll()
+
+
+def _cause_of(error: ServiceUnavailable) -> str:
+    """Returns the class of the driver's exception, with the database's own code if there is one: no text of either."""
+    cause = error.__cause__ or error
+    code = getattr(cause, "code", None)
+    return f"{type(cause).__name__} {code}" if isinstance(code, int) else type(cause).__name__
