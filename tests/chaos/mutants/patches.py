@@ -1,6 +1,7 @@
 """The broken versions: each function breaks the service of this process in one way that seems plausible."""
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,11 +11,13 @@ from pymongo.errors import PyMongoError
 from pymongo.write_concern import WriteConcern
 
 from tests.chaos.mutants import commits
+from turnkeeper.admission.gate import AdmittedCall, Gate, Kind
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import ToolClass
 from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.rules import turns
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
+from turnkeeper.errors import Overloaded
 from turnkeeper.faults import fault
 from turnkeeper.rpc.context import Run
 from turnkeeper.rpc.refusals import CertainRefusals
@@ -209,6 +212,45 @@ def timeout_is_known() -> None:
     turns.record_tool_results = record
 
 
+def finished_calls_only() -> None:
+    """Counts calls when they have ended: a crowd is not seen while it is under way."""
+
+    def begin_work(self: Gate) -> None:
+        pass
+
+    def rest(self: AdmittedCall) -> None:
+        pass
+
+    def end(self: AdmittedCall) -> None:
+        self._gate.at_work += 1
+
+    def end_window(self: Gate) -> None:
+        self.at_work = 0
+        _end_window(self)
+
+    Gate.begin_work = begin_work  # type: ignore[method-assign]
+    AdmittedCall.rest = AdmittedCall.resume = rest  # type: ignore[method-assign]
+    AdmittedCall.end = end  # type: ignore[method-assign]
+    Gate.end_window = end_window  # type: ignore[method-assign]
+
+
+_end_window = Gate.end_window
+
+
+def refusal_without_retry_info() -> None:
+    """Refuses calls, and does not tell when to come back: all callers do so at once."""
+
+    def refused(self: Gate, kind: Kind, limit: str, *, after: float = 0.0) -> Overloaded:
+        return Overloaded(metadata={"limit": limit})
+
+    Gate.refused = refused  # type: ignore[method-assign]
+
+
+def deadline_ignored_in_the_queue() -> None:
+    """Stores what waits for the database, whether its caller still waits or not."""
+    AdmittedCall.wanted_until = property(lambda _: math.inf, lambda *_: None)  # type: ignore[assignment,misc]
+
+
 PATCHES: Mapping[str, Callable[[], None]] = {
     patch.__name__.replace("_", "-"): patch
     for patch in (
@@ -226,5 +268,8 @@ PATCHES: Mapping[str, Callable[[], None]] = {
         timeout_is_known,
         claim_given_up,
         refusal_on_a_lagging_read,
+        finished_calls_only,
+        refusal_without_retry_info,
+        deadline_ignored_in_the_queue,
     )
 }
