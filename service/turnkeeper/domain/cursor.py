@@ -35,3 +35,14 @@ class StreamPosition:
     """How many UTF-8 bytes of that text the reader has."""
     live: bool = False
     """The stream had caught up once, so that the deltas after it are complete from there on."""
+
+    def at(self, message_id: str, *, attempt: int, offset: int) -> "StreamPosition":
+        """Returns this position inside a message. Deltas move positions so often that `replace` costs too much."""
+        return StreamPosition(
+            sequence=self.sequence,
+            history=self.history,
+            message_id=message_id,
+            attempt=attempt,
+            offset=offset,
+            live=self.live,
+        )

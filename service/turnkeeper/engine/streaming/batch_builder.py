@@ -90,7 +90,7 @@ class BatchBuilder:
         restarts = False
         if (position.message_id, position.attempt) != (message_id, attempt):
             restarts = bool(position.message_id)
-            position = replace(position, message_id=message_id, attempt=attempt, offset=0)
+            position = position.at(message_id, attempt=attempt, offset=0)
         while restarts or position.offset < len(text):
             offset, chunk = characters_from(text, position.offset, most=DELTA_BYTES)
             payload = self._codec.delta(
@@ -104,7 +104,7 @@ class BatchBuilder:
             )
             if not batch.add(payload):
                 return None
-            batch.position = position = replace(position, offset=offset + len(chunk))
+            batch.position = position = position.at(message_id, attempt=attempt, offset=offset + len(chunk))
             restarts = False
         return message_id
 
@@ -136,7 +136,7 @@ class BatchBuilder:
                 break
             offset, restarts, batch.preview = start + len(chunk), False, preview
         if batch.preview is not None:
-            batch.position = replace(position, message_id=message_id, attempt=attempt, offset=offset)
+            batch.position = position.at(message_id, attempt=attempt, offset=offset)
 
 
 def _settles(event: StoredEvent, position: StreamPosition, event_filter: EventFilter, *, message_id: str) -> bool:

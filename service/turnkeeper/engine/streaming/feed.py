@@ -52,6 +52,7 @@ class Feed:
         "_request_preview",
         "_ring",
         "_ring_bytes",
+        "_shortest_interval",
         "changed",
         "delta_interval",
         "grown",
@@ -83,6 +84,7 @@ class Feed:
         """Seconds between two times at which new text is shown, at least."""
         self._asked_intervals = [delta_interval]
         """The replica's interval, then those that watchers ask for."""
+        self._shortest_interval = delta_interval
         self.watchers = 0
         """Watchers, waiting callers, and turns that run here."""
         self.text_watchers = 0
@@ -142,6 +144,13 @@ class Feed:
         return position.sequence <= self.last_seq and (
             not position.history or self.history(position.sequence) in ("", position.history)
         )
+
+    def reaches(self, sequence: int, *, since: float) -> bool:
+        """Returns True if the feed holds the log's newest events from this number on, so that no read is needed.
+
+        It does if a changeset of this replica was stored since this time of `time.monotonic`.
+        """
+        return self.sent_at >= since and sequence <= self.last_seq and self.since(sequence) is not None
 
     def reset(self, end: LogEnd) -> None:
         """Forgets a log that the database no longer has; it ends here now. Notifies every watcher."""
@@ -238,7 +247,7 @@ class Feed:
             started_after=started_after,
             lease_held=lease_held,
         )
-        self.preview.interval = self._shortest_interval
+        self.preview.interval = lambda: self._shortest_interval
         return self.preview
 
     def begin_remote_preview(self, *, turn_id: str, message_id: str, attempt: int, started_after: int) -> Preview:
@@ -270,6 +279,7 @@ class Feed:
         self.text_watchers += 1
         if interval is not None:
             self._asked_intervals.append(interval)
+            self._shortest_interval = min(self._asked_intervals)
         if self.preview is None or not self.preview.local:
             self.request_preview()
 
@@ -278,10 +288,7 @@ class Feed:
         self.text_watchers -= 1
         if interval is not None:
             self._asked_intervals.remove(interval)
-
-    def _shortest_interval(self) -> float:
-        """Returns the seconds after which the most impatient watcher may see new text."""
-        return min(self._asked_intervals)
+            self._shortest_interval = min(self._asked_intervals)
 
     def request_preview(self) -> None:
         """Requests a lookup of the text that another replica writes in this session."""

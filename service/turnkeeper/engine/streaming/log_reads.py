@@ -4,6 +4,7 @@ A page is not cached: it exists only while a watcher uses it.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 from turnkeeper.domain.cursor import StreamPosition, history_of
 from turnkeeper.engine.streaming.batch import Batch, EventFilter
@@ -44,6 +45,10 @@ class LogPage:
     def after(self, sequence: int) -> Sequence[StoredEvent]:
         """Returns the page's events whose number is greater than `sequence`."""
         return self.events[sequence - self._start :]
+
+
+NO_EVENTS: Final = LogPage(0, ())
+"""The page of a watcher that has all events."""
 
 
 class SharedRead:

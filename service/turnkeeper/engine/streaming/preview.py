@@ -132,7 +132,9 @@ class Preview:
 
         It begins earlier than `offset` if that byte is inside a character. It ends at the byte `until`, at the latest.
         """
-        first = max(0, bisect_right(self.chunks, offset, key=attrgetter("offset")) - 1)
+        first = max(0, len(self.chunks) - 1)  # nearly always: a watcher lacks the last chunk
+        if self.chunks and self.chunks[first].offset > offset:
+            first = max(0, bisect_right(self.chunks, offset, key=attrgetter("offset")) - 1)
         start = self.chunks[first].offset if self.chunks else 0
         text: list[bytes] = []
         left = offset - start + most

@@ -18,7 +18,7 @@ from turnkeeper.engine.streaming.batch import BATCH_EVENTS, EVERYTHING, NONE, Ba
 from turnkeeper.engine.streaming.batch_builder import BatchBuilder, PreviewCodec
 from turnkeeper.engine.streaming.feed import TEXT_ENDING_KINDS
 from turnkeeper.engine.streaming.feeds import Feeds
-from turnkeeper.engine.streaming.log_reads import LogPage, SharedRead
+from turnkeeper.engine.streaming.log_reads import NO_EVENTS, LogPage, SharedRead
 from turnkeeper.engine.streaming.stream_end import StreamEnded, StreamTimes
 from turnkeeper.engine.streaming.turn_cache import CachedTurn
 from turnkeeper.engine.streaming.wakeups import NEVER, Broadcast, DeadlineTimers
@@ -101,6 +101,7 @@ class Watcher:
         "_began",
         "_broadcast",
         "_caught_up",
+        "_complete_at",
         "_deltas_from",
         "_ends_at",
         "_feed",
@@ -138,6 +139,8 @@ class Watcher:
         self._kinds = NONE
         self._caught_up = self._began = self._finished = False
         self._asked_interval: float | None = None
+        self._complete_at = -1
+        """The number of the change after which the last batch had all there was; -1 if there may be more."""
         self._sent_at = self._deltas_from = 0.0
         self._future: asyncio.Future[None] | None = None
         self.deadline = self.listed = NEVER
@@ -188,7 +191,7 @@ class Watcher:
             self._broadcast = self._feed.changed
             self._asked_interval = delta_interval
             self._feed.add_text_watcher(interval=delta_interval)
-        if head is not None or not self._feed_reaches(start):
+        if head is not None or not self._feed.reaches(start.sequence, since=self._opened_at):
             await self._check_start(start, head)
 
     async def next(self) -> Batch | None:
@@ -205,19 +208,25 @@ class Watcher:
                 await self._watchers.head(self._key)  # raises SessionNotFound if the session was deleted
             await self._hold_deltas()
             count = broadcast.count
-            batch = self._shared_batch() or await self._build()
-            if self._advance(batch):
-                return batch
-            if not self._at_end(batch):
-                if not batch.kinds:
-                    await asyncio.sleep(REREAD_PAUSE)
+            if count != self._complete_at:
+                if batch := await self._next_batch(count):
+                    return batch
                 continue
             until = min(self._sent_at + self._watchers.keep_alive, self._ends_at)
-            if broadcast.count == count:
-                del batch  # an idle stream holds no batch
-                await self._wait(broadcast, until=until)
+            await self._wait(broadcast, until=until)
             if clock() >= until:
                 return Batch(self.position)
+        return None
+
+    async def _next_batch(self, count: int) -> Batch | None:
+        """Returns what there is to deliver at this change of the feed, if there is something."""
+        batch = self._shared_batch() or await self._build()
+        at_end = self._at_end(batch)
+        self._complete_at = count if at_end and self._caught_up else -1  # deltas begin after the catching up
+        if self._advance(batch, at_end=at_end):
+            return batch
+        if not at_end and not batch.kinds:
+            await asyncio.sleep(REREAD_PAUSE)
         return None
 
     def notify_deadline(self) -> None:
@@ -244,9 +253,8 @@ class Watcher:
                 return
             await self._wait(self._feed.grown, until=self._deltas_from)
 
-    def _advance(self, batch: Batch) -> bool:
+    def _advance(self, batch: Batch, *, at_end: bool) -> bool:
         """Moves the position to the batch's end. Returns True if the batch has something to deliver."""
-        at_end = self._at_end(batch)
         if at_end and not self._caught_up:
             self._caught_up = batch.caught_up = True
             batch.position = replace(batch.position, live=True)
@@ -301,7 +309,9 @@ class Watcher:
         if self._page is not None:
             return self._page, True
         held = self._feed.since(after) if self._feed.continues(self.position) else None
-        return (LogPage(after, held), True) if held is not None else (await self._read(after), False)
+        if held is None:
+            return await self._read(after), False
+        return (LogPage(after, held) if held else NO_EVENTS), True
 
     async def _check_preview(self, sequence: int) -> None:
         """Reads from the log whether an event up to this number ended the preview."""
@@ -318,18 +328,6 @@ class Watcher:
         )
         preview.ended |= bool(events)
         preview.checked_through = max(preview.checked_through, sequence)
-
-    def _feed_reaches(self, start: StreamPosition) -> bool:
-        """Returns True if the feed's events from the start on are the log's newest ones, so that no read is needed.
-
-        They are if a changeset of this replica was stored since the watcher was opened.
-        """
-        feed = self._feed
-        return (
-            feed.sent_at >= self._opened_at
-            and start.sequence <= feed.last_seq
-            and feed.since(start.sequence) is not None
-        )
 
     async def _check_start(self, start: StreamPosition, head: Head | None) -> None:
         """Raises CursorExpired if the log does not have the events after `start`."""

@@ -14,6 +14,7 @@ from tests.unit.engine.simulation.virtual_loop import Clock, VirtualLoop
 from tests.unit.engine.streaming.test_turn_cache import KEY, a_changeset, committed, running
 from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.engine.streaming.batch import Batch, EventFilter
+from turnkeeper.engine.streaming.batch_builder import BatchBuilder
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.engine.streaming.preview import READER_FIRST, Preview
 from turnkeeper.engine.streaming.stream_end import StreamTimes
@@ -36,11 +37,11 @@ class Unused:
 class Reading:
     """One stream, and what came on it: the milliseconds, and the text of the deltas or the number of the event."""
 
-    def __init__(self, tail: "Tail", *, interval: float | None, offset: int = 0) -> None:
+    def __init__(self, tail: "Tail", *, interval: float | None, offset: int = 0, live: bool = True) -> None:
         self.came: list[tuple[int, str]] = []
         self.batches: list[Batch] = []
         self.bytes = offset
-        start = StreamPosition(sequence=5, live=True)
+        start = StreamPosition(sequence=5, live=live)
         if offset:
             start = StreamPosition(sequence=5, live=True, message_id="m", attempt=1, offset=offset)
         self._tail = tail
@@ -65,6 +66,16 @@ class Reading:
         return delta.text
 
 
+class CountingBuilder(BatchBuilder):
+    """Counts the batches that it builds."""
+
+    built = 0
+
+    def build(self, *args: Any, **kwargs: Any) -> Batch:
+        self.built += 1
+        return super().build(*args, **kwargs)
+
+
 class Tail:
     """A session's live tail in virtual time."""
 
@@ -83,6 +94,7 @@ class Tail:
             times=StreamTimes(keep_alive=60, rotation=600),
             rng=random.Random(1),
         )
+        self.builder = self.watchers.builder = CountingBuilder(WireCodec())
         self._turn = self._feeds.enter(KEY)
         self._before = self._feeds.enter(KEY)
         self._sequence = 4
@@ -167,6 +179,22 @@ def test_watchers_of_one_message_share_the_bytes_of_what_is_shown(tail: Tail) ->
     assert first.came == second.came == [(10, "a"), (50 + LATE, "b")]
     assert first.batches[-1] is second.batches[-1] is late.batches[-1]
     assert late.came == [(20, "a"), (50 + LATE, "b")]
+
+
+def test_a_stream_that_catches_up_gets_the_text_that_is_there(tail: Tail) -> None:
+    tail.at(10, "a")
+    reading = Reading(tail, interval=None, live=False)
+    assert reading.came == [(10, "a")]
+
+
+def test_a_watcher_builds_one_batch_for_each_time_at_which_text_is_shown(tail: Tail) -> None:
+    reading = Reading(tail, interval=None)
+    tail.at(10, "a")
+    built = tail.builder.built
+    for milliseconds in range(20, 210):
+        tail.at(milliseconds, "b")
+    assert len(reading.came) == 1 + 4
+    assert tail.builder.built == built + 4
 
 
 def test_a_watcher_that_resumes_in_the_middle_gets_the_rest_exactly(tail: Tail) -> None:
