@@ -17,7 +17,7 @@ import orjson
 from turnkeeper.event_loop import off_loop
 from turnkeeper.model.answer_reader import AnswerReader
 from turnkeeper.model.beside import origin_of
-from turnkeeper.model.collected import may_wait, parts_of
+from turnkeeper.model.collected import body_of, may_wait
 from turnkeeper.model.contract import ModelAnswer, ModelFailure, ModelRequest, TextDelta
 from turnkeeper.model.deadline_watch import Deadlines, DeadlineWatch
 from turnkeeper.model.openai_client import Provider, endpoint_of, limit_field_of, new_client, secrets_of, server_of
@@ -141,17 +141,18 @@ class OpenAIModel:
         await self._client.close()
 
     async def _answer(
-        self, request: ModelRequest, body: Mapping[str, object], watch: DeadlineWatch
+        self, request: ModelRequest, fields: Mapping[str, object], watch: DeadlineWatch
     ) -> AsyncGenerator[TextDelta | ModelAnswer]:
         """Makes one request; yields deltas, then the answer."""
         origin = origin_of(self.server, request.model)
         reader = AnswerReader(request, max_answer_bytes=self._max_answer_bytes, origin=origin)
         with openai_failures():
-            content = await off_loop(partial(orjson.dumps, body), large=is_large(request))
-            async with self._response(content, watch) as response, aclosing(parts_of(response)) as parts:
-                patience = request.patience if may_wait(response) else lambda: 0.0
+            content = await off_loop(partial(orjson.dumps, fields), large=is_large(request))
+            async with self._response(content, watch) as response:
+                body = body_of(response)
+                patience = request.patience if may_wait(body) else lambda: 0.0
                 pauses = ReadPauses(patience, now=asyncio.get_running_loop().time)
-                async for text in read_text(parts, reader, watch, pauses):
+                async for text in read_text(body, reader, watch, pauses):
                     yield TextDelta(text=text)
         yield reader.answer()
 

@@ -11,6 +11,7 @@ import httpx2
 
 from turnkeeper.event_loop import Slices, off_loop
 from turnkeeper.model.answer_reader import AnswerReader
+from turnkeeper.model.collected import Body
 from turnkeeper.model.contract import ModelFailure
 from turnkeeper.model.deadline_watch import DeadlineWatch
 from turnkeeper.model.read_pauses import ReadPauses
@@ -23,9 +24,7 @@ _LAST_BYTES = timedelta(milliseconds=100)
 """The time for the rest of a body after `[DONE]`; after it the connection is closed."""
 
 
-async def read_text(
-    body: AsyncGenerator[bytes], reader: AnswerReader, watch: DeadlineWatch, pauses: ReadPauses
-) -> AsyncGenerator[str]:
+async def read_text(body: Body, reader: AnswerReader, watch: DeadlineWatch, pauses: ReadPauses) -> AsyncGenerator[str]:
     """Reads the answer to its end; yields its text as it arrives, what arrives in one read together.
 
     After the first text it pauses between two reads. Raises ModelFailure if there is no answer; the text up to there
@@ -35,12 +34,8 @@ async def read_text(
     begun = False
     while not reader.done:
         tokens = reader.tokens
-        data = await watch.wait(anext(body, None))
-        failed: ModelFailure | None = None
-        try:
-            await (_end(reader) if data is None else _feed(reader, data))
-        except ModelFailure as error:
-            failed = error
+        data = body.collected() or await watch.wait(body.read())
+        failed = await _take(reader, data)
         if failed is None and reader.tokens > tokens:
             watch.token()
         if text := reader.new_text():
@@ -52,6 +47,20 @@ async def read_text(
             await _pause(reader, min(pauses.after(len(data)), watch.remaining()))
     if data is not None:
         await _drain(body)
+
+
+async def _take(reader: AnswerReader, data: bytes | None) -> ModelFailure | None:
+    """Reads the next part, or the end of the body for None. Returns the failure that it shows, if any."""
+    try:
+        if data is None:
+            await _end(reader)
+        elif len(data) <= _PART_BYTES and not reader.size and data.endswith(b"\n\n"):
+            reader.feed(data)  # a few whole events, as nearly always
+        else:
+            await _feed(reader, data)
+    except ModelFailure as failed:
+        return failed
+    return None
 
 
 async def _feed(reader: AnswerReader, data: bytes) -> None:
@@ -76,9 +85,9 @@ async def _end(reader: AnswerReader) -> None:
     await off_loop(reader.end, large=reader.size > _LARGE_EVENT)
 
 
-async def _drain(body: AsyncGenerator[bytes]) -> None:
+async def _drain(body: Body) -> None:
     """Reads the end of the body, most of which has arrived, so that the connection can serve another call."""
     with suppress(TimeoutError, httpx2.HTTPError, aiohttp.ClientError, OSError):
         async with asyncio.timeout(_LAST_BYTES.total_seconds()):
-            async for _ in body:
+            while await body.read():
                 pass

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Final
 
+from turnkeeper.model.collected import FULL_READ
+
 FIRST_PAUSE: Final = 0.005
 """Seconds of the first pause; each is twice as long as the one before, so that a short answer is read soon."""
-FULL_READ: Final = 16 * 1024
-"""Bytes that one read returns at most. After so many there are more, and the server is fast."""
 FAST_TIME: Final = 1.0
 """Seconds for which a fast server's answer is read as it comes: in a pause the connection's buffers are soon full."""
 

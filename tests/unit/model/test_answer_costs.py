@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import orjson
@@ -57,6 +56,20 @@ STREAMS: dict[str, list[Any]] = {
 }
 
 
+class InParts:
+    """A body that arrives in large parts."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def collected(self) -> bytes:
+        data, self._data = self._data[: 64 * 1024], self._data[64 * 1024 :]
+        return data
+
+    async def read(self) -> bytes | None:
+        return self.collected() or None
+
+
 @pytest.mark.parametrize("events", STREAMS.values(), ids=list(STREAMS))
 def test_a_read_of_many_parts_costs_little(events: list[Any]) -> None:
     body = sse(*events, chunk("stop"))
@@ -86,15 +99,11 @@ def test_a_chunk_of_2_mib_costs_the_event_loop_little(form: tuple[bytes, bytes, 
     content = begin + repeated * ((2 * MIB - 200) // len(repeated)) + end
     data = content if begin.startswith(b"[{") else b"data: " + content + b"\n\n" + SO
 
-    async def parts() -> AsyncGenerator[bytes]:
-        for start in range(0, len(data), 64 * 1024):
-            yield data[start : start + 64 * 1024]
-
     async def read_it() -> None:
         watch = DeadlineWatch(Deadlines(), loop=asyncio.get_running_loop())
         with watch, contextlib.suppress(ModelFailure):
             reader = AnswerReader(REQUEST, max_answer_bytes=200 * 1024)
-            async for _ in read_text(parts(), reader, watch, ReadPauses(lambda: 0.0, now=time.monotonic)):
+            async for _ in read_text(InParts(data), reader, watch, ReadPauses(lambda: 0.0, now=time.monotonic)):
                 pass
             reader.answer()
 

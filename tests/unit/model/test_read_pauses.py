@@ -1,17 +1,17 @@
 """An answer is read once an interval after its first text, late by at most one interval, and a fast one at once."""
 
 import asyncio
-from collections.abc import AsyncGenerator
 from datetime import timedelta
 
 import pytest
 
 from tests.unit.engine.simulation.virtual_loop import Clock, VirtualLoop
 from turnkeeper.model.answer_reader import AnswerReader
+from turnkeeper.model.collected import FULL_READ
 from turnkeeper.model.contract import ModelAnswer, ModelFailure, ModelRequest
 from turnkeeper.model.deadline_watch import Deadlines, DeadlineWatch
 from turnkeeper.model.openai_stream import read_text
-from turnkeeper.model.read_pauses import FULL_READ, ReadPauses
+from turnkeeper.model.read_pauses import ReadPauses
 
 INTERVAL = 0.04
 FINISH = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
@@ -45,6 +45,7 @@ class Reading:
         self._begin = self._clock.now
         self.loop = VirtualLoop(self._clock)
         self._sent = list(sent)
+        self._held = b""
         self.reads: list[int] = []
         """When the reader found something."""
         self.texts: list[tuple[int, str]] = []
@@ -67,17 +68,20 @@ class Reading:
     def now(self) -> int:
         return round((self._clock.now - self._begin) / timedelta(milliseconds=1))
 
-    async def _body(self) -> AsyncGenerator[bytes]:
-        """Yields what has arrived, as a connection does: at most FULL_READ bytes, and at once if there are some."""
-        held = b""
-        while self._sent or held:
-            if not held and self._sent[0][0] > self.now:
-                await asyncio.sleep((self._sent[0][0] - self.now) / 1000)
-            while self._sent and self._sent[0][0] <= self.now:
-                held += self._sent.pop(0)[1]
+    def collected(self) -> bytes:
+        """Returns what has arrived, as a connection does."""
+        while self._sent and self._sent[0][0] <= self.now:
+            self._held += self._sent.pop(0)[1]
+        data, self._held = self._held[:FULL_READ], self._held[FULL_READ:]
+        if data:
             self.reads.append(self.now)
-            data, held = held[:FULL_READ], held[FULL_READ:]
-            yield data
+        return data
+
+    async def read(self) -> bytes | None:
+        """Waits until something arrives."""
+        if self._sent and not self._held:
+            await asyncio.sleep(max(0, self._sent[0][0] - self.now) / 1000)
+        return self.collected() or None
 
     async def _read(self) -> None:
         reader = AnswerReader(ModelRequest(model="m", messages=()), max_answer_bytes=1 << 20)
@@ -85,7 +89,7 @@ class Reading:
         pauses = ReadPauses(self._caller.patience, now=self.loop.time)
         try:
             with watch:
-                async for text in read_text(self._body(), reader, watch, pauses):
+                async for text in read_text(self, reader, watch, pauses):
                     self._caller.show()
                     self.texts.append((self.now, text))
             self.answer = reader.answer()
