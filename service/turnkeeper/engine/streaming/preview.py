@@ -14,6 +14,12 @@ from typing import Final
 
 READER_FIRST: Final = 0.002
 """Seconds that text is shown late, so that the reader of the model, which comes at the same time, adds to it first."""
+_MILLISECOND: Final = 0.001
+PHASES: Final = 2
+"""Times in an interval at which texts are shown, the same for all: a loop that is woken for many at once has less work.
+
+More would wake it for fewer; with one, every stream's work would come in a single burst.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +131,7 @@ class Preview:
         self._stop_timer()
         if self.shown < self.size:
             self.shown = self.size
-            self._shown_at = asyncio.get_running_loop().time()
+            self._shown_at = _phase(asyncio.get_running_loop().time(), self.interval() / PHASES)
 
     def text_from(self, offset: int, *, most: int, until: int | None = None) -> tuple[int, bytes]:
         """Returns the text from a byte on, whole characters of at most `most` bytes, and the byte where it begins.
@@ -174,6 +180,11 @@ class Preview:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _phase(now: float, apart: float) -> float:
+    """Returns the last common time up to now, of those that are `apart` seconds apart: in whole milliseconds."""
+    return round((now + _MILLISECOND) // apart * apart, 3) if apart else now
 
 
 def characters_from(text: bytes, offset: int, *, most: int, base: int = 0) -> tuple[int, bytes]:

@@ -150,16 +150,40 @@ def test_the_first_text_is_shown_at_once_and_more_once_an_interval(tail: Tail) -
     for milliseconds, text in [(10, "a"), (15, "é"), (30, "c"), (49, "d"), (60, "e"), (200, "f"), (210, "g")]:
         tail.at(milliseconds, text)
     tail.pass_to(400)
-    first = 10 + 40 + LATE
-    assert reading.came == [(10, "a"), (first, "écd"), (first + 40 + LATE, "e"), (200, "f"), (240 + LATE, "g")]
+    assert reading.came == [(10, "a"), (40 + LATE, "éc"), (80 + LATE, "de"), (200, "f"), (240 + LATE, "g")]
+
+
+def test_texts_that_begin_at_different_times_are_shown_at_common_times(tail: Tail) -> None:
+    shown: dict[str, list[int]] = {"m": [], "n": []}
+
+    def preview(name: str) -> Preview:
+        beginning = Preview(
+            lambda: shown[name].append(tail.milliseconds),
+            turn_id="t",
+            message_id=name,
+            attempt=1,
+            started_after=5,
+            lease_held=lambda: True,
+        )
+        beginning.interval = INTERVAL.total_seconds
+        return beginning
+
+    one, other = preview("m"), preview("n")
+    for milliseconds in range(1, 200):
+        tail.pass_to(milliseconds)
+        for begin, text in ((3, one), (14, other)):
+            if milliseconds >= begin:
+                tail.loop.call_soon(text.append, "a")
+        tail.loop.settle()
+    assert shown == {"m": [3, 40, 80, 120, 160], "n": [14, 40, 80, 120, 160]}
 
 
 def test_text_that_comes_when_the_interval_ends_is_shown_with_what_waited(tail: Tail) -> None:
     reading = Reading(tail, interval=None)
-    for milliseconds, text in [(10, "a"), (20, "b"), (50, "c"), (90, "d"), (130, "e")]:
+    for milliseconds, text in [(20, "a"), (30, "b"), (60, "c"), (100, "d"), (140, "e")]:
         tail.at(milliseconds, text)
     tail.pass_to(400)
-    assert reading.came == [(10, "a"), (50, "bc"), (90, "d"), (130, "e")]
+    assert reading.came == [(20, "a"), (60, "bc"), (100, "d"), (140, "e")]
 
 
 def test_an_event_is_shown_at_once_with_all_text_before_it(tail: Tail) -> None:
@@ -176,9 +200,9 @@ def test_watchers_of_one_message_share_the_bytes_of_what_is_shown(tail: Tail) ->
     tail.at(20, "b")
     late = Reading(tail, interval=None)
     tail.pass_to(100)
-    assert first.came == second.came == [(10, "a"), (50 + LATE, "b")]
+    assert first.came == second.came == [(10, "a"), (40 + LATE, "b")]
     assert first.batches[-1] is second.batches[-1] is late.batches[-1]
-    assert late.came == [(20, "a"), (50 + LATE, "b")]
+    assert late.came == [(20, "a"), (40 + LATE, "b")]
 
 
 def test_a_stream_that_catches_up_gets_the_text_that_is_there(tail: Tail) -> None:
@@ -193,8 +217,8 @@ def test_a_watcher_builds_one_batch_for_each_time_at_which_text_is_shown(tail: T
     built = tail.builder.built
     for milliseconds in range(20, 210):
         tail.at(milliseconds, "b")
-    assert len(reading.came) == 1 + 4
-    assert tail.builder.built == built + 4
+    assert len(reading.came) == 1 + 5
+    assert tail.builder.built == built + 5
 
 
 def test_a_watcher_that_resumes_in_the_middle_gets_the_rest_exactly(tail: Tail) -> None:
@@ -204,8 +228,8 @@ def test_a_watcher_that_resumes_in_the_middle_gets_the_rest_exactly(tail: Tail) 
     ahead = Reading(tail, interval=None, offset=4)
     tail.at(20, "c")
     tail.pass_to(100)
-    assert reading.came == [(12, "é"), (50 + LATE, "bc")]
-    assert ahead.came == [(50 + LATE, "c")]
+    assert reading.came == [(12, "é"), (40 + LATE, "bc")]
+    assert ahead.came == [(40 + LATE, "c")]
 
 
 def test_a_watcher_may_ask_for_each_delta_as_it_comes(tail: Tail) -> None:
@@ -228,8 +252,8 @@ def test_a_watcher_that_asks_for_fewer_deltas_delays_no_other_and_no_event(tail:
 def test_a_reader_of_the_model_need_not_come_before_text_is_shown(tail: Tail) -> None:
     tail.at(10, "a")
     tail.pass_to(15)
-    assert tail.loop.run_until_complete(_patience(tail)) == pytest.approx(0.035)
-    tail.pass_to(50)
+    assert tail.loop.run_until_complete(_patience(tail)) == pytest.approx(0.025)
+    tail.pass_to(40)
     assert tail.loop.run_until_complete(_patience(tail)) == 0
 
 
