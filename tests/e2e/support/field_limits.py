@@ -1,7 +1,7 @@
 """Fields of requests at their own limits and beyond, as bytes on the wire, by the descriptors and their rules."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -25,6 +25,9 @@ JSON_TEXTS = {
     "brackets": "[" * 64_000,
 }
 """JSON of up to 64 KiB that is costly to read, in one way or another."""
+
+
+_PLACE = b"-----"
 
 
 def varint(number: int) -> bytes:
@@ -120,7 +123,13 @@ def _known_messages(message: Descriptor, most: int) -> Iterator[Field]:
 
 
 def _entries(number: int, count: int, key: bytes, value: bytes) -> bytes:
-    return b"".join(block(number, block(1, b"%x" % place + key) + block(2, value)) for place in range(count))
+    return _numbered(number, count, lambda place: block(1, place + key) + block(2, value))
+
+
+def _numbered(number: int, count: int, content: Callable[[bytes], bytes]) -> bytes:
+    """Returns as many fields, which differ in a place of five digits that their content has once."""
+    before, after = block(number, content(_PLACE)).split(_PLACE)
+    return before + (after + before).join(b"%05x" % place for place in range(count)) + after
 
 
 def _structs() -> Iterator[Field]:
@@ -130,7 +139,4 @@ def _structs() -> Iterator[Field]:
         for count in (2700, 10_000, REQUEST_BYTES // len(one)):
             yield f"{count} {what}", block(1, block(1, b"a") + block(2, block(6, one * count)))
     for count in (1300, REQUEST_BYTES // 18):
-        yield (
-            f"{count} names",
-            b"".join(block(1, block(1, b"%x" % place) + block(2, b"\x08\0")) for place in range(count)),
-        )
+        yield f"{count} names", _numbered(1, count, lambda place: block(1, place) + block(2, b"\x08\0"))

@@ -25,8 +25,8 @@ class RawAnswer:
 
 def events(*chunks: object) -> bytes:
     """Returns the chunks as a stream that ends well."""
-    lines = [chunk if isinstance(chunk, bytes) else json.dumps(chunk).encode() for chunk in chunks]
-    return b"".join(b"data: " + line + b"\n\n" for line in (*lines, b"[DONE]"))
+    lines = {id(chunk): chunk if isinstance(chunk, bytes) else json.dumps(chunk).encode() for chunk in chunks}
+    return b"".join(b"data: " + line + b"\n\n" for line in (*(lines[id(chunk)] for chunk in chunks), b"[DONE]"))
 
 
 def chunk(finish: str | None = None, **delta: object) -> dict[str, object]:
