@@ -11,7 +11,7 @@ from typing import NoReturn, TextIO
 
 import uvloop
 
-from turnkeeper import faults, settings_sources, standard_output
+from turnkeeper import faults, interrupts, settings_sources, standard_output
 from turnkeeper.bootstrap import exit_at_once, report_error, start_logs
 from turnkeeper.event_loop import EventLoop
 from turnkeeper.settings import Settings, environment
@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
         return CANNOT_START
     if settings.processes > 1:
         _become_supervisor(settings)
+    interrupts.raise_again()
     return uvloop.run(_serve(settings, link, armed), loop_factory=EventLoop)
 
 

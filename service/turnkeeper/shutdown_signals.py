@@ -39,10 +39,3 @@ class ShutdownRequest:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
                 signal.signal(number, signal.SIG_DFL)
-
-
-async def until_shutdown_requested() -> None:
-    """Waits for SIGTERM or SIGINT. A second one ends the process at once."""
-    request = ShutdownRequest()
-    with request.by_signals():
-        await request.wait()

@@ -25,7 +25,9 @@ OUT: Final = Path("build/profile.txt")
 _NUMBERS: Final = re.compile(r"[-_ ]?\d+(_\d+)*$")
 _ROOT: Final = r"(?:\S*/)?(?:lib/python3\.\d+/(?:site-packages/)?|service/)"
 _PACKAGE: Final = re.compile(_ROOT + r"(?P<package>turnkeeper/\w+|\w+)")
-_FRAME: Final = re.compile(r"<frozen runpy>|<module>|/threading\.py|/uvloop/|/bench/profiled\.py|turnkeeper/__main__")
+_FRAME: Final = re.compile(
+    r"<frozen runpy>|<module>|/threading\.py|/uvloop/|/bench/profiled\.py|turnkeeper/(?:__main__|command_line)"
+)
 """Functions at the bottom of every stack, which are left out."""
 
 

@@ -107,15 +107,6 @@ async def test_ctrl_c_ends_all_of_it(tmp_path: Path, free_port: int) -> None:
         assert not [pid for pid in started if alive(pid)]
 
 
-async def test_ctrl_c_during_the_imports_leaves_no_traceback() -> None:
-    code = "import tests.demo.interrupts, os, signal; os.kill(os.getpid(), signal.SIGINT); print('it goes on')"
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", code), cwd=REPOSITORY, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    output, _ = await process.communicate()
-    assert (process.returncode, output) == (-signal.SIGINT, b"")
-
-
 async def test_a_killed_server_ends_it_with_the_next_step(tmp_path: Path, free_port: int) -> None:
     async with run(free_port, tmp_path / "data") as running:
         await running.printed_line("^Turnkeeper serves on")

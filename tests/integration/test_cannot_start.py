@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from turnkeeper.__main__ import main
+from turnkeeper.command_line import main
 from turnkeeper.start_errors import PortTaken
 from turnkeeper.supervision import supervisor
 

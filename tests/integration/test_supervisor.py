@@ -239,7 +239,7 @@ def _listen(port: int, *, share: bool = False) -> socket.socket:
 
 
 def test_a_supervisor_imports_no_part_of_a_server() -> None:
-    program = "import sys, turnkeeper.supervision.__main__; print(*sys.modules)"
+    program = "import sys, turnkeeper.supervision.program; print(*sys.modules)"
     loaded = subprocess.run([PYTHON, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert "turnkeeper.supervision.supervisor" in loaded
     assert not {"turnkeeper.app", "aiohttp", "grpc", "google.protobuf", "motor", "openai"} & set(loaded)
