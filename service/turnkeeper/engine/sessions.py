@@ -138,9 +138,15 @@ class Sessions:
         session, head = await self.get(key)
         return await self._session_cache.entries(session, until=head.end)
 
-    async def get(self, key: SessionKey, *, deleted: bool = False) -> tuple[Session, Head]:
-        """Returns a session and its head. Raises SessionNotFound, also for a deleted session unless `deleted`."""
+    async def get(self, key: SessionKey, *, deleted: bool = False, through: int = 0) -> tuple[Session, Head]:
+        """Returns a session and its head. Raises SessionNotFound, also for a deleted session unless `deleted`.
+
+        They are as they were after event `through`, or later: a reading that lags behind it is made once more.
+        """
         stored = await self._store.session(key, deleted=deleted)
+        if through and (stored is None or stored[1].last_seq < through):
+            async with self._store.linearizable():
+                stored = await self._store.session(key, deleted=deleted)
         if stored is None:
             raise SessionNotFound(session_id=key.session_id)
         return stored
@@ -152,8 +158,10 @@ class Sessions:
         self._session_cache.put(CachedSnapshot.fresh(snapshot))
         return session, head
 
-    async def change(self, key: SessionKey, decide: Decide, *, deleted: bool = False) -> int:
-        """Stores what `decide` changes, and returns the number that it returns.
+    async def change(
+        self, key: SessionKey, decide: Decide, *, deleted: bool = False
+    ) -> tuple[int, tuple[Session, Head]]:
+        """Stores what `decide` changes. Returns the number that it returns, and the session and its head after that.
 
         The owner of a turn that it ends is fenced: nothing that this owner writes afterwards is stored. `deleted`: the
         session may be a deleted one. Raises SessionNotFound, and what `decide` raises.
@@ -175,7 +183,8 @@ class Sessions:
         if not isinstance(stored, Stored):
             raise InternalError
         self._log_writer.notify_owner(key)
-        return stored.value
+        last = stored.committed.last_seq if stored.committed else stored.uow.snapshot.head.last_seq
+        return stored.value, await self.get(key, deleted=deleted, through=last)
 
     def _creation(self, new: NewSession) -> Creation | None:
         """Returns the session to create, with its agent. Returns None if there is no such agent."""

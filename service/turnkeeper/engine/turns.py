@@ -55,6 +55,13 @@ class Turns:
         self._client_tools = client_tools
         self._metrics = metrics
 
+    async def after(self, key: SessionKey, record: RequestRecord) -> Turn:
+        """Returns the turn of a request that had its effect, as it was then or later; raises as `get`."""
+        if (await self._store.last_seqs([key])).get(key, 0) >= record.sequence:
+            return await self.get(key, record.turn_id)
+        async with self._store.linearizable():
+            return await self.get(key, record.turn_id)
+
     async def get(self, key: SessionKey, turn_id: str) -> Turn:
         """Returns the turn. Raises TurnNotFound if the session has no such turn."""
         turn = await self._store.turn(key, turn_id)

@@ -152,7 +152,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
                 key=key, fingerprint=fingerprint(request, leaving_out=("request_id",)), turn_id=request.turn_id
             )
         )
-        turn = await self._turns.get(caller.session_key(request.session_id), record.turn_id)
+        turn = await self._turns.after(caller.session_key(request.session_id), record)
         return chat_pb2.RetryTurnResponse(
             turn=turn_view(turn), sequence=record.sequence, cursor=cursor.before(record.sequence, key=turn.session_key)
         )

@@ -75,7 +75,7 @@ class CheckpointVerbs:
             sequence = await self._checkpoints.restore(
                 caller.session_key(request.session_id), _position(request), request=_restore_request(request, caller)
             )
-        session, head = await self._sessions.get(caller.session_key(request.session_id))
+        session, head = await self._sessions.get(caller.session_key(request.session_id), through=sequence)
         return session_pb2.RestoreCheckpointResponse(
             session=session_view(session, head),
             sequence=sequence,

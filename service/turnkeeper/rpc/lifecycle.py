@@ -107,8 +107,7 @@ class LifecycleVerbs:
         `deleted`: also of a deleted session. Raises SessionNotFound, and what `decide` raises.
         """
         key = caller.session_key(session_id)
-        sequence = await self._sessions.change(key, decide, deleted=deleted)
-        session, head = await self._sessions.get(key, deleted=deleted)
+        sequence, (session, head) = await self._sessions.change(key, decide, deleted=deleted)
         response.session.CopyFrom(session_view(session, head))
         response.sequence = sequence
         response.cursor = cursor.before(sequence or head.last_seq + 1, key=key)

@@ -217,6 +217,37 @@ async def test_the_newest_etag_fits(env: Environment, lagging: Lagging) -> None:
 # --- what is answered after a decision -----------------------------------------------------------------------------
 
 ONE_DOCUMENT = frozenset({"read_one"})
+SESSIONS = frozenset({"session"})
+CHANGES: Mapping[str, Call] = {
+    **{name: OF_A_NEW_SESSION[name] for name in ("UpdateSession", "SuspendSession", "EndSession", "DeleteSession")},
+    "ResumeSession": lambda s, k: s.sessions.ResumeSession(session_pb2.ResumeSessionRequest(session_id=k)),
+    "UndeleteSession": lambda s, k: s.sessions.UndeleteSession(session_pb2.UndeleteSessionRequest(session_id=k)),
+    "RestoreCheckpoint": OF_A_NEW_SESSION["RestoreCheckpoint"],
+}
+UNDOES = {"ResumeSession": "SuspendSession", "UndeleteSession": "DeleteSession"}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+async def test_the_answer_to_a_change_shows_it(env: Environment, lagging: Lagging, name: str) -> None:
+    """Also if another server made the same change before, so that this one only finds it."""
+    for changed_before in (False, True):
+        session = await session_of(env.stubs)
+        if name in UNDOES:
+            await CHANGES[UNDOES[name]](env.stubs, session)
+        await lagging.store.lag(only=SESSIONS)
+        changed = (await CHANGES[name](env.stubs, session)).session if changed_before else None
+        response = await CHANGES[name](lagging.stubs, session)
+        assert response.session.last_sequence >= response.sequence
+        assert changed is None or response.session.last_sequence >= changed.last_sequence
+        await lagging.store.catch_up()
+
+
+async def test_the_answer_to_a_retry_shows_it(env: Environment, lagging: Lagging) -> None:
+    session = await session_of(env.stubs, "hasty")
+    turn = await sent_and_failed(env.stubs, session)
+    await lagging.store.lag(only=ONE_DOCUMENT | {"last_seqs"})
+    request = chat_pb2.RetryTurnRequest(session_id=session, turn_id=turn, request_id=harness.new_request_id())
+    assert (await lagging.stubs.chat.RetryTurn(request)).turn.state != chat_pb2.TURN_STATE_FAILED
 
 
 async def test_no_decision_is_acknowledged_that_another_one_came_before(env: Environment, lagging: Lagging) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -263,15 +263,16 @@ class LogWriter:
         """Stores a decision that needs more than the snapshot.
 
         `prepare` reads what is needed and returns the decision on it. It is called again each time the decision raises
-        DecideAgain. Raises what `prepare` raises, and otherwise as `append`.
+        DecideAgain; from the third try on with linearizable reads, because others may lag behind each other for long.
+        Raises what `prepare` raises, and otherwise as `append`.
         """
         if place is None:
             with await self.lines.enter(key) as entered:
                 return await self.append_prepared(key, prepare, turn_id=turn_id, deleted=deleted, place=entered)
         for number in range(1, MAX_TRIES + 1):
-            decide = await prepare()
             with suppress(DecideAgain):
-                return await self.append(key, decide, turn_id=turn_id, deleted=deleted, place=place)
+                async with self._store.linearizable() if number > 2 else nullcontext():
+                    return await self.append(key, await prepare(), turn_id=turn_id, deleted=deleted, place=place)
             await self._pause(number, place)
         raise self.lines.contended(key)
 
