@@ -172,13 +172,13 @@ class Settings(BaseModel):
     answer_time: PositiveDuration = Field(
         default=timedelta(minutes=10), description="how long a model's whole answer may take"
     )
-    concurrency: Turns = Field(default=64, description="turns that run at the same time on this replica")
+    concurrency: Turns = Field(default=1024, description="turns that run at the same time on this replica")
     accept_wait: PositiveDuration = Field(
         default=timedelta(seconds=30),
         description="messages whose turns would begin later than this are refused as OVERLOADED",
     )
     calls_at_work: Turns = Field(
-        default=512, description="calls that work at the same time on this replica, at most; fewer under load"
+        default=2048, description="calls that work at the same time on this replica, at most; fewer under load"
     )
     lease: PositiveDuration = Field(
         default=timedelta(seconds=30), description="how long a turn belongs to its owner after each renewal"

@@ -20,8 +20,10 @@ class Backlog:
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock` gives monotonic seconds."""
-        self.has_room: Callable[[], bool] = lambda: True
-        """Returns True if a turn that is accepted now runs at once."""
+        self.room: Callable[[], float] = lambda: math.inf
+        """Returns how many more turns may run at the same time."""
+        self.coming = 0
+        """Calls that were admitted, and whose turns are not stored yet."""
         self._clock = clock
         self._waiting: dict[str, float] = {}
         self._begun: deque[float] = deque()
@@ -48,12 +50,10 @@ class Backlog:
 
     def seconds(self) -> float:
         """Returns how long the turns before a new one take to begin; infinity if none began in RATE_SECONDS."""
-        if self.has_room():
+        before = self.waiting + self.coming - self.room()
+        if before <= 0:
             return 0.0
-        waiting = self.waiting
-        if not waiting:
-            return 0.0
-        return waiting * RATE_SECONDS / len(self._begun) if self._begun else math.inf
+        return before * RATE_SECONDS / len(self._begun) if self._begun else math.inf
 
     def _forget(self, now: float) -> None:
         while self._begun and self._begun[0] < now - RATE_SECONDS:

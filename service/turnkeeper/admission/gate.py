@@ -39,6 +39,8 @@ SLOWEST_RETRY: Final = 20.0
 RETRY_MIN: Final = 0.5
 """Seconds that a refused caller waits, at least, before the jitter of a quarter."""
 RETRY_MAX: Final = 10.0
+STEP: Final = timedelta(milliseconds=50)
+"""Delays are rounded to it, so that refusals are few and need not be written anew."""
 
 
 class Recorder(Protocol):
@@ -54,34 +56,36 @@ class Recorder(Protocol):
 class AdmittedCall:
     """A call that was admitted."""
 
-    __slots__ = ("_gate", "_is_at_work", "_kind", "wanted_until")
+    __slots__ = ("_gate", "_is_at_work", "_kind", "_turns", "wanted_until")
 
-    def __init__(self, gate: "Gate", kind: Kind) -> None:
+    def __init__(self, gate: "Gate", kind: Kind, *, turns: int) -> None:
+        """`turns`: how many it adds."""
         self.wanted_until = math.inf
         """Monotonic seconds at which its caller's deadline passes."""
         self._gate = gate
         self._kind = kind
         self._is_at_work = True
+        self._turns = turns
 
     def rest(self) -> None:
         """Counts the call as one that waits, no longer as one at work."""
         if self._is_at_work:
             self._is_at_work = False
-            self._gate.at_work -= 1
+            self._gate.end_work(turns=self._turns)
             self._gate.waiting += 1
 
     def resume(self) -> None:
         """Counts the call as one at work again. Raises Overloaded if those are too many."""
         if not self._is_at_work:
             self._gate.check(self._kind)
-            self._gate.begin_work()
+            self._gate.begin_work(turns=self._turns)
             self._is_at_work = True
             self._gate.waiting -= 1
 
     def end(self) -> None:
         """Counts the call off. Called once."""
         if self._is_at_work:
-            self._gate.at_work -= 1
+            self._gate.end_work(turns=self._turns)
         else:
             self._gate.waiting -= 1
 
@@ -123,6 +127,7 @@ class Gate:
         self.waiting = 0
         self._limit = load.limit
         self._backlog = load.backlog
+        self._turn_rate = load.rate
         self._accept_wait = accept_wait.total_seconds()
         self._clock = clock
         self._jitter = jitter
@@ -139,14 +144,22 @@ class Gate:
         most = min(self._accept_wait, STANDING_WAIT) if self._limit.is_overloaded else self._accept_wait
         if adds_turn and (seconds := self._backlog.seconds()) > most:
             raise self.refused(kind, "accept_wait", after=seconds - most)
+        if adds_turn and not self._turn_rate.take():
+            raise self.refused(kind, "turn_rate")
         self._admitted += 1
-        self.begin_work()
-        return AdmittedCall(self, kind)
+        self.begin_work(turns=int(adds_turn))
+        return AdmittedCall(self, kind, turns=int(adds_turn))
 
-    def begin_work(self) -> None:
-        """Counts one further call at work."""
+    def begin_work(self, *, turns: int) -> None:
+        """Counts one further call at work, and the turns that it is to add."""
         self.at_work += 1
+        self._backlog.coming += turns
         self._limit.at_work(self.at_work)
+
+    def end_work(self, *, turns: int) -> None:
+        """Counts off a call that is no longer at work, and the turns that it was to add."""
+        self.at_work -= 1
+        self._backlog.coming -= turns
 
     def check(self, kind: Kind) -> None:
         """Raises Overloaded if the calls at work are too many for a call of this kind."""
@@ -157,7 +170,7 @@ class Gate:
         """Returns the refusal by a limit. The caller is to try again after `after` seconds or later."""
         self._recorder.refusal(kind.value, reason=limit)
         seconds = min(max(after, self._retry_after()), RETRY_MAX) * (0.75 + 0.5 * self._jitter())
-        return Overloaded(metadata={"limit": limit}, retry_after=timedelta(milliseconds=round(seconds * 1000)))
+        return Overloaded(metadata={"limit": limit}, retry_after=STEP * round(seconds / STEP.total_seconds()))
 
     def _retry_after(self) -> float:
         """Returns seconds such that refused callers come back one after the other, as fast as calls are admitted."""
@@ -177,6 +190,7 @@ class Gate:
     def end_window(self) -> None:
         """Adapts the limit, and the rate at which refused callers come back, to the last window."""
         self._limit.end_window()
+        self._turn_rate.end_window(is_overloaded=self._limit.has_signs)
         self._recorder.set_call_limit(round(self._limit.calls))
-        self._rate = max(SLOWEST_RETRY, 0.8 * self._rate + 0.2 * self._admitted / WINDOW)
+        self._rate = max(SLOWEST_RETRY, 0.9 * self._rate + 0.1 * self._admitted / WINDOW)
         self._admitted = 0

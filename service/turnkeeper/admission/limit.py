@@ -11,21 +11,21 @@ LEAST: Final = 64
 """Calls at work that are always allowed: two commits of a group that is full."""
 AFTER_A_PAUSE: Final = 128
 """The limit falls to this at first, however few calls were at work: a pause must not refuse the next burst."""
-MOST: Final = 512
-WINDOW: Final = 0.2
+MOST: Final = 2048
+WINDOW: Final = 0.1
 """Seconds between two changes of the limit."""
-WINDOWS: Final = 2
+WINDOWS: Final = 3
 """Windows with signs of overload, one after the other, from which on the limit decreases: a pause alone is none."""
-DECREASE: Final = 0.9
-INCREASE: Final = 8
-REMEMBERED: Final = 10
+DECREASE: Final = 0.95
+INCREASE: Final = 4
+REMEMBERED: Final = 20
 """Windows for which a replica counts as overloaded after the last one with signs."""
-SLOW_COMMIT: Final = 0.15
+SLOW_COMMIT: Final = 0.12
 """Mean seconds of a commit that are a sign of overload, unless commits are as slow without load."""
 TIMES_BEST: Final = 3.0
 """A mean of at most this many times the best one of BEST_WINDOWS does not count: the database may be far."""
-BEST_WINDOWS: Final = 300
-LATE_LOOP: Final = 0.03
+BEST_WINDOWS: Final = 600
+LATE_LOOP: Final = 0.02
 """Mean seconds by which the event loop is late that are a sign of overload."""
 
 
@@ -42,6 +42,11 @@ class Limit:
         self._overloaded = 0
         self._remembered = 0
         self._means: deque[float] = deque(maxlen=BEST_WINDOWS)
+
+    @property
+    def has_signs(self) -> bool:
+        """True while the replica has signs of overload."""
+        return self._overloaded >= WINDOWS
 
     @property
     def is_overloaded(self) -> bool:
@@ -67,8 +72,8 @@ class Limit:
     def end_window(self) -> None:
         """Changes the limit: by a factor while the replica is overloaded, by INCREASE if half of it was used."""
         self._overloaded = self._overloaded + 1 if self._has_signs() else 0
-        self._remembered = REMEMBERED if self._overloaded >= WINDOWS else max(0, self._remembered - 1)
-        if self._overloaded >= WINDOWS:
+        self._remembered = REMEMBERED if self.has_signs else max(0, self._remembered - 1)
+        if self.has_signs:
             least = min(LEAST, self.most)
             self.calls = max(least, min(self.calls, max(self._peak, AFTER_A_PAUSE)) * DECREASE)
         elif not self._overloaded and self._peak >= self.calls / 2:

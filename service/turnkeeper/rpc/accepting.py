@@ -5,7 +5,6 @@ takes milliseconds: a few hundred calls a second get in, refused ones included, 
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -14,7 +13,7 @@ from grpc import aio
 from grpc._cython import cygrpc
 from grpc.aio import _server as grpc_server
 
-AT_ONCE: Final = 32
+AT_ONCE: Final = 128
 """Calls that gRPC's core may hand over in one iteration of the loop."""
 
 
@@ -32,19 +31,21 @@ class _Core(cygrpc.AioServer):  # type: ignore[misc]  # it has no types
 
     async def _request_call(self) -> Any:
         """Returns the next call. Called by gRPC, for one call at a time."""
-        if not hasattr(self, "_requested"):
-            self._requested = deque(self._request() for _ in range(AT_ONCE))
-        accepted = self._requested.popleft()
-        self._requested.append(self._request())
-        return accepted.result() if accepted.done() else await accepted
+        if not hasattr(self, "_accepted"):
+            self._accepted = asyncio.Queue[asyncio.Task[Any]]()
+            self._requests = {self._request() for _ in range(AT_ONCE)}
+        accepted = await self._accepted.get()
+        self._requests.discard(accepted)
+        self._requests.add(self._request())
+        return accepted.result()
 
     def _request(self) -> asyncio.Task[Any]:
         request = asyncio.get_running_loop().create_task(super()._request_call())
-        request.add_done_callback(_retrieve)
+        request.add_done_callback(self._accept)
         return request
 
-
-def _retrieve(request: asyncio.Task[Any]) -> None:
-    """Retrieves the error of a request that a stopped server does not wait for, so that asyncio does not report it."""
-    with suppress(BaseException):
-        request.exception()
+    def _accept(self, request: asyncio.Task[Any]) -> None:
+        """Hands an accepted call over. Retrieves the error of a stopped server, so that asyncio does not report it."""
+        with suppress(BaseException):
+            request.exception()
+        self._accepted.put_nowait(request)

@@ -14,8 +14,9 @@ import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
-from typing import Any
+from datetime import timedelta
+from functools import lru_cache, partial
+from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -46,6 +47,7 @@ HEALTH_BYTES = 32 << 20
 """Bytes of the bodies of health and reflection that are being received: they wait for no body of another service."""
 OWN = "turnkeeper.v1."
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
+Trailers: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +65,7 @@ class Boundary(aio.ServerInterceptor):
         self._spans = spans
         self._metrics = metrics
         self._writes = TaskDeadlines(write_timeout)
+        self._refusing = TaskDeadlines(ABORT_TIME)
         self._methods: dict[str, Any] = {}
         self._peers: dict[str, int] = {}
         self._calls = 0
@@ -172,7 +175,7 @@ class Boundary(aio.ServerInterceptor):
             except Overloaded as refusal:
                 self._metrics.rpc_finished(service, method=method, code=refusal.family.name, seconds=0.0)
                 self._metrics.error(refusal.code)
-                await _abort(context, refusal, on_stream=on_stream)
+                await self._refuse(context, refusal, on_stream=on_stream)
                 return None
             if left is not None:
                 admitted.wanted_until = time.monotonic() + left
@@ -183,6 +186,18 @@ class Boundary(aio.ServerInterceptor):
                 admitted.end()
 
         return gated if kind else ungated
+
+    async def _refuse(self, context: Context, refusal: Overloaded, *, on_stream: bool) -> None:
+        """Ends a call that was not admitted. In an overload most calls end here: it costs as little as it can."""
+        task = asyncio.current_task()
+        self._refusing.begin(task)
+        try:
+            await context.abort(*_refusal(refusal.metadata["limit"], refusal.retry_after, on_stream))
+        except asyncio.CancelledError:
+            if not self._refusing.is_late(task):
+                raise
+        finally:
+            self._refusing.end(task)
 
     async def _body(self, context: Context, kind: Kind | None) -> bytes:
         try:
@@ -300,11 +315,21 @@ def _status_number(context: Context) -> int:
 
 async def _abort(context: Context, error: SessionError, *, on_stream: bool) -> None:
     """Ends the call with the error's status. Takes at most ABORT_TIME, because the client may not read it."""
-    status = error.to_status()
-    code = STATUS[int(status.family)]
-    details: tuple[tuple[str, str | bytes], ...] = ((DETAILS_KEY, details_bytes(status, on_stream=on_stream)),)
-    if after := pushback(status):
-        details = (*details, (PUSHBACK_KEY, after))
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(ABORT_TIME):
-            await context.abort(code, shown_message(status), details)
+            await context.abort(*_ending(error, on_stream=on_stream))
+
+
+def _ending(error: SessionError, *, on_stream: bool) -> tuple[grpc.StatusCode, str, Trailers]:
+    """Returns the status, the message and the trailing metadata of an error."""
+    status = error.to_status()
+    trailers: Trailers = ((DETAILS_KEY, details_bytes(status, on_stream=on_stream)),)
+    if after := pushback(status):
+        trailers = (*trailers, (PUSHBACK_KEY, after))
+    return STATUS[int(status.family)], shown_message(status), trailers
+
+
+@lru_cache(maxsize=4096)
+def _refusal(limit: str, retry_after: timedelta, on_stream: bool) -> tuple[grpc.StatusCode, str, Trailers]:  # noqa: FBT001 - a key of the cache
+    """Returns the same for a refusal by a limit. Its delays are few: the gate rounds them."""
+    return _ending(Overloaded(metadata={"limit": limit}, retry_after=retry_after), on_stream=on_stream)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -95,6 +96,7 @@ async def open_loop(
     most_bad: int | None = None,
 ) -> dict[str, Any]:
     """Begins the calls at their intended times. `end_of` names the result of a call; it is used after the load."""
+    gc.disable()  # the search for cycles among thousands of calls would stop the load for a quarter of a second
     loop, begun, tasks = _OpenLoop(call), 0, set[asyncio.Task[None]]()
     times = intended(phases)
     for number, at in enumerate(times):
@@ -111,6 +113,7 @@ async def open_loop(
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
     stopped = time.monotonic() - loop.began
+    gc.enable()
     records: list[Record] = []
     for number, at in enumerate(times[:begun]):
         took, result = loop.ended.get(number, (max(0.0, stopped - at), None))

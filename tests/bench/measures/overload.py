@@ -59,7 +59,7 @@ async def open_turns(bench: Bench) -> list[Row]:
     phases = Phases(settling=count / rate, counted=seconds - 2, recovering=0)
     answer = Pace(1, apart_ms=0, first_ms=1000 * seconds)
     patience = {"patience": 3.0 * seconds, "linger": 2.0 * seconds}
-    async with ground(bench, "overload.open") as plain, plain.server("--concurrency", str(count)) as server:
+    async with ground(bench, "overload.open") as plain, plain.server() as server:
         step = await _step(plain, server, phases, [[rate, count / rate]], answer=answer, **patience)
     refused = refusals(step.ends, bare=True) + refusals(step.ends, bare=False)
     completed = 100 * step.ends[offered.COMPLETED] / count

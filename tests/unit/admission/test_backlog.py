@@ -13,9 +13,9 @@ class Replica:
 
     def __init__(self) -> None:
         self.now = 1000.0
-        self.room = False
+        self.room = 0
         self.backlog = Backlog(clock=lambda: self.now)
-        self.backlog.has_room = lambda: self.room
+        self.backlog.room = lambda: self.room
 
     def stores(self, number: int, state: TurnState) -> None:
         self.backlog.stored(a_turn(number, state))
@@ -32,8 +32,19 @@ def a_turn(number: int, state: TurnState) -> Turn:
 def test_with_room_there_is_no_wait() -> None:
     replica = Replica()
     replica.accepts(5)
-    replica.room = True
+    replica.room = 6
     assert replica.backlog.seconds() == 0
+
+
+def test_calls_whose_turns_are_still_to_come_take_room() -> None:
+    """Otherwise a place that has become free would let all in that come until one of them has taken it."""
+    replica = Replica()
+    replica.room = 1
+    replica.backlog.began("turn-100")
+    replica.backlog.coming = 1
+    assert replica.backlog.seconds() == 0
+    replica.backlog.coming = 3
+    assert replica.backlog.seconds() == 2 * RATE_SECONDS
 
 
 def test_without_turns_before_it_there_is_no_wait_to_know_of() -> None:

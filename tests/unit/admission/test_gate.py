@@ -125,6 +125,26 @@ def test_jitter_spreads_the_callers() -> None:
     assert last > first * 1.5
 
 
+def test_a_turn_is_to_come_until_its_call_has_ended_or_waits() -> None:
+    desk = Desk()
+    first, second, read = (desk.gate.admit(Kind.MESSAGE, adds_turn=number < 2) for number in range(3))
+    assert desk.load.backlog.coming == 2
+    first.rest()
+    first.end()
+    read.end()
+    assert desk.load.backlog.coming == 1
+    second.end()
+    assert desk.load.backlog.coming == 0
+
+
+def test_messages_above_the_rate_of_an_overload_are_refused_and_other_calls_are_not() -> None:
+    desk = Desk()
+    desk.load.rate.take = lambda: False  # type: ignore[method-assign]
+    assert desk.refused(Kind.MESSAGE, adds_turn=True).metadata == {"limit": "turn_rate"}
+    for kind in (Kind.WATCH, Kind.MESSAGE, Kind.READ, Kind.DECISION):
+        assert desk.admits(kind)
+
+
 def test_a_message_is_refused_if_its_turn_would_begin_too_late() -> None:
     desk = Desk()
     desk.load.backlog.seconds = lambda: 29.0  # type: ignore[method-assign]
@@ -137,6 +157,7 @@ def test_a_message_is_refused_if_its_turn_would_begin_too_late() -> None:
 
 def test_a_message_is_refused_in_an_overload_if_its_turn_would_not_begin_at_once() -> None:
     desk = Desk()
+    desk.load.rate.take = lambda: True  # type: ignore[method-assign]
     desk.load.backlog.seconds = lambda: 1.0  # type: ignore[method-assign]
     for _ in range(WINDOWS):
         desk.gate.admit(Kind.MESSAGE, adds_turn=True).end()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from turnkeeper.admission.limit import AFTER_A_PAUSE, LATE_LOOP, LEAST, MOST, SLOW_COMMIT, TIMES_BEST, WINDOWS, Limit
+from turnkeeper.admission.limit import AFTER_A_PAUSE, DECREASE, LATE_LOOP, LEAST, MOST, SLOW_COMMIT, TIMES_BEST, WINDOWS, Limit
 
 
 def window(limit: Limit, *, commits: float = 0.005, lag: float = 0.0, used: int = 0) -> float:
@@ -33,8 +33,8 @@ def test_it_decreases_below_what_was_used_while_commits_are_slow_or_the_loop_is_
     window(limit)
     for _ in range(WINDOWS):
         window(limit, used=200, **signs)
-    assert limit.calls == pytest.approx(180)
-    assert window(limit, used=200, **signs) == pytest.approx(162)
+    assert limit.calls == pytest.approx(200 * DECREASE)
+    assert window(limit, used=200, **signs) == pytest.approx(200 * DECREASE**2)
 
 
 def test_one_window_is_a_pause_and_no_overload() -> None:

@@ -151,9 +151,10 @@ class LogWriter:
         self._first_sent.pop(changeset.changeset_id, None)
         if isinstance(result, Committed):
             self._feeds.publish(changeset, result, sent_at=sent_at)
-            for turn in (*changeset.new_turns, *changeset.turns):
-                self.load.backlog.stored(turn)
+            for turn in changeset.new_turns:
+                self.load.accepted(turn)
             for turn in changeset.turns:
+                self.load.changed(turn)
                 self._count_if_ended(turn, last=result.last_seq)
             if changeset.head.wake == timedelta():
                 self.claimable.set()

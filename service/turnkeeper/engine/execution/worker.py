@@ -63,7 +63,7 @@ class Worker:
         self.offer = offer
         self.draining = False
         self._backlog = services.log_writer.load.backlog
-        self._backlog.has_room = self._has_room
+        self._backlog.room = self._room
 
     # --- for the verbs -----------------------------------------------------------------------------------------
 
@@ -73,7 +73,7 @@ class Worker:
 
         Yields False if there is no room.
         """
-        has_room = not self.draining and self._has_room()
+        has_room = not self.draining and self._room() > self._reserved
         self._reserved += has_room
         try:
             yield has_room
@@ -81,8 +81,9 @@ class Worker:
             self._reserved -= has_room
             self._claim_if_starved()
 
-    def _has_room(self) -> bool:
-        return len(self.held_leases) + self._reserved < self._concurrency
+    def _room(self) -> int:
+        """Returns how many more turns may run, those for which room is reserved included."""
+        return self._concurrency - len(self.held_leases)
 
     async def shield(self, work: Coroutine[None, None, T]) -> T:
         """Returns the work's result. The work goes on to its end even if the caller is cancelled.
