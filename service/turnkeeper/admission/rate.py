@@ -1,7 +1,7 @@
 """How many turns a second are accepted in an overload: AIMD of the admitted rate, as in SEDA (Welsh and Culler, 2003).
 
-An overload sets the rate to a part of that at which turns are worked off, which is what the replica can do; without signs of
-overload the rate increases, until it is no limit any more. How long a turn takes has no effect.
+An overload sets the rate to a part of that at which turns are worked off, which is what the replica can do. Without
+signs of overload the rate increases, and at last ends. How long a turn takes has no effect.
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import Final
 LEAST: Final = 20.0
 """Turns a second that are always accepted."""
 MOST: Final = 1000.0
-"""A rate above this is no limit."""
+"""A rate that reaches this ends."""
 DECREASE: Final = 0.9
 FAST: Final = 2.5
 """Turns a second by which the rate increases in a window, up to what was served before the last overload."""

@@ -330,6 +330,6 @@ def _ending(error: SessionError, *, on_stream: bool) -> tuple[grpc.StatusCode, s
 
 
 @lru_cache(maxsize=4096)
-def _refusal(limit: str, retry_after: timedelta, on_stream: bool) -> tuple[grpc.StatusCode, str, Trailers]:  # noqa: FBT001 - a key of the cache
+def _refusal(limit: str, retry_after: timedelta, on_stream: bool) -> tuple[grpc.StatusCode, str, Trailers]:
     """Returns the same for a refusal by a limit. Its delays are few: the gate rounds them."""
     return _ending(Overloaded(metadata={"limit": limit}, retry_after=retry_after), on_stream=on_stream)

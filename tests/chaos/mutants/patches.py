@@ -215,7 +215,7 @@ def timeout_is_known() -> None:
 def finished_calls_only() -> None:
     """Counts calls when they have ended: a crowd is not seen while it is under way."""
 
-    def begin_work(self: Gate) -> None:
+    def begin_work(self: Gate, *, turns: int) -> None:
         pass
 
     def rest(self: AdmittedCall) -> None:

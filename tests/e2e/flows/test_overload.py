@@ -52,18 +52,19 @@ class Held(MongoStore):
 class Busy:
     """A server with LIMIT, and calls that stay at work."""
 
-    def __init__(self, address: str, stubs: harness.Stubs, stores: list[Held], session: str) -> None:
+    def __init__(self, address: str, stubs: harness.Stubs, stores: list[Held], sessions: list[str]) -> None:
         self.address = address
         self.stubs = stubs
-        self.session = session
+        self.session = sessions[0]
+        self._sessions = sessions
         self._store = stores[0]
         self._calls: list[asyncio.Task[Any]] = []
 
     async def hold(self, count: int) -> None:
-        """Makes calls until `count` are at work."""
-        request = session_pb2.UpdateSessionRequest(session=session_pb2.Session(session_id=self.session))
-        request.update_mask.paths.append("title")
-        while len(self._calls) < count:
+        """Makes calls until `count` are at work, each for a session of its own: those of one stand in line."""
+        for session in self._sessions[len(self._calls) : count]:
+            request = session_pb2.UpdateSessionRequest(session=session_pb2.Session(session_id=session))
+            request.update_mask.paths.append("title")
             self._calls.append(asyncio.ensure_future(self.stubs.sessions.UpdateSession(request)))
         await until(lambda: self._store.held >= count)
 
@@ -85,14 +86,14 @@ async def busy(env: Environment) -> AsyncIterator[Busy]:
         stores.append(Held(*args, **options))
         return stores[-1]
 
-    session = await harness.create_test_session(env.stubs, agent="talker")
+    sessions = [await harness.create_test_session(env.stubs, agent="talker") for _ in range(2 * LIMIT)]
     async with (
         harness.serving(
             env.mongo_uri, env.database, env.model, agents=AGENTS, new_store=held, calls_at_work=LIMIT
         ) as running,
         harness.connect(running.address) as stubs,
     ):
-        on = Busy(running.address, stubs, stores, session)
+        on = Busy(running.address, stubs, stores, sessions)
         yield on
         await on.end()
 

@@ -2,7 +2,17 @@
 
 import pytest
 
-from turnkeeper.admission.limit import AFTER_A_PAUSE, DECREASE, LATE_LOOP, LEAST, MOST, SLOW_COMMIT, TIMES_BEST, WINDOWS, Limit
+from turnkeeper.admission.limit import (
+    AFTER_A_PAUSE,
+    DECREASE,
+    LATE_LOOP,
+    LEAST,
+    MOST,
+    SLOW_COMMIT,
+    TIMES_BEST,
+    WINDOWS,
+    Limit,
+)
 
 
 def window(limit: Limit, *, commits: float = 0.005, lag: float = 0.0, used: int = 0) -> float:
