@@ -23,6 +23,7 @@ from turnkeeper.store.changeset import (
     Snapshot,
 )
 from turnkeeper.store.contract import Store
+from turnkeeper.store.maintenance import Retention
 
 LONG = timedelta(minutes=1)
 """A lease that does not lapse while a test runs."""
@@ -109,6 +110,16 @@ async def make_due(store: Store, key: SessionKey, *, wake: timedelta = timedelta
 async def lapsed_approvals(store: Store) -> list[Approval]:
     """Returns all lapsed approvals, in the order in which the store yields them."""
     return [approval async for page in store.lapsed_approvals() for approval in page.approvals]
+
+
+async def purge(store: Retention, *, after: timedelta = timedelta()) -> int:
+    """Purges all that is due. Returns how many sessions are gone."""
+    return sum([gone async for gone in store.purge(after=after)])
+
+
+async def trim(store: Retention, *, keep: timedelta = timedelta(), pause: timedelta = timedelta()) -> int:
+    """Trims all logs that are due. Returns how many events are gone."""
+    return sum([gone async for gone in store.trim(keep=keep, pause=pause)])
 
 
 async def until(condition: Callable[[], Awaitable[bool]], *, within: float = 10.0) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.builders import AGENT, NOON, a_first_event, a_session, a_session_key, an_event
 from tests.contracts.implementations import having
-from tests.contracts.stores import TextCodec, a_changeset, begin, committed, head_of, until
+from tests.contracts.stores import TextCodec, a_changeset, begin, committed, head_of, purge, trim, until
 from turnkeeper.domain.event import HISTORY, SessionResumed
 from turnkeeper.domain.fork import COPIED
 from turnkeeper.domain.history import BEGINNINGS
@@ -65,7 +65,7 @@ class Slow(MongoStore):
 async def trim_until_held(slow: Slow) -> None:
     """Ages are whole seconds: the first calls may find nothing."""
     while not slow.held.is_set():
-        await slow.trim(keep=NOTHING, pause=NOTHING, limit=99)
+        await trim(slow)
 
 
 @pytest.mark.parametrize("before_mark", [True, False])
@@ -84,7 +84,7 @@ async def test_a_trimmer_that_wakes_too_late_leaves_a_new_session_alone(
             await slow.held.wait()
         assert (await head_of(other, key)).compacted_to == (0 if before_mark else LENGTH)
         await delete(other, key)
-        assert await other.purge(after=NOTHING, limit=99) == 1
+        assert await purge(other) == 1
         again = a_session(key, create_time=NOON + timedelta(minutes=1))
         assert await other.create_session(again, AGENT, event=a_first_event()) is None
         await grow(other, key)
@@ -105,13 +105,13 @@ async def test_deleted_sessions_are_not_trimmed_and_delay_no_others(store: Mongo
     await delete(store, gone)
 
     async def trimmed() -> bool:
-        await store.trim(keep=NOTHING, pause=NOTHING, limit=1)
+        await trim(store)
         return (await head_of(store, there)).compacted_to == LENGTH
 
     await until(trimmed)
     assert await numbers(store, there) == []
     for _ in range(2):
-        await store.trim(keep=NOTHING, pause=NOTHING, limit=1)
+        await trim(store)
     assert await numbers(store, gone) == [*LOG, LENGTH + 1]
 
 

@@ -37,7 +37,7 @@ from turnkeeper.store.changeset import (
     StoredEvent,
 )
 from turnkeeper.store.contract import Store
-from turnkeeper.store.mongo import sweeps
+from turnkeeper.store.mongo import shares
 
 WRITERS = 4
 STEPS = 15
@@ -250,7 +250,7 @@ async def test_living_replicas_share_what_has_lapsed(new_store: NewStore, monkey
 
     "Just" is less than an hour here, and "long ago" is more, so that the result is that of a slow machine as well.
     """
-    for module in (sweeps, leases):
+    for module in (shares, leases):
         monkeypatch.setattr(module, "SHARE_KEPT", timedelta(hours=1))
     dead, b, a, c = [await new_store(name) for name in ("dead", "b", "a", "c")]
     for replica in (b, a, c):
@@ -260,9 +260,9 @@ async def test_living_replicas_share_what_has_lapsed(new_store: NewStore, monkey
     old = [await _ask(a, key, ttl=timedelta(hours=-hours)) for hours in (3, 2)]
     fresh = [await _ask(a, key, ttl=timedelta(milliseconds=ms - 200)) for ms in range(5)]
     await asyncio.sleep(0.002)  # the dead one's heartbeat is older than its silence may be
-    shares = [await _first_page(replica) for replica in (a, b, c)]
+    first_pages = [await _first_page(replica) for replica in (a, b, c)]
     everything = [await lapsed_approvals(replica) for replica in (a, b, c)]
-    assert shares == [old, fresh[:2], fresh[2:]]
+    assert first_pages == [old, fresh[:2], fresh[2:]]
     assert everything == [[*old, *old[::-1]], [*fresh[:2], *old[::-1]], [*fresh[2:], *old]]
 
 

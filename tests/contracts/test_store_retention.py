@@ -1,7 +1,7 @@
 """Deleted, trimmed, purged: what each does to reads, writes and claims, on any number of replicas."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -22,7 +22,7 @@ from tests.builders import (
     an_event,
 )
 from tests.contracts.implementations import having
-from tests.contracts.stores import LONG, TextCodec, a_changeset, begin, committed, head_of, run_turn, until
+from tests.contracts.stores import LONG, TextCodec, a_changeset, begin, committed, head_of, purge, run_turn, trim, until
 from tests.contracts.test_store_forks import a_fork, a_log
 from turnkeeper.domain.approval import Approval
 from turnkeeper.domain.event import SessionResumed
@@ -36,7 +36,7 @@ from turnkeeper.store.mongo.client import Document
 from turnkeeper.store.mongo.store import MongoStore
 from turnkeeper.store.mongo.trims import LOOK
 
-NewMongo = Callable[[], Awaitable[MongoStore]]
+NewMongo = Callable[..., Awaitable[MongoStore]]
 NOTHING = timedelta()
 GOES = SessionResumed(principal="ada")
 """Of a kind that trimming takes."""
@@ -139,10 +139,6 @@ async def numbers(store: Store, key: SessionKey) -> list[int]:
     return [event.sequence for event in await store.events(key, after=0, limit=999)]
 
 
-async def trim(store: MongoStore, *, keep: timedelta = NOTHING, pause: timedelta = NOTHING) -> int:
-    return await store.trim(keep=keep, pause=pause, limit=99)
-
-
 @having(Retention)
 async def test_old_events_go_and_what_a_model_needs_stays(store: MongoStore) -> None:
     key = await a_long_log(store)
@@ -228,10 +224,6 @@ async def test_many_replicas_trim_at_once(new_store: NewMongo) -> None:
 # --- purged ----------------------------------------------------------------------------------------------------
 
 
-async def purge(store: MongoStore, *, after: timedelta = NOTHING) -> int:
-    return await store.purge(after=after, limit=99)
-
-
 @having(Retention)
 async def test_a_purged_session_is_gone_and_its_id_is_free(store: MongoStore) -> None:
     key, request, approval = await a_full_session(store)
@@ -315,11 +307,11 @@ async def test_a_purger_that_wakes_too_late_leaves_a_new_session_alone(mongo_uri
     held, go_on = asyncio.Event(), asyncio.Event()
 
     class Slow(MongoStore):
-        async def _remove(self, key: Document, collection: str, ids: list[Document], *, last: bool = False) -> bool:
-            if collection == "requests":
+        async def _remove(self, key: Document, ids: Mapping[str, Sequence[Any]], *, last: bool = False) -> bool:
+            if "requests" in ids:
                 held.set()
                 await go_on.wait()
-            return await super()._remove(key, collection, ids, last=last)
+            return await super()._remove(key, ids, last=last)
 
     slow, other = (kind(mongo_uri, database=database_name, codec=TextCodec()) for kind in (Slow, MongoStore))
     try:

@@ -68,8 +68,10 @@ class Maintenance(Protocol):
 class Retention(Protocol):
     """What the janitor needs, over all tenants: trimming old logs and purging deleted sessions."""
 
-    async def trim(self, *, keep: timedelta, pause: timedelta, limit: int) -> int:
-        """Trims the logs of at most `limit` sessions that were last examined `pause` ago. Returns the number of events.
+    def trim(self, *, keep: timedelta, pause: timedelta) -> AsyncIterator[int]:
+        """Trims the logs that were last examined `pause` ago, page by page. Yields the number of events.
+
+        The living replicas share the logs as they share lapsed approvals.
 
         An event is trimmed once it was stored more than `keep` ago by the database's clock, and so were all before it,
         unless one of them belongs to a turn that has not ended. `compacted_to` is stored first, on a majority; only
@@ -79,11 +81,12 @@ class Retention(Protocol):
         """
         ...
 
-    async def purge(self, *, after: timedelta, limit: int) -> int:
-        """Removes at most `limit` sessions that were deleted more than `after` ago. Returns how many are gone for good.
+    def purge(self, *, after: timedelta) -> AsyncIterator[int]:
+        """Removes sessions that were deleted more than `after` ago, page by page. Yields how many are gone for good.
 
-        Also removes at most `limit` forks that were begun 72 h ago and never finished: request records are kept that
-        long, so the next attempt at such a fork begins anew.
+        The living replicas share them as they share lapsed approvals. Also removes forks that were begun 72 h ago and
+        never finished: request records are kept that long, so the next attempt at such a fork begins anew. A call
+        removes some 5,000 documents of one session, and the next call goes on with it.
 
         A session is marked first. From then on nothing can be written to it and no reader finds it, deleted or not.
         Its id is free for a new session only when nothing of the old one is left.

@@ -12,6 +12,7 @@ from pymongo import AsyncMongoClient
 
 from tests import harness
 from tests.checker.compare import check
+from tests.contracts import stores
 from tests.contracts.stores import until
 from tests.e2e.support.environment import AGENTS, Environment, transcript
 from tests.status_details import StatusDetails, refused
@@ -56,7 +57,7 @@ async def trim(env: Environment, session: str) -> None:
     async with store_of(env) as store:
 
         async def done() -> bool:
-            await store.trim(keep=NOTHING, pause=NOTHING, limit=999)
+            await stores.trim(store)
             read = await store.session(SessionKey("default", session))
             return read is not None and read[1].compacted_to == read[1].last_seq
 

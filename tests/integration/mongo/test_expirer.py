@@ -25,7 +25,7 @@ from turnkeeper.engine.replica.expirer import Expirer
 from turnkeeper.engine.replica.schedule import JitteredInterval
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.changeset import ApprovalChange, Snapshot
-from turnkeeper.store.mongo import sweeps
+from turnkeeper.store.mongo import shares, sweeps
 from turnkeeper.store.mongo.store import MongoStore
 
 Expire = Callable[[Approval], Awaitable[None]]
@@ -142,7 +142,7 @@ async def test_replicas_share_what_lapsed_at_once(new_store: NewStore) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweeps, "PAGE", 4)
-        patch.setattr(sweeps, "SHARE_KEPT", timedelta(hours=1))
+        patch.setattr(shares, "SHARE_KEPT", timedelta(hours=1))
         await asyncio.gather(*(expire(store, str(number)) for number, store in enumerate(replicas)))
     assert {approval.id for _, approval in lapsed} == set(tried)
     assert Counter(names[0] for names in tried.values()) == {"0": 20, "1": 20, "2": 20}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.builders import a_session, a_session_key
-from tests.contracts.stores import LONG, begin, make_due
+from tests.contracts.stores import LONG, begin, make_due, purge
 from tests.integration.mongo.commands import Command, Recorder, name_of
 from tests.integration.mongo.conftest import Client
 from turnkeeper.store.mongo import heads
@@ -83,11 +83,11 @@ async def test_a_purge_looks_at_no_session_whose_time_has_not_come(
 ) -> None:
     await _put_heads(client, database_name, deleted_at=datetime.now(UTC))
     with recorder.recording() as commands:
-        assert await store.purge(after=DAY, limit=10) == 0
-    assert await _looked_at(client, database_name, _first(commands, "find")) == (0, 0)
+        assert await purge(store, after=DAY) == 0
+    assert await _looked_at(client, database_name, _first(commands, "aggregate")) == (0, 0)
     await client[database_name].heads.update_many({}, {"$set": {"deleted_at": LONG_AGO}})
-    documents, _ = await _looked_at(client, database_name, _first(commands, "find"))
-    assert documents == 10
+    documents, _ = await _looked_at(client, database_name, _first(commands, "aggregate"))
+    assert documents == MANY
 
 
 async def test_a_purge_looks_at_no_fork_that_is_young(
@@ -96,6 +96,7 @@ async def test_a_purge_looks_at_no_fork_that_is_young(
     await _put_heads(client, database_name)
     await _put_heads(client, database_name, forking={}, update_time=datetime.now(UTC))
     with recorder.recording() as commands:
-        assert await store.purge(after=DAY, limit=10) == 0
-    of_forks = next(command for command in commands if name_of(command) == "find" and "forking" in command["filter"])
+        assert await purge(store, after=DAY) == 0
+    counts = [command for command in commands if name_of(command) == "aggregate"]
+    (of_forks,) = [count for count in counts if "forking" in count["pipeline"][0]["$match"]]
     assert await _looked_at(client, database_name, of_forks) == (0, 0)

@@ -3,13 +3,12 @@
 import random
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from datetime import timedelta
 
 import pytest
 from opentelemetry.metrics import NoOpMeterProvider
 
 from tests.builders import a_turn, an_event
-from tests.contracts.stores import TextCodec, a_changeset, begin, committed, head_of, until
+from tests.contracts.stores import TextCodec, a_changeset, begin, committed, head_of, trim, until
 from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.domain.event import SessionResumed
 from turnkeeper.domain.session import SessionKey
@@ -49,7 +48,7 @@ async def _grow(store: MongoStore, key: SessionKey, *, kept: bool) -> Committed:
 
 async def _trim(store: MongoStore, key: SessionKey) -> None:
     async def done() -> bool:
-        await store.trim(keep=timedelta(), pause=timedelta(), limit=99)
+        await trim(store)
         head = await head_of(store, key)
         return head.compacted_to == head.last_seq
 

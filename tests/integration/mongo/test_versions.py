@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.builders import a_call, a_session, a_session_key, a_turn, an_approval, an_event
-from tests.contracts.stores import LONG, a_changeset, begin, committed, head_of, until
+from tests.contracts.stores import LONG, a_changeset, begin, committed, head_of, trim, until
 from tests.integration.mongo.conftest import Client, NewStore
 from turnkeeper.domain.approval import ApprovalState
 from turnkeeper.domain.session import SessionKey
@@ -220,7 +220,7 @@ async def test_i17_a_log_that_cannot_be_trimmed_keeps_no_other_waiting(
     await client[database_name]["heads"].update_one({"_id.session_id": newer.session_id}, {"$unset": {"queue": ""}})
 
     async def trimmed() -> bool:
-        await store.trim(keep=timedelta(), pause=timedelta(milliseconds=50), limit=1)
+        await trim(store, pause=timedelta(milliseconds=50))
         return (await head_of(store, other)).compacted_to == 1
 
     await until(trimmed)

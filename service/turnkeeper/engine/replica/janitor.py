@@ -1,13 +1,13 @@
-"""Trims old logs and purges deleted sessions, at most SESSIONS_AT_ONCE of each in one round."""
+"""Trims old logs and purges deleted sessions. The replicas share the work."""
 
+import asyncio
 import logging
+from collections.abc import AsyncIterator
 from datetime import timedelta
 
 from turnkeeper.engine.replica.schedule import JitteredInterval, every
 from turnkeeper.store.maintenance import Retention
 
-SESSIONS_AT_ONCE = 32
-"""Logs that one round trims, at most; and sessions that it purges, at most."""
 LONGEST_PAUSE = timedelta(days=1)
 """The time from one look at a log to the next, at most; an eighth of `keep_events` if that is shorter."""
 
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class Janitor:
-    """Trims and purges at intervals. One on every replica; several may work on one session at the same time."""
+    """Trims and purges at intervals, independently of each other. One on every replica: each begins with its share."""
 
     def __init__(
         self, store: Retention, *, keep_events: timedelta, purge_after: timedelta, interval: JitteredInterval
@@ -28,14 +28,27 @@ class Janitor:
 
     async def run(self) -> None:
         """Trims and purges at each interval until it is cancelled."""
-        await every(self._interval, self.clean, failure="logs not trimmed and deleted sessions not purged")
+        async with asyncio.TaskGroup() as group:
+            group.create_task(every(self._interval, self.purge, failure="deleted sessions not purged"))
+            if self._keep_events:
+                group.create_task(every(self._interval, self.trim, failure="logs not trimmed"))
 
-    async def clean(self) -> None:
-        """Purges and trims once. Raises ServiceUnavailable if the database is unavailable."""
-        if purged := await self._store.purge(after=self._purge_after, limit=SESSIONS_AT_ONCE):
-            logger.info("%d deleted sessions were purged", purged)
-        if not self._keep_events:
-            return
+    async def purge(self) -> None:
+        """Purges all sessions whose time has come. Raises ServiceUnavailable if the database is unavailable."""
+        await _log_sum(self._store.purge(after=self._purge_after), "%d deleted sessions were purged")
+
+    async def trim(self) -> None:
+        """Trims all logs whose time has come. Raises ServiceUnavailable if the database is unavailable."""
         pause = min(self._keep_events / 8, LONGEST_PAUSE)
-        if trimmed := await self._store.trim(keep=self._keep_events, pause=pause, limit=SESSIONS_AT_ONCE):
-            logger.info("%d events were trimmed from logs", trimmed)
+        await _log_sum(self._store.trim(keep=self._keep_events, pause=pause), "%d events were trimmed from logs")
+
+
+async def _log_sum(pages: AsyncIterator[int], message: str) -> None:
+    """Logs how many there were on all pages, also if a page failed."""
+    count = 0
+    try:
+        async for done in pages:
+            count += done
+    finally:
+        if count:
+            logger.info(message, count)

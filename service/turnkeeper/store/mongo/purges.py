@@ -6,17 +6,23 @@ So a replica that was stopped in the middle of a purge, and continues long after
 session that has the same id.
 """
 
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from datetime import timedelta
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 from turnkeeper.faults import fault
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.changesets import REQUESTS_KEPT
 from turnkeeper.store.mongo.client import ClientSession, Connection, Document
-from turnkeeper.store.mongo.heads import ANY_TIME, NEXT_FENCE, NEXT_REVISION, NOW
+from turnkeeper.store.mongo.heads import NEXT_FENCE, NEXT_REVISION, reached
+from turnkeeper.store.mongo.shares import NOW_DUE, Shares
 from turnkeeper.store.mongo.transactions.transaction import Transaction, Transactions
 from turnkeeper.store.mongo.transactions.writes import Obstacle, Writes
 
+PAGE: Final = 32
+"""Sessions that are looked up together."""
 BATCH: Final = 250
 """Documents that one transaction deletes, at most."""
 BATCHES: Final = 20
@@ -29,17 +35,20 @@ class Purges:
     """Implements `Retention.purge`."""
 
     _connection: Connection
+    _shares: Shares
     _transactions: Transactions
 
-    async def purge(self, *, after: timedelta, limit: int) -> int:
-        deleted: Document = {"deleted_at": ANY_TIME, "$expr": _longer_ago("deleted_at", after)}
-        abandoned: Document = {"forking": {"$exists": True}, "$expr": _longer_ago("update_time", REQUESTS_KEPT)}
-        gone = 0
-        with self._connection.call("purge"):
-            for due, order in ((deleted, "deleted_at"), (abandoned, "update_time")):
-                heads = self._connection.heads.find(due, {"_id": 1}).sort(order).limit(max(1, limit))
-                gone += sum([await self._purge(head["_id"], due) for head in await heads.to_list(None)])
-        return gone
+    async def purge(self, *, after: timedelta) -> AsyncIterator[int]:
+        for due, by in (
+            (partial(_reached, {}, "deleted_at", after), "deleted_at"),
+            (partial(_reached, {"forking": {"$exists": True}}, "update_time", REQUESTS_KEPT), "update_time"),
+        ):
+            pages = self._shares.pages("purge", self._connection.heads, due, by=by, size=PAGE, fields={"_id": 1})
+            async with aclosing(pages):
+                async for heads, _ in pages:
+                    with self._connection.call("purge"):
+                        gone = sum([await self._purge(head["_id"], due(NOW_DUE)) for head in heads])
+                    yield gone
 
     async def _purge(self, key: Document, due: Document) -> bool:
         """Returns True if the session is gone, removed by this call or by another."""
@@ -49,27 +58,36 @@ class Purges:
             return False
         fault("purge.before_delete")
         for _ in range(BATCHES):
-            if not await self._delete_some(key):
+            batch = await self._next_batch(key)
+            if batch:
+                await self._remove(key, batch)
+            if sum(map(len, batch.values())) < BATCH:
                 fault("purge.before_end")
-                return await self._remove(key, "sessions", [key], last=True)
+                return await self._remove(key, {"sessions": [key]}, last=True)
         return False
 
-    async def _delete_some(self, key: Document) -> bool:
-        """Deletes a batch of the session's documents. Returns False if none is left."""
+    async def _next_batch(self, key: Document) -> Mapping[str, Sequence[Any]]:
+        """Returns the ids of the session's documents by their collections: BATCH of them, or all that are left."""
+        ids: dict[str, Sequence[Any]] = {}
+        left = BATCH
         for name in MEMBERS:
             match = {"tenant": key["tenant"], "session_id": key["session_id"]}
-            documents = await self._connection.database[name].find(match, {"_id": 1}).limit(BATCH).to_list(BATCH)
+            documents = await self._connection.database[name].find(match, {"_id": 1}).limit(left).to_list(left)
             if documents:
-                return await self._remove(key, name, [document["_id"] for document in documents])
-        return False
+                ids[name] = [document["_id"] for document in documents]
+                left -= len(documents)
+            if not left:
+                break
+        return ids
 
-    async def _remove(self, key: Document, collection: str, ids: list[Document], *, last: bool = False) -> bool:
+    async def _remove(self, key: Document, ids: Mapping[str, Sequence[Any]], *, last: bool = False) -> bool:
         """Deletes documents, and with `last` the head as well. Deletes nothing if the marked head is gone."""
         marked = {**keys.where(key), "purging": True}
 
         def write(writes: Writes) -> None:
             writes.compute("heads", marked, [{"$set": {"revision": NEXT_REVISION}}])
-            writes.delete(collection, *({"_id": id_, "tenant": key["tenant"]} for id_ in ids))
+            for collection, of_collection in ids.items():
+                writes.delete(collection, *({"_id": id_, "tenant": key["tenant"]} for id_ in of_collection))
             if last:
                 writes.delete("heads", marked)
 
@@ -80,9 +98,6 @@ class Purges:
         return await self._transactions.run(Transaction(write, result=True, look=look))
 
 
-def _longer_ago(name: str, after: timedelta) -> Document:
-    """Returns the condition that a time is at least `after` ago by the database's clock.
-
-    The field stands alone on one side, so that an index can bound it.
-    """
-    return {"$lte": [f"${name}", {"$subtract": [NOW, round(after / timedelta(milliseconds=1))]}]}
+def _reached(match: Document, name: str, after: timedelta, ago: timedelta) -> Document:
+    """Returns the condition that `after` has passed since a time, and that this was `ago`."""
+    return {**match, **reached(name, ago=after + ago)}

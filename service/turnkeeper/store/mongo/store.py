@@ -29,6 +29,7 @@ from turnkeeper.store.mongo.purges import Purges
 from turnkeeper.store.mongo.reads import Reads
 from turnkeeper.store.mongo.renewer import MongoRenewer
 from turnkeeper.store.mongo.session_creation import SessionCreation
+from turnkeeper.store.mongo.shares import Shares
 from turnkeeper.store.mongo.snapshots import Snapshots
 from turnkeeper.store.mongo.sweeps import Sweeps
 from turnkeeper.store.mongo.transactions.group_commit import GroupCommit
@@ -107,6 +108,7 @@ class MongoStore(
         process = secrets.token_hex(8)
         self._process = process
         self._orphans = Orphans(self._connection, replica=replica, process=process)
+        self._shares = Shares(self._connection, self._orphans)
         self._lost_owners = LostOwners(self._connection, process)
         self._transactions = Transactions(self._connection, self._tasks, self._orphans)
         self._group_commit = GroupCommit(self._transactions)

@@ -6,19 +6,22 @@ as it was read.
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Final, TypeAlias
+from contextlib import aclosing
+from datetime import timedelta
+from typing import Final
 
 from pymongo.read_concern import ReadConcern
 
 from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.tool import CallState
 from turnkeeper.domain.turn import TurnKey, TurnState
-from turnkeeper.store.maintenance import SHARE_KEPT, LapsedPage
+from turnkeeper.store.maintenance import LapsedPage
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import Collection, Connection, Document
 from turnkeeper.store.mongo.documents import decode
 from turnkeeper.store.mongo.heads import AWAKE, NOW, RUNNABLE, change_as_read, literal, reached, within
 from turnkeeper.store.mongo.lost_owners import LostOwners
+from turnkeeper.store.mongo.shares import Shares
 from turnkeeper.store.mongo.transactions.orphans import Orphans
 
 BATCH: Final = 256
@@ -38,8 +41,6 @@ _REQUESTED: Final = {"state": CallState.REQUESTED.value}
 _WAIT_FOR_PEOPLE: Final = frozenset(state.value for state in TurnState if state.waits_for_people)
 _WAIT_FOR_CLIENTS: Final = frozenset({TurnState.AWAITING_TOOL.value})
 _NOT_ENDED: Final = [state.value for state in TurnState if state.moving or state.awaits_answers]
-Cursor: TypeAlias = Any
-"""A cursor of the driver."""
 
 
 class Sweeps:
@@ -48,6 +49,7 @@ class Sweeps:
     _connection: Connection
     _orphans: Orphans
     _lost_owners: LostOwners
+    _shares: Shares
     _looked_at: Document | None = None
 
     async def requeue_lapsed(self) -> int:
@@ -56,47 +58,16 @@ class Sweeps:
             return await self._lapsed() + await self._stranded() + await self._idle()
 
     async def lapsed_approvals(self) -> AsyncIterator[LapsedPage]:
-        """Reads a page when it is asked for, so that it has none that another replica has expired in the meantime."""
-        async for cursor, size in self._lapsed_shares():
-            left = size
-            cursor.batch_size(PAGE)
-            try:
-                while True:
-                    with self._connection.call("lapsed_approvals"):
-                        documents = await cursor.to_list(PAGE)
-                    if not documents:
-                        break
-                    approvals = self._connection.unreadable.passed_over(
-                        documents, lambda document: decode(Approval, document, strict=True)
-                    )
-                    left = max(0, left - len(documents))
-                    yield LapsedPage(approvals, left)
-            finally:
-                await cursor.close()
+        def lapsed(ago: timedelta) -> Document:
+            return {**_PENDING, **reached("expire_time", ago=ago)}
 
-    async def _lapsed_shares(self) -> AsyncIterator[tuple[Cursor, int]]:
-        """Yields a cursor over this replica's share of the lapsed approvals, and its size. Then, if there are others,
-        cursors over what is left, with 0.
+        def decoded(document: Document) -> Approval:
+            return decode(Approval, document, strict=True)
 
-        Replicas that help each other begin from the other end, and each at a place of its own: two that expire the same
-        approvals at the same time make each other's transactions begin again.
-        """
-        approvals = self._connection.approvals
-        lapsed = {**_PENDING, **reached("expire_time")}
-        with self._connection.call("lapsed_approvals"):
-            count = await approvals.count_documents(lapsed)
-            number, replicas = await self._orphans.share() if count else (0, 1)
-        first, end = (count * place // replicas for place in (number, number + 1))
-        if first < end:
-            yield approvals.find(lapsed).sort("expire_time", 1).skip(first).limit(end - first), end - first
-        if replicas == 1:
-            return
-        late = {**_PENDING, **reached("expire_time", ago=SHARE_KEPT)}
-        with self._connection.call("lapsed_approvals"):
-            before = await approvals.count_documents(late) * number // replicas
-        yield approvals.find(late).sort("expire_time", -1).skip(before), 0
-        if before:
-            yield approvals.find(late).sort("expire_time", -1).limit(before), 0
+        pages = self._shares.pages("lapsed_approvals", self._connection.approvals, lapsed, by="expire_time", size=PAGE)
+        async with aclosing(pages):
+            async for documents, left in pages:
+                yield LapsedPage(self._connection.unreadable.passed_over(documents, decoded), left)
 
     async def active_sessions(self) -> int:
         with self._connection.call("active_sessions"):

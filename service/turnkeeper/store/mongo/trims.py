@@ -10,6 +10,8 @@ one was created after the old head was read, so nothing that was stored since th
 sessions, so at least the whole delay of the purge lies between the two.
 """
 
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -21,12 +23,23 @@ from turnkeeper.faults import fault
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import Connection, Document
 from turnkeeper.store.mongo.heads import NOW, later
+from turnkeeper.store.mongo.shares import Shares
 from turnkeeper.store.mongo.unreadable import UnreadableDocument
 
+PAGE: Final = 32
+"""Logs that are looked up together."""
 LOOK: Final = 1_000
 """Events of one session that one call examines, at most; the next call continues without a pause."""
 DELETED_AT_ONCE: Final = 250
 """Events that one command deletes, at most."""
+
+
+_FIELDS: Final = {
+    **dict.fromkeys(("compacted_to", "trimmed_to", "last_seq", "active_turn", "queue"), 1),
+    **dict.fromkeys(("forking", "trim_at", "deleted_at", "schema"), 1),
+    "now": NOW,
+}
+"""What is read of a head, and the database's clock at the reading or before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,27 +101,24 @@ class Trims:
     """Implements `Retention.trim`."""
 
     _connection: Connection
+    _shares: Shares
 
-    async def trim(self, *, keep: timedelta, pause: timedelta, limit: int) -> int:
-        due: list[Document] = [
-            {"$sort": {"trim_at": 1}},
-            {"$limit": max(1, limit)},
-            {"$set": {"now": NOW}},
-            {"$match": {"$expr": {"$lte": ["$trim_at", NOW]}}},
-        ]
-        gone = 0
-        with self._connection.call("trim"):
-            for head in await self._connection.heads.aggregate(due).to_list(None):
-                try:
-                    log = _Log.of(head)
-                except UnreadableDocument as error:  # it is left to newer replicas, and keeps no other log waiting
-                    self._connection.unreadable.note(error)
-                    await self._connection.heads.update_one(
-                        keys.where(head["_id"]), [{"$set": {"trim_at": later(pause)}}]
-                    )
-                    continue
-                gone += await self._trim(log, keep=keep, pause=pause)
-        return gone
+    async def trim(self, *, keep: timedelta, pause: timedelta) -> AsyncIterator[int]:
+        pages = self._shares.pages("trim", self._connection.heads, _due, by="trim_at", size=PAGE, fields=_FIELDS)
+        async with aclosing(pages):
+            async for heads, _ in pages:
+                with self._connection.call("trim"):
+                    gone = sum([await self._trim_log_of(head, keep=keep, pause=pause) for head in heads])
+                yield gone
+
+    async def _trim_log_of(self, head: Document, *, keep: timedelta, pause: timedelta) -> int:
+        try:
+            log = _Log.of(head)
+        except UnreadableDocument as error:  # it is left to newer replicas, and keeps no other log waiting
+            self._connection.unreadable.note(error)
+            await self._connection.heads.update_one(keys.where(head["_id"]), [{"$set": {"trim_at": later(pause)}}])
+            return 0
+        return await self._trim(log, keep=keep, pause=pause)
 
     async def _trim(self, log: _Log, *, keep: timedelta, pause: timedelta) -> int:
         if log.is_forking or log.deleted_at is not None:
@@ -162,6 +172,11 @@ class Trims:
             batch = {"_id": {"$in": ids[start : start + DELETED_AT_ONCE]}, "tenant": log.key["tenant"]}
             gone += (await self._connection.events.delete_many(batch)).deleted_count
         return gone
+
+
+def _due(ago: timedelta) -> Document:
+    """Returns the condition for logs that have been due for so long; an older head lacks the time, and is due."""
+    return {"$expr": {"$lte": ["$trim_at", later(-ago) if ago else NOW]}}
 
 
 def _first_id(at: datetime) -> ObjectId:
