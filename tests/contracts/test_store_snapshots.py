@@ -43,13 +43,13 @@ def _timeless(snapshot: Snapshot | None) -> Snapshot | None:
 
 
 async def test_snapshots_are_those_of_each_turn_by_itself(store: Store) -> None:
-    """The ids of sessions and turns are the same in both tenants, and one session has two of the turns."""
+    """The ids of sessions and turns are the same in both tenants, one session has two of the turns, one has a turn that is not read."""
     keys = [SessionKey(tenant, session_id) for tenant in ("blue", "red") for session_id in ("one", "two")]
     for key in keys:
         await begin(store, key)
     turns = [await _turn(store, key, "first") for key in keys[:3]]
     turns.append(await _turn(store, keys[0], "second"))
-    await _turn(store, keys[3], "another")
+    await _turn(store, keys[3], "first")
     snapshots = await store.snapshots(turns)
     assert list(snapshots) == turns
     for turn in turns:

@@ -8,6 +8,8 @@ from random import Random
 
 import pytest
 
+from tests.builders import an_event
+from tests.contracts.stores import a_changeset, committed, head_of
 from tests.expiring import approvals_on, expirer_on, lapsed_turn
 from tests.memory_store import leases
 from tests.memory_store.state import MemoryDatabase
@@ -104,6 +106,20 @@ async def test_i6_a_decision_between_the_read_and_the_expiry_holds(decision: App
     assert stored.approvals[decided[1].id].decision is decision
     assert not [logged for logged in stored.log if isinstance(logged.event.payload, ApprovalExpired)]
     assert scene.database.sessions[other[0]].approvals[other[1].id].state is ApprovalState.EXPIRED
+
+
+async def test_i6_an_expiry_whose_session_changed_meanwhile_is_decided_again() -> None:
+    scene = Scene()
+    key, (approval,) = await scene.lapsed(SECOND)
+
+    async def change() -> None:
+        await committed(scene.store.commit(a_changeset(await head_of(scene.store, key), an_event())))
+
+    scene.before["commit"] = change
+    await expirer_on(scene.store).expire_lapsed()
+    assert scene.database.sessions[key].approvals[approval.id].state is ApprovalState.EXPIRED
+    payloads = [logged.event.payload for logged in scene.database.sessions[key].log]
+    assert len([payload for payload in payloads if isinstance(payload, ApprovalExpired)]) == 1
 
 
 async def test_d6_the_turns_of_a_burst_are_held_back_until_the_rest_has_expired(
