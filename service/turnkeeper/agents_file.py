@@ -53,6 +53,7 @@ MAX_EXTRA_BODY: Final = 65_536
 logger = logging.getLogger(__name__)
 
 _KEYS: Final = frozenset(field.name.removesuffix("_json") for field in fields(Agent))
+_LIMITS: Final = {field.name: field.type for field in fields(AgentLimits)}
 _OWN_KEYS: Final = {
     "model": "model",
     "temperature": "temperature",
@@ -110,7 +111,7 @@ def _agent(table: "_Table", *, default_model: str) -> Agent:
     is_name = isinstance(name, str) and _NAME.fullmatch(name) is not None
     if is_name:
         table.label += f" ({name})"
-    table.check_keys(_KEYS)
+    table.check_keys(_KEYS, elsewhere=_LIMITS)
     if not is_name:
         table.refuse("name", f"must match {_NAME.pattern}")
     return Agent(
@@ -233,10 +234,9 @@ def _rule(table: "_Table") -> PolicyRule:
 
 
 def _limits(table: "_Table") -> AgentLimits:
-    limits = {limit.name: limit for limit in fields(AgentLimits)}
-    table.check_keys(limits)
+    table.check_keys(_LIMITS, elsewhere=_KEYS)
     values: dict[str, Any] = {
-        name: table.duration(name) if limits[name].type is timedelta else table.count(name) for name in table.entry
+        name: table.duration(name) if _LIMITS[name] is timedelta else table.count(name) for name in table.entry
     }
     return AgentLimits(**values)
 
@@ -262,12 +262,18 @@ class _Table:
         end = "" if reason.endswith((".", "?")) else "."
         raise AgentConfigError(f"{self.place(key)}: {key} {reason}{end}")
 
-    def check_keys(self, known: Collection[str]) -> None:
-        """Raises AgentConfigError if the table has a key that is not known."""
+    def check_keys(self, known: Collection[str], *, elsewhere: Collection[str] = ()) -> None:
+        """Raises AgentConfigError if the table has a key that is not known.
+
+        `elsewhere`: the keys of [[agent]] if the table is its limits, and the other way round.
+        """
         for key in self.entry:
             if key not in known:
-                near = difflib.get_close_matches(key.lower().replace("-", "_"), known, n=1)
+                name = key.lower().replace("-", "_")
+                near = difflib.get_close_matches(name, known, n=1)
                 suggestion = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(sorted(known))}."
+                if name in elsewhere:
+                    suggestion = f"{name} belongs to {'[agent.limits]' if name in _LIMITS else '[[agent]]'}."
                 raise AgentConfigError(f"{self.place(key)}: there is no key {key!r:.42}; {suggestion}")
 
     def string(self, key: str) -> str:

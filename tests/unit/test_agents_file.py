@@ -108,6 +108,12 @@ DEEP = "[" * 5000 + "]" * 5000
         ("[[agent]]\nname = 5", 2, "agent 1: name must match"),
         (ONE + ONE, 4, "agent 2 (clerk): name is clerk, as of an agent before"),
         (ONE + "modell = 'x'", 3, "agent 1 (clerk): there is no key 'modell'; did you mean model?"),
+        (
+            ONE + "max-iterations = 3",
+            3,
+            "agent 1 (clerk): there is no key 'max-iterations'; max_iterations belongs to [agent.limits].",
+        ),
+        (ONE + "[agent.limits]\nTools = []", 4, "limits: there is no key 'Tools'; tools belongs to [[agent]]."),
         (ONE + "zzz = 'x'", 3, "agent 1 (clerk): there is no key 'zzz'; the keys are api_key_env, base_url,"),
         (ONE + "model = 5", 3, "agent 1 (clerk): model must be a string"),
         (ONE + "instructions = ['x']", 3, "agent 1 (clerk): instructions must be a string"),

@@ -172,6 +172,21 @@ class TestNames:
             for store in stores:
                 await store.close()
 
+    async def test_one_that_was_frozen_while_its_successor_started_is_reported_once(
+        self, mongo_uri: str, database_name: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Both are alive then. The fences keep their turns apart."""
+        stores = [MongoStore(mongo_uri, database=database_name, codec=TextCodec(), replica="pod-0") for _ in range(2)]
+        for store in stores:
+            await store.open()
+            await store.write_heartbeat(silent_after=timedelta(milliseconds=1))
+        assert "another process runs" not in caplog.text
+        for store in stores * 2:
+            await store.write_heartbeat(silent_after=LEASE)
+        assert caplog.text.count("another process runs as replica pod-0") == 2
+        for store in stores:
+            await store.close()
+
     async def test_one_that_has_ended_in_order_leaves_its_name(self, mongo_uri: str, database_name: str) -> None:
         async with _store(mongo_uri, database_name, "pod-0") as first:
             await first.write_heartbeat(silent_after=LEASE)

@@ -6,6 +6,7 @@ all only has to begin its transaction again, and announces its server sessions a
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -33,6 +34,8 @@ STARTING_MS: Final = 60_000
 MOST_SESSIONS: Final = 1024
 """The newest server sessions of a replica that are stored. The driver uses few at a time, again and again."""
 
+logger = logging.getLogger(__name__)
+
 
 class Orphans:
     """Announces the server sessions of this replica, and kills those of others."""
@@ -53,6 +56,8 @@ class Orphans:
         self._has_name = False
         self._beats = 0
         """Heartbeats so far, also those that may not be stored."""
+        self._reported = ""
+        """The other process of this name that was logged last."""
 
     async def announce(self, session: ClientSession) -> None:
         """Announces a server session before its first transaction. Failing to do so does not stop the transaction."""
@@ -102,11 +107,22 @@ class Orphans:
                 "$unset": {"ended": ""},
                 "$setOnInsert": {"tenant": "", "sessions": [], "schema": SCHEMA},
             },
-            {"ended": 1, "beat": 1},
+            {"ended": 1, "beat": 1, "process": 1},
             upsert=True,
         )
         if not before or "ended" in before or before.get("beat", 0) != last:
             self._announced.clear()
+        self._report_other((before or {}).get("process") or self._process)
+
+    def _report_other(self, process: str) -> None:
+        """Logs that another process has this replica's name: one that was frozen while its successor started."""
+        if process not in (self._process, self._reported):
+            logger.error(
+                "another process runs as replica %s: each misses notifications of what the other stores; stop one of "
+                "them, or give it another --replica",
+                self._replica,
+            )
+            self._reported = process
 
     async def others_alive(self) -> bool:
         """Returns True if another replica's heartbeat is still fresh."""
