@@ -111,7 +111,7 @@ def _agent(table: "_Table", *, default_model: str) -> Agent:
     is_name = isinstance(name, str) and _NAME.fullmatch(name) is not None
     if is_name:
         table.label += f" ({name})"
-    table.check_keys(_KEYS, elsewhere=_LIMITS)
+    table.check_keys(_KEYS, foreign=_LIMITS)
     if not is_name:
         table.refuse("name", f"must match {_NAME.pattern}")
     return Agent(
@@ -234,7 +234,7 @@ def _rule(table: "_Table") -> PolicyRule:
 
 
 def _limits(table: "_Table") -> AgentLimits:
-    table.check_keys(_LIMITS, elsewhere=_KEYS)
+    table.check_keys(_LIMITS, foreign=_KEYS)
     values: dict[str, Any] = {
         name: table.duration(name) if _LIMITS[name] is timedelta else table.count(name) for name in table.entry
     }
@@ -262,17 +262,17 @@ class _Table:
         end = "" if reason.endswith((".", "?")) else "."
         raise AgentConfigError(f"{self.place(key)}: {key} {reason}{end}")
 
-    def check_keys(self, known: Collection[str], *, elsewhere: Collection[str] = ()) -> None:
+    def check_keys(self, known: Collection[str], *, foreign: Collection[str] = ()) -> None:
         """Raises AgentConfigError if the table has a key that is not known.
 
-        `elsewhere`: the keys of [[agent]] if the table is its limits, and the other way round.
+        `foreign`: the keys of [[agent]] if the table is its limits, and the other way round.
         """
         for key in self.entry:
             if key not in known:
                 name = key.lower().replace("-", "_")
                 near = difflib.get_close_matches(name, known, n=1)
                 suggestion = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(sorted(known))}."
-                if name in elsewhere:
+                if name in foreign:
                     suggestion = f"{name} belongs to {'[agent.limits]' if name in _LIMITS else '[[agent]]'}."
                 raise AgentConfigError(f"{self.place(key)}: there is no key {key!r:.42}; {suggestion}")
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import re
 import sys
@@ -94,6 +95,17 @@ class TestReflection:
                 stubs, pool, reflection_pb2.ServerReflectionRequest(file_containing_symbol="grpc.channelz.v1.Channelz")
             )
             assert pool.FindServiceByName("grpc.channelz.v1.Channelz").methods_by_name["GetServers"]
+
+    @pytest.mark.parametrize("version", REFLECTION)
+    async def test_bytes_that_are_no_request_are_refused_and_not_logged(
+        self, env: Environment, version: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        call = env.stubs.channel.stream_stream(f"/{version}/ServerReflectionInfo")(iter([b"", b"\x1a\x02\xc3\x28"]))
+        assert await call.read()
+        with pytest.raises(aio.AioRpcError) as refused:
+            await call.read()
+        assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
     async def test_without_reflection_neither_version_answers(self, env: Environment) -> None:
         async with env.another(reflection=False) as stubs:

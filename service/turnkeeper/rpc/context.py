@@ -11,3 +11,5 @@ Run = Callable[[Any, Context], Awaitable[Any]]
 """A method that is called with a request and its context."""
 Responses = AsyncGenerator[Any, None]
 """What a method of a stream returns."""
+UNREADABLE = "The request's bytes are not a message of this method; check your stubs."
+"""The message of a call whose request cannot be parsed."""

@@ -28,7 +28,7 @@ from turnkeeper.event_loop import off_loop
 from turnkeeper.isolation import ends_task
 from turnkeeper.rpc import validation
 from turnkeeper.rpc.bodies import Bodies, BodyLate
-from turnkeeper.rpc.context import Context, Responses, Run
+from turnkeeper.rpc.context import UNREADABLE, Context, Responses, Run
 from turnkeeper.rpc.kinds import adds_turn, kind_of
 from turnkeeper.rpc.refusals import CertainRefusals
 from turnkeeper.rpc.status import DETAILS_KEY, PUSHBACK_KEY, details_bytes, may_resume, pushback, shown_message
@@ -274,7 +274,7 @@ async def _parsed(data: bytes, parse: Callable[[bytes], Any], *, checked: bool) 
     try:
         request = await off_loop(partial(parse, data), large=len(data) > LARGE_BYTES)
     except DecodeError as error:
-        raise InvalidRequest("The request's bytes are not a message of this method; check your stubs.") from error
+        raise InvalidRequest(UNREADABLE) from error
     if checked:
         validation.check(request)
     return request

@@ -4,11 +4,12 @@ Protobuf's default pool has grpcio-health-checking's file of the health service,
 file with the same messages.
 """
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import Any, cast
 
 import grpc
 from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 from grpc import aio
 from grpc_reflection.v1alpha import reflection_pb2 as v1alpha
@@ -16,6 +17,7 @@ from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from turnkeeper.pb.grpc import POOL
 from turnkeeper.pb.grpc.reflection.v1 import reflection_pb2 as v1
+from turnkeeper.rpc.context import UNREADABLE, Context
 
 NAMES = tuple(version.DESCRIPTOR.services_by_name["ServerReflection"].full_name for version in (v1, v1alpha))
 """The full names of both versions of the service."""
@@ -28,15 +30,30 @@ def add_to(server: aio.Server, services: Iterable[str], *, files: Iterable[FileD
     """Registers both versions. They list `services` and themselves, and describe `files` and what these import."""
     for file in (cast(FileDescriptor, v1alpha.DESCRIPTOR), *DETAILS, *files):
         _add_to_pool(file)
+    servicer = ReflectionServicer((*services, *NAMES), pool=_Symbols(POOL))
+
+    async def answer(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
+        async for response in servicer.ServerReflectionInfo(_parsed(requests, context), context):
+            yield response
+
     # The messages of v1 have the names and numbers of v1alpha's fields, so one handler serves both.
     handler = grpc.stream_stream_rpc_method_handler(
-        ReflectionServicer((*services, *NAMES), pool=_Symbols(POOL)).ServerReflectionInfo,
-        request_deserializer=v1alpha.ServerReflectionRequest.FromString,
+        answer,
         response_serializer=v1alpha.ServerReflectionResponse.SerializeToString,
     )
     server.add_generic_rpc_handlers(
         [grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler}) for name in NAMES]
     )
+
+
+async def _parsed(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
+    """Yields the requests. Ends the call if the bytes are none; gRPC would log each time that it cannot parse them."""
+    async for data in requests:
+        try:
+            request = v1alpha.ServerReflectionRequest.FromString(data)
+        except DecodeError:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, UNREADABLE)
+        yield request
 
 
 class _Symbols:
