@@ -31,17 +31,19 @@ _QUOTED: Final = frozenset({"const", "enum", "not", "pattern", "$ref", "$dynamic
 """Keywords whose own value is read whole, and quoted whole in a complaint."""
 _STEP_SIZE: Final = 256
 """Characters and entries of the compared value that count as a step: each complaint quotes the whole value."""
-_MOST_LEVELS: Final = 150
-"""Keywords inside each other that one comparison evaluates: each takes up to five of Python's 1,000 frames.
+_FRAMES: Final[Mapping[str, int]] = {"if": 4, "not": 4, "contains": 5, "oneOf": 5}
+"""Frames of Python's stack that a keyword takes while those in it are evaluated; 3 for any other."""
+_MOST_FRAMES: Final = 800
+"""Frames that one comparison takes; Python has 1,000. Libraries in Rust may panic beyond, not raise an Exception.
 
-A comparison must not meet the limit of frames. Libraries in Rust may panic there, and a panic is not an Exception.
+A chain of optional parts as deep as JSON may be takes 576.
 """
 
 Keyword = Callable[..., Iterable[ValidationError] | None]
 
 
 class TooCostly(Exception):
-    """The comparison needs more steps than it has, or more levels than there may be."""
+    """The comparison needs more steps than it has, or more frames than there may be."""
 
 
 class Steps:
@@ -51,19 +53,19 @@ class Steps:
         self._left = most
         self._sizes: dict[int, int] = {}
         self._schema_sizes: Mapping[int, int] = {}
-        self.level = 0
-        """Keywords that are being evaluated inside each other."""
+        self.frames = 0
+        """Frames of the keywords that are being evaluated inside each other."""
 
     def begin(self, arguments: object, schema_sizes: Mapping[int, int]) -> None:
         """Measures the arguments of the next comparison. `schema_sizes` are those of the schema's own parts."""
-        self._sizes, self._schema_sizes, self.level = {}, schema_sizes, 0
+        self._sizes, self._schema_sizes, self.frames = {}, schema_sizes, 0
         _measure(arguments, self._sizes)
 
     def spend(self, name: str, value: object, instance: object) -> None:
         """Counts the steps of a keyword with this value on this part of the arguments. Raises TooCostly at the end."""
         size = _size(instance, self._sizes) + (_size(value, self._schema_sizes) if name in _QUOTED else 0)
         self._left -= 1 + _entries(value) + size // _STEP_SIZE + (_entries(instance) if name in _PER_ENTRY else 0)
-        if self._left < 0 or self.level > _MOST_LEVELS:
+        if self._left < 0 or self.frames > _MOST_FRAMES:
             raise TooCostly
 
 
@@ -137,16 +139,17 @@ def _entries(value: object) -> int:
 
 def _counted(name: str, keyword: Keyword) -> Keyword:
     """Returns the keyword's check, which also counts its steps. It raises TooCostly when none is left."""
+    frames = _FRAMES.get(name, 3)
 
     def check(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
         steps = _steps.get()
         steps.spend(name, value, instance)
-        level = steps.level
-        steps.level = level + 1
+        before = steps.frames
+        steps.frames = before + frames
         try:
             yield from keyword(validator, value, instance, schema) or ()
         finally:
-            steps.level = level
+            steps.frames = before
 
     return check
 

@@ -111,13 +111,22 @@ def test_references_in_a_circle_end_before_the_limit_of_frames(schema: dict[str,
     assert messages == {"The arguments cannot be compared with the tool's schema in time."}
 
 
-def test_recursive_arguments_of_a_reasonable_depth_are_compared() -> None:
-    tree = ArgumentsSchema({"properties": {"a": {"anyOf": [{"$ref": "#"}]}, "b": {"type": "null"}}}, is_trusted=False)
-    value: dict[str, Any] = {"b": None}
-    for _ in range(48):
-        value = {"a": value}
-    assert tree.problem(value) is None
-    assert tree.problem({"a": {"b": 1}}) is not None
+def test_recursive_arguments_as_deep_as_json_may_be_are_compared() -> None:
+    part = {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/part"}]}
+    many = {"oneOf": [{"type": "array", "items": {"$ref": "#/$defs/part"}}, {"type": "null"}]}
+    schema = ArgumentsSchema(
+        {"$ref": "#/$defs/part", "$defs": {"part": {"type": "object", "properties": {"a": part, "b": many}}}},
+        is_trusted=False,
+    )
+    for key, wrap in (("a", lambda inner: {"a": inner}), ("b", lambda inner: {"b": [inner]})):
+        fits: dict[str, Any] = {key: None}
+        fails: dict[str, Any] = {key: 1 if key == "a" else [1]}
+        for _ in range(63 if key == "a" else 31):
+            fits, fails = wrap(fits), wrap(fails)
+        assert schema.problem(fits) is None
+        problem = schema.problem(fails)
+        assert problem is not None
+        assert "is not" in problem.message
 
 
 def test_a_panic_is_a_failure_of_the_schema() -> None:
