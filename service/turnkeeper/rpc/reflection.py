@@ -47,7 +47,7 @@ def add_to(server: aio.Server, services: Iterable[str], *, files: Iterable[FileD
 
 
 async def _parsed(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
-    """Yields the requests. Ends the call if the bytes are none; gRPC would log each time that it cannot parse them."""
+    """Yields the requests. Ends the call if bytes cannot be parsed; gRPC would log that each time."""
     async for data in requests:
         try:
             request = v1alpha.ServerReflectionRequest.FromString(data)

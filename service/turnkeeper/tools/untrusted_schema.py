@@ -42,8 +42,8 @@ _HOLDERS: Final[Mapping[str, Holds]] = {
     **dict.fromkeys(("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"), Holds.MAP),
 }
 _TYPES: Final = frozenset({"array", "boolean", "integer", "null", "number", "object", "string"})
-_COSTLY_OR_ODD = re.compile(r"\(\?[aiLmsux-]|\[\[|--|&&|\|\||~~")
-"""Flags, which may make an expression costly to read, and what Python warns of."""
+_COSTLY_OR_ODD = re.compile(r"[^\x00-\x7f]|\\[uUN]|\(\?[aiLmsux-]|\[\[|--|&&|\|\||~~")
+"""What may make an expression costly to read, such as flags and ranges beyond ASCII, and what Python warns of."""
 _ANCHOR = re.compile(r"[A-Za-z_][-A-Za-z0-9._]*")
 
 

@@ -1,6 +1,7 @@
 """Schemas that callers send: what is accepted, as JSON Schema's own meta-schema has it, and what it may cost."""
 
 import json
+import re
 from typing import Any
 
 import jsonschema
@@ -92,6 +93,8 @@ COSTLY = [
     {"allOf": [{"$ref": "#/$defs/a"}] * 2800, "$defs": {"a": {}}},
     {"properties": {str(n): {"pattern": "(?i)[\u0000-\U0010ffff]"} for n in range(700)}},
     {"properties": {str(n): {"pattern": "[\u0000-\uffff]" * 17} for n in range(200)}},
+    {"$defs": {str(n): {"pattern": "[\u0100-\ufff0]" * 50 + str(n)} for n in range(16)}},
+    {"dependentSchemas": {str(n): {"pattern": r"[\u0100-\ufff0]" * 16 + str(n)} for n in range(16)}},
     {"enum": list(range(9000))},
     {"required": [str(number) for number in range(9000)]},
 ]
@@ -105,7 +108,12 @@ def test_the_check_of_64_kib_takes_a_fraction_of_100_ms(keywords: dict[str, Any]
             for title in "abc"  # another schema each time: the answer is kept
         ]
     )
-    assert least_cpu_seconds(lambda: schema_problem(next(tries)), tries=3) < 0.08
+
+    def check() -> None:
+        re.purge()
+        schema_problem(next(tries))
+
+    assert least_cpu_seconds(check, tries=3) < 0.08
 
 
 def test_a_schema_has_so_many_parts_at_most() -> None:
