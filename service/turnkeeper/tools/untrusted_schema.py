@@ -168,6 +168,8 @@ def _keyword_problems(root: object, schema: dict[str, Any], path: tuple[str, ...
     for name, value in schema.items():
         if not _fits(name, value):
             yield _unfit((*path, name))
+        elif name == "$schema" and path:
+            yield f"has $schema in {'/'.join(path)[:200]}; only the whole schema may name its dialect"
         elif name == "patternProperties":
             yield "has patternProperties, which is not supported"
         elif name in ("$ref", "$dynamicRef", "$recursiveRef"):

@@ -335,7 +335,7 @@ class ClientTool(_message.Message):
     """For the model."""
     schema_json: _builtins.str
     """Required: JSON Schema of its arguments, with "type": "object". $ref may only begin with #. Of arguments, all is
-    checked but pattern, uniqueItems and unevaluated…; patternProperties are refused.
+    checked but pattern, uniqueItems and unevaluated…; patternProperties are refused, and so is $schema in a part of it.
     """
     def __init__(
         self,
