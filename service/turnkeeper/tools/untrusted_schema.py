@@ -18,8 +18,11 @@ MOST_PARTS: Final = 10_000
 """Values in one schema, at most: objects, arrays, texts and numbers."""
 _MOST_KNOWN: Final = 1024
 """Schemas whose problems are remembered."""
-_PATTERN_CHARACTERS: Final = 4096
-"""Characters of regular expressions that are tried, at most; the rest of a schema's expressions is not."""
+_PATTERN_CHARACTERS: Final = 1024
+"""Characters of regular expressions that are tried, at most; the rest of a schema's expressions is not.
+
+A message has 32 schemas at most: reading all of these expressions takes 50 ms.
+"""
 _LONGEST_PATTERN: Final = 256
 """Characters of one regular expression that is tried, at most."""
 
