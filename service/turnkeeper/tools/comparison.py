@@ -31,6 +31,8 @@ _QUOTED: Final = frozenset({"const", "enum", "not", "pattern", "$ref", "$dynamic
 """Keywords whose own value is read whole, and quoted whole in a complaint."""
 _STEP_SIZE: Final = 256
 """Characters and entries of the compared value that count as a step: each complaint quotes the whole value."""
+_COMPARED: Final = 32
+"""How much more a part costs that is compared than one that is quoted."""
 _FRAMES: Final[Mapping[str, int]] = {"if": 4, "not": 4, "contains": 5, "oneOf": 5}
 """Frames of Python's stack that a keyword takes while those in it are evaluated; 3 for any other."""
 _MOST_FRAMES: Final = 800
@@ -64,6 +66,8 @@ class Steps:
     def spend(self, name: str, value: object, instance: object) -> None:
         """Counts the steps of a keyword with this value on this part of the arguments. Raises TooCostly at the end."""
         size = _size(instance, self._sizes) + (_size(value, self._schema_sizes) if name in _QUOTED else 0)
+        if name in ("const", "enum") and isinstance(instance, list | dict):  # compared part by part, in Python
+            size += _COMPARED * min(_size(instance, self._sizes), _size(value, self._schema_sizes))
         self._left -= 1 + _entries(value) + size // _STEP_SIZE + (_entries(instance) if name in _PER_ENTRY else 0)
         if self._left < 0 or self.frames > _MOST_FRAMES:
             raise TooCostly
