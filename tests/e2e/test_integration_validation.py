@@ -100,7 +100,8 @@ class TestReflection:
     async def test_bytes_that_are_no_request_are_refused_and_not_logged(
         self, env: Environment, version: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        call = env.stubs.channel.stream_stream(f"/{version}/ServerReflectionInfo")(iter([b"", b"\x1a\x02\xc3\x28"]))
+        method: Any = env.stubs.channel.stream_stream(f"/{version}/ServerReflectionInfo")
+        call = method(iter([b"", b"\x1a\x02\xc3\x28"]))
         assert await call.read()
         with pytest.raises(aio.AioRpcError) as refused:
             await call.read()

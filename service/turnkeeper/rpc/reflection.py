@@ -30,14 +30,14 @@ def add_to(server: aio.Server, services: Iterable[str], *, files: Iterable[FileD
     """Registers both versions. They list `services` and themselves, and describe `files` and what these import."""
     for file in (cast(FileDescriptor, v1alpha.DESCRIPTOR), *DETAILS, *files):
         _add_to_pool(file)
-    servicer = ReflectionServicer((*services, *NAMES), pool=_Symbols(POOL))
+    servicer: Any = ReflectionServicer((*services, *NAMES), pool=_Symbols(POOL))
 
     async def answer(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
         async for response in servicer.ServerReflectionInfo(_parsed(requests, context), context):
             yield response
 
     # The messages of v1 have the names and numbers of v1alpha's fields, so one handler serves both.
-    handler = grpc.stream_stream_rpc_method_handler(
+    handler: Any = grpc.stream_stream_rpc_method_handler(
         answer,
         response_serializer=v1alpha.ServerReflectionResponse.SerializeToString,
     )
