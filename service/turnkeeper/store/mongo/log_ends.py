@@ -6,19 +6,16 @@ from turnkeeper.domain.session import SessionKey
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.changeset import LogEnd
 from turnkeeper.store.mongo import heads, keys
-from turnkeeper.store.mongo.client import Connection, Document
-from turnkeeper.store.mongo.consistent_reads import ConsistentReads
+from turnkeeper.store.mongo.client import Document
+from turnkeeper.store.mongo.measured_reads import MeasuredReads
 
 
-class EndReads:
+class EndReads(MeasuredReads):
     """Implements `EventLog.ends` and `EventLog.holds`."""
-
-    _connection: Connection
-    _consistent_reads: ConsistentReads
 
     async def ends(self, sessions: Sequence[SessionKey]) -> Mapping[SessionKey, LogEnd]:
         match = {**keys.where_sessions(sessions), "forking": {"$exists": False}}
-        with self._connection.call("ends"), self._consistent_reads.reading() as read:
+        with self._reading("ends") as read:
             documents = await read(self._connection.heads).find(match, {"last_seq": 1, "end": 1}).to_list(None)
         return {keys.session_of(head["_id"]): heads.end_of(head) for head in documents}
 
@@ -53,6 +50,6 @@ class EndReads:
                 }
             },
         ]
-        with self._connection.call("holds"), self._consistent_reads.reading() as read:
+        with self._reading("holds") as read:
             documents = await read(self._connection.heads).aggregate(pipeline).to_list(1)
         return documents[0] if documents else None

@@ -3,8 +3,7 @@
 A list passes over documents that only a newer version can read. A decision rests on none of them: see `snapshots`.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeAlias, TypeVar
 
@@ -16,10 +15,11 @@ from turnkeeper.domain.turn import Turn, TurnState
 from turnkeeper.store.changeset import Head, RequestKey, RequestRecord, StoredEvent
 from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 from turnkeeper.store.mongo import heads, keys
-from turnkeeper.store.mongo.client import Collection, Connection, Document
-from turnkeeper.store.mongo.consistent_reads import ConsistentReads, Read
+from turnkeeper.store.mongo.client import Collection, Document
+from turnkeeper.store.mongo.consistent_reads import Read
 from turnkeeper.store.mongo.documents import decode
 from turnkeeper.store.mongo.events import event_of
+from turnkeeper.store.mongo.measured_reads import MeasuredReads
 from turnkeeper.store.mongo.transactions.outcomes import record_of
 from turnkeeper.store.mongo.unreadable import UnreadableDocument
 
@@ -28,17 +28,8 @@ Cursor: TypeAlias = Any
 """A cursor of the driver."""
 
 
-class Reads:
+class Reads(MeasuredReads):
     """Implements the reading methods of `SessionLog` and `ApprovalStore`."""
-
-    _connection: Connection
-    _consistent_reads: ConsistentReads
-
-    @contextlib.contextmanager
-    def _reading(self, operation: str) -> Iterator[Read]:
-        """Measures one read, and yields what gives each of its commands the collection."""
-        with self._connection.call(operation), self._consistent_reads.reading() as read:
-            yield read
 
     async def find_request(self, key: RequestKey) -> RequestRecord | None:
         with self._reading("find_request") as read:

@@ -15,19 +15,17 @@ from turnkeeper.domain.turn import Turn, TurnKey
 from turnkeeper.event_loop import off_loop
 from turnkeeper.store.changeset import RequestKey, Snapshot
 from turnkeeper.store.mongo import heads, keys
-from turnkeeper.store.mongo.client import Connection, Document
-from turnkeeper.store.mongo.consistent_reads import ConsistentReads, Read
+from turnkeeper.store.mongo.client import Document
+from turnkeeper.store.mongo.consistent_reads import Read
 from turnkeeper.store.mongo.documents import decode
+from turnkeeper.store.mongo.measured_reads import MeasuredReads
 from turnkeeper.store.mongo.transactions.outcomes import record_of
 from turnkeeper.store.mongo.transactions.transaction import LARGE
 from turnkeeper.store.mongo.unreadable import UnreadableDocument
 
 
-class Snapshots:
+class Snapshots(MeasuredReads):
     """Implements `SessionStore.snapshot` and `Maintenance.snapshots`."""
-
-    _connection: Connection
-    _consistent_reads: ConsistentReads
 
     async def snapshot(
         self,
@@ -53,7 +51,7 @@ class Snapshots:
         ]
         if request is not None:
             pipeline.append(_join("requests", [{"$match": keys.where(keys.of_request(request))}], into="request"))
-        with self._connection.call("snapshot"), self._consistent_reads.reading() as read:
+        with self._reading("snapshot") as read:
             documents = await read(self._connection.heads).aggregate(pipeline).to_list(1)
             if not documents or not documents[0]["session"]:
                 return None
@@ -61,7 +59,7 @@ class Snapshots:
 
     async def snapshots(self, turns: Collection[TurnKey]) -> Mapping[TurnKey, Snapshot]:
         """Sends a query for each collection, that of the heads first; the session makes the others no older."""
-        with self._connection.call("snapshots"), self._consistent_reads.reading() as read:
+        with self._reading("snapshots") as read:
             documents = await self._documents(read, turns)
         size = sum(3 + len(document["calls"]) + len(document["approvals"]) for document in documents.values())
         return await off_loop(partial(_readable, documents), large=size > LARGE)

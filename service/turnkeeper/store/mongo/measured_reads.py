@@ -1,0 +1,20 @@
+"""What all classes read with that read sessions: consistent, and measured under a name."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from turnkeeper.store.mongo.client import Connection
+from turnkeeper.store.mongo.consistent_reads import ConsistentReads, Read
+
+
+class MeasuredReads:
+    """Reads what a call needs."""
+
+    _connection: Connection
+    _consistent_reads: ConsistentReads
+
+    @contextmanager
+    def _reading(self, operation: str) -> Iterator[Read]:
+        """Measures one read, and yields what gives each of its commands the collection."""
+        with self._connection.call(operation), self._consistent_reads.reading() as read:
+            yield read
