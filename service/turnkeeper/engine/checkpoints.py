@@ -21,8 +21,9 @@ from turnkeeper.errors import (
     SessionNotFound,
 )
 from turnkeeper.event_loop import Slices, off_loop
-from turnkeeper.store.changeset import Head, StoredEvent, check_not_trimmed
+from turnkeeper.store.changeset import Head, StoredEvent
 from turnkeeper.store.contract import SessionLog
+from turnkeeper.store.expired_cursors import check_not_trimmed
 
 EVENTS_PER_READ = 200
 

@@ -26,15 +26,9 @@ from turnkeeper.rpc.lifecycle import LifecycleVerbs
 from turnkeeper.rpc.page_tokens import PageTokens, fitting, key_of_time, time_of_key
 from turnkeeper.rpc.stream_responses import response, with_cursor
 from turnkeeper.rpc.views import session_view
-from turnkeeper.store.changeset import (
-    Head,
-    LogEnd,
-    check_history,
-    check_not_ahead,
-    check_not_trimmed,
-    log_restored,
-)
+from turnkeeper.store.changeset import Head, LogEnd
 from turnkeeper.store.contract import SessionLog
+from turnkeeper.store.expired_cursors import check_history, check_not_ahead, check_not_trimmed, log_restored
 from turnkeeper.store.filters import SessionFilter
 
 PREVIEW_KINDS = frozenset({"content_delta", "tool_progress"})

@@ -12,6 +12,7 @@ from turnkeeper.store.changeset import StoredEvent
 
 DELTA_BYTES = 16 * 1024
 """Bytes of text of one delta at most."""
+_NO_TEXT = (0, b"", "")
 
 
 class PreviewCodec(Protocol):
@@ -83,10 +84,10 @@ class BatchBuilder:
         or None if the text did not fit.
         """
         position = batch.position
-        cached = feed.texts.get(position.message_id) if position.message_id else None
-        message_id, attempt, text = (
-            (position.message_id, *cached) if cached is not None else self._codec.message_text(event.payload)
-        )
+        attempt, text, changeset_id = feed.texts.get(position.message_id, _NO_TEXT)
+        message_id = position.message_id
+        if not attempt or changeset_id != event.changeset_id:  # perhaps the text of a log that was lost
+            message_id, attempt, text = self._codec.message_text(event.payload)
         restarts = False
         if (position.message_id, position.attempt) != (message_id, attempt):
             restarts = bool(position.message_id)

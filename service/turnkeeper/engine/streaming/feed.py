@@ -105,8 +105,8 @@ class Feed:
 
         The lookup put the text into `preview`, or showed that it does not count; a second lookup would find no more.
         """
-        self.texts: dict[str, tuple[int, bytes]] = {}
-        """The last whole texts, by message id: attempt and UTF-8, for watchers that are behind."""
+        self.texts: dict[str, tuple[int, bytes, str]] = {}
+        """The last whole texts, by message id: attempt, UTF-8 and the changeset that stored it, for watchers behind."""
         self.changed = Broadcast()
         """Notifies watchers of the next event or chunk of text."""
         self.grown = Broadcast()
@@ -156,12 +156,16 @@ class Feed:
         """Forgets a log that the database no longer has; it ends here now. Notifies every watcher."""
         self._drop(len(self._ring))
         self._end = self._before = end
-        self.last_seq, self.sent_at = end.sequence, 0.0
-        self.preview, self.looked_up, self.shared_read = None, NO_MESSAGE, None
+        self.last_seq = end.sequence
+        self._forget()
+        self.notify_all()
+
+    def _forget(self) -> None:
+        """Forgets everything but the ring of events."""
+        self.sent_at, self.preview, self.looked_up, self.shared_read = 0.0, None, NO_MESSAGE, None
         self.texts.clear()
         if self.turns is not None:
             self.turns.clear()
-        self.notify_all()
 
     def publish(self, events: Sequence[StoredEvent], *, after: LogEnd = NO_EVENT) -> None:
         """Adds events that are committed, in order, and notifies the watchers. `after`: the log's end before them."""
@@ -191,7 +195,7 @@ class Feed:
         self._published_at.append(time.monotonic())
         self._ring_bytes += len(event.payload)
         if event.kind == "message_completed":
-            self._cache_text()
+            self._cache_text(event.changeset_id)
 
     def since(self, sequence: int) -> list[StoredEvent] | None:
         """Returns all events after this number; None if the feed does not hold all of them."""
@@ -207,13 +211,18 @@ class Feed:
         return time.monotonic() - self._published_at[index] if 0 <= index < len(self._published_at) else None
 
     def notify_grown(self, last_seq: int, changeset_id: str = "") -> None:
-        """Notifies the watchers that the log has events up to this number, which this changeset stored if known."""
+        """Notifies the watchers that the log has events up to this number, which this changeset stored if known.
+
+        If another changeset stored the last one, the database was restored: what is kept of the lost log is forgotten.
+        """
         is_other = self.end.sequence == last_seq and len({self.end.changeset_id, changeset_id, ""}) > 2
         if changeset_id and last_seq >= self.last_seq:
             self._end = LogEnd(last_seq, changeset_id)
         if is_other and self._ring and self._ring[-1].changeset_id != changeset_id:
             self._drop(len(self._ring))
             self._before = NO_EVENT
+        if is_other:
+            self._forget()
         if last_seq > self.last_seq or is_other:
             self.last_seq = last_seq
             self.notify_all()
@@ -352,13 +361,13 @@ class Feed:
         self._ring_bytes -= sum(len(event.payload) for event in self._ring[:count])
         del self._ring[:count], self._published_at[:count]
 
-    def _cache_text(self) -> None:
+    def _cache_text(self, changeset_id: str) -> None:
         """Moves the text of a whole message from the preview to `texts`. Drops it if another replica wrote it."""
         if self.preview is None:
             return
         preview, self.preview = self.preview, None
         if not preview.local:
             return
-        self.texts[preview.message_id] = (preview.attempt, preview.text().encode())
+        self.texts[preview.message_id] = (preview.attempt, preview.text().encode(), changeset_id)
         while len(self.texts) > CACHED_TEXTS:
             del self.texts[next(iter(self.texts))]

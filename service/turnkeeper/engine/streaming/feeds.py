@@ -180,7 +180,7 @@ class Feeds:
     async def compare(self, key: SessionKey, end: LogEnd, *, known: LogEnd) -> None:
         """Tells the session's feed the log's end, as it was read after the feed had the end `known`.
 
-        If the database was restored, and no longer has that one, the feed forgets what it holds. Raises
+        If the log no longer has that one, the feed forgets what it holds. Raises
         ServiceUnavailable if that seems so, and cannot be confirmed.
         """
         feed = self._feeds.get(key)
@@ -191,8 +191,8 @@ class Feeds:
             feed.notify_grown(end.sequence, end.changeset_id)
         elif not await self._store.holds(key, known) and feed.end == known:
             logger.warning(
-                "the log of a session ends at %d, not at %d: the database was restored to an older state; what this "
-                "replica kept of the session is dropped",
+                "the log of a session ends at %d, not at %d: the database was restored to an older state, or another "
+                "session has the id now; what this replica kept of the session is dropped",
                 *(end.sequence, known.sequence),
                 extra={"session": key.session_id},
             )

@@ -23,16 +23,15 @@ from turnkeeper.engine.streaming.stream_end import StreamEnded, StreamTimes
 from turnkeeper.engine.streaming.turn_cache import CachedTurn
 from turnkeeper.engine.streaming.wakeups import NEVER, Broadcast, DeadlineTimers
 from turnkeeper.errors import ServerDraining, SessionNotFound, StreamRotated
-from turnkeeper.store.changeset import (
-    Head,
-    LogEnd,
+from turnkeeper.store.changeset import Head, LogEnd
+from turnkeeper.store.contract import SessionLog
+from turnkeeper.store.expired_cursors import (
     check_history,
     check_not_ahead,
     check_not_trimmed,
     cursor_expired,
     log_restored,
 )
-from turnkeeper.store.contract import SessionLog
 from turnkeeper.telemetry.metrics import Metrics
 
 REREAD_PAUSE = 0.05

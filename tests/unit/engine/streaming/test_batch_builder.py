@@ -40,11 +40,11 @@ class Session:
     def __init__(self, last_seq: int = 1) -> None:
         self.feed = Feed()
         self.feed.notify_grown(last_seq)
-        self._log: list[StoredEvent] = []
+        self.log: list[StoredEvent] = []
 
     def store(self, *events: StoredEvent) -> None:
         self.feed.publish(events)
-        self._log += events
+        self.log += events
 
     def write(self, text: str, *, message_id: str, attempt: int, turn_id: str = "t", remote: bool = False) -> None:
         begin = self.feed.begin_remote_preview if remote else self.feed.begin_preview
@@ -56,7 +56,7 @@ class Session:
 
     def read(self, position: StreamPosition, event_filter: EventFilter = ALL) -> tuple[list[Delta], StreamPosition]:
         """Returns the deltas from this position on, and the position after them as a cursor carries it."""
-        page: Sequence[StoredEvent] = [event for event in self._log if event.sequence > position.sequence]
+        page: Sequence[StoredEvent] = [event for event in self.log if event.sequence > position.sequence]
         batch = BatchBuilder(WireCodec()).build(page, "s", position, feed=self.feed, event_filter=event_filter)
         events = [event_pb2.Event.FromString(payload) for payload in batch.events]
         deltas = [event.content_delta for event in events if event.HasField("content_delta")]
@@ -93,6 +93,21 @@ def test_the_first_delta_after_a_failed_attempt_restarts_and_no_other() -> None:
     session.more("don")
     assert session.read(later)[0] == [("m2", "don", False)]
     assert session.read(position)[0] == [("m2", "London", True)], "at the cursor inside the first attempt's text"
+
+
+def test_the_text_of_a_lost_log_is_not_sent_for_the_message_of_the_log_that_replaced_it() -> None:
+    """The database was restored to the first attempt; another replica wrote the message anew, and more after it."""
+    session, position = begun()
+    session.more("is")
+    lost, *new = (
+        completed(2, "m1", "Paris"),
+        event(2, "attempt_superseded"),
+        completed(3, "m1", "London", attempt=2),
+    )
+    session.feed.publish([lost._replace(changeset_id="lost")])
+    session.feed.notify_grown(3)
+    session.log += [event._replace(changeset_id="new") for event in new]
+    assert session.read(position)[0] == [("m1", "London", True)]
 
 
 def test_a_watcher_without_text_gets_no_restart() -> None:

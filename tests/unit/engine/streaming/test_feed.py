@@ -120,7 +120,7 @@ def test_the_last_texts_are_held_for_watchers_that_are_behind() -> None:
         feed.publish([event(number, kind="message_completed")])
         assert feed.preview is None
     assert list(feed.texts) == [f"m{number}" for number in range(3, CACHED_TEXTS + 3)]
-    assert feed.texts["m3"] == (3, "é".encode())
+    assert feed.texts["m3"] == (3, "é".encode(), "")
 
 
 def test_a_text_ends_for_watchers_before_its_owner_knows() -> None:

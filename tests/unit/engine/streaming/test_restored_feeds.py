@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 from opentelemetry.metrics import NoOpMeterProvider
 
-from tests.builders import NOON, an_event, new_id
-from tests.contracts.stores import a_changeset, begin, committed, head_of
+from tests.builders import NOON, a_turn, an_event, new_id
+from tests.contracts.stores import a_changeset, a_first_changeset, begin, committed, head_of
 from tests.memory_store.state import MemoryDatabase
 from tests.memory_store.store import MemoryStore
 from turnkeeper.domain.cursor import StreamPosition, history_of
@@ -22,10 +22,11 @@ from turnkeeper.engine.streaming.stream_end import StreamTimes
 from turnkeeper.engine.streaming.watcher import Watcher, Watchers
 from turnkeeper.errors import CursorExpired
 from turnkeeper.rpc.codec import WireCodec
-from turnkeeper.store.changeset import LogEnd, StoredEvent
+from turnkeeper.store.changeset import Committed, LogEnd, StoredEvent
 from turnkeeper.telemetry.metrics import Metrics
 
 CODEC = WireCodec()
+KEY = SessionKey("default", "session")
 TIMEOUT = 5.0
 
 
@@ -57,6 +58,12 @@ class Replica:
     def restore(self, length: int) -> None:
         """Forgets what came after the event of this number."""
         del self._database.sessions[self.key].log[length:]
+
+    async def remake_session(self, *words: str) -> None:
+        """Removes the session, and creates another one with its id and these messages."""
+        del self._database.sessions[self.key]
+        await begin(self.store, self.key)
+        await self.store_messages(*words, here=False)
 
     def position(self, sequence: int) -> StreamPosition:
         logged = self._database.sessions[self.key].log[sequence - 1]
@@ -171,6 +178,22 @@ async def test_a_position_of_a_lost_history_is_refused(replica: Replica, new: tu
             assert again.texts == list(new)
 
 
+@pytest.mark.parametrize("new", [(), ("new",), ("new", "newer")])
+async def test_the_reader_of_a_deleted_session_is_told_that_another_one_has_its_id(
+    replica: Replica, new: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was purged, and made again under its id: no database was restored."""
+    with replica.watching() as reader:
+        await reader.begin()
+        await replica.remake_session(*new)
+        await replica.feeds.poll()
+        with pytest.raises(CursorExpired, match="or the session was deleted and another one has its session_id now"):
+            await reader.next()
+        with replica.watching() as again, pytest.raises(CursorExpired, match="another one has its session_id now"):
+            await again.begin(reader.watcher.position)
+    assert all("or another session has the id now" in message for message in caplog.messages)
+
+
 async def test_a_new_reader_gets_the_restored_log_though_the_feed_holds_the_lost_one(replica: Replica) -> None:
     with replica.watching() as reader:
         await reader.begin()
@@ -245,6 +268,26 @@ def test_a_ring_of_a_lost_log_is_not_read_once_another_end_is_known() -> None:
     assert feed.grown.count > count
     assert feed.since(2) is None
     assert feed.since(4) == []
+
+
+@pytest.mark.parametrize("stored_here", [True, False])
+def test_nothing_of_a_lost_log_is_kept_once_another_end_is_known(*, stored_here: bool) -> None:
+    feed = Feed()
+    turns = feed.cache_turns()
+    feed.begin_preview(turn_id="t", message_id="m", attempt=1).append("lost")
+    feed.publish([StoredEvent(3, "message_completed", "t", b"x", "lost")], after=LogEnd(2, "0"))
+    lost = a_first_changeset(KEY, last_seq=3, turns=(a_turn(KEY, id="t"),))
+    turns.add(lost, Committed(last_seq=4, fence=1, events=()), sent_at=1.0)
+    feed.notify_grown(4, "lost too")
+    feed.begin_preview(turn_id="t", message_id="n", attempt=1).append("lost")
+    assert turns.get("t", since=0, until=4)
+    if stored_here:
+        feed.publish([stored(4, "other")], after=LogEnd(3, "lost"))
+    else:
+        feed.notify_grown(4, "other")
+    assert (feed.end, feed.preview, feed.texts, feed.shared_read) == (LogEnd(4, "other"), None, {}, None)
+    assert turns.get("t", since=0, until=4) is None
+    assert feed.since(3) == ([stored(4, "other")] if stored_here else None)
 
 
 def test_changesets_that_are_confirmed_in_another_order_are_of_one_history() -> None:
