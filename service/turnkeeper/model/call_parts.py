@@ -244,7 +244,7 @@ def _begins(call: ReceivedCall, part: _Part) -> bool:
     if part.name == call.name:
         starts_again = part.index is None and not call.has_arguments and not part.arguments
         return starts_again or call.is_whole()
-    return part.index is None or call.has_arguments
+    return part.index is None or (bool(call.name) and call.has_arguments)
 
 
 def _by_content(calls: Sequence[ReceivedCall]) -> dict[str, list[ReceivedCall]]:
