@@ -28,7 +28,7 @@ SCRIPT = Path(__file__).with_name("tour.toml")
 class Parts:
     """The parts of the demo. Leaving the block stops them all, also after an error."""
 
-    def __init__(self, broken: Break) -> None:
+    def __init__(self, broken: frozenset[Break]) -> None:
         self.broken = broken
         self.servers: list[Server] = []
         self.pids: set[int] = set()
@@ -63,7 +63,7 @@ class Parts:
     async def start_server(self, *, port: int = 0) -> Server:
         """Starts a server process; port 0 takes a free one. Raises BrokenPromise, with the end of its log."""
         file = self.folder / "agents.toml"
-        file.write_text(agents.demo(scripted=self.scripted.base_url, needs_approval=self.broken is not Break.APPROVAL))
+        file.write_text(agents.demo(scripted=self.scripted.base_url, needs_approval=Break.APPROVAL not in self.broken))
         log = self.folder / f"server-{len(self.servers) + 1}.log"
         with log.open("wb") as errors:
             process = await asyncio.create_subprocess_exec(

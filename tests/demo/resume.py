@@ -31,7 +31,7 @@ async def run(step: Step, parts: Parts) -> None:
         missed = await _byte_reached(observer, session.id, beyond=got + BYTES_MISSED)
         step.holds(f"it has {got} bytes; the model goes on meanwhile, at least to byte", missed > got, came=missed)
         # The broken demo resumes from an older cursor than its last one.
-        request.after = cursors[len(cursors) // 2] if parts.broken is Break.RESUME else cursors[-1]
+        request.after = cursors[len(cursors) // 2] if Break.RESUME in parts.broken else cursors[-1]
         step.describe("It comes back on a new connection, with the same request id and its last cursor.")
         step.begin_text("writer")
         after = await _resumed(step, parts, request)

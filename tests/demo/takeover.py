@@ -75,7 +75,7 @@ async def _is_dead(step: Step, server: Server, helpers: set[int], *, before: Rec
 
 
 async def _start_next(step: Step, parts: Parts, first: Server) -> None:
-    if parts.broken is Break.TAKEOVER:
+    if Break.TAKEOVER in parts.broken:
         return
     second = await parts.start_server(port=first.port)
     step.describe(
