@@ -313,19 +313,20 @@ class Probe:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(self._run())
+        """Writes during the block. The probe ends by itself: an operation of PyMongo may swallow a cancellation."""
+        over = asyncio.Event()
+        task = asyncio.create_task(self._run(over))
         try:
             yield
         finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            over.set()
+            await task
 
-    async def _run(self) -> None:
+    async def _run(self, over: asyncio.Event) -> None:
         last = time.time()
         options: Mapping[str, Any] = {"heartbeatFrequencyMS": 500, "connectTimeoutMS": 500, "timeoutMS": 1_000}
         async with Client(self._uri, w="majority", appname="chaos", serverSelectionTimeoutMS=500, **options) as client:
-            while True:
+            while not over.is_set():
                 with contextlib.suppress(PyMongoError):
                     await client["chaos_probe"].probe.update_one({"_id": 0}, {"$inc": {"writes": 1}}, upsert=True)
                     now = time.time()

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import grpc
@@ -13,7 +14,7 @@ from grpc_health.v1.health import aio as health_aio
 from turnkeeper_client import Client
 from turnkeeper_client.channel import Config
 from turnkeeper_client.errors import Aborted, ClientClosed, Details, ResourceExhausted, TransportError, Unavailable
-from turnkeeper_client.overload import AGAIN, FIRST_TRIES, TRIES_PER_ANSWER, RetryBudget, wait_to_try_again
+from turnkeeper_client.overload import AGAIN, BUDGET, FIRST_TRIES, TRIES_PER_ANSWER, RetryBudget, wait_to_try_again
 from turnkeeper_client.pb.v1 import agent_pb2, approval_pb2, chat_pb2, error_pb2, event_pb2, session_pb2
 from turnkeeper_client.pb.v1.message_pb2 import Message, Part
 from turnkeeper_client_testing.events import completed, done, started, summary, watch_response
@@ -294,6 +295,42 @@ async def test_it_is_not_made_again_after_the_callers_deadline() -> None:
         with pytest.raises(ResourceExhausted) as raised:
             await on.client.session("s1").get()
         assert raised.value.retry_after == timedelta(seconds=60)
+        assert len(on.script.requests) == 1
+
+
+async def test_answered_calls_are_what_allows_further_ones() -> None:
+    async with stage(config="mesh") as on:
+        session = on.client.session("s1")
+        while BUDGET.take():
+            pass
+        on.script.answers += [overloaded(0.0)]
+        with pytest.raises(ResourceExhausted):
+            await session.get()
+        on.script.answers += [session_pb2.GetSessionResponse(session=SESSION)] * round(1 / TRIES_PER_ANSWER)
+        for _ in range(round(1 / TRIES_PER_ANSWER)):
+            await session.get()
+        on.script.answers += [overloaded(0.0), session_pb2.GetSessionResponse(session=SESSION)]
+        assert await session.get() == SESSION
+    for _ in range(round(FIRST_TRIES / TRIES_PER_ANSWER)):
+        BUDGET.answered()
+
+
+async def test_grpcs_own_retries_of_direct_come_back_when_they_are_asked_to() -> None:
+    async with stage() as on:
+        refusal = Refuse(status=grpc.StatusCode.RESOURCE_EXHAUSTED, pushback="700")
+        on.script.answers += [refusal, chat_pb2.SendMessageResponse(turn=TURN)]
+        began = time.monotonic()
+        request = chat_pb2.SendMessageRequest(session_id="s1", request_id="r1")
+        assert (await on.client.stubs.chat.SendMessage(request)).turn == TURN
+        assert time.monotonic() - began >= 0.7
+
+
+async def test_grpcs_own_retries_of_direct_leave_alone_what_waiting_does_not_help() -> None:
+    async with stage() as on:
+        limited = refuse(error_pb2.SESSION_ERROR_CODE_LLM_RATE_LIMIT)
+        on.script.answers += [replace(limited, pushback="-1")]
+        with pytest.raises(ResourceExhausted):
+            await on.client.session("s1").send("Hello")
         assert len(on.script.requests) == 1
 
 

@@ -40,10 +40,11 @@ QUICK = ResumePolicy(
 
 @dataclass(frozen=True, kw_only=True)
 class Refuse:
-    """Ends a call with a status, with or without details."""
+    """Ends a call with a status, with or without details. `pushback` is for gRPC's own retries."""
 
     status: grpc.StatusCode
     details: tuple[Message, ...] = ()
+    pushback: str = ""
 
 
 @dataclass(frozen=True)
@@ -151,8 +152,12 @@ async def end(refusal: Refuse, context: aio.ServicerContext[Any, Any]) -> None:
         packed = AnyMessage()
         packed.Pack(detail)
         status.details.append(packed)
-    trailing = ((DETAILS_KEY, status.SerializeToString()),) if refusal.details else ()
-    await context.abort(refusal.status, "by the script", trailing)
+    trailing: list[tuple[str, str | bytes]] = []
+    if refusal.details:
+        trailing.append((DETAILS_KEY, status.SerializeToString()))
+    if refusal.pushback:
+        trailing.append(("grpc-retry-pushback-ms", refusal.pushback))
+    await context.abort(refusal.status, "by the script", tuple(trailing))
 
 
 def scripted(servicer: Servicer, file: FileDescriptor, script: Script) -> Servicer:
