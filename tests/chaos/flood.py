@@ -27,6 +27,8 @@ FLOODS: Final = "flood-*.jsonl"
 MOST_SECONDS: Final = 30.0
 MOST_A_SECOND: Final = 1000.0
 CLIENT: Final = "flood"
+SESSIONS: Final = "flood-"
+"""How the names of its sessions begin."""
 REFUSED: Final = "OVERLOADED"
 
 
@@ -47,8 +49,8 @@ async def run(*, addresses: list[str], seed: int, rate: float, seconds: float, o
 
 async def _send(caller: Caller, label: str, *, replica: int, ends: Counter[str]) -> None:
     request = chat_pb2.SendMessageRequest(
-        session_id=f"flood-{label}",
-        request_id=f"flood-{label}",
+        session_id=f"{SESSIONS}{label}",
+        request_id=f"{SESSIONS}{label}",
         content=[message_pb2.Part(text=f"say flood-{label}: wave")],
         create_session=chat_pb2.CreateSessionParams(agent=AGENT),
     )

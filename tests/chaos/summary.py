@@ -51,10 +51,14 @@ def summary(history: History, findings: Mapping[str, Finding]) -> dict[str, Any]
 
 
 def takeovers(history: History) -> list[Logged]:
-    """Returns the events at which a turn went on because its owner was lost; a hand-over at drain is none."""
+    """Returns the events at which a turn went on because its owner was lost; a hand-over at drain is none.
+
+    Turns of floods do not count: they have no reader, so that their times are by the clocks of replicas.
+    """
     return [
         event
-        for log in history.logs.values()
+        for session, log in history.logs.items()
+        if not session.startswith(flood.SESSIONS)
         for event in log
         if event.kind == "attempt_superseded"
         and event.event.attempt > event.event.attempt_superseded.superseded_attempt

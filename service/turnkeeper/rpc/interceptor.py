@@ -46,6 +46,8 @@ LARGE_BYTES = 256 * 1024
 HEALTH_BYTES = 32 << 20
 """Bytes of the bodies of health and reflection that are being received: they wait for no body of another service."""
 OWN = "turnkeeper.v1."
+PREVIOUS_ATTEMPTS = "grpc-previous-rpc-attempts"
+"""The metadata by which gRPC's own retries tell how often they have tried the call."""
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
 Trailers: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
@@ -192,7 +194,8 @@ class Boundary(aio.ServerInterceptor):
         task = asyncio.current_task()
         self._refusing.begin(task)
         try:
-            await context.abort(*_refusal(refusal.metadata["limit"], refusal.retry_after, on_stream))
+            limit, is_first = refusal.metadata["limit"], _is_first(context)
+            await context.abort(*_refusal(limit, refusal.retry_after, on_stream, is_first))
         except asyncio.CancelledError:
             if not self._refusing.is_late(task):
                 raise
@@ -317,19 +320,27 @@ async def _abort(context: Context, error: SessionError, *, on_stream: bool) -> N
     """Ends the call with the error's status. Takes at most ABORT_TIME, because the client may not read it."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(ABORT_TIME):
-            await context.abort(*_ending(error, on_stream=on_stream))
+            await context.abort(*_ending(error, on_stream=on_stream, is_first=_is_first(context)))
 
 
-def _ending(error: SessionError, *, on_stream: bool) -> tuple[grpc.StatusCode, str, Trailers]:
+def _is_first(context: Context) -> bool:
+    """Returns False if gRPC's own retries have tried the call before."""
+    return PREVIOUS_ATTEMPTS not in dict(context.invocation_metadata() or ())
+
+
+def _ending(error: SessionError, *, on_stream: bool, is_first: bool) -> tuple[grpc.StatusCode, str, Trailers]:
     """Returns the status, the message and the trailing metadata of an error."""
     status = error.to_status()
     trailers: Trailers = ((DETAILS_KEY, details_bytes(status, on_stream=on_stream)),)
-    if after := pushback(status):
+    if after := pushback(status, is_first=is_first):
         trailers = (*trailers, (PUSHBACK_KEY, after))
     return STATUS[int(status.family)], shown_message(status), trailers
 
 
 @lru_cache(maxsize=4096)
-def _refusal(limit: str, retry_after: timedelta, on_stream: bool) -> tuple[grpc.StatusCode, str, Trailers]:
+def _refusal(
+    limit: str, retry_after: timedelta, on_stream: bool, is_first: bool
+) -> tuple[grpc.StatusCode, str, Trailers]:
     """Returns the same for a refusal by a limit. Its delays are few: the gate rounds them."""
-    return _ending(Overloaded(metadata={"limit": limit}, retry_after=retry_after), on_stream=on_stream)
+    refusal = Overloaded(metadata={"limit": limit}, retry_after=retry_after)
+    return _ending(refusal, on_stream=on_stream, is_first=is_first)

@@ -15,6 +15,8 @@ DOMAIN = "turnkeeper"
 DETAILS_KEY = "grpc-status-details-bin"
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 """Tells gRPC's own retries when to try again; a negative number forbids it."""
+FIRST_PUSHBACK_MS = 100
+"""When gRPC's own retries come back at first after OVERLOADED: they take the next replica, which may have room."""
 MOST_BYTES = 4096
 """Bytes of all details. Clients drop the status of a call at random if it has more."""
 MOST_TEXT = 500
@@ -52,13 +54,17 @@ def stream_retry_after(code: Code) -> timedelta | None:
     return options.stream_retry_after.ToTimedelta() if options.HasField("stream_retry_after") else None
 
 
-def pushback(status: Status) -> str:
-    """Returns the value of PUSHBACK_KEY: of RESOURCE_EXHAUSTED only some codes are to be tried again. "" for none."""
+def pushback(status: Status, *, is_first: bool = False) -> str:
+    """Returns the value of PUSHBACK_KEY: of RESOURCE_EXHAUSTED only some codes are to be tried again. "" for none.
+
+    `is_first`: gRPC's own retries have not tried the call before.
+    """
     if status.family.name != "RESOURCE_EXHAUSTED":
         return ""
     if status.retry_after is None or advice(status.code) != error_pb2.RETRY_ADVICE_SAME_CALL:
         return "-1"
-    return str(round(status.retry_after.total_seconds() * 1000))
+    milliseconds = round(status.retry_after.total_seconds() * 1000)
+    return str(min(milliseconds, FIRST_PUSHBACK_MS) if is_first and status.code is Code.OVERLOADED else milliseconds)
 
 
 def may_resume(code: Code) -> bool:

@@ -18,6 +18,8 @@ from tests.e2e.support.environment import AGENTS, Environment
 from tests.processes import until
 from tests.status_details import details_of, refused
 from turnkeeper.pb.v1 import agent_pb2, chat_pb2, session_pb2
+from turnkeeper.rpc.interceptor import PREVIOUS_ATTEMPTS
+from turnkeeper.rpc.status import FIRST_PUSHBACK_MS
 from turnkeeper.store.mongo.store import MongoStore
 from turnkeeper_client import Client
 
@@ -147,13 +149,16 @@ async def test_kinds_of_calls_are_refused_in_order_and_health_never(busy: Busy, 
 async def test_a_refusal_says_when_to_come_back_to_clients_and_to_grpc(busy: Busy) -> None:
     await busy.hold(LIMIT)
     with pytest.raises(aio.AioRpcError) as raised:
-        await message(busy)
+        await busy.stubs.chat.SendMessage(chat_pb2.SendMessageRequest(), metadata=[(PREVIOUS_ATTEMPTS, "1")])
     details = details_of(raised.value)
     assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert (details.reason, details.metadata["limit"]) == ("OVERLOADED", "calls_at_work")
     assert details.retry_after is not None
     pushback = dict(raised.value.trailing_metadata() or ())["grpc-retry-pushback-ms"]
     assert int(pushback) == round(details.retry_after.total_seconds() * 1000) > 0
+    with pytest.raises(aio.AioRpcError) as first:
+        await message(busy)
+    assert dict(first.value.trailing_metadata() or ())["grpc-retry-pushback-ms"] == str(FIRST_PUSHBACK_MS)
 
 
 async def test_the_python_client_gets_through_once_there_is_room(busy: Busy, env: Environment) -> None:

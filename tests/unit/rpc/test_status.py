@@ -14,7 +14,16 @@ from turnkeeper.codes import Code, Status
 from turnkeeper.errors import InvalidRequest, QuotaExceeded, SessionError
 from turnkeeper.errors_by_code import leaves
 from turnkeeper.pb.v1 import error_pb2
-from turnkeeper.rpc.status import DOMAIN, MOST_BYTES, advice, details_bytes, may_resume, pushback, shown_message
+from turnkeeper.rpc.status import (
+    DOMAIN,
+    FIRST_PUSHBACK_MS,
+    MOST_BYTES,
+    advice,
+    details_bytes,
+    may_resume,
+    pushback,
+    shown_message,
+)
 
 M = TypeVar("M", bound=Message)
 
@@ -215,3 +224,12 @@ def test_grpcs_own_retries_try_again_only_what_waiting_helps() -> None:
         assert pushback(leaves()[code]().to_status()) == "-1"
     assert pushback(leaves()[Code.LLM_RATE_LIMIT](retry_after=after).to_status()) == "-1"
     assert pushback(leaves()[Code.SERVICE_UNAVAILABLE](retry_after=after).to_status()) == ""
+
+
+def test_grpcs_own_retries_ask_the_next_replica_soon_after_the_first_refusal_of_a_busy_one() -> None:
+    for milliseconds, first in ((9000, FIRST_PUSHBACK_MS), (60, 60)):
+        after = timedelta(milliseconds=milliseconds)
+        assert pushback(leaves()[Code.OVERLOADED](retry_after=after).to_status(), is_first=True) == str(first)
+        limited = leaves()[Code.RATE_LIMIT_EXCEEDED](retry_after=after).to_status()
+        assert pushback(limited, is_first=True) == str(milliseconds)
+    assert pushback(leaves()[Code.QUOTA_EXCEEDED]().to_status(), is_first=True) == "-1"
