@@ -1,6 +1,7 @@
 """A server beyond its limits refuses in order, at once, with a time to come back, and finishes what it accepted."""
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable
@@ -18,7 +19,6 @@ from tests.e2e.support.environment import AGENTS, Environment
 from tests.processes import until
 from tests.status_details import details_of, refused
 from turnkeeper.pb.v1 import agent_pb2, chat_pb2, session_pb2
-from turnkeeper.rpc.interceptor import PREVIOUS_ATTEMPTS
 from turnkeeper.rpc.status import FIRST_PUSHBACK_MS
 from turnkeeper.store.mongo.store import MongoStore
 from turnkeeper_client import Client
@@ -149,16 +149,30 @@ async def test_kinds_of_calls_are_refused_in_order_and_health_never(busy: Busy, 
 async def test_a_refusal_says_when_to_come_back_to_clients_and_to_grpc(busy: Busy) -> None:
     await busy.hold(LIMIT)
     with pytest.raises(aio.AioRpcError) as raised:
-        await busy.stubs.chat.SendMessage(chat_pb2.SendMessageRequest(), metadata=[(PREVIOUS_ATTEMPTS, "1")])
+        await message(busy)
     details = details_of(raised.value)
     assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert (details.reason, details.metadata["limit"]) == ("OVERLOADED", "calls_at_work")
     assert details.retry_after is not None
-    pushback = dict(raised.value.trailing_metadata() or ())["grpc-retry-pushback-ms"]
-    assert int(pushback) == round(details.retry_after.total_seconds() * 1000) > 0
-    with pytest.raises(aio.AioRpcError) as first:
-        await message(busy)
-    assert dict(first.value.trailing_metadata() or ())["grpc-retry-pushback-ms"] == str(FIRST_PUSHBACK_MS)
+    assert details.retry_after.total_seconds() * 1000 > FIRST_PUSHBACK_MS == pushback(raised.value)
+
+
+async def test_grpcs_own_retries_first_ask_another_replica_and_then_wait_as_long_as_programs(busy: Busy) -> None:
+    await busy.hold(LIMIT)
+    retries = {"maxAttempts": 2, "initialBackoff": "9s", "maxBackoff": "9s", "backoffMultiplier": 1}
+    retries["retryableStatusCodes"] = ["RESOURCE_EXHAUSTED"]
+    config = {"methodConfig": [{"name": [{}], "retryPolicy": retries}]}
+    async with aio.insecure_channel(busy.address, options=[("grpc.service_config", json.dumps(config))]) as channel:
+        with pytest.raises(aio.AioRpcError) as raised:
+            await harness.Stubs(channel).chat.SendMessage(chat_pb2.SendMessageRequest(), timeout=5)
+    retry_after = details_of(raised.value).retry_after
+    assert retry_after is not None
+    assert pushback(raised.value) == round(retry_after.total_seconds() * 1000) > FIRST_PUSHBACK_MS
+
+
+def pushback(error: aio.AioRpcError) -> int:
+    """Returns the milliseconds after which gRPC's own retries are to try again."""
+    return int(dict(error.trailing_metadata() or ())["grpc-retry-pushback-ms"])
 
 
 async def test_the_python_client_gets_through_once_there_is_room(busy: Busy, env: Environment) -> None:

@@ -13,10 +13,10 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Final, Self
 
-from turnkeeper.admission.gate import rest, wanted_until
+from turnkeeper.admission.gate import rest, resume, wanted_until
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.durations import jittered
-from turnkeeper.errors import ServiceUnavailable, SessionContended, SessionError
+from turnkeeper.errors import Overloaded, ServiceUnavailable, SessionContended, SessionError
 
 MOST_CALLERS: Final = 256
 """Callers of one session on this replica that stand in line, the one that stores its change included."""
@@ -98,8 +98,8 @@ class SessionLines:
         """Returns the first place once it is this caller's.
 
         Raises SessionContended at once if MOST_CALLERS stand in line, and after PATIENCE_S in it, and once the caller's
-        deadline has passed; ServiceUnavailable
-        instead if the line does not move because the database is unavailable.
+        deadline has passed; ServiceUnavailable instead if the line does not move because the database is unavailable.
+        A caller that stood in line is at work again; raises Overloaded if too many calls are.
         """
         line = self._lines.setdefault(key, _Line())
         if line.callers >= MOST_CALLERS:
@@ -119,6 +119,11 @@ class SessionLines:
         if time.monotonic() >= wanted_until():
             place.leave()
             raise self.contended(key)
+        try:
+            resume()
+        except Overloaded:
+            place.leave()
+            raise
         return place
 
     @contextmanager

@@ -24,7 +24,7 @@ from turnkeeper.engine.eventlog.session_lines import MOST_CALLERS, Place, Sessio
 from turnkeeper.engine.eventlog.writer import LogWriter, Sources, Stored
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feeds import Feeds
-from turnkeeper.errors import ServiceUnavailable, SessionContended, TurnInProgress
+from turnkeeper.errors import Overloaded, ServiceUnavailable, SessionContended, TurnInProgress
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.telemetry.metrics import Metrics
 
@@ -255,6 +255,27 @@ async def test_a_caller_in_line_takes_nothing_from_others_and_is_dropped_after_i
     place.leave()
     with pytest.raises(SessionContended):
         await waiting
+    assert not len(lines)
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+async def test_a_caller_whose_turn_has_come_is_at_work_if_there_is_room(is_full: bool) -> None:
+    lines, load = SessionLines(lambda: 0.5), Load()
+    load.limit.calls = 1.0
+    gate = Gate(load, timedelta(seconds=30), jitter=lambda: 0.5, recorder=Metrics(NoOpMeterProvider()))
+    place = await lines.enter(KEY)
+    CURRENT.set(gate.admit(Kind.MESSAGE))
+    waiting = asyncio.create_task(lines.enter(KEY))
+    await asyncio.sleep(0)
+    if is_full:
+        gate.admit(Kind.MESSAGE)
+    place.leave()
+    if is_full:
+        with pytest.raises(Overloaded):
+            await waiting
+    else:
+        (await waiting).leave()
+    assert (gate.at_work, gate.waiting) == (1, int(is_full))
     assert not len(lines)
 
 
