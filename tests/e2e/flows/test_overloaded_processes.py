@@ -17,6 +17,8 @@ from tests.processes import until
 from tests.status_details import DETAILS, details_of, refused
 from turnkeeper.pb.v1 import chat_pb2
 from turnkeeper_client import Client
+from turnkeeper_client.pb.v1 import chat_pb2 as client_chat_pb2
+from turnkeeper_client.pb.v1.message_pb2 import Part
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -125,10 +127,10 @@ async def test_callers_of_direct_get_through_on_the_other_replica(env: Environme
         session = await client.sessions.create("talker")
         began = time.monotonic()
         for number in range(6):
-            request = chat_pb2.SendMessageRequest(
-                session_id=session.id, request_id=f"{number}", content=harness.text_parts(f"get through {number}")
+            request = client_chat_pb2.SendMessageRequest(
+                session_id=session.id, request_id=f"{number}", content=[Part(text=f"get through {number}")]
             )
             response = await client.stubs.chat.SendMessage(request)
-            assert response.turn.state == chat_pb2.TURN_STATE_COMPLETED
+            assert response.turn.state == client_chat_pb2.TURN_STATE_COMPLETED
         took = time.monotonic() - began
     assert took < PATIENCE
