@@ -205,7 +205,8 @@ class Watcher:
         while not self._finished:
             if self._check_planned_end(clock()):
                 await self._watchers.head(self._key)  # raises SessionNotFound if the session was deleted
-            await self._hold_deltas()
+            if self._deltas_from:
+                await self._hold_deltas()
             count = broadcast.count
             if count != self._complete_at:
                 if batch := await self._next_batch(count):
