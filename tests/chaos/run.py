@@ -30,6 +30,8 @@ LOAD_GRACE: Final = 120.0
 SETTLE_TIME: Final = 90.0
 CHECK_TIME: Final = 180.0
 STATUS_EVERY: Final = 10.0
+CALLS_AT_WORK: Final = 64
+"""Of each server. A machine that runs all parts finishes little: what a flood leaves must not outlast the run."""
 WIDTH: Final = 80
 
 
@@ -80,6 +82,7 @@ class _Run:
             variables=tools.variables(self._folder),
             lease=options.lease,
             clocks=options.clocks,
+            flags=("--calls-at-work", str(CALLS_AT_WORK)),
         )
         async with clusters.running(plan) as cluster:
             self._print("a replica set of three, three servers and a scripted model are up")

@@ -11,9 +11,9 @@ from tests.chaos.programs import Program
 from tests.chaos.servers import environment
 from tests.chaos.strikes import Strike
 
-RATE: Final = 400.0
+RATE: Final = 200.0
 """Messages a second: several times what all servers here finish together."""
-SECONDS: Final = 5.0
+SECONDS: Final = 4.0
 ENDING: Final = 15.0
 """Seconds after its last message that a flood has for the answers."""
 
