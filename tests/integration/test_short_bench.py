@@ -97,7 +97,7 @@ async def test_load_crowds_attackers_and_mixed_users_do_what_their_rows_name(tmp
             results["reads"] = await parts.load.run(offered.offer_reads, sessions=sessions, phases=[[20, 0.5]], **at)
             results["rate"] = await parts.load.run(offered.saturate, pace=[1, 0, 20], concurrency=2, seconds=1, **at)
             one = {"session": sessions[0], **at}
-            results["up"] = await runner.run(crowd.watch_together, count=5, seconds=20, **one)
+            results["up"] = await runner.run(crowd.watch_together, count=5, seconds=20, tries_again=True, **one)
             results["got"] = await runner.run(crowd.end_a_turn, seconds=20, **one)
             results["called"] = await runner.run(crowd.call_together, callers=4, seconds=0.5, **one)
             results["halves"] = await runner.run(

@@ -1,6 +1,7 @@
 """Cancels tasks whose work takes too long, with one timer for all of them."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,10 +22,9 @@ class TaskDeadlines:
 
     def begin(self, task: Task) -> None:
         """Notes that this task begins its work. The task is cancelled if that takes too long."""
-        loop = asyncio.get_running_loop()
-        self._begun[task] = loop.time()
+        self._begun[task] = time.monotonic()  # to ask for the event loop costs a system call
         if self._timer is None:
-            self._timer = loop.call_later(self._timeout, self._cancel_late)
+            self._timer = asyncio.get_running_loop().call_later(self._timeout, self._cancel_late)
 
     def is_late(self, task: Task) -> bool:
         """Returns True if only this object cancelled the task, and takes the cancellation back."""
@@ -36,7 +36,7 @@ class TaskDeadlines:
 
     def expire_oldest(self, among: Callable[[Task], bool], *, older_than: float) -> bool:
         """Cancels the oldest work of these tasks. Returns False if none is under way for `older_than` seconds."""
-        latest = asyncio.get_running_loop().time() - older_than
+        latest = time.monotonic() - older_than
         for task, began in self._begun.items():
             if began != LATE and among(task):
                 return began <= latest and self._expire(task)
@@ -51,12 +51,11 @@ class TaskDeadlines:
     def _cancel_late(self) -> None:
         """Cancels each late work once. They are in the order in which they began."""
         self._timer = None
-        loop = asyncio.get_running_loop()
         for task, began in self._begun.items():
             if began == LATE:
                 continue
-            remaining = began + self._timeout - loop.time()
+            remaining = began + self._timeout - time.monotonic()
             if remaining > 0:
-                self._timer = loop.call_later(remaining, self._cancel_late)
+                self._timer = asyncio.get_running_loop().call_later(remaining, self._cancel_late)
                 return
             self._expire(task)

@@ -10,10 +10,10 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from grpc import aio
 
-from tests.bench.jobs.idle import PER_CONNECTION
 from tests.bench.jobs.offered import OK, name_of
 from tests.bench.pacing import Pace
 from tests.bench.runner import Channels
+from tests.status_details import details_of
 from turnkeeper.pb.v1 import (
     chat_pb2,
     chat_pb2_grpc,
@@ -22,8 +22,8 @@ from turnkeeper.pb.v1 import (
     session_pb2_grpc,
 )
 
-_OPENING: Final = 16
-"""Watchers that open at once."""
+PER_CONNECTION: Final = 1024
+"""Streams of a connection: the server allows no more."""
 _PAUSE: Final = 0.05
 """Seconds that a caller waits after an error."""
 _ANSWER: Final = Pace(1, apart_ms=0, first_ms=50)
@@ -36,49 +36,67 @@ class _Crowd:
         self.up = 0
         self.completed = 0
         """Those that got a turn's end."""
+        self.refusals = 0
         self.ends = Counter[str]()
-        self._limit = asyncio.Semaphore(_OPENING)
         self._channels = list[aio.Channel]()
         self._tasks = set[asyncio.Task[None]]()
 
-    def open(self, address: str, session: str, count: int) -> None:
-        """Begins to open so many watchers, 100 a connection."""
+    def open(self, address: str, session: str, count: int, *, tries_again: bool) -> None:
+        """Begins to open so many watchers at once. `tries_again`: one that is refused heeds RetryInfo."""
         request = session_pb2.WatchEventsRequest(session_id=session, live_only=True, follow=True)
         for number in range(count):
             if number % PER_CONNECTION == 0:
                 options = [("grpc.use_local_subchannel_pool", 1)]
                 self._channels.append(aio.insecure_channel(address, options=options))
             stub = session_pb2_grpc.SessionServiceStub(self._channels[-1])
-            self._tasks.add(asyncio.create_task(self._watch(stub, request)))
+            self._tasks.add(asyncio.create_task(self._watch(stub, request, tries_again=tries_again)))
 
-    async def _watch(self, stub: session_pb2_grpc.SessionServiceStub, request: session_pb2.WatchEventsRequest) -> None:
-        try:
-            async with self._limit:
-                call: Any = stub.WatchEvents(request)
-                caught_up = False
-                while not caught_up:
-                    caught_up = (await call.read()).caught_up
-            self.up += 1
-            while (response := await call.read()) is not aio.EOF:
-                self.completed += any(event.HasField("turn_completed") for event in response.events)
-            self.ends[OK] += 1
-        except aio.AioRpcError as error:
-            self.ends[name_of(error)] += 1
+    async def _watch(
+        self,
+        stub: session_pb2_grpc.SessionServiceStub,
+        request: session_pb2.WatchEventsRequest,
+        *,
+        tries_again: bool,
+    ) -> None:
+        while True:
+            try:
+                await self._run(stub.WatchEvents(request))
+            except aio.AioRpcError as error:
+                after = details_of(error).retry_after if tries_again else None
+                if after is None:
+                    self.ends[name_of(error)] += 1
+                    return
+                self.refusals += 1
+                await asyncio.sleep(after.total_seconds())
+            else:
+                self.ends[OK] += 1
+                return
+
+    async def _run(self, call: Any) -> None:
+        """Counts the watcher as up once it has caught up, and reads it to its end."""
+        caught_up = False
+        while not caught_up:
+            caught_up = (await call.read()).caught_up
+        self.up += 1
+        while (response := await call.read()) is not aio.EOF:
+            self.completed += any(event.HasField("turn_completed") for event in response.events)
 
 
 _crowd: Final = _Crowd()
 
 
 async def watch_together(
-    _channels: Channels, *, address: str, session: str, count: int, seconds: float
+    _channels: Channels, *, address: str, session: str, count: int, seconds: float, tries_again: bool
 ) -> dict[str, Any]:
-    """Opens so many watchers of one session. Returns once none is opening any more, after `seconds` at the latest.
+    """Opens so many watchers of one session at once. Returns once none is opening, after `seconds` at the latest.
 
-    Returns how many are `up`, and how calls have ended.
+    Returns how many are `up` and after how many `seconds`, the `refusals` that they heeded, and how calls have ended.
     """
-    _crowd.open(address, session, count)
+    began = time.monotonic()
+    _crowd.open(address, session, count, tries_again=tries_again)
     await _until(lambda: _crowd.up + sum(_crowd.ends.values()) >= count, seconds)
-    return {"up": _crowd.up, "ends": _crowd.ends}
+    done = {"up": _crowd.up, "seconds": time.monotonic() - began, "refusals": _crowd.refusals}
+    return {**done, "ends": _crowd.ends}
 
 
 async def end_a_turn(channels: Channels, *, address: str, session: str, seconds: float) -> dict[str, Any]:

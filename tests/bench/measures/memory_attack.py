@@ -29,7 +29,7 @@ CALLING: Final = 15.0
 async def memory_attack(bench: Bench) -> list[Row]:
     """Runs the three attacks, each on a server of its own."""
     async with ground(bench, "attack") as load:
-        return [*await _bodies(load), *await _watchers(load), *await _callers(load)]
+        return [*await _bodies(load), *await _watchers(load), *await _once(load), *await _callers(load)]
 
 
 async def _bodies(load: Ground) -> list[Row]:
@@ -65,7 +65,7 @@ async def _watchers(load: Ground) -> list[Row]:
         words = {"address": server.address, "session": session}
 
         async def watch() -> tuple[Any, Any]:
-            up = await runner.run(crowd.watch_together, count=count, seconds=90, **words)
+            up = await runner.run(crowd.watch_together, count=count, seconds=90, tries_again=True, **words)
             return up, await runner.run(crowd.end_a_turn, seconds=30, **words)
 
         observed = await load.observe(server, watch(), seconds=20)
@@ -73,12 +73,26 @@ async def _watchers(load: Ground) -> list[Row]:
     before, peak = observed.samples[0].memory, max(sample.memory for sample in observed.samples)
     return [
         row(f"{name}.up", f"of {count} watchers of one session, those up", [opened["up"]], unit="", floor=count),
+        row(f"{name}.opening", "from the first one's call until all are up", [opened["seconds"]], unit="s"),
+        row(f"{name}.refused", "refusals with RetryInfo on the way, which they heeded", [opened["refusals"]], unit=""),
         row(f"{name}.got", "those that got a turn's end", [ended["completed"]], unit="", floor=count),
         row(f"{name}.seconds", "from a message to its turn's end at the last watcher", [ended["seconds"]], unit="s"),
         row(f"{name}.peak", "the most memory that the server held; floor: before", [peak], unit="MiB", floor=before),
         *_reads(name, observed, 20),
         *_ends(name, opened["ends"]),
     ]
+
+
+async def _once(load: Ground) -> list[Row]:
+    """Opens the same watchers, none of which tries again."""
+    count = WATCHERS // 10 if load.bench.scale.quick else WATCHERS
+    async with load.driver("crowd") as runner, load.server() as server:
+        (session,) = await load.bench.parts.load.run(turns.create_sessions, address=server.address, count=1)
+        words = {"address": server.address, "session": session, "count": count}
+        opened = await runner.run(crowd.watch_together, seconds=90, tries_again=False, **words)
+    name = "attack.watchers.once"
+    about = f"of {count} watchers that try once, those up"
+    return [row(f"{name}.up", about, [opened["up"]], unit="", floor=count), *_ends(name, opened["ends"])]
 
 
 async def _callers(load: Ground) -> list[Row]:

@@ -1,7 +1,7 @@
 """Measures events to watchers, live and from the log, beside a bare server stream of the same bytes (F3)."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -49,10 +49,18 @@ def rows_of(scene: "Scene", results: dict[str, list[Delivered]]) -> list[Row]:
         cpu, floor = [result.cpu_us for result in ours], [result.cpu_us for result in results["F3 live"]]
         about = f"server CPU per delivered event, {scene.about}"
         rows.append(row(f"{scene.name}.cpu", f"{about}; floor F3 live", cpu, unit="µs", floor=floor))
+        above = [_above(many, one) for many, one in zip(ours, results["alone"], strict=True)]
+        of_watching = f"{about}, above the same turns with one watcher; floor F3 live"
+        rows.append(row(f"{scene.name}.above", of_watching, above, unit="µs", floor=floor))
         if not scene.paced:
             sent = [result.cpu_us for result in results["F3"]]
             rows.append(row(f"{scene.name}.F3", f"F3, all at once: {about}", sent, unit="µs"))
     return rows
+
+
+def _above(many: Delivered, one: Delivered) -> float:
+    """Returns the microseconds for each event that went to the further watchers of the same turns."""
+    return 1e6 * (many.server - one.server) / (many.events - one.events)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +104,7 @@ async def deliveries(bench: Bench, scene: Scene) -> dict[str, list[Delivered]]:
         opening = [await _read(bench, first, "recorded", scene.watchers) for _ in range(2)][1]  # the first warms it up
         sides["F3"] = partial(_sent, bench, sent, opening.server, scene.watchers, responses)
     if scene.watchers > 1:
+        sides["alone"] = partial(_watched, bench, subject, replace(scene, watchers=1))
         broadcast = await bench.parts.floor("broadcast", kept.with_name(f"{kept.name}.broadcast"))
         sides["F3 live"] = partial(_watched, bench, broadcast, scene)
     return await bench.alternate(sides)

@@ -1,6 +1,7 @@
 """Reads pages of a session's log for watchers that are behind the live tail, one read for all that need the page.
 
-A page is not cached: it exists only while a watcher uses it.
+A page is not cached: it exists only while a watcher uses it, or is about to. The page behind one is read while that one
+is sent.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -11,18 +12,28 @@ from turnkeeper.engine.streaming.batch import Batch, EventFilter
 from turnkeeper.engine.streaming.wakeups import Broadcast
 from turnkeeper.store.changeset import StoredEvent
 
+PAGE_LEAST, PAGE_MOST, PAGE_BYTES = 8, 1024, 256 * 1024
+"""The fewest and the most events of a page of the log, and its intended size in bytes.
+
+The average size of a page's events gives the next page's number of events.
+"""
+AHEAD: Final = 0.5
+"""The page behind one is read once so much of it, or less, is left to send: a slow reader holds no more."""
+
 
 class LogPage:
     """Consecutive events of a log, and the batches that watchers have built from them."""
 
-    __slots__ = ("_start", "batches", "events", "history", "last", "size", "stored")
+    __slots__ = ("_start", "ahead", "batches", "events", "history", "last", "size", "stored", "was_read")
 
-    def __init__(self, start: int, stored: Sequence[StoredEvent]) -> None:
+    def __init__(self, start: int, stored: Sequence[StoredEvent], *, was_read: bool = False) -> None:
         """`stored`: the events that were read from number `start` on, in order. The page ends before the first gap.
 
-        The one with that number is not part of the page: it names the history that the page continues.
+        The one with that number is not part of the page: it names the history that the page continues. `was_read`: the
+        events were read from the log, they are not the feed's.
         """
         self._start = start
+        self.was_read = was_read
         self.history: str | None = None
         """The history that the page continues; None if the event before it is not there any more."""
         if stored and stored[0].sequence == start:
@@ -41,6 +52,17 @@ class LogPage:
         """Bytes of its events."""
         self.batches: dict[tuple[StreamPosition, EventFilter], Batch] | None = None
         """The batch that was built for each position and filter, for further watchers; None if one watcher reads it."""
+        self.ahead: SharedRead | None = None
+        """The read of the page behind this one, once it has begun."""
+
+    @property
+    def next_limit(self) -> int:
+        """Returns how many events the next page should have."""
+        return max(PAGE_LEAST, min(PAGE_MOST, PAGE_BYTES * len(self.events) // (self.size + 1)))
+
+    def wants_next(self, sequence: int) -> bool:
+        """Returns True if the page behind this one should be read now for a watcher that is at this number."""
+        return self.was_read and self.ahead is None and self.last - sequence <= AHEAD * len(self.events)
 
     def after(self, sequence: int) -> Sequence[StoredEvent]:
         """Returns the page's events whose number is greater than `sequence`."""
@@ -59,21 +81,28 @@ class SharedRead:
 
     __slots__ = ("_done", "_joined", "_page", "_request")
 
-    def __init__(self, after: int, limit: int, *, last_seq: int) -> None:
-        """The page has at most `limit` events after `after`. `last_seq`: the last event that the reader knows of."""
+    def __init__(self, after: int, limit: int, *, last_seq: int, shared: bool = False) -> None:
+        """The page has at most `limit` events after `after`. `last_seq`: the last event that the reader knows of.
+
+        `shared`: several watchers need the page.
+        """
         self._request = (after, limit, last_seq)
         self._done = Broadcast()
         self._page: LogPage | None = None
-        self._joined = False
+        self._joined = shared
 
     def serves(self, after: int, limit: int, *, last_seq: int) -> bool:
         """Returns True if this read gives the page that a reader needs."""
         return self._request == (after, limit, last_seq)
 
+    def begins_after(self, after: int) -> bool:
+        """Returns True if the page begins after the event with this number."""
+        return self._request[0] == after
+
     async def read(self, fetch: Callable[[], Awaitable[Sequence[StoredEvent]]]) -> LogPage:
         """Called by the first reader: returns the page, and passes it to the readers that wait. Raises as `fetch`."""
         try:
-            self._page = page = LogPage(self._request[0], await fetch())
+            self._page = page = LogPage(self._request[0], await fetch(), was_read=True)
             page.batches = {} if self._joined else None
             return page
         finally:
@@ -84,6 +113,8 @@ class SharedRead:
 
         Returns None if the first reader failed or was cancelled; the caller then reads the page itself.
         """
+        if self._done.count:
+            return self._page
         self._joined = True
         future = self._done.subscribe()
         try:

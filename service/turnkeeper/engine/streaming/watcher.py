@@ -8,6 +8,7 @@ holds.
 import asyncio
 import random
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Self
 
@@ -18,29 +19,23 @@ from turnkeeper.engine.streaming.batch import BATCH_EVENTS, EVERYTHING, NONE, Ba
 from turnkeeper.engine.streaming.batch_builder import BatchBuilder, PreviewCodec
 from turnkeeper.engine.streaming.feed import TEXT_ENDING_KINDS
 from turnkeeper.engine.streaming.feeds import Feeds
+from turnkeeper.engine.streaming.log_reader import LogReader
 from turnkeeper.engine.streaming.log_reads import NO_EVENTS, LogPage, SharedRead
 from turnkeeper.engine.streaming.stream_end import StreamEnded, StreamTimes
 from turnkeeper.engine.streaming.turn_cache import CachedTurn
 from turnkeeper.engine.streaming.wakeups import NEVER, Broadcast, DeadlineTimers
 from turnkeeper.errors import ServerDraining, SessionNotFound, StreamRotated
-from turnkeeper.store.changeset import Head, LogEnd
+from turnkeeper.store.changeset import Head
 from turnkeeper.store.contract import SessionLog
 from turnkeeper.store.expired_cursors import (
     check_history,
     check_not_ahead,
     check_not_trimmed,
-    cursor_expired,
-    log_restored,
 )
 from turnkeeper.telemetry.metrics import Metrics
 
 REREAD_PAUSE = 0.05
 """Seconds before the log is read again if it lacks events that are known to exist: a new primary may lag behind."""
-PAGE_LEAST, PAGE_MOST, PAGE_BYTES = 8, 1024, 256 * 1024
-"""The fewest and the most events of a page of the log, and its intended size in bytes.
-
-The average size of the last page's events gives the next page's number of events.
-"""
 
 FINAL_KINDS = frozenset({"session_ended", "session_expired"})
 """After an event of these kinds the session has no more events."""
@@ -62,10 +57,13 @@ class Watchers:
         """`rng` spreads the ends of streams."""
         self.store = store
         self.feeds = feeds
+        self.reader = LogReader(store, metrics)
         self.builder = BatchBuilder(codec)
         self.metrics = metrics
         self.keep_alive = times.keep_alive
         self.timers = DeadlineTimers()
+        self.clock: Callable[[], float] = time.monotonic
+        """The event loop's, once a watcher was opened: to ask for the loop costs a system call."""
         self._rotation = times.rotation
         self._rng = rng
 
@@ -74,7 +72,8 @@ class Watchers:
 
         `caches_turns`: it can return turns of the session without a read.
         """
-        ends_at = asyncio.get_running_loop().time() + self._rotation * self._rng.uniform(0.9, 1.1)
+        self.clock = asyncio.get_running_loop().time
+        ends_at = self.clock() + self._rotation * self._rng.uniform(0.9, 1.1)
         return Watcher(self, key, ends_at=ends_at, caches_turns=caches_turns)
 
     async def head(self, key: SessionKey) -> Head:
@@ -96,6 +95,7 @@ class Watcher:
     """
 
     __slots__ = (
+        "_ahead",
         "_asked_interval",
         "_began",
         "_broadcast",
@@ -135,6 +135,7 @@ class Watcher:
         self._filter = EVERYTHING
         self._page_limit = BATCH_EVENTS
         self._page: LogPage | None = None
+        self._ahead: SharedRead | None = None
         self._kinds = NONE
         self._caught_up = self._began = self._finished = False
         self._asked_interval: float | None = None
@@ -185,7 +186,7 @@ class Watcher:
         """
         self.position, self._filter = start, self._feed.same_filter(event_filter)
         self.resume_at = start
-        self._sent_at = asyncio.get_running_loop().time()
+        self._sent_at = self._watchers.clock()
         if event_filter.previews:
             self._broadcast = self._feed.changed
             self._asked_interval = delta_interval
@@ -200,10 +201,11 @@ class Watcher:
         CursorExpired if the log was trimmed beyond the position, SessionNotFound if the session was deleted, and
         StreamEnded with the position at a planned end (StreamRotated, ServerDraining).
         """
-        clock, broadcast = asyncio.get_running_loop().time, self._broadcast
+        clock, broadcast = self._watchers.clock, self._broadcast
         self._record_delivery(clock())
         while not self._finished:
             if self._check_planned_end(clock()):
+                self._kinds = NONE  # one look for each change of the session
                 await self._watchers.head(self._key)  # raises SessionNotFound if the session was deleted
             if self._deltas_from:
                 await self._hold_deltas()
@@ -247,7 +249,7 @@ class Watcher:
 
     async def _hold_deltas(self) -> None:
         """Waits while there is nothing to deliver but deltas, for which the reader wants to wait longer."""
-        clock = asyncio.get_running_loop().time
+        clock = self._watchers.clock
         while clock() < self._deltas_from and self._page is None and not self._watchers.feeds.draining:
             if not self.position.live or self.position.sequence < self._feed.last_seq:
                 return
@@ -260,7 +262,7 @@ class Watcher:
             batch.position = replace(batch.position, live=True)
         self._began, self.position, self._kinds = True, batch.position, batch.kinds
         if batch.preview is not None and self._asked_interval:
-            self._deltas_from = asyncio.get_running_loop().time() + min(self._asked_interval, self._watchers.keep_alive)
+            self._deltas_from = self._watchers.clock() + min(self._asked_interval, self._watchers.keep_alive)
         final = bool(batch.kinds & FINAL_KINDS)
         self._finished = final or (at_end and not self._filter.forever)
         return bool(batch.events) or batch.caught_up or final
@@ -300,6 +302,9 @@ class Watcher:
     def _keep_page(self, page: LogPage, batch: Batch) -> None:
         """Keeps the page for the next batch if it has events that did not fit into this one."""
         self._page = page if batch.full and batch.position.sequence < page.last else None
+        if page.last < self._feed.last_seq and page.wants_next(batch.position.sequence):
+            self._watchers.reader.read_ahead(self._key, self._feed, page)
+        self._ahead = page.ahead
 
     async def _next_page(self, after: int) -> tuple[LogPage, bool]:
         """Returns the last page if events of it are left, else the feed's events, else a page read from the log.
@@ -309,9 +314,14 @@ class Watcher:
         if self._page is not None:
             return self._page, True
         held = self._feed.since(after) if self._feed.continues(self.position) else None
-        if held is None:
-            return await self._read(after), False
-        return (LogPage(after, held) if held else NO_EVENTS), True
+        if held is not None:
+            return (LogPage(after, held) if held else NO_EVENTS), True
+        ahead, self._ahead = self._ahead, None
+        page = await self._watchers.reader.next_page(
+            self._key, self._feed, self.position, ahead=ahead, limit=self._page_limit, head=self._watchers.head
+        )
+        self._page_limit = page.next_limit
+        return page, False
 
     async def _check_preview(self, sequence: int) -> None:
         """Reads from the log whether an event up to this number ended the preview."""
@@ -354,45 +364,3 @@ class Watcher:
         if now >= self._ends_at:
             raise StreamEnded(StreamRotated(session_id=self._key.session_id), self.position)
         return "session_updated" in self._kinds
-
-    async def _read(self, after: int) -> LogPage:
-        """Returns the next page of the log.
-
-        Raises CursorExpired if the log was trimmed beyond its first event, or no longer has the events that this
-        watcher was given: the database was restored.
-        """
-        self._watchers.metrics.replay("LOG")
-        page = await self._read_shared(after)
-        if not await self._continues(page):
-            raise log_restored(await self._watchers.head(self._key))
-        if page.events:
-            self._feed.notify_grown(page.last, page.events[-1].changeset_id)
-        self._page_limit = max(PAGE_LEAST, min(PAGE_MOST, PAGE_BYTES * len(page.events) // (page.size + 1)))
-        if not page.events:
-            # Only later events: the log was trimmed during this stream. No events at all: this primary may lag behind.
-            check_not_trimmed(after, await self._watchers.head(self._key))
-            if page.stored:
-                raise cursor_expired(self._key.session_id, oldest=page.stored[0].sequence, head=self._feed.last_seq)
-        return page
-
-    async def _continues(self, page: LogPage) -> bool:
-        """Returns False if this page of the log certainly continues another history than that of the position."""
-        history, after = self.position.history, self.position.sequence
-        if page.history is None and after:
-            return await self._watchers.store.holds(self._key, LogEnd(after, history))
-        return len({page.history or "", history, ""}) < 3
-
-    async def _read_shared(self, after: int) -> LogPage:
-        """Reads a page, or waits for another watcher that is reading the same one."""
-        feed, limit = self._feed, self._page_limit
-        if feed.shared_read is not None and feed.shared_read.serves(after, limit, last_seq=feed.last_seq):
-            page = await feed.shared_read.wait()
-            if page is not None:
-                return page
-        read = feed.shared_read = SharedRead(after, limit, last_seq=feed.last_seq)
-        store, more = self._watchers.store, min(after, 1)  # the event before the page, too: it names the history
-        try:
-            return await read.read(lambda: store.events(self._key, after=after - more, limit=limit + more))
-        finally:
-            if feed.shared_read is read:
-                feed.shared_read = None

@@ -5,6 +5,7 @@ A list passes over documents that only a newer version can read. A decision rest
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from turnkeeper.domain.agent import Agent
@@ -20,6 +21,7 @@ from turnkeeper.store.mongo.consistent_reads import Read
 from turnkeeper.store.mongo.documents import decode
 from turnkeeper.store.mongo.events import event_of
 from turnkeeper.store.mongo.measured_reads import MeasuredReads
+from turnkeeper.store.mongo.shared_reads import SharedReads
 from turnkeeper.store.mongo.transactions.outcomes import record_of
 from turnkeeper.store.mongo.unreadable import UnreadableDocument
 
@@ -30,6 +32,8 @@ Cursor: TypeAlias = Any
 
 class Reads(MeasuredReads):
     """Implements the reading methods of `SessionLog` and `ApprovalStore`."""
+
+    _shared_sessions: SharedReads[tuple[Session, Head] | None]
 
     async def find_request(self, key: RequestKey) -> RequestRecord | None:
         with self._reading("find_request") as read:
@@ -69,6 +73,12 @@ class Reads(MeasuredReads):
         return {keys.session_of(head["_id"]): head["last_seq"] for head in documents}
 
     async def session(self, key: SessionKey, *, deleted: bool = False) -> tuple[Session, Head] | None:
+        fetch = partial(self._session, key, deleted=deleted)
+        if self._consistent_reads.is_linearizable:
+            return await fetch()
+        return await self._shared_sessions.read((key, deleted), fetch)
+
+    async def _session(self, key: SessionKey, *, deleted: bool) -> tuple[Session, Head] | None:
         where = keys.where(keys.of_session(key))
         pipeline: list[Document] = [
             {"$match": {**where, **heads.findable(deleted=deleted)}},

@@ -29,6 +29,7 @@ from turnkeeper.store.mongo.purges import Purges
 from turnkeeper.store.mongo.reads import Reads
 from turnkeeper.store.mongo.renewer import MongoRenewer
 from turnkeeper.store.mongo.session_creation import SessionCreation
+from turnkeeper.store.mongo.shared_reads import SharedReads
 from turnkeeper.store.mongo.shares import Shares
 from turnkeeper.store.mongo.snapshots import Snapshots
 from turnkeeper.store.mongo.sweeps import Sweeps
@@ -105,6 +106,7 @@ class MongoStore(
         self._replica = replica
         self._tasks = Tasks()
         self._consistent_reads = ConsistentReads(self._connection, self._tasks)
+        self._shared_sessions = SharedReads(self._tasks)
         process = secrets.token_hex(8)
         self._process = process
         self._orphans = Orphans(self._connection, replica=replica, process=process)

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from tests.unit.engine.streaming.test_turn_cache import KEY
 from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.engine.streaming.batch import BATCH_EVENTS, EVERYTHING, Batch, EventFilter
 from turnkeeper.engine.streaming.feeds import Feeds
-from turnkeeper.engine.streaming.log_reads import LogPage
+from turnkeeper.engine.streaming.log_reads import PAGE_MOST, LogPage, SharedRead
 from turnkeeper.engine.streaming.stream_end import StreamTimes
 from turnkeeper.engine.streaming.watcher import Watcher, Watchers
 from turnkeeper.errors import ServiceUnavailable
@@ -44,7 +45,8 @@ ROUNDS = 9
 class Log:
     """A log that answers once it is `open`, or `fails` once."""
 
-    def __init__(self) -> None:
+    def __init__(self, length: int = LENGTH) -> None:
+        self.length = length
         self.reads: list[tuple[int, int]] = []
         self.open = asyncio.Event()
         self.fails = False
@@ -57,7 +59,7 @@ class Log:
         if self.fails:
             self.fails = False
             raise ServiceUnavailable
-        return [event(number) for number in range(after + 1, LENGTH + 1)[:limit]]
+        return [event(number) for number in range(after + 1, self.length + 1)[:limit]]
 
 
 def event(number: int) -> StoredEvent:
@@ -172,7 +174,59 @@ async def test_a_watcher_that_waits_and_leaves_disturbs_no_other() -> None:
         log.open.set()
         batches = [await asyncio.wait_for(read, TIMEOUT) for read in (reads[0], reads[2])]
         assert batches[0] is batches[1]
-        assert log.reads == [(0, BATCH_EVENTS)]
+        assert log.reads[0] == (0, BATCH_EVENTS)
+        assert [after for after, _ in log.reads].count(0) == 1, "the page is read once"
+
+
+async def test_the_page_behind_one_is_read_while_that_one_is_sent_and_no_further() -> None:
+    log = Log(BATCH_EVENTS + 3 * PAGE_MOST)
+    log.open.set()
+    watchers, _ = feeds_of(log)
+    half = PAGE_MOST // BATCH_EVENTS // 2
+    with watchers.open(KEY) as watcher:
+        await watcher.begin(StreamPosition(), EVERYTHING, head=replace(HEAD, last_seq=log.length))
+        sent, expected = list[Batch](), 2
+        for number in range(1 + PAGE_MOST // BATCH_EVENTS):
+            batch = await watcher.next()
+            assert batch is not None
+            sent.append(batch)
+            for _round in range(3 * ROUNDS):
+                await asyncio.sleep(0)
+            expected += number == half
+            assert len(log.reads) == expected, f"after {number} batches of the second page"
+        sent += await everything(watcher)
+    assert numbers(sent) == list(range(1, log.length + 1))
+    assert [after for after, _ in log.reads] == [0, *(BATCH_EVENTS + n * PAGE_MOST - 1 for n in range(3))]
+
+
+async def test_a_page_that_could_not_be_read_ahead_is_read_when_it_is_needed() -> None:
+    log = Log()
+    log.open.set()
+    watchers, _ = feeds_of(log)
+    with watchers.open(KEY) as watcher:
+        await watcher.begin(StreamPosition(), EVERYTHING, head=HEAD)
+        first = await watcher.next()
+        assert first is not None
+        log.fails = True
+        for _round in range(3 * ROUNDS):
+            await asyncio.sleep(0)
+        assert not log.fails, "it was read ahead"
+        assert numbers([first, *await everything(watcher)]) == list(range(1, LENGTH + 1))
+    assert [after for after, _ in log.reads] == [0, BATCH_EVENTS - 1, BATCH_EVENTS - 1]
+
+
+async def test_a_page_that_was_read_ahead_for_another_position_is_not_taken() -> None:
+    log = Log()
+    log.open.set()
+    watchers, feeds = feeds_of(log)
+    with feeds.attach(KEY) as feed:
+        ahead = SharedRead(BATCH_EVENTS, 8, last_seq=LENGTH)
+        await ahead.read(lambda: log.events(after=BATCH_EVENTS - 1, limit=9))
+        for after in (10, BATCH_EVENTS):
+            page = await watchers.reader.next_page(
+                KEY, feed, StreamPosition(sequence=after), ahead=ahead, limit=8, head=watchers.head
+            )
+            assert [event.sequence for event in page.after(after)] == list(range(after + 1, after + 9))
 
 
 @pytest.mark.parametrize("gap", [1, 2, 7])

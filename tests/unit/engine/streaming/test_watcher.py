@@ -10,11 +10,13 @@ from opentelemetry.metrics import NoOpMeterProvider
 
 from tests.unit.engine.streaming.test_turn_cache import KEY, a_changeset, committed, running
 from turnkeeper.domain.cursor import StreamPosition
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.engine.streaming.batch import Batch, EventFilter
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.engine.streaming.stream_end import StreamTimes
 from turnkeeper.engine.streaming.watcher import Watcher, Watchers
 from turnkeeper.rpc.codec import WireCodec
+from turnkeeper.store.changeset import StoredEvent
 from turnkeeper.telemetry.metrics import Metrics
 
 COMMIT = (a_changeset(running(), after=4), committed("t", after=4))
@@ -121,3 +123,33 @@ async def test_watchers_at_one_position_get_the_same_response() -> None:
         late = await third.next()
         assert late is not None
         assert len(late.events) == 2
+
+
+class CountingStore(UnusedStore):
+    """Counts how often the session is read."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+
+    async def session(self, key: SessionKey) -> tuple[Any, Any]:
+        self.reads += 1
+        return key, key
+
+
+async def test_whether_the_session_is_deleted_is_looked_up_once_after_a_change_of_it() -> None:
+    watchers, feeds = watchers_and_feeds()
+    store: Any = CountingStore()
+    watchers.store = store
+    with watchers.open(KEY) as watcher:
+        await caught_up(watcher, feeds)
+        feed = feeds.get(KEY)
+        assert feed is not None
+        feed.publish([StoredEvent(6, "session_updated", "", b"x")], after=feed.end)
+        await watcher.next()
+        waiting = asyncio.create_task(watcher.next())
+        for _ in range(3):
+            await asyncio.sleep(0)
+            feed.notify_all()
+        assert store.reads == 1
+        waiting.cancel()
+        await asyncio.wait([waiting])

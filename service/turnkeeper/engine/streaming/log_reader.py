@@ -1,0 +1,94 @@
+"""Reads pages of logs: each once for all watchers that need it, and the one behind it while it is sent."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from contextvars import Context
+
+from turnkeeper.domain.cursor import StreamPosition
+from turnkeeper.domain.session import SessionKey
+from turnkeeper.engine.streaming.feed import Feed
+from turnkeeper.engine.streaming.log_reads import LogPage, SharedRead
+from turnkeeper.errors import SessionError
+from turnkeeper.store.changeset import Head, LogEnd
+from turnkeeper.store.contract import SessionLog
+from turnkeeper.store.expired_cursors import check_not_trimmed, cursor_expired, log_restored
+from turnkeeper.telemetry.metrics import Metrics
+
+
+class LogReader:
+    """Reads the pages of all logs that watchers of this replica read."""
+
+    def __init__(self, store: SessionLog, metrics: Metrics) -> None:
+        """`store` has the logs."""
+        self._store = store
+        self._metrics = metrics
+        self._ahead = set[asyncio.Task[None]]()
+
+    async def next_page(
+        self,
+        key: SessionKey,
+        feed: Feed,
+        position: StreamPosition,
+        *,
+        ahead: SharedRead | None,
+        limit: int,
+        head: Callable[[SessionKey], Awaitable[Head]],
+    ) -> LogPage:
+        """Returns the page behind the position: `ahead`, if that is it, otherwise one of `limit` events at most.
+
+        `head` reads a session's head. Raises CursorExpired if the log was trimmed beyond the page's first event, or no
+        longer has the events that the watcher was given: the database was restored.
+        """
+        self._metrics.replay("LOG")
+        after = position.sequence
+        page = await ahead.wait() if ahead is not None and ahead.begins_after(after) else None
+        if page is None:
+            page = await self._read_shared(key, feed, after, limit)
+        if not await self._continues(page, key, position):
+            raise log_restored(await head(key))
+        if page.events:
+            feed.notify_grown(page.last, page.events[-1].changeset_id)
+        else:
+            # Only later events: the log was trimmed during the stream. No events at all: this primary may lag behind.
+            check_not_trimmed(after, await head(key))
+            if page.stored:
+                raise cursor_expired(key.session_id, oldest=page.stored[0].sequence, head=feed.last_seq)
+        return page
+
+    def read_ahead(self, key: SessionKey, feed: Feed, page: LogPage) -> None:
+        """Begins to read the page behind this one. If that fails, its watchers read the page themselves."""
+        after, limit = page.last, page.next_limit
+        page.ahead = read = SharedRead(after, limit, last_seq=feed.last_seq, shared=page.batches is not None)
+
+        async def run() -> None:
+            with suppress(SessionError):
+                await self._read(key, feed, read, after, limit)
+
+        task = asyncio.create_task(run(), context=Context())  # it is the work of no single call
+        self._ahead.add(task)
+        task.add_done_callback(self._ahead.discard)
+
+    async def _read_shared(self, key: SessionKey, feed: Feed, after: int, limit: int) -> LogPage:
+        """Reads a page, or waits for another watcher that is reading the same one."""
+        if feed.shared_read is not None and feed.shared_read.serves(after, limit, last_seq=feed.last_seq):
+            page = await feed.shared_read.wait()
+            if page is not None:
+                return page
+        return await self._read(key, feed, SharedRead(after, limit, last_seq=feed.last_seq), after, limit)
+
+    async def _read(self, key: SessionKey, feed: Feed, read: SharedRead, after: int, limit: int) -> LogPage:
+        more = min(after, 1)  # the event before the page, too: it names the history
+        feed.shared_read = read
+        try:
+            return await read.read(lambda: self._store.events(key, after=after - more, limit=limit + more))
+        finally:
+            if feed.shared_read is read:
+                feed.shared_read = None
+
+    async def _continues(self, page: LogPage, key: SessionKey, position: StreamPosition) -> bool:
+        """Returns False if this page of the log certainly continues another history than that of the position."""
+        history, after = position.history, position.sequence
+        if page.history is None and after:
+            return await self._store.holds(key, LogEnd(after, history))
+        return len({page.history or "", history, ""}) < 3
