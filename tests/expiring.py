@@ -13,7 +13,8 @@ from turnkeeper.engine.agent_versions import AgentVersions
 from turnkeeper.engine.approvals import Approvals, ArgumentEdits
 from turnkeeper.engine.eventlog.lease import HeldLeases
 from turnkeeper.engine.eventlog.session_cache import SessionCache
-from turnkeeper.engine.eventlog.writer import LogWriter, Sources
+from turnkeeper.engine.eventlog.sources import Sources
+from turnkeeper.engine.eventlog.writer import LogWriter
 from turnkeeper.engine.replica.expirer import Expirer
 from turnkeeper.engine.replica.schedule import JitteredInterval
 from turnkeeper.engine.rules import sessions as session_rules

@@ -4,16 +4,14 @@ import asyncio
 import contextlib
 import logging
 import random
-import secrets
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import version
 
-from turnkeeper import agents_file, ids
+from turnkeeper import agents_file
 from turnkeeper.admission.gate import Gate
+from turnkeeper.admission.memory import MemoryBudget
 from turnkeeper.bootstrap import Database, background, open_database
 from turnkeeper.database_state import DatabaseState, NotifyState
 from turnkeeper.domain.agent import Agent
@@ -24,7 +22,8 @@ from turnkeeper.engine.checkpoints import Checkpoints
 from turnkeeper.engine.client_tools import CallMeasures, ClientTools
 from turnkeeper.engine.eventlog.lease import HeldLeases
 from turnkeeper.engine.eventlog.session_cache import SessionCache
-from turnkeeper.engine.eventlog.writer import LogWriter, Sources
+from turnkeeper.engine.eventlog.sources import Sources
+from turnkeeper.engine.eventlog.writer import LogWriter
 from turnkeeper.engine.execution.lease_keepalive import LeaseKeepAlive
 from turnkeeper.engine.execution.model_call import ModelCaller
 from turnkeeper.engine.execution.services import RunServices
@@ -35,6 +34,7 @@ from turnkeeper.engine.replica.expirer import Expirer
 from turnkeeper.engine.replica.heartbeat import Heartbeat
 from turnkeeper.engine.replica.janitor import Janitor
 from turnkeeper.engine.replica.loop_lag import LoopLag
+from turnkeeper.engine.replica.memory_report import MemoryReport
 from turnkeeper.engine.replica.preview_publisher import PreviewPublisher
 from turnkeeper.engine.replica.preview_receiver import PreviewReceiver
 from turnkeeper.engine.replica.schedule import JitteredInterval
@@ -42,6 +42,7 @@ from turnkeeper.engine.replica.sweeper import Sweeper
 from turnkeeper.engine.rules.messages import LeaseOffer
 from turnkeeper.engine.rules.next_schema import additions
 from turnkeeper.engine.sessions import Sessions
+from turnkeeper.engine.streaming.feed_memory import FeedMemory
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.engine.streaming.stream_end import StreamTimes
 from turnkeeper.engine.streaming.watcher import Watchers
@@ -135,7 +136,7 @@ async def serving(
         if provider is None and any(not agent.base_url for agent in agents.values()):
             sentence = "set OPENAI_API_KEY or OPENAI_BASE_URL, pass --local-model, or give each agent a base_url"
             raise SettingError(f"no model is set: {sentence}")
-        settings = settings.with_replica_name()
+        settings = settings.with_replica_name().with_memory()
         telemetry = start_telemetry(
             settings.exporter,
             service_instance_id=settings.replica,
@@ -198,21 +199,27 @@ class _Replica:
         self._agents = configured.agents
         self._telemetry = telemetry
         self._rng = random.Random()
-        self._feeds = Feeds(store, poll=settings.poll.total_seconds(), delta_interval=settings.delta_interval)
+        memory, metrics = MemoryBudget(settings.memory), telemetry.metrics
+        self._memory_report = MemoryReport(memory, metrics)
         self._held_leases = HeldLeases()
-        self._session_cache = SessionCache(store, decode=WireCodec().decode)
+        self._session_cache = SessionCache(store, decode=WireCodec().decode, memory=memory)
+        self._feeds = Feeds(
+            store,
+            poll=settings.poll.total_seconds(),
+            delta_interval=settings.delta_interval,
+            memory=FeedMemory(memory),
+        )
         self._log_writer = LogWriter(
             store,
             self._feeds,
-            telemetry.metrics,
+            metrics,
             session_cache=self._session_cache,
             held_leases=self._held_leases,
-            sources=Sources(now=_now, new_id=ids.source(time.time, secrets.randbits), jitter=self._rng.random),
+            sources=Sources.of_machine(jitter=self._rng.random),
         )
-        self._log_writer.load.limit.set_most(settings.calls_at_work)
-        self._gate = Gate(
-            self._log_writer.load, settings.accept_wait, jitter=self._rng.random, recorder=telemetry.metrics
-        )
+        load = self._log_writer.load
+        load.limit.set_most(settings.calls_at_work)
+        self._gate = Gate(load, settings.accept_wait, jitter=self._rng.random, recorder=metrics, memory=memory)
         self._agent_versions = AgentVersions(configured.agents, store)
         self._toolbox = configured.toolbox
         self._worker = self._execution(configured.models, schema)
@@ -318,6 +325,7 @@ class _Replica:
             publisher,
             receiver,
             self._gate,
+            self._memory_report,
             LoopLag(metrics),
         )
         return [job.run for job in jobs]
@@ -390,9 +398,3 @@ class _Replica:
         await server.stop(FLUSH_TIME)  # only streams of Health.Watch are still open
         await stopping
         logger.info("drained: the process ends")
-
-
-def _now() -> datetime:
-    """Returns the time in whole milliseconds, as the database stores it: so the first answer equals later reads."""
-    now = datetime.now(UTC)
-    return now.replace(microsecond=now.microsecond // 1000 * 1000)

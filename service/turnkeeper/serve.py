@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     standard_output.replace_missing()
     link = None if args.lifeline is None else ParentLink(args.lifeline)
     try:
-        settings = settings_sources.load(args).with_replica_name()
+        settings = settings_sources.load(args).with_replica_name().with_memory()
         armed = faults.arm(os.environ)
     except (SettingError, ValueError) as error:
         report_error("serve", error)

@@ -8,10 +8,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, model_validator
 from pydantic_core import PydanticCustomError
 
-from turnkeeper import durations
+from turnkeeper import durations, sizes
+from turnkeeper.sizes import Size
 
 PREFIX: Final = "TURNKEEPER_"
 CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"
@@ -23,6 +24,9 @@ LONGEST_OPERATION: Final = timedelta(hours=1)
 LONGEST_DELTA_INTERVAL: Final = timedelta(seconds=10)
 MOST_PROCESSES: Final = 1_024
 MOST_TURNS: Final = 100_000
+LEAST_MEMORY: Final = Size(256 << 20)
+MEMORY_SHARE: Final = 0.5
+"""Of the memory of the machine, or of its control group: the rest is for the database, tools and files."""
 UNREADABLE: Final = "unreadable"
 """The type of the error of a value that is not of its kind; the error's context has what is `expected`."""
 TOGETHER: Final = "together"
@@ -100,6 +104,7 @@ def _from(least: int, most: int) -> AfterValidator:
 
 _WHOLE_NUMBER = _read(int, int, "a whole number")
 _DURATION = _read(timedelta, durations.parse, f"a duration such as {durations.EXAMPLES}")
+_SIZE = _read(Size, Size.parse, f"a size such as {sizes.EXAMPLES}")
 _TEXT = _check(_is_text, "be UTF-8 text without NUL characters")
 
 Text = Annotated[str, _TEXT]
@@ -124,6 +129,7 @@ FilePath = Annotated[
 Switch = Annotated[bool, _read(bool, _switch, "true or false")]
 Processes = Annotated[int, _WHOLE_NUMBER, _from(1, MOST_PROCESSES)]
 Turns = Annotated[int, _WHOLE_NUMBER, _from(1, MOST_TURNS)]
+Memory = Annotated[InstanceOf[Size], _SIZE, _check(lambda size: size >= LEAST_MEMORY, f"be at least {LEAST_MEMORY}")]
 Port = Annotated[int, _WHOLE_NUMBER, _from(0, LAST_PORT)]
 Duration = Annotated[timedelta, _DURATION, _check(lambda duration: duration <= LONGEST, "be at most 36525d")]
 PositiveDuration = Annotated[
@@ -179,6 +185,11 @@ class Settings(BaseModel):
     )
     calls_at_work: Turns = Field(
         default=2048, description="calls that work at the same time on this replica, at most; fewer under load"
+    )
+    memory: Memory | None = Field(
+        default=None,
+        description="memory that this replica uses at most; without it half of the machine's or its control group's, "
+        "divided by --processes",
     )
     lease: PositiveDuration = Field(
         default=timedelta(seconds=30), description="how long a turn belongs to its owner after each renewal"
@@ -244,6 +255,13 @@ class Settings(BaseModel):
     def with_replica_name(self) -> Self:
         """Returns the settings with a name for this replica: the configured one, or a random one."""
         return self if self.replica else self.model_copy(update={"replica": _random_name()})
+
+    def with_memory(self) -> Self:
+        """Returns the settings with the memory of a replica: the configured one, or its part of MEMORY_SHARE."""
+        if self.memory is not None:
+            return self
+        share = int(MEMORY_SHARE * sizes.of_machine()) // self.processes
+        return self.model_copy(update={"memory": Size(max(share, LEAST_MEMORY))})
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:

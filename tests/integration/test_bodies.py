@@ -9,8 +9,15 @@ import grpc
 import pytest
 from grpc import aio
 
+from tests.processes import until
+from turnkeeper.admission.memory import PROCESS_BYTES, MemoryBudget
 from turnkeeper.errors import NotImplementedYet
-from turnkeeper.rpc.bodies import BODY_BYTES, Bodies, BodyLate
+from turnkeeper.rpc.bodies import BODY_BYTES, MEMORY_SHARE, Bodies, BodyLate
+
+
+def room_for(count: int) -> MemoryBudget:
+    """Returns a budget with room for so many bodies at the same time."""
+    return MemoryBudget(PROCESS_BYTES + int(count * BODY_BYTES / MEMORY_SHARE))
 
 
 class Reader:
@@ -62,7 +69,7 @@ def opened(channel: aio.Channel, *messages: bytes, ends: bool) -> Any:
 
 
 async def test_a_plain_client_is_read() -> None:
-    async with serving(Bodies()) as (_, channel):
+    async with serving(Bodies(MemoryBudget())) as (_, channel):
         method: Any = channel.unary_unary("/test.v1.Reads/Read")
         assert await method(b"a body") == b"a body"
         assert await method(b"") == b""
@@ -70,18 +77,18 @@ async def test_a_plain_client_is_read() -> None:
 
 @pytest.mark.parametrize("messages", [(), (b"one", b"two")])
 async def test_no_message_and_two_are_not_one(messages: tuple[bytes, ...]) -> None:
-    async with serving(Bodies()) as (_, channel):
+    async with serving(Bodies(MemoryBudget())) as (_, channel):
         assert await opened(channel, *messages, ends=True) == b"NotImplementedYet"
 
 
 @pytest.mark.parametrize("messages", [(), (b"one",)])
 async def test_a_body_that_does_not_end_is_late(messages: tuple[bytes, ...]) -> None:
-    async with serving(Bodies(seconds=0.2)) as (_, channel):
+    async with serving(Bodies(MemoryBudget(), seconds=0.2)) as (_, channel):
         assert await opened(channel, *messages, ends=False) == b"BodyLate"
 
 
 async def test_over_the_budget_the_oldest_body_makes_room() -> None:
-    async with serving(Bodies(budget=4 * BODY_BYTES, young=0.0)) as (reader, channel):
+    async with serving(Bodies(room_for(4), young=0.0)) as (reader, channel):
         first = opened(channel, ends=False)
         await reader.reading.acquire()
         second = opened(channel, ends=False)
@@ -94,7 +101,7 @@ async def test_over_the_budget_the_oldest_body_makes_room() -> None:
 
 
 async def test_half_sent_bodies_of_one_connection_leave_others_a_place() -> None:
-    async with serving(Bodies(budget=4 * BODY_BYTES, young=60.0)) as (reader, channel):
+    async with serving(Bodies(room_for(4), young=60.0)) as (reader, channel):
         halves = [opened(channel, ends=False) for _ in range(20)]
         for _ in halves:
             await reader.reading.acquire()
@@ -108,7 +115,7 @@ async def test_half_sent_bodies_of_one_connection_leave_others_a_place() -> None
 
 
 async def test_over_the_budget_a_body_among_young_ones_waits() -> None:
-    async with serving(Bodies(budget=BODY_BYTES, young=60.0)) as (reader, channel):
+    async with serving(Bodies(room_for(1), young=60.0)) as (reader, channel):
         first = opened(channel, ends=False)
         await reader.reading.acquire()
         method: Any = channel.unary_unary("/test.v1.Reads/Read")
@@ -120,6 +127,18 @@ async def test_over_the_budget_a_body_among_young_ones_waits() -> None:
 
 
 async def test_a_burst_of_many_small_bodies_is_read() -> None:
-    async with serving(Bodies(budget=2 * BODY_BYTES)) as (_, channel):
+    async with serving(Bodies(room_for(2))) as (_, channel):
         method: Any = channel.unary_unary("/test.v1.Reads/Read")
         assert await asyncio.gather(*(method(b"a body") for _ in range(300))) == [b"a body"] * 300
+
+
+async def test_bodies_that_are_being_received_count_in_the_budget_until_they_end() -> None:
+    memory = room_for(4)
+    async with serving(Bodies(memory, young=60.0)) as (reader, channel):
+        calls = [opened(channel, b"one", ends=False) for _ in range(3)]
+        for _ in calls:
+            await reader.reading.acquire()
+        assert memory.used()["bodies"] == 2 * BODY_BYTES, "one connection has half of the places"
+        for call in calls:
+            call.cancel()
+        await until(lambda: not memory.used()["bodies"])

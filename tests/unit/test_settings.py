@@ -11,8 +11,9 @@ from unittest.mock import patch
 import pytest
 from pydantic import ValidationError
 
-from turnkeeper import config_file, settings, settings_flags, settings_sources
-from turnkeeper.settings import Settings, flag_of, variables_of
+from turnkeeper import config_file, settings, settings_flags, settings_sources, sizes
+from turnkeeper.settings import LEAST_MEMORY, Settings, flag_of, variables_of
+from turnkeeper.sizes import Size
 from turnkeeper.start_errors import SettingError
 from turnkeeper.supervision.options import SupervisorOptions
 
@@ -63,6 +64,8 @@ def test_without_anything_the_defaults_count() -> None:
         (["--model", ""], {"TURNKEEPER_MODEL": "m"}, "model", ""),
         ([], {"turnkeeper_lease": "9s"}, "lease", timedelta(seconds=30)),
         ([], {"HOST": "10.0.0.1", "MODEL": "m"}, "model", ""),
+        (["--memory", "2GiB"], {"TURNKEEPER_MEMORY": "1GiB"}, "memory", 2 << 30),
+        ([], {"TURNKEEPER_MEMORY": "1.5GiB"}, "memory", 3 << 29),
         (["--poll", "250ms"], {}, "poll", timedelta(milliseconds=250)),
         (["--rotation", "1.5h"], {}, "rotation", timedelta(minutes=90)),
         (["--rotation", "10m"], {}, "rotation", timedelta(minutes=10)),
@@ -85,6 +88,8 @@ def test_what_counts(flags: list[str], variables: dict[str, str], name: str, val
         (["--purge-after", "999999d"], {}, "--purge-after must be from 1ms to 36525d"),
         (["--keep-events", "999999d"], {}, "--keep-events must be at most 36525d"),
         (["--operation-time", "2h"], {}, "--operation-time must be from 1ms to 60m"),
+        (["--memory", "512"], {}, "--memory is '512'; it must be a size such as 512MiB or 2GiB"),
+        (["--memory", "255MiB"], {}, "--memory must be at least 256MiB"),
         (["--port", "http"], {}, "--port is 'http'; it must be a whole number"),
         ([], {"TURNKEEPER_PORT": "1.5"}, "TURNKEEPER_PORT is '1.5'; it must be a whole number"),
         (["--port", "70000"], {}, "--port must be from 0 to 65535"),
@@ -168,6 +173,7 @@ def test_another_process_reads_the_same_from_its_environment() -> None:
         data_dir=Path("/a b"),
         agents=Path("my.toml"),
         processes=3,
+        memory=Size((1 << 30) + 1),
         lease=timedelta(microseconds=1_234_567),
         drain_delay=timedelta(),
         purge_after=timedelta(days=36_524, microseconds=1),
@@ -182,6 +188,16 @@ def test_another_process_reads_the_same_from_its_environment() -> None:
         variables = settings.environment(written, before)
         assert load(**variables) == written
         assert variables["PATH"] == "/bin"
+
+
+def test_without_memory_the_processes_share_half_of_the_machines() -> None:
+    machine = sizes.of_machine()
+    assert Settings().with_memory().memory == machine // 2
+    shared = Settings(processes=2).with_memory()
+    assert shared.memory == machine // 4
+    assert load(**settings.environment(shared, {}) | {"TURNKEEPER_PROCESSES": "1"}).memory == machine // 4
+    assert Settings(processes=1024, prometheus_port=0).with_memory().memory == LEAST_MEMORY
+    assert Settings(memory=Size(1 << 30), processes=2).with_memory().memory == 1 << 30
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 from turnkeeper.admission.limit import WINDOW
 from turnkeeper.admission.load import Load
+from turnkeeper.admission.memory import MemoryBudget
 from turnkeeper.errors import Overloaded
 
 
@@ -32,6 +33,8 @@ STANDING_WAIT: Final = 0.5
 
 A queue behind slow models alone may be as long as `accept_wait` allows.
 """
+CALL_BYTES: Final = 48 * 1024
+"""Memory of a call, of an idle stream too: its objects in gRPC and here, and the bytes that may wait in its window."""
 PROBES: Final = 4
 """Looks at the event loop in a window."""
 SLOWEST_RETRY: Final = 20.0
@@ -56,7 +59,7 @@ class Recorder(Protocol):
 class AdmittedCall:
     """A call that was admitted."""
 
-    __slots__ = ("_gate", "_is_at_work", "_kind", "_turns", "wanted_until")
+    __slots__ = ("_gate", "_is_at_work", "_kind", "_size", "_turns", "wanted_until")
 
     def __init__(self, gate: "Gate", kind: Kind, *, turns: int) -> None:
         """`turns`: how many it adds."""
@@ -66,6 +69,13 @@ class AdmittedCall:
         self._kind = kind
         self._is_at_work = True
         self._turns = turns
+        self._size = 0
+        self.hold(CALL_BYTES)
+
+    def hold(self, size: int) -> None:
+        """Counts bytes that are held until the call ends."""
+        self._size += size
+        self._gate.calls.add(size)
 
     def rest(self) -> None:
         """Counts the call as one that waits, no longer as one at work."""
@@ -83,7 +93,8 @@ class AdmittedCall:
             self._gate.waiting -= 1
 
     def end(self) -> None:
-        """Counts the call off. Called once."""
+        """Counts the call off, with what it holds. Called once."""
+        self._gate.calls.add(-self._size)
         if self._is_at_work:
             self._gate.end_work(turns=self._turns)
         else:
@@ -120,9 +131,12 @@ class Gate:
         *,
         jitter: Callable[[], float],
         recorder: Recorder,
+        memory: MemoryBudget | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`accept_wait`: how soon an accepted turn must begin. `jitter` returns a random number from 0 to 1."""
+        self.memory = memory or MemoryBudget()
+        self.calls = self.memory.part("calls")
         self.at_work = 0
         self.waiting = 0
         self._limit = load.limit
@@ -141,6 +155,8 @@ class Gate:
         self.check(kind)
         if self.waiting >= MOST_WAITING and kind is not Kind.DECISION:
             raise self.refused(kind, "calls_waiting")
+        if self.memory.is_full and kind is not Kind.DECISION:
+            raise self.refused(kind, "memory")
         most = min(self._accept_wait, STANDING_WAIT) if self._limit.is_overloaded else self._accept_wait
         if adds_turn and (seconds := self._backlog.seconds()) > most:
             raise self.refused(kind, "accept_wait", after=seconds - most)

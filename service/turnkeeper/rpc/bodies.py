@@ -11,6 +11,7 @@ from typing import Final
 from grpc import aio
 
 from turnkeeper.admission.gate import rest, resume
+from turnkeeper.admission.memory import MemoryBudget
 from turnkeeper.errors import NotImplementedYet, Overloaded
 from turnkeeper.rpc.context import Context
 from turnkeeper.rpc.places import Places
@@ -18,8 +19,10 @@ from turnkeeper.rpc.task_deadlines import Task, TaskDeadlines
 
 BODY_BYTES: Final = 4 << 20
 """Bytes of a request, at most: gRPC refuses more."""
-BUDGET_BYTES: Final = 256 << 20
-"""Bytes of the bodies that are being received, at most. Each counts as BODY_BYTES: its length is not known before."""
+MEMORY_SHARE: Final = 0.25
+"""Of the memory that is left beside the process itself: for the bodies that are being received."""
+MOST_BYTES: Final = 256 << 20
+"""Bytes of these bodies, at most. Each counts as BODY_BYTES: its length is not known before."""
 BODY_SECONDS: Final = 10.0
 """Seconds in which a body must arrive."""
 YOUNG_SECONDS: Final = 0.25
@@ -37,17 +40,23 @@ class Bodies:
 
     def __init__(
         self,
+        memory: MemoryBudget,
         *,
-        budget: int = BUDGET_BYTES,
+        part: str = "bodies",
+        most: int = MOST_BYTES,
         seconds: float = BODY_SECONDS,
         young: float = YOUNG_SECONDS,
         line: int = LINE,
     ) -> None:
-        """`budget` in bytes; `seconds` for each body, which is not given up for others in the first `young` of them."""
+        """They are `part` of the memory, with MEMORY_SHARE of what is left, `most` bytes at most.
+
+        `seconds` for each body, which is not given up for others in the first `young` of them.
+        """
         self._seconds, self._young = seconds, young
+        self._memory, size = memory.reserved(part, share=MEMORY_SHARE, most=most)
         self._deadlines = TaskDeadlines(seconds)
         self._peers: dict[Task, str] = {}
-        count = max(1, budget // BODY_BYTES)
+        count = max(1, size // BODY_BYTES)
         self._places = Places(count, line=line, give_up=self._give_up, pace=young / count)
 
     async def read(self, context: Context) -> bytes:
@@ -63,6 +72,7 @@ class Bodies:
         task = asyncio.current_task()
         self._peers[task] = peer
         self._deadlines.begin(task)
+        self._memory.add(BODY_BYTES)
         try:
             message = await context.read()
             if message is aio.EOF or await context.read() is not aio.EOF:
@@ -74,6 +84,7 @@ class Bodies:
         finally:
             self._deadlines.end(task)
             self._places.free(self._peers.pop(task))
+            self._memory.add(-BODY_BYTES)
         return bytes(message)
 
     async def _wait_for_place(self, peer: str) -> None:

@@ -62,7 +62,10 @@ class Boundary(aio.ServerInterceptor):
     ) -> None:
         """`write_timeout`: seconds after which a stream ends with SLOW_CONSUMER if its reader accepts nothing."""
         self._gate = gate
-        self._bodies, self._health_bodies = Bodies(), Bodies(budget=HEALTH_BYTES)
+        memory = gate.memory
+        self._bodies = Bodies(memory)
+        self._health_bodies = Bodies(memory, part="health_bodies", most=HEALTH_BYTES)
+        self._responses = memory.part("responses")
         self._certain_refusals = certain_refusals
         self._spans = spans
         self._metrics = metrics
@@ -204,9 +207,12 @@ class Boundary(aio.ServerInterceptor):
 
     async def _body(self, context: Context, kind: Kind | None) -> bytes:
         try:
-            return await (self._bodies if kind else self._health_bodies).read(context)
+            body = await (self._bodies if kind else self._health_bodies).read(context)
         except BodyLate:
             raise self._gate.refused(kind or Kind.READ, "body") from None
+        if (call := CURRENT.get()) is not None:
+            call.hold(len(body))
+        return body
 
     def _stream(self, inner: Callable[[Any, Context], Responses]) -> Run:
         async def run(request: Any, context: Context) -> None:
@@ -220,6 +226,7 @@ class Boundary(aio.ServerInterceptor):
                 while response is not None:
                     after = ""  # from here on the servicer knows where its reader goes on
                     writes.begin(task)
+                    self._responses.add(size := len(response))
                     try:
                         await context.write(response)
                     except asyncio.CancelledError:
@@ -229,6 +236,7 @@ class Boundary(aio.ServerInterceptor):
                         raise await _ended_by(SlowConsumer(), responses) from None
                     finally:
                         writes.end(task)
+                        self._responses.add(-size)
                     response = await anext(responses, None)
             except SessionError as error:
                 if may_resume(error.code) and not error.cursor:

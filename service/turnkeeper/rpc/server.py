@@ -37,6 +37,9 @@ DATABASE_RETRY = timedelta(seconds=1)
 MINUTE = 60_000
 """Milliseconds."""
 
+WINDOW_BYTES = 32 << 10
+"""Bytes that a client may send of a request before it is read."""
+
 OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.max_receive_message_length", 4 << 20),  # bytes, as all lengths and sizes here
     ("grpc.max_send_message_length", 4 << 20),
@@ -53,6 +56,9 @@ OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.max_connection_age_grace_ms", 12 * MINUTE),  # longer than any stream
     ("grpc.max_connection_idle_ms", 15 * MINUTE),
     ("grpc.max_concurrent_streams", 1024),
+    # By default the core lets each stream of a fast connection send 4 MiB that no code of ours has asked for.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
     ("grpc.server_handshake_timeout_ms", 10_000),
     # By default the core ends calls by itself, as CANCELLED, while 1,000 to 3,000 wait to be taken.
     ("grpc.server.max_pending_requests", 1_000_000),

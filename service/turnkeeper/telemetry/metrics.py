@@ -171,6 +171,14 @@ class Metrics:
         """Sets the limit of calls at work, which adapts to the database and the event loop."""
         self._call_limit.set(count)
 
+    def set_memory_budget(self, size: int) -> None:
+        """Sets the bytes of memory that the process may use."""
+        self._memory_budget.set(size)
+
+    def set_memory_used(self, part: str, *, size: int) -> None:
+        """Sets the bytes of memory that a part of the process holds."""
+        self._memory_used(size, part)
+
     def notifications_lost(self, reason: str) -> None:
         """Counts a change stream that broke, or could not be opened; until it is open again, the replica polls."""
         self._change_streams_lost(1, reason)
@@ -321,6 +329,12 @@ class Metrics:
         self._call_limit = self._meter.create_gauge(
             "turnkeeper.calls.limit", "{call}", "Calls at work beyond which messages are refused."
         )
+
+        self._memory_budget = self._meter.create_gauge(
+            "turnkeeper.memory.budget", "By", "Memory that the process may use."
+        )
+        used = self._meter.create_gauge("turnkeeper.memory.used", "By", "Memory that a part of the process holds.")
+        self._memory_used = Labelled(used.set, "part", fixed={}, batch=self._batch)
 
         def connections(_: CallbackOptions) -> Iterator[Observation]:
             self._batch.flush()  # the SDK calls this before it reads the other instruments

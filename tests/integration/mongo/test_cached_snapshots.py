@@ -18,7 +18,8 @@ from turnkeeper.domain.turn import StopReason, TurnOptions, TurnState
 from turnkeeper.engine.eventlog.conversation import Conversation
 from turnkeeper.engine.eventlog.lease import HeldLeases
 from turnkeeper.engine.eventlog.session_cache import CachedSnapshot, SessionCache
-from turnkeeper.engine.eventlog.writer import LogWriter, Sources, Stored
+from turnkeeper.engine.eventlog.sources import Sources
+from turnkeeper.engine.eventlog.writer import LogWriter, Stored
 from turnkeeper.engine.rules import sessions as session_rules
 from turnkeeper.engine.rules.messages import LeaseOffer, NewMessage, accept, accept_first
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork

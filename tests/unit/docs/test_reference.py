@@ -11,7 +11,7 @@ import pytest
 from docs import generate
 from tests.unit.docs.pages import DOCS, blocks, reference, table
 from turnkeeper import agents_file, config_file, settings
-from turnkeeper.admission import gate
+from turnkeeper.admission import gate, memory
 from turnkeeper.codes import Code
 from turnkeeper.domain import json_text, message
 from turnkeeper.domain.agent import Agent, AgentLimits, PolicyRule
@@ -217,9 +217,12 @@ def test_the_limits() -> None:
         "calls on one connection": f"{options['grpc.max_concurrent_streams']:,} at once",
         "calls that wait, and streams, of one replica": f"{gate.MOST_WAITING:,}",
         "the time in which a request must arrive": f"{bodies.BODY_SECONDS:g} s",
-        "requests that arrive at the same time": f"{bodies.BUDGET_BYTES // bodies.BODY_BYTES}, of one connection "
-        f"{bodies.BUDGET_BYTES // bodies.BODY_BYTES // 2}",
+        "requests that arrive at the same time": f"{bodies.MOST_BYTES // bodies.BODY_BYTES}, of one connection "
+        f"{bodies.MOST_BYTES // bodies.BODY_BYTES // 2}; fewer with less than "
+        f"{(memory.PROCESS_BYTES + bodies.MOST_BYTES / bodies.MEMORY_SHARE) / 2**30:.1f} GiB of --memory",
         "requests that wait until they may arrive": f"{bodies.LINE:,}",
+        "what a client may send of a request before it is read": kib(server.WINDOW_BYTES),
+        "memory of a replica, as its parts count it": "--memory",
     }
     assert {changesets.REQUESTS_KEPT} == {timedelta(hours=72)}
     assert {"message"} == changesets.KEPT_WITH_SESSION

@@ -30,12 +30,22 @@ class Conversation:
     database was restored to an older state, it is built again.
     """
 
-    def __init__(self, store: EventLog, *, key: SessionKey, decode: Callable[[StoredEvent], Event]) -> None:
+    def __init__(
+        self,
+        store: EventLog,
+        *,
+        key: SessionKey,
+        decode: Callable[[StoredEvent], Event],
+        resized: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """`resized` gets by how many bytes the conversation has grown."""
         self._store = store
         self._key = key
         self._decode = decode
         self._history = History()
         self._end = _BEGINNING
+        self._resized = resized
+        self._counted = 0
 
     @property
     def size(self) -> int:
@@ -57,6 +67,7 @@ class Conversation:
             await self._add(after=after, until=until)
         elif not is_continued:
             self._history, self._end = History(), _BEGINNING
+            self._count(0)
         return is_continued
 
     async def _is_continued(self, until: LogEnd) -> bool:
@@ -80,6 +91,7 @@ class Conversation:
             for event in events:
                 self._history.add(event)
         self._end = until
+        self._count(self.size)
 
     def extend(self, events: Sequence[Event], *, after: LogEnd, end: LogEnd) -> None:
         """Adds events that this replica stored directly behind `after`, in the log's order. `end`: the log's then.
@@ -92,6 +104,15 @@ class Conversation:
         for event in events:
             self._history.add(event)
         self._end = end
+        self._count(self.size)
+
+    def close(self) -> None:
+        """Counts as taking no memory: the caller drops it."""
+        self._count(0)
+
+    def _count(self, size: int) -> None:
+        self._resized(size - self._counted)
+        self._counted = size
 
     def entries(self) -> tuple[HistoryEntry, ...]:
         """Returns the messages with their places in the log, oldest first, for ListMessages."""

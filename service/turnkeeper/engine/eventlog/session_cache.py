@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Self
 
+from turnkeeper.admission.memory import MemoryBudget
 from turnkeeper.domain.event import Event
 from turnkeeper.domain.history import HistoryEntry
 from turnkeeper.domain.session import Session, SessionKey
@@ -23,6 +24,8 @@ MAX_SESSIONS = 1024
 """Snapshots cached at a time, some KiB each; a replica runs fewer turns at once."""
 CONVERSATION_BYTES = 32 * 1024 * 1024
 """Bytes of all cached conversations together: a thousand of thirty messages, or ten of three thousand."""
+SNAPSHOT_BYTES = 4 * 1024
+"""Memory of a snapshot of an idle session, about."""
 MAX_AGE = 600.0
 """Seconds from the read. The database's time is computed from the read on, and a later primary's clock may differ."""
 
@@ -62,6 +65,7 @@ class SessionCache:
         decode: Callable[[StoredEvent], Event],
         max_sessions: int = MAX_SESSIONS,
         conversation_bytes: int = CONVERSATION_BYTES,
+        memory: MemoryBudget | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
@@ -69,9 +73,11 @@ class SessionCache:
         self._max_sessions = max_sessions
         self._conversation_bytes = conversation_bytes
         self._clock = clock
+        self._memory = (memory or MemoryBudget()).part("sessions", shrink=self.shrink)
         self._snapshots: OrderedDict[SessionKey, CachedSnapshot] = OrderedDict()
         self._conversations: OrderedDict[SessionKey, tuple[Session, Conversation]] = OrderedDict()
         self._size = 0
+        """Bytes of the cached conversations."""
         self._checked_out: Counter[SessionKey] = Counter()
         self._newest: CachedSnapshot | None = None
         """The snapshot that was read last, of any session."""
@@ -87,7 +93,7 @@ class SessionCache:
         key = head.session_key
         if self._newest is None or cached.read_at > self._newest.read_at:
             self._newest = cached
-        self._snapshots.pop(key, None)
+        self._take_snapshot(key)
         if head.deleted:
             self._drop_conversation(key)
             if self._checked_out[key]:
@@ -96,14 +102,15 @@ class SessionCache:
             return
         idle = replace(cached.snapshot, turn=None, calls=(), approvals=(), request=None)
         self._snapshots[key] = replace(cached, snapshot=idle)
+        self._memory.add(SNAPSHOT_BYTES)
         while len(self._snapshots) > self._max_sessions:
-            self._snapshots.popitem(last=False)
+            self._take_snapshot(next(iter(self._snapshots)))
 
     def pop(self, key: SessionKey) -> CachedSnapshot | None:
         """Removes and returns the session's snapshot, for one decision. Returns None if there is none, or it is older
         than MAX_AGE.
         """
-        cached = self._snapshots.pop(key, None)
+        cached = self._take_snapshot(key)
         now = self._clock()
         return cached.at(now) if cached is not None and now - cached.read_at < MAX_AGE else None
 
@@ -126,10 +133,12 @@ class SessionCache:
         """
         key = session.key
         self._checked_out[key] += 1
-        cached = self._drop_conversation(key)
+        cached = self._take_conversation(key)
         if cached is not None and cached[0].create_time == session.create_time:
             return cached[1]
-        return Conversation(self._store, key=key, decode=self._decode)
+        if cached is not None:
+            cached[1].close()
+        return Conversation(self._store, key=key, decode=self._decode, resized=self._memory.add)
 
     def checkin(self, session: Session, conversation: Conversation) -> None:
         """Caches what `checkout` returned, unless the session was deleted here meanwhile.
@@ -141,6 +150,7 @@ class SessionCache:
         deleted = key in self._deleted
         self._count_checkin(key)
         if deleted:
+            conversation.close()
             return
         self._conversations[key] = (session, conversation)
         self._size += conversation.size
@@ -165,8 +175,27 @@ class SessionCache:
             del self._checked_out[key]
             self._deleted.discard(key)
 
-    def _drop_conversation(self, key: SessionKey) -> tuple[Session, Conversation] | None:
+    def shrink(self, size: int) -> None:
+        """Drops what was used longest ago, until so many bytes are given back; conversations first."""
+        goal = self._memory.used - size
+        while self._conversations and self._memory.used > goal:
+            self._drop_conversation(next(iter(self._conversations)))
+        while self._snapshots and self._memory.used > goal:
+            self._take_snapshot(next(iter(self._snapshots)))
+
+    def _drop_conversation(self, key: SessionKey) -> None:
+        cached = self._take_conversation(key)
+        if cached is not None:
+            cached[1].close()
+
+    def _take_conversation(self, key: SessionKey) -> tuple[Session, Conversation] | None:
         cached = self._conversations.pop(key, None)
         if cached is not None:
             self._size -= cached[1].size
+        return cached
+
+    def _take_snapshot(self, key: SessionKey) -> CachedSnapshot | None:
+        cached = self._snapshots.pop(key, None)
+        if cached is not None:
+            self._memory.add(-SNAPSHOT_BYTES)
         return cached

@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Generic, NoReturn, TypeVar
 
@@ -18,6 +18,7 @@ from turnkeeper.engine.eventlog.lease import HeldLeases, LeaseLost
 from turnkeeper.engine.eventlog.owner_reads import read_as_owner
 from turnkeeper.engine.eventlog.session_cache import CachedSnapshot, SessionCache
 from turnkeeper.engine.eventlog.session_lines import Place, SessionLines
+from turnkeeper.engine.eventlog.sources import Sources
 from turnkeeper.engine.rules.decide_again import DecideAgain
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feeds import Feeds
@@ -60,18 +61,6 @@ class Stored(Generic[T]):
     """None if there was nothing to store."""
     cached: CachedSnapshot
     """The snapshot on which the decision was made."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sources:
-    """Where times, ids and random numbers come from."""
-
-    now: Callable[[], datetime]
-    """Returns the time that people see. Times that are compared come from the database's clock."""
-    new_id: Callable[[], str]
-    """Returns an id that was never used."""
-    jitter: Callable[[], float]
-    """Returns a random number from 0 to 1."""
 
 
 class LogWriter:

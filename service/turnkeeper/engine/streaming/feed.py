@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from turnkeeper.domain.cursor import StreamPosition, history_of
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.engine.streaming.batch import EVERYTHING, Batch, EventFilter
+from turnkeeper.engine.streaming.feed_memory import FeedMemory
 from turnkeeper.engine.streaming.log_reads import SharedRead
 from turnkeeper.engine.streaming.preview import Preview
 from turnkeeper.engine.streaming.turn_cache import TurnCache
@@ -20,6 +21,8 @@ RING_EVENTS = 256
 """Durable events that a feed holds at most."""
 RING_BYTES = 1 << 20
 """Bytes of the durable events that a feed holds at most."""
+EVENT_BYTES = 512
+"""Memory of a durable event beside its bytes: the objects and ids."""
 CACHED_TEXTS = 4
 """Whole messages whose text a feed holds for watchers that are behind."""
 SHARED_BATCHES = 8
@@ -48,6 +51,7 @@ class Feed:
         "_end",
         "_filter",
         "_key",
+        "_memory",
         "_published_at",
         "_request_preview",
         "_ring",
@@ -73,6 +77,7 @@ class Feed:
         key: SessionKey = _NO_SESSION,
         *,
         delta_interval: float = 0.0,
+        memory: FeedMemory | None = None,
     ) -> None:
         """`request_preview` requests a lookup of the text that another replica writes in this session.
 
@@ -80,6 +85,7 @@ class Feed:
         """
         self._request_preview = request_preview
         self._key = key
+        self._memory = memory or FeedMemory()
         self.delta_interval = delta_interval
         """Seconds between two times at which new text is shown, at least."""
         self._asked_intervals = [delta_interval]
@@ -154,7 +160,7 @@ class Feed:
 
     def reset(self, end: LogEnd) -> None:
         """Forgets a log that the database no longer has; it ends here now. Notifies every watcher."""
-        self._drop(len(self._ring))
+        self.rest()
         self._end = self._before = end
         self.last_seq = end.sequence
         self._forget()
@@ -166,6 +172,22 @@ class Feed:
         self.texts.clear()
         if self.turns is not None:
             self.turns.clear()
+        self._count(is_news=False)
+
+    def rest(self) -> None:
+        """Gives back what can be read from the log: there was no news for a while, or the last watcher has left."""
+        self._drop(len(self._ring))
+        self.texts.clear()
+        self._batches = []
+        if self.preview is not None and self.preview.ended:
+            self.preview = None
+        self._count(is_news=False)
+
+    def _count(self, *, is_news: bool = True) -> None:
+        """Counts what the feed holds now. A model call that was left behind may still write into a closed one."""
+        size = self._ring_bytes + EVENT_BYTES * len(self._ring) + sum([len(text) for _, text, _ in self.texts.values()])
+        size += self.preview.held if self.preview is not None else 0
+        self._memory.hold(self, size if self.watchers else 0, is_news=is_news)
 
     def publish(self, events: Sequence[StoredEvent], *, after: LogEnd = NO_EVENT) -> None:
         """Adds events that are committed, in order, and notifies the watchers. `after`: the log's end before them."""
@@ -178,6 +200,7 @@ class Feed:
             after = LogEnd(event.sequence, event.changeset_id)
         while len(self._ring) > RING_EVENTS or self._ring_bytes > RING_BYTES:
             self._drop(1)
+        self._count()
         if after.sequence < self.last_seq:
             self.notify_all()  # callers may wait for these, also if the newer events are of a log that is lost
         self.notify_grown(after.sequence, after.changeset_id)
@@ -229,6 +252,7 @@ class Feed:
 
     def notify_changed(self) -> None:
         """Notifies the watchers of previews that there is new text, or that the text no longer counts."""
+        self._count()
         self.changed.notify()
 
     def notify_all(self) -> None:

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.engine.streaming.feed import Feed
+from turnkeeper.engine.streaming.feed_memory import FeedMemory
 from turnkeeper.engine.streaming.turn_cache import CachedTurn, TurnCache
 from turnkeeper.engine.streaming.wakeups import wait_for_change
 from turnkeeper.errors import ServiceUnavailable
@@ -35,12 +36,20 @@ T = TypeVar("T")
 class Feeds:
     """The feeds of this replica."""
 
-    def __init__(self, store: EventLog, *, poll: float, delta_interval: timedelta = timedelta()) -> None:
+    def __init__(
+        self,
+        store: EventLog,
+        *,
+        poll: float,
+        delta_interval: timedelta = timedelta(),
+        memory: FeedMemory | None = None,
+    ) -> None:
         """`poll` in seconds: how late other replicas' events come without notifications.
 
         `delta_interval`: how often watchers get deltas at most, unless they ask otherwise; 0: as they come.
         """
         self._store = store
+        self._memory = memory or FeedMemory()
         self._poll_interval = poll
         self._delta_interval = delta_interval.total_seconds()
         self._feeds: dict[SessionKey, Feed] = {}
@@ -66,7 +75,7 @@ class Feeds:
         """Returns the session's feed, which is kept until the caller calls `leave`."""
         feed = self._feeds.get(key)
         if feed is None:
-            feed = self._feeds[key] = Feed(self._request, key, delta_interval=self._delta_interval)
+            feed = self._feeds[key] = Feed(self._request, key, delta_interval=self._delta_interval, memory=self._memory)
         feed.watchers += 1
         return feed
 
@@ -75,6 +84,7 @@ class Feeds:
         feed.watchers -= 1
         if not feed.watchers:
             self._feeds.pop(key, None)
+            feed.rest()
 
     @contextlib.contextmanager
     def waiting(self, key: SessionKey) -> Iterator["TurnWait"]:
@@ -144,9 +154,13 @@ class Feeds:
                     await wait_for_change(feed.grown, left)
 
     async def run(self) -> None:
-        """Polls the watched sessions until it is cancelled; seldom while notifications arrive."""
+        """Polls the watched sessions until it is cancelled; seldom while notifications arrive.
+
+        Sessions without news give back what their feeds hold.
+        """
         for number in itertools.count(1):
             await asyncio.sleep(self._poll_interval)
+            self._memory.rest()
             if self.polling or not number % POLLS_SKIPPED:
                 await self.poll()
 

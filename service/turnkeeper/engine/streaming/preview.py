@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final
 
+CHUNK_BYTES: Final = 160
+"""Memory of a chunk beside its text: its objects."""
 READER_FIRST: Final = 0.002
 """Seconds that text is shown late, so that the reader of the model, which comes at the same time, adds to it first."""
 _MILLISECOND: Final = 0.001
@@ -80,6 +82,11 @@ class Preview:
     def valid(self) -> bool:
         """Returns True while watchers may see the text."""
         return not self.ended and self.lease_held()
+
+    @property
+    def held(self) -> int:
+        """Returns about how many bytes of memory the text takes."""
+        return self.size + CHUNK_BYTES * len(self.chunks)
 
     def must_check(self, sequence: int) -> bool:
         """Returns True if events up to this number, which a watcher got elsewhere, may have ended the text."""

@@ -5,10 +5,11 @@ from datetime import timedelta
 from typing import cast
 
 from tests.builders import AGENT, NOON, a_session, a_session_key
+from turnkeeper.admission.memory import PROCESS_BYTES, MemoryBudget
 from turnkeeper.domain.event import Event, MessageReceived
 from turnkeeper.domain.message import Part
 from turnkeeper.domain.session import Session, SessionKey
-from turnkeeper.engine.eventlog.session_cache import MAX_AGE, CachedSnapshot, SessionCache
+from turnkeeper.engine.eventlog.session_cache import MAX_AGE, SNAPSHOT_BYTES, CachedSnapshot, SessionCache
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.store.changeset import Cancel, Creation, Head, LogEnd, Snapshot
 from turnkeeper.store.contract import Store
@@ -53,12 +54,19 @@ def key(name: str) -> SessionKey:
     return session_of(name).key
 
 
-def a_cache(clock: Clock | None = None, *, sessions: int = 3, conversation_bytes: int = 1 << 20) -> SessionCache:
+def a_cache(
+    clock: Clock | None = None,
+    *,
+    sessions: int = 3,
+    conversation_bytes: int = 1 << 20,
+    memory: MemoryBudget | None = None,
+) -> SessionCache:
     return SessionCache(
         NO_STORE,
         decode=WireCodec().decode,
         max_sessions=sessions,
         conversation_bytes=conversation_bytes,
+        memory=memory,
         clock=clock or Clock(),
     )
 
@@ -215,3 +223,43 @@ def test_the_database_time_of_a_new_session_is_carried_on_from_the_last_read_of_
     cache.put(first)
     clock.now = 1000.0 + MAX_AGE
     assert cache.new(creation) is None, "a new session's time is no reading"
+
+
+def test_what_is_cached_and_in_use_counts_in_the_budget() -> None:
+    memory = MemoryBudget()
+    cache = a_cache(memory=memory)
+
+    def used() -> int:
+        return memory.used()["sessions"]
+
+    cache.put(cached("a"))
+    extend(cache, "a", "x" * 10_000)
+    assert SNAPSHOT_BYTES + 20_000 < used() < SNAPSHOT_BYTES + 30_000
+    before = used()
+    conversation = cache.checkout(session_of("a"))
+    assert used() == before, "a running turn holds its conversation"
+    conversation.extend(events("x" * 10_000, sequence=3), after=LogEnd(2), end=LogEnd(3))
+    assert used() > before + 20_000
+    other = cache.checkout(session_of("a"))
+    other.extend(events("y" * 10_000), after=LogEnd(1), end=LogEnd(2))
+    for reader in (conversation, other):
+        cache.checkin(session_of("a"), reader)
+    assert used() == before, "that of the last one"
+    cache.put(cached("a", deleted=True))
+    assert used() == 0
+
+
+def test_over_the_budget_conversations_go_first_then_snapshots_those_of_long_ago_before_others() -> None:
+    memory = MemoryBudget(PROCESS_BYTES + 3 * SNAPSHOT_BYTES + 90_000)
+    memory.most = 0  # no spare
+    cache = a_cache(sessions=100, memory=memory)
+    for name in "abc":
+        cache.put(cached(name))
+        extend(cache, name, "x" * 10_000)
+    needed = memory.part("needed")
+    needed.add(40_000)
+    assert [count_messages(cache, name) for name in "abc"] == [0, 1, 1]
+    needed.add(50_000 + SNAPSHOT_BYTES)
+    assert [count_messages(cache, name) for name in "abc"] == [0, 0, 0]
+    assert [cache.pop(key(name)) is not None for name in "abc"] == [False, True, True]
+    assert not memory.is_full

@@ -21,7 +21,8 @@ from turnkeeper.engine.eventlog import session_lines
 from turnkeeper.engine.eventlog.lease import HeldLeases
 from turnkeeper.engine.eventlog.session_cache import SessionCache
 from turnkeeper.engine.eventlog.session_lines import MOST_CALLERS, Place, SessionLines
-from turnkeeper.engine.eventlog.writer import LogWriter, Sources, Stored
+from turnkeeper.engine.eventlog.sources import Sources
+from turnkeeper.engine.eventlog.writer import LogWriter, Stored
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.errors import Overloaded, ServiceUnavailable, SessionContended, TurnInProgress

@@ -20,7 +20,8 @@ from turnkeeper.domain.turn import RetryPolicy, Turn, TurnOptions
 from turnkeeper.engine.agent_versions import AgentVersions
 from turnkeeper.engine.eventlog.lease import HeldLeases
 from turnkeeper.engine.eventlog.session_cache import SessionCache
-from turnkeeper.engine.eventlog.writer import LogWriter, Sources, Stored
+from turnkeeper.engine.eventlog.sources import Sources
+from turnkeeper.engine.eventlog.writer import LogWriter, Stored
 from turnkeeper.engine.execution.model_call import ModelCaller
 from turnkeeper.engine.execution.services import RunServices
 from turnkeeper.engine.execution.worker import Worker

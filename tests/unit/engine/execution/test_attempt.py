@@ -26,7 +26,8 @@ from turnkeeper.domain.turn import CancelReason, RetryPolicy, Turn, TurnOptions,
 from turnkeeper.engine.agent_versions import AgentVersions
 from turnkeeper.engine.eventlog.lease import HeldLease, HeldLeases, LeaseLost
 from turnkeeper.engine.eventlog.session_cache import SessionCache
-from turnkeeper.engine.eventlog.writer import LogWriter, Sources, Stored
+from turnkeeper.engine.eventlog.sources import Sources
+from turnkeeper.engine.eventlog.writer import LogWriter, Stored
 from turnkeeper.engine.execution.attempt import Assignment, TurnAttempt
 from turnkeeper.engine.execution.late_results import LateResults
 from turnkeeper.engine.execution.model_call import ModelCaller

@@ -18,7 +18,7 @@ from tests.unit.engine.simulation.replica import HOLD, Gate, Hold, Replica
 from tests.unit.engine.simulation.virtual_loop import Clock, VirtualLoop
 from turnkeeper.domain.event import NewEvent, SessionCreated
 from turnkeeper.domain.session import SessionKey
-from turnkeeper.engine.eventlog.writer import Sources
+from turnkeeper.engine.eventlog.sources import Sources
 from turnkeeper.errors import SessionContended
 from turnkeeper.rpc.codec import WireCodec
 

@@ -20,7 +20,8 @@ from turnkeeper.engine.approvals import Approvals, ArgumentEdits
 from turnkeeper.engine.client_tools import CallMeasures, ClientTools
 from turnkeeper.engine.eventlog.lease import HeldLeases
 from turnkeeper.engine.eventlog.session_cache import CachedSnapshot, SessionCache
-from turnkeeper.engine.eventlog.writer import LogWriter, Sources
+from turnkeeper.engine.eventlog.sources import Sources
+from turnkeeper.engine.eventlog.writer import LogWriter
 from turnkeeper.engine.execution.services import RunServices
 from turnkeeper.engine.execution.worker import Worker
 from turnkeeper.engine.replica.expirer import Expirer
