@@ -343,7 +343,7 @@ class _Replica:
             certain_refusals=CertainRefusals(store),
             write_timeout=settings.write_time.total_seconds(),
         )
-        server = Server(boundary, reflect=settings.reflection, channels=settings.channelz, share_port=share_port)
+        server = Server(boundary, settings, share_port=share_port)
         server.add(
             SessionService(
                 self._sessions,

@@ -11,7 +11,7 @@ from typing import NoReturn, TextIO
 
 import uvloop
 
-from turnkeeper import faults, interrupts, settings_sources, standard_output
+from turnkeeper import descriptors, faults, interrupts, settings_sources, standard_output
 from turnkeeper.bootstrap import exit_at_once, report_error, start_logs
 from turnkeeper.event_loop import EventLoop
 from turnkeeper.settings import Settings, environment
@@ -28,6 +28,7 @@ YOUNG_OBJECTS = 5_000
 def run(args: argparse.Namespace) -> int:
     """Serves until SIGTERM or SIGINT, and returns the exit status: 2 if it cannot start."""
     standard_output.replace_missing()
+    descriptors.raise_limit()
     link = None if args.lifeline is None else ParentLink(args.lifeline)
     try:
         settings = settings_sources.load(args).with_replica_name().with_memory()

@@ -46,6 +46,7 @@ class Reason(StrEnum):
     REDIRECTED = "REDIRECTED"
     BAD_PROVIDER = "BAD_PROVIDER"
     CALL_DEFECT = "CALL_DEFECT"
+    NO_DESCRIPTOR = "NO_DESCRIPTOR"
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +175,12 @@ TABLE: Mapping[Reason, Row] = {
     ),
     Reason.CALL_DEFECT: Row(
         Code.LLM_API_ERROR, True, f"The call of the model failed in a way that was not foreseen; {_AGAIN}."
+    ),
+    Reason.NO_DESCRIPTOR: Row(
+        Code.RUN_DEFECT,
+        True,
+        "The service has no file descriptor left to call the model, which was not asked; its operator must raise their "
+        f"limit, then {_AGAIN}.",
     ),
 }
 

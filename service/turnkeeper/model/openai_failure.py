@@ -11,6 +11,7 @@ import httpx2
 import openai
 from aiohttp.http_exceptions import BadStatusLine
 
+from turnkeeper import descriptors
 from turnkeeper.model import server_error
 from turnkeeper.model.contract import ModelFailure
 from turnkeeper.model.dialect import ABOUT_MESSAGES, ABOUT_OTHERS
@@ -35,6 +36,8 @@ _REFUSING = frozenset({0, 400, 404, 405, 415, 422, 500, 501})
 """HTTP statuses of a refused field; 0 is an error that names none, inside an answer."""
 _FIELDS_OF_EVENTS = (b"data", b"event", b"id:", b"retry", b":")
 """The beginning of a line of a stream."""
+_LACK_PAUSE = timedelta(seconds=2)
+"""The pause before a call is tried again for which no descriptor was left."""
 _LONGEST_WAIT = timedelta(days=1)
 """The longest pause that is taken from a provider's `Retry-After`."""
 
@@ -66,6 +69,8 @@ def sending_failures() -> Iterator[None]:
     try:
         yield
     except (OSError, OverflowError) as error:
+        if any(map(descriptors.is_lack, _causes(error))):
+            raise _lack() from None
         raise failure(Reason.NO_CONNECTION, cause=type(_causes(error)[-1]).__name__) from None
     except ValueError as error:  # of an address, a header or a proxy, by another parser than the one of the start
         raise failure(Reason.BAD_PROVIDER, cause=type(error).__name__) from None
@@ -75,9 +80,16 @@ def _unreached(causes: list[BaseException]) -> ModelFailure:
     """Returns the failure of a connection. The client reports each one as a timeout; the causes have the reason."""
     if any(isinstance(cause, httpx2.TooManyRedirects | httpx2.RemoteProtocolError) for cause in causes):
         return failure(Reason.REDIRECTED)
+    if any(map(descriptors.is_lack, causes)):
+        return _lack()
     if any(isinstance(cause, TimeoutError) for cause in causes):
         return failure(Reason.CONNECT_TIMEOUT)
     return failure(Reason.NO_CONNECTION, cause=type(causes[-1]).__name__)
+
+
+def _lack() -> ModelFailure:
+    """Returns the failure of a call for which this process has no descriptor left."""
+    return failure(Reason.NO_DESCRIPTOR, retry_after=_LACK_PAUSE)
 
 
 class ReportedFailure(ModelFailure):

@@ -1,5 +1,6 @@
 """Sets up the gRPC server: its options, our services, health, reflection and channelz."""
 
+import logging
 import socket
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -8,6 +9,7 @@ from typing import Any
 from grpc import aio
 from grpc_channelz.v1 import channelz, channelz_pb2
 
+from turnkeeper import descriptors
 from turnkeeper.database_state import DatabaseState
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.pb.v1 import (
@@ -22,6 +24,7 @@ from turnkeeper.pb.v1 import (
 )
 from turnkeeper.rpc import accepting, health, reflection
 from turnkeeper.rpc.interceptor import Boundary
+from turnkeeper.settings import Settings
 from turnkeeper.start_errors import PortTaken
 
 SERVICES = tuple(f"turnkeeper.v1.{name}Service" for name in ("Session", "Chat", "Approval", "Agent"))
@@ -67,26 +70,33 @@ OPTIONS: Sequence[tuple[str, int]] = (
 """gRPC's options. Those that a caller meets are in the documents: limits, and health and drain."""
 
 
+logger = logging.getLogger(__name__)
+
+
 class Server:
     """Serves the four services, and gRPC's own, on one port."""
 
-    def __init__(self, boundary: Boundary, *, reflect: bool, channels: bool, share_port: bool) -> None:
-        """`boundary` is the interceptor. `reflect` serves reflection, `channels` serves channelz.
+    def __init__(self, boundary: Boundary, settings: Settings, *, share_port: bool) -> None:
+        """`boundary` is the interceptor.
 
         `share_port` lets other processes of the same user listen on the port, which then share its calls. Without it a
-        second server on the port fails to start.
+        second server on the port fails to start. Connections beyond `_connections` are closed at once.
         """
-        options = (*OPTIONS, ("grpc.so_reuseport", int(share_port)))
+        options = (
+            *OPTIONS,
+            ("grpc.so_reuseport", int(share_port)),
+            ("grpc.max_allowed_incoming_connections", _connections(settings.concurrency)),
+        )
         self._boundary = boundary
         self._serving = False
         self.database = DatabaseState.UP
         self._server = accepting.AcceptingServer(interceptors=(boundary,), options=options)
         self._health = health.Health()
         self._health.add_to(self._server)
-        if channels:
+        if settings.channelz:
             channelz.add_channelz_servicer(self._server)
-        if reflect:
-            names = (*SERVICES, health.NAME, *([CHANNELZ] if channels else []))
+        if settings.reflection:
+            names = (*SERVICES, health.NAME, *([CHANNELZ] if settings.channelz else []))
             reflection.add_to(self._server, names, files=FILES)
 
     def add(self, servicer: Any) -> None:
@@ -123,6 +133,22 @@ class Server:
     async def stop(self, grace: float) -> None:
         """Sends GOAWAY, and cancels the calls that still run after `grace` seconds. A second call may shorten it."""
         await self._server.stop(grace)
+
+
+def _connections(models: int) -> int:
+    """Returns how many connections clients may have beside calls of so many models at the same time."""
+    limit = descriptors.limit()
+    connections = descriptors.connections(limit, models=models)
+    if limit - connections < descriptors.needed(models=models):
+        logger.warning(
+            "%d file descriptors are few for --concurrency %d: clients have %d connections, and a call of a model may "
+            "find none left; raise the limit (ulimit -n) to %d or more",
+            limit,
+            models,
+            connections,
+            2 * descriptors.needed(models=models),
+        )
+    return connections
 
 
 def _bind_error(address: str) -> OSError | None:

@@ -10,7 +10,7 @@ import pytest
 
 from docs import generate
 from tests.unit.docs.pages import DOCS, blocks, reference, table
-from turnkeeper import agents_file, config_file, settings
+from turnkeeper import agents_file, config_file, descriptors, settings
 from turnkeeper.admission import gate, memory
 from turnkeeper.codes import Code
 from turnkeeper.domain import json_text, message
@@ -214,6 +214,8 @@ def test_the_limits() -> None:
         "details of an error": kib(status.MOST_BYTES),
         "metadata of a call": f"{kib(options['grpc.max_metadata_size'])}, at most "
         f"{kib(options['grpc.absolute_max_metadata_size'])}",
+        "connections of one replica": "the file descriptors (ulimit -n, which a server raises as far as it may) less "
+        f"--concurrency and {descriptors.needed(models=0)}, and an eighth of them at least",
         "calls on one connection": f"{options['grpc.max_concurrent_streams']:,} at once",
         "calls that wait, and streams, of one replica": f"{gate.MOST_WAITING:,}",
         "the time in which a request must arrive": f"{bodies.BODY_SECONDS:g} s",

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, assert_never
 
+from turnkeeper.codes import Code
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.tool import Call
 from turnkeeper.domain.turn import (
@@ -47,6 +48,8 @@ RESULT_POLL = 1.0
 """Seconds after which an owner that awaits tools reads the session again."""
 TRIES_OF_AN_ANSWER = 2
 """Tries of one model call at most, if its answer had begun: each one costs a whole answer."""
+TRIES_AT_OUR_FAULT = 8
+"""Tries of a model call that this replica could not make, at least: a minute, whatever the agent's limit."""
 NO_LIMIT = 3600.0
 """Seconds: longer than any tool may take."""
 DEADLINE_GRACE = 5.0
@@ -257,6 +260,7 @@ class TurnRun:
         tries = self.turn.tries + 1
         most = self._agent.limits.max_attempts
         most = min(most, TRIES_OF_AN_ANSWER) if failed.repeated_once else most
+        most = max(most, TRIES_AT_OUR_FAULT) if failed.detail.code is Code.RUN_DEFECT else most
         retries = replace(self._services.retries, max_attempts=most)
         delay = retries.delay(tries, retry_after=failed.retry_after, jitter=self._services.jitter())
         delay = delay if failed.retryable else None

@@ -60,6 +60,7 @@ async def test_b1_whatever_a_models_stream_raises_fails_its_call_alone(
         (failure(Reason.RATE_LIMIT, http_status=429), 4),
         (failure(Reason.START_TIMEOUT), 4),
         (failure(Reason.CONTENT_FILTER), 1),
+        (failure(Reason.NO_DESCRIPTOR), 8),
     ],
 )
 async def test_a_call_whose_answer_had_begun_or_that_broke_on_a_defect_is_made_twice_at_most(
