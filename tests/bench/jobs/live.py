@@ -1,4 +1,4 @@
-"""Runs turns whose answers come at a model's pace, each in a session that the turn itself creates."""
+"""Runs turns whose answers come at a model's pace, each in a session of its own."""
 
 import asyncio
 import random
@@ -18,16 +18,18 @@ Responses = list[tuple[float, bytes]]
 
 
 async def stream_live(
-    channels: Channels, *, address: str, sessions: list[str], pace: list[int], concurrency: int
+    channels: Channels, *, address: str, sessions: list[str], pace: list[int], concurrency: int, creates: bool = True
 ) -> dict[str, Any]:
-    """Runs one turn in each new session, `concurrency` at once. `pace`: chunks, ms apart, ms to the first.
+    """Runs one turn in each session, `concurrency` at once. `pace`: chunks, ms apart, ms to the first.
+
+    `creates`: the turns create their sessions, else these exist.
 
     Callers begin at random times within an answer's length. Raises Invalid unless every answer came whole and exact.
     Returns the `seconds` of all, the chunks' `late_ms` as p50 and p99, the number of `responses`, and the `answers`.
     """
     chosen = Pace(*pace)
     calls: list[Any] = [channel.unary_stream(STREAM_MESSAGE) for channel in await channels.to(address)]
-    requests = [request_of(session, chosen) for session in sessions]
+    requests = [request_of(session, chosen, creates=creates) for session in sessions]
     waiting, streamed = iter(enumerate(requests)), dict[int, Responses]()
     chance = random.Random(concurrency)
 
@@ -53,14 +55,14 @@ async def stream_live(
     }
 
 
-def request_of(session_id: str, pace: Pace) -> bytes:
-    """Returns a request whose turn creates its session."""
-    return chat_pb2.StreamMessageRequest(
-        session_id=session_id,
-        request_id=session_id,
-        content=[message_pb2.Part(text=pace.message)],
-        create_session=chat_pb2.CreateSessionParams(agent="bench"),
-    ).SerializeToString()
+def request_of(session_id: str, pace: Pace, *, creates: bool = True) -> bytes:
+    """Returns a request for an answer at this pace; its turn creates its session, unless told otherwise."""
+    request = chat_pb2.StreamMessageRequest(
+        session_id=session_id, request_id=session_id, content=[message_pb2.Part(text=pace.message)]
+    )
+    if creates:
+        request.create_session.agent = "bench"
+    return request.SerializeToString()
 
 
 def read_answer(session_id: str, responses: Responses, pace: Pace) -> tuple[str, list[float]]:

@@ -10,6 +10,7 @@ from tests.bench.measures import (
     live_streams,
     memory_attack,
     overload,
+    storage,
     turns,
     variants,
     watchers,
@@ -27,4 +28,5 @@ MEASURES: tuple[Measure, ...] = (
     *growth.MEASURES,
     *variants.MEASURES,
     *idle.MEASURES,
+    *storage.MEASURES,
 )
