@@ -25,7 +25,7 @@ Database = AsyncMongoClient[dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What a database has counted: commands by name, documents written, bytes of each collection and the oplog."""
+    """What a database has counted: commands by name, documents, bytes of each collection and the oplog."""
 
     commands: Mapping[str, int]
     documents: int
@@ -34,7 +34,7 @@ class Counted:
     indexes: int
     oplog: int
 
-    def each(self, before: "Counted", count: int) -> dict[str, float]:
+    def per_turn(self, before: "Counted", count: int) -> dict[str, float]:
         """Returns what was added since then for each of `count` turns; bytes in KiB."""
         sent = {name: self.commands[name] - before.commands[name] for name in self.commands}
         kib = 1024 * count
@@ -74,15 +74,15 @@ async def storage(bench: Bench) -> list[Row]:
             pace = Pace(chunks, apart_ms=20 if together > 1 else 0, first_ms=50 if together > 1 else 5)
             database = f"storage-{uuid.uuid4().hex[:8]}"
             async with bench.parts.server(database, database=database, OPENAI_BASE_URL=model.address) as server:
-                each = await _count(bench, server, pace, count=count, together=together, creates=creates)
-            rows += rows_of(name, each, alone=together == 1)
+                costs = await _count(bench, server, pace, count=count, together=together, creates=creates)
+            rows += rows_of(name, costs, alone=together == 1)
     return rows
 
 
-def rows_of(name: str, each: Mapping[str, float], *, alone: bool) -> list[Row]:
+def rows_of(name: str, costs: Mapping[str, float], *, alone: bool) -> list[Row]:
     """Returns the rows of one side. One turn at a time shows what it sends by itself; its bytes are those of many."""
     shown = [key for key in ABOUT if not alone or key in ("commands", "transactions", "news", "documents")]
-    return [row(f"{name}.{key}", ABOUT[key][0], [each[key]], unit=ABOUT[key][1]) for key in shown]
+    return [row(f"{name}.{key}", ABOUT[key][0], [costs[key]], unit=ABOUT[key][1]) for key in shown]
 
 
 async def _count(
@@ -96,7 +96,7 @@ async def _count(
     async with Database(bench.parts.database.uri) as client:
         before = await _counted(client, server.database)
         await _turns(bench, server, pace=pace, sessions=names, together=together, creates=creates)
-        return (await _counted(client, server.database)).each(before, count)
+        return (await _counted(client, server.database)).per_turn(before, count)
 
 
 async def _turns(
@@ -116,12 +116,15 @@ async def _counted(client: Database, name: str) -> Counted:
     await client.admin.command("fsync")
     sent = (await client.admin.command("serverStatus"))["metrics"]["commands"]
     database = client[name]
-    sizes = {each: await database.command("collStats", each) for each in await database.list_collection_names()}
+    sizes = {
+        collection: await database.command("collStats", collection)
+        for collection in await database.list_collection_names()
+    }
     oplog = await client.local.command("collStats", "oplog.rs")
     return Counted(
-        commands={each: int(sent[each]["total"]) for each in (*COMMANDS, "getMore")},
+        commands={command: int(sent[command]["total"]) for command in (*COMMANDS, "getMore")},
         documents=sum(size["count"] for size in sizes.values()),
-        data={each: size["size"] for each, size in sizes.items()},
+        data={collection: size["size"] for collection, size in sizes.items()},
         stored=sum(size["storageSize"] for size in sizes.values()),
         indexes=sum(size["totalIndexSize"] for size in sizes.values()),
         oplog=oplog["size"],
