@@ -48,6 +48,7 @@ GOALS: Final[Mapping[str, Goal]] = {
     "overload.open.refused": Goal(0, of="value"),
     "overload.open.completed": Goal(100, of="value", at_most=False),
     "overload.open.leases_lost": Goal(0, of="value"),
+    "attack.bodies.budget": Goal(1, of="ratio"),
     "attack.bodies.reads.p99": Goal(250, of="value"),
     "attack.bodies.after": Goal(1.3, of="ratio"),
     "attack.watchers.up": Goal(1, of="ratio", at_most=False),

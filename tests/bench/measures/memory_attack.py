@@ -11,6 +11,7 @@ from tests.bench.jobs.offered import OK, PATIENCE
 from tests.bench.measures.ground import Ground, Observed, ground
 from tests.chaos.figures import quantile
 from tests.processes import resident
+from turnkeeper.sizes import Size
 
 CONNECTIONS: Final = 50
 STREAMS: Final = 100
@@ -21,6 +22,8 @@ ATTACK: Final = 15.0
 """Seconds of the attack."""
 AFTER: Final = 10.0
 """Seconds after its end by which memory should be as before."""
+BUDGET: Final = Size(512 << 20)
+"""The `--memory` of the server that is attacked by half-sent bodies."""
 WATCHERS: Final = 5000
 CALLERS: Final = 200
 CALLING: Final = 15.0
@@ -34,7 +37,7 @@ async def memory_attack(bench: Bench) -> list[Row]:
 
 async def _bodies(load: Ground) -> list[Row]:
     seconds = ATTACK / 3 if load.bench.scale.quick else ATTACK
-    async with load.driver("attacker") as attacker, load.server() as server:
+    async with load.driver("attacker") as attacker, load.server("--memory", str(BUDGET)) as server:
         pids = server.pids
 
         async def attack() -> tuple[Any, float]:
@@ -53,6 +56,7 @@ async def _bodies(load: Ground) -> list[Row]:
         row(f"{name}.sent", f"{about}: what was sent of them", [done["sent"] / 2**20], unit="MiB"),
         row(f"{name}.ended", "those that the server has ended", [done["ended"]], unit=""),
         row(f"{name}.peak", "the most memory that the server held; floor: before", [peak], unit="MiB", floor=before),
+        row(f"{name}.budget", "the same; floor: --memory", [peak], unit="MiB", floor=BUDGET / 2**20),
         row(f"{name}.after", "memory 10 s after the end; floor: before", [after], unit="MiB", floor=before),
         *_reads(name, observed, seconds),
     ]
