@@ -3,7 +3,6 @@
 import asyncio
 import json
 import threading
-import time
 from collections.abc import AsyncIterator, Awaitable
 from datetime import timedelta
 from typing import Any
@@ -208,22 +207,25 @@ async def test_a_message_whose_turn_would_begin_too_late_is_refused_and_what_was
 async def test_a_call_whose_deadline_passed_before_it_was_taken_is_not_begun(busy: Busy) -> None:
     """The server's event loop is this test's: while it is blocked, nothing is taken."""
     before = busy.reads
-    called = threading.Event()
+    connected, blocked, ended = (threading.Event() for _ in range(3))
 
     def call() -> grpc.StatusCode:
         with grpc.insecure_channel(busy.address) as channel:
             grpc.channel_ready_future(channel).result(10)
-            called.set()
+            connected.set()
+            blocked.wait(10)
             request = session_pb2.GetSessionRequest(session_id=busy.session).SerializeToString()
             method: Any = channel.unary_unary("/turnkeeper.v1.SessionService/GetSession")
             outcome = method.future(request, timeout=0.1)
             status: grpc.StatusCode = outcome.code()
+            ended.set()
             return status
 
     calling = asyncio.get_running_loop().run_in_executor(None, call)
-    while not called.is_set():  # noqa: ASYNC110 - set in another thread
+    while not connected.is_set():  # noqa: ASYNC110 - set in another thread
         await asyncio.sleep(0.001)
-    time.sleep(0.5)  # noqa: ASYNC251 - it blocks the server
+    blocked.set()
+    assert ended.wait(10)  # it blocks the server
     assert await calling is grpc.StatusCode.DEADLINE_EXCEEDED
     await busy.stubs.agents.ListAgents(agent_pb2.ListAgentsRequest())
     assert busy.reads == before
