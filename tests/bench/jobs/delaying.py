@@ -17,6 +17,15 @@ async def open_proxy(_channels: Channels, *, target: int, seconds: float) -> int
     return await _kept.enter_async_context(proxy(target, seconds))
 
 
+def address(uri: str, port: int) -> str:
+    """Returns the database's address through its proxy at this port.
+
+    The connection is direct: the driver would otherwise go to the member that the database itself names.
+    """
+    hosts, _, options = uri.partition("/?")
+    return f"{hosts.rpartition(':')[0]}:{port}/?{options}&directConnection=true"
+
+
 @asynccontextmanager
 async def proxy(target: int, seconds: float) -> AsyncIterator[int]:
     """Runs the proxy during the block. Yields its port."""

@@ -116,7 +116,7 @@ async def ground(bench: Bench, name: str, *, delay: float = 0.0) -> AsyncIterato
             wire = await stack.enter_async_context(parts.runner("wire"))
             target = uri.partition("/?")[0].rpartition(":")[2]
             port = await wire.run(delaying.open_proxy, target=int(target), seconds=delay)
-            uri = uri.replace(f":{target}/", f":{port}/")
+            uri = delaying.address(uri, port)
             driving += wire.pids
         stack.enter_context(cores.pinned(serving=parts.database_pids, driving=driving))
         yield Ground(bench, name, model.address, uri, reader)

@@ -2,14 +2,18 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from pymongo import AsyncMongoClient
 
-from tests.bench.jobs.delaying import proxy
+from tests.bench.jobs.delaying import address, proxy
 from tests.processes import until
 
+DELAY = 0.05
+"""Seconds."""
 LINES = [b"%d\n" % number for number in range(200)]
 
 
@@ -71,3 +75,15 @@ async def _closed(writer: asyncio.StreamWriter) -> None:
     writer.close()
     with contextlib.suppress(ConnectionResetError):
         await writer.wait_closed()
+
+
+async def test_a_driver_that_knows_the_replica_set_is_delayed(mongo_uri: str) -> None:
+    target = int(mongo_uri.partition("/?")[0].rpartition(":")[2])
+    async with (
+        proxy(target, DELAY) as port,
+        AsyncMongoClient[dict[str, object]](address(mongo_uri, port)) as client,
+    ):
+        await client.admin.command("ping")
+        began = time.monotonic()
+        await client.admin.command("ping")
+        assert time.monotonic() - began >= DELAY
