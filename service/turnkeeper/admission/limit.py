@@ -22,7 +22,7 @@ REMEMBERED: Final = 20
 """Windows for which a replica counts as overloaded after the last one with signs."""
 SLOW_COMMIT: Final = 0.12
 """Mean seconds of a commit that are a sign of overload, unless commits are as slow without load."""
-TIMES_BEST: Final = 3.0
+TIMES_BEST: Final = 4.0
 """A mean of at most this many times the best one of BEST_WINDOWS does not count: the database may be far."""
 BEST_WINDOWS: Final = 600
 LATE_LOOP: Final = 0.02
@@ -37,6 +37,8 @@ class Limit:
         self.most = MOST
         self.calls = float(MOST)
         self._commits: list[float] = []
+        self._commit_seconds = 0.0
+        """The mean of the last window that had commits; 0 after one without calls."""
         self._lags: list[float] = []
         self._peak = 0
         self._overloaded = 0
@@ -71,6 +73,10 @@ class Limit:
 
     def end_window(self) -> None:
         """Changes the limit: by a factor while the replica is overloaded, by INCREASE if half of it was used."""
+        if self._commits:
+            self._commit_seconds = _mean(self._commits)
+        elif not self._peak:
+            self._commit_seconds = 0.0
         self._overloaded = self._overloaded + 1 if self._has_signs() else 0
         self._remembered = REMEMBERED if self.has_signs else max(0, self._remembered - 1)
         if self.has_signs:
@@ -79,11 +85,11 @@ class Limit:
         elif not self._overloaded and self._peak >= self.calls / 2:
             self.calls = min(self.most, self.calls + INCREASE)
         if self._commits:
-            self._means.append(_mean(self._commits))
+            self._means.append(self._commit_seconds)
         self._commits, self._lags, self._peak = [], [], 0
 
     def _has_signs(self) -> bool:
-        return _mean(self._lags) > LATE_LOOP or _mean(self._commits) > max(
+        return _mean(self._lags) > LATE_LOOP or self._commit_seconds > max(
             SLOW_COMMIT, TIMES_BEST * min(self._means, default=0.0)
         )
 

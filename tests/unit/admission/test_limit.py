@@ -87,6 +87,20 @@ def test_a_far_database_is_no_overload() -> None:
     assert limit.calls < MOST
 
 
+def test_commits_that_take_several_windows_are_signs_in_each_of_them() -> None:
+    """The commits of a far database end in groups; between them no commit ends, and all of them are slow."""
+    limit = Limit()
+    window(limit)
+    for number in range(3 * WINDOWS):
+        if number % WINDOWS == 0:
+            limit.committed(10 * SLOW_COMMIT)
+        limit.at_work(200)
+        limit.end_window()
+    assert limit.has_signs
+    limit.end_window()
+    assert not limit.has_signs, "without calls there is no overload"
+
+
 def test_windows_without_commits_change_nothing() -> None:
     limit = overloaded()
     before = limit.calls
