@@ -22,18 +22,23 @@ async def claimed(store: Store, owner: str, *, lease: timedelta = LONG) -> Claim
     return claims[0]
 
 
-async def write(store: Store, key: SessionKey, claim: Claim, **head: object) -> None:
+BRIEF = timedelta(milliseconds=100)
+"""A lease of an owner that is lost. Its heartbeat, just before, may be up to three of it older than the renewal."""
+
+
+async def write(store: Store, key: SessionKey, claim: Claim, *, lease: timedelta = SHORT, **head: object) -> None:
     """Stores a changeset of the owner; its lease is a short one from now on."""
-    change = HeadChange(lease_for=SHORT, **head)  # type: ignore[arg-type]
+    change = HeadChange(lease_for=lease, **head)  # type: ignore[arg-type]
     await committed(store.commit(a_changeset(await head_of(store, key), an_event(), fence=claim.fence, head=change)))
 
 
 async def lose(store: Store, sweeper: Store, key: SessionKey, *, owner: str = "dead", writes: bool = True) -> Claim:
     """Claims the turn and is not heard of again. Returns the claim. The sweeper has requeued the turn then."""
-    await store.write_heartbeat(silent_after=SHORT)
-    claim = await claimed(store, owner, lease=SHORT)
+    await store.write_heartbeat(silent_after=2 * BRIEF)
+    claim = await claimed(store, owner, lease=LONG if writes else SHORT)
+    await store.write_heartbeat(silent_after=2 * BRIEF)
     if writes:
-        await write(store, key, claim)
+        await write(store, key, claim, lease=BRIEF)
     await lapse(store, key)
     assert await sweeper.requeue_lapsed() == 1
     return claim
@@ -64,14 +69,28 @@ async def test_an_owner_that_wrote_nothing_is_not_lost(new_store: NewStore) -> N
 async def test_the_owner_that_took_the_lease_with_the_message_has_written(new_store: NewStore) -> None:
     dead, living = await new_store("dead"), await new_store("living")
     key = await begin(living)
-    await dead.write_heartbeat(silent_after=SHORT)
     turn = a_turn(key)
-    take = HeadChange(lease=LeaseChange.TAKE, owner="dead", lease_for=SHORT, active_turn=turn.id)
+    take = HeadChange(lease=LeaseChange.TAKE, owner="dead", lease_for=BRIEF, active_turn=turn.id)
     changeset = a_changeset(await head_of(dead, key), an_event(turn_id=turn.id), head=take, new_turns=(turn,))
+    await dead.write_heartbeat(silent_after=2 * BRIEF)
     await committed(dead.commit(changeset))
     await lapse(living, key)
     assert await living.requeue_lapsed() == 1
     assert (await claimed(living, "living")).lost_owners == 1
+
+
+async def test_an_owner_whose_heartbeat_had_stopped_long_before_is_not_lost(new_store: NewStore) -> None:
+    """It renewed its lease without it: that the heartbeat is missing says nothing of its end."""
+    silent, living = await new_store("silent"), await new_store("living")
+    key = await begin(living)
+    await make_due(living, key)
+    await silent.write_heartbeat(silent_after=timedelta(milliseconds=1))
+    claim = await claimed(silent, "silent", lease=LONG)
+    await write(silent, key, claim)
+    await lapse(living, key)
+    assert await living.requeue_lapsed() == 1
+    claim = await claimed(living, "living")
+    assert (claim.lost_owners, claim.lapses) == (0, 1)
 
 
 async def test_a_slow_owner_whose_heartbeat_goes_on_is_not_lost(new_store: NewStore) -> None:

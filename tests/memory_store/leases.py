@@ -175,10 +175,12 @@ class Leases(Part):
         if fence != stored.fence or process == self._process:
             return
         heartbeat, last = self._database.heartbeats.get(stored.owner), None
-        if heartbeat is not None and heartbeat.process == process:
-            if heartbeat.at > lease_until - heartbeat.silent_after / 2:
+        if heartbeat is None:
+            return
+        if heartbeat.process == process:
+            lease, last = heartbeat.silent_after, heartbeat.at
+            if not lease_until - 2 * lease <= last <= lease_until - lease / 2:
                 return
-            last = heartbeat.at
         stored.lost.append(LostOwner(stored.owner, process, last))
 
     def _is_idle(self, stored: StoredSession) -> bool:

@@ -51,12 +51,12 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class LostOwner:
-    """An owner whose lease lapsed, and whose process published no heartbeat in the last half of that lease."""
+    """An owner whose lease lapsed, and whose process's heartbeat stopped within a lease of the last renewal."""
 
     owner: str
     process: int
     at: datetime | None
-    """Its last heartbeat; None if its process had none any more."""
+    """Its last heartbeat; None if another process had its name by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +211,9 @@ class MemoryDatabase:
 
     def _has_moved(self, owner: LostOwner) -> bool:
         heartbeat = self.heartbeats.get(owner.owner)
-        is_its_own = heartbeat is not None and heartbeat.process == owner.process
-        return heartbeat is not None and is_its_own and (owner.at is None or heartbeat.at > owner.at)
+        if heartbeat is None:
+            return True
+        return heartbeat.process == owner.process and (owner.at is None or heartbeat.at > owner.at)
 
     def announce(self, notification: ChangeNotification | PreviewChunk, *, by: str = "") -> None:
         """Notifies the replicas, except the one named by `by`."""

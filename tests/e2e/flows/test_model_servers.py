@@ -1,7 +1,9 @@
 """Model servers as they are, behind the whole service: they get back what they sent, and no turn is lost to one."""
 
 import asyncio
+import os
 import secrets
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from random import Random
@@ -13,8 +15,10 @@ import pytest
 from tests import harness
 from tests.contracts.gateway import OK, Call, Gateway, answering, gateway, refusing
 from tests.e2e.support.environment import AGENTS
+from tests.model_servers.mutations import mutated_by_seed
 from tests.model_servers.streams import SIGNATURE, Stream, calls, chunk, part, sse
 from tests.model_servers.table import STREAMS
+from tests.unit.model.reading import Read, read
 from turnkeeper.domain.message import FinishReason
 from turnkeeper.model.failure import Reason
 from turnkeeper.pb.v1 import chat_pb2, session_pb2
@@ -23,6 +27,9 @@ pytestmark = pytest.mark.usefixtures("tool_control")
 
 COMPLETED, FAILED = chat_pb2.TURN_STATE_COMPLETED, chat_pb2.TURN_STATE_FAILED
 SUM = '{"a":1,"b":2}'
+CASES = int(os.environ.get("FUZZ_CASES", "60"))
+AT_ONCE = 48
+"""Turns of mutated streams at once, at most."""
 
 
 @asynccontextmanager
@@ -133,35 +140,78 @@ async def test_each_stream_of_the_table_is_a_turn_of_at_most_two_requests(mongo_
         assert len(requests) <= 2, STREAMS[number].what
 
 
-def broken(number: int) -> bytes:
-    """Returns stream N with a byte of it changed, or cut inside its body; each N in one way."""
+def broken(number: int) -> tuple[bytes, bytes]:
+    """Returns a head, and stream N with a byte of it changed, or cut inside its body; each N in one way."""
     random, body = Random(number), STREAMS[number].body
     if number % 2:
         at = random.randrange(len(body))
-        return stream(body[:at] + bytes([random.randrange(256)]) + body[at + 1 :])
-    return (
-        OK.replace("\r\n\r\n", f"\r\nContent-Length: {len(body)}\r\n\r\n").encode()
-        + body[: random.randrange(len(body))]
-    )
+        return OK.encode(), body[:at] + bytes([random.randrange(256)]) + body[at + 1 :]
+    return of_length(len(body)), body[: random.randrange(len(body))]
 
 
-async def test_each_stream_that_is_broken_is_a_turn_of_at_most_two_requests(mongo_uri: str) -> None:
+def mutated_stream(number: int) -> tuple[bytes, bytes]:
+    """Returns a head, and a stream of the table with some of its bytes lost, added or moved; each N in one way."""
+    body = mutated_by_seed(STREAMS[number % len(STREAMS)].body, number)
+    return of_length(len(body)), body
+
+
+def of_length(size: int) -> bytes:
+    return OK.replace("\r\n\r\n", f"\r\nContent-Length: {size}\r\n\r\n").encode()
+
+
+async def turns_of(
+    mongo_uri: str, database: str, body_of: Callable[[int], tuple[bytes, bytes]], cases: int
+) -> list[chat_pb2.Turn]:
+    """Returns one turn for each number below `cases`; the model's server gave it the body of its number.
+
+    Asserts that the server got at most two requests of each.
+    """
+    limit = asyncio.Semaphore(AT_ONCE)
+
     def reply(call: Call) -> str | bytes:
         last = call.body["messages"][-1]
-        return answering("Done.") if last["role"] == "tool" else broken(int(last["content"]))
+        return answering("Done.") if last["role"] == "tool" else b"".join(body_of(int(last["content"])))
 
-    database = f"turnkeeper_test_{secrets.token_hex(6)}"
     async with gateway(reply) as server, serving(mongo_uri, database, server) as stubs:
 
         async def turn_of(number: int) -> chat_pb2.Turn:
-            session = await harness.create_test_session(stubs, agent="worker")
-            return await play(stubs, session, str(number))
+            async with limit:
+                session = await harness.create_test_session(stubs, agent="worker")
+                return await play(stubs, session, str(number))
 
-        turns = await asyncio.gather(*map(turn_of, range(len(STREAMS))))
+        turns = await asyncio.gather(*map(turn_of, range(cases)))
+    requests = Counter(call.body["messages"][0]["content"] for call in server.calls)
+    assert not {number: count for number, count in requests.items() if count > 2}
+    return turns
+
+
+async def test_each_stream_that_is_broken_is_a_turn_with_the_readers_text_or_a_reason(mongo_uri: str) -> None:
+    database = f"turnkeeper_test_{secrets.token_hex(6)}"
+    turns = await turns_of(mongo_uri, database, broken, len(STREAMS))
     for number, turn in enumerate(turns):
-        requests = [call for call in server.calls if call.body["messages"][0]["content"] == str(number)]
-        assert len(requests) <= 2, STREAMS[number].what
-        assert turn.state == COMPLETED or turn.error.metadata["reason"] in set(Reason), STREAMS[number].what
+        check_text(number, turn, read([broken(number)[1]]))
+
+
+async def test_a_mutated_stream_is_a_turn_with_the_readers_text_or_its_reason(mongo_uri: str) -> None:
+    """`FUZZ_CASES=10000` tries as many: a case's number is its seed."""
+    database = f"turnkeeper_test_{secrets.token_hex(6)}"
+    turns = await turns_of(mongo_uri, database, mutated_stream, CASES)
+    for number, turn in enumerate(turns):
+        outcome = read([mutated_stream(number)[1]])
+        check_text(number, turn, outcome)
+        if isinstance(outcome.end, Reason):
+            assert (turn.state, turn.error.metadata["reason"]) == (FAILED, outcome.end), number
+        else:
+            assert turn.state == COMPLETED, number
+
+
+def check_text(number: int, turn: chat_pb2.Turn, outcome: Read) -> None:
+    """Asserts that a turn that is COMPLETED has the text that a reader of the same bytes gives, any other a reason."""
+    if turn.state == COMPLETED:
+        assert "".join(content.text for content in turn.answer) == ("Done." if outcome.calls else outcome.text), number
+        return
+    assert turn.state == FAILED, number
+    assert turn.error.metadata["reason"] in set(Reason), number
 
 
 def check_turn(row: Stream, turn: chat_pb2.Turn) -> None:

@@ -4,6 +4,7 @@ Each file holds the documents of one session as that version left them: with a r
 counts of tokens at the limit of 64 bits, or with a turn whose every attempt broke on a schema of its caller.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from bson import json_util
 from pymongo import AsyncMongoClient
 
 from tests import harness
-from tests.e2e.support.environment import Environment
-from turnkeeper.pb.v1 import chat_pb2, session_pb2
+from tests.e2e.support.environment import AGENTS, Environment
+from turnkeeper import agents_file
+from turnkeeper.pb.v1 import agent_pb2, chat_pb2, session_pb2
+from turnkeeper.store.mongo import keys
+from turnkeeper.store.mongo.documents import SCHEMA, encode
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -70,3 +74,30 @@ async def test_a_poisoned_session_works_after_the_upgrade(env: Environment, sess
 async def test_what_is_stored_deeper_than_is_taken_stays_readable(env: Environment) -> None:
     messages = await env.stubs.sessions.ListMessages(session_pb2.ListMessagesRequest(session_id="deep-result"))
     assert "[" * 980 + "]" * 980 in [part.text for message in messages.messages for part in message.content]
+
+
+async def test_b4_a_stored_version_with_a_limit_that_no_message_holds_can_be_listed_shown_and_run(
+    env: Environment,
+) -> None:
+    """An agents file could hold any number before it had bounds."""
+    talker = agents_file.load(AGENTS, default_model="scripted")["talker"]
+    poison = replace(talker, limits=replace(talker.limits, max_iterations=2**31, max_attempts=2**62))
+    session = await harness.create_test_session(env.stubs, agent="talker")
+    async with AsyncMongoClient[dict[str, Any]](env.mongo_uri) as client:
+        database = client[env.database]
+        fields = {"tenant": "default", "version": poison.version, "schema": SCHEMA}
+        key = keys.of_agent("default", "talker", poison.version)
+        await database.agents.insert_one({"_id": key, **encode(poison), **fields})
+        pinned = await database.sessions.find_one_and_update(
+            {"id": session}, {"$set": {"agent_version": poison.version}}
+        )
+        await database.heads.update_one({"session_id": session}, {"$inc": {"revision": 1}})  # what is cached is old
+        turn = await harness.send_message_to_session(env.stubs, session, "hello")
+        assert (turn.state, harness.answer_of(turn)) == (chat_pb2.TURN_STATE_COMPLETED, "You said: hello ")
+        log_has = {"$set": {"agent_version": pinned["agent_version"]}}
+        assert (await database.sessions.update_one({"id": session}, log_has)).modified_count == 1
+    listed = await env.stubs.agents.ListAgents(agent_pb2.ListAgentsRequest())
+    assert "talker" in [agent.name for agent in listed.agents]
+    request = agent_pb2.GetAgentRequest(name="talker", version=poison.version)
+    shown = (await env.stubs.agents.GetAgent(request)).agent
+    assert (shown.version, shown.limits.max_iterations) == (poison.version, 2**31 - 1)

@@ -1,5 +1,6 @@
 """Chunks become one answer, in the many ways that servers cut them."""
 
+import logging
 from typing import Any
 
 import orjson
@@ -168,6 +169,21 @@ def test_stop_with_calls_means_calls() -> None:
 )
 def test_failures(chunk: object, reason: Reason) -> None:
     assert reason_of(chunk) == reason
+
+
+def test_a5_an_unknown_finish_reason_after_content_counts_as_stop_and_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    _, answer = put_together(delta("went\nhome" + "!" * 99, content="a"))
+    assert (answer.text, answer.finish_reason) == ("a", FinishReason.STOP)
+    (line,) = caplog.records
+    assert line.levelno == logging.WARNING
+    assert line.getMessage().startswith(r"finish reason 'went\nhome!!")
+    assert line.getMessage().endswith("of a model's server is not known: it counts as stop")
+    assert len(line.getMessage()) < 150, "a server's word is cut"
+    caplog.clear()
+    put_together(delta("stop", content="a"))
+    assert not caplog.records
 
 
 def test_the_cap_counts_bytes_of_text_and_arguments() -> None:

@@ -14,6 +14,7 @@ import orjson
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.model_servers.mutations import EDGES, KINDS, LONGEST, mutated
 from tests.model_servers.streams import DONE, Stream
 from tests.model_servers.table import STREAMS
 from tests.unit.model.reading import Read, by_the_standard, read
@@ -22,23 +23,6 @@ from turnkeeper.model.failure import Reason
 
 CASES = int(os.environ.get("FUZZ_CASES", "700"))
 """Cases of each of the three kinds."""
-EDGES = (
-    b"\n",
-    b"\r",
-    b"\n\n",
-    b"data: ",
-    b"data",
-    b":",
-    b"{",
-    b"}",
-    b'"',
-    b"\\",
-    b",",
-    b"0",
-    b"[DONE]",
-    b"\x00",
-    b"\xf0\x9f",
-)
 NOISE = (
     b": keep-alive\n\n",
     b"event: message\nid: 7\nretry: 9\n\n",
@@ -54,9 +38,9 @@ PLACES = st.lists(POSITIONS, max_size=6)
 CUTS = st.one_of(PLACES, PLACES, PLACES, PLACES, PLACES, PLACES, st.none())
 MUTATIONS = st.lists(
     st.tuples(
-        st.sampled_from(["delete", "insert", "replace", "repeat", "swap"]),
+        st.sampled_from(KINDS),
         POSITIONS,
-        st.integers(1, 60),
+        st.integers(1, LONGEST),
         st.one_of(st.sampled_from(EDGES), st.binary(min_size=1, max_size=3)),
     ),
     min_size=1,
@@ -87,25 +71,6 @@ def cut(body: bytes, places: Sequence[int] | None) -> list[bytes]:
 def is_events(stream: Stream) -> bool:
     """Returns True if the stream is events in lines that end with LF."""
     return stream.body.startswith(b"data: ") and b"\r" not in stream.body and b"\ndata: " in stream.body
-
-
-def mutated(body: bytes, mutations: Sequence[tuple[str, int, int, bytes]]) -> bytes:
-    """Returns the body with some of its bytes lost, added, replaced, repeated or moved."""
-    for kind, position, size, edge in mutations:
-        at = position % (len(body) + 1)
-        part = body[at : at + size]
-        match kind:
-            case "delete":
-                body = body[:at] + body[at + size :]
-            case "insert":
-                body = body[:at] + edge + body[at:]
-            case "replace":
-                body = body[:at] + edge + body[at + len(edge) :]
-            case "repeat":
-                body = body[:at] + part + body[at:]
-            case _:
-                body = body[:at] + body[at + size : at + 2 * size] + part + body[at + 2 * size :]
-    return body
 
 
 def text_by_the_standard(body: bytes) -> str | None:

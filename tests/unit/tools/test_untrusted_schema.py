@@ -2,6 +2,9 @@
 
 import json
 import re
+import sys
+from collections import Counter
+from types import FrameType
 from typing import Any
 
 import jsonschema
@@ -119,6 +122,31 @@ def test_the_check_of_64_kib_takes_a_fraction_of_100_ms(keywords: dict[str, Any]
         schema_problem(next(tries))
 
     assert least_cpu_seconds(check, tries=3) < 0.08
+
+
+def test_c_a_schema_that_was_checked_is_not_even_parsed_again() -> None:
+    schema = json.dumps({"type": "object", "title": "checked twice", "allOf": [{}] * 99})
+    first, second, another = (calls_of_a_check(text) for text in (schema, schema, schema + " "))
+    assert first["_schema_problem"] == 1
+    assert first["_fits"] > 1
+    assert second == {"schema_problem": 1}
+    assert another == first, "it is another text"
+
+
+def calls_of_a_check(schema: str) -> Counter[str]:
+    """Checks a schema. Returns how often each function of our own was called meanwhile."""
+    calls: Counter[str] = Counter()
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and "turnkeeper" in frame.f_globals["__name__"]:
+            calls[frame.f_code.co_name] += 1
+
+    sys.setprofile(count)
+    try:
+        schema_problem(schema)
+    finally:
+        sys.setprofile(None)
+    return calls
 
 
 def test_a_schema_has_so_many_parts_at_most() -> None:

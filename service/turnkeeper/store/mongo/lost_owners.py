@@ -1,8 +1,9 @@
 """Finds the lapsed leases whose owner was lost with its process: evidence that a turn kills whatever runs it.
 
 A lease also lapses because the database is slow, or because its owner is paused. Such an owner is alive. Therefore a
-lapse counts only if the owner wrote under its fence, and if its process's heartbeat stopped before the lease lapsed.
-An owner whose heartbeat moves again later was paused, and does not count any more.
+lapse counts only if the owner wrote under its fence, and if its process's heartbeat stopped within a lease of the last
+renewal. One that stopped earlier says nothing: the owner renewed its lease without it. An owner whose heartbeat moves
+again later was paused, and does not count any more. A process that ends in order removes its document: it was not lost.
 
 A head has the evidence in two fields. `writer` is the process that wrote last as the owner, and its fence. `lost` are
 the owners that were lost since the turn's last progress, each with its turn: an older version changes neither.
@@ -16,6 +17,7 @@ from typing import Final
 from pymongo.read_concern import ReadConcern
 
 from turnkeeper.store.mongo.client import Connection, Document
+from turnkeeper.store.mongo.transactions.orphans import STARTING_MS
 
 MOST_KEPT: Final = 8
 """Lost owners that a head keeps: the latest ones."""
@@ -46,9 +48,11 @@ class LostOwners:
         if writer.get("fence") != head["fence"] or writer["process"] == self.process:
             return lost
         replica = replicas.get(head["owner"])
+        if replica is None:
+            return lost
         owner = {"turn_id": head["active_turn"], "owner": head["owner"], "process": writer["process"], "at": None}
-        if replica is not None and replica.get("process") == writer["process"]:
-            if replica["at"] > _last_sign(head["lease_until"], replica):
+        if replica.get("process") == writer["process"]:
+            if not _stopped_with_the_lease(replica, lease_until=head["lease_until"]):
                 return lost
             owner["at"] = replica["at"]
         return [*lost, owner][-MOST_KEPT:]
@@ -71,19 +75,23 @@ def _still_lost(head: Document, replicas: Mapping[str, Document]) -> list[Docume
 
 
 def _has_moved(owner: Document, replica: Document | None) -> bool:
-    """Returns True if the owner's process has published a heartbeat since the owner counted as lost.
+    """Returns True if the owner's process was alive after it counted as lost: it published a heartbeat, or ended.
 
     Another process of the same name is none: that one was started again.
     """
-    if replica is None or replica.get("process") != owner["process"]:
+    if replica is None:
+        return True
+    if replica.get("process") != owner["process"]:
         return False
     return owner["at"] is None or bool(replica["at"] > owner["at"])
 
 
-def _last_sign(lease_until: datetime, replica: Document) -> datetime:
-    """Returns the time before which the last heartbeat of a process lies that was lost with this lease.
+def _stopped_with_the_lease(replica: Document, *, lease_until: datetime) -> bool:
+    """Returns True if the heartbeat stopped when the lease's last renewal did: at most one lease before it.
 
     Heartbeats come four times a lease, as renewals do: so a process that is alive has one in the lease's last half.
+    A process that has only taken its name has not published one yet.
     """
     lease = timedelta(milliseconds=replica.get("silent_after", 0))
-    return lease_until - lease / 2
+    earliest = lease_until - 2 * (lease or timedelta(milliseconds=STARTING_MS))
+    return bool(earliest <= replica["at"] <= lease_until - lease / 2)

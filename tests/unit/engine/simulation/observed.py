@@ -164,12 +164,12 @@ class Observed:
         self.check(all(map(self.is_gone, lost)), f"{lost} count as lost, and one of them is alive")
 
     def _lost_owners(self, turn_id: str) -> list[str]:
-        """Returns the lapsed owners of the turn whose last heartbeat was before the last half of their lease."""
+        """Returns the lapsed owners of the turn whose heartbeat stopped when the renewals of their lease did."""
         heartbeats = self.database.heartbeats
         return [
             owner.name
             for owner in self.lapsed_owners.get(turn_id, ())
-            if heartbeats[owner.name].at <= owner.lease_until - heartbeats[owner.name].silent_after / 2
+            if 0.5 <= (owner.lease_until - heartbeats[owner.name].at) / heartbeats[owner.name].silent_after <= 2
         ]
 
     def _version(self, key: SessionKey) -> tuple[object, ...]:
