@@ -94,6 +94,7 @@ async def test_b4_a_stored_version_with_a_limit_that_no_message_holds_can_be_lis
         await database.heads.update_one({"session_id": session}, {"$inc": {"revision": 1}})  # what is cached is old
         turn = await harness.send_message_to_session(env.stubs, session, "hello")
         assert (turn.state, harness.answer_of(turn)) == (chat_pb2.TURN_STATE_COMPLETED, "You said: hello ")
+        assert pinned is not None
         log_has = {"$set": {"agent_version": pinned["agent_version"]}}
         assert (await database.sessions.update_one({"id": session}, log_has)).modified_count == 1
     listed = await env.stubs.agents.ListAgents(agent_pb2.ListAgentsRequest())
