@@ -29,9 +29,9 @@ class Maintenance(Protocol):
         First aborts the open transactions of silent replicas. Then makes claimable:
 
         - active turns whose lease lapsed; this counts a lapse (`Head.lapses`). The owner counts as lost
-          (`Claim.lost_owners`) if it wrote under its fence, and its process published its last heartbeat at most one
-          lease before the last renewal, and none in the last half of the lease. A later heartbeat of that process
-          shows that it was only slow or paused: it counts no more. A process that ended in order never counts;
+          (`Claim.lost_owners`) if it wrote under its fence, and its process's heartbeat stopped: at most one lease
+          before the last renewal, and before the last half of the lease. A later heartbeat of that process shows that
+          it was only slow or paused: it counts no more. A process that ended in order never counts;
         - sessions with a queue but no active turn: the first in the queue becomes active;
         - active turns that are AWAITING_APPROVAL or AWAITING_OUTCOME without a PENDING approval, or AWAITING_TOOL
           without a REQUESTED call;

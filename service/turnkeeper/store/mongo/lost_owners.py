@@ -2,7 +2,7 @@
 
 A lease also lapses because the database is slow, or because its owner is paused. Such an owner is alive. Therefore a
 lapse counts only if the owner wrote under its fence, and if its process's heartbeat stopped within a lease of the last
-renewal. One that stopped earlier says nothing: the owner renewed its lease without it. An owner whose heartbeat moves
+renewal. If it stopped earlier, the owner renewed its lease without it, and was alive. An owner whose heartbeat moves
 again later was paused, and does not count any more. A process that ends in order removes its document: it was not lost.
 
 A head has the evidence in two fields. `writer` is the process that wrote last as the owner, and its fence. `lost` are
