@@ -29,6 +29,8 @@ text = "Never said."
 text = "You said: {user}"
 """
 PATIENT = ("--agents", str(AGENTS), "--lease", "20s", "--sweep", "1s", "--poll", "500ms")
+FULL = ("--concurrency", "1", "--accept-wait", "10m")
+"""Room for one turn, and patience with those behind it: others claim them."""
 
 
 @pytest_asyncio.fixture
@@ -45,7 +47,7 @@ async def test_d1_a_majority_that_is_2_s_late_fails_no_turn_and_loses_no_owner(r
     uri = replica_set.database.uri
     async with (
         harness.scripted(SCRIPT) as model,
-        harness.server_process(uri, DATABASE, model, flags=(*PATIENT, "--concurrency", "1")) as full,
+        harness.server_process(uri, DATABASE, model, flags=(*PATIENT, *FULL)) as full,
         harness.server_process(uri, DATABASE, model, flags=PATIENT),
         harness.server_process(uri, DATABASE, model, flags=PATIENT),
         harness.connect(full.address) as stubs,

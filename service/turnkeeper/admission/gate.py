@@ -206,7 +206,7 @@ class Gate:
     def end_window(self) -> None:
         """Adapts the limit, and the rate at which refused callers come back, to the last window."""
         self._limit.end_window()
-        self._turn_rate.end_window(is_overloaded=self._limit.has_signs)
+        self._turn_rate.end_window(is_overloaded=self._limit.has_signs, at_work=self.at_work)
         self._recorder.set_call_limit(round(self._limit.calls))
         self._rate = max(SLOWEST_RETRY, 0.9 * self._rate + 0.1 * self._admitted / WINDOW)
         self._admitted = 0

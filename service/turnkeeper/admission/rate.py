@@ -23,8 +23,11 @@ SERVED_SECONDS: Final = 1.0
 """An overload is judged by the turns that began, and that ended, in so many seconds."""
 BEFORE_SECONDS: Final = 10.0
 """What was served before it is judged by the turns of so many seconds."""
-BURST_SECONDS: Final = 0.2
-"""Turns that come at once may be those of this many seconds."""
+BURST: Final = 64
+"""Turns that may come at once, less the calls that are at work when an overload begins.
+
+A database that takes seconds for each commit has the signs of an overload also where few calls are at work.
+"""
 
 
 class Rate:
@@ -52,19 +55,20 @@ class Rate:
         if self.per_second == math.inf:
             return True
         now = self._clock()
-        most = max(1.0, self.per_second * BURST_SECONDS)
-        self._free = min(most, self._free + (now - self._filled_at) * self.per_second)
+        self._free = min(float(BURST), self._free + (now - self._filled_at) * self.per_second)
         self._filled_at = now
         if self._free < 1.0:
             return False
         self._free -= 1.0
         return True
 
-    def end_window(self, *, is_overloaded: bool) -> None:
-        """Changes the rate after a window of the limit of calls."""
+    def end_window(self, *, is_overloaded: bool, at_work: int) -> None:
+        """Changes the rate after a window of the limit of calls, at whose end so many are at work."""
         if is_overloaded:
             if not self._was_overloaded:
                 self._before = DECREASE * self._served(BEFORE_SECONDS)
+            if self.per_second == math.inf:
+                self._free, self._filled_at = float(max(0, BURST - at_work)), self._clock()
             self.per_second = max(LEAST, DECREASE * self._served(SERVED_SECONDS))
         else:
             self.per_second += FAST if self.per_second < self._before else SLOW

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from turnkeeper.admission.limit import WINDOW
-from turnkeeper.admission.rate import BURST_SECONDS, DECREASE, FAST, LEAST, MOST, SLOW, Rate
+from turnkeeper.admission.rate import BURST, DECREASE, FAST, LEAST, MOST, SLOW, Rate
 
 
 class Replica:
@@ -16,7 +16,7 @@ class Replica:
         self.now = 1000.0
         self.rate = Rate(clock=lambda: self.now)
 
-    def passes(self, seconds: float, *, served: float = 0.0, is_overloaded: bool = False) -> None:
+    def passes(self, seconds: float, *, served: float = 0.0, is_overloaded: bool = False, at_work: int = BURST) -> None:
         """Lets so much time pass in which the replica works off `served` turns a second."""
         for _ in range(round(seconds / WINDOW)):
             steps = round(2 * served * WINDOW)
@@ -25,7 +25,7 @@ class Replica:
                 self.rate.stepped()
             if not steps:
                 self.now += WINDOW
-            self.rate.end_window(is_overloaded=is_overloaded)
+            self.rate.end_window(is_overloaded=is_overloaded, at_work=at_work)
 
     def takes(self, seconds: float, *, offered: float) -> float:
         """Returns how many turns a second are accepted of those that are offered."""
@@ -47,7 +47,7 @@ def test_an_overload_accepts_nearly_what_is_worked_off() -> None:
     replica = Replica()
     replica.passes(2, served=100, is_overloaded=True)
     assert replica.rate.per_second == pytest.approx(DECREASE * 100, rel=0.1)
-    assert replica.takes(10, offered=500) == pytest.approx(replica.rate.per_second, rel=0.05)
+    assert replica.takes(60, offered=500) == pytest.approx(replica.rate.per_second, rel=0.05)
 
 
 def test_the_rate_follows_what_is_worked_off_while_the_overload_lasts() -> None:
@@ -90,4 +90,20 @@ def test_an_idle_time_lets_a_small_burst_in() -> None:
     replica.passes(2, served=100, is_overloaded=True)
     replica.now += 60
     burst = sum(replica.rate.take() for _ in range(1000))
-    assert burst == math.floor(replica.rate.per_second * BURST_SECONDS)
+    assert burst == BURST
+
+
+def test_a_database_that_is_slow_for_few_callers_refuses_none_of_them() -> None:
+    """Each of its commits takes seconds: that alone is a sign of overload."""
+    replica = Replica()
+    replica.passes(10, served=1)
+    replica.passes(WINDOW, is_overloaded=True, at_work=4)
+    assert all(replica.rate.take() for _ in range(BURST - 4))
+    assert not replica.rate.take()
+
+
+def test_a_crowd_that_is_at_work_leaves_no_burst_to_others() -> None:
+    replica = Replica()
+    replica.passes(10, served=100)
+    replica.passes(WINDOW, served=100, is_overloaded=True, at_work=200)
+    assert not replica.rate.take()
