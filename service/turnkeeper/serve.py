@@ -56,12 +56,13 @@ def _become_supervisor(settings: Settings) -> NoReturn:
 
 async def _serve(settings: Settings, link: ParentLink | None, armed: Sequence[str]) -> int:
     own_output = standard_output.claim()  # before anything of a tool's package is loaded
+    own_errors = standard_output.own_errors()
     log = start_logs(
         os.environ,
         level=settings.log_level,
         log_format=settings.log_format,
         replica=settings.replica,
-        stream=standard_output.own_errors(),
+        stream=own_errors,
     )
     if armed:
         logging.getLogger("turnkeeper").warning("fault points armed by %s: %s", faults.VARIABLE, ", ".join(armed))
@@ -69,9 +70,10 @@ async def _serve(settings: Settings, link: ParentLink | None, armed: Sequence[st
         status = await _serve_until_requested(settings, link, own_output)
     finally:
         log.stop()
-        if own_output is not None:
-            with contextlib.suppress(OSError):  # what it could not take is written once more
-                own_output.close()
+        for stream in (own_output, own_errors):
+            if stream is not None:
+                with contextlib.suppress(OSError):  # what it could not take is written once more
+                    stream.close()
     return status if status == CANNOT_START else exit_at_once(status)
 
 
