@@ -247,7 +247,8 @@ async def test_the_answer_to_a_retry_shows_it(env: Environment, lagging: Lagging
     turn = await sent_and_failed(env.stubs, session)
     await lagging.store.lag(only=ONE_DOCUMENT | {"last_seqs"})
     request = chat_pb2.RetryTurnRequest(session_id=session, turn_id=turn, request_id=harness.new_request_id())
-    assert (await lagging.stubs.chat.RetryTurn(request)).turn.state != chat_pb2.TURN_STATE_FAILED
+    shown = (await lagging.stubs.chat.RetryTurn(request)).turn
+    assert shown.state != chat_pb2.TURN_STATE_FAILED or shown.attempt == 2, "it may have failed once more by now"
 
 
 async def test_no_decision_is_acknowledged_that_another_one_came_before(env: Environment, lagging: Lagging) -> None:
