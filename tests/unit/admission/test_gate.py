@@ -7,6 +7,7 @@ import pytest
 from turnkeeper.admission.gate import MOST_WAITING, RETRY_MAX, RETRY_MIN, AdmittedCall, Gate, Kind
 from turnkeeper.admission.limit import LEAST, REMEMBERED, WINDOW, WINDOWS
 from turnkeeper.admission.load import Load
+from turnkeeper.admission.rate import BURST
 from turnkeeper.errors import Overloaded
 
 
@@ -139,17 +140,25 @@ def test_a_turn_is_to_come_until_its_call_has_ended_or_waits() -> None:
 
 def test_messages_above_the_rate_of_an_overload_are_refused_and_other_calls_are_not() -> None:
     desk = Desk()
-    desk.load.rate.take = lambda: False  # type: ignore[method-assign]
+    desk.load.rate.end_window(is_overloaded=True, at_work=BURST)
     assert desk.refused(Kind.MESSAGE, adds_turn=True).metadata == {"limit": "turn_rate"}
     for kind in (Kind.WATCH, Kind.MESSAGE, Kind.READ, Kind.DECISION):
         assert desk.admits(kind)
 
 
+def wait_of(desk: Desk, seconds: float) -> None:
+    """Lets a further turn wait for so many seconds: ten turns began in the last ten, and none has room."""
+    desk.load.backlog.room = lambda: 0
+    for number in range(10):
+        desk.load.backlog.began(f"turn-{number}")
+    desk.load.backlog.coming = round(seconds)
+
+
 def test_a_message_is_refused_if_its_turn_would_begin_too_late() -> None:
     desk = Desk()
-    desk.load.backlog.seconds = lambda: 29.0  # type: ignore[method-assign]
+    wait_of(desk, 29)
     desk.gate.admit(Kind.MESSAGE, adds_turn=True).end()
-    desk.load.backlog.seconds = lambda: 31.0  # type: ignore[method-assign]
+    desk.load.backlog.coming = 31
     assert desk.refused(Kind.MESSAGE, adds_turn=True).metadata == {"limit": "accept_wait"}
     desk.gate.admit(Kind.MESSAGE).end()
     desk.gate.admit(Kind.READ).end()
@@ -157,8 +166,7 @@ def test_a_message_is_refused_if_its_turn_would_begin_too_late() -> None:
 
 def test_a_message_is_refused_in_an_overload_if_its_turn_would_not_begin_at_once() -> None:
     desk = Desk()
-    desk.load.rate.take = lambda: True  # type: ignore[method-assign]
-    desk.load.backlog.seconds = lambda: 1.0  # type: ignore[method-assign]
+    wait_of(desk, 1)
     for _ in range(WINDOWS):
         desk.gate.admit(Kind.MESSAGE, adds_turn=True).end()
         desk.load.limit.late(1.0)
