@@ -126,7 +126,7 @@ class TestApprovalFlow:
         assert waited.approval.state == approval_pb2.APPROVAL_STATE_EXPIRED
         ended = await harness.wait_for_turn(env.stubs, session, turn.turn_id)
         assert ended.state == chat_pb2.TURN_STATE_COMPLETED
-        assert "Nobody approved" in harness.answer_of(ended)
+        assert "was not approved" in harness.answer_of(ended)
         assert not env.tool_control.effects("expired")
 
     async def test_a_sibling_runs_meanwhile_and_the_model_is_called_once_after_both(self, env: Environment) -> None:
@@ -185,7 +185,7 @@ class TestApprovalFlow:
         env.tool_control.release("lapsed-read")
         ended = await harness.wait_for_turn(env.stubs, session, turn.turn_id)
         assert ended.state == chat_pb2.TURN_STATE_COMPLETED
-        assert "tool: Nobody approved this call in time." in transcript(env.model_requests("both lapsed")[1])
+        assert "tool: This call was not approved in time." in transcript(env.model_requests("both lapsed")[1])
 
     async def test_two_approvals_of_one_message_are_decided_one_by_one(self, env: Environment) -> None:
         session, turn = await pending_approval(env, "two parts")

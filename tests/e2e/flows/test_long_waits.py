@@ -154,7 +154,7 @@ class TestLongWaits:
                 waited = approval_pb2.WaitApprovalRequest(approval_id=turn.pending[0].approval_id)
                 await stubs.approvals.WaitApproval(waited)
                 ended = await harness.wait_for_turn(stubs, session, turn.turn_id)
-        assert "Nobody approved" in harness.answer_of(ended)
+        assert "was not approved" in harness.answer_of(ended)
         assert not tool_control.effects("forgotten")
 
     async def test_a_clients_result_is_taken_when_no_server_of_its_time_is_left(self, place: Place) -> None:

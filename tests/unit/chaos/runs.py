@@ -179,11 +179,11 @@ def _expired(run: Run) -> None:
     run.log("turn_started", "t4", fence=6, message_id="m6")
     _call(run, "t4", "pledge", '{"label":"u-4"}', fence=6)
     run.log("approval_expired", "t4", fence=6, approval_id="a-4", tool_call_id="call-4")
-    late = '"Nobody approved this call in time."'
+    late = '"This call was not approved in time."'
     run.log("tool_returned", "t4", fence=6, tool_call_id="call-4", outcome="TOOL_OUTCOME_EXPIRED", result_json=late)
     run.approvals["a-4"]["state"] = "EXPIRED"
     run.tried("DecideApproval", {"approval": "a-4", "decision": APPROVE}, status="FAILED", reason="APPROVAL_EXPIRED")
-    _answer(run, "t4", "m7", fence=6, results=["Nobody approved this call in time."])
+    _answer(run, "t4", "m7", fence=6, results=["This call was not approved in time."])
 
 
 def _message(run: Run, turn: str, *, fence: int) -> None:

@@ -7,7 +7,7 @@ from turnkeeper.domain.tool import Call, ToolOutcome, ToolResult
 _TEXTS = {
     ToolOutcome.CANCELLED: "The call was cancelled before its result was known.",
     ToolOutcome.REJECTED: "A person rejected this call.",
-    ToolOutcome.EXPIRED: "Nobody approved this call in time.",
+    ToolOutcome.EXPIRED: "This call was not approved in time.",
     ToolOutcome.UNKNOWN: "It is not known how the tool ended; it may or may not have taken effect.",
 }
 _NEVER_RAN = "The call was cancelled; it did not run."
