@@ -214,7 +214,7 @@ def _rule(rule: Rule | None) -> str:
 def shared() -> str:
     """The messages and enums of requests and responses, but not these themselves, nor events."""
     parts: list[str] = []
-    for name in ("session", "chat", "message", "approval", "agent", "rules"):
+    for name in ("session", "chat", "message", "approval", "agent", "rules", "access"):
         file = protos()[name]
         for message, place in file.messages():
             if not message.name.endswith(("Request", "Response")) or message.name == "ToolRequest":

@@ -16,6 +16,7 @@ from google.protobuf.duration_pb2 import Duration
 from grpc import aio
 
 from turnkeeper import app
+from turnkeeper.identity.credential import Authenticator
 from turnkeeper.model.script import Script
 from turnkeeper.model.script_file import parse_script
 from turnkeeper.model.scripted import ScriptedModel
@@ -77,11 +78,14 @@ async def serving(
     agents: Path | None = None,
     more: Mapping[str, str] | None = None,
     new_store: Callable[..., MongoStore] = MongoStore,
+    authenticator: Authenticator | None = None,
+    recheck: float = 60.0,
     **overrides: Any,
 ) -> AsyncIterator[app.Running]:
     """Starts a server in this process, on a real socket and a real database, with short times and no wait at drain.
 
     `more`: variables on top. `new_store` returns the server's store: a test may pass a subclass that fails or waits.
+    `authenticator` checks credentials in place of identity `none`, every `recheck` seconds of a stream again.
     """
     chosen: dict[str, Any] = {
         "port": 0,
@@ -96,7 +100,9 @@ async def serving(
     }
     variables = environment(model, **(more or {}))
     settings = Settings(openai_base_url=variables["OPENAI_BASE_URL"], **{**chosen, **overrides})
-    async with app.serving(settings, variables, new_store=new_store) as running:
+    async with app.serving(
+        settings, variables, new_store=new_store, authenticator=authenticator, recheck=recheck
+    ) as running:
         yield running
 
 

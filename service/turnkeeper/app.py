@@ -47,27 +47,27 @@ from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.engine.streaming.stream_end import StreamTimes
 from turnkeeper.engine.streaming.watcher import Watchers
 from turnkeeper.engine.turns import Turns
-from turnkeeper.errors import SessionError
+from turnkeeper.identity.credential import Anyone, Authenticator
+from turnkeeper.identity.principals import Principals
 from turnkeeper.model.by_agent import Models, provider_of
-from turnkeeper.model.local import LocalModelError
+from turnkeeper.rpc.access import AccessRules
 from turnkeeper.rpc.agents import AgentService
 from turnkeeper.rpc.approvals import ApprovalService
 from turnkeeper.rpc.chat import ChatService
 from turnkeeper.rpc.codec import WireCodec
+from turnkeeper.rpc.identity import RECHECK_S, CallerCheck
 from turnkeeper.rpc.interceptor import Boundary
 from turnkeeper.rpc.page_tokens import PageTokens
 from turnkeeper.rpc.refusals import CertainRefusals
-from turnkeeper.rpc.server import Server
+from turnkeeper.rpc.server import OUR_FILES, Server
 from turnkeeper.rpc.sessions import SessionService
 from turnkeeper.settings import Settings
 from turnkeeper.shutdown_signals import ShutdownRequest
-from turnkeeper.start_errors import NameTaken, PortTaken, SettingError
-from turnkeeper.store.embedded import EmbeddedDatabaseError
+from turnkeeper.start_errors import SettingError
 from turnkeeper.store.mongo import next_schema
 from turnkeeper.store.mongo.documents import SCHEMA
-from turnkeeper.store.mongo.indexes import UnfitDatabase
 from turnkeeper.store.mongo.store import MongoStore
-from turnkeeper.telemetry.setup import Options, Telemetry, TelemetryError
+from turnkeeper.telemetry.setup import Options, Telemetry
 from turnkeeper.telemetry.setup import start as start_telemetry
 from turnkeeper.tools.python import PythonTools, installed
 from turnkeeper.tools.toolbox import Toolbox
@@ -76,18 +76,6 @@ GOAWAY_PAUSE = 0.05
 """Seconds from the GOAWAY to the end of the streams, so that clients do not attach to this server again."""
 FLUSH_TIME = 0.25
 """Seconds for the last answers to be sent, after their calls have ended."""
-
-CANNOT_START = (
-    SettingError,
-    EmbeddedDatabaseError,
-    LocalModelError,
-    UnfitDatabase,
-    SessionError,
-    NameTaken,
-    PortTaken,
-    TelemetryError,
-)
-"""The errors of `serving` whose message tells the operator why the server cannot start, and what to do."""
 
 logger = logging.getLogger("turnkeeper")
 
@@ -107,21 +95,24 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def serving(
+async def serving(  # noqa: PLR0913 - what tests replace
     settings: Settings,
     environ: Mapping[str, str],
     *,
     share_port: bool = False,
     shutdown: ShutdownRequest | None = None,
     new_store: Callable[..., MongoStore] = MongoStore,
+    authenticator: Authenticator | None = None,
+    recheck: float = RECHECK_S,
 ) -> AsyncIterator[Running]:
     """Starts a server, and yields once it accepts calls. Drains and closes it at the end of the block.
 
     `share_port`: other processes of the same supervisor listen on the port, too. `shutdown`: the drain skips its delay
     if that is interrupted by then. `new_store` is called with the arguments of MongoStore, and returns the store that
-    the server uses. Raises SettingError, EmbeddedDatabaseError, LocalModelError, UnfitDatabase, NameTaken,
-    AgentConfigError, PortTaken or TelemetryError, with a message that tells the operator what to do.
+    the server uses. `authenticator` checks credentials in place of the one that the settings choose, every
+    `recheck` seconds of a stream again. Raises one of `cannot_start.ERRORS`.
     """
+    principals = Principals(settings.principals)
     schema = next_schema.schema_of(environ)
     shutdown = shutdown or ShutdownRequest()
     async with AsyncExitStack() as stack:
@@ -146,6 +137,7 @@ async def serving(
             options=Options(record_content=settings.record_content),
         )
         stack.push_async_callback(asyncio.to_thread, telemetry.shutdown)
+        await stack.enter_async_context(background(principals.run))
         tools.threads.record = telemetry.metrics.tool_threads
         if telemetry.prometheus_address:
             logger.info("metrics are served on http://%s/metrics", telemetry.prometheus_address)
@@ -164,7 +156,8 @@ async def serving(
         )
         stack.push_async_callback(store.close)
         await store.open()
-        replica = _Replica(settings, store, _Configured(agents, models, toolbox), telemetry, schema=schema)
+        callers = CallerCheck(authenticator or Anyone(), principals, recheck=recheck)
+        replica = _Replica(settings, store, _Configured(agents, models, toolbox, callers), telemetry, schema=schema)
         server, port = await stack.enter_async_context(
             replica.serving(PageTokens(await store.secret("page_tokens")), database, shutdown, share_port=share_port)
         )
@@ -174,11 +167,12 @@ async def serving(
 
 @dataclass(frozen=True, slots=True)
 class _Configured:
-    """The agents of the file, the models and the tools that they use."""
+    """The agents of the file, the models and the tools that they use, and who may call."""
 
     agents: Mapping[str, Agent]
     models: Models
     toolbox: Toolbox
+    callers: CallerCheck
 
 
 class _Replica:
@@ -196,7 +190,7 @@ class _Replica:
         """`settings.replica` is this replica's name; `schema` is the newest that it supports."""
         self._settings = settings
         self._store = store
-        self._agents = configured.agents
+        self._agents, self._callers = configured.agents, configured.callers
         self._telemetry = telemetry
         self._rng = random.Random()
         memory, metrics = MemoryBudget(settings.memory), telemetry.metrics
@@ -337,6 +331,8 @@ class _Replica:
         """Accepts calls, and yields the server and its port. Drains at the end of the block, as `_drain` does."""
         settings, store = self._settings, self._store
         boundary = Boundary(
+            callers=self._callers,
+            access=AccessRules(OUR_FILES),
             spans=self._telemetry.spans,
             metrics=self._telemetry.metrics,
             gate=self._gate,

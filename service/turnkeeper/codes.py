@@ -57,6 +57,7 @@ class Code(IntEnum):
     RUN_DEFECT = 122
     SESSION_CONTENDED = 123
     OVERLOADED = 124
+    PRINCIPAL_UNKNOWN = 125
 
 
 class Family(IntEnum):

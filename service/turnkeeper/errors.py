@@ -38,17 +38,8 @@ class SessionError(Exception):
 
     def to_status(self) -> Status:
         """Returns the error as the status of a call."""
-        return Status(
-            family=self.family,
-            code=self.code,
-            message=self.message,
-            metadata=self.metadata,
-            session_id=self.session_id,
-            turn_id=self.turn_id,
-            cursor=self.cursor,
-            retry_after=self.retry_after,
-            fields=self.fields,
-        )
+        facts = ("message", "metadata", "session_id", "turn_id", "cursor", "retry_after", "fields")
+        return Status(family=self.family, code=self.code, **{name: getattr(self, name) for name in facts})
 
     def to_dict(self) -> dict[str, object]:
         """Returns the error for logs and JSON: `code` and `status` by name, `message`, `metadata`, what else is set."""
@@ -372,6 +363,13 @@ class PermissionDenied(SessionError):
     """The caller's roles do not allow this call; ask the operator for a role that does."""
 
     code = Code.PERMISSION_DENIED
+    family = Family.PERMISSION_DENIED
+
+
+class PrincipalUnknown(SessionError):
+    """The credential is valid but belongs to no principal; ask the operator to add it to the principals file."""
+
+    code = Code.PRINCIPAL_UNKNOWN
     family = Family.PERMISSION_DENIED
 
 

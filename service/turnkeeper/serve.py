@@ -81,7 +81,7 @@ async def _serve_until_requested(settings: Settings, link: ParentLink | None, ow
     """Serves until the drain is requested, and drains. Returns the exit status."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it writes to standard error past the log, at each failed dial
     try:
-        from turnkeeper import app  # noqa: PLC0415 - it takes most of the start; a wrong setting is reported before
+        from turnkeeper import app, cannot_start  # noqa: PLC0415 - it takes most of the start; a wrong setting is reported before
     except ValueError as error:
         if "OTEL_" not in str(error):  # OpenTelemetry reads some of its variables when it is imported
             raise
@@ -98,7 +98,7 @@ async def _serve_until_requested(settings: Settings, link: ParentLink | None, ow
                 else:
                     link.report_serving(shutdown, on_database=running.set_database)
                 await shutdown.wait()
-    except app.CANNOT_START as error:
+    except cannot_start.ERRORS as error:
         return _report_failure(error, link)
     except DatabaseLost as error:
         report_error("serve", error)

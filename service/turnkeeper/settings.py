@@ -159,6 +159,9 @@ class Settings(BaseModel):
     identity: Literal["none"] = Field(
         default="none", description="how callers are identified; none: each one is `default`"
     )
+    principals: FilePath | None = Field(
+        default=None, description="file of principals, TOML: whose credential it is, and what they may do; watched"
+    )
     mongodb_uri: Text = Field(default="", description="URI of your MongoDB replica set", repr=False)
     database: DatabaseName = Field(default="turnkeeper", description="name of the database")
     embedded: Switch = Field(default=False, description="start a private MongoDB, a replica set of one")

@@ -19,6 +19,10 @@ from tests.processes import until
 from tests.unit.telemetry.calls import Meters, Traces
 from turnkeeper.admission.gate import Gate
 from turnkeeper.admission.load import Load
+from turnkeeper.identity.credential import Anyone
+from turnkeeper.identity.principals import Principals
+from turnkeeper.rpc.access import AccessRules
+from turnkeeper.rpc.identity import CallerCheck
 from turnkeeper.rpc.interceptor import Boundary
 from turnkeeper.rpc.refusals import CertainRefusals
 
@@ -61,6 +65,8 @@ async def serving() -> AsyncIterator[tuple[Served, aio.Channel]]:
     server = aio.server(
         interceptors=[
             Boundary(
+                callers=CallerCheck(Anyone(), Principals(), recheck=60),
+                access=AccessRules(()),
                 spans=served.traces.spans,
                 metrics=served.meters.metrics,
                 gate=Gate(Load(), timedelta(seconds=30), jitter=random.random, recorder=served.meters.metrics),

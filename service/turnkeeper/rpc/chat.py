@@ -15,12 +15,13 @@ from turnkeeper.engine.streaming.watcher import Watchers
 from turnkeeper.engine.turns import Turns
 from turnkeeper.errors import NotImplementedYet, SessionError
 from turnkeeper.errors_by_code import error_of
+from turnkeeper.identity.caller import Caller
 from turnkeeper.pb.v1 import chat_pb2, chat_pb2_grpc, session_pb2
 from turnkeeper.rpc import client_tools, codec, cursor, validation
 from turnkeeper.rpc.context import Context
 from turnkeeper.rpc.deadlines import DEFAULT_WAIT, within_deadline
 from turnkeeper.rpc.fingerprint import fingerprint
-from turnkeeper.rpc.identity import Caller, caller_of
+from turnkeeper.rpc.identity import caller_of
 from turnkeeper.rpc.page_tokens import PageTokens
 from turnkeeper.rpc.sessions import new_session
 from turnkeeper.rpc.stream_responses import response, with_cursor

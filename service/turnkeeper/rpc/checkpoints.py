@@ -10,11 +10,12 @@ from turnkeeper.engine.forks import ForkRequest, Forks
 from turnkeeper.engine.rules.sessions import RestoreRequest
 from turnkeeper.engine.sessions import Sessions
 from turnkeeper.errors import CursorExpired
+from turnkeeper.identity.caller import Caller
 from turnkeeper.pb.v1 import session_pb2
 from turnkeeper.rpc import codec, cursor, validation
 from turnkeeper.rpc.context import Context
 from turnkeeper.rpc.fingerprint import fingerprint
-from turnkeeper.rpc.identity import Caller, caller_of
+from turnkeeper.rpc.identity import caller_of
 from turnkeeper.rpc.page_tokens import PageTokens
 from turnkeeper.rpc.stream_responses import with_cursor
 from turnkeeper.rpc.views import session_view

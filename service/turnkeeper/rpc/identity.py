@@ -1,37 +1,123 @@
-"""The caller of an RPC. With identity `none`, every caller is the principal `default` of the tenant `default`."""
+"""The caller of an RPC: checked once at its headers, before its body is read, and kept for as long as it runs."""
 
+import time
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Final
 
-from turnkeeper.domain.session import SessionKey
+from turnkeeper.errors import InvalidRequest, PermissionDenied, SessionError
+from turnkeeper.identity.caller import Caller
+from turnkeeper.identity.credential import Authenticator, Credential, Refusal, refused
+from turnkeeper.identity.principals import Principals
+from turnkeeper.rpc.access import Access
 from turnkeeper.rpc.context import Context
-from turnkeeper.store.changeset import RequestKey
+
+ON_BEHALF_OF: Final = "turnkeeper-on-behalf-of"
+"""The metadata by which a delegate names the person for whom it makes a call."""
+RECHECK_S: Final = 60.0
+"""Seconds after which a stream's credential is checked again, at its next response; keep-alives are responses, too."""
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
-    """Who called: the principal, and the tenant whose sessions it sees."""
+class CheckedCall:
+    """A call whose credential was checked."""
 
-    tenant: str
-    principal: str
-
-    def session_key(self, session_id: str) -> SessionKey:
-        """Returns the key of the session with this id in the caller's tenant."""
-        return SessionKey(self.tenant, session_id)
-
-    def request_key(self, request_id: str, *, family: str, session_id: str) -> RequestKey:
-        """Returns the key under which a request of this caller is recorded; its repeats have the same key."""
-        return RequestKey(
-            tenant=self.tenant,
-            session_id=session_id,
-            principal=self.principal,
-            family=family,
-            request_id=request_id,
-        )
+    caller: Caller
+    """With those of its roles that the method admits."""
+    credential: Credential
+    access: Access
+    on_behalf_of: str
 
 
-DEFAULT_CALLER = Caller(tenant="default", principal="default")
+_CHECKED: ContextVar[CheckedCall] = ContextVar("turnkeeper-checked-call")
 
 
-def caller_of(context: Context) -> Caller:  # noqa: ARG001 - every identity but `none` needs it
-    """Returns the caller of the RPC that `context` belongs to."""
-    return DEFAULT_CALLER
+def caller_of(context: Context) -> Caller:  # noqa: ARG001 - gRPC's context cannot carry it
+    """Returns the caller of the RPC that `context` belongs to. Raises LookupError outside of a checked call."""
+    return _CHECKED.get().caller
+
+
+class CallerCheck:
+    """Checks who makes a call, and whether the method admits it."""
+
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        principals: Principals,
+        *,
+        recheck: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`recheck`: see RECHECK_S. `clock` returns the seconds since the epoch."""
+        self._authenticator = authenticator
+        self._principals = principals
+        self._recheck = recheck
+        self._clock = clock
+
+    async def check(self, context: Context, access: Access) -> None:
+        """Checks a call at its headers. From then on `caller_of` returns its caller.
+
+        Raises Unauthenticated without a valid credential; PrincipalUnknown for one without a principal;
+        PermissionDenied if no role of the caller is one of the method's.
+        """
+        if not access.needs_credential:
+            return
+        credential = await self._authenticator.credential(context)
+        if not access.roles:
+            return
+        person = _on_behalf_of(context.invocation_metadata() or ())
+        caller = self._admitted(credential, access, person)
+        _CHECKED.set(CheckedCall(caller, credential, access, person))
+
+    def of_stream(self) -> "StreamCheck":
+        """Returns what checks the stream of the current task again."""
+        return StreamCheck(self, _CHECKED.get(None), every=self._recheck)
+
+    def check_again(self, call: CheckedCall) -> None:
+        """Raises Unauthenticated if the call's credential has expired, or the principals file has another caller or
+        none for it by now."""
+        expires_at = call.credential.expires_at
+        if expires_at is not None and expires_at <= self._clock():
+            raise refused(Refusal.EXPIRED)
+        try:
+            caller = self._admitted(call.credential, call.access, call.on_behalf_of)
+        except SessionError:
+            raise refused(Refusal.REVOKED) from None
+        if caller != call.caller:
+            raise refused(Refusal.REVOKED)
+
+    def _admitted(self, credential: Credential, access: Access, person: str) -> Caller:
+        caller = self._principals.caller(credential, on_behalf_of=person).within(access.roles)
+        if not caller.roles:
+            raise PermissionDenied
+        return caller
+
+
+class StreamCheck:
+    """Checks the caller of one stream again and again."""
+
+    __slots__ = ("_call", "_callers", "_due", "_every")
+
+    def __init__(self, callers: CallerCheck, call: CheckedCall | None, *, every: float) -> None:
+        """`every`: seconds between two checks. `call`: None if the method needs no credential."""
+        self._callers, self._call, self._every = callers, call, every
+        self._due = time.monotonic() + every
+
+    def again(self) -> None:
+        """Checks the stream's caller if that is due. Raises Unauthenticated if it may no longer read the stream."""
+        if self._call is None or time.monotonic() < self._due:
+            return
+        self._due = time.monotonic() + self._every
+        self._callers.check_again(self._call)
+
+
+def _on_behalf_of(metadata: Iterable[tuple[str, object]]) -> str:
+    """Returns the person that the metadata names; empty for none. Raises InvalidRequest for more than one."""
+    names = [value for key, value in metadata if key == ON_BEHALF_OF]
+    if not names:
+        return ""
+    if len(names) > 1 or not names[0]:
+        problem = "must name one person"
+        raise InvalidRequest(f"The metadata {ON_BEHALF_OF} {problem}.", fields={ON_BEHALF_OF: problem})
+    return str(names[0])

@@ -1,4 +1,4 @@
-"""One wrapper around every call: admission, body, span, validation, error boundary, metrics.
+"""One wrapper around every call: admission, caller, body, span, validation, error boundary, metrics.
 
 It turns methods that take one message into methods that take many: a call is then admitted or refused at its headers,
 and only then its body is read. Plain clients see no difference.
@@ -14,24 +14,34 @@ import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
-from functools import lru_cache, partial
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
 from grpc import aio
 
 from turnkeeper.admission.gate import CURRENT, Gate, Kind
-from turnkeeper.errors import InternalError, InvalidRequest, NotImplementedYet, Overloaded, SessionError, SlowConsumer
+from turnkeeper.errors import (
+    InternalError,
+    InvalidRequest,
+    NotImplementedYet,
+    Overloaded,
+    SessionError,
+    SlowConsumer,
+    Unauthenticated,
+)
 from turnkeeper.event_loop import off_loop
 from turnkeeper.isolation import ends_task
 from turnkeeper.rpc import validation
+from turnkeeper.rpc.access import Access, AccessRules
 from turnkeeper.rpc.bodies import Bodies, BodyLate
 from turnkeeper.rpc.context import UNREADABLE, Context, Responses, Run
+from turnkeeper.rpc.endings import STATUS, ending, is_first_attempt, refusal_ending
+from turnkeeper.rpc.identity import CallerCheck, StreamCheck
 from turnkeeper.rpc.kinds import adds_turn, kind_of
 from turnkeeper.rpc.refusals import CertainRefusals
-from turnkeeper.rpc.status import DETAILS_KEY, PUSHBACK_KEY, details_bytes, may_resume, pushback, shown_message
+from turnkeeper.rpc.status import carries_cursor
 from turnkeeper.rpc.task_deadlines import TaskDeadlines
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.telemetry.open_spans import RpcSpan
@@ -46,10 +56,6 @@ LARGE_BYTES = 256 * 1024
 HEALTH_BYTES = 32 << 20
 """Bytes of the bodies of health and reflection that are being received: they wait for no body of another service."""
 OWN = "turnkeeper.v1."
-PREVIOUS_ATTEMPTS = "grpc-previous-rpc-attempts"
-"""The metadata by which gRPC's own retries tell how often they have tried the call."""
-STATUS = {code.value[0]: code for code in grpc.StatusCode}
-Trailers: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
 logger = logging.getLogger(__name__)
 
@@ -57,10 +63,20 @@ logger = logging.getLogger(__name__)
 class Boundary(aio.ServerInterceptor):
     """The only interceptor: it wraps every method once, and counts the calls that are under way."""
 
-    def __init__(
-        self, *, spans: Spans, metrics: Metrics, gate: Gate, certain_refusals: CertainRefusals, write_timeout: float
+    def __init__(  # noqa: PLR0913 - the parts it is made of
+        self,
+        *,
+        callers: CallerCheck,
+        access: AccessRules,
+        spans: Spans,
+        metrics: Metrics,
+        gate: Gate,
+        certain_refusals: CertainRefusals,
+        write_timeout: float,
     ) -> None:
         """`write_timeout`: seconds after which a stream ends with SLOW_CONSUMER if its reader accepts nothing."""
+        self._callers = callers
+        self._access = access
         self._gate = gate
         memory = gate.memory
         self._bodies = Bodies(memory)
@@ -90,7 +106,7 @@ class Boundary(aio.ServerInterceptor):
         path = str(handler_call_details.method)
         if path not in self._methods:
             handler = await continuation(handler_call_details)
-            if handler is None or handler.request_streaming:
+            if handler is None:
                 return handler
             self._methods[path] = self._handler(path, handler)
         return self._methods[path]
@@ -98,6 +114,9 @@ class Boundary(aio.ServerInterceptor):
     def _handler(self, path: str, handler: Any) -> Any:
         _, service, method = path.split("/", 2)
         own = service.startswith(OWN)
+        if handler.request_streaming:  # reflection
+            checked = self._checked_stream(handler.stream_stream, self._access.of(service, method))
+            return grpc.stream_stream_rpc_method_handler(checked, None, handler.response_serializer)
         if not handler.response_streaming:
             unary = self._certain_refusals.checked(handler.unary_unary) if own else handler.unary_unary
             call = self._wrapped(service, method, handler, unary)
@@ -112,6 +131,7 @@ class Boundary(aio.ServerInterceptor):
     def _wrapped(self, service: str, method: str, handler: Any, run: Run) -> Run:
         own, parse = service.startswith(OWN), handler.request_deserializer
         kind = kind_of(method, is_stream=handler.response_streaming) if own else None
+        access = self._access.of(service, method)
 
         async def call(context: Context) -> Any:
             began = time.monotonic()
@@ -122,6 +142,7 @@ class Boundary(aio.ServerInterceptor):
                     try:
                         if own and self.refuse is not None:
                             raise self.refuse()
+                        await self._callers.check(context, access)
                         request = await _parsed(await self._body(context, kind), parse, checked=own)
                         response = await run(_named(request, span), context)
                         _name_result(response, span)
@@ -154,6 +175,21 @@ class Boundary(aio.ServerInterceptor):
                 self._leave(peer, own=own)
 
         return self._gated(kind, call, service, method, on_stream=handler.response_streaming)
+
+    def _checked_stream(self, inner: Callable[[Any, Context], Responses], access: Access) -> Any:
+        """Returns the handler of a stream of requests, whose caller is checked before the first one is read."""
+
+        async def run(requests: Any, context: Context) -> Responses:
+            try:
+                await self._callers.check(context, access)
+            except SessionError as refusal:
+                self._metrics.error(refusal.code)
+                await _abort(context, refusal, on_stream=True)
+                return
+            async for response in inner(requests, context):
+                yield response
+
+        return run
 
     def _gated(
         self,
@@ -197,8 +233,8 @@ class Boundary(aio.ServerInterceptor):
         task = asyncio.current_task()
         self._refusing.begin(task)
         try:
-            limit, is_first = refusal.metadata["limit"], _is_first(context)
-            await context.abort(*_refusal(limit, refusal.retry_after, on_stream, is_first))
+            limit, is_first = refusal.metadata["limit"], is_first_attempt(context)
+            await context.abort(*refusal_ending(limit, refusal.retry_after, on_stream, is_first))
         except asyncio.CancelledError:
             if not self._refusing.is_late(task):
                 raise
@@ -219,6 +255,7 @@ class Boundary(aio.ServerInterceptor):
             writes, task = self._writes, asyncio.current_task()
             after = getattr(request, "after", "")
             responses: Responses | None = None
+            check = self._callers.of_stream()
             self._metrics.stream_opened()
             try:
                 responses, response = await self._certain_refusals.begin(inner, request, context)
@@ -237,9 +274,9 @@ class Boundary(aio.ServerInterceptor):
                     finally:
                         writes.end(task)
                         self._responses.add(-size)
-                    response = await anext(responses, None)
+                    response = await _next(responses, check)
             except SessionError as error:
-                if may_resume(error.code) and not error.cursor:
+                if carries_cursor(error.code) and not error.cursor:
                     error.cursor = after
                 raise
             finally:
@@ -312,6 +349,19 @@ def _unanswered(context: Context) -> str:
     return "CANCELLED" if left is None or left > EXPIRY else "DEADLINE_EXCEEDED"
 
 
+async def _next(responses: Responses, check: StreamCheck) -> Any:
+    """Returns the next response, or None after the last one.
+
+    Raises Unauthenticated, with the cursor to resume from, if the stream's caller may no longer read it.
+    """
+    response = await anext(responses, None)
+    try:
+        check.again()
+    except Unauthenticated as ended:
+        raise await _ended_by(ended, responses) from None
+    return response
+
+
 async def _ended_by(error: SessionError, responses: Any) -> SessionError:
     """Raises the error in the servicer, which adds the cursor to resume from. Returns the error."""
     with contextlib.suppress(type(error), StopAsyncIteration):
@@ -328,27 +378,4 @@ async def _abort(context: Context, error: SessionError, *, on_stream: bool) -> N
     """Ends the call with the error's status. Takes at most ABORT_TIME, because the client may not read it."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(ABORT_TIME):
-            await context.abort(*_ending(error, on_stream=on_stream, is_first=_is_first(context)))
-
-
-def _is_first(context: Context) -> bool:
-    """Returns False if gRPC's own retries have tried the call before."""
-    return PREVIOUS_ATTEMPTS not in dict(context.invocation_metadata() or ())
-
-
-def _ending(error: SessionError, *, on_stream: bool, is_first: bool) -> tuple[grpc.StatusCode, str, Trailers]:
-    """Returns the status, the message and the trailing metadata of an error."""
-    status = error.to_status()
-    trailers: Trailers = ((DETAILS_KEY, details_bytes(status, on_stream=on_stream)),)
-    if after := pushback(status, is_first=is_first):
-        trailers = (*trailers, (PUSHBACK_KEY, after))
-    return STATUS[int(status.family)], shown_message(status), trailers
-
-
-@lru_cache(maxsize=4096)
-def _refusal(
-    limit: str, retry_after: timedelta, on_stream: bool, is_first: bool
-) -> tuple[grpc.StatusCode, str, Trailers]:
-    """Returns the same for a refusal by a limit. Its delays are few: the gate rounds them."""
-    refusal = Overloaded(metadata={"limit": limit}, retry_after=retry_after)
-    return _ending(refusal, on_stream=on_stream, is_first=is_first)
+            await context.abort(*ending(error, on_stream=on_stream, is_first=is_first_attempt(context)))

@@ -4,10 +4,11 @@ from typing import TypeVar
 
 from turnkeeper.engine.rules import sessions as session_rules
 from turnkeeper.engine.sessions import Decide, Sessions
+from turnkeeper.identity.caller import Caller
 from turnkeeper.pb.v1 import session_pb2
 from turnkeeper.rpc import cursor, session_fields, validation
 from turnkeeper.rpc.context import Context
-from turnkeeper.rpc.identity import Caller, caller_of
+from turnkeeper.rpc.identity import caller_of
 from turnkeeper.rpc.views import session_view
 
 CHANGEABLE = frozenset({"title", "labels", "metadata"})

@@ -23,13 +23,15 @@ from turnkeeper.pb.v1 import (
     session_pb2_grpc,
 )
 from turnkeeper.rpc import accepting, health, reflection
+from turnkeeper.rpc.access import CHANNELZ
 from turnkeeper.rpc.interceptor import Boundary
 from turnkeeper.settings import Settings
 from turnkeeper.start_errors import PortTaken
 
 SERVICES = tuple(f"turnkeeper.v1.{name}Service" for name in ("Session", "Chat", "Approval", "Agent"))
-CHANNELZ = channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name
-FILES = tuple(module.DESCRIPTOR for module in (session_pb2, chat_pb2, approval_pb2, agent_pb2, channelz_pb2))
+OUR_FILES = tuple(module.DESCRIPTOR for module in (session_pb2, chat_pb2, approval_pb2, agent_pb2))
+"""The files that declare our services."""
+FILES = (*OUR_FILES, channelz_pb2.DESCRIPTOR)
 """The files that declare the services, except those of health and reflection."""
 LIVENESS = "liveness"
 """A service name of health that is SERVING until the process ends, so that a draining replica is not restarted."""

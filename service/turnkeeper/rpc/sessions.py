@@ -16,12 +16,13 @@ from turnkeeper.engine.streaming.batch import EventFilter
 from turnkeeper.engine.streaming.stream_end import StreamEnded
 from turnkeeper.engine.streaming.watcher import Watchers
 from turnkeeper.errors import CursorExpired, InvalidRequest, SessionError, TurnNotFound
+from turnkeeper.identity.caller import Caller
 from turnkeeper.pb.v1 import event_pb2, message_pb2, session_pb2, session_pb2_grpc
 from turnkeeper.rpc import codec, cursor, session_fields, validation
 from turnkeeper.rpc.checkpoints import CheckpointVerbs
 from turnkeeper.rpc.context import Context
 from turnkeeper.rpc.fingerprint import fingerprint
-from turnkeeper.rpc.identity import Caller, caller_of
+from turnkeeper.rpc.identity import caller_of
 from turnkeeper.rpc.lifecycle import LifecycleVerbs
 from turnkeeper.rpc.page_tokens import PageTokens, fitting, key_of_time, time_of_key
 from turnkeeper.rpc.stream_responses import response, with_cursor

@@ -72,6 +72,11 @@ def may_resume(code: Code) -> bool:
     return advice(code, on_stream=True) == error_pb2.RETRY_ADVICE_RESUME_STREAM
 
 
+def carries_cursor(code: Code) -> bool:
+    """Returns True if the error carries a cursor at the end of a stream: it may go on, or may with a new credential."""
+    return may_resume(code) or code is Code.UNAUTHENTICATED
+
+
 def _options(code: Code) -> error_pb2.ErrorCodeOptions:
     value = error_pb2.SessionErrorCode.DESCRIPTOR.values_by_number[code]
     options: error_pb2.ErrorCodeOptions = value.GetOptions().Extensions[error_pb2.error_code]

@@ -7,7 +7,7 @@ from turnkeeper.engine.streaming.stream_end import StreamEnded
 from turnkeeper.engine.streaming.watcher import Watcher
 from turnkeeper.errors import CursorExpired, SessionError, SlowConsumer
 from turnkeeper.rpc import cursor, wire
-from turnkeeper.rpc.status import may_resume
+from turnkeeper.rpc.status import carries_cursor
 
 
 def response(batch: Batch, key: SessionKey) -> bytes:
@@ -29,7 +29,7 @@ def with_cursor(end: StreamEnded | SessionError, key: SessionKey, *, watcher: Wa
         return end.error
     if not isinstance(end, CursorExpired):
         resume_at = _resume_at(end, watcher) if watcher is not None else None
-        if resume_at is not None and may_resume(end.code):
+        if resume_at is not None and carries_cursor(end.code):
             end.cursor = _cursor(resume_at, key)
         return end
     end.cursor = _cursor(StreamPosition(sequence=int(end.metadata["oldest_sequence"]) - 1), key)

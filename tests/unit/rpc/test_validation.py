@@ -11,9 +11,9 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 
 from turnkeeper.errors import InvalidRequest, NotImplementedYet
+from turnkeeper.identity.caller import DEFAULT_CALLER
 from turnkeeper.pb.v1 import agent_pb2, approval_pb2, chat_pb2, event_pb2, message_pb2, session_pb2
 from turnkeeper.rpc import validation
-from turnkeeper.rpc.identity import DEFAULT_CALLER
 from turnkeeper.rpc.sessions import new_session
 from turnkeeper.rpc.validation import RULES
 

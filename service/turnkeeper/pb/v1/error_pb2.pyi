@@ -172,6 +172,8 @@ class _SessionErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sess
     """Too many calls change this session at the same time; send the same call again after the given delay."""
     SESSION_ERROR_CODE_OVERLOADED: _SessionErrorCode.ValueType  # 124
     """The replica has all the work that it can finish; send the same call again after the given delay."""
+    SESSION_ERROR_CODE_PRINCIPAL_UNKNOWN: _SessionErrorCode.ValueType  # 125
+    """The credential is valid but belongs to no principal; ask the operator to add it to the principals file."""
 
 class SessionErrorCode(_SessionErrorCode, metaclass=_SessionErrorCodeEnumTypeWrapper):
     """Every error of this service. `google.rpc.ErrorInfo.reason` is the value's name without `SESSION_ERROR_CODE_`."""
@@ -274,6 +276,8 @@ SESSION_ERROR_CODE_SESSION_CONTENDED: SessionErrorCode.ValueType  # 123
 """Too many calls change this session at the same time; send the same call again after the given delay."""
 SESSION_ERROR_CODE_OVERLOADED: SessionErrorCode.ValueType  # 124
 """The replica has all the work that it can finish; send the same call again after the given delay."""
+SESSION_ERROR_CODE_PRINCIPAL_UNKNOWN: SessionErrorCode.ValueType  # 125
+"""The credential is valid but belongs to no principal; ask the operator to add it to the principals file."""
 Global___SessionErrorCode: _TypeAlias = SessionErrorCode  # noqa: Y015
 
 @_typing.final
@@ -357,7 +361,7 @@ class SessionErrorDetail(_message.Message):
     cursor: _builtins.str
     """With RESUME_STREAM: the place after what the stream delivered, to go on from if you have read no response: a gRPC
     library may drop responses that you have not read when the error arrives. With CURSOR_EXPIRED: the oldest place that
-    is left. Empty otherwise.
+    is left. With UNAUTHENTICATED at the end of a stream: the place to go on from with a new credential. Empty otherwise.
     """
     retry: Global___RetryAdvice.ValueType
     """What helps. It is set for each call: an error that ends a stream may have RESUME_STREAM where the same code has

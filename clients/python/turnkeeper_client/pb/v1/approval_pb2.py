@@ -24,12 +24,13 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from turnkeeper_client.pb.v1 import access_pb2 as turnkeeper_dot_v1_dot_access__pb2
 from turnkeeper_client.pb.v1 import error_pb2 as turnkeeper_dot_v1_dot_error__pb2
 from turnkeeper_client.pb.v1 import event_pb2 as turnkeeper_dot_v1_dot_event__pb2
 from turnkeeper_client.pb.v1 import rules_pb2 as turnkeeper_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cturnkeeper/v1/approval.proto\x12\rturnkeeper.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19turnkeeper/v1/error.proto\x1a\x19turnkeeper/v1/event.proto\x1a\x19turnkeeper/v1/rules.proto\"\xcb\x05\n\x08\x41pproval\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x0f\n\x07turn_id\x18\x03 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x04 \x01(\t\x12)\n\x04kind\x18\x05 \x01(\x0e\x32\x1b.turnkeeper.v1.ApprovalKind\x12+\n\x05state\x18\x06 \x01(\x0e\x32\x1c.turnkeeper.v1.ApprovalState\x12\r\n\x05round\x18\x07 \x01(\x05\x12\x0c\n\x04tool\x18\x08 \x01(\t\x12,\n\ntool_class\x18\t \x01(\x0e\x32\x18.turnkeeper.v1.ToolClass\x12\x16\n\x0e\x61rguments_json\x18\n \x01(\t\x12\x16\n\x0e\x61rguments_hash\x18\x0b \x01(\t\x12\x11\n\trequester\x18\x0c \x01(\t\x12\r\n\x05\x61gent\x18\r \x01(\t\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x64\x65\x63ide_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ndecided_by\x18\x11 \x01(\t\x12\x0e\n\x06reason\x18\x12 \x01(\t\x12\x1d\n\x15unknown_tool_call_ids\x18\x13 \x03(\t\x12\x18\n\x10late_result_json\x18\x14 \x01(\t\x12\x13\n\x0breplaced_by\x18\x15 \x01(\t\x12\x31\n\x08\x64\x65\x63ision\x18\x16 \x01(\x0e\x32\x1f.turnkeeper.v1.ApprovalDecision\x12\x1a\n\x12mixed_script_words\x18\x17 \x03(\t\x12&\n\x1elate_result_mixed_script_words\x18\x18 \x03(\t\"I\n\x12GetApprovalRequest\x12\x33\n\x0b\x61pproval_id\x18\x01 \x01(\tB\x1e\xf2\xe0\x18\x1a\x08\x01\x12\x16[A-Za-z0-9._:-]{1,128}\"@\n\x13GetApprovalResponse\x12)\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x17.turnkeeper.v1.Approval\"\x95\x02\n\x14ListApprovalsRequest\x12\x19\n\tpage_size\x18\x01 \x01(\x05\x42\x06\xf2\xe0\x18\x02(\x00\x12\x1b\n\npage_token\x18\x02 \x01(\tB\x07\xf2\xe0\x18\x03\x18\x80\x08\x12\x34\n\x06states\x18\x03 \x03(\x0e\x32\x1c.turnkeeper.v1.ApprovalStateB\x06\xf2\xe0\x18\x02  \x12)\n\x04kind\x18\x04 \x01(\x0e\x32\x1b.turnkeeper.v1.ApprovalKind\x12\x30\n\nsession_id\x18\x05 \x01(\tB\x1c\xf2\xe0\x18\x18\x12\x16[A-Za-z0-9._:-]{1,128}\x12\x14\n\x04tool\x18\x06 \x01(\tB\x06\xf2\xe0\x18\x02\x18@\x12\x1c\n\x0c\x64\x65\x63idable_by\x18\x07 \x01(\tB\x06\xf2\xe0\x18\x02\x38\x01\"\\\n\x15ListApprovalsResponse\x12*\n\tapprovals\x18\x01 \x03(\x0b\x32\x17.turnkeeper.v1.Approval\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"{\n\x13WaitApprovalRequest\x12\x33\n\x0b\x61pproval_id\x18\x01 \x01(\tB\x1e\xf2\xe0\x18\x1a\x08\x01\x12\x16[A-Za-z0-9._:-]{1,128}\x12/\n\x04wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x06\xf2\xe0\x18\x02\x30x\"A\n\x14WaitApprovalResponse\x12)\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x17.turnkeeper.v1.Approval\"a\n\x15WatchApprovalsRequest\x12\x34\n\x06states\x18\x01 \x03(\x0e\x32\x1c.turnkeeper.v1.ApprovalStateB\x06\xf2\xe0\x18\x02  \x12\x12\n\nsession_id\x18\x02 \x01(\t\"W\n\x16WatchApprovalsResponse\x12*\n\tapprovals\x18\x01 \x03(\x0b\x32\x17.turnkeeper.v1.Approval\x12\x11\n\tcaught_up\x18\x02 \x01(\x08\"\x95\x02\n\x15\x44\x65\x63ideApprovalRequest\x12\x33\n\x0b\x61pproval_id\x18\x01 \x01(\tB\x1e\xf2\xe0\x18\x1a\x08\x01\x12\x16[A-Za-z0-9._:-]{1,128}\x12\x39\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32\x1f.turnkeeper.v1.ApprovalDecisionB\x06\xf2\xe0\x18\x02\x08\x01\x12!\n\x0e\x61rguments_hash\x18\x03 \x01(\tB\t\xf2\xe0\x18\x05\x08\x01\x18\x80\x01\x12\x17\n\x06reason\x18\x04 \x01(\tB\x07\xf2\xe0\x18\x03\x18\xd0\x0f\x12\x1d\n\x15\x65\x64ited_arguments_json\x18\x05 \x01(\t\x12\x1c\n\x0con_behalf_of\x18\x06 \x01(\tB\x06\xf2\xe0\x18\x02\x38\x01\x12\x13\n\x0bresult_json\x18\x07 \x01(\t\"e\n\x16\x44\x65\x63ideApprovalResponse\x12)\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x17.turnkeeper.v1.Approval\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\"V\n\x1b\x42\x61tchDecideApprovalsRequest\x12\x37\n\tdecisions\x18\x01 \x03(\x0b\x32$.turnkeeper.v1.DecideApprovalRequest\"y\n\x1a\x42\x61tchDecideApprovalsResult\x12)\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x17.turnkeeper.v1.Approval\x12\x30\n\x05\x65rror\x18\x02 \x01(\x0b\x32!.turnkeeper.v1.SessionErrorDetail\"Z\n\x1c\x42\x61tchDecideApprovalsResponse\x12:\n\x07results\x18\x01 \x03(\x0b\x32).turnkeeper.v1.BatchDecideApprovalsResult*\xbf\x01\n\rApprovalState\x12\x1e\n\x1a\x41PPROVAL_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41PPROVAL_STATE_PENDING\x10\x01\x12\x1b\n\x17\x41PPROVAL_STATE_APPROVED\x10\x02\x12\x1b\n\x17\x41PPROVAL_STATE_REJECTED\x10\x03\x12\x1a\n\x16\x41PPROVAL_STATE_EXPIRED\x10\x04\x12\x1c\n\x18\x41PPROVAL_STATE_WITHDRAWN\x10\x05\x32\xeb\x04\n\x0f\x41pprovalService\x12Y\n\x0bGetApproval\x12!.turnkeeper.v1.GetApprovalRequest\x1a\".turnkeeper.v1.GetApprovalResponse\"\x03\x90\x02\x01\x12_\n\rListApprovals\x12#.turnkeeper.v1.ListApprovalsRequest\x1a$.turnkeeper.v1.ListApprovalsResponse\"\x03\x90\x02\x01\x12\\\n\x0cWaitApproval\x12\".turnkeeper.v1.WaitApprovalRequest\x1a#.turnkeeper.v1.WaitApprovalResponse\"\x03\x90\x02\x01\x12\x64\n\x0eWatchApprovals\x12$.turnkeeper.v1.WatchApprovalsRequest\x1a%.turnkeeper.v1.WatchApprovalsResponse\"\x03\x90\x02\x01\x30\x01\x12\x62\n\x0e\x44\x65\x63ideApproval\x12$.turnkeeper.v1.DecideApprovalRequest\x1a%.turnkeeper.v1.DecideApprovalResponse\"\x03\x90\x02\x02\x12t\n\x14\x42\x61tchDecideApprovals\x12*.turnkeeper.v1.BatchDecideApprovalsRequest\x1a+.turnkeeper.v1.BatchDecideApprovalsResponse\"\x03\x90\x02\x02\x42\x93\x01\n\x11\x64\x65v.turnkeeper.v1B\rApprovalProtoP\x01Z0turnkeeper.dev/gen/go/turnkeeper/v1;turnkeeperv1\xa2\x02\x03TKV\xaa\x02\rTurnkeeper.V1\xba\x02\x03TKV\xca\x02\rTurnkeeper\\V1\xea\x02\x0eTurnkeeper::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cturnkeeper/v1/approval.proto\x12\rturnkeeper.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aturnkeeper/v1/access.proto\x1a\x19turnkeeper/v1/error.proto\x1a\x19turnkeeper/v1/event.proto\x1a\x19turnkeeper/v1/rules.proto\"\xcb\x05\n\x08\x41pproval\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x0f\n\x07turn_id\x18\x03 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x04 \x01(\t\x12)\n\x04kind\x18\x05 \x01(\x0e\x32\x1b.turnkeeper.v1.ApprovalKind\x12+\n\x05state\x18\x06 \x01(\x0e\x32\x1c.turnkeeper.v1.ApprovalState\x12\r\n\x05round\x18\x07 \x01(\x05\x12\x0c\n\x04tool\x18\x08 \x01(\t\x12,\n\ntool_class\x18\t \x01(\x0e\x32\x18.turnkeeper.v1.ToolClass\x12\x16\n\x0e\x61rguments_json\x18\n \x01(\t\x12\x16\n\x0e\x61rguments_hash\x18\x0b \x01(\t\x12\x11\n\trequester\x18\x0c \x01(\t\x12\r\n\x05\x61gent\x18\r \x01(\t\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x64\x65\x63ide_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ndecided_by\x18\x11 \x01(\t\x12\x0e\n\x06reason\x18\x12 \x01(\t\x12\x1d\n\x15unknown_tool_call_ids\x18\x13 \x03(\t\x12\x18\n\x10late_result_json\x18\x14 \x01(\t\x12\x13\n\x0breplaced_by\x18\x15 \x01(\t\x12\x31\n\x08\x64\x65\x63ision\x18\x16 \x01(\x0e\x32\x1f.turnkeeper.v1.ApprovalDecision\x12\x1a\n\x12mixed_script_words\x18\x17 \x03(\t\x12&\n\x1elate_result_mixed_script_words\x18\x18 \x03(\t\"I\n\x12GetApprovalRequest\x12\x33\n\x0b\x61pproval_id\x18\x01 \x01(\tB\x1e\xf2\xe0\x18\x1a\x08\x01\x12\x16[A-Za-z0-9._:-]{1,128}\"@\n\x13GetApprovalResponse\x12)\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x17.turnkeeper.v1.Approval\"\x95\x02\n\x14ListApprovalsRequest\x12\x19\n\tpage_size\x18\x01 \x01(\x05\x42\x06\xf2\xe0\x18\x02(\x00\x12\x1b\n\npage_token\x18\x02 \x01(\tB\x07\xf2\xe0\x18\x03\x18\x80\x08\x12\x34\n\x06states\x18\x03 \x03(\x0e\x32\x1c.turnkeeper.v1.ApprovalStateB\x06\xf2\xe0\x18\x02  \x12)\n\x04kind\x18\x04 \x01(\x0e\x32\x1b.turnkeeper.v1.ApprovalKind\x12\x30\n\nsession_id\x18\x05 \x01(\tB\x1c\xf2\xe0\x18\x18\x12\x16[A-Za-z0-9._:-]{1,128}\x12\x14\n\x04tool\x18\x06 \x01(\tB\x06\xf2\xe0\x18\x02\x18@\x12\x1c\n\x0c\x64\x65\x63idable_by\x18\x07 \x01(\tB\x06\xf2\xe0\x18\x02\x38\x01\"\\\n\x15ListApprovalsResponse\x12*\n\tapprovals\x18\x01 \x03(\x0b\x32\x17.turnkeeper.v1.Approval\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"{\n\x13WaitApprovalRequest\x12\x33\n\x0b\x61pproval_id\x18\x01 \x01(\tB\x1e\xf2\xe0\x18\x1a\x08\x01\x12\x16[A-Za-z0-9._:-]{1,128}\x12/\n\x04wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x06\xf2\xe0\x18\x02\x30x\"A\n\x14WaitApprovalResponse\x12)\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x17.turnkeeper.v1.Approval\"a\n\x15WatchApprovalsRequest\x12\x34\n\x06states\x18\x01 \x03(\x0e\x32\x1c.turnkeeper.v1.ApprovalStateB\x06\xf2\xe0\x18\x02  \x12\x12\n\nsession_id\x18\x02 \x01(\t\"W\n\x16WatchApprovalsResponse\x12*\n\tapprovals\x18\x01 \x03(\x0b\x32\x17.turnkeeper.v1.Approval\x12\x11\n\tcaught_up\x18\x02 \x01(\x08\"\x95\x02\n\x15\x44\x65\x63ideApprovalRequest\x12\x33\n\x0b\x61pproval_id\x18\x01 \x01(\tB\x1e\xf2\xe0\x18\x1a\x08\x01\x12\x16[A-Za-z0-9._:-]{1,128}\x12\x39\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32\x1f.turnkeeper.v1.ApprovalDecisionB\x06\xf2\xe0\x18\x02\x08\x01\x12!\n\x0e\x61rguments_hash\x18\x03 \x01(\tB\t\xf2\xe0\x18\x05\x08\x01\x18\x80\x01\x12\x17\n\x06reason\x18\x04 \x01(\tB\x07\xf2\xe0\x18\x03\x18\xd0\x0f\x12\x1d\n\x15\x65\x64ited_arguments_json\x18\x05 \x01(\t\x12\x1c\n\x0con_behalf_of\x18\x06 \x01(\tB\x06\xf2\xe0\x18\x02\x38\x01\x12\x13\n\x0bresult_json\x18\x07 \x01(\t\"e\n\x16\x44\x65\x63ideApprovalResponse\x12)\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x17.turnkeeper.v1.Approval\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\"V\n\x1b\x42\x61tchDecideApprovalsRequest\x12\x37\n\tdecisions\x18\x01 \x03(\x0b\x32$.turnkeeper.v1.DecideApprovalRequest\"y\n\x1a\x42\x61tchDecideApprovalsResult\x12)\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x17.turnkeeper.v1.Approval\x12\x30\n\x05\x65rror\x18\x02 \x01(\x0b\x32!.turnkeeper.v1.SessionErrorDetail\"Z\n\x1c\x42\x61tchDecideApprovalsResponse\x12:\n\x07results\x18\x01 \x03(\x0b\x32).turnkeeper.v1.BatchDecideApprovalsResult*\xbf\x01\n\rApprovalState\x12\x1e\n\x1a\x41PPROVAL_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41PPROVAL_STATE_PENDING\x10\x01\x12\x1b\n\x17\x41PPROVAL_STATE_APPROVED\x10\x02\x12\x1b\n\x17\x41PPROVAL_STATE_REJECTED\x10\x03\x12\x1a\n\x16\x41PPROVAL_STATE_EXPIRED\x10\x04\x12\x1c\n\x18\x41PPROVAL_STATE_WITHDRAWN\x10\x05\x32\xa1\x05\n\x0f\x41pprovalService\x12\x63\n\x0bGetApproval\x12!.turnkeeper.v1.GetApprovalRequest\x1a\".turnkeeper.v1.GetApprovalResponse\"\r\x90\x02\x01\xfa\xe0\x18\x06\n\x04\x01\x02\x03\x04\x12i\n\rListApprovals\x12#.turnkeeper.v1.ListApprovalsRequest\x1a$.turnkeeper.v1.ListApprovalsResponse\"\r\x90\x02\x01\xfa\xe0\x18\x06\n\x04\x01\x02\x03\x04\x12\x66\n\x0cWaitApproval\x12\".turnkeeper.v1.WaitApprovalRequest\x1a#.turnkeeper.v1.WaitApprovalResponse\"\r\x90\x02\x01\xfa\xe0\x18\x06\n\x04\x01\x02\x03\x04\x12n\n\x0eWatchApprovals\x12$.turnkeeper.v1.WatchApprovalsRequest\x1a%.turnkeeper.v1.WatchApprovalsResponse\"\r\x90\x02\x01\xfa\xe0\x18\x06\n\x04\x01\x02\x03\x04\x30\x01\x12i\n\x0e\x44\x65\x63ideApproval\x12$.turnkeeper.v1.DecideApprovalRequest\x1a%.turnkeeper.v1.DecideApprovalResponse\"\n\x90\x02\x02\xfa\xe0\x18\x03\n\x01\x02\x12{\n\x14\x42\x61tchDecideApprovals\x12*.turnkeeper.v1.BatchDecideApprovalsRequest\x1a+.turnkeeper.v1.BatchDecideApprovalsResponse\"\n\x90\x02\x02\xfa\xe0\x18\x03\n\x01\x02\x42\x93\x01\n\x11\x64\x65v.turnkeeper.v1B\rApprovalProtoP\x01Z0turnkeeper.dev/gen/go/turnkeeper/v1;turnkeeperv1\xa2\x02\x03TKV\xaa\x02\rTurnkeeper.V1\xba\x02\x03TKV\xca\x02\rTurnkeeper\\V1\xea\x02\x0eTurnkeeper::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -68,47 +69,47 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DECIDEAPPROVALREQUEST'].fields_by_name['on_behalf_of']._loaded_options = None
   _globals['_DECIDEAPPROVALREQUEST'].fields_by_name['on_behalf_of']._serialized_options = b'\362\340\030\0028\001'
   _globals['_APPROVALSERVICE'].methods_by_name['GetApproval']._loaded_options = None
-  _globals['_APPROVALSERVICE'].methods_by_name['GetApproval']._serialized_options = b'\220\002\001'
+  _globals['_APPROVALSERVICE'].methods_by_name['GetApproval']._serialized_options = b'\220\002\001\372\340\030\006\n\004\001\002\003\004'
   _globals['_APPROVALSERVICE'].methods_by_name['ListApprovals']._loaded_options = None
-  _globals['_APPROVALSERVICE'].methods_by_name['ListApprovals']._serialized_options = b'\220\002\001'
+  _globals['_APPROVALSERVICE'].methods_by_name['ListApprovals']._serialized_options = b'\220\002\001\372\340\030\006\n\004\001\002\003\004'
   _globals['_APPROVALSERVICE'].methods_by_name['WaitApproval']._loaded_options = None
-  _globals['_APPROVALSERVICE'].methods_by_name['WaitApproval']._serialized_options = b'\220\002\001'
+  _globals['_APPROVALSERVICE'].methods_by_name['WaitApproval']._serialized_options = b'\220\002\001\372\340\030\006\n\004\001\002\003\004'
   _globals['_APPROVALSERVICE'].methods_by_name['WatchApprovals']._loaded_options = None
-  _globals['_APPROVALSERVICE'].methods_by_name['WatchApprovals']._serialized_options = b'\220\002\001'
+  _globals['_APPROVALSERVICE'].methods_by_name['WatchApprovals']._serialized_options = b'\220\002\001\372\340\030\006\n\004\001\002\003\004'
   _globals['_APPROVALSERVICE'].methods_by_name['DecideApproval']._loaded_options = None
-  _globals['_APPROVALSERVICE'].methods_by_name['DecideApproval']._serialized_options = b'\220\002\002'
+  _globals['_APPROVALSERVICE'].methods_by_name['DecideApproval']._serialized_options = b'\220\002\002\372\340\030\003\n\001\002'
   _globals['_APPROVALSERVICE'].methods_by_name['BatchDecideApprovals']._loaded_options = None
-  _globals['_APPROVALSERVICE'].methods_by_name['BatchDecideApprovals']._serialized_options = b'\220\002\002'
-  _globals['_APPROVALSTATE']._serialized_start=2493
-  _globals['_APPROVALSTATE']._serialized_end=2684
-  _globals['_APPROVAL']._serialized_start=194
-  _globals['_APPROVAL']._serialized_end=909
-  _globals['_GETAPPROVALREQUEST']._serialized_start=911
-  _globals['_GETAPPROVALREQUEST']._serialized_end=984
-  _globals['_GETAPPROVALRESPONSE']._serialized_start=986
-  _globals['_GETAPPROVALRESPONSE']._serialized_end=1050
-  _globals['_LISTAPPROVALSREQUEST']._serialized_start=1053
-  _globals['_LISTAPPROVALSREQUEST']._serialized_end=1330
-  _globals['_LISTAPPROVALSRESPONSE']._serialized_start=1332
-  _globals['_LISTAPPROVALSRESPONSE']._serialized_end=1424
-  _globals['_WAITAPPROVALREQUEST']._serialized_start=1426
-  _globals['_WAITAPPROVALREQUEST']._serialized_end=1549
-  _globals['_WAITAPPROVALRESPONSE']._serialized_start=1551
-  _globals['_WAITAPPROVALRESPONSE']._serialized_end=1616
-  _globals['_WATCHAPPROVALSREQUEST']._serialized_start=1618
-  _globals['_WATCHAPPROVALSREQUEST']._serialized_end=1715
-  _globals['_WATCHAPPROVALSRESPONSE']._serialized_start=1717
-  _globals['_WATCHAPPROVALSRESPONSE']._serialized_end=1804
-  _globals['_DECIDEAPPROVALREQUEST']._serialized_start=1807
-  _globals['_DECIDEAPPROVALREQUEST']._serialized_end=2084
-  _globals['_DECIDEAPPROVALRESPONSE']._serialized_start=2086
-  _globals['_DECIDEAPPROVALRESPONSE']._serialized_end=2187
-  _globals['_BATCHDECIDEAPPROVALSREQUEST']._serialized_start=2189
-  _globals['_BATCHDECIDEAPPROVALSREQUEST']._serialized_end=2275
-  _globals['_BATCHDECIDEAPPROVALSRESULT']._serialized_start=2277
-  _globals['_BATCHDECIDEAPPROVALSRESULT']._serialized_end=2398
-  _globals['_BATCHDECIDEAPPROVALSRESPONSE']._serialized_start=2400
-  _globals['_BATCHDECIDEAPPROVALSRESPONSE']._serialized_end=2490
-  _globals['_APPROVALSERVICE']._serialized_start=2687
-  _globals['_APPROVALSERVICE']._serialized_end=3306
+  _globals['_APPROVALSERVICE'].methods_by_name['BatchDecideApprovals']._serialized_options = b'\220\002\002\372\340\030\003\n\001\002'
+  _globals['_APPROVALSTATE']._serialized_start=2521
+  _globals['_APPROVALSTATE']._serialized_end=2712
+  _globals['_APPROVAL']._serialized_start=222
+  _globals['_APPROVAL']._serialized_end=937
+  _globals['_GETAPPROVALREQUEST']._serialized_start=939
+  _globals['_GETAPPROVALREQUEST']._serialized_end=1012
+  _globals['_GETAPPROVALRESPONSE']._serialized_start=1014
+  _globals['_GETAPPROVALRESPONSE']._serialized_end=1078
+  _globals['_LISTAPPROVALSREQUEST']._serialized_start=1081
+  _globals['_LISTAPPROVALSREQUEST']._serialized_end=1358
+  _globals['_LISTAPPROVALSRESPONSE']._serialized_start=1360
+  _globals['_LISTAPPROVALSRESPONSE']._serialized_end=1452
+  _globals['_WAITAPPROVALREQUEST']._serialized_start=1454
+  _globals['_WAITAPPROVALREQUEST']._serialized_end=1577
+  _globals['_WAITAPPROVALRESPONSE']._serialized_start=1579
+  _globals['_WAITAPPROVALRESPONSE']._serialized_end=1644
+  _globals['_WATCHAPPROVALSREQUEST']._serialized_start=1646
+  _globals['_WATCHAPPROVALSREQUEST']._serialized_end=1743
+  _globals['_WATCHAPPROVALSRESPONSE']._serialized_start=1745
+  _globals['_WATCHAPPROVALSRESPONSE']._serialized_end=1832
+  _globals['_DECIDEAPPROVALREQUEST']._serialized_start=1835
+  _globals['_DECIDEAPPROVALREQUEST']._serialized_end=2112
+  _globals['_DECIDEAPPROVALRESPONSE']._serialized_start=2114
+  _globals['_DECIDEAPPROVALRESPONSE']._serialized_end=2215
+  _globals['_BATCHDECIDEAPPROVALSREQUEST']._serialized_start=2217
+  _globals['_BATCHDECIDEAPPROVALSREQUEST']._serialized_end=2303
+  _globals['_BATCHDECIDEAPPROVALSRESULT']._serialized_start=2305
+  _globals['_BATCHDECIDEAPPROVALSRESULT']._serialized_end=2426
+  _globals['_BATCHDECIDEAPPROVALSRESPONSE']._serialized_start=2428
+  _globals['_BATCHDECIDEAPPROVALSRESPONSE']._serialized_end=2518
+  _globals['_APPROVALSERVICE']._serialized_start=2715
+  _globals['_APPROVALSERVICE']._serialized_end=3388
 # @@protoc_insertion_point(module_scope)

@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from turnkeeper_client.pb.v1 import access_pb2 as turnkeeper_dot_v1_dot_access__pb2
 from turnkeeper_client.pb.v1 import error_pb2 as turnkeeper_dot_v1_dot_error__pb2
 from turnkeeper_client.pb.v1 import event_pb2 as turnkeeper_dot_v1_dot_event__pb2
 from turnkeeper_client.pb.v1 import message_pb2 as turnkeeper_dot_v1_dot_message__pb2
 from turnkeeper_client.pb.v1 import rules_pb2 as turnkeeper_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18turnkeeper/v1/chat.proto\x12\rturnkeeper.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19turnkeeper/v1/error.proto\x1a\x19turnkeeper/v1/event.proto\x1a\x1bturnkeeper/v1/message.proto\x1a\x19turnkeeper/v1/rules.proto\"F\n\x0bPendingItem\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x02 \x01(\t\x12\x0c\n\x04tool\x18\x03 \x01(\t\"\xa1\x04\n\x04Turn\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.turnkeeper.v1.TurnState\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x12\x12\n\niterations\x18\x05 \x01(\x05\x12\x12\n\nmessage_id\x18\x06 \x01(\t\x12#\n\x06\x61nswer\x18\x07 \x03(\x0b\x32\x13.turnkeeper.v1.Part\x12#\n\x05usage\x18\x08 \x01(\x0b\x32\x14.turnkeeper.v1.Usage\x12.\n\x0bstop_reason\x18\t \x01(\x0e\x32\x19.turnkeeper.v1.StopReason\x12\x30\n\x05\x65rror\x18\n \x01(\x0b\x32!.turnkeeper.v1.SessionErrorDetail\x12+\n\x07pending\x18\x0b \x03(\x0b\x32\x1a.turnkeeper.v1.PendingItem\x12\x11\n\tprincipal\x18\x0c \x01(\t\x12\x16\n\x0e\x66irst_sequence\x18\r \x01(\x03\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xcd\x01\n\x13\x43reateSessionParams\x12\'\n\x05\x61gent\x18\x01 \x01(\tB\x18\xf2\xe0\x18\x14\x08\x01\x12\x10[a-z0-9_-]{1,64}\x12\x16\n\x05title\x18\x02 \x01(\tB\x07\xf2\xe0\x18\x03\x18\xc8\x01\x12\x46\n\x06labels\x18\x03 \x03(\x0b\x32..turnkeeper.v1.CreateSessionParams.LabelsEntryB\x06\xf2\xe0\x18\x02  \x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"O\n\nTurnLimits\x12\x1e\n\x0emax_iterations\x18\x01 \x01(\x05\x42\x06\xf2\xe0\x18\x02(\x00\x12!\n\x11max_output_tokens\x18\x02 \x01(\x05\x42\x06\xf2\xe0\x18\x02(\x00\"D\n\nClientTool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x13\n\x0bschema_json\x18\x03 \x01(\t\"\xb6\x03\n\x12SendMessageRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xf2\xe0\x18\x18\x12\x16[A-Za-z0-9._:-]{1,128}\x12\x1d\n\nrequest_id\x18\x02 \x01(\tB\t\xf2\xe0\x18\x05\x08\x01\x18\x80\x01\x12.\n\x07\x63ontent\x18\x03 \x03(\x0b\x32\x13.turnkeeper.v1.PartB\x08\xf2\xe0\x18\x04\x08\x01 @\x12&\n\x07if_busy\x18\x04 \x01(\x0e\x32\x15.turnkeeper.v1.IfBusy\x12/\n\x04wait\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x06\xf2\xe0\x18\x02\x30x\x12:\n\x0e\x63reate_session\x18\x06 \x01(\x0b\x32\".turnkeeper.v1.CreateSessionParams\x12&\n\x14response_schema_json\x18\x07 \x01(\tB\x08\xf2\xe0\x18\x04\x18\x80\x80\x04\x12)\n\x06limits\x18\x08 \x01(\x0b\x32\x19.turnkeeper.v1.TurnLimits\x12\x37\n\x0c\x63lient_tools\x18\t \x03(\x0b\x32\x19.turnkeeper.v1.ClientToolB\x06\xf2\xe0\x18\x02  \"Z\n\x13SendMessageResponse\x12!\n\x04turn\x18\x01 \x01(\x0b\x32\x13.turnkeeper.v1.Turn\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\"\xfe\x03\n\x14StreamMessageRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xf2\xe0\x18\x18\x12\x16[A-Za-z0-9._:-]{1,128}\x12\x1d\n\nrequest_id\x18\x02 \x01(\tB\t\xf2\xe0\x18\x05\x08\x01\x18\x80\x01\x12.\n\x07\x63ontent\x18\x03 \x03(\x0b\x32\x13.turnkeeper.v1.PartB\x08\xf2\xe0\x18\x04\x08\x01 @\x12&\n\x07if_busy\x18\x04 \x01(\x0e\x32\x15.turnkeeper.v1.IfBusy\x12\x16\n\x05\x61\x66ter\x18\x05 \x01(\tB\x07\xf2\xe0\x18\x03\x18\x80\x04\x12\x15\n\x08previews\x18\x06 \x01(\x08H\x00\x88\x01\x01\x12:\n\x0e\x63reate_session\x18\x07 \x01(\x0b\x32\".turnkeeper.v1.CreateSessionParams\x12&\n\x14response_schema_json\x18\x08 \x01(\tB\x08\xf2\xe0\x18\x04\x18\x80\x80\x04\x12)\n\x06limits\x18\t \x01(\x0b\x32\x19.turnkeeper.v1.TurnLimits\x12\x37\n\x0c\x63lient_tools\x18\n \x03(\x0b\x32\x19.turnkeeper.v1.ClientToolB\x06\xf2\xe0\x18\x02  \x12\x39\n\x0e\x64\x65lta_interval\x18\x0b \x01(\x0b\x32\x19.google.protobuf.DurationB\x06\xf2\xe0\x18\x02\x30\nB\x0b\n\t_previews\"\x9d\x01\n\x15StreamMessageResponse\x12$\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x14.turnkeeper.v1.Event\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\x12\x18\n\x10through_sequence\x18\x03 \x01(\x03\x12\x11\n\tcaught_up\x18\x04 \x01(\x08\x12!\n\x04turn\x18\x05 \x01(\x0b\x32\x13.turnkeeper.v1.Turn\"\xa6\x01\n\x0eGetTurnRequest\x12\x32\n\nsession_id\x18\x01 \x01(\tB\x1e\xf2\xe0\x18\x1a\x08\x01\x12\x16[A-Za-z0-9._:-]{1,128}\x12/\n\x07turn_id\x18\x02 \x01(\tB\x1e\xf2\xe0\x18\x1a\x08\x01\x12\x16[A-Za-z0-9._:-]{1,128}\x12/\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x06\xf2\xe0\x18\x02\x30x\"4\n\x0fGetTurnResponse\x12!\n\x04turn\x18\x01 \x01(\x0b\x32\x13.turnkeeper.v1.Turn\"\xb0\x01\n\x10ListTurnsRequest\x12\x32\n\nsession_id\x18\x01 \x01(\tB\x1e\xf2\xe0\x18\x1a\x08\x01\x12\x16[A-Za-z0-9._:-]{1,128}\x12\x19\n\tpage_size\x18\x02 \x01(\x05\x42\x06\xf2\xe0\x18\x02(\x00\x12\x1b\n\npage_token\x18\x03 \x01(\tB\x07\xf2\xe0\x18\x03\x18\x80\x08\x12\x30\n\x06states\x18\x04 \x03(\x0e\x32\x18.turnkeeper.v1.TurnStateB\x06\xf2\xe0\x18\x02  \"P\n\x11ListTurnsResponse\x12\"\n\x05turns\x18\x01 \x03(\x0b\x32\x13.turnkeeper.v1.Turn\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"x\n\x11\x43\x61ncelTurnRequest\x12\x32\n\nsession_id\x18\x01 \x01(\tB\x1e\xf2\xe0\x18\x1a\x08\x01\x12\x16[A-Za-z0-9._:-]{1,128}\x12/\n\x07turn_id\x18\x02 \x01(\tB\x1e\xf2\xe0\x18\x1a\x08\x01\x12\x16[A-Za-z0-9._:-]{1,128}\"Y\n\x12\x43\x61ncelTurnResponse\x12!\n\x04turn\x18\x01 \x01(\x0b\x32\x13.turnkeeper.v1.Turn\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\"\x96\x01\n\x10RetryTurnRequest\x12\x32\n\nsession_id\x18\x01 \x01(\tB\x1e\xf2\xe0\x18\x1a\x08\x01\x12\x16[A-Za-z0-9._:-]{1,128}\x12/\n\x07turn_id\x18\x02 \x01(\tB\x1e\xf2\xe0\x18\x1a\x08\x01\x12\x16[A-Za-z0-9._:-]{1,128}\x12\x1d\n\nrequest_id\x18\x03 \x01(\tB\t\xf2\xe0\x18\x05\x08\x01\x18\x80\x01\"X\n\x11RetryTurnResponse\x12!\n\x04turn\x18\x01 \x01(\x0b\x32\x13.turnkeeper.v1.Turn\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\"\x9b\x01\n\x17SubmitToolResultRequest\x12\x32\n\nsession_id\x18\x01 \x01(\tB\x1e\xf2\xe0\x18\x1a\x08\x01\x12\x16[A-Za-z0-9._:-]{1,128}\x12\x1f\n\x0ctool_call_id\x18\x02 \x01(\tB\t\xf2\xe0\x18\x05\x08\x01\x18\x80\x01\x12\x1b\n\x0bresult_json\x18\x03 \x01(\tB\x06\xf2\xe0\x18\x02\x08\x01\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x08\"_\n\x18SubmitToolResultResponse\x12!\n\x04turn\x18\x01 \x01(\x0b\x32\x13.turnkeeper.v1.Turn\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t*\xbf\x02\n\tTurnState\x12\x1a\n\x16TURN_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12TURN_STATE_PENDING\x10\x01\x12\x16\n\x12TURN_STATE_RUNNING\x10\x02\x12 \n\x1cTURN_STATE_AWAITING_APPROVAL\x10\x03\x12\x1c\n\x18TURN_STATE_AWAITING_TOOL\x10\x04\x12\x1e\n\x1aTURN_STATE_AWAITING_BUDGET\x10\x05\x12\x1f\n\x1bTURN_STATE_AWAITING_OUTCOME\x10\x06\x12\x1a\n\x16TURN_STATE_BACKING_OFF\x10\x07\x12\x18\n\x14TURN_STATE_COMPLETED\x10\x08\x12\x15\n\x11TURN_STATE_FAILED\x10\t\x12\x18\n\x14TURN_STATE_CANCELLED\x10\n*a\n\x06IfBusy\x12\x17\n\x13IF_BUSY_UNSPECIFIED\x10\x00\x12\x12\n\x0eIF_BUSY_REJECT\x10\x01\x12\x13\n\x0fIF_BUSY_ENQUEUE\x10\x02\x12\x15\n\x11IF_BUSY_INTERRUPT\x10\x03\x32\x86\x05\n\x0b\x43hatService\x12Y\n\x0bSendMessage\x12!.turnkeeper.v1.SendMessageRequest\x1a\".turnkeeper.v1.SendMessageResponse\"\x03\x90\x02\x02\x12\x61\n\rStreamMessage\x12#.turnkeeper.v1.StreamMessageRequest\x1a$.turnkeeper.v1.StreamMessageResponse\"\x03\x90\x02\x02\x30\x01\x12M\n\x07GetTurn\x12\x1d.turnkeeper.v1.GetTurnRequest\x1a\x1e.turnkeeper.v1.GetTurnResponse\"\x03\x90\x02\x01\x12S\n\tListTurns\x12\x1f.turnkeeper.v1.ListTurnsRequest\x1a .turnkeeper.v1.ListTurnsResponse\"\x03\x90\x02\x01\x12V\n\nCancelTurn\x12 .turnkeeper.v1.CancelTurnRequest\x1a!.turnkeeper.v1.CancelTurnResponse\"\x03\x90\x02\x02\x12S\n\tRetryTurn\x12\x1f.turnkeeper.v1.RetryTurnRequest\x1a .turnkeeper.v1.RetryTurnResponse\"\x03\x90\x02\x02\x12h\n\x10SubmitToolResult\x12&.turnkeeper.v1.SubmitToolResultRequest\x1a\'.turnkeeper.v1.SubmitToolResultResponse\"\x03\x90\x02\x02\x42\x8f\x01\n\x11\x64\x65v.turnkeeper.v1B\tChatProtoP\x01Z0turnkeeper.dev/gen/go/turnkeeper/v1;turnkeeperv1\xa2\x02\x03TKV\xaa\x02\rTurnkeeper.V1\xba\x02\x03TKV\xca\x02\rTurnkeeper\\V1\xea\x02\x0eTurnkeeper::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18turnkeeper/v1/chat.proto\x12\rturnkeeper.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aturnkeeper/v1/access.proto\x1a\x19turnkeeper/v1/error.proto\x1a\x19turnkeeper/v1/event.proto\x1a\x1bturnkeeper/v1/message.proto\x1a\x19turnkeeper/v1/rules.proto\"F\n\x0bPendingItem\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x02 \x01(\t\x12\x0c\n\x04tool\x18\x03 \x01(\t\"\xa1\x04\n\x04Turn\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.turnkeeper.v1.TurnState\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x12\x12\n\niterations\x18\x05 \x01(\x05\x12\x12\n\nmessage_id\x18\x06 \x01(\t\x12#\n\x06\x61nswer\x18\x07 \x03(\x0b\x32\x13.turnkeeper.v1.Part\x12#\n\x05usage\x18\x08 \x01(\x0b\x32\x14.turnkeeper.v1.Usage\x12.\n\x0bstop_reason\x18\t \x01(\x0e\x32\x19.turnkeeper.v1.StopReason\x12\x30\n\x05\x65rror\x18\n \x01(\x0b\x32!.turnkeeper.v1.SessionErrorDetail\x12+\n\x07pending\x18\x0b \x03(\x0b\x32\x1a.turnkeeper.v1.PendingItem\x12\x11\n\tprincipal\x18\x0c \x01(\t\x12\x16\n\x0e\x66irst_sequence\x18\r \x01(\x03\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xcd\x01\n\x13\x43reateSessionParams\x12\'\n\x05\x61gent\x18\x01 \x01(\tB\x18\xf2\xe0\x18\x14\x08\x01\x12\x10[a-z0-9_-]{1,64}\x12\x16\n\x05title\x18\x02 \x01(\tB\x07\xf2\xe0\x18\x03\x18\xc8\x01\x12\x46\n\x06labels\x18\x03 \x03(\x0b\x32..turnkeeper.v1.CreateSessionParams.LabelsEntryB\x06\xf2\xe0\x18\x02  \x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"O\n\nTurnLimits\x12\x1e\n\x0emax_iterations\x18\x01 \x01(\x05\x42\x06\xf2\xe0\x18\x02(\x00\x12!\n\x11max_output_tokens\x18\x02 \x01(\x05\x42\x06\xf2\xe0\x18\x02(\x00\"D\n\nClientTool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x13\n\x0bschema_json\x18\x03 \x01(\t\"\xb6\x03\n\x12SendMessageRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xf2\xe0\x18\x18\x12\x16[A-Za-z0-9._:-]{1,128}\x12\x1d\n\nrequest_id\x18\x02 \x01(\tB\t\xf2\xe0\x18\x05\x08\x01\x18\x80\x01\x12.\n\x07\x63ontent\x18\x03 \x03(\x0b\x32\x13.turnkeeper.v1.PartB\x08\xf2\xe0\x18\x04\x08\x01 @\x12&\n\x07if_busy\x18\x04 \x01(\x0e\x32\x15.turnkeeper.v1.IfBusy\x12/\n\x04wait\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x06\xf2\xe0\x18\x02\x30x\x12:\n\x0e\x63reate_session\x18\x06 \x01(\x0b\x32\".turnkeeper.v1.CreateSessionParams\x12&\n\x14response_schema_json\x18\x07 \x01(\tB\x08\xf2\xe0\x18\x04\x18\x80\x80\x04\x12)\n\x06limits\x18\x08 \x01(\x0b\x32\x19.turnkeeper.v1.TurnLimits\x12\x37\n\x0c\x63lient_tools\x18\t \x03(\x0b\x32\x19.turnkeeper.v1.ClientToolB\x06\xf2\xe0\x18\x02  \"Z\n\x13SendMessageResponse\x12!\n\x04turn\x18\x01 \x01(\x0b\x32\x13.turnkeeper.v1.Turn\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\"\xfe\x03\n\x14StreamMessageRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xf2\xe0\x18\x18\x12\x16[A-Za-z0-9._:-]{1,128}\x12\x1d\n\nrequest_id\x18\x02 \x01(\tB\t\xf2\xe0\x18\x05\x08\x01\x18\x80\x01\x12.\n\x07\x63ontent\x18\x03 \x03(\x0b\x32\x13.turnkeeper.v1.PartB\x08\xf2\xe0\x18\x04\x08\x01 @\x12&\n\x07if_busy\x18\x04 \x01(\x0e\x32\x15.turnkeeper.v1.IfBusy\x12\x16\n\x05\x61\x66ter\x18\x05 \x01(\tB\x07\xf2\xe0\x18\x03\x18\x80\x04\x12\x15\n\x08previews\x18\x06 \x01(\x08H\x00\x88\x01\x01\x12:\n\x0e\x63reate_session\x18\x07 \x01(\x0b\x32\".turnkeeper.v1.CreateSessionParams\x12&\n\x14response_schema_json\x18\x08 \x01(\tB\x08\xf2\xe0\x18\x04\x18\x80\x80\x04\x12)\n\x06limits\x18\t \x01(\x0b\x32\x19.turnkeeper.v1.TurnLimits\x12\x37\n\x0c\x63lient_tools\x18\n \x03(\x0b\x32\x19.turnkeeper.v1.ClientToolB\x06\xf2\xe0\x18\x02  \x12\x39\n\x0e\x64\x65lta_interval\x18\x0b \x01(\x0b\x32\x19.google.protobuf.DurationB\x06\xf2\xe0\x18\x02\x30\nB\x0b\n\t_previews\"\x9d\x01\n\x15StreamMessageResponse\x12$\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x14.turnkeeper.v1.Event\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\x12\x18\n\x10through_sequence\x18\x03 \x01(\x03\x12\x11\n\tcaught_up\x18\x04 \x01(\x08\x12!\n\x04turn\x18\x05 \x01(\x0b\x32\x13.turnkeeper.v1.Turn\"\xa6\x01\n\x0eGetTurnRequest\x12\x32\n\nsession_id\x18\x01 \x01(\tB\x1e\xf2\xe0\x18\x1a\x08\x01\x12\x16[A-Za-z0-9._:-]{1,128}\x12/\n\x07turn_id\x18\x02 \x01(\tB\x1e\xf2\xe0\x18\x1a\x08\x01\x12\x16[A-Za-z0-9._:-]{1,128}\x12/\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x06\xf2\xe0\x18\x02\x30x\"4\n\x0fGetTurnResponse\x12!\n\x04turn\x18\x01 \x01(\x0b\x32\x13.turnkeeper.v1.Turn\"\xb0\x01\n\x10ListTurnsRequest\x12\x32\n\nsession_id\x18\x01 \x01(\tB\x1e\xf2\xe0\x18\x1a\x08\x01\x12\x16[A-Za-z0-9._:-]{1,128}\x12\x19\n\tpage_size\x18\x02 \x01(\x05\x42\x06\xf2\xe0\x18\x02(\x00\x12\x1b\n\npage_token\x18\x03 \x01(\tB\x07\xf2\xe0\x18\x03\x18\x80\x08\x12\x30\n\x06states\x18\x04 \x03(\x0e\x32\x18.turnkeeper.v1.TurnStateB\x06\xf2\xe0\x18\x02  \"P\n\x11ListTurnsResponse\x12\"\n\x05turns\x18\x01 \x03(\x0b\x32\x13.turnkeeper.v1.Turn\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"x\n\x11\x43\x61ncelTurnRequest\x12\x32\n\nsession_id\x18\x01 \x01(\tB\x1e\xf2\xe0\x18\x1a\x08\x01\x12\x16[A-Za-z0-9._:-]{1,128}\x12/\n\x07turn_id\x18\x02 \x01(\tB\x1e\xf2\xe0\x18\x1a\x08\x01\x12\x16[A-Za-z0-9._:-]{1,128}\"Y\n\x12\x43\x61ncelTurnResponse\x12!\n\x04turn\x18\x01 \x01(\x0b\x32\x13.turnkeeper.v1.Turn\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\"\x96\x01\n\x10RetryTurnRequest\x12\x32\n\nsession_id\x18\x01 \x01(\tB\x1e\xf2\xe0\x18\x1a\x08\x01\x12\x16[A-Za-z0-9._:-]{1,128}\x12/\n\x07turn_id\x18\x02 \x01(\tB\x1e\xf2\xe0\x18\x1a\x08\x01\x12\x16[A-Za-z0-9._:-]{1,128}\x12\x1d\n\nrequest_id\x18\x03 \x01(\tB\t\xf2\xe0\x18\x05\x08\x01\x18\x80\x01\"X\n\x11RetryTurnResponse\x12!\n\x04turn\x18\x01 \x01(\x0b\x32\x13.turnkeeper.v1.Turn\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\"\x9b\x01\n\x17SubmitToolResultRequest\x12\x32\n\nsession_id\x18\x01 \x01(\tB\x1e\xf2\xe0\x18\x1a\x08\x01\x12\x16[A-Za-z0-9._:-]{1,128}\x12\x1f\n\x0ctool_call_id\x18\x02 \x01(\tB\t\xf2\xe0\x18\x05\x08\x01\x18\x80\x01\x12\x1b\n\x0bresult_json\x18\x03 \x01(\tB\x06\xf2\xe0\x18\x02\x08\x01\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x08\"_\n\x18SubmitToolResultResponse\x12!\n\x04turn\x18\x01 \x01(\x0b\x32\x13.turnkeeper.v1.Turn\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t*\xbf\x02\n\tTurnState\x12\x1a\n\x16TURN_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12TURN_STATE_PENDING\x10\x01\x12\x16\n\x12TURN_STATE_RUNNING\x10\x02\x12 \n\x1cTURN_STATE_AWAITING_APPROVAL\x10\x03\x12\x1c\n\x18TURN_STATE_AWAITING_TOOL\x10\x04\x12\x1e\n\x1aTURN_STATE_AWAITING_BUDGET\x10\x05\x12\x1f\n\x1bTURN_STATE_AWAITING_OUTCOME\x10\x06\x12\x1a\n\x16TURN_STATE_BACKING_OFF\x10\x07\x12\x18\n\x14TURN_STATE_COMPLETED\x10\x08\x12\x15\n\x11TURN_STATE_FAILED\x10\t\x12\x18\n\x14TURN_STATE_CANCELLED\x10\n*a\n\x06IfBusy\x12\x17\n\x13IF_BUSY_UNSPECIFIED\x10\x00\x12\x12\n\x0eIF_BUSY_REJECT\x10\x01\x12\x13\n\x0fIF_BUSY_ENQUEUE\x10\x02\x12\x15\n\x11IF_BUSY_INTERRUPT\x10\x03\x32\xbf\x05\n\x0b\x43hatService\x12`\n\x0bSendMessage\x12!.turnkeeper.v1.SendMessageRequest\x1a\".turnkeeper.v1.SendMessageResponse\"\n\x90\x02\x02\xfa\xe0\x18\x03\n\x01\x01\x12h\n\rStreamMessage\x12#.turnkeeper.v1.StreamMessageRequest\x1a$.turnkeeper.v1.StreamMessageResponse\"\n\x90\x02\x02\xfa\xe0\x18\x03\n\x01\x01\x30\x01\x12W\n\x07GetTurn\x12\x1d.turnkeeper.v1.GetTurnRequest\x1a\x1e.turnkeeper.v1.GetTurnResponse\"\r\x90\x02\x01\xfa\xe0\x18\x06\n\x04\x01\x02\x03\x04\x12]\n\tListTurns\x12\x1f.turnkeeper.v1.ListTurnsRequest\x1a .turnkeeper.v1.ListTurnsResponse\"\r\x90\x02\x01\xfa\xe0\x18\x06\n\x04\x01\x02\x03\x04\x12^\n\nCancelTurn\x12 .turnkeeper.v1.CancelTurnRequest\x1a!.turnkeeper.v1.CancelTurnResponse\"\x0b\x90\x02\x02\xfa\xe0\x18\x04\n\x02\x01\x03\x12[\n\tRetryTurn\x12\x1f.turnkeeper.v1.RetryTurnRequest\x1a .turnkeeper.v1.RetryTurnResponse\"\x0b\x90\x02\x02\xfa\xe0\x18\x04\n\x02\x01\x03\x12o\n\x10SubmitToolResult\x12&.turnkeeper.v1.SubmitToolResultRequest\x1a\'.turnkeeper.v1.SubmitToolResultResponse\"\n\x90\x02\x02\xfa\xe0\x18\x03\n\x01\x01\x42\x8f\x01\n\x11\x64\x65v.turnkeeper.v1B\tChatProtoP\x01Z0turnkeeper.dev/gen/go/turnkeeper/v1;turnkeeperv1\xa2\x02\x03TKV\xaa\x02\rTurnkeeper.V1\xba\x02\x03TKV\xca\x02\rTurnkeeper\\V1\xea\x02\x0eTurnkeeper::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -107,63 +108,63 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUBMITTOOLRESULTREQUEST'].fields_by_name['result_json']._loaded_options = None
   _globals['_SUBMITTOOLRESULTREQUEST'].fields_by_name['result_json']._serialized_options = b'\362\340\030\002\010\001'
   _globals['_CHATSERVICE'].methods_by_name['SendMessage']._loaded_options = None
-  _globals['_CHATSERVICE'].methods_by_name['SendMessage']._serialized_options = b'\220\002\002'
+  _globals['_CHATSERVICE'].methods_by_name['SendMessage']._serialized_options = b'\220\002\002\372\340\030\003\n\001\001'
   _globals['_CHATSERVICE'].methods_by_name['StreamMessage']._loaded_options = None
-  _globals['_CHATSERVICE'].methods_by_name['StreamMessage']._serialized_options = b'\220\002\002'
+  _globals['_CHATSERVICE'].methods_by_name['StreamMessage']._serialized_options = b'\220\002\002\372\340\030\003\n\001\001'
   _globals['_CHATSERVICE'].methods_by_name['GetTurn']._loaded_options = None
-  _globals['_CHATSERVICE'].methods_by_name['GetTurn']._serialized_options = b'\220\002\001'
+  _globals['_CHATSERVICE'].methods_by_name['GetTurn']._serialized_options = b'\220\002\001\372\340\030\006\n\004\001\002\003\004'
   _globals['_CHATSERVICE'].methods_by_name['ListTurns']._loaded_options = None
-  _globals['_CHATSERVICE'].methods_by_name['ListTurns']._serialized_options = b'\220\002\001'
+  _globals['_CHATSERVICE'].methods_by_name['ListTurns']._serialized_options = b'\220\002\001\372\340\030\006\n\004\001\002\003\004'
   _globals['_CHATSERVICE'].methods_by_name['CancelTurn']._loaded_options = None
-  _globals['_CHATSERVICE'].methods_by_name['CancelTurn']._serialized_options = b'\220\002\002'
+  _globals['_CHATSERVICE'].methods_by_name['CancelTurn']._serialized_options = b'\220\002\002\372\340\030\004\n\002\001\003'
   _globals['_CHATSERVICE'].methods_by_name['RetryTurn']._loaded_options = None
-  _globals['_CHATSERVICE'].methods_by_name['RetryTurn']._serialized_options = b'\220\002\002'
+  _globals['_CHATSERVICE'].methods_by_name['RetryTurn']._serialized_options = b'\220\002\002\372\340\030\004\n\002\001\003'
   _globals['_CHATSERVICE'].methods_by_name['SubmitToolResult']._loaded_options = None
-  _globals['_CHATSERVICE'].methods_by_name['SubmitToolResult']._serialized_options = b'\220\002\002'
-  _globals['_TURNSTATE']._serialized_start=3599
-  _globals['_TURNSTATE']._serialized_end=3918
-  _globals['_IFBUSY']._serialized_start=3920
-  _globals['_IFBUSY']._serialized_end=4017
-  _globals['_PENDINGITEM']._serialized_start=218
-  _globals['_PENDINGITEM']._serialized_end=288
-  _globals['_TURN']._serialized_start=291
-  _globals['_TURN']._serialized_end=836
-  _globals['_CREATESESSIONPARAMS']._serialized_start=839
-  _globals['_CREATESESSIONPARAMS']._serialized_end=1044
-  _globals['_CREATESESSIONPARAMS_LABELSENTRY']._serialized_start=999
-  _globals['_CREATESESSIONPARAMS_LABELSENTRY']._serialized_end=1044
-  _globals['_TURNLIMITS']._serialized_start=1046
-  _globals['_TURNLIMITS']._serialized_end=1125
-  _globals['_CLIENTTOOL']._serialized_start=1127
-  _globals['_CLIENTTOOL']._serialized_end=1195
-  _globals['_SENDMESSAGEREQUEST']._serialized_start=1198
-  _globals['_SENDMESSAGEREQUEST']._serialized_end=1636
-  _globals['_SENDMESSAGERESPONSE']._serialized_start=1638
-  _globals['_SENDMESSAGERESPONSE']._serialized_end=1728
-  _globals['_STREAMMESSAGEREQUEST']._serialized_start=1731
-  _globals['_STREAMMESSAGEREQUEST']._serialized_end=2241
-  _globals['_STREAMMESSAGERESPONSE']._serialized_start=2244
-  _globals['_STREAMMESSAGERESPONSE']._serialized_end=2401
-  _globals['_GETTURNREQUEST']._serialized_start=2404
-  _globals['_GETTURNREQUEST']._serialized_end=2570
-  _globals['_GETTURNRESPONSE']._serialized_start=2572
-  _globals['_GETTURNRESPONSE']._serialized_end=2624
-  _globals['_LISTTURNSREQUEST']._serialized_start=2627
-  _globals['_LISTTURNSREQUEST']._serialized_end=2803
-  _globals['_LISTTURNSRESPONSE']._serialized_start=2805
-  _globals['_LISTTURNSRESPONSE']._serialized_end=2885
-  _globals['_CANCELTURNREQUEST']._serialized_start=2887
-  _globals['_CANCELTURNREQUEST']._serialized_end=3007
-  _globals['_CANCELTURNRESPONSE']._serialized_start=3009
-  _globals['_CANCELTURNRESPONSE']._serialized_end=3098
-  _globals['_RETRYTURNREQUEST']._serialized_start=3101
-  _globals['_RETRYTURNREQUEST']._serialized_end=3251
-  _globals['_RETRYTURNRESPONSE']._serialized_start=3253
-  _globals['_RETRYTURNRESPONSE']._serialized_end=3341
-  _globals['_SUBMITTOOLRESULTREQUEST']._serialized_start=3344
-  _globals['_SUBMITTOOLRESULTREQUEST']._serialized_end=3499
-  _globals['_SUBMITTOOLRESULTRESPONSE']._serialized_start=3501
-  _globals['_SUBMITTOOLRESULTRESPONSE']._serialized_end=3596
-  _globals['_CHATSERVICE']._serialized_start=4020
-  _globals['_CHATSERVICE']._serialized_end=4666
+  _globals['_CHATSERVICE'].methods_by_name['SubmitToolResult']._serialized_options = b'\220\002\002\372\340\030\003\n\001\001'
+  _globals['_TURNSTATE']._serialized_start=3627
+  _globals['_TURNSTATE']._serialized_end=3946
+  _globals['_IFBUSY']._serialized_start=3948
+  _globals['_IFBUSY']._serialized_end=4045
+  _globals['_PENDINGITEM']._serialized_start=246
+  _globals['_PENDINGITEM']._serialized_end=316
+  _globals['_TURN']._serialized_start=319
+  _globals['_TURN']._serialized_end=864
+  _globals['_CREATESESSIONPARAMS']._serialized_start=867
+  _globals['_CREATESESSIONPARAMS']._serialized_end=1072
+  _globals['_CREATESESSIONPARAMS_LABELSENTRY']._serialized_start=1027
+  _globals['_CREATESESSIONPARAMS_LABELSENTRY']._serialized_end=1072
+  _globals['_TURNLIMITS']._serialized_start=1074
+  _globals['_TURNLIMITS']._serialized_end=1153
+  _globals['_CLIENTTOOL']._serialized_start=1155
+  _globals['_CLIENTTOOL']._serialized_end=1223
+  _globals['_SENDMESSAGEREQUEST']._serialized_start=1226
+  _globals['_SENDMESSAGEREQUEST']._serialized_end=1664
+  _globals['_SENDMESSAGERESPONSE']._serialized_start=1666
+  _globals['_SENDMESSAGERESPONSE']._serialized_end=1756
+  _globals['_STREAMMESSAGEREQUEST']._serialized_start=1759
+  _globals['_STREAMMESSAGEREQUEST']._serialized_end=2269
+  _globals['_STREAMMESSAGERESPONSE']._serialized_start=2272
+  _globals['_STREAMMESSAGERESPONSE']._serialized_end=2429
+  _globals['_GETTURNREQUEST']._serialized_start=2432
+  _globals['_GETTURNREQUEST']._serialized_end=2598
+  _globals['_GETTURNRESPONSE']._serialized_start=2600
+  _globals['_GETTURNRESPONSE']._serialized_end=2652
+  _globals['_LISTTURNSREQUEST']._serialized_start=2655
+  _globals['_LISTTURNSREQUEST']._serialized_end=2831
+  _globals['_LISTTURNSRESPONSE']._serialized_start=2833
+  _globals['_LISTTURNSRESPONSE']._serialized_end=2913
+  _globals['_CANCELTURNREQUEST']._serialized_start=2915
+  _globals['_CANCELTURNREQUEST']._serialized_end=3035
+  _globals['_CANCELTURNRESPONSE']._serialized_start=3037
+  _globals['_CANCELTURNRESPONSE']._serialized_end=3126
+  _globals['_RETRYTURNREQUEST']._serialized_start=3129
+  _globals['_RETRYTURNREQUEST']._serialized_end=3279
+  _globals['_RETRYTURNRESPONSE']._serialized_start=3281
+  _globals['_RETRYTURNRESPONSE']._serialized_end=3369
+  _globals['_SUBMITTOOLRESULTREQUEST']._serialized_start=3372
+  _globals['_SUBMITTOOLRESULTREQUEST']._serialized_end=3527
+  _globals['_SUBMITTOOLRESULTRESPONSE']._serialized_start=3529
+  _globals['_SUBMITTOOLRESULTRESPONSE']._serialized_end=3624
+  _globals['_CHATSERVICE']._serialized_start=4048
+  _globals['_CHATSERVICE']._serialized_end=4751
 # @@protoc_insertion_point(module_scope)

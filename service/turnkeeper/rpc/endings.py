@@ -1,0 +1,39 @@
+"""How a call ends with an error: its status, message and trailing metadata."""
+
+from datetime import timedelta
+from functools import lru_cache
+from typing import TypeAlias
+
+import grpc
+
+from turnkeeper.errors import Overloaded, SessionError
+from turnkeeper.rpc.context import Context
+from turnkeeper.rpc.status import DETAILS_KEY, PUSHBACK_KEY, details_bytes, pushback, shown_message
+
+PREVIOUS_ATTEMPTS = "grpc-previous-rpc-attempts"
+"""The metadata by which gRPC's own retries tell how often they have tried the call."""
+STATUS = {code.value[0]: code for code in grpc.StatusCode}
+Trailers: TypeAlias = tuple[tuple[str, str | bytes], ...]
+
+
+def is_first_attempt(context: Context) -> bool:
+    """Returns False if gRPC's own retries have tried the call before."""
+    return PREVIOUS_ATTEMPTS not in dict(context.invocation_metadata() or ())
+
+
+def ending(error: SessionError, *, on_stream: bool, is_first: bool) -> tuple[grpc.StatusCode, str, Trailers]:
+    """Returns the status, the message and the trailing metadata of an error."""
+    status = error.to_status()
+    trailers: Trailers = ((DETAILS_KEY, details_bytes(status, on_stream=on_stream)),)
+    if after := pushback(status, is_first=is_first):
+        trailers = (*trailers, (PUSHBACK_KEY, after))
+    return STATUS[int(status.family)], shown_message(status), trailers
+
+
+@lru_cache(maxsize=4096)
+def refusal_ending(
+    limit: str, retry_after: timedelta, on_stream: bool, is_first: bool
+) -> tuple[grpc.StatusCode, str, Trailers]:
+    """Returns the same for a refusal by a limit. Its delays are few: the gate rounds them."""
+    refusal = Overloaded(metadata={"limit": limit}, retry_after=retry_after)
+    return ending(refusal, on_stream=on_stream, is_first=is_first)

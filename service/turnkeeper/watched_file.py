@@ -1,0 +1,91 @@
+"""A file that an operator may change while the server runs: its content is compared, a bad one keeps the old value.
+
+Kubernetes swaps a symbolic link, editors replace the file, and times of files lie: only its content counts.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Generic, NoReturn, TypeVar
+
+CHECK_EVERY: Final = 1.0
+"""Seconds between two looks at the file: a change is in effect within two seconds."""
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+class BadFile(Exception):
+    """The file cannot be used. The message names where in the file, and why."""
+
+
+class WatchedFile(Generic[T]):
+    """The value of a file, which follows the file's content."""
+
+    def __init__(
+        self,
+        path: Path,
+        parse: Callable[[bytes], T],
+        *,
+        name: str,
+        max_bytes: int,
+        report: Callable[[str, str], None] = lambda _name, _outcome: None,
+    ) -> None:
+        """Reads the file. Raises BadFile if it cannot be read, has more than `max_bytes`, or `parse` raises BadFile.
+
+        `name` is what log lines call it, such as "principals". `report` is called at each change of the content after
+        the first reading, with `name` and "LOADED", or "REFUSED" if the new content was bad.
+        """
+        self._path = path
+        self._parse = parse
+        self._name = name
+        self._max_bytes = max_bytes
+        self.report = report
+        self._content: bytes | BadFile = self._read()
+        if isinstance(self._content, BadFile):
+            raise self._content
+        self.value: T = parse(self._content)
+        """Of the last good content."""
+        self.generation = 1
+        """Grows with each new value."""
+
+    async def run(self) -> NoReturn:
+        """Looks at the file again and again until it is cancelled."""
+        while True:
+            await asyncio.sleep(CHECK_EVERY)
+            await self.look()
+
+    async def look(self) -> bool:
+        """Takes over the file's content if it has changed. Returns True if there is a new value.
+
+        The value stays as it is while the file cannot be used; the reason is logged once for each such content.
+        """
+        content = await asyncio.to_thread(self._read)
+        if content == self._content or (isinstance(content, BadFile) and str(content) == str(self._content)):
+            return False
+        self._content = content
+        try:
+            if isinstance(content, BadFile):
+                raise content
+            value = await asyncio.to_thread(self._parse, content)
+        except BadFile as error:
+            logger.error("%s not reloaded, the last good ones stay in effect: %s", self._name, error)
+            self.report(self._name, "REFUSED")
+            return False
+        self.value = value
+        self.generation += 1
+        logger.info("%s reloaded from %s", self._name, self._path)
+        self.report(self._name, "LOADED")
+        return True
+
+    def _read(self) -> bytes | BadFile:
+        """Returns the content, or why it cannot be read."""
+        try:
+            with self._path.open("rb") as file:
+                content = file.read(self._max_bytes + 1)
+        except OSError as error:
+            return BadFile(f"{self._path}: {error.strerror or type(error).__name__}")
+        if len(content) > self._max_bytes:
+            return BadFile(f"{self._path}: it has more than {self._max_bytes:,} bytes")
+        return content
