@@ -12,7 +12,7 @@ import pytest
 from tests.contracts.models import KEY, WEATHER, Stage, answer, asking, fail, short
 from turnkeeper.codes import Code
 from turnkeeper.domain.message import FinishReason, Message, Role, ToolRequest, Usage
-from turnkeeper.model.contract import Model, ModelAnswer, ModelRequest, TextDelta
+from turnkeeper.model.contract import Model, ModelAnswer, ModelRequest
 from turnkeeper.model.deadline_watch import Deadlines
 from turnkeeper.model.delivery import VENDOR_TEXT
 from turnkeeper.model.exchanges import Exchange, Outcome
@@ -57,7 +57,7 @@ class TestAnswers:
     async def test_deltas_arrive_as_they_are_written(self, stage: Stage) -> None:
         model = await stage.play(Reply(text="one two", chunk=4, fail=ScriptedFailure.STALL, fail_after=1))
         stream = model.stream(asking("count"))
-        assert await anext(stream) == TextDelta(text="one ")
+        assert await anext(stream) == "one "
         await _close(stream)
 
     @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 1000])
@@ -296,7 +296,7 @@ class TestLeaving:
     async def test_closing_early_ends_the_call(self, stage: Stage) -> None:
         model = await stage.play(Reply(text="hello", fail=ScriptedFailure.STALL))
         stream = model.stream(asking("hello"))
-        assert await anext(stream) == TextDelta(text="hello")
+        assert await anext(stream) == "hello"
         await _close(stream)
         await _seen(stage, Outcome.DISCONNECTED)
 

@@ -30,18 +30,11 @@ class ModelRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TextDelta:
-    """The next part of the answer's text, never empty. What arrives in one read of the network is one part."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelAnswer:
     """The whole answer, yielded once and last."""
 
     text: str
-    """The texts of all deltas, joined."""
+    """All parts of the text, joined."""
     tool_requests: tuple[ToolRequest, ...]
     finish_reason: FinishReason
     usage: Usage
@@ -75,9 +68,10 @@ class Model(Protocol):
         """Returns host and port of the model's server, for telemetry."""
         ...
 
-    def stream(self, request: ModelRequest) -> AsyncIterator[TextDelta | ModelAnswer]:
-        """Yields deltas as they arrive, then one answer.
+    def stream(self, request: ModelRequest) -> AsyncIterator[str | ModelAnswer]:
+        """Yields parts of the answer's text as they arrive, none of them empty, then one answer.
 
+        What arrives in one read of the network is one part.
         Either yields a ModelAnswer last or raises ModelFailure. It fails if the provider's stream is malformed, is cut
         off, ends without a finish reason, or sends no token within a deadline. It makes one try; the turn's owner
         decides whether there is another one. Closing the iterator early (`aclose`) ends the provider's call.

@@ -18,7 +18,7 @@ from turnkeeper.event_loop import off_loop
 from turnkeeper.model.answer_reader import AnswerReader
 from turnkeeper.model.beside import origin_of
 from turnkeeper.model.collected import body_of, may_wait
-from turnkeeper.model.contract import ModelAnswer, ModelFailure, ModelRequest, TextDelta
+from turnkeeper.model.contract import ModelAnswer, ModelFailure, ModelRequest
 from turnkeeper.model.deadline_watch import Deadlines, DeadlineWatch
 from turnkeeper.model.openai_client import Provider, endpoint_of, limit_field_of, new_client, secrets_of, server_of
 from turnkeeper.model.openai_failure import (
@@ -98,7 +98,7 @@ class OpenAIModel:
         self._refusals = refusals
         self._now = now
 
-    async def stream(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelAnswer]:
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[str | ModelAnswer]:
         """Yields deltas, then the answer; see `Model.stream`.
 
         A call that is refused for a field which it can do without is repeated without it, and one that is refused for
@@ -142,7 +142,7 @@ class OpenAIModel:
 
     async def _answer(
         self, request: ModelRequest, fields: Mapping[str, object], watch: DeadlineWatch
-    ) -> AsyncGenerator[TextDelta | ModelAnswer]:
+    ) -> AsyncGenerator[str | ModelAnswer]:
         """Makes one request; yields deltas, then the answer."""
         origin = origin_of(self.server, request.model)
         reader = AnswerReader(request, max_answer_bytes=self._max_answer_bytes, origin=origin)
@@ -153,7 +153,7 @@ class OpenAIModel:
                 patience = request.patience if may_wait(body) else lambda: 0.0
                 pauses = ReadPauses(patience, now=asyncio.get_running_loop().time)
                 async for text in read_text(body, reader, watch, pauses):
-                    yield TextDelta(text=text)
+                    yield text
         yield reader.answer()
 
     @asynccontextmanager

@@ -31,10 +31,11 @@ from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.changeset import Committed, Conflict, Duplicate, Fenced
 from turnkeeper.store.mongo import indexes
 from turnkeeper.store.mongo.store import MongoStore
+from turnkeeper.store.mongo.transactions.gathering import Gathering
 from turnkeeper.store.mongo.transactions.group_commit import GroupCommit
 
 
-def limited(**limits: int) -> type[MongoStore]:
+def limited(**limits: Any) -> type[MongoStore]:
     """Returns a store whose batches have these limits."""
 
     class Limited(MongoStore):
@@ -97,6 +98,33 @@ async def test_a_changeset_that_nobody_waits_for_any_more_is_dropped_where_it_wa
     await assert_stored(store, first, await flying)
     await assert_stored(store, third, await in_time)
     await assert_not_stored(store, second)
+
+
+class _Gathering(Gathering):
+    """Each batch gathers until `together` is set."""
+
+    def __init__(self) -> None:
+        super().__init__(time.monotonic)
+        self.ends: list[int] = []
+
+    def seconds(self) -> float:
+        return HELD_MS / 1000
+
+    def ended(self, entries: int) -> None:
+        self.ends.append(entries)
+
+
+async def test_a_batch_gathers_what_arrives_while_it_waits(new_store: NewStore, recorder: Recorder) -> None:
+    gathering = _Gathering()
+    store = await new_store(limited(gathering=gathering))
+    first, *others = await new_changesets(store, 3)
+    gathering.ends.clear()
+    with recorder.recording() as commands:
+        waiting = [asyncio.create_task(store.commit(first))]
+        waiting += [asyncio.create_task(store.commit(changeset)) for changeset in others]
+        await asyncio.gather(*waiting)
+    assert sessions_of(commands) == [[first.session_id, *(changeset.session_id for changeset in others)]]
+    assert gathering.ends == [3]
 
 
 class _Times(monitoring.CommandListener):

@@ -13,7 +13,7 @@ from turnkeeper.engine.execution.span_content import input_json, output_json
 from turnkeeper.engine.streaming.preview import Preview
 from turnkeeper.faults import fault
 from turnkeeper.isolation import ends_task
-from turnkeeper.model.contract import Model, ModelAnswer, ModelFailure, ModelRequest, TextDelta
+from turnkeeper.model.contract import Model, ModelAnswer, ModelFailure, ModelRequest
 from turnkeeper.model.failure import Reason, failure
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.telemetry.open_spans import ChatSpan
@@ -107,8 +107,8 @@ class ModelCaller:
                     seconds = time.monotonic() - began
                     span.first_chunk(seconds)
                     self._metrics.first_chunk(request.model, server=model.server, seconds=seconds)
-                if isinstance(item, TextDelta):
-                    preview.append(item.text)
+                if isinstance(item, str):
+                    preview.append(item)
                 else:
                     answer = item
         if answer is None:

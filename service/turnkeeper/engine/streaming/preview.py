@@ -9,6 +9,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from operator import attrgetter
 from typing import Final
 
@@ -78,6 +79,11 @@ class Preview:
         self._shown_at = -math.inf
         self._timer: asyncio.TimerHandle | None = None
 
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        """Returns the event loop. To ask for it with every delta costs a system call each."""
+        return asyncio.get_running_loop()
+
     @property
     def valid(self) -> bool:
         """Returns True while watchers may see the text."""
@@ -131,14 +137,14 @@ class Preview:
     def patience(self) -> float:
         """Returns the seconds until further text is shown: text that is added earlier is seen no earlier."""
         interval = self.interval()
-        return max(0.0, self._shown_at + interval - asyncio.get_running_loop().time()) if interval else 0.0
+        return max(0.0, self._shown_at + interval - self._loop.time()) if interval else 0.0
 
     def uncover(self) -> None:
         """Lets watchers see all of the text, when they are notified for another reason."""
         self._stop_timer()
         if self.shown < self.size:
             self.shown = self.size
-            self._shown_at = _phase(asyncio.get_running_loop().time(), self.interval() / PHASES)
+            self._shown_at = _phase(self._loop.time(), self.interval() / PHASES)
 
     def text_from(self, offset: int, *, most: int, until: int | None = None) -> tuple[int, bytes]:
         """Returns the text from a byte on, whole characters of at most `most` bytes, and the byte where it begins.
@@ -170,12 +176,11 @@ class Preview:
             self.shown = self.size
             self._notify()
             return
-        loop = asyncio.get_running_loop()
         due = self._shown_at + interval
-        if loop.time() >= due:
+        if self._loop.time() >= due:
             self._show()
         elif self._timer is None:
-            self._timer = loop.call_at(due + READER_FIRST, self._show)
+            self._timer = self._loop.call_at(due + READER_FIRST, self._show)
 
     def _show(self) -> None:
         """Shows all of the text, and notifies the watchers."""

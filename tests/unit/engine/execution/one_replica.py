@@ -28,7 +28,7 @@ from turnkeeper.engine.execution.worker import Worker
 from turnkeeper.engine.rules import sessions as session_rules
 from turnkeeper.engine.rules.messages import LeaseOffer, NewMessage, accept
 from turnkeeper.engine.streaming.feeds import Feeds
-from turnkeeper.model.contract import ModelAnswer, ModelRequest, TextDelta
+from turnkeeper.model.contract import ModelAnswer, ModelRequest
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.store.changeset import RequestKey
 from turnkeeper.tools.contract import ToolContext
@@ -61,9 +61,9 @@ class Model:
         self.goes_on = asyncio.Event()
         self.goes_on.set()
 
-    async def stream(self, request: ModelRequest) -> AsyncIterator[TextDelta | ModelAnswer]:
+    async def stream(self, request: ModelRequest) -> AsyncIterator[str | ModelAnswer]:
         self.calls += 1
-        yield TextDelta(text="Once")
+        yield "Once"
         self.wrote.set()
         while not self.goes_on.is_set():
             try:
@@ -73,7 +73,7 @@ class Model:
                 if not self.stubborn:
                     raise
         if self.stubborn and self.error is None:
-            yield TextDelta(text=" upon")
+            yield " upon"
         if self.error is not None:
             raise self.error
         tool, self.tool = self.tool, ""

@@ -40,7 +40,7 @@ from turnkeeper.engine.rules.turns import MAX_BROKEN_RUNS, MAX_LOST_OWNERS
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.errors import ServiceUnavailable
-from turnkeeper.model.contract import ModelAnswer, ModelRequest, TextDelta
+from turnkeeper.model.contract import ModelAnswer, ModelRequest
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.store.changeset import Cancel, Head, RequestKey
 from turnkeeper.telemetry import logs
@@ -59,8 +59,8 @@ class SlowModel:
     def __init__(self) -> None:
         self.wrote = asyncio.Event()
 
-    async def stream(self, request: ModelRequest) -> AsyncIterator[TextDelta | ModelAnswer]:
-        yield TextDelta(text="Once")
+    async def stream(self, request: ModelRequest) -> AsyncIterator[str | ModelAnswer]:
+        yield "Once"
         self.wrote.set()
         await asyncio.Event().wait()
 

@@ -15,7 +15,7 @@ from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.message import FinishReason, Usage
 from turnkeeper.engine.execution.model_call import ModelCaller
 from turnkeeper.engine.streaming.feed import Feed
-from turnkeeper.model.contract import Model, ModelAnswer, ModelFailure, ModelRequest, TextDelta
+from turnkeeper.model.contract import Model, ModelAnswer, ModelFailure, ModelRequest
 from turnkeeper.model.failure import Reason, failure
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.tools.toolbox import Toolbox
@@ -31,8 +31,8 @@ class RaisingModel:
     def __init__(self, error: Exception | None) -> None:
         self._error = error
 
-    async def stream(self, request: ModelRequest) -> AsyncIterator[TextDelta | ModelAnswer]:
-        yield TextDelta(text="so")
+    async def stream(self, request: ModelRequest) -> AsyncIterator[str | ModelAnswer]:
+        yield "so"
         if self._error is not None:
             raise self._error
 
@@ -85,7 +85,7 @@ class SilentModel:
     def __init__(self) -> None:
         self.called = asyncio.Event()
 
-    async def stream(self, request: ModelRequest) -> AsyncIterator[TextDelta | ModelAnswer]:
+    async def stream(self, request: ModelRequest) -> AsyncIterator[str | ModelAnswer]:
         self.called.set()
         await asyncio.Event().wait()
         yield ANSWER

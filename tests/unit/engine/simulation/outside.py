@@ -14,7 +14,7 @@ from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolSpec
 from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.execution.model_call import ModelCaller
 from turnkeeper.engine.streaming.preview import Preview
-from turnkeeper.model.contract import ModelAnswer, ModelFailure, ModelRequest, TextDelta
+from turnkeeper.model.contract import ModelAnswer, ModelFailure, ModelRequest
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.telemetry.spans import Spans
 from turnkeeper.tools.contract import ToolContext, ToolError
@@ -59,7 +59,7 @@ class ModelCall:
     turn: Turn
     observed: Observed
     text: str = ""
-    _items: "asyncio.Queue[TextDelta | ModelAnswer | Exception]" = field(default_factory=asyncio.Queue)
+    _items: "asyncio.Queue[str | ModelAnswer | Exception]" = field(default_factory=asyncio.Queue)
 
     def respond(self, response: str, tools: Sequence[str], *, text: str, good: bool) -> None:
         """Fails, requests tools, or answers; or sends a part of the text. `good`: the tools take the arguments."""
@@ -86,7 +86,7 @@ class ModelCall:
         self.text += text
         self.observed.texts.setdefault(self.turn.next_message_id, set()).add(self.text)
         self.observed.sent[self.turn.id, self.turn.attempt, self.turn.next_message_id] = self.text
-        self._items.put_nowait(TextDelta(text=text))
+        self._items.put_nowait(text)
 
     def answer(self, requests: Sequence[ToolRequest], finish_reason: FinishReason) -> None:
         """Ends the answer."""
@@ -104,7 +104,7 @@ class ModelCall:
         """Ends the call with an error."""
         self._items.put_nowait(error)
 
-    async def stream(self) -> AsyncIterator[TextDelta | ModelAnswer]:
+    async def stream(self) -> AsyncIterator[str | ModelAnswer]:
         """Yields what the test sends."""
         while True:
             item = await self._items.get()
@@ -123,7 +123,7 @@ class SimulatedModel:
 
     server = ("model", 0)
 
-    def stream(self, request: ModelRequest) -> AsyncIterator[TextDelta | ModelAnswer]:
+    def stream(self, request: ModelRequest) -> AsyncIterator[str | ModelAnswer]:
         """Returns the stream of the call that the current task makes."""
         return _CURRENT.get().stream()
 

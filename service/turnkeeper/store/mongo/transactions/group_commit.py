@@ -1,7 +1,8 @@
 """Group commit: writes to different heads that wait at the same time are committed as one transaction.
 
-While one batch is being committed, the next one gathers; a single entry is committed at once. A batch is stored whole
-or not at all. If it is not, the entries whose head has changed leave it and are committed alone, and the rest again.
+While one batch is being committed, the next one gathers; a single entry is committed at once, unless entries come
+often (see `Gathering`). A batch is stored whole or not at all. If it is not, the entries whose head has changed leave
+it and are committed alone, and the rest again.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import ClientSession, Document
 from turnkeeper.store.mongo.transactions.attempt import Attempt
+from turnkeeper.store.mongo.transactions.gathering import Gathering
 from turnkeeper.store.mongo.transactions.transaction import Transaction, Transactions, Unsettled
 from turnkeeper.store.mongo.transactions.writes import Obstacle, TransactionStopped
 
@@ -84,7 +86,14 @@ class Entry(Generic[T]):
 class GroupCommit:
     """Commits entries, in batches where possible. One on every replica."""
 
-    def __init__(self, transactions: Transactions, *, most: int = MAX_ENTRIES, most_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self,
+        transactions: Transactions,
+        *,
+        most: int = MAX_ENTRIES,
+        most_bytes: int = MAX_BYTES,
+        gathering: Gathering | None = None,
+    ) -> None:
         """`most` and `most_bytes` limit a batch; an entry with more bytes is a batch of its own."""
         self._most = most
         self._most_bytes = most_bytes
@@ -93,6 +102,7 @@ class GroupCommit:
         self._transactions = transactions
         self._waiting: list[Entry[Any]] = []
         self._committing = False
+        self._gathering = gathering or Gathering(time.monotonic)
         self._hot: dict[SessionKey, float] = {}
 
     async def commit(self, entry: Entry[T]) -> T:
@@ -105,6 +115,7 @@ class GroupCommit:
             self._start([entry], self._commit_alone(entry))
         else:
             self._waiting.append(entry)
+            self._gathering.arrived()
             if not self._committing:
                 self._committing = True
                 self._transactions.tasks.start(self._commit_batches()).add_done_callback(self._batches_ended)
@@ -127,13 +138,22 @@ class GroupCommit:
 
     async def _commit_batches(self) -> None:
         """Commits one batch after the other while entries wait."""
-        while batch := self._next():
+        while self._waiting:
+            await self._gather()
+            if not (batch := self._next()):
+                continue
             tried = asyncio.Event()
             self._start(batch, self._commit_batch(batch, tried))
             with suppress(TimeoutError):
                 async with asyncio.timeout(PATIENCE_S):
                     await tried.wait()
         self._committing = False
+
+    async def _gather(self) -> None:
+        """Waits for further entries if that pays, unless those that wait are enough for a batch."""
+        if len(self._waiting) < self._most and (seconds := self._gathering.seconds()):
+            await asyncio.sleep(seconds)
+            self._gathering.ended(len(self._waiting))
 
     def _batches_ended(self, task: asyncio.Task[None]) -> None:
         """Fails all waiting entries if the task was cancelled, perhaps before it began."""
