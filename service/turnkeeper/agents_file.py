@@ -34,6 +34,7 @@ RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "max_output_tokens": (0, 10_000_000),
     "max_attempts": (1, 100),
     "parallel_tools": (1, 1_000),
+    "max_concurrent_turns": (1, 100_000),
 }
 """The least and the greatest value of each number."""
 MAX_DAYS: Final[Mapping[str, int]] = {"tool_timeout": 7, "ttl": 366}
@@ -130,6 +131,7 @@ def _agent(table: "_Table", *, default_model: str) -> Agent:
         tools=table.strings("tools", "names or patterns"),
         policy=tuple(_rule(rule) for rule in table.tables("policy")),
         limits=_limits(table.table("limits")),
+        max_concurrent_turns=table.count("max_concurrent_turns") if "max_concurrent_turns" in table.entry else 0,
     )
 
 

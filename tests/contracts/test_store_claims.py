@@ -6,13 +6,13 @@ from datetime import timedelta
 
 import pytest
 
-from tests.builders import a_call, a_turn, an_approval, an_event
+from tests.builders import AGENT, a_call, a_session_key, a_turn, an_approval, an_event
 from tests.contracts.conftest import NewStore
 from tests.contracts.stores import LONG, SHORT, a_changeset, begin, committed, head_of, lapse, make_due, run_turn, until
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import CallState
 from turnkeeper.domain.turn import TurnState
-from turnkeeper.store.changeset import Cancel, Claim, HeadChange, LeaseChange
+from turnkeeper.store.changeset import Busy, Cancel, Claim, HeadChange, LeaseChange
 from turnkeeper.store.contract import Store
 
 WAITING = HeadChange(lease=LeaseChange.RELEASE)
@@ -27,6 +27,7 @@ async def test_a_claim_leases_the_turn(store: Store) -> None:
     assert claim == Claim(
         tenant=key.tenant,
         session_id=key.session_id,
+        agent=AGENT.name,
         turn_id=turn.id,
         fence=1,
         lapses=0,
@@ -96,6 +97,40 @@ async def test_any_of_the_32_due_longest_may_be_claimed_and_no_other(store: Stor
         assert positions[-1] < 32
         order.remove(claim.session_id)
     assert positions != [0] * 6, "it always takes the oldest: all claimers would meet at it"
+
+
+async def due_of(store: Store, tenant: str) -> SessionKey:
+    """A session of the tenant whose turn is due."""
+    key = await begin(store, a_session_key(tenant=tenant))
+    await make_due(store, key)
+    return key
+
+
+async def test_each_tenant_with_a_due_turn_has_its_turn(store: Store) -> None:
+    """However many turns of one tenant are due, and for how long."""
+    await asyncio.gather(*(due_of(store, "busy") for _ in range(40)))
+    for tenant in ("zoe", "ada", "busy.2"):
+        await due_of(store, tenant)
+    claims = [await store.claim("one", lease=LONG) for _ in range(5)]
+    assert [claim and claim.tenant for claim in claims] == ["ada", "busy", "busy.2", "zoe", "busy"]
+
+
+async def test_a_claim_tells_whether_other_turns_are_due_of_whichever_tenant(store: Store) -> None:
+    await due_of(store, "ada")
+    await due_of(store, "zoe")
+    await due_of(store, "ada")
+    claims = [await store.claim("one", lease=LONG) for _ in range(3)]
+    assert [claim and (claim.tenant, claim.more) for claim in claims] == [("ada", True), ("zoe", True), ("ada", False)]
+
+
+async def test_a_turn_of_a_busy_agent_or_tenant_waits(store: Store) -> None:
+    key = await due_of(store, "ada")
+    assert await store.claim("one", lease=LONG, without=Busy(agents=frozenset({AGENT.name, "another"}))) is None
+    assert await store.claim("one", lease=LONG, without=Busy(tenants=frozenset({"ada", "zoe"}))) is None
+    others = Busy(agents=frozenset({"another"}), tenants=frozenset({"zoe"}))
+    claim = await store.claim("one", lease=LONG, without=others)
+    assert claim is not None
+    assert claim.session_key == key
 
 
 async def test_i9_a_lapsed_lease_is_requeued_and_counted(store: Store) -> None:

@@ -10,7 +10,7 @@ from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import CallState
 from turnkeeper.domain.turn import TurnKey, TurnState
-from turnkeeper.store.changeset import Cancel, Claim, Snapshot
+from turnkeeper.store.changeset import NONE_BUSY, Busy, Cancel, Claim, Snapshot
 from turnkeeper.store.maintenance import SHARE_KEPT, LapsedPage
 
 OTHERS_FIRST = timedelta(seconds=2)
@@ -18,13 +18,15 @@ OTHERS_FIRST = timedelta(seconds=2)
 PAGE = 256
 """Lapsed approvals of a page, at most."""
 OLDEST = 32
-"""A claim picks among this many turns that have been due longest."""
+"""A claim picks among this many turns of a tenant that have been due longest."""
 
 
 class Leases(Part):
     """Implements `Leases`, `Maintenance`, and `SessionStore.request_cancel`."""
 
-    async def claim(self, owner: str, *, lease: timedelta) -> Claim | None:
+    _last_tenant = ""
+
+    async def claim(self, owner: str, *, lease: timedelta, without: Busy = NONE_BUSY) -> Claim | None:
         await self._enter("claim")
         now = self._database.now()
         due = sorted(
@@ -32,16 +34,21 @@ class Leases(Part):
             for number, stored in enumerate(self._database.sessions.values())
             if stored.wake_at is not None and stored.wake_at <= now and self._is_claimable(stored)
             if not _avoids(stored, owner, now)
+            if stored.session.tenant not in without.tenants and stored.session.agent not in without.agents
         )
         if not due:
             return None
-        wake_at, _, stored = self._random.choice(due[:OLDEST])
+        tenants = {stored.session.tenant for _, _, stored in due}
+        self._last_tenant = min(tenants, key=lambda tenant: (tenant <= self._last_tenant, tenant))
+        oldest = [entry for entry in due if entry[2].session.tenant == self._last_tenant][:OLDEST]
+        wake_at, _, stored = self._random.choice(oldest)
         with self._changing(stored, own=True):
             stored.fence += 1
             stored.owner, stored.lease_until, stored.wake_at = owner, now + lease, None
         return Claim(
             tenant=stored.session.tenant,
             session_id=stored.session.id,
+            agent=stored.session.agent,
             turn_id=stored.active_turn,
             fence=stored.fence,
             lapses=stored.lapses,

@@ -152,6 +152,8 @@ DEEP = "[" * 5000 + "]" * 5000
         (ONE + LIMITS + "tool_timeout = 5", 4, "tool_timeout must be a duration such as"),
         (ONE + LIMITS + "tool_timeout = '0s'", 4, "tool_timeout must be a duration such as"),
         (ONE + LIMITS + "tool_timeout = '8d'", 4, "tool_timeout must be at most 7d"),
+        (ONE + "max_concurrent_turns = 0", 3, "max_concurrent_turns is 0; it must be a whole number from 1 to 100,000"),
+        (ONE + LIMITS + "max_concurrent_turns = 1", 4, "max_concurrent_turns belongs to [[agent]]."),
         (ONE + "policy = 5", 3, "agent 1 (clerk): policy must be a list: write [[agent.policy]]"),
         (ONE + "[agent.policy]\ntool = '*'\naction = 'auto'", 3, "agent 1 (clerk): policy must be a list"),
         (ONE + "policy = [1]", 3, "agent 1 (clerk), policy 1 must be a table"),

@@ -9,7 +9,9 @@ from functools import cached_property
 
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolSpec
 
-_ADDED = frozenset({"limit_field", "omit", "extra_headers", "extra_body_json", "follow_redirects"})
+_ADDED = frozenset(
+    {"limit_field", "omit", "extra_headers", "extra_body_json", "follow_redirects", "max_concurrent_turns"}
+)
 """Fields of an agent that the first version did not have."""
 
 
@@ -75,6 +77,8 @@ class Agent:
     policy: tuple[PolicyRule, ...] = ()
     """Rules in order: the first that covers a tool counts."""
     limits: AgentLimits = field(default_factory=AgentLimits)
+    max_concurrent_turns: int = 0
+    """Turns of the agent that may run on one replica at the same time, whatever their versions; 0 sets no limit."""
 
     @cached_property
     def version(self) -> str:

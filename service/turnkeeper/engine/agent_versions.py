@@ -20,6 +20,14 @@ class AgentVersions:
         """Returns the configured agent of this name, or None if there is none."""
         return self._configured.get(name)
 
+    def most_turns(self, name: str) -> int:
+        """Returns how many turns of this agent may run on a replica at the same time; 0 for any number.
+
+        The agent's newest version decides for all of them.
+        """
+        agent = self._configured.get(name)
+        return agent.max_concurrent_turns if agent is not None else 0
+
     async def pinned_by(self, session: Session | Turn) -> Agent | None:
         """Returns the version that the session, or the turn's session, pinned. Returns None if it is not stored."""
         configured = self._configured.get(session.agent)

@@ -11,6 +11,7 @@ from turnkeeper.domain.turn import CancelReason, Turn, TurnState
 from turnkeeper.engine.client_tools import ClientTools
 from turnkeeper.engine.eventlog.session_lines import Place
 from turnkeeper.engine.eventlog.writer import LogWriter, Stored, needs_place
+from turnkeeper.engine.execution.rooms import Room
 from turnkeeper.engine.execution.worker import Worker
 from turnkeeper.engine.rules import messages as message_rules
 from turnkeeper.engine.rules.decide_again import DecideAgain
@@ -109,11 +110,13 @@ class Turns:
     async def start(self, message: NewMessage, *, new: NewSession | None = None) -> RequestRecord:
         """Accepts a message. Its turn runs here if the replica has room; otherwise any replica may claim it.
 
+        A turn that would be the session's active one is refused while its agent runs as many turns here as it may.
+
         With `new`, creates the session if there is none, in the same changeset.
 
         Returns the request's record, the same for every repeat. Raises SessionNotFound, RequestIdReused, InvalidRequest
-        if a client tool has the name of one of the agent's tools, what `message_rules.accept` raises, and with `new`
-        the errors of `Sessions.ensure`.
+        if a client tool has the name of one of the agent's tools, AgentNotAvailable, and what `message_rules.accept`
+        raises; with `new` also the errors of `Sessions.ensure`.
         """
         if new is not None:
             creation = await self._sessions.ensure_or_create_later(new)
@@ -140,9 +143,9 @@ class Turns:
 
     async def _start(self, message: NewMessage, creation: Creation | None, place: Place) -> RequestRecord:
         began = time.monotonic()
-        with place, self._worker.reserve() as room:
+        with place, self._worker.reserve(message.key.tenant) as room:
             fault("message.before_store")
-            stored = await self._append(message, creation, place, offer=self._offer(room=room))
+            stored = await self._append(message, creation, place, room)
             if not isinstance(stored, Stored):
                 return self._repeated(message, stored)
             if stored.uow.head.lease is LeaseChange.TAKE:
@@ -154,18 +157,19 @@ class Turns:
         return stored.value[1]
 
     async def _append(
-        self, message: NewMessage, creation: Creation | None, place: Place, *, offer: LeaseOffer | None
+        self, message: NewMessage, creation: Creation | None, place: Place, room: Room
     ) -> Stored[tuple[Turn, RequestRecord]] | RequestRecord:
+        accept = message_rules.accept if creation is None else message_rules.accept_first
+
+        def decide(uow: UnitOfWork) -> tuple[Turn, RequestRecord]:
+            turn, record = accept(uow, message, offer=self._offer(room))
+            if uow.head.active_turn == turn.id:  # otherwise it waits in its session's queue
+                room.take(turn.agent)
+            return turn, record
+
         if creation is None:
-            return await self._log_writer.append(
-                message.key.session_key,
-                lambda uow: message_rules.accept(uow, message, offer=offer),
-                request=message.key,
-                place=place,
-            )
-        stored = await self._log_writer.append_first(
-            creation, lambda uow: message_rules.accept_first(uow, message, offer=offer)
-        )
+            return await self._log_writer.append(message.key.session_key, decide, request=message.key, place=place)
+        stored = await self._log_writer.append_first(creation, decide)
         if stored is None:
             raise DecideAgain
         return stored
@@ -221,7 +225,7 @@ class Turns:
     async def _retry(self, request: RetryRequest, place: Place) -> RequestRecord:
         session = request.key.session_key
         began = 0.0
-        with place, self._worker.reserve() as room:
+        with place, self._worker.reserve(session.tenant) as room:
 
             async def prepare() -> Callable[[UnitOfWork], tuple[Turn, RequestRecord]]:
                 nonlocal began
@@ -232,7 +236,9 @@ class Turns:
                 def decide(uow: UnitOfWork) -> tuple[Turn, RequestRecord]:
                     if uow.snapshot.head.last_seq != read_at:
                         raise DecideAgain
-                    return message_rules.retry(uow, request, last=newest[0], offer=self._offer(room=room))
+                    decided = message_rules.retry(uow, request, last=newest[0], offer=self._offer(room))
+                    room.take(uow.session.agent)
+                    return decided
 
                 return decide
 
@@ -270,9 +276,9 @@ class Turns:
             raise InternalError
         return self._repeated(request, entered)
 
-    def _offer(self, *, room: bool) -> LeaseOffer | None:
+    def _offer(self, room: Room) -> LeaseOffer | None:
         """Returns this replica's offer to own the turn, or None if it has no room."""
-        return self._worker.offer if room else None
+        return self._worker.offer if room.is_free else None
 
     def _adopt(self, stored: Stored[tuple[Turn, RequestRecord]], began: float) -> None:
         """Runs a turn whose lease was taken in the changeset that stored it. `began`: before it was sent."""

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Approval
@@ -331,6 +331,17 @@ class Duplicate:
 CommitResult = Committed | Conflict | Fenced | Duplicate
 
 
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """The agents and tenants of which a replica runs as many turns as it may."""
+
+    agents: frozenset[str] = frozenset()
+    tenants: frozenset[str] = frozenset()
+
+
+NONE_BUSY: Final = Busy()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim(BelongsToSession):
     """A turn that was leased to the claiming owner."""
@@ -347,6 +358,8 @@ class Claim(BelongsToSession):
     """Owners that were lost with their process since the turn's last progress; a slow or paused owner is not lost."""
     broken_runs: int = 0
     """Runs of this turn that broke on a defect."""
+    agent: str = ""
+    """The name of the session's agent; empty if an older version created the session."""
     more: bool = False
     """Other turns were due as well."""
     sent_at: float = field(default=0.0, compare=False)

@@ -20,6 +20,8 @@ from turnkeeper.domain.session import Session, SessionKey
 from turnkeeper.domain.tool import Call, ToolResult
 from turnkeeper.domain.turn import Turn, TurnState
 from turnkeeper.store.changeset import (
+    NONE_BUSY,
+    Busy,
     Cancel,
     Changeset,
     Claim,
@@ -188,12 +190,15 @@ class SessionLog(SessionStore, EventLog, Protocol):
 class Leases(Protocol):
     """Which owner runs which turn."""
 
-    async def claim(self, owner: str, *, lease: timedelta) -> Claim | None:
-        """Leases to `owner` the active turn of a session that is due (its `wake_at` has passed), of any tenant.
+    async def claim(self, owner: str, *, lease: timedelta, without: Busy = NONE_BUSY) -> Claim | None:
+        """Leases to `owner` the active turn of a session that is due (its `wake_at` has passed), but of none of
+        `without`.
+
+        Tenants come in turn: the next one, in the order of their names, after that of this store's last claim.
 
         Returns None if no turn is due. Two callers never get the same turn; every claim has a higher fence than any
         before it in that session. Skips suspended sessions, and turns that need a newer schema than this replica's
-        (`Head.needs`, `Head.log_needs`). Picks at random among the 32 turns that have been due longest.
+        (`Head.needs`, `Head.log_needs`). Picks at random among the tenant's 32 turns that have been due longest.
 
         A turn is passed over only if it is certainly not leased to this caller. If that stays unknown, or if the caller
         is cancelled, the claim is given back, also when it is stored later: the turn is due again, and no lapse is

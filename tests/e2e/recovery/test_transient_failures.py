@@ -14,7 +14,7 @@ from tests.e2e.support.environment import AGENTS
 from tests.test_tools import ToolControl
 from turnkeeper.domain.event import HISTORY
 from turnkeeper.errors import ServiceUnavailable
-from turnkeeper.store.changeset import Claim, Snapshot, StoredEvent
+from turnkeeper.store.changeset import NONE_BUSY, Busy, Claim, Snapshot, StoredEvent
 from turnkeeper.store.mongo.store import MongoStore
 
 LEASE = timedelta(seconds=50)
@@ -56,8 +56,8 @@ class Flawed(MongoStore):
         super().__init__(*args, **settings)
         self._flaw = flaw
 
-    async def claim(self, owner: str, *, lease: timedelta) -> Claim | None:
-        claim = await super().claim(owner, lease=lease)
+    async def claim(self, owner: str, *, lease: timedelta, without: Busy = NONE_BUSY) -> Claim | None:
+        claim = await super().claim(owner, lease=lease, without=without)
         if claim is not None and not self._flaw.failed:
             self._flaw.armed = True
         return claim

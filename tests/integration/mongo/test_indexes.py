@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
-from tests.builders import a_session, a_session_key
+from tests.builders import AGENT, a_session, a_session_key
 from tests.contracts.stores import LONG, begin, make_due, purge
 from tests.integration.mongo.commands import Command, Recorder, name_of
 from tests.integration.mongo.conftest import Client
+from turnkeeper.store.changeset import Busy
 from turnkeeper.store.mongo import heads
+from turnkeeper.store.mongo.claims import OLDEST
 from turnkeeper.store.mongo.documents import SCHEMA
 from turnkeeper.store.mongo.store import MongoStore
 
@@ -21,7 +23,9 @@ DAY = timedelta(days=1)
 
 
 async def _put_heads(client: Client, database: str, **fields: Any) -> None:
-    documents = [heads.new(a_session(a_session_key()), changeset_id="c") | fields for _ in range(MANY)]
+    tenant = fields.pop("tenant", "default")
+    sessions = [a_session(a_session_key(tenant=tenant)) for _ in range(MANY)]
+    documents = [heads.new(session, changeset_id="c") | fields for session in sessions]
     await client[database].heads.insert_many(documents)
 
 
@@ -47,6 +51,8 @@ def _first(commands: list[Command], name: str) -> Command:
         {"wake_at": FAR},
         {"wake_at": None},
         {"wake_at": None, "lease_until": FAR},
+        {"tenant": "a", "wake_at": FAR},
+        {"tenant": "z", "wake_at": FAR},
     ],
     ids=" ".join,
 )
@@ -63,7 +69,28 @@ async def test_a_claim_walks_over_no_head_that_it_cannot_have(
     assert claim.session_id == key.session_id
     documents, keys = await _looked_at(client, database_name, _first(commands, "aggregate"))
     assert documents <= 1
-    assert keys < MANY / 10
+    assert keys < MANY / 5
+
+
+async def test_a_claim_passes_over_the_other_tenants_due_turns(
+    store: MongoStore, client: Client, database_name: str, recorder: Recorder
+) -> None:
+    await _put_heads(client, database_name, active_turn="turn", wake_at=LONG_AGO, tenant="busy")
+    await client[database_name].heads.update_one({"tenant": "busy"}, {"$set": {"agent": "free"}})
+    key = await begin(store, a_session_key(tenant="quiet"))
+    await make_due(store, key)
+    assert (claim := await store.claim("one", lease=LONG))
+    with recorder.recording() as commands:
+        assert (claim := await store.claim("one", lease=LONG))
+        assert claim.session_key == key
+        assert (claim := await store.claim("one", lease=LONG, without=Busy(agents=frozenset({AGENT.name}))))
+    assert claim.agent == "free"
+    looks = [
+        await _looked_at(client, database_name, command) for command in commands if name_of(command) == "aggregate"
+    ]
+    assert max(documents for documents, _ in looks) <= OLDEST
+    assert looks[0][1] < MANY / 5
+    assert looks[-1][0] <= 1, "it fetched the heads of the busy agent"
 
 
 async def test_a_head_of_an_older_version_is_claimed_in_its_turn(

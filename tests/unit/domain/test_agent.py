@@ -71,6 +71,7 @@ CHANGED: dict[str, Any] = {
     "extra_headers": (("x", "1"),),
     "extra_body_json": '{"top_p": 1}',
     "follow_redirects": True,
+    "max_concurrent_turns": 3,
     "tools": ("add",),
     "policy": AGENT.policy[:1],
     "limits": AgentLimits(tool_timeout=timedelta(seconds=31)),

@@ -57,7 +57,7 @@ OLD_NAMES = frozenset(
         "heard",
         "made",
         "nobody",
-        "NOBODY",
+        "ALL_FREE",
         "ring",
         "said",
         "say",

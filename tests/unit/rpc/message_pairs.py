@@ -86,7 +86,7 @@ PAIRS = (
         message=agent_pb2.Agent.DESCRIPTOR,
         only_proto={"version": "a hash of the content", "create_time": LATER},
         only_ours=frozenset({"base_url", "api_key_env", "temperature", "limit_field", "omit"})
-        | {"extra_headers", "extra_body_json", "follow_redirects"},
+        | {"extra_headers", "extra_body_json", "follow_redirects", "max_concurrent_turns"},
     ),
     Pair(kind=PolicyRule, message=agent_pb2.PolicyRule.DESCRIPTOR),
     Pair(kind=AgentLimits, message=agent_pb2.AgentLimits.DESCRIPTOR),

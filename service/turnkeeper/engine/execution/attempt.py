@@ -33,6 +33,8 @@ class Assignment:
     """A turn whose lease this replica took."""
 
     key: SessionKey
+    agent: str
+    """The agent's name; empty if the session is of an older version."""
     turn_id: str
     fence: int
     taken_at: float

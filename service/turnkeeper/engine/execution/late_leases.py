@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from turnkeeper.engine.execution.attempt import Assignment
+from turnkeeper.engine.execution.rooms import Room
 from turnkeeper.engine.execution.services import RunServices
 from turnkeeper.engine.rules.messages import LeaseOffer
 from turnkeeper.errors import ServiceUnavailable
@@ -29,7 +30,7 @@ class LateLeases:
         services: RunServices,
         *,
         offer: LeaseOffer,
-        reserve: Callable[[], AbstractContextManager[bool]],
+        reserve: Callable[[str], AbstractContextManager[Room]],
         start: Callable[[Assignment], None],
     ) -> None:
         """`offer`, `reserve` and `start` are the worker's."""
@@ -67,14 +68,18 @@ class LateLeases:
         while True:
             sent_at = time.monotonic()
             try:
-                with self._reserve() as has_room:
-                    if not has_room:
+                with self._reserve(changeset.tenant) as room:
+                    if not room.is_free:
                         await leases.give_back(key, owner=owner, fence=fence)
                         return "this replica has no room, and any other may claim it"
                     if not await leases.renew(key, owner=owner, fence=fence, lease=self._offer.lease):
                         return "its lease has lapsed, and any replica may claim it"
                     turn_id = changeset.head.active_turn or ""
-                    self._start(Assignment(key=key, turn_id=turn_id, fence=fence, taken_at=sent_at, is_begun=True))
+                    turns = {turn.id: turn for turn in (*changeset.turns, *changeset.new_turns)}
+                    agent = turns[turn_id].agent if turn_id in turns else ""
+                    self._start(
+                        Assignment(key=key, agent=agent, turn_id=turn_id, fence=fence, taken_at=sent_at, is_begun=True)
+                    )
                     return "it runs now"
             except ServiceUnavailable:
                 if sent_at > until:

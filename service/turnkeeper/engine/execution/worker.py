@@ -19,12 +19,13 @@ from turnkeeper.engine.eventlog.session_cache import CachedSnapshot
 from turnkeeper.engine.execution.attempt import Assignment, TurnAttempt
 from turnkeeper.engine.execution.late_leases import LateLeases
 from turnkeeper.engine.execution.late_results import LateResults
+from turnkeeper.engine.execution.rooms import Room, Rooms
 from turnkeeper.engine.execution.services import RunServices
 from turnkeeper.engine.rules.messages import LeaseOffer
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.faults import fault
 from turnkeeper.isolation import ends_task
-from turnkeeper.store.changeset import Claim, LogEnd
+from turnkeeper.store.changeset import NONE_BUSY, Busy, Claim, LogEnd
 from turnkeeper.telemetry import logs
 
 CUT_TIME = 5.0
@@ -52,10 +53,9 @@ class Worker:
         """
         self._services = services
         self.held_leases = held_leases
-        self._concurrency = concurrency
-        self._reserved = 0
+        self.rooms = Rooms(concurrency, running=lambda: len(held_leases), most_of_agent=services.agents.most_turns)
         self._is_starved = False
-        """True if the last look for claimable turns had no room for one."""
+        """True if the last look for claimable turns had no room for one, or for those of some agents or tenants."""
         self._late_results = LateResults(services.store, services.log_writer, detached=services.detached)
         self._late_leases = LateLeases(services, offer=offer, reserve=self.reserve, start=self._start)
         self._group: asyncio.TaskGroup | None = None
@@ -63,27 +63,18 @@ class Worker:
         self.offer = offer
         self.draining = False
         self._backlog = services.log_writer.load.backlog
-        self._backlog.room = self._room
+        self._backlog.room = lambda: self.rooms.left
 
     # --- for the verbs -----------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def reserve(self) -> Iterator[bool]:
-        """Reserves room for one more turn, while the caller stores the commit that takes its lease.
-
-        Yields False if there is no room.
-        """
-        has_room = not self.draining and self._room() > self._reserved
-        self._reserved += has_room
+    def reserve(self, tenant: str = "") -> Iterator[Room]:
+        """Reserves room for one more turn, of this tenant, while the caller stores the commit that takes its lease."""
         try:
-            yield has_room
+            with self.rooms.reserve(tenant, is_open=not self.draining) as room:
+                yield room
         finally:
-            self._reserved -= has_room
             self._claim_if_starved()
-
-    def _room(self) -> int:
-        """Returns how many more turns may run, those for which room is reserved included."""
-        return self._concurrency - len(self.held_leases)
 
     async def shield(self, work: Coroutine[None, None, T]) -> T:
         """Returns the work's result. The work goes on to its end even if the caller is cancelled.
@@ -115,6 +106,7 @@ class Worker:
         self._start(
             Assignment(
                 key=turn.session_key,
+                agent=turn.agent,
                 turn_id=turn.id,
                 fence=fence,
                 taken_at=taken_at,
@@ -177,6 +169,7 @@ class Worker:
             releasing=self.draining,
         )
         self.held_leases.add(lease)
+        self.rooms.began(agent=assignment.agent, tenant=assignment.key.tenant)
         self._backlog.began(assignment.turn_id)
         lease.run = self._group.create_task(self._run_turn(assignment, lease))
 
@@ -217,6 +210,7 @@ class Worker:
         finally:
             services.metrics.turn_ended()
             self.held_leases.remove(lease)
+            self.rooms.ended(agent=assignment.agent, tenant=assignment.key.tenant)
             self._claim_if_starved()
 
     def _claim_if_starved(self) -> None:
@@ -230,28 +224,33 @@ class Worker:
         while not self.draining:
             claimable.clear()
             self._is_starved = False
-            with self.reserve() as has_room:
-                claim = await self._claim() if has_room else None
+            busy = self.rooms.busy
+            with self.reserve() as room:
+                claim = await self._claim(busy) if room.is_free else None
                 if claim is not None:
-                    self._start_claimed(claim)
+                    await self._start_claimed(claim)
                     if claim.more:
                         continue
-            self._is_starved = not has_room
+            self._is_starved = not room.is_free or busy != NONE_BUSY
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(jittered(self._poll, self._services.jitter())):
                     await claimable.wait()
 
-    async def _claim(self) -> Claim | None:
+    async def _claim(self, busy: Busy) -> Claim | None:
         try:
-            return await self._services.leases.claim(self.offer.owner, lease=self.offer.lease)
+            return await self._services.leases.claim(self.offer.owner, lease=self.offer.lease, without=busy)
         except Exception as error:  # noqa: BLE001 - claimed again after the next poll
             logger.warning(
                 "turns not claimed (%s): trying again within %.2g s", type(error).__name__, 1.25 * self._poll
             )
             return None
 
-    def _start_claimed(self, claim: Claim) -> None:
+    async def _start_claimed(self, claim: Claim) -> None:
+        """Runs a claimed turn, or gives it back if its agent or tenant has become busy meanwhile."""
         fault("claim.after")
+        if self.rooms.agents.is_full(claim.agent) or self.rooms.tenants.is_full(claim.tenant):
+            await self._services.leases.give_back(claim.session_key, owner=self.offer.owner, fence=claim.fence)
+            return
         if claim.lapses:
             self._services.metrics.takeover("LEASE_LAPSED", delay=claim.late_by.total_seconds())
             logger.info(
@@ -261,6 +260,7 @@ class Worker:
         self._start(
             Assignment(
                 key=claim.session_key,
+                agent=claim.agent,
                 turn_id=claim.turn_id,
                 fence=claim.fence,
                 taken_at=claim.sent_at,

@@ -4,12 +4,13 @@ import asyncio
 import random
 from collections.abc import Sequence
 from datetime import timedelta
+from operator import itemgetter
 from typing import Final
 
 from pymongo.read_concern import ReadConcern
 
 from turnkeeper.domain.session import SessionKey
-from turnkeeper.store.changeset import Cancel, Claim
+from turnkeeper.store.changeset import NONE_BUSY, Busy, Cancel, Claim
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import ClientSession, Connection, Document
 from turnkeeper.store.mongo.documents import encode
@@ -33,13 +34,25 @@ from turnkeeper.store.mongo.transactions.transaction import Transaction
 from turnkeeper.store.mongo.transactions.writes import Obstacle, Writes
 
 OLDEST: Final = 32
-"""A claim picks among this many heads that have been due longest."""
+"""A claim picks among this many heads of a tenant that have been due longest."""
 LOOKS: Final = 2
 """A claim reads the due heads again if all of them changed since they were read: other claims or changesets."""
 OTHERS_FIRST: Final = timedelta(seconds=2)
 """After a run broke on a defect, only other replicas may claim its turn for this long, if there are others."""
 _CLAIMED: Final = (
-    *("tenant", "session_id", "active_turn", "fence", "owner", "lapses", "lost", "broken", "revision", "lease_until"),
+    *(
+        "tenant",
+        "session_id",
+        "agent",
+        "active_turn",
+        "fence",
+        "owner",
+        "lapses",
+        "lost",
+        "broken",
+        "revision",
+        "lease_until",
+    ),
 )
 _NEWEST: Final = ReadConcern("local")
 """A claim is stored on a majority, and only if the head is as it was read: so it reads the newest."""
@@ -54,10 +67,12 @@ class Claims:
     _tasks: Tasks
     _orphans: Orphans
     _lost_owners: LostOwners
+    _last_tenant: str = ""
+    """The tenant of the last claim. The next one is of the tenant after it that has a turn which is due."""
 
-    async def claim(self, owner: str, *, lease: timedelta) -> Claim | None:
+    async def claim(self, owner: str, *, lease: timedelta, without: Busy = NONE_BUSY) -> Claim | None:
         claim = HeadClaim(self._connection, owner=owner, replica=self._replica, lease=lease)
-        work = self._tasks.start(self._claim(claim, owner))
+        work = self._tasks.start(self._claim(claim, owner, without))
         with self._connection.call("claim"):
             try:
                 claimed = await asyncio.shield(work)
@@ -67,20 +82,35 @@ class Claims:
         claim.end()
         return claimed
 
-    async def _claim(self, claim: HeadClaim, owner: str) -> Claim | None:
-        heads = self._connection.heads.with_options(read_concern=_NEWEST)
-        due = _due(owner, schema=self._connection.schema)
+    async def _claim(self, claim: HeadClaim, owner: str, without: Busy) -> Claim | None:
         for _ in range(LOOKS):
-            candidates = await heads.aggregate(due, hint=DUE).to_list(OLDEST)
-            random.shuffle(candidates)
+            candidates = await self._candidates(owner, without)
             for head in candidates:
                 sent_at = await claim.take(head)
                 if sent_at is not None:
+                    self._last_tenant = head["tenant"]
                     lost_owners = await self._lost_owners.count(head)
                     return _claim_of(head, lost_owners=lost_owners, sent_at=sent_at, more=len(candidates) > 1)
             if not candidates:
                 break
         return None
+
+    async def _candidates(self, owner: str, without: Busy) -> list[Document]:
+        """Returns heads that are due, in the order in which to try them: one tenant after the other.
+
+        The first tenant is the one after that of the last claim. The heads of a tenant are in random order: other
+        replicas try the same ones.
+        """
+        heads = self._connection.heads.with_options(read_concern=_NEWEST)
+        candidates: list[Document] = []
+        for tenants in ({"$gt": self._last_tenant}, {"$lte": self._last_tenant}):
+            if len(candidates) > 1:
+                break
+            due = _due(owner, tenants=tenants, schema=self._connection.schema, without=without)
+            part = await heads.aggregate(due, hint=DUE).to_list(OLDEST)
+            random.shuffle(part)
+            candidates += sorted(part, key=itemgetter("tenant"))
+        return candidates
 
     async def give_back(self, key: SessionKey, *, owner: str, fence: int, broken: bool = False) -> bool:
         changed = GIVEN_BACK
@@ -150,20 +180,26 @@ async def _give_back(claim: HeadClaim, work: asyncio.Task[Claim | None]) -> None
     await claim.give_back()
 
 
-def _due(owner: str, *, schema: int) -> list[Document]:
-    """Returns the pipeline that reads the heads which `owner` may claim, those that have been due longest first."""
+def _due(owner: str, *, tenants: Document, schema: int, without: Busy) -> list[Document]:
+    """Returns the pipeline that reads the heads of `tenants` which `owner` may claim.
+
+    They are ordered by their tenant; those of one tenant that have been due longest are in front.
+    """
     due, here = reached("wake_at"), {"$expr": {"$lte": ["$broken.until", NOW]}}
     claimable = {
         **RUNNABLE,
         **AWAKE,
         **due,
         **within(schema),
+        "tenant": {**tenants, "$nin": sorted(without.tenants)} if without.tenants else tenants,
         "lease_until": None,
         "$or": [{"broken.by": {"$ne": owner}}, here],
     }
+    if without.agents:
+        claimable["agent"] = {"$nin": sorted(without.agents)}
     return [
         {"$match": claimable},
-        {"$sort": {"wake_at": 1}},
+        {"$sort": {"tenant": 1, "wake_at": 1}},
         {"$limit": OLDEST},
         {"$project": {**dict.fromkeys(_CLAIMED, 1), "late_by": {"$subtract": [NOW, "$wake_at"]}}},
     ]
@@ -191,6 +227,7 @@ def _claim_of(head: Document, *, lost_owners: int, sent_at: float, more: bool) -
     return Claim(
         tenant=head["tenant"],
         session_id=head["session_id"],
+        agent=head.get("agent", ""),
         turn_id=head["active_turn"],
         fence=head["fence"] + 1,
         lapses=head["lapses"],

@@ -43,6 +43,7 @@ def new(session: Session, *, changeset_id: str) -> Document:
     return {
         "_id": key,
         **key,
+        "agent": session.agent,
         "last_seq": 1,
         "end": end(1, changeset_id),
         "revision": session.first_revision,

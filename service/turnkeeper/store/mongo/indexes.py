@@ -14,8 +14,8 @@ from turnkeeper.store.mongo.client import MAJORITY, Connection
 LONGEST_TRANSACTION_S: Final = 15
 """Documents that a killed replica's open transaction wrote stay locked this long at most."""
 
-DUE: Final = "due"
-"""The index of the heads with a wake-up, ordered by its time."""
+DUE: Final = "due_of_tenants"
+"""The index of the heads with a wake-up: of each tenant, ordered by its time."""
 
 REPLICAS_KEPT_S: Final = 7 * 24 * 3600
 """Documents of replicas are removed this long after their last heartbeat or announcement."""
@@ -41,7 +41,7 @@ INDEXES: Final[Mapping[str, tuple[IndexModel, ...]]] = {
         ),
         # Which turns are due. Suspended sessions and turns of newer schemas are in ranges of their own.
         IndexModel(
-            [(name, ASCENDING) for name in ("suspended", "needs", "log_needs", "wake_at")],
+            [(name, ASCENDING) for name in ("suspended", "needs", "log_needs", "tenant", "wake_at", "agent")],
             name=DUE,
             partialFilterExpression={"active_turn": {"$gt": ""}, "wake_at": _ANY_TIME},
         ),

@@ -135,6 +135,7 @@ class Replica:
         self.lease = HeldLease(key=self.key, turn_id=self.turn_id, owner="one", fence=fence, duration=LEASE)
         assignment = Assignment(
             key=self.key,
+            agent=AGENT.name,
             turn_id=self.turn_id,
             fence=fence,
             taken_at=self.lease.renewed_at,

@@ -35,7 +35,7 @@ from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.engine.turns import Turns
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.rpc.codec import WireCodec
-from turnkeeper.store.changeset import Changeset, Claim, CommitResult, LeaseChange, Snapshot
+from turnkeeper.store.changeset import NONE_BUSY, Busy, Changeset, Claim, CommitResult, LeaseChange, Snapshot
 from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.telemetry.spans import Spans
 from turnkeeper.tools.toolbox import Toolbox
@@ -134,8 +134,8 @@ class ObservedStore(MemoryStore):
         self._observed.read(snapshot)
         return snapshot
 
-    async def claim(self, owner: str, *, lease: timedelta) -> Claim | None:
-        claim = await super().claim(owner, lease=lease)
+    async def claim(self, owner: str, *, lease: timedelta, without: Busy = NONE_BUSY) -> Claim | None:
+        claim = await super().claim(owner, lease=lease, without=without)
         if claim is not None and self._gate.is_slow:
             await super().give_back(claim.session_key, owner=owner, fence=claim.fence)
             raise ServiceUnavailable
