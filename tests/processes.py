@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 
@@ -74,4 +74,11 @@ async def until(condition: Callable[[], bool], *, timeout: float = 10) -> None:
     """Polls a condition that sends no notification, until it holds. Raises TimeoutError."""
     async with asyncio.timeout(timeout):
         while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def until_call(condition: Callable[[], Awaitable[bool]], *, timeout: float = 10) -> None:
+    """Does the same for a condition that takes a call of its own."""
+    async with asyncio.timeout(timeout):
+        while not await condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)

@@ -47,8 +47,10 @@ from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.engine.streaming.stream_end import StreamTimes
 from turnkeeper.engine.streaming.watcher import Watchers
 from turnkeeper.engine.turns import Turns
-from turnkeeper.identity.credential import Anyone, Authenticator
+from turnkeeper.identity.checks import checks_of
+from turnkeeper.identity.credential import Authenticator
 from turnkeeper.identity.principals import Principals
+from turnkeeper.identity.server_certificate import ServerCertificate
 from turnkeeper.model.by_agent import Models, provider_of
 from turnkeeper.rpc.access import AccessRules
 from turnkeeper.rpc.agents import AgentService
@@ -85,7 +87,7 @@ class Running:
     """A server that accepts calls."""
 
     address: str
-    """`host:port`, with the port that the server listens on."""
+    """`host:port`, with the port that the server listens on; or `unix:PATH`."""
     port: int
     mongodb_uri: str
     model_url: str
@@ -112,8 +114,7 @@ async def serving(  # noqa: PLR0913 - what tests replace
     the server uses. `authenticator` checks credentials in place of the one that the settings choose, every
     `recheck` seconds of a stream again. Raises one of `cannot_start.ERRORS`.
     """
-    principals = Principals(settings.principals)
-    schema = next_schema.schema_of(environ)
+    principals, checks, schema = Principals(settings.principals), checks_of(settings), next_schema.schema_of(environ)
     shutdown = shutdown or ShutdownRequest()
     async with AsyncExitStack() as stack:
         database = await open_database(
@@ -125,8 +126,8 @@ async def serving(  # noqa: PLR0913 - what tests replace
             settings.agents or agents_file.SAMPLES, default_model=settings.model or default_model, toolbox=toolbox
         )
         if provider is None and any(not agent.base_url for agent in agents.values()):
-            sentence = "set OPENAI_API_KEY or OPENAI_BASE_URL, pass --local-model, or give each agent a base_url"
-            raise SettingError(f"no model is set: {sentence}")
+            ways = "set OPENAI_API_KEY or OPENAI_BASE_URL, pass --local-model, or give each agent a base_url"
+            raise SettingError(f"no model is set: {ways}")
         settings = settings.with_replica_name().with_memory()
         telemetry = start_telemetry(
             settings.exporter,
@@ -137,7 +138,8 @@ async def serving(  # noqa: PLR0913 - what tests replace
             options=Options(record_content=settings.record_content),
         )
         stack.push_async_callback(asyncio.to_thread, telemetry.shutdown)
-        await stack.enter_async_context(background(principals.run))
+        checks.report_to(telemetry.metrics.reloaded)
+        await stack.enter_async_context(background(principals.run, *checks.jobs))
         tools.threads.record = telemetry.metrics.tool_threads
         if telemetry.prometheus_address:
             logger.info("metrics are served on http://%s/metrics", telemetry.prometheus_address)
@@ -156,23 +158,25 @@ async def serving(  # noqa: PLR0913 - what tests replace
         )
         stack.push_async_callback(store.close)
         await store.open()
-        callers = CallerCheck(authenticator or Anyone(), principals, recheck=recheck)
-        replica = _Replica(settings, store, _Configured(agents, models, toolbox, callers), telemetry, schema=schema)
+        callers = CallerCheck(authenticator or checks.authenticator, principals, recheck=recheck)
+        configured = _Configured(agents, models, toolbox, callers, checks.certificate)
+        replica = _Replica(settings, store, configured, telemetry, schema=schema)
         server, port = await stack.enter_async_context(
             replica.serving(PageTokens(await store.secret("page_tokens")), database, shutdown, share_port=share_port)
         )
-        url = provider.base_url if provider else ""
-        yield Running(f"{settings.host}:{port}", port, database.uri, url, server.set_database)
+        url, at = provider.base_url if provider else "", settings.address(port)
+        yield Running(at, port, database.uri, url, server.set_database)
 
 
 @dataclass(frozen=True, slots=True)
 class _Configured:
-    """The agents of the file, the models and the tools that they use, and who may call."""
+    """The agents of the file, the models and the tools that they use, who may call, and the server's certificate."""
 
     agents: Mapping[str, Agent]
     models: Models
     toolbox: Toolbox
     callers: CallerCheck
+    certificate: ServerCertificate | None
 
 
 class _Replica:
@@ -190,7 +194,7 @@ class _Replica:
         """`settings.replica` is this replica's name; `schema` is the newest that it supports."""
         self._settings = settings
         self._store = store
-        self._agents, self._callers = configured.agents, configured.callers
+        self._agents, self._callers, self._certificate = configured.agents, configured.callers, configured.certificate
         self._telemetry = telemetry
         self._rng = random.Random()
         memory, metrics = MemoryBudget(settings.memory), telemetry.metrics
@@ -357,7 +361,7 @@ class _Replica:
         )
         server.add(ApprovalService(self._approvals, store, page_tokens=page_tokens))
         server.add(AgentService(self._agents, store, page_tokens=page_tokens))
-        port = server.listen(f"{settings.host}:{settings.port}")
+        port = server.listen(settings.address(settings.port), self._certificate)
         async with background(*self._jobs), database.kept_running(server.set_database):
             await server.start()
             await server.set_serving(True)

@@ -122,6 +122,18 @@ def _parser() -> CommandLine:
     script.set_defaults(run=_scripted_model, parser=script)
     local = model.add_parser("local", help="a small real model", description="Serve the small local model.")
     local.set_defaults(run=_local_model, parser=local)
+    credentials = commands.add_parser("credentials", help="credentials to try identity with").add_subparsers(
+        required=True, metavar="KIND"
+    )
+    dev = credentials.add_parser(
+        "dev",
+        help="a CA, certificates, a signing key and tokens; not for production",
+        description="Write a CA, certificates, a signing key with its JWK set, and tokens into a folder.\n"
+        "A CA and a signing key that are there stay. Not for production.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        fill=_add_credentials,
+    )
+    dev.set_defaults(run=_dev_credentials, parser=dev)
     return parser
 
 
@@ -189,3 +201,16 @@ async def _serve_local_model() -> int:
         report_error("model local", error)
         return 2
     return 0
+
+
+def _add_credentials(parser: CommandLine) -> None:
+    parser.add_argument("principal", nargs="+", metavar="NAME[=ROLE,…]", help="a principal, and its roles [caller]")
+    parser.add_argument("--folder", default="credentials", help="where the files are written [credentials]")
+    parser.add_argument("--host", action="append", default=[], help="another name or address of the server")
+    parser.add_argument("--days", type=int, default=30, help="how long certificates and tokens are valid [30]")
+
+
+def _dev_credentials(args: argparse.Namespace) -> int:
+    from turnkeeper import dev_credentials  # noqa: PLC0415
+
+    return dev_credentials.run(args)

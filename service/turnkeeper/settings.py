@@ -1,146 +1,45 @@
 """The settings of `turnkeeper serve`: their types, limits and defaults. `settings_sources` reads them."""
 
-import ipaddress
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self, TypeVar, get_args
+from typing import Final, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from turnkeeper import durations, sizes
+from turnkeeper.peer_list import PeerList
+from turnkeeper.setting_types import (
+    LAST_PORT,
+    LEAST_MEMORY,
+    MEMORY_SHARE,
+    TOGETHER,
+    UNIX,
+    Algorithms,
+    DatabaseName,
+    DeltaInterval,
+    Duration,
+    FilePath,
+    Host,
+    Memory,
+    OperationTime,
+    Peers,
+    Port,
+    PositiveDuration,
+    Processes,
+    Switch,
+    Text,
+    Turns,
+    is_local,
+    is_plain_http,
+)
 from turnkeeper.sizes import Size
 
 PREFIX: Final = "TURNKEEPER_"
 CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"
-LAST_PORT: Final = 65_535
-SHORTEST: Final = timedelta(milliseconds=1)
-LONGEST: Final = timedelta(days=36_525)
-"""A hundred years: dates that far away can still be stored."""
-LONGEST_OPERATION: Final = timedelta(hours=1)
-LONGEST_DELTA_INTERVAL: Final = timedelta(seconds=10)
-MOST_PROCESSES: Final = 1_024
-MOST_TURNS: Final = 100_000
-LEAST_MEMORY: Final = Size(256 << 20)
-MEMORY_SHARE: Final = 0.5
-"""Of the memory of the machine, or of its control group: the rest is for the database, tools and files."""
-UNREADABLE: Final = "unreadable"
-"""The type of the error of a value that is not of its kind; the error's context has what is `expected`."""
-TOGETHER: Final = "together"
-"""The type of the error of a value that does not fit another one; the error's context has its `name` and `limit`."""
-_DATABASE_BYTES: Final = 63
-
-T = TypeVar("T")
-
-
-def _read(kind: type, parse: Callable[[str], object], expected: str) -> BeforeValidator:
-    """Returns a validator that passes values of `kind` and parses text. Other values are UNREADABLE."""
-
-    def read(value: object) -> object:
-        if type(value) is kind:
-            return value
-        try:
-            if isinstance(value, str):
-                return parse(value)
-        except (ValueError, KeyError):
-            pass
-        raise PydanticCustomError(UNREADABLE, "must be {expected}", {"expected": expected})
-
-    return BeforeValidator(read)
-
-
-def _check(holds: Callable[[T], bool], limit: str) -> AfterValidator:
-    """Returns a validator that raises ValueError with `limit` for a value for which `holds` is false."""
-
-    def check(value: T) -> T:
-        if not holds(value):
-            raise ValueError(f"must {limit}")
-        return value
-
-    return AfterValidator(check)
-
-
-def _path(value: object) -> object:
-    """Returns the path. Raises ValueError for an empty text, which would name the working directory."""
-    if value == "":
-        raise ValueError("must not be empty")
-    return value
-
-
-def _switch(text: str) -> bool:
-    return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[text.strip().lower()]
-
-
-def _is_text(value: str) -> bool:
-    """Returns False for what no other program can read: a byte that is not UTF-8 is half a character here."""
-    return "\0" not in value and not any("\ud800" <= character <= "\udfff" for character in value)
-
-
-def _names_a_database(value: str) -> bool:
-    return len(value.encode()) <= _DATABASE_BYTES and not set(value) & set(' ."$/\\')
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
-def _bracketed(host: str) -> str:
-    """Returns the host as it stands before a port."""
-    return f"[{host}]" if ":" in host and not host.startswith("[") else host
-
-
-def _from(least: int, most: int) -> AfterValidator:
-    def holds(count: int) -> bool:
-        return least <= count <= most
-
-    return _check(holds, f"be from {least} to {most}")
-
-
-_WHOLE_NUMBER = _read(int, int, "a whole number")
-_DURATION = _read(timedelta, durations.parse, f"a duration such as {durations.EXAMPLES}")
-_SIZE = _read(Size, Size.parse, f"a size such as {sizes.EXAMPLES}")
-_TEXT = _check(_is_text, "be UTF-8 text without NUL characters")
-
-Text = Annotated[str, _TEXT]
-Name = Annotated[str, _TEXT, _check(bool, "not be empty")]
-Host = Annotated[
-    Name,
-    _check(
-        _is_loopback,
-        "be a loopback address such as 127.0.0.1: with identity none every caller may do everything, "
-        "so only loopback is served",
-    ),
-    AfterValidator(_bracketed),
-]
-DatabaseName = Annotated[
-    Name,
-    _check(_names_a_database, f'be at most {_DATABASE_BYTES} bytes without spaces, and without any of . " $ / \\'),
-    _check(lambda name: name not in {"admin", "config", "local"}, "not be admin, config or local"),
-]
-FilePath = Annotated[
-    Path, BeforeValidator(_path), _check(lambda path: "\0" not in str(path), "be text without NUL characters")
-]
-Switch = Annotated[bool, _read(bool, _switch, "true or false")]
-Processes = Annotated[int, _WHOLE_NUMBER, _from(1, MOST_PROCESSES)]
-Turns = Annotated[int, _WHOLE_NUMBER, _from(1, MOST_TURNS)]
-Memory = Annotated[InstanceOf[Size], _SIZE, _check(lambda size: size >= LEAST_MEMORY, f"be at least {LEAST_MEMORY}")]
-Port = Annotated[int, _WHOLE_NUMBER, _from(0, LAST_PORT)]
-Duration = Annotated[timedelta, _DURATION, _check(lambda duration: duration <= LONGEST, "be at most 36525d")]
-PositiveDuration = Annotated[
-    timedelta, _DURATION, _check(lambda duration: SHORTEST <= duration <= LONGEST, "be from 1ms to 36525d")
-]
-DeltaInterval = Annotated[
-    timedelta, _DURATION, _check(lambda duration: duration <= LONGEST_DELTA_INTERVAL, "be at most 10s")
-]
-OperationTime = Annotated[
-    timedelta, _DURATION, _check(lambda duration: SHORTEST <= duration <= LONGEST_OPERATION, "be from 1ms to 60m")
-]
 
 
 class Settings(BaseModel):
@@ -152,15 +51,38 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     host: Host = Field(
-        default="127.0.0.1", description="address to listen on; with identity none only a loopback address"
+        default="127.0.0.1",
+        description="address to listen on, or unix:PATH; where callers are not checked, only this machine's",
     )
     port: Port = Field(default=50051, description="port to listen on; 0 takes a free one and prints it")
     processes: Processes = Field(default=1, description="server processes on that port, each a replica of its own")
-    identity: Literal["none"] = Field(
+    identity: Literal["none", "mtls", "jwt", "mtls+jwt", "forwarded"] = Field(
         default="none", description="how callers are identified; none: each one is `default`"
     )
     principals: FilePath | None = Field(
         default=None, description="file of principals, TOML: whose credential it is, and what they may do; watched"
+    )
+    trust_network: Switch = Field(
+        default=False, description="listen anywhere, though callers are not checked or tokens can be read on the way"
+    )
+    tls_certificate: FilePath | None = Field(
+        default=None, description="file of the server's certificate and those up to its CA, PEM; watched"
+    )
+    tls_key: FilePath | None = Field(default=None, description="file of the certificate's key, PEM; watched")
+    tls_client_ca: FilePath | None = Field(
+        default=None, description="file of the CAs whose certificates callers must have, PEM; watched"
+    )
+    jwt_issuer: Text = Field(default="", description="`iss` that tokens must have")
+    jwt_audience: Text = Field(default="", description="`aud` that tokens must have")
+    jwt_keys: Text = Field(default="", description="file or URL of the issuer's JWK set")
+    jwt_algorithms: Algorithms = Field(
+        default="ES256,RS256", description="algorithms that tokens may be signed with, with commas"
+    )
+    jwt_keys_age: PositiveDuration = Field(
+        default=timedelta(minutes=5), description="how often the JWK set of a URL is fetched anew"
+    )
+    trusted_peers: Peers = Field(
+        default="", description="proxies that may carry others' credentials: unix, networks, SPIFFE ids, with commas"
     )
     mongodb_uri: Text = Field(default="", description="URI of your MongoDB replica set", repr=False)
     database: DatabaseName = Field(default="turnkeeper", description="name of the database")
@@ -266,6 +188,26 @@ class Settings(BaseModel):
         share = int(MEMORY_SHARE * sizes.of_machine()) // self.processes
         return self.model_copy(update={"memory": Size(max(share, LEAST_MEMORY))})
 
+    def address(self, port: int) -> str:
+        """Returns what a server on this port listens on: `host:port`, or `unix:PATH`."""
+        return self.host if self.host.startswith(UNIX) else f"{self.host}:{port}"
+
+    @property
+    def algorithms(self) -> Sequence[str]:
+        """The names in `jwt_algorithms`."""
+        return [name.strip() for name in self.jwt_algorithms.split(",")]
+
+    @property
+    def has_tls(self) -> bool:
+        """True if callers connect by TLS."""
+        return self.tls_certificate is not None
+
+    @model_validator(mode="after")
+    def _check_identity(self) -> Self:
+        for name, limit in _identity_problems(self):
+            raise _misfit(name, limit)
+        return self
+
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         if timedelta() < self.keep_events < 2 * self.operation_time:
@@ -273,7 +215,52 @@ class Settings(BaseModel):
         ports = LAST_PORT + 1 - self.prometheus_port
         if self.processes > ports and self.prometheus_port:
             raise _misfit("processes", f"must be at most {ports} with --prometheus-port {self.prometheus_port}")
+        if self.processes > 1 and self.host.startswith(UNIX):
+            raise _misfit("host", "must have a port with --processes: several processes cannot share a Unix socket")
         return self
+
+
+def _identity_problems(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yields each setting of identity or TLS that does not fit the others, and what it must be."""
+    yield from _tls_problems(settings)
+    if settings.identity != "none" and settings.principals is None:
+        yield "identity", f"{settings.identity} needs --principals"
+    if "jwt" in settings.identity.split("+") and not (
+        settings.jwt_issuer and settings.jwt_audience and settings.jwt_keys
+    ):
+        yield "identity", f"{settings.identity} needs --jwt-issuer, --jwt-audience and --jwt-keys"
+    if settings.identity in ("mtls+jwt", "forwarded") and not settings.trusted_peers:
+        yield "identity", f"{settings.identity} needs --trusted-peers"
+    ids = PeerList.parse(settings.trusted_peers).ids
+    if settings.identity == "mtls+jwt" and not ids:
+        yield "trusted_peers", "must have SPIFFE ids with --identity mtls+jwt"
+    if settings.identity == "forwarded" and ids and not settings.tls_client_ca:
+        yield "trusted_peers", "needs --tls-client-ca for SPIFFE ids"
+    if not settings.trust_network:
+        yield from _network_problems(settings)
+
+
+def _tls_problems(settings: Settings) -> Iterator[tuple[str, str]]:
+    if (settings.tls_certificate is None) != (settings.tls_key is None):
+        name = "tls_certificate" if settings.has_tls else "tls_key"
+        yield name, "needs the other of --tls-certificate and --tls-key"
+    if settings.tls_client_ca and (not settings.has_tls or settings.identity in ("none", "jwt")):
+        yield "tls_client_ca", "needs --tls-certificate, and --identity mtls, mtls+jwt or forwarded"
+    if "mtls" in settings.identity and not settings.tls_client_ca:
+        yield "identity", f"{settings.identity} needs --tls-certificate, --tls-key and --tls-client-ca"
+
+
+def _network_problems(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yields each setting by which the network is trusted."""
+    only = "must be a loopback address such as 127.0.0.1, or unix:PATH"
+    if settings.identity == "none" and not is_local(settings.host):
+        why = "with identity none every caller may do everything"
+        yield "host", f"{only}: {why}; choose an --identity, or pass --trust-network"
+    if settings.identity == "jwt" and not settings.has_tls and not is_local(settings.host):
+        why = "without TLS a token can be read on its way"
+        yield "host", f"{only}: {why}; set --tls-certificate and --tls-key, or pass --trust-network"
+    if is_plain_http(settings.jwt_keys):
+        yield "jwt_keys", "must be an https URL, a file, or on loopback: the keys could be replaced on their way"
 
 
 GROUPS: Final[Mapping[str, str]] = {

@@ -13,16 +13,8 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from turnkeeper import config_file
 from turnkeeper.config_file import ConfigFile
-from turnkeeper.settings import (
-    CONFIG_VARIABLE,
-    TOGETHER,
-    UNREADABLE,
-    Settings,
-    choices_of,
-    flag_of,
-    shown,
-    variables_of,
-)
+from turnkeeper.setting_types import TOGETHER, UNREADABLE
+from turnkeeper.settings import CONFIG_VARIABLE, Settings, choices_of, flag_of, shown, variables_of
 from turnkeeper.start_errors import SettingError
 from turnkeeper.telemetry.redact import HIDDEN, Redactor
 

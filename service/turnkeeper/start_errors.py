@@ -23,10 +23,17 @@ class PortTaken(Exception):
 
     def __init__(self, address: str, error: OSError | None) -> None:
         """`error`: why a plain socket cannot be bound to the address."""
-        reason = _REASONS.get(error.errno or 0, "") if error else ""
-        super().__init__(f"{address} cannot be listened on: {reason or _TAKEN}")
+        known, taken = (_UNIX_REASONS, _UNIX_TAKEN) if address.startswith("unix:") else (_REASONS, _TAKEN)
+        reason = known.get(error.errno or 0, "") if error else ""
+        super().__init__(f"{address} cannot be listened on: {reason or taken}")
 
 
+_UNIX_TAKEN: Final = "another program listens there, or it is a file. Stop that one, or choose another --host."
+_UNIX_REASONS: Final = {
+    errno.ENOENT: "its folder does not exist. Make it, or choose another --host.",
+    errno.ENOTDIR: "its folder is a file. Choose another --host.",
+    errno.EACCES: "this user may not write to its folder. Choose another --host.",
+}
 _TAKEN: Final = "another program has it. Stop that one, or choose another --port."
 _REASONS: Final = {
     errno.EADDRNOTAVAIL: "this machine does not have the address. Choose another --host.",

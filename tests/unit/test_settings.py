@@ -12,7 +12,8 @@ import pytest
 from pydantic import ValidationError
 
 from turnkeeper import config_file, settings, settings_flags, settings_sources, sizes
-from turnkeeper.settings import LEAST_MEMORY, Settings, flag_of, variables_of
+from turnkeeper.setting_types import LEAST_MEMORY
+from turnkeeper.settings import Settings, flag_of, variables_of
 from turnkeeper.sizes import Size
 from turnkeeper.start_errors import SettingError
 from turnkeeper.supervision.options import SupervisorOptions

@@ -4,6 +4,7 @@ import logging
 import socket
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from grpc import aio
@@ -12,6 +13,7 @@ from grpc_channelz.v1 import channelz, channelz_pb2
 from turnkeeper import descriptors
 from turnkeeper.database_state import DatabaseState
 from turnkeeper.errors import ServiceUnavailable
+from turnkeeper.identity.server_certificate import ServerCertificate
 from turnkeeper.pb.v1 import (
     agent_pb2,
     agent_pb2_grpc,
@@ -22,9 +24,10 @@ from turnkeeper.pb.v1 import (
     session_pb2,
     session_pb2_grpc,
 )
-from turnkeeper.rpc import accepting, health, reflection
+from turnkeeper.rpc import accepting, health, reflection, tls
 from turnkeeper.rpc.access import CHANNELZ
 from turnkeeper.rpc.interceptor import Boundary
+from turnkeeper.setting_types import UNIX
 from turnkeeper.settings import Settings
 from turnkeeper.start_errors import PortTaken
 
@@ -107,10 +110,18 @@ class Server:
             if isinstance(servicer, base):
                 register(servicer, self._server)
 
-    def listen(self, address: str) -> int:
-        """Binds host:port, and returns the port; port 0 takes a free one. Raises PortTaken if it cannot be bound."""
+    def listen(self, address: str, certificate: ServerCertificate | None) -> int:
+        """Binds host:port, and returns the port; port 0 takes a free one. Or binds unix:PATH, and returns 1.
+
+        With a certificate, callers connect by TLS. Raises PortTaken if the address cannot be bound.
+        """
+        if address.startswith(UNIX) and _is_answered(address):  # gRPC would take it over
+            raise PortTaken(address, None)
         try:
-            port = self._server.add_insecure_port(address)
+            if certificate is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, tls.credentials_of(certificate))
         except RuntimeError as error:
             raise PortTaken(address, _bind_error(address)) from error
         return int(port)
@@ -155,6 +166,8 @@ def _connections(models: int) -> int:
 
 def _bind_error(address: str) -> OSError | None:
     """Returns why a plain socket cannot be bound to the address: gRPC's own error does not contain the reason."""
+    if address.startswith(UNIX):
+        return _unix_error(address)
     host, _, port = address.rpartition(":")
     try:
         for family, *_, at in socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM):
@@ -163,6 +176,27 @@ def _bind_error(address: str) -> OSError | None:
     except OSError as error:
         return error
     return None
+
+
+def _unix_error(address: str) -> OSError | None:
+    path = address.removeprefix(UNIX)
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.bind(path)
+        Path(path).unlink()
+    except OSError as error:
+        return error
+    return None
+
+
+def _is_answered(address: str) -> bool:
+    """Returns True if a program accepts connections at a Unix socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(address.removeprefix(UNIX))
+        except OSError:
+            return False
+    return True
 
 
 def _database_away() -> ServiceUnavailable:

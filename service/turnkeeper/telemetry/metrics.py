@@ -98,6 +98,10 @@ class Metrics:
         """Records that the calls of a plain tool hold `count` threads more; fewer if it is negative."""
         self._tool_threads(count, tool)
 
+    def reloaded(self, file: str, outcome: str) -> None:
+        """Counts a change of a watched file: LOADED, or REFUSED if it could not be used. `file` is what it holds."""
+        self._reloads(1, file, outcome)
+
     def error(self, code: Code) -> None:
         """Counts an error that reached a caller, or ended a turn."""
         self._errors(1, code.name)
@@ -374,6 +378,7 @@ class Metrics:
         self._refusals = self._counter(
             "refusals", "{call}", "Calls refused because the replica has enough work.", "kind", "reason"
         )
+        self._reloads = self._counter("reloads", "{change}", "Changes of watched files.", "file", "outcome")
         self._slow_consumers = counter("slow_consumers", "{stream}", "Streams ended because the reader fell behind.")
 
     def _counter(self, name: str, unit: str, description: str, *labels: str) -> Labelled:

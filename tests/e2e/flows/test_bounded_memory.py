@@ -15,7 +15,7 @@ from turnkeeper.admission.gate import CALL_BYTES
 from turnkeeper.admission.memory import PROCESS_BYTES
 from turnkeeper.pb.v1 import chat_pb2, session_pb2
 from turnkeeper.rpc.bodies import MEMORY_SHARE
-from turnkeeper.settings import LEAST_MEMORY
+from turnkeeper.setting_types import LEAST_MEMORY
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -10,7 +10,7 @@ import pytest
 
 from docs import generate
 from tests.unit.docs.pages import DOCS, blocks, reference, table
-from turnkeeper import agents_file, config_file, descriptors, settings
+from turnkeeper import agents_file, config_file, descriptors, setting_types, settings
 from turnkeeper.admission import gate, memory
 from turnkeeper.codes import Code
 from turnkeeper.domain import json_text, message
@@ -249,9 +249,9 @@ def test_a_comment_and_the_rule_of_its_field_agree(name: str) -> None:
 
 def test_the_settings_page_has_the_limits_of_the_code() -> None:
     page = reference("settings")
-    for limit in (settings.SHORTEST, settings.LONGEST, settings.LONGEST_OPERATION):
+    for limit in (setting_types.SHORTEST, setting_types.LONGEST, setting_types.LONGEST_OPERATION):
         assert settings.shown(limit) in page
-    for most in (settings.MOST_PROCESSES, settings.MOST_TURNS):
+    for most in (setting_types.MOST_PROCESSES, setting_types.MOST_TURNS):
         assert f"from 1 to {most:,}" in page
 
 
