@@ -1,6 +1,6 @@
 """The command `turnkeeper credentials dev`: a CA, certificates, a signing key and tokens, to try identity with.
 
-Not for production: whoever can read the folder can be anybody.
+Not for production: anybody who can read the folder can call as anyone.
 """
 
 import argparse
@@ -142,10 +142,10 @@ class Authority:
         certificate, key = folder / "ca.pem", folder / "ca-key.pem"
         if certificate.exists() and key.exists():
             return cls(x509.load_pem_x509_certificate(certificate.read_bytes()), _kept_key(key))
-        made = cls.new()
-        _write(key, _pem(made.key))
-        _write(certificate, made.certificate.public_bytes(Encoding.PEM))
-        return made
+        new = cls.new()
+        _write(key, _pem(new.key))
+        _write(certificate, new.certificate.public_bytes(Encoding.PEM))
+        return new
 
     def issue(self, folder: Path, name: str, *, names: Sequence[x509.GeneralName], lifetime: timedelta) -> None:
         """Writes a certificate with these names, and its key."""

@@ -88,7 +88,7 @@ def _names_a_database(value: str) -> bool:
 
 
 def _is_address(host: str) -> bool:
-    """Returns False for a host that has a port, or is no path of a Unix socket that can be bound."""
+    """Returns False for a host that has a port, and for a path that a Unix socket cannot have."""
     if host.startswith(UNIX):
         return len(UNIX) < len(host.encode()) <= len(UNIX) + _SOCKET_BYTES
     if ":" not in host:

@@ -34,6 +34,7 @@ from tests.e2e.support.telemetry_scenes import (
     lose_an_owner,
     one_turn,
     read_too_slowly,
+    renew_a_certificate,
     stop_an_owner,
 )
 from tests.integration.collector import collector
@@ -74,6 +75,7 @@ async def sent(place: Place) -> AsyncIterator[Sent]:
             await stop_an_owner(place, stubs, otlp)
             await read_too_slowly(server.address, stubs)
             await ask_too_much(place, otlp)
+            await renew_a_certificate(place, otlp)
             assert await server.terminate() == 0
         yield sent
 

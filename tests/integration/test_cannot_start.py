@@ -72,8 +72,8 @@ def test_an_address_that_cannot_be_bound_names_the_reason(number: int, reason: s
 @pytest.mark.parametrize(
     ("flags", "variables", "reason"),
     [
-        (["--host", "0.0.0.0"], {}, "only loopback is served"),
-        (["--host", "0.0.0.0", "--processes", "2"], {}, "only loopback is served"),
+        (["--host", "0.0.0.0"], {}, "with identity none every caller may do everything"),
+        (["--host", "0.0.0.0", "--processes", "2"], {}, "with identity none every caller may do everything"),
         (
             ["--processes", "2", "--prometheus-port", "65535", "--mongodb-uri", "x"],
             {},

@@ -102,7 +102,7 @@ def test_what_counts(flags: list[str], variables: dict[str, str], name: str, val
         (["--processes", "1025", "--prometheus-port", "0"], {}, "--processes must be from 1 to 1024"),
         ([], {"TURNKEEPER_EMBEDDED": "maybe"}, "TURNKEEPER_EMBEDDED is 'maybe'; it must be true or false"),
         (["--exporter", "carrier-pigeon"], {}, "--exporter is 'carrier-pigeon'; it can be none, console, otlp"),
-        ([], {"TURNKEEPER_IDENTITY": "jwt"}, "TURNKEEPER_IDENTITY is 'jwt'; it can be none"),
+        ([], {"TURNKEEPER_IDENTITY": "jwts"}, "TURNKEEPER_IDENTITY is 'jwts'; it can be none, mtls, jwt, mtls+jwt, "),
         (["--log-level", "loud"], {}, "--log-level is 'loud'; it can be DEBUG, INFO, WARNING, ERROR"),
         (["--database", ""], {}, "--database must not be empty"),
         (

@@ -369,15 +369,11 @@ class Metrics:
         self._unknown_outcomes = counter("unknown_outcomes", "{call}", "Tool calls whose end is unknown.")
         self._detached_calls = counter("detached_calls", "{call}", "Cancelled calls that did not end in time.")
         self._replays = counter("replays", "{replay}", "Reads of stored events, and answers from a request's record.")
-        self._change_streams_lost = counter(
-            "hints_lost", "{stream}", "Change streams that broke or could not be opened."
-        )
+        self._change_streams_lost = counter("hints_lost", "{stream}", "Change streams that broke or did not open.")
         self._documents_unreadable = self._counter(
             "documents.unreadable", "{document}", "Stored documents that need a newer version.", "collection", "schema"
         )
-        self._refusals = self._counter(
-            "refusals", "{call}", "Calls refused because the replica has enough work.", "kind", "reason"
-        )
+        self._refusals = self._counter("refusals", "{call}", "Calls refused for want of room.", "kind", "reason")
         self._reloads = self._counter("reloads", "{change}", "Changes of watched files.", "file", "outcome")
         self._slow_consumers = counter("slow_consumers", "{stream}", "Streams ended because the reader fell behind.")
 

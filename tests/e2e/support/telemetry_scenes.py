@@ -5,8 +5,10 @@ import contextlib
 import json
 import os
 import signal
+import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,9 @@ from tests import harness
 from tests.e2e.support.environment import until_event
 from tests.e2e.support.faults import disconnected, refused_command
 from tests.integration.collector import Collector
+from tests.processes import until_call
 from tests.test_tools import ToolControl
+from turnkeeper import dev_credentials
 from turnkeeper.faults import VARIABLE
 from turnkeeper.model.scripted import ScriptedModel
 from turnkeeper.pb.v1 import chat_pb2, session_pb2
@@ -224,6 +228,31 @@ async def ask_too_much(place: Place, otlp: Sequence[str]) -> None:
     ):
         calls = [_call(harness.create_test_session(stubs, agent="talker")) for _ in range(20)]
         await asyncio.gather(*calls)
+        assert await server.terminate() == 0
+
+
+async def renew_a_certificate(place: Place, otlp: Sequence[str]) -> None:
+    """Renews the certificate of a server until it is served."""
+    folder = place.agents.parent / "credentials"
+    folder.mkdir()
+
+    def renew() -> None:
+        dev_credentials.write(folder, {}, hosts=["127.0.0.1"], lifetime=timedelta(days=30))
+
+    def served() -> str:
+        host, _, port = server.address.partition(":")
+        return ssl.get_server_certificate((host, int(port)))
+
+    renew()
+    files = ("--tls-certificate", str(folder / "server.pem"), "--tls-key", str(folder / "server-key.pem"))
+    async with place.server(*otlp, *files) as server:
+        old = await asyncio.to_thread(served)
+        renew()
+
+        async def is_new() -> bool:
+            return await asyncio.to_thread(served) != old
+
+        await until_call(is_new)
         assert await server.terminate() == 0
 
 

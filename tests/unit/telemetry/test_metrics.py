@@ -168,11 +168,12 @@ def test_levels_rise_and_fall_and_begin_at_zero() -> None:
 def test_no_method_has_a_parameter_that_may_not_be_a_label() -> None:
     """`model`, `agent`, `server`, `source`, `tool`, `service` and `method` are names of the operator or the protos.
 
-    `collection` is one of nine names, `part` one of six, and `schema` a number of at most three digits.
+    `collection` is one of nine names, `part` one of six, and `schema` a number of at most three digits. `file` is one
+    of a few words.
     """
     allowed = {
-        "agent", "code", "collection", "database", "decision", "error_type", "kind", "method", "model", "operation",
-        "outcome", "part", "reason", "role", "schema", "server", "service", "source", "tool", "tool_class",
+        "agent", "code", "collection", "database", "decision", "error_type", "file", "kind", "method", "model",
+        "operation", "outcome", "part", "reason", "role", "schema", "server", "service", "source", "tool", "tool_class",
         "count", "delay", "input_tokens", "output_tokens", "seconds", "size",
     }  # fmt: skip
     parameters = {
