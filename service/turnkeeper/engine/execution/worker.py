@@ -249,7 +249,7 @@ class Worker:
         """Runs a claimed turn, or gives it back if its agent or tenant has become busy meanwhile."""
         fault("claim.after")
         if self.rooms.agents.is_full(claim.agent) or self.rooms.tenants.is_full(claim.tenant):
-            await self._services.leases.give_back(claim.session_key, owner=self.offer.owner, fence=claim.fence)
+            await self._give_back(claim)
             return
         if claim.lapses:
             self._services.metrics.takeover("LEASE_LAPSED", delay=claim.late_by.total_seconds())
@@ -269,6 +269,17 @@ class Worker:
                 broken_runs=claim.broken_runs,
             )
         )
+
+    async def _give_back(self, claim: Claim) -> None:
+        try:
+            await self._services.leases.give_back(claim.session_key, owner=self.offer.owner, fence=claim.fence)
+        except Exception as error:  # noqa: BLE001 - the worker goes on, and the lease lapses
+            logger.warning(
+                "the lease of a turn for which there was no room was not released (%s): a replica takes the turn over "
+                "once the lease has lapsed",
+                type(error).__name__,
+                extra={"session": claim.session_id, "turn": claim.turn_id},
+            )
 
     async def _renew_leases(self) -> None:
         """Renews each lease that is older than RENEW_AFTER. Cancels the run of a turn whose lease is lost."""

@@ -28,6 +28,7 @@ from turnkeeper.engine.execution.worker import Worker
 from turnkeeper.engine.rules import sessions as session_rules
 from turnkeeper.engine.rules.messages import LeaseOffer, NewMessage, accept
 from turnkeeper.engine.streaming.feeds import Feeds
+from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.model.contract import ModelAnswer, ModelRequest
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.store.changeset import RequestKey
@@ -124,6 +125,8 @@ class Replica:
         self.breaks: type[BaseException] | None = None
         """What the owner's next commit raises, once."""
         self.broke = asyncio.Event()
+        self.gives_back = asyncio.Event()
+        """Set when the worker gives a lease back, which fails."""
         self.store = MemoryStore(self.database, codec=WireCodec(), enter=self._enter, random=Random(1), replica="one")
         metrics, toolbox, spans = self.meters.metrics, Toolbox([self.tools]), Traces().spans
         feeds = self.feeds = Feeds(self.store, poll=1)
@@ -166,6 +169,9 @@ class Replica:
             error, self.breaks = self.breaks, None
             self.broke.set()
             raise error
+        if method == "give_back":
+            self.gives_back.set()
+            raise ServiceUnavailable
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["asyncio.Task[None]"]:

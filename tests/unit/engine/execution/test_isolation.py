@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from turnkeeper.domain.tool import ToolOutcome
 from turnkeeper.domain.turn import TurnState
 from turnkeeper.model.failure import Reason, failure
 from turnkeeper.model.openai_failure import event_failure
+from turnkeeper.store.changeset import Claim
 
 
 class Panic(BaseException):
@@ -118,3 +120,24 @@ async def test_b1_whatever_breaks_a_run_ends_that_run_alone(error: type[BaseExce
         assert not worker.done()
         broken.cancel()
         await asyncio.wait([broken])
+
+
+async def test_a_lease_that_cannot_be_given_back_ends_no_worker() -> None:
+    replica = Replica()
+    claim = replica.store.claim
+
+    async def claim_as_the_agent_becomes_busy(*args: Any, **options: Any) -> Claim | None:
+        claimed = await claim(*args, **options)
+        if claimed is not None and not replica.gives_back.is_set():
+            replica.worker.rooms.agents.most = lambda _: 1
+            replica.worker.rooms.agents.add(claimed.agent, 1)
+        return claimed
+
+    replica.store.claim = claim_as_the_agent_becomes_busy  # type: ignore[method-assign]
+    async with replica.running() as worker:
+        await replica.accepted()
+        await asyncio.wait_for(replica.gives_back.wait(), TIMEOUT)
+        replica.worker.rooms.agents.add(RUNNER.name, -1)
+        _, turn = await replica.turn()
+        assert turn.state is TurnState.COMPLETED
+        assert not worker.done()
