@@ -63,6 +63,7 @@ from turnkeeper.rpc.page_tokens import PageTokens
 from turnkeeper.rpc.refusals import CertainRefusals
 from turnkeeper.rpc.server import OUR_FILES, Server
 from turnkeeper.rpc.sessions import SessionService
+from turnkeeper.rpc.visible import VisibleSessions
 from turnkeeper.settings import Settings
 from turnkeeper.shutdown_signals import ShutdownRequest
 from turnkeeper.start_errors import SettingError
@@ -348,6 +349,7 @@ class _Replica:
             SessionService(
                 self._sessions,
                 store,
+                visible := VisibleSessions(self._sessions, store),
                 checkpoints=self._checkpoints,
                 forks=self._forks,
                 watchers=self._watchers,
@@ -356,7 +358,7 @@ class _Replica:
         )
         server.add(
             ChatService(
-                self._turns, self._sessions, self._client_tools, store, watchers=self._watchers, page_tokens=page_tokens
+                self._turns, visible, self._client_tools, store, watchers=self._watchers, page_tokens=page_tokens
             )
         )
         server.add(ApprovalService(self._approvals, store, page_tokens=page_tokens))

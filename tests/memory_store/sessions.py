@@ -18,6 +18,9 @@ from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 T = TypeVar("T", Session, Approval)
 
 
+_APPROVAL_FIELDS = ("kind", "session_id", "tool", "requester", "decided_by")
+
+
 class Sessions(Part):
     """Implements `ApprovalStore`, `SessionStore` but for its conditional writes, and the reads of `EventLog`."""
 
@@ -133,7 +136,7 @@ class Sessions(Part):
         self, tenant: str, where: ApprovalFilter, *, limit: int, after: tuple[datetime, str] | None
     ) -> Sequence[Approval]:
         await self._enter("approvals")
-        given = {name: getattr(where, name) for name in ("kind", "session_id", "tool") if getattr(where, name)}
+        given = {name: getattr(where, name) for name in _APPROVAL_FIELDS if getattr(where, name)}
         matching = [
             approval
             for approval in self._approvals(tenant)

@@ -68,6 +68,8 @@ class Answer:
     decision: ApprovalDecision
     by: str
     """The principal who decides."""
+    through: str = ""
+    """The delegate through which the principal decides; empty without one."""
     arguments_hash: str
     """The hash that the decider saw."""
     reason: str = ""
@@ -115,6 +117,8 @@ class Approval(BelongsToSession):
     decide_time: datetime | None = None
     """When it left PENDING; None before."""
     decided_by: str = ""
+    decided_through: str = ""
+    """The delegate through which the decider acted; empty without one."""
     reason: str = ""
     sequence: int = 0
     """The number of the event that decided it, 0 before."""
@@ -181,6 +185,7 @@ class Approval(BelongsToSession):
             state=ANSWERS[self.kind][answer.decision],
             decision=answer.decision,
             decided_by=answer.by,
+            decided_through=answer.through,
             reason=answer.reason,
             decide_time=at,
             result_json=answer.result_json,

@@ -140,6 +140,7 @@ class ApprovalDecided:
     reason: str
     arguments_hash: str
     round: int
+    decided_through: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,6 +231,7 @@ class SessionCreated:
     title: str
     labels: Mapping[str, str] = field(default_factory=dict)
     metadata_json: str = ""
+    created_through: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -106,6 +106,8 @@ class Session:
     """Set from a restoration to the next message."""
     resumes_as: SessionState = SessionState.ACTIVE
     """While suspended: the state after ResumeSession."""
+    created_through: str = ""
+    """The delegate through which the owner created it; empty without one."""
     delete_time: datetime | None = None
     """For people; the purge counts from the time that the store recorded by its own clock."""
 
@@ -130,6 +132,11 @@ class Session:
                 raise SessionExpired(session_id=self.id)
             case SessionState.ENDED:
                 raise SessionNotActive(session_id=self.id)
+
+    def check_owned_by(self, principal: str) -> None:
+        """Raises SessionAlreadyExists if another principal has taken this id, and tells nothing else of its session."""
+        if self.owner != principal:
+            raise SessionAlreadyExists(session_id=self.id)
 
     def check_created_by(self, principal: str, *, fingerprint: str, derived_from: str = "") -> None:
         """Raises if another principal, or another request, created this session.

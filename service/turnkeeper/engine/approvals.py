@@ -70,13 +70,13 @@ class Approvals:
             raise ApprovalNotFound(metadata={"approval_id": approval_id})
         return approval
 
-    async def wait(self, tenant: str, approval_id: str, *, seconds: float) -> Approval:
+    async def wait(self, approval: Approval, *, seconds: float) -> Approval:
         """Returns the approval once it is no longer PENDING, or as it is after `seconds`; raises as `get`."""
-        approval = await self.get(tenant, approval_id)
+        tenant, approval_id = approval.tenant, approval.id
 
         async def closed() -> Approval | None:
-            approval = await self.get(tenant, approval_id)
-            return approval if approval.state is not ApprovalState.PENDING else None
+            now = await self.get(tenant, approval_id)
+            return now if now.state is not ApprovalState.PENDING else None
 
         return await self._feeds.until(approval.session_key, closed, seconds=seconds) or await self.get(
             tenant, approval_id

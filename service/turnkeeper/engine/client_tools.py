@@ -41,10 +41,14 @@ class ClientTools:
         self._measures = measures
         self._agents = agents
 
-    async def check(self, key: SessionKey, tools: Sequence[ClientTool]) -> None:
-        """Raises InvalidRequest if a client tool has the name of one of the tools of the session's agent."""
+    async def check(self, key: SessionKey, tools: Sequence[ClientTool], *, owner: str) -> None:
+        """Raises InvalidRequest if a client tool has the name of one of the tools of the session's agent.
+
+        Looks at no session of another owner.
+        """
         stored = await self._store.session(key) if tools else None
-        agent = await self._agents.pinned_by(stored[0]) if stored is not None else None
+        is_owned = stored is not None and stored[0].owner == owner
+        agent = await self._agents.pinned_by(stored[0]) if stored is not None and is_owned else None
         problems = self.name_problems(agent, tools) if agent is not None else {}
         if problems:
             listed = "; ".join(f"{path} {problem}" for path, problem in problems.items())

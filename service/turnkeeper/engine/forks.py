@@ -37,6 +37,8 @@ class ForkRequest:
     """Empty if the caller names none."""
     position: LogPosition
     """Where the copy of the source's log ends."""
+    through: str = ""
+    """The delegate through which the principal forks; empty without one."""
 
     @property
     def fork_key(self) -> SessionKey:
@@ -104,7 +106,7 @@ class Forks:
         Returns None if there is a session with this id. Raises as `fork`.
         """
         key = request.key
-        source, head = await self._source(key.session_key)
+        source, head = await self._source(key.session_key, owner=key.principal)
         if head.log_needs > self._schema:
             raise newer_version_needed(session_id=source.id)
         now = self._log_writer.now()
@@ -122,6 +124,7 @@ class Forks:
             labels=source.labels,
             metadata_json=source.metadata_json,
             etag=self._log_writer.new_id(),
+            created_through=request.through,
         )
         sequence = await self._checkpoints.resolve(head, request.position)
         fork = await self._store.reserve_fork(
@@ -133,7 +136,9 @@ class Forks:
 
     async def _copy(self, fork: Fork) -> Copy:
         """Returns the events, turns and calls of the fork: the same ones for every attempt at it."""
-        source, head = await self._source(SessionKey(fork.session.tenant, fork.source_session_id))
+        source, head = await self._source(
+            SessionKey(fork.session.tenant, fork.source_session_id), owner=fork.session.owner
+        )
         events = await self._checkpoints.events_until(head, fork.source_sequence, kinds=COPIED)
         # The position may be between a message and its calls, which one changeset stored.
         later_calls = await self._checkpoints.calls_after(head, fork.source_sequence)
@@ -166,29 +171,30 @@ class Forks:
     async def _recorded(self, record: RequestRecord, request: ForkRequest) -> tuple[Session, Head]:
         """Returns the session that the record names, and its head. Raises RequestIdReused if fingerprints differ."""
         record.check_same(request.fingerprint)
-        return await self._fork_of(SessionKey(request.key.tenant, record.made_session_id))
+        return await self._fork_of(SessionKey(request.key.tenant, record.made_session_id), owner=request.key.principal)
 
     async def _existing(self, request: ForkRequest) -> tuple[Session, Head]:
         """Returns the session with the fork's id, and its head. Raises as `ForkRequest.check_same` and `_fork_of`."""
-        session, head = await self._fork_of(request.fork_key)
+        session, head = await self._fork_of(request.fork_key, owner=request.key.principal)
         request.check_same(session)
         return session, head
 
-    async def _fork_of(self, key: SessionKey) -> tuple[Session, Head]:
+    async def _fork_of(self, key: SessionKey, *, owner: str) -> tuple[Session, Head]:
         """Returns the session with this id, and its head.
 
-        Raises SessionNotFound if there is none, and SessionAlreadyExists if it is deleted.
+        Raises SessionNotFound if there is none, and SessionAlreadyExists if it is deleted or another principal's.
         """
         stored = await self._sessions.session(key, deleted=True)
         if stored is None:
             raise SessionNotFound(session_id=key.session_id)
+        stored[0].check_owned_by(owner)
         check_not_deleted(stored[0])
         return stored
 
-    async def _source(self, key: SessionKey) -> tuple[Session, Head]:
-        """Returns the source and its head. Raises SessionNotFound, also if it is deleted."""
+    async def _source(self, key: SessionKey, *, owner: str) -> tuple[Session, Head]:
+        """Returns the source and its head. Raises SessionNotFound, also if it is deleted or another principal's."""
         stored = await self._sessions.session(key)
-        if stored is None:
+        if stored is None or stored[0].owner != owner:
             raise SessionNotFound(session_id=key.session_id)
         return stored
 

@@ -29,6 +29,8 @@ class NewSession:
     tenant: str
     principal: str
     """Who owns the session."""
+    through: str = ""
+    """The delegate through which the owner creates it; empty without one."""
     session_id: str
     """Empty if the caller names none: the id is then derived, the same for every repeat of the request."""
     family: str
@@ -122,6 +124,7 @@ class Sessions:
     async def _ensure(self, new: NewSession, existing: Session | None) -> None:
         try:
             session = existing or await self._new_or_existing(new)
+            session.check_owned_by(new.principal)
             if session.agent != new.agent:
                 raise SessionAlreadyExists(
                     f"This session exists, and its agent is {session.agent}: name that agent in create_session, "
@@ -133,9 +136,8 @@ class Sessions:
             if await self._store.find_request(new.request_key) is None:
                 raise
 
-    async def messages(self, key: SessionKey) -> Sequence[HistoryEntry]:
-        """Returns the session's conversation, oldest message first. Raises SessionNotFound if there is none."""
-        session, head = await self.get(key)
+    async def messages(self, session: Session, head: Head) -> Sequence[HistoryEntry]:
+        """Returns the session's conversation up to its head, or further, oldest message first."""
         return await self._session_cache.entries(session, until=head.end)
 
     async def get(self, key: SessionKey, *, deleted: bool = False, through: int = 0) -> tuple[Session, Head]:
@@ -196,6 +198,7 @@ class Sessions:
             id=new.id,
             tenant=new.tenant,
             owner=new.principal,
+            created_through=new.through,
             agent=agent.name,
             agent_version=agent.version,
             state=SessionState.CREATED,
@@ -236,6 +239,7 @@ class Sessions:
 
 def _check_same(session: Session, new: NewSession) -> None:
     """Raises SessionAlreadyExists or RequestIdReused if another request created the session, or if it is deleted."""
+    session.check_owned_by(new.principal)
     check_not_deleted(session)
     session.check_created_by(
         new.principal, fingerprint=new.fingerprint, derived_from="" if new.session_id else new.request_id

@@ -128,7 +128,9 @@ class Turns:
             record = await self._store.find_request(message.key)
             if record is not None:
                 return self._repeated(message, record)
-            await self._client_tools.check(message.key.session_key, message.options.client_tools)
+            await self._client_tools.check(
+                message.key.session_key, message.options.client_tools, owner=message.key.principal
+            )
 
         def decide(uow: UnitOfWork) -> tuple[Turn, RequestRecord]:
             return message_rules.accept(uow, message, offer=None)

@@ -35,14 +35,14 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
 
     async def ListAgents(self, request: agent_pb2.ListAgentsRequest, context: Context) -> agent_pb2.ListAgentsResponse:
         caller = caller_of(context)
-        start = self._page_tokens.after(request, tenant=caller.tenant)
+        start = self._page_tokens.after(request, caller=caller)
         after = str(start[0]) if start else ""
         size = self._page_tokens.size(request.page_size)
         agents = [agent for name, agent in sorted(self._agents.items()) if name > after][: size + 1]
         views, token = await self._page_tokens.page(
             agents,
             request,
-            tenant=caller.tenant,
+            caller=caller,
             size=size,
             key_of=lambda agent: (agent.name,),
             view=agent_view,

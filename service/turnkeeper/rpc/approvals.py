@@ -4,6 +4,7 @@ from turnkeeper.domain import json_text
 from turnkeeper.domain.approval import Answer, ApprovalDecision, ApprovalState
 from turnkeeper.engine.approvals import Approvals
 from turnkeeper.errors import ToolValidationError
+from turnkeeper.identity.caller import Caller
 from turnkeeper.pb.v1 import approval_pb2, approval_pb2_grpc, event_pb2
 from turnkeeper.rpc import codec, cursor, validation
 from turnkeeper.rpc.context import Context
@@ -11,6 +12,7 @@ from turnkeeper.rpc.deadlines import DEFAULT_WAIT, within_deadline
 from turnkeeper.rpc.identity import caller_of
 from turnkeeper.rpc.page_tokens import PageTokens, key_of_time, time_of_key
 from turnkeeper.rpc.views import for_approver
+from turnkeeper.rpc.visible import VisibleApprovals, sees_all_approvals
 from turnkeeper.store.contract import ApprovalStore
 from turnkeeper.store.filters import ApprovalFilter
 from turnkeeper.tools.results import RESULT_BYTES
@@ -22,13 +24,14 @@ class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
 
     def __init__(self, approvals: Approvals, store: ApprovalStore, *, page_tokens: PageTokens) -> None:
         self._approvals = approvals
+        self._visible = VisibleApprovals(approvals)
         self._store = store
         self._page_tokens = page_tokens
 
     async def GetApproval(
         self, request: approval_pb2.GetApprovalRequest, context: Context
     ) -> approval_pb2.GetApprovalResponse:
-        approval = await self._approvals.get(caller_of(context).tenant, request.approval_id)
+        approval = await self._visible.get(caller_of(context), request.approval_id)
         return approval_pb2.GetApprovalResponse(approval=await for_approver(approval))
 
     async def ListApprovals(
@@ -43,18 +46,19 @@ class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
             kind=kind,
             session_id=request.session_id,
             tool=request.tool,
+            requester="" if sees_all_approvals(caller) else caller.principal,
         )
         approvals = await self._store.approvals(
             caller.tenant,
             approval_filter,
             limit=size + 1,
-            after=time_of_key(self._page_tokens.after(request, tenant=caller.tenant)),
+            after=time_of_key(self._page_tokens.after(request, caller=caller)),
         )
         shown = {approval.id: await for_approver(approval) for approval in approvals}
         views, token = await self._page_tokens.page(
             approvals,
             request,
-            tenant=caller.tenant,
+            caller=caller,
             size=size,
             key_of=lambda approval: key_of_time(approval.create_time, approval.id),
             view=lambda approval: shown[approval.id],
@@ -65,9 +69,8 @@ class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
         self, request: approval_pb2.WaitApprovalRequest, context: Context
     ) -> approval_pb2.WaitApprovalResponse:
         wait = codec.seconds(request.wait) if request.HasField("wait") else DEFAULT_WAIT
-        approval = await self._approvals.wait(
-            caller_of(context).tenant, request.approval_id, seconds=within_deadline(wait, context)
-        )
+        approval = await self._visible.get(caller_of(context), request.approval_id)
+        approval = await self._approvals.wait(approval, seconds=within_deadline(wait, context))
         return approval_pb2.WaitApprovalResponse(approval=await for_approver(approval))
 
     async def DecideApproval(
@@ -75,7 +78,7 @@ class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
     ) -> approval_pb2.DecideApprovalResponse:
         caller = caller_of(context)
         approval, sequence = await self._approvals.decide(
-            request.approval_id, _answer(request, by=caller.principal), tenant=caller.tenant
+            request.approval_id, _answer(request, caller), tenant=caller.tenant
         )
         return approval_pb2.DecideApprovalResponse(
             approval=await for_approver(approval),
@@ -84,7 +87,7 @@ class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
         )
 
 
-def _answer(request: approval_pb2.DecideApprovalRequest, *, by: str) -> Answer:
+def _answer(request: approval_pb2.DecideApprovalRequest, caller: Caller) -> Answer:
     """Returns the approver's answer. Raises InvalidRequest for fields that do not fit the decision."""
     decision = ApprovalDecision(event_pb2.ApprovalDecision.Name(request.decision).removeprefix("APPROVAL_DECISION_"))
     problems = {"result_json": _result_problem(decision, request.result_json)}
@@ -100,7 +103,8 @@ def _answer(request: approval_pb2.DecideApprovalRequest, *, by: str) -> Answer:
         )
     return Answer(
         decision=decision,
-        by=by,
+        by=caller.principal,
+        through=caller.through,
         arguments_hash=request.arguments_hash,
         reason=request.reason,
         result_json=request.result_json,

@@ -8,7 +8,7 @@ from turnkeeper.domain.message import Part
 from turnkeeper.domain.turn import Turn, TurnOptions, TurnState
 from turnkeeper.engine.client_tools import ClientTools
 from turnkeeper.engine.rules.messages import NewMessage, RetryRequest
-from turnkeeper.engine.sessions import NewSession, Sessions
+from turnkeeper.engine.sessions import NewSession
 from turnkeeper.engine.streaming.batch import EventFilter
 from turnkeeper.engine.streaming.stream_end import StreamEnded
 from turnkeeper.engine.streaming.watcher import Watchers
@@ -26,6 +26,7 @@ from turnkeeper.rpc.page_tokens import PageTokens
 from turnkeeper.rpc.sessions import new_session
 from turnkeeper.rpc.stream_responses import response, with_cursor
 from turnkeeper.rpc.views import turn_view
+from turnkeeper.rpc.visible import VisibleSessions
 from turnkeeper.store.changeset import RequestRecord
 from turnkeeper.store.contract import SessionLog
 from turnkeeper.telemetry.spans import Spans
@@ -48,7 +49,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
     def __init__(
         self,
         turns: Turns,
-        sessions: Sessions,
+        visible: VisibleSessions,
         tools: ClientTools,
         store: SessionLog,
         *,
@@ -56,7 +57,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         page_tokens: PageTokens,
     ) -> None:
         self._turns = turns
-        self._sessions = sessions
+        self._visible = visible
         self._tools = tools
         self._store = store
         self._watchers = watchers
@@ -104,8 +105,9 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             _raise_failure(settled)
 
     async def GetTurn(self, request: chat_pb2.GetTurnRequest, context: Context) -> chat_pb2.GetTurnResponse:
-        key = caller_of(context).session_key(request.session_id)
-        await self._sessions.get(key)
+        caller = caller_of(context)
+        key = caller.session_key(request.session_id)
+        await self._visible.get(caller, request.session_id)
         wait = within_deadline(codec.seconds(request.wait), context)
         with self._turns.waiting(key) as waiting:
             turn = await self._turns.wait(waiting, key, request.turn_id, seconds=wait)
@@ -113,9 +115,9 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
 
     async def ListTurns(self, request: chat_pb2.ListTurnsRequest, context: Context) -> chat_pb2.ListTurnsResponse:
         caller = caller_of(context)
-        await self._sessions.get(caller.session_key(request.session_id))
+        await self._visible.get(caller, request.session_id)
         size = self._page_tokens.size(request.page_size)
-        start = self._page_tokens.after(request, tenant=caller.tenant)
+        start = self._page_tokens.after(request, caller=caller)
         turns = await self._store.turns(
             caller.session_key(request.session_id),
             states=_states(request.states),
@@ -125,7 +127,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         views, token = await self._page_tokens.page(
             turns,
             request,
-            tenant=caller.tenant,
+            caller=caller,
             size=size,
             key_of=lambda turn: (turn.first_sequence,),
             view=turn_view,
@@ -134,7 +136,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
 
     async def CancelTurn(self, request: chat_pb2.CancelTurnRequest, context: Context) -> chat_pb2.CancelTurnResponse:
         caller = caller_of(context)
-        _, head = await self._sessions.get(caller.session_key(request.session_id))
+        _, head = await self._visible.get(caller, request.session_id)
         turn, sequence = await self._turns.cancel(
             caller.session_key(request.session_id), request.turn_id, by=caller.principal
         )
@@ -146,7 +148,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
 
     async def RetryTurn(self, request: chat_pb2.RetryTurnRequest, context: Context) -> chat_pb2.RetryTurnResponse:
         caller = caller_of(context)
-        await self._sessions.get(caller.session_key(request.session_id))
+        await self._visible.get(caller, request.session_id)
         key = caller.request_key(request.request_id, family="retry_turn", session_id=request.session_id)
         record = await self._turns.retry(
             RetryRequest(
@@ -163,7 +165,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
     ) -> chat_pb2.SubmitToolResultResponse:
         caller = caller_of(context)
         result = client_tools.result_of(request)
-        await self._sessions.get(caller.session_key(request.session_id))
+        await self._visible.get(caller, request.session_id)
         turn, sequence = await self._tools.submit(
             caller.session_key(request.session_id), request.tool_call_id, result, by=caller.principal
         )

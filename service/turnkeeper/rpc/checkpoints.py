@@ -19,12 +19,14 @@ from turnkeeper.rpc.identity import caller_of
 from turnkeeper.rpc.page_tokens import PageTokens
 from turnkeeper.rpc.stream_responses import with_cursor
 from turnkeeper.rpc.views import session_view
+from turnkeeper.rpc.visible import VisibleSessions
 
 
 class CheckpointVerbs:
     """A part of SessionService; SessionService sets these fields."""
 
     _sessions: Sessions
+    _visible: VisibleSessions
     _checkpoints: Checkpoints
     _forks: Forks
     _page_tokens: PageTokens
@@ -33,14 +35,14 @@ class CheckpointVerbs:
         self, request: session_pb2.ListCheckpointsRequest, context: Context
     ) -> session_pb2.ListCheckpointsResponse:
         caller = caller_of(context)
-        _, head = await self._sessions.get(caller.session_key(request.session_id))
+        _, head = await self._visible.get(caller, request.session_id)
         size = self._page_tokens.size(request.page_size)
-        start = self._page_tokens.after(request, tenant=caller.tenant)
+        start = self._page_tokens.after(request, caller=caller)
         checkpoints = await self._checkpoints.page(head, after=int(start[0]) if start else 0, limit=size + 1)
         views, token = await self._page_tokens.page(
             checkpoints,
             request,
-            tenant=caller.tenant,
+            caller=caller,
             size=size,
             key_of=lambda checkpoint: (event_named(checkpoint.checkpoint_id),),
             view=lambda checkpoint: codec.fill(session_pb2.Checkpoint(), checkpoint),
@@ -57,6 +59,7 @@ class CheckpointVerbs:
             fingerprint=fingerprint(request, leaving_out=()),
             new_session_id=request.new_session_id,
             position=_position(request),
+            through=caller.through,
         )
         with _with_cursors(caller.session_key(request.session_id)):
             session, head = await self._forks.fork(fork)
@@ -72,6 +75,7 @@ class CheckpointVerbs:
         caller = caller_of(context)
         if request.WhichOneof("at") is None:
             validation.refuse({"sequence": "or checkpoint_id is required"})
+        await self._visible.get(caller, request.session_id)
         with _with_cursors(caller.session_key(request.session_id)):
             sequence = await self._checkpoints.restore(
                 caller.session_key(request.session_id), _position(request), request=_restore_request(request, caller)

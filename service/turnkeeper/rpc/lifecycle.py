@@ -10,6 +10,7 @@ from turnkeeper.rpc import cursor, session_fields, validation
 from turnkeeper.rpc.context import Context
 from turnkeeper.rpc.identity import caller_of
 from turnkeeper.rpc.views import session_view
+from turnkeeper.rpc.visible import VisibleSessions
 
 CHANGEABLE = frozenset({"title", "labels", "metadata"})
 """The paths that an update mask may name."""
@@ -32,6 +33,7 @@ class LifecycleVerbs:
     """
 
     _sessions: Sessions
+    _visible: VisibleSessions
 
     async def UpdateSession(
         self, request: session_pb2.UpdateSessionRequest, context: Context
@@ -108,6 +110,7 @@ class LifecycleVerbs:
         `deleted`: also of a deleted session. Raises SessionNotFound, and what `decide` raises.
         """
         key = caller.session_key(session_id)
+        await self._visible.get(caller, session_id, deleted=deleted)
         sequence, (session, head) = await self._sessions.change(key, decide, deleted=deleted)
         response.session.CopyFrom(session_view(session, head))
         response.sequence = sequence

@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 
 from turnkeeper.errors import PageTokenInvalid
 from turnkeeper.event_loop import Slices
+from turnkeeper.identity.caller import DEFAULT_CALLER, Caller
 
 DEFAULT_SIZE = 50
 """Items of a page if the request asks for no number."""
@@ -41,10 +42,10 @@ class PageTokens:
         """Returns how many items a page may have: MAX_SIZE at most, or DEFAULT_SIZE if the request gives no number."""
         return min(requested, MAX_SIZE) if requested > 0 else DEFAULT_SIZE
 
-    def after(self, request: Message, *, tenant: str) -> PageKey | None:
+    def after(self, request: Message, *, caller: Caller) -> PageKey | None:
         """Returns the key after which the page begins, or None for the first page.
 
-        Raises PageTokenInvalid if the token was not made for this list with these filters.
+        Raises PageTokenInvalid if the token was not made for this list with these filters and this caller.
         """
         token: str = getattr(request, "page_token", "")
         if not token:
@@ -52,7 +53,7 @@ class PageTokens:
         try:
             data = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
             body, signature = data[:-SIGNATURE_BYTES], data[-SIGNATURE_BYTES:]
-            if not hmac.compare_digest(signature, self._sign(body, request, tenant)):
+            if not hmac.compare_digest(signature, self._sign(body, request, caller)):
                 raise PageTokenInvalid
             return tuple(json.loads(body))
         except ValueError as error:
@@ -63,7 +64,7 @@ class PageTokens:
         items: Sequence[T],
         request: Message,
         *,
-        tenant: str,
+        caller: Caller,
         size: int,
         key_of: Callable[[T], PageKey],
         view: Callable[[T], M],
@@ -84,11 +85,15 @@ class PageTokens:
         if len(page) == len(items):
             return page, ""
         body = json.dumps(key_of(items[len(page) - 1]), separators=(",", ":")).encode()
-        token = base64.urlsafe_b64encode(body + self._sign(body, request, tenant)).decode().rstrip("=")
+        token = base64.urlsafe_b64encode(body + self._sign(body, request, caller)).decode().rstrip("=")
         return page, token
 
-    def _sign(self, body: bytes, request: Message, tenant: str) -> bytes:
-        """Signs the key together with the list, its filters and the tenant; the page's size may change."""
+    def _sign(self, body: bytes, request: Message, caller: Caller) -> bytes:
+        """Signs the key together with the list, its filters and the caller; the page's size may change.
+
+        Replicas of older versions sign no principal. Theirs is always that of DEFAULT_CALLER.
+        """
+        principal = "" if caller.principal == DEFAULT_CALLER.principal else f"\1{caller.principal}"
         filters = type(request)()
         filters.CopyFrom(request)
         for field in ("page_token", "page_size"):
@@ -96,7 +101,7 @@ class PageTokens:
         signed = b"\0".join(
             (
                 request.DESCRIPTOR.full_name.encode(),
-                tenant.encode(),
+                f"{caller.tenant}{principal}".encode(),
                 filters.SerializeToString(deterministic=True),
                 body,
             )

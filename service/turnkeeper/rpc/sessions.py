@@ -27,6 +27,7 @@ from turnkeeper.rpc.lifecycle import LifecycleVerbs
 from turnkeeper.rpc.page_tokens import PageTokens, fitting, key_of_time, time_of_key
 from turnkeeper.rpc.stream_responses import response, with_cursor
 from turnkeeper.rpc.views import session_view
+from turnkeeper.rpc.visible import VisibleSessions
 from turnkeeper.store.changeset import Head, LogEnd
 from turnkeeper.store.contract import SessionLog
 from turnkeeper.store.expired_cursors import check_history, check_not_ahead, check_not_trimmed, log_restored
@@ -43,10 +44,11 @@ DURABLE_KINDS = (
 class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionServiceServicer):
     """The RPCs about sessions and their logs."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts it is made of
         self,
         sessions: Sessions,
         store: SessionLog,
+        visible: VisibleSessions,
         *,
         checkpoints: Checkpoints,
         forks: Forks,
@@ -54,6 +56,7 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         page_tokens: PageTokens,
     ) -> None:
         self._sessions = sessions
+        self._visible = visible
         self._store = store
         self._watchers = watchers
         self._page_tokens = page_tokens
@@ -74,7 +77,7 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
     async def GetSession(
         self, request: session_pb2.GetSessionRequest, context: Context
     ) -> session_pb2.GetSessionResponse:
-        session, head = await self._sessions.get(caller_of(context).session_key(request.session_id))
+        session, head = await self._visible.get(caller_of(context), request.session_id)
         return session_pb2.GetSessionResponse(session=session_view(session, head))
 
     async def ListSessions(
@@ -82,16 +85,15 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
     ) -> session_pb2.ListSessionsResponse:
         caller = caller_of(context)
         size = self._page_tokens.size(request.page_size)
-        sessions = await self._store.sessions(
-            caller.tenant,
-            _session_filter(request),
-            limit=size + 1,
-            after=time_of_key(self._page_tokens.after(request, tenant=caller.tenant)),
-        )
+        session_filter = _session_filter(request, caller)
+        after = time_of_key(self._page_tokens.after(request, caller=caller))
+        if session_filter is None:
+            return session_pb2.ListSessionsResponse()
+        sessions = await self._store.sessions(caller.tenant, session_filter, limit=size + 1, after=after)
         views, token = await self._page_tokens.page(
             sessions,
             request,
-            tenant=caller.tenant,
+            caller=caller,
             size=size,
             key_of=lambda item: key_of_time(item[0].create_time, item[0].id),
             view=lambda item: session_view(*item),
@@ -104,7 +106,7 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         caller = caller_of(context)
         key = caller.session_key(request.session_id)
         with self._watchers.open(key) as watcher:
-            session, head = await self._sessions.get(key)
+            session, head = await self._visible.get(caller, request.session_id)
             await self._check_turn(key, request.turn_id)
             event_filter = EventFilter(
                 kinds=_kinds(request.types),
@@ -130,7 +132,7 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
     ) -> session_pb2.ListEventsResponse:
         caller = caller_of(context)
         key = caller.session_key(request.session_id)
-        _, head = await self._sessions.get(key)
+        _, head = await self._visible.get(caller, request.session_id)
         await self._check_turn(key, request.turn_id)
         start = self._start(request, caller, head=head)
         after = start.sequence
@@ -165,8 +167,9 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         self, request: session_pb2.ListMessagesRequest, context: Context
     ) -> session_pb2.ListMessagesResponse:
         caller = caller_of(context)
-        entries = await self._sessions.messages(caller.session_key(request.session_id))
-        start = self._page_tokens.after(request, tenant=caller.tenant)
+        session, head = await self._visible.get(caller, request.session_id)
+        entries = await self._sessions.messages(session, head)
+        start = self._page_tokens.after(request, caller=caller)
         size = self._page_tokens.size(request.page_size)
         # Keys count from the oldest message, so that messages added between two pages change no key.
         if _descending(request.order_by, "sequence"):
@@ -178,7 +181,7 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         views, token = await self._page_tokens.page(
             [(place, entries[place]) for place in places],
             request,
-            tenant=caller.tenant,
+            caller=caller,
             size=size,
             key_of=lambda item: (item[0],),
             view=lambda item: _message_view(item[1]),
@@ -250,6 +253,7 @@ def new_session(
     return NewSession(
         tenant=caller.tenant,
         principal=caller.principal,
+        through=caller.through,
         session_id=request.session_id,
         family=family,
         request_id=request.request_id,
@@ -261,11 +265,17 @@ def new_session(
     )
 
 
-def _session_filter(request: session_pb2.ListSessionsRequest) -> SessionFilter:
+def _session_filter(request: session_pb2.ListSessionsRequest, caller: Caller) -> SessionFilter | None:
+    """Returns the filter of the sessions that the caller may see, or None if it may see none of those asked for."""
+    owner = request.owner
+    if not caller.sees_tenant:
+        if owner not in ("", caller.principal):
+            return None
+        owner = caller.principal
     return SessionFilter(
         states=tuple(SessionState(_name(state)) for state in request.states if state),
         agent=request.agent,
-        owner=request.owner,
+        owner=owner,
         labels=tuple(sorted(request.labels.items())),
         created_after=_time(request, "created_after"),
         created_before=_time(request, "created_before"),

@@ -32,3 +32,5 @@ class ApprovalFilter:
     kind: str = ""
     session_id: str = ""
     tool: str = ""
+    requester: str = ""
+    decided_by: str = ""

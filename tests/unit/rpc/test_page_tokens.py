@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turnkeeper.errors import PageTokenInvalid
+from turnkeeper.identity.caller import DEFAULT_CALLER, Caller
 from turnkeeper.pb.v1 import approval_pb2, chat_pb2, session_pb2
 from turnkeeper.rpc.page_tokens import MAX_SIZE, PageKey, PageTokens, key_of_time, time_of_key
 
@@ -18,8 +20,10 @@ LIST = session_pb2.ListSessionsRequest(agent="clerk", labels={"a": "1", "b": "2"
 ITEMS = ["one", "two", "three"]
 
 
-def token_for(request: Message, *, tenant: str = "default", tokens: PageTokens = TOKENS, at: str = "two") -> str:
-    page = tokens.page(ITEMS, request, tenant=tenant, size=2, key_of=lambda _: (at, 7), view=view)
+def token_for(
+    request: Message, *, caller: Caller = DEFAULT_CALLER, tokens: PageTokens = TOKENS, at: str = "two"
+) -> str:
+    page = tokens.page(ITEMS, request, caller=caller, size=2, key_of=lambda _: (at, 7), view=view)
     return asyncio.run(page)[1]
 
 
@@ -30,11 +34,11 @@ def view(name: str) -> session_pb2.Session:
 TOKEN = token_for(LIST)
 
 
-def after(request: Message, token: str, *, tenant: str = "default") -> PageKey | None:
+def after(request: Message, token: str, *, caller: Caller = DEFAULT_CALLER) -> PageKey | None:
     again = type(request)()
     again.CopyFrom(request)
     again.page_token = token  # type: ignore[attr-defined]
-    return TOKENS.after(again, tenant=tenant)
+    return TOKENS.after(again, caller=caller)
 
 
 def test_a_token_leads_to_its_key() -> None:
@@ -42,12 +46,12 @@ def test_a_token_leads_to_its_key() -> None:
 
 
 def test_without_a_token_the_list_begins() -> None:
-    assert TOKENS.after(LIST, tenant="default") is None
+    assert TOKENS.after(LIST, caller=DEFAULT_CALLER) is None
 
 
 def page_of(items: list[str], size: int) -> tuple[list[str], str]:
     page, token = asyncio.run(
-        TOKENS.page(items, LIST, tenant="default", size=size, key_of=lambda item: (item,), view=view)
+        TOKENS.page(items, LIST, caller=DEFAULT_CALLER, size=size, key_of=lambda item: (item,), view=view)
     )
     return [session.session_id for session in page], token
 
@@ -99,9 +103,11 @@ def test_two_lists_with_the_same_bytes_are_two_lists() -> None:
         after(session_pb2.ListMessagesRequest(session_id="s"), token)
 
 
-def test_a_token_of_another_tenant_or_key_is_refused() -> None:
+def test_a_token_of_another_tenant_principal_or_key_is_refused() -> None:
     with pytest.raises(PageTokenInvalid):
-        after(LIST, TOKEN, tenant="other")
+        after(LIST, TOKEN, caller=replace(DEFAULT_CALLER, tenant="other"))
+    with pytest.raises(PageTokenInvalid):
+        after(LIST, TOKEN, caller=replace(DEFAULT_CALLER, principal="anna"))
     with pytest.raises(PageTokenInvalid):
         after(LIST, token_for(LIST, tokens=PageTokens(b"another key" * 3)))
 

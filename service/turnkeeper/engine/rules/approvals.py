@@ -85,6 +85,7 @@ def _store_decision(uow: UnitOfWork, decided: Approval, answer: Answer) -> None:
             tool_call_id=decided.tool_call_id,
             decision=answer.decision,
             decided_by=decided.decided_by,
+            decided_through=decided.decided_through,
             reason=answer.reason,
             arguments_hash=decided.arguments_hash,
             round=decided.round,

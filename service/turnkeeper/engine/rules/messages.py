@@ -9,7 +9,7 @@ from turnkeeper.domain.session import SessionState
 from turnkeeper.domain.turn import CancelReason, Turn, TurnOptions, TurnState
 from turnkeeper.engine.rules.sessions import created_event
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
-from turnkeeper.errors import QuotaExceeded, ToolOutcomeUnknown, TurnInProgress, TurnNotRetryable
+from turnkeeper.errors import QuotaExceeded, SessionNotFound, ToolOutcomeUnknown, TurnInProgress, TurnNotRetryable
 from turnkeeper.store.changeset import Cancel, Head, LeaseChange, RequestKey, RequestRecord
 
 QUEUE_LIMIT = 64
@@ -62,10 +62,12 @@ def accept(uow: UnitOfWork, message: NewMessage, *, offer: LeaseOffer | None) ->
     turn at the queue's end. INTERRUPT puts it in front and asks the active turn's owner to cancel; if that turn has no
     owner it is cancelled here, and the new one becomes active. The first message activates the session and titles it.
 
-    Returns the turn, and the record from which the request's repeats are answered. Raises TurnInProgress if the session
-    is busy and `if_busy` is REJECT, QuotaExceeded if QUEUE_LIMIT turns are queued, and the errors of
-    `Session.check_takes_messages`.
+    Returns the turn, and the record from which the request's repeats are answered. Raises SessionNotFound if another
+    principal owns the session, TurnInProgress if it is busy and `if_busy` is REJECT, QuotaExceeded if QUEUE_LIMIT turns
+    are queued, and the errors of `Session.check_takes_messages`.
     """
+    if uow.session.owner != message.key.principal:
+        raise SessionNotFound(session_id=uow.session.id)
     uow.session.check_takes_messages()
     _check_room(uow.snapshot.head, message)
     turn = _new_turn(uow, message)

@@ -68,6 +68,7 @@ def created_event(session: Session) -> NewEvent:
         title=session.title,
         labels=session.labels,
         metadata_json=session.metadata_json,
+        created_through=session.created_through,
     )
     return NewEvent(payload=created, at=session.create_time)
 

@@ -141,6 +141,7 @@ class Session(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     DELETE_TIME_FIELD_NUMBER: _builtins.int
+    CREATED_THROUGH_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The caller's id or a generated one; 1 to 128 of `A-Z a-z 0-9 . _ : -`."""
     agent: _builtins.str
@@ -161,6 +162,8 @@ class Session(_message.Message):
     """Turns that wait behind it. Output only."""
     etag: _builtins.str
     """Changes with every change of the session itself. Output only."""
+    created_through: _builtins.str
+    """The delegate through which the owner created it; empty without one. Output only."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """At most 32; keys and values at most 128 characters. ListSessions can filter by them."""
@@ -214,10 +217,11 @@ class Session(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         delete_time: _timestamp_pb2.Timestamp | None = ...,
+        created_through: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "end_time", b"end_time", "expire_time", b"expire_time", "metadata", b"metadata", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_turn_id", b"active_turn_id", "agent", b"agent", "agent_version", b"agent_version", "create_time", b"create_time", "delete_time", b"delete_time", "end_time", b"end_time", "etag", b"etag", "expire_time", b"expire_time", "labels", b"labels", "last_sequence", b"last_sequence", "metadata", b"metadata", "owner", b"owner", "queued_turns", b"queued_turns", "session_id", b"session_id", "state", b"state", "title", b"title", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_turn_id", b"active_turn_id", "agent", b"agent", "agent_version", b"agent_version", "create_time", b"create_time", "created_through", b"created_through", "delete_time", b"delete_time", "end_time", b"end_time", "etag", b"etag", "expire_time", b"expire_time", "labels", b"labels", "last_sequence", b"last_sequence", "metadata", b"metadata", "owner", b"owner", "queued_turns", b"queued_turns", "session_id", b"session_id", "state", b"state", "title", b"title", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,7 +24,7 @@ class SessionServiceStub:
     GetSession: _aio.UnaryUnaryMultiCallable[_session_pb2.GetSessionRequest, _session_pb2.GetSessionResponse]
     """Returns one session."""
     ListSessions: _aio.UnaryUnaryMultiCallable[_session_pb2.ListSessionsRequest, _session_pb2.ListSessionsResponse]
-    """Lists the caller's sessions."""
+    """Lists the sessions that the caller may see: its own, or all of its tenant with the roles OPERATOR and AUDITOR."""
     UpdateSession: _aio.UnaryUnaryMultiCallable[_session_pb2.UpdateSessionRequest, _session_pb2.UpdateSessionResponse]
     """Changes the fields named by the mask. The same values again are OK, and store nothing."""
     SuspendSession: _aio.UnaryUnaryMultiCallable[_session_pb2.SuspendSessionRequest, _session_pb2.SuspendSessionResponse]
@@ -97,7 +97,7 @@ class SessionServiceServicer:
         request: _session_pb2.ListSessionsRequest,
         context: _aio.ServicerContext[_session_pb2.ListSessionsRequest, _abc.Awaitable[_session_pb2.ListSessionsResponse]],
     ) -> _abc.Awaitable[_session_pb2.ListSessionsResponse]:
-        """Lists the caller's sessions."""
+        """Lists the sessions that the caller may see: its own, or all of its tenant with the roles OPERATOR and AUDITOR."""
 
     def UpdateSession(
         self,

@@ -86,6 +86,10 @@ INDEXES: Final[Mapping[str, tuple[IndexModel, ...]]] = {
         ),
         IndexModel([("tenant", ASCENDING), ("create_time", ASCENDING), ("id", ASCENDING)], name="page"),
         IndexModel(
+            [("tenant", ASCENDING), ("requester", ASCENDING), ("create_time", ASCENDING), ("id", ASCENDING)],
+            name="page_of_requester",
+        ),
+        IndexModel(
             [("tenant", ASCENDING), ("session_id", ASCENDING), ("turn_id", ASCENDING)],
             name="pending",
             partialFilterExpression=_PENDING,

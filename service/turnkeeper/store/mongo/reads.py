@@ -6,7 +6,7 @@ A list passes over documents that only a newer version can read. A decision rest
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Approval
@@ -28,6 +28,8 @@ from turnkeeper.store.mongo.unreadable import UnreadableDocument
 T = TypeVar("T")
 Cursor: TypeAlias = Any
 """A cursor of the driver."""
+_APPROVAL_FIELDS: Final = ("kind", "session_id", "tool", "requester", "decided_by")
+"""The fields that an ApprovalFilter compares as they are."""
 
 
 class Reads(MeasuredReads):
@@ -160,7 +162,7 @@ class Reads(MeasuredReads):
         match: Document = {"tenant": tenant, **_beyond(after, ascending=True)}
         if where.states:
             match["state"] = {"$in": [state.value for state in where.states]}
-        match |= {name: getattr(where, name) for name in ("kind", "session_id", "tool") if getattr(where, name)}
+        match |= {name: getattr(where, name) for name in _APPROVAL_FIELDS if getattr(where, name)}
 
         def find(read: Read, limit: int) -> Cursor:
             pipeline: list[Document] = [

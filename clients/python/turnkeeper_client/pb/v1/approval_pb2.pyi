@@ -89,6 +89,7 @@ class Approval(_message.Message):
     DECISION_FIELD_NUMBER: _builtins.int
     MIXED_SCRIPT_WORDS_FIELD_NUMBER: _builtins.int
     LATE_RESULT_MIXED_SCRIPT_WORDS_FIELD_NUMBER: _builtins.int
+    DECIDED_THROUGH_FIELD_NUMBER: _builtins.int
     approval_id: _builtins.str
     """The approval's id."""
     session_id: _builtins.str
@@ -130,6 +131,8 @@ class Approval(_message.Message):
     """The approval of the next round, which took this one's place after an edit or a change; empty otherwise."""
     decision: _event_pb2.ApprovalDecision.ValueType
     """What was decided; unset before, and if no decision came."""
+    decided_through: _builtins.str
+    """The delegate through which the decider acted; empty without one."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was asked."""
@@ -187,10 +190,11 @@ class Approval(_message.Message):
         decision: _event_pb2.ApprovalDecision.ValueType = ...,
         mixed_script_words: _abc.Iterable[_builtins.str] | None = ...,
         late_result_mixed_script_words: _abc.Iterable[_builtins.str] | None = ...,
+        decided_through: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "decide_time", b"decide_time", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "approval_id", b"approval_id", "arguments_hash", b"arguments_hash", "arguments_json", b"arguments_json", "create_time", b"create_time", "decide_time", b"decide_time", "decided_by", b"decided_by", "decision", b"decision", "expire_time", b"expire_time", "kind", b"kind", "late_result_json", b"late_result_json", "late_result_mixed_script_words", b"late_result_mixed_script_words", "mixed_script_words", b"mixed_script_words", "reason", b"reason", "replaced_by", b"replaced_by", "requester", b"requester", "round", b"round", "session_id", b"session_id", "state", b"state", "tool", b"tool", "tool_call_id", b"tool_call_id", "tool_class", b"tool_class", "turn_id", b"turn_id", "unknown_tool_call_ids", b"unknown_tool_call_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "approval_id", b"approval_id", "arguments_hash", b"arguments_hash", "arguments_json", b"arguments_json", "create_time", b"create_time", "decide_time", b"decide_time", "decided_by", b"decided_by", "decided_through", b"decided_through", "decision", b"decision", "expire_time", b"expire_time", "kind", b"kind", "late_result_json", b"late_result_json", "late_result_mixed_script_words", b"late_result_mixed_script_words", "mixed_script_words", b"mixed_script_words", "reason", b"reason", "replaced_by", b"replaced_by", "requester", b"requester", "round", b"round", "session_id", b"session_id", "state", b"state", "tool", b"tool", "tool_call_id", b"tool_call_id", "tool_class", b"tool_class", "turn_id", b"turn_id", "unknown_tool_call_ids", b"unknown_tool_call_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

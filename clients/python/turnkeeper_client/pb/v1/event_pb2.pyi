@@ -888,6 +888,7 @@ class ApprovalDecided(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     ARGUMENTS_HASH_FIELD_NUMBER: _builtins.int
     ROUND_FIELD_NUMBER: _builtins.int
+    DECIDED_THROUGH_FIELD_NUMBER: _builtins.int
     approval_id: _builtins.str
     """The approval."""
     tool_call_id: _builtins.str
@@ -902,6 +903,8 @@ class ApprovalDecided(_message.Message):
     """The hash that was decided on."""
     round: _builtins.int
     """The round that was decided."""
+    decided_through: _builtins.str
+    """The delegate through which the decider acted; empty without one."""
     def __init__(
         self,
         *,
@@ -912,10 +915,11 @@ class ApprovalDecided(_message.Message):
         reason: _builtins.str = ...,
         arguments_hash: _builtins.str = ...,
         round: _builtins.int = ...,
+        decided_through: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "arguments_hash", b"arguments_hash", "decided_by", b"decided_by", "decision", b"decision", "reason", b"reason", "round", b"round", "tool_call_id", b"tool_call_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "arguments_hash", b"arguments_hash", "decided_by", b"decided_by", "decided_through", b"decided_through", "decision", b"decision", "reason", b"reason", "round", b"round", "tool_call_id", b"tool_call_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1265,6 +1269,7 @@ class SessionCreated(_message.Message):
     TITLE_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     METADATA_JSON_FIELD_NUMBER: _builtins.int
+    CREATED_THROUGH_FIELD_NUMBER: _builtins.int
     agent: _builtins.str
     """The agent's name."""
     agent_version: _builtins.str
@@ -1275,6 +1280,8 @@ class SessionCreated(_message.Message):
     """See Session.title."""
     metadata_json: _builtins.str
     """See Session.metadata, as JSON."""
+    created_through: _builtins.str
+    """The delegate through which the owner created it; empty without one."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """See Session.labels."""
@@ -1288,10 +1295,11 @@ class SessionCreated(_message.Message):
         title: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         metadata_json: _builtins.str = ...,
+        created_through: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version", "labels", b"labels", "metadata_json", b"metadata_json", "owner", b"owner", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version", "created_through", b"created_through", "labels", b"labels", "metadata_json", b"metadata_json", "owner", b"owner", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
