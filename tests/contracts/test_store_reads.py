@@ -134,9 +134,9 @@ async def test_turns_come_newest_first(store: Store) -> None:
 
 async def _approvals(store: Store) -> list[Approval]:
     changes: list[dict[str, Any]] = [
-        {"tool": "mail"},
+        {"tool": "mail", "requester": "anna"},
         {"kind": ApprovalKind.OUTCOME},
-        {"state": ApprovalState.REJECTED, "tool": "mail"},
+        {"state": ApprovalState.REJECTED, "tool": "mail", "decided_by": "bob"},
         {"state": ApprovalState.EXPIRED},
     ]
     stored: list[Approval] = []
@@ -173,6 +173,8 @@ async def test_approvals_are_filtered(store: Store) -> None:
     assert await ids(tool="mail") == "dc"
     assert await ids(tool="mail", states=(ApprovalState.PENDING,)) == "d"
     assert await ids(session_id=stored[3].session_id) == "a"
+    assert await ids(requester="anna") == "d"
+    assert await ids(decided_by="bob") == "c"
 
 
 async def test_a_linearizable_read_shows_what_another_replica_has_stored(new_store: NewStore) -> None:
