@@ -223,7 +223,7 @@ EXTRA: Final[Mapping[str, Callable[[], Any]]] = {
 
 
 async def build(owner: Owner, *, turns: int = 2) -> Belongings:
-    """Makes what a principal owns: a conversation of so many turns, a failed turn, pending approvals, a call of a client's tool."""
+    """Makes what a principal owns: some turns, a failed one, pending approvals, a call of a client's tool."""
     stubs = stubs_as(owner.channel, owner.name)
 
     async def conversation() -> dict[str, str]:
