@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequenc
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
 from turnkeeper import agents_file
 from turnkeeper.admission.gate import Gate
@@ -345,22 +346,11 @@ class _Replica:
             write_timeout=settings.write_time.total_seconds(),
         )
         server = Server(boundary, settings, share_port=share_port)
-        server.add(
-            SessionService(
-                self._sessions,
-                store,
-                visible := VisibleSessions(self._sessions, store),
-                checkpoints=self._checkpoints,
-                forks=self._forks,
-                watchers=self._watchers,
-                page_tokens=page_tokens,
-            )
-        )
-        server.add(
-            ChatService(
-                self._turns, visible, self._client_tools, store, watchers=self._watchers, page_tokens=page_tokens
-            )
-        )
+        streams: dict[str, Any] = {"watchers": self._watchers, "page_tokens": page_tokens}
+        visible = VisibleSessions(self._sessions, store)
+        logs: dict[str, Any] = {"checkpoints": self._checkpoints, "forks": self._forks}
+        server.add(SessionService(self._sessions, store, visible, **logs, **streams))
+        server.add(ChatService(self._turns, visible, self._client_tools, store, **streams))
         server.add(ApprovalService(self._approvals, store, page_tokens=page_tokens))
         server.add(AgentService(self._agents, store, page_tokens=page_tokens))
         port = server.listen(settings.address(settings.port), self._certificate)

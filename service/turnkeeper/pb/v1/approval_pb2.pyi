@@ -457,7 +457,9 @@ class DecideApprovalRequest(_message.Message):
     are a plain approval.
     """
     on_behalf_of: _builtins.str
-    """Not used, must be empty: the metadata `turnkeeper-on-behalf-of` names the person for whom a delegate decides."""
+    """Not implemented yet, must be empty: the metadata `turnkeeper-on-behalf-of` names the person for whom a delegate
+    decides.
+    """
     result_json: _builtins.str
     """With MARK_DONE: what the tool would have returned, JSON text; at most 64 KiB. Empty takes the approval's
     `late_result_json`; it is required while there is none. With any other decision empty.
