@@ -9,9 +9,20 @@ async with Client("127.0.0.1:50051") as client:
 """
 
 from turnkeeper_client.client import Client
+from turnkeeper_client.credentials import Credentials
 from turnkeeper_client.resume import ResumePolicy
 from turnkeeper_client.session import Session
 from turnkeeper_client.streams import Batch, EventStream, TurnStream
 from turnkeeper_client.text import TextAssembler, TextPiece
 
-__all__ = ["Batch", "Client", "EventStream", "ResumePolicy", "Session", "TextAssembler", "TextPiece", "TurnStream"]
+__all__ = [
+    "Batch",
+    "Client",
+    "Credentials",
+    "EventStream",
+    "ResumePolicy",
+    "Session",
+    "TextAssembler",
+    "TextPiece",
+    "TurnStream",
+]

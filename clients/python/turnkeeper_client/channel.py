@@ -30,6 +30,7 @@ def open_channel(
     config: Config,
     credentials: grpc.ChannelCredentials | None,
     options: Sequence[ChannelOption],
+    interceptors: Sequence[aio.ClientInterceptor] = (),
 ) -> aio.Channel:
     """Returns a channel that connects with its first call. `options` override the package's own."""
     if config == "direct":
@@ -47,8 +48,8 @@ def open_channel(
     ]
     settled = list(dict(chosen).items())
     if credentials is None:
-        return aio.insecure_channel(target, options=settled)
-    return aio.secure_channel(target, credentials, options=settled)
+        return aio.insecure_channel(target, options=settled, interceptors=interceptors)
+    return aio.secure_channel(target, credentials, options=settled, interceptors=interceptors)
 
 
 def with_dns(target: str) -> str:

@@ -9,6 +9,7 @@ import grpc
 from turnkeeper_client.agents import Agents
 from turnkeeper_client.approvals import Approvals
 from turnkeeper_client.channel import ChannelOption, Config, open_channel
+from turnkeeper_client.credentials import Credentials, is_local
 from turnkeeper_client.resume import ResumePolicy
 from turnkeeper_client.session import Session
 from turnkeeper_client.sessions import Sessions
@@ -23,6 +24,8 @@ class Client:
     `config`: `direct` balances over every address that the name resolves to, checks their health and repeats calls
     that were UNAVAILABLE; `mesh` leaves all that to the sidecar. `credentials`: for TLS and tokens; None is plain text.
     `resume`: how patient streams are. `channel_options`: gRPC's own; they override the package's.
+
+    Raises ValueError for a token that would go to another machine in plain text, except with `mesh`.
     """
 
     def __init__(
@@ -30,13 +33,24 @@ class Client:
         target: str,
         *,
         config: Config = "direct",
-        credentials: grpc.ChannelCredentials | None = None,
+        credentials: Credentials | grpc.ChannelCredentials | None = None,
         resume: ResumePolicy = PATIENT,
         channel_options: Sequence[ChannelOption] = (),
     ) -> None:
-        self._channel = open_channel(target, config=config, credentials=credentials, options=channel_options)
+        given = credentials if isinstance(credentials, Credentials) else Credentials()
+        channel_credentials = given.tls() if isinstance(credentials, Credentials) else credentials
+        if given.token is not None and channel_credentials is None and config == "direct" and not is_local(target):
+            raise ValueError("a token in plain text can be read on its way: give ca, or config='mesh' with a sidecar")
+        tokens = given.tokens()
+        self._channel = open_channel(
+            target,
+            config=config,
+            credentials=channel_credentials,
+            options=channel_options,
+            interceptors=given.interceptors(tokens),
+        )
         self._policy = resume
-        self.stubs = Stubs.over(self._channel)
+        self.stubs = Stubs.over(self._channel, tokens)
         self.sessions = Sessions(self.stubs, policy=resume)
         self.approvals = Approvals(self.stubs)
         self.agents = Agents(self.stubs)

@@ -8,7 +8,7 @@ from time import monotonic
 
 import grpc
 
-from turnkeeper_client.errors import SessionError, TransportError
+from turnkeeper_client.errors import SessionError, TransportError, Unauthenticated
 from turnkeeper_client.pb.v1 import error_pb2
 
 
@@ -64,8 +64,11 @@ class ResumePolicy:
 class Patience:
     """Counts the tries of one stream since its last response."""
 
-    def __init__(self, policy: ResumePolicy) -> None:
+    def __init__(self, policy: ResumePolicy, *, may_renew: bool = False) -> None:
+        """`may_renew`: there is a source of tokens, so that a refused one is replaced once."""
         self._policy = policy
+        self._may_renew = may_renew
+        self._renewed = False
         self._limit = policy.start_patience
         self._since = monotonic()
         self._failures = 0
@@ -75,9 +78,13 @@ class Patience:
         self._limit = self._policy.patience
         self._since = monotonic()
         self._failures = 0
+        self._renewed = False
 
     def pause_after(self, error: SessionError | TransportError) -> float:
         """Returns the seconds to wait before the next try. Raises `error` if there is none."""
+        if self._may_renew and isinstance(error, Unauthenticated) and not self._renewed:
+            self._renewed = True
+            return 0.0
         how = resume_after(error)
         is_over = self._failures > 0 and monotonic() - self._since > self._limit.total_seconds()
         if how is Resume.NEVER or is_over:

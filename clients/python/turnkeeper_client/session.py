@@ -94,7 +94,9 @@ class Session:
             request.after = cursor
             return self._stubs.chat.StreamMessage(request, timeout=STREAM_TIMEOUT)
 
-        return TurnStream(open_call, start=after, policy=self._policy, request_id=request.request_id)
+        return TurnStream(
+            open_call, start=after, policy=self._policy, request_id=request.request_id, tokens=self._stubs.tokens
+        )
 
     def follow(
         self,
@@ -131,7 +133,8 @@ class Session:
                 request.after = cursor
             return self._stubs.sessions.WatchEvents(request, timeout=STREAM_TIMEOUT)
 
-        return EventStream(open_call, start=after if isinstance(after, str) else "", policy=self._policy)
+        begin = after if isinstance(after, str) else ""
+        return EventStream(open_call, start=begin, policy=self._policy, tokens=self._stubs.tokens)
 
     async def get(self) -> session_pb2.Session:
         """Returns the session as it is now."""

@@ -10,8 +10,9 @@ import grpc
 from grpc import aio
 
 from turnkeeper_client.calls import translated_errors
+from turnkeeper_client.credentials import Tokens
 from turnkeeper_client.delivered import DeliveredEvents
-from turnkeeper_client.errors import SessionError, TransportError, UnknownEvent
+from turnkeeper_client.errors import SessionError, TransportError, Unauthenticated, UnknownEvent
 from turnkeeper_client.pb.v1.chat_pb2 import StreamMessageResponse, Turn
 from turnkeeper_client.pb.v1.event_pb2 import Event
 from turnkeeper_client.resume import Patience, ResumePolicy
@@ -55,9 +56,10 @@ class EventStream:
     raised as a SessionError or TransportError. Leaving the loop closes the call; another loop goes on at `cursor`.
     """
 
-    def __init__(self, open_call: Open, *, start: str, policy: ResumePolicy) -> None:
+    def __init__(self, open_call: Open, *, start: str, policy: ResumePolicy, tokens: Tokens | None = None) -> None:
         self._open = open_call
         self._policy = policy
+        self._tokens = tokens
         self._cursor = start
         self._delivered = DeliveredEvents()
         self._through_sequence = 0
@@ -119,8 +121,9 @@ class EventStream:
 
     async def _responses(self) -> AsyncGenerator[Response, None]:
         """Yields the responses of one connection after another."""
-        patience = Patience(self._policy)
+        patience = Patience(self._policy, may_renew=self._tokens is not None)
         while True:
+            token = await self._tokens.get() if self._tokens is not None else ""
             try:
                 async with aclosing(self._connection()) as responses:
                     async for response in responses:
@@ -129,6 +132,8 @@ class EventStream:
                 return
             except (SessionError, TransportError) as error:
                 pause = patience.pause_after(error)
+                if self._tokens is not None and isinstance(error, Unauthenticated):
+                    self._tokens.reject(token)
                 if isinstance(error, SessionError):
                     self._cursor = self._next_cursor(error)
             await asyncio.sleep(pause)
@@ -171,8 +176,10 @@ class TurnStream(EventStream):
     Another loop sends nothing again: it goes on where this one ended, for example after an approval was decided.
     """
 
-    def __init__(self, open_call: Open, *, start: str, policy: ResumePolicy, request_id: str) -> None:
-        super().__init__(open_call, start=start, policy=policy)
+    def __init__(
+        self, open_call: Open, *, start: str, policy: ResumePolicy, request_id: str, tokens: Tokens | None = None
+    ) -> None:
+        super().__init__(open_call, start=start, policy=policy, tokens=tokens)
         self.request_id = request_id
         self._turn: Turn | None = None
         self._texts = TextAssembler()

@@ -5,6 +5,7 @@ from typing import Self
 
 from grpc import aio
 
+from turnkeeper_client.credentials import Tokens
 from turnkeeper_client.pb.v1.agent_pb2_grpc import AgentServiceStub
 from turnkeeper_client.pb.v1.approval_pb2_grpc import ApprovalServiceStub
 from turnkeeper_client.pb.v1.chat_pb2_grpc import ChatServiceStub
@@ -19,12 +20,15 @@ class Stubs:
     chat: ChatServiceStub
     approvals: ApprovalServiceStub
     agents: AgentServiceStub
+    # Of the client, if it has a source of tokens.
+    tokens: Tokens | None = None
 
     @classmethod
-    def over(cls, channel: aio.Channel) -> Self:
+    def over(cls, channel: aio.Channel, tokens: Tokens | None = None) -> Self:
         return cls(
             sessions=SessionServiceStub(channel),
             chat=ChatServiceStub(channel),
             approvals=ApprovalServiceStub(channel),
             agents=AgentServiceStub(channel),
+            tokens=tokens,
         )

@@ -17,7 +17,7 @@ from grpc import aio
 from grpc_health.v1.health import aio as health_aio
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
-from turnkeeper_client import Client, ResumePolicy
+from turnkeeper_client import Client, Credentials, ResumePolicy
 from turnkeeper_client.channel import Config
 from turnkeeper_client.pb.v1 import agent_pb2, approval_pb2, chat_pb2, error_pb2, session_pb2
 from turnkeeper_client.pb.v1.agent_pb2_grpc import AgentServiceServicer, add_AgentServiceServicer_to_server
@@ -101,6 +101,8 @@ class Script:
     # One for each unary call, in order.
     answers: deque[Step] = field(default_factory=deque)
     requests: list[Any] = field(default_factory=list)
+    # What each call carried beside its request.
+    metadata: list[dict[str, str]] = field(default_factory=list)
     # Seconds that each call had left when it arrived.
     deadlines: list[float] = field(default_factory=list)
     _call_arrived: asyncio.Event = field(default_factory=asyncio.Event)
@@ -142,6 +144,7 @@ class Script:
     def _note(self, request: Message, context: aio.ServicerContext[Any, Any]) -> None:
         self._call_arrived.set()
         self.requests.append(request)
+        self.metadata.append({key: str(value) for key, value in context.invocation_metadata() or ()})
         self.deadlines.append(context.time_remaining())
 
 
@@ -184,6 +187,7 @@ async def stage(
     policy: ResumePolicy = QUICK,
     config: Config = "direct",
     health: health_aio.HealthServicer | None = None,
+    credentials: Credentials | None = None,
 ) -> AsyncIterator[Stage]:
     """Plays `streams` to a client, one for each stream that it opens."""
     script = Script(streams=deque(streams))
@@ -197,7 +201,10 @@ async def stage(
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
-        async with Relay(port) as relay, Client(f"127.0.0.1:{relay.port}", config=config, resume=policy) as client:
+        async with (
+            Relay(port) as relay,
+            Client(f"127.0.0.1:{relay.port}", config=config, credentials=credentials, resume=policy) as client,
+        ):
             yield Stage(client, script, relay, server)
     finally:
         await server.stop(None)
