@@ -14,9 +14,10 @@ from turnkeeper import agents_file
 from turnkeeper.admission.gate import Gate
 from turnkeeper.admission.memory import MemoryBudget
 from turnkeeper.bootstrap import Database, background, open_database
-from turnkeeper.database_state import DatabaseState, NotifyState
+from turnkeeper.database_state import NotifyState
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.turn import RetryPolicy
+from turnkeeper.draining import drain
 from turnkeeper.engine.agent_versions import AgentVersions
 from turnkeeper.engine.approvals import Approvals, ArgumentEdits
 from turnkeeper.engine.checkpoints import Checkpoints
@@ -52,6 +53,8 @@ from turnkeeper.identity.checks import checks_of
 from turnkeeper.identity.credential import Authenticator
 from turnkeeper.identity.principals import Principals
 from turnkeeper.identity.server_certificate import ServerCertificate
+from turnkeeper.limits.limiter import Limiter
+from turnkeeper.limits.limits_file import LimitsFile
 from turnkeeper.model.by_agent import Models, provider_of
 from turnkeeper.rpc.access import AccessRules
 from turnkeeper.rpc.agents import AgentService
@@ -60,9 +63,10 @@ from turnkeeper.rpc.chat import ChatService
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.rpc.identity import RECHECK_S, CallerCheck
 from turnkeeper.rpc.interceptor import Boundary
+from turnkeeper.rpc.limits import LimitCheck
 from turnkeeper.rpc.page_tokens import PageTokens
 from turnkeeper.rpc.refusals import CertainRefusals
-from turnkeeper.rpc.server import OUR_FILES, Server
+from turnkeeper.rpc.server import OUR_FILES, OUR_METHODS, Server
 from turnkeeper.rpc.sessions import SessionService
 from turnkeeper.rpc.visible import VisibleSessions
 from turnkeeper.settings import Settings
@@ -75,11 +79,6 @@ from turnkeeper.telemetry.setup import Options, Telemetry
 from turnkeeper.telemetry.setup import start as start_telemetry
 from turnkeeper.tools.python import PythonTools, installed
 from turnkeeper.tools.toolbox import Toolbox
-
-GOAWAY_PAUSE = 0.05
-"""Seconds from the GOAWAY to the end of the streams, so that clients do not attach to this server again."""
-FLUSH_TIME = 0.25
-"""Seconds for the last answers to be sent, after their calls have ended."""
 
 logger = logging.getLogger("turnkeeper")
 
@@ -117,6 +116,7 @@ async def serving(  # noqa: PLR0913 - what tests replace
     `recheck` seconds of a stream again. Raises one of `cannot_start.ERRORS`.
     """
     principals, checks, schema = Principals(settings.principals), checks_of(settings), next_schema.schema_of(environ)
+    limits = LimitsFile(settings.limits, methods=OUR_METHODS)
     shutdown = shutdown or ShutdownRequest()
     async with AsyncExitStack() as stack:
         database = await open_database(
@@ -141,7 +141,7 @@ async def serving(  # noqa: PLR0913 - what tests replace
         )
         stack.push_async_callback(asyncio.to_thread, telemetry.shutdown)
         checks.report_to(telemetry.metrics.reloaded)
-        await stack.enter_async_context(background(principals.run, *checks.jobs))
+        await stack.enter_async_context(background(principals.run, limits.run, *checks.jobs))
         tools.threads.record = telemetry.metrics.tool_threads
         if telemetry.prometheus_address:
             logger.info("metrics are served on http://%s/metrics", telemetry.prometheus_address)
@@ -161,7 +161,7 @@ async def serving(  # noqa: PLR0913 - what tests replace
         stack.push_async_callback(store.close)
         await store.open()
         callers = CallerCheck(authenticator or checks.authenticator, principals, recheck=recheck)
-        configured = _Configured(agents, models, toolbox, callers, checks.certificate)
+        configured = _Configured(agents, models, toolbox, callers, limits, checks.certificate)
         replica = _Replica(settings, store, configured, telemetry, schema=schema)
         server, port = await stack.enter_async_context(
             replica.serving(PageTokens(await store.secret("page_tokens")), database, shutdown, share_port=share_port)
@@ -172,12 +172,13 @@ async def serving(  # noqa: PLR0913 - what tests replace
 
 @dataclass(frozen=True, slots=True)
 class _Configured:
-    """The agents of the file, the models and the tools that they use, who may call, and the server's certificate."""
+    """The agents of the file, the models and the tools that they use, who may call, how often, and the certificate."""
 
     agents: Mapping[str, Agent]
     models: Models
     toolbox: Toolbox
     callers: CallerCheck
+    limits: LimitsFile
     certificate: ServerCertificate | None
 
 
@@ -223,6 +224,8 @@ class _Replica:
         self._agent_versions = AgentVersions(configured.agents, store)
         self._toolbox = configured.toolbox
         self._worker = self._execution(configured.models, schema)
+        self._limiter = Limiter(configured.limits.table, turns=load.backlog, recorder=metrics)
+        self._worker.rooms.tenants.most = self._limiter.most_running
         self._watchers = self._streaming()
         self._add_verbs(schema)
         self._jobs = self._background_jobs()
@@ -334,7 +337,7 @@ class _Replica:
     async def serving(
         self, page_tokens: PageTokens, database: Database, shutdown: ShutdownRequest, *, share_port: bool
     ) -> AsyncIterator[tuple[Server, int]]:
-        """Accepts calls, and yields the server and its port. Drains at the end of the block, as `_drain` does."""
+        """Accepts calls, and yields the server and its port. Drains at the end of the block."""
         settings, store = self._settings, self._store
         boundary = Boundary(
             callers=self._callers,
@@ -343,6 +346,7 @@ class _Replica:
             metrics=self._telemetry.metrics,
             gate=self._gate,
             certain_refusals=CertainRefusals(store),
+            limits=LimitCheck(self._limiter),
             write_timeout=settings.write_time.total_seconds(),
         )
         server = Server(boundary, settings, share_port=share_port)
@@ -360,33 +364,11 @@ class _Replica:
             try:
                 yield server, port
             finally:
-                await self._drain(server, boundary, interrupted=shutdown.interrupted)
-
-    async def _drain(self, server: Server, boundary: Boundary, *, interrupted: bool) -> None:
-        """Fails health checks, then sends GOAWAY, ends the streams, hands turns over, and waits for the last calls.
-
-        Skips the drain delay after Ctrl-C and unless the private database is UP, the grace of calls and turns if it is
-        LOST.
-        """
-        grace = 0.0 if server.database is DatabaseState.LOST else self._settings.drain_grace.total_seconds()
-        waits = server.database is DatabaseState.UP and not interrupted
-        delay = self._settings.drain_delay.total_seconds() if waits else 0.0
-        logger.info(
-            "draining: health checks fail now; new calls are accepted for %g s; calls and turns then have %g s to end; "
-            "a second signal ends the process at once",
-            delay,
-            grace,
-        )
-        await server.set_serving(False)
-        await asyncio.sleep(delay)
-        self._worker.draining = True
-        stopping = asyncio.create_task(server.stop(grace))
-        await asyncio.sleep(GOAWAY_PAUSE)
-        self._feeds.drain()
-        await self._worker.drain(grace=grace)
-        idle = asyncio.create_task(boundary.until_idle())
-        await asyncio.wait([stopping, idle], return_when=asyncio.FIRST_COMPLETED)
-        idle.cancel()
-        await server.stop(FLUSH_TIME)  # only streams of Health.Watch are still open
-        await stopping
-        logger.info("drained: the process ends")
+                await drain(
+                    server,
+                    boundary,
+                    worker=self._worker,
+                    feeds=self._feeds,
+                    settings=settings,
+                    interrupted=shutdown.interrupted,
+                )

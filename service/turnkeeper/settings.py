@@ -84,6 +84,9 @@ class Settings(BaseModel):
     trusted_peers: Peers = Field(
         default="", description="proxies that may carry others' credentials: unix, networks, SPIFFE ids, with commas"
     )
+    limits: FilePath | None = Field(
+        default=None, description="file of limits, TOML: calls of principals and tenants; none without it; watched"
+    )
     mongodb_uri: Text = Field(default="", description="URI of your MongoDB replica set", repr=False)
     database: DatabaseName = Field(default="turnkeeper", description="name of the database")
     embedded: Switch = Field(default=False, description="start a private MongoDB, a replica set of one")

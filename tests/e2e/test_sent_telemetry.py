@@ -28,6 +28,7 @@ from tests.e2e.support.telemetry_scenes import (
     Place,
     Sent,
     ask_too_much,
+    ask_too_often,
     converse,
     fail,
     leave_a_tool,
@@ -76,6 +77,7 @@ async def sent(place: Place) -> AsyncIterator[Sent]:
             await read_too_slowly(server.address, stubs)
             await ask_too_much(place, otlp)
             await renew_a_certificate(place, otlp)
+            await ask_too_often(place, otlp)
             assert await server.terminate() == 0
         yield sent
 

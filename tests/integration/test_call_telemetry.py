@@ -17,13 +17,16 @@ from opentelemetry.trace import StatusCode
 
 from tests.processes import until
 from tests.unit.telemetry.calls import Meters, Traces
+from turnkeeper.admission.backlog import Backlog
 from turnkeeper.admission.gate import Gate
 from turnkeeper.admission.load import Load
 from turnkeeper.identity.credential import Anyone
 from turnkeeper.identity.principals import Principals
+from turnkeeper.limits.limiter import Limiter
 from turnkeeper.rpc.access import AccessRules
 from turnkeeper.rpc.identity import CallerCheck
 from turnkeeper.rpc.interceptor import Boundary
+from turnkeeper.rpc.limits import LimitCheck
 from turnkeeper.rpc.refusals import CertainRefusals
 
 SERVICE = "test.v1.Waits"
@@ -71,6 +74,7 @@ async def serving() -> AsyncIterator[tuple[Served, aio.Channel]]:
                 metrics=served.meters.metrics,
                 gate=Gate(Load(), timedelta(seconds=30), jitter=random.random, recorder=served.meters.metrics),
                 certain_refusals=CertainRefusals(served),
+                limits=LimitCheck(Limiter(lambda: None, turns=Backlog(), recorder=served.meters.metrics)),
                 write_timeout=5,
             )
         ]

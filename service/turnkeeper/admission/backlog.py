@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Final
 
@@ -25,7 +25,9 @@ class Backlog:
         self.coming = 0
         """Calls that were admitted, and whose turns are not stored yet."""
         self._clock = clock
-        self._waiting: dict[str, float] = {}
+        self._waiting: dict[str, tuple[float, str]] = {}
+        """When each turn was stored, and its tenant."""
+        self._tenants: Counter[str] = Counter()
         self._begun: deque[float] = deque()
 
     @property
@@ -34,18 +36,24 @@ class Backlog:
         self._forget(self._clock())
         return len(self._waiting)
 
+    def waiting_of(self, tenant: str) -> int:
+        """Returns how many of them are of this tenant."""
+        self._forget(self._clock())
+        return self._tenants[tenant]
+
     def stored(self, turn: Turn) -> None:
         """Takes a turn as this replica stored it."""
-        if turn.state in WAITING:
-            self._waiting.setdefault(turn.id, self._clock())
-        else:
-            self._waiting.pop(turn.id, None)
+        if turn.state not in WAITING:
+            self._left(turn.id)
+        elif turn.id not in self._waiting:
+            self._waiting[turn.id] = (self._clock(), turn.tenant)
+            self._tenants[turn.tenant] += 1
 
     def began(self, turn_id: str) -> None:
         """Takes a turn that this replica begins to run."""
         now = self._clock()
         self._forget(now)
-        self._waiting.pop(turn_id, None)
+        self._left(turn_id)
         self._begun.append(now)
 
     def seconds(self) -> float:
@@ -60,6 +68,13 @@ class Backlog:
             self._begun.popleft()
         while self._waiting:
             oldest = next(iter(self._waiting))
-            if self._waiting[oldest] >= now - FORGET_SECONDS:
+            if self._waiting[oldest][0] >= now - FORGET_SECONDS:
                 break
-            del self._waiting[oldest]
+            self._left(oldest)
+
+    def _left(self, turn_id: str) -> None:
+        """Counts off a turn, if it waits."""
+        if (waiting := self._waiting.pop(turn_id, None)) is not None:
+            self._tenants[waiting[1]] -= 1
+            if not self._tenants[waiting[1]]:
+                del self._tenants[waiting[1]]

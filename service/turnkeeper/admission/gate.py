@@ -56,15 +56,26 @@ class Recorder(Protocol):
         """Sets the limit of calls at work."""
 
 
+class CallWatcher(Protocol):
+    """What is to know how an admitted call goes on."""
+
+    def rests(self, change: int) -> None:
+        """Called with 1 when the call begins to wait, and with -1 when it no longer does."""
+
+    def ended(self) -> None:
+        """Called when the call ends."""
+
+
 class AdmittedCall:
     """A call that was admitted."""
 
-    __slots__ = ("_gate", "_is_at_work", "_kind", "_size", "_turns", "wanted_until")
+    __slots__ = ("_gate", "_is_at_work", "_kind", "_size", "_turns", "wanted_until", "watcher")
 
     def __init__(self, gate: "Gate", kind: Kind, *, turns: int) -> None:
         """`turns`: how many it adds."""
         self.wanted_until = math.inf
         """Monotonic seconds at which its caller's deadline passes."""
+        self.watcher: CallWatcher | None = None
         self._gate = gate
         self._kind = kind
         self._is_at_work = True
@@ -83,6 +94,8 @@ class AdmittedCall:
             self._is_at_work = False
             self._gate.end_work(turns=self._turns)
             self._gate.waiting += 1
+            if self.watcher is not None:
+                self.watcher.rests(1)
 
     def resume(self) -> None:
         """Counts the call as one at work again. Raises Overloaded if those are too many."""
@@ -91,6 +104,13 @@ class AdmittedCall:
             self._gate.begin_work(turns=self._turns)
             self._is_at_work = True
             self._gate.waiting -= 1
+            if self.watcher is not None:
+                self.watcher.rests(-1)
+
+    def withdraw(self) -> None:
+        """Gives the turn back that the call was to add: the call is refused after all."""
+        if self._turns:
+            self._gate.give_turn_back()
 
     def end(self) -> None:
         """Counts the call off, with what it holds. Called once."""
@@ -99,6 +119,10 @@ class AdmittedCall:
             self._gate.end_work(turns=self._turns)
         else:
             self._gate.waiting -= 1
+            if self.watcher is not None:
+                self.watcher.rests(-1)
+        if self.watcher is not None:
+            self.watcher.ended()
 
 
 CURRENT: ContextVar[AdmittedCall | None] = ContextVar("the call that this task works for", default=None)
@@ -165,6 +189,10 @@ class Gate:
         self._admitted += 1
         self.begin_work(turns=int(adds_turn))
         return AdmittedCall(self, kind, turns=int(adds_turn))
+
+    def give_turn_back(self) -> None:
+        """Gives back a turn that was admitted and is not asked for any more."""
+        self._turn_rate.give_back()
 
     def begin_work(self, *, turns: int) -> None:
         """Counts one further call at work, and the turns that it is to add."""

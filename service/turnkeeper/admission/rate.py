@@ -62,6 +62,11 @@ class Rate:
         self._free -= 1.0
         return True
 
+    def give_back(self) -> None:
+        """Counts a turn off that was taken and is not asked for any more."""
+        if self.per_second != math.inf:
+            self._free = min(float(BURST), self._free + 1.0)
+
     def end_window(self, *, is_overloaded: bool, at_work: int) -> None:
         """Changes the rate after a window of the limit of calls, at whose end so many are at work."""
         if is_overloaded:

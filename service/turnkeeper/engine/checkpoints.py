@@ -21,6 +21,7 @@ from turnkeeper.errors import (
     SessionNotFound,
 )
 from turnkeeper.event_loop import Slices, off_loop
+from turnkeeper.limits.charge import repeated
 from turnkeeper.store.changeset import Head, StoredEvent
 from turnkeeper.store.contract import SessionLog
 from turnkeeper.store.expired_cursors import check_not_trimmed
@@ -88,6 +89,7 @@ class Checkpoints:
         """
         if request is not None and (record := await self._store.find_request(request.key)) is not None:
             record.check_same(request.fingerprint)
+            repeated()
             return record.sequence
 
         async def prepare() -> Callable[[UnitOfWork], int]:
@@ -109,6 +111,7 @@ class Checkpoints:
         if request is None:
             raise InternalError
         stored.check_same(request.fingerprint)
+        repeated()
         return stored.sequence
 
     async def events_until(self, head: Head, sequence: int, *, kinds: frozenset[str]) -> list[Event]:

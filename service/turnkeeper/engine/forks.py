@@ -17,6 +17,7 @@ from turnkeeper.engine.rules import sessions as session_rules
 from turnkeeper.engine.sessions import check_not_deleted
 from turnkeeper.errors import SessionNotFound
 from turnkeeper.event_loop import off_loop
+from turnkeeper.limits.charge import repeated
 from turnkeeper.store.changeset import Fork, Head, RequestKey, RequestRecord
 from turnkeeper.store.contract import ForkStore, SessionStore
 
@@ -171,12 +172,14 @@ class Forks:
     async def _recorded(self, record: RequestRecord, request: ForkRequest) -> tuple[Session, Head]:
         """Returns the session that the record names, and its head. Raises RequestIdReused if fingerprints differ."""
         record.check_same(request.fingerprint)
+        repeated()
         return await self._fork_of(SessionKey(request.key.tenant, record.made_session_id), owner=request.key.principal)
 
     async def _existing(self, request: ForkRequest) -> tuple[Session, Head]:
         """Returns the session with the fork's id, and its head. Raises as `ForkRequest.check_same` and `_fork_of`."""
         session, head = await self._fork_of(request.fork_key, owner=request.key.principal)
         request.check_same(session)
+        repeated()
         return session, head
 
     async def _fork_of(self, key: SessionKey, *, owner: str) -> tuple[Session, Head]:

@@ -18,6 +18,7 @@ from turnkeeper.errors import (
     SessionAlreadyExists,
     SessionNotFound,
 )
+from turnkeeper.limits.charge import repeated
 from turnkeeper.store.changeset import Creation, Head, RequestKey, Snapshot
 from turnkeeper.store.contract import SessionStore
 
@@ -98,6 +99,7 @@ class Sessions:
         existing = await self._store.create_session(session, agent, event=session_rules.created_event(session))
         if existing is not None:
             _check_same(existing, new)
+            repeated()
         return await self._get_and_cache(session.key)
 
     async def ensure_or_create_later(self, new: NewSession) -> Creation | None:
@@ -234,6 +236,7 @@ class Sessions:
         if stored is None:
             raise AgentNotFound(f"There is no agent named {new.agent!r}; ListAgents lists those that exist.")
         _check_same(stored[0], new)
+        repeated()
         return stored
 
 

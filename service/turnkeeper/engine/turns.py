@@ -26,6 +26,7 @@ from turnkeeper.errors import (
     TurnNotFound,
 )
 from turnkeeper.faults import fault
+from turnkeeper.limits.charge import repeated
 from turnkeeper.store.changeset import Cancel, Creation, LeaseChange, RequestRecord
 from turnkeeper.store.contract import SessionLog
 from turnkeeper.telemetry.metrics import Metrics
@@ -297,6 +298,7 @@ class Turns:
         """Returns the record of the request that this one repeats. Raises RequestIdReused if it is another request."""
         record.check_same(request.fingerprint)
         self._metrics.replay("REQUEST")
+        repeated()
         return record
 
 

@@ -6,7 +6,8 @@ from typing import TypeAlias
 
 import grpc
 
-from turnkeeper.errors import Overloaded, SessionError
+from turnkeeper.codes import Code
+from turnkeeper.errors import Overloaded, QuotaExceeded, RateLimitExceeded, SessionError
 from turnkeeper.rpc.context import Context
 from turnkeeper.rpc.status import DETAILS_KEY, PUSHBACK_KEY, details_bytes, pushback, shown_message
 
@@ -28,6 +29,23 @@ def ending(error: SessionError, *, on_stream: bool, is_first: bool) -> tuple[grp
     if after := pushback(status, is_first=is_first):
         trailers = (*trailers, (PUSHBACK_KEY, after))
     return STATUS[int(status.family)], shown_message(status), trailers
+
+
+def shown_ending(error: SessionError, *, on_stream: bool, is_first: bool) -> tuple[grpc.StatusCode, str, Trailers]:
+    """Returns the same as `ending`. That of a refusal by a limit of its caller is written once for many calls."""
+    if isinstance(error, RateLimitExceeded | QuotaExceeded) and "scope" in error.metadata:
+        limit, scope = error.metadata["limit"], error.metadata["scope"]
+        return _limited_ending(error.code, limit, scope, error.retry_after, on_stream)
+    return ending(error, on_stream=on_stream, is_first=is_first)
+
+
+@lru_cache(maxsize=2048)
+def _limited_ending(
+    code: Code, limit: str, scope: str, retry_after: timedelta | None, on_stream: bool
+) -> tuple[grpc.StatusCode, str, Trailers]:
+    kind = QuotaExceeded if code is Code.QUOTA_EXCEEDED else RateLimitExceeded
+    error = kind(metadata={"limit": limit, "scope": scope}, retry_after=retry_after)
+    return ending(error, on_stream=on_stream, is_first=True)
 
 
 @lru_cache(maxsize=4096)

@@ -33,13 +33,15 @@ from turnkeeper.errors import (
 )
 from turnkeeper.event_loop import off_loop
 from turnkeeper.isolation import ends_task
+from turnkeeper.limits.limiter import Method
 from turnkeeper.rpc import validation
 from turnkeeper.rpc.access import Access, AccessRules
 from turnkeeper.rpc.bodies import Bodies, BodyLate
 from turnkeeper.rpc.context import UNREADABLE, Context, Responses, Run
-from turnkeeper.rpc.endings import STATUS, ending, is_first_attempt, refusal_ending
+from turnkeeper.rpc.endings import STATUS, is_first_attempt, refusal_ending, shown_ending
 from turnkeeper.rpc.identity import CallerCheck, StreamCheck
 from turnkeeper.rpc.kinds import adds_turn, kind_of
+from turnkeeper.rpc.limits import LimitCheck, limited_method
 from turnkeeper.rpc.refusals import CertainRefusals
 from turnkeeper.rpc.status import carries_cursor
 from turnkeeper.rpc.task_deadlines import TaskDeadlines
@@ -72,11 +74,13 @@ class Boundary(aio.ServerInterceptor):
         metrics: Metrics,
         gate: Gate,
         certain_refusals: CertainRefusals,
+        limits: LimitCheck,
         write_timeout: float,
     ) -> None:
         """`write_timeout`: seconds after which a stream ends with SLOW_CONSUMER if its reader accepts nothing."""
         self._callers = callers
         self._access = access
+        self._limits = limits
         self._gate = gate
         memory = gate.memory
         self._bodies = Bodies(memory)
@@ -132,6 +136,7 @@ class Boundary(aio.ServerInterceptor):
         own, parse = service.startswith(OWN), handler.request_deserializer
         kind = kind_of(method, is_stream=handler.response_streaming) if own else None
         access = self._access.of(service, method)
+        limits = limited_method(method, is_stream=handler.response_streaming)
 
         async def call(context: Context) -> Any:
             began = time.monotonic()
@@ -143,7 +148,7 @@ class Boundary(aio.ServerInterceptor):
                         if own and self.refuse is not None:
                             raise self.refuse()
                         await self._callers.check(context, access)
-                        request = await _parsed(await self._body(context, kind), parse, checked=own)
+                        request = await self._request(context, kind, limits, parse)
                         response = await run(_named(request, span), context)
                         _name_result(response, span)
                         code = "OK"
@@ -240,6 +245,16 @@ class Boundary(aio.ServerInterceptor):
                 raise
         finally:
             self._refusing.end(task)
+
+    async def _request(self, context: Context, kind: Kind | None, method: Method, parse: Callable[[bytes], Any]) -> Any:
+        """Returns the request of a call whose caller was checked, after it was charged to the caller's limits."""
+        read = partial(self._body, context, kind)
+        if kind is None:
+            return await _parsed(await read(), parse, checked=False)
+        body = await self._limits.enter(context, method, read=read, parse=parse)
+        request = await _parsed(body, parse, checked=True)
+        self._limits.admitted(context, method, request, body)
+        return request
 
     async def _body(self, context: Context, kind: Kind | None) -> bytes:
         try:
@@ -378,4 +393,4 @@ async def _abort(context: Context, error: SessionError, *, on_stream: bool) -> N
     """Ends the call with the error's status. Takes at most ABORT_TIME, because the client may not read it."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(ABORT_TIME):
-            await context.abort(*ending(error, on_stream=on_stream, is_first=is_first_attempt(context)))
+            await context.abort(*shown_ending(error, on_stream=on_stream, is_first=is_first_attempt(context)))

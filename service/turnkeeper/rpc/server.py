@@ -34,6 +34,9 @@ from turnkeeper.start_errors import PortTaken
 SERVICES = tuple(f"turnkeeper.v1.{name}Service" for name in ("Session", "Chat", "Approval", "Agent"))
 OUR_FILES = tuple(module.DESCRIPTOR for module in (session_pb2, chat_pb2, approval_pb2, agent_pb2))
 """The files that declare our services."""
+OUR_METHODS = frozenset(
+    method.name for file in OUR_FILES for service in file.services_by_name.values() for method in service.methods
+)
 FILES = (*OUR_FILES, channelz_pb2.DESCRIPTOR)
 """The files that declare the services, except those of health and reflection."""
 LIVENESS = "liveness"

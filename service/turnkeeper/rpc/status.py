@@ -61,7 +61,8 @@ def pushback(status: Status, *, is_first: bool = False) -> str:
     """
     if status.family.name != "RESOURCE_EXHAUSTED":
         return ""
-    if status.retry_after is None or advice(status.code) != error_pb2.RETRY_ADVICE_SAME_CALL:
+    waits = status.retry_after is not None and advice(status.code) == error_pb2.RETRY_ADVICE_SAME_CALL
+    if status.retry_after is None or not waits or status.code is Code.QUOTA_EXCEEDED:
         return "-1"
     milliseconds = round(status.retry_after.total_seconds() * 1000)
     return str(min(milliseconds, FIRST_PUSHBACK_MS) if is_first and status.code is Code.OVERLOADED else milliseconds)
@@ -145,10 +146,17 @@ def _standard(status: Status) -> list[Message]:
         details.append(error_details_pb2.PreconditionFailure(violations=[unmet]))
     if status.code in (Code.QUOTA_EXCEEDED, Code.BUDGET_EXCEEDED, Code.RATE_LIMIT_EXCEEDED, Code.OVERLOADED):
         quota = error_details_pb2.QuotaFailure.Violation(
-            subject=status.session_id, description=_cut(status.message, MOST_VALUE)
+            subject=_subject(status), description=_cut(status.message, MOST_VALUE)
         )
         details.append(error_details_pb2.QuotaFailure(violations=[quota]))
     return details
+
+
+def _subject(status: Status) -> str:
+    """Returns what ran into a limit: a session, or the limit of a principal or a tenant."""
+    if "scope" in status.metadata:
+        return f"{status.metadata['scope']}:{status.metadata.get('limit', '')}"
+    return status.session_id
 
 
 def _bad_request(status: Status) -> Message:

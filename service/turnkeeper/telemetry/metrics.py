@@ -167,6 +167,10 @@ class Metrics:
         """Counts a call that was refused because the replica has enough work. `reason` names the limit."""
         self._refusals(1, kind, reason)
 
+    def limited(self, limit: str, *, scope: str, outcome: str) -> None:
+        """Counts a call beyond a limit of its principal or tenant."""
+        self._limited(1, limit, scope, outcome)
+
     def commit_finished(self, seconds: float) -> None:
         """Records the time of one commit, its wait in the queue in front of the database included."""
         self._commit_duration(seconds)
@@ -323,21 +327,12 @@ class Metrics:
         )
 
     def _levels(self) -> None:
-        self._sessions = self._meter.create_gauge(
-            "turnkeeper.sessions.active", "{session}", "Active sessions in the database."
-        )
-        self._pending_approvals = self._meter.create_gauge(
-            "turnkeeper.approvals.pending", "{approval}", "Pending approvals in the database."
-        )
-
-        self._call_limit = self._meter.create_gauge(
-            "turnkeeper.calls.limit", "{call}", "Calls at work beyond which messages are refused."
-        )
-
-        self._memory_budget = self._meter.create_gauge(
-            "turnkeeper.memory.budget", "By", "Memory that the process may use."
-        )
-        used = self._meter.create_gauge("turnkeeper.memory.used", "By", "Memory that a part of the process holds.")
+        gauge = self._meter.create_gauge
+        self._sessions = gauge("turnkeeper.sessions.active", "{session}", "Active sessions in the database.")
+        self._pending_approvals = gauge("turnkeeper.approvals.pending", "{approval}", "Pending approvals.")
+        self._call_limit = gauge("turnkeeper.calls.limit", "{call}", "Calls at work beyond which messages are refused.")
+        self._memory_budget = gauge("turnkeeper.memory.budget", "By", "Memory that the process may use.")
+        used = gauge("turnkeeper.memory.used", "By", "Memory that a part of the process holds.")
         self._memory_used = Labelled(used.set, "part", fixed={}, batch=self._batch)
 
         def connections(_: CallbackOptions) -> Iterator[Observation]:
@@ -375,6 +370,7 @@ class Metrics:
         )
         self._refusals = self._counter("refusals", "{call}", "Calls refused for want of room.", "kind", "reason")
         self._reloads = self._counter("reloads", "{change}", "Changes of watched files.", "file", "outcome")
+        self._limited = self._counter("limited", "{call}", "Calls beyond a limit.", "limit", "scope", "outcome")
         self._slow_consumers = counter("slow_consumers", "{stream}", "Streams ended because the reader fell behind.")
 
     def _counter(self, name: str, unit: str, description: str, *labels: str) -> Labelled:

@@ -220,6 +220,20 @@ async def stop_an_owner(place: Place, stubs: harness.Stubs, otlp: Sequence[str])
         assert await stopped.terminate() == 0
 
 
+async def ask_too_often(place: Place, otlp: Sequence[str]) -> None:
+    """Makes more calls than its principal may."""
+    limits = place.agents.with_name("limits.toml")
+    limits.write_text(
+        "[profiles.one]\nprincipal = { GetSession = { per_minute = 1, burst = 1 } }\n[tenants]\ndefault = 'one'\n"
+    )
+    async with place.server(*otlp, "--limits", str(limits)) as server, harness.connect(server.address) as stubs:
+        for code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.RESOURCE_EXHAUSTED):
+            with pytest.raises(aio.AioRpcError) as error:
+                await stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id="there-is-none"))
+            assert error.value.code() is code
+        assert await server.terminate() == 0
+
+
 async def ask_too_much(place: Place, otlp: Sequence[str]) -> None:
     """Makes more calls at the same time than a server with room for one takes."""
     async with (

@@ -172,8 +172,9 @@ def test_no_method_has_a_parameter_that_may_not_be_a_label() -> None:
     of a few words.
     """
     allowed = {
-        "agent", "code", "collection", "database", "decision", "error_type", "file", "kind", "method", "model",
-        "operation", "outcome", "part", "reason", "role", "schema", "server", "service", "source", "tool", "tool_class",
+        "agent", "code", "collection", "database", "decision", "error_type", "file", "kind", "limit", "method",
+        "model", "operation", "outcome", "part", "reason", "role", "schema", "scope", "server", "service",
+        "source", "tool", "tool_class",
         "count", "delay", "input_tokens", "output_tokens", "seconds", "size",
     }  # fmt: skip
     parameters = {
