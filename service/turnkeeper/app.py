@@ -37,6 +37,7 @@ from turnkeeper.engine.replica.heartbeat import Heartbeat
 from turnkeeper.engine.replica.janitor import Janitor
 from turnkeeper.engine.replica.loop_lag import LoopLag
 from turnkeeper.engine.replica.memory_report import MemoryReport
+from turnkeeper.engine.replica.memory_trim import MemoryTrim
 from turnkeeper.engine.replica.preview_publisher import PreviewPublisher
 from turnkeeper.engine.replica.preview_receiver import PreviewReceiver
 from turnkeeper.engine.replica.schedule import JitteredInterval
@@ -329,6 +330,7 @@ class _Replica:
             receiver,
             self._gate,
             self._memory_report,
+            MemoryTrim(),
             LoopLag(metrics),
         )
         return [job.run for job in jobs]

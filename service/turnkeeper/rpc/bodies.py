@@ -59,6 +59,10 @@ class Bodies:
         count = max(1, size // BODY_BYTES)
         self._places = Places(count, line=line, give_up=self._give_up, pace=young / count)
 
+    def has_room_for(self, peer: str) -> bool:
+        """Returns True if a body of this connection would have a place, or one in line."""
+        return self._places.has_room_for(peer)
+
     async def read(self, context: Context) -> bytes:
         """Returns the request's only message.
 
@@ -73,17 +77,20 @@ class Bodies:
         self._peers[task] = peer
         self._deadlines.begin(task)
         self._memory.add(BODY_BYTES)
+        is_late: bool | None = None
         try:
             message = await context.read()
             if message is aio.EOF or await context.read() is not aio.EOF:
                 raise NotImplementedYet("The method takes exactly one message; send one, and end the request.")
+            is_late = False
         except asyncio.CancelledError:
             if not self._deadlines.is_late(task):
                 raise
+            is_late = True
             raise BodyLate from None
         finally:
             self._deadlines.end(task)
-            self._places.free(self._peers.pop(task))
+            self._places.free(self._peers.pop(task), is_late=is_late)
             self._memory.add(-BODY_BYTES)
         return bytes(message)
 

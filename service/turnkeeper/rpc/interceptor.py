@@ -38,6 +38,7 @@ from turnkeeper.rpc import validation
 from turnkeeper.rpc.access import Access, AccessRules
 from turnkeeper.rpc.bodies import Bodies, BodyLate
 from turnkeeper.rpc.context import UNREADABLE, Context, Responses, Run
+from turnkeeper.rpc.ended_calls import without_frames
 from turnkeeper.rpc.endings import STATUS, is_first_attempt, refusal_ending, shown_ending
 from turnkeeper.rpc.identity import CallerCheck, StreamCheck
 from turnkeeper.rpc.kinds import adds_turn, kind_of
@@ -179,7 +180,7 @@ class Boundary(aio.ServerInterceptor):
             finally:
                 self._leave(peer, own=own)
 
-        return self._gated(kind, call, service, method, on_stream=handler.response_streaming)
+        return without_frames(self._gated(kind, call, service, method, on_stream=handler.response_streaming))
 
     def _checked_stream(self, inner: Callable[[Any, Context], Responses], access: Access) -> Any:
         """Returns the handler of a stream of requests, whose caller is checked before the first one is read."""
@@ -217,6 +218,8 @@ class Boundary(aio.ServerInterceptor):
                 self._metrics.rpc_finished(service, method=method, code="DEADLINE_EXCEEDED", seconds=0.0)
                 await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "The deadline passed before the call began.")
             try:
+                if not self._bodies.has_room_for(context.peer()):
+                    raise self._gate.refused(kind or Kind.READ, "body")
                 admitted = self._gate.admit(kind or Kind.READ, adds_turn=turns)
             except Overloaded as refusal:
                 self._metrics.rpc_finished(service, method=method, code=refusal.family.name, seconds=0.0)

@@ -13,7 +13,7 @@ from grpc import aio
 from tests.bench.jobs.offered import OK, name_of
 from tests.bench.pacing import Pace
 from tests.bench.runner import Channels
-from tests.status_details import details_of
+from tests.status_details import DETAILS, details_of
 from turnkeeper.pb.v1 import (
     chat_pb2,
     chat_pb2_grpc,
@@ -62,7 +62,8 @@ class _Crowd:
             try:
                 await self._run(stub.WatchEvents(request))
             except aio.AioRpcError as error:
-                after = details_of(error).retry_after if tries_again else None
+                is_ours = DETAILS in dict(error.trailing_metadata() or ())
+                after = details_of(error).retry_after if tries_again and is_ours else None
                 if after is None:
                     self.ends[name_of(error)] += 1
                     return

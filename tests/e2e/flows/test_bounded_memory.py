@@ -1,6 +1,8 @@
 """A server at its budget of memory refuses calls with the time to come back; nothing ends, and room is found again."""
 
 import asyncio
+import gc
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -87,3 +89,22 @@ async def test_beyond_the_budget_calls_are_refused_what_runs_goes_on_and_room_co
     ended = await harness.wait_for_turn(env.stubs, session, turn.turn_id)
     assert ended.state == chat_pb2.TURN_STATE_COMPLETED
     await harness.send_message_to_session(env.stubs, other, "there is room")
+
+
+async def test_a_call_that_ended_with_an_error_leaves_nothing_for_the_search_for_cycles(env: Environment) -> None:
+    watching: Any = env.stubs.sessions.WatchEvents(session_pb2.WatchEventsRequest(session_id="there-is-none"))
+    calls: list[Callable[[], Awaitable[Any]]] = [
+        lambda: env.stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id="there-is-none")),
+        watching.read,
+    ]
+    gc.collect()
+    gc.disable()
+    try:
+        for call in calls:
+            with refused("SESSION_NOT_FOUND"):
+                await call()
+        await env.stubs.sessions.ListSessions(session_pb2.ListSessionsRequest())  # the errors before it are handled
+        kept = [error for error in gc.get_objects() if isinstance(error, aio.AbortError)]
+    finally:
+        gc.enable()
+    assert kept == []

@@ -63,6 +63,34 @@ async def test_a_free_place_is_that_of_the_connection_with_the_fewest() -> None:
     lines[1].cancel()
 
 
+async def test_connections_that_hold_places_for_long_have_them_by_turns_and_others_come_first() -> None:
+    shared = Shared(2)
+    for peer, is_late in (("late", True), ("known", False), ("late again", True)):
+        assert shared.places.try_take(peer)
+        shared.places.free(peer, is_late=is_late)
+    assert [shared.fill("a"), shared.fill("b")] == [1, 1]
+    lines = {peer: await shared.join(peer) for peer in ("late again", "late", "new", "known")}
+    leaving = "a"
+    for peer in ("known", "new", "late", "late again"):
+        shared.places.free(leaving)
+        assert await ended(lines[peer]) == [True]
+        leaving = peer
+
+
+async def test_if_the_calls_of_those_with_the_most_are_young_those_that_were_late_before_give_one_up() -> None:
+    shared = Shared(6)
+    assert shared.fill("late") == 3
+    shared.places.free("late", is_late=True)
+    shared.places.free("late")
+    assert shared.fill("young") == 3
+    assert shared.places.try_take("slow")
+    assert shared.places.try_take("third")
+    shared.old = ["slow", "late"]
+    waiting = await shared.join("new")
+    assert shared.given_up == ["late"]
+    waiting.cancel()
+
+
 async def test_a_connection_that_has_its_share_leaves_the_place_to_those_behind_it() -> None:
     shared = Shared(4)
     assert shared.fill("a") == 2
