@@ -34,7 +34,7 @@ from turnkeeper.codes import Code
 from turnkeeper.domain.event import KINDS
 from turnkeeper.errors_by_code import leaves
 from turnkeeper.pb.v1 import error_pb2
-from turnkeeper.rpc import agents, approvals, chat, sessions
+from turnkeeper.rpc import agents, approvals, audit, chat, sessions
 from turnkeeper.rpc.status import advice, stream_retry_after
 from turnkeeper.rpc.validation import RULES, Rule
 
@@ -45,9 +45,9 @@ SERVICERS: Mapping[str, type[Any]] = {
     "ChatService": chat.ChatService,
     "ApprovalService": approvals.ApprovalService,
     "AgentService": agents.AgentService,
+    "AuditService": audit.AuditService,
 }
 PREVIEWS = {"content_delta": True, "tool_progress": False}
-"""Whether each preview is sent."""
 REPEATS = {
     MethodOptions.NO_SIDE_EFFECTS: "Changes nothing: repeat it freely.",
     MethodOptions.IDEMPOTENT: "Safe to repeat.",

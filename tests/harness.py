@@ -24,6 +24,7 @@ from turnkeeper.pb.v1 import (
     agent_pb2_grpc,
     approval_pb2,
     approval_pb2_grpc,
+    audit_pb2_grpc,
     chat_pb2,
     chat_pb2_grpc,
     event_pb2,
@@ -38,7 +39,7 @@ START_TIME = 40.0
 
 
 class Stubs:
-    """The four services on one channel."""
+    """The services on one channel."""
 
     def __init__(self, channel: aio.Channel) -> None:
         self.channel = channel
@@ -46,6 +47,7 @@ class Stubs:
         self.chat = chat_pb2_grpc.ChatServiceStub(channel)
         self.approvals = approval_pb2_grpc.ApprovalServiceStub(channel)
         self.agents = agent_pb2_grpc.AgentServiceStub(channel)
+        self.audit = audit_pb2_grpc.AuditServiceStub(channel)
 
 
 @contextlib.asynccontextmanager

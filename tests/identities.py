@@ -51,7 +51,7 @@ def stubs_as(channel: aio.Channel, name: str, **metadata: str) -> Any:
     """Returns the stubs of a caller with this credential. `metadata`: more of it, with `_` for `-`."""
     more = [(key.replace("_", "-"), value) for key, value in metadata.items()]
     stubs = harness.Stubs(channel)
-    for service in ("sessions", "chat", "approvals", "agents"):
+    for service in ("sessions", "chat", "approvals", "agents", "audit"):
         setattr(stubs, service, _Calls(getattr(stubs, service), [(NAME, name), *more]))
     return stubs
 

@@ -13,6 +13,7 @@ from typing import Any
 from turnkeeper import agents_file
 from turnkeeper.admission.gate import Gate
 from turnkeeper.admission.memory import MemoryBudget
+from turnkeeper.audit.signing import Signer
 from turnkeeper.bootstrap import Database, background, open_database
 from turnkeeper.database_state import NotifyState
 from turnkeeper.domain.agent import Agent
@@ -31,6 +32,7 @@ from turnkeeper.engine.execution.model_call import ModelCaller
 from turnkeeper.engine.execution.services import RunServices
 from turnkeeper.engine.execution.worker import Worker
 from turnkeeper.engine.forks import Forks
+from turnkeeper.engine.replica.auditing import Auditing
 from turnkeeper.engine.replica.change_listener import ChangeListener
 from turnkeeper.engine.replica.expirer import Expirer
 from turnkeeper.engine.replica.heartbeat import Heartbeat
@@ -60,6 +62,7 @@ from turnkeeper.model.by_agent import Models, provider_of
 from turnkeeper.rpc.access import AccessRules
 from turnkeeper.rpc.agents import AgentService
 from turnkeeper.rpc.approvals import ApprovalService
+from turnkeeper.rpc.audit import AuditService
 from turnkeeper.rpc.chat import ChatService
 from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.rpc.identity import RECHECK_S, CallerCheck
@@ -67,6 +70,7 @@ from turnkeeper.rpc.interceptor import Boundary
 from turnkeeper.rpc.limits import LimitCheck
 from turnkeeper.rpc.page_tokens import PageTokens
 from turnkeeper.rpc.refusals import CertainRefusals
+from turnkeeper.rpc.refused_calls import RefusedCalls
 from turnkeeper.rpc.server import OUR_FILES, OUR_METHODS, Server
 from turnkeeper.rpc.sessions import SessionService
 from turnkeeper.rpc.visible import VisibleSessions
@@ -118,6 +122,7 @@ async def serving(  # noqa: PLR0913 - what tests replace
     """
     principals, checks, schema = Principals(settings.principals), checks_of(settings), next_schema.schema_of(environ)
     limits = LimitsFile(settings.limits, methods=OUR_METHODS)
+    signer = Signer.from_file(settings.audit_key) if settings.audit_key else None
     shutdown = shutdown or ShutdownRequest()
     async with AsyncExitStack() as stack:
         database = await open_database(
@@ -162,8 +167,9 @@ async def serving(  # noqa: PLR0913 - what tests replace
         stack.push_async_callback(store.close)
         await store.open()
         callers = CallerCheck(authenticator or checks.authenticator, principals, recheck=recheck)
-        configured = _Configured(agents, models, toolbox, callers, limits, checks.certificate)
+        configured = _Configured(agents, models, toolbox, callers, limits, checks.certificate, signer)
         replica = _Replica(settings, store, configured, telemetry, schema=schema)
+        await replica.auditing.record_agents(agents.values())
         server, port = await stack.enter_async_context(
             replica.serving(PageTokens(await store.secret("page_tokens")), database, shutdown, share_port=share_port)
         )
@@ -181,6 +187,7 @@ class _Configured:
     callers: CallerCheck
     limits: LimitsFile
     certificate: ServerCertificate | None
+    signer: Signer | None
 
 
 class _Replica:
@@ -211,14 +218,17 @@ class _Replica:
             delta_interval=settings.delta_interval,
             memory=FeedMemory(memory),
         )
+        sources = Sources.of_machine(jitter=self._rng.random)
         self._log_writer = LogWriter(
             store,
             self._feeds,
             metrics,
             session_cache=self._session_cache,
             held_leases=self._held_leases,
-            sources=Sources.of_machine(jitter=self._rng.random),
+            sources=sources,
         )
+        sign = configured.signer.sign if configured.signer else None
+        self.auditing = Auditing(store, sign=sign, replica=settings.replica, sources=sources)
         load = self._log_writer.load
         load.limit.set_most(settings.calls_at_work)
         self._gate = Gate(load, settings.accept_wait, jitter=self._rng.random, recorder=metrics, memory=memory)
@@ -332,6 +342,7 @@ class _Replica:
             self._memory_report,
             MemoryTrim(),
             LoopLag(metrics),
+            self.auditing,
         )
         return [job.run for job in jobs]
 
@@ -344,6 +355,7 @@ class _Replica:
         boundary = Boundary(
             callers=self._callers,
             access=AccessRules(OUR_FILES),
+            refused_calls=RefusedCalls(self.auditing.refusals),
             spans=self._telemetry.spans,
             metrics=self._telemetry.metrics,
             gate=self._gate,
@@ -354,11 +366,12 @@ class _Replica:
         server = Server(boundary, settings, share_port=share_port)
         streams: dict[str, Any] = {"watchers": self._watchers, "page_tokens": page_tokens}
         visible = VisibleSessions(self._sessions, store)
-        logs: dict[str, Any] = {"checkpoints": self._checkpoints, "forks": self._forks}
+        logs: dict[str, Any] = {"audit": store, "checkpoints": self._checkpoints, "forks": self._forks}
         server.add(SessionService(self._sessions, store, visible, **logs, **streams))
         server.add(ChatService(self._turns, visible, self._client_tools, store, **streams))
         server.add(ApprovalService(self._approvals, store, page_tokens=page_tokens))
         server.add(AgentService(self._agents, store, page_tokens=page_tokens))
+        server.add(AuditService(store))
         port = server.listen(settings.address(settings.port), self._certificate)
         async with background(*self._jobs), database.kept_running(server.set_database):
             await server.start()

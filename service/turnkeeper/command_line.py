@@ -134,6 +134,17 @@ def _parser() -> CommandLine:
         fill=_add_credentials,
     )
     dev.set_defaults(run=_dev_credentials, parser=dev)
+    audit = commands.add_parser("audit", help="check the audit trail").add_subparsers(required=True, metavar="ACTION")
+    verify = audit.add_parser(
+        "verify",
+        help="check that no record was changed, removed or added",
+        description="Check the audit trail of a database, or an export of it: name the first record or seal\n"
+        "that was altered, is missing or is foreign, and say how many records have no seal yet.",
+        epilog="Exit status: 0 all in order, 1 something is not, 2 it cannot be checked.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        fill=_add_audit,
+    )
+    verify.set_defaults(run=_verify_audit, parser=verify)
     return parser
 
 
@@ -214,3 +225,15 @@ def _dev_credentials(args: argparse.Namespace) -> int:
     from turnkeeper import dev_credentials  # noqa: PLC0415
 
     return dev_credentials.run(args)
+
+
+def _add_audit(parser: argparse.ArgumentParser) -> None:
+    from turnkeeper import audit_command  # noqa: PLC0415
+
+    audit_command.add_arguments(parser)
+
+
+def _verify_audit(args: argparse.Namespace) -> int:
+    from turnkeeper import audit_command  # noqa: PLC0415
+
+    return audit_command.run(args)

@@ -87,6 +87,9 @@ class Settings(BaseModel):
     limits: FilePath | None = Field(
         default=None, description="file of limits, TOML: calls of principals and tenants; none without it; watched"
     )
+    audit_key: FilePath | None = Field(
+        default=None, description="file of an Ed25519 private key, PEM, that signs the seals of the audit trail"
+    )
     mongodb_uri: Text = Field(default="", description="URI of your MongoDB replica set", repr=False)
     database: DatabaseName = Field(default="turnkeeper", description="name of the database")
     embedded: Switch = Field(default=False, description="start a private MongoDB, a replica set of one")

@@ -81,7 +81,10 @@ class Printed:
     async def run(self) -> None:
         """Runs the program; kills it if it does not end in time."""
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", self._code), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+            *(sys.executable, "-c", self._code),
+            cwd=ROOT / "build",  # for the files that a program writes
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
         )
         assert process.stdout is not None
         try:

@@ -15,19 +15,25 @@ from grpc import aio
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode
 
+from tests.builders import NOON, new_id
+from tests.memory_store.state import MemoryDatabase
+from tests.memory_store.store import MemoryStore
 from tests.processes import until
 from tests.unit.telemetry.calls import Meters, Traces
 from turnkeeper.admission.backlog import Backlog
 from turnkeeper.admission.gate import Gate
 from turnkeeper.admission.load import Load
+from turnkeeper.audit.refusals import RefusalSamples
 from turnkeeper.identity.credential import Anyone
 from turnkeeper.identity.principals import Principals
 from turnkeeper.limits.limiter import Limiter
 from turnkeeper.rpc.access import AccessRules
+from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.rpc.identity import CallerCheck
 from turnkeeper.rpc.interceptor import Boundary
 from turnkeeper.rpc.limits import LimitCheck
 from turnkeeper.rpc.refusals import CertainRefusals
+from turnkeeper.rpc.refused_calls import RefusedCalls
 
 SERVICE = "test.v1.Waits"
 Call = Callable[[aio.Channel, float | None], Awaitable[object]]
@@ -65,11 +71,16 @@ class Served:
 @contextlib.asynccontextmanager
 async def serving() -> AsyncIterator[tuple[Served, aio.Channel]]:
     served = Served()
+    store = MemoryStore(
+        MemoryDatabase(now=lambda: NOON), codec=WireCodec(), enter=lambda _: asyncio.sleep(0), random=random.Random()
+    )
+    samples = RefusalSamples(store, now=lambda: NOON, new_id=new_id)
     server = aio.server(
         interceptors=[
             Boundary(
                 callers=CallerCheck(Anyone(), Principals(), recheck=60),
                 access=AccessRules(()),
+                refused_calls=RefusedCalls(samples),
                 spans=served.traces.spans,
                 metrics=served.meters.metrics,
                 gate=Gate(Load(), timedelta(seconds=30), jitter=random.random, recorder=served.meters.metrics),

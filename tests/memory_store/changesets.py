@@ -51,6 +51,7 @@ class Changesets(Part):
             if by_owner or changeset.head.lease is LeaseChange.TAKE:
                 stored.writer = (changeset.next_fence, self._process)
             _change_documents(stored, changeset)
+            self._database.put_records(*changeset.audit)
             if not events:
                 stored.eventless[changeset.changeset_id] = stored.fence
             stored.log.extend(events)
@@ -171,6 +172,7 @@ def _sessions_of(changeset: Changeset) -> Iterator[SessionKey]:
         yield changeset.request.key.session_key
     if changeset.creates is not None:
         yield changeset.creates.session.key
+    yield from (SessionKey(record.tenant, record.session_id) for record in changeset.audit)
 
 
 def _is_as_read(stored: StoredSession, changeset: Changeset) -> bool:

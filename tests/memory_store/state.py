@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Approval, ApprovalState
+from turnkeeper.domain.audit import AuditRecord, Seal
 from turnkeeper.domain.event import Event, NewEvent
 from turnkeeper.domain.session import Session, SessionKey
 from turnkeeper.domain.tool import Call
@@ -168,6 +169,19 @@ class Change:
 
 
 @dataclass(slots=True)
+class Trail:
+    """A tenant's audit trail."""
+
+    records: dict[str, AuditRecord] = field(default_factory=dict)
+    sealed: dict[str, int] = field(default_factory=dict)
+    """The number of each record's seal, by the record's id."""
+    seals: list[Seal] = field(default_factory=list)
+    sealer: int = 0
+    """The process that has the lease."""
+    until: datetime | None = None
+
+
+@dataclass(slots=True)
 class MemoryDatabase:
     """What all replicas share. `now` is the store's clock."""
 
@@ -181,6 +195,8 @@ class MemoryDatabase:
     """The last heartbeat of each replica, by its name."""
     processes: int = 0
     """How many processes had access so far."""
+    trails: dict[str, Trail] = field(default_factory=dict)
+    """The audit trails by tenant."""
     changes: list[Change] = field(default_factory=list)
     listeners: set[asyncio.Event] = field(default_factory=set)
     """Set at each change."""
@@ -189,6 +205,11 @@ class MemoryDatabase:
         """Returns the session. Returns None if there is none, or if it is deleted, unless `deleted`."""
         stored = self.sessions.get(key)
         return None if stored is None or (stored.deleted and not deleted) else stored
+
+    def put_records(self, *records: AuditRecord) -> None:
+        """Stores records of the audit trail. One whose id exists stays as it is."""
+        for record in records:
+            self.trails.setdefault(record.tenant, Trail()).records.setdefault(record.id, record)
 
     def new_process(self) -> int:
         """Returns a number that no process had before."""

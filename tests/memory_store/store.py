@@ -2,6 +2,7 @@
 
 from random import Random
 
+from tests.memory_store.audits import Audits
 from tests.memory_store.changesets import Changesets
 from tests.memory_store.forks import Forks
 from tests.memory_store.leases import Leases
@@ -13,7 +14,7 @@ from turnkeeper.store.contract import EventCodec
 from turnkeeper.store.mongo.documents import SCHEMA
 
 
-class MemoryStore(Sessions, Changesets, Leases, Forks, Replicas):
+class MemoryStore(Sessions, Changesets, Leases, Forks, Replicas, Audits):
     """Implements `Store` without a database: one replica's access to a MemoryDatabase. It has no `Retention`."""
 
     def __init__(

@@ -1,6 +1,6 @@
 """The client: one channel and the calls that can be made over it."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -8,8 +8,10 @@ import grpc
 
 from turnkeeper_client.agents import Agents
 from turnkeeper_client.approvals import Approvals
+from turnkeeper_client.calls import STREAM_TIMEOUT, translated_errors
 from turnkeeper_client.channel import ChannelOption, Config, open_channel
 from turnkeeper_client.credentials import Credentials, is_local
+from turnkeeper_client.pb.v1.audit_pb2 import ExportAuditRequest
 from turnkeeper_client.resume import ResumePolicy
 from turnkeeper_client.session import Session
 from turnkeeper_client.sessions import Sessions
@@ -58,6 +60,19 @@ class Client:
     def session(self, session_id: str) -> Session:
         """Returns a handle of the session with that id; makes no call."""
         return Session(self.stubs, session_id, policy=self._policy)
+
+    async def export_audit(
+        self, *, tenant: str = "", service: bool = False, after_seal: int = 0
+    ) -> AsyncIterator[bytes]:
+        """Yields the audit trail of the caller's tenant as whole lines of JSON, for `turnkeeper audit verify`.
+
+        Another tenant, or with `service` the service's own records, are for the role platform. Begins behind the seal
+        `after_seal`. Raises PermissionDenied. An error in the middle ends it: begin again, or behind the last seal.
+        """
+        request = ExportAuditRequest(tenant=tenant, service=service, after_seal=after_seal)
+        with translated_errors():
+            async for response in self.stubs.audit.ExportAudit(request, timeout=STREAM_TIMEOUT):
+                yield response.lines
 
     async def close(self) -> None:
         """Closes the channel. Every call in flight ends with an error."""

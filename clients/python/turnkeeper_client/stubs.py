@@ -8,6 +8,7 @@ from grpc import aio
 from turnkeeper_client.credentials import Tokens
 from turnkeeper_client.pb.v1.agent_pb2_grpc import AgentServiceStub
 from turnkeeper_client.pb.v1.approval_pb2_grpc import ApprovalServiceStub
+from turnkeeper_client.pb.v1.audit_pb2_grpc import AuditServiceStub
 from turnkeeper_client.pb.v1.chat_pb2_grpc import ChatServiceStub
 from turnkeeper_client.pb.v1.session_pb2_grpc import SessionServiceStub
 
@@ -20,6 +21,7 @@ class Stubs:
     chat: ChatServiceStub
     approvals: ApprovalServiceStub
     agents: AgentServiceStub
+    audit: AuditServiceStub
     # Of the client, if it has a source of tokens.
     tokens: Tokens | None = None
 
@@ -30,5 +32,6 @@ class Stubs:
             chat=ChatServiceStub(channel),
             approvals=ApprovalServiceStub(channel),
             agents=AgentServiceStub(channel),
+            audit=AuditServiceStub(channel),
             tokens=tokens,
         )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
+from turnkeeper.domain.audit import NO_ORIGIN, Origin
 from turnkeeper.domain.newer_version import is_unspecified, newer_version_needed
 from turnkeeper.domain.session import BelongsToSession
 from turnkeeper.domain.tool import ToolClass
@@ -78,6 +79,8 @@ class Answer:
     """With MARK_DONE alone: JSON text, what the tool would have returned; empty takes the late result."""
     edited_arguments_json: str = ""
     """With APPROVE alone: JSON text, the arguments that run instead."""
+    origin: Origin = NO_ORIGIN
+    """Who is on record for it."""
 
 
 def hash_with_late_result(arguments_hash: str, result_json: str) -> str:

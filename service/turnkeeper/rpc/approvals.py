@@ -1,5 +1,7 @@
 """ApprovalService: each method decodes the request, calls the engine, and encodes the response."""
 
+from dataclasses import replace
+
 from turnkeeper.domain import json_text
 from turnkeeper.domain.approval import Answer, ApprovalDecision, ApprovalState
 from turnkeeper.engine.approvals import Approvals
@@ -10,6 +12,7 @@ from turnkeeper.rpc import codec, cursor, validation
 from turnkeeper.rpc.context import Context
 from turnkeeper.rpc.deadlines import DEFAULT_WAIT, within_deadline
 from turnkeeper.rpc.identity import caller_of
+from turnkeeper.rpc.origins import origin_of
 from turnkeeper.rpc.page_tokens import PageTokens, key_of_time, time_of_key
 from turnkeeper.rpc.views import for_approver
 from turnkeeper.rpc.visible import VisibleApprovals, sees_all_approvals
@@ -77,9 +80,8 @@ class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
         self, request: approval_pb2.DecideApprovalRequest, context: Context
     ) -> approval_pb2.DecideApprovalResponse:
         caller = caller_of(context)
-        approval, sequence = await self._approvals.decide(
-            request.approval_id, _answer(request, caller), tenant=caller.tenant
-        )
+        answer = replace(_answer(request, caller), origin=origin_of(context))
+        approval, sequence = await self._approvals.decide(request.approval_id, answer, tenant=caller.tenant)
         return approval_pb2.DecideApprovalResponse(
             approval=await for_approver(approval),
             sequence=sequence,

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import grpc
 
@@ -55,3 +55,9 @@ def refusal_ending(
     """Returns the same for a refusal by a limit. Its delays are few: the gate rounds them."""
     refusal = Overloaded(metadata={"limit": limit}, retry_after=retry_after)
     return ending(refusal, on_stream=on_stream, is_first=is_first)
+
+
+def status_of(context: Context) -> grpc.StatusCode:
+    """Returns the status with which the call was ended."""
+    code: Any = context.code()
+    return code if isinstance(code, grpc.StatusCode) else STATUS.get(int(code or 0), grpc.StatusCode.UNKNOWN)

@@ -30,12 +30,28 @@ class CheckedCall:
     on_behalf_of: str
 
 
+@dataclass(frozen=True, slots=True)
+class KnownCaller:
+    """What is known of who made a call, also of one that is refused."""
+
+    credential_id: str = ""
+    caller: Caller | None = None
+    """With all its roles."""
+
+
 _CHECKED: ContextVar[CheckedCall] = ContextVar("turnkeeper-checked-call")
+_NOTHING: Final = KnownCaller()
+_KNOWN: ContextVar[KnownCaller] = ContextVar("turnkeeper-known-caller")
 
 
 def caller_of(context: Context) -> Caller:  # noqa: ARG001 - gRPC's context cannot carry it
     """Returns the caller of the RPC that `context` belongs to. Raises LookupError outside of a checked call."""
     return _CHECKED.get().caller
+
+
+def known_caller() -> KnownCaller:
+    """Returns what is known of who makes the call of the current task."""
+    return _KNOWN.get(_NOTHING)
 
 
 class CallerCheck:
@@ -64,6 +80,7 @@ class CallerCheck:
         if not access.needs_credential:
             return
         credential = await self._authenticator.credential(context)
+        _KNOWN.set(KnownCaller(credential.id))
         if not access.roles:
             return
         person = _on_behalf_of(context.invocation_metadata() or ())
@@ -88,7 +105,9 @@ class CallerCheck:
             raise refused(Refusal.REVOKED)
 
     def _admitted(self, credential: Credential, access: Access, person: str) -> Caller:
-        caller = self._principals.caller(credential, on_behalf_of=person).within(access.roles)
+        known = self._principals.caller(credential, on_behalf_of=person)
+        _KNOWN.set(KnownCaller(credential.id, known))
+        caller = known.within(access.roles)
         if not caller.roles:
             raise PermissionDenied
         return caller

@@ -39,11 +39,12 @@ from turnkeeper.rpc.access import Access, AccessRules
 from turnkeeper.rpc.bodies import Bodies, BodyLate
 from turnkeeper.rpc.context import UNREADABLE, Context, Responses, Run
 from turnkeeper.rpc.ended_calls import without_frames
-from turnkeeper.rpc.endings import STATUS, is_first_attempt, refusal_ending, shown_ending
+from turnkeeper.rpc.endings import is_first_attempt, refusal_ending, shown_ending, status_of
 from turnkeeper.rpc.identity import CallerCheck, StreamCheck
 from turnkeeper.rpc.kinds import adds_turn, kind_of
 from turnkeeper.rpc.limits import LimitCheck, limited_method
 from turnkeeper.rpc.refusals import CertainRefusals
+from turnkeeper.rpc.refused_calls import RefusedCalls
 from turnkeeper.rpc.status import carries_cursor
 from turnkeeper.rpc.task_deadlines import TaskDeadlines
 from turnkeeper.telemetry.metrics import Metrics
@@ -76,12 +77,14 @@ class Boundary(aio.ServerInterceptor):
         gate: Gate,
         certain_refusals: CertainRefusals,
         limits: LimitCheck,
+        refused_calls: RefusedCalls,
         write_timeout: float,
     ) -> None:
         """`write_timeout`: seconds after which a stream ends with SLOW_CONSUMER if its reader accepts nothing."""
         self._callers = callers
         self._access = access
         self._limits = limits
+        self._refused_calls = refused_calls
         self._gate = gate
         memory = gate.memory
         self._bodies = Bodies(memory)
@@ -120,7 +123,7 @@ class Boundary(aio.ServerInterceptor):
         _, service, method = path.split("/", 2)
         own = service.startswith(OWN)
         if handler.request_streaming:  # reflection
-            checked = self._checked_stream(handler.stream_stream, self._access.of(service, method))
+            checked = self._checked_stream(path[1:], handler.stream_stream, self._access.of(service, method))
             return grpc.stream_stream_rpc_method_handler(checked, None, handler.response_serializer)
         if not handler.response_streaming:
             unary = self._certain_refusals.checked(handler.unary_unary) if own else handler.unary_unary
@@ -154,7 +157,7 @@ class Boundary(aio.ServerInterceptor):
                         _name_result(response, span)
                         code = "OK"
                     except aio.AbortError:
-                        code = STATUS.get(_status_number(context), grpc.StatusCode.UNKNOWN).name
+                        code = status_of(context).name
                         span.finished(code)
                         raise
                     except aio.InternalError:
@@ -169,6 +172,7 @@ class Boundary(aio.ServerInterceptor):
                             span.finished(code)
                             raise
                         shown = self._shown(error, service, method)
+                        self._refused_calls.note(shown, context, f"{service}/{method}")
                         code = shown.family.name
                         span.finished(code, error=shown.code.name)
                         await _abort(context, shown, on_stream=handler.response_streaming)
@@ -182,7 +186,7 @@ class Boundary(aio.ServerInterceptor):
 
         return without_frames(self._gated(kind, call, service, method, on_stream=handler.response_streaming))
 
-    def _checked_stream(self, inner: Callable[[Any, Context], Responses], access: Access) -> Any:
+    def _checked_stream(self, name: str, inner: Callable[[Any, Context], Responses], access: Access) -> Any:
         """Returns the handler of a stream of requests, whose caller is checked before the first one is read."""
 
         async def run(requests: Any, context: Context) -> Responses:
@@ -190,6 +194,7 @@ class Boundary(aio.ServerInterceptor):
                 await self._callers.check(context, access)
             except SessionError as refusal:
                 self._metrics.error(refusal.code)
+                self._refused_calls.note(refusal, context, name)
                 await _abort(context, refusal, on_stream=True)
                 return
             async for response in inner(requests, context):
@@ -385,11 +390,6 @@ async def _ended_by(error: SessionError, responses: Any) -> SessionError:
     with contextlib.suppress(type(error), StopAsyncIteration):
         await responses.athrow(error)
     return error
-
-
-def _status_number(context: Context) -> int:
-    code: Any = context.code()
-    return int(code.value[0]) if isinstance(code, grpc.StatusCode) else int(code or 0)
 
 
 async def _abort(context: Context, error: SessionError, *, on_stream: bool) -> None:

@@ -19,6 +19,8 @@ from turnkeeper.pb.v1 import (
     agent_pb2_grpc,
     approval_pb2,
     approval_pb2_grpc,
+    audit_pb2,
+    audit_pb2_grpc,
     chat_pb2,
     chat_pb2_grpc,
     session_pb2,
@@ -31,8 +33,8 @@ from turnkeeper.setting_types import UNIX
 from turnkeeper.settings import Settings
 from turnkeeper.start_errors import PortTaken
 
-SERVICES = tuple(f"turnkeeper.v1.{name}Service" for name in ("Session", "Chat", "Approval", "Agent"))
-OUR_FILES = tuple(module.DESCRIPTOR for module in (session_pb2, chat_pb2, approval_pb2, agent_pb2))
+SERVICES = tuple(f"turnkeeper.v1.{name}Service" for name in ("Session", "Chat", "Approval", "Agent", "Audit"))
+OUR_FILES = tuple(module.DESCRIPTOR for module in (session_pb2, chat_pb2, approval_pb2, agent_pb2, audit_pb2))
 """The files that declare our services."""
 OUR_METHODS = frozenset(
     method.name for file in OUR_FILES for service in file.services_by_name.values() for method in service.methods
@@ -82,7 +84,7 @@ logger = logging.getLogger(__name__)
 
 
 class Server:
-    """Serves the four services, and gRPC's own, on one port."""
+    """Serves our services, and gRPC's own, on one port."""
 
     def __init__(self, boundary: Boundary, settings: Settings, *, share_port: bool) -> None:
         """`boundary` is the interceptor.
@@ -108,7 +110,7 @@ class Server:
             reflection.add_to(self._server, names, files=FILES)
 
     def add(self, servicer: Any) -> None:
-        """Registers the servicer of one of our four services."""
+        """Registers the servicer of one of our services."""
         for base, register in _REGISTER.items():
             if isinstance(servicer, base):
                 register(servicer, self._server)
@@ -211,4 +213,5 @@ _REGISTER: dict[type[Any], Callable[[Any, aio.Server], None]] = {
     chat_pb2_grpc.ChatServiceServicer: chat_pb2_grpc.add_ChatServiceServicer_to_server,
     approval_pb2_grpc.ApprovalServiceServicer: approval_pb2_grpc.add_ApprovalServiceServicer_to_server,
     agent_pb2_grpc.AgentServiceServicer: agent_pb2_grpc.add_AgentServiceServicer_to_server,
+    audit_pb2_grpc.AuditServiceServicer: audit_pb2_grpc.add_AuditServiceServicer_to_server,
 }

@@ -21,6 +21,7 @@ from turnkeeper.pb.v1 import event_pb2, message_pb2, session_pb2, session_pb2_gr
 from turnkeeper.rpc import codec, cursor, session_fields, validation
 from turnkeeper.rpc.checkpoints import CheckpointVerbs
 from turnkeeper.rpc.context import Context
+from turnkeeper.rpc.exports import grouped, lines_of_export
 from turnkeeper.rpc.fingerprint import fingerprint
 from turnkeeper.rpc.identity import caller_of
 from turnkeeper.rpc.lifecycle import LifecycleVerbs
@@ -28,6 +29,7 @@ from turnkeeper.rpc.page_tokens import PageTokens, fitting, key_of_time, time_of
 from turnkeeper.rpc.stream_responses import response, with_cursor
 from turnkeeper.rpc.views import session_view
 from turnkeeper.rpc.visible import VisibleSessions
+from turnkeeper.store.audit import AuditStore
 from turnkeeper.store.changeset import Head, LogEnd
 from turnkeeper.store.contract import SessionLog
 from turnkeeper.store.expired_cursors import check_history, check_not_ahead, check_not_trimmed, log_restored
@@ -50,6 +52,7 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         store: SessionLog,
         visible: VisibleSessions,
         *,
+        audit: AuditStore,
         checkpoints: Checkpoints,
         forks: Forks,
         watchers: Watchers,
@@ -58,6 +61,7 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         self._sessions = sessions
         self._visible = visible
         self._store = store
+        self._audit = audit
         self._watchers = watchers
         self._page_tokens = page_tokens
         self._checkpoints = checkpoints
@@ -187,6 +191,14 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
             view=lambda item: _message_view(item[1]),
         )
         return session_pb2.ListMessagesResponse(messages=views, next_page_token=token)
+
+    async def ExportSession(
+        self, request: session_pb2.ExportSessionRequest, context: Context
+    ) -> AsyncIterator[session_pb2.ExportSessionResponse]:
+        session, head = await self._visible.get(caller_of(context), request.session_id)
+        key = session.key
+        async for lines in grouped(lines_of_export(self._store, self._audit, key, until=head.last_seq)):
+            yield session_pb2.ExportSessionResponse(lines=lines).SerializeToString()  # type: ignore[misc]  # as above
 
     async def _check_turn(self, key: SessionKey, turn_id: str) -> None:
         """Raises TurnNotFound if the session has no such turn. Servers create the ids: none comes later."""

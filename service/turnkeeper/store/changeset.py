@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Approval
+from turnkeeper.domain.audit import AuditRecord
 from turnkeeper.domain.event import NewEvent
 from turnkeeper.domain.session import BelongsToSession, Session
 from turnkeeper.domain.tool import Call
@@ -144,6 +145,12 @@ class HeadChange:
     deleted: bool | None = None
     """True hides the session; the time until its purge starts by the store's clock."""
 
+    def owner_after(self, owner: str) -> str:
+        """Returns who has the lease after this change, if it was `owner` before; empty if no owner has it then."""
+        if self.lease is LeaseChange.KEEP:
+            return owner
+        return self.owner if self.lease is LeaseChange.TAKE else ""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestKey(BelongsToSession):
@@ -268,6 +275,8 @@ class Changeset(BelongsToSession):
     approvals: tuple[ApprovalChange, ...] = ()
     request: RequestRecord | None = None
     """The record of the request that the changeset carries out."""
+    audit: tuple[AuditRecord, ...] = ()
+    """What a caller is on record for: inserted together with the effect. See `AuditStore`."""
     revision: int | None = None
     """The head's, as read, so that a changeset without events, or a claim, makes this one a Conflict too.
 

@@ -19,6 +19,7 @@ from turnkeeper.domain.event import NewEvent
 from turnkeeper.domain.session import Session, SessionKey
 from turnkeeper.domain.tool import Call, ToolResult
 from turnkeeper.domain.turn import Turn, TurnState
+from turnkeeper.store.audit import AuditStore
 from turnkeeper.store.changeset import (
     NONE_BUSY,
     Busy,
@@ -310,7 +311,9 @@ class ForkStore(Protocol):
         ...
 
 
-class Store(SessionLog, Leases, ApprovalStore, PreviewStore, ReplicaRegistry, Maintenance, ForkStore, Protocol):
+class Store(
+    SessionLog, Leases, ApprovalStore, PreviewStore, ReplicaRegistry, Maintenance, ForkStore, AuditStore, Protocol
+):
     """All roles together: what a database adapter implements."""
 
 

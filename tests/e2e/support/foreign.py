@@ -48,6 +48,7 @@ OTHERS: Final = frozenset(
         *("schema_json", "result_json", "tool", "arguments_hash", "model", "tools"),
         *("edited_arguments_json", "version", "instructions", "key", "value"),
         *("data_json", "decidable_by", "if_version", "media_type", "on_behalf_of", "url"),
+        "tenant",  # of operators and auditors: only the role platform may name another
     )
 )
 """The texts in requests that name nothing of a tenant."""

@@ -9,7 +9,7 @@ from grpc import aio
 
 from tests import harness
 from tests.status_details import details_of
-from turnkeeper.pb.v1 import agent_pb2, approval_pb2, chat_pb2, event_pb2, session_pb2
+from turnkeeper.pb.v1 import agent_pb2, approval_pb2, audit_pb2, chat_pb2, event_pb2, session_pb2
 
 TEXT = harness.text_parts("hello")
 MISSING = "nobody"
@@ -68,6 +68,7 @@ METHODS = (
     Method("Session", "ListCheckpoints", session_pb2.ListCheckpointsRequest(session_id=MISSING, page_size=3)),
     Method("Session", "ForkSession", session_pb2.ForkSessionRequest(session_id=MISSING, request_id="r", sequence=1)),
     Method("Session", "RestoreCheckpoint", session_pb2.RestoreCheckpointRequest(session_id=MISSING, sequence=1)),
+    Method("Session", "ExportSession", session_pb2.ExportSessionRequest(session_id=MISSING), True),
     Method("Chat", "SendMessage", chat_pb2.SendMessageRequest(session_id=MISSING, request_id="r", content=TEXT)),
     Method(
         "Chat", "StreamMessage", chat_pb2.StreamMessageRequest(session_id=MISSING, request_id="r", content=TEXT), True
@@ -93,4 +94,5 @@ METHODS = (
     ),
     Method("Agent", "GetAgent", agent_pb2.GetAgentRequest(name="talker")),
     Method("Agent", "ListAgents", agent_pb2.ListAgentsRequest(page_size=1), lists=True),
+    Method("Audit", "ExportAudit", audit_pb2.ExportAuditRequest(tenant="é"), streams=True, lists=True),
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 from tests.builders import (
     AGENT,
+    NOON,
     a_call,
     a_first_event,
     a_preview_chunk,
@@ -18,8 +19,10 @@ from tests.builders import (
     an_event,
 )
 from tests.contracts.stores import LONG, a_changeset, begin, head_of, purge, trim, until
+from tests.contracts.test_store_audit import a_record
 from tests.integration.mongo.commands import Command, Recorder, name_of, selections
 from turnkeeper.domain.approval import ApprovalState
+from turnkeeper.domain.audit import seal_of
 from turnkeeper.domain.event import SessionResumed
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import CallState, ToolOutcome, ToolResult
@@ -38,6 +41,8 @@ OVER_ALL_TENANTS = {
     "active_sessions",
     "pending_approvals",
     "notifications",
+    "unsealed_tenants",
+    "audited_tenants",
 }
 WITHOUT_TENANTS = {"linearizable", "secret", "ping", "write_heartbeat", "outcome"}
 """Outcome: it waits for a commit, which reads and writes as every commit does."""
@@ -99,6 +104,24 @@ async def _fork(store: MongoStore) -> None:
     assert await store.reserve_fork(fork) is None
 
 
+async def _audit(store: MongoStore) -> None:
+    """Stores a record, and seals it."""
+    await store.record(a_record(TENANT))
+    unsealed = await store.begin_seal(TENANT, limit=9, lease=LONG)
+    assert unsealed is not None
+    seal = seal_of(TENANT, list(unsealed.records), after=unsealed.end, at=NOON)
+    assert await store.put_seal(seal)
+    assert (await store.chain_end(TENANT)).hash == seal.hash
+
+
+async def _read_audit(store: MongoStore) -> None:
+    """Reads all of a trail."""
+    assert [seal async for seal in store.seals(TENANT, numbers=[1])]
+    for records in (store.records(TENANT, seal=1), store.unlisted_records(TENANT, beyond=0)):
+        assert [record async for record in records]
+    await store.records_of_session(PLACE)
+
+
 def _calls(store: MongoStore) -> dict[str, Callable[[], Awaitable[object]]]:
     key, tenant = PLACE, PLACE.tenant
     both = [key, SessionKey(tenant, "another")]
@@ -127,6 +150,8 @@ def _calls(store: MongoStore) -> dict[str, Callable[[], Awaitable[object]]]:
         "renew": lambda: store.renew(key, owner="one", fence=1, lease=LONG),
         "give_back": lambda: store.give_back(key, owner="one", fence=1),
         "cancelled_among": lambda: store.cancelled_among(both),
+        **dict.fromkeys(("record", "begin_seal", "put_seal", "chain_end"), lambda: _audit(store)),
+        **dict.fromkeys(("seals", "records", "unlisted_records", "records_of_session"), lambda: _read_audit(store)),
     }
 
 

@@ -8,6 +8,7 @@ from turnkeeper.domain.approval import Answer, Approval, ApprovalDecision, Appro
 from turnkeeper.domain.event import ApprovalDecided, ApprovalExpired
 from turnkeeper.domain.tool import Call, CallState, ToolOutcome, ToolResult
 from turnkeeper.engine.rules.approval_edits import Edit, open_next_round
+from turnkeeper.engine.rules.audit import decision_record
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 
 EXPIRED_AT_ONCE = 64
@@ -24,7 +25,7 @@ def decide(uow: UnitOfWork, approval_id: str, answer: Answer) -> Approval | None
     if approval is None:
         return None
     if approval.expire_time <= uow.snapshot.head.now:
-        return _expire(uow, approval)
+        return _expire(uow, approval, answer=answer)
     decided = replace(approval.decide(answer, at=uow.at), sequence=uow.next_sequence)
     _store_decision(uow, decided, answer)
     return decided
@@ -40,7 +41,7 @@ def decide_with_edit(uow: UnitOfWork, approval_id: str, answer: Answer, edit: Ed
     if approval is None:
         return None
     if approval.expire_time <= uow.snapshot.head.now:
-        return _expire(uow, approval)
+        return _expire(uow, approval, answer=answer)
     answer = replace(answer, result_json="")
     approval.decide(answer, at=uow.at)  # refuses what the approval does not take, before it is withdrawn
     next_round = open_next_round(uow, approval, edit)
@@ -57,9 +58,14 @@ def expire_lapsed(uow: UnitOfWork, *, wake: timedelta = timedelta()) -> list[App
     return [_expire(uow, approval, wake=wake) for approval in lapsed[:EXPIRED_AT_ONCE]]
 
 
-def _expire(uow: UnitOfWork, approval: Approval, *, wake: timedelta = timedelta()) -> Approval:
+def _expire(
+    uow: UnitOfWork, approval: Approval, *, wake: timedelta = timedelta(), answer: Answer | None = None
+) -> Approval:
+    """Expires an approval. `answer`: the decision that came too late, which goes on record with it."""
     expired = replace(approval.closed(ApprovalState.EXPIRED, at=uow.at), sequence=uow.next_sequence)
     uow.close_approval(expired, lapsed=True)
+    if answer is not None:
+        uow.audit.append(decision_record(expired, answer, at=uow.at))
     uow.append(ApprovalExpired(approval_id=approval.id, tool_call_id=approval.tool_call_id), turn=uow.turn)
     if approval.kind is ApprovalKind.OUTCOME:
         _give_up(uow, approval)
@@ -79,6 +85,7 @@ def _call_of(uow: UnitOfWork, approval: Approval) -> Call:
 
 def _store_decision(uow: UnitOfWork, decided: Approval, answer: Answer) -> None:
     uow.close_approval(decided, lapsed=False)
+    uow.audit.append(decision_record(decided, answer, at=uow.at))
     uow.append(
         ApprovalDecided(
             approval_id=decided.id,

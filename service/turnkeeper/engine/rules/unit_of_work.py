@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from turnkeeper.codes import ErrorDetail
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Approval, ApprovalKind, ApprovalState
+from turnkeeper.domain.audit import AuditRecord
 from turnkeeper.domain.event import (
     ApprovalRequested,
     ApprovalWithdrawn,
@@ -54,6 +55,8 @@ class UnitOfWork:
         self.head = HeadChange()
         self.request: RequestRecord | None = None
         """Set it to the record from which repeats of the request are answered."""
+        self.audit: list[AuditRecord] = []
+        """Goes on record with these changes; `changeset` completes the ids."""
         self._turns: dict[str, Turn] = {}
         self._new_turns: dict[str, Turn] = {}
         self._calls: dict[str, Call] = {call.id: call for call in snapshot.calls}
@@ -287,6 +290,7 @@ class UnitOfWork:
             new_approvals=tuple(self._new_approvals.values()),
             approvals=tuple(self._changed_approvals.values()),
             request=self.request,
+            audit=tuple(record.of_changeset(changeset_id) for record in self.audit),
             revision=head.revision if fence is None else None,
             leased=head.owned and fence is None,
         )
@@ -308,7 +312,7 @@ class UnitOfWork:
             last_changeset=committed.events[-1].changeset_id if committed.events else before.head.last_changeset,
             fence=committed.fence,
             revision=before.head.revision + 1,
-            owner=_owner_after(before.head.owner, change),
+            owner=change.owner_after(before.head.owner),
             owned=change.lease in (LeaseChange.KEEP, LeaseChange.TAKE)
             and (before.head.owned or change.lease is LeaseChange.TAKE),
             lapses=0 if turn_changes or by_owner else before.head.lapses,
@@ -380,16 +384,6 @@ class UnitOfWork:
                 if call.state is CallState.STARTED and not call.tool_class.may_start_again:
                     self.session = self.session.with_unknown(call.tool, call.id)
                 self.close_call_as(call, ToolOutcome.UNKNOWN if is_lost else ToolOutcome.CANCELLED)
-
-
-def _owner_after(owner: str, change: HeadChange) -> str:
-    match change.lease:
-        case LeaseChange.KEEP:
-            return owner
-        case LeaseChange.TAKE:
-            return change.owner
-        case LeaseChange.RELEASE | LeaseChange.BREAK:
-            return ""
 
 
 def _waiting_state(calls: tuple[Call, ...]) -> TurnState:

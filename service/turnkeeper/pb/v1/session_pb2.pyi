@@ -1345,7 +1345,7 @@ class ExportSessionResponse(_message.Message):
 
     LINES_FIELD_NUMBER: _builtins.int
     lines: _builtins.bytes
-    """Whole lines of JSON, one event a line, UTF-8."""
+    """Whole lines of JSON, UTF-8."""
     def __init__(
         self,
         *,

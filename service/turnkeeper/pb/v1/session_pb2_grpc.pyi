@@ -69,7 +69,10 @@ class SessionServiceStub:
     from there. Restoring to the same place twice in a row is one restoration.
     """
     ExportSession: _aio.UnaryStreamMultiCallable[_session_pb2.ExportSessionRequest, _session_pb2.ExportSessionResponse]
-    """Streams every durable event as JSON lines. Not implemented yet."""
+    """Streams every durable event as JSON lines, then the session's records of the audit trail with their proofs.
+
+    An event's line is `{"event": …}`, a record's `{"audit": …}`. `turnkeeper audit verify FILE` checks the records.
+    """
 
 class SessionServiceServicer:
     """Sessions: conversations between a principal and an agent, each with one ordered event log."""
@@ -207,6 +210,9 @@ class SessionServiceServicer:
         request: _session_pb2.ExportSessionRequest,
         context: _aio.ServicerContext[_session_pb2.ExportSessionRequest, _abc.AsyncIterator[_session_pb2.ExportSessionResponse]],
     ) -> _abc.AsyncIterator[_session_pb2.ExportSessionResponse]:
-        """Streams every durable event as JSON lines. Not implemented yet."""
+        """Streams every durable event as JSON lines, then the session's records of the audit trail with their proofs.
+
+        An event's line is `{"event": …}`, a record's `{"audit": …}`. `turnkeeper audit verify FILE` checks the records.
+        """
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _aio.Server) -> None: ...

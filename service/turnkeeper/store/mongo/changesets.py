@@ -6,6 +6,7 @@ from functools import partial
 from typing import Final, TypeAlias
 
 from turnkeeper.domain.approval import Approval, ApprovalState
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import Call
 from turnkeeper.domain.turn import Turn
 from turnkeeper.event_loop import off_loop
@@ -22,6 +23,7 @@ from turnkeeper.store.changeset import (
 from turnkeeper.store.contract import EventCodec
 from turnkeeper.store.mongo import heads, keys
 from turnkeeper.store.mongo.agent_documents import AgentDocuments
+from turnkeeper.store.mongo.audit_documents import audit_document
 from turnkeeper.store.mongo.client import ClientSession, Connection, Document
 from turnkeeper.store.mongo.documents import SCHEMA, changes, encode
 from turnkeeper.store.mongo.events import event_document, numbered
@@ -126,6 +128,7 @@ def _check_ownership(changeset: Changeset) -> None:
         sessions.add(changeset.creates.session.key)
     if changeset.request is not None:
         sessions.add(changeset.request.key.session_key)
+    sessions.update(SessionKey(record.tenant, record.session_id) for record in changeset.audit)
     if sessions - {changeset.session_key}:
         raise ValueError("a changeset holds documents of another session")
 
@@ -155,6 +158,7 @@ def _write_documents(writes: Writes, changeset: Changeset) -> None:
         writes.update("approvals", _pending(change), changes(change.approval))
     if changeset.request is not None:
         writes.insert("requests", request_document(changeset.request))
+    writes.insert("audit_records", *map(audit_document, changeset.audit))
 
 
 def _key(member: _Member) -> Document:

@@ -149,6 +149,9 @@ class Connection:
             write_concern=PREVIEWS_ONLY, read_concern=ReadConcern("local")
         )
         self.replicas: Collection = self.database["replicas"]
+        self.audit_records: Collection = self.database["audit_records"]
+        self.audit_seals: Collection = self.database["audit_seals"]
+        self.audit_chains: Collection = self.database["audit_chains"]
 
     def session(self) -> ClientSession:
         """Returns a new, causally consistent client session. Sends nothing; motor's own method would need a thread."""

@@ -108,6 +108,14 @@ INDEXES: Final[Mapping[str, tuple[IndexModel, ...]]] = {
         ),
         IndexModel([("expire_at", ASCENDING)], name="expiry", expireAfterSeconds=0),
     ),
+    "audit_records": (
+        # Which records have no seal yet: there are few, and only these are in the index.
+        IndexModel([("tenant", ASCENDING)], name="unsealed", partialFilterExpression={"seal": 0}),
+        IndexModel([("tenant", ASCENDING), ("seal", ASCENDING)], name="seal"),
+        IndexModel([("tenant", ASCENDING), ("session_id", ASCENDING), ("seq", ASCENDING)], name="session"),
+    ),
+    "audit_seals": (IndexModel([("tenant", ASCENDING), ("number", ASCENDING)], name="number"),),
+    "audit_chains": (),
     "agents": (),
     "secrets": (),
     "replicas": (IndexModel([("at", ASCENDING)], name="forgotten", expireAfterSeconds=REPLICAS_KEPT_S),),

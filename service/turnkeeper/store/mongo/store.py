@@ -14,6 +14,7 @@ from pymongo.errors import ConfigurationError, DuplicateKeyError, InvalidName, P
 from turnkeeper.store.contract import EventCodec
 from turnkeeper.store.mongo import indexes, seeds
 from turnkeeper.store.mongo.agent_documents import AgentDocuments
+from turnkeeper.store.mongo.audits import Audits
 from turnkeeper.store.mongo.change_stream import ChangeStream
 from turnkeeper.store.mongo.changesets import Changesets
 from turnkeeper.store.mongo.claims import Claims
@@ -61,6 +62,7 @@ class MongoStore(
     Reads,
     EndReads,
     Previews,
+    Audits,
 ):
     """Implements `Store` and `Retention` on a MongoDB replica set. Used on one event loop, from `open` to `close`."""
 

@@ -1,0 +1,1 @@
+"""The audit trail: seals are signed and checked here, and a trail is exported."""
