@@ -40,7 +40,7 @@ from turnkeeper.rpc.bodies import Bodies, BodyLate
 from turnkeeper.rpc.context import UNREADABLE, Context, Responses, Run
 from turnkeeper.rpc.ended_calls import without_frames
 from turnkeeper.rpc.endings import is_first_attempt, refusal_ending, shown_ending, status_of
-from turnkeeper.rpc.identity import CallerCheck, StreamCheck
+from turnkeeper.rpc.identity import CallerCheck
 from turnkeeper.rpc.kinds import adds_turn, kind_of
 from turnkeeper.rpc.limits import LimitCheck, limited_method
 from turnkeeper.rpc.refusals import CertainRefusals
@@ -288,16 +288,14 @@ class Boundary(aio.ServerInterceptor):
                     writes.begin(task)
                     self._responses.add(size := len(response))
                     try:
+                        check.again()
                         await context.write(response)
-                    except asyncio.CancelledError:
-                        if not writes.is_late(task):
-                            raise
-                        self._metrics.slow_consumer("WRITE_TIMEOUT")
-                        raise await _ended_by(SlowConsumer(), responses) from None
+                    except (Unauthenticated, asyncio.CancelledError) as stopped:
+                        raise await self._end_of(responses, stopped) from None
                     finally:
                         writes.end(task)
                         self._responses.add(-size)
-                    response = await _next(responses, check)
+                    response = await anext(responses, None)
             except SessionError as error:
                 if carries_cursor(error.code) and not error.cursor:
                     error.cursor = after
@@ -308,6 +306,18 @@ class Boundary(aio.ServerInterceptor):
                 self._metrics.stream_closed()
 
         return run
+
+    async def _end_of(self, responses: Responses, stopped: BaseException) -> BaseException:
+        """Returns the error of a stream that was stopped: with its cursor, unless no client waits for it.
+
+        Its caller may no longer read it, its reader took too long, or it is cancelled.
+        """
+        if isinstance(stopped, Unauthenticated):
+            return await _ended_by(stopped, responses)
+        if not self._writes.is_late(asyncio.current_task()):
+            return stopped
+        self._metrics.slow_consumer("WRITE_TIMEOUT")
+        return await _ended_by(SlowConsumer(), responses)
 
     def _shown(self, error: BaseException, service: str, method: str) -> SessionError:
         """Returns the error that the caller sees: a SessionError as it is, any other as INTERNAL without its text."""
@@ -370,19 +380,6 @@ def _unanswered(context: Context) -> str:
     """Returns the status of a call that its caller gave up: by its deadline, or at its own will."""
     left: float | None = context.time_remaining()
     return "CANCELLED" if left is None or left > EXPIRY else "DEADLINE_EXCEEDED"
-
-
-async def _next(responses: Responses, check: StreamCheck) -> Any:
-    """Returns the next response, or None after the last one.
-
-    Raises Unauthenticated, with the cursor to resume from, if the stream's caller may no longer read it.
-    """
-    response = await anext(responses, None)
-    try:
-        check.again()
-    except Unauthenticated as ended:
-        raise await _ended_by(ended, responses) from None
-    return response
 
 
 async def _ended_by(error: SessionError, responses: Any) -> SessionError:

@@ -352,7 +352,8 @@ class Watcher:
         if not self._began:
             return
         self._sent_at, self.resume_at = now, self.position
-        if self.position.live and self._kinds and (lag := self._feed.lag(self.position.sequence)) is not None:
+        is_counted = self._watchers.metrics.counting and self._kinds and self.position.live
+        if is_counted and (lag := self._feed.lag(self.position.sequence)) is not None:
             self._watchers.metrics.delivery_lag(lag)
 
     def _check_planned_end(self, now: float) -> bool:
