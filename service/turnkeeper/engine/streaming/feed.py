@@ -11,7 +11,7 @@ from turnkeeper.domain.cursor import StreamPosition, history_of
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.engine.streaming.batch import EVERYTHING, Batch, EventFilter
 from turnkeeper.engine.streaming.feed_memory import FeedMemory
-from turnkeeper.engine.streaming.log_reads import SharedRead
+from turnkeeper.engine.streaming.log_reads import SharedPages
 from turnkeeper.engine.streaming.preview import Preview
 from turnkeeper.engine.streaming.turn_cache import TurnCache
 from turnkeeper.engine.streaming.wakeups import Broadcast
@@ -62,9 +62,9 @@ class Feed:
         "grown",
         "last_seq",
         "looked_up",
+        "pages",
         "preview",
         "sent_at",
-        "shared_read",
         "text_watchers",
         "texts",
         "turns",
@@ -117,8 +117,8 @@ class Feed:
         """Notifies watchers of the next event or chunk of text."""
         self.grown = Broadcast()
         """Notifies watchers of the next durable event."""
-        self.shared_read: SharedRead | None = None
-        """The page of the log that is being read."""
+        self.pages = SharedPages()
+        """The pages of the log that watchers have or read."""
         self._batches: list[tuple[StreamPosition, EventFilter, Batch]] = []
         """The batches shared since change number `_batches_change` of `changed`."""
         self._batches_change = 0
@@ -168,7 +168,8 @@ class Feed:
 
     def _forget(self) -> None:
         """Forgets everything but the ring of events."""
-        self.sent_at, self.preview, self.looked_up, self.shared_read = 0.0, None, NO_MESSAGE, None
+        self.sent_at, self.preview, self.looked_up = 0.0, None, NO_MESSAGE
+        self.pages.clear()
         self.texts.clear()
         if self.turns is not None:
             self.turns.clear()

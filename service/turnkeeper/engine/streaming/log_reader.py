@@ -8,7 +8,7 @@ from contextvars import Context
 from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.engine.streaming.feed import Feed
-from turnkeeper.engine.streaming.log_reads import LogPage, SharedRead
+from turnkeeper.engine.streaming.log_reads import LogPage, PageRequest, SharedRead
 from turnkeeper.errors import SessionError
 from turnkeeper.store.changeset import Head, LogEnd
 from turnkeeper.store.contract import SessionLog
@@ -42,9 +42,9 @@ class LogReader:
         """
         self._metrics.replay("LOG")
         after = position.sequence
-        page = await ahead.wait() if ahead is not None and ahead.begins_after(after) else None
+        page = await ahead.wait() if ahead is not None and ahead.request.after == after else None
         if page is None:
-            page = await self._read_shared(key, feed, after, limit)
+            page = await self._read_shared(key, feed, PageRequest(after, limit, feed.last_seq))
         if not await self._continues(page, key, position):
             raise log_restored(await head(key))
         if page.events:
@@ -58,33 +58,38 @@ class LogReader:
 
     def read_ahead(self, key: SessionKey, feed: Feed, page: LogPage) -> None:
         """Begins to read the page behind this one. If that fails, its watchers read the page themselves."""
-        after, limit = page.last, page.next_limit
-        page.ahead = read = SharedRead(after, limit, last_seq=feed.last_seq, shared=page.batches is not None)
+        request = PageRequest(page.last, page.next_limit, feed.last_seq)
+        page.ahead = feed.pages.get(request)
+        if page.ahead is not None:
+            page.ahead.join()
+            return
+        page.ahead = read = SharedRead(request)
+        if page.batches is not None:
+            read.join()
 
         async def run() -> None:
             with suppress(SessionError):
-                await self._read(key, feed, read, after, limit)
+                await self._read(key, feed, read)
 
         task = asyncio.create_task(run(), context=Context())  # it is the work of no single call
         self._ahead.add(task)
         task.add_done_callback(self._ahead.discard)
 
-    async def _read_shared(self, key: SessionKey, feed: Feed, after: int, limit: int) -> LogPage:
-        """Reads a page, or waits for another watcher that is reading the same one."""
-        if feed.shared_read is not None and feed.shared_read.serves(after, limit, last_seq=feed.last_seq):
-            page = await feed.shared_read.wait()
+    async def _read_shared(self, key: SessionKey, feed: Feed, request: PageRequest) -> LogPage:
+        """Reads a page, or gets it from another watcher that has it or is reading it."""
+        shared = feed.pages.get(request)
+        if shared is not None:
+            shared.join()
+            page = await shared.wait()
             if page is not None:
                 return page
-        return await self._read(key, feed, SharedRead(after, limit, last_seq=feed.last_seq), after, limit)
+        return await self._read(key, feed, SharedRead(request))
 
-    async def _read(self, key: SessionKey, feed: Feed, read: SharedRead, after: int, limit: int) -> LogPage:
+    async def _read(self, key: SessionKey, feed: Feed, read: SharedRead) -> LogPage:
+        after, limit, _ = read.request
         more = min(after, 1)  # the event before the page, too: it names the history
-        feed.shared_read = read
-        try:
+        with feed.pages.reading(read):
             return await read.read(lambda: self._store.events(key, after=after - more, limit=limit + more))
-        finally:
-            if feed.shared_read is read:
-                feed.shared_read = None
 
     async def _continues(self, page: LogPage, key: SessionKey, position: StreamPosition) -> bool:
         """Returns False if this page of the log certainly continues another history than that of the position."""

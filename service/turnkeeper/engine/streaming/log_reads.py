@@ -1,11 +1,13 @@
 """Reads pages of a session's log for watchers that are behind the live tail, one read for all that need the page.
 
-A page is not cached: it exists only while a watcher uses it, or is about to. The page behind one is read while that one
-is sent.
+A page is not cached: it exists only while a watcher uses it, or is about to. A watcher that comes meanwhile shares it.
+The page behind one is read while that one is sent.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+from weakref import WeakValueDictionary
 
 from turnkeeper.domain.cursor import StreamPosition, history_of
 from turnkeeper.engine.streaming.batch import Batch, EventFilter
@@ -21,10 +23,21 @@ AHEAD: Final = 0.5
 """The page behind one is read once so much of it, or less, is left to send: a slow reader holds no more."""
 
 
+class PageRequest(NamedTuple):
+    """What a watcher wants to read. Equal requests give equal pages: durable events do not change."""
+
+    after: int
+    """The page begins behind the event with this number."""
+    limit: int
+    """Its events, at most."""
+    last_seq: int
+    """The last event that the watcher knows of: a page that was read for one that knew of less may lack it."""
+
+
 class LogPage:
     """Consecutive events of a log, and the batches that watchers have built from them."""
 
-    __slots__ = ("_start", "ahead", "batches", "events", "history", "last", "size", "stored", "was_read")
+    __slots__ = ("__weakref__", "_start", "ahead", "batches", "events", "history", "last", "size", "stored", "was_read")
 
     def __init__(self, start: int, stored: Sequence[StoredEvent], *, was_read: bool = False) -> None:
         """`stored`: the events that were read from number `start` on, in order. The page ends before the first gap.
@@ -55,6 +68,13 @@ class LogPage:
         self.ahead: SharedRead | None = None
         """The read of the page behind this one, once it has begun."""
 
+    def share(self) -> None:
+        """Keeps the batches from now on, for another watcher that reads the page."""
+        if self.batches is None:
+            self.batches = {}
+            if self.ahead is not None:
+                self.ahead.join()
+
     @property
     def next_limit(self) -> int:
         """Returns how many events the next page should have."""
@@ -79,31 +99,29 @@ class SharedRead:
     A hundred watchers that reconnect at the same time read the log once.
     """
 
-    __slots__ = ("_done", "_joined", "_page", "_request")
+    __slots__ = ("_done", "_joined", "page", "request")
 
-    def __init__(self, after: int, limit: int, *, last_seq: int, shared: bool = False) -> None:
-        """The page has at most `limit` events after `after`. `last_seq`: the last event that the reader knows of.
-
-        `shared`: several watchers need the page.
-        """
-        self._request = (after, limit, last_seq)
+    def __init__(self, request: PageRequest, *, page: LogPage | None = None) -> None:
+        """`page`: the page, if another watcher has it already."""
+        self.request = request
         self._done = Broadcast()
-        self._page: LogPage | None = None
-        self._joined = shared
+        self.page = page
+        self._joined = False
+        if page is not None:
+            self._done.notify()
 
-    def serves(self, after: int, limit: int, *, last_seq: int) -> bool:
-        """Returns True if this read gives the page that a reader needs."""
-        return self._request == (after, limit, last_seq)
-
-    def begins_after(self, after: int) -> bool:
-        """Returns True if the page begins after the event with this number."""
-        return self._request[0] == after
+    def join(self) -> None:
+        """Notes that several watchers need the page."""
+        self._joined = True
+        if self.page is not None:
+            self.page.share()
 
     async def read(self, fetch: Callable[[], Awaitable[Sequence[StoredEvent]]]) -> LogPage:
         """Called by the first reader: returns the page, and passes it to the readers that wait. Raises as `fetch`."""
         try:
-            self._page = page = LogPage(self._request[0], await fetch(), was_read=True)
-            page.batches = {} if self._joined else None
+            self.page = page = LogPage(self.request.after, await fetch(), was_read=True)
+            if self._joined:
+                page.share()
             return page
         finally:
             self._done.notify()
@@ -114,11 +132,55 @@ class SharedRead:
         Returns None if the first reader failed or was cancelled; the caller then reads the page itself.
         """
         if self._done.count:
-            return self._page
-        self._joined = True
+            return self.page
         future = self._done.subscribe()
         try:
             await future
         finally:
             self._done.unsubscribe(future)
-        return self._page
+        return self.page
+
+
+class SharedPages:
+    """The pages of one log that watchers have, or read."""
+
+    __slots__ = ("_pages", "_reads")
+
+    def __init__(self) -> None:
+        """Makes it without pages."""
+        self._reads: dict[PageRequest, SharedRead] = {}
+        self._pages: WeakValueDictionary[PageRequest, LogPage] | None = None
+
+    def get(self, request: PageRequest) -> SharedRead | None:
+        """Returns the read of this page if it is under way, or if a watcher still has the page; otherwise None."""
+        page = self._pages.get(request) if self._pages is not None else None
+        return self._reads.get(request) if page is None else SharedRead(request, page=page)
+
+    @contextmanager
+    def reading(self, read: SharedRead) -> Iterator[None]:
+        """Shares the read during the `with` block, and its page from then on, as long as a watcher has it."""
+        reads = self._reads
+        reads[read.request] = read
+        try:
+            yield
+        finally:
+            if reads is self._reads:  # otherwise the page is of a log that is lost
+                self._end(read)
+
+    def _end(self, read: SharedRead) -> None:
+        if self._reads.get(read.request) is read:
+            del self._reads[read.request]
+        after, limit, last_seq = read.request
+        if read.page is not None and read.page.last >= min(after + limit, last_seq):  # a lagging primary gives less
+            if self._pages is None:
+                self._pages = WeakValueDictionary()
+            self._pages[read.request] = read.page
+
+    def clear(self) -> None:
+        """Shares none of these pages any more: the log that they were read from is lost."""
+        self._reads, self._pages = {}, None
+
+    @property
+    def is_empty(self) -> bool:
+        """Returns True if no watcher has a page, or reads one."""
+        return not self._reads and not self._pages

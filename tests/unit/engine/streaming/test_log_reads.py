@@ -14,12 +14,12 @@ from tests.unit.engine.streaming.test_turn_cache import KEY
 from turnkeeper.domain.cursor import StreamPosition
 from turnkeeper.engine.streaming.batch import BATCH_EVENTS, EVERYTHING, Batch, EventFilter
 from turnkeeper.engine.streaming.feeds import Feeds
-from turnkeeper.engine.streaming.log_reads import PAGE_MOST, LogPage, SharedRead
+from turnkeeper.engine.streaming.log_reads import PAGE_MOST, LogPage, PageRequest, SharedPages, SharedRead
 from turnkeeper.engine.streaming.stream_end import StreamTimes
 from turnkeeper.engine.streaming.watcher import Watcher, Watchers
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.rpc.codec import WireCodec
-from turnkeeper.store.changeset import Cancel, Head, StoredEvent
+from turnkeeper.store.changeset import Cancel, Head, LogEnd, StoredEvent
 from turnkeeper.telemetry.metrics import Metrics
 
 LENGTH = 3 * BATCH_EVENTS + 5
@@ -101,7 +101,7 @@ async def test_a_watcher_that_joins_a_read_gets_the_same_page_and_the_same_respo
         first, second = await asyncio.gather(*reads)
         feed = feeds.get(KEY)
         assert feed is not None
-        assert feed.shared_read is None, "nothing is kept"
+        assert feed.pages.is_empty, "nothing is kept"
     assert numbers(first) == numbers(second) == list(range(1, LENGTH + 1))
     assert len(set(log.reads)) == len(log.reads), "each page is read once"
     assert [mine is yours for mine, yours in zip(first, second, strict=True)] == [True] * (len(first) - 1) + [False]
@@ -158,7 +158,7 @@ async def test_a_watcher_that_fails_or_leaves_disturbs_no_other(*, fails: bool) 
         assert numbers(await staying) == list(range(1, LENGTH + 1))
         feed = feeds.get(KEY)
         assert feed is not None
-        assert feed.shared_read is None
+        assert feed.pages.is_empty
 
 
 async def test_a_watcher_that_waits_and_leaves_disturbs_no_other() -> None:
@@ -178,6 +178,68 @@ async def test_a_watcher_that_waits_and_leaves_disturbs_no_other() -> None:
         assert [after for after, _ in log.reads].count(0) == 1, "the page is read once"
 
 
+async def settled() -> None:
+    """Lets reads that are under way end."""
+    for _round in range(3 * ROUNDS):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("settles", [False, True], ids=["is reading", "has"])
+async def test_a_watcher_that_comes_later_shares_the_page_that_another_one(*, settles: bool) -> None:
+    log = Log()
+    log.open.set()
+    watchers, feeds = feeds_of(log)
+    with watchers.open(KEY) as one, watchers.open(KEY) as other:
+        await one.begin(StreamPosition(), EVERYTHING, head=HEAD)
+        first = [await one.next()]
+        if settles:
+            first.append(await one.next())
+            await settled()
+        await other.begin(StreamPosition(), EVERYTHING, head=HEAD)
+        second, rest = await everything(other), await everything(one)
+        feed = feeds.get(KEY)
+        assert feed is not None
+        assert feed.pages.is_empty, "no page is kept"
+    assert numbers([batch for batch in first if batch is not None] + rest) == numbers(second)
+    assert numbers(second) == list(range(1, LENGTH + 1))
+    assert [after for after, _ in log.reads].count(BATCH_EVENTS - 1) == 1, "the second page is read once"
+
+
+@pytest.mark.parametrize("settles", [False, True], ids=["is reading", "has"])
+async def test_no_watcher_shares_the_page_of_a_lost_log_that_another_one(*, settles: bool) -> None:
+    log = Log()
+    log.open.set()
+    watchers, feeds = feeds_of(log)
+    with watchers.open(KEY) as one, watchers.open(KEY) as other:
+        await one.begin(StreamPosition(), EVERYTHING, head=HEAD)
+        await one.next()
+        if settles:
+            await one.next()
+        await asyncio.sleep(0)
+        feed = feeds.get(KEY)
+        assert feed is not None
+        feed.reset(LogEnd(LENGTH))
+        await settled()
+        await other.begin(StreamPosition(sequence=BATCH_EVENTS), EVERYTHING, head=HEAD)
+        other._page_limit = PAGE_MOST  # noqa: SLF001 - as one that came from the page before
+        assert numbers(await everything(other)) == list(range(BATCH_EVENTS + 1, LENGTH + 1))
+    assert [after for after, _ in log.reads].count(BATCH_EVENTS - 1) == 2
+
+
+@pytest.mark.parametrize("length", [12, 17, 18, 30])
+async def test_a_page_is_shared_only_if_it_has_all_events_that_are_known(length: int) -> None:
+    log, pages = Log(length), SharedPages()
+    log.open.set()
+    read = SharedRead(PageRequest(10, 8, 30))
+    with pages.reading(read):
+        assert pages.get(read.request) is read
+        page = await read.read(lambda: log.events(after=10, limit=8))
+    shared = pages.get(read.request)
+    assert page.last == min(length, 18)
+    assert (shared is not None) == (length >= 18)
+    assert shared is None or await shared.wait() is page
+
+
 async def test_the_page_behind_one_is_read_while_that_one_is_sent_and_no_further() -> None:
     log = Log(BATCH_EVENTS + 3 * PAGE_MOST)
     log.open.set()
@@ -190,8 +252,7 @@ async def test_the_page_behind_one_is_read_while_that_one_is_sent_and_no_further
             batch = await watcher.next()
             assert batch is not None
             sent.append(batch)
-            for _round in range(3 * ROUNDS):
-                await asyncio.sleep(0)
+            await settled()
             expected += number == half
             assert len(log.reads) == expected, f"after {number} batches of the second page"
         sent += await everything(watcher)
@@ -208,8 +269,7 @@ async def test_a_page_that_could_not_be_read_ahead_is_read_when_it_is_needed() -
         first = await watcher.next()
         assert first is not None
         log.fails = True
-        for _round in range(3 * ROUNDS):
-            await asyncio.sleep(0)
+        await settled()
         assert not log.fails, "it was read ahead"
         assert numbers([first, *await everything(watcher)]) == list(range(1, LENGTH + 1))
     assert [after for after, _ in log.reads] == [0, BATCH_EVENTS - 1, BATCH_EVENTS - 1]
@@ -220,7 +280,7 @@ async def test_a_page_that_was_read_ahead_for_another_position_is_not_taken() ->
     log.open.set()
     watchers, feeds = feeds_of(log)
     with feeds.attach(KEY) as feed:
-        ahead = SharedRead(BATCH_EVENTS, 8, last_seq=LENGTH)
+        ahead = SharedRead(PageRequest(BATCH_EVENTS, 8, LENGTH))
         await ahead.read(lambda: log.events(after=BATCH_EVENTS - 1, limit=9))
         for after in (10, BATCH_EVENTS):
             page = await watchers.reader.next_page(

@@ -285,7 +285,7 @@ def test_nothing_of_a_lost_log_is_kept_once_another_end_is_known(*, stored_here:
         feed.publish([stored(4, "other")], after=LogEnd(3, "lost"))
     else:
         feed.notify_grown(4, "other")
-    assert (feed.end, feed.preview, feed.texts, feed.shared_read) == (LogEnd(4, "other"), None, {}, None)
+    assert (feed.end, feed.preview, feed.texts, feed.pages.is_empty) == (LogEnd(4, "other"), None, {}, True)
     assert turns.get("t", since=0, until=4) is None
     assert feed.since(3) == ([stored(4, "other")] if stored_here else None)
 
