@@ -127,6 +127,14 @@ def _names_algorithms(text: str) -> bool:
     return bool(names) and set(names) <= set(ALGORITHMS)
 
 
+def _names_keys(text: str) -> bool:
+    """Returns False for a URL without a host; anything that is not a URL is a file."""
+    try:
+        return not text.startswith(("http:", "https:")) or bool(urlsplit(text).hostname)
+    except ValueError:
+        return False
+
+
 def _names_peers(text: str) -> bool:
     try:
         PeerList.parse(text)
@@ -155,6 +163,7 @@ Host = Annotated[
     AfterValidator(_bracketed),
 ]
 Algorithms = Annotated[Text, _check(_names_algorithms, f"be names with commas, of {', '.join(ALGORITHMS)}")]
+KeysPlace = Annotated[Text, _check(_names_keys, "be a file, or a URL such as https://issuer.example.com/keys")]
 Peers = Annotated[Text, _check(_names_peers, f"be a list with commas of {peer_list.EXPECTED}")]
 DatabaseName = Annotated[
     Name,

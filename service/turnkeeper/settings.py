@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from turnkeeper import durations, sizes
 from turnkeeper.peer_list import PeerList
+from turnkeeper.secret_variables import SUFFIX
 from turnkeeper.setting_types import (
     LAST_PORT,
     LEAST_MEMORY,
@@ -24,6 +25,7 @@ from turnkeeper.setting_types import (
     Duration,
     FilePath,
     Host,
+    KeysPlace,
     Memory,
     OperationTime,
     Peers,
@@ -74,7 +76,7 @@ class Settings(BaseModel):
     )
     jwt_issuer: Text = Field(default="", description="`iss` that tokens must have")
     jwt_audience: Text = Field(default="", description="`aud` that tokens must have")
-    jwt_keys: Text = Field(default="", description="file or URL of the issuer's JWK set")
+    jwt_keys: KeysPlace = Field(default="", description="file or URL of the issuer's JWK set", repr=False)
     jwt_algorithms: Algorithms = Field(
         default="ES256,RS256", description="algorithms that tokens may be signed with, with commas"
     )
@@ -280,6 +282,9 @@ GROUPS: Final[Mapping[str, str]] = {
 }
 """The title of each group in the help, by the group's first setting."""
 
+SECRETS: Final = tuple(name for name, field in Settings.model_fields.items() if not field.repr)
+"""The settings that may hold a password: a variable with `_FILE` at its end may name a file with the value."""
+
 _OTHER_VARIABLES: Final[Mapping[str, str]] = {
     "mongodb_uri": "MONGODB_URI",
     "model": "OPENAI_MODEL",
@@ -308,6 +313,7 @@ def environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str
     """Returns `environ` with all of these settings in place of its own, for another process to read."""
     written = {name: _written(value) for name, value in settings}
     ours = {CONFIG_VARIABLE, *(variable for name in written for variable in variables_of(name))}
+    ours |= {variable + SUFFIX for name in SECRETS for variable in variables_of(name)}
     others = {name: value for name, value in environ.items() if name not in ours}
     return {**others, **{PREFIX + name.upper(): value for name, value in written.items() if value}}
 

@@ -13,8 +13,9 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from turnkeeper import config_file
 from turnkeeper.config_file import ConfigFile
+from turnkeeper.secret_variables import SUFFIX, value_of
 from turnkeeper.setting_types import TOGETHER, UNREADABLE
-from turnkeeper.settings import CONFIG_VARIABLE, Settings, choices_of, flag_of, shown, variables_of
+from turnkeeper.settings import CONFIG_VARIABLE, SECRETS, Settings, choices_of, flag_of, shown, variables_of
 from turnkeeper.start_errors import SettingError
 from turnkeeper.telemetry.redact import HIDDEN, Redactor
 
@@ -32,6 +33,8 @@ def load(args: argparse.Namespace) -> Settings:
     flags = {name: value for name in Settings.model_fields if (value := getattr(args, name, None)) is not None}
     path = os.environ.get(CONFIG_VARIABLE) if args.config is None else args.config
     file = config_file.read(Path(path), Settings.model_fields) if path else None
+
+    secrets = {name: value for name in SECRETS if (value := _from_file(name))}
 
     class SettingsSources(Settings, BaseSettings):
         model_config = SettingsConfigDict(
@@ -51,12 +54,20 @@ def load(args: argparse.Namespace) -> Settings:
             dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the library's signature
             file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return init_settings, env_settings, InitSettingsSource(settings_cls, dict(file.values) if file else {})
+            secret_files = InitSettingsSource(settings_cls, secrets)
+            config = InitSettingsSource(settings_cls, dict(file.values) if file else {})
+            return init_settings, env_settings, secret_files, config
 
     try:
         return Settings(**dict(SettingsSources(**flags)))
     except ValidationError as error:
         raise SettingError(_sentence(error.errors()[0], flags, file)) from None
+
+
+def _from_file(name: str) -> str:
+    """Returns the value of a setting whose variable names a file, or "" if none does. Raises SettingError."""
+    named = [variable for variable in variables_of(name) if os.environ.get(variable + SUFFIX)]
+    return value_of(os.environ, named[0]) if named else ""
 
 
 def _sentence(error: ErrorDetails, flags: Mapping[str, Any], file: ConfigFile | None) -> str:
@@ -86,5 +97,6 @@ def _place(name: str, flags: Mapping[str, Any], file: ConfigFile | None) -> str:
     """Returns where the value of a setting stands: its flag, its variable, or its line in the file."""
     if name in flags:
         return flag_of(name)
-    variable = next((variable for variable in variables_of(name) if os.environ.get(variable)), "")
+    names = (*variables_of(name), *(f"{variable}{SUFFIX}" for variable in variables_of(name)))
+    variable = next((variable for variable in names if os.environ.get(variable)), "")
     return variable or f"{file.place(name) if file else ''}: {name}"

@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 from typing import Final, Protocol
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -57,7 +58,9 @@ class KeyServer:
     """A JWK set at a URL. It is asked anew on a connection of its own each time."""
 
     def __init__(self, url: str) -> None:
-        self.name = url
+        self._url = url
+        parts = urlsplit(url)  # a password in it is not logged
+        self.name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         self._session: aiohttp.ClientSession | None = None
 
     async def read(self) -> bytes:
@@ -69,7 +72,7 @@ class KeyServer:
                 trust_env=True,
             )
         try:
-            async with self._session.get(self.name, allow_redirects=False) as response:
+            async with self._session.get(self._url, allow_redirects=False) as response:
                 if response.status != 200:
                     raise KeysUnreadable(f"its status is {response.status}")
                 body = bytearray()

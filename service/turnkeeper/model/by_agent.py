@@ -15,6 +15,7 @@ from turnkeeper.model.local import LocalModel, local_url
 from turnkeeper.model.openai import OpenAIModel
 from turnkeeper.model.openai_client import Provider
 from turnkeeper.model.request_shape import Refusals
+from turnkeeper.secret_variables import value_of
 from turnkeeper.settings import Settings
 from turnkeeper.start_errors import SettingError
 
@@ -56,14 +57,14 @@ class Models:
         """
         try:
             return self._connected(agent)
-        except ValueError:
+        except (SettingError, ValueError):
             raise failure(Reason.BAD_PROVIDER) from None
 
     def _connected(self, agent: Agent) -> Model:
         """Returns the agent's model. Raises ValueError for what cannot be used."""
         provider = self._default
         if agent.base_url or provider is None:
-            key = self._environ.get(agent.api_key_env or "OPENAI_API_KEY", "") or "none"
+            key = value_of(self._environ, agent.api_key_env or "OPENAI_API_KEY") or "none"
             provider = Provider(base_url=agent.base_url or CLOUD, api_key=key)
         provider = replace(
             provider,
@@ -81,7 +82,7 @@ class Models:
         """Returns a header's value with its variables. Raises ValueError for one that is not set."""
 
         def variable(match: re.Match[str]) -> str:
-            content = self._environ.get(match[1], "")
+            content = value_of(self._environ, match[1])
             if not content:
                 raise ValueError(f"the header {name} needs the environment variable {match[1]}, which is not set")
             return content
@@ -103,7 +104,7 @@ async def provider_of(
     settings: Settings, environ: Mapping[str, str], stack: AsyncExitStack
 ) -> tuple[Provider | None, str]:
     """Returns the provider of agents without a `base_url`, None if there is none, and the default model's name."""
-    key = environ.get("OPENAI_API_KEY", "")
+    key = value_of(environ, "OPENAI_API_KEY")
     if settings.openai_base_url or key:
         return Provider(base_url=settings.openai_base_url or CLOUD, api_key=key or "none"), CLOUD_MODEL
     url = await local_url(environ, stack, enabled=settings.local_model, base_url=settings.openai_base_url)

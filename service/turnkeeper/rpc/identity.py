@@ -12,6 +12,7 @@ from turnkeeper.identity.credential import Authenticator, Credential, Refusal, r
 from turnkeeper.identity.principals import Principals
 from turnkeeper.rpc.access import Access
 from turnkeeper.rpc.context import Context
+from turnkeeper.telemetry.logs import name_caller
 
 ON_BEHALF_OF: Final = "turnkeeper-on-behalf-of"
 """The metadata by which a delegate names the person for whom it makes a call."""
@@ -86,6 +87,7 @@ class CallerCheck:
         person = _on_behalf_of(context.invocation_metadata() or ())
         caller = self._admitted(credential, access, person)
         _CHECKED.set(CheckedCall(caller, credential, access, person))
+        name_caller(caller.tenant, caller.principal)
 
     def of_stream(self) -> "StreamCheck":
         """Returns what checks the stream of the current task again."""

@@ -1,15 +1,17 @@
 """Writes one line for each log record: JSON for machines, plain text on a terminal.
 
-A line names what it is about (trace, session, turn, fence, attempt, sequence, replica) and holds no content. An
+A line names what it is about (trace, caller, session, turn, fence, attempt, sequence, replica) and holds no content. An
 exception is its class and its places in the code, its text is left out; secrets are hidden. Of a library's messages
 the first line is written, from WARNING on.
 """
 
+import asyncio
 import json
 import logging
 import sys
 import threading
 import traceback
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -21,11 +23,14 @@ from opentelemetry.trace import format_span_id, format_trace_id, get_current_spa
 
 from turnkeeper.telemetry.redact import Redactor
 
-ABOUT: Final = ("session", "turn", "fence", "attempt", "sequence", "replica")
+ABOUT: Final = ("tenant", "principal", "session", "turn", "fence", "attempt", "sequence", "replica")
 """The fields that `extra` and `about` may set. Anything else in `extra` is not written."""
 
 _OURS = "turnkeeper"
 logger = logging.getLogger(__name__)
+_caller: ContextVar[tuple[weakref.ref[asyncio.Task[object]] | None, str, str]] = ContextVar(
+    "turnkeeper_log_caller", default=(None, "", "")
+)
 _about: ContextVar[Mapping[str, str | int]] = ContextVar("turnkeeper_log_about", default=MappingProxyType({}))
 
 
@@ -44,6 +49,21 @@ def about(*, session: str = "", turn: str = "", fence: int = 0, attempt: int = 0
         yield
     finally:
         _about.reset(token)
+
+
+def name_caller(tenant: str, principal: str) -> None:
+    """Adds the caller to every line that the current task logs from now on, and to none of the tasks that it starts."""
+    if (task := asyncio.current_task()) is not None:
+        _caller.set((weakref.ref(task), tenant, principal))
+
+
+def _caller_fields() -> Mapping[str, str]:
+    of_task, tenant, principal = _caller.get()
+    try:
+        is_its_own = of_task is not None and of_task() is asyncio.current_task()
+    except RuntimeError:  # a thread without an event loop
+        return {}
+    return {"tenant": tenant, "principal": principal} if is_its_own else {}
 
 
 class Logs:
@@ -110,7 +130,7 @@ class JsonLines(logging.Formatter):
         span = get_current_span().get_span_context()
         if span.is_valid:
             fields |= {"trace_id": format_trace_id(span.trace_id), "span_id": format_span_id(span.span_id)}
-        known = {"replica": self._replica, **_about.get(), **vars(record)}
+        known = {"replica": self._replica, **_caller_fields(), **_about.get(), **vars(record)}
         for name in ABOUT:
             if value := known.get(name):
                 fields[name] = value if isinstance(value, int) else self._redact(str(value))

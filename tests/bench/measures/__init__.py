@@ -5,6 +5,7 @@ from tests.bench.measures import (
     agents_sdk,
     first_text,
     growth,
+    identity,
     idle,
     latency,
     live_streams,
@@ -27,6 +28,7 @@ MEASURES: tuple[Measure, ...] = (
     *latency.MEASURES,
     *growth.MEASURES,
     *variants.MEASURES,
+    *identity.MEASURES,
     *idle.MEASURES,
     *storage.MEASURES,
 )

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import logging
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,7 +24,7 @@ from tests.calls import certificate
 from tests.processes import until, until_call
 from turnkeeper import app, dev_credentials
 from turnkeeper.dev_credentials import Authority
-from turnkeeper.start_errors import SettingError
+from turnkeeper.start_errors import PortTaken, SettingError
 
 SCRIPT = '[[reply]]\ntext = "Yes."'
 NAMES = ("localhost", "127.0.0.1")
@@ -265,3 +266,31 @@ async def test_a_unix_socket(mongo_uri: str, database_name: str, tmp_path: Path)
         async with harness.connect(running.address) as stubs:
             session = await harness.create_test_session(stubs, agent="assistant")
             assert harness.answer_of(await harness.send_message_to_session(stubs, session, "Well?")) == "Yes."
+        with pytest.raises(PortTaken, match="another program listens there"):
+            async with serving(mongo_uri, database_name, host=f"unix:{path}"):
+                pass
+        async with harness.connect(running.address) as stubs:
+            await harness.create_test_session(stubs, agent="assistant")
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(str(path))
+    async with serving(mongo_uri, database_name, host=f"unix:{path}"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("nowhere/s", "its folder does not exist. Make it, or choose another --host."),
+        ("file/s", "its folder is a file. Choose another --host."),
+        ("file", "or it is a file."),
+    ],
+)
+async def test_a_path_that_cannot_be_a_socket(
+    mongo_uri: str, database_name: str, tmp_path: Path, name: str, reason: str
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(PortTaken) as taken:
+        async with serving(mongo_uri, database_name, host=f"unix:{tmp_path}/{name}"):
+            pass
+    assert reason in str(taken.value)
+    assert str(taken.value).startswith(f"unix:{tmp_path}/{name} cannot be listened on: ")

@@ -2,6 +2,7 @@
 
 import contextlib
 import hmac
+import io
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -25,6 +26,8 @@ from turnkeeper import app, dev_credentials
 from turnkeeper.dev_credentials import AUDIENCE, ISSUER, spiffe_id
 from turnkeeper.identity import key_set
 from turnkeeper.pb.v1 import session_pb2
+from turnkeeper.store.mongo.store import MongoStore
+from turnkeeper.telemetry import logs
 
 SCRIPT = '[[reply]]\ntext = "Yes."'
 DAY = timedelta(days=1)
@@ -313,3 +316,34 @@ async def test_the_log_has_a_warning_of_a_trusted_network_and_never_a_token(
     async with serving(mongo_uri, database_name, host="0.0.0.0", trust_network=True):
         pass
     assert "--trust-network is set: every caller that can connect may do everything" in caplog.text
+
+
+async def test_the_log_of_a_call_names_its_caller_and_no_other(
+    mongo_uri: str, database_name: str, folder: Path
+) -> None:
+    """Of a call that fails inside. The lines of its own task have the caller; a task that it starts has none."""
+    lines = io.StringIO()
+    token = bearer((folder / "ada.token").read_text())
+    settings = {**tokens(folder, str(folder / "keys.json")), "new_store": Failing}
+    log = logs.start(stream=lines, as_json=True)
+    try:
+        async with (
+            serving(mongo_uri, database_name, **settings) as running,
+            aio.insecure_channel(running.address) as channel,
+        ):
+            with pytest.raises(aio.AioRpcError) as error:
+                await harness.Stubs(channel).sessions.ListSessions(session_pb2.ListSessionsRequest(), metadata=token)
+            assert error.value.code() is grpc.StatusCode.INTERNAL
+    finally:
+        log.stop()
+    written = [json.loads(line) for line in lines.getvalue().splitlines()]
+    named = [line for line in written if "principal" in line]
+    assert [(line["tenant"], line["principal"]) for line in named] == [("default", "ada")]
+    assert "failed: a defect" in named[0]["message"]
+
+
+class Failing(MongoStore):
+    """A store with a defect."""
+
+    async def sessions(self, *_: Any, **__: Any) -> Any:
+        raise RuntimeError("a defect of the test")

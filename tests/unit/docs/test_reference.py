@@ -22,6 +22,7 @@ from turnkeeper.engine.eventlog import session_lines
 from turnkeeper.engine.rules import messages as message_rules
 from turnkeeper.engine.streaming import batch
 from turnkeeper.errors_by_code import leaves
+from turnkeeper.identity import forwarded, key_set, key_source, tokens
 from turnkeeper.model import beside, openai_request
 from turnkeeper.model.by_agent import CLOUD_MODEL
 from turnkeeper.model.openai import OpenAIModel
@@ -215,6 +216,9 @@ def test_the_limits() -> None:
         "details of an error": kib(status.MOST_BYTES),
         "metadata of a call": f"{kib(options['grpc.max_metadata_size'])}, at most "
         f"{kib(options['grpc.absolute_max_metadata_size'])}",
+        "a token": kib(tokens.MOST_BYTES),
+        "x-forwarded-client-cert": kib(forwarded.MOST_BYTES),
+        "a JWK set": f"{kib(key_source.MOST_BYTES)}, {key_set.MOST_KEYS} keys",
         "connections of one replica": "the file descriptors (ulimit -n, which a server raises as far as it may) less "
         f"--concurrency and {descriptors.needed(models=0)}, and an eighth of them at least",
         "calls on one connection": f"{options['grpc.max_concurrent_streams']:,} at once",

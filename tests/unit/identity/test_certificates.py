@@ -1,8 +1,11 @@
 """Certificates of peers, and what proxies forward of those of others."""
 
+import contextlib
 from datetime import timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.calls import Call, certificate
 from turnkeeper.dev_credentials import Authority, spiffe_id
@@ -79,6 +82,7 @@ async def test_the_last_element_counts(value: str, id_: str) -> None:
         'URI="spiffe://a/ada',
         'URI=spi"ffe://a/ada',
         'URI="spiffe://a/ada"x',
+        'URI="spiffe://a/ada"xBy=b',
         'URI="spiffe://a/forged,By=x;Subject="CN=ada";URI=spiffe://a/ada',
         'URI=",By=x;Subject="";URI=spiffe://a/ada',
         'URI="spiffe://a/forged\\,URI=spiffe://a/ada',
@@ -88,6 +92,12 @@ async def test_the_last_element_counts(value: str, id_: str) -> None:
 )
 async def test_what_cannot_be_read_is_refused(value: str) -> None:
     assert await reason_of(Forwarded(FROM_LOOPBACK), Call([(XFCC, value)])) == "MALFORMED"
+
+
+@given(st.text(alphabet='aU=";,\\ \nR', max_size=60))
+async def test_no_value_is_an_error_of_another_kind(value: str) -> None:
+    with contextlib.suppress(Unauthenticated):
+        assert (await Forwarded(FROM_LOOPBACK).credential(Call([(XFCC, value)]))).id
 
 
 async def test_a_missing_and_a_repeated_header() -> None:

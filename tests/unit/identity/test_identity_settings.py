@@ -45,6 +45,8 @@ def test_settings_that_fit(flags: list[str], name: str, value: object) -> None:
         ([*JWT[:4], "--jwt-issuer", "i"], "--identity jwt needs --jwt-issuer, --jwt-audience and --jwt-keys"),
         ([*JWT, "--host", "0.0.0.0"], "--host must be a loopback address such as 127.0.0.1, or unix:PATH: without TLS"),
         ([*JWT, "--jwt-keys", "http://keys.example.com/"], "--jwt-keys must be an https URL, a file, or on loopback"),
+        ([*JWT, "--jwt-keys", "http://[::1"], "--jwt-keys must be a file, or a URL such as https://"),
+        ([*JWT, "--jwt-keys", "https:///keys"], "--jwt-keys must be a file, or a URL such as https://"),
         ([*JWT, "--jwt-algorithms", "RS256,none"], "--jwt-algorithms must be names with commas, of ES256, "),
         ([*JWT, "--jwt-algorithms", "HS256"], "--jwt-algorithms must be names with commas, of ES256, "),
         ([*JWT, "--jwt-algorithms", ""], "--jwt-algorithms must be names with commas, of ES256, "),

@@ -206,6 +206,7 @@ def rsa_jwk(bits: int = 2048, *, private: bool = False, **changed: object) -> di
         {**Issuer().jwk(), "d": "AA"},
         rsa_jwk(1024),
         rsa_jwk(private=True),
+        rsa_jwk(private=True, key_ops=["sign", "verify"]),
         rsa_jwk(alg="RS512"),
     ],
 )

@@ -11,6 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.calls import Call, Issuer, bearer
 from turnkeeper.dev_credentials import AUDIENCE, ISSUER
@@ -23,6 +25,7 @@ from turnkeeper.identity.tokens import MOST_BYTES, SKEW, Tokens
 from turnkeeper.setting_types import ALGORITHMS as ALL
 
 ALGORITHMS = ("ES256", "RS256")
+KNOWN = Issuer()
 
 
 class Source:
@@ -131,8 +134,10 @@ async def test_a_long_token_is_refused_before_it_is_parsed(monkeypatch: pytest.M
     issuer = Issuer()
     source = Source(issuer.jwk())
     token = issuer.token(padding="x" * (16 << 10))
-    monkeypatch.setattr(jwt, "get_unverified_header", None)
+    parsed: list[str] = []
+    monkeypatch.setattr(jwt, "get_unverified_header", parsed.append)
     assert await reason_of(tokens_of(source), token) == "MALFORMED"
+    assert not parsed
     assert source.reads == 0
 
 
@@ -163,6 +168,17 @@ async def test_what_is_no_token_at_all(value: str) -> None:
     assert await reason_of_call(tokens, Call([("authorization", value)])) == "MALFORMED"
 
 
+@given(st.text(max_size=200), st.binary(max_size=100), st.binary(max_size=100))
+async def test_no_value_is_an_error_of_another_kind(text: str, header: bytes, payload: bytes) -> None:
+    """Whatever comes, it is Unauthenticated: never INTERNAL."""
+    issuer = KNOWN
+    tokens = tokens_of(Source(issuer.jwk()))
+    encode = jwt.utils.base64url_encode
+    known = jwt.encode({}, issuer.key, algorithm="ES256", headers={"kid": issuer.key_id}).partition(".")[0]
+    for token in (text, f"{encode(header).decode()}.{encode(payload).decode()}.AA", signed(known, payload, issuer)):
+        await reason_of_call(tokens, Call([("authorization", f"Bearer {token}")]))
+
+
 async def test_the_scheme_may_be_in_any_case() -> None:
     issuer = Issuer()
     call = Call([("authorization", f"bEARER {issuer.token()}")])
@@ -183,7 +199,11 @@ async def test_an_unsigned_token_and_one_signed_by_the_public_key_as_a_password(
 
 async def test_an_algorithm_that_is_not_allowed_or_not_the_keys_own() -> None:
     issuer = Issuer()
-    tokens = tokens_of(Source(issuer.jwk()))
+    source = Source(issuer.jwk())
+    tokens = tokens_of(source)
+    unknown = issuer.token(algorithm="HS256", key="a password of 32 bytes at least ", header={"kid": "unknown"})
+    assert await reason_of(tokens, unknown) == "WRONG_ALGORITHM"
+    assert source.reads == 0, "it causes no fetch"
     key = rsa.generate_private_key(65537, 2048)
     assert await reason_of(tokens, issuer.token(algorithm="PS256", key=key)) == "WRONG_ALGORITHM"
     assert await reason_of(tokens, issuer.token(algorithm="RS256", key=key)) == "WRONG_ALGORITHM"

@@ -61,11 +61,30 @@ def test_a_line_carries_what_it_is_about(written: Written) -> None:
         ours.info("step", extra={"sequence": 41, "content": CANARY})
     ours.info("after")
     line, after = written.lines
-    assert {name: line.get(name) for name in logs.ABOUT} == {
+    assert {name: line.get(name) for name in logs.ABOUT if name in line} == {
         "session": "s", "turn": "t", "fence": 7, "attempt": 2, "sequence": 41, "replica": "r1",
     }  # fmt: skip
     assert "content" not in line
     assert "session" not in after
+
+
+async def test_a_caller_is_named_by_the_task_of_its_call_alone(written: Written) -> None:
+    """What a call starts may work for other callers later."""
+
+    async def work() -> None:
+        ours.info("started by the call")
+
+    async def call() -> None:
+        logs.name_caller("acme", "ada")
+        ours.info("the call")
+        await asyncio.create_task(work())
+        await asyncio.to_thread(ours.info, "a thread of the call")
+
+    await asyncio.create_task(call())
+    ours.info("after")
+    callers = {line["message"]: (line.get("tenant"), line.get("principal")) for line in written.lines}
+    assert callers.pop("the call") == ("acme", "ada")
+    assert set(callers.values()) == {(None, None)}
 
 
 async def test_what_it_is_about_follows_the_task(written: Written) -> None:
