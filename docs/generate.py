@@ -35,6 +35,8 @@ from turnkeeper.domain.event import KINDS
 from turnkeeper.errors_by_code import leaves
 from turnkeeper.pb.v1 import error_pb2
 from turnkeeper.rpc import agents, approvals, audit, chat, sessions
+from turnkeeper.rpc.access import AccessRules
+from turnkeeper.rpc.server import OUR_FILES
 from turnkeeper.rpc.status import advice, stream_retry_after
 from turnkeeper.rpc.validation import RULES, Rule
 
@@ -292,15 +294,9 @@ def error_codes() -> str:
     place, codes = next((n, enum) for n, enum in enumerate(file.proto.enum_type) if enum.name == "SessionErrorCode")
     comments = {value.number: flat(file.said(5, place, 2, n)) for n, value in enumerate(codes.value)}
     rows = (
-        (
-            str(code.value),
-            f"`{code.name}`",
-            leaves()[code].family.name,
-            _advice(code),
-            _advice(code, on_stream=True),
-            comments[code.value],
-        )
+        (str(code.value), f"`{code.name}`", leaves()[code].family.name, *advices, comments[code.value])
         for code in Code
+        for advices in ((_advice(code), _advice(code, on_stream=True)),)
     )
     return table(("number", "code", "gRPC status", "unary", "on a stream", "meaning"), rows)
 
@@ -394,6 +390,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "settings": settings_table,
     "status": status,
     "later_fields": later_fields,
+    "access": lambda: table(*AccessRules(OUR_FILES).matrix()),
 }
 
 if __name__ == "__main__":

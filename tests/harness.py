@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 from grpc import aio
 
+from tests.metadata_channel import MetadataChannel
 from turnkeeper import app
 from turnkeeper.identity.credential import Authenticator
 from turnkeeper.model.script import Script
@@ -38,11 +39,30 @@ from turnkeeper.store.mongo.store import MongoStore
 START_TIME = 40.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TwoTenants:
+    """With it the tests' caller is the principal `default`, and its sessions have twins in another tenant."""
+
+    settings: Mapping[str, Any]
+    """By which a server knows both callers."""
+    metadata: Sequence[tuple[str, str]]
+    """The credential of the tests' caller."""
+    twin: Sequence[tuple[str, str]]
+    """The credential of the caller in the other tenant."""
+
+
+two_tenants: TwoTenants | None = None
+"""Set by tests/e2e/conftest.py."""
+
+
 class Stubs:
     """The services on one channel."""
 
-    def __init__(self, channel: aio.Channel) -> None:
-        self.channel = channel
+    twin: "Stubs | None" = None
+    """Those of a caller of another tenant, in which each session of `create_test_session` has a twin of the same id."""
+
+    def __init__(self, channel: Any) -> None:
+        self.channel: aio.Channel = channel
         self.sessions = session_pb2_grpc.SessionServiceStub(channel)
         self.chat = chat_pb2_grpc.ChatServiceStub(channel)
         self.approvals = approval_pb2_grpc.ApprovalServiceStub(channel)
@@ -54,7 +74,12 @@ class Stubs:
 async def connect(address: str) -> AsyncIterator[Stubs]:
     """Opens a channel, and yields its stubs."""
     async with aio.insecure_channel(address) as channel:
-        yield Stubs(channel)
+        if two_tenants is None:
+            yield Stubs(channel)
+            return
+        stubs = Stubs(MetadataChannel(channel, two_tenants.metadata))
+        stubs.twin = Stubs(MetadataChannel(channel, two_tenants.twin))
+        yield stubs
 
 
 @contextlib.asynccontextmanager
@@ -100,6 +125,8 @@ async def serving(
         "drain_delay": timedelta(),
         "drain_grace": timedelta(seconds=2),
     }
+    if two_tenants is not None and "identity" not in overrides and authenticator is None:
+        chosen |= two_tenants.settings
     variables = environment(model, **(more or {}))
     settings = Settings(openai_base_url=variables["OPENAI_BASE_URL"], **{**chosen, **overrides})
     async with app.serving(
@@ -150,6 +177,9 @@ async def server_process(
     """
     command = [python, "-m", *program, "serve", "--port", "0", "--database", database]
     times = ["--lease", "2s", "--sweep", "200ms", "--poll", "100ms", "--drain-delay", "0s", "--drain-grace", "5s"]
+    if two_tenants is not None and "--identity" not in flags:
+        named = two_tenants.settings.items()
+        flags = (*(part for name, value in named for part in (f"--{name.replace('_', '-')}", str(value))), *flags)
     process = await asyncio.create_subprocess_exec(
         *command,
         *times,
@@ -193,6 +223,10 @@ async def create_test_session(stubs: Stubs, *, agent: str = "clerk", session_id:
     response = await stubs.sessions.CreateSession(
         session_pb2.CreateSessionRequest(session_id=session_id, request_id=new_request_id(), agent=agent)
     )
+    if stubs.twin is not None:
+        await stubs.twin.sessions.CreateSession(
+            session_pb2.CreateSessionRequest(session_id=response.session.session_id, agent=agent)
+        )
     return response.session.session_id
 
 

@@ -1,23 +1,46 @@
-"""Callers with an identity: a server's check that takes a name in the metadata for a credential, and their stubs.
-
-The check stands where the real ones stand. What follows it, the principals file and the roles, is the server's own.
-"""
+"""Callers with an identity: tokens of an issuer of the tests', and stubs whose calls carry them."""
 
 import contextlib
+import json
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from grpc import aio
 
 from tests import harness
+from tests.calls import Issuer, bearer
+from tests.metadata_channel import MetadataChannel
+from turnkeeper.dev_credentials import AUDIENCE, ISSUER
+from turnkeeper.identity.caller import AccessRole
 from turnkeeper.identity.credential import CallContext, Credential, CredentialKind, Refusal, refused
 
 NAME: Final = "test-credential"
-"""The metadata with the caller's name."""
+"""The metadata with the caller's name, for NamedCredentials."""
+SIGNER: Final = Issuer()
+TWIN: Final = "twin"
+"""The tenant of the twins."""
+
+
+def settings_of(folder: Path, *rows: str) -> dict[str, Any]:
+    """Writes the principals file with these rows and the issuer's keys. Returns the settings of a server for tokens."""
+    (folder / "principals.toml").write_text("".join(rows))
+    (folder / "keys.json").write_text(json.dumps({"keys": [SIGNER.jwk()]}))
+    return {
+        "identity": "jwt",
+        "jwt_issuer": ISSUER,
+        "jwt_audience": AUDIENCE,
+        "jwt_keys": str(folder / "keys.json"),
+        "principals": folder / "principals.toml",
+    }
 
 
 class NamedCredentials:
-    """Takes the metadata NAME for the SPIFFE id of a checked certificate."""
+    """A check whose credentials end as a test needs it: takes the metadata NAME for the SPIFFE id of a certificate.
+
+    It stands where the real checks stand; tokens cannot end within a minute, because clocks may differ by as much.
+    """
 
     def __init__(self) -> None:
         self.expiries: dict[str, float] = {}
@@ -31,40 +54,40 @@ class NamedCredentials:
         return Credential(CredentialKind.CERTIFICATE, names[0], expires_at=self.expiries.get(names[0]))
 
 
-class _Calls:
-    """A stub whose calls all carry some metadata."""
-
-    def __init__(self, stub: Any, metadata: Sequence[tuple[str, str]]) -> None:
-        self._stub = stub
-        self._metadata = tuple(metadata)
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._stub, name)
-
-        def call(request: Any, *, metadata: Sequence[tuple[str, str]] = (), **options: Any) -> Any:
-            return method(request, metadata=(*self._metadata, *metadata), **options)
-
-        return call
+def token_of(name: str) -> str:
+    """Returns a token whose subject is this name, for as long as any test takes."""
+    return SIGNER.token(sub=name, exp=int(time.time()) + 7200)
 
 
-def stubs_as(channel: aio.Channel, name: str, **metadata: str) -> Any:
-    """Returns the stubs of a caller with this credential. `metadata`: more of it, with `_` for `-`."""
+def two_tenants(folder: Path) -> harness.TwoTenants:
+    """Returns a caller in the tenant `default` that may do what any caller may without identity, and one elsewhere."""
+    roles = [role.value for role in AccessRole]
+    rows = (row("default", tenant="default", roles=roles), row("twin", tenant=TWIN, roles=["caller"]))
+    return harness.TwoTenants(
+        settings=settings_of(folder, *rows),
+        metadata=bearer(token_of("default/default")),
+        twin=bearer(token_of(f"{TWIN}/twin")),
+    )
+
+
+def stubs_as(channel: aio.Channel, name: str, **metadata: str) -> harness.Stubs:
+    """Returns the stubs of a caller with a token of this subject. `metadata`: more of it, with `_` for `-`.
+
+    The metadata NAME has the same name, for a server with NamedCredentials.
+    """
     more = [(key.replace("_", "-"), value) for key, value in metadata.items()]
-    stubs = harness.Stubs(channel)
-    for service in ("sessions", "chat", "approvals", "agents", "audit"):
-        setattr(stubs, service, _Calls(getattr(stubs, service), [(NAME, name), *more]))
-    return stubs
+    return harness.Stubs(MetadataChannel(channel, [*bearer(token_of(name)), (NAME, name), *more]))
 
 
 @contextlib.asynccontextmanager
-async def connect_as(address: str, name: str, **metadata: str) -> AsyncIterator[Any]:
+async def connect_as(address: str, name: str, **metadata: str) -> AsyncIterator[harness.Stubs]:
     """Opens a channel, and yields the stubs of a caller with this credential."""
     async with aio.insecure_channel(address) as channel:
         yield stubs_as(channel, name, **metadata)
 
 
 def row(name: str, *, tenant: str, roles: Sequence[str] = ("caller",), groups: Sequence[str] = ()) -> str:
-    """Returns the row of a principal whose credential has the name TENANT/NAME."""
+    """Returns the row of a principal whose credentials have the name TENANT/NAME."""
     values: Mapping[str, object] = {
         "name": name,
         "tenant": tenant,
@@ -72,4 +95,5 @@ def row(name: str, *, tenant: str, roles: Sequence[str] = ("caller",), groups: S
         "groups": list(groups),
         "certificates": [f"{tenant}/{name}"],
     }
-    return "\n".join(("[[principal]]", *(f"{key} = {value!r}" for key, value in values.items()), ""))
+    token = f'tokens = [{{ issuer = "{ISSUER}", subject = "{tenant}/{name}" }}]'
+    return "\n".join(("[[principal]]", *(f"{key} = {value!r}" for key, value in values.items()), token, ""))

@@ -146,7 +146,8 @@ async def serving(  # noqa: PLR0913 - what tests replace
             options=Options(record_content=settings.record_content),
         )
         stack.push_async_callback(asyncio.to_thread, telemetry.shutdown)
-        checks.report_to(telemetry.metrics.reloaded)
+        for watched in (checks, principals, limits):
+            watched.report_to(telemetry.metrics.reloaded)
         await stack.enter_async_context(background(principals.run, limits.run, *checks.jobs))
         tools.threads.record = telemetry.metrics.tool_threads
         if telemetry.prometheus_address:

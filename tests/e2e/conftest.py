@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
@@ -10,11 +11,31 @@ import pytest
 import pytest_asyncio
 from pymongo import AsyncMongoClient
 
-from tests import harness
+from tests import harness, identities
 from tests.checker.compare import check
 from tests.e2e.support.environment import AGENTS, Environment, check_pairs
 from tests.test_tools import FOLDER, ToolControl
 from turnkeeper.tools.samples import OUTBOX
+
+TWO_TENANTS = "TURNKEEPER_TEST_TWO_TENANTS"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def two_tenants(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Gives each session of a test a twin of the same id in another tenant, if the variable asks for it."""
+    if os.environ.get(TWO_TENANTS):
+        harness.two_tenants = identities.two_tenants(tmp_path_factory.mktemp("two-tenants"))
+    yield
+    harness.two_tenants = None
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def module_database(mongo_uri: str) -> AsyncIterator[str]:
+    """Yields a name that no other module has; the database is dropped afterwards."""
+    name = f"turnkeeper_test_{secrets.token_hex(6)}"
+    yield name
+    async with AsyncMongoClient[dict[str, object]](mongo_uri) as client:
+        await client.drop_database(name)
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +76,24 @@ async def env(request: pytest.FixtureRequest, mongo_uri: str, tool_control: Tool
             for exchange in model.exchanges.all():
                 check_pairs(json.loads(exchange.body)["messages"])
         await check(mongo_uri, database)
+        await _check_twins(mongo_uri, database)
     finally:
         logging.getLogger("turnkeeper").removeHandler(failures)
         async with AsyncMongoClient[dict[str, object]](mongo_uri) as client:
             await client.drop_database(database)
     assert not failures.messages
+
+
+async def _check_twins(mongo_uri: str, database: str) -> None:
+    """Asserts that nothing has happened in the other tenant but the creation of its sessions."""
+    async with AsyncMongoClient[dict[str, object]](mongo_uri) as client:
+        stored = client[database]
+        counts = {
+            name: await stored[name].count_documents({"tenant": identities.TWIN})
+            for name in ("sessions", "events", "turns", "tool_calls", "approvals", "requests")
+        }
+    expected = counts["sessions"]
+    assert counts == {**dict.fromkeys(counts, 0), "sessions": expected, "events": expected}
 
 
 class _Failures(logging.Handler):

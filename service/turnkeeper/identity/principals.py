@@ -1,6 +1,6 @@
 """The principals file: who a credential belongs to. The format is published in docs/guide/identity.md."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Final
@@ -166,6 +166,11 @@ class Principals:
         self.file: WatchedFile[Table] | None = None
         if path is not None:
             self.file = WatchedFile(path, lambda content: parse(path, content), name="principals", max_bytes=MAX_BYTES)
+
+    def report_to(self, report: Callable[[str, str], None]) -> None:
+        """Reports each change of the file: `report` is called as that of WatchedFile."""
+        if self.file is not None:
+            self.file.report = report
 
     async def run(self) -> None:
         """Follows the file until it is cancelled. Returns at once if there is none."""

@@ -1,6 +1,6 @@
 """The limits as they are now: those of a file that may change while the server runs."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from turnkeeper.limits.table import MAX_BYTES, LimitTable, parse
@@ -21,6 +21,11 @@ class LimitsFile:
     def table(self) -> LimitTable | None:
         """Returns the limits of all tenants, or None without a file."""
         return self.file.value if self.file is not None else None
+
+    def report_to(self, report: Callable[[str, str], None]) -> None:
+        """Reports each change of the file: `report` is called as that of WatchedFile."""
+        if self.file is not None:
+            self.file.report = report
 
     async def run(self) -> None:
         """Follows the file until it is cancelled. Returns at once if there is none."""

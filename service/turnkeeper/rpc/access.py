@@ -1,6 +1,6 @@
 """Who may call which method: the option `turnkeeper.v1.access` of each of our methods, and the rules of gRPC's own."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -55,6 +55,15 @@ class AccessRules:
         """Returns what this method, by the full name of its service, asks of its callers."""
         declared = self.by_method.get((service, method))
         return declared if declared is not None else _OTHERS.get(service, PLATFORM)
+
+    def matrix(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+        """Returns the table for the documents: its head with the roles, and a row for each method."""
+        roles = [role for role in AccessRole if any(role in access.roles for access in self.by_method.values())]
+        rows = [
+            (f"`{method}`", *("yes" if role in access.roles else "" for role in roles))
+            for (_, method), access in self.by_method.items()
+        ]
+        return ("method", *(f"`{role}`" for role in roles)), rows
 
 
 def _declared(method: MethodDescriptor) -> Access:

@@ -48,7 +48,9 @@ class Served:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def served(mongo_uri: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
+async def served(
+    mongo_uri: str, module_database: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Served]:
     principals = tmp_path_factory.mktemp("identity") / "principals.toml"
     principals.write_text(ROWS)
     credentials = NamedCredentials()
@@ -56,7 +58,7 @@ async def served(mongo_uri: str, tmp_path_factory: pytest.TempPathFactory) -> As
         harness.scripted('[[reply]]\ntext = "Hello."\n') as model,
         harness.serving(
             mongo_uri,
-            f"turnkeeper_test_{time.time_ns():x}",
+            module_database,
             model,
             agents=AGENTS,
             authenticator=credentials,

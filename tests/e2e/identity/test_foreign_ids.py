@@ -27,7 +27,7 @@ from tests.e2e.support.foreign import (
     naming,
     text_fields,
 )
-from tests.identities import NamedCredentials, row, stubs_as
+from tests.identities import row, settings_of, stubs_as
 from tests.status_details import refused
 from tests.test_tools import ToolControl
 from turnkeeper.errors import SessionAlreadyExists
@@ -61,19 +61,14 @@ class Served:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def served(
-    mongo_uri: str, tmp_path_factory: pytest.TempPathFactory, tool_control: ToolControl
+    mongo_uri: str, module_database: str, tmp_path_factory: pytest.TempPathFactory, tool_control: ToolControl
 ) -> AsyncIterator[Served]:
-    principals = tmp_path_factory.mktemp("identity") / "principals.toml"
-    rows = {ANNA: ["caller", "approver"], **FOREIGN}
-    principals.write_text(
-        "".join(row(name.split("/")[1], tenant=name.split("/")[0], roles=roles) for name, roles in rows.items())
-    )
-    database = f"turnkeeper_test_{tool_control.folder.name[-8:]}_foreign"
+    principals = {ANNA: ["caller", "approver"], **FOREIGN}
+    rows = [row(name.split("/")[1], tenant=name.split("/")[0], roles=roles) for name, roles in principals.items()]
+    settings = settings_of(tmp_path_factory.mktemp("identity"), *rows)
     async with (
         harness.scripted(SCRIPT) as model,
-        harness.serving(
-            mongo_uri, database, model, agents=AGENTS, authenticator=NamedCredentials(), principals=principals
-        ) as running,
+        harness.serving(mongo_uri, module_database, model, agents=AGENTS, **settings) as running,
         contextlib.AsyncExitStack() as stack,
     ):
         result = Served(running.address, {})

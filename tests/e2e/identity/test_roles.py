@@ -11,10 +11,10 @@ import pytest_asyncio
 from tests import harness
 from tests.e2e.support.environment import AGENTS
 from tests.e2e.support.foreign import SCRIPT
-from tests.identities import NamedCredentials, connect_as, row
+from tests.identities import connect_as, row, settings_of
 from tests.status_details import refused
 from tests.test_tools import ToolControl
-from turnkeeper.pb.v1 import approval_pb2, chat_pb2, event_pb2, session_pb2
+from turnkeeper.pb.v1 import approval_pb2, audit_pb2, chat_pb2, event_pb2, session_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -37,8 +37,6 @@ class Principals:
     """Stubs of each principal on one server."""
 
     address: str
-    mongo_uri: str
-    database: str
     stack: contextlib.AsyncExitStack
     stubs: dict[str, Any] = field(default_factory=dict)
 
@@ -53,26 +51,22 @@ class Principals:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def principals(
-    mongo_uri: str, tmp_path_factory: pytest.TempPathFactory, tool_control: ToolControl
+    mongo_uri: str, module_database: str, tmp_path_factory: pytest.TempPathFactory, tool_control: ToolControl
 ) -> AsyncIterator[Principals]:
-    path = tmp_path_factory.mktemp("identity") / "principals.toml"
-    path.write_text(ROWS)
-    database = f"turnkeeper_test_{tool_control.folder.name[-8:]}_roles"
+    settings = settings_of(tmp_path_factory.mktemp("identity"), ROWS)
     async with (
         harness.scripted(SCRIPT) as model,
-        harness.serving(mongo_uri, database, model, agents=AGENTS) as running,
+        harness.serving(mongo_uri, module_database, model, agents=AGENTS) as running,
         harness.connect(running.address) as stubs,
     ):
         await harness.create_test_session(stubs, agent="talker", session_id="of-before")
         await harness.send_message_to_session(stubs, "of-before", "hello")
     async with (
         harness.scripted(SCRIPT) as model,
-        harness.serving(
-            mongo_uri, database, model, agents=AGENTS, authenticator=NamedCredentials(), principals=path
-        ) as running,
+        harness.serving(mongo_uri, module_database, model, agents=AGENTS, **settings) as running,
         contextlib.AsyncExitStack() as stack,
     ):
-        yield Principals(running.address, mongo_uri, database, stack)
+        yield Principals(running.address, stack)
 
 
 async def asking(principals: Principals, session_id: str) -> list[approval_pb2.Approval]:
@@ -155,6 +149,17 @@ async def test_an_auditor_reads_its_tenant_and_changes_nothing(principals: Princ
     ):
         with refused("PERMISSION_DENIED"):
             await call
+
+
+async def test_an_auditor_learns_nothing_of_other_tenants(principals: Principals) -> None:
+    udo = await principals.as_("udo")
+    messages = []
+    for tenant in ("default", "nowhere"):
+        with refused("PERMISSION_DENIED") as refusal:
+            async for _ in udo.audit.ExportAudit(audit_pb2.ExportAuditRequest(tenant=tenant)):
+                pass
+        messages.append(refusal.details)
+    assert messages[0] == messages[1]
 
 
 async def test_a_person_owns_and_decides_through_a_delegate_and_both_are_recorded(principals: Principals) -> None:

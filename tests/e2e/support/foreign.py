@@ -12,7 +12,8 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc import aio
 
 from tests import harness
-from tests.identities import NAME, stubs_as
+from tests.calls import bearer
+from tests.identities import stubs_as, token_of
 from tests.status_details import refused
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.pb.v1 import agent_pb2, approval_pb2, chat_pb2, event_pb2, session_pb2
@@ -93,14 +94,14 @@ class Owner:
     """A principal, and its channel."""
 
     name: str
-    """TENANT/PRINCIPAL, which is its credential, too."""
+    """TENANT/PRINCIPAL, the subject of its tokens."""
     channel: aio.Channel
 
     async def call(self, method: str, request: Message) -> Outcome:
         """Makes a call with raw bytes. A stream is read to its end."""
         descriptor = METHODS[method]
         path = f"/{descriptor.containing_service.full_name}/{method}"
-        data, metadata = request.SerializeToString(), ((NAME, self.name),)
+        data, metadata = request.SerializeToString(), bearer(token_of(self.name))
         try:
             async with asyncio.timeout(20):
                 if descriptor.server_streaming:
