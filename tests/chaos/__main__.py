@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=5, help="minutes of faults (default: %(default)s)")
     parser.add_argument("--only", metavar="KINDS", help="only these kinds of fault, with commas")
     parser.add_argument("--without", metavar="KINDS", default="", help="not these; `clock`: none that need libfaketime")
-    parser.add_argument("--sessions", type=int, help="users at once")
+    parser.add_argument("--sessions", type=int, help="users at once, of both tenants")
     parser.add_argument("--report", type=Path, default=Path("build/chaos.json"), metavar="FILE", help="%(default)s")
     parser.add_argument(
         "--folder", type=Path, metavar="DIR", help="for logs and records; emptied first (default: build/chaos/seed-N)"

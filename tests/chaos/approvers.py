@@ -8,7 +8,7 @@ from tests.chaos.users import Term
 from turnkeeper.pb.v1 import approval_pb2, event_pb2, session_pb2
 
 Approval = approval_pb2.Approval
-_EVERY = 0.4
+_EVERY = 0.8
 _APPROVE, _REJECT = event_pb2.APPROVAL_DECISION_APPROVE, event_pb2.APPROVAL_DECISION_REJECT
 _OUTCOMES = {"RETRY": 3, "MARK_DONE": 4, "GIVE_UP": 5}
 """The decisions on an unknown outcome, by their numbers on the wire."""

@@ -1,10 +1,11 @@
 """Makes calls to any replica by the client contract. Each try is recorded before and after."""
 
 import asyncio
+import functools
 import hashlib
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -14,6 +15,7 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from grpc import aio
 
 from tests.chaos.record import Recorder
+from tests.chaos.tenants import Identity, is_foreign
 from tests.harness import Stubs
 from turnkeeper.pb.v1 import chat_pb2, error_pb2
 
@@ -43,7 +45,7 @@ _OUTSIDE_FINGERPRINT = ("wait", "after", "previews")
 class Answer:
     """How a call ended. `status` is gRPC's, GAVE_UP when no try was answered; `reason` the service's code, or empty.
 
-    `retry`: the milliseconds of RetryInfo, if there is one.
+    `retry`: the milliseconds of RetryInfo, if there is one. `details`: the bytes beside an error.
     """
 
     status: str
@@ -51,6 +53,13 @@ class Answer:
     turn_id: str = ""
     response: Any = None
     retry: int | None = None
+    details: bytes = b""
+
+    @property
+    def content(self) -> bytes:
+        """The bytes that the caller was given."""
+        content: bytes = self.details if self.response is None else self.response.SerializeToString()
+        return content
 
     @property
     def ok(self) -> bool:
@@ -66,9 +75,10 @@ class Answer:
 
 @dataclass(slots=True)
 class Replicas:
-    """All servers, each on a channel of its own; connected inside `async with`."""
+    """All servers, each on a channel of its own; connected inside `async with`. Calls are made as `identity`."""
 
     addresses: Sequence[str]
+    identity: Identity | None = None
     stubs: list[Stubs] = field(default_factory=list)
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
@@ -81,9 +91,15 @@ class Replicas:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    def method(self, replica: int, rpc: str) -> Any:
-        stubs = self.stubs[replica]
-        return next(getattr(getattr(stubs, name), rpc) for name in _SERVICES if hasattr(getattr(stubs, name), rpc))
+    def of(self, identity: Identity) -> "Replicas":
+        """Returns the same channels for another caller."""
+        return Replicas(self.addresses, identity, self.stubs)
+
+    def method(self, replica: int, rpc: str) -> Callable[..., Any]:
+        """Returns the method, which is called with the caller's token."""
+        services = (getattr(self.stubs[replica], name) for name in _SERVICES)
+        method = next(getattr(service, rpc) for service in services if hasattr(service, rpc))
+        return functools.partial(method, metadata=self.identity.metadata if self.identity else ())
 
 
 class Caller:
@@ -100,6 +116,7 @@ class Caller:
         until: float,
     ) -> None:
         self.name = name
+        self.tenant = record.tenant
         self.rng = rng
         self.replicas = replicas
         self._record = record
@@ -171,6 +188,7 @@ class Caller:
         fields: dict[str, Any] = {"turn": answer.turn_id} if answer.turn_id else {}
         fields |= response_fields(answer.response) if answer.response is not None else {}
         fields |= {"retry": answer.retry} if answer.retry is not None else {}
+        fields |= {"leaked": True} if self.tenant and is_foreign(answer.content, self.tenant) else {}
         self._record.line("answered", call=number, status=answer.status, reason=answer.reason, **{**fields, **more})
 
 
@@ -180,11 +198,12 @@ def answer_of(error: aio.AioRpcError) -> Answer:
     raw = trailing.get("grpc-status-details-bin") if trailing is not None else None
     detail, info, retry = error_pb2.SessionErrorDetail(), error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     after = None
-    if isinstance(raw, bytes):
+    raw = raw if isinstance(raw, bytes) else b""
+    if raw:
         for packed in status_pb2.Status.FromString(raw).details:
             _ = packed.Unpack(detail) or packed.Unpack(info)
             after = retry.retry_delay.ToMilliseconds() if packed.Unpack(retry) else after
-    return Answer(_name(error.code()), reason=info.reason, turn_id=detail.turn_id, retry=after)
+    return Answer(_name(error.code()), reason=info.reason, turn_id=detail.turn_id, retry=after, details=raw)
 
 
 def request_fields(request: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pymongo.errors import PyMongoError
 
+from tests.chaos import tenants
 from tests.chaos.history import Finding, History
 from tests.chaos.promises.answers import i3_what_was_acknowledged_is_there, i8_a_request_has_one_effect
 from tests.chaos.promises.decisions import i6_an_approval_is_left_once, i7_expired_is_not_decided
@@ -28,6 +29,7 @@ from tests.chaos.promises.ends import (
 )
 from tests.chaos.promises.order import i1_numbers_have_no_gap, i2_readers_are_given_the_log, i4_fences_never_fall
 from tests.chaos.promises.refusals import refusals_say_when_to_come_back
+from tests.chaos.promises.tenants import i13_no_tenant_sees_another
 from tests.chaos.promises.texts import (
     i10_partial_text_is_never_history,
     i16_history_can_be_sent_to_a_model,
@@ -48,6 +50,7 @@ PROMISES: Mapping[str, Callable[[History], Finding]] = {
     "I10": i10_partial_text_is_never_history,
     "I11": i11_documents_equal_the_fold_of_the_log,
     "I12": i12_nothing_starts_after_a_cancel,
+    "I13": i13_no_tenant_sees_another,
     "I14": i14_what_was_approved_is_what_ran,
     "I15": i15_clients_that_left_change_nothing,
     "I16": i16_history_can_be_sent_to_a_model,
@@ -69,7 +72,7 @@ def judge(history: History) -> Mapping[str, Finding]:
 def keep_evidence(history: History, findings: Mapping[str, Finding], file: Path) -> None:
     """Writes the whole logs of the sessions that a violation names: the database is gone after the run."""
     violations = "\n".join(line for finding in findings.values() for line in finding.violations)
-    named = [session for session in history.logs if session in violations]
+    named = [session for session in history.logs if tenants.id_of(session) in violations]
     turns = {entry.turn: session for session, log in history.logs.items() for entry in log if entry.turn}
     named += [session for turn, session in turns.items() if turn in violations and session not in named]
     with file.open("w", encoding="utf-8") as kept:

@@ -1,8 +1,8 @@
-"""`python -m tests.chaos.flood --addresses A,B --seed N --rate R --seconds S --out FILE`: more than servers can finish.
+"""`python -m tests.chaos.flood --addresses A,B --identity DIR --seed N …`: more than servers can finish.
 
-Messages begin at their times, whatever became of those before them; each creates a session, and is sent once. Every
-answer is recorded in FILE. Prints how many were sent, accepted and refused. It ends by itself, and knows only servers
-of this machine.
+Messages begin at their times, whatever became of those before them, for two tenants in turn; each creates a session,
+and is sent once. Every answer is recorded in a file. Prints how many were sent, accepted and refused. It ends by
+itself, and knows only servers of this machine.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
+from tests.chaos import tenants
 from tests.chaos.calls import UNARY, Answer, Caller, Replicas
 from tests.chaos.record import Recorder
 from turnkeeper.pb.v1 import chat_pb2, message_pb2
@@ -32,17 +33,32 @@ SESSIONS: Final = "flood-"
 REFUSED: Final = "OVERLOADED"
 
 
-async def run(*, addresses: list[str], seed: int, rate: float, seconds: float, out: Path) -> dict[str, int]:
+async def run(
+    *, addresses: list[str], identity: Path, seed: int, rate: float, seconds: float, out: Path
+) -> dict[str, int]:
     """Sends the messages. Returns how many were `sent`, `accepted` and `refused`."""
     _check(addresses, rate=rate, seconds=seconds)
     ends = Counter[str]()
     with Recorder(out) as record:
         async with Replicas(addresses * CONNECTIONS) as replicas, asyncio.TaskGroup() as group:
-            caller = Caller(CLIENT, replicas, record, rng=random.Random(f"{seed} flood"), group=group, until=0.0)
+            rng = random.Random(f"{seed} flood")
+            callers = [
+                Caller(
+                    CLIENT,
+                    replicas.of(tenants.identity(identity, tenant, tenants.USER)),
+                    record.of(tenant),
+                    rng=rng,
+                    group=group,
+                    until=0.0,
+                )
+                for tenant in tenants.TENANTS
+            ]
             began = time.monotonic()
             for number in range(round(rate * seconds)):
                 await asyncio.sleep(max(0.0, began + number / rate - time.monotonic()))
-                group.create_task(_send(caller, f"{seed}-{number}", replica=number % len(replicas.stubs), ends=ends))
+                turn, of = divmod(number, len(callers))
+                replica = turn % len(replicas.stubs)
+                group.create_task(_send(callers[of], f"{seed}-{turn}", replica=replica, ends=ends))
     accepted, refused = ends["OK"], ends[REFUSED]
     return {"sent": ends.total(), "accepted": accepted, "refused": refused}
 
@@ -51,7 +67,7 @@ async def _send(caller: Caller, label: str, *, replica: int, ends: Counter[str])
     request = chat_pb2.SendMessageRequest(
         session_id=f"{SESSIONS}{label}",
         request_id=f"{SESSIONS}{label}",
-        content=[message_pb2.Part(text=f"say flood-{label}: wave")],
+        content=[message_pb2.Part(text=f"say {tenants.label(caller.tenant, f'flood-{label}')}: wave")],
         create_session=chat_pb2.CreateSessionParams(agent=AGENT),
     )
     request.wait.SetInParent()
@@ -72,6 +88,7 @@ def main() -> None:
     """Runs, and prints the counts as JSON."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.flood", description="More than servers can finish.")
     parser.add_argument("--addresses", required=True, help="HOST:PORT,… of this machine")
+    parser.add_argument("--identity", type=Path, required=True, metavar="DIR", help="the folder of the callers' tokens")
     parser.add_argument("--seed", type=int, required=True, help="the messages of another seed are others")
     parser.add_argument("--rate", type=float, required=True, help="messages a second")
     parser.add_argument("--seconds", type=float, required=True)

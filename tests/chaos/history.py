@@ -15,6 +15,7 @@ Document = Mapping[str, Any]
 class Logged:
     """One stored event. `wall`: the time by the clock of the replica that wrote it, in seconds."""
 
+    session: str
     sequence: int
     kind: str
     turn: str
@@ -48,6 +49,7 @@ class Chain:
     """A reader's streams, each from the last one's cursor. `items` are as `streams.item` made them, in order.
 
     `through`: the last number that the stream reported as delivered. With `request` it gets one turn's events.
+    `leaked`: it was given a text of another tenant.
     """
 
     number: int
@@ -57,6 +59,7 @@ class Chain:
     previews: bool
     through: int
     items: Sequence[Sequence[Any]]
+    leaked: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +95,8 @@ class Prompt:
 @dataclass(frozen=True, kw_only=True)
 class History:
     """A whole run. Logs and heads are by session, the other documents by their ids.
+
+    Each session has its tenant before its id, as `tenants.key` writes it; both tenants have sessions of the same id.
 
     `first_seen`: when a client first received an event, wall seconds, by session and number. `unfit`: the differences
     that tests/checker finds. `until`: when clients began nothing new any more.

@@ -1,8 +1,8 @@
-"""`python -m tests.chaos.load --addresses A,B,C --seed N --seconds S --out DIR`: the clients of a run.
+"""`python -m tests.chaos.load --addresses A,B,C --identity DIR --seed N --seconds S --out DIR`: the clients of a run.
 
-Users, writers to one shared session, watchers and approvers in one process. Every response is recorded in DIR
-before a client uses it. New sessions and messages are begun for S seconds; then the clients finish them, for
-GRACE seconds at most. Exit status 0, also when nothing could be reached: the checker judges.
+Users, writers to one shared session, watchers, approvers and spies of two tenants, in one process. Every response is
+recorded in DIR before a client uses it. New sessions and messages are begun for S seconds; then the clients finish
+them, for `grace` seconds at most. Exit status 0, also when nothing could be reached: the checker judges.
 """
 
 import argparse
@@ -10,48 +10,82 @@ import asyncio
 import json
 import random
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.chaos import tenants
 from tests.chaos.approvers import Approver
 from tests.chaos.calls import Caller, Replicas
 from tests.chaos.record import CALLS, LOAD, STREAMS, Recorder
+from tests.chaos.spies import Loot, Spy
 from tests.chaos.streams import Watcher
 from tests.chaos.users import Place, Term, User, Writer
 
 GRACE = 60.0
 SESSIONS = 18
-_WRITERS = 3
+"""Of both tenants together."""
+_WRITERS = 2
+_WATCHERS = 2
+"""Of the shared session of each tenant."""
 _HOT_MESSAGES = 40
 
 
-async def run(*, addresses: list[str], seed: int, seconds: float, out: Path, sessions: int = SESSIONS) -> None:
-    """Runs the load, with its records in the folder `out`. Returns when every client is done."""
+async def run(
+    *,
+    addresses: list[str],
+    identity: Path,
+    seed: int,
+    seconds: float,
+    out: Path,
+    sessions: int = SESSIONS,
+    grace: float = GRACE,
+) -> None:
+    """Runs the load, with its records in the folder `out`. Returns when every client is done.
+
+    `identity`: the folder of `tenants.write`.
+    """
     began = time.time()
     with Recorder(out / CALLS) as calls, Recorder(out / STREAMS) as streams:
         async with Replicas(addresses) as replicas:
             now = time.monotonic()
-            term = Term(over=now + seconds, until=now + seconds + GRACE)
+            term = Term(over=now + seconds, until=now + seconds + grace)
+            done = asyncio.Event()
+            loot = {tenant: Loot() for tenant in tenants.TENANTS}
             async with asyncio.TaskGroup() as group:
-                await _Load(replicas, calls, streams, group=group, seed=seed, term=term).run(sessions)
+                loads = [
+                    _Load(tenant, replicas, calls, streams, identity=identity, group=group, seed=seed, term=term)
+                    for tenant in tenants.TENANTS
+                ]
+                for load in loads:
+                    group.create_task(load.spy(loot).work(done))
+                try:
+                    await asyncio.gather(*(load.run(-(-sessions // len(loads))) for load in loads))
+                finally:
+                    done.set()
     record = {"seed": seed, "seconds": seconds, "began": began, "over": began + seconds, "ended": time.time()}
     (out / LOAD).write_text(json.dumps(record) + "\n")
 
 
 class _Load:
+    """The clients of one tenant. Those of the other tenant have the same names, and the same ids."""
+
     def __init__(
         self,
+        tenant: str,
         replicas: Replicas,
         calls: Recorder,
         streams: Recorder,
         *,
+        identity: Path,
         group: asyncio.TaskGroup,
         seed: int,
         term: Term,
     ) -> None:
-        self._replicas = replicas
-        self._calls = calls
-        self._streams = streams
+        self._tenant = tenant
+        self._replicas = {name: replicas.of(tenants.identity(identity, tenant, name)) for name in tenants.PRINCIPALS}
+        self._calls = calls.of(tenant)
+        self._streams = streams.of(tenant)
         self._group = group
         self._seed = seed
         self._term = term
@@ -59,7 +93,9 @@ class _Load:
     async def run(self, sessions: int) -> None:
         """Runs users and approvers. The approvers end after the users."""
         users_done = asyncio.Event()
-        approvers = [Approver(self._caller(f"approver{number}"), term=self._term) for number in range(2)]
+        approvers = [
+            Approver(self._caller(f"approver{number}", tenants.APPROVER), term=self._term) for number in range(2)
+        ]
         async with asyncio.TaskGroup() as group:
             for approver in approvers:
                 group.create_task(approver.work(users_done))
@@ -81,17 +117,22 @@ class _Load:
                     writing.create_task(Writer(self._caller(f"writer{number}"), place, **parts).live())
             shared.done.set()
 
+    def spy(self, loot: Mapping[str, Loot]) -> Spy:
+        caller = self._caller(f"spy of {self._tenant}", tenants.SPY)
+        return Spy(caller, mine=loot[self._tenant], theirs=loot[tenants.other(self._tenant)])
+
     def watcher(self, session_id: str, *, number: int) -> Watcher:
         rng = self.rng(f"watcher{number} of {session_id}")
-        return Watcher(self._streams, self._replicas, session_id=session_id, rng=rng, previews=number > 0)
+        readers = self._replicas[tenants.USER]
+        return Watcher(self._streams, readers, session_id=session_id, rng=rng, previews=number > 0)
 
     def rng(self, name: str) -> random.Random:
         """Returns a generator of each client's own, so that no client changes another's draws."""
         return random.Random(f"{self._seed} {name}")
 
-    def _caller(self, name: str) -> Caller:
-        rng = self.rng(name)
-        return Caller(name, self._replicas, self._calls, rng=rng, group=self._group, until=self._term.until)
+    def _caller(self, name: str, principal: str = tenants.USER) -> Caller:
+        rng, replicas = self.rng(name), self._replicas[principal]
+        return Caller(name, replicas, self._calls, rng=rng, group=self._group, until=self._term.until)
 
 
 class _Shared:
@@ -105,17 +146,18 @@ class _Shared:
     def opened(self, session_id: str) -> None:
         self.done.set()
         self.done = asyncio.Event()
-        for number in range(3):
+        for number in range(_WATCHERS):
             self._group.create_task(self._load.watcher(session_id, number=number).run(self.done))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.load", description="The clients of a chaos run.")
     parser.add_argument("--addresses", required=True, help="the servers, or the proxies before them: HOST:PORT,…")
+    parser.add_argument("--identity", type=Path, required=True, metavar="DIR", help="the folder of the callers' tokens")
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--seconds", type=float, required=True, help="seconds in which new messages are begun")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder for the records")
-    parser.add_argument("--sessions", type=int, default=SESSIONS, help="users at once (default: %(default)s)")
+    parser.add_argument("--sessions", type=int, default=SESSIONS, help="users at once, of both tenants [%(default)s]")
     arguments = vars(parser.parse_args())
     arguments["out"].mkdir(parents=True, exist_ok=True)
     asyncio.run(run(addresses=arguments.pop("addresses").split(","), **arguments))

@@ -11,6 +11,7 @@ from pymongo import AsyncMongoClient
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.read_concern import ReadConcern
 
+from tests.chaos import tenants
 from tests.chaos.flood import FLOODS
 from tests.chaos.history import Chain, Document, Effect, Fault, History, Logged, Prompt, Try
 from tests.chaos.promises.ends import is_at_rest
@@ -33,7 +34,8 @@ async def read(uri: str, database: str, folder: Path, *, faults: Path | None, se
         majority = client.get_database(database, read_concern=ReadConcern("majority"))
         await _settled(majority, settle)
         documents = {
-            name: await majority[name].find({}).to_list() for name in ("heads", "turns", "tool_calls", "approvals")
+            name: [_named(document) for document in await majority[name].find({}).to_list()]
+            for name in ("heads", "turns", "tool_calls", "approvals")
         }
         events = await majority.events.find({}, sort=[("seq", 1)]).to_list()
     unfit = await differences(uri, database)
@@ -68,11 +70,22 @@ def lines(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file]
 
 
+def _of_tenant(line: Document) -> Document:
+    """Returns a line that names its session together with the tenant."""
+    return {**line, "session": tenants.key(line["tenant"], line["session"])} if line.get("session") else line
+
+
+def _named(document: Document) -> Document:
+    """Returns a document that names its session together with the tenant."""
+    return {**document, "session_id": _session(document)}
+
+
 def logs_of(events: Iterable[Document]) -> Mapping[str, Sequence[Logged]]:
     """Groups stored events by session, in the order given."""
     logs: dict[str, list[Logged]] = {}
     for document in events:
-        logs.setdefault(document["session_id"], []).append(logged(document))
+        event = logged(document)
+        logs.setdefault(event.session, []).append(event)
     return logs
 
 
@@ -80,6 +93,7 @@ def logged(document: Document) -> Logged:
     """Returns a stored event: its number is that of its document, its other fields those of its payload."""
     event = event_pb2.Event.FromString(document["payload"])
     return Logged(
+        session=_session(document),
         sequence=document["seq"],
         kind=str(event.WhichOneof("payload")),
         turn=event.turn_id,
@@ -95,7 +109,7 @@ def tries_of(calls: Iterable[Document]) -> list[Try]:
     sent: dict[int, Document] = {}
     answered: dict[int, Document] = {}
     turn_tries: list[Try] = []
-    for line in calls:
+    for line in map(_of_tenant, calls):
         match line["line"]:
             case "sent":
                 sent[line["call"]] = line
@@ -110,7 +124,7 @@ def tries_of(calls: Iterable[Document]) -> list[Try]:
 
 
 def chains_of(streams: Iterable[Document]) -> list[Chain]:
-    opened = {line["chain"]: line for line in streams if line["line"] == "chain"}
+    opened = {line["chain"]: _of_tenant(line) for line in streams if line["line"] == "chain"}
     got: dict[int, list[Document]] = {number: [] for number in opened}
     for line in streams:
         if line["line"] == "got":
@@ -124,6 +138,7 @@ def chains_of(streams: Iterable[Document]) -> list[Chain]:
             previews=chain["previews"],
             through=got[number][-1]["through"] if got[number] else chain["after"],
             items=[item for response in got[number] for item in response["items"]],
+            leaked=any(response.get("leaked") for response in got[number]),
         )
         for number, chain in opened.items()
     ]
@@ -132,7 +147,8 @@ def chains_of(streams: Iterable[Document]) -> list[Chain]:
 def effects_of(written: Iterable[Document]) -> list[Effect]:
     """Returns the starts alone: a tool that did not finish may have taken effect as well."""
     names = ("tool", "key", "session", "turn", "call", "arguments", "wall")
-    return [Effect(**{name: line[name] for name in names}) for line in written if line["line"] == "started"]
+    started = (_of_tenant(line) for line in written if line["line"] == "started")
+    return [Effect(**{name: line[name] for name in names}) for line in started]
 
 
 def faults_of(written: Iterable[Document]) -> list[Fault]:
@@ -155,7 +171,7 @@ def first_seen_in(streams: Iterable[Document]) -> Mapping[tuple[str, int], float
     first_seen: dict[tuple[str, int], float] = {}
     for line in streams:
         if line["line"] == "chain":
-            sessions[line["chain"]] = line["session"]
+            sessions[line["chain"]] = _of_tenant(line)["session"]
         if line["line"] == "got":
             for item in line["items"]:
                 if item[0]:
@@ -171,8 +187,12 @@ async def _settled(database: AsyncDatabase[dict[str, Any]], seconds: float) -> N
 
 async def is_settled(database: AsyncDatabase[dict[str, Any]]) -> bool:
     """Returns True if every turn has ended, waits for a person or client, or is queued behind one that waits."""
-    heads = {head["session_id"]: head for head in await database.heads.find({"active_turn": {"$ne": ""}}).to_list()}
+    heads = {_session(head): head for head in await database.heads.find({"active_turn": {"$ne": ""}}).to_list()}
     active = [head["active_turn"] for head in heads.values()]
     turns = {turn["id"]: turn for turn in await database.turns.find({"id": {"$in": active}}).to_list()}
     moving = await database.turns.find({"state": {"$in": _MOVING}}).to_list()
-    return all(turn["session_id"] in heads and is_at_rest(turn, turns, heads[turn["session_id"]]) for turn in moving)
+    return all(_session(turn) in heads and is_at_rest(turn, turns, heads[_session(turn)]) for turn in moving)
+
+
+def _session(document: Document) -> str:
+    return tenants.key(document["tenant"], document["session_id"])

@@ -13,9 +13,10 @@ LOAD = "load.json"
 
 
 class Recorder:
-    """A file of records, appended to by this process alone."""
+    """A file of records, appended to by this process alone. `tenant`: whose lines this recorder writes."""
 
     def __init__(self, path: Path) -> None:
+        self.tenant = ""
         self._path = path
         self._file = -1
         self._numbers = itertools.count(1)
@@ -27,11 +28,17 @@ class Recorder:
     def __exit__(self, *_: object) -> None:
         os.close(self._file)
 
+    def of(self, tenant: str) -> "Recorder":
+        """Returns a recorder of this tenant's lines, in the same file and with the same numbers."""
+        recorder = Recorder(self._path)
+        recorder.tenant, recorder._file, recorder._numbers = tenant, self._file, self._numbers
+        return recorder
+
     def number(self) -> int:
         """Returns a number that this recorder returns once."""
         return next(self._numbers)
 
     def line(self, what: str, **values: Any) -> None:
         """Writes a line with one system call: a killed client leaves whole lines."""
-        record = {"line": what, "wall": time.time(), "mono": time.monotonic(), **values}
+        record = {"line": what, "tenant": self.tenant, "wall": time.time(), "mono": time.monotonic(), **values}
         os.write(self._file, (json.dumps(record, ensure_ascii=False) + "\n").encode())

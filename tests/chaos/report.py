@@ -11,6 +11,7 @@ LEAST: Final[Mapping[str, int]] = {
     "decided_approvals": 100,
     "takeovers": 50,
     "faults": 100,
+    "foreign_reads": 300,
 }
 """The least figures of a run of FULL_MINUTES; a shorter run needs its share."""
 LEAST_KINDS: Final = 8
@@ -104,6 +105,11 @@ _FIGURES: Final = (
     "acknowledged_turns",
     "turns_of_floods",
     "refusals",
+    "sessions",
+    "ids_of_two_sessions",
+    "foreign_reads",
+    "foreign_reads_tried",
+    "foreign_reads_leaked",
     "turns",
     "waiting",
     "events",

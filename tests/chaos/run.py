@@ -15,7 +15,7 @@ from typing import Any, Final
 from pymongo.errors import PyMongoError
 
 from tests.chaos import cluster as clusters
-from tests.chaos import report, tools
+from tests.chaos import report, tenants, tools
 from tests.chaos.cluster import DATABASE, Cluster, Plan
 from tests.chaos.database import Probe
 from tests.chaos.nemesis import Nemesis
@@ -75,6 +75,7 @@ class _Run:
     async def run(self) -> Mapping[str, Any]:
         options = self._options
         self._print(f"chaos: seed {options.seed}, {options.minutes:g} min, {len(options.kinds)} kinds of fault")
+        tenants.write(self._folder / tenants.FOLDER)
         plan = Plan(
             logs=self._folder,
             agents=HERE / "agents.toml",
@@ -82,7 +83,7 @@ class _Run:
             variables=tools.variables(self._folder),
             lease=options.lease,
             clocks=options.clocks,
-            flags=("--calls-at-work", str(CALLS_AT_WORK)),
+            flags=("--calls-at-work", str(CALLS_AT_WORK), *tenants.flags(self._folder / tenants.FOLDER)),
         )
         async with clusters.running(plan) as cluster:
             self._print("a replica set of three, three servers and a scripted model are up")
@@ -168,7 +169,8 @@ class _Run:
 
     def _load(self, cluster: Cluster, seconds: float) -> Program:
         command = [sys.executable, "-m", "tests.chaos.load", "--addresses", ",".join(cluster.addresses)]
-        how = ["--seed", self._options.seed, "--seconds", seconds, "--out", self._folder]
+        identity = self._folder / tenants.FOLDER
+        how = ["--identity", identity, "--seed", self._options.seed, "--seconds", seconds, "--out", self._folder]
         crowd = ["--sessions", self._options.sessions] if self._options.sessions else []
         return Program(
             "load", [*command, *map(str, [*how, *crowd])], log=self._folder / "load.log", environ=environment()

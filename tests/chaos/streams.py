@@ -10,6 +10,7 @@ from grpc import aio
 
 from tests.chaos.calls import Answer, Replicas, answer_of
 from tests.chaos.record import Recorder
+from tests.chaos.tenants import is_foreign
 from turnkeeper.pb.v1 import event_pb2, session_pb2
 
 _LONGEST = 5.0
@@ -40,12 +41,15 @@ class Chain:
 
     def take(self, response: Any) -> None:
         """Records one response, then keeps its cursor."""
+        tenant = self._record.tenant
+        leaked = {"leaked": True} if tenant and is_foreign(response.SerializeToString(), tenant) else {}
         self._record.line(
             "got",
             chain=self._number,
             items=[item(event) for event in response.events],
             through=response.through_sequence,
             caught_up=response.caught_up,
+            **leaked,
         )
         self.cursor = response.cursor
         self.through = response.through_sequence
@@ -110,7 +114,7 @@ class Watcher:
             **start,
         )
         chain.opened(replica)
-        call = self._replicas.stubs[replica].sessions.WatchEvents(request, timeout=seconds + 1)
+        call = self._replicas.method(replica, "WatchEvents")(request, timeout=seconds + 1)
         how = await read(call, chain.take, seconds=seconds, done=done)
         chain.closed(how)
         if how not in ("OK", "CUT"):

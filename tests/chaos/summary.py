@@ -6,10 +6,11 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from tests.chaos import flood
+from tests.chaos import flood, tenants
 from tests.chaos.history import Fault, Finding, History, Logged
 from tests.chaos.promises.answers import MUTATIONS
 from tests.chaos.promises.ends import WAITING, acknowledged_turns
+from tests.chaos.promises.tenants import foreign_reads
 from turnkeeper.pb.v1 import event_pb2
 
 MOST_SHOWN = 20
@@ -26,12 +27,18 @@ def summary(history: History, findings: Mapping[str, Finding]) -> dict[str, Any]
     acknowledged = acknowledged_turns(users)
     turns = [history.turns[turn] for turn in acknowledged if turn in history.turns]
     taken_over = takeovers(history)
+    foreign = foreign_reads(history)
     return {
         "acks": sum(call.ok and call.rpc in MUTATIONS for call in users.tries),
         "turns": dict(sorted(Counter(turn["state"] for turn in turns).items())),
         "acknowledged_turns": len(acknowledged),
         "turns_of_floods": len(acknowledged_turns(history)) - len(acknowledged),
         "refusals": sum(call.answer.get("reason") == flood.REFUSED for call in history.tries),
+        "sessions": len(history.logs),
+        "ids_of_two_sessions": len(history.logs) - len({tenants.id_of(session) for session in history.logs}),
+        "foreign_reads": foreign["answered"],
+        "foreign_reads_tried": foreign["tried"],
+        "foreign_reads_leaked": foreign["leaked"],
         "waiting": sum(turn["state"] in WAITING for turn in turns),
         "events": len(events),
         "decided_approvals": kinds["approval_decided"],
@@ -58,7 +65,7 @@ def takeovers(history: History) -> list[Logged]:
     return [
         event
         for session, log in history.logs.items()
-        if not session.startswith(flood.SESSIONS)
+        if not tenants.id_of(session).startswith(flood.SESSIONS)
         for event in log
         if event.kind == "attempt_superseded"
         and event.event.attempt > event.event.attempt_superseded.superseded_attempt
@@ -102,7 +109,7 @@ def _of(faults: Sequence[Fault], target: str) -> list[Fault]:
 
 def _when(event: Logged, history: History) -> float:
     """Returns the time of an event: by the clients' clock, or else by the writing replica's, which may be moved."""
-    return history.first_seen.get((event.event.session_id, event.sequence), event.wall)
+    return history.first_seen.get((event.session, event.sequence), event.wall)
 
 
 def _quantiles(values: Sequence[float]) -> dict[str, float]:

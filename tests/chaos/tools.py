@@ -99,6 +99,7 @@ def _write_down(what: str, name: str, arguments: dict[str, object], context: Too
         "line": what,
         "tool": name,
         "key": context.key,
+        "tenant": context.tenant,
         "session": context.session_id,
         "turn": context.turn_id,
         "call": context.tool_call_id,

@@ -1,15 +1,17 @@
 """Users open sessions one after another; in each they send, stream, cancel, retry and abandon messages."""
 
 import asyncio
+import hashlib
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 
-from tests.chaos import messages
+from tests.chaos import messages, tenants
 from tests.chaos.calls import AGAIN_REASONS, Answer, Caller, turn_fields
 from tests.chaos.record import Recorder
 from tests.chaos.streams import Chain, Watcher, read
@@ -46,7 +48,7 @@ class User:
         self._calls = calls
         self._streams = streams
         self._term = term
-        self._tag = 0
+        self._count = Counter[str]()
 
     async def live(self) -> None:
         """Opens session after session until the load is over."""
@@ -84,13 +86,13 @@ class User:
         """Opens a session. Returns its id, and its first turn's if one message created both."""
         match self._rng.choices(["request", "id", "message"], [4, 2, 4])[0]:
             case "request":
-                creation = session_pb2.CreateSessionRequest(request_id=self._fresh(), agent=AGENT)
+                creation = session_pb2.CreateSessionRequest(request_id=self._fresh("creation"), agent=AGENT)
                 answer = await self._caller.copies("CreateSession", creation)
             case "id":
-                creation = session_pb2.CreateSessionRequest(session_id=f"s-{self._fresh()}", agent=AGENT)
+                creation = session_pb2.CreateSessionRequest(session_id=f"s-{self._fresh('session')}", agent=AGENT)
                 answer = await self._caller.copies("CreateSession", creation)
             case _:
-                request = self._new_message("" if self._rng.random() < 0.5 else f"s-{self._fresh()}", wait=0)
+                request = self._new_message("" if self._rng.random() < 0.5 else f"s-{self._fresh('session')}", wait=0)
                 request.create_session.agent = AGENT
                 answer = await self._caller.copies("SendMessage", request)
                 return (answer.response.turn.session_id, answer.response.turn.turn_id) if answer.ok else ("", "")
@@ -210,7 +212,7 @@ class User:
         return chat_pb2.TurnState.Name(answer.response.turn.state)[11:] if answer.ok else ""
 
     async def _retry(self, session_id: str, turn_id: str) -> str:
-        request = chat_pb2.RetryTurnRequest(session_id=session_id, turn_id=turn_id, request_id=self._fresh())
+        request = chat_pb2.RetryTurnRequest(session_id=session_id, turn_id=turn_id, request_id=self._fresh("retry"))
         answer = await self._caller.copies("RetryTurn", request)
         return await self._settle(session_id, turn_id) if answer.ok else ""
 
@@ -223,7 +225,7 @@ class User:
     def _new_message(self, session_id: str, *, wait: float) -> chat_pb2.SendMessageRequest:
         return chat_pb2.SendMessageRequest(
             session_id=session_id,
-            request_id=self._fresh(),
+            request_id=self._fresh("message"),
             content=self._content(),
             wait=_seconds(wait),
             if_busy=self._busy(),
@@ -232,7 +234,7 @@ class User:
     def _new_stream(self, session_id: str) -> chat_pb2.StreamMessageRequest:
         return chat_pb2.StreamMessageRequest(
             session_id=session_id,
-            request_id=self._fresh(),
+            request_id=self._fresh("message"),
             content=self._content(),
             if_busy=self._busy(),
             previews=True,
@@ -242,13 +244,15 @@ class User:
         """Returns what the service is to do if a turn is active: an abandoned one may still run."""
         return self._rng.choices(_BUSY, [2, 7, 1])[0]
 
-    def _fresh(self) -> str:
-        """Returns an id of this user's own; the same in every run with the same seed."""
-        return f"{self._rng.getrandbits(80):020x}"
+    def _fresh(self, kind: str) -> str:
+        """Returns an id of this user's own. The user of the same name in another tenant has the same ids."""
+        self._count[kind] += 1
+        return hashlib.sha256(f"{self._caller.name} {kind} {self._count[kind]}".encode()).hexdigest()[:20]
 
     def _content(self) -> list[message_pb2.Part]:
-        self._tag += 1
-        return [message_pb2.Part(text=messages.random_message(self._rng, f"{self._caller.name}-{self._tag}"))]
+        self._count["text"] += 1
+        label = tenants.label(self._caller.tenant, f"{self._caller.name}-{self._count['text']}")
+        return [message_pb2.Part(text=messages.random_message(self._rng, label))]
 
 
 class Writer(User):

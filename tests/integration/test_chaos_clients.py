@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tests import harness
-from tests.chaos import load, tools
+from tests.chaos import load, tenants, tools
 from tests.chaos.checker import judge
 from tests.chaos.reading import read
 from tests.chaos.summary import summary
@@ -16,17 +16,28 @@ SECONDS = 3.0
 
 async def test_without_faults_nothing_is_broken(mongo_uri: str, database_name: str, tmp_path: Path) -> None:
     script = load_script(CHAOS / "model.toml")
-    agents = ("--agents", str(CHAOS / "agents.toml"))
+    tenants.write(tmp_path / "identity")
+    flags = ("--agents", str(CHAOS / "agents.toml"), *tenants.flags(tmp_path / "identity"))
     async with (
         ScriptedModel(script, record=tmp_path / "model.jsonl") as model,
         harness.server_process(
-            mongo_uri, database_name, model, flags=agents, variables=tools.variables(tmp_path)
+            mongo_uri, database_name, model, flags=flags, variables=tools.variables(tmp_path)
         ) as server,
     ):
-        await load.run(addresses=[server.address], seed=2, seconds=SECONDS, out=tmp_path, sessions=6)
+        await load.run(
+            addresses=[server.address],
+            identity=tmp_path / "identity",
+            seed=2,
+            seconds=SECONDS,
+            out=tmp_path,
+            sessions=6,
+        )
     history = await read(mongo_uri, database_name, tmp_path, faults=None, settle=10)
     findings = judge(history)
     assert {name: finding.violations for name, finding in findings.items() if finding.violations} == {}
     report = summary(history, findings)
     assert report["acknowledged_turns"] > 5
     assert report["waiting"] == 0
+    assert report["ids_of_two_sessions"] > 0
+    assert report["foreign_reads"] > 0
+    assert report["foreign_reads_leaked"] == 0

@@ -5,6 +5,7 @@ import random
 import sys
 from typing import Final
 
+from tests.chaos import tenants
 from tests.chaos.cluster import Cluster
 from tests.chaos.flood import FLOODS
 from tests.chaos.programs import Program
@@ -24,7 +25,8 @@ async def flood(cluster: Cluster, strike: Strike, rng: random.Random) -> None:
     strike.aim(f"callers of {', '.join(server.name for server in servers)}")
     folder, seed = cluster.plan.logs, rng.getrandbits(32)
     command = [sys.executable, "-m", "tests.chaos.flood", "--addresses", ",".join(s.link.address for s in servers)]
-    how = ["--seed", seed, "--rate", RATE, "--seconds", SECONDS, "--out", folder / FLOODS.replace("*", f"{seed}")]
+    out = folder / FLOODS.replace("*", f"{seed}")
+    how = ["--identity", folder / tenants.FOLDER, "--seed", seed, "--rate", RATE, "--seconds", SECONDS, "--out", out]
     program = Program("flood", [*command, *map(str, how)], log=folder / "flood.log", environ=environment())
     program.start()
     try:

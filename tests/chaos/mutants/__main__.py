@@ -15,6 +15,7 @@ from tests.chaos.mutants import crowded, unreplicated
 from tests.chaos.mutants.deposed import read_from_a_deposed_primary
 from tests.chaos.mutants.patches import PATCHES
 from tests.chaos.mutants.scenes import Scene, both_approved_at_once, claimed_late, struck, timed_out, unsure_commit
+from tests.chaos.mutants.two_tenants import beside_each_other
 from tests.chaos.points.script import SCRIPT
 from tests.chaos.points.stage import SERVICE, Stage
 from tests.test_tools import ToolControl
@@ -41,6 +42,8 @@ SCENES: Mapping[str, Scene] = {
     "finished-calls-only": crowded.more_than_the_limit,
     "refusal-without-retry-info": crowded.more_than_the_limit,
     "deadline-ignored-in-the-queue": crowded.given_up_in_the_queue,
+    "no-tenant-filter": beside_each_other,
+    "cache-forgets-the-tenant": beside_each_other,
 }
 """Each mutant, and where it shows."""
 

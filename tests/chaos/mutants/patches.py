@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ from turnkeeper.admission.gate import AdmittedCall, Gate, Kind
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import ToolClass
 from turnkeeper.domain.turn import Turn
+from turnkeeper.engine.eventlog.session_cache import SessionCache
 from turnkeeper.engine.rules import turns
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import Overloaded
@@ -24,7 +26,9 @@ from turnkeeper.rpc.refusals import CertainRefusals
 from turnkeeper.store.changeset import Changeset, CommitResult, Conflict, Fenced
 from turnkeeper.store.mongo import claims, client, heads, indexes
 from turnkeeper.store.mongo.changesets import Changesets
+from turnkeeper.store.mongo.documents import decode
 from turnkeeper.store.mongo.head_claim import HeadClaim
+from turnkeeper.store.mongo.reads import Reads
 from turnkeeper.store.mongo.transactions import attempt as attempts
 from turnkeeper.store.mongo.transactions import outcomes
 from turnkeeper.store.mongo.transactions.group_commit import Entry, GroupCommit
@@ -251,6 +255,47 @@ def deadline_ignored_in_the_queue() -> None:
     AdmittedCall.wanted_until = property(lambda _: math.inf, lambda *_: None)  # type: ignore[assignment,misc]
 
 
+def no_tenant_filter() -> None:
+    """Reads a turn, a call or an approval by its id, whose ever it is."""
+
+    async def one(
+        self: Reads, kind: type[Any], collection: Any, key: Mapping[str, Any], *, strict: bool = False
+    ) -> Any:
+        match = {name: value for name, value in key.items() if name != "tenant"}
+        with self._reading("read_one") as read:
+            document = await read(collection).find_one(match)
+        return None if document is None else decode(kind, document, strict=strict)
+
+    Reads._one = one  # type: ignore[method-assign]  # noqa: SLF001 - what is broken
+
+
+class _BySessionId(OrderedDict[Any, Any]):
+    """Finds what is cached of a session by its id alone."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(_id_of(key), value)
+
+    def pop(self, key: Any, *default: Any) -> Any:
+        return super().pop(_id_of(key), *default)
+
+
+def _id_of(key: SessionKey | str) -> str:
+    return key.session_id if isinstance(key, SessionKey) else key
+
+
+def cache_forgets_the_tenant() -> None:
+    """Caches sessions under their ids: the session of that id which was used last is any tenant's."""
+
+    def cache(self: SessionCache, *args: Any, **options: Any) -> None:
+        _cache(self, *args, **options)
+        self._snapshots, self._conversations = _BySessionId(), _BySessionId()
+
+    SessionCache.__init__ = cache  # type: ignore[method-assign]
+
+
+_cache = SessionCache.__init__
+
+
 PATCHES: Mapping[str, Callable[[], None]] = {
     patch.__name__.replace("_", "-"): patch
     for patch in (
@@ -271,5 +316,7 @@ PATCHES: Mapping[str, Callable[[], None]] = {
         finished_calls_only,
         refusal_without_retry_info,
         deadline_ignored_in_the_queue,
+        no_tenant_filter,
+        cache_forgets_the_tenant,
     )
 }

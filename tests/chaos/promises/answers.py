@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+from tests.chaos import tenants
 from tests.chaos.history import Finding, History, Logged, Try, text_of
 
 FAMILIES = {"SendMessage": "message", "StreamMessage": "message", "RetryTurn": "retry", "CreateSession": "create"}
@@ -40,16 +41,20 @@ def i8_a_request_has_one_effect(history: History) -> Finding:
         finding.expect(len(bodies) <= 1, f"{name} was accepted with {len(bodies)} bodies")
     for text, events in _received(history).items():
         numbers = [event.sequence for event in events]
-        finding.expect(len(events) == 1, f"{events[0].event.session_id}: {text[:30]!r} was received as {numbers}")
+        finding.expect(len(events) == 1, f"{events[0].session}: {text[:30]!r} was received as {numbers}")
     return finding
 
 
 def _by_request(history: History) -> Mapping[tuple[str, str, str], list[Try]]:
-    """Groups calls by request. A session id that the server chose is not part of the key: the request has none."""
+    """Groups calls by request; a session id that the server chose is not part of its name.
+
+    Both tenants use the same ids of requests.
+    """
     tries: dict[tuple[str, str, str], list[Try]] = {}
     for call in history.tries:
         if call.rpc in FAMILIES and (request := call.request.get("request")):
-            key = (str(call.request.get("session", "")), FAMILIES[call.rpc], str(request))
+            session = call.session if call.request.get("session") else tenants.key(str(call.request["tenant"]), "")
+            key = (session, FAMILIES[call.rpc], str(request))
             tries.setdefault(key, []).append(call)
     return tries
 

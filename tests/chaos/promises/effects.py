@@ -77,9 +77,7 @@ def _starts_in_time(log: Sequence[Logged], in_time: Counter[str], finding: Findi
             case "turn_retried":
                 cancelled.discard(event.turn)
             case "tool_started" if event.turn in cancelled:
-                finding.violations.append(
-                    f"{event.event.session_id}: {event.sequence} starts a tool of a cancelled turn"
-                )
+                finding.violations.append(f"{event.session}: {event.sequence} starts a tool of a cancelled turn")
             case "tool_started":
                 in_time[event.event.tool_started.tool_call_id] += 1
     return were_cancelled

@@ -23,7 +23,7 @@ def i10_partial_text_is_never_history(history: History) -> Finding:
         for place, event in enumerate(events):
             if event.kind == "message_completed":
                 wrong = _wrong_text(history.messages.get(turn, ""), events, place)
-                finding.expect(not wrong, f"{event.event.session_id}: event {event.sequence}: {wrong}")
+                finding.expect(not wrong, f"{event.session}: event {event.sequence}: {wrong}")
     stored = {
         text_of(event.event.message_completed.content)
         for log in history.logs.values()
@@ -106,12 +106,10 @@ def _paired(events: Sequence[Logged], finding: Finding) -> None:
     for event in events:
         if event.kind == "tool_returned":
             call = event.event.tool_returned.tool_call_id
-            finding.expect(
-                call in open_calls, f"{event.event.session_id}: {call} has a result too many ({event.sequence})"
-            )
+            finding.expect(call in open_calls, f"{event.session}: {call} has a result too many ({event.sequence})")
             open_calls.discard(call)
         elif event.kind in _NEXT:
-            still = f"{event.event.session_id}: {sorted(open_calls)} open at event {event.sequence} ({event.kind})"
+            still = f"{event.session}: {sorted(open_calls)} open at event {event.sequence} ({event.kind})"
             finding.expect(not open_calls, still)
             open_calls = set()
         if event.kind == "message_completed":

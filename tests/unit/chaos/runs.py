@@ -4,13 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.chaos import messages, tools
+from tests.chaos import messages, tenants, tools
 from tests.chaos.history import Chain, Effect, Fault, History, Prompt, Try
 from tests.chaos.reading import logs_of
 from tests.chaos.streams import item
 from turnkeeper.pb.v1 import event_pb2, message_pb2
 
-SESSION = "s1"
+TENANT, OTHER = tenants.TENANTS
+SESSION_ID = "s1"
+SESSION = tenants.key(TENANT, SESSION_ID)
 MESSAGES = {"t1": "tell u-1: naïve 🦆", "t2": "pay u-2: ok", "t3": "say u-3: storm", "t4": "pledge u-4: lo"}
 PAID = '{"amount":7,"label":"u-2"}'
 TOOL_REQUESTS = message_pb2.FINISH_REASON_TOOL_CALLS
@@ -40,6 +42,7 @@ class Run:
     def history(self) -> History:
         stored = [
             {
+                "tenant": TENANT,
                 "session_id": event.session_id,
                 "seq": event.sequence,
                 "fence": fence,
@@ -65,7 +68,7 @@ class Run:
 
     def log(self, kind: str, turn: str = "", *, attempt: int = 1, fence: int = 1, **fields: Any) -> None:
         """Appends the next event."""
-        event = event_pb2.Event(session_id=SESSION, sequence=len(self.events) + 1, turn_id=turn)
+        event = event_pb2.Event(session_id=SESSION_ID, sequence=len(self.events) + 1, turn_id=turn)
         event.attempt = attempt if turn else 0
         payload = getattr(event, kind)
         payload.SetInParent()
@@ -96,7 +99,7 @@ class Run:
         call = Try(
             number=len(self.tries) + 1,
             rpc=rpc,
-            request={"session": SESSION, "body": str(sorted(request.items())), **request},
+            request={"tenant": TENANT, "session": SESSION, "body": str(sorted(request.items())), **request},
             answer={"status": "OK", "reason": "", **answer},
         )
         self.tries.append(call)

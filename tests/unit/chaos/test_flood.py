@@ -16,5 +16,5 @@ async def test_a_flood_of_another_machine_or_without_a_bound_does_not_begin(
 ) -> None:
     out = tmp_path / "flood.jsonl"
     with pytest.raises(ValueError, match=r"machine|at most"):
-        await flood.run(addresses=[address], seed=1, rate=rate, seconds=seconds, out=out)
+        await flood.run(addresses=[address], identity=tmp_path, seed=1, rate=rate, seconds=seconds, out=out)
     assert not out.exists()

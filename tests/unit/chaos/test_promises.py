@@ -9,7 +9,8 @@ import pytest
 from tests.chaos.checker import PROMISES, judge
 from tests.chaos.history import Chain, Prompt
 from tests.chaos.tools import hash_of
-from tests.unit.chaos.runs import APPROVE, REJECT, SESSION, Run, clean
+from tests.unit.chaos.leaks import LEAKS
+from tests.unit.chaos.runs import APPROVE, REJECT, SESSION, SESSION_ID, Run, clean
 from turnkeeper.pb.v1 import event_pb2
 
 Break = Callable[[Run], None]
@@ -74,7 +75,7 @@ def a_reader_of_one_turn_was_given_another_turns_event(run: Run) -> None:
 
 
 def a_reader_was_given_what_is_not_stored(run: Run) -> None:
-    run.chains.append(replace(run.chains[0], session="s2"))
+    run.chains.append(replace(run.chains[0], session="birch/s1"))
 
 
 def an_acknowledged_message_is_gone(run: Run) -> None:
@@ -162,7 +163,7 @@ def an_approval_differs_from_its_log(run: Run) -> None:
 
 
 def an_approval_is_withdrawn_after_its_decision(run: Run) -> None:
-    ended = event_pb2.Event(session_id=SESSION, turn_id="t2", attempt=1)
+    ended = event_pb2.Event(session_id=SESSION_ID, turn_id="t2", attempt=1)
     ended.approval_withdrawn.approval_id = "a-2"
     run.add_after("approval_decided", ended)
 
@@ -172,7 +173,7 @@ def an_approval_is_pending_though_it_was_decided(run: Run) -> None:
 
 
 def an_approval_is_decided_and_expires(run: Run) -> None:
-    decided = event_pb2.Event(session_id=SESSION, turn_id="t4", attempt=1)
+    decided = event_pb2.Event(session_id=SESSION_ID, turn_id="t4", attempt=1)
     decided.approval_decided.approval_id, decided.approval_decided.tool_call_id = "a-4", "call-4"
     decided.approval_decided.arguments_hash = "hash-4"
     run.add_after("approval_expired", decided)
@@ -234,7 +235,7 @@ def a_document_does_not_fit_its_log(run: Run) -> None:
 
 
 def a_tool_starts_after_a_cancel(run: Run) -> None:
-    started = event_pb2.Event(session_id=SESSION, turn_id="t3", attempt=1)
+    started = event_pb2.Event(session_id=SESSION_ID, turn_id="t3", attempt=1)
     started.tool_started.tool_call_id, started.tool_started.key = "call-9", "key-9"
     run.add_after("turn_cancelled", started)
 
@@ -361,6 +362,7 @@ BREAKS: dict[Break, set[str]] = {
     the_model_was_given_half_a_message: {"I10"},
     a_document_does_not_fit_its_log: {"I11"},
     a_tool_starts_after_a_cancel: {"I12"},
+    **{damage: {"I13"} for damage in LEAKS},
     a_tool_saw_other_arguments: {"I14"},
     a_tool_ran_that_was_approved_as_another: {"I14"},
     a_turn_whose_client_left_stands_still: {"I15", "turns"},

@@ -14,6 +14,7 @@ GOOD: Mapping[str, Any] = {
     "acknowledged_turns": 300,
     "decided_approvals": 100,
     "takeovers": 50,
+    "foreign_reads": 300,
     "takeover_seconds": {"p50": 6.0, "p99": 15.0},
     "violations": {},
     "violations_by_promise": {"I1": 0},
@@ -41,7 +42,7 @@ def test_one_violation_fails_the_run_and_is_reported() -> None:
     assert not result["passed"]
 
 
-@pytest.mark.parametrize("name", ["acknowledged_turns", "decided_approvals", "takeovers"])
+@pytest.mark.parametrize("name", ["acknowledged_turns", "decided_approvals", "takeovers", "foreign_reads"])
 def test_one_less_than_demanded_fails_the_run(name: str) -> None:
     assert _run(**{name: LEAST[name] - 1})["failures"] == [
         f"{name} is {LEAST[name] - 1}; at least {LEAST[name]} are needed"
@@ -96,7 +97,13 @@ def test_a_shorter_run_needs_its_share_and_reports_that() -> None:
     result = _run(minutes=1, acknowledged_turns=60, decided_approvals=20, takeovers=10)
     assert result["passed"]
     assert result["scaled"]
-    assert result["least"] == {"acknowledged_turns": 60, "decided_approvals": 20, "takeovers": 10, "faults": 20}
+    assert result["least"] == {
+        "acknowledged_turns": 60,
+        "decided_approvals": 20,
+        "takeovers": 10,
+        "faults": 20,
+        "foreign_reads": 60,
+    }
     assert "scaled to the shorter run" in table(result)
     assert not _run(minutes=1, takeovers=9)["passed"]
 
