@@ -11,7 +11,7 @@ LEAST: Final[Mapping[str, int]] = {
     "decided_approvals": 100,
     "takeovers": 50,
     "faults": 100,
-    "foreign_reads": 300,
+    "foreign_reads": 100,
 }
 """The least figures of a run of FULL_MINUTES; a shorter run needs its share."""
 LEAST_KINDS: Final = 8

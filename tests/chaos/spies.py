@@ -28,7 +28,8 @@ _COLLECT_EVERY: Final = 4.0
 _STREAM: Final = 2.0
 """Seconds."""
 _KEPT: Final = 60
-_PAGE: Final = 5
+_PAGES: Final = (4, 50)
+"""Sizes of pages: of one that has a page after it, and of a long one."""
 _CHOSEN_BY_CALLERS: Final = ("s-", "hot-", "flood-")
 """How the ids begin that both tenants use."""
 
@@ -44,7 +45,8 @@ class Loot:
     approvals: deque[approval_pb2.Approval] = field(default_factory=lambda: deque(maxlen=_KEPT))
     cursors: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=_KEPT))
     """With their sessions."""
-    page_tokens: deque[str] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    page_tokens: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    """With the sizes of their pages."""
 
 
 Probe = tuple[str, Any, str]
@@ -73,18 +75,19 @@ class Spy:
 
     async def _collect(self) -> None:
         """Lists what its own tenant has."""
-        listed = await self._once("ListSessions", session_pb2.ListSessionsRequest(page_size=_PAGE))
+        size = self._rng.choice(_PAGES)
+        listed = await self._once("ListSessions", session_pb2.ListSessionsRequest(page_size=size))
         if not listed.ok or not listed.response.sessions:
             return
         if token := listed.response.next_page_token:
-            self._mine.page_tokens.append(token)
+            self._mine.page_tokens.append((size, token))
         ids = [session.session_id for session in listed.response.sessions]
         self._mine.sessions.extend(id_ for id_ in ids if not id_.startswith(_CHOSEN_BY_CALLERS))
         session_id = self._rng.choice(ids)
-        turns = await self._once("ListTurns", chat_pb2.ListTurnsRequest(session_id=session_id, page_size=_PAGE))
+        turns = await self._once("ListTurns", chat_pb2.ListTurnsRequest(session_id=session_id))
         if turns.ok:
             self._mine.turns.extend((session_id, turn.turn_id) for turn in turns.response.turns)
-        approvals = await self._once("ListApprovals", approval_pb2.ListApprovalsRequest(page_size=_PAGE, states=_OPEN))
+        approvals = await self._once("ListApprovals", approval_pb2.ListApprovalsRequest(states=_OPEN))
         if approvals.ok:
             self._mine.approvals.extend(approvals.response.approvals)
         await self._watch(session_pb2.WatchEventsRequest(session_id=session_id))
@@ -171,8 +174,8 @@ def _cursor(theirs: Loot, rng: random.Random) -> Probe | None:
 def _page_token(theirs: Loot, rng: random.Random) -> Probe | None:
     if not theirs.page_tokens:
         return None
-    token = rng.choice(theirs.page_tokens)
-    return "ListSessions", session_pb2.ListSessionsRequest(page_size=_PAGE, page_token=token), REFUSED
+    size, token = rng.choice(theirs.page_tokens)
+    return "ListSessions", session_pb2.ListSessionsRequest(page_size=size, page_token=token), REFUSED
 
 
 _NewProbe = Callable[[Loot, random.Random], Probe | None]

@@ -14,7 +14,7 @@ GOOD: Mapping[str, Any] = {
     "acknowledged_turns": 300,
     "decided_approvals": 100,
     "takeovers": 50,
-    "foreign_reads": 300,
+    "foreign_reads": 100,
     "takeover_seconds": {"p50": 6.0, "p99": 15.0},
     "violations": {},
     "violations_by_promise": {"I1": 0},
@@ -102,7 +102,7 @@ def test_a_shorter_run_needs_its_share_and_reports_that() -> None:
         "decided_approvals": 20,
         "takeovers": 10,
         "faults": 20,
-        "foreign_reads": 60,
+        "foreign_reads": 20,
     }
     assert "scaled to the shorter run" in table(result)
     assert not _run(minutes=1, takeovers=9)["passed"]
