@@ -43,7 +43,7 @@ SCENES: Mapping[str, Scene] = {
     "refusal-without-retry-info": crowded.more_than_the_limit,
     "deadline-ignored-in-the-queue": crowded.given_up_in_the_queue,
     "no-tenant-filter": beside_each_other,
-    "cache-forgets-the-tenant": beside_each_other,
+    "feed-forgets-the-tenant": beside_each_other,
 }
 """Each mutant, and where it shows."""
 

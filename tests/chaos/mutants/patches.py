@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,9 +15,10 @@ from turnkeeper.admission.gate import AdmittedCall, Gate, Kind
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import ToolClass
 from turnkeeper.domain.turn import Turn
-from turnkeeper.engine.eventlog.session_cache import SessionCache
 from turnkeeper.engine.rules import turns
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
+from turnkeeper.engine.streaming.feed import Feed
+from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.errors import Overloaded
 from turnkeeper.faults import fault
 from turnkeeper.rpc.context import Run
@@ -269,31 +269,33 @@ def no_tenant_filter() -> None:
     Reads._one = one  # type: ignore[method-assign]  # noqa: SLF001 - what is broken
 
 
-class _BySessionId(OrderedDict[Any, Any]):
-    """Finds what is cached of a session by its id alone."""
+class _FeedsById(dict[SessionKey, Feed]):
+    """Finds a feed by the session's id alone."""
 
-    def __setitem__(self, key: Any, value: Any) -> None:
-        super().__setitem__(_id_of(key), value)
+    def _found(self, key: SessionKey) -> SessionKey:
+        return next((kept for kept in self if kept.session_id == key.session_id), key)
 
-    def pop(self, key: Any, *default: Any) -> Any:
-        return super().pop(_id_of(key), *default)
+    def __setitem__(self, key: SessionKey, feed: Feed) -> None:
+        super().__setitem__(self._found(key), feed)
 
+    def get(self, key: SessionKey, default: Any = None) -> Any:
+        return super().get(self._found(key), default)
 
-def _id_of(key: SessionKey | str) -> str:
-    return key.session_id if isinstance(key, SessionKey) else key
-
-
-def cache_forgets_the_tenant() -> None:
-    """Caches sessions under their ids: the session of that id which was used last is any tenant's."""
-
-    def cache(self: SessionCache, *args: Any, **options: Any) -> None:
-        _cache(self, *args, **options)
-        self._snapshots, self._conversations = _BySessionId(), _BySessionId()
-
-    SessionCache.__init__ = cache  # type: ignore[method-assign]
+    def pop(self, key: SessionKey, *default: Any) -> Any:
+        return super().pop(self._found(key), *default)
 
 
-_cache = SessionCache.__init__
+def feed_forgets_the_tenant() -> None:
+    """Caches the latest events of a session under its id: a watcher has those of any tenant's session of that id."""
+
+    def init(self: Feeds, *args: Any, **options: Any) -> None:
+        _init_feeds(self, *args, **options)
+        self._feeds = _FeedsById()
+
+    Feeds.__init__ = init  # type: ignore[method-assign]
+
+
+_init_feeds = Feeds.__init__
 
 
 PATCHES: Mapping[str, Callable[[], None]] = {
@@ -317,6 +319,6 @@ PATCHES: Mapping[str, Callable[[], None]] = {
         refusal_without_retry_info,
         deadline_ignored_in_the_queue,
         no_tenant_filter,
-        cache_forgets_the_tenant,
+        feed_forgets_the_tenant,
     )
 }
