@@ -84,7 +84,7 @@ class User:
 
     async def _open(self) -> tuple[str, str]:
         """Opens a session. Returns its id, and its first turn's if one message created both."""
-        match self._rng.choices(["request", "id", "message"], [4, 2, 4])[0]:
+        match self._rng.choices(["request", "id", "message"], [3, 3, 4])[0]:
             case "request":
                 creation = session_pb2.CreateSessionRequest(request_id=self._fresh("creation"), agent=AGENT)
                 answer = await self._caller.copies("CreateSession", creation)
@@ -92,7 +92,7 @@ class User:
                 creation = session_pb2.CreateSessionRequest(session_id=f"s-{self._fresh('session')}", agent=AGENT)
                 answer = await self._caller.copies("CreateSession", creation)
             case _:
-                request = self._new_message("" if self._rng.random() < 0.5 else f"s-{self._fresh('session')}", wait=0)
+                request = self._new_message("" if self._rng.random() < 0.3 else f"s-{self._fresh('session')}", wait=0)
                 request.create_session.agent = AGENT
                 answer = await self._caller.copies("SendMessage", request)
                 return (answer.response.turn.session_id, answer.response.turn.turn_id) if answer.ok else ("", "")
