@@ -34,7 +34,7 @@ from turnkeeper.codes import Code
 from turnkeeper.domain.event import KINDS
 from turnkeeper.errors_by_code import leaves
 from turnkeeper.pb.v1 import error_pb2
-from turnkeeper.rpc import agents, approvals, audit, chat, sessions
+from turnkeeper.rpc import agents, approvals, audit, chat, operations, sessions
 from turnkeeper.rpc.access import AccessRules
 from turnkeeper.rpc.server import OUR_FILES
 from turnkeeper.rpc.status import advice, stream_retry_after
@@ -42,14 +42,11 @@ from turnkeeper.rpc.validation import RULES, Rule
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs/reference"
-SERVICERS: Mapping[str, type[Any]] = {
-    "SessionService": sessions.SessionService,
-    "ChatService": chat.ChatService,
-    "ApprovalService": approvals.ApprovalService,
-    "AgentService": agents.AgentService,
-    "AuditService": audit.AuditService,
-}
+_CALLERS = (sessions.SessionService, chat.ChatService, approvals.ApprovalService, agents.AgentService)
+_OPERATORS = (audit.AuditService, operations.OperatorService)
+SERVICERS: Mapping[str, type[Any]] = {servicer.__name__: servicer for servicer in (*_CALLERS, *_OPERATORS)}
 PREVIEWS = {"content_delta": True, "tool_progress": False}
+"""Whether each preview is sent."""
 REPEATS = {
     MethodOptions.NO_SIDE_EFFECTS: "Changes nothing: repeat it freely.",
     MethodOptions.IDEMPOTENT: "Safe to repeat.",

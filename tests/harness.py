@@ -30,6 +30,7 @@ from turnkeeper.pb.v1 import (
     chat_pb2_grpc,
     event_pb2,
     message_pb2,
+    operator_pb2_grpc,
     session_pb2,
     session_pb2_grpc,
 )
@@ -68,6 +69,7 @@ class Stubs:
         self.approvals = approval_pb2_grpc.ApprovalServiceStub(channel)
         self.agents = agent_pb2_grpc.AgentServiceStub(channel)
         self.audit = audit_pb2_grpc.AuditServiceStub(channel)
+        self.operator = operator_pb2_grpc.OperatorServiceStub(channel)
 
 
 @contextlib.asynccontextmanager

@@ -32,6 +32,8 @@ from turnkeeper.engine.execution.model_call import ModelCaller
 from turnkeeper.engine.execution.services import RunServices
 from turnkeeper.engine.execution.worker import Worker
 from turnkeeper.engine.forks import Forks
+from turnkeeper.engine.freezes import Freezes
+from turnkeeper.engine.operations import Operations
 from turnkeeper.engine.replica.auditing import Auditing
 from turnkeeper.engine.replica.change_listener import ChangeListener
 from turnkeeper.engine.replica.expirer import Expirer
@@ -68,6 +70,7 @@ from turnkeeper.rpc.codec import WireCodec
 from turnkeeper.rpc.identity import RECHECK_S, CallerCheck
 from turnkeeper.rpc.interceptor import Boundary
 from turnkeeper.rpc.limits import LimitCheck
+from turnkeeper.rpc.operations import OperatorService
 from turnkeeper.rpc.page_tokens import PageTokens
 from turnkeeper.rpc.refusals import CertainRefusals
 from turnkeeper.rpc.refused_calls import RefusedCalls
@@ -219,7 +222,7 @@ class _Replica:
             delta_interval=settings.delta_interval,
             memory=FeedMemory(memory),
         )
-        sources = Sources.of_machine(jitter=self._rng.random)
+        self._sources = sources = Sources.of_machine(jitter=self._rng.random)
         self._log_writer = LogWriter(
             store,
             self._feeds,
@@ -284,7 +287,10 @@ class _Replica:
     def _add_verbs(self, schema: int) -> None:
         """Assembles the verbs on sessions, approvals, client tools, turns, checkpoints and forks."""
         store, log_writer, metrics, decode = self._store, self._log_writer, self._telemetry.metrics, WireCodec().decode
-        self._sessions = Sessions(store, log_writer, session_cache=self._session_cache, agents=self._agent_versions)
+        versions, freezes = self._agent_versions, Freezes()
+        self._sessions = Sessions(
+            store, log_writer, session_cache=self._session_cache, agents=versions, freezes=freezes
+        )
         edits = ArgumentEdits(store, agents=self._agent_versions, toolbox=self._toolbox)
         self._approvals = Approvals(store, log_writer, self._feeds, edits=edits, metrics=metrics)
         self._client_tools = ClientTools(
@@ -294,10 +300,9 @@ class _Replica:
             measures=CallMeasures(store, spans=self._telemetry.spans, metrics=metrics, decode=decode),
             agents=self._agent_versions,
         )
-        sessions, worker, tools = self._sessions, self._worker, self._client_tools
-        self._turns = Turns(
-            store, log_writer, self._feeds, sessions=sessions, worker=worker, client_tools=tools, metrics=metrics
-        )
+        parts: dict[str, Any] = {"worker": self._worker, "client_tools": self._client_tools, "metrics": metrics}
+        self._turns = Turns(store, log_writer, self._feeds, sessions=self._sessions, freezes=freezes, **parts)
+        self._operations = Operations(store, self._turns, freezes, sources=self._sources)
         self._checkpoints = Checkpoints(store, log_writer, decode=decode)
         self._forks = Forks(store, store, log_writer, self._checkpoints, schema=schema)
 
@@ -344,6 +349,7 @@ class _Replica:
             MemoryTrim(),
             LoopLag(metrics),
             self.auditing,
+            self._operations,
         )
         return [job.run for job in jobs]
 
@@ -373,7 +379,9 @@ class _Replica:
         server.add(ApprovalService(self._approvals, store, page_tokens=page_tokens))
         server.add(AgentService(self._agents, store, page_tokens=page_tokens))
         server.add(AuditService(store))
+        server.add(OperatorService(self._operations, store, page_tokens=page_tokens))
         port = server.listen(settings.address(settings.port), self._certificate)
+        await self._operations.load()
         async with background(*self._jobs), database.kept_running(server.set_database):
             await server.start()
             await server.set_serving(True)

@@ -58,6 +58,8 @@ class Code(IntEnum):
     SESSION_CONTENDED = 123
     OVERLOADED = 124
     PRINCIPAL_UNKNOWN = 125
+    ADMISSION_FROZEN = 126
+    TURN_COUNT_MISMATCH = 127
 
 
 class Family(IntEnum):

@@ -1,5 +1,6 @@
 """Finds the class of a code, so that a stored error becomes an exception again."""
 
+import turnkeeper.operator_errors  # noqa: F401 - their classes are among the subclasses
 from turnkeeper.codes import Code, ErrorDetail
 from turnkeeper.errors import Aborted, SessionError
 

@@ -9,6 +9,7 @@ from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.audit import AuditRecord, Seal
 from turnkeeper.domain.event import Event, NewEvent
+from turnkeeper.domain.freeze import Freeze
 from turnkeeper.domain.session import Session, SessionKey
 from turnkeeper.domain.tool import Call
 from turnkeeper.domain.turn import Turn
@@ -197,6 +198,8 @@ class MemoryDatabase:
     """How many processes had access so far."""
     trails: dict[str, Trail] = field(default_factory=dict)
     """The audit trails by tenant."""
+    freezes: dict[tuple[str, str], Freeze] = field(default_factory=dict)
+    """By tenant and agent."""
     changes: list[Change] = field(default_factory=list)
     listeners: set[asyncio.Event] = field(default_factory=set)
     """Set at each change."""

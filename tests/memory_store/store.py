@@ -6,6 +6,7 @@ from tests.memory_store.audits import Audits
 from tests.memory_store.changesets import Changesets
 from tests.memory_store.forks import Forks
 from tests.memory_store.leases import Leases
+from tests.memory_store.operations import Operations
 from tests.memory_store.part import Enter
 from tests.memory_store.replicas import Replicas
 from tests.memory_store.sessions import Sessions
@@ -14,7 +15,7 @@ from turnkeeper.store.contract import EventCodec
 from turnkeeper.store.mongo.documents import SCHEMA
 
 
-class MemoryStore(Sessions, Changesets, Leases, Forks, Replicas, Audits):
+class MemoryStore(Sessions, Changesets, Leases, Forks, Replicas, Audits, Operations):
     """Implements `Store` without a database: one replica's access to a MemoryDatabase. It has no `Retention`."""
 
     def __init__(

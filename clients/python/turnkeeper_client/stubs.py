@@ -10,6 +10,7 @@ from turnkeeper_client.pb.v1.agent_pb2_grpc import AgentServiceStub
 from turnkeeper_client.pb.v1.approval_pb2_grpc import ApprovalServiceStub
 from turnkeeper_client.pb.v1.audit_pb2_grpc import AuditServiceStub
 from turnkeeper_client.pb.v1.chat_pb2_grpc import ChatServiceStub
+from turnkeeper_client.pb.v1.operator_pb2_grpc import OperatorServiceStub
 from turnkeeper_client.pb.v1.session_pb2_grpc import SessionServiceStub
 
 
@@ -22,6 +23,7 @@ class Stubs:
     approvals: ApprovalServiceStub
     agents: AgentServiceStub
     audit: AuditServiceStub
+    operator: OperatorServiceStub
     # Of the client, if it has a source of tokens.
     tokens: Tokens | None = None
 
@@ -33,5 +35,6 @@ class Stubs:
             approvals=ApprovalServiceStub(channel),
             agents=AgentServiceStub(channel),
             audit=AuditServiceStub(channel),
+            operator=OperatorServiceStub(channel),
             tokens=tokens,
         )

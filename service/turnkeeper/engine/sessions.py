@@ -10,6 +10,7 @@ from turnkeeper.domain.turn import Turn
 from turnkeeper.engine.agent_versions import AgentVersions
 from turnkeeper.engine.eventlog.session_cache import CachedSnapshot, SessionCache
 from turnkeeper.engine.eventlog.writer import LogWriter, Stored
+from turnkeeper.engine.freezes import Freezes
 from turnkeeper.engine.rules import sessions as session_rules
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import (
@@ -80,22 +81,27 @@ class Sessions:
         *,
         session_cache: SessionCache,
         agents: AgentVersions,
+        freezes: Freezes,
     ) -> None:
         self._store = store
         self._log_writer = log_writer
         self._session_cache = session_cache
         self._agents = agents
+        self._freezes = freezes
 
     async def create(self, new: NewSession) -> tuple[Session, Head]:
         """Returns the session: created now, or by the same request before.
 
         Raises AgentNotFound if there is no such agent, SessionAlreadyExists if another request created a session with
-        this id, RequestIdReused if the `request_id` belongs to another request.
+        this id, RequestIdReused if the `request_id` belongs to another request, AdmissionFrozen while the operator
+        takes no new work.
         """
         creation = self._creation(new)
         if creation is None:
             return await self._created_before(new)
         session, agent = creation.session, creation.agent
+        if self._freezes.is_frozen(session.tenant, agent.name):
+            return await self._created_while_frozen(new)
         existing = await self._store.create_session(session, agent, event=session_rules.created_event(session))
         if existing is not None:
             _check_same(existing, new)
@@ -229,6 +235,15 @@ class Sessions:
             return None
         stored = await self._store.session(new.key)
         return stored[0] if stored is not None else None
+
+    async def _created_while_frozen(self, new: NewSession) -> tuple[Session, Head]:
+        """Returns the session that the same request created before. Raises AdmissionFrozen if there is none."""
+        stored = await self._store.session(new.key)
+        if stored is None:
+            self._freezes.check(new.tenant, new.agent)
+            return await self.create(new)  # the freeze has just ended
+        _check_same(stored[0], new)
+        return stored
 
     async def _created_before(self, new: NewSession) -> tuple[Session, Head]:
         """Returns the session that the same request created, when its agent still existed. Otherwise as `create`."""

@@ -13,6 +13,7 @@ from turnkeeper.engine.eventlog.session_lines import Place
 from turnkeeper.engine.eventlog.writer import LogWriter, Stored, needs_place
 from turnkeeper.engine.execution.rooms import Room
 from turnkeeper.engine.execution.worker import Worker
+from turnkeeper.engine.freezes import Freezes
 from turnkeeper.engine.rules import messages as message_rules
 from turnkeeper.engine.rules.decide_again import DecideAgain
 from turnkeeper.engine.rules.messages import LeaseOffer, NewMessage, RetryRequest
@@ -48,6 +49,7 @@ class Turns:
         worker: Worker,
         client_tools: ClientTools,
         metrics: Metrics,
+        freezes: Freezes,
     ) -> None:
         self._store = store
         self._log_writer = log_writer
@@ -56,6 +58,7 @@ class Turns:
         self._worker = worker
         self._client_tools = client_tools
         self._metrics = metrics
+        self._freezes = freezes
 
     async def after(self, key: SessionKey, record: RequestRecord) -> Turn:
         """Returns the turn of a request that had its effect, as it was then or later; raises as `get`."""
@@ -117,7 +120,8 @@ class Turns:
 
         Returns the request's record, the same for every repeat. Raises SessionNotFound, RequestIdReused, InvalidRequest
         if a client tool has the name of one of the agent's tools, AgentNotAvailable, and what `message_rules.accept`
-        raises; with `new` also the errors of `Sessions.ensure`.
+        raises; with `new` also the errors of `Sessions.ensure`. Raises AdmissionFrozen while the operator takes no new
+        work.
         """
         if new is not None:
             creation = await self._sessions.ensure_or_create_later(new)
@@ -134,7 +138,9 @@ class Turns:
             )
 
         def decide(uow: UnitOfWork) -> tuple[Turn, RequestRecord]:
-            return message_rules.accept(uow, message, offer=None)
+            accepted = message_rules.accept(uow, message, offer=None)
+            self._freezes.check(message.key.tenant, uow.session.agent)
+            return accepted
 
         return await self._once(message, decide, partial(self._start, message, None))
 
@@ -166,6 +172,7 @@ class Turns:
 
         def decide(uow: UnitOfWork) -> tuple[Turn, RequestRecord]:
             turn, record = accept(uow, message, offer=self._offer(room))
+            self._freezes.check(message.key.tenant, turn.agent)
             if uow.head.active_turn == turn.id:  # otherwise it waits in its session's queue
                 room.take(turn.agent)
             return turn, record
@@ -195,6 +202,13 @@ class Turns:
             return turn or await self.get(key, turn_id), 0
         events = await self._store.events(key, after=turn.first_sequence, limit=1000, kinds=_CANCELLED, turn_id=turn_id)
         return turn, events[-1].sequence if events else 0
+
+    async def order_cancel(self, key: SessionKey, turn_id: str, *, by: str) -> Turn | None:
+        """Cancels a turn without an owner. Returns it as it has ended, or None if its owner was asked to cancel it.
+
+        `by` is the principal. Raises as `get`.
+        """
+        return await self._cancel_unless_owned(key, turn_id, by=by)
 
     async def _cancel_unless_owned(self, key: SessionKey, turn_id: str, *, by: str) -> Turn | None:
         """Returns the ended turn, or None if its owner was requested to cancel it."""
@@ -240,6 +254,7 @@ class Turns:
                     if uow.snapshot.head.last_seq != read_at:
                         raise DecideAgain
                     decided = message_rules.retry(uow, request, last=newest[0], offer=self._offer(room))
+                    self._freezes.check(session.tenant, uow.session.agent)
                     room.take(uow.session.agent)
                     return decided
 

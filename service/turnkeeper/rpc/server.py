@@ -23,6 +23,8 @@ from turnkeeper.pb.v1 import (
     audit_pb2_grpc,
     chat_pb2,
     chat_pb2_grpc,
+    operator_pb2,
+    operator_pb2_grpc,
     session_pb2,
     session_pb2_grpc,
 )
@@ -33,12 +35,14 @@ from turnkeeper.setting_types import UNIX
 from turnkeeper.settings import Settings
 from turnkeeper.start_errors import PortTaken
 
-SERVICES = tuple(f"turnkeeper.v1.{name}Service" for name in ("Session", "Chat", "Approval", "Agent", "Audit"))
-OUR_FILES = tuple(module.DESCRIPTOR for module in (session_pb2, chat_pb2, approval_pb2, agent_pb2, audit_pb2))
+OUR_FILES = tuple(
+    module.DESCRIPTOR for module in (session_pb2, chat_pb2, approval_pb2, agent_pb2, audit_pb2, operator_pb2)
+)
 """The files that declare our services."""
 OUR_METHODS = frozenset(
     method.name for file in OUR_FILES for service in file.services_by_name.values() for method in service.methods
 )
+SERVICES = tuple(service.full_name for file in OUR_FILES for service in file.services_by_name.values())
 FILES = (*OUR_FILES, channelz_pb2.DESCRIPTOR)
 """The files that declare the services, except those of health and reflection."""
 LIVENESS = "liveness"
@@ -214,4 +218,5 @@ _REGISTER: dict[type[Any], Callable[[Any, aio.Server], None]] = {
     approval_pb2_grpc.ApprovalServiceServicer: approval_pb2_grpc.add_ApprovalServiceServicer_to_server,
     agent_pb2_grpc.AgentServiceServicer: agent_pb2_grpc.add_AgentServiceServicer_to_server,
     audit_pb2_grpc.AuditServiceServicer: audit_pb2_grpc.add_AuditServiceServicer_to_server,
+    operator_pb2_grpc.OperatorServiceServicer: operator_pb2_grpc.add_OperatorServiceServicer_to_server,
 }

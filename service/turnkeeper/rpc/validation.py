@@ -13,7 +13,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 
 from turnkeeper.errors import InvalidRequest, NotImplementedYet
-from turnkeeper.pb.v1 import agent_pb2, approval_pb2, audit_pb2, chat_pb2, rules_pb2, session_pb2
+from turnkeeper.pb.v1 import agent_pb2, approval_pb2, audit_pb2, chat_pb2, operator_pb2, rules_pb2, session_pb2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ def _is_ours(field: FieldDescriptor) -> bool:
 
 RULES: Mapping[str, Mapping[str, Rule]] = {
     method.input_type.name: rules
-    for file in (session_pb2, chat_pb2, approval_pb2, agent_pb2, audit_pb2)
+    for file in (session_pb2, chat_pb2, approval_pb2, agent_pb2, audit_pb2, operator_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
     if (rules := dict(_rules_of(method.input_type)))

@@ -38,6 +38,7 @@ from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 from turnkeeper.store.log_ends import LogEnds
 from turnkeeper.store.maintenance import Maintenance
 from turnkeeper.store.notifications import ChangeNotification, PreviewChunk
+from turnkeeper.store.operations import OperationStore
 
 
 class Consistent(Protocol):
@@ -312,7 +313,16 @@ class ForkStore(Protocol):
 
 
 class Store(
-    SessionLog, Leases, ApprovalStore, PreviewStore, ReplicaRegistry, Maintenance, ForkStore, AuditStore, Protocol
+    SessionLog,
+    Leases,
+    ApprovalStore,
+    PreviewStore,
+    ReplicaRegistry,
+    Maintenance,
+    ForkStore,
+    AuditStore,
+    OperationStore,
+    Protocol,
 ):
     """All roles together: what a database adapter implements."""
 

@@ -3,6 +3,7 @@
 from tests.bench.bench import Measure
 from tests.bench.measures import (
     agents_sdk,
+    audit,
     first_text,
     growth,
     identity,
@@ -29,6 +30,7 @@ MEASURES: tuple[Measure, ...] = (
     *growth.MEASURES,
     *variants.MEASURES,
     *identity.MEASURES,
+    *audit.MEASURES,
     *idle.MEASURES,
     *storage.MEASURES,
 )

@@ -65,7 +65,8 @@ class TestBytes:
     async def test_bytes_that_are_no_message(self, env: Environment, method: Method, data: bytes) -> None:
         """An endless number, a length beyond the end, a group without an end, a text that is not UTF-8."""
         reason = await method.reason(env.stubs, data)
-        text_first = method.request.DESCRIPTOR.fields_by_number[1].name != "page_size"
+        first = method.request.DESCRIPTOR.fields_by_number.get(1)
+        text_first = first is not None and first.name != "page_size"
         assert reason == "INVALID_REQUEST" if text_first else reason in ("INVALID_REQUEST", "OK")
 
     @every_method
@@ -73,7 +74,7 @@ class TestBytes:
         data = method.request.SerializeToString()
         reasons = {await method.reason(env.stubs, data[:size]) for size in range(1, len(data))}
         assert reasons <= {"OK", "INVALID_REQUEST", "SESSION_NOT_FOUND", "APPROVAL_NOT_FOUND", "AGENT_NOT_FOUND"}
-        assert "INVALID_REQUEST" in reasons
+        assert "INVALID_REQUEST" in reasons or not data
 
     @every_method
     async def test_fields_of_another_type_are_no_fields_of_ours(self, env: Environment, method: Method) -> None:

@@ -49,6 +49,7 @@ OTHERS: Final = frozenset(
         *("schema_json", "result_json", "tool", "arguments_hash", "model", "tools"),
         *("edited_arguments_json", "version", "instructions", "key", "value"),
         *("data_json", "decidable_by", "if_version", "media_type", "on_behalf_of", "url"),
+        "principal",
         "tenant",  # of operators and auditors: only the role platform may name another
     )
 )

@@ -9,7 +9,7 @@ from grpc import aio
 
 from tests import harness
 from tests.status_details import details_of
-from turnkeeper.pb.v1 import agent_pb2, approval_pb2, audit_pb2, chat_pb2, event_pb2, session_pb2
+from turnkeeper.pb.v1 import agent_pb2, approval_pb2, audit_pb2, chat_pb2, event_pb2, operator_pb2, session_pb2
 
 TEXT = harness.text_parts("hello")
 MISSING = "nobody"
@@ -94,5 +94,15 @@ METHODS = (
     ),
     Method("Agent", "GetAgent", agent_pb2.GetAgentRequest(name="talker")),
     Method("Agent", "ListAgents", agent_pb2.ListAgentsRequest(page_size=1), lists=True),
+    Method("Operator", "ListActiveTurns", operator_pb2.ListActiveTurnsRequest(tenant="é", page_size=1), lists=True),
+    Method(
+        "Operator",
+        "CancelTurns",
+        operator_pb2.CancelTurnsRequest(filter=operator_pb2.TurnFilter(agent="é"), expected_count=1),
+    ),
+    Method("Operator", "FreezeAdmission", operator_pb2.FreezeAdmissionRequest(agent="é", reason="é")),
+    Method("Operator", "UnfreezeAdmission", operator_pb2.UnfreezeAdmissionRequest(agent="é"), lists=True),
+    Method("Operator", "ListFreezes", operator_pb2.ListFreezesRequest(tenant="é"), lists=True),
+    Method("Operator", "ListReplicas", operator_pb2.ListReplicasRequest(), lists=True),
     Method("Audit", "ExportAudit", audit_pb2.ExportAuditRequest(tenant="é"), streams=True, lists=True),
 )

@@ -24,12 +24,14 @@ from tests.integration.mongo.commands import Command, Recorder, name_of, selecti
 from turnkeeper.domain.approval import ApprovalState
 from turnkeeper.domain.audit import seal_of
 from turnkeeper.domain.event import SessionResumed
+from turnkeeper.domain.freeze import Freeze
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import CallState, ToolOutcome, ToolResult
 from turnkeeper.store.changeset import ApprovalChange, Cancel, Committed, Conflict, Fork, HeadChange, LogEnd
 from turnkeeper.store.contract import Store
 from turnkeeper.store.filters import ApprovalFilter, SessionFilter
 from turnkeeper.store.mongo.store import MongoStore
+from turnkeeper.store.operations import TurnFilter
 
 TENANT = "blue"
 PLACE = a_session_key(tenant=TENANT)
@@ -43,6 +45,8 @@ OVER_ALL_TENANTS = {
     "notifications",
     "unsealed_tenants",
     "audited_tenants",
+    "freezes",
+    "replicas",
 }
 WITHOUT_TENANTS = {"linearizable", "secret", "ping", "write_heartbeat", "outcome"}
 """Outcome: it waits for a commit, which reads and writes as every commit does."""
@@ -104,6 +108,15 @@ async def _fork(store: MongoStore) -> None:
     assert await store.reserve_fork(fork) is None
 
 
+async def _freeze(store: MongoStore) -> None:
+    """Freezes twice, and unfreezes twice."""
+    freeze = Freeze(tenant=TENANT, agent="", principal="ada", reason="", create_time=NOON)
+    for is_new in (True, False):
+        assert await store.put_freeze(freeze, a_record(TENANT)) is is_new
+    for is_there in (True, False):
+        assert await store.remove_freeze(TENANT, "", a_record(TENANT)) is is_there
+
+
 async def _audit(store: MongoStore) -> None:
     """Stores a record, and seals it."""
     await store.record(a_record(TENANT))
@@ -150,6 +163,8 @@ def _calls(store: MongoStore) -> dict[str, Callable[[], Awaitable[object]]]:
         "renew": lambda: store.renew(key, owner="one", fence=1, lease=LONG),
         "give_back": lambda: store.give_back(key, owner="one", fence=1),
         "cancelled_among": lambda: store.cancelled_among(both),
+        "active_turns": lambda: store.active_turns(tenant, TurnFilter(tool="x"), limit=5, after=None),
+        **dict.fromkeys(("put_freeze", "remove_freeze"), lambda: _freeze(store)),
         **dict.fromkeys(("record", "begin_seal", "put_seal", "chain_end"), lambda: _audit(store)),
         **dict.fromkeys(("seals", "records", "unlisted_records", "records_of_session"), lambda: _read_audit(store)),
     }

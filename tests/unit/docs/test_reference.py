@@ -17,7 +17,7 @@ from turnkeeper.domain import json_text, message
 from turnkeeper.domain.agent import Agent, AgentLimits, PolicyRule
 from turnkeeper.domain.event import KINDS
 from turnkeeper.domain.tool import PolicyAction, ToolClass, ToolOutcome
-from turnkeeper.engine import turns
+from turnkeeper.engine import operations, turns
 from turnkeeper.engine.eventlog import session_lines
 from turnkeeper.engine.rules import messages as message_rules
 from turnkeeper.engine.streaming import batch
@@ -209,6 +209,8 @@ def test_the_limits() -> None:
         "metadata": f"{kib(session_fields.METADATA_BYTES)} as JSON",
         "reason of EndSession": f"{validation.RULES['EndSessionRequest']['reason'].max_length:,} characters",
         "reason of DecideApproval": f"{validation.RULES['DecideApprovalRequest']['reason'].max_length:,} characters",
+        "reason of FreezeAdmission": f"{validation.RULES['FreezeAdmissionRequest']['reason'].max_length:,} characters",
+        "turns that one CancelTurns cancels": f"{operations.MOST_CANCELLED:,}",
         "a page": f"{page_tokens.MAX_SIZE} items, {kib(page_tokens.MAX_BYTES)}",
         "a wait": f"{send['wait'].max_seconds} s",
         "a wait of CancelTurn for the turn's server": f"{turns.CANCEL_WAIT:g} s",

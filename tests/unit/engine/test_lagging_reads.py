@@ -32,7 +32,9 @@ def _watchers(store: LaggingStore) -> Watchers:
 def _turns(store: LaggingStore) -> Turns:
     """Returns the verbs on turns, of which only reads are used."""
     unused: Any = None
-    return Turns(store, unused, unused, sessions=unused, worker=unused, client_tools=unused, metrics=unused)
+    return Turns(
+        store, unused, unused, sessions=unused, worker=unused, client_tools=unused, metrics=unused, freezes=unused
+    )
 
 
 async def test_a_stream_finds_its_session() -> None:

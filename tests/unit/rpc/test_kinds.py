@@ -1,12 +1,12 @@
 """Each method has the kind by which an overloaded replica refuses it."""
 
 from turnkeeper.admission.gate import Kind
-from turnkeeper.pb.v1 import agent_pb2, approval_pb2, audit_pb2, chat_pb2, session_pb2
+from turnkeeper.pb.v1 import agent_pb2, approval_pb2, audit_pb2, chat_pb2, operator_pb2, session_pb2
 from turnkeeper.rpc.kinds import adds_turn, kind_of
 
 METHODS = [
     method
-    for module in (session_pb2, chat_pb2, approval_pb2, agent_pb2, audit_pb2)
+    for module in (session_pb2, chat_pb2, approval_pb2, agent_pb2, audit_pb2, operator_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 ]

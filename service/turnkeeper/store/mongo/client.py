@@ -152,6 +152,7 @@ class Connection:
         self.audit_records: Collection = self.database["audit_records"]
         self.audit_seals: Collection = self.database["audit_seals"]
         self.audit_chains: Collection = self.database["audit_chains"]
+        self.freezes: Collection = self.database["freezes"]
 
     def session(self) -> ClientSession:
         """Returns a new, causally consistent client session. Sends nothing; motor's own method would need a thread."""

@@ -116,6 +116,7 @@ INDEXES: Final[Mapping[str, tuple[IndexModel, ...]]] = {
     ),
     "audit_seals": (IndexModel([("tenant", ASCENDING), ("number", ASCENDING)], name="number"),),
     "audit_chains": (),
+    "freezes": (),
     "agents": (),
     "secrets": (),
     "replicas": (IndexModel([("at", ASCENDING)], name="forgotten", expireAfterSeconds=REPLICAS_KEPT_S),),

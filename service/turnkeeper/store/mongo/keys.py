@@ -38,6 +38,11 @@ def of_agent(tenant: str, name: str, version: str) -> Document:
     return {"tenant": tenant, "name": name, "version": version}
 
 
+def of_freeze(tenant: str, agent: str) -> Document:
+    """Returns the `_id` of a freeze of admission."""
+    return {"tenant": tenant, "agent": agent}
+
+
 def of_request(key: RequestKey) -> Document:
     """Returns the `_id` of a request's record."""
     return {

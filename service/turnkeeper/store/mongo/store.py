@@ -25,6 +25,7 @@ from turnkeeper.store.mongo.forks import ForkWrites
 from turnkeeper.store.mongo.late_results import LateResultWrites
 from turnkeeper.store.mongo.log_ends import EndReads
 from turnkeeper.store.mongo.lost_owners import LostOwners
+from turnkeeper.store.mongo.operations import OperationDocuments
 from turnkeeper.store.mongo.previews import Previews
 from turnkeeper.store.mongo.purges import Purges
 from turnkeeper.store.mongo.reads import Reads
@@ -63,6 +64,7 @@ class MongoStore(
     EndReads,
     Previews,
     Audits,
+    OperationDocuments,
 ):
     """Implements `Store` and `Retention` on a MongoDB replica set. Used on one event loop, from `open` to `close`."""
 

@@ -24,6 +24,7 @@ from turnkeeper.engine.eventlog.sources import Sources
 from turnkeeper.engine.eventlog.writer import LogWriter
 from turnkeeper.engine.execution.services import RunServices
 from turnkeeper.engine.execution.worker import Worker
+from turnkeeper.engine.freezes import Freezes
 from turnkeeper.engine.replica.expirer import Expirer
 from turnkeeper.engine.replica.heartbeat import Heartbeat
 from turnkeeper.engine.replica.schedule import JitteredInterval
@@ -228,7 +229,8 @@ class Replica:
         )
         edits = ArgumentEdits(store, agents=agents, toolbox=toolbox)
         self.approvals = Approvals(store, log_writer, feeds, edits=edits, metrics=metrics)
-        self.sessions = Sessions(store, log_writer, session_cache=session_cache, agents=agents)
+        freezes = Freezes()
+        self.sessions = Sessions(store, log_writer, session_cache=session_cache, agents=agents, freezes=freezes)
         measures = CallMeasures(store, spans=spans, metrics=metrics, decode=decode)
         client_tools = ClientTools(store, log_writer, toolbox=toolbox, measures=measures, agents=agents)
         self.turns = Turns(
@@ -239,6 +241,7 @@ class Replica:
             worker=self.worker,
             client_tools=client_tools,
             metrics=metrics,
+            freezes=freezes,
         )
         self.heartbeat = Heartbeat(store, lease=LEASE)
         self.sweeper = Sweeper(

@@ -174,6 +174,10 @@ class _SessionErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sess
     """The replica has all the work that it can finish; send the same call again after the given delay."""
     SESSION_ERROR_CODE_PRINCIPAL_UNKNOWN: _SessionErrorCode.ValueType  # 125
     """The credential is valid but belongs to no principal; ask the operator to add it to the principals file."""
+    SESSION_ERROR_CODE_ADMISSION_FROZEN: _SessionErrorCode.ValueType  # 126
+    """The operator takes no new work now, for this tenant or agent; send the same call again after the given delay."""
+    SESSION_ERROR_CODE_TURN_COUNT_MISMATCH: _SessionErrorCode.ValueType  # 127
+    """Another number of turns matches than expected; look at them again, and send the number of the metadata."""
 
 class SessionErrorCode(_SessionErrorCode, metaclass=_SessionErrorCodeEnumTypeWrapper):
     """Every error of this service. `google.rpc.ErrorInfo.reason` is the value's name without `SESSION_ERROR_CODE_`."""
@@ -278,6 +282,10 @@ SESSION_ERROR_CODE_OVERLOADED: SessionErrorCode.ValueType  # 124
 """The replica has all the work that it can finish; send the same call again after the given delay."""
 SESSION_ERROR_CODE_PRINCIPAL_UNKNOWN: SessionErrorCode.ValueType  # 125
 """The credential is valid but belongs to no principal; ask the operator to add it to the principals file."""
+SESSION_ERROR_CODE_ADMISSION_FROZEN: SessionErrorCode.ValueType  # 126
+"""The operator takes no new work now, for this tenant or agent; send the same call again after the given delay."""
+SESSION_ERROR_CODE_TURN_COUNT_MISMATCH: SessionErrorCode.ValueType  # 127
+"""Another number of turns matches than expected; look at them again, and send the number of the metadata."""
 Global___SessionErrorCode: _TypeAlias = SessionErrorCode  # noqa: Y015
 
 @_typing.final
