@@ -68,7 +68,8 @@ async def call(
 ) -> Response:
     """Calls the method, for `timeout` seconds at most. Raises a SessionError or TransportError.
 
-    A call that is refused as OVERLOADED is made again after the delay that came with it, within `timeout`.
+    A call that is refused as OVERLOADED, or beyond a rate, is made again after the delay that came with it, within
+    `timeout`.
     """
     deadline = time.monotonic() + timeout
     while True:

@@ -1,4 +1,4 @@
-"""When a call is made again that an overloaded replica refused, or that stood in no line of its session."""
+"""When a call is made again that was refused: by an overloaded replica, in its session's line, or beyond a rate."""
 
 import asyncio
 import time
@@ -12,7 +12,13 @@ FIRST_TRIES = 10.0
 # than the calls themselves.
 TRIES_PER_ANSWER = 0.2
 # Errors of calls that stored nothing, and that the service asks to make again.
-AGAIN = frozenset({error_pb2.SESSION_ERROR_CODE_OVERLOADED, error_pb2.SESSION_ERROR_CODE_SESSION_CONTENDED})
+AGAIN = frozenset(
+    {
+        error_pb2.SESSION_ERROR_CODE_OVERLOADED,
+        error_pb2.SESSION_ERROR_CODE_SESSION_CONTENDED,
+        error_pb2.SESSION_ERROR_CODE_RATE_LIMIT_EXCEEDED,
+    }
+)
 
 
 class RetryBudget:

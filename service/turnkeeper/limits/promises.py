@@ -9,10 +9,11 @@ from turnkeeper.limits.bucket import Bucket
 
 MOST: Final = 4096
 """Promises that one replica keeps."""
-KEPT_SECONDS: Final = 10.0
+KEPT_SECONDS: Final = 5.0
 """A promise whose caller has not come back so long after its time is void: the token is free for others."""
-EARLY: Final = 0.005
-"""Seconds that a caller may be early, because clocks and timers are not exact."""
+EARLY: Final = 0.1
+"""Seconds that a caller may be early. Timers of a busy event loop (libuv, so Node.js too) run from its last look at the
+clock."""
 STEP: Final = 0.01
 """Times are rounded up to it, those of more than 10 s to ten times as much: refusals are then few, and written once."""
 
@@ -55,7 +56,7 @@ class Promises:
         Returns None, with no promise made, if too many are open.
         """
         now = self._clock()
-        if len(self._by_due) >= MOST or not all(bucket.may_promise for bucket in payments):
+        if self._count >= MOST or not all(bucket.may_promise for bucket in payments):
             return None
         seconds = rounded_up(max(bucket.wait(now) for bucket in payments))
         promise = Promise(key, now + seconds, tuple(payments))
@@ -64,6 +65,8 @@ class Promises:
         self._open.setdefault(key, []).append(promise)
         heapq.heappush(self._by_due, promise)
         self._count += 1
+        if len(self._by_due) > 2 * MOST:  # most of them were kept already
+            self._by_due = sorted(promise for promise in self._by_due if promise.payments)
         return seconds
 
     def keep(self, key: int) -> Sequence[Bucket] | None:

@@ -175,6 +175,7 @@ class Boundary(aio.ServerInterceptor):
                         self._refused_calls.note(shown, context, f"{service}/{method}")
                         code = shown.family.name
                         span.finished(code, error=shown.code.name)
+                        shown.__traceback__ = None  # it holds this frame, which holds the error: a cycle
                         await _abort(context, shown, on_stream=handler.response_streaming)
                         return None  # the status waits behind responses that the client has not read
                     finally:

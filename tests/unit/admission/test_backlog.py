@@ -92,3 +92,15 @@ def test_a_turn_that_another_replica_may_have_taken_is_forgotten() -> None:
     replica.now += FORGET_SECONDS + 1
     replica.stores(7, TurnState.PENDING)
     assert replica.backlog.waiting == 1
+
+
+def test_it_knows_how_many_turns_of_a_tenant_wait() -> None:
+    replica = Replica()
+    replica.accepts(3)
+    replica.accepts(3)
+    replica.stores(0, TurnState.RUNNING)
+    replica.backlog.began("turn-1")
+    replica.backlog.began("turn-1")
+    assert [replica.backlog.waiting_of(tenant) for tenant in ("a tenant", "another")] == [1, 0]
+    replica.now += FORGET_SECONDS + 1
+    assert replica.backlog.waiting_of("a tenant") == 0

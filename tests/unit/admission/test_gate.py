@@ -192,3 +192,42 @@ def test_a_call_that_waited_for_its_body_is_at_work_again_if_there_is_room() -> 
     first.end()
     second.end()
     assert (desk.gate.at_work, desk.gate.waiting) == (0, 0)
+
+
+class Watcher:
+    """Counts what it is called with."""
+
+    def __init__(self) -> None:
+        self.waiting = self.ends = 0
+
+    def rests(self, change: int) -> None:
+        self.waiting += change
+
+    def ended(self) -> None:
+        self.ends += 1
+
+
+def test_what_watches_a_call_learns_when_it_waits_and_ends() -> None:
+    desk = Desk()
+    call, watcher = desk.gate.admit(Kind.READ), Watcher()
+    call.watcher = watcher
+    call.rest()
+    call.rest()
+    assert watcher.waiting == 1
+    call.resume()
+    assert watcher.waiting == 0
+    call.rest()
+    call.end()
+    assert (watcher.waiting, watcher.ends) == (0, 1)
+
+
+def test_a_call_that_is_refused_after_all_costs_others_no_turn() -> None:
+    desk = Desk(limit=1000)
+    desk.load.rate.per_second = 1.0
+    for _ in range(5 * BURST):
+        call = desk.gate.admit(Kind.MESSAGE, adds_turn=True)
+        call.withdraw()
+        call.end()
+    for _ in range(BURST):
+        desk.gate.admit(Kind.MESSAGE, adds_turn=True).end()
+    assert desk.refused(Kind.MESSAGE, adds_turn=True).metadata == {"limit": "turn_rate"}

@@ -23,6 +23,8 @@ from turnkeeper.engine.rules import messages as message_rules
 from turnkeeper.engine.streaming import batch
 from turnkeeper.errors_by_code import leaves
 from turnkeeper.identity import forwarded, key_set, key_source, tokens
+from turnkeeper.limits import table as limits_table
+from turnkeeper.limits.profile import BUILT_IN, Cap, Scope
 from turnkeeper.model import beside, openai_request
 from turnkeeper.model.by_agent import CLOUD_MODEL
 from turnkeeper.model.openai import OpenAIModel
@@ -138,6 +140,25 @@ def test_the_example_is_a_file_of_agents(tmp_path: Path) -> None:
         ("clerk", "gpt-4.1-mini"),
         ("night-shift", "llama-3.3-70b"),
     ]
+
+
+def test_the_example_is_a_file_of_limits() -> None:
+    (example,) = blocks((DOCS / "operations/limits-and-rates.md").read_text(encoding="utf-8"), "toml")
+    limits = limits_table.parse(Path("limits.toml"), example.encode(), methods=server.OUR_METHODS)
+    acme = limits.of("acme")
+    assert acme.rates[Scope.PRINCIPAL, "SendMessage"].per_minute == 120
+    assert acme.caps == {Cap.STREAMS: 200, Cap.WAITS: 100, Cap.TURNS_UNDER_WAY: 32, Cap.TURNS_QUEUED: 500}
+
+
+def test_the_built_in_profiles_are_as_the_page_has_them() -> None:
+    page = (DOCS / "operations/limits-and-rates.md").read_text(encoding="utf-8")
+    rows = {row[0]: row for row in table(page, "profile", "principal, calls a minute", "streams")}
+    assert rows.keys() == BUILT_IN.keys()
+    named = {name: dict(re.findall(r"(\w+) ([\d,]+)", row[1])) for name, row in rows.items()}
+    for name, profile in BUILT_IN.items():
+        shown = {limit: int(calls.replace(",", "")) for limit, calls in (named["default"] | named[name]).items()}
+        assert {limit: rate.per_minute for (_, limit), rate in profile.rates.items()} == shown
+        assert rows[name][2] == f"{profile.caps[Cap.STREAMS]:,}"
 
 
 def test_the_example_is_a_file_of_settings(tmp_path: Path) -> None:

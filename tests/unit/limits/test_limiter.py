@@ -37,8 +37,8 @@ def test_a_refused_call_is_admitted_when_its_time_has_come_and_not_before() -> N
     desk.admitted(ADA)
     waits = [desk.call(ADA, key=number) for number in range(1, 4)]
     assert waits == [1.0, 2.0, 3.0]
-    desk.now += 1 - 0.1
-    assert desk.call(ADA, key=1) == 0.1, "it keeps its place in line"
+    desk.now += 1 - 0.2
+    assert desk.call(ADA, key=1) == 0.2, "it keeps its place in line"
     desk.now += 0.1
     assert isinstance(desk.call(ADA, key=1), Charge)
     assert isinstance(desk.call(ADA, key=1), float)
@@ -83,6 +83,16 @@ def test_only_so_many_tokens_are_promised() -> None:
     refused = [wait for wait in waits if isinstance(wait, float)]
     assert refused[:3] == [1.0, 2.0, 3.0]
     assert max(refused) == refused[-1] == MOST_PROMISED
+
+
+def test_promises_that_were_kept_are_no_longer_counted() -> None:
+    desk = Desk(a_profile(principal={"SendMessage": 60_000}))
+    desk.admitted(ADA)
+    for moment in range(promises.MOST // 4):
+        keys = [10 * moment + number for number in range(10)]
+        assert [desk.call(ADA, key=key) for key in keys] == [promises.STEP] * 10
+        desk.now += promises.STEP
+        assert all(isinstance(desk.call(ADA, key=key), Charge) for key in keys)
 
 
 def test_a_call_that_proves_a_repeat_gets_its_token_back_once() -> None:
