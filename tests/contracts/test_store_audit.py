@@ -14,6 +14,7 @@ from tests.contracts.implementations import having
 from tests.contracts.stores import LONG, SHORT, a_changeset, begin, committed, head_of, purge, until
 from turnkeeper.domain.audit import AuditRecord, ChainEnd, Origin, Seal, StoredRecord, seal_of
 from turnkeeper.domain.session import SessionKey
+from turnkeeper.store.audit import Unsealed
 from turnkeeper.store.changeset import Conflict, HeadChange
 from turnkeeper.store.contract import Store
 from turnkeeper.store.maintenance import Retention
@@ -148,6 +149,24 @@ async def test_a_sealer_that_was_too_slow_stores_nothing(new_store: NewStore) ->
     late = seal_of(TENANT, list(taken.records), after=taken.end, at=NOON + timedelta(seconds=1))
     assert not await one.put_seal(late)
     assert len(await seals(two)) == 1
+
+
+async def test_a_sealer_whose_lease_another_one_has_stores_nothing(new_store: NewStore) -> None:
+    one, two = await new_store("one"), await new_store("two")
+    await one.record(a_record())
+    slow = await one.begin_seal(TENANT, limit=10, lease=SHORT)
+    assert slow is not None
+    taken: list[Unsealed] = []
+
+    async def taken_by_two() -> bool:
+        unsealed = await two.begin_seal(TENANT, limit=10, lease=LONG)
+        taken.extend([unsealed] if unsealed is not None else [])
+        return bool(taken)
+
+    await until(taken_by_two)
+    assert not await one.put_seal(seal_of(TENANT, list(slow.records), after=slow.end, at=NOON))
+    assert await seals(two) == []
+    assert await two.put_seal(seal_of(TENANT, list(taken[0].records), after=taken[0].end, at=NOON))
 
 
 async def test_many_sealers_leave_no_gap_and_no_record_twice(new_store: NewStore) -> None:
