@@ -34,7 +34,7 @@ async def test_a_second_server_on_the_port_fails_and_the_first_serves_on(env: En
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com"])
 async def test_an_address_that_others_can_reach_is_refused(env: Environment, host: str) -> None:
-    with pytest.raises(ValidationError, match="only loopback is served"):
+    with pytest.raises(ValidationError, match="must be a loopback address"):
         async with harness.serving(env.mongo_uri, env.database, env.model, host=host):
             pass
 
