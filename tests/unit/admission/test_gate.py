@@ -223,7 +223,7 @@ def test_what_watches_a_call_learns_when_it_waits_and_ends() -> None:
 
 def test_a_call_that_is_refused_after_all_costs_others_no_turn() -> None:
     desk = Desk(limit=1000)
-    desk.load.rate.per_second = 1.0
+    desk.load.rate.end_window(is_overloaded=True, at_work=0)
     for _ in range(5 * BURST):
         call = desk.gate.admit(Kind.MESSAGE, adds_turn=True)
         call.withdraw()
