@@ -71,15 +71,14 @@ class AdmittedCall:
 
     __slots__ = ("_gate", "_is_at_work", "_kind", "_size", "_turns", "wanted_until", "watcher")
 
-    def __init__(self, gate: "Gate", kind: Kind, *, turns: int) -> None:
-        """`turns`: how many it adds."""
+    def __init__(self, gate: "Gate", kind: Kind) -> None:
         self.wanted_until = math.inf
         """Monotonic seconds at which its caller's deadline passes."""
         self.watcher: CallWatcher | None = None
         self._gate = gate
         self._kind = kind
         self._is_at_work = True
-        self._turns = turns
+        self._turns = 0
         self._size = 0
         self.hold(CALL_BYTES)
 
@@ -106,6 +105,14 @@ class AdmittedCall:
             self._gate.waiting -= 1
             if self.watcher is not None:
                 self.watcher.rests(-1)
+
+    def add_turn(self) -> None:
+        """Counts the turn that the call is to add, once its caller is known: nobody else may use up what is left.
+
+        Raises Overloaded.
+        """
+        self._gate.take_turn(self._kind)
+        self._turns = 1
 
     def withdraw(self) -> None:
         """Gives the turn back that the call was to add: the call is refused after all."""
@@ -138,6 +145,12 @@ def resume() -> None:
     """Counts the current call as one at work again. Raises Overloaded if those are too many."""
     if (call := CURRENT.get()) is not None:
         call.resume()
+
+
+def add_turn() -> None:
+    """Counts the turn that the current call is to add. Raises Overloaded."""
+    if (call := CURRENT.get()) is not None:
+        call.add_turn()
 
 
 def wanted_until() -> float:
@@ -175,7 +188,7 @@ class Gate:
         self._next_retry = 0.0
 
     def admit(self, kind: Kind, *, adds_turn: bool = False) -> AdmittedCall:
-        """Returns the admitted call. `adds_turn`: it asks for a turn. Raises Overloaded."""
+        """Returns the admitted call. `adds_turn`: it asks for a turn, which `add_turn` counts. Raises Overloaded."""
         self.check(kind)
         if self.waiting >= MOST_WAITING and kind is not Kind.DECISION:
             raise self.refused(kind, "calls_waiting")
@@ -184,11 +197,17 @@ class Gate:
         most = min(self._accept_wait, STANDING_WAIT) if self._limit.is_overloaded else self._accept_wait
         if adds_turn and (seconds := self._backlog.seconds()) > most:
             raise self.refused(kind, "accept_wait", after=seconds - most)
-        if adds_turn and not self._turn_rate.take():
+        if adds_turn and not self._turn_rate.has_room():
             raise self.refused(kind, "turn_rate")
         self._admitted += 1
-        self.begin_work(turns=int(adds_turn))
-        return AdmittedCall(self, kind, turns=int(adds_turn))
+        self.begin_work(turns=0)
+        return AdmittedCall(self, kind)
+
+    def take_turn(self, kind: Kind) -> None:
+        """Counts a turn that an admitted call at work is to add. Raises Overloaded."""
+        if not self._turn_rate.take():
+            raise self.refused(kind, "turn_rate")
+        self._backlog.coming += 1
 
     def give_turn_back(self) -> None:
         """Gives back a turn that was admitted and is not asked for any more."""

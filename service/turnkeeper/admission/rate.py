@@ -50,17 +50,21 @@ class Rate:
         self._forget(now)
         self._steps.append(now)
 
-    def take(self) -> bool:
-        """Returns True if one more turn may be accepted now, and counts it."""
+    def has_room(self) -> bool:
+        """Returns True if one more turn may be accepted now."""
         if self.per_second == math.inf:
             return True
         now = self._clock()
         self._free = min(float(BURST), self._free + (now - self._filled_at) * self.per_second)
         self._filled_at = now
-        if self._free < 1.0:
-            return False
-        self._free -= 1.0
-        return True
+        return self._free >= 1.0
+
+    def take(self) -> bool:
+        """Returns True if one more turn may be accepted now, and counts it."""
+        has_room = self.has_room()
+        if has_room:
+            self._free -= 1.0
+        return has_room
 
     def give_back(self) -> None:
         """Counts a turn off that was taken and is not asked for any more."""

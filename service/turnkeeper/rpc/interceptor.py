@@ -21,7 +21,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc import aio
 
-from turnkeeper.admission.gate import CURRENT, Gate, Kind
+from turnkeeper.admission.gate import CURRENT, Gate, Kind, add_turn
 from turnkeeper.errors import (
     InternalError,
     InvalidRequest,
@@ -152,6 +152,8 @@ class Boundary(aio.ServerInterceptor):
                         if own and self.refuse is not None:
                             raise self.refuse()
                         await self._callers.check(context, access)
+                        if limits.adds_turn:
+                            add_turn()
                         request = await self._request(context, kind, limits, parse)
                         response = await run(_named(request, span), context)
                         _name_result(response, span)

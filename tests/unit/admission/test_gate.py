@@ -30,6 +30,12 @@ class Desk:
     def fill(self, count: int) -> list[AdmittedCall]:
         return [self.gate.admit(Kind.DECISION) for _ in range(count)]
 
+    def admit_turn(self) -> AdmittedCall:
+        """Admits a message of a caller that is known."""
+        admitted = self.gate.admit(Kind.MESSAGE, adds_turn=True)
+        admitted.add_turn()
+        return admitted
+
     def refused(self, kind: Kind, *, adds_turn: bool = False) -> Overloaded:
         with pytest.raises(Overloaded) as raised:
             self.gate.admit(kind, adds_turn=adds_turn)
@@ -70,7 +76,7 @@ def test_a_call_that_rests_makes_room() -> None:
 def test_calls_that_wait_for_hours_are_no_overload() -> None:
     desk = Desk(limit=float(LEAST))
     for _ in range(5000):
-        desk.gate.admit(Kind.MESSAGE, adds_turn=True).rest()
+        desk.admit_turn().rest()
         desk.now += 60
     assert not desk.refusals
 
@@ -128,7 +134,7 @@ def test_jitter_spreads_the_callers() -> None:
 
 def test_a_turn_is_to_come_until_its_call_has_ended_or_waits() -> None:
     desk = Desk()
-    first, second, read = (desk.gate.admit(Kind.MESSAGE, adds_turn=number < 2) for number in range(3))
+    first, second, read = desk.admit_turn(), desk.admit_turn(), desk.gate.admit(Kind.MESSAGE)
     assert desk.load.backlog.coming == 2
     first.rest()
     first.end()
@@ -146,6 +152,23 @@ def test_messages_above_the_rate_of_an_overload_are_refused_and_other_calls_are_
         assert desk.admits(kind)
 
 
+def test_calls_of_unknown_callers_use_up_no_turns() -> None:
+    """They are refused after the gate, and may wait for keys meanwhile: what is left is for callers that are known."""
+    desk = Desk(limit=1000)
+    desk.load.backlog.room = lambda: 1
+    desk.load.rate.end_window(is_overloaded=True, at_work=BURST - 1)
+    unknown = [desk.gate.admit(Kind.MESSAGE, adds_turn=True) for _ in range(2 * BURST)]
+    assert desk.load.backlog.coming == 0
+    known = desk.admit_turn()
+    assert desk.load.backlog.coming == 1
+    with pytest.raises(Overloaded) as raised:
+        unknown[0].add_turn()
+    assert raised.value.metadata == {"limit": "turn_rate"}
+    for call in (known, *unknown):
+        call.end()
+    assert (desk.gate.at_work, desk.load.backlog.coming) == (0, 0)
+
+
 def wait_of(desk: Desk, seconds: float) -> None:
     """Lets a further turn wait for so many seconds: ten turns began in the last ten, and none has room."""
     desk.load.backlog.room = lambda: 0
@@ -157,7 +180,7 @@ def wait_of(desk: Desk, seconds: float) -> None:
 def test_a_message_is_refused_if_its_turn_would_begin_too_late() -> None:
     desk = Desk()
     wait_of(desk, 29)
-    desk.gate.admit(Kind.MESSAGE, adds_turn=True).end()
+    desk.admit_turn().end()
     desk.load.backlog.coming = 31
     assert desk.refused(Kind.MESSAGE, adds_turn=True).metadata == {"limit": "accept_wait"}
     desk.gate.admit(Kind.MESSAGE).end()
@@ -168,13 +191,13 @@ def test_a_message_is_refused_in_an_overload_if_its_turn_would_not_begin_at_once
     desk = Desk()
     wait_of(desk, 1)
     for _ in range(WINDOWS):
-        desk.gate.admit(Kind.MESSAGE, adds_turn=True).end()
+        desk.admit_turn().end()
         desk.load.limit.late(1.0)
         desk.gate.end_window()
     assert desk.refused(Kind.MESSAGE, adds_turn=True).metadata == {"limit": "accept_wait"}
     for _ in range(REMEMBERED):
         desk.gate.end_window()
-    desk.gate.admit(Kind.MESSAGE, adds_turn=True).end()
+    desk.admit_turn().end()
 
 
 def test_a_call_that_waited_for_its_body_is_at_work_again_if_there_is_room() -> None:
@@ -225,9 +248,9 @@ def test_a_call_that_is_refused_after_all_costs_others_no_turn() -> None:
     desk = Desk(limit=1000)
     desk.load.rate.end_window(is_overloaded=True, at_work=0)
     for _ in range(5 * BURST):
-        call = desk.gate.admit(Kind.MESSAGE, adds_turn=True)
+        call = desk.admit_turn()
         call.withdraw()
         call.end()
     for _ in range(BURST):
-        desk.gate.admit(Kind.MESSAGE, adds_turn=True).end()
+        desk.admit_turn().end()
     assert desk.refused(Kind.MESSAGE, adds_turn=True).metadata == {"limit": "turn_rate"}
