@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 from turnkeeper import agents_file
-from turnkeeper.admission.gate import Gate
+from turnkeeper.admission.gate import Gate, resting
 from turnkeeper.admission.memory import MemoryBudget
 from turnkeeper.audit.signing import Signer
 from turnkeeper.bootstrap import Database, background, open_database
@@ -151,6 +151,7 @@ async def serving(  # noqa: PLR0913 - what tests replace
         stack.push_async_callback(asyncio.to_thread, telemetry.shutdown)
         for watched in (checks, principals, limits):
             watched.report_to(telemetry.metrics.reloaded)
+        checks.rest_in(resting)
         await stack.enter_async_context(background(principals.run, limits.run, *checks.jobs))
         tools.threads.record = telemetry.metrics.tool_threads
         if telemetry.prometheus_address:

@@ -42,6 +42,9 @@ from turnkeeper.sizes import Size
 
 PREFIX: Final = "TURNKEEPER_"
 CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"
+RECHECK: Final = timedelta(minutes=1)
+"""How often a stream's caller is checked again: at its next response, which may be a keep-alive."""
+_WHY_OFTEN: Final = "at a keep-alive the caller of an idle stream is checked again"
 
 
 class Settings(BaseModel):
@@ -147,7 +150,8 @@ class Settings(BaseModel):
         default=timedelta(days=30), description="time from DeleteSession to the removal of the session's data"
     )
     heartbeat: PositiveDuration = Field(
-        default=timedelta(seconds=15), description="silence on a stream after which a keep-alive is sent"
+        default=timedelta(seconds=15),
+        description="silence on a stream after which a keep-alive is sent; at most 60s with an --identity",
     )
     delta_interval: DeltaInterval = Field(
         default=timedelta(milliseconds=40),
@@ -239,6 +243,8 @@ def _identity_problems(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "identity", f"{settings.identity} needs --jwt-issuer, --jwt-audience and --jwt-keys"
     if settings.identity in ("mtls+jwt", "forwarded") and not settings.trusted_peers:
         yield "identity", f"{settings.identity} needs --trusted-peers"
+    if settings.identity != "none" and settings.heartbeat > RECHECK:
+        yield "heartbeat", f"must be at most {shown(RECHECK)} with --identity {settings.identity}: {_WHY_OFTEN}"
     ids = PeerList.parse(settings.trusted_peers).ids
     if settings.identity == "mtls+jwt" and not ids:
         yield "trusted_peers", "must have SPIFFE ids with --identity mtls+jwt"

@@ -3,7 +3,8 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
 from enum import Enum
@@ -145,6 +146,14 @@ def resume() -> None:
     """Counts the current call as one at work again. Raises Overloaded if those are too many."""
     if (call := CURRENT.get()) is not None:
         call.resume()
+
+
+@contextmanager
+def resting() -> Iterator[None]:
+    """Counts the current call as one that waits for as long as the block lasts. Raises Overloaded at its end."""
+    rest()
+    yield
+    resume()
 
 
 def add_turn() -> None:

@@ -10,6 +10,13 @@ from turnkeeper.identity.credential import CallContext, Credential, CredentialKi
 from turnkeeper.peer_list import SPIFFE
 
 _PEM: Final = "x509_pem_cert"
+_UNREADABLE: Final = (
+    ValueError,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What the library raises for a certificate that the handshake takes: some names and extensions it does not know."""
 
 
 class _Named(NamedTuple):
@@ -50,7 +57,7 @@ def _named(pem: bytes) -> _Named:
         certificate = x509.load_pem_x509_certificate(pem)
         uris = _uris(certificate)
         subject = certificate.subject.rfc4514_string()
-    except ValueError:
+    except _UNREADABLE:
         return _Named("", 0)
     expires_at = certificate.not_valid_after_utc.timestamp()
     if any(uri.startswith(SPIFFE) for uri in uris):

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,7 @@ from turnkeeper.identity.server_certificate import ServerCertificate, TlsFiles
 from turnkeeper.identity.tokens import Tokens
 from turnkeeper.peer_list import PeerList
 from turnkeeper.settings import Settings
+from turnkeeper.start_errors import SettingError
 
 FILE_AGE: Final = timedelta(seconds=1)
 """How often a JWK set in a file is read."""
@@ -34,12 +36,18 @@ class Checks:
         """`certificate`: None without TLS. `keys`: None without tokens."""
         self.authenticator = authenticator
         self.certificate = certificate
+        self._keys = keys
         self._watched = [part for part in (certificate, keys) if part is not None]
 
     @property
     def jobs(self) -> list[Job]:
         """The background jobs, which notice changes."""
         return [part.run for part in self._watched]
+
+    def rest_in(self, resting: Callable[[], AbstractContextManager[None]]) -> None:
+        """From now on a call enters `resting` for as long as it waits for keys."""
+        if self._keys is not None:
+            self._keys.resting = resting
 
     def report_to(self, report: Callable[[str, str], None]) -> None:
         """From now on `report` gets each change: "certificate" or "keys", and LOADED or REFUSED."""
@@ -60,12 +68,14 @@ def checks_of(settings: Settings) -> Checks:
 
 def _authenticator(settings: Settings, keys: KeySet | None) -> Authenticator:
     peers = PeerList.parse(settings.trusted_peers)
+    if settings.identity == "none":
+        return Anyone()
     if settings.identity == "mtls":
         return Certificates()
     if settings.identity == "forwarded":
         return Forwarded(peers)
     if keys is None:
-        return Anyone()
+        raise SettingError(f"--identity {settings.identity} needs --jwt-keys")
     tokens = Tokens(keys, issuer=settings.jwt_issuer, audience=settings.jwt_audience, algorithms=settings.algorithms)
     return CarriedTokens(peers, tokens) if settings.identity == "mtls+jwt" else tokens
 

@@ -46,7 +46,10 @@ def refused(reason: Refusal) -> Unauthenticated:
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """The content of a checked credential. The principals file maps it to a principal."""
+    """The content of a checked credential. The principals file maps it to a principal.
+
+    Raises Unauthenticated with MALFORMED for an id that cannot be logged and stored as it is, such as a line break.
+    """
 
     kind: CredentialKind
     id: str
@@ -55,6 +58,11 @@ class Credential:
     """Of a token: its claims, `iss` and `sub` among them. Of a certificate: none."""
     expires_at: float | None = None
     """Seconds since the epoch, the skew that is allowed included; None if it does not expire."""
+
+    def __post_init__(self) -> None:
+        """Checks the id: whoever gets a certificate or a token may have chosen a part of it."""
+        if not self.id.isprintable():
+            raise refused(Refusal.MALFORMED)
 
 
 NO_CREDENTIAL: Final = Credential(CredentialKind.NONE, "")

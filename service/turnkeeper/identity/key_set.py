@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ WAIT: Final = 2.0
 """Seconds that a call waits for a fetch, at most."""
 FIRST_RETRY: Final = 1.0
 """Seconds after which a failed fetch is repeated at first; each further pause is twice as long, up to REFETCH."""
+MOST_WAITING: Final = 1_000
+"""Calls that wait for a fetch: anybody can make one that does. Further ones are to come again."""
 MOST_KEYS: Final = 100
 _PRIVATE: Final = frozenset({"d", "k"})
 """The fields of private and of symmetric keys: a key that has one is ignored."""
@@ -59,6 +62,9 @@ class KeySet:
         self._failed = True
         self._last_begin = -REFETCH
         self._fetching: asyncio.Task[None] | None = None
+        self._waiting = 0
+        self.resting: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Entered by a call for as long as it waits for a fetch."""
         self.report: Callable[[str, str], None] = lambda _name, _outcome: None
         """Called with "keys", and LOADED for new keys or REFUSED after each fetch that failed."""
         self.version = 0
@@ -114,10 +120,18 @@ class KeySet:
         return None
 
     async def _refetched(self) -> None:
-        """Waits for the fetch under way, or for a new one if the last one began long enough ago; at most WAIT."""
-        if self._fetching is None and self._clock() - self._last_begin < REFETCH:
+        """Waits for the fetch under way, or for a new one if the last one began long enough ago.
+
+        Waits WAIT at most, and not at all if MOST_WAITING calls do.
+        """
+        if (self._fetching is None and self._clock() - self._last_begin < REFETCH) or self._waiting >= MOST_WAITING:
             return
-        await asyncio.wait([self._begun()], timeout=WAIT)
+        self._waiting += 1
+        try:
+            with self.resting():
+                await asyncio.wait([self._begun()], timeout=WAIT)
+        finally:
+            self._waiting -= 1
 
     def _begun(self) -> asyncio.Task[None]:
         """Returns the fetch under way, or a new one."""

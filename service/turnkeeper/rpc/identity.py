@@ -6,17 +6,18 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
 
-from turnkeeper.errors import InvalidRequest, PermissionDenied, SessionError
+from turnkeeper.errors import InvalidRequest, PermissionDenied, ServiceUnavailable, SessionError
 from turnkeeper.identity.caller import Caller
 from turnkeeper.identity.credential import Authenticator, Credential, Refusal, refused
 from turnkeeper.identity.principals import Principals
 from turnkeeper.rpc.access import Access
 from turnkeeper.rpc.context import Context
+from turnkeeper.settings import RECHECK
 from turnkeeper.telemetry.logs import name_caller
 
 ON_BEHALF_OF: Final = "turnkeeper-on-behalf-of"
 """The metadata by which a delegate names the person for whom it makes a call."""
-RECHECK_S: Final = 60.0
+RECHECK_S: Final = RECHECK.total_seconds()
 """Seconds after which a stream's credential is checked again, at its next response; keep-alives are responses, too."""
 
 
@@ -89,18 +90,26 @@ class CallerCheck:
         _CHECKED.set(CheckedCall(caller, credential, access, person))
         name_caller(caller.tenant, caller.principal)
 
-    def of_stream(self) -> "StreamCheck":
+    def of_stream(self, context: Context) -> "StreamCheck":
         """Returns what checks the stream of the current task again."""
-        return StreamCheck(self, _CHECKED.get(None), every=self._recheck)
+        return StreamCheck(self, context, _CHECKED.get(None), every=self._recheck)
 
-    def check_again(self, call: CheckedCall) -> None:
-        """Raises Unauthenticated if the call's credential has expired, or the principals file has another caller or
-        none for it by now."""
+    async def check_again(self, context: Context, call: CheckedCall) -> None:
+        """Checks the call's credential as at its headers: its key may have been withdrawn, its carrier's certificate
+        may have ended.
+
+        Raises Unauthenticated if it is no longer valid, or the principals file has another caller or none for it by
+        now. What cannot be checked at present stays as it is.
+        """
         expires_at = call.credential.expires_at
         if expires_at is not None and expires_at <= self._clock():
             raise refused(Refusal.EXPIRED)
         try:
-            caller = self._admitted(call.credential, call.access, call.on_behalf_of)
+            credential = await self._authenticator.credential(context)
+        except ServiceUnavailable:
+            credential = call.credential
+        try:
+            caller = self._admitted(credential, call.access, call.on_behalf_of)
         except SessionError:
             raise refused(Refusal.REVOKED) from None
         if caller != call.caller:
@@ -118,19 +127,24 @@ class CallerCheck:
 class StreamCheck:
     """Checks the caller of one stream again and again."""
 
-    __slots__ = ("_call", "_callers", "_due", "_every")
+    __slots__ = ("_call", "_callers", "_context", "_due", "_every")
 
-    def __init__(self, callers: CallerCheck, call: CheckedCall | None, *, every: float) -> None:
+    def __init__(self, callers: CallerCheck, context: Context, call: CheckedCall | None, *, every: float) -> None:
         """`every`: seconds between two checks. `call`: None if the method needs no credential."""
-        self._callers, self._call, self._every = callers, call, every
+        self._callers, self._context, self._call, self._every = callers, context, call, every
         self._due = time.monotonic() + every
 
-    def again(self) -> None:
+    @property
+    def is_due(self) -> bool:
+        """Returns True if the caller is to be checked again."""
+        return self._call is not None and time.monotonic() >= self._due
+
+    async def again(self) -> None:
         """Checks the stream's caller if that is due. Raises Unauthenticated if it may no longer read the stream."""
-        if self._call is None or time.monotonic() < self._due:
+        if self._call is None or not self.is_due:
             return
         self._due = time.monotonic() + self._every
-        self._callers.check_again(self._call)
+        await self._callers.check_again(self._context, self._call)
 
 
 def _on_behalf_of(metadata: Iterable[tuple[str, object]]) -> str:

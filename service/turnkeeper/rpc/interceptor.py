@@ -281,7 +281,7 @@ class Boundary(aio.ServerInterceptor):
             writes, task = self._writes, asyncio.current_task()
             after = getattr(request, "after", "")
             responses: Responses | None = None
-            check = self._callers.of_stream()
+            check = self._callers.of_stream(context)
             self._metrics.stream_opened()
             try:
                 responses, response = await self._certain_refusals.begin(inner, request, context)
@@ -291,7 +291,8 @@ class Boundary(aio.ServerInterceptor):
                     writes.begin(task)
                     self._responses.add(size := len(response))
                     try:
-                        check.again()
+                        if check.is_due:
+                            await check.again()
                         await context.write(response)
                     except (Unauthenticated, asyncio.CancelledError) as stopped:
                         raise await self._end_of(responses, stopped) from None

@@ -172,12 +172,11 @@ async def test_a_key_server_that_is_down_later_fails_no_call_of_a_known_key(
         await keys.down()
         end = time.monotonic() + 10 * age.total_seconds()
         calls = 0
-        while time.monotonic() < end:
+        while time.monotonic() < end or calls < 10:
             assert await owner_of(channel, bearer(issuer.token(number=calls))) == "ada"
             calls += 1
         details = await refusal_of(channel, bearer(Issuer("new").token()))
         assert (details.status, details.metadata["reason"]) == (grpc.StatusCode.UNAVAILABLE, "KEYS_UNAVAILABLE")
-    assert calls >= 10
     assert "the keys fetched before stay in use" in caplog.text
 
 

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -32,7 +31,7 @@ async def address(mongo_uri: str, tmp_path_factory: pytest.TempPathFactory) -> A
 
         def limited(rate: Rate, **options: Any) -> None:
             made(rate, **options)
-            rate.per_second, rate._free = 1e-9, float(TURNS)
+            rate.per_second, rate._free = 1e-9, float(TURNS)  # noqa: SLF001 - no other way to an overload that stays
 
         patch.setattr(Rate, "__init__", limited)
         patch.setattr(Rate, "end_window", lambda *_, **__: None)

@@ -4,10 +4,14 @@ import contextlib
 from datetime import timedelta
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.calls import Call, certificate
+from turnkeeper import dev_credentials
 from turnkeeper.dev_credentials import Authority, spiffe_id
 from turnkeeper.errors import Unauthenticated
 from turnkeeper.identity.certificates import Certificates
@@ -46,6 +50,17 @@ async def test_bad_certificates() -> None:
         several, _ = certificate(AUTHORITY, "ada", uris=uris)
         assert await reason_of(Certificates(), Call(certificate=several)) == "MALFORMED"
     assert await reason_of(Certificates(), Call(certificate=b"not PEM")) == "MALFORMED"
+    assert await reason_of(Certificates(), Call(certificate=certificate(AUTHORITY, "a\nb", uris=[])[0])) == "MALFORMED"
+
+
+async def test_a_certificate_with_a_name_that_the_library_does_not_know_is_malformed() -> None:
+    """An X.400 address: the handshake lets it pass, and the library raises an error that is no ValueError."""
+    builder = dev_credentials._builder(  # noqa: SLF001 - as the authority does, but for the name
+        x509.Name([]), AUTHORITY.certificate.subject, AUTHORITY.key, timedelta(days=1)
+    )
+    unknown = x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, bytes.fromhex("3004a3023000"))
+    pem = builder.add_extension(unknown, critical=False).sign(AUTHORITY.key, hashes.SHA256()).public_bytes(Encoding.PEM)
+    assert await reason_of(Certificates(), Call(certificate=pem)) == "MALFORMED"
 
 
 @pytest.mark.parametrize(
@@ -80,6 +95,7 @@ async def test_the_last_element_counts(value: str, id_: str) -> None:
         "URI=spiffe://a/ada;URI=https://ada.invalid",
         'Subject="CN=ada";Subject="CN=eve"',
         'URI="spiffe://a/ada',
+        'Subject="CN=ada\u0085"',
         'URI=spi"ffe://a/ada',
         'URI="spiffe://a/ada"x',
         'URI="spiffe://a/ada"xBy=b',

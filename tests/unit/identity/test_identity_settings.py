@@ -1,5 +1,7 @@
 """The settings of identity and of TLS: which ones fit each other, and what is said about the others."""
 
+from datetime import timedelta
+
 import pytest
 
 from tests.unit.test_settings import load
@@ -22,6 +24,7 @@ FORWARDED = ("--identity", "forwarded", "--principals", "p")
         ([*JWT, *TLS, "--host", "0.0.0.0"], "host", "0.0.0.0"),
         ([*JWT, "--host", "0.0.0.0", "--trust-network"], "host", "0.0.0.0"),
         ([*JWT, "--host", "unix:/s"], "host", "unix:/s"),
+        (["--heartbeat", "1h"], "heartbeat", timedelta(hours=1)),
         ([*JWT, "--jwt-keys", "http://127.0.0.1:1/keys"], "jwt_keys", "http://127.0.0.1:1/keys"),
         ([*JWT, "--jwt-algorithms", "RS256, EdDSA"], "algorithms", ["RS256", "EdDSA"]),
         ([*BOTH, "--trusted-peers", "spiffe://a/b"], "trusted_peers", "spiffe://a/b"),
@@ -53,6 +56,7 @@ def test_settings_that_fit(flags: list[str], name: str, value: object) -> None:
         ([*JWT, *TLS, "--tls-client-ca", "ca"], "--tls-client-ca needs --tls-certificate, and --identity mtls"),
         (["--tls-key", "k"], "--tls-key needs the other of --tls-certificate and --tls-key"),
         (["--tls-certificate", "c"], "--tls-certificate needs the other of --tls-certificate and --tls-key"),
+        ([*JWT, "--heartbeat", "61s"], "--heartbeat must be at most 60s with --identity jwt: at a keep-alive"),
         ([*BOTH], "--identity mtls+jwt needs --trusted-peers"),
         ([*BOTH, "--trusted-peers", "unix"], "--trusted-peers must have SPIFFE ids with --identity mtls+jwt"),
         ([*FORWARDED], "--identity forwarded needs --trusted-peers"),

@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -232,3 +232,28 @@ def test_a_key_that_names_no_algorithm_checks_all_that_fit_it() -> None:
         ("rsa", "RS256"),
         ("rsa", "PS256"),
     }
+
+
+async def test_calls_that_wait_for_keys_rest_and_are_not_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody can make calls that wait: they take nothing from others."""
+    monkeypatch.setattr(key_set, "MOST_WAITING", 3)
+    server = Server(Issuer("known"))
+    keys = keys_of(server, Clock())
+    server.answers.clear()
+    rested: list[str] = []
+
+    @contextmanager
+    def resting() -> Iterator[None]:
+        rested.append("rests")
+        yield
+        rested.append("works")
+
+    keys.resting = resting
+    waiting = [asyncio.create_task(refusal_of(keys, f"made up {number}")) for number in range(3)]
+    await server.until_read(1)
+    assert rested == ["rests"] * 3
+    assert await refusal_of(keys, "one more") == "KEYS_UNAVAILABLE"
+    server.answers.set()
+    assert await asyncio.gather(*waiting) == ["UNKNOWN_KEY"] * 3
+    assert rested == ["rests"] * 3 + ["works"] * 3
+    await keys.key("known", "ES256")

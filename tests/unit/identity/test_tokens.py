@@ -81,6 +81,8 @@ async def test_a_good_token_names_its_issuer_and_subject() -> None:
         ({"iss": "https://another.invalid"}, "WRONG_ISSUER"),
         ({"aud": "another"}, "WRONG_AUDIENCE"),
         ({"aud": []}, "MALFORMED"),
+        ({"sub": "ada\n2026-11-29 a line of the log"}, "MALFORMED"),
+        ({"sub": "half of a character: \ud800"}, "MALFORMED"),
         ({"nbf": 4_000_000_000}, "NOT_YET_VALID"),
         ({"iat": 4_000_000_000}, "NOT_YET_VALID"),
         ({"exp": None}, "MALFORMED"),

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from turnkeeper.errors import InvalidRequest, PermissionDenied, PrincipalUnknown, Unauthenticated
+from turnkeeper.errors import (
+    InvalidRequest,
+    PermissionDenied,
+    PrincipalUnknown,
+    ServiceUnavailable,
+    SessionError,
+    Unauthenticated,
+)
 from turnkeeper.identity.caller import AccessRole
 from turnkeeper.identity.credential import Credential, CredentialKind, Refusal, refused
 from turnkeeper.identity.principals import Principals
@@ -43,8 +50,11 @@ class Certificates:
     """Takes the metadata `name` for a checked certificate."""
 
     expires_at: float | None = None
+    error: SessionError | None = None
 
     async def credential(self, context: Any) -> Credential:
+        if self.error is not None:
+            raise self.error
         names = [value for key, value in context.invocation_metadata() if key == "name"]
         if not names:
             raise refused(Refusal.MISSING)
@@ -113,12 +123,13 @@ async def test_a_stream_ends_when_its_credential_does(path: Path) -> None:
     certificates, now = Certificates(), 99.0
     certificates.expires_at = 100.0
     callers = check_of(path, certificates, recheck=0, clock=lambda: now)
-    await callers.check(Call(("name", "anna")), CALLERS)  # type: ignore[arg-type]
-    stream = callers.of_stream()
-    stream.again()
+    call: Any = Call(("name", "anna"))
+    await callers.check(call, CALLERS)
+    stream = callers.of_stream(call)
+    await stream.again()
     now = 100.0
     with pytest.raises(Unauthenticated) as ended:
-        stream.again()
+        await stream.again()
     assert ended.value.metadata == {"reason": "EXPIRED"}
 
 
@@ -128,14 +139,29 @@ async def test_a_stream_ends_when_its_credential_does(path: Path) -> None:
 async def test_a_stream_ends_when_the_principals_file_takes_its_caller_away(path: Path, changed: str) -> None:
     principals = Principals(path)
     callers = CallerCheck(Certificates(), principals, recheck=0)
-    await callers.check(Call(("name", "anna")), CALLERS)  # type: ignore[arg-type]
-    stream = callers.of_stream()
+    call: Any = Call(("name", "anna"))
+    await callers.check(call, CALLERS)
+    stream = callers.of_stream(call)
     assert principals.file is not None
     write(path, FILE + "# the same\n")
     await principals.file.look()
-    stream.again()
+    await stream.again()
     write(path, changed)
     await principals.file.look()
     with pytest.raises(Unauthenticated) as ended:
-        stream.again()
+        await stream.again()
     assert ended.value.metadata == {"reason": "REVOKED"}
+
+
+async def test_a_stream_ends_when_its_credential_is_no_longer_valid(path: Path) -> None:
+    certificates = Certificates()
+    callers = check_of(path, certificates, recheck=0)
+    call: Any = Call(("name", "anna"))
+    await callers.check(call, CALLERS)
+    stream = callers.of_stream(call)
+    certificates.error = ServiceUnavailable()
+    await stream.again()
+    certificates.error = refused(Refusal.UNKNOWN_KEY)
+    with pytest.raises(Unauthenticated) as ended:
+        await stream.again()
+    assert ended.value.metadata == {"reason": "UNKNOWN_KEY"}
