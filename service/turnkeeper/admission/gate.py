@@ -108,7 +108,7 @@ class AdmittedCall:
                 self.watcher.rests(-1)
 
     def add_turn(self) -> None:
-        """Counts the turn that the call is to add, once its caller is known: nobody else may use up what is left.
+        """Counts the turn that the call is to add, once its caller is known: no other may use up what is left.
 
         Raises Overloaded.
         """

@@ -60,7 +60,7 @@ class Credential:
     """Seconds since the epoch, the skew that is allowed included; None if it does not expire."""
 
     def __post_init__(self) -> None:
-        """Checks the id: whoever gets a certificate or a token may have chosen a part of it."""
+        """Checks the id: the owner of a certificate or a token may have chosen a part of it."""
         if not self.id.isprintable():
             raise refused(Refusal.MALFORMED)
 

@@ -1,5 +1,7 @@
 """How a call ends with an error: its status, message and trailing metadata."""
 
+import asyncio
+import contextlib
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -13,6 +15,10 @@ from turnkeeper.rpc.status import DETAILS_KEY, PUSHBACK_KEY, details_bytes, push
 
 PREVIOUS_ATTEMPTS = "grpc-previous-rpc-attempts"
 """The metadata by which gRPC's own retries tell how often they have tried the call."""
+ABORT_TIME = 2.0
+"""Seconds that ending a call with a status may take: the client may not read it."""
+EXPIRY = 0.1
+"""Seconds before its deadline from which on an unanswered call counts as late: the caller's clock started earlier."""
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
 Trailers: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
@@ -61,3 +67,16 @@ def status_of(context: Context) -> grpc.StatusCode:
     """Returns the status with which the call was ended."""
     code: Any = context.code()
     return code if isinstance(code, grpc.StatusCode) else STATUS.get(int(code or 0), grpc.StatusCode.UNKNOWN)
+
+
+async def abort(context: Context, error: SessionError, *, on_stream: bool) -> None:
+    """Ends the call with the error's status. Takes at most ABORT_TIME, because the client may not read it."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(ABORT_TIME):
+            await context.abort(*shown_ending(error, on_stream=on_stream, is_first=is_first_attempt(context)))
+
+
+def unanswered(context: Context) -> str:
+    """Returns the status of a call that its caller gave up: by its deadline, or at its own will."""
+    left: float | None = context.time_remaining()
+    return "CANCELLED" if left is None or left > EXPIRY else "DEADLINE_EXCEEDED"

@@ -39,7 +39,8 @@ from turnkeeper.rpc.access import Access, AccessRules
 from turnkeeper.rpc.bodies import Bodies, BodyLate
 from turnkeeper.rpc.context import UNREADABLE, Context, Responses, Run
 from turnkeeper.rpc.ended_calls import without_frames
-from turnkeeper.rpc.endings import is_first_attempt, refusal_ending, shown_ending, status_of
+from turnkeeper.rpc.endings import ABORT_TIME, abort, is_first_attempt, refusal_ending, status_of, unanswered
+from turnkeeper.rpc.free_streams import FreeStreams
 from turnkeeper.rpc.identity import CallerCheck
 from turnkeeper.rpc.kinds import adds_turn, kind_of
 from turnkeeper.rpc.limits import LimitCheck, limited_method
@@ -51,10 +52,6 @@ from turnkeeper.telemetry.metrics import Metrics
 from turnkeeper.telemetry.open_spans import RpcSpan
 from turnkeeper.telemetry.spans import Spans
 
-ABORT_TIME = 2.0
-"""Seconds that ending a call with a status may take: the client may not read it."""
-EXPIRY = 0.1
-"""Seconds before its deadline from which on an unanswered call counts as late: the caller's clock started earlier."""
 LARGE_BYTES = 256 * 1024
 """A request with more bytes is parsed in a thread: 4 MiB may be two million entries."""
 HEALTH_BYTES = 32 << 20
@@ -89,6 +86,7 @@ class Boundary(aio.ServerInterceptor):
         memory = gate.memory
         self._bodies = Bodies(memory)
         self._health_bodies = Bodies(memory, part="health_bodies", most=HEALTH_BYTES)
+        self._free_streams = FreeStreams(gate)
         self._responses = memory.part("responses")
         self._certain_refusals = certain_refusals
         self._spans = spans
@@ -130,9 +128,8 @@ class Boundary(aio.ServerInterceptor):
             call = self._wrapped(service, method, handler, unary)
             return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
         inner = handler.unary_stream
-        run = (
-            inner if inspect.iscoroutinefunction(inner) else self._stream(inner)
-        )  # Health.Watch writes its responses itself
+        # Health.Watch writes its responses itself
+        run = self._free(inner) if inspect.iscoroutinefunction(inner) else self._stream(inner)
         call = self._wrapped(service, method, handler, run)
         return grpc.stream_stream_rpc_method_handler(call, None, None if own else handler.response_serializer)
 
@@ -163,14 +160,14 @@ class Boundary(aio.ServerInterceptor):
                         span.finished(code)
                         raise
                     except aio.InternalError:
-                        code = _unanswered(context)
+                        code = unanswered(context)
                         span.finished(code)
                         return None  # the client has left
                     except BaseException as error:
                         if ends_task(
                             error
                         ):  # the client left, its deadline passed, or the server stops: no client waits
-                            code = _unanswered(context)
+                            code = unanswered(context)
                             span.finished(code)
                             raise
                         shown = self._shown(error, service, method)
@@ -178,7 +175,7 @@ class Boundary(aio.ServerInterceptor):
                         code = shown.family.name
                         span.finished(code, error=shown.code.name)
                         shown.__traceback__ = None  # it holds this frame, which holds the error: a cycle
-                        await _abort(context, shown, on_stream=handler.response_streaming)
+                        await abort(context, shown, on_stream=handler.response_streaming)
                         return None  # the status waits behind responses that the client has not read
                     finally:
                         self._metrics.rpc_finished(service, method=method, code=code, seconds=time.monotonic() - began)
@@ -193,15 +190,24 @@ class Boundary(aio.ServerInterceptor):
         """Returns the handler of a stream of requests, whose caller is checked before the first one is read."""
 
         async def run(requests: Any, context: Context) -> Responses:
-            try:
-                await self._callers.check(context, access)
-            except SessionError as refusal:
-                self._metrics.error(refusal.code)
-                self._refused_calls.note(refusal, context, name)
-                await _abort(context, refusal, on_stream=True)
-                return
-            async for response in inner(requests, context):
-                yield response
+            with contextlib.ExitStack() as counted:
+                try:
+                    await self._callers.check(context, access)
+                    counted.enter_context(self._free_streams.open(context.peer()))
+                except SessionError as refusal:
+                    self._metrics.error(refusal.code)
+                    self._refused_calls.note(refusal, context, name)
+                    await abort(context, refusal, on_stream=True)
+                    return
+                async for response in inner(requests, context):
+                    yield response
+
+        return run
+
+    def _free(self, inner: Run) -> Run:
+        async def run(request: Any, context: Context) -> Any:
+            with self._free_streams.open(context.peer()):
+                return await inner(request, context)
 
         return run
 
@@ -380,21 +386,8 @@ def _name_result(response: Any, span: RpcSpan) -> None:
                 span.concerns(session_id=part.session_id, turn_id=getattr(part, "turn_id", ""))
 
 
-def _unanswered(context: Context) -> str:
-    """Returns the status of a call that its caller gave up: by its deadline, or at its own will."""
-    left: float | None = context.time_remaining()
-    return "CANCELLED" if left is None or left > EXPIRY else "DEADLINE_EXCEEDED"
-
-
 async def _ended_by(error: SessionError, responses: Any) -> SessionError:
     """Raises the error in the servicer, which adds the cursor to resume from. Returns the error."""
     with contextlib.suppress(type(error), StopAsyncIteration):
         await responses.athrow(error)
     return error
-
-
-async def _abort(context: Context, error: SessionError, *, on_stream: bool) -> None:
-    """Ends the call with the error's status. Takes at most ABORT_TIME, because the client may not read it."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(ABORT_TIME):
-            await context.abort(*shown_ending(error, on_stream=on_stream, is_first=is_first_attempt(context)))
