@@ -1,7 +1,7 @@
 """The caller of an RPC: checked once at its headers, before its body is read, and kept for as long as it runs."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
@@ -41,6 +41,7 @@ class KnownCaller:
     """With all its roles."""
 
 
+_ALSO: ContextVar[Callable[[], Awaitable[None]] | None] = ContextVar("what a stream's check does also", default=None)
 _CHECKED: ContextVar[CheckedCall] = ContextVar("turnkeeper-checked-call")
 _NOTHING: Final = KnownCaller()
 _KNOWN: ContextVar[KnownCaller] = ContextVar("turnkeeper-known-caller")
@@ -54,6 +55,11 @@ def caller_of(context: Context) -> Caller:  # noqa: ARG001 - gRPC's context cann
 def known_caller() -> KnownCaller:
     """Returns what is known of who makes the call of the current task."""
     return _KNOWN.get(_NOTHING)
+
+
+def check_also(look: Callable[[], Awaitable[None]]) -> None:
+    """Lets the checks of the current task's stream call `look`, which raises SessionError to end the stream."""
+    _ALSO.set(look)
 
 
 class CallerCheck:
@@ -140,11 +146,16 @@ class StreamCheck:
         return self._call is not None and time.monotonic() >= self._due
 
     async def again(self) -> None:
-        """Checks the stream's caller if that is due. Raises Unauthenticated if it may no longer read the stream."""
+        """Checks the stream's caller if that is due.
+
+        Raises Unauthenticated if it may no longer read the stream, and what `check_also` was given.
+        """
         if self._call is None or not self.is_due:
             return
         self._due = time.monotonic() + self._every
         await self._callers.check_again(self._context, self._call)
+        if (look := _ALSO.get()) is not None:
+            await look()
 
 
 def _on_behalf_of(metadata: Iterable[tuple[str, object]]) -> str:

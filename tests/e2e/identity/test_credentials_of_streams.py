@@ -1,4 +1,4 @@
-"""A stream ends when its credential is withdrawn: within a minute, here at once, and with a cursor."""
+"""A stream ends when its caller may no longer read it: within a minute, here at once."""
 
 import asyncio
 import json
@@ -10,7 +10,10 @@ from grpc import aio
 
 from tests import harness
 from tests.calls import Issuer, bearer
+from tests.e2e.support.environment import AGENTS
+from tests.identities import NamedCredentials, row, stubs_as
 from tests.status_details import refused
+from tests.test_tools import ToolControl
 from turnkeeper import dev_credentials
 from turnkeeper.dev_credentials import AUDIENCE, ISSUER
 from turnkeeper.pb.v1 import session_pb2
@@ -58,3 +61,47 @@ async def test_a_stream_ends_when_the_key_of_its_token_is_withdrawn(
         assert (await kept.read()).events
         assert not (await kept.read()).events, "a keep-alive, after which its caller was checked again"
         kept.cancel()
+
+
+ASKING = """
+[[reply]]
+match = "^ask"
+tool_calls = [{ name = "act", arguments = { label = "one" } }]
+
+[[reply]]
+text = "Yes."
+"""
+
+
+async def test_a_stream_of_an_approver_ends_with_the_approval_that_another_decides(
+    mongo_uri: str, database_name: str, tmp_path: Path, tool_control: ToolControl
+) -> None:
+    principals = tmp_path / "principals.toml"
+    roles = {"anna": ["caller"], "ivan": ["approver"], "vera": ["approver"]}
+    principals.write_text("".join(row(name, tenant="acme", roles=has) for name, has in roles.items()))
+    settings: dict[str, Any] = {"agents": AGENTS, "principals": principals, "heartbeat": timedelta(milliseconds=100)}
+    check = NamedCredentials()
+    async with (
+        harness.scripted(ASKING) as model,
+        harness.serving(mongo_uri, database_name, model, recheck=0.05, authenticator=check, **settings) as running,
+        aio.insecure_channel(running.address) as channel,
+    ):
+        anna, ivan, vera = (stubs_as(channel, f"acme/{name}") for name in roles)
+        session = await harness.create_test_session(anna, agent="asker")
+        await harness.send_message_to_session(anna, session, "ask")
+        approval = await harness.wait_for_approval(vera, session)
+        watch = session_pb2.WatchEventsRequest(session_id=session, follow=True)
+        streams: list[Any] = [person.sessions.WatchEvents(watch) for person in (ivan, vera)]
+        of_ivan, of_vera = streams
+        assert (await of_ivan.read()).events
+        for _ in range(2):
+            assert not (await of_ivan.read()).events, "a keep-alive, after which its caller was checked again"
+        await harness.decide(vera, approval, approve=False)
+        with refused("SESSION_NOT_FOUND"):
+            async with asyncio.timeout(10):
+                while await of_ivan.read():
+                    pass
+        async with asyncio.timeout(10):
+            while (await of_vera.read()).events:
+                pass
+        of_vera.cancel()
