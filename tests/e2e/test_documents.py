@@ -138,7 +138,10 @@ async def test_every_program_runs(address: str) -> None:
     examples = programs(without=("tools-and-agents.md", "authentication.md"))
     assert len(examples) >= 12
     ended = await asyncio.gather(
-        *(run(sys.executable, "-", stdin=program.replace(ADDRESS, address)) for program in examples.values())
+        *(
+            run(sys.executable, "-", stdin=program.replace(ADDRESS, address), folder=ROOT / "build")
+            for program in examples.values()
+        )
     )
     failed = {name: printed for name, (status, printed) in zip(examples, ended, strict=True) if status != 0}
     assert not failed, "\n".join(f"{name}:\n{printed}" for name, printed in failed.items())
