@@ -35,10 +35,12 @@ STATUS = REPOSITORY / "docs" / "reference" / "status.md"
 WORKS = {
     "SessionService": "CreateSession GetSession ListSessions UpdateSession SuspendSession ResumeSession EndSession "
     "DeleteSession UndeleteSession WatchEvents ListEvents ListMessages ListCheckpoints "
-    "ForkSession RestoreCheckpoint",
+    "ForkSession RestoreCheckpoint ExportSession",
     "ChatService": "SendMessage StreamMessage GetTurn ListTurns CancelTurn RetryTurn SubmitToolResult",
     "ApprovalService": "GetApproval ListApprovals WaitApproval DecideApproval",
     "AgentService": "GetAgent ListAgents",
+    "AuditService": "ExportAudit",
+    "OperatorService": "ListActiveTurns CancelTurns FreezeAdmission UnfreezeAdmission ListFreezes ListReplicas",
 }
 REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 HEALTH_NAMES = ("", *(f"turnkeeper.v1.{name}" for name in WORKS), "liveness")

@@ -12,6 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from pymongo import AsyncMongoClient, monitoring
 
 from tests import harness
+from tests.e2e.support.audit_seals import sealed
 from tests.e2e.support.environment import AGENTS, Environment
 from tests.e2e.support.stream_reader import Reader, stream, watch
 from tests.harness import Stubs
@@ -76,6 +77,7 @@ async def costs(env: Environment) -> AsyncIterator[Costs]:
         harness.serving(env.mongo_uri, database, env.model, agents=AGENTS, **QUIET) as running,
         harness.connect(running.address) as stubs,
     ):
+        await sealed(env.mongo_uri, database)
         yield Costs(stubs, recorder, database=database)
     async with AsyncMongoClient[dict[str, Any]](env.mongo_uri) as client:
         await client.drop_database(database)
@@ -218,9 +220,11 @@ def _by_chance(command: Command) -> bool:
 
     An owner polls each second for cancellations. A waiting caller reads again if a notification is faster than the
     commit's result. A new server session is registered once. Notifications and previews are one stream and one insert
-    for all. A replica writes its heartbeat, and reads the others', now and then.
+    for all. A replica writes its heartbeat, and reads the others', now and then; it looks for freezes and for records
+    that have no seal.
     """
-    shared = "getMore" in command or command.get("insert") == "partials" or command[name_of(command)] == "replicas"
+    of_all = command[name_of(command)] in ("replicas", "freezes", "audit_records")
+    shared = "getMore" in command or command.get("insert") == "partials" or of_all
     return shared or command.get("find") in ("heads", "turns")
 
 

@@ -12,6 +12,7 @@ from grpc import aio
 from pymongo import AsyncMongoClient, monitoring
 
 from tests import harness
+from tests.e2e.support.audit_seals import sealed
 from tests.e2e.support.environment import AGENTS, Environment
 from tests.harness import Stubs
 from tests.integration.mongo.commands import Recorder, name_of
@@ -117,6 +118,7 @@ async def test_a_change_in_a_crowd_takes_one_transaction(env: Environment) -> No
         harness.connect(running.address) as stubs,
     ):
         hot = await harness.create_test_session(stubs, agent="talker")
+        await sealed(env.mongo_uri, database)
         with recorder.recording() as commands:
             ends = await crowd([change(hot, f"title {number}") for number in range(CALLERS)], stubs)
             sent = Counter(name_of(command) for command in commands)

@@ -41,6 +41,7 @@ FITTING = {
     "AGENT_CONFIG_ERROR",
     "APPROVAL_ALREADY_PROCESSED",
     "APPROVAL_EXPIRED",
+    "OVERLOADED",  # the machine has other work, too
     "TURN_IN_PROGRESS",
     "TURN_NOT_RETRYABLE",
 }

@@ -4,13 +4,14 @@ import asyncio
 from typing import Any
 
 import pytest
+from grpc import aio
 
 from tests import harness
 from tests.e2e.support.environment import Environment
 from tests.e2e.support.stream_reader import Reader, stream, watch
 from tests.harness import Stubs
 from tests.processes import until
-from tests.status_details import refused
+from tests.status_details import details_of, refused
 from turnkeeper.pb.v1 import chat_pb2, session_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -173,6 +174,14 @@ def _said(reader: Reader) -> str:
 
 
 async def _to_the_end(stubs: Stubs, session: str, reader: Reader, **fields: Any) -> None:
-    async for _ in watch(stubs, session, reader, **fields):
-        if "turn_completed" in reader.kinds:
-            return
+    """Watches until the turn has ended. A replica that is busy refuses watches first: it is asked again."""
+    while "turn_completed" not in reader.kinds:
+        try:
+            async for _ in watch(stubs, session, reader, **fields):
+                if "turn_completed" in reader.kinds:
+                    return
+        except aio.AioRpcError as error:
+            details = details_of(error)
+            assert details.reason == "OVERLOADED"
+            assert details.retry_after is not None
+            await asyncio.sleep(details.retry_after.total_seconds())
