@@ -162,6 +162,7 @@ class TestPerformanceBaseline:
             harness.connect(running.address) as stubs,
             asyncio.TaskGroup() as group,
         ):
+            await sealed(env.mongo_uri, database)
             readers = {await harness.create_test_session(stubs, agent="talker"): Reader() for _ in range(40)}
             tasks = [group.create_task(_follow(stubs, session, reader)) for session, reader in readers.items()]
             await until(lambda: all(reader.caught_up for reader in readers.values()))

@@ -136,7 +136,8 @@ class TurnRun:
             case RunTools() if self._must_hand_over:
                 await self._await_results()  # starts no tool, but awaits those that run
             case ResolveLost(calls=calls):
-                await self._append(lambda uow: turn_rules.resolve_lost_calls(uow, calls, agent=self._agent))
+                lost = frozenset(call.id for call in calls)
+                await self._append(lambda uow: turn_rules.resolve_lost_calls(uow, lost, agent=self._agent))
                 for _ in (call for call in calls if not call.tool_class.may_start_again):
                     self._services.metrics.unknown_outcome("OWNER_LOST")
             case RunTools() | AwaitAnswers() | Complete() | Fail():

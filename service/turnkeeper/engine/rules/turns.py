@@ -1,6 +1,6 @@
 """Decisions of a turn's owner: begin an attempt, record an answer, a failure or results, end or release the turn."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -161,12 +161,13 @@ def record_late_result(uow: UnitOfWork, call: Call, finished: Finished) -> bool:
     return True
 
 
-def resolve_lost_calls(uow: UnitOfWork, calls: Sequence[Call], *, agent: Agent) -> None:
+def resolve_lost_calls(uow: UnitOfWork, call_ids: Collection[str], *, agent: Agent) -> None:
     """Resolves calls that a lost owner had started and whose results nothing awaits (promise I5).
 
     A call that may be repeated becomes READY again, under its idempotency key. Any other becomes UNKNOWN, and an
-    approval asks a person for its outcome.
+    approval asks a person for its outcome. Each is taken as it is now: its late result may have come meanwhile.
     """
+    calls = [call for call in uow.calls if call.id in call_ids and call.state is CallState.STARTED]
     for call in calls:
         if call.tool_class.may_start_again:
             uow.put_call(call.ready_again())

@@ -67,7 +67,7 @@ def unit_of_work(*calls: Call, **given: object) -> UnitOfWork:
 def with_requested_approvals(*calls: Call) -> UnitOfWork:
     """Returns the next decision's unit of work: approvals are requested for the lost calls, and the turn waits."""
     uow = unit_of_work(*calls)
-    resolve_lost_calls(uow, calls, agent=ASKER)
+    resolve_lost_calls(uow, {call.id for call in calls}, agent=ASKER)
     uow.await_answers(uow.calls)
     stored = uow.snapshot_after(Committed(last_seq=9, fence=2, events=()), by_owner=True)
     return UnitOfWork(stored, at=NOON, new_id=new_id)
@@ -76,7 +76,7 @@ def with_requested_approvals(*calls: Call) -> UnitOfWork:
 def test_a_lost_call_gets_an_approval_for_its_outcome_in_the_next_round() -> None:
     call = started(round=1)
     uow = unit_of_work(call)
-    resolve_lost_calls(uow, (call,), agent=ASKER)
+    resolve_lost_calls(uow, {call.id}, agent=ASKER)
     (question,) = uow.approvals
     assert (question.kind, question.round, question.arguments_hash) == (ApprovalKind.OUTCOME, 2, call.arguments_hash)
     assert (question.requester, question.expire_time) == (uow.turn.principal, NOON + TTL)
@@ -92,9 +92,27 @@ def test_a_lost_call_gets_an_approval_for_its_outcome_in_the_next_round() -> Non
 def test_a_lost_call_that_may_be_repeated_needs_no_approval(tool_class: ToolClass) -> None:
     call = started(tool_class=tool_class)
     uow = unit_of_work(call)
-    resolve_lost_calls(uow, (call,), agent=ASKER)
+    resolve_lost_calls(uow, {call.id}, agent=ASKER)
     assert not uow.approvals
     assert (uow.calls[0].state, uow.calls[0].key) == (S.READY, call.key)
+
+
+def test_a_lost_call_is_resolved_as_it_is_when_the_owner_decides_again() -> None:
+    """Its late result is stored after the owner has read the session: a decision about the call before is refused."""
+    before = started(round=1)
+    now = replace(before, late_attempt=1, late_outcome=OUTCOME.OK, late_result_json='"done"')
+    uow = unit_of_work(now)
+    resolve_lost_calls(uow, {before.id}, agent=ASKER)
+    (lost,), (question,) = uow.calls, uow.approvals
+    assert (lost.state, lost.late_attempt) == (S.UNKNOWN, 1)
+    assert question.late_result_json == '"done"'
+
+
+def test_a_call_that_is_resolved_already_is_left_as_it_is() -> None:
+    call = replace(started(), state=S.RETURNED, outcome=OUTCOME.OK)
+    uow = unit_of_work(call)
+    resolve_lost_calls(uow, {call.id}, agent=ASKER)
+    assert (uow.calls, uow.approvals) == ((call,), ())
 
 
 def timed_out(call: Call) -> Finished:
@@ -110,7 +128,7 @@ def returned_ok(call: Call) -> Finished:
 def test_d3_a_call_that_timed_out_gets_the_approval_of_a_lost_call() -> None:
     call, other = started(round=1), started()
     lost, late = unit_of_work(call, other), unit_of_work(call, other)
-    resolve_lost_calls(lost, (call,), agent=ASKER)
+    resolve_lost_calls(lost, {call.id}, agent=ASKER)
     record_tool_results(late, [timed_out(call)], agent=ASKER)
     (question,), (same) = late.approvals, lost.approvals[0]
     assert replace(question, id=same.id) == same
