@@ -1,16 +1,17 @@
-"""The principals file: who a credential belongs to. The format is published in docs/guide/identity.md."""
+"""The principals file: who a credential belongs to. The format is published in docs/reference/authorization.md."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from turnkeeper.checked_toml import checked_toml
 from turnkeeper.errors import PermissionDenied, PrincipalUnknown
 from turnkeeper.identity.caller import DEFAULT_CALLER, LENDABLE, AccessRole, Caller
 from turnkeeper.identity.credential import Credential, CredentialKind
-from turnkeeper.toml_file import TomlError, TomlFile
+from turnkeeper.toml_file import TomlFile
 from turnkeeper.watched_file import BadFile, WatchedFile
 
 MAX_BYTES: Final = 32 << 20
@@ -84,18 +85,9 @@ class Table:
 
 def parse(path: Path, content: bytes) -> Table:
     """Returns the table of a file's content. Raises BadFile, which names file, line and key."""
-    try:
-        file = TomlFile(path, content.decode("utf-8-sig").replace("\r\n", "\n"))
-    except UnicodeDecodeError:
-        raise BadFile(f"{path}: it is not UTF-8 text") from None
-    except TomlError as error:
-        raise BadFile(f"{path}:{error.line}: this is not TOML: {error}") from None
-    try:
-        rows = _File.model_validate(file.values).principal
-    except ValidationError as error:
-        raise BadFile(_problem(file, error)) from None
+    file, values = checked_toml(path, content, _File)
     builder = _TableBuilder(file)
-    for number, row in enumerate(rows):
+    for number, row in enumerate(values.principal):
         builder.add(number, row)
     return builder.table()
 
@@ -145,13 +137,6 @@ class _TableBuilder:
 
 def _place(file: TomlFile, number: int, key: str) -> str:
     return f"{file.place('principal', number, key)}: principal {number + 1}, {key}"
-
-
-def _problem(file: TomlFile, error: ValidationError) -> str:
-    """Returns the first problem, with its place and without the value."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    keys = list(first["loc"])
-    return f"{file.place(*keys)}: {'.'.join(map(str, keys))}: {first['msg']}"
 
 
 def _has(value: object, expected: str) -> bool:

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeGuard
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StringConstraints
 
+from turnkeeper.checked_toml import checked_toml
 from turnkeeper.limits.bucket import CallRate
 from turnkeeper.limits.profile import BUILT_IN, DEFAULT, Cap, Group, Profile, Scope, rate_of
-from turnkeeper.toml_file import TomlError, TomlFile
+from turnkeeper.toml_file import TomlFile
 from turnkeeper.watched_file import BadFile
 
 MAX_BYTES: Final = 4 << 20
@@ -95,16 +96,7 @@ def parse(path: Path, content: bytes, *, methods: Collection[str]) -> LimitTable
 
     Raises BadFile, which names file, line and key.
     """
-    try:
-        file = TomlFile(path, content.decode("utf-8-sig").replace("\r\n", "\n"))
-    except UnicodeDecodeError:
-        raise BadFile(f"{path}: it is not UTF-8 text") from None
-    except TomlError as error:
-        raise BadFile(f"{path}:{error.line}: this is not TOML: {error}") from None
-    try:
-        values = _Contents.model_validate(file.values)
-    except ValidationError as error:
-        raise BadFile(_problem(file, error)) from None
+    file, values = checked_toml(path, content, _Contents)
     profiles = _Profiles(file, values.profiles, frozenset(methods) | {group.value for group in Group})
     return LimitTable(
         is_shadow=values.mode == "shadow",
@@ -147,10 +139,3 @@ class _Profiles:
 
     def _bad(self, what: str, *keys: str) -> BadFile:
         return BadFile(f"{self._file.place(*keys)}: {'.'.join(keys)}: {what}")
-
-
-def _problem(file: TomlFile, error: ValidationError) -> str:
-    """Returns the first problem, with its place and without the value."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    keys = list(first["loc"])
-    return f"{file.place(*keys)}: {'.'.join(map(str, keys))}: {first['msg'].removeprefix('Value error, ')}"
