@@ -7,6 +7,7 @@ import grpc
 import pytest
 
 from tests import harness
+from tests.e2e.support.ask_script import ASK
 from tests.e2e.support.environment import Environment
 from tests.e2e.support.polling import eventually
 from tests.status_details import refused
@@ -14,7 +15,8 @@ from turnkeeper.pb.v1 import chat_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SCRIPT = r"""
+SCRIPT = (
+    r"""
 [[reply]]
 match = '^hold (?P<label>\S+)'
 tool_calls = [{ name = "hold_reading", arguments = { label = "{label}" } }]
@@ -24,18 +26,9 @@ match = "^hold"
 after_tools = 1
 text = "Then {tool_result}."
 
-[[reply]]
-match = '^ask (?P<label>\S+)'
-tool_calls = [{ name = "act", arguments = { label = "{label}" } }]
-
-[[reply]]
-match = "^ask"
-after_tools = 1
-text = "Asked."
-
-[[reply]]
-text = "You said: {user}"
 """
+    + ASK
+)
 
 
 async def holding(env: Environment, label: str) -> tuple[str, chat_pb2.SendMessageRequest]:

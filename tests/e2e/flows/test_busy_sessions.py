@@ -7,6 +7,7 @@ import grpc
 import pytest
 
 from tests import harness
+from tests.e2e.support.ask_script import ASK
 from tests.e2e.support.environment import Environment, transcript, until_event
 from tests.e2e.support.stream_reader import Reader, stream
 from tests.status_details import refused
@@ -14,7 +15,8 @@ from turnkeeper.pb.v1 import chat_pb2, error_pb2, event_pb2, message_pb2, sessio
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SCRIPT = r"""
+SCRIPT = (
+    r"""
 [[reply]]
 match = '^hold (?P<label>\w+)'
 tool_calls = [{ name = "hold_reading", arguments = { label = "{label}" } }]
@@ -31,18 +33,9 @@ chunk = 5
 fail = "stall"
 fail_after = 2
 
-[[reply]]
-match = '^ask (?P<label>\w+)'
-tool_calls = [{ name = "act", arguments = { label = "{label}" } }]
-
-[[reply]]
-match = "^ask"
-after_tools = 1
-text = "Asked."
-
-[[reply]]
-text = "You said: {user}"
 """
+    + ASK
+)
 ENQUEUE, INTERRUPT = chat_pb2.IF_BUSY_ENQUEUE, chat_pb2.IF_BUSY_INTERRUPT
 
 

@@ -12,6 +12,7 @@ from grpc import aio
 from pymongo import AsyncMongoClient, monitoring
 
 from tests import harness
+from tests.e2e.support.ask_script import ASK
 from tests.e2e.support.audit_seals import sealed
 from tests.e2e.support.environment import AGENTS, Environment
 from tests.harness import Stubs
@@ -21,19 +22,7 @@ from turnkeeper.pb.v1 import approval_pb2, chat_pb2, session_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SCRIPT = r"""
-[[reply]]
-match = '^ask (?P<label>\w+)'
-tool_calls = [{ name = "act", arguments = { label = "{label}" } }]
-
-[[reply]]
-match = "^ask"
-after_tools = 1
-text = "Asked."
-
-[[reply]]
-text = "You said: {user}"
-"""
+SCRIPT = ASK
 CALLERS = 200
 OK = "OK"
 AGAIN = {"SESSION_CONTENDED", "OVERLOADED"}
