@@ -292,6 +292,9 @@ class TestFreezes:
             await anna.chat.CancelTurn(chat_pb2.CancelTurnRequest(session_id=session, turn_id=turn.turn_id))
             freeze = operator_pb2.FreezeAdmissionRequest(tenant="acme", agent="asker", reason="a test")
             assert (await root.operator.FreezeAdmission(freeze)).freeze.agent == "asker"
+            async with served.as_(ZOE) as zoe:
+                assert not (await zoe.operator.ListFreezes(operator_pb2.ListFreezesRequest())).freezes
+                await zoe.sessions.CreateSession(a_new_session())
             retry = chat_pb2.RetryTurnRequest(session_id=session, turn_id=turn.turn_id, request_id="again")
             assert await is_refused(anna.chat.RetryTurn, retry)
             async with served.another() as fresh, served.as_(ANNA, fresh) as there:
