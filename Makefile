@@ -113,7 +113,7 @@ build/boot.stamp: requirements-boot.txt
 	@touch $@
 
 build/lock.stamp: build/boot.stamp requirements.lock
-	@echo "set-up 2/3: the locked packages, about 600 MB with the database and the small model"
+	@echo "set-up 2/3: the locked packages, some 600 MB with database and model"
 	@$(BIN)/python -c pass 2>/dev/null || $(UV) venv -q --clear --python build/boot/bin/python .venv
 	@$(UV_PIP) sync -q --require-hashes requirements.lock
 	@touch $@
