@@ -19,10 +19,12 @@ from turnkeeper.identity.credential import Authenticator
 from turnkeeper.identity.principals import Principals
 from turnkeeper.limits.limits_file import LimitsFile
 from turnkeeper.model.by_agent import Models, provider_of
+from turnkeeper.rpc import health_port
 from turnkeeper.rpc.codec import WireCodec
+from turnkeeper.rpc.health import Health
 from turnkeeper.rpc.identity import RECHECK_S, CallerCheck
 from turnkeeper.rpc.page_tokens import PageTokens
-from turnkeeper.rpc.server import OUR_METHODS
+from turnkeeper.rpc.server import OUR_METHODS, SERVICES
 from turnkeeper.settings import Settings
 from turnkeeper.shutdown_signals import ShutdownRequest
 from turnkeeper.start_errors import SettingError
@@ -46,6 +48,8 @@ class Running:
     mongodb_uri: str
     model_url: str
     """The address of the default model's server; empty if each agent has a base_url of its own."""
+    health_address: str
+    """`host:port` of the health port; empty without one."""
     set_database: NotifyState
     """Sets the private database's state. Called at each report of the supervisor, if that runs the database."""
 
@@ -72,7 +76,13 @@ async def serving(  # noqa: PLR0913 - what tests replace
     limits = LimitsFile(settings.limits, methods=OUR_METHODS)
     signer = Signer.from_file(settings.audit_key) if settings.audit_key else None
     shutdown = shutdown or ShutdownRequest()
+    health = Health(SERVICES)
+    await health.set_serving(False)
     async with AsyncExitStack() as stack:
+        # First, because liveness answers while the start waits for the database.
+        health_address = await stack.enter_async_context(
+            health_port.serving(health, settings.health_at, settings.health_port, share_port=share_port)
+        )
         database = await open_database(
             settings.mongodb_uri, shutdown, embedded=settings.embedded, data_dir=settings.data_dir, stack=stack
         )
@@ -91,7 +101,9 @@ async def serving(  # noqa: PLR0913 - what tests replace
             service_version=version("turnkeeper"),
             otlp_endpoint=settings.otlp_endpoint,
             prometheus_port=settings.prometheus_port,
-            options=Options(record_content=settings.record_content),
+            options=Options(
+                record_content=settings.record_content, prometheus_host=settings.prometheus_host.strip("[]")
+            ),
         )
         stack.push_async_callback(asyncio.to_thread, telemetry.shutdown)
         for watched in (checks, principals, limits):
@@ -120,8 +132,9 @@ async def serving(  # noqa: PLR0913 - what tests replace
         configured = Configured(agents, models, toolbox, callers, limits, checks.certificate, signer)
         replica = Replica(settings, store, configured, telemetry, schema=schema)
         await replica.auditing.record_agents(agents.values())
+        page_tokens = PageTokens(await store.secret("page_tokens"))
         server, port = await stack.enter_async_context(
-            replica.serving(PageTokens(await store.secret("page_tokens")), database, shutdown, share_port=share_port)
+            replica.serving(page_tokens, database, shutdown, health=health, share_port=share_port)
         )
         url, at = provider.base_url if provider else "", settings.address(port)
-        yield Running(at, port, database.uri, url, server.set_database)
+        yield Running(at, port, database.uri, url, health_address, server.set_database)

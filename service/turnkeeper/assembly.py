@@ -58,6 +58,7 @@ from turnkeeper.rpc.approvals import ApprovalService
 from turnkeeper.rpc.audit import AuditService
 from turnkeeper.rpc.chat import ChatService
 from turnkeeper.rpc.codec import WireCodec
+from turnkeeper.rpc.health import Health
 from turnkeeper.rpc.identity import CallerCheck
 from turnkeeper.rpc.interceptor import Boundary
 from turnkeeper.rpc.limits import LimitCheck
@@ -250,7 +251,13 @@ class Replica:
 
     @contextlib.asynccontextmanager
     async def serving(
-        self, page_tokens: PageTokens, database: Database, shutdown: ShutdownRequest, *, share_port: bool
+        self,
+        page_tokens: PageTokens,
+        database: Database,
+        shutdown: ShutdownRequest,
+        *,
+        health: Health,
+        share_port: bool,
     ) -> AsyncIterator[tuple[Server, int]]:
         """Accepts calls, and yields the server and its port. Drains at the end of the block."""
         settings, store = self._settings, self._store
@@ -265,7 +272,7 @@ class Replica:
             limits=LimitCheck(self._limiter),
             write_timeout=settings.write_time.total_seconds(),
         )
-        server = Server(boundary, settings, share_port=share_port)
+        server = Server(boundary, settings, health, share_port=share_port)
         streams: dict[str, Any] = {"watchers": self._watchers, "page_tokens": page_tokens}
         visible = VisibleSessions(self._sessions, store)
         logs: dict[str, Any] = {"audit": store, "checkpoints": self._checkpoints, "forks": self._forks}

@@ -134,6 +134,13 @@ def _parser() -> CommandLine:
         fill=_add_credentials,
     )
     dev.set_defaults(run=_dev_credentials, parser=dev)
+    health = commands.add_parser(
+        "health",
+        help="ask a server for the health of a service",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        fill=_add_health,
+    )
+    health.set_defaults(run=_health, parser=health)
     audit = commands.add_parser("audit", help="check the audit trail").add_subparsers(required=True, metavar="ACTION")
     verify = audit.add_parser(
         "verify",
@@ -225,6 +232,18 @@ def _dev_credentials(args: argparse.Namespace) -> int:
     from turnkeeper import dev_credentials  # noqa: PLC0415
 
     return dev_credentials.run(args)
+
+
+def _add_health(parser: CommandLine) -> None:
+    from turnkeeper import health_command  # noqa: PLC0415
+
+    health_command.add_arguments(parser)
+
+
+def _health(args: argparse.Namespace) -> int:
+    from turnkeeper import health_command  # noqa: PLC0415
+
+    return health_command.run(args)
 
 
 def _add_audit(parser: argparse.ArgumentParser) -> None:

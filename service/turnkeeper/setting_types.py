@@ -31,6 +31,7 @@ TOGETHER: Final = "together"
 """The type of the error of a value that does not fit another one; the error's context has its `name` and `limit`."""
 ALGORITHMS: Final = ("ES256", "ES384", "ES512", "EdDSA", "PS256", "PS384", "PS512", "RS256", "RS384", "RS512")
 """The algorithms that tokens may be signed with. All have a public key: none and HS256 cannot be allowed."""
+LOOPBACK: Final = "127.0.0.1"
 UNIX: Final = "unix:"
 """What the host of a Unix socket begins with."""
 _SOCKET_BYTES: Final = 107

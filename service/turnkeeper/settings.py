@@ -16,6 +16,7 @@ from turnkeeper.secret_variables import SUFFIX
 from turnkeeper.setting_types import (
     LAST_PORT,
     LEAST_MEMORY,
+    LOOPBACK,
     MEMORY_SHARE,
     TOGETHER,
     UNIX,
@@ -56,11 +57,18 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     host: Host = Field(
-        default="127.0.0.1",
+        default=LOOPBACK,
         description="address to listen on, or unix:PATH; where callers are not checked, only this machine's",
     )
     port: Port = Field(default=50051, description="port to listen on; 0 takes a free one and prints it")
     processes: Processes = Field(default=1, description="server processes on that port, each a replica of its own")
+    health_port: Port | None = Field(
+        default=None,
+        description="port for health checks alone, without TLS and credentials; none without it; 0 takes a free one",
+    )
+    health_host: Host | None = Field(
+        default=None, description="address of that port; without it that of --host, or loopback if that is unix:PATH"
+    )
     identity: Literal["none", "mtls", "jwt", "mtls+jwt", "forwarded"] = Field(
         default="none", description="how callers are identified; none: each one is `default`"
     )
@@ -177,8 +185,9 @@ class Settings(BaseModel):
     otlp_endpoint: Text = Field(
         default="", description="URL of the OTLP collector, such as http://host:4317", repr=False
     )
-    prometheus_port: Port = Field(
-        default=9464, description="port of the Prometheus endpoint, on loopback; 0 takes a free one"
+    prometheus_port: Port = Field(default=9464, description="port of the Prometheus endpoint; 0 takes a free one")
+    prometheus_host: Host = Field(
+        default=LOOPBACK, description="address of the Prometheus endpoint, which any client may read"
     )
     record_content: Switch = Field(default=False, description="record messages, arguments and results in spans")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
@@ -205,6 +214,11 @@ class Settings(BaseModel):
         return self.host if self.host.startswith(UNIX) else f"{self.host}:{port}"
 
     @property
+    def health_at(self) -> str:
+        """The host of the health port."""
+        return self.health_host or (LOOPBACK if self.host.startswith(UNIX) else self.host)
+
+    @property
     def algorithms(self) -> Sequence[str]:
         """The names in `jwt_algorithms`."""
         return [name.strip() for name in self.jwt_algorithms.split(",")]
@@ -227,6 +241,11 @@ class Settings(BaseModel):
         ports = LAST_PORT + 1 - self.prometheus_port
         if self.processes > ports and self.prometheus_port:
             raise _misfit("processes", f"must be at most {ports} with --prometheus-port {self.prometheus_port}")
+        for name in ("health_host", "prometheus_host"):
+            if str(getattr(self, name)).startswith(UNIX):
+                raise _misfit(name, "must have a port: probes and scrapes come by TCP")
+        if self.health_port and self.health_port == self.port and not self.host.startswith(UNIX):
+            raise _misfit("health_port", "must differ from --port")
         if self.processes > 1 and self.host.startswith(UNIX):
             raise _misfit("host", "must have a port with --processes: several processes cannot share a Unix socket")
         return self

@@ -21,11 +21,11 @@ class NameTaken(Exception):
 class PortTaken(Exception):
     """The address cannot be listened on."""
 
-    def __init__(self, address: str, error: OSError | None) -> None:
-        """`error`: why a plain socket cannot be bound to the address."""
+    def __init__(self, address: str, error: OSError | None, *, kind: str = "") -> None:
+        """`error`: why a plain socket cannot be bound to the address. `kind`: how the names of its settings begin."""
         known, taken = (_UNIX_REASONS, _UNIX_TAKEN) if address.startswith("unix:") else (_REASONS, _TAKEN)
-        reason = known.get(error.errno or 0, "") if error else ""
-        super().__init__(f"{address} cannot be listened on: {reason or taken}")
+        reason = (known.get(error.errno or 0, "") if error else "") or taken
+        super().__init__(f"{address} cannot be listened on: {reason.replace('--', f'--{kind}')}")
 
 
 _UNIX_TAKEN: Final = "another program listens there, or it is a file. Stop that one, or choose another --host."

@@ -244,6 +244,8 @@ def test_the_supervisor_reads_its_part_of_the_environment() -> None:
         processes=3,
         replica="pod",
         prometheus_port=9000,
+        health_port=0,
+        health_host="0.0.0.0",
         mongodb_uri=SECRET,
         embedded=True,
         data_dir=Path("/a b"),

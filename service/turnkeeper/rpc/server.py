@@ -1,10 +1,8 @@
 """Sets up the gRPC server: its options, our services, health, reflection and channelz."""
 
 import logging
-import socket
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from grpc import aio
@@ -28,12 +26,10 @@ from turnkeeper.pb.v1 import (
     session_pb2,
     session_pb2_grpc,
 )
-from turnkeeper.rpc import accepting, health, reflection, tls
+from turnkeeper.rpc import accepting, health, listening, reflection, tls
 from turnkeeper.rpc.access import CHANNELZ
 from turnkeeper.rpc.interceptor import Boundary
-from turnkeeper.setting_types import UNIX
 from turnkeeper.settings import Settings
-from turnkeeper.start_errors import PortTaken
 
 OUR_FILES = tuple(
     module.DESCRIPTOR for module in (session_pb2, chat_pb2, approval_pb2, agent_pb2, audit_pb2, operator_pb2)
@@ -45,8 +41,6 @@ OUR_METHODS = frozenset(
 SERVICES = tuple(service.full_name for file in OUR_FILES for service in file.services_by_name.values())
 FILES = (*OUR_FILES, channelz_pb2.DESCRIPTOR)
 """The files that declare the services, except those of health and reflection."""
-LIVENESS = "liveness"
-"""A service name of health that is SERVING until the process ends, so that a draining replica is not restarted."""
 
 DATABASE_RETRY = timedelta(seconds=1)
 """When a caller may try again after a call that found the private database away: its start takes about this long."""
@@ -90,8 +84,8 @@ logger = logging.getLogger(__name__)
 class Server:
     """Serves our services, and gRPC's own, on one port."""
 
-    def __init__(self, boundary: Boundary, settings: Settings, *, share_port: bool) -> None:
-        """`boundary` is the interceptor.
+    def __init__(self, boundary: Boundary, settings: Settings, health_: health.Health, *, share_port: bool) -> None:
+        """`boundary` is the interceptor. `health_` has the status of SERVICES.
 
         `share_port` lets other processes of the same user listen on the port, which then share its calls. Without it a
         second server on the port fails to start. Connections beyond `_connections` are closed at once.
@@ -105,7 +99,7 @@ class Server:
         self._serving = False
         self.database = DatabaseState.UP
         self._server = accepting.AcceptingServer(interceptors=(boundary,), options=options)
-        self._health = health.Health()
+        self._health = health_
         self._health.add_to(self._server)
         if settings.channelz:
             channelz.add_channelz_servicer(self._server)
@@ -124,27 +118,17 @@ class Server:
 
         With a certificate, callers connect by TLS. Raises PortTaken if the address cannot be bound.
         """
-        if address.startswith(UNIX) and _is_answered(address):  # gRPC would take it over
-            raise PortTaken(address, None)
-        try:
-            if certificate is None:
-                port = self._server.add_insecure_port(address)
-            else:
-                port = self._server.add_secure_port(address, tls.credentials_of(certificate))
-        except RuntimeError as error:
-            raise PortTaken(address, _bind_error(address)) from error
-        return int(port)
+        credentials = None if certificate is None else tls.credentials_of(certificate)
+        return listening.bind(self._server, address, credentials)
 
     async def start(self) -> None:
         """Begins to accept calls."""
         await self._server.start()
 
     async def set_serving(self, serving: bool) -> None:
-        """Sets the health of every service: SERVING if the database is up as well; that of LIVENESS stays SERVING."""
+        """Sets the health of every service: SERVING if the database is up as well."""
         self._serving = serving
-        for name in ("", *SERVICES):
-            await self._health.set(name, serving=serving and self.database is DatabaseState.UP)
-        await self._health.set(LIVENESS, serving=True)
+        await self._health.set_serving(serving and self.database is DatabaseState.UP)
 
     async def set_database(self, state: DatabaseState) -> None:
         """Unless the database is up, health is NOT_SERVING, and each call ends with UNAVAILABLE at once."""
@@ -171,41 +155,6 @@ def _connections(models: int) -> int:
             2 * descriptors.needed(models=models),
         )
     return connections
-
-
-def _bind_error(address: str) -> OSError | None:
-    """Returns why a plain socket cannot be bound to the address: gRPC's own error does not contain the reason."""
-    if address.startswith(UNIX):
-        return _unix_error(address)
-    host, _, port = address.rpartition(":")
-    try:
-        for family, *_, at in socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM):
-            with socket.socket(family) as probe:
-                probe.bind(at)
-    except OSError as error:
-        return error
-    return None
-
-
-def _unix_error(address: str) -> OSError | None:
-    path = address.removeprefix(UNIX)
-    try:
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.bind(path)
-        Path(path).unlink()
-    except OSError as error:
-        return error
-    return None
-
-
-def _is_answered(address: str) -> bool:
-    """Returns True if a program accepts connections at a Unix socket."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(address.removeprefix(UNIX))
-        except OSError:
-            return False
-    return True
 
 
 def _database_away() -> ServiceUnavailable:

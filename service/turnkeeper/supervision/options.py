@@ -17,6 +17,8 @@ class SupervisorOptions:
 
     host: str
     port: int
+    health_host: str | None
+    health_port: int | None
     processes: int
     replica: str
     prometheus_port: int
@@ -40,6 +42,8 @@ class SupervisorOptions:
         return cls(
             host=value("HOST"),
             port=int(value("PORT")),
+            health_host=value("HEALTH_HOST") or None,
+            health_port=int(value("HEALTH_PORT")) if value("HEALTH_PORT") else None,
             processes=int(value("PROCESSES")),
             replica=value("REPLICA"),
             prometheus_port=int(value("PROMETHEUS_PORT")),
@@ -58,10 +62,12 @@ class SupervisorOptions:
         """Returns the name of replica `number`; the first one is 1."""
         return f"{self.replica}-{number}"
 
-    def of_replica(self, number: int, *, port: int, mongodb_uri: str) -> dict[str, str]:
+    def of_replica(self, number: int, *, port: int, health_port: int | None, mongodb_uri: str) -> dict[str, str]:
         """Returns the variables in which replica `number` differs from the supervisor."""
+        health = {} if health_port is None else {f"{PREFIX}HEALTH_PORT": str(health_port)}
         metrics = self.prometheus_port + number - 1 if self.prometheus_port else 0
         return {
+            **health,
             f"{PREFIX}PROCESSES": "1",
             f"{PREFIX}REPLICA": self.replica_name(number),
             f"{PREFIX}PORT": str(port),

@@ -66,6 +66,9 @@ async def serving(
     """
     async with AsyncExitStack() as stack:
         port = stack.enter_context(hold_port(options.host, options.port))
+        health_host, health_port = options.health_host or options.host, options.health_port
+        if health_port is not None:
+            health_port = stack.enter_context(hold_port(health_host, health_port, kind="health-"))
         database = await open_database(
             options.mongodb_uri, shutdown, embedded=options.embedded, data_dir=options.data_dir, stack=stack
         )
@@ -74,7 +77,7 @@ async def serving(
         replicas = [
             _ReplicaProcess(
                 options.replica_name(number),
-                {**shared, **options.of_replica(number, port=port, mongodb_uri=database.uri)},
+                {**shared, **options.of_replica(number, port=port, health_port=health_port, mongodb_uri=database.uri)},
             )
             for number in range(1, options.processes + 1)
         ]
@@ -99,10 +102,10 @@ async def serving(
 
 
 @contextlib.contextmanager
-def hold_port(host: str, port: int) -> Iterator[int]:
+def hold_port(host: str, port: int, *, kind: str = "") -> Iterator[int]:
     """Holds the port for processes that share it and run as the same user, and yields it; 0 takes a free one.
 
-    No other process can listen on it meanwhile, not even another supervisor. Raises PortTaken.
+    No other process can listen on it meanwhile, not even another supervisor. Raises PortTaken, which gets `kind`.
     """
     holders: list[socket.socket] = []
     with ExitStack() as stack:
@@ -112,11 +115,11 @@ def hold_port(host: str, port: int) -> Iterator[int]:
             except OSError as error:
                 if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                     continue  # a name such as localhost may resolve to a family that this machine does not have
-                raise PortTaken(f"{host}:{port}", error) from error
+                raise PortTaken(f"{host}:{port}", error, kind=kind) from error
             holders.append(holder)
             port = holder.getsockname()[1]
         if not holders:
-            raise PortTaken(f"{host}:{port}", OSError(errno.EADDRNOTAVAIL, ""))
+            raise PortTaken(f"{host}:{port}", OSError(errno.EADDRNOTAVAIL, ""), kind=kind)
         yield port
 
 

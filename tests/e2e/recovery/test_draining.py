@@ -20,7 +20,8 @@ from tests.harness import Stubs
 from tests.processes import until
 from tests.status_details import refused
 from turnkeeper.pb.v1 import chat_pb2
-from turnkeeper.rpc.server import LIVENESS, SERVICES
+from turnkeeper.rpc.health import LIVENESS
+from turnkeeper.rpc.server import SERVICES
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

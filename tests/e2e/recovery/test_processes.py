@@ -25,6 +25,7 @@ from tests.e2e.support.stream_reader import Reader, stream, watch
 from tests.harness import Stubs
 from tests.processes import accepted, alive, children, replicas, resident, until
 from tests.status_details import refused
+from turnkeeper.child_processes import free_port
 from turnkeeper.model.scripted import ScriptedModel
 from turnkeeper.pb.v1 import chat_pb2, session_pb2
 
@@ -54,6 +55,7 @@ class Served:
     """Two processes on one port, with names NAME-1 and NAME-2."""
 
     server: harness.ServerProcess
+    health_port: int
     mongo_uri: str
     database: str
     model: ScriptedModel
@@ -86,10 +88,11 @@ class Served:
 async def serving(mongo_uri: str, *flags: str) -> AsyncIterator[Served]:
     """Afterwards the documents equal the fold of the logs, and no process of it is left."""
     database = f"turnkeeper_test_{secrets.token_hex(6)}"
-    flags = ("--processes", "2", "--replica", "pod", "--agents", str(AGENTS), *flags)
+    health_port = free_port()
+    flags = ("--processes", "2", "--health-port", str(health_port), "--replica", "pod", "--agents", str(AGENTS), *flags)
     async with harness.scripted(SCRIPT) as model:
         async with harness.server_process(mongo_uri, database, model, flags=flags) as server:
-            served = Served(server=server, mongo_uri=mongo_uri, database=database, model=model)
+            served = Served(server=server, health_port=health_port, mongo_uri=mongo_uri, database=database, model=model)
             pids = served.pids
             assert len(pids) == 2
             yield served
@@ -130,6 +133,21 @@ class TestOnePort:
                 if reader.completed():
                     break
         assert reader.text(reader.completed()[0].message_completed.message_id) == STORY
+
+    async def test_they_share_the_health_port_and_no_other_program_takes_it(self, served: Served) -> None:
+        reached: set[int] = set()
+        async with asyncio.timeout(20), contextlib.AsyncExitStack() as stack:
+            while reached != set(served.pids):
+                before = {pid: accepted(pid, served.health_port) for pid in served.pids}
+                channel = aio.insecure_channel(f"127.0.0.1:{served.health_port}", options=ONE_CONNECTION_EACH)
+                health: Any = health_pb2_grpc.HealthStub(await stack.enter_async_context(channel))
+                answered = await health.Check(health_pb2.HealthCheckRequest(service="liveness"))
+                assert answered.status == health_pb2.HealthCheckResponse.SERVING
+                reached |= {pid for pid, count in before.items() if accepted(pid, served.health_port) > count}
+        port = ("--port", "0", "--health-port", str(served.health_port))
+        status, output = await _serve(served, *port, "--processes", "2")
+        assert status == 2
+        assert output.endswith("another program has it. Stop that one, or choose another --health-port.\n")
 
     async def test_the_supervisor_holds_little_memory(self, served: Served) -> None:
         """43 MiB, most of it the database's driver with `cryptography`: it has put down what reads the settings."""
