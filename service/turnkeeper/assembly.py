@@ -200,7 +200,7 @@ class Replica:
         self._turns = Turns(store, log_writer, self._feeds, sessions=self._sessions, freezes=freezes, **parts)
         self._operations = Operations(store, self._turns, freezes, sources=self._sources)
         self._checkpoints = Checkpoints(store, log_writer, decode=decode)
-        self._forks = Forks(store, store, log_writer, self._checkpoints, schema=schema)
+        self._forks = Forks(store, store, log_writer, self._checkpoints, freezes=freezes, schema=schema)
 
     def _background_jobs(self) -> Sequence[Callable[[], Coroutine[None, None, None]]]:
         """Returns the background jobs, which run until the drain has ended."""

@@ -44,7 +44,7 @@ from turnkeeper.sizes import Size
 PREFIX: Final = "TURNKEEPER_"
 CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"
 RECHECK: Final = timedelta(minutes=1)
-"""How often a stream's caller is checked again: at its next response, which may be a keep-alive."""
+"""How often a call's caller is checked again: at its next response, which of a stream may be a keep-alive."""
 _WHY_OFTEN: Final = "at a keep-alive the caller of an idle stream is checked again"
 
 

@@ -37,6 +37,8 @@ _AGAIN = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL", "UNKNOWN", "
 AGAIN_REASONS = frozenset(
     {"SERVICE_UNAVAILABLE", "SERVER_DRAINING", "RATE_LIMIT_EXCEEDED", "SESSION_CONTENDED", "OVERLOADED"}
 )
+DEFECTS = frozenset({"INTERNAL", "UNKNOWN"})
+"""Statuses of a server that met a defect of its own; a connection that breaks may end calls with them, too."""
 _OUTSIDE_FINGERPRINT = ("wait", "after", "previews")
 """What the fingerprint of a request leaves out."""
 
@@ -45,7 +47,8 @@ _OUTSIDE_FINGERPRINT = ("wait", "after", "previews")
 class Answer:
     """How a call ended. `status` is gRPC's, GAVE_UP when no try was answered; `reason` the service's code, or empty.
 
-    `retry`: the milliseconds of RetryInfo, if there is one. `details`: the bytes beside an error.
+    `retry`: the milliseconds of RetryInfo, if there is one. `message`: the status's own, if it is one of DEFECTS.
+    `details`: the bytes beside an error.
     """
 
     status: str
@@ -53,6 +56,7 @@ class Answer:
     turn_id: str = ""
     response: Any = None
     retry: int | None = None
+    message: str = ""
     details: bytes = b""
 
     @property
@@ -188,6 +192,7 @@ class Caller:
         fields: dict[str, Any] = {"turn": answer.turn_id} if answer.turn_id else {}
         fields |= response_fields(answer.response) if answer.response is not None else {}
         fields |= {"retry": answer.retry} if answer.retry is not None else {}
+        fields |= {"message": answer.message} if answer.message else {}
         fields |= {"leaked": True} if self.tenant and is_foreign(answer.content, self.tenant) else {}
         self._record.line("answered", call=number, status=answer.status, reason=answer.reason, **{**fields, **more})
 
@@ -203,7 +208,9 @@ def answer_of(error: aio.AioRpcError) -> Answer:
         for packed in status_pb2.Status.FromString(raw).details:
             _ = packed.Unpack(detail) or packed.Unpack(info)
             after = retry.retry_delay.ToMilliseconds() if packed.Unpack(retry) else after
-    return Answer(_name(error.code()), reason=info.reason, turn_id=detail.turn_id, retry=after, details=raw)
+    status = _name(error.code())
+    message = (error.details() or "") if status in DEFECTS else ""
+    return Answer(status, reason=info.reason, turn_id=detail.turn_id, retry=after, message=message, details=raw)
 
 
 def request_fields(request: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from tests.chaos import tenants
 from tests.chaos.history import Finding, History
 from tests.chaos.promises.answers import i3_what_was_acknowledged_is_there, i8_a_request_has_one_effect
 from tests.chaos.promises.decisions import i6_an_approval_is_left_once, i7_expired_is_not_decided
+from tests.chaos.promises.defects import no_answer_is_a_defect
 from tests.chaos.promises.effects import (
     i5_an_irreversible_tool_starts_once,
     i12_nothing_starts_after_a_cancel,
@@ -54,11 +55,12 @@ PROMISES: Mapping[str, Callable[[History], Finding]] = {
     "I14": i14_what_was_approved_is_what_ran,
     "I15": i15_clients_that_left_change_nothing,
     "I16": i16_history_can_be_sent_to_a_model,
+    "defects": no_answer_is_a_defect,
     "refusals": refusals_say_when_to_come_back,
     "texts": texts_of_readers_are_whole,
     "turns": every_turn_ends_or_waits,
 }
-"""The promises that are judged; the last three: refusals, texts that readers put together, and the ends of turns."""
+"""The promises that are judged; the last four: defects, refusals, texts that readers put together, ends of turns."""
 
 SETTLE = 60.0
 EVIDENCE = "evidence.txt"

@@ -49,7 +49,7 @@ class Chain:
     """A reader's streams, each from the last one's cursor. `items` are as `streams.item` made them, in order.
 
     `through`: the last number that the stream reported as delivered. With `request` it gets one turn's events.
-    `leaked`: it was given a text of another tenant.
+    `leaked`: it was given a text of another tenant. `ends`: how each of its streams ended, and the error's message.
     """
 
     number: int
@@ -60,6 +60,7 @@ class Chain:
     through: int
     items: Sequence[Sequence[Any]]
     leaked: bool = False
+    ends: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -126,9 +126,12 @@ def tries_of(calls: Iterable[Document]) -> list[Try]:
 def chains_of(streams: Iterable[Document]) -> list[Chain]:
     opened = {line["chain"]: _of_tenant(line) for line in streams if line["line"] == "chain"}
     got: dict[int, list[Document]] = {number: [] for number in opened}
+    ends: dict[int, list[tuple[str, str]]] = {number: [] for number in opened}
     for line in streams:
         if line["line"] == "got":
             got[line["chain"]].append(line)
+        if line["line"] == "closed":
+            ends[line["chain"]].append((line["how"], line.get("message", "")))
     return [
         Chain(
             number=number,
@@ -139,6 +142,7 @@ def chains_of(streams: Iterable[Document]) -> list[Chain]:
             through=got[number][-1]["through"] if got[number] else chain["after"],
             items=[item for response in got[number] for item in response["items"]],
             leaked=any(response.get("leaked") for response in got[number]),
+            ends=ends[number],
         )
         for number, chain in opened.items()
     ]

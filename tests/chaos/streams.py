@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from grpc import aio
@@ -56,9 +56,10 @@ class Chain:
         if response.events:
             self.turn_id = response.events[0].turn_id
 
-    def closed(self, how: str) -> None:
+    def closed(self, how: str, errors: Sequence[Answer] = ()) -> None:
         """Records how the stream ended: OK, CUT by the reader, or the status and the service's reason."""
-        self._record.line("closed", chain=self._number, how=how)
+        message = errors[0].message if errors else ""
+        self._record.line("closed", chain=self._number, how=how, **({"message": message} if message else {}))
 
 
 def item(event: event_pb2.Event) -> list[Any]:
@@ -115,8 +116,9 @@ class Watcher:
         )
         chain.opened(replica)
         call = self._replicas.method(replica, "WatchEvents")(request, timeout=seconds + 1)
-        how = await read(call, chain.take, seconds=seconds, done=done)
-        chain.closed(how)
+        errors = list[Answer]()
+        how = await read(call, chain.take, seconds=seconds, done=done, errors=errors)
+        chain.closed(how, errors)
         if how not in ("OK", "CUT"):
             await asyncio.sleep(0.2 * (0.5 + self._rng.random()))
         return how == "OK"

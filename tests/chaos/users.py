@@ -177,12 +177,12 @@ class User:
         call = self._caller.replicas.method(replica, "StreamMessage")(request, timeout=seconds + 5)
         errors = list[Answer]()
         how = await read(call, take, seconds=seconds if request.after else seconds + 3, errors=errors)
-        chain.closed(how)
+        chain.closed(how, errors)
         if not acknowledged:
             status, _, reason = how.partition(" ")
-            retry = errors[0].retry if errors else None
+            retry, message = (errors[0].retry, errors[0].message) if errors else (None, "")
             not_acknowledged = "ATTACHED" if request.after else f"NOT_{status}"
-            self._caller.answered(number, Answer(not_acknowledged, reason=reason, retry=retry))
+            self._caller.answered(number, Answer(not_acknowledged, reason=reason, retry=retry, message=message))
         request.after = chain.cursor
         return how
 

@@ -12,6 +12,7 @@ from turnkeeper.domain.session import SessionKey
 from turnkeeper.engine.eventlog.conversation import LARGE
 from turnkeeper.engine.eventlog.writer import LogWriter, Stored
 from turnkeeper.engine.rules import sessions as session_rules
+from turnkeeper.engine.rules.audit import Operation, record_operation
 from turnkeeper.engine.rules.sessions import RestorePoint, RestoreRequest
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import (
@@ -80,12 +81,19 @@ class Checkpoints:
         check_not_trimmed(position.sequence, head)
         return position.sequence
 
-    async def restore(self, key: SessionKey, position: LogPosition, *, request: RestoreRequest | None = None) -> int:
+    async def restore(
+        self,
+        key: SessionKey,
+        position: LogPosition,
+        *,
+        request: RestoreRequest | None = None,
+        operation: Operation | None = None,
+    ) -> int:
         """Restores the session to a position, by one event. Returns that event's number; nothing is erased.
 
         The repeat of a request gets the number that the first one got. Without a request, a session that was restored
-        to the same position last stays as it is. Raises SessionNotFound, RequestIdReused, and what `resolve` and
-        `session_rules.restore` raise.
+        to the same position last stays as it is. An `operation` goes on record with the event. Raises SessionNotFound,
+        RequestIdReused, and what `resolve` and `session_rules.restore` raise.
         """
         if request is not None and (record := await self._store.find_request(request.key)) is not None:
             record.check_same(request.fingerprint)
@@ -103,7 +111,12 @@ class Checkpoints:
             beginnings = await self.events_until(head, sequence, kinds=BEGINNINGS)
             unfinished = await off_loop(partial(unfinished_turn, beginnings), large=len(beginnings) > LARGE)
             point = RestorePoint(sequence=sequence, unfinished=unfinished, last_seq=head.last_seq)
-            return partial(session_rules.restore, point=point, request=request)
+            return partial(decide, point)
+
+        def decide(point: RestorePoint, uow: UnitOfWork) -> int:
+            sequence = session_rules.restore(uow, point, request)
+            record_operation(uow, operation, sequence=sequence)
+            return sequence
 
         stored = await self._log_writer.append_prepared(key, prepare)
         if isinstance(stored, Stored):

@@ -13,6 +13,7 @@ from turnkeeper.domain.turn import TurnOptions
 from turnkeeper.engine.checkpoints import Checkpoints, LogPosition
 from turnkeeper.engine.eventlog.conversation import LARGE
 from turnkeeper.engine.eventlog.writer import LogWriter
+from turnkeeper.engine.freezes import Freezes
 from turnkeeper.engine.rules import sessions as session_rules
 from turnkeeper.engine.sessions import check_not_deleted
 from turnkeeper.errors import SessionNotFound
@@ -58,7 +59,14 @@ class Forks:
     """The verb ForkSession."""
 
     def __init__(
-        self, store: ForkStore, sessions: SessionStore, log_writer: LogWriter, checkpoints: Checkpoints, *, schema: int
+        self,
+        store: ForkStore,
+        sessions: SessionStore,
+        log_writer: LogWriter,
+        checkpoints: Checkpoints,
+        *,
+        freezes: Freezes,
+        schema: int,
     ) -> None:
         """`schema` is the newest that this replica supports."""
         self._store = store
@@ -66,12 +74,14 @@ class Forks:
         self._schema = schema
         self._log_writer = log_writer
         self._checkpoints = checkpoints
+        self._freezes = freezes
 
     async def fork(self, request: ForkRequest) -> tuple[Session, Head]:
         """Creates the fork, unless the same request created it before. Returns the new session and its head.
 
         Raises SessionNotFound, SessionAlreadyExists, RequestIdReused, and what `Checkpoints.resolve` raises; raises
-        ServiceUnavailable if only a newer replica understands all of the source's log.
+        ServiceUnavailable if only a newer replica understands all of the source's log, AdmissionFrozen while the
+        operator takes no new work.
         """
         record = await self._sessions.find_request(request.key)
         if record is not None:
@@ -128,6 +138,9 @@ class Forks:
             created_through=request.through,
         )
         sequence = await self._checkpoints.resolve(head, request.position)
+        is_frozen = self._freezes.is_frozen(key.tenant, source.agent)
+        if is_frozen and await self._sessions.session(request.fork_key, deleted=True) is None:
+            self._freezes.check(key.tenant, source.agent)
         fork = await self._store.reserve_fork(
             Fork(session=session, source_session_id=source.id, source_sequence=sequence, log_needs=head.log_needs)
         )

@@ -15,6 +15,7 @@ from turnkeeper.domain.turn import TurnState
 from turnkeeper.engine.eventlog.sources import Sources
 from turnkeeper.engine.freezes import INTERVAL, Freezes
 from turnkeeper.engine.replica.schedule import every
+from turnkeeper.engine.rules.audit import CANCEL_TURN, Operation
 from turnkeeper.engine.turns import Turns
 from turnkeeper.errors import SessionError
 from turnkeeper.operator_errors import TurnCountMismatch
@@ -80,7 +81,7 @@ class Operations:
         await self._store.record(
             self._record(tenant, "cancel_turns", target=target, outcome="ORDERED", origin=origin, details=details)
         )
-        task = asyncio.create_task(self._cancel(turns, by=origin.on_behalf_of or origin.principal))
+        task = asyncio.create_task(self._cancel(turns, Operation(action=CANCEL_TURN, origin=origin)))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
@@ -135,7 +136,7 @@ class Operations:
             after = (page[-1].turn.session_id, page[-1].turn.id)
         return turns[: most + 1]
 
-    async def _cancel(self, turns: Sequence[tuple[SessionKey, str]], *, by: str) -> Cancelled:
+    async def _cancel(self, turns: Sequence[tuple[SessionKey, str]], operation: Operation) -> Cancelled:
         """Cancels the turns: of each session the newest first, so that none begins because another one ends."""
         of_session: defaultdict[SessionKey, list[str]] = defaultdict(list)
         for key, turn_id in turns:
@@ -144,16 +145,17 @@ class Operations:
 
         async def cancel(key: SessionKey, ids: list[str]) -> list[str]:
             async with limit:
-                return [await self._cancel_one(key, turn_id, by=by) for turn_id in sorted(ids, reverse=True)]
+                return [await self._cancel_one(key, turn_id, operation) for turn_id in sorted(ids, reverse=True)]
 
         results = await asyncio.gather(*(cancel(key, ids) for key, ids in of_session.items()))
         counts = Counter(result for of_one in results for result in of_one)
         return Cancelled(**{field.name: counts[field.name] for field in fields(Cancelled)})
 
-    async def _cancel_one(self, key: SessionKey, turn_id: str, *, by: str) -> str:
+    async def _cancel_one(self, key: SessionKey, turn_id: str, operation: Operation) -> str:
         """Returns the field of Cancelled in which the turn counts."""
+        by = operation.origin.on_behalf_of or operation.origin.principal
         try:
-            turn = await self._turns.order_cancel(key, turn_id, by=by)
+            turn = await self._turns.order_cancel(key, turn_id, by=by, operation=operation)
         except SessionError:
             return "failed"
         if turn is None:

@@ -12,6 +12,7 @@ from turnkeeper.engine.eventlog.session_cache import CachedSnapshot, SessionCach
 from turnkeeper.engine.eventlog.writer import LogWriter, Stored
 from turnkeeper.engine.freezes import Freezes
 from turnkeeper.engine.rules import sessions as session_rules
+from turnkeeper.engine.rules.audit import Operation, record_operation
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import (
     AgentNotFound,
@@ -169,9 +170,11 @@ class Sessions:
         return session, head
 
     async def change(
-        self, key: SessionKey, decide: Decide, *, deleted: bool = False
+        self, key: SessionKey, decide: Decide, *, operation: Operation | None = None, deleted: bool = False
     ) -> tuple[int, tuple[Session, Head]]:
         """Stores what `decide` changes. Returns the number that it returns, and the session and its head after that.
+
+        An `operation` goes on record with the change.
 
         The owner of a turn that it ends is fenced: nothing that this owner writes afterwards is stored. `deleted`: the
         session may be a deleted one. Raises SessionNotFound, and what `decide` raises.
@@ -187,7 +190,12 @@ class Sessions:
                 turns = [await self._store.turn(key, turn_id) for turn_id in head.queue]
                 queued = {turn.id: turn for turn in turns if turn is not None}
             needs_queue = True
-            return lambda uow: decide(uow, queued)
+            return lambda uow: on_record(uow, queued)
+
+        def on_record(uow: UnitOfWork, queued: Mapping[str, Turn]) -> int:
+            sequence = decide(uow, queued)
+            record_operation(uow, operation, sequence=sequence)
+            return sequence
 
         stored = await self._log_writer.append_prepared(key, read_queue, deleted=deleted)
         if not isinstance(stored, Stored):

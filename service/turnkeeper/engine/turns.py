@@ -15,6 +15,7 @@ from turnkeeper.engine.execution.rooms import Room
 from turnkeeper.engine.execution.worker import Worker
 from turnkeeper.engine.freezes import Freezes
 from turnkeeper.engine.rules import messages as message_rules
+from turnkeeper.engine.rules.audit import Operation
 from turnkeeper.engine.rules.decide_again import DecideAgain
 from turnkeeper.engine.rules.messages import LeaseOffer, NewMessage, RetryRequest
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
@@ -184,13 +185,16 @@ class Turns:
             raise DecideAgain
         return stored
 
-    async def cancel(self, key: SessionKey, turn_id: str, *, by: str) -> tuple[Turn, int]:
+    async def cancel(
+        self, key: SessionKey, turn_id: str, *, by: str, operation: Operation | None = None
+    ) -> tuple[Turn, int]:
         """Cancels a turn. One that has an owner is cancelled by its owner, within CANCEL_WAIT; any other here.
 
         Returns the turn, and the number of its `turn_cancelled` event. The number is 0 if the turn had ended otherwise,
-        if its owner has not cancelled it yet, or if the event is trimmed. `by` is the principal. Raises as `get`.
+        if its owner has not cancelled it yet, or if the event is trimmed. `by` is the principal. An `operation` goes on
+        record with the event. Raises as `get`.
         """
-        turn = await self._cancel_unless_owned(key, turn_id, by=by)
+        turn = await self._cancel_unless_owned(key, turn_id, by=by, operation=operation)
         if turn is None:
 
             async def ended() -> Turn | None:
@@ -203,29 +207,35 @@ class Turns:
         events = await self._store.events(key, after=turn.first_sequence, limit=1000, kinds=_CANCELLED, turn_id=turn_id)
         return turn, events[-1].sequence if events else 0
 
-    async def order_cancel(self, key: SessionKey, turn_id: str, *, by: str) -> Turn | None:
+    async def order_cancel(self, key: SessionKey, turn_id: str, *, by: str, operation: Operation) -> Turn | None:
         """Cancels a turn without an owner. Returns it as it has ended, or None if its owner was asked to cancel it.
 
-        `by` is the principal. Raises as `get`.
+        `by` is the principal; `operation` goes on record with the cancellation. Raises as `get`.
         """
-        return await self._cancel_unless_owned(key, turn_id, by=by)
+        return await self._cancel_unless_owned(key, turn_id, by=by, operation=operation)
 
-    async def _cancel_unless_owned(self, key: SessionKey, turn_id: str, *, by: str) -> Turn | None:
+    async def _cancel_unless_owned(
+        self, key: SessionKey, turn_id: str, *, by: str, operation: Operation | None
+    ) -> Turn | None:
         """Returns the ended turn, or None if its owner was requested to cancel it."""
+        origin = operation.origin if operation is not None else None
+        cancel = Cancel(turn_id=turn_id, by=by, reason=CancelReason.REQUESTED.value, origin=origin)
+        decide = partial(message_rules.cancel_unowned, by=by, operation=operation)
+        tries = 0
         while True:
+            tries += 1
             turn = await self.get(key, turn_id)
             if turn.state.ended:
                 return turn
-            stored = await self._log_writer.append(
-                key, lambda uow: message_rules.cancel_unowned(uow, by=by), turn_id=turn_id
-            )
+            stored = await self._log_writer.append(key, decide, turn_id=turn_id)
             if not isinstance(stored, Stored):
                 raise InternalError
-            cancel = Cancel(turn_id=turn_id, by=by, reason=CancelReason.REQUESTED.value)
             is_requested = stored.committed is None and await self._store.request_cancel(key, cancel)
             self._log_writer.notify_owner(key)
             if is_requested:
                 return None
+            if stored.committed is None:  # its owner has just left it
+                await self._log_writer.pause(tries)
 
     async def retry(self, request: RetryRequest) -> RequestRecord:
         """Runs the session's last turn again, in place.

@@ -7,6 +7,7 @@ from turnkeeper.domain.json_text import object_problem
 from turnkeeper.domain.message import Part
 from turnkeeper.domain.turn import Turn, TurnOptions, TurnState
 from turnkeeper.engine.client_tools import ClientTools
+from turnkeeper.engine.rules.audit import CANCEL_TURN
 from turnkeeper.engine.rules.messages import NewMessage, RetryRequest
 from turnkeeper.engine.sessions import NewSession
 from turnkeeper.engine.streaming.batch import EventFilter
@@ -22,6 +23,7 @@ from turnkeeper.rpc.context import Context
 from turnkeeper.rpc.deadlines import DEFAULT_WAIT, within_deadline
 from turnkeeper.rpc.fingerprint import fingerprint
 from turnkeeper.rpc.identity import caller_of
+from turnkeeper.rpc.origins import operation_on
 from turnkeeper.rpc.page_tokens import PageTokens
 from turnkeeper.rpc.sessions import new_session
 from turnkeeper.rpc.stream_responses import response, with_cursor
@@ -106,8 +108,9 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
 
     async def GetTurn(self, request: chat_pb2.GetTurnRequest, context: Context) -> chat_pb2.GetTurnResponse:
         caller = caller_of(context)
-        key = caller.session_key(request.session_id)
-        await self._visible.get(caller, request.session_id)
+        session, _ = await self._visible.get(caller, request.session_id)
+        self._visible.check_again(caller, session)
+        key = session.key
         wait = within_deadline(codec.seconds(request.wait), context)
         with self._turns.waiting(key) as waiting:
             turn = await self._turns.wait(waiting, key, request.turn_id, seconds=wait)
@@ -136,9 +139,12 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
 
     async def CancelTurn(self, request: chat_pb2.CancelTurnRequest, context: Context) -> chat_pb2.CancelTurnResponse:
         caller = caller_of(context)
-        _, head = await self._visible.get(caller, request.session_id)
+        session, head = await self._visible.get(caller, request.session_id)
         turn, sequence = await self._turns.cancel(
-            caller.session_key(request.session_id), request.turn_id, by=caller.principal
+            session.key,
+            request.turn_id,
+            by=caller.principal,
+            operation=operation_on(session, context, CANCEL_TURN),
         )
         return chat_pb2.CancelTurnResponse(
             turn=turn_view(turn),
@@ -148,14 +154,17 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
 
     async def RetryTurn(self, request: chat_pb2.RetryTurnRequest, context: Context) -> chat_pb2.RetryTurnResponse:
         caller = caller_of(context)
-        await self._visible.get(caller, request.session_id)
+        session, _ = await self._visible.get(caller, request.session_id)
         key = caller.request_key(request.request_id, family="retry_turn", session_id=request.session_id)
         record = await self._turns.retry(
             RetryRequest(
-                key=key, fingerprint=fingerprint(request, leaving_out=("request_id",)), turn_id=request.turn_id
+                key=key,
+                fingerprint=fingerprint(request, leaving_out=("request_id",)),
+                turn_id=request.turn_id,
+                operation=operation_on(session, context, "retry_turn"),
             )
         )
-        turn = await self._turns.after(caller.session_key(request.session_id), record)
+        turn = await self._turns.after(session.key, record)
         return chat_pb2.RetryTurnResponse(
             turn=turn_view(turn), sequence=record.sequence, cursor=cursor.before(record.sequence, key=turn.session_key)
         )

@@ -16,6 +16,7 @@ from turnkeeper.rpc import codec, cursor, validation
 from turnkeeper.rpc.context import Context
 from turnkeeper.rpc.fingerprint import fingerprint
 from turnkeeper.rpc.identity import caller_of
+from turnkeeper.rpc.origins import operation_on
 from turnkeeper.rpc.page_tokens import PageTokens
 from turnkeeper.rpc.stream_responses import with_cursor
 from turnkeeper.rpc.views import session_view
@@ -75,12 +76,15 @@ class CheckpointVerbs:
         caller = caller_of(context)
         if request.WhichOneof("at") is None:
             validation.refuse({"sequence": "or checkpoint_id is required"})
-        await self._visible.get(caller, request.session_id)
-        with _with_cursors(caller.session_key(request.session_id)):
+        session, _ = await self._visible.get(caller, request.session_id)
+        with _with_cursors(session.key):
             sequence = await self._checkpoints.restore(
-                caller.session_key(request.session_id), _position(request), request=_restore_request(request, caller)
+                session.key,
+                _position(request),
+                request=_restore_request(request, caller),
+                operation=operation_on(session, context, "restore_checkpoint"),
             )
-        session, head = await self._sessions.get(caller.session_key(request.session_id), through=sequence)
+        session, head = await self._sessions.get(session.key, through=sequence)
         return session_pb2.RestoreCheckpointResponse(
             session=session_view(session, head),
             sequence=sequence,

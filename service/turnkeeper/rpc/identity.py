@@ -4,21 +4,22 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from turnkeeper.errors import InvalidRequest, PermissionDenied, ServiceUnavailable, SessionError
 from turnkeeper.identity.caller import Caller
 from turnkeeper.identity.credential import Authenticator, Credential, Refusal, refused
 from turnkeeper.identity.principals import Principals
 from turnkeeper.rpc.access import Access
-from turnkeeper.rpc.context import Context
+from turnkeeper.rpc.context import Context, Run
 from turnkeeper.settings import RECHECK
 from turnkeeper.telemetry.logs import name_caller
 
 ON_BEHALF_OF: Final = "turnkeeper-on-behalf-of"
 """The metadata by which a delegate names the person for whom it makes a call."""
 RECHECK_S: Final = RECHECK.total_seconds()
-"""Seconds after which a stream's credential is checked again, at its next response; keep-alives are responses, too."""
+"""Seconds after which a call's credential is checked again, at its next response: of a stream, keep-alives included, or
+of a wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class KnownCaller:
     """With all its roles."""
 
 
-_ALSO: ContextVar[Callable[[], Awaitable[None]] | None] = ContextVar("what a stream's check does also", default=None)
+_ALSO: ContextVar[Callable[[], Awaitable[None]] | None] = ContextVar("what a call's check does also", default=None)
 _CHECKED: ContextVar[CheckedCall] = ContextVar("turnkeeper-checked-call")
 _NOTHING: Final = KnownCaller()
 _KNOWN: ContextVar[KnownCaller] = ContextVar("turnkeeper-known-caller")
@@ -58,7 +59,7 @@ def known_caller() -> KnownCaller:
 
 
 def check_also(look: Callable[[], Awaitable[None]]) -> None:
-    """Lets the checks of the current task's stream call `look`, which raises SessionError to end the stream."""
+    """Lets the later checks of the current task's call make this `look`, too, which raises SessionError to end it."""
     _ALSO.set(look)
 
 
@@ -96,9 +97,24 @@ class CallerCheck:
         _CHECKED.set(CheckedCall(caller, credential, access, person))
         name_caller(caller.tenant, caller.principal)
 
-    def of_stream(self, context: Context) -> "StreamCheck":
-        """Returns what checks the stream of the current task again."""
-        return StreamCheck(self, context, _CHECKED.get(None), every=self._recheck)
+    def of_call(self, context: Context) -> "LaterChecks":
+        """Returns what checks the call of the current task again, which lasts."""
+        return LaterChecks(self, context, _CHECKED.get(None), every=self._recheck)
+
+    def checked_at_its_end(self, method: Run) -> Run:
+        """Returns a unary call's method: one that has waited for long has no result for a caller that may not call."""
+
+        async def run(request: Any, context: Context) -> Any:
+            check = self.of_call(context)
+            try:
+                response = await method(request, context)
+            except SessionError:
+                await check.again()
+                raise
+            await check.again()
+            return response
+
+        return run
 
     async def check_again(self, context: Context, call: CheckedCall) -> None:
         """Checks the call's credential as at its headers: its key may have been withdrawn, its carrier's certificate
@@ -130,8 +146,8 @@ class CallerCheck:
         return caller
 
 
-class StreamCheck:
-    """Checks the caller of one stream again and again."""
+class LaterChecks:
+    """Checks the caller of one call again and again."""
 
     __slots__ = ("_call", "_callers", "_context", "_due", "_every")
 
@@ -146,9 +162,9 @@ class StreamCheck:
         return self._call is not None and time.monotonic() >= self._due
 
     async def again(self) -> None:
-        """Checks the stream's caller if that is due.
+        """Checks the caller if that is due.
 
-        Raises Unauthenticated if it may no longer read the stream, and what `check_also` was given.
+        Raises Unauthenticated if it may not make the call any more, and what `check_also` was given.
         """
         if self._call is None or not self.is_due:
             return

@@ -124,7 +124,9 @@ class Boundary(aio.ServerInterceptor):
             checked = self._checked_stream(path[1:], handler.stream_stream, self._access.of(service, method))
             return grpc.stream_stream_rpc_method_handler(checked, None, handler.response_serializer)
         if not handler.response_streaming:
-            unary = self._certain_refusals.checked(handler.unary_unary) if own else handler.unary_unary
+            unary = handler.unary_unary
+            if own:
+                unary = self._callers.checked_at_its_end(self._certain_refusals.checked(unary))
             call = self._wrapped(service, method, handler, unary)
             return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
         inner = handler.unary_stream
@@ -287,7 +289,7 @@ class Boundary(aio.ServerInterceptor):
             writes, task = self._writes, asyncio.current_task()
             after = getattr(request, "after", "")
             responses: Responses | None = None
-            check = self._callers.of_stream(context)
+            check = self._callers.of_call(context)
             self._metrics.stream_opened()
             try:
                 responses, response = await self._certain_refusals.begin(inner, request, context)

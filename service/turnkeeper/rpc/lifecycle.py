@@ -4,11 +4,11 @@ from typing import TypeVar
 
 from turnkeeper.engine.rules import sessions as session_rules
 from turnkeeper.engine.sessions import Decide, Sessions
-from turnkeeper.identity.caller import Caller
 from turnkeeper.pb.v1 import session_pb2
 from turnkeeper.rpc import cursor, session_fields, validation
 from turnkeeper.rpc.context import Context
 from turnkeeper.rpc.identity import caller_of
+from turnkeeper.rpc.origins import operation_on
 from turnkeeper.rpc.views import session_view
 from turnkeeper.rpc.visible import VisibleSessions
 
@@ -40,10 +40,11 @@ class LifecycleVerbs:
     ) -> session_pb2.UpdateSessionResponse:
         change = _change_of(request)
         return await self._changed(
-            caller_of(context),
+            context,
             request.session.session_id,
             lambda uow, _: session_rules.update(uow, change, etag=request.etag),
             session_pb2.UpdateSessionResponse(),
+            action="update_session",
         )
 
     async def SuspendSession(
@@ -51,10 +52,11 @@ class LifecycleVerbs:
     ) -> session_pb2.SuspendSessionResponse:
         caller = caller_of(context)
         return await self._changed(
-            caller,
+            context,
             request.session_id,
             lambda uow, _: session_rules.suspend(uow, by=caller.principal),
             session_pb2.SuspendSessionResponse(),
+            action="suspend_session",
         )
 
     async def ResumeSession(
@@ -62,10 +64,11 @@ class LifecycleVerbs:
     ) -> session_pb2.ResumeSessionResponse:
         caller = caller_of(context)
         return await self._changed(
-            caller,
+            context,
             request.session_id,
             lambda uow, _: session_rules.resume(uow, by=caller.principal),
             session_pb2.ResumeSessionResponse(),
+            action="resume_session",
         )
 
     async def EndSession(
@@ -73,10 +76,11 @@ class LifecycleVerbs:
     ) -> session_pb2.EndSessionResponse:
         caller = caller_of(context)
         return await self._changed(
-            caller,
+            context,
             request.session_id,
             lambda uow, queued: session_rules.end(uow, queued, by=caller.principal, reason=request.reason),
             session_pb2.EndSessionResponse(),
+            action="end_session",
         )
 
     async def DeleteSession(
@@ -84,10 +88,11 @@ class LifecycleVerbs:
     ) -> session_pb2.DeleteSessionResponse:
         caller = caller_of(context)
         return await self._changed(
-            caller,
+            context,
             request.session_id,
             lambda uow, queued: session_rules.delete(uow, queued, by=caller.principal, etag=request.etag),
             session_pb2.DeleteSessionResponse(),
+            action="delete_session",
             deleted=True,
         )
 
@@ -95,23 +100,31 @@ class LifecycleVerbs:
         self, request: session_pb2.UndeleteSessionRequest, context: Context
     ) -> session_pb2.UndeleteSessionResponse:
         return await self._changed(
-            caller_of(context),
+            context,
             request.session_id,
             lambda uow, _: session_rules.undelete(uow),
             session_pb2.UndeleteSessionResponse(),
+            action="undelete_session",
             deleted=True,
         )
 
     async def _changed(
-        self, caller: Caller, session_id: str, decide: Decide, response: Response, *, deleted: bool = False
+        self,
+        context: Context,
+        session_id: str,
+        decide: Decide,
+        response: Response,
+        *,
+        action: str,
+        deleted: bool = False,
     ) -> Response:
         """Changes the session. Returns the response with the session as it is now and the cursor before the change.
 
         `deleted`: also of a deleted session. Raises SessionNotFound, and what `decide` raises.
         """
-        key = caller.session_key(session_id)
-        await self._visible.get(caller, session_id, deleted=deleted)
-        sequence, (session, head) = await self._sessions.change(key, decide, deleted=deleted)
+        session, _ = await self._visible.get(caller_of(context), session_id, deleted=deleted)
+        key, operation = session.key, operation_on(session, context, action)
+        sequence, (session, head) = await self._sessions.change(key, decide, operation=operation, deleted=deleted)
         response.session.CopyFrom(session_view(session, head))
         response.sequence = sequence
         response.cursor = cursor.before(sequence or head.last_seq + 1, key=key)

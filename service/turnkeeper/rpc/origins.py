@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from turnkeeper.domain.audit import Origin
+from turnkeeper.domain.session import Session
+from turnkeeper.engine.rules.audit import Operation
 from turnkeeper.identity.caller import Caller
 from turnkeeper.rpc.context import Context
 from turnkeeper.rpc.identity import caller_of
@@ -17,6 +19,16 @@ _FIT: Final = re.compile(r"[!-~]{1,128}")
 def origin_of(context: Context) -> Origin:
     """Returns who is on record for the call that `context` belongs to."""
     return origin(caller_of(context), context)
+
+
+def operation_on(session: Session, context: Context, action: str) -> Operation | None:
+    """Returns what goes on record of a call that changes this session; None for the owner's own calls.
+
+    `action` is the RPC, such as `end_session`.
+    """
+    if caller_of(context).owns(session.owner):
+        return None
+    return Operation(action=action, origin=origin_of(context))
 
 
 def origin(caller: Caller | None, context: Context, *, credential_id: str = "") -> Origin:

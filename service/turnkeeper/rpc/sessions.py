@@ -1,9 +1,7 @@
 """SessionService: each method decodes the request, calls the engine, and encodes the response."""
 
 from collections.abc import AsyncIterator, Iterable
-from contextlib import suppress
 from datetime import UTC, datetime
-from functools import partial
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -20,9 +18,7 @@ from turnkeeper.engine.streaming.watcher import Watchers
 from turnkeeper.errors import (
     CursorExpired,
     InvalidRequest,
-    ServiceUnavailable,
     SessionError,
-    SessionNotFound,
     TurnNotFound,
 )
 from turnkeeper.identity.caller import Caller
@@ -32,7 +28,7 @@ from turnkeeper.rpc.checkpoints import CheckpointVerbs
 from turnkeeper.rpc.context import Context
 from turnkeeper.rpc.exports import grouped, lines_of_export
 from turnkeeper.rpc.fingerprint import fingerprint
-from turnkeeper.rpc.identity import caller_of, check_also
+from turnkeeper.rpc.identity import caller_of
 from turnkeeper.rpc.lifecycle import LifecycleVerbs
 from turnkeeper.rpc.page_tokens import PageTokens, fitting, key_of_time, time_of_key
 from turnkeeper.rpc.stream_responses import response, with_cursor
@@ -120,8 +116,7 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         key = caller.session_key(request.session_id)
         with self._watchers.open(key) as watcher:
             session, head = await self._visible.get(caller, request.session_id)
-            if not caller.sees(session.owner):
-                check_also(partial(self._check_visible, caller, request.session_id))
+            self._visible.check_again(caller, session)
             await self._check_turn(key, request.turn_id)
             event_filter = EventFilter(
                 kinds=_kinds(request.types),
@@ -210,18 +205,6 @@ class SessionService(CheckpointVerbs, LifecycleVerbs, session_pb2_grpc.SessionSe
         key = session.key
         async for lines in grouped(lines_of_export(self._store, self._audit, key, until=head.last_seq)):
             yield session_pb2.ExportSessionResponse(lines=lines).SerializeToString()  # type: ignore[misc]  # as above
-
-    async def _check_visible(self, caller: Caller, session_id: str) -> None:
-        """Raises SessionNotFound if the session is certainly no longer the caller's to see: its approvals are closed.
-
-        While the database is away, it is.
-        """
-        with suppress(ServiceUnavailable):
-            try:
-                await self._visible.get(caller, session_id)
-            except SessionNotFound:
-                async with self._store.linearizable():
-                    await self._visible.get(caller, session_id)
 
     async def _check_turn(self, key: SessionKey, turn_id: str) -> None:
         """Raises TurnNotFound if the session has no such turn. Servers create the ids: none comes later."""

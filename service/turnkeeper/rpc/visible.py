@@ -1,11 +1,15 @@
 """What a caller may see. What it may not see looks to it as if it did not exist: the error is the same."""
 
+from contextlib import suppress
+from functools import partial
+
 from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.session import Session, SessionKey
 from turnkeeper.engine.approvals import Approvals
 from turnkeeper.engine.sessions import Sessions
-from turnkeeper.errors import ApprovalNotFound, SessionNotFound
+from turnkeeper.errors import ApprovalNotFound, ServiceUnavailable, SessionNotFound
 from turnkeeper.identity.caller import AccessRole, Caller
+from turnkeeper.rpc.identity import check_also
 from turnkeeper.store.changeset import Head
 from turnkeeper.store.contract import ApprovalStore
 from turnkeeper.store.filters import ApprovalFilter
@@ -28,6 +32,23 @@ class VisibleSessions:
         if not caller.sees(session.owner) and not await self._is_approver_of(caller, key):
             raise SessionNotFound(session_id=session_id)
         return session, head
+
+    def check_again(self, caller: Caller, session: Session) -> None:
+        """Ends the current call, at a later check, once its caller no longer sees the session as an approver."""
+        if not caller.sees(session.owner):
+            check_also(partial(self._check, caller, session.id))
+
+    async def _check(self, caller: Caller, session_id: str) -> None:
+        """Raises SessionNotFound if the session is certainly no longer the caller's to see: its approvals are closed.
+
+        While the database is away, it is.
+        """
+        with suppress(ServiceUnavailable):
+            try:
+                await self.get(caller, session_id)
+            except SessionNotFound:
+                async with self._approvals.linearizable():
+                    await self.get(caller, session_id)
 
     async def _is_approver_of(self, caller: Caller, key: SessionKey) -> bool:
         """Returns True if the caller may decide an open approval of the session, or has decided one."""

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from turnkeeper.domain.agent import Agent
 from turnkeeper.domain.approval import Approval
-from turnkeeper.domain.audit import AuditRecord
+from turnkeeper.domain.audit import AuditRecord, Origin
 from turnkeeper.domain.event import NewEvent
 from turnkeeper.domain.session import BelongsToSession, Session
 from turnkeeper.domain.tool import Call
@@ -79,6 +79,8 @@ class Cancel:
     """The principal who asked."""
     reason: str = ""
     """A CancelReason."""
+    origin: Origin | None = None
+    """Who goes on record with the cancellation: an operator; None for the session's owner."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,6 +44,7 @@ SCENES: Mapping[str, Scene] = {
     "deadline-ignored-in-the-queue": crowded.given_up_in_the_queue,
     "no-tenant-filter": beside_each_other,
     "feed-forgets-the-tenant": beside_each_other,
+    "session-cache-forgets-the-tenant": beside_each_other,
 }
 """Each mutant, and where it shows."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,9 +16,9 @@ from turnkeeper.admission.gate import AdmittedCall, Gate, Kind
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import ToolClass
 from turnkeeper.domain.turn import Turn
+from turnkeeper.engine.eventlog.session_cache import SessionCache
 from turnkeeper.engine.rules import turns
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
-from turnkeeper.engine.streaming.feed import Feed
 from turnkeeper.engine.streaming.feeds import Feeds
 from turnkeeper.errors import Overloaded
 from turnkeeper.faults import fault
@@ -269,14 +270,14 @@ def no_tenant_filter() -> None:
     Reads._one = one  # type: ignore[method-assign]  # noqa: SLF001 - what is broken
 
 
-class _FeedsById(dict[SessionKey, Feed]):
-    """Finds a feed by the session's id alone."""
+class _ById(OrderedDict[SessionKey, Any]):
+    """Finds what is kept of a session by the session's id alone."""
 
     def _found(self, key: SessionKey) -> SessionKey:
         return next((kept for kept in self if kept.session_id == key.session_id), key)
 
-    def __setitem__(self, key: SessionKey, feed: Feed) -> None:
-        super().__setitem__(self._found(key), feed)
+    def __setitem__(self, key: SessionKey, value: Any) -> None:
+        super().__setitem__(self._found(key), value)
 
     def get(self, key: SessionKey, default: Any = None) -> Any:
         return super().get(self._found(key), default)
@@ -290,12 +291,25 @@ def feed_forgets_the_tenant() -> None:
 
     def init(self: Feeds, *args: Any, **options: Any) -> None:
         _init_feeds(self, *args, **options)
-        self._feeds = _FeedsById()
+        self._feeds = _ById()
 
     Feeds.__init__ = init  # type: ignore[method-assign]
 
 
 _init_feeds = Feeds.__init__
+
+
+def session_cache_forgets_the_tenant() -> None:
+    """Caches sessions under their ids: a turn begins on what another tenant's session of that id has left."""
+
+    def init(self: SessionCache, *args: Any, **options: Any) -> None:
+        _init_cache(self, *args, **options)
+        self._snapshots, self._conversations = _ById(), _ById()
+
+    SessionCache.__init__ = init  # type: ignore[method-assign]
+
+
+_init_cache = SessionCache.__init__
 
 
 PATCHES: Mapping[str, Callable[[], None]] = {
@@ -320,5 +334,6 @@ PATCHES: Mapping[str, Callable[[], None]] = {
         deadline_ignored_in_the_queue,
         no_tenant_filter,
         feed_forgets_the_tenant,
+        session_cache_forgets_the_tenant,
     )
 }

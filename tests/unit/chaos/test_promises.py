@@ -9,6 +9,7 @@ import pytest
 from tests.chaos.checker import PROMISES, judge
 from tests.chaos.history import Chain, Prompt
 from tests.chaos.tools import hash_of
+from tests.unit.chaos.defects import DEFECTS, connections_broke
 from tests.unit.chaos.leaks import LEAKS
 from tests.unit.chaos.runs import APPROVE, REJECT, SESSION, SESSION_ID, Run, clean
 from turnkeeper.pb.v1 import event_pb2
@@ -363,6 +364,7 @@ BREAKS: dict[Break, set[str]] = {
     a_document_does_not_fit_its_log: {"I11"},
     a_tool_starts_after_a_cancel: {"I12"},
     **{damage: {"I13"} for damage in LEAKS},
+    **{damage: {"defects"} for damage in DEFECTS},
     a_tool_saw_other_arguments: {"I14"},
     a_tool_ran_that_was_approved_as_another: {"I14"},
     a_turn_whose_client_left_stands_still: {"I15", "turns"},
@@ -385,6 +387,12 @@ def test_the_checker_finds_what_is_broken_and_nothing_else(damage: Break) -> Non
     run = clean()
     damage(run)
     assert broken(run) == BREAKS[damage]
+
+
+def test_a_broken_connection_is_no_defect() -> None:
+    run = clean()
+    connections_broke(run)
+    assert broken(run) == set()
 
 
 def test_every_promise_is_broken_by_something() -> None:

@@ -125,7 +125,7 @@ async def test_a_stream_ends_when_its_credential_does(path: Path) -> None:
     callers = check_of(path, certificates, recheck=0, clock=lambda: now)
     call: Any = Call(("name", "anna"))
     await callers.check(call, CALLERS)
-    stream = callers.of_stream(call)
+    stream = callers.of_call(call)
     await stream.again()
     now = 100.0
     with pytest.raises(Unauthenticated) as ended:
@@ -141,7 +141,7 @@ async def test_a_stream_ends_when_the_principals_file_takes_its_caller_away(path
     callers = CallerCheck(Certificates(), principals, recheck=0)
     call: Any = Call(("name", "anna"))
     await callers.check(call, CALLERS)
-    stream = callers.of_stream(call)
+    stream = callers.of_call(call)
     assert principals.file is not None
     write(path, FILE + "# the same\n")
     await principals.file.look()
@@ -158,7 +158,7 @@ async def test_a_stream_ends_when_its_credential_is_no_longer_valid(path: Path) 
     callers = check_of(path, certificates, recheck=0)
     call: Any = Call(("name", "anna"))
     await callers.check(call, CALLERS)
-    stream = callers.of_stream(call)
+    stream = callers.of_call(call)
     certificates.error = ServiceUnavailable()
     await stream.again()
     certificates.error = refused(Refusal.UNKNOWN_KEY)

@@ -164,8 +164,8 @@ class LogWriter:
         snapshot first, without a read. Returns the request's RequestRecord if it had its effect before.
 
         Raises what `decide` raises, SessionNotFound if there is no such session or if it is deleted (unless `deleted`),
-        SessionContended if the session changed during each of MAX_TRIES tries, and what `enter` raises. Between tries
-        it waits 2 ms at most, growing to 32 ms, at random.
+        SessionContended if the session changed during each of MAX_TRIES tries, and what `enter` raises. Waits between
+        tries: see `pause`.
         """
         read = partial(self._read, key, turn_id=turn_id, deleted=deleted, request=request)
         if place is not None:
@@ -294,9 +294,13 @@ class LogWriter:
             await self._pause(number, place)
         raise self.lines.contended(key)
 
+    async def pause(self, number: int) -> None:
+        """Waits after the try of this number met another writer: 2 ms at most, growing to 32 ms, at random."""
+        await asyncio.sleep(self._jitter() * 0.002 * min(number, 16))
+
     async def _pause(self, number: int, place: Place | None) -> None:
         """Waits after the try of this number, and lets the owner of the session's turn first."""
-        await asyncio.sleep(self._jitter() * 0.002 * min(number, 16))
+        await self.pause(number)
         if place is not None:
             await place.let_owner_first()
 

@@ -70,15 +70,17 @@ class OwnedTurn:
     async def append(self, decide: Callable[[UnitOfWork], T]) -> T:
         """Stores a decision, and returns what `decide` returned. One that changes nothing still extends the lease.
 
-        Reads the session and decides again if another write came first: a message was queued, an approval decided.
-        Callers of the session let it first. Raises LeaseLost if another owner has the session, ServiceUnavailable if
-        the result stays unknown for two leases, and what `decide` raises.
+        Reads the session and decides again if another write came first: a message was queued, an approval decided. It
+        pauses before that, as callers do; callers of the session let it first. Raises LeaseLost if another owner has
+        the session, ServiceUnavailable if the result stays unknown for two leases, and what `decide` raises.
         """
         with self._services.log_writer.lines.owner_writes(self.lease.key):
             return await self._append(decide)
 
     async def _append(self, decide: Callable[[UnitOfWork], T]) -> T:
+        tries = 0
         while True:
+            tries += 1
             self.cached = self.cached.at(time.monotonic())
             uow = self._services.log_writer.unit_of_work(self.snapshot)
             value = decide(uow)
@@ -89,6 +91,7 @@ class OwnedTurn:
                 if self._conversation is not None:
                     self._conversation.extend(uow.stored_events(committed), after=before, end=after.head.end)
                 return value
+            await self._services.log_writer.pause(tries)
             await self.read()
 
     async def read(self) -> None:

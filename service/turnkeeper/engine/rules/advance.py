@@ -21,6 +21,7 @@ from turnkeeper.domain.turn import (
     next_step,
 )
 from turnkeeper.engine.rules import turns as turn_rules
+from turnkeeper.engine.rules.audit import CANCEL_TURN, Operation, record_operation
 from turnkeeper.engine.rules.tool_calls import is_unchanged, request_new_approval, shows_all_unknown
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.tools.toolbox import Toolbox
@@ -65,6 +66,8 @@ def advance_turn(uow: UnitOfWork, owner: Owner) -> tuple[Call, ...]:
         cancel = uow.snapshot.head.cancel
         if cancel.turn_id == uow.turn.id:
             uow.cancel_turn(uow.turn, reason=CancelReason(cancel.reason), by=cancel.by)
+            operation = Operation(action=CANCEL_TURN, origin=cancel.origin) if cancel.origin else None
+            record_operation(uow, operation, sequence=uow.next_sequence - 1, target=uow.turn.id)
         else:
             started = _apply_due_step(uow, owner)
     if uow.turn.state.ended:

@@ -1,11 +1,23 @@
-"""What goes on record of a decision."""
+"""What goes on record of a decision, and of what an operator does to another one's session."""
 
+from dataclasses import dataclass
 from datetime import datetime
 
 from turnkeeper.domain.approval import Answer, Approval
-from turnkeeper.domain.audit import AuditRecord
+from turnkeeper.domain.audit import AuditRecord, Origin
+from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 
 DECIDE_APPROVAL = "decide_approval"
+CANCEL_TURN = "cancel_turn"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """A call that changes a session which its caller does not own: an operator's."""
+
+    action: str
+    """The RPC, such as `end_session`."""
+    origin: Origin
 
 
 def decision_record(approval: Approval, answer: Answer, *, at: datetime) -> AuditRecord:
@@ -33,4 +45,28 @@ def decision_record(approval: Approval, answer: Answer, *, at: datetime) -> Audi
             "arguments_hash": approval.arguments_hash,
             "round": str(approval.round),
         },
+    )
+
+
+def record_operation(uow: UnitOfWork, operation: Operation | None, *, sequence: int, target: str = "") -> None:
+    """Puts an operation on record together with its event of this number, unless there is none, or no change.
+
+    `target`: the turn that it is about; empty: the session.
+    """
+    if operation is None or not uow.has_changes:
+        return
+    session = uow.session
+    uow.audit.append(
+        AuditRecord(
+            tenant=session.tenant,
+            id="",
+            session_id=session.id,
+            sequence=sequence,
+            at=uow.at,
+            action=operation.action,
+            target=target or session.id,
+            outcome="OK",
+            origin=operation.origin,
+            details={"owner": session.owner},
+        )
     )

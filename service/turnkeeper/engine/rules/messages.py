@@ -7,6 +7,7 @@ from turnkeeper.domain.event import MessageReceived, SessionActivated, TurnQueue
 from turnkeeper.domain.message import Part, text_of
 from turnkeeper.domain.session import SessionState
 from turnkeeper.domain.turn import CancelReason, Turn, TurnOptions, TurnState
+from turnkeeper.engine.rules.audit import Operation, record_operation
 from turnkeeper.engine.rules.sessions import created_event
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
 from turnkeeper.errors import QuotaExceeded, SessionNotFound, ToolOutcomeUnknown, TurnInProgress, TurnNotRetryable
@@ -40,6 +41,8 @@ class RetryRequest:
     fingerprint: str
     """A hash of the request's content. A request with the same id and another fingerprint is refused."""
     turn_id: str
+    operation: Operation | None = None
+    """What goes on record with the retry; None if the session's owner asks for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,18 +126,21 @@ def retry(
         uow.append(TurnStarted(message_id=turn.next_message_id), turn=turn)
     uow.put_turn(turn)
     uow.request = record
+    record_operation(uow, request.operation, sequence=record.sequence, target=turn.id)
     return turn, record
 
 
-def cancel_unowned(uow: UnitOfWork, *, by: str) -> None:
+def cancel_unowned(uow: UnitOfWork, *, by: str, operation: Operation | None = None) -> None:
     """Cancels the snapshot's turn if it is queued, or waits without an owner.
 
     Changes nothing of a turn that has ended, or that has an owner: the owner must cancel it. `by` is the principal.
+    An `operation` goes on record with the cancellation.
     """
     head, turn = uow.snapshot.head, uow.turn
     if turn.state.ended or (head.active_turn == turn.id and head.owned):
         return
     uow.cancel_turn(turn, reason=CancelReason.REQUESTED, by=by)
+    record_operation(uow, operation, sequence=uow.next_sequence - 1, target=turn.id)
     if head.active_turn == turn.id:
         uow.activate_next_turn()
         uow.change_head(lease=LeaseChange.BREAK)
@@ -228,7 +234,8 @@ def _interrupt(uow: UnitOfWork, turn: Turn, *, offer: LeaseOffer | None) -> Turn
     if head.owned:
         uow.append(TurnQueued(position=1), turn=turn)
         request = Cancel(turn_id=head.active_turn, by=turn.principal, reason=CancelReason.INTERRUPTED.value)
-        uow.change_head(queue=(turn.id, *head.queue), cancel=request)
+        is_requested = head.cancel.turn_id == head.active_turn  # the first request counts
+        uow.change_head(queue=(turn.id, *head.queue), cancel=head.cancel if is_requested else request)
         return turn
     uow.cancel_turn(uow.turn, reason=CancelReason.INTERRUPTED, by=turn.principal)
     uow.add_usage(uow.turn)

@@ -92,7 +92,7 @@ class OperatorServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def FreezeAdmission(self, request, context):
-        """Refuses new sessions, new messages and RetryTurn with ADMISSION_FROZEN, until UnfreezeAdmission. Again is OK.
+        """Refuses new sessions, forks, new messages and RetryTurn with ADMISSION_FROZEN, until UnfreezeAdmission. Again is OK.
 
         Every replica does within 2 s, also after a restart. Turns that run, wait or are queued go on, decisions and results of tools are taken.
         """

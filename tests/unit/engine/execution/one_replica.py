@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
-from tests.builders import AGENT, a_session, a_session_key, new_id
+from tests.builders import AGENT, a_session, a_session_key, an_event, new_id
+from tests.contracts.stores import a_changeset, committed, head_of
 from tests.memory_store.state import MemoryDatabase
 from tests.memory_store.store import MemoryStore
 from tests.unit.telemetry.calls import Meters, Traces
@@ -117,13 +118,17 @@ class Tools:
 class Replica:
     """A worker on the store in memory."""
 
-    def __init__(self, runner: Agent = RUNNER, *, answer_time: timedelta = timedelta(minutes=10)) -> None:
+    def __init__(
+        self, runner: Agent = RUNNER, *, answer_time: timedelta = timedelta(minutes=10), jitter: float = 0.0
+    ) -> None:
         self.runner = runner
         self.meters = Meters()
         self.database = MemoryDatabase(now=lambda: datetime.now(UTC))
         self.model, self.tools = Model(), Tools()
         self.breaks: type[BaseException] | None = None
         """What the owner's next commit raises, once."""
+        self.others_write = 0
+        """Before how many of the owner's next commits another writer changes the session."""
         self.broke = asyncio.Event()
         self.gives_back = asyncio.Event()
         """Set when the worker gives a lease back, which fails."""
@@ -138,7 +143,7 @@ class Replica:
             metrics,
             session_cache=session_cache,
             held_leases=held_leases,
-            sources=Sources(now=lambda: datetime.now(UTC), new_id=new_id, jitter=lambda: 0.0),
+            sources=Sources(now=lambda: datetime.now(UTC), new_id=new_id, jitter=lambda: jitter),
         )
         services = self.services = RunServices(
             store=self.store,
@@ -169,6 +174,11 @@ class Replica:
             error, self.breaks = self.breaks, None
             self.broke.set()
             raise error
+        if method == "commit" and self.others_write:
+            others, self.others_write = self.others_write, 0
+            for key in self.database.sessions:
+                await committed(self.store.commit(a_changeset(await head_of(self.store, key), an_event("beside"))))
+            self.others_write = others - 1
         if method == "give_back":
             self.gives_back.set()
             raise ServiceUnavailable

@@ -26,7 +26,7 @@ class OperatorServiceStub:
     Another number is TURN_COUNT_MISMATCH, with the number in its metadata: nothing is cancelled then.
     """
     FreezeAdmission: _aio.UnaryUnaryMultiCallable[_operator_pb2.FreezeAdmissionRequest, _operator_pb2.FreezeAdmissionResponse]
-    """Refuses new sessions, new messages and RetryTurn with ADMISSION_FROZEN, until UnfreezeAdmission. Again is OK.
+    """Refuses new sessions, forks, new messages and RetryTurn with ADMISSION_FROZEN, until UnfreezeAdmission. Again is OK.
 
     Every replica does within 2 s, also after a restart. Turns that run, wait or are queued go on, decisions and results of tools are taken.
     """
@@ -65,7 +65,7 @@ class OperatorServiceServicer:
         request: _operator_pb2.FreezeAdmissionRequest,
         context: _aio.ServicerContext[_operator_pb2.FreezeAdmissionRequest, _abc.Awaitable[_operator_pb2.FreezeAdmissionResponse]],
     ) -> _abc.Awaitable[_operator_pb2.FreezeAdmissionResponse]:
-        """Refuses new sessions, new messages and RetryTurn with ADMISSION_FROZEN, until UnfreezeAdmission. Again is OK.
+        """Refuses new sessions, forks, new messages and RetryTurn with ADMISSION_FROZEN, until UnfreezeAdmission. Again is OK.
 
         Every replica does within 2 s, also after a restart. Turns that run, wait or are queued go on, decisions and results of tools are taken.
         """

@@ -1,22 +1,29 @@
-"""A stream ends when its caller may no longer read it: within a minute, here at once."""
+"""A stream or a wait ends when its caller may no longer read: within a minute, here at once."""
 
 import asyncio
 import json
+from collections import Counter
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import grpc
+from google.protobuf.duration_pb2 import Duration
 from grpc import aio
 
 from tests import harness
 from tests.calls import Issuer, bearer
+from tests.contracts.stores import until
 from tests.e2e.support.environment import AGENTS
 from tests.identities import NamedCredentials, row, stubs_as
 from tests.status_details import refused
 from tests.test_tools import ToolControl
 from turnkeeper import dev_credentials
 from turnkeeper.dev_credentials import AUDIENCE, ISSUER
-from turnkeeper.pb.v1 import session_pb2
+from turnkeeper.domain.session import SessionKey
+from turnkeeper.domain.turn import Turn
+from turnkeeper.pb.v1 import chat_pb2, session_pb2
+from turnkeeper.store.mongo.store import MongoStore
 
 SCRIPT = '[[reply]]\ntext = "Yes."'
 
@@ -105,3 +112,57 @@ async def test_a_stream_of_an_approver_ends_with_the_approval_that_another_decid
             while (await of_vera.read()).events:
                 pass
         of_vera.cancel()
+
+
+class Watched(MongoStore):
+    """Counts how often each turn was read."""
+
+    reads: ClassVar[Counter[str]] = Counter()
+
+    async def turn(self, key: SessionKey, turn_id: str) -> Turn | None:
+        self.reads[turn_id] += 1
+        return await super().turn(key, turn_id)
+
+
+async def test_a_wait_has_no_result_for_those_who_may_no_longer_read(
+    mongo_uri: str, database_name: str, tmp_path: Path, tool_control: ToolControl
+) -> None:
+    """While they wait, Anna's row is removed, and Vera decides the approval by which Ivan reads the session."""
+    principals = tmp_path / "principals.toml"
+    roles = {"ivan": ["approver"], "vera": ["approver"], "anna": ["caller"]}
+    rows = [row(name, tenant="acme", roles=has) for name, has in roles.items()]
+    principals.write_text("".join(rows))
+    settings: dict[str, Any] = {"agents": AGENTS, "principals": principals, "authenticator": NamedCredentials()}
+    async with (
+        harness.scripted(ASKING) as model,
+        harness.serving(mongo_uri, database_name, model, recheck=0.0, new_store=Watched, **settings) as running,
+        aio.insecure_channel(running.address) as channel,
+    ):
+        people = [stubs_as(channel, f"acme/{name}") for name in roles]
+        _, vera, anna = people
+        session = await harness.create_test_session(anna, agent="asker")
+        await harness.send_message_to_session(anna, session, "ask")
+        approval = await harness.wait_for_approval(vera, session)
+        queued = await harness.send_message_to_session(anna, session, "x", wait=0, if_busy=chat_pb2.IF_BUSY_ENQUEUE)
+        request = chat_pb2.GetTurnRequest(session_id=session, turn_id=queued.turn_id, wait=Duration(seconds=30))
+        reads = Watched.reads[queued.turn_id]
+        waits: list[Any] = [stubs.chat.GetTurn(request) for stubs in people]
+
+        async def all_wait() -> bool:
+            return Watched.reads[queued.turn_id] == reads + len(waits)
+
+        async def anna_is_gone() -> bool:
+            code: grpc.StatusCode = await anna.sessions.ListSessions(session_pb2.ListSessionsRequest()).code()
+            return code is grpc.StatusCode.PERMISSION_DENIED
+
+        await until(all_wait)
+        await asyncio.to_thread(principals.write_text, "".join(rows[:2]))
+        await until(anna_is_gone)
+        await harness.decide(vera, approval, approve=False)
+        of_ivan, of_vera, of_anna = waits
+        assert (await of_vera).turn.state == chat_pb2.TURN_STATE_COMPLETED
+        with refused("SESSION_NOT_FOUND"):
+            await of_ivan
+        with refused("UNAUTHENTICATED") as refusal:
+            await of_anna
+        assert refusal.details.metadata["reason"] == "REVOKED"
