@@ -1,7 +1,7 @@
 # Everything is installed in .venv and built in build/; a plain machine needs git, make and Python 3.11 or later.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-faults coverage clients-check chaos chaos-points chaos-crowd chaos-rolling chaos-mutants bench soak profile lint format proto docs proto-release lock check clean
+.PHONY: help setup run demo test test-faults coverage clients-check chaos chaos-points chaos-crowd chaos-rolling chaos-mutants mesh bench soak profile lint format proto docs proto-release lock check clean
 
 BIN := .venv/bin
 UV := build/boot/bin/uv
@@ -57,6 +57,9 @@ chaos-rolling: setup ## replicas replaced under load, two versions (2 min)
 
 chaos-mutants: setup ## broken versions of the service: each is caught (8 min)
 	@$(BIN)/python -m tests.chaos.mutants $(CHAOS_ARGS)
+
+mesh: setup ## behind a real Envoy, while things break (MESH_ARGS="--quick")
+	@$(BIN)/python -m tests.mesh $(MESH_ARGS)
 
 bench: setup ## what a turn costs, beside floors (BENCH_ARGS="--quick")
 	@$(BIN)/python -m tests.bench $(BENCH_ARGS)

@@ -79,21 +79,30 @@ class Answer:
 
 @dataclass(slots=True)
 class Replicas:
-    """All servers, each on a channel of its own; connected inside `async with`. Calls are made as `identity`."""
+    """All servers, each on a channel of its own; connected inside `async with`. Calls are made as `identity`.
+
+    `credentials`: those of the channels; None is plain text.
+    """
 
     addresses: Sequence[str]
     identity: Identity | None = None
     stubs: list[Stubs] = field(default_factory=list)
+    credentials: grpc.ChannelCredentials | None = None
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     async def __aenter__(self) -> Self:
         for address in self.addresses:
-            channel = aio.insecure_channel(address, options=OPTIONS)
+            channel = self._channel(address)
             self.stubs.append(Stubs(await self._stack.enter_async_context(channel)))
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
+
+    def _channel(self, address: str) -> aio.Channel:
+        if self.credentials is None:
+            return aio.insecure_channel(address, options=OPTIONS)
+        return aio.secure_channel(address, self.credentials, options=OPTIONS)
 
     def of(self, identity: Identity) -> "Replicas":
         """Returns the same channels for another caller."""

@@ -58,12 +58,12 @@ def post(label: str, context: ToolContext) -> str:
     return _work("post", {"label": label}, context)
 
 
-def variables(folder: Path) -> Mapping[str, str]:
-    """Returns the variables with which a server finds the tools, which write into `folder`."""
+def variables(folder: Path, module: str = "tests.chaos.tools") -> Mapping[str, str]:
+    """Returns the variables with which a server finds the tools of `module`; those of this one write into `folder`."""
     metadata = folder / "installed" / "turnkeeper_chaos-1.dist-info"
     metadata.mkdir(parents=True, exist_ok=True)
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: turnkeeper-chaos\nVersion: 1\n")
-    (metadata / "entry_points.txt").write_text("[turnkeeper.tools]\nchaos = tests.chaos.tools\n")
+    (metadata / "entry_points.txt").write_text(f"[turnkeeper.tools]\nchaos = {module}\n")
     path = (metadata.parent.resolve(), _REPOSITORY, _REPOSITORY / "service")
     return {FOLDER: str(folder.resolve()), "PYTHONPATH": os.pathsep.join(map(str, path))}
 
