@@ -25,6 +25,7 @@ AT_ONCE: Final = 20
 STEADY: Final = 12
 """Calls in a row that must get the answer before it counts as that of every replica."""
 _TRIES: Final = 200
+_MOST: Final = 2
 _TIMEOUT: Final = 30.0
 _PAUSE: Final = 0.1
 
@@ -139,13 +140,14 @@ class Answers:
         return await self._count(kind, call)
 
     async def _count(self, kind: str, call: Call, *, at_once: int = AT_ONCE) -> Counted:
-        free = asyncio.Semaphore(at_once)
+        """Calls until so many answers of this kind have come, or _MOST times as many of all kinds."""
+        counted = Counter[str]()
 
-        async def answered() -> str:
-            async with free:
-                return _kind(await _answer(call))
+        async def answered() -> None:
+            while counted[kind] < self._times and counted.total() < _MOST * self._times:
+                counted[_kind(await _answer(call))] += 1
 
-        counted = Counter(await asyncio.gather(*(answered() for _ in range(self._times))))
+        await asyncio.gather(*(answered() for _ in range(at_once)))
         return Counted(kind, counted.pop(kind, 0), counted)
 
 

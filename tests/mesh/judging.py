@@ -84,7 +84,7 @@ async def _ejections(findings: Findings, stage: Stage) -> None:
     answered = findings.figures.get("answers", {})
     for kind in KINDS:
         times = answered.get(kind, {}).get("answers", 0)
-        findings.expect(f"answers {kind}", f"{times} of {TIMES}", held=times == TIMES)
+        findings.expect(f"answers {kind}", f"{times}, at least {TIMES}", held=times >= TIMES)
 
 
 def _faults(findings: Findings) -> None:

@@ -41,7 +41,7 @@ class Replica:
         self.name = name
         self.ports = ports
         command = [sys.executable, "-m", "turnkeeper", "serve", "--replica", name, "--log-format", "json"]
-        where = ["--host", ports.host, "--port", ports.api]
+        where = ["--host", ports.host, "--port", ports.api, "--health-port", ports.health]
         metrics = ["--exporter", "prometheus", "--prometheus-port", ports.metrics]
         words = [*command, *map(str, [*where, *metrics]), *flags]
         self.program = Program(name, words, log=log, environ=environment(**variables))

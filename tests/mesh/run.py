@@ -35,7 +35,7 @@ Show = Callable[[str], None]
 class Options:
     """What a run does.
 
-    `files`: the folder of Envoy's files, which must be the shipped ones for the run to pass. `folder`: is emptied first.
+    `files`: the folder of Envoy's files, which must be the shipped ones for the run to pass. `folder`: emptied first.
     """
 
     seed: int = 1

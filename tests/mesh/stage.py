@@ -173,7 +173,7 @@ def _replica(number: int, folder: Path, certificates: Certificates, variables: M
     flags.insert(flags.index("--identity") + 1, "mtls+jwt")
     given = ["--trusted-peers", PROXY_ID, "--limits", folder / "limits.toml", "--agents", FILES / "agents.toml"]
     ports = Ports(host=HOST, api=free_port(), health=free_port(), metrics=free_port())
-    words = [*map(str, [*flags, *given]), "--database", DATABASE, "--lease", "9s"]
+    words = [*map(str, [*flags, *given]), "--database", DATABASE]
     return Replica(name, ports, flags=words, variables=variables, log=folder / f"{name}.log")
 
 
