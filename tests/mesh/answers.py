@@ -1,10 +1,11 @@
 """Hundreds of answers that a proxy could take for a sick replica: none of them may take one out."""
 
 import asyncio
+import contextlib
 import functools
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -68,12 +69,12 @@ class Answers:
     async def frozen(self) -> Counted:
         """Creates sessions of an agent whose admission is frozen."""
         freeze = operator_pb2.FreezeAdmissionRequest(agent=FROZEN, reason="a run of the mesh")
-        await self._insist(lambda: self._operate("FreezeAdmission", freeze))
+        await self._insist([lambda: self._operate("FreezeAdmission", freeze)])
         try:
             return await self._steady("ADMISSION_FROZEN", lambda: self._create(FROZEN))
         finally:
             thaw = operator_pb2.UnfreezeAdmissionRequest(agent=FROZEN)
-            await self._insist(lambda: self._operate("UnfreezeAdmission", thaw))
+            await self._insist([lambda: self._operate("UnfreezeAdmission", thaw)])
 
     async def not_available(self) -> Counted:
         """Sends messages to an agent that runs as many turns as it may, on every replica."""
@@ -93,9 +94,7 @@ class Answers:
         try:
             return await self._steady("AGENT_NOT_AVAILABLE", send)
         finally:
-            for turn in running:
-                request = chat_pb2.CancelTurnRequest(session_id=turn.session_id, turn_id=turn.turn_id)
-                await self._insist(functools.partial(self._cancel, request))
+            await self._insist([functools.partial(self._cancel, turn) for turn in running])
 
     async def unavailable(self) -> Counted:
         """Reads sessions while the database does not answer: all at once, because each answer takes seconds."""
@@ -111,16 +110,20 @@ class Answers:
         answer: Awaitable[Any] = method(request, metadata=self._operator, timeout=_TIMEOUT)
         return answer
 
-    def _cancel(self, request: chat_pb2.CancelTurnRequest) -> Awaitable[Any]:
+    def _cancel(self, turn: chat_pb2.Turn) -> Awaitable[Any]:
+        request = chat_pb2.CancelTurnRequest(session_id=turn.session_id, turn_id=turn.turn_id)
         return self._stubs.chat.CancelTurn(request, metadata=self._user, timeout=_TIMEOUT)
 
-    async def _insist(self, call: Call) -> None:
-        """Makes a call that the count needs, as often as its answer may be another one the next time."""
-        for _ in range(_TRIES):
-            answer = await _answer(call)
-            if answer.final:
-                break
-            await asyncio.sleep(_PAUSE)
+    async def _insist(self, calls: Sequence[Call]) -> None:
+        """Makes each call until its answer is final, for _TIMEOUT seconds at most."""
+
+        async def insist(call: Call) -> None:
+            while not (await _answer(call)).final:  # noqa: ASYNC110 - only another call shows it
+                await asyncio.sleep(_PAUSE)
+
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_TIMEOUT):
+                await asyncio.gather(*map(insist, calls))
 
     async def _create(self, agent: str) -> Any:
         request = session_pb2.CreateSessionRequest(agent=agent, request_id=self._fresh())
