@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from turnkeeper import ids
 from turnkeeper.domain.history import HistoryEntry
@@ -68,6 +69,9 @@ class NewSession:
         )
 
 
+NEW_IN_A_ROW: Final = 16
+"""Looks for sessions that callers named, one after the other, none of which found its session: the next is left out."""
+
 Decide = Callable[[UnitOfWork, Mapping[str, Turn]], int]
 """Decides on a unit of work and the queued turns by id. Returns the number of its first event, 0 if it has none."""
 
@@ -89,6 +93,8 @@ class Sessions:
         self._session_cache = session_cache
         self._agents = agents
         self._freezes = freezes
+        self._new_in_a_row = 0
+        """How many of the last looks for a session that its caller had named found none."""
 
     async def create(self, new: NewSession) -> tuple[Session, Head]:
         """Returns the session: created now, or by the same request before.
@@ -112,9 +118,11 @@ class Sessions:
     async def ensure_or_create_later(self, new: NewSession) -> Creation | None:
         """Returns the creation that a message may carry if there seems to be no such session; otherwise as `ensure`.
 
-        Reads only if the caller named the session: a derived id is new unless the request is repeated.
+        Reads only if the caller named the session: a derived id is new unless the request is repeated. Where all
+        sessions that callers named lately were new, this one is taken for new as well, unless it is known here.
         """
-        existing = await self._existing(new)
+        seems_new = self._new_in_a_row >= NEW_IN_A_ROW and not self._session_cache.knows(new.key)
+        existing = None if seems_new else await self._existing(new)
         creation = self._creation(new) if existing is None else None
         if creation is None:
             await self._ensure(new, existing)
@@ -242,6 +250,7 @@ class Sessions:
         if not new.session_id:
             return None
         stored = await self._store.session(new.key)
+        self._new_in_a_row = self._new_in_a_row + 1 if stored is None else 0
         return stored[0] if stored is not None else None
 
     async def _created_while_frozen(self, new: NewSession) -> tuple[Session, Head]:

@@ -15,6 +15,7 @@ from tests.e2e.support.environment import AGENTS, Environment, transcript
 from tests.harness import Stubs
 from tests.integration.mongo.commands import Command, Recorder, name_of
 from tests.status_details import refused
+from turnkeeper.engine.sessions import NEW_IN_A_ROW
 from turnkeeper.pb.v1 import chat_pb2, message_pb2, session_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -103,12 +104,55 @@ async def test_a_turn_that_creates_its_session_is_two_transactions(
         kinds = harness.kinds(await harness.all_events(stubs, turn.session_id))
     async with AsyncMongoClient[dict[str, Any]](env.mongo_uri) as client:
         await client.drop_database(database)
-    assert [name_of(command) for command in sent if "autocommit" not in command] == ["aggregate"] * named
+    alone = [command for command in sent if "autocommit" not in command and turn.session_id in str(command)]
+    assert [name_of(command) for command in alone] == ["aggregate"] * named
     assert [name_of(command) for command in sent].count("commitTransaction") == 2
     assert kinds == [
         *("session_created", "message_received", "session_activated", "turn_started"),
         *("message_completed", "turn_completed"),
     ]
+
+
+async def test_after_many_new_sessions_a_named_one_is_not_looked_for_until_one_exists(env: Environment) -> None:
+    database = f"{env.database}_in_a_row"
+    recorder = Recorder(database)
+    monitoring.register(recorder)
+    slow: dict[str, Any] = {"poll": timedelta(minutes=5), "sweep": timedelta(minutes=5), "lease": timedelta(minutes=5)}
+    wish = chat_pb2.CreateSessionParams(agent="talker")
+
+    async def looks(stubs: Stubs, session: str, words: str) -> int:
+        with recorder.recording() as commands:
+            assert harness.answer_of(await send(stubs, session, words, create_session=wish))
+            return len([command for command in commands if _looks_for(command, session)])
+
+    async with (
+        harness.serving(env.mongo_uri, database, env.model, agents=AGENTS, **slow) as earlier,
+        harness.connect(earlier.address) as stubs,
+    ):
+        await send(stubs, "exists", "f-before", create_session=wish)
+    async with (
+        harness.serving(env.mongo_uri, database, env.model, agents=AGENTS, **slow) as running,
+        harness.connect(running.address) as stubs,
+    ):
+        await send(stubs, "", "the database's time is known from now on", create_session=wish)
+        first = [await looks(stubs, f"new-{number}", "hello") for number in range(NEW_IN_A_ROW)]
+        trusted = await looks(stubs, "new-at-last", "hello")
+        known = await looks(stubs, "new-at-last", "hello again")
+        mistaken = await looks(stubs, "exists", "f-after")
+        afterwards = await looks(stubs, "new-after-it", "hello")
+        kinds = harness.kinds(await harness.all_events(stubs, "exists"))
+    async with AsyncMongoClient[dict[str, Any]](env.mongo_uri) as client:
+        await client.drop_database(database)
+    assert (first, trusted) == ([1] * NEW_IN_A_ROW, 0)
+    assert min(known, mistaken, afterwards) > 0
+    assert (kinds.count("session_created"), kinds.count("message_received")) == (1, 2)
+    assert len(conversation(env, "f-after")) == 3
+
+
+def _looks_for(command: Command, session: str) -> bool:
+    """A read of the session's head with its document."""
+    match = command["pipeline"][0].get("$match", {}) if name_of(command) == "aggregate" else {}
+    return isinstance(match.get("_id"), dict) and match["_id"].get("session_id") == session
 
 
 def _belongs_to_a_turn(command: Command) -> bool:

@@ -114,6 +114,10 @@ class SessionCache:
         now = self._clock()
         return cached.at(now) if cached is not None and now - cached.read_at < MAX_AGE else None
 
+    def knows(self, key: SessionKey) -> bool:
+        """Returns True if something of this session is cached or in use here: there was such a session."""
+        return key in self._snapshots or key in self._conversations or key in self._checked_out
+
     def new(self, creation: Creation) -> CachedSnapshot | None:
         """Returns the snapshot of a session that does not exist yet, for its first decision.
 
