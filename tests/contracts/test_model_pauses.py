@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from tests.contracts.models import Stage, answer, asking, fail
-from turnkeeper.model.contract import ModelRequest
+from turnkeeper.model.contract import ModelAnswer, ModelRequest
 
 BEGIN = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
 MORE = 'data: {"choices":[{"index":0,"delta":{"content":"é, b"}}]}\n\n'.encode()
@@ -29,6 +29,7 @@ class Server:
         self._first, self._rest = first, rest
         self._paused = asyncio.Event()
         self.base_url = ""
+        self.shown: list[str] = []
 
     def patience(self) -> float:
         self._paused.set()
@@ -81,6 +82,23 @@ async def test_an_answer_that_was_whole_before_its_connection_broke_counts(
     async with served(Server(*framing())) as server:
         texts, _ = await answer(stage.connect(server.base_url), server.request())
     assert "".join(texts) == ALL
+
+
+@pytest.mark.parametrize("framing", [in_chunks, with_a_length, to_the_end])
+async def test_text_after_the_first_part_may_be_shown_without_a_yield(
+    stage: Stage, framing: Callable[[], tuple[bytes, bytes]]
+) -> None:
+    async with served(Server(*framing())) as server:
+
+        def show(text: str) -> bool:
+            server.shown.append(text)
+            return True
+
+        model = stage.connect(server.base_url)
+        first, *more = [item async for item in model.stream(replace(server.request(), show=show))]
+    assert (first, server.shown) == ("a", ["é, b"])
+    assert [item.text for item in more if isinstance(item, ModelAnswer)] == [ALL]
+    assert len(more) == 1
 
 
 async def test_the_text_before_a_break_is_shown_and_the_break_is_the_failure(stage: Stage) -> None:

@@ -27,6 +27,9 @@ class ModelRequest:
     """The JSON Schema that the answer must match; empty for none."""
     patience: Callable[[], float] = field(default=lambda: 0.0, compare=False, repr=False)
     """Returns the seconds for which the caller has no use for more text. What comes meanwhile may be read together."""
+    show: Callable[[str], bool] | None = field(default=None, compare=False, repr=False)
+    """Takes text that comes after the first part that was yielded, in its order: a model may call it, from the event
+    loop, in place of a yield. Returns False if the caller wants no more text. None: all text is to be yielded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +74,7 @@ class Model(Protocol):
     def stream(self, request: ModelRequest) -> AsyncIterator[str | ModelAnswer]:
         """Yields parts of the answer's text as they arrive, none of them empty, then one answer.
 
-        What arrives in one read of the network is one part.
+        What arrives in one read of the network is one part. Later parts may go to `ModelRequest.show` instead.
         Either yields a ModelAnswer last or raises ModelFailure. It fails if the provider's stream is malformed, is cut
         off, ends without a finish reason, or sends no token within a deadline. It makes one try; the turn's owner
         decides whether there is another one. Closing the iterator early (`aclose`) ends the provider's call.

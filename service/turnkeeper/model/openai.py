@@ -152,7 +152,7 @@ class OpenAIModel:
                 body = body_of(response)
                 patience = request.patience if may_wait(body) else lambda: 0.0
                 pauses = ReadPauses(patience, now=asyncio.get_running_loop().time)
-                async for text in read_text(body, reader, watch, pauses):
+                async for text in read_text(body, reader, watch, pauses, show=request.show):
                     yield text
         yield reader.answer()
 

@@ -1,7 +1,7 @@
 """Reads the body of an answer: parts of bytes in, text out, within the deadlines of the call."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -15,36 +15,46 @@ from turnkeeper.model.collected import Body
 from turnkeeper.model.contract import ModelFailure
 from turnkeeper.model.deadline_watch import DeadlineWatch
 from turnkeeper.model.read_pauses import ReadPauses
+from turnkeeper.model.timed_reads import PART_BYTES, TimedReads, is_plain
 
-_PART_BYTES = 16 * 1024
-"""Bytes of a body that are read without a pause for the rest of the loop."""
 _LARGE_EVENT = 64 * 1024
 """Bytes of an event, or of an answer in one piece, that are read in a thread."""
 _LAST_BYTES = timedelta(milliseconds=100)
 """The time for the rest of a body after `[DONE]`; after it the connection is closed."""
 
 
-async def read_text(body: Body, reader: AnswerReader, watch: DeadlineWatch, pauses: ReadPauses) -> AsyncGenerator[str]:
+async def read_text(
+    body: Body,
+    reader: AnswerReader,
+    watch: DeadlineWatch,
+    pauses: ReadPauses,
+    *,
+    show: Callable[[str], bool] | None = None,
+) -> AsyncGenerator[str]:
     """Reads the answer to its end; yields its text as it arrives, what arrives in one read together.
 
-    After the first text it pauses between two reads. Raises ModelFailure if there is no answer; the text up to there
-    is yielded before.
+    After the first text it pauses between two reads, and what is read then may go to `show` instead (see
+    `ModelRequest`). Raises ModelFailure if there is no answer; the text up to there is yielded before.
     """
     data: bytes | None = b""
-    begun = False
-    while not reader.done:
+    unread, begun = b"", False
+    failed: ModelFailure | None = None
+    timed = TimedReads(body, reader, watch, pauses, show)
+    while failed is None and not reader.done:
         tokens = reader.tokens
-        data = body.collected() or await watch.wait(body.read())
-        failed = await _take(reader, data)
-        if failed is None and reader.tokens > tokens:
+        data = unread or body.collected() or await watch.wait(body.read())
+        failed, unread = await _take(reader, data), b""
+        if reader.tokens > tokens and failed is None:
             watch.token()
         if text := reader.new_text():
             begun = True
             yield text
-        if failed is not None:
-            raise failed
-        if begun and data:
-            await _pause(reader, min(pauses.after(len(data)), watch.remaining()))
+        if begun and data and failed is None:
+            unread, failed = await timed.pause(len(data))
+    if failed is not None:
+        if text := reader.new_text():
+            yield text
+        raise failed
     if data is not None:
         await _drain(body)
 
@@ -54,8 +64,8 @@ async def _take(reader: AnswerReader, data: bytes | None) -> ModelFailure | None
     try:
         if data is None:
             await _end(reader)
-        elif len(data) <= _PART_BYTES and not reader.size and data.endswith(b"\n\n"):
-            reader.feed(data)  # a few whole events, as nearly always
+        elif is_plain(data, reader):
+            reader.feed(data)
         else:
             await _feed(reader, data)
     except ModelFailure as failed:
@@ -67,17 +77,11 @@ async def _feed(reader: AnswerReader, data: bytes) -> None:
     """Reads what arrived together, part by part: a server may send millions of lines, and compress them, too."""
     slices, start = Slices(), 0
     while start < len(data):
-        cut = data.rfind(b"\n\n", start, start + _PART_BYTES)  # whole events are read faster
-        end = cut + 2 if cut > start else start + _PART_BYTES
+        cut = data.rfind(b"\n\n", start, start + PART_BYTES)  # whole events are read faster
+        end = cut + 2 if cut > start else start + PART_BYTES
         await off_loop(partial(reader.feed, data[start:end]), large=reader.size > _LARGE_EVENT)
         start = end
         await slices.step()
-
-
-async def _pause(reader: AnswerReader, seconds: float) -> None:
-    """Leaves what arrives to the connection for a while, unless the answer is there."""
-    if seconds and not reader.done:
-        await asyncio.sleep(seconds)
 
 
 async def _end(reader: AnswerReader) -> None:

@@ -46,6 +46,7 @@ class ModelCaller:
             temperature=agent.temperature,
             response_schema_json=turn.options.response_schema_json,
             patience=preview.patience,
+            show=preview.append_unless_closed,
         )
         try:
             model = self._model_of(agent)

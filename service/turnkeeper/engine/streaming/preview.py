@@ -102,6 +102,12 @@ class Preview:
         """Adds the next text of a message that this replica writes; watchers see it within an interval."""
         self._add(text.encode())
 
+    def append_unless_closed(self, text: str) -> bool:
+        """Adds the next text as `append` does. Returns False if the owner no longer waits for any."""
+        if not self.closed:
+            self._add(text.encode())
+        return not self.closed
+
     def close(self) -> None:
         """Ends the text: the model call that writes it has ended, or is left behind."""
         self.closed = True
