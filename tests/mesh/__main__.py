@@ -19,14 +19,20 @@ from tests.bench.parts import cancel_on_signals
 from tests.mesh import shipped_files
 from tests.mesh.envoy import NoEnvoy
 from tests.mesh.findings import Findings
+from tests.mesh.phases import PHASES
 from tests.mesh.report import table
 from tests.mesh.run import REPORT, Options, Run, write
 from turnkeeper.store.embedded import EmbeddedDatabaseError
 
-EPILOG: Final = """\
+_LISTED: Final = "\n".join(f"  {name:10} {about}" for name, about in PHASES.items())
+EPILOG: Final = f"""\
+phases:
+{_LISTED}
+
 examples:
   make mesh                                   every fault, some eight minutes
   make mesh MESH_ARGS=--quick                 each fault once, some four minutes
+  make mesh MESH_ARGS="--only answers kills"  two phases
   make mesh MESH_ARGS="--seed 2"              the replicas in another order
   make mesh MESH_ARGS="--files my-envoy"      another folder of Envoy's files:
                                               to see that its faults are found
@@ -47,11 +53,18 @@ def main() -> int:
     )
     parser.add_argument("--seed", type=int, default=1, help="decides the order of replicas and what callers do [1]")
     parser.add_argument("--quick", action="store_true", help="one replica for each fault; few turns are taken over")
+    parser.add_argument("--only", nargs="+", choices=PHASES, metavar="PHASE", help="these phases alone")
     parser.add_argument("--files", type=Path, default=shipped_files.SHIPPED, metavar="DIR", help="[deploy/envoy]")
     parser.add_argument("--folder", type=Path, default=Options().folder, metavar="DIR", help="for logs [%(default)s]")
     parser.add_argument("--report", type=Path, default=REPORT, metavar="FILE", help="[%(default)s]")
     arguments = parser.parse_args()
-    options = Options(seed=arguments.seed, quick=arguments.quick, files=arguments.files, folder=arguments.folder)
+    options = Options(
+        seed=arguments.seed,
+        quick=arguments.quick,
+        phases=[name for name in PHASES if name in (arguments.only or PHASES)],
+        files=arguments.files,
+        folder=arguments.folder,
+    )
     try:
         with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
             return asyncio.run(_main(options, arguments.report))

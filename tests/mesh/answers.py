@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import functools
 import itertools
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -23,10 +24,10 @@ from turnkeeper.pb.v1 import agent_pb2, chat_pb2, operator_pb2, session_pb2
 
 TIMES: Final = 200
 AT_ONCE: Final = 20
-STEADY: Final = 12
+STEADY: Final = 3
 """Calls in a row that must get the answer before it counts as that of every replica."""
 _TRIES: Final = 200
-_MOST: Final = 2
+_MOST: Final = 3
 _TIMEOUT: Final = 30.0
 _PAUSE: Final = 0.1
 
@@ -96,14 +97,19 @@ class Answers:
         finally:
             await self._insist([functools.partial(self._cancel, turn) for turn in running])
 
-    async def unavailable(self) -> Counted:
-        """Reads sessions while the database does not answer: all at once, because each answer takes seconds."""
+    async def unavailable(self, seconds: float) -> None:
+        """Reads sessions for so many seconds, which the database does not answer. The replicas count their answers."""
+        until = time.monotonic() + seconds
 
-        def get() -> Awaitable[Any]:
-            request = session_pb2.GetSessionRequest(session_id=self._fresh())
-            return self._stubs.sessions.GetSession(request, metadata=self._user, timeout=_TIMEOUT)
+        async def read() -> None:
+            while time.monotonic() < until:
+                await _answer(self._get)
 
-        return await self._count("SERVICE_UNAVAILABLE", get, at_once=self._times)
+        await asyncio.gather(*(read() for _ in range(AT_ONCE)))
+
+    def _get(self) -> Awaitable[Any]:
+        request = session_pb2.GetSessionRequest(session_id=self._fresh())
+        return self._stubs.sessions.GetSession(request, metadata=self._user, timeout=_TIMEOUT)
 
     def _operate(self, rpc: str, request: Any) -> Awaitable[Any]:
         method: Any = getattr(self._stubs.operator, rpc)
@@ -142,7 +148,7 @@ class Answers:
             await asyncio.sleep(_PAUSE)
         return await self._count(kind, call)
 
-    async def _count(self, kind: str, call: Call, *, at_once: int = AT_ONCE) -> Counted:
+    async def _count(self, kind: str, call: Call) -> Counted:
         """Calls until so many answers of this kind have come, or _MOST times as many of all kinds."""
         counted = Counter[str]()
 
@@ -150,7 +156,7 @@ class Answers:
             while counted[kind] < self._times and counted.total() < _MOST * self._times:
                 counted[_kind(await _answer(call))] += 1
 
-        await asyncio.gather(*(answered() for _ in range(at_once)))
+        await asyncio.gather(*(answered() for _ in range(AT_ONCE)))
         return Counted(kind, counted.pop(kind, 0), counted)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from turnkeeper_client.errors import SessionError, TransportError
+from turnkeeper_client.errors import SessionError, TransportError, TurnkeeperError
 from turnkeeper_client.pb.v1.error_pb2 import RETRY_ADVICE_SAME_CALL
 
 REPEATED: Final = "repeated"
@@ -55,11 +55,20 @@ class CallRecords:
             try:
                 return await make()
             except (SessionError, TransportError) as error:
-                if not _may_be_repeated(error) or time.monotonic() > until:
+                if not await self.repeats(name, error, until=until):
                     self.line(FAILED, call=name, error=repr(error))
                     return None
-                self.line(REPEATED, call=name, error=repr(error))
-                await asyncio.sleep(_pause(error))
+
+    async def repeats(self, name: str, error: TurnkeeperError, *, until: float) -> bool:
+        """Waits as the error advises, and returns True, if the guide asks for the same call again.
+
+        That is by the error's advice, or because no answer came. Returns False then, too, once it is `until`.
+        """
+        if not _may_be_repeated(error) or time.monotonic() > until:
+            return False
+        self.line(REPEATED, call=name, error=repr(error))
+        await asyncio.sleep(_pause(error))
+        return True
 
 
 def read(folder: Path) -> tuple[Mapping[str, int], list[dict[str, Any]]]:
@@ -68,11 +77,12 @@ def read(folder: Path) -> tuple[Mapping[str, int], list[dict[str, Any]]]:
     return json.loads((folder / COUNTS).read_text(encoding="utf-8")), [json.loads(line) for line in lines]
 
 
-def _may_be_repeated(error: SessionError | TransportError) -> bool:
-    """Returns True if the guide asks for the same call again: by the advice, or because no answer came."""
-    return isinstance(error, TransportError) or error.retry == RETRY_ADVICE_SAME_CALL
+def _may_be_repeated(error: TurnkeeperError) -> bool:
+    if isinstance(error, SessionError):
+        return error.retry == RETRY_ADVICE_SAME_CALL
+    return isinstance(error, TransportError)
 
 
-def _pause(error: SessionError | TransportError) -> float:
+def _pause(error: TurnkeeperError) -> float:
     advised = error.retry_after if isinstance(error, SessionError) else None
     return max(advised.total_seconds() if advised else 0.0, _LEAST_PAUSE)

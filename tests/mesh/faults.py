@@ -18,6 +18,8 @@ FROZEN: Final = "frozen"
 MUTE: Final = "accepts and never answers"
 DRAINED: Final = "drained"
 DATABASE_FROZEN: Final = "database frozen"
+TURNS: Final = 24
+"""Turns that a replica owns when it is lost: five such replicas make more than a hundred."""
 BUSY_TIME: Final = 120.0
 """Seconds within which the callers must be back at a replica."""
 DRAIN_TIME: Final = 60.0
@@ -57,7 +59,7 @@ class Faults:
 
     async def kill(self, replica: Replica) -> None:
         """Kills the replica, waits until its turns are taken over, and starts it again."""
-        open_there = await self._busy(replica)
+        open_there = await self._busy(replica, turns=TURNS)
         began = time.time()
         await replica.program.kill()
         await self._lost(replica, KILLED, began, open_there)
@@ -65,7 +67,7 @@ class Faults:
 
     async def freeze(self, replica: Replica) -> None:
         """Stops the replica with SIGSTOP until its turns are taken over; then it goes on as if nothing had been."""
-        open_there = await self._busy(replica)
+        open_there = await self._busy(replica, turns=TURNS)
         began = time.time()
         replica.program.send(signal.SIGSTOP)
         try:
@@ -78,7 +80,7 @@ class Faults:
 
     async def mute(self, replica: Replica) -> None:
         """Puts a program in the replica's place that accepts connections and never answers; then starts it again."""
-        open_there = await self._busy(replica)
+        open_there = await self._busy(replica, turns=TURNS)
         began = time.time()
         await replica.program.kill()
         async with _accepting(replica.ports.host, replica.ports.api, replica.ports.health):
@@ -87,29 +89,41 @@ class Faults:
 
     @contextlib.asynccontextmanager
     async def frozen_database(self) -> AsyncIterator[None]:
-        """Stops the database for DATABASE_TIME, or for as long as the block takes if that is longer."""
-        pid = self._stage.database.pid
-        assert pid is not None
+        """Stops the database for DATABASE_TIME, while the block goes on."""
         for replica in self._stage.replicas:
             await self._busy(replica, DATABASE_FROZEN)
-        began = time.monotonic()
-        os.kill(pid, signal.SIGSTOP)
+        freezing = asyncio.create_task(self._freeze_database())
         try:
             yield
-            await asyncio.sleep(max(0.0, began + DATABASE_TIME - time.monotonic()))
+            await freezing
+        finally:
+            freezing.cancel()
+            await asyncio.wait([freezing])
+
+    async def _freeze_database(self) -> None:
+        pid, began = self._stage.database.pid, time.monotonic()
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(DATABASE_TIME)
         finally:
             os.kill(pid, signal.SIGCONT)
         self._show(f"the database goes on after {time.monotonic() - began:.1f} s")
 
-    async def _busy(self, replica: Replica, kind: str = "") -> Open:
-        """Waits until enough is open at the replica, and returns what is. With a kind, records the fault."""
+    async def _busy(self, replica: Replica, kind: str = "", *, turns: int = 0) -> Open:
+        """Waits until enough is open at the replica, and returns what is. With a kind, records the fault.
+
+        `turns`: how many it must own.
+        """
         deadline = time.monotonic() + BUSY_TIME
-        open_there = await self._stage.open_at(replica)
-        while open_there.streams < AT_LEAST.streams or open_there.calls < AT_LEAST.calls:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"after {BUSY_TIME:.0f} s no more than {open_there} is open at {replica.name}")
-            await asyncio.sleep(_OFTEN)
+        while True:
+            owned = len(await owned_by(self._heads, replica.name)) if turns else 0
             open_there = await self._stage.open_at(replica)
+            if open_there.streams >= AT_LEAST.streams and open_there.calls >= AT_LEAST.calls and owned >= turns:
+                break
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{replica.name} has {open_there} and {owned} turns after {BUSY_TIME:.0f} s")
+            await asyncio.sleep(_OFTEN)
         if kind:
             fault = Fault(kind=kind, replica=replica.name, began=time.time(), open=open_there)
             self._findings.faults.append(fault)

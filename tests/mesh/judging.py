@@ -2,7 +2,7 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from tests.chaos.history import History, Prompt
@@ -15,25 +15,40 @@ from tests.mesh.answers import TIMES
 from tests.mesh.faults import DATABASE_FROZEN, DRAINED, FROZEN, KILLED, MUTE
 from tests.mesh.findings import AT_LEAST, Fault, Findings
 from tests.mesh.latency import percentile
+from tests.mesh.phases import ANSWERS, FREEZE, KILLS, RESTARTS, SILENCE
+from tests.mesh.phases import DATABASE as DATABASE_PHASE
 from tests.mesh.stage import DATABASE, Stage
 from tests.mesh.takeovers import MODEL, TOOL, Takeover, never_taken_over, superseded_between, takeovers
 
 OUT_WITHIN: Final = 5.0
 MEDIAN: Final = 8.0
 WORST: Final = 15.0
-KINDS: Final = (
-    "UNIMPLEMENTED",
-    "AGENT_NOT_AVAILABLE",
-    "ADMISSION_FROZEN",
-    "RATE_LIMIT_EXCEEDED",
-    "SERVICE_UNAVAILABLE",
-)
+KINDS: Final[Mapping[str, str]] = {
+    "UNIMPLEMENTED": ANSWERS,
+    "AGENT_NOT_AVAILABLE": ANSWERS,
+    "ADMISSION_FROZEN": ANSWERS,
+    "RATE_LIMIT_EXCEEDED": ANSWERS,
+    "SERVICE_UNAVAILABLE": DATABASE_PHASE,
+}
+"""Kinds of answers, and the phases in which they come."""
+FAULTS: Final[Mapping[str, str]] = {
+    DRAINED: RESTARTS,
+    KILLED: KILLS,
+    FROZEN: FREEZE,
+    MUTE: SILENCE,
+    DATABASE_FROZEN: DATABASE_PHASE,
+}
+"""Kinds of faults, and the phases that make them."""
+LOST: Final = (KILLED, FROZEN, MUTE)
 _DATABASE_AFTER: Final = 20.0
 """Seconds after a frozen database goes on in which a take-over would be its fault."""
 
 
-async def judge(findings: Findings, stage: Stage, *, least: int) -> None:
-    """Adds promises and figures to the findings. `least`: turns that must have been taken over."""
+async def judge(findings: Findings, stage: Stage, *, phases: Collection[str], least: int) -> None:
+    """Adds promises and figures to the findings. `least`: turns that must have been taken over, if any is to be.
+
+    `phases`: the names of those that were run; of the others nothing is expected.
+    """
     counts, recorded = call_records.read(stage.folder)
     _calls(findings, counts, recorded)
     documents = await stage.mongo[DATABASE].events.find({}, sort=[("seq", 1)]).to_list()
@@ -42,21 +57,24 @@ async def judge(findings: Findings, stage: Stage, *, least: int) -> None:
     broken = await differences(stage.database.uri, DATABASE)
     findings.complaints += broken[:10]
     findings.expect("documents are the fold of their log", f"{len(broken)} differ", held=not broken)
-    await _ejections(findings, stage)
-    _faults(findings)
-    _takeovers(findings, logs, least)
+    await _ejections(findings, stage, [kind for kind, phase in KINDS.items() if phase in phases])
+    _faults(findings, [kind for kind, phase in FAULTS.items() if phase in phases])
+    if any(FAULTS[kind] in phases for kind in LOST):
+        _takeovers(findings, logs, least)
+    _database(findings, logs)
 
 
 def _calls(findings: Findings, counts: Any, recorded: Sequence[Any]) -> None:
     of_kind = Counter(line["what"] for line in recorded)
     repeated = Counter(findings.phase_of(line["wall"]) for line in recorded if line["what"] == call_records.REPEATED)
-    findings.figures["calls"] = {**counts, **of_kind, "repeated_by_callers": dict(repeated)}
+    failed, inexact = of_kind[call_records.FAILED], of_kind[call_records.INEXACT]
+    findings.figures["calls"] = {**counts, "failed_unary_calls": failed, "inexact_streams": inexact}
+    findings.figures["calls"]["repeated_by_callers"] = dict(repeated)
     findings.complaints += [
         f"{findings.phase_of(line['wall'])}: {line['call']}: {line['error']}"
         for line in recorded
         if line["what"] != call_records.REPEATED
     ]
-    failed, inexact = of_kind[call_records.FAILED], of_kind[call_records.INEXACT]
     findings.expect("unary calls that failed", f"{failed} of {counts.get('unary', 0):,}", held=not failed)
     findings.expect("streams that were not exact", f"{inexact} of {counts.get('streams', 0):,}", held=not inexact)
     held = all(counts.get(name, 0) > 0 for name in ("unary", "streams", "turns"))
@@ -75,35 +93,32 @@ def _foreign(findings: Findings, stage: Stage, logs: Any, recorded: Sequence[Any
     findings.expect("foreign reads", measured, held=not finding.violations and not leaked and probes["answered"] > 0)
 
 
-async def _ejections(findings: Findings, stage: Stage) -> None:
+async def _ejections(findings: Findings, stage: Stage, kinds: Collection[str]) -> None:
     counted = await stage.envoy.ejections()
     ejected = sum(times for kind, times in counted.items() if kind != "would")
     findings.figures["ejections"] = {"by_answers": ejected, "would_have_been": counted["would"]}
     findings.figures["retries_by_envoy"] = await stage.envoy.retries()
     findings.expect("ejections by answers", f"{ejected}; counting them: {counted['would']}", held=ejected == 0)
     answered = findings.figures.get("answers", {})
-    for kind in KINDS:
+    for kind in kinds:
         times = answered.get(kind, {}).get("answers", 0)
         findings.expect(f"answers {kind}", f"{times}, at least {TIMES}", held=times >= TIMES)
 
 
-def _faults(findings: Findings) -> None:
+def _faults(findings: Findings, kinds: Collection[str]) -> None:
     faults = findings.faults
-    kinds = Counter(fault.kind for fault in faults)
-    missing = [kind for kind in (DRAINED, KILLED, FROZEN, MUTE, DATABASE_FROZEN) if not kinds[kind]]
-    findings.expect(
-        "faults of every kind", f"{len(faults)}, without {missing}" if missing else len(faults), held=not missing
-    )
-    small = [fault for fault in faults if fault.open.streams < AT_LEAST.streams or fault.open.calls < AT_LEAST.calls]
-    least = (min((fault.open.streams for fault in faults), default=0), min((f.open.calls for f in faults), default=0))
-    findings.expect(
-        "open at a fault, at least", f"{least[0]} streams, {least[1]} calls", held=not small and bool(faults)
-    )
-    slow = [fault for fault in faults if fault.kind in (FROZEN, MUTE) and (fault.out or 0) > OUT_WITHIN]
+    if not kinds:
+        return
+    missing = [kind for kind in kinds if kind not in {fault.kind for fault in faults}]
+    findings.expect("faults", f"{len(faults)}, without {missing}" if missing else len(faults), held=not missing)
+    streams = min((fault.open.streams for fault in faults), default=0)
+    calls = min((fault.open.calls for fault in faults), default=0)
+    enough = streams >= AT_LEAST.streams and calls >= AT_LEAST.calls
+    findings.expect("open at a fault, at least", f"{streams} streams, {calls} calls", held=enough)
     outs = [fault.out for fault in faults if fault.kind in (FROZEN, MUTE) and fault.out is not None]
-    findings.expect(
-        "a replica that never answers is out", f"after {max(outs, default=0):.1f} s", held=bool(outs) and not slow
-    )
+    if outs:
+        out = max(outs)
+        findings.expect("a replica that never answers is out", f"after {out:.1f} s", held=out <= OUT_WITHIN)
 
 
 def _takeovers(findings: Findings, logs: Any, least: int) -> None:
@@ -112,7 +127,7 @@ def _takeovers(findings: Findings, logs: Any, least: int) -> None:
     findings.figures["takeovers"] = {
         "turns": len(taken_over),
         "during": dict(during),
-        **{kind: figures_of([one for one in taken_over if one.kind == kind]) for kind in (KILLED, FROZEN, MUTE)},
+        **{kind: figures_of([one for one in taken_over if one.kind == kind]) for kind in LOST},
     }
     findings.expect("turns taken over", f"{len(taken_over)}, at least {least}", held=len(taken_over) >= least)
     thirds = 3 * min(during[TOOL], during[MODEL]) >= len(taken_over)
@@ -125,7 +140,6 @@ def _takeovers(findings: Findings, logs: Any, least: int) -> None:
     median, worst = statistics.median(seconds), max(seconds)
     findings.expect("take-over, median", f"{median:.1f} s, at most {MEDIAN:g}", held=median <= MEDIAN)
     findings.expect("take-over, worst", f"{worst:.1f} s, at most {WORST:g}", held=worst <= WORST)
-    _database(findings, logs)
 
 
 def _database(findings: Findings, logs: Any) -> None:

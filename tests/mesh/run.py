@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,12 +14,13 @@ from typing import Any, Final
 from grpc import aio
 
 from tests.chaos.programs import Program
-from tests.mesh import latency, shipped_files, stage, waits, web
+from tests.mesh import latency, phases, shipped_files, stage, waits, web
 from tests.mesh.answers import TIMES, Counted, answers
 from tests.mesh.envoy import install
-from tests.mesh.faults import Faults
+from tests.mesh.faults import DATABASE_TIME, Faults
 from tests.mesh.findings import Findings, Phase
 from tests.mesh.judging import judge
+from tests.mesh.phases import PHASES
 from tests.mesh.rotation import rotate
 from tests.mesh.stage import Stage
 from turnkeeper_client.errors import TurnkeeperError
@@ -27,6 +28,8 @@ from turnkeeper_client.errors import TurnkeeperError
 REPORT: Final = Path("build/mesh.json")
 LOAD_END: Final = 120.0
 """Seconds that the callers have to finish what they began."""
+
+UNAVAILABLE: Final = "SERVICE_UNAVAILABLE"
 
 Show = Callable[[str], None]
 
@@ -40,8 +43,14 @@ class Options:
 
     seed: int = 1
     quick: bool = False
+    phases: Sequence[str] = tuple(PHASES)
     files: Path = shipped_files.SHIPPED
     folder: Path = Path("build/mesh")
+
+    @property
+    def whole(self) -> bool:
+        """True if the run makes every fault as often as it can."""
+        return not self.quick and len(self.phases) == len(PHASES)
 
     @property
     def replicas(self) -> int:
@@ -71,7 +80,8 @@ class Run:
         self._show("starting database, model, three replicas and Envoy")
         async with stage.running(folder, files=self._options.files) as running:
             await self._phases(running)
-            await judge(self.findings, running, least=1 if self._options.quick else 100)
+            least = 100 if self._options.whole else 1
+            await judge(self.findings, running, phases=self._options.phases, least=least)
         return self.findings
 
     async def _phases(self, running: Stage) -> None:
@@ -88,22 +98,26 @@ class Run:
 
     async def _under_load(self, running: Stage) -> None:
         faults = Faults(running, self.findings, self._show)
-        chosen = self._chosen(running)
-        async with self._phase("waits, answers, rotation, gRPC-Web"):
-            await self._quiet(running, faults)
-        async with self._phase("rolling restart"):
-            for replica in chosen:
-                await faults.restart(replica)
-        async with self._phase("kills"):
-            for replica in chosen:
-                await faults.kill(replica)
-        async with self._phase("a frozen replica"):
-            await faults.freeze(chosen[-1])
-        async with self._phase("a replica that accepts and never answers"):
-            await faults.mute(chosen[0])
-        async with self._phase("a frozen database"), answers(running, times=TIMES) as calls, faults.frozen_database():
-            await self._counted(running, calls.unavailable)
+        for name in self._options.phases:
+            async with self._phase(PHASES[name]):
+                await self._do(name, running, faults)
         await faults.settled()
+
+    async def _do(self, name: str, running: Stage, faults: Faults) -> None:
+        """Does what is in one phase."""
+        chosen = self._chosen(running)
+        match name:
+            case phases.ANSWERS:
+                await self._quiet(running, faults)
+            case phases.RESTARTS | phases.KILLS:
+                for replica in chosen:
+                    await (faults.restart if name == phases.RESTARTS else faults.kill)(replica)
+            case phases.FREEZE:
+                await faults.freeze(chosen[-1])
+            case phases.SILENCE:
+                await faults.mute(chosen[0])
+            case phases.DATABASE:
+                await self._frozen_database(running, faults)
 
     async def _quiet(self, running: Stage, faults: Faults) -> None:
         """Everything that breaks nothing: while calls wait for the model, answers are counted, certificates renewed."""
@@ -127,10 +141,26 @@ class Run:
         about = f"waiting calls answered after {waits.WAIT:.0f} s, idle streams whole on one connection"
         self.findings.expect(about, f"{len(waited.broken)} not", held=not waited.broken)
 
-    async def _counted(self, running: Stage, count: Callable[[], Any]) -> None:
+    async def _frozen_database(self, running: Stage, faults: Faults) -> None:
+        """Freezes the database, and lets the replicas count what they answer meanwhile."""
+
+        async def answered() -> int:
+            counts = [await replica.errors() for replica in running.replicas]
+            return sum(count.get(UNAVAILABLE, 0) for count in counts)
+
+        async def count() -> Counted:
+            before = await answered()
+            async with answers(running) as calls, faults.frozen_database():
+                await calls.unavailable(DATABASE_TIME - 1)
+            await faults.settled()
+            return Counted(UNAVAILABLE, await answered() - before, Counter())
+
+        await self._counted(running, count)
+
+    async def _counted(self, running: Stage, count: Callable[[], Awaitable[Counted]]) -> None:
         """Counts one kind of answer, and the ejections while it came."""
         before = await running.envoy.ejections()
-        counted: Counted = await count()
+        counted = await count()
         after = await running.envoy.ejections()
         ejected = sum(after[kind] - before[kind] for kind in after if kind != "would")
         would = after["would"] - before["would"]
@@ -186,6 +216,7 @@ def write(findings: Findings, options: Options, *, to: Path) -> None:
         "passed": findings.held,
         "seed": options.seed,
         "quick": options.quick,
+        "phases": list(options.phases),
         **findings.figures,
         "faults": [fault.as_figures for fault in findings.faults],
         "promises": promises,
