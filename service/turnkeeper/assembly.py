@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from turnkeeper.admission.gate import Gate
-from turnkeeper.admission.memory import MemoryBudget
+from turnkeeper.admission.memory import MemoryBudget, MemoryPart
 from turnkeeper.audit.signing import Signer
 from turnkeeper.bootstrap import Database, background
 from turnkeeper.domain.agent import Agent
@@ -134,14 +134,14 @@ class Replica:
         self._gate = Gate(load, settings.accept_wait, jitter=self._rng.random, recorder=metrics, memory=memory)
         self._agent_versions = AgentVersions(configured.agents, store)
         self._toolbox = configured.toolbox
-        self._worker = self._execution(configured.models, schema)
+        self._worker = self._execution(configured.models, schema, memory.part("turns"))
         self._limiter = Limiter(configured.limits.table, turns=load.backlog, recorder=metrics)
         self._worker.rooms.tenants.most = self._limiter.most_running
         self._watchers = self._streaming()
         self._add_verbs(schema)
         self._jobs = self._background_jobs()
 
-    def _execution(self, models: Models, schema: int) -> Worker:
+    def _execution(self, models: Models, schema: int, memory: MemoryPart) -> Worker:
         """Returns the worker, which runs turns."""
         settings, metrics, spans = self._settings, self._telemetry.metrics, self._telemetry.spans
         services = RunServices(
@@ -158,6 +158,7 @@ class Replica:
             retries=RetryPolicy(),
             jitter=self._rng.random,
             answer_time=settings.answer_time,
+            memory=memory,
             add_to_changes=additions(schema) if schema > SCHEMA else lambda _: None,
         )
         return Worker(

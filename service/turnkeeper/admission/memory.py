@@ -5,7 +5,8 @@ while that is not enough, the gate refuses calls. Nothing that was accepted ends
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final
 
 PROCESS_BYTES: Final = 160 << 20
@@ -29,6 +30,15 @@ class MemoryPart:
         """Counts bytes that the part holds from now on, or, less than 0, has given back."""
         self.used += size
         self._changed(size)
+
+    @contextmanager
+    def held(self, size: int) -> Iterator[None]:
+        """Counts bytes that the part holds inside the block."""
+        self.add(size)
+        try:
+            yield
+        finally:
+            self.add(-size)
 
 
 class MemoryBudget:

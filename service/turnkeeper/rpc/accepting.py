@@ -1,24 +1,39 @@
-"""Accepts many calls at once, so that calls do not wait where no code of ours sees them.
+"""Accepts calls, and hands them over connection by connection: no connection's burst keeps the calls of others out.
 
-grpc.aio takes one call at a time from its core, which needs two iterations of the event loop. Under load an iteration
-takes milliseconds: a few hundred calls a second get in, refused ones included, and the rest waits in the core.
+grpc.aio takes one call at a time from its core, in the order in which they came, which needs two iterations of the
+event loop. To take a call costs a sixth of what its handler costs at least. So all calls are taken at once and wait
+here, where each connection has a line of its own. An iteration of the loop begins only as many of them as leave the
+calls under way their time.
 """
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import suppress
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import grpc
 from grpc import aio
 from grpc._cython import cygrpc
 from grpc.aio import _server as grpc_server
 
-AT_ONCE: Final = 128
-"""Calls that gRPC's core may hand over in one iteration of the loop."""
+AT_ONCE: Final = 512
+"""Calls that gRPC's core may hand over in one iteration of the loop: 10 ms of work, and 1 MiB while it waits for them.
+
+What is beyond it waits in the core, where all calls stand in one line.
+"""
+LEAST: Final = 16
+"""Calls that are begun in one iteration of the loop, at least."""
+PER_SECOND: Final = 1000
+"""Calls that are begun besides, for each second that the iteration before took. A refused one costs 0.1 to 0.2 ms.
+
+So new calls have a part of the time that grows with their number, and a sixth if iterations are long. That is more of
+them than a process can carry.
+"""
 
 
 class AcceptingServer(grpc_server.Server, aio.Server):  # type: ignore[misc]  # the former has no types
-    """gRPC's server, which waits for AT_ONCE calls instead of one."""
+    """gRPC's server, which waits for AT_ONCE calls instead of one, and begins them in a fair order."""
 
     def __init__(self, *, interceptors: Sequence[Any], options: Sequence[tuple[str, int]]) -> None:
         """`options` are gRPC's own."""
@@ -26,26 +41,99 @@ class AcceptingServer(grpc_server.Server, aio.Server):  # type: ignore[misc]  # 
         self._server = _Core(self._loop, None, (), tuple(interceptors), tuple(options), None)
 
 
+class FairLines:
+    """Calls that wait to be begun: each connection's in the order in which they came, the connections by turns."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` returns monotonic seconds."""
+        self._clock = clock
+        self._lines: OrderedDict[str, deque[Any]] = OrderedDict()
+        self._left = LEAST
+        """Calls that may be begun in this iteration of the loop."""
+        self._is_counting = False
+        self._waiter: asyncio.Future[None] | None = None
+        """Done once there is a call that may be begun, or an error."""
+        self._error: BaseException | None = None
+
+    def put(self, peer: str, call: Any) -> None:
+        """Adds a call of this connection."""
+        line = self._lines.get(peer)
+        if line is None:
+            line = self._lines[peer] = deque()
+        line.append(call)
+        self._notify()
+
+    async def take(self) -> Any:
+        """Returns the next call, in this iteration of the loop or a later one. One caller at a time.
+
+        Raises the error of `end`.
+        """
+        while not self._may_begin:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        if self._error is not None:
+            raise self._error
+        if not self._is_counting:
+            self._is_counting = True
+            asyncio.get_running_loop().call_soon(self._on_iteration, self._clock())
+        self._left -= 1
+        peer, line = self._lines.popitem(last=False)
+        call = line.popleft()
+        if line:
+            self._lines[peer] = line  # behind all others
+        return call
+
+    def end(self, error: BaseException) -> Sequence[Any]:
+        """Lets `take` raise the error from now on. Returns the calls that are not begun any more."""
+        calls = [call for line in self._lines.values() for call in line]
+        self._lines.clear()
+        self._error = error
+        self._notify()
+        return calls
+
+    @property
+    def _may_begin(self) -> bool:
+        return self._error is not None or (self._left > 0 and bool(self._lines))
+
+    def _on_iteration(self, began: float) -> None:
+        """Called in the iteration after one in which calls were begun, or waited."""
+        now = self._clock()
+        self._is_counting = bool(self._lines)
+        self._left = LEAST
+        if self._is_counting:
+            self._left += int(PER_SECOND * (now - began))
+            asyncio.get_running_loop().call_soon(self._on_iteration, now)
+        self._notify()
+
+    def _notify(self) -> None:
+        if self._waiter is not None and not self._waiter.done() and self._may_begin:
+            self._waiter.set_result(None)
+
+
 class _Core(cygrpc.AioServer):  # type: ignore[misc]  # it has no types
     """The part of the server that takes calls from gRPC's core."""
 
     async def _request_call(self) -> Any:
-        """Returns the next call. Called by gRPC, for one call at a time."""
-        if not hasattr(self, "_accepted"):
-            self._accepted = asyncio.Queue[asyncio.Task[Any]]()
-            self._requests = {self._request() for _ in range(AT_ONCE)}
-        accepted = await self._accepted.get()
-        self._requests.discard(accepted)
-        self._requests.add(self._request())
-        return accepted.result()
+        """Returns the next call. Called by gRPC, for one call at a time. Raises gRPC's error once the server stops."""
+        if not hasattr(self, "_waiting"):
+            self._waiting = FairLines()
+            self._tasks = {asyncio.create_task(self._take_calls()) for _ in range(AT_ONCE)}
+        return await self._waiting.take()
 
-    def _request(self) -> asyncio.Task[Any]:
-        request = asyncio.get_running_loop().create_task(super()._request_call())
-        request.add_done_callback(self._accept)
-        return request
+    async def _take_calls(self) -> None:
+        """Takes one call after the other, until the server stops. Then ends those that were not begun."""
+        while True:
+            try:
+                self._add(await super()._request_call())  # a name in this frame would keep the call until the next one
+            except Exception as stopped:  # noqa: BLE001 - `_request_call` raises it
+                await asyncio.gather(*map(self._end, self._waiting.end(stopped)), return_exceptions=True)
+                return
 
-    def _accept(self, request: asyncio.Task[Any]) -> None:
-        """Hands an accepted call over. Retrieves the error of a stopped server, so that asyncio does not report it."""
-        with suppress(BaseException):
-            request.exception()
-        self._accepted.put_nowait(request)
+    def _add(self, call: Any) -> None:
+        self._waiting.put(self._context(call).peer(), call)
+
+    async def _end(self, call: Any) -> None:
+        await self._context(call).abort(grpc.StatusCode.UNAVAILABLE, "The server stops: send the call again.")
+
+    def _context(self, call: Any) -> Any:
+        return cygrpc._ServicerContext(call, None, None, cygrpc.get_working_loop())  # noqa: SLF001 - there is no other

@@ -12,12 +12,16 @@ GiveUp = Callable[[Callable[[str], bool]], bool]
 
 KNOWN: Final = 4096
 """Connections of which is known how their calls ended, at most: others are forgotten, the oldest knowledge first."""
+KEPT_FREE: Final = 8
+"""One place of so many is for connections whose calls were all in time: they need not wait until others are late."""
 _IN_TIME: Final = -1
 _UNKNOWN: Final = 0
 
 
 class Places:
     """So many calls at once, of which one connection has half at most. Further ones stand in line.
+
+    One of KEPT_FREE places is for connections whose calls were all in time.
 
     A free place is given to a connection whose calls were all in time, then to one of which nothing is known, then to
     one that was late. Of several it is the one that has the fewest places, and of those the one that was late longest
@@ -27,7 +31,7 @@ class Places:
 
     def __init__(self, count: int, *, line: int, give_up: GiveUp, pace: float) -> None:
         """`line`: calls that may stand in line. While one does, `give_up` is called once in `pace` seconds."""
-        self._free, self._share = count, max(1, count // 2)
+        self._free, self._share, self._kept_free = count, max(1, count // 2), count // KEPT_FREE
         self._line_length = line
         self._give_up, self._pace = give_up, pace
         self._held: Counter[str] = Counter()
@@ -81,7 +85,8 @@ class Places:
                 return
 
     def _is_free_for(self, peer: str) -> bool:
-        return self._free > 0 and self._held[peer] < self._share
+        kept = 0 if self._known.get(peer) == _IN_TIME else self._kept_free
+        return self._free > kept and self._held[peer] < self._share
 
     @property
     def _waiting(self) -> int:

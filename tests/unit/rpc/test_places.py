@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from turnkeeper.rpc.places import Places
+from turnkeeper.rpc.places import KEPT_FREE, Places
 
 
 class Shared:
@@ -41,8 +41,24 @@ async def ended(*tasks: "asyncio.Task[bool]") -> list[bool]:
 
 
 async def test_one_connection_has_half_of_the_places() -> None:
-    shared = Shared(8)
-    assert [shared.fill(peer) for peer in "abc"] == [4, 4, 0]
+    shared = Shared(6)
+    assert [shared.fill(peer) for peer in "abc"] == [3, 3, 0]
+
+
+async def test_some_places_are_kept_free_for_connections_whose_calls_were_in_time() -> None:
+    shared = Shared(2 * KEPT_FREE)
+    for peer, is_late in (("known", False), ("late", True)):
+        assert shared.places.try_take(peer)
+        shared.places.free(peer, is_late=is_late)
+    assert sum(shared.fill(peer) for peer in ("a", "b", "late")) == 2 * KEPT_FREE - 2
+    waiting = await shared.join("new")
+    assert shared.fill("known") == 2
+    for _ in range(2):
+        shared.places.free("known")
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    shared.places.free("a")
+    assert await ended(waiting) == [True]
 
 
 async def test_the_only_place_is_anybodys() -> None:

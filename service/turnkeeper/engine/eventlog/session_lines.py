@@ -1,13 +1,14 @@
 """Callers that change one session stand in line, so that their transactions do not fight over its head.
 
 One caller of a session decides and stores at a time, on this replica; the others wait in the order in which they came.
-A caller that is cancelled gives up its place. The owner of the session's turn stands in no line: callers let it first.
+Before, a few at a time look whether they have anything to store. A caller that is cancelled gives up its place. The
+owner of the session's turn stands in no line: callers let it first.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import TracebackType
@@ -16,10 +17,12 @@ from typing import Final, Self
 from turnkeeper.admission.gate import rest, resume, wanted_until
 from turnkeeper.domain.session import SessionKey
 from turnkeeper.durations import jittered
-from turnkeeper.errors import Overloaded, ServiceUnavailable, SessionContended, SessionError
+from turnkeeper.errors import ServiceUnavailable, SessionContended, SessionError
 
 MOST_CALLERS: Final = 256
 """Callers of one session on this replica that stand in line, the one that stores its change included."""
+MOST_LOOKS: Final = 4
+"""Callers of one session that read it at the same time, before they stand in line: callers of others read as well."""
 PATIENCE_S: Final = 8.0
 """Seconds that a caller stands in line, at most: less than the 10 s that clients give a call."""
 OWNER_FIRST_S: Final = 1.0
@@ -34,7 +37,10 @@ class _Line:
 
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by the caller that stores its change. It is passed on in the order in which callers came."""
+    looks: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_LOOKS))
     callers: int = 0
+    lookers: int = 0
+    """Callers that look, or wait for their look."""
     owner_writes: int = 0
     no_owner_write: asyncio.Event = field(default_factory=asyncio.Event)
     is_unavailable: bool = False
@@ -43,7 +49,7 @@ class _Line:
     @property
     def is_idle(self) -> bool:
         """Returns True if no caller and no owner needs it."""
-        return not self.callers and not self.owner_writes
+        return not (self.callers or self.lookers or self.owner_writes)
 
 
 class Place:
@@ -105,26 +111,62 @@ class SessionLines:
         if line.callers >= MOST_CALLERS:
             raise self.contended(key)
         line.callers += 1
-        if line.callers > 1:
-            rest()  # it takes nothing from the calls on other sessions
         try:
-            async with asyncio.timeout(PATIENCE_S if line.callers > 1 else None):
-                await line.turn.acquire()
-        except BaseException as error:
+            await self._wait(key, line, line.turn, is_free=line.callers == 1)
+        except BaseException:
             self.left(key, line)
-            if isinstance(error, TimeoutError):
-                raise self._not_moving(key, line) from None
             raise
         place = Place(self, key, line)
-        if time.monotonic() >= wanted_until():
-            place.leave()
-            raise self.contended(key)
         try:
+            self._check_wanted(key)
             resume()
-        except Overloaded:
+        except SessionError:
             place.leave()
             raise
         return place
+
+    @asynccontextmanager
+    async def look(self, key: SessionKey) -> AsyncIterator[None]:
+        """Lets this caller read the session inside the block, MOST_LOOKS at a time.
+
+        Raises SessionContended if MOST_CALLERS wait for their look, and otherwise what `enter` raises.
+        """
+        line = self._lines.setdefault(key, _Line())
+        if line.lookers >= MOST_CALLERS:
+            raise self.contended(key)
+        line.lookers += 1
+        try:
+            await self._wait(key, line, line.looks, is_free=line.lookers <= MOST_LOOKS)
+            try:
+                self._check_wanted(key)
+                resume()
+                yield
+            finally:
+                line.looks.release()
+        finally:
+            line.lookers -= 1
+            self._drop_idle(key, line)
+
+    async def _wait(
+        self, key: SessionKey, line: _Line, turn: asyncio.Lock | asyncio.Semaphore, *, is_free: bool
+    ) -> None:
+        """Waits for its turn, PATIENCE_S at most. Raises SessionContended or ServiceUnavailable then.
+
+        `is_free`: no other caller is before it.
+        """
+        if is_free:
+            await turn.acquire()
+            return
+        rest()  # it takes nothing from the calls on other sessions
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await turn.acquire()
+        except TimeoutError:
+            raise self._not_moving(key, line) from None
+
+    def _check_wanted(self, key: SessionKey) -> None:
+        if time.monotonic() >= wanted_until():
+            raise self.contended(key)
 
     @contextmanager
     def owner_writes(self, key: SessionKey) -> Iterator[None]:

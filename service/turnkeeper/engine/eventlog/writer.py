@@ -203,7 +203,8 @@ class LogWriter:
         `SessionLines.enter` raise, and SessionNotFound.
         """
         if decide is not None and self.lines.is_busy(key):
-            snapshot = await self._read(key, turn_id=turn_id, deleted=deleted, request=request)
+            async with self.lines.look(key):
+                snapshot = await self._read(key, turn_id=turn_id, deleted=deleted, request=request)
             if snapshot.request is not None:
                 return snapshot.request
             uow = self.unit_of_work(snapshot)

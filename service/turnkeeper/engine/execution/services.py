@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from turnkeeper.admission.memory import MemoryBudget, MemoryPart
 from turnkeeper.domain.turn import RetryPolicy
 from turnkeeper.engine.agent_versions import AgentVersions
 from turnkeeper.engine.eventlog.session_cache import SessionCache
@@ -41,5 +42,7 @@ class RunServices:
     """How long a model's whole answer may take. Models watch this deadline; runs do for those that do not."""
     detached: set[asyncio.Task[Any]] = field(default_factory=set)
     """Cancelled tools and model calls that did not end in time: referenced here until they do. Nothing awaits them."""
+    memory: MemoryPart = field(default_factory=lambda: MemoryBudget().part("turns"))
+    """Counts what runs hold: see TURN_BYTES, and the requests of models."""
     add_to_changes: Callable[[UnitOfWork], None] = lambda _: None
     """Adds to an owner's changes what a replica of a newer schema stores with them."""

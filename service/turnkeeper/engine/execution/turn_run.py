@@ -196,8 +196,9 @@ class TurnRun:
         fault("turn.model.before_call")
         task = asyncio.create_task(self._services.model_caller.call(self._agent, turn, messages, preview))
         try:
-            in_time = await self._until_answered(task)
-            await self._stop_model_call(task, preview)
+            with self._services.memory.held(self._conversation.size):  # the request has the same text once more
+                in_time = await self._until_answered(task)
+                await self._stop_model_call(task, preview)
             await self._record_model_call(task, preview, in_time=in_time)
         finally:
             await self._stop_model_call(task, preview)

@@ -28,6 +28,11 @@ from turnkeeper.isolation import ends_task
 from turnkeeper.store.changeset import NONE_BUSY, Busy, Claim, LogEnd
 from turnkeeper.telemetry import logs
 
+TURN_BYTES = 60 * 1024
+"""Memory of a turn that runs, about: its tasks, its objects, and its model's connection with what waits in its window.
+
+What its conversation holds is counted besides.
+"""
 CUT_TIME = 5.0
 """Seconds for the hand-over of turns that are cut. A turn not handed over by then lapses, and is taken over later."""
 
@@ -181,6 +186,7 @@ class Worker:
         try:
             with (
                 logs.about(session=session_id, turn=turn_id, fence=assignment.fence),
+                services.memory.held(TURN_BYTES),
                 services.feeds.attach(assignment.key) as feed,
             ):
                 await attempt.run(feed)

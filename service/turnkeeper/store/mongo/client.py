@@ -27,7 +27,10 @@ Collection: TypeAlias = "AsyncIOMotorCollection[Document]"
 DISCONNECT_S: Final = 1.0
 """Seconds for disconnecting, at most."""
 THREADS: Final = 32
-"""Transactions that are sent at the same time, at most: each blocks a thread until it ends or reaches its deadline."""
+"""Transactions that are sent at the same time, at most: each blocks a thread until it ends or reaches its deadline.
+
+Reads that need a thread have as many of their own, so that they do not wait for transactions.
+"""
 MAJORITY: Final = WriteConcern(w="majority", j=True)
 """The write concern of everything but previews: acknowledged once a majority has the write in its journal."""
 PREVIEWS_ONLY: Final = WriteConcern(w=1)
@@ -111,6 +114,7 @@ class Connection:
         duration of each call of the store, `record_unreadable` each document that it cannot read.
         """
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="transactions")
+        self._reading_threads = ThreadPoolExecutor(THREADS, thread_name_prefix="reads")
         self.operation = operation
         self.unreadable = Unreadable(record_unreadable)
         self.call = partial(DatabaseCall, database=database, record=record_call, unreadable=self.unreadable)
@@ -169,14 +173,23 @@ class Connection:
 
         Motor would switch threads for each call. Raises InvalidOperation if the connection is closed.
         """
-        try:
-            future = asyncio.get_running_loop().run_in_executor(self._threads, work)
-        except RuntimeError as error:
-            raise InvalidOperation("the connection is closed") from error
-        return await future
+        return await _in_thread(self._threads, work)
+
+    async def read_in_thread(self, work: Callable[[], T]) -> T:
+        """Does the same as `in_thread` in a thread for reads."""
+        return await _in_thread(self._reading_threads, work)
 
     async def close(self) -> None:
         """Disconnects within DISCONNECT_S. Without that limit the driver waits 10 s for a server that is lost."""
         with pymongo.timeout(DISCONNECT_S):
             await asyncio.to_thread(self.client.close)
-        self._threads.shutdown(wait=False)
+        for threads in (self._threads, self._reading_threads):
+            threads.shutdown(wait=False)
+
+
+async def _in_thread(threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    try:
+        future = asyncio.get_running_loop().run_in_executor(threads, work)
+    except RuntimeError as error:
+        raise InvalidOperation("the connection is closed") from error
+    return await future

@@ -10,10 +10,11 @@ way, and PAUSE_S between two.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import pymongo
@@ -22,7 +23,7 @@ from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from turnkeeper.errors import ServiceUnavailable
-from turnkeeper.store.mongo.client import ClientSession, Collection, Connection
+from turnkeeper.store.mongo.client import ClientSession, Collection, Connection, Document
 from turnkeeper.store.mongo.transactions.tasks import Tasks
 
 CONFIRM_S: Final = 2.0
@@ -53,9 +54,10 @@ _BLOCK: ContextVar[_Block | None] = ContextVar("the block that the current task 
 class InSession:
     """A collection whose reads belong to a client session."""
 
-    def __init__(self, collection: Collection, session: ClientSession) -> None:
+    def __init__(self, collection: Collection, session: ClientSession, connection: Connection) -> None:
         self._collection = collection
         self._session = session
+        self._connection = connection
 
     def find(self, *args: Any, **kwargs: Any) -> Any:
         """Finds in the session."""
@@ -68,6 +70,14 @@ class InSession:
     def aggregate(self, *args: Any, **kwargs: Any) -> Any:
         """Aggregates in the session."""
         return self._collection.aggregate(*args, session=self._session, **kwargs)
+
+    async def first_of(self, pipeline: Sequence[Document]) -> Document | None:
+        """Returns the first document of an aggregation, or None.
+
+        One thread does all of it: with motor's cursor the reader waits for four iterations of the event loop more.
+        """
+        aggregate = partial(self._collection.delegate.aggregate, pipeline, session=self._session.delegate)
+        return await self._connection.read_in_thread(lambda: next(aggregate(), None))
 
 
 Read: TypeAlias = Callable[[Collection], InSession]
@@ -123,7 +133,7 @@ class ConsistentReads:
             if block is not None and block.is_open:
                 session.advance_cluster_time(block.cluster_time)
                 session.advance_operation_time(block.operation_time)
-            yield lambda collection: InSession(collection, session)
+            yield lambda collection: InSession(collection, session, self._connection)
         finally:
             session.delegate.end_session()
 

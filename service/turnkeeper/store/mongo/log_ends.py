@@ -51,5 +51,4 @@ class EndReads(MeasuredReads):
             },
         ]
         with self._reading("holds") as read:
-            documents = await read(self._connection.heads).aggregate(pipeline).to_list(1)
-        return documents[0] if documents else None
+            return await read(self._connection.heads).first_of(pipeline)

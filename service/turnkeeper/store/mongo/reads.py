@@ -88,10 +88,10 @@ class Reads(MeasuredReads):
             {"$lookup": {"from": "sessions", "pipeline": [{"$match": where}], "as": "session"}},
         ]
         with self._reading("session") as read:
-            documents = await read(self._connection.heads).aggregate(pipeline).to_list(1)
-            if not documents or not documents[0]["session"]:
+            document = await read(self._connection.heads).first_of(pipeline)
+            if document is None or not document["session"]:
                 return None
-            return _with_head(documents[0]["session"][0], documents[0])
+            return _with_head(document["session"][0], document)
 
     async def sessions(
         self, tenant: str, where: SessionFilter, *, limit: int, after: tuple[datetime, str] | None

@@ -52,10 +52,10 @@ class Snapshots(MeasuredReads):
         if request is not None:
             pipeline.append(_join("requests", [{"$match": keys.where(keys.of_request(request))}], into="request"))
         with self._reading("snapshot") as read:
-            documents = await read(self._connection.heads).aggregate(pipeline).to_list(1)
-            if not documents or not documents[0]["session"]:
+            document = await read(self._connection.heads).first_of(pipeline)
+            if document is None or not document["session"]:
                 return None
-            return await off_loop(partial(_snapshot_of, documents[0]), large=len(documents[0]["calls"]) > LARGE)
+            return await off_loop(partial(_snapshot_of, document), large=len(document["calls"]) > LARGE)
 
     async def snapshots(self, turns: Collection[TurnKey]) -> Mapping[TurnKey, Snapshot]:
         """Sends a query for each collection, that of the heads first; the session makes the others no older."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from random import Random
 
@@ -20,7 +20,7 @@ from turnkeeper.domain.session import SessionKey
 from turnkeeper.engine.eventlog import session_lines
 from turnkeeper.engine.eventlog.lease import HeldLeases
 from turnkeeper.engine.eventlog.session_cache import SessionCache
-from turnkeeper.engine.eventlog.session_lines import MOST_CALLERS, Place, SessionLines
+from turnkeeper.engine.eventlog.session_lines import MOST_CALLERS, MOST_LOOKS, Place, SessionLines
 from turnkeeper.engine.eventlog.sources import Sources
 from turnkeeper.engine.eventlog.writer import LogWriter, Stored
 from turnkeeper.engine.rules.unit_of_work import UnitOfWork
@@ -42,6 +42,8 @@ class Replica:
         self.calls: list[str] = []
         """The methods of the store that were called."""
         self.before_commit: Callable[[], None] = lambda: None
+        self.reading = self.most_reading = 0
+        """Snapshots that are being read now, and that were at most."""
         self.database = MemoryDatabase(now=lambda: datetime.now(UTC))
         self.store = MemoryStore(self.database, codec=CODEC, enter=self._enter, random=Random(0))
         metrics = Metrics(NoOpMeterProvider())
@@ -64,6 +66,11 @@ class Replica:
     async def _enter(self, method: str) -> None:
         await asyncio.sleep(0)
         self.calls.append(method)
+        if method == "snapshot":
+            self.reading += 1
+            self.most_reading = max(self.most_reading, self.reading)
+            await asyncio.sleep(0)
+            self.reading -= 1
         if method == "commit":
             self.before_commit()
             await self.go_on.wait()
@@ -101,6 +108,43 @@ async def test_callers_of_one_session_store_one_after_the_other_in_the_order_in_
     assert replica.commits == len(titles), "no commit was in vain"
     assert replica.titles == titles
     assert not len(replica.writer.lines)
+
+
+async def test_few_callers_of_one_session_read_it_at_the_same_time() -> None:
+    replica = await Replica.with_session()
+    await asyncio.gather(*(replica.change(str(number)) for number in range(50)))
+    assert 1 < replica.most_reading <= MOST_LOOKS + 1, "besides the one that stores"
+
+
+async def test_a_caller_that_leaves_while_it_waits_for_its_look_leaves_nothing_behind() -> None:
+    lines = SessionLines(lambda: 0.0)
+    async with AsyncExitStack() as looks:
+        for _ in range(MOST_LOOKS):
+            await looks.enter_async_context(lines.look(KEY))
+        waiting = asyncio.create_task(looked(lines))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    assert not len(lines)
+
+
+async def test_more_than_so_many_callers_that_wait_for_their_look_are_told_to_come_again() -> None:
+    lines = SessionLines(lambda: 0.0)
+    async with AsyncExitStack() as looks:
+        for _ in range(MOST_LOOKS):
+            await looks.enter_async_context(lines.look(KEY))
+        waiting = [asyncio.create_task(looked(lines)) for _ in range(MOST_CALLERS - MOST_LOOKS)]
+        await asyncio.sleep(0)
+        with pytest.raises(SessionContended):
+            await looked(lines)
+    await asyncio.gather(*waiting)
+    assert not len(lines)
+
+
+async def looked(lines: SessionLines) -> None:
+    async with lines.look(KEY):
+        pass
 
 
 async def test_callers_of_another_session_do_not_wait() -> None:

@@ -122,6 +122,8 @@ class Replica:
         self, runner: Agent = RUNNER, *, answer_time: timedelta = timedelta(minutes=10), jitter: float = 0.0
     ) -> None:
         self.runner = runner
+        self.text = "Tell a tale."
+        """What each message has."""
         self.meters = Meters()
         self.database = MemoryDatabase(now=lambda: datetime.now(UTC))
         self.model, self.tools = Model(), Tools()
@@ -212,7 +214,7 @@ class Replica:
         message = NewMessage(
             key=request_key,
             fingerprint="same",
-            content=(Part(text="Tell a tale."),),
+            content=(Part(text=self.text),),
             if_busy="REJECT",
             options=TurnOptions(),
         )
