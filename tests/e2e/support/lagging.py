@@ -18,7 +18,7 @@ from tests.e2e.support.environment import AGENTS, Environment
 from tests.harness import Stubs
 from turnkeeper.pb.v1 import approval_pb2, chat_pb2, session_pb2
 from turnkeeper.store.changeset import Changeset, CommitResult
-from turnkeeper.store.mongo.client import Collection
+from turnkeeper.store.mongo.client import Collection, Connection
 from turnkeeper.store.mongo.consistent_reads import InSession, Read
 from turnkeeper.store.mongo.store import MongoStore
 
@@ -41,7 +41,7 @@ class LaggingStore(MongoStore):
         """
         self._only = only
         past = await self._connection.client.start_session(snapshot=True)
-        await _past(self._connection.heads, past).find_one({})
+        await _past(self._connection.heads, past, self._connection).find_one({})
         self._past = past
 
     async def catch_up(self) -> None:
@@ -64,12 +64,12 @@ class LaggingStore(MongoStore):
                 self.certain_reads += 1
                 yield read
             else:
-                yield lambda collection: _past(collection, past)
+                yield lambda collection: _past(collection, past, self._connection)
 
 
-def _past(collection: Collection, session: AsyncIOMotorClientSession) -> InSession:
+def _past(collection: Collection, session: AsyncIOMotorClientSession, connection: Connection) -> InSession:
     """Returns the collection as it was when the session began."""
-    return InSession(collection.with_options(read_concern=ReadConcern("snapshot")), session)
+    return InSession(collection.with_options(read_concern=ReadConcern("snapshot")), session, connection)
 
 
 SCRIPT = r"""
