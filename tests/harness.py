@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import sys
 import uuid
@@ -15,6 +16,7 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 from grpc import aio
 
+from tests.guarded_database import LEAST_RIGHTS, SERVICE
 from tests.metadata_channel import MetadataChannel
 from turnkeeper import app
 from turnkeeper.identity.credential import Authenticator
@@ -118,7 +120,7 @@ async def serving(
     """
     chosen: dict[str, Any] = {
         "port": 0,
-        "mongodb_uri": mongo_uri,
+        "mongodb_uri": _of_service(mongo_uri),
         "database": database,
         "agents": agents,
         "lease": timedelta(seconds=2),
@@ -186,12 +188,12 @@ async def server_process(
         *command,
         *times,
         *flags,
-        env=environment(model, TURNKEEPER_MONGODB_URI=mongo_uri, **(variables or {})),
+        env=environment(model, TURNKEEPER_MONGODB_URI=_of_service(mongo_uri), **(variables or {})),
         stdout=asyncio.subprocess.PIPE,
         stderr=stderr,
     )
     try:
-        yield ServerProcess(process, await _address(process))
+        yield ServerProcess(process, await address_of(process))
     finally:
         if process.returncode is None:
             process.kill()
@@ -199,7 +201,12 @@ async def server_process(
         process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - no public way to close the pipe
 
 
-async def _address(process: asyncio.subprocess.Process) -> str:
+def _of_service(mongo_uri: str) -> str:
+    """Returns the address with the login of servers, if they have one of their own."""
+    return re.sub("(?<=//)[^@/]*(?=@)", SERVICE, mongo_uri) if os.environ.get(LEAST_RIGHTS) else mongo_uri
+
+
+async def address_of(process: asyncio.subprocess.Process) -> str:
     assert process.stdout is not None
     async with asyncio.timeout(START_TIME):
         while line := (await process.stdout.readline()).decode():

@@ -3,7 +3,6 @@
 import asyncio
 import secrets
 import struct
-import subprocess
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -18,7 +17,7 @@ from pymongo import AsyncMongoClient
 
 from tests.contracts.stores import TextCodec
 from tests.demo.ports import free_port
-from turnkeeper.store.embedded import find_mongod
+from tests.guarded_database import guarded_database
 from turnkeeper.store.mongo.indexes import UnfitDatabase
 from turnkeeper.store.mongo.store import MongoStore
 
@@ -49,34 +48,8 @@ async def why_not(uri: str, *, database: str = "any", operation: float = 5.0) ->
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def guarded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     """Starts a replica set `orders` that asks for a password. Yields HOST:PORT; ada may all, bob may only read."""
-    folder = tmp_path_factory.mktemp("guarded")
-    key, port = folder / "key", free_port()
-    key.write_text("c2VjcmV0IG9mIHRoZSBzZXQ=")
-    key.chmod(0o600)
-    data = folder / "data"
-    data.mkdir()
-    command = [str(find_mongod()), "--dbpath", str(data), "--port", str(port), "--bind_ip", "127.0.0.1"]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(  # noqa: ASYNC220 - it only forks
-            [*command, "--nounixsocket", "--replSet", "orders", "--keyFile", str(key)], stdout=log
-        )
-    at = f"127.0.0.1:{port}"
-    try:
-        async with (
-            asyncio.timeout(40),
-            AsyncMongoClient[dict[str, Any]](f"mongodb://{at}/", directConnection=True) as client,
-        ):
-            members = {"_id": "orders", "members": [{"_id": 0, "host": at}]}
-            await client.admin.command("replSetInitiate", members)
-            while not (await client.admin.command("hello"))["isWritablePrimary"]:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
-            await client.admin.command("createUser", "ada", pwd="p@ss/word", roles=["root"])
-        async with AsyncMongoClient[dict[str, Any]](f"mongodb://ada:p%40ss%2Fword@{at}/", directConnection=True) as ada:
-            await ada.admin.command("createUser", "bob", pwd="bob", roles=["readAnyDatabase"])
-        yield at
-    finally:
-        process.kill()
-        process.wait()
+    async with guarded_database(tmp_path_factory.mktemp("guarded")) as database:
+        yield database.at
 
 
 async def test_a_wrong_password(guarded: str) -> None:
@@ -88,7 +61,9 @@ async def test_a_wrong_password(guarded: str) -> None:
 
 
 async def test_no_password_where_one_is_needed(guarded: str) -> None:
-    assert "MONGODB_URI may not write to the database any" in await why_not(f"mongodb://{guarded}/?replicaSet=orders")
+    assert "MONGODB_URI names no user, or one without rights on the database any: " in await why_not(
+        f"mongodb://{guarded}/?replicaSet=orders"
+    )
 
 
 async def test_a_wrong_set_name(guarded: str) -> None:
@@ -102,7 +77,8 @@ async def test_a_wrong_set_name(guarded: str) -> None:
 
 async def test_a_user_who_may_only_read(guarded: str) -> None:
     sentence = await why_not(f"mongodb://bob:bob@{guarded}/?replicaSet=orders")
-    assert sentence == "the user of MONGODB_URI may not write to the database any: give it the role readWrite there"
+    assert sentence.startswith("the user of MONGODB_URI lacks rights on the database any: ")
+    assert sentence.endswith("; grant them, or the role readWrite there")
 
 
 async def test_one_host_that_is_well_is_enough(guarded: str, mongo_uri: str) -> None:

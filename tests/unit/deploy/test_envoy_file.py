@@ -2,35 +2,15 @@
 
 import re
 import string
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from google.protobuf.descriptor import MethodDescriptor
-
-from turnkeeper.pb.v1 import agent_pb2, approval_pb2, audit_pb2, chat_pb2, operator_pb2, session_pb2
+from tests.unit.deploy.calls import methods, paths
 from turnkeeper.rpc.identity import ON_BEHALF_OF
 from turnkeeper.rpc.status import DETAILS_KEY, PUSHBACK_KEY
 
 FOLDER: Final = Path(__file__).resolve().parents[3] / "deploy" / "envoy"
 TEXT: Final = (FOLDER / "envoy.yaml").read_text(encoding="utf-8")
-WAITS: Final = {"SendMessage", "GetTurn", "WaitApproval"}
-MODULES: Final = (agent_pb2, approval_pb2, audit_pb2, chat_pb2, operator_pb2, session_pb2)
-
-
-def methods() -> Iterator[MethodDescriptor]:
-    for module in MODULES:
-        for service in module.DESCRIPTOR.services_by_name.values():
-            yield from service.methods
-
-
-def paths(*, waits: bool = False) -> set[str]:
-    """Returns the paths of our waiting calls, or else of our streams."""
-    return {
-        f"/{method.containing_service.full_name}/{method.name}"
-        for method in methods()
-        if (method.name in WAITS if waits else method.server_streaming)
-    }
 
 
 def routes(kind: str) -> set[str]:

@@ -150,7 +150,10 @@ def why_unprepared(error: PyMongoError, connection: Connection) -> str:
     """Returns what `prepare` failed at, and what to do. The error's own text is left out: it may quote documents."""
     name = connection.database.name
     if isinstance(error, OperationFailure) and error.code in NOT_ALLOWED:
-        return f"the user of MONGODB_URI may not write to the database {name}: give it the role readWrite there"
+        return (
+            f"MONGODB_URI names no user, or one without rights on the database {name}: write USER:PASSWORD@ before the "
+            "hosts, and give the user the role readWrite there"
+        )
     if isinstance(error, ServerSelectionTimeoutError):
         return (
             "the hosts of MONGODB_URI answer, but their replica set's primary was not reached from this machine within "

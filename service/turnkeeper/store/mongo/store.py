@@ -12,7 +12,7 @@ import pymongo
 from pymongo.errors import ConfigurationError, DuplicateKeyError, InvalidName, PyMongoError
 
 from turnkeeper.store.contract import EventCodec
-from turnkeeper.store.mongo import indexes, seeds
+from turnkeeper.store.mongo import indexes, rights, seeds
 from turnkeeper.store.mongo.agent_documents import AgentDocuments
 from turnkeeper.store.mongo.audits import Audits
 from turnkeeper.store.mongo.change_stream import ChangeStream
@@ -132,6 +132,7 @@ class MongoStore(
         operation = self._connection.operation.total_seconds()
         await seeds.check(self._uri, patience=operation)
         try:
+            await rights.check(self._connection)
             await indexes.prepare(self._connection)
             self._group_commit.grouping = not await indexes.is_sharded(self._connection)
             await self._orphans.take_name()

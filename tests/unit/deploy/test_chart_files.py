@@ -1,0 +1,28 @@
+"""The chart's list of calls by how long they take; `make deploy-check` checks what it renders."""
+
+import re
+from pathlib import Path
+from typing import Final
+
+from tests.unit.deploy.calls import methods, paths
+
+TEMPLATES: Final = Path(__file__).resolve().parents[3] / "deploy" / "helm" / "turnkeeper" / "templates"
+HELPERS: Final = (TEMPLATES / "_helpers.tpl").read_text(encoding="utf-8")
+
+
+def listed(name: str) -> set[str]:
+    block = re.search(rf'define "turnkeeper\.{name}" -}}}}\n((?:- .*\n)+)', HELPERS)
+    assert block
+    return {f"/turnkeeper.v1.{line.removeprefix('- ')}" for line in block[1].splitlines()}
+
+
+def test_each_stream_and_each_wait_is_in_its_list() -> None:
+    assert listed("streams") == paths()
+    assert listed("waits") == paths(waits=True)
+
+
+def test_a_gateway_has_a_route_for_each_service() -> None:
+    services = re.search(r"range \$service := list ((?:\"\w+\" ?)+)}}", (TEMPLATES / "gateway.yaml").read_text())
+    assert services
+    ours = {method.containing_service.name for method in methods()}
+    assert {f"{name}Service" for name in re.findall(r'"(\w+)"', services[1])} == ours
