@@ -29,7 +29,9 @@ PRINCIPALS: Final[Mapping[str, Sequence[str]]] = {
 """The principals of each tenant, and their roles."""
 FOLDER: Final = "identity"
 """In the folder of a run."""
-_TOKENS, _KEYS, _ROWS = "tokens.json", "keys.json", "principals.toml"
+KEYS: Final = "keys.json"
+ROWS: Final = "principals.toml"
+_TOKENS: Final = "tokens.json"
 _LIFETIME: Final = 24 * 60 * 60
 """Seconds before and after now: the clocks of servers are set forward and back by up to an hour."""
 
@@ -53,15 +55,15 @@ def write(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tokens = {tenant: {name: _token(key, f"{tenant}/{name}") for name in PRINCIPALS} for tenant in TENANTS}
     rows = [_row(tenant, name) for tenant in TENANTS for name in PRINCIPALS]
-    (folder / _KEYS).write_text(json.dumps({"keys": [public_jwk(key)]}), encoding="utf-8")
-    (folder / _ROWS).write_text("\n".join(rows), encoding="utf-8")
+    (folder / KEYS).write_text(json.dumps({"keys": [public_jwk(key)]}), encoding="utf-8")
+    (folder / ROWS).write_text("\n".join(rows), encoding="utf-8")
     (folder / _TOKENS).write_text(json.dumps(tokens), encoding="utf-8")
 
 
 def flags(folder: Path) -> Sequence[str]:
     """Returns the flags of a server that knows the callers of this folder, and nobody else."""
-    who = ("--identity", "jwt", "--principals", str(folder / _ROWS))
-    return (*who, "--jwt-keys", str(folder / _KEYS), "--jwt-issuer", ISSUER, "--jwt-audience", AUDIENCE)
+    who = ("--identity", "jwt", "--principals", str(folder / ROWS))
+    return (*who, "--jwt-keys", str(folder / KEYS), "--jwt-issuer", ISSUER, "--jwt-audience", AUDIENCE)
 
 
 def identity(folder: Path, tenant: str, principal: str) -> Identity:

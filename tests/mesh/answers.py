@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import functools
 import itertools
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -15,6 +14,7 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 from grpc import aio
 
+from tests.calls import Issuer, bearer
 from tests.chaos import tenants
 from tests.chaos.calls import Answer, answer_of
 from tests.harness import Stubs, text_parts
@@ -49,6 +49,7 @@ class Answers:
     def __init__(self, stage: Stage, channel: aio.Channel, *, times: int = TIMES) -> None:
         self._stubs = Stubs(channel)
         self._channel = channel
+        self._stage = stage
         self._times = times
         self._operator = stage.caller(tenants.TENANTS[0], tenants.SPY).metadata
         self._user = stage.caller(tenants.TENANTS[0]).metadata
@@ -97,19 +98,18 @@ class Answers:
         finally:
             await self._insist([functools.partial(self._cancel, turn) for turn in running])
 
-    async def unavailable(self, seconds: float) -> None:
-        """Reads sessions for so many seconds, which the database does not answer. The replicas count their answers."""
-        until = time.monotonic() + seconds
-
-        async def read() -> None:
-            while time.monotonic() < until:
-                await _answer(self._get)
-
-        await asyncio.gather(*(read() for _ in range(AT_ONCE)))
-
-    def _get(self) -> Awaitable[Any]:
+    async def unavailable(self) -> Counted:
+        """Calls with a token of a key that replicas do not know, while the issuer's keys cannot be fetched."""
+        stranger = bearer(Issuer("unknown").token(sub=f"{tenants.TENANTS[0]}/{tenants.USER}"))
         request = session_pb2.GetSessionRequest(session_id=self._fresh())
-        return self._stubs.sessions.GetSession(request, metadata=self._user, timeout=_TIMEOUT)
+        await self._stage.keys.down()
+        try:
+            return await self._steady(
+                "SERVICE_UNAVAILABLE",
+                lambda: self._stubs.sessions.GetSession(request, metadata=stranger, timeout=_TIMEOUT),
+            )
+        finally:
+            await self._stage.keys.up()
 
     def _operate(self, rpc: str, request: Any) -> Awaitable[Any]:
         method: Any = getattr(self._stubs.operator, rpc)

@@ -22,7 +22,7 @@ FOREIGN: Final = "foreign"
 LINES: Final = "callers.jsonl"
 COUNTS: Final = "counts.json"
 PATIENCE: Final = 60.0
-"""Seconds after which a caller gives a call up."""
+"""Seconds after its first error in which a call must have an answer."""
 _LEAST_PAUSE: Final = 0.2
 
 T = TypeVar("T")
@@ -45,17 +45,18 @@ class CallRecords:
         self._file.close()
 
     async def answered(self, name: str, make: Callable[[], Awaitable[T]]) -> T | None:
-        """Makes a unary call, and again as its error advises, for PATIENCE seconds. Returns None if it failed.
+        """Makes a unary call, and again as its error advises, for PATIENCE seconds from the first error on.
 
-        `make` makes the same call each time, with the same request id.
+        Returns None if it failed. `make` makes the same call each time, with the same request id.
         """
-        until = time.monotonic() + PATIENCE
+        first: float | None = None
         self.counts["unary"] += 1
         while True:
             try:
                 return await make()
             except (SessionError, TransportError) as error:
-                if not await self.repeats(name, error, until=until):
+                first = first or time.monotonic()
+                if not await self.repeats(name, error, until=first + PATIENCE):
                     self.line(FAILED, call=name, error=repr(error))
                     return None
 

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 
@@ -14,7 +15,7 @@ from turnkeeper_client.errors import TurnkeeperError
 from turnkeeper_client.pb.v1.chat_pb2 import TURN_STATE_CANCELLED, TURN_STATE_COMPLETED, TURN_STATE_FAILED, Turn
 from turnkeeper_client.pb.v1.event_pb2 import Event
 from turnkeeper_client.session import Session
-from turnkeeper_client.streams import TurnStream
+from turnkeeper_client.streams import EventStream
 from turnkeeper_client.text import TextAssembler, TextPiece
 
 TURNS: Final = 2
@@ -94,32 +95,39 @@ class Caller:
     async def _stream(self, session: Session, label: str) -> None:
         """Streams a turn, and waits for it by a unary call at the same time."""
         stream, shown, waiting = session.stream(work(label), request_id=label), Shown(), list[Waiting]()
-        until = time.monotonic() + PATIENCE
-        while True:
-            try:
-                await self._read_turn(session, stream, shown, waiting)
-                break
-            except TurnkeeperError as error:
-                # Before a stream has begun its call is repeated as any other, with the same request id.
-                if waiting or not await self._records.repeats("StreamMessage", error, until=until):
-                    self._inexact(stream.request_id, f"its stream ended with {error!r}")
-                    return
-        if shown.texts != list(texts_of(label)):
-            self._inexact(label, f"{shown.texts} was streamed")
-        self._records.counts["streams"] += 1
-        self._expect_answer(stream.turn, label)
+        texts = TextAssembler()
+
+        def read(event: Event) -> None:
+            if not waiting:
+                waiting.append(asyncio.create_task(self._waited(session, event.turn_id)))
+            self._expect_ours(event, label)
+            if (text := texts.add(event)) is not None:
+                shown.add(text)
+
+        if await self._to_its_end("StreamMessage", label, stream, read):
+            if shown.texts != list(texts_of(label)):
+                self._inexact(label, f"{shown.texts} was streamed")
+            self._expect_answer(stream.turn, label)
         for task in waiting:
             self._expect_answer(await task, label)
 
-    async def _read_turn(self, session: Session, stream: TurnStream, shown: "Shown", waiting: list[Waiting]) -> None:
-        """Reads the stream to its end; begins to wait for the turn at the first event."""
-        texts = TextAssembler()
-        async for event in stream:
-            if not waiting:
-                waiting.append(asyncio.create_task(self._waited(session, event.turn_id)))
-            self._expect_ours(event, stream.request_id)
-            if (text := texts.add(event)) is not None:
-                shown.add(text)
+    async def _to_its_end(self, rpc: str, label: str, stream: EventStream, read: Callable[[Event], None]) -> bool:
+        """Reads a stream to its end. Returns False if it ended with an error.
+
+        A stream that could not be opened, or opened again, is opened once more if the error advises the same call.
+        """
+        first: float | None = None
+        while True:
+            try:
+                async for event in stream:
+                    read(event)
+                self._records.counts["streams"] += 1
+                return True
+            except TurnkeeperError as error:
+                first = first or time.monotonic()
+                if not await self._records.repeats(rpc, error, until=first + PATIENCE):
+                    self._inexact(label, f"its stream ended with {error!r}")
+                    return False
 
     async def _waited(self, session: Session, turn_id: str) -> Turn | None:
         """Returns the turn once it has ended: one that was taken over may run for longer than a wait."""
@@ -132,14 +140,13 @@ class Caller:
     async def _follow(self, session: Session) -> None:
         """Follows a session to its end, and compares what came with what is stored."""
         given = list[Event]()
-        try:
-            async for event in session.follow(previews=False):
-                self._expect_ours(event, session.id)
-                given.append(event)
-        except TurnkeeperError as error:
-            self._inexact(session.id, f"its reader's stream ended with {error!r}")
+
+        def read(event: Event) -> None:
+            self._expect_ours(event, session.id)
+            given.append(event)
+
+        if not await self._to_its_end("WatchEvents", session.id, session.follow(previews=False), read):
             return
-        self._records.counts["streams"] += 1
 
         async def stored() -> list[Event]:
             return [event async for event in session.events()]

@@ -87,20 +87,10 @@ class Faults:
             await self._lost(replica, MUTE, began, open_there)
         await self._back(replica)
 
-    @contextlib.asynccontextmanager
-    async def frozen_database(self) -> AsyncIterator[None]:
-        """Stops the database for DATABASE_TIME, while the block goes on."""
+    async def freeze_database(self) -> None:
+        """Stops the database for DATABASE_TIME."""
         for replica in self._stage.replicas:
             await self._busy(replica, DATABASE_FROZEN)
-        freezing = asyncio.create_task(self._freeze_database())
-        try:
-            yield
-            await freezing
-        finally:
-            freezing.cancel()
-            await asyncio.wait([freezing])
-
-    async def _freeze_database(self) -> None:
         pid, began = self._stage.database.pid, time.monotonic()
         assert pid is not None
         os.kill(pid, signal.SIGSTOP)

@@ -23,14 +23,13 @@ from tests.mesh.takeovers import MODEL, TOOL, Takeover, never_taken_over, supers
 OUT_WITHIN: Final = 5.0
 MEDIAN: Final = 8.0
 WORST: Final = 15.0
-KINDS: Final[Mapping[str, str]] = {
-    "UNIMPLEMENTED": ANSWERS,
-    "AGENT_NOT_AVAILABLE": ANSWERS,
-    "ADMISSION_FROZEN": ANSWERS,
-    "RATE_LIMIT_EXCEEDED": ANSWERS,
-    "SERVICE_UNAVAILABLE": DATABASE_PHASE,
-}
-"""Kinds of answers, and the phases in which they come."""
+KINDS: Final = (
+    "UNIMPLEMENTED",
+    "AGENT_NOT_AVAILABLE",
+    "ADMISSION_FROZEN",
+    "RATE_LIMIT_EXCEEDED",
+    "SERVICE_UNAVAILABLE",
+)
 FAULTS: Final[Mapping[str, str]] = {
     DRAINED: RESTARTS,
     KILLED: KILLS,
@@ -57,7 +56,7 @@ async def judge(findings: Findings, stage: Stage, *, phases: Collection[str], le
     broken = await differences(stage.database.uri, DATABASE)
     findings.complaints += broken[:10]
     findings.expect("documents are the fold of their log", f"{len(broken)} differ", held=not broken)
-    await _ejections(findings, stage, [kind for kind, phase in KINDS.items() if phase in phases])
+    await _ejections(findings, stage, KINDS if ANSWERS in phases else ())
     _faults(findings, [kind for kind, phase in FAULTS.items() if phase in phases])
     if any(FAULTS[kind] in phases for kind in LOST):
         _takeovers(findings, logs, least)

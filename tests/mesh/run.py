@@ -17,7 +17,7 @@ from tests.chaos.programs import Program
 from tests.mesh import latency, phases, shipped_files, stage, waits, web
 from tests.mesh.answers import TIMES, Counted, answers
 from tests.mesh.envoy import install
-from tests.mesh.faults import DATABASE_TIME, Faults
+from tests.mesh.faults import Faults
 from tests.mesh.findings import Findings, Phase
 from tests.mesh.judging import judge
 from tests.mesh.phases import PHASES
@@ -28,8 +28,6 @@ from turnkeeper_client.errors import TurnkeeperError
 REPORT: Final = Path("build/mesh.json")
 LOAD_END: Final = 120.0
 """Seconds that the callers have to finish what they began."""
-
-UNAVAILABLE: Final = "SERVICE_UNAVAILABLE"
 
 Show = Callable[[str], None]
 
@@ -117,7 +115,7 @@ class Run:
             case phases.SILENCE:
                 await faults.mute(chosen[0])
             case phases.DATABASE:
-                await self._frozen_database(running, faults)
+                await faults.freeze_database()
 
     async def _quiet(self, running: Stage, faults: Faults) -> None:
         """Everything that breaks nothing: while calls wait for the model, answers are counted, certificates renewed."""
@@ -125,7 +123,8 @@ class Run:
         waiting = asyncio.create_task(waits.wait(running))
         try:
             async with answers(running, times=TIMES) as calls:
-                for count in (calls.unimplemented, calls.rate_limited, calls.frozen, calls.not_available):
+                kinds = (calls.unimplemented, calls.rate_limited, calls.frozen, calls.not_available, calls.unavailable)
+                for count in kinds:
                     await self._counted(running, count)
             self._show("renewing the certificates of both sides")
             await rotate(running, self.findings)
@@ -140,22 +139,6 @@ class Run:
         self.findings.complaints += waited.broken
         about = f"waiting calls answered after {waits.WAIT:.0f} s, idle streams whole on one connection"
         self.findings.expect(about, f"{len(waited.broken)} not", held=not waited.broken)
-
-    async def _frozen_database(self, running: Stage, faults: Faults) -> None:
-        """Freezes the database, and lets the replicas count what they answer meanwhile."""
-
-        async def answered() -> int:
-            counts = [await replica.errors() for replica in running.replicas]
-            return sum(count.get(UNAVAILABLE, 0) for count in counts)
-
-        async def count() -> Counted:
-            before = await answered()
-            async with answers(running) as calls, faults.frozen_database():
-                await calls.unavailable(DATABASE_TIME - 1)
-            await faults.settled()
-            return Counted(UNAVAILABLE, await answered() - before, Counter())
-
-        await self._counted(running, count)
 
     async def _counted(self, running: Stage, count: Callable[[], Awaitable[Counted]]) -> None:
         """Counts one kind of answer, and the ejections while it came."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,16 +12,19 @@ from typing import Any, Final
 import grpc
 from pymongo import AsyncMongoClient
 
+from tests.calls import Issuer
 from tests.chaos import tenants, tools
 from tests.chaos.programs import Program
 from tests.chaos.reading import PROMPTS
 from tests.chaos.servers import environment
 from tests.demo.ports import free_port
+from tests.e2e.support.key_server import KeyServer, key_server
 from tests.mesh import load, shipped_files
 from tests.mesh.certificates import CA, CERTIFICATE, KEY, Certificates
 from tests.mesh.envoy import Envoy
 from tests.mesh.replicas import Ports, Replica
 from tests.mesh.script import FILES
+from turnkeeper.dev_credentials import AUDIENCE, ISSUER
 from turnkeeper.store.embedded import EmbeddedMongo
 
 DATABASE: Final = "mesh"
@@ -65,6 +69,7 @@ class Stage:
     certificates: Certificates
     replicas: Sequence[Replica]
     envoy: Envoy
+    keys: KeyServer
     values: Mapping[str, str]
 
     @property
@@ -93,6 +98,17 @@ class Stage:
         return Open(streams, max(0, hosts[replica.address].active - streams))
 
 
+@dataclass(slots=True)
+class _WrittenKey(Issuer):
+    """The issuer of the callers' tokens, whose key is in a file."""
+
+    file: Path = Path()
+
+    def jwk(self) -> dict[str, Any]:
+        key: dict[str, Any] = json.loads(self.file.read_text(encoding="utf-8"))["keys"][0]
+        return key
+
+
 @contextlib.asynccontextmanager
 async def running(folder: Path, *, files: Path) -> AsyncIterator[Stage]:
     """Starts the parts, with Envoy's files from `files`, and stops all of them at the end of the block.
@@ -108,13 +124,14 @@ async def running(folder: Path, *, files: Path) -> AsyncIterator[Stage]:
         database = EmbeddedMongo(folder / "database")
         uri = await stack.enter_async_context(database)
         mongo = await stack.enter_async_context(AsyncMongoClient[dict[str, Any]](uri))
+        keys = await stack.enter_async_context(key_server(_WrittenKey(file=folder / tenants.FOLDER / tenants.KEYS)))
         variables = {
             **tools.variables(folder, "tests.mesh.tools"),
             "TURNKEEPER_MONGODB_URI": uri,
             "OPENAI_BASE_URL": await _model(folder, stack),
             "OPENAI_API_KEY": "unused",
         }
-        replicas = [_replica(number, folder, certificates, variables) for number in range(3)]
+        replicas = [_replica(number, folder, certificates, keys, variables) for number in range(3)]
         for replica in replicas:
             stack.push_async_callback(replica.program.kill_if_running)
         await asyncio.gather(*(replica.start() for replica in replicas))
@@ -136,6 +153,7 @@ async def running(folder: Path, *, files: Path) -> AsyncIterator[Stage]:
             certificates=certificates,
             replicas=replicas,
             envoy=envoy,
+            keys=keys,
             values=values,
         )
 
@@ -162,19 +180,20 @@ async def _model(folder: Path, stack: contextlib.AsyncExitStack) -> str:
     return (await model.until_line("scripted model:")).rpartition(" ")[2].strip()
 
 
-def _replica(number: int, folder: Path, certificates: Certificates, variables: Mapping[str, str]) -> Replica:
+def _replica(
+    number: int, folder: Path, certificates: Certificates, keys: KeyServer, variables: Mapping[str, str]
+) -> Replica:
     name = f"replica-{number + 1}"
     renew(certificates, name)
     tls = certificates.folder(name)
     flags = [
         *("--tls-certificate", tls / CERTIFICATE, "--tls-key", tls / KEY, "--tls-client-ca", tls / CA),
-        *(word for word in tenants.flags(folder / tenants.FOLDER) if word != "jwt"),
+        *("--identity", "mtls+jwt", "--trusted-peers", PROXY_ID, "--jwt-issuer", ISSUER, "--jwt-audience", AUDIENCE),
+        *("--jwt-keys", keys.url, "--principals", folder / tenants.FOLDER / tenants.ROWS),
+        *("--limits", folder / "limits.toml", "--agents", FILES / "agents.toml", "--database", DATABASE),
     ]
-    flags.insert(flags.index("--identity") + 1, "mtls+jwt")
-    given = ["--trusted-peers", PROXY_ID, "--limits", folder / "limits.toml", "--agents", FILES / "agents.toml"]
     ports = Ports(host=HOST, api=free_port(), health=free_port(), metrics=free_port())
-    words = [*map(str, [*flags, *given]), "--database", DATABASE]
-    return Replica(name, ports, flags=words, variables=variables, log=folder / f"{name}.log")
+    return Replica(name, ports, flags=list(map(str, flags)), variables=variables, log=folder / f"{name}.log")
 
 
 def renew(certificates: Certificates, replica: str) -> None:
