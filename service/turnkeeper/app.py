@@ -127,7 +127,7 @@ async def serving(  # noqa: PLR0913 - what tests replace
             record_unreadable=telemetry.metrics.document_unreadable,
         )
         stack.push_async_callback(store.close)
-        await store.open()
+        await store.open(wait=settings.database_wait)
         callers = CallerCheck(authenticator or checks.authenticator, principals, recheck=recheck)
         configured = Configured(agents, models, toolbox, callers, limits, checks.certificate, signer)
         replica = Replica(settings, store, configured, telemetry, schema=schema)
@@ -137,4 +137,9 @@ async def serving(  # noqa: PLR0913 - what tests replace
             replica.serving(page_tokens, database, shutdown, health=health, share_port=share_port)
         )
         url, at = provider.base_url if provider else "", settings.address(port)
+        logger.info(
+            "turnkeeper %s serves on %s: identity %s, database %s on %s, replica %s, agents %s",
+            *(version("turnkeeper"), at, settings.identity, settings.database, store.hosts, settings.replica),
+            ", ".join(agents),
+        )
         yield Running(at, port, database.uri, url, health_address, server.set_database)

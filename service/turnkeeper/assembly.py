@@ -30,6 +30,7 @@ from turnkeeper.engine.freezes import Freezes
 from turnkeeper.engine.operations import Operations
 from turnkeeper.engine.replica.auditing import Auditing
 from turnkeeper.engine.replica.change_listener import ChangeListener
+from turnkeeper.engine.replica.database_probe import DatabaseProbe
 from turnkeeper.engine.replica.expirer import Expirer
 from turnkeeper.engine.replica.heartbeat import Heartbeat
 from turnkeeper.engine.replica.janitor import Janitor
@@ -285,7 +286,8 @@ class Replica:
         server.add(OperatorService(self._operations, store, page_tokens=page_tokens))
         port = server.listen(settings.address(settings.port), self._certificate)
         await self._operations.load()
-        async with background(*self._jobs), database.kept_running(server.set_database):
+        probe = DatabaseProbe(store, patience=settings.unready_after, report=server.set_database_answers)
+        async with background(*self._jobs, probe.run), database.kept_running(server.set_database):
             await server.start()
             await server.set_serving(True)
             try:

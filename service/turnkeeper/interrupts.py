@@ -11,8 +11,9 @@ INTERRUPTED = 130
 
 
 def end_at_once() -> None:
-    """Makes Ctrl-C end the process, as long as it has nothing to close. Called in the main thread."""
+    """Makes Ctrl-C and SIGTERM end the process, as long as it has nothing to close. Called in the main thread."""
     signal.signal(signal.SIGINT, _end)
+    by_default(signal.SIGTERM)
 
 
 def raise_again() -> None:
@@ -21,5 +22,17 @@ def raise_again() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def by_default(number: int) -> None:
+    """Gives a signal its default: it ends the process at once.
+
+    The kernel applies no default to process 1, which a server is in a container: that one exits by itself.
+    """
+    signal.signal(number, _exit if os.getpid() == 1 else signal.SIG_DFL)
+
+
 def _end(*_: object) -> None:
     os._exit(INTERRUPTED)
+
+
+def _exit(number: int, _frame: object) -> None:
+    os._exit(128 + number)

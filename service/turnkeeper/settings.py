@@ -105,6 +105,10 @@ class Settings(BaseModel):
     )
     mongodb_uri: Text = Field(default="", description="URI of your MongoDB replica set", repr=False)
     database: DatabaseName = Field(default="turnkeeper", description="name of the database")
+    database_wait: Duration = Field(
+        default=timedelta(seconds=60),
+        description="how long a start waits for a database that does not answer",
+    )
     embedded: Switch = Field(default=False, description="start a private MongoDB, a replica set of one")
     data_dir: FilePath = Field(default=Path(".turnkeeper"), description="folder for the data of the private MongoDB")
     agents: FilePath | None = Field(default=None, description="file of agents, TOML; without it there are two samples")
@@ -176,6 +180,10 @@ class Settings(BaseModel):
     )
     drain_grace: Duration = Field(
         default=timedelta(seconds=30), description="after that: how long calls and turns may take to end"
+    )
+    unready_after: PositiveDuration = Field(
+        default=timedelta(seconds=30),
+        description="health is NOT_SERVING once the database has not answered for so long, until it has answered twice",
     )
     reflection: Switch = Field(default=True, description="serve gRPC reflection")
     channelz: Switch = Field(default=False, description="serve channelz")

@@ -5,6 +5,8 @@ import contextlib
 import signal
 from collections.abc import Iterator
 
+from turnkeeper import interrupts
+
 
 class ShutdownRequest:
     """Whether the process was asked to shut down, and whether a person waits for its end."""
@@ -38,4 +40,4 @@ class ShutdownRequest:
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
-                signal.signal(number, signal.SIG_DFL)
+                interrupts.by_default(number)

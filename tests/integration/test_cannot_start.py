@@ -208,7 +208,7 @@ async def test_a_data_folder_where_nothing_can_be_made(serve: Serve) -> None:
 
 async def test_a_database_that_is_not_there(serve: Serve) -> None:
     uri = "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=200"
-    status, output = await serve("--mongodb-uri", uri, "--operation-time", "1s")
+    status, output = await serve("--mongodb-uri", uri, "--operation-time", "1s", "--database-wait", "1500ms")
     assert status == 2
     reason = "no database answers at 127.0.0.1:1: the connection is refused. Check MONGODB_URI, and that it runs"
     assert f"turnkeeper serve: {reason}\n" in output

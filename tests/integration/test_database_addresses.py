@@ -18,6 +18,7 @@ from pymongo import AsyncMongoClient
 from tests.contracts.stores import TextCodec
 from tests.demo.ports import free_port
 from tests.guarded_database import guarded_database
+from turnkeeper.store.mongo import seeds
 from turnkeeper.store.mongo.indexes import UnfitDatabase
 from turnkeeper.store.mongo.store import MongoStore
 
@@ -28,13 +29,13 @@ SOON = 3.0
 GONE = "mongodb://127.0.0.1:1/?replicaSet=orders"
 
 
-async def why_not(uri: str, *, database: str = "any", operation: float = 5.0) -> str:
+async def why_not(uri: str, *, database: str = "any", operation: float = 5.0, wait: float = 0.0) -> str:
     """Opens a store. Returns the sentence that it fails with."""
 
     async def start() -> None:
         store = MongoStore(uri, database=database, codec=TextCodec(), operation=timedelta(seconds=operation))
         try:
-            await store.open()
+            await store.open(wait=timedelta(seconds=wait))
         finally:
             await store.close()
 
@@ -54,7 +55,7 @@ async def guarded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str
 
 async def test_a_wrong_password(guarded: str) -> None:
     began = time.monotonic()
-    sentence = await why_not(f"mongodb://ada:a-password@{guarded}/?replicaSet=orders")
+    sentence = await why_not(f"mongodb://ada:a-password@{guarded}/?replicaSet=orders", wait=60)
     assert time.monotonic() - began < SOON
     assert sentence.startswith(f"{guarded} refuses the user or the password of MONGODB_URI: check both")
     assert "a-password" not in sentence
@@ -68,7 +69,7 @@ async def test_no_password_where_one_is_needed(guarded: str) -> None:
 
 async def test_a_wrong_set_name(guarded: str) -> None:
     began = time.monotonic()
-    sentence = await why_not(f"mongodb://ada:p%40ss%2Fword@{guarded}/?replicaSet=order")
+    sentence = await why_not(f"mongodb://ada:p%40ss%2Fword@{guarded}/?replicaSet=order", wait=60)
     assert time.monotonic() - began < SOON
     assert sentence == (
         f"{guarded} is in the replica set orders, and MONGODB_URI asks for order: write replicaSet=orders"
@@ -97,15 +98,17 @@ async def test_a_dead_host() -> None:
     )
 
 
-async def test_a_database_that_comes_up_late_is_waited_for(guarded: str) -> None:
+async def test_a_database_that_comes_up_late_is_waited_for(guarded: str, caplog: pytest.LogCaptureFixture) -> None:
     """Both may be started at the same time."""
     port = free_port()
     uri = f"mongodb://ada:p%40ss%2Fword@127.0.0.1:{port}/?replicaSet=orders"
     name = f"turnkeeper_test_{secrets.token_hex(6)}"
-    store = MongoStore(uri, database=name, codec=TextCodec())
-    opening = asyncio.create_task(store.open())
+    store = MongoStore(uri, database=name, codec=TextCodec(), operation=timedelta(milliseconds=600))
+    opening = asyncio.create_task(store.open(wait=timedelta(seconds=60)))
     with suppress(TimeoutError):
-        await asyncio.wait_for(asyncio.shield(opening), 0.5)
+        await asyncio.wait_for(asyncio.shield(opening), 0.9)  # longer than an operation
+    line = "the start waits for the database, 60 s at most: no database answers at 127.0.0.1:"
+    assert [record.getMessage()[: len(line)] for record in caplog.records if "waits" in record.getMessage()] == [line]
     async with relay(port, guarded):
         await opening
         await store.close()
@@ -200,6 +203,18 @@ async def test_a_majority_that_does_not_acknowledge(mongo_uri: str) -> None:
 )
 async def test_an_address_that_no_driver_can_use(uri: str, sentence: str) -> None:
     assert (await why_not(uri)).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("uri", "hosts"),
+    [
+        ("mongodb://one:1,two:2/?replicaSet=orders", "one:1,two:2"),
+        ("mongodb://ada:p%40ss%2Fword@one/orders", "one"),
+        ("mongodb+srv://ada:p@ssword@orders.example.com?tls=true", "orders.example.com"),
+    ],
+)
+async def test_the_hosts_are_named_without_the_password(uri: str, hosts: str) -> None:
+    assert seeds.hosts_of(uri) == hosts
 
 
 @pytest.mark.parametrize(

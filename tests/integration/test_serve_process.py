@@ -16,6 +16,8 @@ NO_DATABASE = (
     "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=100",
     "--operation-time",
     "100ms",
+    "--database-wait",
+    "0s",
 )
 
 

@@ -1,5 +1,6 @@
 """Serves gRPC's health service: Check and Watch by grpcio-health-checking, and List, which that package lacks."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Final
 
@@ -24,6 +25,8 @@ class Health:
     def __init__(self, services: Sequence[str]) -> None:
         """`services`: the names beside the empty one and LIVENESS. Call `set_serving` before a server starts."""
         self._names = ("", *services)
+        self._serving = False
+        self._lock = asyncio.Lock()
         self._servicer = HealthServicer()
         self._statuses: dict[str, health_pb2.HealthCheckResponse.ServingStatus.ValueType] = {}
 
@@ -39,10 +42,12 @@ class Health:
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NAME, {"List": listing}),))
 
     async def set_serving(self, serving: bool) -> None:
-        """Sets the status of all names but LIVENESS, which is SERVING."""
-        for name in self._names:
-            await self._set(name, serving=serving)
-        await self._set(LIVENESS, serving=True)
+        """Sets the status of all names but LIVENESS, which is SERVING. The last of several calls at a time counts."""
+        self._serving = serving
+        async with self._lock:
+            for name in self._names:
+                await self._set(name, serving=self._serving)
+            await self._set(LIVENESS, serving=True)
 
     async def _set(self, name: str, *, serving: bool) -> None:
         """Sets the status of a service name to SERVING or NOT_SERVING, and notifies its watchers."""

@@ -98,6 +98,7 @@ class Server:
         self._boundary = boundary
         self._serving = False
         self.database = DatabaseState.UP
+        self._database_answers = True
         self._server = accepting.AcceptingServer(interceptors=(boundary,), options=options)
         self._health = health_
         self._health.add_to(self._server)
@@ -126,9 +127,14 @@ class Server:
         await self._server.start()
 
     async def set_serving(self, serving: bool) -> None:
-        """Sets the health of every service: SERVING if the database is up as well."""
+        """Sets the health of every service: SERVING if the database is up and answers as well."""
         self._serving = serving
-        await self._health.set_serving(serving and self.database is DatabaseState.UP)
+        await self._health.set_serving(serving and self.database is DatabaseState.UP and self._database_answers)
+
+    async def set_database_answers(self, answers: bool) -> None:
+        """While the database does not answer, health is NOT_SERVING. Calls and streams go on as they can."""
+        self._database_answers = answers
+        await self.set_serving(self._serving)
 
     async def set_database(self, state: DatabaseState) -> None:
         """Unless the database is up, health is NOT_SERVING, and each call ends with UNAVAILABLE at once."""

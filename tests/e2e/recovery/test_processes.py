@@ -163,8 +163,8 @@ class TestOnePort:
             )
 
     async def test_one_that_cannot_start_ends_all_and_gives_its_reason_once(self, served: Served) -> None:
-        away = "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=200"
-        status, output = await _serve(served, "--processes", "2", "--mongodb-uri", away, "--operation-time", "1s")
+        away = ("--mongodb-uri", "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=200", "--database-wait", "0s")
+        status, output = await _serve(served, "--processes", "2", *away, "--operation-time", "1s")
         assert status == 2
         assert output.count("turnkeeper serve: no database answers at 127.0.0.1:1: ") == 1
         assert "Traceback" not in output

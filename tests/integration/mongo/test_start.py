@@ -5,6 +5,7 @@ import logging
 import secrets
 import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
@@ -59,8 +60,10 @@ async def single_server(tmp_path: Path) -> AsyncIterator[str]:
 
 async def test_a_single_server_is_refused_at_the_start(single_server: str) -> None:
     store = MongoStore(single_server, database="any", codec=TextCodec())
+    began = time.monotonic()
     with pytest.raises(UnfitDatabase, match="replica set"):
-        await store.open()
+        await store.open(wait=timedelta(seconds=60))
+    assert time.monotonic() - began < 3, "waiting does not help"
     await store.close()
 
 

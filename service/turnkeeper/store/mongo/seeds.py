@@ -4,6 +4,7 @@ The driver looks for a primary and waits; a wrong password or another set's name
 """
 
 import asyncio
+import logging
 import re
 import socket
 import time
@@ -30,6 +31,11 @@ _KEPT_OPTIONS: Final = ("tls", "ssl", "auth", "proxy", "compressors")
 _IN_DATABASE: Final = ("SCRAM", "PLAIN")
 """Beginnings of the ways to log in for which the URI's database is the default of authSource."""
 _TLS_REASON: Final = re.compile(r"\] ([^()\]]+) \(_ssl")
+
+REPORT_S: Final = 10.0
+"""Seconds between two log lines about a database that is waited for."""
+
+logger = logging.getLogger(__name__)
 
 Hello: TypeAlias = Mapping[str, Any]
 
@@ -77,6 +83,11 @@ def check_options(uri: str) -> None:
             ) from None
 
 
+def hosts_of(uri: str) -> str:
+    """Returns the hosts that a usable URI names, without its user and its password."""
+    return re.split("[/?]", uri.partition("://")[2], maxsplit=1)[0].rpartition("@")[2]
+
+
 def why_unusable(uri: str) -> str:
     """Returns what is wrong with a URI of which the driver makes no client, although it knows the options."""
     address = uri.partition("?")[0]
@@ -93,7 +104,8 @@ async def check(uri: str, *, patience: float) -> None:
 
     Raises UnfitDatabase with what to do: at once if waiting does not help, else after `patience` seconds.
     """
-    deadline = time.monotonic() + patience
+    report_at = time.monotonic()
+    deadline = report_at + patience
     try:
         parsed = await asyncio.to_thread(parse_uri, uri)
     except PyMongoError:
@@ -103,8 +115,12 @@ async def check(uri: str, *, patience: float) -> None:
         if not all(diagnosis.problem for diagnosis in diagnoses):
             return
         worst = max(diagnoses, key=lambda diagnosis: (diagnosis.final, diagnosis.answers))
-        if worst.final or time.monotonic() >= deadline:
+        now = time.monotonic()
+        if worst.final or now >= deadline:
             raise UnfitDatabase(worst.problem)
+        if now >= report_at:
+            report_at = now + REPORT_S
+            logger.warning("the start waits for the database, %.0f s at most: %s", deadline - now, worst.problem)
         await asyncio.sleep(PAUSE_S)
 
 

@@ -123,14 +123,18 @@ class MongoStore(
         self._unsettled = {}
         self._codec = codec
 
-    async def open(self) -> None:
+    @property
+    def hosts(self) -> str:
+        """The hosts of the URI, with commas."""
+        return seeds.hosts_of(self._uri)
+
+    async def open(self, *, wait: timedelta = timedelta()) -> None:
         """Creates collections and indexes. Raises UnfitDatabase if the database cannot keep the service's promises.
 
-        Also if it cannot be reached, or does not answer in time. The message tells the operator what to do. Raises
-        NameTaken if another process of this replica's name is alive.
+        A database that cannot be reached is waited for, as long as `wait` or an operation; UnfitDatabase after that.
+        The message tells the operator what to do. Raises NameTaken if another process of this replica's name is alive.
         """
-        operation = self._connection.operation.total_seconds()
-        await seeds.check(self._uri, patience=operation)
+        await seeds.check(self._uri, patience=max(wait, self._connection.operation).total_seconds())
         try:
             await rights.check(self._connection)
             await indexes.prepare(self._connection)
