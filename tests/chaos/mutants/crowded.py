@@ -21,9 +21,9 @@ LIMIT = 4
 MESSAGES = 12
 HELD = timedelta(seconds=1)
 """How long the database holds a commit up."""
-TRIES = 3
-IMPATIENT = 0.2
-"""Seconds that a caller waits in the first try: in the last, too, it is less than a batch waits for the one before."""
+TRIES = 5
+IMPATIENT = 0.1
+"""Seconds that a caller waits: less than a batch waits for the one before it."""
 
 
 async def more_than_the_limit(stage: Stage) -> Sequence[str]:
@@ -46,21 +46,20 @@ async def more_than_the_limit(stage: Stage) -> Sequence[str]:
 async def given_up_in_the_queue(stage: Stage) -> Sequence[str]:
     """Lets a caller's deadline pass while its message waits for a batch that the database holds up.
 
-    A caller that is answered shows nothing, nor does one whose deadline passes before its message waits, or when it is
-    under way already: so most of several tries count, each with more time than the one before.
+    A caller that is answered shows nothing. On a busy machine a deadline may pass before the message waits, or when it
+    is under way already: so there are several tries, and most of those count in which a deadline passed.
     """
     stored, late_callers = list[str](), 0
     async with stage.server() as server, harness.connect(server.address) as stubs:
         caller = Caller(stubs)
-        for number in range(1, TRIES + 1):
+        for number in range(TRIES):
             first, late, last = (f"{name}{number}" for name in ("first", "late", "last"))
             for session in (first, late, last):
                 await caller.create("auto", session)
             async with held_up(stage.mongo_uri, "commitTransaction", by=HELD) as held:
                 flying = asyncio.create_task(_answer(stubs, first))
                 await held.entered()
-                timeout = IMPATIENT * number
-                answer, _ = await asyncio.gather(_answer(stubs, late, timeout=timeout), _answer(stubs, last))
+                answer, _ = await asyncio.gather(_answer(stubs, late, timeout=IMPATIENT), _answer(stubs, last))
                 await flying
             if answer.status != grpc.StatusCode.DEADLINE_EXCEEDED.name:
                 continue
