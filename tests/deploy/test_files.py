@@ -2,7 +2,6 @@
 
 import json
 import re
-import string
 import subprocess
 from datetime import timedelta
 from pathlib import Path
@@ -53,7 +52,8 @@ def test_envoy_takes_the_shipped_file(certificates: Path, tmp_path: Path) -> Non
     }
     (tmp_path / "sds").mkdir()
     for file in ("envoy.yaml", "sds/callers.yaml", "sds/replicas.yaml", "sds/replicas-ca.yaml"):
-        (tmp_path / file).write_text(string.Template((folder / file).read_text()).substitute(examples))
+        filled = re.sub(r"\$\{([A-Z0-9_]+)\}", lambda name: examples[name[1]], (folder / file).read_text())
+        (tmp_path / file).write_text(filled)
     check(tmp_path / "envoy.yaml")
 
 
@@ -67,7 +67,9 @@ def test_envoy_takes_the_file_of_the_chart(certificates: Path, tmp_path: Path) -
 
 def test_the_dockerfile_has_nothing_to_complain_about() -> None:
     """But for images without a version: both are arguments, to be given with a digest."""
-    tools.run(tools.TOOLS / "hadolint", "--ignore", "DL3006", tools.DEPLOY / "Dockerfile")
+    tools.run(
+        tools.TOOLS / "hadolint", "--failure-threshold", "warning", "--ignore", "DL3006", tools.DEPLOY / "Dockerfile"
+    )
 
 
 def test_compose_fits_its_schema_and_gives_replicas_more_time_than_they_take_to_drain() -> None:

@@ -50,6 +50,15 @@ connect-failure,refused-stream,reset,unavailable
 {{- /* The settings that the chart decides on; `settings` cannot change them. */}}
 {{- define "turnkeeper.settings" -}}
 {{- $identity := .Values.identity -}}
+{{- if not (or $identity.tls.secret $identity.trustNetwork (eq $identity.mode "forwarded")) -}}
+{{- fail "identity.tls.secret: a Secret with the server's certificate is needed, or trustNetwork where a mesh encrypts" -}}
+{{- end -}}
+{{- if and (contains "mtls" $identity.mode) (not $identity.tls.secret) -}}
+{{- fail "identity.tls.secret: a Secret with the server's certificate and the callers' CA is needed" -}}
+{{- end -}}
+{{- if and (or (eq $identity.mode "forwarded") (eq $identity.mode "mtls+jwt")) (not $identity.trustedPeers) -}}
+{{- fail "identity.trustedPeers: the proxies that may carry others' credentials are needed" -}}
+{{- end -}}
 {{- $settings := dict
   "host" "0.0.0.0"
   "port" 50051
