@@ -20,7 +20,7 @@ from turnkeeper_client.text import TextAssembler, TextPiece
 
 TURNS: Final = 2
 """Turns in one session; then it ends, and a new one begins."""
-READ_EVERY: Final = 2.0
+READ_EVERY: Final = 4.0
 WAIT: Final = timedelta(seconds=60)
 TURN_TIME: Final = 180.0
 """Seconds after which a turn that has not ended counts as wrong."""
@@ -51,7 +51,7 @@ class Caller:
                 group.create_task(self._talk(lane))
 
     async def _talk(self, lane: int) -> None:
-        await asyncio.sleep(self._rng.uniform(0, 8))
+        await asyncio.sleep(self._rng.uniform(0, 15))
         count = 0
         while not self._stop.is_set():
             count += 1

@@ -13,7 +13,7 @@ FROZEN: Final = "frozen"
 
 
 def work(label: str) -> str:
-    """Returns a message whose turn takes some ten seconds: text, a tool, text."""
+    """Returns a message whose turn takes some twenty seconds: text, a tool, text."""
     return f"work {label}"
 
 
