@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from turnkeeper import settings_sources
-from turnkeeper.audit.export import ExportedTrail, NoExport, read_line, session_records
+from turnkeeper.audit.export import ExportedSession, ExportedTrail, NoExport, read_line
 from turnkeeper.audit.signing import PublicKeys
-from turnkeeper.audit.verification import Tampered, Verification, Verified, check_inclusion, verify
+from turnkeeper.audit.verification import Tampered, Verification, Verified, check_inclusion, check_own, verify
 from turnkeeper.bootstrap import report_error
 from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.start_errors import SettingError
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Checks, and prints what was result. Returns the exit status."""
+    """Checks, and prints the result. Returns the exit status."""
     try:
         keys = PublicKeys.from_files([Path(path) for path in args.public_key])
         logged = _logged(args.expect)
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             return _verify_file(Path(args.file), keys, logged, tenant=args.tenant)
         return asyncio.run(_verify_database(args, keys, logged))
     except Tampered as problem:
-        print(problem)
+        _say(str(problem))
         return TAMPERED
     except (NoExport, SettingError, UnfitDatabase) as error:
         report_error("audit verify", error)
@@ -81,7 +81,11 @@ async def _verify_database(args: argparse.Namespace, keys: PublicKeys, logged: L
     try:
         tenants = set(await reader.audited_tenants()) | logged.keys()
         if args.tenant is not None:
-            tenants = {args.tenant}
+            _check_expected(logged, args.tenant)
+            tenants &= {args.tenant}
+        if not tenants:
+            whose = f" of tenant {args.tenant}" if args.tenant else ""
+            raise SettingError(f"the database {settings.database} has no record{whose}: look for it in another one")
         return await _verify_trails(reader, sorted(tenants), keys, logged)
     finally:
         await reader.close()
@@ -95,10 +99,8 @@ async def _verify_trails(trail: AuditTrail, tenants: list[str], keys: PublicKeys
         try:
             _print(tenant, await verify(trail, check))
         except Tampered as problem:
-            print(problem)
+            _say(str(problem))
             status = TAMPERED
-    if not tenants:
-        print("there is no record")
     return status
 
 
@@ -106,42 +108,61 @@ def _verify_file(path: Path, keys: PublicKeys, logged: Logged, *, tenant: str | 
     with _lines(path) as lines:
         first = next(lines, b"")
         kind, _ = read_line(first, 1)
-        if kind in ("event", "audit"):
-            return _verify_session(_chain(first, lines), keys, logged)
+        if kind in ("event", "audit", "session_end"):
+            return _verify_session(ExportedSession.read(_chain(first, lines)), keys, logged, tenant=tenant)
         trail = ExportedTrail.read(_chain(first, lines))
-    if tenant not in (None, trail.tenant):
-        raise NoExport(f"the export is of tenant {trail.tenant or '(the service)'}")
+    _check_expected(logged, trail.tenant, tenant)
     check = Verification(trail.tenant, keys, logged.get(trail.tenant, {}), trail.start)
     _print(trail.tenant, asyncio.run(verify(trail, check)))
     return IN_ORDER
 
 
-def _verify_session(lines: Iterator[bytes], keys: PublicKeys, logged: Logged) -> int:
+def _verify_session(session: ExportedSession, keys: PublicKeys, logged: Logged, *, tenant: str | None) -> int:
     """Checks the records in a session's export: each by its proof, the seal by its signature and the log."""
-    proved = unsealed = 0
-    for record, place in session_records(lines):
+    _check_expected(logged, session.tenant, tenant)
+    hashes = dict(logged.get(session.tenant, {}))
+    unsealed = 0
+    alone: set[int] = set()
+    for record, place in session.records:
         if place is None:
+            check_own(record, session.key)
             unsealed += 1
             continue
-        seal = place.seal
-        check_inclusion(record, seal, index=place.place, path=place.path)
+        check_inclusion(record, place.seal, session.key, index=place.place, path=place.path)
+        seal, where = place.seal, f"seal {place.seal.number} of tenant {session.tenant} is altered"
         if (problem := keys.problem_of(seal)) if keys else "":
-            raise Tampered(f"seal {seal.number} of tenant {seal.tenant} is altered: {problem}")
-        if logged.get(seal.tenant, {}).get(seal.number, seal.hash) != seal.hash:
-            raise Tampered(f"seal {seal.number} of tenant {seal.tenant} is altered: the log has another hash of it")
-        proved += 1
-    print(f"in order: {proved} records proved by their seals; {unsealed} without a seal")
+            raise Tampered(f"{where}: {problem}")
+        if hashes.get(seal.number, seal.hash) != seal.hash:
+            raise Tampered(f"{where}: the log has another hash of it")
+        if not keys and seal.number not in hashes:
+            alone.add(seal.number)
+    proved = len(session.records) - unsealed
+    by_file = f"; known from this file alone: seals {', '.join(map(str, sorted(alone)))}" if alone else ""
+    _say(f"in order: {proved} records proved by their seals; {unsealed} without a seal{by_file}")
     return IN_ORDER
+
+
+def _check_expected(logged: Logged, *tenants: str | None) -> None:
+    """Raises SettingError unless all that is checked is of one tenant, and all that is expected, too."""
+    names = {tenant for tenant in tenants if tenant is not None}
+    if len(names | logged.keys()) > 1:
+        shown = ", ".join(sorted(name or "(the service)" for name in names | logged.keys()))
+        raise SettingError(f"one tenant is checked at a time with FILE or --tenant, and these are named: {shown}")
 
 
 def _print(tenant: str, result: Verified) -> None:
     who = f"tenant {tenant}" if tenant else "the service"
     unsigned = f", {result.unsigned} of them unsigned" if result.unsigned else ""
     last = f"; last seal {result.last}" if result.last else ""
-    print(
+    _say(
         f"in order: {who}: {result.sealed} records in {result.seals} seals{unsigned}; "
         f"{result.unsealed} without a seal{last}"
     )
+
+
+def _say(line: str) -> None:
+    """Prints one line, whatever a name in it holds: names of records and tenants come from what is checked."""
+    print("".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in line))
 
 
 def _logged(names: list[str]) -> Logged:
@@ -151,7 +172,8 @@ def _logged(names: list[str]) -> Logged:
         if match is None:
             raise SettingError("--expect must be TENANT/NUMBER/HASH, as the log has it")
         tenant, number, hash_ = match.groups()
-        logged.setdefault(tenant, {})[int(number)] = hash_
+        if logged.setdefault(tenant, {}).setdefault(int(number), hash_) != hash_:
+            raise Tampered(f"seal {number} of tenant {tenant} has two hashes in the log: its chain was forked")
     return logged
 
 

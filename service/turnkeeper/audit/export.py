@@ -1,6 +1,6 @@
 """A trail as lines of JSON, each with one key that names what the line is; and such lines as a trail again."""
 
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -16,6 +16,15 @@ class NoExport(Exception):
     """The lines were not written by an export, or they are cut off. The message names the line."""
 
 
+class NoSuchSeal(Exception):
+    """The trail has no seal behind which the export could begin."""
+
+    def __init__(self, last: int) -> None:
+        """`last` is the number of the last seal."""
+        super().__init__(last)
+        self.last = last
+
+
 class SealedPlace(NamedTuple):
     """A record's place in a seal, with the proof."""
 
@@ -28,10 +37,12 @@ class SealedPlace(NamedTuple):
 async def lines_of_trail(trail: AuditTrail, tenant: str, *, after: int = 0) -> AsyncIterator[bytes]:
     """Yields a tenant's trail: each seal behind its records, then the records without a seal, then the end.
 
-    Begins behind the seal with the number `after`.
+    Begins behind the seal with the number `after`. Raises NoSuchSeal if there is none yet.
     """
     end = await trail.chain_end(tenant)
-    start = ChainEnd()
+    if after > end.number:
+        raise NoSuchSeal(end.number)
+    start = ChainEnd(after)
     async for seal in trail.seals(tenant):
         if seal.number == after:
             start = ChainEnd(seal.number, seal.hash)
@@ -48,7 +59,7 @@ async def lines_of_trail(trail: AuditTrail, tenant: str, *, after: int = 0) -> A
 
 
 async def lines_of_session(trail: AuditStore, key: SessionKey) -> AsyncIterator[bytes]:
-    """Yields the session's records, each with the proof that its seal has it; those without a seal have no proof."""
+    """Yields the session's records, each with the proof that its seal has it if it has one; then the end."""
     records = await trail.records_of_session(key)
     numbers = {record.seal for record in records if record.seal > 0}
     seals = {seal.number: seal async for seal in trail.seals(key.tenant, numbers=numbers)} if numbers else {}
@@ -62,6 +73,7 @@ async def lines_of_session(trail: AuditStore, key: SessionKey) -> AsyncIterator[
         proof = {**_of_seal(seal), "index": index, "path": leaf_path(seal, index)}
         del proof["leaves"]
         yield _line("audit", {**_of_record(record), "proof": proof})
+    yield _line("session_end", {"tenant": key.tenant, "session_id": key.session_id, "records": len(records)})
 
 
 @dataclass(slots=True)
@@ -78,28 +90,23 @@ class ExportedTrail:
     @classmethod
     def read(cls, lines: Iterable[bytes]) -> "ExportedTrail":
         """Returns the trail. Raises NoExport."""
-        trail, ended = cls(), False
-        for number, line in enumerate(lines, 1):
-            kind, content = read_line(line, number)
-            if ended:
-                raise NoExport(f"line {number} follows the end of the export")
-            try:
-                if kind == "record":
-                    record = _record_of(content)
-                    trail._records.setdefault(record.seal, []).append(record)
-                elif kind == "seal":
-                    trail._seals.append(_seal_of(content))
-                elif kind == "end":
-                    trail.tenant, ended = str(content["tenant"]), True
-                    trail.start = ChainEnd(_number(content["after"]), str(content["after_hash"]))
-                    trail._end = ChainEnd(_number(content["seals"]), str(content["hash"]))
-                else:
-                    raise NoExport(f"line {number} is not of an export of the audit trail")
-            except (KeyError, TypeError, ValueError):
-                raise NoExport(f"line {number} lacks a field, or has another kind of value in it") from None
-        if not ended:
-            raise NoExport("the export has no end: it was cut off; export it again")
+        trail = cls()
+        _read(lines, {"record": trail._take_record, "seal": trail._take_seal, "end": trail._take_end}, end="end")
         return trail
+
+    def _take_record(self, content: Mapping[str, object]) -> None:
+        record = _record_of(content)
+        self._records.setdefault(record.seal, []).append(record)
+
+    def _take_seal(self, content: Mapping[str, object]) -> None:
+        self._seals.append(_seal_of(content))
+
+    def _take_end(self, content: Mapping[str, object]) -> None:
+        self.tenant = str(content["tenant"])
+        self.start = ChainEnd(_number(content["after"]), str(content["after_hash"]))
+        self._end = ChainEnd(_number(content["seals"]), str(content["hash"]))
+        if _number(content["unsealed"]) != len(self._records.get(0, ())):
+            raise NoExport("the export lacks lines, or has more: its end counts other records without a seal")
 
     async def audited_tenants(self) -> Collection[str]:
         return [self.tenant]
@@ -124,18 +131,51 @@ class ExportedTrail:
                     yield record
 
 
-def session_records(lines: Iterable[bytes]) -> Iterator[tuple[StoredRecord, SealedPlace | None]]:
-    """Yields the records in the export of a session, each with its proof if it has one. Raises NoExport."""
+@dataclass(slots=True)
+class ExportedSession:
+    """The records in the export of a session, each with its proof if it has one."""
+
+    key: SessionKey
+    records: list[tuple[StoredRecord, SealedPlace | None]] = field(default_factory=list)
+
+    @property
+    def tenant(self) -> str:
+        """Returns the session's tenant."""
+        return self.key.tenant
+
+    @classmethod
+    def read(cls, lines: Iterable[bytes]) -> "ExportedSession":
+        """Returns the session. Raises NoExport."""
+        session = cls(SessionKey("", ""))
+        take = {"event": lambda _: None, "audit": session._take_record, "session_end": session._take_end}
+        _read(lines, take, end="session_end")
+        return session
+
+    def _take_record(self, content: Mapping[str, object]) -> None:
+        self.records.append((_record_of(content), _place_of(content.get("proof"))))
+
+    def _take_end(self, content: Mapping[str, object]) -> None:
+        self.key = SessionKey(str(content["tenant"]), str(content["session_id"]))
+        if _number(content["records"]) != len(self.records):
+            raise NoExport("the export lacks lines, or has more: its end counts other records")
+
+
+def _read(lines: Iterable[bytes], take: Mapping[str, Callable[[Mapping[str, object]], None]], *, end: str) -> None:
+    """Passes the content of each line to what takes its kind. Raises NoExport unless the last line is of kind `end`."""
+    ended = False
     for number, line in enumerate(lines, 1):
         kind, content = read_line(line, number)
-        if kind == "event":
-            continue
-        if kind != "audit":
-            raise NoExport(f"line {number} is not of a session's export")
+        if ended:
+            raise NoExport(f"line {number} follows the end of the export")
+        if kind not in take:
+            raise NoExport(f"line {number} is not of such an export")
         try:
-            yield _record_of(content), _place_of(content.get("proof"))
+            take[kind](content)
         except (KeyError, TypeError, ValueError):
             raise NoExport(f"line {number} lacks a field, or has another kind of value in it") from None
+        ended = kind == end
+    if not ended:
+        raise NoExport("the export has no end: it was cut off; export it again")
 
 
 def _place_of(proof: object) -> SealedPlace | None:

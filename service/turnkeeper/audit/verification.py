@@ -1,12 +1,15 @@
 """Checks a trail: each record against its seal, each seal against the one before, its signature and logged hashes."""
 
-import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+import orjson
 
 from turnkeeper.audit.signing import PublicKeys
 from turnkeeper.domain import merkle
 from turnkeeper.domain.audit import ChainEnd, Seal, StoredRecord
+from turnkeeper.domain.session import SessionKey
 from turnkeeper.store.audit import AuditTrail
 
 
@@ -53,7 +56,7 @@ class Verification:
             raise Tampered(f"seal {min(expected, seal.number)} of {self._who} {what}")
         content = _content(seal)
         self._check_content(seal, content)
-        self._check_records(seal, {record.id: record for record in records})
+        self._check_records(seal, list(records))
         if content.get("root") != merkle.root([_bytes(leaf.hash) for leaf in seal.leaves]).hex():
             raise Tampered(f"seal {seal.number} of {self._who} is altered: its root is not that of its records")
         self._check_signature(seal)
@@ -103,16 +106,19 @@ class Verification:
         if content.get("count") != len(seal.leaves):
             raise Tampered(f"{where}: it lists another number of records")
 
-    def _check_records(self, seal: Seal, records: Mapping[str, StoredRecord]) -> None:
+    def _check_records(self, seal: Seal, records: Sequence[StoredRecord]) -> None:
+        by_id = {record.id: record for record in records}
         for leaf in seal.leaves:
-            record = records.get(leaf.id)
+            record = by_id.get(leaf.id)
             if record is None:
                 raise Tampered(f"record {leaf.id} of {self._who}, seal {seal.number}, is missing")
             if record.leaf.hex() != leaf.hash:
                 raise Tampered(f"record {leaf.id} of {self._who}, seal {seal.number}, is altered")
             self._check_own(record)
-        for strange in records.keys() - {leaf.id for leaf in seal.leaves}:
-            self.unlisted(records[strange])
+        left = Counter(record.id for record in records) - Counter(leaf.id for leaf in seal.leaves)
+        for record in records:
+            if record.id in left:
+                self.unlisted(record)
 
     def _check_own(self, record: StoredRecord) -> None:
         """Raises Tampered unless the record's text is that of a record with this id of this tenant."""
@@ -143,7 +149,7 @@ async def verify(trail: AuditTrail, check: Verification) -> Verified:
         check.seal(seal, [record async for record in trail.records(tenant, seal=seal.number)])
         last = seal.number
     unlisted = [record async for record in trail.unlisted_records(tenant, beyond=last)]
-    sealed_meanwhile = range(last + 1, (await trail.chain_end(tenant)).number + 1) if known.number else ()
+    sealed_meanwhile = range(last + 1, (await trail.chain_end(tenant)).number + 1)
     for record in unlisted:
         if record.seal not in sealed_meanwhile:
             check.unlisted(record)
@@ -158,9 +164,19 @@ def leaf_path(seal: Seal, index: int) -> list[str]:
     return [node.hex() for node in merkle.path([_bytes(leaf.hash) for leaf in seal.leaves], index)]
 
 
-def check_inclusion(record: StoredRecord, seal: Seal, *, index: int, path: Sequence[str]) -> None:
-    """Raises Tampered unless the record is the one at `index` of the seal."""
+def check_own(record: StoredRecord, key: SessionKey) -> None:
+    """Raises Tampered unless the record's text is that of a record with this id of this session."""
+    content = _parsed(record.text)
+    if (content.get("tenant"), content.get("session_id"), content.get("id")) != (*key, record.id):
+        raise Tampered(f"record {record.id} is foreign: its text is of another session or record")
+
+
+def check_inclusion(record: StoredRecord, seal: Seal, key: SessionKey, *, index: int, path: Sequence[str]) -> None:
+    """Raises Tampered unless the record is one of this session, and the one at `index` of the seal of its tenant."""
+    check_own(record, key)
     content = _content(seal)
+    if (content.get("tenant"), content.get("number")) != (key.tenant, seal.number) or seal.tenant != key.tenant:
+        raise Tampered(f"seal {seal.number} of tenant {key.tenant} is foreign: it is of another tenant or place")
     try:
         count = int(str(content.get("count")))
         root = merkle.root_of_path(record.leaf, [bytes.fromhex(node) for node in path], index=index, count=count)
@@ -176,8 +192,8 @@ def _content(seal: Seal) -> Mapping[str, object]:
 
 def _parsed(text: str) -> Mapping[str, object]:
     try:
-        content = json.loads(text)
-    except ValueError:
+        content = orjson.loads(text)
+    except orjson.JSONDecodeError:
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 EMPTY = hashlib.sha256().digest()
 """The root of no entries."""
+LONGEST = 64
+"""Hashes of a proof, at most: more than any list has that can be stored."""
 
 
 def leaf_hash(entry: bytes) -> bytes:
@@ -37,6 +39,8 @@ def path(leaves: Sequence[bytes], index: int) -> list[bytes]:
 
 def root_of_path(leaf: bytes, siblings: Sequence[bytes], *, index: int, count: int) -> bytes:
     """Returns the root that a proof leads to. Raises ValueError if no list of `count` entries has such a proof."""
+    if len(siblings) > LONGEST:
+        raise ValueError("the proof is too long")
     if not 0 <= index < count:
         raise ValueError("the index is outside of the list")
     if count == 1:

@@ -17,7 +17,7 @@ from turnkeeper.engine.freezes import INTERVAL, Freezes
 from turnkeeper.engine.replica.schedule import every
 from turnkeeper.engine.rules.audit import CANCEL_TURN, Operation
 from turnkeeper.engine.turns import Turns
-from turnkeeper.errors import SessionError
+from turnkeeper.errors import QuotaExceeded, ServiceUnavailable, SessionError
 from turnkeeper.operator_errors import TurnCountMismatch
 from turnkeeper.store.audit import AuditStore
 from turnkeeper.store.operations import OperationStore, TurnFilter
@@ -28,6 +28,10 @@ PAGE: Final = 1000
 """Turns of one read."""
 SESSIONS_AT_ONCE: Final = 16
 """Sessions whose turns are cancelled at the same time."""
+MOST_FREEZES: Final = 1000
+"""Freezes of one tenant, about: every replica reads those of all tenants once a second."""
+FREEZE_TRIES: Final = 3
+"""How often a freeze is stored that others store or end at the same time."""
 NAMED: Final = 100
 """Turns that the record of a cancellation names, at most; its target is the hash of all."""
 
@@ -87,7 +91,10 @@ class Operations:
         return await asyncio.shield(task)
 
     async def freeze(self, tenant: str, agent: str, *, reason: str, origin: Origin) -> Freeze:
-        """Freezes new work of the tenant, for one agent or for all. Returns the freeze as it was first stored."""
+        """Freezes new work of the tenant, for one agent or for all. Returns the freeze as it was first stored.
+
+        Raises QuotaExceeded beyond MOST_FREEZES, and ServiceUnavailable if there is one that cannot be read.
+        """
         freeze = Freeze(
             tenant=tenant,
             agent=agent,
@@ -98,11 +105,18 @@ class Operations:
         record = partial(
             self._record, tenant, "freeze_admission", origin=origin, details={"agent": agent, "reason": reason}
         )
-        while not await self._store.put_freeze(freeze, record(outcome="FROZEN")):
-            if (stored := await self._stored(tenant, agent)) is not None:
+        for _ in range(FREEZE_TRIES):
+            stored = {freeze.agent: freeze for freeze in await self.frozen(tenant)}
+            if agent in stored:
                 await self._store.record(record(outcome="UNCHANGED"))
-                freeze = stored
+                freeze = stored[agent]
                 break
+            if len(stored) >= MOST_FREEZES:
+                raise QuotaExceeded(f"The tenant has {MOST_FREEZES} freezes; end some, or freeze all of its agents.")
+            if await self._store.put_freeze(freeze, record(outcome="FROZEN")):
+                break
+        else:
+            raise ServiceUnavailable
         await self.load()
         return freeze
 
@@ -118,9 +132,6 @@ class Operations:
     async def frozen(self, tenant: str) -> Sequence[Freeze]:
         """Returns the tenant's freezes, as they are stored."""
         return [freeze for freeze in await self._store.freezes() if freeze.tenant == tenant]
-
-    async def _stored(self, tenant: str, agent: str) -> Freeze | None:
-        return next((freeze for freeze in await self.frozen(tenant) if freeze.agent == agent), None)
 
     async def _matching(
         self, tenant: str, where: TurnFilter, *, most: int = MOST_CANCELLED

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 
-from turnkeeper.audit.export import lines_of_trail
+from turnkeeper.audit.export import NoSuchSeal, lines_of_trail
 from turnkeeper.errors import PermissionDenied
 from turnkeeper.identity.caller import AccessRole, Caller
 from turnkeeper.pb.v1 import audit_pb2, audit_pb2_grpc
@@ -26,8 +26,11 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
         self, request: audit_pb2.ExportAuditRequest, context: Context
     ) -> AsyncIterator[audit_pb2.ExportAuditResponse]:
         tenant = _tenant_of(request, caller_of(context))
-        async for lines in grouped(lines_of_trail(self._trail, tenant, after=request.after_seal)):
-            yield audit_pb2.ExportAuditResponse(lines=lines).SerializeToString()  # type: ignore[misc]  # bytes pass
+        try:
+            async for lines in grouped(lines_of_trail(self._trail, tenant, after=request.after_seal)):
+                yield audit_pb2.ExportAuditResponse(lines=lines).SerializeToString()  # type: ignore[misc]  # bytes pass
+        except NoSuchSeal as none:
+            validation.refuse({"after_seal": f"is beyond the last seal, {none.last}"})
 
 
 def _tenant_of(request: audit_pb2.ExportAuditRequest, caller: Caller) -> str:

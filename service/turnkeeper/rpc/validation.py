@@ -70,7 +70,8 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
 def check(request: Message) -> None:
     """Raises InvalidRequest that names every field at fault, or NotImplementedYet for a field of a later release."""
     problems: dict[str, str] = {}
-    for path, rule in RULES.get(request.DESCRIPTOR.name, {}).items():
+    rules = RULES.get(request.DESCRIPTOR.name, {})
+    for path, rule in rules.items():
         has_parent, value = _at(request, path)
         if not has_parent:
             continue
@@ -81,24 +82,31 @@ def check(request: Message) -> None:
         problem = _problem(rule, value)
         if problem:
             problems[path] = problem
-    problems |= _unknown_values(request, refused=problems.keys())
+    problems |= _unknown_values(request, rules, refused=problems.keys())
     if problems:
         refuse(problems)
 
 
-def _unknown_values(request: Message, *, refused: Collection[str]) -> dict[str, str]:
-    """Returns the problem of each enum field with a number that this version does not know.
+def _unknown_values(
+    message: Message, rules: Collection[str], *, refused: Collection[str], path: str = ""
+) -> dict[str, str]:
+    """Returns the problem of each enum field with a number that this version does not know, by its path.
 
-    Leaves out the fields that are refused already: they may have any number of values.
+    Inside messages only those fields count that have a rule: what else is there is not read, such as the state of a
+    session that is sent back. Leaves out the fields that are refused already: they may have any number of values.
     """
     problems: dict[str, str] = {}
-    for field, value in request.ListFields():
-        if field.enum_type is None or field.name in refused:
+    for field, value in message.ListFields():
+        name = path + field.name
+        if name in refused:
             continue
-        known = field.enum_type.values_by_number
-        unknown = [number for number in (value if field.is_repeated else (value,)) if number not in known]
-        if unknown:
-            problems[field.name] = f"{unknown[0]} is not a value of {field.enum_type.name}"
+        if field.enum_type is not None and (not path or name in rules):
+            known = field.enum_type.values_by_number
+            unknown = [number for number in (value if field.is_repeated else (value,)) if number not in known]
+            if unknown:
+                problems[name] = f"{unknown[0]} is not a value of {field.enum_type.name}"
+        elif field.message_type is not None and not field.is_repeated:
+            problems |= _unknown_values(value, rules, refused=refused, path=f"{name}.")
     return problems
 
 

@@ -249,6 +249,7 @@ async def test_a_sessions_export_has_its_events_and_proofs(served: Served) -> No
         ("ops/root", {"service": True, "tenant": "acme"}, "INVALID_REQUEST", grpc.StatusCode.INVALID_ARGUMENT),
         ("acme/auditor", {"tenant": "a b"}, "INVALID_REQUEST", grpc.StatusCode.INVALID_ARGUMENT),
         ("acme/auditor", {"after_seal": -1}, "INVALID_REQUEST", grpc.StatusCode.INVALID_ARGUMENT),
+        ("acme/auditor", {"after_seal": 2**63 - 1}, "INVALID_REQUEST", grpc.StatusCode.INVALID_ARGUMENT),
     ],
 )
 async def test_bad_exports_are_refused(

@@ -13,6 +13,8 @@ import pytest
 import pytest_asyncio
 from google.protobuf.message_factory import GetMessageClass
 from grpc import aio
+from pymongo import AsyncMongoClient
+from pymongo.asynchronous.database import AsyncDatabase
 
 from tests import harness
 from tests.e2e.support.environment import AGENTS
@@ -21,6 +23,7 @@ from tests.identities import row, settings_of, stubs_as
 from tests.status_details import refused
 from tests.test_tools import ToolControl
 from turnkeeper.dev_credentials import ISSUER
+from turnkeeper.engine.operations import MOST_FREEZES
 from turnkeeper.identity.caller import AccessRole
 from turnkeeper.pb.v1 import audit_pb2, chat_pb2, operator_pb2, session_pb2
 from turnkeeper.rpc.access import AccessRules
@@ -67,7 +70,7 @@ tool_calls = [{ name = "hold_reading", arguments = { label = "{label}" } }]
 @dataclass(frozen=True, slots=True)
 class Served:
     address: str
-    model: Any
+    database: AsyncDatabase[dict[str, Any]]
 
     @contextlib.asynccontextmanager
     async def as_(self, name: str, **metadata: str) -> AsyncIterator[harness.Stubs]:
@@ -97,8 +100,9 @@ async def served(
     async with (
         harness.scripted(RUNS + SCRIPT) as model,
         harness.serving(mongo_uri, module_database, model, agents=AGENTS, **settings_of(folder, *rows)) as running,
+        AsyncMongoClient[dict[str, Any]](mongo_uri) as client,
     ):
-        yield Served(running.address, model)
+        yield Served(running.address, client[module_database])
 
 
 async def request_of(method: str, owned: Belongings) -> Any:
@@ -244,3 +248,34 @@ async def test_a_freeze_refuses_what_makes_sessions_and_turns_and_nothing_else(s
         for method, outcome in others.items()
         if outcome.status not in (grpc.StatusCode.OK, grpc.StatusCode.UNIMPLEMENTED)
     } == {}
+
+
+async def test_a_freeze_that_cannot_be_read_does_not_keep_the_call_at_work(served: Served) -> None:
+    """Another version may have stored it, or a hand."""
+    unreadable = {"_id": {"tenant": "acme", "agent": "odd"}, "tenant": "acme", "agent": "odd"}
+    await served.database["freezes"].insert_one(unreadable)
+    async with served.as_(OLGA) as olga:
+        freeze = operator_pb2.FreezeAdmissionRequest(agent="odd", reason="r")
+        with refused("SERVICE_UNAVAILABLE"):
+            await olga.operator.FreezeAdmission(freeze, timeout=10)
+        unfreeze = operator_pb2.UnfreezeAdmissionRequest(agent="odd")
+        assert (await olga.operator.UnfreezeAdmission(unfreeze)).unfrozen
+
+
+async def test_a_tenant_has_so_many_freezes_and_no_more(served: Served) -> None:
+    async with served.as_(OLGA) as olga:
+        first = operator_pb2.FreezeAdmissionRequest(agent="a-0", reason="r")
+        await olga.operator.FreezeAdmission(first)
+        stored = await served.database["freezes"].find_one({"agent": "a-0"})
+        assert stored is not None
+        names = [f"a-{number}" for number in range(1, MOST_FREEZES)]
+        await served.database["freezes"].insert_many(
+            [{**stored, "_id": {**stored["_id"], "agent": name}, "agent": name} for name in names]
+        )
+        with refused("QUOTA_EXCEEDED") as refusal:
+            await olga.operator.FreezeAdmission(operator_pb2.FreezeAdmissionRequest(reason="r"))
+        assert refusal.details.status is grpc.StatusCode.RESOURCE_EXHAUSTED
+        await olga.operator.FreezeAdmission(first)
+        await served.database["freezes"].delete_many({})
+        await olga.operator.FreezeAdmission(operator_pb2.FreezeAdmissionRequest(reason="r"))
+        await olga.operator.UnfreezeAdmission(operator_pb2.UnfreezeAdmissionRequest())

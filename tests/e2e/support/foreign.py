@@ -151,7 +151,7 @@ class Belongings:
             if outcome.status is grpc.StatusCode.OK:
                 response = GetMessageClass(METHODS[method].output_type).FromString(outcome.content)
                 message.page_token = response.next_page_token  # type: ignore[attr-defined]
-                assert message.page_token, f"{method} has one page"
+                assert message.page_token or method == "ListActiveTurns", f"{method} has one page"
         return message
 
 

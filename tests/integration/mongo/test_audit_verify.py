@@ -289,7 +289,8 @@ def test_a_tenant_that_was_wiped_out_is_named_by_the_log(trail: Trail) -> None:
     logged = trail.seal(3).name
     for name in ("audit_records", "audit_seals", "audit_chains"):
         trail.database[name].delete_many({})
-    assert trail.verify() == (0, "there is no record")
+    status, line = trail.verify()
+    assert (status, "has no record: look for it in another one" in line) == (2, True)
     assert trail.verify("--expect", logged) == (1, "seal 3 of tenant acme is missing: the log has its hash")
 
 
@@ -324,6 +325,11 @@ def test_seals_from_before_the_key_are_counted(trail: Trail) -> None:
         (["cut.jsonl"], "the export has no end: it was cut off; export it again"),
         (["text.jsonl"], "line 2 is not a line of an export"),
         (["fields.jsonl"], "line 1 lacks a field, or has another kind of value in it"),
+        (["kinds.jsonl"], "line 1 is not of such an export"),
+        (["nowhere.jsonl", "--tenant", "acme"], "nowhere.jsonl cannot be read"),
+        (["."], ". cannot be read: Is a directory"),
+        (["--tenant", "acmee"], "has no record of tenant acmee: look for it in another one"),
+        (["--tenant", "acme", "--expect", f"other/1/{'0' * 64}"], "these are named: acme, other"),
     ],
 )
 def test_bad_input_is_refused(trail: Trail, arguments: list[str], sentence: str, monkeypatch: Any) -> None:
@@ -331,6 +337,7 @@ def test_bad_input_is_refused(trail: Trail, arguments: list[str], sentence: str,
     (trail.folder / "empty.jsonl").write_text("\n")
     (trail.folder / "cut.jsonl").write_text('{"record":{"seal":0,"id":"a","text":"{}"}}\n')
     (trail.folder / "text.jsonl").write_text('{"record":{"seal":0,"id":"a","text":"{}"}}\nhello\n')
+    (trail.folder / "kinds.jsonl").write_text('{"none":{}}\n')
     (trail.folder / "fields.jsonl").write_text('{"record":{"seal":"one","id":"a","text":"{}"}}\n')
     status, line = trail.verify(*arguments)
     assert status == 2
@@ -367,7 +374,7 @@ def test_a_line_that_is_missing_or_altered_in_an_export_is_named(trail: Trail) -
     for number, line in enumerate(lines[:-1]):
         file.write_bytes(b"".join([*lines[:number], *lines[number + 1 :]]))
         is_sealed = '"seal":0' not in line.decode()
-        assert trail.verify(str(file))[0] == int(is_sealed)
+        assert trail.verify(str(file))[0] == (1 if is_sealed else 2)
     altered = lines[0].replace(b"freeze", b"thawed")
     file.write_bytes(b"".join([altered, *lines[1:]]))
     assert trail.verify(str(file)) == (1, f"record {trail.record(1, 0)} of tenant acme, seal 1, is altered")

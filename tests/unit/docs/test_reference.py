@@ -232,6 +232,7 @@ def test_the_limits() -> None:
         "reason of DecideApproval": f"{validation.RULES['DecideApprovalRequest']['reason'].max_length:,} characters",
         "reason of FreezeAdmission": f"{validation.RULES['FreezeAdmissionRequest']['reason'].max_length:,} characters",
         "turns that one CancelTurns cancels": f"{operations.MOST_CANCELLED:,}",
+        "freezes of a tenant": f"{operations.MOST_FREEZES:,}",
         "a page": f"{page_tokens.MAX_SIZE} items, {kib(page_tokens.MAX_BYTES)}",
         "a wait": f"{send['wait'].max_seconds} s",
         "a wait of CancelTurn for the turn's server": f"{turns.CANCEL_WAIT:g} s",

@@ -123,6 +123,10 @@ def test_every_request_that_names_something_has_rules() -> None:
         audit_pb2.ExportAuditRequest(tenant="a.B-c_1", after_seal=1),
         chat_pb2.GetTurnRequest(session_id="s", turn_id="t", wait=Duration()),
         agent_pb2.ListAgentsRequest(page_size=1000),
+        session_pb2.UpdateSessionRequest(
+            session=session_pb2.Session(session_id="s", state=99),  # type: ignore[arg-type]
+            update_mask=FieldMask(paths=["title"]),
+        ),
     ],
     ids=lambda request: type(request).__name__,
 )
@@ -161,6 +165,10 @@ def test_good_requests_pass(request_: Message) -> None:
         (
             session_pb2.ListSessionsRequest(page_size=-1, states=[99]),  # type: ignore[list-item]
             {"page_size": "must be at least 0", "states": "99 is not a value of SessionState"},
+        ),
+        (
+            operator_pb2.ListActiveTurnsRequest(filter=operator_pb2.TurnFilter(states=[1, 99])),  # type: ignore[list-item]
+            {"filter.states": "99 is not a value of TurnState"},
         ),
         (
             session_pb2.ListSessionsRequest(states=[99] * 33),  # type: ignore[list-item]

@@ -10,6 +10,7 @@ from typing import Final
 
 from turnkeeper.domain.audit import Seal, seal_of
 from turnkeeper.engine.replica.schedule import JitteredInterval, every
+from turnkeeper.errors import ServiceUnavailable
 from turnkeeper.store.audit import AuditStore
 
 INTERVAL: Final = 2.0
@@ -44,10 +45,18 @@ class Sealer:
         await every(self._interval, self.seal, failure="audit records not sealed")
 
     async def seal(self) -> None:
-        """Seals the new records of all tenants. Raises ServiceUnavailable if the database is unavailable."""
+        """Seals the new records of all tenants. Raises ServiceUnavailable if the database is unavailable.
+
+        A defect in one tenant's trail is logged, and keeps no other tenant's records from their seals.
+        """
         for tenant in await self._store.unsealed_tenants():
-            while await self._seal(tenant) == MOST_RECORDS:
-                pass
+            try:
+                while await self._seal(tenant) == MOST_RECORDS:
+                    pass
+            except ServiceUnavailable:
+                raise
+            except Exception:
+                logger.exception("audit records of tenant %s not sealed; check its trail with audit verify", tenant)
 
     async def _seal(self, tenant: str) -> int:
         """Seals a tenant's next records. Returns how many; 0 if there are none, or if another replica seals them."""

@@ -20,10 +20,15 @@ def audit_document(record: AuditRecord) -> Document:
 
 
 def record_of(document: Document) -> StoredRecord:
-    """Returns what a document holds. It may have been changed by hand: what is not text becomes text."""
-    key, seal = document["_id"], document.get("seal")
-    id_ = key.get("id") if isinstance(key, dict) else key
-    return StoredRecord(str(id_), str(document.get("text")), seal if isinstance(seal, int) else -1)
+    """Returns what a document holds. It may have been changed by hand: what is not text becomes text.
+
+    A document with another kind of key than ours has a record id that no record has. Otherwise two could have one id.
+    """
+    key, seal, tenant = document["_id"], document.get("seal"), document["tenant"]
+    id_ = key.get("id") if isinstance(key, dict) else None
+    if not isinstance(id_, str) or list(key.items()) != [("tenant", tenant), ("id", id_)]:
+        id_ = str(key)
+    return StoredRecord(id_, str(document.get("text")), seal if isinstance(seal, int) else -1)
 
 
 def seal_document(seal: Seal) -> Document:

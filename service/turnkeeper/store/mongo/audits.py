@@ -62,7 +62,7 @@ class AuditReads:
             yield record
 
     async def unlisted_records(self, tenant: str, *, beyond: int) -> AsyncIterator[StoredRecord]:
-        ordinary = {"$type": ["int", "long"], "$gte": 0, "$lte": beyond}
+        ordinary = {"$type": ["int", "long"], "$gte": 0, "$lte": beyond, "$not": {"$type": "array"}}
         async for record in self._records({"tenant": tenant, "$nor": [{"seal": ordinary}]}):
             yield record
 
@@ -110,7 +110,9 @@ class Audits(AuditReads):
             chain = await self._take_lease(tenant, lease)
             if chain is None:
                 return None
-            match = {"tenant": tenant, "seal": 0}
+            # One with another kind of key could not be given the seal's number: it would be sealed again and again.
+            own_key = {"$eq": ["$_id", {"tenant": "$tenant", "id": "$_id.id"}]}
+            match = {"tenant": tenant, "seal": 0, "_id.id": {"$type": "string"}, "$expr": own_key}
             documents = await self._connection.audit_records.find(match).sort(ORDER).limit(limit).to_list(limit)
             end = await self._last_seal(tenant, _end_of(chain))
         return Unsealed(end, [record_of(document) for document in documents]) if documents else None
@@ -166,11 +168,12 @@ class Audits(AuditReads):
         return chain if chain["owner"] == self._process else None
 
     async def _last_seal(self, tenant: str, end: ChainEnd) -> ChainEnd:
-        """Returns the end of the chain; from its last seal if the chain's own document was lost."""
-        if end.number:
+        """Returns the end of the chain; its last seal if the chain's own document was lost, or is behind it."""
+        numbered = {"tenant": tenant, "number": {"$type": ["int", "long"]}}
+        last = await self._connection.audit_seals.find(numbered).sort("number", -1).limit(1).to_list(1)
+        if not last or last[0]["number"] <= end.number:
             return end
-        last = await self._connection.audit_seals.find({"tenant": tenant}).sort("number", -1).limit(1).to_list(1)
-        return ChainEnd(last[0]["number"], seal_of_document(last[0]).hash) if last else end
+        return ChainEnd(last[0]["number"], seal_of_document(last[0]).hash)
 
 
 class TrailReader(AuditReads):
@@ -189,4 +192,6 @@ class TrailReader(AuditReads):
 
 
 def _end_of(chain: Document) -> ChainEnd:
-    return ChainEnd(chain.get("number", 0), chain.get("hash", ""))
+    """Returns the end that a document holds. A number that was changed by hand into something else counts as none."""
+    number = chain.get("number", 0)
+    return ChainEnd(number, str(chain.get("hash", ""))) if isinstance(number, int) else ChainEnd()

@@ -32,7 +32,7 @@ class ExportAuditRequest(_message.Message):
     platform.
     """
     after_seal: _builtins.int
-    """Begin behind the seal with this number; 0: at the beginning."""
+    """Begin behind the seal with this number, which must exist; 0: at the beginning."""
     def __init__(
         self,
         *,

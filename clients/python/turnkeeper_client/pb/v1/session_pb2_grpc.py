@@ -246,7 +246,8 @@ class SessionServiceServicer(object):
     def ExportSession(self, request, context):
         """Streams every durable event as JSON lines, then the session's records of the audit trail with their proofs.
 
-        An event's line is `{"event": …}`, a record's `{"audit": …}`. `turnkeeper audit verify FILE` checks the records.
+        An event's line is `{"event": …}`, a record's `{"audit": …}`, the last one `{"session_end": …}`. `turnkeeper audit verify FILE` checks the
+        records.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -71,7 +71,8 @@ class SessionServiceStub:
     ExportSession: _aio.UnaryStreamMultiCallable[_session_pb2.ExportSessionRequest, _session_pb2.ExportSessionResponse]
     """Streams every durable event as JSON lines, then the session's records of the audit trail with their proofs.
 
-    An event's line is `{"event": …}`, a record's `{"audit": …}`. `turnkeeper audit verify FILE` checks the records.
+    An event's line is `{"event": …}`, a record's `{"audit": …}`, the last one `{"session_end": …}`. `turnkeeper audit verify FILE` checks the
+    records.
     """
 
 class SessionServiceServicer:
@@ -212,7 +213,8 @@ class SessionServiceServicer:
     ) -> _abc.AsyncIterator[_session_pb2.ExportSessionResponse]:
         """Streams every durable event as JSON lines, then the session's records of the audit trail with their proofs.
 
-        An event's line is `{"event": …}`, a record's `{"audit": …}`. `turnkeeper audit verify FILE` checks the records.
+        An event's line is `{"event": …}`, a record's `{"audit": …}`, the last one `{"session_end": …}`. `turnkeeper audit verify FILE` checks the
+        records.
         """
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _aio.Server) -> None: ...
