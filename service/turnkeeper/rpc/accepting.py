@@ -25,10 +25,10 @@ What is beyond it waits in the core, where all calls stand in one line.
 LEAST: Final = 16
 """Calls that are begun in one iteration of the loop, at least."""
 PER_SECOND: Final = 1000
-"""Calls that are begun besides, for each second that the iteration before took. A refused one costs 0.1 to 0.2 ms.
+"""Calls that are begun besides, for each second of CPU that the iteration before took. A refused one costs 0.2 ms.
 
-So new calls have a part of the time that grows with their number, and a sixth if iterations are long. That is more of
-them than a process can carry.
+So new calls have a sixth of the CPU where iterations are long, and more where they are short. By the wall clock they
+would have ever more on a busy machine: what they cost would make the iteration longer, and let more of them begin.
 """
 
 
@@ -44,8 +44,8 @@ class AcceptingServer(grpc_server.Server, aio.Server):  # type: ignore[misc]  # 
 class FairLines:
     """Calls that wait to be begun: each connection's in the order in which they came, the connections by turns."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """`clock` returns monotonic seconds."""
+    def __init__(self, *, clock: Callable[[], float] = time.thread_time) -> None:
+        """`clock` returns the seconds of CPU that the loop's thread has used."""
         self._clock = clock
         self._lines: OrderedDict[str, deque[Any]] = OrderedDict()
         self._left = LEAST

@@ -123,14 +123,19 @@ class Places:
 
     def _make_room_for(self, peer: str) -> None:
         """Gives up the oldest call of the connection if that has its share, or of those that have the most places; if
-        that is too young, the oldest of those that were late before.
+        that is too young, the oldest of those that were late before. One whose calls were all in time is the last to
+        give up any: where the process itself is slow, its calls take long as well.
         """
         if self._ending >= self._waiting:
             return
         held, known, most = self._held, self._known, max(self._held.values(), default=0)
-        has_share = held[peer] >= self._share
-        self._ending += self._give_up(lambda other: other == peer if has_share else held[other] == most) or (
-            not has_share and self._give_up(lambda other: known.get(other, _UNKNOWN) > 0)
+        if held[peer] >= self._share:
+            self._ending += self._give_up(lambda other: other == peer)
+            return
+        self._ending += (
+            self._give_up(lambda other: held[other] == most and known.get(other, _UNKNOWN) != _IN_TIME)
+            or self._give_up(lambda other: known.get(other, _UNKNOWN) > 0)
+            or self._give_up(lambda other: held[other] == most)
         )
 
     def _begin_timer(self) -> None:

@@ -10,7 +10,7 @@ from turnkeeper.rpc.accepting import LEAST, PER_SECOND, FairLines
 
 
 class Clock:
-    """Seconds that a test sets."""
+    """Seconds of CPU that a test sets."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -107,6 +107,18 @@ async def test_if_the_calls_of_those_with_the_most_are_young_those_that_were_lat
     waiting.cancel()
 
 
+async def test_a_connection_whose_calls_were_in_time_is_the_last_to_give_one_up() -> None:
+    shared = Shared(6)
+    assert shared.places.try_take("known")
+    shared.places.free("known", is_late=False)
+    assert all(shared.places.try_take(peer) for peer in ("known", "a", "b", "c", "d", "e"))
+    shared.old = ["known", "a"]
+    waiting = [await shared.join(peer) for peer in ("f", "g")]
+    assert shared.given_up == ["a", "known"]
+    for call in waiting:
+        call.cancel()
+
+
 async def test_a_connection_that_has_its_share_leaves_the_place_to_those_behind_it() -> None:
     shared = Shared(4)
     assert shared.fill("a") == 2
