@@ -14,6 +14,7 @@ from turnkeeper.domain.tool import CallState
 from turnkeeper.domain.turn import TurnState
 from turnkeeper.store.changeset import Busy, Cancel, Claim, HeadChange, LeaseChange
 from turnkeeper.store.contract import Store
+from turnkeeper.store.maintenance import UnclaimedTurns
 
 WAITING = HeadChange(lease=LeaseChange.RELEASE)
 
@@ -37,6 +38,23 @@ async def test_a_claim_leases_the_turn(store: Store) -> None:
     assert (head.owner, head.owned, head.fence, head.active_turn) == ("one", True, 1, turn.id)
     assert await store.claim("two", lease=LONG) is None
     await committed(store.commit(a_changeset(head, an_event(), fence=claim.fence)))
+
+
+async def test_turns_that_wait_for_a_worker_are_counted_with_the_longest_wait(store: Store) -> None:
+    assert await store.waiting_turns() == UnclaimedTurns(0, timedelta())
+    keys = [await begin(store) for _ in range(4)]
+    for key in keys[:3]:
+        await make_due(store, key)
+        await asyncio.sleep(0.05)
+    await run_turn(store, keys[3], lease=LONG)
+    suspended = HeadChange(suspended=True)
+    await committed(store.commit(a_changeset(await head_of(store, keys[0]), an_event(), head=suspended)))
+    waiting, longest = await store.waiting_turns()
+    assert waiting == 2, "neither the suspended one nor the one with an owner"
+    assert timedelta(milliseconds=50) <= longest < timedelta(seconds=30)
+    claims = [await store.claim("one", lease=LONG) for _ in range(2)]
+    assert None not in claims
+    assert await store.waiting_turns() == UnclaimedTurns(0, timedelta())
 
 
 async def test_i4_eight_claimers_get_each_turn_once(new_store: NewStore) -> None:

@@ -4,8 +4,32 @@ import asyncio
 import json
 import re
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import pytest
+from grpc import aio
+from pymongo import AsyncMongoClient
 
 from tests import harness
+from turnkeeper.pb.v1 import session_pb2
+
+REQUEST_ID: Final = "order-4711"
+TRACE_ID: Final = "4bf92f3577b34da6a3ce929d0e0e4736"
+NAMES: Final = (("x-request-id", REQUEST_ID), ("traceparent", f"00-{TRACE_ID}-00f067aa0ba902b7-01"))
+
+
+@asynccontextmanager
+async def not_authorized(mongo_uri: str) -> AsyncIterator[None]:
+    """Lets the database refuse the reads of servers."""
+    data = {"failCommands": ["find", "aggregate"], "errorCode": 13, "appName": "turnkeeper"}
+    async with AsyncMongoClient[dict[str, Any]](mongo_uri) as client:
+        await client.admin.command("configureFailPoint", "failCommand", mode="alwaysOn", data=data)
+        try:
+            yield
+        finally:
+            await client.admin.command("configureFailPoint", "failCommand", mode="off")
 
 
 async def test_every_line_names_the_replica_and_none_a_key(mongo_uri: str, database_name: str) -> None:
@@ -22,10 +46,17 @@ async def test_every_line_names_the_replica_and_none_a_key(mongo_uri: str, datab
     )
     assert process.stdout is not None
     async with asyncio.timeout(30):
-        assert b"serving on" in await process.stdout.readline()
+        address = (await process.stdout.readline()).decode().removeprefix("turnkeeper: serving on ").strip()
+        async with harness.connect(address) as stubs, not_authorized(mongo_uri):
+            with pytest.raises(aio.AioRpcError):
+                await stubs.sessions.GetSession(session_pb2.GetSessionRequest(session_id="any"), metadata=NAMES)
         process.terminate()
         _, output = await process.communicate()
     lines = [json.loads(line) for line in output.decode().splitlines()]
+    (of_call,) = [line for line in lines if "x_request_id" in line]
+    assert of_call["message"].startswith("the database refused ")
+    assert (of_call["x_request_id"], of_call["trace_id"]) == (REQUEST_ID, TRACE_ID)
+    assert of_call["principal"] == "default"
     assert lines[-1]["message"] == "drained: the process ends"
     (replica,) = {line["replica"] for line in lines}
     assert re.fullmatch(rf"replica-{process.pid}-[0-9a-f]{{6}}", replica)

@@ -11,7 +11,7 @@ from turnkeeper.domain.session import SessionKey
 from turnkeeper.domain.tool import CallState
 from turnkeeper.domain.turn import TurnKey, TurnState
 from turnkeeper.store.changeset import NONE_BUSY, Busy, Cancel, Claim, Snapshot
-from turnkeeper.store.maintenance import SHARE_KEPT, LapsedPage
+from turnkeeper.store.maintenance import SHARE_KEPT, LapsedPage, UnclaimedTurns
 
 OTHERS_FIRST = timedelta(seconds=2)
 """After a run broke, only other replicas may claim its turn for this long."""
@@ -130,6 +130,15 @@ class Leases(Part):
     async def active_sessions(self) -> int:
         await self._enter("active_sessions")
         return sum(bool(stored.active_turn) for stored in self._database.sessions.values())
+
+    async def waiting_turns(self) -> UnclaimedTurns:
+        await self._enter("waiting_turns")
+        now = self._database.now()
+        sessions = (
+            stored for stored in self._database.sessions.values() if stored.active_turn and not stored.suspended
+        )
+        waits = [now - stored.wake_at for stored in sessions if stored.wake_at is not None and stored.wake_at <= now]
+        return UnclaimedTurns(len(waits), max(waits, default=timedelta()))
 
     async def pending_approvals(self) -> int:
         await self._enter("pending_approvals")

@@ -6,8 +6,17 @@ import sys
 
 import pytest
 
-from turnkeeper_client.channel import service_config, with_dns
-from turnkeeper_client.pb.v1 import agent_pb2, approval_pb2, chat_pb2, session_pb2
+from turnkeeper_client.calls import STREAM_TIMEOUT, UNARY_TIMEOUT, WAIT_TIMEOUT
+from turnkeeper_client.channel import Config, service_config, with_dns
+from turnkeeper_client.pb.v1 import agent_pb2, approval_pb2, audit_pb2, chat_pb2, operator_pb2, session_pb2
+
+NAMES: tuple[Config, ...] = ("direct", "mesh")
+METHODS = {
+    (service.full_name, method.name): method
+    for file in (agent_pb2, approval_pb2, audit_pb2, chat_pb2, operator_pb2, session_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+}
 
 
 @pytest.mark.parametrize("order", [("turnkeeper", "turnkeeper_client"), ("turnkeeper_client", "turnkeeper")])
@@ -21,17 +30,27 @@ def test_the_protos_of_client_and_service_work_in_one_process(order: tuple[str, 
 
 
 def test_the_service_configs_name_methods_that_exist() -> None:
-    methods = {
-        (service.full_name, method.name)
-        for file in (agent_pb2, approval_pb2, chat_pb2, session_pb2)
-        for service in file.DESCRIPTOR.services_by_name.values()
-        for method in service.methods
-    }
-    for name in ("direct", "mesh"):
-        config = json.loads(service_config("direct" if name == "direct" else "mesh"))
+    for name in NAMES:
+        config = json.loads(service_config(name))
         for entry in (entry for group in config["methodConfig"] for entry in group["name"]):
-            known = methods if "method" in entry else {(service, None) for service, _ in methods}
-            assert (entry["service"], entry.get("method")) in known
+            known = METHODS if "method" in entry else {(service, "") for service, _ in METHODS}
+            assert (entry["service"], entry.get("method", "")) in known
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_call_has_the_time_of_its_kind_and_streams_are_not_repeated(name: Config) -> None:
+    groups = {
+        (entry["service"], entry.get("method", "")): group
+        for group in json.loads(service_config(name))["methodConfig"]
+        for entry in group["name"]
+    }
+    for (service, method), descriptor in METHODS.items():
+        group = groups.get((service, method)) or groups[service, ""]
+        is_wait = method in ("SendMessage", "GetTurn", "WaitApproval")
+        expected = STREAM_TIMEOUT if descriptor.server_streaming else WAIT_TIMEOUT if is_wait else UNARY_TIMEOUT
+        assert group["timeout"] == f"{expected:g}s", method
+        repeats = name == "direct" and not descriptor.server_streaming and method != "CancelTurns"
+        assert ("retryPolicy" in group) is repeats, method
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from turnkeeper.identity.credential import Authenticator, Credential, Refusal, r
 from turnkeeper.identity.principals import Principals
 from turnkeeper.rpc.access import Access
 from turnkeeper.rpc.context import Context, Run
+from turnkeeper.rpc.request_ids import request_id_of
 from turnkeeper.settings import RECHECK
 from turnkeeper.telemetry.logs import name_caller
 
@@ -95,7 +96,7 @@ class CallerCheck:
         person = _on_behalf_of(context.invocation_metadata() or ())
         caller = self._admitted(credential, access, person)
         _CHECKED.set(CheckedCall(caller, credential, access, person))
-        name_caller(caller.tenant, caller.principal)
+        name_caller(caller.tenant, caller.principal, request_id=request_id_of(context))
 
     def of_call(self, context: Context) -> "LaterChecks":
         """Returns what checks the call of the current task again, which lasts."""

@@ -1,19 +1,12 @@
 """Who is on record for a call: its caller, its credential, and the id that the caller gave it."""
 
-import re
-from collections.abc import Iterable
-from typing import Final
-
 from turnkeeper.domain.audit import Origin
 from turnkeeper.domain.session import Session
 from turnkeeper.engine.rules.audit import Operation
 from turnkeeper.identity.caller import Caller
 from turnkeeper.rpc.context import Context
 from turnkeeper.rpc.identity import caller_of
-
-REQUEST_ID: Final = "x-request-id"
-"""The metadata by which callers and proxies name a call."""
-_FIT: Final = re.compile(r"[!-~]{1,128}")
+from turnkeeper.rpc.request_ids import request_id_of
 
 
 def origin_of(context: Context) -> Origin:
@@ -33,7 +26,7 @@ def operation_on(session: Session, context: Context, action: str) -> Operation |
 
 def origin(caller: Caller | None, context: Context, *, credential_id: str = "") -> Origin:
     """Returns who is on record for a call of this caller; of a credential alone if its caller is not known."""
-    request_id = _request_id(context.invocation_metadata() or ())
+    request_id = request_id_of(context)
     if caller is None:
         return Origin(credential_id=credential_id, request_id=request_id)
     return Origin(
@@ -42,9 +35,3 @@ def origin(caller: Caller | None, context: Context, *, credential_id: str = "") 
         on_behalf_of=caller.on_behalf_of or "",
         request_id=request_id,
     )
-
-
-def _request_id(metadata: Iterable[tuple[str, object]]) -> str:
-    """Returns the first id that the metadata has; empty if that is longer than 128 characters, or not visible ASCII."""
-    given = next((value for key, value in metadata if key == REQUEST_ID), "")
-    return given if isinstance(given, str) and _FIT.fullmatch(given) else ""

@@ -20,6 +20,14 @@ class LapsedPage(NamedTuple):
     """About how many of this replica's share are left behind this page."""
 
 
+class UnclaimedTurns(NamedTuple):
+    """The turns that a worker could claim, and none has claimed."""
+
+    turns: int
+    longest: timedelta
+    """How long the oldest of them could have been claimed; nothing if there is none."""
+
+
 class Maintenance(Protocol):
     """What the sweeper needs, over all tenants."""
 
@@ -59,6 +67,10 @@ class Maintenance(Protocol):
 
     async def active_sessions(self) -> int:
         """Returns how many sessions have a turn that runs or waits."""
+        ...
+
+    async def waiting_turns(self) -> UnclaimedTurns:
+        """Returns how many turns wait for a worker: they are due, have no lease, and their session is not suspended."""
         ...
 
     async def pending_approvals(self) -> int:

@@ -23,13 +23,13 @@ from opentelemetry.trace import format_span_id, format_trace_id, get_current_spa
 
 from turnkeeper.telemetry.redact import Redactor
 
-ABOUT: Final = ("tenant", "principal", "session", "turn", "fence", "attempt", "sequence", "replica")
+ABOUT: Final = ("tenant", "principal", "x_request_id", "session", "turn", "fence", "attempt", "sequence", "replica")
 """The fields that `extra` and `about` may set. Anything else in `extra` is not written."""
 
 _OURS = "turnkeeper"
 logger = logging.getLogger(__name__)
-_caller: ContextVar[tuple[weakref.ref[asyncio.Task[object]] | None, str, str]] = ContextVar(
-    "turnkeeper_log_caller", default=(None, "", "")
+_caller: ContextVar[tuple[weakref.ref[asyncio.Task[object]] | None, str, str, str]] = ContextVar(
+    "turnkeeper_log_caller", default=(None, "", "", "")
 )
 _about: ContextVar[Mapping[str, str | int]] = ContextVar("turnkeeper_log_about", default=MappingProxyType({}))
 
@@ -51,19 +51,24 @@ def about(*, session: str = "", turn: str = "", fence: int = 0, attempt: int = 0
         _about.reset(token)
 
 
-def name_caller(tenant: str, principal: str) -> None:
-    """Adds the caller to every line that the current task logs from now on, and to none of the tasks that it starts."""
+def name_caller(tenant: str, principal: str, *, request_id: str = "") -> None:
+    """Adds the caller, and the id that it gave its call, to every line that the current task logs from now on.
+
+    Adds them to no line of the tasks that it starts.
+    """
     if (task := asyncio.current_task()) is not None:
-        _caller.set((weakref.ref(task), tenant, principal))
+        _caller.set((weakref.ref(task), tenant, principal, request_id))
 
 
 def _caller_fields() -> Mapping[str, str]:
-    of_task, tenant, principal = _caller.get()
+    of_task, tenant, principal, request_id = _caller.get()
     try:
         is_its_own = of_task is not None and of_task() is asyncio.current_task()
     except RuntimeError:  # a thread without an event loop
         return {}
-    return {"tenant": tenant, "principal": principal} if is_its_own else {}
+    if not is_its_own:
+        return {}
+    return {"tenant": tenant, "principal": principal, "x_request_id": request_id}
 
 
 class Logs:

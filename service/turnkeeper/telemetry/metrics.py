@@ -9,20 +9,11 @@ from collections.abc import Iterator
 from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, NoOpMeterProvider, Observation
 
 from turnkeeper.codes import Code
+from turnkeeper.telemetry import bucket_bounds as bounds
 from turnkeeper.telemetry.labels import OTHER, SERVER_ADDRESS, SERVER_FAULTS, Labelled, LabelSet, PendingAmounts
 
 SCOPE = "turnkeeper"
 """The instrumentation scope of every instrument and span."""
-
-_CALL = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.3, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 30, 60, 120)
-_MODEL = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
-_DATABASE = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)
-_WORK = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
-_TURN = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600, 14400, 86400, 604800)
-_LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-_TAKEOVER = (0.5, 1, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 300, 900)
-_PERSON = (1, 5, 15, 30, 60, 300, 900, 3600, 14400, 86400, 259200, 604800)
-_TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
 
 _MODEL_LABELS = ("gen_ai.request.model", SERVER_ADDRESS, "server.port")
 
@@ -203,6 +194,11 @@ class Metrics:
         """Sets the number of pending approvals in the database: every replica reports the same."""
         self._pending_approvals.set(count)
 
+    def set_waiting_turns(self, count: int, *, longest: float) -> None:
+        """Sets how many turns in the database wait for a worker, and the seconds that the oldest of them has waited."""
+        self._waiting_turns.set(count)
+        self._longest_wait.set(longest)
+
     def connection_opened(self) -> None:
         self._connections += 1
 
@@ -231,7 +227,7 @@ class Metrics:
             "rpc.method",
             "rpc.response.status_code",
             "error.type",
-            buckets=_CALL,
+            buckets=bounds.CALL,
             fixed={"rpc.system.name": "grpc"},
         )
         self._model_duration = self._seconds(
@@ -239,7 +235,7 @@ class Metrics:
             "Duration of a call to a model.",
             *_MODEL_LABELS,
             "error.type",
-            buckets=_MODEL,
+            buckets=bounds.MODEL,
             fixed=chat,
         )
         self._token_usage = self._histogram(
@@ -248,14 +244,14 @@ class Metrics:
             "Tokens of a call to a model, as its server counted them.",
             *_MODEL_LABELS,
             "gen_ai.token.type",
-            buckets=_TOKENS,
+            buckets=bounds.TOKENS,
             fixed=chat,
         )
         self._first_chunk = self._seconds(
             "gen_ai.client.operation.time_to_first_chunk",
             "From the request to the model's first chunk.",
             *_MODEL_LABELS,
-            buckets=_MODEL,
+            buckets=bounds.MODEL,
             fixed=chat,
         )
         self._agent_duration = self._seconds(
@@ -264,7 +260,7 @@ class Metrics:
             "gen_ai.agent.name",
             "gen_ai.request.model",
             "error.type",
-            buckets=_TURN,
+            buckets=bounds.TURN,
             fixed={"gen_ai.operation.name": "invoke_agent", **provider},
         )
         self._execute_tool = self._seconds(
@@ -272,7 +268,7 @@ class Metrics:
             "Duration of a tool call, by the tool's name.",
             "gen_ai.tool.name",
             "error.type",
-            buckets=_WORK,
+            buckets=bounds.WORK,
             fixed={"gen_ai.operation.name": "execute_tool", "gen_ai.tool.type": "function"},
         )
         self._database_duration = self._seconds(
@@ -281,7 +277,7 @@ class Metrics:
             "db.operation.name",
             "db.namespace",
             "error.type",
-            buckets=_DATABASE,
+            buckets=bounds.DATABASE,
             fixed={"db.system.name": "mongodb"},
         )
 
@@ -291,45 +287,49 @@ class Metrics:
         self._errors = self._counter("errors", "{error}", "Errors that reached a caller or ended a turn.", "code")
         self._approvals = self._counter("approvals", "{approval}", "Approvals that ended.", "decision")
         self._tokens = self._histogram(
-            "turnkeeper.tokens", "{token}", "Tokens of a turn.", "kind", "agent", buckets=_TOKENS
+            "turnkeeper.tokens", "{token}", "Tokens of a turn.", "kind", "agent", buckets=bounds.TOKENS
         )
         self._response_duration = self._seconds(
             "turnkeeper.response.duration",
             "From a message's acceptance to the whole answer.",
             "agent",
             "model",
-            buckets=_TURN,
+            buckets=bounds.TURN,
         )
         self._tool_duration = self._seconds(
-            "turnkeeper.tool.duration", "Duration of a tool call.", "source", buckets=_WORK
+            "turnkeeper.tool.duration", "Duration of a tool call.", "source", buckets=bounds.WORK
         )
         self._turn_duration = self._seconds(
-            "turnkeeper.turn.duration", "From a turn's acceptance to its end.", "outcome", "agent", buckets=_TURN
+            "turnkeeper.turn.duration", "From a turn's acceptance to its end.", "outcome", "agent", buckets=bounds.TURN
         )
         self._commit_duration = self._seconds(
             "turnkeeper.commit.duration",
             "Duration of a commit, its wait in the queue in front of the database included.",
-            buckets=_DATABASE,
+            buckets=bounds.DATABASE,
         )
         self._delivery_lag = self._seconds(
-            "turnkeeper.event.delivery_lag", "From an event's commit to its delivery to a live stream.", buckets=_LAG
+            "turnkeeper.event.delivery_lag",
+            "From an event's commit to its delivery to a live stream.",
+            buckets=bounds.LAG,
         )
         self._loop_lag = self._seconds(
-            "turnkeeper.event_loop.lag", "How late the event loop comes to what is due.", buckets=_LAG
+            "turnkeeper.event_loop.lag", "How late the event loop comes to what is due.", buckets=bounds.LAG
         )
         self._takeover_delay = self._seconds(
             "turnkeeper.takeover.delay",
             "How long a lost owner's turn could be claimed before a worker took it over.",
-            buckets=_TAKEOVER,
+            buckets=bounds.TAKEOVER,
         )
         self._decision_time = self._seconds(
-            "turnkeeper.approval.decision_time", "From an approval's request to its decision.", buckets=_PERSON
+            "turnkeeper.approval.decision_time", "From an approval's request to its decision.", buckets=bounds.PERSON
         )
 
     def _levels(self) -> None:
         gauge = self._meter.create_gauge
         self._sessions = gauge("turnkeeper.sessions.active", "{session}", "Active sessions in the database.")
         self._pending_approvals = gauge("turnkeeper.approvals.pending", "{approval}", "Pending approvals.")
+        self._waiting_turns = gauge("turnkeeper.turns.waiting", "{turn}", "Turns that wait for a worker.")
+        self._longest_wait = gauge("turnkeeper.turns.longest_wait", "s", "How long the oldest waiting turn has waited.")
         self._call_limit = gauge("turnkeeper.calls.limit", "{call}", "Calls at work beyond which messages are refused.")
         self._memory_budget = gauge("turnkeeper.memory.budget", "By", "Memory that the process may use.")
         used = gauge("turnkeeper.memory.used", "By", "Memory that a part of the process holds.")

@@ -72,6 +72,22 @@ async def test_a_claim_walks_over_no_head_that_it_cannot_have(
     assert keys < MANY / 5
 
 
+async def test_turns_that_wait_for_a_worker_are_counted_without_a_look_at_others(
+    store: MongoStore, client: Client, database_name: str, recorder: Recorder
+) -> None:
+    await _put_heads(client, database_name, active_turn="turn", lease_until=FAR, owner="one")
+    await _put_heads(client, database_name, active_turn="turn", wake_at=FAR)
+    await _put_heads(client, database_name, active_turn="turn", wake_at=LONG_AGO, suspended=True)
+    await _put_heads(client, database_name)
+    key = await begin(store)
+    await make_due(store, key)
+    with recorder.recording() as commands:
+        assert (await store.waiting_turns()).turns == 1
+    documents, keys = await _looked_at(client, database_name, _first(commands, "aggregate"))
+    assert documents <= 1
+    assert keys < MANY / 5
+
+
 async def test_a_claim_passes_over_the_other_tenants_due_turns(
     store: MongoStore, client: Client, database_name: str, recorder: Recorder
 ) -> None:

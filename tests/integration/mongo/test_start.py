@@ -134,6 +134,7 @@ def _every_call(store: MongoStore, head: Head) -> dict[str, Callable[[], Awaitab
         "requeue_lapsed": store.requeue_lapsed,
         "lapsed_approvals": lambda: lapsed_approvals(store),
         "active_sessions": store.active_sessions,
+        "waiting_turns": store.waiting_turns,
         "pending_approvals": store.pending_approvals,
         "secret": lambda: store.secret("name"),
         "ping": store.ping,

@@ -41,6 +41,7 @@ OVER_ALL_TENANTS = {
     "lapsed_approvals",
     "snapshots",
     "active_sessions",
+    "waiting_turns",
     "pending_approvals",
     "notifications",
     "unsealed_tenants",

@@ -158,11 +158,14 @@ def test_levels_rise_and_fall_and_begin_at_zero() -> None:
     metrics.set_pending_approvals(4)
     metrics.set_pending_approvals(2)
     metrics.set_active_sessions(9)
+    metrics.set_waiting_turns(3, longest=1.5)
     assert meters.points("turnkeeper.streams.active") == {(): 1}
     assert meters.points("turnkeeper.connections.active") == {(): 0}
     assert meters.points("turnkeeper.turns.active") == {(): 0}
     assert meters.points("turnkeeper.approvals.pending") == {(): 2}
     assert meters.points("turnkeeper.sessions.active") == {(): 9}
+    assert meters.points("turnkeeper.turns.waiting") == {(): 3}
+    assert meters.points("turnkeeper.turns.longest_wait") == {(): 1.5}
 
 
 def test_no_method_has_a_parameter_that_may_not_be_a_label() -> None:

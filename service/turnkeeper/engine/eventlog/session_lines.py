@@ -23,8 +23,8 @@ MOST_CALLERS: Final = 256
 """Callers of one session on this replica that stand in line, the one that stores its change included."""
 MOST_LOOKS: Final = 4
 """Callers of one session that read it at the same time, before they stand in line: callers of others read as well."""
-PATIENCE_S: Final = 8.0
-"""Seconds that a caller stands in line, at most: less than the 10 s that clients give a call."""
+PATIENCE_S: Final = 7.0
+"""Seconds that a caller stands in line, at most: less than the 8 s that a proxy gives a try, and clients a call."""
 OWNER_FIRST_S: Final = 1.0
 """Seconds that a caller lets the owner of the turn first, at most: the owner may wait for the database."""
 RETRY_AFTER: Final = timedelta(seconds=1)

@@ -24,6 +24,8 @@ Document: TypeAlias = dict[str, Any]
 ClientSession: TypeAlias = AsyncIOMotorClientSession
 Collection: TypeAlias = "AsyncIOMotorCollection[Document]"
 
+CONNECT_S: Final = 2.0
+"""Seconds in which a host accepts a connection."""
 DISCONNECT_S: Final = 1.0
 """Seconds for disconnecting, at most."""
 THREADS: Final = 32
@@ -131,7 +133,7 @@ class Connection:
             retryWrites=True,
             retryReads=True,
             heartbeatFrequencyMS=1_000,
-            connectTimeoutMS=2_000,
+            connectTimeoutMS=CONNECT_S * 1000,
             serverSelectionTimeoutMS=10_000,
             timeoutMS=round(operation / timedelta(milliseconds=1)),
             uuidRepresentation="standard",

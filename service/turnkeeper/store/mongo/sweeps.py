@@ -15,11 +15,12 @@ from pymongo.read_concern import ReadConcern
 from turnkeeper.domain.approval import Approval, ApprovalState
 from turnkeeper.domain.tool import CallState
 from turnkeeper.domain.turn import TurnKey, TurnState
-from turnkeeper.store.maintenance import LapsedPage
+from turnkeeper.store.maintenance import LapsedPage, UnclaimedTurns
 from turnkeeper.store.mongo import keys
 from turnkeeper.store.mongo.client import Collection, Connection, Document
 from turnkeeper.store.mongo.documents import decode
 from turnkeeper.store.mongo.heads import AWAKE, NOW, RUNNABLE, change_as_read, literal, reached, within
+from turnkeeper.store.mongo.indexes import DUE
 from turnkeeper.store.mongo.lost_owners import LostOwners
 from turnkeeper.store.mongo.shares import Shares
 from turnkeeper.store.mongo.transactions.orphans import Orphans
@@ -28,7 +29,7 @@ BATCH: Final = 256
 """Heads of each kind that one sweep examines, at most; the next sweep examines the rest."""
 PAGE: Final = 256
 """Lapsed approvals that are read at once."""
-_DUE: Final[Document] = {"owner": "", "lease_until": None, "wake_at": NOW}
+_REQUEUED: Final[Document] = {"owner": "", "lease_until": None, "wake_at": NOW}
 _LATER_EACH_TIME: Final = {
     "$add": [NOW, {"$multiply": [500, {"$min": [30, {"$subtract": [{"$pow": [2, "$lapses"]}, 1]}]}]}]
 }
@@ -73,6 +74,16 @@ class Sweeps:
         with self._connection.call("active_sessions"):
             return await self._connection.heads.count_documents(RUNNABLE, hint="lease")
 
+    async def waiting_turns(self) -> UnclaimedTurns:
+        """Sends one query, which reads the heads that are due and no other: one with a wake-up has no lease."""
+        due: Document = {**RUNNABLE, **AWAKE, **reached("wake_at")}
+        counted: Document = {"_id": None, "count": {"$sum": 1}, "longest": {"$max": {"$subtract": [NOW, "$wake_at"]}}}
+        with self._connection.call("waiting_turns"):
+            groups = await self._connection.heads.aggregate([{"$match": due}, {"$group": counted}], hint=DUE).to_list(1)
+        if not groups:
+            return UnclaimedTurns(0, timedelta())
+        return UnclaimedTurns(groups[0]["count"], timedelta(milliseconds=groups[0]["longest"]))
+
     async def pending_approvals(self) -> int:
         with self._connection.call("pending_approvals"):
             return await self._connection.approvals.count_documents(_PENDING)
@@ -81,7 +92,7 @@ class Sweeps:
         """Requeues turns whose lease lapsed, after aborting the open transactions of their owners."""
         heads = await self._connection.heads.find({**RUNNABLE, **reached("lease_until")}).limit(BATCH).to_list(BATCH)
         await self._orphans.end(head["owner"] for head in heads)
-        lapsed = {**_DUE, "wake_at": _LATER_EACH_TIME, "lapses": {"$add": ["$lapses", 1]}}
+        lapsed = {**_REQUEUED, "wake_at": _LATER_EACH_TIME, "lapses": {"$add": ["$lapses", 1]}}
         lost = await self._lost_owners.after_lapse(heads)
         return await self._change(heads, *({**lapsed, "lost": literal(owners)} for owners in lost))
 
@@ -92,7 +103,7 @@ class Sweeps:
         for head in await self._connection.heads.find(match).limit(BATCH).to_list(BATCH):
             first, *rest = head["queue"]
             front = {"active_turn": literal(first), "queue": literal(rest), "lapses": 0}
-            count += await self._change([head], _DUE | front)
+            count += await self._change([head], _REQUEUED | front)
         return count
 
     async def _idle(self) -> int:
@@ -107,7 +118,7 @@ class Sweeps:
         batch = await self._connection.heads.find(idle).sort(order).limit(BATCH).to_list(BATCH)
         self._looked_at = batch[-1]["_id"] if len(batch) == BATCH else None
         stuck = await self._stuck_turns([_turn_of(head) for head in batch]) if batch else set()
-        return await self._change([head for head in batch if _turn_of(head) in stuck], _DUE)
+        return await self._change([head for head in batch if _turn_of(head) in stuck], _REQUEUED)
 
     async def _stuck_turns(self, turns: Sequence[TurnKey]) -> set[TurnKey]:
         """Returns those of the turns that should move: no answer is awaited, or all awaited answers have come."""
