@@ -38,6 +38,9 @@ HELM: Final = Module("helm.sh/helm/v3", "v3.22.0", "h1:n1if5iQgHYsujPAcO5oonH/Ki
 UNITTEST: Final = Module(
     "github.com/helm-unittest/helm-unittest", "v1.1.2", "h1:r1Ah6Pr3h4kqvd65RN+r0FNTIGrJa+P9rcMyzwHEXXQ="
 )
+HEALTH_PROBE: Final = Module(
+    "github.com/grpc-ecosystem/grpc-health-probe", "v0.4.63", "h1:OdUQzn9CIpU829ibMclRHF6M622KJRxx6ok9EcOf5to="
+)
 GATEWAY_API: Final = Module("sigs.k8s.io/gateway-api", "v1.6.3", "h1:lKpJa5bGlraC/QeACvCpsHLdmO6y0iKfzVl6gzaFEYc=")
 ISTIO: Final = Module("istio.io/api", "v1.32.0", "h1:37mJvg9I0biYZAEQF+MATs4FNeCpXEIVO3LFpVb6iNM=")
 ENVOY_GATEWAY: Final = Module(
@@ -86,6 +89,12 @@ def helm() -> Path:
 def unittest() -> Path:
     """Returns the runner of the chart's unit tests, which is built at the first call."""
     return _built("helm-unittest", UNITTEST, "./cmd/helm-unittest")
+
+
+@functools.cache
+def health_probe() -> Path:
+    """Returns the probe that Kubernetes had before it asked gRPC's health itself, which is built at the first call."""
+    return _built("grpc-health-probe", HEALTH_PROBE, ".")
 
 
 def _built(name: str, module: Module, package: str) -> Path:
