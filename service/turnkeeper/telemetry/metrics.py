@@ -194,10 +194,10 @@ class Metrics:
         """Sets the number of pending approvals in the database: every replica reports the same."""
         self._pending_approvals.set(count)
 
-    def set_waiting_turns(self, count: int, *, longest: float) -> None:
+    def set_waiting_turns(self, count: int, *, seconds: float) -> None:
         """Sets how many turns in the database wait for a worker, and the seconds that the oldest of them has waited."""
         self._waiting_turns.set(count)
-        self._longest_wait.set(longest)
+        self._longest_wait.set(seconds)
 
     def connection_opened(self) -> None:
         self._connections += 1

@@ -158,7 +158,7 @@ def test_levels_rise_and_fall_and_begin_at_zero() -> None:
     metrics.set_pending_approvals(4)
     metrics.set_pending_approvals(2)
     metrics.set_active_sessions(9)
-    metrics.set_waiting_turns(3, longest=1.5)
+    metrics.set_waiting_turns(3, seconds=1.5)
     assert meters.points("turnkeeper.streams.active") == {(): 1}
     assert meters.points("turnkeeper.connections.active") == {(): 0}
     assert meters.points("turnkeeper.turns.active") == {(): 0}

@@ -54,7 +54,7 @@ class Sweeper:
     async def count(self) -> None:
         """Counts what waits and what is active in the whole database, for the metrics."""
         waiting = await self._store.waiting_turns()
-        self._metrics.set_waiting_turns(waiting.turns, longest=waiting.longest.total_seconds())
+        self._metrics.set_waiting_turns(waiting.turns, seconds=waiting.longest.total_seconds())
         self._metrics.set_pending_approvals(await self._store.pending_approvals())
         self._metrics.set_active_sessions(await self._store.active_sessions())
 
