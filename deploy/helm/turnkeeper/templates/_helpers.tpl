@@ -63,7 +63,7 @@ connect-failure,refused-stream,reset,unavailable
   "host" "0.0.0.0"
   "port" 50051
   "health_port" 50052
-  "exporter" "prometheus"
+  "exporter" .Values.exporter
   "prometheus_host" "0.0.0.0"
   "prometheus_port" 9464
   "log_format" "json"
@@ -81,6 +81,7 @@ connect-failure,refused-stream,reset,unavailable
 {{- end -}}
 {{- if ne $identity.mode "none" }}{{ $_ := set $settings "principals" "/etc/turnkeeper/watched/principals.toml" }}{{ end -}}
 {{- if .Values.limits }}{{ $_ := set $settings "limits" "/etc/turnkeeper/watched/limits.toml" }}{{ end -}}
+{{- if .Values.audit.secret }}{{ $_ := set $settings "audit_key" "/etc/turnkeeper/audit/key.pem" }}{{ end -}}
 {{- if .Values.agents }}{{ $_ := set $settings "agents" "/etc/turnkeeper/start/agents.toml" }}{{ end -}}
 {{- if $identity.tls.secret -}}
 {{- $_ := set $settings "tls_certificate" "/etc/turnkeeper/tls/tls.crt" -}}
